@@ -1,0 +1,1 @@
+"""Runs to start from: each file's `get_config()` returns a whole run as a ConfigDict."""

@@ -1,0 +1,59 @@
+"""What all configs share: every section with podrl's defaults, and Atari's protocol."""
+
+import ml_collections
+
+from podrl.config import default_sections
+
+
+def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.ConfigDict:
+    """A whole config but for the `agent` section."""
+    return ml_collections.ConfigDict(
+        {
+            "name": name,
+            "seed": 1,
+            "total_env_steps": total_env_steps,
+            "smoke": False,
+            "env": {"source": "envpool", "id": env_id, "observation_keys": (), "options": {}},
+            **default_sections(),
+        }
+    )
+
+
+def impala_agent() -> ml_collections.ConfigDict:
+    """IMPALA's hyper-parameters, every one of them so that all can be overridden; see `podrl.agents.impala`."""
+    return ml_collections.ConfigDict(
+        {
+            "name": "impala",
+            "learning_rate": 6e-4,
+            "learning_rate_decay": True,
+            "discount": 0.99,
+            "entropy_cost": 0.01,
+            "value_cost": 0.5,
+            "lambda_": 1.0,
+            "clip_rho": 1.0,
+            "clip_pg_rho": 1.0,
+            "reward_scale": 1.0,
+            "max_reward": 0.0,
+            "optimizer": "rmsprop",
+            "rmsprop_decay": 0.99,
+            "epsilon": 1e-5,
+            "epsilon_inside_root": False,
+            "max_grad_norm": 1.0,
+            "micro_batches": 1,
+        }
+    )
+
+
+def atari_options() -> ml_collections.ConfigDict:
+    """Atari as Cleanba plays it, after Machado et al. 2018, arXiv:1709.06009: sticky actions, all 18 actions."""
+    return ml_collections.ConfigDict(
+        {
+            "repeat_action_probability": 0.25,
+            "full_action_space": True,
+            "episodic_life": False,
+            "max_episode_frames": 108_000,
+            "noop_max": 1,
+            "use_fire_reset": True,
+            "frame_skip": 4,
+        }
+    )

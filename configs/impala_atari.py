@@ -1,0 +1,23 @@
+"""IMPALA on Atari: `python tools/tpu_launch.py --config configs/impala_atari.py`.
+
+Another game: `--config.env.id=Pong-v5`. The clip of the gradient's norm and the optimizer's epsilon are Cleanba's 40 and
+0.01, divided by the 640 terms that it sums per minibatch where podrl takes a mean.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = common.make_config("impala_atari", "Breakout-v5", total_env_steps=50_000_000)
+    config.env.options = common.atari_options()
+    config.actors.num_envs = 64
+    config.actors.unroll_length = 20
+    config.network.encoder = "resnet"
+    config.network.frame_stack = 4
+    config.agent = common.impala_agent()
+    config.agent.max_reward = 1.0
+    config.agent.epsilon = 0.01 / 640
+    config.agent.max_grad_norm = 40 / 640
+    return config

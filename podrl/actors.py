@@ -1,0 +1,294 @@
+"""Actor threads: each steps a few environment pools on the host, acts on one device, and hands rollouts to the learner.
+
+A thread takes turns with its pools: while the emulators of one step in EnvPool's C++ threads, the device acts for
+another. The lag is fixed by the *order* of things and not by their timing: rollout n asks for the parameters of one
+exact version. What goes wrong in a thread is kept, and raised in the main thread by its next call.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import threading
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from podrl.envs import Pool
+from podrl.ledger import Ledger
+from podrl.metrics import EpisodeTracker
+from podrl.transfer import ParameterStore, Stopped, rollout_to_learner
+from podrl.types import PyTree, Timestep, Trajectory
+from podrl.unroll import ActingState, Unroller
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """What an actor hands over for one update.
+
+    Attributes:
+        trajectories: one of each pool, on this process's learner devices (perhaps still on their way).
+        version: learner step of the parameters that acted.
+        episodes: (return, length) of the episodes that ended, in a fixed order.
+    """
+
+    trajectories: tuple[Trajectory, ...]
+    version: int
+    episodes: tuple[tuple[float, int], ...]
+
+
+class Handoff:
+    """A bounded, ordered way from one actor to the main thread, on which nobody waits for ever."""
+
+    def __init__(self, capacity: int):
+        """Starts empty; `put` waits while `capacity` rollouts are on their way."""
+        self._capacity = capacity
+        self._changed = threading.Condition()
+        self._rollouts: deque[Rollout] = deque()
+        self._error: BaseException | None = None
+        self._stopped = False
+
+    def put(self, rollout: Rollout, *, timeout_s: float, who: str) -> None:
+        """Hands one rollout over.
+
+        Raises:
+            TimeoutError: if the learner does not take an earlier one in time.
+            Stopped: if the run ends first.
+        """
+        with self._changed:
+            ready = self._changed.wait_for(lambda: self._stopped or len(self._rollouts) < self._capacity, timeout_s)
+            if self._stopped:
+                raise Stopped
+            if not ready:
+                raise TimeoutError(f"{who} waited {timeout_s:.0f} s for the learner to take a rollout.")
+            self._rollouts.append(rollout)
+            self._changed.notify_all()
+
+    def take(self, *, timeout_s: float, blame: Callable[[], str]) -> Rollout:
+        """The oldest rollout.
+
+        Args:
+            timeout_s: how long to wait for it.
+            blame: says what the other side is doing, for the message.
+
+        Raises:
+            TimeoutError: if none comes in time.
+            BaseException: whatever ended the other side.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._rollouts) or self._error is not None, timeout_s)
+            if self._rollouts:
+                self._changed.notify_all()
+                return self._rollouts.popleft()
+            if self._error is not None:
+                raise self._error
+            raise TimeoutError(f"The learner waited {timeout_s:.0f} s for a rollout: {blame()}.")
+
+    def fail(self, error: BaseException) -> None:
+        """Keeps what ended the actor, to be raised by the next `take`."""
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Wakes a waiting `put`, with `Stopped`."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+class ActorError(RuntimeError):
+    """An actor thread failed; names it, and has the original error as its cause."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActingPrograms:
+    """The functions of an `Unroller`, compiled for one device; the state is donated.
+
+    Attributes:
+        init: (env_indices [B] uint32) -> state.
+        act: (params, version, state, timestep) -> (actions, state).
+        finish: (state, timestep) -> (trajectory, state).
+    """
+
+    init: Callable[[np.ndarray], ActingState]
+    act: Callable[[PyTree, jax.Array, ActingState, Timestep], tuple[jax.Array, ActingState]]
+    finish: Callable[[ActingState, Timestep], tuple[Trajectory, ActingState]]
+
+
+def compile_acting(unroller: Unroller, seed: int, device: jax.Device) -> ActingPrograms:
+    """Compiles acting ahead of time, so that compile time is known and no timeout has to allow for it."""
+    sharding = jax.sharding.SingleDeviceSharding(device)
+
+    def on_device(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+    state = on_device(unroller.state_shape())
+    timestep = on_device(unroller.timestep_shape())
+    params = on_device(unroller.params_shape())
+    version = on_device(jax.ShapeDtypeStruct((), np.int32))
+    init = jax.jit(functools.partial(unroller.init, seed), out_shardings=sharding)
+    act = jax.jit(unroller.act, donate_argnums=2, out_shardings=sharding)
+    finish = jax.jit(unroller.finish, donate_argnums=0, out_shardings=sharding)
+    return ActingPrograms(
+        init=init,
+        act=act.lower(params, version, state, timestep).compile(),
+        finish=finish.lower(state, timestep).compile(),
+    )
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Turn:
+    """One pool and where its unroll stands: `timestep` waits to be acted on, or (None) the pool is stepping."""
+
+    pool: Pool
+    episodes: EpisodeTracker
+    state: ActingState
+    timestep: Timestep | None
+
+
+class Actor:
+    """One actor thread."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        device: jax.Device,
+        programs: ActingPrograms,
+        make_pools: Sequence[Callable[[], Pool]],
+        env_indices: Sequence[Sequence[int]],
+        unroll_length: int,
+        num_rollouts: int,
+        max_lag: int,
+        parameters: ParameterStore,
+        local_learner: Mesh,
+        timeout_s: float,
+    ):
+        """Does not start yet.
+
+        Args:
+            name: for messages, `actor 0`.
+            device: where it acts.
+            programs: compiled for that device.
+            make_pools: make this thread's pools; called in the thread.
+            env_indices: of each pool, the indices of its environments in the whole job.
+            unroll_length: steps in a rollout.
+            num_rollouts: after which the thread ends.
+            max_lag: 1 to act with the parameters before the newest, 0 to wait for the newest.
+            parameters: where parameters come from.
+            local_learner: where rollouts go.
+            timeout_s: for every wait.
+        """
+        self.name = name
+        self.ledger = Ledger(name)
+        self._device = device
+        self._programs = programs
+        self._make_pools = make_pools
+        self._env_indices = env_indices
+        self._unroll_length = unroll_length
+        self._num_rollouts = num_rollouts
+        self._max_lag = max_lag
+        self._parameters = parameters
+        self._local_learner = local_learner
+        self._timeout_s = timeout_s
+        self._handoff = Handoff(capacity=1 + max_lag)
+        self._stopping = threading.Event()
+        self._pools: list[Pool] = []
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def take(self) -> Rollout:
+        """The next rollout, in order.
+
+        Raises:
+            ActorError: if the thread failed.
+            TimeoutError: if it does not come in time; says what the thread is doing.
+        """
+        return self._handoff.take(timeout_s=self._timeout_s, blame=self._doing)
+
+    def stop(self) -> None:
+        """Asks the thread to end; `join` waits for that."""
+        self._stopping.set()
+        self._handoff.stop()
+
+    def join(self, timeout_s: float) -> bool:
+        """Waits for the thread to end, and says whether it did."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _doing(self) -> str:
+        bucket, seconds = self.ledger.doing()
+        return f"{self.name} has been in {bucket!r} for {seconds:.1f} s"
+
+    def _run(self) -> None:
+        try:
+            self._make_rollouts()
+        except Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 (kept, and raised in the main thread)
+            failure = ActorError(f"{self.name} failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._handoff.fail(failure)
+        finally:
+            for pool in self._pools:
+                pool.close()
+
+    def _make_rollouts(self) -> None:
+        turns = [self._open(make, indices) for make, indices in zip(self._make_pools, self._env_indices, strict=True)]
+        for rollout in range(self._num_rollouts):
+            version = max(rollout - self._max_lag, 0)
+            with self.ledger.spend("wait_params"):
+                params = self._parameters.fetch(self._device, version, timeout_s=self._timeout_s, who=self.name)
+            episodes: list[tuple[float, int]] = []
+            for _ in range(self._unroll_length):
+                for turn in turns:
+                    timestep = self._observe(turn, episodes)
+                    self._act(turn, params, version, timestep)
+            trajectories = tuple(self._finish(turn, episodes) for turn in turns)
+            with self.ledger.spend("wait_rollouts"):
+                finished = Rollout(trajectories=trajectories, version=version, episodes=tuple(episodes))
+                self._handoff.put(finished, timeout_s=self._timeout_s, who=self.name)
+
+    def _open(self, make_pool: Callable[[], Pool], env_indices: Sequence[int]) -> _Turn:
+        """Makes a pool and resets its environments."""
+        with self.ledger.spend("env"):
+            pool = make_pool()
+            self._pools.append(pool)
+            timestep = pool.reset()
+        state = self._programs.init(np.asarray(env_indices, np.uint32))
+        return _Turn(pool=pool, episodes=EpisodeTracker(len(env_indices)), state=state, timestep=timestep)
+
+    def _observe(self, turn: _Turn, episodes: list[tuple[float, int]]) -> Timestep:
+        """The pool's newest timestep, waiting for it if the pool is still stepping; adds episodes that ended."""
+        if self._stopping.is_set():
+            raise Stopped
+        if turn.timestep is None:
+            with self.ledger.spend("env"):
+                turn.timestep = turn.pool.recv()
+            timestep = turn.timestep
+            episodes += turn.episodes.step(timestep.reward, timestep.discount, timestep.first)
+        return turn.timestep
+
+    def _act(self, turn: _Turn, params: PyTree, version: int, timestep: Timestep) -> None:
+        """Acts on a timestep and lets the pool step on, without waiting for it."""
+        with self.ledger.spend("act"):
+            on_device = jax.device_put((np.int32(version), timestep), self._device)
+            action, turn.state = self._programs.act(params, on_device[0], turn.state, on_device[1])
+            action.copy_to_host_async()
+            actions = np.asarray(action)
+        with self.ledger.spend("env"):
+            turn.pool.send(actions)
+            turn.timestep = None
+
+    def _finish(self, turn: _Turn, episodes: list[tuple[float, int]]) -> Trajectory:
+        """Closes the pool's rollout with the row that only bootstraps and sends it on its way to the learner."""
+        timestep = self._observe(turn, episodes)
+        with self.ledger.spend("transfer"):
+            timestep = jax.device_put(timestep, self._device)
+            trajectory, turn.state = self._programs.finish(turn.state, timestep)
+            return rollout_to_learner(trajectory, self._local_learner)

@@ -1,0 +1,182 @@
+"""IMPALA: an actor-critic that learns from slightly stale experience, corrected by V-trace.
+
+The loss is a *mean* over real transitions, so that the learning rate means the same for any batch and number of devices.
+The original sums over the batch. Adaptive optimizers hide the difference except in two numbers, which scale with the size N of
+the summed batch: a clip of 40 and an epsilon of 0.01 on a sum of N terms are 40/N and 0.01/N here.
+
+Source: Espeholt et al. 2018, arXiv:1802.01561.
+"""
+
+import dataclasses
+
+import jax
+from jax import numpy as jnp
+import optax
+
+from podrl.config import check, check_at_least, check_one_of
+from podrl.ops.distributions import categorical_entropy, categorical_kl, categorical_log_prob, sample_categorical
+from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
+from podrl.ops.minibatches import accumulate_gradients
+from podrl.ops.optimizers import linear_decay, make_adam, make_rmsprop
+from podrl.ops.vtrace import vtrace
+from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Timestep, Trajectory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """Hyper-parameters of IMPALA.
+
+    Attributes:
+        name: `impala`.
+        learning_rate: at the start; decays linearly to zero at the end of the run unless `learning_rate_decay` is false.
+        learning_rate_decay: see above.
+        discount: of future rewards, per agent decision.
+        entropy_cost: weight of the entropy bonus.
+        value_cost: weight of the value loss, 0.5 * (target - value)**2.
+        lambda_: V-trace's trace parameter.
+        clip_rho: clip of the importance ratio that decides the values' fixed point.
+        clip_pg_rho: clip of the importance ratio in the policy gradient.
+        reward_scale: rewards are multiplied by it, then clipped.
+        max_reward: rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
+        optimizer: `rmsprop` or `adam`.
+        rmsprop_decay: of the mean square.
+        epsilon: added to the root mean square (or to the mean square, see next).
+        epsilon_inside_root: for `rmsprop`: false is PyTorch's form and Atari's default, true TensorFlow's.
+        max_grad_norm: the whole gradient is scaled down to this global norm.
+        micro_batches: the update's batch is processed in this many parts, one after the other, to bound memory.
+    """
+
+    name: str = "impala"
+    learning_rate: float = 6e-4
+    learning_rate_decay: bool = True
+    discount: float = 0.99
+    entropy_cost: float = 0.01
+    value_cost: float = 0.5
+    lambda_: float = 1.0
+    clip_rho: float = 1.0
+    clip_pg_rho: float = 1.0
+    reward_scale: float = 1.0
+    max_reward: float = 0.0
+    optimizer: str = "rmsprop"
+    rmsprop_decay: float = 0.99
+    epsilon: float = 1e-5
+    epsilon_inside_root: bool = False
+    max_grad_norm: float = 1.0
+    micro_batches: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        check_one_of("agent.optimizer", self.optimizer, ("rmsprop", "adam"))
+        for name in ("learning_rate", "max_grad_norm", "epsilon", "reward_scale", "clip_rho", "clip_pg_rho"):
+            check(getattr(self, name) > 0, f"agent.{name}={getattr(self, name)} must be positive.")
+        for name in ("entropy_cost", "value_cost", "max_reward"):
+            check_at_least(self, "agent", name, 0)
+        for name in ("discount", "lambda_", "rmsprop_decay"):
+            check(0 <= getattr(self, name) <= 1, f"agent.{name}={getattr(self, name)} must lie in [0, 1].")
+        check_at_least(self, "agent", "micro_batches", 1)
+
+
+def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent:
+    """IMPALA around `network`, for a run of `num_updates` updates (which the learning rate's decay needs)."""
+    schedule = linear_decay(config.learning_rate, num_updates) if config.learning_rate_decay else config.learning_rate
+    optimizer = _make_optimizer(config, schedule)
+
+    def init(key: jax.Array) -> LearnerState:
+        state_key, params_key = jax.random.split(key)
+        params = network.init(params_key)
+        step = jnp.zeros((), jnp.int32)
+        return LearnerState(step=step, params=params, opt_state=optimizer.init(params), extra=(), key=state_key)
+
+    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
+        output, carry = network.step(params, timestep.observation, timestep.first, carry)
+        return sample_categorical(keys, output.logits), {"logits": output.logits}, carry
+
+    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
+        num_transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
+
+        def loss_fn(params: PyTree, part: Trajectory) -> tuple[jax.Array, Metrics]:
+            return impala_loss(config, network, params, part, num_transitions)
+
+        (_, metrics), grads = accumulate_gradients(loss_fn, state.params, trajectory, config.micro_batches)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        learning_rate = schedule(state.step) if callable(schedule) else schedule
+        metrics |= {
+            "grad/norm": optax.global_norm(grads),
+            "loss/learning_rate": jnp.asarray(learning_rate, jnp.float32),
+        }
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return Agent(
+        init=init,
+        initial_carry=network.initial_carry,
+        actor_params=lambda state: state.params,
+        act=act,
+        update=update,
+    )
+
+
+def impala_loss(
+    config: AgentConfig, network: Network, params: PyTree, trajectory: Trajectory, num_transitions: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    """IMPALA's loss on some environments of a batch, as their share of the mean over the whole batch.
+
+    Args:
+        config: hyper-parameters.
+        network: the actor-critic.
+        params: its parameters; the loss is differentiated with respect to them.
+        trajectory: [T, B] transitions; reset rows carry no loss, and stop V-trace.
+        num_transitions: [] real transitions in the whole batch, by which sums are divided.
+
+    Returns:
+        The loss, and metrics that add up to the batch's when summed over its parts.
+    """
+    output, _ = network.unroll(params, trajectory.observation, trajectory.first, trajectory.carry)
+    logits, mask = output.logits[:-1], trajectory.is_transition
+    log_probs = categorical_log_prob(logits, trajectory.action)
+    log_rhos = log_probs - categorical_log_prob(trajectory.behaviour["logits"], trajectory.action)
+    rhos = jnp.where(mask, jnp.exp(jax.lax.stop_gradient(log_rhos)), 0.0)
+    returns = vtrace(
+        jax.lax.stop_gradient(output.value),
+        clip_reward(trajectory.reward * config.reward_scale, config.max_reward),
+        jnp.where(mask, trajectory.discount * config.discount, 0.0),
+        rhos,
+        lambda_=config.lambda_,
+        clip_rho=config.clip_rho,
+        clip_pg_rho=config.clip_pg_rho,
+    )
+
+    def mean(x: jax.Array) -> jax.Array:
+        return masked_mean(x, mask, count=num_transitions)
+
+    policy = mean(policy_gradient_loss(log_probs, returns.advantages))
+    value = mean(value_loss(output.value[:-1], returns.targets))
+    entropy = mean(categorical_entropy(logits))
+    loss = policy + config.value_cost * value - config.entropy_cost * entropy
+    return loss, {
+        "loss/total": loss,
+        "loss/policy": policy,
+        "loss/value": value,
+        "policy/entropy": entropy,
+        "policy/rho": mean(rhos),
+        "policy/kl_to_behaviour": mean(categorical_kl(trajectory.behaviour["logits"], logits)),
+        "value/mean": mean(output.value[:-1]),
+        "value/target": mean(returns.targets),
+    }
+
+
+def clip_reward(reward: jax.Array, max_reward: float) -> jax.Array:
+    """Rewards clipped to [-max_reward, max_reward]; 0 leaves them as they are."""
+    return jnp.clip(reward, -max_reward, max_reward) if max_reward else reward
+
+
+def _make_optimizer(config: AgentConfig, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    if config.optimizer == "adam":
+        return make_adam(learning_rate, epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
+    return make_rmsprop(
+        learning_rate,
+        decay=config.rmsprop_decay,
+        epsilon=config.epsilon,
+        epsilon_inside_root=config.epsilon_inside_root,
+        max_grad_norm=config.max_grad_norm,
+    )

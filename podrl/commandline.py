@@ -1,0 +1,152 @@
+"""The command line: flags, and the config file with its overrides. Imports no JAX, so mistakes and `--help` are quick."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+import sys
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from podrl.config import ConfigError, check, did_you_mean
+
+USAGE = """Train an agent:
+
+  python tools/tpu_launch.py --config configs/impala_atari.py
+
+Any value of the config can be overridden:
+
+  --config.env.id=Pong-v5 --config.agent.learning_rate=3e-4 --config.total_env_steps=1_000_000
+
+Flags:
+
+"""
+HELP = ("-h", "--h", "-help", "--help")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommandLine:
+    """What the user asked for.
+
+    Attributes:
+        config: the config file's `get_config()`, with overrides applied.
+        workdir: where the run goes; None for `runs/<config>-<time>`.
+        argv: the command as typed, for the manifest.
+    """
+
+    config: ml_collections.ConfigDict
+    workdir: str | None
+    argv: tuple[str, ...]
+
+
+def parse(argv: list[str]) -> CommandLine:
+    """Parses `argv`, whose first entry is the program's name.
+
+    Raises:
+        ConfigError: on a missing or broken config file, an unknown flag or key, or a value of the wrong type.
+        SystemExit: with code 0 after showing `--help`.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("config", None, "Config file, such as configs/impala_atari.py.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>-<time>.", flag_values=values)
+    flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
+    if any(arg in HELP for arg in argv[1:]):
+        sys.stdout.write(USAGE + values.get_help() + "\n")
+        raise SystemExit(0)
+    overrides = [arg for arg in argv[1:] if _is_override(arg)]
+    _parse_flags(values, [arg for arg in argv if arg not in overrides])
+    check(values.config is not None, "No config given. Add --config configs/impala_atari.py, or another file.")
+    config = override(load_config(values.config), overrides)
+    if values.smoke:
+        config.smoke = True
+    return CommandLine(config=config, workdir=values.workdir, argv=tuple(argv))
+
+
+def load_config(path: str) -> ml_collections.ConfigDict:
+    """What `get_config()` in the file at `path` returns.
+
+    Raises:
+        ConfigError: if there is no such file, or it fails; names the line.
+    """
+    file = Path(path)
+    if not file.is_file():
+        nearby = sorted(str(p) for p in file.parent.glob("*.py") if p.stem != "common") if file.parent.is_dir() else []
+        listing = f" In that folder: {', '.join(nearby)}." if nearby else ""
+        raise ConfigError(f"Config file {path} does not exist{did_you_mean(path, nearby)}{listing}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    check(spec is not None and spec.loader is not None, f"Config file {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    try:
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+        config = module.get_config()
+    except SyntaxError as error:
+        raise ConfigError(f"Config file {error.filename}, line {error.lineno}: {error.msg}.") from None
+    except Exception as error:  # noqa: BLE001 (it is the user's code)
+        raise ConfigError(f"Config file {path} failed: {type(error).__name__}: {_one_line(error)}") from error
+    check(isinstance(config, ml_collections.ConfigDict), f"get_config() in {path} must return a ConfigDict.")
+    return config
+
+
+def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:
+    """Applies arguments such as `--config.env.id=Pong-v5`; returns a new ConfigDict.
+
+    Raises:
+        ConfigError: on a key that the config does not have, or a value that its type does not take.
+    """
+    for argument in arguments:
+        _check_key(config, argument)
+    values = flags.FlagValues()
+    config = ml_collections.ConfigDict(config)
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *arguments])
+    _parse_flags(values, ["", *arguments])
+    return values["config"].value
+
+
+def _check_key(config: ml_collections.ConfigDict, argument: str) -> None:
+    """Raises ConfigError unless the key exists; suggests the nearest, or the one of that name in another section."""
+    name, has_value, _ = argument.lstrip("-").partition("=")
+    key = name.removeprefix("noconfig.").removeprefix("config.")
+    known = _keys(config)
+    same_name = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    hint = f"; did you mean {same_name[0]!r}?" if same_name else did_you_mean(key, known)
+    check(key in known, f"Unknown config key {key!r}{hint}")
+    check(bool(has_value), f"Config key {key!r} needs a value: --config.{key}=VALUE.")
+    section = isinstance(_get(config, key), ml_collections.ConfigDict)
+    check(not section, f"Config key {key!r} is a section; set a key in it: --config.{key}.KEY=VALUE.")
+
+
+def _keys(config: ml_collections.ConfigDict) -> list[str]:
+    """All dotted keys, sections included."""
+    keys = []
+    for name, value in config.items():
+        keys.append(name)
+        if isinstance(value, ml_collections.ConfigDict):
+            keys += [f"{name}.{inner}" for inner in _keys(value)]
+    return keys
+
+
+def _get(config: ml_collections.ConfigDict, key: str) -> object:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _parse_flags(values: flags.FlagValues, argv: list[str]) -> None:
+    """Lets absl parse, and turns its complaints into one line each."""
+    try:
+        rest = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        hint = did_you_mean(error.flagname, values)
+        raise ConfigError(f"Unknown flag --{error.flagname}{hint} See --help.") from None
+    except (flags.Error, TypeError, ValueError) as error:
+        raise ConfigError(_one_line(error)) from None
+    check(not rest, f"Unexpected argument {rest[0] if rest else ''!r}. Write options as --name=value; see --help.")
+
+
+def _is_override(argument: str) -> bool:
+    return argument.lstrip("-").startswith("config.") and argument.startswith("-")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

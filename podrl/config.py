@@ -1,0 +1,305 @@
+"""Configuration: `ml_collections.ConfigDict` at the door, frozen dataclasses inside.
+
+A config file returns a ConfigDict from `get_config()`; the command line overrides it; `from_config_dict` turns it once
+into the dataclasses below, checking every key and type, and nobody writes to a config after that. Hyper-parameters are
+*global*: they count environments, steps and batches of the whole job, so that they mean the same on every machine.
+"""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, TypeVar
+
+import ml_collections
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A mistake in a config or on the command line: one clear line for the user, and exit code 2."""
+
+
+def check(condition: bool, message: str) -> None:
+    """Raises `ConfigError(message)` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Which environment.
+
+    Attributes:
+        source: module in `podrl/envs/`.
+        id: the environment's name at that source.
+        observation_keys: for dictionary observations, the entries to keep; empty keeps all. They are flattened in
+            sorted order.
+        options: handed to the source, which checks their names.
+    """
+
+    source: str = "envpool"
+    id: str
+    observation_keys: tuple[str, ...] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActorsConfig:
+    """How experience is made.
+
+    Attributes:
+        num_envs: environments in the whole job; also the number of unrolls in one update.
+        unroll_length: steps (T) that each environment takes between two updates.
+        threads_per_device: actor threads on each actor device.
+        pools_per_thread: environment pools that a thread takes turns with; while one steps, another is acted for.
+        env_threads: C++ threads of each pool; 0 divides the host's cores over the pools.
+        synchronous: if true, rollouts wait for the newest parameters (lag 0) instead of overlapping with the update.
+        timeout_s: seconds that any thread waits for another before the run ends with an error.
+    """
+
+    num_envs: int = 64
+    unroll_length: int = 20
+    threads_per_device: int = 1
+    pools_per_thread: int = 2
+    env_threads: int = 0
+    synchronous: bool = False
+    timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        for name in ("num_envs", "unroll_length", "threads_per_device", "pools_per_thread"):
+            check_at_least(self, "actors", name, 1)
+        check_at_least(self, "actors", "env_threads", 0)
+        check(self.timeout_s > 0, f"actors.timeout_s={self.timeout_s} must be positive (seconds).")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The network's size and shape.
+
+    Attributes:
+        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions) or `mlp`.
+        width: multiplies every channel and dense layer of `resnet` and `nature`.
+        hidden_sizes: layers of `mlp`.
+        frame_stack: frames that the network sees at once; actors send one, the stack is the network's carry.
+        compute_dtype: `float32` or `bfloat16` for activations; parameters stay float32.
+    """
+
+    encoder: str = "mlp"
+    width: int = 1
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    frame_stack: int = 1
+    compute_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Checks ranges and names."""
+        check_one_of("network.encoder", self.encoder, ("resnet", "nature", "mlp"))
+        check_one_of("network.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        check_at_least(self, "network", "width", 1)
+        check_at_least(self, "network", "frame_stack", 1)
+        check(
+            all(size > 0 for size in self.hidden_sizes),
+            f"network.hidden_sizes={self.hidden_sizes} must all be positive.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TopologyConfig:
+    """How each process splits its own devices.
+
+    The first `actor_devices_per_process` act and the last `learner_devices_per_process` learn; where the two overlap, a
+    device does both. Zero means automatic: one device does both jobs, of n devices a quarter acts (at least one).
+
+    Attributes:
+        actor_devices_per_process: devices that act.
+        learner_devices_per_process: devices that learn.
+        model_devices: size of the learner mesh's `model` axis, over which wide layers may be sharded.
+    """
+
+    actor_devices_per_process: int = 0
+    learner_devices_per_process: int = 0
+    model_devices: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        check_at_least(self, "topology", "actor_devices_per_process", 0)
+        check_at_least(self, "topology", "learner_devices_per_process", 0)
+        check_at_least(self, "topology", "model_devices", 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept.
+
+    Attributes:
+        every_updates: updates between checkpoints; 0 saves only at the end.
+        keep: newest checkpoints kept.
+    """
+
+    every_updates: int = 1000
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        check_at_least(self, "checkpoint", "every_updates", 0)
+        check_at_least(self, "checkpoint", "keep", 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is written down.
+
+    Attributes:
+        every_updates: updates between two rows of `metrics.jsonl`.
+        episodes: newest finished episodes that `episode/return` averages over.
+        tensorboard: also write TensorBoard events.
+    """
+
+    every_updates: int = 10
+    episodes: int = 100
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        check_at_least(self, "log", "every_updates", 1)
+        check_at_least(self, "log", "episodes", 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run. `agent` is the dataclass `AgentConfig` of the agent's own module."""
+
+    name: str = "run"
+    seed: int = 1
+    total_env_steps: int
+    smoke: bool = False
+    env: EnvConfig
+    actors: ActorsConfig
+    agent: Any
+    network: NetworkConfig
+    topology: TopologyConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        check(self.total_env_steps >= 1, f"total_env_steps={self.total_env_steps} must be at least 1.")
+        check(0 <= self.seed < 2**31, f"seed={self.seed} must lie in [0, 2**31).")
+
+    @property
+    def env_steps_per_update(self) -> int:
+        """Agent decisions that one update learns from, over the whole job."""
+        return self.actors.num_envs * self.actors.unroll_length
+
+    @property
+    def num_updates(self) -> int:
+        """Updates until `total_env_steps` are consumed, rounded up."""
+        return -(-self.total_env_steps // self.env_steps_per_update)
+
+
+def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Config:
+    """Turns a ConfigDict into frozen dataclasses.
+
+    Args:
+        config: what `get_config()` returned, with overrides applied.
+        agent_type: the dataclass of the `agent` section.
+
+    Raises:
+        ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
+    """
+    parsed = _parse(Config, config.to_dict(), "", {"agent": agent_type})
+    return shrink(parsed) if parsed.smoke else parsed
+
+
+def default_sections() -> dict[str, ml_collections.ConfigDict]:
+    """The sections that mean the same for every agent and environment, with podrl's defaults."""
+    sections = {
+        "actors": ActorsConfig,
+        "network": NetworkConfig,
+        "topology": TopologyConfig,
+        "checkpoint": CheckpointConfig,
+        "log": LogConfig,
+    }
+    return {name: ml_collections.ConfigDict(dataclasses.asdict(section())) for name, section in sections.items()}
+
+
+def shrink(config: Config) -> Config:
+    """The same run made so small that it ends in seconds: for trying a config out, and for tests."""
+    actors = dataclasses.replace(
+        config.actors,
+        num_envs=min(config.actors.num_envs, 16),
+        unroll_length=min(config.actors.unroll_length, 5),
+    )
+    return dataclasses.replace(
+        config,
+        total_env_steps=min(config.total_env_steps, 6 * actors.num_envs * actors.unroll_length),
+        actors=actors,
+        log=dataclasses.replace(config.log, every_updates=1),
+    )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A resolved config as plain nested dicts and lists, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def check_at_least(section: Any, prefix: str, name: str, least: int) -> None:
+    """Raises `ConfigError` if the field `name` of `section` is below `least`."""
+    value = getattr(section, name)
+    check(value >= least, f"{prefix}.{name}={value} must be at least {least}.")
+
+
+def check_one_of(key: str, value: str, choices: Iterable[str]) -> None:
+    """Raises `ConfigError` that lists `choices`, and the nearest first, if `value` is none of them."""
+    names = sorted(choices)
+    if value not in names:
+        raise ConfigError(f"{key}={value!r} is not known{did_you_mean(value, names)} Available: {', '.join(names)}.")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where some `known` word is close, else a full stop."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def _parse(cls: type[T], values: Mapping[str, Any], prefix: str, special: Mapping[str, type] | None = None) -> T:
+    """Builds dataclass `cls` from nested plain values, naming the key in every complaint."""
+    hints = typing.get_type_hints(cls)
+    hints.update(special or {})
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        check(key in fields, f"Unknown config key {prefix}{key}{did_you_mean(key, fields)}")
+    for name, field in fields.items():
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        check(
+            name in values or optional or dataclasses.is_dataclass(hints[name]),
+            f"Config key {prefix}{name} is missing; it has no default.",
+        )
+    kwargs = {name: _convert(values[name], hints[name], prefix + name) for name in fields if name in values}
+    for name in fields:
+        if name not in values and dataclasses.is_dataclass(hints[name]):
+            kwargs[name] = _parse(hints[name], {}, f"{prefix}{name}.")  # type: ignore[arg-type]
+    return cls(**kwargs)
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """Checks `value` against a type hint and converts lists to tuples and ints to floats."""
+    if dataclasses.is_dataclass(hint):
+        check(isinstance(value, Mapping), f"{key}={value!r} must be a section with keys of its own.")
+        return _parse(hint, value, f"{key}.")  # type: ignore[arg-type]
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        check(isinstance(value, list | tuple), f"{key}={value!r} must be a list.")
+        return tuple(_convert(item, typing.get_args(hint)[0], f"{key}[{i}]") for i, item in enumerate(value))
+    if origin in (types.UnionType, typing.Union):
+        return value
+    if origin is not None:  # Mapping[str, Any]
+        check(isinstance(value, Mapping), f"{key}={value!r} must be a section with keys of its own.")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    wrong = not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
+    check(not wrong, f"{key}={value!r} has type {type(value).__name__}; expected {hint.__name__}.")
+    return value

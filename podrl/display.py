@@ -1,0 +1,206 @@
+"""What the person in front of the run sees.
+
+On a terminal a small panel that stays below the log lines; in a log file (SLURM, CI, a pipe) one plain line per row of
+metrics; at the end of both a short summary. Everything goes to stdout, and log lines to stderr.
+"""
+
+from collections.abc import Callable, Mapping
+import logging
+import math
+import sys
+import time
+from types import TracebackType
+from typing import Any
+import warnings
+
+from absl import logging as absl_logging
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from podrl.panel import Progress, Summary, duration, make_panel, plain_line, summary_text
+
+REFRESHES_PER_SECOND = 4
+# Libraries whose log lines below ERROR say nothing to the user of podrl; some of them log as absl does.
+QUIET_LIBRARIES = ("orbax", "etils", "flax", "tensorstore", "tensorboardX")
+
+
+class Display:
+    """Shows phases, progress and the summary of one run; a context manager that gives the terminal back.
+
+    Only the main thread calls its methods. Anything that ends the process without leaving the context (a watchdog)
+    calls `close` first, or the terminal keeps its cursor hidden.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        env_id: str,
+        total_env_steps: int,
+        workdir: Any,
+        console: Console | None = None,
+        *,
+        interval_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Shows nothing yet.
+
+        Args:
+            name: the run's name.
+            env_id: the environment's.
+            total_env_steps: where the run ends.
+            workdir: the run's folder, a path or a string.
+            console: where to write; None is stdout, where long lines are left to the terminal to wrap.
+            interval_s: least seconds between two plain lines; the first and the last row are always shown.
+            clock: seconds, monotonic.
+        """
+        self._title = f"{name} on {env_id}"
+        self._total_env_steps = total_env_steps
+        self._workdir = str(workdir)
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._interval_s = interval_s
+        self._clock = clock
+        self._start_s = clock()
+        self._phase: tuple[str, float] | None = None
+        self._row: Mapping[str, Any] = {}
+        self._first_point: tuple[float, float] | None = None
+        self._left_s: float | None = None
+        self._line_s = -math.inf
+        self._unshown = False
+        self._live: Live | None = None
+        self._redirected: tuple[logging.StreamHandler, Any] | None = None
+
+    def __enter__(self) -> "Display":
+        """Takes the lower lines of the terminal, if there is one."""
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            on_terminal = sys.stderr.isatty()
+            self._live = Live(
+                get_renderable=self._panel,
+                console=self._console,
+                refresh_per_second=REFRESHES_PER_SECOND,
+                redirect_stderr=on_terminal,
+            )
+            self._live.start(refresh=True)
+            if on_terminal:  # absl holds the stderr of before, and would write across the panel.
+                handler = absl_logging.get_absl_handler().python_handler
+                self._redirected = (handler, handler.setStream(sys.stderr))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._end_phase()
+        self.close()
+
+    def phase(self, text: str) -> None:
+        """Says what the run does now (before training: 'compiling', 'restoring'); its time is shown when it ends.
+
+        A phase ends with the next phase, row or summary.
+        """
+        self._end_phase()
+        self._phase = (text, self._clock())
+        if self._live is None:
+            self._print(Text(f"{text} ..."))
+
+    def update(self, row: Mapping[str, Any]) -> None:
+        """Shows a row of metrics (keys as in `metrics.jsonl`, time as `time/learner/<bucket>` in fractions)."""
+        self._end_phase()
+        now = self._clock()
+        self._left_s = self._estimate(row, now)
+        self._row = dict(row)
+        self._unshown = self._live is None
+        if self._unshown and now - self._line_s >= self._interval_s:
+            self._print_line(now)
+
+    def summary(self, summary: Summary) -> None:
+        """Shows how the run ended, in place of the panel."""
+        self._end_phase()
+        if self._live is not None:
+            self._live.transient = True
+        self.close()
+        self._print(summary_text(summary, self._title, self._workdir))
+
+    def close(self) -> None:
+        """Shows the last row if it was held back, and gives the terminal back; may be called twice."""
+        if self._redirected is not None:
+            handler, stream = self._redirected
+            handler.setStream(stream)
+            self._redirected = None
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._unshown:
+            self._print_line(self._clock())
+
+    def _end_phase(self) -> None:
+        """Says how long the running phase took, if there is one."""
+        if self._phase is None:
+            return
+        text, start_s = self._phase
+        self._phase = None
+        self._print(Text(f"{text}: {duration(self._clock() - start_s)}"))
+
+    def _estimate(self, row: Mapping[str, Any], now: float) -> float | None:
+        """Seconds left, from the rate since the first row that this process saw; None at that row."""
+        steps = row["env_steps"]
+        if self._first_point is None:
+            self._first_point = (now, steps)
+        seconds, done = now - self._first_point[0], steps - self._first_point[1]
+        return max(self._total_env_steps - steps, 0) * seconds / done if done > 0 else None
+
+    def _print(self, text: Text) -> None:
+        """Prints literally: no markup, and in a log file no wrapping."""
+        self._console.print(text, soft_wrap=True)
+
+    def _print_line(self, now: float) -> None:
+        """Prints the newest row as a plain line."""
+        self._line_s = now
+        self._unshown = False
+        progress = Progress(self._total_env_steps, now - self._start_s, self._left_s)
+        self._print(Text(plain_line(self._row, progress)))
+
+    def _panel(self) -> RenderableType:
+        """The panel as of now; called by the thread that refreshes it."""
+        row, phase, now = self._row, self._phase, self._clock()
+        doing = None if phase is None else f"{phase[0]} ...  {duration(now - phase[1])}"
+        progress = Progress(self._total_env_steps, now - self._start_s, self._left_s)
+        return make_panel(self._title, self._workdir, row, progress, doing)
+
+
+def configure_logging(process_index: int) -> None:
+    """Short log lines, `[p0 12:00:01] text`, and silence from libraries.
+
+    Libraries log from WARNING up, those in `QUIET_LIBRARIES` from ERROR up. Python warnings outside of podrl are
+    hidden unless the user asked for them (`python -W`).
+    """
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.INFO)
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(_Formatter(f"[p{process_index} %(asctime)s] %(message)s", datefmt="%H:%M:%S"))
+    if _is_wanted not in handler.filters:
+        handler.addFilter(_is_wanted)
+    for library in ("jax", "tensorflow", "h5py", "asyncio"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", module=r"podrl(\.|$)")
+
+
+class _Formatter(logging.Formatter):
+    """Names the level of whatever is not INFO."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The prefix and the message."""
+        if record.levelno != logging.INFO:
+            record.message = f"{record.levelname}: {record.message}"
+        return super().formatMessage(record)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Drops what quiet libraries log below ERROR; through absl they are known by their file only."""
+    if record.levelno >= logging.ERROR:
+        return True
+    return not any(
+        f"/{library}/" in record.pathname or record.name.split(".")[0] == library for library in QUIET_LIBRARIES
+    )

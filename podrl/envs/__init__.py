@@ -1,0 +1,95 @@
+"""Environment sources: where timesteps come from.
+
+A source is a module with two functions, `make_spec` and `make_pool` (see `Source`), in this folder or anywhere on the
+import path. `config.env.source = 'envpool'` imports `podrl.envs.envpool`; a dotted name such as `my_package.my_source`
+is imported as it stands, so that users bring their own without touching podrl. A source is imported when it is asked
+for: the others' packages need not be installed.
+
+Every source keeps the one reset rule of `podrl.types`: the final observation of an episode arrives with the step that
+ended it, and the next step ignores its action and returns the first observation of a new episode, with `first` true,
+reward 0 and discount 1.
+"""
+
+from collections.abc import Sequence
+import importlib
+import pkgutil
+from typing import Protocol, cast
+
+import numpy as np
+
+from podrl.config import ConfigError, EnvConfig, check, check_one_of, did_you_mean
+from podrl.types import EnvSpec, Timestep
+
+# Modules of this folder that sources build on.
+_NOT_SOURCES = ("seeds", "spaces")
+
+
+class Pool(Protocol):
+    """`B` environments that step together; rows keep their order.
+
+    Between `send` and `recv` the environments may step in threads of their own while the caller does something else.
+    All arrays are numpy, and the caller may keep them: a pool never writes into what it has returned.
+    """
+
+    def reset(self) -> Timestep:
+        """Opens an episode in every environment; called once, before the first `send`. All rows are `first`."""
+        ...
+
+    def send(self, action: np.ndarray) -> None:
+        """Starts one step.
+
+        Args:
+            action: [B] int32 in [0, num_actions); ignored in rows whose episode ended with the last timestep.
+        """
+        ...
+
+    def recv(self) -> Timestep:
+        """Waits for the step that `send` started: [B, ...] observation, float32 reward and discount, bool first."""
+        ...
+
+    def close(self) -> None:
+        """Frees threads and memory; any later call but `close` raises `RuntimeError`."""
+        ...
+
+
+class Source(Protocol):
+    """The functions of a source module."""
+
+    def make_spec(self, config: EnvConfig) -> EnvSpec:
+        """Describes one environment; raises `ConfigError` for anything in `config` that it cannot do."""
+        ...
+
+    def make_pool(self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> Pool:
+        """Makes one environment per seed, stepped by `num_threads` (at least 1) threads where the source has any."""
+        ...
+
+
+def load_source(name: str) -> Source:
+    """Imports the environment source `name`.
+
+    Args:
+        name: a module of this folder, or the dotted name of any other module.
+
+    Raises:
+        ConfigError: if there is no such module, or it is not a source. A package that the source itself needs and that
+            is missing raises its own `ImportError`.
+    """
+    available = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_SOURCES)
+    if "." not in name:
+        check_one_of("env.source", name, available)
+    module = name if "." in name else f"{__name__}.{name}"
+    unknown = ConfigError(
+        f"env.source={name!r} cannot be imported{did_you_mean(name, available)} "
+        f"Available: {', '.join(available)}, or the dotted name of a module of your own."
+    )
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise unknown
+    try:
+        source = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise unknown from None
+        raise  # The source is there; what it imports is not.
+    missing = [function for function in ("make_spec", "make_pool") if not hasattr(source, function)]
+    check(not missing, f"env.source={name!r} is not an environment source: it lacks {' and '.join(missing)}.")
+    return cast(Source, source)

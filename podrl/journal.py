@@ -1,0 +1,148 @@
+"""The learner's account of itself: turns finished updates into rows of metrics.
+
+The metrics of an update are fetched when the next one is in flight, so that reading them holds nothing up.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from podrl.ledger import Ledger, pooled, shares
+from podrl.metrics import EpisodeWindow, RateMeter, Rates
+from podrl.types import Counters, Metrics
+
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pending:
+    """An update in flight, whose metrics are still on the device."""
+
+    counters: Counters
+    metrics: Metrics
+    fingerprint: jax.Array | None
+    episodes: Mapping[str, float]
+
+
+class Journal:
+    """Keeps episodes, rates and ledgers, and writes a row every few updates.
+
+    Attributes:
+        rates: of the newest row, and the average without warm-up, in env steps per second.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_updates: int,
+        episodes: int,
+        frames_per_step: int,
+        learner: Ledger,
+        actors: Sequence[Ledger],
+        write: Callable[[Row], None],
+    ):
+        """Starts empty.
+
+        Args:
+            every_updates: updates between rows; the first and the last update have a row too.
+            episodes: newest episodes that returns are averaged over.
+            frames_per_step: emulator frames per env step.
+            learner: the main thread's ledger.
+            actors: the actor threads'.
+            write: takes a finished row.
+        """
+        self.rates = Rates(float("nan"), float("nan"))
+        self._every_updates = every_updates
+        self._window = EpisodeWindow(episodes)
+        self._frames_per_step = frames_per_step
+        self._meter = RateMeter()
+        self._learner, self._actors = learner, actors
+        self._seconds = self._snapshot()
+        self._write = write
+        self._pending: _Pending | None = None
+
+    @property
+    def episodes(self) -> tuple[float | None, int]:
+        """Mean return of the newest episodes, and their number."""
+        return self._window.summary().get("episode/return"), len(self._window)
+
+    def wants_row(self, learner_steps: int) -> bool:
+        """Whether this update gets a row, so that its fingerprint is worth computing."""
+        return learner_steps == 1 or learner_steps % self._every_updates == 0
+
+    def add(
+        self,
+        counters: Counters,
+        metrics: Metrics,
+        fingerprint: jax.Array | None,
+        episodes: Iterable[tuple[float, int]],
+    ) -> None:
+        """Takes an update that was just launched, and settles the one before it: waits for it and writes its row.
+
+        Args:
+            counters: after this update.
+            metrics: still on the device.
+            fingerprint: [2] uint32 on the device; None if this update has no row.
+            episodes: (return, length) of the episodes that ended in its rollouts.
+        """
+        finished = list(episodes)
+        self._window.add([total for total, _ in finished], [length for _, length in finished])
+        self.settle()
+        self._pending = _Pending(
+            counters=counters, metrics=metrics, fingerprint=fingerprint, episodes=self._window.summary()
+        )
+
+    def settle(self) -> None:
+        """Waits for the newest update and writes its row if it has one; does nothing if that was done."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        with self._learner.spend("learn"):
+            jax.block_until_ready(pending.metrics)
+        with self._learner.spend("log"):
+            self._settle(pending)
+
+    def _settle(self, pending: _Pending) -> None:
+        counters = pending.counters
+        if pending.fingerprint is None and counters.learner_steps > 1:
+            return
+        self.rates = self._meter.update(counters.env_steps, time.perf_counter())
+        if pending.fingerprint is None:
+            return
+        rate = self.rates.recent
+        self._write(
+            {
+                **dataclasses.asdict(counters),
+                "env_steps_per_second": rate,
+                "frames_per_second": rate * self._frames_per_step,
+                **pending.episodes,
+                **{name: float(value) for name, value in jax.device_get(dict(pending.metrics)).items()},
+                **self._time_shares(),
+                "fingerprint": format_fingerprint(np.asarray(pending.fingerprint)),
+            }
+        )
+
+    def _time_shares(self) -> dict[str, float]:
+        """Fractions of the time since the last row that the learner's and all actors' threads spent on what."""
+        before, self._seconds = self._seconds, self._snapshot()
+        row = {}
+        for who, now in self._seconds.items():
+            for bucket, share in shares(before[who], now).items():
+                if now[bucket] > 0:
+                    row[f"time/{who}/{bucket}"] = share
+        return row
+
+    def _snapshot(self) -> dict[str, dict[str, float]]:
+        return {
+            "learner": self._learner.seconds(),
+            "actors": pooled(actor.seconds() for actor in self._actors),
+        }
+
+
+def format_fingerprint(words: np.ndarray) -> str:
+    """16 hexadecimal digits of two uint32."""
+    return "".join(f"{int(word):08x}" for word in words)

@@ -1,0 +1,194 @@
+"""One named mesh over every device of the job, split into the devices that act and the devices that learn.
+
+Each process splits its *own* devices the same way, so rollouts never leave a host: the first `actor_devices_per_process`
+act, the last `learner_devices_per_process` learn, and where the two overlap a device does both. Only gradients cross
+hosts, along the learner mesh's `data` axis. Parameters are laid out by path rules.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+import dataclasses
+import re
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from podrl.config import ConfigError, TopologyConfig, check
+from podrl.types import PyTree, Trajectory
+
+# A regular expression over a parameter's path ("encoder/dense/kernel") and the layout of what it matches.
+ShardingRule = tuple[str, PartitionSpec]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Topology:
+    """Who does what.
+
+    Attributes:
+        mesh: all devices, axes `('process', 'device')`.
+        actor: devices that act, axis `('actor',)`.
+        learner: devices that learn, axes `('data', 'model')`.
+        process_index: this process.
+    """
+
+    mesh: Mesh
+    actor: Mesh
+    learner: Mesh
+    process_index: int
+
+    @property
+    def num_processes(self) -> int:
+        """Processes in the job."""
+        return self.mesh.shape["process"]
+
+    @property
+    def local_actor_devices(self) -> list[jax.Device]:
+        """This process's acting devices, in a fixed order."""
+        return [d for d in self.actor.devices.flat if d.process_index == self.process_index]
+
+    @property
+    def local_learner(self) -> Mesh:
+        """This process's part of the learner mesh, with the same axes."""
+        local = [d for d in self.learner.devices.flat if d.process_index == self.process_index]
+        return _mesh(np.array(local).reshape(-1, self.learner.shape["model"]), ("data", "model"))
+
+    def describe(self) -> str:
+        """One line for people: `1 process x 4 cpu devices: 1 act, 3 learn`."""
+        per_process = self.mesh.shape["device"]
+        actors = len(self.local_actor_devices)
+        learners = self.local_learner.size
+        shared = actors + learners - per_process
+        split = f"{actors} act, {learners} learn" + (f", {shared} of them both" if shared > 0 else "")
+        if per_process == 1:
+            split = "acts and learns"
+        kind = self.mesh.devices.flat[0].device_kind
+        return f"{_count(self.num_processes, 'process')} x {_count(per_process, f'{kind} device')}: {split}"
+
+
+def make_topology(
+    config: TopologyConfig, devices: Sequence[jax.Device] | None = None, process_index: int | None = None
+) -> Topology:
+    """Splits the devices of the job into actors and learners.
+
+    Args:
+        config: how to split; zeros mean automatic.
+        devices: all devices of the job; by default `jax.devices()`.
+        process_index: this process; by default `jax.process_index()`.
+
+    Raises:
+        ConfigError: if the split does not fit the devices.
+    """
+    devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
+    per_process = _devices_per_process(devices)
+    num_actors, num_learners = _split(config, per_process)
+    grid = np.array(devices).reshape(-1, per_process)
+    learners = grid[:, per_process - num_learners :].reshape(-1, config.model_devices)
+    return Topology(
+        mesh=_mesh(grid, ("process", "device")),
+        actor=_mesh(grid[:, :num_actors].reshape(-1), ("actor",)),
+        learner=_mesh(learners, ("data", "model")),
+        process_index=jax.process_index() if process_index is None else process_index,
+    )
+
+
+def trajectory_sharding(mesh: Mesh, trajectory: PyTree) -> PyTree:
+    """Shardings of a `Trajectory` (or of its shapes) that split its environments over the `data` axis."""
+    time_major = NamedSharding(mesh, PartitionSpec(None, "data"))
+    specs = {
+        field.name: jax.tree.map(lambda _: time_major, getattr(trajectory, field.name))
+        for field in dataclasses.fields(Trajectory)
+    }
+    specs["carry"] = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec("data")), trajectory.carry)
+    return Trajectory(**specs)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding that puts a whole copy on every device of `mesh`."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def tree_sharding(mesh: Mesh, tree: PyTree, rules: Sequence[ShardingRule] = ()) -> PyTree:
+    """Shardings of a pytree by path: the first rule whose expression is found in a leaf's path decides.
+
+    Leaves that no rule matches are replicated. Optimizer moments have their parameter's path inside their own, so one
+    rule lays out both.
+
+    Args:
+        mesh: the mesh whose axes the rules name.
+        tree: arrays or `jax.ShapeDtypeStruct`s.
+        rules: (expression, PartitionSpec) pairs.
+
+    Raises:
+        ConfigError: if a rule matches nothing, or asks for a split that a dimension does not divide by.
+    """
+    used: Counter[str] = Counter()
+
+    def leaf_sharding(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        name = "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+        for pattern, spec in rules:
+            if re.search(pattern, name):
+                used[pattern] += 1
+                _check_divides(name, leaf.shape, spec, mesh)
+                return NamedSharding(mesh, spec)
+        return replicated(mesh)
+
+    shardings = jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+    for pattern, _ in rules:
+        check(pattern in used, f"Sharding rule {pattern!r} matches no parameter; correct its expression or remove it.")
+    return shardings
+
+
+def _mesh(devices: np.ndarray, names: tuple[str, ...]) -> Mesh:
+    return Mesh(devices, names, axis_types=(jax.sharding.AxisType.Auto,) * len(names))
+
+
+def _devices_per_process(devices: Sequence[jax.Device]) -> int:
+    counts = Counter(d.process_index for d in devices)
+    if len(set(counts.values())) != 1:
+        found = ", ".join(f"process {index}: {count}" for index, count in sorted(counts.items()))
+        raise ConfigError(f"Every process needs the same number of devices; found {found}.")
+    return next(iter(counts.values()))
+
+
+def _split(config: TopologyConfig, per_process: int) -> tuple[int, int]:
+    """Resolves automatic counts; acting needs about a third of the work of learning, so a quarter of the devices."""
+    actors, learners = config.actor_devices_per_process, config.learner_devices_per_process
+    if not actors:
+        actors = (per_process - learners or per_process) if learners else max(1, per_process // 4)
+    if not learners:
+        learners = per_process - actors or per_process
+    for key, count in (("actor_devices_per_process", actors), ("learner_devices_per_process", learners)):
+        check(
+            1 <= count <= per_process,
+            f"topology.{key}={count} does not fit: each process has {_count(per_process, 'device')}. "
+            f"Use 1 to {per_process}, or 0 for automatic.",
+        )
+    check(
+        learners % config.model_devices == 0,
+        f"topology.model_devices={config.model_devices} does not divide the {_count(learners, 'learner device')} of "
+        "each process. Use a divisor, or change topology.learner_devices_per_process.",
+    )
+    return actors, learners
+
+
+def _check_divides(name: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> None:
+    for size, axes in zip(shape, spec, strict=False):
+        parts = int(np.prod([mesh.shape[axis] for axis in _axes(axes)]))
+        check(
+            size % parts == 0,
+            f"Parameter {name} has shape {shape}: {size} does not divide over the {parts} devices of mesh axis {axes!r}. "
+            "Change topology.model_devices, network.width or the sharding rule.",
+        )
+    check(
+        len(spec) <= len(shape), f"Sharding rule {spec} has more dimensions than parameter {name} of shape {shape}."
+    )
+
+
+def _axes(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else axes
+
+
+def _count(number: int, noun: str) -> str:
+    plural = noun if number == 1 else noun + ("es" if noun.endswith("s") else "s")
+    return f"{number} {plural}"

@@ -1,0 +1,221 @@
+"""What a run measures about itself: episodes, rates, and the files that hold the curves.
+
+A *row* is a flat mapping from metric names (`group/name`) to numbers, written every few updates. `env_steps` are the
+agent's decisions that the learner has consumed; `frames` are the emulator's behind them (4 per step on Atari).
+"""
+
+import collections
+from collections.abc import Iterable, Mapping
+import json
+import math
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from etils import epath
+import numpy as np
+from numpy import typing as npt
+
+from podrl.types import Counters
+
+# Keys that open every line of `metrics.jsonl`; the others follow in alphabetical order.
+FIRST_KEYS = ("learner_steps", "env_steps", "frames", "env_steps_per_second", "frames_per_second")
+
+
+class EpisodeTracker:
+    """Adds up return and length of the episodes of `B` environments, in the actor thread that steps them.
+
+    A termination is known at once (`discount` is 0); a truncation shows only in the `first` of the row after it. Rows
+    that open an episode are resets: they earn nothing and do not count.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        """Starts `num_envs` (B) empty episodes."""
+        self._returns = np.zeros(num_envs, np.float64)
+        self._lengths = np.zeros(num_envs, np.int64)
+
+    def step(self, reward: npt.ArrayLike, discount: npt.ArrayLike, first: npt.ArrayLike) -> list[tuple[float, int]]:
+        """Takes one timestep, and returns the episodes that it shows to have ended.
+
+        Args:
+            reward: [B] raw reward; ignored where `first`.
+            discount: [B] 0 where this step terminated the episode; ignored where `first`.
+            first: [B] bool; the row opens an episode.
+
+        Returns:
+            (return, length in env steps) of each finished episode: truncated before terminated, then by environment.
+        """
+        first = np.asarray(first)
+        truncated = self._close(first & (self._lengths > 0))
+        self._returns += np.where(first, 0.0, reward)
+        self._lengths += ~first
+        return truncated + self._close(~first & (np.asarray(discount) == 0))
+
+    def _close(self, ended: np.ndarray) -> list[tuple[float, int]]:
+        """Reads out and zeroes the environments where `ended` [B]."""
+        if not ended.any():
+            return []
+        episodes = list(zip(self._returns[ended].tolist(), self._lengths[ended].tolist(), strict=True))
+        self._returns[ended] = 0.0
+        self._lengths[ended] = 0
+        return episodes
+
+
+class EpisodeWindow:
+    """Statistics of the newest `size` finished episodes."""
+
+    def __init__(self, size: int) -> None:
+        """Starts empty."""
+        self._episodes: collections.deque[tuple[float, int]] = collections.deque(maxlen=size)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    def add(self, returns: Iterable[float], lengths: Iterable[int]) -> None:
+        """Adds finished episodes, oldest first: undiscounted returns, and lengths in env steps."""
+        episodes = [(float(total), int(length)) for total, length in zip(returns, lengths, strict=True)]
+        self._episodes.extend(episodes)
+        self._count += len(episodes)
+
+    def summary(self) -> dict[str, float]:
+        """`episode/count` of all episodes so far, and over the window the mean and largest return and mean length.
+
+        Without any episode there is only the count.
+        """
+        if not self._episodes:
+            return {"episode/count": self._count}
+        returns, lengths = zip(*self._episodes, strict=True)
+        return {
+            "episode/return": math.fsum(returns) / len(returns),
+            "episode/return_max": max(returns),
+            "episode/length": sum(lengths) / len(lengths),
+            "episode/count": self._count,
+        }
+
+
+class Rates(NamedTuple):
+    """Steps per second: `recent` since the row before, `average` since the warm-up ended."""
+
+    recent: float
+    average: float
+
+
+class RateMeter:
+    """How fast the learner consumes steps.
+
+    The first call only starts the clock and returns NaN: make it at the end of the first update, so that the warm-up
+    (compilation, the first rollouts) is excluded. Multiply by `EnvSpec.frames_per_step` for frames.
+    """
+
+    def __init__(self) -> None:
+        """Not started yet."""
+        self._start: tuple[int, float] | None = None
+        self._last: tuple[int, float] | None = None
+
+    def update(self, env_steps: int, now: float) -> Rates:
+        """The rates at `env_steps` consumed, at `now` seconds of a monotonic clock."""
+        point = (env_steps, now)
+        if self._start is None or self._last is None:
+            self._start = self._last = point
+        rates = Rates(recent=_slope(self._last, point), average=_slope(self._start, point))
+        self._last = point
+        return rates
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl`, and to TensorBoard event files under `tensorboard/`.
+
+    A line is flushed at once, so a killed run loses none. Appending and rewriting want a file system that can do so:
+    on `gs://` lines appear when the store's backend closes the file.
+    """
+
+    def __init__(self, workdir: epath.PathLike, *, tensorboard: bool, resumed: Counters | None = None) -> None:
+        """Opens the files.
+
+        Args:
+            workdir: the run's folder; made if it is not there.
+            tensorboard: also write event files, with `env_steps` as the x-axis.
+            resumed: where the run goes on from a checkpoint. Later rows, and a line cut short by a crash, belong to an
+                attempt that is lost and about to be repeated: they are dropped. None keeps the file as it is.
+        """
+        workdir = epath.Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / "metrics.jsonl"
+        if resumed is not None and path.exists():
+            kept = workdir / "metrics.jsonl.kept"
+            kept.write_text(_rows_until(path.read_text(), resumed.learner_steps))
+            kept.replace(path)
+        self._lines = path.open("a")
+        self._events = None
+        if tensorboard:
+            import tensorboardX  # Costs half a second, so only a run that wants it pays.
+
+            purge_step = resumed.env_steps + 1 if resumed else None
+            self._events = tensorboardX.SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=purge_step, flush_secs=10
+            )
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, row: Mapping[str, Any], step: int) -> None:
+        """Writes one row.
+
+        Args:
+            row: Python or numpy scalars; metrics on a device must have been fetched. Ints are exact, floats keep six
+                significant digits. JSON has no NaN and no infinity: both become `null`, and TensorBoard skips them.
+            step: env steps consumed, the x-axis in TensorBoard.
+        """
+        plain = {key: _plain(row[key]) for key in _ordered(row)}
+        self._lines.write(json.dumps(plain, allow_nan=False) + "\n")
+        self._lines.flush()
+        if self._events is None:
+            return
+        for key, value in plain.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                self._events.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Closes the files; may be called twice."""
+        self._lines.close()
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+
+def _slope(start: tuple[int, float], end: tuple[int, float]) -> float:
+    """Steps per second between two (steps, seconds); NaN if no time passed."""
+    seconds = end[1] - start[1]
+    return (end[0] - start[0]) / seconds if seconds > 0 else math.nan
+
+
+def _ordered(row: Mapping[str, Any]) -> list[str]:
+    """The keys of a row in the order of the file."""
+    return [key for key in FIRST_KEYS if key in row] + sorted(key for key in row if key not in FIRST_KEYS)
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar as Python's, a float rounded to six significant digits or None if it is not finite."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def _rows_until(text: str, learner_steps: int) -> str:
+    """The lines of a `metrics.jsonl` up to and with update `learner_steps`, without any that a crash cut short."""
+    return "".join(f"{line}\n" for line in text.splitlines() if _is_row_until(line, learner_steps))
+
+
+def _is_row_until(line: str, learner_steps: int) -> bool:
+    """Whether a line is whole and of update `learner_steps` or before."""
+    try:
+        return json.loads(line)["learner_steps"] <= learner_steps
+    except json.JSONDecodeError:
+        return False

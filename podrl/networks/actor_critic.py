@@ -1,0 +1,107 @@
+"""From a config to an actor-critic `Network`: frame stack, encoder, a policy head and a value head."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from podrl.config import ConfigError, NetworkConfig
+from podrl.networks import frame_stack
+from podrl.networks.encoders import MLP, NATURE_MIN_SIZE, ImpalaResNet, NatureCNN
+from podrl.types import EnvSpec, Network, NetworkOutput, PyTree
+
+_MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE}
+
+
+class ActorCritic(nn.Module):
+    """An encoder with two linear heads in float32; observations [N, ...] -> NetworkOutput of [N, ...]."""
+
+    encoder: nn.Module
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, observation: jax.Array) -> NetworkOutput:
+        """Evaluates policy and value."""
+        features = self.encoder(observation).astype(jnp.float32)
+        # Nearly equal logits: a new policy acts at random, whatever the encoder's scale.
+        logits = nn.Dense(self.num_actions, kernel_init=nn.initializers.orthogonal(0.01), name="policy")(features)
+        value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(features)
+        return NetworkOutput(logits=logits, value=value[..., 0])
+
+
+def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
+    """Builds the network that `config` describes for the observations and actions of `spec`.
+
+    Args:
+        config: the `network` section.
+        spec: the environment; its observation is a single array, a frame [H, W, C] or a vector [D].
+
+    Raises:
+        ConfigError: if the encoder cannot take the environment's observations.
+    """
+    _check_observation(config, spec)
+    frame, num_frames = spec.observation, config.frame_stack
+    module = ActorCritic(encoder=_make_encoder(config), num_actions=spec.num_actions)
+
+    def init(key: jax.Array) -> PyTree:
+        stacked = jnp.zeros((1, *frame_stack.stacked_shape(frame, num_frames)), frame.dtype)
+        return module.init(key, stacked)["params"]
+
+    def apply(params: PyTree, stacked: jax.Array) -> NetworkOutput:
+        return module.apply({"params": params}, stacked)  # type: ignore[return-value]
+
+    def initial_carry(batch_size: int) -> PyTree:
+        return frame_stack.initial_carry(batch_size, frame, num_frames)
+
+    def step(params: PyTree, observation: jax.Array, first: jax.Array, carry: PyTree) -> tuple[NetworkOutput, PyTree]:
+        stacked, carry = frame_stack.step(observation, first, carry)
+        return apply(params, stacked), carry
+
+    def unroll(params: PyTree, observation: jax.Array, first: jax.Array, carry: PyTree) -> tuple[NetworkOutput, PyTree]:
+        stacked, carry = frame_stack.unroll(observation, first, carry)
+        output = apply(params, _merge_batch_major(stacked))
+        return jax.tree.map(lambda x: _split_time_major(x, first.shape), output), carry
+
+    return Network(init=init, initial_carry=initial_carry, step=step, unroll=unroll)
+
+
+def _make_encoder(config: NetworkConfig) -> nn.Module:
+    dtype: DTypeLike = jnp.dtype(config.compute_dtype)
+    if config.encoder == "resnet":
+        return ImpalaResNet(config.width, dtype)
+    if config.encoder == "nature":
+        return NatureCNN(config.width, dtype)
+    return MLP(config.hidden_sizes, dtype)
+
+
+def _merge_batch_major(x: jax.Array) -> jax.Array:
+    """[T, B, ...] to [B * T, ...]. B is sharded; with T as the major axis XLA gathers the whole batch on every chip."""
+    x = jnp.swapaxes(x, 0, 1)
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _split_time_major(x: jax.Array, leading: tuple[int, ...]) -> jax.Array:
+    """[B * T, ...] back to [T, B, ...], with `leading` = (T, B)."""
+    return jnp.swapaxes(x.reshape(leading[1], leading[0], *x.shape[1:]), 0, 1)
+
+
+def _check_observation(config: NetworkConfig, spec: EnvSpec) -> None:
+    """Raises ConfigError if the encoder cannot take the environment's observations."""
+    frame = spec.observation
+    if not isinstance(frame, jax.ShapeDtypeStruct):
+        raise ConfigError(
+            f"network.encoder={config.encoder!r} needs one array per observation; env.id={spec.id!r} gives "
+            f"{type(frame).__name__}. Choose entries of it with env.observation_keys."
+        )
+    if config.frame_stack > 1 and not frame.shape:
+        raise ConfigError(
+            f"network.frame_stack={config.frame_stack} needs observations with at least one axis; env.id={spec.id!r} "
+            "gives a scalar. Use network.frame_stack=1."
+        )
+    size = _MIN_IMAGE_SIZE.get(config.encoder)
+    if size and (len(frame.shape) != 3 or min(frame.shape[:2]) < size):
+        least = f" of at least {size}x{size}" if size > 1 else ""
+        raise ConfigError(
+            f"network.encoder={config.encoder!r} needs images [H, W, C]{least}; env.id={spec.id!r} gives "
+            f"{frame.shape}. Use network.encoder='mlp'."
+        )

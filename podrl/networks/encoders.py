@@ -1,0 +1,97 @@
+"""Encoders: from a batch of observations to a batch of feature vectors.
+
+Inputs are [N, ...]; integers stay integers until the first layer. Activations are in `dtype`, parameters in float32.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from podrl.ops.pooling import max_pool_3x3_stride_2
+
+# The smallest image side that Nature's unpadded convolutions leave a pixel of: 36 -> 8 -> 3 -> 1.
+NATURE_MIN_SIZE = 36
+
+
+class ImpalaResNet(nn.Module):
+    """The deep residual network of IMPALA; images [N, H, W, C] -> [N, 256].
+
+    Three sections of 16, 32 and 32 channels (times `width`): convolution, max-pooling, two residual blocks. The dense
+    layer keeps its 256 units whatever the width.
+
+    Source: Espeholt et al. 2018, arXiv:1802.01561, figure 3; width as in Cobbe et al. 2019, arXiv:1912.01588.
+    """
+
+    width: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Encodes images."""
+        x = scale_pixels(images, self.dtype)
+        for channels in (16, 32, 32):
+            x = nn.Conv(channels * self.width, (3, 3), dtype=self.dtype)(x)
+            x = max_pool_3x3_stride_2(x)
+            for _ in range(2):
+                x = ResidualBlock(self.dtype)(x)
+        x = _flatten(nn.relu(x))
+        return nn.relu(nn.Dense(256, dtype=self.dtype)(x))
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))), with 3x3 convolutions that keep the shape [N, H, W, C]."""
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the block."""
+        y = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype)(nn.relu(x))
+        return x + nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype)(nn.relu(y))
+
+
+class NatureCNN(nn.Module):
+    """The convolutional network of DQN; images [N, H, W, C] of at least 36x36 -> [N, 512 * width].
+
+    Source: Mnih et al. 2015, Human-level control through deep reinforcement learning, Nature 518, methods.
+    """
+
+    width: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Encodes images."""
+        x = scale_pixels(images, self.dtype)
+        for channels, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            layer = nn.Conv(channels * self.width, (kernel, kernel), (stride, stride), "VALID", dtype=self.dtype)
+            x = nn.relu(layer(x))
+        return nn.relu(nn.Dense(512 * self.width, dtype=self.dtype)(_flatten(x)))
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU; [N, ...] flattened to vectors -> [N, hidden_sizes[-1]]."""
+
+    hidden_sizes: Sequence[int]
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Encodes observations of any rank."""
+        x = _flatten(scale_pixels(x, self.dtype))
+        for size in self.hidden_sizes:
+            x = nn.relu(nn.Dense(size, dtype=self.dtype)(x))
+        return x
+
+
+def scale_pixels(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Casts to `dtype`; uint8 is taken for pixels and divided by 255."""
+    return x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype)
+
+
+def _flatten(x: jax.Array) -> jax.Array:
+    """[N, ...] to [N, D]."""
+    return x.reshape(x.shape[0], -1)

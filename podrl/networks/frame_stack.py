@@ -1,0 +1,66 @@
+"""The frame stack as a carry of the network.
+
+Actors send and store one new frame per step; the network sees the last n, rebuilt on the device. That is a quarter of
+the bytes for n = 4. The carry holds the n-1 frames before the current one, and an episode's first frame fills every
+slot, as in EnvPool's own stack. n = 1 is the identity, with carry `()`.
+
+Frames are images [H, W, C] or vectors [D]; a stack joins them along the last axis, oldest first, newest last.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from podrl.types import PyTree
+
+
+def stacked_shape(frame: jax.ShapeDtypeStruct, num_frames: int) -> tuple[int, ...]:
+    """Shape of `num_frames` stacked frames, without a batch axis."""
+    return frame.shape if num_frames == 1 else (*frame.shape[:-1], frame.shape[-1] * num_frames)
+
+
+def initial_carry(batch_size: int, frame: jax.ShapeDtypeStruct, num_frames: int) -> PyTree:
+    """Zeros [B, ..., C * (num_frames-1)] in the frame's dtype, or `()` for one frame; `first` hides them."""
+    if num_frames == 1:
+        return ()
+    return jnp.zeros((batch_size, *stacked_shape(frame, num_frames - 1)), frame.dtype)
+
+
+def step(frame: jax.Array, first: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+    """Stacks one frame.
+
+    Args:
+        frame: [B, ..., C].
+        first: [B] bool; the frame opens an episode.
+        carry: [B, ..., C * (n-1)], the frames before it.
+
+    Returns:
+        The stack [B, ..., C * n] and the next carry.
+    """
+    stacked, carry = unroll(frame[None], first[None], carry)
+    return stacked[0], carry
+
+
+def unroll(frames: jax.Array, first: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+    """Stacks T frames; equal to T calls of `step`, without a loop over T.
+
+    Let S_a[t] be the frame that row t sees at age a. S_0 = frames, and S_a[t] is frames[t] where `first[t]`, else
+    S_{a-1}[t-1]; the carry holds S[-1].
+
+    Args:
+        frames: [T, B, ..., C].
+        first: [T, B] bool; the frame opens an episode.
+        carry: [B, ..., C * (n-1)], the frames before row 0.
+
+    Returns:
+        The stacks [T, B, ..., C * n] and the carry after the last row.
+    """
+    if isinstance(carry, tuple):
+        return frames, carry
+    opens = jnp.expand_dims(first, range(first.ndim, frames.ndim))
+    before = jnp.split(carry, carry.shape[-1] // frames.shape[-1], axis=-1)
+    ages = [frames]
+    for last in reversed(before):
+        shifted = jnp.concatenate([last[None], ages[-1][:-1]])
+        ages.append(jnp.where(opens, frames, shifted))
+    stacked = jnp.concatenate(ages[::-1], axis=-1)
+    return stacked, stacked[-1, ..., frames.shape[-1] :]

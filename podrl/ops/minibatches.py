@@ -1,0 +1,57 @@
+"""Gradients over parts of a batch, for batches that do not fit in memory at once."""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from podrl.types import Metrics, PyTree, Trajectory
+
+LossFn = Callable[[PyTree, Trajectory], tuple[jax.Array, Metrics]]
+
+
+def split_environments(trajectory: Trajectory, num: int) -> list[Trajectory]:
+    """Parts of a trajectory, each with 1/`num` of its environments.
+
+    Part m takes environments m, m + num, m + 2 num, ...: with B sharded over devices in contiguous blocks, every device
+    then gives its own share to every part and nothing moves between devices (needs B / devices to divide by `num`).
+
+    Args:
+        trajectory: [T, B, ...] leaves, the carry's [B, ...]; B a multiple of `num`.
+        num: how many parts.
+    """
+    return [_take_environments(trajectory, part, num) for part in range(num)]
+
+
+def accumulate_gradients(
+    loss_fn: LossFn, params: PyTree, trajectory: Trajectory, num_micro_batches: int
+) -> tuple[tuple[jax.Array, Metrics], PyTree]:
+    """Sums losses, metrics and gradients over parts of the environments, in the memory of one part.
+
+    The parts add up to the whole only if `loss_fn` divides by counts of the whole batch and not of its part.
+
+    Args:
+        loss_fn: (params, trajectory) -> (loss, metrics).
+        params: what to differentiate by.
+        trajectory: the whole batch; B a multiple of `num_micro_batches`.
+        num_micro_batches: how many parts; 1 takes the batch as it is.
+
+    Returns:
+        ((loss, metrics), gradients), as `jax.value_and_grad(loss_fn, has_aux=True)` returns them.
+    """
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    if num_micro_batches == 1:
+        return value_and_grad(params, trajectory)
+    # Unrolled in Python: XLA's CPU backend runs a convolution inside a loop of its own some 20 times slower.
+    results = [value_and_grad(params, part) for part in split_environments(trajectory, num_micro_batches)]
+    return jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *results)
+
+
+def _take_environments(trajectory: Trajectory, part: int, num: int) -> Trajectory:
+    def take(x: jax.Array, axis: int) -> jax.Array:
+        grouped = (*x.shape[:axis], x.shape[axis] // num, num, *x.shape[axis + 1 :])
+        return jax.lax.index_in_dim(jnp.reshape(x, grouped), part, axis + 1, keepdims=False)
+
+    timed = jax.tree.map(lambda x: take(x, 1), dataclasses.replace(trajectory, carry=()))
+    return dataclasses.replace(timed, carry=jax.tree.map(lambda x: take(x, 0), trajectory.carry))

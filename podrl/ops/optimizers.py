@@ -1,0 +1,65 @@
+"""Optimizers and learning-rate schedules, put together from Optax.
+
+Each clips the gradient by its global norm first, then scales it. RMSProp comes in two forms that differ where the
+second moment is small, as it is in deep RL: with epsilon 0.01 the two train differently, and papers use both.
+"""
+
+import optax
+
+
+def linear_decay(learning_rate: float, num_updates: int) -> optax.Schedule:
+    """Schedule from `learning_rate` at update 0 down to zero at update `num_updates`, and zero after it."""
+    return optax.linear_schedule(learning_rate, 0.0, num_updates)
+
+
+def make_rmsprop(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    decay: float = 0.99,
+    epsilon: float = 0.01,
+    epsilon_inside_root: bool = False,
+    max_grad_norm: float = 40.0,
+) -> optax.GradientTransformation:
+    """RMSProp without momentum, after clipping by global norm.
+
+    v <- decay v + (1 - decay) g^2, from v = 0. The step is g / (sqrt(v) + epsilon), PyTorch's form, or
+    g / sqrt(v + epsilon), TensorFlow's, if `epsilon_inside_root`. (TensorFlow 1 also started from v = 1.)
+
+    Args:
+        learning_rate: a number, or a schedule over updates.
+        decay: of the second moment, per update.
+        epsilon: keeps the step finite.
+        epsilon_inside_root: TensorFlow's form if true.
+        max_grad_norm: the L2 norm, over all parameters together, that longer gradients are scaled down to.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(max_grad_norm),
+        optax.scale_by_rms(decay=decay, eps=epsilon, eps_in_sqrt=epsilon_inside_root),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def make_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    epsilon: float = 1e-8,
+    max_grad_norm: float = 40.0,
+) -> optax.GradientTransformation:
+    """Adam with bias correction and `epsilon` outside the root, after clipping by global norm.
+
+    Args:
+        learning_rate: a number, or a schedule over updates.
+        b1: decay of the first moment, per update.
+        b2: decay of the second moment, per update.
+        epsilon: keeps the step finite.
+        max_grad_norm: the L2 norm, over all parameters together, that longer gradients are scaled down to.
+
+    Source: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(max_grad_norm),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=epsilon),
+        optax.scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,262 @@
+"""A row of metrics as a person reads it: a panel for a terminal, a line for a log file, a block for the end of a run.
+
+Pure functions from numbers to text; `display.py` decides what is shown when. Row keys are those of `metrics.jsonl`;
+what is absent or not finite becomes a dash.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+import shlex
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Group
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from podrl.types import Counters
+
+PANEL_WIDTH = 100  # columns at most
+
+
+class Progress(NamedTuple):
+    """Where a run stands: env steps until its end, seconds since it began, and the estimate of seconds left."""
+
+    total_env_steps: int
+    elapsed_s: float
+    left_s: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        outcome: why it ended: 'finished', 'interrupted by SIGTERM', ...
+        counters: progress of the whole job.
+        wall_s: seconds from start to end.
+        compile_s: seconds of these that compilation took.
+        env_steps_per_second: average over the run without warm-up.
+        frames_per_second: average over the run without warm-up.
+        episode_return: mean over the newest `episodes`; None if none has finished.
+        episodes: number of episodes behind `episode_return`.
+        tensorboard: whether there are event files to look at.
+    """
+
+    outcome: str
+    counters: Counters
+    wall_s: float
+    compile_s: float
+    env_steps_per_second: float
+    frames_per_second: float
+    episode_return: float | None
+    episodes: int
+    tensorboard: bool = True
+
+
+def make_panel(title: str, workdir: str, row: Mapping[str, Any], progress: Progress, phase: str | None) -> Panel:
+    """The panel below the log lines.
+
+    Args:
+        title: which run.
+        workdir: its folder.
+        row: the newest metrics; empty before the first.
+        progress: where the run stands.
+        phase: what it does instead of training; None if nothing.
+    """
+    lines: list[Any] = [] if phase is None else [Text(phase, style="yellow")]
+    if row:
+        lines += [_progress_bar(row, progress), _numbers(row, progress.total_env_steps)]
+    lines.append(_details(row, workdir))
+    return Panel(
+        Group(*lines),
+        title=Text(title, style="bold"),
+        title_align="left",
+        box=box.ROUNDED,
+        border_style="cyan",
+        width=PANEL_WIDTH,
+    )
+
+
+def duration(seconds: float) -> str:
+    """`12.3 s`, `3 min 20 s`, `2 h 31 min`, `1 d 4 h`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def compact(count: float) -> str:
+    """`9,600`, `153k`, `1.23M`, `10M`, `2.5B`: three digits from ten thousand on."""
+    if count < 10_000:
+        return f"{count:,.0f}"
+    for size, suffix in ((1e9, "B"), (1e6, "M")):
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g}{suffix}"
+    return f"{count / 1e3:.3g}k"
+
+
+def plain_line(row: Mapping[str, Any], progress: Progress) -> str:
+    """A row of metrics as one line for a log file."""
+    parts = [
+        f"update {row['learner_steps']:,}",
+        f"env_steps {row['env_steps']:,} ({_percent(row, progress.total_env_steps)})",
+        f"frames {row['frames']:,}",
+        f"{_rate(row, 'env_steps_per_second')} steps/s",
+        f"{_rate(row, 'frames_per_second')} frames/s",
+        f"return {_value(row, 'episode/return')}",
+        f"lag {_lag(row)}",
+    ]
+    for thread in ("learner", "actors"):
+        largest = _largest_shares(row, thread)[:3]
+        if largest:
+            parts.append(f"{thread}: " + " ".join(f"{bucket} {share:.0%}" for bucket, share in largest))
+    parts.append(f"eta {_time_left(progress.left_s)}")
+    return "  ".join(parts)
+
+
+def summary_text(summary: Summary, title: str, workdir: str) -> Text:
+    """The block that closes a run."""
+    counters = summary.counters
+    episode_return = "no episode has finished"
+    if summary.episode_return is not None:
+        episode_return = f"{_short(summary.episode_return)} (mean of the last {summary.episodes:,} episodes)"
+    lines = [
+        ("updates", f"{counters.learner_steps:,}"),
+        ("env steps", f"{counters.env_steps:,}"),
+        ("frames", f"{counters.frames:,}"),
+        ("wall time", f"{duration(summary.wall_s)}, of which compiling {duration(summary.compile_s)}"),
+        (
+            "speed",
+            f"{_short_rate(summary.env_steps_per_second)} steps/s, {_short_rate(summary.frames_per_second)} frames/s"
+            " (average, without warm-up)",
+        ),
+        ("return", episode_return),
+        ("workdir", workdir),
+        ("curves", f"{workdir}/metrics.jsonl"),
+    ]
+    if summary.tensorboard:
+        lines.append(("", f"tensorboard --logdir {shlex.quote(workdir)}"))
+    text = Text(f"{summary.outcome}: {title}", style="bold green" if summary.outcome == "finished" else "bold yellow")
+    for label, value in lines:
+        text = Text("").join((text, Text(f"\n  {label:<11}", style="dim"), Text(value)))
+    return text
+
+
+def _progress_bar(row: Mapping[str, Any], progress: Progress) -> Table:
+    """The bar, and the time before and after now."""
+    grid = Table.grid(padding=(0, 2), expand=True)
+    grid.add_column(ratio=1)
+    grid.add_column(no_wrap=True)
+    total = progress.total_env_steps
+    bar = ProgressBar(
+        total=total, completed=min(row["env_steps"], total), complete_style="cyan", finished_style="green"
+    )
+    times = f"{_percent(row, total)}  {duration(progress.elapsed_s)} elapsed  {_time_left(progress.left_s)} left"
+    grid.add_row(bar, Text(times))
+    return grid
+
+
+def _numbers(row: Mapping[str, Any], total_env_steps: int) -> Table:
+    """Counts, rates and episodes."""
+    grid = Table.grid(padding=(0, 2))
+    for style, width in (("dim", 9), ("bold", 15), ("green", 16), ("dim", 8), ("bold", None)):
+        grid.add_column(style=style, min_width=width, no_wrap=True)
+    steps = f"{compact(row['env_steps'])} / {compact(total_env_steps)}"
+    best, length = _value(row, "episode/return_max"), _value(row, "episode/length")
+    count = _number(row, "episode/count")
+    episodes = "-" if count is None else f"{count:,.0f}"
+    returns = f"{_value(row, 'episode/return')} (max {best})"
+    rows = (
+        ("env steps", steps, f"{_rate(row, 'env_steps_per_second')} steps/s", "updates", f"{row['learner_steps']:,}"),
+        ("frames", compact(row["frames"]), f"{_rate(row, 'frames_per_second')} frames/s", "lag", _lag(row)),
+        ("return", returns, f"length {length}", "episodes", episodes),
+    )
+    for cells in rows:
+        grid.add_row(*map(Text, cells))
+    return grid
+
+
+def _details(row: Mapping[str, Any], workdir: str) -> Table:
+    """Where time goes, and where files go."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", width=9)
+    grid.add_column()
+    for thread in ("learner", "actors"):
+        spent = _largest_shares(row, thread)
+        if spent:
+            grid.add_row(thread, _coloured(spent))
+    grid.add_row("workdir", Text(workdir, overflow="fold"))
+    return grid
+
+
+def _coloured(spent: list[tuple[str, float]]) -> Text:
+    """Shares with waiting in yellow and what no bucket explains in grey."""
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for bucket, share in spent:
+        style = "yellow" if bucket.startswith("wait") else "dim" if bucket == "other" else "green"
+        text.append(f"{bucket} {share:.0%}  ", style=style)
+    return text
+
+
+def _largest_shares(row: Mapping[str, Any], thread: str) -> list[tuple[str, float]]:
+    """(bucket, fraction) of `time/<thread>/...` from half a percent up, the largest first."""
+    prefix = f"time/{thread}/"
+    spent = [(key.removeprefix(prefix), _number(row, key) or 0.0) for key in row if key.startswith(prefix)]
+    return sorted((item for item in spent if item[1] >= 0.005), key=lambda item: -item[1])
+
+
+def _number(row: Mapping[str, Any], key: str) -> float | None:
+    """A value of the row; None if it is absent or not finite."""
+    value = row.get(key)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _value(row: Mapping[str, Any], key: str) -> str:
+    """A value of the row, or a dash."""
+    value = _number(row, key)
+    return "-" if value is None else _short(value)
+
+
+def _rate(row: Mapping[str, Any], key: str) -> str:
+    """A rate of the row, or a dash."""
+    value = _number(row, key)
+    return "-" if value is None else _short_rate(value)
+
+
+def _lag(row: Mapping[str, Any]) -> str:
+    """The mean policy lag in updates, and the largest where it differs."""
+    mean, most = _number(row, "lag/mean"), _number(row, "lag/max")
+    if mean is None:
+        return "-"
+    return f"{mean:.3g}" if most is None or most == mean else f"{mean:.3g} (max {most:.3g})"
+
+
+def _percent(row: Mapping[str, Any], total_env_steps: int) -> str:
+    """How much of the run is done."""
+    return f"{min(row['env_steps'] / total_env_steps, 1.0):.1%}"
+
+
+def _time_left(seconds: float | None) -> str:
+    """A duration, or a dash where no rate is known yet."""
+    return "-" if seconds is None else duration(seconds)
+
+
+def _short(value: float) -> str:
+    """`1.23`, `812.4`, `21,045`."""
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _short_rate(value: float) -> str:
+    """`1,130`, `3.7`; a dash for NaN, when a run was too short to have a rate."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"

@@ -1,0 +1,142 @@
+"""From a command line to a finished run: config, agent, environments, topology, run loop, exit code.
+
+Exit codes: 0 finished; 1 failed; 2 a mistake in the command or the config (nothing was started); 130 interrupted by
+Ctrl-C, after the update in flight and with everything saved.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+
+from absl import logging
+import jax
+
+from podrl import sebulba
+from podrl.agents import load_agent
+from podrl.checkpoint import Checkpointer
+from podrl.commandline import CommandLine
+from podrl.config import Config, ConfigError, from_config_dict
+from podrl.display import Display, configure_logging
+from podrl.envs import load_source
+from podrl.mesh import make_topology
+from podrl.metrics import MetricsWriter
+from podrl.networks import make_network
+from podrl.panel import Summary
+from podrl.workdir import make_workdir, write_facts
+
+INTERRUPTED = 130
+
+
+def main(command: CommandLine) -> int:
+    """Runs what the command line asks for and returns the exit code.
+
+    Raises:
+        ConfigError: on a mistake of the user's, before anything was started.
+    """
+    configure_logging(jax.process_index())
+    config = from_config_dict(command.config, load_agent(command.config.agent.name).AgentConfig)
+    try:
+        outcome = train(config, workdir=command.workdir, argv=command.argv)
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 (the last line of defence: one clear line, the details below it)
+        logging.error("The run failed: %s", error)
+        logging.error("Details:", exc_info=error.__cause__ or error)
+        return _failed()
+    return 0 if outcome.finished else INTERRUPTED
+
+
+def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] = ()) -> sebulba.Outcome:
+    """Trains one agent, with progress on the terminal and results in `workdir`.
+
+    Args:
+        config: the whole run.
+        workdir: folder of the run; by default `runs/<config>-<time>`.
+        argv: the command, for the manifest.
+
+    Raises:
+        ConfigError: if the parts do not fit together.
+        ActorError: if an actor thread failed.
+        TimeoutError: if one thread waited too long for another.
+    """
+    start = time.perf_counter()
+    source = load_source(config.env.source)
+    spec = source.make_spec(config.env)
+    topology = make_topology(config.topology)
+    sebulba.make_layout(config, topology)
+    network = make_network(config.network, spec)
+    agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
+    folder = make_workdir(config, workdir)
+    write_facts(folder, config, topology, argv)
+    with contextlib.ExitStack() as stack:
+        display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder))
+        writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard))
+        checkpointer = stack.enter_context(Checkpointer(folder, keep=config.checkpoint.keep))
+        stop = stack.enter_context(interruptible())
+        logging.info("%s", topology.describe())
+
+        def write_row(row: sebulba.Row) -> None:
+            writer.write(row, row["env_steps"])
+            display.update(row)
+
+        outcome = sebulba.run(
+            config,
+            agent=agent,
+            spec=spec,
+            source=source,
+            topology=topology,
+            show_phase=display.phase,
+            write_row=write_row,
+            save=checkpointer.save,
+            should_stop=stop.is_set,
+        )
+        checkpointer.close()
+        display.summary(
+            Summary(
+                outcome="finished" if outcome.finished else "interrupted",
+                counters=outcome.counters,
+                wall_s=time.perf_counter() - start,
+                compile_s=outcome.compile_s,
+                env_steps_per_second=outcome.env_steps_per_second,
+                frames_per_second=outcome.env_steps_per_second * spec.frames_per_step,
+                episode_return=outcome.episode_return,
+                episodes=outcome.episodes,
+                tensorboard=config.log.tensorboard,
+            )
+        )
+    return outcome
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Turns the first Ctrl-C into an event that ends the run after the update in flight; the second ends it at once."""
+    stop = threading.Event()
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        logging.info("Stopping after this update; Ctrl-C again to stop at once.")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _failed() -> int:
+    """Exit code 1; at once if a thread is stuck in an environment, which would hold up an orderly exit."""
+    if any(thread.name.startswith("actor ") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+    return 1

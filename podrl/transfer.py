@@ -1,0 +1,100 @@
+"""What crosses between devices: rollouts from actors to learners, parameters from learners to actors.
+
+Rollouts move inside a process only; the array that the learner sees is put together from every process's own shards
+without traffic between hosts. Parameters are copied even where an actor shares the learner's device, because the
+learner's state is donated to the next update.
+"""
+
+from collections.abc import Mapping
+import threading
+import time
+
+import jax
+from jax.sharding import Mesh
+
+from podrl.mesh import trajectory_sharding
+from podrl.types import PyTree, Trajectory
+
+
+class Stopped(Exception):  # noqa: N818 (not an error: tells a waiting thread to end)
+    """The run is over; raised in threads that wait for something that will not come."""
+
+
+def rollout_to_learner(rollout: Trajectory, local_learner: Mesh) -> Trajectory:
+    """Starts moving a rollout from its actor device to this process's learner devices, split over environments."""
+    return jax.device_put(rollout, trajectory_sharding(local_learner, rollout))
+
+
+def global_rollout(rollout: Trajectory, learner: Mesh, num_processes: int) -> Trajectory:
+    """The job's rollout whose local shards are `rollout`: [T, B] here, [T, B * num_processes] in all. Moves nothing."""
+    if num_processes == 1:
+        return rollout
+
+    def join(local: jax.Array, sharding: jax.sharding.NamedSharding) -> jax.Array:
+        axis = len(sharding.spec) - 1
+        shape = list(local.shape)
+        shape[axis] *= num_processes
+        shards = [shard.data for shard in local.addressable_shards]
+        return jax.make_array_from_single_device_arrays(tuple(shape), sharding, shards)
+
+    return jax.tree.map(join, rollout, trajectory_sharding(learner, rollout))
+
+
+class ParameterStore:
+    """Published parameters by version, on every actor device of this process.
+
+    Keeps the two newest versions: with a lag of at most one, a slow actor may still need the one before the newest.
+    """
+
+    def __init__(self, devices: list[jax.Device]):
+        """Starts empty."""
+        self._devices = devices
+        self._changed = threading.Condition()
+        self._versions: dict[int, Mapping[jax.Device, PyTree]] = {}
+        self._stopped = False
+
+    def publish(self, version: int, params: PyTree) -> None:
+        """Starts copying `params`, whole on every learner device, to every actor device, as `version`."""
+        copies = {device: _on_device(params, device) for device in self._devices}
+        with self._changed:
+            self._versions[version] = copies
+            self._versions.pop(version - 2, None)
+            self._changed.notify_all()
+
+    def fetch(self, device: jax.Device, version: int, *, timeout_s: float, who: str) -> PyTree:
+        """The parameters of exactly this version.
+
+        Raises:
+            TimeoutError: if they do not come in time; says who waited.
+            Stopped: if the run ends first.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while version not in self._versions and not self._stopped:
+                newest = max(self._versions, default=None)
+                if newest is not None and newest > version:
+                    raise RuntimeError(f"{who} asked for parameters {version}, gone since {newest} was published.")
+                if not self._changed.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                    raise TimeoutError(
+                        f"{who} waited {timeout_s:.0f} s for parameters {version} from the learner; the newest are "
+                        f"{newest}. If updates are this slow, raise actors.timeout_s."
+                    )
+            if self._stopped:
+                raise Stopped
+            return self._versions[version][device]
+
+    def stop(self) -> None:
+        """Wakes every waiting thread, with `Stopped`."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+def _on_device(params: PyTree, device: jax.Device) -> PyTree:
+    """A copy on `device` of arrays that are whole on every device they live on."""
+
+    def copy(array: jax.Array) -> jax.Array:
+        shards = {shard.device: shard.data for shard in array.addressable_shards}
+        return shards[device] if device in shards else jax.device_put(next(iter(shards.values())), device)
+
+    return jax.tree.map(copy, params)

@@ -1,0 +1,178 @@
+"""The records that flow through podrl, and the two interfaces that everything meets at.
+
+`T` is the unroll length, `B` the number of environments in the array at hand; time comes first. Row t of a trajectory
+holds what the agent saw at t, what it did there, and what *that action* earned: `reward[t]` and `discount[t]` are the
+result of `action[t]`.
+
+Environments reset on the *next* step: the final observation of an episode arrives with the step that ended it, and the
+call after that ignores its action and returns the first observation of a new episode with reward 0. So row t of a
+trajectory is a real transition exactly when `first[t + 1]` is false (see `Trajectory.is_transition`). A truncation is
+`discount == 1` followed by such a reset row, and bootstraps from the true final observation.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+from flax import struct
+import jax
+
+Array = Any  # jax.Array, or np.ndarray on the host
+
+# A pytree of arrays. Python's type system cannot say more about it.
+PyTree = Any
+
+
+@struct.dataclass(kw_only=True)
+class Timestep:
+    """What `B` environments return from one step or reset.
+
+    Attributes:
+        observation: pytree of [B, ...]; what the agent sees now.
+        reward: [B] float32; earned by the step that led here, raw (not clipped).
+        discount: [B] float32; 0 if that step terminated the episode, else 1. There is no agent's discount in it.
+        first: [B] bool; this observation opens an episode, so the step that led here was a reset.
+
+    Environments return numpy arrays, agents take jax arrays.
+    """
+
+    observation: PyTree
+    reward: Array
+    discount: Array
+    first: Array
+
+
+@struct.dataclass(kw_only=True)
+class Trajectory:
+    """`T` steps of `B` environments and the observation after the last of them.
+
+    Attributes:
+        observation: pytree of [T+1, B, ...]; the last row only bootstraps, and is row 0 of the next unroll.
+        first: [T+1, B] bool; the row opens an episode.
+        action: [T, B, ...]; taken in row t.
+        reward: [T, B] float32; the result of `action[t]`.
+        discount: [T, B] float32; the result of `action[t]`: 0 if it terminated the episode, else 1.
+        behaviour: pytree of [T, B, ...]; what the acting policy recorded (logits, value, ...).
+        carry: pytree of [B, ...]; the network's state before row 0; `()` if it has none.
+        params_version: [T, B] int32; the learner step of the parameters that acted.
+    """
+
+    observation: PyTree
+    first: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    discount: jax.Array
+    behaviour: PyTree
+    carry: PyTree
+    params_version: jax.Array
+
+    @property
+    def is_transition(self) -> jax.Array:
+        """[T, B] bool: true where row t is a real transition, false where `action[t]` only triggered a reset."""
+        return ~self.first[1:]
+
+
+@struct.dataclass(kw_only=True)
+class LearnerState:
+    """All that an update reads and writes; what a checkpoint holds.
+
+    Attributes:
+        step: [] int32; updates done so far.
+        params: the network's parameters, nested dicts of arrays.
+        opt_state: the optimizer's state.
+        extra: target networks, duals, replay; `()` if the agent has none.
+        key: a typed PRNG key, split by agents whose update is random.
+    """
+
+    step: jax.Array
+    params: PyTree
+    opt_state: PyTree
+    extra: PyTree
+    key: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counters:
+    """Progress of the whole job, as Python ints, equal on every process (a device's int32 ends at 2.1e9).
+
+    Attributes:
+        learner_steps: updates done.
+        env_steps: agent decisions that the learner has consumed.
+        frames: emulator frames behind them (4 per step on Atari).
+    """
+
+    learner_steps: int = 0
+    env_steps: int = 0
+    frames: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvSpec:
+    """What the rest of podrl needs to know of an environment.
+
+    Attributes:
+        id: the environment's name at its source.
+        observation: pytree of `jax.ShapeDtypeStruct` of *one* environment (no batch axis). Images are [H, W, C].
+        num_actions: size of the discrete action set.
+        frames_per_step: emulator frames per agent decision.
+    """
+
+    id: str
+    observation: PyTree
+    num_actions: int
+    frames_per_step: int = 1
+
+
+@struct.dataclass(kw_only=True)
+class NetworkOutput:
+    """Heads of an actor-critic network; leading axes as the input's.
+
+    Attributes:
+        logits: [..., num_actions] float32, not normalised.
+        value: [...] float32.
+    """
+
+    logits: jax.Array
+    value: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """All that the rest of podrl knows of Flax: pure functions, with parameters as nested dicts.
+
+    Attributes:
+        init: (key) -> params.
+        initial_carry: (batch_size) -> carry, pytree of [B, ...].
+        step: (params, observation [B, ...], first [B], carry) -> (NetworkOutput of [B, ...], carry).
+        unroll: (params, observation [T, B, ...], first [T, B], carry) -> (NetworkOutput of [T, B, ...], carry). Equal to
+            T calls of `step`.
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    initial_carry: Callable[[int], PyTree]
+    step: Callable[[PyTree, PyTree, jax.Array, PyTree], tuple[NetworkOutput, PyTree]]
+    unroll: Callable[[PyTree, PyTree, jax.Array, PyTree], tuple[NetworkOutput, PyTree]]
+
+
+Metrics = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Agent:
+    """An algorithm as five pure functions.
+
+    Attributes:
+        init: (key) -> LearnerState.
+        initial_carry: (batch_size) -> carry.
+        actor_params: (state) -> what actors need to act, a pytree.
+        act: (actor_params, timestep, carry, keys) -> (action [B], behaviour pytree of [B, ...], carry). `keys` is [B]
+            typed PRNG keys, one per environment, so that what an environment samples does not depend on which others
+            share its batch.
+        update: (state, trajectory) -> (state, metrics); the whole learner step. Metrics are scalars.
+    """
+
+    init: Callable[[jax.Array], LearnerState]
+    initial_carry: Callable[[int], PyTree]
+    actor_params: Callable[[LearnerState], PyTree]
+    act: Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree, PyTree]]
+    update: Callable[[LearnerState, Trajectory], tuple[LearnerState, Metrics]]

@@ -1,0 +1,130 @@
+"""A numpy environment source whose every timestep is known in advance, for tests of whatever steps environments.
+
+`config.env.source = 'tests.envs.scripted'`. Row i of a pool plays episode after episode, episode e of length
+`episode_lengths[(i + e) % len(episode_lengths)]`. Actions change nothing.
+
+- observation: [B, 3] float32 (row in the pool, episode, step in the episode); a reset row has step 0.
+- reward: the step in the episode, so an episode of length n returns n (n + 1) / 2; a reset row has reward 0.
+- discount: 0 on an episode's last step, or 1 with `truncate`.
+
+`Pool.steps` counts calls of `recv`, `Pool.actions` keeps what was sent, and `Pool.seeds` what the pool was made from.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import threading
+import time
+
+import jax
+import numpy as np
+
+from podrl.config import ConfigError, EnvConfig
+from podrl.types import EnvSpec, Timestep
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """`config.env.options`.
+
+    Attributes:
+        episode_lengths: steps of the episodes, in turn.
+        truncate: episodes end by truncation instead of termination.
+        num_actions: size of the action set.
+        raise_at_step: `recv` number (from 1) that raises `RuntimeError`; 0 never does.
+        hang_at_step: `recv` number (from 1) that blocks for an hour or until `close`; 0 never does.
+        sleep_s: seconds that every `recv` takes.
+    """
+
+    episode_lengths: tuple[int, ...] = (3, 5)
+    truncate: bool = False
+    num_actions: int = 2
+    raise_at_step: int = 0
+    hang_at_step: int = 0
+    sleep_s: float = 0.0
+
+
+def make_spec(config: EnvConfig) -> EnvSpec:
+    options = _options(config)
+    return EnvSpec(
+        id=config.id,
+        observation=jax.ShapeDtypeStruct((3,), np.float32),
+        num_actions=options.num_actions,
+    )
+
+
+def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "Pool":
+    del num_threads
+    return Pool(_options(config), seeds)
+
+
+class Pool:
+    def __init__(self, options: Options, seeds: Sequence[int]):
+        self.seeds = tuple(seeds)
+        self.steps = 0
+        self.actions: list[np.ndarray] = []
+        self._options = options
+        self._episode = np.zeros(len(seeds), np.int64)
+        self._step = np.zeros(len(seeds), np.int64)
+        self._sent = False
+        self._closed = threading.Event()
+
+    def reset(self) -> Timestep:
+        self._check_open()
+        self._episode[:] = 0
+        self._step[:] = 0
+        return self._timestep()
+
+    def send(self, action: np.ndarray) -> None:
+        self._check_open()
+        if self._sent:
+            raise RuntimeError("scripted: send() twice without recv()")
+        self.actions.append(np.array(action))
+        self._sent = True
+
+    def recv(self) -> Timestep:
+        self._check_open()
+        if not self._sent:
+            raise RuntimeError("scripted: recv() without send()")
+        self._sent = False
+        self.steps += 1
+        time.sleep(self._options.sleep_s)
+        if self.steps == self._options.hang_at_step:
+            self._closed.wait(3600.0)
+            self._check_open()
+        if self.steps == self._options.raise_at_step:
+            raise RuntimeError(f"scripted failure at step {self.steps}")
+        ended = self._step == self._length()
+        self._episode += ended
+        self._step = np.where(ended, 0, self._step + 1)
+        return self._timestep()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise RuntimeError("scripted: use after close()")
+
+    def _length(self) -> np.ndarray:
+        lengths = np.asarray(self._options.episode_lengths)
+        return lengths[(np.arange(len(self.seeds)) + self._episode) % len(lengths)]
+
+    def _timestep(self) -> Timestep:
+        rows = np.arange(len(self.seeds))
+        terminated = (self._step == self._length()) & (not self._options.truncate)
+        return Timestep(
+            observation=np.stack([rows, self._episode, self._step], axis=1).astype(np.float32),
+            reward=self._step.astype(np.float32),
+            discount=np.where(terminated, 0.0, 1.0).astype(np.float32),
+            first=self._step == 0,
+        )
+
+
+def _options(config: EnvConfig) -> Options:
+    known = {field.name for field in dataclasses.fields(Options)}
+    if unknown := sorted(set(config.options) - known):
+        raise ConfigError(f"env.options.{unknown[0]} is not an option of the scripted source.")
+    options = Options(**config.options)
+    if min(options.episode_lengths) < 1:
+        raise ConfigError(f"env.options.episode_lengths={options.episode_lengths} must all be at least 1.")
+    return options

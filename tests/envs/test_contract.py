@@ -1,0 +1,123 @@
+"""What every environment source promises, on real environments of every family."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from podrl.config import EnvConfig
+from podrl.envs import load_source
+from podrl.envs.seeds import env_seeds
+
+NUM_ENVS = 3
+NUM_STEPS = 120
+
+CASES = {
+    "pong": EnvConfig(id="Pong-v5"),
+    "breakout_short": EnvConfig(id="Breakout-v5", options={"max_episode_steps": 30}),
+    "breakout_lives": EnvConfig(id="Breakout-v5", options={"episodic_life": True, "noop_max": 5}),
+    "pong_rgb": EnvConfig(id="Pong-v5", options={"gray_scale": False}),
+    "cartpole": EnvConfig(id="CartPole-v1"),
+    "mountain_car": EnvConfig(id="MountainCar-v0", options={"max_episode_steps": 40}),
+    "lunar_lander": EnvConfig(id="LunarLander-v3"),
+    "minigrid": EnvConfig(id="MiniGrid-Empty-5x5-v0", options={"max_episode_steps": 25}),
+    "minigrid_image": EnvConfig(id="MiniGrid-Empty-5x5-v0", observation_keys=("image",)),
+    "frozen_lake": EnvConfig(id="FrozenLake-v1"),
+    "taxi": EnvConfig(id="Taxi-v3"),
+    "blackjack": EnvConfig(id="Blackjack-v1"),
+    "catch": EnvConfig(id="Catch-v0"),
+    "scripted": EnvConfig(source="tests.envs.scripted", id="script"),
+    "scripted_truncated": EnvConfig(source="tests.envs.scripted", id="script", options={"truncate": True}),
+}
+
+
+def make_pool(config, num_threads=2):
+    seeds = env_seeds(1, range(NUM_ENVS))
+    return load_source(config.source).make_pool(config, seeds=seeds, num_threads=num_threads)
+
+
+def random_actions(config, num_steps=NUM_STEPS):
+    num_actions = load_source(config.source).make_spec(config).num_actions
+    return np.random.default_rng(0).integers(0, num_actions, (num_steps, NUM_ENVS)).astype(np.int32)
+
+
+def play(pool, actions):
+    timesteps = [pool.reset()]
+    for action in actions:
+        pool.send(action)
+        timesteps.append(pool.recv())
+    return timesteps
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def config(request):
+    return request.param
+
+
+def test_timesteps_match_the_spec_and_the_reset_rule(config):
+    spec = load_source(config.source).make_spec(config)
+    timesteps = play(make_pool(config), random_actions(config))
+
+    assert timesteps[0].first.all()
+    for timestep in timesteps:
+        assert isinstance(timestep.observation, np.ndarray)
+        assert timestep.observation.shape == (NUM_ENVS, *spec.observation.shape)
+        assert timestep.observation.dtype == spec.observation.dtype
+        assert timestep.observation.flags["C_CONTIGUOUS"]
+        for array, dtype in ((timestep.reward, np.float32), (timestep.discount, np.float32), (timestep.first, bool)):
+            assert (array.shape, array.dtype) == ((NUM_ENVS,), dtype)
+        assert set(timestep.discount.tolist()) <= {0.0, 1.0}
+        assert (timestep.reward[timestep.first] == 0).all()
+        assert (timestep.discount[timestep.first] == 1).all()
+    for timestep, following in itertools.pairwise(timesteps):
+        assert following.first[timestep.discount == 0].all()  # a termination is followed by a reset row
+        assert not (following.first & timestep.first).any()
+
+
+def test_same_seeds_and_actions_give_the_same_timesteps(config):
+    # Another number of threads must not change anything either.
+    actions = random_actions(config)
+    once = play(make_pool(config, num_threads=1), actions)
+    again = play(make_pool(config, num_threads=3), actions)
+
+    for one, other in zip(once, again, strict=True):
+        for name in ("observation", "reward", "discount", "first"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_returned_arrays_are_never_overwritten(config):
+    pool = make_pool(config)
+    actions = random_actions(config, 40)
+    timesteps = play(pool, actions[:20])
+    kept = [
+        {name: getattr(t, name).copy() for name in ("observation", "reward", "discount", "first")} for t in timesteps
+    ]
+    for action in actions[20:]:
+        pool.send(action)
+        pool.recv()
+
+    for timestep, copies in zip(timesteps, kept, strict=True):
+        for name, copy in copies.items():
+            np.testing.assert_array_equal(getattr(timestep, name), copy)
+
+
+def test_rows_belong_to_their_seeds(config):
+    if config.source != "envpool":
+        pytest.skip("the scripted source does not use its seeds")
+    seeds, actions = env_seeds(1, range(NUM_ENVS)), random_actions(config, 40)
+    together = play(make_pool(config), actions)
+    alone = load_source("envpool").make_pool(config, seeds=seeds[2:], num_threads=1)
+
+    for one, other in zip(together, play(alone, actions[:, 2:]), strict=True):
+        np.testing.assert_array_equal(one.observation[2:], other.observation)
+
+
+def test_closed_pool_raises(config):
+    pool = make_pool(config)
+    pool.reset()
+    pool.close()
+    pool.close()
+
+    for call in (pool.reset, pool.recv, lambda: pool.send(np.zeros(NUM_ENVS, np.int32))):
+        with pytest.raises(RuntimeError, match="after close"):
+            call()

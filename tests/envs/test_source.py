@@ -1,0 +1,57 @@
+import subprocess
+import sys
+
+import pytest
+
+from podrl.config import ConfigError
+from podrl.envs import load_source
+
+
+def test_bare_and_dotted_names_load():
+    assert load_source("envpool").__name__ == "podrl.envs.envpool"
+    assert load_source("tests.envs.scripted").__name__ == "tests.envs.scripted"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("envpol", "env.source='envpol' is not known; did you mean 'envpool'[?] Available: envpool"),
+        ("seeds", "env.source='seeds' is not known"),
+        ("", "env.source='' is not known"),
+        ("my_package.my_source", "env.source='my_package.my_source' cannot be imported.*Available: envpool"),
+        ("tests.envs.nowhere", "env.source='tests.envs.nowhere' cannot be imported"),
+        (".envpool", "cannot be imported"),
+        ("podrl.config", "lacks make_spec and make_pool"),
+    ],
+)
+def test_unknown_source_is_one_clear_error(name, message):
+    with pytest.raises(ConfigError, match=message):
+        load_source(name)
+
+
+def test_missing_dependency_of_a_source_is_not_called_an_unknown_source(tmp_path, monkeypatch):
+    package = tmp_path / "needy"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "source.py").write_text("import a_package_that_nobody_has\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_nobody_has"):
+        load_source("needy.source")
+
+
+def test_importing_podrl_envs_does_not_import_envpool():
+    program = "import sys, podrl.envs, podrl.envs.seeds; sys.exit('envpool' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_sources_are_quiet():
+    program = (
+        "from podrl.config import EnvConfig\n"
+        "from podrl.envs import load_source\n"
+        "source, config = load_source('envpool'), EnvConfig(id='CartPole-v1')\n"
+        "source.make_spec(config)\n"
+        "source.make_pool(config, seeds=[1], num_threads=1).reset()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("", "")
