@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent = common.impala_agent()
     config.agent.max_reward = 1.0
     config.agent.optimizer = "adam"
+    config.agent.max_grad_norm = 0.5
     config.agent.learning_rate = 6e-4
     config.agent.micro_batches = 8
     return config
