@@ -1,7 +1,7 @@
 """IMPALA on Atari: `python tools/tpu_launch.py --config configs/impala_atari.py`.
 
-Another game: `--config.env.id=Pong-v5`. The clip of the gradient's norm and the optimizer's epsilon are Cleanba's 40 and
-0.01, divided by the 640 terms that it sums per minibatch where podrl takes a mean.
+Another game: `--config.env.id=Pong-v5`. The clip of the gradient's norm and the optimizer's epsilon are Cleanba's 40
+and 0.01, divided by the 640 terms that it sums per minibatch where podrl takes a mean.
 """
 
 import ml_collections

@@ -1,1 +1,1 @@
-"""podrl: deep reinforcement learning on TPU pods and GPU clusters. Start at `podrl.train` and `docs/architecture.md`."""
+"""podrl: deep reinforcement learning on TPU pods and GPU clusters. Start at `podrl.train`."""

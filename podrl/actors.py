@@ -158,7 +158,7 @@ class Actor:
         device: jax.Device,
         programs: ActingPrograms,
         make_pools: Sequence[Callable[[], Pool]],
-        env_indices: Sequence[Sequence[int]],
+        env_indices: Sequence[np.ndarray],
         unroll_length: int,
         num_rollouts: int,
         max_lag: int,
@@ -173,7 +173,7 @@ class Actor:
             device: where it acts.
             programs: compiled for that device.
             make_pools: make this thread's pools; called in the thread.
-            env_indices: of each pool, the indices of its environments in the whole job.
+            env_indices: of each pool, [B] uint32: the indices of its environments in the whole job.
             unroll_length: steps in a rollout.
             num_rollouts: after which the thread ends.
             max_lag: 1 to act with the parameters before the newest, 0 to wait for the newest.
@@ -254,13 +254,13 @@ class Actor:
                 finished = Rollout(trajectories=trajectories, version=version, episodes=tuple(episodes))
                 self._handoff.put(finished, timeout_s=self._timeout_s, who=self.name)
 
-    def _open(self, make_pool: Callable[[], Pool], env_indices: Sequence[int]) -> _Turn:
+    def _open(self, make_pool: Callable[[], Pool], env_indices: np.ndarray) -> _Turn:
         """Makes a pool and resets its environments."""
         with self.ledger.spend("env"):
             pool = make_pool()
             self._pools.append(pool)
             timestep = pool.reset()
-        state = self._programs.init(np.asarray(env_indices, np.uint32))
+        state = self._programs.init(env_indices)
         return _Turn(pool=pool, episodes=EpisodeTracker(len(env_indices)), state=state, timestep=timestep)
 
     def _observe(self, turn: _Turn, episodes: list[tuple[float, int]]) -> Timestep:

@@ -71,8 +71,8 @@ class Checkpointer:
                 state=ocp.args.StandardRestore(_to_array_shapes(shape)), counters=ocp.args.JsonRestore()
             ),
         )
-        state = shape.replace(**restored["state"])
-        return state.replace(key=jax.random.wrap_key_data(state.key)), Counters(**restored["counters"])
+        state = dataclasses.replace(shape, **restored["state"])
+        return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)), Counters(**restored["counters"])
 
     def close(self) -> None:
         """Waits for saves in the background and raises their errors."""

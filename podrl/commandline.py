@@ -1,4 +1,4 @@
-"""The command line: flags, and the config file with its overrides. Imports no JAX, so mistakes and `--help` are quick."""
+"""The command line: flags, and the config file with its overrides. Imports no JAX, so that mistakes show at once."""
 
 import dataclasses
 import importlib.util
@@ -82,7 +82,7 @@ def load_config(path: str) -> ml_collections.ConfigDict:
         config = module.get_config()
     except SyntaxError as error:
         raise ConfigError(f"Config file {error.filename}, line {error.lineno}: {error.msg}.") from None
-    except Exception as error:  # noqa: BLE001 (it is the user's code)
+    except Exception as error:
         raise ConfigError(f"Config file {path} failed: {type(error).__name__}: {_one_line(error)}") from error
     check(isinstance(config, ml_collections.ConfigDict), f"get_config() in {path} must return a ConfigDict.")
     return config

@@ -81,7 +81,7 @@ class NetworkConfig:
 
     Attributes:
         encoder: `resnet` (IMPALA), `nature` (DQN's convolutions) or `mlp`.
-        width: multiplies every channel and dense layer of `resnet` and `nature`.
+        width: multiplies the channels of `resnet` and `nature`, and the dense layer of `nature`.
         hidden_sizes: layers of `mlp`.
         frame_stack: frames that the network sees at once; actors send one, the stack is the network's carry.
         compute_dtype: `float32` or `bfloat16` for activations; parameters stay float32.
@@ -110,7 +110,8 @@ class TopologyConfig:
     """How each process splits its own devices.
 
     The first `actor_devices_per_process` act and the last `learner_devices_per_process` learn; where the two overlap, a
-    device does both. Zero means automatic: one device does both jobs, of n devices a quarter acts (at least one).
+    device does both. Zero means automatic: one device does both, of more the learners get the largest power of two that
+    leaves a device to act, and the actors the largest that is left (1+1, 2+2, 4+4).
 
     Attributes:
         actor_devices_per_process: devices that act.
@@ -229,7 +230,7 @@ def shrink(config: Config) -> Config:
     """The same run made so small that it ends in seconds: for trying a config out, and for tests."""
     actors = dataclasses.replace(
         config.actors,
-        num_envs=min(config.actors.num_envs, 16),
+        num_envs=min(config.actors.num_envs, 32),
         unroll_length=min(config.actors.unroll_length, 5),
     )
     return dataclasses.replace(
@@ -280,7 +281,7 @@ def _parse(cls: type[T], values: Mapping[str, Any], prefix: str, special: Mappin
     kwargs = {name: _convert(values[name], hints[name], prefix + name) for name in fields if name in values}
     for name in fields:
         if name not in values and dataclasses.is_dataclass(hints[name]):
-            kwargs[name] = _parse(hints[name], {}, f"{prefix}{name}.")  # type: ignore[arg-type]
+            kwargs[name] = _parse(typing.cast(type, hints[name]), {}, f"{prefix}{name}.")
     return cls(**kwargs)
 
 
@@ -288,7 +289,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
     """Checks `value` against a type hint and converts lists to tuples and ints to floats."""
     if dataclasses.is_dataclass(hint):
         check(isinstance(value, Mapping), f"{key}={value!r} must be a section with keys of its own.")
-        return _parse(hint, value, f"{key}.")  # type: ignore[arg-type]
+        return _parse(typing.cast(type, hint), value, f"{key}.")
     origin = typing.get_origin(hint)
     if origin is tuple:
         check(isinstance(value, list | tuple), f"{key}={value!r} must be a list.")

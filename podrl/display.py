@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 import warnings
 
+from absl import flags
 from absl import logging as absl_logging
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -174,6 +175,8 @@ def configure_logging(process_index: int) -> None:
     Libraries log from WARNING up, those in `QUIET_LIBRARIES` from ERROR up. Python warnings outside of podrl are
     hidden unless the user asked for them (`python -W`).
     """
+    if not flags.FLAGS.is_parsed():  # podrl parses flags of its own; absl would complain that it parsed none.
+        flags.FLAGS.mark_as_parsed()
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.INFO)
     handler = absl_logging.get_absl_handler()

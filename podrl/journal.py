@@ -39,6 +39,7 @@ class Journal:
         self,
         *,
         every_updates: int,
+        last_update: int,
         episodes: int,
         frames_per_step: int,
         learner: Ledger,
@@ -49,6 +50,7 @@ class Journal:
 
         Args:
             every_updates: updates between rows; the first and the last update have a row too.
+            last_update: number of the last update.
             episodes: newest episodes that returns are averaged over.
             frames_per_step: emulator frames per env step.
             learner: the main thread's ledger.
@@ -56,23 +58,30 @@ class Journal:
             write: takes a finished row.
         """
         self.rates = Rates(float("nan"), float("nan"))
-        self._every_updates = every_updates
+        self._every_updates, self._last_update = every_updates, last_update
         self._window = EpisodeWindow(episodes)
         self._frames_per_step = frames_per_step
         self._meter = RateMeter()
+        self._start_s = time.perf_counter()
         self._learner, self._actors = learner, actors
         self._seconds = self._snapshot()
         self._write = write
         self._pending: _Pending | None = None
 
     @property
-    def episodes(self) -> tuple[float | None, int]:
-        """Mean return of the newest episodes, and their number."""
-        return self._window.summary().get("episode/return"), len(self._window)
+    def episode_return(self) -> float | None:
+        """Mean return of the newest episodes; None if none has finished."""
+        return self._window.summary().get("episode/return")
 
-    def wants_row(self, learner_steps: int) -> bool:
-        """Whether this update gets a row, so that its fingerprint is worth computing."""
-        return learner_steps == 1 or learner_steps % self._every_updates == 0
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes behind `episode_return`."""
+        return len(self._window)
+
+    def wants_row(self, counters: Counters) -> bool:
+        """Whether the update that was just counted gets a row, so that its fingerprint is worth computing."""
+        update = counters.learner_steps
+        return update in (1, self._last_update) or update % self._every_updates == 0
 
     def add(
         self,
@@ -121,6 +130,7 @@ class Journal:
                 "frames_per_second": rate * self._frames_per_step,
                 **pending.episodes,
                 **{name: float(value) for name, value in jax.device_get(dict(pending.metrics)).items()},
+                "time/wall_s": time.perf_counter() - self._start_s,
                 **self._time_shares(),
                 "fingerprint": format_fingerprint(np.asarray(pending.fingerprint)),
             }

@@ -5,7 +5,8 @@ reductions of gradients and metrics. Rollouts arrive as one array per actor pool
 the compiled update, so joining moves nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -32,9 +33,11 @@ class Learner:
         self._mesh = mesh
         self._state_shape = jax.eval_shape(agent.init, jax.random.key(0))
         self.state_sharding = tree_sharding(mesh, self._state_shape, rules)
-        self._update = jax.jit(self._join_and_update, donate_argnums=0, out_shardings=(self.state_sharding, None))
-        self._actor_params = jax.jit(self._copy_actor_params, out_shardings=replicated(mesh))
-        self._fingerprint = jax.jit(fingerprint, out_shardings=replicated(mesh))
+        self._update: Callable[..., Any] = jax.jit(
+            self._join_and_update, donate_argnums=0, out_shardings=(self.state_sharding, replicated(mesh))
+        )
+        self._actor_params: Callable[..., Any] = jax.jit(self._copy_actor_params, out_shardings=replicated(mesh))
+        self._fingerprint: Callable[..., Any] = jax.jit(fingerprint, out_shardings=replicated(mesh))
 
     def init(self, seed: int) -> LearnerState:
         """A fresh state, each leaf created on the devices where it lives."""
@@ -53,10 +56,10 @@ class Learner:
             jax.tree.map(_with_sharding, rollout, trajectory_sharding(self._mesh, rollout)) for rollout in rollouts
         )
         state = jax.tree.map(_with_sharding, self._state_shape, self.state_sharding)
-        compiled = self._update.lower(state, rollouts).compile()
+        compiled = _compile(self._update, state, rollouts)
         self._update = compiled
-        self._actor_params = self._actor_params.lower(state).compile()
-        self._fingerprint = self._fingerprint.lower(state.params).compile()
+        self._actor_params = _compile(self._actor_params, state)
+        self._fingerprint = _compile(self._fingerprint, state.params)
         return compiled
 
     def update(self, state: LearnerState, rollouts: Sequence[Trajectory]) -> tuple[LearnerState, Metrics]:
@@ -71,9 +74,7 @@ class Learner:
         """[2] uint32 that changes with any bit of any parameter; see `fingerprint`."""
         return self._fingerprint(state.params)
 
-    def _join_and_update(
-        self, state: LearnerState, rollouts: tuple[Trajectory, ...]
-    ) -> tuple[LearnerState, Metrics]:
+    def _join_and_update(self, state: LearnerState, rollouts: tuple[Trajectory, ...]) -> tuple[LearnerState, Metrics]:
         trajectory = join_environments(self._mesh, rollouts)
         lag = (state.step - trajectory.params_version).astype(jnp.float32)
         new_state, metrics = self._agent.update(state, trajectory)
@@ -108,7 +109,8 @@ def fingerprint(params: PyTree) -> jax.Array:
     for index, leaf in enumerate(jax.tree.leaves(params)):
         words = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).reshape(-1)
         position = jnp.arange(words.size, dtype=jnp.uint32) + jnp.uint32((index * 0x9E3779B9) & 0xFFFFFFFF)
-        lanes += jnp.stack([jnp.sum(_mix(words ^ _mix(position + jnp.uint32(lane))), dtype=jnp.uint32) for lane in (1, 2)])
+        mixed = [_mix(words ^ _mix(position + jnp.uint32(lane))) for lane in (1, 2)]
+        lanes += jnp.stack([jnp.sum(lane, dtype=jnp.uint32) for lane in mixed])
     return lanes
 
 
@@ -117,6 +119,10 @@ def _mix(x: jax.Array) -> jax.Array:
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
+
+
+def _compile(function: Any, *shapes: PyTree) -> jax.stages.Compiled:
+    return function.lower(*shapes).compile()
 
 
 def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

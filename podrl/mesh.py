@@ -1,8 +1,8 @@
 """One named mesh over every device of the job, split into the devices that act and the devices that learn.
 
-Each process splits its *own* devices the same way, so rollouts never leave a host: the first `actor_devices_per_process`
-act, the last `learner_devices_per_process` learn, and where the two overlap a device does both. Only gradients cross
-hosts, along the learner mesh's `data` axis. Parameters are laid out by path rules.
+Each process splits its *own* devices the same way, so rollouts never leave a host: the first
+`actor_devices_per_process` act, the last `learner_devices_per_process` learn, and where the two overlap a device does
+both. Only gradients cross hosts, along the learner mesh's `data` axis. Parameters are laid out by path rules.
 """
 
 from collections import Counter
@@ -152,12 +152,12 @@ def _devices_per_process(devices: Sequence[jax.Device]) -> int:
 
 
 def _split(config: TopologyConfig, per_process: int) -> tuple[int, int]:
-    """Resolves automatic counts; acting needs about a third of the work of learning, so a quarter of the devices."""
+    """Resolves automatic counts, to powers of two, over which batches of the usual sizes divide."""
     actors, learners = config.actor_devices_per_process, config.learner_devices_per_process
-    if not actors:
-        actors = (per_process - learners or per_process) if learners else max(1, per_process // 4)
     if not learners:
-        learners = per_process - actors or per_process
+        learners = _power_of_two(per_process - (actors or 1)) or per_process
+    if not actors:
+        actors = _power_of_two(per_process - learners) or 1
     for key, count in (("actor_devices_per_process", actors), ("learner_devices_per_process", learners)):
         check(
             1 <= count <= per_process,
@@ -172,17 +172,20 @@ def _split(config: TopologyConfig, per_process: int) -> tuple[int, int]:
     return actors, learners
 
 
+def _power_of_two(limit: int) -> int:
+    """The largest power of two that is at most `limit`; 0 if there is none."""
+    return 1 << (limit.bit_length() - 1) if limit > 0 else 0
+
+
 def _check_divides(name: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> None:
     for size, axes in zip(shape, spec, strict=False):
         parts = int(np.prod([mesh.shape[axis] for axis in _axes(axes)]))
         check(
             size % parts == 0,
-            f"Parameter {name} has shape {shape}: {size} does not divide over the {parts} devices of mesh axis {axes!r}. "
-            "Change topology.model_devices, network.width or the sharding rule.",
+            f"Parameter {name} has shape {shape}: {size} does not divide over the {parts} devices of mesh axis "
+            f"{axes!r}. Change topology.model_devices, network.width or the sharding rule.",
         )
-    check(
-        len(spec) <= len(shape), f"Sharding rule {spec} has more dimensions than parameter {name} of shape {shape}."
-    )
+    check(len(spec) <= len(shape), f"Sharding rule {spec} has more dimensions than parameter {name} of shape {shape}.")
 
 
 def _axes(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:

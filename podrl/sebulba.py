@@ -11,70 +11,22 @@ arXiv:2310.00036.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-import os
 
 from absl import logging
 import jax
-import numpy as np
 
 from podrl.actors import ActingPrograms, Actor, Rollout, compile_acting
-from podrl.config import Config, check
+from podrl.config import Config
 from podrl.envs import Source
 from podrl.envs.seeds import env_seeds
 from podrl.journal import Journal, Row
+from podrl.layout import Layout, default_env_threads, global_shape, make_layout
 from podrl.learner import Learner
 from podrl.ledger import Ledger
 from podrl.mesh import ShardingRule, Topology
 from podrl.transfer import ParameterStore, global_rollout
-from podrl.types import Agent, Counters, EnvSpec, LearnerState, PyTree, Trajectory
+from podrl.types import Agent, Counters, EnvSpec, LearnerState, Trajectory
 from podrl.unroll import Unroller
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How the job's environments are dealt out to processes, actor threads and pools.
-
-    Attributes:
-        num_actors: actor threads of each process.
-        pools_per_actor: pools that each of them takes turns with.
-        envs_per_pool: environments in a pool.
-        num_processes: processes in the job.
-    """
-
-    num_actors: int
-    pools_per_actor: int
-    envs_per_pool: int
-    num_processes: int
-
-    def env_indices(self, process: int, actor: int, pool: int) -> np.ndarray:
-        """[envs_per_pool] uint32: which of the whole job's environments a pool holds; no two pools share one."""
-        position = (process * self.num_actors + actor) * self.pools_per_actor + pool
-        return np.arange(self.envs_per_pool, dtype=np.uint32) + np.uint32(position * self.envs_per_pool)
-
-
-def make_layout(config: Config, topology: Topology) -> Layout:
-    """Deals the environments out evenly.
-
-    Raises:
-        ConfigError: if `actors.num_envs` does not divide; names the numbers and what would fit.
-    """
-    num_actors = len(topology.local_actor_devices) * config.actors.threads_per_device
-    pools = topology.num_processes * num_actors * config.actors.pools_per_thread
-    learners = topology.local_learner.shape["data"]
-    num_envs = config.actors.num_envs
-    check(
-        num_envs % (pools * learners) == 0,
-        f"actors.num_envs={num_envs} does not divide over {pools} pools ({topology.num_processes} process(es) x "
-        f"{num_actors} actor threads x {config.actors.pools_per_thread} pools) and {learners} learner devices each. "
-        f"Use a multiple of {pools * learners}, or change actors.pools_per_thread or topology.*.",
-    )
-    envs_per_pool = num_envs // pools
-    return Layout(
-        num_actors=num_actors,
-        pools_per_actor=config.actors.pools_per_thread,
-        envs_per_pool=envs_per_pool,
-        num_processes=topology.num_processes,
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,14 +120,14 @@ def run(
     show_phase("compiling")
     with ledger.spend("compile"):
         programs = compile_programs(config, agent, spec, topology, rules)
-        learner = programs.learner
-        state = learner.init(config.seed)
+        state = programs.learner.init(config.seed)
     show_phase("starting environments")
     parameters = ParameterStore(topology.local_actor_devices)
-    parameters.publish(0, learner.actor_params(state))
+    parameters.publish(0, programs.learner.actor_params(state))
     actors = make_actors(config, source, topology, programs, parameters)
     journal = Journal(
         every_updates=config.log.every_updates,
+        last_update=config.num_updates,
         episodes=config.log.episodes,
         frames_per_step=spec.frames_per_step,
         learner=ledger,
@@ -191,33 +143,28 @@ def run(
                 rollouts = [actor.take() for actor in actors]
             check_lag(rollouts, counters.learner_steps, max_lag(config))
             with ledger.spend("learn"):
-                state, metrics = learner.update(state, join_actors(rollouts, topology))
+                state, metrics = programs.learner.update(state, join_actors(rollouts, topology))
             counters = count_update(config, spec, counters)
             with ledger.spend("publish"):
-                parameters.publish(counters.learner_steps, learner.actor_params(state))
-            wants_row = journal.wants_row(counters.learner_steps) or counters.learner_steps == config.num_updates
-            fingerprint = learner.fingerprint(state) if wants_row else None
-            episodes = [episode for rollout in rollouts for episode in rollout.episodes]
-            journal.add(counters, metrics, fingerprint, episodes)
-            every = config.checkpoint.every_updates
-            if every and counters.learner_steps % every == 0:
+                parameters.publish(counters.learner_steps, programs.learner.actor_params(state))
+            fingerprint = programs.learner.fingerprint(state) if journal.wants_row(counters) else None
+            journal.add(counters, metrics, fingerprint, finished_episodes(rollouts))
+            if is_checkpoint_due(config, counters):
                 with ledger.spend("checkpoint"):
                     save(state, counters)
         journal.settle()
     finally:
         stop_actors(actors, parameters, config.actors.timeout_s)
-    every = config.checkpoint.every_updates
-    if counters.learner_steps and not (every and counters.learner_steps % every == 0):
+    if not is_checkpoint_due(config, counters):
         save(state, counters)
-    episode_return, num_episodes = journal.episodes
     return Outcome(
         state=state,
         counters=counters,
         finished=counters.learner_steps >= config.num_updates,
         env_steps_per_second=journal.rates.average,
         compile_s=ledger.seconds()["compile"],
-        episode_return=episode_return,
-        episodes=num_episodes,
+        episode_return=journal.episode_return,
+        episodes=journal.num_episodes,
     )
 
 
@@ -268,11 +215,6 @@ def _make_actor(
     )
 
 
-def default_env_threads(layout: Layout) -> int:
-    """C++ threads of a pool: the host's cores over its actors, since a thread waits for one pool at a time."""
-    return max(1, min(layout.envs_per_pool, (os.cpu_count() or 1) // layout.num_actors))
-
-
 def max_lag(config: Config) -> int:
     """Updates between the parameters that act and those that learn: 1, or 0 if synchronous."""
     return 0 if config.actors.synchronous else 1
@@ -295,15 +237,15 @@ def join_actors(rollouts: Sequence[Rollout], topology: Topology) -> list[Traject
     return [global_rollout(trajectory, topology.learner, topology.num_processes) for trajectory in local]
 
 
-def global_shape(rollout: Trajectory, num_processes: int) -> Trajectory:
-    """Shapes of the job's rollout of one pool per process, from those of one process."""
+def finished_episodes(rollouts: Sequence[Rollout]) -> list[tuple[float, int]]:
+    """(return, length) of the episodes that ended, in the fixed order of actors, rows and pools."""
+    return [episode for rollout in rollouts for episode in rollout.episodes]
 
-    def widen(x: jax.ShapeDtypeStruct, axis: int) -> jax.ShapeDtypeStruct:
-        shape = (*x.shape[:axis], x.shape[axis] * num_processes, *x.shape[axis + 1 :])
-        return jax.ShapeDtypeStruct(shape, x.dtype)
 
-    timed: PyTree = jax.tree.map(lambda x: widen(x, 1), rollout.replace(carry=()))
-    return timed.replace(carry=jax.tree.map(lambda x: widen(x, 0), rollout.carry))
+def is_checkpoint_due(config: Config, counters: Counters) -> bool:
+    """Whether the update that was just counted ends with a checkpoint; the same on every process."""
+    every = config.checkpoint.every_updates
+    return every > 0 and counters.learner_steps > 0 and counters.learner_steps % every == 0
 
 
 def count_update(config: Config, spec: EnvSpec, counters: Counters) -> Counters:

@@ -45,6 +45,8 @@ def main(command: CommandLine) -> int:
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 (the last line of defence: one clear line, the details below it)
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from None
         logging.error("The run failed: %s", error)
         logging.error("Details:", exc_info=error.__cause__ or error)
         return _failed()

@@ -16,7 +16,7 @@ from podrl.mesh import trajectory_sharding
 from podrl.types import PyTree, Trajectory
 
 
-class Stopped(Exception):  # noqa: N818 (not an error: tells a waiting thread to end)
+class Stopped(Exception):
     """The run is over; raised in threads that wait for something that will not come."""
 
 

@@ -144,8 +144,8 @@ class Network:
         init: (key) -> params.
         initial_carry: (batch_size) -> carry, pytree of [B, ...].
         step: (params, observation [B, ...], first [B], carry) -> (NetworkOutput of [B, ...], carry).
-        unroll: (params, observation [T, B, ...], first [T, B], carry) -> (NetworkOutput of [T, B, ...], carry). Equal to
-            T calls of `step`.
+        unroll: (params, observation [T, B, ...], first [T, B], carry) -> (NetworkOutput of [T, B, ...], carry). Equal
+            to T calls of `step`.
     """
 
     init: Callable[[jax.Array], PyTree]

@@ -78,12 +78,13 @@ class Unroller:
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, state.step)
         action, behaviour, carry = self.agent.act(params, timestep, state.carry, keys)
         rollout = _write_timestep(state.rollout, state.row, timestep)
-        rollout = rollout.replace(
+        rollout = dataclasses.replace(
+            rollout,
             action=rollout.action.at[state.row].set(action),
             behaviour=jax.tree.map(lambda buffer, x: buffer.at[state.row].set(x), rollout.behaviour, behaviour),
             params_version=rollout.params_version.at[state.row].set(version),
         )
-        return action, state.replace(rollout=rollout, carry=carry, row=state.row + 1, step=state.step + 1)
+        return action, dataclasses.replace(state, rollout=rollout, carry=carry, row=state.row + 1, step=state.step + 1)
 
     def finish(self, state: ActingState, timestep: Timestep) -> tuple[Trajectory, ActingState]:
         """Writes the row that only bootstraps and starts an empty rollout, whose row 0 will be the same timestep.
@@ -97,7 +98,7 @@ class Unroller:
         """
         rollout = _write_timestep(state.rollout, state.row, timestep)
         empty = self._empty_rollout(state.carry)
-        return rollout, state.replace(rollout=empty, row=jnp.zeros_like(state.row))
+        return rollout, dataclasses.replace(state, rollout=empty, row=jnp.zeros_like(state.row))
 
     def state_shape(self) -> ActingState:
         """Shapes and dtypes of the acting state; its `rollout` has those of a finished trajectory."""
@@ -144,7 +145,8 @@ def _write_timestep(rollout: Trajectory, row: jax.Array, timestep: Timestep) -> 
     In row 0 they belong to the trajectory before and are written here too, to be overwritten in row 1.
     """
     before = jnp.maximum(row - 1, 0)
-    return rollout.replace(
+    return dataclasses.replace(
+        rollout,
         observation=jax.tree.map(lambda buffer, x: buffer.at[row].set(x), rollout.observation, timestep.observation),
         first=rollout.first.at[row].set(timestep.first),
         reward=rollout.reward.at[before].set(timestep.reward),

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 from etils import epath
-import jax
 
 from podrl.config import Config, ConfigError, check, to_dict
 from podrl.mesh import Topology
@@ -34,10 +33,10 @@ def make_workdir(config: Config, path: str | None) -> epath.Path:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise ConfigError(f"--workdir={workdir} cannot be written ({error.strerror or error}). Choose another.") from None
-    check(
-        not (workdir / "config.json").exists(), f"--workdir={workdir} already holds a run. Choose another, or remove it."
-    )
+        reason = error.strerror or error
+        raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
+    taken = (workdir / "config.json").exists()
+    check(not taken, f"--workdir={workdir} already holds a run. Choose another folder, or remove it.")
     return workdir
 
 
@@ -63,7 +62,6 @@ def write_facts(workdir: epath.Path, config: Config, topology: Topology, argv: t
                 "learner": dict(topology.learner.shape),
             },
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
-            "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
         },
     )
 

@@ -6,8 +6,8 @@ import sys
 # Configs import `configs.common`, wherever the command is run from.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from podrl import commandline  # noqa: E402
-from podrl.config import ConfigError  # noqa: E402
+from podrl import commandline
+from podrl.config import ConfigError
 
 
 def main(argv: list[str]) -> int:

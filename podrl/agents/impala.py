@@ -1,8 +1,8 @@
 """IMPALA: an actor-critic that learns from slightly stale experience, corrected by V-trace.
 
-The loss is a *mean* over real transitions, so that the learning rate means the same for any batch and number of devices.
-The original sums over the batch. Adaptive optimizers hide the difference except in two numbers, which scale with the size N of
-the summed batch: a clip of 40 and an epsilon of 0.01 on a sum of N terms are 40/N and 0.01/N here.
+The loss is a *mean* over real transitions, so that the learning rate means the same for any batch and any number of
+devices. The original sums over the batch. Adaptive optimizers hide the difference except in two numbers, which scale
+with the size N of the summed batch: a clip of 40 and an epsilon of 0.01 on a sum of N terms are 40/N and 0.01/N here.
 
 Source: Espeholt et al. 2018, arXiv:1802.01561.
 """
@@ -28,8 +28,8 @@ class AgentConfig:
 
     Attributes:
         name: `impala`.
-        learning_rate: at the start; decays linearly to zero at the end of the run unless `learning_rate_decay` is false.
-        learning_rate_decay: see above.
+        learning_rate: at the start of the run.
+        learning_rate_decay: linearly to zero at the end of the run; if false it stays.
         discount: of future rewards, per agent decision.
         entropy_cost: weight of the entropy bonus.
         value_cost: weight of the value loss, 0.5 * (target - value)**2.
@@ -100,12 +100,14 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         (_, metrics), grads = accumulate_gradients(loss_fn, state.params, trajectory, config.micro_batches)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         learning_rate = schedule(state.step) if callable(schedule) else schedule
-        metrics |= {
-            "grad/norm": optax.global_norm(grads),
+        metrics = {
+            **metrics,
+            "grad/norm": optax.tree.norm(grads),
             "loss/learning_rate": jnp.asarray(learning_rate, jnp.float32),
         }
         params = optax.apply_updates(state.params, updates)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+        state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+        return state, metrics
 
     return Agent(
         init=init,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 def masked_mean(x: jax.Array, mask: jax.Array, *, count: jax.Array | float | None = None) -> jax.Array:
     """Mean of `x` over the rows where `mask` is true; zero if there are none.
 
-    Masked rows may hold NaN: neither their value nor their gradient leaks.
+    Masked rows may hold NaN: it does not reach the mean, and the gradient with respect to them is zero.
 
     Args:
         x: [T, B].

@@ -1,0 +1,123 @@
+"""What every agent in `podrl/agents/` owes the rest of podrl. A new agent gets all of these for nothing."""
+
+import dataclasses
+import importlib
+import pkgutil
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from podrl import agents
+from podrl.config import NetworkConfig
+from podrl.networks import make_network
+from podrl.types import EnvSpec, LearnerState, Timestep
+from tests.runs import all_resets, random_trajectory
+
+AGENTS = [module.name for module in pkgutil.iter_modules(agents.__path__)]
+SPECS = {
+    "vector": EnvSpec(id="vector", observation=jax.ShapeDtypeStruct((6,), jnp.float32), num_actions=3),
+    "image": EnvSpec(id="image", observation=jax.ShapeDtypeStruct((40, 40, 1), jnp.uint8), num_actions=4),
+}
+NETWORKS = {
+    "vector": NetworkConfig(hidden_sizes=(16,), frame_stack=2),
+    "image": NetworkConfig(encoder="nature", frame_stack=3),
+}
+
+
+@pytest.fixture(params=[(name, kind) for name in AGENTS for kind in SPECS], ids="-".join)
+def case(request):
+    name, kind = request.param
+    module = importlib.import_module(f"podrl.agents.{name}")
+    spec = SPECS[kind]
+    agent = module.make_agent(module.AgentConfig(), make_network(NETWORKS[kind], spec), num_updates=100)
+    return agent, spec
+
+
+def make_timestep(spec, num_envs, first):
+    observation = jax.random.randint(jax.random.key(7), (num_envs, *spec.observation.shape), 0, 255)
+    return Timestep(
+        observation=observation.astype(spec.observation.dtype),
+        reward=jnp.zeros(num_envs),
+        discount=jnp.ones(num_envs),
+        first=jnp.broadcast_to(jnp.asarray(first), (num_envs,)),
+    )
+
+
+def keys(num_envs):
+    return jax.random.split(jax.random.key(1), num_envs)
+
+
+def test_acting_has_the_promised_shapes(case):
+    agent, spec = case
+    params, carry = agent.actor_params(agent.init(jax.random.key(0))), agent.initial_carry(5)
+    action, behaviour, next_carry = agent.act(params, make_timestep(spec, 5, True), carry, keys(5))
+    assert action.shape == (5,)
+    assert action.dtype == jnp.int32
+    assert ((action >= 0) & (action < spec.num_actions)).all()
+    assert all(x.shape[0] == 5 for x in jax.tree.leaves(behaviour))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), next_carry) == jax.tree.map(lambda x: (x.shape, x.dtype), carry)
+
+
+def test_the_carry_is_forgotten_where_an_episode_opens(case):
+    agent, spec = case
+    params = agent.actor_params(agent.init(jax.random.key(0)))
+    stale = jax.tree.map(lambda x: x + 1, agent.initial_carry(2))
+    opened = [
+        agent.act(params, make_timestep(spec, 2, True), carry, keys(2)) for carry in (stale, agent.initial_carry(2))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *opened)
+    within = agent.act(params, make_timestep(spec, 2, False), stale, keys(2))
+    assert any((x != y).any() for x, y in zip(jax.tree.leaves(within), jax.tree.leaves(opened[0]), strict=True))
+
+
+def test_update_compiles_once_and_counts_its_steps(case):
+    agent, spec = case
+    traces = 0
+
+    def counted(state, trajectory):
+        nonlocal traces
+        traces += 1
+        return agent.update(state, trajectory)
+
+    update, state = jax.jit(counted), agent.init(jax.random.key(0))
+    for seed in range(3):
+        state, metrics = update(state, random_trajectory(agent, spec, 4, 4, seed))
+    assert traces == 1
+    assert isinstance(state, LearnerState)
+    assert state.step == 3
+    assert all(x.shape == () and np.isfinite(x) for x in jax.tree.leaves(metrics))
+
+
+def test_update_keeps_the_states_shapes_and_dtypes(case):
+    agent, spec = case
+    before = jax.eval_shape(agent.init, jax.random.key(0))
+    trajectory = jax.eval_shape(lambda: random_trajectory(agent, spec, 4, 4))
+    after, _ = jax.eval_shape(agent.update, before, trajectory)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
+
+
+def test_a_trajectory_of_resets_teaches_nothing(case):
+    agent, spec = case
+    state = agent.init(jax.random.key(0))
+    empty = all_resets(random_trajectory(agent, spec, 4, 4))
+    poisoned = dataclasses.replace(empty, reward=jnp.full_like(empty.reward, 1e6))
+    after, metrics = jax.jit(agent.update)(state, poisoned)
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    assert all(np.isfinite(x) for x in jax.tree.leaves(metrics))
+
+
+def test_reset_rows_do_not_matter(case):
+    agent, spec = case
+    state, trajectory = agent.init(jax.random.key(0)), random_trajectory(agent, spec, 6, 8)
+    reset = ~trajectory.is_transition
+    assert reset.any()
+    changed = dataclasses.replace(
+        trajectory,
+        reward=jnp.where(reset, 100.0, trajectory.reward),
+        action=jnp.where(reset, 0, trajectory.action),
+        discount=jnp.where(reset, 1 - trajectory.discount, trajectory.discount),
+    )
+    update = jax.jit(agent.update)
+    jax.tree.map(np.testing.assert_array_equal, update(state, trajectory)[0].params, update(state, changed)[0].params)

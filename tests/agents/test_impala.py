@@ -1,0 +1,121 @@
+import dataclasses
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from podrl.agents.impala import AgentConfig, impala_loss, make_agent
+from podrl.config import ConfigError
+from podrl.types import Network, NetworkOutput, Trajectory
+
+NUM_STATES, NUM_ACTIONS = 4, 2
+
+
+def tabular_network():
+    """One row of logits and one value per state, all zero at first; observations are state indices."""
+
+    def init(key):
+        return {"logits": jnp.zeros((NUM_STATES, NUM_ACTIONS)), "value": jnp.zeros(NUM_STATES)}
+
+    def step(params, observation, first, carry):
+        return NetworkOutput(logits=params["logits"][observation], value=params["value"][observation]), carry
+
+    return Network(init=init, initial_carry=lambda batch_size: (), step=step, unroll=step)
+
+
+def chain(states, actions, rewards, first=None, discount=None):
+    """A trajectory [T, 1] of the uniform policy on given states."""
+    length = len(actions)
+    column = [first or [True] + [False] * length, discount or [1.0] * length]
+    return Trajectory(
+        observation=jnp.asarray(states)[:, None],
+        first=jnp.asarray(column[0])[:, None],
+        action=jnp.asarray(actions)[:, None],
+        reward=jnp.asarray(rewards, jnp.float32)[:, None],
+        discount=jnp.asarray(column[1], jnp.float32)[:, None],
+        behaviour={"logits": jnp.zeros((length, 1, NUM_ACTIONS))},
+        carry=(),
+        params_version=jnp.zeros((length, 1), jnp.int32),
+    )
+
+
+def gradient(trajectory, **config):
+    network = tabular_network()
+    params = network.init(None)
+    config = AgentConfig(**{"value_cost": 0.0, "entropy_cost": 0.0, "discount": 0.0, **config})
+    count = jnp.sum(trajectory.is_transition)
+    return jax.grad(lambda p: impala_loss(config, network, p, trajectory, count)[0])(params)
+
+
+def test_reward_is_credited_to_the_action_that_earned_it():
+    """Only action 1 in state 2 pays: one step moves the logits of state 2 towards it, and no other state's."""
+    moved = -gradient(chain(states=[0, 1, 2, 3, 0], actions=[1, 0, 1, 0], rewards=[0, 0, 1, 0]))["logits"]
+    assert moved[2, 1] > 0
+    assert moved[2, 0] < 0
+    np.testing.assert_array_equal(moved[jnp.array([0, 1, 3])], 0)
+
+
+def test_a_reset_row_is_not_credited_even_if_it_pays():
+    trajectory = chain([0, 1, 2, 3], [1, 1, 1], [0, 1, 0], first=[True, False, True, False])
+    np.testing.assert_array_equal(gradient(trajectory)["logits"], 0)
+
+
+def test_a_termination_does_not_bootstrap_and_a_truncation_does():
+    config = AgentConfig(discount=0.9, entropy_cost=0.0, value_cost=1.0)
+    network = tabular_network()
+    params = {**network.init(None), "value": jnp.array([0.0, 10.0, 0.0, 0.0])}
+
+    def value_gradient(discount):
+        # State 0, then the final observation 1, then a reset to 2.
+        trajectory = chain([0, 1, 2], [0, 0], [0, 0], first=[True, False, True], discount=[discount, 1.0])
+        return jax.grad(lambda p: impala_loss(config, network, p, trajectory, jnp.ones(()))[0])(params)["value"]
+
+    assert value_gradient(0.0)[0] == 0  # target 0, value 0
+    assert value_gradient(1.0)[0] == pytest.approx(-9.0)  # target 0.9 * 10
+
+
+def test_the_loss_is_a_mean_so_a_batch_twice_over_gives_the_same_gradient():
+    once = chain([0, 1, 2, 3], [1, 0, 1], [1, 0, 2])
+    twice = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), once)
+    for x, y in zip(jax.tree.leaves(gradient(once)), jax.tree.leaves(gradient(twice)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+def test_off_policy_actions_are_weighted_by_the_clipped_ratio():
+    trajectory = chain([2, 0], [1], [1.0])
+    rare = dataclasses.replace(trajectory, behaviour={"logits": jnp.log(jnp.array([[[0.1, 0.9]]]))})
+    common = dataclasses.replace(trajectory, behaviour={"logits": jnp.log(jnp.array([[[0.9, 0.1]]]))})
+    on_policy = gradient(trajectory)["logits"][2]
+    np.testing.assert_allclose(gradient(rare)["logits"][2], on_policy * 0.5 / 0.9, rtol=1e-5)
+    np.testing.assert_allclose(gradient(common)["logits"][2], on_policy, rtol=1e-6)  # 0.5 / 0.1 is clipped to 1
+
+
+def test_rewards_are_scaled_and_clipped_by_the_agent():
+    big = gradient(chain([2, 0], [1], [50.0]), max_reward=1.0)["logits"]
+    one = gradient(chain([2, 0], [1], [1.0]))["logits"]
+    np.testing.assert_allclose(big, one, rtol=1e-6)
+    np.testing.assert_allclose(gradient(chain([2, 0], [1], [50.0]), reward_scale=0.02)["logits"], one, rtol=1e-6)
+
+
+def test_the_learning_rate_decays_to_zero():
+    agent = make_agent(AgentConfig(learning_rate=0.1), tabular_network(), num_updates=4)
+    state, rates = agent.init(jax.random.key(0)), []
+    for _ in range(4):
+        state, metrics = agent.update(state, chain([0, 1], [1], [1.0]))
+        rates.append(float(metrics["loss/learning_rate"]))
+    np.testing.assert_allclose(rates, [0.1, 0.075, 0.05, 0.025], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"learning_rate": -1.0}, "agent.learning_rate=-1.0 must be positive"),
+        ({"discount": 1.5}, r"agent.discount=1.5 must lie in \[0, 1\]"),
+        ({"optimizer": "adm"}, "agent.optimizer='adm' is not known; did you mean 'adam'"),
+        ({"micro_batches": 0}, "agent.micro_batches=0 must be at least 1"),
+    ],
+)
+def test_values_out_of_range_are_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        AgentConfig(**override)

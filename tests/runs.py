@@ -1,0 +1,92 @@
+"""Small real runs for tests: configs, agents and random trajectories."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from configs import common
+from podrl import sebulba
+from podrl.agents import load_agent
+from podrl.config import Config, from_config_dict
+from podrl.envs import load_source
+from podrl.mesh import make_topology
+from podrl.networks import make_network
+from podrl.types import Agent, EnvSpec, Trajectory
+
+
+def make_config(env_id: str = "Catch-v0", **overrides: Any) -> Config:
+    """IMPALA with a small MLP; overrides are dotted keys with `__` for the dots."""
+    config = common.make_config("test", env_id, total_env_steps=10 * 8 * 4)
+    config.agent = common.impala_agent()
+    config.actors.num_envs = 8
+    config.actors.unroll_length = 4
+    config.actors.env_threads = 1
+    config.actors.timeout_s = 30.0
+    config.network.hidden_sizes = (16,)
+    config.log.every_updates = 1
+    for key, value in overrides.items():
+        section, _, name = key.rpartition("__")
+        target = config
+        for part in section.split("__") if section else []:
+            target = target[part]
+        target[name] = value
+    return from_config_dict(config, load_agent("impala").AgentConfig)
+
+
+def scripted_config(options: Mapping[str, Any] | None = None, **overrides: Any) -> Config:
+    """The same on the scripted environment of `tests.envs.scripted`."""
+    return make_config("scripted", env__source="tests.envs.scripted", env__options=dict(options or {}), **overrides)
+
+
+def make_agent(config: Config) -> tuple[Agent, EnvSpec]:
+    spec = load_source(config.env.source).make_spec(config.env)
+    network = make_network(config.network, spec)
+    return load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates), spec
+
+
+def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[sebulba.Outcome, list[dict[str, Any]]]:
+    """Trains, and returns the outcome and the rows of metrics."""
+    agent, spec = make_agent(config)
+    rows: list[dict[str, Any]] = []
+    outcome = sebulba.run(
+        config,
+        agent=agent,
+        spec=spec,
+        source=load_source(config.env.source),
+        topology=make_topology(config.topology, jax.devices()[:num_devices]),
+        write_row=lambda row: rows.append(dict(row)),
+        **kwargs,
+    )
+    return outcome, rows
+
+
+def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, seed: int = 0) -> Trajectory:
+    """A trajectory of noise with resets, terminations and the behaviour of a policy near the agent's."""
+    rng = np.random.default_rng(seed)
+
+    def noise(*shape: int, dtype: Any = np.float32) -> jax.Array:
+        if np.issubdtype(dtype, np.integer):
+            return jnp.asarray(rng.integers(0, 256, shape), dtype)
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    shape = (length, num_envs)
+    first = rng.random((length + 1, num_envs)) < 0.1
+    return Trajectory(
+        observation=jax.tree.map(lambda x: noise(length + 1, num_envs, *x.shape, dtype=x.dtype), spec.observation),
+        first=jnp.asarray(first),
+        action=jnp.asarray(rng.integers(0, spec.num_actions, shape), jnp.int32),
+        reward=noise(*shape),
+        discount=jnp.asarray(rng.random(shape) > 0.1, jnp.float32),
+        behaviour={"logits": noise(*shape, spec.num_actions) * 0.3},
+        carry=agent.initial_carry(num_envs),
+        params_version=jnp.zeros(shape, jnp.int32),
+    )
+
+
+def all_resets(trajectory: Trajectory) -> Trajectory:
+    """The same trajectory in which every row is a reset."""
+    return dataclasses.replace(trajectory, first=jnp.ones_like(trajectory.first))

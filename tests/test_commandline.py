@@ -1,0 +1,119 @@
+"""Errors are part of the interface: one clear line each, and exit code 2."""
+
+import importlib
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+from podrl import commandline
+from podrl.config import ConfigError
+
+ROOT = Path(__file__).parent.parent
+CATCH = str(ROOT / "configs/impala_catch.py")
+launcher = importlib.import_module("tools.tpu_launch")
+
+
+def errors_of(capsys, *arguments):
+    """The launcher's one line on standard error; its exit code must be 2."""
+    assert launcher.main(["tools/tpu_launch.py", *arguments]) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if "podrl: error" in line]
+    assert len(err) == 1
+    return err[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.env.idd=Pong-v5", "Unknown config key 'env.idd'; did you mean 'env.id'?"),
+        ("--config.learning_rate=1", "Unknown config key 'learning_rate'; did you mean 'agent.learning_rate'?"),
+        ("--config.agent.learning_rat=1", "did you mean 'agent.learning_rate'?"),
+        ("--config.env=3", "Config key 'env' is a section; set a key in it"),
+        ("--config.seed", "Config key 'seed' needs a value: --config.seed=VALUE."),
+        ("--config.seed=abc", "--config.seed=abc: invalid literal for int"),
+        ("--config.agent.learning_rate=fast", "--config.agent.learning_rate=fast"),
+        (
+            "--config.env.id=Breakouts-v5",
+            "env.id='Breakouts-v5' is not an EnvPool environment; did you mean 'Breakout-v5'?",
+        ),
+        ("--config.env.source=envpol", "env.source='envpol' is not known; did you mean 'envpool'?"),
+        ("--config.agent.name=impalla", "agent.name='impalla' is not known; did you mean 'impala'? Available: impala."),
+        ("--config.network.encoder=resnt", "network.encoder='resnt' is not known; did you mean 'resnet'?"),
+        ("--config.network.encoder=resnet", "network.encoder='resnet' needs images"),
+        ("--config.actors.num_envs=-4", "actors.num_envs=-4 must be at least 1."),
+        ("--config.actors.num_envs=9", "actors.num_envs=9 does not divide over 2 pools"),
+        ("--config.total_env_steps=0", "total_env_steps=0 must be at least 1."),
+        ("--config.topology.actor_devices_per_process=9", "topology.actor_devices_per_process=9 does not fit"),
+        ("--workdirr=x", "Unknown flag --workdirr; did you mean 'workdir'?"),
+        ("stray", "Unexpected argument 'stray'."),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(capsys, tmp_path, argument, message):
+    workdir = tmp_path / "run"
+    assert message in errors_of(capsys, "--config", CATCH, "--workdir", str(workdir), argument)
+    assert not workdir.exists()
+
+
+def test_a_missing_config_lists_what_there_is(capsys):
+    line = errors_of(capsys, "--config", str(ROOT / "configs/impala_catsh.py"))
+    assert "does not exist; did you mean" in line
+    assert "impala_atari.py" in line
+
+
+def test_no_config_at_all(capsys):
+    assert "Add --config configs/impala_atari.py" in errors_of(capsys)
+
+
+def test_a_syntax_error_names_file_and_line(capsys, tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("x = 1\ndef get_config(:\n")
+    assert f"{file}, line 2: invalid syntax" in errors_of(capsys, "--config", str(file))
+
+
+def test_a_config_that_raises_says_so(capsys, tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("import nothing_of_that_name\n")
+    assert "failed: ModuleNotFoundError: No module named 'nothing_of_that_name'" in errors_of(
+        capsys, "--config", str(file)
+    )
+    file.write_text("x = 1\n")
+    assert "has no attribute 'get_config'" in errors_of(capsys, "--config", str(file))
+
+
+def test_a_folder_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = errors_of(capsys, "--config", CATCH, "--workdir", str(tmp_path / "file/run"))
+    assert "cannot be written" in line
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(capsys, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert "already holds a run" in errors_of(capsys, "--config", CATCH, "--workdir", str(tmp_path))
+
+
+def test_overrides_reach_the_config():
+    argv = ["x", "--config.agent.learning_rate=3e-4", "--config", CATCH, "--config.env.id=Pong-v5", "--smoke"]
+    config = commandline.parse([*argv, "--config.network.hidden_sizes=(7,8)"]).config
+    assert config.agent.learning_rate == 3e-4
+    assert config.env.id == "Pong-v5"
+    assert config.network.hidden_sizes == (7, 8)
+    assert config.smoke
+
+
+def test_an_unknown_key_of_an_env_option_is_refused():
+    with pytest.raises(ConfigError, match="Unknown config key 'env.options.sticky'"):
+        commandline.override(
+            commandline.load_config(str(ROOT / "configs/impala_atari.py")), ["--config.env.options.sticky=1"]
+        )
+
+
+def test_configs_and_the_command_line_do_not_import_jax():
+    code = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+from podrl import commandline
+for name in ("impala_atari", "impala_catch", "impala_lunarlander", "impala_pong"):
+    commandline.load_config({str(ROOT)!r} + "/configs/" + name + ".py")
+assert "jax" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,156 @@
+import re
+
+import jax
+from jax import numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from podrl.config import TopologyConfig
+from podrl.learner import Learner, fingerprint, join_environments
+from podrl.mesh import make_topology, trajectory_sharding
+from podrl.types import Trajectory
+from tests.runs import make_agent, make_config, random_trajectory
+
+COLLECTIVE = re.compile(
+    r"= (\(?[a-z0-9\[\],{} ]*\)?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
+)
+
+
+def learner_mesh(num_devices, model_devices=1):
+    config = TopologyConfig(
+        actor_devices_per_process=1, learner_devices_per_process=num_devices, model_devices=model_devices
+    )
+    return make_topology(config, jax.devices()[:num_devices]).learner
+
+
+def shapes(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def place(mesh, trajectory):
+    return jax.device_put(trajectory, trajectory_sharding(mesh, trajectory))
+
+
+def train(config, num_devices, num_updates, num_pools=1, model_devices=1, rules=()):
+    """Parameters after updates on the same global batches, split over devices; pools share the batch out."""
+    agent, spec = make_agent(config)
+    mesh = learner_mesh(num_devices, model_devices)
+    learner = Learner(agent, mesh, rules)
+    state = learner.init(seed=3)
+    for update in range(num_updates):
+        batch = random_trajectory(agent, spec, length=5, num_envs=16, seed=update)
+        parts = [take_environments(batch, part, num_pools) for part in range(num_pools)]
+        if update == 0:
+            learner.compile([shapes(part) for part in parts])
+        state, metrics = learner.update(state, [place(mesh, part) for part in parts])
+    return jax.device_get(state.params), jax.device_get(metrics), learner, state
+
+
+def take_environments(trajectory: Trajectory, part: int, num_parts: int) -> Trajectory:
+    size = trajectory.reward.shape[1] // num_parts
+    span = slice(part * size, (part + 1) * size)
+    timed = jax.tree.map(lambda x: x[:, span], trajectory)
+    return Trajectory(**{**vars(timed), "carry": jax.tree.map(lambda x: x[span], trajectory.carry)})
+
+
+def assert_params_close(a, b, rtol):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        scale = np.abs(x).max()
+        np.testing.assert_allclose(x / scale, y / scale, atol=rtol)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return train(make_config(), num_devices=1, num_updates=20)
+
+
+@pytest.mark.parametrize("num_devices", [2, 4, 8])
+def test_the_same_global_batch_gives_the_same_parameters_on_any_number_of_devices(reference, num_devices):
+    params, metrics, *_ = train(make_config(), num_devices=num_devices, num_updates=20)
+    assert_params_close(params, reference[0], rtol=1e-5)
+    for name, value in reference[1].items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_updates_move_the_parameters(reference):
+    before, *_ = train(make_config(), num_devices=1, num_updates=1)
+    with pytest.raises(AssertionError):
+        assert_params_close(before, reference[0], rtol=1e-2)
+
+
+def test_how_a_batch_is_dealt_to_pools_and_micro_batches_does_not_matter(reference):
+    config = make_config(agent__micro_batches=2)
+    params, *_ = train(config, num_devices=4, num_updates=20, num_pools=2)
+    assert_params_close(params, reference[0], rtol=1e-5)
+
+
+def test_parameters_split_over_the_model_axis_learn_the_same(reference):
+    rules = [(r"encoder.*kernel|MLP.*kernel", P(None, "model"))]
+    params, _, _, state = train(make_config(), num_devices=8, num_updates=20, model_devices=4, rules=rules)
+    assert_params_close(params, reference[0], rtol=1e-5)
+    split = [x for x in jax.tree.leaves(state.params) if x.sharding.spec == P(None, "model")]
+    assert split
+    assert all(x.addressable_shards[0].data.shape[1] * 4 == x.shape[1] for x in split)
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "nature", "resnet"])
+def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder):
+    config = make_config(agent__micro_batches=2)
+    if encoder != "mlp":
+        config = make_config("Breakout-v5", network__encoder=encoder, network__frame_stack=4, agent__micro_batches=2)
+    agent, spec = make_agent(config)
+    mesh = learner_mesh(8)
+    batch = shapes(random_trajectory(agent, spec, length=3, num_envs=16))
+    compiled = Learner(agent, mesh).compile([batch, batch])
+    found = COLLECTIVE.findall(compiled.as_text())
+    assert {kind for _, kind, _ in found} == {"all-reduce"}
+    sizes = [
+        np.prod([int(n) for n in dims.split(",") if n])
+        for out, *_ in found
+        for dims in re.findall(r"\[([\d,]*)\]", out)
+    ]
+    largest = max(x.size for x in jax.tree.leaves(jax.eval_shape(agent.init, jax.random.key(0)).params))
+    assert max(sizes) <= largest, "something larger than a parameter is reduced"
+
+
+def test_joining_pools_keeps_every_environment_once():
+    config = make_config()
+    agent, spec = make_agent(config)
+    mesh = learner_mesh(4)
+    batch = random_trajectory(agent, spec, length=3, num_envs=16)
+    parts = tuple(place(mesh, take_environments(batch, part, 2)) for part in range(2))
+    joined = jax.jit(lambda *rollouts: join_environments(mesh, rollouts))(*parts)
+    assert joined.reward.shape == batch.reward.shape
+    columns = {tuple(column) for column in np.asarray(joined.reward).T}
+    assert columns == {tuple(column) for column in np.asarray(batch.reward).T}
+
+
+def test_state_is_donated_and_actor_params_survive_it():
+    _, _, learner, state = train(make_config(), num_devices=2, num_updates=1)
+    agent, spec = make_agent(make_config())
+    published = learner.actor_params(state)
+    values = jax.device_get(published)
+    batch = place(learner_mesh(2), random_trajectory(agent, spec, length=5, num_envs=16))
+    learner.update(state, [batch])
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(published), values)
+
+
+class TestFingerprint:
+    def test_any_bit_changes_it(self):
+        params = {"a": jnp.arange(12.0).reshape(3, 4), "b": jnp.zeros(5)}
+        before = fingerprint(params)
+        flipped = {**params, "b": params["b"].at[3].set(1e-45)}
+        assert (fingerprint(flipped) != before).all()
+
+    def test_position_counts(self):
+        a, b = jnp.array([1.0, 2.0]), jnp.array([2.0, 1.0])
+        assert (fingerprint({"x": a}) != fingerprint({"x": b})).any()
+        assert (fingerprint({"x": a, "y": b}) != fingerprint({"x": b, "y": a})).any()
+
+    def test_sharding_does_not_count(self):
+        mesh = learner_mesh(8)
+        x = jax.random.normal(jax.random.key(0), (16, 8))
+        split = jax.device_put(x, jax.sharding.NamedSharding(mesh, P("data")))
+        np.testing.assert_array_equal(jax.jit(fingerprint)({"x": x}), jax.jit(fingerprint)({"x": split}))

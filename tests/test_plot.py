@@ -1,0 +1,111 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from tools import plot
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Writes a run's folder; its `episode/return` is `slope * env_steps`, and absent in the first row."""
+
+    def make(folder, *, name="catch", env_id="Catch-v0", steps=(100, 200, 300), slope=1.0, tail=""):
+        path = tmp_path / folder
+        path.mkdir()
+        config = {"name": name, "env": {"id": env_id}, "log": {"episodes": 100}}
+        (path / "config.json").write_text(json.dumps(config))
+        rows = [{"env_steps": 0, "frames": 0, "time/wall_s": 0.5, "env_steps_per_second": None, "fingerprint": "ab"}]
+        rows += [{"env_steps": n, "frames": 4 * n, "time/wall_s": n * 60.0, "episode/return": slope * n} for n in steps]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+        return str(path)
+
+    return make
+
+
+@pytest.mark.parametrize("x", ["env_steps", "frames", "wall"])
+def test_writes_an_image(make_run, tmp_path, x):
+    out = tmp_path / "curve.png"
+    runs = [make_run("a"), make_run("b", slope=2.0), make_run("c", name="other")]
+    assert plot.main(["plot.py", *runs, "--out", str(out), "--x", x]) == 0
+    image = out.read_bytes()
+    assert image.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(image[start : start + 4], "big") for start in (16, 20))
+    assert (width, height) == (1600, 900)
+
+
+def test_runs_of_one_config_and_environment_are_one_group(make_run):
+    runs = [make_run("a"), make_run("b"), make_run("c", name="other"), make_run("d", env_id="Pong-v5")]
+    groups = plot.group_runs([plot.read_curve(run, "env_steps", "episode/return") for run in runs])
+    assert [len(group) for group in groups] == [2, 1, 1]
+
+
+def test_runs_are_averaged_where_all_have_values(make_run):
+    runs = [make_run("a", steps=(100, 200, 300)), make_run("b", steps=(150, 400), slope=3.0)]
+    grid, values = plot.average([plot.read_curve(run, "env_steps", "episode/return") for run in runs])
+    assert (grid[0], grid[-1]) == (150, 300)
+    np.testing.assert_allclose(values, [grid, 3 * grid])
+
+
+def test_runs_without_a_common_part_are_a_mistake(make_run, capsys):
+    runs = [make_run("a", steps=(100, 200)), make_run("b", steps=(300, 400))]
+    assert plot.main(["plot.py", *runs, "--out", "x.png"]) == 2
+    assert "one ends at 200, another starts at 300" in capsys.readouterr().err
+
+
+def test_titles_say_what_is_shared_and_labels_what_is_not(make_run):
+    def titles(*runs):
+        return plot._titles(plot.group_runs([plot.read_curve(run, "env_steps", "episode/return") for run in runs]))
+
+    a, b = make_run("a"), make_run("b")
+    other, pong = make_run("c", name="other"), make_run("d", env_id="Pong-v5")
+    assert titles(a) == ("catch on Catch-v0", [""])
+    assert titles(a, b) == ("catch on Catch-v0", ["mean of 2 runs (band: min to max)"])
+    assert titles(a, b, other) == ("Catch-v0", ["catch, mean of 2 runs (band: min to max)", "other"])
+    assert titles(a, pong) == ("catch", ["Catch-v0", "Pong-v5"])
+    assert titles(other, pong) == ("", ["other on Catch-v0", "catch on Pong-v5"])
+
+
+def test_wall_time_is_in_hours_from_an_hour_on(make_run):
+    curve = plot.read_curve(make_run("a"), "wall", "episode/return")
+    assert plot._wall_unit([[curve]]) == (3600.0, "wall time (hours)")
+    short = plot.read_curve(make_run("b", steps=(1, 2)), "wall", "episode/return")
+    assert plot._wall_unit([[short]]) == (60.0, "wall time (minutes)")
+
+
+def test_a_row_still_being_written_is_left_out(make_run):
+    curve = plot.read_curve(make_run("a", tail='{"env_steps": 4'), "env_steps", "episode/return")
+    assert curve.x.tolist() == [100, 200, 300]
+
+
+def test_a_missing_metric_lists_those_that_are_there(make_run, capsys):
+    assert plot.main(["plot.py", make_run("a"), "--out", "x.png", "--y", "episode/retrn"]) == 2
+    error = capsys.readouterr().err
+    assert "has no metric 'episode/retrn'; did you mean 'episode/return'?" in error
+    assert "It has: env_steps, episode/return, frames, time/wall_s." in error
+    assert error.count("\n") == 1
+
+
+def test_other_mistakes_are_one_line_and_exit_code_2(make_run, tmp_path, capsys):
+    run = make_run("a")
+    broken = make_run("b", tail="{oops\n")
+    for arguments, message in [
+        ([str(tmp_path / "nowhere"), "--out", "x.png"], "is not the folder of a run: it has no config.json"),
+        ([run], "required: --out"),
+        ([run, "--out", "x"], "needs an ending"),
+        ([run, "--out", "x.docx"], "'docx' is not a format of images"),
+        ([run, "--out", str(tmp_path / "nowhere" / "x.png")], "no such folder"),
+        ([run, "--out", "x.png", "--x", "hours"], "invalid choice: 'hours'"),
+        ([broken, "--out", "x.png"], "line 5 is not JSON"),
+    ]:
+        assert plot.main(["plot.py", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_says_so_where_matplotlib_is_missing(make_run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert plot.main(["plot.py", make_run("a"), "--out", "x.png"]) == 2
+    assert "Plots need matplotlib" in capsys.readouterr().err

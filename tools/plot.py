@@ -1,0 +1,266 @@
+"""Draws learning curves from the `metrics.jsonl` of finished or running runs. See `--help`."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+import dataclasses
+import io
+import json
+from pathlib import Path
+import sys
+from typing import Any, NoReturn
+
+# `podrl` is found wherever the command is run from.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from etils import epath
+import numpy as np
+
+from podrl.config import ConfigError, check, did_you_mean
+
+USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|wall] [--y episode/return]
+
+RUN is a run's folder. Runs of one config and environment are drawn together: their mean, with a band from the lowest to
+the highest."""
+X_KEYS = {"env_steps": "env_steps", "frames": "frames", "wall": "time/wall_s"}
+X_LABELS = {"env_steps": "environment steps (the agent's decisions)", "frames": "emulator frames"}
+GRID_POINTS = 400  # where runs are averaged; about half a pixel apart at 800 pixels
+SIZE_INCHES = (8.0, 4.5)
+DOTS_PER_INCH = 200
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One run's metric.
+
+    Attributes:
+        name: of the run's config.
+        env_id: its environment.
+        window: newest episodes that episode metrics average over.
+        x: [N] increasing: steps, frames or seconds.
+        y: [N] the metric.
+    """
+
+    name: str
+    env_id: str
+    window: int
+    x: np.ndarray
+    y: np.ndarray
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains with a `ConfigError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See --help.")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parses `argv`, whose first entry is the program's name, into `runs`, `out`, `x` and `y`.
+
+    Raises:
+        ConfigError: on an unknown flag or value.
+        SystemExit: with code 0 after showing `--help`.
+    """
+    parser = _Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("--out", required=True, help="image to write; its ending says the format (.png, .svg, .pdf)")
+    parser.add_argument("--x", choices=sorted(X_KEYS), default="env_steps", help="horizontal axis (env_steps)")
+    parser.add_argument("--y", default="episode/return", help="metric (episode/return)")
+    return parser.parse_args(argv[1:])
+
+
+def read_curve(run: str, x: str, y: str) -> Curve:
+    """Reads one run.
+
+    Args:
+        run: its folder.
+        x: what the horizontal axis shows, a key of `X_KEYS`.
+        y: name of the metric.
+
+    Raises:
+        ConfigError: if there is no run, or it has no such metric; lists those that it has.
+    """
+    folder = epath.Path(run)
+    for file in ("config.json", "metrics.jsonl"):
+        check((folder / file).exists(), f"{run} is not the folder of a run: it has no {file}.")
+    config = json.loads((folder / "config.json").read_text())
+    rows = read_rows(folder / "metrics.jsonl")
+    for key in (X_KEYS[x], y):
+        _check_metric(run, rows, key)
+    points = [(row[X_KEYS[x]], row[y]) for row in rows if _is_number(row.get(X_KEYS[x])) and _is_number(row.get(y))]
+    check(bool(points), f"{run} has no row with both {X_KEYS[x]} and {y}.")
+    xs, ys = np.array(points, float).T
+    return Curve(name=config["name"], env_id=config["env"]["id"], window=config["log"]["episodes"], x=xs, y=ys)
+
+
+def read_rows(path: epath.Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`, without a last line that is still being written.
+
+    Raises:
+        ConfigError: if another line is broken; says which.
+    """
+    *lines, _ = path.read_text().split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}, line {number} is not JSON: {error}.") from None
+    return rows
+
+
+def average(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
+    """Puts the runs of one group on the same grid, where all of them have values.
+
+    Returns:
+        The grid [N], and the runs' values on it [len(curves), N]; a single run stays on its own points.
+
+    Raises:
+        ConfigError: if the runs have no part in common.
+    """
+    if len(curves) == 1:
+        return curves[0].x, curves[0].y[np.newaxis]
+    start, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
+    check(
+        start < end,
+        f"The {len(curves)} runs of {_title(curves[0])} cannot be averaged: one ends at {end:,.0f}, another starts at "
+        f"{start:,.0f}. Leave one out.",
+    )
+    grid = np.linspace(start, end, GRID_POINTS)
+    return grid, np.stack([np.interp(grid, curve.x, curve.y) for curve in curves])
+
+
+def group_runs(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """Runs of one config and environment together, in the order of their first."""
+    groups: dict[str, list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault(_title(curve), []).append(curve)
+    return list(groups.values())
+
+
+def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -> bytes:
+    """The figure: a line per group, with a band where it has several runs.
+
+    Args:
+        groups: as `group_runs` made them.
+        x: what the horizontal axis shows, a key of `X_KEYS`.
+        y: name of the metric.
+        image_format: as matplotlib calls it, `png`.
+
+    Raises:
+        ConfigError: if matplotlib is missing, or does not write this format.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("Plots need matplotlib: pip install matplotlib, or pip install -e '.[dev]'.") from None
+
+    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
+    formats = figure.canvas.get_supported_filetypes()
+    check(image_format in formats, f"--out: {image_format!r} is not a format of images. Use {', '.join(formats)}.")
+    axes = figure.add_subplot()
+    unit, x_label = _wall_unit(groups) if x == "wall" else (1.0, X_LABELS[x])
+    title, labels = _titles(groups)
+    for group, label in zip(groups, labels, strict=True):
+        grid, values = average(group)
+        (line,) = axes.plot(grid / unit, values.mean(axis=0), linewidth=1.8, label=label or None)
+        if len(group) > 1:
+            low, high = values.min(axis=0), values.max(axis=0)
+            axes.fill_between(grid / unit, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set_title(title, loc="left", fontsize=14)
+    axes.set_xlabel(x_label, fontsize=12)
+    axes.set_ylabel(_y_label(groups, y), fontsize=12)
+    if any(labels):
+        axes.legend(frameon=False, fontsize=11)
+    _style(axes, engineering=x != "wall")
+    image = io.BytesIO()
+    figure.savefig(image, format=image_format)
+    return image.getvalue()
+
+
+def _style(axes: Any, *, engineering: bool) -> None:
+    """A light grid, no box, and numbers such as `20M` on the horizontal axis if `engineering`."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.tick_params(labelsize=11, length=0)
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("0.7")
+    axes.margins(x=0.01)
+    axes.set_xlim(left=0)
+    if engineering:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _check_metric(run: str, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Raises ConfigError that lists the metrics there are, unless a row has a number under `key`."""
+    known = sorted({name for row in rows for name, value in row.items() if _is_number(value)})
+    check(bool(known), f"{run} has no metrics yet.")
+    check(key in known, f"{run} has no metric {key!r}{did_you_mean(key, known)} It has: {', '.join(known)}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def _title(curve: Curve) -> str:
+    return f"{curve.name} on {curve.env_id}"
+
+
+def _titles(groups: Sequence[Sequence[Curve]]) -> tuple[str, list[str]]:
+    """The figure's title: what all groups share; and each group's label: what tells it apart, and how many runs."""
+    firsts = [group[0] for group in groups]
+    if len(groups) == 1:
+        title, labels = _title(firsts[0]), [""]
+    elif len({curve.env_id for curve in firsts}) == 1:
+        title, labels = firsts[0].env_id, [curve.name for curve in firsts]
+    elif len({curve.name for curve in firsts}) == 1:
+        title, labels = firsts[0].name, [curve.env_id for curve in firsts]
+    else:
+        title, labels = "", [_title(curve) for curve in firsts]
+    counts = [f"mean of {len(group)} runs (band: min to max)" if len(group) > 1 else "" for group in groups]
+    return title, [", ".join(filter(None, parts)) for parts in zip(labels, counts, strict=True)]
+
+
+def _wall_unit(groups: Sequence[Sequence[Curve]]) -> tuple[float, str]:
+    """Seconds of the unit that suits the longest run, and the axis label: hours, but minutes below one."""
+    longest_s = max(curve.x[-1] for group in groups for curve in group)
+    unit_s, name = (3600.0, "hours") if longest_s >= 3600 else (60.0, "minutes")
+    return unit_s, f"wall time ({name})"
+
+
+def _y_label(groups: Sequence[Sequence[Curve]], y: str) -> str:
+    """The metric with its unit, where its name tells."""
+    windows = {curve.window for group in groups for curve in group}
+    window = f"mean of the newest {windows.pop()} episodes" if len(windows) == 1 else "mean of the newest episodes"
+    known = {
+        "episode/return": f"episode return\n({window})",
+        "episode/length": f"episode length in env steps\n({window})",
+        "env_steps_per_second": "env steps per second",
+        "frames_per_second": "frames per second",
+        "lag/mean": "policy lag (updates)",
+        "policy/entropy": "policy entropy (nats)",
+    }
+    if y.startswith("time/") and y.count("/") == 2:
+        return f"{y} (fraction of the threads' time)"
+    return known.get(y, y)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line and returns the exit code: 0 done, 2 a mistake in the command."""
+    try:
+        command = parse(argv)
+        out = epath.Path(command.out)
+        check(out.parent.is_dir(), f"--out={command.out}: there is no such folder.")
+        check(bool(out.suffix), f"--out={command.out} needs an ending that says the format, such as .png.")
+        groups = group_runs([read_curve(run, command.x, command.y) for run in command.runs])
+        out.write_bytes(draw(groups, command.x, command.y, out.suffix[1:]))
+    except ConfigError as error:
+        sys.stderr.write(f"plot: error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
