@@ -23,6 +23,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent.max_reward = 1.0
     config.agent.optimizer = "adam"
     config.agent.max_grad_norm = 0.5
-    config.agent.learning_rate = 6e-4
-    config.agent.micro_batches = 8
+    config.agent.learning_rate = 3e-4
+    config.agent.minibatches = 8
     return config

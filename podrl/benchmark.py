@@ -214,7 +214,7 @@ def open_stages(parts: Parts, stack: contextlib.ExitStack) -> dict[str, Stage]:
         "act": functools.partial(time_act, parts, programs, parameters, timesteps),
         "learn": functools.partial(time_learn, parts, programs.learner, state, rollouts),
     }
-    if set(parts.actor_devices) != set(parts.topology.local_learner.devices.flat):
+    if len({*parts.actor_devices, *parts.topology.local_learner.devices.flat}) > 1:
         stages["transfer"] = functools.partial(time_transfer, parts, programs, timesteps)
     return stages
 

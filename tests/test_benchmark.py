@@ -1,8 +1,10 @@
+import io
 import json
 from pathlib import Path
 
 import jax
 import pytest
+from rich.console import Console
 
 from podrl import benchmark
 from podrl.benchmark import Sample, compare
@@ -19,7 +21,8 @@ def sample(rate: float, cores: float = 1.0) -> Sample:
 def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(benchmark, "_MATMUL_S", 0.05)
-    split = [f"--config.topology.{who}_devices_per_process=2" for who in ("actor", "learner")]
+    split = [f"--config.topology.{who}_devices_per_process=1" for who in ("actor", "learner")]
+    split += ["--config.actors.threads_per_device=2", "--config.actors.num_envs=16"]
     arguments = ["--smoke", "--repeats", "2", "--seconds", "0.05", "--json", "report.json", *split]
     assert tool.main(["benchmark.py", "--config", CATCH, *arguments]) == 0
 
@@ -29,7 +32,7 @@ def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys):
         assert len(stage["samples"]) == 2
         for name in ("env_steps_per_second", "frames_per_second", "core_seconds_per_env_step"):
             assert 0 < stage[name]["min"] <= stage[name]["median"] <= stage[name]["max"]
-    # The shrunk config: 16 environments, unrolls of 5 steps, 2 actors with 2 pools each.
+    # 16 environments for 2 actors with 2 pools each, and unrolls shrunk to 5 steps.
     assert report["layout"] == {
         "num_actors": 2,
         "pools_per_actor": 2,
@@ -47,15 +50,25 @@ def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys):
     assert report["end_to_end"]["of_core_bound"]["median"] > 0
 
     text = capsys.readouterr().out
-    assert all(heading in text for heading in ("env steps/s", "frames/s", "core-us/env step", "Compile time"))
+    assert all(heading in text for heading in ("env steps/s", "frames/s", "core-us/step", "Compile time"))
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_one_device_has_no_transfer_stage():
-    rates = {name: [sample(100.0)] for name in ("env", "act", "learn", "end_to_end")}
-    report = {"stages": {name: benchmark.summarize(samples, 4) for name, samples in rates.items()}}
-    assert tool.make_table(report, plain=True).row_count == 4
+def test_the_window_of_a_run_excludes_warm_up():
+    window = benchmark._Window(seconds=0.0)
+    asked = [window.is_over() for _ in range(benchmark.WARMUP_UPDATES + 2)]
+    assert asked == [False] * (benchmark.WARMUP_UPDATES + 1) + [True]
+    assert window.sample(env_steps_per_update=80).env_steps == 80
+
+
+def test_the_table_has_a_row_per_stage_and_fits_a_terminal():
+    stages = {name: benchmark.summarize([sample(123456.0), sample(98765.0)], 4) for name in STAGES}
+    assert tool.make_table({"stages": stages}, plain=True).row_count == 5
+    console = Console(width=80, file=io.StringIO())
+    console.print(tool.make_table({"stages": stages}, plain=False))
+    assert "environments" in console.file.getvalue()
+    assert "(395k to 494k)" in console.file.getvalue()
 
 
 def test_ratios_are_taken_inside_a_repeat():

@@ -42,7 +42,7 @@ def errors_of(capsys, *arguments):
         ("--config.network.encoder=resnt", "network.encoder='resnt' is not known; did you mean 'resnet'?"),
         ("--config.network.encoder=resnet", "network.encoder='resnet' needs images"),
         ("--config.actors.num_envs=-4", "actors.num_envs=-4 must be at least 1."),
-        ("--config.actors.num_envs=9", "actors.num_envs=9 does not divide over 2 pools"),
+        ("--config.actors.num_envs=9", "actors.num_envs=9 does not divide over 8 pools"),
         ("--config.total_env_steps=0", "total_env_steps=0 must be at least 1."),
         ("--config.topology.actor_devices_per_process=9", "topology.actor_devices_per_process=9 does not fit"),
         ("--workdirr=x", "Unknown flag --workdirr; did you mean 'workdir'?"),
@@ -102,7 +102,7 @@ def test_overrides_reach_the_config():
 
 
 def test_an_unknown_key_of_an_env_option_is_refused():
-    with pytest.raises(ConfigError, match="Unknown config key 'env.options.sticky'"):
+    with pytest.raises(ConfigError, match=r"Unknown config key 'env\.options\.sticky'"):
         commandline.override(
             commandline.load_config(str(ROOT / "configs/impala_atari.py")), ["--config.env.options.sticky=1"]
         )

@@ -105,7 +105,7 @@ def make_table(report: Mapping[str, Any], *, plain: bool) -> Table:
     """A row per stage, with median, min and max over the repeats; `plain` is Markdown, one line per row."""
     table = Table(box=box.MARKDOWN if plain else box.SIMPLE_HEAD)
     table.add_column("stage")
-    for heading in ("env steps/s", "frames/s", "core-us/env step", "cores busy"):
+    for heading in ("env steps/s", "frames/s", "core-us/step", "cores"):
         table.add_column(heading, justify="right", no_wrap=True)
     between = " " if plain else "\n"
     for name, stage in report["stages"].items():
@@ -114,7 +114,7 @@ def make_table(report: Mapping[str, Any], *, plain: bool) -> Table:
             STAGES[name],
             _rate(steps, between),
             _rate(stage["frames_per_second"], between),
-            f"{cost['median'] * 1e6:,.1f}{between}({cost['min'] * 1e6:,.1f} to {cost['max'] * 1e6:,.1f})",
+            f"{_micro(cost['median'])}{between}({_micro(cost['min'])} to {_micro(cost['max'])})",
             f"{cost['median'] * steps['median']:.2f}",
             style="bold" if name == "end_to_end" else None,
         )
@@ -140,8 +140,8 @@ def conclusions(report: Mapping[str, Any]) -> Iterator[str]:
         f"{_rate(machine['matmul_gflops'], ' ')} GFLOP/s."
     )
     yield (
-        f"Median (min to max) of {report['repeats']} repeats of {report['seconds']:g} s, interleaved; core-us: CPU "
-        "microseconds of all threads; end to end without warm-up, files and checkpoints."
+        f"Median (min to max) of {report['repeats']} repeats of {report['seconds']:g} s, interleaved. Core-us: CPU "
+        "microseconds of all threads. Cores: how many were busy. End to end: without warm-up, files and checkpoints."
     )
 
 
@@ -149,6 +149,11 @@ def _rate(rate: Mapping[str, float], between: str) -> str:
     from podrl.panel import compact  # Imports JAX.
 
     return f"{rate['median']:,.0f}{between}({compact(rate['min'])} to {compact(rate['max'])})"
+
+
+def _micro(seconds: float) -> str:
+    """Microseconds, to about three digits."""
+    return f"{seconds * 1e6:,.1f}" if seconds < 100e-6 else f"{seconds * 1e6:,.0f}"
 
 
 def _percent(share: Mapping[str, float]) -> str:

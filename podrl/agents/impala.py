@@ -16,7 +16,7 @@ import optax
 from podrl.config import check, check_at_least, check_one_of
 from podrl.ops.distributions import categorical_entropy, categorical_kl, categorical_log_prob, sample_categorical
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
-from podrl.ops.minibatches import accumulate_gradients
+from podrl.ops.minibatches import accumulate_gradients, split_environments
 from podrl.ops.optimizers import linear_decay, make_adam, make_rmsprop
 from podrl.ops.vtrace import vtrace
 from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Timestep, Trajectory
@@ -43,7 +43,8 @@ class AgentConfig:
         epsilon: added to the root mean square (or to the mean square, see next).
         epsilon_inside_root: for `rmsprop`: false is PyTorch's form and Atari's default, true TensorFlow's.
         max_grad_norm: the whole gradient is scaled down to this global norm.
-        micro_batches: the update's batch is processed in this many parts, one after the other, to bound memory.
+        minibatches: an update takes this many optimizer steps, each on its share of the environments.
+        micro_batches: a step's gradient is summed over this many parts, one after the other: less memory, same result.
     """
 
     name: str = "impala"
@@ -62,6 +63,7 @@ class AgentConfig:
     epsilon: float = 1e-5
     epsilon_inside_root: bool = False
     max_grad_norm: float = 1.0
+    minibatches: int = 1
     micro_batches: int = 1
 
     def __post_init__(self) -> None:
@@ -73,12 +75,14 @@ class AgentConfig:
             check_at_least(self, "agent", name, 0)
         for name in ("discount", "lambda_", "rmsprop_decay"):
             check(0 <= getattr(self, name) <= 1, f"agent.{name}={getattr(self, name)} must lie in [0, 1].")
+        check_at_least(self, "agent", "minibatches", 1)
         check_at_least(self, "agent", "micro_batches", 1)
 
 
 def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent:
     """IMPALA around `network`, for a run of `num_updates` updates (which the learning rate's decay needs)."""
-    schedule = linear_decay(config.learning_rate, num_updates) if config.learning_rate_decay else config.learning_rate
+    num_steps = num_updates * config.minibatches
+    schedule = linear_decay(config.learning_rate, num_steps) if config.learning_rate_decay else config.learning_rate
     optimizer = _make_optimizer(config, schedule)
 
     def init(key: jax.Array) -> LearnerState:
@@ -91,7 +95,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         output, carry = network.step(params, timestep.observation, timestep.first, carry)
         return sample_categorical(keys, output.logits), {"logits": output.logits}, carry
 
-    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
+    def sgd_step(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
         num_transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
 
         def loss_fn(params: PyTree, part: Trajectory) -> tuple[jax.Array, Metrics]:
@@ -99,15 +103,19 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
 
         (_, metrics), grads = accumulate_gradients(loss_fn, state.params, trajectory, config.micro_batches)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        learning_rate = schedule(state.step) if callable(schedule) else schedule
-        metrics = {
-            **metrics,
-            "grad/norm": optax.tree.norm(grads),
-            "loss/learning_rate": jnp.asarray(learning_rate, jnp.float32),
-        }
         params = optax.apply_updates(state.params, updates)
-        state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
-        return state, metrics
+        state = dataclasses.replace(state, params=params, opt_state=opt_state)
+        return state, {**metrics, "grad/norm": optax.tree.norm(grads)}
+
+    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
+        learning_rate = schedule(state.step * config.minibatches) if callable(schedule) else schedule
+        steps = []
+        for minibatch in split_environments(trajectory, config.minibatches):
+            state, metrics = sgd_step(state, minibatch)
+            steps.append(metrics)
+        metrics = jax.tree.map(lambda *values: sum(values) / len(values), *steps)
+        metrics["loss/learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
+        return dataclasses.replace(state, step=state.step + 1), metrics
 
     return Agent(
         init=init,

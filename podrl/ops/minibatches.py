@@ -6,6 +6,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from podrl.config import check
 from podrl.types import Metrics, PyTree, Trajectory
 
 LossFn = Callable[[PyTree, Trajectory], tuple[jax.Array, Metrics]]
@@ -20,7 +21,18 @@ def split_environments(trajectory: Trajectory, num: int) -> list[Trajectory]:
     Args:
         trajectory: [T, B, ...] leaves, the carry's [B, ...]; B a multiple of `num`.
         num: how many parts.
+
+    Raises:
+        ConfigError: if the environments do not divide.
     """
+    num_envs = trajectory.reward.shape[1]
+    check(
+        num_envs % num == 0,
+        f"{num_envs} environments do not divide into {num} parts. Make actors.num_envs a multiple of "
+        "agent.minibatches * agent.micro_batches.",
+    )
+    if num == 1:
+        return [trajectory]
     return [_take_environments(trajectory, part, num) for part in range(num)]
 
 
@@ -41,8 +53,6 @@ def accumulate_gradients(
         ((loss, metrics), gradients), as `jax.value_and_grad(loss_fn, has_aux=True)` returns them.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-    if num_micro_batches == 1:
-        return value_and_grad(params, trajectory)
     # Unrolled in Python: XLA's CPU backend runs a convolution inside a loop of its own some 20 times slower.
     results = [value_and_grad(params, part) for part in split_environments(trajectory, num_micro_batches)]
     return jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *results)

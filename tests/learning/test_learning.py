@@ -1,0 +1,28 @@
+"""Real learning on small tasks: the return, and not the loss, is what counts."""
+
+import pytest
+
+from podrl.agents import load_agent
+from podrl.commandline import load_config, override
+from podrl.config import from_config_dict
+from tests.runs import run
+
+
+def learn(name, *overrides):
+    config = override(load_config(f"configs/{name}.py"), list(overrides))
+    outcome, _ = run(from_config_dict(config, load_agent("impala").AgentConfig))
+    return outcome.episode_return
+
+
+def test_catch_is_solved():
+    assert learn("impala_catch") >= 0.95
+
+
+def test_a_short_lunarlander_flies_better_than_chance():
+    """A random policy scores -177."""
+    assert learn("impala_lunarlander", "--config.total_env_steps=1_000_000") >= -50
+
+
+@pytest.mark.slow
+def test_lunarlander_lands():
+    assert learn("impala_lunarlander") >= 100

@@ -1,0 +1,51 @@
+"""A module imports from lower layers only; the order is the map of the code."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "podrl"
+LAYERS = [
+    {"types", "config", "ledger"},
+    {"mesh", "ops", "networks", "envs", "commandline"},
+    {"agents", "layout", "metrics", "panel"},
+    {"unroll", "transfer", "learner", "checkpoint", "display", "journal", "workdir"},
+    {"actors"},
+    {"sebulba"},
+    {"train", "benchmark"},
+]
+# Within a layer modules do not see each other, but for these.
+WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")}
+
+
+def layer_of(module):
+    (layer,) = [index for index, names in enumerate(LAYERS) if module in names]
+    return layer
+
+
+def imports_of(path):
+    """Modules of podrl that a file imports: `podrl.envs.seeds` counts as `envs`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "podrl":
+            parts = node.module.split(".")
+            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("podrl.")]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    if path == ROOT / "__init__.py":
+        return
+    module = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for imported in imports_of(path):
+        below = layer_of(imported) < layer_of(module)
+        assert below or (module, imported) in WITHIN, f"{module} imports {imported}"
+
+
+def test_flax_stays_in_networks_and_orbax_in_checkpoint():
+    for path in ROOT.rglob("*.py"):
+        text = path.read_text()
+        assert "import flax.linen" not in text or path.parent.name == "networks"
+        assert "import orbax" not in text or path.name == "checkpoint.py"
