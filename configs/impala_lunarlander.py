@@ -14,6 +14,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent = common.impala_agent()
     config.agent.optimizer = "adam"
     config.agent.learning_rate = 1e-3
+    config.agent.max_grad_norm = 0.5
+    config.agent.reward_scale = 0.05
     config.agent.discount = 0.995
     config.log.every_updates = 50
     return config

@@ -21,7 +21,8 @@ class Checkpointer:
     def __init__(self, workdir: epath.PathLike, *, keep: int):
         """Opens the folder, keeping the newest `keep` checkpoints."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(epath.Path(workdir) / "checkpoints", options=options)
+        folder = epath.Path(workdir).resolve() / "checkpoints"  # Orbax refuses relative paths.
+        self._manager = ocp.CheckpointManager(folder, options=options)
 
     def __enter__(self) -> "Checkpointer":
         return self

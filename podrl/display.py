@@ -19,7 +19,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from podrl.panel import Progress, Summary, duration, make_panel, plain_line, summary_text
+from podrl.panel import PANEL_WIDTH, Progress, Summary, duration, make_panel, plain_line, summary_text
 
 REFRESHES_PER_SECOND = 4
 # Libraries whose log lines below ERROR say nothing to the user of podrl; some of them log as absl does.
@@ -166,7 +166,9 @@ class Display:
         row, phase, now = self._row, self._phase, self._clock()
         doing = None if phase is None else f"{phase[0]} ...  {duration(now - phase[1])}"
         progress = Progress(self._total_env_steps, now - self._start_s, self._left_s)
-        return make_panel(self._title, self._workdir, row, progress, doing)
+        # A terminal echoes Ctrl-C as two characters behind the panel; they need room, or the panel slips a line.
+        width = min(PANEL_WIDTH, self._console.width - 3)
+        return make_panel(self._title, self._workdir, row, progress, doing, width)
 
 
 def configure_logging(process_index: int) -> None:

@@ -57,7 +57,9 @@ class Summary:
     tensorboard: bool = True
 
 
-def make_panel(title: str, workdir: str, row: Mapping[str, Any], progress: Progress, phase: str | None) -> Panel:
+def make_panel(
+    title: str, workdir: str, row: Mapping[str, Any], progress: Progress, phase: str | None, width: int
+) -> Panel:
     """The panel below the log lines.
 
     Args:
@@ -66,6 +68,7 @@ def make_panel(title: str, workdir: str, row: Mapping[str, Any], progress: Progr
         row: the newest metrics; empty before the first.
         progress: where the run stands.
         phase: what it does instead of training; None if nothing.
+        width: columns.
     """
     lines: list[Any] = [] if phase is None else [Text(phase, style="yellow")]
     if row:
@@ -77,7 +80,7 @@ def make_panel(title: str, workdir: str, row: Mapping[str, Any], progress: Progr
         title_align="left",
         box=box.ROUNDED,
         border_style="cyan",
-        width=PANEL_WIDTH,
+        width=width,
     )
 
 

@@ -70,6 +70,13 @@ def test_an_environments_noise_depends_on_its_index_and_not_on_its_pool():
     assert all((among.action[:, i] != among.action[:, 2]).any() for i in (0, 1, 3))
 
 
+def test_the_noise_is_new_at_every_step_and_in_every_rollout():
+    """The policy is nearly uniform, so that its actions show the noise."""
+    (first, second), _ = unroll(make_config("LunarLander-v3"), 2, [5, 6], length=20)
+    assert len(np.unique(first.action[:, 0])) > 1
+    assert (first.action != second.action).any()
+
+
 def test_the_carry_at_the_start_rebuilds_what_the_actor_saw():
     config = make_config("Breakout-v5", network__encoder="nature", network__frame_stack=4)
     agent, spec = make_agent(config)
