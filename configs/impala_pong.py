@@ -16,13 +16,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.env.options.full_action_space = False
     config.env.options.noop_max = 30
     config.actors.num_envs = 32
-    config.actors.unroll_length = 20
+    config.actors.unroll_length = 40
     config.network.encoder = "nature"
     config.network.frame_stack = 4
     config.agent = common.impala_agent()
     config.agent.max_reward = 1.0
     config.agent.optimizer = "adam"
     config.agent.max_grad_norm = 0.5
-    config.agent.learning_rate = 3e-4
-    config.agent.minibatches = 8
+    config.agent.learning_rate = 4e-4
+    config.agent.entropy_cost = 0.003
+    config.agent.lambda_ = 0.95
+    config.agent.minibatches = 16
     return config

@@ -22,7 +22,7 @@ from podrl.envs.seeds import env_seeds
 from podrl.journal import Journal, Row
 from podrl.layout import Layout, default_env_threads, global_shape, make_layout
 from podrl.learner import Learner
-from podrl.ledger import Ledger
+from podrl.ledger import OTHER, Ledger
 from podrl.mesh import ShardingRule, Topology
 from podrl.transfer import ParameterStore, global_rollout
 from podrl.types import Agent, Counters, EnvSpec, LearnerState, Trajectory
@@ -38,7 +38,7 @@ class Outcome:
         counters: progress of the whole job.
         finished: false if it was told to stop early.
         env_steps_per_second: average that the learner consumed, warm-up excluded; NaN after a single update.
-        compile_s: seconds that compilation took.
+        compile_s: seconds that compilation took; 0 if the programs were given.
         episode_return: mean over the newest episodes; None if none has finished.
         episodes: number of episodes behind it.
     """
@@ -92,6 +92,7 @@ def run(
     source: Source,
     topology: Topology,
     rules: Sequence[ShardingRule] = (),
+    programs: Programs | None = None,
     show_phase: Callable[[str], None] = lambda text: None,
     write_row: Callable[[Row], None] = lambda row: None,
     save: Callable[[LearnerState, Counters], None] = lambda state, counters: None,
@@ -106,6 +107,7 @@ def run(
         source: makes environments.
         topology: who acts and who learns.
         rules: layout of wide parameters on the learner mesh.
+        programs: compiled before, with the same arguments, and good for any number of runs; by default compiled here.
         show_phase: told what happens before training.
         write_row: takes each row of metrics.
         save: writes a checkpoint; called every `checkpoint.every_updates` and at the end.
@@ -118,8 +120,8 @@ def run(
     """
     ledger = Ledger("learner")
     show_phase("compiling")
-    with ledger.spend("compile"):
-        programs = compile_programs(config, agent, spec, topology, rules)
+    with ledger.spend("compile" if programs is None else OTHER):
+        programs = programs or compile_programs(config, agent, spec, topology, rules)
         state = programs.learner.init(config.seed)
     show_phase("starting environments")
     parameters = ParameterStore(topology.local_actor_devices)

@@ -3,11 +3,15 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from rich.console import Console
 
-from podrl import benchmark
-from podrl.benchmark import Sample, compare
+from podrl import benchmark, instruments, sebulba, stages
+from podrl.benchmark import compare
+from podrl.instruments import Sample
+from podrl.mesh import make_topology
+from tests.runs import make_agent, make_config, run
 from tools import benchmark as tool
 
 CATCH = str(Path(__file__).resolve().parent.parent / "configs" / "impala_catch.py")
@@ -20,7 +24,7 @@ def sample(rate: float, cores: float = 1.0) -> Sample:
 
 def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(benchmark, "_MATMUL_S", 0.05)
+    monkeypatch.setattr(instruments, "_MATMUL_S", 0.05)
     split = [f"--config.topology.{who}_devices_per_process=1" for who in ("actor", "learner")]
     split += ["--config.actors.threads_per_device=2", "--config.actors.num_envs=16"]
     arguments = ["--smoke", "--repeats", "2", "--seconds", "0.05", "--json", "report.json", *split]
@@ -52,14 +56,39 @@ def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert all(heading in text for heading in ("env steps/s", "frames/s", "core-us/step", "Compile time"))
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
-    assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_the_window_of_a_run_excludes_warm_up():
-    window = benchmark._Window(seconds=0.0)
-    asked = [window.is_over() for _ in range(benchmark.WARMUP_UPDATES + 2)]
-    assert asked == [False] * (benchmark.WARMUP_UPDATES + 1) + [True]
-    assert window.sample(env_steps_per_update=80).env_steps == 80
+def test_a_run_is_measured_after_its_warm_up(monkeypatch):
+    asked = []
+
+    def ask_only(config, *, should_stop, **parts):
+        while not should_stop():
+            asked.append(True)
+
+    one_device = {f"topology__{who}_devices_per_process": 1 for who in ("actor", "learner")}
+    parts = stages.make_parts(make_config(**one_device))
+    monkeypatch.setattr(sebulba, "run", ask_only)
+    sample = stages.time_end_to_end(parts, seconds=0.0)
+    assert len(asked) == stages.WARMUP_UPDATES + 1
+    assert sample.env_steps == parts.config.env_steps_per_update == 8 * 4
+
+    asked.clear()
+    sample = stages.time_end_to_end(parts, seconds=0.01)
+    assert sample.env_steps == (len(asked) - stages.WARMUP_UPDATES) * 8 * 4
+    assert sample.wall_s >= 0.01
+
+
+def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):
+    config = make_config()
+    agent, spec = make_agent(config)
+    programs = sebulba.compile_programs(config, agent, spec, make_topology(config.topology, jax.devices()[:1]))
+    alone, _ = run(config)
+    monkeypatch.delattr(sebulba, "compile_programs")
+    shared = [run(config, programs=programs)[0] for _ in range(2)]
+    assert alone.compile_s > 0
+    assert [outcome.compile_s for outcome in shared] == [0, 0]
+    for outcome in shared:
+        jax.tree.map(np.testing.assert_array_equal, outcome.state.params, alone.state.params)
 
 
 def test_the_table_has_a_row_per_stage_and_fits_a_terminal():

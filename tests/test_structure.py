@@ -12,8 +12,9 @@ LAYERS = [
     {"agents", "layout", "metrics", "panel"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "journal", "workdir"},
     {"actors"},
-    {"sebulba"},
-    {"train", "benchmark"},
+    {"sebulba", "instruments"},
+    {"train", "stages"},
+    {"benchmark"},
 ]
 # Within a layer modules do not see each other, but for these.
 WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")}

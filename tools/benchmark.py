@@ -2,12 +2,10 @@
 
 import argparse
 from collections.abc import Iterator, Mapping
-import contextlib
 import dataclasses
 import json
 from pathlib import Path
 import sys
-import tempfile
 from typing import Any, NoReturn
 
 # Configs import `configs.common`, wherever the command is run from.
@@ -164,25 +162,6 @@ def _gibibytes(size_bytes: int) -> str:
     return f"{size_bytes / 2**30:.2f} GiB"
 
 
-@contextlib.contextmanager
-def shared_compilations() -> Iterator[None]:
-    """Lets the repeats reuse the first one's compiled programs, through a cache that is removed at the end."""
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache
-
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="podrl-benchmark-") as folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        compilation_cache.reset_cache()  # JAX looks at the setting once.
-        try:
-            yield
-        finally:
-            jax.config.update("jax_compilation_cache_dir", None)
-            compilation_cache.reset_cache()
-
-
 def run(command: Command) -> None:
     """Measures, prints and writes."""
     from podrl import benchmark  # Imports JAX, which a mistake before need not wait for.
@@ -191,13 +170,12 @@ def run(command: Command) -> None:
 
     configure_logging(process_index=0)
     config = from_config_dict(command.config, load_agent(command.config.agent.name).AgentConfig)
-    with shared_compilations():
-        report = benchmark.measure(
-            config,
-            repeats=command.repeats,
-            seconds=command.seconds,
-            show_phase=lambda text: logging.info("%s", text),
-        )
+    report = benchmark.measure(
+        config,
+        repeats=command.repeats,
+        seconds=command.seconds,
+        show_phase=lambda text: logging.info("%s", text),
+    )
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
     show(Console(highlight=False, markup=False, width=width), report)
     if command.json is not None:

@@ -11,7 +11,7 @@ from podrl.config import ConfigError
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command line and returns the exit code: 0 done, 1 failed, 2 a mistake in the command or config."""
+    """Runs the command line and returns the exit code: see `podrl.train`."""
     try:
         command = commandline.parse(argv)
         from podrl import train  # Imports JAX, which a mistake above need not wait for.
@@ -20,6 +20,9 @@ def main(argv: list[str]) -> int:
     except ConfigError as error:
         sys.stderr.write(f"podrl: error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("podrl: interrupted at once; what came after the last checkpoint is lost.\n")
+        return 130
 
 
 if __name__ == "__main__":

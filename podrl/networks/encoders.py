@@ -15,6 +15,9 @@ from podrl.ops.pooling import max_pool_3x3_stride_2
 # The smallest image side that Nature's unpadded convolutions leave a pixel of: 36 -> 8 -> 3 -> 1.
 NATURE_MIN_SIZE = 36
 
+# Keeps the scale of activations from layer to layer: ReLU halves the second moment.
+RELU_INIT = nn.initializers.orthogonal(2**0.5)
+
 
 class ImpalaResNet(nn.Module):
     """The deep residual network of IMPALA; images [N, H, W, C] -> [N, 256].
@@ -38,7 +41,7 @@ class ImpalaResNet(nn.Module):
             for _ in range(2):
                 x = ResidualBlock(self.dtype)(x)
         x = _flatten(nn.relu(x))
-        return nn.relu(nn.Dense(256, dtype=self.dtype)(x))
+        return nn.relu(nn.Dense(256, dtype=self.dtype, kernel_init=RELU_INIT)(x))
 
 
 class ResidualBlock(nn.Module):
@@ -67,9 +70,10 @@ class NatureCNN(nn.Module):
         """Encodes images."""
         x = scale_pixels(images, self.dtype)
         for channels, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            layer = nn.Conv(channels * self.width, (kernel, kernel), (stride, stride), "VALID", dtype=self.dtype)
+            size, strides = (kernel, kernel), (stride, stride)
+            layer = nn.Conv(channels * self.width, size, strides, "VALID", dtype=self.dtype, kernel_init=RELU_INIT)
             x = nn.relu(layer(x))
-        return nn.relu(nn.Dense(512 * self.width, dtype=self.dtype)(_flatten(x)))
+        return nn.relu(nn.Dense(512 * self.width, dtype=self.dtype, kernel_init=RELU_INIT)(_flatten(x)))
 
 
 class MLP(nn.Module):
@@ -83,7 +87,7 @@ class MLP(nn.Module):
         """Encodes observations of any rank."""
         x = _flatten(scale_pixels(x, self.dtype))
         for size in self.hidden_sizes:
-            x = nn.relu(nn.Dense(size, dtype=self.dtype)(x))
+            x = nn.relu(nn.Dense(size, dtype=self.dtype, kernel_init=RELU_INIT)(x))
         return x
 
 

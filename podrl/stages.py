@@ -1,0 +1,241 @@
+"""How fast each stage of a run is by itself, and the whole run: one function per stage, each returns a `Sample`.
+
+A stage drives podrl's own parts, laid out as the run would be: its pools, compiled programs, parameter store and run
+loop. It ends by the clock, with a whole unroll or update.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+import time
+
+import jax
+import numpy as np
+
+from podrl import sebulba
+from podrl.actors import Rollout
+from podrl.agents import load_agent
+from podrl.config import Config, check
+from podrl.envs import Pool, Source, load_source
+from podrl.envs.seeds import env_seeds
+from podrl.instruments import Clocks, Sample, time_threads
+from podrl.layout import Layout, default_env_threads, make_layout
+from podrl.mesh import Topology, make_topology
+from podrl.networks import make_network
+from podrl.transfer import ParameterStore, rollout_to_learner
+from podrl.types import Agent, EnvSpec, Timestep
+
+WARMUP_UPDATES = 3  # A run's first two rollouts are made with the same parameters, and its first one opens the pools.
+_ENDLESS_UPDATES = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run is made of, compiled, nothing of it started.
+
+    Attributes:
+        config: of the run, made so long that it never ends by itself.
+        source: makes environments.
+        spec: of one environment.
+        agent: the algorithm.
+        topology: who acts and who learns, in one process.
+        layout: how environments are dealt out.
+        programs: compiled; no stage consumes anything of them.
+        compile_s: seconds that compiling took.
+    """
+
+    config: Config
+    source: Source
+    spec: EnvSpec
+    agent: Agent
+    topology: Topology
+    layout: Layout
+    programs: sebulba.Programs
+    compile_s: float
+
+    @property
+    def actor_devices(self) -> list[jax.Device]:
+        """The device of each actor thread."""
+        return [d for d in self.topology.local_actor_devices for _ in range(self.config.actors.threads_per_device)]
+
+    @property
+    def steps_per_unroll(self) -> int:
+        """Env steps in the unrolls of one actor thread's pools."""
+        return self.config.actors.unroll_length * self.layout.pools_per_actor * self.layout.envs_per_pool
+
+    @property
+    def env_threads(self) -> int:
+        """C++ threads of each pool."""
+        return self.config.actors.env_threads or default_env_threads(self.layout)
+
+
+def make_parts(config: Config) -> Parts:
+    """Resolves a config as training does, and compiles.
+
+    Raises:
+        ConfigError: if the parts do not fit together, or the job has several processes.
+    """
+    config = dataclasses.replace(config, total_env_steps=_ENDLESS_UPDATES * config.env_steps_per_update)
+    source = load_source(config.env.source)
+    spec = source.make_spec(config.env)
+    topology = make_topology(config.topology)
+    check(
+        topology.num_processes == 1,
+        f"Found a job of {topology.num_processes} processes; the benchmark's stages end by the clock, which processes "
+        "do not share. Run it in one process.",
+    )
+    layout = make_layout(config, topology)
+    network = make_network(config.network, spec)
+    agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
+    start_s = time.perf_counter()
+    programs = sebulba.compile_programs(config, agent, spec, topology)
+    programs.learner.init(config.seed)  # Compiles it; every stage makes its own state.
+    return Parts(
+        config=config,
+        source=source,
+        spec=spec,
+        agent=agent,
+        topology=topology,
+        layout=layout,
+        programs=programs,
+        compile_s=time.perf_counter() - start_s,
+    )
+
+
+def record_rollouts(parts: Parts) -> list[Rollout]:
+    """The rollouts of one update, made by the run's own actors, on the learner devices."""
+    once = dataclasses.replace(parts.config, total_env_steps=1)
+    learner = parts.programs.learner
+    parameters = ParameterStore(parts.topology.local_actor_devices)
+    parameters.publish(0, learner.actor_params(learner.init(once.seed)))
+    actors = sebulba.make_actors(once, parts.source, parts.topology, parts.programs, parameters)
+    try:
+        for actor in actors:
+            actor.start()
+        return [actor.take() for actor in actors]
+    finally:
+        sebulba.stop_actors(actors, parameters, once.actors.timeout_s)
+
+
+def open_pools(parts: Parts, stack: contextlib.ExitStack) -> list[list[Pool]]:
+    """The pools of every actor thread, as the run would make them."""
+    config, layout = parts.config, parts.layout
+
+    def open_pool(actor: int, pool: int) -> Pool:
+        seeds = env_seeds(config.seed, [int(env) for env in layout.env_indices(0, actor, pool)])
+        made = parts.source.make_pool(config.env, seeds=seeds, num_threads=parts.env_threads)
+        return stack.enter_context(contextlib.closing(made))
+
+    return [[open_pool(actor, pool) for pool in range(layout.pools_per_actor)] for actor in range(layout.num_actors)]
+
+
+def time_env(parts: Parts, pools: Sequence[Sequence[Pool]], seconds: float) -> Sample:
+    """Environments alone: each actor thread takes turns with its pools, as in a run, and sends random actions."""
+    num_envs = parts.layout.envs_per_pool
+    generator = np.random.default_rng(parts.config.seed)
+    actions = generator.integers(parts.spec.num_actions, size=(1000, num_envs), dtype=np.int32)
+
+    def step(actor: int, turns: Iterator[int]) -> int:
+        for pool in pools[actor]:
+            pool.send(actions[0])
+        for turn in turns:
+            for pool in pools[actor]:
+                pool.recv()
+                pool.send(actions[turn % len(actions)])
+        for pool in pools[actor]:
+            pool.recv()
+        return (turn + 1) * len(pools[actor]) * num_envs
+
+    return time_threads(step, parts.layout.num_actors, seconds)
+
+
+def time_act(parts: Parts, timesteps: Sequence[Sequence[Timestep]], seconds: float) -> Sample:
+    """Acting alone: whole unrolls with one fixed timestep per pool; sends it to the device and fetches the actions."""
+    learner = parts.programs.learner
+    learned = learner.actor_params(learner.init(parts.config.seed))
+    params = jax.block_until_ready({device: jax.device_put(learned, device) for device in parts.actor_devices})
+
+    def act(actor: int, turns: Iterator[int]) -> int:
+        device = parts.actor_devices[actor]
+        acting = parts.programs.acting[device]
+        states = [acting.init(parts.layout.env_indices(0, actor, pool)) for pool in range(len(timesteps[actor]))]
+        env_steps = 0
+        for _ in turns:
+            for _ in range(parts.config.actors.unroll_length):
+                for pool, timestep in enumerate(timesteps[actor]):
+                    version, on_device = jax.device_put((np.int32(0), timestep), device)
+                    action, states[pool] = acting.act(params[device], version, states[pool], on_device)
+                    np.asarray(action)
+            for pool, timestep in enumerate(timesteps[actor]):
+                _, states[pool] = acting.finish(states[pool], jax.device_put(timestep, device))
+            jax.block_until_ready(states)
+            env_steps += parts.steps_per_unroll
+        return env_steps
+
+    return time_threads(act, parts.layout.num_actors, seconds)
+
+
+def time_transfer(parts: Parts, rollouts: Sequence[Rollout], seconds: float) -> Sample:
+    """Rollouts alone, from actor to learner devices; the actors of all devices at the same time."""
+    unrolls = [jax.device_put(r.trajectories, d) for r, d in zip(rollouts, parts.actor_devices, strict=True)]
+    jax.block_until_ready(unrolls)
+    local_learner = parts.topology.local_learner
+
+    def move(actor: int, turns: Iterator[int]) -> int:
+        env_steps = 0
+        for _ in turns:
+            jax.block_until_ready([rollout_to_learner(unroll, local_learner) for unroll in unrolls[actor]])
+            env_steps += parts.steps_per_unroll
+        return env_steps
+
+    return time_threads(move, parts.layout.num_actors, seconds)
+
+
+def time_learn(parts: Parts, rollouts: Sequence[Rollout], seconds: float) -> Sample:
+    """Learning alone, on the same rollouts again and again, with parameters published after each update.
+
+    As in a run, update k is waited for when update k+1 is in flight.
+    """
+    learner = parts.programs.learner
+    trajectories = sebulba.join_actors(rollouts, parts.topology)
+    parameters = ParameterStore(parts.topology.local_actor_devices)
+    state = jax.block_until_ready(learner.init(parts.config.seed))
+
+    def learn(_: int, turns: Iterator[int]) -> int:
+        nonlocal state
+        in_flight = None
+        for turn in turns:
+            state, metrics = learner.update(state, trajectories)
+            parameters.publish(turn, learner.actor_params(state))
+            jax.block_until_ready(in_flight)
+            in_flight = metrics
+        jax.block_until_ready((state, in_flight))
+        return turn * parts.config.env_steps_per_update
+
+    return time_threads(learn, 1, seconds)
+
+
+def time_end_to_end(parts: Parts, seconds: float) -> Sample:
+    """The run loop itself, without files and checkpoints: steps that the learner consumed, warm-up excluded.
+
+    Measured from one update's launch to another's: at both ends one update is in flight.
+    """
+    launches: list[Clocks] = []
+
+    def is_over() -> bool:
+        """Asked once before each update."""
+        launches.append(Clocks.now())
+        measured = len(launches) - 1 - WARMUP_UPDATES
+        return measured > 0 and launches[-1].wall_s >= launches[WARMUP_UPDATES].wall_s + seconds
+
+    sebulba.run(
+        parts.config,
+        agent=parts.agent,
+        spec=parts.spec,
+        source=parts.source,
+        topology=parts.topology,
+        programs=parts.programs,
+        should_stop=is_over,
+    )
+    measured = len(launches) - 1 - WARMUP_UPDATES
+    return launches[WARMUP_UPDATES].sample(measured * parts.config.env_steps_per_update, launches[-1])
