@@ -1,7 +1,8 @@
 """IMPALA on Atari: `python tools/tpu_launch.py --config configs/impala_atari.py`.
 
-Another game: `--config.env.id=Pong-v5`. The clip of the gradient's norm and the optimizer's epsilon are Cleanba's 40
-and 0.01, divided by the 640 terms that it sums per minibatch where podrl takes a mean.
+Another game: `--config.env.id=Pong-v5`. As in Cleanba, an optimizer step sees 640 transitions. The clip of the
+gradient's norm and the optimizer's epsilon are its 40 and 0.01, divided by these 640 terms, which it sums where podrl
+takes a mean.
 """
 
 import ml_collections
@@ -18,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.frame_stack = 4
     config.agent = common.impala_agent()
     config.agent.max_reward = 1.0
+    config.agent.minibatches = 2
     config.agent.epsilon = 0.01 / 640
     config.agent.max_grad_norm = 40 / 640
     return config

@@ -1,7 +1,8 @@
-"""IMPALA learns Pong from pixels on a 2-core machine, in under an hour.
+"""IMPALA learns Pong from pixels on a 2-core machine, in under an hour; see `docs/results.md`.
 
-The game is Atari's older, easier form: no sticky actions, the six actions that Pong uses. The network is DQN's, because
-a small processor spends its time there.
+What makes it fit: frames of 52x52 pixels instead of 84x84 (a quarter of the work), DQN's network, and
+many small optimizer steps over many environments. The game is Atari's older, easier form: no sticky
+actions, the six actions that Pong uses.
 """
 
 import ml_collections
@@ -10,21 +11,22 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = common.make_config("impala_pong", "Pong-v5", total_env_steps=4_000_000)
+    config = common.make_config("impala_pong", "Pong-v5", total_env_steps=6_000_000)
     config.env.options = common.atari_options()
     config.env.options.repeat_action_probability = 0.0
     config.env.options.full_action_space = False
     config.env.options.noop_max = 30
-    config.actors.num_envs = 32
-    config.actors.unroll_length = 40
+    config.env.options.img_height = 52
+    config.env.options.img_width = 52
+    config.actors.num_envs = 64
+    config.actors.unroll_length = 5
     config.network.encoder = "nature"
     config.network.frame_stack = 4
     config.agent = common.impala_agent()
     config.agent.max_reward = 1.0
-    config.agent.optimizer = "adam"
+    config.agent.learning_rate = 7e-4
+    config.agent.learning_rate_decay = False
     config.agent.max_grad_norm = 0.5
-    config.agent.learning_rate = 4e-4
-    config.agent.entropy_cost = 0.003
-    config.agent.lambda_ = 0.95
-    config.agent.minibatches = 16
+    config.agent.minibatches = 4
+    config.log.every_updates = 100
     return config

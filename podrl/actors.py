@@ -61,7 +61,10 @@ class Handoff:
             if self._stopped:
                 raise Stopped
             if not ready:
-                raise TimeoutError(f"{who} waited {timeout_s:.0f} s for the learner to take a rollout.")
+                raise TimeoutError(
+                    f"{who} waited {timeout_s:.0f} s for the learner to take a rollout. If updates are this slow, "
+                    "raise actors.timeout_s."
+                )
             self._rollouts.append(rollout)
             self._changed.notify_all()
 
@@ -83,7 +86,14 @@ class Handoff:
                 return self._rollouts.popleft()
             if self._error is not None:
                 raise self._error
-            raise TimeoutError(f"The learner waited {timeout_s:.0f} s for a rollout: {blame()}.")
+            raise TimeoutError(
+                f"The learner waited {timeout_s:.0f} s for a rollout: {blame()}. If environments are this slow, raise "
+                "actors.timeout_s or lower actors.unroll_length."
+            )
+
+    def is_decided(self) -> bool:
+        """Whether `take` would return or raise at once."""
+        return bool(self._rollouts) or self._error is not None
 
     def fail(self, error: BaseException) -> None:
         """Keeps what ended the actor, to be raised by the next `take`."""
@@ -107,12 +117,12 @@ class ActingPrograms:
     """The functions of an `Unroller`, compiled for one device; the state is donated.
 
     Attributes:
-        init: (env_indices [B] uint32) -> state.
+        init: (env_indices [B] uint32, on the device) -> state.
         act: (params, version, state, timestep) -> (actions, state).
         finish: (state, timestep) -> (trajectory, state).
     """
 
-    init: Callable[[np.ndarray], ActingState]
+    init: Callable[[jax.Array], ActingState]
     act: Callable[[PyTree, jax.Array, ActingState, Timestep], tuple[jax.Array, ActingState]]
     finish: Callable[[ActingState, Timestep], tuple[Trajectory, ActingState]]
 
@@ -128,11 +138,12 @@ def compile_acting(unroller: Unroller, seed: int, device: jax.Device) -> ActingP
     timestep = on_device(unroller.timestep_shape())
     params = on_device(unroller.params_shape())
     version = on_device(jax.ShapeDtypeStruct((), np.int32))
+    env_indices = on_device(jax.ShapeDtypeStruct((unroller.num_envs,), np.uint32))
     init = jax.jit(functools.partial(unroller.init, seed), out_shardings=sharding)
     act = jax.jit(unroller.act, donate_argnums=2, out_shardings=sharding)
     finish = jax.jit(unroller.finish, donate_argnums=0, out_shardings=sharding)
     return ActingPrograms(
-        init=init,
+        init=init.lower(env_indices).compile(),
         act=act.lower(params, version, state, timestep).compile(),
         finish=finish.lower(state, timestep).compile(),
     )
@@ -196,6 +207,7 @@ class Actor:
         self._handoff = Handoff(capacity=1 + max_lag)
         self._stopping = threading.Event()
         self._pools: list[Pool] = []
+        self._progress = (0, 0)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -211,6 +223,10 @@ class Actor:
         """
         return self._handoff.take(timeout_s=self._timeout_s, blame=self._doing)
 
+    def is_decided(self) -> bool:
+        """Whether `take` would return or raise at once."""
+        return self._handoff.is_decided()
+
     def stop(self) -> None:
         """Asks the thread to end; `join` waits for that."""
         self._stopping.set()
@@ -223,7 +239,11 @@ class Actor:
 
     def _doing(self) -> str:
         bucket, seconds = self.ledger.doing()
-        return f"{self.name} has been in {bucket!r} for {seconds:.1f} s"
+        rollout, step = self._progress
+        return (
+            f"{self.name} has been in {bucket!r} for {seconds:.1f} s, at step {step} of {self._unroll_length} of "
+            f"rollout {rollout}"
+        )
 
     def _run(self) -> None:
         try:
@@ -244,11 +264,13 @@ class Actor:
             version = max(rollout - self._max_lag, 0)
             with self.ledger.spend("wait_params"):
                 params = self._parameters.fetch(self._device, version, timeout_s=self._timeout_s, who=self.name)
+                on_device = jax.device_put(np.int32(version), self._device)
             episodes: list[tuple[float, int]] = []
-            for _ in range(self._unroll_length):
+            for step in range(self._unroll_length):
+                self._progress = (rollout, step)
                 for turn in turns:
                     timestep = self._observe(turn, episodes)
-                    self._act(turn, params, version, timestep)
+                    self._act(turn, params, on_device, timestep)
             trajectories = tuple(self._finish(turn, episodes) for turn in turns)
             with self.ledger.spend("wait_rollouts"):
                 finished = Rollout(trajectories=trajectories, version=version, episodes=tuple(episodes))
@@ -260,7 +282,7 @@ class Actor:
             pool = make_pool()
             self._pools.append(pool)
             timestep = pool.reset()
-        state = self._programs.init(env_indices)
+        state = self._programs.init(jax.device_put(env_indices, self._device))
         return _Turn(pool=pool, episodes=EpisodeTracker(len(env_indices)), state=state, timestep=timestep)
 
     def _observe(self, turn: _Turn, episodes: list[tuple[float, int]]) -> Timestep:
@@ -274,12 +296,11 @@ class Actor:
             episodes += turn.episodes.step(timestep.reward, timestep.discount, timestep.first)
         return turn.timestep
 
-    def _act(self, turn: _Turn, params: PyTree, version: int, timestep: Timestep) -> None:
+    def _act(self, turn: _Turn, params: PyTree, version: jax.Array, timestep: Timestep) -> None:
         """Acts on a timestep and lets the pool step on, without waiting for it."""
         with self.ledger.spend("act"):
-            on_device = jax.device_put((np.int32(version), timestep), self._device)
-            action, turn.state = self._programs.act(params, on_device[0], turn.state, on_device[1])
-            action.copy_to_host_async()
+            timestep = jax.device_put(timestep, self._device)
+            action, turn.state = self._programs.act(params, version, turn.state, timestep)
             actions = np.asarray(action)
         with self.ledger.spend("env"):
             turn.pool.send(actions)

@@ -1,5 +1,6 @@
 """The command line: flags, and the config file with its overrides. Imports no JAX, so that mistakes show at once."""
 
+import ast
 import dataclasses
 import importlib.util
 from pathlib import Path
@@ -94,19 +95,31 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
     Raises:
         ConfigError: on a key that the config does not have, or a value that its type does not take.
     """
+    config = ml_collections.ConfigDict(config)
     for argument in arguments:
+        _admit_option(config, argument)
         _check_key(config, argument)
     values = flags.FlagValues()
-    config = ml_collections.ConfigDict(config)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *arguments])
     _parse_flags(values, ["", *arguments])
     return values["config"].value
 
 
+def _admit_option(config: ml_collections.ConfigDict, argument: str) -> None:
+    """Makes room for an environment option that the config does not list: the environment's source knows its own."""
+    key, _, value = argument.lstrip("-").removeprefix("config.").partition("=")
+    section, _, name = key.rpartition(".")
+    if section == "env.options" and name not in config.get("env", {}).get("options", {name: None}):
+        try:
+            config.env.options[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            config.env.options[name] = value
+
+
 def _check_key(config: ml_collections.ConfigDict, argument: str) -> None:
     """Raises ConfigError unless the key exists; suggests the nearest, or the one of that name in another section."""
     name, has_value, _ = argument.lstrip("-").partition("=")
-    key = name.removeprefix("noconfig.").removeprefix("config.")
+    key = name.removeprefix("config.")
     known = _keys(config)
     same_name = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
     hint = f"; did you mean {same_name[0]!r}?" if same_name else did_you_mean(key, known)

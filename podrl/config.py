@@ -8,7 +8,6 @@ into the dataclasses below, checking every key and type, and nobody writes to a 
 from collections.abc import Iterable, Mapping
 import dataclasses
 import difflib
-import types
 import typing
 from typing import Any, TypeVar
 
@@ -54,7 +53,7 @@ class ActorsConfig:
         unroll_length: steps (T) that each environment takes between two updates.
         threads_per_device: actor threads on each actor device.
         pools_per_thread: environment pools that a thread takes turns with; while one steps, another is acted for.
-        env_threads: C++ threads of each pool; 0 divides the host's cores over the pools.
+        env_threads: C++ threads of each pool; 0 divides the cores over the actor threads.
         synchronous: if true, rollouts wait for the newest parameters (lag 0) instead of overlapping with the update.
         timeout_s: seconds that any thread waits for another before the run ends with an error.
     """
@@ -117,11 +116,15 @@ class TopologyConfig:
         actor_devices_per_process: devices that act.
         learner_devices_per_process: devices that learn.
         model_devices: size of the learner mesh's `model` axis, over which wide layers may be sharded.
+        parameter_sharding: rules such as `encoder/Dense_0/kernel: -, model`: a regular expression that is looked for in
+            a parameter's path, and the mesh axis (`data`, `model`, or `-` for none) of each of its dimensions. The
+            first rule that matches decides; parameters that none matches are whole on every device.
     """
 
     actor_devices_per_process: int = 0
     learner_devices_per_process: int = 0
     model_devices: int = 1
+    parameter_sharding: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -230,7 +233,6 @@ def shrink(config: Config) -> Config:
     """The same run made so small that it ends in seconds: for trying a config out, and for tests."""
     actors = dataclasses.replace(
         config.actors,
-        num_envs=min(config.actors.num_envs, 32),
         unroll_length=min(config.actors.unroll_length, 5),
     )
     return dataclasses.replace(
@@ -294,8 +296,6 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
     if origin is tuple:
         check(isinstance(value, list | tuple), f"{key}={value!r} must be a list.")
         return tuple(_convert(item, typing.get_args(hint)[0], f"{key}[{i}]") for i, item in enumerate(value))
-    if origin in (types.UnionType, typing.Union):
-        return value
     if origin is not None:  # Mapping[str, Any]
         check(isinstance(value, Mapping), f"{key}={value!r} must be a section with keys of its own.")
         return dict(value)

@@ -15,6 +15,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from podrl.layout import available_cores
 from podrl.workdir import LIBRARIES
 
 _MATMUL_S = 0.5
@@ -91,7 +92,7 @@ def describe_machine() -> dict[str, Any]:
         "platform": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "devices": len(devices),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": available_cores(),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "load_average": os.getloadavg()[0],
     }

@@ -13,6 +13,7 @@ import numpy as np
 
 from podrl.ledger import Ledger, pooled, shares
 from podrl.metrics import EpisodeWindow, RateMeter, Rates
+from podrl.transfer import is_ready, wait_until
 from podrl.types import Counters, Metrics
 
 Row = Mapping[str, Any]
@@ -42,6 +43,8 @@ class Journal:
         last_update: int,
         episodes: int,
         frames_per_step: int,
+        start_s: float,
+        timeout_s: float,
         learner: Ledger,
         actors: Sequence[Ledger],
         write: Callable[[Row], None],
@@ -53,6 +56,8 @@ class Journal:
             last_update: number of the last update.
             episodes: newest episodes that returns are averaged over.
             frames_per_step: emulator frames per env step.
+            start_s: when the run started, by `time.perf_counter`.
+            timeout_s: how long an update may take.
             learner: the main thread's ledger.
             actors: the actor threads'.
             write: takes a finished row.
@@ -62,10 +67,11 @@ class Journal:
         self._window = EpisodeWindow(episodes)
         self._frames_per_step = frames_per_step
         self._meter = RateMeter()
-        self._start_s = time.perf_counter()
+        self._start_s = start_s
         self._learner, self._actors = learner, actors
         self._seconds = self._snapshot()
         self._write = write
+        self._timeout_s = timeout_s
         self._pending: _Pending | None = None
 
     @property
@@ -105,23 +111,46 @@ class Journal:
             counters=counters, metrics=metrics, fingerprint=fingerprint, episodes=self._window.summary()
         )
 
-    def settle(self) -> None:
-        """Waits for the newest update and writes its row if it has one; does nothing if that was done."""
-        pending, self._pending = self._pending, None
+    def wait_for_update(self, unless: Callable[[], bool] = lambda: False) -> None:
+        """Waits until the newest update has ended on its devices, or `unless` holds.
+
+        Raises:
+            TimeoutError: if neither comes in time.
+        """
+        pending = self._pending
         if pending is None:
             return
         with self._learner.spend("learn"):
-            jax.block_until_ready(pending.metrics)
-        with self._learner.spend("log"):
-            self._settle(pending)
+            wait_until(
+                lambda: is_ready(pending.metrics) or unless(),
+                timeout_s=self._timeout_s,
+                blame=lambda: (
+                    f"The learner waited {self._timeout_s:.0f} s for update {pending.counters.learner_steps} to end on "
+                    "its devices. If updates are this slow, raise actors.timeout_s."
+                ),
+            )
 
-    def _settle(self, pending: _Pending) -> None:
+    def settle(self, fingerprint: jax.Array | None = None) -> None:
+        """Waits for the newest update and writes its row if it has one.
+
+        Args:
+            fingerprint: makes a row of an update that had none: the last one of a run that was stopped.
+
+        Raises:
+            TimeoutError: if the update does not end in time.
+        """
+        self.wait_for_update()
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        fingerprint = fingerprint if pending.fingerprint is None else pending.fingerprint
+        if fingerprint is not None:
+            with self._learner.spend("log"):
+                self._write_row(pending, np.asarray(fingerprint))
+
+    def _write_row(self, pending: _Pending, fingerprint: np.ndarray) -> None:
         counters = pending.counters
-        if pending.fingerprint is None and counters.learner_steps > 1:
-            return
         self.rates = self._meter.update(counters.env_steps, time.perf_counter())
-        if pending.fingerprint is None:
-            return
         rate = self.rates.recent
         self._write(
             {
@@ -132,7 +161,7 @@ class Journal:
                 **{name: float(value) for name, value in jax.device_get(dict(pending.metrics)).items()},
                 "time/wall_s": time.perf_counter() - self._start_s,
                 **self._time_shares(),
-                "fingerprint": format_fingerprint(np.asarray(pending.fingerprint)),
+                "fingerprint": format_fingerprint(fingerprint),
             }
         )
 

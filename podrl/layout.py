@@ -38,16 +38,28 @@ def make_layout(config: Config, topology: Topology) -> Layout:
 
     Raises:
         ConfigError: if `actors.num_envs` does not divide; names the numbers and what would fit.
+
+    Every device's share of every pool must be a multiple of `agent.minibatches`: then environment e lands in minibatch
+    e modulo their number on any topology, and no minibatch has to move between devices.
     """
     num_actors = len(topology.local_actor_devices) * config.actors.threads_per_device
     pools = topology.num_processes * num_actors * config.actors.pools_per_thread
     learners = topology.local_learner.shape["data"]
     num_envs = config.actors.num_envs
+    minibatches, micro_batches = config.agent.minibatches, config.agent.micro_batches
+    divisor = pools * learners * minibatches
     check(
-        num_envs % (pools * learners) == 0,
+        num_envs % divisor == 0,
         f"actors.num_envs={num_envs} does not divide over {pools} pools ({topology.num_processes} process(es) x "
-        f"{num_actors} actor threads x {config.actors.pools_per_thread} pools) and {learners} learner devices each. "
-        f"Use a multiple of {pools * learners}, or change actors.pools_per_thread or topology.*.",
+        f"{num_actors} actor threads x {config.actors.pools_per_thread} pools), {learners} learner devices each, and "
+        f"agent.minibatches={minibatches}. Use a multiple of {divisor}, or change actors.pools_per_thread, topology.* "
+        "or agent.minibatches.",
+    )
+    envs_per_step = num_envs // (topology.num_processes * learners * minibatches)
+    check(
+        envs_per_step % micro_batches == 0,
+        f"agent.micro_batches={micro_batches} does not divide the {envs_per_step} environments that one learner device "
+        f"has in a minibatch. Use a divisor of {envs_per_step}.",
     )
     envs_per_pool = num_envs // pools
     return Layout(
@@ -59,8 +71,13 @@ def make_layout(config: Config, topology: Topology) -> Layout:
 
 
 def default_env_threads(layout: Layout) -> int:
-    """C++ threads of a pool: the host's cores over its actors, since a thread waits for one pool at a time."""
-    return max(1, min(layout.envs_per_pool, (os.cpu_count() or 1) // layout.num_actors))
+    """C++ threads of a pool: the cores that this process may use over its actors, as a thread waits for one pool."""
+    return max(1, min(layout.envs_per_pool, available_cores() // layout.num_actors))
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which a scheduler may have made fewer than the host's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def global_shape(rollout: Trajectory, num_processes: int) -> Trajectory:

@@ -12,6 +12,7 @@ import jax
 from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from podrl.keys import LEARN, purpose_key
 from podrl.mesh import ShardingRule, replicated, trajectory_sharding, tree_sharding
 from podrl.types import Agent, LearnerState, Metrics, PyTree, Trajectory
 
@@ -41,7 +42,7 @@ class Learner:
 
     def init(self, seed: int) -> LearnerState:
         """A fresh state, each leaf created on the devices where it lives."""
-        return jax.jit(self._agent.init, out_shardings=self.state_sharding)(jax.random.key(seed))
+        return jax.jit(self._agent.init, out_shardings=self.state_sharding)(purpose_key(seed, LEARN))
 
     def compile(self, rollouts: Sequence[Trajectory]) -> jax.stages.Compiled:
         """Compiles the update ahead of time.
@@ -107,7 +108,8 @@ def fingerprint(params: PyTree) -> jax.Array:
     """
     lanes = jnp.zeros(2, jnp.uint32)
     for index, leaf in enumerate(jax.tree.leaves(params)):
-        words = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).reshape(-1)
+        unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+        words = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32).reshape(-1)
         position = jnp.arange(words.size, dtype=jnp.uint32) + jnp.uint32((index * 0x9E3779B9) & 0xFFFFFFFF)
         mixed = [_mix(words ^ _mix(position + jnp.uint32(lane))) for lane in (1, 2)]
         lanes += jnp.stack([jnp.sum(lane, dtype=jnp.uint32) for lane in mixed])

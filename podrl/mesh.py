@@ -59,7 +59,8 @@ class Topology:
         actors = len(self.local_actor_devices)
         learners = self.local_learner.size
         shared = actors + learners - per_process
-        split = f"{actors} act, {learners} learn" + (f", {shared} of them both" if shared > 0 else "")
+        rest = f", {shared} of them both" if shared > 0 else f", {-shared} idle" if shared < 0 else ""
+        split = f"{actors} act, {learners} learn{rest}"
         if per_process == 1:
             split = "acts and learns"
         kind = self.mesh.devices.flat[0].device_kind
@@ -101,6 +102,30 @@ def trajectory_sharding(mesh: Mesh, trajectory: PyTree) -> PyTree:
     }
     specs["carry"] = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec("data")), trajectory.carry)
     return Trajectory(**specs)
+
+
+def make_sharding_rules(config: TopologyConfig) -> list[ShardingRule]:
+    """Rules as `TopologyConfig.parameter_sharding` writes them.
+
+    Raises:
+        ConfigError: on a rule that is not `EXPRESSION: AXIS, AXIS`, or if there is a model axis and no rule.
+    """
+    check(
+        config.model_devices == 1 or bool(config.parameter_sharding),
+        f"topology.model_devices={config.model_devices} shards nothing without rules. Add topology.parameter_sharding, "
+        "such as ('encoder/Dense_0/kernel: -, model',), or use topology.model_devices=1.",
+    )
+    parsed = []
+    for rule in config.parameter_sharding:
+        pattern, colon, axes = rule.rpartition(":")
+        names = [axis.strip() for axis in axes.split(",")]
+        check(
+            bool(colon and pattern) and all(name in ("-", "data", "model") for name in names),
+            f"topology.parameter_sharding has {rule!r}; write 'EXPRESSION: AXIS, AXIS' with an axis of data, model or "
+            "- for each dimension, such as 'encoder/Dense_0/kernel: -, model'.",
+        )
+        parsed.append((pattern.strip(), PartitionSpec(*(None if name == "-" else name for name in names))))
+    return parsed
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -11,6 +11,7 @@ arXiv:2310.00036.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import time
 
 from absl import logging
 import jax
@@ -118,11 +119,12 @@ def run(
         ActorError: if an actor thread failed.
         TimeoutError: if a thread waited for another for longer than `actors.timeout_s`.
     """
+    start_s = time.perf_counter()
     ledger = Ledger("learner")
     show_phase("compiling")
     with ledger.spend("compile" if programs is None else OTHER):
         programs = programs or compile_programs(config, agent, spec, topology, rules)
-        state = programs.learner.init(config.seed)
+        state = jax.block_until_ready(programs.learner.init(config.seed))
     show_phase("starting environments")
     parameters = ParameterStore(topology.local_actor_devices)
     parameters.publish(0, programs.learner.actor_params(state))
@@ -132,6 +134,8 @@ def run(
         last_update=config.num_updates,
         episodes=config.log.episodes,
         frames_per_step=spec.frames_per_step,
+        start_s=start_s,
+        timeout_s=config.actors.timeout_s,
         learner=ledger,
         actors=[actor.ledger for actor in actors],
         write=write_row,
@@ -141,8 +145,7 @@ def run(
         for actor in actors:
             actor.start()
         while counters.learner_steps < config.num_updates and not should_stop():
-            with ledger.spend("wait_rollouts"):
-                rollouts = [actor.take() for actor in actors]
+            rollouts = take_rollouts(actors, ledger, journal)
             check_lag(rollouts, counters.learner_steps, max_lag(config))
             with ledger.spend("learn"):
                 state, metrics = programs.learner.update(state, join_actors(rollouts, topology))
@@ -154,7 +157,8 @@ def run(
             if is_checkpoint_due(config, counters):
                 with ledger.spend("checkpoint"):
                     save(state, counters)
-        journal.settle()
+        if counters.learner_steps:
+            journal.settle(programs.learner.fingerprint(state))
     finally:
         stop_actors(actors, parameters, config.actors.timeout_s)
     if not is_checkpoint_due(config, counters):
@@ -239,6 +243,13 @@ def join_actors(rollouts: Sequence[Rollout], topology: Topology) -> list[Traject
     return [global_rollout(trajectory, topology.learner, topology.num_processes) for trajectory in local]
 
 
+def take_rollouts(actors: Sequence[Actor], ledger: Ledger, journal: Journal) -> list[Rollout]:
+    """The next rollout of every actor; as long as an update runs meanwhile, the learner is learning and not waiting."""
+    journal.wait_for_update(unless=lambda: all(actor.is_decided() for actor in actors))
+    with ledger.spend("wait_rollouts"):
+        return [actor.take() for actor in actors]
+
+
 def finished_episodes(rollouts: Sequence[Rollout]) -> list[tuple[float, int]]:
     """(return, length) of the episodes that ended, in the fixed order of actors, rows and pools."""
     return [episode for rollout in rollouts for episode in rollout.episodes]
@@ -263,6 +274,7 @@ def stop_actors(actors: Sequence[Actor], parameters: ParameterStore, timeout_s: 
     parameters.stop()
     for actor in actors:
         actor.stop()
-    stuck = [actor.name for actor in actors if not actor.join(min(timeout_s, 10.0))]
+    deadline = time.monotonic() + min(timeout_s, 10.0)
+    stuck = [actor.name for actor in actors if not actor.join(max(0.0, deadline - time.monotonic()))]
     if stuck:
         logging.error("%s did not end; leaving without.", ", ".join(stuck))

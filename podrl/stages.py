@@ -158,7 +158,8 @@ def time_act(parts: Parts, timesteps: Sequence[Sequence[Timestep]], seconds: flo
     def act(actor: int, turns: Iterator[int]) -> int:
         device = parts.actor_devices[actor]
         acting = parts.programs.acting[device]
-        states = [acting.init(parts.layout.env_indices(0, actor, pool)) for pool in range(len(timesteps[actor]))]
+        indices = [parts.layout.env_indices(0, actor, pool) for pool in range(len(timesteps[actor]))]
+        states = [acting.init(pool_indices) for pool_indices in jax.device_put(indices, device)]
         env_steps = 0
         for _ in turns:
             for _ in range(parts.config.actors.unroll_length):

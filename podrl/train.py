@@ -14,16 +14,18 @@ import time
 from types import FrameType
 
 from absl import logging
-import jax
+import ml_collections
 
 from podrl import sebulba
 from podrl.agents import load_agent
 from podrl.checkpoint import Checkpointer
 from podrl.commandline import CommandLine
-from podrl.config import Config, ConfigError, from_config_dict
+from podrl.config import Config, ConfigError, check, from_config_dict
 from podrl.display import Display, configure_logging
 from podrl.envs import load_source
-from podrl.mesh import make_topology
+from podrl.journal import Row
+from podrl.layout import make_layout
+from podrl.mesh import make_sharding_rules, make_topology
 from podrl.metrics import MetricsWriter
 from podrl.networks import make_network
 from podrl.panel import Summary
@@ -38,8 +40,8 @@ def main(command: CommandLine) -> int:
     Raises:
         ConfigError: on a mistake of the user's, before anything was started.
     """
-    configure_logging(jax.process_index())
-    config = from_config_dict(command.config, load_agent(command.config.agent.name).AgentConfig)
+    configure_logging(process_index=0)
+    config = resolve(command.config)
     try:
         outcome = train(config, workdir=command.workdir, argv=command.argv)
     except ConfigError:
@@ -47,10 +49,21 @@ def main(command: CommandLine) -> int:
     except Exception as error:  # noqa: BLE001 (the last line of defence: one clear line, the details below it)
         if isinstance(error.__cause__, ConfigError):
             raise error.__cause__ from None
-        logging.error("The run failed: %s", error)
+        logging.error("The run failed: %s", str(error) or type(error).__name__)
         logging.error("Details:", exc_info=error.__cause__ or error)
-        return _failed()
+        return _failed(error)
     return 0 if outcome.finished else INTERRUPTED
+
+
+def resolve(config: ml_collections.ConfigDict) -> Config:
+    """A config file's ConfigDict as frozen dataclasses, the agent's section by the agent's own.
+
+    Raises:
+        ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
+    """
+    name = config.get("agent", {}).get("name")
+    check(isinstance(name, str), f"agent.name={name!r} must be the name of an agent, such as 'impala'.")
+    return from_config_dict(config, load_agent(name).AgentConfig)
 
 
 def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] = ()) -> sebulba.Outcome:
@@ -70,7 +83,8 @@ def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] =
     source = load_source(config.env.source)
     spec = source.make_spec(config.env)
     topology = make_topology(config.topology)
-    sebulba.make_layout(config, topology)
+    rules = make_sharding_rules(config.topology)
+    make_layout(config, topology)
     network = make_network(config.network, spec)
     agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
     folder = make_workdir(config, workdir)
@@ -82,7 +96,7 @@ def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] =
         stop = stack.enter_context(interruptible())
         logging.info("%s", topology.describe())
 
-        def write_row(row: sebulba.Row) -> None:
+        def write_row(row: Row) -> None:
             writer.write(row, row["env_steps"])
             display.update(row)
 
@@ -92,6 +106,7 @@ def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] =
             spec=spec,
             source=source,
             topology=topology,
+            rules=rules,
             show_phase=display.phase,
             write_row=write_row,
             save=checkpointer.save,
@@ -135,9 +150,10 @@ def interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _failed() -> int:
-    """Exit code 1; at once if a thread is stuck in an environment, which would hold up an orderly exit."""
-    if any(thread.name.startswith("actor ") for thread in threading.enumerate()):
+def _failed(error: Exception) -> int:
+    """Exit code 1; at once if a thread or a device is stuck, which would hold up an orderly exit."""
+    stuck = any(thread.name.startswith("actor ") for thread in threading.enumerate())
+    if stuck or isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)

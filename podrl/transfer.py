@@ -5,7 +5,7 @@ without traffic between hosts. Parameters are copied even where an actor shares 
 learner's state is donated to the next update.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import threading
 import time
 
@@ -18,6 +18,25 @@ from podrl.types import PyTree, Trajectory
 
 class Stopped(Exception):
     """The run is over; raised in threads that wait for something that will not come."""
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float, blame: Callable[[], str]) -> None:
+    """Polls until `condition` holds; a device cannot be waited for with a time limit in any other way.
+
+    Raises:
+        TimeoutError: with `blame()` if it does not hold in time.
+    """
+    deadline, pause_s = time.monotonic() + timeout_s, 5e-5
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(blame())
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 1e-3)
+
+
+def is_ready(tree: PyTree) -> bool:
+    """Whether the programs that compute these arrays have ended."""
+    return all(leaf.is_ready() for leaf in jax.tree.leaves(tree))
 
 
 def rollout_to_learner(rollout: Trajectory, local_learner: Mesh) -> Trajectory:
@@ -55,17 +74,17 @@ class ParameterStore:
 
     def publish(self, version: int, params: PyTree) -> None:
         """Starts copying `params`, whole on every learner device, to every actor device, as `version`."""
-        copies = {device: _on_device(params, device) for device in self._devices}
+        copies = {device: _copy_to(params, device) for device in self._devices}
         with self._changed:
             self._versions[version] = copies
             self._versions.pop(version - 2, None)
             self._changed.notify_all()
 
     def fetch(self, device: jax.Device, version: int, *, timeout_s: float, who: str) -> PyTree:
-        """The parameters of exactly this version.
+        """The parameters of exactly this version, computed and on the device.
 
         Raises:
-            TimeoutError: if they do not come in time; says who waited.
+            TimeoutError: if they are not published, or the update does not end, in time; says who waited.
             Stopped: if the run ends first.
         """
         deadline = time.monotonic() + timeout_s
@@ -81,7 +100,15 @@ class ParameterStore:
                     )
             if self._stopped:
                 raise Stopped
-            return self._versions[version][device]
+            params = self._versions[version][device]
+        wait_until(
+            lambda: self._stopped or is_ready(params),
+            timeout_s=timeout_s,
+            blame=lambda: f"{who} waited {timeout_s:.0f} s for update {version} to end on the learner's devices.",
+        )
+        if self._stopped:
+            raise Stopped
+        return params
 
     def stop(self) -> None:
         """Wakes every waiting thread, with `Stopped`."""
@@ -90,11 +117,13 @@ class ParameterStore:
             self._changed.notify_all()
 
 
-def _on_device(params: PyTree, device: jax.Device) -> PyTree:
-    """A copy on `device` of arrays that are whole on every device they live on."""
+def _copy_to(params: PyTree, device: jax.Device) -> PyTree:
+    """Parameters on `device`, from arrays that are whole on every device they live on."""
+    sources = {shard.device for shard in jax.tree.leaves(params)[0].addressable_shards}
+    source = device if device in sources else min(sources, key=lambda d: d.id)
 
-    def copy(array: jax.Array) -> jax.Array:
-        shards = {shard.device: shard.data for shard in array.addressable_shards}
-        return shards[device] if device in shards else jax.device_put(next(iter(shards.values())), device)
+    def take(array: jax.Array) -> jax.Array:
+        return next(shard.data for shard in array.addressable_shards if shard.device == source)
 
-    return jax.tree.map(copy, params)
+    local = jax.tree.map(take, params)
+    return local if source == device else jax.device_put(local, device)

@@ -11,6 +11,7 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
+from podrl.keys import ACT, purpose_key
 from podrl.types import Agent, EnvSpec, PyTree, Timestep, Trajectory
 
 
@@ -57,7 +58,7 @@ class Unroller:
             env_indices: [B] uint32; which of the whole job's environments these are.
         """
         carry = self.agent.initial_carry(self.num_envs)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), env_indices)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(purpose_key(seed, ACT), env_indices)
         zero = jnp.zeros((), jnp.int32)
         return ActingState(rollout=self._empty_rollout(carry), carry=carry, row=zero, step=zero, keys=keys)
 

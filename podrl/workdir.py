@@ -1,6 +1,7 @@
 """The folder of a run, and the facts about it that are written before anything else: config and manifest."""
 
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from podrl.config import Config, ConfigError, check, to_dict
+from podrl.layout import available_cores
 from podrl.mesh import Topology
 
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "orbax-checkpoint", "numpy")
@@ -26,7 +28,7 @@ def make_workdir(config: Config, path: str | None) -> epath.Path:
     Raises:
         ConfigError: if it cannot be written, or already holds a run.
     """
-    workdir = epath.Path(path or f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    workdir = epath.Path(path) if path else _free_folder(f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".write-test"
@@ -53,7 +55,7 @@ def write_facts(workdir: epath.Path, config: Config, topology: Topology, argv: t
             "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "cpu_count": os.cpu_count(),
+            "cores": available_cores(),
             "devices": [str(device) for device in topology.mesh.devices.flat],
             "device_kind": topology.mesh.devices.flat[0].device_kind,
             "topology": {
@@ -66,19 +68,27 @@ def write_facts(workdir: epath.Path, config: Config, topology: Topology, argv: t
     )
 
 
+def _free_folder(name: str) -> epath.Path:
+    """`name`, or the first of `name-2`, `name-3`, ... that is not there yet."""
+    candidates = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(path for path in map(epath.Path, candidates) if not path.exists())
+
+
 def _write_json(path: epath.Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _commit() -> str | None:
     """The commit of podrl's own checkout, with `+changes` where the tree differs; None outside of one."""
-    folder = os.path.dirname(os.path.abspath(__file__))
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", folder, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
     try:
+        if not os.path.samefile(git("rev-parse", "--show-toplevel"), folder):
+            return None
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
         return None

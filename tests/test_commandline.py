@@ -1,5 +1,6 @@
 """Errors are part of the interface: one clear line each, and exit code 2."""
 
+import dataclasses
 import importlib
 from pathlib import Path
 import subprocess
@@ -7,7 +8,9 @@ import sys
 
 import pytest
 
+from configs import common
 from podrl import commandline
+from podrl.agents.impala import AgentConfig
 from podrl.config import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -101,10 +104,32 @@ def test_overrides_reach_the_config():
     assert config.smoke
 
 
-def test_an_unknown_key_of_an_env_option_is_refused():
-    with pytest.raises(ConfigError, match=r"Unknown config key 'env\.options\.sticky'"):
+def test_an_unknown_option_is_answered_by_the_environment(capsys):
+    line = errors_of(capsys, "--config", CATCH, "--config.env.options.hight=3")
+    assert "env.options.hight is not an option of Catch-v0; did you mean 'height'?" in line
+
+
+def test_a_batch_that_does_not_divide_leaves_no_folder(capsys, tmp_path):
+    arguments = ("--config", CATCH, "--workdir", str(tmp_path / "run"))
+    assert "agent.minibatches=5" in errors_of(capsys, *arguments, "--config.agent.minibatches=5")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_without_an_agent(capsys, tmp_path):
+    file = tmp_path / "half.py"
+    file.write_text("import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'seed': 1})\n")
+    assert "agent.name=None must be the name of an agent" in errors_of(capsys, "--config", str(file))
+
+
+def test_the_shared_section_lists_every_hyper_parameter():
+    fields = {field.name: field.default for field in dataclasses.fields(AgentConfig)}
+    assert common.impala_agent().to_dict() == fields
+
+
+def test_an_unknown_key_of_an_agent_is_refused():
+    with pytest.raises(ConfigError, match=r"Unknown config key 'agent\.lernrate'"):
         commandline.override(
-            commandline.load_config(str(ROOT / "configs/impala_atari.py")), ["--config.env.options.sticky=1"]
+            commandline.load_config(str(ROOT / "configs/impala_atari.py")), ["--config.agent.lernrate=1"]
         )
 
 

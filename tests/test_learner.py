@@ -1,3 +1,4 @@
+import math
 import re
 
 import jax
@@ -12,9 +13,8 @@ from podrl.mesh import make_topology, trajectory_sharding
 from podrl.types import Trajectory
 from tests.runs import make_agent, make_config, random_trajectory
 
-COLLECTIVE = re.compile(
-    r"= (\(?[a-z0-9\[\],{} ]*\)?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
-)
+KINDS = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "collective-broadcast", "reduce-scatter")
+COLLECTIVE = re.compile(rf"= (.*) ((?:ragged-)?(?:{'|'.join(KINDS)}))(?:-start)?\(")
 
 
 def learner_mesh(num_devices, model_devices=1):
@@ -32,14 +32,14 @@ def place(mesh, trajectory):
     return jax.device_put(trajectory, trajectory_sharding(mesh, trajectory))
 
 
-def train(config, num_devices, num_updates, num_pools=1, model_devices=1, rules=()):
+def train(config, num_devices, num_updates, num_pools=1, model_devices=1, rules=(), num_envs=16):
     """Parameters after updates on the same global batches, split over devices; pools share the batch out."""
     agent, spec = make_agent(config)
     mesh = learner_mesh(num_devices, model_devices)
     learner = Learner(agent, mesh, rules)
     state = learner.init(seed=3)
     for update in range(num_updates):
-        batch = random_trajectory(agent, spec, length=5, num_envs=16, seed=update)
+        batch = random_trajectory(agent, spec, length=5, num_envs=num_envs, seed=update)
         parts = [take_environments(batch, part, num_pools) for part in range(num_pools)]
         if update == 0:
             learner.compile([shapes(part) for part in parts])
@@ -85,6 +85,14 @@ def test_how_a_batch_is_dealt_to_pools_and_micro_batches_does_not_matter(referen
     assert_params_close(params, reference[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize(("num_devices", "num_pools"), [(1, 2), (8, 1), (8, 2)])
+def test_minibatches_hold_the_same_environments_on_any_layout(num_devices, num_pools):
+    config = make_config(agent__minibatches=2, actors__num_envs=32)
+    reference, *_ = train(config, num_devices=1, num_updates=20, num_envs=32)
+    params, *_ = train(config, num_devices=num_devices, num_updates=20, num_pools=num_pools, num_envs=32)
+    assert_params_close(params, reference, rtol=1e-5)
+
+
 def test_parameters_split_over_the_model_axis_learn_the_same(reference):
     rules = [(r"encoder.*kernel|MLP.*kernel", P(None, "model"))]
     params, _, _, state = train(make_config(), num_devices=8, num_updates=20, model_devices=4, rules=rules)
@@ -94,22 +102,38 @@ def test_parameters_split_over_the_model_axis_learn_the_same(reference):
     assert all(x.addressable_shards[0].data.shape[1] * 4 == x.shape[1] for x in split)
 
 
+def find_collectives(compiled):
+    """(kind, element counts of its results) of every collective in a compiled program."""
+
+    def sizes(results):
+        return [math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\w\[([\d,]*)\]", results)]
+
+    text = re.sub(r"/\*.*?\*/", "", compiled.as_text())
+    return [(kind, sizes(results)) for results, kind in COLLECTIVE.findall(text)]
+
+
+def test_the_search_for_collectives_finds_those_that_must_not_be():
+    mesh = learner_mesh(8)
+    rows, columns = (jax.sharding.NamedSharding(mesh, spec) for spec in (P("data"), P(None, "data")))
+    x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=rows)
+    moved = jax.jit(lambda x: x * 2, out_shardings=columns).lower(x).compile()
+    assert {kind for kind, _ in find_collectives(moved)} == {"all-to-all"}
+    gathered = jax.jit(lambda x: x * 2, out_shardings=jax.sharding.NamedSharding(mesh, P())).lower(x).compile()
+    assert ("all-gather", [64 * 64]) in find_collectives(gathered)
+
+
 @pytest.mark.parametrize("encoder", ["mlp", "nature", "resnet"])
 def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder):
-    config = make_config(agent__micro_batches=2)
+    config = make_config(agent__minibatches=2, agent__micro_batches=2)
     if encoder != "mlp":
-        config = make_config("Breakout-v5", network__encoder=encoder, network__frame_stack=4, agent__micro_batches=2)
+        config = make_config("Breakout-v5", network__encoder=encoder, network__frame_stack=4, agent__minibatches=2)
     agent, spec = make_agent(config)
     mesh = learner_mesh(8)
     batch = shapes(random_trajectory(agent, spec, length=3, num_envs=16))
     compiled = Learner(agent, mesh).compile([batch, batch])
-    found = COLLECTIVE.findall(compiled.as_text())
-    assert {kind for _, kind, _ in found} == {"all-reduce"}
-    sizes = [
-        np.prod([int(n) for n in dims.split(",") if n])
-        for out, *_ in found
-        for dims in re.findall(r"\[([\d,]*)\]", out)
-    ]
+    found = find_collectives(compiled)
+    assert {kind for kind, _ in found} == {"all-reduce"}
+    sizes = [size for _, sizes in found for size in sizes]
     largest = max(x.size for x in jax.tree.leaves(jax.eval_shape(agent.init, jax.random.key(0)).params))
     assert max(sizes) <= largest, "something larger than a parameter is reduced"
 

@@ -5,14 +5,17 @@ import threading
 import time
 
 import jax
+from jax import numpy as jnp
 import numpy as np
 import pytest
 
 from podrl.actors import ActorError
 from podrl.config import ConfigError, TopologyConfig
+from podrl.keys import LEARN, purpose_key
 from podrl.layout import Layout, make_layout
 from podrl.mesh import make_topology
-from tests.runs import make_config, run, scripted_config
+from podrl.unroll import Unroller
+from tests.runs import make_agent, make_config, run, scripted_config
 
 
 def fingerprints(rows):
@@ -45,10 +48,11 @@ def test_total_env_steps_is_rounded_up_to_whole_updates():
 
 
 class TestFingerprints:
-    def test_random_delays_in_the_actors_change_nothing(self):
-        options = {"actors__threads_per_device": 2, "total_env_steps": 640}
-        _, quick = run(make_config(**options))
-        _, slow = run(make_config(env__source="tests.envs.delayed", **options))
+    @pytest.mark.parametrize("num_devices", [1, 4])
+    def test_random_delays_in_the_actors_change_nothing(self, num_devices):
+        options = {"actors__threads_per_device": 2, "actors__num_envs": 16, "total_env_steps": 640}
+        _, quick = run(make_config(**options), num_devices)
+        _, slow = run(make_config(env__source="tests.envs.delayed", **options), num_devices)
         assert fingerprints(quick) == fingerprints(slow)
         assert len(set(fingerprints(quick))) == len(quick)
 
@@ -94,6 +98,16 @@ def test_every_environment_and_key_is_its_own_over_the_whole_job():
     layout = Layout(num_actors=3, pools_per_actor=2, envs_per_pool=5, num_processes=4)
     indices = np.concatenate([layout.env_indices(p, a, q) for p in range(4) for a in range(3) for q in range(2)])
     assert sorted(indices) == list(range(4 * 3 * 2 * 5))
+    config = make_config()
+    agent, spec = make_agent(config)
+    unroller = Unroller(agent=agent, spec=spec, unroll_length=4, num_envs=len(indices))
+    env_keys = unroller.init(config.seed, jnp.asarray(indices)).keys
+    steps = jnp.arange(50)
+    acting = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))(env_keys, steps)
+    learning = agent.init(purpose_key(config.seed, LEARN)).key
+    used = [env_keys, acting, learning, jax.random.split(learning, 50), purpose_key(config.seed, LEARN)]
+    words = np.concatenate([np.asarray(jax.random.key_data(keys)).reshape(-1, 2) for keys in used])
+    assert len(np.unique(words, axis=0)) == len(words)
 
 
 def test_environments_that_do_not_divide_are_refused_with_the_numbers():
@@ -137,6 +151,13 @@ def test_stopping_early_keeps_what_was_learned():
     assert outcome.counters.learner_steps == 3
     assert saved == [outcome.counters]
     assert [row["learner_steps"] for row in rows] == [1, 2, 3]
+
+
+def test_the_last_update_of_a_stopped_run_has_a_row():
+    asked = iter([False] * 7 + [True] * 10)
+    outcome, rows = run(make_config(log__every_updates=5), should_stop=lambda: next(asked))
+    assert [row["learner_steps"] for row in rows] == [1, 5, 7]
+    assert outcome.env_steps_per_second > 0
 
 
 def test_checkpoints_come_at_their_interval_and_at_the_end_once():

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from podrl import commandline
-from podrl.config import ConfigError, check, from_config_dict
+from podrl.config import ConfigError, check
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
 
@@ -165,11 +165,11 @@ def _gibibytes(size_bytes: int) -> str:
 def run(command: Command) -> None:
     """Measures, prints and writes."""
     from podrl import benchmark  # Imports JAX, which a mistake before need not wait for.
-    from podrl.agents import load_agent
     from podrl.display import configure_logging
+    from podrl.train import resolve
 
     configure_logging(process_index=0)
-    config = from_config_dict(command.config, load_agent(command.config.agent.name).AgentConfig)
+    config = resolve(command.config)
     report = benchmark.measure(
         config,
         repeats=command.repeats,

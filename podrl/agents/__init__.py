@@ -1,7 +1,8 @@
 """One file per algorithm; `config.agent.name = 'impala'` imports `podrl.agents.impala`.
 
-Such a module has a frozen dataclass `AgentConfig` with its hyper-parameters, and
-`make_agent(config, network, num_updates) -> podrl.types.Agent`.
+Such a module has a frozen dataclass `AgentConfig` with its hyper-parameters, among them `minibatches` and
+`micro_batches`
+(see `podrl.layout`), and `make_agent(config, network, num_updates) -> podrl.types.Agent`.
 """
 
 import importlib

@@ -16,7 +16,7 @@ from podrl.ops.pooling import max_pool_3x3_stride_2
 NATURE_MIN_SIZE = 36
 
 # Keeps the scale of activations from layer to layer: ReLU halves the second moment.
-RELU_INIT = nn.initializers.orthogonal(2**0.5)
+RELU_INIT = nn.initializers.he_normal()
 
 
 class ImpalaResNet(nn.Module):
