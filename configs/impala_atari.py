@@ -22,4 +22,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent.minibatches = 2
     config.agent.epsilon = 0.01 / 640
     config.agent.max_grad_norm = 40 / 640
+    config.log.every_updates = 5
     return config

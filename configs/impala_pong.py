@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = common.make_config("impala_pong", "Pong-v5", total_env_steps=6_000_000)
+    config = common.make_config("impala_pong", "Pong-v5", total_env_steps=5_000_000)
     config.env.options = common.atari_options()
     config.env.options.repeat_action_probability = 0.0
     config.env.options.full_action_space = False
@@ -25,8 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent = common.impala_agent()
     config.agent.max_reward = 1.0
     config.agent.learning_rate = 7e-4
-    config.agent.learning_rate_decay = False
-    config.agent.max_grad_norm = 0.5
+    config.agent.epsilon = 0.01 / 640
+    config.agent.max_grad_norm = 40 / 640
     config.agent.minibatches = 4
     config.log.every_updates = 100
     return config
