@@ -1,4 +1,4 @@
-"""IMPALA learns Pong from pixels on a 2-core machine, in under an hour; see `docs/results.md`.
+"""IMPALA on Pong from pixels, for a 2-core machine; `docs/results.md` says how far it gets.
 
 What makes it fit: frames of 52x52 pixels instead of 84x84 (a quarter of the work), DQN's network, and
 many small optimizer steps over many environments. The game is Atari's older, easier form: no sticky

@@ -234,7 +234,8 @@ class Actor:
 
     def join(self, timeout_s: float) -> bool:
         """Waits for the thread to end, and says whether it did."""
-        self._thread.join(timeout_s)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _doing(self) -> str:

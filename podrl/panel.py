@@ -35,7 +35,7 @@ class Summary:
     """How a run ended.
 
     Attributes:
-        outcome: why it ended: 'finished', 'interrupted by SIGTERM', ...
+        outcome: why it ended: 'finished' or 'interrupted'.
         counters: progress of the whole job.
         wall_s: seconds from start to end.
         compile_s: seconds of these that compilation took.

@@ -112,7 +112,7 @@ def run(
         show_phase: told what happens before training.
         write_row: takes each row of metrics.
         save: writes a checkpoint; called every `checkpoint.every_updates` and at the end.
-        should_stop: asked between updates.
+        should_stop: asked before the actors start and before every update.
 
     Raises:
         ConfigError: if the environments do not divide over actors and devices.
@@ -142,7 +142,7 @@ def run(
     )
     counters = Counters()
     try:
-        for actor in actors:
+        for actor in actors if not should_stop() else ():
             actor.start()
         while counters.learner_steps < config.num_updates and not should_stop():
             rollouts = take_rollouts(actors, ledger, journal)
@@ -161,7 +161,7 @@ def run(
             journal.settle(programs.learner.fingerprint(state))
     finally:
         stop_actors(actors, parameters, config.actors.timeout_s)
-    if not is_checkpoint_due(config, counters):
+    if counters.learner_steps and not is_checkpoint_due(config, counters):
         save(state, counters)
     return Outcome(
         state=state,

@@ -94,7 +94,7 @@ def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] =
         writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard))
         checkpointer = stack.enter_context(Checkpointer(folder, keep=config.checkpoint.keep))
         stop = stack.enter_context(interruptible())
-        logging.info("%s", topology.describe())
+        logging.info("%s; results go to %s", topology.describe(), folder)
 
         def write_row(row: Row) -> None:
             writer.write(row, row["env_steps"])
@@ -131,12 +131,21 @@ def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] =
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C into an event that ends the run after the update in flight; the second ends it at once."""
+    """Turns the first Ctrl-C into an event that ends the run after the update in flight; the second ends it at once.
+
+    A second within a second counts as the first: `timeout` and some schedulers signal a process and then its group.
+    """
     stop = threading.Event()
+    first_s = 0.0
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal first_s
+        now_s = time.monotonic()
+        if stop.is_set() and now_s - first_s > 1.0:
             raise KeyboardInterrupt
+        if stop.is_set():
+            return
+        first_s = now_s
         stop.set()
         logging.info("Stopping after this update; Ctrl-C again to stop at once.")
 

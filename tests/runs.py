@@ -16,6 +16,7 @@ from podrl.envs import load_source
 from podrl.mesh import make_topology
 from podrl.networks import make_network
 from podrl.types import Agent, EnvSpec, Trajectory
+from podrl.unroll import Unroller
 
 
 def make_config(env_id: str = "Catch-v0", **overrides: Any) -> Config:
@@ -81,10 +82,17 @@ def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, s
         action=jnp.asarray(rng.integers(0, spec.num_actions, shape), jnp.int32),
         reward=noise(*shape),
         discount=jnp.asarray(rng.random(shape) > 0.1, jnp.float32),
-        behaviour={"logits": noise(*shape, spec.num_actions) * 0.3},
+        behaviour=jax.tree.map(lambda x: noise(length, *x.shape) * 0.3, behaviour_shape(agent, spec, num_envs)),
         carry=agent.initial_carry(num_envs),
         params_version=jnp.zeros(shape, jnp.int32),
     )
+
+
+def behaviour_shape(agent: Agent, spec: EnvSpec, num_envs: int) -> Any:
+    """Shapes of what the agent records with an action, for a batch of environments."""
+    unroller = Unroller(agent=agent, spec=spec, unroll_length=1, num_envs=num_envs)
+    rollout = unroller.state_shape().rollout
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rollout.behaviour)
 
 
 def all_resets(trajectory: Trajectory) -> Trajectory:

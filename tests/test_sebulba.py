@@ -145,7 +145,7 @@ class TestFailures:
 
 def test_stopping_early_keeps_what_was_learned():
     saved = []
-    asked = iter([False] * 3 + [True] * 10)
+    asked = iter([False] * (1 + 3) + [True] * 10)
     outcome, rows = run(make_config(), should_stop=lambda: next(asked), save=lambda s, c: saved.append(c))
     assert not outcome.finished
     assert outcome.counters.learner_steps == 3
@@ -154,10 +154,16 @@ def test_stopping_early_keeps_what_was_learned():
 
 
 def test_the_last_update_of_a_stopped_run_has_a_row():
-    asked = iter([False] * 7 + [True] * 10)
+    asked = iter([False] * (1 + 7) + [True] * 10)
     outcome, rows = run(make_config(log__every_updates=5), should_stop=lambda: next(asked))
     assert [row["learner_steps"] for row in rows] == [1, 5, 7]
     assert outcome.env_steps_per_second > 0
+
+
+def test_a_run_that_is_stopped_before_it_starts_saves_nothing():
+    saved = []
+    outcome, rows = run(make_config(), should_stop=lambda: True, save=lambda s, c: saved.append(c))
+    assert (outcome.finished, outcome.counters.learner_steps, rows, saved) == (False, 0, [], [])
 
 
 def test_checkpoints_come_at_their_interval_and_at_the_end_once():

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"podrl: error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("podrl: interrupted at once; what came after the last checkpoint is lost.\n")
+        sys.stderr.write("podrl: interrupted at once; what came after the last checkpoint, if there is one, is lost.\n")
         return 130
 
 
