@@ -1,4 +1,4 @@
-"""IMPALA on Pong from pixels, for a 2-core machine; `docs/results.md` says how far it gets.
+"""IMPALA on Pong from pixels, for a 2-core machine: from -20.4 to -10 in 19 minutes, see `docs/results.md`.
 
 What makes it fit: frames of 52x52 pixels instead of 84x84 (a quarter of the work), DQN's network, and
 many small optimizer steps over many environments. The game is Atari's older, easier form: no sticky
@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = common.make_config("impala_pong", "Pong-v5", total_env_steps=5_000_000)
+    config = common.make_config("impala_pong", "Pong-v5", total_env_steps=10_000_000)
     config.env.options = common.atari_options()
     config.env.options.repeat_action_probability = 0.0
     config.env.options.full_action_space = False
@@ -26,7 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent.max_reward = 1.0
     config.agent.learning_rate = 7e-4
     config.agent.epsilon = 0.01 / 640
-    config.agent.max_grad_norm = 40 / 640
+    config.agent.max_grad_norm = 0.25
+    config.agent.entropy_cost = 0.003
     config.agent.minibatches = 4
     config.log.every_updates = 100
     return config
