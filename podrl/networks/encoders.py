@@ -4,12 +4,14 @@ Inputs are [N, ...]; integers stay integers until the first layer. Activations a
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from podrl.ops.convolution import conv_3x3
 from podrl.ops.pooling import max_pool_3x3_stride_2
 
 # The smallest image side that Nature's unpadded convolutions leave a pixel of: 36 -> 8 -> 3 -> 1.
@@ -36,7 +38,7 @@ class ImpalaResNet(nn.Module):
         """Encodes images."""
         x = scale_pixels(images, self.dtype)
         for channels in (16, 32, 32):
-            x = nn.Conv(channels * self.width, (3, 3), dtype=self.dtype)(x)
+            x = _conv(channels * self.width, self.dtype)(x)
             x = max_pool_3x3_stride_2(x)
             for _ in range(2):
                 x = ResidualBlock(self.dtype)(x)
@@ -52,8 +54,8 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the block."""
-        y = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype)(nn.relu(x))
-        return x + nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype)(nn.relu(y))
+        y = _conv(x.shape[-1], self.dtype)(nn.relu(x))
+        return x + _conv(x.shape[-1], self.dtype)(nn.relu(y))
 
 
 class NatureCNN(nn.Module):
@@ -94,6 +96,15 @@ class MLP(nn.Module):
 def scale_pixels(x: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Casts to `dtype`; uint8 is taken for pixels and divided by 255."""
     return x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype)
+
+
+def _conv(channels: int, dtype: DTypeLike) -> nn.Conv:
+    """A layer of 3x3 convolutions that keeps the images' size."""
+
+    def convolve(images: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        return conv_3x3(images, kernel)  # The rest are the strides, padding and layout that the layer below asks for.
+
+    return nn.Conv(channels, (3, 3), dtype=dtype, conv_general_dilated=convolve)
 
 
 def _flatten(x: jax.Array) -> jax.Array:

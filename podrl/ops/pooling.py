@@ -11,6 +11,11 @@ import functools
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
+
+_NO_PLACE = 255
+# What an even and an odd padded row (or column) are in the window before it, and in the window that begins with it.
+_PLACES = (np.array([2, _NO_PLACE]), np.array([0, 1]))
 
 
 def max_pool_3x3_stride_2(x: jax.Array) -> jax.Array:
@@ -48,26 +53,32 @@ def _forward(x: jax.Array, image_size: tuple[int, int]) -> tuple[jax.Array, jax.
 
 
 def _backward(image_size: tuple[int, int], winner: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
-    """Sums, for each input, the gradients of the windows it won; even and odd rows and columns apart.
+    """Sums, for each input, the gradients of the windows it won.
 
-    With stride 2, padded row 2p is place 2 of window p-1 and place 0 of window p, and row 2p+1 is place 1 of window p.
-    The same holds for columns. Terms are added in the row-major order of their windows, as XLA adds them.
+    With stride 2, padded row 2p+r belongs to window p as place r and, if r is 0, to window p-1 as place 2. The same
+    holds for columns. Terms are added in the row-major order of their windows, as XLA adds them.
     """
-
-    def won(row: int, column: int) -> jax.Array:
-        """[N, P+1, Q+1, C]: gradients of windows won by this place, at half the place's padded row and column."""
-        grads = jnp.where(winner == 3 * row + column, grad, jnp.zeros((), grad.dtype))
-        down, right = row // 2, column // 2
-        padding = ((0, 0, 0), (down, 1 - down, 0), (right, 1 - right, 0), (0, 0, 0))
-        return lax.pad(grads, jnp.zeros((), grad.dtype), padding)
-
-    even_rows = (won(2, 2) + won(2, 0) + won(0, 2) + won(0, 0), won(2, 1) + won(0, 1))
-    odd_rows = (won(1, 2) + won(1, 0), won(1, 1))
-    quads = jnp.stack([jnp.stack(even_rows, axis=3), jnp.stack(odd_rows, axis=3)], axis=2)
-    n, height, _, width, _, channels = quads.shape
-    padded = quads.reshape(n, 2 * height, 2 * width, channels)
+    # Materialised: XLA's CPU backend would compute them again, one scalar at a time, for each of the four windows.
+    winner, grad = lax.optimization_barrier((winner, grad))
+    border = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
+    grads = lax.pad(grad, jnp.zeros((), grad.dtype), border)
+    winners = lax.pad(winner, jnp.uint8(_NO_PLACE), border)
+    n, rows, columns, channels = grad.shape
+    padded = jnp.zeros((), grad.dtype)
+    for row, row_places in enumerate(_PLACES):
+        for column, column_places in enumerate(_PLACES):
+            place = _place(row_places[:, None], column_places[None, :])[:, None, :, None]
+            window = (slice(None), slice(row, row + rows + 1), None, slice(column, column + columns + 1), None)
+            padded += jnp.where(winners[window] == place, grads[window], jnp.zeros((), grad.dtype))
+    padded = padded.reshape(n, 2 * (rows + 1), 2 * (columns + 1), channels)
     (_, top, _), (_, left, _) = _geometry(image_size[0]), _geometry(image_size[1])
     return (padded[:, top : top + image_size[0], left : left + image_size[1]],)
+
+
+def _place(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """The place (0 to 8) of a row and a column in a window; `_NO_PLACE`, which nothing wins, where one is outside."""
+    outside = (row == _NO_PLACE) | (column == _NO_PLACE)
+    return np.where(outside, _NO_PLACE - 1, 3 * row + column).astype(np.uint8)
 
 
 _max_pool.defvjp(_forward, _backward)
