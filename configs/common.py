@@ -40,7 +40,7 @@ def impala_agent() -> ml_collections.ConfigDict:
             "epsilon_inside_root": False,
             "max_grad_norm": 1.0,
             "minibatches": 1,
-            "micro_batches": 1,
+            "micro_batches": 0,
         }
     )
 

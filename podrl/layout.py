@@ -10,6 +10,8 @@ from podrl.config import Config, check
 from podrl.mesh import Topology
 from podrl.types import Trajectory
 
+_CPU_MICRO_BATCH = 96  # transitions; see docs/performance.md
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -46,7 +48,7 @@ def make_layout(config: Config, topology: Topology) -> Layout:
     pools = topology.num_processes * num_actors * config.actors.pools_per_thread
     learners = topology.local_learner.shape["data"]
     num_envs = config.actors.num_envs
-    minibatches, micro_batches = config.agent.minibatches, config.agent.micro_batches
+    minibatches, micro_batches = config.agent.minibatches, max(1, config.agent.micro_batches)
     divisor = pools * learners * minibatches
     check(
         num_envs % divisor == 0,
@@ -68,6 +70,23 @@ def make_layout(config: Config, topology: Topology) -> Layout:
         envs_per_pool=envs_per_pool,
         num_processes=topology.num_processes,
     )
+
+
+def resolve_micro_batches(config: Config, topology: Topology) -> Config:
+    """The config with `agent.micro_batches=0` replaced by what suits the learner's devices.
+
+    XLA's CPU backend convolves small batches faster than large ones, as their activations stay in cache: there a part
+    has at most `_CPU_MICRO_BATCH` transitions. Accelerators, and networks without convolutions, take a batch whole.
+    """
+    if config.agent.micro_batches:
+        return config
+    on_cpu = all(device.platform == "cpu" for device in topology.learner.devices.flat)
+    envs = config.actors.num_envs // (topology.learner.shape["data"] * config.agent.minibatches)
+    micro_batches = 1
+    if on_cpu and config.network.encoder != "mlp":
+        most = max(1, _CPU_MICRO_BATCH // config.actors.unroll_length)
+        micro_batches = min((n for n in range(1, envs + 1) if envs % n == 0 and envs // n <= most), default=1)
+    return dataclasses.replace(config, agent=dataclasses.replace(config.agent, micro_batches=micro_batches))
 
 
 def default_env_threads(layout: Layout) -> int:

@@ -45,6 +45,7 @@ class AgentConfig:
         max_grad_norm: the whole gradient is scaled down to this global norm.
         minibatches: an update takes this many optimizer steps, each on its share of the environments.
         micro_batches: a step's gradient is summed over this many parts, one after the other: less memory, same result.
+            0 leaves the choice to the run (`podrl.layout.resolve_micro_batches`).
     """
 
     name: str = "impala"
@@ -64,7 +65,7 @@ class AgentConfig:
     epsilon_inside_root: bool = False
     max_grad_norm: float = 1.0
     minibatches: int = 1
-    micro_batches: int = 1
+    micro_batches: int = 0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -76,7 +77,7 @@ class AgentConfig:
         for name in ("discount", "lambda_", "rmsprop_decay"):
             check(0 <= getattr(self, name) <= 1, f"agent.{name}={getattr(self, name)} must lie in [0, 1].")
         check_at_least(self, "agent", "minibatches", 1)
-        check_at_least(self, "agent", "micro_batches", 1)
+        check_at_least(self, "agent", "micro_batches", 0)
 
 
 def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent:
@@ -101,7 +102,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         def loss_fn(params: PyTree, part: Trajectory) -> tuple[jax.Array, Metrics]:
             return impala_loss(config, network, params, part, num_transitions)
 
-        (_, metrics), grads = accumulate_gradients(loss_fn, state.params, trajectory, config.micro_batches)
+        (_, metrics), grads = accumulate_gradients(loss_fn, state.params, trajectory, max(1, config.micro_batches))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(state, params=params, opt_state=opt_state)

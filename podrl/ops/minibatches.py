@@ -54,8 +54,23 @@ def accumulate_gradients(
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     # Unrolled in Python: XLA's CPU backend runs a convolution inside a loop of its own some 20 times slower.
-    results = [value_and_grad(params, part) for part in split_environments(trajectory, num_micro_batches)]
-    return jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *results)
+    first, *others = split_environments(trajectory, num_micro_batches)
+    total = value_and_grad(params, first)
+    for part in others:
+        total = jax.tree.map(jnp.add, total, value_and_grad(params, _after(total[0][0], part)))
+    return total
+
+
+def _after(loss: jax.Array, part: Trajectory) -> Trajectory:
+    """`part`, unchanged, but computed after `loss`.
+
+    XLA would else work on several parts at once and hold the activations of all. An optimization barrier does not keep
+    it from that: it is gone before programs are scheduled. Where the loss is NaN the observations are zeros, which
+    changes nothing: the sum of losses is NaN either way.
+    """
+    ruined = jnp.isnan(loss)
+    observation = jax.tree.map(lambda x: jnp.where(ruined, jnp.zeros_like(x), x), part.observation)
+    return dataclasses.replace(part, observation=observation)
 
 
 def _take_environments(trajectory: Trajectory, part: int, num: int) -> Trajectory:

@@ -50,6 +50,22 @@ def test_parts_add_up_to_the_whole(num):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), whole, parts)
 
 
+def test_parts_are_computed_one_after_the_other():
+    """Activations of several parts at once would take as much memory as the whole batch."""
+
+    def wide_loss(params, trajectory):
+        hidden = jnp.tanh(trajectory.observation["vector"][..., None] * params["wide"])
+        return jnp.sum(jnp.tanh(hidden @ params["square"])), {}
+
+    params = {"wide": jnp.ones(256), "square": jnp.eye(256)}
+
+    def temporaries(num):
+        compute = jax.jit(lambda params, trajectory: accumulate_gradients(wide_loss, params, trajectory, num))
+        return compute.lower(params, make_trajectory(64, 64)).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(8) < temporaries(1) / 3
+
+
 def test_split_takes_every_environment_once():
     trajectory = make_trajectory()
     parts = split_environments(trajectory, 4)
