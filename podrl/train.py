@@ -17,14 +17,17 @@ from absl import logging
 import ml_collections
 
 from podrl import sebulba
+from podrl.advice import Adviser
 from podrl.agents import load_agent
+from podrl.allocator import keep_freed_memory
 from podrl.checkpoint import Checkpointer
 from podrl.commandline import CommandLine
+from podrl.compilation_cache import use_compilation_cache
 from podrl.config import Config, ConfigError, check, from_config_dict
 from podrl.display import Display, configure_logging
 from podrl.envs import load_source
 from podrl.journal import Row
-from podrl.layout import make_layout
+from podrl.layout import make_layout, resolve_micro_batches
 from podrl.mesh import make_sharding_rules, make_topology
 from podrl.metrics import MetricsWriter
 from podrl.networks import make_network
@@ -41,6 +44,8 @@ def main(command: CommandLine) -> int:
         ConfigError: on a mistake of the user's, before anything was started.
     """
     configure_logging(process_index=0)
+    keep_freed_memory()
+    use_compilation_cache()
     config = resolve(command.config)
     try:
         outcome = train(config, workdir=command.workdir, argv=command.argv)
@@ -84,6 +89,7 @@ def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] =
     spec = source.make_spec(config.env)
     topology = make_topology(config.topology)
     rules = make_sharding_rules(config.topology)
+    config = resolve_micro_batches(config, topology)
     make_layout(config, topology)
     network = make_network(config.network, spec)
     agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
@@ -94,11 +100,14 @@ def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] =
         writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard))
         checkpointer = stack.enter_context(Checkpointer(folder, keep=config.checkpoint.keep))
         stop = stack.enter_context(interruptible())
+        adviser = Adviser(config, topology)
         logging.info("%s; results go to %s", topology.describe(), folder)
 
         def write_row(row: Row) -> None:
             writer.write(row, row["env_steps"])
             display.update(row)
+            if advice := adviser.add(row):
+                logging.info("What limits the speed: %s.", advice)
 
         outcome = sebulba.run(
             config,
