@@ -7,7 +7,8 @@ stages keep all cores busy:
     env steps per second <= C / (c_env + c_act + c_transfer + c_learn)
 
 Both are estimates: c_i includes threads that spin while they wait, which a run can put to better use, and leaves out
-what the stages take from each other in caches and memory. So a run may pass a bound by a little.
+what the stages take from each other in caches and memory. So a run may pass a bound by a little. A run is judged by
+the core bound where cores are shared, and by its slowest stage where accelerators do a part of the work.
 
 Repeats are interleaved over the stages (A B C A B C), because machines drift: a ratio of stages is taken inside a
 repeat, where both met the same machine.
@@ -19,10 +20,11 @@ import contextlib
 import dataclasses
 import functools
 import statistics
+import time
 from typing import Any
 
 from podrl.config import Config, to_dict
-from podrl.instruments import Sample, describe_machine, make_matmul, peak_memory_bytes
+from podrl.instruments import Sample, Yardsticks, describe_machine, peak_memory_bytes, spread
 from podrl.stages import (
     Parts,
     make_parts,
@@ -31,6 +33,7 @@ from podrl.stages import (
     time_act,
     time_end_to_end,
     time_env,
+    time_first_update,
     time_learn,
     time_transfer,
 )
@@ -41,7 +44,12 @@ Stage = Callable[[float], Sample]  # (seconds to run for) -> what happened
 
 
 def measure(
-    config: Config, *, repeats: int, seconds: float, show_phase: Callable[[str], None] = lambda text: None
+    config: Config,
+    *,
+    repeats: int,
+    seconds: float,
+    import_s: float,
+    show_phase: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measures every stage of a run `repeats` times, in turns.
 
@@ -49,20 +57,24 @@ def measure(
         config: of the run.
         repeats: of each stage.
         seconds: that each stage runs for, in each repeat; a stage ends with a whole unroll or update.
+        import_s: seconds since the process started, most of them for imports; part of the time to the first update.
         show_phase: told what happens now.
 
     Returns:
         The report, ready for JSON: `stages` by name with rates (median, min, max over the repeats), `machine` with its
-        yardstick, `end_to_end` as fractions of what the stages allow, `compile_s`, `peak_memory_bytes`.
+        yardsticks, `end_to_end` as fractions of what the stages allow, `first_update_s`, `peak_memory_bytes`.
 
     Raises:
         ConfigError: if the parts of the run do not fit together.
     """
+    start_s = time.perf_counter()
     machine = describe_machine()
     show_phase("compiling")
     parts = make_parts(config)
+    prepare_s = time.perf_counter() - start_s
+    show_phase("first update")
+    first_update_s = split_first_update(import_s, parts.compile_s, prepare_s + time_first_update(parts))
     samples: dict[str, list[Sample]] = defaultdict(list)
-    gflops: list[float] = []
     with contextlib.ExitStack() as stack:
         for repeat in range(repeats):
             show_phase(f"repeat {repeat + 1} of {repeats}: {END_TO_END}")
@@ -71,24 +83,90 @@ def measure(
                 memory = peak_memory_bytes()  # Of a run: the other stages hold a second set of everything.
                 show_phase("opening the other stages")
                 stages = open_stages(parts, stack)
-                matmul_n, time_matmul = make_matmul()
+                yardsticks = Yardsticks()
             for name, time_stage in stages.items():
                 show_phase(f"repeat {repeat + 1} of {repeats}: {name}")
                 samples[name].append(time_stage(seconds))
-            gflops.append(time_matmul())
+            yardsticks.measure()
+    return describe_run(config, parts) | {
+        "repeats": repeats,
+        "seconds": seconds,
+        "machine": machine | yardsticks.describe(),
+        "first_update_s": first_update_s,
+        "peak_memory_bytes": memory,
+        "stages": {name: summarize(samples[name], parts.spec.frames_per_step) for name in [*stages, END_TO_END]},
+        "end_to_end": relate_to_bounds(samples, machine["cores"] if machine["platform"] == "cpu" else None),
+    }
+
+
+def compare(
+    config: Config,
+    other: Config,
+    *,
+    repeats: int,
+    seconds: float,
+    show_phase: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measures two runs end to end in turns, A B A B, after both were compiled.
+
+    Args:
+        config: of run A.
+        other: of run B.
+        repeats: of the pair.
+        seconds: that each run is measured for, in each repeat, about.
+        show_phase: told what happens now.
+
+    Returns:
+        The report, ready for JSON: `runs` A and B with their rates, `ratio` of B to A inside each repeat, and `machine`
+        with its yardsticks.
+
+    Raises:
+        ConfigError: if the parts of a run do not fit together.
+    """
+    machine = describe_machine()
+    configs = {"A": config, "B": other}
+    show_phase("compiling")
+    parts = {name: make_parts(configs[name]) for name in configs}
+    yardsticks = Yardsticks()
+    samples: dict[str, list[Sample]] = defaultdict(list)
+    for repeat in range(repeats):
+        for name in configs:
+            show_phase(f"repeat {repeat + 1} of {repeats}: {name}")
+            samples[name].append(time_end_to_end(parts[name], seconds))
+        yardsticks.measure()
+    frames_per_step = {name: parts[name].spec.frames_per_step for name in configs}
+    return {
+        "repeats": repeats,
+        "seconds": seconds,
+        "machine": machine | yardsticks.describe(),
+        "runs": {
+            name: describe_run(configs[name], parts[name]) | summarize(samples[name], frames_per_step[name])
+            for name in configs
+        },
+        "ratio": relate_runs(samples, frames_per_step),
+    }
+
+
+def describe_run(config: Config, parts: Parts) -> dict[str, Any]:
+    """What was measured, whatever its speed."""
     return {
         "config": to_dict(config),
         "topology": parts.topology.describe(),
         "layout": dataclasses.asdict(parts.layout) | {"env_threads": parts.env_threads},
         "frames_per_step": parts.spec.frames_per_step,
-        "repeats": repeats,
-        "seconds": seconds,
-        "machine": machine | {"matmul_n": matmul_n, "matmul_gflops": spread(gflops)},
         "compile_s": parts.compile_s,
-        "peak_memory_bytes": memory,
-        "stages": {name: summarize(samples[name], parts.spec.frames_per_step) for name in [*stages, END_TO_END]},
-        "end_to_end": compare(samples, machine["cores"] if machine["platform"] == "cpu" else None),
     }
+
+
+def split_first_update(import_s: float, compile_s: float, run_s: float) -> dict[str, float]:
+    """Where the time from the process's start to the end of the first update goes.
+
+    Args:
+        import_s: seconds before `measure` was called.
+        compile_s: seconds of `run_s` that compiling took.
+        run_s: seconds of making the parts and of the first update.
+    """
+    return {"import": import_s, "compile": compile_s, "rest": run_s - compile_s, "total": import_s + run_s}
 
 
 def open_stages(parts: Parts, stack: contextlib.ExitStack) -> dict[str, Stage]:
@@ -125,7 +203,24 @@ def summarize(samples: Sequence[Sample], frames_per_step: int) -> dict[str, Any]
     }
 
 
-def compare(samples: Mapping[str, Sequence[Sample]], cores: int | None) -> dict[str, Any]:
+def relate_runs(
+    samples: Mapping[str, Sequence[Sample]], frames_per_step: Mapping[str, int]
+) -> dict[str, dict[str, float]]:
+    """Run B's rates as multiples of run A's, taken in each repeat; the two differ where frames per step do.
+
+    Args:
+        samples: of A and B, in the order of repeats.
+        frames_per_step: of A and B.
+    """
+    rates = {name: [sample.env_steps_per_second for sample in repeats] for name, repeats in samples.items()}
+    frames = {name: [rate * frames_per_step[name] for rate in repeats] for name, repeats in rates.items()}
+    return {
+        "env_steps_per_second": _fractions(rates["B"], rates["A"]),
+        "frames_per_second": _fractions(frames["B"], frames["A"]),
+    }
+
+
+def relate_to_bounds(samples: Mapping[str, Sequence[Sample]], cores: int | None) -> dict[str, Any]:
     """What end-to-end is relative to what the other stages allow: the two bounds of this module's docstring.
 
     Args:
@@ -133,27 +228,28 @@ def compare(samples: Mapping[str, Sequence[Sample]], cores: int | None) -> dict[
         cores: that all stages share; None if some run on accelerators.
 
     Returns:
-        The slowest stage (by median), the core bound, and end-to-end's fractions `of_slowest_stage` and
-        `of_core_bound`, taken in each repeat. The core bound is None without shared cores.
+        `bound`, which of the two counts ('cores' if they are shared, else 'slowest_stage'), its rate
+        `bound_env_steps_per_second`, and end-to-end's fraction `of_bound`. Then both: the slowest stage (by median)
+        and the core bound, with end-to-end's fractions. All fractions are taken in each repeat. The core bound is None
+        without shared cores.
     """
     alone = {name: repeats for name, repeats in samples.items() if name != END_TO_END}
     rates = {name: [sample.env_steps_per_second for sample in repeats] for name, repeats in samples.items()}
     slowest = min(alone, key=lambda name: statistics.median(rates[name]))
-    bounds = None
+    core_bounds = None
     if cores is not None:
         costs = [sum(s.core_seconds_per_env_step for s in repeat) for repeat in zip(*alone.values(), strict=True)]
-        bounds = [cores / cost for cost in costs]
+        core_bounds = [cores / cost for cost in costs]
+    bounds = core_bounds or rates[slowest]
     return {
+        "bound": "cores" if core_bounds else "slowest_stage",
+        "bound_env_steps_per_second": spread(bounds),
+        "of_bound": _fractions(rates[END_TO_END], bounds),
         "slowest_stage": slowest,
         "of_slowest_stage": _fractions(rates[END_TO_END], rates[slowest]),
-        "core_bound_env_steps_per_second": bounds and spread(bounds),
-        "of_core_bound": bounds and _fractions(rates[END_TO_END], bounds),
+        "core_bound_env_steps_per_second": core_bounds and spread(core_bounds),
+        "of_core_bound": core_bounds and _fractions(rates[END_TO_END], core_bounds),
     }
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, min and max."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def _fractions(rates: Sequence[float], bounds: Sequence[float]) -> dict[str, float]:

@@ -1,12 +1,14 @@
-"""The benchmark's instruments: wall clock and CPU clock, peak memory, and the machine's facts and yardstick."""
+"""The benchmark's instruments: wall clock and CPU clock, peak memory, and the machine's facts and yardsticks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import importlib.metadata
 import itertools
 import os
+from pathlib import Path
 import resource
+import statistics
 import sys
 import time
 from typing import Any, NamedTuple
@@ -18,8 +20,9 @@ import numpy as np
 from podrl.layout import available_cores
 from podrl.workdir import LIBRARIES
 
-_MATMUL_S = 0.5
+_YARDSTICK_S = 0.5
 _MATMUL_SIZES = (2048, 4096)
+_COPY_BYTES = 256 * 2**20  # Larger than caches.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,8 +112,37 @@ def peak_memory_bytes() -> dict[str, int | None]:
     }
 
 
+def process_age_s() -> float:
+    """Seconds since this process started; its CPU seconds, which for imports are close, where no `/proc` tells."""
+    stat = Path("/proc/self/stat")
+    if not (stat.exists() and hasattr(time, "CLOCK_BOOTTIME")):
+        return time.process_time()
+    after_name = stat.read_text().rpartition(")")[2].split()  # The program's name, in brackets, may hold spaces.
+    start_ticks = int(after_name[19])  # Field 22 of proc_pid_stat(5), in ticks since the machine's start.
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK")
+
+
+class Yardsticks:
+    """What the machine can do, measured in every repeat: it tells a slow program from a slow machine."""
+
+    def __init__(self) -> None:
+        """Compiles them."""
+        self._matmul_n, time_matmul = make_matmul()
+        self._timers = {"matmul_gflops": time_matmul, "copy_gigabytes_per_second": make_copy()}
+        self._rates: dict[str, list[float]] = {name: [] for name in self._timers}
+
+    def measure(self) -> None:
+        """Takes about a second."""
+        for name, time_yardstick in self._timers.items():
+            self._rates[name].append(time_yardstick())
+
+    def describe(self) -> dict[str, Any]:
+        """Median, min and max of each rate so far."""
+        return {"matmul_n": self._matmul_n} | {name: spread(rates) for name, rates in self._rates.items()}
+
+
 def make_matmul() -> tuple[int, Callable[[], float]]:
-    """The machine's yardstick: float32 matrix products on the default device, at JAX's default precision.
+    """The yardstick of arithmetic: float32 matrix products on the default device, at JAX's default precision.
 
     Returns:
         The size n of the [n, n] matrices, and a function that multiplies them for about half a second and returns the
@@ -128,7 +160,36 @@ def make_matmul() -> tuple[int, Callable[[], float]]:
 
     multiply = jax.jit(jnp.matmul)
     smallest, largest = _MATMUL_SIZES
-    fitting = smallest * (_MATMUL_S / seconds(smallest, 1)) ** (1 / 3)
+    fitting = smallest * (_YARDSTICK_S / seconds(smallest, 1)) ** (1 / 3)
     n = int(np.clip(fitting, smallest, largest)) // 256 * 256
-    count = max(1, round(_MATMUL_S / seconds(n, 1)))
+    count = max(1, round(_YARDSTICK_S / seconds(n, 1)))
     return n, lambda: 2 * n**3 * count / seconds(n, count) / 1e9
+
+
+def make_copy() -> Callable[[], float]:
+    """The yardstick of memory: x + 1 on a float32 array of the default device that no cache holds.
+
+    The array is donated, so that each pass reads and writes the same memory: in new memory a CPU would mostly wait for
+    the kernel to map it.
+
+    Returns:
+        A function that passes over the array for about half a second and returns bytes read and written, in GB/s.
+    """
+
+    def seconds(count: int) -> float:
+        array = jax.block_until_ready(add_one(jnp.zeros(_COPY_BYTES // 4, jnp.float32)))
+        start_s = time.perf_counter()
+        for _ in range(count):
+            array = add_one(array)
+        jax.block_until_ready(array)
+        return time.perf_counter() - start_s
+
+    add_one = jax.jit(lambda array: array + 1, donate_argnums=0)
+    seconds(1)
+    count = max(1, round(_YARDSTICK_S / seconds(1)))
+    return lambda: 2 * _COPY_BYTES * count / seconds(count) / 1e9
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, min and max."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}

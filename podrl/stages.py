@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from podrl.config import Config, check
 from podrl.envs import Pool, Source, load_source
 from podrl.envs.seeds import env_seeds
 from podrl.instruments import Clocks, Sample, time_threads
-from podrl.layout import Layout, default_env_threads, make_layout
+from podrl.layout import Layout, default_env_threads, make_layout, resolve_micro_batches
 from podrl.mesh import Topology, make_topology
 from podrl.networks import make_network
 from podrl.transfer import ParameterStore, rollout_to_learner
@@ -84,6 +85,7 @@ def make_parts(config: Config) -> Parts:
         f"Found a job of {topology.num_processes} processes; the benchmark's stages end by the clock, which processes "
         "do not share. Run it in one process.",
     )
+    config = resolve_micro_batches(config, topology)
     layout = make_layout(config, topology)
     network = make_network(config.network, spec)
     agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
@@ -221,22 +223,34 @@ def time_end_to_end(parts: Parts, seconds: float) -> Sample:
 
     Measured from one update's launch to another's: at both ends one update is in flight.
     """
-    launches: list[Clocks] = []
+    asked: list[Clocks] = []
+    first = 1 + WARMUP_UPDATES
 
     def is_over() -> bool:
-        """Asked once before each update."""
-        launches.append(Clocks.now())
-        measured = len(launches) - 1 - WARMUP_UPDATES
-        return measured > 0 and launches[-1].wall_s >= launches[WARMUP_UPDATES].wall_s + seconds
+        """Asked once before the actors start, and once before each update."""
+        asked.append(Clocks.now())
+        return len(asked) - 1 > first and asked[-1].wall_s >= asked[first].wall_s + seconds
 
+    _run(parts, parts.config, should_stop=is_over)
+    return asked[first].sample((len(asked) - 1 - first) * parts.config.env_steps_per_update, asked[-1])
+
+
+def time_first_update(parts: Parts) -> float:
+    """Seconds that a run of a single update takes until its metrics are there: environments open, act, learn."""
+    ended_s: list[float] = []
+    start_s = time.perf_counter()
+    once = dataclasses.replace(parts.config, total_env_steps=parts.config.env_steps_per_update)
+    _run(parts, once, write_row=lambda row: ended_s.append(time.perf_counter()))
+    return ended_s[0] - start_s
+
+
+def _run(parts: Parts, config: Config, **callbacks: Any) -> None:
     sebulba.run(
-        parts.config,
+        config,
         agent=parts.agent,
         spec=parts.spec,
         source=parts.source,
         topology=parts.topology,
         programs=parts.programs,
-        should_stop=is_over,
+        **callbacks,
     )
-    measured = len(launches) - 1 - WARMUP_UPDATES
-    return launches[WARMUP_UPDATES].sample(measured * parts.config.env_steps_per_update, launches[-1])

@@ -1,16 +1,23 @@
+import dataclasses
 import io
+import itertools
 import json
 from pathlib import Path
+import subprocess
+import sys
+import time
+import types
 
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
-from podrl import benchmark, instruments, sebulba, stages
-from podrl.benchmark import compare
+from podrl import benchmark, benchmark_report, instruments, sebulba, stages
+from podrl.benchmark import relate_to_bounds
 from podrl.instruments import Sample
 from podrl.mesh import make_topology
+from tests.envs import scripted
 from tests.runs import make_agent, make_config, run
 from tools import benchmark as tool
 
@@ -22,9 +29,31 @@ def sample(rate: float, cores: float = 1.0) -> Sample:
     return Sample(env_steps=1000, wall_s=1000 / rate, core_s=cores * 1000 / rate)
 
 
-def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def fast_yardsticks(monkeypatch):
+    monkeypatch.setattr(instruments, "_YARDSTICK_S", 0.05)
+    monkeypatch.setattr(instruments, "_COPY_BYTES", 2**20)
+
+
+@pytest.fixture
+def outcomes(monkeypatch):
+    """What real runs of the run loop came to."""
+    run, outcomes = sebulba.run, []
+
+    def run_and_keep(*args, **kwargs):
+        outcomes.append(run(*args, **kwargs))
+
+    monkeypatch.setattr(sebulba, "run", run_and_keep)
+    return outcomes
+
+
+def make_parts(**overrides):
+    one_device = {f"topology__{who}_devices_per_process": 1 for who in ("actor", "learner")}
+    return stages.make_parts(make_config(**one_device, **overrides))
+
+
+def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys, fast_yardsticks):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(instruments, "_MATMUL_S", 0.05)
     split = [f"--config.topology.{who}_devices_per_process=1" for who in ("actor", "learner")]
     split += ["--config.actors.threads_per_device=2", "--config.actors.num_envs=16"]
     arguments = ["--smoke", "--repeats", "2", "--seconds", "0.05", "--json", "report.json", *split]
@@ -47,35 +76,102 @@ def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys):
     for name in ("learn", "end_to_end"):
         assert all(repeat["env_steps"] % (16 * 5) == 0 for repeat in report["stages"][name]["samples"])
     assert report["config"]["env"]["id"] == "Catch-v0"
-    assert report["machine"]["matmul_gflops"]["median"] > 0
-    assert report["compile_s"] > 0
+    for yardstick in ("matmul_gflops", "copy_gigabytes_per_second"):
+        assert 0 < report["machine"][yardstick]["min"] <= report["machine"][yardstick]["max"]
+    first = report["first_update_s"]
+    assert first["compile"] == report["compile_s"] > 0
+    assert first["import"] > 0
+    assert first["rest"] > 0
+    assert first["total"] == pytest.approx(first["import"] + first["compile"] + first["rest"])
     assert report["peak_memory_bytes"]["process"] > 50 * 2**20
     assert report["end_to_end"]["slowest_stage"] in STAGES - {"end_to_end"}
-    assert report["end_to_end"]["of_core_bound"]["median"] > 0
+    assert report["end_to_end"]["bound"] == "cores"
+    assert report["end_to_end"]["of_bound"] == report["end_to_end"]["of_core_bound"]
+    assert report["end_to_end"]["of_bound"]["median"] > 0
 
     text = capsys.readouterr().out
-    assert all(heading in text for heading in ("env steps/s", "frames/s", "core-us/step", "Compile time"))
+    assert all(
+        heading in text for heading in ("env steps/s", "frames/s", "core-us/step", "Time to first update", "GB/s")
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_a_run_is_measured_after_its_warm_up(monkeypatch):
-    asked = []
+def test_compares_two_configs_in_turns(tmp_path, monkeypatch, capsys, fast_yardsticks):
+    monkeypatch.chdir(tmp_path)
+    compiled, turns = [], []
+    make_parts, time_end_to_end = benchmark.make_parts, benchmark.time_end_to_end
 
-    def ask_only(config, *, should_stop, **parts):
-        while not should_stop():
-            asked.append(True)
+    def make_and_note(config):
+        compiled.append(len(turns))
+        return make_parts(config)
 
-    one_device = {f"topology__{who}_devices_per_process": 1 for who in ("actor", "learner")}
-    parts = stages.make_parts(make_config(**one_device))
-    monkeypatch.setattr(sebulba, "run", ask_only)
+    def time_and_note(parts, seconds):
+        turns.append(parts.config.actors.unroll_length)
+        return time_end_to_end(parts, seconds)
+
+    monkeypatch.setattr(benchmark, "make_parts", make_and_note)
+    monkeypatch.setattr(benchmark, "time_end_to_end", time_and_note)
+    one_device = [f"--config.topology.{who}_devices_per_process=1" for who in ("actor", "learner")]
+    arguments = ["--repeats", "2", "--seconds", "0.05", "--json", "report.json", "--smoke", *one_device]
+    arguments += ["--config.network.hidden_sizes=(8,)", "--compare", CATCH, "--other.actors.unroll_length=3"]
+    assert tool.main(["benchmark.py", "--config", CATCH, *arguments]) == 0
+
+    assert compiled == [0, 0]  # Both before the first turn.
+    assert turns == [5, 3, 5, 3]
+    report = json.loads(Path("report.json").read_text())
+    assert report["machine"]["matmul_gflops"]["median"] > 0
+    a, b = report["runs"]["A"], report["runs"]["B"]
+    assert a["config"]["network"]["hidden_sizes"] == b["config"]["network"]["hidden_sizes"] == [8]
+    assert (a["config"]["actors"]["unroll_length"], b["config"]["actors"]["unroll_length"]) == (5, 3)
+    assert all(len(run["samples"]) == 2 and run["frames_per_second"]["median"] > 0 for run in (a, b))
+    text = capsys.readouterr().out
+    assert "actors.unroll_length (5, 3)" in text
+    assert all(word in text for word in ("B / A", "frames/s", "GFLOP/s"))
+
+
+def test_the_ratio_is_taken_inside_a_pair():
+    # The machine is half as fast in the second pair; the ratio does not see that.
+    samples = {"A": [sample(1000.0), sample(500.0)], "B": [sample(1500.0), sample(750.0)]}
+    ratio = benchmark.relate_runs(samples, {"A": 4, "B": 2})
+    assert ratio["env_steps_per_second"] == pytest.approx({"median": 1.5, "min": 1.5, "max": 1.5})
+    assert ratio["frames_per_second"] == pytest.approx({"median": 0.75, "min": 0.75, "max": 0.75})
+
+
+def test_a_run_is_measured_after_its_warm_up(outcomes):
+    parts = make_parts()
     sample = stages.time_end_to_end(parts, seconds=0.0)
-    assert len(asked) == stages.WARMUP_UPDATES + 1
+    assert outcomes[-1].counters.learner_steps == stages.WARMUP_UPDATES + 1
     assert sample.env_steps == parts.config.env_steps_per_update == 8 * 4
 
-    asked.clear()
-    sample = stages.time_end_to_end(parts, seconds=0.01)
-    assert sample.env_steps == (len(asked) - stages.WARMUP_UPDATES) * 8 * 4
-    assert sample.wall_s >= 0.01
+    sample = stages.time_end_to_end(parts, seconds=0.05)
+    assert sample.env_steps == (outcomes[-1].counters.learner_steps - stages.WARMUP_UPDATES) * 8 * 4
+    assert sample.wall_s >= 0.05
+
+
+def test_the_first_update_is_timed_with_its_environments(outcomes):
+    parts = make_parts(env__source="tests.envs.scripted", env__options={"sleep_s": 0.02})
+
+    def open_slowly(*args, **kwargs):
+        time.sleep(0.5)
+        return scripted.make_pool(*args, **kwargs)
+
+    slow = types.SimpleNamespace(make_spec=scripted.make_spec, make_pool=open_slowly)
+    seconds = stages.time_first_update(dataclasses.replace(parts, source=slow))
+    assert [outcome.counters.learner_steps for outcome in outcomes] == [1]
+    assert 0.5 * parts.layout.pools_per_actor + 0.02 * parts.config.actors.unroll_length < seconds < 20
+
+
+def test_import_time_counts_from_the_start_of_the_process():
+    code = "import time; time.sleep(0.3); from podrl import instruments; print(instruments.process_age_s())"
+    age_s = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert 0.3 < age_s < 60
+
+
+def test_a_copy_counts_bytes_read_and_written(monkeypatch, fast_yardsticks):
+    seconds = itertools.count()
+    monkeypatch.setattr(instruments.time, "perf_counter", lambda: float(next(seconds)))
+    # Whatever is timed takes a second, so a single pass over a MiB is enough.
+    assert instruments.make_copy()() * 1e9 == pytest.approx(2 * 2**20)
 
 
 def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):
@@ -93,9 +189,9 @@ def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):
 
 def test_the_table_has_a_row_per_stage_and_fits_a_terminal():
     stages = {name: benchmark.summarize([sample(123456.0), sample(98765.0)], 4) for name in STAGES}
-    assert tool.make_table({"stages": stages}, plain=True).row_count == 5
+    assert benchmark_report.make_table({"stages": stages}, plain=True).row_count == 5
     console = Console(width=80, file=io.StringIO())
-    console.print(tool.make_table({"stages": stages}, plain=False))
+    console.print(benchmark_report.make_table({"stages": stages}, plain=False))
     assert "environments" in console.file.getvalue()
     assert "(395k to 494k)" in console.file.getvalue()
 
@@ -107,17 +203,32 @@ def test_ratios_are_taken_inside_a_repeat():
         "act": [sample(400.0, cores=2.0), sample(200.0, cores=2.0)],
         "end_to_end": [sample(100.0), sample(50.0)],
     }
-    result = compare(samples, cores=2)
+    result = relate_to_bounds(samples, cores=2)
     assert result["slowest_stage"] == "act"
     assert result["of_slowest_stage"] == pytest.approx({"median": 0.25, "min": 0.25, "max": 0.25})
     # Core-seconds per step: 0.001 + 0.005 in the first repeat, so 2 cores are full at 333.3 steps/s.
     assert result["core_bound_env_steps_per_second"]["max"] == pytest.approx(1000 / 3)
     assert result["of_core_bound"] == pytest.approx({"median": 0.3, "min": 0.3, "max": 0.3})
+    assert result["bound"] == "cores"
+    assert result["of_bound"] == result["of_core_bound"]
+    assert result["bound_env_steps_per_second"] == result["core_bound_env_steps_per_second"]
 
 
-def test_without_shared_cores_there_is_no_core_bound():
-    result = compare({"env": [sample(100.0)], "end_to_end": [sample(50.0)]}, cores=None)
+def test_without_shared_cores_the_slowest_stage_is_the_bound():
+    result = relate_to_bounds({"env": [sample(100.0)], "end_to_end": [sample(50.0)]}, cores=None)
     assert result["of_core_bound"] is None
+    assert result["bound"] == "slowest_stage"
+    assert result["of_bound"]["median"] == pytest.approx(0.5)
+    assert result["bound_env_steps_per_second"]["median"] == pytest.approx(100.0)
+
+
+def test_the_bound_that_counts_comes_first():
+    samples = {"env": [sample(400.0)], "end_to_end": [sample(100.0)]}
+    shared, alone = (list(benchmark_report.bound_lines(relate_to_bounds(samples, cores), 2)) for cores in (2, None))
+    assert shared[0].startswith("End to end is 12% (12% to 12%) of its bound, the cores: at 800")
+    assert "25% (25% to 25%) of the slowest stage" in shared[1]
+    (line,) = alone
+    assert line.startswith("End to end is 25% (25% to 25%) of its bound, the slowest stage alone: environments")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +241,11 @@ def test_without_shared_cores_there_is_no_core_bound():
         (["--config", CATCH, "--repeats", "0"], "--repeats=0 must be at least 1"),
         (["--config", CATCH, "--json", "nowhere/report.json"], "no such folder"),
         (["--config", CATCH, "--config.actors.num_envs=33"], "actors.num_envs=33 does not divide"),
+        (["--config", CATCH, "--compare", "nowhere.py"], "--compare nowhere.py: Config file nowhere.py does not exist"),
+        (["--config", CATCH, "--compare", CATCH, "--other.sed=1"], "Unknown config key 'sed'; did you mean 'seed'"),
+        (["--config", CATCH, "--compare", CATCH, "--other.seed"], "--other.seed needs a value: --other.seed=VALUE"),
+        (["--config", CATCH, "--compare", CATCH, "--other.actors.num_envs=-3"], "impala_catch.py: actors.num_envs=-3"),
+        (["--config", CATCH, "--other.seed=2"], "--other.seed=2 changes the compared config. Add --compare CONFIG"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):

@@ -8,14 +8,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
-    {"types", "config", "ledger", "keys"},
+    {"types", "config", "ledger", "keys", "allocator", "compilation_cache"},
     {"mesh", "ops", "networks", "envs", "commandline"},
     {"agents", "layout", "metrics", "panel"},
-    {"unroll", "transfer", "learner", "checkpoint", "display", "workdir"},
+    {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice"},
     {"actors", "journal"},
     {"sebulba", "instruments"},
     {"train", "stages"},
-    {"benchmark"},
+    {"benchmark", "benchmark_report"},
 ]
 # Within a layer modules do not see each other, but for these.
 WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")}
