@@ -16,7 +16,7 @@ def use_compilation_cache() -> str:
     """
     if folder := jax.config.values["jax_compilation_cache_dir"]:
         return folder
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     folder = str(home / "podrl" / "compilation")
     jax.config.update("jax_compilation_cache_dir", folder)
     return folder

@@ -10,7 +10,9 @@ from podrl.config import Config, check
 from podrl.mesh import Topology
 from podrl.types import Trajectory
 
-_CPU_MICRO_BATCH = 96  # transitions; see docs/performance.md
+# See docs/performance.md. Every part is a copy of the network in the compiled program, so their number is bounded.
+_CPU_MICRO_BATCH = 96  # transitions
+_CPU_MAX_PARTS = 16  # in an update
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,8 @@ def resolve_micro_batches(config: Config, topology: Topology) -> Config:
     """The config with `agent.micro_batches=0` replaced by what suits the learner's devices.
 
     XLA's CPU backend convolves small batches faster than large ones, as their activations stay in cache: there a part
-    has at most `_CPU_MICRO_BATCH` transitions. Accelerators, and networks without convolutions, take a batch whole.
+    has at most `_CPU_MICRO_BATCH` transitions, unless that would make more than `_CPU_MAX_PARTS` parts. Accelerators,
+    and networks without convolutions, take a batch whole.
     """
     if config.agent.micro_batches:
         return config
@@ -84,8 +87,10 @@ def resolve_micro_batches(config: Config, topology: Topology) -> Config:
     envs = config.actors.num_envs // (topology.learner.shape["data"] * config.agent.minibatches)
     micro_batches = 1
     if on_cpu and config.network.encoder != "mlp":
-        most = max(1, _CPU_MICRO_BATCH // config.actors.unroll_length)
-        micro_batches = min((n for n in range(1, envs + 1) if envs % n == 0 and envs // n <= most), default=1)
+        limit = max(1, _CPU_MAX_PARTS // config.agent.minibatches)
+        divisors = [n for n in range(1, limit + 1) if envs % n == 0]
+        small = [n for n in divisors if envs // n * config.actors.unroll_length <= _CPU_MICRO_BATCH]
+        micro_batches = min(small, default=max(divisors))
     return dataclasses.replace(config, agent=dataclasses.replace(config.agent, micro_batches=micro_batches))
 
 

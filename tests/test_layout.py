@@ -23,7 +23,9 @@ def micro_batches(num_devices=1, **overrides):
         (16, 1, {}),
         (4, 4, {}),
         (4, 1, {"actors__unroll_length": 5}),  # Parts of 16.
-        (64, 1, {"actors__unroll_length": 200}),  # Longer than a part should be: one environment each.
+        (16, 1, {"actors__unroll_length": 200}),  # As small as the number of parts allows.
+        (8, 1, {"actors__num_envs": 512, "agent__minibatches": 2}),
+        (2, 1, {"actors__num_envs": 62}),  # 2, 31 or 62 parts are possible.
         (1, 1, {"network__encoder": "mlp"}),
         (2, 1, {"agent__micro_batches": 2}),
     ],

@@ -21,7 +21,7 @@ from podrl.allocator import keep_freed_memory
 from podrl.config import ConfigError, check
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
-       %(prog)s --config configs/impala_atari.py --compare configs/impala_atari.py --other.agent.micro_batches=8
+       %(prog)s --config configs/impala_atari.py --compare configs/impala_atari.py --other.agent.micro_batches=1
 
 Measures environments, acting, learning and the whole run of a config, in env steps (the agent's decisions) and frames
 (the emulator's) per second, and in core-seconds per step. Or, with --compare, the whole runs of two configs in turns:

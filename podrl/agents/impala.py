@@ -45,7 +45,7 @@ class AgentConfig:
         max_grad_norm: the whole gradient is scaled down to this global norm.
         minibatches: an update takes this many optimizer steps, each on its share of the environments.
         micro_batches: a step's gradient is summed over this many parts, one after the other: less memory, same result.
-            0 leaves the choice to the run (`podrl.layout.resolve_micro_batches`).
+            0 leaves the choice to the run (`podrl.layout.resolve_micro_batches`); unresolved it acts as 1.
     """
 
     name: str = "impala"

@@ -49,7 +49,7 @@ def _plain(images: jax.Array, kernel: jax.Array) -> jax.Array:
 def _widened(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution with a channel of zeros behind its outputs, where they and the inputs are few."""
     channels = kernel.shape[3]
-    if max(kernel.shape[2:]) > _SLOW_CHANNELS:
+    if images.dtype != jnp.float32 or max(kernel.shape[2:]) > _SLOW_CHANNELS:
         return _plain(images, kernel)
     wide = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, _SLOW_CHANNELS + 1 - channels)))
     return _plain(images, wide)[..., :channels]

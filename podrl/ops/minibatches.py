@@ -62,11 +62,11 @@ def accumulate_gradients(
 
 
 def _after(loss: jax.Array, part: Trajectory) -> Trajectory:
-    """`part`, unchanged, but computed after `loss`.
+    """`part`, unchanged, but evaluated after `loss`.
 
     XLA would else work on several parts at once and hold the activations of all. An optimization barrier does not keep
-    it from that: it is gone before programs are scheduled. Where the loss is NaN the observations are zeros, which
-    changes nothing: the sum of losses is NaN either way.
+    it from that: it is gone before programs are scheduled. Where the loss is NaN the observations are zeros: the
+    update is lost either way.
     """
     ruined = jnp.isnan(loss)
     observation = jax.tree.map(lambda x: jnp.where(ruined, jnp.zeros_like(x), x), part.observation)

@@ -76,7 +76,7 @@ def _backward(image_size: tuple[int, int], winner: jax.Array, grad: jax.Array) -
 
 
 def _place(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """The place (0 to 8) of a row and a column in a window; `_NO_PLACE`, which nothing wins, where one is outside."""
+    """The place (0 to 8) of a row and a column in a window; one that nothing wins where either is outside."""
     outside = (row == _NO_PLACE) | (column == _NO_PLACE)
     return np.where(outside, _NO_PLACE - 1, 3 * row + column).astype(np.uint8)
 
