@@ -1,6 +1,7 @@
-import dataclasses
+import types
 
 import jax
+import numpy as np
 import pytest
 
 from podrl.config import ConfigError, TopologyConfig
@@ -41,11 +42,8 @@ def test_what_the_user_set_is_checked():
 
 
 def test_other_backends_take_a_batch_whole():
-    topology = make_topology(TopologyConfig(), jax.devices()[:1])
-    accelerator = dataclasses.make_dataclass("Device", ["platform"])("gpu")
-    learner = dataclasses.make_dataclass("Mesh", ["shape", "devices"])({"data": 1}, jax.numpy.array([0]))
-    learner.devices = type("Devices", (), {"flat": [accelerator]})()
-    config = resolve_micro_batches(
-        make_config(network__encoder="nature"), dataclasses.replace(topology, learner=learner)
-    )
-    assert config.agent.micro_batches == 1
+    gpu = types.SimpleNamespace(platform="gpu")
+    learner = types.SimpleNamespace(shape={"data": 1}, devices=np.array([gpu]))
+    config = make_config(network__encoder="nature", actors__num_envs=64, actors__unroll_length=20)
+    resolved = resolve_micro_batches(config, types.SimpleNamespace(learner=learner))
+    assert resolved.agent.micro_batches == 1
