@@ -10,9 +10,9 @@ from podrl.config import Config, check
 from podrl.mesh import Topology
 from podrl.types import Trajectory
 
-# See docs/performance.md. Every part is a copy of the network in the compiled program, so their number is bounded.
-_CPU_MICRO_BATCH = 96  # transitions
-_CPU_MAX_PARTS = 16  # in an update
+# Transitions in a part of a batch, on CPU; other encoders take a batch whole. See docs/performance.md.
+_CPU_MICRO_BATCH = {"resnet": 96, "nature": 192}
+_CPU_MAX_PARTS = 16  # in an update; each is a copy of the network in the compiled program
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,19 +77,20 @@ def make_layout(config: Config, topology: Topology) -> Layout:
 def resolve_micro_batches(config: Config, topology: Topology) -> Config:
     """The config with `agent.micro_batches=0` replaced by what suits the learner's devices.
 
-    XLA's CPU backend convolves small batches faster than large ones, as their activations stay in cache: there a part
-    has at most `_CPU_MICRO_BATCH` transitions, unless that would make more than `_CPU_MAX_PARTS` parts. Accelerators,
-    and networks without convolutions, take a batch whole.
+    On a CPU convolutional networks learn in parts, whose activations stay in cache: of at most `_CPU_MICRO_BATCH`
+    transitions, unless that would make more than `_CPU_MAX_PARTS` parts. Accelerators, and networks without
+    convolutions, take a batch whole.
     """
     if config.agent.micro_batches:
         return config
     on_cpu = all(device.platform == "cpu" for device in topology.learner.devices.flat)
     envs = config.actors.num_envs // (topology.learner.shape["data"] * config.agent.minibatches)
     micro_batches = 1
-    if on_cpu and config.network.encoder != "mlp":
+    if on_cpu and config.network.encoder in _CPU_MICRO_BATCH:
+        size = _CPU_MICRO_BATCH[config.network.encoder]
         limit = max(1, _CPU_MAX_PARTS // config.agent.minibatches)
         divisors = [n for n in range(1, limit + 1) if envs % n == 0]
-        small = [n for n in divisors if envs // n * config.actors.unroll_length <= _CPU_MICRO_BATCH]
+        small = [n for n in divisors if envs // n * config.actors.unroll_length <= size]
         micro_batches = min(small, default=max(divisors))
     return dataclasses.replace(config, agent=dataclasses.replace(config.agent, micro_batches=micro_batches))
 

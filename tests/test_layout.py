@@ -27,12 +27,13 @@ def micro_batches(num_devices=1, **overrides):
         (16, 1, {"actors__unroll_length": 200}),  # As small as the number of parts allows.
         (8, 1, {"actors__num_envs": 512, "agent__minibatches": 2}),
         (2, 1, {"actors__num_envs": 62}),  # 2, 31 or 62 parts are possible.
+        (4, 1, {"network__encoder": "nature", "agent__minibatches": 2}),  # Parts of 8 environments.
         (1, 1, {"network__encoder": "mlp"}),
         (2, 1, {"agent__micro_batches": 2}),
     ],
 )
 def test_a_cpu_learner_takes_images_in_small_parts(expected, num_devices, overrides):
-    overrides = {"actors__num_envs": 64, "actors__unroll_length": 20, "network__encoder": "nature"} | overrides
+    overrides = {"actors__num_envs": 64, "actors__unroll_length": 20, "network__encoder": "resnet"} | overrides
     assert micro_batches(num_devices, **overrides) == expected
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from podrl.ops.convolution import conv_3x3
+from podrl.ops.convolution import conv_3x3, conv_valid
 from podrl.ops.pooling import max_pool_3x3_stride_2
 
 # The smallest image side that Nature's unpadded convolutions leave a pixel of: 36 -> 8 -> 3 -> 1.
@@ -70,12 +70,34 @@ class NatureCNN(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Encodes images."""
-        x = scale_pixels(images, self.dtype)
-        for channels, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            size, strides = (kernel, kernel), (stride, stride)
-            layer = nn.Conv(channels * self.width, size, strides, "VALID", dtype=self.dtype, kernel_init=RELU_INIT)
+        x = images
+        for index, (channels, size, stride) in enumerate(((32, 8, 4), (64, 4, 2), (64, 3, 1))):
+            layer = UnpaddedConv(channels * self.width, size, stride, self.dtype, name=f"Conv_{index}")
             x = nn.relu(layer(x))
         return nn.relu(nn.Dense(512 * self.width, dtype=self.dtype, kernel_init=RELU_INIT)(_flatten(x)))
+
+
+class UnpaddedConv(nn.Module):
+    """A layer of square convolutions without padding; [N, H, W, C] -> [N, H', W', channels].
+
+    uint8 images are pixels of 0 to 255, and count as 0 to 1: what is scaled is the kernel, so that they stay bytes.
+    """
+
+    channels: int
+    size: int
+    stride: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Applies the layer."""
+        kernel = self.param("kernel", RELU_INIT, (self.size, self.size, images.shape[-1], self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        if images.dtype == jnp.uint8:
+            kernel = kernel / 255
+        else:
+            images = images.astype(self.dtype)
+        return conv_valid(images, kernel.astype(self.dtype), self.stride) + bias.astype(self.dtype)
 
 
 class MLP(nn.Module):

@@ -1,18 +1,34 @@
+import re
+
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.ops.convolution import conv_3x3
+from podrl.ops.convolution import conv_3x3, conv_valid
 
 
-def plain(images, kernel):
-    return lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def plain(images, kernel, stride=1, padding="SAME"):
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(images, kernel, (stride, stride), padding, dimension_numbers=layout)
 
 
 def random(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
+
+
+def with_gradients(function, weights, *args):
+    """The function's value, and what `weights` pulls back to its arguments."""
+    output, vjp = jax.vjp(function, *args)
+    return output, *vjp(weights)
+
+
+def assert_equal(found, expected):
+    """Equal to float rounding, beside the largest value."""
+    for x, y in zip(found, expected, strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_allclose(x, y, atol=2e-5 * float(jnp.abs(y).max()))
 
 
 @pytest.mark.parametrize(("channels_in", "channels_out"), [(4, 16), (16, 16), (16, 32), (1, 3), (32, 16)])
@@ -21,12 +37,7 @@ def test_equals_the_plain_convolution_with_its_gradients(channels_in, channels_o
     images, kernel = random(1, 3, *size, channels_in), random(2, 3, 3, channels_in, channels_out)
     weights = random(3, 3, *size, channels_out)
 
-    def evaluate(convolution):
-        output, vjp = jax.vjp(convolution, images, kernel)
-        return output, *vjp(weights)
-
-    for found, expected in zip(evaluate(conv_3x3), evaluate(plain), strict=True):
-        np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+    assert_equal(with_gradients(conv_3x3, weights, images, kernel), with_gradients(plain, weights, images, kernel))
 
 
 def test_few_channels_take_the_fast_path_of_the_cpu_backend():
@@ -40,3 +51,59 @@ def test_wide_convolutions_stay_as_they_are():
     images, kernel = jnp.ones((8, 12, 12, 32)), jnp.ones((3, 3, 32, 32))
     compiled = jax.jit(conv_3x3).lower(images, kernel).compile().as_text()
     assert "pad(" not in compiled
+
+
+NATURE_LAYERS = [(8, 4, 4, 32), (4, 2, 32, 64), (3, 1, 64, 64)]  # Kernel, stride, channels in and out.
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "channels_in", "channels_out"), [*NATURE_LAYERS, (2, 2, 3, 5), (1, 1, 1, 1)]
+)
+@pytest.mark.parametrize(("height", "width"), [(8, 13), (21, 10)])
+def test_unpadded_equals_the_plain_convolution_with_its_gradients(
+    size, stride, channels_in, channels_out, height, width
+):
+    images, kernel = random(1, 3, height, width, channels_in), random(2, size, size, channels_in, channels_out)
+    expected = plain(images, kernel, stride, "VALID")
+    weights = random(3, *expected.shape)
+    assert_equal(
+        with_gradients(lambda images, kernel: conv_valid(images, kernel, stride), weights, images, kernel),
+        with_gradients(lambda images, kernel: plain(images, kernel, stride, "VALID"), weights, images, kernel),
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_unpadded_takes_bytes(dtype):
+    images = jax.random.randint(jax.random.key(1), (3, 20, 20, 4), 0, 256, jnp.uint8)
+    kernel = random(2, 8, 8, 4, 32).astype(dtype)
+    weights = random(3, 3, 4, 4, 32).astype(dtype)
+    assert_equal(
+        with_gradients(lambda kernel: conv_valid(images, kernel, 4), weights, kernel),
+        with_gradients(lambda kernel: plain(images.astype(dtype), kernel, 4, "VALID"), weights, kernel),
+    )
+
+
+def test_unpadded_is_a_product_of_matrices_on_the_cpu_backend_only():
+    arguments = jnp.ones((8, 20, 20, 4), jnp.uint8), jnp.ones((8, 8, 4, 32))
+
+    def lowered(platform):
+        traced = jax.jit(jax.grad(lambda images, kernel: jnp.sum(conv_valid(images, kernel, 4)), 1)).trace(*arguments)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    assert "stablehlo.convolution" not in lowered("cpu")
+    for platform in ("cuda", "tpu"):
+        assert "stablehlo.convolution" in lowered(platform)
+        assert "stablehlo.dot_general" not in lowered(platform)
+
+
+def test_unpadded_weight_gradients_keep_their_fast_order_of_factors():
+    images, kernel = jnp.ones((8, 20, 20, 4)), jnp.ones((8, 8, 4, 32))
+    gradient = jax.grad(lambda images, kernel: jnp.sum(conv_valid(images, kernel, 4) ** 2), 1)
+    compiled = jax.jit(gradient).lower(images, kernel).compile().as_text()
+    products = re.findall(r"= (f32\[[\d,]+\])\S* dot\(", compiled)
+    assert sorted(products) == ["f32[128,32]", "f32[32,256]"]  # The output and the kernel's gradient.
+
+
+def test_unpadded_kernels_must_be_a_multiple_of_their_stride():
+    with pytest.raises(ValueError, match="size 3 is not a multiple of its stride, 2"):
+        conv_valid(jnp.ones((1, 9, 9, 1)), jnp.ones((3, 3, 1, 1)), 2)
