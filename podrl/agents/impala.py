@@ -96,6 +96,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         output, carry = network.step(params, timestep.observation, timestep.first, carry)
         return sample_categorical(keys, output.logits), {"logits": output.logits}, carry
 
+    @jax.jit
     def sgd_step(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
         num_transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
 

@@ -52,7 +52,7 @@ def accumulate_gradients(
     Returns:
         ((loss, metrics), gradients), as `jax.value_and_grad(loss_fn, has_aux=True)` returns them.
     """
-    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    value_and_grad = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
     # Unrolled in Python: XLA's CPU backend runs a convolution inside a loop of its own some 20 times slower.
     first, *others = split_environments(trajectory, num_micro_batches)
     total = value_and_grad(params, first)
