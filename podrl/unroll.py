@@ -81,9 +81,9 @@ class Unroller:
         rollout = _write_timestep(state.rollout, state.row, timestep)
         rollout = dataclasses.replace(
             rollout,
-            action=rollout.action.at[state.row].set(action),
-            behaviour=jax.tree.map(lambda buffer, x: buffer.at[state.row].set(x), rollout.behaviour, behaviour),
-            params_version=rollout.params_version.at[state.row].set(version),
+            action=_write_row(rollout.action, state.row, action),
+            behaviour=_write_row(rollout.behaviour, state.row, behaviour),
+            params_version=_write_row(rollout.params_version, state.row, jnp.broadcast_to(version, (self.num_envs,))),
         )
         return action, dataclasses.replace(state, rollout=rollout, carry=carry, row=state.row + 1, step=state.step + 1)
 
@@ -148,8 +148,17 @@ def _write_timestep(rollout: Trajectory, row: jax.Array, timestep: Timestep) -> 
     before = jnp.maximum(row - 1, 0)
     return dataclasses.replace(
         rollout,
-        observation=jax.tree.map(lambda buffer, x: buffer.at[row].set(x), rollout.observation, timestep.observation),
-        first=rollout.first.at[row].set(timestep.first),
-        reward=rollout.reward.at[before].set(timestep.reward),
-        discount=rollout.discount.at[before].set(timestep.discount),
+        observation=_write_row(rollout.observation, row, timestep.observation),
+        first=_write_row(rollout.first, row, timestep.first),
+        reward=_write_row(rollout.reward, before, timestep.reward),
+        discount=_write_row(rollout.discount, before, timestep.discount),
     )
+
+
+def _write_row(buffers: PyTree, row: jax.Array, tree: PyTree) -> PyTree:
+    """Overwrites a row, which must be one that the buffers have: `.at[row].set` would read it first to see to that."""
+
+    def write(buffer: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(buffer, x, row, axis=0)
+
+    return jax.tree.map(write, buffers, tree)

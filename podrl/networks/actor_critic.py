@@ -58,8 +58,11 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
         return apply(params, stacked), carry
 
     def unroll(params: PyTree, observation: jax.Array, first: jax.Array, carry: PyTree) -> tuple[NetworkOutput, PyTree]:
-        stacked, carry = frame_stack.unroll(observation, first, carry)
-        output = apply(params, _merge_batch_major(stacked))
+        # [B, T] from here on. B is sharded: merged with T as the major axis XLA gathers the whole batch on every chip.
+        # Frames change their order before they are stacked, while they have a fraction of the stacks' bytes.
+        frames, opens = jnp.swapaxes(observation, 0, 1), jnp.swapaxes(first, 0, 1)
+        stacked, carry = frame_stack.unroll(frames, opens, carry, time_axis=1)
+        output = apply(params, stacked.reshape(-1, *stacked.shape[2:]))
         return jax.tree.map(lambda x: _split_time_major(x, first.shape), output), carry
 
     return Network(init=init, initial_carry=initial_carry, step=step, unroll=unroll)
@@ -72,12 +75,6 @@ def _make_encoder(config: NetworkConfig) -> nn.Module:
     if config.encoder == "nature":
         return NatureCNN(config.width, dtype)
     return MLP(config.hidden_sizes, dtype)
-
-
-def _merge_batch_major(x: jax.Array) -> jax.Array:
-    """[T, B, ...] to [B * T, ...]. B is sharded; with T as the major axis XLA gathers the whole batch on every chip."""
-    x = jnp.swapaxes(x, 0, 1)
-    return x.reshape(-1, *x.shape[2:])
 
 
 def _split_time_major(x: jax.Array, leading: tuple[int, ...]) -> jax.Array:

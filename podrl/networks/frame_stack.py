@@ -40,7 +40,7 @@ def step(frame: jax.Array, first: jax.Array, carry: PyTree) -> tuple[jax.Array, 
     return stacked[0], carry
 
 
-def unroll(frames: jax.Array, first: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+def unroll(frames: jax.Array, first: jax.Array, carry: PyTree, *, time_axis: int = 0) -> tuple[jax.Array, PyTree]:
     """Stacks T frames; equal to T calls of `step`, without a loop over T.
 
     Let S_a[t] be the frame that row t sees at age a. S_0 = frames, and S_a[t] is frames[t] where `first[t]`, else
@@ -50,6 +50,7 @@ def unroll(frames: jax.Array, first: jax.Array, carry: PyTree) -> tuple[jax.Arra
         frames: [T, B, ..., C].
         first: [T, B] bool; the frame opens an episode.
         carry: [B, ..., C * (n-1)], the frames before row 0.
+        time_axis: 1 if frames, `first` and stacks have their axes in the order [B, T, ...].
 
     Returns:
         The stacks [T, B, ..., C * n] and the carry after the last row.
@@ -60,7 +61,9 @@ def unroll(frames: jax.Array, first: jax.Array, carry: PyTree) -> tuple[jax.Arra
     before = jnp.split(carry, carry.shape[-1] // frames.shape[-1], axis=-1)
     ages = [frames]
     for last in reversed(before):
-        shifted = jnp.concatenate([last[None], ages[-1][:-1]])
+        younger = jax.lax.slice_in_dim(ages[-1], 0, -1, axis=time_axis)
+        shifted = jnp.concatenate([jnp.expand_dims(last, time_axis), younger], axis=time_axis)
         ages.append(jnp.where(opens, frames, shifted))
     stacked = jnp.concatenate(ages[::-1], axis=-1)
-    return stacked, stacked[-1, ..., frames.shape[-1] :]
+    newest = jax.lax.index_in_dim(stacked, -1, time_axis, keepdims=False)
+    return stacked, newest[..., frames.shape[-1] :]
