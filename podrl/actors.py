@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from podrl.envs import Pool
-from podrl.ledger import Ledger
+from podrl.ledger import Annotate, Ledger
 from podrl.metrics import EpisodeTracker
 from podrl.transfer import ParameterStore, Stopped, rollout_to_learner
 from podrl.types import PyTree, Timestep, Trajectory
@@ -176,6 +176,7 @@ class Actor:
         parameters: ParameterStore,
         local_learner: Mesh,
         timeout_s: float,
+        annotate: Annotate | None = None,
     ):
         """Does not start yet.
 
@@ -191,9 +192,10 @@ class Actor:
             parameters: where parameters come from.
             local_learner: where rollouts go.
             timeout_s: for every wait.
+            annotate: shows a profiler what the thread spends its time on.
         """
         self.name = name
-        self.ledger = Ledger(name)
+        self.ledger = Ledger(name, annotate=annotate)
         self._device = device
         self._programs = programs
         self._make_pools = make_pools

@@ -34,11 +34,13 @@ class CommandLine:
         config: the config file's `get_config()`, with overrides applied.
         workdir: where the run goes; None for `runs/<config>-<time>`.
         argv: the command as typed, for the manifest.
+        profile: whether to trace a few updates.
     """
 
     config: ml_collections.ConfigDict
     workdir: str | None
     argv: tuple[str, ...]
+    profile: bool
 
 
 def parse(argv: list[str]) -> CommandLine:
@@ -52,6 +54,7 @@ def parse(argv: list[str]) -> CommandLine:
     flags.DEFINE_string("config", None, "Config file, such as configs/impala_atari.py.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>-<time>.", flag_values=values)
     flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
+    flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
     if any(arg in HELP for arg in argv[1:]):
         sys.stdout.write(USAGE + values.get_help() + "\n")
         raise SystemExit(0)
@@ -61,7 +64,7 @@ def parse(argv: list[str]) -> CommandLine:
     config = override(load_config(values.config), overrides)
     if values.smoke:
         config.smoke = True
-    return CommandLine(config=config, workdir=values.workdir, argv=tuple(argv))
+    return CommandLine(config=config, workdir=values.workdir, argv=tuple(argv), profile=values.profile)
 
 
 def load_config(path: str) -> ml_collections.ConfigDict:

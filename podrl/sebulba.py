@@ -23,7 +23,7 @@ from podrl.envs.seeds import env_seeds
 from podrl.journal import Journal, Row
 from podrl.layout import Layout, default_env_threads, global_shape, make_layout
 from podrl.learner import Learner
-from podrl.ledger import OTHER, Ledger
+from podrl.ledger import OTHER, Annotate, Ledger
 from podrl.mesh import ShardingRule, Topology
 from podrl.transfer import ParameterStore, global_rollout
 from podrl.types import Agent, Counters, EnvSpec, LearnerState, Trajectory
@@ -98,6 +98,8 @@ def run(
     write_row: Callable[[Row], None] = lambda row: None,
     save: Callable[[LearnerState, Counters], None] = lambda state, counters: None,
     should_stop: Callable[[], bool] = lambda: False,
+    before_update: Callable[[int], None] = lambda update: None,
+    annotate: Annotate | None = None,
 ) -> Outcome:
     """Trains until `total_env_steps` are consumed, or until told to stop.
 
@@ -113,6 +115,8 @@ def run(
         write_row: takes each row of metrics.
         save: writes a checkpoint; called every `checkpoint.every_updates` and at the end.
         should_stop: asked before the actors start and before every update.
+        before_update: told the number of the update, from 1, before its rollouts are taken.
+        annotate: shows a profiler what each thread spends its time on.
 
     Raises:
         ConfigError: if the environments do not divide over actors and devices.
@@ -120,7 +124,7 @@ def run(
         TimeoutError: if a thread waited for another for longer than `actors.timeout_s`.
     """
     start_s = time.perf_counter()
-    ledger = Ledger("learner")
+    ledger = Ledger("learner", annotate=annotate)
     show_phase("compiling")
     with ledger.spend("compile" if programs is None else OTHER):
         programs = programs or compile_programs(config, agent, spec, topology, rules)
@@ -128,7 +132,7 @@ def run(
     show_phase("starting environments")
     parameters = ParameterStore(topology.local_actor_devices)
     parameters.publish(0, programs.learner.actor_params(state))
-    actors = make_actors(config, source, topology, programs, parameters)
+    actors = make_actors(config, source, topology, programs, parameters, annotate)
     journal = Journal(
         every_updates=config.log.every_updates,
         last_update=config.num_updates,
@@ -145,6 +149,7 @@ def run(
         for actor in actors if not should_stop() else ():
             actor.start()
         while counters.learner_steps < config.num_updates and not should_stop():
+            before_update(counters.learner_steps + 1)
             rollouts = take_rollouts(actors, ledger, journal)
             check_lag(rollouts, counters.learner_steps, max_lag(config))
             with ledger.spend("learn"):
@@ -175,13 +180,18 @@ def run(
 
 
 def make_actors(
-    config: Config, source: Source, topology: Topology, programs: Programs, parameters: ParameterStore
+    config: Config,
+    source: Source,
+    topology: Topology,
+    programs: Programs,
+    parameters: ParameterStore,
+    annotate: Annotate | None = None,
 ) -> list[Actor]:
     """This process's actors, not yet started, in the fixed order in which the learner takes their rollouts."""
     layout = make_layout(config, topology)
     devices = [d for d in topology.local_actor_devices for _ in range(config.actors.threads_per_device)]
     return [
-        _make_actor(config, source, topology, programs, parameters, layout, index, device)
+        _make_actor(config, source, topology, programs, parameters, annotate, layout, index, device)
         for index, device in enumerate(devices)
     ]
 
@@ -192,6 +202,7 @@ def _make_actor(
     topology: Topology,
     programs: Programs,
     parameters: ParameterStore,
+    annotate: Annotate | None,
     layout: Layout,
     index: int,
     device: jax.Device,
@@ -218,6 +229,7 @@ def _make_actor(
         parameters=parameters,
         local_learner=topology.local_learner,
         timeout_s=config.actors.timeout_s,
+        annotate=annotate,
     )
 
 

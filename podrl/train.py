@@ -32,6 +32,7 @@ from podrl.mesh import make_sharding_rules, make_topology
 from podrl.metrics import MetricsWriter
 from podrl.networks import make_network
 from podrl.panel import Summary
+from podrl.profiler import Profiler
 from podrl.workdir import make_workdir, write_facts
 
 INTERRUPTED = 130
@@ -48,7 +49,7 @@ def main(command: CommandLine) -> int:
     use_compilation_cache()
     config = resolve(command.config)
     try:
-        outcome = train(config, workdir=command.workdir, argv=command.argv)
+        outcome = train(config, workdir=command.workdir, argv=command.argv, profile=command.profile)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 (the last line of defence: one clear line, the details below it)
@@ -71,13 +72,16 @@ def resolve(config: ml_collections.ConfigDict) -> Config:
     return from_config_dict(config, load_agent(name).AgentConfig)
 
 
-def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] = ()) -> sebulba.Outcome:
+def train(
+    config: Config, *, workdir: str | None = None, argv: tuple[str, ...] = (), profile: bool = False
+) -> sebulba.Outcome:
     """Trains one agent, with progress on the terminal and results in `workdir`.
 
     Args:
         config: the whole run.
         workdir: folder of the run; by default `runs/<config>-<time>`.
         argv: the command, for the manifest.
+        profile: whether to trace a few updates, into `profile/` of that folder.
 
     Raises:
         ConfigError: if the parts do not fit together.
@@ -99,6 +103,7 @@ def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] =
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder))
         writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard))
         checkpointer = stack.enter_context(Checkpointer(folder, keep=config.checkpoint.keep))
+        profiler = stack.enter_context(Profiler(folder / "profile", last_update=config.num_updates, enabled=profile))
         stop = stack.enter_context(interruptible())
         adviser = Adviser(config, topology)
         logging.info("%s; results go to %s", topology.describe(), folder)
@@ -106,7 +111,7 @@ def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] =
         def write_row(row: Row) -> None:
             writer.write(row, row["env_steps"])
             display.update(row)
-            if advice := adviser.add(row):
+            if not profile and (advice := adviser.add(row)):  # Writing the profile is no limit of the run.
                 logging.info("What limits the speed: %s.", advice)
 
         outcome = sebulba.run(
@@ -120,7 +125,10 @@ def train(config: Config, *, workdir: str | None = None, argv: tuple[str, ...] =
             write_row=write_row,
             save=checkpointer.save,
             should_stop=stop.is_set,
+            before_update=profiler.before_update,
+            annotate=profiler.annotate,
         )
+        profiler.close()
         checkpointer.close()
         display.summary(
             Summary(

@@ -48,6 +48,7 @@ def errors_of(capsys, *arguments):
         ("--config.actors.num_envs=9", "actors.num_envs=9 does not divide over 8 pools"),
         ("--config.total_env_steps=0", "total_env_steps=0 must be at least 1."),
         ("--config.topology.actor_devices_per_process=9", "topology.actor_devices_per_process=9 does not fit"),
+        ("--profile=sometimes", "--profile=sometimes"),
         ("--workdirr=x", "Unknown flag --workdirr; did you mean 'workdir'?"),
         ("stray", "Unexpected argument 'stray'."),
     ],
@@ -102,6 +103,18 @@ def test_overrides_reach_the_config():
     assert config.env.id == "Pong-v5"
     assert config.network.hidden_sizes == (7, 8)
     assert config.smoke
+
+
+@pytest.mark.parametrize(("flags", "profile"), [((), False), (("--profile",), True), (("--noprofile",), False)])
+def test_a_profile_is_made_on_demand(flags, profile):
+    assert commandline.parse(["x", "--config", CATCH, *flags]).profile is profile
+
+
+def test_help_says_how_to_make_a_profile(capsys):
+    with pytest.raises(SystemExit) as ended:
+        commandline.parse(["x", "--help"])
+    assert ended.value.code == 0
+    assert "--[no]profile: Trace a few updates into WORKDIR/profile.\n" in capsys.readouterr().out
 
 
 def test_an_unknown_option_is_answered_by_the_environment(capsys):
