@@ -18,6 +18,7 @@ import numpy as np
 from podrl.envs import Pool
 from podrl.ledger import Annotate, Ledger
 from podrl.metrics import EpisodeTracker
+from podrl.schedule import Schedule
 from podrl.transfer import ParameterStore, Stopped, rollout_to_learner
 from podrl.types import PyTree, Timestep, Trajectory
 from podrl.unroll import ActingState, Unroller
@@ -117,12 +118,12 @@ class ActingPrograms:
     """The functions of an `Unroller`, compiled for one device; the state is donated.
 
     Attributes:
-        init: (env_indices [B] uint32, on the device) -> state.
+        init: (env_indices [B] uint32, steps taken before [] int32, both on the device) -> state.
         act: (params, version, state, timestep) -> (actions, state).
         finish: (state, timestep) -> (trajectory, state).
     """
 
-    init: Callable[[jax.Array], ActingState]
+    init: Callable[[jax.Array, jax.Array], ActingState]
     act: Callable[[PyTree, jax.Array, ActingState, Timestep], tuple[jax.Array, ActingState]]
     finish: Callable[[ActingState, Timestep], tuple[Trajectory, ActingState]]
 
@@ -138,12 +139,13 @@ def compile_acting(unroller: Unroller, seed: int, device: jax.Device) -> ActingP
     timestep = on_device(unroller.timestep_shape())
     params = on_device(unroller.params_shape())
     version = on_device(jax.ShapeDtypeStruct((), np.int32))
+    step = on_device(jax.ShapeDtypeStruct((), np.int32))
     env_indices = on_device(jax.ShapeDtypeStruct((unroller.num_envs,), np.uint32))
     init = jax.jit(functools.partial(unroller.init, seed), out_shardings=sharding)
     act = jax.jit(unroller.act, donate_argnums=2, out_shardings=sharding)
     finish = jax.jit(unroller.finish, donate_argnums=0, out_shardings=sharding)
     return ActingPrograms(
-        init=init.lower(env_indices).compile(),
+        init=init.lower(env_indices, step).compile(),
         act=act.lower(params, version, state, timestep).compile(),
         finish=finish.lower(state, timestep).compile(),
     )
@@ -168,11 +170,10 @@ class Actor:
         name: str,
         device: jax.Device,
         programs: ActingPrograms,
-        make_pools: Sequence[Callable[[], Pool]],
+        make_pools: Sequence[Callable[[int], Pool]],
         env_indices: Sequence[np.ndarray],
         unroll_length: int,
-        num_rollouts: int,
-        max_lag: int,
+        schedule: Schedule,
         parameters: ParameterStore,
         local_learner: Mesh,
         timeout_s: float,
@@ -184,11 +185,10 @@ class Actor:
             name: for messages, `actor 0`.
             device: where it acts.
             programs: compiled for that device.
-            make_pools: make this thread's pools; called in the thread.
+            make_pools: make this thread's pools, given the update at which they are opened; called in the thread.
             env_indices: of each pool, [B] uint32: the indices of its environments in the whole job.
             unroll_length: steps in a rollout.
-            num_rollouts: after which the thread ends.
-            max_lag: 1 to act with the parameters before the newest, 0 to wait for the newest.
+            schedule: which rollouts to make, and with which parameters.
             parameters: where parameters come from.
             local_learner: where rollouts go.
             timeout_s: for every wait.
@@ -201,12 +201,11 @@ class Actor:
         self._make_pools = make_pools
         self._env_indices = env_indices
         self._unroll_length = unroll_length
-        self._num_rollouts = num_rollouts
-        self._max_lag = max_lag
+        self._schedule = schedule
         self._parameters = parameters
         self._local_learner = local_learner
         self._timeout_s = timeout_s
-        self._handoff = Handoff(capacity=1 + max_lag)
+        self._handoff = Handoff(capacity=1 + schedule.max_lag)
         self._stopping = threading.Event()
         self._pools: list[Pool] = []
         self._progress = (0, 0)
@@ -258,13 +257,14 @@ class Actor:
             failure.__cause__ = error
             self._handoff.fail(failure)
         finally:
-            for pool in self._pools:
-                pool.close()
+            self._close_pools()
 
     def _make_rollouts(self) -> None:
-        turns = [self._open(make, indices) for make, indices in zip(self._make_pools, self._env_indices, strict=True)]
-        for rollout in range(self._num_rollouts):
-            version = max(rollout - self._max_lag, 0)
+        turns: list[_Turn] = []
+        for rollout in self._schedule.rollouts:
+            if rollout == self._schedule.boundary(rollout):
+                turns = self._open_pools(rollout)
+            version = self._schedule.version(rollout)
             with self.ledger.spend("wait_params"):
                 params = self._parameters.fetch(self._device, version, timeout_s=self._timeout_s, who=self.name)
                 on_device = jax.device_put(np.int32(version), self._device)
@@ -279,14 +279,27 @@ class Actor:
                 finished = Rollout(trajectories=trajectories, version=version, episodes=tuple(episodes))
                 self._handoff.put(finished, timeout_s=self._timeout_s, who=self.name)
 
-    def _open(self, make_pool: Callable[[], Pool], env_indices: np.ndarray) -> _Turn:
+    def _open_pools(self, rollout: int) -> list[_Turn]:
+        """Makes this thread's pools, in the place of those it may have; episodes that have not ended are lost."""
+        self._progress = (rollout, 0)
+        self._close_pools()
+        step = np.int32(rollout * self._unroll_length)
+        pools = zip(self._make_pools, self._env_indices, strict=True)
+        return [self._open(make_pool, rollout, env_indices, step) for make_pool, env_indices in pools]
+
+    def _open(self, make_pool: Callable[[int], Pool], rollout: int, env_indices: np.ndarray, step: np.int32) -> _Turn:
         """Makes a pool and resets its environments."""
         with self.ledger.spend("env"):
-            pool = make_pool()
+            pool = make_pool(rollout)
             self._pools.append(pool)
             timestep = pool.reset()
-        state = self._programs.init(jax.device_put(env_indices, self._device))
+        state = self._programs.init(*jax.device_put((env_indices, step), self._device))
         return _Turn(pool=pool, episodes=EpisodeTracker(len(env_indices)), state=state, timestep=timestep)
+
+    def _close_pools(self) -> None:
+        with self.ledger.spend("env"):
+            while self._pools:
+                self._pools.pop().close()
 
     def _observe(self, turn: _Turn, episodes: list[tuple[float, int]]) -> Timestep:
         """The pool's newest timestep, waiting for it if the pool is still stepping; adds episodes that ended."""

@@ -4,15 +4,18 @@ A checkpoint is committed atomically: until it is whole it does not count. Savin
 writes in the background.
 """
 
+from collections.abc import Iterable
 import dataclasses
 from types import TracebackType
 from typing import Any
 
+from absl import logging
 from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
-from podrl.types import Counters, LearnerState, PyTree
+from podrl.config import ConfigError
+from podrl.types import Counters, LearnerState, PyTree, Snapshot
 
 
 class Checkpointer:
@@ -22,7 +25,12 @@ class Checkpointer:
         """Opens the folder, keeping the newest `keep` checkpoints."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         folder = epath.Path(workdir).resolve() / "checkpoints"  # Orbax refuses relative paths.
-        self._manager = ocp.CheckpointManager(folder, options=options)
+        items = {
+            "state": ocp.StandardCheckpointHandler(),
+            "counters": ocp.JsonCheckpointHandler(),
+            "episodes": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=items)
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -32,53 +40,107 @@ class Checkpointer:
     ) -> None:
         self.close()
 
-    def save(self, state: LearnerState, counters: Counters) -> None:
-        """Saves under the learner step of `counters`; returns when the state may be donated again.
+    def save(self, snapshot: Snapshot) -> None:
+        """Saves under the learner step of its counters; returns when the state may be donated again.
 
         Raises:
             RuntimeError: if Orbax refuses the save; an error in the background is raised by the next call.
         """
+        step = snapshot.counters.learner_steps
         saved = self._manager.save(
-            counters.learner_steps,
+            step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_to_arrays(state)),
-                counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
+                state=ocp.args.StandardSave(_to_arrays(snapshot.state)),
+                counters=ocp.args.JsonSave(dataclasses.asdict(snapshot.counters)),
+                episodes=ocp.args.JsonSave(dict(snapshot.episodes)),
             ),
             force=True,
         )
         if not saved:
-            raise RuntimeError(f"The checkpoint of update {counters.learner_steps} was not saved.")
+            raise RuntimeError(f"The checkpoint of update {step} was not saved.")
 
-    def latest(self) -> int | None:
-        """Learner step of the newest whole checkpoint, or None."""
-        return self._manager.latest_step()
+    def steps(self) -> list[int]:
+        """Learner steps of the whole checkpoints, oldest first; a save that was cut short does not count."""
+        return sorted(self._manager.all_steps())
 
-    def restore(self, shape: LearnerState, step: int | None = None) -> tuple[LearnerState, Counters]:
+    def restore(self, shape: LearnerState, step: int) -> Snapshot:
         """Restores a state onto the devices that `shape` names.
 
         Args:
             shape: `jax.ShapeDtypeStruct`s with shardings.
-            step: which; by default the newest.
+            step: which checkpoint.
 
         Raises:
-            FileNotFoundError: if there is no checkpoint.
+            ConfigError: if it is of another network or algorithm; names the first leaf that differs.
+            Exception: whatever Orbax raises on one that is damaged.
         """
-        step = self.latest() if step is None else step
-        if step is None:
-            raise FileNotFoundError(f"No checkpoint in {self._manager.directory}.")
+        self._check_leaves(shape, step)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(_to_array_shapes(shape)), counters=ocp.args.JsonRestore()
+                state=ocp.args.StandardRestore(_to_array_shapes(shape)),
+                counters=ocp.args.JsonRestore(),
+                episodes=ocp.args.JsonRestore(),
             ),
         )
         state = dataclasses.replace(shape, **restored["state"])
-        return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)), Counters(**restored["counters"])
+        return Snapshot(
+            state=dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)),
+            counters=Counters(**restored["counters"]),
+            episodes=restored["episodes"],
+        )
+
+    def restore_first(self, shape: LearnerState, steps: Iterable[int]) -> Snapshot | None:
+        """Restores the first of these checkpoints that is not damaged, warning of each that is; None if all are.
+
+        Raises:
+            ConfigError: as `restore`.
+        """
+        for step in steps:
+            try:
+                return self.restore(shape, step)
+            except ConfigError:
+                raise
+            except Exception as error:  # noqa: BLE001 (Orbax and tensorstore raise many kinds for a damaged file)
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                logging.warning("Checkpoint %d is damaged and was passed over: %s", step, reason)
+        return None
+
+    def forget_after(self, step: int) -> None:
+        """Deletes checkpoints of later updates, which the run is about to make again."""
+        self._manager.wait_until_finished()
+        for later in [other for other in self.steps() if other > step]:
+            self._manager.delete(later)
 
     def close(self) -> None:
         """Waits for saves in the background and raises their errors."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+    def _check_leaves(self, shape: LearnerState, step: int) -> None:
+        """Raises ConfigError unless the checkpoint has the leaves of `shape`."""
+        saved = _leaf_shapes(self._manager.item_metadata(step)["state"])
+        for path, expected in _leaf_shapes(_to_array_shapes(shape)).items():
+            if (found := saved.pop(path, None)) != expected:
+                raise ConfigError(
+                    f"Checkpoint {step} in {self._manager.directory} is of another network or algorithm: {path} is "
+                    f"{found or 'not there'}, expected {expected}."
+                )
+        if saved:
+            path = next(iter(saved))
+            raise ConfigError(
+                f"Checkpoint {step} in {self._manager.directory} is of another network or algorithm: it has {path}, "
+                "which this run has not."
+            )
+
+
+def _leaf_shapes(tree: PyTree) -> dict[str, str]:
+    """Dtype and shape of each leaf by its path, which is the same in a live state and in Orbax's record of it."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
 
 
 def _to_arrays(state: LearnerState) -> dict[str, PyTree]:

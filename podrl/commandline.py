@@ -35,12 +35,14 @@ class CommandLine:
         workdir: where the run goes; None for `runs/<config>-<time>`.
         argv: the command as typed, for the manifest.
         profile: whether to trace a few updates.
+        accept_changes: whether to go on with a run of another config.
     """
 
     config: ml_collections.ConfigDict
     workdir: str | None
     argv: tuple[str, ...]
     profile: bool
+    accept_changes: bool
 
 
 def parse(argv: list[str]) -> CommandLine:
@@ -55,6 +57,7 @@ def parse(argv: list[str]) -> CommandLine:
     flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>-<time>.", flag_values=values)
     flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
+    flags.DEFINE_bool("accept_changes", False, "Go on with a run of another config.", flag_values=values)
     if any(arg in HELP for arg in argv[1:]):
         sys.stdout.write(USAGE + values.get_help() + "\n")
         raise SystemExit(0)
@@ -64,7 +67,13 @@ def parse(argv: list[str]) -> CommandLine:
     config = override(load_config(values.config), overrides)
     if values.smoke:
         config.smoke = True
-    return CommandLine(config=config, workdir=values.workdir, argv=tuple(argv), profile=values.profile)
+    return CommandLine(
+        config=config,
+        workdir=values.workdir,
+        argv=tuple(argv),
+        profile=values.profile,
+        accept_changes=values.accept_changes,
+    )
 
 
 def load_config(path: str) -> ml_collections.ConfigDict:

@@ -135,7 +135,10 @@ class TopologyConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """What is kept.
+    """What is kept, and where a run can go on bit for bit.
+
+    At each of these checkpoints the environments are opened anew, also in a run that is not stopped (`podrl.schedule`
+    says why): the interval is a part of the experiment.
 
     Attributes:
         every_updates: updates between checkpoints; 0 saves only at the end.
@@ -173,12 +176,24 @@ class LogConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole run. `agent` is the dataclass `AgentConfig` of the agent's own module."""
+    """A whole run.
+
+    Attributes:
+        name: of the run, in its folder and on the screen.
+        seed: of everything random.
+        total_env_steps: agent decisions to learn from.
+        smoke: shrink the run so that it ends in seconds.
+        on_nonfinite: what to do about an update whose loss or gradient is NaN or infinite: `stop` the run, or `skip`
+            the update, which leaves the learner's state as it was and counts in `grad/skipped`.
+        agent: the dataclass `AgentConfig` of the agent's own module.
+        env, actors, network, topology, checkpoint, log: see there.
+    """
 
     name: str = "run"
     seed: int = 1
     total_env_steps: int
     smoke: bool = False
+    on_nonfinite: str = "stop"
     env: EnvConfig
     actors: ActorsConfig
     agent: Any
@@ -190,6 +205,7 @@ class Config:
     def __post_init__(self) -> None:
         """Checks ranges."""
         check(self.total_env_steps >= 1, f"total_env_steps={self.total_env_steps} must be at least 1.")
+        check(self.on_nonfinite in ("stop", "skip"), f"on_nonfinite={self.on_nonfinite!r} must be 'stop' or 'skip'.")
         check(0 <= self.seed < 2**31, f"seed={self.seed} must lie in [0, 2**31).")
 
     @property

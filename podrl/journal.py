@@ -13,6 +13,7 @@ import numpy as np
 
 from podrl.ledger import Ledger, pooled, shares
 from podrl.metrics import EpisodeWindow, RateMeter, Rates
+from podrl.nonfinite import check_finite
 from podrl.transfer import is_ready, wait_until
 from podrl.types import Counters, Metrics
 
@@ -41,10 +42,11 @@ class Journal:
         *,
         every_updates: int,
         last_update: int,
-        episodes: int,
+        episodes: EpisodeWindow,
         frames_per_step: int,
         start_s: float,
         timeout_s: float,
+        stop_on_nonfinite: bool,
         learner: Ledger,
         actors: Sequence[Ledger],
         write: Callable[[Row], None],
@@ -54,17 +56,18 @@ class Journal:
         Args:
             every_updates: updates between rows; the first and the last update have a row too.
             last_update: number of the last update.
-            episodes: newest episodes that returns are averaged over.
+            episodes: that returns are averaged over.
             frames_per_step: emulator frames per env step.
             start_s: when the run started, by `time.perf_counter`.
             timeout_s: how long an update may take.
+            stop_on_nonfinite: whether an update whose loss or gradient is not finite is an error.
             learner: the main thread's ledger.
             actors: the actor threads'.
             write: takes a finished row.
         """
         self.rates = Rates(float("nan"), float("nan"))
         self._every_updates, self._last_update = every_updates, last_update
-        self._window = EpisodeWindow(episodes)
+        self._window = episodes
         self._frames_per_step = frames_per_step
         self._meter = RateMeter()
         self._start_s = start_s
@@ -72,6 +75,7 @@ class Journal:
         self._seconds = self._snapshot()
         self._write = write
         self._timeout_s = timeout_s
+        self._stop_on_nonfinite = stop_on_nonfinite
         self._pending: _Pending | None = None
 
     @property
@@ -83,6 +87,10 @@ class Journal:
     def num_episodes(self) -> int:
         """Number of episodes behind `episode_return`."""
         return len(self._window)
+
+    def record_episodes(self) -> dict[str, Any]:
+        """The newest episodes and their number, for a checkpoint."""
+        return self._window.record()
 
     def wants_row(self, counters: Counters) -> bool:
         """Whether the update that was just counted gets a row, so that its fingerprint is worth computing."""
@@ -138,11 +146,14 @@ class Journal:
 
         Raises:
             TimeoutError: if the update does not end in time.
+            NonFiniteError: if its loss or gradient is not finite.
         """
         self.wait_for_update()
         pending, self._pending = self._pending, None
         if pending is None:
             return
+        if self._stop_on_nonfinite:
+            check_finite(pending.counters.learner_steps, pending.metrics)
         fingerprint = fingerprint if pending.fingerprint is None else pending.fingerprint
         if fingerprint is not None:
             with self._learner.spend("log"):

@@ -44,6 +44,11 @@ class Learner:
         """A fresh state, each leaf created on the devices where it lives."""
         return jax.jit(self._agent.init, out_shardings=self.state_sharding)(purpose_key(seed, LEARN))
 
+    @property
+    def state_shape(self) -> LearnerState:
+        """Shapes, dtypes and shardings of the state."""
+        return jax.tree.map(_with_sharding, self._state_shape, self.state_sharding)
+
     def compile(self, rollouts: Sequence[Trajectory]) -> jax.stages.Compiled:
         """Compiles the update ahead of time.
 
@@ -56,7 +61,7 @@ class Learner:
         rollouts = tuple(
             jax.tree.map(_with_sharding, rollout, trajectory_sharding(self._mesh, rollout)) for rollout in rollouts
         )
-        state = jax.tree.map(_with_sharding, self._state_shape, self.state_sharding)
+        state = self.state_shape
         compiled = _compile(self._update, state, rollouts)
         self._update = compiled
         self._actor_params = _compile(self._actor_params, state)

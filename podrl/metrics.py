@@ -63,10 +63,12 @@ class EpisodeTracker:
 class EpisodeWindow:
     """Statistics of the newest `size` finished episodes."""
 
-    def __init__(self, size: int) -> None:
-        """Starts empty."""
-        self._episodes: collections.deque[tuple[float, int]] = collections.deque(maxlen=size)
-        self._count = 0
+    def __init__(self, size: int, record: Mapping[str, Any] | None = None) -> None:
+        """Starts empty, or goes on from a `record`."""
+        record = record or {"newest": [], "count": 0}
+        episodes = ((float(total), int(length)) for total, length in record["newest"])
+        self._episodes: collections.deque[tuple[float, int]] = collections.deque(episodes, maxlen=size)
+        self._count = int(record["count"])
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -76,6 +78,10 @@ class EpisodeWindow:
         episodes = [(float(total), int(length)) for total, length in zip(returns, lengths, strict=True)]
         self._episodes.extend(episodes)
         self._count += len(episodes)
+
+    def record(self) -> dict[str, Any]:
+        """The window as plain numbers, for a checkpoint: the newest (return, length), and the count of all."""
+        return {"newest": [list(episode) for episode in self._episodes], "count": self._count}
 
     def summary(self) -> dict[str, float]:
         """`episode/count` of all episodes so far, and over the window the mean and largest return and mean length.

@@ -15,18 +15,22 @@ import time
 
 from absl import logging
 import jax
+import numpy as np
 
 from podrl.actors import ActingPrograms, Actor, Rollout, compile_acting
 from podrl.config import Config
-from podrl.envs import Source
+from podrl.envs import Pool, Source
 from podrl.envs.seeds import env_seeds
 from podrl.journal import Journal, Row
 from podrl.layout import Layout, default_env_threads, global_shape, make_layout
 from podrl.learner import Learner
 from podrl.ledger import OTHER, Annotate, Ledger
 from podrl.mesh import ShardingRule, Topology
+from podrl.metrics import EpisodeWindow
+from podrl.nonfinite import NonFiniteError, first_bad_leaf, skip_nonfinite
+from podrl.schedule import Schedule, make_schedule
 from podrl.transfer import ParameterStore, global_rollout
-from podrl.types import Agent, Counters, EnvSpec, LearnerState, Trajectory
+from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot, Trajectory
 from podrl.unroll import Unroller
 
 
@@ -78,7 +82,7 @@ def compile_programs(
     unroller = Unroller(
         agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=layout.envs_per_pool
     )
-    learner = Learner(agent, topology.learner, rules)
+    learner = Learner(skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent, topology.learner, rules)
     rollouts = [global_shape(unroller.state_shape().rollout, topology.num_processes)]
     learner.compile(rollouts * (layout.num_actors * layout.pools_per_actor))
     devices = topology.local_actor_devices
@@ -94,9 +98,10 @@ def run(
     topology: Topology,
     rules: Sequence[ShardingRule] = (),
     programs: Programs | None = None,
+    start: Snapshot | None = None,
     show_phase: Callable[[str], None] = lambda text: None,
     write_row: Callable[[Row], None] = lambda row: None,
-    save: Callable[[LearnerState, Counters], None] = lambda state, counters: None,
+    save: Callable[[Snapshot], None] = lambda snapshot: None,
     should_stop: Callable[[], bool] = lambda: False,
     before_update: Callable[[int], None] = lambda update: None,
     annotate: Annotate | None = None,
@@ -111,6 +116,7 @@ def run(
         topology: who acts and who learns.
         rules: layout of wide parameters on the learner mesh.
         programs: compiled before, with the same arguments, and good for any number of runs; by default compiled here.
+        start: where to go on, its state on the learner's devices and consumed; by default the run begins.
         show_phase: told what happens before training.
         write_row: takes each row of metrics.
         save: writes a checkpoint; called every `checkpoint.every_updates` and at the end.
@@ -122,36 +128,41 @@ def run(
         ConfigError: if the environments do not divide over actors and devices.
         ActorError: if an actor thread failed.
         TimeoutError: if a thread waited for another for longer than `actors.timeout_s`.
+        RuntimeError: if a loss or gradient is not finite and `on_nonfinite='stop'`.
     """
+    if start is not None and start.counters.learner_steps >= config.num_updates:
+        return _nothing_to_do(config, start)
     start_s = time.perf_counter()
     ledger = Ledger("learner", annotate=annotate)
     show_phase("compiling")
     with ledger.spend("compile" if programs is None else OTHER):
         programs = programs or compile_programs(config, agent, spec, topology, rules)
-        state = jax.block_until_ready(programs.learner.init(config.seed))
+        start = start or first_snapshot(programs.learner, config.seed)
+    state, counters = start.state, start.counters
+    schedule = make_schedule(config, counters.learner_steps)
     show_phase("starting environments")
     parameters = ParameterStore(topology.local_actor_devices)
-    parameters.publish(0, programs.learner.actor_params(state))
-    actors = make_actors(config, source, topology, programs, parameters, annotate)
+    parameters.publish(counters.learner_steps, programs.learner.actor_params(state))
+    actors = make_actors(config, source, topology, programs, parameters, schedule, annotate)
     journal = Journal(
         every_updates=config.log.every_updates,
         last_update=config.num_updates,
-        episodes=config.log.episodes,
+        episodes=EpisodeWindow(config.log.episodes, start.episodes),
         frames_per_step=spec.frames_per_step,
         start_s=start_s,
         timeout_s=config.actors.timeout_s,
+        stop_on_nonfinite=config.on_nonfinite == "stop",
         learner=ledger,
         actors=[actor.ledger for actor in actors],
         write=write_row,
     )
-    counters = Counters()
     try:
         for actor in actors if not should_stop() else ():
             actor.start()
         while counters.learner_steps < config.num_updates and not should_stop():
             before_update(counters.learner_steps + 1)
             rollouts = take_rollouts(actors, ledger, journal)
-            check_lag(rollouts, counters.learner_steps, max_lag(config))
+            check_lag(rollouts, schedule.version(counters.learner_steps))
             with ledger.spend("learn"):
                 state, metrics = programs.learner.update(state, join_actors(rollouts, topology))
             counters = count_update(config, spec, counters)
@@ -160,14 +171,17 @@ def run(
             fingerprint = programs.learner.fingerprint(state) if journal.wants_row(counters) else None
             journal.add(counters, metrics, fingerprint, finished_episodes(rollouts))
             if is_checkpoint_due(config, counters):
+                journal.settle()  # Nothing that is not finite becomes a checkpoint.
                 with ledger.spend("checkpoint"):
-                    save(state, counters)
-        if counters.learner_steps:
+                    save(Snapshot(state=state, counters=counters, episodes=journal.record_episodes()))
+        if counters != start.counters:
             journal.settle(programs.learner.fingerprint(state))
+    except NonFiniteError as error:
+        raise RuntimeError(f"{error}. {_explain(config, start, counters, state)}") from None
     finally:
         stop_actors(actors, parameters, config.actors.timeout_s)
-    if counters.learner_steps and not is_checkpoint_due(config, counters):
-        save(state, counters)
+    if counters != start.counters and not is_checkpoint_due(config, counters):
+        save(Snapshot(state=state, counters=counters, episodes=journal.record_episodes()))
     return Outcome(
         state=state,
         counters=counters,
@@ -179,19 +193,53 @@ def run(
     )
 
 
+def _nothing_to_do(config: Config, start: Snapshot) -> Outcome:
+    """Of a run that was finished before."""
+    logging.info("This run is finished: it has all of its %d updates.", config.num_updates)
+    episodes = EpisodeWindow(config.log.episodes, start.episodes)
+    return Outcome(
+        state=start.state,
+        counters=start.counters,
+        finished=True,
+        env_steps_per_second=float("nan"),
+        compile_s=0.0,
+        episode_return=episodes.summary().get("episode/return"),
+        episodes=len(episodes),
+    )
+
+
+def _explain(config: Config, start: Snapshot, counters: Counters, state: LearnerState) -> str:
+    """What to know of a run whose numbers went wrong, one or two updates before `counters`."""
+    every, done = config.checkpoint.every_updates, counters.learner_steps - 1
+    saved = max(start.counters.learner_steps, done - done % every if every else 0)
+    leaf = first_bad_leaf(state.params)
+    return (
+        (f"The first parameter that is not finite now is {leaf}. " if leaf else "")
+        + (f"The last good checkpoint is of update {saved}. " if saved else "There is no checkpoint yet. ")
+        + "A smaller agent.learning_rate or agent.max_grad_norm may help; on_nonfinite='skip' drops such updates."
+    )
+
+
+def first_snapshot(learner: Learner, seed: int) -> Snapshot:
+    """Where a new run starts."""
+    state = jax.block_until_ready(learner.init(seed))
+    return Snapshot(state=state, counters=Counters(), episodes={})
+
+
 def make_actors(
     config: Config,
     source: Source,
     topology: Topology,
     programs: Programs,
     parameters: ParameterStore,
+    schedule: Schedule,
     annotate: Annotate | None = None,
 ) -> list[Actor]:
     """This process's actors, not yet started, in the fixed order in which the learner takes their rollouts."""
     layout = make_layout(config, topology)
     devices = [d for d in topology.local_actor_devices for _ in range(config.actors.threads_per_device)]
     return [
-        _make_actor(config, source, topology, programs, parameters, annotate, layout, index, device)
+        _make_actor(config, source, topology, programs, parameters, schedule, annotate, layout, index, device)
         for index, device in enumerate(devices)
     ]
 
@@ -202,6 +250,7 @@ def _make_actor(
     topology: Topology,
     programs: Programs,
     parameters: ParameterStore,
+    schedule: Schedule,
     annotate: Annotate | None,
     layout: Layout,
     index: int,
@@ -209,23 +258,20 @@ def _make_actor(
 ) -> Actor:
     pools = [layout.env_indices(topology.process_index, index, pool) for pool in range(layout.pools_per_actor)]
     num_threads = config.actors.env_threads or default_env_threads(layout)
+
+    def make_pool(env_indices: np.ndarray, rollout: int) -> Pool:
+        """A pool with seeds of its own at every boundary; at the start those of the run's seed alone."""
+        seeds = env_seeds((config.seed, rollout) if rollout else config.seed, [int(env) for env in env_indices])
+        return source.make_pool(config.env, seeds=seeds, num_threads=num_threads)
+
     return Actor(
         name=f"actor {index}",
         device=device,
         programs=programs.acting[device],
-        make_pools=[
-            functools.partial(
-                source.make_pool,
-                config.env,
-                seeds=env_seeds(config.seed, [int(env) for env in indices]),
-                num_threads=num_threads,
-            )
-            for indices in pools
-        ],
+        make_pools=[functools.partial(make_pool, env_indices) for env_indices in pools],
         env_indices=pools,
         unroll_length=config.actors.unroll_length,
-        num_rollouts=config.num_updates,
-        max_lag=max_lag(config),
+        schedule=schedule,
         parameters=parameters,
         local_learner=topology.local_learner,
         timeout_s=config.actors.timeout_s,
@@ -233,19 +279,12 @@ def _make_actor(
     )
 
 
-def max_lag(config: Config) -> int:
-    """Updates between the parameters that act and those that learn: 1, or 0 if synchronous."""
-    return 0 if config.actors.synchronous else 1
-
-
-def check_lag(rollouts: Sequence[Rollout], learner_steps: int, lag: int) -> None:
+def check_lag(rollouts: Sequence[Rollout], version: int) -> None:
     """Raises RuntimeError unless every rollout was made with the one version of parameters that it should have."""
-    expected = max(learner_steps - lag, 0)
     for index, rollout in enumerate(rollouts):
-        if rollout.version != expected:
+        if rollout.version != version:
             raise RuntimeError(
-                f"Update {learner_steps} got a rollout of actor {index} made with parameters {rollout.version}; "
-                f"expected {expected}."
+                f"Found a rollout of actor {index} made with parameters {rollout.version}; expected {version}."
             )
 
 

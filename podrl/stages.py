@@ -23,6 +23,7 @@ from podrl.instruments import Clocks, Sample, time_threads
 from podrl.layout import Layout, default_env_threads, make_layout, resolve_micro_batches
 from podrl.mesh import Topology, make_topology
 from podrl.networks import make_network
+from podrl.schedule import make_schedule
 from podrl.transfer import ParameterStore, rollout_to_learner
 from podrl.types import Agent, EnvSpec, Timestep
 
@@ -110,7 +111,8 @@ def record_rollouts(parts: Parts) -> list[Rollout]:
     learner = parts.programs.learner
     parameters = ParameterStore(parts.topology.local_actor_devices)
     parameters.publish(0, learner.actor_params(learner.init(once.seed)))
-    actors = sebulba.make_actors(once, parts.source, parts.topology, parts.programs, parameters)
+    schedule = make_schedule(once)
+    actors = sebulba.make_actors(once, parts.source, parts.topology, parts.programs, parameters, schedule)
     try:
         for actor in actors:
             actor.start()
@@ -161,7 +163,7 @@ def time_act(parts: Parts, timesteps: Sequence[Sequence[Timestep]], seconds: flo
         device = parts.actor_devices[actor]
         acting = parts.programs.acting[device]
         indices = [parts.layout.env_indices(0, actor, pool) for pool in range(len(timesteps[actor]))]
-        states = [acting.init(pool_indices) for pool_indices in jax.device_put(indices, device)]
+        states = [acting.init(*jax.device_put((pool_indices, np.int32(0)), device)) for pool_indices in indices]
         env_steps = 0
         for _ in turns:
             for _ in range(parts.config.actors.unroll_length):

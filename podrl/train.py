@@ -1,17 +1,15 @@
 """From a command line to a finished run: config, agent, environments, topology, run loop, exit code.
 
-Exit codes: 0 finished; 1 failed; 2 a mistake in the command or the config (nothing was started); 130 interrupted by
-Ctrl-C, after the update in flight and with everything saved.
+Exit codes: 0 finished; 1 failed; 2 a mistake in the command or the config (nothing was started); 75 stopped by SIGTERM
+and 130 by Ctrl-C, after the update in flight and with everything saved: the same command with `--workdir` goes on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
-from types import FrameType
 
 from absl import logging
 import ml_collections
@@ -26,16 +24,18 @@ from podrl.compilation_cache import use_compilation_cache
 from podrl.config import Config, ConfigError, check, from_config_dict
 from podrl.display import Display, configure_logging
 from podrl.envs import load_source
+from podrl.interruption import interruptible
 from podrl.journal import Row
 from podrl.layout import make_layout, resolve_micro_batches
+from podrl.learner import Learner
 from podrl.mesh import make_sharding_rules, make_topology
 from podrl.metrics import MetricsWriter
 from podrl.networks import make_network
 from podrl.panel import Summary
 from podrl.profiler import Profiler
-from podrl.workdir import make_workdir, write_facts
-
-INTERRUPTED = 130
+from podrl.schedule import is_exact, resumable
+from podrl.types import Counters, LearnerState, Snapshot
+from podrl.workdir import holds_run, make_workdir, sole_user, write_facts
 
 
 def main(command: CommandLine) -> int:
@@ -49,7 +49,15 @@ def main(command: CommandLine) -> int:
     use_compilation_cache()
     config = resolve(command.config)
     try:
-        outcome = train(config, workdir=command.workdir, argv=command.argv, profile=command.profile)
+        with interruptible() as interruption:
+            outcome = train(
+                config,
+                workdir=command.workdir,
+                argv=command.argv,
+                profile=command.profile,
+                accept_changes=command.accept_changes,
+                should_stop=interruption.is_set,
+            )
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 (the last line of defence: one clear line, the details below it)
@@ -58,7 +66,7 @@ def main(command: CommandLine) -> int:
         logging.error("The run failed: %s", str(error) or type(error).__name__)
         logging.error("Details:", exc_info=error.__cause__ or error)
         return _failed(error)
-    return 0 if outcome.finished else INTERRUPTED
+    return 0 if outcome.finished else interruption.exit_code or 0
 
 
 def resolve(config: ml_collections.ConfigDict) -> Config:
@@ -73,22 +81,30 @@ def resolve(config: ml_collections.ConfigDict) -> Config:
 
 
 def train(
-    config: Config, *, workdir: str | None = None, argv: tuple[str, ...] = (), profile: bool = False
+    config: Config,
+    *,
+    workdir: str | None = None,
+    argv: tuple[str, ...] = (),
+    profile: bool = False,
+    accept_changes: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> sebulba.Outcome:
-    """Trains one agent, with progress on the terminal and results in `workdir`.
+    """Trains one agent, with progress on the terminal and results in `workdir`; goes on with the run that is there.
 
     Args:
         config: the whole run.
         workdir: folder of the run; by default `runs/<config>-<time>`.
         argv: the command, for the manifest.
         profile: whether to trace a few updates, into `profile/` of that folder.
+        accept_changes: whether the run in that folder may have been of another config.
+        should_stop: asked before every update.
 
     Raises:
         ConfigError: if the parts do not fit together.
         ActorError: if an actor thread failed.
         TimeoutError: if one thread waited too long for another.
     """
-    start = time.perf_counter()
+    start_s = time.perf_counter()
     source = load_source(config.env.source)
     spec = source.make_spec(config.env)
     topology = make_topology(config.topology)
@@ -97,16 +113,20 @@ def train(
     make_layout(config, topology)
     network = make_network(config.network, spec)
     agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
-    folder = make_workdir(config, workdir)
-    write_facts(folder, config, topology, argv)
+    folder = make_workdir(config, workdir, accept_changes=accept_changes)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(sole_user(folder))
+        goes_on = holds_run(folder)
+        write_facts(folder, config, topology, argv)
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder))
-        writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard))
         checkpointer = stack.enter_context(Checkpointer(folder, keep=config.checkpoint.keep))
         profiler = stack.enter_context(Profiler(folder / "profile", last_update=config.num_updates, enabled=profile))
-        stop = stack.enter_context(interruptible())
         adviser = Adviser(config, topology)
         logging.info("%s; results go to %s", topology.describe(), folder)
+        shape = Learner(agent, topology.learner, rules).state_shape
+        start = find_start(config, checkpointer, shape) if goes_on else None
+        resumed = start.counters if start else Counters() if goes_on else None
+        writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
 
         def write_row(row: Row) -> None:
             writer.write(row, row["env_steps"])
@@ -121,10 +141,11 @@ def train(
             source=source,
             topology=topology,
             rules=rules,
+            start=start,
             show_phase=display.phase,
             write_row=write_row,
             save=checkpointer.save,
-            should_stop=stop.is_set,
+            should_stop=should_stop,
             before_update=profiler.before_update,
             annotate=profiler.annotate,
         )
@@ -134,7 +155,7 @@ def train(
             Summary(
                 outcome="finished" if outcome.finished else "interrupted",
                 counters=outcome.counters,
-                wall_s=time.perf_counter() - start,
+                wall_s=time.perf_counter() - start_s,
                 compile_s=outcome.compile_s,
                 env_steps_per_second=outcome.env_steps_per_second,
                 frames_per_second=outcome.env_steps_per_second * spec.frames_per_step,
@@ -146,34 +167,31 @@ def train(
     return outcome
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C into an event that ends the run after the update in flight; the second ends it at once.
+def find_start(config: Config, checkpointer: Checkpointer, shape: LearnerState) -> Snapshot | None:
+    """Where the run in a folder goes on; None if it has to begin anew. Later checkpoints are deleted.
 
-    A second within a second counts as the first: `timeout` and some schedulers signal a process and then its group.
+    Raises:
+        ConfigError: if a checkpoint is of another network or algorithm.
+        RuntimeError: if there are checkpoints, and all are damaged.
     """
-    stop = threading.Event()
-    first_s = 0.0
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        nonlocal first_s
-        now_s = time.monotonic()
-        if stop.is_set() and now_s - first_s > 1.0:
-            raise KeyboardInterrupt
-        if stop.is_set():
-            return
-        first_s = now_s
-        stop.set()
-        logging.info("Stopping after this update; Ctrl-C again to stop at once.")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
+    candidates = resumable(config, checkpointer.steps())
+    start = checkpointer.restore_first(shape, candidates)
+    if start is None:
+        if candidates:
+            raise RuntimeError("All checkpoints of this run are damaged; remove them to start anew.")
+        logging.info("The run in this folder has no checkpoint yet: it starts anew.")
+        return None
+    done = start.counters.learner_steps
+    checkpointer.forget_after(done)
+    logging.info("Goes on with the run in this folder, after update %d.", done)
+    if not is_exact(config, done):
+        logging.warning(
+            "Update %d is between two boundaries (checkpoint.every_updates=%d): what follows is not bit for bit what "
+            "an uninterrupted run would do.",
+            done,
+            config.checkpoint.every_updates,
+        )
+    return start
 
 
 def _failed(error: Exception) -> int:

@@ -107,6 +107,21 @@ class Counters:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All that a run needs to go on from where it stands, at a boundary (`podrl.config.CheckpointConfig`).
+
+    Attributes:
+        state: the learner's.
+        counters: progress of the job.
+        episodes: of the newest episodes and how many there were; plain numbers, as `EpisodeWindow.record` gives them.
+    """
+
+    state: LearnerState
+    counters: Counters
+    episodes: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EnvSpec:
     """What the rest of podrl needs to know of an environment.
 

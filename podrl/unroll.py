@@ -23,7 +23,7 @@ class ActingState:
         rollout: the trajectory being written.
         carry: the network's state before `row`.
         row: [] int32; the row of `rollout` to write next.
-        step: [] int32; steps taken since the pool was made.
+        step: [] int32; steps that the run has taken.
         keys: [B] typed PRNG keys, one per environment.
     """
 
@@ -50,17 +50,18 @@ class Unroller:
     unroll_length: int
     num_envs: int
 
-    def init(self, seed: int, env_indices: jax.Array) -> ActingState:
-        """The state before the first step.
+    def init(self, seed: int, env_indices: jax.Array, step: jax.Array) -> ActingState:
+        """The state of a pool that was just opened.
 
         Args:
             seed: of the run.
             env_indices: [B] uint32; which of the whole job's environments these are.
+            step: [] int32; steps that the run has taken in each of them before.
         """
         carry = self.agent.initial_carry(self.num_envs)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(purpose_key(seed, ACT), env_indices)
         zero = jnp.zeros((), jnp.int32)
-        return ActingState(rollout=self._empty_rollout(carry), carry=carry, row=zero, step=zero, keys=keys)
+        return ActingState(rollout=self._empty_rollout(carry), carry=carry, row=zero, step=step, keys=keys)
 
     def act(
         self, params: PyTree, version: jax.Array, state: ActingState, timestep: Timestep
@@ -103,7 +104,8 @@ class Unroller:
 
     def state_shape(self) -> ActingState:
         """Shapes and dtypes of the acting state; its `rollout` has those of a finished trajectory."""
-        return jax.eval_shape(lambda: self.init(0, jnp.arange(self.num_envs, dtype=jnp.uint32)))
+        indices = jnp.arange(self.num_envs, dtype=jnp.uint32)
+        return jax.eval_shape(lambda: self.init(0, indices, jnp.zeros((), jnp.int32)))
 
     def params_shape(self) -> PyTree:
         """Shapes and dtypes of what actors need."""

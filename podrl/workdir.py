@@ -1,5 +1,11 @@
-"""The folder of a run, and the facts about it that are written before anything else: config and manifest."""
+"""The folder of a run: who may write to it, and the facts that are written before anything else.
 
+A folder that holds a run of the same config is one to go on with.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import fcntl
 import importlib.metadata
 import itertools
 import json
@@ -18,15 +24,16 @@ from podrl.mesh import Topology
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "orbax-checkpoint", "numpy")
 
 
-def make_workdir(config: Config, path: str | None) -> epath.Path:
-    """Makes the run's folder.
+def make_workdir(config: Config, path: str | None, *, accept_changes: bool = False) -> epath.Path:
+    """Makes the run's folder, or takes the one of an earlier run of this config.
 
     Args:
         config: names the folder, `runs/<config>-<time>`, if there is no `path`.
         path: where the user wants it.
+        accept_changes: go on with the run in the folder although its config is another.
 
     Raises:
-        ConfigError: if it cannot be written, or already holds a run.
+        ConfigError: if it cannot be written, or holds a run of another config; names the keys.
     """
     workdir = epath.Path(path) if path else _free_folder(f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     try:
@@ -37,16 +44,58 @@ def make_workdir(config: Config, path: str | None) -> epath.Path:
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
-    taken = (workdir / "config.json").exists()
-    check(not taken, f"--workdir={workdir} already holds a run. Choose another folder, or remove it.")
+    if holds_run(workdir) and not accept_changes:
+        changes = differences(json.loads((workdir / "config.json").read_text()), to_dict(config))
+        check(
+            not changes,
+            f"--workdir={workdir} holds a run of another config: {_shorten(changes)}. Choose another folder, or add "
+            "--accept_changes to go on with the new values.",
+        )
     return workdir
 
 
+def holds_run(workdir: epath.Path) -> bool:
+    """Whether a run has begun in this folder."""
+    return (workdir / "config.json").exists()
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What changed between two nested configs as JSON holds them, a text per key."""
+    before, after = _flatten(before), _flatten(json.loads(json.dumps(after)))
+    return [
+        f"{key} was {before.get(key, 'not there')}, is {after.get(key, 'not there')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, _flatten) != after.get(key, _flatten)
+    ]
+
+
+@contextlib.contextmanager
+def sole_user(workdir: epath.Path) -> Iterator[None]:
+    """Keeps other processes of this host's file systems from running in the same folder.
+
+    Raises:
+        ConfigError: if one does. A lock ends with its process, however that dies. Object stores have none.
+    """
+    if "://" in str(workdir):
+        yield
+        return
+    with open(workdir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"--workdir={workdir} is in use by another run. Choose another folder.") from None
+        except OSError:
+            pass  # A file system without locks.
+        yield
+
+
 def write_facts(workdir: epath.Path, config: Config, topology: Topology, argv: tuple[str, ...]) -> None:
-    """Writes `config.json` (resolved) and `manifest.json` (what it ran on and with)."""
-    _write_json(workdir / "config.json", to_dict(config))
+    """Writes `config.json` (resolved) and `manifest.json` (what it ran on and with); that of a run that goes on gets a
+    number.
+    """
+    manifests = len(list(workdir.glob("manifest*.json")))
     _write_json(
-        workdir / "manifest.json",
+        workdir / (f"manifest-{manifests + 1}.json" if manifests else "manifest.json"),
         {
             "argv": list(argv),
             "seed": config.seed,
@@ -66,6 +115,7 @@ def write_facts(workdir: epath.Path, config: Config, topology: Topology, argv: t
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
         },
     )
+    _write_json(workdir / "config.json", to_dict(config))  # Last: it says that a run has begun.
 
 
 def _free_folder(name: str) -> epath.Path:
@@ -75,7 +125,23 @@ def _free_folder(name: str) -> epath.Path:
 
 
 def _write_json(path: epath.Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    """Whole or not at all, also if the process is killed."""
+    written = path.with_name(path.name + ".tmp")
+    written.write_text(json.dumps(content, indent=2) + "\n")
+    written.replace(path)
+
+
+def _shorten(texts: Sequence[str], limit: int = 5) -> str:
+    """The first few, and how many more there are."""
+    more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
+    return "; ".join([*texts[:limit], *more])
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(tree, Mapping):
+        return {prefix.rstrip("."): tree}
+    return {key: value for name, child in tree.items() for key, value in _flatten(child, f"{prefix}{name}.").items()}
 
 
 def _commit() -> str | None:

@@ -5,22 +5,21 @@ import numpy as np
 import pytest
 
 from podrl.checkpoint import Checkpointer
-from podrl.config import TopologyConfig
+from podrl.config import ConfigError, TopologyConfig
 from podrl.learner import Learner
 from podrl.mesh import make_topology
-from podrl.types import Counters
+from podrl.types import Counters, Snapshot
 from tests.runs import make_agent, make_config
 
 
-def learner_on(num_devices):
+def snapshot(state, step):
+    return Snapshot(state=state, counters=Counters(learner_steps=step), episodes={})
+
+
+def learner_on(num_devices, **overrides):
     config = TopologyConfig(actor_devices_per_process=1, learner_devices_per_process=num_devices)
-    agent, _ = make_agent(make_config())
+    agent, _ = make_agent(make_config(**overrides))
     return Learner(agent, make_topology(config, jax.devices()[:num_devices]).learner)
-
-
-def shape_of(learner):
-    state = learner.init(0)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, learner.state_sharding)
 
 
 def plain(state):
@@ -29,22 +28,23 @@ def plain(state):
 
 @pytest.mark.parametrize("num_devices", [1, 4, 8])
 def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path, num_devices):
-    state, counters = learner_on(4).init(seed=9), Counters(learner_steps=7, env_steps=5 * 10**9, frames=2 * 10**10)
+    counters = Counters(learner_steps=7, env_steps=5 * 10**9, frames=2 * 10**10)
+    saved = Snapshot(state=learner_on(4).init(seed=9), counters=counters, episodes={"newest": [[1.5, 7]], "count": 3})
     with Checkpointer(tmp_path, keep=1) as checkpointer:
-        checkpointer.save(state, counters)
+        checkpointer.save(saved)
     learner = learner_on(num_devices)
     with Checkpointer(tmp_path, keep=1) as checkpointer:
-        restored, restored_counters = checkpointer.restore(shape_of(learner))
-    assert restored_counters == counters
-    jax.tree.map(np.testing.assert_array_equal, plain(restored), plain(state))
-    assert jax.tree.leaves(restored.params)[0].sharding == jax.tree.leaves(learner.state_sharding.params)[0]
+        restored = checkpointer.restore(learner.state_shape, 7)
+    assert (restored.counters, restored.episodes) == (saved.counters, saved.episodes)
+    jax.tree.map(np.testing.assert_array_equal, plain(restored.state), plain(saved.state))
+    assert jax.tree.leaves(restored.state.params)[0].sharding == jax.tree.leaves(learner.state_sharding.params)[0]
 
 
 def test_only_the_newest_are_kept(tmp_path):
     state = learner_on(1).init(0)
     with Checkpointer(tmp_path, keep=2) as checkpointer:
         for step in (3, 6, 9):
-            checkpointer.save(state, Counters(learner_steps=step))
+            checkpointer.save(snapshot(state, step))
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [6, 9]
 
 
@@ -52,13 +52,48 @@ def test_the_saved_state_may_be_donated_at_once(tmp_path):
     state = learner_on(1).init(0)
     want = plain(state)
     with Checkpointer(tmp_path, keep=1) as checkpointer:
-        checkpointer.save(state, Counters(learner_steps=1))
+        checkpointer.save(snapshot(state, 1))
         jax.tree.map(lambda x: x.delete(), state.params)
     with Checkpointer(tmp_path, keep=1) as checkpointer:
-        restored, _ = checkpointer.restore(shape_of(learner_on(1)))
-    jax.tree.map(np.testing.assert_array_equal, plain(restored).params, want.params)
+        restored = checkpointer.restore(learner_on(1).state_shape, 1)
+    jax.tree.map(np.testing.assert_array_equal, plain(restored.state).params, want.params)
 
 
-def test_nothing_to_restore_is_said(tmp_path):
-    with Checkpointer(tmp_path, keep=1) as checkpointer, pytest.raises(FileNotFoundError, match="No checkpoint in"):
-        checkpointer.restore(shape_of(learner_on(1)))
+def test_a_damaged_checkpoint_is_passed_over_by_name(tmp_path, caplog):
+    learner = learner_on(1)
+    with Checkpointer(tmp_path, keep=3) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(snapshot(learner.init(step), step))
+    for path in (tmp_path / "checkpoints/2/state").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[:500])
+    with Checkpointer(tmp_path, keep=3) as checkpointer:
+        restored = checkpointer.restore_first(learner.state_shape, [2, 1])
+        assert checkpointer.restore_first(learner.state_shape, [2]) is None
+    assert restored.counters.learner_steps == 1
+    assert "Checkpoint 2 is damaged and was passed over" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "leaf"),
+    [
+        ({"network__hidden_sizes": (32,)}, r"encoder/Dense_0/bias is float32\[16\], expected float32\[32\]"),
+        ({"network__hidden_sizes": (16, 16)}, r"encoder/Dense_1/bias is not there, expected float32\[16\]"),
+        ({"agent__optimizer": "adam"}, r"opt_state/\S+ is not there|it has opt_state/\S+, which this run has not"),
+    ],
+)
+def test_a_checkpoint_of_another_network_or_algorithm_is_refused(tmp_path, overrides, leaf):
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        checkpointer.save(snapshot(learner_on(1).init(0), 1))
+    with Checkpointer(tmp_path, keep=1) as checkpointer, pytest.raises(ConfigError, match=leaf):
+        checkpointer.restore(learner_on(1, **overrides).state_shape, 1)
+
+
+def test_later_checkpoints_are_forgotten(tmp_path):
+    with Checkpointer(tmp_path, keep=3) as checkpointer:
+        for step in (1, 2, 3):
+            checkpointer.save(snapshot(learner_on(1).init(0), step))
+        checkpointer.forget_after(1)
+        assert checkpointer.steps() == [1]
+        checkpointer.save(snapshot(learner_on(1).init(0), 2))
+        assert checkpointer.steps() == [1, 2]

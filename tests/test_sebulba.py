@@ -101,7 +101,7 @@ def test_every_environment_and_key_is_its_own_over_the_whole_job():
     config = make_config()
     agent, spec = make_agent(config)
     unroller = Unroller(agent=agent, spec=spec, unroll_length=4, num_envs=len(indices))
-    env_keys = unroller.init(config.seed, jnp.asarray(indices)).keys
+    env_keys = unroller.init(config.seed, jnp.asarray(indices), jnp.int32(0)).keys
     steps = jnp.arange(50)
     acting = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))(env_keys, steps)
     learning = agent.init(purpose_key(config.seed, LEARN)).key
@@ -129,7 +129,7 @@ class TestFailures:
             run(scripted_config({"hang_at_step": 20}, actors__timeout_s=2.0))
 
     def test_a_slow_learner_is_named_by_the_actor(self):
-        def slow_save(state, counters):
+        def slow_save(snapshot):
             time.sleep(4.0)
 
         config = scripted_config({"sleep_s": 0.0}, actors__timeout_s=1.0, checkpoint__every_updates=2)
@@ -146,7 +146,7 @@ class TestFailures:
 def test_stopping_early_keeps_what_was_learned():
     saved = []
     asked = iter([False] * (1 + 3) + [True] * 10)
-    outcome, rows = run(make_config(), should_stop=lambda: next(asked), save=lambda s, c: saved.append(c))
+    outcome, rows = run(make_config(), should_stop=lambda: next(asked), save=lambda s: saved.append(s.counters))
     assert not outcome.finished
     assert outcome.counters.learner_steps == 3
     assert saved == [outcome.counters]
@@ -162,16 +162,16 @@ def test_the_last_update_of_a_stopped_run_has_a_row():
 
 def test_a_run_that_is_stopped_before_it_starts_saves_nothing():
     saved = []
-    outcome, rows = run(make_config(), should_stop=lambda: True, save=lambda s, c: saved.append(c))
+    outcome, rows = run(make_config(), should_stop=lambda: True, save=lambda s: saved.append(s.counters))
     assert (outcome.finished, outcome.counters.learner_steps, rows, saved) == (False, 0, [], [])
 
 
 def test_checkpoints_come_at_their_interval_and_at_the_end_once():
     saved = []
-    run(make_config(checkpoint__every_updates=4), save=lambda s, c: saved.append(c.learner_steps))
+    run(make_config(checkpoint__every_updates=4), save=lambda s: saved.append(s.counters.learner_steps))
     assert saved == [4, 8, 10]
     saved.clear()
-    run(make_config(checkpoint__every_updates=5), save=lambda s, c: saved.append(c.learner_steps))
+    run(make_config(checkpoint__every_updates=5), save=lambda s: saved.append(s.counters.learner_steps))
     assert saved == [5, 10]
 
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache"},
     {"mesh", "ops", "networks", "envs", "commandline"},
-    {"agents", "layout", "metrics", "panel", "profiler"},
+    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice"},
     {"actors", "journal"},
     {"sebulba", "instruments"},

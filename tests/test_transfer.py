@@ -9,6 +9,7 @@ import pytest
 
 from podrl.journal import Journal
 from podrl.ledger import Ledger
+from podrl.metrics import EpisodeWindow
 from podrl.transfer import ParameterStore, Stopped, wait_until
 from podrl.types import Counters
 
@@ -66,10 +67,11 @@ def test_an_update_that_does_not_end_is_named():
     journal = Journal(
         every_updates=1,
         last_update=10,
-        episodes=5,
+        episodes=EpisodeWindow(5),
         frames_per_step=1,
         start_s=0.0,
         timeout_s=0.2,
+        stop_on_nonfinite=True,
         learner=Ledger("learner"),
         actors=[],
         write=lambda row: None,

@@ -19,7 +19,7 @@ def unroll(config, num_rollouts, env_indices, length=4):
     params = agent.actor_params(agent.init(jax.random.key(0)))
     pool = load_source(config.env.source).make_pool(config.env, seeds=list(env_indices), num_threads=1)
     act, finish = jax.jit(unroller.act, donate_argnums=2), jax.jit(unroller.finish, donate_argnums=0)
-    state = jax.jit(unroller.init, static_argnums=0)(config.seed, np.asarray(env_indices, np.uint32))
+    state = jax.jit(unroller.init, static_argnums=0)(config.seed, np.asarray(env_indices, np.uint32), np.int32(0))
     timestep = pool.reset()
     rollouts: list[Trajectory] = []
     for version in range(num_rollouts):

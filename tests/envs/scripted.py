@@ -32,6 +32,7 @@ class Options:
         num_actions: size of the action set.
         raise_at_step: `recv` number (from 1) that raises `RuntimeError`; 0 never does.
         hang_at_step: `recv` number (from 1) that blocks for an hour or until `close`; 0 never does.
+        nan_at_step: `recv` number (from 1) with rewards of NaN; 0 never has.
         sleep_s: seconds that every `recv` takes.
     """
 
@@ -40,6 +41,7 @@ class Options:
     num_actions: int = 2
     raise_at_step: int = 0
     hang_at_step: int = 0
+    nan_at_step: int = 0
     sleep_s: float = 0.0
 
 
@@ -114,7 +116,7 @@ class Pool:
         terminated = (self._step == self._length()) & (not self._options.truncate)
         return Timestep(
             observation=np.stack([rows, self._episode, self._step], axis=1).astype(np.float32),
-            reward=self._step.astype(np.float32),
+            reward=np.where(self.steps == self._options.nan_at_step > 0, np.nan, self._step).astype(np.float32),
             discount=np.where(terminated, 0.0, 1.0).astype(np.float32),
             first=self._step == 0,
         )

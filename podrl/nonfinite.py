@@ -1,0 +1,49 @@
+"""Numbers that go wrong: updates whose loss or gradient is NaN or infinite."""
+
+import dataclasses
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from podrl.types import Agent, LearnerState, Metrics, PyTree, Trajectory
+
+CHECKED = ("loss/total", "grad/norm")  # Metrics of every agent; parameters stay finite as long as these are.
+
+
+class NonFiniteError(RuntimeError):
+    """An update's loss or gradient is not finite."""
+
+
+def skip_nonfinite(agent: Agent) -> Agent:
+    """An agent whose state stays as it was at an update that is not finite; `grad/skipped` is 1 then, else 0."""
+
+    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
+        new_state, metrics = agent.update(state, trajectory)
+        finite = jnp.all(jnp.stack([jnp.isfinite(metrics[name]) for name in CHECKED]))
+        before = dataclasses.replace(state, step=new_state.step)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, before)
+        return kept, {**metrics, "grad/skipped": 1.0 - finite}
+
+    return dataclasses.replace(agent, update=update)
+
+
+def check_finite(update: int, metrics: Metrics) -> None:
+    """Fetches what is checked.
+
+    Raises:
+        NonFiniteError: if it is not finite; names the update and the values.
+    """
+    names = [name for name in CHECKED if name in metrics]
+    values = jax.device_get([metrics[name] for name in names])
+    if not np.all(np.isfinite(values)):
+        found = ", ".join(f"{name} is {float(value):g}" for name, value in zip(names, values, strict=True))
+        raise NonFiniteError(f"Update {update} is not finite: {found}")
+
+
+def first_bad_leaf(params: PyTree) -> str | None:
+    """The path of the first parameter that holds NaN or infinity; None if all are finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            return jax.tree_util.keystr(path, simple=True, separator="/")
+    return None

@@ -1,0 +1,70 @@
+"""Which parameters make which rollout, and where a run can go on after it was stopped.
+
+Rollout n is what update n+1 learns from, counted from 0. It is made with the parameters of an exact update, whatever
+the timing of threads: those before the newest, so that acting and learning overlap, or the newest if synchronous.
+
+Emulators cannot be saved. So at every *boundary* the environments are opened anew, with seeds of their own, and the
+rollout is made with the newest parameters, as at the start of a run: nothing from before is needed but the learner's
+state. A run that was stopped goes on from a boundary as if it had not been, since one that is not stopped does the
+same.
+"""
+
+from collections.abc import Iterable
+import dataclasses
+
+from podrl.config import Config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The order of things in a run.
+
+    Attributes:
+        first: updates done before it starts.
+        last: updates done when it ends.
+        every: updates between boundaries; 0 for none but the start.
+        max_lag: updates between the newest parameters and those that act, away from boundaries.
+    """
+
+    first: int
+    last: int
+    every: int
+    max_lag: int
+
+    @property
+    def rollouts(self) -> range:
+        """Numbers of the rollouts to make."""
+        return range(self.first, self.last)
+
+    def boundary(self, update: int) -> int:
+        """The newest boundary after at most `update` updates."""
+        return max(self.first, update - update % self.every if self.every else 0)
+
+    def version(self, rollout: int) -> int:
+        """The update whose parameters make a rollout."""
+        return max(rollout - self.max_lag, self.boundary(rollout))
+
+
+def make_schedule(config: Config, first: int = 0) -> Schedule:
+    """The schedule of a run that starts after `first` updates."""
+    return Schedule(
+        first=first,
+        last=config.num_updates,
+        every=config.checkpoint.every_updates,
+        max_lag=0 if config.actors.synchronous else 1,
+    )
+
+
+def resumable(config: Config, checkpoints: Iterable[int]) -> list[int]:
+    """Of the updates that have a checkpoint, those that the run can go on from, best first.
+
+    At boundaries, and after the last update, it goes on bit for bit. Other checkpoints are of runs that were stopped in
+    between: they serve only where there is no better one.
+    """
+    return sorted(checkpoints, key=lambda update: (is_exact(config, update), update), reverse=True)
+
+
+def is_exact(config: Config, update: int) -> bool:
+    """Whether a run that goes on after this many updates equals one that was not stopped."""
+    every = config.checkpoint.every_updates
+    return update >= config.num_updates or (every > 0 and update % every == 0)

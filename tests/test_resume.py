@@ -1,0 +1,173 @@
+"""A run that is stopped and goes on equals one that is not."""
+
+import json
+import signal
+import subprocess
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from podrl import sebulba, train
+from podrl.checkpoint import Checkpointer
+from podrl.config import ConfigError
+from podrl.envs import load_source
+from podrl.learner import Learner
+from podrl.mesh import make_topology
+from tests import runs
+from tests.test_launcher import ROOT, command, environment, launch, read_rows, wait_for
+
+CATCH = ROOT / "configs/impala_catch.py"
+TIMING = {"env_steps_per_second", "frames_per_second"}
+
+
+def facts(rows):
+    """Rows without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k not in TIMING and not k.startswith("time/")} for row in rows]
+
+
+def final_params(workdir, step, config):
+    agent, _ = runs.make_agent(config)
+    shape = Learner(agent, make_topology(config.topology).learner).state_shape
+    with Checkpointer(workdir, keep=99) as checkpointer:
+        return jax.device_get(checkpointer.restore(shape, step).state.params)
+
+
+class TestInOneProcess:
+    OVERRIDES = types.MappingProxyType(
+        {
+            "total_env_steps": 12 * 8 * 4,
+            "topology__actor_devices_per_process": 1,
+            "topology__learner_devices_per_process": 1,
+            "checkpoint__every_updates": 4,
+            "checkpoint__keep": 99,
+            "log__tensorboard": False,
+        }
+    )
+    CONFIG = runs.make_config(**OVERRIDES)
+
+    def straight(self, folder):
+        train.train(self.CONFIG, workdir=str(folder))
+        return facts(read_rows(folder))
+
+    def train_until(self, folder, update):
+        def should_stop():
+            path = folder / "metrics.jsonl"
+            return path.exists() and len(path.read_text().splitlines()) >= update - 1
+
+        return train.train(self.CONFIG, workdir=str(folder), should_stop=should_stop)
+
+    @pytest.mark.parametrize("update", [4, 6, 8, 11])
+    def test_stopping_and_going_on_changes_nothing(self, tmp_path, update):
+        straight = self.straight(tmp_path / "straight")
+        stopped = self.train_until(tmp_path / "stopped", update)
+        assert update <= stopped.counters.learner_steps < 12
+        outcome = train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))
+        assert outcome.counters.learner_steps == 12
+        assert facts(read_rows(tmp_path / "stopped")) == straight
+        both = [final_params(tmp_path / name, 12, self.CONFIG) for name in ("straight", "stopped")]
+        jax.tree.map(np.testing.assert_array_equal, *both)
+
+    def test_a_run_without_a_checkpoint_starts_anew(self, tmp_path, caplog):
+        caplog.set_level("INFO", logger="absl")
+        straight = self.straight(tmp_path / "straight")
+        self.train_until(tmp_path / "stopped", 6)
+        for path in sorted((tmp_path / "stopped/checkpoints").rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))
+        assert "has no checkpoint yet: it starts anew" in caplog.text
+        assert facts(read_rows(tmp_path / "stopped")) == straight
+
+    def test_between_boundaries_a_run_goes_on_and_says_what_that_means(self, tmp_path, caplog):
+        self.train_until(tmp_path / "stopped", 2)
+        outcome = train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))
+        assert outcome.finished
+        assert "is between two boundaries (checkpoint.every_updates=4)" in caplog.text
+        assert [row["learner_steps"] for row in read_rows(tmp_path / "stopped")] == list(range(1, 13))
+
+    def test_a_finished_run_says_so_and_stays_as_it_is(self, tmp_path, caplog):
+        caplog.set_level("INFO", logger="absl")
+        straight = self.straight(tmp_path / "run")
+        outcome = train.train(self.CONFIG, workdir=str(tmp_path / "run"))
+        assert outcome.finished
+        assert "This run is finished: it has all of its 12 updates." in caplog.text
+        assert facts(read_rows(tmp_path / "run")) == straight
+
+    def test_another_config_is_refused_with_what_changed(self, tmp_path):
+        self.train_until(tmp_path, 2)
+        other = runs.make_config(**self.OVERRIDES, agent__discount=0.5)
+        with pytest.raises(ConfigError, match=r"another config: agent\.discount was 0\.99, is 0\.5\. Choose another"):
+            train.train(other, workdir=str(tmp_path))
+        assert train.train(other, workdir=str(tmp_path), accept_changes=True).finished
+
+    def test_each_boundary_begins_like_a_run_but_with_other_environments(self):
+        config, seeds = runs.scripted_config(total_env_steps=12 * 8 * 4, checkpoint__every_updates=4), []
+        source = load_source(config.env.source)
+
+        def make_pool(env, **kwargs):
+            seeds.append(tuple(kwargs["seeds"]))
+            return source.make_pool(env, **kwargs)
+
+        agent, spec = runs.make_agent(config)
+        rows = []
+        sebulba.run(
+            config,
+            agent=agent,
+            spec=spec,
+            source=types.SimpleNamespace(make_pool=make_pool),
+            topology=make_topology(config.topology, jax.devices()[:1]),
+            write_row=rows.append,
+        )
+        assert [row["lag/max"] for row in rows] == [0, 1, 1, 1] * 3
+        pools = 3 * config.actors.pools_per_thread
+        assert len(seeds) == pools
+        assert len({seed for pool in seeds for seed in pool}) == 3 * config.actors.num_envs
+
+
+class TestTheCommand:
+    OPTIONS = (
+        "--config.total_env_steps=76_800",  # 120 updates.
+        "--config.checkpoint.every_updates=20",
+        "--config.checkpoint.keep=99",
+        "--config.log.every_updates=1",
+    )
+
+    def start(self, workdir, cwd):
+        arguments = command("--config", CATCH, *self.OPTIONS, "--workdir", workdir)
+        return subprocess.Popen(
+            arguments, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def finish(self, workdir, cwd):
+        result = launch("--config", CATCH, *self.OPTIONS, "--workdir", workdir, cwd=cwd)
+        assert result.returncode == 0, result.stderr
+        return result
+
+    @pytest.mark.parametrize(("signum", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)])
+    def test_a_killed_run_goes_on_bit_for_bit(self, tmp_path, signum, code):
+        self.finish("straight", tmp_path)
+        process = self.start("killed", tmp_path)
+        try:
+            rows = tmp_path / "killed/metrics.jsonl"
+            wait_for(lambda: rows.exists() and len(rows.read_text().splitlines()) > 50)
+            process.send_signal(signum)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == code
+        assert "after update" in self.finish("killed", tmp_path).stderr
+        straight, killed = (facts(read_rows(tmp_path / name)) for name in ("straight", "killed"))
+        assert killed == straight
+        assert json.loads((tmp_path / "killed/manifest-2.json").read_text())["seed"] == 1
+
+    def test_two_runs_cannot_share_a_folder(self, tmp_path):
+        process = self.start("run", tmp_path)
+        try:
+            wait_for(lambda: (tmp_path / "run/metrics.jsonl").exists())
+            second = launch("--config", CATCH, *self.OPTIONS, "--workdir", "run", cwd=tmp_path)
+            assert second.returncode == 2
+            assert "--workdir=run is in use by another run" in second.stderr
+        finally:
+            process.kill()
+            process.communicate()
