@@ -4,7 +4,7 @@ A checkpoint is committed atomically: until it is whole it does not count. Savin
 writes in the background.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import dataclasses
 from types import TracebackType
 from typing import Any
@@ -21,9 +21,17 @@ from podrl.types import Counters, LearnerState, PyTree, Snapshot
 class Checkpointer:
     """Saves and restores learner states under `<workdir>/checkpoints/<learner step>`; a context manager."""
 
-    def __init__(self, workdir: epath.PathLike, *, keep: int):
-        """Opens the folder, keeping the newest `keep` checkpoints."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+    def __init__(self, workdir: epath.PathLike, *, keep: int, every: int = 0):
+        """Opens the folder.
+
+        Args:
+            workdir: the run's.
+            keep: newest checkpoints to keep.
+            every: count only those at multiples of this; the others are kept until the next of these.
+        """
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_KeepNewest(keep=keep, every=every), enable_async_checkpointing=True
+        )
         folder = epath.Path(workdir).resolve() / "checkpoints"  # Orbax refuses relative paths.
         items = {
             "state": ocp.StandardCheckpointHandler(),
@@ -108,13 +116,17 @@ class Checkpointer:
 
     def forget_after(self, step: int) -> None:
         """Deletes checkpoints of later updates, which the run is about to make again."""
-        self._manager.wait_until_finished()
+        self.wait()
         for later in [other for other in self.steps() if other > step]:
             self._manager.delete(later)
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits for saves in the background and raises their errors."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits as `wait` does, and ends."""
+        self.wait()
         self._manager.close()
 
     def _check_leaves(self, shape: LearnerState, step: int) -> None:
@@ -132,6 +144,21 @@ class Checkpointer:
                 f"Checkpoint {step} in {self._manager.directory} is of another network or algorithm: it has {path}, "
                 "which this run has not."
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _KeepNewest:
+    """Orbax's interface to what is kept: the newest `keep` boundaries, and whatever is newer than these."""
+
+    keep: int
+    every: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """For each checkpoint, oldest first, whether it stays."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        boundaries = [step for step in steps if self.every and step % self.every == 0] or steps
+        kept = boundaries[-self.keep :]
+        return [step in kept or step > kept[-1] for step in steps]
 
 
 def _leaf_shapes(tree: PyTree) -> dict[str, str]:

@@ -142,7 +142,7 @@ class CheckpointConfig:
 
     Attributes:
         every_updates: updates between checkpoints; 0 saves only at the end.
-        keep: newest checkpoints kept.
+        keep: newest checkpoints kept; one of a run that was stopped in between does not count.
     """
 
     every_updates: int = 1000

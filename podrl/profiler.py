@@ -88,7 +88,7 @@ class Profiler:
         start_s = time.perf_counter()
         self._tracing = False
         jax.profiler.stop_trace()
-        (path,) = self._folder.glob("plugins/profile/*/*.trace.json.gz")
+        path = max(self._folder.glob("plugins/profile/*/*.trace.json.gz"))  # Folders are named by their time.
         logging.info(
             "Profiled updates %d to %d, written in %.1f s: open %s in https://ui.perfetto.dev, or pip install xprof "
             "and run xprof --logdir=%s",

@@ -34,7 +34,7 @@ from podrl.networks import make_network
 from podrl.panel import Summary
 from podrl.profiler import Profiler
 from podrl.schedule import is_exact, resumable
-from podrl.types import Counters, LearnerState, Snapshot
+from podrl.types import Counters, EnvSpec, LearnerState, Snapshot
 from podrl.workdir import holds_run, make_workdir, sole_user, write_facts
 
 
@@ -116,16 +116,17 @@ def train(
     folder = make_workdir(config, workdir, accept_changes=accept_changes)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_user(folder))
-        goes_on = holds_run(folder)
-        write_facts(folder, config, topology, argv)
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder))
-        checkpointer = stack.enter_context(Checkpointer(folder, keep=config.checkpoint.keep))
+        keep, every = config.checkpoint.keep, config.checkpoint.every_updates
+        checkpointer = stack.enter_context(Checkpointer(folder, keep=keep, every=every))
         profiler = stack.enter_context(Profiler(folder / "profile", last_update=config.num_updates, enabled=profile))
         adviser = Adviser(config, topology)
         logging.info("%s; results go to %s", topology.describe(), folder)
-        shape = Learner(agent, topology.learner, rules).state_shape
-        start = find_start(config, checkpointer, shape) if goes_on else None
-        resumed = start.counters if start else Counters() if goes_on else None
+        start, resumed = None, None
+        if holds_run(folder):
+            start = find_start(config, checkpointer, Learner(agent, topology.learner, rules).state_shape)
+            resumed = start.counters if start else Counters()
+        write_facts(folder, config, topology, argv)
         writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
 
         def write_row(row: Row) -> None:
@@ -151,20 +152,23 @@ def train(
         )
         profiler.close()
         checkpointer.close()
-        display.summary(
-            Summary(
-                outcome="finished" if outcome.finished else "interrupted",
-                counters=outcome.counters,
-                wall_s=time.perf_counter() - start_s,
-                compile_s=outcome.compile_s,
-                env_steps_per_second=outcome.env_steps_per_second,
-                frames_per_second=outcome.env_steps_per_second * spec.frames_per_step,
-                episode_return=outcome.episode_return,
-                episodes=outcome.episodes,
-                tensorboard=config.log.tensorboard,
-            )
-        )
+        display.summary(summarize(config, spec, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
+
+
+def summarize(config: Config, spec: EnvSpec, outcome: sebulba.Outcome, *, wall_s: float) -> Summary:
+    """What the display shows in the end."""
+    return Summary(
+        outcome="finished" if outcome.finished else "interrupted",
+        counters=outcome.counters,
+        wall_s=wall_s,
+        compile_s=outcome.compile_s,
+        env_steps_per_second=outcome.env_steps_per_second,
+        frames_per_second=outcome.env_steps_per_second * spec.frames_per_step,
+        episode_return=outcome.episode_return,
+        episodes=outcome.episodes,
+        tensorboard=config.log.tensorboard,
+    )
 
 
 def find_start(config: Config, checkpointer: Checkpointer, shape: LearnerState) -> Snapshot | None:

@@ -48,6 +48,15 @@ def test_only_the_newest_are_kept(tmp_path):
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [6, 9]
 
 
+def test_a_stop_between_boundaries_does_not_push_a_boundary_out(tmp_path):
+    state = learner_on(1).init(0)
+    with Checkpointer(tmp_path, keep=1, every=4) as checkpointer:
+        for step, expected in ((3, [3]), (4, [4]), (6, [4, 6]), (7, [4, 6, 7]), (8, [8]), (10, [8, 10])):
+            checkpointer.save(snapshot(state, step))
+            checkpointer.wait()
+            assert checkpointer.steps() == expected
+
+
 def test_the_saved_state_may_be_donated_at_once(tmp_path):
     state = learner_on(1).init(0)
     want = plain(state)

@@ -101,6 +101,15 @@ class TestInOneProcess:
             train.train(other, workdir=str(tmp_path))
         assert train.train(other, workdir=str(tmp_path), accept_changes=True).finished
 
+    def test_a_refused_network_leaves_the_run_as_it_was(self, tmp_path):
+        self.train_until(tmp_path, 5)
+        before = (tmp_path / "config.json").read_text()
+        other = runs.make_config(**self.OVERRIDES, network__hidden_sizes=(32,))
+        with pytest.raises(ConfigError, match="is of another network or algorithm"):
+            train.train(other, workdir=str(tmp_path), accept_changes=True)
+        assert (tmp_path / "config.json").read_text() == before
+        assert train.train(self.CONFIG, workdir=str(tmp_path)).finished
+
     def test_each_boundary_begins_like_a_run_but_with_other_environments(self):
         config, seeds = runs.scripted_config(total_env_steps=12 * 8 * 4, checkpoint__every_updates=4), []
         source = load_source(config.env.source)
