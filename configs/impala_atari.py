@@ -23,4 +23,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent.epsilon = 0.01 / 640
     config.agent.max_grad_norm = 40 / 640
     config.log.every_updates = 5
+    config.checkpoint.every_updates = 2000  # Of 20 steps: above the games' time limit, 27,000 steps.
     return config

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import threading
+import time
 
 import jax
 from jax.sharding import Mesh
@@ -69,19 +70,24 @@ class Handoff:
             self._rollouts.append(rollout)
             self._changed.notify_all()
 
-    def take(self, *, timeout_s: float, blame: Callable[[], str]) -> Rollout:
+    def take(self, *, timeout_s: float, blame: Callable[[], str], should_stop: Callable[[], bool]) -> Rollout:
         """The oldest rollout.
 
         Args:
             timeout_s: how long to wait for it.
             blame: says what the other side is doing, for the message.
+            should_stop: asked every second of a wait.
 
         Raises:
             TimeoutError: if none comes in time.
+            Stopped: if the run is to end before one comes.
             BaseException: whatever ended the other side.
         """
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._rollouts) or self._error is not None, timeout_s)
+            deadline_s = time.monotonic() + timeout_s
+            while not self.is_decided() and (left_s := deadline_s - time.monotonic()) > 0:
+                if not self._changed.wait_for(self.is_decided, min(left_s, 1.0)) and should_stop():
+                    raise Stopped
             if self._rollouts:
                 self._changed.notify_all()
                 return self._rollouts.popleft()
@@ -215,14 +221,18 @@ class Actor:
         """Starts the thread."""
         self._thread.start()
 
-    def take(self) -> Rollout:
+    def take(self, should_stop: Callable[[], bool] = lambda: False) -> Rollout:
         """The next rollout, in order.
+
+        Args:
+            should_stop: asked every second of a wait.
 
         Raises:
             ActorError: if the thread failed.
             TimeoutError: if it does not come in time; says what the thread is doing.
+            Stopped: if the run is to end before it comes.
         """
-        return self._handoff.take(timeout_s=self._timeout_s, blame=self._doing)
+        return self._handoff.take(timeout_s=self._timeout_s, blame=self._doing, should_stop=should_stop)
 
     def is_decided(self) -> bool:
         """Whether `take` would return or raise at once."""
@@ -263,7 +273,8 @@ class Actor:
         turns: list[_Turn] = []
         for rollout in self._schedule.rollouts:
             if rollout == self._schedule.boundary(rollout):
-                turns = self._open_pools(rollout)
+                turns.clear()  # Frees their buffers first.
+                turns += self._open_pools(rollout)
             version = self._schedule.version(rollout)
             with self.ledger.spend("wait_params"):
                 params = self._parameters.fetch(self._device, version, timeout_s=self._timeout_s, who=self.name)

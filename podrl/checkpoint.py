@@ -99,19 +99,23 @@ class Checkpointer:
         )
 
     def restore_first(self, shape: LearnerState, steps: Iterable[int]) -> Snapshot | None:
-        """Restores the first of these checkpoints that is not damaged, warning of each that is; None if all are.
+        """Restores the first of these checkpoints that can be read; None if none can.
+
+        One that cannot is named in a warning and put aside as `damaged-<step>`, for a person to look at.
 
         Raises:
             ConfigError: as `restore`.
+            JaxRuntimeError: if a device has no room for it, which is no fault of the checkpoint's.
         """
         for step in steps:
             try:
                 return self.restore(shape, step)
-            except ConfigError:
+            except (ConfigError, jax.errors.JaxRuntimeError):
                 raise
             except Exception as error:  # noqa: BLE001 (Orbax and tensorstore raise many kinds for a damaged file)
+                aside = self._put_aside(step)
                 reason = str(error).partition("\n")[0] or type(error).__name__
-                logging.warning("Checkpoint %d is damaged and was passed over: %s", step, reason)
+                logging.warning("Checkpoint %d is damaged and was put aside as %s: %s", step, aside.name, reason)
         return None
 
     def forget_after(self, step: int) -> None:
@@ -119,6 +123,15 @@ class Checkpointer:
         self.wait()
         for later in [other for other in self.steps() if other > step]:
             self._manager.delete(later)
+
+    def _put_aside(self, step: int) -> epath.Path:
+        folder = epath.Path(self._manager.directory)
+        aside = folder / f"damaged-{step}"
+        if aside.exists():
+            aside.rmtree()
+        (folder / str(step)).rename(aside)
+        self._manager.reload()
+        return aside
 
     def wait(self) -> None:
         """Waits for saves in the background and raises their errors."""
@@ -158,7 +171,7 @@ class _KeepNewest:
         steps = [checkpoint.step for checkpoint in checkpoints]
         boundaries = [step for step in steps if self.every and step % self.every == 0] or steps
         kept = boundaries[-self.keep :]
-        return [step in kept or step > kept[-1] for step in steps]
+        return [step in kept or step > max(kept) for step in steps]
 
 
 def _leaf_shapes(tree: PyTree) -> dict[str, str]:

@@ -138,7 +138,8 @@ class CheckpointConfig:
     """What is kept, and where a run can go on bit for bit.
 
     At each of these checkpoints the environments are opened anew, also in a run that is not stopped (`podrl.schedule`
-    says why): the interval is a part of the experiment.
+    says why): the interval is a part of the experiment. Episodes under way then are lost to the statistics, long ones
+    more often than short ones: make it many times as long as an episode, and longer than the time limit in any case.
 
     Attributes:
         every_updates: updates between checkpoints; 0 saves only at the end.
@@ -184,7 +185,7 @@ class Config:
         total_env_steps: agent decisions to learn from.
         smoke: shrink the run so that it ends in seconds.
         on_nonfinite: what to do about an update whose loss or gradient is NaN or infinite: `stop` the run, or `skip`
-            the update, which leaves the learner's state as it was and counts in `grad/skipped`.
+            the update, which leaves the learner's state as it was and counts in `grad/skipped` of the next row.
         agent: the dataclass `AgentConfig` of the agent's own module.
         env, actors, network, topology, checkpoint, log: see there.
     """

@@ -1,20 +1,25 @@
 """How a run is told to stop: Ctrl-C by a person, SIGTERM by a scheduler that wants its machine back.
 
-The first signal lets the update in flight end and everything be saved; the second ends the process at once.
+The first signal lets the update in flight end and everything be saved; the second ends the process at once, which
+harms nothing: what was not saved whole does not count.
 """
 
 from collections.abc import Iterator
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
 from types import FrameType
+from typing import NoReturn
 
 from absl import logging
 
 INTERRUPTED = 130  # What a shell reports of a command that Ctrl-C ended.
 PREEMPTED = 75  # EX_TEMPFAIL in sysexits.h: try the same command again.
 _EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: PREEMPTED}
+_SHOW_CURSOR = "\x1b[?25h"
 _SAME_S = 1.0  # `timeout` and some schedulers signal a process and then its group: that counts once.
 
 
@@ -35,18 +40,22 @@ class Interruption:
         return self.exit_code is not None
 
     def take(self, signum: int, frame: FrameType | None) -> None:
-        """Takes a signal.
-
-        Raises:
-            KeyboardInterrupt: on a second Ctrl-C.
-            SystemExit: on a second SIGTERM.
-        """
+        """Takes a signal."""
         now_s = time.monotonic()
         if self.exit_code is None:
             self.exit_code, self._first_s = _EXIT_CODES[signal.Signals(signum)], now_s
             logging.info("Stopping after this update; %s again to stop at once.", _name(signum))
         elif now_s - self._first_s > _SAME_S:
-            raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(PREEMPTED)
+            leave(self.exit_code)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """Ends the process without waiting for any thread, device or file; gives the terminal its cursor back."""
+    if sys.stdout.isatty():
+        sys.stdout.write(_SHOW_CURSOR)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 @contextlib.contextmanager

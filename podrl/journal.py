@@ -8,6 +8,7 @@ import dataclasses
 import time
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -76,6 +77,7 @@ class Journal:
         self._write = write
         self._timeout_s = timeout_s
         self._stop_on_nonfinite = stop_on_nonfinite
+        self._skipped = 0  # since the last row
         self._pending: _Pending | None = None
 
     @property
@@ -154,6 +156,9 @@ class Journal:
             return
         if self._stop_on_nonfinite:
             check_finite(pending.counters.learner_steps, pending.metrics)
+        elif float(pending.metrics["grad/skipped"]):
+            self._skipped += 1
+            logging.warning("Update %d was skipped: it is not finite.", pending.counters.learner_steps)
         fingerprint = fingerprint if pending.fingerprint is None else pending.fingerprint
         if fingerprint is not None:
             with self._learner.spend("log"):
@@ -170,11 +175,17 @@ class Journal:
                 "frames_per_second": rate * self._frames_per_step,
                 **pending.episodes,
                 **{name: float(value) for name, value in jax.device_get(dict(pending.metrics)).items()},
+                **self._count_skipped(),
                 "time/wall_s": time.perf_counter() - self._start_s,
                 **self._time_shares(),
                 "fingerprint": format_fingerprint(fingerprint),
             }
         )
+
+    def _count_skipped(self) -> dict[str, int]:
+        """Updates skipped since the last row, if any may be."""
+        skipped, self._skipped = self._skipped, 0
+        return {} if self._stop_on_nonfinite else {"grad/skipped": skipped}
 
     def _time_shares(self) -> dict[str, float]:
         """Fractions of the time since the last row that the learner's and all actors' threads spent on what."""

@@ -16,7 +16,11 @@ class NonFiniteError(RuntimeError):
 
 
 def skip_nonfinite(agent: Agent) -> Agent:
-    """An agent whose state stays as it was at an update that is not finite; `grad/skipped` is 1 then, else 0."""
+    """An agent whose state stays as it was at an update that is not finite; `grad/skipped` is 1 then, else 0.
+
+    `state.step` moves on, as every update has a version. An optimizer's own count of steps, by which it may decay its
+    learning rate, does not: it ends short by the updates that were skipped.
+    """
 
     def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
         new_state, metrics = agent.update(state, trajectory)

@@ -74,7 +74,7 @@ class Profiler:
         self._end_step()
         if self._tracing and self._window is not None:
             self._stop(self._window)
-        if self._waiting:
+        if self._waiting and self._newest:
             self._waiting = False
             logging.info("Nothing was profiled: the run ended within its first %d updates.", SKIPPED_UPDATES)
 

@@ -29,7 +29,7 @@ from podrl.mesh import ShardingRule, Topology
 from podrl.metrics import EpisodeWindow
 from podrl.nonfinite import NonFiniteError, first_bad_leaf, skip_nonfinite
 from podrl.schedule import Schedule, make_schedule
-from podrl.transfer import ParameterStore, global_rollout
+from podrl.transfer import ParameterStore, Stopped, global_rollout
 from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot, Trajectory
 from podrl.unroll import Unroller
 
@@ -120,7 +120,7 @@ def run(
         show_phase: told what happens before training.
         write_row: takes each row of metrics.
         save: writes a checkpoint; called every `checkpoint.every_updates` and at the end.
-        should_stop: asked before the actors start and before every update.
+        should_stop: asked before the actors start, before every update, and in long waits.
         before_update: told the number of the update, from 1, before its rollouts are taken.
         annotate: shows a profiler what each thread spends its time on.
 
@@ -161,7 +161,10 @@ def run(
             actor.start()
         while counters.learner_steps < config.num_updates and not should_stop():
             before_update(counters.learner_steps + 1)
-            rollouts = take_rollouts(actors, ledger, journal)
+            try:
+                rollouts = take_rollouts(actors, ledger, journal, should_stop)
+            except Stopped:
+                break
             check_lag(rollouts, schedule.version(counters.learner_steps))
             with ledger.spend("learn"):
                 state, metrics = programs.learner.update(state, join_actors(rollouts, topology))
@@ -294,11 +297,17 @@ def join_actors(rollouts: Sequence[Rollout], topology: Topology) -> list[Traject
     return [global_rollout(trajectory, topology.learner, topology.num_processes) for trajectory in local]
 
 
-def take_rollouts(actors: Sequence[Actor], ledger: Ledger, journal: Journal) -> list[Rollout]:
-    """The next rollout of every actor; as long as an update runs meanwhile, the learner is learning and not waiting."""
+def take_rollouts(
+    actors: Sequence[Actor], ledger: Ledger, journal: Journal, should_stop: Callable[[], bool]
+) -> list[Rollout]:
+    """The next rollout of every actor; as long as an update runs meanwhile, the learner is learning and not waiting.
+
+    Raises:
+        Stopped: if the run is to end while a rollout does not come.
+    """
     journal.wait_for_update(unless=lambda: all(actor.is_decided() for actor in actors))
     with ledger.spend("wait_rollouts"):
-        return [actor.take() for actor in actors]
+        return [actor.take(should_stop) for actor in actors]
 
 
 def finished_episodes(rollouts: Sequence[Rollout]) -> list[tuple[float, int]]:

@@ -6,8 +6,6 @@ and 130 by Ctrl-C, after the update in flight and with everything saved: the sam
 
 from collections.abc import Callable
 import contextlib
-import os
-import sys
 import threading
 import time
 
@@ -24,7 +22,7 @@ from podrl.compilation_cache import use_compilation_cache
 from podrl.config import Config, ConfigError, check, from_config_dict
 from podrl.display import Display, configure_logging
 from podrl.envs import load_source
-from podrl.interruption import interruptible
+from podrl.interruption import interruptible, leave
 from podrl.journal import Row
 from podrl.layout import make_layout, resolve_micro_batches
 from podrl.learner import Learner
@@ -65,8 +63,8 @@ def main(command: CommandLine) -> int:
             raise error.__cause__ from None
         logging.error("The run failed: %s", str(error) or type(error).__name__)
         logging.error("Details:", exc_info=error.__cause__ or error)
-        return _failed(error)
-    return 0 if outcome.finished else interruption.exit_code or 0
+        return _exit_code(1, error)
+    return _exit_code(0 if outcome.finished else interruption.exit_code or 0)
 
 
 def resolve(config: ml_collections.ConfigDict) -> Config:
@@ -186,8 +184,13 @@ def find_start(config: Config, checkpointer: Checkpointer, shape: LearnerState) 
         logging.info("The run in this folder has no checkpoint yet: it starts anew.")
         return None
     done = start.counters.learner_steps
+    repeated = max(checkpointer.steps()) - done
     checkpointer.forget_after(done)
-    logging.info("Goes on with the run in this folder, after update %d.", done)
+    logging.info(
+        "Goes on with the run in this folder, after update %d%s.",
+        done,
+        f"; the {repeated} after it that were done before it was stopped are made again" if repeated else "",
+    )
     if not is_exact(config, done):
         logging.warning(
             "Update %d is between two boundaries (checkpoint.every_updates=%d): what follows is not bit for bit what "
@@ -198,11 +201,9 @@ def find_start(config: Config, checkpointer: Checkpointer, shape: LearnerState) 
     return start
 
 
-def _failed(error: Exception) -> int:
-    """Exit code 1; at once if a thread or a device is stuck, which would hold up an orderly exit."""
+def _exit_code(code: int, error: Exception | None = None) -> int:
+    """`code`; leaves with it at once if a thread or a device is stuck, which would hold up an orderly exit."""
     stuck = any(thread.name.startswith("actor ") for thread in threading.enumerate())
-    if stuck or isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
-    return 1
+    if stuck or isinstance(error, TimeoutError) or isinstance(getattr(error, "__cause__", None), TimeoutError):
+        leave(code)
+    return code

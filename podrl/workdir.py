@@ -21,6 +21,7 @@ from podrl.config import Config, ConfigError, check, to_dict
 from podrl.layout import available_cores
 from podrl.mesh import Topology
 
+_MISSING = object()  # JSON has null.
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "orbax-checkpoint", "numpy")
 
 
@@ -65,7 +66,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     return [
         f"{key} was {before.get(key, 'not there')}, is {after.get(key, 'not there')}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key, _flatten) != after.get(key, _flatten)
+        if before.get(key, _MISSING) != after.get(key, _MISSING)
     ]
 
 

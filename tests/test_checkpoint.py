@@ -78,9 +78,11 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(tmp_path, caplog):
             path.write_bytes(path.read_bytes()[:500])
     with Checkpointer(tmp_path, keep=3) as checkpointer:
         restored = checkpointer.restore_first(learner.state_shape, [2, 1])
-        assert checkpointer.restore_first(learner.state_shape, [2]) is None
+        assert checkpointer.steps() == [1]
+        checkpointer.save(snapshot(learner.init(2), 2))
     assert restored.counters.learner_steps == 1
-    assert "Checkpoint 2 is damaged and was passed over" in caplog.text
+    assert "Checkpoint 2 is damaged and was put aside as damaged-2: " in caplog.text
+    assert (tmp_path / "checkpoints/damaged-2").is_dir()
 
 
 @pytest.mark.parametrize(

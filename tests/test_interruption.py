@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
-from podrl import interruption
 from podrl.interruption import interruptible
 
 
@@ -26,13 +28,29 @@ def test_a_second_at_once_counts_as_the_first(signum):
         assert stop.is_set()
 
 
-@pytest.mark.parametrize(("signum", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_second_later_ends_the_process(signum, error, monkeypatch):
-    monkeypatch.setattr(interruption, "_SAME_S", 0.0)
-    with interruptible() as stop:
-        stop.take(signal.SIGTERM, None)
-        with pytest.raises(error):
-            os.kill(os.getpid(), signum)
+STUCK = """
+import sys, threading, time
+from podrl.interruption import interruptible
+threading.Thread(target=time.sleep, args=(60,)).start()
+with interruptible():
+    print("ready", flush=True)
+    time.sleep(60)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_second_later_ends_the_process_whatever_is_stuck(signum, code):
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signum)
+        time.sleep(1.2)
+        assert process.poll() is None
+        process.send_signal(signum)
+        assert process.wait(timeout=10) == code
+    finally:
+        process.kill()
 
 
 def test_handlers_are_given_back():

@@ -100,6 +100,18 @@ def test_an_environment_that_hangs_ends_the_run_with_exit_code_one(scripted, tmp
     assert time.monotonic() - start < 60
 
 
+def test_sigterm_ends_a_run_whose_environment_hangs_and_saves_what_it_has(scripted, tmp_path):
+    options = ("--config.env.options.hang_at_step=50", "--config.log.every_updates=1", "--workdir", "run")
+    process = subprocess.Popen(command("--config", scripted, *options), cwd=tmp_path, env=environment())
+    try:
+        wait_for(lambda: (tmp_path / "run/metrics.jsonl").exists() and len(read_rows(tmp_path / "run")) == 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=40) == 75
+    finally:
+        process.kill()
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["2"]
+
+
 def test_ctrl_c_ends_the_run_with_its_summary_and_a_checkpoint(tmp_path):
     arguments = command(
         "--config", ROOT / "configs/impala_catch.py", "--config.total_env_steps=100_000_000", "--workdir", "run"

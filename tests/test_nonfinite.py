@@ -38,6 +38,12 @@ def test_a_run_may_skip_such_an_update():
     assert len(set(fingerprints)) == 9
 
 
+def test_skipped_updates_are_said_and_counted_until_the_next_row(caplog):
+    _, rows = run(scripted_config(NAN_IN_UPDATE_6, on_nonfinite="skip", log__every_updates=4))
+    assert [(row["learner_steps"], row["grad/skipped"]) for row in rows] == [(1, 0), (4, 0), (8, 1), (10, 0)]
+    assert "Update 6 was skipped: it is not finite." in caplog.text
+
+
 def test_skipping_leaves_all_but_the_step_as_it_was():
     agent, spec = make_agent(make_config())
     state = agent.init(jax.random.key(0))

@@ -58,6 +58,20 @@ class TestInOneProcess:
 
         return train.train(self.CONFIG, workdir=str(folder), should_stop=should_stop)
 
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            {"actors__synchronous": True},
+            {"topology__learner_devices_per_process": 2, "actors__threads_per_device": 2},
+        ],
+    )
+    def test_nor_on_several_devices_or_with_lag_zero(self, tmp_path, overrides, monkeypatch):
+        monkeypatch.setattr(TestInOneProcess, "CONFIG", runs.make_config(**self.OVERRIDES | overrides))
+        straight = self.straight(tmp_path / "straight")
+        self.train_until(tmp_path / "stopped", 6)
+        train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))
+        assert facts(read_rows(tmp_path / "stopped")) == straight
+
     @pytest.mark.parametrize("update", [4, 6, 8, 11])
     def test_stopping_and_going_on_changes_nothing(self, tmp_path, update):
         straight = self.straight(tmp_path / "straight")
@@ -138,7 +152,7 @@ class TestTheCommand:
     OPTIONS = (
         "--config.total_env_steps=76_800",  # 120 updates.
         "--config.checkpoint.every_updates=20",
-        "--config.checkpoint.keep=99",
+        "--config.checkpoint.keep=1",
         "--config.log.every_updates=1",
     )
 
