@@ -223,18 +223,16 @@ def time_learn(parts: Parts, rollouts: Sequence[Rollout], seconds: float) -> Sam
 def time_end_to_end(parts: Parts, seconds: float) -> Sample:
     """The run loop itself, without files and checkpoints: steps that the learner consumed, warm-up excluded.
 
-    Measured from one update's launch to another's: at both ends one update is in flight.
+    Measured from before one update to before another: at both ends one update is in flight.
     """
-    asked: list[Clocks] = []
-    first = 1 + WARMUP_UPDATES
+    clocks: list[Clocks] = []  # before each update
+    first = WARMUP_UPDATES
 
     def is_over() -> bool:
-        """Asked once before the actors start, and once before each update."""
-        asked.append(Clocks.now())
-        return len(asked) - 1 > first and asked[-1].wall_s >= asked[first].wall_s + seconds
+        return len(clocks) - 1 > first and clocks[-1].wall_s >= clocks[first].wall_s + seconds
 
-    _run(parts, parts.config, should_stop=is_over)
-    return asked[first].sample((len(asked) - 1 - first) * parts.config.env_steps_per_update, asked[-1])
+    _run(parts, parts.config, should_stop=is_over, before_update=lambda update: clocks.append(Clocks.now()))
+    return clocks[first].sample((len(clocks) - 1 - first) * parts.config.env_steps_per_update, clocks[-1])
 
 
 def time_first_update(parts: Parts) -> float:

@@ -95,7 +95,7 @@ def train(
         argv: the command, for the manifest.
         profile: whether to trace a few updates, into `profile/` of that folder.
         accept_changes: whether the run in that folder may have been of another config.
-        should_stop: asked before every update.
+        should_stop: asked before every update, and in long waits.
 
     Raises:
         ConfigError: if the parts do not fit together.

@@ -140,12 +140,19 @@ def test_the_ratio_is_taken_inside_a_pair():
 def test_a_run_is_measured_after_its_warm_up(outcomes):
     parts = make_parts()
     sample = stages.time_end_to_end(parts, seconds=0.0)
-    assert outcomes[-1].counters.learner_steps == stages.WARMUP_UPDATES + 1
+    assert outcomes[-1].counters.learner_steps == stages.WARMUP_UPDATES + 2  # The last one ends what is measured.
     assert sample.env_steps == parts.config.env_steps_per_update == 8 * 4
 
     sample = stages.time_end_to_end(parts, seconds=0.05)
-    assert sample.env_steps == (outcomes[-1].counters.learner_steps - stages.WARMUP_UPDATES) * 8 * 4
+    assert sample.env_steps == (outcomes[-1].counters.learner_steps - 1 - stages.WARMUP_UPDATES) * 8 * 4
     assert sample.wall_s >= 0.05
+
+
+def test_a_run_whose_rollouts_take_long_is_measured_by_its_updates():
+    parts = make_parts(env__source="tests.envs.scripted", env__options={"sleep_s": 0.2})
+    sample = stages.time_end_to_end(parts, seconds=0.0)
+    assert sample.env_steps == 8 * 4
+    assert sample.wall_s > 0.2 * 4 * parts.layout.pools_per_actor * 0.8
 
 
 def test_the_first_update_is_timed_with_its_environments(outcomes):
