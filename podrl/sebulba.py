@@ -1,8 +1,8 @@
 """The Sebulba run loop: actor threads on the actor submesh, the learner on the learner submesh, lag fixed at one.
 
 The main thread is the learner. Update n takes rollout n of every actor, in a fixed order; rollout n was made with the
-parameters of update n-2 while update n-1 ran (or, if synchronous, with the newest). So what is learned depends on the
-order of things only, not on the timing of threads.
+parameters of update n-2 while update n-1 ran (if synchronous, and at boundaries, with the newest: `podrl.schedule`). So
+what is learned depends on the order of things only, not on the timing of threads.
 
 Source: the Sebulba architecture of Hessel et al. 2021, arXiv:2104.06272; the fixed lag of Huang et al. 2023 (Cleanba),
 arXiv:2310.00036.
@@ -22,7 +22,7 @@ from podrl.config import Config
 from podrl.envs import Pool, Source
 from podrl.envs.seeds import env_seeds
 from podrl.journal import Journal, Row
-from podrl.layout import Layout, default_env_threads, global_shape, make_layout
+from podrl.layout import default_env_threads, global_shape, make_layout
 from podrl.learner import Learner
 from podrl.ledger import OTHER, Annotate, Ledger
 from podrl.mesh import ShardingRule, Topology
@@ -180,7 +180,7 @@ def run(
         if counters != start.counters:
             journal.settle(programs.learner.fingerprint(state))
     except NonFiniteError as error:
-        raise RuntimeError(f"{error}. {_explain(config, start, counters, state)}") from None
+        raise RuntimeError(f"{error}. {_explain(schedule, counters, state)}") from None
     finally:
         stop_actors(actors, parameters, config.actors.timeout_s)
     if counters != start.counters and not is_checkpoint_due(config, counters):
@@ -211,10 +211,9 @@ def _nothing_to_do(config: Config, start: Snapshot) -> Outcome:
     )
 
 
-def _explain(config: Config, start: Snapshot, counters: Counters, state: LearnerState) -> str:
+def _explain(schedule: Schedule, counters: Counters, state: LearnerState) -> str:
     """What to know of a run whose numbers went wrong, one or two updates before `counters`."""
-    every, done = config.checkpoint.every_updates, counters.learner_steps - 1
-    saved = max(start.counters.learner_steps, done - done % every if every else 0)
+    saved = schedule.boundary(counters.learner_steps - 1)
     leaf = first_bad_leaf(state.params)
     return (
         (f"The first parameter that is not finite now is {leaf}. " if leaf else "")
@@ -240,46 +239,31 @@ def make_actors(
 ) -> list[Actor]:
     """This process's actors, not yet started, in the fixed order in which the learner takes their rollouts."""
     layout = make_layout(config, topology)
-    devices = [d for d in topology.local_actor_devices for _ in range(config.actors.threads_per_device)]
-    return [
-        _make_actor(config, source, topology, programs, parameters, schedule, annotate, layout, index, device)
-        for index, device in enumerate(devices)
-    ]
-
-
-def _make_actor(
-    config: Config,
-    source: Source,
-    topology: Topology,
-    programs: Programs,
-    parameters: ParameterStore,
-    schedule: Schedule,
-    annotate: Annotate | None,
-    layout: Layout,
-    index: int,
-    device: jax.Device,
-) -> Actor:
-    pools = [layout.env_indices(topology.process_index, index, pool) for pool in range(layout.pools_per_actor)]
     num_threads = config.actors.env_threads or default_env_threads(layout)
+    devices = [d for d in topology.local_actor_devices for _ in range(config.actors.threads_per_device)]
 
     def make_pool(env_indices: np.ndarray, rollout: int) -> Pool:
         """A pool with seeds of its own at every boundary; at the start those of the run's seed alone."""
         seeds = env_seeds((config.seed, rollout) if rollout else config.seed, [int(env) for env in env_indices])
         return source.make_pool(config.env, seeds=seeds, num_threads=num_threads)
 
-    return Actor(
-        name=f"actor {index}",
-        device=device,
-        programs=programs.acting[device],
-        make_pools=[functools.partial(make_pool, env_indices) for env_indices in pools],
-        env_indices=pools,
-        unroll_length=config.actors.unroll_length,
-        schedule=schedule,
-        parameters=parameters,
-        local_learner=topology.local_learner,
-        timeout_s=config.actors.timeout_s,
-        annotate=annotate,
-    )
+    def make_actor(index: int, device: jax.Device) -> Actor:
+        pools = [layout.env_indices(topology.process_index, index, pool) for pool in range(layout.pools_per_actor)]
+        return Actor(
+            name=f"actor {index}",
+            device=device,
+            programs=programs.acting[device],
+            make_pools=[functools.partial(make_pool, env_indices) for env_indices in pools],
+            env_indices=pools,
+            unroll_length=config.actors.unroll_length,
+            schedule=schedule,
+            parameters=parameters,
+            local_learner=topology.local_learner,
+            timeout_s=config.actors.timeout_s,
+            annotate=annotate,
+        )
+
+    return [make_actor(index, device) for index, device in enumerate(devices)]
 
 
 def check_lag(rollouts: Sequence[Rollout], version: int) -> None:
