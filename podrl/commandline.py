@@ -54,10 +54,17 @@ def parse(argv: list[str]) -> CommandLine:
     """
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "Config file, such as configs/impala_atari.py.", flag_values=values)
-    flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config>-<time>.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of a new run, or of one to go on with.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
-    flags.DEFINE_bool("accept_changes", False, "Go on with a run of another config.", flag_values=values)
+    flags.DEFINE_bool(
+        "accept_changes", False, "Go on in WORKDIR though its config differs.", flag_values=values
+    )
     if any(arg in HELP for arg in argv[1:]):
         sys.stdout.write(USAGE + values.get_help() + "\n")
         raise SystemExit(0)

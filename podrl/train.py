@@ -150,6 +150,8 @@ def train(
         )
         profiler.close()
         checkpointer.close()
+        if not outcome.finished:
+            logging.info("To go on: the same command with --workdir=%s", folder)
         display.summary(summarize(config, spec, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
 

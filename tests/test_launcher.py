@@ -116,15 +116,17 @@ def test_ctrl_c_ends_the_run_with_its_summary_and_a_checkpoint(tmp_path):
     arguments = command(
         "--config", ROOT / "configs/impala_catch.py", "--config.total_env_steps=100_000_000", "--workdir", "run"
     )
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment(), stdout=pipe, stderr=pipe, text=True)
     try:
         wait_for(lambda: (tmp_path / "run/metrics.jsonl").exists() and len(read_rows(tmp_path / "run")) > 3)
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, log = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
     assert "interrupted: impala_catch on Catch-v0" in output
+    assert "To go on: the same command with --workdir=run" in log
     (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
     assert int(checkpoint.name) >= read_rows(tmp_path / "run")[-1]["learner_steps"]
 
