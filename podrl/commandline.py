@@ -62,9 +62,7 @@ def parse(argv: list[str]) -> CommandLine:
     )
     flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
-    flags.DEFINE_bool(
-        "accept_changes", False, "Go on in WORKDIR though its config differs.", flag_values=values
-    )
+    flags.DEFINE_bool("accept_changes", False, "Go on in WORKDIR though its config differs.", flag_values=values)
     if any(arg in HELP for arg in argv[1:]):
         sys.stdout.write(USAGE + values.get_help() + "\n")
         raise SystemExit(0)
