@@ -14,6 +14,7 @@ def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.
             "total_env_steps": total_env_steps,
             "smoke": False,
             "on_nonfinite": "stop",
+            "watchdog_s": 300.0,
             "env": {"source": "envpool", "id": env_id, "observation_keys": (), "options": {}},
             **default_sections(),
         }

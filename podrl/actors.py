@@ -5,114 +5,24 @@ another. The lag is fixed by the *order* of things and not by their timing: roll
 exact version. What goes wrong in a thread is kept, and raised in the main thread by its next call.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import threading
-import time
 
 import jax
 from jax.sharding import Mesh
 import numpy as np
 
 from podrl.envs import Pool
+from podrl.handoff import Handoff, Rollout
 from podrl.ledger import Annotate, Ledger
 from podrl.metrics import EpisodeTracker
 from podrl.schedule import Schedule
-from podrl.transfer import ParameterStore, Stopped, rollout_to_learner
+from podrl.transfer import ParameterStore, rollout_to_learner
 from podrl.types import PyTree, Timestep, Trajectory
 from podrl.unroll import ActingState, Unroller
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """What an actor hands over for one update.
-
-    Attributes:
-        trajectories: one of each pool, on this process's learner devices (perhaps still on their way).
-        version: learner step of the parameters that acted.
-        episodes: (return, length) of the episodes that ended, in a fixed order.
-    """
-
-    trajectories: tuple[Trajectory, ...]
-    version: int
-    episodes: tuple[tuple[float, int], ...]
-
-
-class Handoff:
-    """A bounded, ordered way from one actor to the main thread, on which nobody waits for ever."""
-
-    def __init__(self, capacity: int):
-        """Starts empty; `put` waits while `capacity` rollouts are on their way."""
-        self._capacity = capacity
-        self._changed = threading.Condition()
-        self._rollouts: deque[Rollout] = deque()
-        self._error: BaseException | None = None
-        self._stopped = False
-
-    def put(self, rollout: Rollout, *, timeout_s: float, who: str) -> None:
-        """Hands one rollout over.
-
-        Raises:
-            TimeoutError: if the learner does not take an earlier one in time.
-            Stopped: if the run ends first.
-        """
-        with self._changed:
-            ready = self._changed.wait_for(lambda: self._stopped or len(self._rollouts) < self._capacity, timeout_s)
-            if self._stopped:
-                raise Stopped
-            if not ready:
-                raise TimeoutError(
-                    f"{who} waited {timeout_s:.0f} s for the learner to take a rollout. If updates are this slow, "
-                    "raise actors.timeout_s."
-                )
-            self._rollouts.append(rollout)
-            self._changed.notify_all()
-
-    def take(self, *, timeout_s: float, blame: Callable[[], str], should_stop: Callable[[], bool]) -> Rollout:
-        """The oldest rollout.
-
-        Args:
-            timeout_s: how long to wait for it.
-            blame: says what the other side is doing, for the message.
-            should_stop: asked every second of a wait.
-
-        Raises:
-            TimeoutError: if none comes in time.
-            Stopped: if the run is to end before one comes.
-            BaseException: whatever ended the other side.
-        """
-        with self._changed:
-            deadline_s = time.monotonic() + timeout_s
-            while not self.is_decided() and (left_s := deadline_s - time.monotonic()) > 0:
-                if not self._changed.wait_for(self.is_decided, min(left_s, 1.0)) and should_stop():
-                    raise Stopped
-            if self._rollouts:
-                self._changed.notify_all()
-                return self._rollouts.popleft()
-            if self._error is not None:
-                raise self._error
-            raise TimeoutError(
-                f"The learner waited {timeout_s:.0f} s for a rollout: {blame()}. If environments are this slow, raise "
-                "actors.timeout_s or lower actors.unroll_length."
-            )
-
-    def is_decided(self) -> bool:
-        """Whether `take` would return or raise at once."""
-        return bool(self._rollouts) or self._error is not None
-
-    def fail(self, error: BaseException) -> None:
-        """Keeps what ended the actor, to be raised by the next `take`."""
-        with self._changed:
-            self._error = error
-            self._changed.notify_all()
-
-    def stop(self) -> None:
-        """Wakes a waiting `put`, with `Stopped`."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+from podrl.waiting import Stopped
 
 
 class ActorError(RuntimeError):
@@ -232,7 +142,7 @@ class Actor:
             TimeoutError: if it does not come in time; says what the thread is doing.
             Stopped: if the run is to end before it comes.
         """
-        return self._handoff.take(timeout_s=self._timeout_s, blame=self._doing, should_stop=should_stop)
+        return self._handoff.take(timeout_s=self._timeout_s, blame=self.doing, should_stop=should_stop)
 
     def is_decided(self) -> bool:
         """Whether `take` would return or raise at once."""
@@ -249,12 +159,21 @@ class Actor:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _doing(self) -> str:
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def doing(self) -> str:
+        """What the thread does now, for messages, and for whom it waits if it does."""
         bucket, seconds = self.ledger.doing()
         rollout, step = self._progress
+        waits = {
+            "wait_params": f", waiting for parameters {self._schedule.version(rollout)} from the learner",
+            "wait_rollouts": f", waiting for the learner to take rollout {rollout}",
+        }
         return (
             f"{self.name} has been in {bucket!r} for {seconds:.1f} s, at step {step} of {self._unroll_length} of "
-            f"rollout {rollout}"
+            f"rollout {rollout}{waits.get(bucket, '')}"
         )
 
     def _run(self) -> None:
@@ -272,6 +191,7 @@ class Actor:
     def _make_rollouts(self) -> None:
         turns: list[_Turn] = []
         for rollout in self._schedule.rollouts:
+            self._progress = (rollout, 0)
             if rollout == self._schedule.boundary(rollout):
                 turns.clear()  # Frees their buffers first.
                 turns += self._open_pools(rollout)
@@ -292,7 +212,6 @@ class Actor:
 
     def _open_pools(self, rollout: int) -> list[_Turn]:
         """Makes this thread's pools, in the place of those it may have; episodes that have not ended are lost."""
-        self._progress = (rollout, 0)
         self._close_pools()
         step = np.int32(rollout * self._unroll_length)
         pools = zip(self._make_pools, self._env_indices, strict=True)

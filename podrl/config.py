@@ -186,6 +186,8 @@ class Config:
         smoke: shrink the run so that it ends in seconds.
         on_nonfinite: what to do about an update whose loss or gradient is NaN or infinite: `stop` the run, or `skip`
             the update, which leaves the learner's state as it was and counts in `grad/skipped` of the next row.
+        watchdog_s: seconds that any thread may stand still, compilation not counted, before the run ends with an
+            account of who waits for whom; longer than `actors.timeout_s`, whose errors say more.
         agent: the dataclass `AgentConfig` of the agent's own module.
         env, actors, network, topology, checkpoint, log: see there.
     """
@@ -195,6 +197,7 @@ class Config:
     total_env_steps: int
     smoke: bool = False
     on_nonfinite: str = "stop"
+    watchdog_s: float = 300.0
     env: EnvConfig
     actors: ActorsConfig
     agent: Any
@@ -207,6 +210,10 @@ class Config:
         """Checks ranges."""
         check(self.total_env_steps >= 1, f"total_env_steps={self.total_env_steps} must be at least 1.")
         check(self.on_nonfinite in ("stop", "skip"), f"on_nonfinite={self.on_nonfinite!r} must be 'stop' or 'skip'.")
+        check(
+            self.watchdog_s > self.actors.timeout_s,
+            f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
+        )
         check(0 <= self.seed < 2**31, f"seed={self.seed} must lie in [0, 2**31).")
 
     @property

@@ -6,6 +6,7 @@ harms nothing: what was not saved whole does not count.
 
 from collections.abc import Iterator
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -58,14 +59,24 @@ def leave(exit_code: int) -> NoReturn:
     os._exit(exit_code)
 
 
+def pause(signum: int, frame: FrameType | None) -> None:
+    """Stops the process until somebody lets it go on (Ctrl-Z and `fg`, a scheduler that suspends jobs)."""
+    faulthandler.cancel_dump_traceback_later()  # The watchdog's; its clock would run on. The next check sets it again.
+    if sys.stdout.isatty():
+        sys.stdout.write(_SHOW_CURSOR)
+        sys.stdout.flush()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Catches both signals as long as the context lasts; only the main thread can."""
+    """Catches these signals as long as the context lasts; only the main thread can."""
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
-    before = {signum: signal.signal(signum, interruption.take) for signum in _EXIT_CODES}
+    handlers = dict.fromkeys(_EXIT_CODES, interruption.take) | {signal.SIGTSTP: pause}
+    before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     try:
         yield interruption
     finally:

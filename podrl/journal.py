@@ -15,8 +15,9 @@ import numpy as np
 from podrl.ledger import Ledger, pooled, shares
 from podrl.metrics import EpisodeWindow, RateMeter, Rates
 from podrl.nonfinite import check_finite
-from podrl.transfer import is_ready, wait_until
+from podrl.transfer import is_ready
 from podrl.types import Counters, Metrics
+from podrl.waiting import wait_until
 
 Row = Mapping[str, Any]
 

@@ -37,6 +37,7 @@ class Ledger:
 
     Attributes:
         name: whose time this is, for messages: 'learner', 'actor 3'.
+        changes: how often it has gone from one bucket to another: while this number moves, the thread does.
     """
 
     def __init__(self, name: str, buckets: Iterable[str] = BUCKETS, annotate: Annotate | None = None) -> None:
@@ -48,6 +49,7 @@ class Ledger:
             annotate: shows each spend to a profiler, as 'actor 3/act'; None costs nothing.
         """
         self.name = name
+        self.changes = 0
         self._spent_ns = dict.fromkeys((*buckets, OTHER), 0)
         self._spends = {bucket: _Spend(self, bucket) for bucket in self._spent_ns}
         self._open = [OTHER]
@@ -103,6 +105,7 @@ class Ledger:
         now_ns = time.perf_counter_ns()
         self._spent_ns[self._open[-1]] += now_ns - self._since_ns
         self._since_ns = now_ns
+        self.changes += 1
 
 
 class _Spend:

@@ -11,16 +11,18 @@ arXiv:2310.00036.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import math
 import time
 
 from absl import logging
 import jax
 import numpy as np
 
-from podrl.actors import ActingPrograms, Actor, Rollout, compile_acting
+from podrl.actors import ActingPrograms, Actor, ActorError, compile_acting
 from podrl.config import Config
 from podrl.envs import Pool, Source
 from podrl.envs.seeds import env_seeds
+from podrl.handoff import Rollout
 from podrl.journal import Journal, Row
 from podrl.layout import default_env_threads, global_shape, make_layout
 from podrl.learner import Learner
@@ -29,9 +31,11 @@ from podrl.mesh import ShardingRule, Topology
 from podrl.metrics import EpisodeWindow
 from podrl.nonfinite import NonFiniteError, first_bad_leaf, skip_nonfinite
 from podrl.schedule import Schedule, make_schedule
-from podrl.transfer import ParameterStore, Stopped, global_rollout
+from podrl.transfer import ParameterStore, global_rollout
 from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot, Trajectory
 from podrl.unroll import Unroller
+from podrl.waiting import Stopped
+from podrl.watchdog import Watchdog, Watched
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,8 @@ def run(
     should_stop: Callable[[], bool] = lambda: False,
     before_update: Callable[[int], None] = lambda update: None,
     annotate: Annotate | None = None,
+    ledger: Ledger | None = None,
+    watchdog: Watchdog | None = None,
 ) -> Outcome:
     """Trains until `total_env_steps` are consumed, or until told to stop.
 
@@ -123,6 +129,8 @@ def run(
         should_stop: asked before the actors start, before every update, and in long waits.
         before_update: told the number of the update, from 1, before its rollouts are taken.
         annotate: shows a profiler what each thread spends its time on.
+        ledger: of the main thread; by default one that starts here.
+        watchdog: watches every thread; by default nobody does.
 
     Raises:
         ConfigError: if the environments do not divide over actors and devices.
@@ -133,7 +141,8 @@ def run(
     if start is not None and start.counters.learner_steps >= config.num_updates:
         return _nothing_to_do(config, start)
     start_s = time.perf_counter()
-    ledger = Ledger("learner", annotate=annotate)
+    ledger = ledger or Ledger("learner", annotate=annotate)
+    watchdog = watchdog or Watchdog(math.inf)
     show_phase("compiling")
     with ledger.spend("compile" if programs is None else OTHER):
         programs = programs or compile_programs(config, agent, spec, topology, rules)
@@ -144,6 +153,10 @@ def run(
     parameters = ParameterStore(topology.local_actor_devices)
     parameters.publish(counters.learner_steps, programs.learner.actor_params(state))
     actors = make_actors(config, source, topology, programs, parameters, schedule, annotate)
+    doing = functools.partial(describe_learner, ledger, actors)
+    watchdog.watch(Watched(ledger=ledger, doing=lambda: doing(counters), is_alive=lambda: True))
+    for actor in actors:
+        watchdog.watch(Watched(ledger=actor.ledger, doing=actor.doing, is_alive=actor.is_alive))
     journal = Journal(
         every_updates=config.log.every_updates,
         last_update=config.num_updates,
@@ -181,6 +194,10 @@ def run(
             journal.settle(programs.learner.fingerprint(state))
     except NonFiniteError as error:
         raise RuntimeError(f"{error}. {_explain(schedule, counters, state)}") from None
+    except (TimeoutError, ActorError) as error:
+        if isinstance(error.__cause__ or error, TimeoutError):  # The threads still stand where they wait.
+            logging.error("Somebody waited for too long.\n%s", watchdog.report(but=ledger))
+        raise
     finally:
         stop_actors(actors, parameters, config.actors.timeout_s)
     if counters != start.counters and not is_checkpoint_due(config, counters):
@@ -279,6 +296,14 @@ def join_actors(rollouts: Sequence[Rollout], topology: Topology) -> list[Traject
     """The job's rollouts of all pools, in a fixed order."""
     local = [trajectory for rollout in rollouts for trajectory in rollout.trajectories]
     return [global_rollout(trajectory, topology.learner, topology.num_processes) for trajectory in local]
+
+
+def describe_learner(ledger: Ledger, actors: Sequence[Actor], counters: Counters) -> str:
+    """What the main thread does now, for messages, and for whom it waits if it does."""
+    bucket, seconds = ledger.doing()
+    missing = [actor.name for actor in actors if not actor.is_decided()]
+    waits = f", waiting for a rollout of {', '.join(missing)}" if bucket == "wait_rollouts" and missing else ""
+    return f"learner has been in {bucket!r} for {seconds:.1f} s, after update {counters.learner_steps}{waits}"
 
 
 def take_rollouts(

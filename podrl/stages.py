@@ -14,11 +14,11 @@ import jax
 import numpy as np
 
 from podrl import sebulba
-from podrl.actors import Rollout
 from podrl.agents import load_agent
 from podrl.config import Config, check
 from podrl.envs import Pool, Source, load_source
 from podrl.envs.seeds import env_seeds
+from podrl.handoff import Rollout
 from podrl.instruments import Clocks, Sample, time_threads
 from podrl.layout import Layout, default_env_threads, make_layout, resolve_micro_batches
 from podrl.mesh import Topology, make_topology

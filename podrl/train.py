@@ -1,7 +1,8 @@
 """From a command line to a finished run: config, agent, environments, topology, run loop, exit code.
 
 Exit codes: 0 finished; 1 failed; 2 a mistake in the command or the config (nothing was started); 75 stopped by SIGTERM
-and 130 by Ctrl-C, after the update in flight and with everything saved: the same command with `--workdir` goes on.
+and 130 by Ctrl-C, after the update in flight and with everything saved; 124 something stood still or was waited for too
+long. After 75, 124 and 130 the same command with `--workdir` goes on.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from podrl.interruption import interruptible, leave
 from podrl.journal import Row
 from podrl.layout import make_layout, resolve_micro_batches
 from podrl.learner import Learner
+from podrl.ledger import Ledger
 from podrl.mesh import make_sharding_rules, make_topology
 from podrl.metrics import MetricsWriter
 from podrl.networks import make_network
@@ -33,6 +35,7 @@ from podrl.panel import Summary
 from podrl.profiler import Profiler
 from podrl.schedule import is_exact, resumable
 from podrl.types import Counters, EnvSpec, LearnerState, Snapshot
+from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import holds_run, make_workdir, sole_user, write_facts
 
 
@@ -63,7 +66,7 @@ def main(command: CommandLine) -> int:
             raise error.__cause__ from None
         logging.error("The run failed: %s", str(error) or type(error).__name__)
         logging.error("Details:", exc_info=error.__cause__ or error)
-        return _exit_code(1, error)
+        return _exit_code(STALLED if isinstance(error.__cause__ or error, TimeoutError) else 1)
     return _exit_code(0 if outcome.finished else interruption.exit_code or 0)
 
 
@@ -115,14 +118,18 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_user(folder))
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder))
+        watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=display.close))
         keep, every = config.checkpoint.keep, config.checkpoint.every_updates
         checkpointer = stack.enter_context(Checkpointer(folder, keep=keep, every=every))
         profiler = stack.enter_context(Profiler(folder / "profile", last_update=config.num_updates, enabled=profile))
+        ledger = Ledger("learner", annotate=profiler.annotate)
+        watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
         adviser = Adviser(config, topology)
         logging.info("%s; results go to %s", topology.describe(), folder)
         start, resumed = None, None
         if holds_run(folder):
-            start = find_start(config, checkpointer, Learner(agent, topology.learner, rules).state_shape)
+            with ledger.spend("checkpoint"):
+                start = find_start(config, checkpointer, Learner(agent, topology.learner, rules).state_shape)
             resumed = start.counters if start else Counters()
         write_facts(folder, config, topology, argv)
         writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
@@ -147,6 +154,8 @@ def train(
             should_stop=should_stop,
             before_update=profiler.before_update,
             annotate=profiler.annotate,
+            ledger=ledger,
+            watchdog=watchdog,
         )
         profiler.close()
         checkpointer.close()
@@ -203,9 +212,8 @@ def find_start(config: Config, checkpointer: Checkpointer, shape: LearnerState) 
     return start
 
 
-def _exit_code(code: int, error: Exception | None = None) -> int:
+def _exit_code(code: int) -> int:
     """`code`; leaves with it at once if a thread or a device is stuck, which would hold up an orderly exit."""
-    stuck = any(thread.name.startswith("actor ") for thread in threading.enumerate())
-    if stuck or isinstance(error, TimeoutError) or isinstance(getattr(error, "__cause__", None), TimeoutError):
+    if code == STALLED or any(thread.name.startswith("actor ") for thread in threading.enumerate()):
         leave(code)
     return code

@@ -5,33 +5,15 @@ without traffic between hosts. Parameters are copied even where an actor shares 
 learner's state is donated to the next update.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import threading
-import time
 
 import jax
 from jax.sharding import Mesh
 
 from podrl.mesh import trajectory_sharding
 from podrl.types import PyTree, Trajectory
-
-
-class Stopped(Exception):
-    """The run is over; raised in threads that wait for something that will not come."""
-
-
-def wait_until(condition: Callable[[], bool], *, timeout_s: float, blame: Callable[[], str]) -> None:
-    """Polls until `condition` holds; a device cannot be waited for with a time limit in any other way.
-
-    Raises:
-        TimeoutError: with `blame()` if it does not hold in time.
-    """
-    deadline, pause_s = time.monotonic() + timeout_s, 5e-5
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(blame())
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, 1e-3)
+from podrl.waiting import Stopped, wait_for, wait_until
 
 
 def is_ready(tree: PyTree) -> bool:
@@ -87,19 +69,21 @@ class ParameterStore:
             TimeoutError: if they are not published, or the update does not end, in time; says who waited.
             Stopped: if the run ends first.
         """
-        deadline = time.monotonic() + timeout_s
         with self._changed:
-            while version not in self._versions and not self._stopped:
-                newest = max(self._versions, default=None)
-                if newest is not None and newest > version:
-                    raise RuntimeError(f"{who} asked for parameters {version}, gone since {newest} was published.")
-                if not self._changed.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
-                    raise TimeoutError(
-                        f"{who} waited {timeout_s:.0f} s for parameters {version} from the learner; the newest are "
-                        f"{newest}. If updates are this slow, raise actors.timeout_s."
-                    )
+            wait_for(
+                self._changed,
+                lambda: self._stopped or max(self._versions, default=-1) >= version,
+                timeout_s=timeout_s,
+                blame=lambda: (
+                    f"{who} waited {timeout_s:.0f} s for parameters {version} from the learner; the newest are "
+                    f"{max(self._versions, default=None)}. If updates are this slow, raise actors.timeout_s."
+                ),
+            )
             if self._stopped:
                 raise Stopped
+            if version not in self._versions:
+                newest = max(self._versions)
+                raise RuntimeError(f"{who} asked for parameters {version}, gone since {newest} was published.")
             params = self._versions[version][device]
         wait_until(
             lambda: self._stopped or is_ready(params),

@@ -91,12 +91,13 @@ def test_an_environment_that_raises_ends_the_run_with_exit_code_one(scripted, tm
     assert "Traceback" in result.stderr  # of the environment's own error, below the line that names it
 
 
-def test_an_environment_that_hangs_ends_the_run_with_exit_code_one(scripted, tmp_path):
+def test_an_environment_that_hangs_ends_the_run_with_the_stacks_of_its_threads(scripted, tmp_path):
     options = ("--config.env.options.hang_at_step=50", "--config.actors.timeout_s=3.0")
     start = time.monotonic()
     result = launch("--config", scripted, *options, cwd=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == 124
     assert "The learner waited 3 s for a rollout: actor 0 has been in 'env'" in result.stderr
+    assert "tests/envs/scripted.py" in result.stderr.partition("Stacks")[2]
     assert time.monotonic() - start < 60
 
 

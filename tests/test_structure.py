@@ -8,10 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
-    {"types", "config", "ledger", "keys", "allocator", "compilation_cache"},
+    {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "waiting"},
     {"mesh", "ops", "networks", "envs", "commandline"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"},
-    {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice"},
+    {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"},
     {"actors", "journal"},
     {"sebulba", "instruments"},
     {"train", "stages"},

@@ -10,8 +10,9 @@ import pytest
 from podrl.journal import Journal
 from podrl.ledger import Ledger
 from podrl.metrics import EpisodeWindow
-from podrl.transfer import ParameterStore, Stopped, wait_until
+from podrl.transfer import ParameterStore
 from podrl.types import Counters
+from podrl.waiting import Stopped, wait_until
 
 
 class Unfinished:
