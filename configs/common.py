@@ -13,6 +13,7 @@ def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.
             "seed": 1,
             "total_env_steps": total_env_steps,
             "smoke": False,
+            "determinism": "exact",
             "on_nonfinite": "stop",
             "watchdog_s": 300.0,
             "env": {"source": "envpool", "id": env_id, "observation_keys": (), "options": {}},

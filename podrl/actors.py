@@ -168,7 +168,7 @@ class Actor:
         bucket, seconds = self.ledger.doing()
         rollout, step = self._progress
         waits = {
-            "wait_params": f", waiting for parameters {self._schedule.version(rollout)} from the learner",
+            "wait_params": f", waiting for parameters {self._schedule.versions(rollout).start} from the learner",
             "wait_rollouts": f", waiting for the learner to take rollout {rollout}",
         }
         return (
@@ -195,9 +195,11 @@ class Actor:
             if rollout == self._schedule.boundary(rollout):
                 turns.clear()  # Frees their buffers first.
                 turns += self._open_pools(rollout)
-            version = self._schedule.version(rollout)
+            versions = self._schedule.versions(rollout)
             with self.ledger.spend("wait_params"):
-                params = self._parameters.fetch(self._device, version, timeout_s=self._timeout_s, who=self.name)
+                version, params = self._parameters.fetch(
+                    self._device, versions, timeout_s=self._timeout_s, who=self.name
+                )
                 on_device = jax.device_put(np.int32(version), self._device)
             episodes: list[tuple[float, int]] = []
             for step in range(self._unroll_length):

@@ -55,6 +55,8 @@ class ActorsConfig:
         pools_per_thread: environment pools that a thread takes turns with; while one steps, another is acted for.
         env_threads: C++ threads of each pool; 0 divides the cores over the actor threads.
         synchronous: if true, rollouts wait for the newest parameters (lag 0) instead of overlapping with the update.
+        max_lag: updates by which the parameters that act may be behind the newest, with `determinism='free'`; at least
+            1. Otherwise the lag is exactly 1.
         timeout_s: seconds that any thread waits for another before the run ends with an error.
     """
 
@@ -64,11 +66,12 @@ class ActorsConfig:
     pools_per_thread: int = 2
     env_threads: int = 0
     synchronous: bool = False
+    max_lag: int = 2
     timeout_s: float = 120.0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        for name in ("num_envs", "unroll_length", "threads_per_device", "pools_per_thread"):
+        for name in ("num_envs", "unroll_length", "threads_per_device", "pools_per_thread", "max_lag"):
             check_at_least(self, "actors", name, 1)
         check_at_least(self, "actors", "env_threads", 0)
         check(self.timeout_s > 0, f"actors.timeout_s={self.timeout_s} must be positive (seconds).")
@@ -184,6 +187,10 @@ class Config:
         seed: of everything random.
         total_env_steps: agent decisions to learn from.
         smoke: shrink the run so that it ends in seconds.
+        determinism: `exact`: the same config, seed, topology and software give the same parameters, bit for bit,
+            whatever the timing of threads, and a run that was stopped goes on bit for bit. `free`: actors take the
+            newest parameters that are ready, at most `actors.max_lag` behind, environments are never opened anew, and
+            GPUs may use operations that differ from run to run.
         on_nonfinite: what to do about an update whose loss or gradient is NaN or infinite: `stop` the run, or `skip`
             the update, which leaves the learner's state as it was and counts in `grad/skipped` of the next row.
         watchdog_s: seconds that any thread may stand still, compilation not counted, before the run ends with an
@@ -196,6 +203,7 @@ class Config:
     seed: int = 1
     total_env_steps: int
     smoke: bool = False
+    determinism: str = "exact"
     on_nonfinite: str = "stop"
     watchdog_s: float = 300.0
     env: EnvConfig
@@ -209,7 +217,8 @@ class Config:
     def __post_init__(self) -> None:
         """Checks ranges."""
         check(self.total_env_steps >= 1, f"total_env_steps={self.total_env_steps} must be at least 1.")
-        check(self.on_nonfinite in ("stop", "skip"), f"on_nonfinite={self.on_nonfinite!r} must be 'stop' or 'skip'.")
+        check_one_of("determinism", self.determinism, ("exact", "free"))
+        check_one_of("on_nonfinite", self.on_nonfinite, ("skip", "stop"))
         check(
             self.watchdog_s > self.actors.timeout_s,
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",

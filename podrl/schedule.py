@@ -1,7 +1,8 @@
 """Which parameters make which rollout, and where a run can go on after it was stopped.
 
 Rollout n is what update n+1 learns from, counted from 0. It is made with the parameters of an exact update, whatever
-the timing of threads: those before the newest, so that acting and learning overlap, or the newest if synchronous.
+the timing of threads: those before the newest, so that acting and learning overlap, or the newest if synchronous. With
+`determinism='free'` it is made with the newest that are ready when it starts, up to a bound.
 
 Emulators cannot be saved. So at every *boundary* the environments are opened anew, with seeds of their own, and the
 rollout is made with the newest parameters, as at the start of a run: nothing from before is needed but the learner's
@@ -24,12 +25,14 @@ class Schedule:
         last: updates done when it ends.
         every: updates between boundaries; 0 for none but the start.
         max_lag: updates between the newest parameters and those that act, away from boundaries.
+        exact: whether the lag is `max_lag`, or at most that.
     """
 
     first: int
     last: int
     every: int
     max_lag: int
+    exact: bool
 
     @property
     def rollouts(self) -> range:
@@ -40,19 +43,29 @@ class Schedule:
         """The newest boundary after at most `update` updates."""
         return max(self.first, update - update % self.every if self.every else 0)
 
-    def version(self, rollout: int) -> int:
-        """The update whose parameters make a rollout."""
-        return max(rollout - self.max_lag, self.boundary(rollout))
+    def versions(self, rollout: int) -> range:
+        """The updates whose parameters may make a rollout: the newest of them that is ready does."""
+        oldest = max(rollout - self.max_lag, self.boundary(rollout))
+        return range(oldest, oldest + 1 if self.exact else rollout + 1)
 
 
 def make_schedule(config: Config, first: int = 0) -> Schedule:
     """The schedule of a run that starts after `first` updates."""
+    exact = config.determinism == "exact"
     return Schedule(
         first=first,
         last=config.num_updates,
-        every=config.checkpoint.every_updates,
-        max_lag=0 if config.actors.synchronous else 1,
+        every=config.checkpoint.every_updates if exact else 0,
+        max_lag=max_lag(config),
+        exact=exact,
     )
+
+
+def max_lag(config: Config) -> int:
+    """How many updates the parameters that act may be behind the newest."""
+    if config.actors.synchronous:
+        return 0
+    return 1 if config.determinism == "exact" else config.actors.max_lag
 
 
 def resumable(config: Config, checkpoints: Iterable[int]) -> list[int]:
@@ -66,5 +79,7 @@ def resumable(config: Config, checkpoints: Iterable[int]) -> list[int]:
 
 def is_exact(config: Config, update: int) -> bool:
     """Whether a run that goes on after this many updates equals one that was not stopped."""
+    if config.determinism != "exact":
+        return False
     every = config.checkpoint.every_updates
     return update >= config.num_updates or (every > 0 and update % every == 0)

@@ -2,7 +2,8 @@
 
 The main thread is the learner. Update n takes rollout n of every actor, in a fixed order; rollout n was made with the
 parameters of update n-2 while update n-1 ran (if synchronous, and at boundaries, with the newest: `podrl.schedule`). So
-what is learned depends on the order of things only, not on the timing of threads.
+what is learned depends on the order of things only, not on the timing of threads. With `determinism='free'` the lag is
+bounded instead of fixed.
 
 Source: the Sebulba architecture of Hessel et al. 2021, arXiv:2104.06272; the fixed lag of Huang et al. 2023 (Cleanba),
 arXiv:2310.00036.
@@ -150,7 +151,7 @@ def run(
     state, counters = start.state, start.counters
     schedule = make_schedule(config, counters.learner_steps)
     show_phase("starting environments")
-    parameters = ParameterStore(topology.local_actor_devices)
+    parameters = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
     parameters.publish(counters.learner_steps, programs.learner.actor_params(state))
     actors = make_actors(config, source, topology, programs, parameters, schedule, annotate)
     doing = functools.partial(describe_learner, ledger, actors)
@@ -178,7 +179,7 @@ def run(
                 rollouts = take_rollouts(actors, ledger, journal, should_stop)
             except Stopped:
                 break
-            check_lag(rollouts, schedule.version(counters.learner_steps))
+            check_lag(rollouts, schedule.versions(counters.learner_steps))
             with ledger.spend("learn"):
                 state, metrics = programs.learner.update(state, join_actors(rollouts, topology))
             counters = count_update(config, spec, counters)
@@ -283,12 +284,13 @@ def make_actors(
     return [make_actor(index, device) for index, device in enumerate(devices)]
 
 
-def check_lag(rollouts: Sequence[Rollout], version: int) -> None:
-    """Raises RuntimeError unless every rollout was made with the one version of parameters that it should have."""
+def check_lag(rollouts: Sequence[Rollout], versions: range) -> None:
+    """Raises RuntimeError unless every rollout was made with one of the versions of parameters that it should have."""
     for index, rollout in enumerate(rollouts):
-        if rollout.version != version:
+        if rollout.version not in versions:
+            expected = f"{versions.start}" + (f" to {versions[-1]}" if len(versions) > 1 else "")
             raise RuntimeError(
-                f"Found a rollout of actor {index} made with parameters {rollout.version}; expected {version}."
+                f"Found a rollout of actor {index} made with parameters {rollout.version}; expected {expected}."
             )
 
 

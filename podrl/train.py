@@ -7,6 +7,7 @@ long. After 75, 124 and 130 the same command with `--workdir` goes on.
 
 from collections.abc import Callable
 import contextlib
+import os
 import threading
 import time
 
@@ -21,6 +22,7 @@ from podrl.checkpoint import Checkpointer
 from podrl.commandline import CommandLine
 from podrl.compilation_cache import use_compilation_cache
 from podrl.config import Config, ConfigError, check, from_config_dict
+from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging
 from podrl.envs import load_source
 from podrl.interruption import interruptible, leave
@@ -49,6 +51,8 @@ def main(command: CommandLine) -> int:
     keep_freed_memory()
     use_compilation_cache()
     config = resolve(command.config)
+    if config.determinism == "exact":
+        require_determinism(os.environ, jax_plugins())
     try:
         with interruptible() as interruption:
             outcome = train(
@@ -202,7 +206,7 @@ def find_start(config: Config, checkpointer: Checkpointer, shape: LearnerState) 
         done,
         f"; the {repeated} after it that were done before it was stopped are made again" if repeated else "",
     )
-    if not is_exact(config, done):
+    if config.determinism == "exact" and not is_exact(config, done):
         logging.warning(
             "Update %d is between two boundaries (checkpoint.every_updates=%d): what follows is not bit for bit what "
             "an uninterrupted run would do.",

@@ -42,14 +42,17 @@ def global_rollout(rollout: Trajectory, learner: Mesh, num_processes: int) -> Tr
 
 
 class ParameterStore:
-    """Published parameters by version, on every actor device of this process.
+    """Published parameters by version, on every actor device of this process; the oldest go when new ones come."""
 
-    Keeps the two newest versions: with a lag of at most one, a slow actor may still need the one before the newest.
-    """
+    def __init__(self, devices: list[jax.Device], *, keep: int = 2):
+        """Starts empty.
 
-    def __init__(self, devices: list[jax.Device]):
-        """Starts empty."""
+        Args:
+            devices: of this process's actors.
+            keep: newest versions to keep: one more than the lag may be.
+        """
         self._devices = devices
+        self._keep = keep
         self._changed = threading.Condition()
         self._versions: dict[int, Mapping[jax.Device, PyTree]] = {}
         self._stopped = False
@@ -59,40 +62,47 @@ class ParameterStore:
         copies = {device: _copy_to(params, device) for device in self._devices}
         with self._changed:
             self._versions[version] = copies
-            self._versions.pop(version - 2, None)
+            self._versions.pop(version - self._keep, None)
             self._changed.notify_all()
 
-    def fetch(self, device: jax.Device, version: int, *, timeout_s: float, who: str) -> PyTree:
-        """The parameters of exactly this version, computed and on the device.
+    def fetch(self, device: jax.Device, versions: range, *, timeout_s: float, who: str) -> tuple[int, PyTree]:
+        """The newest of these versions that is computed, and its parameters on the device; waits for one if none is.
 
         Raises:
-            TimeoutError: if they are not published, or the update does not end, in time; says who waited.
+            TimeoutError: if none is published, or no update ends, in time; says who waited.
             Stopped: if the run ends first.
         """
+
+        def ready() -> list[int]:
+            with self._changed:
+                known = [version for version in versions if version in self._versions]
+                return [version for version in known if is_ready(self._versions[version][device])]
+
         with self._changed:
             wait_for(
                 self._changed,
-                lambda: self._stopped or max(self._versions, default=-1) >= version,
+                lambda: self._stopped or max(self._versions, default=-1) >= versions.start,
                 timeout_s=timeout_s,
                 blame=lambda: (
-                    f"{who} waited {timeout_s:.0f} s for parameters {version} from the learner; the newest are "
+                    f"{who} waited {timeout_s:.0f} s for parameters {versions.start} from the learner; the newest are "
                     f"{max(self._versions, default=None)}. If updates are this slow, raise actors.timeout_s."
                 ),
             )
+            newest, oldest = max(self._versions, default=-1), min(self._versions, default=-1)
+            if not self._stopped and oldest >= versions.stop:
+                raise RuntimeError(f"{who} asked for parameters {versions[-1]}, gone since {newest} was published.")
+        wait_until(
+            lambda: self._stopped or bool(ready()),
+            timeout_s=timeout_s,
+            blame=lambda: (
+                f"{who} waited {timeout_s:.0f} s for update {versions.start} to end on the learner's devices."
+            ),
+        )
+        with self._changed:
             if self._stopped:
                 raise Stopped
-            if version not in self._versions:
-                newest = max(self._versions)
-                raise RuntimeError(f"{who} asked for parameters {version}, gone since {newest} was published.")
-            params = self._versions[version][device]
-        wait_until(
-            lambda: self._stopped or is_ready(params),
-            timeout_s=timeout_s,
-            blame=lambda: f"{who} waited {timeout_s:.0f} s for update {version} to end on the learner's devices.",
-        )
-        if self._stopped:
-            raise Stopped
-        return params
+        version = max(ready())
+        return version, self._versions[version][device]
 
     def stop(self) -> None:
         """Wakes every waiting thread, with `Stopped`."""

@@ -24,7 +24,23 @@ def schedule(first=0, **overrides):
 )
 def test_rollouts_have_a_lag_of_one_but_at_boundaries(first, overrides, versions):
     plan = schedule(first, **overrides)
-    assert [plan.version(rollout) for rollout in plan.rollouts] == versions
+    assert [plan.versions(rollout) for rollout in plan.rollouts] == [range(v, v + 1) for v in versions]
+
+
+@pytest.mark.parametrize(
+    ("first", "overrides", "oldest"),
+    [
+        (0, {}, [0, 0, 0, 1, 2, 3, 4, 5, 6, 7]),
+        (4, {"actors__max_lag": 1}, [4, 4, 5, 6, 7, 8]),
+        (0, {"actors__synchronous": True}, list(range(10))),
+    ],
+)
+def test_a_free_run_has_a_bounded_lag_and_no_boundaries(first, overrides, oldest):
+    plan = schedule(first, determinism="free", checkpoint__every_updates=4, **overrides)
+    assert [plan.versions(rollout) for rollout in plan.rollouts] == [
+        range(version, rollout + 1) for rollout, version in zip(plan.rollouts, oldest, strict=True)
+    ]
+    assert [rollout for rollout in plan.rollouts if rollout == plan.boundary(rollout)] == [first]
 
 
 @pytest.mark.parametrize(
@@ -41,3 +57,8 @@ def test_rollouts_have_a_lag_of_one_but_at_boundaries(first, overrides, versions
 def test_boundaries_are_the_first_choice_to_go_on_from(every, checkpoints, expected):
     config = make_config(total_env_steps=10 * 8 * 4, checkpoint__every_updates=every)
     assert resumable(config, checkpoints) == expected
+
+
+def test_a_free_run_goes_on_from_the_newest():
+    config = make_config(total_env_steps=10 * 8 * 4, checkpoint__every_updates=4, determinism="free")
+    assert resumable(config, [4, 8, 9]) == [9, 8, 4]

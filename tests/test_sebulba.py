@@ -1,6 +1,7 @@
 """The whole loop on real environments: lag, reproducibility, failures, topologies."""
 
 import dataclasses
+import random
 import threading
 import time
 
@@ -47,14 +48,26 @@ def test_total_env_steps_is_rounded_up_to_whole_updates():
     assert (outcome.counters.learner_steps, outcome.counters.env_steps) == (2, 64)
 
 
+def random_delay(update):
+    time.sleep(random.choice((0, 0, 0.05)))
+
+
 class TestFingerprints:
     @pytest.mark.parametrize("num_devices", [1, 4])
-    def test_random_delays_in_the_actors_change_nothing(self, num_devices):
+    def test_random_delays_in_every_thread_change_nothing(self, num_devices):
         options = {"actors__threads_per_device": 2, "actors__num_envs": 16, "total_env_steps": 640}
         _, quick = run(make_config(**options), num_devices)
-        _, slow = run(make_config(env__source="tests.envs.delayed", **options), num_devices)
+        _, slow = run(make_config(env__source="tests.envs.delayed", **options), num_devices, before_update=random_delay)
         assert fingerprints(quick) == fingerprints(slow)
         assert len(set(fingerprints(quick))) == len(quick)
+
+    def test_a_free_run_keeps_its_lag_within_the_bound(self):
+        options = {"actors__threads_per_device": 2, "actors__num_envs": 16, "total_env_steps": 2560}
+        config = make_config(env__source="tests.envs.delayed", determinism="free", actors__max_lag=3, **options)
+        _, rows = run(config, before_update=random_delay)
+        lags = [row["lag/max"] for row in rows]
+        assert max(lags) <= 3
+        assert len(set(lags)) > 1  # Not fixed: it follows the timing.
 
     def test_another_seed_gives_another_series(self):
         _, a = run(make_config())

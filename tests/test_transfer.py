@@ -28,7 +28,9 @@ def make_store():
 
 
 def fetch(store, device, version, timeout_s=0.2):
-    return store.fetch(device, version, timeout_s=timeout_s, who="actor 3")
+    fetched, params = store.fetch(device, range(version, version + 1), timeout_s=timeout_s, who="actor 3")
+    assert fetched == version
+    return params
 
 
 def test_a_version_that_never_comes_is_named():
@@ -45,6 +47,16 @@ def test_a_version_that_is_gone_is_an_error_at_once():
     assert fetch(store, device, 1)["w"][0] == 1
     with pytest.raises(RuntimeError, match="actor 3 asked for parameters 0, gone since 2 was published"):
         fetch(store, device, 0, timeout_s=60)
+
+
+def test_the_newest_that_is_computed_is_taken():
+    store = ParameterStore([jax.devices()[0]], keep=4)
+    device = jax.devices()[0]
+    for version in range(5):
+        store.publish(version, {"w": jnp.full(2, version)})
+    store._versions[4] = {device: {"w": Unfinished()}}
+    version, params = store.fetch(device, range(2, 6), timeout_s=5, who="actor 3")
+    assert (version, params["w"][0]) == (3, 3)
 
 
 def test_stopping_wakes_who_waits():

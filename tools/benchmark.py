@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import json
+import os
 from pathlib import Path
 import sys
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from rich.console import Console
 from podrl import commandline
 from podrl.allocator import keep_freed_memory
 from podrl.config import ConfigError, check
+from podrl.determinism import jax_plugins, require_determinism
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config configs/impala_atari.py --compare configs/impala_atari.py --other.agent.micro_batches=1
@@ -123,6 +125,10 @@ def run(command: Command) -> None:
     configure_logging(process_index=0)
     keep_freed_memory()
     config = resolve(command.config)
+    with _blaming(command.other_file):
+        other = resolve(command.other) if command.other is not None else None
+    if "exact" in (config.determinism, other and other.determinism):  # XLA's flags are the process's: both get them.
+        require_determinism(os.environ, jax_plugins())
     rounds: dict[str, Any] = {
         "repeats": command.repeats,
         "seconds": command.seconds,
@@ -130,12 +136,10 @@ def run(command: Command) -> None:
     }
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
     console = Console(highlight=False, markup=False, width=width)
-    if command.other is None:
+    if other is None:
         report = benchmark.measure(config, import_s=instruments.process_age_s(), **rounds)
         benchmark_report.show(console, report)
     else:
-        with _blaming(command.other_file):
-            other = resolve(command.other)
         report = benchmark.compare(config, other, **rounds)
         benchmark_report.show_comparison(console, report)
     if command.json is not None:
