@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib.util
+import math
 from pathlib import Path
 import sys
 
@@ -18,9 +19,14 @@ USAGE = """Train an agent:
 
 Any value of the config can be overridden:
 
-  --config.env.id=Pong-v5 --config.agent.learning_rate=3e-4 --config.total_env_steps=1_000_000
+  --config.env.id=Pong-v5 --config.agent.learning_rate=3e-4 --config.total_env_steps=1e6
+
+With --config, --help lists them.
 
 Flags:
+"""
+KEYS = """
+Values of {path}, each to be overridden by --config.KEY=VALUE; podrl/config.py and podrl/agents/ say what they mean:
 
 """
 HELP = ("-h", "--h", "-help", "--help")
@@ -63,11 +69,14 @@ def parse(argv: list[str]) -> CommandLine:
     flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
     flags.DEFINE_bool("accept_changes", False, "Go on in WORKDIR though its config differs.", flag_values=values)
-    if any(arg in HELP for arg in argv[1:]):
-        sys.stdout.write(USAGE + values.get_help() + "\n")
-        raise SystemExit(0)
     overrides = [arg for arg in argv[1:] if _is_override(arg)]
-    _parse_flags(values, [arg for arg in argv if arg not in overrides])
+    _parse_flags(values, [arg for arg in argv if arg not in (*overrides, *HELP)])
+    if any(arg in HELP for arg in argv[1:]):
+        sys.stdout.write(USAGE + values.module_help(__name__).partition(":")[2] + "\n")
+        if values.config is not None:
+            config = override(load_config(values.config), overrides)
+            sys.stdout.write(KEYS.format(path=values.config) + _listing(config))
+        raise SystemExit(0)
     check(values.config is not None, "No config given. Add --config configs/impala_atari.py, or another file.")
     config = override(load_config(values.config), overrides)
     if values.smoke:
@@ -116,6 +125,7 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
     for argument in arguments:
         _admit_option(config, argument)
         _check_key(config, argument)
+    arguments = [_checked_number(config, argument) for argument in arguments]
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *arguments])
     _parse_flags(values, ["", *arguments])
@@ -144,6 +154,39 @@ def _check_key(config: ml_collections.ConfigDict, argument: str) -> None:
     check(bool(has_value), f"Config key {key!r} needs a value: --config.{key}=VALUE.")
     section = isinstance(_get(config, key), ml_collections.ConfigDict)
     check(not section, f"Config key {key!r} is a section; set a key in it: --config.{key}.KEY=VALUE.")
+
+
+def _checked_number(config: ml_collections.ConfigDict, argument: str) -> str:
+    """The argument, with a whole number for a key that takes one: 1e6 is one.
+
+    Raises:
+        ConfigError: if the key takes a number and the value is none.
+    """
+    name, _, value = argument.partition("=")
+    key = name.lstrip("-").removeprefix("config.")
+    expected = type(_get(config, key))
+    if expected not in (int, float):
+        return argument
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    check(math.isfinite(number), f"{key}={value!r} is not a number.")
+    if expected is float:
+        return argument
+    check(number.is_integer(), f"{key}={value!r} is not a whole number.")
+    return f"{name}={int(value) if _is_digits(value) else int(number)}"
+
+
+def _is_digits(value: str) -> bool:
+    """Whether Python reads it as a whole number, of any size."""
+    return value.strip().lstrip("+-").replace("_", "").isdigit()
+
+
+def _listing(config: ml_collections.ConfigDict) -> str:
+    """A line for each value of a config."""
+    keys = [key for key in _keys(config) if not isinstance(_get(config, key), ml_collections.ConfigDict)]
+    return "".join(f"  {key} = {_get(config, key)!r}\n" for key in keys)
 
 
 def _keys(config: ml_collections.ConfigDict) -> list[str]:

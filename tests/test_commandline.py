@@ -34,8 +34,8 @@ def errors_of(capsys, *arguments):
         ("--config.agent.learning_rat=1", "did you mean 'agent.learning_rate'?"),
         ("--config.env=3", "Config key 'env' is a section; set a key in it"),
         ("--config.seed", "Config key 'seed' needs a value: --config.seed=VALUE."),
-        ("--config.seed=abc", "--config.seed=abc: invalid literal for int"),
-        ("--config.agent.learning_rate=fast", "--config.agent.learning_rate=fast"),
+        ("--config.seed=abc", "seed='abc' is not a number"),
+        ("--config.agent.learning_rate=fast", "agent.learning_rate='fast' is not a number"),
         (
             "--config.env.id=Breakouts-v5",
             "env.id='Breakouts-v5' is not an EnvPool environment; did you mean 'Breakout-v5'?",
@@ -110,6 +110,32 @@ def test_overrides_reach_the_config():
 @pytest.mark.parametrize(("flags", "profile"), [((), False), (("--profile",), True), (("--noprofile",), False)])
 def test_a_profile_is_made_on_demand(flags, profile):
     assert commandline.parse(["x", "--config", CATCH, *flags]).profile is profile
+
+
+def test_a_whole_number_may_be_written_as_people_write_it():
+    argv = ["x", "--config", CATCH, "--config.total_env_steps=1e6", "--config.seed=1_0", "--config.actors.timeout_s=9"]
+    config = commandline.parse(argv).config
+    assert (config.total_env_steps, type(config.total_env_steps)) == (1_000_000, int)
+    assert (config.seed, config.actors.timeout_s) == (10, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("total_env_steps=1.5", "total_env_steps='1.5' is not a whole number."),
+        ("agent.learning_rate=nan", "agent.learning_rate='nan' is not a number."),
+    ],
+)
+def test_what_is_no_number_is_refused_by_its_key(capsys, override, complaint):
+    assert complaint in errors_of(capsys, "--config", CATCH, f"--config.{override}")
+
+
+def test_help_lists_the_values_of_a_config(capsys):
+    with pytest.raises(SystemExit):
+        commandline.parse(["x", "--config", CATCH, "--config.seed=7", "--help"])
+    out = capsys.readouterr().out
+    assert "\n  seed = 7\n" in out
+    assert "\n  agent.name = 'impala'\n" in out
 
 
 def test_help_says_how_to_make_a_profile(capsys):
