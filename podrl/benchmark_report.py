@@ -37,8 +37,8 @@ def show_comparison(console: Console, report: Mapping[str, Any]) -> None:
     console.print(make_comparison_table(report, plain=not console.is_terminal))
     console.print(_machine(report["machine"]), soft_wrap=True)
     console.print(
-        f"{_repeats(report)}, in turns A B A B; the ratio is taken inside each. End to end: without warm-up, files and "
-        "checkpoints.",
+        f"{_repeats(report)}, in turns A B A B; the ratio is taken inside each. End to end: without warm-up and "
+        "metrics, with the checkpoints that are due.",
         soft_wrap=True,
     )
 
@@ -84,7 +84,7 @@ def conclusions(report: Mapping[str, Any]) -> Iterator[str]:
     yield _machine(report["machine"])
     yield (
         f"{_repeats(report)}, interleaved. Core-us: CPU microseconds of all threads. Cores: how many were busy. End to "
-        "end: without warm-up, files and checkpoints."
+        "end: without warm-up and metrics, with the checkpoints that are due."
     )
 
 

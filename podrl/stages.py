@@ -7,6 +7,7 @@ loop. It ends by the clock, with a whole unroll or update.
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
+import tempfile
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from podrl import sebulba
 from podrl.agents import load_agent
+from podrl.checkpoint import Checkpointer
 from podrl.config import Config, check
 from podrl.envs import Pool, Source, load_source
 from podrl.envs.seeds import env_seeds
@@ -25,7 +27,7 @@ from podrl.mesh import Topology, make_topology
 from podrl.networks import make_network
 from podrl.schedule import make_schedule
 from podrl.transfer import ParameterStore, rollout_to_learner
-from podrl.types import Agent, EnvSpec, Timestep
+from podrl.types import Agent, EnvSpec, Snapshot, Timestep
 
 WARMUP_UPDATES = 3  # A run's first two rollouts are made with the same parameters, and its first one opens the pools.
 _ENDLESS_UPDATES = 1_000_000
@@ -221,7 +223,8 @@ def time_learn(parts: Parts, rollouts: Sequence[Rollout], seconds: float) -> Sam
 
 
 def time_end_to_end(parts: Parts, seconds: float) -> Sample:
-    """The run loop itself, without files and checkpoints: steps that the learner consumed, warm-up excluded.
+    """The run loop itself, with the checkpoints that are due, without metrics: steps that the learner consumed, warm-up
+    excluded.
 
     Measured from before one update to before another: at both ends one update is in flight.
     """
@@ -245,12 +248,23 @@ def time_first_update(parts: Parts) -> float:
 
 
 def _run(parts: Parts, config: Config, **callbacks: Any) -> None:
-    sebulba.run(
-        config,
-        agent=parts.agent,
-        spec=parts.spec,
-        source=parts.source,
-        topology=parts.topology,
-        programs=parts.programs,
-        **callbacks,
-    )
+    """Runs with the checkpoints that are due in a folder that is gone afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="podrl-benchmark-") as folder,
+        Checkpointer(folder, keep=config.checkpoint.keep, every=config.checkpoint.every_updates) as checkpointer,
+    ):
+
+        def save(snapshot: Snapshot) -> None:
+            if sebulba.is_checkpoint_due(config, snapshot.counters):  # Not where the clock ends the run.
+                checkpointer.save(snapshot)
+
+        sebulba.run(
+            config,
+            agent=parts.agent,
+            spec=parts.spec,
+            source=parts.source,
+            topology=parts.topology,
+            programs=parts.programs,
+            save=save,
+            **callbacks,
+        )
