@@ -37,6 +37,7 @@ class Checkpointer:
             "state": ocp.StandardCheckpointHandler(),
             "counters": ocp.JsonCheckpointHandler(),
             "episodes": ocp.JsonCheckpointHandler(),
+            "chain": ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=items)
 
@@ -61,6 +62,7 @@ class Checkpointer:
                 state=ocp.args.StandardSave(_to_arrays(snapshot.state)),
                 counters=ocp.args.JsonSave(dataclasses.asdict(snapshot.counters)),
                 episodes=ocp.args.JsonSave(dict(snapshot.episodes)),
+                chain=ocp.args.JsonSave({"chain": snapshot.chain}),
             ),
             force=True,
         )
@@ -83,19 +85,20 @@ class Checkpointer:
             Exception: whatever Orbax raises on one that is damaged.
         """
         self._check_leaves(shape, step)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(_to_array_shapes(shape)),
-                counters=ocp.args.JsonRestore(),
-                episodes=ocp.args.JsonRestore(),
-            ),
-        )
+        items: dict[str, Any] = {
+            "state": ocp.args.StandardRestore(_to_array_shapes(shape)),
+            "counters": ocp.args.JsonRestore(),
+            "episodes": ocp.args.JsonRestore(),
+        }
+        if "chain" in self._manager.item_metadata(step):  # Checkpoints before podrl chained its fingerprints have none.
+            items["chain"] = ocp.args.JsonRestore()
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         state = dataclasses.replace(shape, **restored["state"])
         return Snapshot(
             state=dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)),
             counters=Counters(**restored["counters"]),
             episodes=restored["episodes"],
+            **({"chain": restored["chain"]["chain"]} if "chain" in items else {}),
         )
 
     def restore_first(self, shape: LearnerState, steps: Iterable[int]) -> Snapshot | None:

@@ -12,6 +12,7 @@ from absl import logging
 import jax
 import numpy as np
 
+from podrl.fingerprint import extend, to_hex
 from podrl.ledger import Ledger, pooled, shares
 from podrl.metrics import EpisodeWindow, RateMeter, Rates
 from podrl.nonfinite import check_finite
@@ -37,6 +38,8 @@ class Journal:
 
     Attributes:
         rates: of the newest row, and the average without warm-up, in env steps per second.
+        chain: of the fingerprints of every `every_updates`-th update; other rows show it with their own fingerprints
+            added but leave it as it is, so that it does not depend on where a run was stopped.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Journal:
         every_updates: int,
         last_update: int,
         episodes: EpisodeWindow,
+        chain: str,
         frames_per_step: int,
         start_s: float,
         timeout_s: float,
@@ -59,6 +63,7 @@ class Journal:
             every_updates: updates between rows; the first and the last update have a row too.
             last_update: number of the last update.
             episodes: that returns are averaged over.
+            chain: of the fingerprints so far.
             frames_per_step: emulator frames per env step.
             start_s: when the run started, by `time.perf_counter`.
             timeout_s: how long an update may take.
@@ -68,6 +73,7 @@ class Journal:
             write: takes a finished row.
         """
         self.rates = Rates(float("nan"), float("nan"))
+        self.chain = chain
         self._every_updates, self._last_update = every_updates, last_update
         self._window = episodes
         self._frames_per_step = frames_per_step
@@ -96,7 +102,7 @@ class Journal:
         return self._window.record()
 
     def wants_row(self, counters: Counters) -> bool:
-        """Whether the update that was just counted gets a row, so that its fingerprint is worth computing."""
+        """Whether the update that was just counted gets a row, so that its fingerprints are worth computing."""
         update = counters.learner_steps
         return update in (1, self._last_update) or update % self._every_updates == 0
 
@@ -112,7 +118,7 @@ class Journal:
         Args:
             counters: after this update.
             metrics: still on the device.
-            fingerprint: [2] uint32 on the device; None if this update has no row.
+            fingerprint: `Learner.fingerprint`, on the device; None if this update has no row.
             episodes: (return, length) of the episodes that ended in its rollouts.
         """
         finished = list(episodes)
@@ -179,9 +185,17 @@ class Journal:
                 **self._count_skipped(),
                 "time/wall_s": time.perf_counter() - self._start_s,
                 **self._time_shares(),
-                "fingerprint": format_fingerprint(fingerprint),
+                **self._chain_on(counters.learner_steps, fingerprint),
             }
         )
+
+    def _chain_on(self, update: int, fingerprint: np.ndarray) -> dict[str, str]:
+        """The fingerprints of an update, [2, 2] uint32, and the chain with them."""
+        params, batch = map(to_hex, fingerprint)
+        chain = extend(self.chain, params, batch)
+        if update % self._every_updates == 0:
+            self.chain = chain
+        return {"fingerprint": chain, "fingerprint/params": params, "fingerprint/batch": batch}
 
     def _count_skipped(self) -> dict[str, int]:
         """Updates skipped since the last row, if any may be."""
@@ -203,8 +217,3 @@ class Journal:
             "learner": self._learner.seconds(),
             "actors": pooled(actor.seconds() for actor in self._actors),
         }
-
-
-def format_fingerprint(words: np.ndarray) -> str:
-    """16 hexadecimal digits of two uint32."""
-    return "".join(f"{int(word):08x}" for word in words)

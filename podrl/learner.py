@@ -12,6 +12,7 @@ import jax
 from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from podrl.fingerprint import fingerprint
 from podrl.keys import LEARN, purpose_key
 from podrl.mesh import ShardingRule, replicated, trajectory_sharding, tree_sharding
 from podrl.types import Agent, LearnerState, Metrics, PyTree, Trajectory
@@ -24,21 +25,28 @@ class Learner:
         state_sharding: shardings of the `LearnerState`.
     """
 
-    def __init__(self, agent: Agent, mesh: Mesh, rules: Sequence[ShardingRule] = ()):
+    def __init__(self, agent: Agent, mesh: Mesh, rules: Sequence[ShardingRule] = (), max_lag: int = 1):
         """Lays out the state; compiles nothing yet.
+
+        Args:
+            agent: the algorithm.
+            mesh: the learner's devices.
+            rules: layout of wide parameters.
+            max_lag: largest policy lag that occurs, in updates; each from 0 on has a metric `lag/<n>`.
 
         Raises:
             ConfigError: if `rules` do not fit the parameters.
         """
         self._agent = agent
         self._mesh = mesh
+        self._max_lag = max_lag
         self._state_shape = jax.eval_shape(agent.init, jax.random.key(0))
         self.state_sharding = tree_sharding(mesh, self._state_shape, rules)
         self._update: Callable[..., Any] = jax.jit(
             self._join_and_update, donate_argnums=0, out_shardings=(self.state_sharding, replicated(mesh))
         )
         self._actor_params: Callable[..., Any] = jax.jit(self._copy_actor_params, out_shardings=replicated(mesh))
-        self._fingerprint: Callable[..., Any] = jax.jit(fingerprint, out_shardings=replicated(mesh))
+        self._fingerprint: Callable[..., Any] = jax.jit(self._hash, out_shardings=replicated(mesh))
 
     def init(self, seed: int) -> LearnerState:
         """A fresh state, each leaf created on the devices where it lives."""
@@ -65,7 +73,7 @@ class Learner:
         compiled = _compile(self._update, state, rollouts)
         self._update = compiled
         self._actor_params = _compile(self._actor_params, state)
-        self._fingerprint = _compile(self._fingerprint, state.params)
+        self._fingerprint = _compile(self._fingerprint, state.params, rollouts)
         return compiled
 
     def update(self, state: LearnerState, rollouts: Sequence[Trajectory]) -> tuple[LearnerState, Metrics]:
@@ -76,15 +84,25 @@ class Learner:
         """What actors need, as a copy that survives the next update, whole on every learner device."""
         return self._actor_params(state)
 
-    def fingerprint(self, state: LearnerState) -> jax.Array:
-        """[2] uint32 that changes with any bit of any parameter; see `fingerprint`."""
-        return self._fingerprint(state.params)
+    def fingerprint(self, state: LearnerState, rollouts: Sequence[Trajectory]) -> jax.Array:
+        """What an update made of what: see `podrl.fingerprint`.
+
+        Args:
+            state: after the update.
+            rollouts: that it learned from.
+
+        Returns:
+            [2, 2] uint32: of the parameters, and of the batch.
+        """
+        return self._fingerprint(state.params, tuple(rollouts))
 
     def _join_and_update(self, state: LearnerState, rollouts: tuple[Trajectory, ...]) -> tuple[LearnerState, Metrics]:
         trajectory = join_environments(self._mesh, rollouts)
-        lag = (state.step - trajectory.params_version).astype(jnp.float32)
         new_state, metrics = self._agent.update(state, trajectory)
-        return new_state, {**metrics, "lag/mean": jnp.mean(lag), "lag/max": jnp.max(lag)}
+        return new_state, {**metrics, **lag_metrics(state.step - trajectory.params_version, self._max_lag)}
+
+    def _hash(self, params: PyTree, rollouts: tuple[Trajectory, ...]) -> jax.Array:
+        return jnp.stack([fingerprint(params), fingerprint(rollouts)])
 
     def _copy_actor_params(self, state: LearnerState) -> PyTree:
         return jax.tree.map(jnp.copy, self._agent.actor_params(state))
@@ -102,30 +120,19 @@ def join_environments(mesh: Mesh, rollouts: tuple[Trajectory, ...]) -> Trajector
     return jax.shard_map(join, mesh=mesh, in_specs=(specs,) * len(rollouts), out_specs=specs)(*rollouts)
 
 
-def fingerprint(params: PyTree) -> jax.Array:
-    """A hash of all bits of `params` that does not depend on how they are sharded or in which order they are summed.
+def lag_metrics(lag: jax.Array, max_lag: int) -> Metrics:
+    """How old the policies were that made a batch.
 
-    Each 32-bit word is mixed with its position and summed modulo 2**32 in two lanes; integer sums are exact in any
-    order, so any split over devices gives the same value.
+    Args:
+        lag: [T, B] int32 updates between the parameters that acted and those that learn.
+        max_lag: largest that occurs.
 
     Returns:
-        [2] uint32.
+        Mean and largest lag, and as `lag/<n>` the fraction of the batch's steps with each lag from 0 to `max_lag`.
     """
-    lanes = jnp.zeros(2, jnp.uint32)
-    for index, leaf in enumerate(jax.tree.leaves(params)):
-        unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
-        words = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32).reshape(-1)
-        position = jnp.arange(words.size, dtype=jnp.uint32) + jnp.uint32((index * 0x9E3779B9) & 0xFFFFFFFF)
-        mixed = [_mix(words ^ _mix(position + jnp.uint32(lane))) for lane in (1, 2)]
-        lanes += jnp.stack([jnp.sum(lane, dtype=jnp.uint32) for lane in mixed])
-    return lanes
-
-
-def _mix(x: jax.Array) -> jax.Array:
-    """The finalizer of MurmurHash3: every input bit changes about half of the output bits."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+    shares = {f"lag/{n}": jnp.mean(lag == n, dtype=jnp.float32) for n in range(max_lag + 1)}
+    updates = lag.astype(jnp.float32)
+    return {"lag/mean": jnp.mean(updates), "lag/max": jnp.max(updates), **shares}
 
 
 def _compile(function: Any, *shapes: PyTree) -> jax.stages.Compiled:

@@ -87,7 +87,12 @@ def compile_programs(
     unroller = Unroller(
         agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=layout.envs_per_pool
     )
-    learner = Learner(skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent, topology.learner, rules)
+    learner = Learner(
+        skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent,
+        topology.learner,
+        rules,
+        max_lag=make_schedule(config).max_lag,
+    )
     rollouts = [global_shape(unroller.state_shape().rollout, topology.num_processes)]
     learner.compile(rollouts * (layout.num_actors * layout.pools_per_actor))
     devices = topology.local_actor_devices
@@ -162,6 +167,7 @@ def run(
         every_updates=config.log.every_updates,
         last_update=config.num_updates,
         episodes=EpisodeWindow(config.log.episodes, start.episodes),
+        chain=start.chain,
         frames_per_step=spec.frames_per_step,
         start_s=start_s,
         timeout_s=config.actors.timeout_s,
@@ -181,18 +187,19 @@ def run(
                 break
             check_lag(rollouts, schedule.versions(counters.learner_steps))
             with ledger.spend("learn"):
-                state, metrics = programs.learner.update(state, join_actors(rollouts, topology))
+                batch = join_actors(rollouts, topology)
+                state, metrics = programs.learner.update(state, batch)
             counters = count_update(config, spec, counters)
             with ledger.spend("publish"):
                 parameters.publish(counters.learner_steps, programs.learner.actor_params(state))
-            fingerprint = programs.learner.fingerprint(state) if journal.wants_row(counters) else None
+            fingerprint = programs.learner.fingerprint(state, batch) if journal.wants_row(counters) else None
             journal.add(counters, metrics, fingerprint, finished_episodes(rollouts))
             if is_checkpoint_due(config, counters):
                 journal.settle()  # Nothing that is not finite becomes a checkpoint.
                 with ledger.spend("checkpoint"):
-                    save(Snapshot(state=state, counters=counters, episodes=journal.record_episodes()))
+                    save(make_snapshot(state, counters, journal))
         if counters != start.counters:
-            journal.settle(programs.learner.fingerprint(state))
+            journal.settle(programs.learner.fingerprint(state, batch))
     except NonFiniteError as error:
         raise RuntimeError(f"{error}. {_explain(schedule, counters, state)}") from None
     except (TimeoutError, ActorError) as error:
@@ -202,7 +209,7 @@ def run(
     finally:
         stop_actors(actors, parameters, config.actors.timeout_s)
     if counters != start.counters and not is_checkpoint_due(config, counters):
-        save(Snapshot(state=state, counters=counters, episodes=journal.record_episodes()))
+        save(make_snapshot(state, counters, journal))
     return Outcome(
         state=state,
         counters=counters,
@@ -244,6 +251,11 @@ def first_snapshot(learner: Learner, seed: int) -> Snapshot:
     """Where a new run starts."""
     state = jax.block_until_ready(learner.init(seed))
     return Snapshot(state=state, counters=Counters(), episodes={})
+
+
+def make_snapshot(state: LearnerState, counters: Counters, journal: Journal) -> Snapshot:
+    """Where a run stands; the journal has settled its last update."""
+    return Snapshot(state=state, counters=counters, episodes=journal.record_episodes(), chain=journal.chain)
 
 
 def make_actors(

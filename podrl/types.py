@@ -114,11 +114,13 @@ class Snapshot:
         state: the learner's.
         counters: progress of the job.
         episodes: of the newest episodes and how many there were; plain numbers, as `EpisodeWindow.record` gives them.
+        chain: of the fingerprints of the updates so far, as `Journal.chain` gives it; zeros before the first.
     """
 
     state: LearnerState
     counters: Counters
     episodes: Mapping[str, Any]
+    chain: str = 16 * "0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -29,15 +30,26 @@ def plain(state):
 @pytest.mark.parametrize("num_devices", [1, 4, 8])
 def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path, num_devices):
     counters = Counters(learner_steps=7, env_steps=5 * 10**9, frames=2 * 10**10)
-    saved = Snapshot(state=learner_on(4).init(seed=9), counters=counters, episodes={"newest": [[1.5, 7]], "count": 3})
+    episodes = {"newest": [[1.5, 7]], "count": 3}
+    saved = Snapshot(state=learner_on(4).init(seed=9), counters=counters, episodes=episodes, chain="0123456789abcdef")
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         checkpointer.save(saved)
     learner = learner_on(num_devices)
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         restored = checkpointer.restore(learner.state_shape, 7)
-    assert (restored.counters, restored.episodes) == (saved.counters, saved.episodes)
+    assert (restored.counters, restored.episodes, restored.chain) == (counters, episodes, saved.chain)
     jax.tree.map(np.testing.assert_array_equal, plain(restored.state), plain(saved.state))
     assert jax.tree.leaves(restored.state.params)[0].sharding == jax.tree.leaves(learner.state_sharding.params)[0]
+
+
+def test_a_checkpoint_from_before_fingerprints_were_chained_starts_the_chain(tmp_path, caplog):
+    learner = learner_on(1)
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        checkpointer.save(dataclasses.replace(snapshot(learner.init(0), 1), chain="0123456789abcdef"))
+    shutil.rmtree(tmp_path / "checkpoints/1/chain")
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        assert checkpointer.restore(learner.state_shape, 1).chain == "0" * 16
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_only_the_newest_are_kept(tmp_path):

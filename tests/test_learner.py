@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from podrl.config import TopologyConfig
-from podrl.learner import Learner, fingerprint, join_environments
+from podrl.fingerprint import fingerprint
+from podrl.learner import Learner, join_environments, lag_metrics
 from podrl.mesh import make_topology, trajectory_sharding
 from podrl.types import Trajectory
 from tests.runs import make_agent, make_config, random_trajectory
@@ -161,20 +162,29 @@ def test_state_is_donated_and_actor_params_survive_it():
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(published), values)
 
 
-class TestFingerprint:
-    def test_any_bit_changes_it(self):
-        params = {"a": jnp.arange(12.0).reshape(3, 4), "b": jnp.zeros(5)}
-        before = fingerprint(params)
-        flipped = {**params, "b": params["b"].at[3].set(1e-45)}
-        assert (fingerprint(flipped) != before).all()
+@pytest.mark.parametrize("model_devices", [1, 2])
+def test_the_fingerprint_on_eight_devices_is_that_of_one_and_only_sums_cross(model_devices):
+    """Frames of bytes, bools, ints and floats; with `model_devices`, parameters that are split as well."""
+    config = make_config("Breakout-v5", network__encoder="nature", network__frame_stack=4)
+    agent, spec = make_agent(config)
+    parts = [random_trajectory(agent, spec, length=3, num_envs=16, seed=seed) for seed in (0, 1)]
+    values = {}
+    for mesh in (learner_mesh(1), learner_mesh(8, model_devices)):
+        learner = Learner(agent, mesh, [(r"Dense_0/kernel$", P(None, "model"))])
+        state, placed = learner.init(seed=3), [place(mesh, part) for part in parts]
+        values[mesh.size] = np.asarray(learner.fingerprint(state, placed))
+    assert values[1].shape == (2, 2)
+    np.testing.assert_array_equal(values[1], values[8])
+    found = find_collectives(jax.jit(fingerprint).lower((state.params, placed)).compile())
+    assert {kind for kind, _ in found} == {"all-reduce"}
+    assert max(size for _, sizes in found for size in sizes) <= 2
 
-    def test_position_counts(self):
-        a, b = jnp.array([1.0, 2.0]), jnp.array([2.0, 1.0])
-        assert (fingerprint({"x": a}) != fingerprint({"x": b})).any()
-        assert (fingerprint({"x": a, "y": b}) != fingerprint({"x": b, "y": a})).any()
 
-    def test_sharding_does_not_count(self):
-        mesh = learner_mesh(8)
-        x = jax.random.normal(jax.random.key(0), (16, 8))
-        split = jax.device_put(x, jax.sharding.NamedSharding(mesh, P("data")))
-        np.testing.assert_array_equal(jax.jit(fingerprint)({"x": x}), jax.jit(fingerprint)({"x": split}))
+def test_shares_of_the_lag_sum_to_one_and_have_its_mean():
+    lag = jnp.asarray([[0, 1, 3], [1, 1, 3]], jnp.int32)
+    metrics = jax.device_get(lag_metrics(lag, max_lag=3))
+    shares = [metrics[f"lag/{n}"] for n in range(4)]
+    np.testing.assert_allclose(shares, [1 / 6, 3 / 6, 0, 2 / 6], rtol=1e-6)
+    assert metrics["lag/mean"] == pytest.approx(np.dot(shares, range(4)))
+    assert metrics["lag/max"] == 3
+    assert "lag/4" not in metrics

@@ -33,7 +33,7 @@ def test_a_run_may_skip_such_an_update():
     outcome, rows = run(scripted_config(NAN_IN_UPDATE_6, on_nonfinite="skip"))
     assert outcome.finished
     assert [row["grad/skipped"] for row in rows] == [0] * 5 + [1] + [0] * 4
-    fingerprints = [row["fingerprint"] for row in rows]
+    fingerprints = [row["fingerprint/params"] for row in rows]
     assert fingerprints[5] == fingerprints[4]
     assert len(set(fingerprints)) == 9
 

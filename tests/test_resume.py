@@ -72,6 +72,15 @@ class TestInOneProcess:
         train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))
         assert facts(read_rows(tmp_path / "stopped")) == straight
 
+    def test_the_chain_goes_on_where_rows_are_rare(self, tmp_path, monkeypatch):
+        rare = {"checkpoint__every_updates": 5, "log__every_updates": 3}
+        monkeypatch.setattr(TestInOneProcess, "CONFIG", runs.make_config(**self.OVERRIDES | rare))
+        straight = self.straight(tmp_path / "straight")
+        assert [row["learner_steps"] for row in straight] == [1, 3, 6, 9, 12]
+        assert self.train_until(tmp_path / "stopped", 4).counters.learner_steps == 7  # After the third row.
+        train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))  # From 5.
+        assert facts(read_rows(tmp_path / "stopped")) == straight
+
     @pytest.mark.parametrize("update", [4, 6, 8, 11])
     def test_stopping_and_going_on_changes_nothing(self, tmp_path, update):
         straight = self.straight(tmp_path / "straight")

@@ -12,6 +12,7 @@ import pytest
 
 from podrl.actors import ActorError
 from podrl.config import ConfigError, TopologyConfig
+from podrl.fingerprint import extend
 from podrl.keys import LEARN, purpose_key
 from podrl.layout import Layout, make_layout
 from podrl.mesh import make_topology
@@ -28,11 +29,14 @@ def test_the_lag_is_zero_once_and_then_exactly_one():
     assert outcome.finished
     assert [row["learner_steps"] for row in rows] == list(range(1, 11))
     assert [row["lag/mean"] for row in rows] == [row["lag/max"] for row in rows] == [0] + [1] * 9
+    assert [(row["lag/0"], row["lag/1"]) for row in rows] == [(1, 0)] + [(0, 1)] * 9
 
 
 def test_synchronous_actors_have_no_lag():
     _, rows = run(make_config(actors__synchronous=True))
     assert [row["lag/max"] for row in rows] == [0] * 10
+    assert [row["lag/0"] for row in rows] == [1] * 10
+    assert "lag/1" not in rows[-1]
 
 
 def test_counters_and_rates_are_the_learners():
@@ -73,6 +77,20 @@ class TestFingerprints:
         _, a = run(make_config())
         _, b = run(make_config(seed=2))
         assert not set(fingerprints(a)) & set(fingerprints(b))
+
+    def test_the_chain_goes_through_every_nth_update_and_other_rows_only_show_it(self):
+        _, every = run(make_config())
+        _, rows = run(make_config(log__every_updates=3))
+        assert [row["learner_steps"] for row in rows] == [1, 3, 6, 9, 10]
+
+        def chain_of(*updates):
+            chain = "0" * 16
+            for row in (every[update - 1] for update in updates):
+                chain = extend(chain, row["fingerprint/params"], row["fingerprint/batch"])
+            return chain
+
+        expected = [chain_of(1), chain_of(3), chain_of(3, 6), chain_of(3, 6, 9), chain_of(3, 6, 9, 10)]
+        assert fingerprints(rows) == expected
 
     def test_rows_are_equal_but_for_time(self):
         _, a = run(make_config())

@@ -1,0 +1,86 @@
+"""Fingerprints: short values that tell whether two runs did the same, and where they first did not.
+
+`fingerprint` hashes arrays where they live: the parameters after an update, and the batch that it learned from. On the
+host `extend` chains both to all before: runs whose parameters differed once never have the same chain again, even if
+the parameters become equal later.
+"""
+
+import hashlib
+import math
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from podrl.types import PyTree
+
+_WORD_BYTES = 4
+
+
+def fingerprint(tree: PyTree) -> jax.Array:
+    """A hash of all bits of arrays that does not depend on how they are sharded or in which order they are summed.
+
+    Each 32-bit word is mixed with its position and summed modulo 2**32 in two lanes; integer sums are exact in any
+    order, so any split over devices gives the same value, and only sums cross between devices. Axes are never merged
+    with the first two, which may be sharded.
+
+    Args:
+        tree: arrays of numbers, bools or typed keys. Its structure, and shapes and dtypes as such, do not count.
+
+    Returns:
+        [2] uint32.
+    """
+    lanes = jnp.zeros(2, jnp.uint32)
+    for index, leaf in enumerate(jax.tree.leaves(tree)):
+        words = _to_words(leaf)
+        start = jnp.uint32((index * 0x9E3779B9) & 0xFFFFFFFF)  # Equal arrays at other places in the tree differ.
+        mixed = _mix(words ^ _mix(_positions(words.shape) + start))
+        lanes += jnp.stack([jnp.sum(lane, dtype=jnp.uint32) for lane in (mixed, _mix(mixed + jnp.uint32(1)))])
+    return lanes
+
+
+def to_hex(words: np.ndarray) -> str:
+    """16 hexadecimal digits of two uint32."""
+    return "".join(f"{int(word):08x}" for word in words)
+
+
+def extend(chain: str, *links: str) -> str:
+    """The chain after one more update.
+
+    Args:
+        chain: 16 hexadecimal digits, of all that came before.
+        links: as many of each fingerprint of this update.
+    """
+    return hashlib.blake2b(bytes.fromhex("".join((chain, *links))), digest_size=8).hexdigest()
+
+
+def _to_words(leaf: jax.Array) -> jax.Array:
+    """The bits of an array as uint32: four bytes a word where they divide, so that images take no more memory."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    size_bytes = leaf.dtype.itemsize
+    rest = math.prod(leaf.shape[2:])
+    if size_bytes == 1 and leaf.ndim > 2 and rest % _WORD_BYTES == 0:
+        leaf = leaf.reshape(*leaf.shape[:2], rest // _WORD_BYTES, _WORD_BYTES)
+    elif size_bytes < _WORD_BYTES:
+        leaf = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * size_bytes}")).astype(jnp.uint32)
+    return jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+
+
+def _positions(shape: tuple[int, ...]) -> jax.Array:
+    """The place of each element in row-major order, modulo 2**32, computed where the element lives."""
+    positions, stride = jnp.zeros(shape, jnp.uint32), 1
+    for axis in reversed(range(len(shape))):
+        if shape[axis] > 1:
+            positions += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride & 0xFFFFFFFF)
+        stride *= shape[axis]
+    return positions
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """The finalizer of MurmurHash3: every input bit changes about half of the output bits."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
