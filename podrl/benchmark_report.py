@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from podrl.config import differences
 from podrl.panel import compact
 
 STAGES = {
@@ -127,17 +128,8 @@ def _repeats(report: Mapping[str, Any]) -> str:
 
 def _differences(runs: Mapping[str, Mapping[str, Any]]) -> str:
     """`agent.micro_batches (1, 8), seed (1, 2)`: the keys whose values differ, with A's and B's."""
-    a, b = (dict(_flat(runs[name]["config"])) for name in ("A", "B"))
-    differing = [key for key in {**a, **b} if a.get(key) != b.get(key)]
-    return ", ".join(f"{key} ({a.get(key, '-')}, {b.get(key, '-')})" for key in differing) or "nothing"
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    found = differences(runs["A"]["config"], runs["B"]["config"])
+    return ", ".join(f"{key} ({a}, {b})" for key, (a, b) in found.items()) or "nothing"
 
 
 def _empty_table(first: str, headings: tuple[str, ...], *, plain: bool) -> Table:

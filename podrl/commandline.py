@@ -1,11 +1,13 @@
 """The command line: flags, and the config file with its overrides. Imports no JAX, so that mistakes show at once."""
 
+import argparse
 import ast
 import dataclasses
 import importlib.util
 import math
 from pathlib import Path
 import sys
+from typing import NoReturn
 
 from absl import flags
 import ml_collections
@@ -30,6 +32,14 @@ Values of {path}, each to be overridden by --config.KEY=VALUE; podrl/config.py a
 
 """
 HELP = ("-h", "--h", "-help", "--help")
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a tool's own flags; complains with a `ConfigError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ConfigError, one line."""
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See --help.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,15 @@ into the dataclasses below, checking every key and type, and nobody writes to a 
 from collections.abc import Iterable, Mapping
 import dataclasses
 import difflib
+import json
 import typing
 from typing import Any, TypeVar
 
 import ml_collections
 
 T = TypeVar("T")
+
+_MISSING = object()  # JSON has null.
 
 
 class ConfigError(ValueError):
@@ -281,6 +284,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Where two nested configs differ: both values as text, by dotted key. As in JSON, tuples are lists."""
+    flat = [_flatten(json.loads(json.dumps(config))) for config in (before, after)]
+    texts = [{key: str(value) for key, value in config.items()} for config in flat]
+    return {
+        key: (texts[0].get(key, "not there"), texts[1].get(key, "not there"))
+        for key in sorted(flat[0].keys() | flat[1].keys())
+        if flat[0].get(key, _MISSING) != flat[1].get(key, _MISSING)
+    }
+
+
 def check_at_least(section: Any, prefix: str, name: str, least: int) -> None:
     """Raises `ConfigError` if the field `name` of `section` is below `least`."""
     value = getattr(section, name)
@@ -298,6 +312,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` where some `known` word is close, else a full stop."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(tree, Mapping):
+        return {prefix.rstrip("."): tree}
+    return {key: value for name, child in tree.items() for key, value in _flatten(child, f"{prefix}{name}.").items()}
 
 
 def _parse(cls: type[T], values: Mapping[str, Any], prefix: str, special: Mapping[str, type] | None = None) -> T:

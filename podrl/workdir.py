@@ -3,7 +3,7 @@
 A folder that holds a run of the same config is one to go on with.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import fcntl
 import importlib.metadata
@@ -17,11 +17,10 @@ from typing import Any
 
 from etils import epath
 
-from podrl.config import Config, ConfigError, check, to_dict
+from podrl.config import Config, ConfigError, check, differences, to_dict
 from podrl.layout import available_cores
 from podrl.mesh import Topology
 
-_MISSING = object()  # JSON has null.
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "orbax-checkpoint", "numpy")
 
 
@@ -46,7 +45,8 @@ def make_workdir(config: Config, path: str | None, *, accept_changes: bool = Fal
         reason = error.strerror or error
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
     if holds_run(workdir) and not accept_changes:
-        changes = differences(json.loads((workdir / "config.json").read_text()), to_dict(config))
+        found = differences(json.loads((workdir / "config.json").read_text()), to_dict(config))
+        changes = [f"{key} was {before}, is {after}" for key, (before, after) in found.items()]
         check(
             not changes,
             f"--workdir={workdir} holds a run of another config: {_shorten(changes)}. Choose another folder, or add "
@@ -58,16 +58,6 @@ def make_workdir(config: Config, path: str | None, *, accept_changes: bool = Fal
 def holds_run(workdir: epath.Path) -> bool:
     """Whether a run has begun in this folder."""
     return (workdir / "config.json").exists()
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What changed between two nested configs as JSON holds them, a text per key."""
-    before, after = _flatten(before), _flatten(json.loads(json.dumps(after)))
-    return [
-        f"{key} was {before.get(key, 'not there')}, is {after.get(key, 'not there')}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, _MISSING) != after.get(key, _MISSING)
-    ]
 
 
 @contextlib.contextmanager
@@ -136,13 +126,6 @@ def _shorten(texts: Sequence[str], limit: int = 5) -> str:
     """The first few, and how many more there are."""
     more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
     return "; ".join([*texts[:limit], *more])
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    if not isinstance(tree, Mapping):
-        return {prefix.rstrip("."): tree}
-    return {key: value for name, child in tree.items() for key, value in _flatten(child, f"{prefix}{name}.").items()}
 
 
 def _commit() -> str | None:

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "waiting"},
-    {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint"},
+    {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"},
     {"actors", "journal"},

@@ -1,6 +1,5 @@
 """Measures how fast a config runs here, stage by stage and end to end. See `--help`."""
 
-import argparse
 from collections.abc import Iterator
 import contextlib
 import dataclasses
@@ -8,7 +7,7 @@ import json
 import os
 from pathlib import Path
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 # Configs import `configs.common`, wherever the command is run from.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -53,13 +52,6 @@ class Command:
     json: Path | None
 
 
-class _Parser(argparse.ArgumentParser):
-    """Complains with a `ConfigError`."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See --help.")
-
-
 def parse(argv: list[str]) -> Command:
     """Parses `argv`, whose first entry is the program's name.
 
@@ -67,7 +59,7 @@ def parse(argv: list[str]) -> Command:
         ConfigError: on a missing or broken config file, an unknown flag or key, or a value out of range.
         SystemExit: with code 0 after showing `--help`.
     """
-    parser = _Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
+    parser = commandline.Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="config file")
     parser.add_argument("--smoke", action="store_true", help="shrink the config as tools/tpu_launch.py --smoke does")
     parser.add_argument("--repeats", type=int, default=3, help="of every stage, interleaved (3)")

@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
 import io
-import json
 from pathlib import Path
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 # `podrl` is found wherever the command is run from.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -15,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from etils import epath
 import numpy as np
 
+from podrl.commandline import Parser
 from podrl.config import ConfigError, check, did_you_mean
+from podrl.records import read_record
 
 USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|wall] [--y episode/return]
 
@@ -47,13 +48,6 @@ class Curve:
     y: np.ndarray
 
 
-class _Parser(argparse.ArgumentParser):
-    """Complains with a `ConfigError`."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See --help.")
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parses `argv`, whose first entry is the program's name, into `runs`, `out`, `x` and `y`.
 
@@ -61,7 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         ConfigError: on an unknown flag or value.
         SystemExit: with code 0 after showing `--help`.
     """
-    parser = _Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
+    parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
     parser.add_argument("--out", required=True, help="image to write; its ending says the format (.png, .svg, .pdf)")
     parser.add_argument("--x", choices=sorted(X_KEYS), default="env_steps", help="horizontal axis (env_steps)")
@@ -80,33 +74,14 @@ def read_curve(run: str, x: str, y: str) -> Curve:
     Raises:
         ConfigError: if there is no run, or it has no such metric; lists those that it has.
     """
-    folder = epath.Path(run)
-    for file in ("config.json", "metrics.jsonl"):
-        check((folder / file).exists(), f"{run} is not the folder of a run: it has no {file}.")
-    config = json.loads((folder / "config.json").read_text())
-    rows = read_rows(folder / "metrics.jsonl")
+    record = read_record(run)
+    config, rows = record.config, record.rows
     for key in (X_KEYS[x], y):
         _check_metric(run, rows, key)
     points = [(row[X_KEYS[x]], row[y]) for row in rows if _is_number(row.get(X_KEYS[x])) and _is_number(row.get(y))]
     check(bool(points), f"{run} has no row with both {X_KEYS[x]} and {y}.")
     xs, ys = np.array(points, float).T
     return Curve(name=config["name"], env_id=config["env"]["id"], window=config["log"]["episodes"], x=xs, y=ys)
-
-
-def read_rows(path: epath.Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`, without a last line that is still being written.
-
-    Raises:
-        ConfigError: if another line is broken; says which.
-    """
-    *lines, _ = path.read_text().split("\n")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}, line {number} is not JSON: {error}.") from None
-    return rows
 
 
 def average(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,74 @@
+"""What a run left in its folder, read back. Needs neither JAX nor environments, so that tools over it start at once."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+import json
+from typing import Any
+
+from etils import epath
+
+from podrl.config import ConfigError, check
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run that has begun.
+
+    Attributes:
+        folder: where it is.
+        config: resolved; nested, as JSON holds it.
+        manifests: what it ran on and with, one for each time that it was started; empty if they were not kept.
+        rows: of `metrics.jsonl`.
+    """
+
+    folder: str
+    config: Mapping[str, Any]
+    manifests: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]]
+
+
+def read_record(folder: str) -> Record:
+    """Reads a run's folder.
+
+    Raises:
+        ConfigError: if it is not one, or a file in it is broken.
+    """
+    path = epath.Path(folder)
+    for file in ("config.json", "metrics.jsonl"):
+        check((path / file).exists(), f"{folder} is not the folder of a run: it has no {file}.")
+    return Record(
+        folder=folder,
+        config=_read_json(path / "config.json"),
+        manifests=[_read_json(manifest) for manifest in _manifests(path)],
+        rows=read_rows(path / "metrics.jsonl"),
+    )
+
+
+def read_rows(path: epath.Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`, without a last line that is still being written.
+
+    Raises:
+        ConfigError: if another line is broken; says which.
+    """
+    *lines, _ = path.read_text().split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}, line {number} is not JSON: {error}.") from None
+    return rows
+
+
+def _manifests(folder: epath.Path) -> list[epath.Path]:
+    """The manifest of the first start, and those of the times that the run was gone on with."""
+    names = itertools.chain(["manifest.json"], (f"manifest-{number}.json" for number in itertools.count(2)))
+    return list(itertools.takewhile(lambda path: path.exists(), (folder / name for name in names)))
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}.") from None
