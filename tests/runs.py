@@ -55,7 +55,7 @@ def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[sebulba.Ou
     rows: list[dict[str, Any]] = []
     outcome = sebulba.run(
         config,
-        agent=agent,
+        agent=kwargs.pop("agent", agent),
         spec=spec,
         source=load_source(config.env.source),
         topology=make_topology(config.topology, jax.devices()[:num_devices]),

@@ -214,6 +214,17 @@ class TestUpdate:
         assert [equation.primitive.name for equation in program.eqns] == ["jit"]
 
 
+class TestFingerprint:
+    @on_accelerators
+    def test_frames_are_hashed_four_bytes_a_word(self, platform):
+        run = make_run("nature")
+        operations = lower(platform, run.learner.fingerprint, *run.update_shapes)
+        assert {tensor.size for tensor in byte_conversions(operations)} == {ROWS * POOL_ENVS}  # Only `first`.
+        words = POOL_ENVS * ROWS * math.prod(PIXELS) // 4
+        sizes = {tensor.size for op in operations for tensor in op.results if tensor.dtype == "ui32"}
+        assert max(sizes - param_sizes(run.agent)) == words
+
+
 class TestAct:
     @on_accelerators
     @with_encoders

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "waiting"},
     {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records"},
-    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"},
-    {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"},
+    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "comparison"},
+    {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog", "comparison_report"},
     {"actors", "journal"},
     {"sebulba", "instruments"},
     {"train", "stages"},
