@@ -1,8 +1,8 @@
 """Fingerprints: short values that tell whether two runs did the same, and where they first did not.
 
 `fingerprint` hashes arrays where they live: the parameters after an update, and the batch that it learned from. On the
-host `extend` chains both to all before: runs whose parameters differed once never have the same chain again, even if
-the parameters become equal later.
+host `extend` chains both to all before: runs that differed at a link never have the same chain again, even if their
+parameters become equal later.
 """
 
 import hashlib
