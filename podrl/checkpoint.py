@@ -1,73 +1,132 @@
 """Checkpoints of the whole learner state, through Orbax (on tensorstore); the only module that imports it.
 
 A checkpoint is committed atomically: until it is whole it does not count. Saving copies the state off the device and
-writes in the background.
+writes in the background. Beside the state it holds what the state means: counters, the newest episodes, and the run's
+config and manifest; these are JSON, which can be read without a device and without knowing the network.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+import json
+import os
+import re
+import sys
 from types import TracebackType
 from typing import Any
 
 from absl import logging
 from etils import epath
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from podrl.config import ConfigError
+from podrl.config import CheckpointConfig, ConfigError
+from podrl.metrics import recorded_return
+from podrl.retention import reasons_to_keep
 from podrl.types import Counters, LearnerState, PyTree, Snapshot
+
+JSON_ITEMS = ("counters", "episodes", "chain", "config", "manifest")
+_JSON_FILE = "metadata"  # Orbax's own default.
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read: one clear line, with the library's own error as its cause."""
 
 
 class Checkpointer:
     """Saves and restores learner states under `<workdir>/checkpoints/<learner step>`; a context manager."""
 
-    def __init__(self, workdir: epath.PathLike, *, keep: int, every: int = 0):
+    def __init__(self, workdir: epath.PathLike, *, keep: int, every: int = 0, keep_every: int = 0, keep_best: int = 0):
         """Opens the folder.
 
         Args:
             workdir: the run's.
             keep: newest checkpoints to keep.
             every: count only those at multiples of this; the others are kept until the next of these.
+            keep_every: keep those at multiples of this for good; 0 for none.
+            keep_best: keep as many of the highest mean episode return; 0 for none.
         """
+        self._workdir = workdir
+        self._saving: int | None = None  # The step that is being written, until it is known to be whole.
+        self._returns: dict[int, float | None] = {}
+        config = CheckpointConfig(every_updates=every, keep=keep, keep_every=keep_every, keep_best=keep_best)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_KeepNewest(keep=keep, every=every), enable_async_checkpointing=True
+            preservation_policy=_Preservation(config, self._return_of), enable_async_checkpointing=True
         )
-        folder = epath.Path(workdir).resolve() / "checkpoints"  # Orbax refuses relative paths.
-        items = {
-            "state": ocp.StandardCheckpointHandler(),
-            "counters": ocp.JsonCheckpointHandler(),
-            "episodes": ocp.JsonCheckpointHandler(),
-            "chain": ocp.JsonCheckpointHandler(),
-        }
-        self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=items)
+        items: dict[str, Any] = {name: ocp.JsonCheckpointHandler(_JSON_FILE) for name in JSON_ITEMS}
+        self._manager = ocp.CheckpointManager(
+            checkpoint_folder(workdir),
+            options=options,
+            item_handlers=items | {"state": ocp.StandardCheckpointHandler()},
+        )
 
     def __enter__(self) -> "Checkpointer":
+        self._report_before, sys.unraisablehook = sys.unraisablehook, self._report_unraisable
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        """Closes; an error of the run goes before one of the last save, which is logged then."""
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            logging.error("%s", failure)
+        finally:
+            sys.unraisablehook = self._report_before
 
-    def save(self, snapshot: Snapshot) -> None:
+    def _report_unraisable(self, unraisable: Any) -> None:
+        """Hides what tensorstore cannot deliver any more: of a failed save, `wait` reports the first write."""
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._report_before(unraisable)
+
+    def save(
+        self,
+        snapshot: Snapshot,
+        *,
+        config: Mapping[str, Any] | None = None,
+        manifest: Mapping[str, Any] | None = None,
+    ) -> None:
         """Saves under the learner step of its counters; returns when the state may be donated again.
 
+        Args:
+            snapshot: where the run stands.
+            config: the run's, resolved, as JSON takes it; None leaves it out.
+            manifest: what it runs on and with, likewise.
+
         Raises:
-            RuntimeError: if Orbax refuses the save; an error in the background is raised by the next call.
+            CheckpointError: if this save cannot begin, or the one before it failed in the background.
         """
+        self.wait()
         step = snapshot.counters.learner_steps
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_to_arrays(snapshot.state)),
-                counters=ocp.args.JsonSave(dataclasses.asdict(snapshot.counters)),
-                episodes=ocp.args.JsonSave(dict(snapshot.episodes)),
-                chain=ocp.args.JsonSave({"chain": snapshot.chain}),
-            ),
-            force=True,
-        )
+        self._returns[step] = recorded_return(snapshot.episodes)
+        facts = {
+            "counters": dataclasses.asdict(snapshot.counters),
+            "episodes": dict(snapshot.episodes),
+            "chain": {"chain": snapshot.chain},
+            "config": config,
+            "manifest": manifest,
+        }
+        items: dict[str, Any] = {k: ocp.args.JsonSave(fact) for k, fact in facts.items() if fact is not None}
+        items["state"] = ocp.args.StandardSave(_to_arrays(snapshot.state))
+        self._saving = step
+        try:
+            saved = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:
+            raise self._failure(step, error) from error
         if not saved:
-            raise RuntimeError(f"The checkpoint of update {step} was not saved.")
+            raise CheckpointError(f"Orbax did not save the checkpoint of update {step}.")
+
+    def check_save(self) -> None:
+        """Raises the error of a save that has failed in the background since; waits for nothing.
+
+        Raises:
+            CheckpointError: names the checkpoint, its path and the reason.
+        """
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def steps(self) -> list[int]:
         """Learner steps of the whole checkpoints, oldest first; a save that was cut short does not count."""
@@ -126,6 +185,43 @@ class Checkpointer:
         self.wait()
         for later in [other for other in self.steps() if other > step]:
             self._manager.delete(later)
+            self._returns.pop(later, None)
+
+    def wait(self) -> None:
+        """Waits until a save in the background is whole.
+
+        Raises:
+            CheckpointError: if it failed; names the checkpoint, its path and the reason. Raised once.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failure(self._saving, error) from error
+        finally:
+            self._saving = None
+
+    def close(self) -> None:
+        """Waits as `wait` does, and ends."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _failure(self, step: int | None, error: Exception) -> CheckpointError:
+        """What to tell of a save that failed; from here on only whole checkpoints count again."""
+        self._manager.reload()
+        whole = self.steps()
+        return CheckpointError(
+            f"The checkpoint of update {step} could not be saved as {self._manager.directory / str(step)}: "
+            f"{_reason(error)}. "
+            + (f"It does not count; the newest whole one is of update {whole[-1]}." if whole else "There is no other.")
+        )
+
+    def _return_of(self, step: int) -> float | None:
+        """The mean episode return at a checkpoint, read once where an earlier process made it."""
+        if step not in self._returns:
+            self._returns[step] = read_return(self._workdir, step)
+        return self._returns[step]
 
     def _put_aside(self, step: int) -> epath.Path:
         folder = epath.Path(self._manager.directory)
@@ -134,16 +230,8 @@ class Checkpointer:
             aside.rmtree()
         (folder / str(step)).rename(aside)
         self._manager.reload()
+        self._returns.pop(step, None)
         return aside
-
-    def wait(self) -> None:
-        """Waits for saves in the background and raises their errors."""
-        self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        """Waits as `wait` does, and ends."""
-        self.wait()
-        self._manager.close()
 
     def _check_leaves(self, shape: LearnerState, step: int) -> None:
         """Raises ConfigError unless the checkpoint has the leaves of `shape`."""
@@ -162,28 +250,111 @@ class Checkpointer:
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _KeepNewest:
-    """Orbax's interface to what is kept: the newest `keep` boundaries, and whatever is newer than these."""
+@dataclasses.dataclass(frozen=True)
+class _Preservation:
+    """Orbax's interface to `podrl.retention`."""
 
-    keep: int
-    every: int
+    config: CheckpointConfig
+    return_of: Callable[[int], float | None]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """For each checkpoint, oldest first, whether it stays."""
+        """For each checkpoint whether it stays."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        boundaries = [step for step in steps if self.every and step % self.every == 0] or steps
-        kept = boundaries[-self.keep :]
-        return [step in kept or step > max(kept) for step in steps]
+        reasons = reasons_to_keep(
+            self.config, {step: self.return_of(step) if self.config.keep_best else None for step in steps}
+        )
+        return [bool(reasons[step]) for step in steps]
+
+
+def checkpoint_folder(workdir: epath.PathLike) -> epath.Path:
+    """Where a run's checkpoints lie."""
+    return epath.Path(workdir).resolve() / "checkpoints"  # Orbax refuses relative paths.
+
+
+def whole_steps(workdir: epath.PathLike) -> list[int]:
+    """Learner steps of the whole checkpoints in a run's folder, oldest first."""
+    folder = checkpoint_folder(workdir)
+    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
+
+
+def read_fact(workdir: epath.PathLike, step: int, name: str) -> dict[str, Any] | None:
+    """One of `JSON_ITEMS` of a checkpoint; None where it was made before podrl saved that.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    path = checkpoint_folder(workdir) / str(step) / name / _JSON_FILE
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {_reason(error)}.") from error
+
+
+def read_return(workdir: epath.PathLike, step: int) -> float | None:
+    """Mean episode return at a checkpoint; None if no episode had ended, or that part of it is damaged."""
+    try:
+        return recorded_return(read_fact(workdir, step, "episodes") or {})
+    except CheckpointError:
+        return None
+
+
+def read_shapes(workdir: epath.PathLike, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of every array of a checkpoint's state by its path, as `params/encoder/Dense_0/kernel`.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    saved = _by_path(_read_metadata(workdir, step))
+    return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in saved.items()}
+
+
+def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
+    """The parameters of a checkpoint in host memory by their path, as `encoder/Dense_0/kernel`.
+
+    It does not matter how many devices made the checkpoint and how many there are.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    item = {"params": _read_metadata(workdir, step)["params"]}
+    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    arguments = ocp.args.PyTreeRestore(item=item, restore_args=on_host, partial_restore=True)
+    path = checkpoint_folder(workdir) / str(step) / "state"
+    try:
+        restored = ocp.PyTreeCheckpointHandler().restore(path, args=arguments)
+    except Exception as error:
+        raise CheckpointError(f"Checkpoint {step} in {path.parent.parent} is damaged: {_reason(error)}.") from error
+    return _by_path(restored["params"])
+
+
+def _read_metadata(workdir: epath.PathLike, step: int) -> dict[str, PyTree]:
+    """Orbax's record of each array in the state."""
+    path = checkpoint_folder(workdir) / str(step) / "state"
+    try:
+        return ocp.PyTreeCheckpointHandler().metadata(path).tree
+    except Exception as error:
+        raise CheckpointError(f"Checkpoint {step} in {path.parent.parent} is damaged: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why, in one line: the system's words where tensorstore gives the number of its error, such as 28 for no room."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _leaf_shapes(tree: PyTree) -> dict[str, str]:
     """Dtype and shape of each leaf by its path, which is the same in a live state and in Orbax's record of it."""
+    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in _by_path(tree).items()}
+
+
+def _by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves of nested containers by paths such as `encoder/Dense_0/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in leaves
-    }
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _to_arrays(state: LearnerState) -> dict[str, PyTree]:

@@ -150,15 +150,26 @@ class CheckpointConfig:
     Attributes:
         every_updates: updates between checkpoints; 0 saves only at the end.
         keep: newest checkpoints kept; one of a run that was stopped in between does not count.
+        keep_every: updates between checkpoints that are kept for good, a multiple of `every_updates`; 0 for none.
+        keep_best: checkpoints kept for the highest mean return of the newest `log.episodes` episodes; those made before
+            an episode ended, or between boundaries, do not count. 0 for none.
     """
 
     every_updates: int = 1000
     keep: int = 3
+    keep_every: int = 0
+    keep_best: int = 0
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
-        check_at_least(self, "checkpoint", "every_updates", 0)
+        """Checks ranges, and that there are checkpoints to keep for good."""
+        for name in ("every_updates", "keep_every", "keep_best"):
+            check_at_least(self, "checkpoint", name, 0)
         check_at_least(self, "checkpoint", "keep", 1)
+        check(
+            not self.keep_every or (self.every_updates > 0 and self.keep_every % self.every_updates == 0),
+            f"checkpoint.keep_every={self.keep_every} must be a multiple of checkpoint.every_updates="
+            f"{self.every_updates}, since checkpoints are made at multiples of that only; 0 keeps none for good.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,6 +274,15 @@ def default_sections() -> dict[str, ml_collections.ConfigDict]:
         "log": LogConfig,
     }
     return {name: ml_collections.ConfigDict(dataclasses.asdict(section())) for name, section in sections.items()}
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config as an earlier podrl wrote it, with the defaults of keys that have come since."""
+    own = {field.name: field.default for field in dataclasses.fields(Config)}
+    filled = {name: value for name, value in own.items() if value is not dataclasses.MISSING} | dict(values)
+    for name, section in default_sections().items():
+        filled[name] = section.to_dict() | values.get(name, {})
+    return filled
 
 
 def shrink(config: Config) -> Config:

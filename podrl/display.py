@@ -174,7 +174,8 @@ class Display:
 def configure_logging(process_index: int) -> None:
     """Short log lines, `[p0 12:00:01] text`, and silence from libraries.
 
-    Libraries log from WARNING up, those in `QUIET_LIBRARIES` from ERROR up. Python warnings outside of podrl are
+    Libraries log from WARNING up, those in `QUIET_LIBRARIES` from ERROR up, but for the exceptions that they raise as
+    well. Python warnings outside of podrl are
     hidden unless the user asked for them (`python -W`).
     """
     if not flags.FLAGS.is_parsed():  # podrl parses flags of its own; absl would complain that it parsed none.
@@ -203,8 +204,12 @@ class _Formatter(logging.Formatter):
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """Drops what quiet libraries log below ERROR; through absl they are known by their file only."""
-    if record.levelno >= logging.ERROR:
+    """Drops what quiet libraries log below ERROR; through absl they are known by their file only.
+
+    Exceptions that they log are dropped too: Orbax logs the same one from up to four threads before it raises it, and
+    whoever called it reports it in one line.
+    """
+    if record.levelno >= logging.ERROR and not record.exc_info:
         return True
     return not any(
         f"/{library}/" in record.pathname or record.name.split(".")[0] == library for library in QUIET_LIBRARIES

@@ -99,6 +99,12 @@ class EpisodeWindow:
         }
 
 
+def recorded_return(record: Mapping[str, Any]) -> float | None:
+    """Mean return of the episodes in a `record` of a window; None if there are none."""
+    window = EpisodeWindow(size=len(record.get("newest", ())), record=record)
+    return window.summary().get("episode/return")
+
+
 class Rates(NamedTuple):
     """Steps per second: `recent` since the row before, `average` since the warm-up ended."""
 

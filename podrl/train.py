@@ -7,21 +7,23 @@ long. After 75, 124 and 130 the same command with `--workdir` goes on.
 
 from collections.abc import Callable
 import contextlib
+import functools
 import os
 import threading
 import time
 
 from absl import logging
+from etils import epath
 import ml_collections
 
 from podrl import sebulba
 from podrl.advice import Adviser
 from podrl.agents import load_agent
 from podrl.allocator import keep_freed_memory
-from podrl.checkpoint import Checkpointer
+from podrl.checkpoint import Checkpointer, CheckpointError
 from podrl.commandline import CommandLine
 from podrl.compilation_cache import use_compilation_cache
-from podrl.config import Config, ConfigError, check, from_config_dict
+from podrl.config import Config, ConfigError, check, from_config_dict, to_dict
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging
 from podrl.envs import load_source
@@ -38,7 +40,7 @@ from podrl.profiler import Profiler
 from podrl.schedule import is_exact, resumable
 from podrl.types import Counters, EnvSpec, LearnerState, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
-from podrl.workdir import holds_run, make_workdir, sole_user, write_facts
+from podrl.workdir import holds_run, make_manifest, make_workdir, sole_user, write_facts
 
 
 def main(command: CommandLine) -> int:
@@ -70,7 +72,7 @@ def main(command: CommandLine) -> int:
             raise error.__cause__ from None
         logging.error("The run failed: %s", str(error) or type(error).__name__)
         logging.error("Details:", exc_info=error.__cause__ or error)
-        return _exit_code(STALLED if isinstance(error.__cause__ or error, TimeoutError) else 1)
+        return _exit_code(STALLED if isinstance(error.__cause__ or error, TimeoutError) else 1, error)
     return _exit_code(0 if outcome.finished else interruption.exit_code or 0)
 
 
@@ -108,6 +110,7 @@ def train(
         ConfigError: if the parts do not fit together.
         ActorError: if an actor thread failed.
         TimeoutError: if one thread waited too long for another.
+        CheckpointError: if a checkpoint could not be saved.
     """
     start_s = time.perf_counter()
     source = load_source(config.env.source)
@@ -123,8 +126,7 @@ def train(
         stack.enter_context(sole_user(folder))
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder))
         watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=display.close))
-        keep, every = config.checkpoint.keep, config.checkpoint.every_updates
-        checkpointer = stack.enter_context(Checkpointer(folder, keep=keep, every=every))
+        checkpointer = stack.enter_context(make_checkpointer(config, folder))
         profiler = stack.enter_context(Profiler(folder / "profile", last_update=config.num_updates, enabled=profile))
         ledger = Ledger("learner", annotate=profiler.annotate)
         watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
@@ -135,7 +137,8 @@ def train(
             with ledger.spend("checkpoint"):
                 start = find_start(config, checkpointer, Learner(agent, topology.learner, rules).state_shape)
             resumed = start.counters if start else Counters()
-        write_facts(folder, config, topology, argv)
+        manifest = make_manifest(config, topology, argv)
+        write_facts(folder, config, manifest)
         writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
 
         def write_row(row: Row) -> None:
@@ -143,6 +146,10 @@ def train(
             display.update(row)
             if not profile and (advice := adviser.add(row)):  # Writing the profile is no limit of the run.
                 logging.info("What limits the speed: %s.", advice)
+
+        def before_update(update: int) -> None:
+            checkpointer.check_save()
+            profiler.before_update(update)
 
         outcome = sebulba.run(
             config,
@@ -154,9 +161,9 @@ def train(
             start=start,
             show_phase=display.phase,
             write_row=write_row,
-            save=checkpointer.save,
+            save=functools.partial(checkpointer.save, config=to_dict(config), manifest=manifest),
             should_stop=should_stop,
-            before_update=profiler.before_update,
+            before_update=before_update,
             annotate=profiler.annotate,
             ledger=ledger,
             watchdog=watchdog,
@@ -181,6 +188,18 @@ def summarize(config: Config, spec: EnvSpec, outcome: sebulba.Outcome, *, wall_s
         episode_return=outcome.episode_return,
         episodes=outcome.episodes,
         tensorboard=config.log.tensorboard,
+    )
+
+
+def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
+    """Opens the checkpoints of a run."""
+    checkpoint = config.checkpoint
+    return Checkpointer(
+        workdir,
+        keep=checkpoint.keep,
+        every=checkpoint.every_updates,
+        keep_every=checkpoint.keep_every,
+        keep_best=checkpoint.keep_best,
     )
 
 
@@ -216,8 +235,13 @@ def find_start(config: Config, checkpointer: Checkpointer, shape: LearnerState) 
     return start
 
 
-def _exit_code(code: int) -> int:
-    """`code`; leaves with it at once if a thread or a device is stuck, which would hold up an orderly exit."""
-    if code == STALLED or any(thread.name.startswith("actor ") for thread in threading.enumerate()):
+def _exit_code(code: int, error: Exception | None = None) -> int:
+    """`code`; leaves with it at once if something is stuck, which would hold up an orderly exit.
+
+    That is a thread, a device, or the writes of a failed save: Orbax abandons these, and each would print an error
+    of its own while Python shuts down.
+    """
+    stuck = code == STALLED or any(thread.name.startswith("actor ") for thread in threading.enumerate())
+    if stuck or isinstance(error, CheckpointError):
         leave(code)
     return code

@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from podrl.config import Config, ConfigError, check, differences, to_dict
+from podrl.config import Config, ConfigError, check, differences, to_dict, with_defaults
 from podrl.layout import available_cores
 from podrl.mesh import Topology
 
@@ -45,7 +45,7 @@ def make_workdir(config: Config, path: str | None, *, accept_changes: bool = Fal
         reason = error.strerror or error
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
     if holds_run(workdir) and not accept_changes:
-        found = differences(json.loads((workdir / "config.json").read_text()), to_dict(config))
+        found = differences(with_defaults(json.loads((workdir / "config.json").read_text())), to_dict(config))
         changes = [f"{key} was {before}, is {after}" for key, (before, after) in found.items()]
         check(
             not changes,
@@ -80,32 +80,32 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
         yield
 
 
-def write_facts(workdir: epath.Path, config: Config, topology: Topology, argv: tuple[str, ...]) -> None:
-    """Writes `config.json` (resolved) and `manifest.json` (what it ran on and with); that of a run that goes on gets a
-    number.
-    """
-    manifests = len(list(workdir.glob("manifest*.json")))
-    _write_json(
-        workdir / (f"manifest-{manifests + 1}.json" if manifests else "manifest.json"),
-        {
-            "argv": list(argv),
-            "seed": config.seed,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "commit": _commit(),
-            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "cores": available_cores(),
-            "devices": [str(device) for device in topology.mesh.devices.flat],
-            "device_kind": topology.mesh.devices.flat[0].device_kind,
-            "topology": {
-                "mesh": dict(topology.mesh.shape),
-                "actor": dict(topology.actor.shape),
-                "learner": dict(topology.learner.shape),
-            },
-            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+def make_manifest(config: Config, topology: Topology, argv: tuple[str, ...]) -> dict[str, Any]:
+    """What a run runs on and with, ready for JSON."""
+    return {
+        "argv": list(argv),
+        "seed": config.seed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": _commit(),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": available_cores(),
+        "devices": [str(device) for device in topology.mesh.devices.flat],
+        "device_kind": topology.mesh.devices.flat[0].device_kind,
+        "topology": {
+            "mesh": dict(topology.mesh.shape),
+            "actor": dict(topology.actor.shape),
+            "learner": dict(topology.learner.shape),
         },
-    )
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def write_facts(workdir: epath.Path, config: Config, manifest: Mapping[str, Any]) -> None:
+    """Writes `config.json` (resolved) and `manifest.json`; that of a run that goes on gets a number."""
+    manifests = len(list(workdir.glob("manifest*.json")))
+    _write_json(workdir / (f"manifest-{manifests + 1}.json" if manifests else "manifest.json"), manifest)
     _write_json(workdir / "config.json", to_dict(config))  # Last: it says that a run has begun.
 
 
@@ -115,7 +115,7 @@ def _free_folder(name: str) -> epath.Path:
     return next(path for path in map(epath.Path, candidates) if not path.exists())
 
 
-def _write_json(path: epath.Path, content: dict[str, Any]) -> None:
+def _write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
     """Whole or not at all, also if the process is killed."""
     written = path.with_name(path.name + ".tmp")
     written.write_text(json.dumps(content, indent=2) + "\n")

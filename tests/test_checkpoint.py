@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from podrl.checkpoint import Checkpointer
+from podrl.checkpoint import Checkpointer, read_fact
 from podrl.config import ConfigError, TopologyConfig
 from podrl.learner import Learner
 from podrl.mesh import make_topology
@@ -67,6 +67,55 @@ def test_a_stop_between_boundaries_does_not_push_a_boundary_out(tmp_path):
             checkpointer.save(snapshot(state, step))
             checkpointer.wait()
             assert checkpointer.steps() == expected
+
+
+def with_return(state, step, episode_return):
+    record = {
+        "newest": [] if episode_return is None else [[episode_return - 1, 5], [episode_return + 1, 9]],
+        "count": 2,
+    }
+    return Snapshot(state=state, counters=Counters(learner_steps=step), episodes=record)
+
+
+def test_some_are_kept_for_good_and_some_for_their_return_also_by_a_run_that_goes_on(tmp_path):
+    state, rules = learner_on(1).init(0), {"keep": 1, "every": 2, "keep_every": 8, "keep_best": 1}
+    with Checkpointer(tmp_path, **rules) as checkpointer:
+        for step, episode_return in ((2, None), (4, 7.0), (6, 3.0), (8, 2.0), (10, 1.0)):
+            checkpointer.save(with_return(state, step, episode_return))
+    for step, episode_return, expected in ((12, 5.0, [4, 8, 12]), (14, None, [4, 8, 14]), (16, 9.0, [8, 16])):
+        with Checkpointer(tmp_path, **rules) as checkpointer:
+            checkpointer.save(with_return(state, step, episode_return))
+            checkpointer.wait()
+            assert checkpointer.steps() == expected
+
+
+def test_a_forgotten_or_damaged_checkpoint_is_no_longer_the_best(tmp_path):
+    learner, rules = learner_on(1), {"keep": 1, "every": 2, "keep_best": 1}
+    with Checkpointer(tmp_path, **rules) as checkpointer:
+        for step, episode_return in ((2, 1.0), (4, 9.0)):
+            checkpointer.save(with_return(learner.init(0), step, episode_return))
+        checkpointer.wait()
+        assert checkpointer.steps() == [4]
+        checkpointer.save(with_return(learner.init(0), 6, 2.0))
+        checkpointer.forget_after(4)
+        checkpointer.save(with_return(learner.init(0), 6, 3.0))
+    (tmp_path / "checkpoints/4/episodes/metadata").write_text("{")
+    with Checkpointer(tmp_path, **rules) as checkpointer:
+        assert checkpointer.restore_first(learner.state_shape, [4, 6]).counters.learner_steps == 6
+        checkpointer.save(with_return(learner.init(0), 8, 1.0))
+        checkpointer.wait()
+        assert checkpointer.steps() == [6, 8]
+
+
+def test_it_says_what_it_is_of(tmp_path):
+    config, manifest = {"agent": {"name": "impala"}}, {"commit": "abc"}
+    with Checkpointer(tmp_path, keep=2) as checkpointer:
+        checkpointer.save(snapshot(learner_on(1).init(0), 1), config=config, manifest=manifest)
+        checkpointer.save(snapshot(learner_on(1).init(0), 2))  # As podrl saved before it had these.
+    assert [read_fact(tmp_path, 1, name) for name in ("config", "manifest")] == [config, manifest]
+    assert [read_fact(tmp_path, 2, name) for name in ("config", "manifest")] == [None, None]
+    with Checkpointer(tmp_path, keep=2) as checkpointer:
+        assert checkpointer.restore(learner_on(1).state_shape, 2).counters.learner_steps == 2
 
 
 def test_the_saved_state_may_be_donated_at_once(tmp_path):

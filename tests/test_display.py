@@ -211,6 +211,7 @@ class TestConfigureLogging:
         absl_logging.info("hello %d", 1)
         absl_logging.warning("careful")
         logging.getLogger("orbax.checkpoint").warning("noise")
+        logging.getLogger("orbax.checkpoint").error("noise", exc_info=ValueError("which is raised too"))
         logging.getLogger("jax._src.dispatch").info("noise")
         warnings.warn("noise", DeprecationWarning, stacklevel=1)
         lines = [line for line in file.getvalue().splitlines() if "flag parsing" not in line]

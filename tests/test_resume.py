@@ -1,6 +1,7 @@
 """A run that is stopped and goes on equals one that is not."""
 
 import json
+import resource
 import signal
 import subprocess
 import types
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from podrl import sebulba, train
-from podrl.checkpoint import Checkpointer
+from podrl.checkpoint import Checkpointer, read_fact, whole_steps
 from podrl.config import ConfigError
 from podrl.envs import load_source
 from podrl.learner import Learner
@@ -117,6 +118,30 @@ class TestInOneProcess:
         assert "This run is finished: it has all of its 12 updates." in caplog.text
         assert facts(read_rows(tmp_path / "run")) == straight
 
+    def test_a_checkpoint_holds_the_config_and_manifest_of_its_run(self, tmp_path):
+        self.straight(tmp_path)
+        for name in ("config", "manifest"):
+            assert read_fact(tmp_path, 8, name) == json.loads((tmp_path / f"{name}.json").read_text())
+
+    def test_a_run_of_before_podrl_had_a_key_goes_on_with_its_default(self, tmp_path):
+        self.train_until(tmp_path, 5)
+        config = json.loads((tmp_path / "config.json").read_text())
+        del config["checkpoint"]["keep_best"]
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        other = runs.make_config(**self.OVERRIDES, checkpoint__keep_best=2)
+        with pytest.raises(ConfigError, match=r"checkpoint\.keep_best was not there, is 2"):
+            train.train(other, workdir=str(tmp_path))
+        assert train.train(self.CONFIG, workdir=str(tmp_path)).finished
+
+    def test_the_best_boundary_is_still_known_after_going_on(self, tmp_path, monkeypatch):
+        config = runs.make_config(**self.OVERRIDES | {"checkpoint__keep": 1, "checkpoint__keep_best": 1})
+        monkeypatch.setattr(TestInOneProcess, "CONFIG", config)
+        self.straight(tmp_path / "straight")
+        for update in (5, 9):
+            self.train_until(tmp_path / "stopped", update)
+        train.train(config, workdir=str(tmp_path / "stopped"))
+        assert whole_steps(tmp_path / "stopped") == whole_steps(tmp_path / "straight")
+
     def test_another_config_is_refused_with_what_changed(self, tmp_path):
         self.train_until(tmp_path, 2)
         other = runs.make_config(**self.OVERRIDES, agent__discount=0.5)
@@ -192,6 +217,38 @@ class TestTheCommand:
         straight, killed = (facts(read_rows(tmp_path / name)) for name in ("straight", "killed"))
         assert killed == straight
         assert json.loads((tmp_path / "killed/manifest-2.json").read_text())["seed"] == 1
+
+    def test_a_save_that_fails_ends_the_run_soon_and_does_not_count(self, tmp_path):
+        options = (
+            "--config.total_env_steps=192_000",  # 300 updates.
+            "--config.checkpoint.every_updates=100",
+            "--config.network.hidden_sizes=(512,512)",  # A megabyte, which the limit below does not let through.
+            "--config.log.tensorboard=False",
+            "--workdir=run",
+        )
+        process = subprocess.Popen(
+            command("--config", CATCH, *options), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+        )
+        checkpoints = tmp_path / "run/checkpoints"
+        try:
+            wait_for((checkpoints / "100").exists)
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+            _, log = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert process.returncode == 1
+        errors = [line.partition("] ")[2] for line in log.splitlines()[1:]]
+        assert errors[0] == (
+            f"ERROR: The run failed: The checkpoint of update 200 could not be saved as {checkpoints / '200'}: File "
+            "too large. It does not count; the newest whole one is of update 100."
+        )
+        assert errors[1] == "ERROR: Details:"
+        assert read_rows(tmp_path / "run")[-1]["learner_steps"] < 300
+        assert whole_steps(tmp_path / "run") == [100]
+        result = launch("--config", CATCH, *options, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "after update 100" in result.stderr
+        assert whole_steps(tmp_path / "run") == [100, 200, 300]
 
     def test_two_runs_cannot_share_a_folder(self, tmp_path):
         process = self.start("run", tmp_path)

@@ -10,11 +10,12 @@ ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "waiting"},
     {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records"},
-    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "comparison"},
+    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
+    | {"comparison", "retention", "export"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"},
     {"actors", "journal", "comparison_report"},
-    {"sebulba", "instruments"},
-    {"train", "stages"},
+    {"sebulba", "instruments", "inspection"},
+    {"train", "stages", "inspection_report"},
     {"benchmark", "benchmark_report"},
 ]
 # Within a layer modules do not see each other, but for these.
