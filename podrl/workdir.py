@@ -3,7 +3,7 @@
 A folder that holds a run of the same config is one to go on with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import fcntl
 import importlib.metadata

@@ -1,0 +1,178 @@
+"""What there is to know of a run's checkpoints without running it: no environment, no network, no accelerator."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import math
+from typing import Any
+
+from etils import epath
+import jax
+
+from podrl.checkpoint import CheckpointError, checkpoint_folder, read_fact, read_return, read_shapes, whole_steps
+from podrl.config import CheckpointConfig, check
+from podrl.retention import reasons_to_keep
+from podrl.types import Counters
+from podrl.workdir import holds_run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One checkpoint in a list of them.
+
+    Attributes:
+        step: its update.
+        env_steps: agent decisions behind it; None if that part is damaged.
+        episode_return: mean of the newest episodes; None if no episode had ended.
+        size_bytes: of its files.
+        reasons: why it is kept, see `podrl.retention`.
+    """
+
+    step: int
+    env_steps: int | None
+    episode_return: float | None
+    size_bytes: int
+    reasons: list[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Details:
+    """One checkpoint, but for the arrays themselves.
+
+    Attributes:
+        step: its update.
+        counters: progress of the job.
+        episode_return: mean of the newest episodes; None if no episode had ended.
+        num_episodes: behind that mean.
+        config: the run's, resolved, as JSON holds it.
+        manifest: what it ran on and with.
+        is_complete: whether both are the checkpoint's own; else they are those of the run's folder.
+        shapes: shape and dtype of each array of the learner's state by its path, the parameters first.
+    """
+
+    step: int
+    counters: Counters
+    episode_return: float | None
+    num_episodes: int
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    is_complete: bool
+    shapes: Mapping[str, jax.ShapeDtypeStruct]
+
+    @property
+    def param_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Those of the parameters."""
+        return {path: shape for path, shape in self.shapes.items() if path.startswith("params/")}
+
+
+def count_elements(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Numbers in all these arrays."""
+    return sum(math.prod(shape.shape) for shape in shapes.values())
+
+
+def count_bytes(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Their size in memory."""
+    return sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in shapes.values())
+
+
+def open_run(workdir: str) -> epath.Path:
+    """The folder of a run that has a checkpoint.
+
+    Raises:
+        ConfigError: if it is none, or has none; says what is there.
+    """
+    folder = epath.Path(workdir)
+    check(folder.is_dir(), f"--workdir={workdir} is not there, or no folder. Name the folder of a run.")
+    check(
+        holds_run(folder),
+        f"--workdir={workdir} is not the folder of a run: it has no config.json. Name the folder that has one.",
+    )
+    others = ", ".join(leftovers(folder))
+    check(
+        bool(whole_steps(folder)),
+        f"--workdir={workdir} has no whole checkpoint yet{f', only {others}' if others else ''}. The run saves one at "
+        "every multiple of checkpoint.every_updates, and at its end.",
+    )
+    return folder
+
+
+def leftovers(workdir: epath.Path) -> list[str]:
+    """What lies among the checkpoints and is none: half-written, or damaged and put aside."""
+    folder = checkpoint_folder(workdir)
+    whole = {str(step) for step in whole_steps(workdir)}
+    return sorted(path.name for path in folder.iterdir() if path.name not in whole) if folder.exists() else []
+
+
+def choose_step(workdir: epath.Path, step: int | None) -> int:
+    """`step`, or that of the newest checkpoint if None.
+
+    Raises:
+        ConfigError: if there is no such checkpoint; lists those that are there.
+    """
+    steps = whole_steps(workdir)
+    there = ", ".join(map(str, steps))
+    check(step is None or step in steps, f"--step={step} has no checkpoint in {workdir}. There are: {there}.")
+    return steps[-1] if step is None else step
+
+
+def list_checkpoints(workdir: epath.Path) -> list[Entry]:
+    """The whole checkpoints, oldest first."""
+    returns = {step: read_return(workdir, step) for step in whole_steps(workdir)}
+    reasons = reasons_to_keep(_checkpoint_config(workdir), returns)
+    return [
+        Entry(
+            step=step,
+            env_steps=_read_env_steps(workdir, step),
+            episode_return=episode_return,
+            size_bytes=_size_bytes(checkpoint_folder(workdir) / str(step)),
+            reasons=reasons[step],
+        )
+        for step, episode_return in returns.items()
+    ]
+
+
+def describe(workdir: epath.Path, step: int) -> Details:
+    """One checkpoint.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    config, manifest = (read_fact(workdir, step, name) for name in ("config", "manifest"))
+    episodes = read_fact(workdir, step, "episodes") or {}
+    shapes = read_shapes(workdir, step)
+    return Details(
+        step=step,
+        counters=Counters(**(read_fact(workdir, step, "counters") or {})),
+        episode_return=read_return(workdir, step),
+        num_episodes=len(episodes.get("newest", ())),
+        config=config or _read_json(workdir / "config.json"),
+        manifest=manifest or _read_json(workdir / "manifest.json"),
+        is_complete=bool(config and manifest),
+        shapes=dict(sorted(shapes.items(), key=lambda item: not item[0].startswith("params/"))),
+    )
+
+
+def _read_env_steps(workdir: epath.Path, step: int) -> int | None:
+    try:
+        return (read_fact(workdir, step, "counters") or {}).get("env_steps")
+    except CheckpointError:
+        return None
+
+
+def _checkpoint_config(workdir: epath.Path) -> CheckpointConfig:
+    """What the run keeps; keys that its podrl did not have yet are left at their defaults."""
+    section = _read_json(workdir / "config.json").get("checkpoint", {})
+    known = {field.name for field in dataclasses.fields(CheckpointConfig)}
+    return CheckpointConfig(**{name: value for name, value in section.items() if name in known})
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _size_bytes(path: epath.Path) -> int:
+    """Of a file, or of all files in a folder; nothing if the run has deleted it meanwhile."""
+    try:
+        return sum(map(_size_bytes, path.iterdir())) if path.is_dir() else path.stat().length
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,198 @@
+"""The inspector sees what a checkpoint of any topology holds, and exports it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+from jax import numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.flax
+
+from podrl import export
+from podrl.checkpoint import Checkpointer
+from podrl.config import TopologyConfig, to_dict
+from podrl.learner import Learner
+from podrl.mesh import make_topology
+from podrl.types import Counters, Snapshot
+from tests.runs import make_agent, make_config
+from tests.test_launcher import ROOT
+from tools import inspect_checkpoint as tool
+
+MANIFEST = {"commit": "abc123", "versions": {"jax": "1.2.3"}, "devices": ["a", "b"], "device_kind": "TPU v5e"}
+
+
+@pytest.fixture
+def config():
+    return make_config(checkpoint__every_updates=4, checkpoint__keep=1, checkpoint__keep_every=8)
+
+
+@pytest.fixture
+def state(config):
+    """On four devices, with a parameter in bfloat16."""
+    topology = TopologyConfig(actor_devices_per_process=1, learner_devices_per_process=4)
+    agent, _ = make_agent(config)
+    state = Learner(agent, make_topology(topology, jax.devices()[:4]).learner).init(3)
+    params = dict(state.params)
+    params["policy"] = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["policy"])
+    return state.replace(params=params)
+
+
+@pytest.fixture
+def workdir(tmp_path, config, state):
+    """A run with checkpoints of updates 8, 12 and 14, the newest without its config and manifest."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(to_dict(config)))
+    (run / "manifest.json").write_text(json.dumps(MANIFEST | {"commit": "of the folder"}))
+    with Checkpointer(run, keep=1, every=4, keep_every=8) as checkpointer:
+        for step, newest in ((8, []), (12, [[1.5, 7], [2.5, 9]])):
+            counters = Counters(learner_steps=step, env_steps=1000 * step, frames=4000 * step)
+            snapshot = Snapshot(state=state, counters=counters, episodes={"newest": newest, "count": 2})
+            checkpointer.save(snapshot, config=to_dict(config) | {"name": "other"}, manifest=MANIFEST)
+        checkpointer.save(Snapshot(state=state, counters=Counters(learner_steps=14), episodes={}))
+    (run / "checkpoints/16.orbax-checkpoint-tmp").mkdir()
+    return run
+
+
+def inspect(workdir, *arguments):
+    return tool.main(["inspect_checkpoint.py", "--workdir", str(workdir), *map(str, arguments)])
+
+
+def rows(text):
+    """The cells of all Markdown tables, by their first one."""
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return {cells[0]: cells[1:] for cells in table}
+
+
+def plain_params(state):
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(state.params))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def test_lists_the_checkpoints_and_describes_one(workdir, capsys):
+    assert inspect(workdir, "--step", 12) == 0
+    output = capsys.readouterr().out
+    cells = rows(output)
+    assert [cells[step][:2] + cells[step][3:] for step in ("8", "12", "14")] == [
+        ["8,000", "-", "for good"],
+        ["12,000", "2.00", "newest"],
+        ["0", "-", "latest"],
+    ]
+    assert all(cells[step][2].endswith("KiB") for step in ("8", "12", "14"))
+    assert "Not counted, since half-written or put aside as damaged: 16.orbax-checkpoint-tmp" in output
+    facts = {line[2:12].strip(): line[12:] for line in output.splitlines() if line[:2] == "  "}
+    assert facts["updates"] == "12"
+    assert facts["frames"] == "48,000"
+    assert facts["return"] == "2.00 (mean of the newest 2 episodes)"
+    assert facts["run"] == "other on Catch-v0 (envpool), seed 1"
+    assert facts["agent"] == "impala"
+    assert facts["network"].startswith("mlp, width 1, hidden_sizes [16]")
+    assert facts["commit"] == "abc123"
+    assert facts["versions"] == "jax 1.2.3"
+    assert cells["params/encoder/Dense_0/kernel"] == ["float32", "50 x 16", "800", "3,200"]
+    assert cells["params/policy/kernel"] == ["bfloat16", "16 x 3", "48", "96"]
+    assert cells["step"] == ["int32", "scalar", "1", "4"]
+    assert "884 parameters in 6 arrays, 3.4 KiB; the whole state: " in output
+
+
+def test_one_of_before_takes_config_and_manifest_from_the_folder_and_says_so(workdir, capsys):
+    assert inspect(workdir) == 0
+    output = capsys.readouterr().out
+    assert "checkpoint 14" in output
+    assert "test on Catch-v0" in output
+    assert "of the folder" in output
+    assert "Config and manifest are those of the folder" in output
+
+
+def test_a_machine_of_one_device_without_envpool_shows_and_exports_the_same(workdir, state, tmp_path):
+    out = tmp_path / "params.npz"
+    arguments = ["inspect_checkpoint.py", "--workdir", str(workdir), "--export", str(out)]
+    program = (
+        "import sys; sys.modules['envpool'] = None\n"
+        "from tools import inspect_checkpoint\n"
+        f"code = inspect_checkpoint.main({arguments})\n"
+        "import jax; assert jax.device_count() == 1\n"
+        "sys.exit(code)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = str(ROOT)
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\x1b" not in result.stdout
+    with np.load(out) as file:
+        exported = dict(file)
+    for path, array in plain_params(state).items():
+        if array.dtype == jnp.bfloat16:
+            array, path = array.view(np.uint16), f"{path}.bfloat16"
+        np.testing.assert_array_equal(exported.pop(path), array, strict=True)
+    assert not exported
+
+
+def test_safetensors_have_the_parameters_bit_for_bit(workdir, state, tmp_path):
+    assert inspect(workdir, "--export", tmp_path / "params.safetensors") == 0
+    exported = jax.device_get(safetensors.flax.load_file(tmp_path / "params.safetensors"))
+    expected = plain_params(state)
+    assert exported.keys() == expected.keys()
+    for path, array in expected.items():
+        np.testing.assert_array_equal(exported[path], array, strict=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "params.safetensors"}
+
+
+@pytest.mark.parametrize("suffix", export.SUFFIXES)
+def test_arrays_with_gaps_in_memory_are_exported_whole(tmp_path, suffix):
+    array = np.arange(12, dtype=ml_dtypes.bfloat16).reshape(3, 4).T
+    path = tmp_path / f"params{suffix}"
+    export.write_params(export.epath.Path(path), {"w": array})
+    if suffix == ".npz":
+        read = np.load(path)["w.bfloat16"].view(ml_dtypes.bfloat16)
+    else:
+        read = jax.device_get(safetensors.flax.load_file(path)["w"])
+    np.testing.assert_array_equal(read, array, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir", "nowhere"], "--workdir=nowhere is not there, or no folder."),
+        (["--workdir", "."], "--workdir=. is not the folder of a run: it has no config.json."),
+        (["--workdir", "empty"], "--workdir=empty has no whole checkpoint yet, only 4.orbax-checkpoint-tmp."),
+        (["--workdir", "run", "--step", "9"], "--step=9 has no checkpoint in run. There are: 8, 12, 14."),
+        (["--workdir", "run", "--step", "last"], "Argument --step: invalid int value: 'last'."),
+        (["--workdir", "run", "--export", "p.bin"], "--export=p.bin ends in '.bin'; expected .npz or .safetensors."),
+        (["--workdir", "run", "--export", "there.npz"], "--export=there.npz is there already."),
+        (["--workdir", "run", "--export", "no/p.npz"], "--export=no/p.npz: there is no folder no."),
+        (["--workdir", "run", "--export", "/proc/p.npz"], "--export=/proc/p.npz cannot be written ("),
+        (["--workdir", "run", "--extra"], "Unrecognized arguments: --extra. See --help."),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(workdir, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.npz").touch()
+    (tmp_path / "empty/checkpoints/4.orbax-checkpoint-tmp").mkdir(parents=True)
+    (tmp_path / "empty/config.json").write_text("{}")
+    assert tool.main(["inspect_checkpoint.py", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"inspect_checkpoint: error: {message}")
+    assert error.count("\n") == 1
+
+
+def test_a_missing_package_is_named(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    assert inspect(workdir, "--export", tmp_path / "p.safetensors") == 2
+    assert "needs the package safetensors: pip install safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("item", ["counters", "state"])
+def test_a_damaged_checkpoint_is_listed_and_named(workdir, capsys, item):
+    for path in (workdir / "checkpoints/12" / item).rglob("*"):
+        if path.is_file():
+            path.write_text("{")
+    assert inspect(workdir, "--step", 12) == 1
+    output = capsys.readouterr()
+    assert set(rows(output.out)) >= {"8", "12", "14"}
+    assert output.err.count("\n") == 1
+    assert "damaged" in output.err

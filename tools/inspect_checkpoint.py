@@ -1,0 +1,77 @@
+"""Shows what a run's checkpoints hold, and exports parameters. See `--help`."""
+
+import argparse
+import os
+from pathlib import Path
+import sys
+
+# `podrl` is found wherever the command is run from.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from podrl.commandline import Parser
+from podrl.config import ConfigError
+
+USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz]
+
+Lists the checkpoints of a run, and shows of one of them (by default the newest) counters, config, versions and every
+array. --export writes its parameters, flattened by path (encoder/Dense_0/kernel); an .npz has no bfloat16 and holds its
+bits in uint16, under the path with .bfloat16 at its end. Any machine will do, whatever made the checkpoint; nothing in
+the run's folder is changed."""
+_NAME = "inspect_checkpoint"
+_PLAIN_WIDTH = 1000  # columns; wide enough that no row of a table breaks
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parses `argv`, whose first entry is the program's name, into `workdir`, `step` and `export`.
+
+    Raises:
+        ConfigError: on an unknown flag or value.
+        SystemExit: with code 0 after showing `--help`.
+    """
+    parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
+    parser.add_argument("--workdir", required=True, help="folder of a run")
+    parser.add_argument("--step", type=int, help="update of the checkpoint to show (the newest)")
+    parser.add_argument("--export", help="file for its parameters, .npz or .safetensors")
+    return parser.parse_args(argv[1:])
+
+
+def run(command: argparse.Namespace) -> int:
+    """Reads, prints and exports; returns the exit code."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # The accelerator may be busy with the run itself.
+    from etils import epath  # These import JAX, which a mistake in the command need not wait for.
+    from rich.console import Console
+
+    from podrl import export, inspection, inspection_report
+    from podrl.checkpoint import CheckpointError, read_params
+    from podrl.display import configure_logging
+
+    configure_logging(process_index=0)
+    workdir = inspection.open_run(command.workdir)
+    step = inspection.choose_step(workdir, command.step)
+    target = epath.Path(command.export) if command.export else None
+    if target is not None:
+        export.check_target(target)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    inspection_report.show_list(console, inspection.list_checkpoints(workdir), inspection.leftovers(workdir))
+    try:
+        inspection_report.show_details(console, inspection.describe(workdir, step))
+        if target is not None:
+            export.write_params(target, read_params(workdir, step))
+            console.print(f"Wrote the parameters of checkpoint {step} to {target}.", soft_wrap=True)
+    except CheckpointError as error:
+        sys.stderr.write(f"{_NAME}: error: {error}\n")
+        return 1
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line and returns the exit code: 0 done, 1 a damaged checkpoint, 2 a mistake in the command."""
+    try:
+        return run(parse(argv))
+    except ConfigError as error:
+        sys.stderr.write(f"{_NAME}: error: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
