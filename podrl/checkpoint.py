@@ -185,7 +185,6 @@ class Checkpointer:
         self.wait()
         for later in [other for other in self.steps() if other > step]:
             self._manager.delete(later)
-            self._returns.pop(later, None)
 
     def wait(self) -> None:
         """Waits until a save in the background is whole.
@@ -230,7 +229,6 @@ class Checkpointer:
             aside.rmtree()
         (folder / str(step)).rename(aside)
         self._manager.reload()
-        self._returns.pop(step, None)
         return aside
 
     def _check_leaves(self, shape: LearnerState, step: int) -> None:

@@ -96,6 +96,8 @@ def test_lists_the_checkpoints_and_describes_one(workdir, capsys):
     assert cells["params/encoder/Dense_0/kernel"] == ["float32", "50 x 16", "800", "3,200"]
     assert cells["params/policy/kernel"] == ["bfloat16", "16 x 3", "48", "96"]
     assert cells["step"] == ["int32", "scalar", "1", "4"]
+    arrays = list(cells)[list(cells).index("array") :]
+    assert [name.startswith("params/") for name in arrays[2:9]] == [True] * 6 + [False]
     assert "884 parameters in 6 arrays, 3.4 KiB; the whole state: " in output
 
 
@@ -186,7 +188,7 @@ def test_a_missing_package_is_named(workdir, tmp_path, monkeypatch, capsys):
     assert "needs the package safetensors: pip install safetensors" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("item", ["counters", "state"])
+@pytest.mark.parametrize("item", ["counters", "episodes", "state"])
 def test_a_damaged_checkpoint_is_listed_and_named(workdir, capsys, item):
     for path in (workdir / "checkpoints/12" / item).rglob("*"):
         if path.is_file():
