@@ -61,14 +61,6 @@ class CommandLine:
     accept_changes: bool
 
 
-class Parser(argparse.ArgumentParser):
-    """Complains with a `ConfigError`; the flags of every tool but the launcher."""
-
-    def error(self, message: str) -> NoReturn:
-        """One clear line."""
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See --help.")
-
-
 def parse(argv: list[str]) -> CommandLine:
     """Parses `argv`, whose first entry is the program's name.
 

@@ -84,6 +84,7 @@ def test_an_update_that_does_not_end_is_named():
         frames_per_step=1,
         start_s=0.0,
         timeout_s=0.2,
+        chain="0" * 16,
         stop_on_nonfinite=True,
         learner=Ledger("learner"),
         actors=[],
