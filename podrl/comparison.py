@@ -100,6 +100,12 @@ def compare(a: Record, b: Record) -> Comparison:
     )
 
 
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What two starts of one run, by their manifests, did not share of what can change bits: a text each."""
+    found = differences(_facts(before), _facts(after))
+    return [f"{key} was {old}, is {new}" for key, (old, new) in found.items() if key != "seed"]
+
+
 def conclusion(comparison: Comparison) -> str:
     """One line: whether the runs are equal, and if not, where to look."""
     batch, params, chain = comparison.batch, comparison.params, comparison.chain

@@ -40,9 +40,20 @@ def read_record(folder: str) -> Record:
     return Record(
         folder=folder,
         config=_read_json(path / "config.json"),
-        manifests=[_read_json(manifest) for manifest in _manifests(path)],
+        manifests=read_manifests(path),
         rows=read_rows(path / "metrics.jsonl"),
     )
+
+
+def read_manifests(folder: epath.Path) -> list[dict[str, Any]]:
+    """The manifest of a run's first start, and those of the times that it was gone on with.
+
+    Raises:
+        ConfigError: if one is broken.
+    """
+    names = itertools.chain(["manifest.json"], (f"manifest-{number}.json" for number in itertools.count(2)))
+    paths = itertools.takewhile(lambda path: path.exists(), (folder / name for name in names))
+    return [_read_json(path) for path in paths]
 
 
 def read_rows(path: epath.Path) -> list[dict[str, Any]]:
@@ -59,12 +70,6 @@ def read_rows(path: epath.Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise ConfigError(f"{path}, line {number} is not JSON: {error}.") from None
     return rows
-
-
-def _manifests(folder: epath.Path) -> list[epath.Path]:
-    """The manifest of the first start, and those of the times that the run was gone on with."""
-    names = itertools.chain(["manifest.json"], (f"manifest-{number}.json" for number in itertools.count(2)))
-    return list(itertools.takewhile(lambda path: path.exists(), (folder / name for name in names)))
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

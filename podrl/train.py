@@ -5,12 +5,13 @@ and 130 by Ctrl-C, after the update in flight and with everything saved; 124 som
 long. After 75, 124 and 130 the same command with `--workdir` goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import functools
 import os
 import threading
 import time
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -22,6 +23,7 @@ from podrl.agents import load_agent
 from podrl.allocator import keep_freed_memory
 from podrl.checkpoint import Checkpointer, CheckpointError
 from podrl.commandline import CommandLine
+from podrl.comparison import changes
 from podrl.compilation_cache import use_compilation_cache
 from podrl.config import Config, ConfigError, check, from_config_dict, to_dict
 from podrl.determinism import jax_plugins, require_determinism
@@ -37,10 +39,11 @@ from podrl.metrics import MetricsWriter
 from podrl.networks import make_network
 from podrl.panel import Summary
 from podrl.profiler import Profiler
+from podrl.records import read_manifests
 from podrl.schedule import is_exact, resumable
 from podrl.types import Counters, EnvSpec, LearnerState, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
-from podrl.workdir import holds_run, make_manifest, make_workdir, sole_user, write_facts
+from podrl.workdir import holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
 
 
 def main(command: CommandLine) -> int:
@@ -117,11 +120,11 @@ def train(
     spec = source.make_spec(config.env)
     topology = make_topology(config.topology)
     rules = make_sharding_rules(config.topology)
-    config = resolve_micro_batches(config, topology)
+    asked, config = config, resolve_micro_batches(config, topology)
     make_layout(config, topology)
     network = make_network(config.network, spec)
     agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
-    folder = make_workdir(config, workdir, accept_changes=accept_changes)
+    folder = make_workdir(asked, workdir, accept_changes=accept_changes)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_user(folder))
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder))
@@ -133,12 +136,13 @@ def train(
         adviser = Adviser(config, topology)
         logging.info("%s; results go to %s", topology.describe(), folder)
         start, resumed = None, None
+        manifest = make_manifest(config, topology, argv)
         if holds_run(folder):
             with ledger.spend("checkpoint"):
                 start = find_start(config, checkpointer, Learner(agent, topology.learner, rules).state_shape)
             resumed = start.counters if start else Counters()
-        manifest = make_manifest(config, topology, argv)
-        write_facts(folder, config, manifest)
+            warn_of_changes(config, read_manifests(folder), manifest)
+        write_facts(folder, asked, manifest)
         writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
 
         def write_row(row: Row) -> None:
@@ -161,7 +165,7 @@ def train(
             start=start,
             show_phase=display.phase,
             write_row=write_row,
-            save=functools.partial(checkpointer.save, config=to_dict(config), manifest=manifest),
+            save=functools.partial(checkpointer.save, config=to_dict(asked), manifest=manifest),
             should_stop=should_stop,
             before_update=before_update,
             annotate=profiler.annotate,
@@ -233,6 +237,12 @@ def find_start(config: Config, checkpointer: Checkpointer, shape: LearnerState) 
             config.checkpoint.every_updates,
         )
     return start
+
+
+def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:
+    """Says in what a run goes on otherwise than it was started last, if that may change its numbers."""
+    if config.determinism == "exact" and before and (found := changes(before[-1], now)):
+        logging.warning("What follows may not be bit for bit what it would have been: %s.", shorten(found))
 
 
 def _exit_code(code: int, error: Exception | None = None) -> int:

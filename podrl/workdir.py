@@ -49,7 +49,7 @@ def make_workdir(config: Config, path: str | None, *, accept_changes: bool = Fal
         changes = [f"{key} was {before}, is {after}" for key, (before, after) in found.items()]
         check(
             not changes,
-            f"--workdir={workdir} holds a run of another config: {_shorten(changes)}. Choose another folder, or add "
+            f"--workdir={workdir} holds a run of another config: {shorten(changes)}. Choose another folder, or add "
             "--accept_changes to go on with the new values.",
         )
     return workdir
@@ -91,6 +91,7 @@ def make_manifest(config: Config, topology: Topology, argv: tuple[str, ...]) -> 
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": available_cores(),
+        "micro_batches": config.agent.micro_batches,
         "devices": [str(device) for device in topology.mesh.devices.flat],
         "device_kind": topology.mesh.devices.flat[0].device_kind,
         "topology": {
@@ -122,7 +123,7 @@ def _write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
     written.replace(path)
 
 
-def _shorten(texts: Sequence[str], limit: int = 5) -> str:
+def shorten(texts: Sequence[str], limit: int = 5) -> str:
     """The first few, and how many more there are."""
     more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
     return "; ".join([*texts[:limit], *more])

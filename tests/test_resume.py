@@ -110,6 +110,25 @@ class TestInOneProcess:
         assert "is between two boundaries (checkpoint.every_updates=4)" in caplog.text
         assert [row["learner_steps"] for row in read_rows(tmp_path / "stopped")] == list(range(1, 13))
 
+    def test_other_software_is_named(self, tmp_path, caplog):
+        self.train_until(tmp_path, 5)
+        manifest = json.loads((tmp_path / "manifest.json").read_text())
+        manifest["versions"]["jax"] = "0.0.1"
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        train.train(self.CONFIG, workdir=str(tmp_path))
+        now = jax.__version__
+        assert f"may not be bit for bit what it would have been: versions.jax was 0.0.1, is {now}." in caplog.text
+
+    def test_the_same_software_is_not(self, tmp_path, caplog):
+        self.train_until(tmp_path, 5)
+        train.train(self.CONFIG, workdir=str(tmp_path))
+        assert "bit for bit" not in caplog.text
+
+    def test_the_config_in_the_folder_leaves_to_each_machine_what_it_chooses(self, tmp_path):
+        self.train_until(tmp_path, 2)
+        assert json.loads((tmp_path / "config.json").read_text())["agent"]["micro_batches"] == 0
+        assert json.loads((tmp_path / "manifest.json").read_text())["micro_batches"] == 1
+
     def test_a_finished_run_says_so_and_stays_as_it_is(self, tmp_path, caplog):
         caplog.set_level("INFO", logger="absl")
         straight = self.straight(tmp_path / "run")
@@ -129,7 +148,7 @@ class TestInOneProcess:
         del config["checkpoint"]["keep_best"]
         (tmp_path / "config.json").write_text(json.dumps(config))
         other = runs.make_config(**self.OVERRIDES, checkpoint__keep_best=2)
-        with pytest.raises(ConfigError, match=r"checkpoint\.keep_best was not there, is 2"):
+        with pytest.raises(ConfigError, match=r"checkpoint\.keep_best was 0, is 2"):
             train.train(other, workdir=str(tmp_path))
         assert train.train(self.CONFIG, workdir=str(tmp_path)).finished
 
