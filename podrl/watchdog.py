@@ -23,7 +23,7 @@ from podrl.ledger import Ledger
 
 STALLED = 124  # What `timeout` exits with: something took too long.
 _NAME = "watchdog"
-_NOT_COUNTED = ("compile",)  # However long a compiler takes, it works.
+_NOT_COUNTED = ("compile", "wait_params", "wait_rollouts", "evaluate")  # A compiler works; waits have their own limits.
 _CHECKS = 20  # How often a limit is looked at before it is over.
 _GRACE = 1.5  # times the limit, until a process that cannot even run the watchdog is ended from outside of Python.
 
@@ -50,7 +50,7 @@ class Watchdog:
         """Watches nobody yet.
 
         Args:
-            limit_s: seconds that a thread may stand still, compilation not counted.
+            limit_s: seconds that a thread may stand still, compilation and waits with limits of their own not counted.
             on_stall: called before the process ends, to give the terminal back.
         """
         self._limit_s = limit_s

@@ -71,14 +71,15 @@ with Watchdog(0.5) as watchdog:
     assert (code, err) == (0, "")
 
 
-def test_compilation_and_threads_that_have_ended_are_not_counted():
+def test_compilation_waits_with_a_limit_and_threads_that_have_ended_are_not_counted():
     code, _, err = finish(
         start("""
 with Watchdog(0.5) as watchdog:
     watchdog.watch(watched(ledger))
     watchdog.watch(Watched(ledger=Ledger("actor 0"), doing=lambda: "", is_alive=lambda: False))
-    with ledger.spend("compile"):
-        time.sleep(1.5)
+    for bucket in ("compile", "wait_rollouts"):
+        with ledger.spend(bucket):
+            time.sleep(1.0)
 """)
     )
     assert (code, err) == (0, "")
