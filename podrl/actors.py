@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from podrl.envs import Pool
+from podrl.envs import Pool, check_timestep
 from podrl.handoff import Handoff, Rollout
 from podrl.ledger import Annotate, Ledger
 from podrl.metrics import EpisodeTracker
@@ -37,11 +37,13 @@ class ActingPrograms:
         init: (env_indices [B] uint32, steps taken before [] int32, both on the device) -> state.
         act: (params, version, state, timestep) -> (actions, state).
         finish: (state, timestep) -> (trajectory, state).
+        timestep: shapes and dtypes of what they take.
     """
 
     init: Callable[[jax.Array, jax.Array], ActingState]
     act: Callable[[PyTree, jax.Array, ActingState, Timestep], tuple[jax.Array, ActingState]]
     finish: Callable[[ActingState, Timestep], tuple[Trajectory, ActingState]]
+    timestep: Timestep
 
 
 def compile_acting(unroller: Unroller, seed: int, device: jax.Device) -> ActingPrograms:
@@ -64,6 +66,7 @@ def compile_acting(unroller: Unroller, seed: int, device: jax.Device) -> ActingP
         init=init.lower(env_indices, step).compile(),
         act=act.lower(params, version, state, timestep).compile(),
         finish=finish.lower(state, timestep).compile(),
+        timestep=unroller.timestep_shape(),
     )
 
 
@@ -225,6 +228,7 @@ class Actor:
             pool = make_pool(rollout)
             self._pools.append(pool)
             timestep = pool.reset()
+        check_timestep(timestep, self._programs.timestep, pool)
         state = self._programs.init(*jax.device_put((env_indices, step), self._device))
         return _Turn(pool=pool, episodes=EpisodeTracker(len(env_indices)), state=state, timestep=timestep)
 
@@ -241,6 +245,7 @@ class Actor:
             with self.ledger.spend("env"):
                 turn.timestep = turn.pool.recv()
             timestep = turn.timestep
+            check_timestep(timestep, self._programs.timestep, turn.pool)
             episodes += turn.episodes.step(timestep.reward, timestep.discount, timestep.first)
         return turn.timestep
 

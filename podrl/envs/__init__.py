@@ -13,8 +13,9 @@ reward 0 and discount 1.
 from collections.abc import Sequence
 import importlib
 import pkgutil
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
+import jax
 import numpy as np
 
 from podrl.config import ConfigError, EnvConfig, check, check_one_of, did_you_mean
@@ -93,3 +94,43 @@ def load_source(name: str) -> Source:
     missing = [function for function in ("make_spec", "make_pool") if not hasattr(source, function)]
     check(not missing, f"env.source={name!r} is not an environment source: it lacks {' and '.join(missing)}.")
     return cast(Source, source)
+
+
+def check_timestep(timestep: Timestep, expected: Timestep, pool: Pool) -> None:
+    """Checks what a pool returned, which somebody else may have written; costs a few microseconds.
+
+    Args:
+        timestep: of [B].
+        expected: its shapes and dtypes.
+        pool: that returned it.
+
+    Raises:
+        ValueError: if they differ; names the first array that does.
+    """
+    tree: Any = jax.tree.structure(expected)
+    if tree == jax.tree.structure(timestep) and all(
+        map(_is_alike, jax.tree.leaves(timestep), jax.tree.leaves(expected))
+    ):
+        return
+    wanted, found = _describe(expected), _describe(timestep)
+    name = next(name for name in [*wanted, *found] if wanted.get(name) != found.get(name))
+    raise ValueError(
+        f"{type(pool).__module__}.{type(pool).__name__} returned {name} as {found.get(name, 'nothing')}; expected "
+        f"{wanted.get(name, 'nothing')}. A source's pools must return what its make_spec describes, with a row for "
+        "each environment, and float32 reward and discount, and bool first."
+    )
+
+
+def _is_alike(found: Any, expected: jax.ShapeDtypeStruct) -> bool:
+    """Whether an array has this shape and dtype; anything else has not."""
+    return getattr(found, "shape", None) == expected.shape and found.dtype == expected.dtype
+
+
+def _describe(timestep: Timestep) -> dict[str, str]:
+    """Dtype and shape of each array by its path; the type of what is no array."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "shape") else type(leaf).__name__
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(timestep)
+    }

@@ -1,10 +1,14 @@
+import dataclasses
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from podrl.config import ConfigError
-from podrl.envs import load_source
+from podrl.envs import check_timestep, load_source
+from podrl.types import Timestep
 
 
 def test_bare_and_dotted_names_load():
@@ -55,3 +59,38 @@ def test_sources_are_quiet():
     )
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert (run.stdout, run.stderr) == ("", "")
+
+
+EXPECTED = Timestep(
+    observation={"image": jax.ShapeDtypeStruct((2, 3), np.uint8)},
+    reward=jax.ShapeDtypeStruct((2,), np.float32),
+    discount=jax.ShapeDtypeStruct((2,), np.float32),
+    first=jax.ShapeDtypeStruct((2,), bool),
+)
+
+
+def as_expected():
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), EXPECTED)
+
+
+def test_a_timestep_of_the_right_shapes_and_dtypes_passes():
+    check_timestep(as_expected(), EXPECTED, pool=None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"reward": np.zeros(2)}, r"returned reward as float64\[2\]; expected float32\[2\]\."),
+        ({"first": np.zeros(3, bool)}, r"returned first as bool\[3\]; expected bool\[2\]\."),
+        ({"discount": 1.0}, r"returned discount as float; expected float32\[2\]\."),
+        ({"observation": {}}, r"returned observation/image as nothing; expected uint8\[2, 3\]\."),
+        ({"observation": np.zeros(2)}, r"returned observation/image as nothing; expected uint8\[2, 3\]\."),
+        (
+            {"observation": {"image": np.zeros((2, 3), np.uint8), "speed": np.zeros(2)}},
+            r"returned observation/speed as float64\[2\]; expected nothing\.",
+        ),
+    ],
+)
+def test_another_is_refused_with_the_array_that_differs(fields, message):
+    with pytest.raises(ValueError, match=message):
+        check_timestep(dataclasses.replace(as_expected(), **fields), EXPECTED, pool=None)
