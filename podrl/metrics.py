@@ -5,7 +5,8 @@ agent's decisions that the learner has consumed; `frames` are the emulator's beh
 """
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+import contextlib
 import json
 import math
 from types import TracebackType
@@ -150,22 +151,21 @@ class MetricsWriter:
             resumed: where the run goes on from a checkpoint. Later rows, and a line cut short by a crash, belong to an
                 attempt that is lost and about to be repeated: they are dropped. None keeps the file as it is.
         """
-        workdir = epath.Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / "metrics.jsonl"
-        if resumed is not None and path.exists():
-            kept = workdir / "metrics.jsonl.kept"
-            kept.write_text(_rows_until(path.read_text(), resumed.learner_steps))
-            kept.replace(path)
-        self._lines = path.open("a")
+        self._workdir = epath.Path(workdir)
+        path = self._workdir / "metrics.jsonl"
         self._events = None
-        if tensorboard:
-            import tensorboardX  # Costs half a second, so only a run that wants it pays.
+        with self._named_failures():
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            if resumed is not None and path.exists():
+                kept = path.with_name("metrics.jsonl.kept")
+                kept.write_text(_rows_until(path.read_text(), resumed.learner_steps))
+                kept.replace(path)
+            self._lines = path.open("a")
+            if tensorboard:
+                from podrl.event_file import EventFile  # Costs half a second, so only a run that wants it pays.
 
-            purge_step = resumed.env_steps + 1 if resumed else None
-            self._events = tensorboardX.SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=purge_step, flush_secs=10
-            )
+                purge_step = resumed.env_steps + 1 if resumed else None
+                self._events = EventFile(str(self._workdir / "tensorboard"), purge_step=purge_step)
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -173,7 +173,11 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except RuntimeError:
+            if error is None:  # Else closing failed as writing did, and there is news enough.
+                raise
 
     def write(self, row: Mapping[str, Any], step: int) -> None:
         """Writes one row.
@@ -182,22 +186,40 @@ class MetricsWriter:
             row: Python or numpy scalars; metrics on a device must have been fetched. Ints are exact, floats keep six
                 significant digits. JSON has no NaN and no infinity: both become `null`, and TensorBoard skips them.
             step: env steps consumed, the x-axis in TensorBoard.
+
+        Raises:
+            RuntimeError: if it cannot be written.
         """
         plain = {key: _plain(row[key]) for key in _ordered(row)}
-        self._lines.write(json.dumps(plain, allow_nan=False) + "\n")
-        self._lines.flush()
-        if self._events is None:
-            return
-        for key, value in plain.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                self._events.add_scalar(key, value, step)
+        with self._named_failures():
+            self._lines.write(json.dumps(plain, allow_nan=False) + "\n")
+            self._lines.flush()
+            if self._events is not None:
+                scalars = {key: value for key, value in plain.items() if type(value) in (int, float)}
+                self._events.write(scalars, step)
 
     def close(self) -> None:
-        """Closes the files; may be called twice."""
-        self._lines.close()
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        """Closes the files; may be called twice.
+
+        Raises:
+            RuntimeError: if what is left cannot be written.
+        """
+        events, self._events = self._events, None
+        with self._named_failures(), contextlib.ExitStack() as stack:
+            if events is not None:
+                stack.callback(events.close)
+            self._lines.close()
+
+    @contextlib.contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        """Says which files could not be written, and why: a system's error often names none."""
+        try:
+            yield
+        except OSError as error:
+            raise RuntimeError(
+                f"The metrics in {self._workdir} cannot be written ({error.strerror or error}). What was saved is not "
+                "harmed: mend that, and the same command with this --workdir goes on."
+            ) from error
 
 
 def _slope(start: tuple[int, float], end: tuple[int, float]) -> float:

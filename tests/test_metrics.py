@@ -1,11 +1,14 @@
 import json
 import math
+import re
+import struct
 import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from podrl.ledger import Ledger, pooled, shares
 from podrl.metrics import EpisodeTracker, EpisodeWindow, MetricsWriter, RateMeter
@@ -119,14 +122,37 @@ class TestMetricsWriter:
         assert [row["learner_steps"] for row in _read(tmp_path)] == [10, 20, 30]
         assert _read(tmp_path)[-1] == {"learner_steps": 30, "env_steps": 300}
 
-    def test_scalars_reach_tensorboard(self, tmp_path, monkeypatch):
-        tensorboardX = pytest.importorskip("tensorboardX")
-        scalars = []
-        monkeypatch.setattr(tensorboardX.SummaryWriter, "add_scalar", lambda self, *args: scalars.append(args))
+    def test_scalars_reach_tensorboard(self, tmp_path):
         with MetricsWriter(tmp_path, tensorboard=True) as writer:
             writer.write({"loss/total": 0.5, "loss/nan": math.nan, "fingerprint": "0a"}, step=1280)
-        assert scalars == [("loss/total", 0.5, 1280)]
-        assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+            writer.write({"env_steps": 2560}, step=2560)
+        header, *events = _read_events(tmp_path)
+        assert header.file_version == "brain.Event:2"
+        scalars = [(event.step, {value.tag: value.simple_value for value in event.summary.value}) for event in events]
+        assert scalars == [(1280, {"loss/total": 0.5}), (2560, {"env_steps": 2560})]
+        assert all(abs(event.wall_time - time.time()) < 60 for event in events)
+
+    def test_a_resumed_run_purges_the_lost_attempt_from_tensorboard(self, tmp_path):
+        with MetricsWriter(tmp_path, tensorboard=True, resumed=Counters(learner_steps=20, env_steps=200)):
+            pass
+        _, start = _read_events(tmp_path)
+        assert (start.step, start.session_log.status) == (201, SessionLog.START)
+
+    def test_a_file_that_cannot_be_written_is_named_once(self, tmp_path):
+        (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+        message = f"The metrics in {tmp_path} cannot be written (No space left on device). What was saved is not"
+        with pytest.raises(RuntimeError, match=re.escape(message)), MetricsWriter(tmp_path, tensorboard=True) as writer:
+            writer.write({"learner_steps": 1}, step=1)
+
+
+def _read_events(workdir):
+    """The events of the one file: each is framed by its length in 8 bytes and checksums of 4."""
+    (path,) = (workdir / "tensorboard").glob("events.out.tfevents.*")
+    content = path.read_bytes()
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        yield Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]
 
 
 @pytest.fixture
