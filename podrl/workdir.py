@@ -39,8 +39,10 @@ def make_workdir(config: Config, path: str | None, *, accept_changes: bool = Fal
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".write-test"
-        probe.write_text("")
-        probe.unlink()
+        try:
+            probe.write_text("Is there room?\n")
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
