@@ -18,6 +18,8 @@ from podrl.networks import make_network
 from podrl.types import Agent, EnvSpec, Trajectory
 from podrl.unroll import Unroller
 
+TIMING = {"env_steps_per_second", "frames_per_second"}
+
 
 def make_config(env_id: str = "Catch-v0", **overrides: Any) -> Config:
     """IMPALA with a small MLP; overrides are dotted keys with `__` for the dots."""
@@ -63,6 +65,11 @@ def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[sebulba.Ou
         **kwargs,
     )
     return outcome, rows
+
+
+def facts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of metrics without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k not in TIMING and not k.startswith("time/")} for row in rows]
 
 
 def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, seed: int = 0) -> Trajectory:

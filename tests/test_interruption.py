@@ -1,4 +1,4 @@
-"""Signals; tests/test_launcher.py and tests/test_resume.py send real ones to real runs."""
+"""Signals; tests/test_launcher.py and tests/faults/ send real ones to real runs."""
 
 import os
 import signal

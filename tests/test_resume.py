@@ -1,9 +1,6 @@
-"""A run that is stopped and goes on equals one that is not."""
+"""A run that is stopped and goes on equals one that is not; tests/faults/ kills real ones."""
 
 import json
-import resource
-import signal
-import subprocess
 import types
 
 import jax
@@ -17,15 +14,8 @@ from podrl.envs import load_source
 from podrl.learner import Learner
 from podrl.mesh import make_topology
 from tests import runs
-from tests.test_launcher import ROOT, command, environment, launch, read_rows, wait_for
-
-CATCH = ROOT / "configs/impala_catch.py"
-TIMING = {"env_steps_per_second", "frames_per_second"}
-
-
-def facts(rows):
-    """Rows without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k not in TIMING and not k.startswith("time/")} for row in rows]
+from tests.processes import read_rows
+from tests.runs import facts
 
 
 def final_params(workdir, step, config):
@@ -207,85 +197,3 @@ class TestInOneProcess:
         pools = 3 * config.actors.pools_per_thread
         assert len(seeds) == pools
         assert len({seed for pool in seeds for seed in pool}) == 3 * config.actors.num_envs
-
-
-class TestTheCommand:
-    OPTIONS = (
-        "--config.total_env_steps=76_800",  # 120 updates.
-        "--config.checkpoint.every_updates=20",
-        "--config.checkpoint.keep=1",
-        "--config.log.every_updates=1",
-    )
-
-    def start(self, workdir, cwd):
-        arguments = command("--config", CATCH, *self.OPTIONS, "--workdir", workdir)
-        return subprocess.Popen(
-            arguments, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def finish(self, workdir, cwd):
-        result = launch("--config", CATCH, *self.OPTIONS, "--workdir", workdir, cwd=cwd)
-        assert result.returncode == 0, result.stderr
-        return result
-
-    @pytest.mark.parametrize(("signum", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)])
-    def test_a_killed_run_goes_on_bit_for_bit(self, tmp_path, signum, code):
-        self.finish("straight", tmp_path)
-        process = self.start("killed", tmp_path)
-        try:
-            rows = tmp_path / "killed/metrics.jsonl"
-            wait_for(lambda: rows.exists() and len(rows.read_text().splitlines()) > 50)
-            process.send_signal(signum)
-            process.communicate(timeout=60)
-        finally:
-            process.kill()
-        assert process.returncode == code
-        assert "after update" in self.finish("killed", tmp_path).stderr
-        straight, killed = (facts(read_rows(tmp_path / name)) for name in ("straight", "killed"))
-        assert killed == straight
-        assert json.loads((tmp_path / "killed/manifest-2.json").read_text())["seed"] == 1
-
-    def test_a_save_that_fails_ends_the_run_soon_and_does_not_count(self, tmp_path):
-        options = (
-            "--config.total_env_steps=192_000",  # 300 updates.
-            "--config.checkpoint.every_updates=100",
-            "--config.checkpoint.keep=1",  # The one before goes only when the new one is whole.
-            "--config.network.hidden_sizes=(512,512)",  # A megabyte, which the limit below does not let through.
-            "--config.log.tensorboard=False",
-            "--workdir=run",
-        )
-        process = subprocess.Popen(
-            command("--config", CATCH, *options), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
-        )
-        checkpoints = tmp_path / "run/checkpoints"
-        try:
-            wait_for((checkpoints / "100").exists)
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
-            _, log = process.communicate(timeout=120)
-        finally:
-            process.kill()
-        assert process.returncode == 1
-        errors = [line.partition("] ")[2] for line in log.splitlines()[1:]]
-        assert errors[0] == (
-            f"ERROR: The run failed: The checkpoint of update 200 could not be saved as {checkpoints / '200'}: File "
-            "too large. It does not count; the newest whole one is of update 100."
-        )
-        assert errors[1] == "ERROR: Details:"
-        assert "Exception ignored" not in log
-        assert read_rows(tmp_path / "run")[-1]["learner_steps"] < 300
-        assert whole_steps(tmp_path / "run") == [100]
-        result = launch("--config", CATCH, *options, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-        assert "after update 100" in result.stderr
-        assert whole_steps(tmp_path / "run") == [300]
-
-    def test_two_runs_cannot_share_a_folder(self, tmp_path):
-        process = self.start("run", tmp_path)
-        try:
-            wait_for(lambda: (tmp_path / "run/metrics.jsonl").exists())
-            second = launch("--config", CATCH, *self.OPTIONS, "--workdir", "run", cwd=tmp_path)
-            assert second.returncode == 2
-            assert "--workdir=run is in use by another run" in second.stderr
-        finally:
-            process.kill()
-            process.communicate()

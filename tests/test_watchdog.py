@@ -1,12 +1,11 @@
-"""Threads that stand still, in real processes: the watchdog ends them, and says who did what."""
+"""Threads that stand still, in real processes: the watchdog ends them, and says who did what. A whole run that does:
+tests/faults/test_disk.py.
+"""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-
-import pytest
 
 from podrl.waiting import Patience
 from podrl.watchdog import STALLED
@@ -134,17 +133,3 @@ def test_time_in_which_the_process_was_stopped_does_not_use_up_patience(monkeypa
         clock[0] += 1.0
         patience.left_s()
     assert patience.left_s() == 0.0
-
-
-@pytest.mark.parametrize("stuck", ["metrics.jsonl"])
-def test_a_file_system_that_does_not_answer_ends_the_run(tmp_path, stuck):
-    """A named pipe that nobody reads: opening it blocks, as a dead network file system does."""
-    os.mkfifo(tmp_path / stuck)
-    command = [
-        *(sys.executable, "tools/tpu_launch.py", "--config", "configs/impala_catch.py", "--workdir", str(tmp_path)),
-        *("--config.watchdog_s=3", "--config.actors.timeout_s=2"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == STALLED
-    assert "The run stands still: learner has done nothing for 3 s" in done.stderr
-    assert "metrics.py" in done.stderr

@@ -12,6 +12,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import threading
 import time
 
@@ -20,6 +21,8 @@ import numpy as np
 
 from podrl.config import ConfigError, EnvConfig
 from podrl.types import EnvSpec, Timestep
+
+_pool_numbers = itertools.count(1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +34,11 @@ class Options:
         truncate: episodes end by truncation instead of termination.
         num_actions: size of the action set.
         raise_at_step: `recv` number (from 1) that raises `RuntimeError`; 0 never does.
-        hang_at_step: `recv` number (from 1) that blocks for an hour or until `close`; 0 never does.
+        hang_at_step: `recv` number (from 1) that blocks for `hang_s` or until `close`; 0 never does.
+        hang_s: seconds of that; an hour by default.
         nan_at_step: `recv` number (from 1) with rewards of NaN; 0 never has.
+        wide_at_step: number of the timestep (0 is that of `reset`) whose observations have a fourth entry; -1 none.
+        only_in_pool: the pool to which these faults happen, counted from 1 in this process; 0 is all of them.
         sleep_s: seconds that every `recv` takes.
     """
 
@@ -41,7 +47,10 @@ class Options:
     num_actions: int = 2
     raise_at_step: int = 0
     hang_at_step: int = 0
+    hang_s: float = 3600.0
     nan_at_step: int = 0
+    wide_at_step: int = -1
+    only_in_pool: int = 0
     sleep_s: float = 0.0
 
 
@@ -56,7 +65,8 @@ def make_spec(config: EnvConfig) -> EnvSpec:
 
 def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "Pool":
     del num_threads
-    return Pool(_options(config), seeds)
+    options, number = _options(config), next(_pool_numbers)
+    return Pool(options if options.only_in_pool in (0, number) else _without_faults(options), seeds)
 
 
 class Pool:
@@ -91,7 +101,7 @@ class Pool:
         self.steps += 1
         time.sleep(self._options.sleep_s)
         if self.steps == self._options.hang_at_step:
-            self._closed.wait(3600.0)
+            self._closed.wait(self._options.hang_s)
             self._check_open()
         if self.steps == self._options.raise_at_step:
             raise RuntimeError(f"scripted failure at step {self.steps}")
@@ -114,12 +124,17 @@ class Pool:
     def _timestep(self) -> Timestep:
         rows = np.arange(len(self.seeds))
         terminated = (self._step == self._length()) & (not self._options.truncate)
+        entries = [rows, self._episode, self._step, *([rows] if self.steps == self._options.wide_at_step else [])]
         return Timestep(
-            observation=np.stack([rows, self._episode, self._step], axis=1).astype(np.float32),
+            observation=np.stack(entries, axis=1).astype(np.float32),
             reward=np.where(self.steps == self._options.nan_at_step > 0, np.nan, self._step).astype(np.float32),
             discount=np.where(terminated, 0.0, 1.0).astype(np.float32),
             first=self._step == 0,
         )
+
+
+def _without_faults(options: Options) -> Options:
+    return dataclasses.replace(options, raise_at_step=0, hang_at_step=0, nan_at_step=0, wide_at_step=-1)
 
 
 def _options(config: EnvConfig) -> Options:

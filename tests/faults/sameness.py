@@ -1,0 +1,51 @@
+"""Whether two folders hold the same run."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from podrl import commandline
+from podrl.checkpoint import Checkpointer
+from podrl.learner import Learner
+from podrl.mesh import make_topology
+from podrl.train import resolve
+from tests.processes import read_rows
+from tests.runs import facts, make_agent
+
+
+def assert_whole(workdir: Path, num_updates: int) -> None:
+    """Every update has its row in the metrics, once and in order."""
+    assert [row["learner_steps"] for row in read_rows(workdir)] == list(range(1, num_updates + 1))
+
+
+def assert_same(workdir: Path, straight: Path, arguments: tuple[Any, ...]) -> None:
+    """Asserts that `workdir` ended as `straight` did, which nothing disturbed.
+
+    All rows are equal but for the clock, fingerprints included, and the last checkpoint byte for byte.
+
+    Args:
+        workdir: of the run with the fault.
+        straight: of the other one.
+        arguments: of both commands; `log.every_updates` is 1.
+    """
+    config = resolve(commandline.parse(["", *map(str, arguments)]).config)
+    assert_whole(workdir, config.num_updates)
+    ours, theirs = facts(read_rows(workdir)), facts(read_rows(straight))
+    assert [row for row, other in zip(ours, theirs, strict=True) if row != other] == []
+    ours, theirs = (_leaves(folder, config) for folder in (workdir, straight))
+    assert {"step", "params/policy/kernel"} <= ours.keys() == theirs.keys()
+    assert [path for path in ours if ours[path] != theirs[path]] == []
+
+
+def _leaves(workdir: Path, config: Any) -> dict[str, bytes]:
+    """The bytes of every array of the last state, by its path."""
+    agent, _ = make_agent(config)
+    topology = make_topology(config.topology, jax.devices()[:1])
+    with Checkpointer(workdir, keep=99) as checkpointer:
+        state = checkpointer.restore(Learner(agent, topology.learner).state_shape, config.num_updates).state
+    words = jax.device_get({**vars(state), "key": jax.random.key_data(state.key)})
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.dtype.str.encode() + leaf.tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(words)
+    }

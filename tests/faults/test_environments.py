@@ -1,0 +1,100 @@
+"""Environments that fail in every way: raise, hang, stall, return nonsense."""
+
+import itertools
+import signal
+
+import pytest
+
+from tests.faults.commands import SCRIPTED
+from tests.faults.sameness import assert_same, assert_whole
+from tests.processes import checkpoints, error_lines, finish, launch, num_rows, read_rows, running, wait_for
+
+IN_THE_SECOND_HALF = "--config.env.options.only_in_pool=3"
+
+
+def options(**faults):
+    return [f"--config.env.options.{name}={value}" for name, value in faults.items()]
+
+
+def fail(cwd, *arguments):
+    """A run that fails after its boundary; returns what it said."""
+    result = launch(*SCRIPTED, IN_THE_SECOND_HALF, *arguments, "--workdir", "run", cwd=cwd)
+    assert result.returncode != 0
+    assert checkpoints(cwd / "run") == [4]
+    return result.returncode, result.stderr
+
+
+def go_on(cwd, straight, *arguments):
+    """The same command: this time nothing goes wrong, and nothing is missing from the result."""
+    result = launch(*SCRIPTED, IN_THE_SECOND_HALF, *arguments, "--workdir", "run", cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    assert "Goes on with the run in this folder, after update 4" in result.stderr
+    assert_same(cwd / "run", straight, SCRIPTED)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"raise_at_step": 6}, "The run failed: actor 0 failed: RuntimeError: scripted failure at step 6"),
+        (
+            {"nan_at_step": 6},
+            "The run failed: Update 6 is not finite: loss/total is nan, grad/norm is nan. The first parameter that is "
+            "not finite now is encoder/Dense_0/bias. The last good checkpoint is of update 4. A smaller "
+            "agent.learning_rate or agent.max_grad_norm may help; on_nonfinite='skip' drops such updates.",
+        ),
+        (
+            {"wide_at_step": 6},
+            "The run failed: actor 0 failed: ValueError: tests.envs.scripted.Pool returned observation as "
+            "float32[4, 4]; expected float32[4, 3]. A source's pools must return what its make_spec describes, with a "
+            "row for each environment, and float32 reward and discount, and bool first.",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_error_is_one_clear_line_with_details_below_it(tmp_path, straight_scripted, fault, said):
+    code, stderr = fail(tmp_path, *options(**fault))
+    assert code == 1
+    assert error_lines(stderr) == [said, "Details:"]
+    assert "Traceback" in stderr.partition("Details:")[2]
+    go_on(tmp_path, straight_scripted, *options(**fault))
+
+
+def test_a_first_observation_of_the_wrong_shape_is_named_before_anything_is_learned(tmp_path):
+    result = launch(*SCRIPTED, *options(wide_at_step=0), "--workdir", "run", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "tests.envs.scripted.Pool returned observation as float32[4, 4]; expected float32[4, 3]" in result.stderr
+    assert num_rows(tmp_path / "run") == 0
+
+
+@pytest.mark.parametrize("hang_s", [3600.0, pytest.param(8.0, marks=pytest.mark.slow)])
+def test_one_that_hangs_is_named_with_the_stacks_of_all_threads(tmp_path, straight_scripted, hang_s):
+    """For good, or for longer than anybody waits."""
+    fault = (*options(hang_at_step=6, hang_s=hang_s), "--config.actors.timeout_s=3")
+    code, stderr = fail(tmp_path, *fault)
+    assert code == 124
+    assert "The run failed: The learner waited 3 s for a rollout: actor 0 has been in 'env' for " in stderr
+    assert " s, at step 2 of 4 of rollout 5. If environments are this slow, raise actors.timeout_s or" in stderr
+    assert "tests/envs/scripted.py" in stderr.partition("Stacks")[2]
+    go_on(tmp_path, straight_scripted, *fault)
+
+
+def test_one_that_stalls_within_the_limit_changes_nothing(tmp_path, straight_scripted):
+    stall = options(hang_at_step=6, hang_s=2.0)
+    result = launch(*SCRIPTED, IN_THE_SECOND_HALF, *stall, "--workdir", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert_same(tmp_path / "run", straight_scripted, SCRIPTED)
+    clock = [row["time/wall_s"] for row in read_rows(tmp_path / "run")]
+    assert max(after - before for before, after in itertools.pairwise(clock)) > 1.9
+
+
+def test_sigterm_ends_a_run_that_waits_for_one_and_saves_what_it_has(tmp_path):
+    limit = "--config.actors.timeout_s=8"  # Threads are waited for as long, when the run ends.
+    arguments = (*SCRIPTED, *options(hang_at_step=10), limit, "--workdir", "run")
+    with running(*arguments, cwd=tmp_path) as process:
+        wait_for(lambda: num_rows(tmp_path / "run") == 1, process)  # That of update 2 waits for its successor.
+        process.send_signal(signal.SIGTERM)
+        stderr = finish(process)
+    assert process.returncode == 75
+    assert "To go on: the same command with --workdir=run" in stderr
+    assert checkpoints(tmp_path / "run") == [2]
+    assert_whole(tmp_path / "run", 2)

@@ -1,0 +1,155 @@
+"""Processes that are ended from outside: by `kill -9` at any moment, and by SIGTERM."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.faults.commands import BREAKOUT, CATCH
+from tests.faults.sameness import assert_same, assert_whole
+from tests.processes import checkpoints, finish, launch, num_rows, running, wait_for
+
+BIG = (*CATCH, "--config.network.hidden_sizes=(2048,2048)")  # Checkpoints of 46 MB take a while to write.
+BIG = (*BIG, "--config.actors.num_envs=8", "--config.actors.unroll_length=4", "--config.total_env_steps=2560")
+
+
+def kill(process):
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def go_on(arguments, workdir):
+    result = launch(*arguments, "--workdir", workdir, cwd=workdir)
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+def straight(arguments, workdir):
+    workdir.mkdir()
+    go_on(arguments, workdir)
+    return workdir
+
+
+def kill_after(update, arguments, workdir):
+    """Kills a run once it has written the row of an update."""
+    workdir.mkdir(exist_ok=True)
+    with running(*arguments, "--workdir", workdir, cwd=workdir) as process:
+        wait_for(lambda: num_rows(workdir) >= update, process)
+        kill(process)
+
+
+class TestResume:
+    """2N updates straight, and N, `kill -9`, N more, in processes of their own."""
+
+    def test_on_catch(self, tmp_path, straight_catch):
+        kill_after(50, CATCH, tmp_path / "run")
+        assert num_rows(tmp_path / "run") < 120
+        newest = checkpoints(tmp_path / "run")[-1]
+        assert f"Goes on with the run in this folder, after update {newest}" in go_on(CATCH, tmp_path / "run")
+        assert_same(tmp_path / "run", straight_catch, CATCH)
+        assert json.loads((tmp_path / "run/manifest-2.json").read_text())["seed"] == 1
+
+    def test_on_breakout(self, tmp_path):
+        kill_after(8, BREAKOUT, tmp_path / "run")
+        assert num_rows(tmp_path / "run") < 16
+        newest = checkpoints(tmp_path / "run")[-1]
+        assert f"Goes on with the run in this folder, after update {newest}" in go_on(BREAKOUT, tmp_path / "run")
+        assert_same(tmp_path / "run", straight(BREAKOUT, tmp_path / "straight"), BREAKOUT)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("arguments", [CATCH, BREAKOUT], ids=["catch", "breakout"])
+    def test_with_ten_kills_at_any_moment(self, tmp_path, arguments):
+        """From the start of the process on: while it reads a checkpoint, opens files, learns, saves, ends."""
+        before_s = time.monotonic()
+        expected = straight(arguments, tmp_path / "straight")
+        whole_s = time.monotonic() - before_s
+        moments, kills, runs = random.Random(1), [], 0
+        while len(kills) < 10:
+            workdir, runs = tmp_path / f"run{runs}", runs + 1
+            workdir.mkdir()
+            while not is_done(workdir, arguments, after_s := moments.uniform(0.0, whole_s)) and len(kills) < 10:
+                kills.append((workdir.name, f"{after_s:.3f} s", f"{num_rows(workdir)} rows", checkpoints(workdir)))
+            go_on(arguments, workdir)
+            try:
+                assert_same(workdir, expected, arguments)
+            except AssertionError as error:
+                error.add_note(f"Killed: {kills}")
+                raise
+
+
+def is_done(workdir, arguments, after_s):
+    """Starts or goes on, and kills the process after so many seconds unless it has ended by then."""
+    with running(*arguments, "--workdir", workdir, cwd=workdir) as process:
+        try:
+            _, stderr = process.communicate(timeout=after_s)
+        except subprocess.TimeoutExpired:
+            kill(process)
+            return False
+    assert process.returncode == 0, stderr
+    return True
+
+
+class TestSaving:
+    def test_a_kill_in_the_middle_of_a_save_costs_only_that_save(self, tmp_path):
+        workdir = tmp_path / "run"
+        folder = workdir / "checkpoints"
+        workdir.mkdir()
+
+        def half_saved():
+            return [path.name for path in folder.glob("*tmp*")] if folder.exists() else []
+
+        for _ in range(3):  # On a busy machine a save may end before it is seen.
+            with running(*BIG, "--workdir", workdir, cwd=workdir) as process:
+                wait_for(lambda: len(checkpoints(workdir)) >= 1 and half_saved(), process)
+                kill(process)
+            if half_saved():
+                break
+        (left,) = half_saved()
+        (left_update,) = [int(number) for number in re.findall(r"^\d+", left)]
+        newest = checkpoints(workdir)[-1]
+        assert left_update == newest + 20
+        assert f"Goes on with the run in this folder, after update {newest}" in go_on(BIG, workdir)
+        assert half_saved() == []
+        assert_same(workdir, straight(BIG, tmp_path / "straight"), BIG)
+
+
+class TestSigterm:
+    @pytest.mark.parametrize(
+        "seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+    )
+    def test_a_run_that_is_told_to_stop_goes_on_bit_for_bit_from_a_boundary(self, tmp_path, straight_catch, seed):
+        workdir, update = tmp_path / "run", random.Random(seed).randrange(21, 80)
+        workdir.mkdir()
+        with running(*CATCH, "--workdir", workdir, cwd=workdir) as process:
+            wait_for(lambda: num_rows(workdir) >= update, process)
+            process.send_signal(signal.SIGTERM)
+            stderr = finish(process)
+        assert process.returncode == 75, update
+        assert "Stopping after this update; SIGTERM again to stop at once." in stderr
+        assert f"To go on: the same command with --workdir={workdir}" in stderr
+        stopped = num_rows(workdir)
+        assert update <= stopped < 120
+        assert_whole(workdir, stopped)
+        assert checkpoints(workdir)[-1] == stopped  # Saved where it stopped, and kept with the newest boundaries.
+        assert stopped - stopped % 20 in checkpoints(workdir)
+        assert f"after update {stopped - stopped % 20}" in go_on(CATCH, workdir)
+        assert_same(workdir, straight_catch, CATCH)
+
+    @pytest.mark.slow
+    def test_one_that_is_stopped_before_the_first_boundary_says_that_it_goes_on_otherwise(self, tmp_path):
+        arguments = (*CATCH, "--config.checkpoint.every_updates=100")
+        with running(*arguments, "--workdir", "run", cwd=tmp_path) as process:
+            wait_for(lambda: num_rows(tmp_path / "run") >= 10, process)
+            process.send_signal(signal.SIGTERM)
+            finish(process)
+        assert process.returncode == 75
+        (stopped,) = checkpoints(tmp_path / "run")
+        result = launch(*arguments, "--workdir", "run", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert f"Update {stopped} is between two boundaries (checkpoint.every_updates=100)" in result.stderr
+        assert_whole(tmp_path / "run", 120)

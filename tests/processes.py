@@ -1,0 +1,78 @@
+"""The command that users run, as a process of its own: to start, to watch, and to kill."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+LIMIT_S = 300.0  # Of whatever is waited for; far above what it takes, as a busy machine may be ten times slower.
+
+
+def command(*arguments: Any) -> list[str]:
+    return [sys.executable, str(ROOT / "tools/tpu_launch.py"), *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return {**env, "PYTHONPATH": str(ROOT)}
+
+
+def launch(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end, which must come within `LIMIT_S`."""
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=LIMIT_S
+    )
+
+
+@contextlib.contextmanager
+def running(*arguments: Any, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command under way; it does not outlive the context."""
+    process = subprocess.Popen(
+        command(*arguments), cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Waits for the process to end by itself, within `LIMIT_S`, and returns its stderr."""
+    return process.communicate(timeout=LIMIT_S)[1]
+
+
+def error_lines(stderr: str) -> list[str]:
+    """What the log says at the level of errors, without what follows below such a line."""
+    return [line.partition("ERROR: ")[2] for line in stderr.splitlines() if "ERROR: " in line]
+
+
+def read_rows(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def num_rows(workdir: Path) -> int:
+    """Whole lines of `metrics.jsonl` so far; 0 before there is one."""
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def checkpoints(workdir: Path) -> list[int]:
+    """Updates whose checkpoint is whole, oldest first."""
+    folder = workdir / "checkpoints"
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    """Polls until `condition` holds, as long as `process` runs, for at most `LIMIT_S`."""
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
