@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from tests.faults.commands import CATCH, SCRIPTED
-from tests.faults.sameness import assert_same
+from tests.faults.sameness import assert_same, assert_whole
 from tests.processes import checkpoints, error_lines, finish, launch, num_rows, running, wait_for
 
 SLOWED = (*SCRIPTED, "--config.env.options.sleep_s=0.04")  # 0.3 s an update; changes nothing else.
@@ -75,10 +75,12 @@ class TestNoRoom:
         assert launch(*arguments, "--workdir", workdir, cwd=tmp_path).returncode == 0
         assert_same(workdir, straight_scripted, SCRIPTED)
 
-    def test_for_a_checkpoint(self, tmp_path, straight_scripted):
-        """A limit on the size of files, which metrics keep and checkpoints do not."""
+    @pytest.mark.parametrize("num_updates", [8, 16])
+    def test_for_a_checkpoint(self, tmp_path, straight_scripted, num_updates):
+        """A limit on the size of files, which metrics keep and checkpoints do not: at the end, and in the middle."""
         workdir = tmp_path / "run"
-        with running(*SLOWED, "--workdir", workdir, cwd=tmp_path) as process:
+        arguments = (*SLOWED, f"--config.total_env_steps={num_updates * 8 * 4}", "--config.checkpoint.keep=1")
+        with running(*arguments, "--workdir", workdir, cwd=tmp_path) as process:
             wait_for(lambda: checkpoints(workdir) == [4], process)
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
             stderr = finish(process)
@@ -88,9 +90,14 @@ class TestNoRoom:
             "large. It does not count; the newest whole one is of update 4.",
             "Details:",
         ]
+        assert "Exception ignored" not in stderr
         assert checkpoints(workdir) == [4]
-        go_on(SLOWED, workdir, 4)
-        assert_same(workdir, straight_scripted, SCRIPTED)
+        assert num_rows(workdir) < 16  # It did not go on to the next save.
+        go_on(arguments, workdir, 4)
+        assert_whole(workdir, num_updates)
+        assert checkpoints(workdir) == [num_updates]
+        if num_updates == 8:
+            assert_same(workdir, straight_scripted, SCRIPTED)
 
 
 @pytest.fixture(scope="module")
