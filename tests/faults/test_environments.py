@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+import time
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_one_that_hangs_is_named_with_the_stacks_of_all_threads(tmp_path, straig
 
 
 def test_one_that_stalls_within_the_limit_changes_nothing(tmp_path, straight_scripted):
-    stall = options(hang_at_step=6, hang_s=2.0)
+    stall = (*options(hang_at_step=6, hang_s=2.0), "--config.actors.timeout_s=8")
     result = launch(*SCRIPTED, IN_THE_SECOND_HALF, *stall, "--workdir", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert_same(tmp_path / "run", straight_scripted, SCRIPTED)
@@ -92,6 +93,7 @@ def test_sigterm_ends_a_run_that_waits_for_one_and_saves_what_it_has(tmp_path):
     arguments = (*SCRIPTED, *options(hang_at_step=10), limit, "--workdir", "run")
     with running(*arguments, cwd=tmp_path) as process:
         wait_for(lambda: num_rows(tmp_path / "run") == 1, process)  # That of update 2 waits for its successor.
+        time.sleep(1.0)  # Now the learner waits for rollout 2.
         process.send_signal(signal.SIGTERM)
         stderr = finish(process)
     assert process.returncode == 75
