@@ -176,15 +176,17 @@ Metrics = Mapping[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Agent:
-    """An algorithm as five pure functions.
+    """An algorithm as six pure functions.
 
     Attributes:
         init: (key) -> LearnerState.
         initial_carry: (batch_size) -> carry.
-        actor_params: (state) -> what actors need to act, a pytree.
+        actor_params: (state) -> what actors need to act, a pytree. Reads `params` and `extra` only.
         act: (actor_params, timestep, carry, keys) -> (action [B], behaviour pytree of [B, ...], carry). `keys` is [B]
             typed PRNG keys, one per environment, so that what an environment samples does not depend on which others
             share its batch.
+        act_greedy: (actor_params, timestep, carry) -> (action [B], carry): what the agent takes for best, without
+            noise, for evaluation. The carry goes on as in `act`.
         update: (state, trajectory) -> (state, metrics); the whole learner step. Metrics are scalars.
     """
 
@@ -192,4 +194,5 @@ class Agent:
     initial_carry: Callable[[int], PyTree]
     actor_params: Callable[[LearnerState], PyTree]
     act: Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree, PyTree]]
+    act_greedy: Callable[[PyTree, Timestep, PyTree], tuple[jax.Array, PyTree]]
     update: Callable[[LearnerState, Trajectory], tuple[LearnerState, Metrics]]

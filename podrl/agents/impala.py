@@ -96,6 +96,10 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         output, carry = network.step(params, timestep.observation, timestep.first, carry)
         return sample_categorical(keys, output.logits), {"logits": output.logits}, carry
 
+    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[jax.Array, PyTree]:
+        output, carry = network.step(params, timestep.observation, timestep.first, carry)
+        return jnp.argmax(output.logits, axis=-1).astype(jnp.int32), carry
+
     @jax.jit
     def sgd_step(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
         num_transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
@@ -124,6 +128,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         initial_carry=network.initial_carry,
         actor_params=lambda state: state.params,
         act=act,
+        act_greedy=act_greedy,
         update=update,
     )
 

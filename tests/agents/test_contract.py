@@ -60,6 +60,28 @@ def test_acting_has_the_promised_shapes(case):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), next_carry) == jax.tree.map(lambda x: (x.shape, x.dtype), carry)
 
 
+def test_greedy_actions_are_what_a_policy_without_noise_would_sample(case):
+    """The one that is sampled most; the carry goes on as in sampling."""
+    agent, spec = case
+    params, carry = agent.actor_params(agent.init(jax.random.key(0))), agent.initial_carry(1)
+    params = jax.tree.map(lambda x: 5 * x, params)  # Further from uniform.
+    timestep = make_timestep(spec, 1, True)
+    greedy, greedy_carry = agent.act_greedy(params, timestep, carry)
+    assert (greedy.shape, greedy.dtype) == ((1,), jnp.int32)
+    sample = jax.jit(jax.vmap(lambda key: agent.act(params, timestep, carry, key[None])[0][0]))
+    counts = np.bincount(sample(jax.random.split(jax.random.key(3), 500)), minlength=spec.num_actions)
+    assert counts.argmax() == greedy[0]
+    assert counts.max() > 200
+    jax.tree.map(np.testing.assert_array_equal, greedy_carry, agent.act(params, timestep, carry, keys(1))[2])
+
+
+def test_acting_needs_neither_the_optimizer_nor_the_key(case):
+    agent, _ = case
+    state = agent.init(jax.random.key(0))
+    bare = LearnerState(step=None, params=state.params, opt_state=None, extra=state.extra, key=None)
+    jax.tree.map(np.testing.assert_array_equal, agent.actor_params(bare), agent.actor_params(state))
+
+
 def test_the_carry_is_forgotten_where_an_episode_opens(case):
     agent, spec = case
     params = agent.actor_params(agent.init(jax.random.key(0)))
