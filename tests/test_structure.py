@@ -8,15 +8,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
-    {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting"},
+    {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting"}
+    | {"atari_scores", "data"},
     {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
     | {"comparison", "retention", "export"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"},
-    {"actors", "journal", "comparison_report"},
+    {"actors", "journal", "comparison_report", "evaluate", "video"},
     {"sebulba", "instruments", "inspection"},
     {"train", "stages", "inspection_report"},
-    {"benchmark", "benchmark_report"},
+    {"benchmark", "benchmark_report", "saved_run", "evaluation_report"},
 ]
 # Within a layer modules do not see each other, but for these.
 WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")}
