@@ -235,11 +235,7 @@ class Checkpointer:
         """Raises ConfigError unless the checkpoint has the leaves of `shape`."""
         saved = _leaf_shapes(self._manager.item_metadata(step)["state"])
         for path, expected in _leaf_shapes(_to_array_shapes(shape)).items():
-            if (found := saved.pop(path, None)) != expected:
-                raise ConfigError(
-                    f"Checkpoint {step} in {self._manager.directory} is of another network or algorithm: {path} is "
-                    f"{found or 'not there'}, expected {expected}."
-                )
+            _check_leaf(epath.Path(self._manager.directory) / str(step), path, saved.pop(path, None), expected)
         if saved:
             path = next(iter(saved))
             raise ConfigError(
@@ -327,6 +323,33 @@ def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
     return _by_path(restored["params"])
 
 
+def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tuple[LearnerState, Counters]:
+    """Restores `params` and `extra` alone, which is what `Agent.actor_params` reads; the rest is left as in `shape`.
+
+    Args:
+        workdir: the run's.
+        shape: `jax.ShapeDtypeStruct`s with shardings, of any topology.
+        step: which checkpoint.
+
+    Raises:
+        ConfigError: if the checkpoint is of another network or algorithm, or cannot be read.
+    """
+    checkpoint = checkpoint_folder(workdir) / str(step)
+    parts = {"params": shape.params, "extra": shape.extra}
+    with (
+        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as arrays,
+        ocp.Checkpointer(ocp.JsonCheckpointHandler()) as numbers,
+    ):
+        saved = _leaf_shapes(arrays.metadata(checkpoint / "state").item_metadata.tree)
+        for path, expected in _leaf_shapes(parts).items():
+            _check_leaf(checkpoint, path, saved.get(path), expected)
+        restore = ocp.args.PyTreeRestore(
+            item=parts, restore_args=ocp.checkpoint_utils.construct_restore_args(parts), partial_restore=True
+        )
+        state = dataclasses.replace(shape, **arrays.restore(checkpoint / "state", args=restore))
+        return state, Counters(**numbers.restore(checkpoint / "counters"))
+
+
 def _read_metadata(workdir: epath.PathLike, step: int) -> dict[str, PyTree]:
     """Orbax's record of each array in the state."""
     path = checkpoint_folder(workdir) / str(step) / "state"
@@ -342,6 +365,15 @@ def _reason(error: Exception) -> str:
     if code:
         return os.strerror(int(code[1]))
     return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _check_leaf(checkpoint: Any, path: str, found: str | None, expected: str) -> None:
+    """Raises ConfigError unless the leaf is as expected."""
+    if found != expected:
+        raise ConfigError(
+            f"Checkpoint {checkpoint.name} in {checkpoint.parent} is of another network or algorithm: {path} is "
+            f"{found or 'not there'}, expected {expected}."
+        )
 
 
 def _leaf_shapes(tree: PyTree) -> dict[str, str]:

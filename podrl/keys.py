@@ -3,7 +3,7 @@
 import jax
 
 # Purposes. A new one gets a new number; changing a number changes every run.
-LEARN, ACT = range(2)
+LEARN, ACT, EVALUATE = range(3)
 
 
 def purpose_key(seed: int, purpose: int) -> jax.Array:

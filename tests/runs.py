@@ -59,7 +59,7 @@ def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[sebulba.Ou
         config,
         agent=kwargs.pop("agent", agent),
         spec=spec,
-        source=load_source(config.env.source),
+        source=kwargs.pop("source", None) or load_source(config.env.source),
         topology=make_topology(config.topology, jax.devices()[:num_devices]),
         write_row=lambda row: rows.append(dict(row)),
         **kwargs,

@@ -10,7 +10,8 @@ ended it, and the next step ignores its action and returns the first observation
 reward 0 and discount 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
 import importlib
 import pkgutil
 from typing import Any, Protocol, cast
@@ -53,8 +54,35 @@ class Pool(Protocol):
         ...
 
 
+class PicturePool(Pool, Protocol):
+    """A pool that can be watched."""
+
+    def picture(self, env: int) -> np.ndarray:
+        """[H, W, 3] uint8: environment `env` as a person would see it, after the newest timestep.
+
+        Raises:
+            ConfigError: if it has no picture.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationProtocol:
+    """How an environment is played where scores are reported.
+
+    Attributes:
+        env: the environment, less what training changes of its episodes and scores.
+        facts: the settings that a score depends on, by name, for the report.
+        steps_per_second: of the agent, at the speed at which a person would watch or play.
+    """
+
+    env: EnvConfig
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    steps_per_second: float = 30.0
+
+
 class Source(Protocol):
-    """The functions of a source module."""
+    """The functions of a source module. It may have two more, see `evaluation_protocol` and `make_picture_pool`."""
 
     def make_spec(self, config: EnvConfig) -> EnvSpec:
         """Describes one environment; raises `ConfigError` for anything in `config` that it cannot do."""
@@ -134,3 +162,20 @@ def _describe(timestep: Timestep) -> dict[str, str]:
         )
         for path, leaf in jax.tree_util.tree_leaves_with_path(timestep)
     }
+
+
+def evaluation_protocol(source: Source, config: EnvConfig) -> EvaluationProtocol:
+    """The environment's own protocol: what the source's `evaluation_protocol(config)` says, or else as in training."""
+    make = getattr(source, "evaluation_protocol", None)
+    return make(config) if make else EvaluationProtocol(env=config, facts=dict(config.options))
+
+
+def make_picture_pool(source: Source, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> PicturePool:
+    """The same pool as `make_pool`, to be watched: by the source's `make_picture_pool(config, seeds=, num_threads=)`.
+
+    Raises:
+        ConfigError: if the source has no pictures.
+    """
+    make = getattr(source, "make_picture_pool", None)
+    check(make is not None, f"env.source={config.source!r} has no pictures: it lacks make_picture_pool.")
+    return cast(PicturePool, cast(Any, make)(config, seeds=seeds, num_threads=num_threads))

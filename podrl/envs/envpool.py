@@ -29,6 +29,7 @@ import gymnasium
 import numpy as np
 
 from podrl.config import ConfigError, EnvConfig, check, did_you_mean
+from podrl.envs import EvaluationProtocol
 from podrl.envs.spaces import Encoding, make_encoding
 from podrl.types import EnvSpec, Timestep
 
@@ -52,6 +53,19 @@ _OWNED = {
     "env_name": "env.id chooses it",
     "task_name": "env.id chooses it",
 }
+_TIME_LIMITS = ("max_episode_steps", "max_episode_frames")
+_ATARI_FRAMES = 108_000
+_ATARI_FACTS = (
+    "max_episode_frames",
+    "frame_skip",
+    "repeat_action_probability",
+    "noop_max",
+    "use_fire_reset",
+    "full_action_space",
+    "episodic_life",
+)
+_STEPS_PER_SECOND = 50.0  # Of Box2D and most of classic control.
+_GRID_STEPS_PER_SECOND = 5.0
 _POSITIVE = ("frame_skip", "noop_max", "img_height", "img_width", "max_episode_steps", "max_episode_frames")
 
 # `warnings.catch_warnings` swaps global state, and actor threads make pools at the same time.
@@ -106,6 +120,50 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "
         ConfigError: as `make_spec`.
         ValueError: if there are no seeds or no threads.
     """
+    return _make_pool(config, seeds, num_threads)
+
+
+def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "SynchronousPool":
+    """The same, whose `picture` works."""
+    return _make_pool(config, seeds, num_threads, render_mode="rgb_array")
+
+
+def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
+    """Whole episodes up to the environment's own time limit; everything else as in `config`.
+
+    For Atari that is a whole game, all lives, of at most 108,000 frames, which is half an hour. Rewards are raw in any
+    case.
+
+    Raises:
+        ConfigError: as `make_spec`.
+
+    Source: Machado et al. 2018, arXiv:1709.06009.
+    """
+    task = _resolve(config)
+    options = {name: value for name, value in config.options.items() if name not in _TIME_LIMITS}
+    with _refusals_as_config_errors(config):
+        defaults = envpool.make_spec(config.id).config._asdict()
+    if "episodic_life" not in defaults:
+        limit = defaults["max_episode_steps"]
+        facts = {"max_episode_steps": "none" if limit == _NO_LIMIT else limit} | options
+        with _refusals_as_config_errors(config):
+            grid = _is_grid(envpool.make_spec(config.id, **options).gymnasium_observation_space)
+        return EvaluationProtocol(
+            env=dataclasses.replace(config, options=options),
+            facts=facts,
+            steps_per_second=_GRID_STEPS_PER_SECOND if grid else _STEPS_PER_SECOND,
+        )
+    options |= {"episodic_life": False, "max_episode_frames": _ATARI_FRAMES}
+    facts = {name: options.get(name, defaults.get(name)) for name in _ATARI_FACTS}
+    return EvaluationProtocol(
+        env=dataclasses.replace(config, options=options),
+        facts=facts | {name: options[name] for name in ("mode", "difficulty") if name in options},
+        steps_per_second=60 / task.frames_per_step,
+    )
+
+
+def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrapper: Any) -> "SynchronousPool":
+    """A pool, with `wrapper` for EnvPool's own wrapper in Python."""
     if not seeds or num_threads < 1:
         raise ValueError(f"A pool needs seeds and threads; found {len(seeds)} seeds and num_threads={num_threads}.")
     task = _resolve(config)
@@ -118,6 +176,7 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "
             num_threads=min(num_threads, len(seeds)),
             env_seed=list(seeds),
             **task.options,
+            **wrapper,
         )
         _ = env.observation_space  # Cached by EnvPool; built here, where its warnings are silenced.
     return SynchronousPool(env, task.encoding, num_envs=len(seeds))
@@ -133,6 +192,7 @@ class SynchronousPool:
         self._num_envs = num_envs
         self._ended: Any = None  # [B] bool: the last timestep ended the episode
         self._sent = False
+        self._newest: Any = None  # The raw observation, for `picture`.
 
     def reset(self) -> Timestep:
         """Opens an episode in every environment."""
@@ -163,12 +223,32 @@ class SynchronousPool:
         terminated = terminated | (self._ended & (extras.get("terminated", terminated) != 0))
         return self._timestep(observation, reward, terminated, first)
 
+    def picture(self, env: int) -> np.ndarray:
+        """[H, W, 3] uint8: what EnvPool draws of environment `env`, or its observation where that is a grid of numbers.
+
+        Raises:
+            ConfigError: if EnvPool cannot draw it.
+        """
+        pool = self._open_env()
+        self._require(self._newest is not None, "picture() before reset()")
+        self._require(not self._sent, "picture() while a step is under way; call recv() first")
+        if _is_grid(pool.observation_space):
+            grid = self._newest[env].astype(np.float64)
+            brightness = (grid - grid.min()) / max(np.ptp(grid), 1e-9)
+            return np.repeat((255 * brightness).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+        try:
+            return np.array(pool.render(env_ids=[env])[0])
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"EnvPool has no picture of this environment: {reason}.") from None
+
     def close(self) -> None:
         """Frees the C++ threads; a step under way ends first."""
         self._env = None
 
     def _timestep(self, observation: Any, reward: Any, terminated: Any, first: Any) -> Timestep:
         """Applies the reset rule: rows that are `first` have reward 0 and discount 1."""
+        self._newest = observation
         # Any: `Timestep` is annotated with the jax arrays that these become.
         reward = np.where(first, 0.0, reward).astype(np.float32)
         discount: Any = np.where(first | ~terminated, 1.0, 0.0).astype(np.float32)
@@ -258,6 +338,11 @@ def _checked_option(name: str, value: Any, default: Any) -> Any:
     )
     check(name not in _POSITIVE or value >= 1, f"env.options.{name}={value!r} must be at least 1.")
     return value
+
+
+def _is_grid(space: gymnasium.Space) -> bool:
+    """Whether observations are two-dimensional, such as Catch's: a picture with numbers for colours."""
+    return isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 2
 
 
 @contextlib.contextmanager

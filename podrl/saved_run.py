@@ -1,0 +1,83 @@
+"""A run that is on disk: its config, and an agent as one of its checkpoints has it, on one device."""
+
+import dataclasses
+import json
+
+from etils import epath
+import jax
+import ml_collections
+
+from podrl.agents import load_agent
+from podrl.checkpoint import restore_actor, whole_steps
+from podrl.config import Config, ConfigError, check
+from podrl.envs import Source, load_source
+from podrl.networks import make_network
+from podrl.train import resolve
+from podrl.types import Agent, Counters, EnvSpec, PyTree
+from podrl.workdir import holds_run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedRun:
+    """What is needed to act as the run's agent did.
+
+    Attributes:
+        config: of the run.
+        agent: the algorithm.
+        spec: of the environment that it was trained in.
+        source: makes environments.
+        params: what `Agent.act` takes, on one device.
+        counters: of the checkpoint.
+    """
+
+    config: Config
+    agent: Agent
+    spec: EnvSpec
+    source: Source
+    params: PyTree
+    counters: Counters
+
+
+def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
+    """Reads a run, which may be under way, and changes nothing in its folder.
+
+    Args:
+        workdir: its folder.
+        step: the update whose checkpoint to take; None for the newest.
+        device: where its parameters go, whatever the topology that it was trained on.
+
+    Raises:
+        ConfigError: if there is no run, or no such checkpoint; lists those that there are.
+    """
+    check(holds_run(epath.Path(workdir)), f"--workdir={workdir} is not the folder of a run: it has no config.json.")
+    steps = whole_steps(workdir)
+    check(bool(steps), f"--workdir={workdir} has no checkpoint yet.")
+    step = steps[-1] if step is None else step
+    check(step in steps, f"--step={step}: there is no such checkpoint. There are: {', '.join(map(str, steps))}.")
+    config = read_config(workdir)
+    source = load_source(config.env.source)
+    spec = source.make_spec(config.env)
+    network = make_network(config.network, spec)
+    agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    shape = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(agent.init, jax.random.key(0)),
+    )
+    state, counters = restore_actor(workdir, shape, step)
+    return SavedRun(
+        config=config, agent=agent, spec=spec, source=source, params=agent.actor_params(state), counters=counters
+    )
+
+
+def read_config(workdir: str) -> Config:
+    """The resolved config that a run wrote.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    path = epath.Path(workdir) / "config.json"
+    try:
+        return resolve(ml_collections.ConfigDict(json.loads(path.read_text())))
+    except (ConfigError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read by this version of podrl: {error}") from None

@@ -1,0 +1,155 @@
+"""`tools/evaluate.py` on a real run."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from podrl import train
+from tests import runs
+from tools import evaluate
+
+ONE_DEVICE = {
+    "topology__actor_devices_per_process": 1,
+    "topology__learner_devices_per_process": 1,
+    "log__tensorboard": False,
+}
+
+
+@pytest.fixture(scope="module")
+def catch(tmp_path_factory):
+    """A run on Catch of 12 updates with checkpoints of 4, 8 and 12, on 2 + 4 devices."""
+    folder = tmp_path_factory.mktemp("catch")
+    config = runs.make_config(
+        total_env_steps=12 * 8 * 4,
+        agent__learning_rate=0.05,
+        checkpoint__every_updates=4,
+        topology__actor_devices_per_process=2,
+        topology__learner_devices_per_process=4,
+        actors__pools_per_thread=1,
+        log__tensorboard=False,
+    )
+    train.train(config, workdir=str(folder))
+    return folder
+
+
+def play(catch, *arguments):
+    return evaluate.main(["evaluate.py", "--workdir", str(catch), "--episodes", "40", *map(str, arguments)])
+
+
+def report_of(catch, tmp_path, *arguments):
+    assert play(catch, "--json", tmp_path / "report.json", *arguments) == 0
+    return json.loads((tmp_path / "report.json").read_text())
+
+
+def test_says_what_was_played_and_how_well(catch, tmp_path, capsys):
+    before = sorted(catch.rglob("*"))
+    report = report_of(catch, tmp_path)
+    printed = capsys.readouterr().out
+    assert "test on Catch-v0, update 12 (384 env steps, 384 frames)" in printed
+    assert "40: the first 2 of each of 20 environments, seed 1" in printed
+    assert re.search(r"greedy +sampled", printed)
+    assert "percentile bootstrap of the mean, 10,000 resamples" in printed
+    assert "human" not in printed
+    assert (report["learner_steps"], report["seed"], report["protocol"]) == (12, 1, {"max_episode_steps": "none"})
+    for result in report["policies"].values():
+        assert result["episodes"] == len(result["returns"]) == len(result["lengths"]) == 40
+        assert set(result["lengths"]) == {9}
+        assert result["return"]["mean"] == pytest.approx(np.mean(result["returns"]))
+        low, high = result["return"]["interval"]
+        assert -1 <= low <= result["return"]["mean"] <= high <= 1
+    assert sorted(catch.rglob("*")) == before  # The run's folder is only read.
+
+
+def test_is_reproducible(catch, tmp_path):
+    first = report_of(catch, tmp_path)
+    assert report_of(catch, tmp_path) == first
+    assert report_of(catch, tmp_path, "--seed", 2)["policies"] != first["policies"]
+    earlier = report_of(catch, tmp_path, "--step", 4)
+    assert earlier["learner_steps"] == 4
+    assert earlier["policies"] != first["policies"]
+
+
+def test_the_film_shows_the_episodes_that_count(catch, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    report = report_of(catch, tmp_path, "--policy", "sampled", "--video", tmp_path / "play.gif")
+    film = image.open(tmp_path / "play.gif")
+    assert list(report["policies"]) == ["sampled"]
+    shown_ms = 0
+    for index in range(film.n_frames):
+        film.seek(index)
+        shown_ms += film.info["duration"]
+    assert shown_ms == 2 * 10 * 200  # Two episodes of ten pictures, at five a second.
+    assert film.size[0] >= 240
+    film.seek(0)
+    assert (np.asarray(film.convert("RGB"))[60:].max(axis=-1) == 255).sum() > 500  # The ball or the paddle.
+    assert report_of(catch, tmp_path, "--policy", "sampled") == report  # Filming changes nothing.
+
+
+def test_a_film_ends_in_time(catch, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    report_of(catch, tmp_path, "--policy", "greedy", "--video", tmp_path / "play.gif", "--video_seconds", "0.6")
+    assert image.open(tmp_path / "play.gif").n_frames <= 3
+
+
+def test_a_film_as_mp4(catch, tmp_path):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    report_of(catch, tmp_path, "--policy", "greedy", "--video", tmp_path / "play.mp4")
+    frames, seconds = ffmpeg.count_frames_and_secs(str(tmp_path / "play.mp4"))
+    assert frames == 20
+    assert seconds == pytest.approx(4.0, abs=0.3)
+
+
+def test_atari_has_a_score_on_the_human_scale(tmp_path, capsys):
+    config = runs.make_config("Breakout-v5", total_env_steps=1, network__encoder="nature", **ONE_DEVICE)
+    train.train(config, workdir=str(tmp_path / "run"))
+    arguments = ("--episodes", "2", "--policy", "sampled")
+    report = report_of(tmp_path / "run", tmp_path, *arguments)
+    printed = capsys.readouterr().out
+    result = report["policies"]["sampled"]
+    assert result["human_normalised"]["mean"] == pytest.approx((result["return"]["mean"] - 1.7) / 28.8)
+    assert "human-normalised" in printed
+    assert "max_episode_frames=108000  frame_skip=4  repeat_action_probability=0.0  noop_max=30" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--step", "5"), "--step=5: there is no such checkpoint. There are: 4, 8, 12."),
+        (("--workdir", "nowhere"), "--workdir=nowhere is not the folder of a run: it has no config.json."),
+        (("--video", "nowhere/x.gif"), "--video=nowhere/x.gif: there is no such folder."),
+        (("--json", "."), "--json=. is a folder; name a file."),
+        (("--video", "play.avi"), "--video=play.avi: '.avi' is not known. Use .gif or .mp4."),
+        (("--episodes", "0"), "--episodes=0 must be at least 1."),
+        (("--policy", "best"), "Argument --policy: invalid choice: 'best'"),
+        (("--sped", "1"), "Unrecognized arguments: --sped 1. See --help."),
+    ],
+)
+def test_mistakes_are_one_line(catch, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert play(catch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("evaluate: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert play(tmp_path) == 2
+    assert "has no checkpoint yet" in capsys.readouterr().err
+
+
+def test_an_environment_without_a_picture_says_so(tmp_path, capsys):
+    config = runs.scripted_config(total_env_steps=1, **ONE_DEVICE)
+    train.train(config, workdir=str(tmp_path / "run"))
+    assert play(tmp_path / "run", "--video", tmp_path / "x.gif") == 2
+    assert "env.source='tests.envs.scripted' has no pictures: it lacks make_picture_pool." in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(catch, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
+    assert play(catch, "--video", tmp_path / "x.mp4") == 2
+    assert "pip install -e '.[video]'" in capsys.readouterr().err

@@ -1,0 +1,169 @@
+"""Plays episodes with the agent of a run, and says what it scores. See `--help`."""
+
+import argparse
+import functools
+import json
+import os
+from pathlib import Path
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+# `podrl` is found wherever the command is run from.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import logging
+from rich.console import Console
+
+from podrl.config import ConfigError, check
+
+if TYPE_CHECKING:
+    import jax
+
+    from podrl.envs import EvaluationProtocol
+    from podrl.evaluate import Episodes
+    from podrl.saved_run import SavedRun
+    from podrl.video import Film
+
+USAGE = """%(prog)s --workdir RUN [--step N] [--episodes 100] [--policy both|greedy|sampled] [--seed 1]
+                   [--video FILE.gif|FILE.mp4] [--video_seconds 60] [--json FILE]
+
+RUN is a run's folder; the run may be under way. Plays by the environment's own protocol: whole episodes, raw rewards,
+no option that changes them for training. All environments play the same number of episodes; the first of each count."""
+INTERRUPTED = 130
+PROGRESS_S = 10.0
+_PLAIN_WIDTH = 160  # columns; wide enough that no row of the table breaks
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains with a `ConfigError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See --help.")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parses `argv`, whose first entry is the program's name.
+
+    Raises:
+        ConfigError: on an unknown flag or a value that cannot work.
+        SystemExit: with code 0 after showing `--help`.
+    """
+    parser = _Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
+    parser.add_argument("--workdir", required=True, metavar="RUN", help="folder of a run")
+    parser.add_argument("--step", type=int, help="update whose checkpoint to take (the newest)")
+    parser.add_argument("--episodes", type=int, default=100, help="to play with each policy (100)")
+    parser.add_argument("--policy", choices=("both", "greedy", "sampled"), default="both", help="actions (both)")
+    parser.add_argument("--seed", type=int, default=1, help="of environments and sampling (1)")
+    parser.add_argument("--video", type=Path, help="film the first environment, with the first of the policies")
+    parser.add_argument("--video_seconds", type=float, default=60.0, help="length of the film at most (60)")
+    parser.add_argument("--json", type=Path, help="also write the report there, with every episode")
+    flags = parser.parse_args(argv[1:])
+    check(flags.episodes >= 1, f"--episodes={flags.episodes} must be at least 1.")
+    check(flags.video_seconds > 0, f"--video_seconds={flags.video_seconds} must be positive.")
+    check(0 <= flags.seed < 2**31, f"--seed={flags.seed} must lie in [0, 2**31).")
+    for name in ("video", "json"):
+        _check_writable(f"--{name}", getattr(flags, name))
+    return flags
+
+
+def _check_writable(flag: str, path: Path | None) -> None:
+    """Raises ConfigError unless a file can be written there."""
+    if path is None:
+        return
+    check(path.parent.is_dir(), f"{flag}={path}: there is no such folder.")
+    check(not path.is_dir(), f"{flag}={path} is a folder; name a file.")
+    target = path if path.exists() else path.parent
+    check(os.access(target, os.W_OK), f"{flag}={path} cannot be written: no permission.")
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Plays, prints and writes."""
+    import jax  # A mistake before need not wait for it.
+
+    from podrl import evaluation_report
+    from podrl.display import configure_logging
+    from podrl.envs import evaluation_protocol
+    from podrl.evaluate import POLICIES, check_same_interface, split_episodes
+    from podrl.saved_run import open_run
+    from podrl.video import Film
+
+    configure_logging(process_index=0)
+    num_envs, per_env = split_episodes(flags.episodes)
+    device = jax.local_devices()[0]
+    saved = open_run(flags.workdir, flags.step, device)
+    protocol = evaluation_protocol(saved.source, saved.config.env)
+    check_same_interface(saved.spec, saved.source.make_spec(protocol.env), protocol)
+    film = None
+    if flags.video is not None:
+        film = Film(
+            flags.video, steps_per_second=protocol.steps_per_second, seconds=flags.video_seconds, episodes=per_env
+        )
+    policies = list(POLICIES) if flags.policy == "both" else [flags.policy]
+    played = {policies[0]: _play(saved, protocol, device, policies[0], flags, film)}
+    if film is not None:
+        logging.info("%s shows %.0f s of %s play in environment 0.", flags.video, film.write(), policies[0])
+    played |= {policy: _play(saved, protocol, device, policy, flags, None) for policy in policies[1:]}
+    report = evaluation_report.make_report(
+        saved.config, saved.counters, protocol, num_envs=num_envs, seed=flags.seed, played=played
+    )
+    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    evaluation_report.show(Console(highlight=False, markup=False, width=width), report)
+    if flags.json is not None:
+        flags.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _play(
+    saved: "SavedRun",
+    protocol: "EvaluationProtocol",
+    device: "jax.Device",
+    policy: str,
+    flags: argparse.Namespace,
+    film: "Film | None",
+) -> "Episodes":
+    """The episodes of one policy, filmed if there is a film."""
+    from podrl.envs import make_picture_pool
+    from podrl.evaluate import make_player
+    from podrl.layout import available_cores
+
+    make_pool = saved.source.make_pool if film is None else functools.partial(make_picture_pool, saved.source)
+    player = make_player(
+        saved.agent,
+        saved.spec,
+        policy=policy,
+        episodes=flags.episodes,
+        device=device,
+        make_pool=lambda seeds: make_pool(protocol.env, seeds=seeds, num_threads=available_cores()),
+    )
+    progress = _Progress(policy, player.num_episodes)
+    watch = film.watch if film else lambda pool, timestep: None
+    return player.play(saved.params, flags.seed, watch=watch, show_progress=progress)
+
+
+class _Progress:
+    """Says every few seconds how far a long evaluation is."""
+
+    def __init__(self, policy: str, episodes: int) -> None:
+        self._policy, self._episodes = policy, episodes
+        self._last_s = time.monotonic()
+
+    def __call__(self, episodes: int, step: int) -> None:
+        if time.monotonic() - self._last_s >= PROGRESS_S:
+            self._last_s = time.monotonic()
+            logging.info("%s: %d of %d episodes, step %s", self._policy, episodes, self._episodes, f"{step:,}")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line and returns the exit code: 0 done, 2 a mistake in the command or config."""
+    try:
+        run(parse(argv))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except ConfigError as error:
+        sys.stderr.write(f"evaluate: error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
