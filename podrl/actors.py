@@ -96,6 +96,7 @@ class Actor:
         parameters: ParameterStore,
         local_learner: Mesh,
         timeout_s: float,
+        patience_s: float,
         annotate: Annotate | None = None,
     ):
         """Does not start yet.
@@ -110,7 +111,8 @@ class Actor:
             schedule: which rollouts to make, and with which parameters.
             parameters: where parameters come from.
             local_learner: where rollouts go.
-            timeout_s: for every wait.
+            timeout_s: how long the learner waits for this actor.
+            patience_s: how long this actor waits for the learner.
             annotate: shows a profiler what the thread spends its time on.
         """
         self.name = name
@@ -124,6 +126,7 @@ class Actor:
         self._parameters = parameters
         self._local_learner = local_learner
         self._timeout_s = timeout_s
+        self._patience_s = patience_s
         self._handoff = Handoff(capacity=1 + schedule.max_lag)
         self._stopping = threading.Event()
         self._pools: list[Pool] = []
@@ -201,7 +204,7 @@ class Actor:
             versions = self._schedule.versions(rollout)
             with self.ledger.spend("wait_params"):
                 version, params = self._parameters.fetch(
-                    self._device, versions, timeout_s=self._timeout_s, who=self.name
+                    self._device, versions, timeout_s=self._patience_s, who=self.name
                 )
                 on_device = jax.device_put(np.int32(version), self._device)
             episodes: list[tuple[float, int]] = []
@@ -213,7 +216,7 @@ class Actor:
             trajectories = tuple(self._finish(turn, episodes) for turn in turns)
             with self.ledger.spend("wait_rollouts"):
                 finished = Rollout(trajectories=trajectories, version=version, episodes=tuple(episodes))
-                self._handoff.put(finished, timeout_s=self._timeout_s, who=self.name)
+                self._handoff.put(finished, timeout_s=self._patience_s, who=self.name)
 
     def _open_pools(self, rollout: int) -> list[_Turn]:
         """Makes this thread's pools, in the place of those it may have; episodes that have not ended are lost."""

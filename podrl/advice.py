@@ -329,6 +329,7 @@ def _side_work(situation: Situation) -> tuple[str, ...]:
     fewer_updates = f"longer actors.unroll_length (now {config.actors.unroll_length})"
     remedies = {
         "log": f"larger log.every_updates (now {config.log.every_updates})",
+        "evaluate": f"larger evaluate.every_updates (now {config.evaluate.every_updates})",
         "checkpoint": f"larger checkpoint.every_updates (now {config.checkpoint.every_updates})",
         "publish": fewer_updates,
         "other": fewer_updates,

@@ -173,6 +173,29 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Episodes by the environment's own protocol while training goes on, with the parameters of exactly one update.
+
+    Attributes:
+        every_updates: updates between evaluations; the last update has one too. 0 for none at all.
+        episodes: to play each time, or a few more: every environment plays the same number.
+        greedy: whether to take what the agent holds for best, instead of sampling as in training.
+        timeout_s: seconds that the learner waits for an evaluation before the run ends with an error.
+    """
+
+    every_updates: int = 0
+    episodes: int = 20
+    greedy: bool = False
+    timeout_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        check_at_least(self, "evaluate", "every_updates", 0)
+        check_at_least(self, "evaluate", "episodes", 1)
+        check(self.timeout_s > 0, f"evaluate.timeout_s={self.timeout_s} must be positive (seconds).")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LogConfig:
     """What is written down.
 
@@ -210,7 +233,7 @@ class Config:
         watchdog_s: seconds that any thread may stand still, compilation not counted, before the run ends with an
             account of who waits for whom; longer than `actors.timeout_s`, whose errors say more.
         agent: the dataclass `AgentConfig` of the agent's own module.
-        env, actors, network, topology, checkpoint, log: see there.
+        env, actors, network, topology, checkpoint, evaluate, log: see there.
     """
 
     name: str = "run"
@@ -226,6 +249,7 @@ class Config:
     network: NetworkConfig
     topology: TopologyConfig
     checkpoint: CheckpointConfig
+    evaluate: EvaluateConfig
     log: LogConfig
 
     def __post_init__(self) -> None:
@@ -271,6 +295,7 @@ def default_sections() -> dict[str, ml_collections.ConfigDict]:
         "network": NetworkConfig,
         "topology": TopologyConfig,
         "checkpoint": CheckpointConfig,
+        "evaluate": EvaluateConfig,
         "log": LogConfig,
     }
     return {name: ml_collections.ConfigDict(dataclasses.asdict(section())) for name, section in sections.items()}
@@ -295,6 +320,7 @@ def shrink(config: Config) -> Config:
         config,
         total_env_steps=min(config.total_env_steps, 6 * actors.num_envs * actors.unroll_length),
         actors=actors,
+        evaluate=dataclasses.replace(config.evaluate, episodes=min(config.evaluate.episodes, 4)),
         log=dataclasses.replace(config.log, every_updates=1),
     )
 

@@ -18,9 +18,9 @@ import numpy as np
 from podrl.envs import EvaluationProtocol, Pool
 from podrl.envs.seeds import env_seeds
 from podrl.keys import EVALUATE, purpose_key
-from podrl.transfer import Stopped
 from podrl.types import Agent, Array, EnvSpec, PyTree, Timestep
 from podrl.unroll import Unroller
+from podrl.waiting import Stopped
 
 MAX_ENVS = 32  # More would shorten little and, as all step until the last has ended, waste much.
 RESAMPLES = 10_000

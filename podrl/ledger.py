@@ -21,6 +21,7 @@ BUCKETS = (
     "learn",
     "publish",
     "log",
+    "evaluate",
     "checkpoint",
     "compile",
 )

@@ -222,6 +222,13 @@ class MetricsWriter:
             ) from error
 
 
+def updates_with(workdir: epath.PathLike, key: str) -> set[int]:
+    """Learner steps of the rows in `metrics.jsonl` that have this metric."""
+    path = epath.Path(workdir) / "metrics.jsonl"
+    rows = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    return {row["learner_steps"] for row in rows if key in row}
+
+
 def _slope(start: tuple[int, float], end: tuple[int, float]) -> float:
     """Steps per second between two (steps, seconds); NaN if no time passed."""
     seconds = end[1] - start[1]

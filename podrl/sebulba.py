@@ -23,6 +23,7 @@ from podrl.actors import ActingPrograms, Actor, ActorError, compile_acting
 from podrl.config import Config
 from podrl.envs import Pool, Source
 from podrl.envs.seeds import env_seeds
+from podrl.evaluator import OFF, Evaluator
 from podrl.handoff import Rollout
 from podrl.journal import Journal, Row
 from podrl.layout import default_env_threads, global_shape, make_layout
@@ -46,7 +47,7 @@ class Outcome:
     Attributes:
         state: the learner's last state.
         counters: progress of the whole job.
-        finished: false if it was told to stop early.
+        finished: false if it was told to stop before the last update or the last evaluation had ended.
         env_steps_per_second: average that the learner consumed, warm-up excluded; NaN after a single update.
         compile_s: seconds that compilation took; 0 if the programs were given.
         episode_return: mean over the newest episodes; None if none has finished.
@@ -114,6 +115,7 @@ def run(
     save: Callable[[Snapshot], None] = lambda snapshot: None,
     should_stop: Callable[[], bool] = lambda: False,
     before_update: Callable[[int], None] = lambda update: None,
+    evaluator: Evaluator = OFF,
     annotate: Annotate | None = None,
     ledger: Ledger | None = None,
     watchdog: Watchdog | None = None,
@@ -134,6 +136,7 @@ def run(
         save: writes a checkpoint; called every `checkpoint.every_updates` and at the end.
         should_stop: asked before the actors start, before every update, and in long waits.
         before_update: told the number of the update, from 1, before its rollouts are taken.
+        evaluator: plays with some updates' parameters; the caller closes it.
         annotate: shows a profiler what each thread spends its time on.
         ledger: of the main thread; by default one that starts here.
         watchdog: watches every thread; by default nobody does.
@@ -141,11 +144,14 @@ def run(
     Raises:
         ConfigError: if the environments do not divide over actors and devices.
         ActorError: if an actor thread failed.
+        EvaluationError: if the evaluator's did.
         TimeoutError: if a thread waited for another for longer than `actors.timeout_s`.
         RuntimeError: if a loss or gradient is not finite and `on_nonfinite='stop'`.
     """
     if start is not None and start.counters.learner_steps >= config.num_updates:
-        return _nothing_to_do(config, start)
+        if evaluator.is_due(start.counters):
+            evaluator.add(start.counters, Learner(agent, topology.learner, rules).actor_params(start.state))
+        return _nothing_to_do(config, start, finished=evaluator.settle(should_stop))
     start_s = time.perf_counter()
     ledger = ledger or Ledger("learner", annotate=annotate)
     watchdog = watchdog or Watchdog(math.inf)
@@ -157,7 +163,9 @@ def run(
     schedule = make_schedule(config, counters.learner_steps)
     show_phase("starting environments")
     parameters = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
-    parameters.publish(counters.learner_steps, programs.learner.actor_params(state))
+    params = programs.learner.actor_params(state)
+    parameters.publish(counters.learner_steps, params)
+    evaluator.add(counters, params)
     actors = make_actors(config, source, topology, programs, parameters, schedule, annotate)
     doing = functools.partial(describe_learner, ledger, actors)
     watchdog.watch(Watched(ledger=ledger, doing=lambda: doing(counters), is_alive=lambda: True))
@@ -191,10 +199,15 @@ def run(
                 state, metrics = programs.learner.update(state, batch)
             counters = count_update(config, spec, counters)
             with ledger.spend("publish"):
-                parameters.publish(counters.learner_steps, programs.learner.actor_params(state))
+                params = programs.learner.actor_params(state)
+                parameters.publish(counters.learner_steps, params)
             fingerprint = programs.learner.fingerprint(state, batch) if journal.wants_row(counters) else None
             journal.add(counters, metrics, fingerprint, finished_episodes(rollouts))
-            if is_checkpoint_due(config, counters):
+            with ledger.spend(OTHER if evaluator is OFF else "evaluate"):
+                saves = is_checkpoint_due(config, counters)
+                if not evaluator.add(counters, params, saves=saves, should_stop=should_stop):
+                    break
+            if saves:
                 journal.settle()  # Nothing that is not finite becomes a checkpoint.
                 with ledger.spend("checkpoint"):
                     save(make_snapshot(state, counters, journal))
@@ -208,12 +221,15 @@ def run(
         raise
     finally:
         stop_actors(actors, parameters, config.actors.timeout_s)
-    if counters != start.counters and not is_checkpoint_due(config, counters):
+    last = counters.learner_steps >= config.num_updates
+    # A run that was told to stop while the last update's evaluation waited for an earlier one makes both anew.
+    complete = not (last and evaluator.is_due(counters))
+    if counters != start.counters and complete and not is_checkpoint_due(config, counters):
         save(make_snapshot(state, counters, journal))
     return Outcome(
         state=state,
         counters=counters,
-        finished=counters.learner_steps >= config.num_updates,
+        finished=last and complete and evaluator.settle(should_stop),
         env_steps_per_second=journal.rates.average,
         compile_s=ledger.seconds()["compile"],
         episode_return=journal.episode_return,
@@ -221,14 +237,14 @@ def run(
     )
 
 
-def _nothing_to_do(config: Config, start: Snapshot) -> Outcome:
-    """Of a run that was finished before."""
+def _nothing_to_do(config: Config, start: Snapshot, *, finished: bool) -> Outcome:
+    """Of a run that had made all of its updates before."""
     logging.info("This run is finished: it has all of its %d updates.", config.num_updates)
     episodes = EpisodeWindow(config.log.episodes, start.episodes)
     return Outcome(
         state=start.state,
         counters=start.counters,
-        finished=True,
+        finished=finished,
         env_steps_per_second=float("nan"),
         compile_s=0.0,
         episode_return=episodes.summary().get("episode/return"),
@@ -290,6 +306,7 @@ def make_actors(
             parameters=parameters,
             local_learner=topology.local_learner,
             timeout_s=config.actors.timeout_s,
+            patience_s=config.actors.timeout_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0),
             annotate=annotate,
         )
 

@@ -29,13 +29,15 @@ from podrl.config import Config, ConfigError, check, from_config_dict, to_dict
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging
 from podrl.envs import load_source
+from podrl.evaluate import Episodes
+from podrl.evaluator import ROW_KEY, make_evaluator, make_row
 from podrl.interruption import interruptible, leave
 from podrl.journal import Row
 from podrl.layout import make_layout, resolve_micro_batches
 from podrl.learner import Learner
 from podrl.ledger import Ledger
 from podrl.mesh import make_sharding_rules, make_topology
-from podrl.metrics import MetricsWriter
+from podrl.metrics import MetricsWriter, updates_with
 from podrl.networks import make_network
 from podrl.panel import Summary
 from podrl.profiler import Profiler
@@ -112,6 +114,7 @@ def train(
     Raises:
         ConfigError: if the parts do not fit together.
         ActorError: if an actor thread failed.
+        EvaluationError: if an evaluation did.
         TimeoutError: if one thread waited too long for another.
         CheckpointError: if a checkpoint could not be saved.
     """
@@ -155,6 +158,28 @@ def train(
             checkpointer.check_save()
             profiler.before_update(update)
 
+        def write_evaluation(counters: Counters, episodes: Episodes) -> None:
+            row = make_row(config.env.id, counters, episodes, time.perf_counter() - start_s)
+            writer.write(row, row["env_steps"])
+            logging.info(
+                "Evaluated update %s: return %.2f (mean of %d episodes, median %.2f)",
+                f"{row['learner_steps']:,}",
+                row["evaluate/return"],
+                row["evaluate/episodes"],
+                row["evaluate/return_median"],
+            )
+
+        evaluator = stack.enter_context(
+            make_evaluator(
+                config,
+                agent=agent,
+                spec=spec,
+                source=source,
+                device=topology.local_actor_devices[-1],
+                done=updates_with(folder, ROW_KEY) if resumed else set(),
+                write=write_evaluation,
+            )
+        )
         outcome = sebulba.run(
             config,
             agent=agent,
@@ -168,6 +193,7 @@ def train(
             save=functools.partial(checkpointer.save, config=to_dict(asked), manifest=manifest),
             should_stop=should_stop,
             before_update=before_update,
+            evaluator=evaluator,
             annotate=profiler.annotate,
             ledger=ledger,
             watchdog=watchdog,
@@ -251,7 +277,7 @@ def _exit_code(code: int, error: Exception | None = None) -> int:
     That is a thread, a device, or the writes of a failed save: Orbax abandons these, and each would print an error
     of its own while Python shuts down.
     """
-    stuck = code == STALLED or any(thread.name.startswith("actor ") for thread in threading.enumerate())
+    stuck = code == STALLED or any(thread.name.startswith(("actor ", "evaluator")) for thread in threading.enumerate())
     if stuck or isinstance(error, CheckpointError):
         leave(code)
     return code

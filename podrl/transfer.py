@@ -59,7 +59,7 @@ class ParameterStore:
 
     def publish(self, version: int, params: PyTree) -> None:
         """Starts copying `params`, whole on every learner device, to every actor device, as `version`."""
-        copies = {device: _copy_to(params, device) for device in self._devices}
+        copies = {device: copy_to(params, device) for device in self._devices}
         with self._changed:
             self._versions[version] = copies
             self._versions.pop(version - self._keep, None)
@@ -111,7 +111,7 @@ class ParameterStore:
             self._changed.notify_all()
 
 
-def _copy_to(params: PyTree, device: jax.Device) -> PyTree:
+def copy_to(params: PyTree, device: jax.Device) -> PyTree:
     """Parameters on `device`, from arrays that are whole on every device they live on."""
     sources = {shard.device for shard in jax.tree.leaves(params)[0].addressable_shards}
     source = device if device in sources else min(sources, key=lambda d: d.id)

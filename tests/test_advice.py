@@ -123,6 +123,7 @@ CASES = {
     ),
     "rows": (_learner_beside(log=0.12), GPU, {}, r"log.every_updates \(now 1\), as log takes it 12%"),
     "checkpoints": (_learner_beside(checkpoint=0.2, log=0.1), GPU, {}, ": larger checkpoint.every_updates"),
+    "evaluations": (_learner_beside(evaluate=0.2), GPU, {}, r": larger evaluate.every_updates \(now 0\)"),
     "publishing": (_learner_beside(publish=0.2), GPU, {}, ": longer actors.unroll_length .*publish takes it 20%"),
     "a full CPU": (NOBODY_WAITS, LAPTOP, {"cores_busy": 0.96}, "fill the cores, learn the most.*96% busy"),
     "a full CPU, by emulators": (

@@ -169,10 +169,10 @@ class TestProtocol:
         assert protocol.env.options == {}
 
     def test_a_source_without_one_is_played_as_in_training(self):
-        config = runs.scripted_config({"episode_lengths": (2,)}).env
+        config = runs.make_config(env__source="tests.envs.delayed", env__options={"height": 8}).env
         protocol = evaluation_protocol(load_source(config.source), config)
         assert protocol.env == config
-        assert protocol.facts == {"episode_lengths": (2,)}
+        assert protocol.facts == {"height": 8}
 
 
 def test_what_is_shown_of_a_game_is_the_game_that_is_played():

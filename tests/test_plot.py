@@ -79,6 +79,17 @@ def test_a_row_still_being_written_is_left_out(make_run):
     assert curve.x.tolist() == [100, 200, 300]
 
 
+def test_rows_of_evaluations_are_a_curve_of_their_own(make_run):
+    late = {"env_steps": 150, "frames": 600, "time/wall_s": 20000.0, "evaluate/return": 7.0}
+    early = {"env_steps": 50, "frames": 200, "time/wall_s": 19000.0, "evaluate/return": 5.0}
+    run = make_run("a", tail="".join(json.dumps(row) + "\n" for row in (late, early)))
+    curve = plot.read_curve(run, "env_steps", "evaluate/return")
+    assert (curve.x.tolist(), curve.y.tolist()) == ([50, 150], [5, 7])
+    assert plot.read_curve(run, "env_steps", "episode/return").x.tolist() == [100, 200, 300]
+    assert plot.read_curve(run, "env_steps", "frames").x.tolist() == [0, 50, 100, 150, 200, 300]
+    assert plot._y_label([[curve]], "evaluate/return") == "return in evaluation (mean)"
+
+
 def test_a_missing_metric_lists_those_that_are_there(make_run, capsys):
     assert plot.main(["plot.py", make_run("a"), "--out", "x.png", "--y", "episode/retrn"]) == 2
     error = capsys.readouterr().err

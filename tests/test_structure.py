@@ -15,6 +15,7 @@ LAYERS = [
     | {"comparison", "retention", "export"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"},
     {"actors", "journal", "comparison_report", "evaluate", "video"},
+    {"evaluator"},
     {"sebulba", "instruments", "inspection"},
     {"train", "stages", "inspection_report"},
     {"benchmark", "benchmark_report", "saved_run", "evaluation_report"},

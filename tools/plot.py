@@ -80,7 +80,7 @@ def read_curve(run: str, x: str, y: str) -> Curve:
         _check_metric(run, rows, key)
     points = [(row[X_KEYS[x]], row[y]) for row in rows if _is_number(row.get(X_KEYS[x])) and _is_number(row.get(y))]
     check(bool(points), f"{run} has no row with both {X_KEYS[x]} and {y}.")
-    xs, ys = np.array(points, float).T
+    xs, ys = np.array(sorted(points), float).T  # An evaluation has its row when it ends, after later updates.
     return Curve(name=config["name"], env_id=config["env"]["id"], window=config["log"]["episodes"], x=xs, y=ys)
 
 
@@ -211,6 +211,8 @@ def _y_label(groups: Sequence[Sequence[Curve]], y: str) -> str:
     window = f"mean of the newest {windows.pop()} episodes" if len(windows) == 1 else "mean of the newest episodes"
     known = {
         "episode/return": f"episode return\n({window})",
+        "evaluate/return": "return in evaluation (mean)",
+        "evaluate/human_normalised": "human-normalised score in evaluation\n(0 random play, 1 human)",
         "episode/length": f"episode length in env steps\n({window})",
         "env_steps_per_second": "env steps per second",
         "frames_per_second": "frames per second",

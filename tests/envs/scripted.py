@@ -10,16 +10,18 @@
 `Pool.steps` counts calls of `recv`, `Pool.actions` keeps what was sent, and `Pool.seeds` what the pool was made from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 import threading
 import time
+from typing import Any
 
 import jax
 import numpy as np
 
 from podrl.config import ConfigError, EnvConfig
+from podrl.envs import EvaluationProtocol
 from podrl.types import EnvSpec, Timestep
 
 _pool_numbers = itertools.count(1)
@@ -40,6 +42,7 @@ class Options:
         wide_at_step: number of the timestep (0 is that of `reset`) whose observations have a fourth entry; -1 none.
         only_in_pool: the pool to which these faults happen, counted from 1 in this process; 0 is all of them.
         sleep_s: seconds that every `recv` takes.
+        evaluation: options that evaluation plays with instead.
     """
 
     episode_lengths: tuple[int, ...] = (3, 5)
@@ -52,6 +55,7 @@ class Options:
     wide_at_step: int = -1
     only_in_pool: int = 0
     sleep_s: float = 0.0
+    evaluation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:
@@ -67,6 +71,11 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "
     del num_threads
     options, number = _options(config), next(_pool_numbers)
     return Pool(options if options.only_in_pool in (0, number) else _without_faults(options), seeds)
+
+
+def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
+    options = dict(config.options) | _options(config).evaluation
+    return EvaluationProtocol(env=dataclasses.replace(config, options=options), facts=options)
 
 
 class Pool:
