@@ -141,12 +141,14 @@ def conclusion(comparison: Comparison) -> str:
 
 
 def _checked_rows(run: Record) -> Sequence[Mapping[str, Any]]:
-    check(bool(run.rows), f"{run.folder} has no row of metrics yet.")
+    """The rows of updates; those of evaluations have no fingerprints."""
+    rows = [row for row in run.rows if CHAIN in row]
+    check(bool(rows), f"{run.folder} has no row of metrics yet.")
     check(
-        all({CHAIN, PARAMS, BATCH} <= row.keys() for row in run.rows),
+        all({PARAMS, BATCH} <= row.keys() for row in rows),
         f"{run.folder} has rows without {BATCH}: it was made by a podrl from before there were such. Run it again.",
     )
-    return run.rows
+    return rows
 
 
 def _interval(run: Record) -> int:

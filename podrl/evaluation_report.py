@@ -75,10 +75,10 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
 def _facts(report: Mapping[str, Any]) -> dict[str, str]:
     num_envs, seed = report["num_envs"], report["seed"]
     episodes = next(iter(report["policies"].values()))["episodes"]
-    each = episodes // num_envs
+    which = f"the first {episodes // num_envs:,}" if episodes > num_envs else "the first"
     return {
         "protocol": "  ".join(f"{name}={value}" for name, value in report["protocol"].items()) or "as in training",
-        "episodes": f"{episodes:,}: the first {each:,} of each of {num_envs} environments, seed {seed}",
+        "episodes": f"{episodes:,}: {which} of each of {num_envs} environments, seed {seed}",
     }
 
 

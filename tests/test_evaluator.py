@@ -119,11 +119,11 @@ class TestWaiting:
     def test_actors_have_patience_with_a_learner_that_waits_for_an_evaluation(self):
         options = SLOW | {"evaluation": {"sleep_s": 0.3}}
         config = runs.scripted_config(
-            options, evaluate__every_updates=4, evaluate__episodes=2, actors__timeout_s=1.0, total_env_steps=8 * 8 * 4
+            options, evaluate__every_updates=4, evaluate__episodes=2, actors__timeout_s=1.0, total_env_steps=12 * 8 * 4
         )
         outcome, _, played = run_with_evaluation(config)
         assert outcome.finished
-        assert updates(played) == [4, 8]
+        assert updates(played) == [4, 8, 12]
 
     def test_an_evaluation_has_its_row_before_a_later_checkpoint_is_saved(self):
         config = runs.scripted_config(
