@@ -21,6 +21,7 @@ from podrl.atari_scores import human_normalised
 from podrl.config import Config
 from podrl.envs import Source, evaluation_protocol
 from podrl.evaluate import Episodes, Player, check_same_interface, make_player
+from podrl.ledger import Ledger
 from podrl.transfer import copy_to
 from podrl.types import Agent, Counters, EnvSpec, PyTree
 from podrl.waiting import Patience
@@ -56,9 +57,10 @@ class Evaluation:
         counters: of the update whose parameters play.
     """
 
-    def __init__(self, play: Play, counters: Counters, params: PyTree) -> None:
+    def __init__(self, play: Play, counters: Counters, params: PyTree, ledger: Ledger) -> None:
         """Starts."""
         self.counters = counters
+        self._ledger = ledger
         self._play = play
         self._episodes: Episodes | None = None
         self._error: BaseException | None = None
@@ -99,7 +101,8 @@ class Evaluation:
 
     def _run(self, params: PyTree) -> None:
         def show_progress(episodes: int, step: int) -> None:
-            self._progress = (episodes, step)
+            with self._ledger.spend("log"):
+                self._progress = (episodes, step)
 
         try:
             self._episodes = self._play(
@@ -110,7 +113,11 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates some updates, one at a time; a context manager that leaves no thread behind."""
+    """Evaluates some updates, one at a time; a context manager that leaves no thread behind.
+
+    Attributes:
+        ledger: of its thread; it changes with every step of an evaluation.
+    """
 
     def __init__(
         self,
@@ -121,6 +128,7 @@ class Evaluator:
         timeout_s: float,
         play: Play,
         write: Callable[[Counters, Episodes], None],
+        ledger: Ledger | None = None,
     ) -> None:
         """Starts nothing yet.
 
@@ -131,7 +139,9 @@ class Evaluator:
             timeout_s: how long to wait for an evaluation.
             play: called in the thread.
             write: takes what was played, in the thread that calls `add` and `settle`.
+            ledger: of its thread.
         """
+        self.ledger = ledger or Ledger("evaluator")
         self._every_updates, self._last_update = every_updates, last_update
         self._done = set(done)
         self._timeout_s = timeout_s
@@ -186,7 +196,7 @@ class Evaluator:
             self._finish(self._running)
         if due:
             self._done.add(counters.learner_steps)
-            self._running = Evaluation(self._play, counters, params)
+            self._running = Evaluation(self._play, counters, params, self.ledger)
         return True
 
     def settle(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
@@ -204,6 +214,16 @@ class Evaluator:
                 )
         self._finish(running)
         return True
+
+    def is_alive(self) -> bool:
+        """Whether an evaluation is under way."""
+        running = self._running
+        return running is not None and not running.join(0.0)
+
+    def doing(self) -> str:
+        """How far an evaluation under way is, for messages."""
+        running = self._running
+        return running.doing() if running else "the evaluator has nothing to do"
 
     def close(self) -> None:
         """Ends an evaluation under way, without a row; a run that goes on does it anew."""
@@ -259,6 +279,8 @@ def make_evaluator(
     protocol = evaluation_protocol(source, config.env)
     check_same_interface(spec, source.make_spec(protocol.env), protocol)
 
+    ledger = Ledger("evaluator")
+
     @functools.cache
     def player() -> Player:
         return make_player(
@@ -271,7 +293,9 @@ def make_evaluator(
         )
 
     def play(params: PyTree, update: int, **options: Any) -> Episodes:
-        return player().play(copy_to(params, device), config.seed, update, **options)
+        with ledger.spend("compile"):
+            ready = player()
+        return ready.play(copy_to(params, device), config.seed, update, **options)
 
     return Evaluator(
         every_updates=config.evaluate.every_updates,
@@ -280,6 +304,7 @@ def make_evaluator(
         timeout_s=config.evaluate.timeout_s,
         play=play,
         write=write,
+        ledger=ledger,
     )
 
 

@@ -180,6 +180,7 @@ def train(
                 write=write_evaluation,
             )
         )
+        watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
         outcome = sebulba.run(
             config,
             agent=agent,

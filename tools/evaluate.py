@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 # `podrl` is found wherever the command is run from.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 from rich.console import Console
 
+from podrl.commandline import Parser
 from podrl.config import ConfigError, check
 
 if TYPE_CHECKING:
@@ -35,13 +36,6 @@ PROGRESS_S = 10.0
 _PLAIN_WIDTH = 160  # columns; wide enough that no row of the table breaks
 
 
-class _Parser(argparse.ArgumentParser):
-    """Complains with a `ConfigError`."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See --help.")
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parses `argv`, whose first entry is the program's name.
 
@@ -49,7 +43,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         ConfigError: on an unknown flag or a value that cannot work.
         SystemExit: with code 0 after showing `--help`.
     """
-    parser = _Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
+    parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("--workdir", required=True, metavar="RUN", help="folder of a run")
     parser.add_argument("--step", type=int, help="update whose checkpoint to take (the newest)")
     parser.add_argument("--episodes", type=int, default=100, help="to play with each policy (100)")
