@@ -7,7 +7,6 @@ exact version. What goes wrong in a thread is kept, and raised in the main threa
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import functools
 import threading
 
 import jax
@@ -18,56 +17,16 @@ from podrl.envs import Pool, check_timestep
 from podrl.handoff import Handoff, Rollout
 from podrl.ledger import Annotate, Ledger
 from podrl.metrics import EpisodeTracker
+from podrl.programs import ActingPrograms
 from podrl.schedule import Schedule
 from podrl.transfer import ParameterStore, rollout_to_learner
 from podrl.types import PyTree, Timestep, Trajectory
-from podrl.unroll import ActingState, Unroller
+from podrl.unroll import ActingState
 from podrl.waiting import Stopped
 
 
 class ActorError(RuntimeError):
     """An actor thread failed; names it, and has the original error as its cause."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ActingPrograms:
-    """The functions of an `Unroller`, compiled for one device; the state is donated.
-
-    Attributes:
-        init: (env_indices [B] uint32, steps taken before [] int32, both on the device) -> state.
-        act: (params, version, state, timestep) -> (actions, state).
-        finish: (state, timestep) -> (trajectory, state).
-        timestep: shapes and dtypes of what they take.
-    """
-
-    init: Callable[[jax.Array, jax.Array], ActingState]
-    act: Callable[[PyTree, jax.Array, ActingState, Timestep], tuple[jax.Array, ActingState]]
-    finish: Callable[[ActingState, Timestep], tuple[Trajectory, ActingState]]
-    timestep: Timestep
-
-
-def compile_acting(unroller: Unroller, seed: int, device: jax.Device) -> ActingPrograms:
-    """Compiles acting ahead of time, so that compile time is known and no timeout has to allow for it."""
-    sharding = jax.sharding.SingleDeviceSharding(device)
-
-    def on_device(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-    state = on_device(unroller.state_shape())
-    timestep = on_device(unroller.timestep_shape())
-    params = on_device(unroller.params_shape())
-    version = on_device(jax.ShapeDtypeStruct((), np.int32))
-    step = on_device(jax.ShapeDtypeStruct((), np.int32))
-    env_indices = on_device(jax.ShapeDtypeStruct((unroller.num_envs,), np.uint32))
-    init = jax.jit(functools.partial(unroller.init, seed), out_shardings=sharding)
-    act = jax.jit(unroller.act, donate_argnums=2, out_shardings=sharding)
-    finish = jax.jit(unroller.finish, donate_argnums=0, out_shardings=sharding)
-    return ActingPrograms(
-        init=init.lower(env_indices, step).compile(),
-        act=act.lower(params, version, state, timestep).compile(),
-        finish=finish.lower(state, timestep).compile(),
-        timestep=unroller.timestep_shape(),
-    )
 
 
 @dataclasses.dataclass(kw_only=True)

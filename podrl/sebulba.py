@@ -17,25 +17,30 @@ import time
 
 from absl import logging
 import jax
-import numpy as np
 
-from podrl.actors import ActingPrograms, Actor, ActorError, compile_acting
+from podrl.actors import ActorError
 from podrl.config import Config
-from podrl.envs import Pool, Source
-from podrl.envs.seeds import env_seeds
+from podrl.crew import (
+    check_lag,
+    describe_learner,
+    finished_episodes,
+    join_actors,
+    make_actors,
+    stop_actors,
+    take_rollouts,
+)
+from podrl.envs import Source
 from podrl.evaluator import OFF, Evaluator
-from podrl.handoff import Rollout
 from podrl.journal import Journal, Row
-from podrl.layout import default_env_threads, global_shape, make_layout
 from podrl.learner import Learner
 from podrl.ledger import OTHER, Annotate, Ledger
 from podrl.mesh import ShardingRule, Topology
 from podrl.metrics import EpisodeWindow
-from podrl.nonfinite import NonFiniteError, first_bad_leaf, skip_nonfinite
+from podrl.nonfinite import NonFiniteError, first_bad_leaf
+from podrl.programs import Programs, compile_programs
 from podrl.schedule import Schedule, make_schedule
-from podrl.transfer import ParameterStore, global_rollout
-from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot, Trajectory
-from podrl.unroll import Unroller
+from podrl.transfer import ParameterStore
+from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot
 from podrl.waiting import Stopped
 from podrl.watchdog import Watchdog, Watched
 
@@ -61,43 +66,6 @@ class Outcome:
     compile_s: float
     episode_return: float | None
     episodes: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Programs:
-    """All compiled programs of a run.
-
-    Attributes:
-        learner: the learner's.
-        acting: those of each of this process's actor devices.
-    """
-
-    learner: Learner
-    acting: dict[jax.Device, ActingPrograms]
-
-
-def compile_programs(
-    config: Config, agent: Agent, spec: EnvSpec, topology: Topology, rules: Sequence[ShardingRule] = ()
-) -> Programs:
-    """Compiles acting and learning ahead of time, before any environment exists.
-
-    Raises:
-        ConfigError: if the environments or parameters do not divide over the devices.
-    """
-    layout = make_layout(config, topology)
-    unroller = Unroller(
-        agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=layout.envs_per_pool
-    )
-    learner = Learner(
-        skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent,
-        topology.learner,
-        rules,
-        max_lag=make_schedule(config).max_lag,
-    )
-    rollouts = [global_shape(unroller.state_shape().rollout, topology.num_processes)]
-    learner.compile(rollouts * (layout.num_actors * layout.pools_per_actor))
-    devices = topology.local_actor_devices
-    return Programs(learner=learner, acting={d: compile_acting(unroller, config.seed, d) for d in devices})
 
 
 def run(
@@ -274,87 +242,6 @@ def make_snapshot(state: LearnerState, counters: Counters, journal: Journal) -> 
     return Snapshot(state=state, counters=counters, episodes=journal.record_episodes(), chain=journal.chain)
 
 
-def make_actors(
-    config: Config,
-    source: Source,
-    topology: Topology,
-    programs: Programs,
-    parameters: ParameterStore,
-    schedule: Schedule,
-    annotate: Annotate | None = None,
-) -> list[Actor]:
-    """This process's actors, not yet started, in the fixed order in which the learner takes their rollouts."""
-    layout = make_layout(config, topology)
-    num_threads = config.actors.env_threads or default_env_threads(layout)
-    devices = [d for d in topology.local_actor_devices for _ in range(config.actors.threads_per_device)]
-
-    def make_pool(env_indices: np.ndarray, rollout: int) -> Pool:
-        """A pool with seeds of its own at every boundary; at the start those of the run's seed alone."""
-        seeds = env_seeds((config.seed, rollout) if rollout else config.seed, [int(env) for env in env_indices])
-        return source.make_pool(config.env, seeds=seeds, num_threads=num_threads)
-
-    def make_actor(index: int, device: jax.Device) -> Actor:
-        pools = [layout.env_indices(topology.process_index, index, pool) for pool in range(layout.pools_per_actor)]
-        return Actor(
-            name=f"actor {index}",
-            device=device,
-            programs=programs.acting[device],
-            make_pools=[functools.partial(make_pool, env_indices) for env_indices in pools],
-            env_indices=pools,
-            unroll_length=config.actors.unroll_length,
-            schedule=schedule,
-            parameters=parameters,
-            local_learner=topology.local_learner,
-            timeout_s=config.actors.timeout_s,
-            patience_s=config.actors.timeout_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0),
-            annotate=annotate,
-        )
-
-    return [make_actor(index, device) for index, device in enumerate(devices)]
-
-
-def check_lag(rollouts: Sequence[Rollout], versions: range) -> None:
-    """Raises RuntimeError unless every rollout was made with one of the versions of parameters that it should have."""
-    for index, rollout in enumerate(rollouts):
-        if rollout.version not in versions:
-            expected = f"{versions.start}" + (f" to {versions[-1]}" if len(versions) > 1 else "")
-            raise RuntimeError(
-                f"Found a rollout of actor {index} made with parameters {rollout.version}; expected {expected}."
-            )
-
-
-def join_actors(rollouts: Sequence[Rollout], topology: Topology) -> list[Trajectory]:
-    """The job's rollouts of all pools, in a fixed order."""
-    local = [trajectory for rollout in rollouts for trajectory in rollout.trajectories]
-    return [global_rollout(trajectory, topology.learner, topology.num_processes) for trajectory in local]
-
-
-def describe_learner(ledger: Ledger, actors: Sequence[Actor], counters: Counters) -> str:
-    """What the main thread does now, for messages, and for whom it waits if it does."""
-    bucket, seconds = ledger.doing()
-    missing = [actor.name for actor in actors if not actor.is_decided()]
-    waits = f", waiting for a rollout of {', '.join(missing)}" if bucket == "wait_rollouts" and missing else ""
-    return f"learner has been in {bucket!r} for {seconds:.1f} s, after update {counters.learner_steps}{waits}"
-
-
-def take_rollouts(
-    actors: Sequence[Actor], ledger: Ledger, journal: Journal, should_stop: Callable[[], bool]
-) -> list[Rollout]:
-    """The next rollout of every actor; as long as an update runs meanwhile, the learner is learning and not waiting.
-
-    Raises:
-        Stopped: if the run is to end while a rollout does not come.
-    """
-    journal.wait_for_update(unless=lambda: all(actor.is_decided() for actor in actors))
-    with ledger.spend("wait_rollouts"):
-        return [actor.take(should_stop) for actor in actors]
-
-
-def finished_episodes(rollouts: Sequence[Rollout]) -> list[tuple[float, int]]:
-    """(return, length) of the episodes that ended, in the fixed order of actors, rows and pools."""
-    return [episode for rollout in rollouts for episode in rollout.episodes]
-
-
 def is_checkpoint_due(config: Config, counters: Counters) -> bool:
     """Whether the update that was just counted ends with a checkpoint; the same on every process."""
     every = config.checkpoint.every_updates
@@ -367,14 +254,3 @@ def count_update(config: Config, spec: EnvSpec, counters: Counters) -> Counters:
     return Counters(
         learner_steps=counters.learner_steps + 1, env_steps=env_steps, frames=env_steps * spec.frames_per_step
     )
-
-
-def stop_actors(actors: Sequence[Actor], parameters: ParameterStore, timeout_s: float) -> None:
-    """Ends every actor thread; one that does not end in time is left to die with the process, and named."""
-    parameters.stop()
-    for actor in actors:
-        actor.stop()
-    deadline = time.monotonic() + min(timeout_s, 10.0)
-    stuck = [actor.name for actor in actors if not actor.join(max(0.0, deadline - time.monotonic()))]
-    if stuck:
-        logging.error("%s did not end; leaving without.", ", ".join(stuck))

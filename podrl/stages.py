@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from podrl import sebulba
+from podrl import crew, sebulba
 from podrl.agents import load_agent
 from podrl.checkpoint import Checkpointer
 from podrl.config import Config, check
@@ -25,6 +25,7 @@ from podrl.instruments import Clocks, Sample, time_threads
 from podrl.layout import Layout, default_env_threads, make_layout, resolve_micro_batches
 from podrl.mesh import Topology, make_topology
 from podrl.networks import make_network
+from podrl.programs import Programs, compile_programs
 from podrl.schedule import make_schedule
 from podrl.transfer import ParameterStore, rollout_to_learner
 from podrl.types import Agent, EnvSpec, Snapshot, Timestep
@@ -54,7 +55,7 @@ class Parts:
     agent: Agent
     topology: Topology
     layout: Layout
-    programs: sebulba.Programs
+    programs: Programs
     compile_s: float
 
     @property
@@ -93,7 +94,7 @@ def make_parts(config: Config) -> Parts:
     network = make_network(config.network, spec)
     agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
     start_s = time.perf_counter()
-    programs = sebulba.compile_programs(config, agent, spec, topology)
+    programs = compile_programs(config, agent, spec, topology)
     programs.learner.init(config.seed)  # Compiles it; every stage makes its own state.
     return Parts(
         config=config,
@@ -114,13 +115,13 @@ def record_rollouts(parts: Parts) -> list[Rollout]:
     parameters = ParameterStore(parts.topology.local_actor_devices)
     parameters.publish(0, learner.actor_params(learner.init(once.seed)))
     schedule = make_schedule(once)
-    actors = sebulba.make_actors(once, parts.source, parts.topology, parts.programs, parameters, schedule)
+    actors = crew.make_actors(once, parts.source, parts.topology, parts.programs, parameters, schedule)
     try:
         for actor in actors:
             actor.start()
         return [actor.take() for actor in actors]
     finally:
-        sebulba.stop_actors(actors, parameters, once.actors.timeout_s)
+        crew.stop_actors(actors, parameters, once.actors.timeout_s)
 
 
 def open_pools(parts: Parts, stack: contextlib.ExitStack) -> list[list[Pool]]:
@@ -204,7 +205,7 @@ def time_learn(parts: Parts, rollouts: Sequence[Rollout], seconds: float) -> Sam
     As in a run, update k is waited for when update k+1 is in flight.
     """
     learner = parts.programs.learner
-    trajectories = sebulba.join_actors(rollouts, parts.topology)
+    trajectories = crew.join_actors(rollouts, parts.topology)
     parameters = ParameterStore(parts.topology.local_actor_devices)
     state = jax.block_until_ready(learner.init(parts.config.seed))
 

@@ -17,6 +17,7 @@ from podrl import benchmark, benchmark_report, instruments, sebulba, stages
 from podrl.benchmark import relate_to_bounds
 from podrl.instruments import Sample
 from podrl.mesh import make_topology
+from podrl.programs import compile_programs
 from tests.envs import scripted
 from tests.runs import make_agent, make_config, run
 from tools import benchmark as tool
@@ -184,7 +185,7 @@ def test_a_copy_counts_bytes_read_and_written(monkeypatch, fast_yardsticks):
 def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):
     config = make_config()
     agent, spec = make_agent(config)
-    programs = sebulba.compile_programs(config, agent, spec, make_topology(config.topology, jax.devices()[:1]))
+    programs = compile_programs(config, agent, spec, make_topology(config.topology, jax.devices()[:1]))
     alone, _ = run(config)
     monkeypatch.delattr(sebulba, "compile_programs")
     shared = [run(config, programs=programs)[0] for _ in range(2)]

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from configs import impala_atari
-from podrl.actors import ActingPrograms, compile_acting
 from podrl.agents import load_agent
 from podrl.config import Config, from_config_dict
 from podrl.layout import global_shape, make_layout
 from podrl.learner import Learner
 from podrl.mesh import make_topology
+from podrl.programs import ActingPrograms, compile_acting
 from podrl.types import Agent, Trajectory
 from podrl.unroll import Unroller
 from tests.runs import make_agent
@@ -127,7 +127,7 @@ class Run:
 
 @functools.cache
 def make_run(encoder: str, compute_dtype: str = "bfloat16") -> Run:
-    """What `podrl.sebulba.compile_programs` builds, for one device."""
+    """What `podrl.programs.compile_programs` builds, for one device."""
     values = impala_atari.get_config()
     values.network.encoder, values.network.compute_dtype = encoder, compute_dtype
     config = from_config_dict(values, load_agent("impala").AgentConfig)

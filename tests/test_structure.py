@@ -14,8 +14,9 @@ LAYERS = [
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
     | {"comparison", "retention", "export"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"},
-    {"actors", "journal", "comparison_report", "evaluate", "video"},
-    {"evaluator"},
+    {"programs", "journal", "comparison_report", "evaluate", "video"},
+    {"actors"},
+    {"crew", "evaluator"},
     {"sebulba", "instruments", "inspection"},
     {"train", "stages", "inspection_report"},
     {"benchmark", "benchmark_report", "saved_run", "evaluation_report"},
