@@ -13,7 +13,7 @@ from podrl.fingerprint import extend
 from podrl.mesh import make_topology
 from podrl.metrics import MetricsWriter
 from podrl.records import read_record
-from podrl.workdir import write_facts
+from podrl.workdir import make_manifest, write_facts
 from tests import runs
 from tests.test_launcher import ROOT
 from tools import compare_runs
@@ -27,7 +27,8 @@ def record_run(tmp_path):
 
     def record(folder, config, **kwargs):
         _, rows = runs.run(config, **kwargs)
-        write_facts(epath.Path(tmp_path / folder), config, make_topology(config.topology, jax.devices()[:1]), ())
+        manifest = make_manifest(config, make_topology(config.topology, jax.devices()[:1]), ())
+        write_facts(epath.Path(tmp_path / folder), config, manifest)
         with MetricsWriter(tmp_path / folder, tensorboard=False) as writer:
             for row in rows:
                 writer.write(row, row["env_steps"])
