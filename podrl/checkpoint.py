@@ -332,22 +332,28 @@ def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tu
         step: which checkpoint.
 
     Raises:
-        ConfigError: if the checkpoint is of another network or algorithm, or cannot be read.
+        ConfigError: if the checkpoint is of another network or algorithm.
+        CheckpointError: if it is damaged.
     """
     checkpoint = checkpoint_folder(workdir) / str(step)
     parts = {"params": shape.params, "extra": shape.extra}
-    with (
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as arrays,
-        ocp.Checkpointer(ocp.JsonCheckpointHandler()) as numbers,
-    ):
-        saved = _leaf_shapes(arrays.metadata(checkpoint / "state").item_metadata.tree)
-        for path, expected in _leaf_shapes(parts).items():
-            _check_leaf(checkpoint, path, saved.get(path), expected)
-        restore = ocp.args.PyTreeRestore(
-            item=parts, restore_args=ocp.checkpoint_utils.construct_restore_args(parts), partial_restore=True
-        )
-        state = dataclasses.replace(shape, **arrays.restore(checkpoint / "state", args=restore))
-        return state, Counters(**numbers.restore(checkpoint / "counters"))
+    try:
+        with (
+            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as arrays,
+            ocp.Checkpointer(ocp.JsonCheckpointHandler()) as numbers,
+        ):
+            saved = _leaf_shapes(arrays.metadata(checkpoint / "state").item_metadata.tree)
+            for path, expected in _leaf_shapes(parts).items():
+                _check_leaf(checkpoint, path, saved.get(path), expected)
+            restore = ocp.args.PyTreeRestore(
+                item=parts, restore_args=ocp.checkpoint_utils.construct_restore_args(parts), partial_restore=True
+            )
+            state = dataclasses.replace(shape, **arrays.restore(checkpoint / "state", args=restore))
+            return state, Counters(**numbers.restore(checkpoint / "counters"))
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"Checkpoint {step} in {checkpoint.parent} is damaged: {_reason(error)}.") from error
 
 
 def _read_metadata(workdir: epath.PathLike, step: int) -> dict[str, PyTree]:

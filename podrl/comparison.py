@@ -103,7 +103,8 @@ def compare(a: Record, b: Record) -> Comparison:
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What two starts of one run, by their manifests, did not share of what can change bits: a text each."""
     found = differences(_facts(before), _facts(after))
-    return [f"{key} was {old}, is {new}" for key, (old, new) in found.items() if key != "seed"]
+    known = _facts(before)  # What an earlier podrl did not write down yet is no change.
+    return [f"{key} was {old}, is {new}" for key, (old, new) in found.items() if key in known and key != "seed"]
 
 
 def conclusion(comparison: Comparison) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from podrl.comparison import Comparison, conclusion
+from podrl.comparison import CHAIN, Comparison, conclusion
 from podrl.records import Record
 
 
@@ -51,8 +51,9 @@ def _describe(run: Record) -> str:
     starts = f", started {len(run.manifests)} times" if len(run.manifests) > 1 else ""
     if any((manifest["commit"] or "").endswith("+changes") for manifest in run.manifests):
         starts += ", its code with uncommitted changes"
+    last = max(row["learner_steps"] for row in run.rows if CHAIN in row)
     return (
-        f"{config['name']} on {config['env']['id']}, {run.rows[-1]['learner_steps']:,} updates, a row every "
+        f"{config['name']} on {config['env']['id']}, {last:,} updates, a row every "
         f"{config['log']['every_updates']:,}{starts}"
     )
 

@@ -3,7 +3,9 @@
 Training is not changed by it: the two share no environment, no seed and no key, and the learner waits for an evaluation
 only where the next one is due, or where a checkpoint is to be saved. Since every evaluation before a checkpoint has its
 row before that checkpoint exists, a run that goes on from there misses none; rows after it are dropped and made again,
-and so is the one of the checkpoint's own update if it is not there.
+and so is the one of the checkpoint's own update if it is not there. The exception is a run that is told to stop while
+an evaluation is under way: it saves what it has learned at once, and names the evaluation, which gets no row if it was
+of an earlier update than that checkpoint.
 """
 
 from collections.abc import Callable, Mapping, Set
@@ -182,7 +184,7 @@ class Evaluator:
             should_stop: asked every second of a wait.
 
         Returns:
-            False if it was to stop in a wait: then nothing has begun, and no checkpoint may follow.
+            False if it was to stop in a wait: then nothing has begun.
 
         Raises:
             EvaluationError: if an evaluation failed.
@@ -226,7 +228,7 @@ class Evaluator:
         return running.doing() if running else "the evaluator has nothing to do"
 
     def close(self) -> None:
-        """Ends an evaluation under way, without a row; a run that goes on does it anew."""
+        """Ends an evaluation under way, without a row."""
         running, self._running = self._running, None
         if running is None:
             return

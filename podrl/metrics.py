@@ -196,6 +196,8 @@ class MetricsWriter:
             self._lines.flush()
             if self._events is not None:
                 scalars = {key: value for key, value in plain.items() if type(value) in (int, float)}
+                if any(key.startswith("evaluate/") for key in scalars):  # The rest would be a second point there.
+                    scalars = {key: value for key, value in scalars.items() if key.startswith("evaluate/")}
                 self._events.write(scalars, step)
 
     def close(self) -> None:

@@ -8,8 +8,8 @@ import jax
 import ml_collections
 
 from podrl.agents import load_agent
-from podrl.checkpoint import restore_actor, whole_steps
-from podrl.config import Config, ConfigError, check
+from podrl.checkpoint import read_fact, restore_actor, whole_steps
+from podrl.config import Config, ConfigError, check, with_defaults
 from podrl.envs import Source, load_source
 from podrl.networks import make_network
 from podrl.train import resolve
@@ -48,13 +48,14 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
 
     Raises:
         ConfigError: if there is no run, or no such checkpoint; lists those that there are.
+        CheckpointError: if it is damaged.
     """
     check(holds_run(epath.Path(workdir)), f"--workdir={workdir} is not the folder of a run: it has no config.json.")
     steps = whole_steps(workdir)
     check(bool(steps), f"--workdir={workdir} has no checkpoint yet.")
     step = steps[-1] if step is None else step
     check(step in steps, f"--step={step}: there is no such checkpoint. There are: {', '.join(map(str, steps))}.")
-    config = read_config(workdir)
+    config = read_config(workdir, step)
     source = load_source(config.env.source)
     spec = source.make_spec(config.env)
     network = make_network(config.network, spec)
@@ -70,14 +71,15 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
     )
 
 
-def read_config(workdir: str) -> Config:
-    """The resolved config that a run wrote.
+def read_config(workdir: str, step: int) -> Config:
+    """The config that a checkpoint was made with; of one that does not hold it, the run's.
 
     Raises:
         ConfigError: if it cannot be read.
     """
     path = epath.Path(workdir) / "config.json"
     try:
-        return resolve(ml_collections.ConfigDict(json.loads(path.read_text())))
+        values = read_fact(workdir, step, "config") or json.loads(path.read_text())
+        return resolve(ml_collections.ConfigDict(with_defaults(values)))
     except (ConfigError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path} cannot be read by this version of podrl: {error}") from None

@@ -38,7 +38,7 @@ from podrl.mesh import ShardingRule, Topology
 from podrl.metrics import EpisodeWindow
 from podrl.nonfinite import NonFiniteError, first_bad_leaf
 from podrl.programs import Programs, compile_programs
-from podrl.schedule import Schedule, make_schedule
+from podrl.schedule import make_schedule
 from podrl.transfer import ParameterStore
 from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot
 from podrl.waiting import Stopped
@@ -116,18 +116,19 @@ def run(
         TimeoutError: if a thread waited for another for longer than `actors.timeout_s`.
         RuntimeError: if a loss or gradient is not finite and `on_nonfinite='stop'`.
     """
+    ledger = ledger or Ledger("learner", annotate=annotate)
+    watchdog = watchdog or Watchdog(math.inf)
     if start is not None and start.counters.learner_steps >= config.num_updates:
         if evaluator.is_due(start.counters):
             evaluator.add(start.counters, Learner(agent, topology.learner, rules).actor_params(start.state))
-        return _nothing_to_do(config, start, finished=evaluator.settle(should_stop))
+        with ledger.spend("evaluate"):
+            return _nothing_to_do(config, start, finished=evaluator.settle(should_stop))
     start_s = time.perf_counter()
-    ledger = ledger or Ledger("learner", annotate=annotate)
-    watchdog = watchdog or Watchdog(math.inf)
     show_phase("compiling")
     with ledger.spend("compile" if programs is None else OTHER):
         programs = programs or compile_programs(config, agent, spec, topology, rules)
         start = start or first_snapshot(programs.learner, config.seed)
-    state, counters = start.state, start.counters
+    state, counters, saved = start.state, start.counters, start.counters
     schedule = make_schedule(config, counters.learner_steps)
     show_phase("starting environments")
     parameters = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
@@ -174,30 +175,30 @@ def run(
             with ledger.spend(OTHER if evaluator is OFF else "evaluate"):
                 saves = is_checkpoint_due(config, counters)
                 if not evaluator.add(counters, params, saves=saves, should_stop=should_stop):
-                    break
+                    break  # What was learned is saved below; the evaluation under way gets no row.
             if saves:
                 journal.settle()  # Nothing that is not finite becomes a checkpoint.
                 with ledger.spend("checkpoint"):
                     save(make_snapshot(state, counters, journal))
+                saved = counters
         if counters != start.counters:
             journal.settle(programs.learner.fingerprint(state, batch))
     except NonFiniteError as error:
-        raise RuntimeError(f"{error}. {_explain(schedule, counters, state)}") from None
+        raise RuntimeError(f"{error}. {_explain(config, start.counters, counters, state)}") from None
     except (TimeoutError, ActorError) as error:
         if isinstance(error.__cause__ or error, TimeoutError):  # The threads still stand where they wait.
             logging.error("Somebody waited for too long.\n%s", watchdog.report(but=ledger))
         raise
     finally:
         stop_actors(actors, parameters, config.actors.timeout_s)
-    last = counters.learner_steps >= config.num_updates
-    # A run that was told to stop while the last update's evaluation waited for an earlier one makes both anew.
-    complete = not (last and evaluator.is_due(counters))
-    if counters != start.counters and complete and not is_checkpoint_due(config, counters):
+    if counters != saved:
         save(make_snapshot(state, counters, journal))
+    with ledger.spend("evaluate"):
+        evaluated = evaluator.settle(should_stop) and not evaluator.is_due(counters)
     return Outcome(
         state=state,
         counters=counters,
-        finished=last and complete and evaluator.settle(should_stop),
+        finished=counters.learner_steps >= config.num_updates and evaluated,
         env_steps_per_second=journal.rates.average,
         compile_s=ledger.seconds()["compile"],
         episode_return=journal.episode_return,
@@ -220,9 +221,10 @@ def _nothing_to_do(config: Config, start: Snapshot, *, finished: bool) -> Outcom
     )
 
 
-def _explain(schedule: Schedule, counters: Counters, state: LearnerState) -> str:
+def _explain(config: Config, start: Counters, counters: Counters, state: LearnerState) -> str:
     """What to know of a run whose numbers went wrong, one or two updates before `counters`."""
-    saved = schedule.boundary(counters.learner_steps - 1)
+    every, update = config.checkpoint.every_updates, counters.learner_steps - 1
+    saved = max(start.learner_steps, update - update % every if every else 0)
     leaf = first_bad_leaf(state.params)
     return (
         (f"The first parameter that is not finite now is {leaf}. " if leaf else "")

@@ -132,10 +132,10 @@ def train(
         stack.enter_context(sole_user(folder))
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder))
         watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=display.close))
-        checkpointer = stack.enter_context(make_checkpointer(config, folder))
         profiler = stack.enter_context(Profiler(folder / "profile", last_update=config.num_updates, enabled=profile))
         ledger = Ledger("learner", annotate=profiler.annotate)
         watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
+        checkpointer = stack.enter_context(make_checkpointer(config, folder))
         adviser = Adviser(config, topology)
         logging.info("%s; results go to %s", topology.describe(), folder)
         start, resumed = None, None
@@ -160,7 +160,8 @@ def train(
 
         def write_evaluation(counters: Counters, episodes: Episodes) -> None:
             row = make_row(config.env.id, counters, episodes, time.perf_counter() - start_s)
-            writer.write(row, row["env_steps"])
+            with ledger.spend("log"):
+                writer.write(row, row["env_steps"])
             logging.info(
                 "Evaluated update %s: return %.2f (mean of %d episodes, median %.2f)",
                 f"{row['learner_steps']:,}",
@@ -200,7 +201,8 @@ def train(
             watchdog=watchdog,
         )
         profiler.close()
-        checkpointer.close()
+        with ledger.spend("checkpoint"):
+            checkpointer.close()
         if not outcome.finished:
             logging.info("To go on: the same command with --workdir=%s", folder)
         display.summary(summarize(config, spec, outcome, wall_s=time.perf_counter() - start_s))

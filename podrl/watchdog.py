@@ -87,6 +87,8 @@ class Watchdog:
     def _run(self) -> None:
         try:
             self._keep_looking()
+        except Exception:  # noqa: BLE001 (a thread of its own: nobody else would hear of it)
+            logging.exception("The watchdog failed; the run goes on without.")
         finally:
             faulthandler.cancel_dump_traceback_later()
 
@@ -96,7 +98,7 @@ class Watchdog:
         before_s = time.monotonic()
         while not self._ended.wait(interval_s):
             # Ends the process from a thread of C's, should this one not come back: somebody holds the GIL for ever.
-            faulthandler.dump_traceback_later(self._limit_s * _GRACE, exit=True)
+            faulthandler.dump_traceback_later(self._limit_s * _GRACE, exit=True, file=sys.__stderr__ or 2)
             now_s = time.monotonic()
             # A process that was stopped, or a machine that slept, did not stand still all that time.
             passed_s, before_s = min(now_s - before_s, 2 * interval_s), now_s

@@ -48,6 +48,8 @@ def make_workdir(config: Config, path: str | None, *, accept_changes: bool = Fal
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
     if holds_run(workdir) and not accept_changes:
         found = differences(with_defaults(json.loads((workdir / "config.json").read_text())), to_dict(config))
+        if config.agent.micro_batches == 0:  # Left to each machine; earlier podrls wrote down what it became.
+            found.pop("agent.micro_batches", None)
         changes = [f"{key} was {before}, is {after}" for key, (before, after) in found.items()]
         check(
             not changes,

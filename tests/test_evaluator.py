@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from podrl import train
+from podrl.checkpoint import whole_steps
 from podrl.evaluate import make_player
-from podrl.evaluator import EvaluationError, make_evaluator
+from podrl.evaluator import EvaluationError, Evaluator, make_evaluator
 from podrl.saved_run import open_run
 from podrl.types import Counters
 from tests import runs
@@ -161,6 +162,23 @@ class TestWaiting:
         assert not evaluators()
 
 
+def test_one_that_has_ended_when_the_run_is_told_to_stop_is_written():
+    written = []
+    evaluator = Evaluator(
+        every_updates=4,
+        last_update=10,
+        timeout_s=30.0,
+        play=lambda params, update, **options: "episodes",
+        write=lambda counters, episodes: written.append((counters.learner_steps, episodes)),
+    )
+    with evaluator:
+        assert evaluator.add(Counters(learner_steps=4), {})
+        while evaluator.is_alive():
+            time.sleep(0.01)
+        assert evaluator.settle(should_stop=lambda: True)
+    assert written == [(4, "episodes")]
+
+
 def test_a_failure_is_raised_in_the_run_by_name():
     config = runs.scripted_config({"evaluation": {"raise_at_step": 2}}, evaluate__every_updates=3, evaluate__episodes=2)
     with pytest.raises(
@@ -253,15 +271,18 @@ class TestGoingOn:
         assert not evaluators()
         assert evaluated_updates(tmp_path) == []
 
-    def test_nor_is_one_lost_that_the_last_update_would_wait_for(self, tmp_path):
+    def test_what_was_learned_is_saved_though_the_last_update_waits_for_an_evaluation(self, tmp_path, caplog):
+        caplog.set_level("INFO", logger="absl")
         config = runs.scripted_config(
             {"evaluation": {"sleep_s": 0.5}}, **ONE_DEVICE, evaluate__every_updates=9, evaluate__episodes=2
         )
         outcome = train.train(config, workdir=str(tmp_path), should_stop=self.once_evaluating_after(tmp_path, 9))
         assert outcome.counters.learner_steps == 10
         assert not outcome.finished
+        assert whole_steps(tmp_path) == [10]
+        assert "Left undone: the evaluation of update 9" in caplog.text
         assert train.train(config, workdir=str(tmp_path)).finished
-        assert evaluated_updates(tmp_path) == [9, 10]
+        assert evaluated_updates(tmp_path) == [10]
 
     def once_evaluating_after(self, folder, update):
         """Whether that update has its row and an evaluation is under way."""

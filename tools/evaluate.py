@@ -148,14 +148,14 @@ class _Progress:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command line and returns the exit code: 0 done, 2 a mistake in the command or config."""
+    """Runs the command line and returns the exit code: 0 done, 1 a damaged checkpoint, 2 a mistake in the command."""
     try:
         run(parse(argv))
     except KeyboardInterrupt:
         return INTERRUPTED
-    except ConfigError as error:
+    except (ConfigError, RuntimeError) as error:  # RuntimeError: also of a checkpoint that cannot be read.
         sys.stderr.write(f"evaluate: error: {error}\n")
-        return 2
+        return 2 if isinstance(error, ConfigError) else 1
     return 0
 
 

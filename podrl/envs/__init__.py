@@ -141,7 +141,7 @@ def check_timestep(timestep: Timestep, expected: Timestep, pool: Pool) -> None:
     ):
         return
     wanted, found = _describe(expected), _describe(timestep)
-    name = next(name for name in [*wanted, *found] if wanted.get(name) != found.get(name))
+    name = next((name for name in [*wanted, *found] if wanted.get(name) != found.get(name)), "another structure")
     raise ValueError(
         f"{type(pool).__module__}.{type(pool).__name__} returned {name} as {found.get(name, 'nothing')}; expected "
         f"{wanted.get(name, 'nothing')}. A source's pools must return what its make_spec describes, with a row for "

@@ -100,3 +100,22 @@ def test_sigterm_ends_a_run_that_waits_for_one_and_saves_what_it_has(tmp_path):
     assert "To go on: the same command with --workdir=run" in stderr
     assert checkpoints(tmp_path / "run") == [2]
     assert_whole(tmp_path / "run", 2)
+
+
+SLOW_EVALUATION = """
+from tests.faults import config
+
+def get_config():
+    slow = config.get_config()
+    slow.env.options.evaluation = {"sleep_s": 1.0}
+    return slow
+"""
+
+
+def test_a_last_evaluation_may_take_longer_than_a_thread_may_stand_still(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_EVALUATION)
+    evaluation = ("--config.evaluate.every_updates=100", "--config.evaluate.episodes=2")
+    limits = ("--config.watchdog_s=2.5", "--config.actors.timeout_s=2")
+    result = launch("--config", "slow.py", *evaluation, *limits, "--workdir=run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Evaluated update 8: return" in result.stderr
