@@ -370,7 +370,8 @@ def _reason(error: Exception) -> str:
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code:
         return os.strerror(int(code[1]))
-    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    first = str(error).partition("\n")[0].partition(" See full TensorStore details")[0]
+    return first.rstrip(".") or type(error).__name__
 
 
 def _check_leaf(checkpoint: Any, path: str, found: str | None, expected: str) -> None:
