@@ -176,8 +176,9 @@ class Checkpointer:
                 raise
             except Exception as error:  # noqa: BLE001 (Orbax and tensorstore raise many kinds for a damaged file)
                 aside = self._put_aside(step)
-                reason = str(error).partition("\n")[0] or type(error).__name__
-                logging.warning("Checkpoint %d is damaged and was put aside as %s: %s", step, aside.name, reason)
+                logging.warning(
+                    "Checkpoint %d is damaged and was put aside as %s: %s", step, aside.name, _reason(error)
+                )
         return None
 
     def forget_after(self, step: int) -> None:

@@ -59,7 +59,8 @@ class ActorsConfig:
         env_threads: C++ threads of each pool; 0 divides the cores over the actor threads.
         synchronous: if true, rollouts wait for the newest parameters (lag 0) instead of overlapping with the update.
         max_lag: updates by which the parameters that act may be behind the newest, with `determinism='free'`; at least
-            1. Otherwise the lag is exactly 1.
+            1. Otherwise the lag is exactly 1. Each costs memory: a rollout more of every actor on the learner's
+            devices, and a copy of the parameters more on every actor's.
         timeout_s: seconds that any thread waits for another before the run ends with an error.
     """
 

@@ -175,8 +175,7 @@ def configure_logging(process_index: int) -> None:
     """Short log lines, `[p0 12:00:01] text`, and silence from libraries.
 
     Libraries log from WARNING up, those in `QUIET_LIBRARIES` from ERROR up, but for the exceptions that they raise as
-    well. Python warnings outside of podrl are
-    hidden unless the user asked for them (`python -W`).
+    well. Python warnings outside of podrl are hidden unless the user asked for them (`python -W`).
     """
     if not flags.FLAGS.is_parsed():  # podrl parses flags of its own; absl would complain that it parsed none.
         flags.FLAGS.mark_as_parsed()

@@ -7,14 +7,14 @@ from etils import epath
 import jax
 import ml_collections
 
+from podrl import inspection
 from podrl.agents import load_agent
-from podrl.checkpoint import read_fact, restore_actor, whole_steps
-from podrl.config import Config, ConfigError, check, with_defaults
+from podrl.checkpoint import read_fact, restore_actor
+from podrl.config import Config, ConfigError, with_defaults
 from podrl.envs import Source, load_source
 from podrl.networks import make_network
 from podrl.train import resolve
 from podrl.types import Agent, Counters, EnvSpec, PyTree
-from podrl.workdir import holds_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,11 +50,7 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
         ConfigError: if there is no run, or no such checkpoint; lists those that there are.
         CheckpointError: if it is damaged.
     """
-    check(holds_run(epath.Path(workdir)), f"--workdir={workdir} is not the folder of a run: it has no config.json.")
-    steps = whole_steps(workdir)
-    check(bool(steps), f"--workdir={workdir} has no checkpoint yet.")
-    step = steps[-1] if step is None else step
-    check(step in steps, f"--step={step}: there is no such checkpoint. There are: {', '.join(map(str, steps))}.")
+    step = inspection.choose_step(inspection.open_run(workdir), step)
     config = read_config(workdir, step)
     source = load_source(config.env.source)
     spec = source.make_spec(config.env)

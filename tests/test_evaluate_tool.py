@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -116,8 +117,8 @@ def test_atari_has_a_score_on_the_human_scale(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--step", "5"), "--step=5: there is no such checkpoint. There are: 4, 8, 12."),
-        (("--workdir", "nowhere"), "--workdir=nowhere is not the folder of a run: it has no config.json."),
+        (("--step", "5"), ". There are: 4, 8, 12."),
+        (("--workdir", "nowhere"), "--workdir=nowhere is not there, or no folder."),
         (("--video", "nowhere/x.gif"), "--video=nowhere/x.gif: there is no such folder."),
         (("--json", "."), "--json=. is a folder; name a file."),
         (("--video", "play.avi"), "--video=play.avi: '.avi' is not known. Use .gif or .mp4."),
@@ -139,7 +140,7 @@ def test_mistakes_are_one_line(catch, tmp_path, monkeypatch, capsys, arguments, 
 def test_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     assert play(tmp_path) == 2
-    assert "has no checkpoint yet" in capsys.readouterr().err
+    assert "has no whole checkpoint yet" in capsys.readouterr().err
 
 
 def test_an_environment_without_a_picture_says_so(tmp_path, capsys):
@@ -153,3 +154,12 @@ def test_a_missing_package_is_named(catch, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
     assert play(catch, "--video", tmp_path / "x.mp4") == 2
     assert "pip install -e '.[video]'" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_one_line_and_exit_code_one(catch, tmp_path, capsys):
+    shutil.copytree(catch, tmp_path / "run")
+    for path in (tmp_path / "run/checkpoints/12/state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    assert play(tmp_path / "run") == 1
+    assert re.fullmatch(r"evaluate: error: Checkpoint 12 in \S+ is damaged: .+\.\n", capsys.readouterr().err)
