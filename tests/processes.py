@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 import time
@@ -41,6 +42,23 @@ def running(*arguments: Any, cwd: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+def signalled(number: int, *arguments: Any, workdir: Path, when: Callable[[], bool]) -> tuple[int, str]:
+    """Starts a run in the new folder `workdir` and signals it once `when` holds; returns its exit code and stderr.
+
+    A busy machine may look away until the run has ended: then it is tried anew, three times in all.
+    """
+    for _ in range(3):
+        workdir.mkdir()
+        with running(*arguments, "--workdir", workdir, cwd=workdir) as process:
+            wait_for(lambda: process.poll() is not None or when())
+            process.send_signal(number)
+            stderr = finish(process)
+        if process.returncode != 0:
+            return process.returncode, stderr
+        shutil.rmtree(workdir)
+    raise AssertionError("The run ended three times before anybody looked.")
 
 
 def finish(process: subprocess.Popen[str]) -> str:

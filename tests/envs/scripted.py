@@ -13,6 +13,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
+import os
 import threading
 import time
 from typing import Any
@@ -38,6 +39,7 @@ class Options:
         raise_at_step: `recv` number (from 1) that raises `RuntimeError`; 0 never does.
         hang_at_step: `recv` number (from 1) that blocks for `hang_s` or until `close`; 0 never does.
         hang_s: seconds of that; an hour by default.
+        hang_until: file whose coming ends it before.
         nan_at_step: `recv` number (from 1) with rewards of NaN; 0 never has.
         wide_at_step: number of the timestep (0 is that of `reset`) whose observations have a fourth entry; -1 none.
         only_in_pool: the pool to which these faults happen, counted from 1 in this process; 0 is all of them.
@@ -51,6 +53,7 @@ class Options:
     raise_at_step: int = 0
     hang_at_step: int = 0
     hang_s: float = 3600.0
+    hang_until: str = ""
     nan_at_step: int = 0
     wide_at_step: int = -1
     only_in_pool: int = 0
@@ -110,7 +113,7 @@ class Pool:
         self.steps += 1
         time.sleep(self._options.sleep_s)
         if self.steps == self._options.hang_at_step:
-            self._closed.wait(self._options.hang_s)
+            self._hang()
             self._check_open()
         if self.steps == self._options.raise_at_step:
             raise RuntimeError(f"scripted failure at step {self.steps}")
@@ -121,6 +124,12 @@ class Pool:
 
     def close(self) -> None:
         self._closed.set()
+
+    def _hang(self) -> None:
+        deadline, until = time.monotonic() + self._options.hang_s, self._options.hang_until
+        while time.monotonic() < deadline and not (until and os.path.exists(until)):
+            if self._closed.wait(0.01):
+                return
 
     def _check_open(self) -> None:
         if self._closed.is_set():

@@ -5,15 +5,20 @@ import os
 from pathlib import Path
 import resource
 import shutil
+import signal
 import subprocess
 
 import pytest
 
 from tests.faults.commands import CATCH, SCRIPTED
 from tests.faults.sameness import assert_same, assert_whole
-from tests.processes import checkpoints, error_lines, finish, launch, num_rows, running, wait_for
+from tests.processes import checkpoints, error_lines, finish, launch, num_rows, running, signalled, wait_for
 
-SLOWED = (*SCRIPTED, "--config.env.options.sleep_s=0.04")  # 0.3 s an update; changes nothing else.
+
+def held(gate, *, pool):
+    """A run whose first process stands still in the first step of a pool, until the file `gate` comes."""
+    options = {"only_in_pool": pool, "hang_at_step": 1, "hang_until": gate}
+    return (*SCRIPTED, *(f"--config.env.options.{name}={value}" for name, value in options.items()))
 
 
 def go_on(arguments, workdir, update):
@@ -46,11 +51,13 @@ def fill(folder):
 
 class TestNoRoom:
     @pytest.mark.parametrize("tensorboard", [pytest.param(False, marks=pytest.mark.slow), True])
-    def test_for_metrics(self, small_disk, straight_scripted, tensorboard):
-        workdir, arguments = small_disk / "run", (*SLOWED, f"--config.log.tensorboard={tensorboard}")
+    def test_for_metrics(self, small_disk, tmp_path, straight_scripted, tensorboard):
+        workdir, gate = small_disk / "run", tmp_path / "gate"
+        arguments = (*held(gate, pool=3), f"--config.log.tensorboard={tensorboard}")
         with running(*arguments, "--workdir", workdir, cwd=small_disk) as process:
             wait_for(lambda: checkpoints(workdir) == [4], process)
             ballast = fill(small_disk)
+            gate.touch()
             stderr = finish(process)
         assert process.returncode == 1
         assert error_lines(stderr) == [
@@ -64,7 +71,7 @@ class TestNoRoom:
 
     def test_for_curves_alone(self, small_disk, tmp_path, straight_scripted):
         """A thread of tensorboardX's that dies of a full disk would leave the learner waiting for ever."""
-        workdir, arguments = tmp_path / "run", (*SLOWED, "--config.log.tensorboard=True")
+        workdir, arguments = tmp_path / "run", (*SCRIPTED, "--config.log.tensorboard=True")
         workdir.mkdir()
         (workdir / "tensorboard").symlink_to(small_disk)
         ballast = fill(small_disk)
@@ -78,11 +85,13 @@ class TestNoRoom:
     @pytest.mark.parametrize("num_updates", [8, 16])
     def test_for_a_checkpoint(self, tmp_path, straight_scripted, num_updates):
         """A limit on the size of files, which metrics keep and checkpoints do not: at the end, and in the middle."""
-        workdir = tmp_path / "run"
-        arguments = (*SLOWED, f"--config.total_env_steps={num_updates * 8 * 4}", "--config.checkpoint.keep=1")
+        workdir, gate = tmp_path / "run", tmp_path / "gate"
+        total = f"--config.total_env_steps={num_updates * 8 * 4}"
+        arguments = (*held(gate, pool=3), total, "--config.checkpoint.keep=1")
         with running(*arguments, "--workdir", workdir, cwd=tmp_path) as process:
             wait_for(lambda: checkpoints(workdir) == [4], process)
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+            gate.touch()
             stderr = finish(process)
         assert process.returncode == 1
         assert error_lines(stderr) == [
@@ -103,9 +112,12 @@ class TestNoRoom:
 @pytest.fixture(scope="module")
 def killed_run(tmp_path_factory):
     """The folder of a run that was killed after its second checkpoint; to be copied."""
-    workdir = tmp_path_factory.mktemp("killed")
-    with running(*CATCH, "--workdir", workdir, cwd=workdir) as process:
-        wait_for(lambda: len(checkpoints(workdir)) == 2 and num_rows(workdir) > checkpoints(workdir)[-1], process)
+    workdir = tmp_path_factory.mktemp("killed") / "run"
+
+    def saved_two():
+        return len(checkpoints(workdir)) == 2 and num_rows(workdir) > checkpoints(workdir)[-1]
+
+    signalled(signal.SIGKILL, *CATCH, workdir=workdir, when=saved_two)
     return workdir
 
 
@@ -171,10 +183,13 @@ class TestFolder:
         assert [path.name for path in small_disk.iterdir()] == ["ballast"]
 
     def test_that_another_run_is_in(self, tmp_path, straight_scripted):
-        with running(*SLOWED, "--workdir", "run", cwd=tmp_path) as first:
+        gate = tmp_path / "gate"
+        arguments = (*held(gate, pool=3), "--workdir", "run")
+        with running(*arguments, cwd=tmp_path) as first:
             wait_for(lambda: num_rows(tmp_path / "run") >= 1, first)
-            second = launch(*SLOWED, "--workdir", "run", cwd=tmp_path)
+            second = launch(*arguments, cwd=tmp_path)
             assert first.poll() is None
+            gate.touch()
             stderr = finish(first)
         said = "podrl: error: --workdir=run is in use by another run. Choose another folder.\n"
         assert (second.returncode, second.stderr) == (2, said)

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from tests.faults.commands import BREAKOUT, CATCH
 from tests.faults.sameness import assert_same, assert_whole
-from tests.processes import checkpoints, finish, launch, num_rows, running, wait_for
+from tests.processes import checkpoints, launch, num_rows, running, signalled
 
 BIG = (*CATCH, "--config.network.hidden_sizes=(2048,2048)")  # Checkpoints of 46 MB take a while to write.
 BIG = (*BIG, "--config.actors.num_envs=8", "--config.actors.unroll_length=4", "--config.total_env_steps=2560")
@@ -37,10 +38,8 @@ def straight(arguments, workdir):
 
 def kill_after(update, arguments, workdir):
     """Kills a run once it has written the row of an update."""
-    workdir.mkdir(exist_ok=True)
-    with running(*arguments, "--workdir", workdir, cwd=workdir) as process:
-        wait_for(lambda: num_rows(workdir) >= update, process)
-        kill(process)
+    code, _ = signalled(signal.SIGKILL, *arguments, workdir=workdir, when=lambda: num_rows(workdir) >= update)
+    assert code == -signal.SIGKILL
 
 
 class TestResume:
@@ -98,15 +97,13 @@ class TestSaving:
     def test_a_kill_in_the_middle_of_a_save_costs_only_that_save(self, tmp_path):
         workdir = tmp_path / "run"
         folder = workdir / "checkpoints"
-        workdir.mkdir()
 
         def half_saved():
             return [path.name for path in folder.glob("*tmp*")] if folder.exists() else []
 
         for _ in range(3):  # On a busy machine a save may end before it is seen.
-            with running(*BIG, "--workdir", workdir, cwd=workdir) as process:
-                wait_for(lambda: len(checkpoints(workdir)) >= 1 and half_saved(), process)
-                kill(process)
+            shutil.rmtree(workdir, ignore_errors=True)
+            signalled(signal.SIGKILL, *BIG, workdir=workdir, when=lambda: bool(checkpoints(workdir) and half_saved()))
             if half_saved():
                 break
         (left,) = half_saved()
@@ -124,12 +121,8 @@ class TestSigterm:
     )
     def test_a_run_that_is_told_to_stop_goes_on_bit_for_bit_from_a_boundary(self, tmp_path, straight_catch, seed):
         workdir, update = tmp_path / "run", random.Random(seed).randrange(21, 80)
-        workdir.mkdir()
-        with running(*CATCH, "--workdir", workdir, cwd=workdir) as process:
-            wait_for(lambda: num_rows(workdir) >= update, process)
-            process.send_signal(signal.SIGTERM)
-            stderr = finish(process)
-        assert process.returncode == 75, update
+        code, stderr = signalled(signal.SIGTERM, *CATCH, workdir=workdir, when=lambda: num_rows(workdir) >= update)
+        assert code == 75, update
         assert "Stopping after this update; SIGTERM again to stop at once." in stderr
         assert f"To go on: the same command with --workdir={workdir}" in stderr
         stopped = num_rows(workdir)
@@ -143,11 +136,8 @@ class TestSigterm:
     @pytest.mark.slow
     def test_one_that_is_stopped_before_the_first_boundary_says_that_it_goes_on_otherwise(self, tmp_path):
         arguments = (*CATCH, "--config.checkpoint.every_updates=100")
-        with running(*arguments, "--workdir", "run", cwd=tmp_path) as process:
-            wait_for(lambda: num_rows(tmp_path / "run") >= 10, process)
-            process.send_signal(signal.SIGTERM)
-            finish(process)
-        assert process.returncode == 75
+        workdir = tmp_path / "run"
+        assert signalled(signal.SIGTERM, *arguments, workdir=workdir, when=lambda: num_rows(workdir) >= 10)[0] == 75
         (stopped,) = checkpoints(tmp_path / "run")
         result = launch(*arguments, "--workdir", "run", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
