@@ -47,11 +47,14 @@ class Checkpointer:
             keep_best: keep as many of the highest mean episode return; 0 for none.
         """
         self._workdir = workdir
+        self._first = jax.process_index() == 0
         self._saving: int | None = None  # The step that is being written, until it is known to be whole.
         self._returns: dict[int, float | None] = {}
         config = CheckpointConfig(every_updates=every, keep=keep, keep_every=keep_every, keep_best=keep_best)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Preservation(config, self._return_of), enable_async_checkpointing=True
+            # Orbax deletes on the first process only, which is the one that knows the returns.
+            preservation_policy=_Preservation(config, self._return_of) if self._first else None,
+            enable_async_checkpointing=True,
         )
         items: dict[str, Any] = {name: ocp.JsonCheckpointHandler(_JSON_FILE) for name in JSON_ITEMS}
         self._manager = ocp.CheckpointManager(
@@ -160,25 +163,41 @@ class Checkpointer:
             **({"chain": restored["chain"]["chain"]} if "chain" in items else {}),
         )
 
-    def restore_first(self, shape: LearnerState, steps: Iterable[int]) -> Snapshot | None:
+    def restore_first(
+        self,
+        shape: LearnerState,
+        steps: Iterable[int],
+        share: Callable[[str], Sequence[str]] = lambda text: [text],
+    ) -> Snapshot | None:
         """Restores the first of these checkpoints that can be read; None if none can.
 
         One that cannot is named in a warning and put aside as `damaged-<step>`, for a person to look at.
+
+        Args:
+            shape: as for `restore`.
+            steps: which checkpoints, the same on all processes.
+            share: brings a text of this process to all of them, and theirs here.
 
         Raises:
             ConfigError: as `restore`.
             JaxRuntimeError: if a device has no room for it, which is no fault of the checkpoint's.
         """
         for step in steps:
+            snapshot, reason = None, ""
             try:
-                return self.restore(shape, step)
+                snapshot = self.restore(shape, step)
             except (ConfigError, jax.errors.JaxRuntimeError):
                 raise
             except Exception as error:  # noqa: BLE001 (Orbax and tensorstore raise many kinds for a damaged file)
+                reason = _reason(error)
+            reasons = [found for found in share(reason) if found]
+            if not reasons:
+                return snapshot
+            if self._first:
                 aside = self._put_aside(step)
-                logging.warning(
-                    "Checkpoint %d is damaged and was put aside as %s: %s", step, aside.name, _reason(error)
-                )
+                logging.warning("Checkpoint %d is damaged and was put aside as %s: %s", step, aside.name, reasons[0])
+            share("")
+            self._manager.reload()
         return None
 
     def forget_after(self, step: int) -> None:
@@ -229,7 +248,6 @@ class Checkpointer:
         if aside.exists():
             aside.rmtree()
         (folder / str(step)).rename(aside)
-        self._manager.reload()
         return aside
 
     def _check_leaves(self, shape: LearnerState, step: int) -> None:

@@ -14,7 +14,7 @@ from podrl.config import check, differences
 from podrl.records import Record
 
 CHAIN, PARAMS, BATCH = "fingerprint", "fingerprint/params", "fingerprint/batch"
-_PER_START = ("argv", "started")  # Of a manifest: another at every start, and no reason for anything.
+_PER_START = ("argv", "started", "hosts")  # Of a manifest: another at every start, and no reason for anything.
 _SOFTWARE = ("commit", "python", "versions", "xla_flags")
 _MOST_ITEMS = 4  # of a list that are shown
 

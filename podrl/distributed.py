@@ -12,6 +12,7 @@ stopped, or a host that hangs, sends no more heartbeats to JAX's service, whose 
 from collections.abc import Callable
 import contextlib
 import itertools
+import platform
 import subprocess
 import threading
 import time
@@ -138,8 +139,8 @@ class Job:
 
     def fail(self, message: str, exit_code: int) -> None:
         """Tells the others why this process is about to end, so that they do too, with the same exit code."""
-        self._ending = True
-        if self._line is not None:
+        left, self._ending = self._ending, True
+        if self._line is not None and not left:
             self._line.say(fail=message, exit_code=exit_code)
 
     def explain_loss(self, wait_s: float = LOSS_S) -> str | None:
@@ -306,3 +307,7 @@ def join(membership: Membership, timeout_s: float) -> Job:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+# For what runs without others.
+ALONE = Job(Membership(platform="alone"), (platform.node(),))

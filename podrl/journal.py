@@ -3,7 +3,7 @@
 The metrics of an update are fetched when the next one is in flight, so that reading them holds nothing up.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import time
 from typing import Any
@@ -12,6 +12,7 @@ from absl import logging
 import jax
 import numpy as np
 
+from podrl.consensus import EpisodeGatherer
 from podrl.fingerprint import extend, to_hex
 from podrl.ledger import Ledger, pooled, shares
 from podrl.metrics import EpisodeWindow, RateMeter, Rates
@@ -30,7 +31,7 @@ class _Pending:
     counters: Counters
     metrics: Metrics
     fingerprint: jax.Array | None
-    episodes: Mapping[str, float]
+    episodes: Mapping[str, float] | None
 
 
 class Journal:
@@ -48,6 +49,7 @@ class Journal:
         every_updates: int,
         last_update: int,
         episodes: EpisodeWindow,
+        gatherer: EpisodeGatherer,
         chain: str,
         frames_per_step: int,
         start_s: float,
@@ -63,6 +65,7 @@ class Journal:
             every_updates: updates between rows; the first and the last update have a row too.
             last_update: number of the last update.
             episodes: that returns are averaged over.
+            gatherer: brings those of other processes.
             chain: of the fingerprints so far.
             frames_per_step: emulator frames per env step.
             start_s: when the run started, by `time.perf_counter`.
@@ -75,7 +78,7 @@ class Journal:
         self.rates = Rates(float("nan"), float("nan"))
         self.chain = chain
         self._every_updates, self._last_update = every_updates, last_update
-        self._window = episodes
+        self._window, self._gatherer = episodes, gatherer
         self._frames_per_step = frames_per_step
         self._meter = RateMeter()
         self._start_s = start_s
@@ -98,8 +101,8 @@ class Journal:
         return len(self._window)
 
     def record_episodes(self) -> dict[str, Any]:
-        """The newest episodes and their number, for a checkpoint."""
-        return self._window.record()
+        """The newest episodes and their number, for a checkpoint; on the first process those of the whole job."""
+        return self._episodes().record()
 
     def wants_row(self, counters: Counters) -> bool:
         """Whether the update that was just counted gets a row, so that its fingerprints are worth computing."""
@@ -111,7 +114,7 @@ class Journal:
         counters: Counters,
         metrics: Metrics,
         fingerprint: jax.Array | None,
-        episodes: Iterable[tuple[float, int]],
+        episodes: Sequence[tuple[float, int]],
     ) -> None:
         """Takes an update that was just launched, and settles the one before it: waits for it and writes its row.
 
@@ -121,12 +124,10 @@ class Journal:
             fingerprint: `Learner.fingerprint`, on the device; None if this update has no row.
             episodes: (return, length) of the episodes that ended in its rollouts.
         """
-        finished = list(episodes)
-        self._window.add([total for total, _ in finished], [length for _, length in finished])
+        self._gatherer.add(counters.learner_steps, episodes)
+        summary = self._episodes().summary() if fingerprint is not None else None
         self.settle()
-        self._pending = _Pending(
-            counters=counters, metrics=metrics, fingerprint=fingerprint, episodes=self._window.summary()
-        )
+        self._pending = _Pending(counters=counters, metrics=metrics, fingerprint=fingerprint, episodes=summary)
 
     def wait_for_update(self, unless: Callable[[], bool] = lambda: False) -> None:
         """Waits until the newest update has ended on its devices, or `unless` holds.
@@ -180,7 +181,7 @@ class Journal:
                 **dataclasses.asdict(counters),
                 "env_steps_per_second": rate,
                 "frames_per_second": rate * self._frames_per_step,
-                **pending.episodes,
+                **(self._episodes().summary() if pending.episodes is None else pending.episodes),
                 **{name: float(value) for name, value in jax.device_get(dict(pending.metrics)).items()},
                 **self._count_skipped(),
                 "time/wall_s": time.perf_counter() - self._start_s,
@@ -188,6 +189,12 @@ class Journal:
                 **self._chain_on(counters.learner_steps, fingerprint),
             }
         )
+
+    def _episodes(self) -> EpisodeWindow:
+        """The newest episodes, those of the newest update included."""
+        newest, count = self._gatherer.gather()
+        self._window.add([total for total, _ in newest], [length for _, length in newest], older=count - len(newest))
+        return self._window
 
     def _chain_on(self, update: int, fingerprint: np.ndarray) -> dict[str, str]:
         """The fingerprints of an update, [2, 2] uint32, and the chain with them."""

@@ -74,11 +74,14 @@ class EpisodeWindow:
     def __len__(self) -> int:
         return len(self._episodes)
 
-    def add(self, returns: Iterable[float], lengths: Iterable[int]) -> None:
-        """Adds finished episodes, oldest first: undiscounted returns, and lengths in env steps."""
+    def add(self, returns: Iterable[float], lengths: Iterable[int], *, older: int = 0) -> None:
+        """Adds finished episodes, oldest first: undiscounted returns, and lengths in env steps.
+
+        Of `older` ones, which these push out of the window, only the number is told.
+        """
         episodes = [(float(total), int(length)) for total, length in zip(returns, lengths, strict=True)]
         self._episodes.extend(episodes)
-        self._count += len(episodes)
+        self._count += len(episodes) + older
 
     def record(self) -> dict[str, Any]:
         """The window as plain numbers, for a checkpoint: the newest (return, length), and the count of all."""

@@ -20,6 +20,7 @@ import jax
 
 from podrl.actors import ActorError
 from podrl.config import Config
+from podrl.consensus import EpisodeGatherer
 from podrl.crew import (
     check_lag,
     describe_learner,
@@ -29,6 +30,7 @@ from podrl.crew import (
     stop_actors,
     take_rollouts,
 )
+from podrl.distributed import ALONE, Job
 from podrl.envs import Source
 from podrl.evaluator import OFF, Evaluator
 from podrl.journal import Journal, Row
@@ -44,6 +46,8 @@ from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot
 from podrl.waiting import Stopped
 from podrl.watchdog import Watchdog, Watched
 
+_COMPILE_S = 3600.0  # How much longer than others a process may compile; one that dies meanwhile is missed at once.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -53,6 +57,7 @@ class Outcome:
         state: the learner's last state.
         counters: progress of the whole job.
         finished: false if it was told to stop before the last update or the last evaluation had ended.
+        stop_code: what `should_stop` said in the end: 0, or the exit code of the signal that stopped it.
         env_steps_per_second: average that the learner consumed, warm-up excluded; NaN after a single update.
         compile_s: seconds that compilation took; 0 if the programs were given.
         episode_return: mean over the newest episodes; None if none has finished.
@@ -62,6 +67,7 @@ class Outcome:
     state: LearnerState
     counters: Counters
     finished: bool
+    stop_code: int
     env_steps_per_second: float
     compile_s: float
     episode_return: float | None
@@ -81,12 +87,14 @@ def run(
     show_phase: Callable[[str], None] = lambda text: None,
     write_row: Callable[[Row], None] = lambda row: None,
     save: Callable[[Snapshot], None] = lambda snapshot: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], int] = lambda: 0,
+    give_up: Callable[[], bool] | None = None,
     before_update: Callable[[int], None] = lambda update: None,
     evaluator: Evaluator = OFF,
     annotate: Annotate | None = None,
     ledger: Ledger | None = None,
     watchdog: Watchdog | None = None,
+    job: Job = ALONE,
 ) -> Outcome:
     """Trains until `total_env_steps` are consumed, or until told to stop.
 
@@ -102,11 +110,14 @@ def run(
         show_phase: told what happens before training.
         write_row: takes each row of metrics.
         save: writes a checkpoint; called every `checkpoint.every_updates` and at the end.
-        should_stop: asked before the actors start, before every update, and in long waits.
+        should_stop: asked before the actors start and before every update; anything but 0 ends the run. On several
+            processes it must say the same on all of them.
+        give_up: asked in long waits for this process's own threads; by default `should_stop`.
         before_update: told the number of the update, from 1, before its rollouts are taken.
         evaluator: plays with some updates' parameters; the caller closes it.
         annotate: shows a profiler what each thread spends its time on.
         ledger: of the main thread; by default one that starts here.
+        job: which process of how many this is.
         watchdog: watches every thread; by default nobody does.
 
     Raises:
@@ -118,15 +129,17 @@ def run(
     """
     ledger = ledger or Ledger("learner", annotate=annotate)
     watchdog = watchdog or Watchdog(math.inf)
+    give_up = give_up or (lambda: bool(should_stop()))
     if start is not None and start.counters.learner_steps >= config.num_updates:
         if evaluator.is_due(start.counters):
             evaluator.add(start.counters, Learner(agent, topology.learner, rules).actor_params(start.state))
         with ledger.spend("evaluate"):
-            return _nothing_to_do(config, start, finished=evaluator.settle(should_stop))
+            return _nothing_to_do(config, start, finished=evaluator.settle(give_up), stop_code=int(should_stop()))
     start_s = time.perf_counter()
     show_phase("compiling")
     with ledger.spend("compile" if programs is None else OTHER):
         programs = programs or compile_programs(config, agent, spec, topology, rules)
+        job.exchange("programs compiled", "", _COMPILE_S)  # What follows is quick, so that others need not wait long.
         start = start or first_snapshot(programs.learner, config.seed)
     state, counters, saved = start.state, start.counters, start.counters
     schedule = make_schedule(config, counters.learner_steps)
@@ -137,6 +150,9 @@ def run(
     evaluator.add(counters, params)
     actors = make_actors(config, source, topology, programs, parameters, schedule, annotate)
     doing = functools.partial(describe_learner, ledger, actors)
+    patience_s = config.actors.timeout_s
+    if job.process_count > 1 and config.evaluate.every_updates:
+        patience_s += config.evaluate.timeout_s  # The first process waits for evaluations, the others for it.
     watchdog.watch(Watched(ledger=ledger, doing=lambda: doing(counters), is_alive=lambda: True))
     for actor in actors:
         watchdog.watch(Watched(ledger=actor.ledger, doing=actor.doing, is_alive=actor.is_alive))
@@ -144,22 +160,25 @@ def run(
         every_updates=config.log.every_updates,
         last_update=config.num_updates,
         episodes=EpisodeWindow(config.log.episodes, start.episodes),
+        gatherer=EpisodeGatherer(job, config.log.episodes, patience_s),
         chain=start.chain,
         frames_per_step=spec.frames_per_step,
         start_s=start_s,
-        timeout_s=config.actors.timeout_s,
+        timeout_s=patience_s,
         stop_on_nonfinite=config.on_nonfinite == "stop",
         learner=ledger,
         actors=[actor.ledger for actor in actors],
         write=write_row,
     )
+    evaluates = True  # Until it is to stop while it waits for an evaluation.
     try:
         for actor in actors if not should_stop() else ():
             actor.start()
         while counters.learner_steps < config.num_updates and not should_stop():
             before_update(counters.learner_steps + 1)
             try:
-                rollouts = take_rollouts(actors, ledger, journal, should_stop)
+                # Others would wait for this process in a reduction, so it may not leave on its own.
+                rollouts = take_rollouts(actors, ledger, journal, give_up if job.process_count == 1 else lambda: False)
             except Stopped:
                 break
             check_lag(rollouts, schedule.versions(counters.learner_steps))
@@ -174,8 +193,7 @@ def run(
             journal.add(counters, metrics, fingerprint, finished_episodes(rollouts))
             with ledger.spend(OTHER if evaluator is OFF else "evaluate"):
                 saves = is_checkpoint_due(config, counters)
-                if not evaluator.add(counters, params, saves=saves, should_stop=should_stop):
-                    break  # What was learned is saved below; the evaluation under way gets no row.
+                evaluates = evaluates and evaluator.add(counters, params, saves=saves, should_stop=give_up)
             if saves:
                 journal.settle()  # Nothing that is not finite becomes a checkpoint.
                 with ledger.spend("checkpoint"):
@@ -194,11 +212,12 @@ def run(
     if counters != saved:
         save(make_snapshot(state, counters, journal))
     with ledger.spend("evaluate"):
-        evaluated = evaluator.settle(should_stop) and not evaluator.is_due(counters)
+        evaluated = evaluator.settle(give_up) and not evaluator.is_due(counters)
     return Outcome(
         state=state,
         counters=counters,
         finished=counters.learner_steps >= config.num_updates and evaluated,
+        stop_code=int(should_stop()),
         env_steps_per_second=journal.rates.average,
         compile_s=ledger.seconds()["compile"],
         episode_return=journal.episode_return,
@@ -206,7 +225,7 @@ def run(
     )
 
 
-def _nothing_to_do(config: Config, start: Snapshot, *, finished: bool) -> Outcome:
+def _nothing_to_do(config: Config, start: Snapshot, *, finished: bool, stop_code: int) -> Outcome:
     """Of a run that had made all of its updates before."""
     logging.info("This run is finished: it has all of its %d updates.", config.num_updates)
     episodes = EpisodeWindow(config.log.episodes, start.episodes)
@@ -214,6 +233,7 @@ def _nothing_to_do(config: Config, start: Snapshot, *, finished: bool) -> Outcom
         state=start.state,
         counters=start.counters,
         finished=finished,
+        stop_code=stop_code,
         env_steps_per_second=float("nan"),
         compile_s=0.0,
         episode_return=episodes.summary().get("episode/return"),

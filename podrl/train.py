@@ -7,7 +7,9 @@ long. After 75, 124 and 130 the same command with `--workdir` goes on.
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import dataclasses
 import functools
+import json
 import os
 import threading
 import time
@@ -15,10 +17,11 @@ from typing import Any
 
 from absl import logging
 from etils import epath
+import jax
 import ml_collections
+from rich.console import Console
 
-from podrl import sebulba
-from podrl.advice import Adviser
+from podrl import consensus, sebulba
 from podrl.agents import load_agent
 from podrl.allocator import keep_freed_memory
 from podrl.checkpoint import Checkpointer, CheckpointError
@@ -26,26 +29,31 @@ from podrl.commandline import CommandLine
 from podrl.comparison import changes
 from podrl.compilation_cache import use_compilation_cache
 from podrl.config import Config, ConfigError, check, from_config_dict, to_dict
+from podrl.consensus import StopVote
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging
+from podrl.distributed import ALONE, Job, join
 from podrl.envs import load_source
-from podrl.evaluate import Episodes
-from podrl.evaluator import ROW_KEY, make_evaluator, make_row
+from podrl.evaluator import OFF, ROW_KEY, make_evaluator
 from podrl.interruption import interruptible, leave
-from podrl.journal import Row
 from podrl.layout import make_layout, resolve_micro_batches
 from podrl.learner import Learner
 from podrl.ledger import Ledger
+from podrl.membership import Membership, find_membership
 from podrl.mesh import make_sharding_rules, make_topology
 from podrl.metrics import MetricsWriter, updates_with
 from podrl.networks import make_network
 from podrl.panel import Summary
+from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
 from podrl.profiler import Profiler
 from podrl.records import read_manifests
+from podrl.reporter import Reporter
 from podrl.schedule import is_exact, resumable
 from podrl.types import Counters, EnvSpec, LearnerState, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
+
+MISTAKE = 2
 
 
 def main(command: CommandLine) -> int:
@@ -54,31 +62,70 @@ def main(command: CommandLine) -> int:
     Raises:
         ConfigError: on a mistake of the user's, before anything was started.
     """
-    configure_logging(process_index=0)
+    membership = find_membership(
+        os.environ,
+        coordinator=command.coordinator,
+        process_count=command.process_count,
+        process_index=command.process_index,
+    )
+    configure_logging(membership.process_index)
     keep_freed_memory()
     use_compilation_cache()
     config = resolve(command.config)
     if config.determinism == "exact":
         require_determinism(os.environ, jax_plugins())
+    job = ALONE
     try:
         with interruptible() as interruption:
+            job = enter_job(membership, config, command.join_timeout_s)
             outcome = train(
                 config,
                 workdir=command.workdir,
                 argv=command.argv,
                 profile=command.profile,
                 accept_changes=command.accept_changes,
-                should_stop=interruption.is_set,
+                stop_code=lambda: interruption.exit_code or 0,
+                job=job,
             )
-    except ConfigError:
+            job.leave()
+    except ConfigError as error:
+        job.fail(str(error), MISTAKE)
         raise
     except Exception as error:  # noqa: BLE001 (the last line of defence: one clear line, the details below it)
         if isinstance(error.__cause__, ConfigError):
+            job.fail(str(error.__cause__), MISTAKE)
             raise error.__cause__ from None
-        logging.error("The run failed: %s", str(error) or type(error).__name__)
+        lost = job.explain_loss() if isinstance(error, jax.errors.JaxRuntimeError) else None
+        if lost:
+            logging.error("%s", lost)
+            leave(job.exit_code)
+        code = STALLED if isinstance(error.__cause__ or error, TimeoutError) else 1
+        said = str(error) or type(error).__name__
+        logging.error("The run failed: %s", said)
         logging.error("Details:", exc_info=error.__cause__ or error)
-        return _exit_code(STALLED if isinstance(error.__cause__ or error, TimeoutError) else 1, error)
-    return _exit_code(0 if outcome.finished else interruption.exit_code or 0)
+        job.fail(said, code)
+        return _exit_code(code, job, error)
+    return _exit_code(0 if outcome.finished else outcome.stop_code, job)
+
+
+def enter_job(membership: Membership, config: Config, timeout_s: float) -> Job:
+    """Joins the other processes, if there are any, and agrees with them on what each of them is about to do.
+
+    Raises:
+        ConfigError: if the processes are not alike; says who differs in what.
+        TimeoutError: if one does not come; names it.
+    """
+    job = join(membership, timeout_s)
+    if membership.process_count > 1 or membership.platform != "alone":
+        logging.info("%s.", membership.describe())
+    if job.process_count > 1:
+        skew_s = check_agreement(job, make_facts(config), timeout_s)
+        check_agreement(job, make_device_facts(), timeout_s)
+        if job.process_index == 0:
+            logging.info("All %d processes agree; their clocks differ by %.1f s.", job.process_count, skew_s)
+        else:  # What is no warning is told once for the job.
+            logging.set_verbosity(logging.WARNING)
+    return job
 
 
 def resolve(config: ml_collections.ConfigDict) -> Config:
@@ -99,7 +146,8 @@ def train(
     argv: tuple[str, ...] = (),
     profile: bool = False,
     accept_changes: bool = False,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop_code: Callable[[], int] = lambda: 0,
+    job: Job = ALONE,
 ) -> sebulba.Outcome:
     """Trains one agent, with progress on the terminal and results in `workdir`; goes on with the run that is there.
 
@@ -109,7 +157,8 @@ def train(
         argv: the command, for the manifest.
         profile: whether to trace a few updates, into `profile/` of that folder.
         accept_changes: whether the run in that folder may have been of another config.
-        should_stop: asked before every update, and in long waits.
+        stop_code: asked before every update, and in long waits: anything but 0 ends the run, on all processes.
+        job: which process of how many this is.
 
     Raises:
         ConfigError: if the parts do not fit together.
@@ -118,7 +167,7 @@ def train(
         TimeoutError: if one thread waited too long for another.
         CheckpointError: if a checkpoint could not be saved.
     """
-    start_s = time.perf_counter()
+    start_s, first = time.perf_counter(), job.process_index == 0
     source = load_source(config.env.source)
     spec = source.make_spec(config.env)
     topology = make_topology(config.topology)
@@ -127,61 +176,64 @@ def train(
     make_layout(config, topology)
     network = make_network(config.network, spec)
     agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
-    folder = make_workdir(asked, workdir, accept_changes=accept_changes)
+    patience_s = config.actors.timeout_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
+    from_first = functools.partial(consensus.from_first, job, timeout_s=patience_s)
+    share = functools.partial(job.exchange, "state of the run", timeout_s=patience_s)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(sole_user(folder))
-        display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder))
-        watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=display.close))
-        profiler = stack.enter_context(Profiler(folder / "profile", last_update=config.num_updates, enabled=profile))
+
+        def take_folder() -> list[Any]:
+            folder = make_workdir(asked, workdir, accept_changes=accept_changes)
+            stack.enter_context(sole_user(folder))
+            return [str(folder), holds_run(folder)]
+
+        path, goes_on = from_first("workdir", take_folder)
+        check_workdir(job, path, config.actors.timeout_s)
+        folder = epath.Path(path)
+        console = None if first else Console(quiet=True)
+        display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder, console))
+        job.on_loss = display.close
+        # The other processes stand still in a reduction while the first one waits for an evaluation.
+        limit_s = config.watchdog_s + (0.0 if first else patience_s)
+        watchdog = stack.enter_context(Watchdog(limit_s, on_stall=display.close))
+        profiler = stack.enter_context(
+            Profiler(folder / "profile", last_update=config.num_updates, enabled=profile and first)
+        )
         ledger = Ledger("learner", annotate=profiler.annotate)
         watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
         checkpointer = stack.enter_context(make_checkpointer(config, folder))
-        adviser = Adviser(config, topology)
         logging.info("%s; results go to %s", topology.describe(), folder)
-        start, resumed = None, None
-        manifest = make_manifest(config, topology, argv)
-        if holds_run(folder):
+        start, resumed, reporter = None, None, None
+        manifest = make_manifest(config, topology, argv, job.hosts)
+        if goes_on:
             with ledger.spend("checkpoint"):
-                start = find_start(config, checkpointer, Learner(agent, topology.learner, rules).state_shape)
+                shape = Learner(agent, topology.learner, rules).state_shape
+                start = find_start(config, checkpointer, shape, share)
             resumed = start.counters if start else Counters()
+        if first and goes_on:
             warn_of_changes(config, read_manifests(folder), manifest)
-        write_facts(folder, asked, manifest)
-        writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
-
-        def write_row(row: Row) -> None:
-            writer.write(row, row["env_steps"])
-            display.update(row)
-            if not profile and (advice := adviser.add(row)):  # Writing the profile is no limit of the run.
-                logging.info("What limits the speed: %s.", advice)
+        if first:
+            write_facts(folder, asked, manifest)
+            writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
+            reporter = Reporter(config, topology, writer, display, ledger, start_s=start_s, advises=not profile)
+        evaluator = make_evaluator(
+            config,
+            agent=agent,
+            spec=spec,
+            source=source,
+            device=topology.local_actor_devices[-1],
+            done=updates_with(folder, ROW_KEY) if first and resumed else set(),
+            write=reporter.write_evaluation if reporter else _tell_nothing,
+        )
+        evaluator = stack.enter_context(evaluator if first else OFF)
+        watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
+        votes = StopVote(topology.learner, stop_code) if job.process_count > 1 else None
 
         def before_update(update: int) -> None:
             checkpointer.check_save()
             profiler.before_update(update)
+            if votes:
+                votes.cast()
 
-        def write_evaluation(counters: Counters, episodes: Episodes) -> None:
-            row = make_row(config.env.id, counters, episodes, time.perf_counter() - start_s)
-            with ledger.spend("log"):
-                writer.write(row, row["env_steps"])
-            logging.info(
-                "Evaluated update %s: return %.2f (mean of %d episodes, median %.2f)",
-                f"{row['learner_steps']:,}",
-                row["evaluate/return"],
-                row["evaluate/episodes"],
-                row["evaluate/return_median"],
-            )
-
-        evaluator = stack.enter_context(
-            make_evaluator(
-                config,
-                agent=agent,
-                spec=spec,
-                source=source,
-                device=topology.local_actor_devices[-1],
-                done=updates_with(folder, ROW_KEY) if resumed else set(),
-                write=write_evaluation,
-            )
-        )
-        watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
         outcome = sebulba.run(
             config,
             agent=agent,
@@ -191,22 +243,33 @@ def train(
             rules=rules,
             start=start,
             show_phase=display.phase,
-            write_row=write_row,
+            write_row=reporter.write_row if reporter else _tell_nothing,
             save=functools.partial(checkpointer.save, config=to_dict(asked), manifest=manifest),
-            should_stop=should_stop,
+            should_stop=votes or stop_code,
+            give_up=lambda: bool(stop_code()),
             before_update=before_update,
             evaluator=evaluator,
             annotate=profiler.annotate,
             ledger=ledger,
             watchdog=watchdog,
+            job=job,
         )
         profiler.close()
         with ledger.spend("checkpoint"):
             checkpointer.close()
+            outcome = agree_on_end(outcome, share)
         if not outcome.finished:
             logging.info("To go on: the same command with --workdir=%s", folder)
         display.summary(summarize(config, spec, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
+
+
+def agree_on_end(outcome: sebulba.Outcome, share: Callable[[str], Sequence[str]]) -> sebulba.Outcome:
+    """How the run ended for all processes: finished if it is for each, and stopped by the highest code of any."""
+    ends = [json.loads(text) for text in share(json.dumps([outcome.finished, outcome.stop_code]))]
+    return dataclasses.replace(
+        outcome, finished=all(finished for finished, _ in ends), stop_code=max(code for _, code in ends)
+    )
 
 
 def summarize(config: Config, spec: EnvSpec, outcome: sebulba.Outcome, *, wall_s: float) -> Summary:
@@ -236,22 +299,34 @@ def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
     )
 
 
-def find_start(config: Config, checkpointer: Checkpointer, shape: LearnerState) -> Snapshot | None:
+def find_start(
+    config: Config,
+    checkpointer: Checkpointer,
+    shape: LearnerState,
+    share: Callable[[str], Sequence[str]] = lambda text: [text],
+) -> Snapshot | None:
     """Where the run in a folder goes on; None if it has to begin anew. Later checkpoints are deleted.
+
+    Args:
+        config: of the whole run.
+        checkpointer: of the folder.
+        shape: of the state, with shardings.
+        share: brings a text of this process to all of them, and theirs here.
 
     Raises:
         ConfigError: if a checkpoint is of another network or algorithm.
         RuntimeError: if there are checkpoints, and all are damaged.
     """
-    candidates = resumable(config, checkpointer.steps())
-    start = checkpointer.restore_first(shape, candidates)
+    steps = json.loads(share(json.dumps(checkpointer.steps()))[0])
+    candidates = resumable(config, steps)
+    start = checkpointer.restore_first(shape, candidates, share)
     if start is None:
         if candidates:
             raise RuntimeError("All checkpoints of this run are damaged; remove them to start anew.")
         logging.info("The run in this folder has no checkpoint yet: it starts anew.")
         return None
     done = start.counters.learner_steps
-    repeated = max(checkpointer.steps()) - done
+    repeated = max(steps) - done
     checkpointer.forget_after(done)
     logging.info(
         "Goes on with the run in this folder, after update %d%s.",
@@ -274,13 +349,18 @@ def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Ma
         logging.warning("What follows may not be bit for bit what it would have been: %s.", shorten(found))
 
 
-def _exit_code(code: int, error: Exception | None = None) -> int:
+def _tell_nothing(*_: Any) -> None:
+    """What processes other than the first do with rows."""
+
+
+def _exit_code(code: int, job: Job, error: Exception | None = None) -> int:
     """`code`; leaves with it at once if something is stuck, which would hold up an orderly exit.
 
     That is a thread, a device, or the writes of a failed save: Orbax abandons these, and each would print an error
     of its own while Python shuts down.
     """
     stuck = code == STALLED or any(thread.name.startswith(("actor ", "evaluator")) for thread in threading.enumerate())
-    if stuck or isinstance(error, CheckpointError):
+    failed_among_others = error is not None and job.process_count > 1  # Python's end would wait for their devices.
+    if stuck or failed_among_others or isinstance(error, CheckpointError):
         leave(code)
     return code

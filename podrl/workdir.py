@@ -84,8 +84,10 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
         yield
 
 
-def make_manifest(config: Config, topology: Topology, argv: tuple[str, ...]) -> dict[str, Any]:
-    """What a run runs on and with, ready for JSON."""
+def make_manifest(
+    config: Config, topology: Topology, argv: tuple[str, ...], hosts: Sequence[str] = (platform.node(),)
+) -> dict[str, Any]:
+    """What a run runs on and with, ready for JSON; `hosts` are those of its processes."""
     return {
         "argv": list(argv),
         "seed": config.seed,
@@ -94,6 +96,7 @@ def make_manifest(config: Config, topology: Topology, argv: tuple[str, ...]) -> 
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "hosts": list(hosts),
         "cores": available_cores(),
         "micro_batches": config.agent.micro_batches,
         "devices": [str(device) for device in topology.mesh.devices.flat],

@@ -1,11 +1,12 @@
 """The command that users run, as a process of its own: to start, to watch, and to kill."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import json
 import os
 from pathlib import Path
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -42,6 +43,50 @@ def running(*arguments: Any, cwd: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+@contextlib.contextmanager
+def job(
+    *arguments: Any, cwd: Path, processes: int, devices: int = 1, options: Mapping[int, str] | None = None
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """The command under way as a job of several processes on this machine; none of them outlives the context.
+
+    Args:
+        arguments: of every process.
+        cwd: of every process.
+        processes: their number.
+        devices: virtual CPU devices of each.
+        options: of the scripted environment, as JSON, by process.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for index in range(processes):
+            member = ("--coordinator", address, "--process_count", processes, "--process_index", index)
+            env = {**environment(), "JAX_NUM_CPU_DEVICES": str(devices)}
+            started.append(
+                subprocess.Popen(
+                    command(*arguments, *member),
+                    cwd=cwd,
+                    env={**env, "SCRIPTED_OPTIONS": (options or {}).get(index, "{}")},
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+        for process in started:
+            process.communicate()
+
+
+def finish_job(started: Sequence[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+    """Waits for all processes to end by themselves; returns their exit codes and stderr."""
+    errors = [finish(process) for process in started]
+    return [process.returncode for process in started], errors
 
 
 def signalled(number: int, *arguments: Any, workdir: Path, when: Callable[[], bool]) -> tuple[int, str]:

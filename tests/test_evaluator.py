@@ -231,7 +231,7 @@ class TestGoingOn:
             path = tmp_path / "metrics.jsonl"
             return path.exists() and f'"learner_steps": {update - 1}' in path.read_text()
 
-        outcome = train.train(EVALUATED, workdir=str(tmp_path), should_stop=should_stop)
+        outcome = train.train(EVALUATED, workdir=str(tmp_path), stop_code=should_stop)
         assert not outcome.finished
         assert train.train(EVALUATED, workdir=str(tmp_path)).finished
         assert sorted_facts(tmp_path) == straight
@@ -263,7 +263,7 @@ class TestGoingOn:
             evaluate__episodes=2,
         )
         start_s = time.monotonic()
-        outcome = train.train(config, workdir=str(tmp_path), should_stop=self.once_evaluating_after(tmp_path, 9))
+        outcome = train.train(config, workdir=str(tmp_path), stop_code=self.once_evaluating_after(tmp_path, 9))
         assert outcome.counters.learner_steps == 10
         assert not outcome.finished
         assert "Left undone: the evaluation of update 10 has finished 0 episodes" in caplog.text
@@ -276,7 +276,7 @@ class TestGoingOn:
         config = runs.scripted_config(
             {"evaluation": {"sleep_s": 0.5}}, **ONE_DEVICE, evaluate__every_updates=9, evaluate__episodes=2
         )
-        outcome = train.train(config, workdir=str(tmp_path), should_stop=self.once_evaluating_after(tmp_path, 9))
+        outcome = train.train(config, workdir=str(tmp_path), stop_code=self.once_evaluating_after(tmp_path, 9))
         assert outcome.counters.learner_steps == 10
         assert not outcome.finished
         assert whole_steps(tmp_path) == [10]

@@ -47,7 +47,7 @@ class TestInOneProcess:
             path = folder / "metrics.jsonl"
             return path.exists() and len(path.read_text().splitlines()) >= update - 1
 
-        return train.train(self.CONFIG, workdir=str(folder), should_stop=should_stop)
+        return train.train(self.CONFIG, workdir=str(folder), stop_code=should_stop)
 
     @pytest.mark.parametrize(
         "overrides",

@@ -16,11 +16,11 @@ LAYERS = [
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"meeting"},
     {"distributed"},
-    {"preflight"},
+    {"preflight", "consensus"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},
     {"crew", "evaluator"},
-    {"sebulba", "instruments", "inspection"},
+    {"sebulba", "instruments", "inspection", "reporter"},
     {"train", "stages", "inspection_report"},
     {"benchmark", "benchmark_report", "saved_run", "evaluation_report"},
 ]

@@ -7,6 +7,8 @@ import jax
 from jax import numpy as jnp
 import pytest
 
+from podrl.consensus import EpisodeGatherer
+from podrl.distributed import ALONE
 from podrl.journal import Journal
 from podrl.ledger import Ledger
 from podrl.metrics import EpisodeWindow
@@ -81,6 +83,7 @@ def test_an_update_that_does_not_end_is_named():
         every_updates=1,
         last_update=10,
         episodes=EpisodeWindow(5),
+        gatherer=EpisodeGatherer(ALONE, 5, timeout_s=1.0),
         frames_per_step=1,
         start_s=0.0,
         timeout_s=0.2,

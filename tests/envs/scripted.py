@@ -7,12 +7,15 @@
 - reward: the step in the episode, so an episode of length n returns n (n + 1) / 2; a reset row has reward 0.
 - discount: 0 on an episode's last step, or 1 with `truncate`.
 
+The environment variable `SCRIPTED_OPTIONS`, in JSON, changes options for one process of a job.
+
 `Pool.steps` counts calls of `recv`, `Pool.actions` keeps what was sent, and `Pool.seeds` what the pool was made from.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
+import json
 import os
 import threading
 import time
@@ -159,7 +162,7 @@ def _options(config: EnvConfig) -> Options:
     known = {field.name for field in dataclasses.fields(Options)}
     if unknown := sorted(set(config.options) - known):
         raise ConfigError(f"env.options.{unknown[0]} is not an option of the scripted source.")
-    options = Options(**config.options)
+    options = Options(**config.options | json.loads(os.environ.get("SCRIPTED_OPTIONS", "{}")))
     if min(options.episode_lengths) < 1:
         raise ConfigError(f"env.options.episode_lengths={options.episode_lengths} must all be at least 1.")
     return options

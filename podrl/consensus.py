@@ -1,0 +1,128 @@
+"""What the processes of a job tell each other while they train: when to stop, and which episodes ended.
+
+Whatever decides what a process does next must be equal on all of them, or one waits in a reduction for others that have
+left. So a process that is told to stop says so in a reduction of its own, and all of them stop after the same update.
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+import json
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from podrl.config import ConfigError
+from podrl.distributed import Job
+from podrl.mesh import replicated
+
+Episode = tuple[float, int]
+
+
+def from_first(job: Job, name: str, make: Callable[[], Any], timeout_s: float) -> Any:
+    """What the first process makes, on all of them.
+
+    Args:
+        job: of this process.
+        name: of what is made, for messages.
+        make: called on the first process only; returns what JSON takes.
+        timeout_s: how long the others wait for it.
+
+    Raises:
+        ConfigError: on all processes, if it is raised on the first; the job is left, in good order, before that.
+        TimeoutError: if it does not come in time.
+    """
+    if job.process_count == 1:
+        return make()
+    made, mistake = None, ""
+    if job.process_index == 0:
+        try:
+            made = make()
+        except ConfigError as error:
+            mistake = str(error)
+    made, mistake = json.loads(job.exchange(name, json.dumps([made, mistake]), timeout_s)[0])
+    if mistake:
+        job.leave()
+        raise ConfigError(mistake)
+    return made
+
+
+class StopVote:
+    """Whether any process was told to stop, as all of them see it before the same update.
+
+    The vote that is cast before update n is counted on the devices while that update is made, and is asked for before
+    update n + 1, so that nobody waits for it: a job stops two updates after the signal at the latest.
+    """
+
+    def __init__(self, learner: Mesh, stop_code: Callable[[], int]):
+        """Compiles the reduction.
+
+        Args:
+            learner: the learner mesh of the whole job.
+            stop_code: exit code of the signal that has come to this process; 0 if none has.
+        """
+        self._stop_code = stop_code
+        self._devices = [device for device in learner.devices.flat if device.process_index == jax.process_index()]
+        self._shape = (learner.size,)
+        self._sharding = NamedSharding(learner, PartitionSpec(learner.axis_names))
+        votes = jax.ShapeDtypeStruct(self._shape, np.int32, sharding=self._sharding)
+        self._count = jax.jit(jnp.max, out_shardings=replicated(learner)).lower(votes).compile()
+        self._counted: jax.Array | None = None
+
+    def __call__(self) -> int:
+        """The highest exit code of any process when it cast its vote last; 0 if nobody is to stop."""
+        return 0 if self._counted is None else int(self._counted)
+
+    def cast(self) -> None:
+        """Casts this process's vote; every process does so once before every update."""
+        mine = np.full((1,), self._stop_code(), np.int32)
+        votes = [jax.device_put(mine, device) for device in self._devices]
+        self._counted = self._count(jax.make_array_from_single_device_arrays(self._shape, self._sharding, votes))
+
+
+class EpisodeGatherer:
+    """Brings the finished episodes of all processes to the first, in an order that no timing changes."""
+
+    def __init__(self, job: Job, window: int, timeout_s: float):
+        """Has none yet.
+
+        Args:
+            job: of this process.
+            window: how many of the newest are of interest; of older ones only the number is told.
+            timeout_s: how long the first process waits for the others.
+        """
+        self._job = job
+        self._timeout_s = timeout_s
+        self._newest: collections.deque[tuple[int, Episode]] = collections.deque(maxlen=window)
+        self._count = 0
+        self._gathered = 0
+
+    def add(self, update: int, episodes: Sequence[Episode]) -> None:
+        """Takes the (return, length) of the episodes that ended in this process's rollouts for an update."""
+        self._newest.extend((update, episode) for episode in episodes)
+        self._count += len(episodes)
+
+    def gather(self) -> tuple[list[Episode], int]:
+        """The episodes since the last time; every process calls it after the same updates.
+
+        Returns:
+            On the first process the newest of all processes', by update and then by process, and the number of all; on
+            the others nothing.
+
+        Raises:
+            TimeoutError: if a process sends none in time; names it.
+        """
+        mine = {"newest": list(self._newest), "count": self._count}
+        self._newest.clear()
+        self._count = 0
+        name = f"episodes/{self._gathered}"
+        self._gathered += 1
+        if self._job.process_index > 0:
+            self._job.send(name, json.dumps(mine))
+            return [], 0
+        others = range(1, self._job.process_count)
+        parts = [mine, *(json.loads(self._job.receive(process, name, self._timeout_s)) for process in others)]
+        newest = sorted((entry for part in parts for entry in part["newest"]), key=lambda entry: entry[0])  # Is stable.
+        return [(total, length) for _, (total, length) in newest], sum(part["count"] for part in parts)

@@ -1,0 +1,69 @@
+"""What a run tells while it trains: rows of metrics into its files and onto the terminal, and advice."""
+
+import time
+
+from absl import logging
+
+from podrl.advice import Adviser
+from podrl.config import Config
+from podrl.display import Display
+from podrl.evaluate import Episodes
+from podrl.evaluator import make_row
+from podrl.journal import Row
+from podrl.ledger import Ledger
+from podrl.mesh import Topology
+from podrl.metrics import MetricsWriter
+from podrl.types import Counters
+
+
+class Reporter:
+    """Writes and shows. In a job of several processes the first one has it."""
+
+    def __init__(
+        self,
+        config: Config,
+        topology: Topology,
+        writer: MetricsWriter,
+        display: Display,
+        ledger: Ledger,
+        *,
+        start_s: float,
+        advises: bool,
+    ):
+        """Has nothing to tell yet.
+
+        Args:
+            config: of the whole run.
+            topology: what it runs on.
+            writer: keeps rows.
+            display: shows them on the terminal.
+            ledger: of the main thread.
+            start_s: when the run started, by `time.perf_counter`.
+            advises: whether to say what limits the speed.
+        """
+        self._env_id = config.env.id
+        self._display = display
+        self._ledger = ledger
+        self._adviser = Adviser(config, topology) if advises else None
+        self._start_s = start_s
+        self._writer = writer
+
+    def write_row(self, row: Row) -> None:
+        """Takes a row of the learner's."""
+        self._writer.write(row, row["env_steps"])
+        self._display.update(row)
+        if self._adviser and (advice := self._adviser.add(row)):
+            logging.info("What limits the speed: %s.", advice)
+
+    def write_evaluation(self, counters: Counters, episodes: Episodes) -> None:
+        """Takes the episodes of an evaluation."""
+        row = make_row(self._env_id, counters, episodes, time.perf_counter() - self._start_s)
+        with self._ledger.spend("log"):
+            self._writer.write(row, row["env_steps"])
+        logging.info(
+            "Evaluated update %s: return %.2f (mean of %d episodes, median %.2f)",
+            f"{row['learner_steps']:,}",
+            row["evaluate/return"],
+            row["evaluate/episodes"],
+            row["evaluate/return_median"],
+        )

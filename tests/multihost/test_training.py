@@ -1,0 +1,196 @@
+"""Training over several processes, joined for real: the same numbers as in one, and nobody is left waiting."""
+
+import json
+import re
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from podrl.checkpoint import read_params
+from tests.faults.commands import SCRIPTED
+from tests.faults.sameness import assert_same
+from tests.processes import (
+    ROOT,
+    checkpoints,
+    error_lines,
+    finish,
+    finish_job,
+    job,
+    launch,
+    num_rows,
+    read_rows,
+    wait_for,
+)
+from tests.runs import facts
+
+CATCH = (  # 20 updates.
+    *("--config", ROOT / "configs/impala_catch.py", "--config.total_env_steps=12_800"),
+    *("--config.checkpoint.every_updates=5", "--config.checkpoint.keep=9"),
+    *("--config.log.every_updates=1", "--config.log.tensorboard=False"),
+)
+# Nobody waits for longer than the test does, and a process that hangs is told from one that is slow.
+LIMITS = ("--join_timeout_s=250", "--config.actors.timeout_s=250")
+
+
+def train(*arguments, cwd, **shape):
+    """Runs a job to its end, without errors; returns what its processes said."""
+    with job(*arguments, *LIMITS, cwd=cwd, **shape) as started:
+        codes, errors = finish_job(started)
+    assert set(codes) == {0}, errors
+    return errors
+
+
+def assert_close(workdir, other, update):
+    ours, theirs = read_params(workdir, update), read_params(other, update)
+    assert ours.keys() == theirs.keys()
+    for path, leaf in ours.items():
+        np.testing.assert_allclose(leaf, theirs[path], rtol=1e-5, atol=1e-5 * np.abs(leaf).max(), err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """The finished run of two processes with two devices each."""
+    folder = tmp_path_factory.mktemp("pair")
+    train(*CATCH, "--workdir", "run", cwd=folder, processes=2, devices=2)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def scripted_pair(tmp_path_factory):
+    """The finished run of two processes on the scripted environment."""
+    folder = tmp_path_factory.mktemp("scripted")
+    train(*SCRIPTED, "--workdir", "run", cwd=folder, processes=2)
+    return folder / "run"
+
+
+class TestNumbers:
+    def test_two_processes_learn_what_one_does_with_as_many_devices(self, pair, tmp_path, monkeypatch):
+        monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
+        assert launch(*CATCH, "--workdir", "run", cwd=tmp_path).returncode == 0
+        assert_close(pair, tmp_path / "run", 20)
+        ours, theirs = read_rows(pair), read_rows(tmp_path / "run")
+        assert len(ours) == len(theirs) == 20
+        for name in ("env_steps", "episode/count", "episode/return", "episode/length"):
+            assert [row.get(name) for row in ours] == [row.get(name) for row in theirs], name
+
+    def test_delays_in_every_thread_change_nothing(self, pair, tmp_path):
+        delayed = (*CATCH, "--config.env.source=tests.envs.delayed")
+        train(*delayed, "--workdir", "run", cwd=tmp_path, processes=2, devices=2)
+        assert facts(read_rows(tmp_path / "run")) == facts(read_rows(pair))
+
+    def test_evaluation_changes_nothing(self, pair, tmp_path):
+        evaluation = ("--config.evaluate.every_updates=10", "--config.evaluate.episodes=4")
+        train(*CATCH, *evaluation, "--workdir", "run", cwd=tmp_path, processes=2, devices=2)
+        rows = read_rows(tmp_path / "run")
+        assert [row["learner_steps"] for row in rows if "evaluate/return" in row] == [10, 20]
+        assert facts([row for row in rows if "evaluate/return" not in row]) == facts(read_rows(pair))
+
+    def test_what_is_left_is_that_of_one_run(self, pair):
+        manifest = json.loads((pair / "manifest.json").read_text())
+        assert manifest["topology"]["mesh"] == {"process": 2, "device": 2}
+        assert len(manifest["hosts"]) == 2
+        assert checkpoints(pair) == [5, 10, 15, 20]
+
+
+class TestGoingOn:
+    """A checkpoint does not care how many processes wrote it."""
+
+    @pytest.mark.parametrize("processes", [1, pytest.param(4, marks=pytest.mark.slow)])
+    def test_in_another_number_of_processes(self, pair, tmp_path, processes):
+        workdir = tmp_path / "run"
+        shutil.copytree(pair, workdir)
+        for update in (15, 20):
+            shutil.rmtree(workdir / f"checkpoints/{update}")
+        said, *_ = train(*CATCH, "--workdir", workdir, cwd=tmp_path, processes=processes, devices=4 // processes)
+        assert "Goes on with the run in this folder, after update 10" in said
+        assert "topology.mesh.process was 2" in said
+        assert_close(workdir, pair, 20)
+
+    def test_a_damaged_checkpoint_is_put_aside_by_all(self, pair, tmp_path):
+        workdir = tmp_path / "run"
+        shutil.copytree(pair, workdir)
+        for file in (workdir / "checkpoints/20/state").rglob("*"):
+            if file.is_file():
+                file.write_bytes(b"")
+        said, other = train(*CATCH, "--workdir", workdir, cwd=tmp_path, processes=2, devices=2)
+        assert "Checkpoint 20 is damaged and was put aside as damaged-20" in said
+        assert "damaged" not in other
+        assert_same(workdir, pair, CATCH)
+
+
+class TestLosses:
+    """Of one process of two: the other ends and says why, and both together go on as if nothing had been."""
+
+    def hold(self, folder, index):
+        """Options with which a process stands still in the first step after the boundary."""
+        return {index: json.dumps({"only_in_pool": 3, "hang_at_step": 1, "hang_until": str(folder / "gate")})}
+
+    @pytest.mark.parametrize("lost", [0, 1])
+    def test_by_kill(self, scripted_pair, tmp_path, lost):
+        run = (*SCRIPTED, *LIMITS, "--workdir", "run")
+        with job(*run, cwd=tmp_path, processes=2, options=self.hold(tmp_path, lost)) as started:
+            wait_for(lambda: checkpoints(tmp_path / "run") == [4], started[1 - lost])
+            started[lost].kill()
+            said = finish(started[1 - lost])
+            assert started[1 - lost].returncode == 1
+        assert re.fullmatch(rf"Process {lost} \(.*\) is gone: it was killed, or crashed\..*", error_lines(said)[-1])
+        train(*SCRIPTED, "--workdir", "run", cwd=tmp_path, processes=2)
+        assert_same(tmp_path / "run", scripted_pair, SCRIPTED)
+
+    @pytest.mark.slow
+    def test_by_a_stop(self, tmp_path):
+        run = (*SCRIPTED, *LIMITS, "--workdir", "run")
+        with job(*run, cwd=tmp_path, processes=2, options=self.hold(tmp_path, 1)) as started:
+            wait_for(lambda: checkpoints(tmp_path / "run") == [4], started[0])
+            started[1].send_signal(signal.SIGSTOP)
+            said = finish(started[0])
+            assert started[0].returncode == 1
+        assert re.match(r"Process 1 \(.*\) is stuck: ", error_lines(said)[-1])
+
+    def test_by_an_error_of_its_own(self, scripted_pair, tmp_path):
+        run = (*SCRIPTED, *LIMITS, "--workdir", "run")
+        fault = {1: json.dumps({"only_in_pool": 3, "raise_at_step": 6})}
+        with job(*run, cwd=tmp_path, processes=2, options=fault) as started:
+            codes, (first, second) = finish_job(started)
+        assert codes == [1, 1]
+        assert error_lines(second)[0] == "The run failed: actor 0 failed: RuntimeError: scripted failure at step 6"
+        assert re.fullmatch(r"Process 1 \(.*\) ended: actor 0 failed: .* at step 6", error_lines(first)[-1])
+        train(*SCRIPTED, "--workdir", "run", cwd=tmp_path, processes=2)
+        assert_same(tmp_path / "run", scripted_pair, SCRIPTED)
+
+    @pytest.mark.parametrize("told", [0, 1])
+    def test_by_sigterm_saves_the_same_update_everywhere(self, scripted_pair, tmp_path, told):
+        run = (*SCRIPTED, *LIMITS, "--workdir", "run")
+        with job(*run, cwd=tmp_path, processes=2, options=self.hold(tmp_path, 1 - told)) as started:
+            wait_for(lambda: checkpoints(tmp_path / "run") == [4], started[told])
+            started[told].send_signal(signal.SIGTERM)
+            (tmp_path / "gate").touch()
+            codes, (first, _) = finish_job(started)
+        assert codes == [75, 75]
+        assert "To go on: the same command with --workdir=run" in first
+        stopped = checkpoints(tmp_path / "run")[-1]
+        assert 4 < stopped < 8
+        assert num_rows(tmp_path / "run") == stopped
+        train(*SCRIPTED, "--workdir", "run", cwd=tmp_path, processes=2)
+        assert_same(tmp_path / "run", scripted_pair, SCRIPTED)
+
+
+class TestMistakes:
+    def end(self, cwd, *arguments):
+        """A job that does not begin; returns what both processes said."""
+        with job(*arguments, *LIMITS, cwd=cwd, processes=2) as started:
+            codes, errors = finish_job(started)
+        assert codes == [2, 2], errors
+        return errors
+
+    def test_of_the_first_process_are_told_by_both(self, tmp_path):
+        (tmp_path / "run").write_text("no folder")
+        for said in self.end(tmp_path, *SCRIPTED, "--workdir", "run"):
+            assert "podrl: error: --workdir=run cannot be written (File exists). Choose another folder." in said
+
+    def test_of_the_config_are_told_by_both(self, tmp_path):
+        for said in self.end(tmp_path, *SCRIPTED, "--config.actors.num_envs=7", "--workdir", "run"):
+            assert "podrl: error: " in said
+            assert "actors.num_envs=7 does not divide over 4 pools (2 process(es)" in said
