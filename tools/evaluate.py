@@ -75,17 +75,21 @@ def run(flags: argparse.Namespace) -> None:
     """Plays, prints and writes."""
     import jax  # A mistake before need not wait for it.
 
-    from podrl import evaluation_report
+    from podrl import evaluation_report, inspection
+    from podrl.determinism import jax_plugins, require_determinism
     from podrl.display import configure_logging
     from podrl.envs import evaluation_protocol
     from podrl.evaluate import POLICIES, check_same_interface, split_episodes
-    from podrl.saved_run import open_run
+    from podrl.saved_run import open_run, read_config
     from podrl.video import Film
 
     configure_logging(process_index=0)
     num_envs, per_env = split_episodes(flags.episodes)
+    step = inspection.choose_step(inspection.open_run(flags.workdir), flags.step)
+    if read_config(flags.workdir, step).determinism == "exact":  # Scores are as reproducible as the run.
+        require_determinism(os.environ, jax_plugins())
     device = jax.local_devices()[0]
-    saved = open_run(flags.workdir, flags.step, device)
+    saved = open_run(flags.workdir, step, device)
     protocol = evaluation_protocol(saved.source, saved.config.env)
     check_same_interface(saved.spec, saved.source.make_spec(protocol.env), protocol)
     film = None
