@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import logging
-from rich.console import Console
 
 from podrl.commandline import Parser
 from podrl.config import ConfigError, check
+from podrl.console import make_console
+from podrl.interruption import INTERRUPTED
 
 if TYPE_CHECKING:
     import jax
@@ -31,9 +32,7 @@ USAGE = """%(prog)s --workdir RUN [--step N] [--episodes 100] [--policy both|gre
 
 RUN is a run's folder; the run may be under way. Plays by the environment's own protocol: whole episodes, raw rewards,
 no option that changes them for training. All environments play the same number of episodes; the first of each count."""
-INTERRUPTED = 130
 PROGRESS_S = 10.0
-_PLAIN_WIDTH = 160  # columns; wide enough that no row of the table breaks
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -105,8 +104,7 @@ def run(flags: argparse.Namespace) -> None:
     report = evaluation_report.make_report(
         saved.config, saved.counters, protocol, num_envs=num_envs, seed=flags.seed, played=played
     )
-    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
-    evaluation_report.show(Console(highlight=False, markup=False, width=width), report)
+    evaluation_report.show(make_console(), report)
     if flags.json is not None:
         flags.json.write_text(json.dumps(report, indent=2) + "\n")
 
