@@ -51,9 +51,10 @@ class Checkpointer:
         self._saving: int | None = None  # The step that is being written, until it is known to be whole.
         self._returns: dict[int, float | None] = {}
         config = CheckpointConfig(every_updates=every, keep=keep, keep_every=keep_every, keep_best=keep_best)
+        self._preservation = _Preservation(config, self._return_of)
         options = ocp.CheckpointManagerOptions(
             # Orbax deletes on the first process only, which is the one that knows the returns.
-            preservation_policy=_Preservation(config, self._return_of) if self._first else None,
+            preservation_policy=self._preservation if self._first else None,
             enable_async_checkpointing=True,
         )
         items: dict[str, Any] = {name: ocp.JsonCheckpointHandler(_JSON_FILE) for name in JSON_ITEMS}
@@ -209,13 +210,18 @@ class Checkpointer:
     def wait(self) -> None:
         """Waits until a save in the background is whole.
 
+        An older checkpoint that cannot be deleted then is named in a warning and left where it is.
+
         Raises:
             CheckpointError: if it failed; names the checkpoint, its path and the reason. Raised once.
         """
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise self._failure(self._saving, error) from error
+            failure = self._failure(self._saving, error)
+            if not (isinstance(error, OSError) and self._saving in self.steps()):
+                raise failure from error
+            self._leave_undeleted(error)  # Orbax deletes when the new one is whole, and in the same thread.
         finally:
             self._saving = None
 
@@ -235,6 +241,17 @@ class Checkpointer:
             f"{_reason(error)}. "
             + (f"It does not count; the newest whole one is of update {whole[-1]}." if whole else "There is no other.")
         )
+
+    def _leave_undeleted(self, error: OSError) -> None:
+        """Warns of the checkpoint at whose deletion Orbax stopped; the ones behind it go with the next save."""
+        for step in [step for step in self._preservation.dropped if step in self.steps()][:1]:
+            self._preservation.undeletable.add(step)
+            logging.warning(
+                "Checkpoint %d, which is no longer needed, could not be deleted (%s). Delete %s by hand.",
+                step,
+                error.strerror or _reason(error),
+                self._manager.directory / str(step),
+            )
 
     def _return_of(self, step: int) -> float | None:
         """The mean episode return at a checkpoint, read once where an earlier process made it."""
@@ -269,6 +286,8 @@ class _Preservation:
 
     config: CheckpointConfig
     return_of: Callable[[int], float | None]
+    dropped: list[int] = dataclasses.field(default_factory=list)  # By the newest decision, oldest first.
+    undeletable: set[int] = dataclasses.field(default_factory=set)  # What nobody tries to delete again.
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         """For each checkpoint whether it stays."""
@@ -276,7 +295,9 @@ class _Preservation:
         reasons = reasons_to_keep(
             self.config, {step: self.return_of(step) if self.config.keep_best else None for step in steps}
         )
-        return [bool(reasons[step]) for step in steps]
+        keep = [bool(reasons[step]) or step in self.undeletable for step in steps]
+        self.dropped[:] = [step for step, stays in zip(steps, keep, strict=True) if not stays]
+        return keep
 
 
 def checkpoint_folder(workdir: epath.PathLike) -> epath.Path:

@@ -5,8 +5,11 @@ metrics; at the end of both a short summary. Everything goes to stdout, and log 
 """
 
 from collections.abc import Callable, Mapping
+import functools
+import importlib.util
 import logging
 import math
+import os
 import sys
 import time
 from types import TracebackType
@@ -24,6 +27,12 @@ from podrl.panel import PANEL_WIDTH, Progress, Summary, duration, make_panel, pl
 REFRESHES_PER_SECOND = 4
 # Libraries whose log lines below ERROR say nothing to the user of podrl; some of them log as absl does.
 QUIET_LIBRARIES = ("orbax", "etils", "flax", "tensorstore", "tensorboardX")
+# Modules that log an exception, from up to four threads, and raise it as well: whoever called reports it in one line.
+RAISING_MODULES = (
+    "orbax/checkpoint/checkpoint_manager.py",
+    "orbax/checkpoint/_src/checkpointers/async_checkpointer.py",
+    "orbax/checkpoint/_src/futures/future.py",
+)
 
 
 class Display:
@@ -174,8 +183,8 @@ class Display:
 def configure_logging(process_index: int) -> None:
     """Short log lines, `[p0 12:00:01] text`, and silence from libraries.
 
-    Libraries log from WARNING up, those in `QUIET_LIBRARIES` from ERROR up, but for the exceptions that they raise as
-    well. Python warnings outside of podrl are hidden unless the user asked for them (`python -W`).
+    Libraries log from WARNING up, those in `QUIET_LIBRARIES` from ERROR up, but for the exceptions of
+    `RAISING_MODULES`. Python warnings outside of podrl are hidden unless the user asked for them (`python -W`).
     """
     if not flags.FLAGS.is_parsed():  # podrl parses flags of its own; absl would complain that it parsed none.
         flags.FLAGS.mark_as_parsed()
@@ -203,13 +212,23 @@ class _Formatter(logging.Formatter):
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """Drops what quiet libraries log below ERROR; through absl they are known by their file only.
+    """Drops what quiet libraries log below ERROR, and exceptions that are raised too."""
+    if record.levelno >= logging.ERROR:
+        return not (record.exc_info and record.pathname.startswith(_installed(RAISING_MODULES)))
+    library = record.name.partition(".")[0]
+    return not (library in QUIET_LIBRARIES or record.pathname.startswith(_installed(QUIET_LIBRARIES)))
 
-    Exceptions that they log are dropped too: Orbax logs the same one from up to four threads before it raises it, and
-    whoever called it reports it in one line.
+
+@functools.cache
+def _installed(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Where folders and files of libraries lie: through absl all log as one, and are known by their file only.
+
+    A name in a path says nothing by itself: podrl may lie in somebody's folder of that name.
     """
-    if record.levelno >= logging.ERROR and not record.exc_info:
-        return True
-    return not any(
-        f"/{library}/" in record.pathname or record.name.split(".")[0] == library for library in QUIET_LIBRARIES
-    )
+    found = []
+    for path in paths:
+        library, _, rest = path.partition("/")
+        spec = importlib.util.find_spec(library)
+        for folder in spec.submodule_search_locations or () if spec else ():
+            found.append(os.path.join(folder, rest))
+    return tuple(found)

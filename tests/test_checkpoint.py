@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+import subprocess
 
 import jax
 import numpy as np
@@ -67,6 +68,38 @@ def test_a_stop_between_boundaries_does_not_push_a_boundary_out(tmp_path):
             checkpointer.save(snapshot(state, step))
             checkpointer.wait()
             assert checkpointer.steps() == expected
+
+
+@pytest.fixture
+def busy(tmp_path):
+    """Makes a folder that nobody can delete, by something that is mounted in it; wants the right to mount."""
+    mounted = []
+
+    def make(folder):
+        if subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], capture_output=True).returncode:
+            pytest.skip("no right to mount")
+        mounted.append(folder)
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_is_named_and_costs_nothing_else(tmp_path, busy, caplog):
+    learner = learner_on(1)
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        checkpointer.save(snapshot(learner.init(0), 3))
+        checkpointer.wait()
+        busy(tmp_path / "checkpoints/3/state")
+        for step, expected in ((6, [3, 6]), (9, [3, 9])):
+            checkpointer.save(snapshot(learner.init(step), step))
+            checkpointer.wait()
+            assert checkpointer.steps() == expected
+    said = f"no longer needed, could not be deleted (Device or resource busy). Delete {tmp_path}"
+    assert [said in record.getMessage() for record in caplog.records if "needed" in record.getMessage()] == [True]
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        restored = checkpointer.restore_first(learner.state_shape, [9])
+    jax.tree.map(np.testing.assert_array_equal, plain(restored.state), plain(learner.init(9)))
 
 
 def with_return(state, step, episode_return):

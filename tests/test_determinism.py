@@ -3,7 +3,7 @@
 import pytest
 
 from podrl.config import ConfigError
-from podrl.determinism import GPU_FLAG, require_determinism
+from podrl.determinism import GPU_FLAG, jax_plugins, require_determinism
 
 CUDA = ["xla_cuda13"]
 
@@ -40,3 +40,32 @@ def test_flags_that_say_the_opposite_are_a_mistake():
 )
 def test_only_where_there_may_be_a_gpu(plugins, platforms, expected):
     assert (flags_after(plugins, JAX_PLATFORMS=platforms) is not None) == expected
+
+
+def install(folder, *files):
+    for name, text in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+ENTRY_POINT = (
+    ("podrl_test-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: podrl-test\nVersion: 1\n"),
+    ("podrl_test-1.dist-info/entry_points.txt", "[jax_plugins]\nxla_cuda_a = anywhere\n[console_scripts]\nb = c:d\n"),
+)
+NAMESPACE = (("jax_plugins/xla_cuda_b/__init__.py", "raise RuntimeError('JAX alone imports it')"),)
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (ENTRY_POINT, {"xla_cuda_a"}),
+        (NAMESPACE, {"xla_cuda_b"}),
+        (ENTRY_POINT + NAMESPACE, {"xla_cuda_a", "xla_cuda_b"}),
+    ],
+    ids=["entry point", "namespace", "both"],
+)
+def test_plugins_are_found_however_they_are_installed(tmp_path, monkeypatch, files, names):
+    before = set(jax_plugins())
+    install(tmp_path, *files)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(jax_plugins()) - before == names

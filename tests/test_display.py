@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import io
 import logging
 import math
@@ -45,6 +46,7 @@ SUMMARY = Summary(
     episode_return=1.234,
     episodes=100,
 )
+(ORBAX,) = importlib.util.find_spec("orbax").submodule_search_locations
 WORKDIR = "/runs/[bold]x[/bold]"
 CURSOR_MOVES = re.compile(r"\x1b\[[?0-9]*[A-KhlJ]")
 
@@ -211,12 +213,35 @@ class TestConfigureLogging:
         absl_logging.info("hello %d", 1)
         absl_logging.warning("careful")
         logging.getLogger("orbax.checkpoint").warning("noise")
-        logging.getLogger("orbax.checkpoint").error("noise", exc_info=ValueError("which is raised too"))
         logging.getLogger("jax._src.dispatch").info("noise")
         warnings.warn("noise", DeprecationWarning, stacklevel=1)
         lines = [line for line in file.getvalue().splitlines() if "flag parsing" not in line]
         assert [line[:4] for line in lines] == ["[p3 ", "[p3 "]
         assert [line[12:] for line in lines] == ["] hello 1", "] WARNING: careful"]
+
+    @pytest.mark.parametrize(
+        ("path", "level", "shown"),
+        [
+            (f"{ORBAX}/checkpoint/_src/futures/future.py", logging.ERROR, False),  # Orbax raises what it logs there.
+            (f"{ORBAX}/checkpoint/_src/metadata/checkpoint.py", logging.ERROR, True),
+            (f"{ORBAX}/checkpoint/_src/metadata/checkpoint.py", logging.WARNING, False),
+            ("/home/me/flax/podrl/podrl/train.py", logging.INFO, True),
+            ("/home/me/orbax/checkpoint/_src/futures/future.py", logging.ERROR, True),
+        ],
+    )
+    def test_an_error_of_a_library_is_shown_unless_it_is_raised_too(
+        self, monkeypatch, restored_logging, path, level, shown
+    ):
+        file = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", file)
+        restored_logging.python_handler.setStream(file)
+        configure_logging(0)
+        error = ValueError("a reason")
+        absl_logger = absl_logging.get_absl_logger()
+        failed = (ValueError, error, None) if level >= logging.ERROR else None
+        absl_logger.handle(absl_logger.makeRecord("absl", level, path, 1, "it happened", (), failed))
+        assert ("it happened" in file.getvalue()) == shown
+        assert ("ValueError: a reason" in file.getvalue()) == (shown and failed is not None)
 
 
 @pytest.mark.parametrize(

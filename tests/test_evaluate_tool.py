@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from podrl import train
+from podrl.determinism import GPU_FLAG
 from tests import runs
 from tools import evaluate
 
@@ -70,6 +71,22 @@ def test_is_reproducible(catch, tmp_path):
     earlier = report_of(catch, tmp_path, "--step", 4)
     assert earlier["learner_steps"] == 4
     assert earlier["policies"] != first["policies"]
+
+
+@pytest.mark.parametrize(("determinism", "code"), [("exact", 2), ("free", 0)])
+def test_asks_the_compiler_for_what_training_asked(catch, tmp_path, monkeypatch, capsys, determinism, code):
+    """A module of this name is all that tells of a GPU before JAX looks for one."""
+    path = catch / "checkpoints/12/config/metadata"
+    config = json.loads(path.read_text())
+    folder = shutil.copytree(catch, tmp_path / "run")
+    (folder / path.relative_to(catch)).write_text(json.dumps(config | {"determinism": determinism}))
+    (tmp_path / "jax_plugins").mkdir()
+    (tmp_path / "jax_plugins/xla_cuda0.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    monkeypatch.setenv("XLA_FLAGS", f"{GPU_FLAG}=false")
+    assert play(folder, "--policy", "greedy") == code
+    assert (f"XLA_FLAGS has {GPU_FLAG}=false" in capsys.readouterr().err) == (code == 2)
 
 
 def test_the_film_shows_the_episodes_that_count(catch, tmp_path):

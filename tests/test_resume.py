@@ -1,5 +1,6 @@
 """A run that is stopped and goes on equals one that is not; tests/faults/ kills real ones."""
 
+import dataclasses
 import json
 import types
 
@@ -99,6 +100,27 @@ class TestInOneProcess:
         assert outcome.finished
         assert "is between two boundaries (checkpoint.every_updates=4)" in caplog.text
         assert [row["learner_steps"] for row in read_rows(tmp_path / "stopped")] == list(range(1, 13))
+
+    @pytest.mark.parametrize("update", [3, 6])
+    def test_a_free_run_goes_on_from_where_it_stopped(self, tmp_path, update, monkeypatch, caplog):
+        """It need not be a boundary, and equals no other run; but every update is made once, from a bounded lag."""
+        caplog.set_level("INFO", logger="absl")
+        free = {"determinism": "free", "actors__max_lag": 3}
+        monkeypatch.setattr(TestInOneProcess, "CONFIG", runs.make_config(**self.OVERRIDES | free))
+        stopped = self.train_until(tmp_path, update).counters
+        before = facts(read_rows(tmp_path))
+        assert update <= stopped.learner_steps < 12
+        assert whole_steps(tmp_path)[-1] == stopped.learner_steps
+        outcome = train.train(self.CONFIG, workdir=str(tmp_path))
+        rows = facts(read_rows(tmp_path))
+        assert outcome.counters == dataclasses.replace(stopped, learner_steps=12, env_steps=384, frames=384)
+        assert f"Goes on with the run in this folder, after update {stopped.learner_steps}" in caplog.text
+        assert "bit for bit" not in caplog.text
+        assert rows[: len(before)] == before
+        assert [row["learner_steps"] for row in rows] == list(range(1, 13))
+        assert max(row["lag/max"] for row in rows) <= 3
+        assert rows[stopped.learner_steps]["lag/max"] == 0  # Nobody acts with parameters of before the stop.
+        assert whole_steps(tmp_path)[-1] == 12
 
     def test_other_software_is_named(self, tmp_path, caplog):
         self.train_until(tmp_path, 5)

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
-    | {"atari_scores", "data"},
+    | {"atari_scores", "console", "data"},
     {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records", "metadata"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
     | {"comparison", "retention", "export", "membership"},

@@ -14,12 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import logging
 import ml_collections
-from rich.console import Console
 
 from podrl import commandline
 from podrl.allocator import keep_freed_memory
 from podrl.config import ConfigError, check
+from podrl.console import make_console
 from podrl.determinism import jax_plugins, require_determinism
+from podrl.interruption import INTERRUPTED
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config configs/impala_atari.py --compare configs/impala_atari.py --other.agent.micro_batches=1
@@ -27,8 +28,6 @@ USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repea
 Measures environments, acting, learning and the whole run of a config, in env steps (the agent's decisions) and frames
 (the emulator's) per second, and in core-seconds per step. Or, with --compare, the whole runs of two configs in turns:
 --config.x.y=... changes both, --other.x.y=... the compared one. Nothing is trained or saved."""
-INTERRUPTED = 130
-_PLAIN_WIDTH = 160  # columns; wide enough that no row of the table breaks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,8 +125,7 @@ def run(command: Command) -> None:
         "seconds": command.seconds,
         "show_phase": lambda text: logging.info("%s", text),
     }
-    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
-    console = Console(highlight=False, markup=False, width=width)
+    console = make_console()
     if other is None:
         report = benchmark.measure(config, import_s=instruments.process_age_s(), **rounds)
         benchmark_report.show(console, report)

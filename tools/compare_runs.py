@@ -6,12 +6,12 @@ import sys
 # `podrl` is found wherever the command is run from.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rich.console import Console
-
 from podrl.commandline import Parser
 from podrl.comparison import compare
 from podrl.comparison_report import show
 from podrl.config import ConfigError
+from podrl.console import make_console
+from podrl.interruption import INTERRUPTED
 from podrl.records import read_record
 
 USAGE = """%(prog)s A B
@@ -19,7 +19,6 @@ USAGE = """%(prog)s A B
 A and B are the folders of two runs. Compares config, seed, software and hardware, and then, over the updates that have
 a row in both, the data that they learned from and the parameters that they made. Exit code: 0 if data and parameters
 are equal, 1 if they differ, 2 on a mistake in the command."""
-_PLAIN_WIDTH = 160  # columns, so that few rows of a table break
 
 
 def main(argv: list[str]) -> int:
@@ -31,11 +30,12 @@ def main(argv: list[str]) -> int:
         flags = parser.parse_args(argv[1:])
         a, b = read_record(flags.a), read_record(flags.b)
         comparison = compare(a, b)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except ConfigError as error:
         sys.stderr.write(f"compare_runs: error: {error}\n")
         return 2
-    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
-    show(Console(highlight=False, markup=False, width=width), a, b, comparison)
+    show(make_console(), a, b, comparison)
     return 0 if comparison.is_equal else 1
 
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import logging
-from rich.console import Console
 
 from podrl.commandline import Parser
 from podrl.config import ConfigError, check
+from podrl.console import make_console
+from podrl.interruption import INTERRUPTED
 
 if TYPE_CHECKING:
     import jax
@@ -31,9 +32,7 @@ USAGE = """%(prog)s --workdir RUN [--step N] [--episodes 100] [--policy both|gre
 
 RUN is a run's folder; the run may be under way. Plays by the environment's own protocol: whole episodes, raw rewards,
 no option that changes them for training. All environments play the same number of episodes; the first of each count."""
-INTERRUPTED = 130
 PROGRESS_S = 10.0
-_PLAIN_WIDTH = 160  # columns; wide enough that no row of the table breaks
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -75,17 +74,21 @@ def run(flags: argparse.Namespace) -> None:
     """Plays, prints and writes."""
     import jax  # A mistake before need not wait for it.
 
-    from podrl import evaluation_report
+    from podrl import evaluation_report, inspection
+    from podrl.determinism import jax_plugins, require_determinism
     from podrl.display import configure_logging
     from podrl.envs import evaluation_protocol
     from podrl.evaluate import POLICIES, check_same_interface, split_episodes
-    from podrl.saved_run import open_run
+    from podrl.saved_run import open_run, read_config
     from podrl.video import Film
 
     configure_logging(process_index=0)
     num_envs, per_env = split_episodes(flags.episodes)
+    step = inspection.choose_step(inspection.open_run(flags.workdir), flags.step)
+    if read_config(flags.workdir, step).determinism == "exact":  # Scores are as reproducible as the run.
+        require_determinism(os.environ, jax_plugins())
     device = jax.local_devices()[0]
-    saved = open_run(flags.workdir, flags.step, device)
+    saved = open_run(flags.workdir, step, device)
     protocol = evaluation_protocol(saved.source, saved.config.env)
     check_same_interface(saved.spec, saved.source.make_spec(protocol.env), protocol)
     film = None
@@ -101,8 +104,7 @@ def run(flags: argparse.Namespace) -> None:
     report = evaluation_report.make_report(
         saved.config, saved.counters, protocol, num_envs=num_envs, seed=flags.seed, played=played
     )
-    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
-    evaluation_report.show(Console(highlight=False, markup=False, width=width), report)
+    evaluation_report.show(make_console(), report)
     if flags.json is not None:
         flags.json.write_text(json.dumps(report, indent=2) + "\n")
 

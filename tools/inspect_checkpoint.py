@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl.commandline import Parser
 from podrl.config import ConfigError
+from podrl.interruption import INTERRUPTED
 
 USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz]
 
@@ -18,7 +19,6 @@ array. --export writes its parameters, flattened by path (encoder/Dense_0/kernel
 bits in uint16, under the path with .bfloat16 at its end. Any machine will do, whatever made the checkpoint; nothing in
 the run's folder is changed."""
 _NAME = "inspect_checkpoint"
-_PLAIN_WIDTH = 1000  # columns; wide enough that no row of a table breaks
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -39,10 +39,10 @@ def run(command: argparse.Namespace) -> int:
     """Reads, prints and exports; returns the exit code."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # The accelerator may be busy with the run itself.
     from etils import epath  # These import JAX, which a mistake in the command need not wait for.
-    from rich.console import Console
 
     from podrl import export, inspection, inspection_report
     from podrl.checkpoint import CheckpointError, read_params
+    from podrl.console import make_console
     from podrl.display import configure_logging
 
     configure_logging(process_index=0)
@@ -51,7 +51,7 @@ def run(command: argparse.Namespace) -> int:
     target = epath.Path(command.export) if command.export else None
     if target is not None:
         export.check_target(target)
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    console = make_console()
     inspection_report.show_list(console, inspection.list_checkpoints(workdir), inspection.leftovers(workdir))
     try:
         inspection_report.show_details(console, inspection.describe(workdir, step))
@@ -68,6 +68,8 @@ def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: 0 done, 1 a damaged checkpoint, 2 a mistake in the command."""
     try:
         return run(parse(argv))
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except ConfigError as error:
         sys.stderr.write(f"{_NAME}: error: {error}\n")
         return 2

@@ -16,6 +16,7 @@ import numpy as np
 
 from podrl.commandline import Parser
 from podrl.config import ConfigError, check, did_you_mean
+from podrl.interruption import INTERRUPTED
 from podrl.records import read_record
 
 USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|wall] [--y episode/return]
@@ -233,6 +234,8 @@ def main(argv: list[str]) -> int:
         check(bool(out.suffix), f"--out={command.out} needs an ending that says the format, such as .png.")
         groups = group_runs([read_curve(run, command.x, command.y) for run in command.runs])
         out.write_bytes(draw(groups, command.x, command.y, out.suffix[1:]))
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except ConfigError as error:
         sys.stderr.write(f"plot: error: {error}\n")
         return 2

@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl import commandline
 from podrl.config import ConfigError
+from podrl.interruption import INTERRUPTED
 
 
 def main(argv: list[str]) -> int:
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("podrl: interrupted at once; what came after the last checkpoint, if there is one, is lost.\n")
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

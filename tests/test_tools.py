@@ -1,0 +1,48 @@
+"""What all tools over finished runs have in common."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import LIMIT_S, ROOT, environment, wait_for
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("compare_runs", ["{run}", "{run}"]),
+        ("evaluate", ["--workdir", "{run}"]),
+        ("inspect_checkpoint", ["--workdir", "{run}"]),
+        ("plot", ["{run}", "--out", "curve.png"]),
+    ],
+)
+def test_ctrl_c_ends_a_tool_without_a_traceback(tmp_path, tool, arguments):
+    """A named pipe in place of the config: the tool has opened it when this test has, and then waits for its text."""
+    pipe = tmp_path / "config.json"
+    os.mkfifo(pipe)
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "checkpoints/1").mkdir(parents=True)
+    command = [sys.executable, str(ROOT / f"tools/{tool}.py"), *(each.format(run=tmp_path) for each in arguments)]
+    with subprocess.Popen(
+        command, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        writers: list[int] = []
+        try:
+            wait_for(lambda: bool(writers.extend(open_end(pipe)) or writers), process)
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=LIMIT_S)
+        finally:
+            process.kill()
+            for writer in writers:
+                os.close(writer)
+    assert (process.returncode, stdout, stderr) == (130, "", "")
+
+
+def open_end(pipe):
+    """The end to write to, once somebody reads; until then none."""
+    with contextlib.suppress(OSError):
+        yield os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
