@@ -36,13 +36,14 @@ from podrl.journal import Row
 from podrl.layout import make_layout, resolve_micro_batches
 from podrl.learner import Learner
 from podrl.ledger import Ledger
-from podrl.mesh import make_sharding_rules, make_topology
+from podrl.mesh import make_topology
 from podrl.metrics import MetricsWriter, updates_with
 from podrl.networks import make_network
 from podrl.panel import Summary
 from podrl.profiler import Profiler
 from podrl.records import read_manifests
 from podrl.schedule import is_exact, resumable
+from podrl.sharding import describe_split, split_network
 from podrl.types import Counters, EnvSpec, LearnerState, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
@@ -122,11 +123,11 @@ def train(
     source = load_source(config.env.source)
     spec = source.make_spec(config.env)
     topology = make_topology(config.topology)
-    rules = make_sharding_rules(config.topology)
     asked, config = config, resolve_micro_batches(config, topology)
     make_layout(config, topology)
-    network = make_network(config.network, spec)
+    network, rules = split_network(make_network(config.network, spec), config, topology.learner)
     agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
+    shape = Learner(agent, topology.learner, rules).state_shape
     folder = make_workdir(asked, workdir, accept_changes=accept_changes)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_user(folder))
@@ -138,11 +139,13 @@ def train(
         checkpointer = stack.enter_context(make_checkpointer(config, folder))
         adviser = Adviser(config, topology)
         logging.info("%s; results go to %s", topology.describe(), folder)
+        if rules:
+            logging.info("Learner: %s.", describe_split(shape.params))
         start, resumed = None, None
         manifest = make_manifest(config, topology, argv)
         if holds_run(folder):
             with ledger.spend("checkpoint"):
-                start = find_start(config, checkpointer, Learner(agent, topology.learner, rules).state_shape)
+                start = find_start(config, checkpointer, shape)
             resumed = start.counters if start else Counters()
             warn_of_changes(config, read_manifests(folder), manifest)
         write_facts(folder, asked, manifest)

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting"}
     | {"atari_scores", "data"},
-    {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records"},
+    {"mesh", "memory", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
-    | {"comparison", "retention", "export"},
+    | {"comparison", "retention", "export", "sharding"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},
