@@ -19,7 +19,7 @@ from podrl.memory import update_memory
 from podrl.mesh import make_topology, path_name, trajectory_sharding
 from podrl.sharding import MIN_SPLIT_SIZE, describe_split, make_sharding_rules
 from podrl.transfer import copy_to
-from podrl.types import Counters, EnvSpec, LearnerState, Snapshot, Trajectory
+from podrl.types import Counters, EnvSpec, LearnerState, Metrics, Snapshot, Trajectory
 from tests.processes import ROOT, error_lines, launch, read_rows
 from tests.runs import facts, make_config, make_split_agent, random_trajectory, run
 from tests.test_learner import find_collectives, shapes
@@ -81,13 +81,13 @@ def compile_update(encoder: str, style: str, length: int = 5) -> tuple[jax.stage
     return learner.compile([shapes(make_batch(config, length))]), learner
 
 
-def train(config: Config, num_updates: int = 3) -> LearnerState:
+def train(config: Config, num_updates: int = 3) -> tuple[LearnerState, Metrics]:
     learner, mesh = make_learner(config), learner_mesh(config)
     state = learner.init(seed=3)
     for update in range(num_updates):
         batch = make_batch(config, seed=update)
-        state, _ = learner.update(state, [jax.device_put(batch, trajectory_sharding(mesh, batch))])
-    return state
+        state, metrics = learner.update(state, [jax.device_put(batch, trajectory_sharding(mesh, batch))])
+    return state, jax.device_get(metrics)
 
 
 def plain(state: LearnerState) -> LearnerState:
@@ -205,8 +205,8 @@ class TestLayout:
 
 
 @functools.cache
-def train_whole(encoder: str, optimizer: str) -> LearnerState:
-    return plain(train(wide_config(encoder, **WHOLE, agent__optimizer=optimizer, agent__minibatches=2)))
+def train_whole(encoder: str, optimizer: str) -> tuple[LearnerState, Metrics]:
+    return train(wide_config(encoder, **WHOLE, agent__optimizer=optimizer, agent__minibatches=2))
 
 
 @STYLES
@@ -216,17 +216,20 @@ def test_updates_of_split_parameters_are_those_of_whole_ones(encoder, optimizer,
 
     Of a parameter that is still close to zero, relative to the step that an update takes.
     """
-    state = plain(train(wide_config(encoder, **split, agent__optimizer=optimizer, agent__minibatches=2)))
+    state, metrics = train(wide_config(encoder, **split, agent__optimizer=optimizer, agent__minibatches=2))
+    whole, whole_metrics = train_whole(encoder, optimizer)
     for (path, x), y in zip(
-        jax.tree_util.tree_leaves_with_path(train_whole(encoder, optimizer)), jax.tree.leaves(state), strict=True
+        jax.tree_util.tree_leaves_with_path(plain(whole)), jax.tree.leaves(plain(state)), strict=True
     ):
         scale = max(np.abs(x).max(), LEARNING_RATE if path_name(path).startswith("params/") else 0.0) or 1.0
         np.testing.assert_allclose(x / scale, y / scale, atol=1e-5, err_msg=path_name(path))
+    for name, value in whole_metrics.items():  # The gradient's norm among them, which clipping hides from the rest.
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_updates_change_every_wide_parameter():
+def test_updates_change_every_parameter():
     before = plain(make_learner(wide_config(**WHOLE)).init(seed=3))
-    after = train_whole("mlp", "adam")
+    after = plain(train_whole("mlp", "adam")[0])
     for x, y in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True):
         assert np.abs(x - y).max() > 1e-5
 
@@ -282,7 +285,7 @@ def test_the_copy_for_actors_is_whole_and_equal_on_every_learner_device():
 
 @pytest.mark.parametrize(("saved", "restored"), [(TENSOR, WHOLE), (WHOLE, TENSOR), (FSDP, BOTH), (TENSOR, FSDP)])
 def test_a_checkpoint_goes_from_one_layout_to_another_bit_for_bit(tmp_path, saved, restored):
-    state = train(wide_config(**saved), num_updates=2)
+    state, _ = train(wide_config(**saved), num_updates=2)
     snapshot = Snapshot(state=state, counters=Counters(learner_steps=2), episodes={})
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         checkpointer.save(snapshot)
