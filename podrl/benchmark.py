@@ -25,6 +25,7 @@ from typing import Any
 
 from podrl.config import Config, to_dict
 from podrl.instruments import Sample, Yardsticks, describe_machine, peak_memory_bytes, spread
+from podrl.sharding import describe_split
 from podrl.stages import (
     Parts,
     make_parts,
@@ -147,14 +148,34 @@ def compare(
     }
 
 
+def measure_memory(config: Config, *, show_phase: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Compiles a run's update and runs nothing.
+
+    Args:
+        config: of the run.
+        show_phase: told what happens now.
+
+    Returns:
+        The report, ready for JSON: what `describe_run` says, and `machine`.
+
+    Raises:
+        ConfigError: if the parts of the run do not fit together.
+    """
+    show_phase("compiling")
+    return describe_run(config, make_parts(config)) | {"machine": describe_machine()}
+
+
 def describe_run(config: Config, parts: Parts) -> dict[str, Any]:
-    """What was measured, whatever its speed."""
+    """What was measured, whatever its speed; with what the update takes on each learner device."""
+    memory = parts.programs.memory
     return {
         "config": to_dict(config),
         "topology": parts.topology.describe(),
         "layout": dataclasses.asdict(parts.layout) | {"env_threads": parts.env_threads},
         "frames_per_step": parts.spec.frames_per_step,
         "compile_s": parts.compile_s,
+        "parameters": describe_split(parts.programs.learner.state_shape.params),
+        "update_memory_bytes": None if memory is None else dataclasses.asdict(memory),
     }
 
 

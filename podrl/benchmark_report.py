@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from podrl.config import differences
+from podrl.memory import UpdateMemory
 from podrl.panel import compact
 
 STAGES = {
@@ -34,6 +35,7 @@ def show_comparison(console: Console, report: Mapping[str, Any]) -> None:
         title, layout = _heading(run)
         console.print(f"{name}: {title}", soft_wrap=True)
         console.print(f"{layout}; compile time: {run['compile_s']:.1f} s", soft_wrap=True)
+        console.print(_update_memory(run), soft_wrap=True)
     console.print(f"B differs in {_differences(report['runs'])}.", soft_wrap=True)
     console.print(make_comparison_table(report, plain=not console.is_terminal))
     console.print(_machine(report["machine"]), soft_wrap=True)
@@ -42,6 +44,12 @@ def show_comparison(console: Console, report: Mapping[str, Any]) -> None:
         "metrics, with the checkpoints that are due.",
         soft_wrap=True,
     )
+
+
+def show_memory(console: Console, report: Mapping[str, Any]) -> None:
+    """Prints the report of `benchmark.measure_memory`."""
+    for line in (*_heading(report), _update_memory(report)):
+        console.print(line, soft_wrap=True)
 
 
 def make_table(report: Mapping[str, Any], *, plain: bool) -> Table:
@@ -82,6 +90,7 @@ def conclusions(report: Mapping[str, Any]) -> Iterator[str]:
     )
     device = "" if memory["device"] is None else f", {_gibibytes(memory['device'])} on the fullest device"
     yield f"Peak memory of a run: {_gibibytes(memory['process'])}{device}."
+    yield _update_memory(report)
     yield _machine(report["machine"])
     yield (
         f"{_repeats(report)}, interleaved. Core-us: CPU microseconds of all threads. Cores: how many were busy. End to "
@@ -111,6 +120,13 @@ def _heading(run: Mapping[str, Any]) -> tuple[str, str]:
         f"{layout['env_threads']}; unroll length: {config['actors']['unroll_length']} env steps; frames per env step: "
         f"{run['frames_per_step']}",
     )
+
+
+def _update_memory(run: Mapping[str, Any]) -> str:
+    """What is split, and what the update takes on a device."""
+    found = run["update_memory_bytes"]
+    memory = "not told by this backend" if found is None else UpdateMemory(**found).describe()
+    return f"Update, on each learner device: {memory}; {run['parameters']}."
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -122,15 +122,21 @@ class TopologyConfig:
     Attributes:
         actor_devices_per_process: devices that act.
         learner_devices_per_process: devices that learn.
-        model_devices: size of the learner mesh's `model` axis, over which wide layers may be sharded.
-        parameter_sharding: rules such as `encoder/Dense_0/kernel: -, model`: a regular expression that is looked for in
-            a parameter's path, and the mesh axis (`data`, `model`, or `-` for none) of each of its dimensions. The
-            first rule that matches decides; parameters that none matches are whole on every device.
+        model_devices: size of the learner mesh's `model` axis, over which wide layers are split; the batch is split
+            over the rest of the learner's devices, the axis `data`.
+        sharding: how wide parameters and their optimizer state are laid out: `replicated`, whole on every learner
+            device; `tensor`, each layer split over `model`; `fsdp`, split over `data` and gathered for use, and over
+            `model` as well where there is such an axis. `auto` is `tensor` if `model_devices` is above 1 and there are
+            no rules, else `replicated`. See docs/sharding.md.
+        parameter_sharding: rules that come first, such as `encoder/Dense_0/kernel: -, model`: a regular expression that
+            is looked for in a parameter's path, and the mesh axis (`data`, `model`, or `-` for none) of each of its
+            dimensions. The first rule that matches decides; what none matches is left to `sharding`.
     """
 
     actor_devices_per_process: int = 0
     learner_devices_per_process: int = 0
     model_devices: int = 1
+    sharding: str = "auto"
     parameter_sharding: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -138,6 +144,7 @@ class TopologyConfig:
         check_at_least(self, "topology", "actor_devices_per_process", 0)
         check_at_least(self, "topology", "learner_devices_per_process", 0)
         check_at_least(self, "topology", "model_devices", 1)
+        check_one_of("topology.sharding", self.sharding, ("auto", "replicated", "tensor", "fsdp"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

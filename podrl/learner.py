@@ -42,6 +42,7 @@ class Learner:
         self._max_lag = max_lag
         self._state_shape = jax.eval_shape(agent.init, jax.random.key(0))
         self.state_sharding = tree_sharding(mesh, self._state_shape, rules)
+        self._init: Callable[..., Any] = jax.jit(agent.init, out_shardings=self.state_sharding)
         self._update: Callable[..., Any] = jax.jit(
             self._join_and_update, donate_argnums=0, out_shardings=(self.state_sharding, replicated(mesh))
         )
@@ -50,7 +51,12 @@ class Learner:
 
     def init(self, seed: int) -> LearnerState:
         """A fresh state, each leaf created on the devices where it lives."""
-        return jax.jit(self._agent.init, out_shardings=self.state_sharding)(purpose_key(seed, LEARN))
+        return self._init(purpose_key(seed, LEARN))
+
+    def compile_init(self) -> jax.stages.Compiled:
+        """Compiles the making of a fresh state ahead of time, for inspection; `init` uses it from now on."""
+        self._init = compiled = _compile(self._init, jax.eval_shape(jax.random.key, 0))
+        return compiled
 
     @property
     def state_shape(self) -> LearnerState:

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from podrl.config import ConfigError, TopologyConfig, check
+from podrl.config import ConfigError, TopologyConfig, check, did_you_mean
 from podrl.types import PyTree, Trajectory
 
 # A regular expression over a parameter's path ("encoder/dense/kernel") and the layout of what it matches.
@@ -104,30 +104,6 @@ def trajectory_sharding(mesh: Mesh, trajectory: PyTree) -> PyTree:
     return Trajectory(**specs)
 
 
-def make_sharding_rules(config: TopologyConfig) -> list[ShardingRule]:
-    """Rules as `TopologyConfig.parameter_sharding` writes them.
-
-    Raises:
-        ConfigError: on a rule that is not `EXPRESSION: AXIS, AXIS`, or if there is a model axis and no rule.
-    """
-    check(
-        config.model_devices == 1 or bool(config.parameter_sharding),
-        f"topology.model_devices={config.model_devices} shards nothing without rules. Add topology.parameter_sharding, "
-        "such as ('encoder/Dense_0/kernel: -, model',), or use topology.model_devices=1.",
-    )
-    parsed = []
-    for rule in config.parameter_sharding:
-        pattern, colon, axes = rule.rpartition(":")
-        names = [axis.strip() for axis in axes.split(",")]
-        check(
-            bool(colon and pattern) and all(name in ("-", "data", "model") for name in names),
-            f"topology.parameter_sharding has {rule!r}; write 'EXPRESSION: AXIS, AXIS' with an axis of data, model or "
-            "- for each dimension, such as 'encoder/Dense_0/kernel: -, model'.",
-        )
-        parsed.append((pattern.strip(), PartitionSpec(*(None if name == "-" else name for name in names))))
-    return parsed
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding that puts a whole copy on every device of `mesh`."""
     return NamedSharding(mesh, PartitionSpec())
@@ -150,18 +126,33 @@ def tree_sharding(mesh: Mesh, tree: PyTree, rules: Sequence[ShardingRule] = ()) 
     used: Counter[str] = Counter()
 
     def leaf_sharding(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        name = "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
-        for pattern, spec in rules:
-            if re.search(pattern, name):
-                used[pattern] += 1
-                _check_divides(name, leaf.shape, spec, mesh)
-                return NamedSharding(mesh, spec)
-        return replicated(mesh)
+        name = path_name(path)
+        rule = find_rule(name, rules)
+        if rule is None:
+            return replicated(mesh)
+        pattern, spec = rule
+        used[pattern] += 1
+        _check_divides(name, leaf.shape, spec, mesh)
+        return NamedSharding(mesh, spec)
 
     shardings = jax.tree_util.tree_map_with_path(leaf_sharding, tree)
     for pattern, _ in rules:
-        check(pattern in used, f"Sharding rule {pattern!r} matches no parameter; correct its expression or remove it.")
+        check(
+            pattern in used,
+            f"topology.parameter_sharding: {pattern!r} decides about no parameter{did_you_mean(pattern, _names(tree))} "
+            "Correct its expression, move it before a rule that matches the same, or remove it.",
+        )
     return shardings
+
+
+def find_rule(path: str, rules: Sequence[ShardingRule]) -> ShardingRule | None:
+    """The first rule whose expression is found in a leaf's path; None if there is none."""
+    return next((rule for rule in rules if re.search(rule[0], path)), None)
+
+
+def path_name(path: tuple) -> str:
+    """A leaf's path as rules see it: `encoder/Dense_0/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _mesh(devices: np.ndarray, names: tuple[str, ...]) -> Mesh:
@@ -208,9 +199,17 @@ def _check_divides(name: str, shape: tuple[int, ...], spec: PartitionSpec, mesh:
         check(
             size % parts == 0,
             f"Parameter {name} has shape {shape}: {size} does not divide over the {parts} devices of mesh axis "
-            f"{axes!r}. Change topology.model_devices, network.width or the sharding rule.",
+            f"{axes!r}. Change topology.parameter_sharding, the devices (topology.model_devices, "
+            "topology.learner_devices_per_process), or the network's size (network.width, network.hidden_sizes).",
         )
-    check(len(spec) <= len(shape), f"Sharding rule {spec} has more dimensions than parameter {name} of shape {shape}.")
+    check(
+        len(spec) <= len(shape),
+        f"topology.parameter_sharding lays out {len(spec)} dimensions of parameter {name}, whose shape is {shape}.",
+    )
+
+
+def _names(tree: PyTree) -> list[str]:
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def _axes(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 
+from absl import logging
 import jax
 import numpy as np
 
 from podrl.config import Config
 from podrl.layout import global_shape, make_layout
 from podrl.learner import Learner
+from podrl.memory import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology
 from podrl.nonfinite import skip_nonfinite
 from podrl.schedule import make_schedule
@@ -65,10 +67,12 @@ class Programs:
     Attributes:
         learner: the learner's.
         acting: those of each of this process's actor devices.
+        memory: what the update takes on each learner device; None where the backend does not tell.
     """
 
     learner: Learner
     acting: dict[jax.Device, ActingPrograms]
+    memory: UpdateMemory | None
 
 
 def compile_programs(
@@ -90,6 +94,10 @@ def compile_programs(
         max_lag=make_schedule(config).max_lag,
     )
     rollouts = [global_shape(unroller.state_shape().rollout, topology.num_processes)]
-    learner.compile(rollouts * (layout.num_actors * layout.pools_per_actor))
+    update = learner.compile(rollouts * (layout.num_actors * layout.pools_per_actor))
+    memory = update_memory(update, learner.state_shape)
+    if rules and memory is not None:
+        logging.info("An update on each of %d learner devices: %s.", topology.learner.size, memory.describe())
     devices = topology.local_actor_devices
-    return Programs(learner=learner, acting={d: compile_acting(unroller, config.seed, d) for d in devices})
+    acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
+    return Programs(learner=learner, acting=acting, memory=memory)

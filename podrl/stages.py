@@ -27,6 +27,7 @@ from podrl.mesh import Topology, make_topology
 from podrl.networks import make_network
 from podrl.programs import Programs, compile_programs
 from podrl.schedule import make_schedule
+from podrl.sharding import split_network
 from podrl.transfer import ParameterStore, rollout_to_learner
 from podrl.types import Agent, EnvSpec, Snapshot, Timestep
 
@@ -91,10 +92,10 @@ def make_parts(config: Config) -> Parts:
     )
     config = resolve_micro_batches(config, topology)
     layout = make_layout(config, topology)
-    network = make_network(config.network, spec)
+    network, rules = split_network(make_network(config.network, spec), config, topology.learner)
     agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
     start_s = time.perf_counter()
-    programs = compile_programs(config, agent, spec, topology)
+    programs = compile_programs(config, agent, spec, topology, rules)
     programs.learner.init(config.seed)  # Compiles it; every stage makes its own state.
     return Parts(
         config=config,

@@ -40,7 +40,7 @@ from podrl.layout import make_layout, resolve_micro_batches
 from podrl.learner import Learner
 from podrl.ledger import Ledger
 from podrl.membership import Membership, find_membership
-from podrl.mesh import make_sharding_rules, make_topology
+from podrl.mesh import make_topology
 from podrl.metrics import MetricsWriter, updates_with
 from podrl.networks import make_network
 from podrl.panel import Summary
@@ -49,6 +49,7 @@ from podrl.profiler import Profiler
 from podrl.records import read_manifests
 from podrl.reporter import Reporter
 from podrl.schedule import is_exact, resumable
+from podrl.sharding import describe_split, split_network
 from podrl.types import Counters, EnvSpec, LearnerState, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
@@ -171,11 +172,11 @@ def train(
     source = load_source(config.env.source)
     spec = source.make_spec(config.env)
     topology = make_topology(config.topology)
-    rules = make_sharding_rules(config.topology)
     asked, config = config, resolve_micro_batches(config, topology)
     make_layout(config, topology)
-    network = make_network(config.network, spec)
+    network, rules = split_network(make_network(config.network, spec), config, topology.learner)
     agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
+    shape = Learner(agent, topology.learner, rules).state_shape
     patience_s = config.actors.timeout_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
     from_first = functools.partial(consensus.from_first, job, timeout_s=patience_s)
     share = functools.partial(job.exchange, "state of the run", timeout_s=patience_s)
@@ -202,11 +203,12 @@ def train(
         watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
         checkpointer = stack.enter_context(make_checkpointer(config, folder))
         logging.info("%s; results go to %s", topology.describe(), folder)
+        if rules:
+            logging.info("Learner: %s.", describe_split(shape.params))
         start, resumed, reporter = None, None, None
         manifest = make_manifest(config, topology, argv, job.hosts)
         if goes_on:
             with ledger.spend("checkpoint"):
-                shape = Learner(agent, topology.learner, rules).state_shape
                 start = find_start(config, checkpointer, shape, share)
             resumed = start.counters if start else Counters()
         if first and goes_on:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from jax import numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
 from configs import common
@@ -13,8 +14,9 @@ from podrl import sebulba
 from podrl.agents import load_agent
 from podrl.config import Config, from_config_dict
 from podrl.envs import load_source
-from podrl.mesh import make_topology
+from podrl.mesh import ShardingRule, make_topology
 from podrl.networks import make_network
+from podrl.sharding import split_network
 from podrl.types import Agent, EnvSpec, Trajectory
 from podrl.unroll import Unroller
 
@@ -51,16 +53,25 @@ def make_agent(config: Config) -> tuple[Agent, EnvSpec]:
     return load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates), spec
 
 
+def make_split_agent(config: Config, spec: EnvSpec, learner: Mesh) -> tuple[Agent, list[ShardingRule]]:
+    """The agent as training makes it, and the rules that lay out its state on these devices."""
+    network, rules = split_network(make_network(config.network, spec), config, learner)
+    return load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates), rules
+
+
 def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[sebulba.Outcome, list[dict[str, Any]]]:
     """Trains, and returns the outcome and the rows of metrics."""
-    agent, spec = make_agent(config)
+    spec = load_source(config.env.source).make_spec(config.env)
+    topology = make_topology(config.topology, jax.devices()[:num_devices])
+    agent, rules = make_split_agent(config, spec, topology.learner)
     rows: list[dict[str, Any]] = []
     outcome = sebulba.run(
         config,
         agent=kwargs.pop("agent", agent),
         spec=spec,
         source=kwargs.pop("source", None) or load_source(config.env.source),
-        topology=make_topology(config.topology, jax.devices()[:num_devices]),
+        topology=topology,
+        rules=rules,
         write_row=lambda row: rows.append(dict(row)),
         **kwargs,
     )

@@ -85,6 +85,8 @@ def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys, fast_ya
     assert first["rest"] > 0
     assert first["total"] == pytest.approx(first["import"] + first["compile"] + first["rest"])
     assert report["peak_memory_bytes"]["process"] > 50 * 2**20
+    assert report["update_memory_bytes"]["state_bytes"] > 0
+    assert report["parameters"] == "8 parameters, whole on every learner device"
     assert report["end_to_end"]["slowest_stage"] in STAGES - {"end_to_end"}
     assert report["end_to_end"]["bound"] == "cores"
     assert report["end_to_end"]["of_bound"] == report["end_to_end"]["of_core_bound"]
@@ -128,6 +130,30 @@ def test_compares_two_configs_in_turns(tmp_path, monkeypatch, capsys, fast_yards
     text = capsys.readouterr().out
     assert "actors.unroll_length (5, 3)" in text
     assert all(word in text for word in ("B / A", "frames/s", "GFLOP/s"))
+
+
+def test_memory_is_that_of_the_compiled_update_with_parameters_laid_out_as_in_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = [
+        "--config",
+        CATCH,
+        "--smoke",
+        "--memory",
+        "--json",
+        "report.json",
+        "--config.network.hidden_sizes=(256,256)",
+    ]
+    config += ["--config.topology.actor_devices_per_process=1", "--config.topology.learner_devices_per_process=4"]
+    memory = {}
+    for style in ("replicated", "fsdp"):
+        assert tool.main(["benchmark.py", *config, f"--config.topology.sharding={style}"]) == 0
+        memory[style] = json.loads(Path("report.json").read_text())["update_memory_bytes"]
+    assert all(0 < found["state_bytes"] < found["argument_bytes"] for found in memory.values())
+    assert memory["fsdp"]["state_bytes"] < 0.45 * memory["replicated"]["state_bytes"]  # 82 % of it is split over 4.
+    text = capsys.readouterr().out
+    assert "MiB; 8 parameters, whole on every learner device." in text
+    assert "MiB; 1 of 8 parameters, 82.0% of their bytes, split over 4 devices." in text
+    assert "env steps/s" not in text
 
 
 def test_the_ratio_is_taken_inside_a_pair():
@@ -253,6 +279,7 @@ def test_the_bound_that_counts_comes_first():
         (["--config", CATCH, "--compare", CATCH, "--other.sed=1"], "Unknown config key 'sed'; did you mean 'seed'"),
         (["--config", CATCH, "--compare", CATCH, "--other.seed"], "--other.seed needs a value: --other.seed=VALUE"),
         (["--config", CATCH, "--compare", CATCH, "--other.actors.num_envs=-3"], "impala_catch.py: actors.num_envs=-3"),
+        (["--config", CATCH, "--memory", "--compare", CATCH], "--memory is of one config. Leave out --compare"),
         (["--config", CATCH, "--other.seed=2"], "--other.seed=2 changes the compared config. Add --compare CONFIG"),
     ],
 )

@@ -4,7 +4,7 @@ from jax.sharding import PartitionSpec as P
 import pytest
 
 from podrl.config import ConfigError, TopologyConfig
-from podrl.mesh import make_sharding_rules, make_topology, tree_sharding
+from podrl.mesh import make_topology, tree_sharding
 
 
 class FakeDevice:
@@ -89,22 +89,7 @@ def test_rules_lay_out_by_path_and_the_first_match_wins():
 def test_rules_that_cannot_work_are_refused():
     mesh = make_topology(TopologyConfig(learner_devices_per_process=8, model_devices=4)).learner
     params = {"head": {"kernel": jnp.zeros((16, 3))}}
-    with pytest.raises(ConfigError, match="'nothing' matches no parameter"):
+    with pytest.raises(ConfigError, match="'nothing' decides about no parameter"):
         tree_sharding(mesh, params, [("nothing", P("data"))])
     with pytest.raises(ConfigError, match=r"head/kernel has shape \(16, 3\): 3 does not divide over the 4 devices"):
         tree_sharding(mesh, params, [("kernel", P(None, "model"))])
-
-
-def test_rules_from_the_config():
-    rules = ("encoder/Dense_0/kernel: -, model", "policy/kernel: data")
-    config = TopologyConfig(model_devices=4, parameter_sharding=rules)
-    assert make_sharding_rules(config) == [
-        ("encoder/Dense_0/kernel", P(None, "model")),
-        ("policy/kernel", P("data")),
-    ]
-    with pytest.raises(ConfigError, match="'kernel'; write"):
-        make_sharding_rules(TopologyConfig(parameter_sharding=("kernel",)))
-    with pytest.raises(ConfigError, match="'kernel: width'; write"):
-        make_sharding_rules(TopologyConfig(parameter_sharding=("kernel: width",)))
-    with pytest.raises(ConfigError, match="model_devices=2 shards nothing without rules"):
-        make_sharding_rules(TopologyConfig(model_devices=2))

@@ -10,9 +10,10 @@ ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
     | {"atari_scores", "console", "data"},
-    {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records", "metadata"},
+    {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records", "metadata"}
+    | {"memory"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
-    | {"comparison", "retention", "export", "membership"},
+    | {"comparison", "retention", "export", "membership", "sharding"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"meeting"},
     {"distributed"},

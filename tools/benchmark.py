@@ -23,11 +23,13 @@ from podrl.determinism import jax_plugins, require_determinism
 from podrl.interruption import INTERRUPTED
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
+       %(prog)s --config configs/impala_atari.py --memory [--json FILE]
        %(prog)s --config configs/impala_atari.py --compare configs/impala_atari.py --other.agent.micro_batches=1
 
 Measures environments, acting, learning and the whole run of a config, in env steps (the agent's decisions) and frames
 (the emulator's) per second, and in core-seconds per step. Or, with --compare, the whole runs of two configs in turns:
---config.x.y=... changes both, --other.x.y=... the compared one. Nothing is trained or saved."""
+--config.x.y=... changes both, --other.x.y=... the compared one. With --memory it only compiles, and says what an update
+takes on each learner device. Nothing is trained or saved."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class Command:
         other_file: where it came from.
         repeats: of every stage, or of the pair.
         seconds: of each stage or run in each repeat.
+        memory: only compile, and report the memory of an update.
         json: where the report goes; None for nowhere.
     """
 
@@ -48,6 +51,7 @@ class Command:
     other_file: str | None
     repeats: int
     seconds: float
+    memory: bool
     json: Path | None
 
 
@@ -65,6 +69,7 @@ def parse(argv: list[str]) -> Command:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each stage in each repeat, about (5)")
     parser.add_argument("--json", type=Path, help="also write the whole report there")
     parser.add_argument("--compare", metavar="CONFIG", help="measure this config's run and that one's, in turns")
+    parser.add_argument("--memory", action="store_true", help="only compile; report what an update takes on a device")
     flags, rest = parser.parse_known_args(argv[1:])
     for argument in rest:
         check(argument.startswith(("--config.", "--other.")), f"Unknown argument {argument!r}. See --help.")
@@ -72,6 +77,7 @@ def parse(argv: list[str]) -> Command:
     others = [argument for argument in rest if argument.startswith("--other.")]
     check(flags.repeats >= 1, f"--repeats={flags.repeats} must be at least 1.")
     check(flags.seconds > 0, f"--seconds={flags.seconds} must be positive.")
+    check(not (flags.memory and flags.compare), "--memory is of one config. Leave out --compare, and run it twice.")
     check(flags.json is None or flags.json.parent.is_dir(), f"--json={flags.json}: there is no such folder.")
     for argument in others:
         check(flags.compare is not None, f"{argument} changes the compared config. Add --compare CONFIG.")
@@ -82,6 +88,7 @@ def parse(argv: list[str]) -> Command:
         other_file=flags.compare,
         repeats=flags.repeats,
         seconds=flags.seconds,
+        memory=flags.memory,
         json=flags.json,
     )
 
@@ -120,13 +127,13 @@ def run(command: Command) -> None:
         other = resolve(command.other) if command.other is not None else None
     if "exact" in (config.determinism, other and other.determinism):  # XLA's flags are the process's: both get them.
         require_determinism(os.environ, jax_plugins())
-    rounds: dict[str, Any] = {
-        "repeats": command.repeats,
-        "seconds": command.seconds,
-        "show_phase": lambda text: logging.info("%s", text),
-    }
+    phases: dict[str, Any] = {"show_phase": lambda text: logging.info("%s", text)}
+    rounds = {"repeats": command.repeats, "seconds": command.seconds, **phases}
     console = make_console()
-    if other is None:
+    if command.memory:
+        report = benchmark.measure_memory(config, **phases)
+        benchmark_report.show_memory(console, report)
+    elif other is None:
         report = benchmark.measure(config, import_s=instruments.process_age_s(), **rounds)
         benchmark_report.show(console, report)
     else:
