@@ -175,6 +175,7 @@ def describe_run(config: Config, parts: Parts) -> dict[str, Any]:
         "frames_per_step": parts.spec.frames_per_step,
         "compile_s": parts.compile_s,
         "parameters": describe_split(parts.programs.learner.state_shape.params),
+        "update_traffic_bytes": dict(parts.programs.traffic),
         "update_memory_bytes": None if memory is None else dataclasses.asdict(memory),
     }
 

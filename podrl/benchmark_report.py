@@ -10,6 +10,7 @@ from rich.table import Table
 from podrl.config import differences
 from podrl.memory import UpdateMemory
 from podrl.panel import compact
+from podrl.traffic import describe_traffic
 
 STAGES = {
     "env": "environments",
@@ -50,6 +51,34 @@ def show_memory(console: Console, report: Mapping[str, Any]) -> None:
     """Prints the report of `benchmark.measure_memory`."""
     for line in (*_heading(report), _update_memory(report)):
         console.print(line, soft_wrap=True)
+
+
+def show_jobs(console: Console, report: Mapping[str, Any]) -> None:
+    """Prints the report of `job_benchmark.measure_jobs`."""
+    name, env_id, devices = report["config"]["name"], report["config"]["env"]["id"], report["devices"]
+    console.print(f"{name} on {env_id}, {devices} devices in all", soft_wrap=True)
+    console.print(make_jobs_table(report, plain=not console.is_terminal))
+    per_step = sum(report["traffic_bytes"].values()) / report["env_steps_per_update"]
+    console.print(
+        f"Between devices, each update: {describe_traffic(report['traffic_bytes'])}; parameters: "
+        f"{report['parameter_bytes'] / 1e6:,.2f} MB. That is {per_step:,.1f} bytes an env step.",
+        soft_wrap=True,
+    )
+    console.print(_machine(report["machine"]), soft_wrap=True)
+    console.print(
+        f"{_repeats(report)}, in turns; the ratio is taken inside each. Whole jobs, without warm-up and checkpoints.",
+        soft_wrap=True,
+    )
+
+
+def make_jobs_table(report: Mapping[str, Any], *, plain: bool) -> Table:
+    """A row per number of processes, with median, min and max over the repeats."""
+    table = _empty_table("processes", ("devices of each", "env steps/s", "of the first"), plain=plain)
+    between = _between(plain)
+    for count, job in report["jobs"].items():
+        rate, ratio = _rate(job["env_steps_per_second"], between), _ratio(job["of_first"], between)
+        table.add_row(str(count), str(report["devices"] // count), rate, ratio)
+    return table
 
 
 def make_table(report: Mapping[str, Any], *, plain: bool) -> Table:
@@ -126,7 +155,8 @@ def _update_memory(run: Mapping[str, Any]) -> str:
     """What is split, and what the update takes on a device."""
     found = run["update_memory_bytes"]
     memory = "not told by this backend" if found is None else UpdateMemory(**found).describe()
-    return f"Update, on each learner device: {memory}; {run['parameters']}."
+    traffic = describe_traffic(run["update_traffic_bytes"])
+    return f"Update, on each learner device: {memory}; between devices: {traffic}; {run['parameters']}."
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """All compiled programs of a run, made ahead of time: compile time is known, and no timeout has to allow for it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 
@@ -15,6 +15,7 @@ from podrl.memory import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology
 from podrl.nonfinite import skip_nonfinite
 from podrl.schedule import make_schedule
+from podrl.traffic import collective_bytes
 from podrl.types import Agent, EnvSpec, PyTree, Timestep, Trajectory
 from podrl.unroll import ActingState, Unroller
 
@@ -68,11 +69,13 @@ class Programs:
         learner: the learner's.
         acting: those of each of this process's actor devices.
         memory: what the update takes on each learner device; None where the backend does not tell.
+        traffic: bytes that cross between learner devices in an update, by kind of collective.
     """
 
     learner: Learner
     acting: dict[jax.Device, ActingPrograms]
     memory: UpdateMemory | None
+    traffic: Mapping[str, int]
 
 
 def compile_programs(
@@ -100,4 +103,4 @@ def compile_programs(
         logging.info("An update on each of %d learner devices: %s.", topology.learner.size, memory.describe())
     devices = topology.local_actor_devices
     acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
-    return Programs(learner=learner, acting=acting, memory=memory)
+    return Programs(learner=learner, acting=acting, memory=memory, traffic=collective_bytes(update))

@@ -11,7 +11,7 @@ LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
     | {"atari_scores", "console", "data"},
     {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records", "metadata"}
-    | {"memory"},
+    | {"memory", "traffic"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
     | {"comparison", "retention", "export", "membership", "sharding"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"}
@@ -23,7 +23,7 @@ LAYERS = [
     {"crew", "evaluator"},
     {"sebulba", "instruments", "inspection", "reporter"},
     {"train", "stages", "inspection_report"},
-    {"benchmark", "benchmark_report", "saved_run", "evaluation_report"},
+    {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"},
 ]
 # Within a layer modules do not see each other, but for these.
 WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")}

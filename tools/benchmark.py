@@ -25,11 +25,13 @@ from podrl.interruption import INTERRUPTED
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config configs/impala_atari.py --memory [--json FILE]
        %(prog)s --config configs/impala_atari.py --compare configs/impala_atari.py --other.agent.micro_batches=1
+       %(prog)s --config configs/impala_catch.py --processes 1,2,4
 
 Measures environments, acting, learning and the whole run of a config, in env steps (the agent's decisions) and frames
 (the emulator's) per second, and in core-seconds per step. Or, with --compare, the whole runs of two configs in turns:
 --config.x.y=... changes both, --other.x.y=... the compared one. With --memory it only compiles, and says what an update
-takes on each learner device. Nothing is trained or saved."""
+takes on each learner device. With --processes it runs the whole job on virtual CPU devices, in one process and in more,
+in turns. Nothing is trained or saved."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Command:
         repeats: of every stage, or of the pair.
         seconds: of each stage or run in each repeat.
         memory: only compile, and report the memory of an update.
+        processes: numbers of processes to compare; empty for none.
+        arguments: that name the config on the command line.
         json: where the report goes; None for nowhere.
     """
 
@@ -52,6 +56,8 @@ class Command:
     repeats: int
     seconds: float
     memory: bool
+    processes: tuple[int, ...]
+    arguments: tuple[str, ...]
     json: Path | None
 
 
@@ -70,6 +76,7 @@ def parse(argv: list[str]) -> Command:
     parser.add_argument("--json", type=Path, help="also write the whole report there")
     parser.add_argument("--compare", metavar="CONFIG", help="measure this config's run and that one's, in turns")
     parser.add_argument("--memory", action="store_true", help="only compile; report what an update takes on a device")
+    parser.add_argument("--processes", metavar="N,N,...", help="measure whole jobs of so many processes, in turns")
     flags, rest = parser.parse_known_args(argv[1:])
     for argument in rest:
         check(argument.startswith(("--config.", "--other.")), f"Unknown argument {argument!r}. See --help.")
@@ -78,6 +85,10 @@ def parse(argv: list[str]) -> Command:
     check(flags.repeats >= 1, f"--repeats={flags.repeats} must be at least 1.")
     check(flags.seconds > 0, f"--seconds={flags.seconds} must be positive.")
     check(not (flags.memory and flags.compare), "--memory is of one config. Leave out --compare, and run it twice.")
+    check(
+        not (flags.processes and (flags.memory or flags.compare)),
+        "--processes measures whole jobs of one config. Leave out --memory and --compare.",
+    )
     check(flags.json is None or flags.json.parent.is_dir(), f"--json={flags.json}: there is no such folder.")
     for argument in others:
         check(flags.compare is not None, f"{argument} changes the compared config. Add --compare CONFIG.")
@@ -89,8 +100,20 @@ def parse(argv: list[str]) -> Command:
         repeats=flags.repeats,
         seconds=flags.seconds,
         memory=flags.memory,
+        processes=_counts(flags.processes),
+        arguments=(f"--config={flags.config}", *shared, *(["--smoke"] if flags.smoke else [])),
         json=flags.json,
     )
+
+
+def _counts(text: str | None) -> tuple[int, ...]:
+    """Numbers as in `1,2,4`."""
+    counts = text.split(",") if text else []
+    check(
+        all(count.isdigit() and int(count) > 0 for count in counts),
+        f"--processes={text} must be numbers of processes, such as 1,2,4.",
+    )
+    return tuple(map(int, counts))
 
 
 def _load(path: str, overrides: list[str], *, smoke: bool) -> ml_collections.ConfigDict:
@@ -116,7 +139,12 @@ def _blaming(path: str | None) -> Iterator[None]:
 
 def run(command: Command) -> None:
     """Measures, prints and writes."""
-    from podrl import benchmark, benchmark_report, instruments  # JAX: a mistake before need not wait for it.
+    from podrl import (  # JAX: a mistake before need not wait for it.
+        benchmark,
+        benchmark_report,
+        instruments,
+        job_benchmark,
+    )
     from podrl.display import configure_logging
     from podrl.train import resolve
 
@@ -130,7 +158,10 @@ def run(command: Command) -> None:
     phases: dict[str, Any] = {"show_phase": lambda text: logging.info("%s", text)}
     rounds = {"repeats": command.repeats, "seconds": command.seconds, **phases}
     console = make_console()
-    if command.memory:
+    if command.processes:
+        report = job_benchmark.measure_jobs(config, command.arguments, command.processes, **rounds)
+        benchmark_report.show_jobs(console, report)
+    elif command.memory:
         report = benchmark.measure_memory(config, **phases)
         benchmark_report.show_memory(console, report)
     elif other is None:
