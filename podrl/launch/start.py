@@ -1,0 +1,93 @@
+"""What the launcher does with a command line that has launch flags."""
+
+from collections.abc import Sequence
+import os
+import sys
+
+from absl import logging
+
+from podrl.commandline import CommandLine
+from podrl.config import check
+from podrl.launch import local
+from podrl.launch.members import Limits, run_members
+from podrl.launch.options import Options
+from podrl.launch.progress import newest_update
+from podrl.launch.restarts import run_with_restarts
+from podrl.launch.signals import StopSignals
+from podrl.naming import new_folder
+
+MEMBERSHIP = ("--coordinator", "--process_count", "--process_index")
+
+
+def launch(options: Options, argv: Sequence[str], command: CommandLine, *, limits: Limits | None = None) -> int:
+    """Starts what `options` asks for, and returns the exit code when that has ended.
+
+    Args:
+        options: where and how to run.
+        argv: the command line without the launch flags; its first entry is the program that members run.
+        command: the same, parsed: nothing is started by a command with a mistake.
+        limits: how long members may take to end.
+
+    Raises:
+        ConfigError: on a mistake of the user's.
+    """
+    for argument in argv[1:]:
+        flag = argument.partition("=")[0]
+        check(
+            flag not in MEMBERSHIP,
+            f"{flag} is for one member of a job that you start by hand; the launcher gives it to those that it starts. "
+            "Drop it, or the launch flags.",
+        )
+    _configure_logging()
+    arguments, workdir = _with_workdir(argv[1:], command)
+    return _launch_here(options, argv[0], arguments, workdir, limits)
+
+
+def _launch_here(options: Options, program: str, arguments: list[str], workdir: str, limits: Limits | None) -> int:
+    gpus, cores = local.visible_gpus(os.environ), local.usable_cores()
+
+    def members(port: int) -> list[local.Member]:
+        return local.make_members(
+            arguments,
+            program=program,
+            num_processes=options.local_processes or 1,
+            devices_per_process=options.devices_per_process,
+            gpus=gpus if options.local_processes else (),
+            cores=cores,
+            port=port,
+        )
+
+    if options.dry_run:
+        lines = members(local.free_port())
+        for index, member in enumerate(lines):
+            sys.stdout.write(f"# Process {index} of {len(lines)}, on this machine:\n{local.shell_line(member)}\n")
+        return 0
+    with StopSignals() as stop:
+        ending = run_with_restarts(
+            lambda: run_members(members(local.free_port()), stop, limits=limits),
+            stop,
+            max_restarts=options.max_restarts or 0,
+            pause_s=options.restart_pause_s,
+            newest_update=lambda: newest_update(workdir),
+        )
+    if ending.code and (options.local_processes or 1) > 1:
+        logging.info("Exit code %d: %s.", ending.code, ending.text)
+    return ending.code
+
+
+def _with_workdir(arguments: Sequence[str], command: CommandLine) -> tuple[list[str], str]:
+    """The training's arguments with a `--workdir`, so that all members, and all restarts, have the same."""
+    if command.workdir is not None:
+        return list(arguments), command.workdir
+    workdir = str(new_folder(command.config.get("name", "run")))
+    return [*arguments, f"--workdir={workdir}"], workdir
+
+
+def _configure_logging() -> None:
+    """Lines of the launcher's own, on stderr: `[launcher 12:00:01] text`."""
+    import logging as standard_logging
+
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    formatter = standard_logging.Formatter("[launcher %(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    logging.get_absl_handler().setFormatter(formatter)
