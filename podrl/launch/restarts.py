@@ -5,7 +5,7 @@ import time
 
 from absl import logging
 
-from podrl.interruption import PREEMPTED
+from podrl.interruption import INTERRUPTED, PREEMPTED
 from podrl.launch.members import STALLED, Ending
 from podrl.launch.signals import StopSignals
 from podrl.waiting import Patience
@@ -65,4 +65,4 @@ def run_with_restarts(
 
 
 def _is_failure(code: int) -> bool:
-    return code in (1, STALLED) or code > 128
+    return code in (1, STALLED) or (code > 128 and code != INTERRUPTED)

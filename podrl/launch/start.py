@@ -1,10 +1,11 @@
 """What the launcher does with a command line that has launch flags."""
 
 from collections.abc import Sequence
+import logging as standard_logging
 import os
 import sys
 
-from absl import logging
+from absl import flags, logging
 
 from podrl.commandline import CommandLine
 from podrl.config import check
@@ -85,8 +86,8 @@ def _with_workdir(arguments: Sequence[str], command: CommandLine) -> tuple[list[
 
 def _configure_logging() -> None:
     """Lines of the launcher's own, on stderr: `[launcher 12:00:01] text`."""
-    import logging as standard_logging
-
+    if not flags.FLAGS.is_parsed():  # podrl parses flags of its own; absl would complain that it parsed none.
+        flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     formatter = standard_logging.Formatter("[launcher %(asctime)s] %(message)s", datefmt="%H:%M:%S")
