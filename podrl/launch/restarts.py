@@ -52,7 +52,7 @@ def run_with_restarts(
         if restart == max_restarts:
             logging.error("%s, at update %d: not started again after %d restart(s).", ending.text, update, restart)
             return ending
-        wait_s = min(pause_s * 2**restart, _LONGEST_PAUSE_S)
+        wait_s = pauses_s(pause_s, restart + 1)[restart]
         logging.warning(
             "%s, at update %d: restart %d of %d in %.3g s.", ending.text, update, restart + 1, max_restarts, wait_s
         )
@@ -62,6 +62,11 @@ def run_with_restarts(
             if stop.exit_code is not None:
                 return Ending(code=stop.exit_code, text=ending.text)
     raise AssertionError  # The last round returns.
+
+
+def pauses_s(first_s: float, count: int) -> list[float]:
+    """Seconds before each of `count` restarts: doubled every time, up to a minute."""
+    return [min(first_s * 2 ** min(restart, 30), _LONGEST_PAUSE_S) for restart in range(count)]
 
 
 def _is_failure(code: int) -> bool:

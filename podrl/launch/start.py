@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 import logging as standard_logging
 import os
+import shlex
 import sys
 
 from absl import flags, logging
 
 from podrl.commandline import CommandLine
 from podrl.config import check
-from podrl.launch import local
+from podrl.launch import local, slurm
 from podrl.launch.members import Limits, run_members
 from podrl.launch.options import Options
 from podrl.launch.progress import newest_update
@@ -41,6 +42,8 @@ def launch(options: Options, argv: Sequence[str], command: CommandLine, *, limit
         )
     _configure_logging()
     arguments, workdir = _with_workdir(argv[1:], command)
+    if options.slurm:
+        return _launch_slurm(options, argv[0], arguments, workdir, command.config.get("name", "run"))
     return _launch_here(options, argv[0], arguments, workdir, limits)
 
 
@@ -74,6 +77,33 @@ def _launch_here(options: Options, program: str, arguments: list[str], workdir: 
     if ending.code and (options.local_processes or 1) > 1:
         logging.info("Exit code %d: %s.", ending.code, ending.text)
     return ending.code
+
+
+def _launch_slurm(options: Options, program: str, arguments: list[str], workdir: str, name: str) -> int:
+    check("://" not in workdir, f"--workdir={workdir}: a SLURM job wants a folder that all nodes share.")
+    folder = os.path.abspath(workdir)
+    script = slurm.make_script(
+        options,
+        name=name,
+        program=os.path.abspath(program),
+        arguments=arguments,
+        workdir=folder,
+        cwd=os.getcwd(),
+    )
+    if options.dry_run:
+        sys.stdout.write(script)
+        return 0
+    if options.cpus_per_task is None:
+        logging.warning("Without --cpus_per_task SLURM gives each process its default, often a single core.")
+    job = slurm.submit(script, folder)
+    sys.stdout.write(
+        f"Submitted as SLURM job {job}; its script is {folder}/{slurm.SCRIPT}.\n"
+        f"What it says:     tail -F {shlex.quote(folder)}/slurm-{job}.out\n"
+        f"Where it stands:  squeue --jobs={job}\n"
+        f"To end it:        scancel {job}\n"
+        f"To go on:         the same command with --workdir={shlex.quote(workdir)}\n"
+    )
+    return 0
 
 
 def _with_workdir(arguments: Sequence[str], command: CommandLine) -> tuple[list[str], str]:
