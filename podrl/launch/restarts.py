@@ -34,34 +34,33 @@ def run_with_restarts(
         max_restarts: how often it may be made again.
         pause_s: before the first restart; doubled for each further one, up to a minute.
         newest_update: how far the run got, from its folder.
-        after_preemption: whether to go on after exit code 75, too, which is no failure.
+        after_preemption: whether to go on after exit code 75, too, which is no failure and does not count.
     """
-    failed_at = None
-    for restart in range(max_restarts + 1):
+    failed_at, restarts, starts = None, 0, 0
+    while True:
         ending = attempt()
+        starts += 1
         preempted = after_preemption and ending.code == PREEMPTED
-        if stop.first is not None or not (preempted or _is_failure(ending.code)):
-            return ending
-        if max_restarts == 0:
+        failed = _is_failure(ending.code) and max_restarts > 0
+        if stop.first is not None or not (preempted or failed):
             return ending
         update = newest_update()
-        if not preempted and update == failed_at:
+        if failed and update == failed_at:
             logging.error("%s, at update %d as before: not started again.", ending.text, update)
             return ending
-        failed_at = None if preempted else update
-        if restart == max_restarts:
-            logging.error("%s, at update %d: not started again after %d restart(s).", ending.text, update, restart)
+        if failed and restarts == max_restarts:
+            logging.error("%s, at update %d: not started again after %d restart(s).", ending.text, update, restarts)
             return ending
-        wait_s = pauses_s(pause_s, restart + 1)[restart]
-        logging.warning(
-            "%s, at update %d: restart %d of %d in %.3g s.", ending.text, update, restart + 1, max_restarts, wait_s
-        )
+        failed_at = update if failed else None
+        restarts += failed
+        wait_s = pauses_s(pause_s, starts)[-1]
+        which = f"restart {restarts} of {max_restarts}" if failed else "it goes on"
+        logging.warning("%s, at update %d: %s in %.3g s.", ending.text, update, which, wait_s)
         patience = Patience(wait_s)
         while patience.left_s():
             time.sleep(min(_POLL_S, wait_s))
             if stop.exit_code is not None:
                 return Ending(code=stop.exit_code, text=ending.text)
-    raise AssertionError  # The last round returns.
 
 
 def pauses_s(first_s: float, count: int) -> list[float]:

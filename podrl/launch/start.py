@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import logging as standard_logging
 import os
+from pathlib import Path
 import shlex
 import sys
 
@@ -15,13 +16,23 @@ from podrl.launch.members import Limits, run_members
 from podrl.launch.options import Options
 from podrl.launch.progress import newest_update
 from podrl.launch.restarts import run_with_restarts
+from podrl.launch.shipping import ROOT
 from podrl.launch.signals import StopSignals
+from podrl.launch.tpu import POLL_S, launch_on_tpu
 from podrl.naming import new_folder
 
 MEMBERSHIP = ("--coordinator", "--process_count", "--process_index")
 
 
-def launch(options: Options, argv: Sequence[str], command: CommandLine, *, limits: Limits | None = None) -> int:
+def launch(
+    options: Options,
+    argv: Sequence[str],
+    command: CommandLine,
+    *,
+    limits: Limits | None = None,
+    root: Path = ROOT,
+    poll_s: float = POLL_S,
+) -> int:
     """Starts what `options` asks for, and returns the exit code when that has ended.
 
     Args:
@@ -29,6 +40,8 @@ def launch(options: Options, argv: Sequence[str], command: CommandLine, *, limit
         argv: the command line without the launch flags; its first entry is the program that members run.
         command: the same, parsed: nothing is started by a command with a mistake.
         limits: how long members may take to end.
+        root: of the checkout, which is shipped to machines that have none.
+        poll_s: seconds between two looks at a TPU that is not ready.
 
     Raises:
         ConfigError: on a mistake of the user's.
@@ -41,6 +54,8 @@ def launch(options: Options, argv: Sequence[str], command: CommandLine, *, limit
             "Drop it, or the launch flags.",
         )
     _configure_logging()
+    if options.tpu is not None:
+        return launch_on_tpu(options, argv[1:], command.workdir, root=root, poll_s=poll_s, limits=limits)
     arguments, workdir = _with_workdir(argv[1:], command)
     if options.slurm:
         return _launch_slurm(options, argv[0], arguments, workdir, command.config.get("name", "run"))

@@ -5,6 +5,7 @@ time included) and `say`, which prints a line and flushes.
 """
 
 import argparse
+import os
 from pathlib import Path
 import sys
 from typing import TextIO
@@ -17,6 +18,7 @@ from podrl.launch.members import Limits
 from podrl.launch.options import split
 from podrl.launch.start import launch
 
+ROOT = Path(os.environ.get("STAND_IN_TREE", "."))  # Of the checkout that is shipped.
 LIMITS = Limits(after_failure_s=1, after_finish_s=1, after_stop_s=60, after_sigterm_s=1)
 
 
@@ -24,7 +26,7 @@ def main(argv: list[str]) -> int:
     try:
         where, argv = split(argv)
         parser = argparse.ArgumentParser()
-        for name in ("--do", "--workdir", "--coordinator"):
+        for name in ("--config", "--do", "--workdir", "--coordinator"):
             parser.add_argument(name)
         parser.add_argument("--process_count", type=int, default=1)
         parser.add_argument("--process_index", type=int, default=0)
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> int:
             command = CommandLine(
                 config=config, workdir=found.workdir, argv=tuple(argv), profile=False, accept_changes=False
             )
-            return launch(where, argv, command, limits=LIMITS)
+            return launch(where, argv, command, limits=LIMITS, root=ROOT, poll_s=0.05)
     except ConfigError as error:
         sys.stderr.write(f"podrl: error: {error}\n")
         return 2
