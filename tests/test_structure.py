@@ -25,8 +25,9 @@ LAYERS = [
     {"benchmark", "benchmark_report", "saved_run", "evaluation_report"},
 ]
 # Within a layer modules do not see each other, but for these.
-WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")}
-WITHIN |= {("launch", "launch")}
+WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")} | {
+    ("launch", "launch")
+}
 
 
 def layer_of(module):
