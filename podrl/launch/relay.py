@@ -1,5 +1,6 @@
 """Output of several processes in one stream: whole lines, each with the name of its process in front."""
 
+import os
 import selectors
 from typing import IO
 
@@ -77,5 +78,9 @@ class _Lines:
     def _write(self, lines: list[bytes]) -> None:
         if lines:
             whole = (line if line.startswith(self._own) else self._prefix + line for line in lines)
-            self._target.write(b"".join(line + b"\n" for line in whole))
-            self._target.flush()
+            try:
+                self._target.write(b"".join(line + b"\n" for line in whole))
+                self._target.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._target.fileno())  # This is said once.
+                raise

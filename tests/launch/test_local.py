@@ -12,7 +12,7 @@ import pytest
 from podrl.config import ConfigError
 from podrl.launch.local import make_members, shell_line, visible_gpus
 from tests.launch.commands import STAND_IN, WAIT, run, stop, under_way, wait_until
-from tests.processes import environment
+from tests.processes import LIMIT_S, environment
 
 THREE = ("--local_processes", 3, "--workdir", "run")
 TWO = ("--local_processes", 2, "--workdir", "run")
@@ -52,6 +52,15 @@ class TestOutput:
         for index in (0, 1):
             mine = [line for line in lines if line.startswith(f"[p{index}] ")]
             assert mine == [f"[p{index}] {index}-{i}-" + 300 * "x" for i in range(5000)]
+
+    def test_a_reader_that_goes_away_stops_the_job(self, tmp_path):
+        """As in `| head`."""
+        do = HEED.replace("signal.pause()", "while True: say('x')")
+        with under_way(*TWO, "--do", do, cwd=tmp_path) as process:
+            wait_until(ready(tmp_path), "not ready", process)
+            process.stdout.close()
+            assert process.wait(LIMIT_S) == 75
+            assert process.stderr.read() == ""
 
     def test_a_single_process_writes_itself(self, tmp_path):
         result = run("--local_processes", 1, "--workdir", "run", "--do", "say(f'{coordinator} {count}')", cwd=tmp_path)

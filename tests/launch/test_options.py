@@ -60,7 +60,7 @@ def test_every_flag_has_a_field_and_a_line_of_help():
     ],
 )
 def test_contradictions_are_one_line(arguments, message):
-    with pytest.raises(ConfigError, match=".") as error:
+    with pytest.raises(ConfigError) as error:
         split(["x.py", *arguments])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
