@@ -11,6 +11,7 @@ from absl import flags, logging
 
 from podrl.commandline import CommandLine
 from podrl.config import check
+from podrl.interruption import INTERRUPTED, PREEMPTED
 from podrl.launch import local, slurm
 from podrl.launch.members import Limits, run_members
 from podrl.launch.options import Options
@@ -89,7 +90,7 @@ def _launch_here(options: Options, program: str, arguments: list[str], workdir: 
             pause_s=options.restart_pause_s,
             newest_update=lambda: newest_update(workdir),
         )
-    if ending.code and (options.local_processes or 1) > 1:
+    if (options.local_processes or 1) > 1 and ending.code not in (0, PREEMPTED, INTERRUPTED):
         logging.info("Exit code %d: %s.", ending.code, ending.text)
     return ending.code
 

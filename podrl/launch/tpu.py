@@ -13,7 +13,7 @@ import time
 from absl import logging
 
 from podrl.config import ConfigError, check
-from podrl.interruption import PREEMPTED
+from podrl.interruption import INTERRUPTED, PREEMPTED
 from podrl.launch import gcloud
 from podrl.launch.members import Ending, Limits, Member, run_members
 from podrl.launch.options import Options
@@ -91,7 +91,7 @@ def launch_on_tpu(
             newest_update=lambda: gcloud.newest_checkpoint(options, str(workdir)),
             after_preemption=True,
         )
-    if ending.code:
+    if ending.code not in (0, PREEMPTED, INTERRUPTED):
         logging.info("Exit code %d: %s.", ending.code, ending.text)
     return ending.code
 
