@@ -123,13 +123,15 @@ class _Job:
 
     def start(self, member: Member, *, alone: bool) -> None:
         output = None if alone else subprocess.PIPE
+        # Two pipes into one terminal or file would mix up the order of lines.
+        errors = subprocess.STDOUT if output and os.path.sameopenfile(1, 2) else output
         try:
             process = subprocess.Popen(
                 member.command,
                 env={**os.environ, **member.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=output,
+                stderr=errors,
                 process_group=0,
                 preexec_fn=_preparation(member.cores),
             )

@@ -11,7 +11,7 @@ import pytest
 
 from podrl.config import ConfigError
 from podrl.launch.local import make_members, shell_line, visible_gpus
-from tests.launch.commands import STAND_IN, WAIT, run, stop, under_way, wait_until
+from tests.launch.commands import STAND_IN, WAIT, command, run, stop, under_way, wait_until
 from tests.processes import LIMIT_S, environment
 
 THREE = ("--local_processes", 3, "--workdir", "run")
@@ -52,6 +52,16 @@ class TestOutput:
         for index in (0, 1):
             mine = [line for line in lines if line.startswith(f"[p{index}] ")]
             assert mine == [f"[p{index}] {index}-{i}-" + 300 * "x" for i in range(5000)]
+
+    def test_errors_come_in_order_where_both_go_to_one_place(self, tmp_path):
+        do = "[(say(2 * i), complain(2 * i + 1)) for i in range(300)]"
+        arguments = command(*TWO, "--do", do)
+        result = subprocess.run(
+            arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for index in (0, 1):
+            mine = [line for line in result.stdout.splitlines() if line.startswith(f"[p{index}] ")]
+            assert mine == [f"[p{index}] {number}" for number in range(600)]
 
     def test_a_reader_that_goes_away_stops_the_job(self, tmp_path):
         """As in `| head`."""
