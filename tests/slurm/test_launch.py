@@ -10,7 +10,7 @@ import pytest
 from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same
 from tests.launch.commands import STAND_IN
-from tests.processes import LIMIT_S, ROOT, launch, num_rows, wait_for
+from tests.processes import LIMIT_S, ROOT, checkpoints, launch, wait_for
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT")
 TWO = ("--slurm", "--nodes", 2, "--gpus_per_node", 0, "--restart_pause_s", 0, "--workdir", "run")
@@ -108,10 +108,14 @@ def test_goes_on_after_its_time_limit(cluster, tmp_path):
 
 def test_real_training_goes_on_bit_for_bit(cluster, tmp_path):
     assert launch(*SCRIPTED, "--workdir", "straight", cwd=tmp_path).returncode == 0
-    arguments = (*SCRIPTED, "--config.env.options.sleep_s=0.04")
-    job = submit(cluster, tmp_path, str(ROOT / "tools/tpu_launch.py"), *ONE, *arguments)
-    wait_for(lambda: num_rows(tmp_path / "run") >= 5)
+    gate = tmp_path / "gate"  # Until it is there, the first process stands still after the boundary.
+    held = {"only_in_pool": 3, "hang_at_step": 1, "hang_until": gate}
+    options = [f"--config.env.options.{name}={value}" for name, value in held.items()]
+    job = submit(cluster, tmp_path, str(ROOT / "tools/tpu_launch.py"), *ONE, *SCRIPTED, *options)
+    wait_for(lambda: checkpoints(tmp_path / "run") == [4])
     cluster.call("scancel", "--signal=TERM", str(job))
+    cluster.wait_for_output(job, "Stopping after this update")
+    gate.touch()
     cluster.wait_for_state(job, ("PENDING",), restarts=1)
     start_soon(cluster, job)
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
