@@ -47,13 +47,7 @@ def launch(
     Raises:
         ConfigError: on a mistake of the user's.
     """
-    for argument in argv[1:]:
-        flag = argument.partition("=")[0]
-        check(
-            flag not in MEMBERSHIP,
-            f"{flag} is for one member of a job that you start by hand; the launcher gives it to those that it starts. "
-            "Drop it, or the launch flags.",
-        )
+    _check_membership(options, argv)
     _configure_logging()
     if options.tpu is not None:
         return launch_on_tpu(options, argv[1:], command.workdir, root=root, poll_s=poll_s, limits=limits)
@@ -63,8 +57,21 @@ def launch(
     return _launch_here(options, argv[0], arguments, workdir, limits)
 
 
+def _check_membership(options: Options, argv: Sequence[str]) -> None:
+    """One member of a job may be watched over by --max_restarts; who starts several tells each who it is."""
+    if options.local_processes is None and not options.slurm and options.tpu is None:
+        return
+    for flag in (argument.partition("=")[0] for argument in argv[1:]):
+        check(
+            flag not in MEMBERSHIP,
+            f"{flag} is for one member of a job that you start by hand; the launcher gives it to those that it starts. "
+            "Drop it, or the launch flags.",
+        )
+
+
 def _launch_here(options: Options, program: str, arguments: list[str], workdir: str, limits: Limits | None) -> int:
-    gpus, cores = local.visible_gpus(os.environ), local.usable_cores()
+    gpus = local.visible_gpus(os.environ) if options.local_processes else []
+    cores = local.usable_cores()
 
     def members(port: int) -> list[local.Member]:
         return local.make_members(
@@ -72,7 +79,7 @@ def _launch_here(options: Options, program: str, arguments: list[str], workdir: 
             program=program,
             num_processes=options.local_processes or 1,
             devices_per_process=options.devices_per_process,
-            gpus=gpus if options.local_processes else (),
+            gpus=gpus,
             cores=cores,
             port=port,
         )

@@ -1,5 +1,6 @@
 """The flags given to gcloud are those that gcloud documents."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -72,8 +73,17 @@ def test_gcloud_documents_them(command):
 
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed")
 def test_gcloud_takes_them_apart_as_meant(monkeypatch, tmp_path):
-    """It gets as far as asking for credentials, or for the network; a wrong flag ends it before, with code 2."""
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    """It gets as far as asking for credentials; a wrong flag ends it before, with code 2. Nothing is created."""
+    for name, value in {
+        "CLOUDSDK_CONFIG": str(tmp_path),
+        "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",  # A machine of Google's has credentials of its own.
+        "CLOUDSDK_PROXY_TYPE": "http",  # And whatever it finds, it does not get out.
+        "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
+        "CLOUDSDK_PROXY_PORT": "9",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in [name for name in os.environ if name.startswith(("CLOUDSDK_AUTH", "GOOGLE_APPLICATION"))]:
+        monkeypatch.delenv(name)
     found = {command: [] for command in commands(monkeypatch)}
     for command in found:
         result = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)

@@ -38,6 +38,14 @@ def test_all_processes_of_a_job_are(tmp_path):
     assert lines(result) == ["p1 was killed by SIGKILL, at update 10: restart 1 of 1 in 0.01 s."]
 
 
+def test_a_member_that_was_started_by_hand_is(tmp_path):
+    membership = ("--coordinator", "host:1", "--process_count", 2, "--process_index", 1)
+    do = "say(f'{index} of {count}'); exit(1 - (started > 1))"
+    result = run("--max_restarts", 1, *QUICK, *membership, "--do", do, cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stdout == "1 of 2\n1 of 2\n"
+
+
 def test_one_that_fails_twice_at_the_same_update_is_not(tmp_path):
     do = "(workdir / 'checkpoints' / ('20' if started > 1 else '8')).mkdir(parents=True, exist_ok=True); exit(1)"
     result = run("--max_restarts", 9, *QUICK, "--do", do, cwd=tmp_path)
