@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from typing import Any
 
-from podrl.config import ConfigError, check
+from podrl.config import check
 from podrl.launch.options import Options
 
 ABSENT = "ABSENT"
@@ -58,7 +58,7 @@ def describe(options: Options) -> Found:
     """What there is.
 
     Raises:
-        ConfigError: if gcloud cannot tell: not logged in, no such project or zone.
+        GcloudError: if gcloud cannot tell: not logged in, no such project or zone, no network.
     """
     found = _ask(*_TPUS, "tpu-vm", "describe", str(options.tpu), "--format=json", *_where(options))
     if found is not None:
@@ -147,7 +147,7 @@ def _ask(*command: str) -> dict[str, Any] | None:
     except GcloudError as error:
         if "NOT_FOUND" in str(error) or "was not found" in str(error):
             return None
-        raise ConfigError(str(error)) from None
+        raise
     return answer
 
 

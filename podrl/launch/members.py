@@ -37,12 +37,14 @@ class Member:
         command: the program and its arguments.
         environ: variables on top of the launcher's.
         cores: that it may use; empty for all.
+        codes: what some of its exit codes stand for.
     """
 
     name: str
     command: tuple[str, ...]
     environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
     cores: tuple[int, ...] = ()
+    codes: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,7 @@ class _Job:
         self._relay = relay
         self._send_on = send
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._codes: dict[str, Mapping[int, int]] = {}
         self._ending: Ending | None = None
         self._phase = ""  # Why members should end: finish, failure, stop, sigterm; later ones outrank.
         self._patience = Patience(0)
@@ -138,6 +141,7 @@ class _Job:
         except OSError as error:
             raise ConfigError(f"{member.command[0]} cannot be started: {error.strerror}.") from None
         self._running[member.name] = process
+        self._codes[member.name] = member.codes
         for pipe, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
             if pipe is not None:
                 self._relay.add(pipe, member.name, target.buffer)
@@ -173,10 +177,13 @@ class _Job:
             process.wait()
 
     def _note_ends(self) -> None:
-        ended = {name: process for name, process in self._running.items() if process.poll() is not None}
-        for name, process in sorted(ended.items(), key=lambda item: _rank(item[1].returncode)):
+        ended = {
+            name: self._codes[name].get(process.returncode, process.returncode)
+            for name, process in self._running.items()
+            if process.poll() is not None
+        }
+        for name, code in sorted(ended.items(), key=lambda item: _rank(item[1])):
             del self._running[name]
-            code = process.returncode
             if self._ending is None or _kind(code) < _kind(self._ending.code):
                 self._ending = Ending(code=128 - code if code < 0 else code, text=_describe(name, code))
 

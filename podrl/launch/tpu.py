@@ -20,12 +20,11 @@ from podrl.launch.options import Options
 from podrl.launch.restarts import run_with_restarts
 from podrl.launch.shipping import ROOT, Tree, pack_tree, shipped_path
 from podrl.launch.signals import StopSignals
-from podrl.waiting import Patience
+from podrl.launch.tpu_slice import POLL_S, await_slice
+from podrl.launch.worker import FAILED
 
-LOST = ("PREEMPTED", "TERMINATED", "SUSPENDED", "FAILED")  # States out of which no TPU comes back.
-POLL_S = 20.0
-_NO_CAPACITY = ("RESOURCE_EXHAUSTED", "no more capacity", "Insufficient capacity")
 _STOP_LIMIT_S = 60.0
+_CUT = 255  # What ssh ends with when it lost the connection; gcloud tries again ten times, and then ends with 1.
 _PROGRAM = "tools/tpu_launch.py"
 _SETUP = """set -e
 mkdir -p {name} && cd {name}
@@ -70,6 +69,10 @@ def launch_on_tpu(
         sys.stdout.write(dry_run(options, arguments, tree))
         return 0
     gcloud.check_installed()
+    try:
+        gcloud.describe(options)
+    except gcloud.GcloudError as error:
+        raise ConfigError(str(error)) from None
     with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="podrl-") as folder:
         packed = Path(folder) / f"{tree.name}.tar.gz"
         packed.write_bytes(tree.packed)
@@ -113,33 +116,6 @@ def ship_config(arguments: Sequence[str], tree: Tree) -> list[str]:
     return found
 
 
-def await_slice(options: Options, stop: StopSignals, poll_s: float = POLL_S) -> gcloud.Found | None:
-    """Waits until the slice is ready, and creates it, also again, if the options say how; None if told to stop.
-
-    Raises:
-        ConfigError: if it is not there and may not be created, or is not ready within `wait_s`.
-    """
-    deadline_s, said = time.monotonic() + options.wait_s, ""
-    while stop.first is None:
-        found = gcloud.describe(options)
-        if found.state == gcloud.READY:
-            return found
-        if found.state != said:
-            said = found.state
-            logging.info("TPU %s in %s is %s.", options.tpu, options.zone, said)
-        problem = _make(options, found.state)
-        left_s = deadline_s - time.monotonic()
-        check(
-            left_s > 0,
-            f"TPU {options.tpu} in {options.zone} was not ready within --wait_s={options.wait_s:g}: it is {said}"
-            f"{'; ' + problem if problem else ''}. Wait longer, or try another zone or type.",
-        )
-        patience = Patience(min(poll_s, left_s))
-        while patience.left_s() and stop.first is None:
-            time.sleep(min(0.1, poll_s))
-    return None
-
-
 def dry_run(options: Options, arguments: Sequence[str], tree: Tree) -> str:
     """What would be run, in order; on every worker where it says `all`."""
     steps = []
@@ -160,31 +136,6 @@ def dry_run(options: Options, arguments: Sequence[str], tree: Tree) -> str:
             *(f"# {title}:\n{shlex.join(command)}\n" for title, command in steps),
         ]
     )
-
-
-def _make(options: Options, state: str) -> str:
-    """Creates a slice that is not there, deletes what is left of a lost one first; returns what went wrong.
-
-    Raises:
-        ConfigError: if it may not be created, or never can be.
-    """
-    if state != gcloud.ABSENT and state not in LOST:
-        return ""
-    check(
-        options.accelerator_type is not None,
-        f"TPU {options.tpu} in {options.zone} is {state}. Create it first, or add --accelerator_type and "
-        "--runtime_version to have it created.",
-    )
-    try:
-        if state in LOST:
-            gcloud.delete(options)
-        gcloud.create(options)
-    except gcloud.GcloudError as error:
-        if not any(sign in str(error) for sign in _NO_CAPACITY):
-            raise ConfigError(str(error)) from None
-        logging.warning("%s", error)
-        return str(error)
-    return ""
 
 
 def _prepare(
@@ -210,7 +161,11 @@ def _train(
 ) -> Ending:
     run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     members = [
-        Member(name=f"p{worker}", command=gcloud.ssh(options, worker, _start(tree, run, arguments)))
+        Member(
+            name=f"p{worker}",
+            command=gcloud.ssh(options, worker, _start(tree, run, arguments)),
+            codes={FAILED: 1, 1: _CUT},
+        )
         for worker in range(workers)
     ]
     senders: list[subprocess.Popen[bytes]] = []
@@ -244,13 +199,18 @@ def _start(tree: Tree, run: str, arguments: Sequence[str]) -> str:
 
 
 def _as_preempted(options: Options, ending: Ending) -> Ending:
-    """The ending, or a preemption if the slice is gone."""
+    """The ending, or exit code 75 if it was not the training that ended: the slice or the connection was lost."""
     if ending.code in (0, 2, PREEMPTED):
         return ending
-    state = gcloud.describe(options).state
-    if state == gcloud.READY:
-        return ending
-    return Ending(code=PREEMPTED, text=f"{ending.text}, and the TPU is {state}")
+    try:
+        state = gcloud.describe(options).state
+    except gcloud.GcloudError:
+        state = "out of reach"
+    if state != gcloud.READY:
+        return Ending(code=PREEMPTED, text=f"{ending.text}, and the TPU is {state}")
+    if ending.code == _CUT:
+        return Ending(code=PREEMPTED, text=f"{ending.text}: its connection was lost")
+    return ending
 
 
 def _reap(senders: list[subprocess.Popen[bytes]]) -> None:

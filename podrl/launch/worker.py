@@ -1,9 +1,10 @@
 """Runs on each worker of a TPU slice: a command that outlives the connection through which it was started.
 
-    python -m podrl.launch.worker run ID COMMAND...   starts the command, or finds it running, and follows its output
-    python -m podrl.launch.worker signal ID SIGNAL    passes a signal on to it
+    python podrl/launch/worker.py run ID COMMAND...   starts the command, or finds it running, and follows its output
+    python podrl/launch/worker.py signal ID SIGNAL    passes a signal on to it
 
-The connection may break and be made again by whoever follows; the exit code waits in a file. Needs nothing but Python.
+The connection may break and be made again by whoever follows; the exit code waits in a file. Exit code 1 arrives as
+101, because gcloud ends with 1 if it is gcloud that fails. Needs nothing but Python.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import sys
 import time
 
 _RUNS = Path.home() / ".podrl" / "runs"
+FAILED = 101
 _STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _POLL_S = 0.2
 _PATIENCE_S = 60.0  # How long an earlier run may take to end after SIGTERM.
@@ -91,10 +93,11 @@ def _follow(folder: Path, *, skip: bool) -> int:
             sys.stdout.buffer.write(log.read())
             sys.stdout.buffer.flush()
             if ended:
-                return int((folder / "code").read_text())
+                code = int((folder / "code").read_text())
+                return FAILED if code == 1 else code
             if gone and not (folder / "code").exists():
                 sys.stdout.write("The run ended without an exit code: was this machine restarted?\n")
-                return 1
+                return FAILED
             time.sleep(_POLL_S)
 
 

@@ -142,6 +142,26 @@ def test_a_broken_connection_changes_nothing(world):
     assert (folder / "starts-0").read_text() == "x"
 
 
+def test_a_connection_that_stays_broken_is_made_anew_and_the_run_goes_on(world):
+    do = "if started == 1:" + HEED.replace("\n", "\n ")
+    folder = world / "bucket/run"
+    with under_way(*TPU, *WORKDIR, "--restart_pause_s", 0, "--do", do, cwd=world.parent / "tree") as process:
+        wait_until(lambda: all((folder / f"ready-{i}").exists() for i in (0, 1)), "not ready", process)
+        (world / "cut").touch()
+        while "its connection was lost" not in process.stderr.readline():
+            pass
+        (world / "cut").unlink()
+        stdout, stderr = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, stderr
+    assert stdout.count("Ending an earlier run") == 2
+
+
+def test_exit_code_1_is_no_broken_connection(world):
+    result = run(world, *TPU, *WORKDIR, "--do", "exit(index)")
+    assert result.returncode == 1
+    assert "Exit code 1: p1 ended with exit code 1." in result.stderr
+
+
 class TestPreemption:
     def preempt(self, world, *, state, **more):
         """What Google does: it takes the machines, and their disks."""
