@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+from collections.abc import Iterable
 import dataclasses
 import importlib.util
 import math
@@ -69,8 +70,13 @@ class CommandLine:
     join_timeout_s: float = 300.0
 
 
-def parse(argv: list[str]) -> CommandLine:
+def parse(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = ()) -> CommandLine:
     """Parses `argv`, whose first entry is the program's name.
+
+    Args:
+        argv: the command as typed, without what others have taken off it.
+        more_help: on the flags that others take.
+        more_flags: their names, to suggest when one is misspelt.
 
     Raises:
         ConfigError: on a missing or broken config file, an unknown flag or key, or a value of the wrong type.
@@ -98,9 +104,9 @@ def parse(argv: list[str]) -> CommandLine:
     flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", flag_values=values)
     flags.DEFINE_float("join_timeout_s", 300.0, "How long they wait for each other at the start.", flag_values=values)
     overrides = [arg for arg in argv[1:] if _is_override(arg)]
-    _parse_flags(values, [arg for arg in argv if arg not in (*overrides, *HELP)])
+    _parse_flags(values, [arg for arg in argv if arg not in (*overrides, *HELP)], more_flags)
     if any(arg in HELP for arg in argv[1:]):
-        sys.stdout.write(USAGE + values.module_help(__name__).partition(":")[2] + "\n")
+        sys.stdout.write(USAGE + values.module_help(__name__).partition(":")[2] + "\n" + more_help)
         if values.config is not None:
             config = override(load_config(values.config), overrides)
             sys.stdout.write(KEYS.format(path=values.config) + _listing(config))
@@ -238,12 +244,12 @@ def _get(config: ml_collections.ConfigDict, key: str) -> object:
     return config
 
 
-def _parse_flags(values: flags.FlagValues, argv: list[str]) -> None:
+def _parse_flags(values: flags.FlagValues, argv: list[str], more_flags: Iterable[str] = ()) -> None:
     """Lets absl parse, and turns its complaints into one line each."""
     try:
         rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
-        hint = did_you_mean(error.flagname, values)
+        hint = did_you_mean(error.flagname, [*values, *more_flags])
         raise ConfigError(f"Unknown flag --{error.flagname}{hint} See --help.") from None
     except (flags.Error, TypeError, ValueError) as error:
         raise ConfigError(_one_line(error)) from None

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import fcntl
 import importlib.metadata
-import itertools
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ from etils import epath
 from podrl.config import Config, ConfigError, check, differences, to_dict, with_defaults
 from podrl.layout import available_cores
 from podrl.mesh import Topology
+from podrl.naming import new_folder
 
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "orbax-checkpoint", "numpy")
 
@@ -35,7 +35,7 @@ def make_workdir(config: Config, path: str | None, *, accept_changes: bool = Fal
     Raises:
         ConfigError: if it cannot be written, or holds a run of another config; names the keys.
     """
-    workdir = epath.Path(path) if path else _free_folder(f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    workdir = epath.Path(path) if path else new_folder(config.name)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".write-test"
@@ -115,12 +115,6 @@ def write_facts(workdir: epath.Path, config: Config, manifest: Mapping[str, Any]
     manifests = len(list(workdir.glob("manifest*.json")))
     _write_json(workdir / (f"manifest-{manifests + 1}.json" if manifests else "manifest.json"), manifest)
     _write_json(workdir / "config.json", to_dict(config))  # Last: it says that a run has begun.
-
-
-def _free_folder(name: str) -> epath.Path:
-    """`name`, or the first of `name-2`, `name-3`, ... that is not there yet."""
-    candidates = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(path for path in map(epath.Path, candidates) if not path.exists())
 
 
 def _write_json(path: epath.Path, content: Mapping[str, Any]) -> None:

@@ -9,13 +9,13 @@ import pytest
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
-    | {"atari_scores", "console", "data"},
+    | {"atari_scores", "console", "data", "naming"},
     {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records", "metadata"}
     | {"memory", "traffic"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
     | {"comparison", "retention", "export", "membership", "sharding"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"}
-    | {"meeting"},
+    | {"meeting", "launch"},
     {"distributed"},
     {"preflight", "consensus"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
@@ -26,7 +26,9 @@ LAYERS = [
     {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"},
 ]
 # Within a layer modules do not see each other, but for these.
-WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")}
+WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")} | {
+    ("launch", "launch")
+}
 
 
 def layer_of(module):

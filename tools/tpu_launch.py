@@ -1,4 +1,4 @@
-"""Trains an agent on whatever this is: a laptop, a GPU host, a TPU machine. See `--help`."""
+"""Trains an agent on whatever this is, or where its launch flags say. See `--help`."""
 
 from pathlib import Path
 import sys
@@ -9,12 +9,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from podrl import commandline
 from podrl.config import ConfigError
 from podrl.interruption import INTERRUPTED
+from podrl.launch import options
+from podrl.launch.start import launch
 
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: see `podrl.train`."""
     try:
-        command = commandline.parse(argv)
+        where, argv = options.split(argv)
+        command = commandline.parse(argv, more_help=options.help_text(), more_flags=options.FLAGS)
+        if where.launches:
+            return launch(where, argv, command)
         from podrl import train  # Imports JAX, which a mistake above need not wait for.
 
         return train.main(command)

@@ -1,0 +1,145 @@
+"""A job of several processes on this machine."""
+
+from collections.abc import Mapping, Sequence
+import os
+from pathlib import Path
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+
+from podrl.config import check
+from podrl.launch.members import Member
+
+_HOST = "127.0.0.1"
+_NVIDIA_SMI_LIMIT_S = 60.0
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+def make_members(
+    arguments: Sequence[str],
+    *,
+    program: str,
+    num_processes: int,
+    devices_per_process: int | None,
+    gpus: Sequence[str],
+    cores: Sequence[int],
+    port: int,
+) -> list[Member]:
+    """The processes of a job on one machine.
+
+    Cores are dealt out, not shared: every process sizes its emulators' and its compiler's thread pools by the cores
+    that it may use, and pools for all cores, once per process, would fight for them.
+
+    Args:
+        arguments: of the training.
+        program: that each of them runs.
+        num_processes: how many; one is given no coordinator.
+        devices_per_process: devices of each; None for one on CPU, and for an equal share of the GPUs.
+        gpus: as `CUDA_VISIBLE_DEVICES` names them; empty for a job on CPU.
+        cores: to deal out, neighbours first; with fewer than processes they are shared.
+        port: a free one, for the coordinator.
+
+    Raises:
+        ConfigError: if the GPUs do not divide.
+    """
+    if gpus:
+        share = _gpus_of_each(len(gpus), num_processes, devices_per_process)
+        environs = [
+            {"CUDA_VISIBLE_DEVICES": ",".join(gpus[index * share : (index + 1) * share])}
+            for index in range(num_processes)
+        ]
+    elif devices_per_process is None:
+        environs = [{}] * num_processes
+    else:
+        environs = [{"JAX_NUM_CPU_DEVICES": str(devices_per_process)}] * num_processes
+    joining = ["--coordinator", f"{_HOST}:{port}", "--process_count", str(num_processes), "--process_index"]
+    return [
+        Member(
+            name=f"p{index}",
+            command=(
+                sys.executable,
+                program,
+                *arguments,
+                *([*joining, str(index)] if num_processes > 1 else []),
+            ),
+            environ=environs[index],
+            cores=_share(cores, index, num_processes) if num_processes > 1 else (),
+        )
+        for index in range(num_processes)
+    ]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def visible_gpus(environ: Mapping[str, str]) -> list[str]:
+    """NVIDIA GPUs that JAX would find, as `CUDA_VISIBLE_DEVICES` names them; none if it is told to use something else.
+
+    Raises:
+        ConfigError: if nvidia-smi does not answer.
+    """
+    platforms = environ.get("JAX_PLATFORMS", "")
+    if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
+        return []
+    if (named := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip() and gpu.strip() != "-1"]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_NVIDIA_SMI_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        check(
+            False,
+            f"nvidia-smi did not answer within {_NVIDIA_SMI_LIMIT_S:.0f} s. Set CUDA_VISIBLE_DEVICES, or "
+            "JAX_PLATFORMS=cpu to train without GPUs.",
+        )
+    return [str(index) for index, _ in enumerate(line for line in listing.stdout.splitlines() if line[:4] == "GPU ")]
+
+
+def usable_cores() -> list[int]:
+    """Cores that this process may use, the hardware threads of one core side by side; empty if that cannot be told."""
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    return sorted(os.sched_getaffinity(0), key=_place)
+
+
+def shell_line(member: Member) -> str:
+    """What to type to start a member by hand."""
+    environ = [f"{name}={shlex.quote(value)}" for name, value in member.environ.items()]
+    pinning = ["taskset", "-c", ",".join(map(str, member.cores))] if member.cores else []
+    return " ".join([*environ, *pinning, shlex.join(member.command)])
+
+
+def _gpus_of_each(num_gpus: int, num_processes: int, asked: int | None) -> int:
+    share = asked or num_gpus // num_processes
+    fits = share * num_processes <= num_gpus if asked else share * num_processes == num_gpus
+    check(
+        share > 0 and fits,
+        f"--local_processes={num_processes}"
+        + (f" of --devices_per_process={asked}" if asked else "")
+        + f" does not fit {num_gpus} GPU(s). Use numbers that do, or JAX_PLATFORMS=cpu to train without GPUs.",
+    )
+    return share
+
+
+def _share(cores: Sequence[int], index: int, num_processes: int) -> tuple[int, ...]:
+    if len(cores) < num_processes:
+        return ()
+    start, end = (len(cores) * i // num_processes for i in (index, index + 1))
+    return tuple(sorted(cores[start:end]))
+
+
+def _place(core: int) -> tuple[int, int, int]:
+    """Where a core sits: package, physical core, hardware thread."""
+    try:
+        folder = _TOPOLOGY / f"cpu{core}" / "topology"
+        package, physical = (int((folder / name).read_text()) for name in ("physical_package_id", "core_id"))
+    except (OSError, ValueError):
+        return 0, 0, core
+    return package, physical, core

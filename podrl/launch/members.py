@@ -1,0 +1,267 @@
+"""Processes that run one job together: started, listened to, signalled, and ended with their launcher.
+
+Each has a process group of its own, so that a Ctrl-C of the terminal reaches the launcher alone, which passes it on
+once. On Linux the kernel kills members whose launcher is gone, however it went: none is left behind.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import ctypes
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from absl import logging
+
+from podrl.config import ConfigError
+from podrl.interruption import INTERRUPTED, PREEMPTED
+from podrl.launch.relay import Relay
+from podrl.launch.signals import StopSignals
+from podrl.waiting import Patience
+
+STALLED = 124
+_POLL_S = 0.1
+_PR_SET_PDEATHSIG = 1  # From Linux's prctl.h.
+_TELLING = (2, STALLED, 1)  # Of members that fail at the same time; one that was killed comes before all of these.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Member:
+    """A process of the job.
+
+    Attributes:
+        name: what its lines start with, `[name] `, unless they start with `[name ` already.
+        command: the program and its arguments.
+        environ: variables on top of the launcher's.
+        cores: that it may use; empty for all.
+        codes: what some of its exit codes stand for.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cores: tuple[int, ...] = ()
+    codes: Mapping[int, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long members may take to end, in seconds.
+
+    Attributes:
+        after_failure_s: of another, until they get SIGTERM; they notice by themselves, which takes up to a minute.
+        after_finish_s: of another, with exit code 0, until they get SIGTERM.
+        after_stop_s: after a signal of the user's, until they are killed.
+        after_sigterm_s: after one of the launcher's own, until they are killed.
+    """
+
+    after_failure_s: float = 90.0
+    after_finish_s: float = 600.0
+    after_stop_s: float = 600.0
+    after_sigterm_s: float = 60.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a job ended: the exit code that says most, and in words whose it was."""
+
+    code: int
+    text: str
+
+
+def run_members(
+    members: Sequence[Member],
+    stop: StopSignals,
+    *,
+    limits: Limits | None = None,
+    send: Callable[[signal.Signals], None] | None = None,
+) -> Ending:
+    """Runs members to their end; their output goes to this process's, line by line.
+
+    A single member gets this process's own output, a terminal if it is one. SIGINT and SIGTERM go to all members,
+    once; if another comes later, they are killed. When one fails, the others get time to notice. To be called by the
+    main thread: members end with the thread that started them.
+
+    Args:
+        members: at least one.
+        stop: catches the launcher's signals.
+        limits: how long members may take to end.
+        send: passes a signal on, where that takes more than signalling these processes.
+
+    Returns:
+        The exit code of the first member that failed; if none did, that of one that was told to stop; else 0.
+
+    Raises:
+        ConfigError: if a program cannot be started.
+    """
+    with contextlib.ExitStack() as stack:
+        relay = stack.enter_context(Relay())
+        job = _Job(stop, limits or Limits(), relay, send)
+        stack.callback(job.close)
+        for member in members:
+            job.start(member, alone=len(members) == 1)
+        while job.is_running():
+            job.look(_POLL_S)
+        return job.ending()
+
+
+class _Job:
+    """The processes of one start, and what is known of their end."""
+
+    def __init__(
+        self, stop: StopSignals, limits: Limits, relay: Relay, send: Callable[[signal.Signals], None] | None
+    ) -> None:
+        self._stop = stop
+        self._limits = limits
+        self._relay = relay
+        self._send_on = send
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._codes: dict[str, Mapping[int, int]] = {}
+        self._ending: Ending | None = None
+        self._phase = ""  # Why members should end: finish, failure, stop, sigterm; later ones outrank.
+        self._patience = Patience(0)
+
+    def start(self, member: Member, *, alone: bool) -> None:
+        output = None if alone else subprocess.PIPE
+        # Two pipes into one terminal or file would mix up the order of lines.
+        errors = subprocess.STDOUT if output and os.path.sameopenfile(1, 2) else output
+        try:
+            process = subprocess.Popen(
+                member.command,
+                env={**os.environ, **member.environ},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                process_group=0,
+                preexec_fn=_preparation(member.cores),
+            )
+        except OSError as error:
+            raise ConfigError(f"{member.command[0]} cannot be started: {error.strerror}.") from None
+        self._running[member.name] = process
+        self._codes[member.name] = member.codes
+        for pipe, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+            if pipe is not None:
+                self._relay.add(pipe, member.name, target.buffer)
+
+    def is_running(self) -> bool:
+        return bool(self._running)
+
+    def look(self, timeout_s: float) -> None:
+        """Passes output and signals on, notes who has ended, and ends who takes too long."""
+        try:
+            if self._relay.listens:
+                self._relay.pass_on(timeout_s)
+            else:
+                time.sleep(timeout_s)
+        except BrokenPipeError:  # Nobody reads any more, as in `| head`.
+            self._stop.take(signal.SIGTERM)
+        self._note_ends()
+        self._pass_pause_on()
+        self._hurry()
+
+    def ending(self) -> Ending:
+        with contextlib.suppress(BrokenPipeError):
+            while self._relay.pass_on(0):
+                pass
+        ending = self._ending or Ending(code=0, text="")
+        if self._stop.exit_code is not None and ending.code > 128:  # Killed because the user said so.
+            return Ending(code=self._stop.exit_code, text=ending.text)
+        return ending
+
+    def close(self) -> None:
+        self._signal(signal.SIGKILL)
+        for process in self._running.values():
+            process.wait()
+
+    def _note_ends(self) -> None:
+        ended = {
+            name: self._codes[name].get(process.returncode, process.returncode)
+            for name, process in self._running.items()
+            if process.poll() is not None
+        }
+        for name, code in sorted(ended.items(), key=lambda item: _rank(item[1])):
+            del self._running[name]
+            if self._ending is None or _kind(code) < _kind(self._ending.code):
+                self._ending = Ending(code=128 - code if code < 0 else code, text=_describe(name, code))
+
+    def _pass_pause_on(self) -> None:
+        if self._stop.paused:
+            self._stop.paused = False
+            self._signal(signal.SIGTSTP)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self._signal(signal.SIGCONT)
+
+    def _hurry(self) -> None:
+        """Tells members to end when it is time, and kills them when they had time enough."""
+        if self._stop.urgent:
+            self._send(signal.SIGKILL)
+        elif self._phase not in ("stop", "sigterm") and self._stop.first is not None:
+            self._send(self._stop.first)
+            self._enter("stop", self._limits.after_stop_s)
+        elif self._phase in ("", "finish") and self._ending is not None and self._ending.code:
+            self._enter("failure", self._limits.after_failure_s)
+        elif not self._phase and self._ending is not None:
+            self._enter("finish", self._limits.after_finish_s)
+        elif self._phase and self._running and not self._patience.left_s():
+            self._lose_patience()
+
+    def _lose_patience(self) -> None:
+        names = ", ".join(self._running)
+        if self._phase in ("stop", "sigterm"):
+            logging.error("Killed %s: not ended within the time limit after being told to.", names)
+            self._send(signal.SIGKILL)
+            return
+        limit_s = self._limits.after_finish_s if self._phase == "finish" else self._limits.after_failure_s
+        text = f"{names} still running {limit_s:.0f} s after the first had ended"
+        logging.error("%s: sending SIGTERM.", text)
+        if self._phase == "finish":
+            self._ending = Ending(code=STALLED, text=text)
+        self._send(signal.SIGTERM)
+        self._enter("sigterm", self._limits.after_sigterm_s)
+
+    def _enter(self, phase: str, limit_s: float) -> None:
+        self._phase, self._patience = phase, Patience(limit_s)
+
+    def _send(self, signum: signal.Signals) -> None:
+        if self._send_on is not None:
+            self._send_on(signum)
+        if self._send_on is None or signum == signal.SIGKILL:
+            self._signal(signum)
+
+    def _signal(self, signum: signal.Signals) -> None:
+        for process in self._running.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signum)
+
+
+def _kind(code: int) -> int:
+    """0 for a failure, 1 for having been told to stop, 2 for having finished."""
+    return 2 if code == 0 else 1 if code in (PREEMPTED, INTERRUPTED) else 0
+
+
+def _rank(code: int) -> tuple[int, int]:
+    """Orders the exit codes of members that ended at the same time, the most telling first."""
+    return _kind(code), -1 if code < 0 else _TELLING.index(code) if code in _TELLING else len(_TELLING)
+
+
+def _describe(name: str, code: int) -> str:
+    return f"{name} was killed by {signal.Signals(-code).name}" if code < 0 else f"{name} ended with exit code {code}"
+
+
+def _preparation(cores: Sequence[int]) -> Callable[[], None]:
+    """What a new process does first: it ties its life to the launcher's, and takes its cores."""
+    launcher = os.getpid()
+    prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform.startswith("linux") else None
+
+    def prepare() -> None:
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != launcher:  # It was gone before this took effect.
+                os._exit(1)
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+    return prepare

@@ -1,0 +1,72 @@
+"""Starts a run again after it failed, as long as that gets it further."""
+
+from collections.abc import Callable
+import time
+
+from absl import logging
+
+from podrl.interruption import INTERRUPTED, PREEMPTED
+from podrl.launch.members import STALLED, Ending
+from podrl.launch.signals import StopSignals
+from podrl.waiting import Patience
+
+_LONGEST_PAUSE_S = 60.0
+_POLL_S = 0.1
+
+
+def run_with_restarts(
+    attempt: Callable[[], Ending],
+    stop: StopSignals,
+    *,
+    max_restarts: int,
+    pause_s: float,
+    newest_update: Callable[[], int],
+    after_preemption: bool = False,
+) -> Ending:
+    """Runs `attempt` until it finishes, is stopped by the user, or has no prospect of success.
+
+    It is made again after exit codes 1 and 124 and after death by a signal, but not if it fails at the update at
+    which it failed before: what happens twice at one place will happen a third time.
+
+    Args:
+        attempt: runs the job once.
+        stop: catches the launcher's signals.
+        max_restarts: how often it may be made again.
+        pause_s: before the first restart; doubled for each further one, up to a minute.
+        newest_update: how far the run got, from its folder.
+        after_preemption: whether to go on after exit code 75, too, which is no failure and does not count.
+    """
+    failed_at, restarts, starts = None, 0, 0
+    while True:
+        ending = attempt()
+        starts += 1
+        preempted = after_preemption and ending.code == PREEMPTED
+        failed = _is_failure(ending.code) and max_restarts > 0
+        if stop.first is not None or not (preempted or failed):
+            return ending
+        update = newest_update()
+        if failed and update == failed_at:
+            logging.error("%s, at update %d as before: not started again.", ending.text, update)
+            return ending
+        if failed and restarts == max_restarts:
+            logging.error("%s, at update %d: not started again after %d restart(s).", ending.text, update, restarts)
+            return ending
+        failed_at = update if failed else None
+        restarts += failed
+        wait_s = pauses_s(pause_s, starts)[-1]
+        which = f"restart {restarts} of {max_restarts}" if failed else "it goes on"
+        logging.warning("%s, at update %d: %s in %.3g s.", ending.text, update, which, wait_s)
+        patience = Patience(wait_s)
+        while patience.left_s():
+            time.sleep(min(_POLL_S, wait_s))
+            if stop.exit_code is not None:
+                return Ending(code=stop.exit_code, text=ending.text)
+
+
+def pauses_s(first_s: float, count: int) -> list[float]:
+    """Seconds before each of `count` restarts: doubled every time, up to a minute."""
+    return [min(first_s * 2 ** min(restart, 30), _LONGEST_PAUSE_S) for restart in range(count)]
+
+
+def _is_failure(code: int) -> bool:
+    return code in (1, STALLED) or (code > 128 and code != INTERRUPTED)

@@ -1,0 +1,67 @@
+"""The working tree as a file: what git tracks, as it is now, for machines that have none of it."""
+
+import dataclasses
+import hashlib
+import io
+from pathlib import Path
+import subprocess
+import tarfile
+
+from podrl.config import ConfigError, check
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tree:
+    """A packed working tree.
+
+    Attributes:
+        root: of the checkout.
+        packed: a tar file, compressed by gzip.
+        name: made of its content: another tree has another name.
+        files: that are in it, relative to the root.
+    """
+
+    root: Path
+    packed: bytes
+    name: str
+    files: frozenset[str]
+
+
+def pack_tree(root: Path) -> Tree:
+    """Packs what git tracks, changes that are not committed included.
+
+    Raises:
+        ConfigError: if this is no checkout.
+    """
+    command = ["git", "-C", str(root), "ls-files", "-z"]
+    try:
+        listing = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        raise ConfigError(
+            f"--tpu ships the files that git tracks, but {root} is not a git checkout. Run it from one."
+        ) from None
+    files = sorted(name for name in listing.split("\0") if name and (root / name).is_file())
+    digest, packed = hashlib.sha256(), io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name in files:
+            digest.update(name.encode() + b"\0" + (root / name).read_bytes())
+            tar.add(root / name, arcname=name)
+    return Tree(root=root, packed=packed.getvalue(), name=f"podrl-{digest.hexdigest()[:12]}", files=frozenset(files))
+
+
+def shipped_path(path: str, tree: Tree) -> str:
+    """Where a file is in the shipped tree.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    file = Path(path).resolve()
+    check(
+        file.is_relative_to(tree.root),
+        f"{path} is outside of {tree.root}, which is all that is shipped. Copy it there.",
+    )
+    name = file.relative_to(tree.root).as_posix()
+    check(name in tree.files, f"{path} is not tracked by git, so it is not shipped. Add it: git add {name}")
+    return name

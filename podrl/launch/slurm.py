@@ -1,0 +1,149 @@
+"""A SLURM job that goes on by itself: after a preemption, a lost node, its time limit.
+
+One task on each node, which sees all of its GPUs. The other layout, a task for every GPU by `--gpus-per-task`, binds
+each task to a GPU that it sees as number 0, while JAX's own SLURM detection has local task i use GPU number i, which
+ends in "invalid device ordinal".
+
+Sources: sbatch(1) and srun(1) of SLURM 22.05; jax-ml/jax issues 23452 and 28194.
+"""
+
+from collections.abc import Sequence
+import os
+from pathlib import Path
+import shlex
+import shutil
+import subprocess
+import sys
+
+from podrl.config import ConfigError, check
+from podrl.launch import progress
+from podrl.launch.options import Options
+from podrl.launch.restarts import pauses_s
+
+SCRIPT = "job.sbatch"
+_NOTICE_S = 120  # SIGTERM comes this long before the time limit.
+_WAIT_S = 600  # How long tasks may run after the first has ended.
+_SUBMIT_LIMIT_S = 120.0
+
+_BODY = r"""
+set -u
+python={python}
+workdir={workdir}
+pauses_s=({pauses})  # One before each restart.
+say() {{ echo "[launcher $(date +%H:%M:%S)] $*"; }}
+
+stopping=
+trap 'stopping=1' TERM  # SLURM signals the tasks as well, and this script waits for them.
+cd {cwd} || exit 2
+say "SLURM job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((${{SLURM_RESTART_COUNT:-0}} + 1))"
+
+restart=0
+failed_at=
+while true; do
+  srun {srun} \
+    "$python" {command}
+  code=$?
+  case $code in
+    0 | 2 | 130)  # Finished; a mistake in the command; stopped by hand.
+      exit "$code" ;;
+    75)  # Stopped by SIGTERM with everything saved. A job that was cancelled stays so.
+      if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+        say "Stopped by SIGTERM: requeued, to go on later."
+        scontrol requeue "$SLURM_JOB_ID"
+      fi
+      exit "$code" ;;
+  esac
+  update=$("$python" {progress} "$workdir")
+  if [ "$update" = "$failed_at" ]; then
+    say "Exit code $code, at update $update as before: not started again."
+    exit "$code"
+  elif [ "$restart" -ge ${{#pauses_s[@]}} ] || [ -n "$stopping" ]; then
+    say "Exit code $code, at update $update: not started again after $restart restart(s)."
+    exit "$code"
+  fi
+  failed_at=$update
+  pause_s=${{pauses_s[restart]}}
+  restart=$((restart + 1))
+  say "Exit code $code, at update $update: restart $restart of ${{#pauses_s[@]}} in $pause_s s."
+  sleep "$pause_s"
+  [ -z "$stopping" ] || exit "$code"
+done
+"""
+
+
+def make_script(options: Options, *, name: str, program: str, arguments: Sequence[str], workdir: str, cwd: str) -> str:
+    """The batch script.
+
+    Args:
+        options: of the job; `nodes` and `gpus_per_node` are set.
+        name: of the config.
+        program: the training's, as seen from every node.
+        arguments: of the training, `--workdir` included.
+        workdir: the same, absolute, on a file system that all nodes share.
+        cwd: where relative paths in the arguments start.
+    """
+    resources: dict[str, int | str | None] = {"nodes": options.nodes, "ntasks-per-node": 1}
+    if options.gpus_per_node:
+        resources["gres"] = f"gpu:{options.gpus_per_node}"
+    if options.cpus_per_task is not None:
+        resources["cpus-per-task"] = options.cpus_per_task
+    header = {
+        "job-name": f"podrl-{name}",
+        **resources,
+        "mem": options.mem,
+        "partition": options.partition,
+        "account": options.account,
+        "time": options.time,
+        "output": shlex.quote(f"{workdir.replace('%', '%%')}/slurm-%j.out"),
+        "open-mode": "append",
+        "requeue": "",
+        "signal": f"TERM@{_NOTICE_S}",
+    }
+    lines = [
+        f"#SBATCH --{key}{f'={value}' if value != '' else ''}" for key, value in header.items() if value is not None
+    ]
+    # Since 22.05 srun does not take --cpus-per-task from the job, so that all of it is said again.
+    step = {**resources, "ntasks": options.nodes, "kill-on-bad-exit": 0, "wait": _WAIT_S}
+    body = _BODY.format(
+        python=shlex.quote(sys.executable),
+        workdir=shlex.quote(workdir),
+        pauses=" ".join(f"{pause:g}" for pause in pauses_s(options.restart_pause_s, options.max_restarts or 0)),
+        cwd=shlex.quote(cwd),
+        srun=" ".join(f"--{key}={value}" for key, value in step.items()),
+        command=shlex.join([program, *arguments]),
+        progress=shlex.quote(os.path.abspath(progress.__file__)),
+    )
+    return "\n".join(["#!/bin/bash", *lines]) + "\n" + body
+
+
+def submit(script: str, workdir: str) -> str:
+    """Writes the script into the run's folder and submits it.
+
+    Returns:
+        The job's number.
+
+    Raises:
+        ConfigError: if there is no SLURM here, or it refuses the job; with its reason.
+    """
+    check(
+        shutil.which("sbatch") is not None,
+        "--slurm needs sbatch, which is not here. Run this on a machine of the cluster, or add --dry_run to see the "
+        "script.",
+    )
+    path = Path(workdir) / SCRIPT
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(script)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}). Choose another --workdir.") from None
+    command = ["sbatch", "--parsable", str(path)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=_SUBMIT_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"sbatch did not answer within {_SUBMIT_LIMIT_S:.0f} s. Is the controller up (sinfo)?"
+        ) from None
+    if result.returncode:
+        reason = " ".join(result.stderr.split())
+        raise ConfigError(f"sbatch refused {path}: {reason}")
+    return result.stdout.strip().partition(";")[0]

@@ -1,0 +1,147 @@
+"""What the launcher does with a command line that has launch flags."""
+
+from collections.abc import Sequence
+import logging as standard_logging
+import os
+from pathlib import Path
+import shlex
+import sys
+
+from absl import flags, logging
+
+from podrl.commandline import CommandLine
+from podrl.config import check
+from podrl.interruption import INTERRUPTED, PREEMPTED
+from podrl.launch import local, slurm
+from podrl.launch.members import Limits, run_members
+from podrl.launch.options import Options
+from podrl.launch.progress import newest_update
+from podrl.launch.restarts import run_with_restarts
+from podrl.launch.shipping import ROOT
+from podrl.launch.signals import StopSignals
+from podrl.launch.tpu import POLL_S, launch_on_tpu
+from podrl.naming import new_folder
+
+MEMBERSHIP = ("--coordinator", "--process_count", "--process_index")
+
+
+def launch(
+    options: Options,
+    argv: Sequence[str],
+    command: CommandLine,
+    *,
+    limits: Limits | None = None,
+    root: Path = ROOT,
+    poll_s: float = POLL_S,
+) -> int:
+    """Starts what `options` asks for, and returns the exit code when that has ended.
+
+    Args:
+        options: where and how to run.
+        argv: the command line without the launch flags; its first entry is the program that members run.
+        command: the same, parsed: nothing is started by a command with a mistake.
+        limits: how long members may take to end.
+        root: of the checkout, which is shipped to machines that have none.
+        poll_s: seconds between two looks at a TPU that is not ready.
+
+    Raises:
+        ConfigError: on a mistake of the user's.
+    """
+    _check_membership(options, argv)
+    _configure_logging()
+    if options.tpu is not None:
+        return launch_on_tpu(options, argv[1:], command.workdir, root=root, poll_s=poll_s, limits=limits)
+    arguments, workdir = _with_workdir(argv[1:], command)
+    if options.slurm:
+        return _launch_slurm(options, argv[0], arguments, workdir, command.config.get("name", "run"))
+    return _launch_here(options, argv[0], arguments, workdir, limits)
+
+
+def _check_membership(options: Options, argv: Sequence[str]) -> None:
+    """One member of a job may be watched over by --max_restarts; who starts several tells each who it is."""
+    if options.local_processes is None and not options.slurm and options.tpu is None:
+        return
+    for flag in (argument.partition("=")[0] for argument in argv[1:]):
+        check(
+            flag not in MEMBERSHIP,
+            f"{flag} is for one member of a job that you start by hand; the launcher gives it to those that it starts. "
+            "Drop it, or the launch flags.",
+        )
+
+
+def _launch_here(options: Options, program: str, arguments: list[str], workdir: str, limits: Limits | None) -> int:
+    gpus = local.visible_gpus(os.environ) if options.local_processes else []
+    cores = local.usable_cores()
+
+    def members(port: int) -> list[local.Member]:
+        return local.make_members(
+            arguments,
+            program=program,
+            num_processes=options.local_processes or 1,
+            devices_per_process=options.devices_per_process,
+            gpus=gpus,
+            cores=cores,
+            port=port,
+        )
+
+    if options.dry_run:
+        lines = members(local.free_port())
+        for index, member in enumerate(lines):
+            sys.stdout.write(f"# Process {index} of {len(lines)}, on this machine:\n{local.shell_line(member)}\n")
+        return 0
+    with StopSignals() as stop:
+        ending = run_with_restarts(
+            lambda: run_members(members(local.free_port()), stop, limits=limits),
+            stop,
+            max_restarts=options.max_restarts or 0,
+            pause_s=options.restart_pause_s,
+            newest_update=lambda: newest_update(workdir),
+        )
+    if (options.local_processes or 1) > 1 and ending.code not in (0, PREEMPTED, INTERRUPTED):
+        logging.info("Exit code %d: %s.", ending.code, ending.text)
+    return ending.code
+
+
+def _launch_slurm(options: Options, program: str, arguments: list[str], workdir: str, name: str) -> int:
+    check("://" not in workdir, f"--workdir={workdir}: a SLURM job wants a folder that all nodes share.")
+    folder = os.path.abspath(workdir)
+    script = slurm.make_script(
+        options,
+        name=name,
+        program=os.path.abspath(program),
+        arguments=arguments,
+        workdir=folder,
+        cwd=os.getcwd(),
+    )
+    if options.dry_run:
+        sys.stdout.write(script)
+        return 0
+    if options.cpus_per_task is None:
+        logging.warning("Without --cpus_per_task SLURM gives each process its default, often a single core.")
+    job = slurm.submit(script, folder)
+    sys.stdout.write(
+        f"Submitted as SLURM job {job}; its script is {folder}/{slurm.SCRIPT}.\n"
+        f"What it says:     tail -F {shlex.quote(folder)}/slurm-{job}.out\n"
+        f"Where it stands:  squeue --jobs={job}\n"
+        f"To end it:        scancel {job}\n"
+        f"To go on:         the same command with --workdir={shlex.quote(workdir)}\n"
+    )
+    return 0
+
+
+def _with_workdir(arguments: Sequence[str], command: CommandLine) -> tuple[list[str], str]:
+    """The training's arguments with a `--workdir`, so that all members, and all restarts, have the same."""
+    if command.workdir is not None:
+        return list(arguments), command.workdir
+    workdir = str(new_folder(command.config.get("name", "run")))
+    return [*arguments, f"--workdir={workdir}"], workdir
+
+
+def _configure_logging() -> None:
+    """Lines of the launcher's own, on stderr: `[launcher 12:00:01] text`."""
+    if not flags.FLAGS.is_parsed():  # podrl parses flags of its own; absl would complain that it parsed none.
+        flags.FLAGS.mark_as_parsed()
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    formatter = standard_logging.Formatter("[launcher %(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    logging.get_absl_handler().setFormatter(formatter)

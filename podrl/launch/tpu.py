@@ -1,0 +1,223 @@
+"""A TPU slice, run from a workstation: made ready, shipped to, started on all workers, and got back when preempted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import logging
+
+from podrl.config import ConfigError, check
+from podrl.interruption import INTERRUPTED, PREEMPTED
+from podrl.launch import gcloud
+from podrl.launch.members import Ending, Limits, Member, run_members
+from podrl.launch.options import Options
+from podrl.launch.restarts import run_with_restarts
+from podrl.launch.shipping import ROOT, Tree, pack_tree, shipped_path
+from podrl.launch.signals import StopSignals
+from podrl.launch.tpu_slice import POLL_S, await_slice
+from podrl.launch.worker import FAILED
+
+_STOP_LIMIT_S = 60.0
+_CUT = 255  # What ssh ends with when it lost the connection; gcloud tries again ten times, and then ends with 1.
+_PROGRAM = "tools/tpu_launch.py"
+_SETUP = """set -e
+mkdir -p {name} && cd {name}
+[ -e .installed ] && exit 0
+tar xzf ../{name}.tar.gz
+python3 -m uv --version >/dev/null 2>&1 || python3 -m pip install --quiet --user uv
+[ -d .venv ] || python3 -m uv venv --quiet --python 3.11 .venv
+VIRTUAL_ENV="$PWD/.venv" python3 -m uv pip install --quiet -e '.[tpu]'
+touch .installed"""
+
+
+def launch_on_tpu(
+    options: Options,
+    arguments: Sequence[str],
+    workdir: str | None,
+    *,
+    root: Path = ROOT,
+    poll_s: float = POLL_S,
+    limits: Limits | None = None,
+) -> int:
+    """Runs the training on all workers of a slice, and goes on when the slice was preempted; returns the exit code.
+
+    Args:
+        options: which slice.
+        arguments: of the training.
+        workdir: the same as in the arguments; in a bucket.
+        root: of the checkout to ship.
+        poll_s: seconds between two looks at a slice that is not ready.
+        limits: how long members may take to end.
+
+    Raises:
+        ConfigError: on a mistake of the user's.
+    """
+    check(
+        workdir is not None and workdir.startswith("gs://"),
+        f"--workdir={workdir}: with --tpu it must be in a bucket, gs://BUCKET/FOLDER, which all workers see and which "
+        "outlives them.",
+    )
+    tree = pack_tree(root)
+    arguments = ship_config(arguments, tree)
+    if options.dry_run:
+        sys.stdout.write(dry_run(options, arguments, tree))
+        return 0
+    gcloud.check_installed()
+    try:
+        gcloud.describe(options)
+    except gcloud.GcloudError as error:
+        raise ConfigError(str(error)) from None
+    with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="podrl-") as folder:
+        packed = Path(folder) / f"{tree.name}.tar.gz"
+        packed.write_bytes(tree.packed)
+
+        def attempt() -> Ending:
+            found = await_slice(options, stop, poll_s)
+            if found is None:
+                return Ending(code=stop.exit_code or 1, text="no slice")
+            ending = _prepare(options, found.workers, packed, tree, stop, limits)
+            if ending.code == 0:
+                ending = _train(options, found.workers, arguments, tree, stop, limits)
+            return _as_preempted(options, ending)
+
+        ending = run_with_restarts(
+            attempt,
+            stop,
+            max_restarts=options.max_restarts or 0,
+            pause_s=options.restart_pause_s,
+            newest_update=lambda: gcloud.newest_checkpoint(options, str(workdir)),
+            after_preemption=True,
+        )
+    if ending.code not in (0, PREEMPTED, INTERRUPTED):
+        logging.info("Exit code %d: %s.", ending.code, ending.text)
+    return ending.code
+
+
+def ship_config(arguments: Sequence[str], tree: Tree) -> list[str]:
+    """The arguments with the config file's place in the shipped tree.
+
+    Raises:
+        ConfigError: if it is not shipped.
+    """
+    found = list(arguments)
+    for position, argument in enumerate(found):
+        name, is_set, value = argument.partition("=")
+        if name.lstrip("-") == "config" and name.startswith("-"):
+            if is_set:
+                found[position] = f"{name}={shipped_path(value, tree)}"
+            else:
+                found[position + 1] = shipped_path(found[position + 1], tree)
+    return found
+
+
+def dry_run(options: Options, arguments: Sequence[str], tree: Tree) -> str:
+    """What would be run, in order; on every worker where it says `all`."""
+    steps = []
+    if options.accelerator_type is not None:
+        steps.append(
+            ("If there is no such TPU, or it was preempted (after deleting what is left)", gcloud.creation(options))
+        )
+    packed = f"{tree.name}.tar.gz"
+    steps += [
+        ("What git tracks, to all workers", gcloud.scp(options, "all", packed, packed)),
+        ("Installed there", gcloud.ssh(options, "all", _SETUP.format(name=tree.name))),
+        ("Started there", gcloud.ssh(options, "all", _start(tree, "RUN", arguments))),
+    ]
+    lines = [f"cd {shlex.quote(str(tree.root))}", f"git ls-files -z | tar czf {packed} --null -T -"]
+    return "".join(
+        [
+            "# Here:\n" + "\n".join(lines) + "\n",
+            *(f"# {title}:\n{shlex.join(command)}\n" for title, command in steps),
+        ]
+    )
+
+
+def _prepare(
+    options: Options, workers: int, packed: Path, tree: Tree, stop: StopSignals, limits: Limits | None
+) -> Ending:
+    """Ships and installs the tree on all workers; one that has it already does nothing."""
+    logging.info(
+        "Shipping %s (%.1f MB) to %d worker(s), and installing it.", tree.name, len(tree.packed) / 1e6, workers
+    )
+    for make in (
+        lambda worker: gcloud.scp(options, worker, str(packed), packed.name),
+        lambda worker: gcloud.ssh(options, worker, _SETUP.format(name=tree.name)),
+    ):
+        members = [Member(name=f"p{worker}", command=make(worker)) for worker in range(workers)]
+        ending = run_members(members, stop, limits=limits)
+        if ending.code:
+            return ending
+    return ending
+
+
+def _train(
+    options: Options, workers: int, arguments: Sequence[str], tree: Tree, stop: StopSignals, limits: Limits | None
+) -> Ending:
+    run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    members = [
+        Member(
+            name=f"p{worker}",
+            command=gcloud.ssh(options, worker, _start(tree, run, arguments)),
+            codes={FAILED: 1, 1: _CUT},
+        )
+        for worker in range(workers)
+    ]
+    senders: list[subprocess.Popen[bytes]] = []
+
+    def send(signum: signal.Signals) -> None:
+        command = f"cd {tree.name} && .venv/bin/python podrl/launch/worker.py signal {run} {signum.name}"
+        logging.info("Passing %s on to the workers.", signum.name)
+        senders.extend(
+            subprocess.Popen(
+                gcloud.ssh(options, worker, command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                process_group=0,
+            )
+            for worker in range(workers)
+        )
+        if signum == signal.SIGKILL:  # The connections are cut next.
+            _reap(senders)
+
+    try:
+        return run_members(members, stop, limits=limits, send=send)
+    finally:
+        _reap(senders)
+
+
+def _start(tree: Tree, run: str, arguments: Sequence[str]) -> str:
+    """The shell command that starts the training on a worker, or finds it running there, and follows it."""
+    training = shlex.join([_PROGRAM, *arguments])
+    return f"cd {tree.name} && exec .venv/bin/python podrl/launch/worker.py run {run} .venv/bin/python {training}"
+
+
+def _as_preempted(options: Options, ending: Ending) -> Ending:
+    """The ending, or exit code 75 if it was not the training that ended: the slice or the connection was lost."""
+    if ending.code in (0, 2, PREEMPTED):
+        return ending
+    try:
+        state = gcloud.describe(options).state
+    except gcloud.GcloudError:
+        state = "out of reach"
+    if state != gcloud.READY:
+        return Ending(code=PREEMPTED, text=f"{ending.text}, and the TPU is {state}")
+    if ending.code == _CUT:
+        return Ending(code=PREEMPTED, text=f"{ending.text}: its connection was lost")
+    return ending
+
+
+def _reap(senders: list[subprocess.Popen[bytes]]) -> None:
+    for sender in senders:
+        try:
+            sender.wait(_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            sender.kill()
+            sender.wait()
+    senders.clear()

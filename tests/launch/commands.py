@@ -1,0 +1,63 @@
+"""Starts the stand-in of tests/launch/stand_in.py, and looks at what it leaves."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+from tests.processes import LIMIT_S, environment
+
+STAND_IN = str(Path(__file__).parent / "stand_in.py")
+WAIT = "import time; time.sleep(600)"
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, STAND_IN, *map(str, arguments)]
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the stand-in to its end; whatever it leaves running is an error."""
+    with under_way(*arguments, cwd=cwd) as process:
+        stdout, stderr = process.communicate(timeout=LIMIT_S)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@contextlib.contextmanager
+def under_way(*arguments: object, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command(*arguments), cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not survivors(cwd), "members survive their launcher")
+
+
+def survivors(cwd: Path) -> list[int]:
+    """Processes whose working directory is `cwd`; zombies have none."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and os.readlink(entry / "cwd") == str(cwd):
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until(condition, text: str, process: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, text
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def stop(process: subprocess.Popen[str], signum: signal.Signals) -> tuple[str, str]:
+    """Sends a signal and waits for the end."""
+    process.send_signal(signum)
+    return process.communicate(timeout=LIMIT_S)

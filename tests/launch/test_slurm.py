@@ -1,0 +1,47 @@
+"""The batch script as text; tests/slurm/test_launch.py submits it."""
+
+from pathlib import Path
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests.launch.commands import run
+
+OPTIONS = ("--slurm", "--nodes", 2, "--gpus_per_node", 4, "--cpus_per_task", 16, "--partition", "gpu")
+SHARED = ("--workdir", "run 1%", "--do", "say('x')")
+
+
+def script(tmp_path, *arguments):
+    result = run(*arguments, "--dry_run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.iterdir()) == []
+    return result.stdout
+
+
+def test_is_what_the_documentation_shows(tmp_path):
+    text = script(tmp_path, *OPTIONS, "--max_restarts", 3, *SHARED)
+    text = re.sub(r"(?<=python=).*", "PYTHON", text.replace(str(tmp_path), "CWD"))
+    text = re.sub(r"\S+/(stand_in|progress).py", r"\1.py", text)
+    assert text == (Path(__file__).parent / "golden.sbatch").read_text()
+
+
+@pytest.mark.parametrize("options", [OPTIONS, ("--slurm", "--nodes", 1, "--gpus_per_node", 0)])
+def test_is_valid_shell(tmp_path, options):
+    text = script(tmp_path, *options, "--max_restarts", 3, *SHARED)
+    checkers = [["bash", "-n"]] + ([["shellcheck", "-"]] if shutil.which("shellcheck") else [])
+    for checker in checkers:
+        result = subprocess.run(checker, input=text, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_without_gpus_asks_for_none(tmp_path):
+    assert "gres=" not in script(tmp_path, "--slurm", "--nodes", 1, "--gpus_per_node", 0, *SHARED)
+
+
+def test_without_slurm_is_a_mistake(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run(*OPTIONS, *SHARED, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--slurm needs sbatch, which is not here." in result.stderr

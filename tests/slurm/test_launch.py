@@ -1,0 +1,123 @@
+"""What `--slurm` submits, on a real SLURM of two nodes."""
+
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.faults.commands import SCRIPTED
+from tests.faults.sameness import assert_same
+from tests.launch.commands import STAND_IN
+from tests.processes import LIMIT_S, ROOT, checkpoints, launch, wait_for
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT")
+TWO = ("--slurm", "--nodes", 2, "--gpus_per_node", 0, "--restart_pause_s", 0, "--workdir", "run")
+ONE = ("--slurm", "--nodes", 1, "--gpus_per_node", 0, "--restart_pause_s", 0, "--workdir", "run")
+HEED = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+say('ready')
+signal.pause()
+"""
+
+
+def submit(cluster, cwd: Path, program: str, *arguments: object) -> int:
+    command = [sys.executable, program, *map(str, arguments)]
+    result = subprocess.run(command, cwd=cwd, env=cluster.environ, capture_output=True, text=True, timeout=LIMIT_S)
+    assert result.returncode == 0, result.stderr
+    return int(re.search(r"Submitted as SLURM job (\d+);", result.stdout)[1])
+
+
+def start_soon(cluster, job: int) -> None:
+    """Lets a requeued job start; a node refuses one that starts in the second in which it was requeued."""
+    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+
+
+def test_runs_a_task_on_each_node(cluster, tmp_path):
+    names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURMD_NODENAME")
+    do = f"import os; say('{{}} of {{}} on {{}}'.format(*map(os.environ.get, {names})))"
+    job = submit(cluster, tmp_path, STAND_IN, *TWO, "--do", do)
+    assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
+    first, second = cluster.nodes
+    assert {f"0 of 2 on {first}", f"1 of 2 on {second}"} <= set(cluster.output(job).splitlines())
+    assert (tmp_path / f"run/slurm-{job}.out").exists()
+
+
+def test_goes_on_after_sigterm(cluster, tmp_path):
+    """As SLURM sends it to the tasks before the time limit, and where preemption has a grace time."""
+    do = "import os; exit(0) if os.environ.get('SLURM_RESTART_COUNT') else None" + HEED
+    job = submit(cluster, tmp_path, STAND_IN, *TWO, "--do", do)
+    cluster.wait_for_output(job, "ready\nready")
+    cluster.call("scancel", "--signal=TERM", str(job))
+    cluster.wait_for_state(job, ("PENDING",), restarts=1)
+    start_soon(cluster, job)
+    assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
+    assert cluster.output(job).count("ready") == 2
+    assert "Stopped by SIGTERM: requeued, to go on later." in cluster.output(job)
+
+
+def test_stays_cancelled(cluster, tmp_path):
+    job = submit(cluster, tmp_path, STAND_IN, *TWO, "--do", HEED)
+    cluster.wait_for_output(job, "ready\nready")
+    cluster.call("scancel", str(job))
+    assert cluster.wait_for_state(job, ENDED) == "CANCELLED"
+    assert cluster.restarts(job) == 0
+
+
+def test_goes_on_after_a_node_is_lost(cluster, tmp_path):
+    do = "import os; exit(0) if os.environ.get('SLURM_RESTART_COUNT') else None" + HEED
+    job = submit(cluster, tmp_path, STAND_IN, *TWO, "--do", do)
+    cluster.wait_for_output(job, "ready\nready")
+    cluster.kill_node(cluster.nodes[1])
+    cluster.wait_for_state(job, ("PENDING",), restarts=1)
+    cluster.restart_node(cluster.nodes[1])
+    start_soon(cluster, job)
+    assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("do", "said"),
+    [
+        ("exit(2)", []),
+        (
+            "exit(1)",
+            [
+                "Exit code 1, at update 0: restart 1 of 3 in 0 s.",
+                "Exit code 1, at update 0 as before: not started again.",
+            ],
+        ),
+    ],
+)
+def test_gives_up_where_a_restart_would_not_help(cluster, tmp_path, do, said):
+    job = submit(cluster, tmp_path, STAND_IN, *ONE, "--max_restarts", 3, "--do", do)
+    assert cluster.wait_for_state(job, ENDED) == "FAILED"
+    found = [line.partition("] ")[2] for line in cluster.output(job).splitlines() if "Exit code" in line]
+    assert found == said
+
+
+@pytest.mark.slow  # SLURM's own clock: two minutes.
+def test_goes_on_after_its_time_limit(cluster, tmp_path):
+    do = "import os; exit(0) if os.environ.get('SLURM_RESTART_COUNT') else None" + HEED
+    job = submit(cluster, tmp_path, STAND_IN, *TWO, "--time", "3", "--do", do)
+    cluster.wait_for_state(job, ("PENDING",), restarts=1)
+    start_soon(cluster, job)
+    assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
+
+
+def test_real_training_goes_on_bit_for_bit(cluster, tmp_path):
+    assert launch(*SCRIPTED, "--workdir", "straight", cwd=tmp_path).returncode == 0
+    gate = tmp_path / "gate"  # Until it is there, the first process stands still after the boundary.
+    held = {"only_in_pool": 3, "hang_at_step": 1, "hang_until": gate}
+    options = [f"--config.env.options.{name}={value}" for name, value in held.items()]
+    job = submit(cluster, tmp_path, str(ROOT / "tools/tpu_launch.py"), *ONE, *SCRIPTED, *options)
+    wait_for(lambda: checkpoints(tmp_path / "run") == [4])
+    cluster.call("scancel", "--signal=TERM", str(job))
+    cluster.wait_for_output(job, "Stopping after this update")
+    gate.touch()
+    cluster.wait_for_state(job, ("PENDING",), restarts=1)
+    start_soon(cluster, job)
+    assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
+    assert "Goes on with the run in this folder, after update 4" in cluster.output(job)
+    assert_same(tmp_path / "run", tmp_path / "straight", SCRIPTED)
