@@ -52,6 +52,10 @@ class CommandLine:
         argv: the command as typed, for the manifest.
         profile: whether to trace a few updates.
         accept_changes: whether to go on with a run of another config.
+        coordinator: 'host:port' where the processes of the job meet; None leaves it to the platform.
+        process_count: of the job; None leaves it to the platform.
+        process_index: of this process; None leaves it to the platform.
+        join_timeout_s: how long the processes wait for each other at the start.
     """
 
     config: ml_collections.ConfigDict
@@ -59,6 +63,10 @@ class CommandLine:
     argv: tuple[str, ...]
     profile: bool
     accept_changes: bool
+    coordinator: str | None = None
+    process_count: int | None = None
+    process_index: int | None = None
+    join_timeout_s: float = 300.0
 
 
 def parse(argv: list[str]) -> CommandLine:
@@ -79,6 +87,16 @@ def parse(argv: list[str]) -> CommandLine:
     flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
     flags.DEFINE_bool("accept_changes", False, "Go on in WORKDIR though its config differs.", flag_values=values)
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT where the processes of one job meet: an address of process 0's host. SLURM, Open MPI and TPU pods "
+        "need no such flags.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("process_count", None, "Processes in the job.", flag_values=values)
+    flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_float("join_timeout_s", 300.0, "How long they wait for each other at the start.", flag_values=values)
     overrides = [arg for arg in argv[1:] if _is_override(arg)]
     _parse_flags(values, [arg for arg in argv if arg not in (*overrides, *HELP)])
     if any(arg in HELP for arg in argv[1:]):
@@ -88,6 +106,7 @@ def parse(argv: list[str]) -> CommandLine:
             sys.stdout.write(KEYS.format(path=values.config) + _listing(config))
         raise SystemExit(0)
     check(values.config is not None, "No config given. Add --config configs/impala_atari.py, or another file.")
+    check(values.join_timeout_s > 0, f"--join_timeout_s={values.join_timeout_s:g} must be above 0.")
     config = override(load_config(values.config), overrides)
     if values.smoke:
         config.smoke = True
@@ -97,6 +116,10 @@ def parse(argv: list[str]) -> CommandLine:
         argv=tuple(argv),
         profile=values.profile,
         accept_changes=values.accept_changes,
+        coordinator=values.coordinator,
+        process_count=values.process_count,
+        process_index=values.process_index,
+        join_timeout_s=values.join_timeout_s,
     )
 
 

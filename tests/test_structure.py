@@ -8,12 +8,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
-    {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting"}
+    {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
     | {"atari_scores", "data"},
-    {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records"},
+    {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records", "metadata"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
-    | {"comparison", "retention", "export"},
-    {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"},
+    | {"comparison", "retention", "export", "membership"},
+    {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"}
+    | {"meeting"},
+    {"distributed"},
+    {"preflight"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},
     {"crew", "evaluator"},

@@ -1,0 +1,309 @@
+"""How the processes of one job join, agree, and lose each other.
+
+Each process keeps a connection to the coordinator and a thread, `peers`, that listens to it: when a process has gone,
+or says that it fails, or is stuck, all the others end with a line that names it. Nobody can go on without it: what the
+devices compute needs all of them. The run goes on from its last checkpoint when the same command is given again.
+
+Three clocks find a loss, and none needs Python to be quick: a process that ends closes its connection at once; a host
+that fails is missed by the operating systems of the others after 14 s (`coordinator.KEEPALIVE`); a process that is
+stopped, or a host that hangs, sends no more heartbeats to JAX's service, whose limit is `coordinator.STALE_S`.
+"""
+
+from collections.abc import Callable
+import contextlib
+import itertools
+import socket
+import subprocess
+import threading
+import time
+from typing import Any
+
+from absl import logging
+import jax
+from jax._src import distributed, xla_bridge
+from jax._src.lib import _jax
+
+from podrl.coordinator import BEAT_S, STALE_S
+from podrl.interruption import leave
+from podrl.meeting import Line, start_coordinator
+from podrl.membership import Membership
+from podrl.waiting import Patience
+
+LOSS_S = STALE_S + 10.0  # Within this time after a process is lost, all others have heard of it.
+LEAVE_S = 60.0  # How long the first to be done waits for the last.
+_CONNECT_S = 120  # All have met already: their clients connect within moments.
+_SLICE_S = 1.0  # The longest wait in which a signal must wait too.
+_WATCH_S = 1.0
+_GRACE_S = 10.0  # For the main thread to end the process, once it knows why.
+
+
+class Job:
+    """The processes that run together, as one of them sees them.
+
+    Attributes:
+        process_index: of this one.
+        process_count: of all.
+        hosts: on which they run, by index.
+        on_loss: called before this process ends because another was lost; gives the terminal back.
+        exit_code: what to end with when `explain_loss` has returned a line.
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        hosts: tuple[str, ...],
+        *,
+        line: Line | None = None,
+        client: Any = None,
+        coordinator: subprocess.Popen[bytes] | None = None,
+    ):
+        """A job of one process, or one that was joined: see `join`."""
+        self.process_index = membership.process_index
+        self.process_count = membership.process_count
+        self.hosts = hosts
+        self.on_loss: Callable[[], None] = lambda: None
+        self.exit_code = 1
+        self._line = line
+        self._client = client
+        self._coordinator = coordinator
+        self._rounds: dict[str, itertools.count[int]] = {}
+        self._sent: dict[str, str] = {}  # To itself, in a job of one.
+        self._lost = threading.Event()
+        self._explanation: str | None = None
+        self._explaining = False
+        self._handed_over = False
+        self._closed = threading.Event()
+        self._ending = False
+        if line is not None:
+            threading.Thread(target=self._listen, args=(line,), name="peers", daemon=True).start()
+            threading.Thread(target=self._watch, args=(line,), name="peers' heartbeats", daemon=True).start()
+
+    def name_of(self, process: int) -> str:
+        """A process for people: `process 1 (node2)`."""
+        return f"process {process} ({self.hosts[process]})"
+
+    def exchange(self, name: str, value: str, timeout_s: float) -> list[str]:
+        """Gives this process's value to all, and waits for everybody's.
+
+        All processes call this in the same order. The same name may be used again.
+
+        Args:
+            name: what the values are, for the message of an error.
+            value: of this process.
+            timeout_s: for how long to wait.
+
+        Returns:
+            The values by process index.
+
+        Raises:
+            TimeoutError: if values are missing; names the processes.
+        """
+        if self._client is None:
+            return [value]
+        number = next(self._rounds.setdefault(name, itertools.count()))
+        folder = f"podrl/exchange/{name}/{number}"
+        self._client.key_value_set(f"{folder}/{self.process_index}", value)
+        patience = Patience(timeout_s)
+        values: list[str] = []
+        for process in range(self.process_count):
+            found = self._get(f"{folder}/{process}", patience)
+            if found is None:
+                raise TimeoutError(self._incomplete(name, folder, timeout_s))
+            values.append(found)
+        if number > 0:  # That all have come this far means that they have read all of the round before.
+            self._client.key_value_delete(f"podrl/exchange/{name}/{number - 1}/{self.process_index}")
+        return values
+
+    def send(self, name: str, value: str) -> None:
+        """Puts down a value for others to `receive`; does not wait for them. Each name is used once."""
+        if self._client is None:
+            self._sent[name] = value
+        else:
+            self._client.key_value_set(f"podrl/sent/{self.process_index}/{name}", value)
+
+    def receive(self, process: int, name: str, timeout_s: float) -> str:
+        """Waits for what a process sends under this name, and removes it.
+
+        Raises:
+            TimeoutError: if it does not send it in time; names it.
+        """
+        if self._client is None:
+            return self._sent.pop(name)
+        key = f"podrl/sent/{process}/{name}"
+        value = self._get(key, Patience(timeout_s))
+        if value is None:
+            me, other = self.name_of(self.process_index), self.name_of(process)
+            raise TimeoutError(f"{_capital(me)} waited {timeout_s:g} s for {name!r} from {other}.")
+        self._client.key_value_delete(key)
+        return value
+
+    def fail(self, message: str, exit_code: int) -> None:
+        """Tells the others why this process is about to end, so that they do too, with the same exit code."""
+        self._ending = True
+        if self._line is not None:
+            self._line.say(fail=message, exit_code=exit_code)
+
+    def explain_loss(self, wait_s: float = LOSS_S) -> str | None:
+        """After an error that a lost process may have caused: which one, and why.
+
+        A collective fails as soon as a connection breaks, often before anybody knows what happened. From this call on
+        the caller ends the process, with `exit_code`.
+
+        Args:
+            wait_s: for how long to wait for such news.
+
+        Returns:
+            The line to end with; None if no process was lost.
+        """
+        if self._line is None:
+            return None
+        self._explaining = True
+        patience = Patience(wait_s)
+        while not self._lost.wait(min(_SLICE_S, left_s := patience.left_s())):
+            if not left_s:
+                self._explaining = False
+                return None
+        if not self._handed_over:
+            time.sleep(_GRACE_S)  # The thread that heard of it is about to end the process.
+        return self._explanation
+
+    def leave(self, timeout_s: float = LEAVE_S) -> None:
+        """Ends the job in good order: waits for the others to be done too, though not for ever."""
+        if self._line is None:
+            return
+        self._line.say(bye=True)
+        patience = Patience(timeout_s)
+        while not self._ending and (left_s := patience.left_s()):
+            if self._closed.wait(min(_SLICE_S, left_s)):
+                break
+            if self._lost.is_set():
+                time.sleep(_GRACE_S)  # The thread that heard of it is about to end the process.
+        if not self._closed.is_set() and not self._ending:
+            logging.warning("Not all processes are done after %.0f s; this one does not wait any longer.", timeout_s)
+        self._ending = True
+        client, distributed.global_state.client = self._client, None
+        if self._closed.is_set():
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                client.shutdown()
+        self._line.close()
+        if self._coordinator is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._coordinator.wait(timeout=5.0)
+
+    def _get(self, key: str, patience: Patience) -> str | None:
+        """A value, once somebody has set it; None if nobody does in time."""
+        while True:
+            left_s = patience.left_s()
+            try:
+                return self._client.blocking_key_value_get(key, max(1, int(1000 * min(_SLICE_S, left_s))))
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise
+            if not left_s:
+                return None
+
+    def _incomplete(self, name: str, folder: str, timeout_s: float) -> str:
+        """Who is missing."""
+        there = {int(key.rpartition("/")[2]) for key, _ in self._client.key_value_dir_get(folder)}
+        missing = [self.name_of(process) for process in range(self.process_count) if process not in there]
+        me = self.name_of(self.process_index)
+        return f"{_capital(me)} waited {timeout_s:g} s at {name!r} for {', '.join(missing) or 'nobody'}."
+
+    def _listen(self, line: Line) -> None:
+        for message in line.messages():
+            if "closed" in message:
+                self._closed.set()
+            if "loss" in message:
+                self._end(self._explain(message["loss"], message["why"], message["text"]), message["exit_code"])
+        if not self._ending and not self._closed.is_set():
+            host = self.hosts[0]
+            self._end(f"The connection to process 0's host ({host}) is gone: it has failed, or the network has.", 1)
+
+    def _watch(self, line: Line) -> None:
+        """Asks JAX's service who sends heartbeats. The call waits for all that do to ask it too."""
+        told: set[int] = set()
+        while not self._ending and not self._closed.is_set():
+            try:
+                alive = self._client.get_live_nodes(list(range(self.process_count)))
+            except jax.errors.JaxRuntimeError:
+                return  # The service is gone, which the other thread hears of.
+            stuck = sorted(set(range(self.process_count)) - set(alive) - told)
+            if stuck:
+                line.say(stuck=stuck)
+                told.update(stuck)
+            self._closed.wait(_WATCH_S)
+
+    def _explain(self, process: int, why: str, text: str) -> str:
+        """A loss in one line."""
+        name = _capital(self.name_of(process))
+        if why == "failed":
+            return f"{name} ended: {text}"
+        if why == "gone":
+            return f"{name} is gone: it was killed, or crashed. Its own output may say why."
+        if process == self.process_index:
+            return f"{name}, this one, stood still for more than {STALE_S} s: the others have given it up."
+        return f"{name} is stuck: it has sent no heartbeat for {STALE_S} s. It was stopped, or its host hangs."
+
+    def _end(self, explanation: str, exit_code: int) -> None:
+        """Ends the process, or leaves that to a main thread that has asked why."""
+        if self._ending:
+            return
+        self.exit_code, self._explanation = exit_code, explanation
+        self._handed_over = self._explaining
+        self._lost.set()
+        if self._handed_over:
+            time.sleep(_GRACE_S)
+            leave(exit_code)
+        self.on_loss()
+        logging.error("%s", explanation)
+        logging.flush()
+        leave(exit_code)
+
+
+def join(membership: Membership, timeout_s: float) -> Job:
+    """Brings the processes of a job together; to be called before JAX looks for devices.
+
+    Args:
+        membership: from `find_membership`.
+        timeout_s: how long to wait for the others.
+
+    Raises:
+        TimeoutError: if not all come in time; names the missing.
+        ConfigError: if the coordinator's port is taken, or this process does not fit into the job.
+        RuntimeError: if JAX has devices already.
+    """
+    if membership.local_devices is not None:
+        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, membership.local_devices)))
+    if membership.process_count == 1:
+        return Job(membership, (socket.gethostname(),))
+    if xla_bridge.backends_are_initialized():
+        raise RuntimeError("Processes must join before JAX looks for devices.")
+    coordinator = start_coordinator(membership) if membership.process_index == 0 else None
+    try:
+        line = Line(membership, timeout_s)
+    except BaseException:
+        if coordinator is not None:
+            coordinator.kill()
+            coordinator.wait()
+        raise
+    client = _jax.get_distributed_runtime_client(
+        membership.coordinator,
+        membership.process_index,
+        init_timeout=_CONNECT_S,
+        shutdown_timeout=5,
+        heartbeat_timeout=BEAT_S,
+        shutdown_on_destruction=False,
+        use_compression=True,
+    )
+    client.connect()
+    line.wait_without_limit()
+    # What `jax.distributed.initialize` would set. That would run the service in process 0, whose loss would then abort
+    # the others, and take SIGTERM away from `podrl.interruption`.
+    state = distributed.global_state
+    state.process_id, state.num_processes = membership.process_index, membership.process_count
+    state.coordinator_address, state.client = membership.coordinator, client
+    return Job(membership, line.hosts, line=line, client=client, coordinator=coordinator)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,222 @@
+"""How a process meets the others of its job, and the connection to the coordinator that it keeps: see `coordinator`."""
+
+from collections.abc import Iterator
+import contextlib
+import errno
+import json
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from absl import logging
+
+from podrl import coordinator
+from podrl.config import ConfigError
+from podrl.membership import Membership, is_loopback, split_address
+from podrl.waiting import Patience
+
+_PORT_S = 15.0  # A job that has just ended frees its port within this time.
+_RETRY_S = 0.25
+_SLICE_S = 1.0
+_ANSWER_S = 5.0
+_NEWS_S = 30.0  # Between two lines about who is missing.
+
+
+def start_coordinator(membership: Membership) -> subprocess.Popen[bytes]:
+    """Starts the coordinator, a process of its own that outlives this one until the others have left.
+
+    Raises:
+        ConfigError: if its port is taken.
+    """
+    address = membership.coordinator or ""
+    host, port = split_address(address)
+    listener = _listen(host if is_loopback(address) else "", port)
+    name = listener.getsockname()[0]
+    options = {
+        "listener": listener.fileno(),
+        "service_address": f"[{name}]:{port}" if ":" in name else f"{name}:{port}",
+        "count": membership.process_count,
+        "job": membership.job,
+    }
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", str(Path(coordinator.__file__).resolve()), json.dumps(options)],
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+    finally:
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket of the same port as JAX's service later; that alone would share a port with another job's."""
+    patience = Patience(_PORT_S)
+    while True:
+        try:
+            if host or not socket.has_dualstack_ipv6():
+                address = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
+                return socket.create_server(address[4][:2], family=address[0], backlog=1024)
+            return socket.create_server(("", port), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not patience.left_s():
+                reason = "is in use by another program" if error.errno == errno.EADDRINUSE else f"fails: {error}"
+                raise ConfigError(
+                    f"Port {port} on {socket.gethostname()}, where the processes of this job are to meet, {reason}. "
+                    "Choose another port: --coordinator=HOST:PORT, the same for all processes."
+                ) from None
+        time.sleep(_RETRY_S)
+
+
+class Line:
+    """A process's connection to the coordinator."""
+
+    def __init__(self, membership: Membership, timeout_s: float):
+        """Connects, and waits until all processes have met.
+
+        Args:
+            membership: of several processes.
+            timeout_s: for how long to wait.
+
+        Raises:
+            TimeoutError: if some do not come; says which.
+            ConfigError: if this process cannot be one of them.
+        """
+        self._membership = membership
+        self._patience = Patience(timeout_s)
+        self._timeout_s = timeout_s
+        self._sending = threading.Lock()
+        self._missing: list[int] = []
+        self._unread = b""
+        self.hosts = self._meet()
+
+    def say(self, **message: Any) -> None:
+        """Tells the coordinator; in vain if that is gone."""
+        with self._sending, contextlib.suppress(OSError):  # The thread that listens hears of it.
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What the coordinator says, until the connection ends: one of them, or its host, has gone."""
+        while True:
+            try:
+                received = self._connection.recv(65536)
+            except TimeoutError:
+                if self._connection.gettimeout() is None:
+                    return  # The operating system's own, ETIMEDOUT.
+                yield {}
+                continue
+            except OSError:
+                return
+            if not received:
+                return
+            *lines, self._unread = (self._unread + received).split(b"\n")
+            yield from map(json.loads, lines)
+
+    def wait_without_limit(self) -> None:
+        """From now on `messages` waits for as long as the other side is there."""
+        self._connection.settimeout(None)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+    def _meet(self) -> tuple[str, ...]:
+        """Tries until all are here; returns their hosts."""
+        address = self._membership.coordinator or ""
+        while True:
+            reason = "it ended"
+            try:
+                self._connection = socket.create_connection(split_address(address), timeout=5.0)
+            except OSError as error:
+                reason = error.strerror or str(error)
+            else:
+                self._connection.settimeout(_SLICE_S)
+                coordinator.keep_alive(self._connection)
+                self._unread = b""
+                self._missing = []
+                try:
+                    if hosts := self._introduce():
+                        return hosts
+                except ValueError as error:
+                    if isinstance(error, ConfigError):
+                        raise
+                    reason = "another program answers there, or a job that is already under way"
+                self._connection.close()
+            if not self._patience.left_s():
+                raise TimeoutError(self._no_coordinator(address, reason))
+            time.sleep(_RETRY_S)
+
+    def _introduce(self) -> tuple[str, ...]:
+        """Says who this is and waits for the others; returns nothing if the coordinator ends first."""
+        membership = self._membership
+        self.say(
+            index=membership.process_index,
+            count=membership.process_count,
+            host=socket.gethostname(),
+            job=membership.job,
+        )
+        news_s, asked = time.monotonic() + _NEWS_S, 0.0
+        for message in self.messages():
+            self._missing = message.get("waiting_for", self._missing)
+            if "hosts" in message:
+                return tuple(message["hosts"])
+            if "refused" in message:
+                raise ConfigError(
+                    f"This is process {membership.process_index}, but the job at {membership.coordinator} "
+                    f"{message['refused']}. Give each process its own --process_index, and all the same --coordinator "
+                    "and --process_count; each job needs a port of its own."
+                )
+            if "gave_up" in message:
+                raise TimeoutError(self._not_all(message["gave_up"]))
+            if not self._patience.left_s() and not asked:
+                self.say(give_up=True)  # The answer names the missing to all alike, before this one is missing too.
+                asked = time.monotonic()
+            if asked and time.monotonic() - asked > _ANSWER_S:
+                raise TimeoutError(self._not_all(self._missing))
+            if time.monotonic() > news_s:
+                news_s += _NEWS_S
+                logging.info("Waiting for %s.", self._names(self._missing))
+        return ()
+
+    def _names(self, processes: list[int]) -> str:
+        names = [self._membership.name_of(index).removeprefix("process ") for index in processes[:8]]
+        more = f" and {len(processes) - 8} more" if len(processes) > 8 else ""
+        return f"process{'es' if len(processes) > 1 else ''} {', '.join(names)}{more}"
+
+    def _not_all(self, missing: list[int]) -> str:
+        names = self._names(missing) if missing else "somebody"
+        count = self._membership.process_count
+        return (
+            f"{names[:1].upper()}{names[1:]} did not come to {self._membership.coordinator} within "
+            f"{self._timeout_s:g} s; {count - len(missing)} of {count} processes are there. Look at what the missing "
+            f"ones say; if they only start slowly, raise --join_timeout_s.{self._loopback_hint()}"
+        )
+
+    def _no_coordinator(self, address: str, reason: str) -> str:
+        if self._membership.process_index == 0:
+            return (
+                f"This is process 0, on {socket.gethostname()}, but it could not reach itself at {address} ({reason}). "
+                "--coordinator must be an address of this host."
+            )
+        zero = self._membership.name_of(0)
+        return (
+            f"{zero[:1].upper()}{zero[1:]} did not answer at {address} within {self._timeout_s:g} s ({reason}). Look "
+            f"at what it says; if it only starts slowly, raise --join_timeout_s.{self._loopback_hint()}"
+        )
+
+    def _loopback_hint(self) -> str:
+        address = self._membership.coordinator or ""
+        if not is_loopback(address):
+            return ""
+        return (
+            f" {split_address(address)[0]} is every host's name for itself: if the processes are on several hosts, "
+            "--coordinator must be an address of process 0's host that the others reach."
+        )
