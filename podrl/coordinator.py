@@ -2,7 +2,7 @@
 
 It has three tasks. All processes report here before any of them starts JAX's part, so that those that are missing can
 be named. Then it runs JAX's coordination service, through which JAX's own client in each process finds the others. And
-it keeps one connection to each process for as long as the job lasts: the operating system closes it when a process ends,
+it keeps one connection to each process while the job lasts: the operating system closes it when a process ends,
 however that dies, and the coordinator tells the others.
 
 It is a process of its own because JAX's clients abort, without a word for the user, as soon as the process with the
@@ -11,14 +11,14 @@ service is gone; so process 0 can be lost like every other. It ends when the las
 It runs as a script, and imports nothing but `jaxlib`. Messages are lines of JSON. From a process:
 
     {"index": 1, "count": 2, "host": "node2", "job": "SLURM job 12, step 0"}   the first
-    {"give_up": true}                     it has waited long enough for the others
+    {"give_up": 300.0}                    it has waited that many seconds for the others
     {"fail": "text", "exit_code": 1}      it is about to end
     {"stuck": [1]}                        JAX's service gets no heartbeats from these
     {"bye": true}                         it has done its part
 
 To the processes:
 
-    {"waiting_for": [1]}, {"refused": "text"}, {"gave_up": [1]}                while they meet
+    {"waiting_for": [1]}, {"refused": "text"}, {"gave_up": [1], "after_s": 300.0}    while they meet
     {"hosts": ["node1", "node2"]}                                              all are here, and the service runs
     {"loss": 1, "why": "failed", "text": "text", "exit_code": 1}               the first that was lost, and no other
     {"closed": true}                                                           all have said bye
@@ -110,7 +110,7 @@ class _Coordinator:
         elif member.index < 0:
             raise ValueError("a message before the first")
         elif "give_up" in message and self._service is None:
-            self._tell(gave_up=self._missing())
+            self._tell(gave_up=self._missing(), after_s=message["give_up"])
         elif "fail" in message:
             self._lose(member.index, why="failed", text=message["fail"], exit_code=message["exit_code"])
         elif "stuck" in message:
@@ -122,7 +122,7 @@ class _Coordinator:
             member.said_bye = True
             if all(other.said_bye for other in self._members) and not self._lost:
                 self._tell(closed=True)
-                self._linger_s = time.monotonic() + _LINGER_S
+                self._linger()
 
     def _welcome(self, member: _Member, message: dict[str, Any]) -> None:
         """Takes a process in, or says why not; with the last one the job begins."""
@@ -182,8 +182,14 @@ class _Coordinator:
     def _lose(self, index: int, *, why: str, text: str = "", exit_code: int = 1) -> None:
         if not self._lost:
             self._lost = True
-            self._linger_s = time.monotonic() + _LINGER_S
+            self._linger()
             self._tell(loss=index, why=why, text=text, exit_code=exit_code)
+
+    def _linger(self) -> None:
+        """Waits for the others to leave, but not for ever, and without keeping process 0's output open."""
+        self._linger_s = time.monotonic() + _LINGER_S
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
 
     def _tell(self, **message: Any) -> None:
         for member in self._members:

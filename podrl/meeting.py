@@ -175,12 +175,14 @@ class Line:
                     "and --process_count; each job needs a port of its own."
                 )
             if "gave_up" in message:
-                raise TimeoutError(self._not_all(message["gave_up"]))
+                raise TimeoutError(self._not_all(message["gave_up"], message["after_s"]))
             if not self._patience.left_s() and not asked:
-                self.say(give_up=True)  # The answer names the missing to all alike, before this one is missing too.
+                self.say(
+                    give_up=self._timeout_s
+                )  # The answer names the missing to all alike, before this one is missing too.
                 asked = time.monotonic()
             if asked and time.monotonic() - asked > _ANSWER_S:
-                raise TimeoutError(self._not_all(self._missing))
+                raise TimeoutError(self._not_all(self._missing, self._timeout_s))
             if time.monotonic() > news_s:
                 news_s += _NEWS_S
                 logging.info("Waiting for %s.", self._names(self._missing))
@@ -191,12 +193,12 @@ class Line:
         more = f" and {len(processes) - 8} more" if len(processes) > 8 else ""
         return f"process{'es' if len(processes) > 1 else ''} {', '.join(names)}{more}"
 
-    def _not_all(self, missing: list[int]) -> str:
+    def _not_all(self, missing: list[int], after_s: float) -> str:
         names = self._names(missing) if missing else "somebody"
         count = self._membership.process_count
         return (
             f"{names[:1].upper()}{names[1:]} did not come to {self._membership.coordinator} within "
-            f"{self._timeout_s:g} s; {count - len(missing)} of {count} processes are there. Look at what the missing "
+            f"{after_s:g} s; {count - len(missing)} of {count} processes are there. Look at what the missing "
             f"ones say; if they only start slowly, raise --join_timeout_s.{self._loopback_hint()}"
         )
 

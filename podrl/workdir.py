@@ -90,7 +90,7 @@ def make_manifest(config: Config, topology: Topology, argv: tuple[str, ...]) -> 
         "argv": list(argv),
         "seed": config.seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": _commit(),
+        "commit": find_commit(),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -133,7 +133,7 @@ def shorten(texts: Sequence[str], limit: int = 5) -> str:
     return "; ".join([*texts[:limit], *more])
 
 
-def _commit() -> str | None:
+def find_commit() -> str | None:
     """The commit of podrl's own checkout, with `+changes` where the tree differs; None outside of one."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

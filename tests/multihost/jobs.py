@@ -1,0 +1,98 @@
+"""Jobs of several processes on this machine, each running `member.py`; none outlives its test."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import json
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from tests.processes import LIMIT_S, ROOT
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+class Member:
+    """A process of a job, and what it has printed so far."""
+
+    def __init__(self, address: str, count: int, index: int, timeout_s: float, *action: Any):
+        env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.multihost.member", address, *map(str, (count, index, timeout_s, *action))],
+            cwd=ROOT,
+            env={**env, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._changed = threading.Condition()
+        self._results: dict[str, Any] = {}
+        self._errors: list[str] = []
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_results, self._read_errors)]
+        for reader in self._readers:
+            reader.start()
+
+    def wait_for(self, name: str) -> Any:
+        """The result of that name, once it is there."""
+        with self._changed:
+            there = self._changed.wait_for(lambda: name in self._results or self.process.poll() is not None, LIMIT_S)
+            assert there, f"no {name!r} within {LIMIT_S} s"
+            assert name in self._results, f"ended without {name!r}: {self._errors}"
+            return self._results[name]
+
+    def end(self) -> tuple[int, dict[str, Any], list[str]]:
+        """Waits for it to end by itself; returns its exit code, results, and lines of errors."""
+        code = self.process.wait(timeout=LIMIT_S)
+        for reader in self._readers:
+            reader.join(timeout=LIMIT_S)
+        return code, self._results, self._errors
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _read_results(self) -> None:
+        for line in self.process.stdout or ():
+            with self._changed:
+                if line.startswith("{"):
+                    self._results |= json.loads(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _read_errors(self) -> None:
+        for line in self.process.stderr or ():
+            self._errors.append(line.rstrip())
+
+
+@contextlib.contextmanager
+def job(
+    count: int, *action: Any, timeout_s: float = LIMIT_S, missing: Sequence[int] = (), address: str = ""
+) -> Iterator[list[Member]]:
+    """Starts processes 0 to `count - 1`, but for those that are `missing`."""
+    address = address or free_address()
+    members = [Member(address, count, index, timeout_s, *action) for index in range(count) if index not in missing]
+    try:
+        yield members
+    finally:
+        for member in members:
+            member.kill()
+
+
+def coordinators(address: str) -> list[int]:
+    """Process ids of the coordinators that still run at this port."""
+    port = f":{address.rpartition(':')[2]}"
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            text = path.read_bytes().decode(errors="replace")
+            if "coordinator.py" in text and port in text:
+                found.append(int(path.parent.name))
+    return found

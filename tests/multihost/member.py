@@ -1,0 +1,118 @@
+"""One process of a job: joins the others, and does what its command line says. Prints one line of JSON per result."""
+
+import ctypes
+import json
+import os
+from pathlib import Path
+import sys
+import time
+
+from jax.experimental import multihost_utils
+import numpy as np
+
+from podrl.config import ConfigError
+from podrl.display import configure_logging
+from podrl.distributed import join
+from podrl.membership import find_membership
+from podrl.preflight import check_agreement, check_workdir
+
+LONG_S = 300.0
+
+
+def tell(**results):
+    sys.stdout.write(json.dumps(results) + "\n")
+    sys.stdout.flush()
+
+
+def exchange(job):
+    """Values of the others, of two rounds of the same name, and by name; then an end in good order."""
+    me = str(job.process_index)
+    tell(first=job.exchange("greetings", f"hello from {me}", LONG_S), second=job.exchange("greetings", me, LONG_S))
+    job.send("word", f"from {me}")
+    tell(received=job.receive((job.process_index + 1) % job.process_count, "word", LONG_S))
+    tell(sum=float(np.sum(multihost_utils.process_allgather(np.ones(3)))))
+    job.exchange("end", "", LONG_S)
+    job.leave()
+    tell(left=True)
+
+
+def wait(job):
+    """Waits for something that never comes."""
+    job.on_loss = lambda: tell(on_loss=True)
+    tell(waits=True, process=os.getpid())
+    time.sleep(LONG_S)
+
+
+def patience(job):
+    """Process 0 waits for the others' value, which never comes."""
+    if job.process_index == 0:
+        for call in (lambda: job.exchange("answers", "", 1.0), lambda: job.receive(1, "word", 1.0)):
+            try:
+                call()
+            except TimeoutError as error:
+                tell(error=str(error))
+    job.exchange("end", "", LONG_S)
+    job.leave()
+
+
+def collective(job):
+    """All but the last are inside a collective when they lose it."""
+    tell(waits=True, process=os.getpid())
+    if job.process_index == job.process_count - 1:
+        time.sleep(LONG_S)
+    try:
+        multihost_utils.process_allgather(np.ones(3))
+    except Exception:  # noqa: BLE001 (whatever the runtime raises)
+        tell(explained=job.explain_loss(LONG_S))
+        sys.stdout.flush()
+        os._exit(job.exit_code)
+
+
+def fail(job):
+    """The last one says why it ends."""
+    job.exchange("start", "", LONG_S)
+    if job.process_index == job.process_count - 1:
+        job.fail("ValueError: the environment's rewards are not finite", 3)
+        sys.exit(3)
+    time.sleep(LONG_S)
+
+
+def hold_interpreter(job):
+    """Process 0 keeps every other Python thread of its own from running, for longer than a heartbeat may take."""
+    if job.process_index == 0:
+        ctypes.PyDLL(None).sleep(40)
+    tell(exchanged=job.exchange("afterwards", "", LONG_S))
+    job.leave()
+
+
+def agree(job, *facts):
+    """Compares facts, one list of KEY=VALUE for each process."""
+    tell(skew_s=check_agreement(job, dict(fact.split("=") for fact in facts[job.process_index].split(",")), LONG_S))
+    job.leave()
+
+
+def workdir(job, *folders):
+    """Checks each process's folder."""
+    check_workdir(job, folders[job.process_index], LONG_S)
+    tell(files=os.listdir(folders[job.process_index]) if Path(folders[job.process_index]).is_dir() else None)
+    job.leave()
+
+
+def main(address, count, index, timeout_s, action, *arguments):
+    configure_logging(process_index=int(index))
+    try:
+        membership = find_membership({}, coordinator=address, process_count=int(count), process_index=int(index))
+        tell(begins=True)
+        job = join(membership, float(timeout_s))
+        tell(joined=list(job.hosts))
+        globals()[action](job, *arguments)
+    except ConfigError as error:
+        sys.stderr.write(f"podrl: error: {error}\n")
+        sys.exit(2)
+    except TimeoutError as error:
+        sys.stderr.write(f"podrl: error: {error}\n")
+        sys.exit(124)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

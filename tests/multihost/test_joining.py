@@ -1,0 +1,214 @@
+"""Real processes meet, agree, and lose each other; each fault is a real one."""
+
+import signal
+import socket
+
+import pytest
+
+from tests.multihost.jobs import Member, coordinators, free_address, job
+from tests.processes import wait_for
+
+
+def errors(lines):
+    """Lines of errors; nothing of what the runtime prints when it aborts may be among them."""
+    assert not [
+        line for line in lines if "Check failure" in line or "Terminating process" in line or "terminate" in line
+    ]
+    return [line for line in lines if "rror: " in line or "ERROR" in line]
+
+
+def test_processes_exchange_values_and_leave_in_good_order():
+    address = free_address()
+    with job(3, "exchange", address=address) as members:
+        for index, member in enumerate(members):
+            code, results, lines = member.end()
+            assert (code, errors(lines)) == (0, [])
+            assert results["joined"] == [socket.gethostname()] * 3
+            assert results["first"] == [f"hello from {process}" for process in range(3)]
+            assert results["second"] == ["0", "1", "2"]
+            assert results["received"] == f"from {(index + 1) % 3}"
+            assert results["sum"] == 9
+            assert results["left"]
+        wait_for(lambda: not coordinators(address))
+
+
+def test_waits_have_limits_and_name_whom_they_waited_for():
+    with job(2, "patience") as members:
+        code, _, _ = members[0].end()
+        assert code == 0
+        host = socket.gethostname()
+        lines = members[0].wait_for("error")
+        assert lines == f"Process 0 ({host}) waited 1 s for 'word' from process 1 ({host})."
+
+
+def test_those_that_wait_name_the_missing():
+    address = free_address()
+    with job(4, "wait", address=address, missing=(1, 2, 3)) as members:
+        members[0].wait_for("begins")
+        impatient = Member(address, 4, 2, 20, "wait")
+        try:
+            ends = [member.end() for member in (members[0], impatient)]
+        finally:
+            impatient.kill()
+    for code, _, lines in ends:
+        (line,) = errors(lines)
+        assert code == 124
+        assert "Processes 1, 3 did not come to 127.0.0.1:" in line
+        assert "within 20 s; 2 of 4 processes are there" in line
+        assert "raise --join_timeout_s. 127.0.0.1 is every host's name for itself" in line
+
+
+def test_without_process_zero_the_others_say_so():
+    with job(2, "wait", timeout_s=5, missing=(0,)) as members:
+        code, _, lines = members[0].end()
+        (line,) = errors(lines)
+        assert code == 124
+        assert "Process 0 did not answer at 127.0.0.1:" in line
+        assert "within 5 s (Connection refused)" in line
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with job(2, "wait", missing=(1,), address=f"127.0.0.1:{port}") as members:
+            code, _, lines = members[0].end()
+    (line,) = errors(lines)
+    assert code == 2
+    assert f"Port {port} on {socket.gethostname()}" in line
+    assert "is in use by another program. Choose another port: --coordinator=HOST:PORT" in line
+
+
+def test_two_processes_of_the_same_index_are_told_apart():
+    address = free_address()
+    with job(3, "exchange", address=address, missing=(2,)) as members:
+        twin = Member(address, 3, 1, 300, "exchange")
+        try:
+            wait_for(lambda: twin.process.poll() is not None or members[1].process.poll() is not None)
+            one, other = (twin, members[1]) if twin.process.poll() is not None else (members[1], twin)
+            code, _, lines = one.end()
+            (line,) = errors(lines)
+            assert code == 2
+            assert "This is process 1, but the job at 127.0.0.1:" in line
+            assert f"already has a process 1, on {socket.gethostname()}" in line
+            last = Member(address, 3, 2, 300, "exchange")
+            try:
+                assert [member.end()[0] for member in (members[0], other, last)] == [0, 0, 0]
+            finally:
+                last.kill()
+        finally:
+            twin.kill()
+
+
+def test_a_process_that_counts_otherwise_is_refused():
+    address = free_address()
+    with job(3, "wait", address=address, missing=(1, 2)):
+        other = Member(address, 2, 1, 300, "wait")
+        try:
+            code, _, lines = other.end()
+        finally:
+            other.kill()
+    assert code == 2
+    assert "counts 3 processes, not 2" in errors(lines)[0]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_is_killed_the_others_end_and_name_it(victim):
+    address = free_address()
+    with job(3, "wait", address=address) as members:
+        for member in members:
+            member.wait_for("waits")
+        members[victim].kill()
+        for member in members[:victim] + members[victim + 1 :]:
+            code, results, lines = member.end()
+            (line,) = errors(lines)
+            assert code == 1
+            assert f"Process {victim} ({socket.gethostname()}) is gone: it was killed, or crashed." in line
+            assert results["on_loss"]
+    wait_for(lambda: not coordinators(address))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_is_stopped_the_others_end_and_name_it(victim):
+    with job(3, "wait") as members:
+        for member in members:
+            member.wait_for("waits")
+        members[victim].process.send_signal(signal.SIGSTOP)
+        for member in members[:victim] + members[victim + 1 :]:
+            code, _, lines = member.end()
+            (line,) = errors(lines)
+            assert code == 1
+            assert f"Process {victim} ({socket.gethostname()}) is stuck: it has sent no heartbeat for 25 s." in line
+
+
+def test_when_one_says_why_it_ends_the_others_repeat_it_and_its_exit_code():
+    with job(3, "fail") as members:
+        for member in members:
+            code, _, lines = member.end()
+            assert code == 3
+            said = [f"Process 2 ({socket.gethostname()}) ended: ValueError: the environment's rewards are not finite"]
+            assert [line.partition("ERROR: ")[2] for line in errors(lines)] == (
+                said if member is not members[2] else []
+            )
+
+
+def test_an_error_of_a_collective_is_explained():
+    with job(3, "collective") as members:
+        for member in members:
+            member.wait_for("waits")
+        members[2].kill()
+        for member in members[:2]:
+            code, results, lines = member.end()
+            told = results.get("explained") or " ".join(errors(lines))  # Whichever thread hears of it first.
+            assert code == 1
+            assert f"Process 2 ({socket.gethostname()}) is gone" in told
+
+
+@pytest.mark.slow
+def test_a_process_whose_interpreter_is_held_is_not_stuck():
+    with job(2, "hold_interpreter") as members:
+        assert [member.end()[0] for member in members] == [0, 0]
+
+
+def test_facts_that_agree_and_clocks():
+    with job(2, "agree", "jax=1,numpy=2", "jax=1,numpy=2") as members:
+        for member in members:
+            code, results, _ = member.end()
+            assert code == 0
+            assert 0 <= results["skew_s"] < 60
+
+
+def test_the_odd_one_out_is_named_in_every_process():
+    with job(3, "agree", "jax=0.10.2", "jax=0.10.1", "jax=0.10.2") as members:
+        for member in members:
+            code, _, lines = member.end()
+            (line,) = errors(lines)
+            assert code == 2
+            expected = f"Process 1 ({socket.gethostname()}) has jax 0.10.1, the others have 0.10.2. Install the same"
+            assert expected in line
+
+
+def test_a_workdir_that_all_share(tmp_path):
+    with job(2, "workdir", tmp_path / "run", tmp_path / "run") as members:
+        assert [member.end()[0] for member in members] == [0, 0]
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_workdir_that_one_does_not_see(tmp_path):
+    with job(2, "workdir", tmp_path / "run", tmp_path / "other") as members:
+        for member in members:
+            code, _, lines = member.end()
+            (line,) = errors(lines)
+            assert code == 2
+            assert (
+                f"process 1 ({socket.gethostname()}) does not see what process 0 writes there. Choose a folder" in line
+            )
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with job(2, "workdir", tmp_path / "file/run", tmp_path / "file/run") as members:
+        for member in members:
+            code, _, lines = member.end()
+            (line,) = errors(lines)
+            assert code == 2
+            assert f"process 0 ({socket.gethostname()}) cannot write there (Not a directory)" in line
