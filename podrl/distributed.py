@@ -12,7 +12,6 @@ stopped, or a host that hangs, sends no more heartbeats to JAX's service, whose 
 from collections.abc import Callable
 import contextlib
 import itertools
-import socket
 import subprocess
 import threading
 import time
@@ -275,7 +274,7 @@ def join(membership: Membership, timeout_s: float) -> Job:
     if membership.local_devices is not None:
         jax.config.update("jax_cuda_visible_devices", ",".join(map(str, membership.local_devices)))
     if membership.process_count == 1:
-        return Job(membership, (socket.gethostname(),))
+        return Job(membership, (membership.host,))
     if xla_bridge.backends_are_initialized():
         raise RuntimeError("Processes must join before JAX looks for devices.")
     coordinator = start_coordinator(membership) if membership.process_index == 0 else None

@@ -68,7 +68,7 @@ def _listen(host: str, port: int) -> socket.socket:
             if error.errno != errno.EADDRINUSE or not patience.left_s():
                 reason = "is in use by another program" if error.errno == errno.EADDRINUSE else f"fails: {error}"
                 raise ConfigError(
-                    f"Port {port} on {socket.gethostname()}, where the processes of this job are to meet, {reason}. "
+                    f"Port {port} on this host, where the processes of this job are to meet, {reason}. "
                     "Choose another port: --coordinator=HOST:PORT, the same for all processes."
                 ) from None
         time.sleep(_RETRY_S)
@@ -160,7 +160,7 @@ class Line:
         self.say(
             index=membership.process_index,
             count=membership.process_count,
-            host=socket.gethostname(),
+            host=membership.host,
             job=membership.job,
         )
         news_s, asked = time.monotonic() + _NEWS_S, 0.0
@@ -205,7 +205,7 @@ class Line:
     def _no_coordinator(self, address: str, reason: str) -> str:
         if self._membership.process_index == 0:
             return (
-                f"This is process 0, on {socket.gethostname()}, but it could not reach itself at {address} ({reason}). "
+                f"This is process 0, on {self._membership.host}, but it does not reach itself at {address} ({reason}). "
                 "--coordinator must be an address of this host."
             )
         zero = self._membership.name_of(0)

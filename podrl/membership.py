@@ -18,6 +18,7 @@ from podrl.metadata import tpu_metadata
 
 TPU_PORT = 8482  # JAX's own choice.
 _FIRST_PORT, _PORTS = 61440, 4096  # Above the ports that Linux gives to outgoing connections.
+_SPECIAL_STEP = 0xFFFFFFF0  # The script of `sbatch` and the shell of `salloc` may be steps, with numbers from here.
 _LOOPBACK = ("localhost", "127.", "::1", "[::1]", "0.0.0.0")
 
 
@@ -33,6 +34,7 @@ class Membership:
         local_devices: the GPUs of this process where several processes share a host; None leaves it to JAX.
         job: tells this job from others, for people; empty if it has no name.
         hosts: of every process, by index; empty where the platform does not say.
+        host: of this process.
     """
 
     platform: str
@@ -42,6 +44,7 @@ class Membership:
     local_devices: tuple[int, ...] | None = None
     job: str = ""
     hosts: tuple[str, ...] = ()
+    host: str = dataclasses.field(default_factory=socket.gethostname)
 
     def __post_init__(self) -> None:
         """Checks that the numbers fit together."""
@@ -58,7 +61,7 @@ class Membership:
             return f"{self.job}: the only process" if self.job else "One process"
         name = f"{self.job}: process" if self.job else "Process"
         coordinator = f", coordinator {self.coordinator}"
-        return f"{name} {self.process_index} of {self.process_count} on {socket.gethostname()}{coordinator}"
+        return f"{name} {self.process_index} of {self.process_count} on {self.host}{coordinator}"
 
     def name_of(self, index: int) -> str:
         """A process for people: `process 1 (node2)`."""
@@ -164,10 +167,12 @@ def _slurm(environ: Mapping[str, str]) -> Membership | None:
     }
     count = _whole(environ, "SLURM_STEP_NUM_TASKS") or _whole(environ, "SLURM_NTASKS") or 1
     job, step = number["SLURM_JOB_ID"] or 0, number["SLURM_STEP_ID"] or 0
+    if step >= _SPECIAL_STEP:
+        return None
     nodes = expand_nodes(environ["SLURM_STEP_NODELIST"])
     tasks = _tasks_per_node(environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
-    in_blocks = environ.get("SLURM_DISTRIBUTION", "block").startswith("block") and len(tasks) == len(nodes)
-    hosts = [node for node, num in zip(nodes, tasks, strict=True) for _ in range(num)] if in_blocks else []
+    in_blocks = environ.get("SLURM_DISTRIBUTION", "block").startswith("block") or max(tasks, default=0) == 1
+    hosts = [node for node, num in zip(nodes, tasks, strict=False) for _ in range(num)] if in_blocks else []
     node = _whole(environ, "SLURM_NODEID")
     here = tasks[node] if node is not None and node < len(tasks) else -(-count // len(nodes))
     return Membership(
@@ -178,6 +183,7 @@ def _slurm(environ: Mapping[str, str]) -> Membership | None:
         local_devices=_local_devices(environ, number["SLURM_LOCALID"], here),
         job=f"SLURM job {job}, step {step}",
         hosts=tuple(hosts) if len(hosts) == count else (),
+        host=environ.get("SLURMD_NODENAME") or socket.gethostname(),
     )
 
 
