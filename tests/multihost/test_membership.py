@@ -107,9 +107,7 @@ def test_tasks_that_are_dealt_out_in_turn_have_no_known_hosts():
 
 
 def test_flags_that_contradict_slurm():
-    with pytest.raises(
-        ConfigError, match=r"contradicts SLURM job 12, step 0, in which this is process 1 of 3\."
-    ):
+    with pytest.raises(ConfigError, match=r"contradicts SLURM job 12, step 0, in which this is process 1 of 3\."):
         find(STEP, coordinator="a:1", process_count=2, process_index=0)
     assert find(STEP, coordinator="b:2").coordinator == "b:2"
     one = STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}
