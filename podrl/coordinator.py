@@ -26,6 +26,7 @@ To the processes:
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import selectors
@@ -38,6 +39,7 @@ from typing import Any
 STALE_S = 25  # without a heartbeat, a process is stuck. Its client sends one every half of `BEAT_S`.
 BEAT_S = 30
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}  # A host that is gone is noticed after 14 s.
+_SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _LINGER_S = 30.0  # For those that do not leave after a loss.
 _REGISTER_S = 600  # JAX's own limit for its clients to come once all have met; they come at once.
 
@@ -89,12 +91,14 @@ class _Coordinator:
         self._selector.register(connection, selectors.EVENT_READ, member)
 
     def _read(self, member: _Member) -> None:
+        why = "gone"
         try:
             received = member.connection.recv(65536)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
             received = b""
+            why = "silent" if error.errno in _SILENT else why
         *lines, member.unread = (member.unread + received).split(b"\n")
         try:
             for line in lines:
@@ -102,7 +106,7 @@ class _Coordinator:
         except (ValueError, TypeError, KeyError, AttributeError):  # Somebody else's program.
             received = b""
         if not received and member in self._members:
-            self._drop(member)
+            self._drop(member, why)
 
     def _take(self, member: _Member, message: dict[str, Any]) -> None:
         if "index" in message:
@@ -170,14 +174,14 @@ class _Coordinator:
         present = {member.index for member in self._members}
         return [index for index in range(self._count) if index not in present]
 
-    def _drop(self, member: _Member) -> None:
+    def _drop(self, member: _Member, why: str = "gone") -> None:
         self._selector.unregister(member.connection)
         member.connection.close()
         self._members.remove(member)
         if member.index >= 0 and self._service is None:
             self._tell(waiting_for=self._missing())
         elif member.index >= 0 and not member.said_bye:
-            self._lose(member.index, why="gone")
+            self._lose(member.index, why=why)
 
     def _lose(self, index: int, *, why: str, text: str = "", exit_code: int = 1) -> None:
         if not self._lost:
