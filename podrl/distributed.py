@@ -137,10 +137,13 @@ class Job:
         return value
 
     def fail(self, message: str, exit_code: int) -> None:
-        """Tells the others why this process is about to end, so that they do too, with the same exit code."""
+        """Tells the others why this process is about to end, so that they do too, with the same exit code.
+
+        From now on the loss of another does not end this one, which has its own end to see to.
+        """
         self._ending = True
         if self._line is not None:
-            self._line.say(fail=message, exit_code=exit_code)
+            self._line.say(fail=" ".join(message.split()), exit_code=exit_code)
 
     def explain_loss(self, wait_s: float = LOSS_S) -> str | None:
         """After an error that a lost process may have caused: which one, and why.

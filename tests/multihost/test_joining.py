@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+from podrl.distributed import join
+from podrl.membership import find_membership
 from tests.multihost.jobs import Member, coordinators, free_address, ip, job, two_hosts
 from tests.processes import wait_for
 
@@ -33,13 +35,26 @@ def test_processes_exchange_values_and_leave_in_good_order():
         wait_for(lambda: not coordinators(address))
 
 
+def test_a_job_of_one_has_nobody_to_wait_for():
+    alone = join(find_membership({}, metadata=lambda key: None), 1)
+    assert (alone.process_index, alone.process_count, alone.hosts) == (0, 1, (socket.gethostname(),))
+    assert alone.exchange("greetings", "hello", 1) == ["hello"]
+    alone.send("word", "to myself")
+    assert alone.receive(0, "word", 1) == "to myself"
+    assert alone.explain_loss(1) is None
+    alone.fail("nobody hears it", 1)
+    alone.leave()
+
+
 def test_waits_have_limits_and_name_whom_they_waited_for():
     with job(2, "patience") as members:
         code, _, _ = members[0].end()
         assert code == 0
         host = socket.gethostname()
-        lines = members[0].wait_for("error")
-        assert lines == f"Process 0 ({host}) waited 1 s for 'word' from process 1 ({host})."
+        assert members[0].wait_for("errors") == [
+            f"Process 0 ({host}) waited 1 s at 'answers' for process 1 ({host}).",
+            f"Process 0 ({host}) waited 1 s for 'word' from process 1 ({host}).",
+        ]
 
 
 def test_those_that_wait_name_the_missing():
