@@ -65,6 +65,7 @@ class _Coordinator:
         self._members: list[_Member] = []
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
+        self._gave_up = False
         self._lost = False
         self._parent = os.getppid()
         self._linger_s = float("inf")
@@ -77,8 +78,8 @@ class _Coordinator:
                     self._accept()
                 else:
                     self._read(key.data)
-            if self._service is None and os.getppid() != self._parent:
-                return  # Process 0 died before all were here; those that are try again.
+            if self._service is None and (self._gave_up or os.getppid() != self._parent):
+                return  # If process 0 died before all were here, those that are try again.
             if time.monotonic() > self._linger_s:
                 return
 
@@ -115,6 +116,7 @@ class _Coordinator:
             raise ValueError("a message before the first")
         elif "give_up" in message and self._service is None:
             self._tell(gave_up=self._missing(), after_s=message["give_up"])
+            self._gave_up = True
         elif "fail" in message:
             self._lose(member.index, why="failed", text=message["fail"], exit_code=message["exit_code"])
         elif "stuck" in message:

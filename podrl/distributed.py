@@ -285,8 +285,11 @@ def join(membership: Membership, timeout_s: float) -> Job:
     coordinator = start_coordinator(membership) if membership.process_index == 0 else None
     try:
         line = Line(membership, timeout_s)
-    except BaseException:
+    except BaseException as error:
         if coordinator is not None:
+            if isinstance(error, TimeoutError):  # It is telling the others, and ends by itself.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    coordinator.wait(timeout=_GRACE_S)
             coordinator.kill()
             coordinator.wait()
         raise

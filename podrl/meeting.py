@@ -184,6 +184,8 @@ class Line:
             if time.monotonic() > news_s:
                 news_s += _NEWS_S
                 logging.info("Waiting for %s.", self._names(self._missing))
+        if asked:  # Somebody else was as impatient, and the coordinator has ended already.
+            raise TimeoutError(self._not_all(self._missing, self._timeout_s))
         return ()
 
     def _names(self, processes: list[int]) -> str:
