@@ -26,6 +26,7 @@ To the processes:
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import selectors
@@ -38,6 +39,7 @@ from typing import Any
 STALE_S = 25  # without a heartbeat, a process is stuck. Its client sends one every half of `BEAT_S`.
 BEAT_S = 30
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}  # A host that is gone is noticed after 14 s.
+_SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _LINGER_S = 30.0  # For those that do not leave after a loss.
 _REGISTER_S = 600  # JAX's own limit for its clients to come once all have met; they come at once.
 
@@ -63,6 +65,7 @@ class _Coordinator:
         self._members: list[_Member] = []
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
+        self._gave_up = False
         self._lost = False
         self._parent = os.getppid()
         self._linger_s = float("inf")
@@ -75,8 +78,8 @@ class _Coordinator:
                     self._accept()
                 else:
                     self._read(key.data)
-            if self._service is None and os.getppid() != self._parent:
-                return  # Process 0 died before all were here; those that are try again.
+            if self._service is None and (self._gave_up or os.getppid() != self._parent):
+                return  # If process 0 died before all were here, those that are try again.
             if time.monotonic() > self._linger_s:
                 return
 
@@ -89,12 +92,14 @@ class _Coordinator:
         self._selector.register(connection, selectors.EVENT_READ, member)
 
     def _read(self, member: _Member) -> None:
+        why = "gone"
         try:
             received = member.connection.recv(65536)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
             received = b""
+            why = "silent" if error.errno in _SILENT else why
         *lines, member.unread = (member.unread + received).split(b"\n")
         try:
             for line in lines:
@@ -102,7 +107,7 @@ class _Coordinator:
         except (ValueError, TypeError, KeyError, AttributeError):  # Somebody else's program.
             received = b""
         if not received and member in self._members:
-            self._drop(member)
+            self._drop(member, why)
 
     def _take(self, member: _Member, message: dict[str, Any]) -> None:
         if "index" in message:
@@ -111,6 +116,7 @@ class _Coordinator:
             raise ValueError("a message before the first")
         elif "give_up" in message and self._service is None:
             self._tell(gave_up=self._missing(), after_s=message["give_up"])
+            self._gave_up = True
         elif "fail" in message:
             self._lose(member.index, why="failed", text=message["fail"], exit_code=message["exit_code"])
         elif "stuck" in message:
@@ -170,14 +176,14 @@ class _Coordinator:
         present = {member.index for member in self._members}
         return [index for index in range(self._count) if index not in present]
 
-    def _drop(self, member: _Member) -> None:
+    def _drop(self, member: _Member, why: str = "gone") -> None:
         self._selector.unregister(member.connection)
         member.connection.close()
         self._members.remove(member)
         if member.index >= 0 and self._service is None:
             self._tell(waiting_for=self._missing())
         elif member.index >= 0 and not member.said_bye:
-            self._lose(member.index, why="gone")
+            self._lose(member.index, why=why)
 
     def _lose(self, index: int, *, why: str, text: str = "", exit_code: int = 1) -> None:
         if not self._lost:

@@ -138,10 +138,13 @@ class Job:
         return value
 
     def fail(self, message: str, exit_code: int) -> None:
-        """Tells the others why this process is about to end, so that they do too, with the same exit code."""
-        left, self._ending = self._ending, True
-        if self._line is not None and not left:
-            self._line.say(fail=message, exit_code=exit_code)
+        """Tells the others why this process is about to end, so that they do too, with the same exit code.
+
+        From now on the loss of another does not end this one, which has its own end to see to.
+        """
+        self._ending = True
+        if self._line is not None:
+            self._line.say(fail=" ".join(message.split()), exit_code=exit_code)
 
     def explain_loss(self, wait_s: float = LOSS_S) -> str | None:
         """After an error that a lost process may have caused: which one, and why.
@@ -240,6 +243,8 @@ class Job:
             return f"{name} ended: {text}"
         if why == "gone":
             return f"{name} is gone: it was killed, or crashed. Its own output may say why."
+        if why == "silent":
+            return f"{name} is gone: its host does not answer any more."
         if process == self.process_index:
             return f"{name}, this one, stood still for more than {STALE_S} s: the others have given it up."
         return f"{name} is stuck: it has sent no heartbeat for {STALE_S} s. It was stopped, or its host hangs."
@@ -281,8 +286,11 @@ def join(membership: Membership, timeout_s: float) -> Job:
     coordinator = start_coordinator(membership) if membership.process_index == 0 else None
     try:
         line = Line(membership, timeout_s)
-    except BaseException:
+    except BaseException as error:
         if coordinator is not None:
+            if isinstance(error, TimeoutError):  # It is telling the others, and ends by itself.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    coordinator.wait(timeout=_GRACE_S)
             coordinator.kill()
             coordinator.wait()
         raise

@@ -177,15 +177,15 @@ class Line:
             if "gave_up" in message:
                 raise TimeoutError(self._not_all(message["gave_up"], message["after_s"]))
             if not self._patience.left_s() and not asked:
-                self.say(
-                    give_up=self._timeout_s
-                )  # The answer names the missing to all alike, before this one is missing too.
+                self.say(give_up=self._timeout_s)  # All are told who is missing now, before this one is too.
                 asked = time.monotonic()
             if asked and time.monotonic() - asked > _ANSWER_S:
                 raise TimeoutError(self._not_all(self._missing, self._timeout_s))
             if time.monotonic() > news_s:
                 news_s += _NEWS_S
                 logging.info("Waiting for %s.", self._names(self._missing))
+        if asked:  # Somebody else was as impatient, and the coordinator has ended already.
+            raise TimeoutError(self._not_all(self._missing, self._timeout_s))
         return ()
 
     def _names(self, processes: list[int]) -> str:

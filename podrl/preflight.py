@@ -119,14 +119,12 @@ def check_workdir(job: Job, workdir: str, timeout_s: float) -> None:
     folder = epath.Path(workdir)
     own = folder / f".preflight-{secrets.token_hex(8)}"
     problem = _try_to_write(own) if job.process_index == 0 else ""
-    shared = folder / job.exchange("name in workdir", own.name, timeout_s)[0]
-    if job.process_index != 0:
-        problem = _try_to_read(shared) or _try_to_write(own)
+    shared = job.exchange("name in workdir", "" if problem else own.name, timeout_s)[0]
+    if job.process_index != 0 and shared:
+        problem = _try_to_read(folder / shared) or _try_to_write(own)
     problems = job.exchange("workdir", problem, timeout_s)
     with contextlib.suppress(OSError):
         own.unlink(missing_ok=True)
-    if problems[0]:  # The others could not see the file either.
-        problems = problems[:1]
     found = [f"{job.name_of(process)} {text}" for process, text in enumerate(problems) if text]
     if found:
         job.leave()

@@ -77,8 +77,8 @@ def main(command: CommandLine) -> int:
         require_determinism(os.environ, jax_plugins())
     job = ALONE
     try:
+        job = enter_job(membership, config, command.join_timeout_s)  # A signal ends the wait for others at once.
         with interruptible() as interruption:
-            job = enter_job(membership, config, command.join_timeout_s)
             outcome = train(
                 config,
                 workdir=command.workdir,

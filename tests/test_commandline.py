@@ -50,6 +50,8 @@ def errors_of(capsys, *arguments):
         ("--config.topology.actor_devices_per_process=9", "topology.actor_devices_per_process=9 does not fit"),
         ("--profile=sometimes", "--profile=sometimes"),
         ("--workdirr=x", "Unknown flag --workdirr; did you mean 'workdir'?"),
+        ("--join_timeout_s=0", "--join_timeout_s=0 must be above 0."),
+        ("--process_count=two", "--process_count=two"),
         ("stray", "Unexpected argument 'stray'."),
     ],
 )
@@ -110,6 +112,16 @@ def test_overrides_reach_the_config():
 @pytest.mark.parametrize(("flags", "profile"), [((), False), (("--profile",), True), (("--noprofile",), False)])
 def test_a_profile_is_made_on_demand(flags, profile):
     assert commandline.parse(["x", "--config", CATCH, *flags]).profile is profile
+
+
+def test_the_place_in_a_job_comes_from_flags_or_from_the_platform():
+    place = ["--coordinator=node1:41234", "--process_count=2", "--process_index=1", "--join_timeout_s=60"]
+    command = commandline.parse(["x", "--config", CATCH, *place])
+    assert (command.coordinator, command.process_count, command.process_index) == ("node1:41234", 2, 1)
+    assert command.join_timeout_s == 60
+    command = commandline.parse(["x", "--config", CATCH])
+    assert (command.coordinator, command.process_count, command.process_index) == (None, None, None)
+    assert command.join_timeout_s == 300
 
 
 def test_a_whole_number_may_be_written_as_people_write_it():

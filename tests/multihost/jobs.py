@@ -11,6 +11,8 @@ import sys
 import threading
 from typing import Any
 
+import pytest
+
 from tests.processes import LIMIT_S, ROOT
 
 
@@ -22,10 +24,13 @@ def free_address() -> str:
 class Member:
     """A process of a job, and what it has printed so far."""
 
-    def __init__(self, address: str, count: int, index: int, timeout_s: float, *action: Any):
+    def __init__(
+        self, address: str, count: int, index: int, timeout_s: float, *action: Any, within: Sequence[str] = ()
+    ):
         env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.multihost.member", address, *map(str, (count, index, timeout_s, *action))],
+            [*within, sys.executable, "-m", "tests.multihost.member", address]
+            + [str(argument) for argument in (count, index, timeout_s, *action)],
             cwd=ROOT,
             env={**env, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
@@ -84,6 +89,31 @@ def job(
     finally:
         for member in members:
             member.kill()
+
+
+@contextlib.contextmanager
+def two_hosts() -> Iterator[tuple[str, str]]:
+    """Two network namespaces, as two hosts with a cable between them: 10.77.0.1 and 10.77.0.2. Skips without root."""
+    hosts = (f"podrl{os.getpid()}a", f"podrl{os.getpid()}b")
+    try:
+        for host in hosts:
+            ip("netns", "add", host)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("making network namespaces wants root and iproute2")
+    try:
+        ip("link", "add", "cable", "netns", hosts[0], "type", "veth", "peer", "name", "cable", "netns", hosts[1])
+        for number, host in enumerate(hosts, start=1):
+            ip("-n", host, "addr", "add", f"10.77.0.{number}/24", "dev", "cable")
+            for device in ("lo", "cable"):
+                ip("-n", host, "link", "set", device, "up")
+        yield hosts
+    finally:
+        for host in hosts:
+            subprocess.run(["ip", "netns", "del", host], check=False, capture_output=True)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
 def coordinators(address: str) -> list[int]:

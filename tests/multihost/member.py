@@ -46,11 +46,13 @@ def wait(job):
 def patience(job):
     """Process 0 waits for the others' value, which never comes."""
     if job.process_index == 0:
+        told = []
         for call in (lambda: job.exchange("answers", "", 1.0), lambda: job.receive(1, "word", 1.0)):
             try:
                 call()
             except TimeoutError as error:
-                tell(error=str(error))
+                told.append(str(error))
+        tell(errors=told)
     job.exchange("end", "", LONG_S)
     job.leave()
 
