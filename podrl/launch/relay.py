@@ -5,6 +5,7 @@ import selectors
 from typing import IO
 
 _CHUNK_BYTES = 1 << 16
+_NOISE = b"[Gloo] Rank "  # What the CPU's collectives say of themselves on stdout, past every log.
 _LONGEST_LINE_BYTES = 1 << 20  # Longer ones are cut.
 
 
@@ -76,6 +77,7 @@ class _Lines:
         self._write(lines)
 
     def _write(self, lines: list[bytes]) -> None:
+        lines = [line for line in lines if not line.startswith(_NOISE)]
         if lines:
             whole = (line if line.startswith(self._own) else self._prefix + line for line in lines)
             try:

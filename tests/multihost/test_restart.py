@@ -29,6 +29,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_missing(tmp_path, lost
         command(*TWO), cwd=tmp_path / "straight", env=environment(), capture_output=True, text=True
     )
     assert straight.returncode == 0, straight.stderr
+    assert "[Gloo]" not in straight.stdout
     gate = tmp_path / "gate"  # Until it is there, both stand still after the boundary.
     hold = json.dumps({"only_in_pool": 3, "hang_at_step": 1, "hang_until": str(gate)})
     launcher = subprocess.Popen(
