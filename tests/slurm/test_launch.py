@@ -45,13 +45,13 @@ def test_runs_a_task_on_each_node(cluster, tmp_path):
     assert (tmp_path / f"run/slurm-{job}.out").exists()
 
 
-@pytest.mark.parametrize("to_the_script_too", [(), ("--full",)])
-def test_goes_on_after_sigterm(cluster, tmp_path, to_the_script_too):
-    """As SLURM sends it to the tasks before the time limit, and where preemption has a grace time."""
+@pytest.mark.parametrize("to", [(), ("--full",)])
+def test_goes_on_after_sigterm(cluster, tmp_path, to):
+    """To the tasks, as before the time limit and where preemption has a grace time; or to script and srun as well."""
     do = "import os; exit(0) if os.environ.get('SLURM_RESTART_COUNT') else None" + HEED
     job = submit(cluster, tmp_path, STAND_IN, *TWO, "--do", do)
     cluster.wait_for_output(job, "ready\nready")
-    cluster.call("scancel", "--signal=TERM", *to_the_script_too, str(job))
+    cluster.call("scancel", "--signal=TERM", *to, str(job))
     cluster.wait_for_state(job, ("PENDING",), restarts=1)
     start_soon(cluster, job)
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
