@@ -32,6 +32,14 @@ workdir={workdir}
 pauses_s=({pauses})  # One before each restart.
 say() {{ echo "[launcher $(date +%H:%M:%S)] $*"; }}
 
+requeue() {{  # After SIGTERM, unless the job was cancelled.
+  if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+    say "Stopped by SIGTERM: requeued, to go on later."
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
+  exit "$code"
+}}
+
 stopping=
 trap 'stopping=1' TERM  # SLURM signals the tasks as well, and this script waits for them.
 cd {cwd} || exit 2
@@ -46,18 +54,13 @@ while true; do
   case $code in
     0 | 2 | 130)  # Finished; a mistake in the command; stopped by hand.
       exit "$code" ;;
-    75)  # Stopped by SIGTERM with everything saved. A job that was cancelled stays so.
-      if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-        say "Stopped by SIGTERM: requeued, to go on later."
-        scontrol requeue "$SLURM_JOB_ID"
-      fi
-      exit "$code" ;;
   esac
+  if [ "$code" -eq 75 ] || [ -n "$stopping" ]; then requeue; fi
   update=$("$python" {progress} "$workdir")
   if [ "$update" = "$failed_at" ]; then
     say "Exit code $code, at update $update as before: not started again."
     exit "$code"
-  elif [ "$restart" -ge ${{#pauses_s[@]}} ] || [ -n "$stopping" ]; then
+  elif [ "$restart" -ge ${{#pauses_s[@]}} ]; then
     say "Exit code $code, at update $update: not started again after $restart restart(s)."
     exit "$code"
   fi
@@ -66,7 +69,7 @@ while true; do
   restart=$((restart + 1))
   say "Exit code $code, at update $update: restart $restart of ${{#pauses_s[@]}} in $pause_s s."
   sleep "$pause_s"
-  [ -z "$stopping" ] || exit "$code"
+  [ -z "$stopping" ] || requeue
 done
 """
 

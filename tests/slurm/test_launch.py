@@ -45,13 +45,13 @@ def test_runs_a_task_on_each_node(cluster, tmp_path):
     assert (tmp_path / f"run/slurm-{job}.out").exists()
 
 
-@pytest.mark.parametrize("to_the_script_too", [(), ("--full",)])
-def test_goes_on_after_sigterm(cluster, tmp_path, to_the_script_too):
-    """As SLURM sends it to the tasks before the time limit, and where preemption has a grace time."""
+@pytest.mark.parametrize("to", [(), ("--full",)])
+def test_goes_on_after_sigterm(cluster, tmp_path, to):
+    """To the tasks, as before the time limit and where preemption has a grace time; or to script and srun as well."""
     do = "import os; exit(0) if os.environ.get('SLURM_RESTART_COUNT') else None" + HEED
     job = submit(cluster, tmp_path, STAND_IN, *TWO, "--do", do)
     cluster.wait_for_output(job, "ready\nready")
-    cluster.call("scancel", "--signal=TERM", *to_the_script_too, str(job))
+    cluster.call("scancel", "--signal=TERM", *to, str(job))
     cluster.wait_for_state(job, ("PENDING",), restarts=1)
     start_soon(cluster, job)
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
@@ -107,12 +107,14 @@ def test_goes_on_after_its_time_limit(cluster, tmp_path):
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
 
 
-def test_real_training_goes_on_bit_for_bit(cluster, tmp_path):
-    assert launch(*SCRIPTED, "--workdir", "straight", cwd=tmp_path).returncode == 0
+@pytest.mark.parametrize(("nodes", "where"), [(1, ONE), (2, TWO)])
+def test_real_training_goes_on_bit_for_bit(cluster, tmp_path, nodes, where):
+    straight = launch(*SCRIPTED, "--local_processes", nodes, "--workdir", "straight", cwd=tmp_path)
+    assert straight.returncode == 0, straight.stderr
     gate = tmp_path / "gate"  # Until it is there, the first process stands still after the boundary.
     held = {"only_in_pool": 3, "hang_at_step": 1, "hang_until": gate}
     options = [f"--config.env.options.{name}={value}" for name, value in held.items()]
-    job = submit(cluster, tmp_path, str(ROOT / "tools/tpu_launch.py"), *ONE, *SCRIPTED, *options)
+    job = submit(cluster, tmp_path, str(ROOT / "tools/tpu_launch.py"), *where, *SCRIPTED, *options)
     wait_for(lambda: checkpoints(tmp_path / "run") == [4])
     cluster.call("scancel", "--signal=TERM", str(job))
     cluster.wait_for_output(job, "Stopping after this update")
