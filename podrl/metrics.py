@@ -16,6 +16,7 @@ from etils import epath
 import numpy as np
 from numpy import typing as npt
 
+from podrl.line_file import LineFile
 from podrl.types import Counters
 
 # Keys that open every line of `metrics.jsonl`; the others follow in alphabetical order.
@@ -141,11 +142,18 @@ class RateMeter:
 class MetricsWriter:
     """Appends rows to `metrics.jsonl`, and to TensorBoard event files under `tensorboard/`.
 
-    A line is flushed at once, so a killed run loses none. Appending and rewriting want a file system that can do so:
-    on `gs://` lines appear when the store's backend closes the file.
+    A line is flushed at once, so a killed run loses none. In an object store (`gs://`) lines appear at every `sync`,
+    which comes before each checkpoint: what a run that goes on does not repeat is there.
     """
 
-    def __init__(self, workdir: epath.PathLike, *, tensorboard: bool, resumed: Counters | None = None) -> None:
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        tensorboard: bool,
+        resumed: Counters | None = None,
+        appends: bool | None = None,
+    ) -> None:
         """Opens the files.
 
         Args:
@@ -153,17 +161,17 @@ class MetricsWriter:
             tensorboard: also write event files, with `env_steps` as the x-axis.
             resumed: where the run goes on from a checkpoint. Later rows, and a line cut short by a crash, belong to an
                 attempt that is lost and about to be repeated: they are dropped. None keeps the file as it is.
+            appends: whether the file system can append; by default all but object stores can.
         """
         self._workdir = epath.Path(workdir)
         path = self._workdir / "metrics.jsonl"
         self._events = None
         with self._named_failures():
             self._workdir.mkdir(parents=True, exist_ok=True)
+            kept = None
             if resumed is not None and path.exists():
-                kept = path.with_name("metrics.jsonl.kept")
-                kept.write_text(_rows_until(path.read_text(), resumed.learner_steps))
-                kept.replace(path)
-            self._lines = path.open("a")
+                kept = _rows_until(path.read_text(), resumed.learner_steps)
+            self._lines = LineFile(path, appends=appends, kept=kept)
             if tensorboard:
                 from podrl.event_file import EventFile  # Costs half a second, so only a run that wants it pays.
 
@@ -195,13 +203,21 @@ class MetricsWriter:
         """
         plain = {key: _plain(row[key]) for key in _ordered(row)}
         with self._named_failures():
-            self._lines.write(json.dumps(plain, allow_nan=False) + "\n")
-            self._lines.flush()
+            self._lines.write(json.dumps(plain, allow_nan=False))
             if self._events is not None:
                 scalars = {key: value for key, value in plain.items() if type(value) in (int, float)}
                 if any(key.startswith("evaluate/") for key in scalars):  # The rest would be a second point there.
                     scalars = {key: value for key, value in scalars.items() if key.startswith("evaluate/")}
                 self._events.write(scalars, step)
+
+    def sync(self) -> None:
+        """Has all rows so far in the file, wherever that is.
+
+        Raises:
+            RuntimeError: if they cannot be written.
+        """
+        with self._named_failures():
+            self._lines.sync()
 
     def close(self) -> None:
         """Closes the files; may be called twice.

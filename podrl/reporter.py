@@ -55,6 +55,10 @@ class Reporter:
         if self._adviser and (advice := self._adviser.add(row)):
             logging.info("What limits the speed: %s.", advice)
 
+    def sync(self) -> None:
+        """Has all rows so far in their file."""
+        self._writer.sync()
+
     def write_evaluation(self, counters: Counters, episodes: Episodes) -> None:
         """Takes the episodes of an evaluation."""
         row = make_row(self._env_id, counters, episodes, time.perf_counter() - self._start_s)

@@ -236,6 +236,11 @@ def train(
             if votes:
                 votes.cast()
 
+        def save(snapshot: Snapshot) -> None:
+            if reporter:
+                reporter.sync()  # A run that goes on from this checkpoint does not make these rows again.
+            checkpointer.save(snapshot, config=to_dict(asked), manifest=manifest)
+
         outcome = sebulba.run(
             config,
             agent=agent,
@@ -246,7 +251,7 @@ def train(
             start=start,
             show_phase=display.phase,
             write_row=reporter.write_row if reporter else _tell_nothing,
-            save=functools.partial(checkpointer.save, config=to_dict(asked), manifest=manifest),
+            save=save,
             should_stop=votes or stop_code,
             give_up=lambda: bool(stop_code()),
             before_update=before_update,

@@ -122,6 +122,29 @@ class TestMetricsWriter:
         assert [row["learner_steps"] for row in _read(tmp_path)] == [10, 20, 30]
         assert _read(tmp_path)[-1] == {"learner_steps": 30, "env_steps": 300}
 
+    def test_where_nothing_can_be_appended_rows_before_a_sync_are_safe(self, tmp_path):
+        """As in an object store; `kill -9` is a writer that is not closed."""
+
+        def open_writer(**resumed):
+            return MetricsWriter(tmp_path, tensorboard=False, appends=False, **resumed)
+
+        def steps():
+            return [json.loads(line)["learner_steps"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+        first = open_writer()
+        for update in (1, 2, 3):
+            first.write({"learner_steps": update}, step=update)
+            if update == 2:
+                first.sync()
+        assert steps() == [1, 2]
+        with open_writer(resumed=Counters(learner_steps=2, env_steps=2, frames=2)) as second:
+            second.write({"learner_steps": 3}, step=3)
+            assert steps() == [1, 2]
+        assert steps() == [1, 2, 3]
+        with open_writer(resumed=Counters(learner_steps=1, env_steps=1, frames=1)) as third:
+            third.write({"learner_steps": 2}, step=2)
+        assert steps() == [1, 2]
+
     def test_scalars_reach_tensorboard(self, tmp_path):
         with MetricsWriter(tmp_path, tensorboard=True) as writer:
             writer.write({"loss/total": 0.5, "loss/nan": math.nan, "fingerprint": "0a"}, step=1280)

@@ -26,6 +26,7 @@ def test_a_job_of_two_processes_goes_on_after_one_was_killed(tmp_path):
     two, gate = ("--local_processes", 2), tmp_path / "gate"
     straight = launch(*SCRIPTED, *two, "--workdir", "straight", cwd=tmp_path)
     assert straight.returncode == 0, straight.stderr
+    assert "[Gloo]" not in straight.stdout
     held = {"only_in_pool": 3, "hang_at_step": 1, "hang_until": gate}  # After the boundary, until it is killed.
     options = [f"--config.env.options.{name}={value}" for name, value in held.items()]
     with running(*SCRIPTED, *options, *two, *RESTARTED, cwd=tmp_path) as process:
