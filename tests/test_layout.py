@@ -1,3 +1,4 @@
+import itertools
 import types
 
 import jax
@@ -5,9 +6,11 @@ import numpy as np
 import pytest
 
 from podrl.config import ConfigError, TopologyConfig
+from podrl.envs.seeds import env_seeds
 from podrl.layout import make_layout, resolve_micro_batches
 from podrl.mesh import make_topology
 from tests.runs import make_config
+from tests.test_mesh import FakeDevice
 
 
 def micro_batches(num_devices=1, **overrides):
@@ -48,3 +51,17 @@ def test_other_backends_take_a_batch_whole():
     config = make_config(network__encoder="nature", actors__num_envs=64, actors__unroll_length=20)
     resolved = resolve_micro_batches(config, types.SimpleNamespace(learner=learner))
     assert resolved.agent.micro_batches == 1
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
+def test_every_environment_of_the_job_is_in_one_pool_of_one_process_with_a_seed_of_its_own(num_processes):
+    config = make_config(actors__num_envs=64, actors__threads_per_device=2)
+    devices = [FakeDevice(id=i, process_index=i % num_processes) for i in range(4)]
+    pools = []
+    for process in range(num_processes):
+        topology = make_topology(config.topology, devices, process_index=process)
+        layout = make_layout(config, topology)
+        for actor, pool in itertools.product(range(layout.num_actors), range(layout.pools_per_actor)):
+            pools.append([int(env) for env in layout.env_indices(process, actor, pool)])
+    assert sorted(env for pool in pools for env in pool) == list(range(64))
+    assert len({seed for pool in pools for seed in env_seeds(config.seed, pool)}) == 64
