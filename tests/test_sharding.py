@@ -210,7 +210,10 @@ def train_whole(encoder: str, optimizer: str) -> tuple[LearnerState, Metrics]:
 
 
 @STYLES
-@pytest.mark.parametrize(("encoder", "optimizer"), [("mlp", "adam"), ("mlp", "rmsprop"), ("resnet", "adam")])
+@pytest.mark.parametrize(
+    ("encoder", "optimizer"),
+    [("mlp", "adam"), ("mlp", "rmsprop"), pytest.param("resnet", "adam", marks=pytest.mark.slow)],
+)
 def test_updates_of_split_parameters_are_those_of_whole_ones(encoder, optimizer, split):
     """Parameters and the optimizer's moments, after several updates, relative to the largest number of each array.
 
@@ -298,6 +301,7 @@ def test_a_checkpoint_goes_from_one_layout_to_another_bit_for_bit(tmp_path, save
 
 
 class TestCompiledUpdate:
+    @pytest.mark.slow
     @pytest.mark.parametrize("style", ["fsdp", "tensor"])
     def test_the_state_takes_a_quarter_of_the_memory_and_temporaries_fall(self, style):
         whole, part = (
@@ -331,6 +335,7 @@ class TestCompiledUpdate:
         assert 1.2 < growth < 1.7  # 10 rows instead of 6: nearly all of it is activations.
         assert not re.search(r"u8\[[\d,]*\]\S* (all|reduce|collective)-", compiled.as_text())
 
+    @pytest.mark.slow
     def test_left_alone_the_compiler_moves_more_the_longer_the_batch(self):
         """Why `gather_for_use` is there."""
         config = wide_config(**FSDP)

@@ -5,6 +5,8 @@ from pathlib import Path
 import re
 import signal
 
+import pytest
+
 from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same
 from tests.processes import checkpoints, finish, launch, running, wait_for
@@ -22,6 +24,7 @@ def test_a_run_that_failed_once_ends_as_if_it_had_not(tmp_path, straight_scripte
     assert_same(tmp_path / "run", straight_scripted, SCRIPTED)
 
 
+@pytest.mark.slow
 def test_a_job_of_two_processes_goes_on_after_one_was_killed(tmp_path):
     two, gate = ("--local_processes", 2), tmp_path / "gate"
     straight = launch(*SCRIPTED, *two, "--workdir", "straight", cwd=tmp_path)

@@ -18,6 +18,7 @@ def test_catch_is_solved():
     assert learn("impala_catch") >= 0.95
 
 
+@pytest.mark.slow
 def test_a_short_lunarlander_flies_better_than_chance():
     """A random policy scores -177."""
     assert learn("impala_lunarlander", "--config.total_env_steps=1_000_000") >= -50

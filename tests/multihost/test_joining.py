@@ -83,6 +83,7 @@ def test_without_process_zero_the_others_say_so():
         assert "within 5 s (Connection refused)" in line
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_named():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -143,7 +144,8 @@ def test_when_one_is_killed_the_others_end_and_name_it(victim):
     wait_for(lambda: not coordinators(address))
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_when_one_is_stopped_the_others_end_and_name_it(victim):
     with job(3, "wait") as members:
         for member in members:
@@ -156,6 +158,7 @@ def test_when_one_is_stopped_the_others_end_and_name_it(victim):
             assert f"Process {victim} ({socket.gethostname()}) is stuck: it has sent no heartbeat for 25 s." in line
 
 
+@pytest.mark.slow
 def test_when_a_host_is_cut_off_both_sides_end():
     with contextlib.ExitStack() as stack:
         hosts = stack.enter_context(two_hosts())
@@ -228,6 +231,7 @@ def test_a_workdir_that_all_share(tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_workdir_that_one_does_not_see(tmp_path):
     with job(2, "workdir", tmp_path / "run", tmp_path / "other") as members:
         for member in members:

@@ -57,6 +57,7 @@ def test_jax_joins_the_processes_of_a_step_by_itself(cluster):
     assert sorted(line for line in said.splitlines() if line.startswith("podrl")) == ranks
 
 
+@pytest.mark.slow
 def test_a_job_that_is_requeued_runs_again(cluster, tmp_path):
     script = write_script(
         tmp_path,
@@ -78,6 +79,7 @@ def test_a_job_that_is_requeued_runs_again(cluster, tmp_path):
     assert "ExitCode=3:0" in cluster.call("scontrol", "show", "job", str(job))
 
 
+@pytest.mark.slow
 def test_a_job_outlives_the_death_of_a_node(cluster, tmp_path):
     script = write_script(
         tmp_path,
@@ -124,6 +126,7 @@ def test_a_killed_node_takes_its_tasks_along_and_nothing_else(cluster, tmp_path)
     assert cluster.state(job) == "RUNNING"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
 def test_no_process_outlives_the_tests_even_if_they_are_killed(cluster, killed):
     """`cluster` is there to skip this test where there can be none, and to show that clusters live side by side."""

@@ -45,7 +45,7 @@ def test_runs_a_task_on_each_node(cluster, tmp_path):
     assert (tmp_path / f"run/slurm-{job}.out").exists()
 
 
-@pytest.mark.parametrize("to", [(), ("--full",)])
+@pytest.mark.parametrize("to", [(), pytest.param(("--full",), marks=pytest.mark.slow)])
 def test_goes_on_after_sigterm(cluster, tmp_path, to):
     """To the tasks, as before the time limit and where preemption has a grace time; or to script and srun as well."""
     do = "import os; exit(0) if os.environ.get('SLURM_RESTART_COUNT') else None" + HEED
@@ -67,6 +67,7 @@ def test_stays_cancelled(cluster, tmp_path):
     assert cluster.restarts(job) == 0
 
 
+@pytest.mark.slow
 def test_goes_on_after_a_node_is_lost(cluster, tmp_path):
     do = "import os; exit(0) if os.environ.get('SLURM_RESTART_COUNT') else None" + HEED
     job = submit(cluster, tmp_path, STAND_IN, *TWO, "--do", do)
@@ -82,7 +83,7 @@ def test_goes_on_after_a_node_is_lost(cluster, tmp_path):
     ("do", "said"),
     [
         ("exit(2)", []),
-        (
+        pytest.param(
             "exit(1)",
             [
                 "Exit code 1, at update 0: restart 1 of 3 in 0 s.",
@@ -107,7 +108,7 @@ def test_goes_on_after_its_time_limit(cluster, tmp_path):
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
 
 
-@pytest.mark.parametrize(("nodes", "where"), [(1, ONE), (2, TWO)])
+@pytest.mark.parametrize(("nodes", "where"), [pytest.param(1, ONE, marks=pytest.mark.slow), (2, TWO)])
 def test_real_training_goes_on_bit_for_bit(cluster, tmp_path, nodes, where):
     straight = launch(*SCRIPTED, "--local_processes", nodes, "--workdir", "straight", cwd=tmp_path)
     assert straight.returncode == 0, straight.stderr
