@@ -131,8 +131,10 @@ def run(
     watchdog = watchdog or Watchdog(math.inf)
     give_up = give_up or (lambda: bool(should_stop()))
     if start is not None and start.counters.learner_steps >= config.num_updates:
-        if evaluator.is_due(start.counters):
-            evaluator.add(start.counters, Learner(agent, topology.learner, rules).actor_params(start.state))
+        if config.evaluate.every_updates:  # On all processes, though one evaluates: they hold parts of the parameters.
+            params = Learner(agent, topology.learner, rules).actor_params(start.state)
+            if evaluator.is_due(start.counters):
+                evaluator.add(start.counters, params)
         with ledger.spend("evaluate"):
             return _nothing_to_do(config, start, finished=evaluator.settle(give_up), stop_code=int(should_stop()))
     start_s = time.perf_counter()

@@ -177,6 +177,23 @@ class TestLosses:
         assert_same(tmp_path / "run", scripted_pair, SCRIPTED)
 
 
+class TestEvaluation:
+    def test_of_the_last_update_that_was_stopped_is_made_later(self, tmp_path):
+        split = (
+            "--config.topology.sharding=fsdp",
+            "--config.network.hidden_sizes=(128,128)",
+        )  # Of which each has half.
+        run = (*SCRIPTED, *split, "--config.evaluate.every_updates=8", "--config.evaluate.episodes=1")
+        endless = {0: json.dumps({"evaluation": {"episode_lengths": [10**6], "sleep_s": 0.01}})}
+        with job(*run, *LIMITS, "--workdir", "run", cwd=tmp_path, processes=2, options=endless) as started:
+            wait_for(lambda: checkpoints(tmp_path / "run") == [4, 8], started[0])
+            started[0].send_signal(signal.SIGTERM)
+            codes, _ = finish_job(started)
+        assert codes == [75, 75]
+        train(*run, "--workdir", "run", cwd=tmp_path, processes=2)
+        assert [row["learner_steps"] for row in read_rows(tmp_path / "run") if "evaluate/return" in row] == [8]
+
+
 class TestMistakes:
     def end(self, cwd, *arguments):
         """A job that does not begin; returns what both processes said."""
