@@ -193,9 +193,7 @@ def train(
         console = None if first else Console(quiet=True)
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder, console))
         job.on_loss = display.close
-        # The other processes stand still in a reduction while the first one waits for an evaluation.
-        limit_s = config.watchdog_s + (0.0 if first else patience_s)
-        watchdog = stack.enter_context(Watchdog(limit_s, on_stall=display.close))
+        watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=display.close))
         profiler = stack.enter_context(
             Profiler(folder / "profile", last_update=config.num_updates, enabled=profile and first)
         )

@@ -193,6 +193,13 @@ class TestEvaluation:
         train(*run, "--workdir", "run", cwd=tmp_path, processes=2)
         assert [row["learner_steps"] for row in read_rows(tmp_path / "run") if "evaluate/return" in row] == [8]
 
+    @pytest.mark.slow
+    def test_may_take_longer_than_a_reduction(self, tmp_path):
+        run = (*SCRIPTED, "--config.total_env_steps=128", "--config.evaluate.every_updates=2", "--workdir", "run")
+        long = {0: json.dumps({"evaluation": {"hang_at_step": 2, "hang_s": 30}})}
+        flags = "--xla_cpu_collective_timeout_seconds=15"
+        train(*run, "--config.evaluate.episodes=1", cwd=tmp_path, processes=2, options=long, xla_flags=flags)
+
 
 class TestMistakes:
     def end(self, cwd, *arguments):
