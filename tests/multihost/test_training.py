@@ -119,6 +119,18 @@ class TestGoingOn:
         assert "damaged" not in other
         assert_same(workdir, pair, CATCH)
 
+    def test_so_is_one_of_which_a_single_process_misses_its_part(self, tmp_path):
+        split = (
+            "--config.topology.sharding=fsdp",
+            "--config.network.hidden_sizes=(128,128)",
+        )  # Of which each has half.
+        run = (*SCRIPTED, *split, "--workdir", tmp_path / "run")
+        train(*run, cwd=tmp_path, processes=2)
+        shutil.rmtree(tmp_path / "run/checkpoints/8/state/ocdbt.process_1")
+        said, _ = train(*run, cwd=tmp_path, processes=2)
+        assert "Checkpoint 8 is damaged and was put aside as damaged-8" in said
+        assert "Goes on with the run in this folder, after update 4" in said
+
 
 class TestLosses:
     """Of one process of two: the other ends and says why, and both together go on as if nothing had been."""
