@@ -139,6 +139,8 @@ class Checkpointer:
     def restore(self, shape: LearnerState, step: int) -> Snapshot:
         """Restores a state onto the devices that `shape` names.
 
+        Nobody waits for other processes here: what is damaged may be what one of them alone has to read.
+
         Args:
             shape: `jax.ShapeDtypeStruct`s with shardings.
             step: which checkpoint.
@@ -148,20 +150,20 @@ class Checkpointer:
             Exception: whatever Orbax raises on one that is damaged.
         """
         self._check_leaves(shape, step)
-        items: dict[str, Any] = {
-            "state": ocp.args.StandardRestore(_to_array_shapes(shape)),
-            "counters": ocp.args.JsonRestore(),
-            "episodes": ocp.args.JsonRestore(),
-        }
-        if "chain" in self._manager.item_metadata(step):  # Checkpoints before podrl chained its fingerprints have none.
-            items["chain"] = ocp.args.JsonRestore()
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        state = dataclasses.replace(shape, **restored["state"])
+        facts = {name: read_fact(self._workdir, step, name) for name in ("counters", "episodes", "chain")}
+        counters, episodes, chain = facts.values()
+        if counters is None or episodes is None:
+            raise CheckpointError(f"Checkpoint {step} in {self._manager.directory} is not whole.")
+        path, arguments = (
+            self._manager.directory / str(step) / "state",
+            ocp.args.StandardRestore(_to_array_shapes(shape)),
+        )
+        state = dataclasses.replace(shape, **ocp.StandardCheckpointHandler().restore(path, args=arguments))
         return Snapshot(
             state=dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)),
-            counters=Counters(**restored["counters"]),
-            episodes=restored["episodes"],
-            **({"chain": restored["chain"]["chain"]} if "chain" in items else {}),
+            counters=Counters(**counters),
+            episodes=episodes,
+            **(chain or {}),  # Checkpoints before podrl chained its fingerprints have none.
         )
 
     def restore_first(

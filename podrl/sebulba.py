@@ -130,11 +130,22 @@ def run(
     ledger = ledger or Ledger("learner", annotate=annotate)
     watchdog = watchdog or Watchdog(math.inf)
     give_up = give_up or (lambda: bool(should_stop()))
+    patience_s = config.actors.timeout_s
+
+    def await_first() -> None:
+        """Waits for evaluations, which the first process alone does; a reduction has a shorter limit of its own."""
+        if config.evaluate.every_updates:
+            job.exchange("evaluation", "", patience_s + config.evaluate.timeout_s)
+
     if start is not None and start.counters.learner_steps >= config.num_updates:
-        if evaluator.is_due(start.counters):
-            evaluator.add(start.counters, Learner(agent, topology.learner, rules).actor_params(start.state))
+        if config.evaluate.every_updates:  # On all processes, though one evaluates: they hold parts of the parameters.
+            params = Learner(agent, topology.learner, rules).actor_params(start.state)
+            if evaluator.is_due(start.counters):
+                evaluator.add(start.counters, params)
         with ledger.spend("evaluate"):
-            return _nothing_to_do(config, start, finished=evaluator.settle(give_up), stop_code=int(should_stop()))
+            evaluated = evaluator.settle(give_up)
+            await_first()
+        return _nothing_to_do(config, start, finished=evaluated, stop_code=int(should_stop()))
     start_s = time.perf_counter()
     show_phase("compiling")
     with ledger.spend("compile" if programs is None else OTHER):
@@ -150,9 +161,6 @@ def run(
     evaluator.add(counters, params)
     actors = make_actors(config, source, topology, programs, parameters, schedule, annotate)
     doing = functools.partial(describe_learner, ledger, actors)
-    patience_s = config.actors.timeout_s
-    if job.process_count > 1 and config.evaluate.every_updates:
-        patience_s += config.evaluate.timeout_s  # The first process waits for evaluations, the others for it.
     watchdog.watch(Watched(ledger=ledger, doing=lambda: doing(counters), is_alive=lambda: True))
     for actor in actors:
         watchdog.watch(Watched(ledger=actor.ledger, doing=actor.doing, is_alive=actor.is_alive))
@@ -191,9 +199,11 @@ def run(
                 parameters.publish(counters.learner_steps, params)
             fingerprint = programs.learner.fingerprint(state, batch) if journal.wants_row(counters) else None
             journal.add(counters, metrics, fingerprint, finished_episodes(rollouts))
-            with ledger.spend(OTHER if evaluator is OFF else "evaluate"):
-                saves = is_checkpoint_due(config, counters)
+            saves = is_checkpoint_due(config, counters)
+            with ledger.spend("evaluate" if config.evaluate.every_updates else OTHER):
                 evaluates = evaluates and evaluator.add(counters, params, saves=saves, should_stop=give_up)
+                if saves or is_evaluation_due(config, counters):
+                    await_first()
             if saves:
                 journal.settle()  # Nothing that is not finite becomes a checkpoint.
                 with ledger.spend("checkpoint"):
@@ -213,6 +223,7 @@ def run(
         save(make_snapshot(state, counters, journal))
     with ledger.spend("evaluate"):
         evaluated = evaluator.settle(give_up) and not evaluator.is_due(counters)
+        await_first()
     return Outcome(
         state=state,
         counters=counters,
@@ -268,6 +279,12 @@ def is_checkpoint_due(config: Config, counters: Counters) -> bool:
     """Whether the update that was just counted ends with a checkpoint; the same on every process."""
     every = config.checkpoint.every_updates
     return every > 0 and counters.learner_steps > 0 and counters.learner_steps % every == 0
+
+
+def is_evaluation_due(config: Config, counters: Counters) -> bool:
+    """Whether the update that was just counted is to be evaluated; the same on every process."""
+    every, update = config.evaluate.every_updates, counters.learner_steps
+    return every > 0 and (update == config.num_updates or update % every == 0)
 
 
 def count_update(config: Config, spec: EnvSpec, counters: Counters) -> Counters:

@@ -193,9 +193,7 @@ def train(
         console = None if first else Console(quiet=True)
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder, console))
         job.on_loss = display.close
-        # The other processes stand still in a reduction while the first one waits for an evaluation.
-        limit_s = config.watchdog_s + (0.0 if first else patience_s)
-        watchdog = stack.enter_context(Watchdog(limit_s, on_stall=display.close))
+        watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=display.close))
         profiler = stack.enter_context(
             Profiler(folder / "profile", last_update=config.num_updates, enabled=profile and first)
         )
@@ -264,16 +262,23 @@ def train(
         profiler.close()
         with ledger.spend("checkpoint"):
             checkpointer.close()
-            outcome = agree_on_end(outcome, share)
+            outcome = agree_on_end(outcome, stop_code(), share)
         if not outcome.finished:
             logging.info("To go on: the same command with --workdir=%s", folder)
         display.summary(summarize(config, spec, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
 
 
-def agree_on_end(outcome: sebulba.Outcome, share: Callable[[str], Sequence[str]]) -> sebulba.Outcome:
-    """How the run ended for all processes: finished if it is for each, and stopped by the highest code of any."""
-    ends = [json.loads(text) for text in share(json.dumps([outcome.finished, outcome.stop_code]))]
+def agree_on_end(outcome: sebulba.Outcome, stop_code: int, share: Callable[[str], Sequence[str]]) -> sebulba.Outcome:
+    """How the run ended for all processes: finished if it is for each, and stopped by the highest code of any.
+
+    Args:
+        outcome: of this process.
+        stop_code: of a signal that has come to this process, perhaps after the last vote.
+        share: brings a text of this process to all of them, and theirs here.
+    """
+    mine = json.dumps([outcome.finished, max(outcome.stop_code, stop_code)])
+    ends = [json.loads(text) for text in share(mine)]
     return dataclasses.replace(
         outcome, finished=all(finished for finished, _ in ends), stop_code=max(code for _, code in ends)
     )

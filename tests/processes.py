@@ -47,7 +47,12 @@ def running(*arguments: Any, cwd: Path) -> Iterator[subprocess.Popen[str]]:
 
 @contextlib.contextmanager
 def job(
-    *arguments: Any, cwd: Path, processes: int, devices: int = 1, options: Mapping[int, str] | None = None
+    *arguments: Any,
+    cwd: Path,
+    processes: int,
+    devices: int = 1,
+    options: Mapping[int, str] | None = None,
+    xla_flags: str = "",
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """The command under way as a job of several processes on this machine; none of them outlives the context.
 
@@ -57,6 +62,7 @@ def job(
         processes: their number.
         devices: virtual CPU devices of each.
         options: of the scripted environment, as JSON, by process.
+        xla_flags: of every process.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
@@ -64,7 +70,7 @@ def job(
     try:
         for index in range(processes):
             member = ("--coordinator", address, "--process_count", processes, "--process_index", index)
-            env = {**environment(), "JAX_NUM_CPU_DEVICES": str(devices)}
+            env = {**environment(), "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": xla_flags}
             started.append(
                 subprocess.Popen(
                     command(*arguments, *member),

@@ -119,6 +119,18 @@ class TestGoingOn:
         assert "damaged" not in other
         assert_same(workdir, pair, CATCH)
 
+    def test_so_is_one_of_which_a_single_process_misses_its_part(self, tmp_path):
+        split = (
+            "--config.topology.sharding=fsdp",
+            "--config.network.hidden_sizes=(128,128)",
+        )  # Of which each has half.
+        run = (*SCRIPTED, *split, "--workdir", tmp_path / "run")
+        train(*run, cwd=tmp_path, processes=2)
+        shutil.rmtree(tmp_path / "run/checkpoints/8/state/ocdbt.process_1")
+        said, _ = train(*run, cwd=tmp_path, processes=2)
+        assert "Checkpoint 8 is damaged and was put aside as damaged-8" in said
+        assert "Goes on with the run in this folder, after update 4" in said
+
 
 class TestLosses:
     """Of one process of two: the other ends and says why, and both together go on as if nothing had been."""
@@ -175,6 +187,30 @@ class TestLosses:
         assert num_rows(tmp_path / "run") == stopped
         train(*SCRIPTED, "--workdir", "run", cwd=tmp_path, processes=2)
         assert_same(tmp_path / "run", scripted_pair, SCRIPTED)
+
+
+class TestEvaluation:
+    def test_of_the_last_update_that_was_stopped_is_made_later(self, tmp_path):
+        split = (
+            "--config.topology.sharding=fsdp",
+            "--config.network.hidden_sizes=(128,128)",
+        )  # Of which each has half.
+        run = (*SCRIPTED, *split, "--config.evaluate.every_updates=8", "--config.evaluate.episodes=1")
+        endless = {0: json.dumps({"evaluation": {"episode_lengths": [10**6], "sleep_s": 0.01}})}
+        with job(*run, *LIMITS, "--workdir", "run", cwd=tmp_path, processes=2, options=endless) as started:
+            wait_for(lambda: checkpoints(tmp_path / "run") == [4, 8], started[0])
+            started[0].send_signal(signal.SIGTERM)
+            codes, _ = finish_job(started)
+        assert codes == [75, 75]
+        train(*run, "--workdir", "run", cwd=tmp_path, processes=2)
+        assert [row["learner_steps"] for row in read_rows(tmp_path / "run") if "evaluate/return" in row] == [8]
+
+    @pytest.mark.slow
+    def test_may_take_longer_than_a_reduction(self, tmp_path):
+        run = (*SCRIPTED, "--config.total_env_steps=128", "--config.evaluate.every_updates=2", "--workdir", "run")
+        long = {0: json.dumps({"evaluation": {"hang_at_step": 2, "hang_s": 30}})}
+        flags = "--xla_cpu_collective_timeout_seconds=15"
+        train(*run, "--config.evaluate.episodes=1", cwd=tmp_path, processes=2, options=long, xla_flags=flags)
 
 
 class TestMistakes:
