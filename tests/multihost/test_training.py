@@ -75,11 +75,13 @@ class TestNumbers:
         for name in ("env_steps", "episode/count", "episode/return", "episode/length"):
             assert [row.get(name) for row in ours] == [row.get(name) for row in theirs], name
 
+    @pytest.mark.slow
     def test_delays_in_every_thread_change_nothing(self, pair, tmp_path):
         delayed = (*CATCH, "--config.env.source=tests.envs.delayed")
         train(*delayed, "--workdir", "run", cwd=tmp_path, processes=2, devices=2)
         assert facts(read_rows(tmp_path / "run")) == facts(read_rows(pair))
 
+    @pytest.mark.slow
     def test_evaluation_changes_nothing(self, pair, tmp_path):
         evaluation = ("--config.evaluate.every_updates=10", "--config.evaluate.episodes=4")
         train(*CATCH, *evaluation, "--workdir", "run", cwd=tmp_path, processes=2, devices=2)
@@ -139,7 +141,7 @@ class TestLosses:
         """Options with which a process stands still in the first step after the boundary."""
         return {index: json.dumps({"only_in_pool": 3, "hang_at_step": 1, "hang_until": str(folder / "gate")})}
 
-    @pytest.mark.parametrize("lost", [0, 1])
+    @pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
     def test_by_kill(self, scripted_pair, tmp_path, lost):
         run = (*SCRIPTED, *LIMITS, "--workdir", "run")
         with job(*run, cwd=tmp_path, processes=2, options=self.hold(tmp_path, lost)) as started:
@@ -161,6 +163,7 @@ class TestLosses:
             assert started[0].returncode == 1
         assert re.match(r"Process 1 \(.*\) is stuck: ", error_lines(said)[-1])
 
+    @pytest.mark.slow
     def test_by_an_error_of_its_own(self, scripted_pair, tmp_path):
         run = (*SCRIPTED, *LIMITS, "--workdir", "run")
         fault = {1: json.dumps({"only_in_pool": 3, "raise_at_step": 6})}
@@ -172,7 +175,7 @@ class TestLosses:
         train(*SCRIPTED, "--workdir", "run", cwd=tmp_path, processes=2)
         assert_same(tmp_path / "run", scripted_pair, SCRIPTED)
 
-    @pytest.mark.parametrize("told", [0, 1])
+    @pytest.mark.parametrize("told", [pytest.param(0, marks=pytest.mark.slow), 1])
     def test_by_sigterm_saves_the_same_update_everywhere(self, scripted_pair, tmp_path, told):
         run = (*SCRIPTED, *LIMITS, "--workdir", "run")
         with job(*run, cwd=tmp_path, processes=2, options=self.hold(tmp_path, 1 - told)) as started:

@@ -89,6 +89,7 @@ def test_goes_on_after_a_node_is_lost(cluster, tmp_path):
                 "Exit code 1, at update 0: restart 1 of 3 in 0 s.",
                 "Exit code 1, at update 0 as before: not started again.",
             ],
+            marks=pytest.mark.slow,
         ),
     ],
 )
