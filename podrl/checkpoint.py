@@ -203,10 +203,15 @@ class Checkpointer:
             self._manager.reload()
         return None
 
-    def forget_after(self, step: int) -> None:
-        """Deletes checkpoints of later updates, which the run is about to make again."""
+    def forget_after(self, step: int, among: Sequence[int] | None = None) -> None:
+        """Deletes checkpoints of later updates, which the run is about to make again.
+
+        Args:
+            step: of the last one that stays.
+            among: what there is, the same on all processes; by default what this one sees.
+        """
         self.wait()
-        for later in [other for other in self.steps() if other > step]:
+        for later in [other for other in (self.steps() if among is None else among) if other > step]:
             self._manager.delete(later)
 
     def wait(self) -> None:

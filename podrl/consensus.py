@@ -99,6 +99,11 @@ class EpisodeGatherer:
         self._count = 0
         self._gathered = 0
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that episodes are brought to."""
+        return self._job.process_index == 0
+
     def add(self, update: int, episodes: Sequence[Episode]) -> None:
         """Takes the (return, length) of the episodes that ended in this process's rollouts for an update."""
         self._newest.extend((update, episode) for episode in episodes)

@@ -166,7 +166,8 @@ class Journal:
             check_finite(pending.counters.learner_steps, pending.metrics)
         elif float(pending.metrics["grad/skipped"]):
             self._skipped += 1
-            logging.warning("Update %d was skipped: it is not finite.", pending.counters.learner_steps)
+            if self._gatherer.is_first:
+                logging.warning("Update %d was skipped: it is not finite.", pending.counters.learner_steps)
         fingerprint = fingerprint if pending.fingerprint is None else pending.fingerprint
         if fingerprint is not None:
             with self._learner.spend("log"):

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import threading
 import time
 from typing import Any
@@ -55,6 +56,7 @@ from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
 
 MISTAKE = 2
+_STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")  # As the runtime's begin.
 
 
 def main(command: CommandLine) -> int:
@@ -96,7 +98,7 @@ def main(command: CommandLine) -> int:
         if isinstance(error.__cause__, ConfigError):
             job.fail(str(error.__cause__), MISTAKE)
             raise error.__cause__ from None
-        lost = job.explain_loss() if isinstance(error, jax.errors.JaxRuntimeError) else None
+        lost = job.explain_loss() if is_of_the_runtime(error) else None
         if lost:
             logging.error("%s", lost)
             leave(job.exit_code)
@@ -107,6 +109,12 @@ def main(command: CommandLine) -> int:
         job.fail(said, code)
         return _exit_code(code, job, error)
     return _exit_code(0 if outcome.finished else outcome.stop_code, job)
+
+
+def is_of_the_runtime(error: BaseException) -> bool:
+    """Whether an error may come of a reduction that lost a process: on CPU not all of those are `JaxRuntimeError`s."""
+    errors = (error, error.__cause__)
+    return any(isinstance(e, jax.errors.JaxRuntimeError) or _STATUS.match(str(e)) for e in errors if e is not None)
 
 
 def enter_job(membership: Membership, config: Config, timeout_s: float) -> Job:
@@ -179,7 +187,8 @@ def train(
     shape = Learner(agent, topology.learner, rules).state_shape
     patience_s = config.actors.timeout_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
     from_first = functools.partial(consensus.from_first, job, timeout_s=patience_s)
-    share = functools.partial(job.exchange, "state of the run", timeout_s=patience_s)
+    # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
+    share = functools.partial(job.exchange, "state of the run", timeout_s=max(patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
 
         def take_folder() -> list[Any]:
@@ -193,7 +202,12 @@ def train(
         console = None if first else Console(quiet=True)
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder, console))
         job.on_loss = display.close
-        watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=display.close))
+
+        def give_up() -> None:
+            display.close()
+            job.fail(f"it stood still for {config.watchdog_s:.0f} s", STALLED)
+
+        watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=give_up))
         profiler = stack.enter_context(
             Profiler(folder / "profile", last_update=config.num_updates, enabled=profile and first)
         )
@@ -338,8 +352,9 @@ def find_start(
         logging.info("The run in this folder has no checkpoint yet: it starts anew.")
         return None
     done = start.counters.learner_steps
+    steps = json.loads(share(json.dumps(checkpointer.steps()))[0])  # Without the damaged.
     repeated = max(steps) - done
-    checkpointer.forget_after(done)
+    checkpointer.forget_after(done, steps)
     logging.info(
         "Goes on with the run in this folder, after update %d%s.",
         done,
