@@ -106,7 +106,7 @@ def parse(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = (
     overrides = [arg for arg in argv[1:] if _is_override(arg)]
     _parse_flags(values, [arg for arg in argv if arg not in (*overrides, *HELP)], more_flags)
     if any(arg in HELP for arg in argv[1:]):
-        sys.stdout.write(USAGE + values.module_help(__name__).partition(":")[2] + "\n" + more_help)
+        sys.stdout.write(USAGE + values.module_help(__name__).partition(":")[2] + "\n" + more_help.rstrip() + "\n")
         if values.config is not None:
             config = override(load_config(values.config), overrides)
             sys.stdout.write(KEYS.format(path=values.config) + _listing(config))
@@ -137,7 +137,11 @@ def load_config(path: str) -> ml_collections.ConfigDict:
     """
     file = Path(path)
     if not file.is_file():
-        nearby = sorted(str(p) for p in file.parent.glob("*.py") if p.stem != "common") if file.parent.is_dir() else []
+        nearby = (
+            sorted(str(p) for p in file.parent.glob("*.py") if p.stem not in ("common", "__init__"))
+            if file.parent.is_dir()
+            else []
+        )
         listing = f" In that folder: {', '.join(nearby)}." if nearby else ""
         raise ConfigError(f"Config file {path} does not exist{did_you_mean(path, nearby)}{listing}")
     spec = importlib.util.spec_from_file_location(file.stem, file)

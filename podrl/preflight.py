@@ -32,20 +32,22 @@ _SOFTWARE = (*LIBRARIES, "python", "commit of podrl", "plugins of jax")
 _DEVICES = ("kind of device", "number of devices")
 
 
-def make_facts(config: Config) -> dict[str, str]:
+def make_facts(config: Config, flags: Mapping[str, Any]) -> dict[str, str]:
     """What must be the same in every process, as far as it can be known without looking for devices.
 
     Args:
         config: as the user asked for it, before anything in it was chosen for this machine.
+        flags: of the command line, that decide what a run does, such as `workdir`.
     """
-    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_OF_ONE_HOST)]
+    xla_flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_OF_ONE_HOST)]
     return {
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
         "python": platform.python_version(),
         "commit of podrl": find_commit() or "none",
         "plugins of jax": " ".join(sorted(jax_plugins())) or "none",
-        "XLA_FLAGS": " ".join(sorted(flags)) or "nothing",
+        "XLA_FLAGS": " ".join(sorted(xla_flags)) or "nothing",
         **{name: os.environ.get(name) or "nothing" for name in _ENVIRONMENT},
+        **{f"--{name}": str(value) for name, value in flags.items()},
         **_flatten(to_dict(config), _CONFIG),
     }
 
@@ -180,7 +182,7 @@ def _advice(key: str) -> str:
         return "Install the same versions everywhere."
     if key in _DEVICES:
         return "Give every process as many devices of the same kind."
-    if key.startswith(_CONFIG):
+    if key.startswith("--"):
         return "Give every process the same command and the same config file."
     return "Set it to the same everywhere."
 

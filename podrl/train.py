@@ -79,7 +79,11 @@ def main(command: CommandLine) -> int:
         require_determinism(os.environ, jax_plugins())
     job = ALONE
     try:
-        job = enter_job(membership, config, command.join_timeout_s)  # A signal ends the wait for others at once.
+        try:  # A signal ends the wait for others at once.
+            job = enter_job(membership, config, command)
+        except TimeoutError as error:
+            logging.error("%s", error)
+            leave(STALLED)
         with interruptible() as interruption:
             outcome = train(
                 config,
@@ -117,18 +121,20 @@ def is_of_the_runtime(error: BaseException) -> bool:
     return any(isinstance(e, jax.errors.JaxRuntimeError) or _STATUS.match(str(e)) for e in errors if e is not None)
 
 
-def enter_job(membership: Membership, config: Config, timeout_s: float) -> Job:
+def enter_job(membership: Membership, config: Config, command: CommandLine) -> Job:
     """Joins the other processes, if there are any, and agrees with them on what each of them is about to do.
 
     Raises:
         ConfigError: if the processes are not alike; says who differs in what.
         TimeoutError: if one does not come; names it.
     """
+    timeout_s = command.join_timeout_s
     job = join(membership, timeout_s)
     if membership.process_count > 1 or membership.platform != "alone":
         logging.info("%s.", membership.describe())
     if job.process_count > 1:
-        skew_s = check_agreement(job, make_facts(config), timeout_s)
+        flags = {name: getattr(command, name) for name in ("workdir", "profile", "accept_changes")}
+        skew_s = check_agreement(job, make_facts(config, flags), timeout_s)
         check_agreement(job, make_device_facts(), timeout_s)
         if job.process_index == 0:
             logging.info("All %d processes agree; their clocks differ by %.1f s.", job.process_count, skew_s)
@@ -276,25 +282,32 @@ def train(
         profiler.close()
         with ledger.spend("checkpoint"):
             checkpointer.close()
-            outcome = agree_on_end(outcome, stop_code(), share)
+            outcome = agree_on_end(outcome, stop_code(), share, job.name_of)
         if not outcome.finished:
             logging.info("To go on: the same command with --workdir=%s", folder)
         display.summary(summarize(config, spec, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
 
 
-def agree_on_end(outcome: sebulba.Outcome, stop_code: int, share: Callable[[str], Sequence[str]]) -> sebulba.Outcome:
+def agree_on_end(
+    outcome: sebulba.Outcome, stop_code: int, share: Callable[[str], Sequence[str]], name_of: Callable[[int], str]
+) -> sebulba.Outcome:
     """How the run ended for all processes: finished if it is for each, and stopped by the highest code of any.
 
     Args:
         outcome: of this process.
         stop_code: of a signal that has come to this process, perhaps after the last vote.
         share: brings a text of this process to all of them, and theirs here.
+        name_of: a process, for people.
     """
-    mine = json.dumps([outcome.finished, max(outcome.stop_code, stop_code)])
-    ends = [json.loads(text) for text in share(mine)]
+    ends = [json.loads(text) for text in share(json.dumps([outcome.finished, outcome.stop_code, stop_code]))]
+    told = [name_of(process) for process, (_, _, code) in enumerate(ends) if code]
+    if told and len(ends) > 1:
+        logging.info("Told to stop: %s.", shorten(told))
     return dataclasses.replace(
-        outcome, finished=all(finished for finished, _ in ends), stop_code=max(code for _, code in ends)
+        outcome,
+        finished=all(finished for finished, _, _ in ends),
+        stop_code=max(max(voted, code) for _, voted, code in ends),
     )
 
 
@@ -360,7 +373,7 @@ def find_start(
         done,
         f"; the {repeated} after it that were done before it was stopped are made again" if repeated else "",
     )
-    if config.determinism == "exact" and not is_exact(config, done):
+    if config.determinism == "exact" and not is_exact(config, done) and jax.process_index() == 0:
         logging.warning(
             "Update %d is between two boundaries (checkpoint.every_updates=%d): what follows is not bit for bit what "
             "an uninterrupted run would do.",

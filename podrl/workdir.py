@@ -43,6 +43,10 @@ def make_workdir(config: Config, path: str | None, *, accept_changes: bool = Fal
             probe.write_text("Is there room?\n")
         finally:
             probe.unlink(missing_ok=True)
+    except ImportError as error:
+        raise ConfigError(
+            f"--workdir={workdir} needs another package: {error}. For gs://, `pip install -e '.[tpu]'` brings it."
+        ) from None
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None

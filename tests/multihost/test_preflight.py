@@ -45,7 +45,14 @@ def test_much_that_differs_is_cut_short():
 def test_facts_name_the_config_by_its_keys():
     config = from_config_dict(load_config(str(ROOT / "configs/impala_catch.py")), AgentConfig)
     other = dataclasses.replace(config, seed=config.seed + 1)
-    line = compare([make_facts(config), make_facts(config), make_facts(other)], NAMES)
+    line = compare(
+        [
+            make_facts(config, {"workdir": "run"}),
+            make_facts(config, {"workdir": "run"}),
+            make_facts(other, {"workdir": "run"}),
+        ],
+        NAMES,
+    )
     assert line == (
         f"Process 2 (node3) has --config.seed {config.seed + 1}, the others have {config.seed}. Give every process the "
         "same command and the same config file."
@@ -57,10 +64,17 @@ def test_flags_of_xla_count_in_any_order_and_folders_for_dumps_do_not(monkeypatc
     facts = []
     for flags in ("--a=1 --b=2 --xla_dump_to=/x", "--b=2 --a=1", "--b=2 --a=2"):
         monkeypatch.setenv("XLA_FLAGS", flags)
-        facts.append(make_facts(config))
+        facts.append(make_facts(config, {"workdir": "run"}))
     assert compare(facts[:2], NAMES) == ""
     assert "has XLA_FLAGS --a=1 --b=2, process 1 (node2) has --a=2 --b=2. Set it" in compare(facts[1:], NAMES)
 
 
 def test_devices_are_counted():
     assert make_device_facts() == {"kind of device": "cpu", "number of devices": "8"}
+
+
+def test_flags_that_differ_are_named():
+    line = compare([{"--workdir": "runs/a"}, {"--workdir": "runs/b"}], NAMES)
+    assert line.startswith(
+        "Process 0 (node1) has --workdir runs/a, process 1 (node2) has runs/b. Give every process the"
+    )

@@ -186,6 +186,7 @@ class TestLosses:
             codes, (first, _) = finish_job(started)
         assert codes == [75, 75]
         assert "To go on: the same command with --workdir=run" in first
+        assert re.search(rf"Told to stop: process {told} \(.*\)\.", first)
         stopped = checkpoints(tmp_path / "run")[-1]
         assert 4 < stopped < 8
         assert num_rows(tmp_path / "run") == stopped
