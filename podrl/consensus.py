@@ -7,7 +7,7 @@ left. So a process that is told to stop says so in a reduction of its own, and a
 import collections
 from collections.abc import Callable, Sequence
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import numpy as jnp
@@ -18,6 +18,7 @@ from podrl.config import ConfigError
 from podrl.distributed import Job
 from podrl.mesh import replicated
 
+T = TypeVar("T")
 Episode = tuple[float, int]
 
 
@@ -47,6 +48,35 @@ def from_first(job: Job, name: str, make: Callable[[], Any], timeout_s: float) -
         job.leave()
         raise ConfigError(mistake)
     return made
+
+
+def together(job: Job, name: str, make: Callable[[], T], timeout_s: float) -> T:
+    """What every process makes for itself, unless one of them finds a mistake: then nobody goes on.
+
+    Args:
+        job: of this process.
+        name: of what is made, for messages.
+        make: called on every process.
+        timeout_s: how much longer than others a process may take.
+
+    Raises:
+        ConfigError: on all processes, if it is raised on any; the job is left, in good order, before that.
+        TimeoutError: if a process does not say in time.
+    """
+    if job.process_count == 1:
+        return make()
+    made: T | None = None
+    mistake = ""
+    try:
+        made = make()
+    except ConfigError as error:
+        mistake = str(error)
+    mistakes = job.exchange(name, mistake, timeout_s)
+    if made is not None and not any(mistakes):
+        return made
+    job.leave()
+    process = next(process for process, text in enumerate(mistakes) if text)
+    raise ConfigError(mistake or f"{job.name_of(process)}: {mistakes[process]}")
 
 
 class StopVote:

@@ -34,14 +34,14 @@ from podrl.consensus import StopVote
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging
 from podrl.distributed import ALONE, Job, join
-from podrl.envs import load_source
+from podrl.envs import Source, load_source
 from podrl.evaluator import OFF, ROW_KEY, make_evaluator
 from podrl.interruption import interruptible, leave
 from podrl.layout import make_layout, resolve_micro_batches
 from podrl.learner import Learner
 from podrl.ledger import Ledger
 from podrl.membership import Membership, find_membership
-from podrl.mesh import make_topology
+from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.metrics import MetricsWriter, updates_with
 from podrl.networks import make_network
 from podrl.panel import Summary
@@ -51,7 +51,7 @@ from podrl.records import read_manifests
 from podrl.reporter import Reporter
 from podrl.schedule import is_exact, resumable
 from podrl.sharding import describe_split, split_network
-from podrl.types import Counters, EnvSpec, LearnerState, Snapshot
+from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
 
@@ -154,6 +154,46 @@ def resolve(config: ml_collections.ConfigDict) -> Config:
     return from_config_dict(config, load_agent(name).AgentConfig)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run is made of, before anything exists.
+
+    Attributes:
+        config: with what was left to this machine.
+        source: of environments.
+        spec: of the environment.
+        topology: who does what.
+        agent: the algorithm.
+        rules: layout of wide parameters.
+        shape: of the learner's state, with shardings.
+    """
+
+    config: Config
+    source: Source
+    spec: EnvSpec
+    topology: Topology
+    agent: Agent
+    rules: Sequence[ShardingRule]
+    shape: LearnerState
+
+
+def make_plan(config: Config) -> Plan:
+    """Puts the parts together.
+
+    Raises:
+        ConfigError: if they do not fit.
+    """
+    source = load_source(config.env.source)
+    spec = source.make_spec(config.env)
+    topology = make_topology(config.topology)
+    config = resolve_micro_batches(config, topology)
+    make_layout(config, topology)
+    network, rules = split_network(make_network(config.network, spec), config, topology.learner)
+    agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
+    shape = Learner(agent, topology.learner, rules).state_shape
+    return Plan(config=config, source=source, spec=spec, topology=topology, agent=agent, rules=rules, shape=shape)
+
+
 def train(
     config: Config,
     *,
@@ -183,14 +223,9 @@ def train(
         CheckpointError: if a checkpoint could not be saved.
     """
     start_s, first = time.perf_counter(), job.process_index == 0
-    source = load_source(config.env.source)
-    spec = source.make_spec(config.env)
-    topology = make_topology(config.topology)
-    asked, config = config, resolve_micro_batches(config, topology)
-    make_layout(config, topology)
-    network, rules = split_network(make_network(config.network, spec), config, topology.learner)
-    agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
-    shape = Learner(agent, topology.learner, rules).state_shape
+    plan = consensus.together(job, "plan of the run", functools.partial(make_plan, config), config.actors.timeout_s)
+    asked, config, topology, shape = config, plan.config, plan.topology, plan.shape
+    source, spec, agent, rules = plan.source, plan.spec, plan.agent, plan.rules
     patience_s = config.actors.timeout_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
     from_first = functools.partial(consensus.from_first, job, timeout_s=patience_s)
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.

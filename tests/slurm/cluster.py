@@ -131,9 +131,12 @@ class Cluster:
         path = Path(self._fact(job, "StdOut"))
         return path.read_text() if path.exists() else ""
 
-    def start_now(self, job: int) -> None:
-        """Lets a requeued job start at once, which else is held back for a while."""
-        self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+    def start_soon(self, job: int) -> None:
+        """Lets a requeued job start, which else is held back for a while.
+
+        Not in this second: nodes refuse a job in the second in which it was requeued ("Job credential revoked").
+        """
+        self.call("scontrol", "update", f"JobId={job}", "StartTime=now+3")
 
     def kill_node(self, name: str, *, noticed: bool = True) -> None:
         """Kills all processes of a node, its jobs' included.

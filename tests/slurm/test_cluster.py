@@ -98,7 +98,7 @@ def test_a_job_outlives_the_death_of_a_node(cluster, tmp_path):
     cluster.kill_node(second)
     cluster.wait_for_state(job, {"PENDING"}, restarts=1)
     cluster.restart_node(second)
-    cluster.start_now(job)
+    cluster.start_soon(job)
     cluster.wait_for_state(job, {"COMPLETED"}, restarts=1)
     for node in cluster.nodes:
         assert f"run 1 on {node}" in cluster.output(job)

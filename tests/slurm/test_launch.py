@@ -30,11 +30,6 @@ def submit(cluster, cwd: Path, program: str, *arguments: object) -> int:
     return int(re.search(r"Submitted as SLURM job (\d+);", result.stdout)[1])
 
 
-def start_soon(cluster, job: int) -> None:
-    """Lets a requeued job start; a node refuses one that starts in the second in which it was requeued."""
-    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
-
-
 def test_runs_a_task_on_each_node(cluster, tmp_path):
     names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURMD_NODENAME")
     do = f"import os; say('{{}} of {{}} on {{}}'.format(*map(os.environ.get, {names})))"
@@ -53,7 +48,7 @@ def test_goes_on_after_sigterm(cluster, tmp_path, to):
     cluster.wait_for_output(job, "ready\nready")
     cluster.call("scancel", "--signal=TERM", *to, str(job))
     cluster.wait_for_state(job, ("PENDING",), restarts=1)
-    start_soon(cluster, job)
+    cluster.start_soon(job)
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
     assert cluster.output(job).count("ready") == 2
     assert "Stopped by SIGTERM: requeued, to go on later." in cluster.output(job)
@@ -75,7 +70,7 @@ def test_goes_on_after_a_node_is_lost(cluster, tmp_path):
     cluster.kill_node(cluster.nodes[1])
     cluster.wait_for_state(job, ("PENDING",), restarts=1)
     cluster.restart_node(cluster.nodes[1])
-    start_soon(cluster, job)
+    cluster.start_soon(job)
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
 
 
@@ -105,7 +100,7 @@ def test_goes_on_after_its_time_limit(cluster, tmp_path):
     do = "import os; exit(0) if os.environ.get('SLURM_RESTART_COUNT') else None" + HEED
     job = submit(cluster, tmp_path, STAND_IN, *TWO, "--time", "3", "--do", do)
     cluster.wait_for_state(job, ("PENDING",), restarts=1)
-    start_soon(cluster, job)
+    cluster.start_soon(job)
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
 
 
@@ -122,7 +117,7 @@ def test_real_training_goes_on_bit_for_bit(cluster, tmp_path, nodes, where):
     cluster.wait_for_output(job, "Stopping after this update")
     gate.touch()
     cluster.wait_for_state(job, ("PENDING",), restarts=1)
-    start_soon(cluster, job)
+    cluster.start_soon(job)
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
     assert "Goes on with the run in this folder, after update 4" in cluster.output(job)
     assert_same(tmp_path / "run", tmp_path / "straight", SCRIPTED)
