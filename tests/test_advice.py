@@ -211,7 +211,7 @@ class TestAdviser:
 
 
 def test_a_run_logs_it(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("podrl.train.Adviser", lambda *args: Adviser(*args, after_s=0.0))
+    monkeypatch.setattr("podrl.reporter.Adviser", lambda *args: Adviser(*args, after_s=0.0))
     with caplog.at_level(logging.INFO, logger="absl"):
         train.train(runs.make_config(actors__num_envs=32), workdir=str(tmp_path / "run"))
     assert len([record for record in caplog.records if "What limits the speed: " in record.getMessage()]) == 1

@@ -3,6 +3,7 @@ import io
 import itertools
 import json
 from pathlib import Path
+import re
 import subprocess
 import sys
 import time
@@ -151,8 +152,8 @@ def test_memory_is_that_of_the_compiled_update_with_parameters_laid_out_as_in_th
     assert all(0 < found["state_bytes"] < found["argument_bytes"] for found in memory.values())
     assert memory["fsdp"]["state_bytes"] < 0.45 * memory["replicated"]["state_bytes"]  # 82 % of it is split over 4.
     text = capsys.readouterr().out
-    assert "MiB; 8 parameters, whole on every learner device." in text
-    assert "MiB; 1 of 8 parameters, 82.0% of their bytes, split over 4 devices." in text
+    assert re.search(r"MiB; between devices: all-reduce \S+ MB; 8 parameters, whole on every learner device\.", text)
+    assert "MB; 1 of 8 parameters, 82.0% of their bytes, split over 4 devices." in text
     assert "env steps/s" not in text
 
 
@@ -289,3 +290,15 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
     assert error.startswith("benchmark: error: ")
     assert message in error
     assert "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--processes", "1,x"], "--processes=1,x must be numbers of processes, such as 1,2,4."),
+        (["--processes", "2", "--memory"], "--processes measures whole jobs of one config. Leave out --memory"),
+    ],
+)
+def test_numbers_of_processes_are_checked(capsys, arguments, said):
+    assert tool.main(["benchmark.py", "--config", CATCH, *arguments]) == 2
+    assert said in capsys.readouterr().err

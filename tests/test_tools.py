@@ -28,7 +28,13 @@ def test_ctrl_c_ends_a_tool_without_a_traceback(tmp_path, tool, arguments):
     (tmp_path / "checkpoints/1").mkdir(parents=True)
     command = [sys.executable, str(ROOT / f"tools/{tool}.py"), *(each.format(run=tmp_path) for each in arguments)]
     with subprocess.Popen(
-        command, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment(),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
     ) as process:
         writers: list[int] = []
         try:
@@ -40,6 +46,11 @@ def test_ctrl_c_ends_a_tool_without_a_traceback(tmp_path, tool, arguments):
             for writer in writers:
                 os.close(writer)
     assert (process.returncode, stdout, stderr) == (130, "", "")
+
+
+def heed_ctrl_c():
+    """As in a shell's foreground; what runs in the background may have inherited that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def open_end(pipe):
