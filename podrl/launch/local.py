@@ -38,7 +38,7 @@ def make_members(
         num_processes: how many; one is given no coordinator.
         devices_per_process: devices of each; None for one on CPU, and for an equal share of the GPUs.
         gpus: as `CUDA_VISIBLE_DEVICES` names them; empty for a job on CPU.
-        cores: to deal out, neighbours first; with fewer than processes they are shared.
+        cores: to deal out, neighbours first; with fewer than processes, or virtual devices, they are shared.
         port: a free one, for the coordinator.
 
     Raises:
@@ -54,6 +54,7 @@ def make_members(
         environs = [{}] * num_processes
     else:
         environs = [{"JAX_NUM_CPU_DEVICES": str(devices_per_process)}] * num_processes
+    devices = 1 if gpus else devices_per_process or 1  # On CPU each device is a thread, and they wait for each other.
     joining = ["--coordinator", f"{_HOST}:{port}", "--process_count", str(num_processes), "--process_index"]
     return [
         Member(
@@ -65,7 +66,7 @@ def make_members(
                 *([*joining, str(index)] if num_processes > 1 else []),
             ),
             environ=environs[index],
-            cores=_share(cores, index, num_processes) if num_processes > 1 else (),
+            cores=_share(cores, index, num_processes, devices) if num_processes > 1 else (),
         )
         for index in range(num_processes)
     ]
@@ -128,8 +129,8 @@ def _gpus_of_each(num_gpus: int, num_processes: int, asked: int | None) -> int:
     return share
 
 
-def _share(cores: Sequence[int], index: int, num_processes: int) -> tuple[int, ...]:
-    if len(cores) < num_processes:
+def _share(cores: Sequence[int], index: int, num_processes: int, devices: int) -> tuple[int, ...]:
+    if len(cores) < num_processes * devices:
         return ()
     start, end = (len(cores) * i // num_processes for i in (index, index + 1))
     return tuple(sorted(cores[start:end]))
