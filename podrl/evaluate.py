@@ -26,7 +26,7 @@ MAX_ENVS = 32  # More would shorten little and, as all step until the last has e
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
-# (actor_params, timestep, carry, keys [B]) -> (action [B], carry)
+# (actor_params, timestep, carry, keys [B]) -> (action [B, ...], carry)
 Act = Callable[[PyTree, Timestep, PyTree, Array], tuple[Array, PyTree]]
 
 
@@ -109,7 +109,7 @@ class Player:
     """Plays with one agent in one environment, compiled for one device.
 
     Attributes:
-        act: (params, timestep, carry, keys of the environments [B], step []) -> (action [B], carry).
+        act: (params, timestep, carry, keys of the environments [B], step []) -> (action [B, ...], carry).
         initial_carry: of the network, on the device.
         device: where it acts.
         num_envs: B.
@@ -261,7 +261,7 @@ def summarize(episodes: Episodes) -> dict[str, Any]:
 
 def check_same_interface(training: EnvSpec, evaluation: EnvSpec, protocol: EvaluationProtocol) -> None:
     """Raises RuntimeError unless the environment looks to the agent as it did in training."""
-    before, after = ((spec.observation, spec.num_actions) for spec in (training, evaluation))
+    before, after = ((spec.observation, spec.actions) for spec in (training, evaluation))
     if before != after:
         raise RuntimeError(
             f"Found observations and actions {after} of {protocol.env.id} under its evaluation protocol; the agent was "

@@ -112,5 +112,4 @@ def global_shape(rollout: Trajectory, num_processes: int) -> Trajectory:
         shape = (*x.shape[:axis], x.shape[axis] * num_processes, *x.shape[axis + 1 :])
         return jax.ShapeDtypeStruct(shape, x.dtype)
 
-    timed = jax.tree.map(lambda x: widen(x, 1), dataclasses.replace(rollout, carry=()))
-    return dataclasses.replace(timed, carry=jax.tree.map(lambda x: widen(x, 0), rollout.carry))
+    return rollout.map(lambda x: widen(x, 1), lambda x: widen(x, 0))

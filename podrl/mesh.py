@@ -93,15 +93,11 @@ def make_topology(
     )
 
 
-def trajectory_sharding(mesh: Mesh, trajectory: PyTree) -> PyTree:
+def trajectory_sharding(mesh: Mesh, trajectory: Trajectory) -> Trajectory:
     """Shardings of a `Trajectory` (or of its shapes) that split its environments over the `data` axis."""
     time_major = NamedSharding(mesh, PartitionSpec(None, "data"))
-    specs = {
-        field.name: jax.tree.map(lambda _: time_major, getattr(trajectory, field.name))
-        for field in dataclasses.fields(Trajectory)
-    }
-    specs["carry"] = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec("data")), trajectory.carry)
-    return Trajectory(**specs)
+    untimed = NamedSharding(mesh, PartitionSpec("data"))
+    return trajectory.map(lambda _: time_major, lambda _: untimed)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

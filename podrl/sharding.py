@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from podrl.config import Config, ConfigError, TopologyConfig, check
 from podrl.mesh import ShardingRule, find_rule, path_name
-from podrl.types import Network, NetworkOutput, PyTree
+from podrl.types import Network, NetworkOutput, PyTree, Trajectory
 
 # Elements; a style leaves smaller parameters whole: they weigh nothing, and each would cost a collective.
 MIN_SPLIT_SIZE = 2**14
@@ -105,8 +105,8 @@ def gather_for_use(network: Network, learner: Mesh, rules: Sequence[ShardingRule
         stored = PartitionSpec() if rule is None else rule[1]
         return _gather(NamedSharding(learner, _without_data(stored)), NamedSharding(learner, stored), param)
 
-    def unroll(params: PyTree, observation: PyTree, first: jax.Array, carry: PyTree) -> tuple[NetworkOutput, PyTree]:
-        return network.unroll(jax.tree_util.tree_map_with_path(gather, params), observation, first, carry)
+    def unroll(params: PyTree, trajectory: Trajectory) -> tuple[NetworkOutput, PyTree]:
+        return network.unroll(jax.tree_util.tree_map_with_path(gather, params), trajectory)
 
     return dataclasses.replace(network, unroll=unroll)
 

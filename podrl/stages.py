@@ -141,7 +141,7 @@ def time_env(parts: Parts, pools: Sequence[Sequence[Pool]], seconds: float) -> S
     """Environments alone: each actor thread takes turns with its pools, as in a run, and sends random actions."""
     num_envs = parts.layout.envs_per_pool
     generator = np.random.default_rng(parts.config.seed)
-    actions = generator.integers(parts.spec.num_actions, size=(1000, num_envs), dtype=np.int32)
+    actions = parts.spec.actions.sample(generator, (1000, num_envs))
 
     def step(actor: int, turns: Iterator[int]) -> int:
         for pool in pools[actor]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from flax import struct
 import jax
+import numpy as np
 
 Array = Any  # jax.Array, or np.ndarray on the host
 
@@ -54,6 +55,7 @@ class Trajectory:
         discount: [T, B] float32; the result of `action[t]`: 0 if it terminated the episode, else 1.
         behaviour: pytree of [T, B, ...]; what the acting policy recorded (logits, value, ...).
         carry: pytree of [B, ...]; the network's state before row 0; `()` if it has none.
+        opening_reward: [B] float32; came with row 0's observation: the result of the action before `action[0]`.
         params_version: [T, B] int32; the learner step of the parameters that acted.
     """
 
@@ -64,12 +66,19 @@ class Trajectory:
     discount: jax.Array
     behaviour: PyTree
     carry: PyTree
+    opening_reward: jax.Array
     params_version: jax.Array
 
     @property
     def is_transition(self) -> jax.Array:
         """[T, B] bool: true where row t is a real transition, false where `action[t]` only triggered a reset."""
         return ~self.first[1:]
+
+    def map(self, timed: Callable[[Any], Any], untimed: Callable[[Any], Any]) -> "Trajectory":
+        """A trajectory of `timed` of each leaf [T, B, ...] or [T+1, B, ...], and `untimed` of each leaf [B, ...]."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        functions = {"carry": untimed, "opening_reward": untimed}
+        return Trajectory(**{name: jax.tree.map(functions.get(name, timed), leaf) for name, leaf in fields.items()})
 
 
 @struct.dataclass(kw_only=True)
@@ -123,6 +132,71 @@ class Snapshot:
     chain: str = 16 * "0"
 
 
+@dataclasses.dataclass(frozen=True)
+class DiscreteActions:
+    """One of `num` actions: an int32 in [0, num).
+
+    Attributes:
+        num: of actions.
+    """
+
+    num: int
+
+    @property
+    def struct(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one environment's action."""
+        return jax.ShapeDtypeStruct((), np.int32)
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Random actions [*shape]."""
+        return rng.integers(self.num, size=shape, dtype=np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiDiscreteActions:
+    """Several choices at once: [D] int32, entry d in [0, nums[d]).
+
+    Attributes:
+        nums: of options of each choice.
+    """
+
+    nums: tuple[int, ...]
+
+    @property
+    def struct(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one environment's action."""
+        return jax.ShapeDtypeStruct((len(self.nums),), np.int32)
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Random actions [*shape, D]."""
+        return rng.integers(self.nums, size=(*shape, len(self.nums)), dtype=np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ContinuousActions:
+    """[D] float32, of which [-1, 1] spans the range of the environment's own units.
+
+    What lies outside is clipped by the environment's source; a policy may well put out such actions.
+
+    Attributes:
+        size: D.
+    """
+
+    size: int
+
+    @property
+    def struct(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one environment's action."""
+        return jax.ShapeDtypeStruct((self.size,), np.float32)
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Random actions [*shape, D], uniform in [-1, 1]."""
+        return rng.uniform(-1, 1, (*shape, self.size)).astype(np.float32)
+
+
+ActionSpace = DiscreteActions | MultiDiscreteActions | ContinuousActions
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnvSpec:
     """What the rest of podrl needs to know of an environment.
@@ -130,13 +204,13 @@ class EnvSpec:
     Attributes:
         id: the environment's name at its source.
         observation: pytree of `jax.ShapeDtypeStruct` of *one* environment (no batch axis). Images are [H, W, C].
-        num_actions: size of the discrete action set.
+        actions: what one environment takes.
         frames_per_step: emulator frames per agent decision.
     """
 
     id: str
     observation: PyTree
-    num_actions: int
+    actions: ActionSpace
     frames_per_step: int = 1
 
 
@@ -145,12 +219,39 @@ class NetworkOutput:
     """Heads of an actor-critic network; leading axes as the input's.
 
     Attributes:
-        logits: [..., num_actions] float32, not normalised.
+        policy: [..., P] float32; what `Network.policy` takes for parameters, such as logits.
         value: [...] float32.
     """
 
-    logits: jax.Array
+    policy: jax.Array
     value: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """A family of distributions over actions, as pure functions of its parameters [..., P] in float32.
+
+    Attributes:
+        num_params: P.
+        sample: (keys [B], params [B, P]) -> action [B, ...]. Each row has a typed PRNG key of its own, which it
+            consumes, so that a row's action does not depend on which others share the batch.
+        mode: (params [..., P]) -> action [..., ...]; the likeliest.
+        log_prob: (params [..., P], action [..., ...]) -> [...] in nats.
+        entropy: (params [..., P]) -> [...] in nats.
+        kl: (p [..., P], q [..., P]) -> [...]; the Kullback-Leibler divergence KL(p || q) in nats.
+    """
+
+    num_params: int
+    sample: Callable[[jax.Array, jax.Array], jax.Array]
+    mode: Callable[[jax.Array], jax.Array]
+    log_prob: Callable[[jax.Array, jax.Array], jax.Array]
+    entropy: Callable[[jax.Array], jax.Array]
+    kl: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def forget_action(carry: PyTree, action: jax.Array) -> PyTree:
+    """`Network.remember` of a network that does not see its last action."""
+    return carry
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,17 +259,21 @@ class Network:
     """All that the rest of podrl knows of Flax: pure functions, with parameters as nested dicts.
 
     Attributes:
+        policy: the distribution over actions whose parameters it puts out.
         init: (key) -> params.
         initial_carry: (batch_size) -> carry, pytree of [B, ...].
-        step: (params, observation [B, ...], first [B], carry) -> (NetworkOutput of [B, ...], carry).
-        unroll: (params, observation [T, B, ...], first [T, B], carry) -> (NetworkOutput of [T, B, ...], carry). Equal
-            to T calls of `step`.
+        step: (params, timestep of [B], carry) -> (NetworkOutput of [B, ...], carry).
+        remember: (carry, action [B, ...]) -> carry; tells it the action that was chosen after a step.
+        unroll: (params, trajectory of [T, B]) -> (NetworkOutput of [T+1, B, ...], carry). Equal to T+1 calls of `step`,
+            with `remember` after each but the last; so its carry is that before the action of row T.
     """
 
+    policy: Distribution
     init: Callable[[jax.Array], PyTree]
     initial_carry: Callable[[int], PyTree]
-    step: Callable[[PyTree, PyTree, jax.Array, PyTree], tuple[NetworkOutput, PyTree]]
-    unroll: Callable[[PyTree, PyTree, jax.Array, PyTree], tuple[NetworkOutput, PyTree]]
+    step: Callable[[PyTree, Timestep, PyTree], tuple[NetworkOutput, PyTree]]
+    remember: Callable[[PyTree, jax.Array], PyTree] = forget_action
+    unroll: Callable[[PyTree, Trajectory], tuple[NetworkOutput, PyTree]]
 
 
 Metrics = Mapping[str, jax.Array]
@@ -182,10 +287,10 @@ class Agent:
         init: (key) -> LearnerState.
         initial_carry: (batch_size) -> carry.
         actor_params: (state) -> what actors need to act, a pytree. Reads `params` and `extra` only.
-        act: (actor_params, timestep, carry, keys) -> (action [B], behaviour pytree of [B, ...], carry). `keys` is [B]
-            typed PRNG keys, one per environment, so that what an environment samples does not depend on which others
-            share its batch.
-        act_greedy: (actor_params, timestep, carry) -> (action [B], carry): what the agent takes for best, without
+        act: (actor_params, timestep, carry, keys) -> (action [B, ...], behaviour pytree of [B, ...], carry). `keys` is
+            [B] typed PRNG keys, one per environment, so that what an environment samples does not depend on which
+            others share its batch.
+        act_greedy: (actor_params, timestep, carry) -> (action [B, ...], carry): what the agent takes for best, without
             noise, for evaluation. The carry goes on as in `act`.
         update: (state, trajectory) -> (state, metrics); the whole learner step. Metrics are scalars.
     """

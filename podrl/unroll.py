@@ -61,7 +61,8 @@ class Unroller:
         carry = self.agent.initial_carry(self.num_envs)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(purpose_key(seed, ACT), env_indices)
         zero = jnp.zeros((), jnp.int32)
-        return ActingState(rollout=self._empty_rollout(carry), carry=carry, row=zero, step=step, keys=keys)
+        rollout = self._empty_rollout(carry, jnp.zeros(self.num_envs))
+        return ActingState(rollout=rollout, carry=carry, row=zero, step=step, keys=keys)
 
     def act(
         self, params: PyTree, version: jax.Array, state: ActingState, timestep: Timestep
@@ -75,7 +76,7 @@ class Unroller:
             timestep: of [B].
 
         Returns:
-            Actions [B], and the next state.
+            Actions [B, ...], and the next state.
         """
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, state.step)
         action, behaviour, carry = self.agent.act(params, timestep, state.carry, keys)
@@ -99,7 +100,7 @@ class Unroller:
             The finished trajectory, and the state at row 0.
         """
         rollout = _write_timestep(state.rollout, state.row, timestep)
-        empty = self._empty_rollout(state.carry)
+        empty = self._empty_rollout(state.carry, timestep.reward)
         return rollout, dataclasses.replace(state, rollout=empty, row=jnp.zeros_like(state.row))
 
     def state_shape(self) -> ActingState:
@@ -121,8 +122,8 @@ class Unroller:
             first=jax.ShapeDtypeStruct(batch, jnp.bool_),
         )
 
-    def _empty_rollout(self, carry: PyTree) -> Trajectory:
-        """A trajectory of zeros that starts from `carry`."""
+    def _empty_rollout(self, carry: PyTree, opening_reward: jax.Array) -> Trajectory:
+        """A trajectory of zeros that starts from `carry`, with a timestep of `opening_reward`."""
         length, timestep = self.unroll_length, self.timestep_shape()
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.num_envs))
         action, behaviour, _ = jax.eval_shape(self.agent.act, self.params_shape(), timestep, carry, keys)
@@ -138,6 +139,7 @@ class Unroller:
             discount=zeros(length, timestep.discount),
             behaviour=zeros(length, behaviour),
             carry=carry,
+            opening_reward=opening_reward,
             params_version=jnp.zeros((length, self.num_envs), jnp.int32),
         )
 

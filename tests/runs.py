@@ -97,11 +97,12 @@ def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, s
     return Trajectory(
         observation=jax.tree.map(lambda x: noise(length + 1, num_envs, *x.shape, dtype=x.dtype), spec.observation),
         first=jnp.asarray(first),
-        action=jnp.asarray(rng.integers(0, spec.num_actions, shape), jnp.int32),
+        action=jnp.asarray(spec.actions.sample(rng, shape)),
         reward=noise(*shape),
         discount=jnp.asarray(rng.random(shape) > 0.1, jnp.float32),
         behaviour=jax.tree.map(lambda x: noise(length, *x.shape) * 0.3, behaviour_shape(agent, spec, num_envs)),
         carry=agent.initial_carry(num_envs),
+        opening_reward=noise(num_envs),
         params_version=jnp.zeros(shape, jnp.int32),
     )
 

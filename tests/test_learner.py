@@ -51,8 +51,7 @@ def train(config, num_devices, num_updates, num_pools=1, model_devices=1, rules=
 def take_environments(trajectory: Trajectory, part: int, num_parts: int) -> Trajectory:
     size = trajectory.reward.shape[1] // num_parts
     span = slice(part * size, (part + 1) * size)
-    timed = jax.tree.map(lambda x: x[:, span], trajectory)
-    return Trajectory(**{**vars(timed), "carry": jax.tree.map(lambda x: x[span], trajectory.carry)})
+    return trajectory.map(lambda x: x[:, span], lambda x: x[span])
 
 
 def assert_params_close(a, b, rtol):

@@ -19,15 +19,15 @@ from podrl.memory import update_memory
 from podrl.mesh import make_topology, path_name, trajectory_sharding
 from podrl.sharding import MIN_SPLIT_SIZE, describe_split, make_sharding_rules
 from podrl.transfer import copy_to
-from podrl.types import Counters, EnvSpec, LearnerState, Metrics, Snapshot, Trajectory
+from podrl.types import Counters, DiscreteActions, EnvSpec, LearnerState, Metrics, Snapshot, Trajectory
 from tests.processes import ROOT, error_lines, launch, read_rows
 from tests.runs import facts, make_config, make_split_agent, random_trajectory, run
 from tests.test_learner import find_collectives, shapes
 
 ENVS = 16
-VECTORS = EnvSpec(id="vectors", observation=jax.ShapeDtypeStruct((50,), np.float32), num_actions=3)
-IMAGES = EnvSpec(id="images", observation=jax.ShapeDtypeStruct((12, 12, 4), np.uint8), num_actions=3)
-FRAMES = EnvSpec(id="frames", observation=jax.ShapeDtypeStruct((36, 36, 4), np.uint8), num_actions=3)
+VECTORS = EnvSpec(id="vectors", observation=jax.ShapeDtypeStruct((50,), np.float32), actions=DiscreteActions(3))
+IMAGES = EnvSpec(id="images", observation=jax.ShapeDtypeStruct((12, 12, 4), np.uint8), actions=DiscreteActions(3))
+FRAMES = EnvSpec(id="frames", observation=jax.ShapeDtypeStruct((36, 36, 4), np.uint8), actions=DiscreteActions(3))
 LEARNING_RATE = 6e-4
 WHOLE = {"data": 1, "model": 1}
 FSDP, TENSOR = {"data": 4, "style": "fsdp"}, {"model": 4, "style": "tensor"}

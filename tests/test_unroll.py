@@ -57,6 +57,15 @@ def test_the_last_row_is_the_next_first_row():
         np.testing.assert_array_equal(before.first[-1], after.first[0])
 
 
+def test_a_rollout_knows_the_reward_that_came_with_its_first_observation():
+    """The action that earned it is in the rollout before."""
+    rollouts, _ = unroll(scripted_config(), 5, [0, 1, 2])
+    np.testing.assert_array_equal(rollouts[0].opening_reward, 0)
+    for before, after in itertools.pairwise(rollouts):
+        np.testing.assert_array_equal(before.reward[-1], after.opening_reward)
+    assert np.any([rollout.opening_reward for rollout in rollouts])
+
+
 def test_every_step_is_stamped_with_the_version_that_acted():
     rollouts, _ = unroll(scripted_config(), 3, [0, 1])
     assert [np.unique(rollout.params_version).tolist() for rollout in rollouts] == [[0], [1], [2]]
@@ -84,6 +93,6 @@ def test_the_carry_at_the_start_rebuilds_what_the_actor_saw():
     network = make_network(config.network, spec)
     params = agent.init(jax.random.key(0)).params
     for rollout in rollouts:
-        output, _ = network.unroll(params, rollout.observation, rollout.first, rollout.carry)
-        np.testing.assert_allclose(output.logits[:-1], rollout.behaviour["logits"], atol=2e-6)
+        output, _ = network.unroll(params, rollout)
+        np.testing.assert_allclose(output.policy[:-1], rollout.behaviour["policy"], atol=2e-6)
     assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(rollouts[-1].carry))

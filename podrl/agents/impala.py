@@ -14,7 +14,6 @@ from jax import numpy as jnp
 import optax
 
 from podrl.config import check, check_at_least, check_one_of
-from podrl.ops.distributions import categorical_entropy, categorical_kl, categorical_log_prob, sample_categorical
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
 from podrl.ops.minibatches import accumulate_gradients, split_environments
 from podrl.ops.optimizers import linear_decay, make_adam, make_rmsprop
@@ -93,12 +92,14 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         return LearnerState(step=step, params=params, opt_state=optimizer.init(params), extra=(), key=state_key)
 
     def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
-        output, carry = network.step(params, timestep.observation, timestep.first, carry)
-        return sample_categorical(keys, output.logits), {"logits": output.logits}, carry
+        output, carry = network.step(params, timestep, carry)
+        action = network.policy.sample(keys, output.policy)
+        return action, {"policy": output.policy}, network.remember(carry, action)
 
     def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[jax.Array, PyTree]:
-        output, carry = network.step(params, timestep.observation, timestep.first, carry)
-        return jnp.argmax(output.logits, axis=-1).astype(jnp.int32), carry
+        output, carry = network.step(params, timestep, carry)
+        action = network.policy.mode(output.policy)
+        return action, network.remember(carry, action)
 
     @jax.jit
     def sgd_step(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
@@ -148,10 +149,10 @@ def impala_loss(
     Returns:
         The loss, and metrics that add up to the batch's when summed over its parts.
     """
-    output, _ = network.unroll(params, trajectory.observation, trajectory.first, trajectory.carry)
-    logits, mask = output.logits[:-1], trajectory.is_transition
-    log_probs = categorical_log_prob(logits, trajectory.action)
-    log_rhos = log_probs - categorical_log_prob(trajectory.behaviour["logits"], trajectory.action)
+    output, _ = network.unroll(params, trajectory)
+    target, behaviour, mask = output.policy[:-1], trajectory.behaviour["policy"], trajectory.is_transition
+    log_probs = network.policy.log_prob(target, trajectory.action)
+    log_rhos = log_probs - network.policy.log_prob(behaviour, trajectory.action)
     rhos = jnp.where(mask, jnp.exp(jax.lax.stop_gradient(log_rhos)), 0.0)
     returns = vtrace(
         jax.lax.stop_gradient(output.value),
@@ -168,7 +169,7 @@ def impala_loss(
 
     policy = mean(policy_gradient_loss(log_probs, returns.advantages))
     value = mean(value_loss(output.value[:-1], returns.targets))
-    entropy = mean(categorical_entropy(logits))
+    entropy = mean(network.policy.entropy(target))
     loss = policy + config.value_cost * value - config.entropy_cost * entropy
     return loss, {
         "loss/total": loss,
@@ -176,7 +177,7 @@ def impala_loss(
         "loss/value": value,
         "policy/entropy": entropy,
         "policy/rho": mean(rhos),
-        "policy/kl_to_behaviour": mean(categorical_kl(trajectory.behaviour["logits"], logits)),
+        "policy/kl_to_behaviour": mean(network.policy.kl(behaviour, target)),
         "value/mean": mean(output.value[:-1]),
         "value/target": mean(returns.targets),
     }

@@ -41,7 +41,7 @@ class Pool(Protocol):
         """Starts one step.
 
         Args:
-            action: [B] int32 in [0, num_actions); ignored in rows whose episode ended with the last timestep.
+            action: [B, ...] of the spec's `actions`; ignored in rows whose episode ended with the last timestep.
         """
         ...
 

@@ -31,7 +31,7 @@ import numpy as np
 from podrl.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.envs import EvaluationProtocol
 from podrl.envs.spaces import Encoding, make_encoding
-from podrl.types import EnvSpec, Timestep
+from podrl.types import ActionSpace, DiscreteActions, EnvSpec, Timestep
 
 _NO_LIMIT = 2**31 - 1
 
@@ -79,13 +79,13 @@ class _Task:
     Attributes:
         options: for `envpool.make`.
         encoding: of observations.
-        num_actions: size of the discrete action set.
+        actions: what an environment takes.
         frames_per_step: emulator frames per action.
     """
 
     options: Mapping[str, Any]
     encoding: Encoding
-    num_actions: int
+    actions: ActionSpace
     frames_per_step: int
 
 
@@ -103,7 +103,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     return EnvSpec(
         id=config.id,
         observation=task.encoding.struct,
-        num_actions=task.num_actions,
+        actions=task.actions,
         frames_per_step=task.frames_per_step,
     )
 
@@ -294,7 +294,7 @@ def _resolve(config: EnvConfig) -> _Task:
     return _Task(
         options=options,
         encoding=make_encoding(observation_space, config.observation_keys),
-        num_actions=int(action_space.n),
+        actions=DiscreteActions(int(action_space.n)),
         frames_per_step=options.get("frame_skip", defaults.get("frame_skip", 1)),
     )
 

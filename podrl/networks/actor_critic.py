@@ -8,7 +8,8 @@ from jax.typing import DTypeLike
 from podrl.config import ConfigError, NetworkConfig
 from podrl.networks import frame_stack
 from podrl.networks.encoders import MLP, NATURE_MIN_SIZE, ImpalaResNet, NatureCNN
-from podrl.types import EnvSpec, Network, NetworkOutput, PyTree
+from podrl.ops.distributions import make_distribution
+from podrl.types import Distribution, EnvSpec, Network, NetworkOutput, PyTree, Timestep, Trajectory
 
 _MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE}
 
@@ -17,16 +18,17 @@ class ActorCritic(nn.Module):
     """An encoder with two linear heads in float32; observations [N, ...] -> NetworkOutput of [N, ...]."""
 
     encoder: nn.Module
-    num_actions: int
+    policy: Distribution
 
     @nn.compact
     def __call__(self, observation: jax.Array) -> NetworkOutput:
         """Evaluates policy and value."""
         features = self.encoder(observation).astype(jnp.float32)
-        # Nearly equal logits: a new policy acts at random, whatever the encoder's scale.
-        logits = nn.Dense(self.num_actions, kernel_init=nn.initializers.orthogonal(0.01), name="policy")(features)
+        # Parameters near zero, such as nearly equal logits: a new policy acts at random, whatever the encoder's scale.
+        init = nn.initializers.orthogonal(0.01)
+        policy = nn.Dense(self.policy.num_params, kernel_init=init, name="policy")(features)
         value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(features)
-        return NetworkOutput(logits=logits, value=value[..., 0])
+        return NetworkOutput(policy=policy, value=value[..., 0])
 
 
 def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
@@ -41,7 +43,8 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
     """
     _check_observation(config, spec)
     frame, num_frames = spec.observation, config.frame_stack
-    module = ActorCritic(encoder=_make_encoder(config), num_actions=spec.num_actions)
+    policy = make_distribution(spec)
+    module = ActorCritic(encoder=_make_encoder(config), policy=policy)
 
     def init(key: jax.Array) -> PyTree:
         stacked = jnp.zeros((1, *frame_stack.stacked_shape(frame, num_frames)), frame.dtype)
@@ -53,19 +56,19 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
     def initial_carry(batch_size: int) -> PyTree:
         return frame_stack.initial_carry(batch_size, frame, num_frames)
 
-    def step(params: PyTree, observation: jax.Array, first: jax.Array, carry: PyTree) -> tuple[NetworkOutput, PyTree]:
-        stacked, carry = frame_stack.step(observation, first, carry)
+    def step(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[NetworkOutput, PyTree]:
+        stacked, carry = frame_stack.step(timestep.observation, timestep.first, carry)
         return apply(params, stacked), carry
 
-    def unroll(params: PyTree, observation: jax.Array, first: jax.Array, carry: PyTree) -> tuple[NetworkOutput, PyTree]:
+    def unroll(params: PyTree, trajectory: Trajectory) -> tuple[NetworkOutput, PyTree]:
         # [B, T] from here on. B is sharded: merged with T as the major axis XLA gathers the whole batch on every chip.
         # Frames change their order before they are stacked, while they have a fraction of the stacks' bytes.
-        frames, opens = jnp.swapaxes(observation, 0, 1), jnp.swapaxes(first, 0, 1)
-        stacked, carry = frame_stack.unroll(frames, opens, carry, time_axis=1)
+        frames, opens = jnp.swapaxes(trajectory.observation, 0, 1), jnp.swapaxes(trajectory.first, 0, 1)
+        stacked, carry = frame_stack.unroll(frames, opens, trajectory.carry, time_axis=1)
         output = apply(params, stacked.reshape(-1, *stacked.shape[2:]))
-        return jax.tree.map(lambda x: _split_time_major(x, first.shape), output), carry
+        return jax.tree.map(lambda x: _split_time_major(x, trajectory.first.shape), output), carry
 
-    return Network(init=init, initial_carry=initial_carry, step=step, unroll=unroll)
+    return Network(policy=policy, init=init, initial_carry=initial_carry, step=step, unroll=unroll)
 
 
 def _make_encoder(config: NetworkConfig) -> nn.Module:

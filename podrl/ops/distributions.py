@@ -8,6 +8,32 @@ answer with collectives when the batch is sharded.
 import jax
 import jax.numpy as jnp
 
+from podrl.config import ConfigError
+from podrl.types import DiscreteActions, Distribution, EnvSpec
+
+
+def make_distribution(spec: EnvSpec) -> Distribution:
+    """The distribution over the actions of an environment.
+
+    Raises:
+        ConfigError: if there is none for its kind of actions.
+    """
+    if not isinstance(spec.actions, DiscreteActions):
+        raise ConfigError(f"env.id={spec.id!r} has actions {spec.actions}; podrl trains on discrete actions only.")
+    return make_categorical(spec.actions.num)
+
+
+def make_categorical(num_actions: int) -> Distribution:
+    """One of `num_actions` actions; the parameters are logits."""
+    return Distribution(
+        num_params=num_actions,
+        sample=sample_categorical,
+        mode=lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.int32),
+        log_prob=categorical_log_prob,
+        entropy=categorical_entropy,
+        kl=categorical_kl,
+    )
+
 
 def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
     """Log-probability of `action`.

@@ -19,7 +19,7 @@ def split_environments(trajectory: Trajectory, num: int) -> list[Trajectory]:
     then gives its own share to every part and nothing moves between devices (needs B / devices to divide by `num`).
 
     Args:
-        trajectory: [T, B, ...] leaves, the carry's [B, ...]; B a multiple of `num`.
+        trajectory: [T, B, ...] leaves, some [B, ...]; B a multiple of `num`.
         num: how many parts.
 
     Raises:
@@ -78,5 +78,4 @@ def _take_environments(trajectory: Trajectory, part: int, num: int) -> Trajector
         grouped = (*x.shape[:axis], x.shape[axis] // num, num, *x.shape[axis + 1 :])
         return jax.lax.index_in_dim(jnp.reshape(x, grouped), part, axis + 1, keepdims=False)
 
-    timed = jax.tree.map(lambda x: take(x, 1), dataclasses.replace(trajectory, carry=()))
-    return dataclasses.replace(timed, carry=jax.tree.map(lambda x: take(x, 0), trajectory.carry))
+    return trajectory.map(lambda x: take(x, 1), lambda x: take(x, 0))

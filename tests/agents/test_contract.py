@@ -12,13 +12,13 @@ import pytest
 from podrl import agents
 from podrl.config import NetworkConfig
 from podrl.networks import make_network
-from podrl.types import EnvSpec, LearnerState, Timestep
+from podrl.types import DiscreteActions, EnvSpec, LearnerState, Timestep
 from tests.runs import all_resets, random_trajectory
 
 AGENTS = [module.name for module in pkgutil.iter_modules(agents.__path__)]
 SPECS = {
-    "vector": EnvSpec(id="vector", observation=jax.ShapeDtypeStruct((6,), jnp.float32), num_actions=3),
-    "image": EnvSpec(id="image", observation=jax.ShapeDtypeStruct((40, 40, 1), jnp.uint8), num_actions=4),
+    "vector": EnvSpec(id="vector", observation=jax.ShapeDtypeStruct((6,), jnp.float32), actions=DiscreteActions(3)),
+    "image": EnvSpec(id="image", observation=jax.ShapeDtypeStruct((40, 40, 1), jnp.uint8), actions=DiscreteActions(4)),
 }
 NETWORKS = {
     "vector": NetworkConfig(hidden_sizes=(16,), frame_stack=2),
@@ -55,7 +55,7 @@ def test_acting_has_the_promised_shapes(case):
     action, behaviour, next_carry = agent.act(params, make_timestep(spec, 5, True), carry, keys(5))
     assert action.shape == (5,)
     assert action.dtype == jnp.int32
-    assert ((action >= 0) & (action < spec.num_actions)).all()
+    assert ((action >= 0) & (action < spec.actions.num)).all()
     assert all(x.shape[0] == 5 for x in jax.tree.leaves(behaviour))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), next_carry) == jax.tree.map(lambda x: (x.shape, x.dtype), carry)
 
@@ -69,7 +69,7 @@ def test_greedy_actions_are_what_a_policy_without_noise_would_sample(case):
     greedy, greedy_carry = agent.act_greedy(params, timestep, carry)
     assert (greedy.shape, greedy.dtype) == ((1,), jnp.int32)
     sample = jax.jit(jax.vmap(lambda key: agent.act(params, timestep, carry, key[None])[0][0]))
-    counts = np.bincount(sample(jax.random.split(jax.random.key(3), 500)), minlength=spec.num_actions)
+    counts = np.bincount(sample(jax.random.split(jax.random.key(3), 500)), minlength=spec.actions.num)
     assert counts.argmax() == greedy[0]
     assert counts.max() > 200
     jax.tree.map(np.testing.assert_array_equal, greedy_carry, agent.act(params, timestep, carry, keys(1))[2])

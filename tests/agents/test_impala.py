@@ -7,6 +7,7 @@ import pytest
 
 from podrl.agents.impala import AgentConfig, impala_loss, make_agent
 from podrl.config import ConfigError
+from podrl.ops.distributions import make_categorical
 from podrl.types import Network, NetworkOutput, Trajectory
 
 NUM_STATES, NUM_ACTIONS = 4, 2
@@ -16,12 +17,17 @@ def tabular_network():
     """One row of logits and one value per state, all zero at first; observations are state indices."""
 
     def init(key):
-        return {"logits": jnp.zeros((NUM_STATES, NUM_ACTIONS)), "value": jnp.zeros(NUM_STATES)}
+        return {"policy": jnp.zeros((NUM_STATES, NUM_ACTIONS)), "value": jnp.zeros(NUM_STATES)}
 
-    def step(params, observation, first, carry):
-        return NetworkOutput(logits=params["logits"][observation], value=params["value"][observation]), carry
+    def step(params, timestep, carry):
+        state = timestep.observation
+        return NetworkOutput(policy=params["policy"][state], value=params["value"][state]), carry
 
-    return Network(init=init, initial_carry=lambda batch_size: (), step=step, unroll=step)
+    def unroll(params, trajectory):
+        return step(params, trajectory, trajectory.carry)
+
+    policy = make_categorical(NUM_ACTIONS)
+    return Network(policy=policy, init=init, initial_carry=lambda batch_size: (), step=step, unroll=unroll)
 
 
 def chain(states, actions, rewards, first=None, discount=None):
@@ -34,8 +40,9 @@ def chain(states, actions, rewards, first=None, discount=None):
         action=jnp.asarray(actions)[:, None],
         reward=jnp.asarray(rewards, jnp.float32)[:, None],
         discount=jnp.asarray(column[1], jnp.float32)[:, None],
-        behaviour={"logits": jnp.zeros((length, 1, NUM_ACTIONS))},
+        behaviour={"policy": jnp.zeros((length, 1, NUM_ACTIONS))},
         carry=(),
+        opening_reward=jnp.zeros(1),
         params_version=jnp.zeros((length, 1), jnp.int32),
     )
 
@@ -50,7 +57,7 @@ def gradient(trajectory, **config):
 
 def test_reward_is_credited_to_the_action_that_earned_it():
     """Only action 1 in state 2 pays: one step moves the logits of state 2 towards it, and no other state's."""
-    moved = -gradient(chain(states=[0, 1, 2, 3, 0], actions=[1, 0, 1, 0], rewards=[0, 0, 1, 0]))["logits"]
+    moved = -gradient(chain(states=[0, 1, 2, 3, 0], actions=[1, 0, 1, 0], rewards=[0, 0, 1, 0]))["policy"]
     assert moved[2, 1] > 0
     assert moved[2, 0] < 0
     np.testing.assert_array_equal(moved[jnp.array([0, 1, 3])], 0)
@@ -58,7 +65,7 @@ def test_reward_is_credited_to_the_action_that_earned_it():
 
 def test_a_reset_row_is_not_credited_even_if_it_pays():
     trajectory = chain([0, 1, 2, 3], [1, 1, 1], [0, 1, 0], first=[True, False, True, False])
-    np.testing.assert_array_equal(gradient(trajectory)["logits"], 0)
+    np.testing.assert_array_equal(gradient(trajectory)["policy"], 0)
 
 
 def test_a_termination_does_not_bootstrap_and_a_truncation_does():
@@ -77,25 +84,25 @@ def test_a_termination_does_not_bootstrap_and_a_truncation_does():
 
 def test_the_loss_is_a_mean_so_a_batch_twice_over_gives_the_same_gradient():
     once = chain([0, 1, 2, 3], [1, 0, 1], [1, 0, 2])
-    twice = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), once)
+    twice = once.map(lambda x: jnp.concatenate([x, x], axis=1), lambda x: jnp.concatenate([x, x]))
     for x, y in zip(jax.tree.leaves(gradient(once)), jax.tree.leaves(gradient(twice)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6)
 
 
 def test_off_policy_actions_are_weighted_by_the_clipped_ratio():
     trajectory = chain([2, 0], [1], [1.0])
-    rare = dataclasses.replace(trajectory, behaviour={"logits": jnp.log(jnp.array([[[0.1, 0.9]]]))})
-    common = dataclasses.replace(trajectory, behaviour={"logits": jnp.log(jnp.array([[[0.9, 0.1]]]))})
-    on_policy = gradient(trajectory)["logits"][2]
-    np.testing.assert_allclose(gradient(rare)["logits"][2], on_policy * 0.5 / 0.9, rtol=1e-5)
-    np.testing.assert_allclose(gradient(common)["logits"][2], on_policy, rtol=1e-6)  # 0.5 / 0.1 is clipped to 1
+    rare = dataclasses.replace(trajectory, behaviour={"policy": jnp.log(jnp.array([[[0.1, 0.9]]]))})
+    common = dataclasses.replace(trajectory, behaviour={"policy": jnp.log(jnp.array([[[0.9, 0.1]]]))})
+    on_policy = gradient(trajectory)["policy"][2]
+    np.testing.assert_allclose(gradient(rare)["policy"][2], on_policy * 0.5 / 0.9, rtol=1e-5)
+    np.testing.assert_allclose(gradient(common)["policy"][2], on_policy, rtol=1e-6)  # 0.5 / 0.1 is clipped to 1
 
 
 def test_rewards_are_scaled_and_clipped_by_the_agent():
-    big = gradient(chain([2, 0], [1], [50.0]), max_reward=1.0)["logits"]
-    one = gradient(chain([2, 0], [1], [1.0]))["logits"]
+    big = gradient(chain([2, 0], [1], [50.0]), max_reward=1.0)["policy"]
+    one = gradient(chain([2, 0], [1], [1.0]))["policy"]
     np.testing.assert_allclose(big, one, rtol=1e-6)
-    np.testing.assert_allclose(gradient(chain([2, 0], [1], [50.0]), reward_scale=0.02)["logits"], one, rtol=1e-6)
+    np.testing.assert_allclose(gradient(chain([2, 0], [1], [50.0]), reward_scale=0.02)["policy"], one, rtol=1e-6)
 
 
 def test_the_learning_rate_decays_to_zero():

@@ -26,7 +26,7 @@ import numpy as np
 
 from podrl.config import ConfigError, EnvConfig
 from podrl.envs import EvaluationProtocol
-from podrl.types import EnvSpec, Timestep
+from podrl.types import DiscreteActions, EnvSpec, Timestep
 
 _pool_numbers = itertools.count(1)
 
@@ -69,7 +69,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     return EnvSpec(
         id=config.id,
         observation=jax.ShapeDtypeStruct((3,), np.float32),
-        num_actions=options.num_actions,
+        actions=DiscreteActions(options.num_actions),
     )
 
 

@@ -37,8 +37,8 @@ def make_pool(config, num_threads=2):
 
 
 def random_actions(config, num_steps=NUM_STEPS):
-    num_actions = load_source(config.source).make_spec(config).num_actions
-    return np.random.default_rng(0).integers(0, num_actions, (num_steps, NUM_ENVS)).astype(np.int32)
+    actions = load_source(config.source).make_spec(config).actions
+    return actions.sample(np.random.default_rng(0), (num_steps, NUM_ENVS))
 
 
 def play(pool, actions):

@@ -4,6 +4,7 @@ import pytest
 
 from podrl.config import ConfigError, EnvConfig
 from podrl.envs.envpool import make_pool, make_spec
+from podrl.types import DiscreteActions
 
 
 def play(pool, actions):
@@ -112,7 +113,7 @@ def test_atari_defaults():
 
     assert spec.id == "Pong-v5"
     assert spec.observation == jax.ShapeDtypeStruct((84, 84, 1), np.uint8)
-    assert spec.num_actions == 6
+    assert spec.actions == DiscreteActions(6)
     assert spec.frames_per_step == 4
 
 
@@ -120,7 +121,7 @@ def test_atari_options():
     options = {"full_action_space": True, "frame_skip": 2, "img_height": 64, "gray_scale": False}
     spec = make_spec(EnvConfig(id="Pong-v5", options=options))
 
-    assert spec.num_actions == 18
+    assert spec.actions == DiscreteActions(18)
     assert spec.frames_per_step == 2
     assert spec.observation == jax.ShapeDtypeStruct((64, 84, 3), np.uint8)
 

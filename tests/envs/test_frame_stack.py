@@ -19,7 +19,7 @@ def test_carried_stack_equals_envpools_own(gray_scale):
     options = {"max_episode_steps": 60, "noop_max": 1, "gray_scale": gray_scale}
     config, seeds = EnvConfig(id="Breakout-v5", options=options), env_seeds(1, range(NUM_ENVS))
     spec = make_spec(config)
-    actions = np.random.default_rng(0).integers(0, spec.num_actions, (NUM_STEPS, NUM_ENVS)).astype(np.int32)
+    actions = spec.actions.sample(np.random.default_rng(0), (NUM_STEPS, NUM_ENVS))
     whole = envpool.make(
         "Breakout-v5", "gymnasium", num_envs=NUM_ENVS, stack_num=NUM_FRAMES, env_seed=seeds, num_threads=1, **options
     )

@@ -11,21 +11,40 @@ import pytest
 
 from podrl.config import ConfigError, NetworkConfig
 from podrl.networks import make_network
-from podrl.types import EnvSpec
+from podrl.types import DiscreteActions, EnvSpec, Timestep, Trajectory
 
 COLLECTIVES = ("all-gather", "all-to-all", "collective-permute", "all-reduce", "reduce-scatter")
 
 
 def make_spec(shape, dtype=jnp.uint8, num_actions=18):
-    return EnvSpec(id="Test-v0", observation=jax.ShapeDtypeStruct(shape, dtype), num_actions=num_actions)
+    observation = jax.ShapeDtypeStruct(shape, dtype)
+    return EnvSpec(id="Test-v0", observation=observation, actions=DiscreteActions(num_actions))
 
 
-def random_unroll(spec, length, batch):
-    """Observations [T, B, ...] and `first` [T, B], some of it true, row 0 not."""
-    frame = spec.observation
-    observation = jax.random.uniform(jax.random.key(1), (length, batch, *frame.shape), maxval=255.0)
-    first = jax.random.bernoulli(jax.random.key(2), 0.3, (length, batch)).at[0].set(False)
-    return observation.astype(frame.dtype), first
+def random_unroll(network, spec, rows, batch):
+    """A trajectory of random observations in `rows` rows; some of them open an episode, the first does not."""
+    frame, shape = spec.observation, (rows - 1, batch)
+    observation = jax.random.uniform(jax.random.key(1), (rows, batch, *frame.shape), maxval=255.0)
+    return Trajectory(
+        observation=observation.astype(frame.dtype),
+        first=jax.random.bernoulli(jax.random.key(2), 0.3, (rows, batch)).at[0].set(False),
+        action=jnp.asarray(spec.actions.sample(np.random.default_rng(3), shape)),
+        reward=jax.random.normal(jax.random.key(4), shape),
+        discount=jnp.ones(shape),
+        behaviour=(),
+        carry=network.initial_carry(batch),
+        opening_reward=jax.random.normal(jax.random.key(5), (batch,)),
+        params_version=jnp.zeros(shape, jnp.int32),
+    )
+
+
+def timestep_of(trajectory, row):
+    """What the actor saw in a row."""
+    reward = trajectory.reward[row - 1] if row else trajectory.opening_reward
+    discount = trajectory.discount[row - 1] if row else jnp.ones_like(reward)
+    return Timestep(
+        observation=trajectory.observation[row], reward=reward, discount=discount, first=trajectory.first[row]
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,15 +66,16 @@ def test_step_equals_unroll(encoder, shape, frame_stack):
     spec = make_spec(shape, jnp.uint8 if len(shape) == 3 else jnp.float32, num_actions=4)
     network = make_network(NetworkConfig(encoder=encoder, frame_stack=frame_stack), spec)
     params = jax.jit(network.init)(jax.random.key(0))
-    observation, first = random_unroll(spec, 4, 3)
-    unrolled, last_carry = jax.jit(network.unroll)(params, observation, first, network.initial_carry(3))
-    assert unrolled.logits.shape == (4, 3, 4)
+    trajectory = random_unroll(network, spec, 4, 3)
+    unrolled, last_carry = jax.jit(network.unroll)(params, trajectory)
+    assert unrolled.policy.shape == (4, 3, 4)
     assert unrolled.value.shape == (4, 3)
     assert np.std(unrolled.value) > 1e-3
     carry, step = network.initial_carry(3), jax.jit(network.step)
     for t in range(4):
-        output, carry = step(params, observation[t], first[t], carry)
-        np.testing.assert_allclose(output.logits, unrolled.logits[t], atol=1e-5, rtol=1e-5)
+        output, carry = step(params, timestep_of(trajectory, t), carry)
+        carry = network.remember(carry, trajectory.action[t]) if t < 3 else carry
+        np.testing.assert_allclose(output.policy, unrolled.policy[t], atol=1e-5, rtol=1e-5)
         np.testing.assert_allclose(output.value, unrolled.value[t], atol=1e-5, rtol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, carry, last_carry)
 
@@ -67,9 +87,9 @@ def test_bfloat16_keeps_float32_params_and_outputs(encoder):
     network, exact = make_network(config, spec), make_network(NetworkConfig(encoder=encoder), spec)
     params = jax.jit(network.init)(jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    arguments = (params, *random_unroll(spec, 2, 2), ())
+    arguments = (params, random_unroll(network, spec, 2, 2))
     output, expected = network.unroll(*arguments)[0], exact.unroll(*arguments)[0]
-    assert output.logits.dtype == output.value.dtype == jnp.float32
+    assert output.policy.dtype == output.value.dtype == jnp.float32
     assert not np.array_equal(output.value, expected.value)
     np.testing.assert_allclose(output.value, expected.value, atol=0.05, rtol=0.05)
 
@@ -79,16 +99,16 @@ def test_pixels_are_scaled_and_floats_are_not():
     floats = make_network(NetworkConfig(), make_spec((6,), jnp.float32))
     params = pixels.init(jax.random.key(0))
     bytes_ = jnp.array([[0, 51, 102, 153, 204, 255]], jnp.uint8)
-    first = jnp.zeros(1, bool)
-    expected, _ = floats.step(params, bytes_ / 255, first, ())
-    np.testing.assert_allclose(pixels.step(params, bytes_, first, ())[0].value, expected.value, rtol=1e-6)
+    timestep = Timestep(observation=bytes_, reward=jnp.zeros(1), discount=jnp.ones(1), first=jnp.zeros(1, bool))
+    expected, _ = floats.step(params, timestep.replace(observation=bytes_ / 255), ())
+    np.testing.assert_allclose(pixels.step(params, timestep, ())[0].value, expected.value, rtol=1e-6)
 
 
 def test_new_policy_is_nearly_uniform():
     spec = make_spec((84, 84, 1))
     network = make_network(NetworkConfig(encoder="nature"), spec)
-    output, _ = network.unroll(jax.jit(network.init)(jax.random.key(0)), *random_unroll(spec, 1, 2), ())
-    assert 0 < np.abs(output.logits).max() < 0.1
+    output, _ = network.unroll(jax.jit(network.init)(jax.random.key(0)), random_unroll(network, spec, 2, 2))
+    assert 0 < np.abs(output.policy).max() < 0.1
 
 
 @pytest.mark.parametrize(
@@ -127,7 +147,8 @@ def test_config_errors(config, shape, expected):
 
 
 def test_dictionary_observation_is_a_config_error():
-    spec = EnvSpec(id="Test-v0", observation={"a": jax.ShapeDtypeStruct((3,), jnp.float32)}, num_actions=2)
+    observation = {"a": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    spec = EnvSpec(id="Test-v0", observation=observation, actions=DiscreteActions(2))
     with pytest.raises(ConfigError, match=r"one array per observation.*env\.observation_keys"):
         make_network(NetworkConfig(), spec)
 
@@ -138,10 +159,11 @@ def print_compiled_unroll():
     sharding = lambda *spec: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))  # noqa: E731
     spec = make_spec((13, 12, 1), num_actions=4)
     network = make_network(NetworkConfig(encoder="resnet", frame_stack=4), spec)
-    arguments = (jax.eval_shape(network.init, jax.random.key(0)), *random_unroll(spec, 3, 16))
-    shardings = (sharding(), sharding(None, "data"), sharding(None, "data"), sharding("data"))
+    trajectory = random_unroll(network, spec, 3, 16)
+    shardings = (sharding(), trajectory.map(lambda _: sharding(None, "data"), lambda _: sharding("data")))
     unroll = lambda *arguments: network.unroll(*arguments)[0]  # noqa: E731
-    compiled = jax.jit(unroll, in_shardings=shardings).lower(*arguments, network.initial_carry(16)).compile()
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    compiled = jax.jit(unroll, in_shardings=shardings).lower(params, trajectory).compile()
     print(compiled.as_text())  # noqa: T201
 
 

@@ -26,6 +26,7 @@ def make_trajectory(length=3, batch=16):
         discount=array(length, batch),
         behaviour=array(length, batch, 2),
         carry=(array(batch, 4),),
+        opening_reward=array(batch),
         params_version=jnp.zeros((length, batch), jnp.int32),
     )
 
@@ -74,6 +75,7 @@ def test_split_takes_every_environment_once():
         jax.tree.map(np.testing.assert_array_equal, part.observation, expected)
         np.testing.assert_array_equal(part.action[0], np.arange(m, 16, 4))
         np.testing.assert_array_equal(part.carry[0], trajectory.carry[0][m::4])
+        np.testing.assert_array_equal(part.opening_reward, trajectory.opening_reward[m::4])
 
 
 def print_compiled_split():
@@ -81,9 +83,8 @@ def print_compiled_split():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = lambda *spec: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))  # noqa: E731
     trajectory = make_trajectory(batch=32)
-    shardings = jax.tree.map(lambda _: sharding(None, "data"), trajectory)
-    shardings = shardings.replace(carry=(sharding("data"),))
-    split = lambda trajectory: [p.replace(carry=()) for p in split_environments(trajectory, 2)]  # noqa: E731
+    shardings = trajectory.map(lambda _: sharding(None, "data"), lambda _: sharding("data"))
+    split = lambda trajectory: split_environments(trajectory, 2)  # noqa: E731
     print(jax.jit(split, in_shardings=(shardings,)).lower(trajectory).compile().as_text())  # noqa: T201
 
 
