@@ -16,7 +16,7 @@ LAYERS = [
     | {"comparison", "retention", "export", "membership", "sharding"},
     {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"meeting", "launch"},
-    {"distributed"},
+    {"distributed", "assembly", "resumption"},
     {"preflight", "consensus"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 
 from podrl import commandline
+from podrl.assembly import resolve
 from podrl.checkpoint import Checkpointer
 from podrl.learner import Learner
 from podrl.mesh import make_topology
-from podrl.train import resolve
 from tests.processes import read_rows
 from tests.runs import facts, make_agent
 
