@@ -9,7 +9,8 @@ import ml_collections
 
 from podrl import inspection
 from podrl.assembly import assemble_agent, resolve
-from podrl.checkpoint import read_fact, restore_actor
+from podrl.checkpoint import restore_actor
+from podrl.checkpoint_facts import read_fact
 from podrl.config import Config, ConfigError, with_defaults
 from podrl.envs import Source
 from podrl.types import Agent, Counters, EnvSpec, PyTree

@@ -25,7 +25,7 @@ from rich.console import Console
 from podrl import consensus, sebulba
 from podrl.allocator import keep_freed_memory
 from podrl.assembly import assemble, resolve
-from podrl.checkpoint import CheckpointError
+from podrl.checkpoint_facts import CheckpointError
 from podrl.commandline import CommandLine
 from podrl.compilation_cache import use_compilation_cache
 from podrl.config import Config, ConfigError, to_dict

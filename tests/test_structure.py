@@ -13,11 +13,11 @@ LAYERS = [
     {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records", "metadata"}
     | {"memory", "traffic"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
-    | {"comparison", "retention", "export", "membership", "sharding"},
-    {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"}
+    | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
+    {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"meeting", "launch"},
-    {"distributed", "assembly", "resumption"},
-    {"preflight", "consensus"},
+    {"distributed", "assembly", "checkpoint"},
+    {"preflight", "consensus", "resumption"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},
     {"crew", "evaluator"},
