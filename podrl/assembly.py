@@ -11,7 +11,8 @@ import jax
 import ml_collections
 
 from podrl.agents import load_agent
-from podrl.config import Config, check, from_config_dict
+from podrl.config import Config, check
+from podrl.config_dict import from_config_dict
 from podrl.envs import Source, load_source
 from podrl.layout import Layout, make_layout, resolve_micro_batches
 from podrl.learner import Learner

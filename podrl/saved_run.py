@@ -11,7 +11,8 @@ from podrl import inspection
 from podrl.assembly import assemble_agent, resolve
 from podrl.checkpoint import restore_actor
 from podrl.checkpoint_facts import read_fact
-from podrl.config import Config, ConfigError, with_defaults
+from podrl.config import Config, ConfigError
+from podrl.config_dict import with_defaults
 from podrl.envs import Source
 from podrl.types import Agent, Counters, EnvSpec, PyTree
 

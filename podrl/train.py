@@ -28,7 +28,8 @@ from podrl.assembly import assemble, resolve
 from podrl.checkpoint_facts import CheckpointError
 from podrl.commandline import CommandLine
 from podrl.compilation_cache import use_compilation_cache
-from podrl.config import Config, ConfigError, to_dict
+from podrl.config import Config, ConfigError
+from podrl.config_dict import to_dict
 from podrl.consensus import StopVote
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging

@@ -12,7 +12,8 @@ import numpy as np
 from configs import common
 from podrl import sebulba
 from podrl.agents import load_agent
-from podrl.config import Config, from_config_dict
+from podrl.config import Config
+from podrl.config_dict import from_config_dict
 from podrl.envs import load_source
 from podrl.mesh import ShardingRule, make_topology
 from podrl.networks import make_network
