@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from podrl.config import default_sections
+from podrl.config_dict import default_sections
 
 
 def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.ConfigDict:

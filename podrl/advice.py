@@ -7,14 +7,12 @@ other, while the waiting counts as `act` or `learn`. The ledgers cannot see that
 cores are and says where parts compete.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
-import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from podrl.config import Config
-from podrl.layout import Layout, available_cores, default_env_threads, make_layout
-from podrl.mesh import Topology
+from podrl.layout import Layout, default_env_threads
 
 WAITS = 0.2  # Who waits for this fraction of its time is held up by the other.
 SIDE_WORK = 0.05  # Fraction of the learner's time from which work beside learning is worth a word.
@@ -113,92 +111,6 @@ class Advice(NamedTuple):
     def __str__(self) -> str:
         """One line, with the two best remedies."""
         return f"{self.finding}: {'; or '.join(self.remedies[:2])}"
-
-
-class Adviser:
-    """Averages rows of metrics for a while, and then speaks once."""
-
-    def __init__(
-        self,
-        config: Config,
-        topology: Topology,
-        *,
-        after_s: float = 60.0,
-        clock: Callable[[], float] = time.monotonic,
-        core_clock: Callable[[], float] = time.process_time,
-    ) -> None:
-        """Has seen nothing yet.
-
-        Args:
-            config: of the run.
-            topology: who acts and who learns.
-            after_s: seconds of training, from the first row on, that the advice is about.
-            clock: seconds, monotonic.
-            core_clock: CPU seconds of all threads of this process.
-        """
-        self._config = config
-        self._machine = make_machine(topology)
-        self._layout = make_layout(config, topology)
-        self._after_s = after_s
-        self._clock, self._core_clock = clock, core_clock
-        self._first: _Reading | None = None
-        self._last_s = 0.0
-        self._seconds: dict[str, float] = {}
-        self._has_spoken = False
-
-    def add(self, row: Mapping[str, Any]) -> str | None:
-        """Takes a row as it is written; returns the advice once, when the time has come.
-
-        The first row only starts the clocks, because its time went to compiling and to opening environments.
-        """
-        if self._has_spoken:
-            return None
-        now = _Reading(self._clock(), self._core_clock(), row["env_steps"])
-        if self._first is None:
-            self._first, self._last_s = now, now.wall_s
-            return None
-        self._add_shares(row, now.wall_s - self._last_s)
-        self._last_s = now.wall_s
-        if now.wall_s - self._first.wall_s < self._after_s:
-            return None
-        self._has_spoken = True
-        return str(advise(self._situation(self._first, now)))
-
-    def _add_shares(self, row: Mapping[str, Any], seconds: float) -> None:
-        """Turns a row's shares back into seconds, as rows are not equally long."""
-        for key, share in row.items():
-            if key.startswith(("time/learner/", "time/actors/")):
-                self._seconds[key] = self._seconds.get(key, 0.0) + share * seconds
-
-    def _situation(self, first: "_Reading", now: "_Reading") -> Situation:
-        wall_s = now.wall_s - first.wall_s
-        return Situation(
-            shares={key: seconds / wall_s for key, seconds in self._seconds.items()},
-            env_steps_per_second=(now.env_steps - first.env_steps) / wall_s,
-            cores_busy=min(1.0, (now.core_s - first.core_s) / (wall_s * self._machine.cores)),
-            machine=self._machine,
-            layout=self._layout,
-            config=self._config,
-        )
-
-
-class _Reading(NamedTuple):
-    """Seconds on the wall's and the process's clock, and env steps, when a row was written."""
-
-    wall_s: float
-    core_s: float
-    env_steps: int
-
-
-def make_machine(topology: Topology) -> Machine:
-    """What this process runs on."""
-    return Machine(
-        platform=topology.mesh.devices.flat[0].platform,
-        cores=available_cores(),
-        devices=topology.mesh.shape["device"],
-        actor_devices=len(topology.local_actor_devices),
-        learner_devices=topology.local_learner.size,
-    )
 
 
 def advise(situation: Situation) -> Advice:

@@ -23,7 +23,8 @@ import statistics
 import time
 from typing import Any
 
-from podrl.config import Config, to_dict
+from podrl.config import Config
+from podrl.config_dict import to_dict
 from podrl.instruments import Sample, Yardsticks, describe_machine, peak_memory_bytes, spread
 from podrl.sharding import describe_split
 from podrl.stages import (

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from podrl.config import differences
+from podrl.config_dict import differences
 from podrl.memory import UpdateMemory
 from podrl.panel import compact
 from podrl.traffic import describe_traffic

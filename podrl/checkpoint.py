@@ -1,15 +1,11 @@
 """Checkpoints of the whole learner state, through Orbax (on tensorstore); the only module that imports it.
 
 A checkpoint is committed atomically: until it is whole it does not count. Saving copies the state off the device and
-writes in the background. Beside the state it holds what the state means: counters, the newest episodes, and the run's
-config and manifest; these are JSON, which can be read without a device and without knowing the network.
+writes in the background. Beside the state it holds what the state means (`podrl.checkpoint_facts`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
-import json
-import os
-import re
 import sys
 from types import TracebackType
 from typing import Any
@@ -20,17 +16,21 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from podrl.checkpoint_facts import (
+    JSON_FILE,
+    JSON_ITEMS,
+    CheckpointError,
+    checkpoint_folder,
+    explain,
+    make_facts,
+    read_progress,
+    read_return,
+)
 from podrl.config import CheckpointConfig, ConfigError
 from podrl.metrics import recorded_return
-from podrl.retention import reasons_to_keep
+from podrl.retention import Preservation
+from podrl.state_arrays import by_path, check_leaves, from_arrays, to_array_shapes, to_arrays
 from podrl.types import Counters, LearnerState, PyTree, Snapshot
-
-JSON_ITEMS = ("counters", "episodes", "chain", "config", "manifest")
-_JSON_FILE = "metadata"  # Orbax's own default.
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read: one clear line, with the library's own error as its cause."""
 
 
 class Checkpointer:
@@ -51,13 +51,13 @@ class Checkpointer:
         self._saving: int | None = None  # The step that is being written, until it is known to be whole.
         self._returns: dict[int, float | None] = {}
         config = CheckpointConfig(every_updates=every, keep=keep, keep_every=keep_every, keep_best=keep_best)
-        self._preservation = _Preservation(config, self._return_of)
+        self._preservation = Preservation(config, self._return_of)
         options = ocp.CheckpointManagerOptions(
             # Orbax deletes on the first process only, which is the one that knows the returns.
             preservation_policy=self._preservation if self._first else None,
             enable_async_checkpointing=True,
         )
-        items: dict[str, Any] = {name: ocp.JsonCheckpointHandler(_JSON_FILE) for name in JSON_ITEMS}
+        items: dict[str, Any] = {name: ocp.JsonCheckpointHandler(JSON_FILE) for name in JSON_ITEMS}
         self._manager = ocp.CheckpointManager(
             checkpoint_folder(workdir),
             options=options,
@@ -106,15 +106,9 @@ class Checkpointer:
         self.wait()
         step = snapshot.counters.learner_steps
         self._returns[step] = recorded_return(snapshot.episodes)
-        facts = {
-            "counters": dataclasses.asdict(snapshot.counters),
-            "episodes": dict(snapshot.episodes),
-            "chain": {"chain": snapshot.chain},
-            "config": config,
-            "manifest": manifest,
-        }
-        items: dict[str, Any] = {k: ocp.args.JsonSave(fact) for k, fact in facts.items() if fact is not None}
-        items["state"] = ocp.args.StandardSave(_to_arrays(snapshot.state))
+        facts = make_facts(snapshot, config, manifest)
+        items: dict[str, Any] = {name: ocp.args.JsonSave(fact) for name, fact in facts.items()}
+        items["state"] = ocp.args.StandardSave(to_arrays(snapshot.state))
         self._saving = step
         try:
             saved = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -149,22 +143,11 @@ class Checkpointer:
             ConfigError: if it is of another network or algorithm; names the first leaf that differs.
             Exception: whatever Orbax raises on one that is damaged.
         """
-        self._check_leaves(shape, step)
-        facts = {name: read_fact(self._workdir, step, name) for name in ("counters", "episodes", "chain")}
-        counters, episodes, chain = facts.values()
-        if counters is None or episodes is None:
-            raise CheckpointError(f"Checkpoint {step} in {self._manager.directory} is not whole.")
-        path, arguments = (
-            self._manager.directory / str(step) / "state",
-            ocp.args.StandardRestore(_to_array_shapes(shape)),
-        )
-        state = dataclasses.replace(shape, **ocp.StandardCheckpointHandler().restore(path, args=arguments))
-        return Snapshot(
-            state=dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)),
-            counters=Counters(**counters),
-            episodes=episodes,
-            **(chain or {}),  # Checkpoints before podrl chained its fingerprints have none.
-        )
+        checkpoint, expected = checkpoint_folder(self._workdir) / str(step), to_array_shapes(shape)
+        check_leaves(checkpoint, self._manager.item_metadata(step)["state"], expected)
+        progress = read_progress(self._workdir, step)
+        arrays = ocp.StandardCheckpointHandler().restore(checkpoint / "state", args=ocp.args.StandardRestore(expected))
+        return Snapshot(state=from_arrays(arrays), **progress)
 
     def restore_first(
         self,
@@ -192,7 +175,7 @@ class Checkpointer:
             except (ConfigError, jax.errors.JaxRuntimeError):
                 raise
             except Exception as error:  # noqa: BLE001 (Orbax and tensorstore raise many kinds for a damaged file)
-                reason = _reason(error)
+                reason = explain(error)
             reasons = [found for found in share(reason) if found]
             if not reasons:
                 return snapshot
@@ -245,7 +228,7 @@ class Checkpointer:
         whole = self.steps()
         return CheckpointError(
             f"The checkpoint of update {step} could not be saved as {self._manager.directory / str(step)}: "
-            f"{_reason(error)}. "
+            f"{explain(error)}. "
             + (f"It does not count; the newest whole one is of update {whole[-1]}." if whole else "There is no other.")
         )
 
@@ -256,7 +239,7 @@ class Checkpointer:
             logging.warning(
                 "Checkpoint %d, which is no longer needed, could not be deleted (%s). Delete %s by hand.",
                 step,
-                error.strerror or _reason(error),
+                error.strerror or explain(error),
                 self._manager.directory / str(step),
             )
 
@@ -274,71 +257,11 @@ class Checkpointer:
         (folder / str(step)).rename(aside)
         return aside
 
-    def _check_leaves(self, shape: LearnerState, step: int) -> None:
-        """Raises ConfigError unless the checkpoint has the leaves of `shape`."""
-        saved = _leaf_shapes(self._manager.item_metadata(step)["state"])
-        for path, expected in _leaf_shapes(_to_array_shapes(shape)).items():
-            _check_leaf(epath.Path(self._manager.directory) / str(step), path, saved.pop(path, None), expected)
-        if saved:
-            path = next(iter(saved))
-            raise ConfigError(
-                f"Checkpoint {step} in {self._manager.directory} is of another network or algorithm: it has {path}, "
-                "which this run has not."
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Preservation:
-    """Orbax's interface to `podrl.retention`."""
-
-    config: CheckpointConfig
-    return_of: Callable[[int], float | None]
-    dropped: list[int] = dataclasses.field(default_factory=list)  # By the newest decision, oldest first.
-    undeletable: set[int] = dataclasses.field(default_factory=set)  # What nobody tries to delete again.
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """For each checkpoint whether it stays."""
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        reasons = reasons_to_keep(
-            self.config, {step: self.return_of(step) if self.config.keep_best else None for step in steps}
-        )
-        keep = [bool(reasons[step]) or step in self.undeletable for step in steps]
-        self.dropped[:] = [step for step, stays in zip(steps, keep, strict=True) if not stays]
-        return keep
-
-
-def checkpoint_folder(workdir: epath.PathLike) -> epath.Path:
-    """Where a run's checkpoints lie."""
-    return epath.Path(workdir).resolve() / "checkpoints"  # Orbax refuses relative paths.
-
 
 def whole_steps(workdir: epath.PathLike) -> list[int]:
     """Learner steps of the whole checkpoints in a run's folder, oldest first."""
     folder = checkpoint_folder(workdir)
     return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
-
-
-def read_fact(workdir: epath.PathLike, step: int, name: str) -> dict[str, Any] | None:
-    """One of `JSON_ITEMS` of a checkpoint; None where it was made before podrl saved that.
-
-    Raises:
-        CheckpointError: if it is damaged.
-    """
-    path = checkpoint_folder(workdir) / str(step) / name / _JSON_FILE
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {_reason(error)}.") from error
-
-
-def read_return(workdir: epath.PathLike, step: int) -> float | None:
-    """Mean episode return at a checkpoint; None if no episode had ended, or that part of it is damaged."""
-    try:
-        return recorded_return(read_fact(workdir, step, "episodes") or {})
-    except CheckpointError:
-        return None
 
 
 def read_shapes(workdir: epath.PathLike, step: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -347,7 +270,7 @@ def read_shapes(workdir: epath.PathLike, step: int) -> dict[str, jax.ShapeDtypeS
     Raises:
         CheckpointError: if it is damaged.
     """
-    saved = _by_path(_read_metadata(workdir, step))
+    saved = by_path(_read_metadata(workdir, step))
     return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in saved.items()}
 
 
@@ -366,8 +289,8 @@ def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
     try:
         restored = ocp.PyTreeCheckpointHandler().restore(path, args=arguments)
     except Exception as error:
-        raise CheckpointError(f"Checkpoint {step} in {path.parent.parent} is damaged: {_reason(error)}.") from error
-    return _by_path(restored["params"])
+        raise CheckpointError(f"Checkpoint {step} in {path.parent.parent} is damaged: {explain(error)}.") from error
+    return by_path(restored["params"])
 
 
 def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tuple[LearnerState, Counters]:
@@ -389,9 +312,7 @@ def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tu
             ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as arrays,
             ocp.Checkpointer(ocp.JsonCheckpointHandler()) as numbers,
         ):
-            saved = _leaf_shapes(arrays.metadata(checkpoint / "state").item_metadata.tree)
-            for path, expected in _leaf_shapes(parts).items():
-                _check_leaf(checkpoint, path, saved.get(path), expected)
+            check_leaves(checkpoint, arrays.metadata(checkpoint / "state").item_metadata.tree, parts, partly=True)
             restore = ocp.args.PyTreeRestore(
                 item=parts, restore_args=ocp.checkpoint_utils.construct_restore_args(parts), partial_restore=True
             )
@@ -400,7 +321,7 @@ def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tu
     except ConfigError:
         raise
     except Exception as error:
-        raise CheckpointError(f"Checkpoint {step} in {checkpoint.parent} is damaged: {_reason(error)}.") from error
+        raise CheckpointError(f"Checkpoint {step} in {checkpoint.parent} is damaged: {explain(error)}.") from error
 
 
 def _read_metadata(workdir: epath.PathLike, step: int) -> dict[str, PyTree]:
@@ -409,45 +330,4 @@ def _read_metadata(workdir: epath.PathLike, step: int) -> dict[str, PyTree]:
     try:
         return ocp.PyTreeCheckpointHandler().metadata(path).tree
     except Exception as error:
-        raise CheckpointError(f"Checkpoint {step} in {path.parent.parent} is damaged: {_reason(error)}.") from error
-
-
-def _reason(error: Exception) -> str:
-    """Why, in one line: the system's words where tensorstore gives the number of its error, such as 28 for no room."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code:
-        return os.strerror(int(code[1]))
-    first = str(error).partition("\n")[0].partition(" See full TensorStore details")[0]
-    return first.rstrip(".") or type(error).__name__
-
-
-def _check_leaf(checkpoint: Any, path: str, found: str | None, expected: str) -> None:
-    """Raises ConfigError unless the leaf is as expected."""
-    if found != expected:
-        raise ConfigError(
-            f"Checkpoint {checkpoint.name} in {checkpoint.parent} is of another network or algorithm: {path} is "
-            f"{found or 'not there'}, expected {expected}."
-        )
-
-
-def _leaf_shapes(tree: PyTree) -> dict[str, str]:
-    """Dtype and shape of each leaf by its path, which is the same in a live state and in Orbax's record of it."""
-    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in _by_path(tree).items()}
-
-
-def _by_path(tree: PyTree) -> dict[str, Any]:
-    """The leaves of nested containers by paths such as `encoder/Dense_0/kernel`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _to_arrays(state: LearnerState) -> dict[str, PyTree]:
-    """The state as plain arrays: a typed key becomes its words."""
-    fields: dict[str, Any] = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    return fields | {"key": jax.random.key_data(state.key)}
-
-
-def _to_array_shapes(shape: LearnerState) -> dict[str, PyTree]:
-    fields: dict[str, Any] = {field.name: getattr(shape, field.name) for field in dataclasses.fields(shape)}
-    words = jax.eval_shape(jax.random.key_data, shape.key)
-    return fields | {"key": jax.ShapeDtypeStruct(words.shape, words.dtype, sharding=shape.key.sharding)}
+        raise CheckpointError(f"Checkpoint {step} in {path.parent.parent} is damaged: {explain(error)}.") from error

@@ -10,7 +10,8 @@ import dataclasses
 import itertools
 from typing import Any
 
-from podrl.config import check, differences
+from podrl.config import check
+from podrl.config_dict import differences
 from podrl.records import Record
 
 CHAIN, PARAMS, BATCH = "fingerprint", "fingerprint/params", "fingerprint/batch"

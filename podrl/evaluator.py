@@ -160,10 +160,8 @@ class Evaluator:
 
     def is_due(self, counters: Counters) -> bool:
         """Whether the update that was just counted is to be evaluated, and has not been."""
-        update = counters.learner_steps
-        if self._every_updates == 0 or update == 0 or update in self._done:
-            return False
-        return update == self._last_update or update % self._every_updates == 0
+        due = is_evaluation_due(counters, every_updates=self._every_updates, last_update=self._last_update)
+        return due and counters.learner_steps not in self._done
 
     def add(
         self,
@@ -240,6 +238,18 @@ class Evaluator:
     def _finish(self, ended: Evaluation) -> None:
         self._running = None
         self._write(ended.counters, ended.result())
+
+
+def is_evaluation_due(counters: Counters, *, every_updates: int, last_update: int) -> bool:
+    """Whether the update that was just counted is to be evaluated; the same on every process.
+
+    Args:
+        counters: after this update.
+        every_updates: updates between evaluations; the last has one too. 0 for none.
+        last_update: number of the last update.
+    """
+    update = counters.learner_steps
+    return every_updates > 0 and update > 0 and (update == last_update or update % every_updates == 0)
 
 
 def _play_nothing(params: PyTree, update: int, **_: Any) -> Episodes:

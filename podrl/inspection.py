@@ -9,7 +9,8 @@ from typing import Any
 from etils import epath
 import jax
 
-from podrl.checkpoint import CheckpointError, checkpoint_folder, read_fact, read_return, read_shapes, whole_steps
+from podrl.checkpoint import read_shapes, whole_steps
+from podrl.checkpoint_facts import CheckpointError, checkpoint_folder, read_fact, read_return
 from podrl.config import CheckpointConfig, check
 from podrl.retention import reasons_to_keep
 from podrl.types import Counters

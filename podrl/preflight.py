@@ -18,7 +18,8 @@ from absl import logging
 from etils import epath
 import jax
 
-from podrl.config import Config, ConfigError, to_dict
+from podrl.config import Config, ConfigError
+from podrl.config_dict import to_dict
 from podrl.determinism import jax_plugins
 from podrl.distributed import Job
 from podrl.workdir import LIBRARIES, find_commit, shorten

@@ -4,7 +4,7 @@ import time
 
 from absl import logging
 
-from podrl.advice import Adviser
+from podrl.adviser import Adviser
 from podrl.config import Config
 from podrl.display import Display
 from podrl.evaluate import Episodes

@@ -1,7 +1,9 @@
-"""Which checkpoints stay on disk, and why: pure functions from what there is."""
+"""Which checkpoints stay on disk, and why: pure functions from what there is, and Orbax's interface to them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import math
+from typing import Any
 
 from podrl.config import CheckpointConfig
 
@@ -33,3 +35,30 @@ def best_steps(returns: Mapping[int, float | None], count: int) -> list[int]:
     """The checkpoints with the highest returns, best first; of equal ones the newer. Those without one never count."""
     ranked = [(total, step) for step, total in returns.items() if total is not None and not math.isnan(total)]
     return [step for _, step in sorted(ranked, reverse=True)[:count]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preservation:
+    """Decides for Orbax, which asks before it deletes: a preservation policy, in its words.
+
+    Attributes:
+        config: how many of which kind stay.
+        return_of: the mean episode return at a checkpoint; None if no episode had ended.
+        dropped: by the newest decision, oldest first.
+        undeletable: what nobody tries to delete again.
+    """
+
+    config: CheckpointConfig
+    return_of: Callable[[int], float | None]
+    dropped: list[int] = dataclasses.field(default_factory=list)
+    undeletable: set[int] = dataclasses.field(default_factory=set)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """For each checkpoint whether it stays."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        reasons = reasons_to_keep(
+            self.config, {step: self.return_of(step) if self.config.keep_best else None for step in steps}
+        )
+        keep = [bool(reasons[step]) or step in self.undeletable for step in steps]
+        self.dropped[:] = [step for step, stays in zip(steps, keep, strict=True) if not stays]
+        return keep

@@ -8,12 +8,12 @@ import jax
 import ml_collections
 
 from podrl import inspection
-from podrl.agents import load_agent
-from podrl.checkpoint import read_fact, restore_actor
-from podrl.config import Config, ConfigError, with_defaults
-from podrl.envs import Source, load_source
-from podrl.networks import make_network
-from podrl.train import resolve
+from podrl.assembly import assemble_agent, resolve
+from podrl.checkpoint import restore_actor
+from podrl.checkpoint_facts import read_fact
+from podrl.config import Config, ConfigError
+from podrl.config_dict import with_defaults
+from podrl.envs import Source
 from podrl.types import Agent, Counters, EnvSpec, PyTree
 
 
@@ -52,10 +52,7 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
     """
     step = inspection.choose_step(inspection.open_run(workdir), step)
     config = read_config(workdir, step)
-    source = load_source(config.env.source)
-    spec = source.make_spec(config.env)
-    network = make_network(config.network, spec)
-    agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
+    agent, spec, source = assemble_agent(config)
     sharding = jax.sharding.SingleDeviceSharding(device)
     shape = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

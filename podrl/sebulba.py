@@ -32,7 +32,7 @@ from podrl.crew import (
 )
 from podrl.distributed import ALONE, Job
 from podrl.envs import Source
-from podrl.evaluator import OFF, Evaluator
+from podrl.evaluator import OFF, Evaluator, is_evaluation_due
 from podrl.journal import Journal, Row
 from podrl.learner import Learner
 from podrl.ledger import OTHER, Annotate, Ledger
@@ -117,8 +117,8 @@ def run(
         evaluator: plays with some updates' parameters; the caller closes it.
         annotate: shows a profiler what each thread spends its time on.
         ledger: of the main thread; by default one that starts here.
-        job: which process of how many this is.
         watchdog: watches every thread; by default nobody does.
+        job: which process of how many this is.
 
     Raises:
         ConfigError: if the environments do not divide over actors and devices.
@@ -131,6 +131,10 @@ def run(
     watchdog = watchdog or Watchdog(math.inf)
     give_up = give_up or (lambda: bool(should_stop()))
     patience_s = config.actors.timeout_s
+
+    evaluates_now = functools.partial(
+        is_evaluation_due, every_updates=config.evaluate.every_updates, last_update=config.num_updates
+    )
 
     def await_first() -> None:
         """Waits for evaluations, which the first process alone does; a reduction has a shorter limit of its own."""
@@ -202,7 +206,7 @@ def run(
             saves = is_checkpoint_due(config, counters)
             with ledger.spend("evaluate" if config.evaluate.every_updates else OTHER):
                 evaluates = evaluates and evaluator.add(counters, params, saves=saves, should_stop=give_up)
-                if saves or is_evaluation_due(config, counters):
+                if saves or evaluates_now(counters):
                     await_first()
             if saves:
                 journal.settle()  # Nothing that is not finite becomes a checkpoint.
@@ -279,12 +283,6 @@ def is_checkpoint_due(config: Config, counters: Counters) -> bool:
     """Whether the update that was just counted ends with a checkpoint; the same on every process."""
     every = config.checkpoint.every_updates
     return every > 0 and counters.learner_steps > 0 and counters.learner_steps % every == 0
-
-
-def is_evaluation_due(config: Config, counters: Counters) -> bool:
-    """Whether the update that was just counted is to be evaluated; the same on every process."""
-    every, update = config.evaluate.every_updates, counters.learner_steps
-    return every > 0 and (update == config.num_updates or update % every == 0)
 
 
 def count_update(config: Config, spec: EnvSpec, counters: Counters) -> Counters:

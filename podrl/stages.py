@@ -15,47 +15,32 @@ import jax
 import numpy as np
 
 from podrl import crew, sebulba
-from podrl.agents import load_agent
+from podrl.assembly import Assembly, assemble
 from podrl.checkpoint import Checkpointer
 from podrl.config import Config, check
-from podrl.envs import Pool, Source, load_source
+from podrl.envs import Pool
 from podrl.envs.seeds import env_seeds
 from podrl.handoff import Rollout
 from podrl.instruments import Clocks, Sample, time_threads
-from podrl.layout import Layout, default_env_threads, make_layout, resolve_micro_batches
-from podrl.mesh import Topology, make_topology
-from podrl.networks import make_network
+from podrl.layout import default_env_threads
 from podrl.programs import Programs, compile_programs
 from podrl.schedule import make_schedule
-from podrl.sharding import split_network
 from podrl.transfer import ParameterStore, rollout_to_learner
-from podrl.types import Agent, EnvSpec, Snapshot, Timestep
+from podrl.types import Snapshot, Timestep
 
 WARMUP_UPDATES = 3  # A run's first two rollouts are made with the same parameters, and its first one opens the pools.
 _ENDLESS_UPDATES = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What a run is made of, compiled, nothing of it started.
+class Parts(Assembly):
+    """What a run is made of, compiled, nothing of it started; its config is so long that it never ends by itself.
 
     Attributes:
-        config: of the run, made so long that it never ends by itself.
-        source: makes environments.
-        spec: of one environment.
-        agent: the algorithm.
-        topology: who acts and who learns, in one process.
-        layout: how environments are dealt out.
         programs: compiled; no stage consumes anything of them.
         compile_s: seconds that compiling took.
     """
 
-    config: Config
-    source: Source
-    spec: EnvSpec
-    agent: Agent
-    topology: Topology
-    layout: Layout
     programs: Programs
     compile_s: float
 
@@ -76,37 +61,21 @@ class Parts:
 
 
 def make_parts(config: Config) -> Parts:
-    """Resolves a config as training does, and compiles.
+    """Puts a run together as training does, and compiles.
 
     Raises:
         ConfigError: if the parts do not fit together, or the job has several processes.
     """
-    config = dataclasses.replace(config, total_env_steps=_ENDLESS_UPDATES * config.env_steps_per_update)
-    source = load_source(config.env.source)
-    spec = source.make_spec(config.env)
-    topology = make_topology(config.topology)
     check(
-        topology.num_processes == 1,
-        f"Found a job of {topology.num_processes} processes; the benchmark's stages end by the clock, which processes "
-        "do not share. Run it in one process.",
+        jax.process_count() == 1,
+        f"Found a job of {jax.process_count()} processes; the benchmark's stages end by the clock, which processes do "
+        "not share. Run it in one process.",
     )
-    config = resolve_micro_batches(config, topology)
-    layout = make_layout(config, topology)
-    network, rules = split_network(make_network(config.network, spec), config, topology.learner)
-    agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
+    assembly = assemble(dataclasses.replace(config, total_env_steps=_ENDLESS_UPDATES * config.env_steps_per_update))
     start_s = time.perf_counter()
-    programs = compile_programs(config, agent, spec, topology, rules)
+    programs = compile_programs(assembly.config, assembly.agent, assembly.spec, assembly.topology, assembly.rules)
     programs.learner.init(config.seed)  # Compiles it; every stage makes its own state.
-    return Parts(
-        config=config,
-        source=source,
-        spec=spec,
-        agent=agent,
-        topology=topology,
-        layout=layout,
-        programs=programs,
-        compile_s=time.perf_counter() - start_s,
-    )
+    return Parts(**vars(assembly), programs=programs, compile_s=time.perf_counter() - start_s)
 
 
 def record_rollouts(parts: Parts) -> list[Rollout]:

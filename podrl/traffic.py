@@ -1,7 +1,7 @@
 """What crosses between the learner's devices in an update, read from its compiled program.
 
-Only what crosses the `data` axis of the learner mesh leaves a process: gradients, the gradient's norm, metrics. None of
-it grows with the rollout.
+Only what crosses the `data` axis of the learner mesh leaves a process: gradients, the gradient's norm, metrics, and
+with `topology.sharding='fsdp'` the parameters, which are gathered for use. None of it grows with the rollout.
 """
 
 from collections import Counter

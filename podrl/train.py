@@ -2,10 +2,11 @@
 
 Exit codes: 0 finished; 1 failed; 2 a mistake in the command or the config (nothing was started); 75 stopped by SIGTERM
 and 130 by Ctrl-C, after the update in flight and with everything saved; 124 something stood still or was waited for too
-long. After 75, 124 and 130 the same command with `--workdir` goes on.
+long. After 1, 75, 124 and 130 the same command with `--workdir` goes on, from the last checkpoint; after 1 once the
+cause is gone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -19,39 +20,33 @@ from typing import Any
 from absl import logging
 from etils import epath
 import jax
-import ml_collections
 from rich.console import Console
 
 from podrl import consensus, sebulba
-from podrl.agents import load_agent
 from podrl.allocator import keep_freed_memory
-from podrl.checkpoint import Checkpointer, CheckpointError
+from podrl.assembly import assemble, resolve
+from podrl.checkpoint_facts import CheckpointError
 from podrl.commandline import CommandLine
-from podrl.comparison import changes
 from podrl.compilation_cache import use_compilation_cache
-from podrl.config import Config, ConfigError, check, from_config_dict, to_dict
+from podrl.config import Config, ConfigError
+from podrl.config_dict import to_dict
 from podrl.consensus import StopVote
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging
 from podrl.distributed import ALONE, Job, join
-from podrl.envs import Source, load_source
 from podrl.evaluator import OFF, ROW_KEY, make_evaluator
 from podrl.interruption import interruptible, leave
-from podrl.layout import make_layout, resolve_micro_batches
-from podrl.learner import Learner
 from podrl.ledger import Ledger
 from podrl.membership import Membership, find_membership
-from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.metrics import MetricsWriter, updates_with
-from podrl.networks import make_network
 from podrl.panel import Summary
 from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
 from podrl.profiler import Profiler
 from podrl.records import read_manifests
 from podrl.reporter import Reporter
-from podrl.schedule import is_exact, resumable
-from podrl.sharding import describe_split, split_network
-from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot
+from podrl.resumption import find_start, make_checkpointer, warn_of_changes
+from podrl.sharding import describe_split
+from podrl.types import Counters, EnvSpec, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
 
@@ -143,57 +138,6 @@ def enter_job(membership: Membership, config: Config, command: CommandLine) -> J
     return job
 
 
-def resolve(config: ml_collections.ConfigDict) -> Config:
-    """A config file's ConfigDict as frozen dataclasses, the agent's section by the agent's own.
-
-    Raises:
-        ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
-    """
-    name = config.get("agent", {}).get("name")
-    check(isinstance(name, str), f"agent.name={name!r} must be the name of an agent, such as 'impala'.")
-    return from_config_dict(config, load_agent(name).AgentConfig)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run is made of, before anything exists.
-
-    Attributes:
-        config: with what was left to this machine.
-        source: of environments.
-        spec: of the environment.
-        topology: who does what.
-        agent: the algorithm.
-        rules: layout of wide parameters.
-        shape: of the learner's state, with shardings.
-    """
-
-    config: Config
-    source: Source
-    spec: EnvSpec
-    topology: Topology
-    agent: Agent
-    rules: Sequence[ShardingRule]
-    shape: LearnerState
-
-
-def make_plan(config: Config) -> Plan:
-    """Puts the parts together.
-
-    Raises:
-        ConfigError: if they do not fit.
-    """
-    source = load_source(config.env.source)
-    spec = source.make_spec(config.env)
-    topology = make_topology(config.topology)
-    config = resolve_micro_batches(config, topology)
-    make_layout(config, topology)
-    network, rules = split_network(make_network(config.network, spec), config, topology.learner)
-    agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
-    shape = Learner(agent, topology.learner, rules).state_shape
-    return Plan(config=config, source=source, spec=spec, topology=topology, agent=agent, rules=rules, shape=shape)
-
-
 def train(
     config: Config,
     *,
@@ -223,32 +167,32 @@ def train(
         CheckpointError: if a checkpoint could not be saved.
     """
     start_s, first = time.perf_counter(), job.process_index == 0
-    plan = consensus.together(job, "plan of the run", functools.partial(make_plan, config), config.actors.timeout_s)
-    asked, config, topology, shape = config, plan.config, plan.topology, plan.shape
-    source, spec, agent, rules = plan.source, plan.spec, plan.agent, plan.rules
-    patience_s = config.actors.timeout_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
-    from_first = functools.partial(consensus.from_first, job, timeout_s=patience_s)
+    asked, limit_s = config, config.actors.timeout_s
+    assembly = consensus.together(job, "parts of the run", functools.partial(assemble, asked), limit_s)
+    config, topology = assembly.config, assembly.topology
+    patience_s = limit_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
 
         def take_folder() -> list[Any]:
-            folder = make_workdir(asked, workdir, accept_changes=accept_changes)
-            stack.enter_context(sole_user(folder))
-            return [str(folder), holds_run(folder)]
+            taken = make_workdir(asked, workdir, accept_changes=accept_changes)
+            stack.enter_context(sole_user(taken))
+            return [str(taken), holds_run(taken)]
 
-        path, goes_on = from_first("workdir", take_folder)
-        check_workdir(job, path, config.actors.timeout_s)
+        path, goes_on = consensus.from_first(job, "workdir", take_folder, timeout_s=patience_s)
+        check_workdir(job, path, limit_s)
         folder = epath.Path(path)
+
         console = None if first else Console(quiet=True)
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder, console))
         job.on_loss = display.close
 
-        def give_up() -> None:
+        def tell_of_stall() -> None:
             display.close()
             job.fail(f"it stood still for {config.watchdog_s:.0f} s", STALLED)
 
-        watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=give_up))
+        watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=tell_of_stall))
         profiler = stack.enter_context(
             Profiler(folder / "profile", last_update=config.num_updates, enabled=profile and first)
         )
@@ -256,13 +200,14 @@ def train(
         watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
         checkpointer = stack.enter_context(make_checkpointer(config, folder))
         logging.info("%s; results go to %s", topology.describe(), folder)
-        if rules:
-            logging.info("Learner: %s.", describe_split(shape.params))
+        if assembly.rules:
+            logging.info("Learner: %s.", describe_split(assembly.state_shape.params))
+
         start, resumed, reporter = None, None, None
         manifest = make_manifest(config, topology, argv, job.hosts)
         if goes_on:
             with ledger.spend("checkpoint"):
-                start = find_start(config, checkpointer, shape, share)
+                start = find_start(config, checkpointer, assembly.state_shape, share)
             resumed = start.counters if start else Counters()
         if first and goes_on:
             warn_of_changes(config, read_manifests(folder), manifest)
@@ -270,17 +215,19 @@ def train(
             write_facts(folder, asked, manifest)
             writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
             reporter = Reporter(config, topology, writer, display, ledger, start_s=start_s, advises=not profile)
+
         evaluator = make_evaluator(
             config,
-            agent=agent,
-            spec=spec,
-            source=source,
+            agent=assembly.agent,
+            spec=assembly.spec,
+            source=assembly.source,
             device=topology.local_actor_devices[-1],
             done=updates_with(folder, ROW_KEY) if first and resumed else set(),
             write=reporter.write_evaluation if reporter else _tell_nothing,
         )
         evaluator = stack.enter_context(evaluator if first else OFF)
         watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
+
         votes = StopVote(topology.learner, stop_code) if job.process_count > 1 else None
 
         def before_update(update: int) -> None:
@@ -296,11 +243,11 @@ def train(
 
         outcome = sebulba.run(
             config,
-            agent=agent,
-            spec=spec,
-            source=source,
+            agent=assembly.agent,
+            spec=assembly.spec,
+            source=assembly.source,
             topology=topology,
-            rules=rules,
+            rules=assembly.rules,
             start=start,
             show_phase=display.phase,
             write_row=reporter.write_row if reporter else _tell_nothing,
@@ -314,13 +261,14 @@ def train(
             watchdog=watchdog,
             job=job,
         )
+
         profiler.close()
         with ledger.spend("checkpoint"):
             checkpointer.close()
             outcome = agree_on_end(outcome, stop_code(), share, job.name_of)
         if not outcome.finished:
             logging.info("To go on: the same command with --workdir=%s", folder)
-        display.summary(summarize(config, spec, outcome, wall_s=time.perf_counter() - start_s))
+        display.summary(summarize(config, assembly.spec, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
 
 
@@ -359,69 +307,6 @@ def summarize(config: Config, spec: EnvSpec, outcome: sebulba.Outcome, *, wall_s
         episodes=outcome.episodes,
         tensorboard=config.log.tensorboard,
     )
-
-
-def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
-    """Opens the checkpoints of a run."""
-    checkpoint = config.checkpoint
-    return Checkpointer(
-        workdir,
-        keep=checkpoint.keep,
-        every=checkpoint.every_updates,
-        keep_every=checkpoint.keep_every,
-        keep_best=checkpoint.keep_best,
-    )
-
-
-def find_start(
-    config: Config,
-    checkpointer: Checkpointer,
-    shape: LearnerState,
-    share: Callable[[str], Sequence[str]] = lambda text: [text],
-) -> Snapshot | None:
-    """Where the run in a folder goes on; None if it has to begin anew. Later checkpoints are deleted.
-
-    Args:
-        config: of the whole run.
-        checkpointer: of the folder.
-        shape: of the state, with shardings.
-        share: brings a text of this process to all of them, and theirs here.
-
-    Raises:
-        ConfigError: if a checkpoint is of another network or algorithm.
-        RuntimeError: if there are checkpoints, and all are damaged.
-    """
-    steps = json.loads(share(json.dumps(checkpointer.steps()))[0])
-    candidates = resumable(config, steps)
-    start = checkpointer.restore_first(shape, candidates, share)
-    if start is None:
-        if candidates:
-            raise RuntimeError("All checkpoints of this run are damaged; remove them to start anew.")
-        logging.info("The run in this folder has no checkpoint yet: it starts anew.")
-        return None
-    done = start.counters.learner_steps
-    steps = json.loads(share(json.dumps(checkpointer.steps()))[0])  # Without the damaged.
-    repeated = max(steps) - done
-    checkpointer.forget_after(done, steps)
-    logging.info(
-        "Goes on with the run in this folder, after update %d%s.",
-        done,
-        f"; the {repeated} after it that were done before it was stopped are made again" if repeated else "",
-    )
-    if config.determinism == "exact" and not is_exact(config, done) and jax.process_index() == 0:
-        logging.warning(
-            "Update %d is between two boundaries (checkpoint.every_updates=%d): what follows is not bit for bit what "
-            "an uninterrupted run would do.",
-            done,
-            config.checkpoint.every_updates,
-        )
-    return start
-
-
-def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:
-    """Says in what a run goes on otherwise than it was started last, if that may change its numbers."""
-    if config.determinism == "exact" and before and (found := changes(before[-1], now)):
-        logging.warning("What follows may not be bit for bit what it would have been: %s.", shorten(found))
 
 
 def _tell_nothing(*_: Any) -> None:

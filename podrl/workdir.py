@@ -16,7 +16,8 @@ from typing import Any
 
 from etils import epath
 
-from podrl.config import Config, ConfigError, check, differences, to_dict, with_defaults
+from podrl.config import Config, ConfigError, check
+from podrl.config_dict import differences, to_dict, with_defaults
 from podrl.layout import available_cores
 from podrl.mesh import Topology
 from podrl.naming import new_folder

@@ -13,11 +13,12 @@ import time
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+LAUNCHER = ROOT / "tools/tpu_launch.py"
 LIMIT_S = 300.0  # Of whatever is waited for; far above what it takes, as a busy machine may be ten times slower.
 
 
-def command(*arguments: Any) -> list[str]:
-    return [sys.executable, str(ROOT / "tools/tpu_launch.py"), *map(str, arguments)]
+def command(*arguments: Any, program: str | Path = LAUNCHER) -> list[str]:
+    return [sys.executable, str(program), *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
@@ -25,18 +26,23 @@ def environment() -> dict[str, str]:
     return {**env, "PYTHONPATH": str(ROOT)}
 
 
-def launch(*arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
+def launch(*arguments: Any, cwd: Path, program: str | Path = LAUNCHER) -> subprocess.CompletedProcess[str]:
     """Runs the command to its end, which must come within `LIMIT_S`."""
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=LIMIT_S
-    )
+    with running(*arguments, cwd=cwd, program=program) as process:
+        stdout, stderr = process.communicate(timeout=LIMIT_S)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 @contextlib.contextmanager
-def running(*arguments: Any, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+def running(*arguments: Any, cwd: Path, program: str | Path = LAUNCHER) -> Iterator[subprocess.Popen[str]]:
     """The command under way; it does not outlive the context."""
     process = subprocess.Popen(
-        command(*arguments), cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*arguments, program=program),
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         yield process

@@ -12,7 +12,9 @@ import numpy as np
 from configs import common
 from podrl import sebulba
 from podrl.agents import load_agent
-from podrl.config import Config, from_config_dict
+from podrl.assembly import assemble_agent
+from podrl.config import Config
+from podrl.config_dict import from_config_dict
 from podrl.envs import load_source
 from podrl.mesh import ShardingRule, make_topology
 from podrl.networks import make_network
@@ -48,9 +50,8 @@ def scripted_config(options: Mapping[str, Any] | None = None, **overrides: Any) 
 
 
 def make_agent(config: Config) -> tuple[Agent, EnvSpec]:
-    spec = load_source(config.env.source).make_spec(config.env)
-    network = make_network(config.network, spec)
-    return load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates), spec
+    agent, spec, _ = assemble_agent(config)
+    return agent, spec
 
 
 def make_split_agent(config: Config, spec: EnvSpec, learner: Mesh) -> tuple[Agent, list[ShardingRule]]:

@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from podrl import train
-from podrl.advice import Adviser, Machine, Situation, advise
+from podrl.advice import Machine, Situation, advise
+from podrl.adviser import Adviser
 from podrl.agents.impala import AgentConfig
 from podrl.config import Config
 from podrl.layout import Layout
@@ -202,7 +203,7 @@ class TestAdviser:
         assert adviser.add(_row(160, learn=1.0)) is None
 
     def test_knows_how_busy_the_cores_are(self, monkeypatch):
-        monkeypatch.setattr("podrl.advice.available_cores", lambda: 4)
+        monkeypatch.setattr("podrl.adviser.available_cores", lambda: 4)
         clock, core_clock = Clock(), Clock()
         adviser = self._adviser(clock, core_clock)
         adviser.add(_row(32, learn=1.0))

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from podrl.checkpoint import Checkpointer, read_fact
+from podrl.checkpoint import Checkpointer
+from podrl.checkpoint_facts import read_fact
 from podrl.config import ConfigError, TopologyConfig
 from podrl.learner import Learner
 from podrl.mesh import make_topology

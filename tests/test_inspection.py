@@ -14,7 +14,8 @@ import safetensors.flax
 
 from podrl import export
 from podrl.checkpoint import Checkpointer
-from podrl.config import TopologyConfig, to_dict
+from podrl.config import TopologyConfig
+from podrl.config_dict import to_dict
 from podrl.learner import Learner
 from podrl.mesh import make_topology
 from podrl.types import Counters, Snapshot

@@ -18,7 +18,8 @@ import pytest
 
 from configs import impala_atari
 from podrl.agents import load_agent
-from podrl.config import Config, from_config_dict
+from podrl.config import Config
+from podrl.config_dict import from_config_dict
 from podrl.layout import global_shape, make_layout
 from podrl.learner import Learner
 from podrl.mesh import make_topology

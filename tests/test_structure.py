@@ -11,13 +11,13 @@ LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
     | {"atari_scores", "console", "data", "naming", "line_file"},
     {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records", "metadata"}
-    | {"memory", "traffic"},
+    | {"memory", "traffic", "config_dict"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
-    | {"comparison", "retention", "export", "membership", "sharding"},
-    {"unroll", "transfer", "learner", "checkpoint", "display", "workdir", "advice", "handoff", "watchdog"}
+    | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
+    {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"meeting", "launch"},
-    {"distributed"},
-    {"preflight", "consensus"},
+    {"distributed", "assembly", "checkpoint", "adviser"},
+    {"preflight", "consensus", "resumption"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},
     {"crew", "evaluator"},

@@ -145,8 +145,8 @@ def run(command: Command) -> None:
         instruments,
         job_benchmark,
     )
+    from podrl.assembly import resolve
     from podrl.display import configure_logging
-    from podrl.train import resolve
 
     configure_logging(process_index=0)
     keep_freed_memory()

@@ -41,7 +41,8 @@ def run(command: argparse.Namespace) -> int:
     from etils import epath  # These import JAX, which a mistake in the command need not wait for.
 
     from podrl import export, inspection, inspection_report
-    from podrl.checkpoint import CheckpointError, read_params
+    from podrl.checkpoint import read_params
+    from podrl.checkpoint_facts import CheckpointError
     from podrl.console import make_console
     from podrl.display import configure_logging
 

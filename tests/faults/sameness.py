@@ -6,12 +6,10 @@ from typing import Any
 import jax
 
 from podrl import commandline
+from podrl.assembly import assemble, resolve
 from podrl.checkpoint import Checkpointer
-from podrl.learner import Learner
-from podrl.mesh import make_topology
-from podrl.train import resolve
 from tests.processes import read_rows
-from tests.runs import facts, make_agent
+from tests.runs import facts
 
 
 def assert_whole(workdir: Path, num_updates: int) -> None:
@@ -40,10 +38,9 @@ def assert_same(workdir: Path, straight: Path, arguments: tuple[Any, ...]) -> No
 
 def _leaves(workdir: Path, config: Any) -> dict[str, bytes]:
     """The bytes of every array of the last state, by its path."""
-    agent, _ = make_agent(config)
-    topology = make_topology(config.topology, jax.devices()[:1])
+    shape = assemble(config, jax.devices()[:1]).state_shape
     with Checkpointer(workdir, keep=99) as checkpointer:
-        state = checkpointer.restore(Learner(agent, topology.learner).state_shape, config.num_updates).state
+        state = checkpointer.restore(shape, config.num_updates).state
     words = jax.device_get({**vars(state), "key": jax.random.key_data(state.key)})
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.dtype.str.encode() + leaf.tobytes()

@@ -6,36 +6,32 @@ import os
 from pathlib import Path
 import signal
 import subprocess
-import sys
 import time
 
-from tests.processes import LIMIT_S, environment
+from tests.processes import LIMIT_S, launch, running
 
 STAND_IN = str(Path(__file__).parent / "stand_in.py")
 WAIT = "import time; time.sleep(600)"
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, STAND_IN, *map(str, arguments)]
-
-
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Runs the stand-in to its end; whatever it leaves running is an error."""
-    with under_way(*arguments, cwd=cwd) as process:
-        stdout, stderr = process.communicate(timeout=LIMIT_S)
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+    with no_survivors(cwd):
+        return launch(*arguments, cwd=cwd, program=STAND_IN)
 
 
 @contextlib.contextmanager
 def under_way(*arguments: object, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command(*arguments), cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
+    with no_survivors(cwd), running(*arguments, cwd=cwd, program=STAND_IN) as process:
         yield process
+
+
+@contextlib.contextmanager
+def no_survivors(cwd: Path) -> Iterator[None]:
+    """What is started within is gone soon after it."""
+    try:
+        yield
     finally:
-        process.kill()
-        process.communicate()
         wait_until(lambda: not survivors(cwd), "members survive their launcher")
 
 

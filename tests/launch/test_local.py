@@ -11,8 +11,8 @@ import pytest
 
 from podrl.config import ConfigError
 from podrl.launch.local import make_members, shell_line, visible_gpus
-from tests.launch.commands import STAND_IN, WAIT, command, run, stop, under_way, wait_until
-from tests.processes import LIMIT_S, environment
+from tests.launch.commands import STAND_IN, WAIT, run, stop, under_way, wait_until
+from tests.processes import LIMIT_S, command, environment
 
 THREE = ("--local_processes", 3, "--workdir", "run")
 TWO = ("--local_processes", 2, "--workdir", "run")
@@ -55,7 +55,7 @@ class TestOutput:
 
     def test_errors_come_in_order_where_both_go_to_one_place(self, tmp_path):
         do = "[(say(2 * i), complain(2 * i + 1)) for i in range(300)]"
-        arguments = command(*TWO, "--do", do)
+        arguments = command(*TWO, "--do", do, program=STAND_IN)
         result = subprocess.run(
             arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -4,7 +4,7 @@ import pytest
 
 from podrl.agents import load_agent
 from podrl.commandline import load_config, override
-from podrl.config import from_config_dict
+from podrl.config_dict import from_config_dict
 from tests.runs import run
 
 

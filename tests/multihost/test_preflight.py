@@ -4,7 +4,7 @@ import dataclasses
 
 from podrl.agents.impala import AgentConfig
 from podrl.commandline import load_config
-from podrl.config import from_config_dict
+from podrl.config_dict import from_config_dict
 from podrl.preflight import compare, make_device_facts, make_facts
 from tests.processes import ROOT
 

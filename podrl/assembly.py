@@ -1,0 +1,105 @@
+"""From a config to the parts that it names, fitted together: environments, agent, devices and layouts.
+
+Training, benchmarks and saved runs put a run together here and nowhere else, so that all of them mean the same by a
+config. Nothing is compiled, and no environment is open.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import ml_collections
+
+from podrl.agents import load_agent
+from podrl.config import Config, check
+from podrl.config_dict import from_config_dict
+from podrl.envs import Source, load_source
+from podrl.layout import Layout, make_layout, resolve_micro_batches
+from podrl.learner import Learner
+from podrl.mesh import ShardingRule, Topology, make_topology
+from podrl.networks import make_network
+from podrl.sharding import split_network
+from podrl.types import Agent, EnvSpec, LearnerState, Network
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """What a run is made of, before anything is compiled or started.
+
+    Attributes:
+        config: with what was left to this machine.
+        source: makes environments.
+        spec: of one environment.
+        topology: who acts and who learns.
+        layout: how environments are dealt out.
+        agent: the algorithm, its network split over the learner's devices.
+        rules: layout of wide parameters.
+        state_shape: of the learner's state, with shardings.
+    """
+
+    config: Config
+    source: Source
+    spec: EnvSpec
+    topology: Topology
+    layout: Layout
+    agent: Agent
+    rules: Sequence[ShardingRule]
+    state_shape: LearnerState
+
+
+def resolve(config: ml_collections.ConfigDict) -> Config:
+    """A config file's ConfigDict as frozen dataclasses, the agent's section by the agent's own.
+
+    Raises:
+        ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
+    """
+    name = config.get("agent", {}).get("name")
+    check(isinstance(name, str), f"agent.name={name!r} must be the name of an agent, such as 'impala'.")
+    return from_config_dict(config, load_agent(name).AgentConfig)
+
+
+def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Assembly:
+    """Puts the parts of a run together.
+
+    Args:
+        config: of the run.
+        devices: all devices of the job; by default `jax.devices()`.
+
+    Raises:
+        ConfigError: if they do not fit.
+    """
+    source, spec = _load_environment(config)
+    topology = make_topology(config.topology, devices)
+    config = resolve_micro_batches(config, topology)
+    layout = make_layout(config, topology)
+    network, rules = split_network(make_network(config.network, spec), config, topology.learner)
+    agent = _make_agent(config, network)
+    return Assembly(
+        config=config,
+        source=source,
+        spec=spec,
+        topology=topology,
+        layout=layout,
+        agent=agent,
+        rules=rules,
+        state_shape=Learner(agent, topology.learner, rules).state_shape,
+    )
+
+
+def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:
+    """The agent with its network whole, to act on one device; the environment that it was made for, and its source.
+
+    Raises:
+        ConfigError: if they do not fit.
+    """
+    source, spec = _load_environment(config)
+    return _make_agent(config, make_network(config.network, spec)), spec, source
+
+
+def _load_environment(config: Config) -> tuple[Source, EnvSpec]:
+    source = load_source(config.env.source)
+    return source, source.make_spec(config.env)
+
+
+def _make_agent(config: Config, network: Network) -> Agent:
+    return load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)

@@ -1,0 +1,128 @@
+"""Configs as nested plain values: `ml_collections.ConfigDict` at the door, JSON on disk, dataclasses in between.
+
+A config file returns a ConfigDict from `get_config()`; the command line overrides it; `from_config_dict` turns it once
+into the dataclasses of `podrl.config`, checking every key and type.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import typing
+from typing import Any, TypeVar
+
+import ml_collections
+
+from podrl.config import (
+    ActorsConfig,
+    CheckpointConfig,
+    Config,
+    EvaluateConfig,
+    LogConfig,
+    NetworkConfig,
+    TopologyConfig,
+    check,
+    did_you_mean,
+    shrink,
+)
+
+T = TypeVar("T")
+
+_MISSING = object()  # JSON has null.
+
+
+def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Config:
+    """Turns a ConfigDict into frozen dataclasses.
+
+    Args:
+        config: what `get_config()` returned, with overrides applied.
+        agent_type: the dataclass of the `agent` section.
+
+    Raises:
+        ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
+    """
+    parsed = _parse(Config, config.to_dict(), "", {"agent": agent_type})
+    return shrink(parsed) if parsed.smoke else parsed
+
+
+def default_sections() -> dict[str, ml_collections.ConfigDict]:
+    """The sections that mean the same for every agent and environment, with podrl's defaults."""
+    sections = {
+        "actors": ActorsConfig,
+        "network": NetworkConfig,
+        "topology": TopologyConfig,
+        "checkpoint": CheckpointConfig,
+        "evaluate": EvaluateConfig,
+        "log": LogConfig,
+    }
+    return {name: ml_collections.ConfigDict(dataclasses.asdict(section())) for name, section in sections.items()}
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config as an earlier podrl wrote it, with the defaults of keys that have come since."""
+    own = {field.name: field.default for field in dataclasses.fields(Config)}
+    filled = {name: value for name, value in own.items() if value is not dataclasses.MISSING} | dict(values)
+    for name, section in default_sections().items():
+        filled[name] = section.to_dict() | values.get(name, {})
+    return filled
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A resolved config as plain nested dicts and lists, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Where two nested configs differ: both values as text, by dotted key. As in JSON, tuples are lists."""
+    flat = [_flatten(json.loads(json.dumps(config))) for config in (before, after)]
+    texts = [{key: str(value) for key, value in config.items()} for config in flat]
+    return {
+        key: (texts[0].get(key, "not there"), texts[1].get(key, "not there"))
+        for key in sorted(flat[0].keys() | flat[1].keys())
+        if flat[0].get(key, _MISSING) != flat[1].get(key, _MISSING)
+    }
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(tree, Mapping):
+        return {prefix.rstrip("."): tree}
+    return {key: value for name, child in tree.items() for key, value in _flatten(child, f"{prefix}{name}.").items()}
+
+
+def _parse(cls: type[T], values: Mapping[str, Any], prefix: str, special: Mapping[str, type] | None = None) -> T:
+    """Builds dataclass `cls` from nested plain values, naming the key in every complaint."""
+    hints = typing.get_type_hints(cls)
+    hints.update(special or {})
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        check(key in fields, f"Unknown config key {prefix}{key}{did_you_mean(key, fields)}")
+    for name, field in fields.items():
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        check(
+            name in values or optional or dataclasses.is_dataclass(hints[name]),
+            f"Config key {prefix}{name} is missing; it has no default.",
+        )
+    kwargs = {name: _convert(values[name], hints[name], prefix + name) for name in fields if name in values}
+    for name in fields:
+        if name not in values and dataclasses.is_dataclass(hints[name]):
+            kwargs[name] = _parse(typing.cast(type, hints[name]), {}, f"{prefix}{name}.")
+    return cls(**kwargs)
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """Checks `value` against a type hint and converts lists to tuples and ints to floats."""
+    if dataclasses.is_dataclass(hint):
+        check(isinstance(value, Mapping), f"{key}={value!r} must be a section with keys of its own.")
+        return _parse(typing.cast(type, hint), value, f"{key}.")
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        check(isinstance(value, list | tuple), f"{key}={value!r} must be a list.")
+        return tuple(_convert(item, typing.get_args(hint)[0], f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is not None:  # Mapping[str, Any]
+        check(isinstance(value, Mapping), f"{key}={value!r} must be a section with keys of its own.")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    wrong = not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
+    check(not wrong, f"{key}={value!r} has type {type(value).__name__}; expected {hint.__name__}.")
+    return value
