@@ -43,14 +43,16 @@ def make_layout(config: Config, topology: Topology) -> Layout:
     Raises:
         ConfigError: if `actors.num_envs` does not divide; names the numbers and what would fit.
 
-    Every device's share of every pool must be a multiple of `agent.minibatches`: then environment e lands in minibatch
-    e modulo their number on any topology, and no minibatch has to move between devices.
+    Where minibatches divide the environments (`Config.minibatch_grid`), every device's share of every pool must be a
+    multiple of them: then environment e lands in minibatch e modulo their number, or in one of a group of neighbours
+    that are the same on any topology, and no minibatch has to move between devices.
     """
     num_actors = len(topology.local_actor_devices) * config.actors.threads_per_device
     pools = topology.num_processes * num_actors * config.actors.pools_per_thread
     learners = topology.local_learner.shape["data"]
     num_envs = config.actors.num_envs
-    minibatches, micro_batches = config.agent.minibatches, max(1, config.agent.micro_batches)
+    minibatches, row_parts = config.minibatch_grid
+    micro_batches = max(1, config.agent.micro_batches)
     divisor = pools * learners * minibatches
     check(
         num_envs % divisor == 0,
@@ -58,6 +60,11 @@ def make_layout(config: Config, topology: Topology) -> Layout:
         f"{num_actors} actor threads x {config.actors.pools_per_thread} pools), {learners} learner devices each, and "
         f"agent.minibatches={minibatches}. Use a multiple of {divisor}, or change actors.pools_per_thread, topology.* "
         "or agent.minibatches.",
+    )
+    check(
+        config.actors.unroll_length % row_parts == 0,
+        f"actors.unroll_length={config.actors.unroll_length} does not divide into agent.minibatches={row_parts} parts, "
+        "as agent.shuffle='time' cuts it. Use a multiple, or agent.shuffle=environments.",
     )
     envs_per_step = num_envs // (topology.num_processes * learners * minibatches)
     check(
@@ -83,16 +90,32 @@ def resolve_micro_batches(config: Config, topology: Topology) -> Config:
     """
     if config.agent.micro_batches:
         return config
-    on_cpu = all(device.platform == "cpu" for device in topology.learner.devices.flat)
-    envs = config.actors.num_envs // (topology.learner.shape["data"] * config.agent.minibatches)
+    env_parts, row_parts = config.minibatch_grid
+    envs = config.actors.num_envs // (topology.learner.shape["data"] * env_parts)
     micro_batches = 1
-    if on_cpu and config.network.encoder in _CPU_MICRO_BATCH:
+    if _convolves_on_cpu(config, topology):
         size = _CPU_MICRO_BATCH[config.network.encoder]
-        limit = max(1, _CPU_MAX_PARTS // config.agent.minibatches)
+        limit = max(1, _CPU_MAX_PARTS // (config.agent.minibatches * getattr(config.agent, "epochs", 1)))
         divisors = [n for n in range(1, limit + 1) if envs % n == 0]
-        small = [n for n in divisors if envs // n * config.actors.unroll_length <= size]
+        small = [n for n in divisors if envs // n * (config.actors.unroll_length // row_parts) <= size]
         micro_batches = min(small, default=max(divisors))
     return dataclasses.replace(config, agent=dataclasses.replace(config.agent, micro_batches=micro_batches))
+
+
+def resolve_loop(config: Config, topology: Topology) -> Config:
+    """The config with `agent.loop='auto'`, of agents that have it, replaced by what suits the learner's devices.
+
+    XLA's CPU backend runs convolutions inside a loop of its own some 20 times slower; all else is compiled sooner.
+    """
+    if getattr(config.agent, "loop", None) != "auto":
+        return config
+    loop = "unrolled" if _convolves_on_cpu(config, topology) else "rolled"
+    return dataclasses.replace(config, agent=dataclasses.replace(config.agent, loop=loop))
+
+
+def _convolves_on_cpu(config: Config, topology: Topology) -> bool:
+    on_cpu = all(device.platform == "cpu" for device in topology.learner.devices.flat)
+    return on_cpu and config.network.encoder in _CPU_MICRO_BATCH
 
 
 def default_env_threads(layout: Layout) -> int:

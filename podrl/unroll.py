@@ -61,7 +61,7 @@ class Unroller:
         carry = self.agent.initial_carry(self.num_envs)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(purpose_key(seed, ACT), env_indices)
         zero = jnp.zeros((), jnp.int32)
-        rollout = self._empty_rollout(carry, jnp.zeros(self.num_envs))
+        rollout = self._empty_rollout(carry, jnp.zeros(self.num_envs), env_indices)
         return ActingState(rollout=rollout, carry=carry, row=zero, step=step, keys=keys)
 
     def act(
@@ -100,7 +100,7 @@ class Unroller:
             The finished trajectory, and the state at row 0.
         """
         rollout = _write_timestep(state.rollout, state.row, timestep)
-        empty = self._empty_rollout(state.carry, timestep.reward)
+        empty = self._empty_rollout(state.carry, timestep.reward, rollout.env_index)
         return rollout, dataclasses.replace(state, rollout=empty, row=jnp.zeros_like(state.row))
 
     def state_shape(self) -> ActingState:
@@ -122,7 +122,7 @@ class Unroller:
             first=jax.ShapeDtypeStruct(batch, jnp.bool_),
         )
 
-    def _empty_rollout(self, carry: PyTree, opening_reward: jax.Array) -> Trajectory:
+    def _empty_rollout(self, carry: PyTree, opening_reward: jax.Array, env_index: jax.Array) -> Trajectory:
         """A trajectory of zeros that starts from `carry`, with a timestep of `opening_reward`."""
         length, timestep = self.unroll_length, self.timestep_shape()
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.num_envs))
@@ -140,6 +140,7 @@ class Unroller:
             behaviour=zeros(length, behaviour),
             carry=carry,
             opening_reward=opening_reward,
+            env_index=env_index,
             params_version=jnp.zeros((length, self.num_envs), jnp.int32),
         )
 
