@@ -286,8 +286,8 @@ class Config:
 def shrink(config: Config) -> Config:
     """The same run made so small that it ends in seconds: for trying a config out, and for tests."""
     row_parts = config.minibatch_grid[1]
-    unroll_length = -(-min(config.actors.unroll_length, 5) // row_parts) * row_parts
-    actors = dataclasses.replace(config.actors, unroll_length=unroll_length)
+    few = max(5 // row_parts, 1) * row_parts
+    actors = dataclasses.replace(config.actors, unroll_length=min(config.actors.unroll_length, few))
     agent = dataclasses.replace(config.agent, epochs=1) if hasattr(config.agent, "epochs") else config.agent
     return dataclasses.replace(
         config,

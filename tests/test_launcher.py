@@ -10,7 +10,12 @@ from tests.processes import ROOT, launch, num_rows, read_rows, running, wait_for
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+SLOW_CONFIGS = ("ppo_atari",)  # Compiles eight copies of a residual network.
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_CONFIGS)) for name in CONFIGS]
+)
 def test_every_config_runs_through_in_its_smoke_form(name, tmp_path):
     result = launch("--config", ROOT / f"configs/{name}.py", "--smoke", "--workdir", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -1,3 +1,4 @@
+import functools
 import math
 import re
 
@@ -93,6 +94,36 @@ def test_minibatches_hold_the_same_environments_on_any_layout(num_devices, num_p
     assert_params_close(params, reference, rtol=1e-5)
 
 
+SHUFFLES = {
+    "environments": {"agent__shuffle": "environments", "agent__minibatches": 2, "actors__num_envs": 32},
+    "time": {"agent__shuffle": "time", "agent__minibatches": 5, "actors__num_envs": 32},
+}
+
+
+@functools.cache
+def train_ppo(shuffle, num_devices, num_pools):
+    """Few updates: each takes ten optimizer steps or more."""
+    config = make_config(agent="ppo", agent__epochs=3, agent__epsilon=1e-3, **SHUFFLES[shuffle])
+    return train(config, num_devices=num_devices, num_updates=4, num_pools=num_pools, num_envs=32)
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "num_devices", "num_pools"),
+    [("environments", 2, 1), ("environments", 8, 2), ("time", 4, 2), ("time", 8, 1)],
+)
+def test_shuffled_minibatches_are_the_same_on_any_layout(shuffle, num_devices, num_pools):
+    reference, reference_metrics, *_ = train_ppo(shuffle, 1, 1)
+    params, metrics, *_ = train_ppo(shuffle, num_devices, num_pools)
+    assert_params_close(params, reference, rtol=1e-5)
+    for name, value in reference_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_ways_to_shuffle_differ():
+    with pytest.raises(AssertionError):
+        assert_params_close(train_ppo("time", 1, 1)[0], train_ppo("environments", 1, 1)[0], rtol=1e-3)
+
+
 def test_parameters_split_over_the_model_axis_learn_the_same(reference):
     rules = [(r"encoder.*kernel|MLP.*kernel", P(None, "model"))]
     params, _, _, state = train(make_config(), num_devices=8, num_updates=20, model_devices=4, rules=rules)
@@ -122,14 +153,24 @@ def test_the_search_for_collectives_finds_those_that_must_not_be():
     assert ("all-gather", [64 * 64]) in find_collectives(gathered)
 
 
-@pytest.mark.parametrize("encoder", ["mlp", "nature", "resnet"])
-def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder):
-    config = make_config(agent__minibatches=2, agent__micro_batches=2)
+@pytest.mark.parametrize(
+    ("encoder", "options"),
+    [
+        ("mlp", {"agent__micro_batches": 2}),
+        ("nature", {}),
+        ("resnet", {}),
+        ("mlp", {"agent": "ppo", "agent__recompute_values": True}),
+        ("nature", {"agent": "ppo", "agent__shuffle": "time"}),
+    ],
+)
+def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder, options):
+    config = make_config(agent__minibatches=2, **options)
     if encoder != "mlp":
-        config = make_config("Breakout-v5", network__encoder=encoder, network__frame_stack=4, agent__minibatches=2)
+        images = {"network__encoder": encoder, "network__frame_stack": 4, "agent__minibatches": 2}
+        config = make_config("Breakout-v5", **images, **options)
     agent, spec = make_agent(config)
     mesh = learner_mesh(8)
-    batch = shapes(random_trajectory(agent, spec, length=3, num_envs=16))
+    batch = shapes(random_trajectory(agent, spec, length=4, num_envs=16))
     compiled = Learner(agent, mesh).compile([batch, batch])
     found = find_collectives(compiled)
     assert {kind for kind, _ in found} == {"all-reduce"}

@@ -71,6 +71,11 @@ def test_every_step_is_stamped_with_the_version_that_acted():
     assert [np.unique(rollout.params_version).tolist() for rollout in rollouts] == [[0], [1], [2]]
 
 
+def test_every_rollout_says_which_environments_it_is_of():
+    rollouts, _ = unroll(scripted_config(), 2, [5, 3])
+    assert [rollout.env_index.tolist() for rollout in rollouts] == [[5, 3], [5, 3]]
+
+
 def test_an_environments_noise_depends_on_its_index_and_not_on_its_pool():
     config = make_config("LunarLander-v3")
     (alone, _), _ = unroll(config, 2, [5], length=20)

@@ -10,12 +10,13 @@ from tests.runs import run
 
 def learn(name, *overrides):
     config = override(load_config(f"configs/{name}.py"), list(overrides))
-    outcome, _ = run(from_config_dict(config, load_agent("impala").AgentConfig))
+    outcome, _ = run(from_config_dict(config, load_agent(config.agent.name).AgentConfig))
     return outcome.episode_return
 
 
-def test_catch_is_solved():
-    assert learn("impala_catch") >= 0.95
+@pytest.mark.parametrize("name", ["impala_catch", "ppo_catch"])
+def test_catch_is_solved(name):
+    assert learn(name) >= 0.95
 
 
 @pytest.mark.slow

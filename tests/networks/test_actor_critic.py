@@ -81,6 +81,19 @@ def test_step_equals_unroll(encoder, shape, frame_stack):
     jax.tree.map(np.testing.assert_array_equal, carry, last_carry)
 
 
+@pytest.mark.parametrize(("encoder", "shape"), [("nature", (36, 38, 1)), ("mlp", (5,))])
+def test_rows_are_those_of_unroll(encoder, shape):
+    spec = make_spec(shape, jnp.uint8 if len(shape) == 3 else jnp.float32, num_actions=4)
+    network = make_network(NetworkConfig(encoder=encoder, frame_stack=3), spec)
+    params, trajectory = jax.jit(network.init)(jax.random.key(0)), random_unroll(network, spec, 6, 3)
+    rows = jnp.array([[0, 5, 2], [3, 3, 0]], jnp.int32)
+    found = jax.jit(network.rows)(params, trajectory, rows)
+    unrolled, _ = jax.jit(network.unroll)(params, trajectory)
+    for x, y in ((found.policy, unrolled.policy), (found.value, unrolled.value)):
+        np.testing.assert_allclose(x, y[rows, jnp.arange(3)], atol=1e-5, rtol=1e-5)
+    assert np.std(found.value) > 1e-3
+
+
 @pytest.mark.parametrize("encoder", ["resnet", "nature", "mlp"])
 def test_bfloat16_keeps_float32_params_and_outputs(encoder):
     spec = make_spec((36, 36, 1), num_actions=4)
