@@ -26,6 +26,12 @@ CASES = {
     "taxi": EnvConfig(id="Taxi-v3"),
     "blackjack": EnvConfig(id="Blackjack-v1"),
     "catch": EnvConfig(id="Catch-v0"),
+    "tetris": EnvConfig(id="Tetris-v0"),
+    "pendulum": EnvConfig(id="Pendulum-v1", options={"max_episode_steps": 40}),
+    "half_cheetah": EnvConfig(id="HalfCheetah-v5", options={"max_episode_steps": 40}),
+    "inverted_double_pendulum": EnvConfig(id="InvertedDoublePendulum-v5"),
+    "hopper": EnvConfig(id="Hopper-v5"),
+    "cartpole_swingup": EnvConfig(id="CartpoleSwingup-v1", options={"max_episode_steps": 40}),
     "scripted": EnvConfig(source="tests.envs.scripted", id="script"),
     "scripted_truncated": EnvConfig(source="tests.envs.scripted", id="script", options={"truncate": True}),
 }
