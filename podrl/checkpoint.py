@@ -147,7 +147,7 @@ class Checkpointer:
         check_leaves(checkpoint, self._manager.item_metadata(step)["state"], expected)
         progress = read_progress(self._workdir, step)
         arrays = ocp.StandardCheckpointHandler().restore(checkpoint / "state", args=ocp.args.StandardRestore(expected))
-        return Snapshot(state=from_arrays(arrays), **progress)
+        return Snapshot(state=from_arrays(arrays, shape), **progress)
 
     def restore_first(
         self,

@@ -16,12 +16,13 @@ LAYERS = [
     | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"meeting", "launch"},
-    {"distributed", "assembly", "checkpoint", "adviser"},
-    {"preflight", "consensus", "resumption"},
+    {"distributed", "fused", "checkpoint", "adviser"},
+    {"preflight", "consensus", "resumption", "assembly"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},
     {"crew", "evaluator"},
-    {"sebulba", "instruments", "inspection", "reporter"},
+    {"progress"},
+    {"sebulba", "anakin", "instruments", "inspection", "reporter"},
     {"train", "stages", "inspection_report"},
     {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"},
 ]
