@@ -23,7 +23,7 @@ from podrl.config import ConfigError, EnvConfig, check, check_one_of, did_you_me
 from podrl.types import EnvSpec, Timestep
 
 # Modules of this folder that sources build on.
-_NOT_SOURCES = ("seeds", "spaces")
+_NOT_SOURCES = ("gymnasium_pool", "seeds", "spaces")
 
 
 class Pool(Protocol):
