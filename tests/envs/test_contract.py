@@ -38,6 +38,11 @@ CASES = {
     "gymnax_memory": EnvConfig(source="gymnax", id="MemoryChain-bsuite", options={"memory_length": 3}),
     "gymnax_frozen_lake": EnvConfig(source="gymnax", id="FrozenLake-misc"),
     "gymnax_pendulum": EnvConfig(source="gymnax", id="Pendulum-v1", options={"max_steps_in_episode": 20}),
+    "gymnasium": EnvConfig(source="gymnasium", id="CartPole-v1"),
+    "gymnasium_continuous": EnvConfig(source="gymnasium", id="Pendulum-v1", options={"max_episode_steps": 50}),
+    "gymnasium_discrete": EnvConfig(source="gymnasium", id="FrozenLake-v1"),
+    "gymnasium_own": EnvConfig(source="gymnasium", id="tests.envs.corridor:Corridor"),
+    "gymnasium_workers": EnvConfig(source="gymnasium", id="tests.envs.corridor:Corridor", options={"workers": 2}),
     "scripted": EnvConfig(source="tests.envs.scripted", id="script"),
     "scripted_truncated": EnvConfig(source="tests.envs.scripted", id="script", options={"truncate": True}),
 }
