@@ -24,7 +24,9 @@ _PORT_S = 15.0  # A job that has just ended frees its port within this time.
 _RETRY_S = 0.25
 _SLICE_S = 1.0
 _ANSWER_S = 5.0
-_NEWS_S = 30.0  # Between two lines about who is missing.
+_NEWS_S = 5.0  # Until the first line about who is missing; each further one waits twice as long.
+_LONGEST_NEWS_S = 60.0
+_NAME_S = 15.0  # A name that nobody knows for so long is a mistake.
 
 
 def start_coordinator(membership: Membership) -> subprocess.Popen[bytes]:
@@ -94,6 +96,8 @@ class Line:
         self._sending = threading.Lock()
         self._missing: list[int] = []
         self._unread = b""
+        self._silence = Patience(coordinator.SILENT_S)
+        self._news_s, self._pause_s = time.monotonic() + _NEWS_S, _NEWS_S
         self.hosts = self._meet()
 
     def say(self, **message: Any) -> None:
@@ -102,25 +106,32 @@ class Line:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What the coordinator says, until the connection ends: one of them, or its host, has gone."""
+        """What the coordinator says, until the connection ends: one of them, or its host, has gone.
+
+        Yields an empty message in every second without news, in which it also asks whether somebody is there.
+        """
+        self._silence = Patience(coordinator.SILENT_S)
         while True:
             try:
                 received = self._connection.recv(65536)
-            except TimeoutError:
-                if self._connection.gettimeout() is None:
-                    return  # The operating system's own, ETIMEDOUT.
+            except TimeoutError as error:
+                if error.errno == errno.ETIMEDOUT:
+                    return  # The operating system's own: the host does not answer.
+                self._silence.left_s()
+                self.say(there=True)
                 yield {}
                 continue
             except OSError:
                 return
             if not received:
                 return
+            self._silence = Patience(coordinator.SILENT_S)
             *lines, self._unread = (self._unread + received).split(b"\n")
             yield from map(json.loads, lines)
 
-    def wait_without_limit(self) -> None:
-        """From now on `messages` waits for as long as the other side is there."""
-        self._connection.settimeout(None)
+    def is_silent(self) -> bool:
+        """Whether the coordinator has not answered for `coordinator.SILENT_S`, though the connection is there."""
+        return not self._silence.left_s()
 
     def close(self) -> None:
         """Ends the connection."""
@@ -131,12 +142,15 @@ class Line:
     def _meet(self) -> tuple[str, ...]:
         """Tries until all are here; returns their hosts."""
         address = self._membership.coordinator or ""
+        naming = Patience(_NAME_S)
         while True:
             reason = "it ended"
             try:
                 self._connection = socket.create_connection(split_address(address), timeout=5.0)
             except OSError as error:
                 reason = error.strerror or str(error)
+                if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME and not naming.left_s():
+                    self._check_name(address, reason)
             else:
                 self._connection.settimeout(_SLICE_S)
                 coordinator.keep_alive(self._connection)
@@ -152,6 +166,7 @@ class Line:
                 self._connection.close()
             if not self._patience.left_s():
                 raise TimeoutError(self._no_coordinator(address, reason))
+            self._tell_news(f"{self._names([0])} at {address} ({reason})")
             time.sleep(_RETRY_S)
 
     def _introduce(self) -> tuple[str, ...]:
@@ -163,7 +178,7 @@ class Line:
             host=membership.host,
             job=membership.job,
         )
-        news_s, asked = time.monotonic() + _NEWS_S, 0.0
+        asked = 0.0
         for message in self.messages():
             self._missing = message.get("waiting_for", self._missing)
             if "hosts" in message:
@@ -181,12 +196,29 @@ class Line:
                 asked = time.monotonic()
             if asked and time.monotonic() - asked > _ANSWER_S:
                 raise TimeoutError(self._not_all(self._missing, self._timeout_s))
-            if time.monotonic() > news_s:
-                news_s += _NEWS_S
-                logging.info("Waiting for %s.", self._names(self._missing))
+            if self.is_silent():
+                self._tell_news(f"the coordinator at {membership.coordinator}, which does not answer")
+            elif self._missing:
+                self._tell_news(self._names(self._missing))
         if asked:  # Somebody else was as impatient, and the coordinator has ended already.
             raise TimeoutError(self._not_all(self._missing, self._timeout_s))
         return ()
+
+    def _tell_news(self, whom: str) -> None:
+        """Says for whom this process waits, at growing intervals."""
+        if time.monotonic() < self._news_s:
+            return
+        self._pause_s = min(2 * self._pause_s, _LONGEST_NEWS_S)
+        self._news_s = time.monotonic() + self._pause_s
+        logging.info("Waiting for %s.", whom)
+
+    def _check_name(self, address: str, reason: str) -> None:
+        """Raises ConfigError for a name that nobody knows; in Kubernetes a pod that is not there yet has such a one."""
+        if "KUBERNETES_SERVICE_HOST" not in os.environ:
+            raise ConfigError(
+                f"--coordinator={address}, where the processes of this job are to meet: {reason}. Give the address of "
+                "process 0's host, or a name that this host knows."
+            )
 
     def _names(self, processes: list[int]) -> str:
         names = [self._membership.name_of(index).removeprefix("process ") for index in processes[:8]]
@@ -194,6 +226,12 @@ class Line:
         return f"process{'es' if len(processes) > 1 else ''} {', '.join(names)}{more}"
 
     def _not_all(self, missing: list[int], after_s: float) -> str:
+        if self.is_silent():
+            zero = self._membership.name_of(0)
+            return (
+                f"The coordinator at {self._membership.coordinator}, a small process beside {zero}, was reached, but "
+                f"does not answer; all that was waited for it is {after_s:g} s. It was stopped, or its host hangs."
+            )
         names = self._names(missing) if missing else "somebody"
         count = self._membership.process_count
         return (
@@ -211,7 +249,8 @@ class Line:
         zero = self._membership.name_of(0)
         return (
             f"{zero[:1].upper()}{zero[1:]} did not answer at {address} within {self._timeout_s:g} s ({reason}). Look "
-            f"at what it says; if it only starts slowly, raise --join_timeout_s.{self._loopback_hint()}"
+            "at what it says: does it run, on that host, with the same address, and does no firewall close that port? "
+            f"If it only starts slowly, raise --join_timeout_s.{self._loopback_hint()}"
         )
 
     def _loopback_hint(self) -> str:
