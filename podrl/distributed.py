@@ -24,6 +24,7 @@ import jax
 from jax._src import distributed, xla_bridge
 from jax._src.lib import _jax
 
+from podrl.absence import capital, was_lost
 from podrl.coordinator import BEAT_S, SILENT_S, STALE_S
 from podrl.interruption import leave
 from podrl.meeting import Line, start_coordinator
@@ -92,7 +93,7 @@ class Job:
                 logging.error("%s", lost)
                 leave(self.exit_code)
             raise TimeoutError(
-                f"{_capital(self.name_of(self.process_index))} has met the others, but JAX's service beside "
+                f"{capital(self.name_of(self.process_index))} has met the others, but JAX's service beside "
                 f"{self.name_of(0)} did not take it within {_CONNECT_S} s."
             ) from error
         threading.Thread(target=self._watch, args=(self._line,), name="peers' heartbeats", daemon=True).start()
@@ -152,7 +153,7 @@ class Job:
         value = self._get(key, Patience(timeout_s))
         if value is None:
             me, other = self.name_of(self.process_index), self.name_of(process)
-            raise TimeoutError(f"{_capital(me)} waited {timeout_s:g} s for {name!r} from {other}.")
+            raise TimeoutError(f"{capital(me)} waited {timeout_s:g} s for {name!r} from {other}.")
         self._client.key_value_delete(key)
         return value
 
@@ -230,14 +231,18 @@ class Job:
         there = {int(key.rpartition("/")[2]) for key, _ in self._client.key_value_dir_get(folder)}
         missing = [self.name_of(process) for process in range(self.process_count) if process not in there]
         me = self.name_of(self.process_index)
-        return f"{_capital(me)} waited {timeout_s:g} s at {name!r} for {', '.join(missing) or 'nobody'}."
+        return f"{capital(me)} waited {timeout_s:g} s at {name!r} for {', '.join(missing) or 'nobody'}."
 
     def _listen(self, line: Line) -> None:
         for message in line.messages():
             if "closed" in message:
                 self._closed.set()
             if "loss" in message:
-                self._end(self._explain(message["loss"], message["why"], message["text"]), message["exit_code"])
+                lost = message["loss"]
+                name, is_this_one = self.name_of(lost), lost == self.process_index
+                self._end(
+                    was_lost(name, message["why"], message["text"], is_this_one=is_this_one), message["exit_code"]
+                )
             if line.is_silent() and not self._ending:
                 self._end_without_coordinator()
         if not self._ending and not self._closed.is_set():
@@ -265,19 +270,6 @@ class Job:
                 line.say(stuck=stuck)
                 told.update(stuck)
             self._closed.wait(_WATCH_S)
-
-    def _explain(self, process: int, why: str, text: str) -> str:
-        """A loss in one line."""
-        name = _capital(self.name_of(process))
-        if why == "failed":
-            return f"{name} ended: {text}"
-        if why == "gone":
-            return f"{name} is gone: it was killed, or crashed. Its own output may say why."
-        if why == "silent":
-            return f"{name} is gone: its host does not answer any more."
-        if process == self.process_index:
-            return f"{name}, this one, stood still for more than {STALE_S} s: the others have given it up."
-        return f"{name} is stuck: it has sent no heartbeat for {STALE_S} s. It was stopped, or its host hangs."
 
     def _end(self, explanation: str, exit_code: int) -> None:
         """Ends the process, or leaves that to a main thread that has asked why."""
@@ -348,10 +340,6 @@ def join(membership: Membership, timeout_s: float) -> Job:
     state.process_id, state.num_processes = membership.process_index, membership.process_count
     state.coordinator_address, state.client = membership.coordinator, client
     return job
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 # For what runs without others.

@@ -16,6 +16,7 @@ from typing import Any
 from absl import logging
 
 from podrl import coordinator
+from podrl.absence import did_not_come, has_no_coordinator, has_silent_coordinator, list_processes
 from podrl.config import ConfigError
 from podrl.membership import Membership, is_loopback, split_address
 from podrl.waiting import Patience
@@ -165,8 +166,8 @@ class Line:
                     reason = "another program answers there, or a job that is already under way"
                 self._connection.close()
             if not self._patience.left_s():
-                raise TimeoutError(self._no_coordinator(address, reason))
-            self._tell_news(f"{self._names([0])} at {address} ({reason})")
+                raise TimeoutError(has_no_coordinator(self._membership, reason, self._timeout_s))
+            self._tell_news(f"{list_processes(self._membership, [0])} at {address} ({reason})")
             time.sleep(_RETRY_S)
 
     def _introduce(self) -> tuple[str, ...]:
@@ -199,10 +200,15 @@ class Line:
             if self.is_silent():
                 self._tell_news(f"the coordinator at {membership.coordinator}, which does not answer")
             elif self._missing:
-                self._tell_news(self._names(self._missing))
+                self._tell_news(list_processes(membership, self._missing))
         if asked:  # Somebody else was as impatient, and the coordinator has ended already.
             raise TimeoutError(self._not_all(self._missing, self._timeout_s))
         return ()
+
+    def _not_all(self, missing: list[int], after_s: float) -> str:
+        if self.is_silent():
+            return has_silent_coordinator(self._membership, after_s)
+        return did_not_come(self._membership, missing, after_s)
 
     def _tell_news(self, whom: str) -> None:
         """Says for whom this process waits, at growing intervals."""
@@ -219,45 +225,3 @@ class Line:
                 f"--coordinator={address}, where the processes of this job are to meet: {reason}. Give the address of "
                 "process 0's host, or a name that this host knows."
             )
-
-    def _names(self, processes: list[int]) -> str:
-        names = [self._membership.name_of(index).removeprefix("process ") for index in processes[:8]]
-        more = f" and {len(processes) - 8} more" if len(processes) > 8 else ""
-        return f"process{'es' if len(processes) > 1 else ''} {', '.join(names)}{more}"
-
-    def _not_all(self, missing: list[int], after_s: float) -> str:
-        if self.is_silent():
-            zero = self._membership.name_of(0)
-            return (
-                f"The coordinator at {self._membership.coordinator}, a small process beside {zero}, was reached, but "
-                f"does not answer; all that was waited for it is {after_s:g} s. It was stopped, or its host hangs."
-            )
-        names = self._names(missing) if missing else "somebody"
-        count = self._membership.process_count
-        return (
-            f"{names[:1].upper()}{names[1:]} did not come to {self._membership.coordinator} within "
-            f"{after_s:g} s; {count - len(missing)} of {count} processes are there. Look at what the missing "
-            f"ones say; if they only start slowly, raise --join_timeout_s.{self._loopback_hint()}"
-        )
-
-    def _no_coordinator(self, address: str, reason: str) -> str:
-        if self._membership.process_index == 0:
-            return (
-                f"This is process 0, on {self._membership.host}, but it does not reach itself at {address} ({reason}). "
-                "--coordinator must be an address of this host."
-            )
-        zero = self._membership.name_of(0)
-        return (
-            f"{zero[:1].upper()}{zero[1:]} did not answer at {address} within {self._timeout_s:g} s ({reason}). Look "
-            "at what it says: does it run, on that host, with the same address, and does no firewall close that port? "
-            f"If it only starts slowly, raise --join_timeout_s.{self._loopback_hint()}"
-        )
-
-    def _loopback_hint(self) -> str:
-        address = self._membership.coordinator or ""
-        if not is_loopback(address):
-            return ""
-        return (
-            f" {split_address(address)[0]} is every host's name for itself: if the processes are on several hosts, "
-            "--coordinator must be an address of process 0's host that the others reach."
-        )

@@ -15,8 +15,9 @@ LAYERS = [
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
     | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
-    | {"meeting", "launch"},
-    {"distributed", "assembly", "checkpoint", "adviser"},
+    | {"absence", "launch"},
+    {"meeting", "assembly", "checkpoint", "adviser"},
+    {"distributed"},
     {"preflight", "consensus", "resumption"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},
