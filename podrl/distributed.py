@@ -37,6 +37,7 @@ _CONNECT_S = 120  # All have met already: their clients connect within moments.
 _SLICE_S = 1.0  # The longest wait in which a signal must wait too.
 _WATCH_S = 1.0
 _OTHERS_S = 2.0
+_RETURN_S = 5.0
 _GRACE_S = 10.0  # For the main thread to end the process, once it knows why.
 
 
@@ -77,6 +78,7 @@ class Job:
         self._handed_over = False
         self._closed = threading.Event()
         self._ending = False
+        self._watching: threading.Thread | None = None
         if line is not None:
             threading.Thread(target=self._listen, args=(line,), name="peers", daemon=True).start()
 
@@ -96,7 +98,9 @@ class Job:
                 f"{capital(self.name_of(self.process_index))} has met the others, but JAX's service beside "
                 f"{self.name_of(0)} did not take it within {_CONNECT_S} s."
             ) from error
-        threading.Thread(target=self._watch, args=(self._line,), name="peers' heartbeats", daemon=True).start()
+        watching = threading.Thread(target=self._watch, args=(self._line,), name="peers' heartbeats", daemon=True)
+        watching.start()
+        self._watching = watching
 
     def name_of(self, process: int) -> str:
         """A process for people: `process 1 (node2)`."""
@@ -210,6 +214,9 @@ class Job:
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 client.shutdown()
         self._line.close()
+        if self._watching is not None and self._closed.is_set():
+            # In a call that ends with the coordinator: one that came back while Python shuts down would abort it.
+            self._watching.join(timeout=_RETURN_S)
         if self._coordinator is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._coordinator.wait(timeout=5.0)
