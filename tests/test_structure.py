@@ -26,9 +26,10 @@ LAYERS = [
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
     | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
-    | {"meeting", "launch"},
-    {"distributed", "fused", "checkpoint", "adviser"},
-    {"preflight", "consensus", "resumption", "assembly"},
+    | {"absence", "launch"},
+    {"meeting", "fused", "checkpoint", "adviser"},
+    {"distributed", "assembly"},
+    {"preflight", "consensus", "resumption"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},
     {"crew", "evaluator"},
