@@ -26,6 +26,14 @@ def final_params(workdir, step, config):
         return jax.device_get(checkpointer.restore(shape, step).state.params)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of the finished run of `TestInOneProcess.CONFIG`."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train.train(TestInOneProcess.CONFIG, workdir=str(folder))
+    return folder
+
+
 class TestInOneProcess:
     OVERRIDES = types.MappingProxyType(
         {
@@ -38,13 +46,6 @@ class TestInOneProcess:
         }
     )
     CONFIG = runs.make_config(**OVERRIDES)
-
-    @pytest.fixture(scope="class")
-    def undisturbed(self, tmp_path_factory):
-        """The folder of the finished run of this config."""
-        folder = tmp_path_factory.mktemp("undisturbed")
-        train.train(self.CONFIG, workdir=str(folder))
-        return folder
 
     def straight(self, folder):
         train.train(self.CONFIG, workdir=str(folder))
