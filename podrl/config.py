@@ -302,6 +302,15 @@ class Config:
         return self.actors.num_envs * self.actors.unroll_length
 
     @property
+    def minibatch_grid(self) -> tuple[int, int]:
+        """Into how many parts the agent's minibatches divide the environments, and the rows of each.
+
+        The environments by all of `agent.minibatches`, unless the agent has a key `shuffle` that says `time`.
+        """
+        by_time = getattr(self.agent, "shuffle", "environments") == "time"
+        return (1, self.agent.minibatches) if by_time else (self.agent.minibatches, 1)
+
+    @property
     def num_updates(self) -> int:
         """Updates until `total_env_steps` are consumed, rounded up."""
         return -(-self.total_env_steps // self.env_steps_per_update)
@@ -309,12 +318,13 @@ class Config:
 
 def shrink(config: Config) -> Config:
     """The same run made so small that it ends in seconds: for trying a config out, and for tests."""
-    actors = dataclasses.replace(
-        config.actors,
-        unroll_length=min(config.actors.unroll_length, 5),
-    )
+    row_parts = config.minibatch_grid[1]
+    unroll_length = -(-min(config.actors.unroll_length, 5) // row_parts) * row_parts
+    actors = dataclasses.replace(config.actors, unroll_length=unroll_length)
+    agent = dataclasses.replace(config.agent, epochs=1) if hasattr(config.agent, "epochs") else config.agent
     return dataclasses.replace(
         config,
+        agent=agent,
         total_env_steps=min(config.total_env_steps, 6 * actors.num_envs * actors.unroll_length),
         actors=actors,
         evaluate=dataclasses.replace(config.evaluate, episodes=min(config.evaluate.episodes, 4)),

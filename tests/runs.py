@@ -26,10 +26,10 @@ from podrl.unroll import Unroller
 TIMING = {"env_steps_per_second", "frames_per_second"}
 
 
-def make_config(env_id: str = "Catch-v0", **overrides: Any) -> Config:
-    """IMPALA with a small MLP; overrides are dotted keys with `__` for the dots."""
+def make_config(env_id: str = "Catch-v0", *, agent: str = "impala", **overrides: Any) -> Config:
+    """An agent with a small MLP; overrides are dotted keys with `__` for the dots."""
     config = common.make_config("test", env_id, total_env_steps=10 * 8 * 4)
-    config.agent = common.impala_agent()
+    config.agent = getattr(common, f"{agent}_agent")()
     config.actors.num_envs = 8
     config.actors.unroll_length = 4
     config.actors.env_threads = 1
@@ -42,7 +42,7 @@ def make_config(env_id: str = "Catch-v0", **overrides: Any) -> Config:
         for part in section.split("__") if section else []:
             target = target[part]
         target[name] = value
-    return from_config_dict(config, load_agent("impala").AgentConfig)
+    return from_config_dict(config, load_agent(agent).AgentConfig)
 
 
 def scripted_config(options: Mapping[str, Any] | None = None, **overrides: Any) -> Config:
@@ -111,6 +111,7 @@ def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, s
         behaviour=jax.tree.map(lambda x: noise(length, *x.shape) * 0.3, behaviour_shape(agent, spec, num_envs)),
         carry=agent.initial_carry(num_envs),
         opening_reward=noise(num_envs),
+        env_index=jnp.arange(num_envs, dtype=jnp.uint32),
         params_version=jnp.zeros(shape, jnp.int32),
     )
 

@@ -97,7 +97,13 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
         output = apply(params, stacked.reshape(-1, *stacked.shape[2:]))
         return jax.tree.map(lambda x: _split_time_major(x, trajectory.first.shape), output), carry
 
-    return Network(policy=policy, init=init, initial_carry=initial_carry, step=step, unroll=unroll)
+    def rows(params: PyTree, trajectory: Trajectory, rows: jax.Array) -> NetworkOutput:
+        frames, opens = jnp.swapaxes(trajectory.observation, 0, 1), jnp.swapaxes(trajectory.first, 0, 1)
+        stacked = frame_stack.rows(frames, opens, trajectory.carry, jnp.swapaxes(rows, 0, 1))
+        output = apply(params, stacked.reshape(-1, *stacked.shape[2:]))
+        return jax.tree.map(lambda x: _split_time_major(x, rows.shape), output)
+
+    return Network(policy=policy, init=init, initial_carry=initial_carry, step=step, unroll=unroll, rows=rows)
 
 
 def _num_free(config: NetworkConfig, actions: ActionSpace) -> int:

@@ -34,6 +34,7 @@ def random_unroll(network, spec, rows, batch):
         behaviour=(),
         carry=network.initial_carry(batch),
         opening_reward=jax.random.normal(jax.random.key(5), (batch,)),
+        env_index=jnp.arange(batch, dtype=jnp.uint32),
         params_version=jnp.zeros(shape, jnp.int32),
     )
 
