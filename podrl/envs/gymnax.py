@@ -98,6 +98,15 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> D
     return DevicePool(make_environment(config), _resolve(config).actions.struct, seeds)
 
 
+def make_plain(config: EnvConfig) -> tuple[Any, Any, Callable[[PyTree], jax.Array]]:
+    """Gymnax's own environment, which resets itself, its parameters, and what makes its observations podrl's.
+
+    For measuring what podrl's own stepping costs. Raises as `make_spec`.
+    """
+    task = _resolve(config)
+    return task.env, task.params, task.encode
+
+
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """Whole episodes up to the environment's own time limit; everything else as in `config`. Raises as `make_spec`."""
     options = {name: value for name, value in config.options.items() if name != _TIME_LIMIT}
