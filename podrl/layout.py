@@ -82,9 +82,7 @@ def _make_undivided(config: Config, topology: Topology) -> Layout:
     )
     _check_micro_batches(config, num_envs // (learners * minibatches))
     envs_per_pool = num_envs // topology.num_processes
-    return Layout(
-        num_actors=1, pools_per_actor=1, envs_per_pool=envs_per_pool, num_processes=topology.num_processes
-    )
+    return Layout(num_actors=1, pools_per_actor=1, envs_per_pool=envs_per_pool, num_processes=topology.num_processes)
 
 
 def _check_micro_batches(config: Config, envs_per_step: int) -> None:

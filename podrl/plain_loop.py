@@ -87,7 +87,7 @@ def make_plain_loop(
         taken = _Step(loop.observation, action, log_prob, value, reward.astype(jnp.float32), done)
         return loop._replace(env_state=env_state, observation=observation, key=key), taken
 
-    def advantage(after: tuple[Array, Array], taken: _Step) -> tuple[tuple[Array, Array], Array]:
+    def advantage(after: Any, taken: _Step) -> tuple[Any, Array]:
         later, next_value = after
         going_on = 1.0 - taken.done
         found = taken.reward + discount * next_value * going_on - taken.value + discount * _TRACE * going_on * later
@@ -101,7 +101,8 @@ def make_plain_loop(
     def update(loop: _Loop, _: None) -> tuple[_Loop, None]:
         loop, steps = jax.lax.scan(act, loop, length=length)
         _, last_value = evaluate(loop.params, loop.observation)
-        _, advantages = jax.lax.scan(advantage, (jnp.zeros(num_envs), last_value), steps, reverse=True)
+        last: Any = (jnp.zeros(num_envs), last_value)
+        _, advantages = jax.lax.scan(advantage, last, steps, reverse=True)
         batch = (steps, advantages, advantages + steps.value)
         flat = jax.tree.map(lambda x: x.reshape(length * num_envs, *x.shape[2:]), batch)
 

@@ -16,7 +16,7 @@ Source: Lange 2022, https://github.com/RobertTLange/gymnax; Young & Tian 2019 (M
 al. 2020 (bsuite), arXiv:1908.03568.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import inspect
@@ -28,7 +28,8 @@ from jax import numpy as jnp
 
 from podrl.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.envs import EvaluationProtocol, JaxEnvironment
-from podrl.envs.in_graph import DevicePool, Transition, make_environment as make_many
+from podrl.envs.in_graph import DevicePool, Transition
+from podrl.envs.in_graph import make_environment as make_many
 from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, EnvSpec, PyTree
 
 try:
@@ -169,7 +170,7 @@ def _make(config: EnvConfig) -> tuple[Any, Any]:
     return env, found.replace(**{name: settings[name] for name in settings if name in params})
 
 
-def _constructor_defaults(env_type: type) -> Mapping[str, Any]:
+def _constructor_defaults(env_type: type) -> dict[str, Any]:
     """The arguments of a constructor that have a plain default."""
     parameters = inspect.signature(env_type).parameters.values()
     return {p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)}
