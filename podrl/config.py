@@ -81,20 +81,38 @@ class NetworkConfig:
         encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution) or `mlp`.
         width: multiplies the channels of `resnet`, `nature` and `minatar`, and the dense layer of the last two.
         hidden_sizes: layers of `mlp`.
+        activation: of `mlp`, `relu` or `tanh`.
+        separate_value: the value has an encoder of its own, of the same kind, instead of sharing the policy's.
         frame_stack: frames that the network sees at once; actors send one, the stack is the network's carry.
         compute_dtype: `float32` or `bfloat16` for activations; parameters stay float32.
+        squash_actions: continuous actions are hyperbolic tangents of a Gaussian's samples, so that none leaves the
+            environment's range. Otherwise they are the samples, and the environment's source clips what leaves it.
+        action_scale: standard deviations of continuous actions (before any squashing): `shared`, the same whatever the
+            network sees, or `observed`, which depend on it.
+        initial_scale: at the start of the run.
     """
 
     encoder: str = "mlp"
     width: int = 1
     hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: str = "relu"
+    separate_value: bool = False
     frame_stack: int = 1
     compute_dtype: str = "float32"
+    squash_actions: bool = False
+    action_scale: str = "shared"
+    initial_scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Checks ranges and names."""
         check_one_of("network.encoder", self.encoder, ("resnet", "nature", "minatar", "mlp"))
+        check_one_of("network.activation", self.activation, ("relu", "tanh"))
         check_one_of("network.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        check_one_of("network.action_scale", self.action_scale, ("shared", "observed"))
+        check(
+            0.01 <= self.initial_scale <= 10,
+            f"network.initial_scale={self.initial_scale:g} must lie in [0.01, 10]; actions span [-1, 1].",
+        )
         check_at_least(self, "network", "width", 1)
         check_at_least(self, "network", "frame_stack", 1)
         check(

@@ -211,7 +211,7 @@ def train(
             with ledger.spend("checkpoint"):
                 start = find_start(config, checkpointer, assembly.state_shape, share)
             resumed = start.counters if start else Counters()
-        if first and goes_on:
+        if first and goes_on and not (start and start.counters.learner_steps >= config.num_updates):
             warn_of_changes(config, read_manifests(folder), manifest)
         if first:
             write_facts(folder, asked, manifest)
