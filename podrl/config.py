@@ -78,8 +78,8 @@ class NetworkConfig:
     """The network's size and shape.
 
     Attributes:
-        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions) or `mlp`.
-        width: multiplies the channels of `resnet` and `nature`, and the dense layer of `nature`.
+        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution) or `mlp`.
+        width: multiplies the channels of `resnet`, `nature` and `minatar`, and the dense layer of the last two.
         hidden_sizes: layers of `mlp`.
         activation: of `mlp`, `relu` or `tanh`.
         separate_value: the value has an encoder of its own, of the same kind, instead of sharing the policy's.
@@ -105,7 +105,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges and names."""
-        check_one_of("network.encoder", self.encoder, ("resnet", "nature", "mlp"))
+        check_one_of("network.encoder", self.encoder, ("resnet", "nature", "minatar", "mlp"))
         check_one_of("network.activation", self.activation, ("relu", "tanh"))
         check_one_of("network.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_one_of("network.action_scale", self.action_scale, ("shared", "observed"))
@@ -125,9 +125,10 @@ class NetworkConfig:
 class TopologyConfig:
     """How each process splits its own devices.
 
-    With `placement='sebulba'` the first `actor_devices_per_process` act and the last `learner_devices_per_process` learn; where the two overlap, a
-    device does both. Zero means automatic: one device does both, of more the learners get the largest power of two that
-    leaves a device to act, and the actors the largest that is left (1+1, 2+2, 4+4). With 'anakin' there is no such split.
+    With `placement='sebulba'` the first `actor_devices_per_process` act and the last `learner_devices_per_process`
+    learn; where the two overlap, a device does both. Zero means automatic: one device does both, of more the learners
+    get the largest power of two that leaves a device to act, and the actors the largest that is left (1+1, 2+2, 4+4).
+    With `anakin` there is no such split.
 
     Attributes:
         placement: where environments are stepped. `sebulba`: by actor threads on the host, while the learner learns.
@@ -177,8 +178,9 @@ class CheckpointConfig:
     """What is kept, and where a run can go on bit for bit.
 
     At each of these checkpoints environments on the host are opened anew, also in a run that is not stopped
-    (`podrl.schedule` says why): the interval is a part of the experiment. Episodes under way then are lost to the statistics, long ones
-    more often than short ones: make it many times as long as an episode, and longer than the time limit in any case.
+    (`podrl.schedule` says why): the interval is a part of the experiment. Episodes under way then are lost to the
+    statistics, long ones more often than short ones: make it many times as long as an episode, and longer than the time
+    limit in any case. Environments inside the compiled program are a part of the checkpoint and play on.
 
     Attributes:
         every_updates: updates between checkpoints; 0 saves only at the end.

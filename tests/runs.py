@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 import numpy as np
 
 from configs import common
-from podrl import anakin, sebulba
 from podrl.agents import load_agent
 from podrl.assembly import assemble_agent
 from podrl.config import Config
@@ -18,6 +17,7 @@ from podrl.config_dict import from_config_dict
 from podrl.envs import load_source
 from podrl.mesh import ShardingRule, make_topology
 from podrl.networks import make_network
+from podrl.placement import run_loop
 from podrl.progress import Outcome
 from podrl.sharding import split_network
 from podrl.types import Agent, EnvSpec, Trajectory
@@ -72,8 +72,7 @@ def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[Outcome, l
     topology = make_topology(config.topology, jax.devices()[:num_devices])
     agent, rules = make_split_agent(config, spec, topology.learner)
     rows: list[dict[str, Any]] = []
-    run_loop = anakin.run if config.topology.placement == "anakin" else sebulba.run
-    outcome = run_loop(
+    outcome = run_loop(config)(
         config,
         agent=kwargs.pop("agent", agent),
         spec=spec,

@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 
 from podrl.config import ConfigError, NetworkConfig
 from podrl.networks import frame_stack
-from podrl.networks.encoders import MLP, NATURE_MIN_SIZE, ImpalaResNet, NatureCNN
+from podrl.networks.encoders import MINATAR_MIN_SIZE, MLP, NATURE_MIN_SIZE, ImpalaResNet, MinAtarCNN, NatureCNN
 from podrl.ops.distributions import make_distribution
 from podrl.types import (
     ActionSpace,
@@ -21,7 +21,7 @@ from podrl.types import (
     Trajectory,
 )
 
-_MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE}
+_MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MIN_SIZE}
 
 
 class ActorCritic(nn.Module):
@@ -117,6 +117,8 @@ def _make_encoder(config: NetworkConfig) -> nn.Module:
         return ImpalaResNet(config.width, dtype)
     if config.encoder == "nature":
         return NatureCNN(config.width, dtype)
+    if config.encoder == "minatar":
+        return MinAtarCNN(config.width, dtype)
     return MLP(config.hidden_sizes, dtype, config.activation)
 
 
