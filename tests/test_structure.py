@@ -12,7 +12,7 @@ LAYERS = [
     | {"atari_scores", "console", "data", "naming", "line_file"},
     {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records", "metadata"}
     | {"memory", "traffic", "config_dict"},
-    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
+    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"meeting", "launch"},
