@@ -13,7 +13,8 @@ import ml_collections
 from podrl.agents import load_agent
 from podrl.config import Config, check
 from podrl.config_dict import from_config_dict
-from podrl.envs import Source, load_source
+from podrl.envs import Source, load_source, make_environment
+from podrl.fused import FusedLearner
 from podrl.layout import Layout, make_layout, resolve_micro_batches
 from podrl.learner import Learner
 from podrl.mesh import ShardingRule, Topology, make_topology
@@ -35,7 +36,7 @@ class Assembly:
         layout: how environments are dealt out.
         agent: the algorithm, its network split over the learner's devices.
         rules: layout of wide parameters.
-        state_shape: of the learner's state, with shardings.
+        state_shape: of what the run goes on from, with shardings: a `FusedState` where environments are inside.
     """
 
     config: Config
@@ -75,6 +76,12 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
     layout = make_layout(config, topology)
     network, rules = split_network(make_network(config.network, spec), config, topology.learner)
     agent = make_agent(config, network, spec)
+    state_shape: LearnerState
+    if config.topology.placement == "anakin":
+        environment = make_environment(source, config.env)
+        state_shape = FusedLearner(config, agent, environment, spec, topology, rules).state_shape
+    else:
+        state_shape = Learner(agent, topology.learner, rules).state_shape
     return Assembly(
         config=config,
         source=source,
@@ -83,7 +90,7 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
         layout=layout,
         agent=agent,
         rules=rules,
-        state_shape=Learner(agent, topology.learner, rules).state_shape,
+        state_shape=state_shape,
     )
 
 

@@ -146,8 +146,11 @@ class TestInOneProcess:
     def test_a_finished_run_says_so_and_stays_as_it_is(self, tmp_path, caplog):
         caplog.set_level("INFO", logger="absl")
         straight = self.straight(tmp_path / "run")
+        manifest = tmp_path / "run/manifest.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"commit": "another"}))
         outcome = train.train(self.CONFIG, workdir=str(tmp_path / "run"))
         assert outcome.finished
+        assert "may not be bit for bit" not in caplog.text  # Nothing follows.
         assert "This run is finished: it has all of its 12 updates." in caplog.text
         assert facts(read_rows(tmp_path / "run")) == straight
 
