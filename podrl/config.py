@@ -90,6 +90,9 @@ class NetworkConfig:
         action_scale: standard deviations of continuous actions (before any squashing): `shared`, the same whatever the
             network sees, or `observed`, which depend on it.
         initial_scale: at the start of the run.
+        normalize_observations: by their running mean and standard deviation, see `podrl.normalization`; for vectors.
+        normalize_rewards: by the running standard deviation of discounted returns, before the agent scales and clips
+            them; values then are in these units.
     """
 
     encoder: str = "mlp"
@@ -102,6 +105,8 @@ class NetworkConfig:
     squash_actions: bool = False
     action_scale: str = "shared"
     initial_scale: float = 1.0
+    normalize_observations: bool = False
+    normalize_rewards: bool = False
 
     def __post_init__(self) -> None:
         """Checks ranges and names."""

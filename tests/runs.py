@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 import numpy as np
 
 from configs import common
+from podrl import assembly
 from podrl.agents import load_agent
-from podrl.assembly import assemble_agent
 from podrl.config import Config
 from podrl.config_dict import from_config_dict
 from podrl.envs import load_source
@@ -56,14 +56,14 @@ def anakin_config(env_id: str = "CartPole-v1", **overrides: Any) -> Config:
 
 
 def make_agent(config: Config) -> tuple[Agent, EnvSpec]:
-    agent, spec, _ = assemble_agent(config)
+    agent, spec, _ = assembly.assemble_agent(config)
     return agent, spec
 
 
 def make_split_agent(config: Config, spec: EnvSpec, learner: Mesh) -> tuple[Agent, list[ShardingRule]]:
     """The agent as training makes it, and the rules that lay out its state on these devices."""
     network, rules = split_network(make_network(config.network, spec), config, learner)
-    return load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates), rules
+    return assembly.make_agent(config, network, spec), rules
 
 
 def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[Outcome, list[dict[str, Any]]]:

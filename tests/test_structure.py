@@ -23,7 +23,7 @@ LAYERS = [
         "metadata",
     }
     | {"memory", "traffic", "config_dict"},
-    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
+    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"absence", "launch"},
