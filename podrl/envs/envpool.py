@@ -183,7 +183,11 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
 
 
 class SynchronousPool:
-    """A synchronous EnvPool that speaks in timesteps; see `podrl.envs.Pool`."""
+    """A synchronous EnvPool that speaks in timesteps; see `podrl.envs.Pool`.
+
+    Attributes:
+        extras: what EnvPool said beside the newest timestep of `recv`, by its own names; each [B, ...].
+    """
 
     def __init__(self, env: Any, encoding: Encoding, *, num_envs: int):
         """Takes over `env`, which nobody else may step."""
@@ -192,6 +196,7 @@ class SynchronousPool:
         self._num_envs = num_envs
         self._ended: Any = None  # [B] bool: the last timestep ended the episode
         self._sent = False
+        self.extras: Mapping[str, Any] = {}
         self._newest: Any = None  # The raw observation, for `picture`.
 
     def reset(self) -> Timestep:
@@ -218,6 +223,7 @@ class SynchronousPool:
         self._require(self._sent, "recv() without send(), which would wait for ever")
         observation, reward, terminated, truncated, extras = env.recv()
         self._sent = False
+        self.extras = extras
         first, self._ended = self._ended, terminated | truncated
         # EnvPool calls a game that ends on its time limit truncated; Atari says here that it is over as well.
         terminated = terminated | (self._ended & (extras.get("terminated", terminated) != 0))
