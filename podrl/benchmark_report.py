@@ -61,7 +61,7 @@ def show_jobs(console: Console, report: Mapping[str, Any]) -> None:
     per_step = sum(report["traffic_bytes"].values()) / report["env_steps_per_update"]
     console.print(
         f"Between devices, each update: {describe_traffic(report['traffic_bytes'])}; parameters: "
-        f"{report['parameter_bytes'] / 1e6:,.2f} MB. That is {per_step:,.1f} bytes an env step.",
+        f"{report['parameter_bytes'] / 2**20:,.2f} MiB. That is {per_step:,.1f} bytes an env step.",
         soft_wrap=True,
     )
     console.print(_machine(report["machine"]), soft_wrap=True)

@@ -46,11 +46,13 @@ def make_layout(config: Config, topology: Topology) -> Layout:
     Every device's share of every pool must be a multiple of `agent.minibatches`: then environment e lands in minibatch
     e modulo their number on any topology, and no minibatch has to move between devices.
     """
+    if config.topology.placement == "anakin":
+        return _make_undivided(config, topology)
     num_actors = len(topology.local_actor_devices) * config.actors.threads_per_device
     pools = topology.num_processes * num_actors * config.actors.pools_per_thread
     learners = topology.local_learner.shape["data"]
     num_envs = config.actors.num_envs
-    minibatches, micro_batches = config.agent.minibatches, max(1, config.agent.micro_batches)
+    minibatches = config.agent.minibatches
     divisor = pools * learners * minibatches
     check(
         num_envs % divisor == 0,
@@ -59,12 +61,7 @@ def make_layout(config: Config, topology: Topology) -> Layout:
         f"agent.minibatches={minibatches}. Use a multiple of {divisor}, or change actors.pools_per_thread, topology.* "
         "or agent.minibatches.",
     )
-    envs_per_step = num_envs // (topology.num_processes * learners * minibatches)
-    check(
-        envs_per_step % micro_batches == 0,
-        f"agent.micro_batches={micro_batches} does not divide the {envs_per_step} environments that one learner device "
-        f"has in a minibatch. Use a divisor of {envs_per_step}.",
-    )
+    _check_micro_batches(config, num_envs // (topology.num_processes * learners * minibatches))
     envs_per_pool = num_envs // pools
     return Layout(
         num_actors=num_actors,
@@ -72,6 +69,41 @@ def make_layout(config: Config, topology: Topology) -> Layout:
         envs_per_pool=envs_per_pool,
         num_processes=topology.num_processes,
     )
+
+
+def _make_undivided(config: Config, topology: Topology) -> Layout:
+    """The layout of environments inside the compiled program: as if each process had one pool."""
+    learners, minibatches = topology.learner.shape["data"], config.agent.minibatches
+    num_envs = config.actors.num_envs
+    check(
+        num_envs % (learners * minibatches) == 0,
+        f"actors.num_envs={num_envs} does not divide over {learners} devices and agent.minibatches={minibatches}. Use "
+        f"a multiple of {learners * minibatches}, or change agent.minibatches.",
+    )
+    _check_micro_batches(config, num_envs // (learners * minibatches))
+    envs_per_pool = num_envs // topology.num_processes
+    return Layout(num_actors=1, pools_per_actor=1, envs_per_pool=envs_per_pool, num_processes=topology.num_processes)
+
+
+def _check_micro_batches(config: Config, envs_per_step: int) -> None:
+    micro_batches = max(1, config.agent.micro_batches)
+    check(
+        envs_per_step % micro_batches == 0,
+        f"agent.micro_batches={micro_batches} does not divide the {envs_per_step} environments that one learner device "
+        f"has in a minibatch. Use a divisor of {envs_per_step}.",
+    )
+
+
+def runs_in_loops(config: Config, topology: Topology) -> bool:
+    """Whether the network may be inside a loop of a compiled program.
+
+    XLA's CPU backend runs a convolution there some 20 times slower: networks that have one are unrolled instead. Those
+    of `nature` and `minatar` are products of matrices on CPU, at float32 (`podrl.ops.convolution`).
+    """
+    if any(device.platform != "cpu" for device in topology.learner.devices.flat):
+        return True
+    network = config.network
+    return network.encoder == "mlp" or (network.encoder != "resnet" and network.compute_dtype == "float32")
 
 
 def resolve_micro_batches(config: Config, topology: Topology) -> Config:

@@ -24,6 +24,7 @@ from podrl.handoff import Rollout
 from podrl.instruments import Clocks, Sample, time_threads
 from podrl.layout import default_env_threads
 from podrl.programs import Programs, compile_programs
+from podrl.progress import is_checkpoint_due
 from podrl.schedule import make_schedule
 from podrl.transfer import ParameterStore, rollout_to_learner
 from podrl.types import Snapshot, Timestep
@@ -226,7 +227,7 @@ def _run(parts: Parts, config: Config, **callbacks: Any) -> None:
     ):
 
         def save(snapshot: Snapshot) -> None:
-            if sebulba.is_checkpoint_due(config, snapshot.counters):  # Not where the clock ends the run.
+            if is_checkpoint_due(config, snapshot.counters):  # Not where the clock ends the run.
                 checkpointer.save(snapshot)
 
         sebulba.run(

@@ -17,8 +17,8 @@ from podrl.waiting import Stopped, wait_for, wait_until
 
 
 def is_ready(tree: PyTree) -> bool:
-    """Whether the programs that compute these arrays have ended."""
-    return all(leaf.is_ready() for leaf in jax.tree.leaves(tree))
+    """Whether the programs that compute these arrays have ended; what is on the host is ready."""
+    return all(leaf.is_ready() for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
 
 
 def rollout_to_learner(rollout: Trajectory, local_learner: Mesh) -> Trajectory:

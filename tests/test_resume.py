@@ -56,9 +56,10 @@ class TestInOneProcess:
         [
             {"actors__synchronous": True},
             {"topology__learner_devices_per_process": 2, "actors__threads_per_device": 2},
+            {"network__normalize_observations": True, "network__normalize_rewards": True},
         ],
     )
-    def test_nor_on_several_devices_or_with_lag_zero(self, tmp_path, overrides, monkeypatch):
+    def test_nor_on_several_devices_with_lag_zero_or_with_running_statistics(self, tmp_path, overrides, monkeypatch):
         monkeypatch.setattr(TestInOneProcess, "CONFIG", runs.make_config(**self.OVERRIDES | overrides))
         straight = self.straight(tmp_path / "straight")
         self.train_until(tmp_path / "stopped", 6)
@@ -145,8 +146,11 @@ class TestInOneProcess:
     def test_a_finished_run_says_so_and_stays_as_it_is(self, tmp_path, caplog):
         caplog.set_level("INFO", logger="absl")
         straight = self.straight(tmp_path / "run")
+        manifest = tmp_path / "run/manifest.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"commit": "another"}))
         outcome = train.train(self.CONFIG, workdir=str(tmp_path / "run"))
         assert outcome.finished
+        assert "may not be bit for bit" not in caplog.text  # Nothing follows.
         assert "This run is finished: it has all of its 12 updates." in caplog.text
         assert facts(read_rows(tmp_path / "run")) == straight
 

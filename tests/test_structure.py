@@ -23,16 +23,18 @@ LAYERS = [
         "metadata",
     }
     | {"memory", "traffic", "config_dict"},
-    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
+    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
-    | {"meeting", "launch"},
-    {"distributed", "assembly", "checkpoint", "adviser"},
+    | {"absence", "launch"},
+    {"meeting", "fused", "checkpoint", "adviser"},
+    {"distributed", "assembly"},
     {"preflight", "consensus", "resumption"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},
     {"crew", "evaluator"},
-    {"sebulba", "instruments", "inspection", "reporter"},
+    {"progress"},
+    {"sebulba", "anakin", "instruments", "inspection", "reporter"},
     {"train", "stages", "inspection_report"},
     {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"},
 ]

@@ -19,6 +19,7 @@ NATURE_MIN_SIZE = 36
 
 # Keeps the scale of activations from layer to layer: ReLU halves the second moment.
 RELU_INIT = nn.initializers.he_normal()
+TANH_INIT = nn.initializers.orthogonal(2**0.5)
 
 
 class ImpalaResNet(nn.Module):
@@ -101,17 +102,19 @@ class UnpaddedConv(nn.Module):
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU; [N, ...] flattened to vectors -> [N, hidden_sizes[-1]]."""
+    """Dense layers with `relu` or `tanh`; [N, ...] flattened to vectors -> [N, hidden_sizes[-1]]."""
 
     hidden_sizes: Sequence[int]
     dtype: DTypeLike = jnp.float32
+    activation: str = "relu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Encodes observations of any rank."""
         x = _flatten(scale_pixels(x, self.dtype))
+        activate, init = (nn.relu, RELU_INIT) if self.activation == "relu" else (nn.tanh, TANH_INIT)
         for size in self.hidden_sizes:
-            x = nn.relu(nn.Dense(size, dtype=self.dtype, kernel_init=RELU_INIT)(x))
+            x = activate(nn.Dense(size, dtype=self.dtype, kernel_init=init)(x))
         return x
 
 
