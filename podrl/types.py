@@ -103,6 +103,23 @@ class LearnerState:
     key: jax.Array
 
 
+@struct.dataclass(kw_only=True)
+class FusedState(LearnerState):
+    """The learner's state and that of the environments it learns from, where both are in one program.
+
+    Attributes:
+        environments: pytree of [B, ...]: the environments, and what acting in them goes on from.
+    """
+
+    environments: PyTree
+
+    @property
+    def learner(self) -> LearnerState:
+        """The learner's part."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(LearnerState)}
+        return LearnerState(**fields)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counters:
     """Progress of the whole job, as Python ints, equal on every process (a device's int32 ends at 2.1e9).

@@ -15,7 +15,7 @@ from tests.test_mesh import FakeDevice
 
 def micro_batches(num_devices=1, **overrides):
     topology = make_topology(TopologyConfig(learner_devices_per_process=num_devices), jax.devices()[:num_devices])
-    config = resolve_micro_batches(make_config(**overrides), topology)
+    config = resolve_micro_batches(resolve_loop(make_config(**overrides), topology), topology)
     make_layout(config, topology)
     return config.agent.micro_batches
 
@@ -33,8 +33,9 @@ def micro_batches(num_devices=1, **overrides):
         (4, 1, {"network__encoder": "nature", "agent__minibatches": 2}),  # Parts of 8 environments.
         (1, 1, {"network__encoder": "mlp"}),
         (2, 1, {"agent__micro_batches": 2}),
-        # Each of 8 optimizer steps in an update is a copy of the network already.
+        # Each of 8 optimizer steps in an update is a copy of the network already, or one is in a loop.
         (2, 1, {"agent": "ppo", "agent__epochs": 2}),
+        (16, 1, {"agent": "ppo", "agent__epochs": 2, "agent__minibatches": 1, "agent__loop": "rolled"}),
         # 64 environments of 8 rows in a minibatch: parts of 8.
         (
             8,
@@ -67,7 +68,7 @@ def test_other_backends_take_a_batch_whole():
     assert resolved.agent.micro_batches == 1
 
 
-@pytest.mark.parametrize(("encoder", "loop"), [("mlp", "rolled"), ("nature", "unrolled")])
+@pytest.mark.parametrize(("encoder", "loop"), [("mlp", "rolled"), ("nature", "rolled"), ("resnet", "unrolled")])
 def test_a_cpu_learner_spares_convolutions_the_loop(encoder, loop):
     topology = make_topology(TopologyConfig(), jax.devices()[:1])
     assert resolve_loop(make_config(agent="ppo", network__encoder=encoder), topology).agent.loop == loop

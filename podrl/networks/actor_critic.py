@@ -7,27 +7,51 @@ from jax.typing import DTypeLike
 
 from podrl.config import ConfigError, NetworkConfig
 from podrl.networks import frame_stack
-from podrl.networks.encoders import MLP, NATURE_MIN_SIZE, ImpalaResNet, NatureCNN
+from podrl.networks.encoders import MINATAR_MIN_SIZE, MLP, NATURE_MIN_SIZE, ImpalaResNet, MinAtarCNN, NatureCNN
 from podrl.ops.distributions import make_distribution
-from podrl.types import Distribution, EnvSpec, Network, NetworkOutput, PyTree, Timestep, Trajectory
+from podrl.types import (
+    ActionSpace,
+    ContinuousActions,
+    Distribution,
+    EnvSpec,
+    Network,
+    NetworkOutput,
+    PyTree,
+    Timestep,
+    Trajectory,
+)
 
-_MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE}
+_MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MIN_SIZE}
 
 
 class ActorCritic(nn.Module):
-    """An encoder with two linear heads in float32; observations [N, ...] -> NetworkOutput of [N, ...]."""
+    """An encoder with two linear heads in float32; observations [N, ...] -> NetworkOutput of [N, ...].
+
+    Attributes:
+        encoder: of the policy, and of the value.
+        policy: the distribution over actions.
+        num_free: of the policy's parameters, the last so many are the same whatever is observed.
+        value_encoder: of the value, if it has one of its own.
+    """
 
     encoder: nn.Module
     policy: Distribution
+    num_free: int = 0
+    value_encoder: nn.Module | None = None
 
     @nn.compact
     def __call__(self, observation: jax.Array) -> NetworkOutput:
         """Evaluates policy and value."""
-        features = self.encoder(observation).astype(jnp.float32)
+        features = value_features = self.encoder(observation).astype(jnp.float32)
+        if self.value_encoder is not None:
+            value_features = self.value_encoder(observation).astype(jnp.float32)
         # Parameters near zero, such as nearly equal logits: a new policy acts at random, whatever the encoder's scale.
         init = nn.initializers.orthogonal(0.01)
-        policy = nn.Dense(self.policy.num_params, kernel_init=init, name="policy")(features)
-        value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(features)
+        policy = nn.Dense(self.policy.num_params - self.num_free, kernel_init=init, name="policy")(features)
+        if self.num_free:
+            free = self.param("policy_free", nn.initializers.zeros, (self.num_free,))
+            policy = jnp.concatenate([policy, jnp.broadcast_to(free, (*policy.shape[:-1], self.num_free))], axis=-1)
+        value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(value_features)
         return NetworkOutput(policy=policy, value=value[..., 0])
 
 
@@ -43,8 +67,13 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
     """
     _check_observation(config, spec)
     frame, num_frames = spec.observation, config.frame_stack
-    policy = make_distribution(spec)
-    module = ActorCritic(encoder=_make_encoder(config), policy=policy)
+    policy = make_distribution(config, spec.actions)
+    module = ActorCritic(
+        encoder=_make_encoder(config),
+        policy=policy,
+        num_free=_num_free(config, spec.actions),
+        value_encoder=_make_encoder(config) if config.separate_value else None,
+    )
 
     def init(key: jax.Array) -> PyTree:
         stacked = jnp.zeros((1, *frame_stack.stacked_shape(frame, num_frames)), frame.dtype)
@@ -77,13 +106,20 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
     return Network(policy=policy, init=init, initial_carry=initial_carry, step=step, unroll=unroll, rows=rows)
 
 
+def _num_free(config: NetworkConfig, actions: ActionSpace) -> int:
+    """How many of the policy's last parameters do not depend on what is observed: the scales, if so configured."""
+    return actions.size if isinstance(actions, ContinuousActions) and config.action_scale == "shared" else 0
+
+
 def _make_encoder(config: NetworkConfig) -> nn.Module:
     dtype: DTypeLike = jnp.dtype(config.compute_dtype)
     if config.encoder == "resnet":
         return ImpalaResNet(config.width, dtype)
     if config.encoder == "nature":
         return NatureCNN(config.width, dtype)
-    return MLP(config.hidden_sizes, dtype)
+    if config.encoder == "minatar":
+        return MinAtarCNN(config.width, dtype)
+    return MLP(config.hidden_sizes, dtype, config.activation)
 
 
 def _split_time_major(x: jax.Array, leading: tuple[int, ...]) -> jax.Array:

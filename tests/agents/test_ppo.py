@@ -93,6 +93,29 @@ def test_advantages_are_normalized_over_the_minibatch():
     np.testing.assert_allclose(state.params["policy"], same.params["policy"], rtol=1e-3)
 
 
+@pytest.mark.parametrize("shuffle", ["environments", "time"])
+def test_advantages_are_normalized_over_each_minibatch_whatever_its_size(shuffle):
+    """The ratio stays one: the policy loss is minus the mean advantage, over two minibatches of 3 and 4 rows."""
+    rewards, parts = np.random.default_rng(0).normal(size=(4, 2)), []
+    for env in range(4):
+        first = [True, False, env == 0]  # Environment 0 has a reset row.
+        parts.append(on_policy(chain([0, 1, 2], [1, 0], rewards[env], first=first)))
+    trajectory = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=min(1, xs[0].ndim - 1)), *parts)
+    trajectory = dataclasses.replace(trajectory, env_index=jnp.arange(4, dtype=jnp.uint32))
+    network = tabular_network()
+    config = AgentConfig(minibatches=2, epochs=1, learning_rate=1e-12, shuffle=shuffle)
+    rows = lambda params, trajectory, rows: network.step(params, timestep_rows(trajectory, rows), ())[0]  # noqa: E731
+    _, metrics = update_once(config, trajectory, dataclasses.replace(network, rows=rows))
+    assert metrics["policy/rho"] == pytest.approx(1, abs=1e-6)
+    assert metrics["loss/policy"] == pytest.approx(0, abs=1e-6)
+
+
+def timestep_rows(trajectory, rows):
+    """What a network of states needs of some rows."""
+    observation = jnp.take_along_axis(trajectory.observation, rows, axis=0)
+    return dataclasses.replace(trajectory, observation=observation)
+
+
 def test_the_learning_rate_and_the_clip_decay_to_zero():
     """The ratio is 1.1 throughout: within the first clips, 0.2 and 0.15, and outside the last, 0.05."""
     config = AgentConfig(learning_rate=1e-6, epochs=2, minibatches=1, clip=0.2, clip_decay=True)
