@@ -26,5 +26,6 @@ def test_a_short_lunarlander_flies_better_than_chance():
 
 
 @pytest.mark.slow
-def test_lunarlander_lands():
-    assert learn("impala_lunarlander") >= 100
+@pytest.mark.parametrize(("name", "least"), [("impala_lunarlander", 100), ("ppo_lunarlander", 200)])
+def test_lunarlander_lands(name, least):
+    assert learn(name) >= least
