@@ -82,6 +82,10 @@ class NetworkConfig:
         width: multiplies the channels of `resnet` and `nature`, and the dense layer of `nature`.
         hidden_sizes: layers of `mlp`.
         frame_stack: frames that the network sees at once; actors send one, the stack is the network's carry.
+        core: `lstm` lets the network remember what it saw earlier in an episode; `none` is without.
+        core_size: units of the LSTM.
+        last_action: whether the network sees its last action, beside the encoder's features.
+        last_reward: whether it sees what that action earned, clipped to [-1, 1].
         compute_dtype: `float32` or `bfloat16` for activations; parameters stay float32.
     """
 
@@ -89,14 +93,20 @@ class NetworkConfig:
     width: int = 1
     hidden_sizes: tuple[int, ...] = (64, 64)
     frame_stack: int = 1
+    core: str = "none"
+    core_size: int = 256
+    last_action: bool = False
+    last_reward: bool = False
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         """Checks ranges and names."""
         check_one_of("network.encoder", self.encoder, ("resnet", "nature", "mlp"))
+        check_one_of("network.core", self.core, ("lstm", "none"))
         check_one_of("network.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_at_least(self, "network", "width", 1)
         check_at_least(self, "network", "frame_stack", 1)
+        check_at_least(self, "network", "core_size", 1)
         check(
             all(size > 0 for size in self.hidden_sizes),
             f"network.hidden_sizes={self.hidden_sizes} must all be positive.",
