@@ -13,11 +13,13 @@ import ml_collections
 from podrl.agents import load_agent
 from podrl.config import Config, check
 from podrl.config_dict import from_config_dict
-from podrl.envs import Source, load_source
-from podrl.layout import Layout, make_layout, resolve_micro_batches
+from podrl.envs import Source, load_source, make_environment
+from podrl.fused import FusedLearner
+from podrl.layout import Layout, make_layout, resolve_loop, resolve_micro_batches
 from podrl.learner import Learner
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks import make_network
+from podrl.normalization import normalize_observations, normalize_rewards
 from podrl.sharding import split_network
 from podrl.types import Agent, EnvSpec, LearnerState, Network
 
@@ -34,7 +36,7 @@ class Assembly:
         layout: how environments are dealt out.
         agent: the algorithm, its network split over the learner's devices.
         rules: layout of wide parameters.
-        state_shape: of the learner's state, with shardings.
+        state_shape: of what the run goes on from, with shardings: a `FusedState` where environments are inside.
     """
 
     config: Config
@@ -70,10 +72,16 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
     """
     source, spec = _load_environment(config)
     topology = make_topology(config.topology, devices)
-    config = resolve_micro_batches(config, topology)
+    config = resolve_loop(resolve_micro_batches(config, topology), topology)
     layout = make_layout(config, topology)
     network, rules = split_network(make_network(config.network, spec), config, topology.learner)
-    agent = _make_agent(config, network)
+    agent = make_agent(config, network, spec)
+    state_shape: LearnerState
+    if config.topology.placement == "anakin":
+        environment = make_environment(source, config.env)
+        state_shape = FusedLearner(config, agent, environment, spec, topology, rules).state_shape
+    else:
+        state_shape = Learner(agent, topology.learner, rules).state_shape
     return Assembly(
         config=config,
         source=source,
@@ -82,7 +90,7 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
         layout=layout,
         agent=agent,
         rules=rules,
-        state_shape=Learner(agent, topology.learner, rules).state_shape,
+        state_shape=state_shape,
     )
 
 
@@ -93,13 +101,21 @@ def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:
         ConfigError: if they do not fit.
     """
     source, spec = _load_environment(config)
-    return _make_agent(config, make_network(config.network, spec)), spec, source
+    return make_agent(config, make_network(config.network, spec), spec), spec, source
+
+
+def make_agent(config: Config, network: Network, spec: EnvSpec) -> Agent:
+    """The agent around `network`, with what `config.network` says about the scale of what it learns from.
+
+    Raises:
+        ConfigError: if the environment's observations have no scale.
+    """
+    agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
+    if config.network.normalize_rewards:
+        agent = normalize_rewards(agent, config.agent.discount)
+    return normalize_observations(agent, spec) if config.network.normalize_observations else agent
 
 
 def _load_environment(config: Config) -> tuple[Source, EnvSpec]:
     source = load_source(config.env.source)
     return source, source.make_spec(config.env)
-
-
-def _make_agent(config: Config, network: Network) -> Agent:
-    return load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)

@@ -36,7 +36,16 @@ from podrl.types import Counters, LearnerState, PyTree, Snapshot
 class Checkpointer:
     """Saves and restores learner states under `<workdir>/checkpoints/<learner step>`; a context manager."""
 
-    def __init__(self, workdir: epath.PathLike, *, keep: int, every: int = 0, keep_every: int = 0, keep_best: int = 0):
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        keep: int,
+        every: int = 0,
+        keep_every: int = 0,
+        keep_best: int = 0,
+        save_timeout_s: float = 1200.0,
+    ):
         """Opens the folder.
 
         Args:
@@ -45,6 +54,7 @@ class Checkpointer:
             every: count only those at multiples of this; the others are kept until the next of these.
             keep_every: keep those at multiples of this for good; 0 for none.
             keep_best: keep as many of the highest mean episode return; 0 for none.
+            save_timeout_s: how long a save in the background may take, and its processes wait for each other there.
         """
         self._workdir = workdir
         self._first = jax.process_index() == 0
@@ -56,6 +66,7 @@ class Checkpointer:
             # Orbax deletes on the first process only, which is the one that knows the returns.
             preservation_policy=self._preservation if self._first else None,
             enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(timeout_secs=max(1, round(save_timeout_s))),
         )
         items: dict[str, Any] = {name: ocp.JsonCheckpointHandler(JSON_FILE) for name in JSON_ITEMS}
         self._manager = ocp.CheckpointManager(
@@ -147,7 +158,7 @@ class Checkpointer:
         check_leaves(checkpoint, self._manager.item_metadata(step)["state"], expected)
         progress = read_progress(self._workdir, step)
         arrays = ocp.StandardCheckpointHandler().restore(checkpoint / "state", args=ocp.args.StandardRestore(expected))
-        return Snapshot(state=from_arrays(arrays), **progress)
+        return Snapshot(state=from_arrays(arrays, shape), **progress)
 
     def restore_first(
         self,
@@ -277,12 +288,16 @@ def read_shapes(workdir: epath.PathLike, step: int) -> dict[str, jax.ShapeDtypeS
 def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
     """The parameters of a checkpoint in host memory by their path, as `encoder/Dense_0/kernel`.
 
-    It does not matter how many devices made the checkpoint and how many there are.
+    With them come the statistics by which observations were normalised, if they were (`podrl.normalization`), as
+    `observations/mean`. It does not matter how many devices made the checkpoint and how many there are.
 
     Raises:
         CheckpointError: if it is damaged.
     """
-    item = {"params": _read_metadata(workdir, step)["params"]}
+    saved = _read_metadata(workdir, step)
+    item = {"params": saved["params"]}
+    if isinstance(saved.get("extra"), Mapping) and "observations" in saved["extra"]:
+        item["extra"] = {"observations": saved["extra"]["observations"]}
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     arguments = ocp.args.PyTreeRestore(item=item, restore_args=on_host, partial_restore=True)
     path = checkpoint_folder(workdir) / str(step) / "state"
@@ -290,7 +305,7 @@ def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
         restored = ocp.PyTreeCheckpointHandler().restore(path, args=arguments)
     except Exception as error:
         raise CheckpointError(f"Checkpoint {step} in {path.parent.parent} is damaged: {explain(error)}.") from error
-    return by_path(restored["params"])
+    return by_path(restored["params"] | restored.get("extra", {}))
 
 
 def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tuple[LearnerState, Counters]:

@@ -137,12 +137,11 @@ def load_config(path: str) -> ml_collections.ConfigDict:
     """
     file = Path(path)
     if not file.is_file():
-        nearby = (
-            sorted(str(p) for p in file.parent.glob("*.py") if p.stem not in ("common", "__init__"))
-            if file.parent.is_dir()
-            else []
-        )
+        nearby = _config_files(file.parent)
         listing = f" In that folder: {', '.join(nearby)}." if nearby else ""
+        if file.is_dir():
+            inside = ", ".join(_config_files(file))
+            raise ConfigError(f"--config={path} is a folder. Give a file{f' in it: {inside}' if inside else ''}.")
         raise ConfigError(f"Config file {path} does not exist{did_you_mean(path, nearby)}{listing}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     check(spec is not None and spec.loader is not None, f"Config file {path} is not a Python file.")
@@ -156,6 +155,10 @@ def load_config(path: str) -> ml_collections.ConfigDict:
         raise ConfigError(f"Config file {path} failed: {type(error).__name__}: {_one_line(error)}") from error
     check(isinstance(config, ml_collections.ConfigDict), f"get_config() in {path} must return a ConfigDict.")
     return config
+
+
+def _config_files(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.glob("*.py") if path.stem not in ("common", "__init__"))
 
 
 def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:

@@ -60,6 +60,7 @@ class Comparison:
         batch: agreement in the data.
         params: agreement in the parameters.
         chain: agreement in the chained fingerprints; None if their links are other updates.
+        boundary: the first update after which one run alone opens its environments anew; None if there is none.
     """
 
     settings: Sequence[Setting]
@@ -67,6 +68,7 @@ class Comparison:
     batch: Agreement
     params: Agreement
     chain: Agreement | None
+    boundary: int | None = None
 
     @property
     def is_equal(self) -> bool:
@@ -98,6 +100,7 @@ def compare(a: Record, b: Record) -> Comparison:
         batch=agreement(BATCH),
         params=agreement(PARAMS),
         chain=agreement(CHAIN) if _interval(a) == _interval(b) else None,
+        boundary=_boundary(a, b),
     )
 
 
@@ -139,7 +142,20 @@ def conclusion(comparison: Comparison) -> str:
             f"log.every_updates=1 up to update {update:,}."
         )
     start = ", or at the parameters that the runs began with" if until == 0 else ""
-    return f"Data first: they came to differ {where}. Look at environments and actors{start}."
+    found = f"Data first: they came to differ {where}."
+    if comparison.boundary is not None and until <= comparison.boundary < update:
+        return f"{found} checkpoint.every_updates alone does that."
+    return f"{found} Look at environments and actors{start}."
+
+
+def boundary_note(comparison: Comparison) -> str:
+    """Says that other boundaries make other runs, where that is so; empty elsewhere."""
+    if comparison.boundary is None:
+        return ""
+    return (
+        f"checkpoint.every_updates differs, and at each of its multiples environments are opened anew: after update "
+        f"{comparison.boundary:,} the runs differ for that alone. Give both the same to compare anything else."
+    )
 
 
 def _checked_rows(run: Record) -> Sequence[Mapping[str, Any]]:
@@ -155,6 +171,13 @@ def _checked_rows(run: Record) -> Sequence[Mapping[str, Any]]:
 
 def _interval(run: Record) -> int:
     return run.config["log"]["every_updates"]
+
+
+def _boundary(a: Record, b: Record) -> int | None:
+    """By the rule of `podrl.schedule`; of two intervals the smaller comes first, and not in the other run."""
+    every = {run.config.get("checkpoint", {}).get("every_updates", 0) for run in (a, b)}
+    exact = all(run.config.get("determinism", "exact") == "exact" for run in (a, b))
+    return min(every - {0}) if len(every) > 1 and exact else None
 
 
 def _settings(a: Record, b: Record) -> list[Setting]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from podrl.comparison import CHAIN, Comparison, conclusion
+from podrl.comparison import CHAIN, Comparison, boundary_note, conclusion
 from podrl.records import Record
 
 
@@ -22,6 +22,8 @@ def show(console: Console, a: Record, b: Record, comparison: Comparison) -> None
     else:
         console.print("Config, seed, software and hardware are equal.", soft_wrap=True)
     console.print(make_agreement_table(comparison, plain=plain))
+    if note := boundary_note(comparison):
+        console.print(note, soft_wrap=True)
     style = "bold green" if comparison.is_equal else "bold red"
     console.print(Text(conclusion(comparison), style=style), soft_wrap=True)
 

@@ -78,35 +78,63 @@ class NetworkConfig:
     """The network's size and shape.
 
     Attributes:
-        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions) or `mlp`.
-        width: multiplies the channels of `resnet` and `nature`, and the dense layer of `nature`.
+        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution) or `mlp`.
+        width: multiplies the channels of `resnet`, `nature` and `minatar`, and the dense layer of the last two.
         hidden_sizes: layers of `mlp`.
+        activation: of `mlp`, `relu` or `tanh`.
+        separate_value: the value has an encoder of its own, of the same kind, instead of sharing the policy's.
         frame_stack: frames that the network sees at once; actors send one, the stack is the network's carry.
         core: `lstm` lets the network remember what it saw earlier in an episode; `none` is without.
         core_size: units of the LSTM.
         last_action: whether the network sees its last action, beside the encoder's features.
         last_reward: whether it sees what that action earned, clipped to [-1, 1].
         compute_dtype: `float32` or `bfloat16` for activations; parameters stay float32.
+        squash_actions: continuous actions are hyperbolic tangents of a Gaussian's samples, so that none leaves the
+            environment's range. Otherwise they are the samples, and the environment's source clips what leaves it.
+        action_scale: standard deviations of continuous actions (before any squashing): `shared`, the same whatever the
+            network sees, or `observed`, which depend on it.
+        initial_scale: at the start of the run.
+        normalize_observations: by their running mean and standard deviation, see `podrl.normalization`; for vectors.
+        normalize_rewards: by the running standard deviation of discounted returns, before the agent scales and clips
+            them; values then are in these units.
     """
 
     encoder: str = "mlp"
     width: int = 1
     hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: str = "relu"
+    separate_value: bool = False
     frame_stack: int = 1
     core: str = "none"
     core_size: int = 256
     last_action: bool = False
     last_reward: bool = False
     compute_dtype: str = "float32"
+    squash_actions: bool = False
+    action_scale: str = "shared"
+    initial_scale: float = 1.0
+    normalize_observations: bool = False
+    normalize_rewards: bool = False
 
     def __post_init__(self) -> None:
         """Checks ranges and names."""
         check_one_of("network.encoder", self.encoder, ("resnet", "nature", "mlp"))
         check_one_of("network.core", self.core, ("lstm", "none"))
+        check_one_of("network.encoder", self.encoder, ("resnet", "nature", "minatar", "mlp"))
+        check_one_of("network.activation", self.activation, ("relu", "tanh"))
         check_one_of("network.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        check_one_of("network.action_scale", self.action_scale, ("shared", "observed"))
+        check(
+            0.01 <= self.initial_scale <= 10,
+            f"network.initial_scale={self.initial_scale:g} must lie in [0.01, 10]; actions span [-1, 1].",
+        )
         check_at_least(self, "network", "width", 1)
         check_at_least(self, "network", "frame_stack", 1)
         check_at_least(self, "network", "core_size", 1)
+        check(
+            self.core == "none" or not self.separate_value,
+            f"network.separate_value has no core of its own; use network.core=none with it, not {self.core!r}.",
+        )
         check(
             all(size > 0 for size in self.hidden_sizes),
             f"network.hidden_sizes={self.hidden_sizes} must all be positive.",
@@ -117,11 +145,18 @@ class NetworkConfig:
 class TopologyConfig:
     """How each process splits its own devices.
 
-    The first `actor_devices_per_process` act and the last `learner_devices_per_process` learn; where the two overlap, a
-    device does both. Zero means automatic: one device does both, of more the learners get the largest power of two that
-    leaves a device to act, and the actors the largest that is left (1+1, 2+2, 4+4).
+    With `placement='sebulba'` the first `actor_devices_per_process` act and the last `learner_devices_per_process`
+    learn; where the two overlap, a device does both. Zero means automatic: one device does both, of more the learners
+    get the largest power of two that leaves a device to act, and the actors the largest that is left (1+1, 2+2, 4+4).
+    With `anakin` there is no such split.
 
     Attributes:
+        placement: where environments are stepped. `sebulba`: by actor threads on the host, while the learner learns.
+            `anakin`: inside the compiled program, together with acting and learning, on every device; for environments
+            that are JAX programs, such as those of `env.source=gymnax`. Lag is always 0, environments are a part of
+            the checkpoint, and of `actors` only `num_envs`, `unroll_length` and `timeout_s` have a meaning.
+        updates_per_call: with `anakin`, updates that the compiled program makes at the most before it returns; it
+            returns for each row of metrics, checkpoint and evaluation, and a run can be stopped only then.
         actor_devices_per_process: devices that act.
         learner_devices_per_process: devices that learn.
         model_devices: size of the learner mesh's `model` axis, over which wide layers are split; the batch is split
@@ -135,6 +170,8 @@ class TopologyConfig:
             dimensions. The first rule that matches decides; what none matches is left to `sharding`.
     """
 
+    placement: str = "sebulba"
+    updates_per_call: int = 10
     actor_devices_per_process: int = 0
     learner_devices_per_process: int = 0
     model_devices: int = 1
@@ -142,9 +179,16 @@ class TopologyConfig:
     parameter_sharding: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
-        check_at_least(self, "topology", "actor_devices_per_process", 0)
-        check_at_least(self, "topology", "learner_devices_per_process", 0)
+        """Checks ranges and names."""
+        check_one_of("topology.placement", self.placement, ("sebulba", "anakin"))
+        check_at_least(self, "topology", "updates_per_call", 1)
+        for name in ("actor_devices_per_process", "learner_devices_per_process"):
+            check_at_least(self, "topology", name, 0)
+            check(
+                self.placement == "sebulba" or getattr(self, name) == 0,
+                f"topology.{name}={getattr(self, name)} has no meaning with topology.placement='anakin', where every "
+                "device acts and learns. Leave it at 0, or use topology.placement=sebulba.",
+            )
         check_at_least(self, "topology", "model_devices", 1)
         check_one_of("topology.sharding", self.sharding, ("auto", "replicated", "tensor", "fsdp"))
 
@@ -153,9 +197,10 @@ class TopologyConfig:
 class CheckpointConfig:
     """What is kept, and where a run can go on bit for bit.
 
-    At each of these checkpoints the environments are opened anew, also in a run that is not stopped (`podrl.schedule`
-    says why): the interval is a part of the experiment. Episodes under way then are lost to the statistics, long ones
-    more often than short ones: make it many times as long as an episode, and longer than the time limit in any case.
+    At each of these checkpoints environments on the host are opened anew, also in a run that is not stopped
+    (`podrl.schedule` says why): the interval is a part of the experiment. Episodes under way then are lost to the
+    statistics, long ones more often than short ones: make it many times as long as an episode, and longer than the time
+    limit in any case. Environments inside the compiled program are a part of the checkpoint and play on.
 
     Attributes:
         every_updates: updates between checkpoints; 0 saves only at the end.
@@ -279,6 +324,15 @@ class Config:
         return self.actors.num_envs * self.actors.unroll_length
 
     @property
+    def minibatch_grid(self) -> tuple[int, int]:
+        """Into how many parts the agent's minibatches divide the environments, and the rows of each.
+
+        The environments by all of `agent.minibatches`, unless the agent has a key `shuffle` that says `time`.
+        """
+        by_time = getattr(self.agent, "shuffle", "environments") == "time"
+        return (1, self.agent.minibatches) if by_time else (self.agent.minibatches, 1)
+
+    @property
     def num_updates(self) -> int:
         """Updates until `total_env_steps` are consumed, rounded up."""
         return -(-self.total_env_steps // self.env_steps_per_update)
@@ -286,12 +340,13 @@ class Config:
 
 def shrink(config: Config) -> Config:
     """The same run made so small that it ends in seconds: for trying a config out, and for tests."""
-    actors = dataclasses.replace(
-        config.actors,
-        unroll_length=min(config.actors.unroll_length, 5),
-    )
+    row_parts = config.minibatch_grid[1]
+    unroll_length = -(-min(config.actors.unroll_length, 5) // row_parts) * row_parts
+    actors = dataclasses.replace(config.actors, unroll_length=unroll_length)
+    agent = dataclasses.replace(config.agent, epochs=1) if hasattr(config.agent, "epochs") else config.agent
     return dataclasses.replace(
         config,
+        agent=agent,
         total_env_steps=min(config.total_env_steps, 6 * actors.num_envs * actors.unroll_length),
         actors=actors,
         evaluate=dataclasses.replace(config.evaluate, episodes=min(config.evaluate.episodes, 4)),

@@ -8,6 +8,8 @@ however that dies, and the coordinator tells the others.
 It is a process of its own because JAX's clients abort, without a word for the user, as soon as the process with the
 service is gone; so process 0 can be lost like every other. It ends when the last process has gone.
 
+It answers whoever asks whether it is still there: a process that hears nothing for long takes it for stopped.
+
 It runs as a script, and imports nothing but `jaxlib`. Messages are lines of JSON. From a process:
 
     {"index": 1, "count": 2, "host": "node2", "job": "SLURM job 12, step 0"}   the first
@@ -15,6 +17,7 @@ It runs as a script, and imports nothing but `jaxlib`. Messages are lines of JSO
     {"fail": "text", "exit_code": 1}      it is about to end
     {"stuck": [1]}                        JAX's service gets no heartbeats from these
     {"bye": true}                         it has done its part
+    {"there": true}                       is the coordinator still there?
 
 To the processes:
 
@@ -22,6 +25,7 @@ To the processes:
     {"hosts": ["node1", "node2"]}                                              all are here, and the service runs
     {"loss": 1, "why": "failed", "text": "text", "exit_code": 1}               the first that was lost, and no other
     {"closed": true}                                                           all have said bye
+    {"here": true}                                                             it is
 """
 
 import contextlib
@@ -39,6 +43,8 @@ from typing import Any
 STALE_S = 25  # without a heartbeat, a process is stuck. Its client sends one every half of `BEAT_S`.
 BEAT_S = 30
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}  # A host that is gone is noticed after 14 s.
+_HOST_MS = 14_000
+SILENT_S = 12.0  # without an answer, the coordinator is stopped. JAX's client aborts its process after 15 s or more.
 _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _LINGER_S = 30.0  # For those that do not leave after a loss.
 _REGISTER_S = 600  # JAX's own limit for its clients to come once all have met; they come at once.
@@ -124,6 +130,8 @@ class _Coordinator:
             for index in message["stuck"]:
                 if index in by_index and not by_index[index].said_bye:
                     self._lose(index, why="stuck")
+        elif "there" in message:
+            _send(member, here=True)
         elif "bye" in message:
             member.said_bye = True
             if all(other.said_bye for other in self._members) and not self._lost:
@@ -206,6 +214,8 @@ class _Coordinator:
 def keep_alive(connection: socket.socket) -> None:
     """Lets the operating system notice that the other host is gone."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Keepalive itself does nothing while something sent is not acknowledged.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _HOST_MS)
     for name, value in KEEPALIVE.items():
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -4,9 +4,10 @@ Each process keeps a connection to the coordinator and a thread, `peers`, that l
 or says that it fails, or is stuck, all the others end with a line that names it. Nobody can go on without it: what the
 devices compute needs all of them. The run goes on from its last checkpoint when the same command is given again.
 
-Three clocks find a loss, and none needs Python to be quick: a process that ends closes its connection at once; a host
+Four clocks find a loss, and none needs Python to be quick: a process that ends closes its connection at once; a host
 that fails is missed by the operating systems of the others after 14 s (`coordinator.KEEPALIVE`); a process that is
-stopped, or a host that hangs, sends no more heartbeats to JAX's service, whose limit is `coordinator.STALE_S`.
+stopped, or a host that hangs, sends no more heartbeats to JAX's service, whose limit is `coordinator.STALE_S`; and a
+coordinator that is stopped itself does not answer the processes (`coordinator.SILENT_S`).
 """
 
 from collections.abc import Callable
@@ -23,7 +24,8 @@ import jax
 from jax._src import distributed, xla_bridge
 from jax._src.lib import _jax
 
-from podrl.coordinator import BEAT_S, STALE_S
+from podrl.absence import capital, was_lost
+from podrl.coordinator import BEAT_S, SILENT_S, STALE_S
 from podrl.interruption import leave
 from podrl.meeting import Line, start_coordinator
 from podrl.membership import Membership
@@ -34,6 +36,8 @@ LEAVE_S = 60.0  # How long the first to be done waits for the last.
 _CONNECT_S = 120  # All have met already: their clients connect within moments.
 _SLICE_S = 1.0  # The longest wait in which a signal must wait too.
 _WATCH_S = 1.0
+_OTHERS_S = 2.0
+_RETURN_S = 5.0
 _GRACE_S = 10.0  # For the main thread to end the process, once it knows why.
 
 
@@ -74,9 +78,29 @@ class Job:
         self._handed_over = False
         self._closed = threading.Event()
         self._ending = False
+        self._watching: threading.Thread | None = None
         if line is not None:
             threading.Thread(target=self._listen, args=(line,), name="peers", daemon=True).start()
-            threading.Thread(target=self._watch, args=(line,), name="peers' heartbeats", daemon=True).start()
+
+    def connect(self) -> None:
+        """Connects JAX's client, once; that a process is lost meanwhile is heard of already.
+
+        Raises:
+            TimeoutError: if the service does not take it.
+        """
+        try:
+            self._client.connect()
+        except jax.errors.JaxRuntimeError as error:
+            if lost := self.explain_loss():
+                logging.error("%s", lost)
+                leave(self.exit_code)
+            raise TimeoutError(
+                f"{capital(self.name_of(self.process_index))} has met the others, but JAX's service beside "
+                f"{self.name_of(0)} did not take it within {_CONNECT_S} s."
+            ) from error
+        watching = threading.Thread(target=self._watch, args=(self._line,), name="peers' heartbeats", daemon=True)
+        watching.start()
+        self._watching = watching
 
     def name_of(self, process: int) -> str:
         """A process for people: `process 1 (node2)`."""
@@ -133,7 +157,7 @@ class Job:
         value = self._get(key, Patience(timeout_s))
         if value is None:
             me, other = self.name_of(self.process_index), self.name_of(process)
-            raise TimeoutError(f"{_capital(me)} waited {timeout_s:g} s for {name!r} from {other}.")
+            raise TimeoutError(f"{capital(me)} waited {timeout_s:g} s for {name!r} from {other}.")
         self._client.key_value_delete(key)
         return value
 
@@ -168,6 +192,7 @@ class Job:
                 return None
         if not self._handed_over:
             time.sleep(_GRACE_S)  # The thread that heard of it is about to end the process.
+        self._end_coordinator()
         return self._explanation
 
     def leave(self, timeout_s: float = LEAVE_S) -> None:
@@ -189,6 +214,9 @@ class Job:
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 client.shutdown()
         self._line.close()
+        if self._watching is not None and self._closed.is_set():
+            # In a call that ends with the coordinator: one that came back while Python shuts down would abort it.
+            self._watching.join(timeout=_RETURN_S)
         if self._coordinator is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._coordinator.wait(timeout=5.0)
@@ -210,17 +238,31 @@ class Job:
         there = {int(key.rpartition("/")[2]) for key, _ in self._client.key_value_dir_get(folder)}
         missing = [self.name_of(process) for process in range(self.process_count) if process not in there]
         me = self.name_of(self.process_index)
-        return f"{_capital(me)} waited {timeout_s:g} s at {name!r} for {', '.join(missing) or 'nobody'}."
+        return f"{capital(me)} waited {timeout_s:g} s at {name!r} for {', '.join(missing) or 'nobody'}."
 
     def _listen(self, line: Line) -> None:
         for message in line.messages():
             if "closed" in message:
                 self._closed.set()
             if "loss" in message:
-                self._end(self._explain(message["loss"], message["why"], message["text"]), message["exit_code"])
+                lost = message["loss"]
+                name, is_this_one = self.name_of(lost), lost == self.process_index
+                self._end(
+                    was_lost(name, message["why"], message["text"], is_this_one=is_this_one), message["exit_code"]
+                )
+            if line.is_silent() and not self._ending:
+                self._end_without_coordinator()
         if not self._ending and not self._closed.is_set():
             host = self.hosts[0]
             self._end(f"The connection to process 0's host ({host}) is gone: it has failed, or the network has.", 1)
+
+    def _end_without_coordinator(self) -> None:
+        """Ends the process because nobody could tell it of a loss any more."""
+        self._end(
+            f"The coordinator beside {self.name_of(0)} has not answered for {SILENT_S:.0f} s: it was stopped, or its "
+            "host hangs, or the network has failed.",
+            1,
+        )
 
     def _watch(self, line: Line) -> None:
         """Asks JAX's service who sends heartbeats. The call waits for all that do to ask it too."""
@@ -236,19 +278,6 @@ class Job:
                 told.update(stuck)
             self._closed.wait(_WATCH_S)
 
-    def _explain(self, process: int, why: str, text: str) -> str:
-        """A loss in one line."""
-        name = _capital(self.name_of(process))
-        if why == "failed":
-            return f"{name} ended: {text}"
-        if why == "gone":
-            return f"{name} is gone: it was killed, or crashed. Its own output may say why."
-        if why == "silent":
-            return f"{name} is gone: its host does not answer any more."
-        if process == self.process_index:
-            return f"{name}, this one, stood still for more than {STALE_S} s: the others have given it up."
-        return f"{name} is stuck: it has sent no heartbeat for {STALE_S} s. It was stopped, or its host hangs."
-
     def _end(self, explanation: str, exit_code: int) -> None:
         """Ends the process, or leaves that to a main thread that has asked why."""
         if self._ending:
@@ -258,11 +287,18 @@ class Job:
         self._lost.set()
         if self._handed_over:
             time.sleep(_GRACE_S)
-            leave(exit_code)
-        self.on_loss()
-        logging.error("%s", explanation)
-        logging.flush()
+        else:
+            self.on_loss()
+            logging.error("%s", explanation)
+            logging.flush()
+            self._end_coordinator()
         leave(exit_code)
+
+    def _end_coordinator(self) -> None:
+        """Of one that was stopped: it would not end by itself."""
+        if self._coordinator is not None and self._line is not None and self._line.is_silent():
+            time.sleep(_OTHERS_S)  # For the others to find out by themselves: its end may make JAX abort them.
+            self._coordinator.kill()
 
 
 def join(membership: Membership, timeout_s: float) -> Job:
@@ -303,18 +339,14 @@ def join(membership: Membership, timeout_s: float) -> Job:
         shutdown_on_destruction=False,
         use_compression=True,
     )
-    client.connect()
-    line.wait_without_limit()
+    job = Job(membership, line.hosts, line=line, client=client, coordinator=coordinator)
+    job.connect()
     # What `jax.distributed.initialize` would set. That would run the service in process 0, whose loss would then abort
     # the others, and take SIGTERM away from `podrl.interruption`.
     state = distributed.global_state
     state.process_id, state.num_processes = membership.process_index, membership.process_count
     state.coordinator_address, state.client = membership.coordinator, client
-    return Job(membership, line.hosts, line=line, client=client, coordinator=coordinator)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return job
 
 
 # For what runs without others.

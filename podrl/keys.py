@@ -3,7 +3,7 @@
 import jax
 
 # Purposes. A new one gets a new number; changing a number changes every run.
-LEARN, ACT, EVALUATE = range(3)
+LEARN, ACT, EVALUATE, ENVIRONMENT = range(4)
 
 
 def purpose_key(seed: int, purpose: int) -> jax.Array:

@@ -16,6 +16,7 @@ from typing import Any
 from absl import logging
 
 from podrl import coordinator
+from podrl.absence import did_not_come, has_no_coordinator, has_silent_coordinator, list_processes
 from podrl.config import ConfigError
 from podrl.membership import Membership, is_loopback, split_address
 from podrl.waiting import Patience
@@ -24,7 +25,9 @@ _PORT_S = 15.0  # A job that has just ended frees its port within this time.
 _RETRY_S = 0.25
 _SLICE_S = 1.0
 _ANSWER_S = 5.0
-_NEWS_S = 30.0  # Between two lines about who is missing.
+_NEWS_S = 5.0  # Until the first line about who is missing; each further one waits twice as long.
+_LONGEST_NEWS_S = 60.0
+_NAME_S = 15.0  # A name that nobody knows for so long is a mistake.
 
 
 def start_coordinator(membership: Membership) -> subprocess.Popen[bytes]:
@@ -94,6 +97,8 @@ class Line:
         self._sending = threading.Lock()
         self._missing: list[int] = []
         self._unread = b""
+        self._silence = Patience(coordinator.SILENT_S)
+        self._news_s, self._pause_s = time.monotonic() + _NEWS_S, _NEWS_S
         self.hosts = self._meet()
 
     def say(self, **message: Any) -> None:
@@ -102,25 +107,32 @@ class Line:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What the coordinator says, until the connection ends: one of them, or its host, has gone."""
+        """What the coordinator says, until the connection ends: one of them, or its host, has gone.
+
+        Yields an empty message in every second without news, in which it also asks whether somebody is there.
+        """
+        self._silence = Patience(coordinator.SILENT_S)
         while True:
             try:
                 received = self._connection.recv(65536)
-            except TimeoutError:
-                if self._connection.gettimeout() is None:
-                    return  # The operating system's own, ETIMEDOUT.
+            except TimeoutError as error:
+                if error.errno == errno.ETIMEDOUT:
+                    return  # The operating system's own: the host does not answer.
+                self._silence.left_s()
+                self.say(there=True)
                 yield {}
                 continue
             except OSError:
                 return
             if not received:
                 return
+            self._silence = Patience(coordinator.SILENT_S)
             *lines, self._unread = (self._unread + received).split(b"\n")
             yield from map(json.loads, lines)
 
-    def wait_without_limit(self) -> None:
-        """From now on `messages` waits for as long as the other side is there."""
-        self._connection.settimeout(None)
+    def is_silent(self) -> bool:
+        """Whether the coordinator has not answered for `coordinator.SILENT_S`, though the connection is there."""
+        return not self._silence.left_s()
 
     def close(self) -> None:
         """Ends the connection."""
@@ -131,12 +143,15 @@ class Line:
     def _meet(self) -> tuple[str, ...]:
         """Tries until all are here; returns their hosts."""
         address = self._membership.coordinator or ""
+        naming = Patience(_NAME_S)
         while True:
             reason = "it ended"
             try:
                 self._connection = socket.create_connection(split_address(address), timeout=5.0)
             except OSError as error:
                 reason = error.strerror or str(error)
+                if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME and not naming.left_s():
+                    self._check_name(address, reason)
             else:
                 self._connection.settimeout(_SLICE_S)
                 coordinator.keep_alive(self._connection)
@@ -151,7 +166,8 @@ class Line:
                     reason = "another program answers there, or a job that is already under way"
                 self._connection.close()
             if not self._patience.left_s():
-                raise TimeoutError(self._no_coordinator(address, reason))
+                raise TimeoutError(has_no_coordinator(self._membership, reason, self._timeout_s))
+            self._tell_news(f"{list_processes(self._membership, [0])} at {address} ({reason})")
             time.sleep(_RETRY_S)
 
     def _introduce(self) -> tuple[str, ...]:
@@ -163,7 +179,7 @@ class Line:
             host=membership.host,
             job=membership.job,
         )
-        news_s, asked = time.monotonic() + _NEWS_S, 0.0
+        asked = 0.0
         for message in self.messages():
             self._missing = message.get("waiting_for", self._missing)
             if "hosts" in message:
@@ -181,44 +197,31 @@ class Line:
                 asked = time.monotonic()
             if asked and time.monotonic() - asked > _ANSWER_S:
                 raise TimeoutError(self._not_all(self._missing, self._timeout_s))
-            if time.monotonic() > news_s:
-                news_s += _NEWS_S
-                logging.info("Waiting for %s.", self._names(self._missing))
+            if self.is_silent():
+                self._tell_news(f"the coordinator at {membership.coordinator}, which does not answer")
+            elif self._missing:
+                self._tell_news(list_processes(membership, self._missing))
         if asked:  # Somebody else was as impatient, and the coordinator has ended already.
             raise TimeoutError(self._not_all(self._missing, self._timeout_s))
         return ()
 
-    def _names(self, processes: list[int]) -> str:
-        names = [self._membership.name_of(index).removeprefix("process ") for index in processes[:8]]
-        more = f" and {len(processes) - 8} more" if len(processes) > 8 else ""
-        return f"process{'es' if len(processes) > 1 else ''} {', '.join(names)}{more}"
-
     def _not_all(self, missing: list[int], after_s: float) -> str:
-        names = self._names(missing) if missing else "somebody"
-        count = self._membership.process_count
-        return (
-            f"{names[:1].upper()}{names[1:]} did not come to {self._membership.coordinator} within "
-            f"{after_s:g} s; {count - len(missing)} of {count} processes are there. Look at what the missing "
-            f"ones say; if they only start slowly, raise --join_timeout_s.{self._loopback_hint()}"
-        )
+        if self.is_silent():
+            return has_silent_coordinator(self._membership, after_s)
+        return did_not_come(self._membership, missing, after_s)
 
-    def _no_coordinator(self, address: str, reason: str) -> str:
-        if self._membership.process_index == 0:
-            return (
-                f"This is process 0, on {self._membership.host}, but it does not reach itself at {address} ({reason}). "
-                "--coordinator must be an address of this host."
+    def _tell_news(self, whom: str) -> None:
+        """Says for whom this process waits, at growing intervals."""
+        if time.monotonic() < self._news_s:
+            return
+        self._pause_s = min(2 * self._pause_s, _LONGEST_NEWS_S)
+        self._news_s = time.monotonic() + self._pause_s
+        logging.info("Waiting for %s.", whom)
+
+    def _check_name(self, address: str, reason: str) -> None:
+        """Raises ConfigError for a name that nobody knows; in Kubernetes a pod that is not there yet has such a one."""
+        if "KUBERNETES_SERVICE_HOST" not in os.environ:
+            raise ConfigError(
+                f"--coordinator={address}, where the processes of this job are to meet: {reason}. Give the address of "
+                "process 0's host, or a name that this host knows."
             )
-        zero = self._membership.name_of(0)
-        return (
-            f"{zero[:1].upper()}{zero[1:]} did not answer at {address} within {self._timeout_s:g} s ({reason}). Look "
-            f"at what it says; if it only starts slowly, raise --join_timeout_s.{self._loopback_hint()}"
-        )
-
-    def _loopback_hint(self) -> str:
-        address = self._membership.coordinator or ""
-        if not is_loopback(address):
-            return ""
-        return (
-            f" {split_address(address)[0]} is every host's name for itself: if the processes are on several hosts, "
-            "--coordinator must be an address of process 0's host that the others reach."
-        )

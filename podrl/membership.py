@@ -150,8 +150,11 @@ def expand_nodes(nodes: str) -> list[str]:
 def _check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     check(
-        bool(host) and port.isdigit() and 0 < int(port) < 65536 and (":" not in host or host[0] + host[-1] == "[]"),
+        bool(host) and port.isdigit() and (":" not in host or host[0] + host[-1] == "[]"),
         f"--coordinator={address} is not of the form HOST:PORT, such as node1:12345.",
+    )
+    check(
+        0 < int(port) < 65536, f"--coordinator={address}: port {port} is out of range. Choose one from 1024 to 65535."
     )
 
 

@@ -61,8 +61,8 @@ class Topology:
         shared = actors + learners - per_process
         rest = f", {shared} of them both" if shared > 0 else f", {-shared} idle" if shared < 0 else ""
         split = f"{actors} act, {learners} learn{rest}"
-        if per_process == 1:
-            split = "acts and learns"
+        if actors == learners == per_process:
+            split = "acts and learns" if per_process == 1 else "all act and learn"
         kind = self.mesh.devices.flat[0].device_kind
         return f"{_count(self.num_processes, 'process')} x {_count(per_process, f'{kind} device')}: {split}"
 
@@ -166,6 +166,8 @@ def _devices_per_process(devices: Sequence[jax.Device]) -> int:
 def _split(config: TopologyConfig, per_process: int) -> tuple[int, int]:
     """Resolves automatic counts, to powers of two, over which batches of the usual sizes divide."""
     actors, learners = config.actor_devices_per_process, config.learner_devices_per_process
+    if config.placement == "anakin":
+        actors = learners = per_process
     if not learners:
         learners = _power_of_two(per_process - (actors or 1)) or per_process
     if not actors:

@@ -137,15 +137,15 @@ def summary_text(summary: Summary, title: str, workdir: str) -> Text:
         ("env steps", f"{counters.env_steps:,}"),
         ("frames", f"{counters.frames:,}"),
         ("wall time", f"{duration(summary.wall_s)}, of which compiling {duration(summary.compile_s)}"),
-        (
-            "speed",
-            f"{_short_rate(summary.env_steps_per_second)} steps/s, {_short_rate(summary.frames_per_second)} frames/s"
-            " (average, without warm-up)",
-        ),
         ("return", episode_return),
         ("workdir", workdir),
         ("curves", f"{workdir}/metrics.jsonl"),
     ]
+    if not math.isnan(summary.env_steps_per_second):  # A run that was too short has no rate, a finished one none now.
+        rates = (
+            f"{_short_rate(summary.env_steps_per_second)} steps/s, {_short_rate(summary.frames_per_second)} frames/s"
+        )
+        lines.insert(4, ("speed", f"{rates} (average, without warm-up)"))
     if summary.tensorboard:
         lines.append(("", f"tensorboard --logdir {shlex.quote(workdir)}"))
     text = Text(f"{summary.outcome}: {title}", style="bold green" if summary.outcome == "finished" else "bold yellow")

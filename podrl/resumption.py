@@ -25,6 +25,7 @@ def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
         every=checkpoint.every_updates,
         keep_every=checkpoint.keep_every,
         keep_best=checkpoint.keep_best,
+        save_timeout_s=2 * config.watchdog_s,  # The watchdog ends a run that waits for a save, and says more.
     )
 
 

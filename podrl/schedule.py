@@ -8,6 +8,9 @@ Emulators cannot be saved. So at every *boundary* the environments are opened an
 rollout is made with the newest parameters, as at the start of a run: nothing from before is needed but the learner's
 state. A run that was stopped goes on from a boundary as if it had not been, since one that is not stopped does the
 same.
+
+Where environments are in the compiled program (`topology.placement='anakin'`) none of this applies: they are a part of
+the checkpoint, from which a run goes on wherever it was stopped, and the newest parameters always act.
 """
 
 from collections.abc import Iterable
@@ -63,7 +66,7 @@ def make_schedule(config: Config, first: int = 0) -> Schedule:
 
 def max_lag(config: Config) -> int:
     """How many updates the parameters that act may be behind the newest."""
-    if config.actors.synchronous:
+    if config.actors.synchronous or config.topology.placement == "anakin":
         return 0
     return 1 if config.determinism == "exact" else config.actors.max_lag
 
@@ -81,5 +84,7 @@ def is_exact(config: Config, update: int) -> bool:
     """Whether a run that goes on after this many updates equals one that was not stopped."""
     if config.determinism != "exact":
         return False
+    if config.topology.placement == "anakin":
+        return True
     every = config.checkpoint.every_updates
     return update >= config.num_updates or (every > 0 and update % every == 0)

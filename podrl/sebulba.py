@@ -10,17 +10,14 @@ arXiv:2310.00036.
 """
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import functools
 import math
 import time
 
 from absl import logging
-import jax
 
 from podrl.actors import ActorError
 from podrl.config import Config
-from podrl.consensus import EpisodeGatherer
 from podrl.crew import (
     check_lag,
     describe_learner,
@@ -32,46 +29,32 @@ from podrl.crew import (
 )
 from podrl.distributed import ALONE, Job
 from podrl.envs import Source
-from podrl.evaluator import OFF, Evaluator, is_evaluation_due
-from podrl.journal import Journal, Row
+from podrl.evaluator import OFF, Evaluator
+from podrl.journal import Row
 from podrl.learner import Learner
 from podrl.ledger import OTHER, Annotate, Ledger
 from podrl.mesh import ShardingRule, Topology
-from podrl.metrics import EpisodeWindow
-from podrl.nonfinite import NonFiniteError, first_bad_leaf
+from podrl.nonfinite import NonFiniteError
 from podrl.programs import Programs, compile_programs
+from podrl.progress import (
+    COMPILE_S,
+    Evaluations,
+    Outcome,
+    count_updates,
+    explain_nonfinite,
+    first_snapshot,
+    is_checkpoint_due,
+    is_finished,
+    make_journal,
+    make_outcome,
+    make_snapshot,
+    nothing_to_do,
+)
 from podrl.schedule import make_schedule
 from podrl.transfer import ParameterStore
-from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot
+from podrl.types import Agent, EnvSpec, Snapshot
 from podrl.waiting import Stopped
 from podrl.watchdog import Watchdog, Watched
-
-_COMPILE_S = 3600.0  # How much longer than others a process may compile; one that dies meanwhile is missed at once.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a run leaves in memory.
-
-    Attributes:
-        state: the learner's last state.
-        counters: progress of the whole job.
-        finished: false if it was told to stop before the last update or the last evaluation had ended.
-        stop_code: what `should_stop` said in the end: 0, or the exit code of the signal that stopped it.
-        env_steps_per_second: average that the learner consumed, warm-up excluded; NaN after a single update.
-        compile_s: seconds that compilation took; 0 if the programs were given.
-        episode_return: mean over the newest episodes; None if none has finished.
-        episodes: number of episodes behind it.
-    """
-
-    state: LearnerState
-    counters: Counters
-    finished: bool
-    stop_code: int
-    env_steps_per_second: float
-    compile_s: float
-    episode_return: float | None
-    episodes: int
 
 
 def run(
@@ -130,32 +113,17 @@ def run(
     ledger = ledger or Ledger("learner", annotate=annotate)
     watchdog = watchdog or Watchdog(math.inf)
     give_up = give_up or (lambda: bool(should_stop()))
-    patience_s = config.actors.timeout_s
-
-    evaluates_now = functools.partial(
-        is_evaluation_due, every_updates=config.evaluate.every_updates, last_update=config.num_updates
-    )
-
-    def await_first() -> None:
-        """Waits for evaluations, which the first process alone does; a reduction has a shorter limit of its own."""
-        if config.evaluate.every_updates:
-            job.exchange("evaluation", "", patience_s + config.evaluate.timeout_s)
-
-    if start is not None and start.counters.learner_steps >= config.num_updates:
-        if config.evaluate.every_updates:  # On all processes, though one evaluates: they hold parts of the parameters.
-            params = Learner(agent, topology.learner, rules).actor_params(start.state)
-            if evaluator.is_due(start.counters):
-                evaluator.add(start.counters, params)
-        with ledger.spend("evaluate"):
-            evaluated = evaluator.settle(give_up)
-            await_first()
-        return _nothing_to_do(config, start, finished=evaluated, stop_code=int(should_stop()))
+    evaluations = Evaluations(config, evaluator, job, ledger, give_up)
+    if start is not None and is_finished(config, start):
+        learner = Learner(agent, topology.learner, rules)
+        evaluated = evaluations.make_up(start.counters, functools.partial(learner.actor_params, start.state))
+        return nothing_to_do(config, start, finished=evaluated, stop_code=int(should_stop()))
     start_s = time.perf_counter()
     show_phase("compiling")
     with ledger.spend("compile" if programs is None else OTHER):
         programs = programs or compile_programs(config, agent, spec, topology, rules)
-        job.exchange("programs compiled", "", _COMPILE_S)  # What follows is quick, so that others need not wait long.
-        start = start or first_snapshot(programs.learner, config.seed)
+        job.exchange("programs compiled", "", COMPILE_S)  # What follows is quick, so that others need not wait long.
+        start = start or first_snapshot(programs.learner.init, config.seed)
     state, counters, saved = start.state, start.counters, start.counters
     schedule = make_schedule(config, counters.learner_steps)
     show_phase("starting environments")
@@ -168,21 +136,16 @@ def run(
     watchdog.watch(Watched(ledger=ledger, doing=lambda: doing(counters), is_alive=lambda: True))
     for actor in actors:
         watchdog.watch(Watched(ledger=actor.ledger, doing=actor.doing, is_alive=actor.is_alive))
-    journal = Journal(
-        every_updates=config.log.every_updates,
-        last_update=config.num_updates,
-        episodes=EpisodeWindow(config.log.episodes, start.episodes),
-        gatherer=EpisodeGatherer(job, config.log.episodes, patience_s),
-        chain=start.chain,
-        frames_per_step=spec.frames_per_step,
+    journal = make_journal(
+        config,
+        spec,
+        start,
+        job,
         start_s=start_s,
-        timeout_s=patience_s,
-        stop_on_nonfinite=config.on_nonfinite == "stop",
         learner=ledger,
         actors=[actor.ledger for actor in actors],
         write=write_row,
     )
-    evaluates = True  # Until it is to stop while it waits for an evaluation.
     try:
         for actor in actors if not should_stop() else ():
             actor.start()
@@ -197,17 +160,14 @@ def run(
             with ledger.spend("learn"):
                 batch = join_actors(rollouts, topology)
                 state, metrics = programs.learner.update(state, batch)
-            counters = count_update(config, spec, counters)
+            counters = count_updates(config, spec, counters)
             with ledger.spend("publish"):
                 params = programs.learner.actor_params(state)
                 parameters.publish(counters.learner_steps, params)
             fingerprint = programs.learner.fingerprint(state, batch) if journal.wants_row(counters) else None
             journal.add(counters, metrics, fingerprint, finished_episodes(rollouts))
             saves = is_checkpoint_due(config, counters)
-            with ledger.spend("evaluate" if config.evaluate.every_updates else OTHER):
-                evaluates = evaluates and evaluator.add(counters, params, saves=saves, should_stop=give_up)
-                if saves or evaluates_now(counters):
-                    await_first()
+            evaluations.add(counters, params, saves=saves)
             if saves:
                 journal.settle()  # Nothing that is not finite becomes a checkpoint.
                 with ledger.spend("checkpoint"):
@@ -216,7 +176,7 @@ def run(
         if counters != start.counters:
             journal.settle(programs.learner.fingerprint(state, batch))
     except NonFiniteError as error:
-        raise RuntimeError(f"{error}. {_explain(config, start.counters, counters, state)}") from None
+        raise explain_nonfinite(error, config, start.counters, counters, state) from None
     except (TimeoutError, ActorError) as error:
         if isinstance(error.__cause__ or error, TimeoutError):  # The threads still stand where they wait.
             logging.error("Somebody waited for too long.\n%s", watchdog.report(but=ledger))
@@ -225,69 +185,5 @@ def run(
         stop_actors(actors, parameters, config.actors.timeout_s)
     if counters != saved:
         save(make_snapshot(state, counters, journal))
-    with ledger.spend("evaluate"):
-        evaluated = evaluator.settle(give_up) and not evaluator.is_due(counters)
-        await_first()
-    return Outcome(
-        state=state,
-        counters=counters,
-        finished=counters.learner_steps >= config.num_updates and evaluated,
-        stop_code=int(should_stop()),
-        env_steps_per_second=journal.rates.average,
-        compile_s=ledger.seconds()["compile"],
-        episode_return=journal.episode_return,
-        episodes=journal.num_episodes,
-    )
-
-
-def _nothing_to_do(config: Config, start: Snapshot, *, finished: bool, stop_code: int) -> Outcome:
-    """Of a run that had made all of its updates before."""
-    logging.info("This run is finished: it has all of its %d updates.", config.num_updates)
-    episodes = EpisodeWindow(config.log.episodes, start.episodes)
-    return Outcome(
-        state=start.state,
-        counters=start.counters,
-        finished=finished,
-        stop_code=stop_code,
-        env_steps_per_second=float("nan"),
-        compile_s=0.0,
-        episode_return=episodes.summary().get("episode/return"),
-        episodes=len(episodes),
-    )
-
-
-def _explain(config: Config, start: Counters, counters: Counters, state: LearnerState) -> str:
-    """What to know of a run whose numbers went wrong, one or two updates before `counters`."""
-    every, update = config.checkpoint.every_updates, counters.learner_steps - 1
-    saved = max(start.learner_steps, update - update % every if every else 0)
-    leaf = first_bad_leaf(state.params)
-    return (
-        (f"The first parameter that is not finite now is {leaf}. " if leaf else "")
-        + (f"The last good checkpoint is of update {saved}. " if saved else "There is no checkpoint yet. ")
-        + "A smaller agent.learning_rate or agent.max_grad_norm may help; on_nonfinite='skip' drops such updates."
-    )
-
-
-def first_snapshot(learner: Learner, seed: int) -> Snapshot:
-    """Where a new run starts."""
-    state = jax.block_until_ready(learner.init(seed))
-    return Snapshot(state=state, counters=Counters(), episodes={})
-
-
-def make_snapshot(state: LearnerState, counters: Counters, journal: Journal) -> Snapshot:
-    """Where a run stands; the journal has settled its last update."""
-    return Snapshot(state=state, counters=counters, episodes=journal.record_episodes(), chain=journal.chain)
-
-
-def is_checkpoint_due(config: Config, counters: Counters) -> bool:
-    """Whether the update that was just counted ends with a checkpoint; the same on every process."""
-    every = config.checkpoint.every_updates
-    return every > 0 and counters.learner_steps > 0 and counters.learner_steps % every == 0
-
-
-def count_update(config: Config, spec: EnvSpec, counters: Counters) -> Counters:
-    """Counters after one more update; the same on every process."""
-    env_steps = counters.env_steps + config.env_steps_per_update
-    return Counters(
-        learner_steps=counters.learner_steps + 1, env_steps=env_steps, frames=env_steps * spec.frames_per_step
-    )
+    evaluated = evaluations.settle(counters)
+    return make_outcome(config, state, counters, journal, ledger, evaluated=evaluated, code=int(should_stop()))

@@ -1,4 +1,7 @@
-"""A learner's state as named plain arrays, as checkpoints hold it, and whether two states have the same ones."""
+"""A run's state as named plain arrays, as checkpoints hold it, and whether two states have the same ones.
+
+Typed keys become their words. Environments are one flat dictionary, by path, as their states are of any type.
+"""
 
 from collections.abc import Mapping
 import dataclasses
@@ -6,27 +9,55 @@ from typing import Any
 
 from etils import epath
 import jax
+from jax import numpy as jnp
 
 from podrl.config import ConfigError
-from podrl.types import LearnerState, PyTree
+from podrl.types import FusedState, LearnerState, PyTree
 
 
 def to_arrays(state: LearnerState) -> dict[str, PyTree]:
-    """The state as plain arrays: a typed key becomes its words."""
-    fields: dict[str, Any] = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    return fields | {"key": jax.random.key_data(state.key)}
+    """The state as plain arrays."""
+    return jax.tree.map(_to_words, _named(state))
 
 
 def to_array_shapes(shape: LearnerState) -> dict[str, PyTree]:
     """The same of a state's shapes: `jax.ShapeDtypeStruct`s, with their shardings."""
-    fields: dict[str, Any] = {field.name: getattr(shape, field.name) for field in dataclasses.fields(shape)}
-    words = jax.eval_shape(jax.random.key_data, shape.key)
-    return fields | {"key": jax.ShapeDtypeStruct(words.shape, words.dtype, sharding=shape.key.sharding)}
+
+    def words(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        found = jax.eval_shape(_to_words, leaf)
+        return jax.ShapeDtypeStruct(found.shape, found.dtype, sharding=leaf.sharding)
+
+    return jax.tree.map(words, _named(shape))
 
 
-def from_arrays(arrays: Mapping[str, PyTree]) -> LearnerState:
-    """The state that `to_arrays` took apart."""
-    return LearnerState(**{**arrays, "key": jax.random.wrap_key_data(arrays["key"])})
+def from_arrays(arrays: Mapping[str, PyTree], shape: LearnerState) -> LearnerState:
+    """The state of this shape that `to_arrays` took apart."""
+    names = {field.name for field in dataclasses.fields(shape)}
+    restored = {name: jax.tree.map(_from_words, arrays[name], _named(shape)[name]) for name in names}
+    if isinstance(shape, FusedState):
+        treedef = jax.tree.structure(shape.environments)
+        leaves = [restored["environments"][path] for path in _flat(shape.environments)]
+        restored["environments"] = jax.tree.unflatten(treedef, leaves)
+    return type(shape)(**restored)
+
+
+def _named(state: LearnerState) -> dict[str, PyTree]:
+    """The fields by name, with environments made flat."""
+    fields: dict[str, Any] = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return fields | ({"environments": _flat(state.environments)} if isinstance(state, FusedState) else {})
+
+
+def _flat(tree: PyTree) -> dict[str, Any]:
+    """Leaves by paths such as `environment.ended`: no slashes, which separate the names of nested containers."""
+    return {path.replace("/", "."): leaf for path, leaf in by_path(tree).items()}
+
+
+def _to_words(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _from_words(array: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
+    return jax.random.wrap_key_data(array) if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key) else array
 
 
 def by_path(tree: PyTree) -> dict[str, Any]:

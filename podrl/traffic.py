@@ -29,8 +29,8 @@ def collective_bytes(compiled: jax.stages.Compiled) -> Mapping[str, int]:
 
 
 def describe_traffic(found: Mapping[str, int]) -> str:
-    """For people: `all-reduce 4.38 MB`."""
-    return ", ".join(f"{kind} {size / 1e6:,.2f} MB" for kind, size in found.items()) or "nothing"
+    """For people: `all-reduce 4.18 MiB`."""
+    return ", ".join(f"{kind} {size / 2**20:,.2f} MiB" for kind, size in found.items()) or "nothing"
 
 
 def _array_bytes(kind: str, bits: str, dims: str) -> int:

@@ -22,7 +22,7 @@ from etils import epath
 import jax
 from rich.console import Console
 
-from podrl import consensus, sebulba
+from podrl import consensus
 from podrl.allocator import keep_freed_memory
 from podrl.assembly import assemble, resolve
 from podrl.checkpoint_facts import CheckpointError
@@ -40,8 +40,10 @@ from podrl.ledger import Ledger
 from podrl.membership import Membership, find_membership
 from podrl.metrics import MetricsWriter, updates_with
 from podrl.panel import Summary
+from podrl.placement import run_loop
 from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
 from podrl.profiler import Profiler
+from podrl.progress import Outcome
 from podrl.records import read_manifests
 from podrl.reporter import Reporter
 from podrl.resumption import find_start, make_checkpointer, warn_of_changes
@@ -147,7 +149,7 @@ def train(
     accept_changes: bool = False,
     stop_code: Callable[[], int] = lambda: 0,
     job: Job = ALONE,
-) -> sebulba.Outcome:
+) -> Outcome:
     """Trains one agent, with progress on the terminal and results in `workdir`; goes on with the run that is there.
 
     Args:
@@ -209,12 +211,13 @@ def train(
             with ledger.spend("checkpoint"):
                 start = find_start(config, checkpointer, assembly.state_shape, share)
             resumed = start.counters if start else Counters()
-        if first and goes_on:
+        if first and goes_on and not (start and start.counters.learner_steps >= config.num_updates):
             warn_of_changes(config, read_manifests(folder), manifest)
         if first:
             write_facts(folder, asked, manifest)
             writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
-            reporter = Reporter(config, topology, writer, display, ledger, start_s=start_s, advises=not profile)
+            advises = not profile and config.topology.placement == "sebulba"  # It is about threads that wait.
+            reporter = Reporter(config, topology, writer, display, ledger, start_s=start_s, advises=advises)
 
         evaluator = make_evaluator(
             config,
@@ -241,7 +244,7 @@ def train(
                 reporter.sync()  # A run that goes on from this checkpoint does not make these rows again.
             checkpointer.save(snapshot, config=to_dict(asked), manifest=manifest)
 
-        outcome = sebulba.run(
+        outcome = run_loop(config)(
             config,
             agent=assembly.agent,
             spec=assembly.spec,
@@ -273,8 +276,8 @@ def train(
 
 
 def agree_on_end(
-    outcome: sebulba.Outcome, stop_code: int, share: Callable[[str], Sequence[str]], name_of: Callable[[int], str]
-) -> sebulba.Outcome:
+    outcome: Outcome, stop_code: int, share: Callable[[str], Sequence[str]], name_of: Callable[[int], str]
+) -> Outcome:
     """How the run ended for all processes: finished if it is for each, and stopped by the highest code of any.
 
     Args:
@@ -294,7 +297,7 @@ def agree_on_end(
     )
 
 
-def summarize(config: Config, spec: EnvSpec, outcome: sebulba.Outcome, *, wall_s: float) -> Summary:
+def summarize(config: Config, spec: EnvSpec, outcome: Outcome, *, wall_s: float) -> Summary:
     """What the display shows in the end."""
     return Summary(
         outcome="finished" if outcome.finished else "interrupted",

@@ -1,17 +1,20 @@
-"""Acting for T steps with host environments: one jitted, donated call a step.
+"""Acting for T steps: with host environments, one jitted, donated call a step; with JAX environments, all in one loop.
 
-The rollout is written in place into a buffer that lives on the actor device: a step sends one timestep there and brings
-only the actions back. Sampling keys are folded from (run seed, environment, step), so what an environment samples
-depends neither on the pool it sits in nor on the timing of threads.
+The rollout is written in place into a buffer that lives on the acting device: with environments on the host a step
+sends one timestep there and brings only the actions back. Sampling keys are folded from (run seed, environment, step),
+so what an environment samples depends neither on the pool it sits in nor on the timing of threads; so are the keys of
+JAX environments.
 """
 
+from collections.abc import Callable
 import dataclasses
 
 from flax import struct
 import jax
 from jax import numpy as jnp
 
-from podrl.keys import ACT, purpose_key
+from podrl.envs import JaxEnvironment
+from podrl.keys import ACT, ENVIRONMENT, purpose_key
 from podrl.types import Agent, EnvSpec, PyTree, Timestep, Trajectory
 
 
@@ -59,10 +62,15 @@ class Unroller:
             step: [] int32; steps that the run has taken in each of them before.
         """
         carry = self.agent.initial_carry(self.num_envs)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(purpose_key(seed, ACT), env_indices)
-        zero = jnp.zeros((), jnp.int32)
-        rollout = self._empty_rollout(carry, jnp.zeros(self.num_envs))
-        return ActingState(rollout=rollout, carry=carry, row=zero, step=step, keys=keys)
+        return self.begin(seed, env_indices, step, carry, jnp.zeros(self.num_envs))
+
+    def begin(
+        self, seed: int, env_indices: jax.Array, step: jax.Array, carry: PyTree, opening_reward: jax.Array
+    ) -> ActingState:
+        """The state at row 0 of a rollout that goes on with `carry`, and a timestep of `opening_reward`."""
+        keys = env_keys(seed, ACT, env_indices)
+        rollout = self._empty_rollout(carry, opening_reward, env_indices)
+        return ActingState(rollout=rollout, carry=carry, row=jnp.zeros((), jnp.int32), step=step, keys=keys)
 
     def act(
         self, params: PyTree, version: jax.Array, state: ActingState, timestep: Timestep
@@ -78,7 +86,7 @@ class Unroller:
         Returns:
             Actions [B, ...], and the next state.
         """
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys, state.step)
+        keys = _at_step(state.keys, state.step)
         action, behaviour, carry = self.agent.act(params, timestep, state.carry, keys)
         rollout = _write_timestep(state.rollout, state.row, timestep)
         rollout = dataclasses.replace(
@@ -100,7 +108,7 @@ class Unroller:
             The finished trajectory, and the state at row 0.
         """
         rollout = _write_timestep(state.rollout, state.row, timestep)
-        empty = self._empty_rollout(state.carry, timestep.reward)
+        empty = self._empty_rollout(state.carry, timestep.reward, rollout.env_index)
         return rollout, dataclasses.replace(state, rollout=empty, row=jnp.zeros_like(state.row))
 
     def state_shape(self) -> ActingState:
@@ -122,7 +130,7 @@ class Unroller:
             first=jax.ShapeDtypeStruct(batch, jnp.bool_),
         )
 
-    def _empty_rollout(self, carry: PyTree, opening_reward: jax.Array) -> Trajectory:
+    def _empty_rollout(self, carry: PyTree, opening_reward: jax.Array, env_index: jax.Array) -> Trajectory:
         """A trajectory of zeros that starts from `carry`, with a timestep of `opening_reward`."""
         length, timestep = self.unroll_length, self.timestep_shape()
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.num_envs))
@@ -140,8 +148,141 @@ class Unroller:
             behaviour=zeros(length, behaviour),
             carry=carry,
             opening_reward=opening_reward,
+            env_index=env_index,
             params_version=jnp.zeros((length, self.num_envs), jnp.int32),
         )
+
+
+@struct.dataclass(kw_only=True)
+class EnvironmentsState:
+    """What acting in `B` JAX environments goes on from.
+
+    Attributes:
+        environment: the environments' own state.
+        timestep: the newest, not yet acted on.
+        carry: the network's state before it.
+        returns: [B] float32; rewards of the episodes under way.
+        lengths: [B] int32; their steps.
+    """
+
+    environment: PyTree
+    timestep: Timestep
+    carry: PyTree
+    returns: jax.Array
+    lengths: jax.Array
+
+
+@struct.dataclass(kw_only=True)
+class EndedEpisodes:
+    """Episodes by the row after which they ended.
+
+    Attributes:
+        returns: [T, B] float32; undiscounted.
+        lengths: [T, B] int32; in env steps, 0 where no episode ended.
+    """
+
+    returns: jax.Array
+    lengths: jax.Array
+
+
+_Loop = tuple[ActingState, EnvironmentsState]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InGraphUnroller:
+    """Pure functions that act in JAX environments for a whole unroll.
+
+    Attributes:
+        unroller: writes the rollouts.
+        environment: is acted in.
+        in_loop: whether the steps are a loop of the compiled program; if not, each is compiled on its own.
+    """
+
+    unroller: Unroller
+    environment: JaxEnvironment
+    in_loop: bool
+
+    def init(self, seed: int, env_indices: jax.Array) -> EnvironmentsState:
+        """Opens the environments.
+
+        Args:
+            seed: of the run.
+            env_indices: [B] uint32; which of the whole job's environments these are.
+        """
+        keys = _at_step(env_keys(seed, ENVIRONMENT, env_indices), jnp.zeros((), jnp.int32))
+        state, timestep = self.environment.init(keys)
+        num_envs = self.unroller.num_envs
+        return EnvironmentsState(
+            environment=state,
+            timestep=timestep,
+            carry=self.unroller.agent.initial_carry(num_envs),
+            returns=jnp.zeros(num_envs, jnp.float32),
+            lengths=jnp.zeros(num_envs, jnp.int32),
+        )
+
+    def unroll(
+        self, seed: int, env_indices: jax.Array, params: PyTree, version: jax.Array, state: EnvironmentsState
+    ) -> tuple[Trajectory, EndedEpisodes, EnvironmentsState]:
+        """Acts for T steps.
+
+        Args:
+            seed: of the run.
+            env_indices: [B] uint32, as for `init`.
+            params: what `Agent.actor_params` returned.
+            version: [] int32, the learner step of `params`: the unrolls made before.
+            state: where the environments stand.
+
+        Returns:
+            The trajectory, the episodes that ended in it, and where the environments stand then.
+        """
+        length = self.unroller.unroll_length
+        keys = env_keys(seed, ENVIRONMENT, env_indices)
+        start = self.unroller.begin(seed, env_indices, version * length, state.carry, state.timestep.reward)
+
+        def step(loop: _Loop, _: None) -> tuple[_Loop, EndedEpisodes]:
+            acting, envs = loop
+            action, acting = self.unroller.act(params, version, acting, envs.timestep)
+            inner, timestep = self.environment.step(_at_step(keys, acting.step), envs.environment, action)
+            envs, ended = _count_episodes(dataclasses.replace(envs, environment=inner, timestep=timestep))
+            return (acting, envs), ended
+
+        (acting, envs), ended = (jax.lax.scan if self.in_loop else _scan_unrolled)(step, (start, state), length=length)
+        trajectory, _ = self.unroller.finish(acting, envs.timestep)
+        return trajectory, ended, dataclasses.replace(envs, carry=acting.carry)
+
+
+def env_keys(seed: int, purpose: int, env_indices: jax.Array) -> jax.Array:
+    """[B] typed PRNG keys, one for each environment of the job, of one purpose."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(purpose_key(seed, purpose), env_indices)
+
+
+def _count_episodes(state: EnvironmentsState) -> tuple[EnvironmentsState, EndedEpisodes]:
+    """Counts the newest timestep in, and reads out the episodes [B] that it shows to have ended.
+
+    A termination is known at once; a truncation shows only in the reset row after it.
+    """
+    timestep = state.timestep
+    returns = state.returns + jnp.where(timestep.first, 0.0, timestep.reward)
+    lengths = state.lengths + ~timestep.first
+    ends = timestep.first | (timestep.discount == 0)
+    ended = EndedEpisodes(returns=returns, lengths=jnp.where(ends, lengths, 0))
+    state = dataclasses.replace(state, returns=jnp.where(ends, 0.0, returns), lengths=jnp.where(ends, 0, lengths))
+    return state, ended
+
+
+def _scan_unrolled(
+    step: Callable[[_Loop, None], tuple[_Loop, EndedEpisodes]], loop: _Loop, *, length: int
+) -> tuple[_Loop, EndedEpisodes]:
+    """`jax.lax.scan` without a loop in the compiled program."""
+    rows = []
+    for _ in range(length):
+        loop, row = step(loop, None)
+        rows.append(row)
+    return loop, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+
+def _at_step(keys: jax.Array, step: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
 
 
 def _write_timestep(rollout: Trajectory, row: jax.Array, timestep: Timestep) -> Trajectory:

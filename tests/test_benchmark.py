@@ -152,8 +152,8 @@ def test_memory_is_that_of_the_compiled_update_with_parameters_laid_out_as_in_th
     assert all(0 < found["state_bytes"] < found["argument_bytes"] for found in memory.values())
     assert memory["fsdp"]["state_bytes"] < 0.45 * memory["replicated"]["state_bytes"]  # 82 % of it is split over 4.
     text = capsys.readouterr().out
-    assert re.search(r"MiB; between devices: all-reduce \S+ MB; 8 parameters, whole on every learner device\.", text)
-    assert "MB; 1 of 8 parameters, 82.0% of their bytes, split over 4 devices." in text
+    assert re.search(r"MiB; between devices: all-reduce \S+ MiB; 8 parameters, whole on every learner device\.", text)
+    assert "MiB; 1 of 8 parameters, 82.0% of their bytes, split over 4 devices." in text
     assert "env steps/s" not in text
 
 

@@ -67,6 +67,12 @@ def test_a_missing_config_lists_what_there_is(capsys):
     assert "impala_atari.py" in line
 
 
+def test_a_folder_is_no_config(capsys):
+    line = errors_of(capsys, "--config", str(ROOT / "configs"))
+    assert "configs is a folder. Give a file in it: " in line
+    assert "impala_atari.py" in line
+
+
 def test_no_config_at_all(capsys):
     assert "Add --config configs/impala_atari.py" in errors_of(capsys)
 

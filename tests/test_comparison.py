@@ -8,7 +8,7 @@ import jax
 from jax import numpy as jnp
 import pytest
 
-from podrl.comparison import BATCH, CHAIN, PARAMS, compare, conclusion
+from podrl.comparison import BATCH, CHAIN, PARAMS, boundary_note, compare, conclusion
 from podrl.fingerprint import extend
 from podrl.mesh import make_topology
 from podrl.metrics import MetricsWriter
@@ -105,6 +105,19 @@ class TestRealRuns:
         assert not comparison.settings
         assert (comparison.params.first, comparison.batch.first) == (5, 7)  # Update 6 learns from what 4 made.
         assert conclusion(comparison).startswith("Parameters first: they came to differ in update 5,")
+
+    def test_other_boundaries_make_other_data(self, record_run):
+        a, b = (
+            record_run(folder, runs.make_config(checkpoint__every_updates=every))
+            for folder, every in (("a", 4), ("b", 0))
+        )
+        comparison = compare(a, b)
+        assert (comparison.boundary, comparison.batch.until) == (4, 4)
+        assert conclusion(comparison) == (
+            "Data first: they came to differ in update 5. checkpoint.every_updates alone does that."
+        )
+        assert "after update 4 the runs differ for that alone" in boundary_note(comparison)
+        assert boundary_note(compare(a, a)) == ""
 
     def test_the_same_run_twice_is_equal(self, record_run):
         comparison = compare(*(record_run(folder, runs.make_config(log__every_updates=4)) for folder in ("a", "b")))

@@ -10,24 +10,40 @@ ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
     | {"atari_scores", "console", "data", "naming", "line_file"},
-    {"mesh", "ops", "networks", "envs", "commandline", "determinism", "fingerprint", "records", "metadata"}
+    {
+        "mesh",
+        "ops",
+        "networks",
+        "envs",
+        "gymnasium_envs",
+        "commandline",
+        "determinism",
+        "fingerprint",
+        "records",
+        "metadata",
+    }
     | {"memory", "traffic", "config_dict"},
-    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite"}
+    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
-    | {"meeting", "launch"},
-    {"distributed", "assembly", "checkpoint", "adviser"},
+    | {"absence", "launch"},
+    {"meeting", "fused", "checkpoint", "adviser"},
+    {"distributed", "assembly"},
     {"preflight", "consensus", "resumption"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},
     {"crew", "evaluator"},
-    {"sebulba", "instruments", "inspection", "reporter"},
+    {"progress"},
+    {"sebulba", "anakin", "instruments", "inspection", "reporter"},
+    {"placement", "plain_loop"},
     {"train", "stages", "inspection_report"},
     {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"},
 ]
 # Within a layer modules do not see each other, but for these.
 WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")} | {
-    ("launch", "launch")
+    ("launch", "launch"),
+    ("gymnasium_envs", "gymnasium_envs"),
+    ("envs", "gymnasium_envs"),
 }
 
 

@@ -18,7 +18,7 @@ def test_bytes_by_kind():
     assert collective_bytes(gathered) == {"all-gather": 64 * 64}
     kept = jax.jit(lambda x: x * 2, out_shardings=x.sharding).lower(x).compile()
     assert describe_traffic(collective_bytes(kept)) == "nothing"
-    assert describe_traffic({"all-gather": 8192, "all-reduce": 4_380_000}) == "all-gather 0.01 MB, all-reduce 4.38 MB"
+    assert describe_traffic({"all-gather": 8192, "all-reduce": 4_383_048}) == "all-gather 0.01 MiB, all-reduce 4.18 MiB"
 
 
 def test_an_update_moves_its_gradients_and_nothing_that_grows_with_the_rollout():

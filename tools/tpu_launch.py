@@ -27,7 +27,8 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"podrl: error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("podrl: interrupted at once; what came after the last checkpoint, if there is one, is lost.\n")
+        # A run that is under way catches Ctrl-C, and so do the launchers of several processes.
+        sys.stderr.write("podrl: interrupted before anything was begun.\n")
         return INTERRUPTED
 
 

@@ -1,16 +1,16 @@
 """Environment sources: where timesteps come from.
 
 A source is a module with two functions, `make_spec` and `make_pool` (see `Source`), in this folder or anywhere on the
-import path. `config.env.source = 'envpool'` imports `podrl.envs.envpool`; a dotted name such as `my_package.my_source`
-is imported as it stands, so that users bring their own without touching podrl. A source is imported when it is asked
-for: the others' packages need not be installed.
+import path; one whose environments are JAX programs has `make_environment`, too. `config.env.source = 'envpool'`
+imports `podrl.envs.envpool`; a dotted name such as `my_package.my_source` is imported as it stands, so that users bring
+their own without touching podrl. A source is imported when it is asked for: the others' packages need not be installed.
 
 Every source keeps the one reset rule of `podrl.types`: the final observation of an episode arrives with the step that
 ended it, and the next step ignores its action and returns the first observation of a new episode, with `first` true,
 reward 0 and discount 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import importlib
 import pkgutil
@@ -20,10 +20,10 @@ import jax
 import numpy as np
 
 from podrl.config import ConfigError, EnvConfig, check, check_one_of, did_you_mean
-from podrl.types import EnvSpec, Timestep
+from podrl.types import Array, EnvSpec, PyTree, Timestep
 
 # Modules of this folder that sources build on.
-_NOT_SOURCES = ("seeds", "spaces")
+_NOT_SOURCES = ("envpool_options", "envpool_pool", "gymnasium_pool", "in_graph", "seeds", "spaces")
 
 
 class Pool(Protocol):
@@ -54,6 +54,22 @@ class Pool(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JaxEnvironment:
+    """`B` environments as pure functions, to be stepped inside a compiled program; see `podrl.envs.in_graph`.
+
+    Every environment has keys of its own, so that what it does does not depend on which others share the batch.
+
+    Attributes:
+        init: (keys [B]) -> (state, timestep of [B]); opens an episode in every environment. The state is a pytree of
+            [B, ...].
+        step: (keys [B], state, action [B, ...]) -> (state, timestep of [B]).
+    """
+
+    init: Callable[[Array], tuple[PyTree, Timestep]]
+    step: Callable[[Array, PyTree, Array], tuple[PyTree, Timestep]]
+
+
 class PicturePool(Pool, Protocol):
     """A pool that can be watched."""
 
@@ -82,7 +98,10 @@ class EvaluationProtocol:
 
 
 class Source(Protocol):
-    """The functions of a source module. It may have two more, see `evaluation_protocol` and `make_picture_pool`."""
+    """The functions of a source module.
+
+    It may have three more, see `evaluation_protocol`, `make_environment` and `make_picture_pool`.
+    """
 
     def make_spec(self, config: EnvConfig) -> EnvSpec:
         """Describes one environment; raises `ConfigError` for anything in `config` that it cannot do."""
@@ -168,6 +187,22 @@ def evaluation_protocol(source: Source, config: EnvConfig) -> EvaluationProtocol
     """The environment's own protocol: what the source's `evaluation_protocol(config)` says, or else as in training."""
     make = getattr(source, "evaluation_protocol", None)
     return make(config) if make else EvaluationProtocol(env=config, facts=dict(config.options))
+
+
+def make_environment(source: Source, config: EnvConfig) -> JaxEnvironment:
+    """The environment as pure functions: what the source's `make_environment(config)` returns.
+
+    Raises:
+        ConfigError: if the source steps its environments on the host, or cannot do what `config` asks for.
+    """
+    make = getattr(source, "make_environment", None)
+    check(
+        make is not None,
+        f"env.source={config.source!r} steps its environments on the host (it has no make_environment), and "
+        "topology.placement='anakin' inside the compiled program. Use topology.placement=sebulba, or a source of JAX "
+        "environments, such as env.source=gymnax.",
+    )
+    return cast(JaxEnvironment, cast(Any, make)(config))
 
 
 def make_picture_pool(source: Source, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> PicturePool:

@@ -1,4 +1,4 @@
-"""EnvPool: Atari, classic control, Box2D, MiniGrid and more, stepped by C++ threads.
+"""EnvPool: Atari, classic control, Box2D, MuJoCo, DM Control, MiniGrid and more, stepped by C++ threads.
 
 Pools are synchronous (every step returns every environment, in order) and use EnvPool's `gymnasium` interface: its `dm`
 interface gives truncated episodes a discount of 0. EnvPool resets on the next step, which is podrl's own rule.
@@ -11,6 +11,8 @@ What EnvPool does, checked on 1.2.5:
   Atari with `episodic_life`, where the reset after a lost life plays on in the same game and the counter goes on.
 - An episode that terminates on the very step of its time limit is reported as truncated. Only Atari also says that the
   game is over; elsewhere such a step keeps discount 1.
+- DM Control's episodes end by truncation, always. Its reset rows repeat the last reward, which is taken out here.
+- MuJoCo and DM Control have float64 observations and actions, and clip actions that leave their range.
 - Some families (those whose `max_episode_steps` is 2**31 - 1) have no time limit and ignore the option.
 - An option out of range can abort the whole process from C++, so the known ones are checked here.
 
@@ -25,34 +27,14 @@ from typing import Any
 import warnings
 
 import envpool
-import gymnasium
-import numpy as np
 
 from podrl.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.envs import EvaluationProtocol
-from podrl.envs.spaces import Encoding, make_encoding
-from podrl.types import ActionSpace, DiscreteActions, EnvSpec, Timestep
+from podrl.envs.envpool_options import NO_LIMIT, check_options, is_emulator
+from podrl.envs.envpool_pool import SynchronousPool, is_grid
+from podrl.envs.spaces import ActionEncoding, Encoding, make_action_encoding, make_encoding
+from podrl.types import EnvSpec
 
-_NO_LIMIT = 2**31 - 1
-
-# Options that podrl sets itself, or that would mislead, and why.
-_OWNED = {
-    "num_envs": "it follows from actors.num_envs",
-    "batch_size": "pools are synchronous; it follows from actors.num_envs",
-    "num_threads": "set actors.env_threads",
-    "max_num_players": "podrl trains one player",
-    "thread_affinity_offset": "several pools would be pinned to the same cores",
-    "base_path": "set the environment variable ENVPOOL_ASSETS_PATH",
-    "seed": "it follows from the run's seed",
-    "env_seed": "it follows from the run's seed",
-    "gym_reset_return_info": "podrl relies on EnvPool's default",
-    "stack_num": "frames are stacked on the device; set network.frame_stack",
-    "reward_clip": "rewards stay raw; agents clip them",
-    "zero_discount_on_life_loss": "it changes nothing in the interface that podrl uses; see episodic_life",
-    "task": "env.id chooses it",
-    "env_name": "env.id chooses it",
-    "task_name": "env.id chooses it",
-}
 _TIME_LIMITS = ("max_episode_steps", "max_episode_frames")
 _ATARI_FRAMES = 108_000
 _ATARI_FACTS = (
@@ -66,7 +48,6 @@ _ATARI_FACTS = (
 )
 _STEPS_PER_SECOND = 50.0  # Of Box2D and most of classic control.
 _GRID_STEPS_PER_SECOND = 5.0
-_POSITIVE = ("frame_skip", "noop_max", "img_height", "img_width", "max_episode_steps", "max_episode_frames")
 
 # `warnings.catch_warnings` swaps global state, and actor threads make pools at the same time.
 _warnings_lock = threading.Lock()
@@ -79,13 +60,13 @@ class _Task:
     Attributes:
         options: for `envpool.make`.
         encoding: of observations.
-        actions: what an environment takes.
-        frames_per_step: emulator frames per action.
+        action_encoding: of actions.
+        frames_per_step: emulator frames per action; 1 where there is no emulator.
     """
 
     options: Mapping[str, Any]
     encoding: Encoding
-    actions: ActionSpace
+    action_encoding: ActionEncoding
     frames_per_step: int
 
 
@@ -103,12 +84,12 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     return EnvSpec(
         id=config.id,
         observation=task.encoding.struct,
-        actions=task.actions,
+        actions=task.action_encoding.actions,
         frames_per_step=task.frames_per_step,
     )
 
 
-def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "SynchronousPool":
+def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> SynchronousPool:
     """Makes one environment per seed.
 
     Args:
@@ -123,7 +104,7 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "
     return _make_pool(config, seeds, num_threads)
 
 
-def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "SynchronousPool":
+def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> SynchronousPool:
     """The same, whose `picture` works."""
     return _make_pool(config, seeds, num_threads, render_mode="rgb_array")
 
@@ -145,9 +126,9 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
         defaults = envpool.make_spec(config.id).config._asdict()
     if "episodic_life" not in defaults:
         limit = defaults["max_episode_steps"]
-        facts = {"max_episode_steps": "none" if limit == _NO_LIMIT else limit} | options
+        facts = {"max_episode_steps": "none" if limit == NO_LIMIT else limit} | options
         with _refusals_as_config_errors(config):
-            grid = _is_grid(envpool.make_spec(config.id, **options).gymnasium_observation_space)
+            grid = is_grid(envpool.make_spec(config.id, **options).gymnasium_observation_space)
         return EvaluationProtocol(
             env=dataclasses.replace(config, options=options),
             facts=facts,
@@ -162,7 +143,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     )
 
 
-def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrapper: Any) -> "SynchronousPool":
+def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrapper: Any) -> SynchronousPool:
     """A pool, with `wrapper` for EnvPool's own wrapper in Python."""
     if not seeds or num_threads < 1:
         raise ValueError(f"A pool needs seeds and threads; found {len(seeds)} seeds and num_threads={num_threads}.")
@@ -179,95 +160,7 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
             **wrapper,
         )
         _ = env.observation_space  # Cached by EnvPool; built here, where its warnings are silenced.
-    return SynchronousPool(env, task.encoding, num_envs=len(seeds))
-
-
-class SynchronousPool:
-    """A synchronous EnvPool that speaks in timesteps; see `podrl.envs.Pool`."""
-
-    def __init__(self, env: Any, encoding: Encoding, *, num_envs: int):
-        """Takes over `env`, which nobody else may step."""
-        self._env = env
-        self._encoding = encoding
-        self._num_envs = num_envs
-        self._ended: Any = None  # [B] bool: the last timestep ended the episode
-        self._sent = False
-        self._newest: Any = None  # The raw observation, for `picture`.
-
-    def reset(self) -> Timestep:
-        """Opens an episode in every environment."""
-        env = self._open_env()
-        self._require(not self._sent, "reset() while a step is under way; call recv() first")
-        observation, _ = env.reset()
-        self._ended = np.zeros(self._num_envs, bool)
-        return self._timestep(observation, reward=0.0, terminated=self._ended, first=~self._ended)
-
-    def send(self, action: np.ndarray) -> None:
-        """Starts one step with action [B] int32."""
-        env = self._open_env()
-        self._require(self._ended is not None, "send() before reset()")
-        self._require(not self._sent, "send() twice without recv()")
-        if action.shape != (self._num_envs,):
-            raise ValueError(f"Found action of shape {action.shape}; expected ({self._num_envs},).")
-        env.send(action)
-        self._sent = True
-
-    def recv(self) -> Timestep:
-        """Waits for the step that `send` started."""
-        env = self._open_env()
-        self._require(self._sent, "recv() without send(), which would wait for ever")
-        observation, reward, terminated, truncated, extras = env.recv()
-        self._sent = False
-        first, self._ended = self._ended, terminated | truncated
-        # EnvPool calls a game that ends on its time limit truncated; Atari says here that it is over as well.
-        terminated = terminated | (self._ended & (extras.get("terminated", terminated) != 0))
-        return self._timestep(observation, reward, terminated, first)
-
-    def picture(self, env: int) -> np.ndarray:
-        """[H, W, 3] uint8: what EnvPool draws of environment `env`, or its observation where that is a grid of numbers.
-
-        Raises:
-            ConfigError: if EnvPool cannot draw it.
-        """
-        pool = self._open_env()
-        self._require(self._newest is not None, "picture() before reset()")
-        self._require(not self._sent, "picture() while a step is under way; call recv() first")
-        if _is_grid(pool.observation_space):
-            grid = self._newest[env].astype(np.float64)
-            brightness = (grid - grid.min()) / max(np.ptp(grid), 1e-9)
-            return np.repeat((255 * brightness).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
-        try:
-            return np.array(pool.render(env_ids=[env])[0])
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise ConfigError(f"EnvPool has no picture of this environment: {reason}.") from None
-
-    def close(self) -> None:
-        """Frees the C++ threads; a step under way ends first."""
-        self._env = None
-
-    def _timestep(self, observation: Any, reward: Any, terminated: Any, first: Any) -> Timestep:
-        """Applies the reset rule: rows that are `first` have reward 0 and discount 1."""
-        self._newest = observation
-        # Any: `Timestep` is annotated with the jax arrays that these become.
-        reward = np.where(first, 0.0, reward).astype(np.float32)
-        discount: Any = np.where(first | ~terminated, 1.0, 0.0).astype(np.float32)
-        return Timestep(
-            observation=self._encoding.encode(observation),
-            reward=reward,
-            discount=discount,
-            first=first,
-        )
-
-    def _open_env(self) -> Any:
-        """The EnvPool, unless closed."""
-        self._require(self._env is not None, "use after close()")
-        return self._env
-
-    def _require(self, condition: bool, mistake: str) -> None:
-        """Raises `RuntimeError` where the calls come in an order that cannot work."""
-        if not condition:
-            raise RuntimeError(f"Environment pool: {mistake}.")
+    return SynchronousPool(env, task.encoding, task.action_encoding, num_envs=len(seeds))
 
 
 def _resolve(config: EnvConfig) -> _Task:
@@ -279,14 +172,10 @@ def _resolve(config: EnvConfig) -> _Task:
     )
     with _refusals_as_config_errors(config):
         defaults = envpool.make_spec(config.id).config._asdict()
-    options = _checked_options(config, defaults)
+    options = check_options(config, defaults)
     with _refusals_as_config_errors(config):
         spec = envpool.make_spec(config.id, **options)
         action_space, observation_space = spec.gymnasium_action_space, spec.gymnasium_observation_space
-    check(
-        isinstance(action_space, gymnasium.spaces.Discrete),
-        f"env.id={config.id!r} has actions {action_space}; podrl trains on discrete actions only.",
-    )
     check(
         defaults["max_num_players"] == 1,
         f"env.id={config.id!r} is a game of {defaults['max_num_players']} players; podrl trains one player.",
@@ -294,55 +183,9 @@ def _resolve(config: EnvConfig) -> _Task:
     return _Task(
         options=options,
         encoding=make_encoding(observation_space, config.observation_keys),
-        actions=DiscreteActions(int(action_space.n)),
-        frames_per_step=options.get("frame_skip", defaults.get("frame_skip", 1)),
+        action_encoding=make_action_encoding(action_space, config.id),
+        frames_per_step=options.get("frame_skip", defaults["frame_skip"]) if is_emulator(defaults) else 1,
     )
-
-
-def _checked_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """`config.options` by EnvPool's names and types, and what podrl adds to them."""
-    types = {name: value for name, value in defaults.items() if name not in _OWNED}
-    if "frame_skip" in types:
-        types["max_episode_frames"] = 0
-    options = {}
-    for name, value in config.options.items():
-        check(name not in _OWNED, f"env.options.{name} is not yours to set: {_OWNED.get(name)}.")
-        check(
-            name in types,
-            f"env.options.{name} is not an option of {config.id}{did_you_mean(name, types)} "
-            f"Available: {', '.join(sorted(types))}.",
-        )
-        options[name] = _checked_option(name, value, types[name])
-    if "max_episode_steps" in options and defaults["max_episode_steps"] == _NO_LIMIT:
-        raise ConfigError(f"env.options.max_episode_steps has no effect on {config.id}: EnvPool never truncates it.")
-    if "max_episode_frames" in options:
-        check(
-            "max_episode_steps" not in options,
-            "env.options.max_episode_frames and env.options.max_episode_steps say the same; set one of them.",
-        )
-        frame_skip = options.get("frame_skip", defaults["frame_skip"])
-        options["max_episode_steps"] = max(1, options.pop("max_episode_frames") // frame_skip)
-    return options | ({"stack_num": 1} if "stack_num" in defaults else {})
-
-
-def _checked_option(name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of EnvPool's default; integers may stand for floats, and lists for tuples."""
-    expected = type(default)
-    if (expected is float and type(value) is int) or (
-        isinstance(default, list | tuple) and isinstance(value, list | tuple)
-    ):
-        value = expected(value)
-    check(
-        type(value) is expected,
-        f"env.options.{name}={value!r} has type {type(value).__name__}; expected {expected.__name__}.",
-    )
-    check(name not in _POSITIVE or value >= 1, f"env.options.{name}={value!r} must be at least 1.")
-    return value
-
-
-def _is_grid(space: gymnasium.Space) -> bool:
-    """Whether observations are two-dimensional, such as Catch's: a picture with numbers for colours."""
-    return isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 2
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
-"""From Gymnasium observation spaces to the arrays that networks take.
+"""From Gymnasium's spaces to the arrays that networks take and give.
 
 A network sees one array per environment: an image [H, W, C] of uint8, or a vector [D] of float32. Values are left as
-they are; scaling belongs to the network.
+they are; scaling belongs to the network. What it gives is one array too, in podrl's numbers
+(`podrl.types.ActionSpace`), which a source translates into the environment's own.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,12 @@ import jax
 import numpy as np
 
 from podrl.config import ConfigError, check, did_you_mean
+from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, MultiDiscreteActions
+
+# Bounds beyond this are no bounds: sources write the largest float, or a round number such as 1e10, for none.
+_UNBOUNDED = 1e6
+# Options of one choice, which each cost a row of the policy's last layer.
+_MAX_OPTIONS = 2**16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,75 @@ def make_encoding(space: gymnasium.Space, keys: Sequence[str]) -> Encoding:
         entry = make_encoding(space[kept[0]], ())
         return Encoding(struct=entry.struct, encode=lambda raw: entry.encode(raw[kept[0]]))
     return _concatenation({key: _vector(space[key]) for key in kept})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActionEncoding:
+    """How podrl's actions become the environment's.
+
+    Attributes:
+        actions: what podrl gives.
+        decode: (actions of B environments [B, ...]) -> [B, *space.shape] in the space's own numbers and dtype; the
+            array itself where it has these already.
+    """
+
+    actions: ActionSpace
+    decode: Callable[[np.ndarray], np.ndarray]
+
+
+def make_action_encoding(space: gymnasium.Space, env_id: str) -> ActionEncoding:
+    """Chooses the actions with which podrl moves in a space.
+
+    Floats are flattened; what lies outside [-1, 1] is clipped, and [-1, 1] spread over each entry's range. Entries
+    without bounds take every number as it is. Arrays of bounded integers, or of bits, are several choices at once.
+
+    Args:
+        space: of one environment's action.
+        env_id: for messages.
+
+    Raises:
+        ConfigError: if podrl has no such actions.
+    """
+    if isinstance(space, gymnasium.spaces.Discrete):
+        start = int(space.start)
+        decode = (lambda action: action + start) if start else (lambda action: action)
+        return ActionEncoding(actions=DiscreteActions(int(space.n)), decode=decode)
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return _choices(space.start, space.start + space.nvec - 1, space)
+    if isinstance(space, gymnasium.spaces.MultiBinary):
+        return _choices(np.zeros(space.shape, int), np.ones(space.shape, int), space)
+    if isinstance(space, gymnasium.spaces.Box) and space.low.size:
+        if np.issubdtype(space.dtype, np.floating):
+            return _floats(space)
+        low, high = space.low.astype(np.int64), space.high.astype(np.int64)
+        if np.issubdtype(space.dtype, np.integer) and (high - low).max() < _MAX_OPTIONS:
+            return _choices(low, high, space)
+    raise ConfigError(
+        f"env.id={env_id!r} has actions {space}; podrl gives a number out of n, several such, or an array of floats."
+    )
+
+
+def _choices(low: np.ndarray, high: np.ndarray, space: gymnasium.Space) -> ActionEncoding:
+    """Integers from `low` to `high`, both of the space's shape."""
+    nums = tuple(int(num) for num in np.ravel(high - low + 1))
+    return ActionEncoding(
+        actions=MultiDiscreteActions(nums),
+        decode=lambda action: (np.reshape(action, (-1, *low.shape)) + low).astype(space.dtype),
+    )
+
+
+def _floats(space: gymnasium.spaces.Box) -> ActionEncoding:
+    """Floats, each in its range."""
+    low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
+    bounded = (np.abs(low) < _UNBOUNDED) & (np.abs(high) < _UNBOUNDED)
+    low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+    center, half, limit = (low + high) / 2, (high - low) / 2, np.where(bounded, 1.0, np.inf)
+
+    def decode(action: np.ndarray) -> np.ndarray:
+        moved = center + half * np.clip(action, -limit, limit)
+        return np.reshape(moved, (-1, *space.shape)).astype(space.dtype)
+
+    return ActionEncoding(actions=ContinuousActions(len(low)), decode=decode)
 
 
 def _is_image(space: gymnasium.Space) -> bool:

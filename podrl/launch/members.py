@@ -25,7 +25,12 @@ from podrl.waiting import Patience
 STALLED = 124
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1  # From Linux's prctl.h.
-_TELLING = (2, STALLED, 1)  # Of members that fail at the same time; one that was killed comes before all of these.
+_MISTAKE = 2
+_TELLING = (
+    _MISTAKE,
+    STALLED,
+    1,
+)  # Of members that fail at the same time; one that was killed comes before all of these.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,7 @@ class _Job:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._codes: dict[str, Mapping[int, int]] = {}
         self._ending: Ending | None = None
+        self._ended: list[int] = []  # Exit codes.
         self._phase = ""  # Why members should end: finish, failure, stop, sigterm; later ones outrank.
         self._patience = Patience(0)
 
@@ -169,6 +175,8 @@ class _Job:
         ending = self._ending or Ending(code=0, text="")
         if self._stop.exit_code is not None and ending.code > 128:  # Killed because the user said so.
             return Ending(code=self._stop.exit_code, text=ending.text)
+        if len(self._ended) > 1 and set(self._ended) == {_MISTAKE}:  # The first to say so is not to blame.
+            return Ending(code=_MISTAKE, text=f"all {len(self._ended)} processes ended with it")
         return ending
 
     def close(self) -> None:
@@ -184,6 +192,7 @@ class _Job:
         }
         for name, code in sorted(ended.items(), key=lambda item: _rank(item[1])):
             del self._running[name]
+            self._ended.append(code)
             if self._ending is None or _kind(code) < _kind(self._ending.code):
                 self._ending = Ending(code=128 - code if code < 0 else code, text=_describe(name, code))
 

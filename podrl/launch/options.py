@@ -39,7 +39,9 @@ FLAGS: Mapping[str, Flag] = {
         value="K", kind=int, text="Start a failed run again from its newest checkpoint, up to K times."
     ),
     "restart_pause_s": Flag(
-        value="S", kind=float, text="Seconds before the first restart, doubled for each further one up to 60; 1."
+        value="S",
+        kind=float,
+        text="Pause before the first restart, 1 s by default; each further one waits twice as long, up to 60 s.",
     ),
     "dry_run": Flag(value=None, text="Print what each host would run, and start nothing."),
     "slurm": Flag(value=None, text="Submit a SLURM job that is requeued and goes on when it is preempted."),

@@ -1,12 +1,19 @@
-"""Output of several processes in one stream: whole lines, each with the name of its process in front."""
+"""Output of several processes in one stream: whole lines, each with the name of its process in front.
 
+A mistake in the command is found by every process: its line is held back for a moment, and shown once if all say it.
+"""
+
+from collections.abc import Callable, Iterable
 import os
 import selectors
+import time
 from typing import IO
 
 _CHUNK_BYTES = 1 << 16
 _NOISE = b"[Gloo] Rank "  # What the CPU's collectives say of themselves on stdout, past every log.
 _LONGEST_LINE_BYTES = 1 << 20  # Longer ones are cut.
+_LAST_WORDS = b"podrl: "  # What a process ends with after a mistake, or after Ctrl-C before anything had begun.
+_HOLD_S = 3.0  # How long they wait for those of the other processes.
 
 
 class Relay:
@@ -15,6 +22,9 @@ class Relay:
     def __init__(self) -> None:
         """Listens to nobody yet."""
         self._selector = selectors.DefaultSelector()
+        self._names: set[str] = set()
+        self._held: dict[str, tuple[bytes, IO[bytes]]] = {}  # Last words by process.
+        self._held_s = 0.0  # Since when.
 
     def __enter__(self) -> "Relay":
         return self
@@ -22,11 +32,13 @@ class Relay:
     def __exit__(self, *_: object) -> None:
         for key in list(self._selector.get_map().values()):
             self._drop(key.fileobj, key.data)  # type: ignore[arg-type]
+        self._release()
         self._selector.close()
 
     def add(self, pipe: IO[bytes], name: str, target: IO[bytes]) -> None:
         """From now on lines of `pipe` go to `target`, as `[name] line` unless they start with `[name ` already."""
-        self._selector.register(pipe, selectors.EVENT_READ, _Lines(name, target))
+        self._names.add(name)
+        self._selector.register(pipe, selectors.EVENT_READ, _Lines(name, target, self._hold))
 
     def pass_on(self, timeout_s: float) -> bool:
         """Passes on what has come, or comes within `timeout_s`; whether there was anything.
@@ -36,6 +48,8 @@ class Relay:
         """
         if not self._selector.get_map():
             return False
+        if self._held and time.monotonic() - self._held_s > _HOLD_S:
+            self._release()
         ready = self._selector.select(timeout_s)
         for key, _ in ready:
             chunk = key.fileobj.read1(_CHUNK_BYTES)  # type: ignore[union-attr]
@@ -43,6 +57,8 @@ class Relay:
                 key.data.take(chunk)
             else:
                 self._drop(key.fileobj, key.data)  # type: ignore[arg-type]
+        if not self.listens:
+            self._release()
         return bool(ready)
 
     @property
@@ -55,11 +71,34 @@ class Relay:
         pipe.close()
         lines.end()
 
+    def _hold(self, name: str, line: bytes, target: IO[bytes]) -> None:
+        """Keeps a process's last words until all have said theirs."""
+        if name in self._held:
+            self._release()
+        if not self._held:
+            self._held_s = time.monotonic()
+        self._held[name] = line, target
+        if self._held.keys() == self._names:
+            self._release()
+
+    def _release(self) -> None:
+        """Shows what is held: once if it is the same of all."""
+        held, self._held = self._held, {}
+        said = {line for line, _ in held.values()}
+        if len(held) > 1 and held.keys() == self._names and len(said) == 1:
+            line, target = next(iter(held.values()))
+            _write(target, [b"[all] " + line])
+            return
+        for name, (line, target) in held.items():
+            _write(target, [f"[{name}] ".encode() + line])
+
 
 class _Lines:
     """What one pipe has brought since the last end of a line."""
 
-    def __init__(self, name: str, target: IO[bytes]) -> None:
+    def __init__(self, name: str, target: IO[bytes], hold: Callable[[str, bytes, IO[bytes]], None]) -> None:
+        self._name = name
+        self._hold = hold
         self._own = f"[{name} ".encode()
         self._prefix = f"[{name}] ".encode()
         self._target = target
@@ -77,12 +116,17 @@ class _Lines:
         self._write(lines)
 
     def _write(self, lines: list[bytes]) -> None:
-        lines = [line for line in lines if not line.startswith(_NOISE)]
+        for line in [line for line in lines if line.startswith(_LAST_WORDS)]:
+            self._hold(self._name, line, self._target)
+        lines = [line for line in lines if not line.startswith((_NOISE, _LAST_WORDS))]
         if lines:
-            whole = (line if line.startswith(self._own) else self._prefix + line for line in lines)
-            try:
-                self._target.write(b"".join(line + b"\n" for line in whole))
-                self._target.flush()
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._target.fileno())  # This is said once.
-                raise
+            _write(self._target, [line if line.startswith(self._own) else self._prefix + line for line in lines])
+
+
+def _write(target: IO[bytes], lines: Iterable[bytes]) -> None:
+    try:
+        target.write(b"".join(line + b"\n" for line in lines))
+        target.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())  # This is said once.
+        raise

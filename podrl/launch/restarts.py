@@ -25,8 +25,9 @@ def run_with_restarts(
 ) -> Ending:
     """Runs `attempt` until it finishes, is stopped by the user, or has no prospect of success.
 
-    It is made again after exit codes 1 and 124 and after death by a signal, but not if it fails at the update at
-    which it failed before: what happens twice at one place will happen a third time.
+    It is made again after exit codes 1 and 124 and after death by a signal, but not if it got no further than the
+    failure before: what happens twice at one place will happen a third time. Which row or checkpoint is the last to be
+    written at that place may vary.
 
     Args:
         attempt: runs the job once.
@@ -45,8 +46,9 @@ def run_with_restarts(
         if stop.first is not None or not (preempted or failed):
             return ending
         update = newest_update()
-        if failed and update == failed_at:
-            logging.error("%s, at update %d as before: not started again.", ending.text, update)
+        if failed and failed_at is not None and update <= failed_at:
+            text = "%s, at update %d, no further than before (%d): not started again."
+            logging.error(text, ending.text, update, failed_at)
             return ending
         if failed and restarts == max_restarts:
             logging.error("%s, at update %d: not started again after %d restart(s).", ending.text, update, restarts)

@@ -10,6 +10,7 @@ Sources: sbatch(1) and srun(1) of SLURM 22.05; jax-ml/jax issues 23452 and 28194
 from collections.abc import Sequence
 import os
 from pathlib import Path
+import re
 import shlex
 import shutil
 import subprocess
@@ -46,7 +47,7 @@ cd {cwd} || exit 2
 say "SLURM job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((${{SLURM_RESTART_COUNT:-0}} + 1))"
 
 restart=0
-failed_at=
+failed_at=-1
 while true; do
   srun {srun} \
     "$python" {command}
@@ -57,8 +58,8 @@ while true; do
   esac
   if [ "$code" -eq 75 ] || [ -n "$stopping" ]; then requeue; fi
   update=$("$python" {progress} "$workdir")
-  if [ "$update" = "$failed_at" ]; then
-    say "Exit code $code, at update $update as before: not started again."
+  if [ "$update" -le "$failed_at" ]; then
+    say "Exit code $code, at update $update, no further than before ($failed_at): not started again."
     exit "$code"
   elif [ "$restart" -ge ${{#pauses_s[@]}} ]; then
     say "Exit code $code, at update $update: not started again after $restart restart(s)."
@@ -147,6 +148,17 @@ def submit(script: str, workdir: str) -> str:
             f"sbatch did not answer within {_SUBMIT_LIMIT_S:.0f} s. Is the controller up (sinfo)?"
         ) from None
     if result.returncode:
-        reason = " ".join(result.stderr.split())
-        raise ConfigError(f"sbatch refused {path}: {reason}")
+        raise ConfigError(_refusal(path, result.stderr))
     return result.stdout.strip().partition(";")[0]
+
+
+def _refusal(path: Path, stderr: str) -> str:
+    """Why sbatch failed, in one line: its own words, and what to do where they mean that there is no cluster."""
+    lines = [re.sub(r"^sbatch: (error|fatal): ", "", line.strip()).rstrip(".") for line in stderr.splitlines()]
+    reason = "; ".join(line for line in lines if line) or "it gives no reason"
+    if re.search(r"configuration source|[Uu]nable to contact slurm|slurm\.conf|slurmctld", reason):
+        return (
+            f"sbatch finds no cluster from here ({reason}). Run this where `sinfo` lists nodes, such as a login node, "
+            "or add --dry_run to see the script."
+        )
+    return f"sbatch refused {path}: {reason}."

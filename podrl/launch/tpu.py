@@ -127,7 +127,10 @@ def dry_run(options: Options, arguments: Sequence[str], tree: Tree) -> str:
     steps += [
         ("What git tracks, to all workers", gcloud.scp(options, "all", packed, packed)),
         ("Installed there", gcloud.ssh(options, "all", _SETUP.format(name=tree.name))),
-        ("Started there", gcloud.ssh(options, "all", _start(tree, "RUN", arguments))),
+        (
+            "Started there; RUN stands for a name that every start gets, by which a worker knows it again",
+            gcloud.ssh(options, "all", _start(tree, "RUN", arguments)),
+        ),
     ]
     lines = [f"cd {shlex.quote(str(tree.root))}", f"git ls-files -z | tar czf {packed} --null -T -"]
     return "".join(
@@ -143,7 +146,7 @@ def _prepare(
 ) -> Ending:
     """Ships and installs the tree on all workers; one that has it already does nothing."""
     logging.info(
-        "Shipping %s (%.1f MB) to %d worker(s), and installing it.", tree.name, len(tree.packed) / 1e6, workers
+        "Shipping %s (%.1f MiB) to %d worker(s), and installing it.", tree.name, len(tree.packed) / 2**20, workers
     )
     for make in (
         lambda worker: gcloud.scp(options, worker, str(packed), packed.name),

@@ -14,12 +14,22 @@ from jax.typing import DTypeLike
 from podrl.config import ConfigError, NetworkConfig
 from podrl.networks import frame_stack
 from podrl.networks.core import LSTM, encode_action, encode_reward
-from podrl.networks.encoders import MLP, NATURE_MIN_SIZE, ImpalaResNet, NatureCNN
+from podrl.networks.encoders import MINATAR_MIN_SIZE, MLP, NATURE_MIN_SIZE, ImpalaResNet, MinAtarCNN, NatureCNN
 from podrl.ops.distributions import make_distribution
 from podrl.ops.lstm import initial_state
-from podrl.types import Distribution, EnvSpec, Network, NetworkOutput, PyTree, Timestep, Trajectory
+from podrl.types import (
+    ActionSpace,
+    ContinuousActions,
+    Distribution,
+    EnvSpec,
+    Network,
+    NetworkOutput,
+    PyTree,
+    Timestep,
+    Trajectory,
+)
 
-_MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE}
+_MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MIN_SIZE}
 
 
 @struct.dataclass(kw_only=True)
@@ -39,14 +49,14 @@ class Carry:
 
 @struct.dataclass(kw_only=True)
 class _Rows:
-    """Rows of several environments as the network reads them: batch first.
+    """Rows of several environments, in the order [B, T].
 
     B is sharded: merged with T as the major axis XLA gathers the whole batch on every chip.
 
     Attributes:
         observation: [B, T, ...].
         first: [B, T] bool.
-        last_action: [B, T, ...]; the action of the row before; anything where `first`.
+        last_action: [B, T, ...]; of the row before, and anything where `first`; `()` if the network does not see it.
         last_reward: [B, T]; what it earned.
     """
 
@@ -57,27 +67,47 @@ class _Rows:
 
 
 class ActorCritic(nn.Module):
-    """An encoder, maybe a core, and two linear heads in float32; rows [B, T] -> NetworkOutput of [B, T, ...]."""
+    """An encoder, maybe a core, and two linear heads in float32; rows [B, T] -> NetworkOutput of [B, T, ...].
+
+    Attributes:
+        encoder: of the policy, and of the value.
+        policy: the distribution over actions.
+        num_free: of the policy's parameters, the last so many are the same whatever is observed.
+        value_encoder: of the value, if it has one of its own; then there is no core.
+        core: what is remembered, if anything.
+    """
 
     encoder: nn.Module
-    core: LSTM | None
     policy: Distribution
+    num_free: int = 0
+    value_encoder: nn.Module | None = None
+    core: LSTM | None = None
 
     @nn.compact
     def __call__(
         self, stacked: jax.Array, last: jax.Array | None, first: jax.Array, state: PyTree
     ) -> tuple[NetworkOutput, PyTree]:
-        """Evaluates policy and value of frame stacks [B, T, ...], with `last` [B, T, F] beside them for the core."""
-        features = self.encoder(stacked.reshape(-1, *stacked.shape[2:])).astype(jnp.float32)
-        features = features.reshape(*first.shape, -1)
-        if last is not None:
-            features = jnp.concatenate([features, last], axis=-1)
+        """Evaluates policy and value.
+
+        Args:
+            stacked: [B, T, ...] observations.
+            last: [B, T, F] what is seen beside the encoder's features, if anything.
+            first: [B, T] bool.
+            state: of the core before row 0.
+        """
+        features = value_features = _encode(self.encoder, stacked, last)
+        if self.value_encoder is not None:
+            value_features = _encode(self.value_encoder, stacked, last)
         if self.core is not None:
             features, state = self.core(features, first, state)
+            value_features = features
         # Parameters near zero, such as nearly equal logits: a new policy acts at random, whatever the encoder's scale.
         init = nn.initializers.orthogonal(0.01)
-        policy = nn.Dense(self.policy.num_params, kernel_init=init, name="policy")(features)
-        value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(features)
+        policy = nn.Dense(self.policy.num_params - self.num_free, kernel_init=init, name="policy")(features)
+        if self.num_free:
+            free = self.param("policy_free", nn.initializers.zeros, (self.num_free,))
+            policy = jnp.concatenate([policy, jnp.broadcast_to(free, (*policy.shape[:-1], self.num_free))], axis=-1)
+        value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(value_features)
         return NetworkOutput(policy=policy, value=value[..., 0]), state
 
 
@@ -93,21 +123,20 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
     """
     _check_observation(config, spec)
     frame, num_frames, action = spec.observation, config.frame_stack, spec.actions.struct
-    policy = make_distribution(spec)
-    core = LSTM(config.core_size, jnp.dtype(config.compute_dtype)) if config.core == "lstm" else None
-    module = ActorCritic(encoder=_make_encoder(config), core=core, policy=policy)
+    policy = make_distribution(config, spec.actions)
+    module = ActorCritic(
+        encoder=_make_encoder(config),
+        policy=policy,
+        num_free=_num_free(config, spec.actions),
+        value_encoder=_make_encoder(config) if config.separate_value else None,
+        core=LSTM(config.core_size, jnp.dtype(config.compute_dtype)) if config.core == "lstm" else None,
+    )
 
     def init(key: jax.Array) -> PyTree:
-        zeros = lambda x: jnp.zeros((1, 1, *x.shape), x.dtype)  # noqa: E731
-        rows = _Rows(
-            observation=zeros(frame),
-            first=jnp.ones((1, 1), bool),
-            last_action=zeros(action),
-            last_reward=jnp.zeros((1, 1)),
-        )
-        carry = initial_carry(1)
-        stacked, _ = frame_stack.unroll(rows.observation, rows.first, carry.frames, time_axis=1)
-        return module.init(key, stacked, last_inputs(rows), rows.first, carry.core)["params"]
+        observation, first = jnp.zeros((1, 1, *frame.shape), frame.dtype), jnp.ones((1, 1), bool)
+        actions = jnp.zeros((1, 1, *action.shape), action.dtype)
+        rows = _Rows(observation=observation, first=first, last_action=actions, last_reward=jnp.zeros((1, 1)))
+        return module.init(key, *inputs_of(rows, initial_carry(1))[0])["params"]
 
     def initial_carry(batch_size: int) -> Carry:
         return Carry(
@@ -116,16 +145,14 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
             core=initial_state(batch_size, config.core_size) if config.core == "lstm" else (),
         )
 
-    def last_inputs(rows: _Rows) -> jax.Array | None:
-        """What the core sees of the row before, [B, T, F], zero where an episode opens."""
-        inputs = [encode_action(spec.actions, rows.last_action)] if config.last_action else []
-        inputs += [encode_reward(rows.last_reward)] if config.last_reward else []
-        return jnp.where(rows.first[..., None], 0.0, jnp.concatenate(inputs, axis=-1)) if inputs else None
+    def inputs_of(rows: _Rows, carry: Carry) -> tuple[tuple, PyTree]:
+        """What the module is called with, and the frames to carry on."""
+        stacked, frames = frame_stack.unroll(rows.observation, rows.first, carry.frames, time_axis=1)
+        return (stacked, _last_inputs(config, spec.actions, rows), rows.first, carry.core), frames
 
     def evaluate(params: PyTree, rows: _Rows, carry: Carry) -> tuple[NetworkOutput, Carry]:
-        # Frames change their order before they are stacked, while they have a fraction of the stacks' bytes.
-        stacked, frames = frame_stack.unroll(rows.observation, rows.first, carry.frames, time_axis=1)
-        output, state = module.apply({"params": params}, stacked, last_inputs(rows), rows.first, carry.core)
+        inputs, frames = inputs_of(rows, carry)
+        output, state = module.apply({"params": params}, *inputs)
         return output, dataclasses.replace(carry, frames=frames, core=state)
 
     def step(params: PyTree, timestep: Timestep, carry: Carry) -> tuple[NetworkOutput, Carry]:
@@ -142,17 +169,41 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
         return dataclasses.replace(carry, action=action) if config.last_action else carry
 
     def unroll(params: PyTree, trajectory: Trajectory) -> tuple[NetworkOutput, Carry]:
-        carry = trajectory.carry
-        rows = _Rows(
-            observation=trajectory.observation,
-            first=trajectory.first,
-            last_action=_prepend(carry.action, trajectory.action) if config.last_action else (),
-            last_reward=_prepend(trajectory.opening_reward, trajectory.reward),
-        )
-        output, carry = evaluate(params, _swap(rows), carry)
+        # Frames change their order before they are stacked, while they have a fraction of the stacks' bytes.
+        output, carry = evaluate(params, _swap(_rows_of(trajectory)), trajectory.carry)
         return _swap(output), remember(carry, trajectory.action[-1])
 
     return Network(policy=policy, init=init, initial_carry=initial_carry, step=step, remember=remember, unroll=unroll)
+
+
+def _rows_of(trajectory: Trajectory) -> _Rows:
+    """The rows of a trajectory, still in the order [T+1, B]."""
+    last_action = trajectory.carry.action
+    return _Rows(
+        observation=trajectory.observation,
+        first=trajectory.first,
+        last_action=() if isinstance(last_action, tuple) else _prepend(last_action, trajectory.action),
+        last_reward=_prepend(trajectory.opening_reward, trajectory.reward),
+    )
+
+
+def _last_inputs(config: NetworkConfig, actions: ActionSpace, rows: _Rows) -> jax.Array | None:
+    """What the network sees of the row before, [B, T, F]; zeros where an episode opens."""
+    inputs = [encode_action(actions, rows.last_action)] if config.last_action else []
+    inputs += [encode_reward(rows.last_reward)] if config.last_reward else []
+    return jnp.where(rows.first[..., None], 0.0, jnp.concatenate(inputs, axis=-1)) if inputs else None
+
+
+def _encode(encoder: nn.Module, stacked: jax.Array, last: jax.Array | None) -> jax.Array:
+    """Features [B, T, F] in float32, with those of `last` at their end; the encoder sees one axis of rows."""
+    features = encoder(stacked.reshape(-1, *stacked.shape[2:])).astype(jnp.float32)
+    features = features.reshape(*stacked.shape[:2], -1)
+    return features if last is None else jnp.concatenate([features, last], axis=-1)
+
+
+def _num_free(config: NetworkConfig, actions: ActionSpace) -> int:
+    """How many of the policy's last parameters do not depend on what is observed: the scales, if so configured."""
+    return actions.size if isinstance(actions, ContinuousActions) and config.action_scale == "shared" else 0
 
 
 def _make_encoder(config: NetworkConfig) -> nn.Module:
@@ -161,7 +212,9 @@ def _make_encoder(config: NetworkConfig) -> nn.Module:
         return ImpalaResNet(config.width, dtype)
     if config.encoder == "nature":
         return NatureCNN(config.width, dtype)
-    return MLP(config.hidden_sizes, dtype)
+    if config.encoder == "minatar":
+        return MinAtarCNN(config.width, dtype)
+    return MLP(config.hidden_sizes, dtype, config.activation)
 
 
 def _prepend(row: jax.Array, rows: jax.Array) -> jax.Array:

@@ -14,11 +14,13 @@ from jax.typing import DTypeLike
 from podrl.ops.convolution import conv_3x3, conv_valid
 from podrl.ops.pooling import max_pool_3x3_stride_2
 
-# The smallest image side that Nature's unpadded convolutions leave a pixel of: 36 -> 8 -> 3 -> 1.
+# The smallest image side that unpadded convolutions leave a pixel of; Nature's: 36 -> 8 -> 3 -> 1.
 NATURE_MIN_SIZE = 36
+MINATAR_MIN_SIZE = 3
 
 # Keeps the scale of activations from layer to layer: ReLU halves the second moment.
 RELU_INIT = nn.initializers.he_normal()
+TANH_INIT = nn.initializers.orthogonal(2**0.5)
 
 
 class ImpalaResNet(nn.Module):
@@ -77,6 +79,22 @@ class NatureCNN(nn.Module):
         return nn.relu(nn.Dense(512 * self.width, dtype=self.dtype, kernel_init=RELU_INIT)(_flatten(x)))
 
 
+class MinAtarCNN(nn.Module):
+    """The convolutional network of MinAtar; images [N, H, W, C] of at least 3x3 -> [N, 128 * width].
+
+    Source: Young & Tian 2019, arXiv:1903.03176, section 4.
+    """
+
+    width: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Encodes images."""
+        x = nn.relu(UnpaddedConv(16 * self.width, 3, 1, self.dtype, name="Conv_0")(images))
+        return nn.relu(nn.Dense(128 * self.width, dtype=self.dtype, kernel_init=RELU_INIT)(_flatten(x)))
+
+
 class UnpaddedConv(nn.Module):
     """A layer of square convolutions without padding; [N, H, W, C] -> [N, H', W', channels].
 
@@ -101,17 +119,19 @@ class UnpaddedConv(nn.Module):
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU; [N, ...] flattened to vectors -> [N, hidden_sizes[-1]]."""
+    """Dense layers with `relu` or `tanh`; [N, ...] flattened to vectors -> [N, hidden_sizes[-1]]."""
 
     hidden_sizes: Sequence[int]
     dtype: DTypeLike = jnp.float32
+    activation: str = "relu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Encodes observations of any rank."""
         x = _flatten(scale_pixels(x, self.dtype))
+        activate, init = (nn.relu, RELU_INIT) if self.activation == "relu" else (nn.tanh, TANH_INIT)
         for size in self.hidden_sizes:
-            x = nn.relu(nn.Dense(size, dtype=self.dtype, kernel_init=RELU_INIT)(x))
+            x = activate(nn.Dense(size, dtype=self.dtype, kernel_init=init)(x))
         return x
 
 

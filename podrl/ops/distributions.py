@@ -1,96 +1,20 @@
-"""The categorical distribution as functions of its logits.
+"""Which distribution a policy is, by the kind of the actions."""
 
-Logits are [..., A], not normalised, and may hold -inf for actions that cannot be taken (never for all of a row).
-Results are float32. Log-probabilities are picked by a one-hot sum and not by a gather, which XLA's partitioner may
-answer with collectives when the batch is sharded.
-"""
-
-import jax
-import jax.numpy as jnp
-
-from podrl.config import ConfigError
-from podrl.types import DiscreteActions, Distribution, EnvSpec
+from podrl.config import NetworkConfig
+from podrl.ops.categorical import make_categorical, make_multi_categorical
+from podrl.ops.gaussian import make_gaussian
+from podrl.types import ActionSpace, DiscreteActions, Distribution, MultiDiscreteActions
 
 
-def make_distribution(spec: EnvSpec) -> Distribution:
-    """The distribution over the actions of an environment.
-
-    Raises:
-        ConfigError: if there is none for its kind of actions.
-    """
-    if not isinstance(spec.actions, DiscreteActions):
-        raise ConfigError(f"env.id={spec.id!r} has actions {spec.actions}; podrl trains on discrete actions only.")
-    return make_categorical(spec.actions.num)
-
-
-def make_categorical(num_actions: int) -> Distribution:
-    """One of `num_actions` actions; the parameters are logits."""
-    return Distribution(
-        num_params=num_actions,
-        sample=sample_categorical,
-        mode=lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.int32),
-        log_prob=categorical_log_prob,
-        entropy=categorical_entropy,
-        kl=categorical_kl,
-    )
-
-
-def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
-    """Log-probability of `action`.
+def make_distribution(config: NetworkConfig, actions: ActionSpace) -> Distribution:
+    """The distribution over an environment's actions.
 
     Args:
-        logits: [..., A].
-        action: [...] integers in [0, A).
-
-    Returns:
-        [...] in nats.
+        config: `squash_actions` and `initial_scale`, of continuous actions.
+        actions: what one environment takes.
     """
-    log_probs = _log_softmax(logits)
-    is_taken = jnp.arange(logits.shape[-1], dtype=action.dtype) == action[..., None]
-    return jnp.sum(jnp.where(is_taken, log_probs, 0.0), axis=-1)
-
-
-def categorical_entropy(logits: jax.Array) -> jax.Array:
-    """Entropy, -sum(p log p), of logits [..., A]; returns [...] in nats. An impossible action counts zero."""
-    log_probs = _log_softmax(logits)
-    return -jnp.sum(jnp.exp(log_probs) * _finite(log_probs), axis=-1)
-
-
-def categorical_kl(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
-    """Kullback-Leibler divergence KL(p || q), sum(p (log p - log q)).
-
-    Args:
-        p_logits: [..., A].
-        q_logits: [..., A]; impossible actions must be impossible under p too, else the divergence is not finite.
-
-    Returns:
-        [...] in nats.
-    """
-    p_log_probs, q_log_probs = _log_softmax(p_logits), _log_softmax(q_logits)
-    is_possible = jnp.isfinite(p_log_probs)
-    difference = jnp.where(is_possible, p_log_probs, 0.0) - jnp.where(is_possible, q_log_probs, 0.0)
-    return jnp.sum(jnp.exp(p_log_probs) * difference, axis=-1)
-
-
-def sample_categorical(keys: jax.Array, logits: jax.Array) -> jax.Array:
-    """One sample per row by the Gumbel-max trick, each from a key of its own.
-
-    A row's sample depends on its key and its logits alone, not on which rows share the batch.
-
-    Args:
-        keys: [B] typed PRNG keys, consumed.
-        logits: [B, A].
-
-    Returns:
-        [B] int32.
-    """
-    return jax.vmap(jax.random.categorical)(keys, logits.astype(jnp.float32)).astype(jnp.int32)
-
-
-def _log_softmax(logits: jax.Array) -> jax.Array:
-    return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-
-
-def _finite(log_probs: jax.Array) -> jax.Array:
-    """Zero in place of -inf, so that 0 * log 0 is 0 and its gradient is not NaN."""
-    return jnp.where(jnp.isfinite(log_probs), log_probs, 0.0)
+    if isinstance(actions, DiscreteActions):
+        return make_categorical(actions.num)
+    if isinstance(actions, MultiDiscreteActions):
+        return make_multi_categorical(actions.nums)
+    return make_gaussian(actions.size, squash=config.squash_actions, initial_scale=config.initial_scale)

@@ -12,16 +12,22 @@ import pytest
 from podrl import agents
 from podrl.config import NetworkConfig
 from podrl.networks import make_network
-from podrl.types import DiscreteActions, EnvSpec, LearnerState, Timestep
+from podrl.types import ContinuousActions, DiscreteActions, EnvSpec, LearnerState, MultiDiscreteActions, Timestep
 from tests.runs import all_resets, random_trajectory
 
 AGENTS = [module.name for module in pkgutil.iter_modules(agents.__path__)]
 SPECS = {
     "vector": EnvSpec(id="vector", observation=jax.ShapeDtypeStruct((6,), jnp.float32), actions=DiscreteActions(3)),
+    "choices": EnvSpec(
+        id="c", observation=jax.ShapeDtypeStruct((6,), jnp.float32), actions=MultiDiscreteActions((2, 3))
+    ),
+    "floats": EnvSpec(id="floats", observation=jax.ShapeDtypeStruct((6,), jnp.float32), actions=ContinuousActions(2)),
     "image": EnvSpec(id="image", observation=jax.ShapeDtypeStruct((40, 40, 1), jnp.uint8), actions=DiscreteActions(4)),
 }
 NETWORKS = {
     "vector": NetworkConfig(hidden_sizes=(16,), frame_stack=2),
+    "choices": NetworkConfig(hidden_sizes=(16,), frame_stack=2),
+    "floats": NetworkConfig(hidden_sizes=(16,), frame_stack=2, squash_actions=True),
     "image": NetworkConfig(encoder="nature", frame_stack=3),
 }
 
@@ -53,25 +59,29 @@ def test_acting_has_the_promised_shapes(case):
     agent, spec = case
     params, carry = agent.actor_params(agent.init(jax.random.key(0))), agent.initial_carry(5)
     action, behaviour, next_carry = agent.act(params, make_timestep(spec, 5, True), carry, keys(5))
-    assert action.shape == (5,)
-    assert action.dtype == jnp.int32
-    assert ((action >= 0) & (action < spec.actions.num)).all()
+    assert action.shape == (5, *spec.actions.struct.shape)
+    assert action.dtype == spec.actions.struct.dtype
     assert all(x.shape[0] == 5 for x in jax.tree.leaves(behaviour))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), next_carry) == jax.tree.map(lambda x: (x.shape, x.dtype), carry)
 
 
 def test_greedy_actions_are_what_a_policy_without_noise_would_sample(case):
-    """The one that is sampled most; the carry goes on as in sampling."""
+    """What is sampled most, or the median of floats; the carry goes on as in sampling."""
     agent, spec = case
     params, carry = agent.actor_params(agent.init(jax.random.key(0))), agent.initial_carry(1)
     params = jax.tree.map(lambda x: 5 * x, params)  # Further from uniform.
     timestep = make_timestep(spec, 1, True)
     greedy, greedy_carry = agent.act_greedy(params, timestep, carry)
-    assert (greedy.shape, greedy.dtype) == ((1,), jnp.int32)
+    assert (greedy.shape, greedy.dtype) == ((1, *spec.actions.struct.shape), spec.actions.struct.dtype)
     sample = jax.jit(jax.vmap(lambda key: agent.act(params, timestep, carry, key[None])[0][0]))
-    counts = np.bincount(sample(jax.random.split(jax.random.key(3), 500)), minlength=spec.actions.num)
-    assert counts.argmax() == greedy[0]
-    assert counts.max() > 200
+    sampled = np.asarray(sample(jax.random.split(jax.random.key(3), 500)))
+    if isinstance(spec.actions, ContinuousActions):
+        np.testing.assert_allclose(np.median(sampled, axis=0), greedy[0], atol=0.15)
+    else:
+        for choices, chosen in zip(sampled.reshape(500, -1).T, greedy.ravel(), strict=True):
+            counts = np.bincount(choices)
+            assert counts.argmax() == chosen
+            assert counts.max() > 200
     jax.tree.map(np.testing.assert_array_equal, greedy_carry, agent.act(params, timestep, carry, keys(1))[2])
 
 
@@ -135,10 +145,11 @@ def test_reset_rows_do_not_matter(case):
     state, trajectory = agent.init(jax.random.key(0)), random_trajectory(agent, spec, 6, 8)
     reset = ~trajectory.is_transition
     assert reset.any()
+    in_action = jnp.expand_dims(reset, range(2, trajectory.action.ndim))
     changed = dataclasses.replace(
         trajectory,
         reward=jnp.where(reset, 100.0, trajectory.reward),
-        action=jnp.where(reset, 0, trajectory.action),
+        action=jnp.where(in_action, 0, trajectory.action),
         discount=jnp.where(reset, 1 - trajectory.discount, trajectory.discount),
     )
     update = jax.jit(agent.update)

@@ -26,6 +26,23 @@ CASES = {
     "taxi": EnvConfig(id="Taxi-v3"),
     "blackjack": EnvConfig(id="Blackjack-v1"),
     "catch": EnvConfig(id="Catch-v0"),
+    "tetris": EnvConfig(id="Tetris-v0"),
+    "pendulum": EnvConfig(id="Pendulum-v1", options={"max_episode_steps": 40}),
+    "half_cheetah": EnvConfig(id="HalfCheetah-v5", options={"max_episode_steps": 40}),
+    "inverted_double_pendulum": EnvConfig(id="InvertedDoublePendulum-v5"),
+    "hopper": EnvConfig(id="Hopper-v5"),
+    "cartpole_swingup": EnvConfig(id="CartpoleSwingup-v1", options={"max_episode_steps": 40}),
+    "gymnax_cartpole": EnvConfig(source="gymnax", id="CartPole-v1", options={"max_steps_in_episode": 15}),
+    "gymnax_breakout": EnvConfig(source="gymnax", id="Breakout-MinAtar"),
+    "gymnax_catch": EnvConfig(source="gymnax", id="Catch-bsuite"),
+    "gymnax_memory": EnvConfig(source="gymnax", id="MemoryChain-bsuite", options={"memory_length": 3}),
+    "gymnax_frozen_lake": EnvConfig(source="gymnax", id="FrozenLake-misc"),
+    "gymnax_pendulum": EnvConfig(source="gymnax", id="Pendulum-v1", options={"max_steps_in_episode": 20}),
+    "gymnasium": EnvConfig(source="gymnasium", id="CartPole-v1"),
+    "gymnasium_continuous": EnvConfig(source="gymnasium", id="Pendulum-v1", options={"max_episode_steps": 50}),
+    "gymnasium_discrete": EnvConfig(source="gymnasium", id="FrozenLake-v1"),
+    "gymnasium_own": EnvConfig(source="gymnasium", id="tests.envs.corridor:Corridor"),
+    "gymnasium_workers": EnvConfig(source="gymnasium", id="tests.envs.corridor:Corridor", options={"workers": 2}),
     "scripted": EnvConfig(source="tests.envs.scripted", id="script"),
     "scripted_truncated": EnvConfig(source="tests.envs.scripted", id="script", options={"truncate": True}),
 }
@@ -49,7 +66,22 @@ def play(pool, actions):
     return timesteps
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+# A match takes seconds to open.
+SLOW = {
+    "football": EnvConfig(
+        source="football",
+        id="gfootball/academy_empty_goal_close-v1",
+        options={"checkpoints": True, "observation": "features"},
+    ),
+    "football_minimap": EnvConfig(source="football", id="gfootball/academy_run_to_score_with_keeper-v1"),
+    "ale": EnvConfig(source="ale", id="Breakout-v5", options={"workers": 2, "repeat_action_probability": 0.25}),
+}
+
+
+@pytest.fixture(
+    params=[*CASES.values(), *(pytest.param(config, marks=pytest.mark.slow) for config in SLOW.values())],
+    ids=[*CASES, *SLOW],
+)
 def config(request):
     return request.param
 
@@ -102,11 +134,11 @@ def test_returned_arrays_are_never_overwritten(config):
 
 
 def test_rows_belong_to_their_seeds(config):
-    if config.source != "envpool":
+    if config.source == "tests.envs.scripted":
         pytest.skip("the scripted source does not use its seeds")
     seeds, actions = env_seeds(1, range(NUM_ENVS)), random_actions(config, 40)
     together = play(make_pool(config), actions)
-    alone = load_source("envpool").make_pool(config, seeds=seeds[2:], num_threads=1)
+    alone = load_source(config.source).make_pool(config, seeds=seeds[2:], num_threads=1)
 
     for one, other in zip(together, play(alone, actions[:, 2:]), strict=True):
         np.testing.assert_array_equal(one.observation[2:], other.observation)

@@ -4,13 +4,13 @@ import pytest
 
 from podrl.config import ConfigError, EnvConfig
 from podrl.envs.envpool import make_pool, make_spec
-from podrl.types import DiscreteActions
+from podrl.types import ContinuousActions, DiscreteActions, MultiDiscreteActions
 
 
 def play(pool, actions):
     timesteps = [pool.reset()]
-    for action in actions:
-        pool.send(np.asarray(action, np.int32))
+    for action in np.asarray(actions):
+        pool.send(action.astype(np.float32 if np.issubdtype(action.dtype, np.floating) else np.int32))
         timesteps.append(pool.recv())
     return timesteps
 
@@ -162,6 +162,52 @@ def test_dictionaries_are_concatenated_in_sorted_order():
     np.testing.assert_array_equal(start("mission", "direction"), np.concatenate([direction, mission]))
 
 
+def test_floats_span_the_range_of_the_environments_actions():
+    # Pendulum's reward is -(angle^2 + 0.1 speed^2 + 0.001 torque^2), its torque within [-2, 2].
+    def torque(action):
+        still, rewards = (one_row("Pendulum-v1", [[a]])[1][1] for a in (0.0, action))
+        return np.sqrt((still - rewards) / 0.001)
+
+    np.testing.assert_allclose([torque(a) for a in (-1.0, 0.5, 1.0, 7.0)], [2.0, 1.0, 2.0, 2.0], atol=0.02)
+    speeds = [one_row("Pendulum-v1", [[a]])[0][1][2] for a in (-0.5, 0.5)]
+    np.testing.assert_allclose(speeds[1] - speeds[0], 3 * 0.05 * 2.0, atol=1e-4)  # 3 / (m l^2) * torque * dt.
+
+
+def test_mujoco_terminates_and_is_truncated():
+    actions = np.random.default_rng(0).uniform(-1, 1, (60, 1))
+    _, reward, discount, first = one_row("InvertedDoublePendulum-v5", actions)
+    end = int(np.argmin(discount))
+    assert discount[end] == 0
+    assert 9 < reward[1] < 10
+    assert first[end + 1]
+    _, reward, limited, first = one_row("InvertedDoublePendulum-v5", actions, max_episode_steps=end - 1)
+    assert limited[: end + 1].all()
+    assert np.flatnonzero(first)[:2].tolist() == [0, end]
+    assert reward[end] == 0
+
+
+def test_dm_control_is_truncated_only_and_its_reset_rows_pay_nothing():
+    observation, reward, discount, first = one_row("CartpoleSwingup-v1", np.zeros((45, 1)), max_episode_steps=20)
+    assert (observation.shape, observation.dtype) == ((46, 5), np.float32)
+    assert (discount == 1).all()
+    assert np.flatnonzero(first).tolist() == [0, 21, 42]
+    assert (reward[first] == 0).all()
+    assert (reward[~first] > 0).all()
+    position = make_pool(EnvConfig(id="CartpoleSwingup-v1", observation_keys=("position",)), seeds=[7], num_threads=1)
+    np.testing.assert_array_equal(observation[0, :3], position.reset().observation[0])  # Sorted: before `velocity`.
+
+
+def test_steps_of_simulation_are_no_frames():
+    spec = make_spec(EnvConfig(id="HalfCheetah-v5"))
+    assert spec.actions == ContinuousActions(6)
+    assert spec.observation == jax.ShapeDtypeStruct((17,), np.float32)
+    assert spec.frames_per_step == 1
+
+
+def test_arrays_of_integers_are_several_choices():
+    assert make_spec(EnvConfig(id="Tetris-v0", observation_keys=("grid",))).actions == MultiDiscreteActions((4, 10))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -169,7 +215,6 @@ def test_dictionaries_are_concatenated_in_sorted_order():
             EnvConfig(id="Breakouts-v5"),
             "env.id='Breakouts-v5' is not an EnvPool environment; did you mean 'Breakout-v5'",
         ),
-        (EnvConfig(id="CarRacing-v3"), "CarRacing-v3.*discrete actions only"),
         (EnvConfig(id="TicTacToe-v1"), "TicTacToe-v1.*2 players"),
         (EnvConfig(id="Pong-v5", options={"frame_skp": 4}), "env.options.frame_skp .*did you mean 'frame_skip'"),
         (EnvConfig(id="Pong-v5", options={"frame_skip": "4"}), "env.options.frame_skip='4' has type str; expected int"),
@@ -185,6 +230,8 @@ def test_dictionaries_are_concatenated_in_sorted_order():
             "set one of them",
         ),
         (EnvConfig(id="CartPole-v1", options={"max_episode_frames": 400}), "max_episode_frames is not an option"),
+        (EnvConfig(id="Hopper-v5", options={"max_episode_frames": 400}), "max_episode_frames is not an option"),
+        (EnvConfig(id="Hopper-v5", options={"frame_stack": 2}), "env.options.frame_stack.*network.frame_stack"),
         (EnvConfig(id="CliffWalking-v0", options={"max_episode_steps": 50}), "has no effect on CliffWalking-v0"),
         (EnvConfig(id="CartPole-v1", observation_keys=("image",)), "env.observation_keys.*no dictionary"),
         (

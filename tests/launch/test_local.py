@@ -63,6 +63,21 @@ class TestOutput:
             mine = [line for line in result.stdout.splitlines() if line.startswith(f"[p{index}] ")]
             assert mine == [f"[p{index}] {number}" for number in range(600)]
 
+    def test_the_same_last_words_of_all_are_shown_once(self, tmp_path):
+        result = run(*TWO, "--do", "complain('podrl: error: no such key.'); exit(2)", cwd=tmp_path)
+        said, ended = result.stderr.splitlines()
+        assert said == "[all] podrl: error: no such key."
+        assert ended.endswith("Exit code 2: all 2 processes ended with it.")
+
+    def test_other_last_words_are_shown_with_their_process(self, tmp_path):
+        said = run(*TWO, "--do", "complain(f'podrl: error: {index}'); exit(2)", cwd=tmp_path).stderr.splitlines()
+        assert sorted(said[:2]) == ["[p0] podrl: error: 0", "[p1] podrl: error: 1"]
+
+    def test_last_words_do_not_wait_for_those_who_live_on(self, tmp_path):
+        do = f"complain('podrl: error: mine') if index == 0 else None; {WAIT}"
+        with under_way(*TWO, "--do", do, cwd=tmp_path) as process:
+            assert process.stderr.readline() == "[p0] podrl: error: mine\n"
+
     def test_a_reader_that_goes_away_stops_the_job(self, tmp_path):
         """As in `| head`."""
         do = HEED.replace("signal.pause()", "while True: say('x')")

@@ -51,7 +51,18 @@ def test_one_that_fails_twice_at_the_same_update_is_not(tmp_path):
     result = run("--max_restarts", 9, *QUICK, "--do", do, cwd=tmp_path)
     assert result.returncode == 1
     assert starts(tmp_path) == 3
-    assert lines(result)[-1] == "p0 ended with exit code 1, at update 20 as before: not started again."
+    assert (
+        lines(result)[-1] == "p0 ended with exit code 1, at update 20, no further than before (20): not started again."
+    )
+
+
+def test_one_that_fails_at_the_same_update_but_wrote_less_is_not(tmp_path):
+    do = "(workdir / 'metrics.jsonl').write_text('{\"learner_steps\": %d}\\n' % (21 - started)); exit(1)"
+    result = run("--max_restarts", 9, *QUICK, "--do", do, cwd=tmp_path)
+    assert starts(tmp_path) == 2
+    assert (
+        lines(result)[-1] == "p0 ended with exit code 1, at update 19, no further than before (20): not started again."
+    )
 
 
 def test_one_that_fails_again_and_again_is_given_up(tmp_path):

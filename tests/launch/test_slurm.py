@@ -45,3 +45,16 @@ def test_without_slurm_is_a_mistake(tmp_path, monkeypatch):
     result = run(*OPTIONS, *SHARED, cwd=tmp_path)
     assert result.returncode == 2
     assert "--slurm needs sbatch, which is not here." in result.stderr
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="SLURM is not installed")
+def test_where_there_is_no_cluster_says_so_in_one_line(tmp_path, monkeypatch):
+    nobody = "ClusterName=none\nSlurmctldHost=localhost\nSlurmctldPort=1\nNodeName=none\nMessageTimeout=2\n"
+    (tmp_path / "slurm.conf").write_text(nobody)
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    result = run("--slurm", "--nodes", 1, "--gpus_per_node", 0, *SHARED, cwd=tmp_path)
+    assert result.returncode == 2
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("podrl: error: sbatch finds no cluster from here (")
+    assert "Run this where `sinfo` lists nodes" in line
+    assert "sbatch: " not in line

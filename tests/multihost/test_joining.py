@@ -1,13 +1,15 @@
 """Real processes meet, agree, and lose each other; each fault is a real one."""
 
 import contextlib
+import json
+import os
 import signal
 import socket
 
 import pytest
 
 from podrl.distributed import join
-from podrl.membership import find_membership
+from podrl.membership import find_membership, split_address
 from tests.multihost.jobs import Member, coordinators, free_address, ip, job, two_hosts
 from tests.processes import wait_for
 
@@ -18,6 +20,28 @@ def errors(lines):
         line for line in lines if "Check failure" in line or "Terminating process" in line or "terminate" in line
     ]
     return [line for line in lines if "rror: " in line or "ERROR" in line]
+
+
+def stop_coordinator(address):
+    (process,) = coordinators(address)
+    os.kill(process, signal.SIGSTOP)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_vain():
+    """Jobs that wait in vain, by the limits that they keep: started first, as those pass while other tests run."""
+    address = free_address()
+    with (
+        job(4, "wait", address=address, missing=(1, 2, 3)) as first,
+        job(2, "wait", timeout_s=5, missing=(0,)) as lonely,
+        job(2, "patience") as impatient,
+    ):
+        first[0].wait_for("begins")
+        second = Member(address, 4, 2, 10, "wait")
+        try:
+            yield {"join": [*first, second], "reach": lonely, "exchange": impatient}
+        finally:
+            second.kill()
 
 
 def test_processes_exchange_values_and_leave_in_good_order():
@@ -46,41 +70,15 @@ def test_a_job_of_one_has_nobody_to_wait_for():
     alone.leave()
 
 
-def test_waits_have_limits_and_name_whom_they_waited_for():
-    with job(2, "patience") as members:
-        code, _, _ = members[0].end()
-        assert code == 0
-        host = socket.gethostname()
-        assert members[0].wait_for("errors") == [
-            f"Process 0 ({host}) waited 1 s at 'answers' for process 1 ({host}).",
-            f"Process 0 ({host}) waited 1 s for 'word' from process 1 ({host}).",
-        ]
-
-
-def test_those_that_wait_name_the_missing():
-    address = free_address()
-    with job(4, "wait", address=address, missing=(1, 2, 3)) as members:
-        members[0].wait_for("begins")
-        impatient = Member(address, 4, 2, 10, "wait")
-        try:
-            ends = [member.end() for member in (members[0], impatient)]
-        finally:
-            impatient.kill()
-    for code, _, lines in ends:
-        (line,) = errors(lines)
-        assert code == 124
-        assert "Processes 1, 3 did not come to 127.0.0.1:" in line
-        assert "within 10 s; 2 of 4 processes are there" in line
-        assert "raise --join_timeout_s. 127.0.0.1 is every host's name for itself" in line
-
-
-def test_without_process_zero_the_others_say_so():
-    with job(2, "wait", timeout_s=5, missing=(0,)) as members:
+@pytest.mark.slow
+def test_a_name_that_nobody_knows_is_a_mistake():
+    with job(2, "wait", missing=(0,), address="no-such-host.invalid:41234") as members:
         code, _, lines = members[0].end()
         (line,) = errors(lines)
-        assert code == 124
-        assert "Process 0 did not answer at 127.0.0.1:" in line
-        assert "within 5 s (Connection refused)" in line
+        assert code == 2
+        assert "podrl: error: --coordinator=no-such-host.invalid:41234, where" in line
+        assert "Give the address of process 0's host" in line
+        assert any("Waiting for process 0 at no-such-host.invalid:41234 (" in said for said in lines)
 
 
 @pytest.mark.slow
@@ -173,9 +171,51 @@ def test_when_a_host_is_cut_off_both_sides_end():
         (code0, _, lines0), (code1, _, lines1) = [member.end() for member in members]
         assert (code0, code1) == (1, 1)
         assert f"Process 1 ({socket.gethostname()}) is gone: its host does not answer any more." in errors(lines0)[0]
+        assert f"The coordinator beside process 0 ({socket.gethostname()}) has not answered" in errors(lines1)[0]
+
+
+@pytest.mark.slow
+def test_when_the_coordinator_is_stopped_all_end_and_say_so():
+    address = free_address()
+    with job(2, "wait", address=address) as members:
+        for member in members:
+            member.wait_for("waits")
+        stop_coordinator(address)
+        for member in members:
+            code, results, lines = member.end()
+            (line,) = errors(lines)
+            assert code == 1
+            assert f"The coordinator beside process 0 ({socket.gethostname()}) has not answered for 12 s" in line
+            assert results["on_loss"]
+    wait_for(lambda: not coordinators(address))
+
+
+@pytest.mark.slow
+def test_a_coordinator_that_is_stopped_while_they_meet_is_named():
+    address = free_address()
+    with job(3, "wait", address=address, missing=(1, 2), timeout_s=14) as members:
+        wait_for(lambda: coordinators(address))
+        stop_coordinator(address)
+        code, _, lines = members[0].end()
+        (line,) = errors(lines)
+        assert code == 124
         assert (
-            f"The connection to process 0's host ({socket.gethostname()}) is gone: it has failed" in errors(lines1)[0]
+            f"The coordinator at {address}, a small process beside process 0, was reached, but does not answer" in line
         )
+    wait_for(lambda: not coordinators(address))
+
+
+def test_one_that_is_lost_before_jax_has_connected_is_named():
+    address = free_address()
+    with job(2, "wait", address=address, missing=(1,)) as members:
+        wait_for(lambda: coordinators(address))
+        with socket.create_connection(split_address(address)) as connection:
+            connection.sendall(json.dumps({"index": 1, "count": 2, "host": "node2", "job": ""}).encode() + b"\n")
+            assert any(b"hosts" in line for line in connection.makefile("rb"))
+        code, _, lines = members[0].end()
+        (line,) = errors(lines)
+        assert code == 1
+        assert "Process 1 (node2) is gone: it was killed, or crashed." in line
 
 
 def test_when_one_says_why_it_ends_the_others_repeat_it_and_its_exit_code():
@@ -251,3 +291,31 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
             (line,) = errors(lines)
             assert code == 2
             assert f"process 0 ({socket.gethostname()}) cannot write there (Not a directory)" in line
+
+
+def test_waits_have_limits_and_name_whom_they_waited_for(in_vain):
+    code, results, _ = in_vain["exchange"][0].end()
+    assert code == 0
+    host = socket.gethostname()
+    assert results["errors"] == [
+        f"Process 0 ({host}) waited 1 s at 'answers' for process 1 ({host}).",
+        f"Process 0 ({host}) waited 1 s for 'word' from process 1 ({host}).",
+    ]
+
+
+def test_without_process_zero_the_others_say_so(in_vain):
+    code, _, lines = in_vain["reach"][0].end()
+    (line,) = errors(lines)
+    assert code == 124
+    assert "Process 0 did not answer at 127.0.0.1:" in line
+    assert "within 5 s (Connection refused)" in line
+
+
+def test_those_that_wait_name_the_missing(in_vain):
+    for member in in_vain["join"]:
+        code, _, lines = member.end()
+        (line,) = errors(lines)
+        assert code == 124
+        assert "Processes 1, 3 did not come to 127.0.0.1:" in line
+        assert "within 10 s; 2 of 4 processes are there" in line
+        assert "raise --join_timeout_s. 127.0.0.1 is every host's name for itself" in line

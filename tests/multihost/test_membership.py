@@ -59,7 +59,7 @@ def test_flags_say_it_all():
         ({"process_count": 2, "process_index": 2, "coordinator": "a:1"}, "--process_index=2 must be between 0 and 1"),
         ({"process_count": 0, "process_index": 0, "coordinator": "a:1"}, "--process_count=0 must be at least 1"),
         ({"process_count": 2, "process_index": 0, "coordinator": "node1"}, "--coordinator=node1 is not of the form"),
-        ({"process_count": 2, "process_index": 0, "coordinator": "a:99999"}, "is not of the form HOST:PORT"),
+        ({"process_count": 2, "process_index": 0, "coordinator": "a:99999"}, "port 99999 is out of range"),
         ({"process_count": 2, "process_index": 0, "coordinator": "::1:80"}, "is not of the form HOST:PORT"),
     ],
 )

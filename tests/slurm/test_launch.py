@@ -82,7 +82,7 @@ def test_goes_on_after_a_node_is_lost(cluster, tmp_path):
             "exit(1)",
             [
                 "Exit code 1, at update 0: restart 1 of 3 in 0 s.",
-                "Exit code 1, at update 0 as before: not started again.",
+                "Exit code 1, at update 0, no further than before (0): not started again.",
             ],
             marks=pytest.mark.slow,
         ),

@@ -1,0 +1,107 @@
+"""Gymnasium: any environment that is registered with it, or a `gymnasium.Env` of the user's own.
+
+`env.id` is an id that Gymnasium knows (`CartPole-v1`), one that it knows once a module is imported
+(`ale_py:ALE/Pong-v5`), or `my_package.my_env:MyEnv`, a class or a function that returns an environment, from Python's
+path or the folder in which the command was typed. `env.options` are arguments of its constructor, and
+
+- `max_episode_steps`: after which episodes are truncated, in the place of the environment's own limit;
+- `wrappers`: what is put around each environment, the innermost first: `('gymnasium.wrappers:FlattenObservation',)`;
+- `workers` and `worker_timeout_s`: see `podrl.envs.gymnasium_pool`.
+
+Source: Towers et al. 2024, arXiv:2407.17032; https://gymnasium.farama.org.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import gymnasium
+
+from podrl.config import EnvConfig, check
+from podrl.envs import EvaluationProtocol
+from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch, split_options
+from podrl.gymnasium_envs.making import Recipe
+from podrl.types import EnvSpec
+
+_OWNED = {"render_mode": "podrl sets it where a film is made", "disable_env_checker": "podrl has checks of its own"}
+_STEPS_PER_SECOND = 30.0
+
+
+def make_spec(config: EnvConfig) -> EnvSpec:
+    """Describes one environment: makes one, and tries a reset and a step.
+
+    Args:
+        config: see above for `id` and `options`.
+
+    Raises:
+        ConfigError: on an unknown environment or option, one that podrl cannot train on, or one that does not keep to
+            Gymnasium's interface.
+    """
+    return describe(_recipe(config).make, config)
+
+
+def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:
+    """Makes one environment per seed.
+
+    Args:
+        config: as for `make_spec`.
+        seeds: [B] in [0, 2**31), one per environment.
+        num_threads: not used: Python runs one thread at a time. See `env.options.workers`.
+
+    Raises:
+        ConfigError: as `make_spec`.
+        ValueError: if there are no seeds.
+    """
+    del num_threads
+    return GymnasiumPool(make_batch(_recipe(config).make, seeds, config), config)
+
+
+def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:
+    """The same in this process, whose `picture` works where the environment has `render_mode='rgb_array'`."""
+    del num_threads
+    recipe = dataclasses.replace(_recipe(config), render_mode="rgb_array")
+    return GymnasiumPool(make_batch(recipe.make, seeds, config, in_process=True), config)
+
+
+def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
+    """Whole episodes up to the environment's own time limit; everything else as in `config`.
+
+    Raises:
+        ConfigError: as `make_spec`.
+    """
+    options = {name: value for name, value in config.options.items() if name != "max_episode_steps"}
+    env = dataclasses.replace(config, options=options)
+    made = _recipe(env).make()
+    limit = _time_limit(made)
+    made.close()
+    return EvaluationProtocol(
+        env=env,
+        facts={"max_episode_steps": "none" if limit is None else limit} | split_options(options)[1],
+        steps_per_second=float(made.metadata.get("render_fps") or _STEPS_PER_SECOND),
+    )
+
+
+def _recipe(config: EnvConfig) -> Recipe:
+    """What `config` asks for, with podrl's own options apart from the constructor's arguments."""
+    arguments = split_options(config.options)[1]
+    for name in arguments:
+        check(name not in _OWNED, f"env.options.{name} is not yours to set: {_OWNED.get(name)}.")
+    limit, wrappers = arguments.pop("max_episode_steps", None), arguments.pop("wrappers", ())
+    check(
+        limit is None or (type(limit) is int and limit >= 1),
+        f"env.options.max_episode_steps={limit!r} must be a whole number, at least 1.",
+    )
+    check(
+        isinstance(wrappers, list | tuple) and all(isinstance(path, str) for path in wrappers),
+        f"env.options.wrappers={wrappers!r} must be a tuple of 'module:Name'.",
+    )
+    return Recipe(id=config.id, arguments=arguments, max_episode_steps=limit, wrappers=tuple(wrappers))
+
+
+def _time_limit(env: gymnasium.Env) -> int | None:
+    """Of the outermost `TimeLimit` around an environment, or what it was registered with."""
+    wrapped = env
+    while isinstance(wrapped, gymnasium.Wrapper):
+        if isinstance(wrapped, gymnasium.wrappers.TimeLimit):
+            return wrapped._max_episode_steps
+        wrapped = wrapped.env
+    return None if env.spec is None else env.spec.max_episode_steps

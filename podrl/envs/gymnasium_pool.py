@@ -1,0 +1,214 @@
+"""Gymnasium environments as a pool of podrl's, in the actor's thread or in worker processes.
+
+Two of `env.options` say which:
+
+- `workers`: processes that share the environments of each pool; with 0, the default, they step one after the other in
+  the actor's thread. Processes pay where a worker's share of a step takes much longer than a message there and back,
+  0.1 ms: not for CartPole.
+- `worker_timeout_s`: how long a worker may take to reset or step its environments before the run ends with an error
+  that names the one that it is busy with.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from podrl.config import ConfigError, EnvConfig, check
+from podrl.envs.spaces import make_action_encoding, make_encoding
+from podrl.gymnasium_envs.batch import EnvBatch, Steps, stack
+from podrl.gymnasium_envs.processes import WorkerBatch
+from podrl.types import EnvSpec, Timestep
+
+MakeEnv = Callable[[], gymnasium.Env]
+
+_DEFAULTS = {"workers": 0, "worker_timeout_s": 60.0}
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two options above, checked and complete, and all others.
+
+    Raises:
+        ConfigError: if one of the two is out of range.
+    """
+    own = {name: options.get(name, default) for name, default in _DEFAULTS.items()}
+    workers, timeout_s = own["workers"], own["worker_timeout_s"]
+    check(
+        type(workers) is int and workers >= 0,
+        f"env.options.workers={workers!r} must be a whole number, at least 0.",
+    )
+    check(
+        type(timeout_s) in (int, float) and timeout_s > 0,
+        f"env.options.worker_timeout_s={timeout_s!r} must be a positive number (seconds).",
+    )
+    return own, {name: value for name, value in options.items() if name not in own}
+
+
+def describe(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> EnvSpec:
+    """Makes an environment, tries a reset and a step of it, and describes it.
+
+    Raises:
+        ConfigError: if podrl cannot train on it, or it does not keep to Gymnasium's interface.
+    """
+    env = make()
+    for name in ("observation_space", "action_space"):
+        check(
+            isinstance(getattr(env, name, None), gymnasium.Space),
+            f"env.id={config.id!r} has no {name}: set self.{name} to a gymnasium.spaces.Space in its constructor.",
+        )
+    encoding = make_encoding(env.observation_space, config.observation_keys)
+    actions = make_action_encoding(env.action_space, config.id)
+    _try(env, actions.decode(actions.actions.sample(np.random.default_rng(0), (1,)))[0], config)
+    env.close()
+    return EnvSpec(id=config.id, observation=encoding.struct, actions=actions.actions, frames_per_step=frames_per_step)
+
+
+def make_batch(
+    make: MakeEnv, seeds: Sequence[int], config: EnvConfig, *, in_process: bool = False
+) -> EnvBatch | WorkerBatch:
+    """One environment per seed, in worker processes if `config.options` says so.
+
+    Raises:
+        ConfigError: as `make` does.
+        ValueError: if there are no seeds.
+    """
+    if not seeds:
+        raise ValueError("A pool needs seeds; found none.")
+    own, _ = split_options(config.options)
+    if in_process or not own["workers"]:
+        return EnvBatch(make, seeds)
+    return WorkerBatch(make, seeds, num_workers=own["workers"], timeout_s=own["worker_timeout_s"])
+
+
+class GymnasiumPool:
+    """A batch of Gymnasium environments that speaks in timesteps; see `podrl.envs.Pool`."""
+
+    def __init__(self, batch: EnvBatch | WorkerBatch, config: EnvConfig):
+        """Takes over `batch`, which nobody else may step."""
+        self._batch: EnvBatch | WorkerBatch | None = batch
+        self._num_envs = batch.num_envs
+        self._encoding = make_encoding(batch.observation_space, config.observation_keys)
+        self._actions = make_action_encoding(batch.action_space, config.id)
+        self._ended: Any = None  # [B] bool: the last timestep ended the episode
+        self._sent = False
+
+    def reset(self) -> Timestep:
+        """Opens an episode in every environment, with its seed."""
+        batch = self._open_batch()
+        self._require(not self._sent, "reset() while a step is under way; call recv() first")
+        observation, none = batch.reset(), np.zeros(self._num_envs, bool)
+        steps = Steps(observation=observation, reward=none.astype(np.float32), terminated=none, ended=none)
+        return self._timestep(steps, first=~none)
+
+    def send(self, action: np.ndarray) -> None:
+        """Starts one step with action [B, ...] of the spec's `actions`; without workers, `recv` makes it."""
+        batch = self._open_batch()
+        self._require(self._ended is not None, "send() before reset()")
+        self._require(not self._sent, "send() twice without recv()")
+        expected = (self._num_envs, *self._actions.actions.struct.shape)
+        if action.shape != expected:
+            raise ValueError(f"Found action of shape {action.shape}; expected {expected}.")
+        batch.send(self._actions.decode(action))
+        self._sent = True
+
+    def recv(self) -> Timestep:
+        """Waits for the step that `send` started.
+
+        Raises:
+            EnvFailure: if an environment raised, or its process died; names it.
+            TimeoutError: if a worker does not answer in time; names the environment that it is busy with.
+        """
+        batch = self._open_batch()
+        self._require(self._sent, "recv() without send()")
+        steps = batch.recv()
+        self._sent = False
+        return self._timestep(steps, first=self._ended)
+
+    def picture(self, env: int) -> np.ndarray:
+        """[H, W, 3] uint8: what environment `env` renders.
+
+        Raises:
+            ConfigError: if that is no picture.
+        """
+        batch = self._open_batch()
+        self._require(self._ended is not None, "picture() before reset()")
+        self._require(not self._sent, "picture() while a step is under way; call recv() first")
+        picture = batch.picture(env) if isinstance(batch, EnvBatch) else None
+        if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
+            raise ConfigError(
+                f"The environment's render() gives no picture: found {_describe(picture)}; expected uint8[H, W, 3]."
+            )
+        return picture
+
+    def close(self) -> None:
+        """Closes the environments and ends their processes."""
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            batch.close()
+
+    def _timestep(self, steps: Steps, first: Any) -> Timestep:
+        self._ended = steps.ended
+        discount: Any = np.where(steps.terminated, 0.0, 1.0).astype(np.float32)
+        reward: Any = steps.reward
+        observation = self._encoding.encode(steps.observation)
+        return Timestep(observation=observation, reward=reward, discount=discount, first=first)
+
+    def _open_batch(self) -> EnvBatch | WorkerBatch:
+        """The environments, unless closed."""
+        if self._batch is None:
+            raise RuntimeError("Environment pool: use after close().")
+        return self._batch
+
+    def _require(self, condition: bool, mistake: str) -> None:
+        """Raises `RuntimeError` where the calls come in an order that cannot work."""
+        if not condition:
+            raise RuntimeError(f"Environment pool: {mistake}.")
+
+
+def _try(env: gymnasium.Env, action: Any, config: EnvConfig) -> None:
+    """Raises `ConfigError` if a reset or a step of a new environment does not return what Gymnasium says it does."""
+    name = f"env.id={config.id!r}"
+    try:
+        opened = env.reset(seed=0)
+    except TypeError as error:
+        if "seed" not in str(error):
+            raise
+        raise ConfigError(f"{name}: reset() must take a seed: def reset(self, *, seed=None, options=None).") from error
+    check(
+        isinstance(opened, tuple) and len(opened) == 2 and isinstance(opened[1], dict),
+        f"{name}: reset() must return (observation, info), info a dictionary; found {_describe(opened)}.",
+    )
+    _check_observation(env, opened[0], f"{name}: reset()")
+    stepped: Any = env.step(action)
+    check(
+        isinstance(stepped, tuple) and len(stepped) == 5,
+        f"{name}: step() must return (observation, reward, terminated, truncated, info); found {_describe(stepped)}.",
+    )
+    observation, reward, *ends, _ = stepped
+    _check_observation(env, observation, f"{name}: step()")
+    check(np.isscalar(reward), f"{name}: step() must return a number as reward; found {_describe(reward)}.")
+    check(
+        all(isinstance(end, bool | np.bool_) for end in ends),
+        f"{name}: step() must return bools as terminated and truncated; found {ends[0]!r} and {ends[1]!r}.",
+    )
+
+
+def _check_observation(env: gymnasium.Env, observation: Any, whose: str) -> None:
+    """Raises `ConfigError` unless the observation fits into the space, but for its bounds."""
+    try:
+        stack(env.observation_space, [observation])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{whose} returned an observation of {_describe(observation)}, which does not fit into "
+            f"{env.observation_space}: {' '.join(str(error).split())}."
+        ) from error
+
+
+def _describe(value: Any) -> str:
+    """Type, and shape or number of entries."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return f"type {type(value).__name__}"

@@ -1,0 +1,210 @@
+"""Gymnax: MinAtar, bsuite and classic control as JAX programs: `pip install 'podrl[gymnax]'`.
+
+They step inside the compiled program (`topology.placement='anakin'`), and on the host's CPU like any other source.
+
+What Gymnax does, checked on 1.0.1:
+
+- `step_env` neither resets nor looks at the time limit: what it returns as ended is `is_terminated`, the environment's
+  own end, and `is_truncated`, of the state after the step, is the limit `max_steps_in_episode`. So the two are told
+  apart for every environment alike, and an episode that ends by itself on its last step is terminated.
+- `step`, which podrl does not call, resets in the same step: it returns the first observation of the next episode.
+- An observation may have another dtype than its space says (Catch, DeepSea), so dtypes are taken from `reset_env`.
+- MNISTBandit downloads its images when it is made.
+- MemoryChain's observations are of the state before the step: the context is there in the first two rows.
+
+Source: Lange 2022, https://github.com/RobertTLange/gymnax; Young & Tian 2019 (MinAtar), arXiv:1903.03176; Osband et
+al. 2020 (bsuite), arXiv:1908.03568.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import inspect
+import json
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+
+from podrl.config import ConfigError, EnvConfig, check, did_you_mean
+from podrl.envs import EvaluationProtocol, JaxEnvironment
+from podrl.envs.in_graph import DevicePool, Transition
+from podrl.envs.in_graph import make_environment as make_many
+from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, EnvSpec, PyTree
+
+try:
+    import gymnax
+    from gymnax.environments import spaces
+except ModuleNotFoundError as missing:  # What it needs itself is told as it is.
+    if missing.name != "gymnax":
+        raise
+    raise ConfigError("env.source='gymnax' needs Gymnax: pip install 'podrl[gymnax]'.") from None
+
+_TIME_LIMIT = "max_steps_in_episode"
+_STEPS_PER_SECOND = 15.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Task:
+    """A config after all checks.
+
+    Attributes:
+        env: Gymnax's environment.
+        params: its parameters.
+        encode: (its observation) -> what a network takes: an image [H, W, C] or a vector [D], of float32.
+        actions: what it takes of podrl.
+        decode: (podrl's action) -> its own.
+    """
+
+    env: Any
+    params: Any
+    encode: Callable[[PyTree], jax.Array]
+    actions: ActionSpace
+    decode: Callable[[jax.Array], jax.Array]
+
+
+def make_spec(config: EnvConfig) -> EnvSpec:
+    """Describes one environment.
+
+    Args:
+        config: `options` are the environment's parameters, such as `max_steps_in_episode`, and the arguments of its
+            constructor, such as `use_minimal_action_set`, by Gymnax's names.
+
+    Raises:
+        ConfigError: on an unknown environment or option, or one that podrl cannot train on.
+    """
+    task = _resolve(config)
+    observation, _ = jax.eval_shape(task.env.reset_env, jax.random.key(0), task.params)
+    return EnvSpec(id=config.id, observation=jax.eval_shape(task.encode, observation), actions=task.actions)
+
+
+def make_environment(config: EnvConfig) -> JaxEnvironment:
+    """The environment as pure functions; the same object for equal configs. Raises as `make_spec`."""
+    return _make_environment(config.id, config.observation_keys, json.dumps(dict(config.options), sort_keys=True))
+
+
+def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> DevicePool:
+    """Makes one environment per seed, on the host's CPU.
+
+    Args:
+        config: as for `make_spec`.
+        seeds: [B] in [0, 2**31), one per environment.
+        num_threads: has no effect; XLA's threads are the process's.
+
+    Raises:
+        ConfigError: as `make_spec`.
+        ValueError: if there are no seeds.
+    """
+    del num_threads
+    return DevicePool(make_environment(config), _resolve(config).actions.struct, seeds)
+
+
+def make_plain(config: EnvConfig) -> tuple[Any, Any, Callable[[PyTree], jax.Array]]:
+    """Gymnax's own environment, which resets itself, its parameters, and what makes its observations podrl's.
+
+    For measuring what podrl's own stepping costs. Raises as `make_spec`.
+    """
+    task = _resolve(config)
+    return task.env, task.params, task.encode
+
+
+def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
+    """Whole episodes up to the environment's own time limit; everything else as in `config`. Raises as `make_spec`."""
+    options = {name: value for name, value in config.options.items() if name != _TIME_LIMIT}
+    env = dataclasses.replace(config, options=options)
+    limit = getattr(_resolve(env).params, _TIME_LIMIT)
+    return EvaluationProtocol(env=env, facts={_TIME_LIMIT: int(limit)} | options, steps_per_second=_STEPS_PER_SECOND)
+
+
+@functools.cache
+def _make_environment(env_id: str, observation_keys: tuple[str, ...], options: str) -> JaxEnvironment:
+    """Options come as JSON, so that they can be remembered."""
+    task = _resolve(EnvConfig(id=env_id, observation_keys=observation_keys, options=json.loads(options)))
+    env, params = task.env, task.params
+
+    def reset(key: jax.Array) -> tuple[PyTree, jax.Array]:
+        observation, state = env.reset_env(key, params)
+        return state, task.encode(observation)
+
+    def step(key: jax.Array, state: PyTree, action: jax.Array) -> Transition:
+        observation, state, reward, terminated, _ = env.step_env(key, state, task.decode(action), params)
+        return Transition(state, task.encode(observation), reward, terminated, env.is_truncated(state, params))
+
+    return make_many(reset, step)
+
+
+def _resolve(config: EnvConfig) -> _Task:
+    """Checks all that `config` asks for against what Gymnax has."""
+    check(not config.observation_keys, "env.observation_keys must be empty: Gymnax's observations are no dictionaries.")
+    known = list(gymnax.registered_envs)
+    check(
+        config.id in known,
+        f"env.id={config.id!r} is not a Gymnax environment{did_you_mean(config.id, known)} "
+        f"Available: {', '.join(sorted(known))}.",
+    )
+    try:
+        env, params = _make(config)
+    except OSError as error:
+        raise ConfigError(f"env.id={config.id!r} cannot be made: Gymnax could not fetch its data ({error}).") from None
+    actions, decode = _make_actions(env.action_space(params), config)
+    return _Task(
+        env=env, params=params, encode=_make_encoding(env.observation_space(params)), actions=actions, decode=decode
+    )
+
+
+def _make(config: EnvConfig) -> tuple[Any, Any]:
+    """Gymnax's environment and its parameters, with the config's options in their types."""
+    _, defaults = gymnax.make(config.id)
+    params = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
+    arguments = _constructor_defaults(type(gymnax.make(config.id)[0]))
+    settings: dict[str, Any] = {}
+    for name, value in config.options.items():
+        known = params | arguments
+        check(
+            name in known,
+            f"env.options.{name} is not an option of {config.id}{did_you_mean(name, known)} "
+            f"Available: {', '.join(sorted(known)) or 'none'}.",
+        )
+        settings[name] = _checked_option(name, value, known[name])
+    env, found = gymnax.make(config.id, **{name: settings[name] for name in settings if name in arguments})
+    return env, found.replace(**{name: settings[name] for name in settings if name in params})
+
+
+def _constructor_defaults(env_type: type) -> dict[str, Any]:
+    """The arguments of a constructor that have a plain default."""
+    parameters = inspect.signature(env_type).parameters.values()
+    return {p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)}
+
+
+def _checked_option(name: str, value: Any, default: Any) -> Any:
+    """`value` in the type of its default; integers may stand for floats."""
+    expected = type(default)
+    if expected is float and type(value) is int:
+        value = float(value)
+    check(
+        type(value) is expected and expected in (bool, int, float, str),
+        f"env.options.{name}={value!r} has type {type(value).__name__}; expected {expected.__name__}.",
+    )
+    check(name != _TIME_LIMIT or value >= 1, f"env.options.{name}={value!r} must be at least 1.")
+    return value
+
+
+def _make_encoding(space: Any) -> Callable[[PyTree], jax.Array]:
+    """Discrete values become one-hot vectors, arrays of rank 3 stay images, others are flattened; all float32."""
+    if isinstance(space, spaces.Discrete):
+        return lambda value: jax.nn.one_hot(value, space.n, dtype=jnp.float32)
+
+    def encode(array: jax.Array) -> jax.Array:
+        return array.astype(jnp.float32).reshape(array.shape if array.ndim == 3 else (-1,))
+
+    return encode
+
+
+def _make_actions(space: Any, config: EnvConfig) -> tuple[ActionSpace, Callable[[jax.Array], jax.Array]]:
+    """The actions as podrl has them, and how they become the environment's own."""
+    if isinstance(space, spaces.Discrete):
+        return DiscreteActions(space.n), lambda action: action
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        low, high = jnp.asarray(space.low), jnp.asarray(space.high)
+        return ContinuousActions(space.shape[0]), lambda action: low + (jnp.clip(action, -1, 1) + 1) / 2 * (high - low)
+    raise ConfigError(f"env.id={config.id!r} has actions {space}; podrl takes discrete ones and vectors.")

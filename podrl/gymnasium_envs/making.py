@@ -1,0 +1,211 @@
+"""One Gymnasium environment, from a name and options: a registered id, or a class or function of the user's own."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import importlib
+import inspect
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
+
+from podrl.config import ConfigError, check, did_you_mean
+
+# What registered environments raise about options that they do not like, or packages that they miss.
+_REFUSALS = (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to make an environment; plain values, so that it can be sent to another process.
+
+    Attributes:
+        id: an id that Gymnasium knows (`CartPole-v1`), one that it knows once a module is imported
+            (`ale_py:ALE/Pong-v5`), or a `gymnasium.Env` class or a function that returns an environment
+            (`my_package.my_env:MyEnv`).
+        arguments: of the environment's constructor.
+        max_episode_steps: after which an episode is truncated; None leaves that to the environment.
+        wrappers: `module:Name` of what is put around it, the innermost first; each is called with an environment.
+        render_mode: None, or `rgb_array` for pictures.
+    """
+
+    id: str
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_episode_steps: int | None = None
+    wrappers: tuple[str, ...] = ()
+    render_mode: str | None = None
+
+    def make(self) -> gymnasium.Env:
+        """A new environment.
+
+        Raises:
+            ConfigError: if there is none of that name, or it does not take the arguments. What an environment of the
+                user's own raises while it is made is raised as it is, but for `ValueError`.
+        """
+        env = self._make_registered() if (creator := find_creator(self.id)) is None else self._make_own(creator)
+        for path in self.wrappers:
+            env = _wrap(env, path)
+        return env
+
+    def _make_registered(self) -> gymnasium.Env:
+        """An environment that Gymnasium knows."""
+        spec = _registered(self.id)
+        drawing = {} if self.render_mode is None else {"render_mode": self.render_mode}
+        options: dict[str, Any] = {**self.arguments, **drawing, "max_episode_steps": self.max_episode_steps}
+        try:
+            creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+            if callable(creator):
+                _check_arguments(self.id, creator, {**spec.kwargs, **self.arguments})
+            return gymnasium.make(spec, disable_env_checker=True, **options)
+        except ConfigError:
+            raise
+        except _REFUSALS as error:
+            given = f" with env.options={dict(self.arguments)}" if self.arguments else ""
+            raise ConfigError(f"Gymnasium cannot make env.id={self.id!r}{given}: {_one_line(error)}") from error
+
+    def _make_own(self, creator: Callable[..., Any]) -> gymnasium.Env:
+        """An environment of the user's own."""
+        arguments = dict(self.arguments)
+        if self.render_mode is not None:
+            check(
+                _takes(creator, "render_mode"),
+                f"env.id={self.id!r} has no pictures: its constructor takes no render_mode.",
+            )
+            arguments["render_mode"] = self.render_mode
+        _check_arguments(self.id, creator, arguments)
+        try:
+            env = creator(**arguments)
+        except ValueError as error:
+            raise ConfigError(f"env.id={self.id!r} cannot be made: {_one_line(error)}") from error
+        check(
+            isinstance(env, gymnasium.Env),
+            f"env.id={self.id!r} made a {_type_name(env)}; expected a gymnasium.Env.",
+        )
+        return env if self.max_episode_steps is None else gymnasium.wrappers.TimeLimit(env, self.max_episode_steps)
+
+
+def find_creator(env_id: str) -> Callable[..., Any] | None:
+    """The class or function that `module:Name` names, or None if the id is one of Gymnasium's.
+
+    Gymnasium has ids of this form too: `module:Id` stands for `Id` after an import of the module. The module is
+    imported in either case; a name that it has is taken for the environment, and any other for an id.
+
+    Raises:
+        ConfigError: if there is no such module, or the name is nothing that makes environments.
+    """
+    module_name, colon, name = env_id.rpartition(":")
+    if not colon:
+        return None
+    module = _import(module_name, f"env.id={env_id!r}")
+    if not name.isidentifier() or not hasattr(module, name):
+        known = [key for key, value in vars(module).items() if _is_env_class(value)]
+        check(
+            name in gymnasium.registry,
+            f"env.id={env_id!r}: module {module_name!r} has no {name!r}, and Gymnasium knows no such id"
+            f"{did_you_mean(name, [*known, *gymnasium.registry])}"
+            + (f" Environments in that module: {', '.join(sorted(known))}." if known else ""),
+        )
+        return None
+    creator = getattr(module, name)
+    if inspect.isclass(creator):
+        check(
+            issubclass(creator, gymnasium.Env),
+            f"env.id={env_id!r} is a class, but no gymnasium.Env: derive it, or name a function that returns one.",
+        )
+    check(
+        callable(creator),
+        f"env.id={env_id!r} is of type {_type_name(creator)}; expected a gymnasium.Env class, or a function that "
+        "returns an environment.",
+    )
+    return creator
+
+
+def _registered(env_id: str) -> Any:
+    """Gymnasium's spec of an id."""
+    name = env_id.rpartition(":")[2]
+    hint = (
+        " Atari is env.source='ale' here, or 'ale_py:ALE/Pong-v5' after pip install -e '.[ale]'."
+        if name.startswith("ALE/")
+        else " An environment of your own is 'my_package.my_env:MyEnv'."
+    )
+    check(
+        name in gymnasium.registry,
+        f"env.id={env_id!r} is not registered with Gymnasium{did_you_mean(name, gymnasium.registry)}{hint}",
+    )
+    return gymnasium.registry[name]
+
+
+def _wrap(env: gymnasium.Env, path: str) -> gymnasium.Env:
+    """Puts the wrapper that `module:Name` names around `env`."""
+    key = f"env.options.wrappers: {path!r}"
+    module_name, colon, name = path.rpartition(":")
+    check(bool(colon), f"{key} must be 'module:Name', such as 'gymnasium.wrappers:FlattenObservation'.")
+    wrapper = getattr(_import(module_name, key), name, None)
+    check(callable(wrapper), f"{key} is nothing that can be called with an environment.")
+    wrapped = wrapper(env)  # type: ignore[misc]
+    check(isinstance(wrapped, gymnasium.Env), f"{key} made a {_type_name(wrapped)}; expected a gymnasium.Env.")
+    return wrapped
+
+
+def _import(name: str, key: str) -> ModuleType:
+    """Imports a user's module, from Python's path or from the folder in which the command was typed.
+
+    Raises:
+        ConfigError: if there is none of that name. What the module itself misses raises its own `ImportError`.
+    """
+    unknown = f"{key}: there is no module {name!r}, neither on Python's path nor in {os.getcwd()}."
+    check(all(part.isidentifier() for part in name.split(".")), unknown)
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise ConfigError(unknown) from None
+        raise
+
+
+def _check_arguments(env_id: str, creator: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` if the creator does not take these, or needs more."""
+    parameters = _parameters(creator)
+    if parameters is None:
+        return
+    named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)}
+    takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    shown = sorted(set(named) - {"render_mode"})
+    for name in arguments:
+        check(
+            takes_all or name in named,
+            f"env.options.{name} is not an option of {env_id}{did_you_mean(name, shown)} "
+            f"Available: {', '.join(shown) or 'none'}.",
+        )
+    missing = [name for name, p in named.items() if p.default is p.empty and name not in arguments]
+    check(not missing, f"env.options.{(missing or [''])[0]} is missing: env.id={env_id!r} needs it.")
+
+
+def _takes(creator: Callable[..., Any], name: str) -> bool:
+    parameters = _parameters(creator) or {}
+    return name in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+
+
+def _parameters(creator: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """What a class or function takes; None if Python cannot tell."""
+    try:
+        return inspect.signature(creator).parameters
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_env_class(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, gymnasium.Env) and value is not gymnasium.Env
+
+
+def _type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

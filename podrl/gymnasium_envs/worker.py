@@ -1,0 +1,75 @@
+"""A process that steps a share of a pool's environments: `python -m podrl.gymnasium_envs.worker`, started by podrl.
+
+It takes requests (a method of `EnvBatch` and its arguments) from a connection whose file descriptor it is given, and
+answers each with `(True, result)` or `(False, (message, traceback))`. It ends when the connection does, and with the
+process that started it, whatever its environments do meanwhile.
+"""
+
+import contextlib
+from multiprocessing.connection import Connection
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+from podrl.gymnasium_envs.batch import EnvBatch
+from podrl.gymnasium_envs.progress import Progress
+
+_LOOKS_S = 1.0  # Between two looks at whether the parent is still there.
+
+
+def main(connection_fd: int, progress_fd: int) -> None:
+    """Serves requests until there are no more.
+
+    Args:
+        connection_fd: of the connection to the parent.
+        progress_fd: of the file in which the parent reads what is done here.
+    """
+    # Whoever stops the run stops the parent, which may want to finish what it is doing.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    connection, progress = Connection(connection_fd), Progress(progress_fd)
+    batch: EnvBatch | None = None
+    while (request := _receive(connection)) is not None:
+        method, arguments = request
+        try:
+            if method == "open":
+                make, seeds, first_index = arguments
+                batch = EnvBatch(make, seeds, first_index=first_index, on_turn=progress.write)
+                result = (batch.observation_space, batch.action_space)
+            else:
+                result = getattr(batch, method)(*arguments)
+        except Exception as error:  # noqa: BLE001 (raised in the parent)
+            _answer(connection, False, (str(error), traceback.format_exc()))
+        else:
+            _answer(connection, True, result)
+    if batch is not None:
+        batch.close()
+
+
+def _receive(connection: Connection) -> Any:
+    """The next request; None if the parent has closed the connection."""
+    try:
+        return connection.recv()
+    except (EOFError, ConnectionError):
+        return None
+
+
+def _answer(connection: Connection, succeeded: bool, result: Any) -> None:
+    with contextlib.suppress(ConnectionError):  # Nobody listens any more; the next `_receive` says so.
+        connection.send((succeeded, result))
+
+
+def _leave_with(parent: int) -> None:
+    """Ends this process when its parent has ended, even from within an environment that never returns."""
+    while os.getppid() == parent:
+        time.sleep(_LOOKS_S)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,101 @@
+"""Gaussians over vectors of independent entries, as they are or squashed into (-1, 1) by a hyperbolic tangent.
+
+The parameters [..., 2D] are D means and D raw scales. A standard deviation is softplus(raw + c) + `MIN_SCALE`, with
+the c that makes it the initial scale where raw is zero: so a network whose last layer puts out about zeros, as new ones
+do, starts from it.
+
+A squashed action a = tanh(u) of a Gaussian u has the log-probability log p(u) - sum log(1 - tanh(u)^2). It is taken of
+the action as it was stored, u = atanh(a) with a kept off +-1 by `_MARGIN`: so it is finite for every action, and the
+same for everybody who evaluates it.
+
+Results are float32.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from podrl.types import Distribution
+
+# Of standard deviations: densities stay finite whatever a network puts out.
+MIN_SCALE = 1e-3
+
+_MARGIN = 1e-6
+_LOG_2PI = math.log(2 * math.pi)
+
+# Gauss-Hermite quadrature: the mean of f(z) over a standard Gaussian z is the sum of _WEIGHTS * f(_NODES).
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+
+
+def make_gaussian(size: int, *, squash: bool, initial_scale: float) -> Distribution:
+    """Independent Gaussians.
+
+    Args:
+        size: D, entries of an action.
+        squash: whether actions are hyperbolic tangents of the Gaussian's samples, in [-1, 1]. Then `mode` is that of
+            the mean, which is the median.
+        initial_scale: standard deviation where the raw scale is zero; above `MIN_SCALE`.
+    """
+
+    def split(params: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean, raw = jnp.split(params.astype(jnp.float32), 2, axis=-1)
+        return mean, _scale(raw, initial_scale)
+
+    def mode(params: jax.Array) -> jax.Array:
+        mean, _ = split(params)
+        return jnp.tanh(mean) if squash else mean
+
+    def sample(keys: jax.Array, params: jax.Array) -> jax.Array:
+        mean, scale = split(params)
+        sampled = mean + scale * jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
+        return jnp.tanh(sampled) if squash else sampled
+
+    def log_prob(params: jax.Array, action: jax.Array) -> jax.Array:
+        mean, scale = split(params)
+        if not squash:
+            return gaussian_log_prob(mean, scale, action)
+        unsquashed = jnp.arctanh(jnp.clip(action, -1 + _MARGIN, 1 - _MARGIN))
+        return gaussian_log_prob(mean, scale, unsquashed) - jnp.sum(_log_slope(unsquashed), axis=-1)
+
+    def entropy(params: jax.Array) -> jax.Array:
+        mean, scale = split(params)
+        gaussian = jnp.sum(jnp.log(scale) + 0.5 * (1 + _LOG_2PI), axis=-1)
+        return gaussian + expected_log_slope(mean, scale) if squash else gaussian
+
+    def kl(p: jax.Array, q: jax.Array) -> jax.Array:
+        # Squashing both, which can be undone, leaves it as it is.
+        return gaussian_kl(*split(p), *split(q))
+
+    return Distribution(num_params=2 * size, sample=sample, mode=mode, log_prob=log_prob, entropy=entropy, kl=kl)
+
+
+def gaussian_log_prob(mean: jax.Array, scale: jax.Array, x: jax.Array) -> jax.Array:
+    """Log-density at `x` [..., D] of Gaussians of mean and standard deviation [..., D]; [...] in nats."""
+    return -jnp.sum(0.5 * jnp.square((x - mean) / scale) + jnp.log(scale) + 0.5 * _LOG_2PI, axis=-1)
+
+
+def gaussian_kl(p_mean: jax.Array, p_scale: jax.Array, q_mean: jax.Array, q_scale: jax.Array) -> jax.Array:
+    """Kullback-Leibler divergence KL(p || q) of Gaussians of mean and standard deviation [..., D]; [...] in nats."""
+    ratio, shift = p_scale / q_scale, (p_mean - q_mean) / q_scale
+    return 0.5 * jnp.sum(jnp.square(ratio) + jnp.square(shift) - 1 - 2 * jnp.log(ratio), axis=-1)
+
+
+def expected_log_slope(mean: jax.Array, scale: jax.Array) -> jax.Array:
+    """Mean of log(1 - tanh(u)^2) over Gaussians u of mean and standard deviation [..., D], summed over D; [...].
+
+    By quadrature with 16 points, which is off by less than 0.0001 per entry for scales up to 1, and 0.03 up to 3.
+    """
+    points = mean[..., None] + scale[..., None] * jnp.asarray(_NODES, jnp.float32)
+    return jnp.sum(_log_slope(points) * jnp.asarray(_WEIGHTS, jnp.float32), axis=(-2, -1))
+
+
+def _log_slope(u: jax.Array) -> jax.Array:
+    """log(1 - tanh(u)^2), without the cancellation."""
+    return 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
+
+
+def _scale(raw: jax.Array, initial_scale: float) -> jax.Array:
+    return jax.nn.softplus(raw + math.log(math.expm1(initial_scale - MIN_SCALE))) + MIN_SCALE

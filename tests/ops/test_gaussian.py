@@ -1,0 +1,129 @@
+"""Gaussians and squashed Gaussians against sums over a fine grid, by sampling, and at extreme parameters."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from podrl.ops.gaussian import MIN_SCALE, make_gaussian
+
+CASES = list(itertools.product((False, True), [(0.0, 0.5), (-0.7, 0.1), (1.5, 1.0)]))
+PLAIN, SQUASHED = make_gaussian(1, squash=False, initial_scale=1.0), make_gaussian(1, squash=True, initial_scale=1.0)
+
+
+def family(squash):
+    return SQUASHED if squash else PLAIN
+
+
+def params(mean, scale):
+    """Of one Gaussian of which softplus(raw + log(e^(1 - MIN_SCALE) - 1)) + MIN_SCALE is the scale."""
+    raw = np.log(np.expm1(scale - MIN_SCALE)) - np.log(np.expm1(1 - MIN_SCALE))
+    return jnp.array([mean, raw], jnp.float32)
+
+
+def grid(squash, mean, scale):
+    """Actions that cover all but a millionth of the probability, in float64, and the width of each one's cell."""
+    edges = mean + scale * np.linspace(-5, 5, 20_001)
+    if squash:
+        edges = np.tanh(edges)
+    return (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+
+
+def density(squash, mean, scale, action):
+    u = np.arctanh(action) if squash else action
+    gaussian = np.exp(-0.5 * ((u - mean) / scale) ** 2) / (scale * np.sqrt(2 * np.pi))
+    return gaussian / (1 - action**2) if squash else gaussian
+
+
+@pytest.mark.parametrize(("squash", "case"), CASES)
+def test_log_prob_is_that_of_the_samples_and_sums_to_one(squash, case):
+    action, width = grid(squash, *case)
+    kept = slice(None, None, 50)
+    found = family(squash).log_prob(
+        jnp.broadcast_to(params(*case), (400, 2)), jnp.asarray(action[kept, None], jnp.float32)
+    )
+    # To the last digits that an action near 1 has in float32, whose own rounding the density multiplies.
+    np.testing.assert_allclose(found, np.log(density(squash, *case, action[kept])), atol=0.02)
+    np.testing.assert_allclose(np.sum(density(squash, *case, action) * width), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(("squash", "case"), CASES)
+def test_entropy(squash, case):
+    action, width = grid(squash, *case)
+    p = density(squash, *case, action)
+    np.testing.assert_allclose(family(squash).entropy(params(*case)), -np.sum(p * np.log(p) * width), atol=1e-3)
+
+
+@pytest.mark.parametrize(("squash", "case"), CASES)
+def test_kl(squash, case):
+    other = (0.3, 0.7)
+    action, width = grid(squash, *case)
+    p, q = density(squash, *case, action), density(squash, *other, action)
+    expected = np.sum(p * np.log(p / q) * width)
+    np.testing.assert_allclose(family(squash).kl(params(*case), params(*other)), expected, rtol=2e-3, atol=1e-4)
+    assert family(squash).kl(params(*case), params(*case)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("squash", "case"), CASES)
+def test_sample_frequencies(squash, case):
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    action = family(squash).sample(keys, jnp.broadcast_to(params(*case), (20_000, 2)))
+    assert (action.shape, action.dtype) == ((20_000, 1), jnp.float32)
+    u = np.arctanh(np.float64(action)) if squash else action
+    np.testing.assert_allclose((u.mean(), u.std()), case, atol=0.03)
+    np.testing.assert_allclose(np.mean(u < case[0] + case[1]), 0.8413, atol=0.01)
+
+
+def test_a_sample_depends_on_its_key_alone_and_entries_are_independent():
+    distribution = make_gaussian(3, squash=False, initial_scale=1.0)
+    keys, parameters = jax.random.split(jax.random.key(1), 4000), jnp.zeros((4000, 6))
+    whole = distribution.sample(keys, parameters)
+    np.testing.assert_array_equal(whole[8:16], distribution.sample(keys[8:16], parameters[8:16]))
+    np.testing.assert_allclose(np.corrcoef(whole.T), np.eye(3), atol=0.06)
+
+
+def test_several_entries_add_up():
+    case, other = (-0.7, 0.1), (1.5, 1.0)
+    both = jnp.array([[params(*case)[0], params(*other)[0], params(*case)[1], params(*other)[1]]])
+    action = jnp.array([[-0.6, 0.3]])
+    for squash in (False, True):
+        one, two = family(squash), make_gaussian(2, squash=squash, initial_scale=1.0)
+        parts = [(params(*case), action[:, :1]), (params(*other), action[:, 1:])]
+        log_prob = sum(one.log_prob(p[None], a) for p, a in parts)
+        np.testing.assert_allclose(two.log_prob(both, action), log_prob, rtol=1e-5)
+        np.testing.assert_allclose(two.entropy(both), [sum(one.entropy(p) for p, _ in parts)], rtol=1e-5)
+
+
+def test_zeros_are_the_initial_scale():
+    for scale in (0.05, 1.0, 3.0):
+        distribution = make_gaussian(1, squash=False, initial_scale=scale)
+        entropy = 0.5 * np.log(2 * np.pi * np.e * scale**2)
+        np.testing.assert_allclose(distribution.entropy(jnp.zeros(2)), entropy, atol=1e-3)
+
+
+def test_mode():
+    np.testing.assert_allclose(PLAIN.mode(jnp.array([1.5, 0.3])), [1.5])
+    np.testing.assert_allclose(SQUASHED.mode(jnp.array([1.5, 0.3])), [np.tanh(1.5)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_values_and_gradients_are_finite_at_extreme_parameters(squash):
+    distribution, x = family(squash), jnp.array(list(itertools.product((-1e4, 0.0, 1e4), repeat=2)))
+    functions = [
+        distribution.entropy,
+        lambda p: distribution.kl(p, jnp.zeros(2)),
+        lambda p: distribution.kl(jnp.zeros(2), p),
+        *[lambda p, a=a: distribution.log_prob(p, jnp.array([a])) for a in (-1.0, 0.0, 1.0, 30.0)],
+    ]
+    for function in functions:
+        value, grad = jax.vmap(jax.value_and_grad(function))(x)
+        assert np.isfinite(value).all()
+        assert np.isfinite(grad).all()
+    assert np.isfinite(distribution.sample(jax.random.split(jax.random.key(0), 9), x)).all()
+
+
+def test_bfloat16_parameters_give_float32():
+    assert SQUASHED.entropy(jnp.zeros((3, 2), jnp.bfloat16)).dtype == jnp.float32
+    assert SQUASHED.log_prob(jnp.zeros((3, 2), jnp.bfloat16), jnp.zeros((3, 1))).dtype == jnp.float32

@@ -1,0 +1,231 @@
+"""Environments inside the compiled program: the whole loop, exact resume, devices, and what does not fit."""
+
+from collections import Counter
+import itertools
+import types
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from podrl import train
+from podrl.anakin import updates_to_next_stop
+from podrl.assembly import assemble
+from podrl.checkpoint import whole_steps
+from podrl.config import ConfigError
+from podrl.envs import JaxEnvironment, load_source, make_environment
+from podrl.envs.in_graph import Transition
+from podrl.envs.in_graph import make_environment as make_many
+from podrl.fused import FusedLearner
+from podrl.mesh import make_topology
+from podrl.state_arrays import from_arrays, to_array_shapes, to_arrays
+from podrl.types import Counters, FusedState
+from podrl.unroll import InGraphUnroller, Unroller
+from tests import runs
+from tests.processes import read_rows
+from tests.runs import anakin_config, facts, run
+
+ANAKIN = types.MappingProxyType({"topology__placement": "anakin"})
+SHORT = types.MappingProxyType({"max_steps_in_episode": 9})
+
+
+def make_unroller(config, *, in_loop=True):
+    agent, spec = runs.make_agent(config)
+    unroller = Unroller(agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=3)
+    environment = make_environment(load_source(config.env.source), config.env)
+    return InGraphUnroller(unroller=unroller, environment=environment, in_loop=in_loop)
+
+
+def unroll_twice(acting, seed=1):
+    """Two unrolls in a row, as one, and the episodes that ended."""
+    agent, indices = acting.unroller.agent, jnp.arange(5, 8, dtype=jnp.uint32)
+    params = agent.actor_params(agent.init(jax.random.key(0)))
+    state, rows = acting.init(seed, indices), []
+    unroll = jax.jit(acting.unroll, static_argnums=0)
+    for version in range(2):
+        trajectory, ended, state = unroll(seed, indices, params, jnp.int32(version), state)
+        rows.append((trajectory, ended))
+    return rows
+
+
+class TestUnroll:
+    def test_rows_are_what_the_environment_did_and_episodes_what_it_earned(self):
+        config = anakin_config(env__options=dict(SHORT), actors__unroll_length=12)
+        acting = make_unroller(config)
+        (first, ended), (second, ended_later) = unroll_twice(acting)
+        opens = np.concatenate([first.first, second.first[1:]])  # The last row of one is row 0 of the next.
+        np.testing.assert_array_equal(first.first[-1], second.first[0])
+        np.testing.assert_array_equal(first.observation[-1], second.observation[0])
+        np.testing.assert_array_equal(first.reward[-1], second.opening_reward)
+        assert opens[0].all()
+        assert (first.params_version, second.params_version)[1].min() == 1
+        discounts, rewards = (
+            np.concatenate([getattr(part, name) for part in (first, second)]) for name in ("discount", "reward")
+        )
+        found = []
+        for env in range(3):
+            for start, end in itertools.pairwise(np.flatnonzero(opens[:, env])):
+                length = end - start - 1  # The step that resets is none of the episode's.
+                assert rewards[start : end - 1, env].sum() == length
+                assert rewards[end - 1, env] == 0
+                assert discounts[start : end - 1, env].all() == (length == SHORT["max_steps_in_episode"])
+                found.append(length)
+        counted = np.concatenate([part.lengths for part in (ended, ended_later)])
+        np.testing.assert_array_equal(
+            np.concatenate([part.returns for part in (ended, ended_later)])[counted > 0], counted[counted > 0]
+        )
+        assert len(found) >= 6
+        assert not Counter(found) - Counter(counted[counted > 0].tolist())
+        assert 0 <= (counted > 0).sum() - len(found) <= 3  # A last one that no reset has followed yet.
+
+    def test_a_loop_does_what_the_steps_do_one_after_the_other(self):
+        config = anakin_config(network__frame_stack=2)
+        loop, steps = (unroll_twice(make_unroller(config, in_loop=in_loop)) for in_loop in (True, False))
+        for one, other in zip(jax.tree.leaves(loop), jax.tree.leaves(steps), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+class TestRun:
+    def test_the_newest_parameters_always_act(self):
+        outcome, rows = run(anakin_config(log__every_updates=1))
+        assert outcome.finished
+        assert [row["learner_steps"] for row in rows] == list(range(1, 11))
+        assert [(row["lag/mean"], row["lag/max"], row["lag/0"]) for row in rows] == [(0, 0, 1)] * 10
+        assert outcome.counters.env_steps == rows[-1]["env_steps"] == 10 * 8 * 4
+        assert len({row["fingerprint/batch"] for row in rows}) == 10
+        assert outcome.episodes > 0
+        assert rows[-1]["time/learner/learn"] > 0
+
+    def test_how_many_updates_a_call_makes_changes_nothing(self):
+        config = {"log__every_updates": 5, "total_env_steps": 12 * 8 * 4, "env__options": dict(SHORT)}
+        results = [run(anakin_config(topology__updates_per_call=num, **config)) for num in (1, 3, 10)]
+        rows = [facts(rows) for _, rows in results]
+        assert [row["learner_steps"] for row in rows[0]] == [1, 5, 10, 12]
+        assert rows[0] == rows[1] == rows[2]
+        assert rows[0][-1]["episode/count"] > 8
+
+    def test_another_seed_gives_another_series(self):
+        batches = [[row["fingerprint/batch"] for row in run(anakin_config(seed=seed))[1]] for seed in (1, 2)]
+        assert not set(batches[0]) & set(batches[1])
+
+    def test_any_number_of_devices_learns_from_the_same_experience(self):
+        config = anakin_config(agent__optimizer="adam", agent__epsilon=1e-3, agent__minibatches=1)
+        reference, rows = run(config, num_devices=1)
+        outcome, other_rows = run(config, num_devices=8)
+        assert [row.get("episode/count") for row in rows] == [row.get("episode/count") for row in other_rows]
+        for x, y in zip(jax.tree.leaves(reference.state), jax.tree.leaves(outcome.state), strict=True):
+            np.testing.assert_allclose(*(_numbers(leaf) for leaf in (x, y)), atol=1e-5)
+
+    def test_a_loss_that_is_not_finite_ends_the_run_with_its_update(self):
+        with pytest.raises(RuntimeError, match=r"Update \d+ is not finite: loss/total is .*agent.learning_rate"):
+            run(anakin_config(agent__reward_scale=1e38, agent__max_grad_norm=1e30))
+
+    def test_a_call_that_takes_too_long_is_named(self):
+        config = anakin_config(actors__timeout_s=1e-6, log__every_updates=10, actors__unroll_length=1000)
+        with pytest.raises(TimeoutError, match=r"waited 0 s for updates 1 to 1 to end .*topology.updates_per_call"):
+            run(config)
+
+
+def _numbers(leaf):
+    key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.device_get(jax.random.key_data(leaf) if key else leaf), np.float64)
+
+
+class TestResume:
+    OVERRIDES = types.MappingProxyType(
+        {
+            "total_env_steps": 12 * 8 * 4,
+            "checkpoint__every_updates": 4,
+            "checkpoint__keep": 99,
+            "log__tensorboard": False,
+            "env__options": dict(SHORT),
+        }
+    )
+
+    def train(self, folder, **options):
+        return train.train(anakin_config(**self.OVERRIDES), workdir=str(folder), **options)
+
+    def test_stopping_anywhere_and_going_on_changes_nothing(self, tmp_path):
+        straight = self.train(tmp_path / "straight")
+        for update in (2, 7):
+            stops = iter([0] * update + [75] * 99)
+            stopped = self.train(tmp_path / "stopped", stop_code=lambda stops=stops: next(stops))
+            assert not stopped.finished
+            assert stopped.stop_code == 75
+        assert 2 <= stopped.counters.learner_steps < 12
+        assert stopped.counters.learner_steps in whole_steps(tmp_path / "stopped")
+        outcome = self.train(tmp_path / "stopped")
+        assert outcome.finished
+        assert facts(read_rows(tmp_path / "stopped")) == facts(read_rows(tmp_path / "straight"))
+        jax.tree.map(np.testing.assert_array_equal, *map(to_arrays, (straight.state, outcome.state)))
+        assert facts(read_rows(tmp_path / "straight"))[-1]["episode/count"] > 8
+
+    def test_a_finished_run_says_so(self, tmp_path, caplog):
+        caplog.set_level("INFO", logger="absl")
+        self.train(tmp_path)
+        assert self.train(tmp_path).finished
+        assert "This run is finished: it has all of its 12 updates." in caplog.text
+
+    def test_evaluations_have_their_rows(self, tmp_path):
+        options = {"evaluate__every_updates": 6, "evaluate__episodes": 4}
+        train.train(anakin_config(**self.OVERRIDES, **options), workdir=str(tmp_path))
+        rows = [row for row in read_rows(tmp_path) if "evaluate/return" in row]
+        assert [(row["learner_steps"], row["evaluate/episodes"]) for row in rows] == [(6, 4), (12, 4)]
+
+
+def test_keys_in_an_environments_state_survive_a_checkpoint():
+    def reset(key):
+        return {"noise": key, "time": 0}, jnp.zeros(4)
+
+    def step(key, state, action):
+        noise, _ = jax.random.split(state["noise"])
+        return Transition({"noise": noise, "time": state["time"] + 1}, jnp.zeros(4), 0.0, False, state["time"] > 3)
+
+    config = anakin_config()
+    agent, spec = runs.make_agent(config)
+    environment: JaxEnvironment = make_many(reset, step)
+    learner = FusedLearner(config, agent, environment, spec, make_topology(config.topology, jax.devices()[:1]))
+    state, _ = learner.run(learner.init(1), 3)
+    arrays = to_arrays(state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), arrays) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), to_array_shapes(learner.state_shape)
+    )
+    again = from_arrays(arrays, learner.state_shape)
+    assert isinstance(again, FusedState)
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    for x, y in zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(_numbers(x), _numbers(y))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"env__source": "envpool"}, "env.source='envpool' steps its environments on the host .*placement=sebulba"),
+        ({"actors__num_envs": 12}, "actors.num_envs=12 does not divide over 8 devices .*Use a multiple of 8"),
+        ({"topology__actor_devices_per_process": 1}, "topology.actor_devices_per_process=1 has no meaning with"),
+        ({"topology__placement": "anakim"}, "topology.placement='anakim' is not known; did you mean 'anakin'"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_line(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        assemble(
+            runs.make_config("CartPole-v1", **{"env__source": "gymnax", "topology__placement": "anakin"} | overrides)
+        )
+
+
+def test_the_host_steps_jax_environments_for_actor_threads():
+    outcome, rows = run(runs.make_config("CartPole-v1", env__source="gymnax"))
+    assert outcome.finished
+    assert [row["lag/max"] for row in rows] == [0] + [1] * 9
+
+
+@pytest.mark.parametrize(
+    ("done", "limit", "expected"), [(0, 10, 1), (1, 10, 3), (4, 10, 4), (4, 3, 3), (8, 10, 2), (10, 10, 2), (24, 9, 1)]
+)
+def test_a_call_ends_where_the_host_has_something_to_do(done, limit, expected):
+    config = anakin_config(
+        log__every_updates=4, checkpoint__every_updates=10, evaluate__every_updates=0, total_env_steps=25 * 8 * 4
+    )
+    assert updates_to_next_stop(config, Counters(learner_steps=done), limit) == expected
