@@ -173,7 +173,23 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
         output, carry = evaluate(params, _swap(_rows_of(trajectory)), trajectory.carry)
         return _swap(output), remember(carry, trajectory.action[-1])
 
-    return Network(policy=policy, init=init, initial_carry=initial_carry, step=step, remember=remember, unroll=unroll)
+    def rows(params: PyTree, trajectory: Trajectory, chosen: jax.Array) -> NetworkOutput:
+        every, chosen, carry = _swap(_rows_of(trajectory)), jnp.swapaxes(chosen, 0, 1), trajectory.carry
+        stacked = frame_stack.rows(every.observation, every.first, carry.frames, chosen)
+        last, first = jax.tree.map(
+            lambda x: frame_stack.take_rows(x, chosen), (_last_inputs(config, spec.actions, every), every.first)
+        )
+        return _swap(module.apply({"params": params}, stacked, last, first, carry.core)[0])
+
+    return Network(
+        policy=policy,
+        init=init,
+        initial_carry=initial_carry,
+        step=step,
+        remember=remember,
+        unroll=unroll,
+        rows=rows if config.core == "none" else None,
+    )
 
 
 def _rows_of(trajectory: Trajectory) -> _Rows:

@@ -100,6 +100,17 @@ def check_step_equals_unroll(network, spec, rows=6):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), carry, last_carry)
 
 
+@pytest.mark.parametrize("memory", [{}, {"last_action": True, "last_reward": True}], ids=str)
+def test_chosen_rows_equal_those_of_the_unroll(memory):
+    spec = make_spec((5,), jnp.float32, num_actions=4)
+    network = make_network(NetworkConfig(frame_stack=3, **memory), spec)
+    params, trajectory = network.init(jax.random.key(0)), random_unroll(network, spec, 6, 3)
+    chosen = jnp.asarray([[5, 0, 2], [1, 1, 4]])
+    unrolled, found = network.unroll(params, trajectory)[0], network.rows(params, trajectory, chosen)
+    np.testing.assert_allclose(found.value, np.take_along_axis(unrolled.value, chosen, axis=0), rtol=1e-5)
+    assert make_network(NetworkConfig(core="lstm"), spec).rows is None
+
+
 class TestMemory:
     """Which rows can see what: two environments, eight rows, and row 4 opens an episode in the second."""
 
