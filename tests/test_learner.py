@@ -14,6 +14,12 @@ from podrl.mesh import make_topology, trajectory_sharding
 from podrl.types import Trajectory
 from tests.runs import make_agent, make_config, random_trajectory
 
+MEMORY = {
+    "network__core": "lstm",
+    "network__core_size": 16,
+    "network__last_action": True,
+    "network__last_reward": True,
+}
 KINDS = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "collective-broadcast", "reduce-scatter")
 COLLECTIVE = re.compile(rf"= (.*) ((?:ragged-)?(?:{'|'.join(KINDS)}))(?:-start)?\(")
 
@@ -73,6 +79,11 @@ def test_the_same_global_batch_gives_the_same_parameters_on_any_number_of_device
         np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_recurrent_networks_learn_the_same_on_eight_devices():
+    results = [train(make_config(**MEMORY), num_devices=num_devices, num_updates=10) for num_devices in (1, 8)]
+    assert_params_close(*(params for params, *_ in results), rtol=1e-5)
+
+
 def test_updates_move_the_parameters(reference):
     before, *_ = train(make_config(), num_devices=1, num_updates=1)
     with pytest.raises(AssertionError):
@@ -108,8 +119,21 @@ def find_collectives(compiled):
     def sizes(results):
         return [math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\w\[([\d,]*)\]", results)]
 
-    text = re.sub(r"/\*.*?\*/", "", compiled.as_text())
+    text = re.sub(r"/\*.*?\*/", "", compiled if isinstance(compiled, str) else compiled.as_text())
     return [(kind, sizes(results)) for results, kind in COLLECTIVE.findall(text)]
+
+
+def find_collectives_in_loops(compiled):
+    """The same of those that run once for each turn of a loop."""
+    text = compiled.as_text()
+    computations = dict(re.findall(r"^%?([\w.\-]+) \(.*?\{\n(.*?)^\}", text, re.M | re.S))
+    pending, inside = set(re.findall(r"body=%?([\w.\-]+)", text)), set()
+    assert pending <= set(computations)
+    while pending:
+        inside |= pending
+        called = re.findall(r"(?:calls|to_apply|body)=%?([\w.\-]+)", "".join(computations[name] for name in pending))
+        pending = set(called) - inside
+    return find_collectives("".join(computations[name] for name in sorted(inside)))
 
 
 def test_the_search_for_collectives_finds_those_that_must_not_be():
@@ -122,10 +146,13 @@ def test_the_search_for_collectives_finds_those_that_must_not_be():
     assert ("all-gather", [64 * 64]) in find_collectives(gathered)
 
 
-@pytest.mark.parametrize("encoder", ["mlp", "nature", "resnet"])
+@pytest.mark.parametrize("encoder", ["mlp", "nature", "resnet", "lstm"])
 def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder):
+    """And that of an LSTM does so once, not for each time step."""
     config = make_config(agent__minibatches=2, agent__micro_batches=2)
-    if encoder != "mlp":
+    if encoder == "lstm":
+        config = make_config(agent__minibatches=2, **MEMORY)
+    elif encoder != "mlp":
         config = make_config("Breakout-v5", network__encoder=encoder, network__frame_stack=4, agent__minibatches=2)
     agent, spec = make_agent(config)
     mesh = learner_mesh(8)
@@ -136,6 +163,7 @@ def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder)
     sizes = [size for _, sizes in found for size in sizes]
     largest = max(x.size for x in jax.tree.leaves(jax.eval_shape(agent.init, jax.random.key(0)).params))
     assert max(sizes) <= largest, "something larger than a parameter is reduced"
+    assert (" while(" in compiled.as_text(), find_collectives_in_loops(compiled)) == (True, [])  # V-trace is a loop.
 
 
 def test_joining_pools_keeps_every_environment_once():
