@@ -15,6 +15,12 @@ from podrl.mesh import make_topology, trajectory_sharding
 from podrl.types import Trajectory
 from tests.runs import make_agent, make_config, random_trajectory
 
+MEMORY = {
+    "network__core": "lstm",
+    "network__core_size": 16,
+    "network__last_action": True,
+    "network__last_reward": True,
+}
 KINDS = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "collective-broadcast", "reduce-scatter")
 COLLECTIVE = re.compile(rf"= (.*) ((?:ragged-)?(?:{'|'.join(KINDS)}))(?:-start)?\(")
 
@@ -72,6 +78,11 @@ def test_the_same_global_batch_gives_the_same_parameters_on_any_number_of_device
     assert_params_close(params, reference[0], rtol=1e-5)
     for name, value in reference[1].items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_recurrent_networks_learn_the_same_on_eight_devices():
+    results = [train(make_config(**MEMORY), num_devices=num_devices, num_updates=10) for num_devices in (1, 8)]
+    assert_params_close(*(params for params, *_ in results), rtol=1e-5)
 
 
 def test_updates_move_the_parameters(reference):
@@ -139,8 +150,21 @@ def find_collectives(compiled):
     def sizes(results):
         return [math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\w\[([\d,]*)\]", results)]
 
-    text = re.sub(r"/\*.*?\*/", "", compiled.as_text())
+    text = re.sub(r"/\*.*?\*/", "", compiled if isinstance(compiled, str) else compiled.as_text())
     return [(kind, sizes(results)) for results, kind in COLLECTIVE.findall(text)]
+
+
+def find_collectives_in_loops(compiled):
+    """The same of those that run once for each turn of a loop."""
+    text = compiled.as_text()
+    computations = dict(re.findall(r"^%?([\w.\-]+) \(.*?\{\n(.*?)^\}", text, re.M | re.S))
+    pending, inside = set(re.findall(r"body=%?([\w.\-]+)", text)), set()
+    assert pending <= set(computations)
+    while pending:
+        inside |= pending
+        called = re.findall(r"(?:calls|to_apply|body)=%?([\w.\-]+)", "".join(computations[name] for name in pending))
+        pending = set(called) - inside
+    return find_collectives("".join(computations[name] for name in sorted(inside)))
 
 
 def test_the_search_for_collectives_finds_those_that_must_not_be():
@@ -161,9 +185,11 @@ def test_the_search_for_collectives_finds_those_that_must_not_be():
         ("resnet", {}),
         ("mlp", {"agent": "ppo", "agent__recompute_values": True}),
         ("nature", {"agent": "ppo", "agent__shuffle": "time"}),
+        ("mlp", MEMORY),
     ],
 )
 def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder, options):
+    """And that of an LSTM does so once, not for each time step."""
     config = make_config(agent__minibatches=2, **options)
     if encoder != "mlp":
         images = {"network__encoder": encoder, "network__frame_stack": 4, "agent__minibatches": 2}
@@ -177,6 +203,7 @@ def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder,
     sizes = [size for _, sizes in found for size in sizes]
     largest = max(x.size for x in jax.tree.leaves(jax.eval_shape(agent.init, jax.random.key(0)).params))
     assert max(sizes) <= largest, "something larger than a parameter is reduced"
+    assert (" while(" in compiled.as_text(), find_collectives_in_loops(compiled)) == (True, [])  # V-trace is a loop.
 
 
 def test_joining_pools_keeps_every_environment_once():
