@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 
 from podrl.config import ConfigError, EnvConfig, check
 
@@ -29,7 +30,8 @@ def check_drawing(config: EnvConfig) -> None:
     failure = f"EnvPool cannot draw env.id={config.id!r}"
     command = [sys.executable, "-c", _TRIAL, config.id]
     try:
-        trial = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        with tempfile.TemporaryDirectory() as folder:  # Where MuJoCo leaves a file about its end.
+            trial = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, cwd=folder, check=False)
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{failure}: a picture took longer than {_TIMEOUT_S:.0f} s. {_HINT}") from None
     lines = (trial.stderr + trial.stdout).strip().splitlines() or ["the process ended"]

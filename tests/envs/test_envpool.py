@@ -264,11 +264,13 @@ def test_missing_system_library_is_named(monkeypatch):
         make_spec(EnvConfig(id="CoinrunEasy-v0"))
 
 
-def test_without_opengl_mujoco_has_no_picture_but_a_message(monkeypatch):
+def test_without_opengl_mujoco_has_no_picture_but_a_message(monkeypatch, tmp_path):
     monkeypatch.delenv("LD_PRELOAD", raising=False)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"cannot draw env.id='Hopper-v5': .* with LD_PRELOAD=libGL.so.1") as caught:
         make_picture_pool(EnvConfig(id="Hopper-v5"), seeds=[1], num_threads=1)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(ctypes.util.find_library("GL") is None, reason="MuJoCo draws with OpenGL")
