@@ -273,6 +273,7 @@ def test_without_opengl_mujoco_has_no_picture_but_a_message(monkeypatch, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(ctypes.util.find_library("GL") is None, reason="MuJoCo draws with OpenGL")
 def test_mujoco_has_pictures():
     program = """
