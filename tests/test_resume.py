@@ -62,8 +62,9 @@ class TestInOneProcess:
     @pytest.mark.parametrize(
         "overrides",
         [
-            {"actors__synchronous": True, "network__normalize_observations": True, "network__normalize_rewards": True},
+            {"actors__synchronous": True},
             {"topology__learner_devices_per_process": 2, "actors__threads_per_device": 2},
+            {"network__normalize_observations": True, "network__normalize_rewards": True},
         ],
     )
     def test_nor_on_several_devices_with_lag_zero_or_with_running_statistics(self, tmp_path, overrides, monkeypatch):
