@@ -22,7 +22,7 @@ from podrl.layout import available_cores
 from podrl.mesh import Topology
 from podrl.naming import new_folder
 
-LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "orbax-checkpoint", "numpy")
+LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "orbax-checkpoint", "numpy")
 
 
 def make_workdir(config: Config, path: str | None, *, accept_changes: bool = False) -> epath.Path:

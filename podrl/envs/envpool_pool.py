@@ -1,5 +1,6 @@
 """An EnvPool that speaks in podrl's timesteps."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -11,7 +12,11 @@ from podrl.types import Timestep
 
 
 class SynchronousPool:
-    """A synchronous EnvPool that speaks in timesteps; see `podrl.envs.Pool`."""
+    """A synchronous EnvPool that speaks in timesteps; see `podrl.envs.Pool`.
+
+    Attributes:
+        extras: what EnvPool said beside the newest timestep of `recv`, by its own names; each [B, ...].
+    """
 
     def __init__(self, env: Any, encoding: Encoding, action_encoding: ActionEncoding, *, num_envs: int):
         """Takes over `env`, which nobody else may step."""
@@ -21,6 +26,7 @@ class SynchronousPool:
         self._num_envs = num_envs
         self._ended: Any = None  # [B] bool: the last timestep ended the episode
         self._sent = False
+        self.extras: Mapping[str, Any] = {}
         self._newest: Any = None  # The raw observation, for `picture`.
 
     def reset(self) -> Timestep:
@@ -48,6 +54,7 @@ class SynchronousPool:
         self._require(self._sent, "recv() without send(), which would wait for ever")
         observation, reward, terminated, truncated, extras = env.recv()
         self._sent = False
+        self.extras = extras
         first, self._ended = self._ended, terminated | truncated
         # EnvPool calls a game that ends on its time limit truncated; Atari says here that it is over as well.
         terminated = terminated | (self._ended & (extras.get("terminated", terminated) != 0))

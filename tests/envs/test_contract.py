@@ -63,7 +63,22 @@ def play(pool, actions):
     return timesteps
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+# A match takes seconds to open.
+SLOW = {
+    "football": EnvConfig(
+        source="football",
+        id="gfootball/academy_empty_goal_close-v1",
+        options={"checkpoints": True, "observation": "features"},
+    ),
+    "football_minimap": EnvConfig(source="football", id="gfootball/academy_run_to_score_with_keeper-v1"),
+    "ale": EnvConfig(source="ale", id="Breakout-v5", options={"workers": 2, "repeat_action_probability": 0.25}),
+}
+
+
+@pytest.fixture(
+    params=[*CASES.values(), *(pytest.param(config, marks=pytest.mark.slow) for config in SLOW.values())],
+    ids=[*CASES, *SLOW],
+)
 def config(request):
     return request.param
 

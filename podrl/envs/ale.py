@@ -1,0 +1,124 @@
+"""The Arcade Learning Environment itself, by way of Gymnasium: the games of EnvPool's Atari, with its options.
+
+`--config.env.source=ale` is all that changes: ids, options, defaults and protocol are those of `podrl.envs.envpool`,
+and so is, without sticky actions and with `noop_max=1`, every observation, but for one: a game's very last observation
+may be that of the step before, with which Gymnasium's preprocessing leaves it if the game ends within a step. EnvPool
+is several times as fast; this is for comparisons, and for machines that have no EnvPool.
+
+In addition to the game's options there are `workers` and `worker_timeout_s`: see `podrl.envs.gymnasium_pool`.
+
+Source: Bellemare et al. 2013, arXiv:1207.4708; Machado et al. 2018, arXiv:1709.06009.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from podrl.config import EnvConfig, check, did_you_mean
+from podrl.envs import EvaluationProtocol
+from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch, split_options
+from podrl.gymnasium_envs.atari import AtariRecipe
+from podrl.types import EnvSpec
+
+_FRAMES = 108_000
+_FRAMES_PER_SECOND = 60
+_DEFAULTS = {
+    field.name: field.default for field in dataclasses.fields(AtariRecipe) if field.name not in ("game", "render_mode")
+} | {"max_episode_frames": _FRAMES}
+_POSITIVE = ("frame_skip", "noop_max", "img_height", "img_width", "max_episode_steps", "max_episode_frames")
+_FACTS = ("max_episode_frames", "frame_skip", "repeat_action_probability", "noop_max", "use_fire_reset")
+
+
+def make_spec(config: EnvConfig) -> EnvSpec:
+    """Describes one game.
+
+    Args:
+        config: `id` is a game such as `Pong-v5`; `options` are those of EnvPool's Atari.
+
+    Raises:
+        ConfigError: on an unknown game or option, or if a package is missing.
+    """
+    recipe = _recipe(config)
+    return describe(recipe.make, config, frames_per_step=recipe.frame_skip)
+
+
+def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:
+    """Makes one game per seed.
+
+    Args:
+        config: as for `make_spec`.
+        seeds: [B] in [0, 2**31), one per game.
+        num_threads: not used; see `env.options.workers`.
+
+    Raises:
+        ConfigError: as `make_spec`.
+        ValueError: if there are no seeds.
+    """
+    del num_threads
+    return GymnasiumPool(make_batch(_recipe(config).make, seeds, config), config)
+
+
+def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:
+    """The same in this process, whose `picture` is the screen."""
+    del num_threads
+    recipe = dataclasses.replace(_recipe(config), render_mode="rgb_array")
+    return GymnasiumPool(make_batch(recipe.make, seeds, config, in_process=True), config)
+
+
+def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
+    """A whole game, all lives, of at most 108,000 frames, which is half an hour; everything else as in `config`.
+
+    Raises:
+        ConfigError: as `make_spec`.
+    """
+    recipe = _recipe(config)
+    options: dict[str, Any] = {name: value for name, value in config.options.items() if name != "max_episode_steps"}
+    options |= {"max_episode_frames": _FRAMES}
+    facts = {name: options.get(name, _DEFAULTS[name]) for name in (*_FACTS, "full_action_space")}
+    return EvaluationProtocol(
+        env=dataclasses.replace(config, options=options),
+        facts=facts | {name: options[name] for name in ("mode", "difficulty") if name in options},
+        steps_per_second=_FRAMES_PER_SECOND / recipe.frame_skip,
+    )
+
+
+def _recipe(config: EnvConfig) -> AtariRecipe:
+    """What `config` asks for, checked."""
+    check(not config.observation_keys, f"env.observation_keys={config.observation_keys} must be empty for Atari.")
+    options = split_options(config.options)[1]
+    check(
+        not options.pop("episodic_life", False),
+        "env.options.episodic_life=True is not to be had from env.source='ale', whose games begin anew after each "
+        "episode; use env.source='envpool'.",
+    )
+    options = {name: _checked(name, value) for name, value in options.items()}
+    if "max_episode_frames" in options:
+        check(
+            "max_episode_steps" not in options,
+            "env.options.max_episode_frames and env.options.max_episode_steps say the same; set one of them.",
+        )
+        frame_skip = options.get("frame_skip", _DEFAULTS["frame_skip"])
+        options["max_episode_steps"] = max(1, options.pop("max_episode_frames") // frame_skip)
+    return AtariRecipe(game=config.id, **options)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """An option's value in the type of its default; integers may stand for floats."""
+    check(
+        name in _DEFAULTS,
+        f"env.options.{name} is not an option of env.source='ale'{did_you_mean(name, _DEFAULTS)} "
+        f"Available: {', '.join(sorted(_DEFAULTS))}.",
+    )
+    expected = type(_DEFAULTS[name])
+    if expected is float and type(value) is int:
+        value = float(value)
+    check(
+        type(value) is expected,
+        f"env.options.{name}={value!r} has type {type(value).__name__}; expected {expected.__name__}.",
+    )
+    check(name not in _POSITIVE or value >= 1, f"env.options.{name}={value!r} must be at least 1.")
+    check(
+        name != "repeat_action_probability" or 0 <= value <= 1,
+        f"env.options.{name}={value!r} must lie in [0, 1].",
+    )
+    return value
