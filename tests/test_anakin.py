@@ -122,6 +122,7 @@ class TestRun:
         assert rows[0] == rows[1]
         assert rows[0][-1]["episode/count"] > 8
 
+    @pytest.mark.slow
     def test_another_seed_gives_another_series_on_any_number_of_devices(self, reference):
         _, rows = run(anakin_config(seed=2), num_devices=8)
         assert not {row["fingerprint/batch"] for row in reference[1]} & {row["fingerprint/batch"] for row in rows}
@@ -194,6 +195,7 @@ class TestResume:
         assert [(row["learner_steps"], row["evaluate/episodes"]) for row in rows] == [(6, 4), (12, 4)]
 
 
+@pytest.mark.slow
 def test_keys_in_an_environments_state_survive_a_checkpoint():
     def reset(key):
         return {"noise": key, "time": 0}, jnp.zeros(4)
