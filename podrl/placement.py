@@ -9,4 +9,5 @@ from podrl.progress import Outcome
 
 def run_loop(config: Config) -> Callable[..., Outcome]:
     """The run loop of `topology.placement`: `podrl.sebulba.run`, or another with the same arguments."""
-    return {"anakin": anakin.run, "sebulba": sebulba.run}[config.topology.placement]
+    run: Callable[..., Outcome] = anakin.run if config.topology.placement == "anakin" else sebulba.run
+    return run
