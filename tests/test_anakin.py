@@ -1,6 +1,7 @@
 """Environments inside the compiled program: the whole loop, exact resume, devices, and what does not fit."""
 
 from collections import Counter
+import dataclasses
 import itertools
 import types
 
@@ -79,6 +80,21 @@ class TestUnroll:
         assert not Counter(found) - Counter(counted[counted > 0].tolist())
         assert 0 <= (counted > 0).sum() - len(found) <= 3  # A last one that no reset has followed yet.
 
+    def test_every_step_of_every_environment_has_a_key_of_its_own(self):
+        def words(key):
+            data = jax.random.key_data(key)
+            return jnp.concatenate([data >> 16, data & 0xFFFF]).astype(jnp.float32)
+
+        def step(key, state, action):
+            return Transition(state, words(key), 0.0, False, False)
+
+        acting = dataclasses.replace(
+            make_unroller(anakin_config()), environment=make_many(lambda key: (jnp.zeros(()), words(key)), step)
+        )
+        (first, _), (second, _) = unroll_twice(acting)
+        seen = np.concatenate([first.observation, second.observation[1:]]).reshape(-1, 4)
+        assert len(np.unique(seen, axis=0)) == len(seen) == (1 + 4 + 4) * 3
+
     def test_a_loop_does_what_the_steps_do_one_after_the_other(self):
         config = anakin_config(network__frame_stack=2)
         loop, steps = (unroll_twice(make_unroller(config, in_loop=in_loop)) for in_loop in (True, False))
@@ -133,6 +149,10 @@ class TestRun:
         for x, y in zip(jax.tree.leaves(one.state), jax.tree.leaves(eight.state), strict=True):
             np.testing.assert_allclose(*(_numbers(leaf) for leaf in (x, y)), atol=1e-5)
 
+    def test_every_environment_of_the_job_is_another(self, programs):
+        opened = programs.learner.init(1).environments.timestep.observation
+        assert len(np.unique(opened, axis=0)) == CONFIG.actors.num_envs
+
     def test_a_loss_that_is_not_finite_ends_the_run_with_its_update(self, programs):
         state = programs.learner.init(1)
         params = jax.tree.map(lambda x: x.at[0].set(jnp.nan), state.params)
@@ -142,11 +162,12 @@ class TestRun:
 
     def test_a_call_that_takes_too_long_is_named(self, programs):
         @jax.jit
-        def count(step):  # For most of a second: the call has to wait for it.
-            return jax.lax.fori_loop(0, 10_000_000, lambda _, count: count + step, step)
+        def ponder(step):  # For a good part of a second: the call has to wait for it.
+            angle = jax.lax.fori_loop(0, 20_000_000, lambda _, angle: jnp.sin(angle) + 1, step.astype(jnp.float32))
+            return step + (angle > 5)
 
         state = programs.learner.init(1)
-        start = Snapshot(state=state.replace(step=count(state.step)), counters=Counters(learner_steps=3), episodes={})
+        start = Snapshot(state=state.replace(step=ponder(state.step)), counters=Counters(learner_steps=3), episodes={})
         with pytest.raises(TimeoutError, match=r"waited 0 s for updates 4 to 4 to end .*topology.updates_per_call"):
             run(anakin_config(actors__timeout_s=1e-3), programs=programs, start=start)
 
