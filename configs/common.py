@@ -48,6 +48,35 @@ def impala_agent() -> ml_collections.ConfigDict:
     )
 
 
+def ppo_agent() -> ml_collections.ConfigDict:
+    """PPO's hyper-parameters, every one of them so that all can be overridden; see `podrl.agents.ppo`."""
+    return ml_collections.ConfigDict(
+        {
+            "name": "ppo",
+            "learning_rate": 2.5e-4,
+            "learning_rate_decay": True,
+            "discount": 0.99,
+            "lambda_": 0.95,
+            "clip": 0.2,
+            "clip_decay": False,
+            "value_clip": 0.0,
+            "entropy_cost": 0.01,
+            "value_cost": 0.5,
+            "normalize_advantages": True,
+            "recompute_values": False,
+            "reward_scale": 1.0,
+            "max_reward": 0.0,
+            "epsilon": 1e-5,
+            "max_grad_norm": 0.5,
+            "epochs": 4,
+            "minibatches": 4,
+            "shuffle": "environments",
+            "micro_batches": 0,
+            "loop": "auto",
+        }
+    )
+
+
 def atari_options() -> ml_collections.ConfigDict:
     """Atari as Cleanba plays it, after Machado et al. 2018, arXiv:1709.06009: sticky actions, all 18 actions."""
     return ml_collections.ConfigDict(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import math
 import time
+from typing import cast
 
 from absl import logging
 import jax
@@ -40,8 +41,7 @@ from podrl.progress import (
     nothing_to_do,
 )
 from podrl.transfer import is_ready
-from podrl.types import Agent, Counters, EnvSpec, Snapshot
-from podrl.unroll import EndedEpisodes
+from podrl.types import Agent, Counters, EnvSpec, FusedState, Snapshot
 from podrl.waiting import wait_until
 from podrl.watchdog import Watchdog, Watched
 
@@ -84,15 +84,26 @@ def run(
     """Trains until `total_env_steps` are consumed, or until told to stop.
 
     Args:
-        config, agent, spec, source, topology, rules, show_phase, write_row, save, evaluator, annotate, ledger, job: as
-            for `podrl.sebulba.run`; the source has to have environments that are JAX programs.
+        config: of the whole run.
+        agent: the algorithm.
+        spec: the environment, as `source` describes it.
+        source: makes environments that are JAX programs.
+        topology: whose learner mesh does all.
+        rules: layout of wide parameters.
         programs: compiled before, with the same arguments, and good for any number of runs; by default compiled here.
         start: where to go on, its state (a `FusedState`) on the devices and consumed; by default the run begins.
+        show_phase: told what happens before training.
+        write_row: takes each row of metrics.
+        save: writes a checkpoint; called every `checkpoint.every_updates` and at the end.
         should_stop: asked before every call; anything but 0 ends the run. On several processes it must say the same on
             all of them.
         give_up: asked in long waits for evaluations; by default `should_stop`.
         before_update: told the number of the next update, from 1, before each call.
+        evaluator: plays with some updates' parameters; the caller closes it.
+        annotate: shows a profiler what the main thread spends its time on.
+        ledger: of the main thread; by default one that starts here.
         watchdog: watches the main thread; by default nobody does.
+        job: which process of how many this is.
 
     Raises:
         ConfigError: if the environments do not divide over the devices, or are not JAX programs.
@@ -106,15 +117,17 @@ def run(
     start_s = time.perf_counter()
     environment = make_environment(source, config.env)
     if start is not None and is_finished(config, start):
-        learner, state = FusedLearner(config, agent, environment, spec, topology, rules), start.state
-        evaluated = evaluations.make_up(start.counters, lambda: learner.actor_params(state))
+        fused = FusedLearner(config, agent, environment, spec, topology, rules)
+        last_state = cast(FusedState, start.state)
+        evaluated = evaluations.make_up(start.counters, lambda: fused.actor_params(last_state))
         return nothing_to_do(config, start, finished=evaluated, stop_code=int(should_stop()))
     show_phase("compiling")
     with ledger.spend("compile" if programs is None else OTHER):
         programs = programs or compile_fused(config, agent, environment, spec, topology, rules)
         job.exchange("programs compiled", "", COMPILE_S)  # What follows is quick, so that others need not wait long.
         start = start or first_snapshot(programs.learner.init, config.seed)
-    learner, state, counters, saved = programs.learner, start.state, start.counters, start.counters
+    learner, state = programs.learner, cast(FusedState, start.state)
+    counters, saved = start.counters, start.counters
 
     def doing() -> str:
         bucket, seconds = ledger.doing()
@@ -207,8 +220,8 @@ class _Accounts:
                 lambda: is_ready(call.report),
                 timeout_s=self._timeout_s,
                 blame=lambda: (
-                    f"The learner waited {self._timeout_s:.0f} s for updates {first} to {last} to end on their devices. "
-                    "If updates are this slow, lower topology.updates_per_call or raise actors.timeout_s."
+                    f"The learner waited {self._timeout_s:.0f} s for updates {first} to {last} to end on their "
+                    "devices. If updates are this slow, lower topology.updates_per_call or raise actors.timeout_s."
                 ),
             )
 

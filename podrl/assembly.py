@@ -15,7 +15,7 @@ from podrl.config import Config, check
 from podrl.config_dict import from_config_dict
 from podrl.envs import Source, load_source, make_environment
 from podrl.fused import FusedLearner
-from podrl.layout import Layout, make_layout, resolve_micro_batches
+from podrl.layout import Layout, make_layout, resolve_loop, resolve_micro_batches
 from podrl.learner import Learner
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks import make_network
@@ -72,7 +72,7 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
     """
     source, spec = _load_environment(config)
     topology = make_topology(config.topology, devices)
-    config = resolve_micro_batches(config, topology)
+    config = resolve_loop(resolve_micro_batches(config, topology), topology)
     layout = make_layout(config, topology)
     network, rules = split_network(make_network(config.network, spec), config, topology.learner)
     agent = make_agent(config, network, spec)

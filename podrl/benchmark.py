@@ -10,6 +10,9 @@ Both are estimates: c_i includes threads that spin while they wait, which a run 
 what the stages take from each other in caches and memory. So a run may pass a bound by a little. A run is judged by
 the core bound where cores are shared, and by its slowest stage where accelerators do a part of the work.
 
+Where environments are inside the compiled program there are no stages to part: such a run is measured against a plain
+loop (`podrl.plain_loop`) that does the same with as little as possible.
+
 Repeats are interleaved over the stages (A B C A B C), because machines drift: a ratio of stages is taken inside a
 repeat, where both met the same machine.
 """
@@ -30,6 +33,7 @@ from podrl.sharding import describe_split
 from podrl.stages import (
     Parts,
     make_parts,
+    open_plain_loop,
     open_pools,
     record_rollouts,
     time_act,
@@ -41,6 +45,7 @@ from podrl.stages import (
 )
 
 END_TO_END = "end_to_end"
+PLAIN = "plain"
 
 Stage = Callable[[float], Sample]  # (seconds to run for) -> what happened
 
@@ -97,7 +102,11 @@ def measure(
         "first_update_s": first_update_s,
         "peak_memory_bytes": memory,
         "stages": {name: summarize(samples[name], parts.spec.frames_per_step) for name in [*stages, END_TO_END]},
-        "end_to_end": relate_to_bounds(samples, machine["cores"] if machine["platform"] == "cpu" else None),
+        "end_to_end": (
+            relate_to_plain(samples)
+            if parts.is_fused
+            else relate_to_bounds(samples, machine["cores"] if machine["platform"] == "cpu" else None)
+        ),
     }
 
 
@@ -200,8 +209,12 @@ def open_stages(parts: Parts, stack: contextlib.ExitStack) -> dict[str, Stage]:
         stack: closes the pools.
 
     Returns:
-        The stages by name. `transfer` is there only if rollouts change devices.
+        The stages by name. `transfer` is there only if rollouts change devices. Where environments are inside the
+        compiled program there is nothing but the loop that it is compared with, if the two can be.
     """
+    if parts.is_fused:
+        plain = open_plain_loop(parts)
+        return {PLAIN: plain} if plain else {}
     rollouts = record_rollouts(parts)
     pools = open_pools(parts, stack)
     timesteps = [[pool.reset() for pool in actor_pools] for actor_pools in pools]
@@ -273,6 +286,16 @@ def relate_to_bounds(samples: Mapping[str, Sequence[Sample]], cores: int | None)
         "core_bound_env_steps_per_second": core_bounds and spread(core_bounds),
         "of_core_bound": core_bounds and _fractions(rates[END_TO_END], core_bounds),
     }
+
+
+def relate_to_plain(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+    """End-to-end as a multiple of the plain loop, taken in each repeat; None without such a loop.
+
+    Args:
+        samples: of both, in the order of repeats.
+    """
+    rates = {name: [sample.env_steps_per_second for sample in repeats] for name, repeats in samples.items()}
+    return {"of_plain": _fractions(rates[END_TO_END], rates[PLAIN]) if PLAIN in rates else None}
 
 
 def _fractions(rates: Sequence[float], bounds: Sequence[float]) -> dict[str, float]:

@@ -17,6 +17,7 @@ STAGES = {
     "act": "acting",
     "transfer": "transfer",
     "learn": "learning",
+    "plain": "plain loop",
     "end_to_end": "end to end",
 }
 
@@ -128,7 +129,16 @@ def conclusions(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def bound_lines(shares: Mapping[str, Any], cores: int) -> Iterator[str]:
-    """What end-to-end is of the bound that counts; then of the slowest stage, where that is not it."""
+    """What end-to-end is of the bound that counts; then of the slowest stage, where that is not it.
+
+    Where environments are inside the compiled program: what it is of the plain loop.
+    """
+    if "of_plain" in shares:
+        if shares["of_plain"] is None:
+            yield "There is no plain loop of this environment and network to compare with."
+        else:
+            yield f"End to end is {_ratio(shares['of_plain'], ' ')} of the plain loop of podrl/plain_loop.py."
+        return
     rate = f"{_rate(shares['bound_env_steps_per_second'], ' ')} env steps/s"
     reach = f"End to end is {_percent(shares['of_bound'])} of its bound,"
     slowest = STAGES[shares["slowest_stage"]]

@@ -288,12 +288,16 @@ def read_shapes(workdir: epath.PathLike, step: int) -> dict[str, jax.ShapeDtypeS
 def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
     """The parameters of a checkpoint in host memory by their path, as `encoder/Dense_0/kernel`.
 
-    It does not matter how many devices made the checkpoint and how many there are.
+    With them come the statistics by which observations were normalised, if they were (`podrl.normalization`), as
+    `observations/mean`. It does not matter how many devices made the checkpoint and how many there are.
 
     Raises:
         CheckpointError: if it is damaged.
     """
-    item = {"params": _read_metadata(workdir, step)["params"]}
+    saved = _read_metadata(workdir, step)
+    item = {"params": saved["params"]}
+    if isinstance(saved.get("extra"), Mapping) and "observations" in saved["extra"]:
+        item["extra"] = {"observations": saved["extra"]["observations"]}
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     arguments = ocp.args.PyTreeRestore(item=item, restore_args=on_host, partial_restore=True)
     path = checkpoint_folder(workdir) / str(step) / "state"
@@ -301,7 +305,7 @@ def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
         restored = ocp.PyTreeCheckpointHandler().restore(path, args=arguments)
     except Exception as error:
         raise CheckpointError(f"Checkpoint {step} in {path.parent.parent} is damaged: {explain(error)}.") from error
-    return by_path(restored["params"])
+    return by_path(restored["params"] | restored.get("extra", {}))
 
 
 def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tuple[LearnerState, Counters]:

@@ -78,8 +78,8 @@ class NetworkConfig:
     """The network's size and shape.
 
     Attributes:
-        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions) or `mlp`.
-        width: multiplies the channels of `resnet` and `nature`, and the dense layer of `nature`.
+        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution) or `mlp`.
+        width: multiplies the channels of `resnet`, `nature` and `minatar`, and the dense layer of the last two.
         hidden_sizes: layers of `mlp`.
         activation: of `mlp`, `relu` or `tanh`.
         separate_value: the value has an encoder of its own, of the same kind, instead of sharing the policy's.
@@ -110,7 +110,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges and names."""
-        check_one_of("network.encoder", self.encoder, ("resnet", "nature", "mlp"))
+        check_one_of("network.encoder", self.encoder, ("resnet", "nature", "minatar", "mlp"))
         check_one_of("network.activation", self.activation, ("relu", "tanh"))
         check_one_of("network.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_one_of("network.action_scale", self.action_scale, ("shared", "observed"))
@@ -130,9 +130,10 @@ class NetworkConfig:
 class TopologyConfig:
     """How each process splits its own devices.
 
-    With `placement='sebulba'` the first `actor_devices_per_process` act and the last `learner_devices_per_process` learn; where the two overlap, a
-    device does both. Zero means automatic: one device does both, of more the learners get the largest power of two that
-    leaves a device to act, and the actors the largest that is left (1+1, 2+2, 4+4). With 'anakin' there is no such split.
+    With `placement='sebulba'` the first `actor_devices_per_process` act and the last `learner_devices_per_process`
+    learn; where the two overlap, a device does both. Zero means automatic: one device does both, of more the learners
+    get the largest power of two that leaves a device to act, and the actors the largest that is left (1+1, 2+2, 4+4).
+    With `anakin` there is no such split.
 
     Attributes:
         placement: where environments are stepped. `sebulba`: by actor threads on the host, while the learner learns.
@@ -182,8 +183,9 @@ class CheckpointConfig:
     """What is kept, and where a run can go on bit for bit.
 
     At each of these checkpoints environments on the host are opened anew, also in a run that is not stopped
-    (`podrl.schedule` says why): the interval is a part of the experiment. Episodes under way then are lost to the statistics, long ones
-    more often than short ones: make it many times as long as an episode, and longer than the time limit in any case.
+    (`podrl.schedule` says why): the interval is a part of the experiment. Episodes under way then are lost to the
+    statistics, long ones more often than short ones: make it many times as long as an episode, and longer than the time
+    limit in any case. Environments inside the compiled program are a part of the checkpoint and play on.
 
     Attributes:
         every_updates: updates between checkpoints; 0 saves only at the end.
@@ -307,6 +309,15 @@ class Config:
         return self.actors.num_envs * self.actors.unroll_length
 
     @property
+    def minibatch_grid(self) -> tuple[int, int]:
+        """Into how many parts the agent's minibatches divide the environments, and the rows of each.
+
+        The environments by all of `agent.minibatches`, unless the agent has a key `shuffle` that says `time`.
+        """
+        by_time = getattr(self.agent, "shuffle", "environments") == "time"
+        return (1, self.agent.minibatches) if by_time else (self.agent.minibatches, 1)
+
+    @property
     def num_updates(self) -> int:
         """Updates until `total_env_steps` are consumed, rounded up."""
         return -(-self.total_env_steps // self.env_steps_per_update)
@@ -314,12 +325,13 @@ class Config:
 
 def shrink(config: Config) -> Config:
     """The same run made so small that it ends in seconds: for trying a config out, and for tests."""
-    actors = dataclasses.replace(
-        config.actors,
-        unroll_length=min(config.actors.unroll_length, 5),
-    )
+    row_parts = config.minibatch_grid[1]
+    unroll_length = -(-min(config.actors.unroll_length, 5) // row_parts) * row_parts
+    actors = dataclasses.replace(config.actors, unroll_length=unroll_length)
+    agent = dataclasses.replace(config.agent, epochs=1) if hasattr(config.agent, "epochs") else config.agent
     return dataclasses.replace(
         config,
+        agent=agent,
         total_env_steps=min(config.total_env_steps, 6 * actors.num_envs * actors.unroll_length),
         actors=actors,
         evaluate=dataclasses.replace(config.evaluate, episodes=min(config.evaluate.episodes, 4)),

@@ -93,18 +93,10 @@ class FusedLearner:
         self._state_shape: FusedState = jax.eval_shape(self._make_state, jax.random.key(0))
         self.state_sharding = self._shardings()
         self._init: Callable[..., Any] = jax.jit(self._make_state, out_shardings=self.state_sharding)
-        self._run: Callable[..., Any] = jax.jit(
-            self._make_updates,
-            donate_argnums=0,
-            out_shardings=(
-                self.state_sharding,
-                Report(
-                    metrics=replicated(self._mesh),  # type: ignore[arg-type] (a prefix of the tree)
-                    fingerprint=replicated(self._mesh),  # type: ignore[arg-type]
-                    episodes=NamedSharding(self._mesh, PartitionSpec(None, None, "data")),  # type: ignore[arg-type]
-                ),
-            ),
-        )
+        whole: Any = replicated(self._mesh)  # Each stands for all leaves below it.
+        split: Any = NamedSharding(self._mesh, PartitionSpec(None, None, "data"))
+        report = Report(metrics=whole, fingerprint=whole, episodes=split)
+        self._run: Any = jax.jit(self._make_updates, donate_argnums=0, out_shardings=(self.state_sharding, report))
 
     @property
     def state_shape(self) -> FusedState:

@@ -43,8 +43,9 @@ def make_layout(config: Config, topology: Topology) -> Layout:
     Raises:
         ConfigError: if `actors.num_envs` does not divide; names the numbers and what would fit.
 
-    Every device's share of every pool must be a multiple of `agent.minibatches`: then environment e lands in minibatch
-    e modulo their number on any topology, and no minibatch has to move between devices.
+    Where minibatches divide the environments (`Config.minibatch_grid`), every device's share of every pool must be a
+    multiple of them: then environment e lands in minibatch e modulo their number, or in one of a group of neighbours
+    that are the same on any topology, and no minibatch has to move between devices.
     """
     if config.topology.placement == "anakin":
         return _make_undivided(config, topology)
@@ -52,7 +53,7 @@ def make_layout(config: Config, topology: Topology) -> Layout:
     pools = topology.num_processes * num_actors * config.actors.pools_per_thread
     learners = topology.local_learner.shape["data"]
     num_envs = config.actors.num_envs
-    minibatches = config.agent.minibatches
+    minibatches, _ = config.minibatch_grid
     divisor = pools * learners * minibatches
     check(
         num_envs % divisor == 0,
@@ -61,7 +62,7 @@ def make_layout(config: Config, topology: Topology) -> Layout:
         f"agent.minibatches={minibatches}. Use a multiple of {divisor}, or change actors.pools_per_thread, topology.* "
         "or agent.minibatches.",
     )
-    _check_micro_batches(config, num_envs // (topology.num_processes * learners * minibatches))
+    _check_parts(config, num_envs // (topology.num_processes * learners * minibatches))
     envs_per_pool = num_envs // pools
     return Layout(
         num_actors=num_actors,
@@ -73,20 +74,26 @@ def make_layout(config: Config, topology: Topology) -> Layout:
 
 def _make_undivided(config: Config, topology: Topology) -> Layout:
     """The layout of environments inside the compiled program: as if each process had one pool."""
-    learners, minibatches = topology.learner.shape["data"], config.agent.minibatches
+    learners, (minibatches, _) = topology.learner.shape["data"], config.minibatch_grid
     num_envs = config.actors.num_envs
     check(
         num_envs % (learners * minibatches) == 0,
         f"actors.num_envs={num_envs} does not divide over {learners} devices and agent.minibatches={minibatches}. Use "
         f"a multiple of {learners * minibatches}, or change agent.minibatches.",
     )
-    _check_micro_batches(config, num_envs // (learners * minibatches))
+    _check_parts(config, num_envs // (learners * minibatches))
     envs_per_pool = num_envs // topology.num_processes
     return Layout(num_actors=1, pools_per_actor=1, envs_per_pool=envs_per_pool, num_processes=topology.num_processes)
 
 
-def _check_micro_batches(config: Config, envs_per_step: int) -> None:
-    micro_batches = max(1, config.agent.micro_batches)
+def _check_parts(config: Config, envs_per_step: int) -> None:
+    """Raises `ConfigError` unless rows divide into minibatches, and a device's environments into micro-batches."""
+    row_parts, micro_batches = config.minibatch_grid[1], max(1, config.agent.micro_batches)
+    check(
+        config.actors.unroll_length % row_parts == 0,
+        f"actors.unroll_length={config.actors.unroll_length} does not divide into agent.minibatches={row_parts} parts, "
+        "as agent.shuffle='time' cuts it. Use a multiple, or agent.shuffle=environments.",
+    )
     check(
         envs_per_step % micro_batches == 0,
         f"agent.micro_batches={micro_batches} does not divide the {envs_per_step} environments that one learner device "
@@ -115,16 +122,32 @@ def resolve_micro_batches(config: Config, topology: Topology) -> Config:
     """
     if config.agent.micro_batches:
         return config
-    on_cpu = all(device.platform == "cpu" for device in topology.learner.devices.flat)
-    envs = config.actors.num_envs // (topology.learner.shape["data"] * config.agent.minibatches)
+    env_parts, row_parts = config.minibatch_grid
+    envs = config.actors.num_envs // (topology.learner.shape["data"] * env_parts)
     micro_batches = 1
-    if on_cpu and config.network.encoder in _CPU_MICRO_BATCH:
+    if _convolves_on_cpu(config, topology):
         size = _CPU_MICRO_BATCH[config.network.encoder]
-        limit = max(1, _CPU_MAX_PARTS // config.agent.minibatches)
+        limit = max(1, _CPU_MAX_PARTS // (config.agent.minibatches * getattr(config.agent, "epochs", 1)))
         divisors = [n for n in range(1, limit + 1) if envs % n == 0]
-        small = [n for n in divisors if envs // n * config.actors.unroll_length <= size]
+        small = [n for n in divisors if envs // n * (config.actors.unroll_length // row_parts) <= size]
         micro_batches = min(small, default=max(divisors))
     return dataclasses.replace(config, agent=dataclasses.replace(config.agent, micro_batches=micro_batches))
+
+
+def resolve_loop(config: Config, topology: Topology) -> Config:
+    """The config with `agent.loop='auto'`, of agents that have it, replaced by what suits the learner's devices.
+
+    A loop is compiled sooner; what must not be in one is not (`runs_in_loops`).
+    """
+    if getattr(config.agent, "loop", None) != "auto":
+        return config
+    loop = "rolled" if runs_in_loops(config, topology) else "unrolled"
+    return dataclasses.replace(config, agent=dataclasses.replace(config.agent, loop=loop))
+
+
+def _convolves_on_cpu(config: Config, topology: Topology) -> bool:
+    on_cpu = all(device.platform == "cpu" for device in topology.learner.devices.flat)
+    return on_cpu and config.network.encoder in _CPU_MICRO_BATCH
 
 
 def default_env_threads(layout: Layout) -> int:

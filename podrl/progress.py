@@ -151,7 +151,14 @@ def nothing_to_do(config: Config, start: Snapshot, *, finished: bool, stop_code:
 
 
 def make_outcome(
-    config: Config, state: LearnerState, counters: Counters, journal: Journal, ledger: Ledger, *, evaluated: bool, code: int
+    config: Config,
+    state: LearnerState,
+    counters: Counters,
+    journal: Journal,
+    ledger: Ledger,
+    *,
+    evaluated: bool,
+    code: int,
 ) -> Outcome:
     """Of a run that has made its updates, or was stopped with this code before."""
     return Outcome(

@@ -52,7 +52,7 @@ from podrl.progress import (
 )
 from podrl.schedule import make_schedule
 from podrl.transfer import ParameterStore
-from podrl.types import Agent, Counters, EnvSpec, Snapshot
+from podrl.types import Agent, EnvSpec, Snapshot
 from podrl.waiting import Stopped
 from podrl.watchdog import Watchdog, Watched
 

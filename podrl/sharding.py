@@ -13,18 +13,19 @@ Source: Rajbhandari et al. 2020 (ZeRO), arXiv:1910.02054, section 5.3; Shoeybi e
 arXiv:1909.08053, section 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import math
 import re
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from podrl.config import Config, ConfigError, TopologyConfig, check
 from podrl.mesh import ShardingRule, find_rule, path_name
-from podrl.types import Network, NetworkOutput, PyTree, Trajectory
+from podrl.types import Network, PyTree
 
 # Elements; a style leaves smaller parameters whole: they weigh nothing, and each would cost a collective.
 MIN_SPLIT_SIZE = 2**14
@@ -94,21 +95,23 @@ def make_sharding_rules(config: Config, learner: Mesh, params: PyTree) -> list[S
 def gather_for_use(network: Network, learner: Mesh, rules: Sequence[ShardingRule]) -> Network:
     """The same network, which learns from parameters that are split by `rules`.
 
-    `unroll` gathers each parameter over the axis `data` before its use and splits its gradient as the parameter is.
+    `unroll` and `rows` gather each parameter over the axis `data` before its use and split its gradient as it is split.
     Left alone, XLA takes a parameter that is split over the batch's own axis for a reason to gather the batch.
     """
     if not rules:
         return network
 
-    def gather(path: tuple, param: jax.Array) -> jax.Array:
+    def gather_leaf(path: tuple, param: jax.Array) -> jax.Array:
         rule = find_rule(path_name(path), rules)
         stored = PartitionSpec() if rule is None else rule[1]
         return _gather(NamedSharding(learner, _without_data(stored)), NamedSharding(learner, stored), param)
 
-    def unroll(params: PyTree, trajectory: Trajectory) -> tuple[NetworkOutput, PyTree]:
-        return network.unroll(jax.tree_util.tree_map_with_path(gather, params), trajectory)
+    def gathered(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda params, *args: function(jax.tree_util.tree_map_with_path(gather_leaf, params), *args)
 
-    return dataclasses.replace(network, unroll=unroll)
+    return dataclasses.replace(
+        network, unroll=gathered(network.unroll), rows=None if network.rows is None else gathered(network.rows)
+    )
 
 
 def describe_split(params: PyTree) -> str:

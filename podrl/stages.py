@@ -4,7 +4,7 @@ A stage drives podrl's own parts, laid out as the run would be: its pools, compi
 loop. It ends by the clock, with a whole unroll or update.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import tempfile
@@ -14,20 +14,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from podrl import crew, sebulba
+from podrl import crew
 from podrl.assembly import Assembly, assemble
 from podrl.checkpoint import Checkpointer
 from podrl.config import Config, check
-from podrl.envs import Pool
+from podrl.envs import Pool, make_environment
 from podrl.envs.seeds import env_seeds
+from podrl.fused import FusedPrograms, compile_fused
 from podrl.handoff import Rollout
 from podrl.instruments import Clocks, Sample, time_threads
 from podrl.layout import default_env_threads
+from podrl.networks import make_network
+from podrl.placement import run_loop
+from podrl.plain_loop import make_plain_loop
 from podrl.programs import Programs, compile_programs
 from podrl.progress import is_checkpoint_due
 from podrl.schedule import make_schedule
 from podrl.transfer import ParameterStore, rollout_to_learner
-from podrl.types import Snapshot, Timestep
+from podrl.types import DiscreteActions, Snapshot, Timestep
 
 WARMUP_UPDATES = 3  # A run's first two rollouts are made with the same parameters, and its first one opens the pools.
 _ENDLESS_UPDATES = 1_000_000
@@ -42,8 +46,13 @@ class Parts(Assembly):
         compile_s: seconds that compiling took.
     """
 
-    programs: Programs
+    programs: Any  # `Programs`, or `FusedPrograms` where environments are inside the compiled program.
     compile_s: float
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether environments are inside the compiled program."""
+        return isinstance(self.programs, FusedPrograms)
 
     @property
     def actor_devices(self) -> list[jax.Device]:
@@ -57,7 +66,9 @@ class Parts(Assembly):
 
     @property
     def env_threads(self) -> int:
-        """C++ threads of each pool."""
+        """C++ threads of each pool; 0 without pools."""
+        if self.is_fused:
+            return 0
         return self.config.actors.env_threads or default_env_threads(self.layout)
 
 
@@ -74,9 +85,17 @@ def make_parts(config: Config) -> Parts:
     )
     assembly = assemble(dataclasses.replace(config, total_env_steps=_ENDLESS_UPDATES * config.env_steps_per_update))
     start_s = time.perf_counter()
-    programs = compile_programs(assembly.config, assembly.agent, assembly.spec, assembly.topology, assembly.rules)
+    programs = _compile(assembly)
     programs.learner.init(config.seed)  # Compiles it; every stage makes its own state.
     return Parts(**vars(assembly), programs=programs, compile_s=time.perf_counter() - start_s)
+
+
+def _compile(assembly: Assembly) -> Programs | FusedPrograms:
+    config, agent, spec = assembly.config, assembly.agent, assembly.spec
+    if config.topology.placement == "anakin":
+        environment = make_environment(assembly.source, config.env)
+        return compile_fused(config, agent, environment, spec, assembly.topology, assembly.rules)
+    return compile_programs(config, agent, spec, assembly.topology, assembly.rules)
 
 
 def record_rollouts(parts: Parts) -> list[Rollout]:
@@ -194,20 +213,38 @@ def time_learn(parts: Parts, rollouts: Sequence[Rollout], seconds: float) -> Sam
     return time_threads(learn, 1, seconds)
 
 
+def open_plain_loop(parts: Parts) -> Callable[[float], Sample] | None:
+    """What times the plain loop of `podrl.plain_loop`; None where the run has something that it has not.
+
+    That is another source than Gymnax, a carry in the network, or actions that are not discrete.
+    """
+    make_plain = getattr(parts.source, "make_plain", None)
+    network = make_network(parts.config.network, parts.spec)
+    has_carry = bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_carry(1))))
+    if make_plain is None or has_carry or not isinstance(parts.spec.actions, DiscreteActions):
+        return None
+    return make_plain_loop(parts.config, network, *make_plain(parts.config.env))
+
+
 def time_end_to_end(parts: Parts, seconds: float) -> Sample:
     """The run loop itself, with the checkpoints that are due, without metrics: steps that the learner consumed, warm-up
     excluded.
 
     Measured from before one update to before another: at both ends one update is in flight.
     """
-    clocks: list[Clocks] = []  # before each update
+    clocks: list[Clocks] = []  # before each update, or each call of several
+    updates: list[int] = []
     first = WARMUP_UPDATES
+
+    def note(update: int) -> None:
+        clocks.append(Clocks.now())
+        updates.append(update)
 
     def is_over() -> bool:
         return len(clocks) - 1 > first and clocks[-1].wall_s >= clocks[first].wall_s + seconds
 
-    _run(parts, parts.config, should_stop=is_over, before_update=lambda update: clocks.append(Clocks.now()))
-    return clocks[first].sample((len(clocks) - 1 - first) * parts.config.env_steps_per_update, clocks[-1])
+    _run(parts, parts.config, should_stop=is_over, before_update=note)
+    return clocks[first].sample((updates[-1] - updates[first]) * parts.config.env_steps_per_update, clocks[-1])
 
 
 def time_first_update(parts: Parts) -> float:
@@ -230,7 +267,7 @@ def _run(parts: Parts, config: Config, **callbacks: Any) -> None:
             if is_checkpoint_due(config, snapshot.counters):  # Not where the clock ends the run.
                 checkpointer.save(snapshot)
 
-        sebulba.run(
+        run_loop(config)(
             config,
             agent=parts.agent,
             spec=parts.spec,

@@ -36,9 +36,8 @@ def from_arrays(arrays: Mapping[str, PyTree], shape: LearnerState) -> LearnerSta
     restored = {name: jax.tree.map(_from_words, arrays[name], _named(shape)[name]) for name in names}
     if isinstance(shape, FusedState):
         treedef = jax.tree.structure(shape.environments)
-        restored["environments"] = treedef.unflatten(
-            restored["environments"][path] for path in _flat(shape.environments)
-        )
+        leaves = [restored["environments"][path] for path in _flat(shape.environments)]
+        restored["environments"] = jax.tree.unflatten(treedef, leaves)
     return type(shape)(**restored)
 
 

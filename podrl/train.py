@@ -22,7 +22,7 @@ from etils import epath
 import jax
 from rich.console import Console
 
-from podrl import anakin, consensus, sebulba
+from podrl import consensus
 from podrl.allocator import keep_freed_memory
 from podrl.assembly import assemble, resolve
 from podrl.checkpoint_facts import CheckpointError
@@ -40,6 +40,7 @@ from podrl.ledger import Ledger
 from podrl.membership import Membership, find_membership
 from podrl.metrics import MetricsWriter, updates_with
 from podrl.panel import Summary
+from podrl.placement import run_loop
 from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
 from podrl.profiler import Profiler
 from podrl.progress import Outcome
@@ -52,7 +53,6 @@ from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
 
 MISTAKE = 2
-_RUN_LOOPS: dict[str, Callable[..., Outcome]] = {"sebulba": sebulba.run, "anakin": anakin.run}
 _STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")  # As the runtime's begin.
 
 
@@ -244,7 +244,7 @@ def train(
                 reporter.sync()  # A run that goes on from this checkpoint does not make these rows again.
             checkpointer.save(snapshot, config=to_dict(asked), manifest=manifest)
 
-        outcome = _RUN_LOOPS[config.topology.placement](
+        outcome = run_loop(config)(
             config,
             agent=assembly.agent,
             spec=assembly.spec,

@@ -56,6 +56,8 @@ class Trajectory:
         behaviour: pytree of [T, B, ...]; what the acting policy recorded (logits, value, ...).
         carry: pytree of [B, ...]; the network's state before row 0; `()` if it has none.
         opening_reward: [B] float32; came with row 0's observation: the result of the action before `action[0]`.
+        env_index: [B] uint32; which of the whole job's environments these are, wherever they run. An update that is
+            random folds it into its keys, and so is the same on any number of devices.
         params_version: [T, B] int32; the learner step of the parameters that acted.
     """
 
@@ -67,6 +69,7 @@ class Trajectory:
     behaviour: PyTree
     carry: PyTree
     opening_reward: jax.Array
+    env_index: jax.Array
     params_version: jax.Array
 
     @property
@@ -77,7 +80,7 @@ class Trajectory:
     def map(self, timed: Callable[[Any], Any], untimed: Callable[[Any], Any]) -> "Trajectory":
         """A trajectory of `timed` of each leaf [T, B, ...] or [T+1, B, ...], and `untimed` of each leaf [B, ...]."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        functions = {"carry": untimed, "opening_reward": untimed}
+        functions = {"carry": untimed, "opening_reward": untimed, "env_index": untimed}
         return Trajectory(**{name: jax.tree.map(functions.get(name, timed), leaf) for name, leaf in fields.items()})
 
 
@@ -283,6 +286,9 @@ class Network:
         remember: (carry, action [B, ...]) -> carry; tells it the action that was chosen after a step.
         unroll: (params, trajectory of [T, B]) -> (NetworkOutput of [T+1, B, ...], carry). Equal to T+1 calls of `step`,
             with `remember` after each but the last; so its carry is that before the action of row T.
+        rows: (params, trajectory of [T, B], rows [R, B] int32) -> NetworkOutput of [R, B, ...]: those of the rows 0 to
+            T of `unroll` that are named for each environment, in the time and memory of R rows. None if a row's output
+            needs that of the rows before it, as in recurrent networks.
     """
 
     policy: Distribution
@@ -291,6 +297,7 @@ class Network:
     step: Callable[[PyTree, Timestep, PyTree], tuple[NetworkOutput, PyTree]]
     remember: Callable[[PyTree, jax.Array], PyTree] = forget_action
     unroll: Callable[[PyTree, Trajectory], tuple[NetworkOutput, PyTree]]
+    rows: Callable[[PyTree, Trajectory, jax.Array], NetworkOutput] | None = None
 
 
 Metrics = Mapping[str, jax.Array]

@@ -69,7 +69,7 @@ class Unroller:
     ) -> ActingState:
         """The state at row 0 of a rollout that goes on with `carry`, and a timestep of `opening_reward`."""
         keys = env_keys(seed, ACT, env_indices)
-        rollout = self._empty_rollout(carry, opening_reward)
+        rollout = self._empty_rollout(carry, opening_reward, env_indices)
         return ActingState(rollout=rollout, carry=carry, row=jnp.zeros((), jnp.int32), step=step, keys=keys)
 
     def act(
@@ -108,7 +108,7 @@ class Unroller:
             The finished trajectory, and the state at row 0.
         """
         rollout = _write_timestep(state.rollout, state.row, timestep)
-        empty = self._empty_rollout(state.carry, timestep.reward)
+        empty = self._empty_rollout(state.carry, timestep.reward, rollout.env_index)
         return rollout, dataclasses.replace(state, rollout=empty, row=jnp.zeros_like(state.row))
 
     def state_shape(self) -> ActingState:
@@ -130,7 +130,7 @@ class Unroller:
             first=jax.ShapeDtypeStruct(batch, jnp.bool_),
         )
 
-    def _empty_rollout(self, carry: PyTree, opening_reward: jax.Array) -> Trajectory:
+    def _empty_rollout(self, carry: PyTree, opening_reward: jax.Array, env_index: jax.Array) -> Trajectory:
         """A trajectory of zeros that starts from `carry`, with a timestep of `opening_reward`."""
         length, timestep = self.unroll_length, self.timestep_shape()
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.num_envs))
@@ -148,6 +148,7 @@ class Unroller:
             behaviour=zeros(length, behaviour),
             carry=carry,
             opening_reward=opening_reward,
+            env_index=env_index,
             params_version=jnp.zeros((length, self.num_envs), jnp.int32),
         )
 

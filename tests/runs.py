@@ -10,13 +10,14 @@ from jax.sharding import Mesh
 import numpy as np
 
 from configs import common
-from podrl import anakin, assembly, sebulba
+from podrl import assembly
 from podrl.agents import load_agent
 from podrl.config import Config
 from podrl.config_dict import from_config_dict
 from podrl.envs import load_source
 from podrl.mesh import ShardingRule, make_topology
 from podrl.networks import make_network
+from podrl.placement import run_loop
 from podrl.progress import Outcome
 from podrl.sharding import split_network
 from podrl.types import Agent, EnvSpec, Trajectory
@@ -25,10 +26,10 @@ from podrl.unroll import Unroller
 TIMING = {"env_steps_per_second", "frames_per_second"}
 
 
-def make_config(env_id: str = "Catch-v0", **overrides: Any) -> Config:
-    """IMPALA with a small MLP; overrides are dotted keys with `__` for the dots."""
+def make_config(env_id: str = "Catch-v0", *, agent: str = "impala", **overrides: Any) -> Config:
+    """An agent with a small MLP; overrides are dotted keys with `__` for the dots."""
     config = common.make_config("test", env_id, total_env_steps=10 * 8 * 4)
-    config.agent = common.impala_agent()
+    config.agent = getattr(common, f"{agent}_agent")()
     config.actors.num_envs = 8
     config.actors.unroll_length = 4
     config.actors.env_threads = 1
@@ -41,7 +42,7 @@ def make_config(env_id: str = "Catch-v0", **overrides: Any) -> Config:
         for part in section.split("__") if section else []:
             target = target[part]
         target[name] = value
-    return from_config_dict(config, load_agent("impala").AgentConfig)
+    return from_config_dict(config, load_agent(agent).AgentConfig)
 
 
 def scripted_config(options: Mapping[str, Any] | None = None, **overrides: Any) -> Config:
@@ -71,8 +72,7 @@ def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[Outcome, l
     topology = make_topology(config.topology, jax.devices()[:num_devices])
     agent, rules = make_split_agent(config, spec, topology.learner)
     rows: list[dict[str, Any]] = []
-    run_loop = anakin.run if config.topology.placement == "anakin" else sebulba.run
-    outcome = run_loop(
+    outcome = run_loop(config)(
         config,
         agent=kwargs.pop("agent", agent),
         spec=spec,
@@ -110,6 +110,7 @@ def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, s
         behaviour=jax.tree.map(lambda x: noise(length, *x.shape) * 0.3, behaviour_shape(agent, spec, num_envs)),
         carry=agent.initial_carry(num_envs),
         opening_reward=noise(num_envs),
+        env_index=jnp.arange(num_envs, dtype=jnp.uint32),
         params_version=jnp.zeros(shape, jnp.int32),
     )
 

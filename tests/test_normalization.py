@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from podrl import saved_run, train
+from podrl.checkpoint import read_params
 from podrl.config import ConfigError
 from podrl.normalization import (
     MAX_NORMALIZED,
@@ -154,6 +155,10 @@ def test_a_saved_run_acts_with_the_statistics_of_its_checkpoint(tmp_path):
     assert 0.8 * 3 * 8 * 4 < statistics.count < 3 * 8 * 4  # Of 10 rows in an episode and 1 that ends it.
     assert statistics.variance.max() > 0
     assert saved.params["agent"]["returns"].count == statistics.count
+    exported = read_params(tmp_path, 3)
+    np.testing.assert_array_equal(exported["observations/mean"], statistics.mean)
+    assert exported["observations/variance"].shape == (50,)
+    assert not [name for name in exported if "returns" in name]
 
 
 def test_images_are_refused():

@@ -27,6 +27,14 @@ def final_params(workdir, step, config):
         return jax.device_get(checkpointer.restore(shape, step).state.params)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of the finished run of `TestInOneProcess.CONFIG`."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train.train(TestInOneProcess.CONFIG, workdir=str(folder))
+    return folder
+
+
 class TestInOneProcess:
     OVERRIDES = types.MappingProxyType(
         {
@@ -76,25 +84,23 @@ class TestInOneProcess:
         assert facts(read_rows(tmp_path / "stopped")) == straight
 
     @pytest.mark.parametrize("update", [4, 6, 8, 11])
-    def test_stopping_and_going_on_changes_nothing(self, tmp_path, update):
-        straight = self.straight(tmp_path / "straight")
+    def test_stopping_and_going_on_changes_nothing(self, undisturbed, tmp_path, update):
         stopped = self.train_until(tmp_path / "stopped", update)
         assert update <= stopped.counters.learner_steps < 12
         outcome = train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))
         assert outcome.counters.learner_steps == 12
-        assert facts(read_rows(tmp_path / "stopped")) == straight
-        both = [final_params(tmp_path / name, 12, self.CONFIG) for name in ("straight", "stopped")]
+        assert facts(read_rows(tmp_path / "stopped")) == facts(read_rows(undisturbed))
+        both = [final_params(folder, 12, self.CONFIG) for folder in (undisturbed, tmp_path / "stopped")]
         jax.tree.map(np.testing.assert_array_equal, *both)
 
-    def test_a_run_without_a_checkpoint_starts_anew(self, tmp_path, caplog):
+    def test_a_run_without_a_checkpoint_starts_anew(self, undisturbed, tmp_path, caplog):
         caplog.set_level("INFO", logger="absl")
-        straight = self.straight(tmp_path / "straight")
         self.train_until(tmp_path / "stopped", 6)
         for path in sorted((tmp_path / "stopped/checkpoints").rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))
         assert "has no checkpoint yet: it starts anew" in caplog.text
-        assert facts(read_rows(tmp_path / "stopped")) == straight
+        assert facts(read_rows(tmp_path / "stopped")) == facts(read_rows(undisturbed))
 
     def test_between_boundaries_a_run_goes_on_and_says_what_that_means(self, tmp_path, caplog):
         self.train_until(tmp_path / "stopped", 2)
@@ -154,10 +160,9 @@ class TestInOneProcess:
         assert "This run is finished: it has all of its 12 updates." in caplog.text
         assert facts(read_rows(tmp_path / "run")) == straight
 
-    def test_a_checkpoint_holds_the_config_and_manifest_of_its_run(self, tmp_path):
-        self.straight(tmp_path)
+    def test_a_checkpoint_holds_the_config_and_manifest_of_its_run(self, undisturbed):
         for name in ("config", "manifest"):
-            assert read_fact(tmp_path, 8, name) == json.loads((tmp_path / f"{name}.json").read_text())
+            assert read_fact(undisturbed, 8, name) == json.loads((undisturbed / f"{name}.json").read_text())
 
     def test_a_run_of_before_podrl_had_a_key_goes_on_with_its_default(self, tmp_path):
         self.train_until(tmp_path, 5)

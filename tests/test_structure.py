@@ -35,6 +35,7 @@ LAYERS = [
     {"crew", "evaluator"},
     {"progress"},
     {"sebulba", "anakin", "instruments", "inspection", "reporter"},
+    {"placement", "plain_loop"},
     {"train", "stages", "inspection_report"},
     {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"},
 ]

@@ -15,9 +15,10 @@ from podrl.interruption import INTERRUPTED
 USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz]
 
 Lists the checkpoints of a run, and shows of one of them (by default the newest) counters, config, versions and every
-array. --export writes its parameters, flattened by path (encoder/Dense_0/kernel); an .npz has no bfloat16 and holds its
-bits in uint16, under the path with .bfloat16 at its end. Any machine will do, whatever made the checkpoint; nothing in
-the run's folder is changed."""
+array. --export writes its parameters, flattened by path (encoder/Dense_0/kernel), with the statistics by which
+observations were normalised, if they were (observations/mean); an .npz has no bfloat16 and holds its bits in uint16,
+under the path with .bfloat16 at its end. Any machine will do, whatever made the checkpoint; nothing in the run's folder
+is changed."""
 _NAME = "inspect_checkpoint"
 
 

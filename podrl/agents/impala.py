@@ -17,6 +17,7 @@ from podrl.config import check, check_at_least, check_one_of
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
 from podrl.ops.minibatches import accumulate_gradients, split_environments
 from podrl.ops.optimizers import linear_decay, make_adam, make_rmsprop
+from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
 from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Timestep, Trajectory
 
@@ -181,11 +182,6 @@ def impala_loss(
         "value/mean": mean(output.value[:-1]),
         "value/target": mean(returns.targets),
     }
-
-
-def clip_reward(reward: jax.Array, max_reward: float) -> jax.Array:
-    """Rewards clipped to [-max_reward, max_reward]; 0 leaves them as they are."""
-    return jnp.clip(reward, -max_reward, max_reward) if max_reward else reward
 
 
 def _make_optimizer(config: AgentConfig, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:

@@ -1,9 +1,9 @@
 """Environment sources: where timesteps come from.
 
 A source is a module with two functions, `make_spec` and `make_pool` (see `Source`), in this folder or anywhere on the
-import path; one whose environments are JAX programs has `make_environment`, too. `config.env.source = 'envpool'` imports `podrl.envs.envpool`; a dotted name such as `my_package.my_source`
-is imported as it stands, so that users bring their own without touching podrl. A source is imported when it is asked
-for: the others' packages need not be installed.
+import path; one whose environments are JAX programs has `make_environment`, too. `config.env.source = 'envpool'`
+imports `podrl.envs.envpool`; a dotted name such as `my_package.my_source` is imported as it stands, so that users bring
+their own without touching podrl. A source is imported when it is asked for: the others' packages need not be installed.
 
 Every source keeps the one reset rule of `podrl.types`: the final observation of an episode arrives with the step that
 ended it, and the next step ignores its action and returns the first observation of a new episode, with `first` true,

@@ -16,7 +16,7 @@ Source: Lange 2022, https://github.com/RobertTLange/gymnax; Young & Tian 2019 (M
 al. 2020 (bsuite), arXiv:1908.03568.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import inspect
@@ -28,7 +28,8 @@ from jax import numpy as jnp
 
 from podrl.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.envs import EvaluationProtocol, JaxEnvironment
-from podrl.envs.in_graph import DevicePool, Transition, make_environment as make_many
+from podrl.envs.in_graph import DevicePool, Transition
+from podrl.envs.in_graph import make_environment as make_many
 from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, EnvSpec, PyTree
 
 try:
@@ -98,6 +99,15 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> D
     return DevicePool(make_environment(config), _resolve(config).actions.struct, seeds)
 
 
+def make_plain(config: EnvConfig) -> tuple[Any, Any, Callable[[PyTree], jax.Array]]:
+    """Gymnax's own environment, which resets itself, its parameters, and what makes its observations podrl's.
+
+    For measuring what podrl's own stepping costs. Raises as `make_spec`.
+    """
+    task = _resolve(config)
+    return task.env, task.params, task.encode
+
+
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """Whole episodes up to the environment's own time limit; everything else as in `config`. Raises as `make_spec`."""
     options = {name: value for name, value in config.options.items() if name != _TIME_LIMIT}
@@ -160,7 +170,7 @@ def _make(config: EnvConfig) -> tuple[Any, Any]:
     return env, found.replace(**{name: settings[name] for name in settings if name in params})
 
 
-def _constructor_defaults(env_type: type) -> Mapping[str, Any]:
+def _constructor_defaults(env_type: type) -> dict[str, Any]:
     """The arguments of a constructor that have a plain default."""
     parameters = inspect.signature(env_type).parameters.values()
     return {p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)}

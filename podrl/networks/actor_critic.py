@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 
 from podrl.config import ConfigError, NetworkConfig
 from podrl.networks import frame_stack
-from podrl.networks.encoders import MLP, NATURE_MIN_SIZE, ImpalaResNet, NatureCNN
+from podrl.networks.encoders import MINATAR_MIN_SIZE, MLP, NATURE_MIN_SIZE, ImpalaResNet, MinAtarCNN, NatureCNN
 from podrl.ops.distributions import make_distribution
 from podrl.types import (
     ActionSpace,
@@ -21,7 +21,7 @@ from podrl.types import (
     Trajectory,
 )
 
-_MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE}
+_MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MIN_SIZE}
 
 
 class ActorCritic(nn.Module):
@@ -97,7 +97,13 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
         output = apply(params, stacked.reshape(-1, *stacked.shape[2:]))
         return jax.tree.map(lambda x: _split_time_major(x, trajectory.first.shape), output), carry
 
-    return Network(policy=policy, init=init, initial_carry=initial_carry, step=step, unroll=unroll)
+    def rows(params: PyTree, trajectory: Trajectory, rows: jax.Array) -> NetworkOutput:
+        frames, opens = jnp.swapaxes(trajectory.observation, 0, 1), jnp.swapaxes(trajectory.first, 0, 1)
+        stacked = frame_stack.rows(frames, opens, trajectory.carry, jnp.swapaxes(rows, 0, 1))
+        output = apply(params, stacked.reshape(-1, *stacked.shape[2:]))
+        return jax.tree.map(lambda x: _split_time_major(x, rows.shape), output)
+
+    return Network(policy=policy, init=init, initial_carry=initial_carry, step=step, unroll=unroll, rows=rows)
 
 
 def _num_free(config: NetworkConfig, actions: ActionSpace) -> int:
@@ -111,6 +117,8 @@ def _make_encoder(config: NetworkConfig) -> nn.Module:
         return ImpalaResNet(config.width, dtype)
     if config.encoder == "nature":
         return NatureCNN(config.width, dtype)
+    if config.encoder == "minatar":
+        return MinAtarCNN(config.width, dtype)
     return MLP(config.hidden_sizes, dtype, config.activation)
 
 

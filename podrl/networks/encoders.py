@@ -14,8 +14,9 @@ from jax.typing import DTypeLike
 from podrl.ops.convolution import conv_3x3, conv_valid
 from podrl.ops.pooling import max_pool_3x3_stride_2
 
-# The smallest image side that Nature's unpadded convolutions leave a pixel of: 36 -> 8 -> 3 -> 1.
+# The smallest image side that unpadded convolutions leave a pixel of; Nature's: 36 -> 8 -> 3 -> 1.
 NATURE_MIN_SIZE = 36
+MINATAR_MIN_SIZE = 3
 
 # Keeps the scale of activations from layer to layer: ReLU halves the second moment.
 RELU_INIT = nn.initializers.he_normal()
@@ -76,6 +77,22 @@ class NatureCNN(nn.Module):
             layer = UnpaddedConv(channels * self.width, size, stride, self.dtype, name=f"Conv_{index}")
             x = nn.relu(layer(x))
         return nn.relu(nn.Dense(512 * self.width, dtype=self.dtype, kernel_init=RELU_INIT)(_flatten(x)))
+
+
+class MinAtarCNN(nn.Module):
+    """The convolutional network of MinAtar; images [N, H, W, C] of at least 3x3 -> [N, 128 * width].
+
+    Source: Young & Tian 2019, arXiv:1903.03176, section 4.
+    """
+
+    width: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Encodes images."""
+        x = nn.relu(UnpaddedConv(16 * self.width, 3, 1, self.dtype, name="Conv_0")(images))
+        return nn.relu(nn.Dense(128 * self.width, dtype=self.dtype, kernel_init=RELU_INIT)(_flatten(x)))
 
 
 class UnpaddedConv(nn.Module):

@@ -67,3 +67,33 @@ def unroll(frames: jax.Array, first: jax.Array, carry: PyTree, *, time_axis: int
     stacked = jnp.concatenate(ages[::-1], axis=-1)
     newest = jax.lax.index_in_dim(stacked, -1, time_axis, keepdims=False)
     return stacked, newest[..., frames.shape[-1] :]
+
+
+def rows(frames: jax.Array, first: jax.Array, carry: PyTree, rows: jax.Array) -> jax.Array:
+    """Some rows of what `unroll` stacks, without the memory of the others.
+
+    Args:
+        frames: [B, T, ..., C].
+        first: [B, T] bool; the frame opens an episode.
+        carry: [B, ..., C * (n-1)], the frames before row 0.
+        rows: [B, R] int32, from 0 to T-1.
+
+    Returns:
+        The stacks [B, R, ..., C * n].
+    """
+    if isinstance(carry, tuple):
+        return _take(frames, rows)
+    before = jnp.stack(jnp.split(carry, carry.shape[-1] // frames.shape[-1], axis=-1), axis=1)
+    num_envs, num_before = before.shape[:2]
+    # Where each row's frames lie, from the oldest: found as the frames themselves would be, by stacking their places.
+    num_places = num_before + frames.shape[1]
+    places = jnp.broadcast_to(jnp.arange(num_places, dtype=jnp.int32), (num_envs, num_places))
+    stacked_places, _ = unroll(places[:, num_before:, None], first, places[:, :num_before], time_axis=1)
+    joined = jnp.concatenate([before, frames], axis=1)
+    ages = [_take(joined, place) for place in jnp.moveaxis(_take(stacked_places, rows), -1, 0)]
+    return jnp.concatenate(ages, axis=-1)
+
+
+def _take(x: jax.Array, rows: jax.Array) -> jax.Array:
+    """Rows [B, R] of x [B, T, ...]."""
+    return jnp.take_along_axis(x, rows.reshape(*rows.shape, *(1,) * (x.ndim - 2)), 1, mode="promise_in_bounds")

@@ -43,3 +43,39 @@ def policy_gradient_loss(log_probs: jax.Array, advantages: jax.Array) -> jax.Arr
 def value_loss(values: jax.Array, targets: jax.Array) -> jax.Array:
     """Per-row loss 0.5 (target - value)^2; [T, B] each. No gradient flows through the targets."""
     return 0.5 * jnp.square(jax.lax.stop_gradient(targets) - values)
+
+
+def clipped_surrogate_loss(rhos: jax.Array, advantages: jax.Array, clip: jax.Array | float) -> jax.Array:
+    """Per-row loss max(-rho A, -clip(rho, 1 - clip, 1 + clip) A): no reward for moving further than `clip`.
+
+    Args:
+        rhos: [T, B] target over behaviour probability of the action taken.
+        advantages: [T, B]; no gradient flows through them.
+        clip: largest change of the ratio that still pays.
+
+    Returns:
+        [T, B].
+
+    Source: Schulman et al. 2017, arXiv:1707.06347, equation 7.
+    """
+    advantages = jax.lax.stop_gradient(advantages)
+    return jnp.maximum(-rhos * advantages, -jnp.clip(rhos, 1 - clip, 1 + clip) * advantages)
+
+
+def clipped_value_loss(values: jax.Array, values_before: jax.Array, targets: jax.Array, clip: float) -> jax.Array:
+    """Per-row value loss that does not pay for moving a value further than `clip` from what it was.
+
+    The larger of the losses (see `value_loss`) of the value, and of the value clipped around `values_before`; all
+    [T, B]. No gradient flows through the targets and the values before.
+
+    Source: the code of Schulman et al. 2017 (OpenAI baselines, ppo2); not in the paper.
+    """
+    before = jax.lax.stop_gradient(values_before)
+    clipped = before + jnp.clip(values - before, -clip, clip)
+    return jnp.maximum(value_loss(values, targets), value_loss(clipped, targets))
+
+
+def mean_and_deviation(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation, [] each, of `x` [T, B] over the rows where `mask` is true; zeros without any."""
+    mean = masked_mean(x, mask)
+    return mean, jnp.sqrt(masked_mean(jnp.square(x - mean), mask))

@@ -1,52 +1,134 @@
-"""Gradients over parts of a batch, for batches that do not fit in memory at once."""
+"""Minibatches, and gradients over parts of a batch that does not fit in memory at once.
+
+Environments lie on the learner's devices in contiguous blocks. Every part that is made here takes an equal share of
+every device, so that nothing moves between devices: one of every `num` consecutive environments, or rows that each
+environment chooses among its own. Random choices depend on the environments' indices in the job
+(`Trajectory.env_index`) and not on where they run, so that any number of devices makes the same minibatches.
+"""
 
 from collections.abc import Callable
-import dataclasses
+from typing import Any, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from podrl.config import check
-from podrl.types import Metrics, PyTree, Trajectory
-
-LossFn = Callable[[PyTree, Trajectory], tuple[jax.Array, Metrics]]
+from podrl.types import Metrics, PyTree
 
 
-def split_environments(trajectory: Trajectory, num: int) -> list[Trajectory]:
-    """Parts of a trajectory, each with 1/`num` of its environments.
+class Batch(Protocol):
+    """A pytree of arrays [T, B, ...] or [T+1, B, ...], and some [B, ...], such as `podrl.types.Trajectory`."""
+
+    def map(self, timed: Callable[[Any], Any], untimed: Callable[[Any], Any]) -> Self:
+        """The same with `timed` of each leaf that has a time axis, and `untimed` of each that has none."""
+
+
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
+LossFn = Callable[[PyTree, AnyBatch], tuple[jax.Array, Metrics]]
+
+
+def split_environments(batch: AnyBatch, num: int) -> list[AnyBatch]:
+    """Parts of a batch, each with 1/`num` of its environments.
 
     Part m takes environments m, m + num, m + 2 num, ...: with B sharded over devices in contiguous blocks, every device
     then gives its own share to every part and nothing moves between devices (needs B / devices to divide by `num`).
 
     Args:
-        trajectory: [T, B, ...] leaves, some [B, ...]; B a multiple of `num`.
+        batch: of B environments, a multiple of `num`.
         num: how many parts.
 
     Raises:
         ConfigError: if the environments do not divide.
     """
-    num_envs = trajectory.reward.shape[1]
+    num_envs = jax.tree.leaves(batch.map(lambda x: x.shape[1], lambda x: x.shape[0]))[0]
     check(
         num_envs % num == 0,
         f"{num_envs} environments do not divide into {num} parts. Make actors.num_envs a multiple of "
         "agent.minibatches * agent.micro_batches.",
     )
     if num == 1:
-        return [trajectory]
-    return [_take_environments(trajectory, part, num) for part in range(num)]
+        return [batch]
+
+    def take(x: jax.Array, axis: int, part: int) -> jax.Array:
+        return jax.lax.index_in_dim(_group(x, axis, num), part, axis + 1, keepdims=False)
+
+    def take_part(part: int) -> AnyBatch:
+        return batch.map(lambda x: take(x, 1, part), lambda x: take(x, 0, part))
+
+    return [take_part(part) for part in range(num)]
+
+
+def deal_environments(key: jax.Array, env_index: jax.Array, num: int) -> jax.Array:
+    """Deals environments to `num` parts at random: of every `num` consecutive ones, each part gets one.
+
+    Args:
+        key: typed PRNG key, consumed.
+        env_index: [B] uint32, `Trajectory.env_index`; B a multiple of `num`.
+        num: how many parts.
+
+    Returns:
+        [num, B / num] int32: for each part, what it takes of each group, from 0 to `num` - 1.
+    """
+    groups = _group(env_index, 0, num)[:, 0] // num
+    return _permutations(key, groups, num)
+
+
+def take_environments(batch: AnyBatch, members: jax.Array, num: int) -> AnyBatch:
+    """One part of a batch as `deal_environments` dealt it.
+
+    Args:
+        batch: of B environments.
+        members: [B / num] int32, a row of what `deal_environments` returned.
+        num: how many parts there are.
+    """
+
+    def take(x: jax.Array, axis: int) -> jax.Array:
+        groups = _group(x, axis, num)
+        index = jnp.expand_dims(members, [d for d in range(groups.ndim) if d != axis])
+        return jnp.squeeze(jnp.take_along_axis(groups, index, axis + 1, mode="promise_in_bounds"), axis + 1)
+
+    return batch.map(lambda x: take(x, 1), lambda x: take(x, 0))
+
+
+def deal_rows(key: jax.Array, env_index: jax.Array, num_rows: int, num: int) -> jax.Array:
+    """Deals the rows of each environment to `num` parts at random, as many to each.
+
+    Args:
+        key: typed PRNG key, consumed.
+        env_index: [B] uint32, `Trajectory.env_index`.
+        num_rows: T, a multiple of `num`.
+        num: how many parts.
+
+    Returns:
+        [num, T / num, B] int32: for each part, the rows that it takes of each environment.
+    """
+    check(
+        num_rows % num == 0,
+        f"actors.unroll_length={num_rows} does not divide into agent.minibatches={num} parts. Make it a multiple.",
+    )
+    return _permutations(key, env_index, num_rows).reshape(num, num_rows // num, -1)
+
+
+def take_rows(tree: PyTree, rows: jax.Array) -> PyTree:
+    """The rows [R, B] of each leaf [T, B, ...], as [R, B, ...]."""
+
+    def take(x: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, rows.reshape(*rows.shape, *(1,) * (x.ndim - 2)), 0, mode="promise_in_bounds")
+
+    return jax.tree.map(take, tree)
 
 
 def accumulate_gradients(
-    loss_fn: LossFn, params: PyTree, trajectory: Trajectory, num_micro_batches: int
+    loss_fn: LossFn[AnyBatch], params: PyTree, batch: AnyBatch, num_micro_batches: int
 ) -> tuple[tuple[jax.Array, Metrics], PyTree]:
     """Sums losses, metrics and gradients over parts of the environments, in the memory of one part.
 
     The parts add up to the whole only if `loss_fn` divides by counts of the whole batch and not of its part.
 
     Args:
-        loss_fn: (params, trajectory) -> (loss, metrics).
+        loss_fn: (params, part of the batch) -> (loss, metrics).
         params: what to differentiate by.
-        trajectory: the whole batch; B a multiple of `num_micro_batches`.
+        batch: the whole of it; B a multiple of `num_micro_batches`.
         num_micro_batches: how many parts; 1 takes the batch as it is.
 
     Returns:
@@ -54,28 +136,33 @@ def accumulate_gradients(
     """
     value_and_grad = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
     # Unrolled in Python: XLA's CPU backend runs a convolution inside a loop of its own some 20 times slower.
-    first, *others = split_environments(trajectory, num_micro_batches)
+    first, *others = split_environments(batch, num_micro_batches)
     total = value_and_grad(params, first)
     for part in others:
         total = jax.tree.map(jnp.add, total, value_and_grad(params, _after(total[0][0], part)))
     return total
 
 
-def _after(loss: jax.Array, part: Trajectory) -> Trajectory:
+def _after(loss: jax.Array, part: AnyBatch) -> AnyBatch:
     """`part`, unchanged, but evaluated after `loss`.
 
     XLA would else work on several parts at once and hold the activations of all. An optimization barrier does not keep
-    it from that: it is gone before programs are scheduled. Where the loss is NaN the observations are zeros: the
-    update is lost either way.
+    it from that: it is gone before programs are scheduled. Where the loss is NaN the part is zeros: the update is lost
+    either way.
     """
     ruined = jnp.isnan(loss)
-    observation = jax.tree.map(lambda x: jnp.where(ruined, jnp.zeros_like(x), x), part.observation)
-    return dataclasses.replace(part, observation=observation)
+    return jax.tree.map(lambda x: jnp.where(ruined, jnp.zeros_like(x), x), part)
 
 
-def _take_environments(trajectory: Trajectory, part: int, num: int) -> Trajectory:
-    def take(x: jax.Array, axis: int) -> jax.Array:
-        grouped = (*x.shape[:axis], x.shape[axis] // num, num, *x.shape[axis + 1 :])
-        return jax.lax.index_in_dim(jnp.reshape(x, grouped), part, axis + 1, keepdims=False)
+def _group(x: jax.Array, axis: int, num: int) -> jax.Array:
+    """[..., B, ...] as [..., B / num, num, ...]: consecutive environments together."""
+    return jnp.reshape(x, (*x.shape[:axis], x.shape[axis] // num, num, *x.shape[axis + 1 :]))
 
-    return trajectory.map(lambda x: take(x, 1), lambda x: take(x, 0))
+
+def _permutations(key: jax.Array, ids: jax.Array, length: int) -> jax.Array:
+    """[length, N] int32: for each of `ids` [N] a permutation of 0 to length - 1 that depends on no other id."""
+
+    def permute(index: jax.Array) -> jax.Array:
+        return jax.random.permutation(jax.random.fold_in(key, index), length)
+
+    return jax.vmap(permute, out_axes=1)(ids).astype(jnp.int32)

@@ -43,6 +43,7 @@ def chain(states, actions, rewards, first=None, discount=None):
         behaviour={"policy": jnp.zeros((length, 1, NUM_ACTIONS))},
         carry=(),
         opening_reward=jnp.zeros(1),
+        env_index=jnp.zeros(1, jnp.uint32),
         params_version=jnp.zeros((length, 1), jnp.int32),
     )
 

@@ -15,7 +15,8 @@ from tests.faults.sameness import assert_same, assert_whole
 from tests.processes import checkpoints, launch, num_rows, running, signalled
 
 BIG = (*CATCH, "--config.network.hidden_sizes=(2048,2048)")  # Checkpoints of 46 MB take a while to write.
-BIG = (*BIG, "--config.actors.num_envs=8", "--config.actors.unroll_length=4", "--config.total_env_steps=2560")
+BIG = (*BIG, "--config.actors.num_envs=8", "--config.actors.unroll_length=4", "--config.total_env_steps=1280")
+BIG = (*BIG, "--config.checkpoint.every_updates=10")  # Of 40.
 
 
 def kill(process):
@@ -54,8 +55,8 @@ class TestResume:
         assert json.loads((tmp_path / "run/manifest-2.json").read_text())["seed"] == 1
 
     def test_on_breakout(self, tmp_path):
-        kill_after(8, BREAKOUT, tmp_path / "run")
-        assert num_rows(tmp_path / "run") < 16
+        kill_after(7, BREAKOUT, tmp_path / "run")  # Checkpoint 3 is whole by then: that of update 6 waited for it.
+        assert num_rows(tmp_path / "run") < 12
         newest = checkpoints(tmp_path / "run")[-1]
         assert f"Goes on with the run in this folder, after update {newest}" in go_on(BREAKOUT, tmp_path / "run")
         assert_same(tmp_path / "run", straight(BREAKOUT, tmp_path / "straight"), BREAKOUT)
@@ -109,7 +110,7 @@ class TestSaving:
         (left,) = half_saved()
         (left_update,) = [int(number) for number in re.findall(r"^\d+", left)]
         newest = checkpoints(workdir)[-1]
-        assert left_update == newest + 20
+        assert left_update == newest + 10
         assert f"Goes on with the run in this folder, after update {newest}" in go_on(BIG, workdir)
         assert half_saved() == []
         assert_same(workdir, straight(BIG, tmp_path / "straight"), BIG)

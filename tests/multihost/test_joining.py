@@ -27,6 +27,23 @@ def stop_coordinator(address):
     os.kill(process, signal.SIGSTOP)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def in_vain():
+    """Jobs that wait in vain, by the limits that they keep: started first, as those pass while other tests run."""
+    address = free_address()
+    with (
+        job(4, "wait", address=address, missing=(1, 2, 3)) as first,
+        job(2, "wait", timeout_s=5, missing=(0,)) as lonely,
+        job(2, "patience") as impatient,
+    ):
+        first[0].wait_for("begins")
+        second = Member(address, 4, 2, 10, "wait")
+        try:
+            yield {"join": [*first, second], "reach": lonely, "exchange": impatient}
+        finally:
+            second.kill()
+
+
 def test_processes_exchange_values_and_leave_in_good_order():
     address = free_address()
     with job(3, "exchange", address=address) as members:
@@ -51,43 +68,6 @@ def test_a_job_of_one_has_nobody_to_wait_for():
     assert alone.explain_loss(1) is None
     alone.fail("nobody hears it", 1)
     alone.leave()
-
-
-def test_waits_have_limits_and_name_whom_they_waited_for():
-    with job(2, "patience") as members:
-        code, _, _ = members[0].end()
-        assert code == 0
-        host = socket.gethostname()
-        assert members[0].wait_for("errors") == [
-            f"Process 0 ({host}) waited 1 s at 'answers' for process 1 ({host}).",
-            f"Process 0 ({host}) waited 1 s for 'word' from process 1 ({host}).",
-        ]
-
-
-def test_those_that_wait_name_the_missing():
-    address = free_address()
-    with job(4, "wait", address=address, missing=(1, 2, 3)) as members:
-        members[0].wait_for("begins")
-        impatient = Member(address, 4, 2, 10, "wait")
-        try:
-            ends = [member.end() for member in (members[0], impatient)]
-        finally:
-            impatient.kill()
-    for code, _, lines in ends:
-        (line,) = errors(lines)
-        assert code == 124
-        assert "Processes 1, 3 did not come to 127.0.0.1:" in line
-        assert "within 10 s; 2 of 4 processes are there" in line
-        assert "raise --join_timeout_s. 127.0.0.1 is every host's name for itself" in line
-
-
-def test_without_process_zero_the_others_say_so():
-    with job(2, "wait", timeout_s=5, missing=(0,)) as members:
-        code, _, lines = members[0].end()
-        (line,) = errors(lines)
-        assert code == 124
-        assert "Process 0 did not answer at 127.0.0.1:" in line
-        assert "within 5 s (Connection refused)" in line
 
 
 @pytest.mark.slow
@@ -311,3 +291,31 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
             (line,) = errors(lines)
             assert code == 2
             assert f"process 0 ({socket.gethostname()}) cannot write there (Not a directory)" in line
+
+
+def test_waits_have_limits_and_name_whom_they_waited_for(in_vain):
+    code, results, _ = in_vain["exchange"][0].end()
+    assert code == 0
+    host = socket.gethostname()
+    assert results["errors"] == [
+        f"Process 0 ({host}) waited 1 s at 'answers' for process 1 ({host}).",
+        f"Process 0 ({host}) waited 1 s for 'word' from process 1 ({host}).",
+    ]
+
+
+def test_without_process_zero_the_others_say_so(in_vain):
+    code, _, lines = in_vain["reach"][0].end()
+    (line,) = errors(lines)
+    assert code == 124
+    assert "Process 0 did not answer at 127.0.0.1:" in line
+    assert "within 5 s (Connection refused)" in line
+
+
+def test_those_that_wait_name_the_missing(in_vain):
+    for member in in_vain["join"]:
+        code, _, lines = member.end()
+        (line,) = errors(lines)
+        assert code == 124
+        assert "Processes 1, 3 did not come to 127.0.0.1:" in line
+        assert "within 10 s; 2 of 4 processes are there" in line
+        assert "raise --join_timeout_s. 127.0.0.1 is every host's name for itself" in line

@@ -30,6 +30,8 @@ CATCH = (  # 20 updates.
     *("--config.checkpoint.every_updates=5", "--config.checkpoint.keep=9"),
     *("--config.log.every_updates=1", "--config.log.tensorboard=False"),
 )
+SPLIT = (*SCRIPTED, "--config.topology.sharding=fsdp", "--config.network.hidden_sizes=(128,128)")
+SPLIT = (*SPLIT, "--config.evaluate.every_updates=8", "--config.evaluate.episodes=1")
 # Nobody waits for longer than the test does, and a process that hangs is told from one that is slow.
 LIMITS = ("--join_timeout_s=250", "--config.actors.timeout_s=250")
 
@@ -62,6 +64,19 @@ def scripted_pair(tmp_path_factory):
     """The finished run of two processes on the scripted environment."""
     folder = tmp_path_factory.mktemp("scripted")
     train(*SCRIPTED, "--workdir", "run", cwd=folder, processes=2)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def unevaluated(tmp_path_factory):
+    """The run of two processes, each with half of the parameters, that was told to stop in its last evaluation."""
+    folder = tmp_path_factory.mktemp("unevaluated")
+    endless = {0: json.dumps({"evaluation": {"episode_lengths": [10**6], "sleep_s": 0.01}})}
+    with job(*SPLIT, *LIMITS, "--workdir", "run", cwd=folder, processes=2, options=endless) as started:
+        wait_for(lambda: checkpoints(folder / "run") == [4, 8], started[0])
+        started[0].send_signal(signal.SIGTERM)
+        codes, errors = finish_job(started)
+    assert codes == [75, 75], errors
     return folder / "run"
 
 
@@ -121,15 +136,10 @@ class TestGoingOn:
         assert "damaged" not in other
         assert_same(workdir, pair, CATCH)
 
-    def test_so_is_one_of_which_a_single_process_misses_its_part(self, tmp_path):
-        split = (
-            "--config.topology.sharding=fsdp",
-            "--config.network.hidden_sizes=(128,128)",
-        )  # Of which each has half.
-        run = (*SCRIPTED, *split, "--workdir", tmp_path / "run")
-        train(*run, cwd=tmp_path, processes=2)
+    def test_so_is_one_of_which_a_single_process_misses_its_part(self, unevaluated, tmp_path):
+        shutil.copytree(unevaluated, tmp_path / "run")
         shutil.rmtree(tmp_path / "run/checkpoints/8/state/ocdbt.process_1")
-        said, _ = train(*run, cwd=tmp_path, processes=2)
+        said, _ = train(*SPLIT, "--workdir", "run", cwd=tmp_path, processes=2)
         assert "Checkpoint 8 is damaged and was put aside as damaged-8" in said
         assert "Goes on with the run in this folder, after update 4" in said
 
@@ -195,19 +205,9 @@ class TestLosses:
 
 
 class TestEvaluation:
-    def test_of_the_last_update_that_was_stopped_is_made_later(self, tmp_path):
-        split = (
-            "--config.topology.sharding=fsdp",
-            "--config.network.hidden_sizes=(128,128)",
-        )  # Of which each has half.
-        run = (*SCRIPTED, *split, "--config.evaluate.every_updates=8", "--config.evaluate.episodes=1")
-        endless = {0: json.dumps({"evaluation": {"episode_lengths": [10**6], "sleep_s": 0.01}})}
-        with job(*run, *LIMITS, "--workdir", "run", cwd=tmp_path, processes=2, options=endless) as started:
-            wait_for(lambda: checkpoints(tmp_path / "run") == [4, 8], started[0])
-            started[0].send_signal(signal.SIGTERM)
-            codes, _ = finish_job(started)
-        assert codes == [75, 75]
-        train(*run, "--workdir", "run", cwd=tmp_path, processes=2)
+    def test_of_the_last_update_that_was_stopped_is_made_later(self, unevaluated, tmp_path):
+        shutil.copytree(unevaluated, tmp_path / "run")
+        train(*SPLIT, "--workdir", "run", cwd=tmp_path, processes=2)
         assert [row["learner_steps"] for row in read_rows(tmp_path / "run") if "evaluate/return" in row] == [8]
 
     @pytest.mark.slow

@@ -34,6 +34,7 @@ def random_unroll(network, spec, rows, batch):
         behaviour=(),
         carry=network.initial_carry(batch),
         opening_reward=jax.random.normal(jax.random.key(5), (batch,)),
+        env_index=jnp.arange(batch, dtype=jnp.uint32),
         params_version=jnp.zeros(shape, jnp.int32),
     )
 
@@ -60,7 +61,8 @@ def test_parameter_count_on_atari(encoder, width, expected):
 
 @pytest.mark.parametrize("frame_stack", [1, 3])
 @pytest.mark.parametrize(
-    ("encoder", "shape"), [("resnet", (13, 12, 2)), ("nature", (36, 38, 1)), ("mlp", (5,)), ("mlp", (4, 3, 2))]
+    ("encoder", "shape"),
+    [("resnet", (13, 12, 2)), ("nature", (36, 38, 1)), ("minatar", (3, 4, 2)), ("mlp", (5,)), ("mlp", (4, 3, 2))],
 )
 def test_step_equals_unroll(encoder, shape, frame_stack):
     spec = make_spec(shape, jnp.uint8 if len(shape) == 3 else jnp.float32, num_actions=4)

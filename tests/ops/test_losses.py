@@ -38,3 +38,34 @@ def test_value_loss():
     by_values, by_targets = jax.grad(lambda *args: losses.value_loss(*args).sum(), argnums=(0, 1))(values, targets)
     np.testing.assert_array_equal(by_values, [-3.0, 2.0])
     np.testing.assert_array_equal(by_targets, [0.0, 0.0])
+
+
+def test_clipped_surrogate_loss():
+    """No gradient where the ratio has moved by more than the clip in the direction that the advantage asks for."""
+    rhos = jnp.array([1.0, 1.5, 0.5, 1.5, 0.5])
+    advantages = jnp.array([2.0, 1.0, 1.0, -1.0, -1.0])
+    np.testing.assert_allclose(
+        losses.clipped_surrogate_loss(rhos, advantages, 0.2), [-2.0, -1.2, -0.5, 1.5, 0.8], rtol=1e-6
+    )
+    total = lambda *args: losses.clipped_surrogate_loss(*args, 0.2).sum()  # noqa: E731
+    by_rhos, by_advantages = jax.grad(total, argnums=(0, 1))(rhos, advantages)
+    np.testing.assert_array_equal(by_rhos, [-2.0, 0.0, -1.0, 1.0, 0.0])
+    np.testing.assert_array_equal(by_advantages, 0.0)
+
+
+def test_clipped_value_loss():
+    """No gradient where the value has moved by more than the clip towards its target; the larger loss where away."""
+    before, targets = jnp.zeros(4), jnp.array([2.0, 2.0, 2.0, -2.0])
+    values = jnp.array([0.1, 1.0, -1.0, -1.0])
+    loss = lambda values: losses.clipped_value_loss(values, before, targets, 0.5)  # noqa: E731
+    np.testing.assert_allclose(loss(values), [0.5 * 1.9**2, 0.5 * 1.5**2, 0.5 * 3**2, 0.5 * 1.5**2], rtol=1e-6)
+    gradient = jax.grad(lambda values: loss(values).sum())(values)
+    np.testing.assert_allclose(gradient, [-1.9, 0.0, -3.0, 0.0], rtol=1e-6)
+
+
+def test_mean_and_deviation_of_what_the_mask_leaves():
+    x, mask = jnp.array([[1.0, 3.0], [jnp.nan, 5.0]]), jnp.array([[True, True], [False, True]])
+    mean, deviation = losses.mean_and_deviation(x, mask)
+    assert mean == 3.0
+    np.testing.assert_allclose(deviation, np.std([1, 3, 5]), rtol=1e-6)
+    assert losses.mean_and_deviation(x, jnp.zeros_like(mask)) == (0.0, 0.0)

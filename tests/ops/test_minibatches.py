@@ -27,6 +27,7 @@ def make_trajectory(length=3, batch=16):
         behaviour=array(length, batch, 2),
         carry=(array(batch, 4),),
         opening_reward=array(batch),
+        env_index=jnp.arange(batch, dtype=jnp.uint32),
         params_version=jnp.zeros((length, batch), jnp.int32),
     )
 

@@ -1,0 +1,26 @@
+"""PPO on Atari: `python tools/tpu_launch.py --config configs/ppo_atari.py`.
+
+Another game: `--config.env.id=Pong-v5`. Hyper-parameters are Cleanba's, whose 64 environments for each of two threads
+are the 128 here. The policy that acts is one update behind; `--config.actors.synchronous=True` makes it the newest, and
+actors and learners wait for each other.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = common.make_config("ppo_atari", "Breakout-v5", total_env_steps=50_000_000)
+    config.env.options = common.atari_options()
+    config.actors.num_envs = 128
+    config.actors.unroll_length = 128
+    config.network.encoder = "resnet"
+    config.network.frame_stack = 4
+    config.agent = common.ppo_agent()
+    config.agent.shuffle = "time"
+    config.agent.max_reward = 1.0
+    config.agent.clip = 0.1
+    config.log.every_updates = 1
+    config.checkpoint.every_updates = 250  # Of 128 steps: above the games' time limit, 27,000 steps.
+    return config

@@ -1,0 +1,319 @@
+"""PPO: an actor-critic that takes several passes over each batch, within reach of the policy that made it.
+
+Advantages are estimated once per update, by GAE. Then come `epochs` passes of `minibatches` optimizer steps each. As in
+the original the ratio's denominator is the policy that acted: with `actors.synchronous=True` that of the parameters at
+the update's start, else of the update before, and the clip holds the policy near *that*. All means are over real
+transitions of the whole minibatch, on however many devices it lies.
+
+Source: Schulman et al. 2017, arXiv:1707.06347; details after Huang et al. 2022, The 37 implementation details of PPO.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+from flax import struct
+import jax
+from jax import numpy as jnp
+import optax
+
+from podrl.config import check, check_at_least, check_one_of
+from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss, masked_mean, mean_and_deviation, value_loss
+from podrl.ops.minibatches import (
+    accumulate_gradients,
+    deal_environments,
+    deal_rows,
+    split_environments,
+    take_environments,
+    take_rows,
+)
+from podrl.ops.optimizers import linear_decay, make_adam
+from podrl.ops.returns import clip_reward, gae
+from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Timestep, Trajectory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """Hyper-parameters of PPO.
+
+    Attributes:
+        name: `ppo`.
+        learning_rate: at the start of the run, of Adam.
+        learning_rate_decay: linearly to zero at the end of the run; if false it stays.
+        discount: of future rewards, per agent decision.
+        lambda_: GAE's decay.
+        clip: largest change of the probability ratio that still pays.
+        clip_decay: the clip shrinks linearly to zero at the end of the run; if false it stays.
+        value_clip: largest change of a value that still pays; 0 does not clip values.
+        entropy_cost: weight of the entropy bonus.
+        value_cost: weight of the value loss, 0.5 * (target - value)**2.
+        normalize_advantages: to mean 0 and deviation 1 in each minibatch.
+        recompute_values: estimate advantages from values of the learner's parameters at the start of the update; if
+            false from those that the actors recorded, which costs no forward pass. They are the same where the lag is
+            0. The value behind the last row is the learner's in either case.
+        reward_scale: rewards are multiplied by it, then clipped.
+        max_reward: rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
+        epsilon: of Adam, outside the root.
+        max_grad_norm: the whole gradient is scaled down to this global norm.
+        epochs: passes over the batch.
+        minibatches: optimizer steps in an epoch.
+        shuffle: what an epoch deals to its minibatches: `environments`, whole unrolls of some environments, which
+            recurrent networks need; or `time`, some rows of every environment, which mixes better and takes a number of
+            environments that need not divide by `minibatches`, but an `actors.unroll_length` that does.
+        micro_batches: a step's gradient is summed over this many parts, one after the other: less memory, same result.
+            0 leaves the choice to the run (`podrl.layout.resolve_micro_batches`); unresolved it acts as 1.
+        loop: `rolled`, the optimizer steps are one loop of the compiled program; `unrolled`, each is a copy of its own,
+            which takes long to compile but spares convolutions on CPU a slow-down of twenty times. `auto` leaves the
+            choice to the run; unresolved it acts as `rolled`.
+    """
+
+    name: str = "ppo"
+    learning_rate: float = 2.5e-4
+    learning_rate_decay: bool = True
+    discount: float = 0.99
+    lambda_: float = 0.95
+    clip: float = 0.2
+    clip_decay: bool = False
+    value_clip: float = 0.0
+    entropy_cost: float = 0.01
+    value_cost: float = 0.5
+    normalize_advantages: bool = True
+    recompute_values: bool = False
+    reward_scale: float = 1.0
+    max_reward: float = 0.0
+    epsilon: float = 1e-5
+    max_grad_norm: float = 0.5
+    epochs: int = 4
+    minibatches: int = 4
+    shuffle: str = "environments"
+    micro_batches: int = 0
+    loop: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        for name in ("learning_rate", "max_grad_norm", "epsilon", "reward_scale", "clip"):
+            check(getattr(self, name) > 0, f"agent.{name}={getattr(self, name)} must be positive.")
+        for name in ("entropy_cost", "value_cost", "max_reward", "value_clip", "micro_batches"):
+            check_at_least(self, "agent", name, 0)
+        for name in ("discount", "lambda_"):
+            check(0 <= getattr(self, name) <= 1, f"agent.{name}={getattr(self, name)} must lie in [0, 1].")
+        for name in ("epochs", "minibatches"):
+            check_at_least(self, "agent", name, 1)
+        check_one_of("agent.shuffle", self.shuffle, ("environments", "time"))
+        check_one_of("agent.loop", self.loop, ("auto", "rolled", "unrolled"))
+
+
+@struct.dataclass(kw_only=True)
+class Experience:
+    """A trajectory, and what is computed of it before the first optimizer step.
+
+    Attributes:
+        trajectory: of [T, B].
+        values: [T, B] that the advantages were estimated from.
+        targets: [T, B] that the values should move to.
+        advantages: [T, B]; zero on reset rows.
+        rows: [R, B] int32, those of each environment to learn from; None for all.
+    """
+
+    trajectory: Trajectory
+    values: jax.Array
+    targets: jax.Array
+    advantages: jax.Array
+    rows: jax.Array | None = None
+
+    def map(self, timed: Callable[[Any], Any], untimed: Callable[[Any], Any]) -> "Experience":
+        """The same with `timed` of each leaf with a time axis, and `untimed` of each without."""
+        return Experience(
+            trajectory=self.trajectory.map(timed, untimed),
+            values=timed(self.values),
+            targets=timed(self.targets),
+            advantages=timed(self.advantages),
+            rows=jax.tree.map(timed, self.rows),
+        )
+
+    def select(self, tree: PyTree) -> PyTree:
+        """The rows to learn from, of leaves [T, B, ...]."""
+        return tree if self.rows is None else take_rows(tree, self.rows)
+
+
+def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent:
+    """PPO around `network`, for a run of `num_updates` updates (which the decays need).
+
+    Raises:
+        ConfigError: if `agent.shuffle` does not fit the network.
+    """
+    check(
+        config.shuffle != "time" or network.rows is not None,
+        "agent.shuffle='time' needs a network that can evaluate a row without those before it, which this one cannot. "
+        "Use agent.shuffle=environments.",
+    )
+    num_steps = num_updates * config.epochs * config.minibatches
+    schedule = linear_decay(config.learning_rate, num_steps) if config.learning_rate_decay else config.learning_rate
+    optimizer = make_adam(schedule, epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
+    micro_batches = max(1, config.micro_batches)
+
+    def init(key: jax.Array) -> LearnerState:
+        state_key, params_key = jax.random.split(key)
+        params = network.init(params_key)
+        step = jnp.zeros((), jnp.int32)
+        return LearnerState(step=step, params=params, opt_state=optimizer.init(params), extra=(), key=state_key)
+
+    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
+        output, carry = network.step(params, timestep, carry)
+        action = network.policy.sample(keys, output.policy)
+        return action, {"policy": output.policy, "value": output.value}, network.remember(carry, action)
+
+    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[jax.Array, PyTree]:
+        output, carry = network.step(params, timestep, carry)
+        action = network.policy.mode(output.policy)
+        return action, network.remember(carry, action)
+
+    def deal(key: jax.Array, trajectory: Trajectory) -> jax.Array:
+        if config.shuffle == "time":
+            return deal_rows(key, trajectory.env_index, trajectory.reward.shape[0], config.minibatches)
+        return deal_environments(key, trajectory.env_index, config.minibatches)
+
+    def take(experience: Experience, share: jax.Array) -> Experience:
+        if config.shuffle == "time":
+            return dataclasses.replace(experience, rows=share)
+        return take_environments(experience, share, config.minibatches)
+
+    def sgd_step(state: LearnerState, minibatch: Experience) -> tuple[LearnerState, Metrics]:
+        mask = minibatch.select(minibatch.trajectory.is_transition)
+        num_transitions = jnp.sum(mask, dtype=jnp.float32)
+        clip = config.clip * (1 - state.step / num_updates) if config.clip_decay else config.clip
+        if config.normalize_advantages:
+            mean, deviation = mean_and_deviation(minibatch.select(minibatch.advantages), mask)
+            minibatch = dataclasses.replace(minibatch, advantages=(minibatch.advantages - mean) / (deviation + 1e-8))
+
+        def loss_fn(params: PyTree, part: Experience) -> tuple[jax.Array, Metrics]:
+            return ppo_loss(config, network, params, part, num_transitions, clip)
+
+        (_, metrics), grads = accumulate_gradients(loss_fn, state.params, minibatch, micro_batches)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        state = dataclasses.replace(state, params=params, opt_state=opt_state)
+        return state, {**metrics, "grad/norm": optax.tree.norm(grads)}
+
+    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
+        steps_before = state.step * config.epochs * config.minibatches
+        learning_rate = schedule(steps_before) if callable(schedule) else schedule
+        key, shuffle_key = jax.random.split(state.key)
+        experience = estimate_advantages(config, network, state.params, trajectory)
+        shares = jax.vmap(lambda k: deal(k, trajectory))(jax.random.split(shuffle_key, config.epochs))
+        state, steps = jax.lax.scan(
+            lambda state, share: sgd_step(state, take(experience, share)),
+            state,
+            shares.reshape(-1, *shares.shape[2:]),
+            unroll=config.loop == "unrolled" or 1,
+        )
+        metrics = {
+            **jax.tree.map(jnp.mean, steps),
+            "loss/learning_rate": jnp.asarray(learning_rate, jnp.float32),
+            **value_metrics(experience),
+        }
+        return dataclasses.replace(state, step=state.step + 1, key=key), metrics
+
+    return Agent(
+        init=init,
+        initial_carry=network.initial_carry,
+        actor_params=lambda state: state.params,
+        act=act,
+        act_greedy=act_greedy,
+        update=update,
+    )
+
+
+def estimate_advantages(config: AgentConfig, network: Network, params: PyTree, trajectory: Trajectory) -> Experience:
+    """What PPO computes of a trajectory [T, B] once, with the parameters at the update's start."""
+    values = trajectory.behaviour["value"]
+    evaluated = _evaluate(config, network, params, trajectory)
+    values = evaluated if config.recompute_values else jnp.concatenate([values, evaluated[-1:]])
+    advantages = gae(
+        values,
+        clip_reward(trajectory.reward * config.reward_scale, config.max_reward),
+        trajectory.discount * config.discount,
+        trajectory.is_transition,
+        lambda_=config.lambda_,
+    )
+    values = values[:-1]
+    return Experience(trajectory=trajectory, values=values, targets=values + advantages, advantages=advantages)
+
+
+def ppo_loss(
+    config: AgentConfig,
+    network: Network,
+    params: PyTree,
+    experience: Experience,
+    num_transitions: jax.Array,
+    clip: jax.Array | float,
+) -> tuple[jax.Array, Metrics]:
+    """PPO's loss on some environments of a minibatch, as their share of the mean over the whole minibatch.
+
+    Args:
+        config: hyper-parameters.
+        network: the actor-critic.
+        params: its parameters; the loss is differentiated with respect to them.
+        experience: what to learn from, its advantages as the surrogate takes them; reset rows carry no loss.
+        num_transitions: [] real transitions in the whole minibatch, by which sums are divided.
+        clip: of the probability ratio.
+
+    Returns:
+        The loss, and metrics that add up to the minibatch's when summed over its parts.
+    """
+    trajectory = experience.trajectory
+    if experience.rows is not None and network.rows is not None:
+        output = network.rows(params, trajectory, experience.rows)
+    else:
+        output = jax.tree.map(lambda x: x[:-1], network.unroll(params, trajectory)[0])
+    action, behaviour, mask = experience.select(
+        (trajectory.action, trajectory.behaviour["policy"], trajectory.is_transition)
+    )
+    values, targets, advantages = experience.select((experience.values, experience.targets, experience.advantages))
+    log_rhos = network.policy.log_prob(output.policy, action) - network.policy.log_prob(behaviour, action)
+    rhos = jnp.exp(jnp.where(mask, log_rhos, 0.0))
+
+    def mean(x: jax.Array) -> jax.Array:
+        return masked_mean(x, mask, count=num_transitions)
+
+    policy = mean(clipped_surrogate_loss(rhos, advantages, clip))
+    if config.value_clip:
+        value = mean(clipped_value_loss(output.value, values, targets, config.value_clip))
+    else:
+        value = mean(value_loss(output.value, targets))
+    entropy = mean(network.policy.entropy(output.policy))
+    loss = policy + config.value_cost * value - config.entropy_cost * entropy
+    return loss, {
+        "loss/total": loss,
+        "loss/policy": policy,
+        "loss/value": value,
+        "policy/entropy": entropy,
+        "policy/rho": mean(rhos),
+        "policy/kl_to_behaviour": mean(network.policy.kl(behaviour, output.policy)),
+        "policy/clip_fraction": mean(jnp.asarray(jnp.abs(rhos - 1) > clip, jnp.float32)),
+    }
+
+
+def value_metrics(experience: Experience) -> Metrics:
+    """How well the values at the update's start foretold their targets: 1 is perfectly, 0 no better than their mean."""
+    mask = experience.trajectory.is_transition
+    value, _ = mean_and_deviation(experience.values, mask)
+    target, spread = mean_and_deviation(experience.targets, mask)
+    _, error = mean_and_deviation(experience.targets - experience.values, mask)
+    explained = jnp.where(spread > 0, 1 - jnp.square(error / jnp.where(spread > 0, spread, 1)), 0.0)
+    return {"value/mean": value, "value/target": target, "value/explained_variance": explained}
+
+
+def _evaluate(config: AgentConfig, network: Network, params: PyTree, trajectory: Trajectory) -> jax.Array:
+    """Values under `params`, [T+1, B], or of the last row only, [1, B], where no others are needed.
+
+    In parts, whose activations take the memory of one.
+    """
+    length, num_envs = trajectory.reward.shape
+    if network.rows is not None:
+        rows = jnp.broadcast_to(jnp.arange(length + 1, dtype=jnp.int32)[:, None], (length + 1, num_envs))
+        parts = jnp.array_split(rows[:-1], config.minibatches) if config.recompute_values else []
+        return jnp.concatenate([network.rows(params, trajectory, part).value for part in (*parts, rows[-1:])])
+    num_parts = config.minibatches * max(1, config.micro_batches)
+    values = [network.unroll(params, part)[0].value for part in split_environments(trajectory, num_parts)]
+    return jnp.stack(values, axis=2).reshape(length + 1, num_envs)

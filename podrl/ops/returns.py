@@ -1,0 +1,44 @@
+"""Returns and advantages of a policy from its own steps, and the rewards that they are made of."""
+
+import jax
+import jax.numpy as jnp
+
+
+def clip_reward(reward: jax.Array, max_reward: float) -> jax.Array:
+    """Rewards clipped to [-max_reward, max_reward]; 0 leaves them as they are."""
+    return jnp.clip(reward, -max_reward, max_reward) if max_reward else reward
+
+
+def gae(
+    values: jax.Array, rewards: jax.Array, discounts: jax.Array, is_transition: jax.Array, *, lambda_: float = 0.95
+) -> jax.Array:
+    """Generalized advantage estimates: exponentially weighted sums of temporal differences.
+
+    A_t = delta_t + discount_t lambda A_{t+1}, with delta_t = r_t + discount_t V_{t+1} - V_t. `lambda_=0` gives the
+    temporal difference (little variance, the values' bias), `lambda_=1` the return minus the value. The sum stops at
+    reset rows, so that a truncated episode bootstraps from the value of its final observation and from nothing behind.
+
+    Args:
+        values: [T+1, B] estimates; the last row bootstraps.
+        rewards: [T, B] in the units of the return, after any clipping by the agent.
+        discounts: [T, B] in [0, 1]; zero where the episode terminated, not where it was truncated.
+        is_transition: [T, B] bool; false on reset rows, whose numbers do not matter.
+        lambda_: decay of the sum per step, in [0, 1].
+
+    Returns:
+        Advantages [T, B], zero on reset rows; no gradient flows through them. Values should move to
+        `advantages + values[:-1]`, the lambda-return.
+
+    Source: Schulman et al. 2016, arXiv:1506.02438, equation 16.
+    """
+    values, rewards, discounts = jax.lax.stop_gradient((values, rewards, discounts))
+    deltas = jnp.where(is_transition, rewards + discounts * values[1:] - values[:-1], 0.0)
+    traces = jnp.where(is_transition, discounts * lambda_, 0.0)
+
+    def accumulate(advantage_t: jax.Array, row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        delta, trace = row
+        advantage_tm1 = delta + trace * advantage_t
+        return advantage_tm1, advantage_tm1
+
+    _, advantages = jax.lax.scan(accumulate, jnp.zeros_like(deltas[0]), (deltas, traces), reverse=True)
+    return advantages

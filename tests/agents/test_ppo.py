@@ -1,0 +1,158 @@
+import dataclasses
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from podrl.agents.ppo import AgentConfig, estimate_advantages, make_agent, ppo_loss
+from podrl.config import ConfigError
+from tests.agents.test_impala import NUM_ACTIONS, chain, tabular_network
+from tests.runs import make_agent as make_run_agent
+from tests.runs import make_config, random_trajectory
+
+
+def on_policy(trajectory, values=0.0, logits=None):
+    """The chain as PPO's actor records it; by default of the uniform policy, with zero values."""
+    shape = trajectory.reward.shape
+    policy = jnp.zeros((*shape, NUM_ACTIONS)) if logits is None else jnp.broadcast_to(logits, (*shape, NUM_ACTIONS))
+    return dataclasses.replace(trajectory, behaviour={"policy": policy, "value": jnp.full(shape, values)})
+
+
+def gradient(trajectory, **config):
+    network = tabular_network()
+    params = network.init(None)
+    defaults = {"value_cost": 0.0, "entropy_cost": 0.0, "discount": 0.9, "normalize_advantages": False}
+    config = AgentConfig(minibatches=1, **defaults | config)
+    experience = estimate_advantages(config, network, params, trajectory)
+    count = jnp.sum(trajectory.is_transition)
+    return jax.grad(lambda p: ppo_loss(config, network, p, experience, count, config.clip)[0])(params)
+
+
+def test_reward_is_credited_to_the_action_that_earned_it():
+    """Only action 1 in state 2 pays: one step moves the logits of state 2 towards it, and no other state's."""
+    trajectory = on_policy(chain(states=[0, 1, 2, 3, 0], actions=[1, 0, 1, 0], rewards=[0, 0, 1, 0]))
+    moved = -gradient(trajectory, lambda_=0.0)["policy"]
+    assert moved[2, 1] > 0
+    assert moved[2, 0] < 0
+    np.testing.assert_array_equal(moved[jnp.array([0, 1, 3])], 0)
+
+
+def test_a_reset_row_is_not_credited_even_if_it_pays():
+    trajectory = on_policy(chain([0, 1, 2, 3], [1, 1, 1], [0, 1, 0], first=[True, False, True, False]))
+    np.testing.assert_array_equal(gradient(trajectory)["policy"], 0)
+
+
+@pytest.mark.parametrize(("discount", "expected"), [(0.0, 0.0), (1.0, 0.9 * 10)])
+def test_a_termination_does_not_bootstrap_and_a_truncation_does(discount, expected):
+    # State 0, then the final observation 1, which the actor valued at 10, then a reset to 2.
+    trajectory = on_policy(chain([0, 1, 2], [0, 0], [0, 0], first=[True, False, True], discount=[discount, 1.0]))
+    trajectory.behaviour["value"] = jnp.array([[0.0], [10.0]])
+    assert -gradient(trajectory, value_cost=1.0)["value"][0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("recompute", "expected"), [(False, [0.9 * 5 - 3, 0.9 * 40 - 5]), (True, [8.0, 16.0])])
+def test_values_are_the_actors_or_the_learners_and_the_last_is_the_learners(recompute, expected):
+    network = tabular_network()
+    params = {**network.init(None), "value": jnp.array([10.0, 20.0, 40.0, 0.0])}
+    trajectory = on_policy(chain([0, 1, 2], [0, 0], [0, 0]))
+    trajectory.behaviour["value"] = jnp.array([[3.0], [5.0]])
+    config = AgentConfig(discount=0.9, lambda_=0.0, recompute_values=recompute, minibatches=1)
+    experience = estimate_advantages(config, network, params, trajectory)
+    np.testing.assert_allclose(experience.advantages[:, 0], expected, rtol=1e-5)
+
+
+def test_what_has_moved_far_enough_is_left_alone():
+    """The policy acted with logits of its own: for the trained one, uniform, the ratio is outside the clip."""
+    paid, fined = (on_policy(chain([2, 0], [1], [r]), logits=jnp.log(jnp.array([0.9, 0.1]))) for r in (1.0, -1.0))
+    np.testing.assert_array_equal(gradient(paid)["policy"], 0)  # The ratio is 5 already.
+    assert gradient(fined)["policy"][2, 1] > 0
+
+
+def update_once(config, trajectory, network=None):
+    agent = make_agent(config, network or tabular_network(), num_updates=4)
+    state = agent.init(jax.random.key(0))
+    return agent.update(state, trajectory)
+
+
+def columns(rewards):
+    """One environment for each reward: in state 0 it takes action 1 and is paid."""
+    parts = [on_policy(chain([0, 1], [1], [reward])) for reward in rewards]
+    trajectory = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=min(1, xs[0].ndim - 1)), *parts)
+    return dataclasses.replace(trajectory, env_index=jnp.arange(len(rewards), dtype=jnp.uint32))
+
+
+def test_advantages_are_normalized_over_the_minibatch():
+    """Neither the rewards' offset nor their scale reaches the policy."""
+    config = AgentConfig(minibatches=1, epochs=1, value_cost=0.0, entropy_cost=0.0)
+    trajectory = columns([1.0, 2.0, 3.0, 6.0])
+    trajectory = dataclasses.replace(trajectory, action=jnp.array([[0, 0, 1, 1]]))
+    changed = dataclasses.replace(trajectory, reward=10 * trajectory.reward + 100)
+    (state, _), (same, _) = (update_once(config, part) for part in (trajectory, changed))
+    assert abs(state.params["policy"]).max() > 1e-5
+    np.testing.assert_allclose(state.params["policy"], same.params["policy"], rtol=1e-3)
+
+
+def test_decays_reach_zero_at_the_end_of_the_run():
+    agent = make_agent(
+        AgentConfig(learning_rate=0.1, epochs=2, minibatches=1, clip_decay=True), tabular_network(), num_updates=4
+    )
+    state, rates = agent.init(jax.random.key(0)), []
+    for _ in range(4):
+        state, metrics = agent.update(state, on_policy(chain([0, 1], [1], [1.0])))
+        rates.append(float(metrics["loss/learning_rate"]))
+    np.testing.assert_allclose(rates, [0.1, 0.075, 0.05, 0.025], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"learning_rate": -1.0}, "agent.learning_rate=-1.0 must be positive"),
+        ({"lambda_": 1.5}, r"agent.lambda_=1.5 must lie in \[0, 1\]"),
+        ({"shuffle": "envs"}, "agent.shuffle='envs' is not known; did you mean 'environments'"),
+        ({"epochs": 0}, "agent.epochs=0 must be at least 1"),
+    ],
+)
+def test_values_out_of_range_are_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        AgentConfig(**override)
+
+
+def test_rows_of_a_network_that_cannot_evaluate_them_apart_are_not_shuffled():
+    network = dataclasses.replace(tabular_network(), rows=None)
+    with pytest.raises(ConfigError, match=r"agent.shuffle='time' needs a network that can evaluate a row without"):
+        make_agent(AgentConfig(shuffle="time"), network, num_updates=1)
+
+
+SHUFFLES = pytest.mark.parametrize("shuffle", ["environments", "time"])
+
+
+@SHUFFLES
+def test_minibatches_and_micro_batches_without_a_choice_make_no_difference(shuffle):
+    """With one minibatch there is nothing to shuffle: parts, loops and ways to shuffle must then agree."""
+    results = []
+    for changes in ({}, {"micro_batches": 2}, {"loop": "unrolled"}):
+        config = make_config(agent="ppo", **{f"agent__{k}": v for k, v in changes.items()})
+        config = dataclasses.replace(config, agent=dataclasses.replace(config.agent, minibatches=1, shuffle=shuffle))
+        agent, spec = make_run_agent(config)
+        state, metrics = jax.jit(agent.update)(agent.init(jax.random.key(0)), random_trajectory(agent, spec, 4, 8))
+        results.append((state.params, metrics))
+    for params, metrics in results[1:]:
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), params, results[0][0])
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), metrics, results[0][1])
+
+
+@SHUFFLES
+def test_every_update_shuffles_anew(shuffle):
+    """Nothing but the key differs, and it moves on."""
+    config = make_config(agent="ppo", agent__shuffle=shuffle)
+    agent, spec = make_run_agent(config)
+    trajectory, state = random_trajectory(agent, spec, 4, 8), agent.init(jax.random.key(0))
+    update = jax.jit(agent.update)
+    after, _ = update(state, trajectory)
+    again, _ = update(state, trajectory)
+    other, _ = update(dataclasses.replace(state, key=after.key), trajectory)
+    jax.tree.map(np.testing.assert_array_equal, after.params, again.params)
+    assert any(
+        (x != y).any() for x, y in zip(jax.tree.leaves(after.params), jax.tree.leaves(other.params), strict=True)
+    )
