@@ -117,3 +117,8 @@ def atari_options() -> ml_collections.ConfigDict:
             "frame_skip": 4,
         }
     )
+
+
+def football_options() -> ml_collections.ConfigDict:
+    """Google Research Football from features, paid for goals only; see `podrl.envs.football`."""
+    return ml_collections.ConfigDict({"checkpoints": False, "observation": "features"})

@@ -47,6 +47,8 @@ _ATARI_FACTS = (
     "full_action_space",
     "episodic_life",
 )
+# What to do about system libraries that EnvPool misses.
+_REMEDIES = {"Qt 5": " On Debian and Ubuntu: apt-get install libqt5gui5."}
 _STEPS_PER_SECOND = 50.0  # Of Box2D and most of classic control.
 _GRID_STEPS_PER_SECOND = 5.0
 
@@ -155,7 +157,13 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
     if not seeds or num_threads < 1:
         raise ValueError(f"A pool needs seeds and threads; found {len(seeds)} seeds and num_threads={num_threads}.")
     task = _resolve(config)
+    options = {**task.options, **wrapper}
     with _refusals_as_config_errors(config):
+        if "vzd_path" in envpool.make_spec(config.id).config._asdict():
+            # ViZDoom's games are processes, and those of a pool are forked by several threads at once. OpenBLAS, below
+            # SciPy, ends its threads before a fork, and hangs where two forks do so together; after one fork by itself
+            # there are none left to end.
+            envpool.make(config.id, "gymnasium", num_envs=1, num_threads=1, **options)
         env = envpool.make(
             config.id,
             "gymnasium",
@@ -163,8 +171,7 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
             batch_size=len(seeds),
             num_threads=min(num_threads, len(seeds)),
             env_seed=list(seeds),
-            **task.options,
-            **wrapper,
+            **options,
         )
         _ = env.observation_space  # Cached by EnvPool; built here, where its warnings are silenced.
     return SynchronousPool(env, task.encoding, task.action_encoding, num_envs=len(seeds))
@@ -213,4 +220,5 @@ def _refusals_as_config_errors(config: EnvConfig) -> Iterator[None]:
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             options = f" with env.options={dict(config.options)}" if config.options else ""
             reason = str(error).partition("\n")[0]
-            raise ConfigError(f"EnvPool cannot make env.id={config.id!r}{options}: {reason}") from error
+            remedy = next((what for library, what in _REMEDIES.items() if library in reason), "")
+            raise ConfigError(f"EnvPool cannot make env.id={config.id!r}{options}: {reason}{remedy}") from error

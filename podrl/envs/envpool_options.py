@@ -73,7 +73,9 @@ def check_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, A
         )
         frame_skip = options.get("frame_skip", defaults["frame_skip"])
         options["max_episode_steps"] = max(1, options.pop("max_episode_frames") // frame_skip)
-    return options | ({"stack_num": 1} if "stack_num" in defaults else {})
+    # ViZDoom's buttons: one of all combinations that make sense, instead of a number for each.
+    own = {"stack_num": 1, "use_combined_action": True}
+    return {name: value for name, value in own.items() if name in defaults} | options
 
 
 def _checked_option(name: str, value: Any, default: Any) -> Any:
