@@ -1,5 +1,6 @@
 """The command that users run, as a process of its own; what goes wrong with one is in tests/faults/."""
 
+from ctypes.util import find_library
 import json
 import signal
 
@@ -8,10 +9,19 @@ import pytest
 from tests.processes import ROOT, launch, num_rows, read_rows, running, wait_for
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
+# Their environments take long to open, or their networks to compile; a quicker one of the same agent is beside them.
+SLOW = {"impala_football", "impala_metaworld", "impala_procgen", "impala_vizdoom", "ppo_atari"}
+# Configs that need a shared library of the system, and the Debian package that has it.
+LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONFIGS]
+)
 def test_every_config_runs_through_in_its_smoke_form(name, tmp_path):
+    library, _ = LIBRARIES.get(name, (None, None))
+    if library and not find_library(library):
+        pytest.skip(f"There is no {library}.")
     result = launch("--config", ROOT / f"configs/{name}.py", "--smoke", "--workdir", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = read_rows(tmp_path / "run")
@@ -22,6 +32,18 @@ def test_every_config_runs_through_in_its_smoke_form(name, tmp_path):
     assert [row["lag/max"] for row in rows] == [0] + [later] * (len(rows) - 1)
     assert all(row[key] is not None for row in rows for key in ("fingerprint", "loss/total", "grad/norm"))
     assert rows[-1]["env_steps_per_second"] > 0
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_library_that_the_system_lacks_is_named_with_its_package(name, tmp_path):
+    library, package = LIBRARIES[name]
+    if find_library(library):
+        pytest.skip(f"There is {library}.")
+    result = launch("--config", ROOT / f"configs/{name}.py", "--smoke", "--workdir", "run", cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("podrl: error: ")
+    assert f"apt-get install {package}." in line
 
 
 def test_a_run_leaves_what_the_documentation_promises(tmp_path):

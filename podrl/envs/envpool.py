@@ -30,7 +30,8 @@ import envpool
 
 from podrl.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.envs import EvaluationProtocol
-from podrl.envs.envpool_options import NO_LIMIT, check_options, is_emulator
+from podrl.envs.envpool_drawing import check_drawing
+from podrl.envs.envpool_options import NO_LIMIT, check_options, is_emulator, is_simulation
 from podrl.envs.envpool_pool import SynchronousPool, is_grid
 from podrl.envs.spaces import ActionEncoding, Encoding, make_action_encoding, make_encoding
 from podrl.types import EnvSpec
@@ -46,6 +47,8 @@ _ATARI_FACTS = (
     "full_action_space",
     "episodic_life",
 )
+# What to do about system libraries that EnvPool misses.
+_REMEDIES = {"Qt 5": " On Debian and Ubuntu: apt-get install libqt5gui5."}
 _STEPS_PER_SECOND = 50.0  # Of Box2D and most of classic control.
 _GRID_STEPS_PER_SECOND = 5.0
 
@@ -105,7 +108,14 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> S
 
 
 def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> SynchronousPool:
-    """The same, whose `picture` works."""
+    """The same, whose `picture` works.
+
+    Raises:
+        ConfigError: as `make_spec`, or if MuJoCo would draw it and cannot.
+    """
+    _resolve(config)
+    if is_simulation(_defaults(config)):
+        check_drawing(config)
     return _make_pool(config, seeds, num_threads, render_mode="rgb_array")
 
 
@@ -122,8 +132,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """
     task = _resolve(config)
     options = {name: value for name, value in config.options.items() if name not in _TIME_LIMITS}
-    with _refusals_as_config_errors(config):
-        defaults = envpool.make_spec(config.id).config._asdict()
+    defaults = _defaults(config)
     if "episodic_life" not in defaults:
         limit = defaults["max_episode_steps"]
         facts = {"max_episode_steps": "none" if limit == NO_LIMIT else limit} | options
@@ -148,7 +157,13 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
     if not seeds or num_threads < 1:
         raise ValueError(f"A pool needs seeds and threads; found {len(seeds)} seeds and num_threads={num_threads}.")
     task = _resolve(config)
+    options = {**task.options, **wrapper}
     with _refusals_as_config_errors(config):
+        if "vzd_path" in envpool.make_spec(config.id).config._asdict():
+            # ViZDoom's games are processes, and those of a pool are forked by several threads at once. OpenBLAS, below
+            # SciPy, ends its threads before a fork, and hangs where two forks do so together; after one fork by itself
+            # there are none left to end.
+            envpool.make(config.id, "gymnasium", num_envs=1, num_threads=1, **options)
         env = envpool.make(
             config.id,
             "gymnasium",
@@ -156,11 +171,16 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
             batch_size=len(seeds),
             num_threads=min(num_threads, len(seeds)),
             env_seed=list(seeds),
-            **task.options,
-            **wrapper,
+            **options,
         )
         _ = env.observation_space  # Cached by EnvPool; built here, where its warnings are silenced.
     return SynchronousPool(env, task.encoding, task.action_encoding, num_envs=len(seeds))
+
+
+def _defaults(config: EnvConfig) -> dict[str, Any]:
+    """All options of the environment, with EnvPool's values."""
+    with _refusals_as_config_errors(config):
+        return envpool.make_spec(config.id).config._asdict()
 
 
 def _resolve(config: EnvConfig) -> _Task:
@@ -170,8 +190,7 @@ def _resolve(config: EnvConfig) -> _Task:
         config.id in known,
         f"env.id={config.id!r} is not an EnvPool environment{did_you_mean(config.id, known)}",
     )
-    with _refusals_as_config_errors(config):
-        defaults = envpool.make_spec(config.id).config._asdict()
+    defaults = _defaults(config)
     options = check_options(config, defaults)
     with _refusals_as_config_errors(config):
         spec = envpool.make_spec(config.id, **options)
@@ -201,4 +220,5 @@ def _refusals_as_config_errors(config: EnvConfig) -> Iterator[None]:
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             options = f" with env.options={dict(config.options)}" if config.options else ""
             reason = str(error).partition("\n")[0]
-            raise ConfigError(f"EnvPool cannot make env.id={config.id!r}{options}: {reason}") from error
+            remedy = next((what for library, what in _REMEDIES.items() if library in reason), "")
+            raise ConfigError(f"EnvPool cannot make env.id={config.id!r}{options}: {reason}{remedy}") from error

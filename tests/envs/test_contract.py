@@ -30,7 +30,6 @@ CASES = {
     "pendulum": EnvConfig(id="Pendulum-v1", options={"max_episode_steps": 40}),
     "half_cheetah": EnvConfig(id="HalfCheetah-v5", options={"max_episode_steps": 40}),
     "inverted_double_pendulum": EnvConfig(id="InvertedDoublePendulum-v5"),
-    "hopper": EnvConfig(id="Hopper-v5"),
     "cartpole_swingup": EnvConfig(id="CartpoleSwingup-v1", options={"max_episode_steps": 40}),
     "gymnax_cartpole": EnvConfig(source="gymnax", id="CartPole-v1", options={"max_steps_in_episode": 15}),
     "gymnax_breakout": EnvConfig(source="gymnax", id="Breakout-MinAtar"),
