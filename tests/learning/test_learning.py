@@ -2,15 +2,14 @@
 
 import pytest
 
-from podrl.agents import load_agent
+from podrl.assembly import resolve
 from podrl.commandline import load_config, override
-from podrl.config_dict import from_config_dict
 from tests.runs import run
 
 
 def learn(name, *overrides):
     config = override(load_config(f"configs/{name}.py"), list(overrides))
-    outcome, _ = run(from_config_dict(config, load_agent("impala").AgentConfig))
+    outcome, _ = run(resolve(config))
     return outcome.episode_return
 
 
@@ -27,3 +26,23 @@ def test_a_short_lunarlander_flies_better_than_chance():
 @pytest.mark.slow
 def test_lunarlander_lands():
     assert learn("impala_lunarlander") >= 100
+
+
+class TestMemory:
+    """A bit that is seen at an episode's start and asked for 20 steps later: 1 if told rightly, else -1."""
+
+    def test_an_lstm_remembers(self):
+        assert learn("impala_memory", "--config.total_env_steps=300_000") >= 0.9
+
+    def test_without_one_the_agent_can_only_guess(self):
+        """The mean of a hundred guesses has a standard deviation of 0.1."""
+        options = ("--config.network.core=none", "--config.total_env_steps=300_000")
+        assert abs(learn("impala_memory", *options)) < 0.5
+
+    def test_ppo_learns_to_remember(self):
+        assert learn("ppo_memory", "--config.total_env_steps=200_000") >= 0.9
+
+    @pytest.mark.slow
+    def test_actors_on_the_host_remember(self):
+        steps = "--config.total_env_steps=500_000"
+        assert learn("impala_memory", "--config.topology.placement=sebulba", steps) >= 0.9
