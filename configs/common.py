@@ -77,6 +77,33 @@ def ppo_agent() -> ml_collections.ConfigDict:
     )
 
 
+def make_control_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.ConfigDict:
+    """PPO on continuous control: hyper-parameters and network of CleanRL's `ppo_continuous_action`.
+
+    Batches are its 2,048 steps, of 16 environments instead of one.
+
+    Source: Huang et al. 2022, CleanRL, JMLR 23(274); Andrychowicz et al. 2021, arXiv:2006.05990, which of them matter.
+    """
+    config = make_config(name, env_id, total_env_steps)
+    config.actors.num_envs = 16
+    config.actors.unroll_length = 128
+    config.actors.env_threads = 1
+    config.network.hidden_sizes = (64, 64)
+    config.network.activation = "tanh"
+    config.network.separate_value = True
+    config.network.normalize_observations = True
+    config.network.normalize_rewards = True
+    config.agent = ppo_agent()
+    config.agent.learning_rate = 3e-4
+    config.agent.entropy_cost = 0.0
+    config.agent.value_clip = 0.2
+    config.agent.epochs = 10
+    config.agent.minibatches = 32
+    config.agent.shuffle = "time"
+    config.log.every_updates = 10
+    return config
+
+
 def atari_options() -> ml_collections.ConfigDict:
     """Atari as Cleanba plays it, after Machado et al. 2018, arXiv:1709.06009: sticky actions, all 18 actions."""
     return ml_collections.ConfigDict(

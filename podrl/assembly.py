@@ -72,7 +72,7 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
     """
     source, spec = _load_environment(config)
     topology = make_topology(config.topology, devices)
-    config = resolve_loop(resolve_micro_batches(config, topology), topology)
+    config = resolve_micro_batches(resolve_loop(config, topology), topology)
     layout = make_layout(config, topology)
     network, rules = split_network(make_network(config.network, spec), config, topology.learner)
     agent = make_agent(config, network, spec)

@@ -84,6 +84,10 @@ class NetworkConfig:
         activation: of `mlp`, `relu` or `tanh`.
         separate_value: the value has an encoder of its own, of the same kind, instead of sharing the policy's.
         frame_stack: frames that the network sees at once; actors send one, the stack is the network's carry.
+        core: `lstm` lets the network remember what it saw earlier in an episode; `none` is without.
+        core_size: units of the LSTM.
+        last_action: whether the network sees its last action, beside the encoder's features.
+        last_reward: whether it sees what that action earned, clipped to [-1, 1].
         compute_dtype: `float32` or `bfloat16` for activations; parameters stay float32.
         squash_actions: continuous actions are hyperbolic tangents of a Gaussian's samples, so that none leaves the
             environment's range. Otherwise they are the samples, and the environment's source clips what leaves it.
@@ -101,6 +105,10 @@ class NetworkConfig:
     activation: str = "relu"
     separate_value: bool = False
     frame_stack: int = 1
+    core: str = "none"
+    core_size: int = 256
+    last_action: bool = False
+    last_reward: bool = False
     compute_dtype: str = "float32"
     squash_actions: bool = False
     action_scale: str = "shared"
@@ -110,6 +118,8 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges and names."""
+        check_one_of("network.encoder", self.encoder, ("resnet", "nature", "mlp"))
+        check_one_of("network.core", self.core, ("lstm", "none"))
         check_one_of("network.encoder", self.encoder, ("resnet", "nature", "minatar", "mlp"))
         check_one_of("network.activation", self.activation, ("relu", "tanh"))
         check_one_of("network.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
@@ -120,6 +130,11 @@ class NetworkConfig:
         )
         check_at_least(self, "network", "width", 1)
         check_at_least(self, "network", "frame_stack", 1)
+        check_at_least(self, "network", "core_size", 1)
+        check(
+            self.core == "none" or not self.separate_value,
+            f"network.separate_value has no core of its own; use network.core=none with it, not {self.core!r}.",
+        )
         check(
             all(size > 0 for size in self.hidden_sizes),
             f"network.hidden_sizes={self.hidden_sizes} must all be positive.",
@@ -326,8 +341,8 @@ class Config:
 def shrink(config: Config) -> Config:
     """The same run made so small that it ends in seconds: for trying a config out, and for tests."""
     row_parts = config.minibatch_grid[1]
-    unroll_length = -(-min(config.actors.unroll_length, 5) // row_parts) * row_parts
-    actors = dataclasses.replace(config.actors, unroll_length=unroll_length)
+    few = max(5 // row_parts, 1) * row_parts
+    actors = dataclasses.replace(config.actors, unroll_length=min(config.actors.unroll_length, few))
     agent = dataclasses.replace(config.agent, epochs=1) if hasattr(config.agent, "epochs") else config.agent
     return dataclasses.replace(
         config,

@@ -66,16 +66,15 @@ def measure_jobs(
         machine["platform"] == "cpu", f"--processes: found {machine['platform']} devices; it needs JAX_PLATFORMS=cpu."
     )
     show_phase("compiling")
-    topology = dataclasses.replace(
-        config.topology, actor_devices_per_process=devices, learner_devices_per_process=devices
-    )
+    topology = dataclasses.replace(config.topology, **_on_all(config, devices))
     parts = make_parts(dataclasses.replace(config, topology=topology))
     yardsticks = Yardsticks()
     rates: dict[int, list[float]] = {count: [] for count in process_counts}
     for repeat in range(repeats):
         for count in process_counts:
             show_phase(f"repeat {repeat + 1} of {repeats}: {count} process(es)")
-            rates[count].append(time_job(arguments, count, devices // count, seconds))
+            split = [f"--config.topology.{key}={value}" for key, value in _on_all(config, devices // count).items()]
+            rates[count].append(time_job([*arguments, *split], count, devices // count, seconds))
         yardsticks.measure()
     first = rates[process_counts[0]]
     params = jax.tree.leaves(parts.programs.learner.state_shape.params)
@@ -98,6 +97,13 @@ def measure_jobs(
     }
 
 
+def _on_all(config: Config, devices: int) -> dict[str, Any]:
+    """The keys of `topology` by which all of a process's devices act and learn."""
+    if config.topology.placement == "anakin":
+        return {}
+    return {"actor_devices_per_process": devices, "learner_devices_per_process": devices}
+
+
 def time_job(arguments: Sequence[str], processes: int, devices_per_process: int, seconds: float) -> float:
     """Env steps per second of a job that runs for so long after its warm-up, by its own rows of metrics."""
     with tempfile.TemporaryDirectory(prefix="podrl-benchmark-") as folder:
@@ -106,8 +112,6 @@ def time_job(arguments: Sequence[str], processes: int, devices_per_process: int,
             *(sys.executable, str(_LAUNCHER), f"--local_processes={processes}"),
             *(f"--devices_per_process={devices_per_process}", *arguments, f"--workdir={workdir}"),
             *("--config.total_env_steps=1_000_000_000_000", f"--config.log.every_updates={_EVERY_UPDATES}"),
-            f"--config.topology.actor_devices_per_process={devices_per_process}",
-            f"--config.topology.learner_devices_per_process={devices_per_process}",
             *("--config.checkpoint.every_updates=0", "--config.log.tensorboard=False"),
         ]
         log = Path(folder) / "log"

@@ -127,7 +127,7 @@ def resolve_micro_batches(config: Config, topology: Topology) -> Config:
     micro_batches = 1
     if _convolves_on_cpu(config, topology):
         size = _CPU_MICRO_BATCH[config.network.encoder]
-        limit = max(1, _CPU_MAX_PARTS // (config.agent.minibatches * getattr(config.agent, "epochs", 1)))
+        limit = max(1, _CPU_MAX_PARTS // _num_copies(config))
         divisors = [n for n in range(1, limit + 1) if envs % n == 0]
         small = [n for n in divisors if envs // n * (config.actors.unroll_length // row_parts) <= size]
         micro_batches = min(small, default=max(divisors))
@@ -143,6 +143,12 @@ def resolve_loop(config: Config, topology: Topology) -> Config:
         return config
     loop = "rolled" if runs_in_loops(config, topology) else "unrolled"
     return dataclasses.replace(config, agent=dataclasses.replace(config.agent, loop=loop))
+
+
+def _num_copies(config: Config) -> int:
+    """Optimizer steps of an update that are a copy of their own in the compiled program, but for micro-batches."""
+    rolled = getattr(config.agent, "loop", None) == "rolled"
+    return 1 if rolled else config.agent.minibatches * getattr(config.agent, "epochs", 1)
 
 
 def _convolves_on_cpu(config: Config, topology: Topology) -> bool:

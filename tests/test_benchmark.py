@@ -100,6 +100,19 @@ def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys, fast_ya
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
+@pytest.mark.slow
+def test_environments_inside_are_measured_against_a_plain_loop(tmp_path, monkeypatch, capsys, fast_yardsticks):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--smoke", "--repeats", "2", "--seconds", "0.05", "--json", "report.json"]
+    assert tool.main(["benchmark.py", "--config", CATCH.replace("impala_catch", "ppo_cartpole"), *arguments]) == 0
+    report = json.loads(Path("report.json").read_text())
+    assert set(report["stages"]) == {"plain", "end_to_end"}
+    rates = [report["stages"][name]["samples"][0] for name in ("end_to_end", "plain")]
+    one, other = (sample["env_steps"] / sample["wall_s"] for sample in rates)
+    assert report["end_to_end"]["of_plain"]["min"] <= one / other <= report["end_to_end"]["of_plain"]["max"]
+    assert "of the plain loop of podrl/plain_loop.py" in capsys.readouterr().out
+
+
 def test_compares_two_configs_in_turns(tmp_path, monkeypatch, capsys, fast_yardsticks):
     monkeypatch.chdir(tmp_path)
     compiled, turns = [], []

@@ -7,7 +7,7 @@ import pytest
 
 from podrl.config import ConfigError, TopologyConfig
 from podrl.envs.seeds import env_seeds
-from podrl.layout import make_layout, resolve_micro_batches
+from podrl.layout import make_layout, resolve_loop, resolve_micro_batches
 from podrl.mesh import make_topology
 from tests.runs import make_config
 from tests.test_mesh import FakeDevice
@@ -15,7 +15,7 @@ from tests.test_mesh import FakeDevice
 
 def micro_batches(num_devices=1, **overrides):
     topology = make_topology(TopologyConfig(learner_devices_per_process=num_devices), jax.devices()[:num_devices])
-    config = resolve_micro_batches(make_config(**overrides), topology)
+    config = resolve_micro_batches(resolve_loop(make_config(**overrides), topology), topology)
     make_layout(config, topology)
     return config.agent.micro_batches
 
@@ -33,6 +33,21 @@ def micro_batches(num_devices=1, **overrides):
         (4, 1, {"network__encoder": "nature", "agent__minibatches": 2}),  # Parts of 8 environments.
         (1, 1, {"network__encoder": "mlp"}),
         (2, 1, {"agent__micro_batches": 2}),
+        # Each of 8 optimizer steps in an update is a copy of the network already, or one is in a loop.
+        (2, 1, {"agent": "ppo", "agent__epochs": 2}),
+        (16, 1, {"agent": "ppo", "agent__epochs": 2, "agent__minibatches": 1, "agent__loop": "rolled"}),
+        # 64 environments of 8 rows in a minibatch: parts of 8.
+        (
+            8,
+            1,
+            {
+                "agent": "ppo",
+                "agent__shuffle": "time",
+                "agent__epochs": 1,
+                "agent__minibatches": 2,
+                "actors__unroll_length": 16,
+            },
+        ),
     ],
 )
 def test_a_cpu_learner_takes_images_in_small_parts(expected, num_devices, overrides):
@@ -51,6 +66,28 @@ def test_other_backends_take_a_batch_whole():
     config = make_config(network__encoder="nature", actors__num_envs=64, actors__unroll_length=20)
     resolved = resolve_micro_batches(config, types.SimpleNamespace(learner=learner))
     assert resolved.agent.micro_batches == 1
+
+
+@pytest.mark.parametrize(("encoder", "loop"), [("mlp", "rolled"), ("nature", "rolled"), ("resnet", "unrolled")])
+def test_a_cpu_learner_spares_convolutions_the_loop(encoder, loop):
+    topology = make_topology(TopologyConfig(), jax.devices()[:1])
+    assert resolve_loop(make_config(agent="ppo", network__encoder=encoder), topology).agent.loop == loop
+    set_by_user = make_config(agent="ppo", network__encoder=encoder, agent__loop="rolled")
+    assert resolve_loop(set_by_user, topology).agent.loop == "rolled"
+    without = make_config(network__encoder=encoder)
+    assert resolve_loop(without, topology) == without
+
+
+def test_minibatches_of_rows_need_rows_that_divide_and_any_number_of_environments():
+    topology = make_topology(TopologyConfig(), jax.devices()[:1])
+    rows = {"agent": "ppo", "agent__shuffle": "time", "agent__minibatches": 32, "actors__num_envs": 6}
+    assert make_layout(make_config(actors__unroll_length=64, **rows), topology).envs_per_pool == 3
+    with pytest.raises(ConfigError, match=r"actors\.unroll_length=48 does not divide into agent\.minibatches=32 parts"):
+        make_layout(make_config(actors__unroll_length=48, **rows), topology)
+    with pytest.raises(ConfigError, match=r"actors\.num_envs=6 does not divide .* agent\.minibatches=32"):
+        make_layout(make_config(actors__unroll_length=64, **rows | {"agent__shuffle": "environments"}), topology)
+    smoke = make_config(actors__unroll_length=64, smoke=True, agent__epochs=10, **rows)
+    assert (smoke.actors.unroll_length, smoke.agent.epochs, smoke.agent.minibatches) == (32, 1, 32)
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 4])

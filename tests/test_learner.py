@@ -1,3 +1,4 @@
+import functools
 import math
 import re
 
@@ -14,6 +15,12 @@ from podrl.mesh import make_topology, trajectory_sharding
 from podrl.types import Trajectory
 from tests.runs import make_agent, make_config, random_trajectory
 
+MEMORY = {
+    "network__core": "lstm",
+    "network__core_size": 16,
+    "network__last_action": True,
+    "network__last_reward": True,
+}
 KINDS = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "collective-broadcast", "reduce-scatter")
 COLLECTIVE = re.compile(rf"= (.*) ((?:ragged-)?(?:{'|'.join(KINDS)}))(?:-start)?\(")
 
@@ -73,6 +80,11 @@ def test_the_same_global_batch_gives_the_same_parameters_on_any_number_of_device
         np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_recurrent_networks_learn_the_same_on_eight_devices():
+    results = [train(make_config(**MEMORY), num_devices=num_devices, num_updates=10) for num_devices in (1, 8)]
+    assert_params_close(*(params for params, *_ in results), rtol=1e-5)
+
+
 def test_updates_move_the_parameters(reference):
     before, *_ = train(make_config(), num_devices=1, num_updates=1)
     with pytest.raises(AssertionError):
@@ -93,6 +105,36 @@ def test_minibatches_hold_the_same_environments_on_any_layout(num_devices, num_p
     assert_params_close(params, reference, rtol=1e-5)
 
 
+SHUFFLES = {
+    "environments": {"agent__shuffle": "environments", "agent__minibatches": 2, "actors__num_envs": 32},
+    "time": {"agent__shuffle": "time", "agent__minibatches": 5, "actors__num_envs": 32},
+}
+
+
+@functools.cache
+def train_ppo(shuffle, num_devices, num_pools):
+    """Few updates: each takes ten optimizer steps or more."""
+    config = make_config(agent="ppo", agent__epochs=3, agent__epsilon=1e-3, **SHUFFLES[shuffle])
+    return train(config, num_devices=num_devices, num_updates=4, num_pools=num_pools, num_envs=32)
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "num_devices", "num_pools"),
+    [("environments", 2, 1), ("environments", 8, 2), ("time", 4, 2), ("time", 8, 1)],
+)
+def test_shuffled_minibatches_are_the_same_on_any_layout(shuffle, num_devices, num_pools):
+    reference, reference_metrics, *_ = train_ppo(shuffle, 1, 1)
+    params, metrics, *_ = train_ppo(shuffle, num_devices, num_pools)
+    assert_params_close(params, reference, rtol=1e-5)
+    for name, value in reference_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_ways_to_shuffle_differ():
+    with pytest.raises(AssertionError):
+        assert_params_close(train_ppo("time", 1, 1)[0], train_ppo("environments", 1, 1)[0], rtol=1e-3)
+
+
 def test_parameters_split_over_the_model_axis_learn_the_same(reference):
     rules = [(r"encoder.*kernel|MLP.*kernel", P(None, "model"))]
     params, _, _, state = train(make_config(), num_devices=8, num_updates=20, model_devices=4, rules=rules)
@@ -108,8 +150,21 @@ def find_collectives(compiled):
     def sizes(results):
         return [math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\w\[([\d,]*)\]", results)]
 
-    text = re.sub(r"/\*.*?\*/", "", compiled.as_text())
+    text = re.sub(r"/\*.*?\*/", "", compiled if isinstance(compiled, str) else compiled.as_text())
     return [(kind, sizes(results)) for results, kind in COLLECTIVE.findall(text)]
+
+
+def find_collectives_in_loops(compiled):
+    """The same of those that run once for each turn of a loop."""
+    text = compiled.as_text()
+    computations = dict(re.findall(r"^%?([\w.\-]+) \(.*?\{\n(.*?)^\}", text, re.M | re.S))
+    pending, inside = set(re.findall(r"body=%?([\w.\-]+)", text)), set()
+    assert pending <= set(computations)
+    while pending:
+        inside |= pending
+        called = re.findall(r"(?:calls|to_apply|body)=%?([\w.\-]+)", "".join(computations[name] for name in pending))
+        pending = set(called) - inside
+    return find_collectives("".join(computations[name] for name in sorted(inside)))
 
 
 def test_the_search_for_collectives_finds_those_that_must_not_be():
@@ -122,20 +177,33 @@ def test_the_search_for_collectives_finds_those_that_must_not_be():
     assert ("all-gather", [64 * 64]) in find_collectives(gathered)
 
 
-@pytest.mark.parametrize("encoder", ["mlp", "nature", "resnet"])
-def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder):
-    config = make_config(agent__minibatches=2, agent__micro_batches=2)
+@pytest.mark.parametrize(
+    ("encoder", "options"),
+    [
+        ("mlp", {"agent__micro_batches": 2}),
+        ("nature", {}),
+        ("resnet", {}),
+        ("mlp", {"agent": "ppo", "agent__recompute_values": True}),
+        ("nature", {"agent": "ppo", "agent__shuffle": "time"}),
+        ("mlp", MEMORY),
+    ],
+)
+def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder, options):
+    """And that of an LSTM does so once, not for each time step."""
+    config = make_config(agent__minibatches=2, **options)
     if encoder != "mlp":
-        config = make_config("Breakout-v5", network__encoder=encoder, network__frame_stack=4, agent__minibatches=2)
+        images = {"network__encoder": encoder, "network__frame_stack": 4, "agent__minibatches": 2}
+        config = make_config("Breakout-v5", **images, **options)
     agent, spec = make_agent(config)
     mesh = learner_mesh(8)
-    batch = shapes(random_trajectory(agent, spec, length=3, num_envs=16))
+    batch = shapes(random_trajectory(agent, spec, length=4, num_envs=16))
     compiled = Learner(agent, mesh).compile([batch, batch])
     found = find_collectives(compiled)
     assert {kind for kind, _ in found} == {"all-reduce"}
     sizes = [size for _, sizes in found for size in sizes]
     largest = max(x.size for x in jax.tree.leaves(jax.eval_shape(agent.init, jax.random.key(0)).params))
     assert max(sizes) <= largest, "something larger than a parameter is reduced"
+    assert (" while(" in compiled.as_text(), find_collectives_in_loops(compiled)) == (True, [])  # V-trace is a loop.
 
 
 def test_joining_pools_keeps_every_environment_once():

@@ -91,8 +91,9 @@ def test_an_agent_acts_and_learns_on_normalised_observations():
         Timestep(observation=x.observation[0], reward=zeros, discount=zeros + 1, first=zeros > 0)
         for x in (trajectory, normalised)
     )
-    found = wrapped.act(params, raw, (), keys), wrapped.act_greedy(params, raw, ())
-    wanted = agent.act(state.params, inner, (), keys), agent.act_greedy(state.params, inner, ())
+    carry = agent.initial_carry(8)
+    found = wrapped.act(params, raw, carry, keys), wrapped.act_greedy(params, raw, carry)
+    wanted = agent.act(state.params, inner, carry, keys), agent.act_greedy(state.params, inner, carry)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 

@@ -65,9 +65,13 @@ class TestInOneProcess:
             {"actors__synchronous": True},
             {"topology__learner_devices_per_process": 2, "actors__threads_per_device": 2},
             {"network__normalize_observations": True, "network__normalize_rewards": True},
+            {"agent": "ppo", "agent__shuffle": "time", "topology__learner_devices_per_process": 2},
+            {"network__core": "lstm", "network__core_size": 8, "network__last_action": True},
         ],
     )
-    def test_nor_on_several_devices_with_lag_zero_or_with_running_statistics(self, tmp_path, overrides, monkeypatch):
+    def test_nor_on_several_devices_with_lag_zero_running_statistics_shuffled_minibatches_or_memory(
+        self, tmp_path, overrides, monkeypatch
+    ):
         monkeypatch.setattr(TestInOneProcess, "CONFIG", runs.make_config(**self.OVERRIDES | overrides))
         straight = self.straight(tmp_path / "straight")
         self.train_until(tmp_path / "stopped", 6)

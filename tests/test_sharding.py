@@ -22,7 +22,7 @@ from podrl.transfer import copy_to
 from podrl.types import Counters, DiscreteActions, EnvSpec, LearnerState, Metrics, Snapshot, Trajectory
 from tests.processes import ROOT, error_lines, launch, read_rows
 from tests.runs import facts, make_config, make_split_agent, random_trajectory, run
-from tests.test_learner import find_collectives, shapes
+from tests.test_learner import find_collectives, find_collectives_in_loops, shapes
 
 ENVS = 16
 VECTORS = EnvSpec(id="vectors", observation=jax.ShapeDtypeStruct((50,), np.float32), actions=DiscreteActions(3))
@@ -37,9 +37,10 @@ STYLES = pytest.mark.parametrize("split", [FSDP, TENSOR, BOTH], ids=["fsdp", "te
 
 
 def wide_config(encoder: str = "mlp", *, data=1, model=1, style="auto", rules=(), **overrides) -> Config:
+    memory = {"core": "lstm", "core_size": 128, "last_action": True} if encoder == "lstm" else {}
     return make_config(
         **{
-            "network__encoder": encoder,
+            "network__encoder": "mlp" if encoder == "lstm" else encoder,
             "network__width": 4,
             "network__hidden_sizes": (512, 256, 128),
             "topology__learner_devices_per_process": data * model,
@@ -49,6 +50,7 @@ def wide_config(encoder: str = "mlp", *, data=1, model=1, style="auto", rules=()
             "agent__optimizer": "adam",
             "agent__learning_rate": LEARNING_RATE,
             "agent__epsilon": 1e-3,  # With less, a gradient's rounding error near zero becomes a step of full size.
+            **{f"network__{name}": value for name, value in memory.items()},
             **overrides,
         }
     )
@@ -117,6 +119,13 @@ class TestLayout:
             "encoder/Conv_1/kernel": P(None, None, "model"),
             "encoder/Conv_2/kernel": P(None, None, None, "model"),
             "encoder/Dense_0/kernel": P(None, "model"),
+        }
+
+    def test_tensor_splits_every_gate_of_an_lstm(self):
+        found = layout(wide_config("lstm", **TENSOR))
+        assert found == layout(wide_config("mlp", **TENSOR)) | {
+            "core/input_kernel": P(None, None, "model"),
+            "core/recurrent_kernel": P(None, None, "model"),
         }
 
     def test_tensor_splits_the_inside_of_residual_blocks_and_leaves_small_layers_whole(self):
@@ -212,7 +221,7 @@ def train_whole(encoder: str, optimizer: str) -> tuple[LearnerState, Metrics]:
 @STYLES
 @pytest.mark.parametrize(
     ("encoder", "optimizer"),
-    [("mlp", "adam"), ("mlp", "rmsprop"), pytest.param("resnet", "adam", marks=pytest.mark.slow)],
+    [("mlp", "adam"), ("mlp", "rmsprop"), ("lstm", "adam"), pytest.param("resnet", "adam", marks=pytest.mark.slow)],
 )
 def test_updates_of_split_parameters_are_those_of_whole_ones(encoder, optimizer, split):
     """Parameters and the optimizer's moments, after several updates, relative to the largest number of each array.
@@ -227,6 +236,23 @@ def test_updates_of_split_parameters_are_those_of_whole_ones(encoder, optimizer,
         scale = max(np.abs(x).max(), LEARNING_RATE if path_name(path).startswith("params/") else 0.0) or 1.0
         np.testing.assert_allclose(x / scale, y / scale, atol=1e-5, err_msg=path_name(path))
     for name, value in whole_metrics.items():  # The gradient's norm among them, which clipping hides from the rest.
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_minibatches_of_rows_learn_with_split_parameters_what_they_learn_with_whole_ones():
+    """PPO's steps are in a loop, and its network evaluates chosen rows."""
+
+    def train_ppo(devices):
+        rows = {"agent__shuffle": "time", "agent__minibatches": 5, "agent__epochs": 1, "agent__epsilon": 1e-3}
+        topology = {"learner_devices_per_process": devices, "sharding": "fsdp" if devices > 1 else "replicated"}
+        layout = {f"topology__{name}": value for name, value in topology.items()}
+        return train(make_config(agent="ppo", network__hidden_sizes=(512, 256), **rows, **layout), num_updates=2)
+
+    (whole, whole_metrics), (state, metrics) = train_ppo(1), train_ppo(4)
+    assert any(x.sharding.spec != P() for x in jax.tree.leaves(state.params))
+    for x, y in zip(jax.tree.leaves(plain(whole).params), jax.tree.leaves(plain(state).params), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5 * max(np.abs(x).max(), LEARNING_RATE))
+    for name, value in whole_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
@@ -313,7 +339,7 @@ class TestCompiledUpdate:
         assert part.temporary_bytes < 0.8 * whole.temporary_bytes
         assert part.output_bytes < 10_000  # Metrics; the new state takes the place of the old one.
 
-    @pytest.mark.parametrize("encoder", ["mlp", "resnet"])
+    @pytest.mark.parametrize("encoder", ["mlp", "lstm", "resnet"])
     def test_fsdp_gathers_parameters_and_reduces_gradients_whatever_the_batch(self, encoder):
         compiled, learner = compile_update(encoder, "fsdp")
         found = Counter(flat(compiled))
@@ -323,6 +349,7 @@ class TestCompiledUpdate:
         gathered = Counter({size: count for (kind, size), count in found.items() if kind == "all-gather"})
         assert gathered == wide, "each wide parameter is gathered once, and nothing else"
         assert max(size for _, size in found) == max(wide)
+        assert not find_collectives_in_loops(compiled)
 
     @pytest.mark.parametrize("encoder", ["mlp", "resnet"])
     def test_tensor_moves_activations_and_no_wide_parameter_nor_frames(self, encoder):
@@ -334,6 +361,14 @@ class TestCompiledUpdate:
         growth = sum(size for _, size in longer) / sum(size for _, size in found)
         assert 1.2 < growth < 1.7  # 10 rows instead of 6: nearly all of it is activations.
         assert not re.search(r"u8\[[\d,]*\]\S* (all|reduce|collective)-", compiled.as_text())
+
+    def test_an_lstms_devices_exchange_its_hidden_state_once_for_each_time_step(self):
+        """Forward they gather it, and backward they add up their shares of its gradient."""
+        compiled, learner = compile_update("lstm", "tensor")
+        state = ENVS * learner.state_shape.params["core"]["recurrent_kernel"].shape[0]
+        assert sorted(find_collectives_in_loops(compiled)) == [("all-gather", [state]), ("all-reduce", [state])]
+        wide = {leaf.size for leaf in jax.tree.leaves(learner.state_shape.params) if leaf.size >= MIN_SPLIT_SIZE}
+        assert not wide & {size for _, size in flat(compiled)}
 
     @pytest.mark.slow
     def test_left_alone_the_compiler_moves_more_the_longer_the_batch(self):

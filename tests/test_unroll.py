@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import numpy as np
+import pytest
 
 from podrl.envs import load_source
 from podrl.networks import make_network
@@ -71,6 +72,11 @@ def test_every_step_is_stamped_with_the_version_that_acted():
     assert [np.unique(rollout.params_version).tolist() for rollout in rollouts] == [[0], [1], [2]]
 
 
+def test_every_rollout_says_which_environments_it_is_of():
+    rollouts, _ = unroll(scripted_config(), 2, [5, 3])
+    assert [rollout.env_index.tolist() for rollout in rollouts] == [[5, 3], [5, 3]]
+
+
 def test_an_environments_noise_depends_on_its_index_and_not_on_its_pool():
     config = make_config("LunarLander-v3")
     (alone, _), _ = unroll(config, 2, [5], length=20)
@@ -86,8 +92,17 @@ def test_the_noise_is_new_at_every_step_and_in_every_rollout():
     assert (first.action != second.action).any()
 
 
-def test_the_carry_at_the_start_rebuilds_what_the_actor_saw():
-    config = make_config("Breakout-v5", network__encoder="nature", network__frame_stack=4)
+@pytest.mark.parametrize(
+    ("env_id", "network"),
+    [
+        ("Breakout-v5", {"encoder": "nature", "frame_stack": 4}),
+        ("Catch-v0", {"core": "lstm", "core_size": 8, "last_action": True, "last_reward": True, "frame_stack": 2}),
+    ],
+    ids=["frames", "lstm"],
+)
+def test_the_carry_at_the_start_rebuilds_what_the_actor_saw(env_id, network):
+    """Of Catch, an episode opens within a rollout, and its reward opens the next."""
+    config = make_config(env_id, **{f"network__{key}": value for key, value in network.items()})
     agent, spec = make_agent(config)
     rollouts, _ = unroll(config, 3, [0, 1], length=6)
     network = make_network(config.network, spec)

@@ -23,7 +23,8 @@ from podrl.config import ConfigError, EnvConfig, check, check_one_of, did_you_me
 from podrl.types import Array, EnvSpec, PyTree, Timestep
 
 # Modules of this folder that sources build on.
-_NOT_SOURCES = ("envpool_options", "envpool_pool", "gymnasium_pool", "in_graph", "seeds", "spaces")
+_BESIDE_ENVPOOL = ("envpool_drawing", "envpool_options", "envpool_pool")
+_NOT_SOURCES = (*_BESIDE_ENVPOOL, "gymnasium_pool", "in_graph", "seeds", "spaces")
 
 
 class Pool(Protocol):

@@ -30,7 +30,8 @@ import envpool
 
 from podrl.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.envs import EvaluationProtocol
-from podrl.envs.envpool_options import NO_LIMIT, check_options, is_emulator
+from podrl.envs.envpool_drawing import check_drawing
+from podrl.envs.envpool_options import NO_LIMIT, check_options, is_emulator, is_simulation
 from podrl.envs.envpool_pool import SynchronousPool, is_grid
 from podrl.envs.spaces import ActionEncoding, Encoding, make_action_encoding, make_encoding
 from podrl.types import EnvSpec
@@ -107,7 +108,14 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> S
 
 
 def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> SynchronousPool:
-    """The same, whose `picture` works."""
+    """The same, whose `picture` works.
+
+    Raises:
+        ConfigError: as `make_spec`, or if MuJoCo would draw it and cannot.
+    """
+    _resolve(config)
+    if is_simulation(_defaults(config)):
+        check_drawing(config)
     return _make_pool(config, seeds, num_threads, render_mode="rgb_array")
 
 
@@ -124,8 +132,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """
     task = _resolve(config)
     options = {name: value for name, value in config.options.items() if name not in _TIME_LIMITS}
-    with _refusals_as_config_errors(config):
-        defaults = envpool.make_spec(config.id).config._asdict()
+    defaults = _defaults(config)
     if "episodic_life" not in defaults:
         limit = defaults["max_episode_steps"]
         facts = {"max_episode_steps": "none" if limit == NO_LIMIT else limit} | options
@@ -170,6 +177,12 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
     return SynchronousPool(env, task.encoding, task.action_encoding, num_envs=len(seeds))
 
 
+def _defaults(config: EnvConfig) -> dict[str, Any]:
+    """All options of the environment, with EnvPool's values."""
+    with _refusals_as_config_errors(config):
+        return envpool.make_spec(config.id).config._asdict()
+
+
 def _resolve(config: EnvConfig) -> _Task:
     """Checks all that `config` asks for against what EnvPool has."""
     known = envpool.list_all_envs()
@@ -177,8 +190,7 @@ def _resolve(config: EnvConfig) -> _Task:
         config.id in known,
         f"env.id={config.id!r} is not an EnvPool environment{did_you_mean(config.id, known)}",
     )
-    with _refusals_as_config_errors(config):
-        defaults = envpool.make_spec(config.id).config._asdict()
+    defaults = _defaults(config)
     options = check_options(config, defaults)
     with _refusals_as_config_errors(config):
         spec = envpool.make_spec(config.id, **options)

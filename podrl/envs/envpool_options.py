@@ -32,9 +32,14 @@ _POSITIVE = ("frame_skip", "noop_max", "img_height", "img_width", "max_episode_s
 def is_emulator(defaults: Mapping[str, Any]) -> bool:
     """Whether steps are frames of a screen, of which an action may take several; `defaults` are an environment's.
 
-    Physics has a `frame_skip` as well: its steps of simulation per action, which nobody counts.
+    MuJoCo's physics has a `frame_skip` as well: its steps of simulation per action, which nobody counts.
     """
     return "frame_skip" in defaults and "img_height" in defaults
+
+
+def is_simulation(defaults: Mapping[str, Any]) -> bool:
+    """Whether steps are of MuJoCo's physics; `defaults` are an environment's."""
+    return "frame_skip" in defaults and not is_emulator(defaults)
 
 
 def check_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:

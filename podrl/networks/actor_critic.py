@@ -1,5 +1,11 @@
-"""From a config to an actor-critic `Network`: frame stack, encoder, a policy head and a value head."""
+"""From a config to an actor-critic `Network`: frame stack, encoder, core, a policy head and a value head.
 
+A single step is an unroll of one row, so that acting and learning see the same network.
+"""
+
+import dataclasses
+
+from flax import struct
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,8 +13,10 @@ from jax.typing import DTypeLike
 
 from podrl.config import ConfigError, NetworkConfig
 from podrl.networks import frame_stack
+from podrl.networks.core import LSTM, encode_action, encode_reward
 from podrl.networks.encoders import MINATAR_MIN_SIZE, MLP, NATURE_MIN_SIZE, ImpalaResNet, MinAtarCNN, NatureCNN
 from podrl.ops.distributions import make_distribution
+from podrl.ops.lstm import initial_state
 from podrl.types import (
     ActionSpace,
     ContinuousActions,
@@ -24,27 +32,75 @@ from podrl.types import (
 _MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MIN_SIZE}
 
 
+@struct.dataclass(kw_only=True)
+class Carry:
+    """What the network knows of the rows before; what it does without is `()`.
+
+    Attributes:
+        frames: [B, ...], see `podrl.networks.frame_stack`.
+        action: [B, ...]; the last one.
+        core: the core's state.
+    """
+
+    frames: PyTree = ()
+    action: PyTree = ()
+    core: PyTree = ()
+
+
+@struct.dataclass(kw_only=True)
+class _Rows:
+    """Rows of several environments, in the order [B, T].
+
+    B is sharded: merged with T as the major axis XLA gathers the whole batch on every chip.
+
+    Attributes:
+        observation: [B, T, ...].
+        first: [B, T] bool.
+        last_action: [B, T, ...]; of the row before, and anything where `first`; `()` if the network does not see it.
+        last_reward: [B, T]; what it earned.
+    """
+
+    observation: jax.Array
+    first: jax.Array
+    last_action: PyTree
+    last_reward: jax.Array
+
+
 class ActorCritic(nn.Module):
-    """An encoder with two linear heads in float32; observations [N, ...] -> NetworkOutput of [N, ...].
+    """An encoder, maybe a core, and two linear heads in float32; rows [B, T] -> NetworkOutput of [B, T, ...].
 
     Attributes:
         encoder: of the policy, and of the value.
         policy: the distribution over actions.
         num_free: of the policy's parameters, the last so many are the same whatever is observed.
-        value_encoder: of the value, if it has one of its own.
+        value_encoder: of the value, if it has one of its own; then there is no core.
+        core: what is remembered, if anything.
     """
 
     encoder: nn.Module
     policy: Distribution
     num_free: int = 0
     value_encoder: nn.Module | None = None
+    core: LSTM | None = None
 
     @nn.compact
-    def __call__(self, observation: jax.Array) -> NetworkOutput:
-        """Evaluates policy and value."""
-        features = value_features = self.encoder(observation).astype(jnp.float32)
+    def __call__(
+        self, stacked: jax.Array, last: jax.Array | None, first: jax.Array, state: PyTree
+    ) -> tuple[NetworkOutput, PyTree]:
+        """Evaluates policy and value.
+
+        Args:
+            stacked: [B, T, ...] observations.
+            last: [B, T, F] what is seen beside the encoder's features, if anything.
+            first: [B, T] bool.
+            state: of the core before row 0.
+        """
+        features = value_features = _encode(self.encoder, stacked, last)
         if self.value_encoder is not None:
-            value_features = self.value_encoder(observation).astype(jnp.float32)
+            value_features = _encode(self.value_encoder, stacked, last)
+        if self.core is not None:
+            features, state = self.core(features, first, state)
+            value_features = features
         # Parameters near zero, such as nearly equal logits: a new policy acts at random, whatever the encoder's scale.
         init = nn.initializers.orthogonal(0.01)
         policy = nn.Dense(self.policy.num_params - self.num_free, kernel_init=init, name="policy")(features)
@@ -52,7 +108,7 @@ class ActorCritic(nn.Module):
             free = self.param("policy_free", nn.initializers.zeros, (self.num_free,))
             policy = jnp.concatenate([policy, jnp.broadcast_to(free, (*policy.shape[:-1], self.num_free))], axis=-1)
         value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(value_features)
-        return NetworkOutput(policy=policy, value=value[..., 0])
+        return NetworkOutput(policy=policy, value=value[..., 0]), state
 
 
 def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
@@ -66,44 +122,99 @@ def make_network(config: NetworkConfig, spec: EnvSpec) -> Network:
         ConfigError: if the encoder cannot take the environment's observations.
     """
     _check_observation(config, spec)
-    frame, num_frames = spec.observation, config.frame_stack
+    frame, num_frames, action = spec.observation, config.frame_stack, spec.actions.struct
     policy = make_distribution(config, spec.actions)
     module = ActorCritic(
         encoder=_make_encoder(config),
         policy=policy,
         num_free=_num_free(config, spec.actions),
         value_encoder=_make_encoder(config) if config.separate_value else None,
+        core=LSTM(config.core_size, jnp.dtype(config.compute_dtype)) if config.core == "lstm" else None,
     )
 
     def init(key: jax.Array) -> PyTree:
-        stacked = jnp.zeros((1, *frame_stack.stacked_shape(frame, num_frames)), frame.dtype)
-        return module.init(key, stacked)["params"]
+        observation, first = jnp.zeros((1, 1, *frame.shape), frame.dtype), jnp.ones((1, 1), bool)
+        actions = jnp.zeros((1, 1, *action.shape), action.dtype)
+        rows = _Rows(observation=observation, first=first, last_action=actions, last_reward=jnp.zeros((1, 1)))
+        return module.init(key, *inputs_of(rows, initial_carry(1))[0])["params"]
 
-    def apply(params: PyTree, stacked: jax.Array) -> NetworkOutput:
-        return module.apply({"params": params}, stacked)  # type: ignore[return-value]
+    def initial_carry(batch_size: int) -> Carry:
+        return Carry(
+            frames=frame_stack.initial_carry(batch_size, frame, num_frames),
+            action=jnp.zeros((batch_size, *action.shape), action.dtype) if config.last_action else (),
+            core=initial_state(batch_size, config.core_size) if config.core == "lstm" else (),
+        )
 
-    def initial_carry(batch_size: int) -> PyTree:
-        return frame_stack.initial_carry(batch_size, frame, num_frames)
+    def inputs_of(rows: _Rows, carry: Carry) -> tuple[tuple, PyTree]:
+        """What the module is called with, and the frames to carry on."""
+        stacked, frames = frame_stack.unroll(rows.observation, rows.first, carry.frames, time_axis=1)
+        return (stacked, _last_inputs(config, spec.actions, rows), rows.first, carry.core), frames
 
-    def step(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[NetworkOutput, PyTree]:
-        stacked, carry = frame_stack.step(timestep.observation, timestep.first, carry)
-        return apply(params, stacked), carry
+    def evaluate(params: PyTree, rows: _Rows, carry: Carry) -> tuple[NetworkOutput, Carry]:
+        inputs, frames = inputs_of(rows, carry)
+        output, state = module.apply({"params": params}, *inputs)
+        return output, dataclasses.replace(carry, frames=frames, core=state)
 
-    def unroll(params: PyTree, trajectory: Trajectory) -> tuple[NetworkOutput, PyTree]:
-        # [B, T] from here on. B is sharded: merged with T as the major axis XLA gathers the whole batch on every chip.
+    def step(params: PyTree, timestep: Timestep, carry: Carry) -> tuple[NetworkOutput, Carry]:
+        rows = _Rows(
+            observation=timestep.observation,
+            first=timestep.first,
+            last_action=carry.action,
+            last_reward=timestep.reward,
+        )
+        output, carry = evaluate(params, jax.tree.map(lambda x: x[:, None], rows), carry)
+        return jax.tree.map(lambda x: x[:, 0], output), carry
+
+    def remember(carry: Carry, action: jax.Array) -> Carry:
+        return dataclasses.replace(carry, action=action) if config.last_action else carry
+
+    def unroll(params: PyTree, trajectory: Trajectory) -> tuple[NetworkOutput, Carry]:
         # Frames change their order before they are stacked, while they have a fraction of the stacks' bytes.
-        frames, opens = jnp.swapaxes(trajectory.observation, 0, 1), jnp.swapaxes(trajectory.first, 0, 1)
-        stacked, carry = frame_stack.unroll(frames, opens, trajectory.carry, time_axis=1)
-        output = apply(params, stacked.reshape(-1, *stacked.shape[2:]))
-        return jax.tree.map(lambda x: _split_time_major(x, trajectory.first.shape), output), carry
+        output, carry = evaluate(params, _swap(_rows_of(trajectory)), trajectory.carry)
+        return _swap(output), remember(carry, trajectory.action[-1])
 
-    def rows(params: PyTree, trajectory: Trajectory, rows: jax.Array) -> NetworkOutput:
-        frames, opens = jnp.swapaxes(trajectory.observation, 0, 1), jnp.swapaxes(trajectory.first, 0, 1)
-        stacked = frame_stack.rows(frames, opens, trajectory.carry, jnp.swapaxes(rows, 0, 1))
-        output = apply(params, stacked.reshape(-1, *stacked.shape[2:]))
-        return jax.tree.map(lambda x: _split_time_major(x, rows.shape), output)
+    def rows(params: PyTree, trajectory: Trajectory, chosen: jax.Array) -> NetworkOutput:
+        every, chosen, carry = _swap(_rows_of(trajectory)), jnp.swapaxes(chosen, 0, 1), trajectory.carry
+        stacked = frame_stack.rows(every.observation, every.first, carry.frames, chosen)
+        last, first = jax.tree.map(
+            lambda x: frame_stack.take_rows(x, chosen), (_last_inputs(config, spec.actions, every), every.first)
+        )
+        return _swap(module.apply({"params": params}, stacked, last, first, carry.core)[0])
 
-    return Network(policy=policy, init=init, initial_carry=initial_carry, step=step, unroll=unroll, rows=rows)
+    return Network(
+        policy=policy,
+        init=init,
+        initial_carry=initial_carry,
+        step=step,
+        remember=remember,
+        unroll=unroll,
+        rows=rows if config.core == "none" else None,
+    )
+
+
+def _rows_of(trajectory: Trajectory) -> _Rows:
+    """The rows of a trajectory, still in the order [T+1, B]."""
+    last_action = trajectory.carry.action
+    return _Rows(
+        observation=trajectory.observation,
+        first=trajectory.first,
+        last_action=() if isinstance(last_action, tuple) else _prepend(last_action, trajectory.action),
+        last_reward=_prepend(trajectory.opening_reward, trajectory.reward),
+    )
+
+
+def _last_inputs(config: NetworkConfig, actions: ActionSpace, rows: _Rows) -> jax.Array | None:
+    """What the network sees of the row before, [B, T, F]; zeros where an episode opens."""
+    inputs = [encode_action(actions, rows.last_action)] if config.last_action else []
+    inputs += [encode_reward(rows.last_reward)] if config.last_reward else []
+    return jnp.where(rows.first[..., None], 0.0, jnp.concatenate(inputs, axis=-1)) if inputs else None
+
+
+def _encode(encoder: nn.Module, stacked: jax.Array, last: jax.Array | None) -> jax.Array:
+    """Features [B, T, F] in float32, with those of `last` at their end; the encoder sees one axis of rows."""
+    features = encoder(stacked.reshape(-1, *stacked.shape[2:])).astype(jnp.float32)
+    features = features.reshape(*stacked.shape[:2], -1)
+    return features if last is None else jnp.concatenate([features, last], axis=-1)
 
 
 def _num_free(config: NetworkConfig, actions: ActionSpace) -> int:
@@ -122,9 +233,14 @@ def _make_encoder(config: NetworkConfig) -> nn.Module:
     return MLP(config.hidden_sizes, dtype, config.activation)
 
 
-def _split_time_major(x: jax.Array, leading: tuple[int, ...]) -> jax.Array:
-    """[B * T, ...] back to [T, B, ...], with `leading` = (T, B)."""
-    return jnp.swapaxes(x.reshape(leading[1], leading[0], *x.shape[1:]), 0, 1)
+def _prepend(row: jax.Array, rows: jax.Array) -> jax.Array:
+    """[T+1, B, ...] of a row [B, ...] and rows [T, B, ...]."""
+    return jnp.concatenate([row[None], rows])
+
+
+def _swap(tree: PyTree) -> PyTree:
+    """[T, B, ...] to [B, T, ...], or back."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
 
 
 def _check_observation(config: NetworkConfig, spec: EnvSpec) -> None:

@@ -82,7 +82,7 @@ def rows(frames: jax.Array, first: jax.Array, carry: PyTree, rows: jax.Array) ->
         The stacks [B, R, ..., C * n].
     """
     if isinstance(carry, tuple):
-        return _take(frames, rows)
+        return take_rows(frames, rows)
     before = jnp.stack(jnp.split(carry, carry.shape[-1] // frames.shape[-1], axis=-1), axis=1)
     num_envs, num_before = before.shape[:2]
     # Where each row's frames lie, from the oldest: found as the frames themselves would be, by stacking their places.
@@ -90,10 +90,10 @@ def rows(frames: jax.Array, first: jax.Array, carry: PyTree, rows: jax.Array) ->
     places = jnp.broadcast_to(jnp.arange(num_places, dtype=jnp.int32), (num_envs, num_places))
     stacked_places, _ = unroll(places[:, num_before:, None], first, places[:, :num_before], time_axis=1)
     joined = jnp.concatenate([before, frames], axis=1)
-    ages = [_take(joined, place) for place in jnp.moveaxis(_take(stacked_places, rows), -1, 0)]
+    ages = [take_rows(joined, place) for place in jnp.moveaxis(take_rows(stacked_places, rows), -1, 0)]
     return jnp.concatenate(ages, axis=-1)
 
 
-def _take(x: jax.Array, rows: jax.Array) -> jax.Array:
+def take_rows(x: jax.Array, rows: jax.Array) -> jax.Array:
     """Rows [B, R] of x [B, T, ...]."""
     return jnp.take_along_axis(x, rows.reshape(*rows.shape, *(1,) * (x.ndim - 2)), 1, mode="promise_in_bounds")

@@ -93,15 +93,41 @@ def test_advantages_are_normalized_over_the_minibatch():
     np.testing.assert_allclose(state.params["policy"], same.params["policy"], rtol=1e-3)
 
 
-def test_decays_reach_zero_at_the_end_of_the_run():
-    agent = make_agent(
-        AgentConfig(learning_rate=0.1, epochs=2, minibatches=1, clip_decay=True), tabular_network(), num_updates=4
-    )
-    state, rates = agent.init(jax.random.key(0)), []
+@pytest.mark.parametrize("shuffle", ["environments", "time"])
+def test_advantages_are_normalized_over_each_minibatch_whatever_its_size(shuffle):
+    """The ratio stays one: the policy loss is minus the mean advantage, over two minibatches of 3 and 4 rows."""
+    rewards, parts = np.random.default_rng(0).normal(size=(4, 2)), []
+    for env in range(4):
+        first = [True, False, env == 0]  # Environment 0 has a reset row.
+        parts.append(on_policy(chain([0, 1, 2], [1, 0], rewards[env], first=first)))
+    trajectory = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=min(1, xs[0].ndim - 1)), *parts)
+    trajectory = dataclasses.replace(trajectory, env_index=jnp.arange(4, dtype=jnp.uint32))
+    network = tabular_network()
+    config = AgentConfig(minibatches=2, epochs=1, learning_rate=1e-12, shuffle=shuffle)
+    rows = lambda params, trajectory, rows: network.step(params, timestep_rows(trajectory, rows), ())[0]  # noqa: E731
+    _, metrics = update_once(config, trajectory, dataclasses.replace(network, rows=rows))
+    assert metrics["policy/rho"] == pytest.approx(1, abs=1e-6)
+    assert metrics["loss/policy"] == pytest.approx(0, abs=1e-6)
+
+
+def timestep_rows(trajectory, rows):
+    """What a network of states needs of some rows."""
+    observation = jnp.take_along_axis(trajectory.observation, rows, axis=0)
+    return dataclasses.replace(trajectory, observation=observation)
+
+
+def test_the_learning_rate_and_the_clip_decay_to_zero():
+    """The ratio is 1.1 throughout: within the first clips, 0.2 and 0.15, and outside the last, 0.05."""
+    config = AgentConfig(learning_rate=1e-6, epochs=2, minibatches=1, clip=0.2, clip_decay=True)
+    agent = make_agent(config, tabular_network(), num_updates=4)
+    trajectory = on_policy(chain([0, 1], [1], [1.0]), logits=jnp.log(jnp.array([0.6, 0.5]) / 1.1))
+    state, found, update = agent.init(jax.random.key(0)), [], jax.jit(agent.update)
     for _ in range(4):
-        state, metrics = agent.update(state, on_policy(chain([0, 1], [1], [1.0])))
-        rates.append(float(metrics["loss/learning_rate"]))
-    np.testing.assert_allclose(rates, [0.1, 0.075, 0.05, 0.025], rtol=1e-6)
+        state, metrics = update(state, trajectory)
+        found.append((float(metrics["loss/learning_rate"]), float(metrics["policy/clip_fraction"])))
+    rates, fractions = zip(*found, strict=True)
+    np.testing.assert_allclose(rates, [1e-6, 0.75e-6, 0.5e-6, 0.25e-6], rtol=1e-5)
+    assert (fractions[0], fractions[1], fractions[3]) == (0, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -127,14 +153,12 @@ def test_rows_of_a_network_that_cannot_evaluate_them_apart_are_not_shuffled():
 SHUFFLES = pytest.mark.parametrize("shuffle", ["environments", "time"])
 
 
-@SHUFFLES
-def test_minibatches_and_micro_batches_without_a_choice_make_no_difference(shuffle):
-    """With one minibatch there is nothing to shuffle: parts, loops and ways to shuffle must then agree."""
+def test_ways_to_compute_the_same_update_agree():
+    """With one minibatch there is nothing to shuffle: neither its rows nor parts nor loops make a difference."""
     results = []
-    for changes in ({}, {"micro_batches": 2}, {"loop": "unrolled"}):
-        config = make_config(agent="ppo", **{f"agent__{k}": v for k, v in changes.items()})
-        config = dataclasses.replace(config, agent=dataclasses.replace(config.agent, minibatches=1, shuffle=shuffle))
-        agent, spec = make_run_agent(config)
+    for changes in ({}, {"shuffle": "time"}, {"micro_batches": 2}, {"loop": "unrolled"}):
+        options = {"epochs": 2, "minibatches": 1} | changes
+        agent, spec = make_run_agent(make_config(agent="ppo", **{f"agent__{k}": v for k, v in options.items()}))
         state, metrics = jax.jit(agent.update)(agent.init(jax.random.key(0)), random_trajectory(agent, spec, 4, 8))
         results.append((state.params, metrics))
     for params, metrics in results[1:]:

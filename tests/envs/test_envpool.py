@@ -1,9 +1,14 @@
+import ctypes.util
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
 
 from podrl.config import ConfigError, EnvConfig
-from podrl.envs.envpool import make_pool, make_spec
+from podrl.envs.envpool import make_picture_pool, make_pool, make_spec
 from podrl.types import ContinuousActions, DiscreteActions, MultiDiscreteActions
 
 
@@ -265,6 +270,33 @@ def test_missing_system_library_is_named(monkeypatch):
     monkeypatch.setattr("envpool.make_spec", refuse)
     with pytest.raises(ConfigError, match=r"env.id='CoinrunEasy-v0'.*Qt 5 runtime.*apt-get install libqt5gui5"):
         make_spec(EnvConfig(id="CoinrunEasy-v0"))
+
+
+def test_without_opengl_mujoco_has_no_picture_but_a_message(monkeypatch, tmp_path):
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot draw env.id='Hopper-v5': .* with LD_PRELOAD=libGL.so.1") as caught:
+        make_picture_pool(EnvConfig(id="Hopper-v5"), seeds=[1], num_threads=1)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(ctypes.util.find_library("GL") is None, reason="MuJoCo draws with OpenGL")
+def test_mujoco_has_pictures():
+    program = """
+from podrl.config import EnvConfig
+from podrl.envs.envpool import make_picture_pool
+pool = make_picture_pool(EnvConfig(id="CartpoleSwingup-v1"), seeds=[1, 2], num_threads=1)
+pool.reset()
+shown = pool.picture(1)
+assert shown.ndim == 3 and shown.shape[-1] == 3 and shown.dtype == "uint8" and shown.std() > 10
+"""
+    environment = {**os.environ, "LD_PRELOAD": "libGL.so.1"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(("seeds", "num_threads"), [([], 1), ([1], 0)])

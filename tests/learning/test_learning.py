@@ -2,20 +2,20 @@
 
 import pytest
 
-from podrl.agents import load_agent
+from podrl.assembly import resolve
 from podrl.commandline import load_config, override
-from podrl.config_dict import from_config_dict
 from tests.runs import run
 
 
 def learn(name, *overrides):
     config = override(load_config(f"configs/{name}.py"), list(overrides))
-    outcome, _ = run(from_config_dict(config, load_agent("impala").AgentConfig))
+    outcome, _ = run(resolve(config))
     return outcome.episode_return
 
 
-def test_catch_is_solved():
-    assert learn("impala_catch") >= 0.95
+@pytest.mark.parametrize("name", ["impala_catch", "ppo_catch"])
+def test_catch_is_solved(name):
+    assert learn(name) >= 0.95
 
 
 @pytest.mark.slow
@@ -25,5 +25,12 @@ def test_a_short_lunarlander_flies_better_than_chance():
 
 
 @pytest.mark.slow
-def test_lunarlander_lands():
-    assert learn("impala_lunarlander") >= 100
+@pytest.mark.parametrize(("name", "least"), [("impala_lunarlander", 100), ("ppo_lunarlander", 200)])
+def test_lunarlander_lands(name, least):
+    assert learn(name) >= least
+
+
+@pytest.mark.slow
+def test_a_double_pendulum_is_balanced():
+    """A random policy scores 47, one that never lets it fall 9,350."""
+    assert learn("ppo_inverted_double_pendulum", "--config.total_env_steps=500_000") >= 3000

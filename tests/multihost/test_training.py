@@ -111,6 +111,18 @@ class TestNumbers:
         assert checkpoints(pair) == [5, 10, 15, 20]
 
 
+@pytest.mark.slow
+def test_environments_inside_the_program_do_the_same_in_two_processes(tmp_path, monkeypatch):
+    command = ("--config", ROOT / "configs/ppo_cartpole.py", "--smoke", "--config.checkpoint.every_updates=3")
+    train(*command, "--workdir", "pair", cwd=tmp_path, processes=2, devices=2)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
+    assert launch(*command, "--workdir", "one", cwd=tmp_path).returncode == 0
+    assert_close(tmp_path / "pair", tmp_path / "one", 6)
+    ours, theirs = (read_rows(tmp_path / name) for name in ("pair", "one"))
+    assert [row["episode/count"] for row in ours] == [row["episode/count"] for row in theirs]
+    assert checkpoints(tmp_path / "pair") == [3, 6]
+
+
 class TestGoingOn:
     """A checkpoint does not care how many processes wrote it."""
 

@@ -56,3 +56,18 @@ def test_step_equals_unroll(num_frames):
         row, carry = frame_stack.step(frames[t], first[t], carry)
         np.testing.assert_array_equal(row, stacked[t])
     jax.tree.map(np.testing.assert_array_equal, carry, last_carry)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 4])
+def test_rows_are_those_of_unroll(num_frames):
+    """Of the first rows as well, which see frames from before the unroll."""
+    frames, first = random_frames((4, 4, 2))
+    first[0] = [True, False, False, True, False]
+    carry = frame_stack.initial_carry(5, jax.ShapeDtypeStruct((4, 4, 2), np.uint8), num_frames)
+    carry = jax.tree.map(lambda x: jax.random.bits(jax.random.key(0), x.shape, jnp.uint8), carry)
+    batch_major = jnp.swapaxes(frames, 0, 1), jnp.swapaxes(first, 0, 1)
+    stacked, _ = frame_stack.unroll(*batch_major, carry, time_axis=1)
+    rows = np.random.default_rng(1).integers(24, size=(5, 9))
+    rows[:, :3] = [0, 1, 23]
+    found = frame_stack.rows(*batch_major, carry, jnp.asarray(rows, jnp.int32))
+    np.testing.assert_array_equal(found, np.take_along_axis(np.asarray(stacked), rows[..., None, None, None], axis=1))

@@ -25,7 +25,7 @@ def outputs(network, params):
         discount=jnp.ones(2),
         first=jnp.zeros(2, bool),
     )
-    return network.step(params, timestep, ())[0]
+    return network.step(params, timestep, network.initial_carry(2))[0]
 
 
 @pytest.mark.parametrize(("scale", "depends"), [("shared", False), ("observed", True)])

@@ -1,4 +1,7 @@
-"""Micro-batches add up to the whole batch, and taking them moves nothing between devices."""
+"""Minibatches hold what they should on any number of devices, and micro-batches add up to the whole batch.
+
+That taking them moves nothing between devices is seen here and, within whole updates, in tests/test_learner.py.
+"""
 
 import os
 import subprocess
@@ -9,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.ops.minibatches import accumulate_gradients, split_environments
+from podrl.config import ConfigError
+from podrl.ops.minibatches import (
+    accumulate_gradients,
+    deal_environments,
+    deal_rows,
+    split_environments,
+    take_environments,
+    take_rows,
+)
 from podrl.types import Trajectory
 
 COLLECTIVES = ("all-gather", "all-to-all", "collective-permute", "all-reduce", "reduce-scatter")
@@ -77,6 +88,51 @@ def test_split_takes_every_environment_once():
         np.testing.assert_array_equal(part.action[0], np.arange(m, 16, 4))
         np.testing.assert_array_equal(part.carry[0], trajectory.carry[0][m::4])
         np.testing.assert_array_equal(part.opening_reward, trajectory.opening_reward[m::4])
+
+
+def test_environments_are_dealt_once_each_within_groups_of_neighbours():
+    trajectory, deals = make_trajectory(), []
+    for seed in range(3):
+        deal = deal_environments(jax.random.key(seed), trajectory.env_index, 4)
+        parts = [take_environments(trajectory, members, 4) for members in deal]
+        for part in parts:
+            found = np.asarray(part.env_index)
+            np.testing.assert_array_equal(found // 4, np.arange(4))  # One of each group.
+            np.testing.assert_array_equal(part.carry[0], trajectory.carry[0][found])
+            np.testing.assert_array_equal(part.observation["image"], trajectory.observation["image"][:, found])
+        deals.append([np.asarray(part.env_index).tolist() for part in parts])
+        assert sorted(env for part in deals[-1] for env in part) == list(range(16))
+        assert len({tuple(row) for row in np.asarray(deal).T}) > 1, "groups are shuffled apart"
+    assert deals[0] != deals[1] != deals[2]
+
+
+def test_rows_are_dealt_once_each_in_an_order_of_each_environments_own():
+    trajectory = make_trajectory(length=6)
+    rows = deal_rows(jax.random.key(0), trajectory.env_index, 6, 3)
+    assert (rows.shape, rows.dtype) == ((3, 2, 16), jnp.int32)
+    orders = np.asarray(rows).reshape(6, 16)
+    np.testing.assert_array_equal(np.sort(orders, axis=0), np.tile(np.arange(6)[:, None], 16))
+    assert len({tuple(order) for order in orders.T}) > 8
+    found = take_rows({"reward": trajectory.reward, "behaviour": trajectory.behaviour}, rows[1])
+    for env in range(16):
+        np.testing.assert_array_equal(found["reward"][:, env], trajectory.reward[rows[1, :, env], env])
+        np.testing.assert_array_equal(found["behaviour"][:, env], trajectory.behaviour[rows[1, :, env], env])
+
+
+def test_what_an_environment_is_dealt_depends_on_its_index_and_not_on_its_place():
+    """Pools are joined in another order on another number of devices."""
+    index = jnp.arange(16, dtype=jnp.uint32)
+    moved = jnp.concatenate([index[8:12], index[:8], index[12:]])
+    for deal in (lambda i: deal_rows(jax.random.key(0), i, 6, 3), lambda i: deal_environments(jax.random.key(0), i, 4)):
+        dealt, dealt_moved = np.asarray(deal(index)), np.asarray(deal(moved))
+        width = dealt.shape[-1] // 4
+        np.testing.assert_array_equal(dealt_moved[..., :width], dealt[..., 2 * width : 3 * width])
+        np.testing.assert_array_equal(dealt_moved[..., width : 3 * width], dealt[..., : 2 * width])
+
+
+def test_rows_that_do_not_divide_are_refused():
+    with pytest.raises(ConfigError, match=r"actors\.unroll_length=5 does not divide into agent\.minibatches=2 parts"):
+        deal_rows(jax.random.key(0), jnp.arange(4, dtype=jnp.uint32), 5, 2)
 
 
 def print_compiled_split():

@@ -1,0 +1,26 @@
+"""IMPALA with an LSTM on bsuite's memory chain: a bit is seen at the start, and has to be told 20 steps later.
+
+`--config.network.core=none` is the same without memory, which can only guess: a return of 0. Longer chains:
+`--config.env.options.memory_length=40`, with `actors.unroll_length` as long.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = common.make_config("impala_memory", "MemoryChain-bsuite", total_env_steps=1_000_000)
+    config.env.source = "gymnax"
+    config.env.options.memory_length = 20
+    config.topology.placement = "anakin"
+    config.actors.num_envs = 64
+    config.actors.unroll_length = 32
+    config.network.hidden_sizes = (64,)
+    config.network.core = "lstm"
+    config.network.core_size = 64
+    config.agent = common.impala_agent()
+    config.agent.optimizer = "adam"
+    config.agent.learning_rate = 2e-3
+    config.log.every_updates = 50
+    return config

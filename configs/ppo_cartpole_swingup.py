@@ -1,0 +1,9 @@
+"""PPO on DM Control's cart-pole, which first has to be swung up: minutes on a laptop."""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    return common.make_control_config("ppo_cartpole_swingup", "CartpoleSwingup-v1", total_env_steps=1_000_000)

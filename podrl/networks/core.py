@@ -1,0 +1,69 @@
+"""The core: what a network remembers between the encoder and its heads.
+
+The encoder sees all rows at once, the core one after the other. It may also see the last action and the last reward,
+which the observation need not show.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from podrl.ops.lstm import LSTMState, lstm
+from podrl.types import ActionSpace, ContinuousActions, DiscreteActions
+
+
+class LSTM(nn.Module):
+    """A long short-term memory; features [B, T, D] -> [B, T, size] in float32.
+
+    At the start it forgets slowly: the forget gate's bias is one.
+
+    Source: Jozefowicz et al. 2015, An empirical exploration of recurrent network architectures, ICML.
+    """
+
+    size: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array, first: jax.Array, state: LSTMState) -> tuple[jax.Array, LSTMState]:
+        """Runs over T rows; `first` is [B, T] bool, and `state` that before row 0."""
+        # Gates have an axis of their own, so that devices that share a layer split each gate alike.
+        input_init = nn.initializers.lecun_normal(in_axis=0, out_axis=2, batch_axis=1)
+        input_kernel = self.param("input_kernel", input_init, (features.shape[-1], 4, self.size))
+        recurrent_kernel = self.param("recurrent_kernel", _orthogonal_gates, (self.size, 4, self.size))
+        bias = self.param("bias", _remembering, (4, self.size))
+        batch, length, width = features.shape
+        rows = features.reshape(batch * length, width).astype(self.dtype)  # [B, T]: see `make_network`.
+        product = jnp.einsum("nd,dgk->ngk", rows, input_kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        inputs = (product + bias).reshape(batch, length, 4, self.size)
+        kernel = recurrent_kernel.astype(self.dtype)
+        hidden, state = lstm(kernel, jnp.swapaxes(inputs, 0, 1), jnp.swapaxes(first, 0, 1), state)
+        return jnp.swapaxes(hidden, 0, 1), state
+
+
+def encode_action(actions: ActionSpace, action: jax.Array) -> jax.Array:
+    """Actions [..., ...] as vectors [..., F] float32: one-hot for each choice, or as it is if continuous."""
+    if isinstance(actions, ContinuousActions):
+        return action.astype(jnp.float32)
+    if isinstance(actions, DiscreteActions):
+        return jax.nn.one_hot(action, actions.num)
+    choices = [jax.nn.one_hot(action[..., index], num) for index, num in enumerate(actions.nums)]
+    return jnp.concatenate(choices, axis=-1)
+
+
+def encode_reward(reward: jax.Array) -> jax.Array:
+    """Rewards [...] as vectors [..., 1], clipped to [-1, 1] as IMPALA's own code does: their size is the task's."""
+    return jnp.clip(reward, -1.0, 1.0)[..., None]
+
+
+def _orthogonal_gates(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """An orthogonal matrix for each gate; [H, 4, H]."""
+    make: Callable = nn.initializers.orthogonal()
+    return jnp.stack([make(key, (shape[0], shape[2]), dtype) for key in jax.random.split(key, shape[1])], axis=1)
+
+
+def _remembering(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """[4, H]: one for the forget gate, the second, and zero for the others."""
+    return jnp.zeros(shape, dtype).at[1].set(1.0)
