@@ -108,6 +108,7 @@ def test_minibatches_hold_the_same_environments_on_any_layout(num_devices, num_p
 SHUFFLES = {
     "environments": {"agent__shuffle": "environments", "agent__minibatches": 2, "actors__num_envs": 32},
     "time": {"agent__shuffle": "time", "agent__minibatches": 5, "actors__num_envs": 32},
+    "lstm": {"agent__minibatches": 2, "actors__num_envs": 32, **MEMORY},
 }
 
 
@@ -120,7 +121,7 @@ def train_ppo(shuffle, num_devices, num_pools):
 
 @pytest.mark.parametrize(
     ("shuffle", "num_devices", "num_pools"),
-    [("environments", 2, 1), ("environments", 8, 2), ("time", 4, 2), ("time", 8, 1)],
+    [("environments", 2, 1), ("environments", 8, 2), ("time", 4, 2), ("time", 8, 1), ("lstm", 8, 2)],
 )
 def test_shuffled_minibatches_are_the_same_on_any_layout(shuffle, num_devices, num_pools):
     reference, reference_metrics, *_ = train_ppo(shuffle, 1, 1)
@@ -203,7 +204,9 @@ def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder,
     sizes = [size for _, sizes in found for size in sizes]
     largest = max(x.size for x in jax.tree.leaves(jax.eval_shape(agent.init, jax.random.key(0)).params))
     assert max(sizes) <= largest, "something larger than a parameter is reduced"
-    assert (" while(" in compiled.as_text(), find_collectives_in_loops(compiled)) == (True, [])  # V-trace is a loop.
+    if config.agent.name == "impala":  # PPO's optimizer steps may be a loop.
+        assert " while(" in compiled.as_text()  # V-trace.
+        assert not find_collectives_in_loops(compiled)
 
 
 def test_joining_pools_keeps_every_environment_once():
