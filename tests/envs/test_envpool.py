@@ -255,12 +255,20 @@ def test_mistakes_are_one_clear_error(config, message):
     assert "\n" not in str(caught.value)
 
 
+def test_vizdooms_buttons_are_one_choice_unless_asked_for():
+    spec = make_spec(EnvConfig(id="DefendTheCenter-v1"))
+    assert spec.actions == DiscreteActions(6)
+    assert spec.observation == jax.ShapeDtypeStruct((84, 84, 3), np.uint8)
+    buttons = make_spec(EnvConfig(id="DefendTheCenter-v1", options={"use_combined_action": False}))
+    assert buttons.actions == ContinuousActions(3)
+
+
 def test_missing_system_library_is_named(monkeypatch):
     def refuse(*args, **kwargs):
         raise ImportError("EnvPool Procgen requires the system Qt 5 runtime on Linux.")
 
     monkeypatch.setattr("envpool.make_spec", refuse)
-    with pytest.raises(ConfigError, match=r"env.id='CoinrunEasy-v0'.*Qt 5 runtime"):
+    with pytest.raises(ConfigError, match=r"env.id='CoinrunEasy-v0'.*Qt 5 runtime.*apt-get install libqt5gui5"):
         make_spec(EnvConfig(id="CoinrunEasy-v0"))
 
 
