@@ -41,7 +41,10 @@ def errors_of(capsys, *arguments):
             "env.id='Breakouts-v5' is not an EnvPool environment; did you mean 'Breakout-v5'?",
         ),
         ("--config.env.source=envpol", "env.source='envpol' is not known; did you mean 'envpool'?"),
-        ("--config.agent.name=impalla", "agent.name='impalla' is not known; did you mean 'impala'? Available: impala."),
+        (
+            "--config.agent.name=impalla",
+            "agent.name='impalla' is not known; did you mean 'impala'? Available: impala, ppo.",
+        ),
         ("--config.network.encoder=resnt", "network.encoder='resnt' is not known; did you mean 'resnet'?"),
         ("--config.network.encoder=resnet", "network.encoder='resnet' needs images"),
         ("--config.actors.num_envs=-4", "actors.num_envs=-4 must be at least 1."),

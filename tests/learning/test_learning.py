@@ -36,6 +36,13 @@ def test_a_double_pendulum_is_balanced():
     assert learn("ppo_inverted_double_pendulum", "--config.total_env_steps=500_000") >= 3000
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "steps", "least"), [("ppo_cartpole", 500_000, 450), ("ppo_minatar", 1_500_000, 15)])
+def test_environments_inside_the_program_are_learned(name, steps, least):
+    """Random policies score 22 and 0.5."""
+    assert learn(name, f"--config.total_env_steps={steps}") >= least
+
+
 class TestMemory:
     """A bit that is seen at an episode's start and asked for 20 steps later: 1 if told rightly, else -1."""
 
