@@ -22,5 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent = common.impala_agent()
     config.agent.optimizer = "adam"
     config.agent.learning_rate = 2e-3
+    config.agent.entropy_cost = 0.003
     config.log.every_updates = 50
     return config

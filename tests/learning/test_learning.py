@@ -47,7 +47,7 @@ class TestMemory:
     """A bit that is seen at an episode's start and asked for 20 steps later: 1 if told rightly, else -1."""
 
     def test_an_lstm_remembers(self):
-        assert learn("impala_memory", "--config.total_env_steps=300_000") >= 0.9
+        assert learn("impala_memory") >= 0.9
 
     def test_without_one_the_agent_can_only_guess(self):
         """The mean of a hundred guesses has a standard deviation of 0.1."""
@@ -59,5 +59,4 @@ class TestMemory:
 
     @pytest.mark.slow
     def test_actors_on_the_host_remember(self):
-        steps = "--config.total_env_steps=500_000"
-        assert learn("impala_memory", "--config.topology.placement=sebulba", steps) >= 0.9
+        assert learn("impala_memory", "--config.topology.placement=sebulba") >= 0.9
