@@ -154,7 +154,7 @@ def test_pictures():
     ("config", "message"),
     [
         (own("CartPol-v1"), "env.id='CartPol-v1' is not registered with Gymnasium; did you mean 'CartPole-v1'"),
-        (own("ALE/Pong-v5"), "env.source='ale'"),
+        (own("ALE/Pongs-v5"), "env.source='ale'"),
         (own("CartPole-v1", gravity=3), "env.options.gravity is not an option of CartPole-v1.*Available: sutton_barto"),
         (own("CartPole-v1", render_mode="human"), "env.options.render_mode is not yours to set"),
         (own("CartPole-v1", max_episode_steps=0), "env.options.max_episode_steps=0 must be a whole number"),
