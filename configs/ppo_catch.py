@@ -6,7 +6,7 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = common.make_config("ppo_catch", "Catch-v0", total_env_steps=250_000)
+    config = common.make_config("ppo_catch", "Catch-v0", total_env_steps=150_000)
     config.actors.num_envs = 16
     config.actors.unroll_length = 64
     config.actors.env_threads = 1
@@ -14,4 +14,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent = common.ppo_agent()
     config.agent.shuffle = "time"
     config.agent.learning_rate = 2e-3
+    config.agent.entropy_cost = 0.003
     return config

@@ -118,7 +118,6 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges and names."""
-        check_one_of("network.encoder", self.encoder, ("resnet", "nature", "mlp"))
         check_one_of("network.core", self.core, ("lstm", "none"))
         check_one_of("network.encoder", self.encoder, ("resnet", "nature", "minatar", "mlp"))
         check_one_of("network.activation", self.activation, ("relu", "tanh"))

@@ -62,7 +62,7 @@ def make_plain_loop(
     def evaluate(params: PyTree, observation: Array) -> tuple[Array, Array]:
         rows = jnp.zeros(observation.shape[0])
         timestep = Timestep(observation=jax.vmap(encode)(observation), reward=rows, discount=rows, first=rows > 0)
-        output, _ = network.step(params, timestep, ())
+        output, _ = network.step(params, timestep, network.initial_carry(observation.shape[0]))
         return output.policy, output.value
 
     def loss(params: PyTree, batch: tuple[_Step, Array, Array]) -> Array:

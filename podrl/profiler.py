@@ -52,18 +52,19 @@ class Profiler:
         self.close()
 
     def before_update(self, update: int) -> None:
-        """Starts or stops the trace if it is time to; call it before every update, from one thread.
+        """Starts or stops the trace if it is time to; call it before every update or call of several, from one thread.
 
         Args:
             update: number of the update that comes next.
         """
         self._end_step()
         self._window = self._window or choose_window(update, self._last_update)
-        if self._waiting and update == self._window.start:
+        if self._waiting and update >= self._window.start:
+            self._window = range(update, max(update + 1, self._window.stop))
             self._start()
-        # The update before this one may still run on its devices; the one before that has ended.
-        if self._tracing and update == self._window.stop + 1:
-            self._stop(self._window)
+        # The update (or call) before this one may still run on its devices; the one before that has ended.
+        if self._tracing and self._newest >= self._window.stop:
+            self._stop(range(self._window.start, self._newest))
         self._newest = update
         if self._tracing:
             self._step = jax.profiler.StepTraceAnnotation("update", step_num=update)
@@ -73,7 +74,7 @@ class Profiler:
         """Stops the trace if it is running; may be called twice."""
         self._end_step()
         if self._tracing and self._window is not None:
-            self._stop(self._window)
+            self._stop(range(self._window.start, min(self._window.stop, self._newest + 1)))
         if self._waiting and self._newest:
             self._waiting = False
             logging.info("Nothing was profiled: the run ended within its first %d updates.", SKIPPED_UPDATES)
@@ -93,7 +94,7 @@ class Profiler:
             "Profiled updates %d to %d, written in %.1f s: open %s in https://ui.perfetto.dev, or pip install xprof "
             "and run xprof --logdir=%s",
             window.start,
-            min(window.stop - 1, self._newest),
+            window.stop - 1,
             time.perf_counter() - start_s,
             path,
             self._folder,

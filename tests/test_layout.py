@@ -34,7 +34,7 @@ def micro_batches(num_devices=1, **overrides):
         (1, 1, {"network__encoder": "mlp"}),
         (2, 1, {"agent__micro_batches": 2}),
         # Each of 8 optimizer steps in an update is a copy of the network already, or one is in a loop.
-        (2, 1, {"agent": "ppo", "agent__epochs": 2}),
+        (4, 1, {"agent": "ppo", "agent__epochs": 2}),
         (16, 1, {"agent": "ppo", "agent__epochs": 2, "agent__minibatches": 1, "agent__loop": "rolled"}),
         # 64 environments of 8 rows in a minibatch: parts of 8.
         (

@@ -240,16 +240,18 @@ def test_updates_of_split_parameters_are_those_of_whole_ones(encoder, optimizer,
 
 
 def test_minibatches_of_rows_learn_with_split_parameters_what_they_learn_with_whole_ones():
-    """PPO's steps are in a loop, and its network evaluates chosen rows."""
-
-    def train_ppo(devices):
-        rows = {"agent__shuffle": "time", "agent__minibatches": 5, "agent__epochs": 1, "agent__epsilon": 1e-3}
-        topology = {"learner_devices_per_process": devices, "sharding": "fsdp" if devices > 1 else "replicated"}
-        layout = {f"topology__{name}": value for name, value in topology.items()}
-        return train(make_config(agent="ppo", network__hidden_sizes=(512, 256), **rows, **layout), num_updates=2)
-
-    (whole, whole_metrics), (state, metrics) = train_ppo(1), train_ppo(4)
-    assert any(x.sharding.spec != P() for x in jax.tree.leaves(state.params))
+    """PPO's steps are in a loop, and its network evaluates chosen rows. Only whole parameters are gathered."""
+    rows = {"agent__shuffle": "time", "agent__minibatches": 5, "agent__epochs": 1, "agent__epsilon": 1e-3}
+    config = make_config(agent="ppo", network__hidden_sizes=(512, 256), **rows)
+    topology = dataclasses.replace(config.topology, learner_devices_per_process=4, sharding="fsdp")
+    split = dataclasses.replace(config, topology=topology)
+    alone = dataclasses.replace(topology, learner_devices_per_process=1, sharding="replicated")
+    whole, whole_metrics = train(dataclasses.replace(config, topology=alone), num_updates=2)
+    state, metrics = train(split, num_updates=2)
+    wide = {x.size for x in jax.tree.leaves(state.params) if x.sharding.spec != P()}
+    found = flat(make_learner(split).compile([shapes(make_batch(split))]))
+    assert {size for kind, size in found if kind == "all-gather"} == wide
+    assert wide
     for x, y in zip(jax.tree.leaves(plain(whole).params), jax.tree.leaves(plain(state).params), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5 * max(np.abs(x).max(), LEARNING_RATE))
     for name, value in whole_metrics.items():

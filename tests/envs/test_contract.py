@@ -39,6 +39,7 @@ CASES = {
     "gymnasium_discrete": EnvConfig(source="gymnasium", id="FrozenLake-v1"),
     "gymnasium_own": EnvConfig(source="gymnasium", id="tests.envs.corridor:Corridor"),
     "gymnasium_workers": EnvConfig(source="gymnasium", id="tests.envs.corridor:Corridor", options={"workers": 2}),
+    "brax_pendulum": EnvConfig(source="brax", id="inverted_pendulum", options={"max_episode_steps": 12}),
     "scripted": EnvConfig(source="tests.envs.scripted", id="script"),
     "scripted_truncated": EnvConfig(source="tests.envs.scripted", id="script", options={"truncate": True}),
 }
@@ -79,6 +80,8 @@ SLOW = {
     ids=[*CASES, *SLOW],
 )
 def config(request):
+    if request.param.source == "brax":
+        pytest.importorskip("brax")
     return request.param
 
 

@@ -34,3 +34,23 @@ def test_lunarlander_lands(name, least):
 def test_a_double_pendulum_is_balanced():
     """A random policy scores 47, one that never lets it fall 9,350."""
     assert learn("ppo_inverted_double_pendulum", "--config.total_env_steps=500_000") >= 3000
+
+
+class TestMemory:
+    """A bit that is seen at an episode's start and asked for 20 steps later: 1 if told rightly, else -1."""
+
+    def test_an_lstm_remembers(self):
+        assert learn("impala_memory", "--config.total_env_steps=300_000") >= 0.9
+
+    def test_without_one_the_agent_can_only_guess(self):
+        """The mean of a hundred guesses has a standard deviation of 0.1."""
+        options = ("--config.network.core=none", "--config.total_env_steps=300_000")
+        assert abs(learn("impala_memory", *options)) < 0.5
+
+    def test_ppo_learns_to_remember(self):
+        assert learn("ppo_memory", "--config.total_env_steps=200_000") >= 0.9
+
+    @pytest.mark.slow
+    def test_actors_on_the_host_remember(self):
+        steps = "--config.total_env_steps=500_000"
+        assert learn("impala_memory", "--config.topology.placement=sebulba", steps) >= 0.9
