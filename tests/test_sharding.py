@@ -239,6 +239,7 @@ def test_updates_of_split_parameters_are_those_of_whole_ones(encoder, optimizer,
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_minibatches_of_rows_learn_with_split_parameters_what_they_learn_with_whole_ones():
     """PPO's steps are in a loop, and its network evaluates chosen rows. Only whole parameters are gathered."""
     rows = {"agent__shuffle": "time", "agent__minibatches": 5, "agent__epochs": 1, "agent__epsilon": 1e-3}

@@ -9,7 +9,7 @@ from podrl.agents.ppo import AgentConfig, estimate_advantages, make_agent, ppo_l
 from podrl.config import ConfigError
 from tests.agents.test_impala import NUM_ACTIONS, chain, tabular_network
 from tests.runs import make_agent as make_run_agent
-from tests.runs import make_config, random_trajectory
+from tests.runs import make_config, random_trajectory, run
 
 
 def on_policy(trajectory, values=0.0, logits=None):
@@ -156,7 +156,7 @@ SHUFFLES = pytest.mark.parametrize("shuffle", ["environments", "time"])
 def test_ways_to_compute_the_same_update_agree():
     """With one minibatch there is nothing to shuffle: neither its rows nor parts nor loops make a difference."""
     results = []
-    for changes in ({}, {"shuffle": "time"}, {"micro_batches": 2}, {"loop": "unrolled"}):
+    for changes in ({}, {"shuffle": "time", "micro_batches": 2}, {"loop": "unrolled"}):
         options = {"epochs": 2, "minibatches": 1} | changes
         agent, spec = make_run_agent(make_config(agent="ppo", **{f"agent__{k}": v for k, v in options.items()}))
         state, metrics = jax.jit(agent.update)(agent.init(jax.random.key(0)), random_trajectory(agent, spec, 4, 8))
@@ -180,3 +180,16 @@ def test_every_update_shuffles_anew(shuffle):
     assert any(
         (x != y).any() for x, y in zip(jax.tree.leaves(after.params), jax.tree.leaves(other.params), strict=True)
     )
+
+
+def test_with_lag_zero_the_learner_starts_from_what_the_actors_recorded():
+    """The ratio is one at the only step of each update, and values are the same if computed again."""
+    options = {"actors__synchronous": True, "agent__epochs": 1, "agent__minibatches": 1, "agent__learning_rate": 0.01}
+    recorded, recomputed = (
+        run(make_config(agent="ppo", total_env_steps=5 * 8 * 4, agent__recompute_values=recompute, **options))[1]
+        for recompute in (False, True)
+    )
+    for row, same in zip(recorded, recomputed, strict=True):
+        assert row["policy/kl_to_behaviour"] == pytest.approx(0, abs=1e-6)
+        assert row["policy/rho"] == pytest.approx(1, abs=1e-5)
+        assert same["value/mean"] == pytest.approx(row["value/mean"], rel=1e-3)
