@@ -196,7 +196,7 @@ def test_mistakes_are_one_clear_error(config, message):
 def test_a_package_that_gymnasium_misses_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "Box2D", None)
     monkeypatch.delitem(sys.modules, "gymnasium.envs.box2d.lunar_lander", raising=False)
-    with pytest.raises(ConfigError, match="Gymnasium cannot make env.id='LunarLander-v3'.*Box2D is not installed"):
+    with pytest.raises(ConfigError, match=r"Gymnasium cannot make env.id='LunarLander-v3'.*Box2D is not installed"):
         make_spec(own("LunarLander-v3"))
 
 
