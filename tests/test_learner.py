@@ -108,6 +108,7 @@ def test_minibatches_hold_the_same_environments_on_any_layout(num_devices, num_p
 SHUFFLES = {
     "environments": {"agent__shuffle": "environments", "agent__minibatches": 2, "actors__num_envs": 32},
     "time": {"agent__shuffle": "time", "agent__minibatches": 5, "actors__num_envs": 32},
+    "lstm": {"agent__minibatches": 2, "actors__num_envs": 32, **MEMORY},
 }
 
 
@@ -123,6 +124,7 @@ def train_ppo(shuffle, num_devices, num_pools):
     [
         ("environments", 8, 2),
         ("time", 8, 2),
+        ("lstm", 8, 2),
         *(
             pytest.param(shuffle, *layout, marks=pytest.mark.slow)
             for shuffle in SHUFFLES
