@@ -185,6 +185,9 @@ class TestResume:
             "checkpoint__keep": 99,
             "log__tensorboard": False,
             "env__options": dict(SHORT),
+            "network__core": "lstm",
+            "network__core_size": 8,
+            "network__last_action": True,
         }
     )
 
