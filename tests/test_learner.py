@@ -124,6 +124,7 @@ def train_ppo(shuffle, num_devices, num_pools):
     [
         ("environments", 8, 2),
         ("time", 8, 2),
+        ("lstm", 8, 2),
         *(
             pytest.param(shuffle, *layout, marks=pytest.mark.slow)
             for shuffle in SHUFFLES

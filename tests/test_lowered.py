@@ -251,9 +251,9 @@ class TestAct:
     @on_accelerators
     @with_encoders
     def test_frames_are_moved_only_to_store_and_stack_them(self, platform, encoder):
-        frame = (1, POOL_ENVS, *PIXELS, 1)
+        frame = (POOL_ENVS, 1, *PIXELS, 1)  # A step is an unroll of one row.
         expected = {
-            ("dynamic_update_slice", (ROWS, *frame[1:])): 1,
+            ("dynamic_update_slice", (ROWS, POOL_ENVS, *PIXELS, 1)): 1,
             ("concatenate", frame): 3,
             ("concatenate", (*frame[:-1], 4)): 1,
         }

@@ -50,11 +50,11 @@ def test_specs_agree(game, full_action_space):
     ("game", "options"),
     [
         ("Breakout-v5", {"full_action_space": True}),
-        ("Pong-v5", {"frame_skip": 3, "img_height": 52, "img_width": 60}),
         ("MsPacman-v5", {"full_action_space": True}),
-        ("SpaceInvaders-v5", {"gray_scale": False}),
-        ("Breakout-v5", {"max_episode_steps": 40, "use_fire_reset": False}),
-        ("Pong-v5", {"max_episode_frames": 103, "mode": 1, "difficulty": 1}),
+        ("Breakout-v5", {"max_episode_steps": 40, "use_fire_reset": False, "img_height": 52, "img_width": 60}),
+        pytest.param("Pong-v5", {"max_episode_frames": 103, "mode": 1, "difficulty": 1}, marks=pytest.mark.slow),
+        pytest.param("Pong-v5", {"frame_skip": 3}, marks=pytest.mark.slow),
+        pytest.param("SpaceInvaders-v5", {"gray_scale": False}, marks=pytest.mark.slow),
     ],
 )
 def test_the_same_actions_give_the_same_timesteps(game, options):
@@ -68,6 +68,7 @@ def test_the_same_actions_give_the_same_timesteps(game, options):
     np.testing.assert_array_equal(one["observation"][goes_on], other["observation"][goes_on])
 
 
+@pytest.mark.slow
 def test_a_games_last_picture_may_be_the_one_before():
     # A difference to EnvPool: Gymnasium does not look at the screen if the game ends within the frames of a step.
     actions = np.random.default_rng(0).integers(18, size=690)
@@ -89,6 +90,7 @@ def test_sticky_actions_repeat_the_one_before():
     assert not np.array_equal(play(config_of("Pong-v5", **PLAIN), actions)["observation"], stuck)
 
 
+@pytest.mark.slow
 def test_random_openings_differ_with_the_seed():
     opened = play(config_of("Seaquest-v5", noop_max=30), [], seeds=range(12))["observation"][0]
 

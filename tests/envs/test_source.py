@@ -19,10 +19,10 @@ def test_bare_and_dotted_names_load():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("envpol", "env.source='envpol' is not known; did you mean 'envpool'[?] Available: envpool"),
+        ("envpol", "env.source='envpol' is not known; did you mean 'envpool'[?] Available: ale, .*envpool"),
         ("seeds", "env.source='seeds' is not known"),
         ("", "env.source='' is not known"),
-        ("my_package.my_source", "env.source='my_package.my_source' cannot be imported.*Available: envpool"),
+        ("my_package.my_source", "env.source='my_package.my_source' cannot be imported.*Available: ale, .*envpool"),
         ("tests.envs.nowhere", "env.source='tests.envs.nowhere' cannot be imported"),
         (".envpool", "cannot be imported"),
         ("podrl.config", "lacks make_spec and make_pool"),
