@@ -113,6 +113,9 @@ class Line:
         """
         self._silence = Patience(coordinator.SILENT_S)
         while True:
+            while b"\n" in self._unread:  # One by one: who listens may change after each of them.
+                line, _, self._unread = self._unread.partition(b"\n")
+                yield json.loads(line)
             try:
                 received = self._connection.recv(65536)
             except TimeoutError as error:
@@ -127,8 +130,7 @@ class Line:
             if not received:
                 return
             self._silence = Patience(coordinator.SILENT_S)
-            *lines, self._unread = (self._unread + received).split(b"\n")
-            yield from map(json.loads, lines)
+            self._unread += received
 
     def is_silent(self) -> bool:
         """Whether the coordinator has not answered for `coordinator.SILENT_S`, though the connection is there."""

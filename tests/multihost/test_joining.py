@@ -5,10 +5,12 @@ import json
 import os
 import signal
 import socket
+import threading
 
 import pytest
 
 from podrl.distributed import join
+from podrl.meeting import Line
 from podrl.membership import find_membership, split_address
 from tests.multihost.jobs import Member, coordinators, free_address, ip, job, two_hosts
 from tests.processes import wait_for
@@ -216,6 +218,25 @@ def test_one_that_is_lost_before_jax_has_connected_is_named():
         (line,) = errors(lines)
         assert code == 1
         assert "Process 1 (node2) is gone: it was killed, or crashed." in line
+
+
+def test_what_the_coordinator_says_in_one_breath_is_heard_one_by_one():
+    """A process that is lost as soon as all have met may be told of together with who has come."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            connection.recv(1000)
+            connection.sendall(b'{"hosts": ["node1", "node2"]}\n{"loss": 1}\n')
+
+        threading.Thread(target=answer, daemon=True).start()
+        membership = find_membership(
+            {}, coordinator=f"127.0.0.1:{server.getsockname()[1]}", process_count=2, process_index=1
+        )
+        line = Line(membership, 30.0)
+        assert line.hosts == ("node1", "node2")
+        assert next(line.messages()) == {"loss": 1}
+        line.close()
 
 
 def test_when_one_says_why_it_ends_the_others_repeat_it_and_its_exit_code():
