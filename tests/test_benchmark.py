@@ -189,6 +189,7 @@ def test_a_run_is_measured_after_its_warm_up(outcomes):
     assert sample.wall_s >= 0.05
 
 
+@pytest.mark.slow
 def test_a_run_whose_rollouts_take_long_is_measured_by_its_updates():
     parts = make_parts(env__source="tests.envs.scripted", env__options={"sleep_s": 0.2})
     sample = stages.time_end_to_end(parts, seconds=0.0)

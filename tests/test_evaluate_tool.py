@@ -119,6 +119,7 @@ def test_a_film_as_mp4(catch, tmp_path):
     assert seconds == pytest.approx(4.0, abs=0.3)
 
 
+@pytest.mark.slow
 def test_atari_has_a_score_on_the_human_scale(tmp_path, capsys):
     config = runs.make_config("Breakout-v5", total_env_steps=1, network__encoder="nature", **ONE_DEVICE)
     train.train(config, workdir=str(tmp_path / "run"))

@@ -117,6 +117,7 @@ class TestWaiting:
         assert max(row.get("time/learner/evaluate", 0) for row in rows) > 0.3
         np.testing.assert_array_equal(played[0][1].returns, [6, 15])
 
+    @pytest.mark.slow
     def test_actors_have_patience_with_a_learner_that_waits_for_an_evaluation(self):
         options = SLOW | {"evaluation": {"sleep_s": 0.3}}
         config = runs.scripted_config(
@@ -271,6 +272,7 @@ class TestGoingOn:
         assert not evaluators()
         assert evaluated_updates(tmp_path) == []
 
+    @pytest.mark.slow
     def test_what_was_learned_is_saved_though_the_last_update_waits_for_an_evaluation(self, tmp_path, caplog):
         caplog.set_level("INFO", logger="absl")
         config = runs.scripted_config(

@@ -10,7 +10,12 @@ from tests.processes import ROOT, launch, num_rows, read_rows, running, wait_for
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
 # Their environments take long to open, or their networks to compile; a quicker one of the same agent is beside them.
-SLOW = {"impala_football", "impala_metaworld", "impala_minigrid", "impala_procgen", "impala_vizdoom", "ppo_atari"}
+SLOW = {"impala_atari", "impala_football", "impala_memory", "impala_metaworld", "impala_minigrid", "impala_procgen"} | {
+    "impala_vizdoom",
+    "ppo_atari",
+    "ppo_catch",
+    "ppo_football",
+}
 # Configs that need a shared library of the system, and the Debian package that has it.
 LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
 

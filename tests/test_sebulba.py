@@ -65,6 +65,7 @@ class TestFingerprints:
         assert fingerprints(quick) == fingerprints(slow)
         assert len(set(fingerprints(quick))) == len(quick)
 
+    @pytest.mark.slow
     def test_a_free_run_keeps_its_lag_within_the_bound(self):
         options = {"actors__threads_per_device": 2, "actors__num_envs": 16, "total_env_steps": 2560}
         config = make_config(env__source="tests.envs.delayed", determinism="free", actors__max_lag=3, **options)
@@ -159,6 +160,7 @@ class TestFailures:
         with pytest.raises(TimeoutError, match=r"learner waited 2 s for a rollout: actor 0 has been in 'env' for"):
             run(scripted_config({"hang_at_step": 20}, actors__timeout_s=2.0))
 
+    @pytest.mark.slow
     def test_a_slow_learner_is_named_by_the_actor(self):
         def slow_save(snapshot):
             time.sleep(4.0)

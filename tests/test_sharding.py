@@ -342,7 +342,7 @@ class TestCompiledUpdate:
         assert part.temporary_bytes < 0.8 * whole.temporary_bytes
         assert part.output_bytes < 10_000  # Metrics; the new state takes the place of the old one.
 
-    @pytest.mark.parametrize("encoder", ["mlp", "lstm", "resnet"])
+    @pytest.mark.parametrize("encoder", ["mlp", "lstm", pytest.param("resnet", marks=pytest.mark.slow)])
     def test_fsdp_gathers_parameters_and_reduces_gradients_whatever_the_batch(self, encoder):
         compiled, learner = compile_update(encoder, "fsdp")
         found = Counter(flat(compiled))
@@ -354,7 +354,7 @@ class TestCompiledUpdate:
         assert max(size for _, size in found) == max(wide)
         assert not find_collectives_in_loops(compiled)
 
-    @pytest.mark.parametrize("encoder", ["mlp", "resnet"])
+    @pytest.mark.parametrize("encoder", ["mlp", pytest.param("resnet", marks=pytest.mark.slow)])
     def test_tensor_moves_activations_and_no_wide_parameter_nor_frames(self, encoder):
         compiled, learner = compile_update(encoder, "tensor")
         found, longer = flat(compiled), flat(compile_update(encoder, "tensor", length=9)[0])

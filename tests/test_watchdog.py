@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from podrl.waiting import Patience
 from podrl.watchdog import STALLED
 
@@ -98,6 +100,7 @@ with Watchdog(1.0) as watchdog:
     assert "Current thread" in err or "Thread 0x" in err
 
 
+@pytest.mark.slow
 def test_a_process_that_was_paused_goes_on():
     process = start("""
 with interruptible(), Watchdog(1.0) as watchdog:

@@ -82,7 +82,7 @@ class TestNoRoom:
         assert launch(*arguments, "--workdir", workdir, cwd=tmp_path).returncode == 0
         assert_same(workdir, straight_scripted, SCRIPTED)
 
-    @pytest.mark.parametrize("num_updates", [8, 16])
+    @pytest.mark.parametrize("num_updates", [8, pytest.param(16, marks=pytest.mark.slow)])
     def test_for_a_checkpoint(self, tmp_path, straight_scripted, num_updates):
         """A limit on the size of files, which metrics keep and checkpoints do not: at the end, and in the middle."""
         workdir, gate = tmp_path / "run", tmp_path / "gate"
@@ -135,7 +135,7 @@ def truncate(path):
 
 
 class TestDamage:
-    @pytest.mark.parametrize("damage", [truncate, Path.unlink])
+    @pytest.mark.parametrize("damage", [truncate, pytest.param(Path.unlink, marks=pytest.mark.slow)])
     def test_to_the_newest_checkpoint_costs_only_that_one(self, unfinished, straight_catch, damage):
         before, newest = checkpoints(unfinished)
         damage(largest_file(unfinished / f"checkpoints/{newest}"))
@@ -197,6 +197,7 @@ class TestFolder:
         assert_same(tmp_path / "run", straight_scripted, SCRIPTED)
 
 
+@pytest.mark.slow
 def test_a_file_system_that_does_not_answer_ends_the_run(unfinished, straight_catch):
     """A named pipe that nobody reads: opening it blocks, as a dead network file system does."""
     newest, pipe = checkpoints(unfinished)[-1], unfinished / "metrics.jsonl.kept"

@@ -88,6 +88,7 @@ def test_one_that_stalls_within_the_limit_changes_nothing(tmp_path, straight_scr
     assert max(after - before for before, after in itertools.pairwise(clock)) > 1.9
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_that_waits_for_one_and_saves_what_it_has(tmp_path):
     limit = "--config.actors.timeout_s=8"  # Threads are waited for as long, when the run ends.
     arguments = (*SCRIPTED, *options(hang_at_step=10), limit, "--workdir", "run")
@@ -112,6 +113,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_a_last_evaluation_may_take_longer_than_a_thread_may_stand_still(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW_EVALUATION)
     evaluation = ("--config.evaluate.every_updates=100", "--config.evaluate.episodes=2")

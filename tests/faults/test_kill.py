@@ -54,6 +54,7 @@ class TestResume:
         assert_same(tmp_path / "run", straight_catch, CATCH)
         assert json.loads((tmp_path / "run/manifest-2.json").read_text())["seed"] == 1
 
+    @pytest.mark.slow
     def test_on_breakout(self, tmp_path):
         kill_after(7, BREAKOUT, tmp_path / "run")  # Checkpoint 3 is whole by then: that of update 6 waited for it.
         assert num_rows(tmp_path / "run") < 12
@@ -95,6 +96,7 @@ def is_done(workdir, arguments, after_s):
 
 
 class TestSaving:
+    @pytest.mark.slow
     def test_a_kill_in_the_middle_of_a_save_costs_only_that_save(self, tmp_path):
         workdir = tmp_path / "run"
         folder = workdir / "checkpoints"

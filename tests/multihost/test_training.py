@@ -137,6 +137,7 @@ class TestGoingOn:
         assert "topology.mesh.process was 2" in said
         assert_close(workdir, pair, 20)
 
+    @pytest.mark.slow
     def test_a_damaged_checkpoint_is_put_aside_by_all(self, pair, tmp_path):
         workdir = tmp_path / "run"
         shutil.copytree(pair, workdir)

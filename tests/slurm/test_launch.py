@@ -104,7 +104,8 @@ def test_goes_on_after_its_time_limit(cluster, tmp_path):
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
 
 
-@pytest.mark.parametrize(("nodes", "where"), [pytest.param(1, ONE, marks=pytest.mark.slow), (2, TWO)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("nodes", "where"), [(1, ONE), (2, TWO)])
 def test_real_training_goes_on_bit_for_bit(cluster, tmp_path, nodes, where):
     straight = launch(*SCRIPTED, "--local_processes", nodes, "--workdir", "straight", cwd=tmp_path)
     assert straight.returncode == 0, straight.stderr
