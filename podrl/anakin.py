@@ -136,7 +136,7 @@ def run(
     watchdog.watch(Watched(ledger=ledger, doing=doing, is_alive=lambda: True))
     journal = make_journal(config, spec, start, job, start_s=start_s, learner=ledger, actors=[], write=write_row)
     accounts = _Accounts(journal, ledger, config.actors.timeout_s)
-    if evaluator.is_due(counters):
+    if evaluations.is_due(counters):  # On all processes, though one evaluates: they hold parts of the parameters.
         evaluator.add(counters, learner.actor_params(state))
     try:
         while counters.learner_steps < config.num_updates and not should_stop():

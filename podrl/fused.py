@@ -17,6 +17,7 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
 
 from podrl.config import Config
 from podrl.envs import JaxEnvironment
@@ -129,7 +130,9 @@ class FusedLearner:
         """
         if not 1 <= num_updates <= self.max_updates:
             raise ValueError(f"Found num_updates={num_updates}; expected 1 to {self.max_updates}.")
-        return self._run(state, jax.device_put(jnp.int32(num_updates), replicated(self._mesh)))
+        # `device_put` would wait for the other processes here, to see that all have the same number.
+        number = np.asarray(num_updates, np.int32)
+        return self._run(state, jax.make_array_from_callback((), replicated(self._mesh), lambda _: number))
 
     def actor_params(self, state: FusedState) -> PyTree:
         """What acting takes, as a copy that survives the next call, whole on every device."""

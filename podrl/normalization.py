@@ -87,11 +87,15 @@ def update_statistics(statistics: Statistics, rows: PyTree, mask: jax.Array) -> 
 
 
 def normalize(statistics: Statistics, rows: PyTree) -> PyTree:
-    """Rows [..., *] less the mean, over the standard deviation, and clipped."""
+    """Rows [..., *] less the mean, over the standard deviation, and clipped.
+
+    What is no finite number becomes NaN and is not clipped: the update that learns from it must be seen to be none, or
+    the statistics would keep it for good.
+    """
 
     def scale(x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
         scaled = (x - mean) * jax.lax.rsqrt(variance + _EPSILON)
-        return jnp.clip(scaled, -MAX_NORMALIZED, MAX_NORMALIZED)
+        return jnp.where(jnp.isfinite(x), jnp.clip(scaled, -MAX_NORMALIZED, MAX_NORMALIZED), jnp.nan)
 
     return jax.tree.map(scale, rows, statistics.mean, statistics.variance)
 
@@ -152,7 +156,7 @@ def normalize_rewards(agent: Agent, discount: float) -> Agent:
     """The agent with rewards in units of the standard deviation of discounted returns so far.
 
     Their mean stays in: a reward of zero is zero. An update learns the batch's statistics first. A network that sees
-    its last reward sees the normalised one.
+    its last reward sees the normalised one, which when it acts is in the units of the updates before.
 
     Args:
         agent: the algorithm.

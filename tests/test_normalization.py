@@ -10,6 +10,7 @@ import pytest
 from podrl import saved_run, train
 from podrl.checkpoint import read_params
 from podrl.config import ConfigError
+from podrl.nonfinite import skip_nonfinite
 from podrl.normalization import (
     MAX_NORMALIZED,
     discounted_past,
@@ -134,6 +135,18 @@ def test_a_reward_that_is_no_number_spoils_its_update_only():
     assert np.isfinite(discounted_past(bad.carry["return"], bad, 0.9)).all()
     _, metrics = jax.jit(agent.update)(agent.init(jax.random.key(0)), bad)
     assert np.isnan(metrics["loss/total"])
+
+
+@pytest.mark.parametrize("value", [jnp.inf, jnp.nan])
+def test_an_observation_that_is_no_number_is_seen_and_its_update_can_be_skipped(value):
+    """Clipped it would look like any other, and the statistics would keep it for good."""
+    agent, spec = make_agent(make_config(network__normalize_observations=True))
+    trajectory = random_trajectory(agent, spec, 6, 8)
+    bad = dataclasses.replace(trajectory, observation=trajectory.observation.at[2, 3, 0].set(value))
+    state, metrics = jax.jit(skip_nonfinite(agent).update)(agent.init(jax.random.key(0)), bad)
+    assert not np.isfinite(metrics["loss/total"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, state.extra)))
+    assert state.extra["observations"].count == 0
 
 
 def test_every_device_holds_the_same_statistics_whatever_their_number():

@@ -312,7 +312,7 @@ def _evaluate(config: AgentConfig, network: Network, params: PyTree, trajectory:
     length, num_envs = trajectory.reward.shape
     if network.rows is not None:
         rows = jnp.broadcast_to(jnp.arange(length + 1, dtype=jnp.int32)[:, None], (length + 1, num_envs))
-        parts = jnp.array_split(rows[:-1], config.minibatches) if config.recompute_values else []
+        parts = jnp.array_split(rows[:-1], min(config.minibatches, length)) if config.recompute_values else []
         return jnp.concatenate([network.rows(params, trajectory, part).value for part in (*parts, rows[-1:])])
     num_parts = config.minibatches * max(1, config.micro_batches)
     values = [network.unroll(params, part)[0].value for part in split_environments(trajectory, num_parts)]

@@ -105,7 +105,8 @@ def make_action_encoding(space: gymnasium.Space, env_id: str) -> ActionEncoding:
         if np.issubdtype(space.dtype, np.floating):
             return _floats(space)
         low, high = space.low.astype(np.int64), space.high.astype(np.int64)
-        if np.issubdtype(space.dtype, np.integer) and (high - low).max() < _MAX_OPTIONS:
+        width = high.astype(object) - low.astype(object)  # Python's integers do not overflow.
+        if np.issubdtype(space.dtype, np.integer) and width.max() < _MAX_OPTIONS:
             return _choices(low, high, space)
     raise ConfigError(
         f"env.id={env_id!r} has actions {space}; podrl gives a number out of n, several such, or an array of floats."
@@ -122,14 +123,14 @@ def _choices(low: np.ndarray, high: np.ndarray, space: gymnasium.Space) -> Actio
 
 
 def _floats(space: gymnasium.spaces.Box) -> ActionEncoding:
-    """Floats, each in its range."""
-    low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-    bounded = (np.abs(low) < _UNBOUNDED) & (np.abs(high) < _UNBOUNDED)
-    low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
-    center, half, limit = (low + high) / 2, (high - low) / 2, np.where(bounded, 1.0, np.inf)
+    """Floats, each in its range; one with a single bound takes every number up to that."""
+    least, most = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
+    bounded = (np.abs(least) < _UNBOUNDED) & (np.abs(most) < _UNBOUNDED)
+    low, high = np.where(bounded, least, -1.0), np.where(bounded, most, 1.0)
+    center, half = (low + high) / 2, (high - low) / 2
 
     def decode(action: np.ndarray) -> np.ndarray:
-        moved = center + half * np.clip(action, -limit, limit)
+        moved = np.clip(center + half * action.astype(np.float64), least, most)
         return np.reshape(moved, (-1, *space.shape)).astype(space.dtype)
 
     return ActionEncoding(actions=ContinuousActions(len(low)), decode=decode)

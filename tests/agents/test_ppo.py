@@ -182,6 +182,13 @@ def test_every_update_shuffles_anew(shuffle):
     )
 
 
+def test_a_rollout_may_have_fewer_rows_than_there_are_minibatches():
+    agent, spec = make_run_agent(make_config(agent="ppo", agent__recompute_values=True, agent__minibatches=4))
+    trajectory = random_trajectory(agent, spec, 2, 8)
+    _, metrics = jax.jit(agent.update)(agent.init(jax.random.key(0)), trajectory)
+    assert np.isfinite(metrics["loss/total"])
+
+
 def test_with_lag_zero_the_learner_starts_from_what_the_actors_recorded():
     """The ratio is one at the only step of each update, and values are the same if computed again."""
     options = {"actors__synchronous": True, "agent__epochs": 1, "agent__minibatches": 1, "agent__learning_rate": 0.01}

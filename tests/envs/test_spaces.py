@@ -34,6 +34,7 @@ INFINITE = np.array([-np.inf, 0.0], np.float32), np.array([np.inf, np.finfo(np.f
         (gymnasium.spaces.Box(-1, 1, (2, 1)), ContinuousActions(2), [[1e-9, -3]], [[[1e-9], [-1]]]),
         (gymnasium.spaces.Box(*INFINITE), ContinuousActions(2), [[-30, 50]], [[-30, 50]]),
         (gymnasium.spaces.Box(-1e10, 1e10, (1,)), ContinuousActions(1), [[-30]], [[-30]]),
+        (gymnasium.spaces.Box(0, np.inf, (1,)), ContinuousActions(1), [[-30], [30]], [[0], [30]]),
     ],
     ids=str,
 )
@@ -51,6 +52,7 @@ def test_actions_in_the_spaces_own_numbers(space, actions, given, decoded):
     [
         gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2)),
         gymnasium.spaces.Box(0, 2**31 - 2, (2,), np.int32),
+        gymnasium.spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (1,), np.int64),
         gymnasium.spaces.Box(-1, 1, (0,)),
     ],
     ids=str,
