@@ -1,4 +1,4 @@
-"""Brax's locomotion as JAX programs: `pip install 'podrl[brax]'`.
+"""Brax's locomotion as JAX programs: `pip install -e '.[brax]'`.
 
 They step inside the compiled program (`topology.placement='anakin'`), and on the host's CPU like any other source.
 
@@ -30,7 +30,7 @@ try:
 except ModuleNotFoundError as missing:  # What it needs itself is told as it is.
     if missing.name != "brax":
         raise
-    raise ConfigError("env.source='brax' needs Brax: pip install 'podrl[brax]'.") from None
+    raise ConfigError("env.source='brax' needs Brax: pip install -e '.[brax]'.") from None
 
 _BACKENDS = ("generalized", "mjx", "positional", "spring")
 _STEPS_PER_SECOND = 20.0

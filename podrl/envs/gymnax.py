@@ -1,4 +1,4 @@
-"""Gymnax: MinAtar, bsuite and classic control as JAX programs: `pip install 'podrl[gymnax]'`.
+"""Gymnax: MinAtar, bsuite and classic control as JAX programs: `pip install -e '.[gymnax]'`.
 
 They step inside the compiled program (`topology.placement='anakin'`), and on the host's CPU like any other source.
 
@@ -38,7 +38,7 @@ try:
 except ModuleNotFoundError as missing:  # What it needs itself is told as it is.
     if missing.name != "gymnax":
         raise
-    raise ConfigError("env.source='gymnax' needs Gymnax: pip install 'podrl[gymnax]'.") from None
+    raise ConfigError("env.source='gymnax' needs Gymnax: pip install -e '.[gymnax]'.") from None
 
 _TIME_LIMIT = "max_steps_in_episode"
 _STEPS_PER_SECOND = 15.0
