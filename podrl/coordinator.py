@@ -232,8 +232,10 @@ def main(arguments: str) -> None:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
     options = json.loads(arguments)
-    _Coordinator(socket.socket(fileno=options.pop("listener")), **options).run()
-    os._exit(0)  # JAX's service would complain of clients that died.
+    meeting = _Coordinator(socket.socket(fileno=options.pop("listener")), **options)
+    meeting.run()
+    # Kept until here: JAX's service would wait for calls under way, and complain of clients that died.
+    os._exit(0)
 
 
 if __name__ == "__main__":
