@@ -13,9 +13,7 @@ from podrl.types import Trajectory
 # Transitions in a part of a batch, on CPU; other encoders take a batch whole. See docs/performance.md.
 _CPU_MICRO_BATCH = {"resnet": 96, "nature": 192}
 _CPU_MAX_PARTS = 16  # in an update; each is a copy of the network in the compiled program
-_CPU_MAX_PARTS_OF_A_STEP = (
-    4  # that an optimizer step may have in any case, however many steps an update has: for memory
-)
+_CPU_PARTS_OF_A_STEP = 4  # that an optimizer step may have however many steps an update has, for their memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,8 +118,8 @@ def resolve_micro_batches(config: Config, topology: Topology) -> Config:
     """The config with `agent.micro_batches=0` replaced by what suits the learner's devices.
 
     On a CPU convolutional networks learn in parts, whose activations stay in cache: of at most `_CPU_MICRO_BATCH`
-    transitions, unless that would make more than `_CPU_MAX_PARTS` parts in an update and `_CPU_MAX_PARTS_OF_A_STEP` in
-    a step. Accelerators, and networks without convolutions, take a batch whole.
+    transitions, unless that would make more than `_CPU_MAX_PARTS` parts in an update and `_CPU_PARTS_OF_A_STEP` in a
+    step. Accelerators, and networks without convolutions, take a batch whole.
     """
     if config.agent.micro_batches:
         return config
@@ -130,7 +128,7 @@ def resolve_micro_batches(config: Config, topology: Topology) -> Config:
     micro_batches = 1
     if _convolves_on_cpu(config, topology):
         size = _CPU_MICRO_BATCH[config.network.encoder]
-        limit = max(_CPU_MAX_PARTS_OF_A_STEP, _CPU_MAX_PARTS // _num_copies(config))
+        limit = max(_CPU_PARTS_OF_A_STEP, _CPU_MAX_PARTS // _num_copies(config))
         divisors = [n for n in range(1, limit + 1) if envs % n == 0]
         small = [n for n in divisors if envs // n * (config.actors.unroll_length // row_parts) <= size]
         micro_batches = min(small, default=max(divisors))
