@@ -11,6 +11,7 @@ LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
     | {"atari_scores", "console", "data", "naming", "line_file"},
     {
+        "actor_critic",
         "mesh",
         "ops",
         "networks",

@@ -13,13 +13,14 @@ import jax
 from jax import numpy as jnp
 import optax
 
+from podrl.actor_critic import make_act, make_act_greedy, make_init
 from podrl.config import check, check_at_least, check_one_of
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
 from podrl.ops.minibatches import accumulate_gradients, split_environments
 from podrl.ops.optimizers import linear_decay, make_adam, make_rmsprop
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
-from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Timestep, Trajectory
+from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,22 +87,6 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
     schedule = linear_decay(config.learning_rate, num_steps) if config.learning_rate_decay else config.learning_rate
     optimizer = _make_optimizer(config, schedule)
 
-    def init(key: jax.Array) -> LearnerState:
-        state_key, params_key = jax.random.split(key)
-        params = network.init(params_key)
-        step = jnp.zeros((), jnp.int32)
-        return LearnerState(step=step, params=params, opt_state=optimizer.init(params), extra=(), key=state_key)
-
-    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
-        output, carry = network.step(params, timestep, carry)
-        action = network.policy.sample(keys, output.policy)
-        return action, {"policy": output.policy}, network.remember(carry, action)
-
-    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[jax.Array, PyTree]:
-        output, carry = network.step(params, timestep, carry)
-        action = network.policy.mode(output.policy)
-        return action, network.remember(carry, action)
-
     @jax.jit
     def sgd_step(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
         num_transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
@@ -126,11 +111,11 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         return dataclasses.replace(state, step=state.step + 1), metrics
 
     return Agent(
-        init=init,
+        init=make_init(network, optimizer),
         initial_carry=network.initial_carry,
         actor_params=lambda state: state.params,
-        act=act,
-        act_greedy=act_greedy,
+        act=make_act(network, lambda output: {"policy": output.policy}),
+        act_greedy=make_act_greedy(network),
         update=update,
     )
 

@@ -17,6 +17,7 @@ import jax
 from jax import numpy as jnp
 import optax
 
+from podrl.actor_critic import make_act, make_act_greedy, make_init
 from podrl.config import check, check_at_least, check_one_of
 from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss, masked_mean, mean_and_deviation, value_loss
 from podrl.ops.minibatches import (
@@ -29,7 +30,7 @@ from podrl.ops.minibatches import (
 )
 from podrl.ops.optimizers import linear_decay, make_adam
 from podrl.ops.returns import clip_reward, gae
-from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Timestep, Trajectory
+from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,22 +153,6 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
     optimizer = make_adam(schedule, epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
     micro_batches = max(1, config.micro_batches)
 
-    def init(key: jax.Array) -> LearnerState:
-        state_key, params_key = jax.random.split(key)
-        params = network.init(params_key)
-        step = jnp.zeros((), jnp.int32)
-        return LearnerState(step=step, params=params, opt_state=optimizer.init(params), extra=(), key=state_key)
-
-    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
-        output, carry = network.step(params, timestep, carry)
-        action = network.policy.sample(keys, output.policy)
-        return action, {"policy": output.policy, "value": output.value}, network.remember(carry, action)
-
-    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[jax.Array, PyTree]:
-        output, carry = network.step(params, timestep, carry)
-        action = network.policy.mode(output.policy)
-        return action, network.remember(carry, action)
-
     def deal(key: jax.Array, trajectory: Trajectory) -> jax.Array:
         if config.shuffle == "time":
             return deal_rows(key, trajectory.env_index, trajectory.reward.shape[0], config.minibatches)
@@ -215,11 +200,11 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         return dataclasses.replace(state, step=state.step + 1, key=key), metrics
 
     return Agent(
-        init=init,
+        init=make_init(network, optimizer),
         initial_carry=network.initial_carry,
         actor_params=lambda state: state.params,
-        act=act,
-        act_greedy=act_greedy,
+        act=make_act(network, lambda output: {"policy": output.policy, "value": output.value}),
+        act_greedy=make_act_greedy(network),
         update=update,
     )
 

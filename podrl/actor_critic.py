@@ -1,0 +1,50 @@
+"""What actor-critic agents have in common: a fresh state, and acting with their network's policy."""
+
+from collections.abc import Callable
+
+import jax
+from jax import numpy as jnp
+import optax
+
+from podrl.types import LearnerState, Network, NetworkOutput, PyTree, Timestep
+
+
+def make_init(network: Network, optimizer: optax.GradientTransformation) -> Callable[[jax.Array], LearnerState]:
+    """`Agent.init` of an agent whose state is a network and its optimizer's."""
+
+    def init(key: jax.Array) -> LearnerState:
+        state_key, params_key = jax.random.split(key)
+        params = network.init(params_key)
+        step = jnp.zeros((), jnp.int32)
+        return LearnerState(step=step, params=params, opt_state=optimizer.init(params), extra=(), key=state_key)
+
+    return init
+
+
+def make_act(
+    network: Network, record: Callable[[NetworkOutput], PyTree]
+) -> Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree, PyTree]]:
+    """`Agent.act` that samples from the policy; actors need the network's parameters and nothing else.
+
+    Args:
+        network: the actor-critic.
+        record: (output of [B, ...]) -> what goes into `Trajectory.behaviour`, a pytree of [B, ...].
+    """
+
+    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
+        output, carry = network.step(params, timestep, carry)
+        action = network.policy.sample(keys, output.policy)
+        return action, record(output), network.remember(carry, action)
+
+    return act
+
+
+def make_act_greedy(network: Network) -> Callable[[PyTree, Timestep, PyTree], tuple[jax.Array, PyTree]]:
+    """`Agent.act_greedy` that takes the policy's mode."""
+
+    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[jax.Array, PyTree]:
+        output, carry = network.step(params, timestep, carry)
+        action = network.policy.mode(output.policy)
+        return action, network.remember(carry, action)
+
+    return act_greedy
