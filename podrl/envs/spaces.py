@@ -156,7 +156,7 @@ def _image(space: gymnasium.Space) -> Encoding:
 def _vector(space: gymnasium.Space) -> Encoding:
     """One-hot vectors for discrete values, flattened float32 for arrays."""
     if isinstance(space, gymnasium.spaces.Discrete):
-        values = np.arange(space.start, space.start + space.n)
+        values = np.arange(int(space.n)) + int(space.start)
         return Encoding(
             struct=jax.ShapeDtypeStruct((len(values),), np.float32),
             encode=lambda raw: (np.reshape(raw, (-1, 1)) == values).astype(np.float32),
