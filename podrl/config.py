@@ -147,6 +147,7 @@ class TopologyConfig:
     With `placement='sebulba'` the first `actor_devices_per_process` act and the last `learner_devices_per_process`
     learn; where the two overlap, a device does both. Zero means automatic: one device does both, of more the learners
     get the largest power of two that leaves a device to act, and the actors the largest that is left (1+1, 2+2, 4+4).
+    On TPU v5e slices of more than 16 chips all devices do both: the compiler takes no program for a part of these.
     With `anakin` there is no such split.
 
     Attributes:

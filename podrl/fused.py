@@ -114,9 +114,13 @@ class FusedLearner:
 
     def compile(self) -> jax.stages.Compiled:
         """Compiles ahead of time; `run` uses it from now on."""
-        num = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self._mesh))
-        self._run = compiled = self._run.lower(self.state_shape, num).compile()
+        self._run = compiled = self.trace().lower().compile()
         return compiled
+
+    def trace(self) -> jax.stages.Traced:
+        """The whole as a program that is yet to be compiled."""
+        num = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self._mesh))
+        return self._run.trace(self.state_shape, num)
 
     def run(self, state: FusedState, num_updates: int) -> tuple[FusedState, Report]:
         """Makes updates, without waiting for them.

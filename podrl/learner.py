@@ -43,7 +43,7 @@ class Learner:
         self._state_shape = jax.eval_shape(agent.init, jax.random.key(0))
         self.state_sharding = tree_sharding(mesh, self._state_shape, rules)
         self._init: Callable[..., Any] = jax.jit(agent.init, out_shardings=self.state_sharding)
-        self._update: Callable[..., Any] = jax.jit(
+        self._update: Any = jax.jit(
             self._join_and_update, donate_argnums=0, out_shardings=(self.state_sharding, replicated(mesh))
         )
         self._actor_params: Callable[..., Any] = jax.jit(self._copy_actor_params, out_shardings=replicated(mesh))
@@ -72,15 +72,16 @@ class Learner:
         Returns:
             The compiled update, for inspection; `update` uses it from now on.
         """
-        rollouts = tuple(
-            jax.tree.map(_with_sharding, rollout, trajectory_sharding(self._mesh, rollout)) for rollout in rollouts
-        )
-        state = self.state_shape
-        compiled = _compile(self._update, state, rollouts)
+        rollouts, state = self._laid_out(rollouts), self.state_shape
+        compiled = self.trace(rollouts).lower().compile()
         self._update = compiled
         self._actor_params = _compile(self._actor_params, state)
         self._fingerprint = _compile(self._fingerprint, state.params, rollouts)
         return compiled
+
+    def trace(self, rollouts: Sequence[Trajectory]) -> jax.stages.Traced:
+        """The update as a program that is yet to be compiled, for shapes as `compile` takes them."""
+        return self._update.trace(self.state_shape, self._laid_out(rollouts))
 
     def update(self, state: LearnerState, rollouts: Sequence[Trajectory]) -> tuple[LearnerState, Metrics]:
         """One learner step on the rollouts of all actor pools, joined in their order. Consumes `state`."""
@@ -101,6 +102,12 @@ class Learner:
             [2, 2] uint32: of the parameters, and of the batch.
         """
         return self._fingerprint(state.params, tuple(rollouts))
+
+    def _laid_out(self, rollouts: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
+        """The same shapes, split over the learner's devices."""
+        return tuple(
+            jax.tree.map(_with_sharding, shapes, trajectory_sharding(self._mesh, shapes)) for shapes in rollouts
+        )
 
     def _join_and_update(self, state: LearnerState, rollouts: tuple[Trajectory, ...]) -> tuple[LearnerState, Metrics]:
         trajectory = join_environments(self._mesh, rollouts)

@@ -17,6 +17,11 @@ import numpy as np
 from podrl.config import ConfigError, TopologyConfig, check, did_you_mean
 from podrl.types import PyTree, Trajectory
 
+# libtpu compiles no program for a part of a larger slice of these, so that there every device has to learn: on
+# "platforms with limited ICI routing device assignment should include all slice devices" (libtpu 0.0.42, compiled for
+# v5e:4x8 and more; v5e:4x4 and all slices of v4, v5p and v6e are not concerned).
+_UNDIVIDED_KIND, _UNDIVIDED_ABOVE = "TPU v5 lite", 16
+
 # A regular expression over a parameter's path ("encoder/dense/kernel") and the layout of what it matches.
 ShardingRule = tuple[str, PartitionSpec]
 
@@ -82,7 +87,7 @@ def make_topology(
     """
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     per_process = _devices_per_process(devices)
-    num_actors, num_learners = _split(config, per_process)
+    num_actors, num_learners = _split(config, per_process, divided=not _is_undivided(devices))
     grid = np.array(devices).reshape(-1, per_process)
     learners = grid[:, per_process - num_learners :].reshape(-1, config.model_devices)
     return Topology(
@@ -163,11 +168,23 @@ def _devices_per_process(devices: Sequence[jax.Device]) -> int:
     return next(iter(counts.values()))
 
 
-def _split(config: TopologyConfig, per_process: int) -> tuple[int, int]:
+def _is_undivided(devices: Sequence[jax.Device]) -> bool:
+    """Whether a program has to be for all of the job's devices, or for one."""
+    return devices[0].device_kind == _UNDIVIDED_KIND and len(devices) > _UNDIVIDED_ABOVE
+
+
+def _split(config: TopologyConfig, per_process: int, *, divided: bool) -> tuple[int, int]:
     """Resolves automatic counts, to powers of two, over which batches of the usual sizes divide."""
     actors, learners = config.actor_devices_per_process, config.learner_devices_per_process
-    if config.placement == "anakin":
-        actors = learners = per_process
+    check(
+        divided or learners in (0, per_process),
+        f"topology.learner_devices_per_process={learners} leaves devices that do not learn. On a {_UNDIVIDED_KIND} "
+        f"slice of more than {_UNDIVIDED_ABOVE} chips the compiler takes no program for a part of the slice. Use "
+        f"{per_process}, or 0 for automatic.",
+    )
+    if config.placement == "anakin" or not divided:
+        learners = per_process
+        actors = per_process if config.placement == "anakin" else actors or per_process
     if not learners:
         learners = _power_of_two(per_process - (actors or 1)) or per_process
     if not actors:

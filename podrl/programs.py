@@ -6,10 +6,11 @@ import functools
 
 from absl import logging
 import jax
+from jax.sharding import Mesh, SingleDeviceSharding
 import numpy as np
 
 from podrl.config import Config
-from podrl.layout import global_shape, make_layout
+from podrl.layout import Layout, global_shape, make_layout
 from podrl.learner import Learner
 from podrl.memory import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology
@@ -39,26 +40,30 @@ class ActingPrograms:
 
 def compile_acting(unroller: Unroller, seed: int, device: jax.Device) -> ActingPrograms:
     """Compiles acting ahead of time, so that compile time is known and no timeout has to allow for it."""
-    sharding = jax.sharding.SingleDeviceSharding(device)
-
-    def on_device(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-    state = on_device(unroller.state_shape())
-    timestep = on_device(unroller.timestep_shape())
-    params = on_device(unroller.params_shape())
-    version = on_device(jax.ShapeDtypeStruct((), np.int32))
-    step = on_device(jax.ShapeDtypeStruct((), np.int32))
-    env_indices = on_device(jax.ShapeDtypeStruct((unroller.num_envs,), np.uint32))
+    sharding = SingleDeviceSharding(device)
+    state, timestep = _on_device(device, (unroller.state_shape(), unroller.timestep_shape()))
+    first = jax.ShapeDtypeStruct((unroller.num_envs,), np.uint32), jax.ShapeDtypeStruct((), np.int32)
     init = jax.jit(functools.partial(unroller.init, seed), out_shardings=sharding)
-    act = jax.jit(unroller.act, donate_argnums=2, out_shardings=sharding)
     finish = jax.jit(unroller.finish, donate_argnums=0, out_shardings=sharding)
     return ActingPrograms(
-        init=init.lower(env_indices, step).compile(),
-        act=act.lower(params, version, state, timestep).compile(),
+        init=init.lower(*_on_device(device, first)).compile(),
+        act=trace_act(unroller, device).lower().compile(),
         finish=finish.lower(state, timestep).compile(),
         timestep=unroller.timestep_shape(),
     )
+
+
+def trace_act(unroller: Unroller, device: jax.Device) -> jax.stages.Traced:
+    """The acting step as a program that is yet to be compiled."""
+    version = jax.ShapeDtypeStruct((), np.int32)
+    shapes = (unroller.params_shape(), version, unroller.state_shape(), unroller.timestep_shape())
+    act = jax.jit(unroller.act, donate_argnums=2, out_shardings=SingleDeviceSharding(device))
+    return act.trace(*_on_device(device, shapes))
+
+
+def _on_device(device: jax.Device, tree: PyTree) -> PyTree:
+    sharding = SingleDeviceSharding(device)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,27 @@ class Programs:
     traffic: Mapping[str, int]
 
 
+def make_unroller(config: Config, agent: Agent, spec: EnvSpec, layout: Layout) -> Unroller:
+    """What acts in each pool of a run."""
+    return Unroller(agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=layout.envs_per_pool)
+
+
+def make_learner(config: Config, agent: Agent, mesh: Mesh, rules: Sequence[ShardingRule] = ()) -> Learner:
+    """What learns in a run, on the learner's devices.
+
+    Raises:
+        ConfigError: if `rules` do not fit the parameters.
+    """
+    guarded = skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent
+    return Learner(guarded, mesh, rules, max_lag=make_schedule(config).max_lag)
+
+
+def rollout_shapes(unroller: Unroller, layout: Layout) -> list[Trajectory]:
+    """Shapes of the global rollouts that one update joins."""
+    rollout = global_shape(unroller.state_shape().rollout, layout.num_processes)
+    return [rollout] * (layout.num_actors * layout.pools_per_actor)
+
+
 def compile_programs(
     config: Config, agent: Agent, spec: EnvSpec, topology: Topology, rules: Sequence[ShardingRule] = ()
 ) -> Programs:
@@ -87,17 +113,9 @@ def compile_programs(
         ConfigError: if the environments or parameters do not divide over the devices.
     """
     layout = make_layout(config, topology)
-    unroller = Unroller(
-        agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=layout.envs_per_pool
-    )
-    learner = Learner(
-        skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent,
-        topology.learner,
-        rules,
-        max_lag=make_schedule(config).max_lag,
-    )
-    rollouts = [global_shape(unroller.state_shape().rollout, topology.num_processes)]
-    update = learner.compile(rollouts * (layout.num_actors * layout.pools_per_actor))
+    unroller = make_unroller(config, agent, spec, layout)
+    learner = make_learner(config, agent, topology.learner, rules)
+    update = learner.compile(rollout_shapes(unroller, layout))
     memory = update_memory(update, learner.state_shape)
     if rules and memory is not None:
         logging.info("An update on each of %d learner devices: %s.", topology.learner.size, memory.describe())

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
-    | {"atari_scores", "console", "data", "naming", "line_file"},
+    | {"atari_scores", "console", "data", "naming", "line_file", "platforms"},
     {
         "actor_critic",
         "mesh",
@@ -38,11 +38,12 @@ LAYERS = [
     {"sebulba", "anakin", "instruments", "inspection", "reporter"},
     {"placement", "plain_loop"},
     {"train", "stages", "inspection_report"},
-    {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"},
+    {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report", "planning"},
 ]
 # Within a layer modules do not see each other, but for these.
 WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")} | {
     ("launch", "launch"),
+    ("planning", "planning"),
     ("gymnasium_envs", "gymnasium_envs"),
     ("envs", "gymnasium_envs"),
 }

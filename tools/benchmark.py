@@ -21,6 +21,7 @@ from podrl.config import ConfigError, check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.interruption import INTERRUPTED
+from podrl.platforms import skip_absent_tpu
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config configs/impala_atari.py --memory [--json FILE]
@@ -139,6 +140,7 @@ def _blaming(path: str | None) -> Iterator[None]:
 
 def run(command: Command) -> None:
     """Measures, prints and writes."""
+    skip_absent_tpu(os.environ, jax_plugins())
     from podrl import (  # JAX: a mistake before need not wait for it.
         benchmark,
         benchmark_report,

@@ -17,7 +17,9 @@ from absl import logging
 from podrl.commandline import Parser
 from podrl.config import ConfigError, check
 from podrl.console import make_console
+from podrl.determinism import jax_plugins
 from podrl.interruption import INTERRUPTED
+from podrl.platforms import skip_absent_tpu
 
 if TYPE_CHECKING:
     import jax
@@ -72,10 +74,11 @@ def _check_writable(flag: str, path: Path | None) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Plays, prints and writes."""
+    skip_absent_tpu(os.environ, jax_plugins())
     import jax  # A mistake before need not wait for it.
 
     from podrl import evaluation_report, inspection
-    from podrl.determinism import jax_plugins, require_determinism
+    from podrl.determinism import require_determinism
     from podrl.display import configure_logging
     from podrl.envs import evaluation_protocol
     from podrl.evaluate import POLICIES, check_same_interface, split_episodes

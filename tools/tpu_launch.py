@@ -1,5 +1,6 @@
 """Trains an agent on whatever this is, or where its launch flags say. See `--help`."""
 
+import os
 from pathlib import Path
 import sys
 
@@ -8,9 +9,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl import commandline
 from podrl.config import ConfigError
+from podrl.determinism import jax_plugins
 from podrl.interruption import INTERRUPTED
 from podrl.launch import options
 from podrl.launch.start import launch
+from podrl.platforms import skip_absent_tpu
 
 
 def main(argv: list[str]) -> int:
@@ -20,6 +23,7 @@ def main(argv: list[str]) -> int:
         command = commandline.parse(argv, more_help=options.help_text(), more_flags=options.FLAGS)
         if where.launches:
             return launch(where, argv, command)
+        skip_absent_tpu(os.environ, jax_plugins())
         from podrl import train  # Imports JAX, which a mistake above need not wait for.
 
         return train.main(command)

@@ -1,0 +1,249 @@
+"""podrl's own programs, compiled or counted for a slice, and what each of them costs.
+
+For a TPU slice the acting step and the update of `podrl.programs`, or with `topology.placement='anakin'` the program of
+`podrl.fused`, are compiled as a run would compile them, for devices that need not be there. For GPUs there is no
+compiler at hand: there the same programs are traced and their arithmetic counted.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from podrl.assembly import Assembly, assemble, make_agent
+from podrl.config import Config, check
+from podrl.envs import make_environment
+from podrl.fused import FusedLearner
+from podrl.layout import Layout
+from podrl.memory import shard_bytes
+from podrl.networks import make_network
+from podrl.planning.costs import Cost, compiled_cost, parse_shortage, product_bytes, product_flops, without_dead_code
+from podrl.planning.slices import Slice, tpu_devices
+from podrl.programs import make_learner, make_unroller, rollout_shapes, trace_act
+from podrl.sharding import split_network
+from podrl.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunCosts:
+    """What an update of a run costs, and how its work is dealt out; all of the run as it would be on the slice.
+
+    Attributes:
+        config: with what was left to the machine.
+        hosts: processes of the job.
+        actors: actor devices of each host; 0 where environments are inside the compiled program.
+        learners: learner devices of each host.
+        devices: of each host.
+        model_devices: that a layer is split over.
+        layout: how environments are dealt out.
+        frames_per_step: emulator frames of an env step.
+        act: of one acting step of one pool, on an actor device.
+        update: on a learner device; with environments in the compiled program, everything.
+        state_bytes: the learner's state, on each learner device.
+        parameter_bytes: of all parameters, whole.
+        upload_bytes: to an actor device for one acting step of one pool.
+        download_bytes: the actions of that step.
+        rollout_bytes: that an update learns from, of one host.
+        compiled: whether a compiler told; else they are counted from the program's equations.
+        compile_s: that it took.
+    """
+
+    config: Config
+    hosts: int
+    actors: int
+    learners: int
+    devices: int
+    model_devices: int
+    layout: Layout
+    frames_per_step: int
+    act: Cost | None
+    update: Cost
+    state_bytes: int
+    parameter_bytes: int
+    upload_bytes: int
+    download_bytes: int
+    rollout_bytes: int
+    compiled: bool
+    compile_s: float
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether environments are inside the compiled program."""
+        return self.act is None
+
+    @property
+    def shares_devices(self) -> bool:
+        """Whether some device both acts and learns."""
+        return self.actors + self.learners > self.devices
+
+    @property
+    def env_steps_of_host(self) -> float:
+        """In an update."""
+        return self.config.env_steps_per_update / self.hosts
+
+    @property
+    def acting_calls(self) -> int:
+        """On each actor device, in an update."""
+        threads = self.config.actors.threads_per_device
+        return self.config.actors.unroll_length * threads * self.layout.pools_per_actor
+
+
+def compile_for_slice(config: Config, tpus: Slice) -> RunCosts:
+    """Compiles a run for a TPU slice.
+
+    Raises:
+        ConfigError: if the config does not fit the slice's devices.
+        OutOfMemory: if a program does not fit a device's memory.
+    """
+    return compile_for_devices(config, tpu_devices(tpus))
+
+
+def compile_for_devices(config: Config, devices: Sequence[jax.Device]) -> RunCosts:
+    """Compiles a run for devices, which need not be there.
+
+    Raises:
+        ConfigError: if the config does not fit them.
+        OutOfMemory: if a program does not fit a device's memory.
+    """
+    assembly = assemble(config, devices)
+
+    def measure(traced: jax.stages.Traced, num_devices: int) -> Cost:
+        try:
+            compiled = traced.lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            shortage = parse_shortage(error)
+            if shortage is None:
+                raise
+            raise shortage from None
+        return compiled_cost(compiled, traced.jaxpr, devices[0].platform)
+
+    return _cost_run(assembly, devices, measure, compiled=True)
+
+
+def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCosts:
+    """Counts a run's work from its programs' equations, traced for one host, whose work is each host's.
+
+    Args:
+        config: of the run.
+        hosts: processes of the job.
+        devices: of each; as many CPU devices must be there to stand for them.
+        platform: what they are: 'gpu' or 'cpu'.
+
+    Raises:
+        ConfigError: if the config does not fit them.
+    """
+    num_envs = config.actors.num_envs
+    check(num_envs % hosts == 0, f"actors.num_envs={num_envs} does not divide over {hosts} processes. Use a multiple.")
+    local = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs // hosts))
+    if platform != "cpu":
+        local = _resolve_as_accelerator(local)
+    assembly = assemble(local, jax.devices("cpu")[:devices])
+    agent = assembly.config.agent
+
+    def measure(traced: jax.stages.Traced, num_devices: int) -> Cost:
+        jaxpr = without_dead_code(traced.jaxpr)
+        return Cost(
+            flops=product_flops(jaxpr, platform) / num_devices,
+            bytes_accessed=product_bytes(jaxpr, platform) / num_devices,
+            argument_bytes=_argument_bytes(traced, num_devices),
+            temporary_bytes=int(product_bytes(jaxpr, platform, results=True) / num_devices / agent.micro_batches),
+            product_flops=product_flops(jaxpr, platform),
+        )
+
+    host = _cost_run(assembly, jax.devices("cpu")[:devices], measure, compiled=False)
+    reductions = agent.minibatches * getattr(agent, "epochs", 1)
+    traffic = {"all-reduce": float(host.parameter_bytes * reductions)} if hosts * host.learners > 1 else {}
+    return dataclasses.replace(
+        host,
+        config=dataclasses.replace(host.config, actors=config.actors),
+        hosts=hosts,
+        layout=dataclasses.replace(host.layout, num_processes=hosts),
+        update=dataclasses.replace(host.update, traffic=traffic, product_flops=host.update.product_flops * hosts),
+    )
+
+
+def _resolve_as_accelerator(config: Config) -> Config:
+    """With what an accelerator would get where a CPU, which stands for it, gets something else."""
+    agent = dataclasses.replace(config.agent, micro_batches=max(1, config.agent.micro_batches))
+    if getattr(agent, "loop", None) == "auto":
+        agent = dataclasses.replace(agent, loop="rolled")
+    return dataclasses.replace(config, agent=agent)
+
+
+def _cost_run(
+    assembly: Assembly,
+    devices: Sequence[jax.Device],
+    measure: Callable[[jax.stages.Traced, int], Cost],
+    *,
+    compiled: bool,
+) -> RunCosts:
+    start_s = time.perf_counter()
+    config, spec, topology, layout = assembly.config, assembly.spec, assembly.topology, assembly.layout
+    params = jax.tree.leaves(assembly.state_shape.params)
+    shared: dict[str, Any] = {
+        "config": config,
+        "hosts": topology.num_processes,
+        "learners": topology.local_learner.size,
+        "devices": topology.mesh.shape["device"],
+        "model_devices": config.topology.model_devices,
+        "layout": layout,
+        "frames_per_step": spec.frames_per_step,
+        "parameter_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in params),
+        "compiled": compiled,
+    }
+    if config.topology.placement == "anakin":
+        environment = make_environment(assembly.source, config.env)
+        fused = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules)
+        update = measure(fused.trace(), topology.learner.size)
+        sizes: dict[str, Any] = dict.fromkeys(("upload_bytes", "download_bytes", "rollout_bytes"), 0)
+        state_bytes = sum(map(shard_bytes, jax.tree.leaves(fused.state_shape)))
+        compile_s = time.perf_counter() - start_s
+        return RunCosts(
+            **shared, actors=0, act=None, update=update, state_bytes=state_bytes, compile_s=compile_s, **sizes
+        )
+    unroller = make_unroller(config, assembly.agent, spec, layout)
+    act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1)
+    mesh = _stand_in(topology.learner, devices)
+    network, rules = split_network(make_network(config.network, spec), config, mesh)
+    learner = make_learner(config, make_agent(config, network, spec), mesh, rules)
+    rollouts = rollout_shapes(unroller, layout)
+    update = measure(learner.trace(rollouts), topology.learner.size)
+    rollout_bytes = layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape().rollout)
+    return RunCosts(
+        **shared,
+        actors=len(topology.local_actor_devices),
+        act=act,
+        update=update,
+        state_bytes=sum(map(shard_bytes, jax.tree.leaves(learner.state_shape))),
+        upload_bytes=_bytes(unroller.timestep_shape()),
+        download_bytes=layout.envs_per_pool * _bytes(spec.actions.struct),
+        rollout_bytes=rollout_bytes,
+        compile_s=time.perf_counter() - start_s,
+    )
+
+
+def _stand_in(learner: Mesh, devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh of as many devices, the first ones: libtpu compiles only for devices that are numbered without a gap.
+
+    Programs for it differ from those of the learner's own devices in nothing but the devices' numbers.
+    """
+    if devices[0].platform == "cpu":
+        return learner
+    ordered = sorted(devices, key=lambda device: device.id)[: learner.size]
+    return Mesh(np.array(ordered).reshape(learner.devices.shape), learner.axis_names, axis_types=learner.axis_types)
+
+
+def _argument_bytes(traced: jax.stages.Traced, num_devices: int) -> int:
+    """What goes into a program, on each device: the state whole, the batch split."""
+    arguments, _ = traced.args_info
+    state, *batch = (sum(math.prod(info.shape) * info.dtype.itemsize for info in jax.tree.leaves(a)) for a in arguments)
+    return state + sum(batch) // num_devices
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,342 @@
+"""From what a run's programs cost and what a machine can do, to how fast the run will be.
+
+A roofline of our own: a program takes the longer of its arithmetic and its memory traffic, each at the share of the
+peak that `Machine.achieved` says programs reach. The stages of an update are environments, acting (with a round trip
+between host and device for every step), the rollouts' way to the learner, learning, and the reduction of gradients.
+With a lag of one, stages that do not share a device or the host's cores overlap, and an update takes as long as the
+longest of them; if acting is synchronous it takes their sum. Where all stages share the host's cores their
+core-seconds add up.
+
+What it leaves out: stragglers and the waiting of hosts for each other (`podrl.planning.simulation` has them), the
+host's own work in Python, evaluation, checkpoints, input and output, caches, and whatever a compiler's count of
+memory traffic does not see.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+
+from podrl.planning.compilation import RunCosts
+from podrl.planning.costs import Cost
+from podrl.planning.slices import Slice
+
+# A state's part of an update's memory traffic: gradients, and parameters and moments read and written.
+_STATE_PASSES = 3
+_HOP_S = 1e-6  # of a collective, for each chip along the torus
+_NETWORK_HOP_S = 20e-6  # for each doubling of hosts, where a collective crosses their network
+
+LIMITS = {
+    "env": "host environments",
+    "act_compute": "acting: compute",
+    "act_memory": "acting: memory bandwidth",
+    "act_link": "acting: host link and dispatch",
+    "transfer": "rollouts' way to the learner",
+    "learn_compute": "learning: compute",
+    "learn_memory": "learning: memory bandwidth",
+    "interconnect": "learning: interconnect",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a host and its devices can do.
+
+    Attributes:
+        flops: FLOP/s of each device.
+        memory_bytes_per_s: of each device.
+        memory_bytes: of each device.
+        interconnect_bytes_per_s: between devices of one host, one way, for each device.
+        network_bytes_per_s: out of a host for the reduction of gradients; None where the interconnect spans hosts.
+        link_bytes_per_s: between host and each device, one way.
+        dispatch_s: of one call of a program with a round trip to the device, whatever it does.
+        cores: of a host, that step environments.
+        env_steps_per_core_s: of environments alone on one of those cores.
+        achieved: share of the peaks that programs reach.
+        shape: of the whole torus, for the number of hops.
+    """
+
+    flops: float
+    memory_bytes_per_s: float
+    memory_bytes: float
+    interconnect_bytes_per_s: float
+    network_bytes_per_s: float | None
+    link_bytes_per_s: float
+    dispatch_s: float
+    cores: float
+    env_steps_per_core_s: float
+    achieved: float
+    shape: tuple[int, ...] = (1,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """How fast a run will be.
+
+    Attributes:
+        update_s: seconds that an update takes.
+        stages: seconds of each stage in an update, on the device or host that does it, by the keys of `LIMITS`.
+        limit: the key of `LIMITS` that decides.
+        env_steps_per_update: of the whole job.
+        frames_per_step: emulator frames of an env step.
+        of_peak: arithmetic of networks as a share of what all devices could do.
+        learner_busy: share of the time that learner devices learn.
+        actor_busy: share of the time that actor devices act.
+    """
+
+    update_s: float
+    stages: Mapping[str, float]
+    limit: str
+    env_steps_per_update: float
+    frames_per_step: int
+    of_peak: float
+    learner_busy: float
+    actor_busy: float
+
+    @property
+    def updates_per_s(self) -> float:
+        """Of the learner."""
+        return 1 / self.update_s
+
+    @property
+    def env_steps_per_s(self) -> float:
+        """Agent decisions, of the whole job."""
+        return self.env_steps_per_update / self.update_s
+
+    @property
+    def frames_per_s(self) -> float:
+        """Emulator frames, of the whole job."""
+        return self.env_steps_per_s * self.frames_per_step
+
+
+def machine_of(
+    slice_: Slice,
+    *,
+    float32: bool,
+    env_steps_per_vcpu_s: float,
+    vcpus: float | None = None,
+    achieved: float,
+    dispatch_s: float,
+) -> Machine:
+    """What the table says of a slice's hosts.
+
+    Args:
+        slice_: the slice.
+        float32: whether networks compute in float32.
+        env_steps_per_vcpu_s: of environments alone on one hardware thread.
+        vcpus: hardware threads that step environments; by default nine in ten of the host's.
+        achieved: share of the peaks that programs reach.
+        dispatch_s: of a call with a round trip to the device.
+    """
+    chip, host = slice_.chip, slice_.host
+    return Machine(
+        flops=chip.flops_float32 if float32 else chip.flops,
+        memory_bytes_per_s=chip.memory_bytes_per_s,
+        memory_bytes=chip.memory_bytes,
+        interconnect_bytes_per_s=chip.interconnect_bytes_per_s,
+        network_bytes_per_s=None if chip.interconnect_spans_hosts else host.network_bytes_per_s,
+        link_bytes_per_s=host.link_bytes_per_s,
+        dispatch_s=dispatch_s,
+        cores=0.9 * host.vcpus if vcpus is None else vcpus,
+        env_steps_per_core_s=env_steps_per_vcpu_s,
+        achieved=achieved,
+        shape=slice_.shape,
+    )
+
+
+def predict(run: RunCosts, machine: Machine, *, synchronous: bool | None = None) -> Prediction:
+    """How fast a run will be.
+
+    Args:
+        run: what it costs.
+        machine: what each of its hosts can do.
+        synchronous: whether acting waits for the newest parameters; by default as the config says.
+    """
+    stages = stage_seconds(run, machine)
+    act = stages["act_link"] + max(stages["act_compute"], stages["act_memory"])
+    learn = stages["interconnect"] + max(stages["learn_compute"], stages["learn_memory"])
+    if synchronous is None:
+        synchronous = run.config.actors.synchronous
+    # With several pools a thread's environments step while the device acts for others; with one they take turns.
+    collect = max(stages["env"], act) if run.layout.pools_per_actor > 1 else stages["env"] + act
+    device_act = max(stages["act_compute"], stages["act_memory"])
+    if synchronous or run.is_fused:
+        update_s = collect + stages["transfer"] + learn
+    elif run.shares_devices:
+        update_s = max(collect, device_act + learn, stages["transfer"])
+    else:
+        update_s = max(collect, learn, stages["transfer"])
+    work = run.update.product_flops
+    if run.act is not None:
+        work += run.act.product_flops * run.acting_calls * run.actors * run.hosts
+    return Prediction(
+        update_s=update_s,
+        stages=stages,
+        limit=max(stages, key=lambda name: stages[name]),
+        env_steps_per_update=run.config.env_steps_per_update,
+        frames_per_step=run.frames_per_step,
+        of_peak=work / (update_s * machine.flops * run.devices * run.hosts),
+        learner_busy=learn / update_s,
+        actor_busy=device_act / update_s,
+    )
+
+
+def stage_seconds(run: RunCosts, machine: Machine) -> dict[str, float]:
+    """Seconds of each stage in an update, by the keys of `LIMITS`."""
+    compute_s, memory_s = _roofline(run.update, machine)
+    stages = dict.fromkeys(LIMITS, 0.0)
+    stages |= {
+        "learn_compute": compute_s,
+        "learn_memory": memory_s,
+        "interconnect": reduction_seconds(run, machine),
+    }
+    if run.act is None:
+        return stages
+    compute_s, memory_s = _roofline(run.act, machine)
+    link_s = machine.dispatch_s + (run.upload_bytes + run.download_bytes) / machine.link_bytes_per_s
+    moved = run.rollout_bytes / run.learners if not _all_share(run) else 0.0
+    return stages | {
+        "env": run.env_steps_of_host / (machine.cores * machine.env_steps_per_core_s),
+        "act_compute": run.acting_calls * compute_s,
+        "act_memory": run.acting_calls * memory_s,
+        "act_link": run.acting_calls * link_s,
+        "transfer": moved / machine.interconnect_bytes_per_s,
+    }
+
+
+def reduction_seconds(run: RunCosts, machine: Machine) -> float:
+    """Of all collectives of an update: a ring's traffic over the devices, and the hops around it."""
+    learners = run.learners * run.hosts // run.model_devices
+    size = sum(run.update.traffic.values())
+    if learners == 1 and run.model_devices == 1:
+        return 0.0
+    around = 2 * (learners - 1) / learners if learners > 1 else 1.0
+    if machine.network_bytes_per_s is None or run.hosts == 1:
+        return around * size / machine.interconnect_bytes_per_s + 2 * sum(machine.shape) * _HOP_S
+    between = 2 * (run.hosts - 1) / run.hosts * size / machine.network_bytes_per_s
+    return around * size / machine.interconnect_bytes_per_s + between + math.log2(run.hosts) * _NETWORK_HOP_S
+
+
+def resize(run: RunCosts, hosts: int, *, weak: bool) -> RunCosts:
+    """The same run on another number of hosts, each as before.
+
+    Args:
+        run: on its own hosts.
+        hosts: how many instead.
+        weak: whether the batch grows with the hosts; else it stays, and each device's share changes.
+    """
+    share = 1.0 if weak else run.hosts / hosts
+    envs = round(run.config.actors.num_envs * (hosts / run.hosts if weak else 1))
+    actors = dataclasses.replace(run.config.actors, num_envs=max(1, envs))
+    rows = round(run.layout.envs_per_pool * share)
+    update = _with_rows(run.update, share, _STATE_PASSES * run.state_bytes)
+    work = update.product_flops * (hosts / run.hosts)
+    return dataclasses.replace(
+        run,
+        config=dataclasses.replace(run.config, actors=actors),
+        hosts=hosts,
+        layout=dataclasses.replace(run.layout, envs_per_pool=max(1, rows), num_processes=hosts),
+        act=run.act and _with_rows(run.act, share, run.parameter_bytes),
+        update=dataclasses.replace(update, product_flops=work),
+        upload_bytes=round(run.upload_bytes * share),
+        download_bytes=round(run.download_bytes * share),
+        rollout_bytes=round(run.rollout_bytes * share),
+    )
+
+
+def scaling(run: RunCosts, machine: Machine, *, weak: bool) -> list[tuple[int, Prediction, float]]:
+    """From one host to all of them, doubling: (hosts, prediction, efficiency against one host).
+
+    Args:
+        run: on all its hosts.
+        machine: of each host.
+        weak: whether the batch grows with the hosts.
+    """
+    counts = sorted({*(2**n for n in range(run.hosts.bit_length())), run.hosts})
+    counts = [count for count in counts if count <= run.hosts]
+    predictions = [predict(resize(run, count, weak=weak), _of_part(machine, count / run.hosts)) for count in counts]
+    base = predictions[0].env_steps_per_s / counts[0]
+    return [(n, found, found.env_steps_per_s / n / base) for n, found in zip(counts, predictions, strict=True)]
+
+
+def splits(run: RunCosts, machine: Machine) -> list[tuple[int, int, Prediction]]:
+    """Every way to split a host's devices: (actors, learners, prediction), the fastest first; all on all is one."""
+    choices = [(n, run.devices - n) for n in range(1, run.devices)] + [(run.devices, run.devices)]
+    tried = [(actors, learners, predict(_split(run, actors, learners), machine)) for actors, learners in choices]
+
+    def rank(choice: tuple[int, int, Prediction]) -> tuple[float, float]:
+        """Fastest first; among equals the one whose devices have most time left."""
+        found = choice[2]
+        return -round(found.env_steps_per_s), max(found.learner_busy, found.actor_busy)
+
+    return sorted(tried, key=rank)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a host needs to keep its devices busy.
+
+    Attributes:
+        env_steps_per_s: that the devices of a host could take.
+        vcpus: that step as many.
+        environments: that are under way at once at that rate.
+    """
+
+    env_steps_per_s: float
+    vcpus: float
+    environments: float
+
+
+def needs(run: RunCosts, machine: Machine) -> Needs:
+    """What a host needs so that environments do not limit the run."""
+    unlimited = dataclasses.replace(machine, env_steps_per_core_s=math.inf)
+    rate = predict(run, unlimited).env_steps_per_s / run.hosts
+    call_s = stage_seconds(run, unlimited)["act_link"] / max(1, run.acting_calls)
+    step_s = 1 / machine.env_steps_per_core_s
+    return Needs(
+        env_steps_per_s=rate,
+        vcpus=rate / machine.env_steps_per_core_s,
+        environments=rate * (step_s + call_s),
+    )
+
+
+def _split(run: RunCosts, actors: int, learners: int) -> RunCosts:
+    """The run with its host's environments and batch over other numbers of devices."""
+    more = run.actors / actors
+    act = run.act and _with_rows(run.act, more, run.parameter_bytes)
+    share = run.learners / learners
+    return dataclasses.replace(
+        run,
+        actors=actors,
+        learners=learners,
+        act=act,
+        update=_with_rows(run.update, share, _STATE_PASSES * run.state_bytes),
+        upload_bytes=round(run.upload_bytes * more),
+        download_bytes=round(run.download_bytes * more),
+    )
+
+
+def _with_rows(cost: Cost, factor: float, fixed_bytes: float) -> Cost:
+    """A program's cost with `factor` times the rows, of whose traffic `fixed_bytes` do not depend on them."""
+    fixed = min(fixed_bytes, cost.bytes_accessed)
+    grown = cost.scaled(factor)
+    return dataclasses.replace(grown, bytes_accessed=fixed + (cost.bytes_accessed - fixed) * factor)
+
+
+def _of_part(machine: Machine, share: float) -> Machine:
+    """The machine in a smaller torus, each axis shortened alike."""
+    axes: Sequence[int] = machine.shape
+    shrink = share ** (1 / len(axes))
+    return dataclasses.replace(machine, shape=tuple(max(1, round(axis * shrink)) for axis in axes))
+
+
+def _roofline(cost: Cost, machine: Machine) -> tuple[float, float]:
+    """Seconds of one execution by arithmetic, and by memory traffic."""
+    return (
+        cost.flops / (machine.flops * machine.achieved),
+        cost.bytes_accessed / (machine.memory_bytes_per_s * machine.achieved),
+    )
+
+
+def _all_share(run: RunCosts) -> bool:
+    """Whether rollouts are learned from where they were made."""
+    return run.actors == run.learners == run.devices

@@ -1,0 +1,246 @@
+"""A plan as a person reads it, and as JSON."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from podrl.planning.model import LIMITS, Prediction
+from podrl.planning.plans import Fit, Misfit, Plan
+from podrl.planning.slices import Slice
+from podrl.traffic import describe_traffic
+
+
+def show(console: Console, plan: Plan, price_per_chip_hour: float | None) -> None:
+    """Prints a plan."""
+    plain = not console.is_terminal
+    for line in _heading(plan):
+        console.print(line, soft_wrap=True)
+    if isinstance(plan.found, Misfit):
+        for line in _misfit_lines(plan.found):
+            console.print(line, soft_wrap=True)
+        return
+    console.print(_memory_table(plan.found, plain=plain))
+    console.print(_stage_table(plan.found.prediction, plain=plain))
+    for line in _conclusions(plan.found, plan.slice, price_per_chip_hour):
+        console.print(line, soft_wrap=True)
+    if len(plan.found.weak) > 1:
+        console.print(_scaling_table(plan.found, plain=plain))
+    console.print("Rests on: " + "; ".join(plan.assumptions) + ".", soft_wrap=True)
+
+
+def show_summary(console: Console, plans: Sequence[Plan]) -> None:
+    """Prints one row for each of several plans."""
+    table = _table(
+        ("topology", "chips", "hosts", "fits", "updates/s", "env steps/s", "frames/s", "of peak", "limit"),
+        plain=not console.is_terminal,
+    )
+    for plan in plans:
+        about = (plan.slice.name, str(plan.slice.chips), str(plan.slice.hosts))
+        if isinstance(plan.found, Misfit):
+            table.add_row(*about, "no", *["-"] * 5)
+            continue
+        found, fits = plan.found.prediction, "yes" if plan.found.run.compiled else "likely"
+        rates = (f"{found.updates_per_s:,.2f}", f"{found.env_steps_per_s:,.0f}", f"{found.frames_per_s:,.0f}")
+        table.add_row(*about, fits, *rates, f"{found.of_peak:.1%}", LIMITS[found.limit])
+    console.print(table)
+
+
+def show_local(console: Console, rows: Sequence[Mapping[str, Any]], yardsticks: Any) -> None:
+    """Prints predictions for this machine, with what was measured where a row has it."""
+    columns = ("env", "act", "learn", "calls")
+    headings = ("run", *(f"{name}: core-us" for name in columns), "predicted env steps/s", "measured", "error")
+    table = _table(headings, plain=not console.is_terminal)
+    for row in rows:
+        name = f"{row['config']}, {row['processes']} x {row['devices']}"
+        cells = [f"{row['core_s'][column] * 1e6:,.1f}" for column in columns]
+        measured = (f"{row['measured']:,.0f}", f"{row['error']:+.0%}") if "measured" in row else ("-", "-")
+        table.add_row(name, *cells, f"{row['predicted']:,.0f}", *measured)
+    console.print(table)
+    console.print(
+        f"Each core of {yardsticks.cores}, all busy: {yardsticks.flops / 1e9:,.0f} GFLOP/s, networks' memory traffic "
+        f"{yardsticks.bytes / 1e9:,.1f} GB/s; an acting call in a run: {yardsticks.call_s * 1e6:,.0f} core-us.",
+        soft_wrap=True,
+    )
+
+
+def to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
+    """A plan as JSON has it; sizes in bytes, times in seconds."""
+    about: dict[str, Any] = {
+        "config": plan.name,
+        "env_id": plan.env_id,
+        "topology": plan.slice.name,
+        "chips": plan.slice.chips,
+        "hosts": plan.slice.hosts,
+        "note": plan.note,
+        "fits": isinstance(plan.found, Fit),
+        "assumptions": list(plan.assumptions),
+    }
+    if isinstance(plan.found, Misfit):
+        shortage = plan.found.shortage
+        return about | {
+            "needed_bytes": shortage.needed_bytes,
+            "available_bytes": shortage.available_bytes,
+            "reason": shortage.reason,
+            "remedies": [{"arguments": one.arguments, "fits": bool(one.run)} for one in plan.found.remedies],
+        }
+    found, run = plan.found, plan.found.run
+    return about | {
+        "compiled": run.compiled,
+        "actors_per_host": run.actors,
+        "learners_per_host": run.learners,
+        "act": run.act and dataclasses.asdict(run.act),
+        "update": dataclasses.asdict(run.update),
+        "state_bytes": run.state_bytes,
+        "machine": dataclasses.asdict(found.machine),
+        "prediction": _prediction(found.prediction),
+        "synchronous": _prediction(found.synchronous),
+        "needs_of_host": dataclasses.asdict(found.needs),
+        "splits": [{"actors": a, "learners": n} | _prediction(one) for a, n, one in found.splits],
+        "weak": [{"hosts": n, "efficiency": share} | _prediction(one) for n, one, share in found.weak],
+        "strong": [{"hosts": n, "efficiency": share} | _prediction(one) for n, one, share in found.strong],
+        "price_per_billion_frames": (price_per_chip_hour and _price(found.prediction, plan.slice, price_per_chip_hour)),
+    }
+
+
+def _prediction(found: Prediction) -> dict[str, Any]:
+    return dataclasses.asdict(found) | {
+        "updates_per_s": found.updates_per_s,
+        "env_steps_per_s": found.env_steps_per_s,
+        "frames_per_s": found.frames_per_s,
+    }
+
+
+def _heading(plan: Plan) -> Iterator[str]:
+    slice_, host = plan.slice, plan.slice.host
+    hosts = f"{slice_.hosts:,} host{'s' if slice_.hosts > 1 else ''} of {slice_.chips_per_host}"
+    chips = f"{slice_.chips:,} x {slice_.chip.title}, {hosts}, {host.vcpus} vCPUs each"
+    yield f"{plan.name} on {plan.env_id}, {slice_.name}: {chips}"
+    if plan.note:
+        yield plan.note
+    if isinstance(plan.found, Misfit):
+        return
+    run, config = plan.found.run, plan.found.run.config
+    split = f"of each host's devices {run.actors} act and {run.learners} learn"
+    yield (
+        f"{'environments inside the compiled program' if run.is_fused else split}; environments: "
+        f"{config.actors.num_envs:,}; unroll length: {config.actors.unroll_length}; env steps per update: "
+        f"{config.env_steps_per_update:,}; networks in {config.network.compute_dtype}; "
+        + (f"compiled in {run.compile_s:.0f} s" if run.compiled else "counted, not compiled")
+    )
+
+
+def _memory_table(fit: Fit, *, plain: bool) -> Table:
+    run, whole = fit.run, _gib(fit.machine.memory_bytes)
+    table = _table(("memory of a device", "state", "batch", "temporaries", "all", "there are"), plain=plain)
+    batch = run.update.argument_bytes - run.state_bytes
+    learner = (run.state_bytes, batch, run.update.temporary_bytes)
+    table.add_row("learner", *map(_gib, (*learner, sum(learner))), whole)
+    if run.act is not None:
+        pools = run.layout.pools_per_actor * run.config.actors.threads_per_device
+        actor = (
+            run.parameter_bytes,
+            pools * (run.act.argument_bytes - run.parameter_bytes),
+            run.act.temporary_bytes,
+        )
+        table.add_row("actor", *map(_gib, (*actor, sum(actor))), whole)
+    return table
+
+
+def _stage_table(found: Prediction, *, plain: bool) -> Table:
+    """What each stage takes of an update's time."""
+    table = _table(("limit", "ms an update", "share"), plain=plain)
+    for name, seconds in found.stages.items():
+        if seconds:
+            style = "bold" if name == found.limit else None
+            table.add_row(LIMITS[name], f"{seconds * 1e3:,.2f}", f"{seconds / found.update_s:.0%}", style=style)
+    return table
+
+
+def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> Iterator[str]:
+    run, found, need = fit.run, fit.prediction, fit.needs
+    yield (
+        f"Predicted: {found.updates_per_s:,.2f} updates/s, {found.env_steps_per_s:,.0f} env steps/s, "
+        f"{found.frames_per_s:,.0f} frames/s. What binds: {LIMITS[found.limit]}. Busy: learner devices "
+        f"{found.learner_busy:.0%}, actor devices {found.actor_busy:.0%}; {found.of_peak:.2%} of the chips' peak."
+    )
+    traffic = describe_traffic({kind: round(size) for kind, size in run.update.traffic.items()})
+    yield (
+        f"An update, on each learner device: {run.update.flops / 1e9:,.1f} GFLOP, "
+        f"{run.update.bytes_accessed / 1e9:,.2f} GB of memory traffic; between devices: {traffic}."
+    )
+    if run.act is not None:
+        yield (
+            f"To keep its devices busy a host needs {need.vcpus:,.0f} vCPUs for environments (it has "
+            f"{slice_.host.vcpus}), about {need.environments:,.0f} environments under way, "
+            f"{need.env_steps_per_s:,.0f} env steps/s. Acting only with the newest parameters (lag 0) would give "
+            f"{fit.synchronous.env_steps_per_s:,.0f} env steps/s in all."
+        )
+        actors, learners, best = fit.splits[0]
+        gain = f"{best.env_steps_per_s / found.env_steps_per_s:.2f} times as fast"
+        now = "as it is" if (actors, learners) == (run.actors, run.learners) else gain
+        split = _split_text(actors, learners, run.devices)
+        yield f"Best split of a host's {run.devices} devices: {split} ({now}, {best.env_steps_per_s:,.0f} env steps/s)."
+    if price_per_chip_hour is not None:
+        yield (
+            f"A billion frames: {1e9 / found.frames_per_s / 3600:,.2f} hours, "
+            f"{_price(found, slice_, price_per_chip_hour):,.2f} at {price_per_chip_hour:g} per chip and hour."
+        )
+
+
+def _split_text(actors: int, learners: int, devices: int) -> str:
+    if actors == learners == devices:
+        return "all act and learn"
+    return f"{actors} act, {learners} learn"
+
+
+def _scaling_table(fit: Fit, *, plain: bool) -> Table:
+    headings = ("hosts", "weak: env steps/s", "efficiency", "strong: env steps/s", "efficiency", "strong limit")
+    table = _table(headings, plain=plain)
+    for (hosts, weak, weak_share), (_, strong, strong_share) in zip(fit.weak, fit.strong, strict=True):
+        table.add_row(
+            f"{hosts:,}",
+            f"{weak.env_steps_per_s:,.0f}",
+            f"{weak_share:.0%}",
+            f"{strong.env_steps_per_s:,.0f}",
+            f"{strong_share:.0%}",
+            LIMITS[strong.limit],
+        )
+    return table
+
+
+def _misfit_lines(misfit: Misfit) -> Iterator[str]:
+    shortage = misfit.shortage
+    yield (
+        f"Does not fit: needs {_gib(shortage.needed_bytes)} of the {_gib(shortage.available_bytes)} of a device's "
+        f"memory that programs may use. The compiler says: {shortage.reason}"
+    )
+    for remedy in misfit.remedies:
+        if remedy.run is not None:
+            peak = _gib(remedy.run.update.peak_bytes)
+            yield f"  {remedy.arguments} fits, with {peak} (tried): {remedy.effect}."
+        elif remedy.shortage is not None:
+            yield f"  {remedy.arguments} is not enough: needs {_gib(remedy.shortage.needed_bytes)} (tried)."
+        else:
+            yield f"  {remedy.arguments} may help (not tried): {remedy.effect}."
+    if not misfit.remedies:
+        yield "  Use more chips, fewer environments (actors.num_envs) or shorter unrolls (actors.unroll_length)."
+
+
+def _price(found: Prediction, slice_: Slice, price_per_chip_hour: float) -> float:
+    """Of a billion frames."""
+    return price_per_chip_hour * slice_.chips * 1e9 / found.frames_per_s / 3600
+
+
+def _table(headings: Sequence[str], *, plain: bool) -> Table:
+    table = Table(box=box.MARKDOWN if plain else box.SIMPLE_HEAD)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
+    return table
+
+
+def _gib(size_bytes: float) -> str:
+    return f"{size_bytes / 2**30:,.2f} GiB"

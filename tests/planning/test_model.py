@@ -1,0 +1,170 @@
+"""From costs to rates: closed forms, limits and scaling."""
+
+import dataclasses
+import math
+
+import pytest
+
+from podrl.layout import Layout
+from podrl.planning.compilation import RunCosts
+from podrl.planning.costs import Cost
+from podrl.planning.model import Machine, needs, predict, reduction_seconds, resize, scaling, splits, stage_seconds
+from tests.runs import make_config
+
+ENVS, LENGTH, HOSTS = 128, 10, 4
+
+MACHINE = Machine(
+    flops=1e12,
+    memory_bytes_per_s=1e11,
+    memory_bytes=1e10,
+    interconnect_bytes_per_s=1e10,
+    network_bytes_per_s=None,
+    link_bytes_per_s=1e9,
+    dispatch_s=1e-4,
+    cores=10,
+    env_steps_per_core_s=1000,
+    achieved=0.5,
+    shape=(4, 4),
+)
+
+
+def make_run(**changes):
+    config = make_config()
+    actors = dataclasses.replace(
+        config.actors, num_envs=ENVS, unroll_length=LENGTH, pools_per_thread=2, threads_per_device=1, synchronous=False
+    )
+    fields = {
+        "config": dataclasses.replace(config, actors=actors),
+        "hosts": HOSTS,
+        "actors": 2,
+        "learners": 2,
+        "devices": 4,
+        "model_devices": 1,
+        "layout": Layout(num_actors=2, pools_per_actor=2, envs_per_pool=ENVS // HOSTS // 4, num_processes=HOSTS),
+        "frames_per_step": 4,
+        "act": Cost(flops=1e6, bytes_accessed=1e5, product_flops=1e6),
+        "update": Cost(flops=1e9, bytes_accessed=1e7, traffic={"all-reduce": 1e6}, product_flops=8e9),
+        "state_bytes": 10**6,
+        "parameter_bytes": 10**5,
+        "upload_bytes": 10**4,
+        "download_bytes": 100,
+        "rollout_bytes": 10**6,
+        "compiled": True,
+        "compile_s": 1.0,
+    }
+    return RunCosts(**fields | changes)
+
+
+def test_every_stage_is_its_work_over_its_rate():
+    stages = stage_seconds(make_run(), MACHINE)
+    calls = LENGTH * 2
+    assert stages["env"] == pytest.approx(ENVS * LENGTH / HOSTS / (10 * 1000))
+    assert stages["act_compute"] == pytest.approx(calls * 1e6 / 0.5e12)
+    assert stages["act_memory"] == pytest.approx(calls * 1e5 / 0.5e11)
+    assert stages["act_link"] == pytest.approx(calls * (1e-4 + 10_100 / 1e9))
+    assert stages["transfer"] == pytest.approx(1e6 / 2 / 1e10)
+    assert stages["learn_compute"] == pytest.approx(1e9 / 0.5e12)
+    assert stages["learn_memory"] == pytest.approx(1e7 / 0.5e11)
+
+
+def test_with_a_lag_the_longest_stage_decides_and_without_their_sum():
+    run = make_run()
+    stages = stage_seconds(run, MACHINE)
+    act = stages["act_link"] + stages["act_compute"]
+    learn = stages["learn_compute"] + stages["interconnect"]
+    collect = max(stages["env"], act)
+    assert predict(run, MACHINE).update_s == pytest.approx(max(collect, learn, stages["transfer"]))
+    summed = collect + stages["transfer"] + learn
+    assert predict(run, MACHINE, synchronous=True).update_s == pytest.approx(summed)
+
+
+def test_one_pool_a_thread_takes_turns_with_acting():
+    run = make_run(layout=Layout(num_actors=2, pools_per_actor=1, envs_per_pool=16, num_processes=HOSTS))
+    stages = stage_seconds(run, MACHINE)
+    assert predict(run, MACHINE).update_s == pytest.approx(
+        stages["env"] + stages["act_link"] + max(stages["act_compute"], stages["act_memory"])
+    )
+
+
+def test_a_device_that_acts_and_learns_does_one_after_the_other():
+    slow = Cost(flops=1e12, bytes_accessed=0, product_flops=8e12)
+    act = Cost(flops=5e10, bytes_accessed=0, product_flops=5e10)
+    apart, shared = (make_run(update=slow, act=act, actors=n, learners=n) for n in (2, 4))
+    learn_s, act_s = 2.0, LENGTH * 2 * 0.1
+    assert predict(apart, MACHINE).update_s == pytest.approx(learn_s, rel=0.1)
+    assert predict(shared, MACHINE).update_s == pytest.approx(learn_s + act_s, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "limit"),
+    [
+        ({"env_steps_per_core_s": 1.0}, "env"),
+        ({"flops": 1e8}, "learn_compute"),
+        ({"memory_bytes_per_s": 1e6}, "learn_memory"),
+        ({"interconnect_bytes_per_s": 1e4}, "interconnect"),
+        ({"link_bytes_per_s": 1e5}, "act_link"),
+    ],
+)
+def test_the_limit_is_what_was_made_slow(change, limit):
+    assert predict(make_run(), dataclasses.replace(MACHINE, **change)).limit == limit
+
+
+def test_a_ring_moves_twice_the_gradients_less_a_share():
+    seconds = reduction_seconds(make_run(), MACHINE)
+    assert seconds == pytest.approx(2 * 7 / 8 * 1e6 / 1e10 + 2 * 8e-6)
+    assert reduction_seconds(make_run(hosts=1, learners=1), MACHINE) == 0
+    between = dataclasses.replace(MACHINE, network_bytes_per_s=1e8)
+    assert reduction_seconds(make_run(), between) > 2 * 3 / 4 * 1e6 / 1e8
+
+
+def test_weak_scaling_keeps_a_hosts_work_and_strong_divides_it():
+    run = make_run()
+    weak, strong = (resize(run, 1, weak=weak) for weak in (True, False))
+    assert weak.config.actors.num_envs == ENVS // HOSTS
+    assert strong.config.actors.num_envs == ENVS
+    assert weak.env_steps_of_host == run.env_steps_of_host
+    assert strong.env_steps_of_host == HOSTS * run.env_steps_of_host
+    assert strong.update.flops == HOSTS * run.update.flops
+    assert strong.update.product_flops == pytest.approx(run.update.product_flops)
+
+
+def test_efficiency_is_one_on_one_host_and_falls_where_something_does_not_divide():
+    latency_bound = dataclasses.replace(MACHINE, dispatch_s=0.1)
+    for weak, expected in ((True, 1.0), (False, 1 / HOSTS)):
+        found = scaling(make_run(), latency_bound, weak=weak)
+        assert [hosts for hosts, _, _ in found] == [1, 2, 4]
+        assert found[0][2] == 1
+        assert found[-1][2] == pytest.approx(expected, rel=0.01)
+
+
+def test_the_best_split_gives_devices_to_what_needs_them():
+    hungry = Cost(flops=1e12, bytes_accessed=0, traffic={}, product_flops=8e12)
+    plenty = dataclasses.replace(MACHINE, env_steps_per_core_s=1e9, dispatch_s=0.0)
+    idle_actors = make_run(update=hungry, actors=2, learners=2)
+    actors, learners, best = splits(idle_actors, plenty)[0]
+    assert learners > actors or learners == 4
+    assert best.env_steps_per_s > 1.4 * predict(idle_actors, plenty).env_steps_per_s
+    assert {(a, n) for a, n, _ in splits(idle_actors, plenty)} == {(1, 3), (2, 2), (3, 1), (4, 4)}
+
+
+def test_what_a_host_needs_is_what_its_devices_could_take():
+    found = needs(make_run(), MACHINE)
+    unlimited = dataclasses.replace(MACHINE, env_steps_per_core_s=math.inf)
+    assert found.env_steps_per_s == pytest.approx(predict(make_run(), unlimited).env_steps_per_s / HOSTS)
+    assert found.vcpus == pytest.approx(found.env_steps_per_s / 1000)
+    enough = dataclasses.replace(MACHINE, cores=found.vcpus)
+    assert predict(make_run(), enough).env_steps_per_s == pytest.approx(HOSTS * found.env_steps_per_s)
+    assert found.environments == pytest.approx(found.env_steps_per_s * (1e-3 + 1e-4 + 10_100 / 1e9))
+
+
+def test_the_share_of_the_peak_counts_acting_and_learning():
+    run, found = make_run(), predict(make_run(), MACHINE)
+    work = 8e9 + 1e6 * run.acting_calls * 2 * HOSTS
+    assert found.of_peak == pytest.approx(work / (found.update_s * 1e12 * 16))
+
+
+def test_environments_inside_the_program_leave_nothing_but_learning():
+    run = make_run(act=None, actors=0, learners=4)
+    found = predict(run, MACHINE)
+    assert found.update_s == pytest.approx(2e-3 + reduction_seconds(run, MACHINE))
+    assert found.limit == "learn_compute"
