@@ -1,0 +1,1 @@
+"""What a run would do on machines that nobody has booked yet."""
