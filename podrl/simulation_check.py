@@ -20,10 +20,11 @@ from podrl.job_benchmark import time_job
 from podrl.planning.measurement import Measurements
 from podrl.planning.reduction import measure_allreduce
 from podrl.planning.simulation import simulate
-from podrl.planning.system import System
+from podrl.planning.system import Interconnect, System
 
 _SEEDS = 3
 _UPDATES = 200
+_NUMBER_BYTES = 4
 
 
 def check_jobs(
@@ -60,7 +61,8 @@ def check_jobs(
     simulated: dict[int, list[float]] = {}
     for count in process_counts:
         show_phase(f"{count} process(es): an all-reduce")
-        reductions[count] = measure_allreduce(count, measurements.gradient_bytes)
+        sums = [measurements.gradient_bytes, *[_NUMBER_BYTES] * Interconnect().small_sums]
+        reductions[count] = sum(measure_allreduce(count, sums))
         show_phase(f"{count} process(es): simulating")
         case = on_one_machine(system, count, measurements.cores, reductions[count])
         outcomes = [simulate(case, updates=_UPDATES, seed=seed, grain="step") for seed in range(_SEEDS)]

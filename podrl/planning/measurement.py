@@ -1,8 +1,9 @@
 """What the simulation needs to know of a config's host, measured on this machine with the run's own parts.
 
 Each kind of work is timed alone, call by call, with wall clock and CPU clock: a pool's step (the whole pool's,
-stragglers included), an actor thread's turn, the end of an unroll, the transfer, the update, and the way of its
-parameters to the actors. The environments play under the first, random policy.
+stragglers included), an actor thread's turn with all that it costs the thread (from receiving a timestep to sending
+actions), the end of an unroll, the transfer, the update, and the way of its parameters to the actors. The environments
+play under the first, random policy.
 
 Left out: what neighbours on the same machine take away while this is measured (take a quiet moment; the load average is
 kept); whatever is different when work of several kinds runs at once, but for the cores that it shares; reductions
@@ -14,6 +15,7 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
+import statistics
 import time
 from typing import Any
 
@@ -146,30 +148,40 @@ def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict
     version, step = jax.device_put((np.int32(0), np.int32(0)), device)
     state = acting.init(jax.device_put(parts.layout.env_indices(0, 0, 0), device), step)
     tracker = EpisodeTracker(parts.layout.envs_per_pool)
-    samples: dict[str, list[Sample]] = {name: [] for name in ("act", "env", "finish", "transfer")}
+    samples: dict[str, list[Sample]] = {name: [] for name in ("turn", "step", "receive", "finish", "transfer")}
     end_s = time.perf_counter() + seconds
-    while time.perf_counter() < end_s or len(samples["finish"]) <= _WARMUP_CALLS:
+    while time.perf_counter() < end_s or len(samples["receive"]) <= _WARMUP_CALLS:
+        patience_s = 2 * statistics.median(sample.wall_s for sample in samples["step"]) if samples["step"] else 0.0
         for _ in range(parts.config.actors.unroll_length):
             begun = Clocks.now()
             action, state = acting.act(params, version, state, jax.device_put(timestep, device))
-            actions = np.asarray(action)
-            acted = Clocks.now()
-            pool.send(actions)
+            pool.send(np.asarray(action))
+            sent = Clocks.now()
+            waits = patience_s > 0 and len(samples["turn"]) % 2 == 1
+            if waits:  # Then the pool is done, and receiving is what it costs the thread.
+                time.sleep(patience_s)
+            asked = Clocks.now()
             timestep = pool.recv()
-            stepped = Clocks.now()
+            received = Clocks.now()
             check_timestep(timestep, acting.timestep, pool)
             tracker.step(timestep.reward, timestep.discount, timestep.first)
-            act, check_up = begun.sample(1, acted), stepped.sample(0, Clocks.now())
-            samples["act"].append(_sum(act, check_up))
-            samples["env"].append(acted.sample(1, stepped))
+            samples["turn"].append(_sum(begun.sample(1, sent), received.sample(0, Clocks.now())))
+            samples["receive" if waits else "step"].append((asked if waits else sent).sample(1, received))
         begun = Clocks.now()
         trajectory, state = acting.finish(state, jax.device_put(timestep, device))
-        jax.block_until_ready(trajectory)
+        moved = rollout_to_learner(trajectory, parts.topology.local_learner)
+        jax.block_until_ready(state)
         finished = Clocks.now()
-        jax.block_until_ready(rollout_to_learner(trajectory, parts.topology.local_learner))
+        jax.block_until_ready(moved)
         samples["finish"].append(begun.sample(1, finished))
         samples["transfer"].append(finished.sample(1, Clocks.now()))
-    works = {name: _work(found) for name, found in samples.items()}
+    receive = _typical(samples["receive"])
+    works = {
+        "act": _work([_sum(sample, receive) for sample in samples["turn"]]),
+        "env": _work([_sum(sample, receive, sign=-1) for sample in samples["step"]]),
+        "finish": _work(samples["finish"]),
+        "transfer": _work(samples["transfer"]),
+    }
     works["transfer"] = works["transfer"].scaled(parts.layout.pools_per_actor)  # A thread's rollouts share a link.
     return works
 
@@ -201,9 +213,18 @@ def _work(samples: list[Sample]) -> Work:
     return Work(seconds=Distribution.of(walls), cores=sum(sample.core_s for sample in samples) / sum(walls))
 
 
-def _sum(one: Sample, other: Sample) -> Sample:
+def _sum(one: Sample, other: Sample, sign: int = 1) -> Sample:
+    """Both together, or what one has beyond the other."""
     return Sample(
-        env_steps=one.env_steps + other.env_steps,
-        wall_s=one.wall_s + other.wall_s,
-        core_s=one.core_s + other.core_s,
+        env_steps=one.env_steps,
+        wall_s=max(1e-9, one.wall_s + sign * other.wall_s),
+        core_s=max(0.0, one.core_s + sign * other.core_s),
+    )
+
+
+def _typical(samples: list[Sample]) -> Sample:
+    return Sample(
+        env_steps=1,
+        wall_s=statistics.median(sample.wall_s for sample in samples),
+        core_s=statistics.median(sample.core_s for sample in samples),
     )

@@ -141,10 +141,10 @@ class Host:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interconnect:
-    """What an all-reduce of gradients takes between hosts.
+    """What the sums over all hosts take that an optimizer step needs.
 
-    With N hosts, `2 ceil(log2 N) latency + 2 (N - 1) / N * bytes / bandwidth`: halving and doubling, whose messages are
-    few and which moves no more than it must.
+    With N hosts one takes `2 ceil(log2 N) latency + 2 (N - 1) / N * bytes / bandwidth`: halving and doubling, whose
+    messages are few and which moves no more than it must.
 
     Source: Thakur et al. 2005, Optimization of Collective Communication Operations in MPICH, IJHPCA 19(1), section 4.5
     (Rabenseifner's algorithm), without the cost of adding.
@@ -152,12 +152,15 @@ class Interconnect:
     Attributes:
         latency_s: of one message.
         bytes_per_second: of one host, one way.
-        constant_s: what every all-reduce between hosts takes on top of that.
+        constant_s: what they take together on top of that, between any number of hosts above one.
+        small_sums: sums of a single number beside that of the gradients; podrl's compiled update of IMPALA has two, of
+            transitions that count and of what it divides by them.
     """
 
     latency_s: float = 0.0
     bytes_per_second: float = math.inf
     constant_s: float = 0.0
+    small_sums: int = 2
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -168,10 +171,10 @@ class Interconnect:
         )
 
     def allreduce_s(self, hosts: int, size_bytes: float) -> float:
-        """Seconds from the last host's arrival until all have the sum."""
+        """Seconds from the last host's arrival until all have the sums."""
         if hosts == 1:
             return 0.0
-        rounds = 2 * (hosts - 1).bit_length()
+        rounds = 2 * (hosts - 1).bit_length() * (1 + self.small_sums)
         moved_bytes = 2 * (hosts - 1) / hosts * size_bytes
         return self.constant_s + rounds * self.latency_s + moved_bytes / self.bytes_per_second
 
@@ -191,7 +194,7 @@ class System:
         exact: whether it is always that, or at most (`determinism='free'`).
         boundary_every: updates between boundaries, at which environments open anew; 0 for none but the start.
         reductions: all-reduces in an update, one for each optimizer step.
-        allreduce_s: seconds that each takes from the last host's arrival.
+        allreduce_s: seconds that each takes from the last host's arrival, small sums beside it included.
     """
 
     host: Host

@@ -190,10 +190,11 @@ def test_hosts_do_not_share_their_draws():
 
 
 def test_an_allreduce_takes_rounds_and_moves_nearly_twice_its_size():
-    link = Interconnect(latency_s=1e-5, bytes_per_second=1e9)
+    link = Interconnect(latency_s=1e-5, bytes_per_second=1e9, small_sums=0)
     assert link.allreduce_s(1, 1e6) == 0
     assert link.allreduce_s(2, 1e6) == pytest.approx(2e-5 + 1e-3)
     assert link.allreduce_s(1024, 1e6) == pytest.approx(20e-5 + 2 * 1023 / 1024 * 1e-3)
+    assert Interconnect(latency_s=1e-5, small_sums=2).allreduce_s(2, 1e6) == pytest.approx(3 * 2e-5)
     assert Interconnect(constant_s=0.5).allreduce_s(3, 1e6) == 0.5
 
 
