@@ -11,6 +11,7 @@ from podrl.panel import compact
 from podrl.planning.measurement import Measurements
 from podrl.planning.study import OVERLAPPED, SLOW, SYNCHRONOUS
 
+_QUIET_LOAD = 0.25  # of a core, by the load average
 _WORKS = {
     "env": "a pool's step",
     "act": "a turn of acting",
@@ -25,8 +26,7 @@ _WORKS = {
 def show_study(console: Console, report: Mapping[str, Any], measurements: Measurements) -> None:
     """Prints the report of `planning.study.run_study`, with what it rests on."""
     plain = not console.is_terminal
-    console.print(_heading(measurements), soft_wrap=True)
-    console.print(make_works_table(measurements, plain=plain))
+    _show_measurements(console, measurements)
     console.print("Modelled, none of these jobs was run:", soft_wrap=True)
     console.print(make_table(report, plain=plain))
     for line in answers(report):
@@ -35,10 +35,8 @@ def show_study(console: Console, report: Mapping[str, Any], measurements: Measur
 
 def show_check(console: Console, report: Mapping[str, Any], measurements: Measurements) -> None:
     """Prints the report of `simulation_check.check_jobs`."""
-    plain = not console.is_terminal
-    console.print(_heading(measurements), soft_wrap=True)
-    console.print(make_works_table(measurements, plain=plain))
-    console.print(make_check_table(report, plain=plain))
+    _show_measurements(console, measurements)
+    console.print(make_check_table(report, plain=not console.is_terminal))
     console.print(
         f"Simulated: median of {report['seeds']} seeds. Measured: real jobs, median (min to max) of "
         f"{report['repeats']} of {report['seconds']:g} s, warm-up excluded. Other work: cores that it kept busy "
@@ -147,14 +145,20 @@ def _lag_variant(report: Mapping[str, Any]) -> str:
     return OVERLAPPED if report["max_lag"] == 0 else SYNCHRONOUS
 
 
-def _heading(measurements: Measurements) -> str:
+def _show_measurements(console: Console, measurements: Measurements) -> None:
     host, facts = measurements.host, measurements.facts
-    return (
+    console.print(
         f"{facts['config']} on {facts['env']}. A host: {host.threads} actor thread(s) x {host.pools} pools x "
         f"{host.envs_per_pool} environments, unrolls of {host.unroll_length}; {measurements.gradient_bytes:,} bytes of "
         f"gradients. Measured on {facts['device_kind']}, {measurements.cores} cores, load average before "
-        f"{facts['load_average']:.1f}."
+        f"{facts['load_average']:.1f}.",
+        soft_wrap=True,
     )
+    if facts["load_average"] > _QUIET_LOAD * measurements.cores:
+        console.print(
+            "Other work ran on this machine, so what was measured takes less time on a quiet one.", soft_wrap=True
+        )
+    console.print(make_works_table(measurements, plain=not console.is_terminal))
 
 
 def _empty_table(first: str, headings: tuple[str, ...], *, plain: bool) -> Table:

@@ -132,6 +132,9 @@ def test_cores_are_shared(grain):
     one, two = (simulate(System(host=host, cores=c), updates=20, grain=grain) for c in (1.0, 2.0))
     np.testing.assert_allclose(two.update_s, 0.1)
     assert one.update_s.mean() == pytest.approx(0.18, rel=0.02)
+    # Machines of their own are as fast as one alone.
+    apart = System(host=host, hosts=2, cores=1.0)
+    np.testing.assert_allclose(simulate(apart, updates=20, grain=grain).update_s, one.update_s)
     # Two processes on one machine of two cores are as fast as each on a machine of one.
     neighbours = System(host=host, hosts=2, cores=2.0, hosts_per_machine=2)
     assert simulate(neighbours, updates=20, grain=grain).update_s.mean() == pytest.approx(one.update_s.mean(), rel=0.02)
