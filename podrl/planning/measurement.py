@@ -33,6 +33,7 @@ from podrl.stages import Parts, make_parts, open_pools, record_rollouts
 from podrl.transfer import ParameterStore, rollout_to_learner
 
 _WARMUP_CALLS = 3
+_LEAST_CALLS = 5  # Beyond those, however long they take.
 _LIMIT_S = 600.0
 _WORKS = ("env", "act", "finish", "transfer", "update", "publish", "open")
 _COUNTS = ("threads", "pools", "envs_per_pool", "unroll_length")
@@ -150,7 +151,7 @@ def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict
     tracker = EpisodeTracker(parts.layout.envs_per_pool)
     samples: dict[str, list[Sample]] = {name: [] for name in ("turn", "step", "receive", "finish", "transfer")}
     end_s = time.perf_counter() + seconds
-    while time.perf_counter() < end_s or len(samples["receive"]) <= _WARMUP_CALLS:
+    while time.perf_counter() < end_s or _are_few(samples["receive"]) or _are_few(samples["finish"]):
         patience_s = 2 * statistics.median(sample.wall_s for sample in samples["step"]) if samples["step"] else 0.0
         for _ in range(parts.config.actors.unroll_length):
             begun = Clocks.now()
@@ -194,7 +195,7 @@ def _time_learner(parts: Parts, seconds: float) -> dict[str, Work]:
     state = jax.block_until_ready(learner.init(parts.config.seed))
     samples: dict[str, list[Sample]] = {"update": [], "publish": []}
     end_s = time.perf_counter() + seconds
-    while time.perf_counter() < end_s or len(samples["update"]) <= _WARMUP_CALLS:
+    while time.perf_counter() < end_s or _are_few(samples["update"]):
         begun, turn = Clocks.now(), len(samples["update"])
         state, metrics = learner.update(state, trajectories)
         jax.block_until_ready((state, metrics))
@@ -205,6 +206,10 @@ def _time_learner(parts: Parts, seconds: float) -> dict[str, Work]:
         samples["update"].append(begun.sample(1, updated))
         samples["publish"].append(updated.sample(1, Clocks.now()))
     return {name: _work(found) for name, found in samples.items()}
+
+
+def _are_few(samples: list[Sample]) -> bool:
+    return len(samples) < _WARMUP_CALLS + _LEAST_CALLS
 
 
 def _work(samples: list[Sample]) -> Work:
