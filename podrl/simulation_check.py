@@ -25,6 +25,7 @@ from podrl.planning.system import Interconnect, System
 _SEEDS = 3
 _UPDATES = 200
 _NUMBER_BYTES = 4
+_LEAST_CORES = 0.1
 
 
 def check_jobs(
@@ -52,21 +53,16 @@ def check_jobs(
 
     Returns:
         The report, ready for JSON: `jobs` with `simulated` and `measured` env steps per second and the `error`,
-        simulated over measured less 1.
+        simulated over measured less 1; and what is simulated if other work keeps the cores that it had.
 
     Raises:
         RuntimeError: if a job fails; has its last line.
     """
     reductions: dict[int, float] = {}
-    simulated: dict[int, list[float]] = {}
     for count in process_counts:
         show_phase(f"{count} process(es): an all-reduce")
         sums = [measurements.gradient_bytes, *[_NUMBER_BYTES] * Interconnect().small_sums]
         reductions[count] = sum(measure_allreduce(count, sums))
-        show_phase(f"{count} process(es): simulating")
-        case = on_one_machine(system, count, measurements.cores, reductions[count])
-        outcomes = [simulate(case, updates=_UPDATES, seed=seed, grain="step") for seed in range(_SEEDS)]
-        simulated[count] = [outcome.env_steps_per_second for outcome in outcomes]
     measured: dict[int, list[float]] = {count: [] for count in process_counts}
     others: dict[int, list[float]] = {count: [] for count in process_counts}
     for repeat in range(repeats):
@@ -79,30 +75,47 @@ def check_jobs(
             others[count].append(before.others(_Busy.now()))
     jobs = []
     for count in process_counts:
-        found, predicted = spread(measured[count]), spread(simulated[count])
+        show_phase(f"{count} process(es): simulating")
+        found, others_cores = spread(measured[count]), spread(others[count])
+        taken = (0.0, others_cores["median"])
+        cases = [on_one_machine(system, count, measurements.cores, reductions[count], cores) for cores in taken]
+        simulated, crowded = ([_rate(case, seed) for seed in range(_SEEDS)] for case in cases)
         jobs.append(
             {
                 "processes": count,
-                "simulated": predicted,
+                "simulated": spread(simulated),
+                "simulated_with_cores_left": spread(crowded),
                 "measured": found,
-                "error": predicted["median"] / found["median"] - 1,
+                "error": spread(simulated)["median"] / found["median"] - 1,
                 "allreduce_s": reductions[count],
-                "other_cores": spread(others[count]),
+                "other_cores": others_cores,
             }
         )
     return {"jobs": jobs, "repeats": repeats, "seconds": seconds, "seeds": _SEEDS}
 
 
-def on_one_machine(system: System, processes: int, cores: int, allreduce_s: float) -> System:
+def _rate(case: System, seed: int) -> float:
+    return simulate(case, updates=_UPDATES, seed=seed, grain="step").env_steps_per_second
+
+
+def on_one_machine(system: System, processes: int, cores: int, allreduce_s: float, taken_cores: float = 0.0) -> System:
     """A job whose processes run on one machine, as the launcher starts them.
 
     It binds each process to its share of the cores; with fewer cores than processes all share all of them.
+
+    Args:
+        system: the job of one process.
+        processes: of the job.
+        cores: of the machine.
+        allreduce_s: of gradients between the processes.
+        taken_cores: that other work keeps busy.
     """
+    left = max(_LEAST_CORES, cores - taken_cores)
     shares = processes > cores
     return dataclasses.replace(
         system,
         hosts=processes,
-        cores=cores if shares else cores / processes,
+        cores=left if shares else left / processes,
         hosts_per_machine=processes if shares else 1,
         allreduce_s=allreduce_s,
     )

@@ -40,7 +40,8 @@ def show_check(console: Console, report: Mapping[str, Any], measurements: Measur
     console.print(
         f"Simulated: median of {report['seeds']} seeds. Measured: real jobs, median (min to max) of "
         f"{report['repeats']} of {report['seconds']:g} s, warm-up excluded. Other work: cores that it kept busy "
-        "during the measured jobs, which the simulation knows nothing of.",
+        "during the measured jobs; the last column is simulated as if none of these were there for the job. A quiet "
+        "machine has both the same; on others the truth lies between, as other work takes what a job leaves idle.",
         soft_wrap=True,
     )
 
@@ -81,7 +82,14 @@ def make_table(report: Mapping[str, Any], *, plain: bool) -> Table:
 
 def make_check_table(report: Mapping[str, Any], *, plain: bool) -> Table:
     """A row for each number of processes: simulated, measured, and how far off."""
-    headings = ("simulated env steps/s", "measured env steps/s", "error", "all-reduce", "other work")
+    headings = (
+        "simulated env steps/s",
+        "measured env steps/s",
+        "error",
+        "all-reduce",
+        "other work",
+        "without its cores",
+    )
     table = _empty_table("processes", headings, plain=plain)
     for job in report["jobs"]:
         table.add_row(
@@ -91,6 +99,7 @@ def make_check_table(report: Mapping[str, Any], *, plain: bool) -> Table:
             f"{job['error']:+.0%}",
             f"{1e3 * job['allreduce_s']:.2f} ms",
             f"{job['other_cores']['median']:.2f} cores",
+            f"{job['simulated_with_cores_left']['median']:,.0f}",
         )
     return table
 

@@ -249,6 +249,12 @@ def _measurements(command: Command, config: Config, **phases: Any) -> "Measureme
         f"--measurements={command.flags.measurements} is of {found.facts['config']} on {found.facts['env']}, --config "
         f"is {config.name} on {config.env.id}. Measure this one: leave out --measurements.",
     )
+    num_envs = found.host.threads * found.host.pools * found.host.envs_per_pool
+    check(
+        num_envs == config.actors.num_envs,
+        f"--measurements={command.flags.measurements} is of {num_envs} environments, actors.num_envs="
+        f"{config.actors.num_envs}. Measure this one, or scale that one with --envs_per_pool.",
+    )
     return found
 
 
