@@ -38,7 +38,9 @@ LAYERS = [
     {"sebulba", "anakin", "instruments", "inspection", "reporter"},
     {"placement", "plain_loop"},
     {"train", "stages", "inspection_report"},
-    {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report", "planning"},
+    {"planning"},
+    {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"} | {"simulation_report"},
+    {"simulation_check"},
 ]
 # Within a layer modules do not see each other, but for these.
 WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")} | {

@@ -1,1 +1,1 @@
-"""What a run will need and how fast it will be on machines that are not there."""
+"""What a run will need and do on machines that are not there."""
