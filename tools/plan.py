@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 import sys
 from typing import Any
@@ -102,11 +103,11 @@ def parse(argv: Sequence[str]) -> Command:
 
 def run(command: Command) -> None:
     """Plans, prints and writes."""
-    from podrl.planning.slices import parse_slice, prepare_environment
+    from podrl.planning.slices import parse_slice
 
     here = [name for name in command.topologies if name.partition(":")[0] == "this"]
     slices = [parse_slice(name) for name in command.topologies if name not in here]
-    prepare_environment()
+    os.environ["JAX_PLATFORMS"] = "cpu"  # No device of this machine is used, whatever it has.
     import jax  # A mistake before need not wait for it.
 
     from podrl.assembly import resolve

@@ -3,7 +3,8 @@
 The devices of a TPU slice that is not there come from libtpu, which compiles for them on any machine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -15,8 +16,10 @@ import jax
 from podrl.config import ConfigError, check
 from podrl.planning.chips import Chip, Host, find_chip
 
-# libtpu looks these up in the machine's metadata, where there is none; no value of them reaches a compiled program.
+# What libtpu would look up in the metadata of a TPU machine; none of it reaches a compiled program. The first keeps it
+# from a lock that two processes with the same chips would fight for: there are none.
 _ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -107,13 +110,19 @@ def _tpus(name: str, chip: Chip, shape: tuple[int, ...]) -> Slice:
     return Slice(name=name, chip=chip, shape=shape, host=host)
 
 
-def prepare_environment() -> None:
-    """Lets libtpu compile on a machine without a TPU; call it before JAX starts."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "2")
-    os.environ["JAX_PLATFORMS"] = "cpu"
+@contextlib.contextmanager
+def _as_on_a_tpu_machine() -> Iterator[None]:
+    """Sets what libtpu reads when it is loaded, and takes it back: podrl itself would believe it too."""
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def tpu_devices(tpus: Slice) -> Sequence[jax.Device]:
@@ -133,7 +142,8 @@ def tpu_devices(tpus: Slice) -> Sequence[jax.Device]:
         bounds = (*tpus.shape, 1) if len(tpus.shape) == 2 else tpus.shape
         options["chips_per_host_bounds"] = bounds
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=tpus.name, **options)
+        with _as_on_a_tpu_machine():
+            found = topologies.get_topology_desc(platform="tpu", topology_name=tpus.name, **options)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--topology {tpus.name!r}: libtpu does not know this slice: {reason}") from None

@@ -13,7 +13,7 @@ from configs import impala_atari
 from podrl.assembly import assemble, resolve
 from podrl.memory import shard_bytes
 from podrl.mesh import Topology
-from podrl.planning.slices import parse_slice, prepare_environment, tpu_devices
+from podrl.planning.slices import parse_slice, tpu_devices
 from podrl.programs import make_learner, make_unroller, rollout_shapes, trace_act
 from podrl.traffic import collective_bytes
 from podrl.types import LearnerState
@@ -37,7 +37,6 @@ def find_devices(place):
         return tuple(jax.devices("cpu")[:8])
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed")
-    prepare_environment()
     return tuple(tpu_devices(parse_slice(place)))
 
 

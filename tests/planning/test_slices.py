@@ -7,7 +7,7 @@ import pytest
 from podrl.config import ConfigError, TopologyConfig
 from podrl.mesh import make_topology
 from podrl.planning.chips import CHIPS
-from podrl.planning.slices import parse_slice, prepare_environment, tpu_devices
+from podrl.planning.slices import parse_slice, tpu_devices
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,6 @@ def test_every_chip_says_where_its_figures_come_from():
 @pytest.fixture
 def libtpu():
     pytest.importorskip("libtpu")
-    prepare_environment()
 
 
 @pytest.mark.usefixtures("libtpu")
