@@ -3,9 +3,10 @@
 A roofline of our own: a program takes the longer of its arithmetic and its memory traffic, each at the share of the
 peak that `Machine.achieved` says programs reach. The stages of an update are environments, acting (with a round trip
 between host and device for every step), the rollouts' way to the learner, learning, and the reduction of gradients.
-With a lag of one, stages that do not share a device or the host's cores overlap, and an update takes as long as the
-longest of them; if acting is synchronous it takes their sum. Where all stages share the host's cores their
-core-seconds add up.
+With a lag of one, stages on different devices overlap, and an update takes as long as the longest of them. If acting is
+synchronous it takes their sum; so it does where a device acts and learns, since programs run there one after the other:
+nobody acts, and environments wait for actions, while an update runs. Where all stages share a machine's cores their
+core-seconds add up (`podrl.planning.local`).
 
 What it leaves out: stragglers and the waiting of hosts for each other (`podrl.planning.simulation` has them), the
 host's own work in Python, evaluation, checkpoints, input and output, caches, and whatever a compiler's count of
@@ -35,6 +36,9 @@ LIMITS = {
     "learn_memory": "learning: memory bandwidth",
     "interconnect": "learning: interconnect",
 }
+
+_COLLECT = ("env", "act_compute", "act_memory", "act_link")
+_LEARN = ("learn_compute", "learn_memory", "interconnect")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,26 +156,27 @@ def predict(run: RunCosts, machine: Machine, *, synchronous: bool | None = None)
         synchronous: whether acting waits for the newest parameters; by default as the config says.
     """
     stages = stage_seconds(run, machine)
-    act = stages["act_link"] + max(stages["act_compute"], stages["act_memory"])
+    device_act = max(stages["act_compute"], stages["act_memory"])
     learn = stages["interconnect"] + max(stages["learn_compute"], stages["learn_memory"])
+    act = stages["act_link"] + device_act
     if synchronous is None:
         synchronous = run.config.actors.synchronous
     # With several pools a thread's environments step while the device acts for others; with one they take turns.
     collect = max(stages["env"], act) if run.layout.pools_per_actor > 1 else stages["env"] + act
-    device_act = max(stages["act_compute"], stages["act_memory"])
-    if synchronous or run.is_fused:
+    names = _COLLECT if collect >= learn else _LEARN
+    if synchronous or run.is_fused or run.shares_devices:
         update_s = collect + stages["transfer"] + learn
-    elif run.shares_devices:
-        update_s = max(collect, device_act + learn, stages["transfer"])
     else:
         update_s = max(collect, learn, stages["transfer"])
+        names = names if update_s > stages["transfer"] else ("transfer",)
+    limit = max(names, key=lambda name: stages[name])
     work = run.update.product_flops
     if run.act is not None:
         work += run.act.product_flops * run.acting_calls * run.actors * run.hosts
     return Prediction(
         update_s=update_s,
         stages=stages,
-        limit=max(stages, key=lambda name: stages[name]),
+        limit=limit,
         env_steps_per_update=run.config.env_steps_per_update,
         frames_per_step=run.frames_per_step,
         of_peak=work / (update_s * machine.flops * run.devices * run.hosts),

@@ -86,13 +86,13 @@ def test_one_pool_a_thread_takes_turns_with_acting():
     )
 
 
-def test_a_device_that_acts_and_learns_does_one_after_the_other():
-    slow = Cost(flops=1e12, bytes_accessed=0, product_flops=8e12)
-    act = Cost(flops=5e10, bytes_accessed=0, product_flops=5e10)
-    apart, shared = (make_run(update=slow, act=act, actors=n, learners=n) for n in (2, 4))
-    learn_s, act_s = 2.0, LENGTH * 2 * 0.1
-    assert predict(apart, MACHINE).update_s == pytest.approx(learn_s, rel=0.1)
-    assert predict(shared, MACHINE).update_s == pytest.approx(learn_s + act_s, rel=0.1)
+def test_where_a_device_learns_nobody_acts_meanwhile():
+    apart, shared = (make_run(actors=n, learners=n, rollout_bytes=0) for n in (2, 4))
+    stages = stage_seconds(shared, MACHINE)
+    learn = stages["learn_compute"] + stages["interconnect"]
+    assert predict(apart, MACHINE).update_s == pytest.approx(stages["env"])
+    assert predict(shared, MACHINE).update_s == pytest.approx(stages["env"] + learn)
+    assert predict(shared, MACHINE).update_s == predict(shared, MACHINE, synchronous=True).update_s
 
 
 @pytest.mark.parametrize(
