@@ -23,7 +23,7 @@ LAYERS = [
         "records",
         "metadata",
     }
-    | {"memory", "traffic", "config_dict"},
+    | {"memory", "traffic", "config_dict", "plotting"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
@@ -38,12 +38,13 @@ LAYERS = [
     {"sebulba", "anakin", "instruments", "inspection", "reporter"},
     {"placement", "plain_loop"},
     {"train", "stages", "inspection_report"},
-    {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"},
+    {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report", "study"},
 ]
 # Within a layer modules do not see each other, but for these.
 WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")} | {
     ("launch", "launch"),
     ("gymnasium_envs", "gymnasium_envs"),
+    ("study", "study"),
     ("envs", "gymnasium_envs"),
 }
 
