@@ -58,6 +58,7 @@ class Runner:
                 environ=job.environ,
                 has_enough=lambda: self._has_enough(trial),
                 silence_s=self.silence_s,
+                signal_command=job.signal_command,
             )
         if ending.code == 0 or (ending.had_enough and ending.code == PREEMPTED):
             return self._complete(trial, ending, predicted, job_s=time.monotonic() - started_s)
@@ -131,7 +132,8 @@ def order(feasible: Sequence[Feasible], seeds: Sequence[int]) -> list[tuple[Feas
     On TPUs the runs of one slice come together, since slices are created one by one.
     """
     trials = [(each, Trial(point=each.point, seed=seed)) for seed in seeds for each in feasible]
-    return sorted(trials, key=lambda pair: pair[1].point.machines.slice_type or "")
+    slices = list(dict.fromkeys(each.point.machines.slice_type for each in feasible))
+    return sorted(trials, key=lambda pair: slices.index(pair[1].point.machines.slice_type))
 
 
 def run_all(runner: Runner, trials: Sequence[tuple[Feasible, Trial]], *, retry_failed: bool) -> int | None:

@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from podrl.config import ConfigError, check
-from podrl.config_dict import differences, to_dict
+from podrl.config_dict import differences, to_dict, with_defaults
 from podrl.layout import available_cores
 from podrl.records import read_rows
 from podrl.study.definition import Definition, from_fields
@@ -128,13 +128,17 @@ class Folder:
             "config": json.loads(json.dumps(base)),
         }
         starts: list[Any] = []
-        if (self.path / MANIFEST).exists():
-            before = self.read_manifest()
-            _check_same(self.path, before, now, accept_changes=accept_changes)
-            starts = before["starts"]
         try:
+            if (self.path / MANIFEST).exists():
+                before = self.read_manifest()
+                _check_same(self.path, before, now, accept_changes=accept_changes)
+                starts = before["starts"]
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / MANIFEST, {**now, "starts": [*starts, describe_start(argv)]})
+        except ImportError as error:
+            raise ConfigError(
+                f"--workdir={self.path} needs another package: {error}. For gs://, `pip install -e '.[tpu]'` brings it."
+            ) from None
         except OSError as error:
             raise ConfigError(
                 f"--workdir={self.path} cannot be written ({error.strerror or error}). Choose another folder."
@@ -172,7 +176,8 @@ def _check_same(path: epath.Path, before: Mapping[str, Any], now: Mapping[str, A
     found = differences(before["definition"], now["definition"])
     same_grid = not any(key.partition(".")[0] in _GRID for key in found)
     if same_grid:  # Else its first point, whose config this is, may be another.
-        found |= {f"config.{key}": value for key, value in differences(before["config"], now["config"]).items()}
+        configs = differences(with_defaults(before["config"]), with_defaults(now["config"]))
+        found |= {f"config.{key}": value for key, value in configs.items()}
     if accept_changes:
         found = {key: value for key, value in found.items() if key.partition(".")[0] not in _GRID}
     changes = [f"{key} was {value}, is {wanted}" for key, (value, wanted) in found.items()]

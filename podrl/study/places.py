@@ -25,10 +25,12 @@ class Job:
     Attributes:
         command: with its arguments.
         environ: variables on top of the study's own.
+        signal_command: what signals its processes; empty where signalling the command does.
     """
 
     command: tuple[str, ...]
     environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    signal_command: tuple[str, ...] = ()
 
 
 def launch_flags(place: str) -> dict[str, bool]:
@@ -82,7 +84,10 @@ def make_job(definition: Definition, trial: Trial, run_folder: str) -> Job:
     if definition.place == "slurm":
         srun = ("srun", *slurm.step_flags(slurm_options(definition, machines)))
         environ = {} if definition.device == "gpu" else {"JAX_NUM_CPU_DEVICES": str(machines.devices_per_process)}
-        return Job(command=(*srun, sys.executable, str(LAUNCHER), *training), environ=environ)
+        # SIGTERM to srun makes it kill its tasks. This signals them, and not the batch script.
+        allocation = os.environ.get("SLURM_JOB_ID", "")
+        signals = ("scancel", allocation, "--signal=") if allocation else ()
+        return Job(command=(*srun, sys.executable, str(LAUNCHER), *training), environ=environ, signal_command=signals)
     if definition.place == "tpu":
         where = [f"--tpu={slice_name(definition, machines)}", *_tpu_flags(definition, machines)]
     else:
