@@ -218,7 +218,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"scaling_study: error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("scaling_study: interrupted before anything was begun.\n")
+        sys.stderr.write("scaling_study: interrupted; the same command goes on.\n")
         return INTERRUPTED
 
 

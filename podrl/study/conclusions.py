@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from podrl.study.summary import Budgets, Estimate, PointSummary, RunRecord
+from podrl.study.summary import Budgets, Estimate, PointSummary, RunRecord, lines_of
 
 _MOST_SERIES = 8
 _FEW_SEEDS = 5
@@ -20,9 +20,7 @@ def conclude(summaries: Sequence[PointSummary], machine: Mapping[str, Any], plat
     """
     if not summaries:
         return ["No run is complete, so there is no answer yet."]
-    lines: dict[tuple[str, str], list[PointSummary]] = {}
-    for summary in summaries:
-        lines.setdefault((summary.each.point.scaling, summary.series), []).append(summary)
+    lines = lines_of(summaries)
     told = [_tell_scaling(key, line) for key, line in list(lines.items())[:_MOST_SERIES]]
     if len(lines) > _MOST_SERIES:
         told.append(f"{len(lines) - _MOST_SERIES} more series are in the table.")
@@ -72,8 +70,7 @@ def with_interval(found: Estimate, *, percent: bool = False, digits: int = 0) ->
 
 def _tell_scaling(key: tuple[str, str], line: Sequence[PointSummary]) -> str:
     scaling, series = key
-    ordered = sorted(line, key=lambda summary: summary.devices)
-    first, last = ordered[0], ordered[-1]
+    first, last = line[0], line[-1]
     opening = f"{scaling.capitalize()} scaling{f', {series}' if series else ''}: "
     if last.speedup is None or last.efficiency is None or first.devices == last.devices:
         return f"{opening}{first.rate.mean:,.0f} env steps/s on {_count(first.devices, 'device')}; nothing to compare."

@@ -168,6 +168,14 @@ def summarize(records: Sequence[RunRecord], budgets: Budgets) -> list[PointSumma
     return found
 
 
+def lines_of(summaries: Sequence[PointSummary]) -> dict[tuple[str, str], list[PointSummary]]:
+    """Points by scaling and series, each line from few devices to many."""
+    lines: dict[tuple[str, str], list[PointSummary]] = {}
+    for summary in summaries:
+        lines.setdefault((summary.each.point.scaling, summary.series), []).append(summary)
+    return {key: sorted(line, key=lambda summary: summary.devices) for key, line in lines.items()}
+
+
 def _summarize(
     runs: Sequence[RunRecord], series: str, base_runs: Sequence[RunRecord], base: Point, budgets: Budgets
 ) -> PointSummary:
