@@ -7,6 +7,7 @@ from podrl.study.summary import Budgets, Estimate, PointSummary, RunRecord, line
 
 _MOST_SERIES = 8
 _FEW_SEEDS = 5
+_LOADED = 0.5  # of the cores, before the study began
 
 
 def conclude(summaries: Sequence[PointSummary], machine: Mapping[str, Any], platform: str, place: str) -> list[str]:
@@ -29,9 +30,13 @@ def conclude(summaries: Sequence[PointSummary], machine: Mapping[str, Any], plat
 
 
 def caveats(
-    records: Sequence[RunRecord], summaries: Sequence[PointSummary], budgets: Budgets, seeds: Sequence[int]
+    records: Sequence[RunRecord],
+    summaries: Sequence[PointSummary],
+    budgets: Budgets,
+    seeds: Sequence[int],
+    starts: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    """What a reader must know before believing a number."""
+    """What a reader must know before believing a number; `starts` are those of the manifest."""
     told = [
         "Rates are env steps (the agent's decisions) that the learner consumed over wall time, from the row of metrics "
         "that ends the warm-up (compilation and the first updates of each start) to the last."
@@ -52,8 +57,14 @@ def caveats(
     repeated = sum(1 for record in records if record.measurement is not None and record.measurement.starts > 1)
     if repeated:
         told.append(f"{repeated} run(s) were stopped in between and went on; the gaps do not count.")
-    loaded = [summary for summary in summaries if summary.base_rate is None]
+    loaded = [start for start in starts if start["load_average"] > _LOADED * start["cores"]]
     if loaded:
+        most = max(start["load_average"] for start in loaded)
+        told.append(
+            f"The machine that started the study was busy with other work (load average {most:.1f} on "
+            f"{_count(loaded[0]['cores'], 'core')}): what ran on it would be faster, and vary less, on an idle one."
+        )
+    if any(summary.base_rate is None for summary in summaries):
         told.append("Where a series' smallest point has no complete run, there is no speed-up and no efficiency.")
     return told
 

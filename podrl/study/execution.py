@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 from pathlib import Path
+import signal
 import tempfile
 import time
 from typing import Any
@@ -170,4 +171,8 @@ def tell(status: Status) -> str:
             f"{found['env_steps_per_second']:,.0f} env steps/s over {found['measured_s']:.1f} s and "
             f"{found['measured_updates']:,} updates"
         )
+    if status.word == "half-done":
+        code = status.facts["exit_code"]
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"stopped with exit code {code}"
+        return f"half-done: {how}; the same command goes on with it"
     return f"{status.word}: exit code {status.facts['exit_code']}: {status.facts['text']}"

@@ -93,7 +93,7 @@ def make_report(findings: Findings) -> str:
     config = manifest["config"]
     machine = starts[0]
     answer = conclude(findings.summaries, machine, findings.platform, definition["place"])
-    notes = caveats(findings.records, findings.summaries, findings.budgets, definition["seeds"])
+    notes = caveats(findings.records, findings.summaries, findings.budgets, definition["seeds"], starts)
     title = f"How {config['name']} on {config['env']['id']} scales"
     return _PAGE.substitute(
         title=escape(title),

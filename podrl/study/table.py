@@ -1,6 +1,6 @@
 """The tables of a study: one row for each run (tidy), and one for each point."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import csv
 import io
 from typing import Any
@@ -19,8 +19,7 @@ def make_table(records: Sequence[RunRecord], summaries: Sequence[PointSummary], 
     rows = []
     for record in records:
         rows.append(_describe(record) | _measured(record, by_point.get(record.trial.point.name), budgets))
-    columns = dict.fromkeys(column for row in rows for column in row)
-    return [{column: row.get(column) for column in columns} for row in rows]
+    return _completed(rows, records)
 
 
 def make_point_table(summaries: Sequence[PointSummary]) -> list[Row]:
@@ -42,8 +41,7 @@ def make_point_table(summaries: Sequence[PointSummary]) -> list[Row]:
         row["predicted_env_steps_per_second"] = summary.predicted
         row |= {f"time/{bucket}": share for bucket, share in summary.time.items()}
         rows.append(row)
-    columns = dict.fromkeys(column for row in rows for column in row)
-    return [{column: row.get(column) for column in columns} for row in rows]
+    return _completed(rows, [run for summary in summaries for run in summary.runs])
 
 
 def encode(rows: Sequence[Row], table_format: str) -> bytes:
@@ -83,7 +81,7 @@ def _describe(record: RunRecord) -> Row:
     return {
         "point": point.name,
         "scaling": point.scaling,
-        **{key: _number(value) for key, value in point.settings.items()},
+        **point.settings,
         **sliced,
         "processes": machines.processes,
         "devices_per_process": machines.devices_per_process,
@@ -139,11 +137,25 @@ def _spelled_out(name: str, found: Estimate | None) -> Row:
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
-def _number(text: str) -> Any:
-    """A number where the text is one."""
+def _completed(rows: Sequence[Row], records: Sequence[RunRecord]) -> list[Row]:
+    """The rows with the same columns each; axes whose values are numbers have numbers."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    kinds = {key: _kind([row[key] for row in rows]) for key in (records[0].trial.point.settings if records else ())}
+    return [
+        {column: kinds.get(column, _same)(row[column]) if column in row else None for column in columns} for row in rows
+    ]
+
+
+def _kind(texts: Sequence[str]) -> Callable[[str], Any]:
+    """What turns all of these into values of one type."""
     for kind in (int, float):
         try:
-            return kind(text)
+            [kind(text) for text in texts]
         except ValueError:
             continue
-    return text
+        return kind
+    return str
+
+
+def _same(value: Any) -> Any:
+    return value

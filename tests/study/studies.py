@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from podrl.study.definition import Definition
+from podrl.study.grid import Machines
 from tests.processes import ROOT
 from tools import scaling_study
 
@@ -21,6 +23,24 @@ def command(workdir: Path, *more: Any) -> list[str]:
 def study(workdir: Path, *more: Any) -> int:
     """Runs the command in this process, and returns its exit code."""
     return scaling_study.main(command(workdir, *more))
+
+
+def define(**changes: Any) -> Definition:
+    """A study of Catch in one, two and four processes."""
+    values = {
+        "config": CATCH,
+        "overrides": {},
+        "machines": tuple(Machines(processes=p, devices_per_process=1) for p in (1, 2, 4)),
+        "axes": (),
+        "scaling": ("weak", "strong"),
+        "seeds": (1,),
+        "steps": None,
+        "seconds": 5.0,
+        "place": "local",
+        "device": "gpu",
+        "flags": {},
+    }
+    return Definition(**(values | changes))
 
 
 def make_rows(

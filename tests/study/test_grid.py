@@ -3,27 +3,9 @@
 import pytest
 
 from podrl.config import ConfigError
-from podrl.study.definition import Definition
 from podrl.study.feasibility import examine
 from podrl.study.grid import Axis, Machines, combinations, make_axis
-from tests.study.studies import CATCH
-
-
-def define(**changes):
-    values = {
-        "config": CATCH,
-        "overrides": {},
-        "machines": tuple(Machines(processes=p, devices_per_process=1) for p in (1, 2, 4)),
-        "axes": (),
-        "scaling": ("weak", "strong"),
-        "seeds": (1,),
-        "steps": None,
-        "seconds": 5.0,
-        "place": "local",
-        "device": "gpu",
-        "flags": {},
-    }
-    return Definition(**(values | changes))
+from tests.study.studies import define
 
 
 def test_an_axis_has_values_of_a_key():

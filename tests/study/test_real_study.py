@@ -37,7 +37,7 @@ def test_a_study_goes_on_after_its_job_was_killed_and_after_ctrl_c(tmp_path):
         said = finish(process)
     assert process.returncode == 130
     assert "strong-1x1, seed 1" in said
-    assert "1 of 2: half-done: exit code -9" in said
+    assert "1 of 2: half-done: killed by SIGKILL; the same command goes on with it" in said
     assert "Stopped. The same command goes on." in said
     assert not (first / "result.json").exists()
 

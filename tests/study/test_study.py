@@ -1,6 +1,7 @@
 """The command over runs that were made before: nothing is left to be run, but all to be taken in and written up."""
 
 import csv
+import dataclasses
 from html.parser import HTMLParser
 import json
 import re
@@ -9,8 +10,13 @@ import sys
 import numpy as np
 import pytest
 
-from podrl.study.summary import estimate, estimate_ratio
-from tests.study.studies import command, leave_run, leave_runs, make_rows, study
+from podrl.study.feasibility import examine
+from podrl.study.folder import Status
+from podrl.study.grid import Trial, make_axis
+from podrl.study.measurement import learning_curve
+from podrl.study.summary import RunRecord, estimate, estimate_ratio, find_budgets
+from podrl.study.table import make_table
+from tests.study.studies import command, define, leave_run, leave_runs, make_rows, study
 from tools import scaling_study
 
 RATES = {"weak-1x1": (1000, 1200), "weak-2x1": (1900, 2100), "strong-1x1": (1000, 1000), "strong-2x1": (1200, 1300)}
@@ -121,13 +127,13 @@ def test_figures_are_images(measured):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_complete_runs_are_skipped(measured, capsys):
+def test_complete_runs_are_skipped(measured):
     for path in (measured / "points").glob("*/*/metrics.jsonl"):
         path.write_text(path.read_text().splitlines(keepends=True)[0])  # Would not be enough to be taken in again.
     before = {path: path.read_bytes() for path in (measured / "points").glob("*/*/result.json")}
     assert study(measured) == 0
     assert {path: path.read_bytes() for path in before} == before
-    assert "runs" not in capsys.readouterr().out
+    assert not list((measured / "points").glob("*/*/job.log"))
     assert len(json.loads((measured / "study.json").read_text())["starts"]) == 2
 
 
@@ -252,3 +258,42 @@ def test_dry_run_prints_each_command(workdir, capsys):
     for part in ("--config.network.width=1", "--config.actors.num_envs=32", "--config.seed=1"):
         assert part in lines[1].split()
     assert not workdir.exists()
+
+
+def test_a_busy_machine_is_told_of(workdir, monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (500.0, 500.0, 500.0))
+    leave_runs(workdir, RATES)
+    assert study(workdir) == 0
+    assert "busy with other work (load average 500.0 on" in (workdir / "report.html").read_text()
+
+
+def test_a_study_without_a_complete_run_says_so(workdir):
+    for scaling in ("weak", "strong"):
+        for seed in (1, 2):
+            leave_run(workdir, f"{scaling}-1x1", seed, [])
+    assert study(workdir, "--processes=1") == 1
+    text = (workdir / "report.html").read_text()
+    assert "No run is complete, so there is no answer yet." in text
+    assert "4 failed" in text
+    assert len(read_table(workdir / "runs.csv")) == 4
+    assert read_table(workdir / "points.csv") == []
+
+
+@pytest.mark.parametrize(("values", "kind"), [("1,2", int), ("0.5,1", float), ("none,1", str)])
+def test_an_axis_is_of_one_type(workdir, values, kind):
+    axis = make_axis(f"network.width={values}")
+    records = [
+        RunRecord(
+            each=feasible,
+            trial=Trial(point=dataclasses.replace(feasible.point, settings={"network.width": value}), seed=1),
+            status=Status(word="not begun", facts={}),
+            measurement=None,
+            curve=learning_curve([]),
+            folder="",
+        )
+        for (value,) in axis.values
+        for feasible in examine(define(), "cpu")[0]
+    ]
+    rows = make_table(records, [], find_budgets(records))
+    assert {type(row["network.width"]) for row in rows} == {kind}
+    assert len({frozenset(row) for row in rows}) == 1
