@@ -54,8 +54,8 @@ def show(definition: Definition, workdir: str, manner: Manner, program: Path) ->
     Raises:
         ConfigError: if a point cannot be run.
     """
+    folder = _open(definition, workdir)
     feasible, infeasible = _examine(definition, manner)
-    folder = Folder(workdir)
     trials = order(feasible, definition.seeds)
     for each in infeasible:
         sys.stdout.write(f"# Left out: {each.name}: {each.reason}\n")
@@ -99,11 +99,7 @@ def conduct(
     feasible, infeasible = _examine(definition, manner)
     make_figure(1, 1)  # Matplotlib may be missing; better now than after hours.
     encode([], manner.table)
-    folder = Folder(workdir)
-    check(
-        not folder.is_remote or definition.seconds is None,
-        f"--workdir={workdir} is in an object store, where metrics come late. Use --steps instead of --seconds.",
-    )
+    folder = _open(definition, workdir)
     folder.begin(definition, feasible, infeasible, argv, accept_changes=manner.accept_changes)
     trials = order(feasible, definition.seeds)
     if definition.place == "slurm":
@@ -194,6 +190,24 @@ def _tell_end(folder: Folder, records: Sequence[RunRecord]) -> int:
     return 1
 
 
+def _open(definition: Definition, workdir: str) -> Folder:
+    """The folder of a study that is to be run, if it is where it can be."""
+    folder = Folder(workdir)
+    check(
+        folder.is_remote or definition.place != "tpu",
+        f"--workdir={workdir}: with --launch tpu it must be in a bucket, gs://BUCKET/FOLDER, which all slices see.",
+    )
+    check(
+        not folder.is_remote or definition.place != "slurm",
+        f"--workdir={workdir}: SLURM's jobs want a folder that all nodes share.",
+    )
+    check(
+        not folder.is_remote or definition.seconds is None,
+        f"--workdir={workdir} is in an object store, where metrics come late. Use --steps instead of --seconds.",
+    )
+    return folder
+
+
 def _examine(definition: Definition, manner: Manner) -> tuple[list[Feasible], list[Infeasible]]:
     whole = dataclasses.replace(definition, overrides=common_overrides(definition))
     feasible, infeasible = examine(whole, platform(definition))
@@ -209,7 +223,6 @@ def _submit(
     manner: Manner,
     program: Path,
 ) -> int:
-    check(not folder.is_remote, f"--workdir={folder.path}: SLURM's jobs want a folder that all nodes share.")
     slurm_array.require_idle(folder)
     left = {}
     for number, (_, trial) in enumerate(trials):

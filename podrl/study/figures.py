@@ -142,7 +142,7 @@ def _plain_numbers(axis: Any, limits: tuple[float, float]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     decades = np.log10(limits[1] / limits[0])
-    steps = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 0.7 else (1, 2, 5) if decades < 2.5 else (1,)
+    steps = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 0.7 else (1, 2, 5) if decades < 3.5 else (1,)
     low, high = int(np.floor(np.log10(limits[0]))), int(np.ceil(np.log10(limits[1])))
     ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
     axis.set_major_locator(FixedLocator([tick for tick in ticks if limits[0] <= tick <= limits[1]]))

@@ -106,7 +106,9 @@ def make_report(findings: Findings) -> str:
             for name, image in findings.figures.items()
         ),
         table=_table(findings.summaries),
-        files=escape(f"Every single run, with all that was measured, is in {' and '.join(findings.files)}."),
+        files=escape(
+            "Every run, with all that was measured, is a row of {}; these points are in {}.".format(*findings.files)
+        ),
         caveats="".join(f"<li>{escape(note)}</li>" for note in notes),
         facts=_facts(manifest),
         command=escape(shlex.join(["python", *machine["argv"]])),

@@ -1,6 +1,7 @@
 """The figures of a study over time: where the threads' time goes, and how runs learn in it."""
 
 from collections.abc import Sequence
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from podrl.study.summary import PointSummary, RunRecord, lines_of
 
 _PANEL_INCHES = (5.6, 3.7)
 _MAX_PANELS = 12  # of learning curves
+_TITLE_WIDTH = 52  # characters of a line
 _GRID_POINTS = 200
 # One colour for each bucket, the same in every figure; work first, and waiting, which is light, at the end of a bar.
 _BUCKET_COLOURS = {
@@ -50,7 +52,7 @@ def draw_time(summaries: Sequence[PointSummary]) -> bytes:
         plotting.style(axes)
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 100)
-        axes.invert_yaxis() if who == threads[0] else None
+        axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel("% of the thread's time" if who == "learner" else "% of the actor threads' time", fontsize=12)
         axes.set_title("learner" if who == "learner" else "actors", loc="left", fontsize=13)
     ordered = [bucket for bucket in _BUCKET_COLOURS if bucket in shown]
@@ -77,7 +79,8 @@ def draw_learning(summaries: Sequence[PointSummary]) -> bytes:
                 handles[f"{summary.devices} device{'s' if summary.devices > 1 else ''}"] = drawn
         plotting.style(axes)
         axes.set_xlim(left=0)
-        axes.set_title(f"{scaling}{f', {series}' if series else ''}", loc="left", fontsize=12)
+        title = f"{scaling}{f', {series}' if series else ''}"
+        axes.set_title(textwrap.fill(title, _TITLE_WIDTH), loc="left", fontsize=11)
         axes.set_xlabel("seconds of training, compilation not counted", fontsize=11)
         if place % columns == 0:
             axes.set_ylabel("episode return (newest episodes)", fontsize=11)
