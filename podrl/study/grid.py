@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import hashlib
 import itertools
 import re
 from typing import Any
@@ -11,6 +12,7 @@ from podrl.config import check
 SCALINGS = ("weak", "strong")
 NUM_ENVS = "actors.num_envs"
 SPLIT = ("topology.actor_devices_per_process", "topology.learner_devices_per_process")
+_LONGEST_NAME = 150  # of a folder; file systems take 255
 _OPENING, _CLOSING = "([{", ")]}"
 
 
@@ -75,7 +77,10 @@ class Point:
         parts = [self.scaling, machines, *(f"{key}={value}" for key, value in self.settings.items())]
         if self.machines.slice_type is not None:
             parts.insert(1, self.machines.slice_type)
-        return re.sub(r"[^\w.=,+-]", "_", "-".join(parts))
+        name = re.sub(r"[^\w.=,+-]", "_", "-".join(parts))
+        if len(name) <= _LONGEST_NAME:
+            return name
+        return f"{name[: _LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

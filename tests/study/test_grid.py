@@ -109,3 +109,11 @@ def test_names_are_different_and_fit_for_folders():
     names = [each.point.name for each in feasible]
     assert len(set(names)) == len(names) == 12
     assert not any("/" in name or "(" in name for name in names)
+
+
+def test_long_names_are_cut_and_stay_different():
+    values = [f"({'64,' * 60}{last})" for last in (1, 2)]
+    feasible, _ = examine(define(axes=(make_axis(f"network.hidden_sizes={','.join(values)}"),)), "cpu")
+    names = {each.point.name for each in feasible}
+    assert len(names) == 12
+    assert max(map(len, names)) <= 150

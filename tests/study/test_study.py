@@ -297,3 +297,13 @@ def test_an_axis_is_of_one_type(workdir, values, kind):
     rows = make_table(records, [], find_budgets(records))
     assert {type(row["network.width"]) for row in rows} == {kind}
     assert len({frozenset(row) for row in rows}) == 1
+
+
+def test_a_split_is_an_axis_of_acting_and_learning_devices(workdir, capsys):
+    """Of four devices in each of two processes; three learners want a multiple of three environments."""
+    more = ["--devices_per_process=4", "--split=1:3,2:2", "--config.actors.num_envs=48", "--scaling=weak", "--seeds=1"]
+    assert study(workdir, *more, "--config.actors.num_envs=48", "--dry_run") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    keys = ("actors.num_envs", "topology.actor_devices_per_process", "topology.learner_devices_per_process")
+    found = [[word.partition("=")[2] for key in keys for word in line if f"--config.{key}=" in word] for line in lines]
+    assert found == [["48", "1", "3"], ["96", "1", "3"], ["48", "2", "2"], ["96", "2", "2"]]
