@@ -118,11 +118,11 @@ def make_manifest(
 def write_facts(workdir: epath.Path, config: Config, manifest: Mapping[str, Any]) -> None:
     """Writes `config.json` (resolved) and `manifest.json`; that of a run that goes on gets a number."""
     manifests = len(list(workdir.glob("manifest*.json")))
-    _write_json(workdir / (f"manifest-{manifests + 1}.json" if manifests else "manifest.json"), manifest)
-    _write_json(workdir / "config.json", to_dict(config))  # Last: it says that a run has begun.
+    write_json(workdir / (f"manifest-{manifests + 1}.json" if manifests else "manifest.json"), manifest)
+    write_json(workdir / "config.json", to_dict(config))  # Last: it says that a run has begun.
 
 
-def _write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
+def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
     """Whole or not at all, also if the process is killed."""
     written = path.with_name(path.name + ".tmp")
     written.write_text(json.dumps(content, indent=2) + "\n")

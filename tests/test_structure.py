@@ -23,7 +23,7 @@ LAYERS = [
         "records",
         "metadata",
     }
-    | {"memory", "traffic", "config_dict"},
+    | {"memory", "traffic", "config_dict", "plotting"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
@@ -39,7 +39,8 @@ LAYERS = [
     {"placement", "plain_loop"},
     {"train", "stages", "inspection_report"},
     {"planning"},
-    {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"} | {"simulation_report"},
+    {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"}
+    | {"simulation_report", "study"},
     {"simulation_check"},
 ]
 # Within a layer modules do not see each other, but for these.
@@ -47,6 +48,7 @@ WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents",
     ("launch", "launch"),
     ("planning", "planning"),
     ("gymnasium_envs", "gymnasium_envs"),
+    ("study", "study"),
     ("envs", "gymnasium_envs"),
 }
 

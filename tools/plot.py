@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
-import io
 from pathlib import Path
 import sys
 from typing import Any
@@ -14,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from etils import epath
 import numpy as np
 
+from podrl import plotting
 from podrl.commandline import Parser
 from podrl.config import ConfigError, check, did_you_mean
 from podrl.interruption import INTERRUPTED
@@ -27,7 +27,6 @@ X_KEYS = {"env_steps": "env_steps", "frames": "frames", "wall": "time/wall_s"}
 X_LABELS = {"env_steps": "environment steps (the agent's decisions)", "frames": "emulator frames"}
 GRID_POINTS = 400  # where runs are averaged; about half a pixel apart at 800 pixels
 SIZE_INCHES = (8.0, 4.5)
-DOTS_PER_INCH = 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,14 +125,8 @@ def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -
     Raises:
         ConfigError: if matplotlib is missing, or does not write this format.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("Plots need matplotlib: pip install matplotlib, or pip install -e '.[dev]'.") from None
-
-    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
-    formats = figure.canvas.get_supported_filetypes()
-    check(image_format in formats, f"--out: {image_format!r} is not a format of images. Use {', '.join(formats)}.")
+    figure = plotting.make_figure(*SIZE_INCHES)
+    plotting.check_format(figure, image_format)
     axes = figure.add_subplot()
     unit, x_label = _wall_unit(groups) if x == "wall" else (1.0, X_LABELS[x])
     title, labels = _titles(groups)
@@ -149,23 +142,17 @@ def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -
     if any(labels):
         axes.legend(frameon=False, fontsize=11)
     _style(axes, engineering=x != "wall")
-    image = io.BytesIO()
-    figure.savefig(image, format=image_format)
-    return image.getvalue()
+    return plotting.encode(figure, image_format)
 
 
 def _style(axes: Any, *, engineering: bool) -> None:
     """A light grid, no box, and numbers such as `20M` on the horizontal axis if `engineering`."""
-    from matplotlib.ticker import EngFormatter
-
-    axes.tick_params(labelsize=11, length=0)
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("0.7")
+    plotting.style(axes)
     axes.margins(x=0.01)
     axes.set_xlim(left=0)
     if engineering:
+        from matplotlib.ticker import EngFormatter
+
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 

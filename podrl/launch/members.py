@@ -142,7 +142,7 @@ class _Job:
                 stdout=output,
                 stderr=errors,
                 process_group=0,
-                preexec_fn=_preparation(member.cores),
+                preexec_fn=preparation(member.cores),
             )
         except OSError as error:
             raise ConfigError(f"{member.command[0]} cannot be started: {error.strerror}.") from None
@@ -260,7 +260,7 @@ def _describe(name: str, code: int) -> str:
     return f"{name} was killed by {signal.Signals(-code).name}" if code < 0 else f"{name} ended with exit code {code}"
 
 
-def _preparation(cores: Sequence[int]) -> Callable[[], None]:
+def preparation(cores: Sequence[int]) -> Callable[[], None]:
     """What a new process does first: it ties its life to the launcher's, and takes its cores."""
     launcher = os.getpid()
     prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform.startswith("linux") else None

@@ -7,7 +7,7 @@ ends in "invalid device ordinal".
 Sources: sbatch(1) and srun(1) of SLURM 22.05; jax-ml/jax issues 23452 and 28194.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 from pathlib import Path
 import re
@@ -86,38 +86,60 @@ def make_script(options: Options, *, name: str, program: str, arguments: Sequenc
         workdir: the same, absolute, on a file system that all nodes share.
         cwd: where relative paths in the arguments start.
     """
-    resources: dict[str, int | str | None] = {"nodes": options.nodes, "ntasks-per-node": 1}
-    if options.gpus_per_node:
-        resources["gres"] = f"gpu:{options.gpus_per_node}"
-    if options.cpus_per_task is not None:
-        resources["cpus-per-task"] = options.cpus_per_task
-    header = {
-        "job-name": f"podrl-{name}",
-        **resources,
-        "mem": options.mem,
-        "partition": options.partition,
-        "account": options.account,
-        "time": options.time,
-        "output": shlex.quote(f"{workdir.replace('%', '%%')}/slurm-%j.out"),
-        "open-mode": "append",
-        "requeue": "",
-        "signal": f"TERM@{_NOTICE_S}",
-    }
-    lines = [
-        f"#SBATCH --{key}{f'={value}' if value != '' else ''}" for key, value in header.items() if value is not None
-    ]
-    # Since 22.05 srun does not take --cpus-per-task from the job, so that all of it is said again.
-    step = {**resources, "ntasks": options.nodes, "kill-on-bad-exit": 0, "wait": _WAIT_S}
+    lines = make_header(options, name=f"podrl-{name}", output=f"{workdir.replace('%', '%%')}/slurm-%j.out")
     body = _BODY.format(
         python=shlex.quote(sys.executable),
         workdir=shlex.quote(workdir),
         pauses=" ".join(f"{pause:g}" for pause in pauses_s(options.restart_pause_s, options.max_restarts or 0)),
         cwd=shlex.quote(cwd),
-        srun=" ".join(f"--{key}={value}" for key, value in step.items()),
+        srun=" ".join(step_flags(options)),
         command=shlex.join([program, *arguments]),
         progress=shlex.quote(os.path.abspath(progress.__file__)),
     )
     return "\n".join(["#!/bin/bash", *lines]) + "\n" + body
+
+
+def make_header(options: Options, *, name: str, output: str, more: Mapping[str, str] | None = None) -> list[str]:
+    """The lines of a batch script that ask for resources, and for SIGTERM before the time limit.
+
+    Args:
+        options: of the job; `nodes` and `gpus_per_node` are set.
+        name: of the job.
+        output: file for what it says, with SLURM's own `%` patterns.
+        more: options of sbatch.
+    """
+    header = {
+        "job-name": name,
+        **_resources(options),
+        "mem": options.mem,
+        "partition": options.partition,
+        "account": options.account,
+        "time": options.time,
+        "output": shlex.quote(output),
+        "open-mode": "append",
+        "requeue": "",
+        "signal": f"TERM@{_NOTICE_S}",
+        **(more or {}),
+    }
+    return [
+        f"#SBATCH --{key}{f'={value}' if value != '' else ''}" for key, value in header.items() if value is not None
+    ]
+
+
+def step_flags(options: Options) -> list[str]:
+    """Flags of the `srun` that starts one process on each node of the job."""
+    # Since 22.05 srun does not take --cpus-per-task from the job, so that all of it is said again.
+    step = {**_resources(options), "ntasks": options.nodes, "kill-on-bad-exit": 0, "wait": _WAIT_S}
+    return [f"--{key}={value}" for key, value in step.items()]
+
+
+def _resources(options: Options) -> dict[str, int | str | None]:
+    resources: dict[str, int | str | None] = {"nodes": options.nodes, "ntasks-per-node": 1}
+    if options.gpus_per_node:
+        resources["gres"] = f"gpu:{options.gpus_per_node}"
+    if options.cpus_per_task is not None:
+        resources["cpus-per-task"] = options.cpus_per_task
+    return resources
 
 
 def submit(script: str, workdir: str) -> str:

@@ -12,6 +12,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from podrl import commandline
 from podrl.assembly import resolve
 from podrl.config import Config, check
@@ -86,7 +88,7 @@ def predict_local(config: Config, yardsticks: Yardsticks, *, processes: int = 1,
         config: of the run.
         yardsticks: of this machine.
         processes: of the job, all on this machine.
-        devices: virtual CPU devices of each.
+        devices: virtual CPU devices of each; JAX must have as many.
 
     Raises:
         ConfigError: if the config does not fit them, or its environments cannot be opened here.
@@ -94,7 +96,41 @@ def predict_local(config: Config, yardsticks: Yardsticks, *, processes: int = 1,
     run = count(config, hosts=processes, devices=devices, platform="cpu")
     rate = graph_env_steps_per_core(config) if run.is_fused else env_steps_per_core(config)
     costs = core_seconds(run, yardsticks, rate)
-    return LocalPrediction(env_steps_per_s=yardsticks.cores / sum(costs.values()), core_s=costs)
+    by_cores = yardsticks.cores / sum(costs.values())
+    return LocalPrediction(env_steps_per_s=min(by_cores, _by_threads(run, costs)), core_s=costs)
+
+
+class Predictor:
+    """Env steps per second of configs on this machine, whose yardsticks are measured when the first is asked for."""
+
+    def __init__(self, max_devices: int):
+        """Measures nothing yet.
+
+        Args:
+            max_devices: virtual CPU devices of the largest process that will be asked about.
+        """
+        self._max_devices = max_devices
+        self._yardsticks: Yardsticks | None = None
+
+    def __call__(self, config: Config, processes: int, devices: int) -> float:
+        """Of a job of so many processes with so many virtual CPU devices each.
+
+        Raises:
+            ConfigError: if the config does not fit them.
+        """
+        if self._yardsticks is None:
+            jax.config.update("jax_platforms", "cpu")
+            jax.config.update("jax_num_cpu_devices", self._max_devices)
+            self._yardsticks = measure_yardsticks()
+        return predict_local(config, self._yardsticks, processes=processes, devices=devices).env_steps_per_s
+
+
+def _by_threads(run: RunCosts, costs: Mapping[str, float]) -> float:
+    """Env steps per second at which the actor threads have no more time, each on one core at a time."""
+    if run.is_fused:
+        return math.inf
+    waits = costs["env"] if run.layout.pools_per_actor == 1 else 0.0
+    return run.layout.num_actors * run.hosts / (costs["act"] + costs["calls"] + waits)
 
 
 def core_seconds(run: RunCosts, yardsticks: Yardsticks, env_steps_per_core_s: float) -> dict[str, float]:

@@ -163,7 +163,7 @@ def predict(run: RunCosts, machine: Machine, *, synchronous: bool | None = None)
         synchronous = run.config.actors.synchronous
     # With several pools a thread's environments step while the device acts for others; with one they take turns.
     collect = max(stages["env"], act) if run.layout.pools_per_actor > 1 else stages["env"] + act
-    names = _COLLECT if collect >= learn else _LEARN
+    names: tuple[str, ...] = _COLLECT if collect >= learn else _LEARN
     if synchronous or run.is_fused or run.shares_devices:
         update_s = collect + stages["transfer"] + learn
     else:

@@ -1,0 +1,43 @@
+"""What all of podrl's figures have in common. Matplotlib is optional: whoever draws without it is told so."""
+
+import io
+from typing import Any
+
+from podrl.config import ConfigError, check
+
+DOTS_PER_INCH = 200
+
+
+def make_figure(width_inches: float, height_inches: float) -> Any:
+    """An empty `matplotlib.figure.Figure`.
+
+    Raises:
+        ConfigError: if matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("Plots need matplotlib: pip install matplotlib, or pip install -e '.[dev]'.") from None
+    return Figure(figsize=(width_inches, height_inches), dpi=DOTS_PER_INCH, layout="constrained")
+
+
+def check_format(figure: Any, image_format: str) -> None:
+    """Raises ConfigError if matplotlib does not write this format."""
+    formats = figure.canvas.get_supported_filetypes()
+    check(image_format in formats, f"--out: {image_format!r} is not a format of images. Use {', '.join(formats)}.")
+
+
+def style(axes: Any) -> None:
+    """A light grid and no box."""
+    axes.tick_params(labelsize=11, length=0)
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("0.7")
+
+
+def encode(figure: Any, image_format: str = "png") -> bytes:
+    """The figure as a file."""
+    image = io.BytesIO()
+    figure.savefig(image, format=image_format)
+    return image.getvalue()

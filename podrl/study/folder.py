@@ -1,0 +1,196 @@
+"""The folder of a study: its manifest, what each run came to, and so what is left to do.
+
+study.json             the manifest: definition, points, and every time that the study was started
+points/POINT/seed-N/   the folder of a run, with `job.log`, and `result.json` or `failed.json` once it has ended
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from typing import Any
+
+from etils import epath
+
+from podrl.config import ConfigError, check
+from podrl.config_dict import differences, to_dict, with_defaults
+from podrl.layout import available_cores
+from podrl.records import read_rows
+from podrl.study.definition import Definition, from_fields
+from podrl.study.feasibility import Feasible, Infeasible
+from podrl.study.grid import Trial, to_fields
+from podrl.workdir import LIBRARIES, find_commit, shorten, write_json
+
+MANIFEST = "study.json"
+WORDS = ("complete", "failed", "half-done", "not begun")
+_RESULT, _FAILURE = "result.json", "failed.json"
+_GRID = ("machines", "axes", "scaling", "seeds")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Status:
+    """What a run came to so far.
+
+    Attributes:
+        word: `complete`, `failed`, `half-done` (begun, to be gone on with) or `not begun`.
+        facts: of `result.json` or `failed.json`.
+    """
+
+    word: str
+    facts: Mapping[str, Any]
+
+
+class Folder:
+    """Reads and writes the files of a study, in a folder or in a bucket."""
+
+    def __init__(self, path: epath.PathLike):
+        """Touches nothing."""
+        self.path = epath.Path(path)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is in an object store, where rows of metrics appear late."""
+        return "://" in str(self.path)
+
+    def run_folder(self, trial: Trial) -> epath.Path:
+        """Where a run goes."""
+        return self.path / "points" / trial.point.name / f"seed-{trial.seed}"
+
+    def rows(self, trial: Trial) -> list[dict[str, Any]]:
+        """The run's metrics so far."""
+        path = self.run_folder(trial) / "metrics.jsonl"
+        return read_rows(path) if path.exists() else []
+
+    def status(self, trial: Trial) -> Status:
+        """What the run came to."""
+        folder = self.run_folder(trial)
+        for word, name in (("complete", _RESULT), ("failed", _FAILURE)):
+            if (folder / name).exists():
+                return Status(word=word, facts=json.loads((folder / name).read_text()))
+        return Status(word="half-done" if (folder / "config.json").exists() else "not begun", facts={})
+
+    def write_result(self, trial: Trial, facts: Mapping[str, Any]) -> None:
+        """Says that a run is complete."""
+        self._settle(trial, _RESULT, facts)
+
+    def write_failure(self, trial: Trial, facts: Mapping[str, Any]) -> None:
+        """Says that a run failed."""
+        self._settle(trial, _FAILURE, facts)
+
+    def forget_failure(self, trial: Trial) -> None:
+        """Makes a run that failed one to go on with."""
+        (self.run_folder(trial) / _FAILURE).unlink(missing_ok=True)
+
+    def read_manifest(self) -> dict[str, Any]:
+        """The manifest.
+
+        Raises:
+            ConfigError: if this is not the folder of a study.
+        """
+        path = self.path / MANIFEST
+        check(path.exists(), f"--workdir={self.path} is not the folder of a study: it has no {MANIFEST}.")
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path} is not JSON: {error}.") from None
+        return manifest
+
+    def read_definition(self) -> Definition:
+        """What the study is to measure.
+
+        Raises:
+            ConfigError: if this is not the folder of a study.
+        """
+        return from_fields(self.read_manifest()["definition"])
+
+    def begin(
+        self,
+        definition: Definition,
+        feasible: Sequence[Feasible],
+        infeasible: Sequence[Infeasible],
+        argv: Sequence[str],
+        *,
+        accept_changes: bool,
+    ) -> None:
+        """Writes the manifest; that of a study that goes on gets another start.
+
+        Raises:
+            ConfigError: if the folder cannot be written, or holds another study; names what differs.
+        """
+        base = to_dict(feasible[0].config) if feasible else {}
+        now = {
+            "definition": json.loads(json.dumps(dataclasses.asdict(definition))),
+            "points": [_describe(each) for each in feasible],
+            "invalid": [dataclasses.asdict(each) for each in infeasible],
+            "config": json.loads(json.dumps(base)),
+        }
+        starts: list[Any] = []
+        try:
+            if (self.path / MANIFEST).exists():
+                before = self.read_manifest()
+                _check_same(self.path, before, now, accept_changes=accept_changes)
+                starts = before["starts"]
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / MANIFEST, {**now, "starts": [*starts, describe_start(argv)]})
+        except ImportError as error:
+            raise ConfigError(
+                f"--workdir={self.path} needs another package: {error}. For gs://, `pip install -e '.[tpu]'` brings it."
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"--workdir={self.path} cannot be written ({error.strerror or error}). Choose another folder."
+            ) from None
+
+    def _settle(self, trial: Trial, name: str, facts: Mapping[str, Any]) -> None:
+        folder = self.run_folder(trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / name, facts)
+
+
+def describe_start(argv: Sequence[str]) -> dict[str, Any]:
+    """Who starts a study, and with what."""
+    return {
+        "argv": list(argv),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": find_commit(),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "processor": _processor(),
+        "cores": available_cores(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _describe(each: Feasible) -> dict[str, Any]:
+    devices = {"actor_devices": each.actor_devices, "learner_devices": each.learner_devices}
+    return {**to_fields(each.point), **devices, "env_steps_per_update": each.config.env_steps_per_update}
+
+
+def _check_same(path: epath.Path, before: Mapping[str, Any], now: Mapping[str, Any], *, accept_changes: bool) -> None:
+    """Raises ConfigError if a folder's study is another; its grid may have changed where that is accepted."""
+    found = differences(before["definition"], now["definition"])
+    same_grid = not any(key.partition(".")[0] in _GRID for key in found)
+    if same_grid:  # Else its first point, whose config this is, may be another.
+        configs = differences(with_defaults(before["config"]), with_defaults(now["config"]))
+        found |= {f"config.{key}": value for key, value in configs.items()}
+    if accept_changes:
+        found = {key: value for key, value in found.items() if key.partition(".")[0] not in _GRID}
+    changes = [f"{key} was {value}, is {wanted}" for key, (value, wanted) in found.items()]
+    advice = "" if accept_changes else ", or add --accept_changes if only the grid is to grow or shrink"
+    check(
+        not changes,
+        f"--workdir={path} holds another study: {shorten(changes)}. Choose another folder{advice}.",
+    )
+
+
+def _processor() -> str:
+    """The CPU's name, as Linux has it."""
+    path = epath.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
