@@ -17,7 +17,14 @@ BATCH = 320  # env steps in an update of 16 environments
 def command(workdir: Path, *more: Any) -> list[str]:
     """Weak and strong scaling over one and two processes of 16 environments, with a run for each of two seeds."""
     flags = [f"--config={CATCH}", f"--workdir={workdir}", "--processes=1,2", "--scaling=weak,strong", "--seeds=1,2"]
-    return ["scaling_study.py", *flags, "--config.actors.num_envs=16", "--seconds=5", *map(str, more)]
+    return [
+        "scaling_study.py",
+        *flags,
+        "--config.actors.num_envs=16",
+        "--seconds=5",
+        "--no_prediction",
+        *map(str, more),
+    ]
 
 
 def study(workdir: Path, *more: Any) -> int:

@@ -188,7 +188,7 @@ def test_predictions_are_beside_the_measurements(workdir, monkeypatch):
         asked.append((config.actors.num_envs, processes, devices_per_process))
         return 1000.0 * processes if processes < 2 else None
 
-    monkeypatch.setattr(scaling_study, "PREDICT", predict)
+    monkeypatch.setattr(scaling_study, "find_predictor", lambda flags, definition: predict)
     leave_runs(workdir, RATES)
     assert study(workdir) == 0
     assert (32, 2, 1) in asked
