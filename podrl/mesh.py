@@ -87,7 +87,7 @@ def make_topology(
     """
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     per_process = _devices_per_process(devices)
-    num_actors, num_learners = _split(config, per_process, divided=not _is_undivided(devices))
+    num_actors, num_learners = _split(config, per_process, divided=not is_undivided(devices))
     grid = np.array(devices).reshape(-1, per_process)
     learners = grid[:, per_process - num_learners :].reshape(-1, config.model_devices)
     return Topology(
@@ -96,6 +96,11 @@ def make_topology(
         learner=_mesh(learners, ("data", "model")),
         process_index=jax.process_index() if process_index is None else process_index,
     )
+
+
+def is_undivided(devices: Sequence[jax.Device]) -> bool:
+    """Whether the compiler takes programs for all of the job's devices or for one, and for no other part of them."""
+    return devices[0].device_kind == _UNDIVIDED_KIND and len(devices) > _UNDIVIDED_ABOVE
 
 
 def trajectory_sharding(mesh: Mesh, trajectory: Trajectory) -> Trajectory:
@@ -166,11 +171,6 @@ def _devices_per_process(devices: Sequence[jax.Device]) -> int:
         found = ", ".join(f"process {index}: {count}" for index, count in sorted(counts.items()))
         raise ConfigError(f"Every process needs the same number of devices; found {found}.")
     return next(iter(counts.values()))
-
-
-def _is_undivided(devices: Sequence[jax.Device]) -> bool:
-    """Whether a program has to be for all of the job's devices, or for one."""
-    return devices[0].device_kind == _UNDIVIDED_KIND and len(devices) > _UNDIVIDED_ABOVE
 
 
 def _split(config: TopologyConfig, per_process: int, *, divided: bool) -> tuple[int, int]:

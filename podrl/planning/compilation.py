@@ -21,6 +21,7 @@ from podrl.envs import make_environment
 from podrl.fused import FusedLearner
 from podrl.layout import Layout
 from podrl.memory import shard_bytes
+from podrl.mesh import is_undivided
 from podrl.networks import make_network
 from podrl.planning.costs import Cost, compiled_cost, parse_shortage, product_bytes, product_flops, without_dead_code
 from podrl.planning.slices import Slice, tpu_devices
@@ -40,6 +41,7 @@ class RunCosts:
         learners: learner devices of each host.
         devices: of each host.
         model_devices: that a layer is split over.
+        is_undivided: whether every device has to learn (`podrl.mesh.is_undivided`).
         layout: how environments are dealt out.
         frames_per_step: emulator frames of an env step.
         act: of one acting step of one pool, on an actor device.
@@ -59,6 +61,7 @@ class RunCosts:
     learners: int
     devices: int
     model_devices: int
+    is_undivided: bool
     layout: Layout
     frames_per_step: int
     act: Cost | None
@@ -191,6 +194,7 @@ def _cost_run(
         "learners": topology.local_learner.size,
         "devices": topology.mesh.shape["device"],
         "model_devices": config.topology.model_devices,
+        "is_undivided": is_undivided(devices),
         "layout": layout,
         "frames_per_step": spec.frames_per_step,
         "parameter_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in params),

@@ -264,8 +264,13 @@ def scaling(run: RunCosts, machine: Machine, *, weak: bool) -> list[tuple[int, P
 
 
 def splits(run: RunCosts, machine: Machine) -> list[tuple[int, int, Prediction]]:
-    """Every way to split a host's devices: (actors, learners, prediction), the fastest first; all on all is one."""
-    choices = [(n, run.devices - n) for n in range(1, run.devices)] + [(run.devices, run.devices)]
+    """Ways to split a host's devices: (actors, learners, prediction), the fastest first.
+
+    They are those into powers of two, over which batches divide, and all devices doing both.
+    """
+    powers = [2**n for n in range(run.devices.bit_length()) if 2**n < run.devices]
+    choices = [(a, n) for a in powers for n in powers if a + n <= run.devices and n % run.model_devices == 0]
+    choices = [(run.devices, run.devices), *([] if run.is_undivided else choices)]
     tried = [(actors, learners, predict(_split(run, actors, learners), machine)) for actors, learners in choices]
 
     def rank(choice: tuple[int, int, Prediction]) -> tuple[float, float]:

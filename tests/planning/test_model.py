@@ -40,6 +40,7 @@ def make_run(**changes):
         "learners": 2,
         "devices": 4,
         "model_devices": 1,
+        "is_undivided": False,
         "layout": Layout(num_actors=2, pools_per_actor=2, envs_per_pool=ENVS // HOSTS // 4, num_processes=HOSTS),
         "frames_per_step": 4,
         "act": Cost(flops=1e6, bytes_accessed=1e5, product_flops=1e6),
@@ -140,11 +141,30 @@ def test_efficiency_is_one_on_one_host_and_falls_where_something_does_not_divide
 def test_the_best_split_gives_devices_to_what_needs_them():
     hungry = Cost(flops=1e12, bytes_accessed=0, traffic={}, product_flops=8e12)
     plenty = dataclasses.replace(MACHINE, env_steps_per_core_s=1e9, dispatch_s=0.0)
-    idle_actors = make_run(update=hungry, actors=2, learners=2)
-    actors, learners, best = splits(idle_actors, plenty)[0]
-    assert learners > actors or learners == 4
-    assert best.env_steps_per_s > 1.4 * predict(idle_actors, plenty).env_steps_per_s
-    assert {(a, n) for a, n, _ in splits(idle_actors, plenty)} == {(1, 3), (2, 2), (3, 1), (4, 4)}
+    run = make_run(update=hungry, actors=4, learners=2, devices=8)
+    found = splits(run, plenty)
+    _, learners, best = found[0]
+    assert learners >= 4
+    assert best.env_steps_per_s > 1.4 * predict(run, plenty).env_steps_per_s
+    assert {(a, n) for a, n, _ in found} == {
+        (1, 1),
+        (1, 2),
+        (1, 4),
+        (2, 1),
+        (2, 2),
+        (2, 4),
+        (4, 1),
+        (4, 2),
+        (4, 4),
+        (8, 8),
+    }
+
+
+def test_no_split_is_proposed_that_cannot_be():
+    found = splits(make_run(devices=4, is_undivided=True), MACHINE)
+    assert [(actors, learners) for actors, learners, _ in found] == [(4, 4)]
+    split_layers = splits(make_run(devices=4, model_devices=2), MACHINE)
+    assert {learners for _, learners, _ in split_layers} == {2, 4}
 
 
 def test_what_a_host_needs_is_what_its_devices_could_take():
