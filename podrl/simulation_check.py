@@ -1,7 +1,7 @@
 """The simulation against real jobs: the same config in one process and in more on this machine, each with the
 environments of one host.
 
-One process is measured alone (`podrl.planning.measurement`), and an all-reduce between processes; all else is
+One process is measured alone (`podrl.planning.measurement`), and all-reduces between busy processes; all else is
 predicted: how acting and learning share the cores, how processes share them, and what it costs that updates wait for
 the slowest.
 """
@@ -62,7 +62,7 @@ def check_jobs(
     for count in process_counts:
         show_phase(f"{count} process(es): an all-reduce")
         sums = [measurements.gradient_bytes, *[_NUMBER_BYTES] * Interconnect().small_sums]
-        reductions[count] = sum(measure_allreduce(count, sums))
+        reductions[count] = sum(measure_allreduce(count, sums, busy=True))
     measured: dict[int, list[float]] = {count: [] for count in process_counts}
     others: dict[int, list[float]] = {count: [] for count in process_counts}
     for repeat in range(repeats):
@@ -101,7 +101,8 @@ def _rate(case: System, seed: int) -> float:
 def on_one_machine(system: System, processes: int, cores: int, allreduce_s: float, taken_cores: float = 0.0) -> System:
     """A job whose processes run on one machine, as the launcher starts them.
 
-    It binds each process to its share of the cores; with fewer cores than processes all share all of them.
+    It binds each process to its share of the cores; with fewer cores than processes all share all of them. With a
+    single core XLA has a single thread, in which acting waits behind an update and its reductions.
 
     Args:
         system: the job of one process.
@@ -112,8 +113,10 @@ def on_one_machine(system: System, processes: int, cores: int, allreduce_s: floa
     """
     left = max(_LEAST_CORES, cores - taken_cores)
     shares = processes > cores
+    bound_to_one = processes > 1 and not shares and cores // processes == 1
     return dataclasses.replace(
         system,
+        host=dataclasses.replace(system.host, shares_device=system.host.shares_device or bound_to_one),
         hosts=processes,
         cores=left if shares else left / processes,
         hosts_per_machine=processes if shares else 1,

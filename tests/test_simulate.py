@@ -128,6 +128,8 @@ def test_processes_of_one_machine_share_its_cores(measured):
     system = tool.make_system(asked, tool_config(asked), Measurements.read(measured))
     bound = simulation_check.on_one_machine(system, 2, cores=4, allreduce_s=1e-3)
     assert (bound.hosts, bound.cores, bound.hosts_per_machine, bound.allreduce_s) == (2, 2, 1, 1e-3)
+    assert not bound.host.shares_device
+    assert simulation_check.on_one_machine(system, 2, cores=2, allreduce_s=0.0).host.shares_device
     crowded = simulation_check.on_one_machine(system, 4, cores=2, allreduce_s=1e-3)
     assert (crowded.hosts, crowded.cores, crowded.hosts_per_machine) == (4, 2, 4)
     beside = simulation_check.on_one_machine(system, 2, cores=4, allreduce_s=0.0, taken_cores=1.0)

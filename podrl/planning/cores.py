@@ -5,7 +5,8 @@ more cores than there are, each goes on at the fraction of its speed that is ava
 operating system is fair to threads. Since that fraction is the same for all, one *virtual* clock runs at it, and every
 job ends when that clock has moved on by the time that it takes alone.
 
-Acting has a virtual clock of its own where an accelerator serves acting and learning: it stands still during updates.
+Acting has a virtual clock of its own where one queue of programs serves acting and learning: it stands still during
+updates.
 """
 
 import heapq
@@ -33,7 +34,7 @@ class Cores:
         Args:
             env: whose time is the real one.
             cores: to share.
-            pauses_acting: whether jobs that act stand still while one learns.
+            pauses_acting: whether jobs that act stand still during updates.
         """
         self._env = env
         self._cores = cores
@@ -45,31 +46,29 @@ class Cores:
         self._order = itertools.count()
         self._timer = 0
 
-    def run(self, seconds: float, cores: float, *, acts: bool = False, learns: bool = False) -> Event:
+    def run(self, seconds: float, cores: float, *, acts: bool = False) -> Event:
         """Starts a job; the event is its end.
 
         Args:
             seconds: that it takes alone.
             cores: that it keeps busy meanwhile.
             acts: whether it needs the device that acts.
-            learns: whether it needs the device that learns.
         """
         if self._is_plain:
             return self._env.timeout(seconds)
         event = self._env.event()
         self._advance()
         clock = self._acting if acts else self._others
-        if learns:
-            self._learning += 1
-            event.callbacks.append(self._stop_learning)
         heapq.heappush(clock.waiting, (clock.now + seconds, next(self._order), cores, event))
         self._schedule()
         return event
 
-    def _stop_learning(self, _: Event) -> None:
-        self._advance()
-        self._learning -= 1
-        self._schedule()
+    def learn(self, change: int) -> None:
+        """An update begins (1) or ends (-1), its reductions between hosts included."""
+        if self._pauses_acting:
+            self._advance()
+            self._learning += change
+            self._schedule()
 
     def _advance(self) -> None:
         """Moves the virtual clocks to now."""

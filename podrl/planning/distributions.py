@@ -59,8 +59,9 @@ class Distribution:
         check(len(ordered) > 0, "There are no samples to make a distribution of.")
         edges = _edges(len(ordered))
         sizes = np.diff(edges)
+        means = np.maximum.accumulate(np.add.reduceat(ordered, edges[:-1]) / sizes)  # Rounding may break the order.
         return cls(
-            values=tuple((np.add.reduceat(ordered, edges[:-1]) / sizes).tolist()),
+            values=tuple(means.tolist()),
             weights=tuple((sizes / len(ordered)).tolist()),
         )
 

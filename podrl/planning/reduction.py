@@ -4,7 +4,9 @@
 """
 
 from collections.abc import Sequence
+import contextlib
 import json
+import os
 from pathlib import Path
 import socket
 import statistics
@@ -16,10 +18,17 @@ import time
 _REPEATS = 60
 _WARMUP = 10
 _LIMIT_S = 300.0
+_BUSY = ("-c", "while True: pass")
 
 
-def measure_allreduce(processes: int, sizes_bytes: Sequence[int]) -> list[float]:
-    """Median seconds of all-reduces of so many bytes between so many processes on this machine; 0 for one process.
+def measure_allreduce(processes: int, sizes_bytes: Sequence[int], *, busy: bool = False) -> list[float]:
+    """Mean seconds of all-reduces of so many bytes between so many processes on this machine; 0 for one process.
+
+    Args:
+        processes: that take part, each bound to its share of the cores as the launcher does it.
+        sizes_bytes: of each all-reduce.
+        busy: whether beside each of them a program runs that always wants a core, as actor threads do: then each
+            message may wait for its turn.
 
     Raises:
         RuntimeError: if a process fails, or does not end in time; has its last line.
@@ -30,7 +39,12 @@ def measure_allreduce(processes: int, sizes_bytes: Sequence[int]) -> list[float]
         address = f"127.0.0.1:{server.getsockname()[1]}"
     with tempfile.TemporaryDirectory(prefix="podrl-reduction-") as folder:
         logs = [Path(folder) / f"log{index}" for index in range(processes)]
-        started = [_start(address, processes, index, sizes_bytes, log) for index, log in enumerate(logs)]
+        cores = _shares(processes)
+        rivals = [_run(_BUSY, share) for share in cores] if busy else []
+        started = [
+            _run(["-m", __name__, address, *map(str, (processes, index, *sizes_bytes))], cores[index], log)
+            for index, log in enumerate(logs)
+        ]
         try:
             deadline_s = time.monotonic() + _LIMIT_S
             for process in started:
@@ -38,7 +52,7 @@ def measure_allreduce(processes: int, sizes_bytes: Sequence[int]) -> list[float]
         except subprocess.TimeoutExpired:
             raise RuntimeError(f"{processes} processes did not reduce anything within {_LIMIT_S:.0f} s.") from None
         finally:
-            for process in started:
+            for process in (*started, *rivals):
                 process.kill()
                 process.wait()
         for process, log in zip(started, logs, strict=True):
@@ -48,15 +62,28 @@ def measure_allreduce(processes: int, sizes_bytes: Sequence[int]) -> list[float]
         return json.loads(logs[0].read_text().splitlines()[-1])["allreduce_s"]
 
 
-def _start(address: str, processes: int, index: int, sizes_bytes: Sequence[int], log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", __name__, address, str(processes), str(index), *map(str, sizes_bytes)]
+def _shares(processes: int) -> list[set[int]]:
+    """The cores of each process; all of them for each where there are fewer than processes, or nobody can bind them."""
+    if not hasattr(os, "sched_getaffinity"):
+        return [set()] * processes
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < processes:
+        return [set(cores)] * processes
+    return [set(cores[len(cores) * i // processes : len(cores) * (i + 1) // processes]) for i in range(processes)]
+
+
+def _run(arguments: Sequence[str], cores: set[int], log: Path | None = None) -> subprocess.Popen[bytes]:
     root = Path(__file__).resolve().parent.parent.parent
-    with log.open("w") as output:
-        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=root)
+    with contextlib.ExitStack() as stack:
+        output = subprocess.DEVNULL if log is None else stack.enter_context(log.open("w"))
+        started = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT, cwd=root)
+    if cores:
+        os.sched_setaffinity(started.pid, cores)
+    return started
 
 
 def main(argv: Sequence[str]) -> None:
-    """Joins the others, reduces, and writes the median of the seconds."""
+    """Joins the others, reduces, and writes the means of the seconds."""
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
     import numpy as np
@@ -69,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
     split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     add_up = jax.jit(lambda x: x.sum(0), out_shardings=whole)
 
-    def median_s(size_bytes: int) -> float:
+    def mean_s(size_bytes: int) -> float:
         ours = np.ones((1, max(1, size_bytes // 4)), np.float32)
         gradients = jax.make_array_from_process_local_data(split, ours)
         seconds = []
@@ -77,9 +104,9 @@ def main(argv: Sequence[str]) -> None:
             start_s = time.perf_counter()
             jax.block_until_ready(add_up(gradients))
             seconds.append(time.perf_counter() - start_s)
-        return statistics.median(seconds[_WARMUP:])
+        return statistics.mean(seconds[_WARMUP:])
 
-    found = [median_s(size_bytes) for size_bytes in sizes_bytes]
+    found = [mean_s(size_bytes) for size_bytes in sizes_bytes]
     if index == 0:
         sys.stdout.write(json.dumps({"allreduce_s": found}) + "\n")
         sys.stdout.flush()

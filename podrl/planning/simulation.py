@@ -223,15 +223,17 @@ class _Job:
             if arrives > env.now:
                 yield env.timeout(arrives - env.now)
             seconds = updating.draw()
+            cores.learn(1)
             # After the first reduction all hosts move in step, so the others can be one.
             rounds = [(1, seconds / reductions), (reductions - 1, seconds * (reductions - 1) / reductions)]
             for count, share in rounds if reductions > 1 else rounds[:1]:
                 account.switch("learn", env.now)
-                yield cores.run(share, updating.cores, learns=True)
+                yield cores.run(share, updating.cores)
                 account.switch("wait_hosts", env.now)
                 yield self._barrier.arrive(count * self._system.allreduce_s)
                 waited = account.switch("wait_rollouts", env.now)
                 account.move(min(waited, count * self._system.allreduce_s), "wait_hosts", "allreduce")
+            cores.learn(-1)
             if index == 0:
                 self._note_end(update + 1)
             env.process(self._publish(publishing, cores, parameters, update + 1))

@@ -68,8 +68,8 @@ class Host:
         publish: from an update's end until its parameters are with the actors; the next update does not wait for it.
         open: opens a thread's pools and resets them, at boundaries.
         save: keeps the main thread from the next update, at boundaries after the first.
-        shares_device: whether acting and learning queue on one accelerator, so that nobody acts during an update. On
-            CPUs they share cores instead.
+        shares_device: whether acting and learning queue for one device, so that nobody acts during an update, the wait
+            for other hosts in it included: one accelerator does both, or a CPU process that has a single core.
     """
 
     threads: int

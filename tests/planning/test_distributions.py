@@ -30,6 +30,12 @@ def test_few_samples_are_kept_as_they_are():
     assert Distribution.of([2.0]) == Distribution.constant(2.0)
 
 
+def test_equal_samples_stay_in_order_whatever_is_rounded():
+    for value in (0.1, 1e-9, 1 / 3):
+        found = Distribution.of(np.full(1001, value))
+        assert found.values == pytest.approx([value] * len(found.values))
+
+
 def test_stragglers_raise_the_mean_by_their_share():
     steady = Distribution.constant(2.0)
     late = steady.with_stragglers(0.1, 5.0)

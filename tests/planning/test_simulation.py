@@ -146,6 +146,9 @@ def test_nobody_acts_during_an_update_on_a_shared_accelerator(grain):
     outcome = simulate(case, updates=10, grain=grain)
     # A pool that steps meanwhile goes on: the coarse grain does not know of that.
     assert outcome.update_s.mean() == pytest.approx(UNROLL_S + 50e-3, abs=1.1e-3)
+    # The wait for a slower host is a part of the update.
+    late = System(host=make_host(shares_device=True), hosts=2, allreduce_s=20e-3)
+    assert simulate(late, updates=10, grain=grain).update_s.mean() == pytest.approx(UNROLL_S + 70e-3, abs=1.1e-3)
 
 
 @BOTH
