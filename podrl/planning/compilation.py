@@ -23,7 +23,15 @@ from podrl.layout import Layout
 from podrl.memory import shard_bytes
 from podrl.mesh import is_undivided
 from podrl.networks import make_network
-from podrl.planning.costs import Cost, compiled_cost, parse_shortage, product_bytes, product_flops, without_dead_code
+from podrl.planning.costs import (
+    Cost,
+    compiled_cost,
+    count_operations,
+    parse_shortage,
+    product_bytes,
+    product_flops,
+    without_dead_code,
+)
 from podrl.planning.slices import Slice, tpu_devices
 from podrl.programs import make_learner, make_unroller, rollout_shapes, trace_act
 from podrl.sharding import split_network
@@ -155,6 +163,7 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
             bytes_accessed=product_bytes(jaxpr, platform) / num_devices,
             argument_bytes=_argument_bytes(traced, num_devices),
             temporary_bytes=int(product_bytes(jaxpr, platform, results=True) / num_devices / agent.micro_batches),
+            operations=count_operations(jaxpr, platform),
             product_flops=product_flops(jaxpr, platform),
         )
 

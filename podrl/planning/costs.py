@@ -31,6 +31,7 @@ class Cost:
         argument_bytes: that go in.
         temporary_bytes: that live while it runs, with what comes out and takes no argument's place.
         traffic: bytes that cross between devices, by kind of collective.
+        operations: equations executed, each on all devices at once; what a CPU pays for each counts in small networks.
         product_flops: arithmetic of matrix products and convolutions by the program's own equations, over all devices.
     """
 
@@ -39,6 +40,7 @@ class Cost:
     argument_bytes: int = 0
     temporary_bytes: int = 0
     traffic: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    operations: float = 0.0
     product_flops: float = 0.0
 
     @property
@@ -112,6 +114,11 @@ def product_flops(jaxpr: Any, platform: str, *, loops: bool = True) -> float:
         loops: whether to count what is in a loop as often as it runs, where that is known.
     """
     return sum(times * _flops(equation) for equation, times in equations(jaxpr, platform, loops=loops))
+
+
+def count_operations(jaxpr: Any, platform: str) -> float:
+    """Equations that a program executes."""
+    return sum(times for _, times in equations(jaxpr, platform))
 
 
 def product_bytes(jaxpr: Any, platform: str, *, results: bool = False) -> float:

@@ -20,12 +20,16 @@ from podrl.config import Config, check
 from podrl.instruments import make_copy, make_matmul
 from podrl.layout import available_cores
 from podrl.planning.compilation import RunCosts, count
+from podrl.planning.costs import Cost
 from podrl.planning.environments import env_steps_per_core, graph_env_steps_per_core
 from podrl.stages import make_parts, time_end_to_end
 
 # Of the copy yardstick's rate, by a network's products: they read and write in smaller pieces. Fitted, with quiet
 # machines of the kind docs/scaling.md names, on Pong's and LunarLander's updates.
 _MEMORY_SHARE = 0.35
+
+# Core-seconds of each equation of a program, with small arrays. Fitted on HalfCheetah's update, which has 290,000.
+_OPERATION_S = 8e-8
 
 _CATCH = Path(__file__).resolve().parents[2] / "configs/impala_catch.py"
 
@@ -142,15 +146,16 @@ def core_seconds(run: RunCosts, yardsticks: Yardsticks, env_steps_per_core_s: fl
         env_steps_per_core_s: of its environments alone.
     """
 
-    def program_s(flops: float, traffic: float) -> float:
-        return flops / yardsticks.flops + traffic / yardsticks.bytes
+    def program_s(cost: Cost) -> float:
+        busy_s = cost.flops / yardsticks.flops + cost.bytes_accessed / yardsticks.bytes
+        return busy_s + cost.operations * _OPERATION_S
 
     steps = run.env_steps_of_host
-    act = run.act and program_s(run.act.flops, run.act.bytes_accessed) * run.acting_calls * run.actors
+    act = run.act and program_s(run.act) * run.acting_calls * run.actors
     return {
         "env": 1 / env_steps_per_core_s,
         "act": (act or 0.0) / steps,
-        "learn": program_s(run.update.flops, run.update.bytes_accessed) * run.learners / steps,
+        "learn": program_s(run.update) * run.learners / steps,
         "calls": yardsticks.call_s * _calls_per_env_step(run),
     }
 
