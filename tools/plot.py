@@ -28,6 +28,7 @@ X_LABELS = {"env_steps": "environment steps (the agent's decisions)", "frames": 
 GRID_POINTS = 400  # where runs are averaged; about half a pixel apart at 800 pixels
 SIZE_INCHES = (8.0, 4.5)
 DOTS_PER_INCH = 200
+PALETTE_COLORS = 64  # of a PNG; with lines, bands and their soft edges it looks as with all colors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,17 @@ def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -
     _style(axes, engineering=x != "wall")
     image = io.BytesIO()
     figure.savefig(image, format=image_format)
-    return image.getvalue()
+    return _with_palette(image) if image_format == "png" else image.getvalue()
+
+
+def _with_palette(image: io.BytesIO) -> bytes:
+    """The PNG with few colors: a third of the bytes, for pictures that are kept in a repository."""
+    from PIL import Image  # Comes with matplotlib.
+
+    smaller = io.BytesIO()
+    picture = Image.open(image).convert("RGB").quantize(PALETTE_COLORS)
+    picture.save(smaller, format="png", optimize=True, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
+    return smaller.getvalue()
 
 
 def _style(axes: Any, *, engineering: bool) -> None:
