@@ -2,6 +2,7 @@ import json
 import sys
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from tools import plot
@@ -33,6 +34,19 @@ def test_writes_an_image(make_run, tmp_path, x):
     assert image.startswith(b"\x89PNG")
     width, height = (int.from_bytes(image[start : start + 4], "big") for start in (16, 20))
     assert (width, height) == (1600, 900)
+
+
+def test_a_png_is_small_and_keeps_its_colors(make_run, tmp_path):
+    """With all colors it would have 100 kB. Lines are matplotlib's first three."""
+    out = tmp_path / "curve.png"
+    runs = [make_run("a"), make_run("b", slope=2.0), make_run("c", name="x", slope=3.0), make_run("d", name="y")]
+    assert plot.main(["plot.py", *runs, "--out", str(out)]) == 0
+    assert out.stat().st_size < 60_000
+    with Image.open(out) as picture:
+        pixels = np.asarray(picture.convert("RGB"), int).reshape(-1, 3)
+        assert picture.info["dpi"] == pytest.approx((200, 200), abs=1)
+    for color in [(31, 119, 180), (255, 127, 14), (44, 160, 44), (255, 255, 255)]:
+        assert np.abs(pixels - color).max(axis=1).min() <= 8
 
 
 def test_runs_of_one_config_and_environment_are_one_group(make_run):
