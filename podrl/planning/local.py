@@ -7,9 +7,13 @@ Catch has it, whose network and environments cost next to nothing.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 import dataclasses
+import functools
 import math
+import multiprocessing
 from pathlib import Path
+import signal
 from typing import Any
 
 import jax
@@ -30,6 +34,8 @@ _MEMORY_SHARE = 0.35
 
 # Core-seconds of each equation of a program, with small arrays. Fitted on HalfCheetah's update, which has 290,000.
 _OPERATION_S = 8e-8
+
+_WORKER_S = 600.0  # Longer than measuring and tracing take.
 
 _CATCH = Path(__file__).resolve().parents[2] / "configs/impala_catch.py"
 
@@ -105,28 +111,51 @@ def predict_local(config: Config, yardsticks: Yardsticks, *, processes: int = 1,
 
 
 class Predictor:
-    """Env steps per second of configs on this machine, whose yardsticks are measured when the first is asked for."""
+    """Env steps per second of configs on this machine, whose yardsticks are measured when the first is asked for.
+
+    A process of its own has JAX's threads, so that whoever asks can still fork.
+    """
 
     def __init__(self, max_devices: int):
-        """Measures nothing yet.
+        """Starts nothing yet.
 
         Args:
             max_devices: virtual CPU devices of the largest process that will be asked about.
         """
-        self._max_devices = max_devices
-        self._yardsticks: Yardsticks | None = None
+        self._worker = ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin_worker,
+            initargs=(max_devices,),
+        )
 
     def __call__(self, config: Config, processes: int, devices: int) -> float:
         """Of a job of so many processes with so many virtual CPU devices each.
 
         Raises:
             ConfigError: if the config does not fit them.
+            RuntimeError: if there is no answer in time.
         """
-        if self._yardsticks is None:
-            jax.config.update("jax_platforms", "cpu")
-            jax.config.update("jax_num_cpu_devices", self._max_devices)
-            self._yardsticks = measure_yardsticks()
-        return predict_local(config, self._yardsticks, processes=processes, devices=devices).env_steps_per_s
+        asked = self._worker.submit(_predict_in_worker, config, processes, devices)
+        try:
+            return asked.result(timeout=_WORKER_S)
+        except (TimeoutError, BrokenExecutor) as error:
+            raise RuntimeError(f"No prediction within {_WORKER_S:.0f} s: {type(error).__name__}.") from error
+
+
+def _begin_worker(max_devices: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks.
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max_devices)
+
+
+@functools.cache
+def _yardsticks_once() -> Yardsticks:
+    return measure_yardsticks()
+
+
+def _predict_in_worker(config: Config, processes: int, devices: int) -> float:
+    return predict_local(config, _yardsticks_once(), processes=processes, devices=devices).env_steps_per_s
 
 
 def _by_threads(run: RunCosts, costs: Mapping[str, float]) -> float:
