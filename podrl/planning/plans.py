@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import math
 
 import jax
 
@@ -20,7 +21,8 @@ class Assumptions:
     """What a plan needs to know that no compiler tells.
 
     Attributes:
-        env_steps_per_vcpu_s: of environments alone on one hardware thread of the host.
+        env_steps_per_vcpu_s: of environments alone on one hardware thread of the host; infinite where they are inside
+            the compiled program.
         env_source: where that figure comes from, for people.
         vcpus: hardware threads of a host that step environments; None for nine in ten of them.
         achieved: share of the peaks that programs reach.
@@ -35,9 +37,13 @@ class Assumptions:
 
     def describe(self) -> list[str]:
         """For people."""
+        shares = f"programs reach {self.achieved:.0%} of the peaks of arithmetic and memory (assumed)"
+        if math.isinf(self.env_steps_per_vcpu_s):
+            left_out = "environments' own arithmetic and the latency of small operations are left out (an upper bound)"
+            return [shares, left_out]
         return [
             f"environments: {self.env_steps_per_vcpu_s:,.0f} steps/s on each vCPU ({self.env_source})",
-            f"programs reach {self.achieved:.0%} of the peaks of arithmetic and memory (assumed)",
+            shares,
             f"{self.dispatch_s * 1e3:g} ms for each acting call's round trip (assumed)",
         ]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
 
 from rich import box
@@ -68,7 +69,19 @@ def show_local(console: Console, rows: Sequence[Mapping[str, Any]], yardsticks: 
 
 
 def to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
-    """A plan as JSON has it; sizes in bytes, times in seconds."""
+    """A plan as JSON has it: sizes in bytes, times in seconds; null for what is infinite or not known."""
+    return _finite(_to_json(plan, price_per_chip_hour))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
     about: dict[str, Any] = {
         "config": plan.name,
         "env_id": plan.env_id,
@@ -243,4 +256,4 @@ def _table(headings: Sequence[str], *, plain: bool) -> Table:
 
 
 def _gib(size_bytes: float) -> str:
-    return f"{size_bytes / 2**30:,.2f} GiB"
+    return "an unknown amount" if math.isnan(size_bytes) else f"{size_bytes / 2**30:,.2f} GiB"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import pytest
@@ -109,6 +110,13 @@ class TestPlan:
         hours = 1e9 / found["prediction"]["frames_per_s"] / 3600
         assert found["price_per_billion_frames"] == pytest.approx(2.0 * 32 * hours)
         assert [row["hosts"] for row in found["weak"]] == [1, 2, 4]
+
+    def test_environments_inside_the_program_need_no_vcpus(self):
+        assumptions = dataclasses.replace(ASSUMPTIONS, env_steps_per_vcpu_s=math.inf)
+        plan = make_plan(make_config(ppo_cartpole), parse_slice("h100:1"), assumptions)
+        assert any("upper bound" in line for line in plan.assumptions)
+        found = json.dumps(report.to_json(plan, None), allow_nan=False)
+        assert json.loads(found)["machine"]["env_steps_per_core_s"] is None
 
     def test_the_cpus_of_its_hosts_bind_atari(self, plan):
         assert plan.found.prediction.limit == "env"
