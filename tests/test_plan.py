@@ -30,6 +30,9 @@ def plan(*arguments):
         ((CATCH, "--topology", "h100:8", "--price", "-1"), "--price=-1.0 must be positive"),
         ((CATCH, "--topology", "h100:8", "--check"), "--check runs on this machine"),
         ((CATCH, "--topology", "this:2"), "processes x devices"),
+        ((CATCH, "--topology", "this:2x1", "--check"), "--check runs one process"),
+        ((CATCH, "--topology", "h100:8", "--json", "."), "--json=. is a folder"),
+        ((CATCH, "--topology", "v5e:²x4"), "a chip and a shape"),
         ((CATCH, "--topology", "h100:8", "--confg.seed=1"), "Unknown argument '--confg.seed=1'"),
         ((CATCH, "--topology", "h100:8", "--config.actors.num_envs=7", "--env_steps_per_vcpu=9"), "num_envs=7"),
     ],
@@ -63,7 +66,7 @@ def test_a_plan_for_a_tpu_is_compiled(tmp_path):
     assert found.returncode == 0, found.stderr
     one, two = json.loads(written.read_text())
     assert one["compiled"]
-    assert two["note"].startswith("actors.num_envs does not divide over 8 hosts")
+    assert two["note"].endswith("planned with as many on each host, 512 in all.")
     assert two["update"]["traffic"].keys() == {"all-reduce"}
 
 

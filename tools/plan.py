@@ -84,6 +84,7 @@ def parse(argv: Sequence[str]) -> Command:
     check(0 < flags.achieved <= 1, f"--achieved={flags.achieved} must lie in (0, 1].")
     check(flags.dispatch_ms >= 0, f"--dispatch_ms={flags.dispatch_ms} must be at least 0.")
     check(flags.json is None or flags.json.parent.is_dir(), f"--json={flags.json}: there is no such folder.")
+    check(flags.json is None or not flags.json.is_dir(), f"--json={flags.json} is a folder. Name a file in it.")
     check(
         not flags.check or all(name.startswith("this") for name in flags.topology),
         "--check runs on this machine. Use it with --topology this.",
@@ -116,6 +117,10 @@ def run(command: Command) -> None:
 
     configure_logging(process_index=0)
     jobs = [parse_local(name) for name in here]
+    check(
+        not command.check or all(job == (1, 1) for job in jobs),
+        "--check runs one process with one device. Use --topology this.",
+    )
     gpus = [slice_.chips_per_host for slice_ in slices if slice_.chip.platform == "gpu"]
     jax.config.update("jax_num_cpu_devices", max([1, *gpus, *(devices for _, devices in jobs)]))
     config = resolve(command.config)
@@ -168,7 +173,6 @@ def predict_here(command: Command, config: Any, jobs: Sequence[tuple[int, int]])
         row: dict[str, Any] = {"config": config.name, "processes": processes, "devices": devices}
         row |= {"core_s": dict(prediction.core_s), "predicted": prediction.env_steps_per_s}
         if command.check:
-            check(processes == devices == 1, "--check runs one process with one device. Use --topology this.")
             logging.info("Running %s.", config.name)
             row |= local.compare(prediction, config)
         found.append(row)

@@ -119,6 +119,7 @@ def _check_ranges(flags: argparse.Namespace) -> None:
         value = getattr(flags, name)
         check(value is None or value >= 0, f"--{name}={value} must be 0 or more (milliseconds).")
     check(flags.json is None or flags.json.parent.is_dir(), f"--json={flags.json}: there is no such folder.")
+    check(flags.json is None or not flags.json.is_dir(), f"--json={flags.json} is a folder. Name a file in it.")
     check(
         not (flags.measure and flags.measurements),
         "--measure measures anew, --measurements takes what was measured before. Leave one of them out.",

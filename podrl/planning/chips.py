@@ -2,7 +2,8 @@
 
 Rates are peaks that vendors state; what a program reaches of them is `podrl.planning.model`'s business. FLOP/s are
 those of matrix products at JAX's default precision: bfloat16 passes on a TPU whatever the arrays' type, TF32 for
-float32 on a GPU. Gigabytes are 1e9 bytes where the vendor says GB, and GiB where memory comes in powers of two.
+float32 on a GPU. Rates are in units of 1e9 bytes. Memory is in GiB where vendors write GB: that is what devices have,
+as a v5e's compiler does that counts 15.75 GiB for programs.
 """
 
 import dataclasses
@@ -175,7 +176,7 @@ CHIPS = {
             platform="gpu",
             flops=989 * _TERA,
             flops_float32=495 * _TERA,
-            memory_bytes=141 * _GB,
+            memory_bytes=141 * _GIB,
             memory_bytes_per_s=4800 * _GB,
             interconnect_bytes_per_s=450 * _GB,
             interconnect_spans_hosts=False,

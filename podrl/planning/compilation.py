@@ -49,6 +49,7 @@ class RunCosts:
         learners: learner devices of each host.
         devices: of each host.
         model_devices: that a layer is split over.
+        reductions: optimizer steps in an update, each with a reduction of its own.
         is_undivided: whether every device has to learn (`podrl.mesh.is_undivided`).
         layout: how environments are dealt out.
         frames_per_step: emulator frames of an env step.
@@ -69,6 +70,7 @@ class RunCosts:
     learners: int
     devices: int
     model_devices: int
+    reductions: int
     is_undivided: bool
     layout: Layout
     frames_per_step: int
@@ -91,6 +93,21 @@ class RunCosts:
     def shares_devices(self) -> bool:
         """Whether some device both acts and learns."""
         return self.actors + self.learners > self.devices
+
+    @property
+    def actor_bytes(self) -> int:
+        """Of an actor device's memory: the parameters, the unrolls of all its pools, and what acting takes."""
+        if self.act is None:
+            return 0
+        pools = self.layout.pools_per_actor * self.config.actors.threads_per_device
+        unrolls = pools * (self.act.argument_bytes - self.parameter_bytes)
+        return self.parameter_bytes + unrolls + self.act.temporary_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the fullest device's memory."""
+        together = self.update.peak_bytes + self.actor_bytes
+        return together if self.shares_devices else max(self.update.peak_bytes, self.actor_bytes)
 
     @property
     def env_steps_of_host(self) -> float:
@@ -123,7 +140,7 @@ def compile_for_devices(config: Config, devices: Sequence[jax.Device]) -> RunCos
     """
     assembly = assemble(config, devices)
 
-    def measure(traced: jax.stages.Traced, num_devices: int) -> Cost:
+    def measure(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
         try:
             compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
@@ -156,20 +173,29 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
     assembly = assemble(local, jax.devices("cpu")[:devices])
     agent = assembly.config.agent
 
-    def measure(traced: jax.stages.Traced, num_devices: int) -> Cost:
+    check(
+        platform == "cpu" or not assembly.rules,
+        "Sharded parameters (topology.sharding, topology.model_devices) are planned for TPU slices only: what crosses "
+        "between devices then is the compiler's choice. Leave them out for GPUs.",
+    )
+    # What is unrolled into one program is not alive at once.
+    unrolled = 1 if getattr(agent, "loop", None) == "rolled" else agent.minibatches * getattr(agent, "epochs", 1)
+    copies = unrolled * max(1, agent.micro_batches)
+
+    def measure(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
         jaxpr = without_dead_code(traced.jaxpr)
+        results = product_bytes(jaxpr, platform, results=True, loops=False)
         return Cost(
             flops=product_flops(jaxpr, platform) / num_devices,
             bytes_accessed=product_bytes(jaxpr, platform) / num_devices,
-            argument_bytes=_argument_bytes(traced, num_devices),
-            temporary_bytes=int(product_bytes(jaxpr, platform, results=True) / num_devices / agent.micro_batches),
+            argument_bytes=_argument_bytes(traced, num_devices, state_bytes),
+            temporary_bytes=int(results / num_devices / copies),
             operations=count_operations(jaxpr, platform),
             product_flops=product_flops(jaxpr, platform),
         )
 
     host = _cost_run(assembly, jax.devices("cpu")[:devices], measure, compiled=False)
-    reductions = agent.minibatches * getattr(agent, "epochs", 1)
-    traffic = {"all-reduce": float(host.parameter_bytes * reductions)} if hosts * host.learners > 1 else {}
+    traffic = {"all-reduce": float(host.parameter_bytes * host.reductions)} if hosts * host.learners > 1 else {}
     return dataclasses.replace(
         host,
         config=dataclasses.replace(host.config, actors=config.actors),
@@ -190,7 +216,7 @@ def _resolve_as_accelerator(config: Config) -> Config:
 def _cost_run(
     assembly: Assembly,
     devices: Sequence[jax.Device],
-    measure: Callable[[jax.stages.Traced, int], Cost],
+    measure: Callable[[jax.stages.Traced, int, int], Cost],
     *,
     compiled: bool,
 ) -> RunCosts:
@@ -203,6 +229,7 @@ def _cost_run(
         "learners": topology.local_learner.size,
         "devices": topology.mesh.shape["device"],
         "model_devices": config.topology.model_devices,
+        "reductions": config.agent.minibatches * getattr(config.agent, "epochs", 1),
         "is_undivided": is_undivided(devices),
         "layout": layout,
         "frames_per_step": spec.frames_per_step,
@@ -212,27 +239,28 @@ def _cost_run(
     if config.topology.placement == "anakin":
         environment = make_environment(assembly.source, config.env)
         fused = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules)
-        update = measure(fused.trace(), topology.learner.size)
-        sizes: dict[str, Any] = dict.fromkeys(("upload_bytes", "download_bytes", "rollout_bytes"), 0)
         state_bytes = sum(map(shard_bytes, jax.tree.leaves(fused.state_shape)))
+        update = measure(fused.trace(), topology.learner.size, state_bytes)
+        sizes: dict[str, Any] = dict.fromkeys(("upload_bytes", "download_bytes", "rollout_bytes"), 0)
         compile_s = time.perf_counter() - start_s
         return RunCosts(
             **shared, actors=0, act=None, update=update, state_bytes=state_bytes, compile_s=compile_s, **sizes
         )
     unroller = make_unroller(config, assembly.agent, spec, layout)
-    act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1)
+    act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1, shared["parameter_bytes"])
     mesh = _stand_in(topology.learner, devices)
     network, rules = split_network(make_network(config.network, spec), config, mesh)
     learner = make_learner(config, make_agent(config, network, spec), mesh, rules)
     rollouts = rollout_shapes(unroller, layout)
-    update = measure(learner.trace(rollouts), topology.learner.size)
+    state_bytes = sum(map(shard_bytes, jax.tree.leaves(learner.state_shape)))
+    update = measure(learner.trace(rollouts), topology.learner.size, state_bytes)
     rollout_bytes = layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape().rollout)
     return RunCosts(
         **shared,
         actors=len(topology.local_actor_devices),
         act=act,
         update=update,
-        state_bytes=sum(map(shard_bytes, jax.tree.leaves(learner.state_shape))),
+        state_bytes=state_bytes,
         upload_bytes=_bytes(unroller.timestep_shape()),
         download_bytes=layout.envs_per_pool * _bytes(spec.actions.struct),
         rollout_bytes=rollout_bytes,
@@ -251,11 +279,11 @@ def _stand_in(learner: Mesh, devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.array(ordered).reshape(learner.devices.shape), learner.axis_names, axis_types=learner.axis_types)
 
 
-def _argument_bytes(traced: jax.stages.Traced, num_devices: int) -> int:
-    """What goes into a program, on each device: the state whole, the batch split."""
-    arguments, _ = traced.args_info
-    state, *batch = (sum(math.prod(info.shape) * info.dtype.itemsize for info in jax.tree.leaves(a)) for a in arguments)
-    return state + sum(batch) // num_devices
+def _argument_bytes(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> int:
+    """What goes into a program, on each device: its first argument, of which that is known, and the rest, split."""
+    (_, *batch), _ = traced.args_info
+    infos = jax.tree.leaves(batch)
+    return state_bytes + sum(math.prod(info.shape) * info.dtype.itemsize for info in infos) // num_devices
 
 
 def _bytes(tree: PyTree) -> int:

@@ -117,11 +117,11 @@ def product_flops(jaxpr: Any, platform: str, *, loops: bool = True) -> float:
 
 
 def count_operations(jaxpr: Any, platform: str) -> float:
-    """Equations that a program executes."""
-    return sum(times for _, times in equations(jaxpr, platform))
+    """Equations that a program executes, each on all of its devices at once."""
+    return sum(times for _, times in equations(jaxpr, platform, on_each=False))
 
 
-def product_bytes(jaxpr: Any, platform: str, *, results: bool = False) -> float:
+def product_bytes(jaxpr: Any, platform: str, *, results: bool = False, loops: bool = True) -> float:
     """Bytes that all matrix products, convolutions and windows of a program read and write, over all devices.
 
     It stands for memory traffic where no compiler tells: as if all else were fused into these.
@@ -130,17 +130,20 @@ def product_bytes(jaxpr: Any, platform: str, *, results: bool = False) -> float:
         jaxpr: of the program.
         platform: where it would run.
         results: whether to count only what they write.
+        loops: whether to count what is in a loop as often as it runs.
     """
     heavy = {"dot_general", "conv_general_dilated", "reduce_window_max", "select_and_scatter_add"}
     return sum(
         times * sum(map(_size_bytes, equation.outvars if results else (*equation.invars, *equation.outvars)))
-        for equation, times in equations(jaxpr, platform)
+        for equation, times in equations(jaxpr, platform, loops=loops)
         if equation.primitive.name in heavy
     )
 
 
-def equations(jaxpr: Any, platform: str, *, loops: bool = True, times: float = 1) -> Iterator[tuple[Any, float]]:
-    """Every equation of a program and of those inside it, with how often it runs, over all devices.
+def equations(
+    jaxpr: Any, platform: str, *, loops: bool = True, on_each: bool = True, times: float = 1
+) -> Iterator[tuple[Any, float]]:
+    """Every equation of a program and of those inside it, with how often it runs: on each of all devices, if `on_each`.
 
     Of the branches of a condition those with the most work count, and of functions that are written for each platform
     those of `platform`. A loop that ends by a condition counts once.
@@ -154,13 +157,13 @@ def equations(jaxpr: Any, platform: str, *, loops: bool = True, times: float = 1
             yield equation, times
             continue
         repeats = times * (equation.params["length"] if loops and name == "scan" else 1)
-        if name == "shard_map":
+        if name == "shard_map" and on_each:
             repeats *= equation.params["mesh"].size
         if name == "cond":
             chosen = choices.get(equation.invars[0])
             inner = [inner[chosen] if chosen is not None else max(inner, key=lambda one: product_flops(one, platform))]
         for program in inner:
-            yield from equations(program, platform, loops=loops, times=repeats)
+            yield from equations(program, platform, loops=loops, on_each=on_each, times=repeats)
 
 
 def parse_shortage(error: Exception) -> OutOfMemory | None:

@@ -217,7 +217,7 @@ def parse_local(name: str) -> tuple[int, int]:
     _, _, shape = name.partition(":")
     axes: Sequence[str] = shape.split("x") if shape else ("1", "1")
     check(
-        len(axes) == 2 and all(axis.isdigit() and int(axis) > 0 for axis in axes),
+        len(axes) == 2 and all(axis.isdecimal() and axis.isascii() and int(axis) > 0 for axis in axes),
         f"--topology {name!r} must be `this`, or processes x devices of each, as in this:2x1.",
     )
     processes, devices = map(int, axes)

@@ -21,10 +21,11 @@ from podrl.planning.compilation import RunCosts
 from podrl.planning.costs import Cost
 from podrl.planning.slices import Slice
 
-# A state's part of an update's memory traffic: gradients, and parameters and moments read and written.
+# A state's part of an optimizer step's memory traffic: gradients, and parameters and moments read and written.
 _STATE_PASSES = 3
 _HOP_S = 1e-6  # of a collective, for each chip along the torus
 _NETWORK_HOP_S = 20e-6  # for each doubling of hosts, where a collective crosses their network
+_BUSY = 0.95  # Of what devices could do: more than that vCPUs need not bring about.
 
 LIMITS = {
     "env": "host environments",
@@ -209,16 +210,25 @@ def stage_seconds(run: RunCosts, machine: Machine) -> dict[str, float]:
 
 
 def reduction_seconds(run: RunCosts, machine: Machine) -> float:
-    """Of all collectives of an update: a ring's traffic over the devices, and the hops around it."""
-    learners = run.learners * run.hosts // run.model_devices
-    size = sum(run.update.traffic.values())
-    if learners == 1 and run.model_devices == 1:
+    """Of all collectives of an update: each kind's traffic in a ring over the devices, and the hops around it."""
+    devices = run.learners * run.hosts
+    if devices == 1:
         return 0.0
-    around = 2 * (learners - 1) / learners if learners > 1 else 1.0
+    size = sum(moved * _ring_share(kind, devices) for kind, moved in run.update.traffic.items())
+    seconds = size / machine.interconnect_bytes_per_s + run.reductions * 2 * sum(machine.shape) * _HOP_S
     if machine.network_bytes_per_s is None or run.hosts == 1:
-        return around * size / machine.interconnect_bytes_per_s + 2 * sum(machine.shape) * _HOP_S
-    between = 2 * (run.hosts - 1) / run.hosts * size / machine.network_bytes_per_s
-    return around * size / machine.interconnect_bytes_per_s + between + math.log2(run.hosts) * _NETWORK_HOP_S
+        return seconds
+    across = sum(moved * _ring_share(kind, run.hosts) for kind, moved in run.update.traffic.items())
+    return seconds + across / machine.network_bytes_per_s + run.reductions * math.log2(run.hosts) * _NETWORK_HOP_S
+
+
+def _ring_share(kind: str, devices: int) -> float:
+    """Bytes that a device sends in a ring for each byte of a collective's result."""
+    if kind == "all-reduce":
+        return 2 * (devices - 1) / devices
+    if kind == "reduce-scatter":
+        return devices - 1
+    return 1.0 if kind.startswith("collective") else (devices - 1) / devices
 
 
 def resize(run: RunCosts, hosts: int, *, weak: bool) -> RunCosts:
@@ -233,14 +243,14 @@ def resize(run: RunCosts, hosts: int, *, weak: bool) -> RunCosts:
     envs = round(run.config.actors.num_envs * (hosts / run.hosts if weak else 1))
     actors = dataclasses.replace(run.config.actors, num_envs=max(1, envs))
     rows = round(run.layout.envs_per_pool * share)
-    update = _with_rows(run.update, share, _STATE_PASSES * run.state_bytes)
+    update = _with_rows(run.update, share, _state_traffic(run), run.state_bytes)
     work = update.product_flops * (hosts / run.hosts)
     return dataclasses.replace(
         run,
         config=dataclasses.replace(run.config, actors=actors),
         hosts=hosts,
         layout=dataclasses.replace(run.layout, envs_per_pool=max(1, rows), num_processes=hosts),
-        act=run.act and _with_rows(run.act, share, run.parameter_bytes),
+        act=run.act and _with_rows(run.act, share, run.parameter_bytes, run.parameter_bytes),
         update=dataclasses.replace(update, product_flops=work),
         upload_bytes=round(run.upload_bytes * share),
         download_bytes=round(run.download_bytes * share),
@@ -249,7 +259,9 @@ def resize(run: RunCosts, hosts: int, *, weak: bool) -> RunCosts:
 
 
 def scaling(run: RunCosts, machine: Machine, *, weak: bool) -> list[tuple[int, Prediction, float]]:
-    """From one host to all of them, doubling: (hosts, prediction, efficiency against one host).
+    """From one host to all of them, doubling: (hosts, prediction, efficiency against the fewest).
+
+    Numbers of hosts whose devices could not hold their part of the batch are left out.
 
     Args:
         run: on all its hosts.
@@ -257,21 +269,28 @@ def scaling(run: RunCosts, machine: Machine, *, weak: bool) -> list[tuple[int, P
         weak: whether the batch grows with the hosts.
     """
     counts = sorted({*(2**n for n in range(run.hosts.bit_length())), run.hosts})
-    counts = [count for count in counts if count <= run.hosts]
-    predictions = [predict(resize(run, count, weak=weak), _of_part(machine, count / run.hosts)) for count in counts]
-    base = predictions[0].env_steps_per_s / counts[0]
-    return [(n, found, found.env_steps_per_s / n / base) for n, found in zip(counts, predictions, strict=True)]
+    runs = [resize(run, count, weak=weak) for count in counts if count <= run.hosts]
+    fitting = [one for one in runs if one.hosts == run.hosts or one.peak_bytes <= machine.memory_bytes]
+    predictions = [predict(one, _of_part(machine, one.hosts / run.hosts)) for one in fitting]
+    base = predictions[0].env_steps_per_s / fitting[0].hosts
+    return [
+        (one.hosts, found, found.env_steps_per_s / one.hosts / base)
+        for one, found in zip(fitting, predictions, strict=True)
+    ]
 
 
 def splits(run: RunCosts, machine: Machine) -> list[tuple[int, int, Prediction]]:
     """Ways to split a host's devices: (actors, learners, prediction), the fastest first.
 
-    They are those into powers of two, over which batches divide, and all devices doing both.
+    They are those into powers of two, and all devices doing both, as far as the environments divide over them and a
+    device's memory holds its part.
     """
     powers = [2**n for n in range(run.devices.bit_length()) if 2**n < run.devices]
-    choices = [(a, n) for a in powers for n in powers if a + n <= run.devices and n % run.model_devices == 0]
+    choices = [(a, n) for a in powers for n in powers if a + n <= run.devices]
     choices = [(run.devices, run.devices), *([] if run.is_undivided else choices)]
-    tried = [(actors, learners, predict(_split(run, actors, learners), machine)) for actors, learners in choices]
+    now = (run.actors, run.learners)
+    possible = [choice for choice in choices if choice != now and _is_possible(run, *choice, machine)]
+    tried = [(a, n, predict(_split(run, a, n), machine)) for a, n in [now, *possible]]
 
     def rank(choice: tuple[int, int, Prediction]) -> tuple[float, float]:
         """Fastest first; among equals the one whose devices have most time left."""
@@ -281,12 +300,21 @@ def splits(run: RunCosts, machine: Machine) -> list[tuple[int, int, Prediction]]
     return sorted(tried, key=rank)
 
 
+def _is_possible(run: RunCosts, actors: int, learners: int, machine: Machine) -> bool:
+    """Whether environments divide (`podrl.layout.make_layout`), layers can be split, and memory is enough."""
+    config, (minibatches, _) = run.config, run.config.minibatch_grid
+    pools = run.hosts * actors * config.actors.threads_per_device * config.actors.pools_per_thread
+    divides = config.actors.num_envs % (pools * learners // run.model_devices * minibatches) == 0
+    fits = _split(run, actors, learners).peak_bytes <= machine.memory_bytes
+    return divides and fits and learners % run.model_devices == 0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Needs:
     """What a host needs to keep its devices busy.
 
     Attributes:
-        env_steps_per_s: that the devices of a host could take.
+        env_steps_per_s: that the devices of a host would then take, 95 % of what they could.
         vcpus: that step as many.
         environments: that are under way at once at that rate.
     """
@@ -297,39 +325,62 @@ class Needs:
 
 
 def needs(run: RunCosts, machine: Machine) -> Needs:
-    """What a host needs so that environments do not limit the run."""
-    unlimited = dataclasses.replace(machine, env_steps_per_core_s=math.inf)
-    rate = predict(run, unlimited).env_steps_per_s / run.hosts
-    call_s = stage_seconds(run, unlimited)["act_link"] / max(1, run.acting_calls)
-    step_s = 1 / machine.env_steps_per_core_s
+    """What a host needs so that environments hardly limit the run."""
+    unlimited = predict(run, dataclasses.replace(machine, env_steps_per_core_s=math.inf)).env_steps_per_s
+    target = _BUSY * unlimited
+
+    def is_enough(vcpus: float) -> bool:
+        return predict(run, dataclasses.replace(machine, cores=vcpus)).env_steps_per_s >= target
+
+    few, many = 0.0, 1.0
+    if math.isinf(machine.env_steps_per_core_s):
+        many = 0.0
+    else:
+        while not is_enough(many):
+            few, many = many, 2 * many
+        while many - few > 0.001 * many:
+            middle = (few + many) / 2
+            few, many = (few, middle) if is_enough(middle) else (middle, many)
+    rate = target / run.hosts
+    call_s = stage_seconds(run, machine)["act_link"] / max(1, run.acting_calls)
     return Needs(
         env_steps_per_s=rate,
-        vcpus=rate / machine.env_steps_per_core_s,
-        environments=rate * (step_s + call_s),
+        vcpus=many,
+        environments=rate * (1 / machine.env_steps_per_core_s + call_s),
     )
 
 
 def _split(run: RunCosts, actors: int, learners: int) -> RunCosts:
     """The run with its host's environments and batch over other numbers of devices."""
     more = run.actors / actors
-    act = run.act and _with_rows(run.act, more, run.parameter_bytes)
+    act = run.act and _with_rows(run.act, more, run.parameter_bytes, run.parameter_bytes)
     share = run.learners / learners
     return dataclasses.replace(
         run,
         actors=actors,
         learners=learners,
         act=act,
-        update=_with_rows(run.update, share, _STATE_PASSES * run.state_bytes),
+        update=_with_rows(run.update, share, _state_traffic(run), run.state_bytes),
         upload_bytes=round(run.upload_bytes * more),
         download_bytes=round(run.download_bytes * more),
     )
 
 
-def _with_rows(cost: Cost, factor: float, fixed_bytes: float) -> Cost:
-    """A program's cost with `factor` times the rows, of whose traffic `fixed_bytes` do not depend on them."""
-    fixed = min(fixed_bytes, cost.bytes_accessed)
-    grown = cost.scaled(factor)
-    return dataclasses.replace(grown, bytes_accessed=fixed + (cost.bytes_accessed - fixed) * factor)
+def _state_traffic(run: RunCosts) -> float:
+    """Memory traffic of an update that does not depend on its rows."""
+    return _STATE_PASSES * run.reductions * run.state_bytes
+
+
+def _with_rows(cost: Cost, factor: float, fixed_traffic: float, fixed_bytes: int) -> Cost:
+    """A program's cost with `factor` times the rows, on which a part of its traffic and arguments does not depend."""
+    fixed = min(fixed_traffic, cost.bytes_accessed)
+    whole = min(fixed_bytes, cost.argument_bytes)
+    return dataclasses.replace(
+        cost.scaled(factor),
+        bytes_accessed=fixed + (cost.bytes_accessed - fixed) * factor,
+        argument_bytes=round(whole + (cost.argument_bytes - whole) * factor),
+        temporary_bytes=round(cost.temporary_bytes * factor),
+    )
 
 
 def _of_part(machine: Machine, share: float) -> Machine:

@@ -15,6 +15,9 @@ from podrl.planning.model import Machine, Needs, Prediction, machine_of, needs, 
 from podrl.planning.remedies import Remedy, try_remedies
 from podrl.planning.slices import Slice, tpu_devices
 
+# Of a GPU's memory that JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+GPU_SHARE = 0.75
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assumptions:
@@ -129,8 +132,8 @@ def fit_environments(config: Config, slice_: Slice) -> tuple[Config, str]:
         config = dataclasses.replace(config, actors=more)
         _check_layout(config, slice_)
         return config, (
-            f"actors.num_envs does not divide over {slice_.hosts} hosts: planned with as many on each, "
-            f"{more.num_envs:,} in all."
+            f"actors.num_envs does not divide over the pools, learner devices and minibatches of {slice_.hosts} hosts: "
+            f"planned with as many on each host, {more.num_envs:,} in all."
         )
     return config, ""
 
@@ -162,10 +165,7 @@ def _find(config: Config, slice_: Slice, assumptions: Assumptions, tries: int) -
     compile = _compiler(slice_)
     try:
         run = compile(config)
-        shortage = _counted_shortage(run, slice_)
-    except OutOfMemory as error:
-        shortage = error
-    if shortage is not None:
+    except OutOfMemory as shortage:
         remedies = try_remedies(config, shortage, _envs_per_device(config, slice_), compile, tries=tries)
         return Misfit(shortage=shortage, remedies=remedies)
     machine = machine_of(
@@ -189,19 +189,20 @@ def _find(config: Config, slice_: Slice, assumptions: Assumptions, tries: int) -
 
 
 def _compiler(slice_: Slice) -> Callable[[Config], RunCosts]:
-    if slice_.chip.platform == "gpu":
-        hosts, gpus = slice_.hosts, slice_.chips_per_host
-        return lambda config: count(config, hosts=hosts, devices=gpus, platform="gpu")
-    return lambda config: compile_for_slice(config, slice_)
+    """What compiles or counts a config for a slice; it raises `OutOfMemory` if that does not fit."""
+    hosts, devices = slice_.hosts, slice_.chips_per_host
+    usable = slice_.chip.memory_bytes * (GPU_SHARE if slice_.chip.platform == "gpu" else 1.0)
 
+    def compile(config: Config) -> RunCosts:
+        if slice_.chip.platform == "gpu":
+            run = count(config, hosts=hosts, devices=devices, platform="gpu")
+        else:
+            run = compile_for_slice(config, slice_)
+        if run.peak_bytes > usable:
+            raise OutOfMemory(run.peak_bytes, usable, "")
+        return run
 
-def _counted_shortage(run: RunCosts, slice_: Slice) -> OutOfMemory | None:
-    """Where no compiler told whether a program fits."""
-    available = slice_.chip.memory_bytes
-    if run.compiled or run.update.peak_bytes <= available:
-        return None
-    reason = "nothing; the batch, the state and the results of all products together take more than there is"
-    return OutOfMemory(run.update.peak_bytes, available, reason)
+    return compile
 
 
 def _envs_per_device(config: Config, slice_: Slice) -> int:
@@ -233,5 +234,6 @@ def _assumptions(slice_: Slice, assumptions: Assumptions) -> list[str]:
     peaks = f"peaks of the chip and its host: {slice_.chip.source.rstrip('.')}"
     lines = [*assumptions.describe(), peaks]
     if slice_.chip.platform == "gpu":
+        lines.append(f"JAX takes {GPU_SHARE:.0%} of a GPU's memory, its default")
         lines.append("arithmetic and memory traffic counted from the program's equations, memory from their results")
     return lines

@@ -148,24 +148,22 @@ def _heading(plan: Plan) -> Iterator[str]:
 
 def _memory_table(fit: Fit, *, plain: bool) -> Table:
     run, whole = fit.run, _gib(fit.machine.memory_bytes)
-    table = _table(("memory of a device", "state", "batch", "temporaries", "all", "there are"), plain=plain)
-    batch = run.update.argument_bytes - run.state_bytes
-    learner = (run.state_bytes, batch, run.update.temporary_bytes)
-    table.add_row("learner", *map(_gib, (*learner, sum(learner))), whole)
-    if run.act is not None:
-        pools = run.layout.pools_per_actor * run.config.actors.threads_per_device
-        actor = (
-            run.parameter_bytes,
-            pools * (run.act.argument_bytes - run.parameter_bytes),
-            run.act.temporary_bytes,
-        )
-        table.add_row("actor", *map(_gib, (*actor, sum(actor))), whole)
+    how = "compiled" if run.compiled else "counted"
+    table = _table((f"memory of a device ({how})", "state", "batch", "temporaries", "all", "there are"), plain=plain)
+    update, act = run.update, run.act
+    batch = update.argument_bytes - run.state_bytes
+    table.add_row("learner", *map(_gib, (run.state_bytes, batch, update.temporary_bytes, update.peak_bytes)), whole)
+    if act is not None:
+        unrolls = run.actor_bytes - run.parameter_bytes - act.temporary_bytes
+        table.add_row("actor", *map(_gib, (run.parameter_bytes, unrolls, act.temporary_bytes, run.actor_bytes)), whole)
+        if run.shares_devices:
+            table.add_row("both", "", "", "", _gib(run.peak_bytes), whole)
     return table
 
 
 def _stage_table(found: Prediction, *, plain: bool) -> Table:
     """What each stage takes of an update's time."""
-    table = _table(("limit", "ms an update", "share"), plain=plain)
+    table = _table(("limit (modelled)", "ms an update", "share"), plain=plain)
     for name, seconds in found.stages.items():
         if seconds:
             style = "bold" if name == found.limit else None
@@ -177,8 +175,8 @@ def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> 
     run, found, need = fit.run, fit.prediction, fit.needs
     yield (
         f"Predicted: {found.updates_per_s:,.2f} updates/s, {found.env_steps_per_s:,.0f} env steps/s, "
-        f"{found.frames_per_s:,.0f} frames/s. What binds: {LIMITS[found.limit]}. Busy: learner devices "
-        f"{found.learner_busy:.0%}, actor devices {found.actor_busy:.0%}; {found.of_peak:.2%} of the chips' peak."
+        f"{found.frames_per_s:,.0f} frames/s. What binds: {LIMITS[found.limit]}. Devices learn "
+        f"{found.learner_busy:.0%} of the time and act {found.actor_busy:.0%}; {found.of_peak:.2%} of the chips' peak."
     )
     traffic = describe_traffic({kind: round(size) for kind, size in run.update.traffic.items()})
     yield (
@@ -188,7 +186,7 @@ def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> 
     if run.act is not None:
         yield (
             f"To keep its devices busy a host needs {need.vcpus:,.0f} vCPUs for environments (it has "
-            f"{slice_.host.vcpus}), about {need.environments:,.0f} environments under way, "
+            f"{fit.machine.cores:,.0f} for them), about {need.environments:,.0f} environments under way, "
             f"{need.env_steps_per_s:,.0f} env steps/s. Acting only with the newest parameters (lag 0) would give "
             f"{fit.synchronous.env_steps_per_s:,.0f} env steps/s in all."
         )
@@ -213,15 +211,14 @@ def _split_text(actors: int, learners: int, devices: int) -> str:
 def _scaling_table(fit: Fit, *, plain: bool) -> Table:
     headings = ("hosts", "weak: env steps/s", "efficiency", "strong: env steps/s", "efficiency", "strong limit")
     table = _table(headings, plain=plain)
-    for (hosts, weak, weak_share), (_, strong, strong_share) in zip(fit.weak, fit.strong, strict=True):
-        table.add_row(
-            f"{hosts:,}",
-            f"{weak.env_steps_per_s:,.0f}",
-            f"{weak_share:.0%}",
-            f"{strong.env_steps_per_s:,.0f}",
-            f"{strong_share:.0%}",
-            LIMITS[strong.limit],
-        )
+    of_strong = {hosts: (found, share) for hosts, found, share in fit.strong}
+    for hosts, weak, weak_share in fit.weak:
+        cells = (f"{hosts:,}", f"{weak.env_steps_per_s:,.0f}", f"{weak_share:.0%}")
+        if hosts not in of_strong:
+            table.add_row(*cells, "does not fit", "-", "-")
+            continue
+        strong, share = of_strong[hosts]
+        table.add_row(*cells, f"{strong.env_steps_per_s:,.0f}", f"{share:.0%}", LIMITS[strong.limit])
     return table
 
 
@@ -229,11 +226,11 @@ def _misfit_lines(misfit: Misfit) -> Iterator[str]:
     shortage = misfit.shortage
     yield (
         f"Does not fit: needs {_gib(shortage.needed_bytes)} of the {_gib(shortage.available_bytes)} of a device's "
-        f"memory that programs may use. The compiler says: {shortage.reason}"
+        f"memory that programs may use." + (f" The compiler says: {shortage.reason}" if shortage.reason else "")
     )
     for remedy in misfit.remedies:
         if remedy.run is not None:
-            peak = _gib(remedy.run.update.peak_bytes)
+            peak = _gib(remedy.run.peak_bytes)
             yield f"  {remedy.arguments} fits, with {peak} (tried): {remedy.effect}."
         elif remedy.shortage is not None:
             yield f"  {remedy.arguments} is not enough: needs {_gib(remedy.shortage.needed_bytes)} (tried)."

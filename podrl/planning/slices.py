@@ -70,7 +70,7 @@ def parse_slice(name: str) -> Slice:
     axes = shape_text.split("x")
     example = "v5e:2x4" if chip.platform == "tpu" else "h100:2x8 for 2 hosts of 8"
     check(
-        all(axis.isdigit() and int(axis) > 0 for axis in axes),
+        all(axis.isdecimal() and axis.isascii() and int(axis) > 0 for axis in axes),
         f"--topology {name!r} must be a chip and a shape, such as {example}.",
     )
     shape = tuple(map(int, axes))

@@ -139,8 +139,10 @@ def _check_rows(config: Config) -> None:
 
 
 def _topology(config: Config, machines: Machines, platform: str) -> Topology:
+    is_v5e = (machines.slice_type or "").startswith("v5litepod")
+    kind = "TPU v5 lite" if is_v5e else platform
     devices = [
-        _Device(id=index, process_index=index // machines.devices_per_process, platform=platform, device_kind=platform)
+        _Device(id=index, process_index=index // machines.devices_per_process, platform=platform, device_kind=kind)
         for index in range(machines.devices)
     ]
     return make_topology(config.topology, devices, process_index=0)

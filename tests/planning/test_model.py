@@ -40,6 +40,7 @@ def make_run(**changes):
         "learners": 2,
         "devices": 4,
         "model_devices": 1,
+        "reductions": 1,
         "is_undivided": False,
         "layout": Layout(num_actors=2, pools_per_actor=2, envs_per_pool=ENVS // HOSTS // 4, num_processes=HOSTS),
         "frames_per_step": 4,
@@ -146,35 +147,58 @@ def test_the_best_split_gives_devices_to_what_needs_them():
     _, learners, best = found[0]
     assert learners >= 4
     assert best.env_steps_per_s > 1.4 * predict(run, plenty).env_steps_per_s
-    assert {(a, n) for a, n, _ in found} == {
-        (1, 1),
-        (1, 2),
-        (1, 4),
-        (2, 1),
-        (2, 2),
-        (2, 4),
-        (4, 1),
-        (4, 2),
-        (4, 4),
-        (8, 8),
-    }
+    assert {(a, n) for a, n, _ in found} == {(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (4, 4)}
+
+
+ODD = dataclasses.replace(make_run().config.actors, num_envs=36)
 
 
 def test_no_split_is_proposed_that_cannot_be():
-    found = splits(make_run(devices=4, is_undivided=True), MACHINE)
+    found = splits(make_run(actors=4, learners=4, is_undivided=True), MACHINE)
     assert [(actors, learners) for actors, learners, _ in found] == [(4, 4)]
     split_layers = splits(make_run(devices=4, model_devices=2), MACHINE)
     assert {learners for _, learners, _ in split_layers} == {2, 4}
+    odd = make_run()
+    odd = dataclasses.replace(odd, config=dataclasses.replace(odd.config, actors=ODD))
+    assert [(actors, learners) for actors, learners, _ in splits(odd, MACHINE)] == [(2, 2)]
 
 
-def test_what_a_host_needs_is_what_its_devices_could_take():
-    found = needs(make_run(), MACHINE)
-    unlimited = dataclasses.replace(MACHINE, env_steps_per_core_s=math.inf)
-    assert found.env_steps_per_s == pytest.approx(predict(make_run(), unlimited).env_steps_per_s / HOSTS)
-    assert found.vcpus == pytest.approx(found.env_steps_per_s / 1000)
-    enough = dataclasses.replace(MACHINE, cores=found.vcpus)
-    assert predict(make_run(), enough).env_steps_per_s == pytest.approx(HOSTS * found.env_steps_per_s)
+ONE_POOL = Layout(num_actors=2, pools_per_actor=1, envs_per_pool=16, num_processes=HOSTS)
+
+
+@pytest.mark.parametrize("changes", [{}, {"actors": 4, "learners": 4}, {"layout": ONE_POOL}])
+def test_with_the_vcpus_that_a_host_needs_its_devices_are_busy(changes):
+    slow_learner = Cost(flops=1e11, bytes_accessed=0, product_flops=0)
+    run = make_run(update=slow_learner, **changes)
+    found = needs(run, MACHINE)
+    unlimited = predict(run, dataclasses.replace(MACHINE, env_steps_per_core_s=math.inf)).env_steps_per_s
+    assert found.env_steps_per_s == pytest.approx(0.95 * unlimited / HOSTS)
+    for share, busy in ((1.0, 0.95), (0.5, 0.94)):
+        reached = predict(run, dataclasses.replace(MACHINE, cores=share * found.vcpus)).env_steps_per_s / unlimited
+        assert reached == pytest.approx(busy, abs=0.003) if share == 1 else reached < busy
     assert found.environments == pytest.approx(found.env_steps_per_s * (1e-3 + 1e-4 + 10_100 / 1e9))
+
+
+def test_each_optimizer_step_has_a_reduction_of_its_own():
+    one, many = make_run(), make_run(reductions=100)
+    assert reduction_seconds(many, MACHINE) - reduction_seconds(one, MACHINE) == pytest.approx(99 * 2 * 8e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [("all-reduce", 2 * 7 / 8), ("all-gather", 7 / 8), ("reduce-scatter", 7), ("collective-permute", 1)],
+)
+def test_collectives_move_different_shares(kind, share):
+    run = make_run(update=Cost(flops=1e9, bytes_accessed=1e7, traffic={kind: 1e9}))
+    assert reduction_seconds(run, MACHINE) == pytest.approx(share * 0.1, rel=0.001)
+
+
+def test_what_no_memory_holds_is_not_proposed():
+    large = Cost(flops=1e12, bytes_accessed=0, argument_bytes=10**6, temporary_bytes=6 * 10**9, product_flops=0)
+    run = make_run(update=large, actors=1, learners=2)
+    assert {learners for _, learners, _ in splits(run, MACHINE)} == {2, 4}
+    assert [hosts for hosts, _, _ in scaling(run, MACHINE, weak=False)] == [4]
+    assert [hosts for hosts, _, _ in scaling(run, MACHINE, weak=True)] == [1, 2, 4]
 
 
 def test_the_share_of_the_peak_counts_acting_and_learning():

@@ -62,6 +62,19 @@ class TestCosts:
         assert found.is_fused
         assert found.update.flops > 0
 
+    def test_what_comes_one_after_the_other_is_not_alive_at_once(self):
+        few, many = (
+            count(make_config(ppo_cartpole, **{"agent.epochs": epochs}), hosts=1, devices=1, platform="gpu")
+            for epochs in (1, 8)
+        )
+        assert many.update.temporary_bytes == few.update.temporary_bytes
+        assert many.update.flops > 4 * few.update.flops
+        assert many.reductions == 8 * few.reductions
+
+    def test_operations_are_those_of_one_device(self):
+        one, eight = (count(make_config(ppo_cartpole), hosts=1, devices=n, platform="cpu") for n in (1, 8))
+        assert eight.update.operations == pytest.approx(one.update.operations, rel=0.2)
+
     def test_environments_that_do_not_divide_are_one_clear_line(self, catch):
         with pytest.raises(ConfigError, match="num_envs=64 does not divide over 7 processes"):
             count(catch, hosts=7, devices=1, platform="cpu")
@@ -137,6 +150,21 @@ class TestPlan:
         assert "Does not fit: needs" in text
         assert f"{fitting[0].arguments} fits" in text
         assert not report.to_json(plan, None)["fits"]
+
+    def test_a_gpus_remedy_is_only_said_to_fit_if_it_does(self, catch):
+        gpu = parse_slice("h100:1")
+        small = dataclasses.replace(gpu, chip=dataclasses.replace(gpu.chip, memory_bytes=100_000))
+        plan = make_plan(catch, small, ASSUMPTIONS)
+        assert isinstance(plan.found, Misfit)
+        assert not any(remedy.run for remedy in plan.found.remedies)
+        assert plan.found.remedies[0].shortage is not None
+
+    def test_sharded_parameters_are_not_counted(self):
+        config = make_config(
+            **{"network.encoder": "mlp", "network.hidden_sizes": (1024, 1024), "topology.sharding": "fsdp"}
+        )
+        with pytest.raises(ConfigError, match="planned for TPU slices only"):
+            make_plan(config, parse_slice("h100:8"), ASSUMPTIONS)
 
 
 class TestRemedies:
