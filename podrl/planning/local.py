@@ -12,10 +12,13 @@ import dataclasses
 import functools
 import math
 import multiprocessing
+import os
 from pathlib import Path
 import signal
+import threading
 from typing import Any
 
+from absl import logging
 import jax
 
 from podrl import commandline
@@ -128,6 +131,7 @@ class Predictor:
             initializer=_begin_worker,
             initargs=(max_devices,),
         )
+        self._is_first = True
 
     def __call__(self, config: Config, processes: int, devices: int) -> float:
         """Of a job of so many processes with so many virtual CPU devices each.
@@ -136,6 +140,11 @@ class Predictor:
             ConfigError: if the config does not fit them.
             RuntimeError: if there is no answer in time.
         """
+        if self._is_first:
+            logging.info(
+                "Measures this machine for the prediction, which takes some 20 s; --no_prediction leaves it out."
+            )
+            self._is_first = False
         asked = self._worker.submit(_predict_in_worker, config, processes, devices)
         try:
             return asked.result(timeout=_WORKER_S)
@@ -144,9 +153,19 @@ class Predictor:
 
 
 def _begin_worker(max_devices: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks.
+    for signum in (signal.SIGINT, signal.SIGTERM):  # They are for the process that asks, whose group this is in.
+        signal.signal(signum, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max_devices)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that asks is gone, whatever happened to it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from pathlib import Path
 import signal
 
 import pytest
@@ -9,21 +10,24 @@ import pytest
 from tests.processes import ROOT, finish, num_rows, read_rows, running, wait_for
 from tests.study.studies import CATCH
 
+PROC = Path("/proc")
 PROGRAM = ROOT / "tools/scaling_study.py"
 STEPS = 64_000
 STUDY = (
     *(f"--config={CATCH}", "--workdir=study", "--processes=1,2", f"--steps={STEPS}", "--scaling=strong"),
     *("--config.actors.num_envs=16", "--config.network.hidden_sizes=(16,)", "--config.log.every_updates=1"),
-    "--config.checkpoint.every_updates=10",
+    *("--config.checkpoint.every_updates=10", "--no_prediction"),
 )
+
+
+def children_of(process):
+    return [int(child) for child in (PROC / f"{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def launcher_of(process):
     """The job that a study has started."""
-    children = f"/proc/{process.pid}/task/{process.pid}/children"
-    with open(children) as file:
-        (child,) = file.read().split()
-    return int(child)
+    (child,) = children_of(process)
+    return child
 
 
 @pytest.mark.slow
@@ -58,6 +62,21 @@ def test_a_study_goes_on_after_its_job_was_killed_and_after_ctrl_c(tmp_path):
         said = finish(process)
     assert "1 of 2" not in said
     assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_the_process_that_predicts_ends_with_a_study_that_is_killed(tmp_path):
+    """It shares the study's pipes, for whose end `communicate` waits."""
+    predicted = [each for each in STUDY if each != "--no_prediction"]
+    with running(*predicted, cwd=tmp_path, program=PROGRAM) as process:
+        wait_for(lambda: num_rows(tmp_path / "study/points/strong-1x1/seed-1") >= 1, process)
+        children = children_of(process)
+        process.kill()
+        for child in children:
+            if "tpu_launch" in (PROC / str(child) / "cmdline").read_text():
+                os.kill(child, signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert len(children) >= 2
 
 
 @pytest.mark.slow
