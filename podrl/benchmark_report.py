@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from podrl.config_dict import differences
+from podrl.console import print_table
 from podrl.memory import UpdateMemory
 from podrl.panel import compact
 from podrl.traffic import describe_traffic
@@ -26,7 +27,7 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
     """Prints the report of `benchmark.measure`."""
     for line in _heading(report):
         console.print(line, soft_wrap=True)
-    console.print(make_table(report, plain=not console.is_terminal))
+    print_table(console, make_table(report, plain=not console.is_terminal))
     for line in conclusions(report):
         console.print(line, soft_wrap=True)
 
@@ -39,7 +40,7 @@ def show_comparison(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"{layout}; compile time: {run['compile_s']:.1f} s", soft_wrap=True)
         console.print(_update_memory(run), soft_wrap=True)
     console.print(f"B differs in {_differences(report['runs'])}.", soft_wrap=True)
-    console.print(make_comparison_table(report, plain=not console.is_terminal))
+    print_table(console, make_comparison_table(report, plain=not console.is_terminal))
     console.print(_machine(report["machine"]), soft_wrap=True)
     console.print(
         f"{_repeats(report)}, in turns A B A B; the ratio is taken inside each. End to end: without warm-up and "
@@ -58,7 +59,7 @@ def show_jobs(console: Console, report: Mapping[str, Any]) -> None:
     """Prints the report of `job_benchmark.measure_jobs`."""
     name, env_id, devices = report["config"]["name"], report["config"]["env"]["id"], report["devices"]
     console.print(f"{name} on {env_id}, {devices} devices in all", soft_wrap=True)
-    console.print(make_jobs_table(report, plain=not console.is_terminal))
+    print_table(console, make_jobs_table(report, plain=not console.is_terminal))
     per_step = sum(report["traffic_bytes"].values()) / report["env_steps_per_update"]
     console.print(
         f"Between devices, each update: {describe_traffic(report['traffic_bytes'])}; parameters: "

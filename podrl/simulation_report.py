@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from podrl.console import print_table
 from podrl.panel import compact
 from podrl.planning.measurement import Measurements
 from podrl.planning.study import OVERLAPPED, SLOW, SYNCHRONOUS
@@ -28,7 +29,7 @@ def show_study(console: Console, report: Mapping[str, Any], measurements: Measur
     plain = not console.is_terminal
     _show_measurements(console, measurements)
     console.print("Modelled, none of these jobs was run:", soft_wrap=True)
-    console.print(make_table(report, plain=plain))
+    print_table(console, make_table(report, plain=plain))
     for line in answers(report):
         console.print(line, soft_wrap=True)
 
@@ -36,7 +37,7 @@ def show_study(console: Console, report: Mapping[str, Any], measurements: Measur
 def show_check(console: Console, report: Mapping[str, Any], measurements: Measurements) -> None:
     """Prints the report of `simulation_check.check_jobs`."""
     _show_measurements(console, measurements)
-    console.print(make_check_table(report, plain=not console.is_terminal))
+    print_table(console, make_check_table(report, plain=not console.is_terminal))
     console.print(
         f"Simulated: median of {report['seeds']} seeds. Measured: real jobs, median (min to max) of "
         f"{report['repeats']} of {report['seconds']:g} s, warm-up excluded. Other work: cores that it kept busy "
@@ -167,7 +168,7 @@ def _show_measurements(console: Console, measurements: Measurements) -> None:
         console.print(
             "Other work ran on this machine, so what was measured takes less time on a quiet one.", soft_wrap=True
         )
-    console.print(make_works_table(measurements, plain=not console.is_terminal))
+    print_table(console, make_works_table(measurements, plain=not console.is_terminal))
 
 
 def _empty_table(first: str, headings: tuple[str, ...], *, plain: bool) -> Table:

@@ -104,12 +104,14 @@ def parse(argv: Sequence[str]) -> Command:
 
 def run(command: Command) -> None:
     """Plans, prints and writes."""
-    from podrl.planning.slices import parse_slice
+    os.environ["JAX_PLATFORMS"] = "cpu"  # No device of this machine is used, whatever it has.
+    from podrl.planning.slices import check_libtpu, parse_slice  # Imports JAX.
 
     here = [name for name in command.topologies if name.partition(":")[0] == "this"]
     slices = [parse_slice(name) for name in command.topologies if name not in here]
-    os.environ["JAX_PLATFORMS"] = "cpu"  # No device of this machine is used, whatever it has.
-    import jax  # A mistake before need not wait for it.
+    for slice_ in slices:
+        check_libtpu(slice_)
+    import jax
 
     from podrl.assembly import resolve
     from podrl.display import configure_logging

@@ -51,7 +51,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--devices_per_process", metavar="D,D,...", help="virtual ones on CPU (1); GPUs")
     parser.add_argument("--axis", action="append", default=[], metavar="KEY=V,V", help="values of a config key")
     parser.add_argument("--split", metavar="A:L,A:L", help="acting and learning devices of each process; 0:0 is auto")
-    parser.add_argument("--scaling", default="strong", help="weak (environments grow with devices), strong or both")
+    parser.add_argument(
+        "--scaling", default="strong", help="weak (environments grow with devices), strong, or weak,strong (strong)"
+    )
     parser.add_argument("--seeds", default="1", metavar="S,S,...", help="each point is run with each (1)")
     parser.add_argument("--steps", type=float, metavar="N", help="env steps of each run (the config's)")
     parser.add_argument("--seconds", type=float, metavar="S", help="of training, after which a run is ended")

@@ -20,6 +20,7 @@ from podrl.config import Config, ConfigError, check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.interruption import INTERRUPTED
+from podrl.platforms import skip_absent_tpu
 
 if TYPE_CHECKING:  # JAX: a mistake before need not wait for it.
     from podrl.planning.measurement import Measurements
@@ -160,6 +161,7 @@ def _stragglers(text: str | None) -> tuple[float, float]:
 
 def run(command: Command) -> None:
     """Measures, simulates, prints and writes."""
+    skip_absent_tpu(os.environ, jax_plugins())
     from podrl import simulation_check, simulation_report
     from podrl.assembly import resolve
     from podrl.display import configure_logging
@@ -174,6 +176,8 @@ def run(command: Command) -> None:
     measurements = _measurements(command, config, **phases)
     system, console = make_system(command, config, measurements), make_console()
     report: dict[str, Any] = {"measurements": measurements.to_json()}
+    if flags.json is not None:  # What took long to measure is not lost with what comes.
+        flags.json.write_text(json.dumps(report, indent=1) + "\n")
     if command.check:
         report["check"] = simulation_check.check_jobs(
             config,

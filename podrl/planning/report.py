@@ -9,10 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from podrl.console import print_table
 from podrl.planning.model import LIMITS, Prediction
 from podrl.planning.plans import Fit, Misfit, Plan
 from podrl.planning.slices import Slice
 from podrl.traffic import describe_traffic
+
+_NO_GAIN = 1.01  # A split that is faster by less is no advice.
 
 
 def show(console: Console, plan: Plan, price_per_chip_hour: float | None) -> None:
@@ -24,12 +27,12 @@ def show(console: Console, plan: Plan, price_per_chip_hour: float | None) -> Non
         for line in _misfit_lines(plan.found):
             console.print(line, soft_wrap=True)
         return
-    console.print(_memory_table(plan.found, plain=plain))
-    console.print(_stage_table(plan.found.prediction, plain=plain))
+    print_table(console, _memory_table(plan.found, plain=plain))
+    print_table(console, _stage_table(plan.found.prediction, plain=plain))
     for line in _conclusions(plan.found, plan.slice, price_per_chip_hour):
         console.print(line, soft_wrap=True)
     if len(plan.found.weak) > 1:
-        console.print(_scaling_table(plan.found, plain=plain))
+        print_table(console, _scaling_table(plan.found, plain=plain))
     console.print("Rests on: " + "; ".join(plan.assumptions) + ".", soft_wrap=True)
 
 
@@ -47,7 +50,7 @@ def show_summary(console: Console, plans: Sequence[Plan]) -> None:
         found, fits = plan.found.prediction, "yes" if plan.found.run.compiled else "likely"
         rates = (f"{found.updates_per_s:,.2f}", f"{found.env_steps_per_s:,.0f}", f"{found.frames_per_s:,.0f}")
         table.add_row(*about, fits, *rates, f"{found.of_peak:.1%}", LIMITS[found.limit])
-    console.print(table)
+    print_table(console, table)
 
 
 def show_local(console: Console, rows: Sequence[Mapping[str, Any]], yardsticks: Any) -> None:
@@ -60,7 +63,7 @@ def show_local(console: Console, rows: Sequence[Mapping[str, Any]], yardsticks: 
         cells = [f"{row['core_s'][column] * 1e6:,.1f}" for column in columns]
         measured = (f"{row['measured']:,.0f}", f"{row['error']:+.0%}") if "measured" in row else ("-", "-")
         table.add_row(name, *cells, f"{row['predicted']:,.0f}", *measured)
-    console.print(table)
+    print_table(console, table)
     console.print(
         f"Each core of {yardsticks.cores}, all busy: {yardsticks.flops / 1e9:,.0f} GFLOP/s, networks' memory traffic "
         f"{yardsticks.bytes / 1e9:,.1f} GB/s; an acting call in a run: {yardsticks.call_s * 1e6:,.0f} core-us.",
@@ -137,7 +140,7 @@ def _heading(plan: Plan) -> Iterator[str]:
     if isinstance(plan.found, Misfit):
         return
     run, config = plan.found.run, plan.found.run.config
-    split = f"of each host's devices {run.actors} act and {run.learners} learn"
+    split = f"of each host's devices {_split_text(run.actors, run.learners, run.devices)}"
     yield (
         f"{'environments inside the compiled program' if run.is_fused else split}; environments: "
         f"{config.actors.num_envs:,}; unroll length: {config.actors.unroll_length}; env steps per update: "
@@ -191,10 +194,13 @@ def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> 
             f"{fit.synchronous.env_steps_per_s:,.0f} env steps/s in all."
         )
         actors, learners, best = fit.splits[0]
-        gain = f"{best.env_steps_per_s / found.env_steps_per_s:.2f} times as fast"
-        now = "as it is" if (actors, learners) == (run.actors, run.learners) else gain
-        split = _split_text(actors, learners, run.devices)
-        yield f"Best split of a host's {run.devices} devices: {split} ({now}, {best.env_steps_per_s:,.0f} env steps/s)."
+        gain = best.env_steps_per_s / found.env_steps_per_s
+        split = f"Best split of a host's {run.devices} devices:"
+        if gain < _NO_GAIN:
+            yield f"{split} as it is."
+        else:
+            now = f"{gain:.2f} times as fast, {best.env_steps_per_s:,.0f} env steps/s"
+            yield f"{split} {_split_text(actors, learners, run.devices)} ({now})."
     if price_per_chip_hour is not None:
         yield (
             f"A billion frames: {1e9 / found.frames_per_s / 3600:,.2f} hours, "

@@ -125,16 +125,21 @@ def _as_on_a_tpu_machine() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def check_libtpu(slice_: Slice) -> None:
+    """Raises ConfigError if a slice is of TPUs and nothing is here that compiles for it."""
+    check(
+        slice_.chip.platform != "tpu" or importlib.util.find_spec("libtpu") is not None,
+        f"--topology {slice_.name!r} needs libtpu, which compiles for it. Install it: pip install -e '.[plan]'.",
+    )
+
+
 def tpu_devices(tpus: Slice) -> Sequence[jax.Device]:
     """The devices of a TPU slice, one for each chip, which programs can be compiled for and not run on.
 
     Raises:
         ConfigError: if libtpu is not installed, or does not know the slice.
     """
-    check(
-        importlib.util.find_spec("libtpu") is not None,
-        f"--topology {tpus.name!r} needs libtpu, which compiles for it. Install it: pip install -e '.[plan]'.",
-    )
+    check_libtpu(tpus)
     from jax.experimental import topologies
 
     options: dict[str, Any] = {}

@@ -69,7 +69,10 @@ def show(definition: Definition, workdir: str, manner: Manner, program: Path) ->
     for number, (_, trial) in enumerate(trials):
         job = make_job(definition, trial, str(folder.run_folder(trial)))
         environ = [f"{name}={shlex.quote(value)}" for name, value in job.environ.items()]
-        sys.stdout.write(f"# {number}: {trial.name}\n{' '.join([*environ, shlex.join(job.command)])}\n")
+        ended = (
+            "" if definition.seconds is None else f", which the study ends after {definition.seconds:g} s of training"
+        )
+        sys.stdout.write(f"# {number}: {trial.name}{ended}\n{' '.join([*environ, shlex.join(job.command)])}\n")
 
 
 def conduct(

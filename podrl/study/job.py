@@ -13,6 +13,8 @@ import signal
 import subprocess
 import time
 
+from absl import logging
+
 from podrl.config import ConfigError
 from podrl.launch.members import STALLED, preparation
 from podrl.launch.signals import StopSignals
@@ -118,6 +120,7 @@ def _watch(
         if stop.paused:
             _pause(job, stop)
         if stop.first is not None:
+            logging.info("Stops the run under way; the same signal again stops it at once.")
             return _end(job, send, stop, stop.first, "stop")
         if has_enough():
             return _end(job, send, stop, signal.SIGTERM, "enough")
