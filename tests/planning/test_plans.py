@@ -92,11 +92,12 @@ class TestFitting:
         assert fit_environments(config, parse_slice("h100:8")) == (config, "")
 
 
-class TestPlan:
-    @pytest.fixture(scope="class")
-    def plan(self):
-        return make_plan(make_config(**{"actors.num_envs": 1024}), parse_slice("h100:4x8"), ASSUMPTIONS)
+@pytest.fixture(scope="module")
+def plan():
+    return make_plan(make_config(**{"actors.num_envs": 1024}), parse_slice("h100:4x8"), ASSUMPTIONS)
 
+
+class TestPlan:
     def test_it_has_everything_that_a_person_asks(self, plan):
         assert isinstance(plan.found, Fit)
         console = Console(record=True, width=1000)
