@@ -44,6 +44,7 @@ def impala_agent() -> ml_collections.ConfigDict:
             "max_grad_norm": 1.0,
             "minibatches": 1,
             "micro_batches": 0,
+            "micro_batch_loop": "auto",
         }
     )
 
@@ -72,6 +73,7 @@ def ppo_agent() -> ml_collections.ConfigDict:
             "minibatches": 4,
             "shuffle": "environments",
             "micro_batches": 0,
+            "micro_batch_loop": "auto",
             "loop": "auto",
         }
     )

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from podrl.advice import Machine, Situation, advise
 from podrl.config import Config
-from podrl.layout import available_cores, make_layout
+from podrl.layout import make_layout
 from podrl.mesh import Topology
+from podrl.platforms import available_cores
 
 
 class Adviser:

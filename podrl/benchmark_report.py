@@ -12,6 +12,7 @@ from podrl.console import print_table
 from podrl.memory import UpdateMemory
 from podrl.panel import compact
 from podrl.traffic import describe_traffic
+from podrl.units import describe_bytes
 
 STAGES = {
     "env": "environments",
@@ -63,7 +64,7 @@ def show_jobs(console: Console, report: Mapping[str, Any]) -> None:
     per_step = sum(report["traffic_bytes"].values()) / report["env_steps_per_update"]
     console.print(
         f"Between devices, each update: {describe_traffic(report['traffic_bytes'])}; parameters: "
-        f"{report['parameter_bytes'] / 2**20:,.2f} MiB. That is {per_step:,.1f} bytes an env step.",
+        f"{describe_bytes(report['parameter_bytes'])}. That is {per_step:,.1f} bytes an env step.",
         soft_wrap=True,
     )
     console.print(_machine(report["machine"]), soft_wrap=True)
@@ -119,8 +120,8 @@ def conclusions(report: Mapping[str, Any]) -> Iterator[str]:
         f"Time to first update: {spent['total']:.1f} s: import {spent['import']:.1f}, compile {spent['compile']:.1f}, "
         f"rest {spent['rest']:.1f}."
     )
-    device = "" if memory["device"] is None else f", {_gibibytes(memory['device'])} on the fullest device"
-    yield f"Peak memory of a run: {_gibibytes(memory['process'])}{device}."
+    device = "" if memory["device"] is None else f", {describe_bytes(memory['device'])} on the fullest device"
+    yield f"Peak memory of a run: {describe_bytes(memory['process'])}{device}."
     yield _update_memory(report)
     yield _machine(report["machine"])
     yield (
@@ -217,7 +218,3 @@ def _micro(seconds: float) -> str:
 
 def _percent(share: Mapping[str, float]) -> str:
     return f"{share['median']:.0%} ({share['min']:.0%} to {share['max']:.0%})"
-
-
-def _gibibytes(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.2f} GiB"

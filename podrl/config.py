@@ -10,9 +10,11 @@ import dataclasses
 import difflib
 from typing import Any
 
+MISTAKE = 2  # Exit code.
+
 
 class ConfigError(ValueError):
-    """A mistake in a config or on the command line: one clear line for the user, and exit code 2."""
+    """A mistake in a config or on the command line: one clear line for the user, and exit code `MISTAKE`."""
 
 
 def check(condition: bool, message: str) -> None:

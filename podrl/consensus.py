@@ -14,7 +14,7 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from podrl.config import ConfigError
+from podrl.config import MISTAKE, ConfigError
 from podrl.distributed import Job
 from podrl.mesh import replicated
 
@@ -45,7 +45,7 @@ def from_first(job: Job, name: str, make: Callable[[], Any], timeout_s: float) -
             mistake = str(error)
     made, mistake = json.loads(job.exchange(name, json.dumps([made, mistake]), timeout_s)[0])
     if mistake:
-        job.leave()
+        job.leave(MISTAKE)
         raise ConfigError(mistake)
     return made
 
@@ -74,7 +74,7 @@ def together(job: Job, name: str, make: Callable[[], T], timeout_s: float) -> T:
     mistakes = job.exchange(name, mistake, timeout_s)
     if made is not None and not any(mistakes):
         return made
-    job.leave()
+    job.leave(MISTAKE)
     process = next(process for process, text in enumerate(mistakes) if text)
     raise ConfigError(mistake or f"{job.name_of(process)}: {mistakes[process]}")
 

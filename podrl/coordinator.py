@@ -46,7 +46,8 @@ KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}  # A host 
 _HOST_MS = 14_000
 SILENT_S = 12.0  # without an answer, the coordinator is stopped. JAX's client aborts its process after 15 s or more.
 _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
-_LINGER_S = 30.0  # For those that do not leave after a loss.
+_SLOW_S = 600.0  # For those that leave late: JAX's client would abort them as soon as the service is gone.
+_STUCK_S = 30.0  # For a process that the others have given up.
 _REGISTER_S = 600  # JAX's own limit for its clients to come once all have met; they come at once.
 
 
@@ -74,7 +75,8 @@ class _Coordinator:
         self._gave_up = False
         self._lost = False
         self._parent = os.getppid()
-        self._linger_s = float("inf")
+        self._stuck = -1
+        self._told_s = float("inf")  # When all were told to leave.
 
     def run(self) -> None:
         """Until everybody has gone."""
@@ -86,8 +88,13 @@ class _Coordinator:
                     self._read(key.data)
             if self._service is None and (self._gave_up or os.getppid() != self._parent):
                 return  # If process 0 died before all were here, those that are try again.
-            if time.monotonic() > self._linger_s:
+            if self._is_over():
                 return
+
+    def _is_over(self) -> bool:
+        """Whether those that have not left yet are not waited for any longer."""
+        patience_s = _SLOW_S if any(member.index != self._stuck for member in self._members) else _STUCK_S
+        return time.monotonic() - self._told_s > patience_s
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
@@ -196,12 +203,13 @@ class _Coordinator:
     def _lose(self, index: int, *, why: str, text: str = "", exit_code: int = 1) -> None:
         if not self._lost:
             self._lost = True
+            self._stuck = index if why == "stuck" else -1
             self._linger()
             self._tell(loss=index, why=why, text=text, exit_code=exit_code)
 
     def _linger(self) -> None:
         """Waits for the others to leave, but not for ever, and without keeping process 0's output open."""
-        self._linger_s = time.monotonic() + _LINGER_S
+        self._told_s = time.monotonic()
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
 

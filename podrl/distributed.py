@@ -10,6 +10,7 @@ stopped, or a host that hangs, sends no more heartbeats to JAX's service, whose 
 coordinator that is stopped itself does not answer the processes (`coordinator.SILENT_S`).
 """
 
+import atexit
 from collections.abc import Callable
 import contextlib
 import itertools
@@ -164,11 +165,14 @@ class Job:
     def fail(self, message: str, exit_code: int) -> None:
         """Tells the others why this process is about to end, so that they do too, with the same exit code.
 
-        From now on the loss of another does not end this one, which has its own end to see to.
+        From now on the loss of another does not end this one, which has its own end to see to. However that comes, the
+        exit code is the one that the others were told.
         """
+        if self._line is None or self._ending:
+            return
+        _skip_shutdown(exit_code)
         self._ending = True
-        if self._line is not None:
-            self._line.say(fail=" ".join(message.split()), exit_code=exit_code)
+        self._line.say(fail=" ".join(message.split()), exit_code=exit_code)
 
     def explain_loss(self, wait_s: float = LOSS_S) -> str | None:
         """After an error that a lost process may have caused: which one, and why.
@@ -195,8 +199,13 @@ class Job:
         self._end_coordinator()
         return self._explanation
 
-    def leave(self, timeout_s: float = LEAVE_S) -> None:
-        """Ends the job in good order: waits for the others to be done too, though not for ever."""
+    def leave(self, exit_code: int, timeout_s: float = LEAVE_S) -> None:
+        """Ends the job in good order: waits for the others to be done too, though not for ever.
+
+        Args:
+            exit_code: with which this process is about to end.
+            timeout_s: how long to wait for the others.
+        """
         if self._line is None:
             return
         self._line.say(bye=True)
@@ -206,17 +215,20 @@ class Job:
                 break
             if self._lost.is_set():
                 time.sleep(_GRACE_S)  # The thread that heard of it is about to end the process.
-        if not self._closed.is_set() and not self._ending:
-            logging.warning("Not all processes are done after %.0f s; this one does not wait any longer.", timeout_s)
-        self._ending = True
+        failed, self._ending = self._ending, True
         client, distributed.global_state.client = self._client, None
-        if self._closed.is_set():
-            with contextlib.suppress(jax.errors.JaxRuntimeError):
-                client.shutdown()
+        if not self._closed.is_set():  # The connection is left to the process's end: till then the service stays.
+            if not failed:
+                logging.warning("Not all processes are done after %.0f s; this one waits no longer.", timeout_s)
+                _skip_shutdown(exit_code)
+            return
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.shutdown()
         self._line.close()
-        if self._watching is not None and self._closed.is_set():
-            # In a call that ends with the coordinator: one that came back while Python shuts down would abort it.
-            self._watching.join(timeout=_RETURN_S)
+        if self._watching is not None:
+            self._watching.join(timeout=_RETURN_S)  # In a call that ends with the coordinator, when all have come here.
+            if self._watching.is_alive():
+                _skip_shutdown(exit_code)
         if self._coordinator is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._coordinator.wait(timeout=5.0)
@@ -299,6 +311,11 @@ class Job:
         if self._coordinator is not None and self._line is not None and self._line.is_silent():
             time.sleep(_OTHERS_S)  # For the others to find out by themselves: its end may make JAX abort them.
             self._coordinator.kill()
+
+
+def _skip_shutdown(exit_code: int) -> None:
+    """Lets the process end before Python shuts down; a call to JAX's service that came back then would abort it."""
+    atexit.register(leave, exit_code)
 
 
 def join(membership: Membership, timeout_s: float) -> Job:

@@ -66,6 +66,8 @@ class FusedLearner:
         spec: EnvSpec,
         topology: Topology,
         rules: Sequence[ShardingRule] = (),
+        *,
+        in_loop: bool | None = None,
     ):
         """Lays out the state; compiles nothing yet.
 
@@ -76,13 +78,15 @@ class FusedLearner:
             spec: of one environment.
             topology: whose learner mesh does all.
             rules: layout of wide parameters.
+            in_loop: whether steps and updates are loops of the program; None for what suits the devices, which may be
+                others where devices stand for those that it is planned for.
 
         Raises:
             ConfigError: if the environments or parameters do not divide over the devices.
         """
         make_layout(config, topology)
         self._config, self._agent, self._mesh = config, agent, topology.learner
-        self._in_loop = in_loop = runs_in_loops(config, topology)
+        self._in_loop = in_loop = runs_in_loops(config, topology) if in_loop is None else in_loop
         self.max_updates = config.topology.updates_per_call if in_loop else 1
         self.learner = Learner(
             skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent, self._mesh, rules, max_lag=0

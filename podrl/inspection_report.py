@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from podrl.inspection import Details, Entry, count_bytes, count_elements
+from podrl.units import describe_bytes
 
 
 def show_list(console: Console, entries: Sequence[Entry], leftovers: Sequence[str]) -> None:
@@ -38,7 +39,7 @@ def make_list(entries: Sequence[Entry], *, plain: bool) -> Table:
             f"{entry.step:,}",
             steps,
             _return(entry.episode_return),
-            size(entry.size_bytes),
+            describe_bytes(entry.size_bytes, 1),
             ", ".join(entry.reasons) or "-",
         )
     return table
@@ -79,18 +80,11 @@ def make_arrays(details: Details, *, plain: bool) -> Table:
 def totals(details: Details) -> str:
     """Parameters and the whole state in numbers."""
     params = details.param_shapes
+    of_params, of_state = (describe_bytes(count_bytes(shapes), 1) for shapes in (params, details.shapes))
     return (
-        f"{count_elements(params):,} parameters in {len(params)} arrays, {size(count_bytes(params))}; the whole state: "
-        f"{len(details.shapes)} arrays, {size(count_bytes(details.shapes))}."
+        f"{count_elements(params):,} parameters in {len(params)} arrays, {of_params}; the whole state: "
+        f"{len(details.shapes)} arrays, {of_state}."
     )
-
-
-def size(count: int) -> str:
-    """`512 B`, `1.5 KiB`, `20.0 MiB`."""
-    if count < 1024:
-        return f"{count} B"
-    power = min(int(math.log(count, 1024)), 4)
-    return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"
 
 
 def _empty_table(numbers: Sequence[str], texts: Sequence[str], more: Sequence[str] = (), *, plain: bool) -> Table:

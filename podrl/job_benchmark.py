@@ -116,6 +116,8 @@ def time_job(arguments: Sequence[str], processes: int, devices_per_process: int,
         ]
         log = Path(folder) / "log"
         with log.open("w") as output:
+            # Not `study.job.run_job`, which runs code between fork and exec: here are JAX's threads, whose locks the
+            # fork would keep for ever.
             job = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             _wait(job, log, lambda: bool(_rows(workdir)), _START_S)

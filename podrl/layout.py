@@ -1,18 +1,19 @@
 """Who holds which environments: the job's environments dealt out to processes, actor threads and pools."""
 
 import dataclasses
-import os
 
 import jax
 import numpy as np
 
 from podrl.config import Config, check
 from podrl.mesh import Topology
+from podrl.platforms import available_cores
 from podrl.types import Trajectory
 
 # Transitions in a part of a batch, on CPU; other encoders take a batch whole. See docs/performance.md.
-_CPU_MICRO_BATCH = {"resnet": 96, "nature": 192}
-_CPU_MAX_PARTS = 16  # in an update; each is a copy of the network in the compiled program
+_CPU_MICRO_BATCH = {"resnet": 96, "nature": 192}  # unrolled
+_CPU_ROLLED_MICRO_BATCH = _CPU_MICRO_BATCH | {"nature": 48}
+_CPU_MAX_PARTS = 16  # in an unrolled update; each is a copy of the network in the compiled program
 _CPU_PARTS_OF_A_STEP = 4  # that an optimizer step may have however many steps an update has, for their memory
 
 
@@ -115,24 +116,39 @@ def runs_in_loops(config: Config, topology: Topology) -> bool:
 
 
 def resolve_micro_batches(config: Config, topology: Topology) -> Config:
-    """The config with `agent.micro_batches=0` replaced by what suits the learner's devices.
+    """The config with `agent.micro_batches=0` and `agent.micro_batch_loop='auto'` replaced by what suits the learner.
 
-    On a CPU convolutional networks learn in parts, whose activations stay in cache: of at most `_CPU_MICRO_BATCH`
-    transitions, unless that would make more than `_CPU_MAX_PARTS` parts in an update and `_CPU_PARTS_OF_A_STEP` in a
-    step. Accelerators, and networks without convolutions, take a batch whole.
+    On a CPU convolutional networks learn in parts, whose activations stay in cache: of at most
+    `_CPU_ROLLED_MICRO_BATCH` transitions where the parts are a loop of the compiled program and the network is not
+    recurrent; else of `_CPU_MICRO_BATCH`, unless that would make more than `_CPU_MAX_PARTS` parts in an update and
+    `_CPU_PARTS_OF_A_STEP` in a step. Accelerators, and networks without convolutions, take a batch whole.
+
+    Parts are a loop where the network may be in one, and where one device learns: several would reduce the gradients
+    of each part.
     """
-    if config.agent.micro_batches:
-        return config
+    agent = config.agent
+    if getattr(agent, "micro_batch_loop", None) == "auto":
+        rolled = runs_in_loops(config, topology) and topology.learner.devices.size == 1
+        agent = dataclasses.replace(agent, micro_batch_loop="rolled" if rolled else "unrolled")
+    if not agent.micro_batches:
+        rolled = getattr(agent, "micro_batch_loop", None) == "rolled"
+        agent = dataclasses.replace(agent, micro_batches=_choose_micro_batches(config, topology, rolled))
+    return dataclasses.replace(config, agent=agent)
+
+
+def _choose_micro_batches(config: Config, topology: Topology, rolled: bool) -> int:
+    if not _convolves_on_cpu(config, topology):
+        return 1
     env_parts, row_parts = config.minibatch_grid
     envs = config.actors.num_envs // (topology.learner.shape["data"] * env_parts)
-    micro_batches = 1
-    if _convolves_on_cpu(config, topology):
+    if rolled and config.network.core == "none":  # A recurrent core is slower on fewer environments.
+        size, limit = _CPU_ROLLED_MICRO_BATCH[config.network.encoder], max(1, envs)
+    else:
         size = _CPU_MICRO_BATCH[config.network.encoder]
         limit = max(_CPU_PARTS_OF_A_STEP, _CPU_MAX_PARTS // _num_copies(config))
-        divisors = [n for n in range(1, limit + 1) if envs % n == 0]
-        small = [n for n in divisors if envs // n * (config.actors.unroll_length // row_parts) <= size]
-        micro_batches = min(small, default=max(divisors))
-    return dataclasses.replace(config, agent=dataclasses.replace(config.agent, micro_batches=micro_batches))
+    divisors = [n for n in range(1, limit + 1) if envs % n == 0]
+    small = [n for n in divisors if envs // n * (config.actors.unroll_length // row_parts) <= size]
+    return min(small, default=max(divisors))
 
 
 def resolve_loop(config: Config, topology: Topology) -> Config:
@@ -160,11 +176,6 @@ def _convolves_on_cpu(config: Config, topology: Topology) -> bool:
 def default_env_threads(layout: Layout) -> int:
     """C++ threads of a pool: the cores that this process may use over its actors, as a thread waits for one pool."""
     return max(1, min(layout.envs_per_pool, available_cores() // layout.num_actors))
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which a scheduler may have made fewer than the host's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def global_shape(rollout: Trajectory, num_processes: int) -> Trajectory:

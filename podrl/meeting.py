@@ -69,7 +69,12 @@ def _listen(host: str, port: int) -> socket.socket:
             return socket.create_server(("", port), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not patience.left_s():
-                reason = "is in use by another program" if error.errno == errno.EADDRINUSE else f"fails: {error}"
+                reason = f"fails: {error}"
+                if error.errno == errno.EADDRINUSE:
+                    reason = (
+                        "is in use by another program, or by a job that ended less than 10 minutes ago, one of whose "
+                        "processes has not left yet"
+                    )
                 raise ConfigError(
                     f"Port {port} on this host, where the processes of this job are to meet, {reason}. "
                     "Choose another port: --coordinator=HOST:PORT, the same for all processes."

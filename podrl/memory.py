@@ -6,6 +6,7 @@ import math
 import jax
 
 from podrl.types import PyTree
+from podrl.units import describe_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class UpdateMemory:
         """For people: `state 15.8 MiB, batch 0.4 MiB, temporaries 242.0 MiB`."""
         batch_bytes = self.argument_bytes - self.state_bytes
         return (
-            f"state {_mebibytes(self.state_bytes)}, batch {_mebibytes(batch_bytes)}, temporaries "
-            f"{_mebibytes(self.temporary_bytes + self.output_bytes)}"
+            f"state {describe_bytes(self.state_bytes, 1)}, batch {describe_bytes(batch_bytes, 1)}, temporaries "
+            f"{describe_bytes(self.temporary_bytes + self.output_bytes, 1)}"
         )
 
 
@@ -55,7 +56,3 @@ def shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
     """Bytes of an array on each of its devices."""
     shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
     return math.prod(shape) * leaf.dtype.itemsize
-
-
-def _mebibytes(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:,.1f} MiB"

@@ -18,7 +18,7 @@ from absl import logging
 from etils import epath
 import jax
 
-from podrl.config import Config, ConfigError
+from podrl.config import MISTAKE, Config, ConfigError
 from podrl.config_dict import to_dict
 from podrl.determinism import jax_plugins
 from podrl.distributed import Job
@@ -79,7 +79,7 @@ def check_agreement(job: Job, facts: Mapping[str, str], timeout_s: float) -> flo
     clocks = [float(text) for text in job.exchange("clock", repr(time.time()), timeout_s)]
     complaint = compare(everybody, [job.name_of(process) for process in range(job.process_count)])
     if complaint:
-        job.leave()
+        job.leave(MISTAKE)
         raise ConfigError(complaint)
     skew_s = max(clocks) - min(clocks)
     if skew_s > CLOCKS_S:
@@ -130,7 +130,7 @@ def check_workdir(job: Job, workdir: str, timeout_s: float) -> None:
         own.unlink(missing_ok=True)
     found = [f"{job.name_of(process)} {text}" for process, text in enumerate(problems) if text]
     if found:
-        job.leave()
+        job.leave(MISTAKE)
         raise ConfigError(
             f"--workdir={workdir}: {shorten(found, 3)}. Choose a folder that all hosts share, such as one on a network "
             "file system or gs://, and may write to."

@@ -28,19 +28,20 @@ from podrl.assembly import assemble, resolve
 from podrl.checkpoint_facts import CheckpointError
 from podrl.commandline import CommandLine
 from podrl.compilation_cache import use_compilation_cache
-from podrl.config import Config, ConfigError
+from podrl.config import MISTAKE, Config, ConfigError
 from podrl.config_dict import to_dict
 from podrl.consensus import StopVote
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging
 from podrl.distributed import ALONE, Job, join
 from podrl.evaluator import OFF, ROW_KEY, make_evaluator
-from podrl.interruption import interruptible, leave
+from podrl.interruption import INTERRUPTED, interruptible, leave
 from podrl.ledger import Ledger
 from podrl.membership import Membership, find_membership
 from podrl.metrics import MetricsWriter, updates_with
 from podrl.panel import Summary
 from podrl.placement import run_loop
+from podrl.platforms import available_cores, give_xla_two_threads
 from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
 from podrl.profiler import Profiler
 from podrl.progress import Outcome
@@ -52,7 +53,6 @@ from podrl.types import Counters, EnvSpec, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
 
-MISTAKE = 2
 _STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")  # As the runtime's begin.
 
 
@@ -70,6 +70,7 @@ def main(command: CommandLine) -> int:
     )
     configure_logging(membership.process_index)
     keep_freed_memory()
+    give_xla_two_threads(os.environ, available_cores())
     use_compilation_cache()
     config = resolve(command.config)
     if config.determinism == "exact":
@@ -77,7 +78,8 @@ def main(command: CommandLine) -> int:
     job = ALONE
     try:
         try:  # A signal ends the wait for others at once.
-            job = enter_job(membership, config, command)
+            job = join(membership, command.join_timeout_s)
+            check_job(job, membership, config, command)
         except TimeoutError as error:
             logging.error("%s", error)
             leave(STALLED)
@@ -91,9 +93,13 @@ def main(command: CommandLine) -> int:
                 stop_code=lambda: interruption.exit_code or 0,
                 job=job,
             )
-            job.leave()
+            code = 0 if outcome.finished else outcome.stop_code
+            job.leave(code)
     except ConfigError as error:
         job.fail(str(error), MISTAKE)
+        raise
+    except KeyboardInterrupt:  # A run that is under way catches it.
+        job.fail("told to stop by Ctrl-C", INTERRUPTED)
         raise
     except Exception as error:  # noqa: BLE001 (the last line of defence: one clear line, the details below it)
         if isinstance(error.__cause__, ConfigError):
@@ -109,7 +115,7 @@ def main(command: CommandLine) -> int:
         logging.error("Details:", exc_info=error.__cause__ or error)
         job.fail(said, code)
         return _exit_code(code, job, error)
-    return _exit_code(0 if outcome.finished else outcome.stop_code, job)
+    return _exit_code(code, job)
 
 
 def is_of_the_runtime(error: BaseException) -> bool:
@@ -118,26 +124,23 @@ def is_of_the_runtime(error: BaseException) -> bool:
     return any(isinstance(e, jax.errors.JaxRuntimeError) or _STATUS.match(str(e)) for e in errors if e is not None)
 
 
-def enter_job(membership: Membership, config: Config, command: CommandLine) -> Job:
-    """Joins the other processes, if there are any, and agrees with them on what each of them is about to do.
+def check_job(job: Job, membership: Membership, config: Config, command: CommandLine) -> None:
+    """Agrees with the other processes, if there are any, on what each of them is about to do.
 
     Raises:
         ConfigError: if the processes are not alike; says who differs in what.
-        TimeoutError: if one does not come; names it.
+        TimeoutError: if one does not say what it is about to do; names it.
     """
-    timeout_s = command.join_timeout_s
-    job = join(membership, timeout_s)
     if membership.process_count > 1 or membership.platform != "alone":
         logging.info("%s.", membership.describe())
     if job.process_count > 1:
         flags = {name: getattr(command, name) for name in ("workdir", "profile", "accept_changes")}
-        skew_s = check_agreement(job, make_facts(config, flags), timeout_s)
-        check_agreement(job, make_device_facts(), timeout_s)
+        skew_s = check_agreement(job, make_facts(config, flags), command.join_timeout_s)
+        check_agreement(job, make_device_facts(), command.join_timeout_s)
         if job.process_index == 0:
             logging.info("All %d processes agree; their clocks differ by %.1f s.", job.process_count, skew_s)
         else:  # What is no warning is told once for the job.
             logging.set_verbosity(logging.WARNING)
-    return job
 
 
 def train(

@@ -18,9 +18,9 @@ from etils import epath
 
 from podrl.config import Config, ConfigError, check
 from podrl.config_dict import differences, to_dict, with_defaults
-from podrl.layout import available_cores
 from podrl.mesh import Topology
 from podrl.naming import new_folder
+from podrl.platforms import available_cores
 
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "orbax-checkpoint", "numpy")
 
@@ -52,7 +52,8 @@ def make_workdir(config: Config, path: str | None, *, accept_changes: bool = Fal
         reason = error.strerror or error
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
     if holds_run(workdir) and not accept_changes:
-        found = differences(with_defaults(json.loads((workdir / "config.json").read_text())), to_dict(config))
+        before = json.loads((workdir / "config.json").read_text())
+        found = differences(with_defaults(before, type(config.agent)), to_dict(config))
         if config.agent.micro_batches == 0:  # Left to each machine; earlier podrls wrote down what it became.
             found.pop("agent.micro_batches", None)
         changes = [f"{key} was {before}, is {after}" for key, (before, after) in found.items()]

@@ -35,6 +35,7 @@ def sample(rate: float, cores: float = 1.0) -> Sample:
 def fast_yardsticks(monkeypatch):
     monkeypatch.setattr(instruments, "_YARDSTICK_S", 0.05)
     monkeypatch.setattr(instruments, "_COPY_BYTES", 2**20)
+    monkeypatch.setattr(instruments, "_CACHED_BYTES", 2**20)
 
 
 @pytest.fixture
@@ -165,8 +166,8 @@ def test_memory_is_that_of_the_compiled_update_with_parameters_laid_out_as_in_th
     assert all(0 < found["state_bytes"] < found["argument_bytes"] for found in memory.values())
     assert memory["fsdp"]["state_bytes"] < 0.45 * memory["replicated"]["state_bytes"]  # 82 % of it is split over 4.
     text = capsys.readouterr().out
-    assert re.search(r"MiB; between devices: all-reduce \S+ MiB; 8 parameters, whole on every learner device\.", text)
-    assert "MiB; 1 of 8 parameters, 82.0% of their bytes, split over 4 devices." in text
+    assert re.search(r"iB; between devices: all-reduce \S+ [KM]iB; 8 parameters, whole on every learner device\.", text)
+    assert "iB; 1 of 8 parameters, 82.0% of their bytes, split over 4 devices." in text
     assert "env steps/s" not in text
 
 
@@ -221,6 +222,12 @@ def test_a_copy_counts_bytes_read_and_written(monkeypatch, fast_yardsticks):
     monkeypatch.setattr(instruments.time, "perf_counter", lambda: float(next(seconds)))
     # Whatever is timed takes a second, so a single pass over a MiB is enough.
     assert instruments.make_copy()() * 1e9 == pytest.approx(2 * 2**20)
+
+
+def test_a_pass_over_cached_memory_counts_busy_cores_only(monkeypatch, fast_yardsticks):
+    seconds = itertools.count()
+    monkeypatch.setattr(instruments.time, "process_time", lambda: float(next(seconds)))
+    assert instruments.make_cached_pass()() * 1e9 == pytest.approx(2 * 2**20)
 
 
 def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):
@@ -309,7 +316,7 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--processes", "1,x"], "--processes=1,x must be numbers of processes, such as 1,2,4."),
+        (["--processes", "1,x"], "--processes=1,x must be whole numbers of at least 1, such as 1,2,4."),
         (["--processes", "2", "--memory"], "--processes measures whole jobs of one config. Leave out --memory"),
     ],
 )

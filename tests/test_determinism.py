@@ -1,9 +1,13 @@
-"""The flags that XLA needs for the same bits on every run."""
+"""What XLA needs for the same bits on every run."""
+
+import os
 
 import pytest
 
 from podrl.config import ConfigError
 from podrl.determinism import GPU_FLAG, jax_plugins, require_determinism
+from podrl.platforms import available_cores, give_xla_two_threads
+from tests.processes import ROOT, launch, read_rows
 
 CUDA = ["xla_cuda13"]
 
@@ -69,3 +73,33 @@ def test_plugins_are_found_however_they_are_installed(tmp_path, monkeypatch, fil
     install(tmp_path, *files)
     monkeypatch.syspath_prepend(tmp_path)
     assert set(jax_plugins()) - before == names
+
+
+@pytest.mark.parametrize(
+    ("cores", "environ", "expected"), [(1, {}, "2"), (1, {"NPROC": ""}, "2"), (1, {"NPROC": "1"}, "1"), (2, {}, None)]
+)
+def test_xla_has_no_fewer_than_two_threads(cores, environ, expected):
+    give_xla_two_threads(environ, cores)
+    assert environ.get("NPROC") == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or available_cores() < 2, reason="needs two cores to choose")
+def test_a_process_that_is_bound_to_one_core_does_the_same_bit_for_bit(tmp_path):
+    config = (
+        "--config",
+        ROOT / "configs/impala_catch.py",
+        "--config.total_env_steps=6400",
+        "--config.log.every_updates=1",
+    )
+    allowed = os.sched_getaffinity(0)
+    fingerprints = []
+    try:
+        for count in (1, 2):
+            os.sched_setaffinity(0, sorted(allowed)[:count])
+            result = launch(*config, "--workdir", f"run{count}", cwd=tmp_path)
+            assert result.returncode == 0, result.stderr
+            fingerprints.append([row["fingerprint"] for row in read_rows(tmp_path / f"run{count}")])
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert len(fingerprints[0]) == 10
+    assert fingerprints[0] == fingerprints[1]

@@ -138,7 +138,7 @@ def test_atari_has_a_score_on_the_human_scale(tmp_path, capsys):
         (("--step", "5"), ". There are: 4, 8, 12."),
         (("--workdir", "nowhere"), "--workdir=nowhere is not there, or no folder."),
         (("--video", "nowhere/x.gif"), "--video=nowhere/x.gif: there is no such folder."),
-        (("--json", "."), "--json=. is a folder; name a file."),
+        (("--json", "."), "--json=. is a folder. Name a file in it."),
         (("--video", "play.avi"), "--video=play.avi: '.avi' is not known. Use .gif or .mp4."),
         (("--episodes", "0"), "--episodes=0 must be at least 1."),
         (("--policy", "best"), "Argument --policy: invalid choice: 'best'"),

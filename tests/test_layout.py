@@ -30,7 +30,11 @@ def micro_batches(num_devices=1, **overrides):
         (16, 1, {"actors__unroll_length": 200}),  # As small as the number of parts allows.
         (8, 1, {"actors__num_envs": 512, "agent__minibatches": 2}),
         (2, 1, {"actors__num_envs": 62}),  # 2, 31 or 62 parts are possible.
-        (4, 1, {"network__encoder": "nature", "agent__minibatches": 2}),  # Parts of 8 environments.
+        (16, 1, {"network__encoder": "nature", "agent__minibatches": 2}),  # In a loop: parts of 2 environments.
+        (32, 1, {"network__encoder": "nature", "actors__unroll_length": 10, "actors__num_envs": 128}),  # More than 16.
+        (4, 1, {"network__encoder": "nature", "agent__minibatches": 2, "agent__micro_batch_loop": "unrolled"}),
+        (4, 1, {"network__encoder": "nature", "network__core": "lstm", "agent__minibatches": 2}),
+        (4, 2, {"network__encoder": "nature"}),  # Two devices: unrolled, parts of 8 environments.
         (1, 1, {"network__encoder": "mlp"}),
         (2, 1, {"agent__micro_batches": 2}),
         # Each of 8 optimizer steps in an update is a copy of the network already, or one is in a loop.
@@ -55,6 +59,12 @@ def test_a_cpu_learner_takes_images_in_small_parts(expected, num_devices, overri
     assert micro_batches(num_devices, **overrides) == expected
 
 
+def test_fewer_environments_than_minibatches_are_one_clear_mistake():
+    few = {"agent": "ppo", "agent__shuffle": "environments", "agent__minibatches": 4, "actors__num_envs": 2}
+    with pytest.raises(ConfigError, match=r"actors\.num_envs=2 does not divide"):
+        micro_batches(network__encoder="nature", **few)
+
+
 def test_what_the_user_set_is_checked():
     with pytest.raises(ConfigError, match=r"agent\.micro_batches=3 does not divide the 64 environments"):
         micro_batches(actors__num_envs=64, agent__micro_batches=3)
@@ -76,6 +86,19 @@ def test_a_cpu_learner_spares_convolutions_the_loop(encoder, loop):
     assert resolve_loop(set_by_user, topology).agent.loop == "rolled"
     without = make_config(network__encoder=encoder)
     assert resolve_loop(without, topology) == without
+
+
+@pytest.mark.parametrize(
+    ("encoder", "num_devices", "loop"),
+    [("mlp", 1, "rolled"), ("nature", 1, "rolled"), ("nature", 2, "unrolled"), ("resnet", 1, "unrolled")],
+)
+def test_parts_are_a_loop_where_it_costs_neither_speed_nor_reductions(encoder, num_devices, loop):
+    topology = make_topology(TopologyConfig(learner_devices_per_process=num_devices), jax.devices()[:num_devices])
+    for agent in ("impala", "ppo"):
+        config = make_config(agent=agent, network__encoder=encoder)
+        assert resolve_micro_batches(config, topology).agent.micro_batch_loop == loop
+        by_user = make_config(agent=agent, network__encoder=encoder, agent__micro_batch_loop="unrolled")
+        assert resolve_micro_batches(by_user, topology).agent.micro_batch_loop == "unrolled"
 
 
 def test_minibatches_of_rows_need_rows_that_divide_and_any_number_of_environments():

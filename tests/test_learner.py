@@ -97,6 +97,20 @@ def test_how_a_batch_is_dealt_to_pools_and_micro_batches_does_not_matter(referen
     assert_params_close(params, reference[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("agent", ["impala", "ppo"])
+def test_micro_batches_are_as_many_copies_of_the_network_as_the_config_says(agent):
+    def products(**overrides):
+        config = make_config(agent=agent, agent__minibatches=1, **overrides)
+        built, spec = make_agent(config)
+        trajectory = random_trajectory(built, spec, 4, 8)
+        lowered = jax.jit(built.update).lower(built.init(jax.random.key(0)), trajectory)
+        return lowered.compile().as_text().count(" dot(")
+
+    loop = products(agent__micro_batches=8, agent__micro_batch_loop="rolled")
+    copies = products(agent__micro_batches=8, agent__micro_batch_loop="unrolled")
+    assert loop < copies / 4
+
+
 @pytest.mark.parametrize(("num_devices", "num_pools"), [(1, 2), (8, 1), (8, 2)])
 def test_minibatches_hold_the_same_environments_on_any_layout(num_devices, num_pools):
     config = make_config(agent__minibatches=2, actors__num_envs=32)

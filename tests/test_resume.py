@@ -202,6 +202,13 @@ class TestInOneProcess:
             train.train(other, workdir=str(tmp_path))
         assert train.train(other, workdir=str(tmp_path), accept_changes=True).finished
 
+    def test_keys_that_came_since_are_no_change(self, tmp_path):
+        self.train_until(tmp_path, 2)
+        stored = json.loads((tmp_path / "config.json").read_text())
+        del stored["agent"]["micro_batch_loop"], stored["determinism"]
+        (tmp_path / "config.json").write_text(json.dumps(stored))
+        assert train.train(self.CONFIG, workdir=str(tmp_path)).finished
+
     def test_a_refused_network_leaves_the_run_as_it_was(self, tmp_path):
         self.train_until(tmp_path, 5)
         before = (tmp_path / "config.json").read_text()

@@ -404,7 +404,7 @@ def test_the_command_trains_on_two_actor_and_two_model_devices_and_says_what_is_
     assert result.returncode == 0, result.stderr
     assert "1 process x 4 cpu devices: 2 act, 2 learn" in result.stderr
     assert "Learner: 1 of 8 parameters, 82.0% of their bytes, split over 2 devices." in result.stderr
-    assert re.search(r"An update on each of 2 learner devices: state \S+ MiB, batch \S+ MiB, temp", result.stderr)
+    assert re.search(r"An update on each of 2 learner devices: state \S+ [KM]iB, batch \S+ [KM]iB, temp", result.stderr)
     assert len(read_rows(tmp_path / "run")) == 6
     refused = launch(*config, "--config.topology.model_devices=3", cwd=tmp_path)
     assert refused.returncode == 2

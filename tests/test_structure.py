@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
-    | {"atari_scores", "console", "data", "naming", "line_file", "platforms"},
+    | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units"},
     {
         "actor_critic",
         "mesh",
@@ -27,7 +27,7 @@ LAYERS = [
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
-    | {"absence", "launch"},
+    | {"absence", "launch", "tool"},
     {"meeting", "fused", "checkpoint", "adviser"},
     {"distributed", "assembly"},
     {"preflight", "consensus", "resumption"},

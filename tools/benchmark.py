@@ -15,13 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 import ml_collections
 
-from podrl import commandline
 from podrl.allocator import keep_freed_memory
+from podrl.commandline import Parser
 from podrl.config import ConfigError, check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins, require_determinism
-from podrl.interruption import INTERRUPTED
-from podrl.platforms import skip_absent_tpu
+from podrl.platforms import available_cores, give_xla_two_threads, skip_absent_tpu
+from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config configs/impala_atari.py --memory [--json FILE]
@@ -69,7 +69,7 @@ def parse(argv: list[str]) -> Command:
         ConfigError: on a missing or broken config file, an unknown flag or key, or a value out of range.
         SystemExit: with code 0 after showing `--help`.
     """
-    parser = commandline.Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
+    parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="config file")
     parser.add_argument("--smoke", action="store_true", help="shrink the config as tools/tpu_launch.py --smoke does")
     parser.add_argument("--repeats", type=int, default=3, help="of every stage, interleaved (3)")
@@ -79,8 +79,7 @@ def parse(argv: list[str]) -> Command:
     parser.add_argument("--memory", action="store_true", help="only compile; report what an update takes on a device")
     parser.add_argument("--processes", metavar="N,N,...", help="measure whole jobs of so many processes, in turns")
     flags, rest = parser.parse_known_args(argv[1:])
-    for argument in rest:
-        check(argument.startswith(("--config.", "--other.")), f"Unknown argument {argument!r}. See --help.")
+    check_known(rest, "--config.", "--other.")
     shared = [argument for argument in rest if argument.startswith("--config.")]
     others = [argument for argument in rest if argument.startswith("--other.")]
     check(flags.repeats >= 1, f"--repeats={flags.repeats} must be at least 1.")
@@ -90,43 +89,27 @@ def parse(argv: list[str]) -> Command:
         not (flags.processes and (flags.memory or flags.compare)),
         "--processes measures whole jobs of one config. Leave out --memory and --compare.",
     )
-    check(flags.json is None or flags.json.parent.is_dir(), f"--json={flags.json}: there is no such folder.")
+    check_writable("--json", flags.json)
     for argument in others:
         check(flags.compare is not None, f"{argument} changes the compared config. Add --compare CONFIG.")
         check("=" in argument, f"{argument} needs a value: {argument}=VALUE.")
     return Command(
-        config=_load(flags.config, shared, smoke=flags.smoke),
+        config=load_config(flags.config, shared, smoke=flags.smoke),
         other=None if flags.compare is None else _load_other(flags.compare, shared, others, smoke=flags.smoke),
         other_file=flags.compare,
         repeats=flags.repeats,
         seconds=flags.seconds,
         memory=flags.memory,
-        processes=_counts(flags.processes),
+        processes=parse_numbers("--processes", flags.processes),
         arguments=(f"--config={flags.config}", *shared, *(["--smoke"] if flags.smoke else [])),
         json=flags.json,
     )
 
 
-def _counts(text: str | None) -> tuple[int, ...]:
-    """Numbers as in `1,2,4`."""
-    counts = text.split(",") if text else []
-    check(
-        all(count.isdigit() and int(count) > 0 for count in counts),
-        f"--processes={text} must be numbers of processes, such as 1,2,4.",
-    )
-    return tuple(map(int, counts))
-
-
-def _load(path: str, overrides: list[str], *, smoke: bool) -> ml_collections.ConfigDict:
-    config = commandline.override(commandline.load_config(path), overrides)
-    config.smoke = config.smoke or smoke
-    return config
-
-
 def _load_other(path: str, shared: list[str], others: list[str], *, smoke: bool) -> ml_collections.ConfigDict:
     overrides = [f"--config.{argument.removeprefix('--other.')}" for argument in others]
     with _blaming(path):
-        return _load(path, [*shared, *overrides], smoke=smoke)
+        return load_config(path, [*shared, *overrides], smoke=smoke)
 
 
 @contextlib.contextmanager
@@ -152,6 +135,7 @@ def run(command: Command) -> None:
 
     configure_logging(process_index=0)
     keep_freed_memory()
+    give_xla_two_threads(os.environ, available_cores())
     config = resolve(command.config)
     with _blaming(command.other_file):
         other = resolve(command.other) if command.other is not None else None
@@ -178,17 +162,7 @@ def run(command: Command) -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: 0 done, 2 a mistake in the command or config."""
-    try:
-        run(parse(argv))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except Exception as error:
-        mistake = error.__cause__ if isinstance(error.__cause__, ConfigError) else error
-        if not isinstance(mistake, ConfigError):
-            raise
-        sys.stderr.write(f"benchmark: error: {mistake}\n")
-        return 2
-    return 0
+    return run_tool("benchmark", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from podrl.commandline import Parser
 from podrl.comparison import compare
 from podrl.comparison_report import show
-from podrl.config import ConfigError
 from podrl.console import make_console
-from podrl.interruption import INTERRUPTED
 from podrl.records import read_record
+from podrl.tool import run_tool
 
 USAGE = """%(prog)s A B
 
@@ -21,22 +20,21 @@ a row in both, the data that they learned from and the parameters that they made
 are equal, 1 if they differ, 2 on a mistake in the command."""
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command line and returns the exit code: 0 equal, 1 different, 2 a mistake in the command."""
+def run(argv: list[str]) -> int:
+    """Compares, prints, and returns the exit code."""
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("a", metavar="A", help="folder of a run")
     parser.add_argument("b", metavar="B", help="folder of another")
-    try:
-        flags = parser.parse_args(argv[1:])
-        a, b = read_record(flags.a), read_record(flags.b)
-        comparison = compare(a, b)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except ConfigError as error:
-        sys.stderr.write(f"compare_runs: error: {error}\n")
-        return 2
+    flags = parser.parse_args(argv[1:])
+    a, b = read_record(flags.a), read_record(flags.b)
+    comparison = compare(a, b)
     show(make_console(), a, b, comparison)
     return 0 if comparison.is_equal else 1
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line and returns the exit code: 0 equal, 1 different, 2 a mistake in the command."""
+    return run_tool("compare_runs", lambda: run(argv))
 
 
 if __name__ == "__main__":

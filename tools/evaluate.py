@@ -15,11 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 
 from podrl.commandline import Parser
-from podrl.config import ConfigError, check
+from podrl.config import check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins
-from podrl.interruption import INTERRUPTED
-from podrl.platforms import skip_absent_tpu
+from podrl.platforms import available_cores, give_xla_two_threads, skip_absent_tpu
+from podrl.tool import check_writable, run_tool
 
 if TYPE_CHECKING:
     import jax
@@ -58,23 +58,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     check(flags.video_seconds > 0, f"--video_seconds={flags.video_seconds} must be positive.")
     check(0 <= flags.seed < 2**31, f"--seed={flags.seed} must lie in [0, 2**31).")
     for name in ("video", "json"):
-        _check_writable(f"--{name}", getattr(flags, name))
+        check_writable(f"--{name}", getattr(flags, name))
     return flags
-
-
-def _check_writable(flag: str, path: Path | None) -> None:
-    """Raises ConfigError unless a file can be written there."""
-    if path is None:
-        return
-    check(path.parent.is_dir(), f"{flag}={path}: there is no such folder.")
-    check(not path.is_dir(), f"{flag}={path} is a folder; name a file.")
-    target = path if path.exists() else path.parent
-    check(os.access(target, os.W_OK), f"{flag}={path} cannot be written: no permission.")
 
 
 def run(flags: argparse.Namespace) -> None:
     """Plays, prints and writes."""
     skip_absent_tpu(os.environ, jax_plugins())
+    give_xla_two_threads(os.environ, available_cores())
     import jax  # A mistake before need not wait for it.
 
     from podrl import evaluation_report, inspection
@@ -123,7 +114,6 @@ def _play(
     """The episodes of one policy, filmed if there is a film."""
     from podrl.envs import make_picture_pool
     from podrl.evaluate import make_player
-    from podrl.layout import available_cores
 
     make_pool = saved.source.make_pool if film is None else functools.partial(make_picture_pool, saved.source)
     player = make_player(
@@ -154,14 +144,8 @@ class _Progress:
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: 0 done, 1 a damaged checkpoint, 2 a mistake in the command."""
-    try:
-        run(parse(argv))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except (ConfigError, RuntimeError) as error:  # RuntimeError: also of a checkpoint that cannot be read.
-        sys.stderr.write(f"evaluate: error: {error}\n")
-        return 2 if isinstance(error, ConfigError) else 1
-    return 0
+    # RuntimeError: also of a checkpoint that cannot be read.
+    return run_tool("evaluate", lambda: run(parse(argv)), failures=(RuntimeError,))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ import sys
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl.commandline import Parser
-from podrl.config import ConfigError
-from podrl.interruption import INTERRUPTED
+from podrl.tool import run_tool
 
 USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz]
 
@@ -68,13 +67,7 @@ def run(command: argparse.Namespace) -> int:
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: 0 done, 1 a damaged checkpoint, 2 a mistake in the command."""
-    try:
-        return run(parse(argv))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except ConfigError as error:
-        sys.stderr.write(f"{_NAME}: error: {error}\n")
-        return 2
+    return run_tool(_NAME, lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

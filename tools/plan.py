@@ -1,7 +1,7 @@
 """Says what a config needs and how fast it will be on chips that nobody has booked. See `--help`."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import math
@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 import ml_collections
 
-from podrl import commandline
-from podrl.config import ConfigError, check
+from podrl.commandline import Parser
+from podrl.config import check
 from podrl.console import make_console
-from podrl.interruption import INTERRUPTED
+from podrl.tool import check_known, check_writable, load_config, run_tool
 
 USAGE = """%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
        %(prog)s --config configs/impala_atari.py --topology h100:2x8 --price 2.5
@@ -28,6 +28,8 @@ USAGE = """%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topol
 Compiles the config's own acting step and update for a TPU slice, without a TPU, and says whether it fits, what binds,
 how fast it will be and how it scales. GPUs are counted and not compiled. `this` predicts this machine from its own
 yardsticks, and `--check` runs the config to compare. Nothing is trained or saved. See docs/scaling.md."""
+_OF_SLICES = ("env_steps_per_vcpu", "vcpus", "achieved", "dispatch_ms", "price")  # This machine is measured.
+_ACHIEVED, _DISPATCH_MS = 0.6, 0.3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,43 +65,52 @@ def parse(argv: Sequence[str]) -> Command:
     Raises:
         ConfigError: with one clear line.
     """
-    parser = commandline.Parser(
-        prog="plan", usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(prog="plan", usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="a file of configs/; --config.x.y=... changes a key")
     parser.add_argument("--topology", action="append", required=True, help="v5e:16x16, v5p:4x4x4, h100:2x8, this, ...")
     parser.add_argument("--env_steps_per_vcpu", type=float, help="default: measured here, times 0.6")
     parser.add_argument("--vcpus", type=float, help="of a host, that step environments; default: nine in ten")
-    parser.add_argument("--achieved", type=float, default=0.6, help="share of the peaks that programs reach (0.6)")
-    parser.add_argument("--dispatch_ms", type=float, default=0.3, help="round trip of an acting call (0.3)")
+    parser.add_argument("--achieved", type=float, help=f"share of the peaks that programs reach ({_ACHIEVED})")
+    parser.add_argument("--dispatch_ms", type=float, help=f"round trip of an acting call ({_DISPATCH_MS})")
     parser.add_argument("--price", type=float, help="of one chip for one hour, in any currency")
     parser.add_argument("--check", action="store_true", help="with `this`: run it, and show the prediction's error")
     parser.add_argument("--json", type=Path, help="where to write the plans as JSON")
     flags, rest = parser.parse_known_args(list(argv[1:]))
-    for argument in rest:
-        check(argument.startswith("--config."), f"Unknown argument {argument!r}. See --help.")
+    check_known(rest, "--config.")
     for name in ("env_steps_per_vcpu", "vcpus", "price"):
         value = getattr(flags, name)
         check(value is None or value > 0, f"--{name}={value} must be positive.")
-    check(0 < flags.achieved <= 1, f"--achieved={flags.achieved} must lie in (0, 1].")
-    check(flags.dispatch_ms >= 0, f"--dispatch_ms={flags.dispatch_ms} must be at least 0.")
-    check(flags.json is None or flags.json.parent.is_dir(), f"--json={flags.json}: there is no such folder.")
-    check(flags.json is None or not flags.json.is_dir(), f"--json={flags.json} is a folder. Name a file in it.")
+    achieved = _ACHIEVED if flags.achieved is None else flags.achieved
+    dispatch_ms = _DISPATCH_MS if flags.dispatch_ms is None else flags.dispatch_ms
+    check(0 < achieved <= 1, f"--achieved={achieved} must lie in (0, 1].")
+    check(dispatch_ms >= 0, f"--dispatch_ms={dispatch_ms} must be at least 0.")
+    for name in _OF_SLICES:
+        check(
+            getattr(flags, name) is None or not all(map(_is_here, flags.topology)),
+            f"--{name} is for slices, and --topology this is this machine, which is measured. Drop --{name}, or add a "
+            "slice, such as --topology v5e:2x4.",
+        )
+    check_writable("--json", flags.json)
     check(
-        not flags.check or all(name.startswith("this") for name in flags.topology),
+        not flags.check or all(map(_is_here, flags.topology)),
         "--check runs on this machine. Use it with --topology this.",
     )
     return Command(
-        config=commandline.override(commandline.load_config(flags.config), rest),
+        config=load_config(flags.config, rest),
         topologies=tuple(flags.topology),
         env_steps_per_vcpu=flags.env_steps_per_vcpu,
         vcpus=flags.vcpus,
-        achieved=flags.achieved,
-        dispatch_ms=flags.dispatch_ms,
+        achieved=achieved,
+        dispatch_ms=dispatch_ms,
         price=flags.price,
         check=flags.check,
         json=flags.json,
     )
+
+
+def _is_here(topology: str) -> bool:
+    """Whether it is this machine and not a slice."""
+    return topology.partition(":")[0] == "this"
 
 
 def run(command: Command) -> None:
@@ -107,8 +118,8 @@ def run(command: Command) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # No device of this machine is used, whatever it has.
     from podrl.planning.slices import check_libtpu, parse_slice  # Imports JAX.
 
-    here = [name for name in command.topologies if name.partition(":")[0] == "this"]
-    slices = [parse_slice(name) for name in command.topologies if name not in here]
+    here = [name for name in command.topologies if _is_here(name)]
+    slices = [parse_slice(name) for name in command.topologies if not _is_here(name)]
     for slice_ in slices:
         check_libtpu(slice_)
     import jax
@@ -118,6 +129,8 @@ def run(command: Command) -> None:
     from podrl.planning.local import parse_local
 
     configure_logging(process_index=0)
+    if command.price is not None and here:
+        logging.info("--price is of the slices' chips; this machine is predicted without one.")
     jobs = [parse_local(name) for name in here]
     check(
         not command.check or all(job == (1, 1) for job in jobs),
@@ -126,15 +139,21 @@ def run(command: Command) -> None:
     gpus = [slice_.chips_per_host for slice_ in slices if slice_.chip.platform == "gpu"]
     jax.config.update("jax_num_cpu_devices", max([1, *gpus, *(devices for _, devices in jobs)]))
     config = resolve(command.config)
-    found = [plan_slices(command, config, slices)] if slices else []
-    if jobs:
-        found.append(predict_here(command, config, jobs))
-    if command.json is not None:
-        command.json.write_text(json.dumps([plan for plans in found for plan in plans], indent=2) + "\n")
+    found: list[dict[str, Any]] = []
+    try:
+        if slices:
+            plan_slices(command, config, slices, found.append)
+        if jobs:
+            predict_here(command, config, jobs, found.append)
+    finally:  # What came before a mistake took its time, too.
+        if command.json is not None and found:
+            command.json.write_text(json.dumps(found, indent=2) + "\n")
+            if len(found) < len(command.topologies):
+                logging.info("%s has %d of %d plans.", command.json, len(found), len(command.topologies))
 
 
-def plan_slices(command: Command, config: Any, slices: Sequence[Any]) -> list[dict[str, Any]]:
-    """Plans for chips that are not here; prints, and returns them as JSON has them."""
+def plan_slices(command: Command, config: Any, slices: Sequence[Any], keep: Callable[[dict[str, Any]], None]) -> None:
+    """Plans for chips that are not here; prints each, and keeps it as JSON has it."""
     from podrl.planning import report
     from podrl.planning.environments import VCPU_SHARE, env_steps_per_core
     from podrl.planning.plans import Assumptions, make_plan
@@ -156,42 +175,39 @@ def plan_slices(command: Command, config: Any, slices: Sequence[Any]) -> list[di
     for slice_ in slices:
         logging.info("%s for %s.", "Compiling" if slice_.chip.platform == "tpu" else "Counting", slice_.name)
         plans.append(make_plan(config, slice_, assumptions))
+        keep(report.to_json(plans[-1], command.price))
         report.show(console, plans[-1], command.price)
         console.print()
     if len(plans) > 1:
         report.show_summary(console, plans)
-    return [report.to_json(plan, command.price) for plan in plans]
 
 
-def predict_here(command: Command, config: Any, jobs: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-    """Predicts jobs on this machine, and with `--check` runs them; prints, and returns what JSON has."""
+def predict_here(
+    command: Command, config: Any, jobs: Sequence[tuple[int, int]], keep: Callable[[dict[str, Any]], None]
+) -> None:
+    """Predicts jobs on this machine, and with `--check` runs them; prints all, and keeps each as JSON has it."""
     from podrl.planning import local, report
+    from podrl.planning.yardsticks import make_yardsticks
 
-    logging.info("Measuring this machine.")
-    yardsticks = local.measure_yardsticks()
+    logging.info("Measuring this machine%s.", f", and running {config.name}, in turns" if command.check else "")
+    yardsticks: Any = None if command.check else make_yardsticks()()
     found = []
     for processes, devices in jobs:
-        prediction = local.predict_local(config, yardsticks, processes=processes, devices=devices)
         row: dict[str, Any] = {"config": config.name, "processes": processes, "devices": devices}
-        row |= {"core_s": dict(prediction.core_s), "predicted": prediction.env_steps_per_s}
         if command.check:
-            logging.info("Running %s.", config.name)
-            row |= local.compare(prediction, config)
+            yardsticks, prediction, measured = local.check_prediction(config)
+            row |= measured
+        else:
+            prediction = local.predict_local(config, yardsticks, processes=processes, devices=devices)
+        row |= {"core_s": dict(prediction.core_s), "predicted": prediction.env_steps_per_s}
         found.append(row)
+        keep(row)
     report.show_local(make_console(), found, yardsticks)
-    return found
 
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: 0 done, 2 a mistake in the command or config."""
-    try:
-        run(parse(argv))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except ConfigError as error:
-        sys.stderr.write(f"plan: error: {error}\n")
-        return 2
-    return 0
+    return run_tool("plan", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

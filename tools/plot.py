@@ -15,9 +15,9 @@ import numpy as np
 
 from podrl import plotting
 from podrl.commandline import Parser
-from podrl.config import ConfigError, check, did_you_mean
-from podrl.interruption import INTERRUPTED
+from podrl.config import check, did_you_mean
 from podrl.records import read_record
+from podrl.tool import run_tool
 
 USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|wall] [--y episode/return]
 
@@ -212,21 +212,19 @@ def _y_label(groups: Sequence[Sequence[Curve]], y: str) -> str:
     return known.get(y, y)
 
 
+def run(argv: list[str]) -> None:
+    """Reads, draws and writes."""
+    command = parse(argv)
+    out = epath.Path(command.out)
+    check(out.parent.is_dir(), f"--out={command.out}: there is no such folder.")
+    check(bool(out.suffix), f"--out={command.out} needs an ending that says the format, such as .png.")
+    groups = group_runs([read_curve(run, command.x, command.y) for run in command.runs])
+    out.write_bytes(draw(groups, command.x, command.y, out.suffix[1:]))
+
+
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: 0 done, 2 a mistake in the command."""
-    try:
-        command = parse(argv)
-        out = epath.Path(command.out)
-        check(out.parent.is_dir(), f"--out={command.out}: there is no such folder.")
-        check(bool(out.suffix), f"--out={command.out} needs an ending that says the format, such as .png.")
-        groups = group_runs([read_curve(run, command.x, command.y) for run in command.runs])
-        out.write_bytes(draw(groups, command.x, command.y, out.suffix[1:]))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except ConfigError as error:
-        sys.stderr.write(f"plot: error: {error}\n")
-        return 2
-    return 0
+    return run_tool("plot", lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Studies how throughput scales: runs a grid of points, and writes tables, figures and a report. See `--help`."""
 
 import argparse
+import functools
 import logging as standard_logging
 import os
 from pathlib import Path
@@ -13,8 +14,7 @@ from absl import flags as absl_flags
 from absl import logging
 
 from podrl.commandline import Parser
-from podrl.config import ConfigError, check
-from podrl.interruption import INTERRUPTED
+from podrl.config import check
 from podrl.launch.local import visible_gpus
 from podrl.launch.options import FLAGS
 from podrl.study.conduct import Manner, conduct, conduct_one, report, show
@@ -24,6 +24,7 @@ from podrl.study.folder import Folder
 from podrl.study.grid import SCALINGS, SPLIT, Machines, make_axis, split_list
 from podrl.study.places import default_devices, launch_flags
 from podrl.study.table import FORMATS
+from podrl.tool import check_known, parse_numbers, run_tool
 
 USAGE = """%(prog)s --config configs/impala_catch.py --workdir runs/study --processes 1,2,4 --seconds 30
           [--config.x.y=...] [--devices_per_process 1] [--axis KEY=V1,V2 ...] [--split A:L,A:L]
@@ -75,8 +76,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--no_prediction", action="store_true", help="leave out what the planner predicts")
     parser.add_argument("--point", type=int, help="make one run of a study that was begun, by its number")
     flags, rest = parser.parse_known_args(argv[1:])
+    check_known(rest, "--config.")
     for argument in rest:
-        check(argument.startswith("--config."), f"Unknown argument {argument!r}. See --help.")
         check("=" in argument, f"{argument} needs a value: {argument}=VALUE.")
     check(flags.silence_s > 0, f"--silence_s={flags.silence_s:g} must be positive.")
     check(flags.at_once >= 0, f"--at_once={flags.at_once} must be at least 0.")
@@ -112,7 +113,7 @@ def define(flags: argparse.Namespace, rest: list[str]) -> Definition:
         machines=_machines(flags),
         axes=axes,
         scaling=scaling,
-        seeds=_numbers("--seeds", flags.seeds, least=0),
+        seeds=parse_numbers("--seeds", flags.seeds, least=0, distinct=True),
         steps=None if steps is None else int(steps),
         seconds=flags.seconds,
         place=flags.launch,
@@ -129,10 +130,10 @@ def _machines(flags: argparse.Namespace) -> tuple[Machines, ...]:
             check(getattr(flags, name) is None, f"--{name}: a TPU's type says how many. Drop it, --slices has them.")
         return tuple(_slice(text) for text in split_list(flags.slices))
     check(flags.slices is None, "--slices is for --launch tpu.")
-    processes = _numbers("--processes", flags.processes or "1", least=1)
+    processes = parse_numbers("--processes", flags.processes or "1", distinct=True)
     if flags.devices_per_process is None:
         return tuple(Machines(processes=p, devices_per_process=default_devices(flags.launch, p)) for p in processes)
-    devices = _numbers("--devices_per_process", flags.devices_per_process, least=1)
+    devices = parse_numbers("--devices_per_process", flags.devices_per_process, distinct=True)
     return tuple(Machines(processes=p, devices_per_process=d) for d in devices for p in processes)
 
 
@@ -144,15 +145,6 @@ def _slice(text: str) -> Machines:
         f"--slices: {text!r} must be TYPE=PROCESSESxCHIPS, such as v5litepod-16=4x4: four hosts with four chips each.",
     )
     return Machines(processes=int(processes), devices_per_process=int(chips), slice_type=kind)
-
-
-def _numbers(flag: str, text: str, *, least: int) -> tuple[int, ...]:
-    parts = split_list(text)
-    check(
-        all(part.isdigit() and int(part) >= least for part in parts) and len(set(parts)) == len(parts),
-        f"{flag}={text} must be different whole numbers of at least {least}, such as 1,2,4.",
-    )
-    return tuple(map(int, parts))
 
 
 def _launch_values(flags: argparse.Namespace) -> dict[str, str]:
@@ -204,8 +196,10 @@ def find_predictor(flags: argparse.Namespace, definition: Definition) -> Predict
     if flags.launch != "local" or flags.no_prediction or visible_gpus(os.environ):
         return None
     from podrl.planning.local import Predictor  # Imports JAX.
+    from podrl.study.yardsticks import YARDSTICKS, keep_yardsticks
 
-    return Predictor(max(machines.devices_per_process for machines in definition.machines))
+    max_devices = max(machines.devices_per_process for machines in definition.machines)
+    return Predictor(max_devices, functools.partial(keep_yardsticks, Folder(flags.workdir).path / YARDSTICKS))
 
 
 def configure_logging() -> None:
@@ -225,14 +219,7 @@ def main(argv: list[str]) -> int:
     and nothing was started; 75 and 130: told to stop, and the same command goes on.
     """
     configure_logging()
-    try:
-        return run(argv)
-    except ConfigError as error:
-        sys.stderr.write(f"scaling_study: error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("scaling_study: interrupted; the same command goes on.\n")
-        return INTERRUPTED
+    return run_tool("scaling_study", lambda: run(argv), farewell="interrupted; the same command goes on.")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 import ml_collections
 
-from podrl import commandline
 from podrl.allocator import keep_freed_memory
+from podrl.commandline import Parser
 from podrl.config import Config, ConfigError, check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins, require_determinism
-from podrl.interruption import INTERRUPTED
-from podrl.platforms import skip_absent_tpu
+from podrl.platforms import available_cores, give_xla_two_threads, skip_absent_tpu
+from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
 
 if TYPE_CHECKING:  # JAX: a mistake before need not wait for it.
     from podrl.planning.measurement import Measurements
@@ -68,7 +68,7 @@ def parse(argv: list[str]) -> Command:
         ConfigError: on a missing or broken config file, an unknown flag or key, or a value out of range.
         SystemExit: with code 0 after showing `--help`.
     """
-    parser = commandline.Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
+    parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="config file; its environments are those of one host")
     parser.add_argument("--smoke", action="store_true", help="shrink the config as tools/tpu_launch.py --smoke does")
     parser.add_argument("--measure", action="store_true", help="measure one host here (what happens by default)")
@@ -93,19 +93,16 @@ def parse(argv: list[str]) -> Command:
     parser.add_argument("--check", metavar="N,N,...", help="simulate so many processes here, and run them")
     parser.add_argument("--repeats", type=int, default=3, help="of the real jobs of --check (3)")
     flags, rest = parser.parse_known_args(argv[1:])
-    for argument in rest:
-        check(argument.startswith("--config."), f"Unknown argument {argument!r}. See --help.")
+    check_known(rest, "--config.")
     _check_ranges(flags)
-    config = commandline.override(commandline.load_config(flags.config), rest)
-    config.smoke = config.smoke or flags.smoke
     return Command(
-        config=config,
+        config=load_config(flags.config, rest, smoke=flags.smoke),
         arguments=(f"--config={flags.config}", *rest, *(["--smoke"] if flags.smoke else [])),
         flags=flags,
-        hosts=_counts("hosts", flags.hosts),
-        unroll_lengths=_counts("unroll_length", flags.unroll_length),
+        hosts=parse_numbers("--hosts", flags.hosts),
+        unroll_lengths=parse_numbers("--unroll_length", flags.unroll_length),
         stragglers=_stragglers(flags.stragglers),
-        check=_counts("check", flags.check),
+        check=parse_numbers("--check", flags.check),
     )
 
 
@@ -119,8 +116,7 @@ def _check_ranges(flags: argparse.Namespace) -> None:
     for name in (*_DURATIONS, "allreduce_ms"):
         value = getattr(flags, name)
         check(value is None or value >= 0, f"--{name}={value} must be 0 or more (milliseconds).")
-    check(flags.json is None or flags.json.parent.is_dir(), f"--json={flags.json}: there is no such folder.")
-    check(flags.json is None or not flags.json.is_dir(), f"--json={flags.json} is a folder. Name a file in it.")
+    check_writable("--json", flags.json)
     check(
         not (flags.measure and flags.measurements),
         "--measure measures anew, --measurements takes what was measured before. Leave one of them out.",
@@ -133,16 +129,6 @@ def _check_ranges(flags: argparse.Namespace) -> None:
         not (flags.check and flags.measurements),
         "--check holds real jobs against what is measured at the same time. Leave out --measurements.",
     )
-
-
-def _counts(name: str, text: str | None) -> tuple[int, ...]:
-    """Numbers as in `1,2,4`."""
-    counts = text.split(",") if text else []
-    check(
-        all(count.isdigit() and int(count) > 0 for count in counts),
-        f"--{name}={text} must be numbers of at least 1, such as 1,2,4.",
-    )
-    return tuple(map(int, counts))
 
 
 def _stragglers(text: str | None) -> tuple[float, float]:
@@ -169,6 +155,7 @@ def run(command: Command) -> None:
 
     configure_logging(process_index=0)
     keep_freed_memory()
+    give_xla_two_threads(os.environ, available_cores())
     flags, config = command.flags, resolve(command.config)
     if config.determinism == "exact":
         require_determinism(os.environ, jax_plugins())
@@ -265,14 +252,7 @@ def _measurements(command: Command, config: Config, **phases: Any) -> "Measureme
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: 0 done, 2 a mistake in the command or config."""
-    try:
-        run(parse(argv))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except ConfigError as error:
-        sys.stderr.write(f"simulate: error: {error}\n")
-        return 2
-    return 0
+    return run_tool("simulate", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -8,32 +8,29 @@ import sys
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl import commandline
-from podrl.config import ConfigError
 from podrl.determinism import jax_plugins
-from podrl.interruption import INTERRUPTED
 from podrl.launch import options
 from podrl.launch.start import launch
 from podrl.platforms import skip_absent_tpu
+from podrl.tool import run_tool
+
+
+def run(argv: list[str]) -> int:
+    """Trains here, or starts processes that do, and returns the exit code."""
+    where, argv = options.split(argv)
+    command = commandline.parse(argv, more_help=options.help_text(), more_flags=options.FLAGS)
+    if where.launches:
+        return launch(where, argv, command)
+    skip_absent_tpu(os.environ, jax_plugins())
+    from podrl import train  # Imports JAX, which a mistake above need not wait for.
+
+    return train.main(command)
 
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: see `podrl.train`."""
-    try:
-        where, argv = options.split(argv)
-        command = commandline.parse(argv, more_help=options.help_text(), more_flags=options.FLAGS)
-        if where.launches:
-            return launch(where, argv, command)
-        skip_absent_tpu(os.environ, jax_plugins())
-        from podrl import train  # Imports JAX, which a mistake above need not wait for.
-
-        return train.main(command)
-    except ConfigError as error:
-        sys.stderr.write(f"podrl: error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        # A run that is under way catches Ctrl-C, and so do the launchers of several processes.
-        sys.stderr.write("podrl: interrupted before anything was begun.\n")
-        return INTERRUPTED
+    # A run that is under way catches Ctrl-C, and so do the launchers of several processes.
+    return run_tool("podrl", lambda: run(argv), farewell="interrupted before anything was begun.")
 
 
 if __name__ == "__main__":

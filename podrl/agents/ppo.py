@@ -63,6 +63,10 @@ class AgentConfig:
             environments that need not divide by `minibatches`, but an `actors.unroll_length` that does.
         micro_batches: a step's gradient is summed over this many parts, one after the other: less memory, same result.
             0 leaves the choice to the run (`podrl.layout.resolve_micro_batches`); unresolved it acts as 1.
+        micro_batch_loop: `rolled`, the parts are one loop of the compiled program, which compiles sooner and keeps to
+            less memory; `unrolled`, each is a copy of its own, which spares convolutions on CPU a slow-down of twenty
+            times, and several devices a reduction for each part. `auto` leaves the choice to the run; unresolved it
+            acts as `unrolled`.
         loop: `rolled`, the optimizer steps are one loop of the compiled program; `unrolled`, each is a copy of its own,
             which takes long to compile but spares convolutions on CPU a slow-down of twenty times. `auto` leaves the
             choice to the run; unresolved it acts as `rolled`.
@@ -88,6 +92,7 @@ class AgentConfig:
     minibatches: int = 4
     shuffle: str = "environments"
     micro_batches: int = 0
+    micro_batch_loop: str = "auto"
     loop: str = "auto"
 
     def __post_init__(self) -> None:
@@ -101,6 +106,7 @@ class AgentConfig:
         for name in ("epochs", "minibatches"):
             check_at_least(self, "agent", name, 1)
         check_one_of("agent.shuffle", self.shuffle, ("environments", "time"))
+        check_one_of("agent.micro_batch_loop", self.micro_batch_loop, ("auto", "rolled", "unrolled"))
         check_one_of("agent.loop", self.loop, ("auto", "rolled", "unrolled"))
 
 
@@ -151,7 +157,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
     num_steps = num_updates * config.epochs * config.minibatches
     schedule = linear_decay(config.learning_rate, num_steps) if config.learning_rate_decay else config.learning_rate
     optimizer = make_adam(schedule, epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
-    micro_batches = max(1, config.micro_batches)
+    micro_batches, rolled = max(1, config.micro_batches), config.micro_batch_loop == "rolled"
 
     def deal(key: jax.Array, trajectory: Trajectory) -> jax.Array:
         if config.shuffle == "time":
@@ -174,7 +180,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         def loss_fn(params: PyTree, part: Experience) -> tuple[jax.Array, Metrics]:
             return ppo_loss(config, network, params, part, num_transitions, clip)
 
-        (_, metrics), grads = accumulate_gradients(loss_fn, state.params, minibatch, micro_batches)
+        (_, metrics), grads = accumulate_gradients(loss_fn, state.params, minibatch, micro_batches, rolled=rolled)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(state, params=params, opt_state=opt_state)

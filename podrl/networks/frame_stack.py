@@ -7,6 +7,8 @@ slot, as in EnvPool's own stack. n = 1 is the identity, with carry `()`.
 Frames are images [H, W, C] or vectors [D]; a stack joins them along the last axis, oldest first, newest last.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -64,7 +66,7 @@ def unroll(frames: jax.Array, first: jax.Array, carry: PyTree, *, time_axis: int
         younger = jax.lax.slice_in_dim(ages[-1], 0, -1, axis=time_axis)
         shifted = jnp.concatenate([jnp.expand_dims(last, time_axis), younger], axis=time_axis)
         ages.append(jnp.where(opens, frames, shifted))
-    stacked = jnp.concatenate(ages[::-1], axis=-1)
+    stacked = _join(ages[::-1])
     newest = jax.lax.index_in_dim(stacked, -1, time_axis, keepdims=False)
     return stacked, newest[..., frames.shape[-1] :]
 
@@ -91,9 +93,29 @@ def rows(frames: jax.Array, first: jax.Array, carry: PyTree, rows: jax.Array) ->
     stacked_places, _ = unroll(places[:, num_before:, None], first, places[:, :num_before], time_axis=1)
     joined = jnp.concatenate([before, frames], axis=1)
     ages = [take_rows(joined, place) for place in jnp.moveaxis(take_rows(stacked_places, rows), -1, 0)]
-    return jnp.concatenate(ages, axis=-1)
+    return _join(ages)
 
 
 def take_rows(x: jax.Array, rows: jax.Array) -> jax.Array:
     """Rows [B, R] of x [B, T, ...]."""
     return jnp.take_along_axis(x, rows.reshape(*rows.shape, *(1,) * (x.ndim - 2)), 1, mode="promise_in_bounds")
+
+
+def _join(ages: list[jax.Array]) -> jax.Array:
+    """Frames [..., C] of each age, oldest first, as [..., C * n].
+
+    XLA's CPU backend interleaves single bytes one at a time. As the bytes of words it takes a register at once: a fifth
+    of the time alone, a third within an update.
+    """
+    word = {2: jnp.uint16, 4: jnp.uint32}.get(len(ages))
+    if word is None or ages[0].dtype != jnp.uint8 or ages[0].shape[-1] != 1:
+        return jnp.concatenate(ages, axis=-1)
+
+    def as_words(*ages: jax.Array) -> jax.Array:
+        shifted = [frame[..., 0].astype(word) << (8 * age) for age, frame in enumerate(ages)]
+        return jax.lax.bitcast_convert_type(functools.reduce(jnp.bitwise_or, shifted), jnp.uint8)
+
+    def plain(*ages: jax.Array) -> jax.Array:
+        return jnp.concatenate(ages, axis=-1)
+
+    return jax.lax.platform_dependent(*ages, cpu=as_words, default=plain)

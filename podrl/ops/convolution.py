@@ -81,10 +81,15 @@ def conv_valid(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         return lax.conv_general_dilated(images, kernel, (stride, stride), "VALID", dimension_numbers=_LAYOUT)
 
     def as_product(images: jax.Array, kernel: jax.Array) -> jax.Array:
-        patches = _patches(images, kernel.shape[0], stride)
+        size, _, channels, features = kernel.shape
+        if images.dtype == jnp.uint8:
+            patches = _byte_patches(images, size, stride)
+            kernel = kernel.reshape(size, size // stride, stride * channels, features).swapaxes(0, 1)
+        else:
+            patches = _patches(images, size, stride)
         # Without the barrier XLA swaps the factors of the weight gradient, a product [F, N] x [N, K*K*C], to get rid
         # of the transposition, and takes three times as long.
-        weights = lax.optimization_barrier(kernel.reshape(-1, kernel.shape[3]).T)
+        weights = lax.optimization_barrier(kernel.reshape(-1, features).T)
         return patches.astype(kernel.dtype) @ weights.T
 
     if kernel.dtype != jnp.float32:
@@ -104,3 +109,23 @@ def _patches(images: jax.Array, size: int, stride: int) -> jax.Array:
         row = images[:, i : i + (rows - 1) * stride + 1 : stride].reshape(n, rows, blocks, stride * channels)
         parts += [row[:, :, j : j + columns] for j in range(size // stride)]
     return jnp.concatenate(parts, axis=-1)
+
+
+def _byte_patches(images: jax.Array, size: int, stride: int) -> jax.Array:
+    """`_patches` of uint8 images, but for the order: from all rows of a window's first block of columns to its last.
+
+    Rows are joined before windows, and bytes are moved four at a time where blocks divide into words: half the time.
+    """
+    n, height, width, channels = images.shape
+    rows, columns = (height - size) // stride + 1, (width - size) // stride + 1
+    blocks, block = columns - 1 + size // stride, stride * channels
+    images = images[:, :, : blocks * stride]
+    if block % 4 == 0:
+        words = lax.bitcast_convert_type(images.reshape(n, height, blocks, block // 4, 4), jnp.uint32)
+    else:
+        words = images.reshape(n, height, blocks, block)
+    joined = jnp.concatenate([words[:, i : i + (rows - 1) * stride + 1 : stride] for i in range(size)], axis=-1)
+    patches = jnp.concatenate([joined[:, :, j : j + columns] for j in range(size // stride)], axis=-1)
+    if block % 4 == 0:
+        patches = lax.bitcast_convert_type(patches, jnp.uint8)
+    return patches.reshape(n, rows, columns, -1)

@@ -40,12 +40,7 @@ def split_environments(batch: AnyBatch, num: int) -> list[AnyBatch]:
     Raises:
         ConfigError: if the environments do not divide.
     """
-    num_envs = jax.tree.leaves(batch.map(lambda x: x.shape[1], lambda x: x.shape[0]))[0]
-    check(
-        num_envs % num == 0,
-        f"{num_envs} environments do not divide into {num} parts. Make actors.num_envs a multiple of "
-        "agent.minibatches * agent.micro_batches.",
-    )
+    _check_divides(batch, num)
     if num == 1:
         return [batch]
 
@@ -119,7 +114,7 @@ def take_rows(tree: PyTree, rows: jax.Array) -> PyTree:
 
 
 def accumulate_gradients(
-    loss_fn: LossFn[AnyBatch], params: PyTree, batch: AnyBatch, num_micro_batches: int
+    loss_fn: LossFn[AnyBatch], params: PyTree, batch: AnyBatch, num_micro_batches: int, *, rolled: bool = False
 ) -> tuple[tuple[jax.Array, Metrics], PyTree]:
     """Sums losses, metrics and gradients over parts of the environments, in the memory of one part.
 
@@ -130,16 +125,39 @@ def accumulate_gradients(
         params: what to differentiate by.
         batch: the whole of it; B a multiple of `num_micro_batches`.
         num_micro_batches: how many parts; 1 takes the batch as it is.
+        rolled: as a loop of the compiled program, which on several devices reduces the gradients of each part on its
+            own; otherwise each part is a copy of the network, and they are reduced once.
 
     Returns:
         ((loss, metrics), gradients), as `jax.value_and_grad(loss_fn, has_aux=True)` returns them.
     """
     value_and_grad = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
-    # Unrolled in Python: XLA's CPU backend runs a convolution inside a loop of its own some 20 times slower.
+    if rolled and num_micro_batches > 1:
+        return _accumulate_in_loop(value_and_grad, params, batch, num_micro_batches)
     first, *others = split_environments(batch, num_micro_batches)
     total = value_and_grad(params, first)
     for part in others:
         total = jax.tree.map(jnp.add, total, value_and_grad(params, _after(total[0][0], part)))
+    return total
+
+
+def _accumulate_in_loop(
+    value_and_grad: Callable[[PyTree, AnyBatch], tuple[tuple[jax.Array, Metrics], PyTree]],
+    params: PyTree,
+    batch: AnyBatch,
+    num: int,
+) -> tuple[tuple[jax.Array, Metrics], PyTree]:
+    """`accumulate_gradients` as a loop over `num` parts."""
+
+    def add_part(total: PyTree, part: AnyBatch) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
+
+    # The same parts as `split_environments` makes, each in one piece of memory: XLA's CPU backend looks elements up in
+    # the batch wherever a part is read.
+    _check_divides(batch, num)
+    parts = batch.map(lambda x: jnp.moveaxis(_group(x, 1, num), 2, 0), lambda x: jnp.moveaxis(_group(x, 0, num), 1, 0))
+    shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], parts))
+    total, _ = jax.lax.scan(add_part, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)
     return total
 
 
@@ -152,6 +170,16 @@ def _after(loss: jax.Array, part: AnyBatch) -> AnyBatch:
     """
     ruined = jnp.isnan(loss)
     return jax.tree.map(lambda x: jnp.where(ruined, jnp.zeros_like(x), x), part)
+
+
+def _check_divides(batch: Batch, num: int) -> None:
+    """Raises `ConfigError` unless the environments divide into `num` parts."""
+    num_envs = jax.tree.leaves(batch.map(lambda x: x.shape[1], lambda x: x.shape[0]))[0]
+    check(
+        num_envs % num == 0,
+        f"{num_envs} environments do not divide into {num} parts. Make actors.num_envs a multiple of "
+        "agent.minibatches * agent.micro_batches.",
+    )
 
 
 def _group(x: jax.Array, axis: int, num: int) -> jax.Array:

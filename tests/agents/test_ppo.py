@@ -153,10 +153,13 @@ def test_rows_of_a_network_that_cannot_evaluate_them_apart_are_not_shuffled():
 SHUFFLES = pytest.mark.parametrize("shuffle", ["environments", "time"])
 
 
+ROLLED = {"micro_batches": 4, "micro_batch_loop": "rolled"}
+
+
 def test_ways_to_compute_the_same_update_agree():
     """With one minibatch there is nothing to shuffle: neither its rows nor parts nor loops make a difference."""
     results = []
-    for changes in ({}, {"shuffle": "time", "micro_batches": 2}, {"loop": "unrolled"}):
+    for changes in ({}, {"shuffle": "time", "micro_batches": 2}, {"loop": "unrolled"}, ROLLED):
         options = {"epochs": 2, "minibatches": 1} | changes
         agent, spec = make_run_agent(make_config(agent="ppo", **{f"agent__{k}": v for k, v in options.items()}))
         state, metrics = jax.jit(agent.update)(agent.init(jax.random.key(0)), random_trajectory(agent, spec, 4, 8))

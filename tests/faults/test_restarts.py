@@ -43,6 +43,7 @@ def test_a_job_of_two_processes_goes_on_after_one_was_killed(tmp_path):
     assert_same(tmp_path / "run", tmp_path / "straight", SCRIPTED)
 
 
+@pytest.mark.slow
 def test_a_run_that_always_fails_is_given_up_at_once(tmp_path):
     result = launch(*SCRIPTED, *ALWAYS, *RESTARTED, cwd=tmp_path)
     assert result.returncode == 1

@@ -117,7 +117,7 @@ class TestExitCode:
             ("exit([0, 3, 0][index])", 3),
             ("exit(2)", 2),
             ("import os; os.kill(os.getpid(), 9) if index == 1 else __import__('time').sleep(600)", 137),
-            ("exit(124) if index == 2 else __import__('time').sleep(600)", 124),
+            pytest.param("exit(124) if index == 2 else __import__('time').sleep(600)", 124, marks=pytest.mark.slow),
             ("exit([75, 0, 75][index])", 75),
             ("exit([75, 1, 75][index])", 1),
         ],

@@ -170,7 +170,7 @@ class TestPreemption:
             for pid in home.glob(".podrl/runs/*/pid"):
                 os.killpg(int(pid.read_text()), signal.SIGKILL)
 
-    @pytest.mark.parametrize("queued", [(), ("--queued_resource", "q")])
+    @pytest.mark.parametrize("queued", [pytest.param((), marks=pytest.mark.slow), ("--queued_resource", "q")])
     def test_a_lost_slice_is_made_anew_and_goes_on(self, world, queued):
         do = "(workdir / 'checkpoints/7').mkdir(parents=True, exist_ok=True)\nif started == 1:" + HEED.replace(
             "\n", "\n "

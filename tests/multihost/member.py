@@ -1,5 +1,6 @@
 """One process of a job: joins the others, and does what its command line says. Prints one line of JSON per result."""
 
+import atexit
 import ctypes
 import json
 import os
@@ -17,6 +18,7 @@ from podrl.membership import find_membership
 from podrl.preflight import check_agreement, check_workdir
 
 LONG_S = 300.0
+HELD_S = 40
 
 
 def tell(**results):
@@ -32,7 +34,7 @@ def exchange(job):
     tell(received=job.receive((job.process_index + 1) % job.process_count, "word", LONG_S))
     tell(sum=float(np.sum(multihost_utils.process_allgather(np.ones(3)))))
     job.exchange("end", "", LONG_S)
-    job.leave()
+    job.leave(0)
     tell(left=True)
 
 
@@ -44,7 +46,7 @@ def wait(job):
 
 
 def patience(job):
-    """Process 0 waits for the others' value, which never comes."""
+    """Process 0 waits for the others' value, which never comes; then for ever, and process 1 leaves it behind."""
     if job.process_index == 0:
         told = []
         for call in (lambda: job.exchange("answers", "", 1.0), lambda: job.receive(1, "word", 1.0)):
@@ -54,7 +56,10 @@ def patience(job):
                 told.append(str(error))
         tell(errors=told)
     job.exchange("end", "", LONG_S)
-    job.leave()
+    if job.process_index == 0:
+        time.sleep(LONG_S)
+    job.leave(75, 1.0)
+    sys.exit(75)
 
 
 def collective(job):
@@ -70,9 +75,11 @@ def collective(job):
         os._exit(job.exit_code)
 
 
-def fail(job):
-    """The last one says why it ends."""
+def fail(job, holds="nobody"):
+    """The last one says why it ends; one that `holds` its interpreter hears of it late."""
     job.exchange("start", "", LONG_S)
+    if holds == str(job.process_index):
+        ctypes.PyDLL(None).sleep(HELD_S)
     if job.process_index == job.process_count - 1:
         job.fail("ValueError: the environment's rewards are not finite", 3)
         sys.exit(3)
@@ -82,22 +89,22 @@ def fail(job):
 def hold_interpreter(job):
     """Process 0 keeps every other Python thread of its own from running, for longer than a heartbeat may take."""
     if job.process_index == 0:
-        ctypes.PyDLL(None).sleep(40)
+        ctypes.PyDLL(None).sleep(HELD_S)
     tell(exchanged=job.exchange("afterwards", "", LONG_S))
-    job.leave()
+    job.leave(0)
 
 
 def agree(job, *facts):
     """Compares facts, one list of KEY=VALUE for each process."""
     tell(skew_s=check_agreement(job, dict(fact.split("=") for fact in facts[job.process_index].split(",")), LONG_S))
-    job.leave()
+    job.leave(0)
 
 
 def workdir(job, *folders):
     """Checks each process's folder."""
     check_workdir(job, folders[job.process_index], LONG_S)
     tell(files=os.listdir(folders[job.process_index]) if Path(folders[job.process_index]).is_dir() else None)
-    job.leave()
+    job.leave(0)
 
 
 def main(address, count, index, timeout_s, action, *arguments):
@@ -105,6 +112,7 @@ def main(address, count, index, timeout_s, action, *arguments):
     try:
         membership = find_membership({}, coordinator=address, process_count=int(count), process_index=int(index))
         tell(begins=True)
+        atexit.register(tell, shuts_down=True)
         job = join(membership, float(timeout_s))
         tell(joined=list(job.hosts))
         globals()[action](job, *arguments)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from podrl.checkpoint import read_params
 from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same
+from tests.multihost.jobs import Member
 from tests.processes import (
     ROOT,
     checkpoints,
@@ -21,6 +23,7 @@ from tests.processes import (
     launch,
     num_rows,
     read_rows,
+    running,
     wait_for,
 )
 from tests.runs import facts
@@ -137,7 +140,6 @@ class TestGoingOn:
         assert "topology.mesh.process was 2" in said
         assert_close(workdir, pair, 20)
 
-    @pytest.mark.slow
     def test_a_damaged_checkpoint_is_put_aside_by_all(self, pair, tmp_path):
         workdir = tmp_path / "run"
         shutil.copytree(pair, workdir)
@@ -199,22 +201,49 @@ class TestLosses:
         train(*SCRIPTED, "--workdir", "run", cwd=tmp_path, processes=2)
         assert_same(tmp_path / "run", scripted_pair, SCRIPTED)
 
-    @pytest.mark.parametrize("told", [pytest.param(0, marks=pytest.mark.slow), 1])
-    def test_by_sigterm_saves_the_same_update_everywhere(self, scripted_pair, tmp_path, told):
+    def stop(self, folder, told):
+        """Sends SIGTERM to one of them, after the boundary."""
         run = (*SCRIPTED, *LIMITS, "--workdir", "run")
-        with job(*run, cwd=tmp_path, processes=2, options=self.hold(tmp_path, 1 - told)) as started:
-            wait_for(lambda: checkpoints(tmp_path / "run") == [4], started[told])
+        with job(*run, cwd=folder, processes=2, options=self.hold(folder, 1 - told)) as started:
+            wait_for(lambda: checkpoints(folder / "run") == [4], started[told])
             started[told].send_signal(signal.SIGTERM)
-            (tmp_path / "gate").touch()
+            (folder / "gate").touch()
             codes, (first, _) = finish_job(started)
         assert codes == [75, 75]
         assert "To go on: the same command with --workdir=run" in first
         assert re.search(rf"Told to stop: process {told} \(.*\)\.", first)
-        stopped = checkpoints(tmp_path / "run")[-1]
+        stopped = checkpoints(folder / "run")[-1]
         assert 4 < stopped < 8
-        assert num_rows(tmp_path / "run") == stopped
+        assert num_rows(folder / "run") == stopped
+
+    def test_by_sigterm_saves_the_same_update_everywhere(self, tmp_path):
+        self.stop(tmp_path, told=1)
+
+    @pytest.mark.slow
+    def test_by_sigterm_to_the_first(self, scripted_pair, tmp_path):
+        self.stop(tmp_path, told=0)
         train(*SCRIPTED, "--workdir", "run", cwd=tmp_path, processes=2)
         assert_same(tmp_path / "run", scripted_pair, SCRIPTED)
+
+    @pytest.mark.slow
+    def test_by_ctrl_c_before_it_trains(self, tmp_path):
+        """While it waits for what the other is about to do."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+        member = ("--coordinator", address, "--process_count", 2, "--process_index", 0, "--workdir", "run")
+        other = Member(address, 2, 1, 250, "wait")
+        try:
+            with running(*SCRIPTED, *LIMITS, *member, cwd=tmp_path) as process:
+                assert any("Process 0 of 2 on" in line for line in process.stderr)
+                process.send_signal(signal.SIGINT)
+                said = finish(process)
+            assert process.returncode == 130
+            assert "interrupted before anything was begun" in said
+            code, _, lines = other.end()
+            assert code == 130
+            assert any("ended: told to stop by Ctrl-C" in line for line in lines)
+        finally:
+            other.kill()
 
 
 class TestEvaluation:

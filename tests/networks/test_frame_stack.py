@@ -44,6 +44,17 @@ def test_equals_loop_across_unrolls(shape, num_frames):
     np.testing.assert_array_equal(np.concatenate(unrolled), expected)
 
 
+def test_bytes_are_joined_as_words_on_the_cpu_backend_only():
+    frames, first = random_frames((6, 5, 1))
+    carry = frame_stack.initial_carry(5, jax.ShapeDtypeStruct((6, 5, 1), np.uint8), 4)
+    traced = jax.jit(frame_stack.unroll).trace(frames, first, carry)
+    shifts = [
+        "stablehlo.shift_left" in traced.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "cuda", "tpu")
+    ]
+    assert shifts == [True, False, False]
+
+
 @pytest.mark.parametrize("num_frames", [1, 4])
 def test_step_equals_unroll(num_frames):
     frames, first = random_frames((4, 4, 2))

@@ -73,13 +73,16 @@ def test_unpadded_equals_the_plain_convolution_with_its_gradients(
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_unpadded_takes_bytes(dtype):
-    images = jax.random.randint(jax.random.key(1), (3, 20, 20, 4), 0, 256, jnp.uint8)
-    kernel = random(2, 8, 8, 4, 32).astype(dtype)
-    weights = random(3, 3, 4, 4, 32).astype(dtype)
+@pytest.mark.parametrize(("size", "stride", "channels"), [(8, 4, 4), (8, 4, 3), (4, 2, 1), (3, 1, 10)])
+def test_unpadded_takes_bytes(size, stride, channels, dtype):
+    """Blocks of 16, 12, 2 and 10 bytes: of whole words and not."""
+    images = jax.random.randint(jax.random.key(1), (3, 21, 16, channels), 0, 256, jnp.uint8)
+    kernel = random(2, size, size, channels, 32).astype(dtype)
+    expected = plain(images.astype(dtype), kernel, stride, "VALID")
+    weights = random(3, *expected.shape).astype(dtype)
     assert_equal(
-        with_gradients(lambda kernel: conv_valid(images, kernel, 4), weights, kernel),
-        with_gradients(lambda kernel: plain(images.astype(dtype), kernel, 4, "VALID"), weights, kernel),
+        with_gradients(lambda kernel: conv_valid(images, kernel, stride), weights, kernel),
+        with_gradients(lambda kernel: plain(images.astype(dtype), kernel, stride, "VALID"), weights, kernel),
     )
 
 

@@ -53,17 +53,19 @@ def make_params():
     return {"w": jnp.linspace(-1, 1, 5), "v": jnp.linspace(0, 1, 4)}
 
 
+@pytest.mark.parametrize("rolled", [False, True])
 @pytest.mark.parametrize("num", [2, 4])
-def test_parts_add_up_to_the_whole(num):
+def test_parts_add_up_to_the_whole(num, rolled):
     params, trajectory = make_params(), make_trajectory()
     whole = accumulate_gradients(loss_fn, params, trajectory, 1)
-    parts = accumulate_gradients(loss_fn, params, trajectory, num)
+    parts = accumulate_gradients(loss_fn, params, trajectory, num, rolled=rolled)
     assert jax.tree.structure(whole) == jax.tree.structure(parts)
     assert abs(whole[1]["w"]).max() > 1e-3
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), whole, parts)
 
 
-def test_parts_are_computed_one_after_the_other():
+@pytest.mark.parametrize("rolled", [False, True])
+def test_parts_are_computed_one_after_the_other(rolled):
     """Activations of several parts at once would take as much memory as the whole batch."""
 
     def wide_loss(params, trajectory):
@@ -73,10 +75,24 @@ def test_parts_are_computed_one_after_the_other():
     params = {"wide": jnp.ones(256), "square": jnp.eye(256)}
 
     def temporaries(num):
-        compute = jax.jit(lambda params, trajectory: accumulate_gradients(wide_loss, params, trajectory, num))
+        compute = jax.jit(lambda *arguments: accumulate_gradients(wide_loss, *arguments, num, rolled=rolled))
         return compute.lower(params, make_trajectory(64, 64)).compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(8) < temporaries(1) / 3
+
+
+def test_a_loop_of_parts_is_one_copy_of_the_network():
+    def copies(rolled):
+        compute = jax.jit(lambda *arguments: accumulate_gradients(loss_fn, *arguments, 8, rolled=rolled))
+        return compute.lower(make_params(), make_trajectory()).compile().as_text().count(" tanh(")
+
+    assert copies(rolled=True) == copies(rolled=False) / 8
+
+
+@pytest.mark.parametrize("rolled", [False, True])
+def test_parts_must_divide_the_environments(rolled):
+    with pytest.raises(ConfigError, match="16 environments do not divide into 3 parts"):
+        accumulate_gradients(loss_fn, make_params(), make_trajectory(), 3, rolled=rolled)
 
 
 def test_split_takes_every_environment_once():
