@@ -101,8 +101,7 @@ def _rate(case: System, seed: int) -> float:
 def on_one_machine(system: System, processes: int, cores: int, allreduce_s: float, taken_cores: float = 0.0) -> System:
     """A job whose processes run on one machine, as the launcher starts them.
 
-    It binds each process to its share of the cores; with fewer cores than processes all share all of them. With a
-    single core XLA has a single thread, in which acting waits behind an update and its reductions.
+    It binds each process to its share of the cores; with fewer cores than processes all share all of them.
 
     Args:
         system: the job of one process.
@@ -113,10 +112,8 @@ def on_one_machine(system: System, processes: int, cores: int, allreduce_s: floa
     """
     left = max(_LEAST_CORES, cores - taken_cores)
     shares = processes > cores
-    bound_to_one = processes > 1 and not shares and cores // processes == 1
     return dataclasses.replace(
         system,
-        host=dataclasses.replace(system.host, shares_device=system.host.shares_device or bound_to_one),
         hosts=processes,
         cores=left if shares else left / processes,
         hosts_per_machine=processes if shares else 1,

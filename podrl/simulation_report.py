@@ -13,6 +13,10 @@ from podrl.planning.measurement import Measurements
 from podrl.planning.study import OVERLAPPED, SLOW, SYNCHRONOUS
 
 _QUIET_LOAD = 0.25  # of a core, by the load average
+_GRAINS = {
+    "step": "every turn of every thread is simulated",
+    "unroll": "whole unrolls are simulated, on few hosts too, so that rows compare",
+}
 _WORKS = {
     "env": "a pool's step",
     "act": "a turn of acting",
@@ -28,7 +32,7 @@ def show_study(console: Console, report: Mapping[str, Any], measurements: Measur
     """Prints the report of `planning.study.run_study`, with what it rests on."""
     plain = not console.is_terminal
     _show_measurements(console, measurements)
-    console.print("Modelled, none of these jobs was run:", soft_wrap=True)
+    console.print(f"Modelled, none of these jobs was run; {_GRAINS[report['grain']]}:", soft_wrap=True)
     print_table(console, make_table(report, plain=plain))
     for line in answers(report):
         console.print(line, soft_wrap=True)

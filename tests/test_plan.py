@@ -28,6 +28,8 @@ def plan(*arguments):
         ((CATCH, "--topology", "v5e:2x2x2"), "have 2 axes; found 3"),
         ((CATCH, "--topology", "h100:8", "--achieved", "2"), "--achieved=2.0 must lie in (0, 1]"),
         ((CATCH, "--topology", "h100:8", "--price", "-1"), "--price=-1.0 must be positive"),
+        ((CATCH, "--topology", "this", "--price", "2"), "--price is for slices"),
+        ((CATCH, "--topology", "this:2x1", "--topology", "this", "--achieved=0.5"), "Drop --achieved, or add a slice"),
         ((CATCH, "--topology", "h100:8", "--check"), "--check runs on this machine"),
         ((CATCH, "--topology", "this:2"), "processes x devices"),
         ((CATCH, "--topology", "this:2x1", "--check"), "--check runs one process"),
@@ -55,6 +57,28 @@ def test_a_plan_for_gpus_is_printed_and_written(tmp_path):
     plans = json.loads(written.read_text())
     assert [one["topology"] for one in plans] == ["h100:1", "h100:2x8"]
     assert all(one["fits"] for one in plans)
+
+
+def test_what_was_planned_before_a_mistake_is_written(tmp_path):
+    written = tmp_path / "plan.json"
+    written.write_text("of before")
+    arguments = ("--env_steps_per_vcpu=1000", "--config.actors.num_envs=8", "--json", str(written))
+    found = plan(CATCH, *arguments, "--topology=h100:1", "--topology=h100:8")
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1].startswith("plan: error: actors.num_envs=8 does not divide")
+    assert "plan.json has 1 of 2 plans." in found.stderr
+    assert [one["topology"] for one in json.loads(written.read_text())] == ["h100:1"]
+
+
+@pytest.mark.slow
+def test_a_prediction_for_this_machine_is_held_against_a_run(tmp_path):
+    written = tmp_path / "plan.json"
+    found = plan(CATCH, "--topology", "this", "--check", "--json", str(written))
+    assert found.returncode == 0, found.stderr
+    (row,) = json.loads(written.read_text())
+    assert row["error"] == pytest.approx(row["predicted"] / row["measured"] - 1)
+    assert row["error_min"] <= row["error"] <= row["error_max"]
+    assert f"{row['error']:+.0%} (" in found.stdout
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ from podrl.planning.costs import (
 from podrl.planning.slices import Slice, tpu_devices
 from podrl.programs import make_learner, make_unroller, rollout_shapes, trace_act
 from podrl.sharding import split_network
+from podrl.traffic import Collective
 from podrl.types import PyTree
 
 
@@ -148,7 +149,7 @@ def compile_for_devices(config: Config, devices: Sequence[jax.Device]) -> RunCos
             if shortage is None:
                 raise
             raise shortage from None
-        return compiled_cost(compiled, traced.jaxpr, devices[0].platform)
+        return compiled_cost(compiled, traced.jaxpr, devices[0].platform, config.topology.model_devices)
 
     return _cost_run(assembly, devices, measure, compiled=True)
 
@@ -170,6 +171,8 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
     local = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs // hosts))
     if platform != "cpu":
         local = _resolve_as_accelerator(local)
+    elif hosts > 1 and getattr(local.agent, "micro_batch_loop", None) == "auto":  # As with all of the job's devices.
+        local = dataclasses.replace(local, agent=dataclasses.replace(local.agent, micro_batch_loop="unrolled"))
     assembly = assemble(local, jax.devices("cpu")[:devices])
     agent = assembly.config.agent
 
@@ -180,7 +183,8 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
     )
     # What is unrolled into one program is not alive at once.
     unrolled = 1 if getattr(agent, "loop", None) == "rolled" else agent.minibatches * getattr(agent, "epochs", 1)
-    copies = unrolled * max(1, agent.micro_batches)
+    parts = 1 if getattr(agent, "micro_batch_loop", None) == "rolled" else max(1, agent.micro_batches)
+    copies = unrolled * parts
 
     def measure(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
         jaxpr = without_dead_code(traced.jaxpr)
@@ -194,14 +198,18 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
             product_flops=product_flops(jaxpr, platform),
         )
 
-    host = _cost_run(assembly, jax.devices("cpu")[:devices], measure, compiled=False)
-    traffic = {"all-reduce": float(host.parameter_bytes * host.reductions)} if hosts * host.learners > 1 else {}
+    in_loop = True if platform != "cpu" else None  # As an accelerator would have it, for which a CPU stands.
+    host = _cost_run(assembly, jax.devices("cpu")[:devices], measure, compiled=False, in_loop=in_loop)
+    reduced = Collective(kind="all-reduce", axis="data", size_bytes=float(host.parameter_bytes * host.reductions))
+    collectives = (reduced,) if hosts * host.learners > 1 else ()
     return dataclasses.replace(
         host,
         config=dataclasses.replace(host.config, actors=config.actors),
         hosts=hosts,
         layout=dataclasses.replace(host.layout, num_processes=hosts),
-        update=dataclasses.replace(host.update, traffic=traffic, product_flops=host.update.product_flops * hosts),
+        update=dataclasses.replace(
+            host.update, collectives=collectives, product_flops=host.update.product_flops * hosts
+        ),
     )
 
 
@@ -219,6 +227,7 @@ def _cost_run(
     measure: Callable[[jax.stages.Traced, int, int], Cost],
     *,
     compiled: bool,
+    in_loop: bool | None = None,
 ) -> RunCosts:
     start_s = time.perf_counter()
     config, spec, topology, layout = assembly.config, assembly.spec, assembly.topology, assembly.layout
@@ -238,7 +247,7 @@ def _cost_run(
     }
     if config.topology.placement == "anakin":
         environment = make_environment(assembly.source, config.env)
-        fused = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules)
+        fused = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules, in_loop=in_loop)
         state_bytes = sum(map(shard_bytes, jax.tree.leaves(fused.state_shape)))
         update = measure(fused.trace(), topology.learner.size, state_bytes)
         sizes: dict[str, Any] = dict.fromkeys(("upload_bytes", "download_bytes", "rollout_bytes"), 0)

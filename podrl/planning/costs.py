@@ -5,6 +5,7 @@ arithmetic the program has with its loops counted in full; that is exact where n
 in PPO's epochs, or in none.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
@@ -15,7 +16,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from podrl.traffic import collective_bytes
+from podrl.traffic import Collective, find_collectives
 
 _SIZE = re.compile(r"([\d.]+)([KMGT]?)\b")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -30,7 +31,7 @@ class Cost:
         bytes_accessed: read from and written to the device's memory.
         argument_bytes: that go in.
         temporary_bytes: that live while it runs, with what comes out and takes no argument's place.
-        traffic: bytes that cross between devices, by kind of collective.
+        collectives: what crosses between devices.
         operations: equations executed, each on all devices at once; what a CPU pays for each counts in small networks.
         product_flops: arithmetic of matrix products and convolutions by the program's own equations, over all devices.
     """
@@ -39,9 +40,17 @@ class Cost:
     bytes_accessed: float
     argument_bytes: int = 0
     temporary_bytes: int = 0
-    traffic: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    collectives: tuple[Collective, ...] = ()
     operations: float = 0.0
     product_flops: float = 0.0
+
+    @property
+    def traffic(self) -> Mapping[str, float]:
+        """Bytes that cross between devices, by kind of collective."""
+        found: Counter[str] = Counter()
+        for each in self.collectives:
+            found[each.kind] += each.size_bytes  # type: ignore[assignment]
+        return dict(found)
 
     @property
     def peak_bytes(self) -> int:
@@ -73,13 +82,14 @@ class OutOfMemory(Exception):
     reason: str
 
 
-def compiled_cost(compiled: jax.stages.Compiled, jaxpr: Any, platform: str) -> Cost:
+def compiled_cost(compiled: jax.stages.Compiled, jaxpr: Any, platform: str, model_devices: int = 1) -> Cost:
     """The cost of a compiled program.
 
     Args:
         compiled: the program.
         jaxpr: what was compiled: a `jax.core.ClosedJaxpr`.
         platform: that it was compiled for.
+        model_devices: that a layer is split over.
     """
     jaxpr = without_dead_code(jaxpr)
     once, whole = product_flops(jaxpr, platform, loops=False), product_flops(jaxpr, platform)
@@ -93,7 +103,10 @@ def compiled_cost(compiled: jax.stages.Compiled, jaxpr: Any, platform: str) -> C
         temporary_bytes=(
             memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes if memory else 0
         ),
-        traffic={kind: size * factor for kind, size in collective_bytes(compiled).items()},
+        collectives=tuple(
+            dataclasses.replace(each, size_bytes=each.size_bytes * factor)
+            for each in find_collectives(compiled, model_devices)
+        ),
         product_flops=whole,
     )
 
@@ -162,6 +175,8 @@ def equations(
         if name == "cond":
             chosen = choices.get(equation.invars[0])
             inner = [inner[chosen] if chosen is not None else max(inner, key=lambda one: product_flops(one, platform))]
+        if name == "while":  # JAX leaves what is dead in there.
+            inner = [without_dead_code(program) for program in inner]
         for program in inner:
             yield from equations(program, platform, loops=loops, on_each=on_each, times=repeats)
 

@@ -1,63 +1,30 @@
 """The planner's model on this machine, with its own yardsticks, and how far it is from what the benchmark measures.
 
-On a CPU everything shares the cores: the stages' core-seconds add up, arithmetic and memory traffic of the networks
-too, as they come one after the other in a cache-sized part of a batch. What a run costs beyond its environments and
-networks, in Python, in the hand-off and in calls of programs, is taken as so much for each acting call, as a run of
-Catch has it, whose network and environments cost next to nothing.
+On a CPU everything shares the cores: the stages' core-seconds add up (`podrl.planning.yardsticks`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 import dataclasses
-import functools
 import math
 import multiprocessing
 import os
-from pathlib import Path
 import signal
 import threading
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
 import jax
 
-from podrl import commandline
-from podrl.assembly import resolve
 from podrl.config import Config, check
-from podrl.instruments import make_copy, make_matmul
-from podrl.layout import available_cores
 from podrl.planning.compilation import RunCosts, count
-from podrl.planning.costs import Cost
 from podrl.planning.environments import env_steps_per_core, graph_env_steps_per_core
+from podrl.planning.yardsticks import Yardsticks, core_seconds, make_yardsticks
 from podrl.stages import make_parts, time_end_to_end
 
-# Of the copy yardstick's rate, by a network's products: they read and write in smaller pieces. Fitted, with quiet
-# machines of the kind docs/scaling.md names, on Pong's and LunarLander's updates.
-_MEMORY_SHARE = 0.35
-
-# Core-seconds of each equation of a program, with small arrays. Fitted on HalfCheetah's update, which has 290,000.
-_OPERATION_S = 8e-8
+T = TypeVar("T")
 
 _WORKER_S = 600.0  # Longer than measuring and tracing take.
-
-_CATCH = Path(__file__).resolve().parents[2] / "configs/impala_catch.py"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Yardsticks:
-    """What this machine does in a second of one core, all cores busy.
-
-    Attributes:
-        flops: of float32 matrix products.
-        bytes: that networks read and write.
-        call_s: seconds of a core that an acting call takes in a run, whatever its network.
-        cores: that there are.
-    """
-
-    flops: float
-    bytes: float
-    call_s: float
-    cores: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,27 +38,6 @@ class LocalPrediction:
 
     env_steps_per_s: float
     core_s: Mapping[str, float]
-
-
-def measure_yardsticks(seconds: float = 2.0) -> Yardsticks:
-    """Measures this machine; takes some ten seconds.
-
-    Args:
-        seconds: for the run of Catch.
-    """
-    cores = available_cores()
-    _, time_matmul = make_matmul()
-    time_copy = make_copy()
-    flops = max(time_matmul() for _ in range(3)) * 1e9 / cores
-    traffic = _MEMORY_SHARE * max(time_copy() for _ in range(3)) * 1e9 / cores
-    config = resolve(commandline.load_config(str(_CATCH)))
-    bare = Yardsticks(flops=flops, bytes=traffic, call_s=0.0, cores=cores)
-    run = count(config, hosts=1, devices=1, platform="cpu")
-    known = sum(core_seconds(run, bare, env_steps_per_core(config, seconds=1.0)).values())
-    parts = make_parts(config)
-    sample = min((time_end_to_end(parts, seconds) for _ in range(3)), key=lambda s: s.core_seconds_per_env_step)
-    calls = _calls_per_env_step(run)
-    return dataclasses.replace(bare, call_s=max(0.0, sample.core_seconds_per_env_step - known) / calls)
 
 
 def predict_local(config: Config, yardsticks: Yardsticks, *, processes: int = 1, devices: int = 1) -> LocalPrediction:
@@ -114,24 +60,28 @@ def predict_local(config: Config, yardsticks: Yardsticks, *, processes: int = 1,
 
 
 class Predictor:
-    """Env steps per second of configs on this machine, whose yardsticks are measured when the first is asked for.
+    """Env steps per second of configs on this machine, whose yardsticks are asked for with the first.
 
     A process of its own has JAX's threads, so that whoever asks can still fork.
     """
 
-    def __init__(self, max_devices: int):
+    def __init__(
+        self, max_devices: int, keep: Callable[[Callable[[], Yardsticks]], Yardsticks] = lambda measure: measure()
+    ):
         """Starts nothing yet.
 
         Args:
             max_devices: virtual CPU devices of the largest process that will be asked about.
+            keep: has the yardsticks, or calls what measures them.
         """
+        self._keep = keep
+        self._yardsticks: Yardsticks | None = None
         self._worker = ProcessPoolExecutor(
             max_workers=1,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_begin_worker,
             initargs=(max_devices,),
         )
-        self._is_first = True
 
     def __call__(self, config: Config, processes: int, devices: int) -> float:
         """Of a job of so many processes with so many virtual CPU devices each.
@@ -140,12 +90,21 @@ class Predictor:
             ConfigError: if the config does not fit them.
             RuntimeError: if there is no answer in time.
         """
-        if self._is_first:
-            logging.info(
-                "Measures this machine for the prediction, which takes some 20 s; --no_prediction leaves it out."
-            )
-            self._is_first = False
-        asked = self._worker.submit(_predict_in_worker, config, processes, devices)
+        if self._yardsticks is None:
+            self._yardsticks = self._keep(self._measure)
+        return self._ask(_predict, config, self._yardsticks, processes, devices)
+
+    def _measure(self) -> Yardsticks:
+        logging.info("Measures this machine for the prediction, which takes some 20 s; --no_prediction leaves it out.")
+        return self._ask(_measure_yardsticks)
+
+    def _ask(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What a function returns in the other process.
+
+        Raises:
+            RuntimeError: if there is no answer in time.
+        """
+        asked = self._worker.submit(function, *arguments)
         try:
             return asked.result(timeout=_WORKER_S)
         except (TimeoutError, BrokenExecutor) as error:
@@ -168,13 +127,12 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-@functools.cache
-def _yardsticks_once() -> Yardsticks:
-    return measure_yardsticks()
+def _measure_yardsticks() -> Yardsticks:
+    return make_yardsticks()()
 
 
-def _predict_in_worker(config: Config, processes: int, devices: int) -> float:
-    return predict_local(config, _yardsticks_once(), processes=processes, devices=devices).env_steps_per_s
+def _predict(config: Config, yardsticks: Yardsticks, processes: int, devices: int) -> float:
+    return predict_local(config, yardsticks, processes=processes, devices=devices).env_steps_per_s
 
 
 def _by_threads(run: RunCosts, costs: Mapping[str, float]) -> float:
@@ -185,46 +143,31 @@ def _by_threads(run: RunCosts, costs: Mapping[str, float]) -> float:
     return run.layout.num_actors * run.hosts / (costs["act"] + costs["calls"] + waits)
 
 
-def core_seconds(run: RunCosts, yardsticks: Yardsticks, env_steps_per_core_s: float) -> dict[str, float]:
-    """Core-seconds of an env step, by who takes them.
+def check_prediction(
+    config: Config, *, seconds: float = 4.0, repeats: int = 3
+) -> tuple[Yardsticks, LocalPrediction, dict[str, float]]:
+    """Predicts a run in one process with one device, and runs it, in turns: machines change with their neighbours.
 
     Args:
-        run: what it costs, counted.
-        yardsticks: of the machine.
-        env_steps_per_core_s: of its environments alone.
-    """
-
-    def program_s(cost: Cost) -> float:
-        busy_s = cost.flops / yardsticks.flops + cost.bytes_accessed / yardsticks.bytes
-        return busy_s + cost.operations * _OPERATION_S
-
-    steps = run.env_steps_of_host
-    act = run.act and program_s(run.act) * run.acting_calls * run.actors
-    return {
-        "env": 1 / env_steps_per_core_s,
-        "act": (act or 0.0) / steps,
-        "learn": program_s(run.update) * run.learners / steps,
-        "calls": yardsticks.call_s * _calls_per_env_step(run),
-    }
-
-
-def compare(prediction: LocalPrediction, config: Config, *, seconds: float = 4.0, repeats: int = 3) -> dict[str, Any]:
-    """Runs what was predicted, in one process.
-
-    Args:
-        prediction: of it.
         config: of the run.
-        seconds: for each repeat.
-        repeats: of which the median counts.
+        seconds: for each repeat of the run.
+        repeats: of all measurements.
 
     Returns:
-        `predicted` and `measured` env steps per second, and `error`: by how much the first is off, as a share.
+        Yardsticks and prediction of the repeat whose error is the median, and `measured` env steps per second with
+        `error`: by how much the prediction is off, as a share, and `error_min` and `error_max` of the repeats.
     """
-    parts = make_parts(config)
-    rates = sorted(time_end_to_end(parts, seconds).env_steps_per_second for _ in range(repeats))
-    measured = rates[len(rates) // 2]
-    error = prediction.env_steps_per_s / measured - 1
-    return {"predicted": prediction.env_steps_per_s, "measured": measured, "error": error}
+    measure, parts = make_yardsticks(), make_parts(config)
+    rounds = []
+    for _ in range(repeats):
+        yardsticks = measure()
+        prediction = predict_local(config, yardsticks)
+        measured = time_end_to_end(parts, seconds).env_steps_per_second
+        rounds.append((prediction.env_steps_per_s / measured - 1, measured, yardsticks, prediction))
+    rounds.sort(key=lambda each: each[0])
+    error, measured, yardsticks, prediction = rounds[len(rounds) // 2]
+    row = {"measured": measured, "error": error, "error_min": rounds[0][0], "error_max": rounds[-1][0]}
+    return yardsticks, prediction, row
 
 
 def parse_local(name: str) -> tuple[int, int]:
@@ -241,10 +184,3 @@ def parse_local(name: str) -> tuple[int, int]:
     )
     processes, devices = map(int, axes)
     return processes, devices
-
-
-def _calls_per_env_step(run: RunCosts) -> float:
-    """Acting calls of all pools for each env step; with environments in the program, calls of that."""
-    if run.is_fused:
-        return 1 / (run.env_steps_of_host * max(1, run.config.topology.updates_per_call))
-    return run.acting_calls * run.actors / run.env_steps_of_host if run.env_steps_of_host else math.inf

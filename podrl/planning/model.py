@@ -210,15 +210,17 @@ def stage_seconds(run: RunCosts, machine: Machine) -> dict[str, float]:
 
 
 def reduction_seconds(run: RunCosts, machine: Machine) -> float:
-    """Of all collectives of an update: each kind's traffic in a ring over the devices, and the hops around it."""
+    """Of all collectives of an update: each in a ring over the devices that take part in it, and the hops around it."""
     devices = run.learners * run.hosts
     if devices == 1:
         return 0.0
-    size = sum(moved * _ring_share(kind, devices) for kind, moved in run.update.traffic.items())
+    sizes = {"all": devices, "data": devices // run.model_devices, "model": run.model_devices}
+    size = sum(each.size_bytes * _ring_share(each.kind, sizes[each.axis]) for each in run.update.collectives)
     seconds = size / machine.interconnect_bytes_per_s + run.reductions * 2 * sum(machine.shape) * _HOP_S
     if machine.network_bytes_per_s is None or run.hosts == 1:
         return seconds
-    across = sum(moved * _ring_share(kind, run.hosts) for kind, moved in run.update.traffic.items())
+    leaving = [each for each in run.update.collectives if each.axis != "model"]
+    across = sum(each.size_bytes * _ring_share(each.kind, run.hosts) for each in leaving)
     return seconds + across / machine.network_bytes_per_s + run.reductions * math.log2(run.hosts) * _NETWORK_HOP_S
 
 

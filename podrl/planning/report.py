@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from podrl.console import print_table
+from podrl.planning.costs import Cost
 from podrl.planning.model import LIMITS, Prediction
 from podrl.planning.plans import Fit, Misfit, Plan
 from podrl.planning.slices import Slice
 from podrl.traffic import describe_traffic
+from podrl.units import describe_amount, describe_bytes, describe_number, describe_seconds, describe_share
 
 _NO_GAIN = 1.01  # A split that is faster by less is no advice.
 
@@ -48,8 +50,8 @@ def show_summary(console: Console, plans: Sequence[Plan]) -> None:
             table.add_row(*about, "no", *["-"] * 5)
             continue
         found, fits = plan.found.prediction, "yes" if plan.found.run.compiled else "likely"
-        rates = (f"{found.updates_per_s:,.2f}", f"{found.env_steps_per_s:,.0f}", f"{found.frames_per_s:,.0f}")
-        table.add_row(*about, fits, *rates, f"{found.of_peak:.1%}", LIMITS[found.limit])
+        rates = (describe_number(found.updates_per_s), f"{found.env_steps_per_s:,.0f}", f"{found.frames_per_s:,.0f}")
+        table.add_row(*about, fits, *rates, describe_share(found.of_peak, 1), LIMITS[found.limit])
     print_table(console, table)
 
 
@@ -60,15 +62,21 @@ def show_local(console: Console, rows: Sequence[Mapping[str, Any]], yardsticks: 
     table = _table(headings, plain=not console.is_terminal)
     for row in rows:
         name = f"{row['config']}, {row['processes']} x {row['devices']}"
-        cells = [f"{row['core_s'][column] * 1e6:,.1f}" for column in columns]
-        measured = (f"{row['measured']:,.0f}", f"{row['error']:+.0%}") if "measured" in row else ("-", "-")
+        cells = [describe_number(row["core_s"][column] * 1e6, 1) for column in columns]
+        measured = (f"{row['measured']:,.0f}", _describe_error(row)) if "measured" in row else ("-", "-")
         table.add_row(name, *cells, f"{row['predicted']:,.0f}", *measured)
     print_table(console, table)
+    flops, traffic = (describe_amount(yardsticks.flops, "FLOP/s", 1), describe_amount(yardsticks.bytes, "B/s", 1))
     console.print(
-        f"Each core of {yardsticks.cores}, all busy: {yardsticks.flops / 1e9:,.0f} GFLOP/s, networks' memory traffic "
-        f"{yardsticks.bytes / 1e9:,.1f} GB/s; an acting call in a run: {yardsticks.call_s * 1e6:,.0f} core-us.",
+        f"Each core of {yardsticks.cores}, all busy: {flops}, networks' memory traffic {traffic}; an acting call in a "
+        f"run: {yardsticks.call_s * 1e6:,.0f} core-us.",
         soft_wrap=True,
     )
+
+
+def _describe_error(row: Mapping[str, Any]) -> str:
+    """`+5% (-2% to +9%)`: of the median repeat, and of all."""
+    return f"{row['error']:+.0%} ({row['error_min']:+.0%} to {row['error_max']:+.0%})"
 
 
 def to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
@@ -108,8 +116,8 @@ def _to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
         "compiled": run.compiled,
         "actors_per_host": run.actors,
         "learners_per_host": run.learners,
-        "act": run.act and dataclasses.asdict(run.act),
-        "update": dataclasses.asdict(run.update),
+        "act": run.act and _cost(run.act),
+        "update": _cost(run.update),
         "state_bytes": run.state_bytes,
         "machine": dataclasses.asdict(found.machine),
         "prediction": _prediction(found.prediction),
@@ -120,6 +128,10 @@ def _to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
         "strong": [{"hosts": n, "efficiency": share} | _prediction(one) for n, one, share in found.strong],
         "price_per_billion_frames": (price_per_chip_hour and _price(found.prediction, plan.slice, price_per_chip_hour)),
     }
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    return dataclasses.asdict(cost) | {"traffic": cost.traffic}
 
 
 def _prediction(found: Prediction) -> dict[str, Any]:
@@ -150,48 +162,54 @@ def _heading(plan: Plan) -> Iterator[str]:
 
 
 def _memory_table(fit: Fit, *, plain: bool) -> Table:
-    run, whole = fit.run, _gib(fit.machine.memory_bytes)
+    run, whole = fit.run, describe_bytes(fit.machine.memory_bytes)
     how = "compiled" if run.compiled else "counted"
     table = _table((f"memory of a device ({how})", "state", "batch", "temporaries", "all", "there are"), plain=plain)
     update, act = run.update, run.act
     batch = update.argument_bytes - run.state_bytes
-    table.add_row("learner", *map(_gib, (run.state_bytes, batch, update.temporary_bytes, update.peak_bytes)), whole)
+    sizes = (run.state_bytes, batch, update.temporary_bytes, update.peak_bytes)
+    table.add_row("learner", *map(describe_bytes, sizes), whole)
     if act is not None:
         unrolls = run.actor_bytes - run.parameter_bytes - act.temporary_bytes
-        table.add_row("actor", *map(_gib, (run.parameter_bytes, unrolls, act.temporary_bytes, run.actor_bytes)), whole)
+        sizes = (run.parameter_bytes, unrolls, act.temporary_bytes, run.actor_bytes)
+        table.add_row("actor", *map(describe_bytes, sizes), whole)
         if run.shares_devices:
-            table.add_row("both", "", "", "", _gib(run.peak_bytes), whole)
+            table.add_row("both", "", "", "", describe_bytes(run.peak_bytes), whole)
     return table
 
 
 def _stage_table(found: Prediction, *, plain: bool) -> Table:
     """What each stage takes of an update's time."""
-    table = _table(("limit (modelled)", "ms an update", "share"), plain=plain)
+    table = _table(("limit (modelled)", "an update", "share"), plain=plain)
     for name, seconds in found.stages.items():
         if seconds:
             style = "bold" if name == found.limit else None
-            table.add_row(LIMITS[name], f"{seconds * 1e3:,.2f}", f"{seconds / found.update_s:.0%}", style=style)
+            share = describe_share(seconds / found.update_s)
+            table.add_row(LIMITS[name], describe_seconds(seconds), share, style=style)
     return table
 
 
 def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> Iterator[str]:
     run, found, need = fit.run, fit.prediction, fit.needs
     yield (
-        f"Predicted: {found.updates_per_s:,.2f} updates/s, {found.env_steps_per_s:,.0f} env steps/s, "
+        f"Predicted: {describe_number(found.updates_per_s)} updates/s, {found.env_steps_per_s:,.0f} env steps/s, "
         f"{found.frames_per_s:,.0f} frames/s. What binds: {LIMITS[found.limit]}. Devices learn "
-        f"{found.learner_busy:.0%} of the time and act {found.actor_busy:.0%}; {found.of_peak:.2%} of the chips' peak."
+        f"{describe_share(found.learner_busy)} of the time and act {describe_share(found.actor_busy)}; "
+        f"{describe_share(found.of_peak, 2)} of the chips' peak."
     )
     traffic = describe_traffic({kind: round(size) for kind, size in run.update.traffic.items()})
     yield (
-        f"An update, on each learner device: {run.update.flops / 1e9:,.1f} GFLOP, "
-        f"{run.update.bytes_accessed / 1e9:,.2f} GB of memory traffic; between devices: {traffic}."
+        f"An update, on each learner device: {describe_amount(run.update.flops, 'FLOP')}, "
+        f"{describe_amount(run.update.bytes_accessed, 'B')} of memory traffic; between devices: {traffic}."
     )
     if run.act is not None:
+        wanted, there, under_way = (
+            describe_number(count, 0) for count in (need.vcpus, fit.machine.cores, need.environments)
+        )
         yield (
-            f"To keep its devices busy a host needs {need.vcpus:,.0f} vCPUs for environments (it has "
-            f"{fit.machine.cores:,.0f} for them), about {need.environments:,.0f} environments under way, "
-            f"{need.env_steps_per_s:,.0f} env steps/s. Acting only with the newest parameters (lag 0) would give "
-            f"{fit.synchronous.env_steps_per_s:,.0f} env steps/s in all."
+            f"To keep its devices busy a host needs {wanted} vCPUs for environments (it has {there} for them), about "
+            f"{under_way} environments under way, {need.env_steps_per_s:,.0f} env steps/s. Acting only with "
+            f"the newest parameters (lag 0) would give {fit.synchronous.env_steps_per_s:,.0f} env steps/s in all."
         )
         actors, learners, best = fit.splits[0]
         gain = best.env_steps_per_s / found.env_steps_per_s
@@ -202,10 +220,9 @@ def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> 
             now = f"{gain:.2f} times as fast, {best.env_steps_per_s:,.0f} env steps/s"
             yield f"{split} {_split_text(actors, learners, run.devices)} ({now})."
     if price_per_chip_hour is not None:
-        yield (
-            f"A billion frames: {1e9 / found.frames_per_s / 3600:,.2f} hours, "
-            f"{_price(found, slice_, price_per_chip_hour):,.2f} at {price_per_chip_hour:g} per chip and hour."
-        )
+        hours = describe_number(1e9 / found.frames_per_s / 3600)
+        price = describe_number(_price(found, slice_, price_per_chip_hour))
+        yield f"A billion frames: {hours} hours, {price} at {price_per_chip_hour:g} per chip and hour."
 
 
 def _split_text(actors: int, learners: int, devices: int) -> str:
@@ -231,15 +248,15 @@ def _scaling_table(fit: Fit, *, plain: bool) -> Table:
 def _misfit_lines(misfit: Misfit) -> Iterator[str]:
     shortage = misfit.shortage
     yield (
-        f"Does not fit: needs {_gib(shortage.needed_bytes)} of the {_gib(shortage.available_bytes)} of a device's "
+        f"Does not fit: needs {_size(shortage.needed_bytes)} of the {_size(shortage.available_bytes)} of a device's "
         f"memory that programs may use." + (f" The compiler says: {shortage.reason}" if shortage.reason else "")
     )
     for remedy in misfit.remedies:
         if remedy.run is not None:
-            peak = _gib(remedy.run.peak_bytes)
+            peak = _size(remedy.run.peak_bytes)
             yield f"  {remedy.arguments} fits, with {peak} (tried): {remedy.effect}."
         elif remedy.shortage is not None:
-            yield f"  {remedy.arguments} is not enough: needs {_gib(remedy.shortage.needed_bytes)} (tried)."
+            yield f"  {remedy.arguments} is not enough: needs {_size(remedy.shortage.needed_bytes)} (tried)."
         else:
             yield f"  {remedy.arguments} may help (not tried): {remedy.effect}."
     if not misfit.remedies:
@@ -258,5 +275,5 @@ def _table(headings: Sequence[str], *, plain: bool) -> Table:
     return table
 
 
-def _gib(size_bytes: float) -> str:
-    return "an unknown amount" if math.isnan(size_bytes) else f"{size_bytes / 2**30:,.2f} GiB"
+def _size(size_bytes: float) -> str:
+    return "an unknown amount" if math.isnan(size_bytes) else describe_bytes(size_bytes)

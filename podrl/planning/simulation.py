@@ -53,8 +53,13 @@ def simulate(system: System, *, updates: int = 200, seed: int = 0, grain: str = 
     """
     check_one_of("grain", grain, GRAINS)
     if grain == "auto":
-        grain = "step" if system.hosts <= _FINE_HOSTS else "unroll"
+        grain = grain_for(system.hosts)
     return _Job(system, updates, seed, fine=grain == "step").run()
+
+
+def grain_for(hosts: int) -> str:
+    """The finest grain at which so many hosts are simulated in reasonable time."""
+    return "step" if hosts <= _FINE_HOSTS else "unroll"
 
 
 class _Job:

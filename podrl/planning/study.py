@@ -1,4 +1,8 @@
-"""One job on ever more hosts, and what becomes of it if a host is slow, unrolls are longer, or nothing overlaps."""
+"""One job on ever more hosts, and what becomes of it if a host is slow, unrolls are longer, or nothing overlaps.
+
+All of it is simulated at one grain, that of the most hosts: where cores run short the grains differ by some percent,
+which would be taken for an effect of the hosts.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
@@ -6,7 +10,7 @@ from typing import Any
 
 from podrl.instruments import spread
 from podrl.planning.outcome import Outcome
-from podrl.planning.simulation import simulate
+from podrl.planning.simulation import grain_for, simulate
 from podrl.planning.system import Interconnect, System
 
 AS_IT_IS = "as it is"
@@ -41,9 +45,11 @@ def run_study(
         show_phase: told what happens now.
 
     Returns:
-        The report, ready for JSON: `rows`, one for each number of hosts, and by number of hosts the rates of `variants`
-        as multiples of those of the job as it is; `unrolls`, what longer ones come to.
+        The report, ready for JSON: `grain`, that of all simulations; `rows`, one for each number of hosts, and by
+        number of hosts the rates of `variants` as multiples of those of the job as it is; `unrolls`, what longer ones
+        come to.
     """
+    grain = grain_for(max(hosts))
 
     def sized(base: System, count: int) -> System:
         seconds = interconnect.allreduce_s(count, gradient_bytes)
@@ -51,7 +57,7 @@ def run_study(
 
     def outcomes(name: str, case: System) -> list[Outcome]:
         show_phase(f"simulating {case.hosts:,} host(s): {name}")
-        return [simulate(case, updates=updates, seed=seed) for seed in range(seeds)]
+        return [simulate(case, updates=updates, seed=seed, grain=grain) for seed in range(seeds)]
 
     def ratio(name: str, case: System, plain: Sequence[Outcome]) -> dict[str, float]:
         return _ratios(outcomes(name, case), plain)
@@ -75,6 +81,7 @@ def run_study(
         unrolls.append({"unroll_length": length, "few": _row(few), "many": _row(many)})
     return {
         "hosts": list(hosts),
+        "grain": grain,
         "updates": updates,
         "seeds": seeds,
         "slow": slow,

@@ -69,7 +69,7 @@ class Host:
         open: opens a thread's pools and resets them, at boundaries.
         save: keeps the main thread from the next update, at boundaries after the first.
         shares_device: whether acting and learning queue for one device, so that nobody acts during an update, the wait
-            for other hosts in it included: one accelerator does both, or a CPU process that has a single core.
+            for other hosts in it included: one accelerator does both.
     """
 
     threads: int

@@ -61,11 +61,19 @@ class Runner:
                 silence_s=self.silence_s,
                 signal_command=job.signal_command,
             )
+            if ending.had_enough and ending.code == PREEMPTED:
+                self._note_end(log)
         if ending.code == 0 or (ending.had_enough and ending.code == PREEMPTED):
             return self._complete(trial, ending, predicted, job_s=time.monotonic() - started_s)
         if ending.was_cut:
             return Status(word="half-done", facts={"exit_code": ending.code, "text": ending.text})
         return self._fail(trial, ending)
+
+    def _note_end(self, log: Path) -> None:
+        """Without this the last lines of the log are those of a run that somebody has stopped."""
+        text = f"after the {self.definition.seconds:g} s of training that --seconds gives a run"
+        with log.open("a") as file:
+            file.write(f"[study {time.strftime('%H:%M:%S')}] Ended by the study as planned, {text}.\n")
 
     def _has_enough(self, trial: Trial) -> bool:
         seconds = self.definition.seconds
@@ -106,7 +114,7 @@ class Runner:
         machines = trial.point.machines
         try:
             return self.predict(each.config, machines.processes, machines.devices_per_process)
-        except (ConfigError, RuntimeError) as error:
+        except (ConfigError, RuntimeError, OSError) as error:
             logging.warning("No prediction for %s: %s", trial.point.name, error)
             return None
 

@@ -1,33 +1,32 @@
 """The folder of a study: its manifest, what each run came to, and so what is left to do.
 
 study.json             the manifest: definition, points, and every time that the study was started
+yardsticks.json        of this machine, for the planner's predictions (`podrl.study.yardsticks`)
 points/POINT/seed-N/   the folder of a run, with `job.log`, and `result.json` or `failed.json` once it has ended
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
 import time
 from typing import Any
 
 from etils import epath
 
 from podrl.config import ConfigError, check
-from podrl.config_dict import differences, to_dict, with_defaults
-from podrl.layout import available_cores
+from podrl.config_dict import to_dict
 from podrl.records import read_rows
 from podrl.study.definition import Definition, from_fields
 from podrl.study.feasibility import Feasible, Infeasible
 from podrl.study.grid import Trial, to_fields
-from podrl.workdir import LIBRARIES, find_commit, shorten, write_json
+from podrl.study.machine import describe_machine
+from podrl.study.sameness import check_same
+from podrl.workdir import find_commit, write_json
 
 MANIFEST = "study.json"
 WORDS = ("complete", "failed", "half-done", "not begun")
 _RESULT, _FAILURE = "result.json", "failed.json"
-_GRID = ("machines", "axes", "scaling", "seeds")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +130,7 @@ class Folder:
         try:
             if (self.path / MANIFEST).exists():
                 before = self.read_manifest()
-                _check_same(self.path, before, now, accept_changes=accept_changes)
+                check_same(self.path, before, now, accept_changes=accept_changes)
                 starts = before["starts"]
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / MANIFEST, {**now, "starts": [*starts, describe_start(argv)]})
@@ -156,12 +155,7 @@ def describe_start(argv: Sequence[str]) -> dict[str, Any]:
         "argv": list(argv),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": find_commit(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "processor": _processor(),
-        "cores": available_cores(),
+        **describe_machine(),
         "load_average": os.getloadavg()[0],
     }
 
@@ -169,28 +163,3 @@ def describe_start(argv: Sequence[str]) -> dict[str, Any]:
 def _describe(each: Feasible) -> dict[str, Any]:
     devices = {"actor_devices": each.actor_devices, "learner_devices": each.learner_devices}
     return {**to_fields(each.point), **devices, "env_steps_per_update": each.config.env_steps_per_update}
-
-
-def _check_same(path: epath.Path, before: Mapping[str, Any], now: Mapping[str, Any], *, accept_changes: bool) -> None:
-    """Raises ConfigError if a folder's study is another; its grid may have changed where that is accepted."""
-    found = differences(before["definition"], now["definition"])
-    same_grid = not any(key.partition(".")[0] in _GRID for key in found)
-    if same_grid:  # Else its first point, whose config this is, may be another.
-        configs = differences(with_defaults(before["config"]), with_defaults(now["config"]))
-        found |= {f"config.{key}": value for key, value in configs.items()}
-    if accept_changes:
-        found = {key: value for key, value in found.items() if key.partition(".")[0] not in _GRID}
-    changes = [f"{key} was {value}, is {wanted}" for key, (value, wanted) in found.items()]
-    advice = "" if accept_changes else ", or add --accept_changes if only the grid is to grow or shrink"
-    check(
-        not changes,
-        f"--workdir={path} holds another study: {shorten(changes)}. Choose another folder{advice}.",
-    )
-
-
-def _processor() -> str:
-    """The CPU's name, as Linux has it."""
-    path = epath.Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -9,6 +9,7 @@ from podrl.layout import Layout
 from podrl.planning.compilation import RunCosts
 from podrl.planning.costs import Cost
 from podrl.planning.model import Machine, needs, predict, reduction_seconds, resize, scaling, splits, stage_seconds
+from podrl.traffic import Collective
 from tests.runs import make_config
 
 ENVS, LENGTH, HOSTS = 128, 10, 4
@@ -28,6 +29,10 @@ MACHINE = Machine(
 )
 
 
+def over(kind, size_bytes, axis="data"):
+    return (Collective(kind=kind, axis=axis, size_bytes=size_bytes),)
+
+
 def make_run(**changes):
     config = make_config()
     actors = dataclasses.replace(
@@ -45,7 +50,7 @@ def make_run(**changes):
         "layout": Layout(num_actors=2, pools_per_actor=2, envs_per_pool=ENVS // HOSTS // 4, num_processes=HOSTS),
         "frames_per_step": 4,
         "act": Cost(flops=1e6, bytes_accessed=1e5, product_flops=1e6),
-        "update": Cost(flops=1e9, bytes_accessed=1e7, traffic={"all-reduce": 1e6}, product_flops=8e9),
+        "update": Cost(flops=1e9, bytes_accessed=1e7, collectives=over("all-reduce", 1e6), product_flops=8e9),
         "state_bytes": 10**6,
         "parameter_bytes": 10**5,
         "upload_bytes": 10**4,
@@ -140,7 +145,7 @@ def test_efficiency_is_one_on_one_host_and_falls_where_something_does_not_divide
 
 
 def test_the_best_split_gives_devices_to_what_needs_them():
-    hungry = Cost(flops=1e12, bytes_accessed=0, traffic={}, product_flops=8e12)
+    hungry = Cost(flops=1e12, bytes_accessed=0, product_flops=8e12)
     plenty = dataclasses.replace(MACHINE, env_steps_per_core_s=1e9, dispatch_s=0.0)
     run = make_run(update=hungry, actors=4, learners=2, devices=8)
     found = splits(run, plenty)
@@ -189,8 +194,23 @@ def test_each_optimizer_step_has_a_reduction_of_its_own():
     [("all-reduce", 2 * 7 / 8), ("all-gather", 7 / 8), ("reduce-scatter", 7), ("collective-permute", 1)],
 )
 def test_collectives_move_different_shares(kind, share):
-    run = make_run(update=Cost(flops=1e9, bytes_accessed=1e7, traffic={kind: 1e9}))
+    run = make_run(update=Cost(flops=1e9, bytes_accessed=1e7, collectives=over(kind, 1e9)))
     assert reduction_seconds(run, MACHINE) == pytest.approx(share * 0.1, rel=0.001)
+
+
+@pytest.mark.parametrize(("axis", "devices"), [("data", 4), ("model", 2), ("all", 8)])
+@pytest.mark.parametrize(("kind", "share"), [("all-reduce", 2.0), ("all-gather", 1.0)])
+def test_a_ring_has_the_devices_of_its_axis(axis, devices, kind, share):
+    """Eight learner devices, of which two each share a layer."""
+    run = make_run(model_devices=2, update=Cost(flops=0, bytes_accessed=0, collectives=over(kind, 1e9, axis)))
+    hops_s = 2 * 8e-6
+    assert reduction_seconds(run, MACHINE) - hops_s == pytest.approx(share * (devices - 1) / devices * 0.1)
+    half = resize(run, HOSTS // 2, weak=True)
+    devices = devices if axis == "model" else devices // 2
+    assert reduction_seconds(half, MACHINE) - hops_s == pytest.approx(share * (devices - 1) / devices * 0.1)
+    between = dataclasses.replace(MACHINE, network_bytes_per_s=1e6)
+    more_s = reduction_seconds(run, between) - reduction_seconds(run, MACHINE)
+    assert (more_s > 1) == (axis != "model")  # What shares a layer is on one host.
 
 
 def test_what_no_memory_holds_is_not_proposed():

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+import re
 
 import jax
 import pytest
 from rich.console import Console
 
-from configs import impala_atari, impala_catch, ppo_cartpole
+from configs import impala_atari, impala_catch, ppo_cartpole, ppo_minatar
 from podrl.assembly import resolve
 from podrl.config import ConfigError
 from podrl.planning import report
@@ -61,6 +62,19 @@ class TestCosts:
         found = count(make_config(ppo_cartpole), hosts=1, devices=2, platform="gpu")
         assert found.is_fused
         assert found.update.flops > 0
+
+    @pytest.mark.parametrize("encoder", ["minatar", "resnet"])
+    def test_a_gpus_program_has_convolutions_in_its_loops(self, encoder):
+        """A CPU's has not, for bfloat16: counted as that, what each step of acting writes would be alive at once."""
+        changes = {"network.encoder": encoder, "network.compute_dtype": "bfloat16", "network.separate_value": False}
+        few, many = (
+            make_config(ppo_minatar, **changes, **{"actors.unroll_length": length, "agent.minibatches": parts})
+            for length, parts in ((8, 1), (32, 4))  # With as many rows in a minibatch.
+        )
+        short, long = (count(config, hosts=1, devices=1, platform="gpu").update for config in (few, many))
+        assert long.temporary_bytes <= 1.1 * short.temporary_bytes
+        on_cpu = count(few, hosts=1, devices=1, platform="cpu").update
+        assert short.product_flops == pytest.approx(on_cpu.product_flops, rel=0.01)
 
     def test_what_comes_one_after_the_other_is_not_alive_at_once(self):
         few, many = (
@@ -115,6 +129,17 @@ class TestPlan:
             "Rests on",
         ):
             assert part in text
+
+    def test_nothing_of_a_tiny_network_reads_as_zero(self, catch):
+        console = Console(record=True, width=1000)
+        small = dataclasses.replace(catch.network, hidden_sizes=(2,))
+        plan = make_plan(dataclasses.replace(catch, network=small), parse_slice("h100:2x2"), ASSUMPTIONS)
+        report.show(console, plan, price_per_chip_hour=2.0)
+        figures = re.findall(
+            r"(?<![\w.])[\d,]*\.?\d+(?:e-\d+)?(?= ?(?:[KMG]?i?B|[kMGT]?FLOP|[mun]s|%|  ))", console.export_text()
+        )
+        assert len(figures) > 30
+        assert not [figure for figure in figures if float(figure.replace(",", "")) == 0]
 
     def test_json_has_the_same(self, plan):
         found = json.loads(json.dumps(report.to_json(plan, 2.0)))

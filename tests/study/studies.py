@@ -83,8 +83,8 @@ def leave_run(workdir: Path, point: str, seed: int, rows: Sequence[dict[str, Any
     return folder
 
 
-def leave_runs(workdir: Path, rates: dict[str, tuple[float, float]]) -> None:
-    """Runs of several points with seeds 1 and 2, at these rates."""
-    for point, pair in rates.items():
-        for seed, rate in enumerate(pair, start=1):
+def leave_runs(workdir: Path, rates: dict[str, Sequence[float]]) -> None:
+    """Runs of several points with seeds 1, 2 and so on, at these rates."""
+    for point, of_seeds in rates.items():
+        for seed, rate in enumerate(of_seeds, start=1):
             leave_run(workdir, point, seed, make_rows(rate))

@@ -89,3 +89,5 @@ def test_seconds_end_a_run(tmp_path):
     assert float(row["measured_s"]) >= 2
     assert int(row["env_steps"]) < 500_000
     assert row["exit_code"] == "75"
+    last = (tmp_path / "study/points/strong-1x1/seed-1/job.log").read_text().splitlines()[-1]
+    assert "Ended by the study as planned, after the 2 s of training that --seconds gives a run." in last

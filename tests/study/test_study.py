@@ -5,6 +5,7 @@ import dataclasses
 from html.parser import HTMLParser
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -27,10 +28,19 @@ def workdir(tmp_path):
     return tmp_path / "study"
 
 
-@pytest.fixture
-def measured(workdir):
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A study that is complete; to be read only."""
+    workdir = tmp_path_factory.mktemp("measured") / "study"
     leave_runs(workdir, RATES)
     assert study(workdir) == 0
+    return workdir
+
+
+@pytest.fixture
+def own(measured, workdir):
+    """A copy of it, to go on with."""
+    shutil.copytree(measured, workdir)
     return workdir
 
 
@@ -127,58 +137,74 @@ def test_figures_are_images(measured):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_complete_runs_are_skipped(measured):
-    for path in (measured / "points").glob("*/*/metrics.jsonl"):
+def test_complete_runs_are_skipped(own):
+    for path in (own / "points").glob("*/*/metrics.jsonl"):
         path.write_text(path.read_text().splitlines(keepends=True)[0])  # Would not be enough to be taken in again.
-    before = {path: path.read_bytes() for path in (measured / "points").glob("*/*/result.json")}
-    assert study(measured) == 0
+    before = {path: path.read_bytes() for path in (own / "points").glob("*/*/result.json")}
+    assert study(own) == 0
     assert {path: path.read_bytes() for path in before} == before
-    assert not list((measured / "points").glob("*/*/job.log"))
-    assert len(json.loads((measured / "study.json").read_text())["starts"]) == 2
+    assert not list((own / "points").glob("*/*/job.log"))
+    assert len(json.loads((own / "study.json").read_text())["starts"]) == 2
 
 
 def test_failed_runs_do_not_end_a_study_and_are_named(workdir, caplog):
     """The third point has a run of another config in its folder, which the launcher refuses."""
-    leave_runs(workdir, {name: rates for name, rates in RATES.items() if name != "strong-1x1"})
-    for seed in (1, 2):
-        leave_run(workdir, "strong-1x1", seed, [])
-    assert study(workdir) == 1
-    rows = {(row["point"], row["seed"]): row for row in read_table(workdir / "runs.csv")}
-    failed = rows["strong-1x1", "2"]
+    leave_runs(workdir, {name: rates[:1] for name, rates in RATES.items() if name != "strong-1x1"})
+    leftover = leave_run(workdir, "strong-1x1", 1, [])
+    assert study(workdir, "--seeds=1") == 1
+    rows = {row["point"]: row for row in read_table(workdir / "runs.csv")}
+    failed = rows["strong-1x1"]
     assert (failed["status"], failed["exit_code"]) == ("failed", "2")
     assert "holds a run of another config" in failed["message"]
-    assert rows["strong-2x1", "2"]["status"] == "complete"
-    assert rows["strong-2x1", "2"]["efficiency"] == ""  # There is nothing to compare with.
+    assert rows["strong-2x1"]["status"] == "complete"
+    assert rows["strong-2x1"]["efficiency"] == ""  # There is nothing to compare with.
     text = (workdir / "report.html").read_text()
-    assert "strong-1x1, seed 2: failed, exit code 2: podrl: error: " in text
-    assert "2 of 8 runs are not complete: strong-1x1, seed 1 (failed); strong-1x1, seed 2 (failed)" in caplog.text
+    assert "strong-1x1, seed 1: failed, exit code 2: podrl: error: " in text
+    assert "1 of 4 runs are not complete: strong-1x1, seed 1 (failed)" in caplog.text
 
-    for seed in (1, 2):
-        leftover = workdir / f"points/strong-1x1/seed-{seed}"
-        (leftover / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(1000)))
-    assert study(workdir) == 1
-    assert study(workdir, "--retry_failed") == 0
+    (leftover / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(1000)))
+    assert study(workdir, "--seeds=1") == 1
+    assert study(workdir, "--seeds=1", "--retry_failed") == 0
     assert "What is missing" not in (workdir / "report.html").read_text()
 
 
-def test_a_study_of_another_grid_is_a_mistake(measured, capsys):
-    argv = [*command(measured)[:-3], "--seeds=1,2,3", "--config.actors.num_envs=16", "--seconds=5"]
-    assert scaling_study.main(argv) == 2
-    assert "holds another study: seeds was [1, 2], is [1, 2, 3]." in capsys.readouterr().err
-    fewer = [*command(measured), "--seeds=1", "--accept_changes"]
+def test_a_study_of_another_grid_is_a_mistake(own, capsys):
+    assert study(own, "--seeds=1,2,3", "--processes=1", "--axis=network.width=1,2", "--split=1:1") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    for change in (
+        "holds a study of another grid: ",
+        "--seeds: found 1,2, asked for 1,2,3",
+        "--processes x --devices_per_process: found 1x1,2x1, asked for 1x1",
+        "--axis network.width: found none, asked for 1,2",
+        "--split: found none, asked for 1:1",
+        ". Add --accept_changes to go on in it with the grid asked for",
+    ):
+        assert change in line
+    assert "--scaling" not in line
+    fewer = [*command(own), "--seeds=1", "--accept_changes"]
     assert scaling_study.main(fewer) == 0
-    assert len(read_table(measured / "runs.csv")) == 4
+    assert len(read_table(own / "runs.csv")) == 4
 
 
-def test_another_config_is_a_mistake_whatever_is_accepted(measured, capsys):
-    assert study(measured, "--config.agent.learning_rate=0.1", "--accept_changes") == 2
-    assert "overrides.agent.learning_rate was not there, is 0.1" in capsys.readouterr().err
+def test_another_config_is_a_mistake_whatever_is_accepted(own, capsys):
+    assert study(own, "--config.agent.learning_rate=0.1", "--seconds=6", "--accept_changes") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds another study: " in line
+    assert "--seconds: found 5.0, asked for 6.0" in line
+    assert re.search(r"--config\.agent\.learning_rate: found 0\.\d+, asked for 0\.1\b", line)
+    assert line.endswith(". Give the values that it has, or choose another --workdir.")
+    assert study(own, "--config.agent.learning_rate=0.1", "--seeds=1") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "--config.agent.learning_rate: found the config file's, asked for 0.1; --seeds: found 1,2, asked for 1." in line
+    )
+    assert "(--accept_changes is for the grid only)" in line
 
 
-def test_the_report_can_be_written_anew(measured):
-    (measured / "report.html").unlink()
-    assert scaling_study.main(["scaling_study.py", f"--workdir={measured}", "--report_only"]) == 0
-    assert (measured / "report.html").exists()
+def test_the_report_can_be_written_anew(own):
+    (own / "report.html").unlink()
+    assert scaling_study.main(["scaling_study.py", f"--workdir={own}", "--report_only"]) == 0
+    assert (own / "report.html").exists()
 
 
 def test_predictions_are_beside_the_measurements(workdir, monkeypatch):
@@ -267,16 +293,19 @@ def test_a_busy_machine_is_told_of(workdir, monkeypatch):
     assert "busy with other work (load average 500.0 on" in (workdir / "report.html").read_text()
 
 
-def test_a_study_without_a_complete_run_says_so(workdir):
+def test_a_study_without_a_complete_run_says_so(workdir, caplog):
+    """All runs failed before, and are not tried again."""
     for scaling in ("weak", "strong"):
         for seed in (1, 2):
-            leave_run(workdir, f"{scaling}-1x1", seed, [])
+            folder = leave_run(workdir, f"{scaling}-1x1", seed, [])
+            (folder / "failed.json").write_text(json.dumps({"ended": "", "exit_code": 1, "text": "out of luck"}))
     assert study(workdir, "--processes=1") == 1
     text = (workdir / "report.html").read_text()
     assert "No run is complete, so there is no answer yet." in text
     assert "4 failed" in text
-    assert len(read_table(workdir / "runs.csv")) == 4
+    assert [row["message"] for row in read_table(workdir / "runs.csv")] == ["out of luck"] * 4
     assert read_table(workdir / "points.csv") == []
+    assert "4 of 4 runs are not complete: weak-1x1, seed 1 (failed); weak-1x1, seed 2 (failed); " in caplog.text
 
 
 @pytest.mark.parametrize(("values", "kind"), [("1,2", int), ("0.5,1", float), ("none,1", str)])

@@ -1,0 +1,120 @@
+"""What a machine's cores do in a second, and what a run asks of them.
+
+On a CPU everything shares the cores: the stages' core-seconds add up, arithmetic and memory traffic of the networks
+too, as they come one after the other in a cache-sized part of a batch. What a run costs beyond its environments and
+networks, in Python, in the hand-off and in calls of programs, is taken as so much for each acting call, as a run of
+Catch has it, whose network and environments cost next to nothing.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from pathlib import Path
+import statistics
+
+from podrl import commandline
+from podrl.assembly import resolve
+from podrl.instruments import make_cached_pass, make_matmul
+from podrl.planning.compilation import RunCosts, count
+from podrl.planning.costs import Cost
+from podrl.planning.environments import env_steps_per_core
+from podrl.platforms import available_cores
+from podrl.stages import make_parts, time_end_to_end
+
+# Of the rate of a pass over cached memory, by what a network's products read and write, as a count has it. Fitted on
+# Pong's update.
+_MEMORY_SHARE = 0.115
+
+# Core-seconds of each equation of a program, with small arrays. Fitted on HalfCheetah's update, which has 290,000.
+_OPERATION_S = 8e-8
+
+# Core time of stages that run beside others, which take caches and memory from them, over their time alone. Fitted on
+# Pong's and the Nature CNN's runs: 1.11 and 1.12 times the sum of their stages.
+_BESIDE_OTHERS = 1.1
+
+# Of the constants above; yardsticks that were kept with another are measured again.
+FIT = 2
+
+_REPEATS = 3  # of which the median counts
+
+_CATCH = Path(__file__).resolve().parents[2] / "configs/impala_catch.py"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Yardsticks:
+    """What this machine does in a second of one core, all cores busy.
+
+    Attributes:
+        flops: of float32 matrix products.
+        bytes: that networks read and write.
+        call_s: seconds of a core that an acting call takes in a run, whatever its network.
+        cores: that there are.
+    """
+
+    flops: float
+    bytes: float
+    call_s: float
+    cores: int
+
+
+def make_yardsticks(seconds: float = 1.0) -> Callable[[], Yardsticks]:
+    """Compiles what measures this machine.
+
+    Args:
+        seconds: for each run of Catch.
+
+    Returns:
+        What measures it; takes some eight seconds.
+    """
+    cores = available_cores()
+    _, time_matmul = make_matmul()
+    time_pass = make_cached_pass()
+    config = resolve(commandline.load_config(str(_CATCH)))
+    run = count(config, hosts=1, devices=1, platform="cpu")
+    parts = make_parts(config)
+
+    def median(time_yardstick: Callable[[], float]) -> float:
+        return statistics.median(time_yardstick() for _ in range(_REPEATS))
+
+    def measure() -> Yardsticks:
+        flops = median(time_matmul) * 1e9 / cores
+        bare = Yardsticks(flops=flops, bytes=_MEMORY_SHARE * median(time_pass) * 1e9, call_s=0.0, cores=cores)
+        known = sum(core_seconds(run, bare, env_steps_per_core(config, seconds=1.0)).values())
+        whole = median(lambda: time_end_to_end(parts, seconds).core_seconds_per_env_step)
+        return dataclasses.replace(bare, call_s=max(0.0, whole - known) / _calls_per_env_step(run))
+
+    return measure
+
+
+def core_seconds(run: RunCosts, yardsticks: Yardsticks, env_steps_per_core_s: float) -> dict[str, float]:
+    """Core-seconds of an env step, by who takes them.
+
+    Args:
+        run: what it costs, counted.
+        yardsticks: of the machine.
+        env_steps_per_core_s: of its environments alone.
+
+    Returns:
+        Those of `env`, `act`, `learn` and `calls`.
+    """
+    beside_others = 1.0 if run.is_fused else _BESIDE_OTHERS
+
+    def program_s(cost: Cost) -> float:
+        busy_s = cost.flops / yardsticks.flops + cost.bytes_accessed / yardsticks.bytes
+        return beside_others * (busy_s + cost.operations * _OPERATION_S)
+
+    steps = run.env_steps_of_host
+    act = run.act and program_s(run.act) * run.acting_calls * run.actors
+    return {
+        "env": beside_others / env_steps_per_core_s,
+        "act": (act or 0.0) / steps,
+        "learn": program_s(run.update) * run.learners / steps,
+        "calls": yardsticks.call_s * _calls_per_env_step(run),
+    }
+
+
+def _calls_per_env_step(run: RunCosts) -> float:
+    """Acting calls of all pools for each env step; with environments in the program, calls of that."""
+    if run.is_fused:
+        return 1 / (run.env_steps_of_host * max(1, run.config.topology.updates_per_call))
+    return run.acting_calls * run.actors / run.env_steps_of_host if run.env_steps_of_host else math.inf

@@ -1,0 +1,43 @@
+"""The yardsticks by which a study's runs are predicted, kept beside its manifest: a machine is measured once."""
+
+from collections.abc import Callable
+import dataclasses
+import json
+
+from absl import logging
+from etils import epath
+
+from podrl.config_dict import differences
+from podrl.planning.yardsticks import FIT, Yardsticks
+from podrl.study.machine import describe_machine
+from podrl.workdir import shorten, write_json
+
+YARDSTICKS = "yardsticks.json"
+
+
+def keep_yardsticks(path: epath.Path, measure: Callable[[], Yardsticks]) -> Yardsticks:
+    """The yardsticks of a file, if it was this machine that they were measured on, with the same software.
+
+    Else they are measured, and kept there.
+
+    Args:
+        path: of the file.
+        measure: measures this machine.
+    """
+    now = {**describe_machine(), "fit": FIT}
+    if path.exists():
+        try:
+            kept = json.loads(path.read_text())
+            changes = differences(kept["machine"], now)
+            known = Yardsticks(**kept["yardsticks"])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            logging.warning("%s does not hold yardsticks: measures this machine again.", path)
+        else:
+            if not changes:
+                logging.info("Predicts with the yardsticks that were measured before (%s).", path)
+                return known
+            told = shorten([f"{key} was {before}, is {after}" for key, (before, after) in changes.items()])
+            logging.info("Measures this machine again: %s.", told)
+    measured = measure()
+    write_json(path, {"machine": now, "yardsticks": dataclasses.asdict(measured)})
+    return measured
