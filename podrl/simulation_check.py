@@ -1,123 +1,136 @@
 """The simulation against real jobs: the same config in one process and in more on this machine, each with the
 environments of one host.
 
-One process is measured alone (`podrl.planning.measurement`), and all-reduces between busy processes; all else is
-predicted: how acting and learning share the cores, how processes share them, and what it costs that updates wait for
-the slowest.
+The hosts of a job of N processes are these processes, each on the cores that the launcher gives it. They are measured
+without a job, all at the same time, since what a core does depends on what its neighbours do. So are all-reduces
+between them (`podrl.planning.measurement`, `podrl.planning.reduction`). All else is predicted: how acting, learning and
+messages share the cores, how processes share them where there are fewer, and what it costs that updates wait for the
+slowest.
 """
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import os
 from pathlib import Path
 import resource
+import statistics
 import time
 from typing import Any
 
-from podrl.config import Config
 from podrl.instruments import spread
 from podrl.job_benchmark import time_job
+from podrl.launch.local import share_of_cores, usable_cores
 from podrl.planning.measurement import Measurements
-from podrl.planning.reduction import measure_allreduce
+from podrl.planning.reduction import NUMBER_BYTES, SMALL_SUMS, VOTES, Reduction, measure_allreduce
 from podrl.planning.simulation import simulate
-from podrl.planning.system import Interconnect, System
+from podrl.planning.system import System
 
 _SEEDS = 3
 _UPDATES = 200
-_NUMBER_BYTES = 4
-_LEAST_CORES = 0.1
 
 
 def check_jobs(
-    config: Config,
     arguments: Sequence[str],
-    system: System,
-    measurements: Measurements,
+    num_envs: int,
+    measure: Callable[[Sequence[tuple[int, ...]]], list[tuple[System, Measurements]]],
     process_counts: Sequence[int],
     *,
     repeats: int,
     seconds: float,
     show_phase: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Simulates and runs a job in several numbers of processes.
+    """Simulates and runs a job in several numbers of processes, in turns: machines change with their neighbours.
 
     Args:
-        config: of the job of one process; N processes have N times its environments.
-        arguments: that name it on the command line.
-        system: the job of one process.
-        measurements: of one process on this machine.
+        arguments: that name the config on the command line.
+        num_envs: of the job of one process; N processes have N times as many.
+        measure: for processes at the same time, each bound to such cores, or to none: the job of one of them alone, and
+            what was measured for it.
         process_counts: to compare.
-        repeats: of each real job, in turns.
-        seconds: that each of them runs for, from its warm-up on.
+        repeats: of each measurement and each real job.
+        seconds: that each real job runs for, from its warm-up on.
         show_phase: told what happens now.
 
     Returns:
         The report, ready for JSON: `jobs` with `simulated` and `measured` env steps per second and the `error`,
-        simulated over measured less 1; and what is simulated if other work keeps the cores that it had.
+        simulated over measured less 1, each over the repeats; and the `measurements` of its first host, the last time.
 
     Raises:
         RuntimeError: if a job fails; has its last line.
     """
-    reductions: dict[int, float] = {}
-    for count in process_counts:
-        show_phase(f"{count} process(es): an all-reduce")
-        sums = [measurements.gradient_bytes, *[_NUMBER_BYTES] * Interconnect().small_sums]
-        reductions[count] = sum(measure_allreduce(count, sums, busy=True))
-    measured: dict[int, list[float]] = {count: [] for count in process_counts}
-    others: dict[int, list[float]] = {count: [] for count in process_counts}
+    found: dict[int, list[dict[str, float]]] = {count: [] for count in process_counts}
+    hosts: dict[int, dict[str, Any]] = {}
     for repeat in range(repeats):
         for count in process_counts:
-            show_phase(f"{count} process(es): real job {repeat + 1} of {repeats}")
-            num_envs = config.actors.num_envs * count
+            show = functools.partial(_show, show_phase, count, f"{repeat + 1} of {repeats}")
+            show("measuring them without a job")
+            shares = [share_of_cores(usable_cores(), index, count, 1) for index in range(count)]
+            alone = measure(shares)
+            show("an all-reduce")
+            measurements = alone[0][1]
+            case = on_one_machine([system for system, _ in alone], _reduce(count, measurements), shared=not all(shares))
+            show("a real job")
             before = _Busy.now()
-            rate = time_job([*arguments, f"--config.actors.num_envs={num_envs}"], count, 1, seconds)
-            measured[count].append(rate)
-            others[count].append(before.others(_Busy.now()))
-    jobs = []
-    for count in process_counts:
-        show_phase(f"{count} process(es): simulating")
-        found, others_cores = spread(measured[count]), spread(others[count])
-        taken = (0.0, others_cores["median"])
-        cases = [on_one_machine(system, count, measurements.cores, reductions[count], cores) for cores in taken]
-        simulated, crowded = ([_rate(case, seed) for seed in range(_SEEDS)] for case in cases)
-        jobs.append(
-            {
-                "processes": count,
-                "simulated": spread(simulated),
-                "simulated_with_cores_left": spread(crowded),
-                "measured": found,
-                "error": spread(simulated)["median"] / found["median"] - 1,
-                "allreduce_s": reductions[count],
-                "other_cores": others_cores,
-            }
-        )
+            rate = time_job([*arguments, f"--config.actors.num_envs={num_envs * count}"], count, 1, seconds)
+            others_cores = before.others(_Busy.now())
+            show("simulating")
+            simulated = statistics.median(_rate(case, seed) for seed in range(_SEEDS))
+            hosts[count] = measurements.to_json()
+            found[count].append(
+                {
+                    "simulated": simulated,
+                    "measured": rate,
+                    "error": simulated / rate - 1,
+                    "allreduce_s": case.allreduce_s,
+                    "allreduce_core_s": case.allreduce_core_s,
+                    "slowest": max(case.slow.values()) / min(case.slow.values()),
+                    "other_cores": others_cores,
+                }
+            )
+    jobs = [
+        {
+            "processes": count,
+            **{name: spread([one[name] for one in found[count]]) for name in found[count][0]},
+            "measurements": hosts[count],
+        }
+        for count in process_counts
+    ]
     return {"jobs": jobs, "repeats": repeats, "seconds": seconds, "seeds": _SEEDS}
+
+
+def _show(show_phase: Callable[[str], None], count: int, repeat: str, text: str) -> None:
+    show_phase(f"{count} process(es), repeat {repeat}: {text}")
+
+
+def _reduce(processes: int, measurements: Measurements) -> Reduction:
+    """What is summed up in each optimizer step, one after the other; the update's vote is taken for each."""
+    gradients, number = measure_allreduce(processes, [measurements.gradient_bytes, NUMBER_BYTES])
+    return sum([number] * (SMALL_SUMS + VOTES), start=gradients)
 
 
 def _rate(case: System, seed: int) -> float:
     return simulate(case, updates=_UPDATES, seed=seed, grain="step").env_steps_per_second
 
 
-def on_one_machine(system: System, processes: int, cores: int, allreduce_s: float, taken_cores: float = 0.0) -> System:
-    """A job whose processes run on one machine, as the launcher starts them.
-
-    It binds each process to its share of the cores; with fewer cores than processes all share all of them.
+def on_one_machine(alone: Sequence[System], reduction: Reduction, *, shared: bool) -> System:
+    """A job whose processes run on one machine.
 
     Args:
-        system: the job of one process.
-        processes: of the job.
-        cores: of the machine.
-        allreduce_s: of gradients between the processes.
-        taken_cores: that other work keeps busy.
+        alone: each process as a job of its own, with the cores that it may use, measured while the others were, too.
+        reduction: of gradients between the processes, and of what goes with them.
+        shared: whether all use the same cores, for which they waited while they were measured; else each has its own.
     """
-    left = max(_LEAST_CORES, cores - taken_cores)
-    shares = processes > cores
+    first = alone[0].host
+    turns_s = [system.host.act.seconds.mean for system in alone]
     return dataclasses.replace(
-        system,
-        hosts=processes,
-        cores=left if shares else left / processes,
-        hosts_per_machine=processes if shares else 1,
-        allreduce_s=allreduce_s,
+        alone[0],
+        host=first.without_waits() if shared else first,
+        hosts=len(alone),
+        hosts_per_machine=len(alone) if shared else 1,
+        slow={index: turn_s / turns_s[0] for index, turn_s in enumerate(turns_s)},
+        allreduce_s=reduction.wall_s,
+        allreduce_core_s=min(reduction.core_s, reduction.wall_s),
     )
 
 

@@ -38,15 +38,18 @@ def show_study(console: Console, report: Mapping[str, Any], measurements: Measur
         console.print(line, soft_wrap=True)
 
 
-def show_check(console: Console, report: Mapping[str, Any], measurements: Measurements) -> None:
+def show_check(console: Console, report: Mapping[str, Any]) -> None:
     """Prints the report of `simulation_check.check_jobs`."""
-    _show_measurements(console, measurements)
+    hosts = {job["measurements"]["cores"]: Measurements.from_json(job["measurements"]) for job in report["jobs"]}
+    for measurements in hosts.values():
+        _show_measurements(console, measurements)
     print_table(console, make_check_table(report, plain=not console.is_terminal))
     console.print(
-        f"Simulated: median of {report['seeds']} seeds. Measured: real jobs, median (min to max) of "
-        f"{report['repeats']} of {report['seconds']:g} s, warm-up excluded. Other work: cores that it kept busy "
-        "during the measured jobs; the last column is simulated as if none of these were there for the job. A quiet "
-        "machine has both the same; on others the truth lies between, as other work takes what a job leaves idle.",
+        f"Median (min to max) of {report['repeats']} repeats, in each of which the processes were measured on their "
+        f"shares of the cores, an all-reduce, and a real job of {report['seconds']:g} s, warm-up excluded; simulated "
+        f"is the median of {report['seeds']} seeds. Core time: of each process in an update's all-reduces. Slowest: "
+        "its turns, as multiples of those of the fastest process. Other work: cores that it kept busy during the real "
+        "jobs.",
         soft_wrap=True,
     )
 
@@ -87,24 +90,21 @@ def make_table(report: Mapping[str, Any], *, plain: bool) -> Table:
 
 def make_check_table(report: Mapping[str, Any], *, plain: bool) -> Table:
     """A row for each number of processes: simulated, measured, and how far off."""
-    headings = (
-        "simulated env steps/s",
-        "measured env steps/s",
-        "error",
-        "all-reduce",
-        "other work",
-        "without its cores",
-    )
+    columns = ("simulated env steps/s", "measured env steps/s", "error")
+    headings = (*columns, "all-reduces", "core time", "slowest", "other work")
     table = _empty_table("processes", headings, plain=plain)
+    between = " " if plain else "\n"
     for job in report["jobs"]:
+        error = job["error"]
         table.add_row(
             str(job["processes"]),
-            f"{job['simulated']['median']:,.0f}",
+            _rate(job["simulated"], plain),
             _rate(job["measured"], plain),
-            f"{job['error']:+.0%}",
-            f"{1e3 * job['allreduce_s']:.2f} ms",
+            f"{error['median']:+.0%}{between}({error['min']:+.0%} to {error['max']:+.0%})",
+            f"{1e3 * job['allreduce_s']['median']:.2f} ms",
+            f"{1e3 * job['allreduce_core_s']['median']:.2f} ms",
+            f"x {job['slowest']['median']:.2f}",
             f"{job['other_cores']['median']:.2f} cores",
-            f"{job['simulated_with_cores_left']['median']:,.0f}",
         )
     return table
 
@@ -164,7 +164,7 @@ def _show_measurements(console: Console, measurements: Measurements) -> None:
     console.print(
         f"{facts['config']} on {facts['env']}. A host: {host.threads} actor thread(s) x {host.pools} pools x "
         f"{host.envs_per_pool} environments, unrolls of {host.unroll_length}; {measurements.gradient_bytes:,} bytes of "
-        f"gradients. Measured on {facts['device_kind']}, {measurements.cores} cores, load average before "
+        f"gradients. Measured on {facts['device_kind']}, {measurements.cores} core(s), load average before "
         f"{facts['load_average']:.1f}.",
         soft_wrap=True,
     )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -5,8 +6,10 @@ import pytest
 
 from podrl import simulation_check
 from podrl.config import ConfigError
+from podrl.launch.local import share_of_cores, usable_cores
 from podrl.planning.measurement import Measurements
-from podrl.planning.reduction import measure_allreduce
+from podrl.planning.reduction import Reduction, measure_allreduce
+from podrl.planning.system import Work
 from tools import simulate as tool
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -123,22 +126,27 @@ def test_measurements_of_something_else_are_refused(measured, tmp_path, capsys):
     assert "topology.placement=sebulba" in capsys.readouterr().err
 
 
-def test_processes_of_one_machine_share_its_cores(measured):
+def test_processes_have_cores_of_their_own_or_share_them(measured):
     asked = command(f"--measurements={measured}", *SMALL)
     system = tool.make_system(asked, tool_config(asked), Measurements.read(measured))
-    bound = simulation_check.on_one_machine(system, 2, cores=4, allreduce_s=1e-3)
-    assert (bound.hosts, bound.cores, bound.hosts_per_machine, bound.allreduce_s) == (2, 2, 1, 1e-3)
-    assert not simulation_check.on_one_machine(system, 2, cores=2, allreduce_s=0.0).host.shares_device
-    crowded = simulation_check.on_one_machine(system, 4, cores=2, allreduce_s=1e-3)
-    assert (crowded.hosts, crowded.cores, crowded.hosts_per_machine) == (4, 2, 4)
-    beside = simulation_check.on_one_machine(system, 2, cores=4, allreduce_s=0.0, taken_cores=1.0)
-    assert (beside.cores, beside.hosts_per_machine) == (1.5, 1)
+    reduction = Reduction(wall_s=3e-3, core_s=1e-3)
+    slower = dataclasses.replace(system, host=system.host.slowed(1.5))
+    own = simulation_check.on_one_machine([system, slower], reduction, shared=False)
+    assert (own.hosts, own.cores, own.hosts_per_machine) == (2, system.cores, 1)
+    assert own.slow == pytest.approx({0: 1.0, 1: 1.5})
+    assert (own.allreduce_s, own.allreduce_core_s) == (3e-3, 1e-3)
+    late = dataclasses.replace(system, host=dataclasses.replace(system.host, act=Work.constant(8e-3, 0.25)))
+    crowded = simulation_check.on_one_machine([late] * 4, reduction, shared=True)
+    assert (crowded.hosts, crowded.cores, crowded.hosts_per_machine) == (4, system.cores, 4)
+    assert crowded.slow == dict.fromkeys(range(4), 1.0)
+    assert crowded.host.act == Work.constant(2e-3, 1.0)  # It waited for a core for the rest of the time.
 
 
 def test_a_real_allreduce_takes_longer_with_more_bytes():
-    assert measure_allreduce(1, [2**20]) == [0]
+    assert measure_allreduce(1, [2**20]) == [Reduction()]
     small, large = measure_allreduce(2, [4, 2**24])
-    assert 0 < small < large
+    assert 0 < small.wall_s < large.wall_s
+    assert 0 < small.core_s < large.core_s
 
 
 @pytest.mark.slow
@@ -150,6 +158,8 @@ def test_holds_the_simulation_against_real_jobs(tmp_path, capsys, monkeypatch):
     jobs = json.loads(path.read_text())["check"]["jobs"]
     assert [job["processes"] for job in jobs] == [1, 2]
     for job in jobs:
-        assert job["simulated"]["median"] >= 0.9 * job["simulated_with_cores_left"]["median"] > 0
-        assert job["error"] == pytest.approx(job["simulated"]["median"] / job["measured"]["median"] - 1)
+        cores = share_of_cores(usable_cores(), 0, job["processes"], 1) or usable_cores()
+        assert job["measurements"]["cores"] == len(cores)
+        assert job["error"]["median"] == pytest.approx(job["simulated"]["median"] / job["measured"]["median"] - 1)
+    assert [job["allreduce_core_s"]["median"] > 0 for job in jobs] == [False, True]
     assert "measured env steps/s" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -16,9 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 import ml_collections
 
+from podrl.allocator import keep_freed_memory
 from podrl.commandline import Parser
 from podrl.config import check
 from podrl.console import make_console
+from podrl.platforms import available_cores, give_xla_two_threads
 from podrl.tool import check_known, check_writable, load_config, run_tool
 
 USAGE = """%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
@@ -38,6 +41,7 @@ class Command:
 
     Attributes:
         config: the config file's, with overrides applied.
+        arguments: that name it on the command line.
         topologies: names of slices, or `this`.
         env_steps_per_vcpu: of environments on one hardware thread of a host; None to measure here.
         vcpus: of a host that step environments; None for nine in ten.
@@ -49,6 +53,7 @@ class Command:
     """
 
     config: ml_collections.ConfigDict
+    arguments: tuple[str, ...]
     topologies: tuple[str, ...]
     env_steps_per_vcpu: float | None
     vcpus: float | None
@@ -97,6 +102,7 @@ def parse(argv: Sequence[str]) -> Command:
     )
     return Command(
         config=load_config(flags.config, rest),
+        arguments=(f"--config={flags.config}", *rest),
         topologies=tuple(flags.topology),
         env_steps_per_vcpu=flags.env_steps_per_vcpu,
         vcpus=flags.vcpus,
@@ -129,13 +135,12 @@ def run(command: Command) -> None:
     from podrl.planning.local import parse_local
 
     configure_logging(process_index=0)
+    if here:  # As a run does.
+        keep_freed_memory()
+        give_xla_two_threads(os.environ, available_cores())
     if command.price is not None and here:
         logging.info("--price is of the slices' chips; this machine is predicted without one.")
     jobs = [parse_local(name) for name in here]
-    check(
-        not command.check or all(job == (1, 1) for job in jobs),
-        "--check runs one process with one device. Use --topology this.",
-    )
     gpus = [slice_.chips_per_host for slice_ in slices if slice_.chip.platform == "gpu"]
     jax.config.update("jax_num_cpu_devices", max([1, *gpus, *(devices for _, devices in jobs)]))
     config = resolve(command.config)
@@ -186,16 +191,18 @@ def predict_here(
     command: Command, config: Any, jobs: Sequence[tuple[int, int]], keep: Callable[[dict[str, Any]], None]
 ) -> None:
     """Predicts jobs on this machine, and with `--check` runs them; prints all, and keeps each as JSON has it."""
+    from podrl.job_benchmark import time_job
     from podrl.planning import local, report
     from podrl.planning.yardsticks import make_yardsticks
 
     logging.info("Measuring this machine%s.", f", and running {config.name}, in turns" if command.check else "")
-    yardsticks: Any = None if command.check else make_yardsticks()()
+    yardsticks: Any = None if command.check else make_yardsticks([processes for processes, _ in jobs])()
     found = []
     for processes, devices in jobs:
         row: dict[str, Any] = {"config": config.name, "processes": processes, "devices": devices}
         if command.check:
-            yardsticks, prediction, measured = local.check_prediction(config)
+            job = functools.partial(time_job, command.arguments, processes, devices)
+            yardsticks, prediction, measured = local.check_prediction(config, processes, devices, job)
             row |= measured
         else:
             prediction = local.predict_local(config, yardsticks, processes=processes, devices=devices)

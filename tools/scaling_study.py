@@ -199,7 +199,9 @@ def find_predictor(flags: argparse.Namespace, definition: Definition) -> Predict
     from podrl.study.yardsticks import YARDSTICKS, keep_yardsticks
 
     max_devices = max(machines.devices_per_process for machines in definition.machines)
-    return Predictor(max_devices, functools.partial(keep_yardsticks, Folder(flags.workdir).path / YARDSTICKS))
+    processes = [machines.processes for machines in definition.machines]
+    path = Folder(flags.workdir).path / YARDSTICKS
+    return Predictor(max_devices, processes, functools.partial(keep_yardsticks, path, processes))
 
 
 def configure_logging() -> None:

@@ -1,7 +1,11 @@
 """Simulates a config's job on more hosts than there are, fed by what one host was measured to do. See `--help`."""
 
 import argparse
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -148,7 +152,7 @@ def _stragglers(text: str | None) -> tuple[float, float]:
 def run(command: Command) -> None:
     """Measures, simulates, prints and writes."""
     skip_absent_tpu(os.environ, jax_plugins())
-    from podrl import simulation_check, simulation_report
+    from podrl import simulation_report
     from podrl.assembly import resolve
     from podrl.display import configure_logging
     from podrl.planning.study import run_study
@@ -160,24 +164,16 @@ def run(command: Command) -> None:
     if config.determinism == "exact":
         require_determinism(os.environ, jax_plugins())
     phases: dict[str, Any] = {"show_phase": lambda text: logging.info("%s", text)}
-    measurements = _measurements(command, config, **phases)
-    system, console = make_system(command, config, measurements), make_console()
-    report: dict[str, Any] = {"measurements": measurements.to_json()}
-    if flags.json is not None:  # What took long to measure is not lost with what comes.
-        flags.json.write_text(json.dumps(report, indent=1) + "\n")
+    console = make_console()
     if command.check:
-        report["check"] = simulation_check.check_jobs(
-            config,
-            command.arguments,
-            system,
-            measurements,
-            command.check,
-            repeats=flags.repeats,
-            seconds=flags.seconds,
-            **phases,
-        )
-        simulation_report.show_check(console, report["check"], measurements)
+        report = {"check": check_jobs(command, config, **phases)}
+        simulation_report.show_check(console, report["check"])
     else:
+        measurements = _measurements(command, config, **phases)
+        report = {"measurements": measurements.to_json()}
+        if flags.json is not None:  # What took long to measure is not lost with what comes.
+            flags.json.write_text(json.dumps(report, indent=1) + "\n")
+        system = make_system(command, config, measurements)
         report["study"] = run_study(
             system,
             command.hosts,
@@ -193,6 +189,37 @@ def run(command: Command) -> None:
         simulation_report.show_study(console, report["study"], shown)
     if flags.json is not None:
         flags.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def check_jobs(command: Command, config: Config, **phases: Any) -> dict[str, Any]:
+    """Holds the simulation against real jobs."""
+    from podrl import simulation_check
+    from podrl.planning.child import Child
+    from podrl.planning.measurement import measure
+
+    with contextlib.ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(max(command.check)))
+
+        @functools.cache
+        def child_on(index: int, cores: tuple[int, ...]) -> Child:
+            return stack.enter_context(Child(cores=cores))
+
+        def measure_one(child: Child) -> tuple["System", "Measurements"]:
+            measurements = child.ask(measure, config, command.flags.seconds)
+            return make_system(command, config, measurements), measurements
+
+        def measure_together(shares: Sequence[tuple[int, ...]]) -> list[tuple["System", "Measurements"]]:
+            return list(threads.map(measure_one, [child_on(index, share) for index, share in enumerate(shares)]))
+
+        return simulation_check.check_jobs(
+            command.arguments,
+            config.actors.num_envs,
+            measure_together,
+            command.check,
+            repeats=command.flags.repeats,
+            seconds=command.flags.seconds,
+            **phases,
+        )
 
 
 def make_system(command: Command, config: Config, measurements: "Measurements") -> "System":
@@ -234,7 +261,7 @@ def _measurements(command: Command, config: Config, **phases: Any) -> "Measureme
     from podrl.planning.measurement import Measurements, measure
 
     if command.flags.measurements is None:
-        return measure(config, seconds=command.flags.seconds, **phases)
+        return measure(config, command.flags.seconds, **phases)
     found = Measurements.read(command.flags.measurements)
     check(
         found.facts["config"] == config.name and found.facts["env"] == config.env.id,

@@ -66,7 +66,7 @@ def make_members(
                 *([*joining, str(index)] if num_processes > 1 else []),
             ),
             environ=environs[index],
-            cores=_share(cores, index, num_processes, devices) if num_processes > 1 else (),
+            cores=share_of_cores(cores, index, num_processes, devices) if num_processes > 1 else (),
         )
         for index in range(num_processes)
     ]
@@ -129,7 +129,15 @@ def _gpus_of_each(num_gpus: int, num_processes: int, asked: int | None) -> int:
     return share
 
 
-def _share(cores: Sequence[int], index: int, num_processes: int, devices: int) -> tuple[int, ...]:
+def share_of_cores(cores: Sequence[int], index: int, num_processes: int, devices: int) -> tuple[int, ...]:
+    """The cores that a process of a job is bound to; empty if there are too few to deal out, and all share them.
+
+    Args:
+        cores: to deal out, neighbours first.
+        index: of the process.
+        num_processes: of the job.
+        devices: of each process that are threads of the CPU.
+    """
     if len(cores) < num_processes * devices:
         return ()
     start, end = (len(cores) * i // num_processes for i in (index, index + 1))

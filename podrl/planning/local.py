@@ -4,27 +4,17 @@ On a CPU everything shares the cores: the stages' core-seconds add up (`podrl.pl
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 import dataclasses
 import math
-import multiprocessing
-import os
-import signal
-import threading
-from typing import Any, TypeVar
 
 from absl import logging
-import jax
 
 from podrl.config import Config, check
+from podrl.planning.child import Child
 from podrl.planning.compilation import RunCosts, count
 from podrl.planning.environments import env_steps_per_core, graph_env_steps_per_core
 from podrl.planning.yardsticks import Yardsticks, core_seconds, make_yardsticks
 from podrl.stages import make_parts, time_end_to_end
-
-T = TypeVar("T")
-
-_WORKER_S = 600.0  # Longer than measuring and tracing take.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +23,7 @@ class LocalPrediction:
 
     Attributes:
         env_steps_per_s: of the whole job.
-        core_s: core-seconds of an env step: of `env`, `act`, `learn` and `calls`.
+        core_s: core-seconds of an env step: of `env`, `act`, `learn`, `calls` and `reduce`.
     """
 
     env_steps_per_s: float
@@ -45,7 +35,7 @@ def predict_local(config: Config, yardsticks: Yardsticks, *, processes: int = 1,
 
     Args:
         config: of the run.
-        yardsticks: of this machine.
+        yardsticks: of this machine, and of so many processes.
         processes: of the job, all on this machine.
         devices: virtual CPU devices of each; JAX must have as many.
 
@@ -66,22 +56,21 @@ class Predictor:
     """
 
     def __init__(
-        self, max_devices: int, keep: Callable[[Callable[[], Yardsticks]], Yardsticks] = lambda measure: measure()
+        self,
+        max_devices: int,
+        processes: Sequence[int] = (1,),
+        keep: Callable[[Callable[[], Yardsticks]], Yardsticks] = lambda measure: measure(),
     ):
         """Starts nothing yet.
 
         Args:
             max_devices: virtual CPU devices of the largest process that will be asked about.
+            processes: numbers of them that will be asked about.
             keep: has the yardsticks, or calls what measures them.
         """
-        self._keep = keep
+        self._processes, self._keep = processes, keep
         self._yardsticks: Yardsticks | None = None
-        self._worker = ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin_worker,
-            initargs=(max_devices,),
-        )
+        self._child = Child(devices=max_devices)
 
     def __call__(self, config: Config, processes: int, devices: int) -> float:
         """Of a job of so many processes with so many virtual CPU devices each.
@@ -92,43 +81,15 @@ class Predictor:
         """
         if self._yardsticks is None:
             self._yardsticks = self._keep(self._measure)
-        return self._ask(_predict, config, self._yardsticks, processes, devices)
+        return self._child.ask(_predict, config, self._yardsticks, processes, devices)
 
     def _measure(self) -> Yardsticks:
         logging.info("Measures this machine for the prediction, which takes some 20 s; --no_prediction leaves it out.")
-        return self._ask(_measure_yardsticks)
-
-    def _ask(self, function: Callable[..., T], *arguments: Any) -> T:
-        """What a function returns in the other process.
-
-        Raises:
-            RuntimeError: if there is no answer in time.
-        """
-        asked = self._worker.submit(function, *arguments)
-        try:
-            return asked.result(timeout=_WORKER_S)
-        except (TimeoutError, BrokenExecutor) as error:
-            raise RuntimeError(f"No prediction within {_WORKER_S:.0f} s: {type(error).__name__}.") from error
+        return self._child.ask(_measure_yardsticks, self._processes)
 
 
-def _begin_worker(max_devices: int) -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):  # They are for the process that asks, whose group this is in.
-        signal.signal(signum, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", max_devices)
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that asks is gone, whatever happened to it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(0)
-
-
-def _measure_yardsticks() -> Yardsticks:
-    return make_yardsticks()()
+def _measure_yardsticks(processes: Sequence[int]) -> Yardsticks:
+    return make_yardsticks(processes)()
 
 
 def _predict(config: Config, yardsticks: Yardsticks, processes: int, devices: int) -> float:
@@ -144,12 +105,22 @@ def _by_threads(run: RunCosts, costs: Mapping[str, float]) -> float:
 
 
 def check_prediction(
-    config: Config, *, seconds: float = 4.0, repeats: int = 3
+    config: Config,
+    processes: int,
+    devices: int,
+    run_job: Callable[[float], float],
+    *,
+    seconds: float = 4.0,
+    repeats: int = 3,
 ) -> tuple[Yardsticks, LocalPrediction, dict[str, float]]:
-    """Predicts a run in one process with one device, and runs it, in turns: machines change with their neighbours.
+    """Predicts a run and runs it, in turns: machines change with their neighbours.
 
     Args:
         config: of the run.
+        processes: of the job.
+        devices: virtual CPU devices of each.
+        run_job: runs it for so many seconds, where it is more than one process with one device; returns its env steps
+            per second.
         seconds: for each repeat of the run.
         repeats: of all measurements.
 
@@ -157,17 +128,25 @@ def check_prediction(
         Yardsticks and prediction of the repeat whose error is the median, and `measured` env steps per second with
         `error`: by how much the prediction is off, as a share, and `error_min` and `error_max` of the repeats.
     """
-    measure, parts = make_yardsticks(), make_parts(config)
+    measure = make_yardsticks([processes])
+    if processes == devices == 1:
+        run_job = _make_run(config)
     rounds = []
     for _ in range(repeats):
         yardsticks = measure()
-        prediction = predict_local(config, yardsticks)
-        measured = time_end_to_end(parts, seconds).env_steps_per_second
+        prediction = predict_local(config, yardsticks, processes=processes, devices=devices)
+        measured = run_job(seconds)
         rounds.append((prediction.env_steps_per_s / measured - 1, measured, yardsticks, prediction))
     rounds.sort(key=lambda each: each[0])
     error, measured, yardsticks, prediction = rounds[len(rounds) // 2]
     row = {"measured": measured, "error": error, "error_min": rounds[0][0], "error_max": rounds[-1][0]}
     return yardsticks, prediction, row
+
+
+def _make_run(config: Config) -> Callable[[float], float]:
+    """Runs it in this process for so many seconds; returns env steps per second."""
+    parts = make_parts(config)
+    return lambda seconds: time_end_to_end(parts, seconds).env_steps_per_second
 
 
 def parse_local(name: str) -> tuple[int, int]:

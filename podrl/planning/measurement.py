@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 import statistics
 import time
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -67,7 +67,20 @@ class Measurements:
         return {"host": host, "works": works, **rest, "facts": dict(self.facts)}
 
     @classmethod
-    def read(cls, path: Path) -> "Measurements":
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """What `to_json` made.
+
+        Raises:
+            ValueError: if it is something else; or KeyError, TypeError or ConfigError, which is a ValueError.
+        """
+        works: dict[str, Any] = {name: Work.from_json(found["works"][name]) for name in _WORKS}
+        return cls(
+            host=Host(**found["host"], **works),
+            **{name: found[name] for name in ("cores", "env_threads", "reductions", "gradient_bytes", "facts")},
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
         """From a file of which `to_json` made the key `measurements`.
 
         Raises:
@@ -75,12 +88,7 @@ class Measurements:
         """
         check(path.is_file(), f"--measurements={path}: there is no such file. Make one with --measure --json={path}.")
         try:
-            found = json.loads(path.read_text())["measurements"]
-            works: dict[str, Any] = {name: Work.from_json(found["works"][name]) for name in _WORKS}
-            return cls(
-                host=Host(**found["host"], **works),
-                **{name: found[name] for name in ("cores", "env_threads", "reductions", "gradient_bytes", "facts")},
-            )
+            return cls.from_json(json.loads(path.read_text())["measurements"])
         except (ValueError, TypeError, KeyError) as error:
             if isinstance(error, ConfigError):
                 raise ConfigError(f"--measurements={path}: {error}") from None
@@ -90,7 +98,7 @@ class Measurements:
             ) from None
 
 
-def measure(config: Config, *, seconds: float, show_phase: Callable[[str], None] = lambda text: None) -> Measurements:
+def measure(config: Config, seconds: float, *, show_phase: Callable[[str], None] = lambda text: None) -> Measurements:
     """Measures the host of a job of this config in one process.
 
     Args:

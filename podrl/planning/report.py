@@ -57,7 +57,7 @@ def show_summary(console: Console, plans: Sequence[Plan]) -> None:
 
 def show_local(console: Console, rows: Sequence[Mapping[str, Any]], yardsticks: Any) -> None:
     """Prints predictions for this machine, with what was measured where a row has it."""
-    columns = ("env", "act", "learn", "calls")
+    columns = ("env", "act", "learn", "calls", "reduce")
     headings = ("run", *(f"{name}: core-us" for name in columns), "predicted env steps/s", "measured", "error")
     table = _table(headings, plain=not console.is_terminal)
     for row in rows:

@@ -86,7 +86,8 @@ class _Job:
         self._actors: list[Account] = []
         machines = -(-system.hosts // system.hosts_per_machine)
         pauses = system.host.shares_device
-        suffices = system.host.most_cores * system.hosts_per_machine <= system.cores
+        most_cores = system.host.most_cores + (1 if system.allreduce_core_s else 0)
+        suffices = most_cores * system.hosts_per_machine <= system.cores
         count = math.inf if suffices else system.cores
         cores = [Cores(self._env, count, pauses_acting=pauses) for _ in range(machines)]
         for host in range(system.hosts):
@@ -234,10 +235,7 @@ class _Job:
             for count, share in rounds if reductions > 1 else rounds[:1]:
                 account.switch("learn", env.now)
                 yield cores.run(share, updating.cores)
-                account.switch("wait_hosts", env.now)
-                yield self._barrier.arrive(count * self._system.allreduce_s)
-                waited = account.switch("wait_rollouts", env.now)
-                account.move(min(waited, count * self._system.allreduce_s), "wait_hosts", "allreduce")
+                yield from self._reduce(count, cores, account)
             cores.learn(-1)
             if index == 0:
                 self._note_end(update + 1)
@@ -246,6 +244,20 @@ class _Job:
                 account.switch("checkpoint", env.now)
                 yield cores.run(saving.draw(), saving.cores)
                 account.switch("wait_rollouts", env.now)
+
+    def _reduce(self, count: int, cores: Cores, account: Account) -> Steps:
+        """A host's part in so many all-reduces: it waits for the last host, and for what messages take of all cores."""
+        system, env = self._system, self._env
+        wire_s = count * (system.allreduce_s - system.allreduce_core_s)
+        account.switch("wait_hosts", env.now)
+        if system.allreduce_core_s:
+            yield self._barrier.arrive(0.0)
+            account.switch("allreduce", env.now)
+            yield cores.run(count * system.allreduce_core_s, 1.0)
+        yield self._barrier.arrive(wire_s)
+        spent = account.switch("wait_rollouts", env.now)
+        if not system.allreduce_core_s:
+            account.move(min(spent, wire_s), "wait_hosts", "allreduce")
 
     def _publish(self, stream: Stream, cores: Cores, parameters: Parameters, version: int) -> Steps:
         yield cores.run(stream.draw(), stream.cores)

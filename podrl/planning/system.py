@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from podrl.config import check
 from podrl.planning.distributions import Distribution
+from podrl.planning.reduction import SMALL_SUMS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,16 @@ class Host:
         }
         return dataclasses.replace(self, **slow)
 
+    def without_waits(self) -> "Host":
+        """The same host, if its work was measured where it waited for cores: all that it does takes its core time."""
+        works = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        own: dict[str, Any] = {
+            name: Work(seconds=work.seconds.scaled(work.cores), cores=1.0)
+            for name, work in works.items()
+            if isinstance(work, Work) and 0 < work.cores < 1
+        }
+        return dataclasses.replace(self, **own)
+
     def with_pools(self, envs_per_pool: int, threads_ratio: float = 1.0) -> "Host":
         """The same host with other pools; a scaling law, where nothing was measured.
 
@@ -153,14 +164,13 @@ class Interconnect:
         latency_s: of one message.
         bytes_per_second: of one host, one way.
         constant_s: what they take together on top of that, between any number of hosts above one.
-        small_sums: sums of a single number beside that of the gradients; podrl's compiled update of IMPALA has two, of
-            transitions that count and of what it divides by them.
+        small_sums: sums of a single number beside that of the gradients.
     """
 
     latency_s: float = 0.0
     bytes_per_second: float = math.inf
     constant_s: float = 0.0
-    small_sums: int = 2
+    small_sums: int = SMALL_SUMS
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -194,7 +204,9 @@ class System:
         exact: whether it is always that, or at most (`determinism='free'`).
         boundary_every: updates between boundaries, at which environments open anew; 0 for none but the start.
         reductions: all-reduces in an update, one for each optimizer step.
-        allreduce_s: seconds that each takes from the last host's arrival, small sums beside it included.
+        allreduce_s: seconds that each takes from the last host's arrival, small sums beside it included, with nothing
+            else on the hosts.
+        allreduce_core_s: seconds of these that it keeps a core of every host busy.
     """
 
     host: Host
@@ -207,13 +219,18 @@ class System:
     boundary_every: int = 0
     reductions: int = 1
     allreduce_s: float = 0.0
+    allreduce_core_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
         for name, least in (("hosts", 1), ("hosts_per_machine", 1), ("max_lag", 0), ("reductions", 1)):
             check(getattr(self, name) >= least, f"A job with {name}={getattr(self, name)}; use at least {least}.")
         check(self.cores > 0, f"A machine of {self.cores:g} cores; expected a positive number.")
-        check(self.allreduce_s >= 0, f"An all-reduce of {self.allreduce_s:g} s; expected 0 or more.")
+        check(
+            0 <= self.allreduce_core_s <= self.allreduce_s,
+            f"An all-reduce of {self.allreduce_s:g} s, {self.allreduce_core_s:g} s of them on a core; expected 0 or "
+            "more, and no more on a core than in all.",
+        )
         check(self.boundary_every >= 0, f"Boundaries every {self.boundary_every} updates; expected 0 or more.")
         for host, factor in self.slow.items():
             check(

@@ -3,10 +3,11 @@
 On a CPU everything shares the cores: the stages' core-seconds add up, arithmetic and memory traffic of the networks
 too, as they come one after the other in a cache-sized part of a batch. What a run costs beyond its environments and
 networks, in Python, in the hand-off and in calls of programs, is taken as so much for each acting call, as a run of
-Catch has it, whose network and environments cost next to nothing.
+Catch has it, whose network and environments cost next to nothing. Several processes also take core time for the
+messages of their reductions, which are timed between as many.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import math
 from pathlib import Path
@@ -18,6 +19,7 @@ from podrl.instruments import make_cached_pass, make_matmul
 from podrl.planning.compilation import RunCosts, count
 from podrl.planning.costs import Cost
 from podrl.planning.environments import env_steps_per_core
+from podrl.planning.reduction import NUMBER_BYTES, SMALL_SUMS, VOTES, measure_allreduce
 from podrl.platforms import available_cores
 from podrl.stages import make_parts, time_end_to_end
 
@@ -37,6 +39,8 @@ FIT = 2
 
 _REPEATS = 3  # of which the median counts
 
+_LARGE_BYTES = 2**20  # of an all-reduce, by which each byte's share is known
+
 _CATCH = Path(__file__).resolve().parents[2] / "configs/impala_catch.py"
 
 
@@ -49,23 +53,28 @@ class Yardsticks:
         bytes: that networks read and write.
         call_s: seconds of a core that an acting call takes in a run, whatever its network.
         cores: that there are.
+        allreduce_s: by the number of processes, as JSON has it: seconds of a core that an all-reduce between them takes
+            of each, for a single number and for every byte more.
     """
 
     flops: float
     bytes: float
     call_s: float
     cores: int
+    allreduce_s: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
 
 
-def make_yardsticks(seconds: float = 1.0) -> Callable[[], Yardsticks]:
+def make_yardsticks(processes: Iterable[int] = (), seconds: float = 1.0) -> Callable[[], Yardsticks]:
     """Compiles what measures this machine.
 
     Args:
+        processes: numbers of them, of jobs that will be predicted.
         seconds: for each run of Catch.
 
     Returns:
-        What measures it; takes some eight seconds.
+        What measures it; takes some eight seconds, and as many for each number of processes above one.
     """
+    counts = sorted({count for count in processes if count > 1})
     cores = available_cores()
     _, time_matmul = make_matmul()
     time_pass = make_cached_pass()
@@ -81,7 +90,11 @@ def make_yardsticks(seconds: float = 1.0) -> Callable[[], Yardsticks]:
         bare = Yardsticks(flops=flops, bytes=_MEMORY_SHARE * median(time_pass) * 1e9, call_s=0.0, cores=cores)
         known = sum(core_seconds(run, bare, env_steps_per_core(config, seconds=1.0)).values())
         whole = median(lambda: time_end_to_end(parts, seconds).core_seconds_per_env_step)
-        return dataclasses.replace(bare, call_s=max(0.0, whole - known) / _calls_per_env_step(run))
+        return dataclasses.replace(
+            bare,
+            call_s=max(0.0, whole - known) / _calls_per_env_step(run),
+            allreduce_s={str(count): _time_allreduce(count) for count in counts},
+        )
 
     return measure
 
@@ -95,7 +108,7 @@ def core_seconds(run: RunCosts, yardsticks: Yardsticks, env_steps_per_core_s: fl
         env_steps_per_core_s: of its environments alone.
 
     Returns:
-        Those of `env`, `act`, `learn` and `calls`.
+        Those of `env`, `act`, `learn`, `calls` and `reduce`.
     """
     beside_others = 1.0 if run.is_fused else _BESIDE_OTHERS
 
@@ -110,7 +123,22 @@ def core_seconds(run: RunCosts, yardsticks: Yardsticks, env_steps_per_core_s: fl
         "act": (act or 0.0) / steps,
         "learn": program_s(run.update) * run.learners / steps,
         "calls": yardsticks.call_s * _calls_per_env_step(run),
+        "reduce": _reduction_s(run, yardsticks) / steps,
     }
+
+
+def _time_allreduce(processes: int) -> list[float]:
+    number, large = measure_allreduce(processes, [NUMBER_BYTES, _LARGE_BYTES])
+    return [number.core_s, max(0.0, large.core_s - number.core_s) / (_LARGE_BYTES - NUMBER_BYTES)]
+
+
+def _reduction_s(run: RunCosts, yardsticks: Yardsticks) -> float:
+    """Core-seconds of a process in all reductions of an update."""
+    if run.hosts == 1:
+        return 0.0
+    number_s, byte_s = yardsticks.allreduce_s[str(run.hosts)]
+    step_s = (1 + SMALL_SUMS) * number_s + run.parameter_bytes * byte_s
+    return run.reductions * step_s + VOTES * number_s
 
 
 def _calls_per_env_step(run: RunCosts) -> float:

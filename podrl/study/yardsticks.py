@@ -1,6 +1,6 @@
 """The yardsticks by which a study's runs are predicted, kept beside its manifest: a machine is measured once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 
@@ -15,16 +15,17 @@ from podrl.workdir import shorten, write_json
 YARDSTICKS = "yardsticks.json"
 
 
-def keep_yardsticks(path: epath.Path, measure: Callable[[], Yardsticks]) -> Yardsticks:
+def keep_yardsticks(path: epath.Path, processes: Sequence[int], measure: Callable[[], Yardsticks]) -> Yardsticks:
     """The yardsticks of a file, if it was this machine that they were measured on, with the same software.
 
     Else they are measured, and kept there.
 
     Args:
         path: of the file.
+        processes: numbers of them that the study has jobs of.
         measure: measures this machine.
     """
-    now = {**describe_machine(), "fit": FIT}
+    now = {**describe_machine(), "fit": FIT, "processes": sorted({*processes})}
     if path.exists():
         try:
             kept = json.loads(path.read_text())

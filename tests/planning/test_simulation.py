@@ -152,6 +152,25 @@ def test_nobody_acts_during_an_update_on_a_shared_accelerator(grain):
 
 
 @BOTH
+@pytest.mark.parametrize(("cores", "slower"), [(math.inf, 1), (1.0, 2)])
+def test_messages_take_core_time_and_wait_for_cores_that_others_use(grain, cores, slower):
+    """Two hosts, on a machine of their own each: 4 ms of an all-reduce's 10 keep one of its cores busy."""
+    host = make_host(update=CONSTANT(50e-3, 1.0))
+    case = System(host=host, hosts=2, max_lag=0, allreduce_s=10e-3, allreduce_core_s=4e-3, cores=cores)
+    outcome = simulate(case, updates=5, grain=grain)
+    np.testing.assert_allclose(outcome.update_s, UNROLL_S + 60e-3)
+    assert outcome.learner_s["allreduce"] == pytest.approx(2 * 5 * 10e-3)
+    # Where both share a machine, one core has twice the work.
+    shared = simulate(dataclasses.replace(case, hosts_per_machine=2), updates=5, grain=grain)
+    np.testing.assert_allclose(shared.update_s, UNROLL_S + slower * 54e-3 + 6e-3)
+    # What one waits for another is no part of the all-reduce.
+    late = simulate(dataclasses.replace(case, slow={1: 2.0}), updates=5, grain=grain)
+    np.testing.assert_allclose(late.update_s, UNROLL_S + 110e-3)
+    assert late.learner_s["allreduce"] == pytest.approx(2 * 5 * 10e-3)
+    assert late.host_wait_s == pytest.approx([50e-3, 0])
+
+
+@BOTH
 def test_the_lag_is_the_schedules(grain):
     host = make_host()
     assert simulate(System(host=host, max_lag=0), updates=20, grain=grain).lag == {0: 1.0}

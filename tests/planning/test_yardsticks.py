@@ -8,7 +8,7 @@ from podrl.planning.yardsticks import Yardsticks, core_seconds
 from tests.planning.test_model import make_run
 from tests.runs import make_config
 
-YARDSTICKS = Yardsticks(flops=1e9, bytes=1e8, call_s=1e-3, cores=2)
+YARDSTICKS = Yardsticks(flops=1e9, bytes=1e8, call_s=1e-3, cores=2, allreduce_s={"4": [1e-3, 1e-9]})
 
 
 def test_every_stage_is_its_work_over_its_rate_and_slower_beside_others():
@@ -20,6 +20,14 @@ def test_every_stage_is_its_work_over_its_rate_and_slower_beside_others():
     assert max(ratios) == pytest.approx(min(ratios))
     assert 1 < min(ratios) < 1.5
     assert found["calls"] == pytest.approx(1e-3 * calls / steps)
+
+
+def test_what_processes_add_up_takes_core_time_of_each():
+    """Each optimizer step reduces gradients of a megabyte and two numbers; each update a vote."""
+    run = make_run(reductions=3, parameter_bytes=2**20)
+    reduced_s = 3 * (3 * 1e-3 + 2**20 * 1e-9) + 1e-3
+    assert core_seconds(run, YARDSTICKS, 100.0)["reduce"] == pytest.approx(reduced_s / run.env_steps_of_host)
+    assert core_seconds(make_run(hosts=1), YARDSTICKS, 100.0)["reduce"] == 0
 
 
 def test_environments_inside_the_program_have_nothing_beside_them():
