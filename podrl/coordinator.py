@@ -75,7 +75,7 @@ class _Coordinator:
         self._gave_up = False
         self._lost = False
         self._parent = os.getppid()
-        self._stuck = -1
+        self._stuck: set[int] = set()
         self._told_s = float("inf")  # When all were told to leave.
 
     def run(self) -> None:
@@ -93,7 +93,7 @@ class _Coordinator:
 
     def _is_over(self) -> bool:
         """Whether those that have not left yet are not waited for any longer."""
-        patience_s = _SLOW_S if any(member.index != self._stuck for member in self._members) else _STUCK_S
+        patience_s = _SLOW_S if any(member.index not in self._stuck for member in self._members) else _STUCK_S
         return time.monotonic() - self._told_s > patience_s
 
     def _accept(self) -> None:
@@ -201,9 +201,10 @@ class _Coordinator:
             self._lose(member.index, why=why)
 
     def _lose(self, index: int, *, why: str, text: str = "", exit_code: int = 1) -> None:
+        if why == "stuck":
+            self._stuck.add(index)
         if not self._lost:
             self._lost = True
-            self._stuck = index if why == "stuck" else -1
             self._linger()
             self._tell(loss=index, why=why, text=text, exit_code=exit_code)
 

@@ -69,7 +69,8 @@ def check_jobs(
             alone = measure(shares)
             show("an all-reduce")
             measurements = alone[0][1]
-            case = on_one_machine([system for system, _ in alone], _reduce(count, measurements), shared=not all(shares))
+            shared = count > 1 and not all(shares)
+            case = on_one_machine([system for system, _ in alone], _reduce(count, measurements), shared=shared)
             show("a real job")
             before = _Busy.now()
             rate = time_job([*arguments, f"--config.actors.num_envs={num_envs * count}"], count, 1, seconds)
@@ -82,8 +83,8 @@ def check_jobs(
                     "simulated": simulated,
                     "measured": rate,
                     "error": simulated / rate - 1,
-                    "allreduce_s": case.allreduce_s,
-                    "allreduce_core_s": case.allreduce_core_s,
+                    "allreduce_s": case.allreduce_s * case.reductions,
+                    "allreduce_core_s": case.allreduce_core_s * case.reductions,
                     "slowest": max(case.slow.values()) / min(case.slow.values()),
                     "other_cores": others_cores,
                 }
@@ -104,9 +105,9 @@ def _show(show_phase: Callable[[str], None], count: int, repeat: str, text: str)
 
 
 def _reduce(processes: int, measurements: Measurements) -> Reduction:
-    """What is summed up in each optimizer step, one after the other; the update's vote is taken for each."""
+    """What is summed up in an optimizer step, one after the other, with its share of what the update sums up once."""
     gradients, number = measure_allreduce(processes, [measurements.gradient_bytes, NUMBER_BYTES])
-    return sum([number] * (SMALL_SUMS + VOTES), start=gradients)
+    return gradients + number * (SMALL_SUMS + VOTES / measurements.reductions)
 
 
 def _rate(case: System, seed: int) -> float:
@@ -121,13 +122,13 @@ def on_one_machine(alone: Sequence[System], reduction: Reduction, *, shared: boo
         reduction: of gradients between the processes, and of what goes with them.
         shared: whether all use the same cores, for which they waited while they were measured; else each has its own.
     """
-    first = alone[0].host
-    turns_s = [system.host.act.seconds.mean for system in alone]
+    hosts = [system.host.without_waits() if shared else system.host for system in alone]
+    turns_s = [host.act.seconds.mean for host in hosts]
     return dataclasses.replace(
         alone[0],
-        host=first.without_waits() if shared else first,
-        hosts=len(alone),
-        hosts_per_machine=len(alone) if shared else 1,
+        host=hosts[0],
+        hosts=len(hosts),
+        hosts_per_machine=len(hosts) if shared else 1,
         slow={index: turn_s / turns_s[0] for index, turn_s in enumerate(turns_s)},
         allreduce_s=reduction.wall_s,
         allreduce_core_s=min(reduction.core_s, reduction.wall_s),

@@ -40,16 +40,16 @@ def show_study(console: Console, report: Mapping[str, Any], measurements: Measur
 
 def show_check(console: Console, report: Mapping[str, Any]) -> None:
     """Prints the report of `simulation_check.check_jobs`."""
-    hosts = {job["measurements"]["cores"]: Measurements.from_json(job["measurements"]) for job in report["jobs"]}
-    for measurements in hosts.values():
-        _show_measurements(console, measurements)
+    for job in report["jobs"]:
+        console.print(f"The first of {job['processes']} process(es), measured beside the others:", soft_wrap=True)
+        _show_measurements(console, Measurements.from_json(job["measurements"]))
     print_table(console, make_check_table(report, plain=not console.is_terminal))
     console.print(
         f"Median (min to max) of {report['repeats']} repeats, in each of which the processes were measured on their "
         f"shares of the cores, an all-reduce, and a real job of {report['seconds']:g} s, warm-up excluded; simulated "
-        f"is the median of {report['seeds']} seeds. Core time: of each process in an update's all-reduces. Slowest: "
-        "its turns, as multiples of those of the fastest process. Other work: cores that it kept busy during the real "
-        "jobs.",
+        f"is the median of {report['seeds']} seeds. Each column has its own median: the error is that of the repeats' "
+        "errors. Core time: of each process in an update's all-reduces. Slowest: its turns, as multiples of those of "
+        "the fastest process. Other work: cores that it kept busy during the real jobs.",
         soft_wrap=True,
     )
 

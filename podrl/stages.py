@@ -72,8 +72,12 @@ class Parts(Assembly):
         return self.config.actors.env_threads or default_env_threads(self.layout)
 
 
-def make_parts(config: Config) -> Parts:
+def make_parts(config: Config, devices: Sequence[jax.Device] | None = None) -> Parts:
     """Puts a run together as training does, and compiles.
+
+    Args:
+        config: of the run.
+        devices: all that it has; by default `jax.devices()`.
 
     Raises:
         ConfigError: if the parts do not fit together, or the job has several processes.
@@ -83,7 +87,8 @@ def make_parts(config: Config) -> Parts:
         f"Found a job of {jax.process_count()} processes; the benchmark's stages end by the clock, which processes do "
         "not share. Run it in one process.",
     )
-    assembly = assemble(dataclasses.replace(config, total_env_steps=_ENDLESS_UPDATES * config.env_steps_per_update))
+    endless = dataclasses.replace(config, total_env_steps=_ENDLESS_UPDATES * config.env_steps_per_update)
+    assembly = assemble(endless, devices)
     start_s = time.perf_counter()
     programs = _compile(assembly)
     programs.learner.init(config.seed)  # Compiles it; every stage makes its own state.

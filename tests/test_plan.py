@@ -81,6 +81,17 @@ def test_a_prediction_for_this_machine_is_held_against_a_run(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_prediction_of_several_processes_is_held_against_their_job(tmp_path):
+    written = tmp_path / "plan.json"
+    found = plan(CATCH, "--topology", "this:2x1", "--check", "--json", str(written))
+    assert found.returncode == 0, found.stderr
+    (row,) = json.loads(written.read_text())
+    assert (row["processes"], row["devices"]) == (2, 1)
+    assert row["core_s"]["reduce"] > 0
+    assert row["error"] == pytest.approx(row["predicted"] / row["measured"] - 1)
+
+
+@pytest.mark.slow
 def test_a_plan_for_a_tpu_is_compiled(tmp_path):
     pytest.importorskip("libtpu")
     written = tmp_path / "plan.json"

@@ -98,6 +98,7 @@ def tool_config(asked: tool.Command):
         (["--smoke", "--check=1"], "--check runs jobs for --seconds, which --smoke would end before."),
         (["--measurements=a.json", "--measure"], "--measure measures anew"),
         (["--measurements=a.json", "--check=1"], "--check holds real jobs against what is measured at the same time"),
+        (["--act_ms=0", "--check=1"], "--check runs real jobs on this machine, which know nothing of --act_ms."),
         (["--hots=1"], "Unknown argument '--hots=1'. See --help."),
     ],
 )
@@ -135,11 +136,13 @@ def test_processes_have_cores_of_their_own_or_share_them(measured):
     assert (own.hosts, own.cores, own.hosts_per_machine) == (2, system.cores, 1)
     assert own.slow == pytest.approx({0: 1.0, 1: 1.5})
     assert (own.allreduce_s, own.allreduce_core_s) == (3e-3, 1e-3)
-    late = dataclasses.replace(system, host=dataclasses.replace(system.host, act=Work.constant(8e-3, 0.25)))
-    crowded = simulation_check.on_one_machine([late] * 4, reduction, shared=True)
-    assert (crowded.hosts, crowded.cores, crowded.hosts_per_machine) == (4, system.cores, 4)
-    assert crowded.slow == dict.fromkeys(range(4), 1.0)
-    assert crowded.host.act == Work.constant(2e-3, 1.0)  # It waited for a core for the rest of the time.
+    # Of a turn's time that goes beyond these two milliseconds a process waited for a core.
+    turns = [Work.constant(8e-3, 0.25), Work.constant(4e-3, 0.5), Work.constant(2e-3, 1.0)]
+    late = [dataclasses.replace(system, host=dataclasses.replace(system.host, act=act)) for act in turns]
+    crowded = simulation_check.on_one_machine(late, reduction, shared=True)
+    assert (crowded.hosts, crowded.cores, crowded.hosts_per_machine) == (3, system.cores, 3)
+    assert crowded.slow == dict.fromkeys(range(3), 1.0)
+    assert crowded.host.act == Work.constant(2e-3, 1.0)
 
 
 def test_a_real_allreduce_takes_longer_with_more_bytes():

@@ -213,8 +213,8 @@ def predict_here(
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command line and returns the exit code: 0 done, 2 a mistake in the command or config."""
-    return run_tool("plan", lambda: run(parse(argv)))
+    """Runs the command line; returns the exit code: 0 done, 1 a job failed, 2 a mistake in the command or config."""
+    return run_tool("plan", lambda: run(parse(argv)), failures=(RuntimeError,))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,9 @@ with the environments of the config: their speed, lag and idle time, what one sl
 acting during updates buy. --json keeps all of it; --measurements takes the measured part from there. Durations on other
 devices are given as numbers (--act_ms, --update_ms, --transfer_ms), and so is the network. With --check the same is
 done for processes on this machine, and held against real jobs."""
+_START_S = 1200.0  # Longer than compiling and a few slow updates take.
 _DURATIONS = {"act_ms": "act", "update_ms": "update", "transfer_ms": "transfer", "publish_ms": "publish"}
+_NOT_OF_REAL_JOBS = (*_DURATIONS, "allreduce_ms", "envs_per_pool", "host_cores", "stragglers")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,11 @@ def _check_ranges(flags: argparse.Namespace) -> None:
         not (flags.check and flags.measurements),
         "--check holds real jobs against what is measured at the same time. Leave out --measurements.",
     )
+    for name in _NOT_OF_REAL_JOBS:
+        check(
+            not flags.check or getattr(flags, name) is None,
+            f"--check runs real jobs on this machine, which know nothing of --{name}. Leave out one of the two.",
+        )
 
 
 def _stragglers(text: str | None) -> tuple[float, float]:
@@ -197,6 +204,7 @@ def check_jobs(command: Command, config: Config, **phases: Any) -> dict[str, Any
     from podrl.planning.child import Child
     from podrl.planning.measurement import measure
 
+    os.environ["JAX_PLATFORMS"] = "cpu"  # Of the real jobs, too.
     with contextlib.ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(max(command.check)))
 
@@ -205,7 +213,8 @@ def check_jobs(command: Command, config: Config, **phases: Any) -> dict[str, Any
             return stack.enter_context(Child(cores=cores))
 
         def measure_one(child: Child) -> tuple["System", "Measurements"]:
-            measurements = child.ask(measure, config, command.flags.seconds)
+            seconds = command.flags.seconds
+            measurements = child.ask(measure, config, seconds, limit_s=_START_S + 4 * seconds)
             return make_system(command, config, measurements), measurements
 
         def measure_together(shares: Sequence[tuple[int, ...]]) -> list[tuple["System", "Measurements"]]:
@@ -278,8 +287,8 @@ def _measurements(command: Command, config: Config, **phases: Any) -> "Measureme
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command line and returns the exit code: 0 done, 2 a mistake in the command or config."""
-    return run_tool("simulate", lambda: run(parse(argv)))
+    """Runs the command line; returns the exit code: 0 done, 1 a job failed, 2 a mistake in the command or config."""
+    return run_tool("simulate", lambda: run(parse(argv)), failures=(RuntimeError,))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """A process of its own for work that needs JAX: with other devices or cores than this one, or beside its threads."""
 
+import atexit
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 import multiprocessing
+from multiprocessing.connection import Connection
 import os
 import signal
 import threading
@@ -15,7 +16,7 @@ from podrl.platforms import available_cores, give_xla_two_threads
 
 T = TypeVar("T")
 
-_LIMIT_S = 600.0  # Longer than measuring and tracing take.
+_LIMIT_S = 1200.0  # Longer than measuring and tracing take.
 
 
 class Child:
@@ -28,12 +29,10 @@ class Child:
             devices: virtual CPU devices that it has.
             cores: that it is bound to; all that this process has if empty.
         """
-        self._executor = ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin,
-            initargs=(devices, cores),
-        )
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, devices, tuple(cores)))
+        atexit.register(self.close)  # Python would wait for it.
 
     def __enter__(self) -> Self:
         """Starts nothing yet."""
@@ -41,28 +40,46 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         """Ends it."""
-        self._executor.shutdown(cancel_futures=True)
+        self.close()
 
-    def ask(self, function: Callable[..., T], *arguments: Any) -> T:
+    def close(self) -> None:
+        """Ends it at once, whatever it does."""
+        if self._process.pid is not None:
+            self._process.kill()
+            self._process.join()
+
+    def ask(self, function: Callable[..., T], *arguments: Any, limit_s: float = _LIMIT_S) -> T:
         """What a function returns there; raises what it raises.
 
         Args:
             function: of a module, as it is named there.
             arguments: that can be pickled.
+            limit_s: how long it may take.
 
         Raises:
-            RuntimeError: if there is no answer in time.
+            RuntimeError: if there is no answer in time, or the process was ended.
         """
-        asked = self._executor.submit(function, *arguments)
+        if self._process.pid is None:
+            self._process.start()
+        self._connection.send((function, arguments))
+        if not self._connection.poll(limit_s):
+            self.close()
+            raise RuntimeError(f"{function.__name__} did not end within {limit_s:.0f} s in a process of its own.")
         try:
-            return asked.result(timeout=_LIMIT_S)
-        except (TimeoutError, BrokenExecutor) as error:
+            error, found = self._connection.recv()
+        except EOFError:
+            self._process.join()
             raise RuntimeError(
-                f"No answer of {function.__name__} in {_LIMIT_S:.0f} s: {type(error).__name__}."
-            ) from error
+                f"{function.__name__} ended its process with exit code {self._process.exitcode}; -9 is often for want "
+                "of memory."
+            ) from None
+        if error is not None:
+            raise error
+        return found
 
 
-def _begin(devices: int, cores: Sequence[int]) -> None:
+def _serve(connection: Connection, devices: int, cores: Sequence[int]) -> None:
+    """What the process does."""
     for signum in (signal.SIGINT, signal.SIGTERM):  # They are for the process that asks, whose group this is in.
         signal.signal(signum, signal.SIG_IGN)
     if cores:
@@ -72,11 +89,18 @@ def _begin(devices: int, cores: Sequence[int]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
+    while True:
+        function, arguments = connection.recv()
+        answer: tuple[Exception | None, Any]
+        try:
+            answer = None, function(*arguments)
+        except Exception as error:  # noqa: BLE001 (raised in the process that asked)
+            answer = error, None
+        connection.send(answer)
 
 
 def _end_with_parent() -> None:
     """Ends this process when the one that asks is gone, whatever happened to it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(0)
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(0)

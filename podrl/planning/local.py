@@ -8,6 +8,7 @@ import dataclasses
 import math
 
 from absl import logging
+import jax
 
 from podrl.config import Config, check
 from podrl.planning.child import Child
@@ -84,7 +85,10 @@ class Predictor:
         return self._child.ask(_predict, config, self._yardsticks, processes, devices)
 
     def _measure(self) -> Yardsticks:
-        logging.info("Measures this machine for the prediction, which takes some 20 s; --no_prediction leaves it out.")
+        logging.info(
+            "Measures this machine for the prediction, which takes 20 s, more for several processes; --no_prediction "
+            "leaves it out."
+        )
         return self._child.ask(_measure_yardsticks, self._processes)
 
 
@@ -145,7 +149,7 @@ def check_prediction(
 
 def _make_run(config: Config) -> Callable[[float], float]:
     """Runs it in this process for so many seconds; returns env steps per second."""
-    parts = make_parts(config)
+    parts = make_parts(config, jax.devices()[:1])
     return lambda seconds: time_end_to_end(parts, seconds).env_steps_per_second
 
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from podrl.launch.local import share_of_cores, usable_cores
@@ -44,6 +45,10 @@ class Reduction:
         """One after the other."""
         return Reduction(wall_s=self.wall_s + other.wall_s, core_s=self.core_s + other.core_s)
 
+    def __mul__(self, count: float) -> "Reduction":
+        """So many of them."""
+        return Reduction(wall_s=self.wall_s * count, core_s=self.core_s * count)
+
 
 def measure_allreduce(processes: int, sizes_bytes: Sequence[int]) -> list[Reduction]:
     """Means of all-reduces of so many bytes between so many processes on this machine; nothing for one process.
@@ -62,11 +67,11 @@ def measure_allreduce(processes: int, sizes_bytes: Sequence[int]) -> list[Reduct
     with tempfile.TemporaryDirectory(prefix="podrl-reduction-") as folder:
         logs = [Path(folder) / f"log{index}" for index in range(processes)]
         shares = [share_of_cores(usable_cores(), index, processes, 1) for index in range(processes)]
-        started = [
-            _run([address, *map(str, (processes, index, *sizes_bytes))], shares[index], log)
-            for index, log in enumerate(logs)
-        ]
+        started: list[subprocess.Popen[bytes]] = []
         try:
+            for index, log in enumerate(logs):
+                arguments = [address, *map(str, (processes, index, *sizes_bytes))]
+                started.append(_run(arguments, shares[index], log))
             deadline_s = time.monotonic() + _LIMIT_S
             for process in started:
                 process.wait(max(0.0, deadline_s - time.monotonic()))
@@ -87,15 +92,25 @@ def _run(arguments: Sequence[str], cores: Sequence[int], log: Path) -> subproces
     root = Path(__file__).resolve().parent.parent.parent
     with log.open("w") as output:
         started = subprocess.Popen(
-            [sys.executable, "-m", __name__, *arguments], stdout=output, stderr=subprocess.STDOUT, cwd=root
+            [sys.executable, "-m", __name__, *arguments],
+            stdin=subprocess.PIPE,  # Its end is that of this process.
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=root,
         )
     if cores:
         os.sched_setaffinity(started.pid, cores)
     return started
 
 
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
 def main(argv: Sequence[str]) -> None:
     """Joins the others, reduces, and writes the means."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
     import numpy as np

@@ -13,6 +13,8 @@ import math
 from pathlib import Path
 import statistics
 
+import jax
+
 from podrl import commandline
 from podrl.assembly import resolve
 from podrl.instruments import make_cached_pass, make_matmul
@@ -80,7 +82,7 @@ def make_yardsticks(processes: Iterable[int] = (), seconds: float = 1.0) -> Call
     time_pass = make_cached_pass()
     config = resolve(commandline.load_config(str(_CATCH)))
     run = count(config, hosts=1, devices=1, platform="cpu")
-    parts = make_parts(config)
+    parts = make_parts(config, jax.devices()[:1])
 
     def median(time_yardstick: Callable[[], float]) -> float:
         return statistics.median(time_yardstick() for _ in range(_REPEATS))

@@ -19,12 +19,6 @@ BIG = (*BIG, "--config.actors.num_envs=8", "--config.actors.unroll_length=4", "-
 BIG = (*BIG, "--config.checkpoint.every_updates=10")  # Of 40.
 
 
-def kill(process):
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
 def go_on(arguments, workdir):
     result = launch(*arguments, "--workdir", workdir, cwd=workdir)
     assert result.returncode == 0, result.stderr
@@ -88,8 +82,10 @@ def is_done(workdir, arguments, after_s):
         try:
             _, stderr = process.communicate(timeout=after_s)
         except subprocess.TimeoutExpired:
-            kill(process)
-            return False
+            process.kill()
+            _, stderr = process.communicate()
+            if process.returncode == -signal.SIGKILL:  # Else it ended just before.
+                return False
     assert process.returncode == 0, stderr
     return True
 
