@@ -55,8 +55,11 @@ class TestResume:
         assert f"Goes on with the run in this folder, after update {newest}" in go_on(BREAKOUT, tmp_path / "run")
         assert_same(tmp_path / "run", straight(BREAKOUT, tmp_path / "straight"), BREAKOUT)
 
-    @pytest.mark.slow
-    @pytest.mark.parametrize("arguments", [CATCH, BREAKOUT], ids=["catch", "breakout"])
+    @pytest.mark.parametrize(
+        "arguments",
+        [pytest.param(CATCH, marks=pytest.mark.slow), pytest.param(BREAKOUT, marks=pytest.mark.long)],
+        ids=["catch", "breakout"],
+    )
     def test_with_ten_kills_at_any_moment(self, tmp_path, arguments):
         """From the start of the process on: while it reads a checkpoint, opens files, learns, saves, ends."""
         before_s = time.monotonic()

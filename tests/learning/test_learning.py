@@ -24,22 +24,28 @@ def test_a_short_lunarlander_flies_better_than_chance():
     assert learn("impala_lunarlander", "--config.total_env_steps=1_000_000") >= -50
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("name", "least"), [("impala_lunarlander", 100), ("ppo_lunarlander", 200)])
 def test_lunarlander_lands(name, least):
     assert learn(name) >= least
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_a_double_pendulum_is_balanced():
     """A random policy scores 47, one that never lets it fall 9,350."""
     assert learn("ppo_inverted_double_pendulum", "--config.total_env_steps=500_000") >= 3000
 
 
-@pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("name", "steps", "least"),
-    [("ppo_cartpole", 500_000, 450), ("ppo_minatar", 1_500_000, 15), ("impala_minatar", 4_000_000, 15)],
+    [
+        pytest.param("ppo_cartpole", 500_000, 450, marks=pytest.mark.slow),
+        pytest.param("ppo_minatar", 1_500_000, 15, marks=pytest.mark.long),
+        pytest.param("impala_minatar", 4_000_000, 15, marks=pytest.mark.long),
+    ],
 )
 def test_environments_inside_the_program_are_learned(name, steps, least):
     """Random policies score 22 and 0.5; IMPALA with too little entropy stays at 7."""
