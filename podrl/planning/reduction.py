@@ -104,7 +104,7 @@ def _run(arguments: Sequence[str], cores: Sequence[int], log: Path) -> subproces
 
 
 def _end_with_parent() -> None:
-    sys.stdin.read()
+    os.read(0, 1)  # Not through `sys.stdin`, whose lock Python would want while it shuts down.
     os._exit(1)
 
 
