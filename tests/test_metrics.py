@@ -217,13 +217,14 @@ class TestLedger:
         thread = threading.Thread(target=spend)
         thread.start()
         try:
-            zero, start = sum(ledger.seconds().values()), time.perf_counter()
+            start = time.perf_counter()
+            zero, started = sum(ledger.seconds().values()), time.perf_counter()
             last = ledger.seconds()
             for _ in range(2000):
                 now = ledger.seconds()
                 assert all(now[bucket] >= last[bucket] for bucket in now)  # no bucket gives time back
                 last = now
-            before = time.perf_counter() - start
+            before = time.perf_counter() - started
             total = sum(ledger.seconds().values()) - zero
             after = time.perf_counter() - start
         finally:

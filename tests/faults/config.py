@@ -15,6 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.name = "scripted"
     config.env.source = "tests.envs.scripted"
     config.env.id = "scripted"
+    config.network.hidden_sizes = (128, 64)  # One array of 32 kB, which lies in one file of any checkpoint.
     config.total_env_steps = 8 * 8 * 4
     config.actors.num_envs = 8
     config.actors.unroll_length = 4

@@ -82,7 +82,7 @@ class TestNoRoom:
 
     @pytest.mark.parametrize("num_updates", [8, pytest.param(16, marks=pytest.mark.slow)])
     def test_for_a_checkpoint(self, tmp_path, straight_scripted, num_updates):
-        """A limit on the size of files, which metrics keep and checkpoints do not: at the end, and in the middle."""
+        """A limit on the size of files, which metrics keep and the largest array does not: at the end or midway."""
         workdir, gate = tmp_path / "run", tmp_path / "gate"
         total = f"--config.total_env_steps={num_updates * 8 * 4}"
         arguments = (*held(gate, pool=3), total, "--config.checkpoint.keep=1")
