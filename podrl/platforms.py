@@ -1,12 +1,16 @@
 """What JAX has to be told of the machine before it looks for devices."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from glob import glob
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
 
 _GOOGLE = "0x1ae0"  # the PCI vendor of TPUs, and of network cards of Google's virtual machines
+_YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+_YNNPACK_CONVOLUTION = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+_MEASURED_JAXLIB = "0.10."
 
 
 def skip_absent_tpu(environ: MutableMapping[str, str], plugins: Sequence[str], sys: Path = Path("/sys")) -> None:
@@ -31,6 +35,21 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def suit_xla_to_cpu(environ: MutableMapping[str, str], plugins: Sequence[str] | None = None) -> None:
+    """Tells XLA's CPU backend what suits the machine, but for what the user decided.
+
+    Call it before JAX looks for devices, and after `skip_absent_tpu`.
+
+    Args:
+        environ: gets what `give_xla_two_threads` and, where JAX has only the CPU, `convolve_on_all_cores` say.
+        plugins: names of JAX's plugins that are installed; None if the process takes the CPU whatever there is.
+    """
+    give_xla_two_threads(environ, available_cores())
+    platforms = environ.get("JAX_PLATFORMS", "")
+    if plugins is None or platforms == "cpu" or not (platforms or plugins or importlib.util.find_spec("libtpu")):
+        convolve_on_all_cores(environ)
+
+
 def give_xla_two_threads(environ: MutableMapping[str, str], cores: int) -> None:
     """Has XLA's CPU backend use two threads where it would use one. Call it before JAX looks for devices.
 
@@ -43,3 +62,38 @@ def give_xla_two_threads(environ: MutableMapping[str, str], cores: int) -> None:
     """
     if cores == 1 and not environ.get("NPROC"):
         environ["NPROC"] = "2"
+
+
+def convolve_on_all_cores(
+    environ: MutableMapping[str, str], cpuinfo: Path = Path("/proc/cpuinfo"), jaxlib: str | None = None
+) -> None:
+    """Keeps XLA's CPU backend from YNNPACK's convolutions on processors that have AVX2 and no AVX-512.
+
+    They run on one core each. With AVX-512 they are so much faster than the fallback that this pays, with AVX2 only by
+    a sixth: there the fallback, which takes all cores, learns sooner. See docs/performance.md.
+
+    Args:
+        environ: gets another of `XLA_FLAGS`, unless it has one that decides this.
+        cpuinfo: where the kernel tells of the processor; where it does not, nothing is changed.
+        jaxlib: version; by default what is installed. XLA ends a process that gives it a flag that it does not know, so
+            others than those that this was measured with are left alone.
+    """
+    features = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    known = (jaxlib or importlib.metadata.version("jaxlib")).startswith(_MEASURED_JAXLIB)
+    if known and "avx2" in features and "avx512f" not in features and not _ynnpack_flags(environ):
+        flag = f"{_YNNPACK_FLAG}=-{_YNNPACK_CONVOLUTION}"
+        environ["XLA_FLAGS"] = " ".join([*environ.get("XLA_FLAGS", "").split(), flag])
+
+
+def has_ynnpack_convolutions(environ: Mapping[str, str]) -> bool:
+    """Whether XLA's CPU backend hands convolutions to YNNPACK: it does unless `XLA_FLAGS` say otherwise."""
+    flags = _ynnpack_flags(environ)
+    if not flags:
+        return True
+    kinds = flags[-1].partition("=")[2].split(",")
+    changes_default = kinds[0][:1] in ("+", "-")
+    return f"-{_YNNPACK_CONVOLUTION}" not in kinds if changes_default else _YNNPACK_CONVOLUTION in kinds
+
+
+def _ynnpack_flags(environ: Mapping[str, str]) -> list[str]:
+    return [flag for flag in environ.get("XLA_FLAGS", "").split() if flag.partition("=")[0] == _YNNPACK_FLAG]

@@ -41,7 +41,7 @@ from podrl.membership import Membership, find_membership
 from podrl.metrics import MetricsWriter, updates_with
 from podrl.panel import Summary
 from podrl.placement import run_loop
-from podrl.platforms import available_cores, give_xla_two_threads
+from podrl.platforms import suit_xla_to_cpu
 from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
 from podrl.profiler import Profiler
 from podrl.progress import Outcome
@@ -70,7 +70,7 @@ def main(command: CommandLine) -> int:
     )
     configure_logging(membership.process_index)
     keep_freed_memory()
-    give_xla_two_threads(os.environ, available_cores())
+    suit_xla_to_cpu(os.environ, jax_plugins())
     use_compilation_cache()
     config = resolve(command.config)
     if config.determinism == "exact":

@@ -6,10 +6,17 @@ import pytest
 
 from podrl.config import ConfigError
 from podrl.determinism import GPU_FLAG, jax_plugins, require_determinism
-from podrl.platforms import available_cores, give_xla_two_threads
+from podrl.platforms import (
+    available_cores,
+    convolve_on_all_cores,
+    give_xla_two_threads,
+    has_ynnpack_convolutions,
+    suit_xla_to_cpu,
+)
 from tests.processes import ROOT, launch, read_rows
 
 CUDA = ["xla_cuda13"]
+NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 
 
 def flags_after(plugins=CUDA, **environ):
@@ -81,6 +88,59 @@ def test_plugins_are_found_however_they_are_installed(tmp_path, monkeypatch, fil
 def test_xla_has_no_fewer_than_two_threads(cores, environ, expected):
     give_xla_two_threads(environ, cores)
     assert environ.get("NPROC") == expected
+
+
+@pytest.mark.parametrize(
+    ("features", "flags", "expected"),
+    [
+        ("sse4_2 avx2 bmi2", None, NO_YNNPACK),
+        ("sse4_2 avx2 bmi2", "--xla_x=1", f"--xla_x=1 {NO_YNNPACK}"),
+        ("sse4_2 avx2 bmi2", "--xla_cpu_experimental_ynn_fusion_type=", "--xla_cpu_experimental_ynn_fusion_type="),
+        ("avx2 avx512f avx512bw", None, None),
+        ("asimd sve", None, None),
+        (None, None, None),
+    ],
+)
+def test_convolutions_take_the_path_that_suits_the_processor(tmp_path, features, flags, expected):
+    cpuinfo = tmp_path / "cpuinfo"
+    if features:
+        cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {features}\n\n")
+    environ = {} if flags is None else {"XLA_FLAGS": flags}
+    for _ in range(2):  # A process that another one started has its flags.
+        convolve_on_all_cores(environ, cpuinfo, jaxlib="0.10.2")
+        assert environ.get("XLA_FLAGS") == expected
+    unknown = {}
+    convolve_on_all_cores(unknown, cpuinfo, jaxlib="0.11.0")
+    assert not unknown
+
+
+def test_only_a_cpu_is_told_how_to_convolve(monkeypatch):
+    told = []
+    monkeypatch.setattr("podrl.platforms.convolve_on_all_cores", told.append)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for environ, plugins in (({"JAX_PLATFORMS": "cuda"}, []), ({}, CUDA), ({"JAX_PLATFORMS": "tpu,cpu"}, [])):
+        suit_xla_to_cpu(environ, plugins)
+    assert not told
+    for environ, plugins in (({"JAX_PLATFORMS": "cpu"}, CUDA), ({}, []), ({}, None)):
+        suit_xla_to_cpu(environ, plugins)
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", False),
+        ("-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION", False),
+        ("-LIBRARY_FUSION_TYPE_REDUCE", True),
+        ("+LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION", True),
+        ("LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT", False),
+        ("LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION", True),
+    ],
+)
+def test_which_flags_leave_convolutions_to_ynnpack(value, expected):
+    flags = f"--xla_x=1 --xla_cpu_experimental_ynn_fusion_type={value}"
+    assert has_ynnpack_convolutions({"XLA_FLAGS": flags}) == expected
+    assert has_ynnpack_convolutions({"XLA_FLAGS": "--xla_x=1"})
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or available_cores() < 2, reason="needs two cores to choose")

@@ -316,8 +316,9 @@ class TestTheSearch:
     FRAMES = jax.ShapeDtypeStruct((3, 2, *PIXELS, 1), jnp.uint8)
 
     @on_accelerators
-    def test_programs_are_those_of_the_platform(self, platform):
+    def test_programs_are_those_of_the_platform(self, platform, monkeypatch):
         """On a CPU podrl rewrites float32 convolutions."""
+        monkeypatch.delenv("XLA_FLAGS")
         layers = [(POOL_ENVS, 20, 20, 32), (POOL_ENVS, 9, 9, 64), (POOL_ENVS, 7, 7, 64)]
         assert convolutions(lower_act(platform, "nature", "float32")) == layers
         assert convolutions(lower_act("cpu", "nature", "float32")) == []

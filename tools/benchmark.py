@@ -20,7 +20,7 @@ from podrl.commandline import Parser
 from podrl.config import ConfigError, check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins, require_determinism
-from podrl.platforms import available_cores, give_xla_two_threads, skip_absent_tpu
+from podrl.platforms import skip_absent_tpu, suit_xla_to_cpu
 from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
@@ -135,7 +135,7 @@ def run(command: Command) -> None:
 
     configure_logging(process_index=0)
     keep_freed_memory()
-    give_xla_two_threads(os.environ, available_cores())
+    suit_xla_to_cpu(os.environ, jax_plugins())
     config = resolve(command.config)
     with _blaming(command.other_file):
         other = resolve(command.other) if command.other is not None else None

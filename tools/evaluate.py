@@ -18,7 +18,7 @@ from podrl.commandline import Parser
 from podrl.config import check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins
-from podrl.platforms import available_cores, give_xla_two_threads, skip_absent_tpu
+from podrl.platforms import available_cores, skip_absent_tpu, suit_xla_to_cpu
 from podrl.tool import check_writable, run_tool
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def run(flags: argparse.Namespace) -> None:
     """Plays, prints and writes."""
     skip_absent_tpu(os.environ, jax_plugins())
-    give_xla_two_threads(os.environ, available_cores())
+    suit_xla_to_cpu(os.environ, jax_plugins())
     import jax  # A mistake before need not wait for it.
 
     from podrl import evaluation_report, inspection

@@ -21,7 +21,7 @@ from podrl.allocator import keep_freed_memory
 from podrl.commandline import Parser
 from podrl.config import check
 from podrl.console import make_console
-from podrl.platforms import available_cores, give_xla_two_threads
+from podrl.platforms import suit_xla_to_cpu
 from podrl.tool import check_known, check_writable, load_config, run_tool
 
 USAGE = """%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
@@ -137,7 +137,7 @@ def run(command: Command) -> None:
     configure_logging(process_index=0)
     if here:  # As a run does.
         keep_freed_memory()
-        give_xla_two_threads(os.environ, available_cores())
+        suit_xla_to_cpu(os.environ)
     if command.price is not None and here:
         logging.info("--price is of the slices' chips; this machine is predicted without one.")
     jobs = [parse_local(name) for name in here]

@@ -23,7 +23,7 @@ from podrl.commandline import Parser
 from podrl.config import Config, ConfigError, check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins, require_determinism
-from podrl.platforms import available_cores, give_xla_two_threads, skip_absent_tpu
+from podrl.platforms import skip_absent_tpu, suit_xla_to_cpu
 from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
 
 if TYPE_CHECKING:  # JAX: a mistake before need not wait for it.
@@ -166,7 +166,7 @@ def run(command: Command) -> None:
 
     configure_logging(process_index=0)
     keep_freed_memory()
-    give_xla_two_threads(os.environ, available_cores())
+    suit_xla_to_cpu(os.environ, jax_plugins())
     flags, config = command.flags, resolve(command.config)
     if config.determinism == "exact":
         require_determinism(os.environ, jax_plugins())

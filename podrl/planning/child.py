@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import jax
 
 from podrl.allocator import keep_freed_memory
-from podrl.platforms import available_cores, give_xla_two_threads
+from podrl.platforms import suit_xla_to_cpu
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def _serve(connection: Connection, devices: int, cores: Sequence[int]) -> None:
     if cores:
         os.sched_setaffinity(0, cores)
     keep_freed_memory()
-    give_xla_two_threads(os.environ, available_cores())
+    suit_xla_to_cpu(os.environ)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)

@@ -16,7 +16,7 @@ import threading
 import time
 
 from podrl.launch.local import share_of_cores, usable_cores
-from podrl.platforms import available_cores, give_xla_two_threads
+from podrl.platforms import suit_xla_to_cpu
 
 # What is reduced beside gradients. In each optimizer step, by podrl's compiled update of IMPALA: the transitions that
 # count, and what is divided by them. Once in each update: whether to stop.
@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> None:
 
     from podrl.instruments import Clocks
 
-    give_xla_two_threads(os.environ, available_cores())
+    suit_xla_to_cpu(os.environ)
     address, processes, index, *sizes_bytes = argv[1], *map(int, argv[2:])
     jax.config.update("jax_num_cpu_devices", 1)
     jax.config.update("jax_platforms", "cpu")
