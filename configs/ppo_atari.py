@@ -2,8 +2,8 @@
 
 Another game: `--config.env.id=Pong-v5`. Hyper-parameters are Cleanba's, whose 64 environments for each of two threads
 are the 128 here. The policy that acts is one update behind; `--config.actors.synchronous=True` makes it the newest, and
-actors and learners wait for each other. On CPU add `--config.network.encoder=nature`: the residual network's optimizer
-steps must be unrolled there, which takes minutes to compile.
+actors and learners wait for each other. On CPU add `--config.network.encoder=nature`: the residual network takes
+several times as long there.
 """
 
 import ml_collections

@@ -20,7 +20,7 @@ from podrl.learner import Learner
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks import make_network
 from podrl.normalization import normalize_observations, normalize_rewards
-from podrl.sharding import split_network
+from podrl.sharding import make_split_network
 from podrl.types import Agent, EnvSpec, LearnerState, Network
 
 
@@ -74,7 +74,7 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
     topology = make_topology(config.topology, devices)
     config = resolve_micro_batches(resolve_loop(config, topology), topology)
     layout = make_layout(config, topology)
-    network, rules = split_network(make_network(config.network, spec), config, topology.learner)
+    network, rules = make_split_network(config, spec, topology.learner)
     agent = make_agent(config, network, spec)
     state_shape: LearnerState
     if config.topology.placement == "anakin":

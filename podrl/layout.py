@@ -12,7 +12,7 @@ from podrl.types import Trajectory
 
 # Transitions in a part of a batch, on CPU; other encoders take a batch whole. See docs/performance.md.
 _CPU_MICRO_BATCH = {"resnet": 96, "nature": 192}  # unrolled
-_CPU_ROLLED_MICRO_BATCH = _CPU_MICRO_BATCH | {"nature": 48}
+_CPU_ROLLED_MICRO_BATCH = 48
 _CPU_MAX_PARTS = 16  # in an unrolled update; each is a copy of the network in the compiled program
 _CPU_PARTS_OF_A_STEP = 4  # that an optimizer step may have however many steps an update has, for their memory
 
@@ -106,13 +106,16 @@ def _check_parts(config: Config, envs_per_step: int) -> None:
 def runs_in_loops(config: Config, topology: Topology) -> bool:
     """Whether the network may be inside a loop of a compiled program.
 
-    XLA's CPU backend runs a convolution there some 20 times slower: networks that have one are unrolled instead. Those
-    of `nature` and `minatar` are products of matrices on CPU, at float32 (`podrl.ops.convolution`).
+    XLA's CPU backend runs the weight gradient of a convolution there some 20 times slower. At float32 it is a product
+    of matrices instead (`podrl.ops.convolution`), but for a ResNet whose layers devices share; other networks that
+    convolve are unrolled.
     """
-    if any(device.platform != "cpu" for device in topology.learner.devices.flat):
-        return True
+    on_cpu = any(device.platform == "cpu" for device in topology.learner.devices.flat)
     network = config.network
-    return network.encoder == "mlp" or (network.encoder != "resnet" and network.compute_dtype == "float32")
+    are_products = network.compute_dtype == "float32" and (
+        network.encoder != "resnet" or config.topology.model_devices == 1
+    )
+    return not on_cpu or network.encoder == "mlp" or are_products
 
 
 def resolve_micro_batches(config: Config, topology: Topology) -> Config:
@@ -142,7 +145,7 @@ def _choose_micro_batches(config: Config, topology: Topology, rolled: bool) -> i
     env_parts, row_parts = config.minibatch_grid
     envs = config.actors.num_envs // (topology.learner.shape["data"] * env_parts)
     if rolled and config.network.core == "none":  # A recurrent core is slower on fewer environments.
-        size, limit = _CPU_ROLLED_MICRO_BATCH[config.network.encoder], max(1, envs)
+        size, limit = _CPU_ROLLED_MICRO_BATCH, max(1, envs)
     else:
         size = _CPU_MICRO_BATCH[config.network.encoder]
         limit = max(_CPU_PARTS_OF_A_STEP, _CPU_MAX_PARTS // _num_copies(config))

@@ -25,7 +25,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from podrl.config import Config, ConfigError, TopologyConfig, check
 from podrl.mesh import ShardingRule, find_rule, path_name
-from podrl.types import Network, PyTree
+from podrl.networks.actor_critic import make_network
+from podrl.types import EnvSpec, Network, PyTree
 
 # Elements; a style leaves smaller parameters whole: they weigh nothing, and each would cost a collective.
 MIN_SPLIT_SIZE = 2**14
@@ -39,20 +40,21 @@ _BY_INPUT = {
 }
 
 
-def split_network(network: Network, config: Config, learner: Mesh) -> tuple[Network, list[ShardingRule]]:
+def make_split_network(config: Config, spec: EnvSpec, learner: Mesh) -> tuple[Network, list[ShardingRule]]:
     """The network as `topology.sharding` and `topology.parameter_sharding` want it on the learner's devices.
 
     Args:
-        network: the network.
         config: of the run.
+        spec: of its environment.
         learner: the learner's devices.
 
     Returns:
         The network that the agent learns with (see `gather_for_use`), and the rules that lay out its state.
 
     Raises:
-        ConfigError: as `make_sharding_rules`.
+        ConfigError: as `make_sharding_rules` and `make_network`.
     """
+    network = make_network(config.network, spec, shared_layers=config.topology.model_devices > 1)
     rules = make_sharding_rules(config, learner, jax.eval_shape(network.init, jax.random.key(0)))
     return gather_for_use(network, learner, rules), rules
 

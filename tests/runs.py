@@ -16,10 +16,9 @@ from podrl.config import Config
 from podrl.config_dict import from_config_dict
 from podrl.envs import load_source
 from podrl.mesh import ShardingRule, make_topology
-from podrl.networks import make_network
 from podrl.placement import run_loop
 from podrl.progress import Outcome
-from podrl.sharding import split_network
+from podrl.sharding import make_split_network
 from podrl.types import Agent, EnvSpec, Trajectory
 from podrl.unroll import Unroller
 
@@ -62,7 +61,7 @@ def make_agent(config: Config) -> tuple[Agent, EnvSpec]:
 
 def make_split_agent(config: Config, spec: EnvSpec, learner: Mesh) -> tuple[Agent, list[ShardingRule]]:
     """The agent as training makes it, and the rules that lay out its state on these devices."""
-    network, rules = split_network(make_network(config.network, spec), config, learner)
+    network, rules = make_split_network(config, spec, learner)
     return assembly.make_agent(config, network, spec), rules
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import types
 
@@ -20,6 +21,10 @@ def micro_batches(num_devices=1, **overrides):
     return config.agent.micro_batches
 
 
+UNROLLED = {"network__encoder": "resnet", "network__compute_dtype": "bfloat16"}
+NATURE = {"network__encoder": "nature", "network__compute_dtype": "float32"}
+
+
 @pytest.mark.parametrize(
     ("expected", "num_devices", "overrides"),
     [
@@ -30,13 +35,14 @@ def micro_batches(num_devices=1, **overrides):
         (16, 1, {"actors__unroll_length": 200}),  # As small as the number of parts allows.
         (8, 1, {"actors__num_envs": 512, "agent__minibatches": 2}),
         (2, 1, {"actors__num_envs": 62}),  # 2, 31 or 62 parts are possible.
-        (16, 1, {"network__encoder": "nature", "agent__minibatches": 2}),  # In a loop: parts of 2 environments.
-        (32, 1, {"network__encoder": "nature", "actors__unroll_length": 10, "actors__num_envs": 128}),  # More than 16.
-        (4, 1, {"network__encoder": "nature", "agent__minibatches": 2, "agent__micro_batch_loop": "unrolled"}),
-        (4, 1, {"network__encoder": "nature", "network__core": "lstm", "agent__minibatches": 2}),
-        (4, 2, {"network__encoder": "nature"}),  # Two devices: unrolled, parts of 8 environments.
+        (16, 1, NATURE | {"agent__minibatches": 2}),  # In a loop: parts of 2 environments.
+        (32, 1, NATURE | {"actors__unroll_length": 10, "actors__num_envs": 128}),  # More than 16.
+        (4, 1, NATURE | {"agent__minibatches": 2, "agent__micro_batch_loop": "unrolled"}),
+        (4, 1, NATURE | {"network__core": "lstm", "agent__minibatches": 2}),
+        (4, 2, NATURE),  # Two devices: unrolled, parts of 8 environments.
         (1, 1, {"network__encoder": "mlp"}),
         (2, 1, {"agent__micro_batches": 2}),
+        (32, 1, {"network__compute_dtype": "float32"}),
         # Each of 8 optimizer steps in an update is a copy of the network already, or one is in a loop.
         (4, 1, {"agent": "ppo", "agent__epochs": 2}),
         (16, 1, {"agent": "ppo", "agent__epochs": 2, "agent__minibatches": 1, "agent__loop": "rolled"}),
@@ -55,7 +61,7 @@ def micro_batches(num_devices=1, **overrides):
     ],
 )
 def test_a_cpu_learner_takes_images_in_small_parts(expected, num_devices, overrides):
-    overrides = {"actors__num_envs": 64, "actors__unroll_length": 20, "network__encoder": "resnet"} | overrides
+    overrides = {"actors__num_envs": 64, "actors__unroll_length": 20, **UNROLLED} | overrides
     assert micro_batches(num_devices, **overrides) == expected
 
 
@@ -78,10 +84,20 @@ def test_other_backends_take_a_batch_whole():
     assert resolved.agent.micro_batches == 1
 
 
-@pytest.mark.parametrize(("encoder", "loop"), [("mlp", "rolled"), ("nature", "rolled"), ("resnet", "unrolled")])
-def test_a_cpu_learner_spares_convolutions_the_loop(encoder, loop):
+def test_layers_of_convolutions_that_devices_share_are_no_products():
+    shared = TopologyConfig(learner_devices_per_process=2, model_devices=2)
+    topology = make_topology(shared, jax.devices()[:2])
+    config = dataclasses.replace(make_config(agent="ppo", network__encoder="resnet"), topology=shared)
+    assert resolve_loop(config, topology).agent.loop == "unrolled"
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "nature", "resnet"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_cpu_learner_spares_convolutions_that_are_no_products_the_loop(encoder, dtype):
     topology = make_topology(TopologyConfig(), jax.devices()[:1])
-    assert resolve_loop(make_config(agent="ppo", network__encoder=encoder), topology).agent.loop == loop
+    loop = "rolled" if encoder == "mlp" or dtype == "float32" else "unrolled"
+    config = make_config(agent="ppo", network__encoder=encoder, network__compute_dtype=dtype)
+    assert resolve_loop(config, topology).agent.loop == loop
     set_by_user = make_config(agent="ppo", network__encoder=encoder, agent__loop="rolled")
     assert resolve_loop(set_by_user, topology).agent.loop == "rolled"
     without = make_config(network__encoder=encoder)
@@ -90,7 +106,7 @@ def test_a_cpu_learner_spares_convolutions_the_loop(encoder, loop):
 
 @pytest.mark.parametrize(
     ("encoder", "num_devices", "loop"),
-    [("mlp", 1, "rolled"), ("nature", 1, "rolled"), ("nature", 2, "unrolled"), ("resnet", 1, "unrolled")],
+    [("mlp", 1, "rolled"), ("nature", 1, "rolled"), ("nature", 2, "unrolled"), ("resnet", 1, "rolled")],
 )
 def test_parts_are_a_loop_where_it_costs_neither_speed_nor_reductions(encoder, num_devices, loop):
     topology = make_topology(TopologyConfig(learner_devices_per_process=num_devices), jax.devices()[:num_devices])

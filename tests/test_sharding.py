@@ -253,6 +253,9 @@ def test_an_update_of_a_split_resnet_is_that_of_a_whole_one(split):
     for seed in range(2):
         whole, whole_metrics = update_once(whole_config, state, seed)
         parts, metrics = update_once(split_config, state, seed)
+        before = plain(state).params
+        for x, y, start in zip(*map(jax.tree.leaves, (plain(whole).params, plain(parts).params, before)), strict=True):
+            assert np.linalg.norm(x - y) < 0.03 * np.linalg.norm(x - start)
         for (path, x), y in zip(
             jax.tree_util.tree_leaves_with_path(plain(whole)), jax.tree.leaves(plain(parts)), strict=True
         ):

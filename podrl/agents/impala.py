@@ -48,9 +48,9 @@ class AgentConfig:
         micro_batches: a step's gradient is summed over this many parts, one after the other: less memory, same result.
             0 leaves the choice to the run (`podrl.layout.resolve_micro_batches`); unresolved it acts as 1.
         micro_batch_loop: `rolled`, the parts are one loop of the compiled program, which compiles sooner and keeps to
-            less memory; `unrolled`, each is a copy of its own, which spares convolutions on CPU a slow-down of twenty
-            times, and several devices a reduction for each part. `auto` leaves the choice to the run; unresolved it
-            acts as `unrolled`.
+            less memory; `unrolled`, each is a copy of its own, which spares several devices a reduction for each part,
+            and bfloat16 convolutions on CPU a slow-down of twenty times. `auto` leaves the choice to the run;
+            unresolved it acts as `unrolled`.
     """
 
     name: str = "impala"

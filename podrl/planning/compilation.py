@@ -22,7 +22,6 @@ from podrl.fused import FusedLearner
 from podrl.layout import Layout
 from podrl.memory import shard_bytes
 from podrl.mesh import is_undivided
-from podrl.networks import make_network
 from podrl.planning.costs import (
     Cost,
     compiled_cost,
@@ -34,7 +33,7 @@ from podrl.planning.costs import (
 )
 from podrl.planning.slices import Slice, tpu_devices
 from podrl.programs import make_learner, make_unroller, rollout_shapes, trace_act
-from podrl.sharding import split_network
+from podrl.sharding import make_split_network
 from podrl.traffic import Collective
 from podrl.types import PyTree
 
@@ -258,7 +257,7 @@ def _cost_run(
     unroller = make_unroller(config, assembly.agent, spec, layout)
     act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1, shared["parameter_bytes"])
     mesh = _stand_in(topology.learner, devices)
-    network, rules = split_network(make_network(config.network, spec), config, mesh)
+    network, rules = make_split_network(config, spec, mesh)
     learner = make_learner(config, make_agent(config, network, spec), mesh, rules)
     rollouts = rollout_shapes(unroller, layout)
     state_bytes = sum(map(shard_bytes, jax.tree.leaves(learner.state_shape)))

@@ -40,11 +40,42 @@ def test_equals_the_plain_convolution_with_its_gradients(channels_in, channels_o
     assert_equal(with_gradients(conv_3x3, weights, images, kernel), with_gradients(plain, weights, images, kernel))
 
 
-def test_few_channels_take_the_fast_path_of_the_cpu_backend():
+def test_few_channels_take_the_fast_path_of_the_cpu_backend(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
     images, kernel = jnp.ones((8, 12, 12, 4)), jnp.ones((3, 3, 4, 16))
     compiled = jax.jit(conv_3x3).lower(images, kernel).compile().as_text()
     assert "17]" in compiled
     assert "conditional" not in compiled
+
+
+def test_without_that_path_they_stay_as_they_are(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
+    assert "17]" not in jax.jit(conv_3x3).lower(jnp.ones((8, 12, 12, 4)), jnp.ones((3, 3, 4, 16))).as_text()
+
+
+def test_weight_gradients_are_products_of_matrices_as_they_lie_on_the_cpu_backend_only():
+    arguments = jnp.ones((8, 12, 12, 16)), jnp.ones((3, 3, 16, 32))
+    gradient = jax.jit(jax.grad(lambda images, kernel: jnp.sum(conv_3x3(images, kernel) ** 2), 1))
+    compiled = gradient.lower(*arguments).compile().as_text()
+    (product,) = re.findall(r"= f32\[48,96\].* dot\(.*", compiled)
+    assert "lhs_contracting_dims={0}, rhs_contracting_dims={0}" in product
+    for platform in ("cuda", "tpu"):
+        lowered = gradient.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+        assert "stablehlo.convolution" in lowered
+        assert "stablehlo.dot_general" not in lowered
+
+
+def test_factors_of_weight_gradients_are_not_held_from_the_way_forward():
+    """Of twelve layers; each has factors of six times its images."""
+
+    def loss(kernel, images):
+        for _ in range(12):
+            images = jax.nn.relu(conv_3x3(images, kernel))
+        return jnp.sum(images)
+
+    images, kernel = jnp.ones((32, 24, 24, 32)), jnp.ones((3, 3, 32, 32))
+    compiled = jax.jit(jax.grad(loss)).lower(kernel, images).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 40 * images.nbytes
 
 
 def test_wide_convolutions_stay_as_they_are():
