@@ -65,11 +65,11 @@ class AgentConfig:
             0 leaves the choice to the run (`podrl.layout.resolve_micro_batches`); unresolved it acts as 1.
         micro_batch_loop: `rolled`, the parts are one loop of the compiled program, which compiles sooner and keeps to
             less memory; `unrolled`, each is a copy of its own, which spares several devices a reduction for each part,
-            and bfloat16 convolutions on CPU a slow-down of twenty times. `auto` leaves the choice to the run;
-            unresolved it acts as `unrolled`.
+            and some convolutions on CPU (`podrl.layout.runs_in_loops`) a slow-down of twenty times. `auto` leaves the
+            choice to the run; unresolved it acts as `unrolled`.
         loop: `rolled`, the optimizer steps are one loop of the compiled program; `unrolled`, each is a copy of its own,
-            which takes long to compile but spares bfloat16 convolutions on CPU a slow-down of twenty times. `auto`
-            leaves the choice to the run; unresolved it acts as `rolled`.
+            which takes long to compile but spares some convolutions on CPU a slow-down of twenty times. `auto` leaves
+            the choice to the run; unresolved it acts as `rolled`.
     """
 
     name: str = "ppo"

@@ -1,10 +1,11 @@
 """Convolutions in the form that XLA's CPU backend runs fastest; on other backends all of it is the plain convolution.
 
 `conv_3x3`: a float32 convolution runs in YNNPACK there, at twice to three times the speed of the fallback, only if its
-input or its output has more than 16 channels (jax 0.10.2). The IMPALA ResNet's first layers have 4 and 16. One more
-output channel, of zeros, is enough; `podrl.platforms` says where YNNPACK is not worth it. The weight gradient, which
-XLA derives as a convolution with a window of the whole image, is a product of matrices: several times as fast on
-processors without AVX-512, and twenty times in a loop of the compiled program.
+input or its output has more than 16 channels (jax 0.10.2). The IMPALA ResNet has layers of 16: one more output channel,
+of zeros, is enough; `podrl.platforms` says where YNNPACK is not worth it. Its first layer, on images of 4 channels,
+makes two neighbouring outputs at once. The weight gradient, which XLA derives as a convolution with a window of the
+whole image, is a product of matrices: several times as fast on processors without AVX-512, and twenty times in a loop
+of the compiled program.
 
 `conv_valid`: where windows overlap little, as in DQN's network, cutting the images into patches and multiplying
 matrices is faster, above all for the weight gradient, and keeps more cores busy.
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from podrl.platforms import has_ynnpack_convolutions
 
 _SLOW_CHANNELS = 16
+_PAIRED_CHANNELS = 8  # of images, at most, whose outputs are made two at a time
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -33,7 +35,7 @@ def conv_3x3(images: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
         [N, H, W, F]; equal to `lax.conv_general_dilated` but for the order in which terms are added.
     """
-    return lax.platform_dependent(images, kernel, cpu=_widened, default=_plain)
+    return lax.platform_dependent(images, kernel, cpu=_on_cpu, default=_plain)
 
 
 def _forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -58,14 +60,18 @@ def _weight_gradient(images: jax.Array, grad: jax.Array) -> jax.Array:
 
 
 def _weight_gradient_as_product(images: jax.Array, grad: jax.Array) -> jax.Array:
+    """[3, 3, C, F], of factors that wait for the gradients: XLA would make those of all layers on the way forward."""
+    # XLA does not fold 0 * x, which may be NaN; it is where a gradient has overflown already.
+    images = images + 0 * grad[..., :1]
+    return _product_of_pairs(images, grad) if _suits_pairs(images) else _product_of_shifts(images, grad)
+
+
+def _product_of_shifts(images: jax.Array, grad: jax.Array) -> jax.Array:
     """[3, 3, C, F]: images, shifted by each of three columns, times gradients, shifted by each of three rows.
 
     So both factors are three times as large as what they are made of; patches would be nine times the images.
     """
     height, width, channels = images.shape[1:]
-    # Not before the gradients are there, or XLA would make the factors of all layers on the way forward, and hold them.
-    # XLA does not fold 0 * x, which may be NaN; it is where a gradient has overflown already.
-    images = images + 0 * grad[..., :1]
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     columns = jnp.stack([padded[:, :, column : column + width] for column in range(3)], axis=-1)
     # Matrices, whose product XLA takes as they lie: factors of more dimensions it would transpose first.
@@ -75,8 +81,39 @@ def _weight_gradient_as_product(images: jax.Array, grad: jax.Array) -> jax.Array
     return product.reshape(channels, 3, -1, 3).transpose(3, 1, 0, 2)
 
 
+def _product_of_pairs(images: jax.Array, grad: jax.Array) -> jax.Array:
+    """[3, 3, C, F]: the windows of two outputs, which are small where channels are few, times their gradients."""
+    (height, width, channels), features = images.shape[1:], grad.shape[3]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(-1, height + 2, width // 2 + 1, 2 * channels)
+    halves = [padded[:, row : row + height, half : half + width // 2] for row in range(3) for half in range(2)]
+    windows = jnp.concatenate(halves, axis=-1).reshape(-1, 12 * channels)
+    paired = (windows.T @ grad.reshape(-1, 2 * features)).reshape(3, 4, channels, 2 * features)
+    kernel = jax.ShapeDtypeStruct((3, 3, channels, features), grad.dtype)
+    (gradient,) = jax.linear_transpose(_paired, kernel)(paired)
+    return gradient
+
+
 def _plain(images: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT)
+
+
+def _on_cpu(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _in_pairs(images, kernel) if _suits_pairs(images) else _widened(images, kernel)
+
+
+def _suits_pairs(images: jax.Array) -> bool:
+    return images.dtype == jnp.float32 and images.shape[3] <= _PAIRED_CHANNELS and images.shape[2] % 2 == 0
+
+
+def _in_pairs(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution, two outputs of a row at once: the sums are longer, and the outputs have twice the channels."""
+    pairs = lax.conv_general_dilated(images, _paired(kernel), (1, 2), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT)
+    return pairs.reshape(*images.shape[:3], kernel.shape[3])
+
+
+def _paired(kernel: jax.Array) -> jax.Array:
+    """[3, 3, C, F] -> [3, 4, C, 2F]: the kernels of an output and of its neighbour, over the columns of both."""
+    return jnp.concatenate([jnp.pad(kernel, ((0, 0), (k, 1 - k), (0, 0), (0, 0))) for k in range(2)], axis=3)
 
 
 def _widened(images: jax.Array, kernel: jax.Array) -> jax.Array:

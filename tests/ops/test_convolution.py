@@ -42,7 +42,7 @@ def test_equals_the_plain_convolution_with_its_gradients(channels_in, channels_o
 
 def test_few_channels_take_the_fast_path_of_the_cpu_backend(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
-    images, kernel = jnp.ones((8, 12, 12, 4)), jnp.ones((3, 3, 4, 16))
+    images, kernel = jnp.ones((8, 12, 12, 16)), jnp.ones((3, 3, 16, 16))
     compiled = jax.jit(conv_3x3).lower(images, kernel).compile().as_text()
     assert "17]" in compiled
     assert "conditional" not in compiled
@@ -50,7 +50,18 @@ def test_few_channels_take_the_fast_path_of_the_cpu_backend(monkeypatch):
 
 def test_without_that_path_they_stay_as_they_are(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
-    assert "17]" not in jax.jit(conv_3x3).lower(jnp.ones((8, 12, 12, 4)), jnp.ones((3, 3, 4, 16))).as_text()
+    assert "17]" not in jax.jit(conv_3x3).lower(jnp.ones((8, 12, 12, 16)), jnp.ones((3, 3, 16, 16))).as_text()
+
+
+def test_images_of_few_channels_have_two_outputs_at_once_on_the_cpu_backend_only():
+    arguments = jnp.ones((8, 12, 14, 4)), jnp.ones((3, 3, 4, 16))
+    gradient = jax.jit(jax.grad(lambda images, kernel: jnp.sum(conv_3x3(images, kernel) ** 2), 1))
+    compiled = gradient.lower(*arguments).compile().as_text()
+    assert re.search(r"= f32\[8,12,7,32\].* convolution\(.*window={size=3x4 stride=1x2", compiled)
+    assert re.search(r"= f32\[48,32\].* dot\(", compiled)
+    for platform in ("cuda", "tpu"):
+        lowered = gradient.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+        assert "8x12x7x32" not in lowered
 
 
 def test_weight_gradients_are_products_of_matrices_as_they_lie_on_the_cpu_backend_only():
