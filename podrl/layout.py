@@ -107,15 +107,13 @@ def runs_in_loops(config: Config, topology: Topology) -> bool:
     """Whether the network may be inside a loop of a compiled program.
 
     XLA's CPU backend runs the weight gradient of a convolution there some 20 times slower. At float32 it is a product
-    of matrices instead (`podrl.ops.convolution`), but for a ResNet whose layers devices share; other networks that
-    convolve are unrolled.
+    of matrices instead (`podrl.ops.convolution`), but for a ResNet whose layers are split over devices; other networks
+    that convolve are unrolled.
     """
-    on_cpu = any(device.platform == "cpu" for device in topology.learner.devices.flat)
-    network = config.network
-    are_products = network.compute_dtype == "float32" and (
-        network.encoder != "resnet" or config.topology.model_devices == 1
-    )
-    return not on_cpu or network.encoder == "mlp" or are_products
+    if any(device.platform != "cpu" for device in topology.learner.devices.flat) or config.network.encoder == "mlp":
+        return True
+    layers_are_split = config.network.encoder == "resnet" and config.topology.model_devices > 1
+    return config.network.compute_dtype == "float32" and not layers_are_split
 
 
 def resolve_micro_batches(config: Config, topology: Topology) -> Config:

@@ -10,7 +10,7 @@ from pathlib import Path
 _GOOGLE = "0x1ae0"  # the PCI vendor of TPUs, and of network cards of Google's virtual machines
 _YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _YNNPACK_CONVOLUTION = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-_MEASURED_JAXLIB = "0.10."
+_MEASURED_JAXLIB = ("0.10.2",)
 
 
 def skip_absent_tpu(environ: MutableMapping[str, str], plugins: Sequence[str], sys: Path = Path("/sys")) -> None:
@@ -73,16 +73,17 @@ def convolve_on_all_cores(
     a sixth: there the fallback, which takes all cores, learns sooner. See docs/performance.md.
 
     Args:
-        environ: gets another of `XLA_FLAGS`, unless it has one that decides this.
+        environ: gets another of `XLA_FLAGS`, unless it has one that decides this, or names a file of flags.
         cpuinfo: where the kernel tells of the processor; where it does not, nothing is changed.
         jaxlib: version; by default what is installed. XLA ends a process that gives it a flag that it does not know, so
             others than those that this was measured with are left alone.
     """
     features = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    known = (jaxlib or importlib.metadata.version("jaxlib")).startswith(_MEASURED_JAXLIB)
-    if known and "avx2" in features and "avx512f" not in features and not _ynnpack_flags(environ):
-        flag = f"{_YNNPACK_FLAG}=-{_YNNPACK_CONVOLUTION}"
-        environ["XLA_FLAGS"] = " ".join([*environ.get("XLA_FLAGS", "").split(), flag])
+    known = (jaxlib or importlib.metadata.version("jaxlib")) in _MEASURED_JAXLIB
+    flags = environ.get("XLA_FLAGS", "").split()
+    in_file = bool(flags) and not flags[0].startswith("--")
+    if known and "avx2" in features and "avx512f" not in features and not in_file and not _ynnpack_flags(environ):
+        environ["XLA_FLAGS"] = " ".join([*flags, f"{_YNNPACK_FLAG}=-{_YNNPACK_CONVOLUTION}"])
 
 
 def has_ynnpack_convolutions(environ: Mapping[str, str]) -> bool:

@@ -185,6 +185,8 @@ def _advice(key: str) -> str:
         return "Give every process as many devices of the same kind."
     if key.startswith("--"):
         return "Give every process the same command and the same config file."
+    if key == "XLA_FLAGS":
+        return "Set it to the same everywhere; on CPUs with AVX2 and no AVX-512 podrl adds a flag, where it is not set."
     return "Set it to the same everywhere."
 
 

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from podrl.config import Config, ConfigError, TopologyConfig, check
 from podrl.mesh import ShardingRule, find_rule, path_name
-from podrl.networks.actor_critic import make_network
+from podrl.networks import make_network
 from podrl.types import EnvSpec, Network, PyTree
 
 # Elements; a style leaves smaller parameters whole: they weigh nothing, and each would cost a collective.
@@ -54,7 +54,7 @@ def make_split_network(config: Config, spec: EnvSpec, learner: Mesh) -> tuple[Ne
     Raises:
         ConfigError: as `make_sharding_rules` and `make_network`.
     """
-    network = make_network(config.network, spec, shared_layers=config.topology.model_devices > 1)
+    network = make_network(config.network, spec, layers_are_split=config.topology.model_devices > 1)
     rules = make_sharding_rules(config, learner, jax.eval_shape(network.init, jax.random.key(0)))
     return gather_for_use(network, learner, rules), rules
 

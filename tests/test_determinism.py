@@ -96,6 +96,7 @@ def test_xla_has_no_fewer_than_two_threads(cores, environ, expected):
         ("sse4_2 avx2 bmi2", None, NO_YNNPACK),
         ("sse4_2 avx2 bmi2", "--xla_x=1", f"--xla_x=1 {NO_YNNPACK}"),
         ("sse4_2 avx2 bmi2", "--xla_cpu_experimental_ynn_fusion_type=", "--xla_cpu_experimental_ynn_fusion_type="),
+        ("sse4_2 avx2 bmi2", "flags.txt", "flags.txt"),  # XLA reads them there.
         ("avx2 avx512f avx512bw", None, None),
         ("asimd sve", None, None),
         (None, None, None),

@@ -9,8 +9,10 @@ import pytest
 from podrl.config import ConfigError, TopologyConfig
 from podrl.envs.seeds import env_seeds
 from podrl.layout import make_layout, resolve_loop, resolve_micro_batches
+from podrl.learner import Learner
 from podrl.mesh import make_topology
-from tests.runs import make_config
+from podrl.types import DiscreteActions, EnvSpec
+from tests.runs import make_config, make_split_agent, random_trajectory
 from tests.test_mesh import FakeDevice
 
 
@@ -84,11 +86,22 @@ def test_other_backends_take_a_batch_whole():
     assert resolved.agent.micro_batches == 1
 
 
-def test_layers_of_convolutions_that_devices_share_are_no_products():
-    shared = TopologyConfig(learner_devices_per_process=2, model_devices=2)
-    topology = make_topology(shared, jax.devices()[:2])
-    config = dataclasses.replace(make_config(agent="ppo", network__encoder="resnet"), topology=shared)
-    assert resolve_loop(config, topology).agent.loop == "unrolled"
+@pytest.mark.parametrize(("model_devices", "loop"), [(1, "rolled"), (2, "unrolled")])
+def test_weight_gradients_that_are_convolutions_are_not_in_a_loop(model_devices, loop):
+    """Those of a network whose layers are split over devices."""
+    split = TopologyConfig(learner_devices_per_process=2, model_devices=model_devices)
+    topology = make_topology(split, jax.devices()[:2])
+    config = dataclasses.replace(make_config(agent="ppo", network__encoder="resnet"), topology=split)
+    config = resolve_loop(config, topology)
+    assert config.agent.loop == loop
+
+    spec = EnvSpec(id="images", observation=jax.ShapeDtypeStruct((20, 20, 3), np.uint8), actions=DiscreteActions(3))
+    agent, rules = make_split_agent(config, spec, topology.learner)
+    state = Learner(agent, topology.learner, rules).state_shape
+    batch = random_trajectory(agent, spec, length=2, num_envs=config.actors.num_envs)
+    lowered = jax.jit(agent.update).lower(state, batch).as_text()
+    product_of_16_channels = "tensor<48x48xf32>"
+    assert (product_of_16_channels in lowered) == (loop == "rolled")
 
 
 @pytest.mark.parametrize("encoder", ["mlp", "nature", "resnet"])

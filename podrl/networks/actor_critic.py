@@ -111,13 +111,13 @@ class ActorCritic(nn.Module):
         return NetworkOutput(policy=policy, value=value[..., 0]), state
 
 
-def make_network(config: NetworkConfig, spec: EnvSpec, *, shared_layers: bool = False) -> Network:
+def make_network(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool = False) -> Network:
     """Builds the network that `config` describes for the observations and actions of `spec`.
 
     Args:
         config: the `network` section.
         spec: the environment; its observation is a single array, a frame [H, W, C] or a vector [D].
-        shared_layers: whether devices share the layers' channels, of which each computes some.
+        layers_are_split: whether the channels of its layers are split over devices.
 
     Raises:
         ConfigError: if the encoder cannot take the environment's observations.
@@ -126,10 +126,10 @@ def make_network(config: NetworkConfig, spec: EnvSpec, *, shared_layers: bool = 
     frame, num_frames, action = spec.observation, config.frame_stack, spec.actions.struct
     policy = make_distribution(config, spec.actions)
     module = ActorCritic(
-        encoder=_make_encoder(config, shared_layers),
+        encoder=_make_encoder(config, layers_are_split),
         policy=policy,
         num_free=_num_free(config, spec.actions),
-        value_encoder=_make_encoder(config, shared_layers) if config.separate_value else None,
+        value_encoder=_make_encoder(config, layers_are_split) if config.separate_value else None,
         core=LSTM(config.core_size, jnp.dtype(config.compute_dtype)) if config.core == "lstm" else None,
     )
 
@@ -223,10 +223,10 @@ def _num_free(config: NetworkConfig, actions: ActionSpace) -> int:
     return actions.size if isinstance(actions, ContinuousActions) and config.action_scale == "shared" else 0
 
 
-def _make_encoder(config: NetworkConfig, shared_layers: bool) -> nn.Module:
+def _make_encoder(config: NetworkConfig, layers_are_split: bool) -> nn.Module:
     dtype: DTypeLike = jnp.dtype(config.compute_dtype)
     if config.encoder == "resnet":
-        return ImpalaResNet(config.width, dtype, shared_layers)
+        return ImpalaResNet(config.width, dtype, layers_are_split)
     if config.encoder == "nature":
         return NatureCNN(config.width, dtype)
     if config.encoder == "minatar":

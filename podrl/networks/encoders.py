@@ -27,25 +27,26 @@ class ImpalaResNet(nn.Module):
     """The deep residual network of IMPALA; images [N, H, W, C] -> [N, 256].
 
     Three sections of 16, 32 and 32 channels (times `width`): convolution, max-pooling, two residual blocks. The dense
-    layer keeps its 256 units whatever the width. Where devices share the channels of layers (`shared`), convolutions
-    are the plain ones: those of `conv_3x3`, for one device, would move three times as much between them.
+    layer keeps its 256 units whatever the width. Where the channels of its layers are split over devices
+    (`is_split`), convolutions are the plain ones, for acting as well: on CPU those of `conv_3x3` would move three times
+    as much between the devices.
 
     Source: Espeholt et al. 2018, arXiv:1802.01561, figure 3; width as in Cobbe et al. 2019, arXiv:1912.01588.
     """
 
     width: int = 1
     dtype: DTypeLike = jnp.float32
-    shared: bool = False
+    is_split: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Encodes images."""
         x = scale_pixels(images, self.dtype)
         for channels in (16, 32, 32):
-            x = _conv(channels * self.width, self.dtype, self.shared)(x)
+            x = _conv(channels * self.width, self.dtype, self.is_split)(x)
             x = max_pool_3x3_stride_2(x)
             for _ in range(2):
-                x = ResidualBlock(self.dtype, self.shared)(x)
+                x = ResidualBlock(self.dtype, self.is_split)(x)
         x = _flatten(nn.relu(x))
         return nn.relu(nn.Dense(256, dtype=self.dtype, kernel_init=RELU_INIT)(x))
 
@@ -54,13 +55,13 @@ class ResidualBlock(nn.Module):
     """x + conv(relu(conv(relu(x)))), with 3x3 convolutions that keep the shape [N, H, W, C]."""
 
     dtype: DTypeLike = jnp.float32
-    shared: bool = False
+    is_split: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the block."""
-        y = _conv(x.shape[-1], self.dtype, self.shared)(nn.relu(x))
-        return x + _conv(x.shape[-1], self.dtype, self.shared)(nn.relu(y))
+        y = _conv(x.shape[-1], self.dtype, self.is_split)(nn.relu(x))
+        return x + _conv(x.shape[-1], self.dtype, self.is_split)(nn.relu(y))
 
 
 class NatureCNN(nn.Module):
@@ -143,9 +144,9 @@ def scale_pixels(x: jax.Array, dtype: DTypeLike) -> jax.Array:
     return x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype)
 
 
-def _conv(channels: int, dtype: DTypeLike, shared: bool) -> nn.Conv:
+def _conv(channels: int, dtype: DTypeLike, is_split: bool) -> nn.Conv:
     """A layer of 3x3 convolutions that keeps the images' size."""
-    if shared:
+    if is_split:
         return nn.Conv(channels, (3, 3), dtype=dtype)
 
     def convolve(images: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:

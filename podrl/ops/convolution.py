@@ -28,6 +28,8 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 def conv_3x3(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolution with stride 1 and SAME padding.
 
+    On a CPU the form depends on `XLA_FLAGS`, as they are when it is traced.
+
     Args:
         images: [N, H, W, C] float.
         kernel: [3, 3, C, F] of the same dtype.
@@ -61,7 +63,7 @@ def _weight_gradient(images: jax.Array, grad: jax.Array) -> jax.Array:
 
 def _weight_gradient_as_product(images: jax.Array, grad: jax.Array) -> jax.Array:
     """[3, 3, C, F], of factors that wait for the gradients: XLA would make those of all layers on the way forward."""
-    # XLA does not fold 0 * x, which may be NaN; it is where a gradient has overflown already.
+    # XLA does not fold 0 * x, which is NaN where a gradient is not finite; such an update is lost in any case.
     images = images + 0 * grad[..., :1]
     return _product_of_pairs(images, grad) if _suits_pairs(images) else _product_of_shifts(images, grad)
 

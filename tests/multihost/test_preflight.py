@@ -66,7 +66,9 @@ def test_flags_of_xla_count_in_any_order_and_folders_for_dumps_do_not(monkeypatc
         monkeypatch.setenv("XLA_FLAGS", flags)
         facts.append(make_facts(config, {"workdir": "run"}))
     assert compare(facts[:2], NAMES) == ""
-    assert "has XLA_FLAGS --a=1 --b=2, process 1 (node2) has --a=2 --b=2. Set it" in compare(facts[1:], NAMES)
+    line = compare(facts[1:], NAMES)
+    assert "has XLA_FLAGS --a=1 --b=2, process 1 (node2) has --a=2 --b=2. Set it" in line
+    assert "podrl adds a flag" in line
 
 
 def test_devices_are_counted():

@@ -8,6 +8,8 @@ import pytest
 
 from podrl.ops.convolution import conv_3x3, conv_valid
 
+YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
+
 
 def plain(images, kernel, stride=1, padding="SAME"):
     layout = ("NHWC", "HWIO", "NHWC")
@@ -48,9 +50,12 @@ def test_few_channels_take_the_fast_path_of_the_cpu_backend(monkeypatch):
     assert "conditional" not in compiled
 
 
-def test_without_that_path_they_stay_as_they_are(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
-    assert "17]" not in jax.jit(conv_3x3).lower(jnp.ones((8, 12, 12, 16)), jnp.ones((3, 3, 16, 16))).as_text()
+@pytest.mark.parametrize(("size", "flags", "is_widened"), [(14, "", True), (16, f"{YNNPACK}=", False)])
+def test_without_that_path_they_stay_as_they_are(monkeypatch, size, flags, is_widened):
+    """JAX keeps what it traced, whatever the flags: other tests have other sizes."""
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    lowered = jax.jit(conv_3x3).lower(jnp.ones((8, size, size, 16)), jnp.ones((3, 3, 16, 16))).as_text()
+    assert (f"{size}x17x" in lowered) == is_widened
 
 
 def test_images_of_few_channels_have_two_outputs_at_once_on_the_cpu_backend_only():
