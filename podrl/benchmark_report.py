@@ -146,6 +146,8 @@ def bound_lines(shares: Mapping[str, Any], cores: int) -> Iterator[str]:
     slowest = STAGES[shares["slowest_stage"]]
     if shares["bound"] == "cores":
         yield f"{reach} the cores: at {rate} the stages' core-seconds fill the {cores} cores that they share."
+        stolen, left = shares["stolen_cores"]["median"], _percent(shares["of_core_bound_left"])
+        yield f"Other virtual machines had {stolen:.2f} of the cores meanwhile; of what they left, it is {left}."
         yield f"For information: {_percent(shares['of_slowest_stage'])} of the slowest stage alone, {slowest}."
     else:
         yield f"{reach} the slowest stage alone: {slowest} with {rate}."

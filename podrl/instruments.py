@@ -34,11 +34,13 @@ class Sample:
         env_steps: agent decisions that passed through the stage.
         wall_s: seconds it took.
         core_s: CPU seconds of all threads of this process; those that spin while they wait count as busy.
+        stolen_s: core-seconds that other virtual machines had instead of this one (`stolen_core_seconds`).
     """
 
     env_steps: int
     wall_s: float
     core_s: float
+    stolen_s: float = 0.0
 
     @property
     def env_steps_per_second(self) -> float:
@@ -50,21 +52,47 @@ class Sample:
         """What one step costs the host, whoever waits for it."""
         return self.core_s / self.env_steps
 
+    @property
+    def stolen_cores(self) -> float:
+        """How many cores other virtual machines had on average."""
+        return self.stolen_s / self.wall_s
+
 
 class Clocks(NamedTuple):
-    """Wall clock and the process's CPU clock, read at the same time."""
+    """Wall clock, the process's CPU clock and the clock of stolen time, read at the same time."""
 
     wall_s: float
     core_s: float
+    stolen_s: float
 
     @classmethod
     def now(cls) -> "Clocks":
-        """Reads both."""
-        return cls(time.perf_counter(), time.process_time())
+        """Reads all."""
+        return cls(time.perf_counter(), time.process_time(), stolen_core_seconds())
 
     def sample(self, env_steps: int, end: "Clocks") -> Sample:
         """What happened between this reading and the one at the end."""
-        return Sample(env_steps=env_steps, wall_s=end.wall_s - self.wall_s, core_s=end.core_s - self.core_s)
+        return Sample(
+            env_steps=env_steps,
+            wall_s=end.wall_s - self.wall_s,
+            core_s=end.core_s - self.core_s,
+            stolen_s=end.stolen_s - self.stolen_s,
+        )
+
+
+def stolen_core_seconds(stat: Path = Path("/proc/stat")) -> float:
+    """Core-seconds since the machine's start in which a core of this process had work and its host did not run it.
+
+    On a virtual machine others run then. 0 where the system does not tell; Linux does, in steps of a tick.
+
+    Args:
+        stat: as in proc_stat(5).
+    """
+    if not stat.exists():
+        return 0.0
+    own = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    rows = [line.split() for line in stat.read_text().splitlines()]
+    return sum(int(row[8]) for row in rows if row[0] in own) / os.sysconf("SC_CLK_TCK")
 
 
 def time_threads(work: Callable[[int, Iterator[int]], int], num_threads: int, seconds: float) -> Sample:

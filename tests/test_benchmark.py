@@ -2,6 +2,7 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 from pathlib import Path
 import re
 import subprocess
@@ -27,8 +28,8 @@ CATCH = str(Path(__file__).resolve().parent.parent / "configs" / "impala_catch.p
 STAGES = {"env", "act", "learn", "transfer", "end_to_end"}
 
 
-def sample(rate: float, cores: float = 1.0) -> Sample:
-    return Sample(env_steps=1000, wall_s=1000 / rate, core_s=cores * 1000 / rate)
+def sample(rate: float, cores: float = 1.0, stolen: float = 0.0) -> Sample:
+    return Sample(env_steps=1000, wall_s=1000 / rate, core_s=cores * 1000 / rate, stolen_s=stolen * 1000 / rate)
 
 
 @pytest.fixture
@@ -270,6 +271,27 @@ def test_ratios_are_taken_inside_a_repeat():
     assert result["bound_env_steps_per_second"] == result["core_bound_env_steps_per_second"]
 
 
+def test_cores_that_others_had_are_not_held_against_a_run():
+    samples = {"env": [sample(1000.0, stolen=0.2)], "end_to_end": [sample(1500.0, stolen=0.5)]}
+    result = relate_to_bounds(samples, cores=2)
+    assert result["of_core_bound"]["median"] == pytest.approx(0.75)
+    assert result["of_core_bound_left"]["median"] == pytest.approx(1.0)
+    line = list(benchmark_report.bound_lines(result, 2))[1]
+    assert line.startswith("Other virtual machines had 0.50 of the cores")
+    assert line.endswith("it is 100% (100% to 100%).")
+
+
+def test_stolen_time_is_that_of_the_cores_of_this_process(tmp_path, monkeypatch):
+    stat, tick = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+    cores = "".join(f"cpu{core} 1 2 3 4 5 6 7 {stolen} 9 10\n" for core, stolen in enumerate((tick, 0, 5 * tick)))
+    stat.write_text(f"cpu 1 2 3 4 5 6 7 {6 * tick} 9 10\n{cores}intr 5\n")
+    monkeypatch.setattr(instruments.os, "sched_getaffinity", lambda _: {0, 2}, raising=False)
+    assert instruments.stolen_core_seconds(stat) == 6
+    monkeypatch.setattr(instruments.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert instruments.stolen_core_seconds(stat) == 1
+    assert instruments.stolen_core_seconds(tmp_path / "elsewhere") == 0
+
+
 def test_without_shared_cores_the_slowest_stage_is_the_bound():
     result = relate_to_bounds({"env": [sample(100.0)], "end_to_end": [sample(50.0)]}, cores=None)
     assert result["of_core_bound"] is None
@@ -282,7 +304,7 @@ def test_the_bound_that_counts_comes_first():
     samples = {"env": [sample(400.0)], "end_to_end": [sample(100.0)]}
     shared, alone = (list(benchmark_report.bound_lines(relate_to_bounds(samples, cores), 2)) for cores in (2, None))
     assert shared[0].startswith("End to end is 12% (12% to 12%) of its bound, the cores: at 800")
-    assert "25% (25% to 25%) of the slowest stage" in shared[1]
+    assert "25% (25% to 25%) of the slowest stage" in shared[2]
     (line,) = alone
     assert line.startswith("End to end is 25% (25% to 25%) of its bound, the slowest stage alone: environments")
 
