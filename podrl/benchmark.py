@@ -278,7 +278,8 @@ def relate_to_bounds(samples: Mapping[str, Sequence[Sample]], cores: int | None)
     if cores is not None:
         costs = [sum(s.core_seconds_per_env_step for s in repeat) for repeat in zip(*alone.values(), strict=True)]
         core_bounds = [cores / cost for cost in costs]
-        left = [cores - sample.stolen_cores for sample in samples[END_TO_END]]
+        # Stolen time comes in ticks, so a short repeat may seem to have had less than it used.
+        left = [max(cores - s.stolen_cores, s.core_s / s.wall_s) for s in samples[END_TO_END]]
         bounds_left = [cores_left / cost for cores_left, cost in zip(left, costs, strict=True)]
     bounds = core_bounds or rates[slowest]
     return {

@@ -87,7 +87,10 @@ def convolve_on_all_cores(
 
 
 def has_ynnpack_convolutions(environ: Mapping[str, str]) -> bool:
-    """Whether XLA's CPU backend hands convolutions to YNNPACK: it does unless `XLA_FLAGS` say otherwise."""
+    """Whether XLA's CPU backend hands convolutions to YNNPACK: it does unless `XLA_FLAGS` say otherwise.
+
+    What a file says, if `XLA_FLAGS` names one, is not looked at: at worst a form is the slower one.
+    """
     flags = _ynnpack_flags(environ)
     if not flags:
         return True

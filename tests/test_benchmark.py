@@ -279,6 +279,8 @@ def test_cores_that_others_had_are_not_held_against_a_run():
     line = list(benchmark_report.bound_lines(result, 2))[1]
     assert line.startswith("Other virtual machines had 0.50 of the cores")
     assert line.endswith("it is 100% (100% to 100%).")
+    samples["end_to_end"] = [sample(1000.0, cores=1.0, stolen=2.0)]  # In a moment of a few ticks.
+    assert relate_to_bounds(samples, cores=2)["of_core_bound_left"]["median"] == pytest.approx(1.0)
 
 
 def test_stolen_time_is_that_of_the_cores_of_this_process(tmp_path, monkeypatch):
