@@ -184,7 +184,8 @@ def configure_logging(process_index: int) -> None:
     """Short log lines, `[p0 12:00:01] text`, and silence from libraries.
 
     Libraries log from WARNING up, those in `QUIET_LIBRARIES` from ERROR up, but for the exceptions of
-    `RAISING_MODULES`. Python warnings outside of podrl are hidden unless the user asked for them (`python -W`).
+    `RAISING_MODULES`. Python warnings outside of podrl, and those of
+    files left open, are hidden unless the user asked for them (`python -W`).
     """
     if not flags.FLAGS.is_parsed():  # podrl parses flags of its own; absl would complain that it parsed none.
         flags.FLAGS.mark_as_parsed()
@@ -199,6 +200,8 @@ def configure_logging(process_index: int) -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module=r"podrl(\.|$)")
+        # What an interrupt left open is closed at exit; that is nothing to tell whoever pressed Ctrl-C.
+        warnings.filterwarnings("ignore", category=ResourceWarning)
 
 
 class _Formatter(logging.Formatter):

@@ -214,10 +214,27 @@ class TestConfigureLogging:
         absl_logging.warning("careful")
         logging.getLogger("orbax.checkpoint").warning("noise")
         logging.getLogger("jax._src.dispatch").info("noise")
-        warnings.warn("noise", DeprecationWarning, stacklevel=1)
         lines = [line for line in file.getvalue().splitlines() if "flag parsing" not in line]
         assert [line[:4] for line in lines] == ["[p3 ", "[p3 "]
         assert [line[12:] for line in lines] == ["] hello 1", "] WARNING: careful"]
+
+    @pytest.mark.parametrize(
+        ("module", "category", "is_shown"),
+        [
+            ("podrl.tool", UserWarning, True),
+            ("podrl.tool", DeprecationWarning, True),
+            ("podrl.tool", ResourceWarning, False),  # Of a file that Ctrl-C left open.
+            ("orbax", UserWarning, False),
+            ("podrlish", UserWarning, False),
+        ],
+    )
+    @pytest.mark.usefixtures("restored_logging")
+    def test_warnings_are_of_podrl(self, monkeypatch, module, category, is_shown):
+        monkeypatch.setattr(sys, "warnoptions", [])
+        with warnings.catch_warnings(record=True) as shown:
+            configure_logging(0)
+            warnings.warn_explicit("text", category, "file.py", 1, module=module)
+        assert bool(shown) == is_shown
 
     @pytest.mark.parametrize(
         ("path", "level", "shown"),
