@@ -23,7 +23,6 @@ from podrl.workdir import LIBRARIES
 _YARDSTICK_S = 0.5
 _MATMUL_SIZES = (2048, 4096)
 _COPY_BYTES = 256 * 2**20  # Larger than caches.
-_CACHED_BYTES = 8 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,41 +197,25 @@ def make_matmul() -> tuple[int, Callable[[], float]]:
 def make_copy() -> Callable[[], float]:
     """The yardstick of memory: x + 1 on a float32 array of the default device that no cache holds.
 
+    The array is donated, so that each pass reads and writes the same memory: in new memory a CPU would mostly wait for
+    the kernel to map it.
+
     Returns:
         A function that passes over the array for about half a second and returns bytes read and written, in GB/s.
     """
-    return _make_passes(_COPY_BYTES, time.perf_counter)
-
-
-def make_cached_pass() -> Callable[[], float]:
-    """The yardstick of caches: the same on an array of 8 MiB.
-
-    Returns:
-        A function that passes over the array for about half a second and returns bytes read and written in a second of
-        one busy core, in GB/s. Cores that wait do not count.
-    """
-    return _make_passes(_CACHED_BYTES, time.process_time)
-
-
-def _make_passes(num_bytes: int, clock: Callable[[], float]) -> Callable[[], float]:
-    """Times x + 1 by a clock; returns GB/s read and written.
-
-    The array is donated, so that each pass reads and writes the same memory: in new memory a CPU would mostly wait for
-    the kernel to map it.
-    """
 
     def seconds(count: int) -> float:
-        array = jax.block_until_ready(add_one(jnp.zeros(num_bytes // 4, jnp.float32)))
-        start_s = clock()
+        array = jax.block_until_ready(add_one(jnp.zeros(_COPY_BYTES // 4, jnp.float32)))
+        start_s = time.perf_counter()
         for _ in range(count):
             array = add_one(array)
         jax.block_until_ready(array)
-        return clock() - start_s
+        return time.perf_counter() - start_s
 
     add_one = jax.jit(lambda array: array + 1, donate_argnums=0)
     seconds(1)
     count = max(1, round(_YARDSTICK_S / max(seconds(1), 1e-4)))
-    return lambda: 2 * num_bytes * count / seconds(count) / 1e9
+    return lambda: 2 * _COPY_BYTES * count / seconds(count) / 1e9
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -153,22 +153,28 @@ def conv_valid(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     def as_product(images: jax.Array, kernel: jax.Array) -> jax.Array:
         size, _, channels, features = kernel.shape
         if images.dtype == jnp.uint8:
-            patches = _byte_patches(images, size, stride)
+            windows = _byte_patches(images, size, stride)
             kernel = kernel.reshape(size, size // stride, stride * channels, features).swapaxes(0, 1)
         else:
-            patches = _patches(images, size, stride)
+            windows = patches(images, size, stride)
         # Without the barrier XLA swaps the factors of the weight gradient, a product [F, N] x [N, K*K*C], to get rid
         # of the transposition, and takes three times as long.
         weights = lax.optimization_barrier(kernel.reshape(-1, features).T)
-        return patches.astype(kernel.dtype) @ weights.T
+        return windows.astype(kernel.dtype) @ weights.T
 
     if kernel.dtype != jnp.float32:
         return plain(images, kernel)
     return lax.platform_dependent(images, kernel, cpu=as_product, default=plain)
 
 
-def _patches(images: jax.Array, size: int, stride: int) -> jax.Array:
-    """The pixels that each window sees: [N, H, W, C] to [N, H', W', size * size * C]."""
+def patches(images: jax.Array, size: int, stride: int) -> jax.Array:
+    """The pixels that each window sees: [N, H, W, C] to [N, H', W', size * size * C].
+
+    Args:
+        images: of any dtype.
+        size: of a window, in pixels; a multiple of the stride.
+        stride: from one window to the next, in pixels.
+    """
     n, height, width, channels = images.shape
     rows, columns = (height - size) // stride + 1, (width - size) // stride + 1
     # A row of pixels in blocks of one stride, so that slices are long runs of memory.
@@ -182,7 +188,7 @@ def _patches(images: jax.Array, size: int, stride: int) -> jax.Array:
 
 
 def _byte_patches(images: jax.Array, size: int, stride: int) -> jax.Array:
-    """`_patches` of uint8 images, but for the order: from all rows of a window's first block of columns to its last.
+    """`patches` of uint8 images, but for the order: from all rows of a window's first block of columns to its last.
 
     Rows are joined before windows, and bytes are moved four at a time where blocks divide into words: half the time.
     """

@@ -85,6 +85,15 @@ def test_memory_traffic_of_products():
     assert product_bytes(program, "tpu", results=True) == 8 * 8 * 4
 
 
+def test_what_is_laid_out_anew_is_memory_traffic_of_a_cpu():
+    """An accelerator's compiler makes it where it is used."""
+    program = jax.make_jaxpr(lambda x: jnp.concatenate([x, jnp.pad(x, ((0, 8), (0, 0)))]) @ x)(MATRIX)
+    multiplied = (3 + 1 + 3) * 8 * 8 * 4
+    padded, joined = (1 + 2) * 8 * 8 * 4 + 4, 2 * (1 + 2) * 8 * 8 * 4
+    assert product_bytes(program, "gpu") == multiplied
+    assert product_bytes(program, "cpu") == multiplied + padded + joined
+
+
 def test_a_compilers_count_of_a_loop_is_multiplied():
     def loop(x):
         return jax.lax.scan(lambda carry, _: (jnp.tanh(carry @ x), None), x, length=50)[0]
