@@ -25,6 +25,7 @@ from podrl.mesh import is_undivided
 from podrl.planning.costs import (
     Cost,
     compiled_cost,
+    count_convolutions,
     count_operations,
     parse_shortage,
     product_bytes,
@@ -188,6 +189,7 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
     def measure(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
         jaxpr = without_dead_code(traced.jaxpr)
         results = product_bytes(jaxpr, platform, results=True, loops=False)
+        convolutions = count_convolutions(jaxpr, platform) if platform == "cpu" else {}
         return Cost(
             flops=product_flops(jaxpr, platform) / num_devices,
             bytes_accessed=product_bytes(jaxpr, platform) / num_devices,
@@ -195,6 +197,7 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
             temporary_bytes=int(results / num_devices / copies),
             operations=count_operations(jaxpr, platform),
             product_flops=product_flops(jaxpr, platform),
+            convolutions=tuple((each, times / num_devices) for each, times in convolutions.items()),
         )
 
     in_loop = True if platform != "cpu" else None  # As an accelerator would have it, for which a CPU stands.

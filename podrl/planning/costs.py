@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 import jax
+from jax import lax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
@@ -20,6 +21,25 @@ from podrl.traffic import Collective, find_collectives
 
 _SIZE = re.compile(r"([\d.]+)([KMGT]?)\b")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """One of a program, by all that its time depends on.
+
+    Attributes:
+        operands: shapes and types of images and kernel.
+        params: of `lax.conv_general_dilated_p`, as pairs.
+        flops: arithmetic.
+    """
+
+    operands: tuple[jax.ShapeDtypeStruct, ...]
+    params: tuple[tuple[str, Any], ...]
+    flops: float
+
+    def __call__(self, *operands: jax.Array) -> jax.Array:
+        """The convolution of operands of these shapes."""
+        return lax.conv_general_dilated_p.bind(*operands, **dict(self.params))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +54,7 @@ class Cost:
         collectives: what crosses between devices.
         operations: equations executed, each on all devices at once; what a CPU pays for each counts in small networks.
         product_flops: arithmetic of matrix products and convolutions by the program's own equations, over all devices.
+        convolutions: of a program for a CPU, each with how often a device runs it.
     """
 
     flops: float
@@ -43,6 +64,7 @@ class Cost:
     collectives: tuple[Collective, ...] = ()
     operations: float = 0.0
     product_flops: float = 0.0
+    convolutions: tuple[tuple[Convolution, float], ...] = ()
 
     @property
     def traffic(self) -> Mapping[str, float]:
@@ -64,6 +86,7 @@ class Cost:
             flops=self.flops * factor,
             bytes_accessed=self.bytes_accessed * factor,
             product_flops=self.product_flops * factor,
+            convolutions=tuple((each, times * factor) for each, times in self.convolutions),
         )
 
 
@@ -132,6 +155,21 @@ def product_flops(jaxpr: Any, platform: str, *, loops: bool = True) -> float:
 def count_operations(jaxpr: Any, platform: str) -> float:
     """Equations that a program executes, each on all of its devices at once."""
     return sum(times for _, times in equations(jaxpr, platform, on_each=False))
+
+
+def count_convolutions(jaxpr: Any, platform: str) -> Counter[Convolution]:
+    """All convolutions of a program, with how often they run, over all devices.
+
+    Args:
+        jaxpr: of the program.
+        platform: where it would run.
+    """
+    found: Counter[Convolution] = Counter()
+    for equation, times in equations(jaxpr, platform):
+        if equation.primitive.name == "conv_general_dilated":
+            operands = tuple(jax.ShapeDtypeStruct(each.aval.shape, each.aval.dtype) for each in equation.invars)
+            found[Convolution(operands, tuple(equation.params.items()), _flops(equation))] += times  # type: ignore[assignment]
+    return found
 
 
 def product_bytes(jaxpr: Any, platform: str, *, results: bool = False, loops: bool = True) -> float:

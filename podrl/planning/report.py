@@ -131,7 +131,9 @@ def _to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
 
 
 def _cost(cost: Cost) -> dict[str, Any]:
-    return dataclasses.asdict(cost) | {"traffic": cost.traffic}
+    values = dataclasses.asdict(dataclasses.replace(cost, convolutions=())) | {"traffic": cost.traffic}
+    del values["convolutions"]  # Which has no use but to be timed here.
+    return values
 
 
 def _prediction(found: Prediction) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from podrl.assembly import resolve
 from podrl.instruments import make_matmul
 from podrl.ops.convolution import patches
 from podrl.planning.compilation import RunCosts, count
-from podrl.planning.costs import Cost, product_bytes
+from podrl.planning.costs import Convolution, Cost, product_bytes
 from podrl.planning.environments import env_steps_per_core
 from podrl.planning.reduction import NUMBER_BYTES, SMALL_SUMS, VOTES, measure_allreduce
 from podrl.platforms import available_cores
@@ -36,7 +36,7 @@ _OPERATION_S = 8e-8
 _BESIDE_OTHERS = 1.1
 
 # Of the constants above; yardsticks that were kept with another are measured again.
-FIT = 3
+FIT = 4
 
 _REPEATS = 3  # of which the median counts
 
@@ -103,21 +103,31 @@ def make_yardsticks(processes: Iterable[int] = (), seconds: float = 1.0) -> Call
     return measure
 
 
-def core_seconds(run: RunCosts, yardsticks: Yardsticks, env_steps_per_core_s: float) -> dict[str, float]:
+def core_seconds(
+    run: RunCosts,
+    yardsticks: Yardsticks,
+    env_steps_per_core_s: float,
+    convolution_s: Mapping[Convolution, float] | None = None,
+) -> dict[str, float]:
     """Core-seconds of an env step, by who takes them.
 
     Args:
         run: what it costs, counted.
         yardsticks: of the machine.
         env_steps_per_core_s: of its environments alone.
+        convolution_s: core-seconds of those that were timed; others count as products.
 
     Returns:
         Those of `env`, `act`, `learn`, `calls` and `reduce`.
     """
+    timed_s = convolution_s or {}
     beside_others = 1.0 if run.is_fused else _BESIDE_OTHERS
 
     def program_s(cost: Cost) -> float:
-        busy_s = cost.flops / yardsticks.flops + cost.bytes_accessed / yardsticks.bytes
+        timed = [(each, times) for each, times in cost.convolutions if each in timed_s]
+        flops = cost.flops - sum(each.flops * times for each, times in timed)
+        busy_s = flops / yardsticks.flops + cost.bytes_accessed / yardsticks.bytes
+        busy_s += sum(timed_s[each] * times for each, times in timed)
         return beside_others * (busy_s + cost.operations * _OPERATION_S)
 
     steps = run.env_steps_of_host

@@ -8,6 +8,7 @@ import pytest
 
 from podrl.planning.costs import (
     compiled_cost,
+    count_convolutions,
     parse_shortage,
     product_bytes,
     product_flops,
@@ -17,6 +18,7 @@ from tests.test_lowered import make_run
 
 MATRIX = jax.ShapeDtypeStruct((8, 8), jnp.float32)
 PRODUCT = 2 * 8**3
+NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def count(function, *shapes, platform="tpu", **options):
@@ -28,8 +30,7 @@ def test_products_count_two_for_each_multiplication():
     images, kernel = jnp.zeros((2, 9, 9, 3)), jnp.zeros((3, 3, 3, 5))
 
     def convolve(images, kernel):
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=numbers)
+        return jax.lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=NUMBERS)
 
     assert count(convolve, images, kernel) == 2 * (2 * 7 * 7 * 5) * (3 * 3 * 3)
 
@@ -40,6 +41,25 @@ def test_a_loop_counts_as_often_as_it_runs():
 
     assert count(loop, MATRIX) == 7 * PRODUCT
     assert count(loop, MATRIX, loops=False) == PRODUCT
+
+
+def test_convolutions_of_one_shape_are_counted_together():
+    def network(images):
+        kernel = jnp.ones((3, 3, 4, 4))
+
+        def convolve(images, _):
+            return jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=NUMBERS), None
+
+        return jax.lax.scan(convolve, convolve(images, None)[0], length=3)[0][:, :2, :2]
+
+    images = jax.ShapeDtypeStruct((2, 5, 5, 4), jnp.float32)
+    ((found, times),) = count_convolutions(jax.make_jaxpr(network)(images), "cpu").items()
+    assert times == 4
+    assert [each.shape for each in found.operands] == [(2, 5, 5, 4), (3, 3, 4, 4)]
+    assert found.flops == 2 * (2 * 5 * 5 * 4) * (3 * 3 * 4)
+    operands = [jnp.ones(each.shape, each.dtype) for each in found.operands]
+    plain = jax.lax.conv_general_dilated(*operands, (1, 1), "SAME", dimension_numbers=NUMBERS)
+    assert jnp.array_equal(found(*operands), plain)
 
 
 def test_of_functions_written_for_each_platform_the_right_one_counts():

@@ -1,8 +1,13 @@
 """From what a run asks of cores to the time that they need for it."""
 
+import functools
+
+import jax
+from jax import numpy as jnp
 import pytest
 
-from podrl.planning.costs import Cost
+from podrl.planning.convolutions import time_convolutions
+from podrl.planning.costs import Cost, count_convolutions
 from podrl.planning.local import predict_local
 from podrl.planning.yardsticks import Yardsticks, core_seconds
 from tests.planning.test_model import make_run
@@ -20,6 +25,28 @@ def test_every_stage_is_its_work_over_its_rate_and_slower_beside_others():
     assert max(ratios) == pytest.approx(min(ratios))
     assert 1 < min(ratios) < 1.5
     assert found["calls"] == pytest.approx(1e-3 * calls / steps)
+
+
+def test_convolutions_take_the_time_that_they_took():
+    """Of an update of a gigaFLOP they are a quarter, and take half as long as all else or nothing at all."""
+    shapes = (jax.ShapeDtypeStruct((2, 5, 5, 4), jnp.float32), jax.ShapeDtypeStruct((3, 3, 4, 4), jnp.float32))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    convolve = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=numbers
+    )
+    (convolution,) = count_convolutions(jax.make_jaxpr(convolve)(*shapes), "cpu")
+    times = 0.25e9 / convolution.flops
+    run = make_run(act=None, update=Cost(flops=1e9, bytes_accessed=0, convolutions=((convolution, times),)))
+
+    def learn_s(convolution_s):
+        return core_seconds(run, YARDSTICKS, 100.0, convolution_s)["learn"] * run.env_steps_of_host / run.learners
+
+    assert learn_s({}) == pytest.approx(1.0)
+    assert learn_s({convolution: 0.0}) == pytest.approx(0.75)
+    assert learn_s({convolution: 0.5 / times}) == pytest.approx(1.25)
+    ((timed, seconds),) = time_convolutions(run).items()
+    assert timed == convolution
+    assert 0 < seconds < 1
 
 
 def test_what_processes_add_up_takes_core_time_of_each():
