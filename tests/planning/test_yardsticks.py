@@ -1,5 +1,6 @@
 """From what a run asks of cores to the time that they need for it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -25,6 +26,16 @@ def test_every_stage_is_its_work_over_its_rate_and_slower_beside_others():
     assert max(ratios) == pytest.approx(min(ratios))
     assert 1 < min(ratios) < 1.5
     assert found["calls"] == pytest.approx(1e-3 * calls / steps)
+
+
+def test_small_operations_are_as_slow_as_calls():
+    run = make_run(act=None, update=Cost(flops=0, bytes_accessed=0, operations=1e4))
+    ratios = []
+    for call_s in (1e-3, 4e-3):
+        yardsticks = dataclasses.replace(YARDSTICKS, call_s=call_s)
+        ratios.append(core_seconds(run, yardsticks, 100.0)["learn"] * run.env_steps_of_host / run.learners / call_s)
+    assert ratios[0] == pytest.approx(ratios[1])
+    assert 1 < ratios[0] < 10
 
 
 def test_convolutions_take_the_time_that_they_took():
