@@ -184,8 +184,8 @@ def configure_logging(process_index: int) -> None:
     """Short log lines, `[p0 12:00:01] text`, and silence from libraries.
 
     Libraries log from WARNING up, those in `QUIET_LIBRARIES` from ERROR up, but for the exceptions of
-    `RAISING_MODULES`. Python warnings outside of podrl, and those of
-    files left open, are hidden unless the user asked for them (`python -W`).
+    `RAISING_MODULES`. Python warnings outside of podrl, and all of
+    resources left open, are hidden unless the user asked for them (`python -W`).
     """
     if not flags.FLAGS.is_parsed():  # podrl parses flags of its own; absl would complain that it parsed none.
         flags.FLAGS.mark_as_parsed()

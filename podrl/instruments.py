@@ -218,6 +218,21 @@ def make_copy() -> Callable[[], float]:
     return lambda: 2 * _COPY_BYTES * count / seconds(count) / 1e9
 
 
+def core_seconds_per_call(call: Callable[[], Any], seconds: float) -> float:
+    """CPU seconds of all threads of this process in a call; cores that wait do not count.
+
+    Args:
+        call: returns when all is done; called once before, for what comes with the first time.
+        seconds: of the wall clock, to go on calling it for.
+    """
+    call()
+    turns, start_s, end_s = 0, time.process_time(), time.perf_counter() + seconds
+    while turns == 0 or time.perf_counter() < end_s:
+        call()
+        turns += 1
+    return (time.process_time() - start_s) / turns
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, min and max."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}

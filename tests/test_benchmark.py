@@ -36,7 +36,6 @@ def sample(rate: float, cores: float = 1.0, stolen: float = 0.0) -> Sample:
 def fast_yardsticks(monkeypatch):
     monkeypatch.setattr(instruments, "_YARDSTICK_S", 0.05)
     monkeypatch.setattr(instruments, "_COPY_BYTES", 2**20)
-    monkeypatch.setattr(instruments, "_CACHED_BYTES", 2**20)
 
 
 @pytest.fixture
@@ -225,10 +224,15 @@ def test_a_copy_counts_bytes_read_and_written(monkeypatch, fast_yardsticks):
     assert instruments.make_copy()() * 1e9 == pytest.approx(2 * 2**20)
 
 
-def test_a_pass_over_cached_memory_counts_busy_cores_only(monkeypatch, fast_yardsticks):
-    seconds = itertools.count()
-    monkeypatch.setattr(instruments.time, "process_time", lambda: float(next(seconds)))
-    assert instruments.make_cached_pass()() * 1e9 == pytest.approx(2 * 2**20)
+def test_calls_are_timed_by_busy_cores_only():
+    assert instruments.core_seconds_per_call(lambda: time.sleep(0.02), 0.2) < 0.01
+
+    def work():
+        start_s = time.process_time()
+        while time.process_time() < start_s + 0.02:
+            pass
+
+    assert 0.02 <= instruments.core_seconds_per_call(work, 0.2) < 0.2
 
 
 def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):

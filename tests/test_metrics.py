@@ -189,8 +189,8 @@ def eager_threads():
 
 class TestLedger:
     def test_nested_spends_sum_to_wall_time(self):
-        ledger = Ledger("actor 0")
-        start = time.perf_counter()
+        before = time.perf_counter()
+        ledger, start = Ledger("actor 0"), time.perf_counter()
         with ledger.spend("env"):
             time.sleep(0.03)
             with ledger.spend("act"), ledger.spend("act"):
@@ -199,8 +199,9 @@ class TestLedger:
             assert ledger.doing()[0] == "env"
             time.sleep(0.03)
         time.sleep(0.02)
+        least = time.perf_counter() - start
         seconds = ledger.seconds()
-        assert sum(seconds.values()) == pytest.approx(time.perf_counter() - start, rel=0.01)
+        assert 0.99 * least <= sum(seconds.values()) <= 1.01 * (time.perf_counter() - before)
         for bucket, least in {"env": 0.06, "act": 0.05, "other": 0.02}.items():
             assert seconds[bucket] >= least, bucket
 

@@ -156,7 +156,7 @@ def conv_valid(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
             windows = _byte_patches(images, size, stride)
             kernel = kernel.reshape(size, size // stride, stride * channels, features).swapaxes(0, 1)
         else:
-            windows = patches(images, size, stride)
+            windows = cut_patches(images, size, stride)
         # Without the barrier XLA swaps the factors of the weight gradient, a product [F, N] x [N, K*K*C], to get rid
         # of the transposition, and takes three times as long.
         weights = lax.optimization_barrier(kernel.reshape(-1, features).T)
@@ -167,13 +167,16 @@ def conv_valid(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return lax.platform_dependent(images, kernel, cpu=as_product, default=plain)
 
 
-def patches(images: jax.Array, size: int, stride: int) -> jax.Array:
-    """The pixels that each window sees: [N, H, W, C] to [N, H', W', size * size * C].
+def cut_patches(images: jax.Array, size: int, stride: int) -> jax.Array:
+    """The pixels that each window sees.
 
     Args:
-        images: of any dtype.
+        images: [N, H, W, C] of any dtype.
         size: of a window, in pixels; a multiple of the stride.
         stride: from one window to the next, in pixels.
+
+    Returns:
+        [N, (H - size) // stride + 1, (W - size) // stride + 1, size * size * C].
     """
     n, height, width, channels = images.shape
     rows, columns = (height - size) // stride + 1, (width - size) // stride + 1
@@ -188,7 +191,7 @@ def patches(images: jax.Array, size: int, stride: int) -> jax.Array:
 
 
 def _byte_patches(images: jax.Array, size: int, stride: int) -> jax.Array:
-    """`patches` of uint8 images, but for the order: from all rows of a window's first block of columns to its last.
+    """`cut_patches` of uint8 images, but for the order: from all rows of a window's first block of columns to its last.
 
     Rows are joined before windows, and bytes are moved four at a time where blocks divide into words: half the time.
     """

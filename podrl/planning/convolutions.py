@@ -5,15 +5,17 @@ How much slower they are than products of matrices depends on their channels and
 
 from collections.abc import Mapping
 import functools
-import time
+import statistics
 
 import jax
 from jax import numpy as jnp
 
+from podrl.instruments import core_seconds_per_call
 from podrl.planning.compilation import RunCosts
 from podrl.planning.costs import Convolution
 
-_SECONDS = 0.1  # For each.
+_REPEATS = 3  # of which the median counts
+_SECONDS = 0.1  # for each
 
 
 def time_convolutions(run: RunCosts) -> Mapping[Convolution, float]:
@@ -29,12 +31,11 @@ def time_convolutions(run: RunCosts) -> Mapping[Convolution, float]:
 def _time(convolution: Convolution) -> float:
     program = _compile(convolution)
     operands = [jnp.zeros(each.shape, each.dtype) for each in convolution.operands]
-    jax.block_until_ready(program(*operands))
-    turns, start_s, end_s = 0, time.process_time(), time.perf_counter() + _SECONDS
-    while time.perf_counter() < end_s:
+
+    def convolve() -> None:
         jax.block_until_ready(program(*operands))
-        turns += 1
-    return (time.process_time() - start_s) / turns
+
+    return statistics.median(core_seconds_per_call(convolve, _SECONDS) for _ in range(_REPEATS))
 
 
 @functools.cache

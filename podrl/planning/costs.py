@@ -5,7 +5,7 @@ arithmetic the program has with its loops counted in full; that is exact where n
 in PPO's epochs, or in none.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
@@ -86,7 +86,6 @@ class Cost:
             flops=self.flops * factor,
             bytes_accessed=self.bytes_accessed * factor,
             product_flops=self.product_flops * factor,
-            convolutions=tuple((each, times * factor) for each, times in self.convolutions),
         )
 
 
@@ -157,26 +156,27 @@ def count_operations(jaxpr: Any, platform: str) -> float:
     return sum(times for _, times in equations(jaxpr, platform, on_each=False))
 
 
-def count_convolutions(jaxpr: Any, platform: str) -> Counter[Convolution]:
+def count_convolutions(jaxpr: Any, platform: str) -> Mapping[Convolution, float]:
     """All convolutions of a program, with how often they run, over all devices.
 
     Args:
         jaxpr: of the program.
         platform: where it would run.
     """
-    found: Counter[Convolution] = Counter()
+    found: defaultdict[Convolution, float] = defaultdict(float)
     for equation, times in equations(jaxpr, platform):
         if equation.primitive.name == "conv_general_dilated":
             operands = tuple(jax.ShapeDtypeStruct(each.aval.shape, each.aval.dtype) for each in equation.invars)
-            found[Convolution(operands, tuple(equation.params.items()), _flops(equation))] += times  # type: ignore[assignment]
+            found[Convolution(operands, tuple(equation.params.items()), _flops(equation))] += times
     return found
 
 
 def product_bytes(jaxpr: Any, platform: str, *, results: bool = False, loops: bool = True) -> float:
-    """Bytes that all matrix products, convolutions and windows of a program read and write, over all devices.
+    """Bytes that the heavy operations of a program read and write, over all devices.
 
-    It stands for memory traffic where no compiler tells: as if all else were fused into these. On a CPU, whose
-    convolutions are products of what was laid out anew before, that layout counts too.
+    It stands for memory traffic where no compiler tells: as if all else were fused into matrix products, convolutions
+    and windows. On a CPU, which makes products of convolutions, what joins and pads arrays for that counts too,
+    whatever XLA fuses it into.
 
     Args:
         jaxpr: of the program.

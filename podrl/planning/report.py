@@ -68,7 +68,7 @@ def show_local(console: Console, rows: Sequence[Mapping[str, Any]], yardsticks: 
     print_table(console, table)
     flops, traffic = (describe_amount(yardsticks.flops, "FLOP/s", 1), describe_amount(yardsticks.bytes, "B/s", 1))
     console.print(
-        f"Each core of {yardsticks.cores}, all busy: {flops}, networks' memory traffic {traffic}; an acting call in a "
+        f"Each core of {yardsticks.cores}, all busy: {flops}, images laid out anew {traffic}; an acting call in a "
         f"run: {yardsticks.call_s * 1e6:,.0f} core-us.",
         soft_wrap=True,
     )
@@ -131,8 +131,8 @@ def _to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
 
 
 def _cost(cost: Cost) -> dict[str, Any]:
-    values = dataclasses.asdict(dataclasses.replace(cost, convolutions=())) | {"traffic": cost.traffic}
-    del values["convolutions"]  # Which has no use but to be timed here.
+    values = dataclasses.asdict(cost) | {"traffic": cost.traffic}
+    del values["convolutions"]  # Of CPUs only.
     return values
 
 

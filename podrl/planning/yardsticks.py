@@ -1,10 +1,13 @@
 """What a machine's cores do in a second, and what a run asks of them.
 
 On a CPU everything shares the cores: the stages' core-seconds add up, arithmetic and memory traffic of the networks
-too, as they come one after the other in a cache-sized part of a batch. What a run costs beyond its environments and
-networks, in Python, in the hand-off and in calls of programs, is taken as so much for each acting call, as a run of
-Catch has it, whose network and environments cost next to nothing. Several processes also take core time for the
-messages of their reductions, which are timed between as many.
+too, as they come one after the other in a cache-sized part of a batch. Products take the time of large ones;
+convolutions that of each, timed (`podrl.planning.convolutions`); and all that is read and written, for convolutions
+too, the time in which images are laid out anew, which also stands for what surrounds products and convolutions. What a
+run costs beyond its environments and networks, in Python, in the hand-off and in calls of programs, is taken as so much
+for each acting call, as a run of Catch has it, whose network and environments cost next to nothing. An operation on a
+small array costs a share of that. Several processes also take core time for the messages of their reductions, which are
+timed between as many.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,15 +15,14 @@ import dataclasses
 import math
 from pathlib import Path
 import statistics
-import time
 
 import jax
 from jax import numpy as jnp
 
 from podrl import commandline
 from podrl.assembly import resolve
-from podrl.instruments import make_matmul
-from podrl.ops.convolution import patches
+from podrl.instruments import core_seconds_per_call, make_matmul
+from podrl.ops.convolution import cut_patches
 from podrl.planning.compilation import RunCosts, count
 from podrl.planning.costs import Convolution, Cost, product_bytes
 from podrl.planning.environments import env_steps_per_core
@@ -36,13 +38,14 @@ _OPERATION_SHARE = 2.6e-4
 # Pong's and the Nature CNN's runs: 1.11 and 1.12 times the sum of their stages.
 _BESIDE_OTHERS = 1.1
 
-# Of the constants above; yardsticks that were kept with another are measured again.
-FIT = 5
+# Of the constants above and of how yardsticks are measured; those that were kept with another are measured again.
+FIT = 6
 
 _REPEATS = 3  # of which the median counts
 
-_LAYOUT_SHAPE = (32, 42, 42, 16)  # [N, H, W, C], as in the ResNet; others of both networks have the same rate.
-_LAYOUT_S = 0.5
+# [N, H, W, C], as in the ResNet: 6.4 GB/s where images of four other layers of both networks gave 6.1 to 7.7.
+_IMAGES_SHAPE = (32, 42, 42, 16)
+_IMAGES_S = 0.5
 
 _LARGE_BYTES = 2**20  # of an all-reduce, by which each byte's share is known
 
@@ -55,8 +58,9 @@ class Yardsticks:
 
     Attributes:
         flops: of float32 matrix products.
-        bytes: that networks read and write.
-        call_s: seconds of a core that an acting call takes in a run, whatever its network.
+        bytes: read and written where images are laid out anew, as `product_bytes` counts them.
+        call_s: seconds of a core that an acting call takes in a run, whatever its network; operations on small arrays
+            take a share of it.
         cores: that there are.
         allreduce_s: by the number of processes, as JSON has it: seconds of a core that an all-reduce between them takes
             of each, for a single number and for every byte more.
@@ -82,7 +86,7 @@ def make_yardsticks(processes: Iterable[int] = (), seconds: float = 1.0) -> Call
     counts = sorted({count for count in processes if count > 1})
     cores = available_cores()
     _, time_matmul = make_matmul()
-    time_layout = _make_layout()
+    rate_relayout = _make_relayout()
     config = resolve(commandline.load_config(str(_CATCH)))
     run = count(config, hosts=1, devices=1, platform="cpu")
     parts = make_parts(config, jax.devices()[:1])
@@ -92,12 +96,18 @@ def make_yardsticks(processes: Iterable[int] = (), seconds: float = 1.0) -> Call
 
     def measure() -> Yardsticks:
         flops = median(time_matmul) * 1e9 / cores
-        bare = Yardsticks(flops=flops, bytes=median(time_layout), call_s=0.0, cores=cores)
-        known = sum(core_seconds(run, bare, env_steps_per_core(config, seconds=1.0)).values())
-        whole = median(lambda: time_end_to_end(parts, seconds).core_seconds_per_env_step)
+        bare = Yardsticks(flops=flops, bytes=median(rate_relayout), call_s=0.0, cores=cores)
+        env_steps_per_core_s = env_steps_per_core(config, seconds=1.0)
+
+        def predict(call_s: float) -> float:
+            found = core_seconds(run, dataclasses.replace(bare, call_s=call_s), env_steps_per_core_s, {})
+            return sum(found.values())
+
+        known_s = predict(0.0)
+        whole_s = median(lambda: time_end_to_end(parts, seconds).core_seconds_per_env_step)
         return dataclasses.replace(
             bare,
-            call_s=max(0.0, whole - known) / _calls_per_env_step(run),
+            call_s=max(0.0, whole_s - known_s) / (predict(1.0) - known_s),
             allreduce_s={str(count): _time_allreduce(count) for count in counts},
         )
 
@@ -108,7 +118,7 @@ def core_seconds(
     run: RunCosts,
     yardsticks: Yardsticks,
     env_steps_per_core_s: float,
-    convolution_s: Mapping[Convolution, float] | None = None,
+    convolution_s: Mapping[Convolution, float],
 ) -> dict[str, float]:
     """Core-seconds of an env step, by who takes them.
 
@@ -116,19 +126,17 @@ def core_seconds(
         run: what it costs, counted.
         yardsticks: of the machine.
         env_steps_per_core_s: of its environments alone.
-        convolution_s: core-seconds of those that were timed; others count as products.
+        convolution_s: core-seconds of all of its convolutions.
 
     Returns:
         Those of `env`, `act`, `learn`, `calls` and `reduce`.
     """
-    timed_s = convolution_s or {}
     beside_others = 1.0 if run.is_fused else _BESIDE_OTHERS
 
     def program_s(cost: Cost) -> float:
-        timed = [(each, times) for each, times in cost.convolutions if each in timed_s]
-        flops = cost.flops - sum(each.flops * times for each, times in timed)
-        busy_s = flops / yardsticks.flops + cost.bytes_accessed / yardsticks.bytes
-        busy_s += sum(timed_s[each] * times for each, times in timed)
+        flops = cost.flops - sum(each.flops * times for each, times in cost.convolutions)
+        convolving_s = sum(convolution_s[each] * times for each, times in cost.convolutions)
+        busy_s = flops / yardsticks.flops + convolving_s + cost.bytes_accessed / yardsticks.bytes
         return beside_others * (busy_s + cost.operations * _OPERATION_SHARE * yardsticks.call_s)
 
     steps = run.env_steps_of_host
@@ -142,7 +150,7 @@ def core_seconds(
     }
 
 
-def _make_layout() -> Callable[[], float]:
+def _make_relayout() -> Callable[[], float]:
     """What networks on a CPU do to images for convolutions as products: they lay them out anew, in two ways.
 
     Returns:
@@ -154,21 +162,12 @@ def _make_layout() -> Callable[[], float]:
         width = images.shape[2]
         padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
         shifted = jnp.stack([padded[:, :, column : column + width] for column in range(3)], axis=-1)
-        return shifted, patches(images, 4, 2)
+        return shifted, cut_patches(images, 4, 2)
 
-    images = jnp.zeros(_LAYOUT_SHAPE, jnp.float32)
+    images = jnp.zeros(_IMAGES_SHAPE, jnp.float32)
     traced = jax.jit(lay_out).trace(images)
     program, size = traced.lower().compile(), product_bytes(traced.jaxpr, "cpu")
-    jax.block_until_ready(program(images))
-
-    def measure() -> float:
-        turns, start_s, end_s = 0, time.process_time(), time.perf_counter() + _LAYOUT_S
-        while time.perf_counter() < end_s:
-            jax.block_until_ready(program(images))
-            turns += 1
-        return turns * size / (time.process_time() - start_s)
-
-    return measure
+    return lambda: size / core_seconds_per_call(lambda: jax.block_until_ready(program(images)), _IMAGES_S)
 
 
 def _time_allreduce(processes: int) -> list[float]:

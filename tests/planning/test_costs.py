@@ -50,9 +50,16 @@ def test_convolutions_of_one_shape_are_counted_together():
         def convolve(images, _):
             return jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=NUMBERS), None
 
-        return jax.lax.scan(convolve, convolve(images, None)[0], length=3)[0][:, :2, :2]
+        return jax.lax.scan(convolve, convolve(images, None)[0], length=3)[0]
 
     images = jax.ShapeDtypeStruct((2, 5, 5, 4), jnp.float32)
+
+    def strided(images):
+        kernel = jnp.ones((3, 3, 4, 4))
+        return jax.lax.conv_general_dilated(images, kernel, (2, 2), "SAME", dimension_numbers=NUMBERS)
+
+    both = jax.make_jaxpr(lambda images: (network(images), strided(images)))(images)
+    assert sorted(count_convolutions(both, "cpu").values()) == [1, 4]
     ((found, times),) = count_convolutions(jax.make_jaxpr(network)(images), "cpu").items()
     assert times == 4
     assert [each.shape for each in found.operands] == [(2, 5, 5, 4), (3, 3, 4, 4)]
@@ -112,6 +119,8 @@ def test_what_is_laid_out_anew_is_memory_traffic_of_a_cpu():
     padded, joined = (1 + 2) * 8 * 8 * 4 + 4, 2 * (1 + 2) * 8 * 8 * 4
     assert product_bytes(program, "gpu") == multiplied
     assert product_bytes(program, "cpu") == multiplied + padded + joined
+    stacked = jax.make_jaxpr(lambda x: jnp.stack([x, x + 1, x + 2]))(MATRIX)
+    assert product_bytes(stacked, "cpu") == 2 * 3 * 8 * 8 * 4
 
 
 def test_a_compilers_count_of_a_loop_is_multiplied():

@@ -1,5 +1,6 @@
 """From what a run asks of cores to the time that they need for it."""
 
+import collections
 import dataclasses
 import functools
 
@@ -7,6 +8,9 @@ import jax
 from jax import numpy as jnp
 import pytest
 
+from podrl.config import TopologyConfig
+from podrl.planning import local
+from podrl.planning.compilation import count
 from podrl.planning.convolutions import time_convolutions
 from podrl.planning.costs import Cost, count_convolutions
 from podrl.planning.local import predict_local
@@ -19,7 +23,7 @@ YARDSTICKS = Yardsticks(flops=1e9, bytes=1e8, call_s=1e-3, cores=2, allreduce_s=
 
 def test_every_stage_is_its_work_over_its_rate_and_slower_beside_others():
     run = make_run(act=Cost(flops=1e6, bytes_accessed=1e5), update=Cost(flops=1e9, bytes_accessed=1e8))
-    found = core_seconds(run, YARDSTICKS, 100.0)
+    found = core_seconds(run, YARDSTICKS, 100.0, {})
     steps, calls = run.env_steps_of_host, run.acting_calls * run.actors
     alone = {"env": 0.01, "act": 2e-3 * calls / steps, "learn": 2 * run.learners / steps}
     ratios = {found[stage] / seconds for stage, seconds in alone.items()}
@@ -33,13 +37,13 @@ def test_small_operations_are_as_slow_as_calls():
     ratios = []
     for call_s in (1e-3, 4e-3):
         yardsticks = dataclasses.replace(YARDSTICKS, call_s=call_s)
-        ratios.append(core_seconds(run, yardsticks, 100.0)["learn"] * run.env_steps_of_host / run.learners / call_s)
+        ratios.append(core_seconds(run, yardsticks, 100.0, {})["learn"] * run.env_steps_of_host / run.learners / call_s)
     assert ratios[0] == pytest.approx(ratios[1])
     assert 1 < ratios[0] < 10
 
 
 def test_convolutions_take_the_time_that_they_took():
-    """Of an update of a gigaFLOP they are a quarter, and take half as long as all else or nothing at all."""
+    """They are a quarter of an update's gigaFLOP; what they read and write counts with all else that is."""
     shapes = (jax.ShapeDtypeStruct((2, 5, 5, 4), jnp.float32), jax.ShapeDtypeStruct((3, 3, 4, 4), jnp.float32))
     numbers = ("NHWC", "HWIO", "NHWC")
     convolve = functools.partial(
@@ -47,31 +51,51 @@ def test_convolutions_take_the_time_that_they_took():
     )
     (convolution,) = count_convolutions(jax.make_jaxpr(convolve)(*shapes), "cpu")
     times = 0.25e9 / convolution.flops
-    run = make_run(act=None, update=Cost(flops=1e9, bytes_accessed=0, convolutions=((convolution, times),)))
+    run = make_run(act=None, update=Cost(flops=1e9, bytes_accessed=1e7, convolutions=((convolution, times),)))
 
-    def learn_s(convolution_s):
-        return core_seconds(run, YARDSTICKS, 100.0, convolution_s)["learn"] * run.env_steps_of_host / run.learners
+    def learn_s(seconds):
+        found = core_seconds(run, YARDSTICKS, 100.0, {convolution: seconds})
+        return found["learn"] * run.env_steps_of_host / run.learners
 
-    assert learn_s({}) == pytest.approx(1.0)
-    assert learn_s({convolution: 0.0}) == pytest.approx(0.75)
-    assert learn_s({convolution: 0.5 / times}) == pytest.approx(1.25)
+    assert learn_s(0.0) == pytest.approx(0.75 + 0.1)
+    assert learn_s(0.5 / times) == pytest.approx(0.75 + 0.5 + 0.1)
     ((timed, seconds),) = time_convolutions(run).items()
     assert timed == convolution
     assert 0 < seconds < 1
+
+
+def test_a_prediction_counts_and_times_the_runs_own_convolutions(monkeypatch):
+    """What the learner's devices have between them is the same on one and on two."""
+    config = make_config("Breakout-v5", network__encoder="resnet", network__frame_stack=4)
+    counted = []
+    for devices in (1, 2):
+        topology = TopologyConfig(actor_devices_per_process=devices, learner_devices_per_process=devices)
+        run = count(dataclasses.replace(config, topology=topology), hosts=1, devices=devices, platform="cpu")
+        counted.append(run.update.convolutions)
+    one, two = (sum(each.flops * times for each, times in convolutions) for convolutions in counted)
+    assert one == pytest.approx(2 * two) != 0
+    predicted = []
+    for seconds in (1.0, 3.0):
+        timed = lambda run, seconds=seconds: collections.defaultdict(lambda: seconds)  # noqa: E731
+        monkeypatch.setattr(local, "time_convolutions", timed)
+        predicted.append(predict_local(config, YARDSTICKS).core_s)
+    steps, each = config.env_steps_per_update, sum(times for _, times in counted[0])
+    assert predicted[1]["learn"] - predicted[0]["learn"] == pytest.approx(1.1 * 2 * each / steps, rel=0.05)
+    assert predicted[1]["act"] > predicted[0]["act"]
 
 
 def test_what_processes_add_up_takes_core_time_of_each():
     """Each optimizer step reduces gradients of a megabyte and two numbers; each update a vote."""
     run = make_run(reductions=3, parameter_bytes=2**20)
     reduced_s = 3 * (3 * 1e-3 + 2**20 * 1e-9) + 1e-3
-    assert core_seconds(run, YARDSTICKS, 100.0)["reduce"] == pytest.approx(reduced_s / run.env_steps_of_host)
-    assert core_seconds(make_run(hosts=1), YARDSTICKS, 100.0)["reduce"] == 0
+    assert core_seconds(run, YARDSTICKS, 100.0, {})["reduce"] == pytest.approx(reduced_s / run.env_steps_of_host)
+    assert core_seconds(make_run(hosts=1), YARDSTICKS, 100.0, {})["reduce"] == 0
 
 
 def test_environments_inside_the_program_have_nothing_beside_them():
     run = make_run(act=None, update=Cost(flops=1e9, bytes_accessed=1e8))
-    assert core_seconds(run, YARDSTICKS, 100.0)["env"] == 0.01
-    assert core_seconds(run, YARDSTICKS, 100.0)["learn"] == pytest.approx(2 * run.learners / run.env_steps_of_host)
+    assert core_seconds(run, YARDSTICKS, 100.0, {})["env"] == 0.01
+    assert core_seconds(run, YARDSTICKS, 100.0, {})["learn"] == pytest.approx(2 * run.learners / run.env_steps_of_host)
 
 
 def test_a_run_here_is_no_faster_than_its_cores_and_its_actor_thread():
