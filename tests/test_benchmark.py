@@ -224,15 +224,13 @@ def test_a_copy_counts_bytes_read_and_written(monkeypatch, fast_yardsticks):
     assert instruments.make_copy()() * 1e9 == pytest.approx(2 * 2**20)
 
 
-def test_calls_are_timed_by_busy_cores_only():
-    assert instruments.core_seconds_per_call(lambda: time.sleep(0.02), 0.2) < 0.01
-
-    def work():
-        start_s = time.process_time()
-        while time.process_time() < start_s + 0.02:
-            pass
-
-    assert 0.02 <= instruments.core_seconds_per_call(work, 0.2) < 0.2
+def test_calls_are_timed_by_the_clock_of_busy_cores(monkeypatch):
+    """All calls but the first take a second of it together, by which the wall clock says that time is over."""
+    calls, busy_s, wall_s = [], itertools.count(), itertools.count()
+    monkeypatch.setattr(instruments.time, "process_time", lambda: float(next(busy_s)))
+    monkeypatch.setattr(instruments.time, "perf_counter", lambda: float(next(wall_s)))
+    assert instruments.core_seconds_per_call(lambda: calls.append(None), 5.0) == pytest.approx(1 / (len(calls) - 1))
+    assert len(calls) == 6
 
 
 def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):
