@@ -1,23 +1,40 @@
 """All tests see eight CPU devices; a test that wants fewer takes the first ones of `jax.devices()`.
 
 Many tests train the same small agents: a program is compiled by the first of them, and read from disk by the others, as
-in the commands that tests start. Each of xdist's workers has a cache of its own.
+in the commands that tests start. Each of xdist's workers has a cache of its own, since JAX says so when it reads what
+another process has half written, and takes over what the others have long written.
 """
 
+import contextlib
 import os
 from pathlib import Path
+import time
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # JAX reads what another process has half written, and says so.
+if "PYTEST_XDIST_WORKER" in os.environ:
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    os.environ["XDG_CACHE_HOME"] = str(caches / "podrl" / worker)
+    os.environ["XDG_CACHE_HOME"] = str(caches / "podrl" / "tests" / os.environ["PYTEST_XDIST_WORKER"])
 
 import pytest
 
 from podrl.compilation_cache import use_compilation_cache  # Imports JAX, which reads the above.
 
-use_compilation_cache()
+_CACHE = Path(use_compilation_cache())
+_WRITTEN_S = 5.0  # After so long an entry, of some kilobytes, is whole.
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_other_workers():
+    """Links what other workers have compiled so far into this one's cache."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    known, workers = set(os.listdir(_CACHE)), _CACHE.parents[2]
+    for entry in workers.glob("*/podrl/compilation/*-cache"):
+        if entry.name not in known and time.time() - entry.stat().st_mtime > _WRITTEN_S:
+            with contextlib.suppress(FileExistsError):  # Written meanwhile by a process of this worker.
+                os.link(entry, _CACHE / entry.name)
 
 
 @pytest.fixture(autouse=True)
