@@ -208,7 +208,7 @@ def make_player(
     with jax.default_device(device):
         carry = agent.initial_carry(num_envs)
         keys = jax.random.split(jax.random.key(0), num_envs)
-    arguments = (shapes.params_shape(), shapes.timestep_shape(), carry, keys, jnp.zeros((), jnp.int32))
+    arguments = (shapes.params_shape, shapes.timestep_shape, carry, keys, jnp.zeros((), jnp.int32))
     sharding = jax.sharding.SingleDeviceSharding(device)
     inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
     return Player(

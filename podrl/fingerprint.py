@@ -32,10 +32,8 @@ def fingerprint(tree: PyTree) -> jax.Array:
     """
     lanes = jnp.zeros(2, jnp.uint32)
     for index, leaf in enumerate(jax.tree.leaves(tree)):
-        words = _to_words(leaf)
         start = jnp.uint32((index * 0x9E3779B9) & 0xFFFFFFFF)  # Equal arrays at other places in the tree differ.
-        mixed = _mix(words ^ _mix(_positions(words.shape) + start))
-        lanes += jnp.stack([jnp.sum(lane, dtype=jnp.uint32) for lane in (mixed, _mix(mixed + jnp.uint32(1)))])
+        lanes += _hash_array(leaf, start)
     return lanes
 
 
@@ -52,6 +50,14 @@ def extend(chain: str, *links: str) -> str:
         links: as many of each fingerprint of this update.
     """
     return hashlib.blake2b(bytes.fromhex("".join((chain, *links))), digest_size=8).hexdigest()
+
+
+@jax.jit  # Traced once for arrays of one shape, of which networks have many.
+def _hash_array(array: jax.Array, start: jax.Array) -> jax.Array:
+    """[2] uint32; `start` is where the count of its words begins."""
+    words = _to_words(array)
+    mixed = _mix(words ^ _mix(_positions(words.shape) + start))
+    return jnp.stack([jnp.sum(lane, dtype=jnp.uint32) for lane in (mixed, _mix(mixed + jnp.uint32(1)))])
 
 
 def _to_words(leaf: jax.Array) -> jax.Array:

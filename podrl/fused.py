@@ -179,7 +179,7 @@ class FusedLearner:
 
     def _make_update(self, state: FusedState) -> tuple[FusedState, "_Update"]:
         """Acts for one unroll, and learns from it."""
-        specs = self._acting.unroller.state_shape().rollout.map(lambda _: _SPLIT_ROWS, lambda _: _SPLIT)
+        specs = self._acting.unroller.state_shape.rollout.map(lambda _: _SPLIT_ROWS, lambda _: _SPLIT)
         unroll = self._on_shares(
             self._acting.unroll, (PartitionSpec(), PartitionSpec(), _SPLIT), (specs, _SPLIT_ROWS, _SPLIT)
         )
@@ -227,7 +227,7 @@ def _check_timestep(acting: InGraphUnroller) -> None:
     """Raises ValueError unless the environment returns what its spec describes."""
     unroller, indices = acting.unroller, jnp.arange(acting.unroller.num_envs, dtype=jnp.uint32)
     found = jax.eval_shape(lambda: acting.init(0, indices)).timestep
-    expected = unroller.timestep_shape()
+    expected = unroller.timestep_shape
     if jax.tree.map(_shape, found) != jax.tree.map(_shape, expected):
         raise ValueError(
             f"The JAX environment {unroller.spec.id} returns {found}; expected {expected}, as its source's make_spec "

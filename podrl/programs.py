@@ -41,7 +41,7 @@ class ActingPrograms:
 def compile_acting(unroller: Unroller, seed: int, device: jax.Device) -> ActingPrograms:
     """Compiles acting ahead of time, so that compile time is known and no timeout has to allow for it."""
     sharding = SingleDeviceSharding(device)
-    state, timestep = _on_device(device, (unroller.state_shape(), unroller.timestep_shape()))
+    state, timestep = _on_device(device, (unroller.state_shape, unroller.timestep_shape))
     first = jax.ShapeDtypeStruct((unroller.num_envs,), np.uint32), jax.ShapeDtypeStruct((), np.int32)
     init = jax.jit(functools.partial(unroller.init, seed), out_shardings=sharding)
     finish = jax.jit(unroller.finish, donate_argnums=0, out_shardings=sharding)
@@ -49,14 +49,14 @@ def compile_acting(unroller: Unroller, seed: int, device: jax.Device) -> ActingP
         init=init.lower(*_on_device(device, first)).compile(),
         act=trace_act(unroller, device).lower().compile(),
         finish=finish.lower(state, timestep).compile(),
-        timestep=unroller.timestep_shape(),
+        timestep=unroller.timestep_shape,
     )
 
 
 def trace_act(unroller: Unroller, device: jax.Device) -> jax.stages.Traced:
     """The acting step as a program that is yet to be compiled."""
     version = jax.ShapeDtypeStruct((), np.int32)
-    shapes = (unroller.params_shape(), version, unroller.state_shape(), unroller.timestep_shape())
+    shapes = (unroller.params_shape, version, unroller.state_shape, unroller.timestep_shape)
     act = jax.jit(unroller.act, donate_argnums=2, out_shardings=SingleDeviceSharding(device))
     return act.trace(*_on_device(device, shapes))
 
@@ -100,7 +100,7 @@ def make_learner(config: Config, agent: Agent, mesh: Mesh, rules: Sequence[Shard
 
 def rollout_shapes(unroller: Unroller, layout: Layout) -> list[Trajectory]:
     """Shapes of the global rollouts that one update joins."""
-    rollout = global_shape(unroller.state_shape().rollout, layout.num_processes)
+    rollout = global_shape(unroller.state_shape.rollout, layout.num_processes)
     return [rollout] * (layout.num_actors * layout.pools_per_actor)
 
 

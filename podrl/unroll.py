@@ -8,6 +8,7 @@ JAX environments.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 
 from flax import struct
 import jax
@@ -111,15 +112,18 @@ class Unroller:
         empty = self._empty_rollout(state.carry, timestep.reward, rollout.env_index)
         return rollout, dataclasses.replace(state, rollout=empty, row=jnp.zeros_like(state.row))
 
+    @functools.cached_property
     def state_shape(self) -> ActingState:
         """Shapes and dtypes of the acting state; its `rollout` has those of a finished trajectory."""
         indices = jnp.arange(self.num_envs, dtype=jnp.uint32)
         return jax.eval_shape(lambda: self.init(0, indices, jnp.zeros((), jnp.int32)))
 
+    @functools.cached_property
     def params_shape(self) -> PyTree:
         """Shapes and dtypes of what actors need."""
         return jax.eval_shape(lambda: self.agent.actor_params(self.agent.init(jax.random.key(0))))
 
+    @functools.cached_property
     def timestep_shape(self) -> Timestep:
         """Shapes and dtypes of what a pool returns."""
         batch = (self.num_envs,)
@@ -130,11 +134,18 @@ class Unroller:
             first=jax.ShapeDtypeStruct(batch, jnp.bool_),
         )
 
+    @functools.cached_property
+    def _acted_shape(self) -> tuple[jax.ShapeDtypeStruct, PyTree]:
+        """Shapes and dtypes of actions and of `Trajectory.behaviour`, of one step."""
+        carry = jax.eval_shape(lambda: self.agent.initial_carry(self.num_envs))
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.num_envs))
+        action, behaviour, _ = jax.eval_shape(self.agent.act, self.params_shape, self.timestep_shape, carry, keys)
+        return action, behaviour
+
     def _empty_rollout(self, carry: PyTree, opening_reward: jax.Array, env_index: jax.Array) -> Trajectory:
         """A trajectory of zeros that starts from `carry`, with a timestep of `opening_reward`."""
-        length, timestep = self.unroll_length, self.timestep_shape()
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.num_envs))
-        action, behaviour, _ = jax.eval_shape(self.agent.act, self.params_shape(), timestep, carry, keys)
+        length, timestep = self.unroll_length, self.timestep_shape
+        action, behaviour = self._acted_shape
 
         def zeros(rows: int, tree: PyTree) -> PyTree:
             return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), tree)

@@ -117,7 +117,7 @@ def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, s
 def behaviour_shape(agent: Agent, spec: EnvSpec, num_envs: int) -> Any:
     """Shapes of what the agent records with an action, for a batch of environments."""
     unroller = Unroller(agent=agent, spec=spec, unroll_length=1, num_envs=num_envs)
-    rollout = unroller.state_shape().rollout
+    rollout = unroller.state_shape.rollout
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rollout.behaviour)
 
 

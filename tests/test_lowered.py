@@ -123,7 +123,7 @@ class Run:
     @property
     def act_shapes(self) -> tuple[Any, ...]:
         version = jax.ShapeDtypeStruct((), np.int32)
-        return self.unroller.params_shape(), version, self.unroller.state_shape(), self.unroller.timestep_shape()
+        return self.unroller.params_shape, version, self.unroller.state_shape, self.unroller.timestep_shape
 
 
 @functools.cache
@@ -138,7 +138,7 @@ def make_run(encoder: str, compute_dtype: str = "bfloat16") -> Run:
     unroller = Unroller(
         agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=layout.envs_per_pool
     )
-    rollouts = (global_shape(unroller.state_shape().rollout, 1),) * layout.pools_per_actor
+    rollouts = (global_shape(unroller.state_shape.rollout, 1),) * layout.pools_per_actor
     learner = Learner(agent, topology.learner)
     return Run(config=config, agent=agent, unroller=unroller, learner=learner, rollouts=rollouts)
 
@@ -300,7 +300,7 @@ class TestActingPrograms:
 
     @pytest.mark.parametrize("name", ["act", "finish"])
     def test_no_rollout_is_copied(self, programs, long_unroller, name):
-        frames = long_unroller.state_shape().rollout.observation
+        frames = long_unroller.state_shape.rollout.observation
         assert getattr(programs, name).memory_analysis().temp_size_in_bytes < frames.size / 2
 
 
