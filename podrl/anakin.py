@@ -138,6 +138,7 @@ def run(
     accounts = _Accounts(journal, ledger, config.actors.timeout_s)
     if evaluations.is_due(counters):  # On all processes, though one evaluates: they hold parts of the parameters.
         evaluator.add(counters, learner.actor_params(state))
+    show_phase("first update")
     try:
         while counters.learner_steps < config.num_updates and not should_stop():
             before_update(counters.learner_steps + 1)

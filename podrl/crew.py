@@ -21,6 +21,7 @@ from podrl.programs import Programs
 from podrl.schedule import Schedule
 from podrl.transfer import ParameterStore, global_rollout
 from podrl.types import Counters, Trajectory
+from podrl.waiting import Stopped
 
 
 def make_actors(
@@ -76,9 +77,11 @@ def take_rollouts(
     """The next rollout of every actor; as long as an update runs meanwhile, the learner is learning and not waiting.
 
     Raises:
-        Stopped: if the run is to end while a rollout does not come.
+        Stopped: if the run is to end before the rollouts come.
     """
-    journal.wait_for_update(unless=lambda: all(actor.is_decided() for actor in actors))
+    journal.wait_for_update(unless=lambda: all(actor.is_decided() for actor in actors) or should_stop())
+    if should_stop():
+        raise Stopped
     with ledger.spend("wait_rollouts"):
         return [actor.take(should_stop) for actor in actors]
 

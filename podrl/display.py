@@ -5,6 +5,7 @@ metrics; at the end of both a short summary. Everything goes to stdout, and log 
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 import importlib.util
 import logging
@@ -23,6 +24,7 @@ from rich.live import Live
 from rich.text import Text
 
 from podrl.panel import PANEL_WIDTH, Progress, Summary, duration, make_panel, plain_line, summary_text
+from podrl.types import Counters
 
 REFRESHES_PER_SECOND = 4
 # Libraries whose log lines below ERROR say nothing to the user of podrl; some of them log as absl does.
@@ -73,6 +75,7 @@ class Display:
         self._start_s = clock()
         self._phase: tuple[str, float] | None = None
         self._row: Mapping[str, Any] = {}
+        self._ended: Counters | None = None
         self._first_point: tuple[float, float] | None = None
         self._left_s: float | None = None
         self._line_s = -math.inf
@@ -106,12 +109,18 @@ class Display:
     def phase(self, text: str) -> None:
         """Says what the run does now (before training: 'compiling', 'restoring'); its time is shown when it ends.
 
-        A phase ends with the next phase, row or summary.
+        A phase ends with the next phase, update, row or summary.
         """
         self._end_phase()
         self._phase = (text, self._clock())
         if self._live is None:
             self._print(Text(f"{text} ..."))
+
+    def advance(self, ended: Counters) -> None:
+        """Says how many updates have ended; not all have a row. The first call says where the run begins."""
+        if self._ended is not None and ended != self._ended:
+            self._end_phase()
+        self._ended = ended
 
     def update(self, row: Mapping[str, Any]) -> None:
         """Shows a row of metrics (keys as in `metrics.jsonl`, time as `time/learner/<bucket>` in fractions)."""
@@ -172,7 +181,9 @@ class Display:
 
     def _panel(self) -> RenderableType:
         """The panel as of now; called by the thread that refreshes it."""
-        row, phase, now = self._row, self._phase, self._clock()
+        row, ended, phase, now = self._row, self._ended, self._phase, self._clock()
+        if ended is not None and ended.learner_steps > row.get("learner_steps", 0):
+            row = {**row, **dataclasses.asdict(ended)}
         doing = None if phase is None else f"{phase[0]} ...  {duration(now - phase[1])}"
         progress = Progress(self._total_env_steps, now - self._start_s, self._left_s)
         # A terminal echoes Ctrl-C as two characters behind the panel; they need room, or the panel slips a line.

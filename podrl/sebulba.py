@@ -156,6 +156,8 @@ def run(
                 rollouts = take_rollouts(actors, ledger, journal, give_up if job.process_count == 1 else lambda: False)
             except Stopped:
                 break
+            if counters == start.counters:
+                show_phase("first update")
             check_lag(rollouts, schedule.versions(counters.learner_steps))
             with ledger.spend("learn"):
                 batch = join_actors(rollouts, topology)

@@ -44,7 +44,7 @@ from podrl.placement import run_loop
 from podrl.platforms import suit_xla_to_cpu
 from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
 from podrl.profiler import Profiler
-from podrl.progress import Outcome
+from podrl.progress import Outcome, count_updates
 from podrl.records import read_manifests
 from podrl.reporter import Reporter
 from podrl.resumption import find_start, make_checkpointer, warn_of_changes
@@ -237,6 +237,9 @@ def train(
         votes = StopVote(topology.learner, stop_code) if job.process_count > 1 else None
 
         def before_update(update: int) -> None:
+            begin = resumed or Counters()
+            ended = max(0, update - 2 - begin.learner_steps)  # The one before this is under way.
+            display.advance(count_updates(config, assembly.spec, begin, ended))
             checkpointer.check_save()
             profiler.before_update(update)
             if votes:

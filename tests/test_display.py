@@ -71,6 +71,12 @@ def _display(file, clock, **kwargs):
     return Display("impala", "Pong-v5", 10_240_000, WORKDIR, console, clock=clock)
 
 
+def _last_panel(file):
+    """Its lines."""
+    panels = Text.from_ansi(CURSOR_MOVES.sub("", file.getvalue())).plain
+    return panels[panels.rindex("\u256d") :].splitlines()
+
+
 def _after(row, updates):
     """The row some updates later, in proportion."""
     scale = (row["learner_steps"] + updates) / row["learner_steps"]
@@ -130,6 +136,15 @@ class TestPlain:
             display.update(ROW)
         assert file.getvalue().splitlines()[:2] == ["compiling ...", "compiling: 12.3 s"]
 
+    def test_a_phase_ends_with_the_first_update_that_has_ended_row_or_not(self):
+        file, clock = io.StringIO(), Clock()
+        with _display(file, clock) as display:
+            display.phase("first update")
+            for seconds, updates in enumerate((7, 7, 8, 9)):
+                clock.now = float(seconds)
+                display.advance(Counters(learner_steps=updates))
+        assert file.getvalue().splitlines() == ["first update ...", "first update: 2.0 s"]
+
     def test_a_failed_phase_is_not_reported_as_done(self):
         file = io.StringIO()
 
@@ -175,14 +190,29 @@ class TestPanel:
         with _display(file, Clock(), force_terminal=True, width=width) as display:
             display.update(ROW)
         assert "\x1b[36m" in file.getvalue()  # in colour
-        panels = Text.from_ansi(CURSOR_MOVES.sub("", file.getvalue())).plain
-        lines = panels[panels.rindex("\u256d") :].splitlines()
+        lines = _last_panel(file)
         assert 8 <= len(lines) <= 9
         assert {len(line) for line in lines} == {min(width - 3, 100)}  # room for the echo of Ctrl-C
         shown = "\n".join(lines)
         for part in ("impala on Pong-v5", "1.5%", "154k / 10.2M", "1,130 steps/s", "614k", "4,520 frames/s", WORKDIR):
             assert part in shown
         for part in ("1.23 (max 4.00)", "length 812.4", "learn 71%  wait_rollouts 22%  other 4%  publish 3%"):
+            assert part in shown
+
+    @pytest.mark.parametrize(
+        ("ended", "parts"),
+        [
+            (Counters(learner_steps=119, env_steps=152_320, frames=609_280), ("120", "154k / 10.2M", "614k")),
+            (Counters(learner_steps=123, env_steps=157_440, frames=629_760), ("123", "157k / 10.2M", "630k")),
+        ],
+    )
+    def test_it_counts_updates_that_have_no_row(self, ended, parts):
+        file = io.StringIO()
+        with _display(file, Clock(), force_terminal=True, width=100) as display:
+            display.update(ROW)
+            display.advance(ended)
+        shown = "\n".join(_last_panel(file))
+        for part in (*parts, "1,130 steps/s", "1.23 (max 4.00)"):
             assert part in shown
 
     @pytest.mark.parametrize("parsed", [False, True], ids=["before flags", "after flags"])

@@ -179,7 +179,12 @@ class TestFailures:
 def test_stopping_early_keeps_what_was_learned():
     saved = []
     asked = iter([False] * (1 + 3) + [True] * 10)
-    outcome, rows = run(make_config(), should_stop=lambda: next(asked), save=lambda s: saved.append(s.counters))
+    outcome, rows = run(
+        make_config(),
+        should_stop=lambda: next(asked),
+        give_up=lambda: False,
+        save=lambda s: saved.append(s.counters),
+    )
     assert not outcome.finished
     assert outcome.counters.learner_steps == 3
     assert saved == [outcome.counters]
@@ -188,9 +193,16 @@ def test_stopping_early_keeps_what_was_learned():
 
 def test_the_last_update_of_a_stopped_run_has_a_row():
     asked = iter([False] * (1 + 7) + [True] * 10)
-    outcome, rows = run(make_config(log__every_updates=5), should_stop=lambda: next(asked))
+    outcome, rows = run(make_config(log__every_updates=5), should_stop=lambda: next(asked), give_up=lambda: False)
     assert [row["learner_steps"] for row in rows] == [1, 5, 7]
     assert outcome.env_steps_per_second > 0
+
+
+def test_a_run_that_is_told_to_stop_while_an_update_runs_starts_no_other():
+    begun = []
+    outcome, _ = run(make_config(), before_update=begun.append, should_stop=lambda: begun[-1:] == [4])
+    assert begun == [1, 2, 3, 4]  # Told when it was to take the rollouts of the fourth, with the third under way.
+    assert outcome.counters.learner_steps == 3
 
 
 def test_a_run_that_is_stopped_before_it_starts_saves_nothing():
