@@ -17,6 +17,7 @@ from podrl.layout import Layout, default_env_threads
 WAITS = 0.2  # Who waits for this fraction of its time is held up by the other.
 SIDE_WORK = 0.05  # Fraction of the learner's time from which work beside learning is worth a word.
 BUSY = 0.8  # Fraction of the cores' time from which more threads do not help.
+OTHERS = 0.1  # Fraction of the cores' time from which it is worth a word that others have it.
 SHORT_CALL_S = 1e-3  # An act call below this is mostly dispatch and copies: more environments hardly lengthen it.
 
 
@@ -53,6 +54,7 @@ class Situation:
             are those of all actor threads together.
         env_steps_per_second: of the whole job.
         cores_busy: fraction of the time of all its cores that this process used.
+        others_busy: fraction that others had, on this machine or, where it is virtual, on its host.
         machine: what it runs on.
         layout: how environments are dealt out.
         config: of the run.
@@ -61,6 +63,7 @@ class Situation:
     shares: Mapping[str, float]
     env_steps_per_second: float
     cores_busy: float
+    others_busy: float
     machine: Machine
     layout: Layout
     config: Config
@@ -87,7 +90,7 @@ class Situation:
     @property
     def has_idle_cores(self) -> bool:
         """Whether more threads would find cores."""
-        return self.cores_busy < BUSY
+        return self.cores_busy + self.others_busy < BUSY
 
     @property
     def act_call_s(self) -> float:
@@ -287,4 +290,5 @@ def _split_devices() -> str:
 
 def _cores(situation: Situation) -> str:
     """How busy the cores are."""
-    return f" ({situation.machine.cores} cores, {situation.cores_busy:.0%} busy)"
+    others = f", {situation.others_busy:.0%} with other work" if situation.others_busy >= OTHERS else ""
+    return f" ({situation.machine.cores} cores, {situation.cores_busy:.0%} busy{others})"

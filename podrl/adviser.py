@@ -8,7 +8,7 @@ from podrl.advice import Machine, Situation, advise
 from podrl.config import Config
 from podrl.layout import make_layout
 from podrl.mesh import Topology
-from podrl.platforms import available_cores
+from podrl.platforms import available_cores, busy_core_seconds
 
 
 class Adviser:
@@ -22,6 +22,7 @@ class Adviser:
         after_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
         core_clock: Callable[[], float] = time.process_time,
+        busy_clock: Callable[[], float] = busy_core_seconds,
     ) -> None:
         """Has seen nothing yet.
 
@@ -31,12 +32,13 @@ class Adviser:
             after_s: seconds of training, from the first row on, that the advice is about.
             clock: seconds, monotonic.
             core_clock: CPU seconds of all threads of this process.
+            busy_clock: seconds in which its cores worked for anybody.
         """
         self._config = config
         self._machine = make_machine(topology)
         self._layout = make_layout(config, topology)
         self._after_s = after_s
-        self._clock, self._core_clock = clock, core_clock
+        self._clock, self._core_clock, self._busy_clock = clock, core_clock, busy_clock
         self._first: _Reading | None = None
         self._last_s = 0.0
         self._seconds: dict[str, float] = {}
@@ -49,7 +51,7 @@ class Adviser:
         """
         if self._has_spoken:
             return None
-        now = _Reading(self._clock(), self._core_clock(), row["env_steps"])
+        now = _Reading(self._clock(), self._core_clock(), self._busy_clock(), row["env_steps"])
         if self._first is None:
             self._first, self._last_s = now, now.wall_s
             return None
@@ -68,10 +70,12 @@ class Adviser:
 
     def _situation(self, first: "_Reading", now: "_Reading") -> Situation:
         wall_s = now.wall_s - first.wall_s
+        cores_s, own_s, all_s = wall_s * self._machine.cores, now.core_s - first.core_s, now.busy_s - first.busy_s
         return Situation(
             shares={key: seconds / wall_s for key, seconds in self._seconds.items()},
             env_steps_per_second=(now.env_steps - first.env_steps) / wall_s,
-            cores_busy=min(1.0, (now.core_s - first.core_s) / (wall_s * self._machine.cores)),
+            cores_busy=min(1.0, own_s / cores_s),
+            others_busy=max(0.0, all_s - own_s) / cores_s,
             machine=self._machine,
             layout=self._layout,
             config=self._config,
@@ -79,10 +83,11 @@ class Adviser:
 
 
 class _Reading(NamedTuple):
-    """Seconds on the wall's and the process's clock, and env steps, when a row was written."""
+    """Seconds by the wall's clock, the process's and its cores', and env steps, when a row was written."""
 
     wall_s: float
     core_s: float
+    busy_s: float
     env_steps: int
 
 

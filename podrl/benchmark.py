@@ -235,7 +235,7 @@ def summarize(samples: Sequence[Sample], frames_per_step: int) -> dict[str, Any]
         "env_steps_per_second": spread(rates),
         "frames_per_second": spread([rate * frames_per_step for rate in rates]),
         "core_seconds_per_env_step": spread([sample.core_seconds_per_env_step for sample in samples]),
-        "stolen_cores": spread([sample.stolen_cores for sample in samples]),
+        "others_cores": spread([sample.others_cores for sample in samples]),
         "samples": [dataclasses.asdict(sample) for sample in samples],
     }
 
@@ -267,9 +267,9 @@ def relate_to_bounds(samples: Mapping[str, Sequence[Sample]], cores: int | None)
     Returns:
         `bound`, which of the two counts ('cores' if they are shared, else 'slowest_stage'), its rate
         `bound_env_steps_per_second`, and end-to-end's fraction `of_bound`. Then both: the slowest stage (by median)
-        and the core bound, with end-to-end's fractions; `stolen_cores`, that other virtual machines had during
-        end-to-end, and the fraction `of_core_bound_left` of the bound of all others. All fractions are taken in each
-        repeat. The core bound is None without shared cores.
+        and the core bound, with end-to-end's fractions; `others_cores`, that others had during end-to-end, and the
+        fraction `of_core_bound_left` of the bound that is left without those. All fractions are taken in each repeat.
+        The core bound is None without shared cores.
     """
     alone = {name: repeats for name, repeats in samples.items() if name != END_TO_END}
     rates = {name: [sample.env_steps_per_second for sample in repeats] for name, repeats in samples.items()}
@@ -278,8 +278,8 @@ def relate_to_bounds(samples: Mapping[str, Sequence[Sample]], cores: int | None)
     if cores is not None:
         costs = [sum(s.core_seconds_per_env_step for s in repeat) for repeat in zip(*alone.values(), strict=True)]
         core_bounds = [cores / cost for cost in costs]
-        # Stolen time comes in ticks, so a short repeat may seem to have had less than it used.
-        left = [max(cores - s.stolen_cores, s.core_s / s.wall_s) for s in samples[END_TO_END]]
+        # Time that others had comes in ticks, so a short repeat may seem to have had less than it used.
+        left = [max(cores - s.others_cores, s.core_s / s.wall_s) for s in samples[END_TO_END]]
         bounds_left = [cores_left / cost for cores_left, cost in zip(left, costs, strict=True)]
     bounds = core_bounds or rates[slowest]
     return {
@@ -290,7 +290,7 @@ def relate_to_bounds(samples: Mapping[str, Sequence[Sample]], cores: int | None)
         "of_slowest_stage": _fractions(rates[END_TO_END], rates[slowest]),
         "core_bound_env_steps_per_second": core_bounds and spread(core_bounds),
         "of_core_bound": core_bounds and _fractions(rates[END_TO_END], core_bounds),
-        "stolen_cores": spread([sample.stolen_cores for sample in samples[END_TO_END]]),
+        "others_cores": spread([sample.others_cores for sample in samples[END_TO_END]]),
         "of_core_bound_left": bounds_left and _fractions(rates[END_TO_END], bounds_left),
     }
 

@@ -114,6 +114,8 @@ def make_comparison_table(report: Mapping[str, Any], *, plain: bool) -> Table:
 
 def conclusions(report: Mapping[str, Any]) -> Iterator[str]:
     """What the table means, and what it was measured on: one line each."""
+    if report["end_to_end"].get("bound") == "cores":
+        yield limit_line(report["stages"])
     yield from bound_lines(report["end_to_end"], report["machine"]["cores"])
     spent, memory = report["first_update_s"], report["peak_memory_bytes"]
     yield (
@@ -146,11 +148,21 @@ def bound_lines(shares: Mapping[str, Any], cores: int) -> Iterator[str]:
     slowest = STAGES[shares["slowest_stage"]]
     if shares["bound"] == "cores":
         yield f"{reach} the cores: at {rate} the stages' core-seconds fill the {cores} cores that they share."
-        stolen, left = shares["stolen_cores"]["median"], _percent(shares["of_core_bound_left"])
-        yield f"Other virtual machines had {stolen:.2f} of the cores meanwhile; of what they left, it is {left}."
+        others, left = shares["others_cores"]["median"], _percent(shares["of_core_bound_left"])
+        yield f"Others, here or on its host, had {others:.2f} of the cores meanwhile; of what they left, it is {left}."
         yield f"For information: {_percent(shares['of_slowest_stage'])} of the slowest stage alone, {slowest}."
     else:
         yield f"{reach} the slowest stage alone: {slowest} with {rate}."
+
+
+def limit_line(stages: Mapping[str, Any]) -> str:
+    """Who takes the cores that all stages share."""
+    costs = {name: stage["core_seconds_per_env_step"]["median"] for name, stage in stages.items()}
+    costs.pop("end_to_end")
+    shares = sorted(((cost / sum(costs.values()), STAGES[name]) for name, cost in costs.items()), reverse=True)
+    (most, largest), *others = shares
+    rest = ", ".join(f"{name} {share:.0%}" for share, name in others)
+    return f"What limits it: {largest}, with {most:.0%} of the core time that the stages take; {rest}."
 
 
 def _heading(run: Mapping[str, Any]) -> tuple[str, str]:

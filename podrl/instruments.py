@@ -17,11 +17,12 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from podrl.platforms import available_cores
+from podrl.platforms import available_cores, busy_core_seconds
 from podrl.workdir import LIBRARIES
 
 _YARDSTICK_S = 0.5
 _MATMUL_SIZES = (2048, 4096)
+QUIET_LOAD = 0.25  # of a core, by the load average: from here on other work disturbs what is measured
 _COPY_BYTES = 256 * 2**20  # Larger than caches.
 
 
@@ -33,13 +34,13 @@ class Sample:
         env_steps: agent decisions that passed through the stage.
         wall_s: seconds it took.
         core_s: CPU seconds of all threads of this process; those that spin while they wait count as busy.
-        stolen_s: core-seconds that other virtual machines had instead of this one (`stolen_core_seconds`).
+        others_s: core-seconds that others had of this process's cores (`podrl.platforms.busy_core_seconds`).
     """
 
     env_steps: int
     wall_s: float
     core_s: float
-    stolen_s: float = 0.0
+    others_s: float = 0.0
 
     @property
     def env_steps_per_second(self) -> float:
@@ -52,22 +53,22 @@ class Sample:
         return self.core_s / self.env_steps
 
     @property
-    def stolen_cores(self) -> float:
-        """How many cores other virtual machines had on average."""
-        return self.stolen_s / self.wall_s
+    def others_cores(self) -> float:
+        """How many cores others had on average."""
+        return self.others_s / self.wall_s
 
 
 class Clocks(NamedTuple):
-    """Wall clock, the process's CPU clock and the clock of stolen time, read at the same time."""
+    """Wall clock, the CPU clock of this process and that of its cores, read at the same time."""
 
     wall_s: float
     core_s: float
-    stolen_s: float
+    busy_s: float
 
     @classmethod
     def now(cls) -> "Clocks":
         """Reads all."""
-        return cls(time.perf_counter(), time.process_time(), stolen_core_seconds())
+        return cls(time.perf_counter(), time.process_time(), busy_core_seconds())
 
     def sample(self, env_steps: int, end: "Clocks") -> Sample:
         """What happened between this reading and the one at the end."""
@@ -75,23 +76,12 @@ class Clocks(NamedTuple):
             env_steps=env_steps,
             wall_s=end.wall_s - self.wall_s,
             core_s=end.core_s - self.core_s,
-            stolen_s=end.stolen_s - self.stolen_s,
+            others_s=self.others_s(end),
         )
 
-
-def stolen_core_seconds(stat: Path = Path("/proc/stat")) -> float:
-    """Core-seconds since the machine's start in which a core of this process had work and its host did not run it.
-
-    On a virtual machine others run then. 0 where the system does not tell; Linux does, in steps of a tick.
-
-    Args:
-        stat: as in proc_stat(5).
-    """
-    if not stat.exists():
-        return 0.0
-    own = {f"cpu{core}" for core in os.sched_getaffinity(0)}
-    rows = [line.split() for line in stat.read_text().splitlines()]
-    return sum(int(row[8]) for row in rows if row[0] in own) / os.sysconf("SC_CLK_TCK")
+    def others_s(self, end: "Clocks") -> float:
+        """Core-seconds until `end` that others had of this process's cores."""
+        return max(0.0, end.busy_s - self.busy_s - (end.core_s - self.core_s))
 
 
 def time_threads(work: Callable[[int, Iterator[int]], int], num_threads: int, seconds: float) -> Sample:
@@ -218,19 +208,26 @@ def make_copy() -> Callable[[], float]:
     return lambda: 2 * _COPY_BYTES * count / seconds(count) / 1e9
 
 
-def core_seconds_per_call(call: Callable[[], Any], seconds: float) -> float:
-    """CPU seconds of all threads of this process in a call; cores that wait do not count.
+class CallTime(NamedTuple):
+    """Seconds of a call: by the wall's clock, and of the cores that all threads of this process kept busy."""
+
+    wall_s: float
+    core_s: float
+
+
+def time_calls(call: Callable[[], Any], seconds: float) -> CallTime:
+    """How long a call takes on average.
 
     Args:
         call: returns when all is done; called once before, for what comes with the first time.
         seconds: of the wall clock, to go on calling it for.
     """
     call()
-    turns, start_s, end_s = 0, time.process_time(), time.perf_counter() + seconds
-    while turns == 0 or time.perf_counter() < end_s:
+    turns, start_s, core_s = 0, time.perf_counter(), time.process_time()
+    while turns == 0 or time.perf_counter() < start_s + seconds:
         call()
         turns += 1
-    return (time.process_time() - start_s) / turns
+    return CallTime((time.perf_counter() - start_s) / turns, (time.process_time() - core_s) / turns)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -35,6 +35,24 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def busy_core_seconds(stat: Path = Path("/proc/stat")) -> float:
+    """Core-seconds since the machine's start in which the cores that this process may use worked for anybody.
+
+    On a virtual machine those count in which its host ran others instead ("steal"). 0 where the system does not tell;
+    Linux does, in steps of a tick.
+
+    Args:
+        stat: as in proc_stat(5).
+    """
+    if not stat.exists():
+        return 0.0
+    own = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    rows = [line.split() for line in stat.read_text().splitlines()]
+    ticks = (map(int, row[1:9]) for row in rows if row and row[0] in own)
+    busy = (user + nice + system + irq + softirq + steal for user, nice, system, _, _, irq, softirq, steal in ticks)
+    return sum(busy) / os.sysconf("SC_CLK_TCK")
+
+
 def suit_xla_to_cpu(environ: MutableMapping[str, str], plugins: Sequence[str] | None = None) -> None:
     """Tells XLA's CPU backend what suits the machine, but for what the user decided.
 

@@ -11,8 +11,6 @@ slowest.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-import os
-from pathlib import Path
 import resource
 import statistics
 import time
@@ -25,6 +23,7 @@ from podrl.planning.measurement import Measurements
 from podrl.planning.reduction import NUMBER_BYTES, SMALL_SUMS, VOTES, Reduction, measure_allreduce
 from podrl.planning.simulation import simulate
 from podrl.planning.system import System
+from podrl.platforms import busy_core_seconds
 
 _SEEDS = 3
 _UPDATES = 200
@@ -137,7 +136,7 @@ def on_one_machine(alone: Sequence[System], reduction: Reduction, *, shared: boo
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Busy:
-    """Core-seconds so far: of the whole machine, and of the children of this process that have ended."""
+    """Core-seconds so far: of this process's cores, and of the children of this process that have ended."""
 
     wall_s: float
     machine_s: float
@@ -148,7 +147,7 @@ class _Busy:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         return cls(
             wall_s=time.perf_counter(),
-            machine_s=_machine_core_s(),
+            machine_s=busy_core_seconds(),
             children_s=children.ru_utime + children.ru_stime,
         )
 
@@ -157,12 +156,3 @@ class _Busy:
         wall_s = end.wall_s - self.wall_s
         busy_s = (end.machine_s - self.machine_s) - (end.children_s - self.children_s)
         return max(0.0, busy_s / wall_s)
-
-
-def _machine_core_s() -> float:
-    """Seconds that all cores together were busy since the machine's start, by proc(5)."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return 0.0
-    user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split("\n")[0].split()[1:9])
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from podrl.console import print_table
+from podrl.instruments import QUIET_LOAD
 from podrl.panel import compact
 from podrl.planning.measurement import Measurements
 from podrl.planning.study import OVERLAPPED, SLOW, SYNCHRONOUS
 
-_QUIET_LOAD = 0.25  # of a core, by the load average
 _GRAINS = {
     "step": "every turn of every thread is simulated",
     "unroll": "whole unrolls are simulated, on few hosts too, so that rows compare",
@@ -67,7 +67,7 @@ def make_works_table(measurements: Measurements, *, plain: bool) -> Table:
 
 def make_table(report: Mapping[str, Any], *, plain: bool) -> Table:
     """A row for each number of hosts."""
-    headings = ("env steps/s", "updates/s", "per host", "learner idle", "for other hosts", "actors idle")
+    headings = ("env steps/s", "updates/s", "per host", "learner idle", "waits for hosts", "actors idle")
     more = ("pools idle", "lag", "one slow host", _lag_variant(report))
     table = _empty_table("hosts", (*headings, *more), plain=plain)
     for row in report["rows"]:
@@ -116,12 +116,14 @@ def answers(report: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Per host: env steps/s of a host of {count:,}, as a multiple of a host of {report['hosts'][0]:,}. The last "
         "two columns: the whole job's rate as a multiple of that in the second. Idle: learners wait for rollouts or "
-        "other hosts, actors for parameters, pools for actions."
+        "other hosts, actors for parameters, pools for actions. In brackets: over the simulation's seeds; how far the "
+        "model is off says --check."
     )
     if count > 1:
         yield (
-            f"Lock-step: {count:,} hosts keep {last['of_first']:.0%} of their speed; an update waits for the slowest "
-            f"of them, on average {1e3 * last['host_wait_s']['mean']:.1f} ms a host."
+            f"Lock-step: {count:,} hosts keep {last['of_first']:.0%} of their speed. An update waits for the slowest "
+            f"of them, on average {1e3 * last['host_wait_s']['mean']:.1f} ms a host; where learners would wait for "
+            "rollouts anyway, that costs nothing."
         )
         yield (
             f"One host of {count:,} whose cores are {report['slow']:g} times as slow costs the whole job "
@@ -168,7 +170,7 @@ def _show_measurements(console: Console, measurements: Measurements) -> None:
         f"{facts['load_average']:.1f}.",
         soft_wrap=True,
     )
-    if facts["load_average"] > _QUIET_LOAD * measurements.cores:
+    if facts["load_average"] > QUIET_LOAD * measurements.cores:
         console.print(
             "Other work ran on this machine, so what was measured takes less time on a quiet one.", soft_wrap=True
         )

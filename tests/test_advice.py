@@ -35,7 +35,7 @@ def _learner_beside(**side):
     return {"learner": {"learn": 1 - sum(side.values()), **side}, "actors": {"wait_params": 0.5, "act": 0.5}}
 
 
-def _situation(threads, machine, *, cores_busy=0.5, act_call_s=0.01, **overrides):
+def _situation(threads, machine, *, cores_busy=0.5, others_busy=0.0, act_call_s=0.01, **overrides):
     config = runs.make_config(**{"actors__num_envs": 64, "actors__env_threads": 0, **overrides})
     actors = machine.actor_devices * config.actors.threads_per_device
     pools = actors * config.actors.pools_per_thread
@@ -51,6 +51,7 @@ def _situation(threads, machine, *, cores_busy=0.5, act_call_s=0.01, **overrides
         shares=shares,
         env_steps_per_second=threads["actors"].get("act", 0.0) * steps_per_call / act_call_s,
         cores_busy=cores_busy,
+        others_busy=others_busy,
         machine=machine,
         layout=layout,
         config=config,
@@ -95,6 +96,12 @@ CASES = {
         "actors.pools_per_thread",
     ),
     "updates on a CPU": (LEARN, LAPTOP, {"cores_busy": 0.97}, "actors wait 67% .*97% busy.*: .*network.hidden_sizes"),
+    "updates on a CPU that others use": (
+        LEARN,
+        LAPTOP,
+        {"cores_busy": 0.5, "others_busy": 0.45},
+        "50% busy, 45% with other work.*: smaller network.hidden_sizes",
+    ),
     "updates of ResNet on a CPU": (
         LEARN,
         LAPTOP,
@@ -180,10 +187,17 @@ def _row(env_steps, **learner):
 
 
 class TestAdviser:
-    def _adviser(self, clock, core_clock):
+    def _adviser(self, clock, core_clock, busy_clock=None):
         config = runs.make_config()
         topology = make_topology(config.topology, jax.devices()[:1])
-        return Adviser(config, topology, after_s=60.0, clock=clock, core_clock=core_clock)
+        return Adviser(
+            config,
+            topology,
+            after_s=60.0,
+            clock=clock,
+            core_clock=core_clock,
+            busy_clock=busy_clock or core_clock,
+        )
 
     def test_speaks_once_after_the_minute_about_the_time_since_the_first_row(self):
         clock, core_clock = Clock(), Clock()
@@ -209,6 +223,14 @@ class TestAdviser:
         adviser.add(_row(32, learn=1.0))
         clock.now, core_clock.now = 60.0, 180.0
         assert "(4 cores, 75% busy)" in adviser.add(_row(64, wait_rollouts=1.0))
+
+    def test_knows_what_others_have_of_them(self, monkeypatch):
+        monkeypatch.setattr("podrl.adviser.available_cores", lambda: 4)
+        clock, core_clock, busy_clock = Clock(), Clock(), Clock()
+        adviser = self._adviser(clock, core_clock, busy_clock)
+        adviser.add(_row(32, learn=1.0))
+        clock.now, core_clock.now, busy_clock.now = 60.0, 120.0, 156.0
+        assert "(4 cores, 50% busy, 15% with other work)" in adviser.add(_row(64, wait_rollouts=1.0))
 
 
 def test_a_run_logs_it(tmp_path, monkeypatch, caplog):

@@ -8,6 +8,7 @@ from podrl.config import ConfigError
 from podrl.determinism import GPU_FLAG, jax_plugins, require_determinism
 from podrl.platforms import (
     available_cores,
+    busy_core_seconds,
     convolve_on_all_cores,
     give_xla_two_threads,
     has_ynnpack_convolutions,
@@ -164,3 +165,15 @@ def test_a_process_that_is_bound_to_one_core_does_the_same_bit_for_bit(tmp_path)
         os.sched_setaffinity(0, allowed)
     assert len(fingerprints[0]) == 10
     assert fingerprints[0] == fingerprints[1]
+
+
+def test_busy_time_is_that_of_the_cores_of_this_process(tmp_path, monkeypatch):
+    """User, nice, system, idle, waiting for disks, interrupts hard and soft, steal, and two that are counted before."""
+    stat, tick = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+    cores = "".join(f"cpu{core} {busy} {tick} 0 77 88 0 {tick} {tick} 9 10\n" for core, busy in enumerate((tick, 0, 0)))
+    stat.write_text(f"cpu 1 2 3 4 5 6 7 8 9 10\n{cores}intr 5\n")
+    monkeypatch.setattr("podrl.platforms.os.sched_getaffinity", lambda _: {0, 2}, raising=False)
+    assert busy_core_seconds(stat) == 4 + 3
+    monkeypatch.setattr("podrl.platforms.os.sched_getaffinity", lambda _: {1}, raising=False)
+    assert busy_core_seconds(stat) == 3
+    assert busy_core_seconds(tmp_path / "elsewhere") == 0

@@ -178,7 +178,8 @@ def plan_slices(command: Command, config: Any, slices: Sequence[Any], keep: Call
     console = make_console()
     plans = []
     for slice_ in slices:
-        logging.info("%s for %s.", "Compiling" if slice_.chip.platform == "tpu" else "Counting", slice_.name)
+        doing = "Compiling, for some minutes," if slice_.chip.platform == "tpu" else "Counting"
+        logging.info("%s for %s.", doing, slice_.name)
         plans.append(make_plan(config, slice_, assumptions))
         keep(report.to_json(plans[-1], command.price))
         report.show(console, plans[-1], command.price)
@@ -195,6 +196,7 @@ def predict_here(
     from podrl.planning import local, report
     from podrl.planning.yardsticks import make_yardsticks
 
+    load_average = os.getloadavg()[0]
     logging.info("Measuring this machine%s.", f", and running {config.name}, in turns" if command.check else "")
     yardsticks: Any = None if command.check else make_yardsticks([processes for processes, _ in jobs])()
     found = []
@@ -209,7 +211,7 @@ def predict_here(
         row |= {"core_s": dict(prediction.core_s), "predicted": prediction.env_steps_per_s}
         found.append(row)
         keep(row)
-    report.show_local(make_console(), found, yardsticks)
+    report.show_local(make_console(), found, yardsticks, load_average)
 
 
 def main(argv: list[str]) -> int:

@@ -25,8 +25,8 @@ from podrl.mesh import is_undivided
 from podrl.planning.costs import (
     Cost,
     compiled_cost,
-    count_convolutions,
     count_operations,
+    count_products,
     parse_shortage,
     product_bytes,
     product_flops,
@@ -37,6 +37,9 @@ from podrl.programs import make_learner, make_unroller, rollout_shapes, trace_ac
 from podrl.sharding import make_split_network
 from podrl.traffic import Collective
 from podrl.types import PyTree
+
+# Of products that are timed on their own. A call of a smaller one takes as long as the product.
+_TIMED_FLOPS = 1e6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +119,11 @@ class RunCosts:
         return self.config.env_steps_per_update / self.hosts
 
     @property
+    def envs_of_host(self) -> float:
+        """Environments."""
+        return self.config.actors.num_envs / self.hosts
+
+    @property
     def acting_calls(self) -> int:
         """On each actor device, in an update."""
         threads = self.config.actors.threads_per_device
@@ -189,15 +197,16 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
     def measure(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
         jaxpr = without_dead_code(traced.jaxpr)
         results = product_bytes(jaxpr, platform, results=True, loops=False)
-        convolutions = count_convolutions(jaxpr, platform) if platform == "cpu" else {}
+        timed_flops = _TIMED_FLOPS if platform == "cpu" else math.inf
+        products = count_products(jaxpr, platform, timed_flops)
         return Cost(
             flops=product_flops(jaxpr, platform) / num_devices,
-            bytes_accessed=product_bytes(jaxpr, platform) / num_devices,
+            bytes_accessed=product_bytes(jaxpr, platform, below_flops=timed_flops) / num_devices,
             argument_bytes=_argument_bytes(traced, num_devices, state_bytes),
             temporary_bytes=int(results / num_devices / copies),
             operations=count_operations(jaxpr, platform),
             product_flops=product_flops(jaxpr, platform),
-            convolutions=tuple((each, times / num_devices) for each, times in convolutions.items()),
+            products=tuple((each, times / num_devices) for each, times in products.items()),
         )
 
     in_loop = True if platform != "cpu" else None  # As an accelerator would have it, for which a CPU stands.
@@ -265,14 +274,14 @@ def _cost_run(
     rollouts = rollout_shapes(unroller, layout)
     state_bytes = sum(map(shard_bytes, jax.tree.leaves(learner.state_shape)))
     update = measure(learner.trace(rollouts), topology.learner.size, state_bytes)
-    rollout_bytes = layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape().rollout)
+    rollout_bytes = layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape.rollout)
     return RunCosts(
         **shared,
         actors=len(topology.local_actor_devices),
         act=act,
         update=update,
         state_bytes=state_bytes,
-        upload_bytes=_bytes(unroller.timestep_shape()),
+        upload_bytes=_bytes(unroller.timestep_shape),
         download_bytes=layout.envs_per_pool * _bytes(spec.actions.struct),
         rollout_bytes=rollout_bytes,
         compile_s=time.perf_counter() - start_s,

@@ -13,7 +13,6 @@ import re
 from typing import Any
 
 import jax
-from jax import lax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
@@ -24,22 +23,24 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
-class Convolution:
-    """One of a program, by all that its time depends on.
+class Product:
+    """A matrix product or a convolution of a program, by all that its time depends on.
 
     Attributes:
-        operands: shapes and types of images and kernel.
-        params: of `lax.conv_general_dilated_p`, as pairs.
+        primitive: `lax.dot_general_p` or `lax.conv_general_dilated_p`.
+        operands: shapes and types of the factors, or of images and kernel.
+        params: of the primitive, as pairs.
         flops: arithmetic.
     """
 
+    primitive: Any
     operands: tuple[jax.ShapeDtypeStruct, ...]
     params: tuple[tuple[str, Any], ...]
     flops: float
 
     def __call__(self, *operands: jax.Array) -> jax.Array:
-        """The convolution of operands of these shapes."""
-        return lax.conv_general_dilated_p.bind(*operands, **dict(self.params))
+        """The product of operands of these shapes."""
+        return self.primitive.bind(*operands, **dict(self.params))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Cost:
         collectives: what crosses between devices.
         operations: equations executed, each on all devices at once; what a CPU pays for each counts in small networks.
         product_flops: arithmetic of matrix products and convolutions by the program's own equations, over all devices.
-        convolutions: of a program for a CPU, each with how often a device runs it.
+        products: the large ones of a program for a CPU, each with how often a device runs it.
     """
 
     flops: float
@@ -64,7 +65,7 @@ class Cost:
     collectives: tuple[Collective, ...] = ()
     operations: float = 0.0
     product_flops: float = 0.0
-    convolutions: tuple[tuple[Convolution, float], ...] = ()
+    products: tuple[tuple[Product, float], ...] = ()
 
     @property
     def traffic(self) -> Mapping[str, float]:
@@ -156,22 +157,26 @@ def count_operations(jaxpr: Any, platform: str) -> float:
     return sum(times for _, times in equations(jaxpr, platform, on_each=False))
 
 
-def count_convolutions(jaxpr: Any, platform: str) -> Mapping[Convolution, float]:
-    """All convolutions of a program, with how often they run, over all devices.
+def count_products(jaxpr: Any, platform: str, min_flops: float = 1.0) -> Mapping[Product, float]:
+    """Matrix products and convolutions of a program, with how often they run, over all devices.
 
     Args:
         jaxpr: of the program.
         platform: where it would run.
+        min_flops: arithmetic of those that count.
     """
-    found: defaultdict[Convolution, float] = defaultdict(float)
+    found: defaultdict[Product, float] = defaultdict(float)
     for equation, times in equations(jaxpr, platform):
-        if equation.primitive.name == "conv_general_dilated":
+        flops = _flops(equation)
+        if flops >= min_flops:
             operands = tuple(jax.ShapeDtypeStruct(each.aval.shape, each.aval.dtype) for each in equation.invars)
-            found[Convolution(operands, tuple(equation.params.items()), _flops(equation))] += times
+            found[Product(equation.primitive, operands, tuple(equation.params.items()), flops)] += times
     return found
 
 
-def product_bytes(jaxpr: Any, platform: str, *, results: bool = False, loops: bool = True) -> float:
+def product_bytes(
+    jaxpr: Any, platform: str, *, results: bool = False, loops: bool = True, below_flops: float = math.inf
+) -> float:
     """Bytes that the heavy operations of a program read and write, over all devices.
 
     It stands for memory traffic where no compiler tells: as if all else were fused into matrix products, convolutions
@@ -183,6 +188,7 @@ def product_bytes(jaxpr: Any, platform: str, *, results: bool = False, loops: bo
         platform: where it would run.
         results: whether to count only what they write.
         loops: whether to count what is in a loop as often as it runs.
+        below_flops: arithmetic of matrix products from which on theirs does not count.
     """
     heavy = {"dot_general", "conv_general_dilated", "reduce_window_max", "select_and_scatter_add"}
     if platform == "cpu":
@@ -191,6 +197,7 @@ def product_bytes(jaxpr: Any, platform: str, *, results: bool = False, loops: bo
         times * sum(map(_size_bytes, equation.outvars if results else (*equation.invars, *equation.outvars)))
         for equation, times in equations(jaxpr, platform, loops=loops)
         if equation.primitive.name in heavy
+        and not (equation.primitive.name == "dot_general" and _flops(equation) >= below_flops)
     )
 
 

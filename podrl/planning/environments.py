@@ -12,6 +12,7 @@ import numpy as np
 from podrl.config import Config
 from podrl.envs import JaxEnvironment, load_source, make_environment
 from podrl.envs.seeds import env_seeds
+from podrl.instruments import time_calls
 from podrl.platforms import available_cores
 
 # A hardware thread of a cloud's host against one here. EnvPool's own table has 936 to 1,045 Atari steps/s on each
@@ -49,8 +50,10 @@ def env_steps_per_core(config: Config, *, seconds: float = 3.0) -> float:
         return _typical_rate(step, num_envs, seconds) / available_cores()
 
 
-def graph_env_steps_per_core(config: Config, *, seconds: float = 2.0) -> float:
-    """The same of environments that are JAX programs: their steps in a compiled loop, without a policy.
+def graph_env_steps_per_s(config: Config, *, seconds: float = 2.0) -> float:
+    """Steps per second of environments that are JAX programs, in a compiled loop, without a policy.
+
+    All that a run keeps of a step is kept. However many cores there are, such a loop keeps little more than one busy.
 
     Args:
         config: of the run.
@@ -68,15 +71,13 @@ def graph_env_steps_per_core(config: Config, *, seconds: float = 2.0) -> float:
 
     @jax.jit
     def run(state: object) -> object:
-        def step(state: object, action: jax.Array) -> tuple[object, jax.Array]:
-            state, timestep = environment.step(keys, state, action)
-            return state, timestep.reward
+        def step(state: object, action: jax.Array) -> tuple[object, object]:
+            return environment.step(keys, state, action)
 
         return jax.lax.scan(step, state, jax.numpy.asarray(actions))
 
     state = jax.jit(environment.init)(keys)[0]
-    jax.block_until_ready(run(state))
-    return _typical_rate(lambda: jax.block_until_ready(run(state)), num_envs * length, seconds)
+    return num_envs * length / time_calls(lambda: jax.block_until_ready(run(state)), seconds).wall_s
 
 
 def _typical_rate(step: Callable[[], object], steps: int, seconds: float) -> float:

@@ -13,8 +13,8 @@ import jax
 from podrl.config import Config, check
 from podrl.planning.child import Child
 from podrl.planning.compilation import RunCosts, count
-from podrl.planning.convolutions import time_convolutions
-from podrl.planning.environments import env_steps_per_core, graph_env_steps_per_core
+from podrl.planning.environments import env_steps_per_core, graph_env_steps_per_s
+from podrl.planning.products import time_products
 from podrl.planning.yardsticks import Yardsticks, core_seconds, make_yardsticks
 from podrl.stages import make_parts, time_end_to_end
 
@@ -45,8 +45,8 @@ def predict_local(config: Config, yardsticks: Yardsticks, *, processes: int = 1,
         ConfigError: if the config does not fit them, or its environments cannot be opened here.
     """
     run = count(config, hosts=processes, devices=devices, platform="cpu")
-    rate = graph_env_steps_per_core(config) if run.is_fused else env_steps_per_core(config)
-    costs = core_seconds(run, yardsticks, rate, time_convolutions(run))
+    rate = graph_env_steps_per_s(config) if run.is_fused else env_steps_per_core(config)
+    costs = core_seconds(run, yardsticks, rate, time_products(run))
     by_cores = yardsticks.cores / sum(costs.values())
     return LocalPrediction(env_steps_per_s=min(by_cores, _by_threads(run, costs)), core_s=costs)
 

@@ -5,7 +5,8 @@ peak that `Machine.achieved` says programs reach. The stages of an update are en
 between host and device for every step), the rollouts' way to the learner, learning, and the reduction of gradients.
 With a lag of one, stages on different devices overlap, and an update takes as long as the longest of them. If acting is
 synchronous it takes their sum; so it does where a device acts and learns, since programs run there one after the other:
-nobody acts, and environments wait for actions, while an update runs. Where all stages share a machine's cores their
+nobody acts, and environments wait for actions, while an update runs. An environment takes one core at a time and waits
+for its actions: few of them leave cores idle. Where all stages share a machine's cores their
 core-seconds add up (`podrl.planning.local`).
 
 What it leaves out: stragglers and the waiting of hosts for each other (`podrl.planning.simulation` has them), the
@@ -148,15 +149,18 @@ def machine_of(
     )
 
 
-def predict(run: RunCosts, machine: Machine, *, synchronous: bool | None = None) -> Prediction:
+def predict(
+    run: RunCosts, machine: Machine, *, synchronous: bool | None = None, enough_envs: bool = False
+) -> Prediction:
     """How fast a run will be.
 
     Args:
         run: what it costs.
         machine: what each of its hosts can do.
         synchronous: whether acting waits for the newest parameters; by default as the config says.
+        enough_envs: whether to suppose that there are always environments to step.
     """
-    stages = stage_seconds(run, machine)
+    stages = stage_seconds(run, machine, enough_envs=enough_envs)
     device_act = max(stages["act_compute"], stages["act_memory"])
     learn = stages["interconnect"] + max(stages["learn_compute"], stages["learn_memory"])
     act = stages["act_link"] + device_act
@@ -164,6 +168,8 @@ def predict(run: RunCosts, machine: Machine, *, synchronous: bool | None = None)
         synchronous = run.config.actors.synchronous
     # With several pools a thread's environments step while the device acts for others; with one they take turns.
     collect = max(stages["env"], act) if run.layout.pools_per_actor > 1 else stages["env"] + act
+    if run.act is not None and not enough_envs:
+        collect = max(collect, _unroll_seconds(run, machine, act / run.acting_calls))
     names: tuple[str, ...] = _COLLECT if collect >= learn else _LEARN
     if synchronous or run.is_fused or run.shares_devices:
         update_s = collect + stages["transfer"] + learn
@@ -186,8 +192,19 @@ def predict(run: RunCosts, machine: Machine, *, synchronous: bool | None = None)
     )
 
 
-def stage_seconds(run: RunCosts, machine: Machine) -> dict[str, float]:
-    """Seconds of each stage in an update, by the keys of `LIMITS`."""
+def _unroll_seconds(run: RunCosts, machine: Machine, call_s: float) -> float:
+    """Of one environment by itself, which steps and is acted for in turn."""
+    return run.config.actors.unroll_length * (1 / machine.env_steps_per_core_s + call_s)
+
+
+def stage_seconds(run: RunCosts, machine: Machine, *, enough_envs: bool = False) -> dict[str, float]:
+    """Seconds of each stage in an update, by the keys of `LIMITS`.
+
+    Args:
+        run: what it costs.
+        machine: what each of its hosts can do.
+        enough_envs: whether to suppose that there is one for each core at least.
+    """
     compute_s, memory_s = _roofline(run.update, machine)
     stages = dict.fromkeys(LIMITS, 0.0)
     stages |= {
@@ -198,10 +215,11 @@ def stage_seconds(run: RunCosts, machine: Machine) -> dict[str, float]:
     if run.act is None:
         return stages
     compute_s, memory_s = _roofline(run.act, machine)
+    cores = machine.cores if enough_envs else min(machine.cores, run.envs_of_host)
     link_s = machine.dispatch_s + (run.upload_bytes + run.download_bytes) / machine.link_bytes_per_s
     moved = run.rollout_bytes / run.learners if not _all_share(run) else 0.0
     return stages | {
-        "env": run.env_steps_of_host / (machine.cores * machine.env_steps_per_core_s),
+        "env": run.env_steps_of_host / (cores * machine.env_steps_per_core_s),
         "act_compute": run.acting_calls * compute_s,
         "act_memory": run.acting_calls * memory_s,
         "act_link": run.acting_calls * link_s,
@@ -327,12 +345,15 @@ class Needs:
 
 
 def needs(run: RunCosts, machine: Machine) -> Needs:
-    """What a host needs so that environments hardly limit the run."""
-    unlimited = predict(run, dataclasses.replace(machine, env_steps_per_core_s=math.inf)).env_steps_per_s
+    """What a host needs so that environments hardly limit the run: vCPUs, and enough environments for them."""
+    unlimited = predict(
+        run, dataclasses.replace(machine, env_steps_per_core_s=math.inf), enough_envs=True
+    ).env_steps_per_s
     target = _BUSY * unlimited
 
     def is_enough(vcpus: float) -> bool:
-        return predict(run, dataclasses.replace(machine, cores=vcpus)).env_steps_per_s >= target
+        found = predict(run, dataclasses.replace(machine, cores=vcpus), enough_envs=True)
+        return found.env_steps_per_s >= target
 
     few, many = 0.0, 1.0
     if math.isinf(machine.env_steps_per_core_s):

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from podrl.console import print_table
+from podrl.instruments import QUIET_LOAD
 from podrl.planning.costs import Cost
 from podrl.planning.model import LIMITS, Prediction
 from podrl.planning.plans import Fit, Misfit, Plan
 from podrl.planning.slices import Slice
+from podrl.planning.yardsticks import Yardsticks
 from podrl.traffic import describe_traffic
 from podrl.units import describe_amount, describe_bytes, describe_number, describe_seconds, describe_share
 
@@ -55,8 +57,17 @@ def show_summary(console: Console, plans: Sequence[Plan]) -> None:
     print_table(console, table)
 
 
-def show_local(console: Console, rows: Sequence[Mapping[str, Any]], yardsticks: Any) -> None:
-    """Prints predictions for this machine, with what was measured where a row has it."""
+def show_local(
+    console: Console, rows: Sequence[Mapping[str, Any]], yardsticks: Yardsticks, load_average: float = 0.0
+) -> None:
+    """Prints predictions for this machine, with what was measured where a row has it.
+
+    Args:
+        console: where to.
+        rows: a prediction each.
+        yardsticks: that they rest on.
+        load_average: before they were measured.
+    """
     columns = ("env", "act", "learn", "calls", "reduce")
     headings = ("run", *(f"{name}: core-us" for name in columns), "predicted env steps/s", "measured", "error")
     table = _table(headings, plain=not console.is_terminal)
@@ -69,9 +80,15 @@ def show_local(console: Console, rows: Sequence[Mapping[str, Any]], yardsticks: 
     flops, traffic = (describe_amount(yardsticks.flops, "FLOP/s", 1), describe_amount(yardsticks.bytes, "B/s", 1))
     console.print(
         f"Each core of {yardsticks.cores}, all busy: {flops}, images laid out anew {traffic}; an acting call in a "
-        f"run: {yardsticks.call_s * 1e6:,.0f} core-us.",
+        f"run: {yardsticks.call_s * 1e6:,.0f} core-us. A run's core-us are those of an env step; 2 x 1 is two "
+        "processes of one device.",
         soft_wrap=True,
     )
+    if load_average > QUIET_LOAD * yardsticks.cores:
+        console.print(
+            f"Other work ran on this machine (load average before: {load_average:.1f}): errors may be due to that.",
+            soft_wrap=True,
+        )
 
 
 def _describe_error(row: Mapping[str, Any]) -> str:
@@ -132,7 +149,7 @@ def _to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
 
 def _cost(cost: Cost) -> dict[str, Any]:
     values = dataclasses.asdict(cost) | {"traffic": cost.traffic}
-    del values["convolutions"]  # Of CPUs only.
+    del values["products"]  # Of CPUs only.
     return values
 
 
@@ -208,10 +225,12 @@ def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> 
         wanted, there, under_way = (
             describe_number(count, 0) for count in (need.vcpus, fit.machine.cores, need.environments)
         )
+        few = f" (it has {run.envs_of_host:,.0f}: more actors.num_envs)" if run.envs_of_host < need.environments else ""
         yield (
-            f"To keep its devices busy a host needs {wanted} vCPUs for environments (it has {there} for them), about "
-            f"{under_way} environments under way, {need.env_steps_per_s:,.0f} env steps/s. Acting only with "
-            f"the newest parameters (lag 0) would give {fit.synchronous.env_steps_per_s:,.0f} env steps/s in all."
+            f"To keep its devices at 95% of what they can do a host needs {wanted} vCPUs for environments (it has "
+            f"{there} for them), about {under_way} environments under way{few}, {need.env_steps_per_s:,.0f} env "
+            f"steps/s. Acting only with the newest parameters (lag 0) would give "
+            f"{fit.synchronous.env_steps_per_s:,.0f} env steps/s in all."
         )
         actors, learners, best = fit.splits[0]
         gain = best.env_steps_per_s / found.env_steps_per_s

@@ -1,13 +1,17 @@
 """What a machine's cores do in a second, and what a run asks of them.
 
 On a CPU everything shares the cores: the stages' core-seconds add up, arithmetic and memory traffic of the networks
-too, as they come one after the other in a cache-sized part of a batch. Products take the time of large ones;
-convolutions that of each, timed (`podrl.planning.convolutions`); and all that is read and written, for convolutions
-too, the time in which images are laid out anew, which also stands for what surrounds products and convolutions. What a
-run costs beyond its environments and networks, in Python, in the hand-off and in calls of programs, is taken as so much
-for each acting call, as a run of Catch has it, whose network and environments cost next to nothing. An operation on a
-small array costs a share of that. Several processes also take core time for the messages of their reductions, which are
-timed between as many.
+too, as they come one after the other in a cache-sized part of a batch. Large products and convolutions take the time
+that each was measured to take (`podrl.planning.products`); small ones that of a large product of their arithmetic.
+What convolutions and small products read and write, and what is joined and padded for them, takes the time in which
+images are laid out anew, which also stands for the work on single elements around them. What a run costs beyond its
+environments and networks, in Python, in the hand-off and in calls of programs, is taken as so much for each acting
+call, as a run of Catch has it, whose network and environments cost next to nothing. An operation on a small array costs
+a share of that. Several processes also take core time for the messages of their reductions, which are timed between as
+many.
+
+Where environments are inside the compiled program nothing runs beside it, and cores that it leaves idle are lost. Its
+parts come one after the other, but for two networks, where the value has one of its own.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,11 +25,12 @@ from jax import numpy as jnp
 
 from podrl import commandline
 from podrl.assembly import resolve
-from podrl.instruments import core_seconds_per_call, make_matmul
+from podrl.instruments import CallTime, make_matmul, time_calls
 from podrl.ops.convolution import cut_patches
 from podrl.planning.compilation import RunCosts, count
-from podrl.planning.costs import Convolution, Cost, product_bytes
+from podrl.planning.costs import Cost, Product, product_bytes
 from podrl.planning.environments import env_steps_per_core
+from podrl.planning.products import time_products
 from podrl.planning.reduction import NUMBER_BYTES, SMALL_SUMS, VOTES, measure_allreduce
 from podrl.platforms import available_cores
 from podrl.stages import make_parts, time_end_to_end
@@ -38,8 +43,11 @@ _OPERATION_SHARE = 2.6e-4
 # Pong's and the Nature CNN's runs: 1.11 and 1.12 times the sum of their stages.
 _BESIDE_OTHERS = 1.1
 
+# Cores that a program with environments keeps busy with two networks. Measured on ppo_minatar's.
+_TWO_NETWORKS = 1.65
+
 # Of the constants above and of how yardsticks are measured; those that were kept with another are measured again.
-FIT = 6
+FIT = 7
 
 _REPEATS = 3  # of which the median counts
 
@@ -57,7 +65,7 @@ class Yardsticks:
     """What this machine does in a second of one core, all cores busy.
 
     Attributes:
-        flops: of float32 matrix products.
+        flops: of large float32 matrix products.
         bytes: read and written where images are laid out anew, as `product_bytes` counts them.
         call_s: seconds of a core that an acting call takes in a run, whatever its network; operations on small arrays
             take a share of it.
@@ -98,9 +106,10 @@ def make_yardsticks(processes: Iterable[int] = (), seconds: float = 1.0) -> Call
         flops = median(time_matmul) * 1e9 / cores
         bare = Yardsticks(flops=flops, bytes=median(rate_relayout), call_s=0.0, cores=cores)
         env_steps_per_core_s = env_steps_per_core(config, seconds=1.0)
+        product_times = time_products(run)
 
         def predict(call_s: float) -> float:
-            found = core_seconds(run, dataclasses.replace(bare, call_s=call_s), env_steps_per_core_s, {})
+            found = core_seconds(run, dataclasses.replace(bare, call_s=call_s), env_steps_per_core_s, product_times)
             return sum(found.values())
 
         known_s = predict(0.0)
@@ -118,31 +127,38 @@ def core_seconds(
     run: RunCosts,
     yardsticks: Yardsticks,
     env_steps_per_core_s: float,
-    convolution_s: Mapping[Convolution, float],
+    product_times: Mapping[Product, CallTime],
 ) -> dict[str, float]:
-    """Core-seconds of an env step, by who takes them.
+    """Core-seconds of an env step, by who takes them; of a fused program with those that it leaves idle.
 
     Args:
         run: what it costs, counted.
         yardsticks: of the machine.
         env_steps_per_core_s: of its environments alone.
-        convolution_s: core-seconds of all of its convolutions.
+        product_times: of each of its large products.
 
     Returns:
         Those of `env`, `act`, `learn`, `calls` and `reduce`.
     """
-    beside_others = 1.0 if run.is_fused else _BESIDE_OTHERS
+    slower, env_idle, idle = _BESIDE_OTHERS, 1.0, 1.0
+    if run.is_fused:
+        slower, env_idle = 1.0, max(1.0, yardsticks.cores / run.learners)
+        idle = max(1.0, env_idle / (_TWO_NETWORKS if run.config.network.separate_value else 1.0))
+
+    def product_s(time: CallTime) -> float:
+        return max(time.core_s, time.wall_s * idle) if run.is_fused else time.core_s
 
     def program_s(cost: Cost) -> float:
-        flops = cost.flops - sum(each.flops * times for each, times in cost.convolutions)
-        convolving_s = sum(convolution_s[each] * times for each, times in cost.convolutions)
-        busy_s = flops / yardsticks.flops + convolving_s + cost.bytes_accessed / yardsticks.bytes
-        return beside_others * (busy_s + cost.operations * _OPERATION_SHARE * yardsticks.call_s)
+        small_flops = cost.flops - sum(each.flops * times for each, times in cost.products)
+        large_s = sum(product_s(product_times[each]) * times for each, times in cost.products)
+        small_s = small_flops / yardsticks.flops + cost.bytes_accessed / yardsticks.bytes
+        small_s += cost.operations * _OPERATION_SHARE * yardsticks.call_s
+        return slower * (large_s + small_s * idle)
 
     steps = run.env_steps_of_host
     act = run.act and program_s(run.act) * run.acting_calls * run.actors
     return {
-        "env": beside_others / env_steps_per_core_s,
+        "env": slower * env_idle / env_steps_per_core_s,
         "act": (act or 0.0) / steps,
         "learn": program_s(run.update) * run.learners / steps,
         "calls": yardsticks.call_s * _calls_per_env_step(run),
@@ -167,7 +183,7 @@ def _make_relayout() -> Callable[[], float]:
     images = jnp.zeros(_IMAGES_SHAPE, jnp.float32)
     traced = jax.jit(lay_out).trace(images)
     program, size = traced.lower().compile(), product_bytes(traced.jaxpr, "cpu")
-    return lambda: size / core_seconds_per_call(lambda: jax.block_until_ready(program(images)), _IMAGES_S)
+    return lambda: size / time_calls(lambda: jax.block_until_ready(program(images)), _IMAGES_S).core_s
 
 
 def _time_allreduce(processes: int) -> list[float]:

@@ -126,7 +126,8 @@ def _draw_means(axes: Any, devices: Sequence[float], found: Sequence[Estimate], 
     means = np.array([each.mean for each in found])
     low = np.array([each.mean if each.low is None else each.low for each in found])
     high = np.array([each.mean if each.high is None else each.high for each in found])
-    errors = np.maximum([means - low, high - means], 0.0) if len(found) else None
+    known = any(each.low is not None for each in found)
+    errors = np.maximum([means - low, high - means], 0.0) if known else None
     axes.errorbar(
         devices, means, yerr=errors, color=colour, label=label, marker="o", markersize=5, linewidth=1.8, capsize=4
     )
@@ -142,7 +143,9 @@ def _plain_numbers(axis: Any, limits: tuple[float, float]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     decades = np.log10(limits[1] / limits[0])
-    steps = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 0.7 else (1, 2, 5) if decades < 3.5 else (1,)
+    fine = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9)
+    some = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 0.7 else (1, 2, 5) if decades < 3.5 else (1,)
+    steps = fine if decades < 0.35 else some
     low, high = int(np.floor(np.log10(limits[0]))), int(np.ceil(np.log10(limits[1])))
     ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
     axis.set_major_locator(FixedLocator([tick for tick in ticks if limits[0] <= tick <= limits[1]]))

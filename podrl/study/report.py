@@ -13,8 +13,9 @@ from podrl.study.folder import WORDS
 from podrl.study.summary import Budgets, Estimate, PointSummary, RunRecord
 
 CAPTIONS = {
-    "throughput": "Throughput. Dots are runs, lines join the means over seeds, bars are 95 % bootstrap intervals; "
-    "dashed is the ideal, the smallest point's rate in proportion to the devices. Both axes are logarithmic.",
+    "throughput": "Throughput. Dots are runs, lines join the means over seeds, bars are 95 % bootstrap intervals "
+    "where there are several seeds; dashed is the ideal, the smallest point's rate in proportion to the devices. Both "
+    "axes are logarithmic.",
     "efficiency": "Efficiency: the fraction of the ideal throughput that was reached.",
     "time": "Where the time of the threads goes; 2 x 4 are two processes of four devices each. Light grey is waiting: "
     "<code>wait_rollouts</code>, the learner for actors; <code>wait_params</code>, actors for the learner.",

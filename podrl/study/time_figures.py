@@ -79,7 +79,7 @@ def draw_learning(summaries: Sequence[PointSummary]) -> bytes:
                 handles[f"{summary.devices} device{'s' if summary.devices > 1 else ''}"] = drawn
         plotting.style(axes)
         axes.set_xlim(left=0)
-        title = f"{scaling}{f', {series}' if series else ''}"
+        title = f"{scaling} scaling{f', {series}' if series else ''}"
         axes.set_title(textwrap.fill(title, _TITLE_WIDTH), loc="left", fontsize=11)
         axes.set_xlabel("seconds of training, compilation not counted", fontsize=11)
         if place % columns == 0:
@@ -121,4 +121,4 @@ def _gradient(count: int) -> list[Any]:
     """From light to dark, for what has an order."""
     import matplotlib as mpl
 
-    return [mpl.colormaps["viridis"](0.9 - 0.85 * index / max(count - 1, 1)) for index in range(count)]
+    return [mpl.colormaps["viridis"](0.8 - 0.75 * index / max(count - 1, 1)) for index in range(count)]

@@ -1,6 +1,6 @@
 """The yardsticks by which a study's runs are predicted, kept beside its manifest: a machine is measured once.
 
-What is a config's own, its environments and convolutions, is timed with each prediction.
+What is a config's own, its environments and its networks' products, is timed with each prediction.
 """
 
 from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ import pytest
 
 from podrl.planning.costs import (
     compiled_cost,
-    count_convolutions,
+    count_products,
     parse_shortage,
     product_bytes,
     product_flops,
@@ -59,14 +59,23 @@ def test_convolutions_of_one_shape_are_counted_together():
         return jax.lax.conv_general_dilated(images, kernel, (2, 2), "SAME", dimension_numbers=NUMBERS)
 
     both = jax.make_jaxpr(lambda images: (network(images), strided(images)))(images)
-    assert sorted(count_convolutions(both, "cpu").values()) == [1, 4]
-    ((found, times),) = count_convolutions(jax.make_jaxpr(network)(images), "cpu").items()
+    assert sorted(count_products(both, "cpu").values()) == [1, 4]
+    ((found, times),) = count_products(jax.make_jaxpr(network)(images), "cpu").items()
     assert times == 4
     assert [each.shape for each in found.operands] == [(2, 5, 5, 4), (3, 3, 4, 4)]
     assert found.flops == 2 * (2 * 5 * 5 * 4) * (3 * 3 * 4)
     operands = [jnp.ones(each.shape, each.dtype) for each in found.operands]
     plain = jax.lax.conv_general_dilated(*operands, (1, 1), "SAME", dimension_numbers=NUMBERS)
     assert jnp.array_equal(found(*operands), plain)
+
+
+def test_what_large_products_read_and_write_may_be_left_out():
+    x = jax.ShapeDtypeStruct((4, 8), jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda x: (x @ jnp.ones((8, 8)), x @ jnp.ones((8, 2))))(x)
+    large, small = 4 * (4 * 8 + 8 * 8 + 4 * 8), 4 * (4 * 8 + 8 * 2 + 4 * 2)
+    assert product_bytes(jaxpr, "cpu") == large + small
+    assert product_bytes(jaxpr, "cpu", below_flops=2 * 4 * 8 * 8) == small
+    assert product_bytes(jaxpr, "cpu", below_flops=2 * 4 * 8 * 8 + 1) == large + small
 
 
 def test_of_functions_written_for_each_platform_the_right_one_counts():

@@ -93,6 +93,22 @@ def test_one_pool_a_thread_takes_turns_with_acting():
     )
 
 
+def test_few_environments_leave_cores_idle():
+    """Each takes one core at a time, 1,000 steps a second, and waits for its actions."""
+    run, many_cores = make_run(), dataclasses.replace(MACHINE, cores=1000)
+    stages = stage_seconds(run, many_cores)
+    assert stages["env"] == pytest.approx(LENGTH / 1000)
+    call_s = (stages["act_link"] + stages["act_compute"]) / run.acting_calls
+    slow = dataclasses.replace(many_cores, dispatch_s=5e-4)
+    assert predict(run, many_cores).update_s == pytest.approx(LENGTH * (1e-3 + call_s))
+    assert predict(run, slow).update_s == pytest.approx(LENGTH * (1e-3 + call_s + 4e-4))
+    assert predict(run, many_cores).limit == "env"
+    wants, enough = needs(run, many_cores), predict(run, many_cores, enough_envs=True)
+    assert enough.env_steps_per_s > 1.1 * predict(run, many_cores).env_steps_per_s
+    assert wants.environments > ENVS / HOSTS
+    assert wants.vcpus < 1000
+
+
 def test_where_a_device_learns_nobody_acts_meanwhile():
     apart, shared = (make_run(actors=n, learners=n, rollout_bytes=0) for n in (2, 4))
     stages = stage_seconds(shared, MACHINE)

@@ -9,11 +9,12 @@ from jax import numpy as jnp
 import pytest
 
 from podrl.config import TopologyConfig
+from podrl.instruments import CallTime
 from podrl.planning import local
 from podrl.planning.compilation import count
-from podrl.planning.convolutions import time_convolutions
-from podrl.planning.costs import Cost, count_convolutions
+from podrl.planning.costs import Cost, count_products
 from podrl.planning.local import predict_local
+from podrl.planning.products import time_products
 from podrl.planning.yardsticks import Yardsticks, core_seconds
 from tests.planning.test_model import make_run
 from tests.runs import make_config
@@ -42,42 +43,42 @@ def test_small_operations_are_as_slow_as_calls():
     assert 1 < ratios[0] < 10
 
 
-def test_convolutions_take_the_time_that_they_took():
-    """They are a quarter of an update's gigaFLOP; what they read and write counts with all else that is."""
+def test_large_products_take_the_time_that_they_took():
+    """This one is a quarter of an update's gigaFLOP; what it reads and writes counts with all else that is."""
     shapes = (jax.ShapeDtypeStruct((2, 5, 5, 4), jnp.float32), jax.ShapeDtypeStruct((3, 3, 4, 4), jnp.float32))
     numbers = ("NHWC", "HWIO", "NHWC")
     convolve = functools.partial(
         jax.lax.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=numbers
     )
-    (convolution,) = count_convolutions(jax.make_jaxpr(convolve)(*shapes), "cpu")
+    (convolution,) = count_products(jax.make_jaxpr(convolve)(*shapes), "cpu")
     times = 0.25e9 / convolution.flops
-    run = make_run(act=None, update=Cost(flops=1e9, bytes_accessed=1e7, convolutions=((convolution, times),)))
+    run = make_run(act=None, update=Cost(flops=1e9, bytes_accessed=1e7, products=((convolution, times),)))
 
     def learn_s(seconds):
-        found = core_seconds(run, YARDSTICKS, 100.0, {convolution: seconds})
+        found = core_seconds(run, YARDSTICKS, 100.0, {convolution: CallTime(seconds, seconds)})
         return found["learn"] * run.env_steps_of_host / run.learners
 
     assert learn_s(0.0) == pytest.approx(0.75 + 0.1)
     assert learn_s(0.5 / times) == pytest.approx(0.75 + 0.5 + 0.1)
-    ((timed, seconds),) = time_convolutions(run).items()
+    ((timed, seconds),) = time_products(run).items()
     assert timed == convolution
-    assert 0 < seconds < 1
+    assert 0 < seconds.core_s < 1
 
 
-def test_a_prediction_counts_and_times_the_runs_own_convolutions(monkeypatch):
+def test_a_prediction_counts_and_times_the_runs_own_products(monkeypatch):
     """What the learner's devices have between them is the same on one and on two."""
     config = make_config("Breakout-v5", network__encoder="resnet", network__frame_stack=4)
     counted = []
     for devices in (1, 2):
         topology = TopologyConfig(actor_devices_per_process=devices, learner_devices_per_process=devices)
         run = count(dataclasses.replace(config, topology=topology), hosts=1, devices=devices, platform="cpu")
-        counted.append(run.update.convolutions)
-    one, two = (sum(each.flops * times for each, times in convolutions) for convolutions in counted)
+        counted.append(run.update.products)
+    one, two = (sum(each.flops * times for each, times in products) for products in counted)
     assert one == pytest.approx(2 * two) != 0
     predicted = []
     for seconds in (1.0, 3.0):
-        timed = lambda run, seconds=seconds: collections.defaultdict(lambda: seconds)  # noqa: E731
-        monkeypatch.setattr(local, "time_convolutions", timed)
+        timed = lambda run, seconds=seconds: collections.defaultdict(lambda: CallTime(seconds, seconds))  # noqa: E731
+        monkeypatch.setattr(local, "time_products", timed)
         predicted.append(predict_local(config, YARDSTICKS).core_s)
     steps, each = config.env_steps_per_update, sum(times for _, times in counted[0])
     assert predicted[1]["learn"] - predicted[0]["learn"] == pytest.approx(1.1 * 2 * each / steps, rel=0.05)
@@ -96,6 +97,22 @@ def test_environments_inside_the_program_have_nothing_beside_them():
     run = make_run(act=None, update=Cost(flops=1e9, bytes_accessed=1e8))
     assert core_seconds(run, YARDSTICKS, 100.0, {})["env"] == 0.01
     assert core_seconds(run, YARDSTICKS, 100.0, {})["learn"] == pytest.approx(2 * run.learners / run.env_steps_of_host)
+
+
+@pytest.mark.parametrize(("learners", "networks", "idle"), [(1, 1, 2), (1, 2, 2 / 1.65), (2, 1, 1), (4, 1, 1)])
+def test_cores_that_a_program_with_environments_leaves_idle_are_lost(learners, networks, idle):
+    """A product that takes one core for a second leaves the other idle, unless another program or network has it."""
+    operands = (jax.ShapeDtypeStruct((8, 8), jnp.float32),) * 2
+    ((product, _),) = count_products(jax.make_jaxpr(jnp.matmul)(*operands), "cpu").items()
+    update = Cost(flops=product.flops, bytes_accessed=0, products=((product, 1.0),))
+    run = make_run(act=None, update=update, learners=learners)
+    network = dataclasses.replace(run.config.network, separate_value=networks == 2)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, network=network))
+    found = core_seconds(run, YARDSTICKS, 100.0, {product: CallTime(wall_s=1.0, core_s=1.0)})
+    assert found["learn"] * run.env_steps_of_host / learners == pytest.approx(idle)
+    assert found["env"] == 0.01 * max(1, 2 / learners)
+    wide = core_seconds(run, YARDSTICKS, 100.0, {product: CallTime(wall_s=0.5, core_s=1.0)})
+    assert wide["learn"] * run.env_steps_of_host / learners == pytest.approx(1)
 
 
 def test_a_run_here_is_no_faster_than_its_cores_and_its_actor_thread():
