@@ -290,5 +290,5 @@ def _split_devices() -> str:
 
 def _cores(situation: Situation) -> str:
     """How busy the cores are."""
-    others = f", {situation.others_busy:.0%} with other work" if situation.others_busy >= OTHERS else ""
+    others = f", {situation.others_busy:.0%} with other processes" if situation.others_busy >= OTHERS else ""
     return f" ({situation.machine.cores} cores, {situation.cores_busy:.0%} busy{others})"

@@ -138,10 +138,11 @@ def run(
     accounts = _Accounts(journal, ledger, config.actors.timeout_s)
     if evaluations.is_due(counters):  # On all processes, though one evaluates: they hold parts of the parameters.
         evaluator.add(counters, learner.actor_params(state))
-    show_phase("first update")
     try:
         while counters.learner_steps < config.num_updates and not should_stop():
             before_update(counters.learner_steps + 1)
+            if counters == start.counters:
+                show_phase("first update")
             num = updates_to_next_stop(config, counters, learner.max_updates)
             with ledger.spend("learn"):
                 state, report = learner.run(state, num)

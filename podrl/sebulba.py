@@ -95,7 +95,8 @@ def run(
         save: writes a checkpoint; called every `checkpoint.every_updates` and at the end.
         should_stop: asked before the actors start and before every update; anything but 0 ends the run. On several
             processes it must say the same on all of them.
-        give_up: asked in long waits for this process's own threads; by default `should_stop`.
+        give_up: asked all the time while an update runs or rollouts do not come; on one process the run then ends
+            before the next update. By default `should_stop`.
         before_update: told the number of the update, from 1, before its rollouts are taken.
         evaluator: plays with some updates' parameters; the caller closes it.
         annotate: shows a profiler what each thread spends its time on.

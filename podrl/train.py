@@ -236,10 +236,14 @@ def train(
 
         votes = StopVote(topology.learner, stop_code) if job.process_count > 1 else None
 
+        begin = resumed or Counters()
+        newest = begin.learner_steps + 1
+
         def before_update(update: int) -> None:
-            begin = resumed or Counters()
-            ended = max(0, update - 2 - begin.learner_steps)  # The one before this is under way.
+            nonlocal newest
+            ended = newest - 1 - begin.learner_steps  # What the call before this began may be under way.
             display.advance(count_updates(config, assembly.spec, begin, ended))
+            newest = update
             checkpointer.check_save()
             profiler.before_update(update)
             if votes:

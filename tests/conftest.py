@@ -8,6 +8,7 @@ another process has half written, and takes over what the others have long writt
 import contextlib
 import os
 from pathlib import Path
+import shutil
 import time
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -26,15 +27,16 @@ _WRITTEN_S = 5.0  # After so long an entry, of some kilobytes, is whole.
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_other_workers():
-    """Links what other workers have compiled so far into this one's cache."""
+    """Copies what other workers have compiled so far into this one's cache."""
     if "PYTEST_XDIST_WORKER" not in os.environ or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     _CACHE.mkdir(parents=True, exist_ok=True)
     known, workers = set(os.listdir(_CACHE)), _CACHE.parents[2]
     for entry in workers.glob("*/podrl/compilation/*-cache"):
-        if entry.name not in known and time.time() - entry.stat().st_mtime > _WRITTEN_S:
-            with contextlib.suppress(FileExistsError):  # Written meanwhile by a process of this worker.
-                os.link(entry, _CACHE / entry.name)
+        with contextlib.suppress(OSError):
+            if entry.name not in known and time.time() - entry.stat().st_mtime > _WRITTEN_S:
+                shutil.copyfile(entry, whole := _CACHE / f"{entry.name}.copy")
+                os.replace(whole, _CACHE / entry.name)
 
 
 @pytest.fixture(autouse=True)

@@ -100,7 +100,7 @@ CASES = {
         LEARN,
         LAPTOP,
         {"cores_busy": 0.5, "others_busy": 0.45},
-        "50% busy, 45% with other work.*: smaller network.hidden_sizes",
+        "50% busy, 45% with other processes.*: smaller network.hidden_sizes",
     ),
     "updates of ResNet on a CPU": (
         LEARN,
@@ -230,7 +230,7 @@ class TestAdviser:
         adviser = self._adviser(clock, core_clock, busy_clock)
         adviser.add(_row(32, learn=1.0))
         clock.now, core_clock.now, busy_clock.now = 60.0, 120.0, 156.0
-        assert "(4 cores, 50% busy, 15% with other work)" in adviser.add(_row(64, wait_rollouts=1.0))
+        assert "(4 cores, 50% busy, 15% with other processes)" in adviser.add(_row(64, wait_rollouts=1.0))
 
 
 def test_a_run_logs_it(tmp_path, monkeypatch, caplog):

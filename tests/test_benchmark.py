@@ -229,6 +229,7 @@ def test_calls_are_timed_by_the_clock_of_busy_cores(monkeypatch):
     monkeypatch.setattr(instruments.time, "process_time", lambda: float(next(busy_s)))
     monkeypatch.setattr(instruments.time, "perf_counter", lambda: float(next(wall_s)))
     found = instruments.time_calls(lambda: calls.append(None), 5.0)
+    assert found.wall_s == pytest.approx(6 / (len(calls) - 1))
     assert found.core_s == pytest.approx(1 / (len(calls) - 1))
     assert len(calls) == 6
 

@@ -38,7 +38,7 @@ from podrl.sharding import make_split_network
 from podrl.traffic import Collective
 from podrl.types import PyTree
 
-# Of products that are timed on their own. A call of a smaller one takes as long as the product.
+# Of products that are timed on their own. Of smaller ones the call takes longer than the product.
 _TIMED_FLOPS = 1e6
 
 

@@ -6,8 +6,8 @@ between host and device for every step), the rollouts' way to the learner, learn
 With a lag of one, stages on different devices overlap, and an update takes as long as the longest of them. If acting is
 synchronous it takes their sum; so it does where a device acts and learns, since programs run there one after the other:
 nobody acts, and environments wait for actions, while an update runs. An environment takes one core at a time and waits
-for its actions: few of them leave cores idle. Where all stages share a machine's cores their
-core-seconds add up (`podrl.planning.local`).
+for its actions: few of them leave cores idle. Where all stages share a machine's cores their core-seconds add up
+(`podrl.planning.local`).
 
 What it leaves out: stragglers and the waiting of hosts for each other (`podrl.planning.simulation` has them), the
 host's own work in Python, evaluation, checkpoints, input and output, caches, and whatever a compiler's count of
@@ -33,6 +33,7 @@ LIMITS = {
     "act_compute": "acting: compute",
     "act_memory": "acting: memory bandwidth",
     "act_link": "acting: host link and dispatch",
+    "turns": "each environment's turns with its actions",
     "transfer": "rollouts' way to the learner",
     "learn_compute": "learning: compute",
     "learn_memory": "learning: memory bandwidth",
@@ -161,17 +162,15 @@ def predict(
         enough_envs: whether to suppose that there are always environments to step.
     """
     stages = stage_seconds(run, machine, enough_envs=enough_envs)
-    device_act = max(stages["act_compute"], stages["act_memory"])
-    learn = stages["interconnect"] + max(stages["learn_compute"], stages["learn_memory"])
-    act = stages["act_link"] + device_act
+    act, learn = _act_seconds(stages), _learn_seconds(stages)
     if synchronous is None:
         synchronous = run.config.actors.synchronous
     # With several pools a thread's environments step while the device acts for others; with one they take turns.
     collect = max(stages["env"], act) if run.layout.pools_per_actor > 1 else stages["env"] + act
-    if run.act is not None and not enough_envs:
-        collect = max(collect, _unroll_seconds(run, machine, act / run.acting_calls))
-    names: tuple[str, ...] = _COLLECT if collect >= learn else _LEARN
-    if synchronous or run.is_fused or run.shares_devices:
+    names: tuple[str, ...] = _COLLECT if collect >= stages["turns"] else ("turns",)
+    collect = max(collect, stages["turns"])
+    names = names if collect >= learn else _LEARN
+    if _is_in_turn(run, synchronous):
         update_s = collect + stages["transfer"] + learn
     else:
         update_s = max(collect, learn, stages["transfer"])
@@ -188,13 +187,23 @@ def predict(
         frames_per_step=run.frames_per_step,
         of_peak=work / (update_s * machine.flops * run.devices * run.hosts),
         learner_busy=learn / update_s,
-        actor_busy=device_act / update_s,
+        actor_busy=max(stages["act_compute"], stages["act_memory"]) / update_s,
     )
 
 
-def _unroll_seconds(run: RunCosts, machine: Machine, call_s: float) -> float:
-    """Of one environment by itself, which steps and is acted for in turn."""
-    return run.config.actors.unroll_length * (1 / machine.env_steps_per_core_s + call_s)
+def _is_in_turn(run: RunCosts, synchronous: bool) -> bool:
+    """Whether nobody acts while an update runs."""
+    return synchronous or run.is_fused or run.shares_devices
+
+
+def _act_seconds(stages: Mapping[str, float]) -> float:
+    """Of all acting calls of a device in an update."""
+    return stages["act_link"] + max(stages["act_compute"], stages["act_memory"])
+
+
+def _learn_seconds(stages: Mapping[str, float]) -> float:
+    """Of learning in an update."""
+    return stages["interconnect"] + max(stages["learn_compute"], stages["learn_memory"])
 
 
 def stage_seconds(run: RunCosts, machine: Machine, *, enough_envs: bool = False) -> dict[str, float]:
@@ -218,13 +227,17 @@ def stage_seconds(run: RunCosts, machine: Machine, *, enough_envs: bool = False)
     cores = machine.cores if enough_envs else min(machine.cores, run.envs_of_host)
     link_s = machine.dispatch_s + (run.upload_bytes + run.download_bytes) / machine.link_bytes_per_s
     moved = run.rollout_bytes / run.learners if not _all_share(run) else 0.0
-    return stages | {
+    stages |= {
         "env": run.env_steps_of_host / (cores * machine.env_steps_per_core_s),
         "act_compute": run.acting_calls * compute_s,
         "act_memory": run.acting_calls * memory_s,
         "act_link": run.acting_calls * link_s,
         "transfer": moved / machine.interconnect_bytes_per_s,
     }
+    if not enough_envs:
+        turn_s = 1 / machine.env_steps_per_core_s + _act_seconds(stages) / run.acting_calls
+        stages["turns"] = run.config.actors.unroll_length * turn_s
+    return stages
 
 
 def reduction_seconds(run: RunCosts, machine: Machine) -> float:
@@ -365,12 +378,12 @@ def needs(run: RunCosts, machine: Machine) -> Needs:
             middle = (few + many) / 2
             few, many = (few, middle) if is_enough(middle) else (middle, many)
     rate = target / run.hosts
-    call_s = stage_seconds(run, machine)["act_link"] / max(1, run.acting_calls)
-    return Needs(
-        env_steps_per_s=rate,
-        vcpus=many,
-        environments=rate * (1 / machine.env_steps_per_core_s + call_s),
-    )
+    stages = stage_seconds(run, machine)
+    collect_s = run.env_steps_of_host / rate
+    if _is_in_turn(run, run.config.actors.synchronous):
+        collect_s -= stages["transfer"] + _learn_seconds(stages)
+    turn_s = stages["turns"] / run.config.actors.unroll_length
+    return Needs(env_steps_per_s=rate, vcpus=many, environments=max(many, run.env_steps_of_host / collect_s * turn_s))
 
 
 def _split(run: RunCosts, actors: int, learners: int) -> RunCosts:

@@ -86,7 +86,8 @@ def show_local(
     )
     if load_average > QUIET_LOAD * yardsticks.cores:
         console.print(
-            f"Other work ran on this machine (load average before: {load_average:.1f}): errors may be due to that.",
+            f"This machine was busy in the minute before (load average {load_average:.1f}): unless that was a command "
+            "of your own that has ended, errors may be due to it.",
             soft_wrap=True,
         )
 

@@ -46,7 +46,8 @@ _BESIDE_OTHERS = 1.1
 # Cores that a program with environments keeps busy with two networks. Measured on ppo_minatar's.
 _TWO_NETWORKS = 1.65
 
-# Of the constants above and of how yardsticks are measured; those that were kept with another are measured again.
+# Of the constants above, of which products are timed, and of how yardsticks are measured; those that were kept with
+# another are measured again.
 FIT = 7
 
 _REPEATS = 3  # of which the median counts
@@ -140,30 +141,36 @@ def core_seconds(
     Returns:
         Those of `env`, `act`, `learn`, `calls` and `reduce`.
     """
-    slower, env_idle, idle = _BESIDE_OTHERS, 1.0, 1.0
-    if run.is_fused:
-        slower, env_idle = 1.0, max(1.0, yardsticks.cores / run.learners)
-        idle = max(1.0, env_idle / (_TWO_NETWORKS if run.config.network.separate_value else 1.0))
+    slower = 1.0 if run.is_fused else _BESIDE_OTHERS
+    env_idle, idle = _idle_factors(run, yardsticks.cores)
 
     def product_s(time: CallTime) -> float:
-        return max(time.core_s, time.wall_s * idle) if run.is_fused else time.core_s
+        return max(time.core_s, time.wall_s * idle)
 
     def program_s(cost: Cost) -> float:
         small_flops = cost.flops - sum(each.flops * times for each, times in cost.products)
         large_s = sum(product_s(product_times[each]) * times for each, times in cost.products)
         small_s = small_flops / yardsticks.flops + cost.bytes_accessed / yardsticks.bytes
         small_s += cost.operations * _OPERATION_SHARE * yardsticks.call_s
-        return slower * (large_s + small_s * idle)
+        return slower * (large_s + small_s * max(1.0, idle))
 
     steps = run.env_steps_of_host
     act = run.act and program_s(run.act) * run.acting_calls * run.actors
     return {
-        "env": slower * env_idle / env_steps_per_core_s,
+        "env": slower * max(1.0, env_idle) / env_steps_per_core_s,
         "act": (act or 0.0) / steps,
         "learn": program_s(run.update) * run.learners / steps,
         "calls": yardsticks.call_s * _calls_per_env_step(run),
         "reduce": _reduction_s(run, yardsticks) / steps,
     }
+
+
+def _idle_factors(run: RunCosts, cores: int) -> tuple[float, float]:
+    """Cores that a second on one core costs, of environments and of networks; 0 where others have those left idle."""
+    if not run.is_fused:
+        return 0.0, 0.0
+    of_program = cores / (run.learners * run.hosts)
+    return of_program, of_program / (_TWO_NETWORKS if run.config.network.separate_value else 1.0)
 
 
 def _make_relayout() -> Callable[[], float]:

@@ -99,19 +99,23 @@ def test_environments_inside_the_program_have_nothing_beside_them():
     assert core_seconds(run, YARDSTICKS, 100.0, {})["learn"] == pytest.approx(2 * run.learners / run.env_steps_of_host)
 
 
-@pytest.mark.parametrize(("learners", "networks", "idle"), [(1, 1, 2), (1, 2, 2 / 1.65), (2, 1, 1), (4, 1, 1)])
-def test_cores_that_a_program_with_environments_leaves_idle_are_lost(learners, networks, idle):
+@pytest.mark.parametrize(
+    ("hosts", "learners", "networks", "idle"),
+    [(1, 1, 1, 2), (1, 1, 2, 2 / 1.65), (1, 2, 1, 1), (2, 1, 1, 1), (1, 4, 1, 1)],
+)
+def test_cores_that_a_program_with_environments_leaves_idle_are_lost(hosts, learners, networks, idle):
     """A product that takes one core for a second leaves the other idle, unless another program or network has it."""
     operands = (jax.ShapeDtypeStruct((8, 8), jnp.float32),) * 2
     ((product, _),) = count_products(jax.make_jaxpr(jnp.matmul)(*operands), "cpu").items()
     update = Cost(flops=product.flops, bytes_accessed=0, products=((product, 1.0),))
-    run = make_run(act=None, update=update, learners=learners)
+    run = make_run(act=None, update=update, hosts=hosts, learners=learners)
     network = dataclasses.replace(run.config.network, separate_value=networks == 2)
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, network=network))
-    found = core_seconds(run, YARDSTICKS, 100.0, {product: CallTime(wall_s=1.0, core_s=1.0)})
+    yardsticks = dataclasses.replace(YARDSTICKS, allreduce_s={"2": [1e-3, 1e-9]})
+    found = core_seconds(run, yardsticks, 100.0, {product: CallTime(wall_s=1.0, core_s=1.0)})
     assert found["learn"] * run.env_steps_of_host / learners == pytest.approx(idle)
-    assert found["env"] == 0.01 * max(1, 2 / learners)
-    wide = core_seconds(run, YARDSTICKS, 100.0, {product: CallTime(wall_s=0.5, core_s=1.0)})
+    assert found["env"] == 0.01 * max(1, 2 / (learners * hosts))
+    wide = core_seconds(run, yardsticks, 100.0, {product: CallTime(wall_s=0.5, core_s=1.0)})
     assert wide["learn"] * run.env_steps_of_host / learners == pytest.approx(1)
 
 
