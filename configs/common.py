@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from podrl.config_dict import default_sections
+from podrl.config_dict import default_env, default_sections
 
 
 def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.ConfigDict:
@@ -16,7 +16,7 @@ def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.
             "determinism": "exact",
             "on_nonfinite": "stop",
             "watchdog_s": 300.0,
-            "env": {"source": "envpool", "id": env_id, "observation_keys": (), "options": {}},
+            "env": default_env() | {"id": env_id},
             **default_sections(),
         }
     )

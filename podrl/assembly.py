@@ -14,6 +14,7 @@ from podrl.agents import load_agent
 from podrl.config import Config, check
 from podrl.config_dict import from_config_dict
 from podrl.envs import Source, load_source, make_environment
+from podrl.envs.settings import check_settings
 from podrl.fused import FusedLearner
 from podrl.layout import Layout, make_layout, resolve_loop, resolve_micro_batches
 from podrl.learner import Learner
@@ -118,4 +119,5 @@ def make_agent(config: Config, network: Network, spec: EnvSpec) -> Agent:
 
 def _load_environment(config: Config) -> tuple[Source, EnvSpec]:
     source = load_source(config.env.source)
+    check_settings(source, config.env)
     return source, source.make_spec(config.env)

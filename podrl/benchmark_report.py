@@ -114,8 +114,8 @@ def make_comparison_table(report: Mapping[str, Any], *, plain: bool) -> Table:
 
 def conclusions(report: Mapping[str, Any]) -> Iterator[str]:
     """What the table means, and what it was measured on: one line each."""
-    if report["config"]["env"]["options"].get("workers"):
-        yield "Environments step in processes of their own (workers), whose core time is not in the table."
+    if report["config"]["env"].get("workers"):
+        yield "Environments step in processes of their own (env.workers), whose core time is not in the table."
     elif report["end_to_end"].get("bound") == "cores":
         yield limit_line(report["stages"])
     yield from bound_lines(report["end_to_end"], report["machine"]["cores"])

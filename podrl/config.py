@@ -32,13 +32,46 @@ class EnvConfig:
         id: the environment's name at that source.
         observation_keys: for dictionary observations, the entries to keep; empty keeps all. They are flattened in
             sorted order.
-        options: handed to the source, which checks their names.
+        max_episode_steps: truncates episodes of training after so many steps, in the place of the environment's own
+            time limit; 0 leaves that as it is. Evaluation plays up to the environment's own limit where it has one.
+        workers: processes that share the environments of each pool; with 0 they step in the actor's thread. For sources
+            that are stepped from Python.
+        worker_timeout_s: seconds that a worker may take to reset or step its environments before the run ends.
+        wrappers: `module:Name` of what is put around each environment, the innermost first. For the same sources.
+        options: arguments of the environment's own constructor; the source checks their names.
     """
 
     source: str = "envpool"
     id: str
     observation_keys: tuple[str, ...] = ()
+    max_episode_steps: int = 0
+    workers: int = 0
+    worker_timeout_s: float = 60.0
+    wrappers: tuple[str, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        check_at_least(self, "env", "max_episode_steps", 0)
+        check_at_least(self, "env", "workers", 0)
+        check(self.worker_timeout_s > 0, f"env.worker_timeout_s={self.worker_timeout_s:g} must be positive (seconds).")
+        for path in self.wrappers:
+            check(
+                all(path.partition(":")),
+                f"env.wrappers: {path!r} must be 'module:Name', such as 'gymnasium.wrappers:FlattenObservation'.",
+            )
+
+
+# Keys of `env` that are podrl's and not an environment's; a source says which of them it keeps.
+ENV_SETTINGS = ("max_episode_steps", "workers", "worker_timeout_s", "wrappers")
+
+
+def check_not_a_setting(option: str, env_id: str) -> None:
+    """Raises `ConfigError` if an option that `env_id` does not have is a key of `env`; names that key."""
+    check(
+        option not in ENV_SETTINGS,
+        f"env.options.{option} is not an option of {env_id}: it is podrl's own setting env.{option}.",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 import ml_collections
 
 from podrl.config import (
+    ENV_SETTINGS,
     ActorsConfig,
     CheckpointConfig,
     Config,
+    EnvConfig,
     EvaluateConfig,
     LogConfig,
     NetworkConfig,
@@ -68,10 +70,30 @@ def with_defaults(values: Mapping[str, Any], agent_config: type | None = None) -
     filled = {name: value for name, value in own.items() if value is not dataclasses.MISSING} | dict(values)
     for name, section in default_sections().items():
         filled[name] = section.to_dict() | values.get(name, {})
+    if "env" in values:
+        filled["env"] = _env_with_defaults(values["env"])
     agent = dataclasses.asdict(agent_config()) if agent_config is not None else {}
     if "agent" in values and agent.get("name") == values["agent"].get("name"):
         filled["agent"] = agent | values["agent"]
     return filled
+
+
+def _env_with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `env` as above. An earlier podrl had its own settings among the options, and Gymnax's time limit."""
+    defaults = default_env() | dict(values)
+    if any(name in values for name in ENV_SETTINGS):
+        return defaults
+    options = dict(values.get("options", {}))
+    if values.get("source") == "gymnax" and "max_steps_in_episode" in options:
+        options["max_episode_steps"] = options.pop("max_steps_in_episode")
+    moved = {name: options.pop(name) for name in ENV_SETTINGS if options.get(name) is not None}
+    return defaults | moved | {"options": options}
+
+
+def default_env() -> dict[str, Any]:
+    """The keys of the section `env` that have a default, with it."""
+    section = dataclasses.asdict(EnvConfig(id=""))
+    return {name: value for name, value in section.items() if name != "id"}
 
 
 def to_dict(config: Any) -> dict[str, Any]:

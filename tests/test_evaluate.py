@@ -1,5 +1,7 @@
 """Which episodes count, and what is said of them."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -163,10 +165,10 @@ class TestProtocol:
         check_same_interface(make_spec(config), make_spec(protocol.env), protocol)
 
     def test_other_environments_keep_their_own_time_limit(self):
-        config = runs.make_config("CartPole-v1", env__options={"max_episode_steps": 7}).env
+        config = runs.make_config("CartPole-v1", env__max_episode_steps=7).env
         protocol = evaluation_protocol(load_source("envpool"), config)
         assert protocol.facts == {"max_episode_steps": 500}
-        assert protocol.env.options == {}
+        assert protocol.env == dataclasses.replace(config, max_episode_steps=0)
 
     def test_a_source_without_one_is_played_as_in_training(self):
         config = runs.make_config(env__source="tests.envs.delayed", env__options={"height": 8}).env

@@ -24,7 +24,7 @@ from podrl.types import Array, EnvSpec, PyTree, Timestep
 
 # Modules of this folder that sources build on.
 _BESIDE_ENVPOOL = ("envpool_drawing", "envpool_options", "envpool_pool")
-_NOT_SOURCES = (*_BESIDE_ENVPOOL, "gymnasium_pool", "in_graph", "seeds", "spaces")
+_NOT_SOURCES = (*_BESIDE_ENVPOOL, "gymnasium_pool", "in_graph", "seeds", "settings", "spaces")
 
 
 class Pool(Protocol):
@@ -101,7 +101,8 @@ class EvaluationProtocol:
 class Source(Protocol):
     """The functions of a source module.
 
-    It may have three more, see `evaluation_protocol`, `make_environment` and `make_picture_pool`.
+    It may have three more, see `evaluation_protocol`, `make_environment` and `make_picture_pool`, and a tuple
+    `SETTINGS` of the keys of `env` that it keeps, see `podrl.envs.settings`.
     """
 
     def make_spec(self, config: EnvConfig) -> EnvSpec:

@@ -5,8 +5,6 @@ and so is, without sticky actions and with `noop_max=1`, every observation, but 
 may be that of the step before, with which Gymnasium's preprocessing leaves it if the game ends within a step. EnvPool
 is several times as fast; this is for comparisons, and for machines that have no EnvPool.
 
-In addition to the game's options there are `workers` and `worker_timeout_s`: see `podrl.envs.gymnasium_pool`.
-
 Source: Bellemare et al. 2013, arXiv:1207.4708; Machado et al. 2018, arXiv:1709.06009.
 """
 
@@ -14,19 +12,23 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from podrl.config import EnvConfig, check, did_you_mean
+from podrl.config import ENV_SETTINGS, EnvConfig, check, check_not_a_setting, did_you_mean
 from podrl.envs import EvaluationProtocol
-from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch, split_options
+from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch
 from podrl.gymnasium_envs.atari import AtariRecipe
 from podrl.types import EnvSpec
 
 _FRAMES = 108_000
 _FRAMES_PER_SECOND = 60
 _DEFAULTS = {
-    field.name: field.default for field in dataclasses.fields(AtariRecipe) if field.name not in ("game", "render_mode")
+    field.name: field.default
+    for field in dataclasses.fields(AtariRecipe)
+    if field.name not in ("game", "max_episode_steps", "wrappers", "render_mode")
 } | {"max_episode_frames": _FRAMES}
-_POSITIVE = ("frame_skip", "noop_max", "img_height", "img_width", "max_episode_steps", "max_episode_frames")
+_POSITIVE = ("frame_skip", "noop_max", "img_height", "img_width", "max_episode_frames")
 _FACTS = ("max_episode_frames", "frame_skip", "repeat_action_probability", "noop_max", "use_fire_reset")
+
+SETTINGS = ENV_SETTINGS
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:
@@ -48,7 +50,7 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> G
     Args:
         config: as for `make_spec`.
         seeds: [B] in [0, 2**31), one per game.
-        num_threads: not used; see `env.options.workers`.
+        num_threads: not used; see `env.workers`.
 
     Raises:
         ConfigError: as `make_spec`.
@@ -72,11 +74,10 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
         ConfigError: as `make_spec`.
     """
     recipe = _recipe(config)
-    options: dict[str, Any] = {name: value for name, value in config.options.items() if name != "max_episode_steps"}
-    options |= {"max_episode_frames": _FRAMES}
+    options: dict[str, Any] = {**config.options, "max_episode_frames": _FRAMES}
     facts = {name: options.get(name, _DEFAULTS[name]) for name in (*_FACTS, "full_action_space")}
     return EvaluationProtocol(
-        env=dataclasses.replace(config, options=options),
+        env=dataclasses.replace(config, max_episode_steps=0, options=options),
         facts=facts | {name: options[name] for name in ("mode", "difficulty") if name in options},
         steps_per_second=_FRAMES_PER_SECOND / recipe.frame_skip,
     )
@@ -85,25 +86,23 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
 def _recipe(config: EnvConfig) -> AtariRecipe:
     """What `config` asks for, checked."""
     check(not config.observation_keys, f"env.observation_keys={config.observation_keys} must be empty for Atari.")
-    options = split_options(config.options)[1]
+    options = dict(config.options)
     check(
         not options.pop("episodic_life", False),
         "env.options.episodic_life=True is not to be had from env.source='ale', whose games begin anew after each "
         "episode; use env.source='envpool'.",
     )
     options = {name: _checked(name, value) for name, value in options.items()}
+    steps = AtariRecipe.max_episode_steps
     if "max_episode_frames" in options:
-        check(
-            "max_episode_steps" not in options,
-            "env.options.max_episode_frames and env.options.max_episode_steps say the same; set one of them.",
-        )
-        frame_skip = options.get("frame_skip", _DEFAULTS["frame_skip"])
-        options["max_episode_steps"] = max(1, options.pop("max_episode_frames") // frame_skip)
-    return AtariRecipe(game=config.id, **options)
+        steps = max(1, options.pop("max_episode_frames") // options.get("frame_skip", _DEFAULTS["frame_skip"]))
+    steps = config.max_episode_steps or steps
+    return AtariRecipe(game=config.id, max_episode_steps=steps, wrappers=config.wrappers, **options)
 
 
 def _checked(name: str, value: Any) -> Any:
     """An option's value in the type of its default; integers may stand for floats."""
+    check_not_a_setting(name, "env.source='ale'")
     check(
         name in _DEFAULTS,
         f"env.options.{name} is not an option of env.source='ale'{did_you_mean(name, _DEFAULTS)} "

@@ -19,7 +19,7 @@ import warnings
 import jax
 from jax import numpy as jnp
 
-from podrl.config import ConfigError, EnvConfig, check, check_at_least, check_one_of, did_you_mean
+from podrl.config import ConfigError, EnvConfig, check, check_not_a_setting, check_one_of, did_you_mean
 from podrl.envs import EvaluationProtocol, JaxEnvironment
 from podrl.envs.in_graph import DevicePool, Transition
 from podrl.envs.in_graph import make_environment as make_many
@@ -34,6 +34,9 @@ except ModuleNotFoundError as missing:  # What it needs itself is told as it is.
 
 _BACKENDS = ("generalized", "mjx", "positional", "spring")
 _STEPS_PER_SECOND = 20.0
+_MAX_EPISODE_STEPS = 1000
+
+SETTINGS = ("max_episode_steps",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,18 +45,16 @@ class _Options:
 
     Attributes:
         backend: of the physics: `spring` is the quickest, `mjx` is MuJoCo's own.
-        max_episode_steps: time limit of an episode, in env steps.
     """
 
     backend: str = "spring"
-    max_episode_steps: int = 1000
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:
     """Describes one environment.
 
     Args:
-        config: `options` are `backend` and `max_episode_steps`.
+        config: its only option is `backend`.
 
     Raises:
         ConfigError: on an unknown environment or option.
@@ -66,7 +67,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
 
 def make_environment(config: EnvConfig) -> JaxEnvironment:
     """The environment as pure functions; the same object for equal configs. Raises as `make_spec`."""
-    return _make_environment(config.id, config.observation_keys, json.dumps(dict(config.options), sort_keys=True))
+    return _make_environment(json.dumps(dataclasses.asdict(config), sort_keys=True))
 
 
 def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> DevicePool:
@@ -87,15 +88,17 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> D
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """Episodes of up to 1,000 steps; everything else as in `config`. Raises as `make_spec`."""
-    options = {name: value for name, value in config.options.items() if name != "max_episode_steps"}
-    env = dataclasses.replace(config, options=options)
-    return EvaluationProtocol(env=env, facts=dataclasses.asdict(_resolve(env)[1]), steps_per_second=_STEPS_PER_SECOND)
+    env = dataclasses.replace(config, max_episode_steps=0)
+    facts = {"max_episode_steps": _MAX_EPISODE_STEPS} | dataclasses.asdict(_resolve(env)[1])
+    return EvaluationProtocol(env=env, facts=facts, steps_per_second=_STEPS_PER_SECOND)
 
 
 @functools.cache
-def _make_environment(env_id: str, observation_keys: tuple[str, ...], options: str) -> JaxEnvironment:
-    """Options come as JSON, so that they can be remembered."""
-    env, chosen = _resolve(EnvConfig(id=env_id, observation_keys=observation_keys, options=json.loads(options)))
+def _make_environment(values: str) -> JaxEnvironment:
+    """The config comes as JSON, so that it can be remembered."""
+    config = EnvConfig(**json.loads(values))
+    env, _ = _resolve(config)
+    limit = config.max_episode_steps or _MAX_EPISODE_STEPS
 
     def reset(key: jax.Array) -> tuple[PyTree, jax.Array]:
         state = env.reset(key)
@@ -105,7 +108,7 @@ def _make_environment(env_id: str, observation_keys: tuple[str, ...], options: s
         del key  # Brax's physics has no noise.
         inner, steps = env.step(state[0], jnp.clip(action, -1, 1)), state[1] + 1
         observation = inner.obs.astype(jnp.float32)
-        return Transition((inner, steps), observation, inner.reward, inner.done > 0, steps >= chosen.max_episode_steps)
+        return Transition((inner, steps), observation, inner.reward, inner.done > 0, steps >= limit)
 
     return make_many(reset, step)
 
@@ -121,6 +124,7 @@ def _resolve(config: EnvConfig) -> tuple[Any, _Options]:
     )
     defaults = dataclasses.asdict(_Options())
     for name, value in config.options.items():
+        check_not_a_setting(name, config.id)
         check(
             name in defaults,
             f"env.options.{name} is not an option of Brax{did_you_mean(name, defaults)} "
@@ -133,7 +137,6 @@ def _resolve(config: EnvConfig) -> tuple[Any, _Options]:
         )
     options = _Options(**config.options)
     check_one_of("env.options.backend", options.backend, _BACKENDS)
-    check_at_least(options, "env.options", "max_episode_steps", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # That its environments are no longer developed.
         return envs.get_environment(config.id, backend=options.backend), options

@@ -13,7 +13,7 @@ What EnvPool does, checked on 1.2.5:
   game is over; elsewhere such a step keeps discount 1.
 - DM Control's episodes end by truncation, always. Its reset rows repeat the last reward, which is taken out here.
 - MuJoCo and DM Control have float64 observations and actions, and clip actions that leave their range.
-- Some families (those whose `max_episode_steps` is 2**31 - 1) have no time limit and ignore the option.
+- Some families (those whose `max_episode_steps` is 2**31 - 1) have no time limit and ignore a given one.
 - An option out of range can abort the whole process from C++, so the known ones are checked here.
 
 Source: Weng et al. 2022, arXiv:2206.10558; https://envpool.readthedocs.io.
@@ -36,7 +36,6 @@ from podrl.envs.envpool_pool import SynchronousPool, is_grid
 from podrl.envs.spaces import ActionEncoding, Encoding, make_action_encoding, make_encoding
 from podrl.types import EnvSpec
 
-_TIME_LIMITS = ("max_episode_steps", "max_episode_frames")
 _ATARI_FRAMES = 108_000
 _ATARI_FACTS = (
     "max_episode_frames",
@@ -51,6 +50,8 @@ _ATARI_FACTS = (
 _REMEDIES = {"Qt 5": " On Debian and Ubuntu: apt-get install libqt5gui5."}
 _STEPS_PER_SECOND = 50.0  # Of Box2D and most of classic control.
 _GRID_STEPS_PER_SECOND = 5.0
+
+SETTINGS = ("max_episode_steps",)
 
 # `warnings.catch_warnings` swaps global state, and actor threads make pools at the same time.
 _warnings_lock = threading.Lock()
@@ -131,22 +132,21 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     Source: Machado et al. 2018, arXiv:1709.06009.
     """
     task = _resolve(config)
-    options = {name: value for name, value in config.options.items() if name not in _TIME_LIMITS}
-    defaults = _defaults(config)
+    options, defaults = dict(config.options), _defaults(config)
     if "episodic_life" not in defaults:
         limit = defaults["max_episode_steps"]
         facts = {"max_episode_steps": "none" if limit == NO_LIMIT else limit} | options
         with _refusals_as_config_errors(config):
             grid = is_grid(envpool.make_spec(config.id, **options).gymnasium_observation_space)
         return EvaluationProtocol(
-            env=dataclasses.replace(config, options=options),
+            env=dataclasses.replace(config, max_episode_steps=0),
             facts=facts,
             steps_per_second=_GRID_STEPS_PER_SECOND if grid else _STEPS_PER_SECOND,
         )
     options |= {"episodic_life": False, "max_episode_frames": _ATARI_FRAMES}
     facts = {name: options.get(name, defaults.get(name)) for name in _ATARI_FACTS}
     return EvaluationProtocol(
-        env=dataclasses.replace(config, options=options),
+        env=dataclasses.replace(config, max_episode_steps=0, options=options),
         facts=facts | {name: options[name] for name in ("mode", "difficulty") if name in options},
         steps_per_second=60 / task.frames_per_step,
     )

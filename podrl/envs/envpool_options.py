@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from podrl.config import ConfigError, EnvConfig, check, did_you_mean
+from podrl.config import EnvConfig, check, check_not_a_setting, did_you_mean
 
 NO_LIMIT = 2**31 - 1
 
@@ -25,8 +25,9 @@ _OWNED = {
     "task": "env.id chooses it",
     "env_name": "env.id chooses it",
     "task_name": "env.id chooses it",
+    "max_episode_steps": "set env.max_episode_steps",
 }
-_POSITIVE = ("frame_skip", "noop_max", "img_height", "img_width", "max_episode_steps", "max_episode_frames")
+_POSITIVE = ("frame_skip", "noop_max", "img_height", "img_width", "max_episode_frames")
 
 
 def is_emulator(defaults: Mapping[str, Any]) -> bool:
@@ -57,6 +58,8 @@ def check_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, A
         types["max_episode_frames"] = 0
     options = {}
     for name, value in config.options.items():
+        if name not in types:
+            check_not_a_setting(name, config.id)
         check(name not in _OWNED, f"env.options.{name} is not yours to set: {_OWNED.get(name)}.")
         check(
             name in types,
@@ -64,15 +67,15 @@ def check_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, A
             f"Available: {', '.join(sorted(types))}.",
         )
         options[name] = _checked_option(name, value, types[name])
-    if "max_episode_steps" in options and defaults["max_episode_steps"] == NO_LIMIT:
-        raise ConfigError(f"env.options.max_episode_steps has no effect on {config.id}: EnvPool never truncates it.")
     if "max_episode_frames" in options:
-        check(
-            "max_episode_steps" not in options,
-            "env.options.max_episode_frames and env.options.max_episode_steps say the same; set one of them.",
-        )
         frame_skip = options.get("frame_skip", defaults["frame_skip"])
         options["max_episode_steps"] = max(1, options.pop("max_episode_frames") // frame_skip)
+    if config.max_episode_steps:
+        check(
+            defaults["max_episode_steps"] != NO_LIMIT,
+            f"env.max_episode_steps has no effect on {config.id}: EnvPool never truncates it.",
+        )
+        options["max_episode_steps"] = config.max_episode_steps
     # ViZDoom's buttons: one of all combinations that make sense, instead of a number for each.
     own = {"stack_num": 1, "use_combined_action": True}
     return {name: value for name, value in own.items() if name in defaults} | options

@@ -39,6 +39,8 @@ _COLOURS = np.array([[220, 60, 60], [70, 110, 240], [255, 255, 255], [255, 220, 
 _GRASS = np.array([30, 90, 40], np.uint8)
 _STEPS_PER_SECOND = 10.0
 
+SETTINGS = envpool.SETTINGS
+
 
 def make_spec(config: EnvConfig) -> EnvSpec:
     """Describes one match; see above for `config.options`.
@@ -80,7 +82,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     protocol = envpool.evaluation_protocol(inner)
     options = {**protocol.env.options, "observation": own["observation"], "checkpoints": False}
     return EvaluationProtocol(
-        env=dataclasses.replace(config, options=options),
+        env=dataclasses.replace(config, max_episode_steps=0, options=options),
         facts={**protocol.facts, "checkpoints": False},
         steps_per_second=_STEPS_PER_SECOND,
     )

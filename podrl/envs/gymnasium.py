@@ -2,11 +2,7 @@
 
 `env.id` is an id that Gymnasium knows (`CartPole-v1`), one that it knows once a module is imported
 (`ale_py:ALE/Pong-v5`), or `my_package.my_env:MyEnv`, a class or a function that returns an environment, from Python's
-path or the folder in which the command was typed. `env.options` are arguments of its constructor, and
-
-- `max_episode_steps`: after which episodes are truncated, in the place of the environment's own limit;
-- `wrappers`: what is put around each environment, the innermost first: `('gymnasium.wrappers:FlattenObservation',)`;
-- `workers` and `worker_timeout_s`: see `podrl.envs.gymnasium_pool`.
+path or the folder in which the command was typed. `env.options` are arguments of its constructor, and nothing else.
 
 Source: Towers et al. 2024, arXiv:2407.17032; https://gymnasium.farama.org.
 """
@@ -16,14 +12,16 @@ import dataclasses
 
 import gymnasium
 
-from podrl.config import EnvConfig, check
+from podrl.config import ENV_SETTINGS, EnvConfig, check
 from podrl.envs import EvaluationProtocol
-from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch, split_options
-from podrl.gymnasium_envs.making import Recipe
+from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch
+from podrl.gymnasium_envs.making import Recipe, time_limits
 from podrl.types import EnvSpec
 
 _OWNED = {"render_mode": "podrl sets it where a film is made", "disable_env_checker": "podrl has checks of its own"}
 _STEPS_PER_SECOND = 30.0
+
+SETTINGS = ENV_SETTINGS
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:
@@ -45,7 +43,7 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> G
     Args:
         config: as for `make_spec`.
         seeds: [B] in [0, 2**31), one per environment.
-        num_threads: not used: Python runs one thread at a time. See `env.options.workers`.
+        num_threads: not used: Python runs one thread at a time. See `env.workers`.
 
     Raises:
         ConfigError: as `make_spec`.
@@ -68,40 +66,30 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     Raises:
         ConfigError: as `make_spec`.
     """
-    options = {name: value for name, value in config.options.items() if name != "max_episode_steps"}
-    env = dataclasses.replace(config, options=options)
+    env = dataclasses.replace(config, max_episode_steps=0)
     made = _recipe(env).make()
     limit = _time_limit(made)
     made.close()
     return EvaluationProtocol(
         env=env,
-        facts={"max_episode_steps": "none" if limit is None else limit} | split_options(options)[1],
+        facts={"max_episode_steps": "none" if limit is None else limit} | dict(config.options),
         steps_per_second=float(made.metadata.get("render_fps") or _STEPS_PER_SECOND),
     )
 
 
 def _recipe(config: EnvConfig) -> Recipe:
-    """What `config` asks for, with podrl's own options apart from the constructor's arguments."""
-    arguments = split_options(config.options)[1]
-    for name in arguments:
+    """What `config` asks for."""
+    for name in config.options:
         check(name not in _OWNED, f"env.options.{name} is not yours to set: {_OWNED.get(name)}.")
-    limit, wrappers = arguments.pop("max_episode_steps", None), arguments.pop("wrappers", ())
-    check(
-        limit is None or (type(limit) is int and limit >= 1),
-        f"env.options.max_episode_steps={limit!r} must be a whole number, at least 1.",
+    return Recipe(
+        id=config.id,
+        arguments=config.options,
+        max_episode_steps=config.max_episode_steps,
+        wrappers=config.wrappers,
     )
-    check(
-        isinstance(wrappers, list | tuple) and all(isinstance(path, str) for path in wrappers),
-        f"env.options.wrappers={wrappers!r} must be a tuple of 'module:Name'.",
-    )
-    return Recipe(id=config.id, arguments=arguments, max_episode_steps=limit, wrappers=tuple(wrappers))
 
 
 def _time_limit(env: gymnasium.Env) -> int | None:
-    """Of the outermost `TimeLimit` around an environment, or what it was registered with."""
-    wrapped = env
-    while isinstance(wrapped, gymnasium.Wrapper):
-        if isinstance(wrapped, gymnasium.wrappers.TimeLimit):
-            return wrapped._max_episode_steps
-        wrapped = wrapped.env
-    return None if env.spec is None else env.spec.max_episode_steps
+    """The least of the time limits around an environment; what it was registered with if there are none."""
+    limits = [wrapper._max_episode_steps for wrapper in time_limits(env)]
+    return min(limits) if limits else None if env.spec is None else env.spec.max_episode_steps

@@ -1,15 +1,10 @@
 """Gymnasium environments as a pool of podrl's, in the actor's thread or in worker processes.
 
-Two of `env.options` say which:
-
-- `workers`: processes that share the environments of each pool; with 0, the default, they step one after the other in
-  the actor's thread. Processes pay where a worker's share of a step takes much longer than a message there and back,
-  0.1 ms: not for CartPole.
-- `worker_timeout_s`: how long a worker may take to reset or step its environments before the run ends with an error
-  that names the one that it is busy with.
+Processes (`env.workers`) pay where a worker's share of a step takes much longer than a message there and back, 0.1 ms:
+not for CartPole.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -22,27 +17,6 @@ from podrl.gymnasium_envs.processes import WorkerBatch
 from podrl.types import EnvSpec, Timestep
 
 MakeEnv = Callable[[], gymnasium.Env]
-
-_DEFAULTS = {"workers": 0, "worker_timeout_s": 60.0}
-
-
-def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two options above, checked and complete, and all others.
-
-    Raises:
-        ConfigError: if one of the two is out of range.
-    """
-    own = {name: options.get(name, default) for name, default in _DEFAULTS.items()}
-    workers, timeout_s = own["workers"], own["worker_timeout_s"]
-    check(
-        type(workers) is int and workers >= 0,
-        f"env.options.workers={workers!r} must be a whole number, at least 0.",
-    )
-    check(
-        type(timeout_s) in (int, float) and timeout_s > 0,
-        f"env.options.worker_timeout_s={timeout_s!r} must be a positive number (seconds).",
-    )
-    return own, {name: value for name, value in options.items() if name not in own}
 
 
 def describe(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> EnvSpec:
@@ -67,7 +41,7 @@ def describe(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> E
 def make_batch(
     make: MakeEnv, seeds: Sequence[int], config: EnvConfig, *, in_process: bool = False
 ) -> EnvBatch | WorkerBatch:
-    """One environment per seed, in worker processes if `config.options` says so.
+    """One environment per seed, in `config.workers` processes if that is not 0.
 
     Raises:
         ConfigError: as `make` does.
@@ -75,10 +49,9 @@ def make_batch(
     """
     if not seeds:
         raise ValueError("A pool needs seeds; found none.")
-    own, _ = split_options(config.options)
-    if in_process or not own["workers"]:
+    if in_process or not config.workers:
         return EnvBatch(make, seeds)
-    return WorkerBatch(make, seeds, num_workers=own["workers"], timeout_s=own["worker_timeout_s"])
+    return WorkerBatch(make, seeds, num_workers=config.workers, timeout_s=config.worker_timeout_s)
 
 
 class GymnasiumPool:

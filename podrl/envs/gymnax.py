@@ -26,7 +26,7 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from podrl.config import ConfigError, EnvConfig, check, did_you_mean
+from podrl.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
 from podrl.envs import EvaluationProtocol, JaxEnvironment
 from podrl.envs.in_graph import DevicePool, Transition
 from podrl.envs.in_graph import make_environment as make_many
@@ -42,6 +42,8 @@ except ModuleNotFoundError as missing:  # What it needs itself is told as it is.
 
 _TIME_LIMIT = "max_steps_in_episode"
 _STEPS_PER_SECOND = 15.0
+
+SETTINGS = ("max_episode_steps",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,9 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     """Describes one environment.
 
     Args:
-        config: `options` are the environment's parameters, such as `max_steps_in_episode`, and the arguments of its
-            constructor, such as `use_minimal_action_set`, by Gymnax's names.
+        config: `options` are the environment's parameters, such as `memory_length`, and the arguments of its
+            constructor, such as `use_minimal_action_set`, by Gymnax's names. Its time limit, `max_steps_in_episode`, is
+            `max_episode_steps`, as everywhere.
 
     Raises:
         ConfigError: on an unknown environment or option, or one that podrl cannot train on.
@@ -80,7 +83,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
 
 def make_environment(config: EnvConfig) -> JaxEnvironment:
     """The environment as pure functions; the same object for equal configs. Raises as `make_spec`."""
-    return _make_environment(config.id, config.observation_keys, json.dumps(dict(config.options), sort_keys=True))
+    return _make_environment(json.dumps(dataclasses.asdict(config), sort_keys=True))
 
 
 def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> DevicePool:
@@ -110,16 +113,17 @@ def make_plain(config: EnvConfig) -> tuple[Any, Any, Callable[[PyTree], jax.Arra
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """Whole episodes up to the environment's own time limit; everything else as in `config`. Raises as `make_spec`."""
-    options = {name: value for name, value in config.options.items() if name != _TIME_LIMIT}
-    env = dataclasses.replace(config, options=options)
-    limit = getattr(_resolve(env).params, _TIME_LIMIT)
-    return EvaluationProtocol(env=env, facts={_TIME_LIMIT: int(limit)} | options, steps_per_second=_STEPS_PER_SECOND)
+    env = dataclasses.replace(config, max_episode_steps=0)
+    limit = int(getattr(_resolve(env).params, _TIME_LIMIT))
+    facts = {"max_episode_steps": limit} | dict(config.options)
+    return EvaluationProtocol(env=env, facts=facts, steps_per_second=_STEPS_PER_SECOND)
 
 
 @functools.cache
-def _make_environment(env_id: str, observation_keys: tuple[str, ...], options: str) -> JaxEnvironment:
-    """Options come as JSON, so that they can be remembered."""
-    task = _resolve(EnvConfig(id=env_id, observation_keys=observation_keys, options=json.loads(options)))
+def _make_environment(values: str) -> JaxEnvironment:
+    """The config comes as JSON, so that it can be remembered."""
+    config = EnvConfig(**json.loads(values))
+    task = _resolve(config)
     env, params = task.env, task.params
 
     def reset(key: jax.Array) -> tuple[PyTree, jax.Array]:
@@ -158,8 +162,10 @@ def _make(config: EnvConfig) -> tuple[Any, Any]:
     params = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
     arguments = _constructor_defaults(type(gymnax.make(config.id)[0]))
     settings: dict[str, Any] = {}
+    known = {name: value for name, value in (params | arguments).items() if name != _TIME_LIMIT}
     for name, value in config.options.items():
-        known = params | arguments
+        check(name != _TIME_LIMIT, f"env.options.{name} is not yours to set: set env.max_episode_steps.")
+        check_not_a_setting(name, config.id)
         check(
             name in known,
             f"env.options.{name} is not an option of {config.id}{did_you_mean(name, known)} "
@@ -167,6 +173,8 @@ def _make(config: EnvConfig) -> tuple[Any, Any]:
         )
         settings[name] = _checked_option(name, value, known[name])
     env, found = gymnax.make(config.id, **{name: settings[name] for name in settings if name in arguments})
+    if config.max_episode_steps:
+        settings[_TIME_LIMIT] = config.max_episode_steps
     return env, found.replace(**{name: settings[name] for name in settings if name in params})
 
 
@@ -185,7 +193,6 @@ def _checked_option(name: str, value: Any, default: Any) -> Any:
         type(value) is expected and expected in (bool, int, float, str),
         f"env.options.{name}={value!r} has type {type(value).__name__}; expected {expected.__name__}.",
     )
-    check(name != _TIME_LIMIT or value >= 1, f"env.options.{name}={value!r} must be at least 1.")
     return value
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import gymnasium
 
 from podrl.config import ConfigError, check, did_you_mean
+from podrl.gymnasium_envs.making import wrap
 
 _NOOP = 0
 _FIRE = 1
@@ -31,6 +32,7 @@ class AtariRecipe:
         max_episode_steps: actions after which an episode is truncated.
         mode: of the game; -1 is its own.
         difficulty: of the game; -1 is its own.
+        wrappers: `module:Name` of what is put around it, the innermost first.
         render_mode: None, or `rgb_array` for pictures.
     """
 
@@ -46,6 +48,7 @@ class AtariRecipe:
     max_episode_steps: int = 27_000
     mode: int = -1
     difficulty: int = -1
+    wrappers: tuple[str, ...] = ()
     render_mode: str | None = None
 
     def make(self) -> gymnasium.Env:
@@ -86,7 +89,7 @@ class AtariRecipe:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"ALE cannot make env.id={self.game!r}: {' '.join(str(error).split())}") from error
-        return gymnasium.wrappers.TimeLimit(env, self.max_episode_steps)
+        return wrap(gymnasium.wrappers.TimeLimit(env, self.max_episode_steps), self.wrappers)
 
 
 class Opening(gymnasium.Wrapper):

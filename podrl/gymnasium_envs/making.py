@@ -1,6 +1,6 @@
 """One Gymnasium environment, from a name and options: a registered id, or a class or function of the user's own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import importlib
 import inspect
@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
-from podrl.config import ConfigError, check, did_you_mean
+from podrl.config import ConfigError, check, check_not_a_setting, did_you_mean
 
 # What registered environments raise about options that they do not like, or packages that they miss.
 _REFUSALS = (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError)
@@ -27,14 +27,14 @@ class Recipe:
             (`ale_py:ALE/Pong-v5`), or a `gymnasium.Env` class or a function that returns an environment
             (`my_package.my_env:MyEnv`).
         arguments: of the environment's constructor.
-        max_episode_steps: after which an episode is truncated; None leaves that to the environment.
+        max_episode_steps: after which an episode is truncated; 0 leaves that to the environment.
         wrappers: `module:Name` of what is put around it, the innermost first; each is called with an environment.
         render_mode: None, or `rgb_array` for pictures.
     """
 
     id: str
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    max_episode_steps: int | None = None
+    max_episode_steps: int = 0
     wrappers: tuple[str, ...] = ()
     render_mode: str | None = None
 
@@ -46,20 +46,21 @@ class Recipe:
                 user's own raises while it is made is raised as it is, but for `ValueError`.
         """
         env = self._make_registered() if (creator := find_creator(self.id)) is None else self._make_own(creator)
-        for path in self.wrappers:
-            env = _wrap(env, path)
-        return env
+        if self.max_episode_steps:
+            env = limit(env, self.max_episode_steps)
+        return wrap(env, self.wrappers)
 
     def _make_registered(self) -> gymnasium.Env:
         """An environment that Gymnasium knows."""
         spec = _registered(self.id)
         drawing = {} if self.render_mode is None else {"render_mode": self.render_mode}
-        options: dict[str, Any] = {**self.arguments, **drawing, "max_episode_steps": self.max_episode_steps}
         try:
             creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
             if callable(creator):
                 _check_arguments(self.id, creator, {**spec.kwargs, **self.arguments})
-            return gymnasium.make(spec, disable_env_checker=True, **options)
+            # Not as arguments of `make`, which would keep those that have a name of its own.
+            arguments = {**spec.kwargs, **self.arguments, **drawing}
+            return gymnasium.make(dataclasses.replace(spec, kwargs=arguments), disable_env_checker=True)
         except ConfigError:
             raise
         except _REFUSALS as error:
@@ -84,7 +85,7 @@ class Recipe:
             isinstance(env, gymnasium.Env),
             f"env.id={self.id!r} made a {_type_name(env)}; expected a gymnasium.Env.",
         )
-        return env if self.max_episode_steps is None else gymnasium.wrappers.TimeLimit(env, self.max_episode_steps)
+        return env
 
 
 def find_creator(env_id: str) -> Callable[..., Any] | None:
@@ -138,11 +139,38 @@ def _registered(env_id: str) -> Any:
     return gymnasium.registry[name]
 
 
+def limit(env: gymnasium.Env, steps: int) -> gymnasium.Env:
+    """The environment with episodes of at most so many steps, whatever time limits are around it already."""
+    limits = time_limits(env)
+    for wrapper in limits:
+        wrapper._max_episode_steps = steps
+    return env if limits else gymnasium.wrappers.TimeLimit(env, steps)
+
+
+def time_limits(env: gymnasium.Env) -> list[gymnasium.wrappers.TimeLimit]:
+    """Gymnasium's time limits around an environment, the outermost first."""
+    found = []
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            found.append(env)
+        env = env.env
+    return found
+
+
+def wrap(env: gymnasium.Env, paths: Sequence[str]) -> gymnasium.Env:
+    """The environment with the wrappers that `module:Name` name around it, the innermost first.
+
+    Raises:
+        ConfigError: if one is not there, or returns no environment.
+    """
+    for path in paths:
+        env = _wrap(env, path)
+    return env
+
+
 def _wrap(env: gymnasium.Env, path: str) -> gymnasium.Env:
-    """Puts the wrapper that `module:Name` names around `env`."""
-    key = f"env.options.wrappers: {path!r}"
-    module_name, colon, name = path.rpartition(":")
-    check(bool(colon), f"{key} must be 'module:Name', such as 'gymnasium.wrappers:FlattenObservation'.")
+    key = f"env.wrappers: {path!r}"
+    module_name, _, name = path.rpartition(":")
     wrapper = getattr(_import(module_name, key), name, None)
     check(callable(wrapper), f"{key} is nothing that can be called with an environment.")
     wrapped = wrapper(env)  # type: ignore[misc]
@@ -177,6 +205,8 @@ def _check_arguments(env_id: str, creator: Callable[..., Any], arguments: Mappin
     takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
     shown = sorted(set(named) - {"render_mode"})
     for name in arguments:
+        if not takes_all and name not in named:
+            check_not_a_setting(name, env_id)
         check(
             takes_all or name in named,
             f"env.options.{name} is not an option of {env_id}{did_you_mean(name, shown)} "

@@ -140,7 +140,7 @@ class WorkerBatch:
                 raise TimeoutError(
                     f"The worker process of environments {worker.first} to {worker.last} of the pool has not answered "
                     f"for {timeout_s:g} s; it is {worker.busy_with()}. If that can be, raise "
-                    "env.options.worker_timeout_s."
+                    "env.worker_timeout_s."
                 )
         try:
             succeeded, result = worker.connection.recv()

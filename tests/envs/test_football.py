@@ -13,8 +13,8 @@ RIGHT, SHOT = 5, 12
 SCORING = [RIGHT] * 25 + [SHOT] * 10
 
 
-def config_of(env_id=CLOSE, **options):
-    return EnvConfig(source="football", id=env_id, options=options)
+def config_of(env_id=CLOSE, max_episode_steps=0, **options):
+    return EnvConfig(source="football", id=env_id, max_episode_steps=max_episode_steps, options=options)
 
 
 def play(config, actions, seeds=(3,), source=football):
@@ -154,6 +154,7 @@ def test_evaluation_counts_goals():
     protocol = football.evaluation_protocol(config_of(checkpoints=True, observation="features", max_episode_steps=9))
 
     assert protocol.env.options == {"checkpoints": False, "observation": "features"}
+    assert protocol.env.max_episode_steps == 0
     assert protocol.facts == {"max_episode_steps": 400, "checkpoints": False}
 
 

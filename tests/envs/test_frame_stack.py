@@ -16,8 +16,9 @@ NUM_ENVS, NUM_STEPS, NUM_FRAMES = 4, 450, 4
 @pytest.mark.parametrize("gray_scale", [True, False])
 def test_carried_stack_equals_envpools_own(gray_scale):
     # Every episode is truncated after 60 steps.
-    options = {"max_episode_steps": 60, "noop_max": 1, "gray_scale": gray_scale}
-    config, seeds = EnvConfig(id="Breakout-v5", options=options), env_seeds(1, range(NUM_ENVS))
+    options = {"noop_max": 1, "gray_scale": gray_scale}
+    config = EnvConfig(id="Breakout-v5", max_episode_steps=60, options=options)
+    seeds, options = env_seeds(1, range(NUM_ENVS)), {**options, "max_episode_steps": 60}
     spec = make_spec(config)
     actions = spec.actions.sample(np.random.default_rng(0), (NUM_STEPS, NUM_ENVS))
     whole = envpool.make(

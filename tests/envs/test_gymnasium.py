@@ -11,17 +11,21 @@ import jax
 import numpy as np
 import pytest
 
-from podrl.config import ConfigError, EnvConfig
+from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
 from podrl.envs.gymnasium import evaluation_protocol, make_picture_pool, make_pool, make_spec
 from podrl.gymnasium_envs.batch import EnvFailure
 from podrl.types import ContinuousActions, DiscreteActions
+from tests.envs.corridor import Corridor
 from tests.processes import ROOT, wait_for
 
 CORRIDOR = "tests.envs.corridor:Corridor"
+HERE = "tests.envs.test_gymnasium"
+NAMED = f"{HERE}:Named"
 
 
-def own(env_id=CORRIDOR, keys=(), **options):
-    return EnvConfig(source="gymnasium", id=env_id, observation_keys=keys, options=options)
+def own(env_id=CORRIDOR, keys=(), **values):
+    settings = {name: values.pop(name) for name in ENV_SETTINGS if name in values}
+    return EnvConfig(source="gymnasium", id=env_id, observation_keys=keys, **settings, options=values)
 
 
 @contextlib.contextmanager
@@ -88,6 +92,53 @@ def test_an_episode_that_ends_on_its_time_limit_by_itself_is_terminated():
     assert limited["discount"][-1] == 0
 
 
+def lengths(config, num_steps=120):
+    """Steps of the episodes that end, without the reset rows between them."""
+    ends = np.flatnonzero(play(config, [[0]] * num_steps)["first"][:, 0])
+    return {int(length) for length in np.diff(ends) - 1}
+
+
+class Named(Corridor):
+    """Has constructor arguments of the names of podrl's settings."""
+
+    def __init__(self, max_episode_steps: int = 8, workers: int = 1, wrappers: str = "", worker_timeout_s: float = 1.0):
+        super().__init__(length=3)
+        self.limit = max_episode_steps + workers
+
+    def step(self, action):
+        observation, reward, _, _, extras = super().step(action)
+        return observation, reward, False, self._steps == self.limit, extras
+
+
+def limited():
+    return gymnasium.wrappers.OrderEnforcing(gymnasium.wrappers.TimeLimit(Named(100), 20))
+
+
+def anything(**options):
+    return Named(**options)
+
+
+gymnasium.register(id="tests/Named-v0", entry_point=Named, max_episode_steps=50)
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        (own(NAMED), 9),
+        (own(NAMED, max_episode_steps=4), 4),
+        (EnvConfig(source="gymnasium", id=NAMED, options={"max_episode_steps": 20, "workers": 2}), 22),
+        (EnvConfig(source="gymnasium", id=NAMED, max_episode_steps=5, options={"max_episode_steps": 20}), 5),
+        (EnvConfig(source="gymnasium", id=f"{HERE}:tests/Named-v0", options={"max_episode_steps": 20}), 21),
+        (EnvConfig(source="gymnasium", id=f"{HERE}:anything", options={"max_episode_steps": 20}), 21),
+        (own(f"{HERE}:limited"), 20),
+        (own(f"{HERE}:limited", max_episode_steps=40), 40),
+        (own("tests.envs.corridor:tests/Corridor-v0", max_episode_steps=9), 9),
+    ],
+)
+def test_settings_of_podrls_and_arguments_of_the_same_name_do_not_meet(config, length):
+    assert lengths(config) == {length}
+
+
 def test_workers_change_nothing():
     actions = np.random.default_rng(0).integers(0, 2, (40, 5))
     alone = play(own(length=4), actions, seeds=range(5))
@@ -134,7 +185,7 @@ def test_evaluation_plays_whole_episodes_at_the_environments_speed():
         own("tests.envs.corridor:tests/Corridor-v0", length=3, max_episode_steps=2, workers=2)
     )
 
-    assert protocol.env.options == {"length": 3, "workers": 2}
+    assert (protocol.env.options, protocol.env.workers, protocol.env.max_episode_steps) == ({"length": 3}, 2, 0)
     assert protocol.facts == {"max_episode_steps": 6, "length": 3}
     assert protocol.steps_per_second == 7
     assert evaluation_protocol(own("tests.envs.corridor:long_corridor")).facts == {"max_episode_steps": 4}
@@ -157,12 +208,7 @@ def test_pictures():
         (own("ALE/Pongs-v5"), "env.source='ale'"),
         (own("CartPole-v1", gravity=3), "env.options.gravity is not an option of CartPole-v1.*Available: sutton_barto"),
         (own("CartPole-v1", render_mode="human"), "env.options.render_mode is not yours to set"),
-        (own("CartPole-v1", max_episode_steps=0), "env.options.max_episode_steps=0 must be a whole number"),
-        (own("CartPole-v1", workers=-1), "env.options.workers=-1 must be a whole number"),
-        (own("CartPole-v1", worker_timeout_s=0), "env.options.worker_timeout_s=0 must be a positive number"),
-        (own("CartPole-v1", wrappers="a:B"), "env.options.wrappers='a:B' must be a tuple"),
-        (own("CartPole-v1", wrappers=("B",)), "env.options.wrappers: 'B' must be 'module:Name'"),
-        (own("CartPole-v1", wrappers=("os:getpid2",)), "'os:getpid2' is nothing that can be called"),
+        (own("CartPole-v1", wrappers=("os:getpid2",)), "env.wrappers: 'os:getpid2' is nothing that can be called"),
         (
             own(length=1),
             "env.id='tests.envs.corridor:Corridor' cannot be made: ValueError: length=1 must be at least 2",

@@ -14,8 +14,8 @@ from podrl.types import ContinuousActions, DiscreteActions
 SOURCE = load_source("gymnax")
 
 
-def gymnax_config(env_id, **options):
-    return EnvConfig(source="gymnax", id=env_id, options=options)
+def gymnax_config(env_id, max_episode_steps=0, **options):
+    return EnvConfig(source="gymnax", id=env_id, max_episode_steps=max_episode_steps, options=options)
 
 
 def play(config, actions):
@@ -36,16 +36,16 @@ def test_an_end_terminates_and_a_time_limit_truncates():
     assert falls.first[: end + 2].tolist() == [True] + [False] * end + [True]
     assert falls.reward[1 : end + 2].tolist() == [1] * end + [0]
 
-    limited = play(gymnax_config("CartPole-v1", max_steps_in_episode=3), [0, 1] * 4)
+    limited = play(gymnax_config("CartPole-v1", max_episode_steps=3), [0, 1] * 4)
     assert (limited.discount == 1).all()
     assert np.flatnonzero(limited.first).tolist() == [0, 4, 8]
 
-    both = play(gymnax_config("CartPole-v1", max_steps_in_episode=int(end)), [1] * 12)
+    both = play(gymnax_config("CartPole-v1", max_episode_steps=int(end)), [1] * 12)
     assert np.flatnonzero(both.discount == 0)[0] == end  # What ends by itself on its last step is no truncation.
 
 
 def test_the_step_of_a_reset_ignores_its_action():
-    config = gymnax_config("CartPole-v1", max_steps_in_episode=3)
+    config = gymnax_config("CartPole-v1", max_episode_steps=3)
     one, other = (play(config, [0, 1, 0, action, 1]) for action in (0, 1))
     np.testing.assert_array_equal(one.observation, other.observation)
 
@@ -81,18 +81,21 @@ def test_actions_and_observations_become_podrls():
 
 
 def test_evaluation_has_the_environments_own_time_limit():
-    protocol = evaluation_protocol(SOURCE, gymnax_config("MemoryChain-bsuite", max_steps_in_episode=3, memory_length=2))
-    assert protocol.env.options == {"memory_length": 2}
-    assert protocol.facts == {"max_steps_in_episode": 1000, "memory_length": 2}
+    protocol = evaluation_protocol(SOURCE, gymnax_config("MemoryChain-bsuite", max_episode_steps=3, memory_length=2))
+    assert (protocol.env.options, protocol.env.max_episode_steps) == ({"memory_length": 2}, 0)
+    assert protocol.facts == {"max_episode_steps": 1000, "memory_length": 2}
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (gymnax_config("Breakout-MinAtr"), "'Breakout-MinAtr' is not a Gymnax .* did you mean 'Breakout-MinAtar'"),
-        (gymnax_config("CartPole-v1", max_steps=3), "max_steps is not an option of CartPole-v1.*max_steps_in_episode"),
-        (gymnax_config("CartPole-v1", max_steps_in_episode="3"), "='3' has type str; expected int"),
-        (gymnax_config("CartPole-v1", max_steps_in_episode=0), "=0 must be at least 1"),
+        (
+            gymnax_config("CartPole-v1", lenght=3),
+            "lenght is not an option of .*did you mean 'length'",
+        ),
+        (gymnax_config("CartPole-v1", force_mag="3"), "='3' has type str; expected float"),
+        (gymnax_config("CartPole-v1", max_steps_in_episode=9), "not yours to set: set env.max_episode_steps"),
         (EnvConfig(source="gymnax", id="CartPole-v1", observation_keys=("x",)), "observation_keys must be empty"),
     ],
 )

@@ -1,0 +1,97 @@
+"""podrl's own settings of an environment: the same for every source, and apart from the constructor's arguments."""
+
+import dataclasses
+import json
+
+import pytest
+
+from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
+from podrl.config_dict import differences, to_dict, with_defaults
+from podrl.envs import load_source
+from podrl.envs.settings import check_settings
+from tests import runs
+
+CASES = {
+    "envpool": ("CartPole-v1", ("max_episode_steps",)),
+    "football": ("gfootball/academy_empty_goal_close-v1", ("max_episode_steps",)),
+    "gymnax": ("CartPole-v1", ("max_episode_steps",)),
+    "brax": ("inverted_pendulum", ("max_episode_steps",)),
+    "gymnasium": ("CartPole-v1", ENV_SETTINGS),
+    "ale": ("Pong-v5", ENV_SETTINGS),
+    "tests.envs.scripted": ("script", ()),
+}
+VALUES = {
+    "max_episode_steps": 7,
+    "workers": 1,
+    "worker_timeout_s": 9.0,
+    "wrappers": ("gymnasium.wrappers:RecordEpisodeStatistics",),
+}
+
+
+def source_of(name):
+    if name == "brax":
+        pytest.importorskip("brax")
+    if name == "ale":
+        pytest.importorskip("ale_py")
+    return load_source(name)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("setting", ENV_SETTINGS)
+def test_a_source_keeps_a_setting_or_refuses_it(name, setting):
+    source, (env_id, kept) = source_of(name), CASES[name]
+    config = dataclasses.replace(EnvConfig(source=name, id=env_id), **{setting: VALUES[setting]})
+    if setting in kept:
+        check_settings(source, config)
+        source.make_spec(config)
+        return
+    with pytest.raises(ConfigError, match=rf"^env\.{setting}=.* has no effect with env\.source='{name}': ") as caught:
+        check_settings(source, config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("tests")])
+@pytest.mark.parametrize("setting", ENV_SETTINGS)
+def test_a_setting_among_the_options_is_answered_with_its_own_key(name, setting):
+    source, config = source_of(name), EnvConfig(source=name, id=CASES[name][0], options={setting: VALUES[setting]})
+    with pytest.raises(ConfigError, match=rf"env\.options\.{setting} is .* env\.{setting}\."):
+        source.make_spec(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_episode_steps": -1}, "env.max_episode_steps=-1 must be at least 0"),
+        ({"workers": -1}, "env.workers=-1 must be at least 0"),
+        ({"worker_timeout_s": 0.0}, "env.worker_timeout_s=0 must be positive"),
+        ({"wrappers": ("B",)}, "env.wrappers: 'B' must be 'module:Name'"),
+    ],
+)
+def test_settings_have_ranges(values, message):
+    with pytest.raises(ConfigError, match=message):
+        EnvConfig(id="x", **values)
+
+
+@pytest.mark.parametrize(
+    ("source", "before", "now"),
+    [
+        ("gymnasium", {"workers": 2, "worker_timeout_s": 5.0, "length": 3}, {"workers": 2, "worker_timeout_s": 5.0}),
+        ("gymnasium", {"wrappers": ["a:B"], "length": 3}, {"wrappers": ("a:B",)}),
+        ("envpool", {"max_episode_steps": 9, "length": 3}, {"max_episode_steps": 9}),
+        ("gymnax", {"max_steps_in_episode": 9, "length": 3}, {"max_episode_steps": 9}),
+    ],
+)
+def test_a_run_that_was_recorded_with_settings_among_its_options_goes_on(source, before, now):
+    config = runs.make_config("x", env__source=source, env__options={"length": 3})
+    config = dataclasses.replace(config, env=dataclasses.replace(config.env, **now))
+    recorded = json.loads(json.dumps(to_dict(config)))
+    recorded["env"] = {"source": source, "id": "x", "observation_keys": [], "options": before}
+
+    assert differences(with_defaults(recorded), to_dict(config)) == {}
+
+
+def test_what_is_recorded_now_is_read_as_it_is():
+    options = {"max_episode_steps": 100, "workers": 3}  # A constructor's.
+    config = runs.make_config("x", env__source="gymnasium", env__options=options, env__workers=1)
+
+    assert differences(with_defaults(json.loads(json.dumps(to_dict(config)))), to_dict(config)) == {}
