@@ -29,7 +29,15 @@ from podrl.checkpoint_facts import (
 from podrl.config import CheckpointConfig, ConfigError
 from podrl.metrics import recorded_return
 from podrl.retention import Preservation
-from podrl.state_arrays import by_path, check_leaves, from_arrays, to_array_shapes, to_arrays
+from podrl.state_arrays import (
+    by_path,
+    check_leaves,
+    from_arrays,
+    to_array_shapes,
+    to_arrays,
+    with_remainders,
+    without_absent,
+)
 from podrl.types import Counters, LearnerState, PyTree, Snapshot
 
 
@@ -154,8 +162,9 @@ class Checkpointer:
             ConfigError: if it is of another network or algorithm; names the first leaf that differs.
             Exception: whatever Orbax raises on one that is damaged.
         """
-        checkpoint, expected = checkpoint_folder(self._workdir) / str(step), to_array_shapes(shape)
-        check_leaves(checkpoint, self._manager.item_metadata(step)["state"], expected)
+        checkpoint, saved = checkpoint_folder(self._workdir) / str(step), self._manager.item_metadata(step)["state"]
+        expected = without_absent(to_array_shapes(shape), saved)
+        check_leaves(checkpoint, saved, expected)
         progress = read_progress(self._workdir, step)
         arrays = ocp.StandardCheckpointHandler().restore(checkpoint / "state", args=ocp.args.StandardRestore(expected))
         return Snapshot(state=from_arrays(arrays, shape), **progress)
@@ -297,7 +306,8 @@ def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
     saved = _read_metadata(workdir, step)
     item = {"params": saved["params"]}
     if isinstance(saved.get("extra"), Mapping) and "observations" in saved["extra"]:
-        item["extra"] = {"observations": saved["extra"]["observations"]}
+        statistics = saved["extra"]["observations"]
+        item["extra"] = {"observations": {name: statistics[name] for name in ("count", "mean", "variance")}}
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     arguments = ocp.args.PyTreeRestore(item=item, restore_args=on_host, partial_restore=True)
     path = checkpoint_folder(workdir) / str(step) / "state"
@@ -327,11 +337,15 @@ def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tu
             ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as arrays,
             ocp.Checkpointer(ocp.JsonCheckpointHandler()) as numbers,
         ):
-            check_leaves(checkpoint, arrays.metadata(checkpoint / "state").item_metadata.tree, parts, partly=True)
+            saved = arrays.metadata(checkpoint / "state").item_metadata.tree
+            parts = without_absent(parts, saved)
+            check_leaves(checkpoint, saved, parts, partly=True)
             restore = ocp.args.PyTreeRestore(
                 item=parts, restore_args=ocp.checkpoint_utils.construct_restore_args(parts), partial_restore=True
             )
-            state = dataclasses.replace(shape, **arrays.restore(checkpoint / "state", args=restore))
+            restored = arrays.restore(checkpoint / "state", args=restore)
+            extra = with_remainders(restored["extra"], shape.extra)
+            state = dataclasses.replace(shape, params=restored["params"], extra=extra)
             return state, Counters(**numbers.restore(checkpoint / "counters"))
     except ConfigError:
         raise

@@ -9,81 +9,22 @@ updates before it, with which (or with older ones, where there is a lag) actors 
 Rewards are divided by the standard deviation of the discounted sum of an episode's rewards up to each step, the scale
 of the values. These sums go on from unroll to unroll in the carry.
 
-Source: Engstrom et al. 2020, arXiv:2005.12729, sections 3 and A.2 (what PPO's implementations do); Chan, Golub and
-LeVeque 1983, Algorithms for computing the sample variance, The American Statistician 37 (merging statistics).
+Source: Engstrom et al. 2020, arXiv:2005.12729, sections 3 and A.2 (what PPO's implementations do).
 """
 
 import dataclasses
 
-from flax import struct
 import jax
 import jax.numpy as jnp
 
 from podrl.config import check
+from podrl.ops.statistics import Statistics, initial_statistics, update_statistics
 from podrl.types import Agent, EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
 
 # Normalised observations and rewards are clipped to [-MAX_NORMALIZED, MAX_NORMALIZED].
 MAX_NORMALIZED = 10.0
 
 _EPSILON = 1e-8
-
-
-@struct.dataclass(kw_only=True)
-class Statistics:
-    """Of all rows seen.
-
-    Attributes:
-        count: [] float32; rows. It stops growing where a batch's rows are less than its last digit, after some 1e7
-            batches; from there on old rows fade away.
-        mean: pytree of float32; zeros before the first row.
-        variance: like `mean`; ones before the first row.
-    """
-
-    count: jax.Array
-    mean: PyTree
-    variance: PyTree
-
-
-def initial_statistics(structs: PyTree) -> Statistics:
-    """Of no rows; normalising with them changes nothing but what is clipped.
-
-    Args:
-        structs: pytree of `jax.ShapeDtypeStruct` of one row.
-    """
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), structs)
-    return Statistics(count=jnp.zeros(()), mean=zeros, variance=jax.tree.map(jnp.ones_like, zeros))
-
-
-def update_statistics(statistics: Statistics, rows: PyTree, mask: jax.Array) -> Statistics:
-    """The statistics of what was seen before and of some more rows.
-
-    Args:
-        statistics: of what was seen before.
-        rows: pytree of [T, B, ...].
-        mask: [T, B] bool; other rows do not count, and may be NaN.
-    """
-    added = jnp.sum(mask, dtype=jnp.float32)
-    count = statistics.count + added
-    share = added / jnp.maximum(count, 1)
-    kept = 1 - share
-
-    def average(x: jax.Array) -> jax.Array:
-        chosen = jnp.expand_dims(mask, range(2, x.ndim))
-        return jnp.sum(jnp.where(chosen, x, 0.0), axis=(0, 1)) / jnp.maximum(added, 1)
-
-    means = jax.tree.map(average, rows)
-    variances = jax.tree.map(lambda x, mean: average(jnp.square(x - mean)), rows, means)
-    shifts = jax.tree.map(jnp.subtract, means, statistics.mean)
-    return Statistics(
-        count=count,
-        mean=jax.tree.map(lambda mean, shift: mean + share * shift, statistics.mean, shifts),
-        variance=jax.tree.map(
-            lambda old, new, shift: kept * old + share * new + kept * share * jnp.square(shift),
-            statistics.variance,
-            variances,
-            shifts,
-        ),
-    )
 
 
 def normalize(statistics: Statistics, rows: PyTree) -> PyTree:

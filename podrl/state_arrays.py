@@ -10,8 +10,10 @@ from typing import Any
 from etils import epath
 import jax
 from jax import numpy as jnp
+import numpy as np
 
 from podrl.config import ConfigError
+from podrl.ops.statistics import Statistics
 from podrl.types import FusedState, LearnerState, PyTree
 
 
@@ -31,14 +33,53 @@ def to_array_shapes(shape: LearnerState) -> dict[str, PyTree]:
 
 
 def from_arrays(arrays: Mapping[str, PyTree], shape: LearnerState) -> LearnerState:
-    """The state of this shape that `to_arrays` took apart."""
+    """The state of this shape that `to_arrays` took apart; what `without_absent` left out of it is zeros."""
     names = {field.name for field in dataclasses.fields(shape)}
+    arrays = {**arrays, "extra": with_remainders(arrays["extra"], shape.extra)}
     restored = {name: jax.tree.map(_from_words, arrays[name], _named(shape)[name]) for name in names}
     if isinstance(shape, FusedState):
         treedef = jax.tree.structure(shape.environments)
         leaves = [restored["environments"][path] for path in _flat(shape.environments)]
         restored["environments"] = jax.tree.unflatten(treedef, leaves)
     return type(shape)(**restored)
+
+
+def without_absent(expected: PyTree, saved: PyTree) -> PyTree:
+    """Leaves out what a checkpoint need not hold: the remainders of running statistics.
+
+    Args:
+        expected: arrays or `jax.ShapeDtypeStruct`s.
+        saved: Orbax's record of the arrays.
+
+    Returns:
+        `expected`, with a dictionary of the rest in place of `Statistics` whose remainders were not saved.
+    """
+    found = by_path(saved)
+
+    def choose(path: tuple[Any, ...], node: PyTree) -> PyTree:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        absent = isinstance(node, Statistics) and f"{name}/remainders/count" not in found
+        return {"count": node.count, "mean": node.mean, "variance": node.variance} if absent else node
+
+    return jax.tree_util.tree_map_with_path(choose, expected, is_leaf=lambda node: isinstance(node, Statistics))
+
+
+def with_remainders(arrays: PyTree, shape: PyTree) -> PyTree:
+    """The arrays, with zeros for the remainders that `without_absent` left out."""
+
+    def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if leaf.sharding is None:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        # Unlike `jax.device_put` this waits for no other process.
+        filled = np.zeros(leaf.shape, leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: filled[index])
+
+    def complete(expected: PyTree, node: PyTree) -> PyTree:
+        if not isinstance(expected, Statistics) or isinstance(node, Statistics):
+            return node
+        return Statistics(**node, remainders=jax.tree.map(zeros, expected.remainders))
+
+    return jax.tree.map(complete, shape, arrays, is_leaf=lambda node: isinstance(node, Statistics))
 
 
 def _named(state: LearnerState) -> dict[str, PyTree]:

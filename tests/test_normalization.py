@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from podrl import saved_run, train
-from podrl.checkpoint import read_params
+from podrl.checkpoint import Checkpointer, read_params, restore_actor
 from podrl.config import ConfigError
+from podrl.learner import Learner
 from podrl.nonfinite import skip_nonfinite
 from podrl.normalization import (
     MAX_NORMALIZED,
     discounted_past,
-    initial_statistics,
     normalize,
     normalize_observations,
     normalize_rewards,
-    update_statistics,
 )
-from podrl.types import Timestep
+from podrl.ops.statistics import Statistics, initial_statistics, update_statistics
+from podrl.types import Counters, Snapshot, Timestep
 from tests.runs import make_agent, make_config, random_trajectory, scripted_config
-from tests.test_learner import assert_params_close
+from tests.test_learner import assert_params_close, learner_mesh
 from tests.test_learner import train as learn
 from tests.test_unroll import unroll
 
@@ -173,6 +173,32 @@ def test_a_saved_run_acts_with_the_statistics_of_its_checkpoint(tmp_path):
     np.testing.assert_array_equal(exported["observations/mean"], statistics.mean)
     assert exported["observations/variance"].shape == (50,)
     assert not [name for name in exported if "returns" in name]
+
+
+def test_a_checkpoint_without_remainders_is_restored_with_zeros(tmp_path):
+    agent, _ = make_agent(make_config(**BOTH))
+    learner = Learner(agent, learner_mesh(2))
+    state = learner.init(seed=3)
+
+    def strip(node):
+        whole = isinstance(node, Statistics)
+        return {"count": node.count, "mean": node.mean, "variance": node.variance} if whole else node
+
+    stripped = jax.tree.map(strip, state.extra, is_leaf=lambda node: isinstance(node, Statistics))
+    assert len(jax.tree.leaves(stripped)) == len(jax.tree.leaves(state.extra)) // 2 > 0
+    saved = dataclasses.replace(state, extra=stripped)
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        checkpointer.save(Snapshot(state=saved, counters=Counters(learner_steps=2), episodes={}))
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        restored = checkpointer.restore(learner.state_shape, 2).state
+    actor, _ = restore_actor(tmp_path, learner.state_shape, 2)
+
+    for extra in (restored.extra, actor.extra):
+        returns, observations = extra["agent"]["returns"], extra["observations"]
+        assert not any(x.any() for x in jax.tree.leaves((returns.remainders, observations.remainders)))
+        np.testing.assert_array_equal(observations.mean, state.extra["observations"].mean)
+        assert jax.tree.structure(extra) == jax.tree.structure(state.extra)
+        jax.tree.map(lambda x, old: x.sharding == old.sharding or pytest.fail("sharding"), extra, state.extra)
 
 
 def test_images_are_refused():
