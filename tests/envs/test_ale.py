@@ -1,14 +1,17 @@
 """ALE through Gymnasium against EnvPool's Atari: the same games, actions, episodes, rewards and pixels."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 
 from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
 from podrl.envs import load_source
+from podrl.gymnasium_envs.atari import AtariRecipe
 
 pytest.importorskip("ale_py")
 
@@ -78,6 +81,56 @@ def test_a_games_last_picture_may_be_the_one_before():
 
     np.testing.assert_array_equal(one["observation"][end], one["observation"][end - 1])
     assert not np.array_equal(other["observation"][end], other["observation"][end - 1])
+
+
+# EnvPool shows the top 210 rows of their screens, which have more.
+TALL = {"Adventure", "AirRaid", "Carnival", "JourneyEscape", "KeystoneKapers", "KingKong", "Klax", "LaserGates"} | {
+    "MrDo",
+    "Pacman",
+    "Pooyan",
+    "SirLancelot",
+    "SpaceWar",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_every_shared_game_is_the_same():
+    """A few hundred steps of each; `ATARI_STEPS` plays more."""
+    envpool, differences = pytest.importorskip("envpool"), []
+    steps = int(os.environ.get("ATARI_STEPS", "200"))
+    ale_games = {name.removeprefix("ALE/") for name in gymnasium.registry if name.startswith("ALE/")}
+    games = sorted(set(envpool.list_all_envs()) & ale_games)
+    assert len(games) > 50
+    for game in games:
+        num_actions = load_source("ale").make_spec(config_of(game)).actions.num
+        one, other = both(game, np.random.default_rng(1).integers(num_actions, size=steps), **PLAIN)
+        goes_on = one["discount"] == 1  # The last picture is another matter, see below.
+        same = {name: np.array_equal(one[name], other[name]) for name in ("reward", "discount", "first")}
+        if game.removesuffix("-v5") not in TALL:
+            same["observation"] = np.array_equal(one["observation"][goes_on], other["observation"][goes_on])
+        differences += [f"{game}: {name}" for name, equal in same.items() if not equal]
+    assert not differences
+
+
+@pytest.mark.parametrize("sticky", [0.0, 0.25])
+def test_a_game_is_gymnasiums_own_after_a_random_opening(sticky):
+    """Without the fire button, which Gymnasium's preprocessing does not press."""
+    recipe = AtariRecipe(game="Seaquest-v5", use_fire_reset=False, repeat_action_probability=sticky)
+    plain = gymnasium.wrappers.AtariPreprocessing(
+        gymnasium.make("ALE/Seaquest-v5", frameskip=1, repeat_action_probability=sticky), grayscale_newaxis=True
+    )
+    actions = np.random.default_rng(2).integers(18, size=100)
+
+    def played(env):
+        for seed in (3, 4):
+            yield env.reset(seed=seed)[0]
+            for action in actions:
+                observation, reward, terminated, *_ = env.step(action)
+                yield from (observation, reward, terminated)
+
+    for found, expected in zip(played(recipe.make()), played(plain), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_sticky_actions_repeat_the_one_before():

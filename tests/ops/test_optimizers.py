@@ -1,5 +1,7 @@
-"""Optimizers against two steps worked by hand."""
+"""Optimizers against two steps worked by hand, and against two other implementations over many."""
 
+import jax
+from jax.example_libraries import optimizers as other_optimizers
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,3 +55,66 @@ def test_linear_decay_reaches_zero():
     np.testing.assert_allclose([schedule(i) for i in (0, 2, 8, 9)], [0.4, 0.3, 0.0, 0.0], rtol=1e-6)
     optimizer = optimizers.make_rmsprop(optimizers.linear_decay(1.0, 2), decay=0.0, epsilon=0.0, max_grad_norm=10.0)
     np.testing.assert_allclose(updates_of(optimizer, [1.0, 1.0, 1.0]), [-1.0, -0.5, 0.0], rtol=1e-6)
+
+
+def float64_updates(grads, step):
+    """The updates that `step(grad, moments, t)` makes of gradients [T, N], with moments (m, v) from zero; t from 1."""
+    moments, updates = (np.zeros(grads.shape[1]), np.zeros(grads.shape[1])), []
+    for t, grad in enumerate(np.float64(grads), start=1):
+        update, moments = step(grad, moments, t)
+        updates.append(update)
+    return np.array(updates)
+
+
+def adam_step(grad, moments, t, rate=0.1, b1=0.9, b2=0.999, epsilon=1e-8):
+    m, v = b1 * moments[0] + (1 - b1) * grad, b2 * moments[1] + (1 - b2) * grad**2
+    return -rate * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + epsilon), (m, v)
+
+
+def rmsprop_step(inside):
+    def step(grad, moments, t, rate=0.1, decay=0.9, epsilon=0.01):
+        v = decay * moments[1] + (1 - decay) * grad**2
+        return -rate * grad / (np.sqrt(v + epsilon) if inside else np.sqrt(v) + epsilon), (0, v)
+
+    return step
+
+
+CASES = {
+    "adam": (optimizers.make_adam(0.1, max_grad_norm=1e9), adam_step, other_optimizers.adam(0.1)),
+    "rmsprop_inside": (
+        optimizers.make_rmsprop(0.1, decay=0.9, epsilon_inside_root=True, max_grad_norm=1e9),
+        rmsprop_step(inside=True),
+        other_optimizers.rmsprop(0.1, gamma=0.9, eps=0.01),
+    ),
+    "rmsprop_outside": (optimizers.make_rmsprop(0.1, decay=0.9, max_grad_norm=1e9), rmsprop_step(inside=False), None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_many_steps_with_gradients_over_six_magnitudes_equal_other_implementations(name):
+    """float64 for all; JAX's example library, which knows no RMSProp with epsilon outside the root, for two."""
+    ours, step, other = CASES[name]
+    rng = np.random.default_rng(0)
+    grads = (rng.normal(size=(60, 12)) * 10.0 ** rng.uniform(-3, 3, size=(60, 12))).astype(np.float32)
+    params = jnp.zeros(12)
+
+    def next_update(state, grad):
+        update, state = ours.update(grad, state, params)
+        return state, update
+
+    _, updates = jax.lax.scan(next_update, ours.init(params), grads)
+    np.testing.assert_allclose(updates, float64_updates(grads, step), rtol=1e-4, atol=1e-8)
+    if other is not None:
+        state = other.init_fn(params)
+        for t, grad in enumerate(grads):
+            state = other.update_fn(t, grad, state)
+        np.testing.assert_allclose(np.sum(updates, axis=0), other.params_fn(state), rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_of_any_size_is_clipped_by_its_global_norm():
+    for magnitude in 10.0 ** np.arange(-3, 4):
+        grad = magnitude * jnp.array([3.0, 4.0])
+        optimizer = optimizers.make_rmsprop(1.0, decay=0.0, epsilon=1e6, max_grad_norm=1.0)
+        update, _ = optimizer.update(grad, optimizer.init(grad))
+        clipped = np.array([3.0, 4.0]) * magnitude * min(1.0, 1 / (5 * magnitude))
+        np.testing.assert_allclose(update, -clipped / (clipped + 1e6), rtol=1e-5)

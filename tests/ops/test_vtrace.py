@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from podrl.ops.returns import gae
 from podrl.ops.vtrace import vtrace
 
 
@@ -85,6 +86,19 @@ def test_on_policy_is_the_n_step_return():
     for t in reversed(range(10)):
         n_step_return = rewards[t] + discounts[t] * n_step_return
         np.testing.assert_allclose(result.targets[t], n_step_return, atol=1e-5)
+
+
+@pytest.mark.parametrize("lambda_", [0.0, 0.3, 0.95, 1.0])
+def test_on_policy_targets_are_values_plus_generalized_advantages(lambda_):
+    """Under terminations, truncations and reset rows, where the two formulas say it differently."""
+    for seed in range(5):
+        values, rewards, discounts, rhos = random_inputs(seed, 20, 6)
+        is_transition = rhos > 0
+        result = vtrace(values, rewards, discounts, is_transition.astype(np.float32), lambda_=lambda_)
+        # Terminations only: reset rows of `gae` have a discount of any size.
+        anything = np.where(is_transition, discounts, np.random.default_rng(seed).random(discounts.shape))
+        advantages = gae(values, rewards, anything.astype(np.float32), is_transition, lambda_=lambda_)
+        np.testing.assert_allclose(result.targets, values[:-1] + advantages, atol=1e-5)
 
 
 def test_reset_row_hides_what_follows():
