@@ -4,14 +4,14 @@ Needs `ale-py`, which brings the ROMs, and OpenCV.
 """
 
 import dataclasses
+from typing import Any
 
 import gymnasium
 
 from podrl.config import ConfigError, check, did_you_mean
 from podrl.gymnasium_envs.making import wrap
 
-_NOOP = 0
-_FIRE = 1
+_NOOP, _FIRE = 0, 1  # Of ALE's 18 actions.
 _PREFIX = "ALE/"
 
 
@@ -101,15 +101,21 @@ class Opening(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, *, noop_max: int, use_fire_reset: bool):
         """Takes the raw game, one frame a step."""
         super().__init__(env)
-        meaningful = [action.value for action in env.unwrapped.ale.getMinimalActionSet()]  # type: ignore[attr-defined]
+        self._ale: Any = env.unwrapped.ale  # type: ignore[attr-defined]
+        meaningful = [action.value for action in self._ale.getMinimalActionSet()]
         self._noop_max = noop_max
         self._fires = use_fire_reset and _FIRE in meaningful
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
-        """A new game, a few frames old."""
-        result = self.env.reset(seed=seed, options=options)
+        """A new game, a few frames old.
+
+        The buttons are pressed on ALE itself: an action of the environment is an index into the game's own set, in
+        which `_NOOP` and `_FIRE` have other places or, as in Backgammon, none.
+        """
+        _, extras = self.env.reset(seed=seed, options=options)
         num_noops = int(self.np_random.integers(1, self._noop_max + 1)) - self._fires
         for action in [_NOOP] * num_noops + [_FIRE] * self._fires:
-            observation, _, terminated, _, extras = self.env.step(action)
-            result = self.env.reset(options=options) if terminated else (observation, extras)
-        return result
+            self._ale.act(action)
+            if self._ale.game_over(with_truncation=False):
+                _, extras = self.env.reset(options=options)
+        return self._ale.getScreenRGB(), extras

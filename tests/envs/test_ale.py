@@ -11,9 +11,9 @@ import pytest
 
 from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
 from podrl.envs import load_source
-from podrl.gymnasium_envs.atari import AtariRecipe
+from podrl.gymnasium_envs.atari import AtariRecipe, Opening
 
-pytest.importorskip("ale_py")
+ale_py = pytest.importorskip("ale_py")
 
 GAMES = ("Breakout-v5", "Pong-v5", "MsPacman-v5")  # Breakout and Pong fire to open a game, Ms. Pac-Man cannot.
 PLAIN = {"noop_max": 1, "repeat_action_probability": 0.0}  # Nothing random is left but the actions.
@@ -55,6 +55,9 @@ def test_specs_agree(game, full_action_space):
     [
         ("Breakout-v5", {"full_action_space": True}),
         ("MsPacman-v5", {"full_action_space": True}),
+        # Their own sets of actions have no place for doing nothing, and another than ALE's for firing.
+        ("Backgammon-v5", {}),
+        ("VideoCheckers-v5", {}),
         ("Breakout-v5", {"max_episode_steps": 40, "use_fire_reset": False, "img_height": 52, "img_width": 60}),
         pytest.param("Pong-v5", {"max_episode_frames": 103, "mode": 1, "difficulty": 1}, marks=pytest.mark.slow),
         pytest.param("Pong-v5", {"frame_skip": 3}, marks=pytest.mark.slow),
@@ -149,6 +152,36 @@ def test_random_openings_differ_with_the_seed():
     opened = play(config_of("Seaquest-v5", noop_max=30), [], seeds=range(12))["observation"][0]
 
     assert len(np.unique(opened.reshape(12, -1), axis=0)) > 5
+
+
+@pytest.mark.parametrize("game", ["Backgammon-v5", "VideoCheckers-v5", "Pong-v5"])
+def test_openings_press_ales_buttons_and_not_places_in_a_games_own_set(game):
+    env = AtariRecipe(game=game, noop_max=3).make()
+    (opening,) = [wrapper for wrapper in wrappers_of(env) if isinstance(wrapper, Opening)]
+    opening._ale = pressed = Buttons(opening._ale)
+    env.reset(seed=5)
+
+    assert [ale_py.Action(button).name for button in pressed.actions] == ["NOOP", "NOOP", "FIRE"]
+
+
+def wrappers_of(env):
+    while isinstance(env, gymnasium.Wrapper):
+        yield env
+        env = env.env
+
+
+class Buttons:
+    """An ALE that notes what is pressed."""
+
+    def __init__(self, ale):
+        self._ale, self.actions = ale, []
+
+    def act(self, action):
+        self.actions.append(action)
+        return self._ale.act(action)
+
+    def __getattr__(self, name):
+        return getattr(self._ale, name)
 
 
 def test_evaluation_has_the_protocol_of_envpool():
