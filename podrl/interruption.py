@@ -1,7 +1,9 @@
-"""How a run is told to stop: Ctrl-C by a person, SIGTERM by a scheduler that wants its machine back.
+"""How a run is told to stop: Ctrl-C by a person, SIGTERM by a scheduler, SIGHUP by a terminal that closes.
 
 The first signal lets the update in flight end and everything be saved; the second ends the process at once, which
-harms nothing: what was not saved whole does not count.
+harms nothing: what was not saved whole does not count. A SIGHUP that is ignored at the start, as `nohup` has it, stays
+ignored, and a second one hurries nothing: a terminal and its shell may both send one. The handlers stay for as long as
+the run does, whatever its environments register (`podrl.signal_handlers`).
 """
 
 from collections.abc import Iterator
@@ -17,11 +19,14 @@ from typing import NoReturn
 
 from absl import logging
 
+from podrl.signal_handlers import Handler, KeptHandlers
+
 INTERRUPTED = 130  # What a shell reports of a command that Ctrl-C ended.
 PREEMPTED = 75  # EX_TEMPFAIL in sysexits.h: try the same command again.
-_EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: PREEMPTED}
+EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: PREEMPTED, signal.SIGHUP: PREEMPTED}
 _SHOW_CURSOR = "\x1b[?25h"
 _SAME_S = 1.0  # `timeout` and some schedulers signal a process and then its group: that counts once.
+_RENEWED_S = 1.0  # How often handlers are looked after.
 
 
 class Interruption:
@@ -35,18 +40,33 @@ class Interruption:
         """Nothing has come yet."""
         self.exit_code: int | None = None
         self._first_s = 0.0
+        self._renewed_s = 0.0
+        self._kept: KeptHandlers | None = None
 
     def is_set(self) -> bool:
         """Whether a signal has come."""
         return self.exit_code is not None
 
+    def code(self) -> int:
+        """The exit code of the first signal; 0 before it. Looks after the handlers, if the main thread asks."""
+        if self._kept is not None and time.monotonic() - self._renewed_s > _RENEWED_S:
+            self._kept.renew()
+            self._renewed_s = time.monotonic()
+        return self.exit_code or 0
+
+    def catch(self, handlers: dict[signal.Signals, Handler]) -> KeptHandlers:
+        """Handlers that `code` looks after."""
+        self._kept = KeptHandlers(handlers)
+        return self._kept
+
     def take(self, signum: int, frame: FrameType | None) -> None:
         """Takes a signal."""
         now_s = time.monotonic()
         if self.exit_code is None:
-            self.exit_code, self._first_s = _EXIT_CODES[signal.Signals(signum)], now_s
-            logging.info("Stopping after this update; %s again to stop at once.", _name(signum))
-        elif now_s - self._first_s > _SAME_S:
+            self.exit_code, self._first_s = EXIT_CODES[signal.Signals(signum)], now_s
+            again = "Ctrl-C or SIGTERM" if signum == signal.SIGHUP else f"{_name(signum)} again"
+            logging.info("Stopping after this update; %s to stop at once.", again)
+        elif signum != signal.SIGHUP and now_s - self._first_s > _SAME_S:
             leave(self.exit_code)
 
 
@@ -75,13 +95,14 @@ def interruptible() -> Iterator[Interruption]:
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
-    handlers = dict.fromkeys(_EXIT_CODES, interruption.take) | {signal.SIGTSTP: pause}
-    before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
-    try:
+    with interruption.catch(make_handlers(interruption.take) | {signal.SIGTSTP: pause}):
         yield interruption
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+
+
+def make_handlers(take: Handler) -> dict[signal.Signals, Handler]:
+    """`take` for every signal to stop, except a SIGHUP that is ignored (`nohup`), which stays so."""
+    hangup = signal.SIG_IGN if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else take
+    return dict.fromkeys(EXIT_CODES, take) | {signal.SIGHUP: hangup}
 
 
 def _name(signum: int) -> str:

@@ -90,7 +90,7 @@ def main(command: CommandLine) -> int:
                 argv=command.argv,
                 profile=command.profile,
                 accept_changes=command.accept_changes,
-                stop_code=lambda: interruption.exit_code or 0,
+                stop_code=interruption.code,
                 job=job,
             )
             code = 0 if outcome.finished else outcome.stop_code

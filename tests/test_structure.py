@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
-    | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units"},
+    | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"},
     {
         "actor_critic",
         "mesh",

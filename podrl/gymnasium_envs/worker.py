@@ -17,6 +17,7 @@ from typing import Any
 
 from podrl.gymnasium_envs.batch import EnvBatch
 from podrl.gymnasium_envs.progress import Progress
+from podrl.signal_handlers import KeptHandlers
 
 _LOOKS_S = 1.0  # Between two looks at whether the parent is still there.
 
@@ -29,10 +30,13 @@ def main(connection_fd: int, progress_fd: int) -> None:
         progress_fd: of the file in which the parent reads what is done here.
     """
     # Whoever stops the run stops the parent, which may want to finish what it is doing.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
-    connection, progress = Connection(connection_fd), Progress(progress_fd)
+    with KeptHandlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)) as kept:
+        threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+        _serve(Connection(connection_fd), Progress(progress_fd), kept)
+
+
+def _serve(connection: Connection, progress: Progress, kept: KeptHandlers) -> None:
+    """Answers requests until the connection ends, and closes the environments."""
     batch: EnvBatch | None = None
     while (request := _receive(connection)) is not None:
         method, arguments = request
@@ -47,6 +51,8 @@ def main(connection_fd: int, progress_fd: int) -> None:
             _answer(connection, False, (str(error), traceback.format_exc()))
         else:
             _answer(connection, True, result)
+        if method != "step":  # Where environments register handlers, as a rule.
+            kept.renew()
     if batch is not None:
         batch.close()
 

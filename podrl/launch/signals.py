@@ -1,12 +1,11 @@
-"""Ctrl-C, Ctrl-Z and SIGTERM of a launcher: noted here, passed on to the members by whoever runs them."""
+"""Ctrl-C, Ctrl-Z, SIGTERM and SIGHUP of a launcher: noted here, passed on to the members by whoever runs them."""
 
 import signal
 import time
 from types import FrameType, TracebackType
 
-from podrl.interruption import INTERRUPTED, PREEMPTED
+from podrl.interruption import EXIT_CODES, make_handlers
 
-_EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: PREEMPTED}
 _SAME_S = 1.0  # `timeout` and some schedulers signal a process and then its group: that counts once.
 
 
@@ -28,7 +27,7 @@ class StopSignals:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
-        handlers = dict.fromkeys(_EXIT_CODES, self.take) | {signal.SIGTSTP: self._take_pause}
+        handlers = make_handlers(self.take) | {signal.SIGTSTP: self._take_pause}
         self._before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
         return self
 
@@ -41,14 +40,14 @@ class StopSignals:
     @property
     def exit_code(self) -> int | None:
         """Of a job that ended because of the first signal; None before it."""
-        return None if self.first is None else _EXIT_CODES[self.first]
+        return None if self.first is None else EXIT_CODES[self.first]
 
     def take(self, signum: int, frame: FrameType | None = None) -> None:
         """Takes a signal to stop."""
         now_s = time.monotonic()
         if self.first is None:
             self.first, self._first_s = signal.Signals(signum), now_s
-        elif now_s - self._first_s > _SAME_S:
+        elif signum != signal.SIGHUP and now_s - self._first_s > _SAME_S:
             self.urgent = True
 
     def _take_pause(self, signum: int, frame: FrameType | None) -> None:

@@ -20,6 +20,7 @@ HEED = """
 import signal, sys
 signal.signal(signal.SIGTERM, lambda *_: (say('term'), sys.exit(75)))
 signal.signal(signal.SIGINT, lambda *_: (say('int'), sys.exit(130)))
+signal.signal(signal.SIGHUP, lambda *_: (say('hup'), sys.exit(75)))
 (workdir / f'ready-{index}').touch()
 signal.pause()
 """
@@ -141,7 +142,10 @@ class TestExitCode:
 
 
 class TestSignals:
-    @pytest.mark.parametrize(("signum", "code", "said"), [(signal.SIGTERM, 75, "term"), (signal.SIGINT, 130, "int")])
+    @pytest.mark.parametrize(
+        ("signum", "code", "said"),
+        [(signal.SIGTERM, 75, "term"), (signal.SIGINT, 130, "int"), (signal.SIGHUP, 75, "hup")],
+    )
     def test_go_to_all_members_once(self, tmp_path, signum, code, said):
         with under_way(*TWO, "--do", HEED, cwd=tmp_path) as process:
             wait_until(ready(tmp_path), "not ready", process)
