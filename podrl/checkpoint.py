@@ -1,11 +1,12 @@
-"""Checkpoints of the whole learner state, through Orbax (on tensorstore); the only module that imports it.
+"""Checkpoints of the whole learner state, saved through Orbax (on tensorstore).
 
-A checkpoint is committed atomically: until it is whole it does not count. Saving copies the state off the device and
-writes in the background. Beside the state it holds what the state means (`podrl.checkpoint_facts`).
+A checkpoint is committed atomically: until it is whole, and its index has been read back, it does not count. Saving
+copies the state off the device and writes in the background. Beside the state it holds what the state means
+(`podrl.checkpoint_facts`) and a hash of every array (`podrl.checkpoint_arrays`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import dataclasses
+import functools
 import sys
 from types import TracebackType
 from typing import Any
@@ -13,32 +14,17 @@ from typing import Any
 from absl import logging
 from etils import epath
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from podrl.checkpoint_facts import (
-    JSON_FILE,
-    JSON_ITEMS,
-    CheckpointError,
-    checkpoint_folder,
-    explain,
-    make_facts,
-    read_progress,
-    read_return,
-)
-from podrl.config import CheckpointConfig, ConfigError
+from podrl.checkpoint_arrays import check_index, make_records
+from podrl.checkpoint_errors import CheckpointError, explain
+from podrl.checkpoint_facts import JSON_FILE, JSON_ITEMS, ArrayRecord, checkpoint_folder, make_facts, read_return
+from podrl.checkpoint_restore import Share, put_aside, restore, restore_first
+from podrl.config import CheckpointConfig
 from podrl.metrics import recorded_return
 from podrl.retention import Preservation
-from podrl.state_arrays import (
-    by_path,
-    check_leaves,
-    from_arrays,
-    to_array_shapes,
-    to_arrays,
-    with_remainders,
-    without_absent,
-)
-from podrl.types import Counters, LearnerState, PyTree, Snapshot
+from podrl.state_arrays import leaf_shapes, to_arrays
+from podrl.types import LearnerState, Snapshot
 
 
 class Checkpointer:
@@ -67,6 +53,7 @@ class Checkpointer:
         self._workdir = workdir
         self._first = jax.process_index() == 0
         self._saving: int | None = None  # The step that is being written, until it is known to be whole.
+        self._records: Mapping[str, ArrayRecord] = {}  # Of the arrays that are being written.
         self._returns: dict[int, float | None] = {}
         config = CheckpointConfig(every_updates=every, keep=keep, keep_every=keep_every, keep_best=keep_best)
         self._preservation = Preservation(config, self._return_of)
@@ -77,10 +64,11 @@ class Checkpointer:
             async_options=ocp.AsyncOptions(timeout_secs=max(1, round(save_timeout_s))),
         )
         items: dict[str, Any] = {name: ocp.JsonCheckpointHandler(JSON_FILE) for name in JSON_ITEMS}
+        arrays = ocp.StandardCheckpointHandler()
+        # Orbax calls it before the checkpoint gets its name, and deletes no older one before that.
+        arrays.finalize = functools.partial(self._finalize, arrays, arrays.finalize)
         self._manager = ocp.CheckpointManager(
-            checkpoint_folder(workdir),
-            options=options,
-            item_handlers=items | {"state": ocp.StandardCheckpointHandler()},
+            checkpoint_folder(workdir), options=options, item_handlers=items | {"state": arrays}
         )
 
     def __enter__(self) -> "Checkpointer":
@@ -125,9 +113,11 @@ class Checkpointer:
         self.wait()
         step = snapshot.counters.learner_steps
         self._returns[step] = recorded_return(snapshot.episodes)
-        facts = make_facts(snapshot, config, manifest)
+        arrays = to_arrays(snapshot.state)
+        self._records = make_records(arrays)
+        facts = make_facts(snapshot, config, manifest, self._records)
         items: dict[str, Any] = {name: ocp.args.JsonSave(fact) for name, fact in facts.items()}
-        items["state"] = ocp.args.StandardSave(to_arrays(snapshot.state))
+        items["state"] = ocp.args.StandardSave(arrays)
         self._saving = step
         try:
             saved = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -150,61 +140,34 @@ class Checkpointer:
         return sorted(self._manager.all_steps())
 
     def restore(self, shape: LearnerState, step: int) -> Snapshot:
-        """Restores a state onto the devices that `shape` names.
+        """Restores one checkpoint, see `podrl.checkpoint_restore.restore`."""
+        return restore(self._workdir, shape, step)
 
-        Nobody waits for other processes here: what is damaged may be what one of them alone has to read.
+    def restore_first(
+        self, shape: LearnerState, steps: Iterable[int], share: Share = lambda text: [text]
+    ) -> Snapshot | None:
+        """Restores the first of these checkpoints that is not damaged; None if there are none.
+
+        Damaged ones before it are named in a warning and put aside as `damaged-<step>`, for a person to look at.
 
         Args:
             shape: `jax.ShapeDtypeStruct`s with shardings.
-            step: which checkpoint.
-
-        Raises:
-            ConfigError: if it is of another network or algorithm; names the first leaf that differs.
-            Exception: whatever Orbax raises on one that is damaged.
-        """
-        checkpoint, saved = checkpoint_folder(self._workdir) / str(step), self._manager.item_metadata(step)["state"]
-        expected = without_absent(to_array_shapes(shape), saved)
-        check_leaves(checkpoint, saved, expected)
-        progress = read_progress(self._workdir, step)
-        arrays = ocp.StandardCheckpointHandler().restore(checkpoint / "state", args=ocp.args.StandardRestore(expected))
-        return Snapshot(state=from_arrays(arrays, shape), **progress)
-
-    def restore_first(
-        self,
-        shape: LearnerState,
-        steps: Iterable[int],
-        share: Callable[[str], Sequence[str]] = lambda text: [text],
-    ) -> Snapshot | None:
-        """Restores the first of these checkpoints that can be read; None if none can.
-
-        One that cannot is named in a warning and put aside as `damaged-<step>`, for a person to look at.
-
-        Args:
-            shape: as for `restore`.
             steps: which checkpoints, the same on all processes.
             share: brings a text of this process to all of them, and theirs here.
 
         Raises:
-            ConfigError: as `restore`.
-            JaxRuntimeError: if a device has no room for it, which is no fault of the checkpoint's.
+            ConfigError: if one is of another network or algorithm; names the first leaf that differs.
+            DamagedError: if all are damaged; they stay where they are.
+            UnreadableError: if one cannot be read, which is no fault of the checkpoint's.
+            JaxRuntimeError: if a device has no room for it, which is none either.
         """
-        for step in steps:
-            snapshot, reason = None, ""
-            try:
-                snapshot = self.restore(shape, step)
-            except (ConfigError, jax.errors.JaxRuntimeError):
-                raise
-            except Exception as error:  # noqa: BLE001 (Orbax and tensorstore raise many kinds for a damaged file)
-                reason = explain(error)
-            reasons = [found for found in share(reason) if found]
-            if not reasons:
-                return snapshot
+        snapshot, damaged = restore_first(self._workdir, shape, steps, share)
+        if damaged:
             if self._first:
-                aside = self._put_aside(step)
-                logging.warning("Checkpoint %d is damaged and was put aside as %s: %s", step, aside.name, reasons[0])
+                put_aside(self._workdir, damaged)
             share("")
             self._manager.reload()
-        return None
+        return snapshot
 
     def forget_after(self, step: int, among: Sequence[int] | None = None) -> None:
         """Deletes checkpoints of later updates, which the run is about to make again.
@@ -269,94 +232,13 @@ class Checkpointer:
             self._returns[step] = read_return(self._workdir, step)
         return self._returns[step]
 
-    def _put_aside(self, step: int) -> epath.Path:
-        folder = epath.Path(self._manager.directory)
-        aside = folder / f"damaged-{step}"
-        if aside.exists():
-            aside.rmtree()
-        (folder / str(step)).rename(aside)
-        return aside
+    def _finalize(self, handler: ocp.StandardCheckpointHandler, finalize: Callable[..., None], folder: Any) -> None:
+        """Lets Orbax put the parts of the arrays together, and reads their index back.
 
-
-def whole_steps(workdir: epath.PathLike) -> list[int]:
-    """Learner steps of the whole checkpoints in a run's folder, oldest first."""
-    folder = checkpoint_folder(workdir)
-    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
-
-
-def read_shapes(workdir: epath.PathLike, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every array of a checkpoint's state by its path, as `params/encoder/Dense_0/kernel`.
-
-    Raises:
-        CheckpointError: if it is damaged.
-    """
-    saved = by_path(_read_metadata(workdir, step))
-    return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in saved.items()}
-
-
-def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
-    """The parameters of a checkpoint in host memory by their path, as `encoder/Dense_0/kernel`.
-
-    With them come the statistics by which observations were normalised, if they were (`podrl.normalization`), as
-    `observations/mean`. It does not matter how many devices made the checkpoint and how many there are.
-
-    Raises:
-        CheckpointError: if it is damaged.
-    """
-    saved = _read_metadata(workdir, step)
-    item = {"params": saved["params"]}
-    if isinstance(saved.get("extra"), Mapping) and "observations" in saved["extra"]:
-        statistics = saved["extra"]["observations"]
-        item["extra"] = {"observations": {name: statistics[name] for name in ("count", "mean", "variance")}}
-    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    arguments = ocp.args.PyTreeRestore(item=item, restore_args=on_host, partial_restore=True)
-    path = checkpoint_folder(workdir) / str(step) / "state"
-    try:
-        restored = ocp.PyTreeCheckpointHandler().restore(path, args=arguments)
-    except Exception as error:
-        raise CheckpointError(f"Checkpoint {step} in {path.parent.parent} is damaged: {explain(error)}.") from error
-    return by_path(restored["params"] | restored.get("extra", {}))
-
-
-def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tuple[LearnerState, Counters]:
-    """Restores `params` and `extra` alone, which is what `Agent.actor_params` reads; the rest is left as in `shape`.
-
-    Args:
-        workdir: the run's.
-        shape: `jax.ShapeDtypeStruct`s with shardings, of any topology.
-        step: which checkpoint.
-
-    Raises:
-        ConfigError: if the checkpoint is of another network or algorithm.
-        CheckpointError: if it is damaged.
-    """
-    checkpoint = checkpoint_folder(workdir) / str(step)
-    parts = {"params": shape.params, "extra": shape.extra}
-    try:
-        with (
-            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as arrays,
-            ocp.Checkpointer(ocp.JsonCheckpointHandler()) as numbers,
-        ):
-            saved = arrays.metadata(checkpoint / "state").item_metadata.tree
-            parts = without_absent(parts, saved)
-            check_leaves(checkpoint, saved, parts, partly=True)
-            restore = ocp.args.PyTreeRestore(
-                item=parts, restore_args=ocp.checkpoint_utils.construct_restore_args(parts), partial_restore=True
-            )
-            restored = arrays.restore(checkpoint / "state", args=restore)
-            extra = with_remainders(restored["extra"], shape.extra)
-            state = dataclasses.replace(shape, params=restored["params"], extra=extra)
-            return state, Counters(**numbers.restore(checkpoint / "counters"))
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"Checkpoint {step} in {checkpoint.parent} is damaged: {explain(error)}.") from error
-
-
-def _read_metadata(workdir: epath.PathLike, step: int) -> dict[str, PyTree]:
-    """Orbax's record of each array in the state."""
-    path = checkpoint_folder(workdir) / str(step) / "state"
-    try:
-        return ocp.PyTreeCheckpointHandler().metadata(path).tree
-    except Exception as error:
-        raise CheckpointError(f"Checkpoint {step} in {path.parent.parent} is damaged: {explain(error)}.") from error
+        Raises:
+            DamagedError: if it is not there, or not of the arrays that were written.
+        """
+        finalize(folder)
+        check_index(
+            f"What was written of update {self._saving}", leaf_shapes(handler.metadata(folder).tree), self._records
+        )

@@ -15,6 +15,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from podrl.config import ConfigError, check, did_you_mean
+from podrl.paths import absolute_workdir
 
 USAGE = """Train an agent:
 
@@ -49,10 +50,11 @@ class CommandLine:
 
     Attributes:
         config: the config file's `get_config()`, with overrides applied.
-        workdir: where the run goes; None for `runs/<config>-<time>`.
+        workdir: where the run goes, from the root; None for `runs/<config>-<time>`.
         argv: the command as typed, for the manifest.
         profile: whether to trace a few updates.
         accept_changes: whether to go on with a run of another config.
+        start_anew: whether to delete what the run in the folder has, and to begin at update 0.
         coordinator: 'host:port' where the processes of the job meet; None leaves it to the platform.
         process_count: of the job; None leaves it to the platform.
         process_index: of this process; None leaves it to the platform.
@@ -67,6 +69,7 @@ class CommandLine:
     coordinator: str | None = None
     process_count: int | None = None
     process_index: int | None = None
+    start_anew: bool = False
     join_timeout_s: float = 300.0
 
 
@@ -93,6 +96,9 @@ def parse(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = (
     flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
     flags.DEFINE_bool("accept_changes", False, "Go on in WORKDIR though its config differs.", flag_values=values)
+    flags.DEFINE_bool(
+        "start_anew", False, "Delete the rows and checkpoints of the run in WORKDIR, and begin.", flag_values=values
+    )
     flags.DEFINE_string(
         "coordinator",
         None,
@@ -118,10 +124,11 @@ def parse(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = (
         config.smoke = True
     return CommandLine(
         config=config,
-        workdir=values.workdir,
+        workdir=absolute_workdir(values.workdir) if values.workdir else None,
         argv=tuple(argv),
         profile=values.profile,
         accept_changes=values.accept_changes,
+        start_anew=values.start_anew,
         coordinator=values.coordinator,
         process_count=values.process_count,
         process_index=values.process_index,
@@ -135,7 +142,7 @@ def load_config(path: str) -> ml_collections.ConfigDict:
     Raises:
         ConfigError: if there is no such file, or it fails; names the line.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file():
         nearby = _config_files(file.parent)
         listing = f" In that folder: {', '.join(nearby)}." if nearby else ""

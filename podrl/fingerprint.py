@@ -2,19 +2,25 @@
 
 `fingerprint` hashes arrays where they live: the parameters after an update, and the batch that it learned from. On the
 host `extend` chains both to all before: runs that differed at a link never have the same chain again, even if their
-parameters become equal later.
+parameters become equal later. `hash_arrays` gives each array a hash of its own, for checkpoints, and `hash_on_host` is
+the same function of an array in host memory.
 """
 
+from collections.abc import Callable, Mapping
+import functools
 import hashlib
 import math
+from typing import TypeVar
 
 import jax
 from jax import numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from podrl.types import PyTree
 
 _WORD_BYTES = 4
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 def fingerprint(tree: PyTree) -> jax.Array:
@@ -35,6 +41,45 @@ def fingerprint(tree: PyTree) -> jax.Array:
         start = jnp.uint32((index * 0x9E3779B9) & 0xFFFFFFFF)  # Equal arrays at other places in the tree differ.
         lanes += _hash_array(leaf, start)
     return lanes
+
+
+def hash_arrays(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
+    """A hash of every array, 16 hexadecimal digits, computed on the devices that hold it.
+
+    All processes that hold a part must call it together. It waits for the arrays to be there.
+
+    Args:
+        arrays: of numbers or bools, by name.
+    """
+    shardings = [array.sharding for array in arrays.values() if isinstance(array.sharding, NamedSharding)]
+    everywhere = NamedSharding(shardings[0].mesh, PartitionSpec()) if shardings else None
+    words = np.asarray(_hasher(everywhere)(list(arrays.values())))
+    return {name: to_hex(lanes) for name, lanes in zip(arrays, words, strict=True)}
+
+
+def hash_on_host(array: np.ndarray) -> str:
+    """The hash of an array that `hash_arrays` computes on devices."""
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    size_bytes = array.dtype.itemsize
+    packed = size_bytes == 1 and array.ndim > 2 and math.prod(array.shape[2:]) % _WORD_BYTES == 0
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if packed or size_bytes >= _WORD_BYTES:
+        words = flat.view(np.uint32)
+    else:
+        words = flat.view(f"uint{8 * size_bytes}").astype(np.uint32)
+    mixed = _mix(words ^ _mix(np.arange(words.size, dtype=np.uint32)))
+    return to_hex(np.stack([np.sum(lane, dtype=np.uint32) for lane in (mixed, _mix(mixed + np.uint32(1)))]))
+
+
+@functools.lru_cache(maxsize=8)
+def _hasher(everywhere: NamedSharding | None) -> Callable[[list[jax.Array]], jax.Array]:
+    """Hashes a list of N arrays into [N, 2] uint32, which every device gets."""
+
+    def each(arrays: list[jax.Array]) -> jax.Array:
+        return jnp.stack([_hash_array(array, jnp.uint32(0)) for array in arrays])
+
+    return jax.jit(each, out_shardings=everywhere)
 
 
 def to_hex(words: np.ndarray) -> str:
@@ -85,8 +130,8 @@ def _positions(shape: tuple[int, ...]) -> jax.Array:
     return positions
 
 
-def _mix(x: jax.Array) -> jax.Array:
+def _mix(x: Array) -> Array:
     """The finalizer of MurmurHash3: every input bit changes about half of the output bits."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import math
 from typing import Any
 
 from etils import epath
 import jax
 
-from podrl.checkpoint import read_shapes, whole_steps
-from podrl.checkpoint_facts import CheckpointError, checkpoint_folder, read_fact, read_return
-from podrl.config import CheckpointConfig, check
+from podrl.checkpoint_arrays import check_all, read_shapes, whole_steps
+from podrl.checkpoint_errors import DamagedError
+from podrl.checkpoint_facts import checkpoint_folder, read_facts, read_return
+from podrl.config import CheckpointConfig, ConfigError, check
+from podrl.paths import check_workdir, is_folder, is_there
+from podrl.records import read_json
 from podrl.retention import reasons_to_keep
 from podrl.types import Counters
-from podrl.workdir import holds_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class Details:
         manifest: what it ran on and with.
         is_complete: whether both are the checkpoint's own; else they are those of the run's folder.
         shapes: shape and dtype of each array of the learner's state by its path, the parameters first.
+        num_checked: arrays that were read and match their hashes; None where none were saved.
     """
 
     step: int
@@ -59,6 +61,7 @@ class Details:
     manifest: Mapping[str, Any]
     is_complete: bool
     shapes: Mapping[str, jax.ShapeDtypeStruct]
+    num_checked: int | None
 
     @property
     def param_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -80,14 +83,19 @@ def open_run(workdir: str) -> epath.Path:
     """The folder of a run that has a checkpoint.
 
     Raises:
-        ConfigError: if it is none, or has none; says what is there.
+        ConfigError: if it is none, has none, or cannot be read; says what is there.
     """
+    check_workdir(workdir)
     folder = epath.Path(workdir)
-    check(folder.is_dir(), f"--workdir={workdir} is not there, or no folder. Name the folder of a run.")
-    check(
-        holds_run(folder),
-        f"--workdir={workdir} is not the folder of a run: it has no config.json. Name the folder that has one.",
-    )
+    try:
+        check(is_folder(folder), f"--workdir={workdir} is not there, or no folder. Name the folder of a run.")
+        check(
+            is_there(folder / "config.json"),
+            f"--workdir={workdir} is not the folder of a run: it has no config.json. Name the folder that has one.",
+        )
+        whole_steps(folder)
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir} cannot be read ({error.strerror or error}).") from None
     others = ", ".join(leftovers(folder))
     check(
         bool(whole_steps(folder)),
@@ -133,30 +141,30 @@ def list_checkpoints(workdir: epath.Path) -> list[Entry]:
 
 
 def describe(workdir: epath.Path, step: int) -> Details:
-    """One checkpoint.
+    """One checkpoint, every array of which is read and compared with its hash.
 
     Raises:
-        CheckpointError: if it is damaged.
+        CheckpointError: if it is damaged, or cannot be read.
     """
-    config, manifest = (read_fact(workdir, step, name) for name in ("config", "manifest"))
-    episodes = read_fact(workdir, step, "episodes") or {}
-    shapes = read_shapes(workdir, step)
+    facts = read_facts(workdir, step)
+    shapes = read_shapes(workdir, step, facts)
     return Details(
         step=step,
-        counters=Counters(**(read_fact(workdir, step, "counters") or {})),
+        counters=facts.counters,
         episode_return=read_return(workdir, step),
-        num_episodes=len(episodes.get("newest", ())),
-        config=config or _read_json(workdir / "config.json"),
-        manifest=manifest or _read_json(workdir / "manifest.json"),
-        is_complete=bool(config and manifest),
+        num_episodes=len(facts.episodes.get("newest", ())),
+        config=facts.config or _read_json(workdir / "config.json"),
+        manifest=facts.manifest or _read_json(workdir / "manifest.json"),
+        is_complete=bool(facts.config and facts.manifest),
         shapes=dict(sorted(shapes.items(), key=lambda item: not item[0].startswith("params/"))),
+        num_checked=check_all(workdir, step, facts),
     )
 
 
 def _read_env_steps(workdir: epath.Path, step: int) -> int | None:
     try:
-        return (read_fact(workdir, step, "counters") or {}).get("env_steps")
-    except CheckpointError:
+        return read_facts(workdir, step).counters.env_steps
+    except DamagedError:
         return None
 
 
@@ -168,7 +176,7 @@ def _checkpoint_config(workdir: epath.Path) -> CheckpointConfig:
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if is_there(path) else {}
 
 
 def _size_bytes(path: epath.Path) -> int:

@@ -60,6 +60,7 @@ def facts(details: Details) -> Iterator[tuple[str, str]]:
     yield "commit", str(manifest.get("commit") or "-")
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or "-"
     yield "made", f"{manifest.get('started', '-')} (start of the run), {_devices(manifest)}"
+    yield "arrays", _hashes(details.num_checked)
     if not details.is_complete:
         yield "", "Config and manifest are those of the folder: the checkpoint was made before podrl saved them in it."
 
@@ -98,6 +99,12 @@ def _empty_table(numbers: Sequence[str], texts: Sequence[str], more: Sequence[st
 
 def _return(value: float | None) -> str:
     return "-" if value is None else f"{value:,.2f}"
+
+
+def _hashes(num_checked: int | None) -> str:
+    if num_checked is None:
+        return "not checked: the checkpoint was made before podrl saved hashes with them"
+    return f"all {num_checked} match the hashes that were saved with them"
 
 
 def _seed(config: Mapping[str, Any]) -> str:

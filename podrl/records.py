@@ -10,6 +10,8 @@ from etils import epath
 
 from podrl.config import ConfigError, check
 
+REPAIR = "Put a good copy there: every checkpoint has one, in checkpoints/N/config/metadata and .../manifest/metadata."
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
@@ -39,7 +41,7 @@ def read_record(folder: str) -> Record:
         check((path / file).exists(), f"{folder} is not the folder of a run: it has no {file}.")
     return Record(
         folder=folder,
-        config=_read_json(path / "config.json"),
+        config=read_json(path / "config.json"),
         manifests=read_manifests(path),
         rows=read_rows(path / "metrics.jsonl"),
     )
@@ -53,7 +55,7 @@ def read_manifests(folder: epath.Path) -> list[dict[str, Any]]:
     """
     names = itertools.chain(["manifest.json"], (f"manifest-{number}.json" for number in itertools.count(2)))
     paths = itertools.takewhile(lambda path: path.exists(), (folder / name for name in names))
-    return [_read_json(path) for path in paths]
+    return [read_json(path) for path in paths]
 
 
 def read_rows(path: epath.Path) -> list[dict[str, Any]]:
@@ -72,8 +74,17 @@ def read_rows(path: epath.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ConfigError: if it holds something else, or cannot be read; names it.
+    """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not JSON: {error}.") from None
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror or error}).") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged, it is not JSON: {error}. {REPAIR}") from None
+    check(isinstance(found, dict), f"{path} is damaged: it holds no JSON object. {REPAIR}")
+    return found

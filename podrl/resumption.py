@@ -9,11 +9,16 @@ from etils import epath
 import jax
 
 from podrl.checkpoint import Checkpointer
+from podrl.checkpoint_errors import CheckpointError, DamagedError
+from podrl.checkpoint_facts import checkpoint_folder
 from podrl.comparison import changes
 from podrl.config import Config
+from podrl.launch.progress import newest_update
 from podrl.schedule import is_exact, resumable
 from podrl.types import LearnerState, Snapshot
-from podrl.workdir import shorten
+from podrl.workdir import START_ANEW, set_rows_aside, shorten
+
+_ADVICE = f"Put good copies there and repeat the command, choose another --workdir, or add {START_ANEW}."
 
 
 def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
@@ -31,6 +36,7 @@ def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
 
 def find_start(
     config: Config,
+    workdir: epath.Path,
     checkpointer: Checkpointer,
     shape: LearnerState,
     share: Callable[[str], Sequence[str]] = lambda text: [text],
@@ -39,21 +45,27 @@ def find_start(
 
     Args:
         config: of the whole run.
+        workdir: the folder.
         checkpointer: of the folder.
         shape: of the state, with shardings.
         share: brings a text of this process to all of them, and theirs here.
 
     Raises:
         ConfigError: if a checkpoint is of another network or algorithm.
-        RuntimeError: if there are checkpoints, and all are damaged.
+        CheckpointError: if there are checkpoints and all are damaged, if one cannot be read, or if there were some and
+            none is left: a run is never begun anew over what it has.
     """
     steps = json.loads(share(json.dumps(checkpointer.steps()))[0])
-    candidates = resumable(config, steps)
-    start = checkpointer.restore_first(shape, candidates, share)
+    try:
+        start = checkpointer.restore_first(shape, resumable(config, steps), share)
+    except DamagedError as error:
+        raise CheckpointError(
+            f"All checkpoints of this run are damaged. They were left as they are. {error} {_ADVICE}"
+        ) from error
     if start is None:
-        if candidates:
-            raise RuntimeError("All checkpoints of this run are damaged; remove them to start anew.")
-        logging.info("The run in this folder has no checkpoint yet: it starts anew.")
+        if lost := share(_find_lost(config, workdir))[0]:
+            raise CheckpointError(f"The checkpoints of this run are not there: {lost}. {_ADVICE}")
+        _begin_anew(workdir)
         return None
     done = start.counters.learner_steps
     steps = json.loads(share(json.dumps(checkpointer.steps()))[0])  # Without the damaged.
@@ -72,6 +84,25 @@ def find_start(
             config.checkpoint.every_updates,
         )
     return start
+
+
+def _find_lost(config: Config, workdir: epath.Path) -> str:
+    """What says that a run without checkpoints had some; empty if it may never have saved any."""
+    aside = sorted(path.name for path in checkpoint_folder(workdir).iterdir() if path.name.startswith("damaged-"))
+    if aside:
+        return f"only {', '.join(aside)}, put aside as damaged"
+    every, newest = config.checkpoint.every_updates, newest_update(str(workdir))
+    # The second save waits until the first is whole, and updates after it wait for the second.
+    if 0 < 2 * every < newest:
+        return f"its metrics reach update {newest}, and it saved one every {every} updates"
+    return ""
+
+
+def _begin_anew(workdir: epath.Path) -> None:
+    """Says that a run begins at update 0, and keeps what an attempt that saved nothing has written."""
+    aside = set_rows_aside(workdir) if jax.process_index() == 0 else None
+    kept = f" The metrics of the attempt before are kept as {aside.name}." if aside else ""
+    logging.info("The run in this folder has no checkpoint yet: it starts anew.%s", kept)
 
 
 def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:

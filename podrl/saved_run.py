@@ -1,7 +1,6 @@
 """A run that is on disk: its config, and an agent as one of its checkpoints has it, on one device."""
 
 import dataclasses
-import json
 
 from etils import epath
 import jax
@@ -9,12 +8,13 @@ import ml_collections
 
 from podrl import inspection
 from podrl.assembly import assemble_agent, resolve
-from podrl.checkpoint import restore_actor
-from podrl.checkpoint_facts import read_fact
+from podrl.checkpoint_arrays import restore_actor
+from podrl.checkpoint_facts import read_facts
 from podrl.config import Config, ConfigError
 from podrl.config_dict import with_defaults
 from podrl.envs import Source
 from podrl.types import Agent, Counters, EnvSpec, PyTree
+from podrl.workdir import read_config_file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,11 @@ def read_config(workdir: str, step: int) -> Config:
 
     Raises:
         ConfigError: if it cannot be read.
+        CheckpointError: if the checkpoint is damaged, or cannot be read.
     """
     path = epath.Path(workdir) / "config.json"
+    values = read_facts(workdir, step).config or read_config_file(path.parent)
     try:
-        values = read_fact(workdir, step, "config") or json.loads(path.read_text())
         return resolve(ml_collections.ConfigDict(with_defaults(values)))
-    except (ConfigError, json.JSONDecodeError) as error:
+    except ConfigError as error:
         raise ConfigError(f"{path} cannot be read by this version of podrl: {error}") from None

@@ -119,7 +119,7 @@ def check_leaves(checkpoint: epath.Path, saved: PyTree, expected: PyTree, *, par
     Raises:
         ConfigError: if it is of another network or algorithm; names the first leaf that differs.
     """
-    found, wanted = _leaf_shapes(saved), _leaf_shapes(expected)
+    found, wanted = leaf_shapes(saved), leaf_shapes(expected)
     differing = [
         f"{path} is {found.get(path, 'not there')}, expected {leaf}"
         for path, leaf in wanted.items()
@@ -132,6 +132,6 @@ def check_leaves(checkpoint: epath.Path, saved: PyTree, expected: PyTree, *, par
         )
 
 
-def _leaf_shapes(tree: PyTree) -> dict[str, str]:
+def leaf_shapes(tree: PyTree) -> dict[str, str]:
     """Dtype and shape of each leaf by its path, which is the same in a live state and in Orbax's record of it."""
     return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in by_path(tree).items()}

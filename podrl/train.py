@@ -25,7 +25,7 @@ from rich.console import Console
 from podrl import consensus
 from podrl.allocator import keep_freed_memory
 from podrl.assembly import assemble, resolve
-from podrl.checkpoint_facts import CheckpointError
+from podrl.checkpoint_errors import CheckpointError
 from podrl.commandline import CommandLine
 from podrl.compilation_cache import use_compilation_cache
 from podrl.config import MISTAKE, Config, ConfigError
@@ -39,7 +39,9 @@ from podrl.interruption import INTERRUPTED, interruptible, leave
 from podrl.ledger import Ledger
 from podrl.membership import Membership, find_membership
 from podrl.metrics import MetricsWriter, updates_with
+from podrl.naming import new_folder
 from podrl.panel import Summary
+from podrl.paths import absolute
 from podrl.placement import run_loop
 from podrl.platforms import suit_xla_to_cpu
 from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
@@ -51,7 +53,7 @@ from podrl.resumption import find_start, make_checkpointer, warn_of_changes
 from podrl.sharding import describe_split
 from podrl.types import Counters, EnvSpec, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
-from podrl.workdir import holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
+from podrl.workdir import clear_run, holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
 
 _STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")  # As the runtime's begin.
 
@@ -90,6 +92,7 @@ def main(command: CommandLine) -> int:
                 argv=command.argv,
                 profile=command.profile,
                 accept_changes=command.accept_changes,
+                start_anew=command.start_anew,
                 stop_code=interruption.code,
                 job=job,
             )
@@ -134,7 +137,7 @@ def check_job(job: Job, membership: Membership, config: Config, command: Command
     if membership.process_count > 1 or membership.platform != "alone":
         logging.info("%s.", membership.describe())
     if job.process_count > 1:
-        flags = {name: getattr(command, name) for name in ("workdir", "profile", "accept_changes")}
+        flags = {name: getattr(command, name) for name in ("workdir", "profile", "accept_changes", "start_anew")}
         skew_s = check_agreement(job, make_facts(config, flags), command.join_timeout_s)
         check_agreement(job, make_device_facts(), command.join_timeout_s)
         if job.process_index == 0:
@@ -150,6 +153,7 @@ def train(
     argv: tuple[str, ...] = (),
     profile: bool = False,
     accept_changes: bool = False,
+    start_anew: bool = False,
     stop_code: Callable[[], int] = lambda: 0,
     job: Job = ALONE,
 ) -> Outcome:
@@ -161,6 +165,7 @@ def train(
         argv: the command, for the manifest.
         profile: whether to trace a few updates, into `profile/` of that folder.
         accept_changes: whether the run in that folder may have been of another config.
+        start_anew: whether to delete what the run in that folder has, and to begin at update 0.
         stop_code: asked before every update, and in long waits: anything but 0 ends the run, on all processes.
         job: which process of how many this is.
 
@@ -172,6 +177,7 @@ def train(
         CheckpointError: if a checkpoint could not be saved.
     """
     start_s, first = time.perf_counter(), job.process_index == 0
+    workdir = absolute(workdir or str(new_folder(config.name)))  # Before any environment can change the folder.
     asked, limit_s = config, config.actors.timeout_s
     assembly = consensus.together(job, "parts of the run", functools.partial(assemble, asked), limit_s)
     config, topology = assembly.config, assembly.topology
@@ -181,8 +187,10 @@ def train(
     with contextlib.ExitStack() as stack:
 
         def take_folder() -> list[Any]:
-            taken = make_workdir(asked, workdir, accept_changes=accept_changes)
+            taken = make_workdir(asked, workdir, accept_changes=accept_changes, start_anew=start_anew)
             stack.enter_context(sole_user(taken))
+            if start_anew:
+                clear_run(taken)
             return [str(taken), holds_run(taken)]
 
         path, goes_on = consensus.from_first(job, "workdir", take_folder, timeout_s=patience_s)
@@ -212,7 +220,7 @@ def train(
         manifest = make_manifest(config, topology, argv, job.hosts)
         if goes_on:
             with ledger.spend("checkpoint"):
-                start = find_start(config, checkpointer, assembly.state_shape, share)
+                start = find_start(config, folder, checkpointer, assembly.state_shape, share)
             resumed = start.counters if start else Counters()
         if first and goes_on and not (start and start.counters.learner_steps >= config.num_updates):
             warn_of_changes(config, read_manifests(folder), manifest)

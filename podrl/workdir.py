@@ -5,38 +5,45 @@ A folder that holds a run of the same config is one to go on with.
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import errno
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
 import subprocess
 import time
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
 from podrl.config import Config, ConfigError, check
-from podrl.config_dict import differences, to_dict, with_defaults
+from podrl.config_dict import default_sections, differences, to_dict, with_defaults
 from podrl.mesh import Topology
-from podrl.naming import new_folder
+from podrl.paths import check_workdir, is_there
 from podrl.platforms import available_cores
+from podrl.records import REPAIR, read_json
 
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "orbax-checkpoint", "numpy")
+START_ANEW = "--start_anew, which deletes the run's rows and checkpoints"
+_OF_A_RUN = ("checkpoints", "config.json", "manifest", "metrics.jsonl", "tensorboard")
 
 
-def make_workdir(config: Config, path: str | None, *, accept_changes: bool = False) -> epath.Path:
+def make_workdir(config: Config, path: str, *, accept_changes: bool = False, start_anew: bool = False) -> epath.Path:
     """Makes the run's folder, or takes the one of an earlier run of this config.
 
     Args:
-        config: names the folder, `runs/<config>-<time>`, if there is no `path`.
-        path: where the user wants it.
+        config: of the run.
+        path: of the folder, from the root.
         accept_changes: go on with the run in the folder although its config is another.
+        start_anew: what the folder has will be deleted, whatever it is.
 
     Raises:
-        ConfigError: if it cannot be written, or holds a run of another config; names the keys.
+        ConfigError: if it cannot be written, holds a run of another config, or remains of one; names the keys.
     """
-    workdir = epath.Path(path) if path else new_folder(config.name)
+    check_workdir(path)
+    workdir = epath.Path(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".write-test"
@@ -51,23 +58,92 @@ def make_workdir(config: Config, path: str | None, *, accept_changes: bool = Fal
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
-    if holds_run(workdir) and not accept_changes:
-        before = json.loads((workdir / "config.json").read_text())
-        found = differences(with_defaults(before, type(config.agent)), to_dict(config))
-        if config.agent.micro_batches == 0:  # Left to each machine; earlier podrls wrote down what it became.
-            found.pop("agent.micro_batches", None)
-        changes = [f"{key} was {before}, is {after}" for key, (before, after) in found.items()]
-        check(
-            not changes,
-            f"--workdir={workdir} holds a run of another config: {shorten(changes)}. Choose another folder, or add "
-            "--accept_changes to go on with the new values.",
-        )
+    if not start_anew:
+        _check_contents(config, workdir, accept_changes=accept_changes)
     return workdir
 
 
+def _check_contents(config: Config, workdir: epath.Path, *, accept_changes: bool) -> None:
+    """Raises ConfigError unless the folder holds no run, or one that this config can go on with."""
+    if not holds_run(workdir):
+        remains = [name for name in ("metrics.jsonl", "checkpoints") if _has_content(workdir / name)]
+        check(
+            not remains,
+            f"--workdir={workdir} holds {' and '.join(remains)} of a run, but its config.json is not there. Put it "
+            f"back, choose another folder, or add {START_ANEW}.",
+        )
+        return
+    before = read_config_file(workdir)  # Also where changes are accepted: a damaged one says nothing of them.
+    found = differences(with_defaults(before, type(config.agent)), to_dict(config))
+    if config.agent.micro_batches == 0:  # Left to each machine; earlier podrls wrote down what it became.
+        found.pop("agent.micro_batches", None)
+    changes = [f"{key} was {before}, is {after}" for key, (before, after) in found.items()]
+    check(
+        accept_changes or not changes,
+        f"--workdir={workdir} holds a run of another config: {shorten(changes)}. Choose another folder, or add "
+        "--accept_changes to go on with the new values.",
+    )
+
+
+def read_config_file(workdir: epath.Path) -> dict[str, Any]:
+    """The `config.json` of a run.
+
+    Raises:
+        ConfigError: if it is damaged, or cannot be read; names it.
+    """
+    path = workdir / "config.json"
+    values = read_json(path)
+    for name in (*default_sections(), "agent"):
+        check(isinstance(values.get(name, {}), dict), f"{path} is damaged: {name} is no section of keys. {REPAIR}")
+    return values
+
+
 def holds_run(workdir: epath.Path) -> bool:
-    """Whether a run has begun in this folder."""
-    return (workdir / "config.json").exists()
+    """Whether a run has begun in this folder.
+
+    Raises:
+        ConfigError: if the system does not say.
+    """
+    try:
+        return is_there(workdir / "config.json")
+    except OSError as error:
+        raise ConfigError(f"{workdir / 'config.json'} cannot be read ({error.strerror or error}).") from None
+
+
+def clear_run(workdir: epath.Path) -> None:
+    """Deletes what a run has left in its folder, its config last; what else is there stays.
+
+    Raises:
+        ConfigError: if something cannot be deleted.
+    """
+    try:
+        found = [path for path in workdir.iterdir() if path.name.startswith(_OF_A_RUN)]
+        for path in sorted(found, key=lambda path: path.name == "config.json"):
+            path.rmtree() if path.is_dir() else path.unlink()
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir} cannot be cleared ({error.strerror or error}).") from None
+
+
+def set_rows_aside(workdir: epath.Path) -> epath.Path | None:
+    """Renames the metrics of a run that begins anew to the first free `metrics.jsonl.1`, `.2` and so on.
+
+    Returns:
+        The new path; None if there were none.
+    """
+    path = workdir / "metrics.jsonl"
+    if not _has_content(path):
+        return None
+    names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not is_there(name))
+    path.rename(aside)
+    return aside
+
+
+def _has_content(path: epath.Path) -> bool:
+    """Whether a file or folder is there and not empty."""
+    if not is_there(path):
+        return False
+    return any(path.iterdir()) if path.is_dir() else bool(path.read_text())
 
 
 @contextlib.contextmanager
@@ -80,7 +156,7 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
     if "://" in str(workdir):
         yield
         return
-    with open(workdir / ".lock", "w") as lock:
+    with _open_lock(workdir) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,6 +164,21 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
         except OSError:
             pass  # A file system without locks.
         yield
+
+
+def _open_lock(workdir: epath.Path) -> IO[bytes]:
+    """The file to lock, which is made if need be and left as it is; a link is not followed.
+
+    Raises:
+        ConfigError: if there is something else of that name.
+    """
+    path = workdir / ".lock"
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        found = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened ({error.strerror})"
+        raise ConfigError(f"{path}, which keeps two runs out of one folder, {found}. Remove it.") from None
+    return os.fdopen(number, "rb+", buffering=0)
 
 
 def make_manifest(

@@ -13,7 +13,7 @@ import pytest
 from podrl import train
 from podrl.anakin import updates_to_next_stop
 from podrl.assembly import assemble
-from podrl.checkpoint import whole_steps
+from podrl.checkpoint_arrays import whole_steps
 from podrl.config import ConfigError
 from podrl.envs import JaxEnvironment, load_source, make_environment
 from podrl.envs.in_graph import Transition

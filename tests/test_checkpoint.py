@@ -1,8 +1,10 @@
 import dataclasses
+import json
 import shutil
 import subprocess
 
 import jax
+from jax import numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,8 +17,22 @@ from podrl.types import Counters, Snapshot
 from tests.runs import make_agent, make_config
 
 
+def at_update(state, step):
+    """The state as if it were of that update; every checkpoint says it twice."""
+    return dataclasses.replace(state, step=jax.device_put(jnp.int32(step), state.step.sharding))
+
+
 def snapshot(state, step):
-    return Snapshot(state=state, counters=Counters(learner_steps=step), episodes={})
+    return Snapshot(state=at_update(state, step), counters=Counters(learner_steps=step), episodes={})
+
+
+def unseal(checkpoint):
+    """Makes it one from before podrl saved hashes."""
+    shutil.rmtree(checkpoint / "hashes")
+    counters = checkpoint / "counters/metadata"
+    fact = json.loads(counters.read_text())
+    del fact["seal"]
+    counters.write_text(json.dumps(fact))
 
 
 def learner_on(num_devices, **overrides):
@@ -33,7 +49,9 @@ def plain(state):
 def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(tmp_path, num_devices):
     counters = Counters(learner_steps=7, env_steps=5 * 10**9, frames=2 * 10**10)
     episodes = {"newest": [[1.5, 7]], "count": 3}
-    saved = Snapshot(state=learner_on(4).init(seed=9), counters=counters, episodes=episodes, chain="0123456789abcdef")
+    saved = Snapshot(
+        state=at_update(learner_on(4).init(seed=9), 7), counters=counters, episodes=episodes, chain="0123456789abcdef"
+    )
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         checkpointer.save(saved)
     learner = learner_on(num_devices)
@@ -48,6 +66,7 @@ def test_a_checkpoint_from_before_fingerprints_were_chained_starts_the_chain(tmp
     learner = learner_on(1)
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         checkpointer.save(dataclasses.replace(snapshot(learner.init(0), 1), chain="0123456789abcdef"))
+    unseal(tmp_path / "checkpoints/1")
     shutil.rmtree(tmp_path / "checkpoints/1/chain")
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         assert checkpointer.restore(learner.state_shape, 1).chain == "0" * 16
@@ -100,7 +119,7 @@ def test_an_old_checkpoint_that_cannot_be_deleted_is_named_and_costs_nothing_els
     assert [said in record.getMessage() for record in caplog.records if "needed" in record.getMessage()] == [True]
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         restored = checkpointer.restore_first(learner.state_shape, [9])
-    jax.tree.map(np.testing.assert_array_equal, plain(restored.state), plain(learner.init(9)))
+    jax.tree.map(np.testing.assert_array_equal, plain(restored.state), plain(at_update(learner.init(9), 9)))
 
 
 def with_return(state, step, episode_return):
@@ -108,7 +127,7 @@ def with_return(state, step, episode_return):
         "newest": [] if episode_return is None else [[episode_return - 1, 5], [episode_return + 1, 9]],
         "count": 2,
     }
-    return Snapshot(state=state, counters=Counters(learner_steps=step), episodes=record)
+    return Snapshot(state=at_update(state, step), counters=Counters(learner_steps=step), episodes=record)
 
 
 def test_some_are_kept_for_good_and_some_for_their_return_also_by_a_run_that_goes_on(tmp_path):

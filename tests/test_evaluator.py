@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from podrl import train
-from podrl.checkpoint import whole_steps
+from podrl.checkpoint_arrays import whole_steps
 from podrl.evaluate import make_player
 from podrl.evaluator import EvaluationError, Evaluator, make_evaluator
 from podrl.saved_run import open_run

@@ -20,6 +20,7 @@ from podrl.learner import Learner
 from podrl.mesh import make_topology
 from podrl.types import Counters, Snapshot
 from tests.runs import make_agent, make_config
+from tests.test_checkpoint import at_update
 from tests.test_launcher import ROOT
 from tools import inspect_checkpoint as tool
 
@@ -52,9 +53,11 @@ def workdir(tmp_path, config, state):
     with Checkpointer(run, keep=1, every=4, keep_every=8) as checkpointer:
         for step, newest in ((8, []), (12, [[1.5, 7], [2.5, 9]])):
             counters = Counters(learner_steps=step, env_steps=1000 * step, frames=4000 * step)
-            snapshot = Snapshot(state=state, counters=counters, episodes={"newest": newest, "count": 2})
+            snapshot = Snapshot(
+                state=at_update(state, step), counters=counters, episodes={"newest": newest, "count": 2}
+            )
             checkpointer.save(snapshot, config=to_dict(config) | {"name": "other"}, manifest=MANIFEST)
-        checkpointer.save(Snapshot(state=state, counters=Counters(learner_steps=14), episodes={}))
+        checkpointer.save(Snapshot(state=at_update(state, 14), counters=Counters(learner_steps=14), episodes={}))
     (run / "checkpoints/16.orbax-checkpoint-tmp").mkdir()
     return run
 
@@ -160,14 +163,17 @@ def test_arrays_with_gaps_in_memory_are_exported_whole(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workdir", "nowhere"], "--workdir=nowhere is not there, or no folder."),
-        (["--workdir", "."], "--workdir=. is not the folder of a run: it has no config.json."),
-        (["--workdir", "empty"], "--workdir=empty has no whole checkpoint yet, only 4.orbax-checkpoint-tmp."),
-        (["--workdir", "run", "--step", "9"], "--step=9 has no checkpoint in run. There are: 8, 12, 14."),
+        (["--workdir", "nowhere"], "--workdir={here}/nowhere is not there, or no folder."),
+        (["--workdir", "."], "--workdir={here} is not the folder of a run: it has no config.json."),
+        (["--workdir", "empty"], "--workdir={here}/empty has no whole checkpoint yet, only 4.orbax-checkpoint-tmp."),
+        (["--workdir", "run", "--step", "9"], "--step=9 has no checkpoint in {here}/run. There are: 8, 12, 14."),
         (["--workdir", "run", "--step", "last"], "Argument --step: invalid int value: 'last'."),
-        (["--workdir", "run", "--export", "p.bin"], "--export=p.bin ends in '.bin'; expected .npz or .safetensors."),
-        (["--workdir", "run", "--export", "there.npz"], "--export=there.npz is there already."),
-        (["--workdir", "run", "--export", "no/p.npz"], "--export=no/p.npz: there is no folder no."),
+        (
+            ["--workdir", "run", "--export", "p.bin"],
+            "--export={here}/p.bin ends in '.bin'; expected .npz or .safetensors.",
+        ),
+        (["--workdir", "run", "--export", "there.npz"], "--export={here}/there.npz is there already."),
+        (["--workdir", "run", "--export", "no/p.npz"], "--export={here}/no/p.npz: there is no folder {here}/no."),
         (["--workdir", "run", "--export", "/proc/p.npz"], "--export=/proc/p.npz cannot be written ("),
         (["--workdir", "run", "--extra"], "Unrecognized arguments: --extra. See --help."),
     ],
@@ -179,7 +185,7 @@ def test_mistakes_are_one_line_and_exit_code_2(workdir, tmp_path, monkeypatch, c
     (tmp_path / "empty/config.json").write_text("{}")
     assert tool.main(["inspect_checkpoint.py", *arguments]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"inspect_checkpoint: error: {message}")
+    assert error.startswith(f"inspect_checkpoint: error: {message.format(here=tmp_path)}")
     assert error.count("\n") == 1
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from podrl import saved_run, train
-from podrl.checkpoint import Checkpointer, read_params, restore_actor
+from podrl.checkpoint import Checkpointer
+from podrl.checkpoint_arrays import read_params, restore_actor
 from podrl.config import ConfigError
 from podrl.learner import Learner
 from podrl.nonfinite import skip_nonfinite
@@ -188,10 +189,10 @@ def test_a_checkpoint_without_remainders_is_restored_with_zeros(tmp_path):
     assert len(jax.tree.leaves(stripped)) == len(jax.tree.leaves(state.extra)) // 2 > 0
     saved = dataclasses.replace(state, extra=stripped)
     with Checkpointer(tmp_path, keep=1) as checkpointer:
-        checkpointer.save(Snapshot(state=saved, counters=Counters(learner_steps=2), episodes={}))
+        checkpointer.save(Snapshot(state=saved, counters=Counters(learner_steps=0), episodes={}))
     with Checkpointer(tmp_path, keep=1) as checkpointer:
-        restored = checkpointer.restore(learner.state_shape, 2).state
-    actor, _ = restore_actor(tmp_path, learner.state_shape, 2)
+        restored = checkpointer.restore(learner.state_shape, 0).state
+    actor, _ = restore_actor(tmp_path, learner.state_shape, 0)
 
     for extra in (restored.extra, actor.extra):
         returns, observations = extra["agent"]["returns"], extra["observations"]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from podrl import sebulba, train
-from podrl.checkpoint import Checkpointer, whole_steps
+from podrl.checkpoint import Checkpointer
+from podrl.checkpoint_arrays import whole_steps
 from podrl.checkpoint_facts import read_fact
 from podrl.config import ConfigError
 from podrl.envs import load_source

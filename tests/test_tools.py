@@ -25,7 +25,9 @@ def test_ctrl_c_ends_a_tool_without_a_traceback(tmp_path, tool, arguments):
     pipe = tmp_path / "config.json"
     os.mkfifo(pipe)
     (tmp_path / "metrics.jsonl").touch()
-    (tmp_path / "checkpoints/1").mkdir(parents=True)
+    for name, fact in (("counters", '{"learner_steps": 1, "env_steps": 9, "frames": 9}'), ("episodes", "{}")):
+        (tmp_path / "checkpoints/1" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints/1" / name / "metadata").write_text(fact)
     command = [sys.executable, str(ROOT / f"tools/{tool}.py"), *(each.format(run=tmp_path) for each in arguments)]
     with subprocess.Popen(
         command,

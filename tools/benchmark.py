@@ -20,6 +20,7 @@ from podrl.commandline import Parser
 from podrl.config import ConfigError, check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins, require_determinism
+from podrl.paths import absolute_path
 from podrl.platforms import skip_absent_tpu, suit_xla_to_cpu
 from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
 
@@ -74,7 +75,7 @@ def parse(argv: list[str]) -> Command:
     parser.add_argument("--smoke", action="store_true", help="shrink the config as tools/tpu_launch.py --smoke does")
     parser.add_argument("--repeats", type=int, default=3, help="of every stage, interleaved (3)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each stage in each repeat, about (5)")
-    parser.add_argument("--json", type=Path, help="also write the whole report there")
+    parser.add_argument("--json", type=absolute_path, help="also write the whole report there")
     parser.add_argument("--compare", metavar="CONFIG", help="measure this config's run and that one's, in turns")
     parser.add_argument("--memory", action="store_true", help="only compile; report what an update takes on a device")
     parser.add_argument("--processes", metavar="N,N,...", help="measure whole jobs of so many processes, in turns")

@@ -10,6 +10,7 @@ from podrl.commandline import Parser
 from podrl.comparison import compare
 from podrl.comparison_report import show
 from podrl.console import make_console
+from podrl.paths import absolute
 from podrl.records import read_record
 from podrl.tool import run_tool
 
@@ -23,8 +24,8 @@ are equal, 1 if they differ, 2 on a mistake in the command."""
 def run(argv: list[str]) -> int:
     """Compares, prints, and returns the exit code."""
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
-    parser.add_argument("a", metavar="A", help="folder of a run")
-    parser.add_argument("b", metavar="B", help="folder of another")
+    parser.add_argument("a", type=absolute, metavar="A", help="folder of a run")
+    parser.add_argument("b", type=absolute, metavar="B", help="folder of another")
     flags = parser.parse_args(argv[1:])
     a, b = read_record(flags.a), read_record(flags.b)
     comparison = compare(a, b)

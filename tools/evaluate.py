@@ -18,6 +18,7 @@ from podrl.commandline import Parser
 from podrl.config import check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins
+from podrl.paths import absolute, absolute_path
 from podrl.platforms import available_cores, skip_absent_tpu, suit_xla_to_cpu
 from podrl.tool import check_writable, run_tool
 
@@ -45,14 +46,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
         SystemExit: with code 0 after showing `--help`.
     """
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
-    parser.add_argument("--workdir", required=True, metavar="RUN", help="folder of a run")
+    parser.add_argument("--workdir", type=absolute, required=True, metavar="RUN", help="folder of a run")
     parser.add_argument("--step", type=int, help="update whose checkpoint to take (the newest)")
     parser.add_argument("--episodes", type=int, default=100, help="to play with each policy (100)")
     parser.add_argument("--policy", choices=("both", "greedy", "sampled"), default="both", help="actions (both)")
     parser.add_argument("--seed", type=int, default=1, help="of environments and sampling (1)")
-    parser.add_argument("--video", type=Path, help="film the first environment, with the first of the policies")
+    parser.add_argument(
+        "--video", type=absolute_path, help="film the first environment, with the first of the policies"
+    )
     parser.add_argument("--video_seconds", type=float, default=60.0, help="length of the film at most (60)")
-    parser.add_argument("--json", type=Path, help="also write the report there, with every episode")
+    parser.add_argument("--json", type=absolute_path, help="also write the report there, with every episode")
     flags = parser.parse_args(argv[1:])
     check(flags.episodes >= 1, f"--episodes={flags.episodes} must be at least 1.")
     check(flags.video_seconds > 0, f"--video_seconds={flags.video_seconds} must be positive.")

@@ -9,6 +9,7 @@ import sys
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl.commandline import Parser
+from podrl.paths import absolute
 from podrl.tool import run_tool
 
 USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz]
@@ -29,9 +30,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         SystemExit: with code 0 after showing `--help`.
     """
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
-    parser.add_argument("--workdir", required=True, help="folder of a run")
+    parser.add_argument("--workdir", type=absolute, required=True, help="folder of a run")
     parser.add_argument("--step", type=int, help="update of the checkpoint to show (the newest)")
-    parser.add_argument("--export", help="file for its parameters, .npz or .safetensors")
+    parser.add_argument("--export", type=absolute, help="file for its parameters, .npz or .safetensors")
     return parser.parse_args(argv[1:])
 
 
@@ -41,8 +42,8 @@ def run(command: argparse.Namespace) -> int:
     from etils import epath  # These import JAX, which a mistake in the command need not wait for.
 
     from podrl import export, inspection, inspection_report
-    from podrl.checkpoint import read_params
-    from podrl.checkpoint_facts import CheckpointError
+    from podrl.checkpoint_arrays import read_params
+    from podrl.checkpoint_errors import CheckpointError
     from podrl.console import make_console
     from podrl.display import configure_logging
 

@@ -21,6 +21,7 @@ from podrl.allocator import keep_freed_memory
 from podrl.commandline import Parser
 from podrl.config import check
 from podrl.console import make_console
+from podrl.paths import absolute_path
 from podrl.platforms import suit_xla_to_cpu
 from podrl.tool import check_known, check_writable, load_config, run_tool
 
@@ -79,7 +80,7 @@ def parse(argv: Sequence[str]) -> Command:
     parser.add_argument("--dispatch_ms", type=float, help=f"round trip of an acting call ({_DISPATCH_MS})")
     parser.add_argument("--price", type=float, help="of one chip for one hour, in any currency")
     parser.add_argument("--check", action="store_true", help="with `this`: run it, and show the prediction's error")
-    parser.add_argument("--json", type=Path, help="where to write the plans as JSON")
+    parser.add_argument("--json", type=absolute_path, help="where to write the plans as JSON")
     flags, rest = parser.parse_known_args(list(argv[1:]))
     check_known(rest, "--config.")
     for name in ("env_steps_per_vcpu", "vcpus", "price"):

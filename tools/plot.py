@@ -16,6 +16,7 @@ import numpy as np
 from podrl import plotting
 from podrl.commandline import Parser
 from podrl.config import check, did_you_mean
+from podrl.paths import absolute
 from podrl.records import read_record
 from podrl.tool import run_tool
 
@@ -56,8 +57,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         SystemExit: with code 0 after showing `--help`.
     """
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
-    parser.add_argument("--out", required=True, help="image to write; its ending says the format (.png, .svg, .pdf)")
+    parser.add_argument("runs", type=absolute, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "--out", type=absolute, required=True, help="image to write; its ending says the format (.png, .svg, .pdf)"
+    )
     parser.add_argument("--x", choices=sorted(X_KEYS), default="env_steps", help="horizontal axis (env_steps)")
     parser.add_argument("--y", default="episode/return", help="metric (episode/return)")
     return parser.parse_args(argv[1:])

@@ -17,6 +17,7 @@ from podrl.commandline import Parser
 from podrl.config import check
 from podrl.launch.local import visible_gpus
 from podrl.launch.options import FLAGS
+from podrl.paths import absolute_workdir
 from podrl.study.conduct import Manner, conduct, conduct_one, report, show
 from podrl.study.definition import PLACES, Definition
 from podrl.study.execution import Predict
@@ -79,6 +80,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     check_known(rest, "--config.")
     for argument in rest:
         check("=" in argument, f"{argument} needs a value: {argument}=VALUE.")
+    flags.workdir = absolute_workdir(flags.workdir)
     check(flags.silence_s > 0, f"--silence_s={flags.silence_s:g} must be positive.")
     check(flags.at_once >= 0, f"--at_once={flags.at_once} must be at least 0.")
     return flags, rest

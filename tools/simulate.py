@@ -23,6 +23,7 @@ from podrl.commandline import Parser
 from podrl.config import Config, ConfigError, check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins, require_determinism
+from podrl.paths import absolute_path
 from podrl.platforms import skip_absent_tpu, suit_xla_to_cpu
 from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
 
@@ -78,9 +79,9 @@ def parse(argv: list[str]) -> Command:
     parser.add_argument("--config", required=True, help="config file; its environments are those of one host")
     parser.add_argument("--smoke", action="store_true", help="shrink the config as tools/tpu_launch.py --smoke does")
     parser.add_argument("--measure", action="store_true", help="measure one host here (what happens by default)")
-    parser.add_argument("--measurements", type=Path, metavar="FILE", help="take them from what --json wrote")
+    parser.add_argument("--measurements", type=absolute_path, metavar="FILE", help="take them from what --json wrote")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement, about (10)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write measurements and report there")
+    parser.add_argument("--json", type=absolute_path, metavar="FILE", help="also write measurements and report there")
     parser.add_argument("--hosts", default="1,4,16,64,256,1024", help="to simulate (1,4,16,64,256,1024)")
     parser.add_argument("--updates", type=int, default=100, help="of each simulation (100)")
     parser.add_argument("--seeds", type=int, default=3, help="simulations of each case (3)")

@@ -48,6 +48,11 @@ def launch(
         ConfigError: on a mistake of the user's.
     """
     _check_membership(options, argv)
+    check(
+        not (command.start_anew and (options.max_restarts or options.slurm or options.tpu)),
+        "--start_anew would delete the run again at every restart. Give it to a command without --max_restarts, "
+        "--slurm or --tpu, or choose another --workdir.",
+    )
     _configure_logging()
     if options.tpu is not None:
         return launch_on_tpu(options, argv[1:], command.workdir, root=root, poll_s=poll_s, limits=limits)

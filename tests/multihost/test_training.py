@@ -9,7 +9,7 @@ import socket
 import numpy as np
 import pytest
 
-from podrl.checkpoint import read_params
+from podrl.checkpoint_arrays import read_params
 from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same
 from tests.multihost.jobs import Member
