@@ -7,8 +7,9 @@ from configs import common
 
 def get_config() -> ml_collections.ConfigDict:
     config = common.make_config("impala_minigrid", "MiniGrid-DoorKey-5x5-v0", total_env_steps=2_000_000)
-    # As numbers, of which the largest is 10; the mission is the same in every episode.
+    # The largest number in a view is 10, though its space reaches 255; the mission is the same in every episode.
     config.env.observation_keys = ("direction", "image")
+    config.env.uint8 = "numbers"
     config.actors.num_envs = 32
     config.actors.unroll_length = 20
     config.actors.env_threads = 1

@@ -14,6 +14,7 @@ from podrl.agents import load_agent
 from podrl.config import Config, check
 from podrl.config_dict import from_config_dict
 from podrl.envs import Source, load_source, make_environment
+from podrl.envs.observations import describe_observation
 from podrl.envs.settings import check_settings
 from podrl.fused import FusedLearner
 from podrl.layout import Layout, make_layout, resolve_loop, resolve_micro_batches
@@ -21,7 +22,7 @@ from podrl.learner import Learner
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks import make_network
 from podrl.normalization import normalize_observations, normalize_rewards
-from podrl.sharding import make_split_network
+from podrl.sharding import describe_split, make_split_network
 from podrl.types import Agent, EnvSpec, LearnerState, Network
 
 
@@ -93,6 +94,16 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
         rules=rules,
         state_shape=state_shape,
     )
+
+
+def describe(assembly: Assembly, folder: str) -> list[str]:
+    """Lines for the log: where a run acts, learns and writes, what its agent observes, and which layers are split."""
+    split = [f"Learner: {describe_split(assembly.state_shape.params)}."] if assembly.rules else []
+    return [
+        f"{assembly.topology.describe()}; results go to {folder}",
+        f"observation: {describe_observation(assembly.spec)}",
+        *split,
+    ]
 
 
 def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:

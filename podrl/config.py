@@ -32,6 +32,10 @@ class EnvConfig:
         id: the environment's name at that source.
         observation_keys: for dictionary observations, the entries to keep; empty keeps all. They are flattened in
             sorted order.
+        channels: of images [H, W, C], where the environment has them: `first`, `last`, or `auto`, which guesses for
+            uint8 of rank 3 (`podrl.envs.observations`). The other two make images of other arrays of rank 2 and 3, too.
+        uint8: what uint8 counts as: `pixels`, of which 255 is 1, `numbers` as they are, or `auto`: pixels where its
+            space reaches 255.
         max_episode_steps: truncates episodes of training after so many steps, in the place of the environment's own
             time limit; 0 leaves that as it is. Evaluation plays up to the environment's own limit where it has one.
         workers: processes that share the environments of each pool; with 0 they step in the actor's thread. For sources
@@ -44,6 +48,8 @@ class EnvConfig:
     source: str = "envpool"
     id: str
     observation_keys: tuple[str, ...] = ()
+    channels: str = "auto"
+    uint8: str = "auto"
     max_episode_steps: int = 0
     workers: int = 0
     worker_timeout_s: float = 60.0
@@ -51,7 +57,9 @@ class EnvConfig:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks ranges and names."""
+        check_one_of("env.channels", self.channels, ("auto", "first", "last"))
+        check_one_of("env.uint8", self.uint8, ("auto", "numbers", "pixels"))
         check_at_least(self, "env", "max_episode_steps", 0)
         check_at_least(self, "env", "workers", 0)
         check(self.worker_timeout_s > 0, f"env.worker_timeout_s={self.worker_timeout_s:g} must be positive (seconds).")

@@ -59,19 +59,23 @@ def default_sections() -> dict[str, ml_collections.ConfigDict]:
     return {name: ml_collections.ConfigDict(dataclasses.asdict(section())) for name, section in sections.items()}
 
 
-def with_defaults(values: Mapping[str, Any], agent_config: type | None = None) -> dict[str, Any]:
+def with_defaults(
+    values: Mapping[str, Any], agent_config: type | None = None, env_before: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """A resolved config as an earlier podrl wrote it, with the defaults of keys that have come since.
 
     Args:
         values: as they were written.
         agent_config: dataclass of an algorithm, all of whose fields have defaults; for values of another it is ignored.
+        env_before: keys of `env` that mean something else by default than before there were any, with what was meant;
+            see `podrl.types.EnvSpec`.
     """
     own = {field.name: field.default for field in dataclasses.fields(Config)}
     filled = {name: value for name, value in own.items() if value is not dataclasses.MISSING} | dict(values)
     for name, section in default_sections().items():
         filled[name] = section.to_dict() | values.get(name, {})
     if "env" in values:
-        filled["env"] = _env_with_defaults(values["env"])
+        filled["env"] = _env_with_defaults({**(env_before or {}), **values["env"]})
     agent = dataclasses.asdict(agent_config()) if agent_config is not None else {}
     if "agent" in values and agent.get("name") == values["agent"].get("name"):
         filled["agent"] = agent | values["agent"]

@@ -1,5 +1,6 @@
 """A run that is on disk: its config, and an agent as one of its checkpoints has it, on one device."""
 
+from collections.abc import Mapping
 import dataclasses
 
 from etils import epath
@@ -53,6 +54,9 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
     step = inspection.choose_step(inspection.open_run(workdir), step)
     config = read_config(workdir, step)
     agent, spec, source = assemble_agent(config)
+    if spec.env_before:
+        config = read_config(workdir, step, spec.env_before)
+        agent, spec, source = assemble_agent(config)
     sharding = jax.sharding.SingleDeviceSharding(device)
     shape = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -64,8 +68,13 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
     )
 
 
-def read_config(workdir: str, step: int) -> Config:
+def read_config(workdir: str, step: int, env_before: Mapping[str, str] | None = None) -> Config:
     """The config that a checkpoint was made with; of one that does not hold it, the run's.
+
+    Args:
+        workdir: the run's.
+        step: of the checkpoint.
+        env_before: keys of `env` for a run that was made before there were any; see `podrl.types.EnvSpec`.
 
     Raises:
         ConfigError: if it cannot be read.
@@ -74,6 +83,6 @@ def read_config(workdir: str, step: int) -> Config:
     path = epath.Path(workdir) / "config.json"
     values = read_facts(workdir, step).config or read_config_file(path.parent)
     try:
-        return resolve(ml_collections.ConfigDict(with_defaults(values)))
+        return resolve(ml_collections.ConfigDict(with_defaults(values, env_before=env_before)))
     except ConfigError as error:
         raise ConfigError(f"{path} cannot be read by this version of podrl: {error}") from None

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from podrl import consensus
 from podrl.allocator import keep_freed_memory
-from podrl.assembly import assemble, resolve
+from podrl.assembly import assemble, describe, resolve
 from podrl.checkpoint_errors import CheckpointError
 from podrl.commandline import CommandLine
 from podrl.compilation_cache import use_compilation_cache
@@ -50,7 +50,6 @@ from podrl.progress import Outcome, count_updates
 from podrl.records import read_manifests
 from podrl.reporter import Reporter
 from podrl.resumption import find_start, make_checkpointer, warn_of_changes
-from podrl.sharding import describe_split
 from podrl.types import Counters, EnvSpec, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import clear_run, holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
@@ -187,7 +186,13 @@ def train(
     with contextlib.ExitStack() as stack:
 
         def take_folder() -> list[Any]:
-            taken = make_workdir(asked, workdir, accept_changes=accept_changes, start_anew=start_anew)
+            taken = make_workdir(
+                asked,
+                workdir,
+                accept_changes=accept_changes,
+                start_anew=start_anew,
+                env_before=assembly.spec.env_before,
+            )
             stack.enter_context(sole_user(taken))
             if start_anew:
                 clear_run(taken)
@@ -212,9 +217,8 @@ def train(
         ledger = Ledger("learner", annotate=profiler.annotate)
         watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
         checkpointer = stack.enter_context(make_checkpointer(config, folder))
-        logging.info("%s; results go to %s", topology.describe(), folder)
-        if assembly.rules:
-            logging.info("Learner: %s.", describe_split(assembly.state_shape.params))
+        for line in describe(assembly, path):
+            logging.info("%s", line)
 
         start, resumed, reporter = None, None, None
         manifest = make_manifest(config, topology, argv, job.hosts)

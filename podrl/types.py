@@ -226,12 +226,16 @@ class EnvSpec:
         observation: pytree of `jax.ShapeDtypeStruct` of *one* environment (no batch axis). Images are [H, W, C].
         actions: what one environment takes.
         frames_per_step: emulator frames per agent decision.
+        observed: how the source understood the environment's observations, for people; shapes are the environment's.
+        env_before: keys of `config.env` and their values with which an agent sees what it saw before podrl had them.
     """
 
     id: str
     observation: PyTree
     actions: ActionSpace
     frames_per_step: int = 1
+    observed: str = dataclasses.field(default="", compare=False)
+    env_before: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
 @struct.dataclass(kw_only=True)

@@ -30,7 +30,14 @@ START_ANEW = "--start_anew, which deletes the run's rows and checkpoints"
 _OF_A_RUN = ("checkpoints", "config.json", "manifest", "metrics.jsonl", "tensorboard")
 
 
-def make_workdir(config: Config, path: str, *, accept_changes: bool = False, start_anew: bool = False) -> epath.Path:
+def make_workdir(
+    config: Config,
+    path: str,
+    *,
+    accept_changes: bool = False,
+    start_anew: bool = False,
+    env_before: Mapping[str, str] | None = None,
+) -> epath.Path:
     """Makes the run's folder, or takes the one of an earlier run of this config.
 
     Args:
@@ -38,6 +45,7 @@ def make_workdir(config: Config, path: str, *, accept_changes: bool = False, sta
         path: of the folder, from the root.
         accept_changes: go on with the run in the folder although its config is another.
         start_anew: what the folder has will be deleted, whatever it is.
+        env_before: keys of `env` that mean something else by default than they did; see `podrl.types.EnvSpec`.
 
     Raises:
         ConfigError: if it cannot be written, holds a run of another config, or remains of one; names the keys.
@@ -59,11 +67,13 @@ def make_workdir(config: Config, path: str, *, accept_changes: bool = False, sta
         reason = error.strerror or error
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
     if not start_anew:
-        _check_contents(config, workdir, accept_changes=accept_changes)
+        _check_contents(config, workdir, env_before, accept_changes=accept_changes)
     return workdir
 
 
-def _check_contents(config: Config, workdir: epath.Path, *, accept_changes: bool) -> None:
+def _check_contents(
+    config: Config, workdir: epath.Path, env_before: Mapping[str, str] | None, *, accept_changes: bool
+) -> None:
     """Raises ConfigError unless the folder holds no run, or one that this config can go on with."""
     if not holds_run(workdir):
         remains = [name for name in ("metrics.jsonl", "checkpoints") if _has_content(workdir / name)]
@@ -74,7 +84,7 @@ def _check_contents(config: Config, workdir: epath.Path, *, accept_changes: bool
         )
         return
     before = read_config_file(workdir)  # Also where changes are accepted: a damaged one says nothing of them.
-    found = differences(with_defaults(before, type(config.agent)), to_dict(config))
+    found = differences(with_defaults(before, type(config.agent), env_before), to_dict(config))
     if config.agent.micro_batches == 0:  # Left to each machine; earlier podrls wrote down what it became.
         found.pop("agent.micro_batches", None)
     changes = [f"{key} was {before}, is {after}" for key, (before, after) in found.items()]

@@ -24,7 +24,16 @@ from podrl.types import Array, EnvSpec, PyTree, Timestep
 
 # Modules of this folder that sources build on.
 _BESIDE_ENVPOOL = ("envpool_drawing", "envpool_options", "envpool_pool")
-_NOT_SOURCES = (*_BESIDE_ENVPOOL, "gymnasium_pool", "in_graph", "seeds", "settings", "spaces")
+_NOT_SOURCES = (
+    *_BESIDE_ENVPOOL,
+    "atari_screens",
+    "gymnasium_pool",
+    "in_graph",
+    "observations",
+    "seeds",
+    "settings",
+    "spaces",
+)
 
 
 class Pool(Protocol):

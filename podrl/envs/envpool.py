@@ -33,7 +33,8 @@ from podrl.envs import EvaluationProtocol
 from podrl.envs.envpool_drawing import check_drawing
 from podrl.envs.envpool_options import NO_LIMIT, check_options, is_emulator, is_simulation
 from podrl.envs.envpool_pool import SynchronousPool, is_grid
-from podrl.envs.spaces import ActionEncoding, Encoding, make_action_encoding, make_encoding
+from podrl.envs.observations import Encoding, make_encoding
+from podrl.envs.spaces import ActionEncoding, make_action_encoding
 from podrl.types import EnvSpec
 
 _ATARI_FRAMES = 108_000
@@ -90,6 +91,8 @@ def make_spec(config: EnvConfig) -> EnvSpec:
         observation=task.encoding.struct,
         actions=task.action_encoding.actions,
         frames_per_step=task.frames_per_step,
+        observed=task.encoding.text,
+        env_before=task.encoding.env_before,
     )
 
 
@@ -201,7 +204,7 @@ def _resolve(config: EnvConfig) -> _Task:
     )
     return _Task(
         options=options,
-        encoding=make_encoding(observation_space, config.observation_keys),
+        encoding=make_encoding(observation_space, config),
         action_encoding=make_action_encoding(action_space, config.id),
         frames_per_step=options.get("frame_skip", defaults["frame_skip"]) if is_emulator(defaults) else 1,
     )

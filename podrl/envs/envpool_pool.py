@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 
 from podrl.config import ConfigError
-from podrl.envs.spaces import ActionEncoding, Encoding
+from podrl.envs.observations import Encoding
+from podrl.envs.spaces import ActionEncoding
 from podrl.types import Timestep
 
 

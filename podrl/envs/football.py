@@ -51,7 +51,12 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     own, inner = _split(config)
     spec = envpool.make_spec(inner)
     if own["observation"] == "features":
-        return dataclasses.replace(spec, observation=jax.ShapeDtypeStruct((_NUM_FEATURES,), np.float32))
+        return dataclasses.replace(
+            spec,
+            observation=jax.ShapeDtypeStruct((_NUM_FEATURES,), np.float32),
+            observed=f"vector of {_NUM_FEATURES} features of the minimap",
+            env_before={},
+        )
     return spec
 
 
@@ -211,5 +216,6 @@ def _split(config: EnvConfig) -> tuple[dict[str, Any], EnvConfig]:
         config.id.startswith("gfootball/"),
         f"env.id={config.id!r} is no football; expected one of EnvPool's, such as 'gfootball/academy_empty_goal-v1'.",
     )
+    check(config.channels != "first", "env.channels='first' cannot be: football's minimaps have their channels last.")
     others = {name: value for name, value in config.options.items() if name not in own}
     return own, dataclasses.replace(config, options=others)

@@ -11,7 +11,8 @@ import gymnasium
 import numpy as np
 
 from podrl.config import ConfigError, EnvConfig, check
-from podrl.envs.spaces import make_action_encoding, make_encoding
+from podrl.envs.observations import make_encoding
+from podrl.envs.spaces import make_action_encoding
 from podrl.gymnasium_envs.batch import EnvBatch, Steps, stack
 from podrl.gymnasium_envs.processes import WorkerBatch
 from podrl.types import EnvSpec, Timestep
@@ -31,11 +32,18 @@ def describe(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> E
             isinstance(getattr(env, name, None), gymnasium.Space),
             f"env.id={config.id!r} has no {name}: set self.{name} to a gymnasium.spaces.Space in its constructor.",
         )
-    encoding = make_encoding(env.observation_space, config.observation_keys)
+    encoding = make_encoding(env.observation_space, config)
     actions = make_action_encoding(env.action_space, config.id)
     _try(env, actions.decode(actions.actions.sample(np.random.default_rng(0), (1,)))[0], config)
     env.close()
-    return EnvSpec(id=config.id, observation=encoding.struct, actions=actions.actions, frames_per_step=frames_per_step)
+    return EnvSpec(
+        id=config.id,
+        observation=encoding.struct,
+        actions=actions.actions,
+        frames_per_step=frames_per_step,
+        observed=encoding.text,
+        env_before=encoding.env_before,
+    )
 
 
 def make_batch(
@@ -61,7 +69,7 @@ class GymnasiumPool:
         """Takes over `batch`, which nobody else may step."""
         self._batch: EnvBatch | WorkerBatch | None = batch
         self._num_envs = batch.num_envs
-        self._encoding = make_encoding(batch.observation_space, config.observation_keys)
+        self._encoding = make_encoding(batch.observation_space, config)
         self._actions = make_action_encoding(batch.action_space, config.id)
         self._ended: Any = None  # [B] bool: the last timestep ended the episode
         self._sent = False

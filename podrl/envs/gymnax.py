@@ -78,7 +78,9 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     """
     task = _resolve(config)
     observation, _ = jax.eval_shape(task.env.reset_env, jax.random.key(0), task.params)
-    return EnvSpec(id=config.id, observation=jax.eval_shape(task.encode, observation), actions=task.actions)
+    encoded = jax.eval_shape(task.encode, observation)
+    image = f"image {'x'.join(map(str, encoded.shape))}, channels last, numbers as they are"
+    return EnvSpec(id=config.id, observation=encoded, actions=task.actions, observed=image if encoded.ndim == 3 else "")
 
 
 def make_environment(config: EnvConfig) -> JaxEnvironment:
@@ -140,6 +142,7 @@ def _make_environment(values: str) -> JaxEnvironment:
 def _resolve(config: EnvConfig) -> _Task:
     """Checks all that `config` asks for against what Gymnax has."""
     check(not config.observation_keys, "env.observation_keys must be empty: Gymnax's observations are no dictionaries.")
+    check(config.channels != "first", "env.channels='first' cannot be: Gymnax's images have their channels last.")
     known = list(gymnax.registered_envs)
     check(
         config.id in known,

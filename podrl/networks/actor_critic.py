@@ -262,5 +262,5 @@ def _check_observation(config: NetworkConfig, spec: EnvSpec) -> None:
         least = f" of at least {size}x{size}" if size > 1 else ""
         raise ConfigError(
             f"network.encoder={config.encoder!r} needs images [H, W, C]{least}; env.id={spec.id!r} gives "
-            f"{frame.shape}. Use network.encoder='mlp'."
+            f"{spec.observed or frame.shape}. Use network.encoder='mlp'."
         )
