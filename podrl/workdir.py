@@ -16,10 +16,12 @@ import subprocess
 import time
 from typing import IO, Any
 
+from absl import logging
 from etils import epath
 
 from podrl.config import Config, ConfigError, check
 from podrl.config_dict import default_sections, differences, to_dict, with_defaults
+from podrl.envs.atari_screens import describe_other_screen
 from podrl.mesh import Topology
 from podrl.paths import check_workdir, is_there
 from podrl.platforms import available_cores
@@ -84,6 +86,8 @@ def _check_contents(
         )
         return
     before = read_config_file(workdir)  # Also where changes are accepted: a damaged one says nothing of them.
+    if screens := describe_other_screen(before.get("env", {}), to_dict(config.env)):
+        logging.warning("%s", screens)
     found = differences(with_defaults(before, type(config.agent), env_before), to_dict(config))
     if config.agent.micro_batches == 0:  # Left to each machine; earlier podrls wrote down what it became.
         found.pop("agent.micro_batches", None)

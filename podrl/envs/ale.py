@@ -1,9 +1,10 @@
 """The Arcade Learning Environment itself, by way of Gymnasium: the games of EnvPool's Atari, with its options.
 
 `--config.env.source=ale` is all that changes: ids, options, defaults and protocol are those of `podrl.envs.envpool`,
-and so is, without sticky actions and with `noop_max=1`, every observation, but for one: a game's very last observation
-may be that of the step before, with which Gymnasium's preprocessing leaves it if the game ends within a step. EnvPool
-is several times as fast; this is for comparisons, and for machines that have no EnvPool.
+and so is, without sticky actions and with `noop_max=1`, every observation, but for two: a game's very last observation
+may be that of the step before, with which Gymnasium's preprocessing leaves it if the game ends within a step, and the
+games of `podrl.envs.atari_screens` have screens of which EnvPool shows a part. EnvPool is several times as fast; this
+is for comparisons, and for machines that have no EnvPool.
 
 Source: Bellemare et al. 2013, arXiv:1207.4708; Machado et al. 2018, arXiv:1709.06009.
 """

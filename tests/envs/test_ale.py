@@ -1,17 +1,23 @@
 """ALE through Gymnasium against EnvPool's Atari: the same games, actions, episodes, rewards and pixels."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
 
+import envpool
 import gymnasium
 import numpy as np
 import pytest
 
 from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
+from podrl.config_dict import to_dict
 from podrl.envs import load_source
+from podrl.envs.atari_screens import TALL_GAMES
 from podrl.gymnasium_envs.atari import AtariRecipe, Opening
+from podrl.workdir import make_workdir
+from tests import runs
 
 ale_py = pytest.importorskip("ale_py")
 
@@ -182,6 +188,52 @@ class Buttons:
 
     def __getattr__(self, name):
         return getattr(self._ale, name)
+
+
+class TestTallGames:
+    """Games with screens of more than 210 rows, of which EnvPool shows the first 210."""
+
+    def rest(self, tmp_path, game, before, now, caplog):
+        """The warnings where a run goes on with its game in another source."""
+        config = runs.make_config(game, env__source=before)
+        (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+        now = dataclasses.replace(config, env=dataclasses.replace(config.env, source=now))
+        with caplog.at_level("WARNING"):
+            make_workdir(now, str(tmp_path), accept_changes=True)
+        return [record.getMessage() for record in caplog.records]
+
+    @pytest.mark.parametrize(("before", "now"), [("envpool", "ale"), ("ale", "envpool")])
+    def test_an_agent_that_meets_one_in_the_other_source_is_warned(self, tmp_path, caplog, before, now):
+        (warning,) = self.rest(tmp_path, "Carnival-v5", before, now, caplog)
+        assert warning.startswith(f"The agent was trained on Carnival-v5 of env.source={before!r} and sees another")
+
+    @pytest.mark.parametrize(
+        ("game", "before", "now"),
+        [("Pong-v5", "envpool", "ale"), ("Carnival-v5", "ale", "ale"), ("Catch-v0", "envpool", "gymnasium")],
+    )
+    def test_nobody_else_is(self, tmp_path, caplog, game, before, now):
+        assert self.rest(tmp_path, game, before, now, caplog) == []
+
+    def test_envpool_shows_the_first_210_rows(self):
+        import cv2
+
+        other = play(EnvConfig(id="Carnival-v5", options=PLAIN), [])["observation"][0, 0]
+        env = AtariRecipe(game="Carnival-v5", noop_max=1).make()
+        env.reset(seed=7)
+        screen = env.unwrapped.ale.getScreenGrayscale()
+
+        assert screen.shape == (214, 160)
+        np.testing.assert_array_equal(cv2.resize(screen[:210], (84, 84), interpolation=cv2.INTER_AREA), other[..., 0])
+        assert not np.array_equal(cv2.resize(screen, (84, 84), interpolation=cv2.INTER_AREA), other[..., 0])
+
+    @pytest.mark.slow
+    def test_these_are_all(self):
+        gymnasium.register_envs(ale_py)
+        games = [name.removeprefix("ALE/") for name in gymnasium.registry if name.startswith("ALE/")]
+        shared = [name for name in games if name.endswith("-v5") and name in envpool.list_all_envs()]
+        tall = {name for name in shared if AtariRecipe(game=name).make().unwrapped.ale.getScreenDims()[0] > 210}
+
+        assert tall == {f"{game}-v5" for game in TALL_GAMES}
 
 
 def test_evaluation_has_the_protocol_of_envpool():
