@@ -15,7 +15,7 @@ from podrl.config import Config, check
 from podrl.config_dict import from_config_dict
 from podrl.envs import Source, load_source, make_environment
 from podrl.envs.observations import describe_observation
-from podrl.envs.settings import check_settings
+from podrl.envs.settings import settle
 from podrl.fused import FusedLearner
 from podrl.layout import Layout, make_layout, resolve_loop, resolve_micro_batches
 from podrl.learner import Learner
@@ -31,7 +31,7 @@ class Assembly:
     """What a run is made of, before anything is compiled or started.
 
     Attributes:
-        config: with what was left to this machine.
+        config: with what was left to this machine, and the environment's options as its constructor gets them.
         source: makes environments.
         spec: of one environment.
         topology: who acts and who learns.
@@ -72,7 +72,7 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
     Raises:
         ConfigError: if they do not fit.
     """
-    source, spec = _load_environment(config)
+    config, source, spec = load_environment(config)
     topology = make_topology(config.topology, devices)
     config = resolve_micro_batches(resolve_loop(config, topology), topology)
     layout = make_layout(config, topology)
@@ -112,7 +112,7 @@ def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:
     Raises:
         ConfigError: if they do not fit.
     """
-    source, spec = _load_environment(config)
+    config, source, spec = load_environment(config)
     return make_agent(config, make_network(config.network, spec), spec), spec, source
 
 
@@ -128,7 +128,12 @@ def make_agent(config: Config, network: Network, spec: EnvSpec) -> Agent:
     return normalize_observations(agent, spec) if config.network.normalize_observations else agent
 
 
-def _load_environment(config: Config) -> tuple[Source, EnvSpec]:
+def load_environment(config: Config) -> tuple[Config, Source, EnvSpec]:
+    """The config with the environment's options read, its source, and what one environment looks like.
+
+    Raises:
+        ConfigError: if there is none of that name, or it does not take its options.
+    """
     source = load_source(config.env.source)
-    check_settings(source, config.env)
-    return source, source.make_spec(config.env)
+    config = dataclasses.replace(config, env=settle(source, config.env))
+    return config, source, source.make_spec(config.env)

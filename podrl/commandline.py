@@ -1,20 +1,18 @@
 """The command line: flags, and the config file with its overrides. Imports no JAX, so that mistakes show at once."""
 
 import argparse
-import ast
 from collections.abc import Iterable
 import dataclasses
 import importlib.util
-import math
 from pathlib import Path
 import sys
 from typing import NoReturn
 
 from absl import flags
 import ml_collections
-from ml_collections import config_flags
 
 from podrl.config import ConfigError, check, did_you_mean
+from podrl.overrides import listing, override
 from podrl.paths import absolute_workdir
 
 USAGE = """Train an agent:
@@ -115,7 +113,7 @@ def parse(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = (
         sys.stdout.write(USAGE + values.module_help(__name__).partition(":")[2] + "\n" + more_help.rstrip() + "\n")
         if values.config is not None:
             config = override(load_config(values.config), overrides)
-            sys.stdout.write(KEYS.format(path=values.config) + _listing(config))
+            sys.stdout.write(KEYS.format(path=values.config) + listing(config))
         raise SystemExit(0)
     check(values.config is not None, "No config given. Add --config configs/impala_atari.py, or another file.")
     check(values.join_timeout_s > 0, f"--join_timeout_s={values.join_timeout_s:g} must be above 0.")
@@ -166,96 +164,6 @@ def load_config(path: str) -> ml_collections.ConfigDict:
 
 def _config_files(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.glob("*.py") if path.stem not in ("common", "__init__"))
-
-
-def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:
-    """Applies arguments such as `--config.env.id=Pong-v5`; returns a new ConfigDict.
-
-    Raises:
-        ConfigError: on a key that the config does not have, or a value that its type does not take.
-    """
-    config = ml_collections.ConfigDict(config)
-    for argument in arguments:
-        _admit_option(config, argument)
-        _check_key(config, argument)
-    arguments = [_checked_number(config, argument) for argument in arguments]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *arguments])
-    _parse_flags(values, ["", *arguments])
-    return values["config"].value
-
-
-def _admit_option(config: ml_collections.ConfigDict, argument: str) -> None:
-    """Makes room for an environment option that the config does not list: the environment's source knows its own."""
-    key, _, value = argument.lstrip("-").removeprefix("config.").partition("=")
-    section, _, name = key.rpartition(".")
-    if section == "env.options" and name not in config.get("env", {}).get("options", {name: None}):
-        try:
-            config.env.options[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            config.env.options[name] = value
-
-
-def _check_key(config: ml_collections.ConfigDict, argument: str) -> None:
-    """Raises ConfigError unless the key exists; suggests the nearest, or the one of that name in another section."""
-    name, has_value, _ = argument.lstrip("-").partition("=")
-    key = name.removeprefix("config.")
-    known = _keys(config)
-    same_name = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
-    hint = f"; did you mean {same_name[0]!r}?" if same_name else did_you_mean(key, known)
-    check(key in known, f"Unknown config key {key!r}{hint}")
-    check(bool(has_value), f"Config key {key!r} needs a value: --config.{key}=VALUE.")
-    section = isinstance(_get(config, key), ml_collections.ConfigDict)
-    check(not section, f"Config key {key!r} is a section; set a key in it: --config.{key}.KEY=VALUE.")
-
-
-def _checked_number(config: ml_collections.ConfigDict, argument: str) -> str:
-    """The argument, with a whole number for a key that takes one: 1e6 is one.
-
-    Raises:
-        ConfigError: if the key takes a number and the value is none.
-    """
-    name, _, value = argument.partition("=")
-    key = name.lstrip("-").removeprefix("config.")
-    expected = type(_get(config, key))
-    if expected not in (int, float):
-        return argument
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    check(math.isfinite(number), f"{key}={value!r} is not a number.")
-    if expected is float:
-        return argument
-    check(number.is_integer(), f"{key}={value!r} is not a whole number.")
-    return f"{name}={int(value) if _is_digits(value) else int(number)}"
-
-
-def _is_digits(value: str) -> bool:
-    """Whether Python reads it as a whole number, of any size."""
-    return value.strip().lstrip("+-").replace("_", "").isdigit()
-
-
-def _listing(config: ml_collections.ConfigDict) -> str:
-    """A line for each value of a config."""
-    keys = [key for key in _keys(config) if not isinstance(_get(config, key), ml_collections.ConfigDict)]
-    return "".join(f"  {key} = {_get(config, key)!r}\n" for key in keys)
-
-
-def _keys(config: ml_collections.ConfigDict) -> list[str]:
-    """All dotted keys, sections included."""
-    keys = []
-    for name, value in config.items():
-        keys.append(name)
-        if isinstance(value, ml_collections.ConfigDict):
-            keys += [f"{name}.{inner}" for inner in _keys(value)]
-    return keys
-
-
-def _get(config: ml_collections.ConfigDict, key: str) -> object:
-    for part in key.split("."):
-        config = config[part]
-    return config
 
 
 def _parse_flags(values: flags.FlagValues, argv: list[str], more_flags: Iterable[str] = ()) -> None:

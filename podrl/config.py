@@ -68,6 +68,21 @@ class EnvConfig:
                 all(path.partition(":")),
                 f"env.wrappers: {path!r} must be 'module:Name', such as 'gymnasium.wrappers:FlattenObservation'.",
             )
+        for name, value in self.options.items():
+            check(
+                _is_plain(value),
+                f"env.options.{name} is not to be recorded: found {value!r:.60}; expected numbers, texts, true, false "
+                "and None, in lists and in dictionaries whose keys are texts.",
+            )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON brings it back as it was, but for tuples, which become lists."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(entry) for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 # Keys of `env` that are podrl's and not an environment's; a source says which of them it keeps.

@@ -5,6 +5,7 @@ into the dataclasses of `podrl.config`, checking every key and type.
 """
 
 from collections.abc import Mapping
+import copy
 import dataclasses
 import json
 import typing
@@ -42,7 +43,7 @@ def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Con
     Raises:
         ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
     """
-    parsed = _parse(Config, config.to_dict(), "", {"agent": agent_type})
+    parsed = _parse(Config, to_plain(config), "", {"agent": agent_type})
     return shrink(parsed) if parsed.smoke else parsed
 
 
@@ -103,6 +104,11 @@ def default_env() -> dict[str, Any]:
 def to_dict(config: Any) -> dict[str, Any]:
     """A resolved config as plain nested dicts and lists, ready for JSON."""
     return dataclasses.asdict(config)
+
+
+def to_plain(value: Any) -> Any:
+    """A copy of a value of a ConfigDict that shares nothing with it, as plain nested values."""
+    return copy.deepcopy(value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value)
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -180,6 +180,7 @@ def train(
     asked, limit_s = config, config.actors.timeout_s
     assembly = consensus.together(job, "parts of the run", functools.partial(assemble, asked), limit_s)
     config, topology = assembly.config, assembly.topology
+    asked = dataclasses.replace(asked, env=config.env)  # Options as they were read.
     patience_s = limit_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(patience_s, config.watchdog_s))

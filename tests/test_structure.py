@@ -9,8 +9,11 @@ import pytest
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
-    | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"},
+    | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"}
+    | {"hints", "marks"},
     {"paths"},
+    {"values", "config_dict"},
+    {"overrides"},
     {
         "actor_critic",
         "mesh",
@@ -24,7 +27,7 @@ LAYERS = [
         "records",
         "metadata",
     }
-    | {"memory", "traffic", "config_dict", "plotting", "checkpoint_errors"},
+    | {"memory", "traffic", "plotting", "checkpoint_errors"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}

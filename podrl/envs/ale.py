@@ -68,6 +68,12 @@ def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: i
     return GymnasiumPool(make_batch(recipe.make, seeds, config, in_process=True), config)
 
 
+def option_hints(config: EnvConfig) -> dict[str, Any]:
+    """A type hint for each option of a game."""
+    del config
+    return {name: type(default) for name, default in (_DEFAULTS | {"episodic_life": False}).items()}
+
+
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """A whole game, all lives, of at most 108,000 frames, which is half an hour; everything else as in `config`.
 

@@ -86,6 +86,12 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> D
     return DevicePool(make_environment(config), make_spec(config).actions.struct, seeds)
 
 
+def option_hints(config: EnvConfig) -> dict[str, Any]:
+    """A type hint for each option of Brax."""
+    del config
+    return {field.name: type(field.default) for field in dataclasses.fields(_Options)}
+
+
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """Episodes of up to 1,000 steps; everything else as in `config`. Raises as `make_spec`."""
     env = dataclasses.replace(config, max_episode_steps=0)

@@ -31,7 +31,7 @@ import envpool
 from podrl.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.envs import EvaluationProtocol
 from podrl.envs.envpool_drawing import check_drawing
-from podrl.envs.envpool_options import NO_LIMIT, check_options, is_emulator, is_simulation
+from podrl.envs.envpool_options import NO_LIMIT, check_options, is_emulator, is_simulation, option_types
 from podrl.envs.envpool_pool import SynchronousPool, is_grid
 from podrl.envs.observations import Encoding, make_encoding
 from podrl.envs.spaces import ActionEncoding, make_action_encoding
@@ -123,6 +123,12 @@ def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: i
     return _make_pool(config, seeds, num_threads, render_mode="rgb_array")
 
 
+def option_hints(config: EnvConfig) -> dict[str, Any]:
+    """A type hint for each option of the environment. Raises as `make_spec`."""
+    _check_known(config)
+    return {name: type(value) for name, value in option_types(_defaults(config)).items()}
+
+
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """Whole episodes up to the environment's own time limit; everything else as in `config`.
 
@@ -186,13 +192,18 @@ def _defaults(config: EnvConfig) -> dict[str, Any]:
         return envpool.make_spec(config.id).config._asdict()
 
 
-def _resolve(config: EnvConfig) -> _Task:
-    """Checks all that `config` asks for against what EnvPool has."""
+def _check_known(config: EnvConfig) -> None:
+    """Raises `ConfigError` if EnvPool has no such environment."""
     known = envpool.list_all_envs()
     check(
         config.id in known,
         f"env.id={config.id!r} is not an EnvPool environment{did_you_mean(config.id, known)}",
     )
+
+
+def _resolve(config: EnvConfig) -> _Task:
+    """Checks all that `config` asks for against what EnvPool has."""
+    _check_known(config)
     defaults = _defaults(config)
     options = check_options(config, defaults)
     with _refusals_as_config_errors(config):

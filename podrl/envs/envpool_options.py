@@ -43,6 +43,12 @@ def is_simulation(defaults: Mapping[str, Any]) -> bool:
     return "frame_skip" in defaults and not is_emulator(defaults)
 
 
+def option_types(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that an environment can be given, each with a value of its type; `defaults` are its own."""
+    types = {name: value for name, value in defaults.items() if name not in _OWNED}
+    return types | ({"max_episode_frames": 0} if is_emulator(defaults) else {})
+
+
 def check_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """`config.options` by EnvPool's names and types, and what podrl adds to them.
 
@@ -53,9 +59,7 @@ def check_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, A
     Raises:
         ConfigError: on an option that it does not take, of another type, or that is podrl's to set.
     """
-    types = {name: value for name, value in defaults.items() if name not in _OWNED}
-    if is_emulator(defaults):
-        types["max_episode_frames"] = 0
+    types = option_types(defaults)
     options = {}
     for name, value in config.options.items():
         if name not in types:

@@ -77,6 +77,11 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "
 make_picture_pool = make_pool
 
 
+def option_hints(config: EnvConfig) -> dict[str, Any]:
+    """A type hint for each option of the match. Raises as `make_spec`."""
+    return envpool.option_hints(config) | {name: type(default) for name, default in _DEFAULTS.items()}
+
+
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """Goals alone count; episodes are as long as the scenario has them.
 

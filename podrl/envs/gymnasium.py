@@ -9,12 +9,14 @@ Source: Towers et al. 2024, arXiv:2407.17032; https://gymnasium.farama.org.
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import gymnasium
 
 from podrl.config import ENV_SETTINGS, EnvConfig, check
 from podrl.envs import EvaluationProtocol
 from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch
+from podrl.gymnasium_envs import making
 from podrl.gymnasium_envs.making import Recipe, time_limits
 from podrl.types import EnvSpec
 
@@ -58,6 +60,11 @@ def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: i
     del num_threads
     recipe = dataclasses.replace(_recipe(config), render_mode="rgb_array")
     return GymnasiumPool(make_batch(recipe.make, seeds, config, in_process=True), config)
+
+
+def option_hints(config: EnvConfig) -> dict[str, Any]:
+    """A type hint for each argument that the environment's constructor names. Raises as `make_spec`."""
+    return making.option_hints(config.id)
 
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:

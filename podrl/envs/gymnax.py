@@ -104,6 +104,13 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> D
     return DevicePool(make_environment(config), _resolve(config).actions.struct, seeds)
 
 
+def option_hints(config: EnvConfig) -> dict[str, Any]:
+    """A type hint for each option of the environment. Raises as `make_spec`."""
+    _check_known(config)
+    params, arguments = _defaults(config)
+    return {name: type(default) for name, default in (params | arguments).items() if name != _TIME_LIMIT}
+
+
 def make_plain(config: EnvConfig) -> tuple[Any, Any, Callable[[PyTree], jax.Array]]:
     """Gymnax's own environment, which resets itself, its parameters, and what makes its observations podrl's.
 
@@ -143,12 +150,7 @@ def _resolve(config: EnvConfig) -> _Task:
     """Checks all that `config` asks for against what Gymnax has."""
     check(not config.observation_keys, "env.observation_keys must be empty: Gymnax's observations are no dictionaries.")
     check(config.channels != "first", "env.channels='first' cannot be: Gymnax's images have their channels last.")
-    known = list(gymnax.registered_envs)
-    check(
-        config.id in known,
-        f"env.id={config.id!r} is not a Gymnax environment{did_you_mean(config.id, known)} "
-        f"Available: {', '.join(sorted(known))}.",
-    )
+    _check_known(config)
     try:
         env, params = _make(config)
     except OSError as error:
@@ -159,11 +161,28 @@ def _resolve(config: EnvConfig) -> _Task:
     )
 
 
+def _check_known(config: EnvConfig) -> None:
+    """Raises `ConfigError` if Gymnax has no such environment."""
+    known = list(gymnax.registered_envs)
+    check(
+        config.id in known,
+        f"env.id={config.id!r} is not a Gymnax environment{did_you_mean(config.id, known)} "
+        f"Available: {', '.join(sorted(known))}.",
+    )
+
+
+def _defaults(config: EnvConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The environment's parameters, and the arguments of its constructor, with Gymnax's values."""
+    env, params = gymnax.make(config.id)
+    return (
+        {field.name: getattr(params, field.name) for field in dataclasses.fields(params)},
+        _constructor_defaults(type(env)),
+    )
+
+
 def _make(config: EnvConfig) -> tuple[Any, Any]:
     """Gymnax's environment and its parameters, with the config's options in their types."""
-    _, defaults = gymnax.make(config.id)
-    params = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
-    arguments = _constructor_defaults(type(gymnax.make(config.id)[0]))
+    params, arguments = _defaults(config)
     settings: dict[str, Any] = {}
     known = {name: value for name, value in (params | arguments).items() if name != _TIME_LIMIT}
     for name, value in config.options.items():

@@ -1,6 +1,7 @@
 """One Gymnasium environment, from a name and options: a registered id, or a class or function of the user's own."""
 
 from collections.abc import Callable, Mapping, Sequence
+import copy
 import dataclasses
 import importlib
 import inspect
@@ -12,7 +13,8 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
-from podrl.config import ConfigError, check, check_not_a_setting, did_you_mean
+from podrl.config import ConfigError, check, did_you_mean
+from podrl.gymnasium_envs.signatures import argument_hints, check_arguments, takes
 
 # What registered environments raise about options that they do not like, or packages that they miss.
 _REFUSALS = (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError)
@@ -55,10 +57,9 @@ class Recipe:
         spec = _registered(self.id)
         drawing = {} if self.render_mode is None else {"render_mode": self.render_mode}
         try:
-            creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-            if callable(creator):
-                _check_arguments(self.id, creator, {**spec.kwargs, **self.arguments})
-            # Not as arguments of `make`, which would keep those that have a name of its own.
+            if callable(creator := _load(spec)):
+                check_arguments(self.id, creator, {**spec.kwargs, **self.arguments})
+            # Not as arguments of `make`, which would keep those that have a name of its own; it copies these.
             arguments = {**spec.kwargs, **self.arguments, **drawing}
             return gymnasium.make(dataclasses.replace(spec, kwargs=arguments), disable_env_checker=True)
         except ConfigError:
@@ -69,14 +70,14 @@ class Recipe:
 
     def _make_own(self, creator: Callable[..., Any]) -> gymnasium.Env:
         """An environment of the user's own."""
-        arguments = dict(self.arguments)
+        arguments = copy.deepcopy(dict(self.arguments))  # An environment may change what it is given.
         if self.render_mode is not None:
             check(
-                _takes(creator, "render_mode"),
+                takes(creator, "render_mode"),
                 f"env.id={self.id!r} has no pictures: its constructor takes no render_mode.",
             )
             arguments["render_mode"] = self.render_mode
-        _check_arguments(self.id, creator, arguments)
+        check_arguments(self.id, creator, arguments)
         try:
             env = creator(**arguments)
         except ValueError as error:
@@ -86,6 +87,27 @@ class Recipe:
             f"env.id={self.id!r} made a {_type_name(env)}; expected a gymnasium.Env.",
         )
         return env
+
+
+def option_hints(env_id: str) -> dict[str, Any]:
+    """A type hint for each argument that the environment's constructor names; see `argument_hints`.
+
+    Raises:
+        ConfigError: if there is no environment of that name, or a package is missing.
+    """
+    if (creator := find_creator(env_id)) is not None:
+        return argument_hints(creator)
+    spec = _registered(env_id)
+    try:
+        loaded = _load(spec)
+    except _REFUSALS as error:
+        raise ConfigError(f"Gymnasium cannot make env.id={env_id!r}: {_one_line(error)}") from error
+    return argument_hints(loaded, spec.kwargs) if callable(loaded) else {}
+
+
+def _load(spec: Any) -> Any:
+    """What makes a registered environment."""
+    return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
 
 
 def find_creator(env_id: str) -> Callable[..., Any] | None:
@@ -194,39 +216,6 @@ def _import(name: str, key: str) -> ModuleType:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise ConfigError(unknown) from None
         raise
-
-
-def _check_arguments(env_id: str, creator: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Raises `ConfigError` if the creator does not take these, or needs more."""
-    parameters = _parameters(creator)
-    if parameters is None:
-        return
-    named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)}
-    takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
-    shown = sorted(set(named) - {"render_mode"})
-    for name in arguments:
-        if not takes_all and name not in named:
-            check_not_a_setting(name, env_id)
-        check(
-            takes_all or name in named,
-            f"env.options.{name} is not an option of {env_id}{did_you_mean(name, shown)} "
-            f"Available: {', '.join(shown) or 'none'}.",
-        )
-    missing = [name for name, p in named.items() if p.default is p.empty and name not in arguments]
-    check(not missing, f"env.options.{(missing or [''])[0]} is missing: env.id={env_id!r} needs it.")
-
-
-def _takes(creator: Callable[..., Any], name: str) -> bool:
-    parameters = _parameters(creator) or {}
-    return name in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
-
-
-def _parameters(creator: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
-    """What a class or function takes; None if Python cannot tell."""
-    try:
-        return inspect.signature(creator).parameters
-    except (TypeError, ValueError):
-        return None
 
 
 def _is_env_class(value: Any) -> bool:

@@ -9,8 +9,9 @@ import time
 import jax
 import numpy as np
 
+from podrl.assembly import load_environment
 from podrl.config import Config
-from podrl.envs import JaxEnvironment, load_source, make_environment
+from podrl.envs import JaxEnvironment, make_environment
 from podrl.envs.seeds import env_seeds
 from podrl.instruments import time_calls
 from podrl.platforms import available_cores
@@ -33,8 +34,7 @@ def env_steps_per_core(config: Config, *, seconds: float = 3.0) -> float:
     Raises:
         ConfigError: if the environments cannot be opened here.
     """
-    source = load_source(config.env.source)
-    spec = source.make_spec(config.env)
+    config, source, spec = load_environment(config)
     num_envs = min(config.actors.num_envs, _MAX_ENVS)
     seeds = env_seeds(config.seed, list(range(num_envs)))
     actions = spec.actions.sample(np.random.default_rng(config.seed), (1000, num_envs))
@@ -62,8 +62,7 @@ def graph_env_steps_per_s(config: Config, *, seconds: float = 2.0) -> float:
     Raises:
         ConfigError: if the environments are not JAX programs.
     """
-    source = load_source(config.env.source)
-    spec = source.make_spec(config.env)
+    config, source, spec = load_environment(config)
     environment: JaxEnvironment = make_environment(source, config.env)
     num_envs, length = config.actors.num_envs, 64
     keys = jax.random.split(jax.random.key(config.seed), num_envs)

@@ -1,0 +1,27 @@
+"""Marks on options of an environment, which its source resolves: see `podrl.overrides` and `podrl.envs.settings`."""
+
+from typing import Any, NamedTuple
+
+
+class Text(str):
+    """A value as it was typed, of an option whose type only the environment knows.
+
+    Attributes:
+        like: the hint that goes if the environment has none.
+    """
+
+    like: Any = Any
+
+
+class Inherited(NamedTuple):
+    """An option of a config file whose environment was changed on the command line.
+
+    Attributes:
+        value: as the file has it.
+        source: `env.source` of the file.
+        env_id: `env.id` of the file.
+    """
+
+    value: Any
+    source: str
+    env_id: str
