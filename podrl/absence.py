@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from podrl.coordinator import STALE_S
 from podrl.membership import Membership, is_loopback, split_address
+from podrl.secret import FILE_VARIABLE, VARIABLE
 
 _MOST_NAMES = 8
 
@@ -47,6 +48,15 @@ def has_silent_coordinator(membership: Membership, after_s: float) -> str:
     return (
         f"The coordinator at {membership.coordinator}, a small process beside {membership.name_of(0)}, was reached, "
         f"but does not answer; the processes waited {after_s:g} s for each other. It was stopped, or its host hangs."
+    )
+
+
+def has_other_secret(membership: Membership) -> str:
+    """Why a process ends that found a coordinator with which it does not share a secret."""
+    return (
+        f"This is process {membership.process_index}, and what answers at {membership.coordinator} has another job "
+        f"secret. Give all processes of a job the same {VARIABLE}, or the same {FILE_VARIABLE}; each job needs a port "
+        "of its own."
     )
 
 

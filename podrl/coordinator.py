@@ -8,9 +8,9 @@ however that dies, and the coordinator tells the others.
 It is a process of its own because JAX's clients abort, without a word for the user, as soon as the process with the
 service is gone; so process 0 can be lost like every other. It ends when the last process has gone.
 
-It answers whoever asks whether it is still there: a process that hears nothing for long takes it for stopped.
+It answers a process that asks whether it is still there: one that hears nothing for long takes it for stopped.
 
-It runs as a script, and imports nothing but `jaxlib`. Messages are lines of JSON. From a process:
+Only who has proven to know the job's secret (`podrl.entrance`, `podrl.wire`) is heard. From a process, after its proof:
 
     {"index": 1, "count": 2, "host": "node2", "job": "SLURM job 12, step 0"}   the first
     {"give_up": 300.0}                    it has waited that many seconds for the others
@@ -22,6 +22,7 @@ It runs as a script, and imports nothing but `jaxlib`. Messages are lines of JSO
 To the processes:
 
     {"waiting_for": [1]}, {"refused": "text"}, {"gave_up": [1], "after_s": 300.0}    while they meet
+    {"refused_strangers": 3, "last": "10.0.0.7: text"}                         to process 0, while they meet
     {"hosts": ["node1", "node2"]}                                              all are here, and the service runs
     {"loss": 1, "why": "failed", "text": "text", "exit_code": 1}               the first that was lost, and no other
     {"closed": true}                                                           all have said bye
@@ -31,19 +32,17 @@ To the processes:
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import selectors
-import signal
 import socket
-import sys
 import time
 from typing import Any
 
+from podrl import wire
+from podrl.entrance import Entrance, Stranger
+
 STALE_S = 25  # without a heartbeat, a process is stuck. Its client sends one every half of `BEAT_S`.
 BEAT_S = 30
-KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}  # A host that is gone is noticed after 14 s.
-_HOST_MS = 14_000
 SILENT_S = 12.0  # without an answer, the coordinator is stopped. JAX's client aborts its process after 15 s or more.
 _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _SLOW_S = 600.0  # For those that leave late: JAX's client would abort them as soon as the service is gone.
@@ -51,27 +50,37 @@ _STUCK_S = 30.0  # For a process that the others have given up.
 _REGISTER_S = 600  # JAX's own limit for its clients to come once all have met; they come at once.
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False)
 class _Member:
-    """A connection; `index` is -1 until it has introduced itself."""
+    """A process of the job; `index` is -1 until it has said which."""
 
     connection: socket.socket
+    lines: wire.Lines
     index: int = -1
     host: str = ""
-    unread: bytes = b""
     said_bye: bool = False
 
 
-class _Coordinator:
-    def __init__(self, listener: socket.socket, *, service_address: str, count: int, job: str):
-        self._listener = listener
+class Coordinator:
+    """Where the processes of one job meet; `podrl.coordinator_process` runs it."""
+
+    def __init__(self, listener: socket.socket, *, service_address: str, count: int, job: str, secret: bytes):
+        """Takes over a listening socket.
+
+        Args:
+            listener: that socket.
+            service_address: where JAX's service is to listen once all are here: the listener's.
+            count: of the processes.
+            job: which one this is, for people.
+            secret: that all of its processes know.
+        """
         self._service_address = service_address
         self._service: Any = None
         self._count = count
         self._job = job
         self._members: list[_Member] = []
         self._selector = selectors.DefaultSelector()
-        self._selector.register(listener, selectors.EVENT_READ)
+        self._entrance = Entrance(listener, self._selector, secret)
         self._gave_up = False
         self._lost = False
         self._parent = os.getppid()
@@ -82,12 +91,15 @@ class _Coordinator:
         """Until everybody has gone."""
         while self._service is None or self._members:
             for key, _ in self._selector.select(timeout=1.0):
-                if key.data is None:
-                    self._accept()
-                else:
+                if isinstance(key.data, _Member):
                     self._read(key.data)
-            if self._service is None and (self._gave_up or os.getppid() != self._parent):
-                return  # If process 0 died before all were here, those that are try again.
+                elif self._service is None:
+                    self._greet(key.data)
+            if self._service is None:
+                if self._gave_up or os.getppid() != self._parent:
+                    return  # If process 0 died before all were here, those that are try again.
+                self._entrance.look()
+                self._report_strangers()
             if self._is_over():
                 return
 
@@ -96,15 +108,25 @@ class _Coordinator:
         patience_s = _SLOW_S if any(member.index not in self._stuck for member in self._members) else _STUCK_S
         return time.monotonic() - self._told_s > patience_s
 
-    def _accept(self) -> None:
-        connection, _ = self._listener.accept()
-        keep_alive(connection)
-        connection.setblocking(False)
-        member = _Member(connection=connection)
-        self._members.append(member)
-        self._selector.register(connection, selectors.EVENT_READ, member)
+    def _greet(self, whom: socket.socket | Stranger) -> None:
+        """Lets the next stranger in, or makes one a member who has proven to be of the job."""
+        if not isinstance(whom, Stranger):
+            self._entrance.accept()
+        elif self._entrance.read(whom):
+            wire.keep_alive(whom.connection)
+            member = _Member(connection=whom.connection, lines=whom.lines)
+            self._members.append(member)
+            self._selector.register(whom.connection, selectors.EVENT_READ, member)
+
+    def _report_strangers(self, *, at_once: bool = False) -> None:
+        """Tells process 0, which has the log."""
+        for member in self._members:
+            if member.index == 0 and (news := self._entrance.news(at_once=at_once)):
+                _send(member, **news)
 
     def _read(self, member: _Member) -> None:
+        if member not in self._members:  # Dropped since it was heard.
+            return
         why = "gone"
         try:
             received = member.connection.recv(65536)
@@ -113,11 +135,11 @@ class _Coordinator:
         except OSError as error:
             received = b""
             why = "silent" if error.errno in _SILENT else why
-        *lines, member.unread = (member.unread + received).split(b"\n")
+        member.lines.add(received)
         try:
-            for line in lines:
-                self._take(member, json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError):  # Somebody else's program.
+            while member in self._members and (message := member.lines.pop()) is not None:
+                self._take(member, message)
+        except (ValueError, TypeError, KeyError):  # Another version of podrl's, or damage.
             received = b""
         if not received and member in self._members:
             self._drop(member, why)
@@ -128,13 +150,14 @@ class _Coordinator:
         elif member.index < 0:
             raise ValueError("a message before the first")
         elif "give_up" in message and self._service is None:
-            self._tell(gave_up=self._missing(), after_s=message["give_up"])
+            self._tell(gave_up=self._missing(), after_s=wire.seconds(message["give_up"]))
             self._gave_up = True
         elif "fail" in message:
-            self._lose(member.index, why="failed", text=message["fail"], exit_code=message["exit_code"])
+            exit_code = wire.whole(message["exit_code"], 256)
+            self._lose(member.index, why="failed", text=str(message["fail"]), exit_code=exit_code)
         elif "stuck" in message:
             by_index = {other.index: other for other in self._members}
-            for index in message["stuck"]:
+            for index in [wire.whole(index, self._count) for index in list(message["stuck"])]:
                 if index in by_index and not by_index[index].said_bye:
                     self._lose(index, why="stuck")
         elif "there" in message:
@@ -147,13 +170,15 @@ class _Coordinator:
 
     def _welcome(self, member: _Member, message: dict[str, Any]) -> None:
         """Takes a process in, or says why not; with the last one the job begins."""
-        index, count, host, job = int(message["index"]), message["count"], str(message["host"]), message["job"]
+        index, count, host, job = message["index"], message["count"], str(message["host"]), message["job"]
         known = {other.index: other for other in self._members}
         refusal = ""
         if job != self._job:
             refusal = f"belongs to {self._job or 'a job that was started by flags'}, not to {job or 'one with flags'}"
         elif count != self._count:
             refusal = f"counts {self._count} processes, not {count}"
+        elif member.index >= 0 or not wire.is_whole(index, self._count):
+            refusal = f"has processes 0 to {self._count - 1}, each once, and not a process {index}"
         elif index in known:
             refusal = f"already has a process {index}, on {known[index].host}; this one is on {host}"
         if refusal:
@@ -165,6 +190,7 @@ class _Coordinator:
         if missing:
             self._tell(waiting_for=missing)
             return
+        self._report_strangers(at_once=True)
         self._start_service()
         hosts = {other.index: other.host for other in self._members}
         self._tell(hosts=[hosts[index] for index in range(self._count)])
@@ -173,8 +199,7 @@ class _Coordinator:
         """JAX's service takes over the address."""
         from jaxlib import _jax
 
-        self._selector.unregister(self._listener)
-        self._listener.close()
+        self._entrance.close()
         for stranger in [member for member in self._members if member.index < 0]:
             self._drop(stranger)
         # Recoverable: a lost process is for podrl to tell; otherwise all clients would abort.
@@ -220,32 +245,6 @@ class _Coordinator:
                 _send(member, **message)
 
 
-def keep_alive(connection: socket.socket) -> None:
-    """Lets the operating system notice that the other host is gone."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Keepalive itself does nothing while something sent is not acknowledged.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _HOST_MS)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
 def _send(member: _Member, **message: Any) -> None:
     with contextlib.suppress(OSError):  # Gone, or stuck: that shows when it is read from.
-        member.connection.sendall(json.dumps(message).encode() + b"\n")
-
-
-def main(arguments: str) -> None:
-    """The process's own part of `podrl.meeting.start_coordinator`."""
-    # These reach a whole group of processes, of which this one has to outlive the others.
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, signal.SIG_IGN)
-    options = json.loads(arguments)
-    meeting = _Coordinator(socket.socket(fileno=options.pop("listener")), **options)
-    meeting.run()
-    # Kept until here: JAX's service would wait for calls under way, and complain of clients that died.
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+        member.connection.sendall(wire.encode(**message))

@@ -5,7 +5,7 @@ or says that it fails, or is stuck, all the others end with a line that names it
 devices compute needs all of them. The run goes on from its last checkpoint when the same command is given again.
 
 Four clocks find a loss, and none needs Python to be quick: a process that ends closes its connection at once; a host
-that fails is missed by the operating systems of the others after 14 s (`coordinator.KEEPALIVE`); a process that is
+that fails is missed by the operating systems of the others after 14 s (`wire.KEEPALIVE`); a process that is
 stopped, or a host that hangs, sends no more heartbeats to JAX's service, whose limit is `coordinator.STALE_S`; and a
 coordinator that is stopped itself does not answer the processes (`coordinator.SILENT_S`).
 """
@@ -22,23 +22,23 @@ from typing import Any
 
 from absl import logging
 import jax
-from jax._src import distributed, xla_bridge
-from jax._src.lib import _jax
+from jax._src import distributed
 
 from podrl.absence import capital, was_lost
-from podrl.coordinator import BEAT_S, SILENT_S, STALE_S
+from podrl.coordinator import SILENT_S, STALE_S
 from podrl.interruption import leave
-from podrl.meeting import Line, start_coordinator
+from podrl.meeting import Line
 from podrl.membership import Membership
 from podrl.waiting import Patience
 
 LOSS_S = STALE_S + 10.0  # Within this time after a process is lost, all others have heard of it.
 LEAVE_S = 60.0  # How long the first to be done waits for the last.
-_CONNECT_S = 120  # All have met already: their clients connect within moments.
+CONNECT_S = 120  # All have met already: their clients connect within moments.
 _SLICE_S = 1.0  # The longest wait in which a signal must wait too.
 _WATCH_S = 1.0
 _OTHERS_S = 2.0
 _RETURN_S = 5.0
+_LONGEST_TEXT = 4000  # Characters, of which the coordinator's longest line has room for six bytes each.
 _GRACE_S = 10.0  # For the main thread to end the process, once it knows why.
 
 
@@ -62,7 +62,7 @@ class Job:
         client: Any = None,
         coordinator: subprocess.Popen[bytes] | None = None,
     ):
-        """A job of one process, or one that was joined: see `join`."""
+        """A job of one process, or one that was joined: see `podrl.joining`."""
         self.process_index = membership.process_index
         self.process_count = membership.process_count
         self.hosts = hosts
@@ -97,7 +97,7 @@ class Job:
                 leave(self.exit_code)
             raise TimeoutError(
                 f"{capital(self.name_of(self.process_index))} has met the others, but JAX's service beside "
-                f"{self.name_of(0)} did not take it within {_CONNECT_S} s."
+                f"{self.name_of(0)} did not take it within {CONNECT_S} s."
             ) from error
         watching = threading.Thread(target=self._watch, args=(self._line,), name="peers' heartbeats", daemon=True)
         watching.start()
@@ -172,7 +172,7 @@ class Job:
             return
         _skip_shutdown(exit_code)
         self._ending = True
-        self._line.say(fail=" ".join(message.split()), exit_code=exit_code)
+        self._line.say(fail=" ".join(message.split())[:_LONGEST_TEXT], exit_code=exit_code)
 
     def explain_loss(self, wait_s: float = LOSS_S) -> str | None:
         """After an error that a lost process may have caused: which one, and why.
@@ -316,54 +316,6 @@ class Job:
 def _skip_shutdown(exit_code: int) -> None:
     """Lets the process end before Python shuts down; a call to JAX's service that came back then would abort it."""
     atexit.register(leave, exit_code)
-
-
-def join(membership: Membership, timeout_s: float) -> Job:
-    """Brings the processes of a job together; to be called before JAX looks for devices.
-
-    Args:
-        membership: from `find_membership`.
-        timeout_s: how long to wait for the others.
-
-    Raises:
-        TimeoutError: if not all come in time; names the missing.
-        ConfigError: if the coordinator's port is taken, or this process does not fit into the job.
-        RuntimeError: if JAX has devices already.
-    """
-    if membership.local_devices is not None:
-        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, membership.local_devices)))
-    if membership.process_count == 1:
-        return Job(membership, (membership.host,))
-    if xla_bridge.backends_are_initialized():
-        raise RuntimeError("Processes must join before JAX looks for devices.")
-    coordinator = start_coordinator(membership) if membership.process_index == 0 else None
-    try:
-        line = Line(membership, timeout_s)
-    except BaseException as error:
-        if coordinator is not None:
-            if isinstance(error, TimeoutError):  # It is telling the others, and ends by itself.
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    coordinator.wait(timeout=_GRACE_S)
-            coordinator.kill()
-            coordinator.wait()
-        raise
-    client = _jax.get_distributed_runtime_client(
-        membership.coordinator,
-        membership.process_index,
-        init_timeout=_CONNECT_S,
-        shutdown_timeout=5,
-        heartbeat_timeout=BEAT_S,
-        shutdown_on_destruction=False,
-        use_compression=True,
-    )
-    job = Job(membership, line.hosts, line=line, client=client, coordinator=coordinator)
-    job.connect()
-    # What `jax.distributed.initialize` would set. That would run the service in process 0, whose loss would then abort
-    # the others, and take SIGTERM away from `podrl.interruption`.
-    state = distributed.global_state
-    state.process_id, state.num_processes = membership.process_index, membership.process_count
-    state.coordinator_address, state.client = membership.coordinator, client
-    return job
 
 
 # For what runs without others.

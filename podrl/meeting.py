@@ -1,96 +1,46 @@
-"""How a process meets the others of its job, and the connection to the coordinator that it keeps: see `coordinator`."""
+"""How a process meets the others of its job, and the connection to the coordinator that it keeps: see `coordinator`.
+
+Each side proves to the other that it knows the job's secret before it believes anything: see `wire`.
+"""
 
 from collections.abc import Iterator
 import contextlib
 import errno
-import json
 import os
-from pathlib import Path
 import socket
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
 from absl import logging
 
-from podrl import coordinator
-from podrl.absence import did_not_come, has_no_coordinator, has_silent_coordinator, list_processes
+from podrl import coordinator, wire
+from podrl.absence import did_not_come, has_no_coordinator, has_other_secret, has_silent_coordinator, list_processes
 from podrl.config import ConfigError
-from podrl.membership import Membership, is_loopback, split_address
+from podrl.handshake import UnprovenError, prove_both
+from podrl.membership import Membership, split_address
+from podrl.secret import VARIABLE
 from podrl.waiting import Patience
 
-_PORT_S = 15.0  # A job that has just ended frees its port within this time.
 _RETRY_S = 0.25
 _SLICE_S = 1.0
 _ANSWER_S = 5.0
 _NEWS_S = 5.0  # Until the first line about who is missing; each further one waits twice as long.
 _LONGEST_NEWS_S = 60.0
 _NAME_S = 15.0  # A name that nobody knows for so long is a mistake.
-
-
-def start_coordinator(membership: Membership) -> subprocess.Popen[bytes]:
-    """Starts the coordinator, a process of its own that outlives this one until the others have left.
-
-    Raises:
-        ConfigError: if its port is taken.
-    """
-    address = membership.coordinator or ""
-    host, port = split_address(address)
-    listener = _listen(host if is_loopback(address) else "", port)
-    name = listener.getsockname()[0]
-    options = {
-        "listener": listener.fileno(),
-        "service_address": f"[{name}]:{port}" if ":" in name else f"{name}:{port}",
-        "count": membership.process_count,
-        "job": membership.job,
-    }
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-P", str(Path(coordinator.__file__).resolve()), json.dumps(options)],
-            pass_fds=[listener.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-    finally:
-        listener.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket of the same port as JAX's service later; that alone would share a port with another job's."""
-    patience = Patience(_PORT_S)
-    while True:
-        try:
-            if host or not socket.has_dualstack_ipv6():
-                address = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
-                return socket.create_server(address[4][:2], family=address[0], backlog=1024)
-            return socket.create_server(("", port), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not patience.left_s():
-                reason = f"fails: {error}"
-                if error.errno == errno.EADDRINUSE:
-                    reason = (
-                        "is in use by another program, or by a job that ended less than 10 minutes ago, one of whose "
-                        "processes has not left yet"
-                    )
-                raise ConfigError(
-                    f"Port {port} on this host, where the processes of this job are to meet, {reason}. "
-                    "Choose another port: --coordinator=HOST:PORT, the same for all processes."
-                ) from None
-        time.sleep(_RETRY_S)
+_SECRET_S = 10.0  # And so is a secret that differs for so long, in which a job of before would have ended.
 
 
 class Line:
     """A process's connection to the coordinator."""
 
-    def __init__(self, membership: Membership, timeout_s: float):
+    def __init__(self, membership: Membership, timeout_s: float, secret: bytes):
         """Connects, and waits until all processes have met.
 
         Args:
             membership: of several processes.
             timeout_s: for how long to wait.
+            secret: of the job.
 
         Raises:
             TimeoutError: if some do not come; says which.
@@ -101,15 +51,17 @@ class Line:
         self._timeout_s = timeout_s
         self._sending = threading.Lock()
         self._missing: list[int] = []
-        self._unread = b""
+        self._lines = wire.Lines(0)
+        self._naming = Patience(_NAME_S)
+        self._suspicion: Patience | None = None
         self._silence = Patience(coordinator.SILENT_S)
         self._news_s, self._pause_s = time.monotonic() + _NEWS_S, _NEWS_S
-        self.hosts = self._meet()
+        self.hosts = self._meet(secret)
 
     def say(self, **message: Any) -> None:
         """Tells the coordinator; in vain if that is gone."""
         with self._sending, contextlib.suppress(OSError):  # The thread that listens hears of it.
-            self._connection.sendall(json.dumps(message).encode() + b"\n")
+            self._connection.sendall(wire.encode(**message))
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """What the coordinator says, until the connection ends: one of them, or its host, has gone.
@@ -118,9 +70,11 @@ class Line:
         """
         self._silence = Patience(coordinator.SILENT_S)
         while True:
-            while b"\n" in self._unread:  # One by one: who listens may change after each of them.
-                line, _, self._unread = self._unread.partition(b"\n")
-                yield json.loads(line)
+            while (message := self._lines.pop()) is not None:  # One by one: who listens may change after each of them.
+                if "refused_strangers" in message:
+                    self._warn_of_strangers(message)
+                else:
+                    yield message
             try:
                 received = self._connection.recv(65536)
             except TimeoutError as error:
@@ -135,7 +89,7 @@ class Line:
             if not received:
                 return
             self._silence = Patience(coordinator.SILENT_S)
-            self._unread += received
+            self._lines.add(received)
 
     def is_silent(self) -> bool:
         """Whether the coordinator has not answered for `coordinator.SILENT_S`, though the connection is there."""
@@ -147,35 +101,61 @@ class Line:
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
-    def _meet(self) -> tuple[str, ...]:
+    def _meet(self, secret: bytes) -> tuple[str, ...]:
         """Tries until all are here; returns their hosts."""
-        address = self._membership.coordinator or ""
-        naming = Patience(_NAME_S)
         while True:
-            reason = "it ended"
-            try:
-                self._connection = socket.create_connection(split_address(address), timeout=5.0)
-            except OSError as error:
-                reason = error.strerror or str(error)
-                if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME and not naming.left_s():
-                    self._check_name(address, reason)
-            else:
-                self._connection.settimeout(_SLICE_S)
-                coordinator.keep_alive(self._connection)
-                self._unread = b""
-                self._missing = []
-                try:
-                    if hosts := self._introduce():
-                        return hosts
-                except ValueError as error:
-                    if isinstance(error, ConfigError):
-                        raise
-                    reason = "another program answers there, or a job that is already under way"
+            if not (reason := self._connect(secret)):
+                if hosts := self._introduce():
+                    return hosts
                 self._connection.close()
+                reason = "it ended"
             if not self._patience.left_s():
                 raise TimeoutError(has_no_coordinator(self._membership, reason, self._timeout_s))
-            self._tell_news(f"{list_processes(self._membership, [0])} at {address} ({reason})")
+            whom = list_processes(self._membership, [0])
+            self._tell_news(f"{whom} at {self._membership.coordinator} ({reason})")
             time.sleep(_RETRY_S)
+
+    def _connect(self, secret: bytes) -> str:
+        """Connects, and has both sides prove that they are of the job; returns why that failed, or nothing."""
+        address = self._membership.coordinator or ""
+        try:
+            connection = socket.create_connection(split_address(address), timeout=5.0)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME and not self._naming.left_s():
+                self._check_name(address, reason)
+            return reason
+        connection.settimeout(_SLICE_S)
+        wire.keep_alive(connection)
+        try:
+            self._lines = prove_both(connection, secret, min(coordinator.SILENT_S, self._patience.left_s()))
+        except UnprovenError:
+            self._suspicion = self._suspicion or Patience(_SECRET_S)
+            if not self._suspicion.left_s():
+                raise ConfigError(has_other_secret(self._membership)) from None
+            reason = "it has another secret than this process"
+        except TimeoutError:
+            reason = "it was reached, but does not answer"
+        except OSError:
+            reason = "it ended"
+        except ValueError:
+            reason = "another program answers there, or a job that is already under way"
+        else:
+            self._connection, self._missing = connection, []
+            return ""
+        connection.close()
+        return reason
+
+    def _warn_of_strangers(self, message: dict[str, Any]) -> None:
+        """Says that connections were refused; they have changed nothing."""
+        logging.warning(
+            "Refused %d connection(s) to %s that did not prove to be of this job; the last from %s. If one was of a "
+            "process of yours, give all of them the same %s.",
+            message["refused_strangers"],
+            self._membership.coordinator,
+            message["last"],
+            VARIABLE,
+        )
 
     def _introduce(self) -> tuple[str, ...]:
         """Says who this is and waits for the others; returns nothing if the coordinator ends first."""

@@ -19,7 +19,7 @@ from podrl.metadata import tpu_metadata
 TPU_PORT = 8482  # JAX's own choice.
 _FIRST_PORT, _PORTS = 61440, 4096  # Above the ports that Linux gives to outgoing connections.
 _SPECIAL_STEP = 0xFFFFFFF0  # The script of `sbatch` and the shell of `salloc` may be steps, with numbers from here.
-_LOOPBACK = ("localhost", "127.", "::1", "[::1]", "0.0.0.0")
+_LOOPBACK = re.compile(r"localhost|127(\.\d+){1,3}|::1|0\.0\.0\.0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def find_membership(
 
 def is_loopback(address: str) -> bool:
     """Whether 'host:port' means the same host to everybody who uses it."""
-    return address.startswith(_LOOPBACK)
+    return _LOOPBACK.fullmatch(split_address(address)[0]) is not None
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -33,9 +33,10 @@ from podrl.config_dict import to_dict
 from podrl.consensus import StopVote
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging
-from podrl.distributed import ALONE, Job, join
+from podrl.distributed import ALONE, Job
 from podrl.evaluator import OFF, ROW_KEY, make_evaluator
 from podrl.interruption import INTERRUPTED, interruptible, leave
+from podrl.joining import join
 from podrl.ledger import Ledger
 from podrl.membership import Membership, find_membership
 from podrl.metrics import MetricsWriter, updates_with
@@ -79,7 +80,7 @@ def main(command: CommandLine) -> int:
     job = ALONE
     try:
         try:  # A signal ends the wait for others at once.
-            job = join(membership, command.join_timeout_s)
+            job = join(membership, command.join_timeout_s, os.environ)
             check_job(job, membership, config, command)
         except TimeoutError as error:
             logging.error("%s", error)

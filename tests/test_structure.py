@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
-    {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "coordinator"}
+    {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "wire"}
     | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"}
     | {"hints", "marks"},
     {"paths"},
@@ -27,15 +27,15 @@ LAYERS = [
         "records",
         "metadata",
     }
-    | {"memory", "traffic", "plotting", "checkpoint_errors"},
+    | {"memory", "traffic", "plotting", "checkpoint_errors", "entrance", "handshake", "secret"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
-    | {"comparison", "retention", "export", "membership", "sharding", "state_arrays"},
+    | {"comparison", "retention", "export", "membership", "sharding", "state_arrays", "coordinator"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
-    | {"absence", "launch", "tool"},
+    | {"absence", "launch", "tool", "coordinator_process", "coordinator_start"},
     {"meeting", "fused", "checkpoint_arrays", "adviser"},
     {"distributed", "assembly", "checkpoint_restore"},
     {"checkpoint"},
-    {"preflight", "consensus", "resumption"},
+    {"preflight", "consensus", "resumption", "joining"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"actors"},
     {"crew", "evaluator"},

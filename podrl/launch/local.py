@@ -11,9 +11,11 @@ import sys
 
 from podrl.config import check
 from podrl.launch.members import Member
+from podrl.secret import VARIABLE, make_secret
 
 _HOST = "127.0.0.1"
 _NVIDIA_SMI_LIMIT_S = 60.0
+_OWN_SECRET = f'"${VARIABLE}"'
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -27,7 +29,7 @@ def make_members(
     cores: Sequence[int],
     port: int,
 ) -> list[Member]:
-    """The processes of a job on one machine.
+    """The processes of a job on one machine, with a new secret by which they know each other.
 
     Cores are dealt out, not shared: every process sizes its emulators' and its compiler's thread pools by the cores
     that it may use, and pools for all cores, once per process, would fight for them.
@@ -54,6 +56,9 @@ def make_members(
         environs = [{}] * num_processes
     else:
         environs = [{"JAX_NUM_CPU_DEVICES": str(devices_per_process)}] * num_processes
+    if num_processes > 1:
+        secret = make_secret()
+        environs = [{**environ, VARIABLE: secret} for environ in environs]
     devices = 1 if gpus else devices_per_process or 1  # On CPU each device is a thread, and they wait for each other.
     joining = ["--coordinator", f"{_HOST}:{port}", "--process_count", str(num_processes), "--process_index"]
     return [
@@ -111,8 +116,9 @@ def usable_cores() -> list[int]:
 
 
 def shell_line(member: Member) -> str:
-    """What to type to start a member by hand."""
-    environ = [f"{name}={shlex.quote(value)}" for name, value in member.environ.items()]
+    """What to type to start a member by hand; the job's secret is that of whoever types, who needs none on one host."""
+    shown = {name: shlex.quote(value) for name, value in member.environ.items()}
+    environ = [f"{name}={value if name != VARIABLE else _OWN_SECRET}" for name, value in shown.items()]
     pinning = ["taskset", "-c", ",".join(map(str, member.cores))] if member.cores else []
     return " ".join([*environ, *pinning, shlex.join(member.command)])
 

@@ -40,14 +40,14 @@ class Member:
     Attributes:
         name: what its lines start with, `[name] `, unless they start with `[name ` already.
         command: the program and its arguments.
-        environ: variables on top of the launcher's.
+        environ: variables on top of the launcher's, the job's secret among them.
         cores: that it may use; empty for all.
         codes: what some of its exit codes stand for.
     """
 
     name: str
     command: tuple[str, ...]
-    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    environ: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     cores: tuple[int, ...] = ()
     codes: Mapping[int, int] = dataclasses.field(default_factory=dict)
 

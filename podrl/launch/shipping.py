@@ -1,5 +1,6 @@
 """The working tree as a file: what git tracks, as it is now, for machines that have none of it."""
 
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import io
@@ -65,3 +66,20 @@ def shipped_path(path: str, tree: Tree) -> str:
     name = file.relative_to(tree.root).as_posix()
     check(name in tree.files, f"{path} is not tracked by git, so it is not shipped. Add it: git add {name}")
     return name
+
+
+def ship_config(arguments: Sequence[str], tree: Tree) -> list[str]:
+    """The arguments with the config file's place in the shipped tree.
+
+    Raises:
+        ConfigError: if it is not shipped.
+    """
+    found = list(arguments)
+    for position, argument in enumerate(found):
+        name, is_set, value = argument.partition("=")
+        if name.lstrip("-") == "config" and name.startswith("-"):
+            if is_set:
+                found[position] = f"{name}={shipped_path(value, tree)}"
+            else:
+                found[position + 1] = shipped_path(found[position + 1], tree)
+    return found

@@ -20,6 +20,7 @@ from podrl.config import ConfigError, check
 from podrl.launch import progress
 from podrl.launch.options import Options
 from podrl.launch.restarts import pauses_s
+from podrl.secret import VARIABLE
 
 SCRIPT = "job.sbatch"
 _NOTICE_S = 120  # SIGTERM comes this long before the time limit.
@@ -49,6 +50,8 @@ say "SLURM job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((${{SLURM_RESTART_C
 restart=0
 failed_at=-1
 while true; do
+  {secret}=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')  # Tasks know each other by it; it stands in no file.
+  export {secret}
   srun {srun} \
     "$python" {command}
   code=$?
@@ -92,6 +95,7 @@ def make_script(options: Options, *, name: str, program: str, arguments: Sequenc
         workdir=shlex.quote(workdir),
         pauses=" ".join(f"{pause:g}" for pause in pauses_s(options.restart_pause_s, options.max_restarts or 0)),
         cwd=shlex.quote(cwd),
+        secret=VARIABLE,
         srun=" ".join(step_flags(options)),
         command=shlex.join([program, *arguments]),
         progress=shlex.quote(os.path.abspath(progress.__file__)),
@@ -129,7 +133,8 @@ def make_header(options: Options, *, name: str, output: str, more: Mapping[str, 
 def step_flags(options: Options) -> list[str]:
     """Flags of the `srun` that starts one process on each node of the job."""
     # Since 22.05 srun does not take --cpus-per-task from the job, so that all of it is said again.
-    step = {**_resources(options), "ntasks": options.nodes, "kill-on-bad-exit": 0, "wait": _WAIT_S}
+    # A job that was submitted with --export=NONE would not give its tasks their secret.
+    step = {**_resources(options), "ntasks": options.nodes, "export": "ALL", "kill-on-bad-exit": 0, "wait": _WAIT_S}
     return [f"--{key}={value}" for key, value in step.items()]
 
 

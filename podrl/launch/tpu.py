@@ -18,15 +18,17 @@ from podrl.launch import gcloud
 from podrl.launch.members import Ending, Limits, Member, run_members
 from podrl.launch.options import Options
 from podrl.launch.restarts import run_with_restarts
-from podrl.launch.shipping import ROOT, Tree, pack_tree, shipped_path
+from podrl.launch.shipping import ROOT, Tree, pack_tree, ship_config
 from podrl.launch.signals import StopSignals
 from podrl.launch.tpu_slice import POLL_S, await_slice
 from podrl.launch.worker import FAILED
+from podrl.secret import FILE_VARIABLE, make_secret
 
 _STOP_LIMIT_S = 60.0
 _CUT = 255  # What ssh ends with when it lost the connection; gcloud tries again ten times, and then ends with 1.
 _PROGRAM = "tools/tpu_launch.py"
 _SETUP = """set -e
+rm -f podrl-*.secret
 mkdir -p {name} && cd {name}
 [ -e .installed ] && exit 0
 tar xzf ../{name}.tar.gz
@@ -83,7 +85,10 @@ def launch_on_tpu(
                 return Ending(code=stop.exit_code or 1, text="no slice")
             ending = _prepare(options, found.workers, packed, tree, stop, limits)
             if ending.code == 0:
-                ending = _train(options, found.workers, arguments, tree, stop, limits)
+                run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+                ending = _share_secret(options, found.workers, Path(folder), run, stop, limits)
+            if ending.code == 0:
+                ending = _train(options, found.workers, arguments, tree, run, stop, limits)
             return _as_preempted(options, ending)
 
         ending = run_with_restarts(
@@ -99,23 +104,6 @@ def launch_on_tpu(
     return ending.code
 
 
-def ship_config(arguments: Sequence[str], tree: Tree) -> list[str]:
-    """The arguments with the config file's place in the shipped tree.
-
-    Raises:
-        ConfigError: if it is not shipped.
-    """
-    found = list(arguments)
-    for position, argument in enumerate(found):
-        name, is_set, value = argument.partition("=")
-        if name.lstrip("-") == "config" and name.startswith("-"):
-            if is_set:
-                found[position] = f"{name}={shipped_path(value, tree)}"
-            else:
-                found[position + 1] = shipped_path(found[position + 1], tree)
-    return found
-
-
 def dry_run(options: Options, arguments: Sequence[str], tree: Tree) -> str:
     """What would be run, in order; on every worker where it says `all`."""
     steps = []
@@ -127,6 +115,10 @@ def dry_run(options: Options, arguments: Sequence[str], tree: Tree) -> str:
     steps += [
         ("What git tracks, to all workers", gcloud.scp(options, "all", packed, packed)),
         ("Installed there", gcloud.ssh(options, "all", _SETUP.format(name=tree.name))),
+        (
+            "A secret of this start, in a file that only its user may read, to all workers",
+            gcloud.scp(options, "all", _secret_file("RUN"), _secret_file("RUN")),
+        ),
         (
             "Started there; RUN stands for a name that every start gets, by which a worker knows it again",
             gcloud.ssh(options, "all", _start(tree, "RUN", arguments)),
@@ -159,10 +151,39 @@ def _prepare(
     return ending
 
 
-def _train(
-    options: Options, workers: int, arguments: Sequence[str], tree: Tree, stop: StopSignals, limits: Limits | None
+def _share_secret(
+    options: Options, workers: int, folder: Path, run: str, stop: StopSignals, limits: Limits | None
 ) -> Ending:
-    run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    """Gives all workers a new secret, by which the processes of this start know each other.
+
+    It goes in a file that only its user may read, as every user of a machine sees the arguments of commands.
+    """
+    path = folder / _secret_file(run)
+    path.touch(mode=0o600)
+    path.write_text(make_secret())
+    members = [
+        Member(name=f"p{worker}", command=gcloud.scp(options, worker, str(path), path.name))
+        for worker in range(workers)
+    ]
+    ending = run_members(members, stop, limits=limits)
+    path.unlink()
+    return ending
+
+
+def _secret_file(run: str) -> str:
+    """Its name in a worker's home."""
+    return f"podrl-{run}.secret"
+
+
+def _train(
+    options: Options,
+    workers: int,
+    arguments: Sequence[str],
+    tree: Tree,
+    run: str,
+    stop: StopSignals,
+    limits: Limits | None,
+) -> Ending:
     members = [
         Member(
             name=f"p{worker}",
@@ -198,7 +219,8 @@ def _train(
 def _start(tree: Tree, run: str, arguments: Sequence[str]) -> str:
     """The shell command that starts the training on a worker, or finds it running there, and follows it."""
     training = shlex.join([_PROGRAM, *arguments])
-    return f"cd {tree.name} && exec .venv/bin/python podrl/launch/worker.py run {run} .venv/bin/python {training}"
+    worker = f"exec .venv/bin/python podrl/launch/worker.py run {run} .venv/bin/python {training}"
+    return f"cd {tree.name} && {FILE_VARIABLE}=$HOME/{_secret_file(run)} {worker}"
 
 
 def _as_preempted(options: Options, ending: Ending) -> Ending:

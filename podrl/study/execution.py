@@ -14,6 +14,7 @@ from absl import logging
 from podrl.config import Config, ConfigError
 from podrl.interruption import INTERRUPTED, PREEMPTED
 from podrl.launch.signals import StopSignals
+from podrl.secret import VARIABLE, make_secret
 from podrl.study.definition import Definition
 from podrl.study.feasibility import Feasible
 from podrl.study.folder import Folder, Status
@@ -56,7 +57,7 @@ class Runner:
                 job.command,
                 log,
                 self.stop,
-                environ=job.environ,
+                environ={**job.environ, VARIABLE: make_secret()},  # Launchers make one of their own.
                 has_enough=lambda: self._has_enough(trial),
                 silence_s=self.silence_s,
                 signal_command=job.signal_command,

@@ -1,5 +1,6 @@
 """The job set of docs/gke.md, as far as it can be checked without a cluster."""
 
+import itertools
 import shutil
 import subprocess
 
@@ -7,6 +8,7 @@ import pytest
 
 from podrl import commandline
 from podrl.membership import TPU_PORT
+from podrl.secret import VARIABLE
 from tests.processes import ROOT
 
 yaml = pytest.importorskip("yaml")
@@ -60,7 +62,7 @@ def missing(wanted, found, path=""):
     if isinstance(wanted, list):
         return [
             line
-            for index, (ours, theirs) in enumerate(zip(wanted, found, strict=True))
+            for index, (ours, theirs) in enumerate(itertools.zip_longest(wanted, found[: len(wanted)]))
             for line in missing(ours, theirs, f"{path}[{index}]")
         ]
     return [] if str(wanted) == str(found) else [f"{path}: {found}"]
@@ -76,6 +78,14 @@ def test_the_numbers_fit_together(job):
     assert spec["completions"] == spec["parallelism"]
     assert spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"] == chips
     assert TPU_PORT in [port["containerPort"] for port in container["ports"]]
+
+
+def test_all_pods_get_the_same_secret(job):
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    (given,) = container["env"]
+    assert given == {"name": VARIABLE, "valueFrom": {"secretKeyRef": {"name": "podrl-job", "key": "secret"}}}
+    page = (ROOT / "docs/gke.md").read_text()
+    assert "kubectl create secret generic podrl-job --from-file=secret=/dev/stdin" in page
 
 
 def test_the_command_is_one_that_podrl_takes(job, monkeypatch):

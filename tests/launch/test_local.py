@@ -11,6 +11,7 @@ import pytest
 
 from podrl.config import ConfigError
 from podrl.launch.local import make_members, shell_line, visible_gpus
+from podrl.secret import VARIABLE
 from tests.launch.commands import STAND_IN, WAIT, run, stop, under_way, wait_until
 from tests.processes import LIMIT_S, command, environment
 
@@ -185,6 +186,18 @@ class TestSignals:
         assert process.returncode == 75
 
 
+def test_each_start_has_a_secret_that_only_its_members_know():
+    shape = {"program": "x", "devices_per_process": None, "gpus": [], "cores": [], "port": 1}
+    starts = [make_members(["--workdir", "run"], num_processes=2, **shape) for _ in range(2)]
+    secrets = [{member.environ[VARIABLE] for member in members} for members in starts]
+    assert [len(found) for found in secrets] == [1, 1]
+    assert secrets[0] != secrets[1]
+    for member in starts[0]:
+        told = f"{member} {member.command} {shell_line(member)}"
+        assert not any(secret in told for secret in secrets[0])
+    assert VARIABLE not in make_members([], num_processes=1, **shape)[0].environ
+
+
 class TestGpus:
     def share(self, gpus, num_processes, devices=None):
         members = make_members(
@@ -222,7 +235,8 @@ def test_dry_run_prints_what_each_process_would_run(tmp_path):
     text = re.sub(r"taskset -c [\d,]+ ", "", re.sub(r"\S+/python\S*", "python", text))
     text = re.sub(r"\S+/stand_in.py", "stand_in.py", text)
     line = (
-        "JAX_NUM_CPU_DEVICES=2 python stand_in.py --workdir run --do 'say('\"'\"'a b'\"'\"')' "
+        'JAX_NUM_CPU_DEVICES=2 PODRL_JOB_SECRET="$PODRL_JOB_SECRET" '
+        "python stand_in.py --workdir run --do 'say('\"'\"'a b'\"'\"')' "
         "--coordinator 127.0.0.1:PORT --process_count 2 --process_index {}\n"
     )
     assert text == "".join(f"# Process {i} of 2, on this machine:\n{line.format(i)}" for i in (0, 1))

@@ -1,5 +1,6 @@
 """The batch script as text; tests/slurm/test_launch.py submits it."""
 
+import os
 from pathlib import Path
 import re
 import shutil
@@ -34,6 +35,22 @@ def test_is_valid_shell(tmp_path, options):
     for checker in checkers:
         result = subprocess.run(checker, input=text, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_each_start_has_a_secret_that_stands_in_no_file(tmp_path):
+    """Everybody may read a job's script; here are stand-ins for what it calls."""
+    text = script(tmp_path, *OPTIONS, "--max_restarts", 1, "--restart_pause_s", 0, *SHARED)
+    srun = tmp_path / "bin/srun"
+    srun.parent.mkdir()
+    srun.write_text('#!/bin/bash\necho "$PODRL_JOB_SECRET"\nexit 1\n')
+    srun.chmod(0o755)
+    environ = {**os.environ, "PATH": f"{srun.parent}:{os.environ['PATH']}", "PODRL_JOB_SECRET": "of another job"}
+    environ |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]"}
+    ended = subprocess.run(["bash"], input=text, capture_output=True, text=True, env=environ)
+    first, second = [line for line in ended.stdout.splitlines() if not line.startswith("[launcher")]
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    assert re.fullmatch("[0-9a-f]{64}", second)
+    assert first != second
 
 
 def test_without_gpus_asks_for_none(tmp_path):

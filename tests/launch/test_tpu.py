@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import re
 import shutil
 import signal
 import subprocess
@@ -78,9 +79,14 @@ def run(world, *arguments):
 
 
 def test_trains_on_all_workers(world):
-    result = run(world, *TPU, *WORKDIR, "--do", "say(f'hello from {index}')")
+    """And gives them a secret, in a file for their user alone."""
+    secret = "import os; path = pathlib.Path(os.environ['PODRL_JOB_SECRET_FILE'])"
+    do = f"import pathlib; {secret}; say(f'hello from {{index}}: {{path.stat().st_mode:o}} {{path.read_text()}}')"
+    result = run(world, *TPU, *WORKDIR, "--do", do)
     assert result.returncode == 0, result.stderr
-    assert {"[p0] hello from 0", "[p1] hello from 1"} <= set(result.stdout.splitlines())
+    told = re.findall(r"\[p(\d)\] hello from (\d): 100600 ([0-9a-f]{64})", result.stdout)
+    assert sorted(told) == [("0", "0", told[0][2]), ("1", "1", told[0][2])]
+    assert told[0][2] not in (world / "calls").read_text() + result.stderr
 
 
 def test_exit_code_is_that_of_the_worker_that_failed(world):

@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from podrl.secret import VARIABLE
 from tests.processes import LIMIT_S, ROOT
+
+SECRET = "the secret of the tests' jobs"
 
 
 def free_address() -> str:
@@ -25,14 +28,21 @@ class Member:
     """A process of a job, and what it has printed so far."""
 
     def __init__(
-        self, address: str, count: int, index: int, timeout_s: float, *action: Any, within: Sequence[str] = ()
+        self,
+        address: str,
+        count: int,
+        index: int,
+        timeout_s: float,
+        *action: Any,
+        within: Sequence[str] = (),
+        secret: str = SECRET,
     ):
         env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         self.process = subprocess.Popen(
             [*within, sys.executable, "-m", "tests.multihost.member", address]
             + [str(argument) for argument in (count, index, timeout_s, *action)],
             cwd=ROOT,
-            env={**env, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+            env={**env, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", VARIABLE: secret},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -58,6 +68,10 @@ class Member:
         for reader in self._readers:
             reader.join(timeout=LIMIT_S)
         return code, self._results, self._errors
+
+    def has_said(self, text: str) -> bool:
+        """Whether one of its lines of errors so far has this text."""
+        return any(text in line for line in list(self._errors))
 
     def kill(self) -> None:
         self.process.kill()
@@ -123,6 +137,6 @@ def coordinators(address: str) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             text = path.read_bytes().decode(errors="replace")
-            if "coordinator.py" in text and port in text:
+            if "podrl.coordinator_process" in text and port in text:
                 found.append(int(path.parent.name))
     return found

@@ -13,7 +13,7 @@ import numpy as np
 
 from podrl.config import ConfigError
 from podrl.display import configure_logging
-from podrl.distributed import join
+from podrl.joining import join
 from podrl.membership import find_membership
 from podrl.preflight import check_agreement, check_workdir
 
@@ -113,7 +113,7 @@ def main(address, count, index, timeout_s, action, *arguments):
         membership = find_membership({}, coordinator=address, process_count=int(count), process_index=int(index))
         tell(begins=True)
         atexit.register(tell, shuts_down=True)
-        job = join(membership, float(timeout_s))
+        job = join(membership, float(timeout_s), os.environ)
         tell(joined=list(job.hosts))
         globals()[action](job, *arguments)
     except ConfigError as error:

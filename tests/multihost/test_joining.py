@@ -9,10 +9,12 @@ import threading
 
 import pytest
 
-from podrl.distributed import join
+from podrl import wire
+from podrl.handshake import prove_both
+from podrl.joining import join
 from podrl.meeting import Line
 from podrl.membership import find_membership, split_address
-from tests.multihost.jobs import Member, coordinators, free_address, ip, job, two_hosts
+from tests.multihost.jobs import SECRET, Member, coordinators, free_address, ip, job, two_hosts
 from tests.processes import wait_for
 
 
@@ -62,7 +64,7 @@ def test_processes_exchange_values_and_leave_in_good_order():
 
 
 def test_a_job_of_one_has_nobody_to_wait_for():
-    alone = join(find_membership({}, metadata=lambda key: None), 1)
+    alone = join(find_membership({}, metadata=lambda key: None), 1, {})
     assert (alone.process_index, alone.process_count, alone.hosts) == (0, 1, (socket.gethostname(),))
     assert alone.exchange("greetings", "hello", 1) == ["hello"]
     alone.send("word", "to myself")
@@ -221,6 +223,7 @@ def test_one_that_is_lost_before_jax_has_connected_is_named():
     with job(2, "wait", address=address, missing=(1,)) as members:
         wait_for(lambda: coordinators(address))
         with socket.create_connection(split_address(address)) as connection:
+            prove_both(connection, SECRET.encode(), 30.0)
             connection.sendall(json.dumps({"index": 1, "count": 2, "host": "node2", "job": ""}).encode() + b"\n")
             assert any(b"hosts" in line for line in connection.makefile("rb"))
         code, _, lines = members[0].end()
@@ -235,6 +238,10 @@ def test_what_the_coordinator_says_in_one_breath_is_heard_one_by_one():
 
         def answer():
             connection, _ = server.accept()
+            ours = wire.make_nonce()
+            connection.sendall(wire.encode(nonce=ours))
+            theirs = wire.parse(connection.recv(1000))["nonce"]
+            connection.sendall(wire.encode(proof=wire.prove(b"secret", wire.COORDINATOR, ours, theirs)))
             connection.recv(1000)
             connection.sendall(b'{"hosts": ["node1", "node2"]}\n{"loss": 1}\n')
 
@@ -242,7 +249,7 @@ def test_what_the_coordinator_says_in_one_breath_is_heard_one_by_one():
         membership = find_membership(
             {}, coordinator=f"127.0.0.1:{server.getsockname()[1]}", process_count=2, process_index=1
         )
-        line = Line(membership, 30.0)
+        line = Line(membership, 30.0, b"secret")
         assert line.hosts == ("node1", "node2")
         assert next(line.messages()) == {"loss": 1}
         line.close()

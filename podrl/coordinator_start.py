@@ -1,0 +1,76 @@
+"""How process 0 starts the coordinator: see `coordinator`."""
+
+import errno
+import json
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+import time
+
+from podrl.config import ConfigError
+from podrl.membership import Membership, is_loopback, split_address
+from podrl.secret import VARIABLE
+from podrl.waiting import Patience
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PORT_S = 15.0  # A job that has just ended frees its port within this time.
+_RETRY_S = 0.25
+
+
+def start_coordinator(membership: Membership, secret: bytes) -> subprocess.Popen[bytes]:
+    """Starts the coordinator, a process of its own that outlives this one until the others have left.
+
+    Args:
+        membership: of process 0.
+        secret: of the job.
+
+    Raises:
+        ConfigError: if its port is taken.
+    """
+    address = membership.coordinator or ""
+    host, port = split_address(address)
+    listener = _listen(host if is_loopback(address) else "", port)
+    name = listener.getsockname()[0]
+    options = {
+        "listener": listener.fileno(),
+        "service_address": f"[{name}]:{port}" if ":" in name else f"{name}:{port}",
+        "count": membership.process_count,
+        "job": membership.job,
+    }
+    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "podrl.coordinator_process", json.dumps(options)],
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path, VARIABLE: os.fsdecode(secret)},
+        )
+    finally:
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket of the same port as JAX's service later; that alone would share a port with another job's."""
+    patience = Patience(_PORT_S)
+    while True:
+        try:
+            if host or not socket.has_dualstack_ipv6():
+                address = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
+                return socket.create_server(address[4][:2], family=address[0], backlog=1024)
+            return socket.create_server(("", port), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not patience.left_s():
+                reason = f"fails: {error}"
+                if error.errno == errno.EADDRINUSE:
+                    reason = (
+                        "is in use by another program, or by a job that ended less than 10 minutes ago, one of whose "
+                        "processes has not left yet"
+                    )
+                raise ConfigError(
+                    f"Port {port} on this host, where the processes of this job are to meet, {reason}. "
+                    "Choose another port: --coordinator=HOST:PORT, the same for all processes."
+                ) from None
+        time.sleep(_RETRY_S)

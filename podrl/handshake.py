@@ -1,0 +1,56 @@
+"""A process's side of the proof with which every connection to the coordinator begins: see `wire` and `entrance`."""
+
+import socket
+
+from podrl import wire
+from podrl.waiting import Patience
+
+_LONGEST_BYTES = 1 << 24  # Of a line by a coordinator that has proven itself: it may list thousands of hosts.
+
+
+class UnprovenError(Exception):
+    """The other side has another secret, or says that this one has."""
+
+
+def prove_both(connection: socket.socket, secret: bytes, limit_s: float) -> wire.Lines:
+    """Proves to the coordinator that this process is of its job, and has it prove the same.
+
+    Args:
+        connection: a new one, with a timeout of a second or so.
+        secret: of the job.
+        limit_s: how long the coordinator may take.
+
+    Returns:
+        What else the connection has brought.
+
+    Raises:
+        UnprovenError: if the secrets differ.
+        ValueError: if it is no coordinator that answers.
+        TimeoutError: if none answers in time.
+        OSError: if the connection ends.
+    """
+    lines, patience = wire.Lines(wire.LONGEST_UNPROVEN_BYTES), Patience(limit_s)
+    theirs, own = _next(connection, lines, patience).get("nonce"), wire.make_nonce()
+    if not wire.is_nonce(theirs):
+        raise ValueError("no nonce")
+    nonces = (str(theirs), own)
+    connection.sendall(wire.encode(nonce=own, proof=wire.prove(secret, wire.PROCESS, *nonces)))
+    answer = _next(connection, lines, patience)
+    if not wire.is_proof(answer.get("proof"), secret, wire.COORDINATOR, *nonces):
+        raise UnprovenError
+    lines.longest_bytes = _LONGEST_BYTES
+    return lines
+
+
+def _next(connection: socket.socket, lines: wire.Lines, patience: Patience) -> dict[str, object]:
+    while (message := lines.pop()) is None:
+        try:
+            received = connection.recv(wire.LONGEST_UNPROVEN_BYTES)
+        except TimeoutError:
+            if not patience.left_s():
+                raise
+            continue
+        if not received:
+            raise ConnectionError("it ended")
+        lines.add(received)
+    return message

@@ -1,0 +1,147 @@
+"""What processes and the coordinator say to each other: lines of JSON, after each has proven that it is of the job.
+
+Anybody may connect. So a line has a longest length and is read with nothing but `ValueError` to come of it, and the
+first lines are a proof of both sides, by the secret that all processes of a job share and that is never sent:
+
+    to the process:    {"nonce": "<coordinator's>"}
+    from the process:  {"nonce": "<its own>", "proof": HMAC(secret, "process", both nonces)}
+    to the process:    {"proof": HMAC(secret, "coordinator", both nonces)}, or {"unproven": true}
+
+Nonces are fresh, so a proof that was overheard proves nothing later; the roles differ, so one that was received cannot
+be sent back. Nothing is encrypted: whoever can change packets on their way can take a connection over.
+
+Sources: HMAC, RFC 2104, with SHA-256; challenge and response of both sides, ISO/IEC 9798-4.
+"""
+
+import hashlib
+import hmac
+import json
+import math
+import secrets
+import socket
+from typing import Any, NoReturn
+
+PROCESS, COORDINATOR = "podrl process", "podrl coordinator"  # Who proves something.
+LONGEST_BYTES = 1 << 16  # Of a line.
+LONGEST_UNPROVEN_BYTES = 1 << 10
+KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}  # A host that is gone is noticed after 14 s.
+_HOST_MS = 14_000
+_NONCE_BYTES = 32
+_OPENING = ord("{")
+
+
+class Lines:
+    """What a connection has brought, message by message.
+
+    Attributes:
+        longest_bytes: a line that is longer is none.
+    """
+
+    def __init__(self, longest_bytes: int):
+        """Nothing has come yet."""
+        self.longest_bytes = longest_bytes
+        self._unread = bytearray()
+
+    def add(self, received: bytes) -> None:
+        """Takes what was received."""
+        self._unread += received
+
+    def pop(self) -> dict[str, Any] | None:
+        """The next message; None if it has not come whole.
+
+        Raises:
+            ValueError: if it is too long, or no JSON object.
+        """
+        if self._unread and self._unread[0] != _OPENING:  # Another program need not come to an end of a line.
+            raise ValueError("no object")
+        end = self._unread.find(b"\n")
+        if max(end, len(self._unread) if end < 0 else 0) > self.longest_bytes:
+            raise ValueError(f"a line of more than {self.longest_bytes} bytes")
+        if end < 0:
+            return None
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
+        return parse(line)
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """A message.
+
+    Raises:
+        ValueError: if it is no JSON object, whatever else it may be.
+    """
+    try:
+        message = json.loads(line, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(message, dict):
+        raise ValueError("no object")
+    return message
+
+
+def encode(**message: Any) -> bytes:
+    """A message as a line."""
+    return json.dumps(message).encode() + b"\n"
+
+
+def is_whole(number: object, end: int) -> bool:
+    """Whether a message's value is a whole number from 0 to below `end`."""
+    return type(number) is int and 0 <= number < end
+
+
+def whole(number: Any, end: int) -> int:
+    """A message's value that `is_whole`.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not is_whole(number, end):
+        raise ValueError("not such a number")
+    return int(number)
+
+
+def seconds(number: Any) -> float:
+    """A message's value as seconds.
+
+    Raises:
+        ValueError: if it is no number.
+    """
+    if type(number) not in (int, float) or not math.isfinite(number):
+        raise ValueError("no number")
+    return float(number)
+
+
+def make_nonce() -> str:
+    """What the other side's proof has to be made of."""
+    return secrets.token_hex(_NONCE_BYTES)
+
+
+def prove(secret: bytes, role: str, coordinators_nonce: str, processes_nonce: str) -> str:
+    """The proof that whoever plays this role knows the secret."""
+    text = "\n".join((role, coordinators_nonce, processes_nonce))
+    return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
+
+
+def is_proof(found: object, secret: bytes, role: str, coordinators_nonce: str, processes_nonce: str) -> bool:
+    """Whether `found`, which may be anything, is that proof; how long this takes says nothing of it."""
+    expected = prove(secret, role, coordinators_nonce, processes_nonce)
+    return isinstance(found, str) and hmac.compare_digest(found.encode(errors="replace"), expected.encode())
+
+
+def is_nonce(found: object) -> bool:
+    """Whether a message's value is such a nonce as `make_nonce` makes."""
+    return isinstance(found, str) and len(found) == 2 * _NONCE_BYTES and found.isascii() and found.isalnum()
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Lets the operating system notice that the other host is gone."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Keepalive itself does nothing while something sent is not acknowledged.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _HOST_MS)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")

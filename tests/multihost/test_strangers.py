@@ -1,0 +1,263 @@
+"""Whoever does not have the job's secret changes nothing, whatever it says; whoever has it is believed."""
+
+import contextlib
+import os
+from pathlib import Path
+import re
+import selectors
+import socket
+import threading
+
+import pytest
+
+from podrl import wire
+from podrl.config import ConfigError
+from podrl.coordinator_start import start_coordinator
+from podrl.entrance import MOST_STRANGERS, Entrance
+from podrl.handshake import UnprovenError, prove_both
+from podrl.meeting import Line
+from podrl.membership import find_membership, split_address
+from podrl.secret import FILE_VARIABLE, VARIABLE, make_secret
+from tests.faults.commands import SCRIPTED
+from tests.faults.sameness import assert_same
+from tests.multihost.hostile import attack, introduction
+from tests.multihost.jobs import Member, coordinators, free_address
+from tests.processes import finish, launch, num_rows, running, wait_for
+
+SECRET = b"a secret of sixteen bytes or more"
+LIMITS = ("--join_timeout_s=250", "--config.actors.timeout_s=250", "--config.watchdog_s=500")
+MESSAGES = int(os.environ.get("PODRL_TEST_HOSTILE_MESSAGES", "10000"))
+
+
+def member(address, index, count=2):
+    return find_membership({}, coordinator=address, process_count=count, process_index=index)
+
+
+@contextlib.contextmanager
+def coordinator(count=2):
+    """A coordinator whose process 0 this one is; returns its address."""
+    address = free_address()
+    process = start_coordinator(member(address, 0, count), SECRET)
+    try:
+        yield address, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def connect(address):
+    connection = socket.create_connection(split_address(address), timeout=1.0)
+    return connection, prove_both(connection, SECRET, 30.0)
+
+
+def hear(connection, lines, key):
+    """The next message that has this key."""
+    while True:
+        while (message := lines.pop()) is not None:
+            if key in message:
+                return message
+        with contextlib.suppress(TimeoutError):
+            received = connection.recv(65536)
+            assert received, f"the connection ended without {key!r}"
+            lines.add(received)
+
+
+def meet(address, index, count=2):
+    """Joins as this process, in a thread; returns the thread and where its connection will be."""
+    found = {}
+    thread = threading.Thread(
+        target=lambda: found.setdefault("line", Line(member(address, index, count), 60.0, SECRET))
+    )
+    thread.start()
+    return thread, found
+
+
+def test_messages_of_strangers_change_nothing_while_processes_meet(caplog):
+    with coordinator() as (address, process):
+        thread, found = meet(address, 0)
+        made = attack(address, 400, seed=1)
+        assert made > 300
+        assert process.poll() is None
+        other, others = meet(address, 1)
+        for each in (thread, other):
+            each.join(60)
+        assert found["line"].hosts == others["line"].hosts == (socket.gethostname(),) * 2
+        for line in (found["line"], others["line"]):
+            line.close()
+    refused = [record.getMessage() for record in caplog.records if "did not prove" in record.getMessage()]
+    assert 0 < sum(int(re.search(r"Refused (\d+)", line).group(1)) for line in refused) <= made
+    assert len(refused) < 10
+    assert all(f"to {address}" in line and f"the same {VARIABLE}" in line for line in refused)
+    assert not any(SECRET.decode() in record.getMessage() for record in caplog.records)
+
+
+class TestStrangers:
+    """One kind of them at a time."""
+
+    def refused(self, *said):
+        """What a coordinator with one process in it says of strangers, one for each text; it goes on."""
+        with coordinator() as (address, _):
+            connection, lines = connect(address)
+            connection.sendall(introduction(index=0))
+            assert hear(connection, lines, "waiting_for") == {"waiting_for": [1]}
+            for text in said:
+                with socket.create_connection(split_address(address), timeout=10.0) as stranger:
+                    with contextlib.suppress(OSError):
+                        stranger.sendall(text)
+                    with contextlib.suppress(OSError):
+                        while stranger.recv(1000):
+                            pass
+            other, others = connect(address)
+            other.sendall(introduction(index=1))
+            reports = hear(connection, lines, "last")
+            assert hear(connection, lines, "hosts")["hosts"] == ["node2", "node2"]
+            assert hear(other, others, "hosts")["hosts"] == ["node2", "node2"]
+        return reports["last"]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b'{"index": Infinity}\n',
+            b'{"index": 1e999, "count": 2, "host": "x", "job": ""}\n',
+            b"[" * 100_000 + b"\n",
+            b'{"a":' * 100_000,
+            b"x" * 2_000_000,
+            b"{" * 2_000_000,
+            introduction(index=1),
+            introduction(index=7),
+        ],
+        ids=["infinity", "1e999", "deep list", "deep object", "long", "long object", "seat", "beyond"],
+    )
+    def test_that_say_what_they_like_are_sent_away(self, text):
+        assert self.refused(text) == "127.0.0.1: what it said is not podrl's"
+
+    def test_a_wrong_proof_a_reflected_and_an_overheard_one_prove_nothing(self):
+        with coordinator() as (address, _):
+            with (
+                socket.create_connection(split_address(address), timeout=30.0) as connection,
+                pytest.raises(UnprovenError),
+            ):
+                prove_both(connection, b"another secret of sixteen bytes", 30.0)
+            with socket.create_connection(split_address(address), timeout=30.0) as connection:
+                nonce = wire.parse(connection.recv(1000))["nonce"]
+                overheard = wire.encode(nonce=nonce, proof=wire.prove(SECRET, wire.PROCESS, nonce, nonce))
+                connection.sendall(wire.encode(nonce=nonce, proof=wire.prove(SECRET, wire.COORDINATOR, nonce, nonce)))
+                assert wire.parse(connection.recv(1000)) == {"unproven": True}
+            with socket.create_connection(split_address(address), timeout=30.0) as connection:
+                assert wire.parse(connection.recv(1000))["nonce"] != nonce
+                connection.sendall(overheard)
+                assert wire.parse(connection.recv(1000)) == {"unproven": True}
+
+    def test_that_hold_all_places_do_not_keep_the_others_out(self):
+        with coordinator() as (address, _), contextlib.ExitStack() as stack:
+            for _ in range(MOST_STRANGERS + 50):
+                stack.enter_context(socket.create_connection(split_address(address), timeout=10.0))
+            connection, lines = connect(address)
+            connection.sendall(introduction(index=0))
+            assert hear(connection, lines, "waiting_for") == {"waiting_for": [1]}
+            assert "too many came" in hear(connection, lines, "last")["last"]
+
+    def test_that_say_nothing_are_sent_away_after_a_while(self, monkeypatch):
+        monkeypatch.setattr("podrl.entrance.PROOF_S", 0.0)
+        selector = selectors.DefaultSelector()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            entrance = Entrance(server, selector, SECRET)
+            with socket.create_connection(server.getsockname(), timeout=30.0) as silent:
+                assert selector.select(30.0)
+                entrance.accept()
+                assert wire.is_nonce(wire.parse(silent.recv(1000))["nonce"])
+                entrance.look()
+                assert silent.recv(1000) == b""
+        assert entrance.news() == {"refused_strangers": 1, "last": "127.0.0.1: no proof within 0 s"}
+
+
+@pytest.mark.parametrize("index", [2, -1, 1.0, True, None, "1", [1]])
+def test_an_index_beyond_the_job_is_refused(index):
+    with coordinator() as (address, _):
+        connection, lines = connect(address)
+        connection.sendall(introduction(index=index))
+        assert "has processes 0 to 1, each once, and not a process" in hear(connection, lines, "refused")["refused"]
+
+
+def test_a_coordinator_without_the_secret_is_not_believed():
+    """It may have taken the port before process 0 came."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def pretend():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    connection.sendall(wire.encode(nonce="0" * 64))
+                    connection.recv(1000)
+                    connection.sendall(wire.encode(proof="0" * 64) + wire.encode(hosts=["a", "b"]))
+
+        threading.Thread(target=pretend, daemon=True).start()
+        with pytest.raises(TimeoutError, match=r"did not answer at .* \(it has another secret than this process\)"):
+            Line(member(address, 1), 2.0, SECRET)
+
+
+def test_a_process_with_another_secret_is_told_so(monkeypatch):
+    monkeypatch.setattr("podrl.meeting._SECRET_S", 0.0)
+    other = b"of another job, or mistyped"
+    with coordinator() as (address, _):
+        connection, lines = connect(address)
+        connection.sendall(introduction(index=0))
+        with pytest.raises(ConfigError) as error:
+            Line(member(address, 1), 60.0, other)
+        assert "it does not have the job's secret" in hear(connection, lines, "last")["last"]
+    assert f"This is process 1, and what answers at {address} has another job secret." in str(error.value)
+    assert f"Give all processes of a job the same {VARIABLE}, or the same {FILE_VARIABLE};" in str(error.value)
+    assert other.decode() not in str(error.value)
+
+
+def test_the_secret_is_in_no_arguments():
+    address, secret = free_address(), make_secret()
+    waiting = Member(address, 2, 0, 60, "wait", secret=secret)
+    try:
+        wait_for(lambda: coordinators(address))
+        for process in (waiting.process.pid, *coordinators(address)):
+            assert secret not in Path(f"/proc/{process}/cmdline").read_text()
+    finally:
+        waiting.kill()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    result = launch(*SCRIPTED, "--local_processes=2", "--workdir", "run", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1])
+def test_a_job_under_attack_meets_trains_and_comes_to_the_same(straight, tmp_path, seed):
+    """While it meets at the coordinator, and then while it trains at JAX's service, by what is no message of gRPC's."""
+    address, gate = free_address(), tmp_path / "gate"
+    held = {"only_in_pool": 3, "hang_at_step": 1, "hang_until": str(gate)}
+    options = [f"--config.env.options.{name}={value}" for name, value in held.items()]
+    where = (
+        "--coordinator",
+        address,
+        "--process_count",
+        2,
+        "--workdir",
+        "run",
+        "--join_timeout_s=250",
+        *LIMITS,
+        *options,
+    )
+    with running(*SCRIPTED, *where, "--process_index", 0, cwd=tmp_path) as first:
+        wait_for(lambda: coordinators(address), first)
+        assert attack(address, MESSAGES, seed=seed) > 0.9 * MESSAGES
+        with running(*SCRIPTED, *where, "--process_index", 1, cwd=tmp_path) as second:
+            wait_for(lambda: num_rows(tmp_path / "run") >= 4, second)
+            assert attack(address, MESSAGES, seed=seed + 1) > 0.9 * MESSAGES
+            gate.touch()
+            attack(address, MESSAGES // 10, seed=seed + 2, until=lambda: second.poll() is not None)
+            said = finish(second)
+            assert second.returncode == 0, said
+        assert "did not prove to be of this job" in finish(first)
+        assert first.returncode == 0
+    assert_same(tmp_path / "run", straight, SCRIPTED)
