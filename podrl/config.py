@@ -42,6 +42,7 @@ class EnvConfig:
             that are stepped from Python.
         worker_timeout_s: seconds that a worker may take to reset or step its environments before the run ends.
         wrappers: `module:Name` of what is put around each environment, the innermost first. For the same sources.
+        training_wrappers: the same around those, for training only: evaluations and films leave them out.
         options: arguments of the environment's own constructor; the source checks their names.
     """
 
@@ -54,6 +55,7 @@ class EnvConfig:
     workers: int = 0
     worker_timeout_s: float = 60.0
     wrappers: tuple[str, ...] = ()
+    training_wrappers: tuple[str, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,11 +65,12 @@ class EnvConfig:
         check_at_least(self, "env", "max_episode_steps", 0)
         check_at_least(self, "env", "workers", 0)
         check(self.worker_timeout_s > 0, f"env.worker_timeout_s={self.worker_timeout_s:g} must be positive (seconds).")
-        for path in self.wrappers:
-            check(
-                all(path.partition(":")),
-                f"env.wrappers: {path!r} must be 'module:Name', such as 'gymnasium.wrappers:FlattenObservation'.",
-            )
+        for name in ("wrappers", "training_wrappers"):
+            for path in getattr(self, name):
+                check(
+                    all(path.partition(":")),
+                    f"env.{name}: {path!r} must be 'module:Name', such as 'gymnasium.wrappers:FlattenObservation'.",
+                )
         for name, value in self.options.items():
             check(
                 _is_plain(value),
@@ -86,7 +89,7 @@ def _is_plain(value: Any) -> bool:
 
 
 # Keys of `env` that are podrl's and not an environment's; a source says which of them it keeps.
-ENV_SETTINGS = ("max_episode_steps", "workers", "worker_timeout_s", "wrappers")
+ENV_SETTINGS = ("max_episode_steps", "workers", "worker_timeout_s", "wrappers", "training_wrappers")
 
 
 def check_not_a_setting(option: str, env_id: str) -> None:

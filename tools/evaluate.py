@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 USAGE = """%(prog)s --workdir RUN [--step N] [--episodes 100] [--policy both|greedy|sampled] [--seed 1]
                    [--video FILE.gif|FILE.mp4] [--video_seconds 60] [--json FILE]
 
-RUN is a run's folder; the run may be under way. Plays by the environment's own protocol: whole episodes, raw rewards,
-no option that changes them for training. All environments play the same number of episodes; the first of each count."""
+RUN is a run's folder; the run may be under way. Plays by the environment's own protocol: whole episodes, its own
+rewards, no setting that changes them for training (env.wrappers stay, env.training_wrappers do not). All
+environments play the same number of episodes; the first of each count."""
 PROGRESS_S = 10.0
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from podrl.config import ENV_SETTINGS, EnvConfig, check, check_not_a_setting, did_you_mean
 from podrl.envs import EvaluationProtocol
 from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch
+from podrl.envs.settings import wrapper_facts
 from podrl.gymnasium_envs.atari import AtariRecipe
 from podrl.types import EnvSpec
 
@@ -24,7 +25,7 @@ _FRAMES_PER_SECOND = 60
 _DEFAULTS = {
     field.name: field.default
     for field in dataclasses.fields(AtariRecipe)
-    if field.name not in ("game", "max_episode_steps", "wrappers", "render_mode")
+    if field.name not in ("game", "max_episode_steps", "wrappers", "training_wrappers", "render_mode")
 } | {"max_episode_frames": _FRAMES}
 _POSITIVE = ("frame_skip", "noop_max", "img_height", "img_width", "max_episode_frames")
 _FACTS = ("max_episode_frames", "frame_skip", "repeat_action_probability", "noop_max", "use_fire_reset")
@@ -84,8 +85,10 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     options: dict[str, Any] = {**config.options, "max_episode_frames": _FRAMES}
     facts = {name: options.get(name, _DEFAULTS[name]) for name in (*_FACTS, "full_action_space")}
     return EvaluationProtocol(
-        env=dataclasses.replace(config, max_episode_steps=0, options=options),
-        facts=facts | {name: options[name] for name in ("mode", "difficulty") if name in options},
+        env=dataclasses.replace(config, max_episode_steps=0, training_wrappers=(), options=options),
+        facts=facts
+        | wrapper_facts(config)
+        | {name: options[name] for name in ("mode", "difficulty") if name in options},
         steps_per_second=_FRAMES_PER_SECOND / recipe.frame_skip,
     )
 
@@ -104,7 +107,13 @@ def _recipe(config: EnvConfig) -> AtariRecipe:
     if "max_episode_frames" in options:
         steps = max(1, options.pop("max_episode_frames") // options.get("frame_skip", _DEFAULTS["frame_skip"]))
     steps = config.max_episode_steps or steps
-    return AtariRecipe(game=config.id, max_episode_steps=steps, wrappers=config.wrappers, **options)
+    return AtariRecipe(
+        game=config.id,
+        max_episode_steps=steps,
+        wrappers=config.wrappers,
+        training_wrappers=config.training_wrappers,
+        **options,
+    )
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -16,6 +16,7 @@ import gymnasium
 from podrl.config import ENV_SETTINGS, EnvConfig, check
 from podrl.envs import EvaluationProtocol
 from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch
+from podrl.envs.settings import wrapper_facts
 from podrl.gymnasium_envs import making
 from podrl.gymnasium_envs.making import Recipe, time_limits
 from podrl.types import EnvSpec
@@ -68,18 +69,18 @@ def option_hints(config: EnvConfig) -> dict[str, Any]:
 
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
-    """Whole episodes up to the environment's own time limit; everything else as in `config`.
+    """Whole episodes up to the environment's own time limit, without wrappers for training; the rest as in `config`.
 
     Raises:
         ConfigError: as `make_spec`.
     """
-    env = dataclasses.replace(config, max_episode_steps=0)
+    env = dataclasses.replace(config, max_episode_steps=0, training_wrappers=())
     made = _recipe(env).make()
     limit = _time_limit(made)
     made.close()
     return EvaluationProtocol(
         env=env,
-        facts={"max_episode_steps": "none" if limit is None else limit} | dict(config.options),
+        facts={"max_episode_steps": "none" if limit is None else limit} | wrapper_facts(config) | dict(config.options),
         steps_per_second=float(made.metadata.get("render_fps") or _STEPS_PER_SECOND),
     )
 
@@ -93,6 +94,7 @@ def _recipe(config: EnvConfig) -> Recipe:
         arguments=config.options,
         max_episode_steps=config.max_episode_steps,
         wrappers=config.wrappers,
+        training_wrappers=config.training_wrappers,
     )
 
 

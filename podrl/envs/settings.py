@@ -1,8 +1,8 @@
 """What podrl itself does around an environment, and what it hands to its constructor.
 
-`env.max_episode_steps`, `env.workers`, `env.worker_timeout_s` and `env.wrappers` mean the same whatever the source, and
-never reach an environment's constructor: `env.options` is all that does. A source names those that it keeps in
-`SETTINGS`; the others are refused instead of ignored.
+`env.max_episode_steps`, `env.workers`, `env.worker_timeout_s`, `env.wrappers` and `env.training_wrappers` mean the same
+whatever the source, and never reach an environment's constructor: `env.options` is all that does. A source names those
+that it keeps in `SETTINGS`; the others are refused instead of ignored.
 
 Options of the command line are read here, since only the source knows what they have to be: its function
 `option_hints(config)` returns a type hint for each option that the environment takes, by name.
@@ -21,11 +21,13 @@ from podrl.values import read
 # Sources that play the same games with the same options.
 _SAME_OPTIONS = {"ale", "envpool"}
 
+_NOT_GYMNASIUM = "its environments are not gymnasium.Env objects; use env.source=gymnasium or ale"
 _INSTEAD = {
     "max_episode_steps": "its episodes are as long as the source makes them",
     "workers": "its environments are not stepped from Python; env.source=gymnasium and ale have workers",
     "worker_timeout_s": "its environments are not stepped from Python; env.source=gymnasium and ale have workers",
-    "wrappers": "its environments are not gymnasium.Env objects; use env.source=gymnasium or ale",
+    "wrappers": _NOT_GYMNASIUM,
+    "training_wrappers": _NOT_GYMNASIUM,
 }
 
 
@@ -103,3 +105,8 @@ def _settled(name: str, value: Any, hints: Mapping[str, Any] | None) -> Any:
         return read(value, (hints or {}).get(name, value.like))
     except ValueError as error:
         raise ConfigError(f"env.options.{name}={str(value)!r} {error}") from None
+
+
+def wrapper_facts(config: EnvConfig) -> dict[str, Any]:
+    """The wrappers that stay in evaluation, for its report: what they do to rewards is in every score."""
+    return {"wrappers": ", ".join(config.wrappers)} if config.wrappers else {}

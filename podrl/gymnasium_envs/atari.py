@@ -33,6 +33,7 @@ class AtariRecipe:
         mode: of the game; -1 is its own.
         difficulty: of the game; -1 is its own.
         wrappers: `module:Name` of what is put around it, the innermost first.
+        training_wrappers: the same, around those.
         render_mode: None, or `rgb_array` for pictures.
     """
 
@@ -49,6 +50,7 @@ class AtariRecipe:
     mode: int = -1
     difficulty: int = -1
     wrappers: tuple[str, ...] = ()
+    training_wrappers: tuple[str, ...] = ()
     render_mode: str | None = None
 
     def make(self) -> gymnasium.Env:
@@ -89,7 +91,7 @@ class AtariRecipe:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"ALE cannot make env.id={self.game!r}: {' '.join(str(error).split())}") from error
-        return wrap(gymnasium.wrappers.TimeLimit(env, self.max_episode_steps), self.wrappers)
+        return wrap(gymnasium.wrappers.TimeLimit(env, self.max_episode_steps), self.wrappers, self.training_wrappers)
 
 
 class Opening(gymnasium.Wrapper):

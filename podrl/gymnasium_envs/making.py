@@ -31,6 +31,7 @@ class Recipe:
         arguments: of the environment's constructor.
         max_episode_steps: after which an episode is truncated; 0 leaves that to the environment.
         wrappers: `module:Name` of what is put around it, the innermost first; each is called with an environment.
+        training_wrappers: the same, around those.
         render_mode: None, or `rgb_array` for pictures.
     """
 
@@ -38,6 +39,7 @@ class Recipe:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     max_episode_steps: int = 0
     wrappers: tuple[str, ...] = ()
+    training_wrappers: tuple[str, ...] = ()
     render_mode: str | None = None
 
     def make(self) -> gymnasium.Env:
@@ -50,7 +52,7 @@ class Recipe:
         env = self._make_registered() if (creator := find_creator(self.id)) is None else self._make_own(creator)
         if self.max_episode_steps:
             env = limit(env, self.max_episode_steps)
-        return wrap(env, self.wrappers)
+        return wrap(env, self.wrappers, self.training_wrappers)
 
     def _make_registered(self) -> gymnasium.Env:
         """An environment that Gymnasium knows."""
@@ -179,19 +181,20 @@ def time_limits(env: gymnasium.Env) -> list[gymnasium.wrappers.TimeLimit]:
     return found
 
 
-def wrap(env: gymnasium.Env, paths: Sequence[str]) -> gymnasium.Env:
+def wrap(env: gymnasium.Env, wrappers: Sequence[str], training_wrappers: Sequence[str]) -> gymnasium.Env:
     """The environment with the wrappers that `module:Name` name around it, the innermost first.
 
     Raises:
         ConfigError: if one is not there, or returns no environment.
     """
-    for path in paths:
-        env = _wrap(env, path)
+    for name, paths in (("wrappers", wrappers), ("training_wrappers", training_wrappers)):
+        for path in paths:
+            env = _wrap(env, f"env.{name}", path)
     return env
 
 
-def _wrap(env: gymnasium.Env, path: str) -> gymnasium.Env:
-    key = f"env.wrappers: {path!r}"
+def _wrap(env: gymnasium.Env, key: str, path: str) -> gymnasium.Env:
+    key = f"{key}: {path!r}"
     module_name, _, name = path.rpartition(":")
     wrapper = getattr(_import(module_name, key), name, None)
     check(callable(wrapper), f"{key} is nothing that can be called with an environment.")

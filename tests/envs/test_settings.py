@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
@@ -25,6 +26,7 @@ VALUES = {
     "workers": 1,
     "worker_timeout_s": 9.0,
     "wrappers": ("gymnasium.wrappers:RecordEpisodeStatistics",),
+    "training_wrappers": ("gymnasium.wrappers:RecordEpisodeStatistics",),
 }
 
 
@@ -95,3 +97,42 @@ def test_what_is_recorded_now_is_read_as_it_is():
     config = runs.make_config("x", env__source="gymnasium", env__options=options, env__workers=1)
 
     assert differences(with_defaults(json.loads(json.dumps(to_dict(config)))), to_dict(config)) == {}
+
+
+SHAPED = "tests.envs.corridor:ShapedReward"
+ONCE = ("env_id", "source"), [("CartPole-v1", "gymnasium"), ("Pong-v5", "ale")]
+
+
+@pytest.mark.parametrize(*ONCE)
+def test_wrappers_for_training_are_left_out_of_evaluations_and_films(env_id, source):
+    module = source_of(source)
+    config = EnvConfig(source=source, id=env_id, training_wrappers=(SHAPED,))
+    protocol = module.evaluation_protocol(config)
+
+    def first_reward(config, make="make_pool"):
+        pool = getattr(module, make)(config, seeds=[1], num_threads=1)
+        pool.reset()
+        pool.send(np.zeros(1, np.int32))
+        reward = pool.recv().reward[0]
+        pool.close()
+        return reward
+
+    own = first_reward(EnvConfig(source=source, id=env_id))
+    assert first_reward(config) == own + 10
+    assert first_reward(protocol.env) == first_reward(protocol.env, "make_picture_pool") == own
+    assert "wrappers" not in protocol.facts
+
+
+def test_a_wrapper_that_stays_in_evaluation_is_named_in_its_report():
+    config = EnvConfig(source="gymnasium", id="CartPole-v1", wrappers=(SHAPED,))
+    protocol = load_source("gymnasium").evaluation_protocol(config)
+
+    assert protocol.facts["wrappers"] == SHAPED
+    assert protocol.env.wrappers == (SHAPED,)
+
+
+@pytest.mark.parametrize("name", ["wrappers", "training_wrappers"])
+def test_a_wrapper_that_is_not_there_is_named_with_its_key(name):
+    config = EnvConfig(source="gymnasium", id="CartPole-v1", **{name: ("tests.envs.corridor:Shapeless",)})
+    with pytest.raises(ConfigError, match=rf"^env\.{name}: 'tests.envs.corridor:Shapeless' is nothing that can be"):
+        load_source("gymnasium").make_spec(config)
