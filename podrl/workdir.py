@@ -12,6 +12,8 @@ import itertools
 import json
 import os
 import platform
+import re
+import secrets
 import subprocess
 import time
 from typing import IO, Any
@@ -29,7 +31,9 @@ from podrl.records import REPAIR, read_json
 
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "orbax-checkpoint", "numpy")
 START_ANEW = "--start_anew, which deletes the run's rows and checkpoints"
-_OF_A_RUN = ("checkpoints", "config.json", "manifest", "metrics.jsonl", "tensorboard")
+_OF_A_RUN = re.compile(
+    r"checkpoints|tensorboard|config\.json(\.tmp)?|manifest(-\d+)?\.json(\.tmp)?|metrics\.jsonl(\.\d+|\.kept)?"
+)
 
 
 def make_workdir(
@@ -56,7 +60,7 @@ def make_workdir(
     workdir = epath.Path(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".write-test"
+        probe = workdir / f".write-test-{secrets.token_hex(8)}"  # A name that nobody has made a link of.
         try:
             probe.write_text("Is there room?\n")
         finally:
@@ -131,7 +135,7 @@ def clear_run(workdir: epath.Path) -> None:
         ConfigError: if something cannot be deleted.
     """
     try:
-        found = [path for path in workdir.iterdir() if path.name.startswith(_OF_A_RUN)]
+        found = [path for path in workdir.iterdir() if _OF_A_RUN.fullmatch(path.name)]
         for path in sorted(found, key=lambda path: path.name == "config.json"):
             path.rmtree() if path.is_dir() else path.unlink()
     except OSError as error:
@@ -231,6 +235,7 @@ def write_facts(workdir: epath.Path, config: Config, manifest: Mapping[str, Any]
 def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
     """Whole or not at all, also if the process is killed."""
     written = path.with_name(path.name + ".tmp")
+    written.unlink(missing_ok=True)  # It might be a link.
     written.write_text(json.dumps(content, indent=2) + "\n")
     written.replace(path)
 

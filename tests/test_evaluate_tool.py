@@ -10,6 +10,7 @@ import pytest
 from podrl import train
 from podrl.determinism import GPU_FLAG
 from tests import runs
+from tests.faults.checkpoints import unseal
 from tools import evaluate
 
 ONE_DEVICE = {
@@ -79,6 +80,7 @@ def test_asks_the_compiler_for_what_training_asked(catch, tmp_path, monkeypatch,
     path = catch / "checkpoints/12/config/metadata"
     config = json.loads(path.read_text())
     folder = shutil.copytree(catch, tmp_path / "run")
+    unseal(folder / "checkpoints/12")
     (folder / path.relative_to(catch)).write_text(json.dumps(config | {"determinism": determinism}))
     (tmp_path / "jax_plugins").mkdir()
     (tmp_path / "jax_plugins/xla_cuda0.py").touch()
@@ -136,10 +138,10 @@ def test_atari_has_a_score_on_the_human_scale(tmp_path, capsys):
     ("arguments", "message"),
     [
         (("--step", "5"), ". There are: 4, 8, 12."),
-        (("--workdir", "nowhere"), "--workdir=nowhere is not there, or no folder."),
-        (("--video", "nowhere/x.gif"), "--video=nowhere/x.gif: there is no such folder."),
-        (("--json", "."), "--json=. is a folder. Name a file in it."),
-        (("--video", "play.avi"), "--video=play.avi: '.avi' is not known. Use .gif or .mp4."),
+        (("--workdir", "nowhere"), "/nowhere is not there, or no folder."),
+        (("--video", "nowhere/x.gif"), "/nowhere/x.gif: there is no such folder."),
+        (("--json", "."), " is a folder. Name a file in it."),
+        (("--video", "play.avi"), "/play.avi: '.avi' is not known. Use .gif or .mp4."),
         (("--episodes", "0"), "--episodes=0 must be at least 1."),
         (("--policy", "best"), "Argument --policy: invalid choice: 'best'"),
         (("--sped", "1"), "Unrecognized arguments: --sped 1. See --help."),
@@ -181,3 +183,21 @@ def test_a_damaged_checkpoint_is_one_line_and_exit_code_one(catch, tmp_path, cap
             path.write_bytes(path.read_bytes()[:10])
     assert play(tmp_path / "run") == 1
     assert re.fullmatch(r"evaluate: error: Checkpoint 12 in \S+ is damaged: .+\.\n", capsys.readouterr().err)
+
+
+def test_other_parameters_than_were_saved_are_damage_and_no_other_score(catch, tmp_path, capsys):
+    """Those of another update: well written, so that nothing but the hashes can tell."""
+    run = shutil.copytree(catch, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints/12/state")
+    shutil.copytree(run / "checkpoints/8/state", run / "checkpoints/12/state")
+    assert play(run) == 1
+    said = r"evaluate: error: \S+ 12 in \S+ is damaged: params/\S+ and \d+ more of \d+ arrays: the hash is not .+\.\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
+
+
+def test_one_that_cannot_be_read_is_not_called_damaged(catch, tmp_path, capsys):
+    run = shutil.copytree(catch, tmp_path / "run")
+    (run / "checkpoints/12/counters/metadata").unlink()
+    (run / "checkpoints/12/counters/metadata").symlink_to("/proc/self/mem")
+    assert play(run) == 1
+    assert "cannot be read: Input/output error." in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -205,3 +206,13 @@ def test_a_damaged_checkpoint_is_listed_and_named(workdir, capsys, item):
     assert set(rows(output.out)) >= {"8", "12", "14"}
     assert output.err.count("\n") == 1
     assert "damaged" in output.err
+
+
+def test_an_array_that_is_not_what_was_saved_is_damage_also_where_nothing_is_exported(workdir, capsys):
+    shutil.rmtree(workdir / "checkpoints/12/state")
+    shutil.copytree(workdir / "checkpoints/8/state", workdir / "checkpoints/12/state")
+    assert inspect(workdir, "--step", 12) == 1
+    error = capsys.readouterr().err
+    assert "is damaged: step of 15 arrays: the hash is not that of what was saved." in error
+    assert inspect(workdir, "--step", 8) == 0
+    assert "all 15 match the hashes that were saved with them" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from pathlib import Path
+import shutil
 import types
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 from podrl import sebulba, train
 from podrl.checkpoint import Checkpointer
 from podrl.checkpoint_arrays import whole_steps
+from podrl.checkpoint_errors import CheckpointError
 from podrl.checkpoint_facts import read_fact
 from podrl.config import ConfigError
 from podrl.envs import load_source
@@ -26,6 +29,12 @@ def final_params(workdir, step, config):
     shape = Learner(agent, make_topology(config.topology).learner).state_shape
     with Checkpointer(workdir, keep=99) as checkpointer:
         return jax.device_get(checkpointer.restore(shape, step).state.params)
+
+
+def contents(folder):
+    """The bytes of the rows and of all checkpoints."""
+    paths = [*folder.glob("metrics.jsonl*"), *folder.glob("checkpoints/**/*")]
+    return {str(path): path.read_bytes() for path in paths if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +107,45 @@ class TestInOneProcess:
         both = [final_params(folder, 12, self.CONFIG) for folder in (undisturbed, tmp_path / "stopped")]
         jax.tree.map(np.testing.assert_array_equal, *both)
 
-    def test_a_run_without_a_checkpoint_starts_anew(self, undisturbed, tmp_path, caplog):
+    def test_a_run_that_never_had_a_checkpoint_starts_anew_and_keeps_its_rows(self, undisturbed, tmp_path, caplog):
         caplog.set_level("INFO", logger="absl")
         self.train_until(tmp_path / "stopped", 6)
-        for path in sorted((tmp_path / "stopped/checkpoints").rglob("*"), reverse=True):
-            path.unlink() if path.is_file() else path.rmdir()
+        shutil.rmtree(tmp_path / "stopped/checkpoints")
+        rows = (tmp_path / "stopped/metrics.jsonl").read_text()
         train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))
-        assert "has no checkpoint yet: it starts anew" in caplog.text
+        said = "has no checkpoint yet: it starts anew. The metrics of the attempt before are kept as metrics.jsonl.1."
+        assert said in caplog.text
+        assert (tmp_path / "stopped/metrics.jsonl.1").read_text() == rows
         assert facts(read_rows(tmp_path / "stopped")) == facts(read_rows(undisturbed))
+
+    @pytest.mark.parametrize("loss", ["damaged", "aside", "gone", "config"])
+    def test_a_run_is_never_begun_anew_over_what_it_has_but_by_a_flag(self, undisturbed, tmp_path, loss):
+        run = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+        if loss == "damaged":
+            for path in run.glob("checkpoints/*/counters/metadata"):
+                path.write_text("{")
+            said = r"All checkpoints of this run are damaged.*--start_anew"
+        elif loss == "aside":
+            shutil.rmtree(run / "checkpoints/4")
+            shutil.rmtree(run / "checkpoints/8")
+            (run / "checkpoints/12").rename(run / "checkpoints/damaged-12")
+            said = r"not there: only damaged-12, put aside as damaged.*--start_anew"
+        elif loss == "gone":
+            shutil.rmtree(run / "checkpoints")
+            said = r"not there: its metrics reach update 12, and it saved one every 4 updates.*--start_anew"
+        else:
+            (run / "config.json").unlink()
+            said = r"holds metrics.jsonl and checkpoints of a run, but its config.json is not there.*--start_anew"
+        before = contents(run)
+        for _ in range(2):  # Also the second time, and by --max_restarts, which does no more.
+            with pytest.raises((CheckpointError, ConfigError), match=said):
+                train.train(self.CONFIG, workdir=str(run))
+            assert contents(run) == before
+        outcome = train.train(self.CONFIG, workdir=str(run), start_anew=True)
+        assert outcome.finished
+        assert facts(read_rows(run)) == facts(read_rows(undisturbed))
+        assert whole_steps(run) == [4, 8, 12]
+        assert not list(run.glob("checkpoints/damaged*"))
 
     def test_between_boundaries_a_run_goes_on_and_says_what_that_means(self, tmp_path, caplog):
         self.train_until(tmp_path / "stopped", 2)

@@ -94,7 +94,7 @@ def tool_config(asked: tool.Command):
         (["--stragglers=often"], "--stragglers=often must be a probability and a factor"),
         (["--slow_host=0"], "--slow_host=0 must be positive."),
         (["--update_ms=-1"], "--update_ms=-1.0 must be 0 or more (milliseconds)."),
-        (["--json=no/folder/x.json"], "--json=no/folder/x.json: there is no such folder."),
+        (["--json=/no/folder/x.json"], "--json=/no/folder/x.json: there is no such folder."),
         (["--smoke", "--check=1"], "--check runs jobs for --seconds, which --smoke would end before."),
         (["--measurements=a.json", "--measure"], "--measure measures anew"),
         (["--measurements=a.json", "--check=1"], "--check holds real jobs against what is measured at the same time"),

@@ -17,7 +17,8 @@ USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params
 Lists the checkpoints of a run, and shows of one of them (by default the newest) counters, config, versions and every
 array. --export writes its parameters, flattened by path (encoder/Dense_0/kernel), with the statistics by which
 observations were normalised, if they were (observations/mean); an .npz has no bfloat16 and holds its bits in uint16,
-under the path with .bfloat16 at its end. Any machine will do, whatever made the checkpoint; nothing in the run's folder
+under the path with .bfloat16 at its end. All arrays are read and compared with their hashes: exit code 1 if one
+differs. Any machine will do, whatever made the checkpoint; nothing in the run's folder
 is changed."""
 _NAME = "inspect_checkpoint"
 
@@ -54,8 +55,8 @@ def run(command: argparse.Namespace) -> int:
     if target is not None:
         export.check_target(target)
     console = make_console()
-    inspection_report.show_list(console, inspection.list_checkpoints(workdir), inspection.leftovers(workdir))
     try:
+        inspection_report.show_list(console, inspection.list_checkpoints(workdir), inspection.leftovers(workdir))
         inspection_report.show_details(console, inspection.describe(workdir, step))
         if target is not None:
             export.write_params(target, read_params(workdir, step))
@@ -67,7 +68,10 @@ def run(command: argparse.Namespace) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command line and returns the exit code: 0 done, 1 a damaged checkpoint, 2 a mistake in the command."""
+    """Runs the command line and returns the exit code.
+
+    It is 0 if all is done, 1 for a checkpoint that is damaged or cannot be read, 2 for a mistake in the command.
+    """
     return run_tool(_NAME, lambda: run(parse(argv)))
 
 

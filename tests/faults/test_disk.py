@@ -126,14 +126,18 @@ class TestDamage:
         assert_same(unfinished, straight_catch, CATCH)
 
     def test_to_all_checkpoints_is_an_error_and_no_new_start(self, unfinished):
-        rows = (unfinished / "metrics.jsonl").read_text()
-        for update in checkpoints(unfinished):
+        rows, updates = (unfinished / "metrics.jsonl").read_text(), checkpoints(unfinished)
+        for update in updates:
             truncate(largest_file(unfinished / f"checkpoints/{update}"))
-        result = launch(*CATCH, "--workdir", unfinished, cwd=unfinished)
+        restarted = ("--max_restarts", 2, "--restart_pause_s", 0)  # Three starts in all.
+        result = launch(*CATCH, *restarted, "--workdir", unfinished, cwd=unfinished)
         assert result.returncode == 1
-        said = "The run failed: All checkpoints of this run are damaged; remove them to start anew."
-        assert error_lines(result.stderr) == [said, "Details:"]
+        said = "The run failed: All checkpoints of this run are damaged. They were left as they are. Checkpoint "
+        lines = error_lines(result.stderr)
+        assert [line.startswith(said) and "or add --start_anew" in line for line in lines[::2]] == [True, True]
+        assert "no further than before" in result.stderr
         assert (unfinished / "metrics.jsonl").read_text() == rows
+        assert checkpoints(unfinished) == updates
 
 
 class TestFolder:
@@ -168,7 +172,7 @@ class TestFolder:
             assert first.poll() is None
             gate.touch()
             stderr = finish(first)
-        said = "podrl: error: --workdir=run is in use by another run. Choose another folder.\n"
+        said = f"podrl: error: --workdir={tmp_path}/run is in use by another run. Choose another folder.\n"
         assert (second.returncode, second.stderr) == (2, said)
         assert first.returncode == 0, stderr
         assert_same(tmp_path / "run", straight_scripted, SCRIPTED)

@@ -210,7 +210,7 @@ class TestLosses:
             (folder / "gate").touch()
             codes, (first, _) = finish_job(started)
         assert codes == [75, 75]
-        assert "To go on: the same command with --workdir=run" in first
+        assert f"To go on: the same command with --workdir={folder}/run" in first
         assert re.search(rf"Told to stop: process {told} \(.*\)\.", first)
         stopped = checkpoints(folder / "run")[-1]
         assert 4 < stopped < 8
@@ -271,7 +271,7 @@ class TestMistakes:
     def test_of_the_first_process_are_told_by_both(self, tmp_path):
         (tmp_path / "run").write_text("no folder")
         for said in self.end(tmp_path, *SCRIPTED, "--workdir", "run"):
-            assert "podrl: error: --workdir=run cannot be written (File exists). Choose another folder." in said
+            assert f"podrl: error: --workdir={tmp_path}/run cannot be written (File exists). Choose another" in said
 
     def test_of_the_config_are_told_by_both(self, tmp_path):
         for said in self.end(tmp_path, *SCRIPTED, "--config.actors.num_envs=7", "--workdir", "run"):

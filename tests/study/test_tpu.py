@@ -64,7 +64,7 @@ def test_the_launcher_takes_the_commands(capsys, tmp_path):
     [
         (["--slices=v5litepod-4"], "--slices: 'v5litepod-4' must be TYPE=PROCESSESxCHIPS"),
         (["--processes=4"], "--processes: a TPU's type says how many."),
-        (["--workdir=here"], "--workdir=here: with --launch tpu it must be in a bucket, gs://BUCKET/FOLDER"),
+        (["--workdir=here"], "/here: with --launch tpu it must be in a bucket, gs://BUCKET/FOLDER"),
         (["--seconds=5"], "is in an object store, where metrics come late. Use --steps instead of --seconds."),
         (["--partition=p"], "--partition is for --launch slurm."),
     ],
