@@ -6,9 +6,10 @@ exact version. What goes wrong in a thread is kept, and raised in the main threa
 """
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import threading
+from typing import cast
 
+from absl import logging
 import jax
 from jax.sharding import Mesh
 import numpy as np
@@ -17,26 +18,20 @@ from podrl.envs import Pool, check_timestep
 from podrl.handoff import Handoff, Rollout
 from podrl.ledger import Annotate, Ledger
 from podrl.metrics import EpisodeTracker
+from podrl.process_exit import describe
 from podrl.programs import ActingPrograms
 from podrl.schedule import Schedule
+from podrl.succession import CLOSING_S, Succession
 from podrl.transfer import ParameterStore, rollout_to_learner
+from podrl.turn import Turn
 from podrl.types import PyTree, Timestep, Trajectory
-from podrl.unroll import ActingState
 from podrl.waiting import Stopped
+
+_KEPT = 16  # Rollouts of which it is kept what is not finite; more than are ever on their way.
 
 
 class ActorError(RuntimeError):
     """An actor thread failed; names it, and has the original error as its cause."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class _Turn:
-    """One pool and where its unroll stands: `timestep` waits to be acted on, or (None) the pool is stepping."""
-
-    pool: Pool
-    episodes: EpisodeTracker
-    state: ActingState
-    timestep: Timestep | None
 
 
 class Actor:
@@ -54,6 +49,7 @@ class Actor:
         schedule: Schedule,
         parameters: ParameterStore,
         local_learner: Mesh,
+        seeds: Callable[[np.ndarray, int], Sequence[int]],
         timeout_s: float,
         patience_s: float,
         annotate: Annotate | None = None,
@@ -70,6 +66,7 @@ class Actor:
             schedule: which rollouts to make, and with which parameters.
             parameters: where parameters come from.
             local_learner: where rollouts go.
+            seeds: of environments with these indices that are opened at this update.
             timeout_s: how long the learner waits for this actor.
             patience_s: how long this actor waits for the learner.
             annotate: shows a profiler what the thread spends its time on.
@@ -84,17 +81,25 @@ class Actor:
         self._schedule = schedule
         self._parameters = parameters
         self._local_learner = local_learner
+        self._seeds = seeds
         self._timeout_s = timeout_s
         self._patience_s = patience_s
         self._handoff = Handoff(capacity=1 + schedule.max_lag)
         self._stopping = threading.Event()
-        self._pools: list[Pool] = []
         self._progress = (0, 0)
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._nonfinite: dict[int, str] = {}  # Of some rollouts: the first number that is not finite, in words.
+        self._threads = Succession(
+            self.ledger,
+            self._make_rollouts,
+            schedule.rollouts,
+            fail=self._fail,
+            should_stop=self._stopping.is_set,
+            closing_s=min(CLOSING_S, timeout_s / 2),
+        )
 
     def start(self) -> None:
         """Starts the thread."""
-        self._thread.start()
+        self._threads.start()
 
     def take(self, should_stop: Callable[[], bool] = lambda: False) -> Rollout:
         """The next rollout, in order.
@@ -120,13 +125,11 @@ class Actor:
 
     def join(self, timeout_s: float) -> bool:
         """Waits for the thread to end, and says whether it did."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return self._threads.join(timeout_s)
 
     def is_alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive()
+        return self._threads.is_alive()
 
     def doing(self) -> str:
         """What the thread does now, for messages, and for whom it waits if it does."""
@@ -141,25 +144,29 @@ class Actor:
             f"rollout {rollout}{waits.get(bucket, '')}"
         )
 
-    def _run(self) -> None:
-        try:
-            self._make_rollouts()
-        except Stopped:
-            pass
-        except BaseException as error:  # noqa: BLE001 (kept, and raised in the main thread)
-            failure = ActorError(f"{self.name} failed: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            self._handoff.fail(failure)
-        finally:
-            self._close_pools()
+    def nonfinite(self, rollout: int) -> str:
+        """The first number of a rollout's timesteps that is not finite, in words; empty if all are."""
+        return self._nonfinite.get(rollout, "")
 
-    def _make_rollouts(self) -> None:
-        turns: list[_Turn] = []
-        for rollout in self._schedule.rollouts:
+    def _fail(self, error: BaseException) -> None:
+        failure = ActorError(f"{self.name} failed: {describe(error)}")
+        failure.__cause__ = error
+        self._handoff.fail(failure)
+
+    def _make_rollouts(self, rollouts: Sequence[int], pools: list[Pool]) -> Sequence[int]:
+        """Makes rollouts up to the next boundary, and returns those that are left.
+
+        Args:
+            rollouts: in order.
+            pools: gets the pools that were opened.
+        """
+        turns: list[Turn] = []
+        for number, rollout in enumerate(rollouts):
             self._progress = (rollout, 0)
             if rollout == self._schedule.boundary(rollout):
-                turns.clear()  # Frees their buffers first.
-                turns += self._open_pools(rollout)
+                if turns:
+                    return rollouts[number:]
+                turns += self._open_pools(rollout, pools)
             versions = self._schedule.versions(rollout)
             with self.ledger.spend("wait_params"):
                 version, params = self._parameters.fetch(
@@ -176,42 +183,62 @@ class Actor:
             with self.ledger.spend("wait_rollouts"):
                 finished = Rollout(trajectories=trajectories, version=version, episodes=tuple(episodes))
                 self._handoff.put(finished, timeout_s=self._patience_s, who=self.name)
+        return ()
 
-    def _open_pools(self, rollout: int) -> list[_Turn]:
-        """Makes this thread's pools, in the place of those it may have; episodes that have not ended are lost."""
-        self._close_pools()
+    def _open_pools(self, rollout: int, opened: list[Pool]) -> list[Turn]:
+        """Makes this thread's pools."""
         step = np.int32(rollout * self._unroll_length)
         pools = zip(self._make_pools, self._env_indices, strict=True)
-        return [self._open(make_pool, rollout, env_indices, step) for make_pool, env_indices in pools]
+        return [self._open(make_pool, rollout, env_indices, step, opened) for make_pool, env_indices in pools]
 
-    def _open(self, make_pool: Callable[[int], Pool], rollout: int, env_indices: np.ndarray, step: np.int32) -> _Turn:
+    def _open(
+        self,
+        make_pool: Callable[[int], Pool],
+        rollout: int,
+        env_indices: np.ndarray,
+        step: np.int32,
+        opened: list[Pool],
+    ) -> Turn:
         """Makes a pool and resets its environments."""
         with self.ledger.spend("env"):
             pool = make_pool(rollout)
-            self._pools.append(pool)
+            opened.append(pool)
             timestep = pool.reset()
         check_timestep(timestep, self._programs.timestep, pool)
-        state = self._programs.init(*jax.device_put((env_indices, step), self._device))
-        return _Turn(pool=pool, episodes=EpisodeTracker(len(env_indices)), state=state, timestep=timestep)
+        turn = Turn(
+            pool=pool,
+            seeds=self._seeds(env_indices, rollout),
+            episodes=EpisodeTracker(len(env_indices)),
+            state=self._programs.init(*jax.device_put((env_indices, step), self._device)),
+            timestep=timestep,
+        )
+        self._note(turn.find_nonfinite())
+        return turn
 
-    def _close_pools(self) -> None:
-        with self.ledger.spend("env"):
-            while self._pools:
-                self._pools.pop().close()
+    def _note(self, nonfinite: str) -> None:
+        """Keeps what is not finite for whoever explains an update that fails of it, and says so the first time."""
+        if not nonfinite:
+            return
+        rollout, step = self._progress
+        where = f"{nonfinite}, at step {step} of rollout {rollout} of {self.name}"
+        if not self._nonfinite:
+            logging.warning("Not finite: %s. Later ones are not logged.", where)
+        self._nonfinite.setdefault(rollout, where)
+        if len(self._nonfinite) > _KEPT:
+            del self._nonfinite[min(self._nonfinite)]
 
-    def _observe(self, turn: _Turn, episodes: list[tuple[float, int]]) -> Timestep:
+    def _observe(self, turn: Turn, episodes: list[tuple[float, int]]) -> Timestep:
         """The pool's newest timestep, waiting for it if the pool is still stepping; adds episodes that ended."""
         if self._stopping.is_set():
             raise Stopped
         if turn.timestep is None:
             with self.ledger.spend("env"):
-                turn.timestep = turn.pool.recv()
-            timestep = turn.timestep
-            check_timestep(timestep, self._programs.timestep, turn.pool)
-            episodes += turn.episodes.step(timestep.reward, timestep.discount, timestep.first)
-        return turn.timestep
+                ended, nonfinite = turn.receive(self._programs.timestep)
+            episodes += ended
+            self._note(nonfinite)
+        return cast(Timestep, turn.timestep)
 
-    def _act(self, turn: _Turn, params: PyTree, version: jax.Array, timestep: Timestep) -> None:
+    def _act(self, turn: Turn, params: PyTree, version: jax.Array, timestep: Timestep) -> None:
         """Acts on a timestep and lets the pool step on, without waiting for it."""
         with self.ledger.spend("act"):
             timestep = jax.device_put(timestep, self._device)
@@ -221,7 +248,7 @@ class Actor:
             turn.pool.send(actions)
             turn.timestep = None
 
-    def _finish(self, turn: _Turn, episodes: list[tuple[float, int]]) -> Trajectory:
+    def _finish(self, turn: Turn, episodes: list[tuple[float, int]]) -> Trajectory:
         """Closes the pool's rollout with the row that only bootstraps and sends it on its way to the learner."""
         timestep = self._observe(turn, episodes)
         with self.ledger.spend("transfer"):

@@ -4,7 +4,8 @@ Training, benchmarks and saved runs put a run together here and nowhere else, so
 config. Nothing is compiled, and no environment is open.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 import dataclasses
 
 import jax
@@ -62,17 +63,24 @@ def resolve(config: ml_collections.ConfigDict) -> Config:
     return from_config_dict(config, load_agent(name).AgentConfig)
 
 
-def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Assembly:
+def assemble(
+    config: Config,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    watching: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+) -> Assembly:
     """Puts the parts of a run together.
 
     Args:
         config: of the run.
         devices: all devices of the job; by default `jax.devices()`.
+        watching: a context, told what happens in it, for as long as the environment is imported and tried.
 
     Raises:
         ConfigError: if they do not fit.
     """
-    config, source, spec = load_environment(config)
+    with watching(f"env.id={config.env.id!r} in its module, constructor, or first reset or step"):
+        config, source, spec = load_environment(config)
     topology = make_topology(config.topology, devices)
     config = resolve_micro_batches(resolve_loop(config, topology), topology)
     layout = make_layout(config, topology)

@@ -38,10 +38,12 @@ def make_actors(
     num_threads = config.actors.env_threads or default_env_threads(layout)
     devices = [d for d in topology.local_actor_devices for _ in range(config.actors.threads_per_device)]
 
+    def seeds(env_indices: np.ndarray, rollout: int) -> Sequence[int]:
+        """Seeds of their own at every boundary; at the start those of the run's seed alone."""
+        return env_seeds((config.seed, rollout) if rollout else config.seed, [int(env) for env in env_indices])
+
     def make_pool(env_indices: np.ndarray, rollout: int) -> Pool:
-        """A pool with seeds of its own at every boundary; at the start those of the run's seed alone."""
-        seeds = env_seeds((config.seed, rollout) if rollout else config.seed, [int(env) for env in env_indices])
-        return source.make_pool(config.env, seeds=seeds, num_threads=num_threads)
+        return source.make_pool(config.env, seeds=seeds(env_indices, rollout), num_threads=num_threads)
 
     def make_actor(index: int, device: jax.Device) -> Actor:
         pools = [layout.env_indices(topology.process_index, index, pool) for pool in range(layout.pools_per_actor)]
@@ -55,6 +57,7 @@ def make_actors(
             schedule=schedule,
             parameters=parameters,
             local_learner=topology.local_learner,
+            seeds=seeds,
             timeout_s=config.actors.timeout_s,
             patience_s=config.actors.timeout_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0),
             annotate=annotate,

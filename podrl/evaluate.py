@@ -15,7 +15,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from podrl.envs import EvaluationProtocol, Pool
+from podrl.envs import EvaluationProtocol, Pool, close_pool
 from podrl.envs.seeds import env_seeds
 from podrl.keys import EVALUATE, purpose_key
 from podrl.types import Agent, Array, EnvSpec, PyTree, Timestep
@@ -170,7 +170,7 @@ class Player:
                 pool.send(np.asarray(action))
                 timestep, step = pool.recv(), step + 1
         finally:
-            pool.close()
+            close_pool(pool)
 
     def _keys(self, seed: int, stream: int) -> jax.Array:
         """[B] typed PRNG keys."""

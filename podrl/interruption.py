@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from absl import logging
 
+from podrl.process_exit import record_end
 from podrl.signal_handlers import Handler, KeptHandlers
 
 INTERRUPTED = 130  # What a shell reports of a command that Ctrl-C ended.
@@ -26,6 +27,7 @@ PREEMPTED = 75  # EX_TEMPFAIL in sysexits.h: try the same command again.
 EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: PREEMPTED, signal.SIGHUP: PREEMPTED}
 _SHOW_CURSOR = "\x1b[?25h"
 _SAME_S = 1.0  # `timeout` and some schedulers signal a process and then its group: that counts once.
+_exit = os._exit  # Before a run replaces it: see `podrl.process_exit`.
 _RENEWED_S = 1.0  # How often handlers are looked after.
 
 
@@ -72,19 +74,22 @@ class Interruption:
 
 def leave(exit_code: int) -> NoReturn:
     """Ends the process without waiting for any thread, device or file; gives the terminal its cursor back."""
-    if sys.stdout.isatty():
-        sys.stdout.write(_SHOW_CURSOR)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
+    with contextlib.suppress(OSError, ValueError):  # The terminal may be gone.
+        if sys.stdout.isatty():
+            sys.stdout.write(_SHOW_CURSOR)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    record_end()
+    _exit(exit_code)
 
 
 def pause(signum: int, frame: FrameType | None) -> None:
     """Stops the process until somebody lets it go on (Ctrl-Z and `fg`, a scheduler that suspends jobs)."""
     faulthandler.cancel_dump_traceback_later()  # The watchdog's; its clock would run on. The next check sets it again.
-    if sys.stdout.isatty():
-        sys.stdout.write(_SHOW_CURSOR)
-        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        if sys.stdout.isatty():
+            sys.stdout.write(_SHOW_CURSOR)
+            sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGSTOP)
 
 

@@ -12,7 +12,16 @@ CHECKED = ("loss/total", "grad/norm")  # Metrics of every agent; parameters stay
 
 
 class NonFiniteError(RuntimeError):
-    """An update's loss or gradient is not finite."""
+    """An update's loss or gradient is not finite.
+
+    Attributes:
+        update: its number, from 1.
+    """
+
+    def __init__(self, message: str, update: int) -> None:
+        """Of update `update`."""
+        super().__init__(message)
+        self.update = update
 
 
 def skip_nonfinite(agent: Agent) -> Agent:
@@ -42,7 +51,7 @@ def check_finite(update: int, metrics: Metrics) -> None:
     values = jax.device_get([metrics[name] for name in names])
     if not np.all(np.isfinite(values)):
         found = ", ".join(f"{name} is {float(value):g}" for name, value in zip(names, values, strict=True))
-        raise NonFiniteError(f"Update {update} is not finite: {found}")
+        raise NonFiniteError(f"Update {update} is not finite: {found}", update)
 
 
 def first_bad_leaf(params: PyTree) -> str | None:

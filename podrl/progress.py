@@ -174,16 +174,36 @@ def make_outcome(
 
 
 def explain_nonfinite(
-    error: NonFiniteError, config: Config, start: Counters, counters: Counters, state: LearnerState
+    error: NonFiniteError,
+    config: Config,
+    start: Counters,
+    counters: Counters,
+    state: LearnerState,
+    in_batch: Sequence[str] = (),
 ) -> RuntimeError:
-    """What to know of a run whose numbers went wrong, a few updates before `counters`."""
+    """What to know of a run whose numbers went wrong, a few updates before `counters`.
+
+    Args:
+        error: what is not finite.
+        config: of the run.
+        start: where this process began.
+        counters: of the newest update that was launched.
+        state: after it.
+        in_batch: numbers of the update's batch that are not finite, in words.
+    """
     every, update = config.checkpoint.every_updates, counters.learner_steps - 1
     saved = max(start.learner_steps, update - update % every if every else 0)
+    checkpoint = f"The last good checkpoint is of update {saved}. " if saved else "There is no checkpoint yet. "
+    if in_batch:
+        return RuntimeError(
+            f"{error}. Its batch was not: {in_batch[0]}. {checkpoint}Mend the environment; on_nonfinite='skip' drops "
+            "such updates."
+        )
     leaf = first_bad_leaf(state.params)
     return RuntimeError(
         f"{error}. "
         + (f"The first parameter that is not finite now is {leaf}. " if leaf else "")
-        + (f"The last good checkpoint is of update {saved}. " if saved else "There is no checkpoint yet. ")
+        + checkpoint
         + "A smaller agent.learning_rate or agent.max_grad_norm may help; on_nonfinite='skip' drops such updates."
     )
 

@@ -71,9 +71,7 @@ class KeptHandlers:
     def _tell(self, signum: signal.Signals, who: str) -> None:
         if (signum, who) not in self._told:  # As many environments there may be.
             self._told.add((signum, who))
-            logging.warning(
-                "%s asked for %s, which podrl keeps: it saves the run, or leaves it alone.", who, signum.name
-            )
+            logging.warning("%s asked for %s, which podrl keeps: the run could not be stopped.", who, signum.name)
 
 
 def _caller(frame: FrameType | None) -> str:

@@ -46,11 +46,13 @@ from podrl.paths import absolute
 from podrl.placement import run_loop
 from podrl.platforms import suit_xla_to_cpu
 from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
+from podrl.process_exit import contained
 from podrl.profiler import Profiler
 from podrl.progress import Outcome, count_updates
 from podrl.records import read_manifests
 from podrl.reporter import Reporter
 from podrl.resumption import find_start, make_checkpointer, warn_of_changes
+from podrl.streams import keep_printing
 from podrl.types import Counters, EnvSpec, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import clear_run, holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
@@ -71,6 +73,7 @@ def main(command: CommandLine) -> int:
         process_index=command.process_index,
     )
     configure_logging(membership.process_index)
+    keep_printing()
     keep_freed_memory()
     suit_xla_to_cpu(os.environ, jax_plugins())
     use_compilation_cache()
@@ -85,7 +88,7 @@ def main(command: CommandLine) -> int:
         except TimeoutError as error:
             logging.error("%s", error)
             leave(STALLED)
-        with interruptible() as interruption:
+        with interruptible() as interruption, contained():
             outcome = train(
                 config,
                 workdir=command.workdir,
@@ -179,7 +182,10 @@ def train(
     start_s, first = time.perf_counter(), job.process_index == 0
     workdir = absolute(workdir or str(new_folder(config.name)))  # Before any environment can change the folder.
     asked, limit_s = config, config.actors.timeout_s
-    assembly = consensus.together(job, "parts of the run", functools.partial(assemble, asked), limit_s)
+    on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
+    with Watchdog(config.watchdog_s, on_stall=on_stall) as early:  # An environment may hang in its constructor.
+        make = functools.partial(assemble, asked, watching=early.during)
+        assembly = consensus.together(job, "parts of the run", make, limit_s)
     config, topology = assembly.config, assembly.topology
     asked = dataclasses.replace(asked, env=config.env)  # Options as they were read.
     patience_s = limit_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
@@ -208,11 +214,7 @@ def train(
         display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder, console))
         job.on_loss = display.close
 
-        def tell_of_stall() -> None:
-            display.close()
-            job.fail(f"it stood still for {config.watchdog_s:.0f} s", STALLED)
-
-        watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=tell_of_stall))
+        watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=on_stall))
         profiler = stack.enter_context(
             Profiler(folder / "profile", last_update=config.num_updates, enabled=profile and first)
         )
@@ -297,6 +299,12 @@ def train(
             logging.info("To go on: the same command with --workdir=%s", folder)
         display.summary(summarize(config, assembly.spec, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
+
+
+def tell_of_stall(job: Job, limit_s: float) -> None:
+    """Gives the terminal back, and tells the other processes that this one is about to end."""
+    job.on_loss()
+    job.fail(f"it stood still for {limit_s:.0f} s", STALLED)
 
 
 def agree_on_end(

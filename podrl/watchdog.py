@@ -7,7 +7,8 @@ whom it waits, with the stacks of all, and ends the process. There is nothing to
 run goes on from its last checkpoint.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import faulthandler
 import sys
@@ -73,6 +74,21 @@ class Watchdog:
     def watch(self, thread: Watched) -> None:
         """From now on this one too, in place of one with the same ledger."""
         self._watched = {**self._watched, thread.ledger: thread}
+
+    @contextlib.contextmanager
+    def during(self, name: str) -> Iterator[None]:
+        """Watches the calling thread for as long as the context lasts, which may not be longer than the limit.
+
+        Args:
+            name: of what it does, for messages: `env.id='x' in its constructor`.
+        """
+        ledger, ended = Ledger(name), threading.Event()
+        text = f"{threading.current_thread().name} waits for {name}"
+        self.watch(Watched(ledger=ledger, doing=lambda: text, is_alive=lambda: not ended.is_set()))
+        try:
+            yield
+        finally:
+            ended.set()
 
     def report(self, *, but: Ledger | None = None) -> str:
         """What each thread does and for whom it waits, and the stacks of all but the caller's.

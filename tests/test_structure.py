@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "wire"}
     | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"}
-    | {"hints", "marks"},
+    | {"hints", "marks", "process_exit", "streams"},
     {"paths"},
     {"values", "config_dict"},
     {"overrides"},
@@ -37,6 +37,7 @@ LAYERS = [
     {"checkpoint"},
     {"preflight", "consensus", "resumption", "joining"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
+    {"turn", "succession"},
     {"actors"},
     {"crew", "evaluator"},
     {"progress"},

@@ -12,6 +12,7 @@ from podrl.determinism import jax_plugins
 from podrl.launch import options
 from podrl.launch.start import launch
 from podrl.platforms import skip_absent_tpu
+from podrl.process_exit import record_end
 from podrl.tool import run_tool
 
 
@@ -24,7 +25,9 @@ def run(argv: list[str]) -> int:
     skip_absent_tpu(os.environ, jax_plugins())
     from podrl import train  # Imports JAX, which a mistake above need not wait for.
 
-    return train.main(command)
+    code = train.main(command)
+    record_end()
+    return code
 
 
 def main(argv: list[str]) -> int:

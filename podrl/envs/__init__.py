@@ -16,10 +16,12 @@ import importlib
 import pkgutil
 from typing import Any, Protocol, cast
 
+from absl import logging
 import jax
 import numpy as np
 
 from podrl.config import ConfigError, EnvConfig, check, check_one_of, did_you_mean
+from podrl.process_exit import describe
 from podrl.types import Array, EnvSpec, PyTree, Timestep
 
 # Modules of this folder that sources build on.
@@ -130,8 +132,7 @@ def load_source(name: str) -> Source:
         name: a module of this folder, or the dotted name of any other module.
 
     Raises:
-        ConfigError: if there is no such module, or it is not a source. A package that the source itself needs and that
-            is missing raises its own `ImportError`.
+        ConfigError: if there is no such module, it fails while it is imported, or it is not a source.
     """
     available = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_SOURCES)
     if "." not in name:
@@ -148,7 +149,9 @@ def load_source(name: str) -> Source:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
             raise unknown from None
-        raise  # The source is there; what it imports is not.
+        raise ConfigError(f"env.source={name!r} needs a module that is not installed: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"env.source={name!r} failed while it was imported: {describe(error)}") from error
     missing = [function for function in ("make_spec", "make_pool") if not hasattr(source, function)]
     check(not missing, f"env.source={name!r} is not an environment source: it lacks {' and '.join(missing)}.")
     return cast(Source, source)
@@ -173,10 +176,22 @@ def check_timestep(timestep: Timestep, expected: Timestep, pool: Pool) -> None:
     wanted, found = _describe(expected), _describe(timestep)
     name = next((name for name in [*wanted, *found] if wanted.get(name) != found.get(name)), "another structure")
     raise ValueError(
-        f"{type(pool).__module__}.{type(pool).__name__} returned {name} as {found.get(name, 'nothing')}; expected "
+        f"{_name(pool)} returned {name} as {found.get(name, 'nothing')}; expected "
         f"{wanted.get(name, 'nothing')}. A source's pools must return what its make_spec describes, with a row for "
         "each environment, and float32 reward and discount, and bool first."
     )
+
+
+def close_pool(pool: Pool) -> None:
+    """Closes a pool that is done with; what it raises is logged, as nothing depends on it."""
+    try:
+        pool.close()
+    except Exception as error:  # noqa: BLE001 (a pool may be anybody's)
+        logging.warning("%s failed in close: %s. The run goes on.", _name(pool), describe(error))
+
+
+def _name(pool: Pool) -> str:
+    return f"{type(pool).__module__}.{type(pool).__name__}"
 
 
 def _is_alike(found: Any, expected: jax.ShapeDtypeStruct) -> bool:

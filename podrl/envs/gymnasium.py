@@ -18,6 +18,7 @@ from podrl.envs import EvaluationProtocol
 from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch
 from podrl.envs.settings import wrapper_facts
 from podrl.gymnasium_envs import making
+from podrl.gymnasium_envs.calls import close
 from podrl.gymnasium_envs.making import Recipe, time_limits
 from podrl.types import EnvSpec
 
@@ -77,7 +78,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     env = dataclasses.replace(config, max_episode_steps=0, training_wrappers=())
     made = _recipe(env).make()
     limit = _time_limit(made)
-    made.close()
+    close(made, f"env.id={env.id!r}")
     return EvaluationProtocol(
         env=env,
         facts={"max_episode_steps": "none" if limit is None else limit} | wrapper_facts(config) | dict(config.options),

@@ -13,7 +13,9 @@ import numpy as np
 from podrl.config import ConfigError, EnvConfig, check
 from podrl.envs.observations import make_encoding
 from podrl.envs.spaces import make_action_encoding
-from podrl.gymnasium_envs.batch import EnvBatch, Steps, stack
+from podrl.gymnasium_envs import calls
+from podrl.gymnasium_envs.batch import EnvBatch, Steps, check_fits
+from podrl.gymnasium_envs.calls import EnvFailure, WrongReturn, named_caller
 from podrl.gymnasium_envs.processes import WorkerBatch
 from podrl.types import EnvSpec, Timestep
 
@@ -26,7 +28,7 @@ def describe(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> E
     Raises:
         ConfigError: if podrl cannot train on it, or it does not keep to Gymnasium's interface.
     """
-    env = make()
+    env = named_caller(f"env.id={config.id!r}")("its constructor", make)
     for name in ("observation_space", "action_space"):
         check(
             isinstance(getattr(env, name, None), gymnasium.Space),
@@ -35,7 +37,7 @@ def describe(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> E
     encoding = make_encoding(env.observation_space, config)
     actions = make_action_encoding(env.action_space, config.id)
     _try(env, actions.decode(actions.actions.sample(np.random.default_rng(0), (1,)))[0], config)
-    env.close()
+    calls.close(env, f"env.id={config.id!r}")
     return EnvSpec(
         id=config.id,
         observation=encoding.struct,
@@ -118,7 +120,8 @@ class GymnasiumPool:
         picture = batch.picture(env) if isinstance(batch, EnvBatch) else None
         if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
             raise ConfigError(
-                f"The environment's render() gives no picture: found {_describe(picture)}; expected uint8[H, W, 3]."
+                f"The environment's render() gives no picture: found {calls.describe(picture)}; expected "
+                "uint8[H, W, 3]."
             )
         return picture
 
@@ -149,47 +152,24 @@ class GymnasiumPool:
 
 def _try(env: gymnasium.Env, action: Any, config: EnvConfig) -> None:
     """Raises `ConfigError` if a reset or a step of a new environment does not return what Gymnasium says it does."""
-    name = f"env.id={config.id!r}"
+    name, space = f"env.id={config.id!r}", env.observation_space
+    call = named_caller(name)
     try:
-        opened = env.reset(seed=0)
+        check_fits(space, call("reset", _reset, env), "reset")
+        check_fits(space, call("step", calls.step, env, action)[0], "step")
+    except WrongReturn as error:
+        raise ConfigError(f"{name}: {error}") from error
+    except EnvFailure as error:
+        if isinstance(error.__cause__, WrongReturn):
+            raise ConfigError(str(error)) from error
+        raise
+
+
+def _reset(env: gymnasium.Env) -> Any:
+    """The first observation of a seeded episode."""
+    try:
+        return calls.reset(env, seed=0)
     except TypeError as error:
         if "seed" not in str(error):
             raise
-        raise ConfigError(f"{name}: reset() must take a seed: def reset(self, *, seed=None, options=None).") from error
-    check(
-        isinstance(opened, tuple) and len(opened) == 2 and isinstance(opened[1], dict),
-        f"{name}: reset() must return (observation, info), info a dictionary; found {_describe(opened)}.",
-    )
-    _check_observation(env, opened[0], f"{name}: reset()")
-    stepped: Any = env.step(action)
-    check(
-        isinstance(stepped, tuple) and len(stepped) == 5,
-        f"{name}: step() must return (observation, reward, terminated, truncated, info); found {_describe(stepped)}.",
-    )
-    observation, reward, *ends, _ = stepped
-    _check_observation(env, observation, f"{name}: step()")
-    check(np.isscalar(reward), f"{name}: step() must return a number as reward; found {_describe(reward)}.")
-    check(
-        all(isinstance(end, bool | np.bool_) for end in ends),
-        f"{name}: step() must return bools as terminated and truncated; found {ends[0]!r} and {ends[1]!r}.",
-    )
-
-
-def _check_observation(env: gymnasium.Env, observation: Any, whose: str) -> None:
-    """Raises `ConfigError` unless the observation fits into the space, but for its bounds."""
-    try:
-        stack(env.observation_space, [observation])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{whose} returned an observation of {_describe(observation)}, which does not fit into "
-            f"{env.observation_space}: {' '.join(str(error).split())}."
-        ) from error
-
-
-def _describe(value: Any) -> str:
-    """Type, and shape or number of entries."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}{list(value.shape)}"
-    if isinstance(value, tuple):
-        return f"a tuple of {len(value)}"
-    return f"type {type(value).__name__}"
+        raise WrongReturn("reset() must take a seed: def reset(self, *, seed=None, options=None).") from error

@@ -14,11 +14,9 @@ import gymnasium
 from gymnasium.vector.utils import concatenate, create_empty_array
 import numpy as np
 
-from podrl.config import ConfigError
-
-
-class EnvFailure(RuntimeError):
-    """An environment raised; the message names it, the cause is what it raised."""
+from podrl.gymnasium_envs import calls
+from podrl.gymnasium_envs.calls import EnvFailure as EnvFailure  # For whoever catches it.
+from podrl.gymnasium_envs.calls import WrongReturn, misfit, named_caller
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +64,8 @@ class EnvBatch:
         self._seeds = seeds
         self._first_index = first_index
         self._on_turn = on_turn
+        self._names = [f"Environment {first_index + row} of the pool (seed {seed})" for row, seed in enumerate(seeds)]
+        self._callers = [named_caller(name) for name in self._names]
         self._envs: list[gymnasium.Env] = []
         self._ended = np.zeros(len(seeds), bool)
         self._action: Any = None
@@ -79,10 +79,10 @@ class EnvBatch:
         """Opens an episode in every environment, with its seed; returns the observations as `Steps` has them."""
         self._ended[:] = False
         opened = [
-            self._call(row, "reset", lambda: env.reset(seed=self._seeds[row])[0])  # noqa: B023 (called at once)
+            self._call(row, "reset", lambda: calls.reset(env, seed=self._seeds[row]))  # noqa: B023 (called at once)
             for row, env in enumerate(self._envs)
         ]
-        return self._stack(opened)
+        return self._stack(opened, np.ones(len(self._envs), bool))
 
     def send(self, action: np.ndarray) -> None:
         """Keeps actions [B, ...] in the environments' own units for `recv`."""
@@ -91,11 +91,12 @@ class EnvBatch:
     def recv(self) -> Steps:
         """Steps every environment, or resets it if its episode ended with the last step."""
         results = [self._step(row, self._action[row]) for row in range(len(self._envs))]
+        first = self._ended
         observations, rewards, terminated, truncated = zip(*results, strict=True)
         ends = np.array(terminated, bool)
         self._ended = ends | np.array(truncated, bool)
         return Steps(
-            observation=self._stack(observations),
+            observation=self._stack(observations, first),
             reward=np.array(rewards, np.float32),
             terminated=ends,
             ended=self._ended.copy(),
@@ -111,33 +112,41 @@ class EnvBatch:
         return self._call(row, "render", self._envs[row].render)
 
     def close(self) -> None:
-        """Closes all environments; may be called again."""
+        """Closes all environments, the last one first, and logs what they raise; may be called again."""
         while self._envs:
-            self._envs.pop().close()
+            env, row = self._envs.pop(), len(self._envs)
+            self._on_turn(self._first_index + row)
+            calls.close(env, self._names[row])
 
     def _step(self, row: int, action: Any) -> tuple[Any, float, bool, bool]:
         """Observation, reward, terminated and truncated of one environment."""
         env = self._envs[row]
         if self._ended[row]:
-            return self._call(row, "reset", lambda: env.reset()[0]), 0.0, False, False
-        observation, reward, terminated, truncated, _ = self._call(row, "step", lambda: env.step(action))
-        return observation, float(reward), bool(terminated), bool(truncated)
+            return self._call(row, "reset", calls.reset, env), 0.0, False, False
+        return self._call(row, "step", calls.step, env, action)
 
-    def _call(self, row: int, what: str, function: Callable[[], Any]) -> Any:
-        """Calls an environment and names it if it raises."""
+    def _call(self, row: int, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls an environment, and names it if it fails."""
         self._on_turn(self._first_index + row)
-        try:
-            return function()
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise EnvFailure(
-                f"Environment {self._first_index + row} of the pool (seed {self._seeds[row]}) failed in {what}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        return self._callers[row](what, function, *arguments)
 
-    def _stack(self, observations: Sequence[Any]) -> Any:
-        return stack(self.observation_space, observations)
+    def _stack(self, observations: Sequence[Any], first: np.ndarray) -> Any:
+        """The observations as one batch; names the environment whose own does not fit into the space."""
+        try:
+            return stack(self.observation_space, observations)
+        except (KeyError, TypeError, ValueError):
+            for row in range(len(observations)):
+                what = "reset" if first[row] else "step"
+                self._call(row, what, check_fits, self.observation_space, observations[row], what)
+            raise
+
+
+def check_fits(space: gymnasium.Space, observation: Any, what: str) -> None:
+    """Raises `WrongReturn` unless an observation, which `what` returned, fits into the space, except for its bounds."""
+    try:
+        stack(space, [observation])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WrongReturn(f"{what}() {misfit(space, observation, error)}") from error
 
 
 def stack(space: gymnasium.Space, observations: Sequence[Any]) -> Any:

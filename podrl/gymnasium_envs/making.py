@@ -15,6 +15,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from podrl.config import ConfigError, check, did_you_mean
 from podrl.gymnasium_envs.signatures import argument_hints, check_arguments, takes
+from podrl.process_exit import describe
 
 # What registered environments raise about options that they do not like, or packages that they miss.
 _REFUSALS = (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError)
@@ -207,7 +208,7 @@ def _import(name: str, key: str) -> ModuleType:
     """Imports a user's module, from Python's path or from the folder in which the command was typed.
 
     Raises:
-        ConfigError: if there is none of that name. What the module itself misses raises its own `ImportError`.
+        ConfigError: if there is none of that name, or it fails; names the module, and what it misses.
     """
     unknown = f"{key}: there is no module {name!r}, neither on Python's path nor in {os.getcwd()}."
     check(all(part.isidentifier() for part in name.split(".")), unknown)
@@ -218,7 +219,9 @@ def _import(name: str, key: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise ConfigError(unknown) from None
-        raise
+        raise ConfigError(f"{key}: module {name!r} needs a module that is not installed: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{key}: module {name!r} failed while it was imported: {describe(error)}") from error
 
 
 def _is_env_class(value: Any) -> bool:

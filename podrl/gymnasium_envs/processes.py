@@ -15,15 +15,18 @@ import subprocess
 import sys
 from typing import Any
 
+from absl import logging
 import gymnasium
 import numpy as np
 
-from podrl.gymnasium_envs.batch import EnvFailure, Steps
+from podrl.gymnasium_envs.batch import Steps
+from podrl.gymnasium_envs.calls import EnvFailure
 from podrl.gymnasium_envs.progress import Progress
 from podrl.waiting import Patience
 
 _PROGRAM = "podrl.gymnasium_envs.worker"
-_GRACE_S = 2.0  # for a worker to close its environments
+_GRACE_S = 2.0  # for a worker to end
+_CLOSING_S = 10.0  # for a worker to close its environments
 _OPENING_S = 60.0  # for a worker to start and to make them: modules are imported, and all processes start at once
 
 
@@ -112,11 +115,17 @@ class WorkerBatch:
         """Ends the processes, by force if they do not end by themselves; may be called again."""
         for worker in self._workers:
             worker.connection.close()
-        patience = Patience(0.0 if self._is_stuck else _GRACE_S)
+        patience = Patience(0.0 if self._is_stuck else _CLOSING_S)
         while self._workers:
             worker = self._workers.pop()
             while worker.process.poll() is None and patience.left_s():
                 _wait_briefly(worker.process)
+            if worker.process.poll() is None and not self._is_stuck:
+                logging.warning(
+                    "The worker process of environments %d to %d of the pool, in close %s, has not ended after %.0f s "
+                    "and is killed. The run goes on.",
+                    *(worker.first, worker.last, worker.busy_with(), _CLOSING_S),
+                )
             worker.process.kill()
             worker.process.wait()
             worker.progress.close()

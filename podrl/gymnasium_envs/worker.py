@@ -6,6 +6,7 @@ process that started it, whatever its environments do meanwhile.
 """
 
 import contextlib
+import faulthandler
 from multiprocessing.connection import Connection
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 from podrl.gymnasium_envs.batch import EnvBatch
 from podrl.gymnasium_envs.progress import Progress
 from podrl.signal_handlers import KeptHandlers
+from podrl.streams import keep_printing
 
 _LOOKS_S = 1.0  # Between two looks at whether the parent is still there.
 
@@ -29,6 +31,8 @@ def main(connection_fd: int, progress_fd: int) -> None:
         connection_fd: of the connection to the parent.
         progress_fd: of the file in which the parent reads what is done here.
     """
+    keep_printing()
+    faulthandler.enable()  # A crash shows the environment's name in its stack.
     # Whoever stops the run stops the parent, which may want to finish what it is doing.
     with KeptHandlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)) as kept:
         threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
@@ -47,7 +51,7 @@ def _serve(connection: Connection, progress: Progress, kept: KeptHandlers) -> No
                 result = (batch.observation_space, batch.action_space)
             else:
                 result = getattr(batch, method)(*arguments)
-        except Exception as error:  # noqa: BLE001 (raised in the parent)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (raised in the parent)
             _answer(connection, False, (str(error), traceback.format_exc()))
         else:
             _answer(connection, True, result)

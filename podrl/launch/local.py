@@ -71,6 +71,7 @@ def make_members(
                 *([*joining, str(index)] if num_processes > 1 else []),
             ),
             environ=environs[index],
+            tells_end=True,
             cores=share_of_cores(cores, index, num_processes, devices) if num_processes > 1 else (),
         )
         for index in range(num_processes)

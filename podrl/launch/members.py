@@ -6,7 +6,6 @@ once. On Linux the kernel kills members whose launcher is gone, however it went:
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
-import ctypes
 import dataclasses
 import os
 import signal
@@ -18,13 +17,14 @@ from absl import logging
 
 from podrl.config import ConfigError
 from podrl.interruption import INTERRUPTED, PREEMPTED
+from podrl.launch.end_pipe import EndPipe
+from podrl.launch.preparation import preparation
 from podrl.launch.relay import Relay
 from podrl.launch.signals import StopSignals
 from podrl.waiting import Patience
 
 STALLED = 124
 _POLL_S = 0.1
-_PR_SET_PDEATHSIG = 1  # From Linux's prctl.h.
 _MISTAKE = 2
 _TELLING = (
     _MISTAKE,
@@ -43,6 +43,7 @@ class Member:
         environ: variables on top of the launcher's, the job's secret among them.
         cores: that it may use; empty for all.
         codes: what some of its exit codes stand for.
+        tells_end: whether it says that its run has ended (`podrl.process_exit`): exit code 0 alone does not count then.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Member:
     environ: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     cores: tuple[int, ...] = ()
     codes: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    tells_end: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,7 @@ class _Job:
         self._send_on = send
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._codes: dict[str, Mapping[int, int]] = {}
+        self._ends: dict[str, EndPipe] = {}  # Of members that say that their run has ended.
         self._ending: Ending | None = None
         self._ended: list[int] = []  # Exit codes.
         self._phase = ""  # Why members should end: finish, failure, stop, sigterm; later ones outrank.
@@ -134,10 +137,12 @@ class _Job:
         output = None if alone else subprocess.PIPE
         # Two pipes into one terminal or file would mix up the order of lines.
         errors = subprocess.STDOUT if output and os.path.sameopenfile(1, 2) else output
+        end = self._ends[member.name] = EndPipe(member.tells_end)
         try:
             process = subprocess.Popen(
                 member.command,
-                env={**os.environ, **member.environ},
+                env={**os.environ, **member.environ, **end.environ},
+                pass_fds=end.to_pass,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
@@ -146,6 +151,8 @@ class _Job:
             )
         except OSError as error:
             raise ConfigError(f"{member.command[0]} cannot be started: {error.strerror}.") from None
+        finally:
+            end.keep_reading()
         self._running[member.name] = process
         self._codes[member.name] = member.codes
         for pipe, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
@@ -157,21 +164,17 @@ class _Job:
 
     def look(self, timeout_s: float) -> None:
         """Passes output and signals on, notes who has ended, and ends who takes too long."""
-        try:
-            if self._relay.listens:
-                self._relay.pass_on(timeout_s)
-            else:
-                time.sleep(timeout_s)
-        except BrokenPipeError:  # Nobody reads any more, as in `| head`.
-            self._stop.take(signal.SIGTERM)
+        if self._relay.listens:
+            self._relay.pass_on(timeout_s)
+        else:
+            time.sleep(timeout_s)
         self._note_ends()
         self._pass_pause_on()
         self._hurry()
 
     def ending(self) -> Ending:
-        with contextlib.suppress(BrokenPipeError):
-            while self._relay.pass_on(0):
-                pass
+        while self._relay.pass_on(0):
+            pass
         ending = self._ending or Ending(code=0, text="")
         if self._stop.exit_code is not None and ending.code > 128:  # Killed because the user said so.
             return Ending(code=self._stop.exit_code, text=ending.text)
@@ -183,18 +186,26 @@ class _Job:
         self._signal(signal.SIGKILL)
         for process in self._running.values():
             process.wait()
+        for end in self._ends.values():
+            end.close()
 
     def _note_ends(self) -> None:
         ended = {
-            name: self._codes[name].get(process.returncode, process.returncode)
-            for name, process in self._running.items()
-            if process.poll() is not None
+            name: self._code(name, process) for name, process in self._running.items() if process.poll() is not None
         }
         for name, code in sorted(ended.items(), key=lambda item: _rank(item[1])):
             del self._running[name]
             self._ended.append(code)
             if self._ending is None or _kind(code) < _kind(self._ending.code):
                 self._ending = Ending(code=128 - code if code < 0 else code, text=_describe(name, code))
+
+    def _code(self, name: str, process: subprocess.Popen[bytes]) -> int:
+        """What the exit code of one that has ended stands for; 1 of one that ended with 0 before its run did."""
+        code = process.returncode
+        if code == 0 and not self._ends[name].is_told():
+            logging.error("%s ended with exit code 0, but its run had not: something in it ended the process.", name)
+            code = 1
+        return self._codes[name].get(code, code)
 
     def _pass_pause_on(self) -> None:
         if self._stop.paused:
@@ -258,19 +269,3 @@ def _rank(code: int) -> tuple[int, int]:
 
 def _describe(name: str, code: int) -> str:
     return f"{name} was killed by {signal.Signals(-code).name}" if code < 0 else f"{name} ended with exit code {code}"
-
-
-def preparation(cores: Sequence[int]) -> Callable[[], None]:
-    """What a new process does first: it ties its life to the launcher's, and takes its cores."""
-    launcher = os.getpid()
-    prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform.startswith("linux") else None
-
-    def prepare() -> None:
-        if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != launcher:  # It was gone before this took effect.
-                os._exit(1)
-        if cores:
-            os.sched_setaffinity(0, cores)
-
-    return prepare

@@ -9,6 +9,8 @@ import selectors
 import time
 from typing import IO
 
+from absl import logging
+
 _CHUNK_BYTES = 1 << 16
 _NOISE = b"[Gloo] Rank "  # What the CPU's collectives say of themselves on stdout, past every log.
 _LONGEST_LINE_BYTES = 1 << 20  # Longer ones are cut.
@@ -43,8 +45,7 @@ class Relay:
     def pass_on(self, timeout_s: float) -> bool:
         """Passes on what has come, or comes within `timeout_s`; whether there was anything.
 
-        Raises:
-            BrokenPipeError: if nobody reads the target any more.
+        Where nobody reads the target any more, as in `| head`, it is lost: what a run learns is in its folder.
         """
         if not self._selector.get_map():
             return False
@@ -127,6 +128,6 @@ def _write(target: IO[bytes], lines: Iterable[bytes]) -> None:
     try:
         target.write(b"".join(line + b"\n" for line in lines))
         target.flush()
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())  # This is said once.
-        raise
+        logging.warning("What the processes print is lost (%s). The run goes on.", error.strerror)

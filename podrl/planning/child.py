@@ -80,7 +80,7 @@ class Child:
 
 def _serve(connection: Connection, devices: int, cores: Sequence[int]) -> None:
     """What the process does."""
-    for signum in (signal.SIGINT, signal.SIGTERM):  # They are for the process that asks, whose group this is in.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # For the process that asks, in this group.
         signal.signal(signum, signal.SIG_IGN)
     if cores:
         os.sched_setaffinity(0, cores)

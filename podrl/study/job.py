@@ -16,7 +16,8 @@ import time
 from absl import logging
 
 from podrl.config import ConfigError
-from podrl.launch.members import STALLED, preparation
+from podrl.launch.members import STALLED
+from podrl.launch.preparation import preparation
 from podrl.launch.signals import StopSignals
 from podrl.waiting import Patience
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 import json
+import math
 import os
 import threading
 import time
@@ -43,7 +44,8 @@ class Options:
         hang_at_step: `recv` number (from 1) that blocks for `hang_s` or until `close`; 0 never does.
         hang_s: seconds of that; an hour by default.
         hang_until: file whose coming ends it before.
-        nan_at_step: `recv` number (from 1) with rewards of NaN; 0 never has.
+        nan_at_step: `recv` number (from 1) with rewards of `nan`; 0 never has.
+        nan: these rewards.
         wide_at_step: number of the timestep (0 is that of `reset`) whose observations have a fourth entry; -1 none.
         only_in_pool: the pool to which these faults happen, counted from 1 in this process; 0 is all of them.
         sleep_s: seconds that every `recv` takes.
@@ -58,6 +60,7 @@ class Options:
     hang_s: float = 3600.0
     hang_until: str = ""
     nan_at_step: int = 0
+    nan: float = math.nan
     wide_at_step: int = -1
     only_in_pool: int = 0
     sleep_s: float = 0.0
@@ -143,12 +146,12 @@ class Pool:
         return lengths[(np.arange(len(self.seeds)) + self._episode) % len(lengths)]
 
     def _timestep(self) -> Timestep:
-        rows = np.arange(len(self.seeds))
+        rows, nan = np.arange(len(self.seeds)), self._options.nan
         terminated = (self._step == self._length()) & (not self._options.truncate)
         entries = [rows, self._episode, self._step, *([rows] if self.steps == self._options.wide_at_step else [])]
         return Timestep(
             observation=np.stack(entries, axis=1).astype(np.float32),
-            reward=np.where(self.steps == self._options.nan_at_step > 0, np.nan, self._step).astype(np.float32),
+            reward=np.where(self.steps == self._options.nan_at_step > 0, nan, self._step).astype(np.float32),
             discount=np.where(terminated, 0.0, 1.0).astype(np.float32),
             first=self._step == 0,
         )

@@ -250,8 +250,27 @@ def test_a_package_that_a_users_module_misses_is_not_called_an_unknown_module(tm
     (tmp_path / "needy_env.py").write_text("import a_package_that_nobody_has\n")
     monkeypatch.syspath_prepend(tmp_path)
 
-    with pytest.raises(ModuleNotFoundError, match="a_package_that_nobody_has"):
+    said = "module 'needy_env' needs a module that is not installed: No module named 'a_package_that_nobody_has'"
+    with pytest.raises(ConfigError, match=said):
         make_spec(own("needy_env:Env"))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("raise RuntimeError('no display')", "RuntimeError: no display"),
+        ("import sys; sys.exit()", r"sys.exit\(\)"),
+        ("1 +", "SyntaxError: invalid syntax"),
+        ("from gymnasium import Nothing", "ImportError: cannot import name 'Nothing' from 'gymnasium'"),
+    ],
+)
+def test_a_module_that_raises_at_import_is_named(tmp_path, monkeypatch, line, said):
+    name = f"raising_{abs(hash(line))}"
+    (tmp_path / f"{name}.py").write_text(line + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for make in (lambda: make_spec(own(f"{name}:Env")), lambda: make_spec(own("CartPole-v1", wrappers=(f"{name}:W",)))):
+        with pytest.raises(ConfigError, match=f"module '{name}' failed while it was imported: {said}"):
+            make()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

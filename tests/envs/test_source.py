@@ -40,8 +40,12 @@ def test_missing_dependency_of_a_source_is_not_called_an_unknown_source(tmp_path
     (package / "source.py").write_text("import a_package_that_nobody_has\n")
     monkeypatch.syspath_prepend(tmp_path)
 
-    with pytest.raises(ModuleNotFoundError, match="a_package_that_nobody_has"):
+    said = "env.source='needy.source' needs a module that is not installed: No module named 'a_package_that_nobody_has'"
+    with pytest.raises(ConfigError, match=said):
         load_source("needy.source")
+    (package / "broken.py").write_text("raise RuntimeError('no display')\n")
+    with pytest.raises(ConfigError, match=r"'needy\.broken' failed while it was imported: RuntimeError: no display"):
+        load_source("needy.broken")
 
 
 def test_importing_podrl_envs_does_not_import_envpool():

@@ -1,6 +1,7 @@
 """Environments that fail in every way: raise, hang, stall, return nonsense."""
 
 import itertools
+import re
 import signal
 import time
 
@@ -8,7 +9,18 @@ import pytest
 
 from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same, assert_whole
-from tests.processes import checkpoints, error_lines, finish, launch, num_rows, read_rows, running, wait_for
+from tests.processes import (
+    LIMIT_S,
+    ROOT,
+    checkpoints,
+    error_lines,
+    finish,
+    launch,
+    num_rows,
+    read_rows,
+    running,
+    wait_for,
+)
 
 IN_THE_SECOND_HALF = "--config.env.options.only_in_pool=3"
 
@@ -39,9 +51,9 @@ def go_on(cwd, straight, *arguments):
         ({"raise_at_step": 6}, "The run failed: actor 0 failed: RuntimeError: scripted failure at step 6"),
         (
             {"nan_at_step": 6},
-            "The run failed: Update 6 is not finite: loss/total is nan, grad/norm is nan. The first parameter that is "
-            "not finite now is encoder/Dense_0/bias. The last good checkpoint is of update 4. A smaller "
-            "agent.learning_rate or agent.max_grad_norm may help; on_nonfinite='skip' drops such updates.",
+            "The run failed: Update 6 is not finite: loss/total is nan, grad/norm is nan. Its batch was not: the "
+            "reward of environment 0 of the pool (seed S) is nan, at step 2 of rollout 5 of actor 0. The last good "
+            "checkpoint is of update 4. Mend the environment; on_nonfinite='skip' drops such updates.",
         ),
         pytest.param(
             {"wide_at_step": 6},
@@ -56,7 +68,7 @@ def go_on(cwd, straight, *arguments):
 def test_an_error_is_one_clear_line_with_details_below_it(tmp_path, straight_scripted, fault, said):
     code, stderr = fail(tmp_path, *options(**fault))
     assert code == 1
-    assert error_lines(stderr) == [said, "Details:"]
+    assert [re.sub(r"seed \d+", "seed S", line) for line in error_lines(stderr)] == [said, "Details:"]
     assert "Traceback" in stderr.partition("Details:")[2]
     if "raise_at_step" not in fault:  # After that one a run goes on in tests/faults/test_restarts.py.
         go_on(tmp_path, straight_scripted, *options(**fault))
@@ -125,3 +137,36 @@ def test_a_last_evaluation_may_take_longer_than_a_thread_may_stand_still(tmp_pat
     result = launch("--config", "slow.py", *evaluation, *limits, "--workdir=run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "Evaluated update 8: return" in result.stderr
+
+
+RUDE = (
+    *("--config", ROOT / "configs/impala_catch.py", "--config.env.source=gymnasium"),
+    *("--config.env.id=tests.envs.faulty:Rude", "--config.actors.num_envs=2", "--config.actors.unroll_length=4"),
+    *("--config.agent.minibatches=1", "--config.checkpoint.every_updates=3", "--config.log.every_updates=1"),
+    *("--config.log.tensorboard=False", "--config.total_env_steps=1e8", "--config.actors.timeout_s=8"),
+)
+
+
+def test_one_that_takes_signals_prints_and_hangs_in_close_ends_nothing(tmp_path):
+    """Its terminal closes: stdout is gone first, as in `| head`, and then comes SIGHUP, which saves."""
+    with running(*RUDE, "--workdir", "run", cwd=tmp_path) as process:
+        process.stdout.close()
+        wait_for(lambda: checkpoints(tmp_path / "run")[-1:] >= [6], process)  # After the second boundary.
+        process.send_signal(signal.SIGHUP)
+        stderr = process.stderr.read()
+        assert process.wait(LIMIT_S) == 75
+    assert re.search(r"tests/envs/faulty.py, line \d+ asked for SIGHUP, which podrl keeps", stderr)
+    assert stderr.count("What is printed on stdout is lost (Broken pipe). The run goes on") == 1
+    assert "actor 0: an environment hangs in close. The run goes on." in stderr
+    assert "To go on: the same command with --workdir=run" in stderr
+    assert error_lines(stderr) == []
+    assert_whole(tmp_path / "run", checkpoints(tmp_path / "run")[-1])
+
+
+def test_one_that_hangs_in_its_constructor_is_named(tmp_path):
+    arguments = ("--config.env.id=tests.envs.faulty:Hangs", "--config.watchdog_s=2", "--config.actors.timeout_s=1")
+    result = launch(*RUDE, *arguments, "--workdir", "run", cwd=tmp_path)
+    assert result.returncode == 124
+    said = "The run stands still: env.id='tests.envs.faulty:Hangs' in its module, constructor, or first reset or step"
+    assert f"{said} has done nothing for 2 s. If that can be, raise watchdog_s." in result.stderr
+    assert "tests/envs/faulty.py" in result.stderr.partition("Stacks")[2]

@@ -17,6 +17,7 @@ from podrl.config import ConfigError
 from podrl.launch.members import Limits
 from podrl.launch.options import split
 from podrl.launch.start import launch
+from podrl.process_exit import record_end
 
 ROOT = Path(os.environ.get("STAND_IN_TREE", "."))  # Of the checkout that is shipped.
 LIMITS = Limits(after_failure_s=1, after_finish_s=1, after_stop_s=60, after_sigterm_s=1)
@@ -53,7 +54,10 @@ def main(argv: list[str]) -> int:
         "say": lambda text: _write(sys.stdout, text),
         "complain": lambda text: _write(sys.stderr, text),
     }
-    exec(found.do, names)
+    try:
+        exec(found.do, names)
+    finally:
+        record_end()  # Also after `exit(0)`, which is how one ends here.
     return 0
 
 

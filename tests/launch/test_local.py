@@ -80,14 +80,15 @@ class TestOutput:
         with under_way(*TWO, "--do", do, cwd=tmp_path) as process:
             assert process.stderr.readline() == "[p0] podrl: error: mine\n"
 
-    def test_a_reader_that_goes_away_stops_the_job(self, tmp_path):
+    def test_a_reader_that_goes_away_ends_nothing(self, tmp_path):
         """As in `| head`."""
-        do = HEED.replace("signal.pause()", "while True: say('x')")
+        do = HEED.replace("signal.pause()", "say('x'); " * 3 + "(workdir / f'said-{index}').touch(); signal.pause()")
         with under_way(*TWO, "--do", do, cwd=tmp_path) as process:
-            wait_until(ready(tmp_path), "not ready", process)
             process.stdout.close()
+            wait_until(lambda: all((tmp_path / f"run/said-{index}").exists() for index in (0, 1)), "not said", process)
+            process.send_signal(signal.SIGTERM)
             assert process.wait(LIMIT_S) == 75
-            assert process.stderr.read() == ""
+            assert "What the processes print is lost (Broken pipe). The run goes on." in process.stderr.read()
 
     def test_a_single_process_writes_itself(self, tmp_path):
         result = run("--local_processes", 1, "--workdir", "run", "--do", "say(f'{coordinator} {count}')", cwd=tmp_path)
@@ -130,6 +131,13 @@ class TestExitCode:
     def test_says_whose_it_is(self, tmp_path):
         result = run(*THREE, "--do", "exit([0, 0, 5][index])", cwd=tmp_path)
         assert "Exit code 5: p2 ended with exit code 5." in result.stderr
+
+    def test_of_a_member_whose_environment_ended_the_process_is_no_success(self, tmp_path):
+        """By `_exit(0)` in C, which no Python sees."""
+        do = "import os; os._exit(0) if index else exit(0)"
+        result = run(*TWO, "--do", do, cwd=tmp_path)
+        assert result.returncode == 1
+        assert "p1 ended with exit code 0, but its run had not: something in it ended the process." in result.stderr
 
     def test_of_a_member_that_does_not_end_after_another_finished(self, tmp_path):
         result = run(*TWO, "--do", f"if index: {WAIT}", cwd=tmp_path)

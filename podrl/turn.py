@@ -1,0 +1,78 @@
+"""One pool of an actor thread, and where its unroll stands."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from podrl.envs import Pool, check_timestep
+from podrl.metrics import EpisodeTracker
+from podrl.types import Timestep
+from podrl.unroll import ActingState
+
+
+@dataclasses.dataclass(kw_only=True)
+class Turn:
+    """A pool that takes turns with others.
+
+    Attributes:
+        pool: of B environments.
+        seeds: [B], of the environments.
+        episodes: under way.
+        state: of the unroll.
+        timestep: waits to be acted on, or (None) the pool is stepping.
+    """
+
+    pool: Pool
+    seeds: Sequence[int]
+    episodes: EpisodeTracker
+    state: ActingState
+    timestep: Timestep | None
+
+    def receive(self, expected: Timestep) -> tuple[list[tuple[float, int]], str]:
+        """Waits for the step under way.
+
+        Args:
+            expected: shapes and dtypes of a timestep.
+
+        Returns:
+            The (return, length) of the episodes that it shows to have ended, and the first number in it that is not
+            finite, in words; empty if all are.
+
+        Raises:
+            ValueError: if the pool returns something else.
+        """
+        self.timestep = timestep = self.pool.recv()
+        check_timestep(timestep, expected, self.pool)
+        return self.episodes.step(timestep.reward, timestep.discount, timestep.first), self.find_nonfinite()
+
+    def find_nonfinite(self) -> str:
+        """The first number in the timestep that is not finite, in words: whose it is; empty if all are."""
+        if self.timestep is None:
+            return ""
+        arrays = {"reward": self.timestep.reward, "observation": self.timestep.observation}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+            array: Any = leaf
+            if (row := first_nonfinite_row(array)) is None:
+                continue
+            values = np.ravel(array[row])
+            value = values[~np.isfinite(values)][0]
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return f"the {name} of environment {row} of the pool (seed {self.seeds[row]}) is {value}"
+        return ""
+
+
+def first_nonfinite_row(array: np.ndarray) -> int | None:
+    """The first row of [B, ...] that holds NaN or infinity; None if all numbers are finite, as integers are.
+
+    A sum is finite only if all of its terms are, and takes one look at each.
+    """
+    if not np.issubdtype(array.dtype, np.inexact):
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(np.add.reduce(array, axis=None)):
+            return None
+    rows = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    return None if rows.all() else int(np.argmin(rows))
