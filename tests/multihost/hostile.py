@@ -32,6 +32,7 @@ def say(draw):
             introduction(index=draw.choice([-1, 2, 7, 2**63])),
             b"[" * many + b"\n",
             b'{"a":' * many + b"\n",
+            b'{"a":' + b"[" * draw.randrange(990, 1019) + b"\n",
             b"x" * many,
             b"{" + b" " * many,
             draw.randbytes(draw.randrange(2000)),

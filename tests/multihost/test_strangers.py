@@ -7,6 +7,7 @@ import re
 import selectors
 import socket
 import threading
+import time
 
 import pytest
 
@@ -52,7 +53,8 @@ def connect(address):
 
 def hear(connection, lines, key):
     """The next message that has this key."""
-    while True:
+    deadline_s = time.monotonic() + 60.0
+    while time.monotonic() < deadline_s:
         while (message := lines.pop()) is not None:
             if key in message:
                 return message
@@ -60,6 +62,7 @@ def hear(connection, lines, key):
             received = connection.recv(65536)
             assert received, f"the connection ended without {key!r}"
             lines.add(received)
+    raise AssertionError(f"no {key!r} within a minute")
 
 
 def meet(address, index, count=2):
@@ -120,13 +123,24 @@ class TestStrangers:
             b'{"index": Infinity}\n',
             b'{"index": 1e999, "count": 2, "host": "x", "job": ""}\n',
             b"[" * 100_000 + b"\n",
+            b'{"a": ' + b"[" * 1010 + b"\n",
             b'{"a":' * 100_000,
             b"x" * 2_000_000,
             b"{" * 2_000_000,
             introduction(index=1),
             introduction(index=7),
         ],
-        ids=["infinity", "1e999", "deep list", "deep object", "long", "long object", "seat", "beyond"],
+        ids=[
+            "infinity",
+            "1e999",
+            "deep list",
+            "deep list in a short line",
+            "deep object",
+            "long",
+            "long object",
+            "seat",
+            "beyond",
+        ],
     )
     def test_that_say_what_they_like_are_sent_away(self, text):
         assert self.refused(text) == "127.0.0.1: what it said is not podrl's"
