@@ -21,6 +21,7 @@ import numpy as np
 
 from podrl.atari_scores import human_normalised
 from podrl.config import Config
+from podrl.endless import EndlessGuard
 from podrl.envs import Source, evaluation_protocol
 from podrl.evaluate import Episodes, Player, check_same_interface, make_player
 from podrl.ledger import Ledger
@@ -304,10 +305,18 @@ def make_evaluator(
             make_pool=lambda seeds: source.make_pool(protocol.env, seeds=seeds, num_threads=1),
         )
 
-    def play(params: PyTree, update: int, **options: Any) -> Episodes:
+    def play(
+        params: PyTree,
+        update: int,
+        *,
+        show_progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> Episodes:
         with ledger.spend("compile"):
             ready = player()
-        return ready.play(copy_to(params, device), config.seed, update, **options)
+        guard = EndlessGuard(protocol, show_progress)
+        inputs = (copy_to(params, device), config.seed, update)
+        return ready.play(*inputs, show_progress=guard, should_stop=should_stop)
 
     return Evaluator(
         every_updates=config.evaluate.every_updates,

@@ -34,6 +34,7 @@ from podrl.consensus import StopVote
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging
 from podrl.distributed import ALONE, Job
+from podrl.endless import check_evaluation
 from podrl.evaluator import OFF, ROW_KEY, make_evaluator
 from podrl.interruption import INTERRUPTED, interruptible, leave
 from podrl.joining import join
@@ -189,6 +190,8 @@ def train(
     config, topology = assembly.config, assembly.topology
     asked = dataclasses.replace(asked, env=config.env)  # Options as they were read.
     patience_s = limit_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
+    check = functools.partial(check_evaluation, config, assembly.source, assembly.spec)
+    consensus.from_first(job, "evaluation", check, timeout_s=patience_s)
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:

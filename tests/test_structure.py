@@ -29,7 +29,7 @@ LAYERS = [
     }
     | {"memory", "traffic", "plotting", "checkpoint_errors", "entrance", "handshake", "secret"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
-    | {"comparison", "retention", "export", "membership", "sharding", "state_arrays", "coordinator"},
+    | {"comparison", "endless", "retention", "export", "membership", "sharding", "state_arrays", "coordinator"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"absence", "launch", "tool", "coordinator_process", "coordinator_start"},
     {"meeting", "fused", "checkpoint_arrays", "adviser"},

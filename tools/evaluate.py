@@ -1,6 +1,7 @@
 """Plays episodes with the agent of a run, and says what it scores. See `--help`."""
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from podrl.video import Film
 
 USAGE = """%(prog)s --workdir RUN [--step N] [--episodes 100] [--policy both|greedy|sampled] [--seed 1]
-                   [--video FILE.gif|FILE.mp4] [--video_seconds 60] [--json FILE]
+                   [--max_episode_steps N] [--video FILE.gif|FILE.mp4] [--video_seconds 60] [--json FILE]
 
 RUN is a run's folder; the run may be under way. Plays by the environment's own protocol: whole episodes, its own
 rewards, no setting that changes them for training (env.wrappers stay, env.training_wrappers do not). All
@@ -55,10 +56,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--video", type=absolute_path, help="film the first environment, with the first of the policies"
     )
+    parser.add_argument("--max_episode_steps", type=int, default=0, help="limit where the environment has none")
     parser.add_argument("--video_seconds", type=float, default=60.0, help="length of the film at most (60)")
     parser.add_argument("--json", type=absolute_path, help="also write the report there, with every episode")
     flags = parser.parse_args(argv[1:])
     check(flags.episodes >= 1, f"--episodes={flags.episodes} must be at least 1.")
+    check(flags.max_episode_steps >= 0, f"--max_episode_steps={flags.max_episode_steps} must be at least 1.")
     check(flags.video_seconds > 0, f"--video_seconds={flags.video_seconds} must be positive.")
     check(0 <= flags.seed < 2**31, f"--seed={flags.seed} must lie in [0, 2**31).")
     for name in ("video", "json"):
@@ -75,7 +78,7 @@ def run(flags: argparse.Namespace) -> None:
     from podrl import evaluation_report, inspection
     from podrl.determinism import require_determinism
     from podrl.display import configure_logging
-    from podrl.envs import evaluation_protocol
+    from podrl.endless import check_ends
     from podrl.evaluate import POLICIES, check_same_interface, split_episodes
     from podrl.saved_run import open_run, read_config
     from podrl.video import Film
@@ -87,8 +90,10 @@ def run(flags: argparse.Namespace) -> None:
         require_determinism(os.environ, jax_plugins())
     device = jax.local_devices()[0]
     saved = open_run(flags.workdir, step, device)
-    protocol = evaluation_protocol(saved.source, saved.config.env)
+    protocol = _protocol(saved, flags)
     check_same_interface(saved.spec, saved.source.make_spec(protocol.env), protocol)
+    remedy = "Add --max_episode_steps=N to cut episodes off."
+    check_ends(saved.source, saved.spec, protocol, seed=flags.seed, remedy=remedy)
     film = None
     if flags.video is not None:
         film = Film(
@@ -107,6 +112,18 @@ def run(flags: argparse.Namespace) -> None:
         flags.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
+def _protocol(saved: "SavedRun", flags: argparse.Namespace) -> "EvaluationProtocol":
+    """How the run's environment is played; `--max_episode_steps` is a limit where there is no other."""
+    from podrl.envs import evaluation_protocol
+    from podrl.envs.settings import check_settings
+
+    env = saved.config.env
+    if flags.max_episode_steps:
+        env = dataclasses.replace(env, max_episode_steps=flags.max_episode_steps)
+        check_settings(saved.source, env)
+    return evaluation_protocol(saved.source, env)
+
+
 def _play(
     saved: "SavedRun",
     protocol: "EvaluationProtocol",
@@ -116,6 +133,7 @@ def _play(
     film: "Film | None",
 ) -> "Episodes":
     """The episodes of one policy, filmed if there is a film."""
+    from podrl.endless import EndlessGuard
     from podrl.envs import make_picture_pool
     from podrl.evaluate import make_player
 
@@ -128,7 +146,7 @@ def _play(
         device=device,
         make_pool=lambda seeds: make_pool(protocol.env, seeds=seeds, num_threads=available_cores()),
     )
-    progress = _Progress(policy, player.num_episodes)
+    progress = EndlessGuard(protocol, _Progress(policy, player.num_episodes))
     watch = film.watch if film else lambda pool, timestep: None
     return player.play(saved.params, flags.seed, watch=watch, show_progress=progress)
 

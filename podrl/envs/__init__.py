@@ -101,11 +101,13 @@ class EvaluationProtocol:
     Attributes:
         env: the environment, less what training changes of its episodes and scores.
         facts: the settings that a score depends on, by name, for the report.
+        max_episode_steps: time limit of every episode; None where the source knows of none.
         steps_per_second: of the agent, at the speed at which a person would watch or play.
     """
 
     env: EnvConfig
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_episode_steps: int | None = None
     steps_per_second: float = 30.0
 
 
@@ -210,9 +212,23 @@ def _describe(timestep: Timestep) -> dict[str, str]:
 
 
 def evaluation_protocol(source: Source, config: EnvConfig) -> EvaluationProtocol:
-    """The environment's own protocol: what the source's `evaluation_protocol(config)` says, or else as in training."""
+    """The environment's own protocol: what the source's `evaluation_protocol(config)` says, or else as in training.
+
+    The rule of time limits, for every source: an evaluation plays up to the environment's own limit, whatever
+    `env.max_episode_steps` is in training. Where the environment has none, `env.max_episode_steps` stays. Where there
+    is neither, episodes have to end by themselves, see `podrl.endless`.
+    """
     make = getattr(source, "evaluation_protocol", None)
-    return make(config) if make else EvaluationProtocol(env=config, facts=dict(config.options))
+    protocol: EvaluationProtocol = make(config) if make else EvaluationProtocol(env=config, facts=dict(config.options))
+    limit = config.max_episode_steps
+    if protocol.max_episode_steps is not None or not limit:
+        return protocol
+    return dataclasses.replace(
+        protocol,
+        env=dataclasses.replace(protocol.env, max_episode_steps=limit),
+        facts={"max_episode_steps": limit} | {n: v for n, v in protocol.facts.items() if n != "max_episode_steps"},
+        max_episode_steps=limit,
+    )
 
 
 def make_environment(source: Source, config: EnvConfig) -> JaxEnvironment:

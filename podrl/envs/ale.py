@@ -89,6 +89,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
         facts=facts
         | wrapper_facts(config)
         | {name: options[name] for name in ("mode", "difficulty") if name in options},
+        max_episode_steps=_FRAMES // recipe.frame_skip,
         steps_per_second=_FRAMES_PER_SECOND / recipe.frame_skip,
     )
 

@@ -96,7 +96,9 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """Episodes of up to 1,000 steps; everything else as in `config`. Raises as `make_spec`."""
     env = dataclasses.replace(config, max_episode_steps=0)
     facts = {"max_episode_steps": _MAX_EPISODE_STEPS} | dataclasses.asdict(_resolve(env)[1])
-    return EvaluationProtocol(env=env, facts=facts, steps_per_second=_STEPS_PER_SECOND)
+    return EvaluationProtocol(
+        env=env, facts=facts, max_episode_steps=_MAX_EPISODE_STEPS, steps_per_second=_STEPS_PER_SECOND
+    )
 
 
 @functools.cache

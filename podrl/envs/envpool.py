@@ -150,6 +150,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
         return EvaluationProtocol(
             env=dataclasses.replace(config, max_episode_steps=0),
             facts=facts,
+            max_episode_steps=None if limit == NO_LIMIT else limit,
             steps_per_second=_GRID_STEPS_PER_SECOND if grid else _STEPS_PER_SECOND,
         )
     options |= {"episodic_life": False, "max_episode_frames": _ATARI_FRAMES}
@@ -157,6 +158,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     return EvaluationProtocol(
         env=dataclasses.replace(config, max_episode_steps=0, options=options),
         facts=facts | {name: options[name] for name in ("mode", "difficulty") if name in options},
+        max_episode_steps=_ATARI_FRAMES // task.frames_per_step,
         steps_per_second=60 / task.frames_per_step,
     )
 

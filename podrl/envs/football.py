@@ -94,6 +94,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     return EvaluationProtocol(
         env=dataclasses.replace(config, max_episode_steps=0, options=options),
         facts={**protocol.facts, "checkpoints": False},
+        max_episode_steps=protocol.max_episode_steps,
         steps_per_second=_STEPS_PER_SECOND,
     )
 

@@ -82,6 +82,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     return EvaluationProtocol(
         env=env,
         facts={"max_episode_steps": "none" if limit is None else limit} | wrapper_facts(config) | dict(config.options),
+        max_episode_steps=limit,
         steps_per_second=float(made.metadata.get("render_fps") or _STEPS_PER_SECOND),
     )
 

@@ -125,7 +125,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     env = dataclasses.replace(config, max_episode_steps=0)
     limit = int(getattr(_resolve(env).params, _TIME_LIMIT))
     facts = {"max_episode_steps": limit} | dict(config.options)
-    return EvaluationProtocol(env=env, facts=facts, steps_per_second=_STEPS_PER_SECOND)
+    return EvaluationProtocol(env=env, facts=facts, max_episode_steps=limit, steps_per_second=_STEPS_PER_SECOND)
 
 
 @functools.cache

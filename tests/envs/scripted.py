@@ -84,7 +84,8 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     options = dict(config.options) | _options(config).evaluation
-    return EvaluationProtocol(env=dataclasses.replace(config, options=options), facts=options)
+    env = dataclasses.replace(config, options=options)
+    return EvaluationProtocol(env=env, facts=options, max_episode_steps=max(_options(env).episode_lengths))
 
 
 class Pool:
