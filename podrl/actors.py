@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import threading
 from typing import cast
 
-from absl import logging
 import jax
 from jax.sharding import Mesh
 import numpy as np
@@ -23,11 +22,9 @@ from podrl.programs import ActingPrograms
 from podrl.schedule import Schedule
 from podrl.succession import CLOSING_S, Succession
 from podrl.transfer import ParameterStore, rollout_to_learner
-from podrl.turn import Turn
+from podrl.turn import NonFinite, Turn
 from podrl.types import PyTree, Timestep, Trajectory
 from podrl.waiting import Stopped
-
-_KEPT = 16  # Rollouts of which it is kept what is not finite; more than are ever on their way.
 
 
 class ActorError(RuntimeError):
@@ -35,7 +32,13 @@ class ActorError(RuntimeError):
 
 
 class Actor:
-    """One actor thread."""
+    """One actor thread.
+
+    Attributes:
+        name: for messages.
+        ledger: of its time.
+        nonfinite: what its environments said that is not finite.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Actor:
             annotate: shows a profiler what the thread spends its time on.
         """
         self.name = name
+        self.nonfinite = NonFinite(name)
         self.ledger = Ledger(name, annotate=annotate)
         self._device = device
         self._programs = programs
@@ -87,7 +91,6 @@ class Actor:
         self._handoff = Handoff(capacity=1 + schedule.max_lag)
         self._stopping = threading.Event()
         self._progress = (0, 0)
-        self._nonfinite: dict[int, str] = {}  # Of some rollouts: the first number that is not finite, in words.
         self._threads = Succession(
             self.ledger,
             self._make_rollouts,
@@ -143,10 +146,6 @@ class Actor:
             f"{self.name} has been in {bucket!r} for {seconds:.1f} s, at step {step} of {self._unroll_length} of "
             f"rollout {rollout}{waits.get(bucket, '')}"
         )
-
-    def nonfinite(self, rollout: int) -> str:
-        """The first number of a rollout's timesteps that is not finite, in words; empty if all are."""
-        return self._nonfinite.get(rollout, "")
 
     def _fail(self, error: BaseException) -> None:
         failure = ActorError(f"{self.name} failed: {describe(error)}")
@@ -212,20 +211,8 @@ class Actor:
             state=self._programs.init(*jax.device_put((env_indices, step), self._device)),
             timestep=timestep,
         )
-        self._note(turn.find_nonfinite())
+        self.nonfinite.note(turn.find_nonfinite(), *self._progress)
         return turn
-
-    def _note(self, nonfinite: str) -> None:
-        """Keeps what is not finite for whoever explains an update that fails of it, and says so the first time."""
-        if not nonfinite:
-            return
-        rollout, step = self._progress
-        where = f"{nonfinite}, at step {step} of rollout {rollout} of {self.name}"
-        if not self._nonfinite:
-            logging.warning("Not finite: %s. Later ones are not logged.", where)
-        self._nonfinite.setdefault(rollout, where)
-        if len(self._nonfinite) > _KEPT:
-            del self._nonfinite[min(self._nonfinite)]
 
     def _observe(self, turn: Turn, episodes: list[tuple[float, int]]) -> Timestep:
         """The pool's newest timestep, waiting for it if the pool is still stepping; adds episodes that ended."""
@@ -235,7 +222,7 @@ class Actor:
             with self.ledger.spend("env"):
                 ended, nonfinite = turn.receive(self._programs.timestep)
             episodes += ended
-            self._note(nonfinite)
+            self.nonfinite.note(nonfinite, *self._progress)
         return cast(Timestep, turn.timestep)
 
     def _act(self, turn: Turn, params: PyTree, version: jax.Array, timestep: Timestep) -> None:

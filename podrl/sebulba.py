@@ -179,7 +179,7 @@ def run(
         if counters != start.counters:
             journal.settle(programs.learner.fingerprint(state, batch))
     except NonFiniteError as error:
-        in_batch = [text for actor in actors if (text := actor.nonfinite(error.update - 1))]
+        in_batch = [text for actor in actors if (text := actor.nonfinite.of(error.update - 1))]
         raise explain_nonfinite(error, config, start.counters, counters, state, in_batch) from None
     except (TimeoutError, ActorError) as error:
         if isinstance(error.__cause__ or error, TimeoutError):  # The threads still stand where they wait.

@@ -1,9 +1,9 @@
 """From a command line to a finished run: config, agent, environments, topology, run loop, exit code.
 
 Exit codes: 0 finished; 1 failed; 2 a mistake in the command or the config (nothing was started); 75 stopped by SIGTERM
-and 130 by Ctrl-C, after the update in flight and with everything saved; 124 something stood still or was waited for too
-long. After 1, 75, 124 and 130 the same command with `--workdir` goes on, from the last checkpoint; after 1 once the
-cause is gone.
+or SIGHUP and 130 by Ctrl-C, after the update in flight and with everything saved; 124 something stood still or was
+waited for too long. After 1, 75, 124 and 130 the same command with `--workdir` goes on, from the last checkpoint;
+after 1 once the cause is gone.
 """
 
 from collections.abc import Callable, Sequence

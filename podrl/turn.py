@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -11,6 +12,8 @@ from podrl.envs import Pool, check_timestep
 from podrl.metrics import EpisodeTracker
 from podrl.types import Timestep
 from podrl.unroll import ActingState
+
+_KEPT = 16  # Rollouts; more than are ever on their way.
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -76,3 +79,27 @@ def first_nonfinite_row(array: np.ndarray) -> int | None:
             return None
     rows = np.isfinite(array).reshape(len(array), -1).all(axis=1)
     return None if rows.all() else int(np.argmin(rows))
+
+
+class NonFinite:
+    """What the environments of one actor said that is not finite, for whoever explains an update that fails of it."""
+
+    def __init__(self, who: str) -> None:
+        """Nothing yet; `who` is the actor, for messages."""
+        self._who = who
+        self._found: dict[int, str] = {}  # By rollout: the first of it.
+
+    def note(self, text: str, rollout: int, step: int) -> None:
+        """Takes what `Turn.find_nonfinite` says, which may be nothing, and logs it the first time."""
+        if not text:
+            return
+        where = f"{text}, at step {step} of rollout {rollout} of {self._who}"
+        if not self._found:
+            logging.warning("Not finite: %s. Later ones are not logged.", where)
+        self._found.setdefault(rollout, where)
+        if len(self._found) > _KEPT:
+            del self._found[min(self._found)]
+
+    def of(self, rollout: int) -> str:
+        """The first of a rollout, in words; empty if all of it is finite."""
+        return self._found.get(rollout, "")
