@@ -11,9 +11,9 @@ import dataclasses
 import jax
 import ml_collections
 
-from podrl.agents import load_agent
-from podrl.config import Config, check
-from podrl.config_dict import from_config_dict
+from podrl.agents import check_keys, load_agent
+from podrl.config import Config, ConfigError, shown
+from podrl.config_dict import as_values, from_config_dict
 from podrl.envs import Source, load_source, make_environment
 from podrl.envs.observations import describe_observation
 from podrl.envs.settings import settle
@@ -24,6 +24,7 @@ from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks import make_network
 from podrl.normalization import normalize_observations, normalize_rewards
 from podrl.sharding import describe_split, make_split_network
+from podrl.sizes import check_experience, check_state
 from podrl.types import Agent, EnvSpec, LearnerState, Network
 
 
@@ -58,9 +59,14 @@ def resolve(config: ml_collections.ConfigDict) -> Config:
     Raises:
         ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
     """
-    name = config.get("agent", {}).get("name")
-    check(isinstance(name, str), f"agent.name={name!r} must be the name of an agent, such as 'impala'.")
-    return from_config_dict(config, load_agent(name).AgentConfig)
+    found = as_values(config).get("agent")
+    section = found if isinstance(found, dict) else {}
+    name = section.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"agent.name={shown(name)} must be the name of an agent, such as 'impala'.")
+    agent_type = load_agent(name).AgentConfig
+    check_keys(name, section)
+    return from_config_dict(config, agent_type)
 
 
 def assemble(
@@ -73,7 +79,7 @@ def assemble(
 
     Args:
         config: of the run.
-        devices: all devices of the job; by default `jax.devices()`.
+        devices: all devices of the job; by default `jax.devices()`, whose memory the run has to fit.
         watching: a context, told what happens in it, for as long as the environment is imported and tried.
 
     Raises:
@@ -82,6 +88,8 @@ def assemble(
     with watching(f"env.id={config.env.id!r} in its module, constructor, or first reset or step"):
         config, source, spec = load_environment(config)
     topology = make_topology(config.topology, devices)
+    if devices is None:  # Others stand for devices that are not here.
+        check_experience(config, spec, topology)
     config = resolve_micro_batches(resolve_loop(config, topology), topology)
     layout = make_layout(config, topology)
     network, rules = make_split_network(config, spec, topology.learner)
@@ -92,6 +100,8 @@ def assemble(
         state_shape = FusedLearner(config, agent, environment, spec, topology, rules).state_shape
     else:
         state_shape = Learner(agent, topology.learner, rules).state_shape
+    if devices is None:
+        check_state(config, spec, topology, state_shape)
     return Assembly(
         config=config,
         source=source,

@@ -18,19 +18,23 @@ from podrl.config import (
     ActorsConfig,
     CheckpointConfig,
     Config,
+    ConfigError,
     EnvConfig,
     EvaluateConfig,
     LogConfig,
     NetworkConfig,
     TopologyConfig,
     check,
+    check_counts,
     did_you_mean,
+    shown,
     shrink,
 )
 
 T = TypeVar("T")
 
 _MISSING = object()  # JSON has null.
+_TOO_LARGE = 10**300  # For a float.
 
 
 def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Config:
@@ -43,8 +47,22 @@ def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Con
     Raises:
         ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
     """
-    parsed = _parse(Config, to_plain(config), "", {"agent": agent_type})
-    return shrink(parsed) if parsed.smoke else parsed
+    parsed = _parse(Config, as_values(config), "", {"agent": agent_type})
+    parsed = shrink(parsed) if parsed.smoke else parsed
+    check_counts(parsed)
+    return parsed
+
+
+def as_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """A ConfigDict as nested plain values.
+
+    Raises:
+        ConfigError: if the config file left a value to the command line, which did not give it.
+    """
+    try:
+        return to_plain(config)
+    except ml_collections.config_dict.RequiredValueError:
+        raise ConfigError(f"Config key {_find_open(config)} has no value, and the config file requires one.") from None
 
 
 def default_sections() -> dict[str, ml_collections.ConfigDict]:
@@ -97,7 +115,7 @@ def _env_with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def default_env() -> dict[str, Any]:
     """The keys of the section `env` that have a default, with it."""
-    section = dataclasses.asdict(EnvConfig(id=""))
+    section = dataclasses.asdict(EnvConfig(id="any"))
     return {name: value for name, value in section.items() if name != "id"}
 
 
@@ -129,13 +147,25 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, child in tree.items() for key, value in _flatten(child, f"{prefix}{name}.").items()}
 
 
+def _find_open(config: ml_collections.ConfigDict) -> str:
+    """The dotted key whose value a config file left to the command line, which did not give it."""
+    for key in config:
+        try:
+            value = config[key]
+        except ml_collections.config_dict.RequiredValueError:
+            return str(key)
+        if isinstance(value, ml_collections.ConfigDict) and (inner := _find_open(value)):
+            return f"{key}.{inner}"
+    return ""
+
+
 def _parse(cls: type[T], values: Mapping[str, Any], prefix: str, special: Mapping[str, type] | None = None) -> T:
     """Builds dataclass `cls` from nested plain values, naming the key in every complaint."""
     hints = typing.get_type_hints(cls)
     hints.update(special or {})
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
-        check(key in fields, f"Unknown config key {prefix}{key}{did_you_mean(key, fields)}")
+        check(key in fields, f"Unknown config key {prefix}{_printable(key)}{did_you_mean(key, fields)}")
     for name, field in fields.items():
         optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         check(
@@ -152,17 +182,23 @@ def _parse(cls: type[T], values: Mapping[str, Any], prefix: str, special: Mappin
 def _convert(value: Any, hint: Any, key: str) -> Any:
     """Checks `value` against a type hint and converts lists to tuples and ints to floats."""
     if dataclasses.is_dataclass(hint):
-        check(isinstance(value, Mapping), f"{key}={value!r} must be a section with keys of its own.")
+        check(isinstance(value, Mapping), f"{key}={shown(value)} must be a section with keys of its own.")
         return _parse(typing.cast(type, hint), value, f"{key}.")
     origin = typing.get_origin(hint)
     if origin is tuple:
-        check(isinstance(value, list | tuple), f"{key}={value!r} must be a list.")
+        check(isinstance(value, list | tuple), f"{key}={shown(value)} must be a list.")
         return tuple(_convert(item, typing.get_args(hint)[0], f"{key}[{i}]") for i, item in enumerate(value))
     if origin is not None:  # Mapping[str, Any]
-        check(isinstance(value, Mapping), f"{key}={value!r} must be a section with keys of its own.")
+        check(isinstance(value, Mapping), f"{key}={shown(value)} must be a section with keys of its own.")
         return dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        check(abs(value) < _TOO_LARGE, f"{key}={shown(value)} is too large a number.")
         return float(value)
     wrong = not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
-    check(not wrong, f"{key}={value!r} has type {type(value).__name__}; expected {hint.__name__}.")
+    check(not wrong, f"{key}={shown(value)} has type {type(value).__name__}; expected {hint.__name__}.")
     return value
+
+
+def _printable(key: Any) -> str:
+    """A key, which need be no text, as it may stand in a line."""
+    return key if isinstance(key, str) and key.isprintable() and len(key) < 100 else shown(key)

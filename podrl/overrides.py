@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from podrl.config import Config, ConfigError, check, did_you_mean
+from podrl.config import Config, ConfigError, check, did_you_mean, shown
 from podrl.config_dict import to_plain
 from podrl.hints import hint_of, members
 from podrl.marks import Inherited, Text
@@ -84,7 +84,9 @@ def _items(key: str, text: str) -> dict[str, Text]:
     try:
         return read_items(text)
     except ValueError as error:
-        raise ConfigError(f"{key}={text!r} {error}") from None
+        raise ConfigError(f"{key}={shown(text)} {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{key}={shown(text)} is nested too deeply.") from None
 
 
 def _read(key: str, text: str, hint: Any) -> Any:
@@ -92,8 +94,10 @@ def _read(key: str, text: str, hint: Any) -> Any:
     try:
         value = read(text, hint)
     except ValueError as error:
-        raise ConfigError(f"{key}={text!r} {error}") from None
-    check(not isinstance(value, float) or math.isfinite(value), f"{key}={text!r} is not a finite number.")
+        raise ConfigError(f"{key}={shown(text)} {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{key}={shown(text)} is nested too deeply.") from None
+    check(not isinstance(value, float) or math.isfinite(value), f"{key}={shown(text)} is not a finite number.")
     return value
 
 

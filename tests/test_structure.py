@@ -8,6 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
+    {"mistakes"},
+    {"ranges"},
+    {"sections"},
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "wire"}
     | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"}
     | {"hints", "marks", "process_exit", "streams"},
@@ -32,7 +35,7 @@ LAYERS = [
     | {"comparison", "endless", "retention", "export", "membership", "sharding", "state_arrays", "coordinator"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"absence", "launch", "tool", "coordinator_process", "coordinator_start"},
-    {"meeting", "fused", "checkpoint_arrays", "adviser"},
+    {"meeting", "fused", "checkpoint_arrays", "adviser", "sizes"},
     {"distributed", "assembly", "checkpoint_restore"},
     {"checkpoint"},
     {"preflight", "consensus", "resumption", "joining"},

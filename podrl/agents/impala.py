@@ -14,12 +14,12 @@ from jax import numpy as jnp
 import optax
 
 from podrl.actor_critic import make_act, make_act_greedy, make_init
-from podrl.config import check, check_at_least, check_one_of
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
 from podrl.ops.minibatches import accumulate_gradients, split_environments
 from podrl.ops.optimizers import linear_decay, make_adam, make_rmsprop
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
+from podrl.ranges import SIZE, check_values, choice, number, text
 from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
 
 
@@ -53,38 +53,29 @@ class AgentConfig:
             choice to the run; unresolved it acts as `unrolled`.
     """
 
-    name: str = "impala"
-    learning_rate: float = 6e-4
+    name: str = text(100, "impala")
+    learning_rate: float = number(1e-12, 10, 6e-4)
     learning_rate_decay: bool = True
-    discount: float = 0.99
-    entropy_cost: float = 0.01
-    value_cost: float = 0.5
-    lambda_: float = 1.0
-    clip_rho: float = 1.0
-    clip_pg_rho: float = 1.0
-    reward_scale: float = 1.0
-    max_reward: float = 0.0
-    optimizer: str = "rmsprop"
-    rmsprop_decay: float = 0.99
-    epsilon: float = 1e-5
+    discount: float = number(0, 1, 0.99)
+    entropy_cost: float = number(0, 1e6, 0.01)
+    value_cost: float = number(0, 1e6, 0.5)
+    lambda_: float = number(0, 1, 1.0)
+    clip_rho: float = number(1e-6, 1e6, 1.0)
+    clip_pg_rho: float = number(1e-6, 1e6, 1.0)
+    reward_scale: float = number(1e-9, 1e9, 1.0)
+    max_reward: float = number(0, 1e9, 0.0)
+    optimizer: str = choice(("rmsprop", "adam"), "rmsprop")
+    rmsprop_decay: float = number(0, 1, 0.99, open=True)
+    epsilon: float = number(1e-15, 1e3, 1e-5)
     epsilon_inside_root: bool = False
-    max_grad_norm: float = 1.0
-    minibatches: int = 1
-    micro_batches: int = 0
-    micro_batch_loop: str = "auto"
+    max_grad_norm: float = number(1e-9, 1e9, 1.0)
+    minibatches: int = number(1, 256, 1)
+    micro_batches: int = number(0, SIZE, 0)
+    micro_batch_loop: str = choice(("auto", "rolled", "unrolled"), "auto")
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
-        check_one_of("agent.optimizer", self.optimizer, ("rmsprop", "adam"))
-        for name in ("learning_rate", "max_grad_norm", "epsilon", "reward_scale", "clip_rho", "clip_pg_rho"):
-            check(getattr(self, name) > 0, f"agent.{name}={getattr(self, name)} must be positive.")
-        for name in ("entropy_cost", "value_cost", "max_reward"):
-            check_at_least(self, "agent", name, 0)
-        for name in ("discount", "lambda_", "rmsprop_decay"):
-            check(0 <= getattr(self, name) <= 1, f"agent.{name}={getattr(self, name)} must lie in [0, 1].")
-        check_at_least(self, "agent", "minibatches", 1)
-        check_at_least(self, "agent", "micro_batches", 0)
-        check_one_of("agent.micro_batch_loop", self.micro_batch_loop, ("auto", "rolled", "unrolled"))
+        """Checks values."""
+        check_values(self, "agent.")
 
 
 def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent:

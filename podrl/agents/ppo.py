@@ -18,7 +18,7 @@ from jax import numpy as jnp
 import optax
 
 from podrl.actor_critic import make_act, make_act_greedy, make_init
-from podrl.config import check, check_at_least, check_one_of
+from podrl.config import check
 from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss, masked_mean, mean_and_deviation, value_loss
 from podrl.ops.minibatches import (
     accumulate_gradients,
@@ -30,6 +30,7 @@ from podrl.ops.minibatches import (
 )
 from podrl.ops.optimizers import linear_decay, make_adam
 from podrl.ops.returns import clip_reward, gae
+from podrl.ranges import SIZE, check_values, choice, number, text
 from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
 
 
@@ -72,42 +73,32 @@ class AgentConfig:
             the choice to the run; unresolved it acts as `rolled`.
     """
 
-    name: str = "ppo"
-    learning_rate: float = 2.5e-4
+    name: str = text(100, "ppo")
+    learning_rate: float = number(1e-12, 10, 2.5e-4)
     learning_rate_decay: bool = True
-    discount: float = 0.99
-    lambda_: float = 0.95
-    clip: float = 0.2
+    discount: float = number(0, 1, 0.99)
+    lambda_: float = number(0, 1, 0.95)
+    clip: float = number(1e-6, 1e6, 0.2)
     clip_decay: bool = False
-    value_clip: float = 0.0
-    entropy_cost: float = 0.01
-    value_cost: float = 0.5
+    value_clip: float = number(0, 1e9, 0.0)
+    entropy_cost: float = number(0, 1e6, 0.01)
+    value_cost: float = number(0, 1e6, 0.5)
     normalize_advantages: bool = True
     recompute_values: bool = False
-    reward_scale: float = 1.0
-    max_reward: float = 0.0
-    epsilon: float = 1e-5
-    max_grad_norm: float = 0.5
-    epochs: int = 4
-    minibatches: int = 4
-    shuffle: str = "environments"
-    micro_batches: int = 0
-    micro_batch_loop: str = "auto"
-    loop: str = "auto"
+    reward_scale: float = number(1e-9, 1e9, 1.0)
+    max_reward: float = number(0, 1e9, 0.0)
+    epsilon: float = number(1e-15, 1e3, 1e-5)
+    max_grad_norm: float = number(1e-9, 1e9, 0.5)
+    epochs: int = number(1, 1000, 4)
+    minibatches: int = number(1, 4096, 4)
+    shuffle: str = choice(("environments", "time"), "environments")
+    micro_batches: int = number(0, SIZE, 0)
+    micro_batch_loop: str = choice(("auto", "rolled", "unrolled"), "auto")
+    loop: str = choice(("auto", "rolled", "unrolled"), "auto")
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
-        for name in ("learning_rate", "max_grad_norm", "epsilon", "reward_scale", "clip"):
-            check(getattr(self, name) > 0, f"agent.{name}={getattr(self, name)} must be positive.")
-        for name in ("entropy_cost", "value_cost", "max_reward", "value_clip", "micro_batches"):
-            check_at_least(self, "agent", name, 0)
-        for name in ("discount", "lambda_"):
-            check(0 <= getattr(self, name) <= 1, f"agent.{name}={getattr(self, name)} must lie in [0, 1].")
-        for name in ("epochs", "minibatches"):
-            check_at_least(self, "agent", name, 1)
-        check_one_of("agent.shuffle", self.shuffle, ("environments", "time"))
-        check_one_of("agent.micro_batch_loop", self.micro_batch_loop, ("auto", "rolled", "unrolled"))
-        check_one_of("agent.loop", self.loop, ("auto", "rolled", "unrolled"))
+        """Checks values."""
+        check_values(self, "agent.")
 
 
 @struct.dataclass(kw_only=True)

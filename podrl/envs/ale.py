@@ -18,6 +18,7 @@ from podrl.envs import EvaluationProtocol
 from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch
 from podrl.envs.settings import wrapper_facts
 from podrl.gymnasium_envs.atari import AtariRecipe
+from podrl.ranges import check_option
 from podrl.types import EnvSpec
 
 _FRAMES = 108_000
@@ -27,7 +28,6 @@ _DEFAULTS = {
     for field in dataclasses.fields(AtariRecipe)
     if field.name not in ("game", "max_episode_steps", "wrappers", "training_wrappers", "render_mode")
 } | {"max_episode_frames": _FRAMES}
-_POSITIVE = ("frame_skip", "noop_max", "img_height", "img_width", "max_episode_frames")
 _FACTS = ("max_episode_frames", "frame_skip", "repeat_action_probability", "noop_max", "use_fire_reset")
 
 SETTINGS = ENV_SETTINGS
@@ -132,9 +132,5 @@ def _checked(name: str, value: Any) -> Any:
         type(value) is expected,
         f"env.options.{name}={value!r} has type {type(value).__name__}; expected {expected.__name__}.",
     )
-    check(name not in _POSITIVE or value >= 1, f"env.options.{name}={value!r} must be at least 1.")
-    check(
-        name != "repeat_action_probability" or 0 <= value <= 1,
-        f"env.options.{name}={value!r} must lie in [0, 1].",
-    )
+    check_option(name, value)
     return value

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from podrl.config import EnvConfig, check, check_not_a_setting, did_you_mean
+from podrl.ranges import check_option
 
 NO_LIMIT = 2**31 - 1
 
@@ -27,7 +28,6 @@ _OWNED = {
     "task_name": "env.id chooses it",
     "max_episode_steps": "set env.max_episode_steps",
 }
-_POSITIVE = ("frame_skip", "noop_max", "img_height", "img_width", "max_episode_frames")
 
 
 def is_emulator(defaults: Mapping[str, Any]) -> bool:
@@ -96,5 +96,5 @@ def _checked_option(name: str, value: Any, default: Any) -> Any:
         type(value) is expected,
         f"env.options.{name}={value!r} has type {type(value).__name__}; expected {expected.__name__}.",
     )
-    check(name not in _POSITIVE or value >= 1, f"env.options.{name}={value!r} must be at least 1.")
+    check_option(name, value)
     return value

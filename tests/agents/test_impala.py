@@ -118,10 +118,10 @@ def test_the_learning_rate_decays_to_zero():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"learning_rate": -1.0}, "agent.learning_rate=-1.0 must be positive"),
+        ({"learning_rate": -1.0}, r"agent.learning_rate=-1.0 must lie in \[1e-12, 10\]"),
         ({"discount": 1.5}, r"agent.discount=1.5 must lie in \[0, 1\]"),
         ({"optimizer": "adm"}, "agent.optimizer='adm' is not known; did you mean 'adam'"),
-        ({"micro_batches": -1}, "agent.micro_batches=-1 must be at least 0"),
+        ({"micro_batches": -1}, "agent.micro_batches=-1 must lie in "),
     ],
 )
 def test_values_out_of_range_are_refused(override, message):

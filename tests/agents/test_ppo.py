@@ -133,10 +133,10 @@ def test_the_learning_rate_and_the_clip_decay_to_zero():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"learning_rate": -1.0}, "agent.learning_rate=-1.0 must be positive"),
+        ({"learning_rate": -1.0}, r"agent.learning_rate=-1.0 must lie in \[1e-12, 10\]"),
         ({"lambda_": 1.5}, r"agent.lambda_=1.5 must lie in \[0, 1\]"),
         ({"shuffle": "envs"}, "agent.shuffle='envs' is not known; did you mean 'environments'"),
-        ({"epochs": 0}, "agent.epochs=0 must be at least 1"),
+        ({"epochs": 0}, "agent.epochs=0 must lie in "),
     ],
 )
 def test_values_out_of_range_are_refused(override, message):

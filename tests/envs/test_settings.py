@@ -63,9 +63,9 @@ def test_a_setting_among_the_options_is_answered_with_its_own_key(name, setting)
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"max_episode_steps": -1}, "env.max_episode_steps=-1 must be at least 0"),
-        ({"workers": -1}, "env.workers=-1 must be at least 0"),
-        ({"worker_timeout_s": 0.0}, "env.worker_timeout_s=0 must be positive"),
+        ({"max_episode_steps": -1}, r"env.max_episode_steps=-1 must lie in \[0, 2\*\*31\)"),
+        ({"workers": -1}, r"env.workers=-1 must lie in \[0, 4096\]"),
+        ({"worker_timeout_s": 0.0}, r"env.worker_timeout_s=0.0 must lie in \[0.001, 1e6\]"),
         ({"wrappers": ("B",)}, "env.wrappers: 'B' must be 'module:Name'"),
     ],
 )

@@ -86,7 +86,7 @@ def test_tanh_bounds_the_features():
     [
         ({"activation": "gelu"}, "network.activation='gelu' is not known"),
         ({"action_scale": "free"}, "network.action_scale='free' is not known.* Available: observed, shared"),
-        ({"initial_scale": 0.0}, r"network.initial_scale=0 must lie in \[0.01, 10\]"),
+        ({"initial_scale": 0.0}, r"network.initial_scale=0.0 must lie in \[0.01, 10\]"),
     ],
 )
 def test_values_out_of_range_are_refused(config, message):
