@@ -111,7 +111,7 @@ def read_config_file(workdir: epath.Path) -> dict[str, Any]:
     """
     path = workdir / "config.json"
     values = read_json(path)
-    for name in (*default_sections(), "agent"):
+    for name in (*default_sections(), "agent", "env"):
         check(isinstance(values.get(name, {}), dict), f"{path} is damaged: {name} is no section of keys. {REPAIR}")
     return values
 
