@@ -236,7 +236,7 @@ class TestWaiting:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--workdir", "run"), "/run: with --tpu it must be in a bucket, gs://BUCKET/FOLDER"),
+        (("--workdir", "run"), "run: with --tpu it must be in a bucket, gs://BUCKET/FOLDER"),
         ((), "--workdir=None: with --tpu it must be in a bucket"),
         ((*WORKDIR, "--config", "configs/untracked.py"), "git add configs/untracked.py"),
         ((*WORKDIR, "--config=/etc/hosts"), "/etc/hosts is outside of"),
