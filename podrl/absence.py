@@ -24,7 +24,7 @@ def did_not_come(membership: Membership, missing: Sequence[int], after_s: float)
     return (
         f"{capital(list_processes(membership, missing))} did not come to {membership.coordinator} within {after_s:g} s"
         f"; {count - len(missing)} of {count} processes are there. Look at what the missing ones say; if they only "
-        f"start slowly, raise --join_timeout_s.{_loopback_hint(membership)}"
+        f"start slowly, raise --join_timeout_s.{_loopback_hint(membership)}{_alone_hint(membership)}"
     )
 
 
@@ -39,7 +39,7 @@ def has_no_coordinator(membership: Membership, reason: str, after_s: float) -> s
     return (
         f"{capital(membership.name_of(0))} did not answer at {address} within {after_s:g} s ({reason}). Look at what "
         "it says: does it run, on that host, with the same address, and does no firewall close that port? If it only "
-        f"starts slowly, raise --join_timeout_s.{_loopback_hint(membership)}"
+        f"starts slowly, raise --join_timeout_s.{_loopback_hint(membership)}{_alone_hint(membership)}"
     )
 
 
@@ -84,6 +84,13 @@ def was_lost(name: str, why: str, text: str, *, is_this_one: bool) -> str:
 def capital(text: str) -> str:
     """The text as a sentence begins."""
     return text[:1].upper() + text[1:]
+
+
+def _alone_hint(membership: Membership) -> str:
+    """For the shell of `srun --pty`, whose variables are those of a whole step."""
+    if membership.platform == "flags":
+        return ""
+    return f" If this process is to train by itself, whatever {membership.job} says, add --alone."
 
 
 def _loopback_hint(membership: Membership) -> str:

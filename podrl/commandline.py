@@ -56,6 +56,7 @@ class CommandLine:
         coordinator: 'host:port' where the processes of the job meet; None leaves it to the platform.
         process_count: of the job; None leaves it to the platform.
         process_index: of this process; None leaves it to the platform.
+        alone: whether this is the only process, whatever the platform says.
         join_timeout_s: how long the processes wait for each other at the start.
     """
 
@@ -68,6 +69,7 @@ class CommandLine:
     process_count: int | None = None
     process_index: int | None = None
     start_anew: bool = False
+    alone: bool = False
     join_timeout_s: float = 300.0
 
 
@@ -106,6 +108,7 @@ def parse(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = (
     )
     flags.DEFINE_integer("process_count", None, "Processes in the job.", flag_values=values)
     flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_bool("alone", False, "One process, whatever the scheduler's variables say.", flag_values=values)
     flags.DEFINE_float("join_timeout_s", 300.0, "How long they wait for each other at the start.", flag_values=values)
     overrides = [arg for arg in argv[1:] if _is_override(arg)]
     _parse_flags(values, [arg for arg in argv if arg not in (*overrides, *HELP)], more_flags)
@@ -130,6 +133,7 @@ def parse(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = (
         coordinator=values.coordinator,
         process_count=values.process_count,
         process_index=values.process_index,
+        alone=values.alone,
         join_timeout_s=values.join_timeout_s,
     )
 

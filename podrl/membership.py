@@ -109,7 +109,7 @@ def find_membership(
         check(
             (process_count, process_index) == (found.process_count, found.process_index),
             f"--process_index={process_index} --process_count={process_count} contradicts {found.job}, in which this "
-            f"is process {found.process_index} of {found.process_count}. Remove these flags.",
+            f"is process {found.process_index} of {found.process_count}. Remove these flags, or take --alone.",
         )
         return dataclasses.replace(found, coordinator=coordinator or found.coordinator)
     check(

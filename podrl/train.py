@@ -39,11 +39,12 @@ from podrl.evaluator import OFF, ROW_KEY, make_evaluator
 from podrl.interruption import INTERRUPTED, interruptible, leave
 from podrl.joining import join
 from podrl.ledger import Ledger
-from podrl.membership import Membership, find_membership
+from podrl.membership import Membership
 from podrl.metrics import MetricsWriter, updates_with
 from podrl.naming import new_folder
 from podrl.panel import Summary
 from podrl.paths import absolute
+from podrl.place import find_place, warn_of_unread_launcher
 from podrl.placement import run_loop
 from podrl.platforms import suit_xla_to_cpu
 from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
@@ -67,14 +68,10 @@ def main(command: CommandLine) -> int:
     Raises:
         ConfigError: on a mistake of the user's, before anything was started.
     """
-    membership = find_membership(
-        os.environ,
-        coordinator=command.coordinator,
-        process_count=command.process_count,
-        process_index=command.process_index,
-    )
+    membership = find_place(os.environ, command)
     configure_logging(membership.process_index)
     keep_printing()
+    warn_of_unread_launcher(os.environ, membership, alone=command.alone)
     keep_freed_memory()
     suit_xla_to_cpu(os.environ, jax_plugins())
     use_compilation_cache()

@@ -30,11 +30,11 @@ LAYERS = [
         "records",
         "metadata",
     }
-    | {"memory", "traffic", "plotting", "checkpoint_errors", "entrance", "handshake", "secret"},
+    | {"memory", "traffic", "plotting", "checkpoint_errors", "entrance", "handshake", "jax_settings", "secret"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "endless", "retention", "export", "membership", "sharding", "state_arrays", "coordinator"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
-    | {"absence", "launch", "tool", "coordinator_process", "coordinator_start"},
+    | {"absence", "launch", "tool", "coordinator_process", "coordinator_start", "place"},
     {"meeting", "fused", "checkpoint_arrays", "adviser", "sizes"},
     {"distributed", "assembly", "checkpoint_restore"},
     {"checkpoint"},

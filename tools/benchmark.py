@@ -20,6 +20,7 @@ from podrl.commandline import Parser
 from podrl.config import ConfigError, check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins, require_determinism
+from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute_path
 from podrl.platforms import skip_absent_tpu, suit_xla_to_cpu
 from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
@@ -124,6 +125,7 @@ def _blaming(path: str | None) -> Iterator[None]:
 
 def run(command: Command) -> None:
     """Measures, prints and writes."""
+    check_jax_settings(os.environ, jax_plugins())
     skip_absent_tpu(os.environ, jax_plugins())
     from podrl import (  # JAX: a mistake before need not wait for it.
         benchmark,

@@ -19,6 +19,7 @@ from podrl.commandline import Parser
 from podrl.config import check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins
+from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute, absolute_path
 from podrl.platforms import available_cores, skip_absent_tpu, suit_xla_to_cpu
 from podrl.tool import check_writable, run_tool
@@ -71,6 +72,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def run(flags: argparse.Namespace) -> None:
     """Plays, prints and writes."""
+    check_jax_settings(os.environ, jax_plugins())
     skip_absent_tpu(os.environ, jax_plugins())
     suit_xla_to_cpu(os.environ, jax_plugins())
     import jax  # A mistake before need not wait for it.

@@ -21,6 +21,7 @@ from podrl.allocator import keep_freed_memory
 from podrl.commandline import Parser
 from podrl.config import check
 from podrl.console import make_console
+from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute_path
 from podrl.platforms import suit_xla_to_cpu
 from podrl.tool import check_known, check_writable, load_config, run_tool
@@ -123,6 +124,7 @@ def _is_here(topology: str) -> bool:
 def run(command: Command) -> None:
     """Plans, prints and writes."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # No device of this machine is used, whatever it has.
+    check_jax_settings(os.environ, ())
     from podrl.planning.slices import check_libtpu, parse_slice  # Imports JAX.
 
     here = [name for name in command.topologies if _is_here(name)]

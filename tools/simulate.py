@@ -23,6 +23,7 @@ from podrl.commandline import Parser
 from podrl.config import Config, ConfigError, check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins, require_determinism
+from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute_path
 from podrl.platforms import skip_absent_tpu, suit_xla_to_cpu
 from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
@@ -159,6 +160,7 @@ def _stragglers(text: str | None) -> tuple[float, float]:
 
 def run(command: Command) -> None:
     """Measures, simulates, prints and writes."""
+    check_jax_settings(os.environ, jax_plugins())
     skip_absent_tpu(os.environ, jax_plugins())
     from podrl import simulation_report
     from podrl.assembly import resolve

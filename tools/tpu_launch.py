@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl import commandline
 from podrl.determinism import jax_plugins
+from podrl.jax_settings import check_jax_settings
 from podrl.launch import options
 from podrl.launch.start import launch
 from podrl.platforms import skip_absent_tpu
@@ -20,6 +21,8 @@ def run(argv: list[str]) -> int:
     """Trains here, or starts processes that do, and returns the exit code."""
     where, argv = options.split(argv)
     command = commandline.parse(argv, more_help=options.help_text(), more_flags=options.FLAGS)
+    if not where.slurm and where.tpu is None:  # Those run elsewhere.
+        check_jax_settings(os.environ, jax_plugins())
     if where.launches:
         return launch(where, argv, command)
     skip_absent_tpu(os.environ, jax_plugins())

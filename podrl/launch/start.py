@@ -22,7 +22,7 @@ from podrl.launch.signals import StopSignals
 from podrl.launch.tpu import POLL_S, launch_on_tpu
 from podrl.naming import new_folder
 
-MEMBERSHIP = ("--coordinator", "--process_count", "--process_index")
+MEMBERSHIP = ("--coordinator", "--process_count", "--process_index", "--alone")
 
 
 def launch(

@@ -1,0 +1,52 @@
+"""A process's place in its job by its command line and environment, and launchers that podrl does not read."""
+
+from collections.abc import Mapping
+
+from absl import logging
+
+from podrl.commandline import CommandLine
+from podrl.config import check
+from podrl.membership import Membership, find_membership
+
+# Variables with a process's number and the number of processes, by who sets them; the first that is there counts.
+_UNREAD = {
+    "torchrun": ("RANK", "WORLD_SIZE"),
+    "MVAPICH": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    "MPICH or Intel MPI": ("PMI_RANK", "PMI_SIZE"),
+}
+
+
+def find_place(environ: Mapping[str, str], command: CommandLine) -> Membership:
+    """Where this process is: by its flags, or by what a platform says of itself.
+
+    Raises:
+        ConfigError: if the flags are incomplete, or contradict each other or what a platform says.
+    """
+    given = {name: getattr(command, name) for name in ("coordinator", "process_count", "process_index")}
+    if not command.alone:
+        return find_membership(environ, **given)
+    for name, value in given.items():
+        check(value is None, f"--alone is for a single process, but --{name}={value} is of a job. Give one of them.")
+    return Membership(platform="alone")
+
+
+def warn_of_unread_launcher(environ: Mapping[str, str], membership: Membership, *, alone: bool) -> None:
+    """Warns if somebody has started several processes, and each takes itself for the only one.
+
+    Args:
+        environ: of the process.
+        membership: its place.
+        alone: whether the user says that it is the only one.
+    """
+    if alone or membership.platform != "alone":
+        return
+    for launcher, (rank, size) in _UNREAD.items():
+        index, count = environ.get(rank, ""), environ.get(size, "")
+        if index.isdigit() and count.isdigit() and int(count) > 1:
+            logging.warning(
+                "%s=%s and %s=%s, as %s sets them, say that this is one of %s processes, but podrl does not read them: "
+                "%s runs of one process each would start. For one job of all add --coordinator=HOST:PORT "
+                "--process_count=$%s --process_index=$%s; if this is meant to be one process, add --alone.",
+                *(rank, index, size, count, launcher, count, count, size, rank),
+            )
+            return

@@ -1,0 +1,84 @@
+"""A process that is to be alone, and those that take themselves for alone and are not."""
+
+import dataclasses
+
+import pytest
+
+from podrl.absence import did_not_come, has_no_coordinator
+from podrl.commandline import parse
+from podrl.config import ConfigError
+from podrl.membership import Membership, find_membership
+from podrl.place import find_place, warn_of_unread_launcher
+from tests.multihost.test_membership import MPI4, STEP
+from tests.processes import ROOT
+
+ALONE = Membership(platform="alone")
+
+
+def place(environ, *flags):
+    return find_place(environ, parse(["podrl", "--config", str(ROOT / "configs/impala_catch.py"), *flags]))
+
+
+@pytest.mark.parametrize("environ", [STEP, MPI4, {}])
+def test_alone_whatever_a_platform_says(environ):
+    """As in a shell of `srun --pty`, which has the variables of its whole step."""
+    found = place(environ, "--alone")
+    assert dataclasses.replace(found, host="") == dataclasses.replace(ALONE, host="")
+    assert found.local_devices is None
+
+
+def test_else_what_the_platform_says():
+    assert place(STEP) == find_membership(STEP)
+    flags = ("--coordinator=a:1", "--process_count=2", "--process_index=1")
+    assert place({}, *flags).coordinator == "a:1"
+
+
+@pytest.mark.parametrize("flag", ["--coordinator=a:1", "--process_count=2", "--process_index=0"])
+def test_alone_in_a_job_is_a_contradiction(flag):
+    with pytest.raises(ConfigError, match=rf"--alone is for a single process, but {flag} is of a job"):
+        place({}, "--alone", flag)
+
+
+def test_who_waits_in_vain_is_told_of_it():
+    step = find_membership(STEP)
+    hint = "If this process is to train by itself, whatever SLURM job 12, step 0 says, add --alone."
+    assert did_not_come(step, [0], 300).endswith(hint)
+    assert has_no_coordinator(step, "refused", 300).endswith(hint)
+    by_flags = find_membership({}, coordinator="a:1", process_count=2, process_index=1)
+    assert "--alone" not in did_not_come(by_flags, [0], 300)
+    with pytest.raises(ConfigError, match=r"contradicts SLURM job 12.* Remove these flags, or take --alone\."):
+        place(STEP, "--process_count=1", "--process_index=0")
+
+
+@pytest.mark.parametrize(
+    ("environ", "launcher"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "none"}, "torchrun"),
+        ({"PMI_RANK": "1", "PMI_SIZE": "4"}, "MPICH or Intel MPI"),
+        ({"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1"}, "MPICH or Intel MPI"),
+        ({"MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_SIZE": "4"}, "MVAPICH"),
+    ],
+)
+def test_variables_of_a_launcher_that_is_not_read_are_a_warning(environ, launcher, caplog):
+    warn_of_unread_launcher(environ, ALONE, alone=False)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"as {launcher} sets them, say that this is one of 4 processes, but podrl does not read them" in line
+    assert "4 runs of one process each would start" in line
+    rank, size = list(environ)[:2]
+    assert f"--process_count=${size} --process_index=${rank}; " in line
+    assert line.endswith("add --alone.")
+
+
+@pytest.mark.parametrize(
+    ("environ", "membership", "alone"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "1"}, ALONE, False),
+        ({"RANK": "0", "WORLD_SIZE": "4"}, ALONE, True),
+        ({"PMI_RANK": "1", "PMI_SIZE": "3"}, find_membership(STEP), False),
+        ({"RANK": "first", "WORLD_SIZE": "all"}, ALONE, False),
+        ({}, ALONE, False),
+    ],
+)
+def test_else_there_is_nothing_to_warn_of(environ, membership, alone, caplog):
+    warn_of_unread_launcher(environ, membership, alone=alone)
+    assert not caplog.records
