@@ -9,7 +9,6 @@ It is a process of its own because JAX's clients abort, without a word for the u
 service is gone; so process 0 can be lost like every other. It ends when the last process has gone.
 
 It answers a process that asks whether it is still there: one that hears nothing for long takes it for stopped.
-
 Only who has proven to know the job's secret (`podrl.entrance`, `podrl.wire`) is heard. From a process, after its proof:
 
     {"index": 1, "count": 2, "host": "node2", "job": "SLURM job 12, step 0"}   the first
@@ -64,7 +63,9 @@ class _Member:
 class Coordinator:
     """Where the processes of one job meet; `podrl.coordinator_process` runs it."""
 
-    def __init__(self, listener: socket.socket, *, service_address: str, count: int, job: str, secret: bytes):
+    def __init__(
+        self, listener: socket.socket, *, service_address: str, count: int, job: str, parent: int, secret: bytes
+    ):
         """Takes over a listening socket.
 
         Args:
@@ -72,6 +73,7 @@ class Coordinator:
             service_address: where JAX's service is to listen once all are here: the listener's.
             count: of the processes.
             job: which one this is, for people.
+            parent: process 0's number, which may be gone before this one has begun.
             secret: that all of its processes know.
         """
         self._service_address = service_address
@@ -83,13 +85,13 @@ class Coordinator:
         self._entrance = Entrance(listener, self._selector, secret)
         self._gave_up = False
         self._lost = False
-        self._parent = os.getppid()
+        self._parent = parent
         self._stuck: set[int] = set()
         self._told_s = float("inf")  # When all were told to leave.
 
     def run(self) -> None:
         """Until everybody has gone."""
-        while self._service is None or self._members:
+        while (self._service is None or self._members) and not self._is_over():
             for key, _ in self._selector.select(timeout=1.0):
                 if isinstance(key.data, _Member):
                     self._read(key.data)
@@ -100,8 +102,6 @@ class Coordinator:
                     return  # If process 0 died before all were here, those that are try again.
                 self._entrance.look()
                 self._report_strangers()
-            if self._is_over():
-                return
 
     def _is_over(self) -> bool:
         """Whether those that have not left yet are not waited for any longer."""

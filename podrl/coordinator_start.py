@@ -38,6 +38,7 @@ def start_coordinator(membership: Membership, secret: bytes) -> subprocess.Popen
         "service_address": f"[{name}]:{port}" if ":" in name else f"{name}:{port}",
         "count": membership.process_count,
         "job": membership.job,
+        "parent": os.getpid(),
     }
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     try:
