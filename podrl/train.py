@@ -43,7 +43,7 @@ from podrl.membership import Membership
 from podrl.metrics import MetricsWriter, updates_with
 from podrl.naming import new_folder
 from podrl.panel import Summary
-from podrl.paths import absolute
+from podrl.paths import absolute_workdir
 from podrl.place import find_place, warn_of_unread_launcher
 from podrl.placement import run_loop
 from podrl.platforms import suit_xla_to_cpu
@@ -178,7 +178,7 @@ def train(
         CheckpointError: if a checkpoint could not be saved.
     """
     start_s, first = time.perf_counter(), job.process_index == 0
-    workdir = absolute(workdir or str(new_folder(config.name)))  # Before any environment can change the folder.
+    workdir = absolute_workdir(workdir or str(new_folder(config.name)))  # Before any environment can change the folder.
     asked, limit_s = config, config.actors.timeout_s
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
     with Watchdog(config.watchdog_s, on_stall=on_stall) as early:  # An environment may hang in its constructor.

@@ -25,7 +25,7 @@ from podrl.config import Config, ConfigError, check
 from podrl.config_dict import default_sections, differences, to_dict, with_defaults
 from podrl.envs.atari_screens import describe_other_screen
 from podrl.mesh import Topology
-from podrl.paths import check_workdir, is_there
+from podrl.paths import is_there
 from podrl.platforms import available_cores
 from podrl.records import REPAIR, read_json
 
@@ -48,7 +48,7 @@ def make_workdir(
 
     Args:
         config: of the run.
-        path: of the folder, from the root.
+        path: of the folder, from the root, see `podrl.paths.absolute_workdir`.
         accept_changes: go on with the run in the folder although its config is another.
         start_anew: what the folder has will be deleted, whatever it is.
         env_before: keys of `env` that mean something else by default than they did; see `podrl.types.EnvSpec`.
@@ -56,7 +56,6 @@ def make_workdir(
     Raises:
         ConfigError: if it cannot be written, holds a run of another config, or remains of one; names the keys.
     """
-    check_workdir(path)
     workdir = epath.Path(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)

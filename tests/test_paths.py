@@ -15,6 +15,12 @@ from tests.processes import read_rows
 from tests.test_launcher import ROOT
 from tools import evaluate, inspect_checkpoint
 
+ONE_DEVICE = {
+    "topology__actor_devices_per_process": 1,
+    "topology__learner_devices_per_process": 1,
+    "log__tensorboard": False,
+}
+
 
 def test_they_are_from_the_root_at_once_and_homes_are_expanded(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -44,7 +50,7 @@ def test_a_folder_that_orbax_would_not_find_again_is_refused(character, tmp_path
     for attempt in (
         lambda: check_workdir(workdir),
         lambda: parse(["", f"--config={ROOT}/configs/impala_catch.py", f"--workdir={workdir}"]),
-        lambda: train.train(runs.make_config(), workdir=workdir),
+        lambda: train.train(runs.make_config(**ONE_DEVICE), workdir=workdir),
     ):
         with pytest.raises(ConfigError, match=r"in its path. Checkpoints in such a folder cannot be read back"):
             attempt()
@@ -71,7 +77,7 @@ def test_an_environment_that_changes_the_folder_does_not_move_the_run(tmp_path, 
         env__source="gymnasium",
         total_env_steps=4 * 8 * 4,
         checkpoint__every_updates=2,
-        log__tensorboard=False,
+        **ONE_DEVICE,
     )
     outcome = train.train(config, workdir=workdir)
     assert outcome.finished
@@ -109,4 +115,4 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
 def test_a_damaged_config_is_named(tmp_path, text, said, accept_changes):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError, match=rf"{tmp_path}/config\.json {said}"):
-        train.train(runs.make_config(), workdir=str(tmp_path), accept_changes=accept_changes)
+        train.train(runs.make_config(**ONE_DEVICE), workdir=str(tmp_path), accept_changes=accept_changes)
