@@ -14,6 +14,7 @@ import ml_collections
 from podrl.config import ConfigError, check, did_you_mean
 from podrl.overrides import listing, override
 from podrl.paths import absolute_workdir
+from podrl.ranges import LONGEST_S, check_flag
 
 USAGE = """Train an agent:
 
@@ -119,7 +120,7 @@ def parse(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = (
             sys.stdout.write(KEYS.format(path=values.config) + listing(config))
         raise SystemExit(0)
     check(values.config is not None, "No config given. Add --config configs/impala_atari.py, or another file.")
-    check(values.join_timeout_s > 0, f"--join_timeout_s={values.join_timeout_s:g} must be above 0.")
+    check_flag("join_timeout_s", values.join_timeout_s, 0.001, LONGEST_S)
     config = override(load_config(values.config), overrides)
     if values.smoke:
         config.smoke = True

@@ -125,7 +125,8 @@ class NetworkConfig:
         hidden_sizes: layers of `mlp`.
         activation: of `mlp`, `relu` or `tanh`.
         separate_value: the value has an encoder of its own, of the same kind, instead of sharing the policy's.
-        frame_stack: frames that the network sees at once; actors send one, the stack is the network's carry.
+        frame_stack: frames that the network sees at once, at most 1,024; actors send one, the stack is the network's
+            carry.
         core: `lstm` lets the network remember what it saw earlier in an episode; `none` is without.
         core_size: units of the LSTM.
         last_action: whether the network sees its last action, beside the encoder's features.

@@ -323,7 +323,7 @@ def test_the_bound_that_counts_comes_first():
         (["--config", "nowhere.py"], "nowhere.py does not exist"),
         (["--config", CATCH, "--config.agent.lerning_rate=1"], "did you mean 'agent.learning_rate'"),
         (["--config", CATCH, "--second", "1"], "Unknown argument '--second'"),
-        (["--config", CATCH, "--repeats", "0"], "--repeats=0 must be at least 1"),
+        (["--config", CATCH, "--repeats", "0"], "--repeats=0 must lie in [1, 1e6]"),
         (["--config", CATCH, "--json", "nowhere/report.json"], "no such folder"),
         (["--config", CATCH, "--config.actors.num_envs=33"], "actors.num_envs=33 does not divide"),
         (["--config", CATCH, "--compare", "nowhere.py"], "--compare nowhere.py: Config file nowhere.py does not exist"),

@@ -53,7 +53,7 @@ def errors_of(capsys, *arguments):
         ("--config.topology.actor_devices_per_process=9", "topology.actor_devices_per_process=9 does not fit"),
         ("--profile=sometimes", "--profile=sometimes"),
         ("--workdirr=x", "Unknown flag --workdirr; did you mean 'workdir'?"),
-        ("--join_timeout_s=0", "--join_timeout_s=0 must be above 0."),
+        ("--join_timeout_s=0", "--join_timeout_s=0.0 must lie in [0.001, 1e6]."),
         ("--process_count=two", "--process_count=two"),
         ("stray", "Unexpected argument 'stray'."),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 import ml_collections
 import pytest
@@ -11,6 +12,7 @@ from podrl.assembly import resolve
 from podrl.config import Config, ConfigError
 from podrl.config_dict import default_sections
 from podrl.ranges import values_of
+from podrl.reference import reference
 from tests import hostile
 
 NUM_QUICK = 400
@@ -111,3 +113,8 @@ def test_every_key_has_values_in_the_table():
             is_section = section is Config and (field.name == "agent" or dataclasses.is_dataclass(field.type))
             free = field.type is bool or is_section or key == "EnvConfig.options"
             assert (values_of(field) is None) == free, key
+
+
+def test_the_documented_table_is_current():
+    page = Path(__file__).parent.parent / "docs/config.md"
+    assert page.read_text() == reference(), "python -m podrl.reference > docs/config.md"

@@ -142,7 +142,7 @@ def test_atari_has_a_score_on_the_human_scale(tmp_path, capsys):
         (("--video", "nowhere/x.gif"), "/nowhere/x.gif: there is no such folder."),
         (("--json", "."), " is a folder. Name a file in it."),
         (("--video", "play.avi"), "/play.avi: '.avi' is not known. Use .gif or .mp4."),
-        (("--episodes", "0"), "--episodes=0 must be at least 1."),
+        (("--episodes", "0"), "--episodes=0 must lie in [1, 1e6]."),
         (("--policy", "best"), "Argument --policy: invalid choice: 'best'"),
         (("--sped", "1"), "Unrecognized arguments: --sped 1. See --help."),
     ],

@@ -36,7 +36,7 @@ LAYERS = [
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"absence", "launch", "tool", "coordinator_process", "coordinator_start", "place"},
     {"meeting", "fused", "checkpoint_arrays", "adviser", "sizes"},
-    {"distributed", "assembly", "checkpoint_restore"},
+    {"distributed", "assembly", "checkpoint_restore", "reference"},
     {"checkpoint"},
     {"preflight", "consensus", "resumption", "joining"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},

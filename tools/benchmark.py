@@ -23,6 +23,7 @@ from podrl.determinism import jax_plugins, require_determinism
 from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute_path
 from podrl.platforms import skip_absent_tpu, suit_xla_to_cpu
+from podrl.ranges import LONGEST_S, check_flag
 from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
@@ -84,8 +85,8 @@ def parse(argv: list[str]) -> Command:
     check_known(rest, "--config.", "--other.")
     shared = [argument for argument in rest if argument.startswith("--config.")]
     others = [argument for argument in rest if argument.startswith("--other.")]
-    check(flags.repeats >= 1, f"--repeats={flags.repeats} must be at least 1.")
-    check(flags.seconds > 0, f"--seconds={flags.seconds} must be positive.")
+    check_flag("repeats", flags.repeats, 1, 10**6)
+    check_flag("seconds", flags.seconds, 0.001, LONGEST_S)
     check(not (flags.memory and flags.compare), "--memory is of one config. Leave out --compare, and run it twice.")
     check(
         not (flags.processes and (flags.memory or flags.compare)),

@@ -16,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 
 from podrl.commandline import Parser
-from podrl.config import check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins
 from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute, absolute_path
 from podrl.platforms import available_cores, skip_absent_tpu, suit_xla_to_cpu
+from podrl.ranges import LONGEST_S, check_flag
 from podrl.tool import check_writable, run_tool
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--video_seconds", type=float, default=60.0, help="length of the film at most (60)")
     parser.add_argument("--json", type=absolute_path, help="also write the report there, with every episode")
     flags = parser.parse_args(argv[1:])
-    check(flags.episodes >= 1, f"--episodes={flags.episodes} must be at least 1.")
-    check(flags.max_episode_steps >= 0, f"--max_episode_steps={flags.max_episode_steps} must be at least 1.")
-    check(flags.video_seconds > 0, f"--video_seconds={flags.video_seconds} must be positive.")
-    check(0 <= flags.seed < 2**31, f"--seed={flags.seed} must lie in [0, 2**31).")
+    check_flag("episodes", flags.episodes, 1, 10**6)
+    check_flag("max_episode_steps", flags.max_episode_steps, 0, 2**31, open=True)
+    check_flag("video_seconds", flags.video_seconds, 0.001, LONGEST_S)
+    check_flag("seed", flags.seed, 0, 2**31, open=True)
     for name in ("video", "json"):
         check_writable(f"--{name}", getattr(flags, name))
     return flags

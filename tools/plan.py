@@ -24,6 +24,7 @@ from podrl.console import make_console
 from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute_path
 from podrl.platforms import suit_xla_to_cpu
+from podrl.ranges import check_flag
 from podrl.tool import check_known, check_writable, load_config, run_tool
 
 USAGE = """%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
@@ -87,10 +88,11 @@ def parse(argv: Sequence[str]) -> Command:
     for name in ("env_steps_per_vcpu", "vcpus", "price"):
         value = getattr(flags, name)
         check(value is None or value > 0, f"--{name}={value} must be positive.")
+        check_flag(name, value, 0, 1e9)
     achieved = _ACHIEVED if flags.achieved is None else flags.achieved
     dispatch_ms = _DISPATCH_MS if flags.dispatch_ms is None else flags.dispatch_ms
     check(0 < achieved <= 1, f"--achieved={achieved} must lie in (0, 1].")
-    check(dispatch_ms >= 0, f"--dispatch_ms={dispatch_ms} must be at least 0.")
+    check_flag("dispatch_ms", dispatch_ms, 0, 1e6)
     for name in _OF_SLICES:
         check(
             getattr(flags, name) is None or not all(map(_is_here, flags.topology)),

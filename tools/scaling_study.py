@@ -18,6 +18,7 @@ from podrl.config import check
 from podrl.launch.local import visible_gpus
 from podrl.launch.options import FLAGS
 from podrl.paths import absolute_workdir
+from podrl.ranges import LONGEST_S, check_flag
 from podrl.study.conduct import Manner, conduct, conduct_one, report, show
 from podrl.study.definition import PLACES, Definition
 from podrl.study.execution import Predict
@@ -81,8 +82,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     for argument in rest:
         check("=" in argument, f"{argument} needs a value: {argument}=VALUE.")
     flags.workdir = absolute_workdir(flags.workdir)
-    check(flags.silence_s > 0, f"--silence_s={flags.silence_s:g} must be positive.")
-    check(flags.at_once >= 0, f"--at_once={flags.at_once} must be at least 0.")
+    check_flag("silence_s", flags.silence_s, 0.001, LONGEST_S)
+    check_flag("seconds", flags.seconds, 0.001, LONGEST_S)
+    check_flag("steps", flags.steps, 1, 1e15)
+    check_flag("at_once", flags.at_once, 0, 10**6)
     return flags, rest
 
 

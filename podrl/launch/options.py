@@ -6,6 +6,7 @@ import dataclasses
 
 from podrl.commandline import Parser
 from podrl.config import ConfigError, check
+from podrl.ranges import LONGEST_S, check_flag
 
 OPENING = ("local_processes", "slurm", "tpu")  # Each of these flags says where; at most one may.
 
@@ -172,8 +173,9 @@ def _check_together(given: Mapping[str, object]) -> None:
 
 
 def _check_ranges(options: Options) -> None:
-    least = {"local_processes": 1, "devices_per_process": 1, "nodes": 1, "cpus_per_task": 1}
-    least |= {"max_restarts": 0, "gpus_per_node": 0, "restart_pause_s": 0, "wait_s": 0}
-    for name, minimum in least.items():
-        value = getattr(options, name)
-        check(value is None or value >= minimum, f"--{name}={value} must be at least {minimum}.")
+    for name, least in (("local_processes", 1), ("devices_per_process", 1), ("nodes", 1), ("cpus_per_task", 1)):
+        check_flag(name, getattr(options, name), least, 2**20)
+    for name, most in (("max_restarts", 10**6), ("gpus_per_node", 1024)):
+        check_flag(name, getattr(options, name), 0, most)
+    for name in ("restart_pause_s", "wait_s"):
+        check_flag(name, getattr(options, name), 0, LONGEST_S)

@@ -1,0 +1,78 @@
+"""docs/config.md: every key of a config, its default and what it takes, from the table that checks are made from.
+
+python -m podrl.reference > docs/config.md
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import inspect
+import re
+import sys
+from typing import Any
+
+from podrl.agents import agent_names, load_agent
+from podrl.config import Config, EnvConfig
+from podrl.config_dict import default_sections
+from podrl.ranges import LEAST, OPTIONS, values_of
+
+_INTRO = f"""# Every key of a config
+
+Made by `python -m podrl.reference > docs/config.md` from the table that values are checked with, and not to be edited.
+
+`[a, b]` are numbers from a to b, `[a, b)` those below b; numbers other than 0 are at least {LEAST:g}. A value outside
+is refused in one line before anything starts. Sizes up to 2**31 are bounded by memory: what cannot fit is refused with
+the bytes that it would need and those that there are.
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    hints = Config.__annotations__
+    sections = [("", Config), *((f"{name}.", hints[name]) for name in ("env", *default_sections()))]
+    agents = [("agent.", load_agent(name).AgentConfig) for name in agent_names()]
+    parts = [_INTRO, *(_table(prefix, section) for prefix, section in (*sections, *agents))]
+    options = [f"| `env.options.{name}` | {values.describe()} |" for name, values in OPTIONS.items()]
+    parts.append("\n".join(["## Options of environments", "", "| key | takes |", "| --- | --- |", *options, ""]))
+    return "\n".join(parts)
+
+
+def _table(prefix: str, section: type) -> str:
+    """A heading and a row for each key of a section."""
+    title = f"`{prefix.rstrip('.') or 'config'}`"
+    if prefix == "agent.":
+        title += f" with `agent.name={section().name}`"
+    header = [f"## {title}", "", "| key | default | takes | means |", "| --- | --- | --- | --- |"]
+    return "\n".join([*header, *_rows(prefix, section), ""])
+
+
+def _rows(prefix: str, section: type) -> Iterator[str]:
+    meanings = _meanings(section)
+    for field in dataclasses.fields(section):
+        is_section = section is Config and (field.name == "agent" or dataclasses.is_dataclass(field.type))
+        if is_section:
+            continue
+        values = values_of(field)
+        takes = values.describe() if values else "true or false" if field.type is bool else "the environment's own"
+        meaning = meanings[field.name].replace("|", "\\|")
+        yield f"| `{prefix}{field.name}` | {_default(section, field)} | {takes} | {meaning} |"
+
+
+def _default(section: type, field: dataclasses.Field) -> str:
+    if field.default is not dataclasses.MISSING:
+        return f"`{_plain(field.default)}`"
+    return "`{}`" if section is EnvConfig and field.name == "options" else "none"
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value}" if value != "" else "''"
+
+
+def _meanings(section: type) -> dict[str, str]:
+    """What the docstring's `Attributes:` say of each field, in one line each."""
+    text = inspect.cleandoc(section.__doc__ or "").partition("Attributes:\n")[2]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.M)
+    return {name: " ".join(meaning.split()) for name, meaning in entries}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
