@@ -1,6 +1,7 @@
 """Advice while a run trains: the rows of metrics of its first minute, averaged, become one `podrl.advice.Situation`."""
 
 from collections.abc import Callable, Mapping
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class Adviser:
             config: of the run.
             topology: who acts and who learns.
             after_s: seconds of training, from the first row on, that the advice is about.
-            clock: seconds, monotonic.
+            clock: seconds, monotonic, against which cores are measured.
             core_clock: CPU seconds of all threads of this process.
             busy_clock: seconds in which its cores worked for anybody.
         """
@@ -41,39 +42,41 @@ class Adviser:
         self._clock, self._core_clock, self._busy_clock = clock, core_clock, busy_clock
         self._first: _Reading | None = None
         self._last_s = 0.0
+        self._env_steps = 0.0
         self._seconds: dict[str, float] = {}
         self._has_spoken = False
 
     def add(self, row: Mapping[str, Any]) -> str | None:
         """Takes a row as it is written; returns the advice once, when the time has come.
 
-        The first row only starts the clocks, because its time went to compiling and to opening environments.
+        Rows without a rate only start the clocks, because their time went to compiling and to opening environments.
         """
         if self._has_spoken:
             return None
-        now = _Reading(self._clock(), self._core_clock(), self._busy_clock(), row["env_steps"])
-        if self._first is None:
-            self._first, self._last_s = now, now.wall_s
+        now = _Reading(row["time/wall_s"], self._clock(), self._core_clock(), self._busy_clock())
+        if self._first is None or not math.isfinite(row["env_steps_per_second"]):
+            self._first, self._last_s = now, now.ended_s
             return None
-        self._add_shares(row, now.wall_s - self._last_s)
-        self._last_s = now.wall_s
-        if now.wall_s - self._first.wall_s < self._after_s:
+        self._add(row, now.ended_s - self._last_s)
+        self._last_s = now.ended_s
+        if now.ended_s - self._first.ended_s < self._after_s:
             return None
         self._has_spoken = True
         return str(advise(self._situation(self._first, now)))
 
-    def _add_shares(self, row: Mapping[str, Any], seconds: float) -> None:
-        """Turns a row's shares back into seconds, as rows are not equally long."""
+    def _add(self, row: Mapping[str, Any], seconds: float) -> None:
+        """Turns a row's rate back into steps and its shares into seconds, as rows are not equally long."""
+        self._env_steps += row["env_steps_per_second"] * seconds
         for key, share in row.items():
             if key.startswith(("time/learner/", "time/actors/")):
                 self._seconds[key] = self._seconds.get(key, 0.0) + share * seconds
 
     def _situation(self, first: "_Reading", now: "_Reading") -> Situation:
-        wall_s = now.wall_s - first.wall_s
+        ended_s, wall_s = now.ended_s - first.ended_s, now.wall_s - first.wall_s
         cores_s, own_s, all_s = wall_s * self._machine.cores, now.core_s - first.core_s, now.busy_s - first.busy_s
         return Situation(
-            shares={key: seconds / wall_s for key, seconds in self._seconds.items()},
-            env_steps_per_second=(now.env_steps - first.env_steps) / wall_s,
+            shares={key: seconds / ended_s for key, seconds in self._seconds.items()},
+            env_steps_per_second=self._env_steps / ended_s,
             cores_busy=min(1.0, own_s / cores_s),
             others_busy=max(0.0, all_s - own_s) / cores_s,
             machine=self._machine,
@@ -83,12 +86,12 @@ class Adviser:
 
 
 class _Reading(NamedTuple):
-    """Seconds by the wall's clock, the process's and its cores', and env steps, when a row was written."""
+    """When the update of a row ended, and the wall's clock, the process's and its cores' when the row was written."""
 
+    ended_s: float
     wall_s: float
     core_s: float
     busy_s: float
-    env_steps: int
 
 
 def make_machine(topology: Topology) -> Machine:

@@ -40,6 +40,7 @@ from podrl.progress import (
     make_snapshot,
     nothing_to_do,
 )
+from podrl.rates import End
 from podrl.transfer import is_ready
 from podrl.types import Agent, Counters, EnvSpec, FusedState, Snapshot
 from podrl.waiting import wait_until
@@ -151,7 +152,7 @@ def run(
             accounts.add(_Call(counters=calls, report=report))
             saves = is_checkpoint_due(config, counters)
             params = learner.actor_params(state) if evaluations.is_due(counters) else None
-            evaluations.add(counters, params, saves=saves)
+            evaluations.add(counters, params, saves=saves, look=accounts.look)
             if saves:
                 accounts.settle(is_last=False)  # Nothing that is not finite becomes a checkpoint.
                 with ledger.spend("checkpoint"):
@@ -184,11 +185,19 @@ class _Accounts:
         """Starts empty."""
         self._journal, self._ledger, self._timeout_s = journal, ledger, timeout_s
         self._pending: _Call | None = None
+        self._end: End | None = None  # of the pending call, as soon as it is known
 
     def add(self, call: _Call) -> None:
         """Takes a call that was just launched, and settles the one before it."""
         self.settle(is_last=False)
         self._pending = call
+        self.look()  # Some programs end before their launch returns: on a CPU those that call Python.
+
+    def look(self) -> bool:
+        """Whether the newest call has ended; keeps when that was first seen. Waits for nothing."""
+        if self._pending is not None and self._end is None and is_ready(self._pending.report):
+            self._end = self._journal.mark()
+        return self._pending is None or self._end is not None
 
     def settle(self, *, is_last: bool = True) -> None:
         """Waits for the newest call and enters its updates.
@@ -200,10 +209,11 @@ class _Accounts:
             TimeoutError: if it does not end in time.
             NonFiniteError: if the loss or gradient of an update is not finite.
         """
-        call, self._pending = self._pending, None
+        call = self._pending
         if call is None:
             return
         self._wait(call)
+        self._pending, end, self._end = None, self._end, None
         metrics, fingerprint = jax.device_get((dict(call.report.metrics), call.report.fingerprint))
         returns, lengths = (_local_rows(x) for x in (call.report.episodes.returns, call.report.episodes.lengths))
         for index, counters in enumerate(call.counters):
@@ -212,6 +222,7 @@ class _Accounts:
                 {name: values[index] for name, values in metrics.items()},
                 fingerprint if self._journal.wants_row(counters) else None,
                 _ended(returns[index], lengths[index]),
+                end,
             )
         self._journal.settle(fingerprint if is_last else None)
 
@@ -219,7 +230,7 @@ class _Accounts:
         first, last = call.counters[0].learner_steps, call.counters[-1].learner_steps
         with self._ledger.spend("learn"):
             wait_until(
-                lambda: is_ready(call.report),
+                self.look,
                 timeout_s=self._timeout_s,
                 blame=lambda: (
                     f"The learner waited {self._timeout_s:.0f} s for updates {first} to {last} to end on their "

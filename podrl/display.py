@@ -126,7 +126,7 @@ class Display:
         """Shows a row of metrics (keys as in `metrics.jsonl`, time as `time/learner/<bucket>` in fractions)."""
         self._end_phase()
         now = self._clock()
-        self._left_s = self._estimate(row, now)
+        self._left_s = self._estimate(row)
         self._row = dict(row)
         self._unshown = self._live is None
         if self._unshown and now - self._line_s >= self._interval_s:
@@ -160,12 +160,12 @@ class Display:
         self._phase = None
         self._print(Text(f"{text}: {duration(self._clock() - start_s)}"))
 
-    def _estimate(self, row: Mapping[str, Any], now: float) -> float | None:
+    def _estimate(self, row: Mapping[str, Any]) -> float | None:
         """Seconds left, from the rate since the first row that this process saw; None at that row."""
-        steps = row["env_steps"]
+        steps, ended_s = row["env_steps"], row.get("time/wall_s", math.nan)
         if self._first_point is None:
-            self._first_point = (now, steps)
-        seconds, done = now - self._first_point[0], steps - self._first_point[1]
+            self._first_point = (ended_s, steps)
+        seconds, done = ended_s - self._first_point[0], steps - self._first_point[1]
         return max(self._total_env_steps - steps, 0) * seconds / done if done > 0 else None
 
     def _print(self, text: Text) -> None:

@@ -31,7 +31,7 @@ from podrl.waiting import Patience
 
 ROW_KEY = "evaluate/return"  # Only rows of evaluations have it.
 _JOIN_S = 10.0
-_POLL_S = 1.0
+_POLL_S = 0.05
 
 
 class EvaluationError(RuntimeError):
@@ -180,7 +180,7 @@ class Evaluator:
             counters: after this update.
             params: what `Agent.actor_params` returned; not donated to anything later.
             saves: whether a checkpoint of this update follows.
-            should_stop: asked every second of a wait.
+            should_stop: asked all the time of a wait.
 
         Returns:
             False if it was to stop in a wait: then nothing has begun.

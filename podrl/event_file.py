@@ -41,8 +41,12 @@ class EventFile:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self._writer.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
         if time.monotonic() - self._flushed_s > _FLUSH_S:
-            self._writer.flush()
-            self._flushed_s = time.monotonic()
+            self.sync()
+
+    def sync(self) -> None:
+        """Has all points so far in the file, wherever that is."""
+        self._writer.flush()
+        self._flushed_s = time.monotonic()
 
     def close(self) -> None:
         """Writes what is left and closes the file."""

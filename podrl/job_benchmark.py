@@ -133,13 +133,13 @@ def time_job(arguments: Sequence[str], processes: int, devices_per_process: int,
 
 
 def _rows(workdir: Path) -> list[dict[str, Any]]:
-    """The whole rows after the warm-up."""
+    """The whole rows of updates after the warm-up."""
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [row for row in rows if row["learner_steps"] >= WARMUP_UPDATES]
+    return [row for row in rows if row["learner_steps"] >= WARMUP_UPDATES and "env_steps_per_second" in row]
 
 
 def _seconds(rows: Sequence[Mapping[str, Any]]) -> float:

@@ -1,6 +1,7 @@
 """The learner's account of itself: turns finished updates into rows of metrics.
 
-The metrics of an update are fetched when the next one is in flight, so that reading them holds nothing up.
+The metrics of an update are fetched when the next one is in flight, so that reading them holds nothing up. The clock of
+a row is not that of its writing but that of its update's end, which is looked for wherever the main thread waits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,9 @@ import numpy as np
 from podrl.consensus import EpisodeGatherer
 from podrl.fingerprint import extend, to_hex
 from podrl.ledger import Ledger, pooled, shares
-from podrl.metrics import EpisodeWindow, RateMeter, Rates
+from podrl.metrics import EpisodeWindow
 from podrl.nonfinite import check_finite
+from podrl.rates import End, RateMeter, Rates
 from podrl.transfer import is_ready
 from podrl.types import Counters, Metrics
 from podrl.waiting import wait_until
@@ -53,6 +55,7 @@ class Journal:
         chain: str,
         frames_per_step: int,
         start_s: float,
+        warm_up: int,
         timeout_s: float,
         stop_on_nonfinite: bool,
         learner: Ledger,
@@ -69,6 +72,7 @@ class Journal:
             chain: of the fingerprints so far.
             frames_per_step: emulator frames per env step.
             start_s: when the run started, by `time.perf_counter`.
+            warm_up: updates at the start that rates leave out; see `RateMeter`.
             timeout_s: how long an update may take.
             stop_on_nonfinite: whether an update whose loss or gradient is not finite is an error.
             learner: the main thread's ledger.
@@ -80,15 +84,16 @@ class Journal:
         self._every_updates, self._last_update = every_updates, last_update
         self._window, self._gatherer = episodes, gatherer
         self._frames_per_step = frames_per_step
-        self._meter = RateMeter()
+        self._meter = RateMeter(warm_up)
         self._start_s = start_s
         self._learner, self._actors = learner, actors
-        self._seconds = self._snapshot()
+        self._last_spent_s = self.mark().spent_s
         self._write = write
         self._timeout_s = timeout_s
         self._stop_on_nonfinite = stop_on_nonfinite
         self._skipped = 0  # since the last row
         self._pending: _Pending | None = None
+        self._end: End | None = None  # of the pending update, as soon as it is known
 
     @property
     def episode_return(self) -> float | None:
@@ -115,6 +120,7 @@ class Journal:
         metrics: Metrics,
         fingerprint: jax.Array | None,
         episodes: Sequence[tuple[float, int]],
+        end: End | None = None,
     ) -> None:
         """Takes an update that was just launched, and settles the one before it: waits for it and writes its row.
 
@@ -123,11 +129,25 @@ class Journal:
             metrics: still on the device.
             fingerprint: `Learner.fingerprint`, on the device; None if this update has no row.
             episodes: (return, length) of the episodes that ended in its rollouts.
+            end: of the update; None if it is in flight.
         """
         self._gatherer.add(counters.learner_steps, episodes)
         summary = self._episodes().summary() if fingerprint is not None else None
         self.settle()
         self._pending = _Pending(counters=counters, metrics=metrics, fingerprint=fingerprint, episodes=summary)
+        self._end = end
+        self.look()  # Some programs end before their launch returns: on a CPU those that call Python.
+
+    def mark(self) -> End:
+        """The end of an update that is seen to end now."""
+        spent_s = {"learner": self._learner.seconds(), "actors": pooled(actor.seconds() for actor in self._actors)}
+        return End(ended_s=time.perf_counter(), spent_s=spent_s)
+
+    def look(self) -> bool:
+        """Whether the newest update has ended on its devices; keeps when that was first seen. Waits for nothing."""
+        if self._pending is not None and self._end is None and is_ready(self._pending.metrics):
+            self._end = self.mark()
+        return self._pending is None or self._end is not None
 
     def wait_for_update(self, unless: Callable[[], bool] = lambda: False) -> None:
         """Waits until the newest update has ended on its devices, or `unless` holds.
@@ -140,7 +160,7 @@ class Journal:
             return
         with self._learner.spend("learn"):
             wait_until(
-                lambda: is_ready(pending.metrics) or unless(),
+                lambda: self.look() or unless(),
                 timeout_s=self._timeout_s,
                 blame=lambda: (
                     f"The learner waited {self._timeout_s:.0f} s for update {pending.counters.learner_steps} to end on "
@@ -160,8 +180,10 @@ class Journal:
         """
         self.wait_for_update()
         pending, self._pending = self._pending, None
-        if pending is None:
+        end, self._end = self._end, None
+        if pending is None or end is None:
             return
+        self._meter.add(pending.counters.env_steps, end.ended_s)
         if self._stop_on_nonfinite:
             check_finite(pending.counters.learner_steps, pending.metrics)
         elif float(pending.metrics["grad/skipped"]):
@@ -171,11 +193,11 @@ class Journal:
         fingerprint = fingerprint if pending.fingerprint is None else pending.fingerprint
         if fingerprint is not None:
             with self._learner.spend("log"):
-                self._write_row(pending, np.asarray(fingerprint))
+                self._write_row(pending, end, np.asarray(fingerprint))
 
-    def _write_row(self, pending: _Pending, fingerprint: np.ndarray) -> None:
+    def _write_row(self, pending: _Pending, end: End, fingerprint: np.ndarray) -> None:
         counters = pending.counters
-        self.rates = self._meter.update(counters.env_steps, time.perf_counter())
+        self.rates = self._meter.read()
         rate = self.rates.recent
         self._write(
             {
@@ -185,8 +207,8 @@ class Journal:
                 **(self._episodes().summary() if pending.episodes is None else pending.episodes),
                 **{name: float(value) for name, value in jax.device_get(dict(pending.metrics)).items()},
                 **self._count_skipped(),
-                "time/wall_s": time.perf_counter() - self._start_s,
-                **self._time_shares(),
+                "time/wall_s": end.ended_s - self._start_s,
+                **self._time_shares(end),
                 **self._chain_on(counters.learner_steps, fingerprint),
             }
         )
@@ -210,18 +232,12 @@ class Journal:
         skipped, self._skipped = self._skipped, 0
         return {} if self._stop_on_nonfinite else {"grad/skipped": skipped}
 
-    def _time_shares(self) -> dict[str, float]:
-        """Fractions of the time since the last row that the learner's and all actors' threads spent on what."""
-        before, self._seconds = self._seconds, self._snapshot()
+    def _time_shares(self, end: End) -> dict[str, float]:
+        """Fractions of the time since the last row's end that the learner's and all actors' threads spent on what."""
+        before, self._last_spent_s = self._last_spent_s, end.spent_s
         row = {}
-        for who, now in self._seconds.items():
-            for bucket, share in shares(before[who], now).items():
-                if now[bucket] > 0:
+        for who, spent_s in end.spent_s.items():
+            for bucket, share in shares(before[who], spent_s).items():
+                if spent_s[bucket] > 0:
                     row[f"time/{who}/{bucket}"] = share
         return row
-
-    def _snapshot(self) -> dict[str, dict[str, float]]:
-        return {
-            "learner": self._learner.seconds(),
-            "actors": pooled(actor.seconds() for actor in self._actors),
-        }

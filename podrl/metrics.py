@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -110,40 +110,11 @@ def recorded_return(record: Mapping[str, Any]) -> float | None:
     return window.summary().get("episode/return")
 
 
-class Rates(NamedTuple):
-    """Steps per second: `recent` since the row before, `average` since the warm-up ended."""
-
-    recent: float
-    average: float
-
-
-class RateMeter:
-    """How fast the learner consumes steps.
-
-    The first call only starts the clock and returns NaN: make it at the end of the first update, so that the warm-up
-    (compilation, the first rollouts) is excluded. Multiply by `EnvSpec.frames_per_step` for frames.
-    """
-
-    def __init__(self) -> None:
-        """Not started yet."""
-        self._start: tuple[int, float] | None = None
-        self._last: tuple[int, float] | None = None
-
-    def update(self, env_steps: int, now: float) -> Rates:
-        """The rates at `env_steps` consumed, at `now` seconds of a monotonic clock."""
-        point = (env_steps, now)
-        if self._start is None or self._last is None:
-            self._start = self._last = point
-        rates = Rates(recent=_slope(self._last, point), average=_slope(self._start, point))
-        self._last = point
-        return rates
-
-
 class MetricsWriter:
     """Appends rows to `metrics.jsonl`, and to TensorBoard event files under `tensorboard/`.
 
-    A line is flushed at once, so a killed run loses none. In an object store (`gs://`) lines appear at every `sync`,
-    which comes before each checkpoint: what a run that goes on does not repeat is there.
+    A line is flushed at once, so a killed run loses none. Event files, and lines in an object store (`gs://`), are
+    whole at every `sync`. It comes before each checkpoint: a run that goes on does not make rows before it again.
     """
 
     def __init__(
@@ -211,13 +182,15 @@ class MetricsWriter:
                 self._events.write(scalars, step)
 
     def sync(self) -> None:
-        """Has all rows so far in the file, wherever that is.
+        """Has all rows so far in both files, wherever these are: a run that is killed then loses none of them.
 
         Raises:
             RuntimeError: if they cannot be written.
         """
         with self._named_failures():
             self._lines.sync()
+            if self._events is not None:
+                self._events.sync()
 
     def close(self) -> None:
         """Closes the files; may be called twice.
@@ -248,12 +221,6 @@ def updates_with(workdir: epath.PathLike, key: str) -> set[int]:
     path = epath.Path(workdir) / "metrics.jsonl"
     rows = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
     return {row["learner_steps"] for row in rows if key in row}
-
-
-def _slope(start: tuple[int, float], end: tuple[int, float]) -> float:
-    """Steps per second between two (steps, seconds); NaN if no time passed."""
-    seconds = end[1] - start[1]
-    return (end[0] - start[0]) / seconds if seconds > 0 else math.nan
 
 
 def _ordered(row: Mapping[str, Any]) -> list[str]:

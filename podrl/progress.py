@@ -15,6 +15,7 @@ from podrl.journal import Journal, Row
 from podrl.ledger import OTHER, Ledger
 from podrl.metrics import EpisodeWindow
 from podrl.nonfinite import NonFiniteError, first_bad_leaf
+from podrl.schedule import max_lag
 from podrl.types import Counters, EnvSpec, LearnerState, PyTree, Snapshot
 
 COMPILE_S = 3600.0  # How much longer than others a process may compile; one that dies meanwhile is missed at once.
@@ -67,12 +68,22 @@ class Evaluations:
             is_evaluation_due, every_updates=evaluate.every_updates, last_update=config.num_updates
         )
 
-    def add(self, counters: Counters, params: PyTree, *, saves: bool) -> None:
-        """Takes an update that was just made, and whether a checkpoint follows; see `Evaluator.add`."""
+    def add(self, counters: Counters, params: PyTree, *, saves: bool, look: Callable[[], object]) -> None:
+        """Takes an update that was just launched; see `Evaluator.add`.
+
+        Args:
+            counters: after this update.
+            params: what `Agent.actor_params` returned.
+            saves: whether a checkpoint follows.
+            look: sees whether the update has ended; called all the time while this waits for an evaluation.
+        """
+
+        def give_up() -> bool:
+            look()
+            return self._give_up()
+
         with self._ledger.spend("evaluate" if self._is_on else OTHER):
-            self._goes_on = self._goes_on and self._evaluator.add(
-                counters, params, saves=saves, should_stop=self._give_up
-            )
+            self._goes_on = self._goes_on and self._evaluator.add(counters, params, saves=saves, should_stop=give_up)
             if saves or self.is_due(counters):
                 self._await_first()
 
@@ -121,6 +132,7 @@ def make_journal(
         chain=start.chain,
         frames_per_step=spec.frames_per_step,
         start_s=start_s,
+        warm_up=1 + max_lag(config),
         timeout_s=patience_s,
         stop_on_nonfinite=config.on_nonfinite == "stop",
         learner=learner,

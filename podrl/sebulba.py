@@ -170,7 +170,7 @@ def run(
             fingerprint = programs.learner.fingerprint(state, batch) if journal.wants_row(counters) else None
             journal.add(counters, metrics, fingerprint, finished_episodes(rollouts))
             saves = is_checkpoint_due(config, counters)
-            evaluations.add(counters, params, saves=saves)
+            evaluations.add(counters, params, saves=saves, look=journal.look)
             if saves:
                 journal.settle()  # Nothing that is not finite becomes a checkpoint.
                 with ledger.spend("checkpoint"):

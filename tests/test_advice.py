@@ -1,5 +1,6 @@
 import dataclasses
 import logging
+import math
 import re
 
 import jax
@@ -180,8 +181,8 @@ class Clock:
         return self.now
 
 
-def _row(env_steps, **learner):
-    return {"env_steps": env_steps, "time/wall_s": 1e6, "time/actors/env": 1.0} | {
+def _row(ended_s, rate=100.0, **learner):
+    return {"env_steps_per_second": rate, "time/wall_s": ended_s, "time/actors/env": 1.0} | {
         f"time/learner/{bucket}": share for bucket, share in learner.items()
     }
 
@@ -200,37 +201,47 @@ class TestAdviser:
         )
 
     def test_speaks_once_after_the_minute_about_the_time_since_the_first_row(self):
-        clock, core_clock = Clock(), Clock()
-        adviser = self._adviser(clock, core_clock)
-        clock.now = 1000.0  # compiling
-        core_clock.now = 5000.0
-        assert adviser.add(_row(32, compile=1.0)) is None
-        clock.now += 45.0
-        assert adviser.add(_row(64, wait_rollouts=0.8, learn=0.2)) is None
-        clock.now += 14.9
-        assert adviser.add(_row(96, learn=1.0)) is None
-        clock.now += 0.1
-        advice = adviser.add(_row(128, learn=1.0))
+        clock = Clock()
+        adviser = self._adviser(clock, Clock())
+        assert adviser.add(_row(1000.0, math.nan, compile=1.0)) is None
+        assert adviser.add(_row(1045.0, wait_rollouts=0.8, learn=0.2)) is None
+        assert adviser.add(_row(1059.9, learn=1.0)) is None
+        clock.now = 60.0
+        advice = adviser.add(_row(1060.0, learn=1.0))
         assert advice.startswith("learner waits 60% for rollouts, actors spend 100% in env")  # 0.8 * 45 s of 60 s
         assert "0% busy" in advice
-        clock.now += 100.0
-        assert adviser.add(_row(160, learn=1.0)) is None
+        assert adviser.add(_row(1160.0, learn=1.0)) is None
+
+    def test_goes_by_the_clock_of_the_rows_and_by_their_rates(self, monkeypatch):
+        """Rows are written later than their updates end, the last of a window by another time than the first."""
+        told = []
+        monkeypatch.setattr("podrl.adviser.advise", told.append)
+        clock = Clock()
+        adviser = self._adviser(clock, Clock())
+        for written_s, row in ((7.0, _row(1.0, math.nan)), (9.0, _row(3.0, math.nan)), (50.0, _row(43.0, 100.0))):
+            clock.now = written_s
+            assert adviser.add(row) is None
+        clock.now = 63.5
+        adviser.add(_row(63.0, 400.0, learn=0.5))
+        (situation,) = told
+        assert situation.env_steps_per_second == pytest.approx((40 * 100 + 20 * 400) / 60)
+        assert situation.share("learner", "learn") == pytest.approx(0.5 * 20 / 60)
 
     def test_knows_how_busy_the_cores_are(self, monkeypatch):
         monkeypatch.setattr("podrl.adviser.available_cores", lambda: 4)
         clock, core_clock = Clock(), Clock()
         adviser = self._adviser(clock, core_clock)
-        adviser.add(_row(32, learn=1.0))
+        adviser.add(_row(0.0, math.nan, learn=1.0))
         clock.now, core_clock.now = 60.0, 180.0
-        assert "(4 cores, 75% busy)" in adviser.add(_row(64, wait_rollouts=1.0))
+        assert "(4 cores, 75% busy)" in adviser.add(_row(60.0, wait_rollouts=1.0))
 
     def test_knows_what_others_have_of_them(self, monkeypatch):
         monkeypatch.setattr("podrl.adviser.available_cores", lambda: 4)
         clock, core_clock, busy_clock = Clock(), Clock(), Clock()
         adviser = self._adviser(clock, core_clock, busy_clock)
-        adviser.add(_row(32, learn=1.0))
+        adviser.add(_row(0.0, math.nan, learn=1.0))
         clock.now, core_clock.now, busy_clock.now = 60.0, 120.0, 156.0
-        assert "(4 cores, 50% busy, 15% with other processes)" in adviser.add(_row(64, wait_rollouts=1.0))
+        assert "(4 cores, 50% busy, 15% with other processes)" in adviser.add(_row(60.0, wait_rollouts=1.0))
 
 
 def test_a_run_logs_it(tmp_path, monkeypatch, caplog):

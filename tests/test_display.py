@@ -29,6 +29,7 @@ ROW = {
     "episode/count": 412,
     "lag/mean": 1.0,
     "lag/max": 1.0,
+    "time/wall_s": 10.0,
     "time/learner/learn": 0.71,
     "time/learner/wait_rollouts": 0.22,
     "time/learner/publish": 0.03,
@@ -80,7 +81,7 @@ def _last_panel(file):
 def _after(row, updates):
     """The row some updates later, in proportion."""
     scale = (row["learner_steps"] + updates) / row["learner_steps"]
-    return row | {key: round(row[key] * scale) for key in ("learner_steps", "env_steps", "frames")}
+    return row | {key: round(row[key] * scale) for key in ("learner_steps", "env_steps", "frames", "time/wall_s")}
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ class TestPlain:
         file, clock = io.StringIO(), Clock()
         with _display(file, clock, width=40) as display:
             display.update(ROW)
-            clock.now = 10.0
+            clock.now = 17.0  # The row is shown when the next rollouts come; its own clock is what counts.
             display.update(_after(ROW, 120))
         first, second = file.getvalue().splitlines()
         assert first == (

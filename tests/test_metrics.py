@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from podrl.ledger import Ledger, pooled, shares
-from podrl.metrics import EpisodeTracker, EpisodeWindow, MetricsWriter, RateMeter
+from podrl.metrics import EpisodeTracker, EpisodeWindow, MetricsWriter
 from podrl.types import Counters
 
 
@@ -65,15 +65,6 @@ class TestEpisodeWindow:
             "episode/count": 3,
         }
         assert len(window) == 2
-
-
-class TestRateMeter:
-    def test_excludes_what_was_before_the_first_call(self):
-        meter = RateMeter()
-        assert all(map(math.isnan, meter.update(100, 50.0)))
-        assert meter.update(300, 52.0) == (100.0, 100.0)
-        assert meter.update(400, 53.0) == (100.0, 100.0)
-        assert meter.update(400, 55.0) == (0.0, 60.0)
 
 
 class TestMetricsWriter:
@@ -154,6 +145,16 @@ class TestMetricsWriter:
         scalars = [(event.step, {value.tag: value.simple_value for value in event.summary.value}) for event in events]
         assert scalars == [(1280, {"loss/total": 0.5}), (2560, {"env_steps": 2560})]
         assert all(abs(event.wall_time - time.time()) < 60 for event in events)
+
+    def test_what_a_checkpoint_follows_is_in_tensorboard_though_nothing_is_closed(self, tmp_path):
+        """As after `kill -9`: a run that goes on from the checkpoint does not make these rows again."""
+        writer = MetricsWriter(tmp_path, tensorboard=True)
+        for update in (1, 2, 3):
+            writer.write({"learner_steps": update}, step=update)
+            if update == 2:
+                writer.sync()
+                assert [event.step for event in _read_events(tmp_path)] == [0, 1, 2]
+        writer.close()
 
     def test_a_resumed_run_purges_the_lost_attempt_from_tensorboard(self, tmp_path):
         with MetricsWriter(tmp_path, tensorboard=True, resumed=Counters(learner_steps=20, env_steps=200)):

@@ -13,7 +13,7 @@ LAYERS = [
     {"sections"},
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "wire"}
     | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"}
-    | {"hints", "marks", "process_exit", "streams"},
+    | {"hints", "intervals", "marks", "process_exit", "rates", "streams", "tensorstore_metrics"},
     {"paths"},
     {"values", "config_dict"},
     {"overrides"},

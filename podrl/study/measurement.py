@@ -133,19 +133,29 @@ def learning_curve(rows: Sequence[Row]) -> LearningCurve:
 
 
 def split_starts(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of updates, those of each start of the run by themselves: a start's first row has no rate yet."""
+    """The rows of updates, those of each start of the run by themselves: a start's first rows have no rate yet."""
     starts: list[list[Row]] = []
+    before: Row | None = None
     for row in rows:
         if "env_steps_per_second" not in row:  # An evaluation's.
             continue
-        if not starts or row["env_steps_per_second"] is None:
+        if before is None or _begins(before, row):
             starts.append([])
         starts[-1].append(row)
+        before = row
     return starts
 
 
+def _begins(before: Row, row: Row) -> bool:
+    """Whether a row is a start's first: it has no rate, and the row before it has one, or a later clock."""
+    goes_on = before["env_steps_per_second"] is None and before["time/wall_s"] <= row["time/wall_s"]
+    return row["env_steps_per_second"] is None and not goes_on
+
+
 def _after_warmup(start: Sequence[Row]) -> list[Row]:
-    return [row for row in start if row["learner_steps"] - start[0]["learner_steps"] >= WARMUP_UPDATES - 1]
+    """A start's rows from the last one without a rate on, and without the first updates."""
+    first = max((index for index, row in enumerate(start) if row["env_steps_per_second"] is None), default=0)
+    return [row for row in start[first:] if row["learner_steps"] - start[0]["learner_steps"] >= WARMUP_UPDATES - 1]
 
 
 def _seconds(pair: tuple[Row, Row]) -> float:
