@@ -17,14 +17,13 @@ import numpy as np
 
 from podrl.envs import EvaluationProtocol, Pool, close_pool
 from podrl.envs.seeds import env_seeds
+from podrl.intervals import mean_interval
 from podrl.keys import EVALUATE, purpose_key
 from podrl.types import Agent, Array, EnvSpec, PyTree, Timestep
 from podrl.unroll import Unroller
 from podrl.waiting import Stopped
 
 MAX_ENVS = 32  # More would shorten little and, as all step until the last has ended, waste much.
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
 
 # (actor_params, timestep, carry, keys [B]) -> (action [B, ...], carry)
 Act = Callable[[PyTree, Timestep, PyTree, Array], tuple[Array, PyTree]]
@@ -221,31 +220,15 @@ def make_player(
     )
 
 
-def bootstrap_interval(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of the mean, by the percentile bootstrap.
-
-    Args:
-        values: [N] independent samples.
-        resamples: of N values, drawn with replacement.
-        seed: of the draws.
-
-    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3.
-    """
-    rng = np.random.default_rng(seed)
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return float(low), float(high)
-
-
 def summarize(episodes: Episodes) -> dict[str, Any]:
-    """Statistics of the returns and lengths, as plain numbers."""
+    """Statistics of the returns and lengths, as plain numbers; `interval` is None of a single episode."""
     returns, lengths = episodes.returns, episodes.lengths
+    interval = mean_interval(returns)
     return {
         "episodes": len(returns),
         "return": {
             "mean": float(returns.mean()),
-            "interval": list(bootstrap_interval(returns)),
+            "interval": None if interval is None else list(interval),
             "median": float(np.median(returns)),
             "min": float(returns.min()),
             "max": float(returns.max()),

@@ -1,6 +1,6 @@
 """What `tools/evaluate.py` prints and writes: pure functions from episodes to numbers and text."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -10,7 +10,8 @@ from rich.table import Table
 from podrl.atari_scores import human_normalised
 from podrl.config import Config
 from podrl.envs import EvaluationProtocol
-from podrl.evaluate import CONFIDENCE, RESAMPLES, Episodes, summarize
+from podrl.evaluate import Episodes, summarize
+from podrl.intervals import CONFIDENCE, FEW
 from podrl.types import Counters
 
 
@@ -43,7 +44,6 @@ def make_report(
         "seed": seed,
         "num_envs": num_envs,
         "confidence": CONFIDENCE,
-        "resamples": RESAMPLES,
         "policies": {policy: _describe(config.env.id, episodes) for policy, episodes in played.items()},
     }
 
@@ -51,9 +51,9 @@ def make_report(
 def _describe(env_id: str, episodes: Episodes) -> dict[str, Any]:
     """Statistics, the score on the human scale where there is one, and every episode."""
     described = summarize(episodes)
-    mean, (low, high) = described["return"]["mean"], described["return"]["interval"]
+    mean, interval = described["return"]["mean"], described["return"]["interval"]
     if human_normalised(env_id, mean) is not None:
-        interval = [human_normalised(env_id, low), human_normalised(env_id, high)]
+        interval = None if interval is None else [human_normalised(env_id, end) for end in interval]
         described["human_normalised"] = {"mean": human_normalised(env_id, mean), "interval": interval}
     return described | {"returns": episodes.returns.tolist(), "lengths": episodes.lengths.tolist()}
 
@@ -91,13 +91,13 @@ def _table(policies: Mapping[str, Mapping[str, Any]]) -> Table:
     results = policies.values()
     percent = f"{CONFIDENCE:.0%}"
     table.add_row("return, mean", *(_number(result["return"]["mean"]) for result in results), style="bold")
-    table.add_row(f"  {percent} interval", *(_span(*result["return"]["interval"]) for result in results))
+    table.add_row(f"  {percent} interval", *(_interval(result["return"]["interval"]) for result in results))
     table.add_row("  median", *(_number(result["return"]["median"]) for result in results))
     table.add_row("  lowest to highest", *(_span(r["return"]["min"], r["return"]["max"]) for r in results))
     if all("human_normalised" in result for result in results):
         scores = [result["human_normalised"] for result in results]
         table.add_row("human-normalised", *(f"{score['mean']:.1%}" for score in scores), style="bold")
-        intervals = ["{:.1%} to {:.1%}".format(*score["interval"]) for score in scores]
+        intervals = [_interval(score["interval"], "{:.1%}".format) for score in scores]
         table.add_row(f"  {percent} interval", *intervals)
     table.add_row("length, mean", *(_number(result["length"]["mean"]) for result in results))
     table.add_row("  shortest to longest", *(_span(r["length"]["min"], r["length"]["max"]) for r in results))
@@ -106,13 +106,21 @@ def _table(policies: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _notes(report: Mapping[str, Any]) -> list[str]:
     """What the table does not say."""
-    notes = [f"Intervals: percentile bootstrap of the mean, {report['resamples']:,} resamples. Lengths in env steps."]
+    episodes = next(iter(report["policies"].values()))["episodes"]
+    notes = ["Intervals: Student's t, of the mean. Lengths in env steps."]
+    if episodes < FEW:
+        rough = "One episode has no interval" if episodes == 1 else f"Intervals of {episodes} episodes are rough"
+        notes.append(f"WARNING: {rough}. Play {FEW} or more: --episodes.")
     scored = all("human_normalised" in result for result in report["policies"].values())
     if scored:
         notes.append("Human-normalised: 0 % is random play, 100 % a human tester (Wang et al. 2016, arXiv:1511.06581).")
     elif "frame_skip" in report["protocol"]:
         notes.append(f"There is no human-normalised score: {report['env_id']} is not one of the table's 57 games.")
     return notes
+
+
+def _interval(interval: Sequence[float] | None, show: Callable[[float], str] | None = None) -> str:
+    return "-" if interval is None else " to ".join(map(show or _number, interval))
 
 
 def _span(low: float, high: float) -> str:

@@ -53,7 +53,8 @@ def test_says_what_was_played_and_how_well(catch, tmp_path, capsys):
     assert "test on Catch-v0, update 12 (384 env steps, 384 frames)" in printed
     assert "40: the first 2 of each of 20 environments, seed 1" in printed
     assert re.search(r"greedy +sampled", printed)
-    assert "percentile bootstrap of the mean, 10,000 resamples" in printed
+    assert "Intervals: Student's t, of the mean." in printed
+    assert "WARNING" not in printed
     assert "human" not in printed
     assert (report["learner_steps"], report["seed"], report["protocol"]) == (12, 1, {"max_episode_steps": "none"})
     for result in report["policies"].values():
@@ -63,6 +64,14 @@ def test_says_what_was_played_and_how_well(catch, tmp_path, capsys):
         low, high = result["return"]["interval"]
         assert -1 <= low <= result["return"]["mean"] <= high <= 1
     assert sorted(catch.rglob("*")) == before  # The run's folder is only read.
+
+
+@pytest.mark.parametrize(("episodes", "said"), [(1, "One episode has no interval"), (9, "Intervals of 9 episodes are")])
+def test_few_episodes_are_warned_of(catch, capsys, episodes, said):
+    assert play(catch, "--episodes", episodes, "--policy", "greedy") == 0
+    printed = capsys.readouterr().out
+    assert f"WARNING: {said}" in printed
+    assert (re.search(r"95% interval +-\n", printed) is not None) == (episodes == 1)
 
 
 def test_is_reproducible(catch, tmp_path):

@@ -44,10 +44,10 @@ def caveats(
     if len(seeds) == 1:
         told.append("There is one run of each point, so nothing says how far another would differ: no intervals.")
     else:
-        few = " With so few they are rough, and tend to be too narrow." if len(seeds) < _FEW_SEEDS else ""
+        few = " With so few they are rough." if len(seeds) < _FEW_SEEDS else ""
         told.append(
-            f"Means are of up to {len(seeds)} seeds; intervals are 95 % percentile bootstrap intervals of the mean, "
-            f"resampled over seeds.{few}"
+            f"Means are of up to {len(seeds)} seeds; intervals are 95 % intervals of the mean over seeds, by Student's "
+            f"t.{few}"
         )
     if budgets.env_steps is not None and budgets.seconds is not None:
         told.append(

@@ -13,7 +13,7 @@ from podrl.study.folder import WORDS
 from podrl.study.summary import Budgets, Estimate, PointSummary, RunRecord
 
 CAPTIONS = {
-    "throughput": "Throughput. Dots are runs, lines join the means over seeds, bars are 95 % bootstrap intervals "
+    "throughput": "Throughput. Dots are runs, lines join the means over seeds, bars are 95 % intervals "
     "where there are several seeds; dashed is the ideal, the smallest point's rate in proportion to the devices. Both "
     "axes are logarithmic.",
     "efficiency": "Efficiency: the fraction of the ideal throughput that was reached.",

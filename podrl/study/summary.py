@@ -1,4 +1,4 @@
-"""From runs to points: means over seeds with bootstrap intervals, speed-up and efficiency within each series.
+"""From runs to points: means over seeds with intervals, speed-up and efficiency within each series.
 
 A *series* is a line of the figures: points that differ in their devices only. Its smallest point is what the others are
 compared with. The ideal is a throughput in proportion to the devices, for weak and for strong scaling alike; efficiency
@@ -7,18 +7,15 @@ is the fraction of it that was reached.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any
 
 import numpy as np
 
+from podrl.intervals import mean_interval, ratio_interval
 from podrl.study.execution import order
 from podrl.study.feasibility import Feasible
 from podrl.study.folder import Folder, Status
 from podrl.study.grid import Point, Trial
 from podrl.study.measurement import LearningCurve, Measurement, learning_curve
-
-CONFIDENCE = 0.95
-RESAMPLES = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,34 +203,15 @@ def _summarize(
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean, and its interval by the percentile bootstrap.
-
-    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3; `scipy.stats.bootstrap`.
-    """
-    return _bootstrap([values], lambda x, axis: np.mean(x, axis=axis))
+    """The mean over seeds, and its interval."""
+    low, high = mean_interval(values) or (None, None)
+    return Estimate(mean=float(np.mean(values)), low=low, high=high)
 
 
 def estimate_ratio(values: Sequence[float], base: Sequence[float]) -> Estimate:
-    """The ratio of two means; the interval resamples both, each by itself."""
-    return _bootstrap([values, base], lambda x, y, axis: np.mean(x, axis=axis) / np.mean(y, axis=axis))
-
-
-def _bootstrap(samples: Sequence[Sequence[float]], statistic: Callable[..., Any]) -> Estimate:
-    from scipy import stats  # Takes half a second.
-
-    mean = float(statistic(*map(np.asarray, samples), axis=0))
-    if min(map(len, samples)) < 2:
-        return Estimate(mean=mean, low=None, high=None)
-    interval = stats.bootstrap(
-        tuple(map(np.asarray, samples)),
-        statistic,
-        n_resamples=RESAMPLES,
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Estimate(mean=mean, low=float(interval.low), high=float(interval.high))
+    """The ratio of two means over seeds, and its interval."""
+    low, high = ratio_interval(values, base) or (None, None)
+    return Estimate(mean=float(np.mean(values) / np.mean(base)), low=low, high=high)
 
 
 def _rates(runs: Sequence[RunRecord]) -> list[float]:

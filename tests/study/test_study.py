@@ -237,9 +237,11 @@ def test_one_run_has_no_interval():
     assert (estimate([3.0]).low, estimate_ratio([3.0, 4.0], [1.0]).high) == (None, None)
 
 
-def test_ratios_resample_both_sides():
-    found = estimate_ratio([2.0, 4.0], [1.0, 2.0])
-    assert (found.mean, found.low, found.high) == (2.0, pytest.approx(1.0), pytest.approx(4.0))
+def test_ratios_know_the_error_of_both_sides():
+    both = estimate_ratio([20.0, 21.0, 22.0], [9.0, 10.0, 11.0])
+    above = estimate_ratio([20.0, 21.0, 22.0], [10.0, 10.0, 10.0])
+    assert both.mean == above.mean == pytest.approx(2.1)
+    assert both.high - both.low > 1.5 * (above.high - above.low) > 0
 
 
 @pytest.mark.parametrize(
