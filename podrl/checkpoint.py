@@ -16,6 +16,7 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
+from podrl import tensorstore_metrics
 from podrl.checkpoint_arrays import check_index, make_records
 from podrl.checkpoint_errors import CheckpointError, explain
 from podrl.checkpoint_facts import JSON_FILE, JSON_ITEMS, ArrayRecord, checkpoint_folder, make_facts, read_return
@@ -50,6 +51,7 @@ class Checkpointer:
             keep_best: keep as many of the highest mean episode return; 0 for none.
             save_timeout_s: how long a save in the background may take, and its processes wait for each other there.
         """
+        tensorstore_metrics.switch_off()  # Every save would leak some.
         self._workdir = workdir
         self._first = jax.process_index() == 0
         self._saving: int | None = None  # The step that is being written, until it is known to be whole.
