@@ -112,7 +112,9 @@ class Learner:
     def _join_and_update(self, state: LearnerState, rollouts: tuple[Trajectory, ...]) -> tuple[LearnerState, Metrics]:
         trajectory = join_environments(self._mesh, rollouts)
         new_state, metrics = self._agent.update(state, trajectory)
-        return new_state, {**metrics, **lag_metrics(state.step - trajectory.params_version, self._max_lag)}
+        transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
+        lags = lag_metrics(state.step - trajectory.params_version, self._max_lag)
+        return new_state, {**metrics, **lags, "data/transitions": transitions}
 
     def _hash(self, params: PyTree, rollouts: tuple[Trajectory, ...]) -> jax.Array:
         return jnp.stack([fingerprint(params), fingerprint(rollouts)])

@@ -13,7 +13,8 @@ from podrl.journal import Row
 from podrl.ledger import Ledger
 from podrl.mesh import Topology
 from podrl.metrics import MetricsWriter
-from podrl.types import Counters
+from podrl.schedule import make_schedule
+from podrl.types import Counters, Snapshot
 
 
 class Reporter:
@@ -26,6 +27,7 @@ class Reporter:
         writer: MetricsWriter,
         display: Display,
         ledger: Ledger,
+        start: Snapshot | None,
         *,
         start_s: float,
         advises: bool,
@@ -38,9 +40,13 @@ class Reporter:
             writer: keeps rows.
             display: shows them on the terminal.
             ledger: of the main thread.
+            start: where the run goes on; None if it begins.
             start_s: when the run started, by `time.perf_counter`.
             advises: whether to say what limits the speed.
         """
+        self._config = config
+        self._num_episodes = start.episodes.get("count", 0) if start else 0  # at the last boundary
+        self._has_warned = False
         self._env_id = config.env.id
         self._display = display
         self._ledger = ledger
@@ -55,9 +61,23 @@ class Reporter:
         if self._adviser and (advice := self._adviser.add(row)):
             logging.info("What limits the speed: %s.", advice)
 
-    def sync(self) -> None:
-        """Has all rows so far in their file."""
+    def before_checkpoint(self, snapshot: Snapshot) -> None:
+        """Has all rows so far in their files, and warns if no episode has ended since the boundary before."""
         self._writer.sync()
+        every, update = make_schedule(self._config).every, snapshot.counters.learner_steps
+        if every == 0 or update % every or self._config.topology.placement == "anakin":
+            return
+        before, self._num_episodes = self._num_episodes, snapshot.episodes.get("count", 0)
+        if self._num_episodes == before and not self._has_warned:
+            self._has_warned = True
+            logging.warning(
+                "No episode has ended in the %d updates up to %d. Environments are opened anew at every checkpoint, so "
+                "an episode of more than %s steps never ends. Raise checkpoint.every_updates=%d.",
+                every,
+                update,
+                f"{every * self._config.actors.unroll_length:,}",
+                every,
+            )
 
     def write_evaluation(self, counters: Counters, episodes: Episodes) -> None:
         """Takes the episodes of an evaluation."""

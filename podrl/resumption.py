@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import json
+import math
 from typing import Any
 
 from absl import logging
@@ -10,15 +11,21 @@ import jax
 
 from podrl.checkpoint import Checkpointer
 from podrl.checkpoint_errors import CheckpointError, DamagedError
-from podrl.checkpoint_facts import checkpoint_folder
+from podrl.checkpoint_facts import checkpoint_folder, read_fact
 from podrl.comparison import changes
 from podrl.config import Config
+from podrl.config_dict import differences, to_dict
 from podrl.launch.progress import newest_update
 from podrl.schedule import is_exact, resumable
 from podrl.types import LearnerState, Snapshot
 from podrl.workdir import START_ANEW, set_rows_aside, shorten
 
 _ADVICE = f"Put good copies there and repeat the command, choose another --workdir, or add {START_ANEW}."
+
+_SCHEDULE_KEYS = (
+    *("agent.learning_rate", "agent.learning_rate_decay", "total_env_steps"),
+    *("actors.num_envs", "actors.unroll_length"),
+)
 
 
 def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
@@ -109,3 +116,42 @@ def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Ma
     """Says in what a run goes on otherwise than it was started last, if that may change its numbers."""
     if config.determinism == "exact" and before and (found := changes(before[-1], now)):
         logging.warning("What follows may not be bit for bit what it would have been: %s.", shorten(found))
+
+
+def warn_of_learning_rate(workdir: epath.Path, config: Config, start: Snapshot | None) -> None:
+    """Says if the learning rate jumps where a run goes on: its schedule spans the run, whose length may be another now.
+
+    Args:
+        workdir: the run's.
+        config: that the run goes on with.
+        start: where it does; None if it begins.
+    """
+    update = start.counters.learner_steps if start else 0
+    before, now = (read_fact(workdir, update, "config") if start else None) or {}, to_dict(config)
+    earlier, later = _learning_rate(before, update), _learning_rate(now, update)
+    if earlier is None or later is None:
+        return
+    (was, _), (becomes, share) = earlier, later
+    if math.isclose(was, becomes, rel_tol=0.01, abs_tol=1e-12):
+        return
+    changed = differences(before, now)
+    causes = [f"{key} was {changed[key][0]}, is {changed[key][1]}" for key in _SCHEDULE_KEYS if key in changed]
+    logging.warning(
+        "The learning rate jumps from %.3g to %.3g after update %d, since %s.%s",
+        was,
+        becomes,
+        update,
+        "; ".join(causes),
+        f" With agent.learning_rate={was / share:.3g} it would go on from {was:.3g}." if was and share else "",
+    )
+
+
+def _learning_rate(values: Mapping[str, Any], update: int) -> tuple[float, float] | None:
+    """The learning rate that a config has after an update, and its share of `agent.learning_rate`; None without one."""
+    agent, actors = values.get("agent", {}), values.get("actors", {})
+    sizes = [values.get("total_env_steps"), actors.get("num_envs"), actors.get("unroll_length")]
+    if agent.get("learning_rate") is None or not all(sizes):
+        return None
+    total, num_envs, length = sizes
+    share = max(0.0, 1 - update / math.ceil(total / (num_envs * length))) if agent.get("learning_rate_decay") else 1.0
+    return agent["learning_rate"] * share, share

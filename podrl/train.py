@@ -53,7 +53,7 @@ from podrl.profiler import Profiler
 from podrl.progress import Outcome, count_updates
 from podrl.records import read_manifests
 from podrl.reporter import Reporter
-from podrl.resumption import find_start, make_checkpointer, warn_of_changes
+from podrl.resumption import find_start, make_checkpointer, warn_of_changes, warn_of_learning_rate
 from podrl.streams import keep_printing
 from podrl.types import Counters, EnvSpec, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
@@ -232,11 +232,12 @@ def train(
             resumed = start.counters if start else Counters()
         if first and goes_on and not (start and start.counters.learner_steps >= config.num_updates):
             warn_of_changes(config, read_manifests(folder), manifest)
+            warn_of_learning_rate(folder, asked, start)
         if first:
             write_facts(folder, asked, manifest)
             writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
             advises = not profile and config.topology.placement == "sebulba"  # It is about threads that wait.
-            reporter = Reporter(config, topology, writer, display, ledger, start_s=start_s, advises=advises)
+            reporter = Reporter(config, topology, writer, display, ledger, start, start_s=start_s, advises=advises)
 
         evaluator = make_evaluator(
             config,
@@ -251,7 +252,6 @@ def train(
         watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
 
         votes = StopVote(topology.learner, stop_code) if job.process_count > 1 else None
-
         begin = resumed or Counters()
         newest = begin.learner_steps + 1
 
@@ -267,7 +267,7 @@ def train(
 
         def save(snapshot: Snapshot) -> None:
             if reporter:
-                reporter.sync()  # A run that goes on from this checkpoint does not make these rows again.
+                reporter.before_checkpoint(snapshot)  # A run that goes on from it does not make these rows again.
             checkpointer.save(snapshot, config=to_dict(asked), manifest=manifest)
 
         outcome = run_loop(config)(

@@ -47,6 +47,11 @@ def test_counters_and_rates_are_the_learners():
     assert rows[-1]["frames_per_second"] == pytest.approx(4 * rows[-1]["env_steps_per_second"])
 
 
+def test_steps_that_only_reset_are_told_apart():
+    _, rows = run(scripted_config({"episode_lengths": (3,)}, total_env_steps=2 * 8 * 4))
+    assert [(row["env_steps"], row["data/transitions"]) for row in rows] == [(32, 24), (64, 24)]  # The fourth resets.
+
+
 def test_total_env_steps_is_rounded_up_to_whole_updates():
     outcome, _ = run(make_config(total_env_steps=33))
     assert (outcome.counters.learner_steps, outcome.counters.env_steps) == (2, 64)

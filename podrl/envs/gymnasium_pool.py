@@ -17,6 +17,7 @@ from podrl.gymnasium_envs import calls
 from podrl.gymnasium_envs.batch import EnvBatch, Steps, check_fits
 from podrl.gymnasium_envs.calls import EnvFailure, WrongReturn, named_caller
 from podrl.gymnasium_envs.processes import WorkerBatch
+from podrl.gymnasium_envs.statistics import warn_of_statistics, with_statistics
 from podrl.types import EnvSpec, Timestep
 
 MakeEnv = Callable[[], gymnasium.Env]
@@ -34,6 +35,7 @@ def describe(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> E
             isinstance(getattr(env, name, None), gymnasium.Space),
             f"env.id={config.id!r} has no {name}: set self.{name} to a gymnasium.spaces.Space in its constructor.",
         )
+    warn_of_statistics(with_statistics(env))
     encoding = make_encoding(env.observation_space, config)
     actions = make_action_encoding(env.action_space, config.id)
     _try(env, actions.decode(actions.actions.sample(np.random.default_rng(0), (1,)))[0], config)
