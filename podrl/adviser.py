@@ -9,7 +9,31 @@ from podrl.advice import Machine, Situation, advise
 from podrl.config import Config
 from podrl.layout import make_layout
 from podrl.mesh import Topology
+from podrl.panel import duration
 from podrl.platforms import available_cores, busy_core_seconds
+
+_LONG_S = 86_400.0
+
+
+def has_rate(row: Mapping[str, Any]) -> bool:
+    """Whether a row of metrics has a rate; the first has none."""
+    return math.isfinite(row["env_steps_per_second"])
+
+
+def suggest_shorter(config: Config, row: Mapping[str, Any]) -> str | None:
+    """Says what to run for a first look, where this run would take days; None where it would not.
+
+    Args:
+        config: of the run.
+        row: of its metrics, with a rate.
+    """
+    left_s = (config.total_env_steps - row["env_steps"]) / max(row["env_steps_per_second"], 1e-9)
+    if left_s < _LONG_S:
+        return None
+    return (
+        f"At this rate the run takes {duration(left_s)} more. For a first look, --config configs/impala_catch.py is "
+        "done in less than a minute; --config.total_env_steps shortens this one."
+    )
 
 
 class Adviser:

@@ -23,6 +23,7 @@ import contextlib
 import dataclasses
 import functools
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -43,6 +44,7 @@ from podrl.stages import (
     time_learn,
     time_transfer,
 )
+from podrl.tool import refuse_module
 
 END_TO_END = "end_to_end"
 PLAIN = "plain"
@@ -307,3 +309,7 @@ def relate_to_plain(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
 
 def _fractions(rates: Sequence[float], bounds: Sequence[float]) -> dict[str, float]:
     return spread([rate / bound for rate, bound in zip(rates, bounds, strict=True)])
+
+
+if __name__ == "__main__":
+    sys.exit(refuse_module("podrl.benchmark", "tools/benchmark.py --config configs/impala_catch.py"))

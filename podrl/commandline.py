@@ -32,6 +32,7 @@ KEYS = """
 Values of {path}, each to be overridden by --config.KEY=VALUE; podrl/config.py and podrl/agents/ say what they mean:
 
 """
+_ROOT = Path(__file__).parent.parent  # Of podrl's own checkout, where there is one.
 HELP = ("-h", "--h", "-help", "--help")
 
 
@@ -152,7 +153,10 @@ def load_config(path: str) -> ml_collections.ConfigDict:
         if file.is_dir():
             inside = ", ".join(_config_files(file))
             raise ConfigError(f"--config={path} is a folder. Give a file{f' in it: {inside}' if inside else ''}.")
-        raise ConfigError(f"Config file {path} does not exist{did_you_mean(path, nearby)}{listing}")
+        place = "" if file.is_absolute() else f" in {Path.cwd()}"
+        if (shipped := _ROOT / file).is_file():
+            raise ConfigError(f"Config file {path} does not exist{place}. podrl's own is --config={shipped}.")
+        raise ConfigError(f"Config file {path} does not exist{place}{did_you_mean(path, nearby)}{listing}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     check(spec is not None and spec.loader is not None, f"Config file {path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ training, and the same seed and parameters give the same episodes.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from podrl.envs import EvaluationProtocol, Pool, close_pool
 from podrl.envs.seeds import env_seeds
 from podrl.intervals import mean_interval
 from podrl.keys import EVALUATE, purpose_key
+from podrl.tool import refuse_module
 from podrl.types import Agent, Array, EnvSpec, PyTree, Timestep
 from podrl.unroll import Unroller
 from podrl.waiting import Stopped
@@ -250,3 +252,7 @@ def check_same_interface(training: EnvSpec, evaluation: EnvSpec, protocol: Evalu
             f"Found observations and actions {after} of {protocol.env.id} under its evaluation protocol; the agent was "
             f"trained on {before}. The source's evaluation_protocol must keep them."
         )
+
+
+if __name__ == "__main__":
+    sys.exit(refuse_module("podrl.evaluate", "tools/evaluate.py --workdir RUN"))

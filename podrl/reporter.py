@@ -4,7 +4,7 @@ import time
 
 from absl import logging
 
-from podrl.adviser import Adviser
+from podrl.adviser import Adviser, has_rate, suggest_shorter
 from podrl.config import Config
 from podrl.display import Display
 from podrl.evaluate import Episodes
@@ -51,6 +51,8 @@ class Reporter:
         self._display = display
         self._ledger = ledger
         self._adviser = Adviser(config, topology) if advises else None
+        self._config = config
+        self._awaits_rate = True
         self._start_s = start_s
         self._writer = writer
 
@@ -58,6 +60,10 @@ class Reporter:
         """Takes a row of the learner's."""
         self._writer.write(row, row["env_steps"])
         self._display.update(row)
+        if self._awaits_rate and has_rate(row):
+            self._awaits_rate = False
+            if suggestion := suggest_shorter(self._config, row):
+                logging.info("%s", suggestion)
         if self._adviser and (advice := self._adviser.add(row)):
             logging.info("What limits the speed: %s.", advice)
 

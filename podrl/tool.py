@@ -45,6 +45,12 @@ def run_tool(
         return 1 if mistake is None else 2
 
 
+def refuse_module(module: str, program: str) -> int:
+    """Says what to run instead of `python -m podrl.<module>`, which is a part of the library; returns exit code 2."""
+    sys.stderr.write(f"podrl: error: python -m {module} is no command. In podrl's own folder run: python {program}\n")
+    return 2
+
+
 def load_config(path: str, overrides: Sequence[str], *, smoke: bool = False) -> ml_collections.ConfigDict:
     """The config of a file with overrides such as `--config.env.id=Pong-v5`, shrunk if asked to.
 

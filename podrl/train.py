@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import re
+import sys
 import threading
 import time
 from typing import Any
@@ -55,6 +56,7 @@ from podrl.records import read_manifests
 from podrl.reporter import Reporter
 from podrl.resumption import find_start, make_checkpointer, warn_of_changes, warn_of_learning_rate
 from podrl.streams import keep_printing
+from podrl.tool import refuse_module
 from podrl.types import Counters, EnvSpec, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
 from podrl.workdir import clear_run, holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
@@ -359,3 +361,7 @@ def _exit_code(code: int, job: Job, error: Exception | None = None) -> int:
     if stuck or failed_among_others or isinstance(error, CheckpointError):
         leave(code)
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(refuse_module("podrl.train", "tools/tpu_launch.py --config configs/impala_catch.py"))

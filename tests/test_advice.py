@@ -8,7 +8,7 @@ import pytest
 
 from podrl import train
 from podrl.advice import Machine, Situation, advise
-from podrl.adviser import Adviser
+from podrl.adviser import Adviser, has_rate, suggest_shorter
 from podrl.agents.impala import AgentConfig
 from podrl.config import Config
 from podrl.layout import Layout
@@ -249,3 +249,22 @@ def test_a_run_logs_it(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.INFO, logger="absl"):
         train.train(runs.make_config(actors__num_envs=32), workdir=str(tmp_path / "run"))
     assert len([record for record in caplog.records if "What limits the speed: " in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize(("rate", "long"), [(1e3, False), (1.0, True)])
+def test_a_run_that_would_take_days_names_one_that_is_done_in_seconds(rate, long):
+    config = runs.make_config(total_env_steps=800_000)
+    row = {"env_steps": 100_000, "env_steps_per_second": rate}
+    assert has_rate(row)
+    assert not has_rate(row | {"env_steps_per_second": float("nan")})
+    suggestion = suggest_shorter(config, row)
+    assert (suggestion is not None) == long
+    if suggestion:
+        assert suggestion.startswith("At this rate the run takes 8 d 2 h more. For a first look, --config configs/")
+
+
+def test_the_suggestion_is_made_once_with_the_first_rate(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("podrl.reporter.suggest_shorter", lambda config, row: f"rated {row['env_steps']}")
+    with caplog.at_level(logging.INFO, logger="absl"):
+        train.train(runs.make_config(actors__num_envs=32), workdir=str(tmp_path / "run"))
+    assert len([record for record in caplog.records if record.getMessage().startswith("rated ")]) == 1

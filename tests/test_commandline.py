@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 from pathlib import Path
+import re
+import runpy
 import subprocess
 import sys
 
@@ -204,3 +206,23 @@ for name in ("impala_atari", "impala_catch", "impala_lunarlander", "impala_pong"
 assert "jax" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_config_named_from_another_folder_is_answered_with_where_it_was_looked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = errors_of(capsys, "--config=configs/impala_catch.py")
+    assert line.endswith(
+        f"Config file configs/impala_catch.py does not exist in {tmp_path}. podrl's own is --config={CATCH}."
+    )
+    assert f"mine.py does not exist in {tmp_path}" in errors_of(capsys, "--config=mine.py")
+    assert f"Config file {tmp_path}/mine.py does not exist" in errors_of(capsys, f"--config={tmp_path}/mine.py")
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("module", ["podrl", "podrl.train", "podrl.evaluate", "podrl.benchmark"])
+def test_a_module_that_looks_like_a_command_says_what_to_run(module, capsys):
+    with pytest.raises(SystemExit) as ending:
+        runpy.run_module(module if "." in module else f"{module}.__main__", run_name="__main__")
+    assert ending.value.code == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(rf"podrl: error: python -m {module} is no command\. In .*: python tools/\w+\.py --.*\n", err)

@@ -50,7 +50,7 @@ LAYERS = [
     {"planning"},
     {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"}
     | {"simulation_report", "study"},
-    {"simulation_check"},
+    {"simulation_check", "__main__"},
 ]
 # Within a layer modules do not see each other, but for these.
 WITHIN = {("ops", "ops"), ("networks", "networks"), ("envs", "envs"), ("agents", "agents"), ("networks", "ops")} | {

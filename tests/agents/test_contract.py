@@ -1,4 +1,7 @@
-"""What every agent in `podrl/agents/` owes the rest of podrl. A new agent gets all of these for nothing."""
+"""What every agent in `podrl/agents/` owes the rest of podrl. A new agent gets all of these for nothing.
+
+`tests/agents/minimal.py` is here too: what it does without, no agent needs.
+"""
 
 import dataclasses
 import importlib
@@ -12,10 +15,11 @@ import pytest
 from podrl import agents
 from podrl.config import NetworkConfig
 from podrl.networks import make_network
+from podrl.nonfinite import CHECKED
 from podrl.types import ContinuousActions, DiscreteActions, EnvSpec, LearnerState, MultiDiscreteActions, Timestep
 from tests.runs import all_resets, random_trajectory
 
-AGENTS = [module.name for module in pkgutil.iter_modules(agents.__path__)]
+AGENTS = [*(f"podrl.agents.{module.name}" for module in pkgutil.iter_modules(agents.__path__)), "tests.agents.minimal"]
 SPECS = {
     "vector": EnvSpec(id="vector", observation=jax.ShapeDtypeStruct((6,), jnp.float32), actions=DiscreteActions(3)),
     "choices": EnvSpec(
@@ -37,7 +41,7 @@ NETWORKS = {
 @pytest.fixture(params=[(name, kind) for name in AGENTS for kind in SPECS], ids="-".join)
 def case(request):
     name, kind = request.param
-    module = importlib.import_module(f"podrl.agents.{name}")
+    module = importlib.import_module(name)
     spec = SPECS[kind]
     agent = module.make_agent(module.AgentConfig(), make_network(NETWORKS[kind], spec), num_updates=100)
     return agent, spec
@@ -97,14 +101,15 @@ def test_acting_needs_neither_the_optimizer_nor_the_key(case):
 
 
 def test_the_carry_is_forgotten_where_an_episode_opens(case):
+    """In whatever shows it: the actions of many environments, what is recorded of them, or the next carry."""
     agent, spec = case
-    params = agent.actor_params(agent.init(jax.random.key(0)))
-    stale = jax.tree.map(lambda x: x + 1, agent.initial_carry(2))
-    opened = [
-        agent.act(params, make_timestep(spec, 2, True), carry, keys(2)) for carry in (stale, agent.initial_carry(2))
-    ]
+    params, num_envs = agent.actor_params(agent.init(jax.random.key(0))), 200
+    params = jax.tree.map(lambda x: 5 * x, params)  # Further from uniform.
+    stale = jax.tree.map(lambda x: x + 1, agent.initial_carry(num_envs))
+    act = jax.jit(lambda first, carry: agent.act(params, make_timestep(spec, num_envs, first), carry, keys(num_envs)))
+    opened = [act(True, carry) for carry in (stale, agent.initial_carry(num_envs))]
     jax.tree.map(np.testing.assert_array_equal, *opened)
-    within = agent.act(params, make_timestep(spec, 2, False), stale, keys(2))
+    within = act(False, stale)
     assert any((x != y).any() for x, y in zip(jax.tree.leaves(within), jax.tree.leaves(opened[0]), strict=True))
 
 
@@ -124,6 +129,7 @@ def test_update_compiles_once_and_counts_its_steps(case):
     assert isinstance(state, LearnerState)
     assert state.step == 3
     assert all(x.shape == () and np.isfinite(x) for x in jax.tree.leaves(metrics))
+    assert set(CHECKED) <= set(metrics)
 
 
 def test_update_keeps_the_states_shapes_and_dtypes(case):
@@ -158,3 +164,11 @@ def test_reset_rows_do_not_matter(case):
     )
     update = jax.jit(agent.update)
     jax.tree.map(np.testing.assert_array_equal, update(state, trajectory)[0].params, update(state, changed)[0].params)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_config_has_defaults_a_name_and_the_keys_that_lay_out_a_batch(name):
+    config = importlib.import_module(name).AgentConfig()
+    assert config.name == name.rpartition(".")[2]
+    assert config.minibatches >= 1
+    assert config.micro_batches >= 0

@@ -1,0 +1,43 @@
+"""The least that an agent has to be: REINFORCE with plain gradient descent, which records nothing of its acting."""
+
+import dataclasses
+
+import jax
+from jax import numpy as jnp
+import optax
+
+from podrl.actor_critic import make_act, make_act_greedy, make_init
+from podrl.ops.losses import masked_mean, policy_gradient_loss
+from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    name: str = "minimal"
+    minibatches: int = 1
+    micro_batches: int = 1
+
+
+def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent:
+    optimizer = optax.sgd(1e-3)
+
+    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
+        def loss_of(params: PyTree) -> jax.Array:
+            output, _ = network.unroll(params, trajectory)
+            log_probs = network.policy.log_prob(output.policy[:-1], trajectory.action)
+            return masked_mean(policy_gradient_loss(log_probs, trajectory.reward), trajectory.is_transition)
+
+        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+        return state, {"loss/total": loss, "grad/norm": jnp.asarray(optax.tree.norm(grads))}
+
+    return Agent(
+        init=make_init(network, optimizer),
+        initial_carry=network.initial_carry,
+        actor_params=lambda state: state.params,
+        act=make_act(network, lambda output: {}),
+        act_greedy=make_act_greedy(network),
+        update=update,
+    )

@@ -1,0 +1,143 @@
+"""What the README says to type: every command is understood, and runs in its smoke form."""
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import LIMIT_S, ROOT, environment
+
+TEXT = (ROOT / "README.md").read_text()
+TABLE = TEXT.partition("## Try other things")[2].partition("\n## ")[0]
+LAUNCHER = "python tools/tpu_launch.py --config configs/impala_catch.py"
+ATARI = "--config configs/impala_atari.py"
+# What `...` stands for, by what follows it; else for the launcher.
+BASES = {
+    "--compare": f"python tools/benchmark.py {ATARI}",
+    "--config configs/impala_catch.py --processes": "python tools/benchmark.py",
+    "--export": "python tools/inspect_checkpoint.py --workdir RUN",
+    "--config.env.id=Pong-v5": f"python tools/tpu_launch.py {ATARI}",
+    "--dry_run": f"{LAUNCHER} --slurm --nodes 2 --gpus_per_node 0",
+}
+SMOKE = {
+    "tpu_launch": "--smoke --workdir run",
+    "benchmark": "--smoke --repeats 1 --seconds 0.2",
+    "plan": "--config.smoke=true",
+    "simulate": "--smoke --seconds 0.5 --updates 5 --seeds 1",
+    "scaling_study": "--processes 1 --scaling weak --seconds 1 --no_prediction",
+    "evaluate": "--episodes 4",
+}
+LONG = ("benchmark", "plan", "simulate", "scaling_study")  # They have quicker tests of their own.
+
+
+def typed():
+    """The commands of the table and of the blocks, with `...` written out."""
+    for cell in re.findall(r"^\| (.*?`.*?`.*?) \| ", TABLE, re.M):
+        for code in re.findall(r"`([^`]+)`", cell):
+            variables, _, rest = code.rpartition("... ")
+            written = code if code.startswith("python") else f"{variables}{base_of(rest)} {rest}"
+            yield written.replace("RUN [RUN ...]", "RUN").replace("OTHER", "RUN")
+    for line in re.findall(r"^(?:\$ )?((?:pip install|python) .*tools/.*)$", TEXT, re.M):
+        yield line.rpartition("&& ")[2]
+
+
+def base_of(arguments):
+    return next((base for start, base in BASES.items() if arguments.startswith(start)), LAUNCHER)
+
+
+def split(command):
+    """(environment variables, the tool's name, its arguments)."""
+    before, _, after = command.partition("python tools/")
+    tool, *arguments = shlex.split(after)
+    return dict(each.split("=", 1) for each in before.split()), tool.removesuffix(".py"), arguments
+
+
+COMMANDS = list(dict.fromkeys(typed()))
+# `tests/test_launcher.py` runs every config.
+MORE = [each for each in COMMANDS if not re.fullmatch(r"python tools/tpu_launch.py --config \S+( --help)?", each)]
+
+
+def test_the_readme_has_commands_of_every_tool():
+    assert len(COMMANDS) > 35
+    tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
+    assert {split(command)[1] for command in COMMANDS} == tools
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_readme_is_understood(command, tmp_path, monkeypatch, capsys):
+    """Flags and keys exist, and so do the files that it names."""
+    _, tool, arguments = split(command)
+    place(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(f"tools.{tool}")
+    if tool == "tpu_launch":
+        with pytest.raises(SystemExit) as ending:
+            module.run([tool, *arguments, "--help"])
+        assert ending.value.code == 0
+        assert "env.id" in capsys.readouterr().out
+    elif hasattr(module, "parse"):
+        module.parse([tool, *arguments])
+
+
+def place(folder):
+    """Lets a command be typed there as in podrl's own folder."""
+    for name in ("configs", "tools"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "my_env.py").write_text("from tests.envs.corridor import Corridor as MyEnv\n")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    type_in(folder, f"{LAUNCHER} --smoke --workdir run --config.checkpoint.every_updates=2")
+    return folder / "run"
+
+
+def type_in(folder, command):
+    variables, tool, arguments = split(command)
+    return subprocess.run(
+        [sys.executable, f"{ROOT}/tools/{tool}.py", *arguments],
+        cwd=folder,
+        env={**environment(), **variables},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+def smoke_form(command, run):
+    """The same, small and in a folder of its own; what hands a job to others only says what it would do."""
+    _, tool, _ = split(command)
+    short = SMOKE.get(tool, "")
+    if "--tpu " in command:
+        short = "--dry_run"
+    elif "--slurm" in command:
+        short += " --dry_run"
+    return re.sub(r"\bRUN\b(?!/)", str(run), command.replace("gs://BUCKET/RUN", "gs://BUCKET/run")) + f" {short}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(each, marks=pytest.mark.long if split(each)[1] in LONG else pytest.mark.slow) for each in MORE],
+)
+def test_every_command_of_the_readme_runs_in_its_smoke_form(command, tmp_path, run):
+    place(tmp_path)
+    result = type_in(tmp_path, smoke_form(command, run))
+    if result.returncode == 2 and (missing := re.search(r"pip install \S+", result.stderr)):
+        pytest.skip(f"wants {missing[0]}")
+    assert result.returncode == 0, result.stderr
+
+
+def test_what_the_commands_of_the_readme_write_does_not_change_the_recorded_commit():
+    """Git ignores it in podrl's own folder."""
+    named = re.findall(r"(?:--out|--export|--video|--json|--workdir) ([\w/.]+)(?![\w/.:])", " ".join(COMMANDS))
+    written = {name for name in named if name != "RUN"} | {"runs/impala_atari-20260101-000000", "params.safetensors"}
+    assert {"curve.png", "params.npz", "landing.gif", "runs/study"} <= written
+    if not (ROOT / ".git").exists() or os.environ.get("GIT_DIR"):
+        pytest.skip("not in a checkout")
+    for name in written:
+        assert subprocess.run(["git", "check-ignore", "-q", "--no-index", name], cwd=ROOT).returncode == 0, name
