@@ -1,7 +1,5 @@
 """What podrl makes of Gymnasium's observations: images, pixels, boards and odd spaces."""
 
-import json
-
 import gymnasium
 from gymnasium import spaces
 import jax
@@ -19,6 +17,7 @@ from podrl.saved_run import open_run
 from podrl.train import train
 from podrl.types import DiscreteActions, EnvSpec
 from tests import runs
+from tests.faults.checkpoints import edit, unseal
 
 
 def config_of(**settings):
@@ -254,10 +253,9 @@ def test_a_run_of_before_there_were_these_keys_goes_on_and_is_evaluated_with_wha
     now = runs.make_config("tests.envs.test_observations:Gray", **settings)
     same = runs.make_config("tests.envs.test_observations:Gray", **settings, env__uint8="numbers")
     train(same, workdir=str(tmp_path))
-    for path in (tmp_path / "config.json", tmp_path / "checkpoints" / "2" / "config" / "metadata"):
-        stored = json.loads(path.read_text())
-        del stored["env"]["uint8"], stored["env"]["channels"]
-        path.write_text(json.dumps(stored))
+    unseal(tmp_path / "checkpoints/2")
+    for path in (tmp_path / "config.json", tmp_path / "checkpoints/2/config/metadata"):
+        edit(path, lambda stored: [stored["env"].pop(key) for key in ("uint8", "channels")])
 
     saved = open_run(str(tmp_path), None, jax.local_devices()[0])
     assert (saved.config.env.uint8, saved.spec.observation.dtype) == ("numbers", np.float32)
