@@ -9,6 +9,7 @@ import contextlib
 import os
 from pathlib import Path
 import shutil
+import signal
 import time
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -20,6 +21,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 from podrl.compilation_cache import use_compilation_cache  # Imports JAX, which reads the above.
+
+# Where `nohup` started the tests it is ignored, and would be in all that they start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _CACHE = Path(use_compilation_cache())
 _WRITTEN_S = 5.0  # After so long an entry, of some kilobytes, is whole.
