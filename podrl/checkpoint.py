@@ -24,6 +24,7 @@ from podrl.checkpoint_restore import Share, put_aside, restore, restore_first
 from podrl.config import CheckpointConfig
 from podrl.metrics import recorded_return
 from podrl.retention import Preservation
+from podrl.run_files import note_checkpoint
 from podrl.state_arrays import leaf_shapes, to_arrays
 from podrl.types import LearnerState, Snapshot
 
@@ -197,6 +198,9 @@ class Checkpointer:
             if not (isinstance(error, OSError) and self._saving in self.steps()):
                 raise failure from error
             self._leave_undeleted(error)  # Orbax deletes when the new one is whole, and in the same thread.
+        else:
+            if self._first and self._saving is not None:
+                note_checkpoint(self._workdir, self._saving)
         finally:
             self._saving = None
 

@@ -54,7 +54,7 @@ def reading(name: str) -> Iterator[None]:
     except Exception as error:
         if reason := find_system_reason(error):
             raise UnreadableError(
-                f"{name} cannot be read: {reason}. Nothing was changed; mend that, and the same command goes on."
+                f"{name} cannot be read: {reason}. Nothing was changed: fix this and repeat the command to resume."
             ) from error
         raise DamagedError(f"{name} is damaged: {explain(error)}.") from error
 
@@ -88,7 +88,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while found is not None and id(found) not in seen:
         yield found
         seen.add(id(found))
-        found = found.__cause__ or found.__context__
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
 
 
 def _tensorstore_errno(error: BaseException) -> int | None:

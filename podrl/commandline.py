@@ -1,12 +1,13 @@
 """The command line: flags, and the config file with its overrides. Imports no JAX, so that mistakes show at once."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import dataclasses
+import functools
 import importlib.util
 from pathlib import Path
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 import ml_collections
@@ -42,6 +43,24 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises ConfigError, one line."""
         raise ConfigError(f"{message[:1].upper()}{message[1:]}. See --help.")
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """As in argparse, but for a `type` that raises `ConfigError`, whose message is kept."""
+        read = settings.get("type")
+        return super().add_argument(*names, **settings | ({} if read is None else {"type": _keep_message(read)}))
+
+
+def _keep_message(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`read`, whose `ConfigError` argparse takes for its own kind of error; of others it tells the value alone."""
+
+    @functools.wraps(read)
+    def reading(value: str) -> Any:
+        try:
+            return read(value)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+
+    return reading
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,14 +21,27 @@ MAX_S = 20.0
 _REMEDY = "Set env.max_episode_steps to the steps after which an episode is to be cut off."
 
 
-def check_evaluation(config: Config, source: Source, spec: EnvSpec) -> None:
+def check_evaluation(
+    config: Config,
+    source: Source,
+    spec: EnvSpec,
+    *,
+    watching: Callable[[str], contextlib.AbstractContextManager[None]] = lambda name: contextlib.nullcontext(),
+) -> None:
     """Checks that the evaluations that a run asks for can end.
+
+    Args:
+        config: of the run.
+        source: makes environments.
+        spec: of the environment.
+        watching: a context, told what happens in it, for as long as the environment is played.
 
     Raises:
         ConfigError: if they might not, or the environment cannot be played by its own protocol.
     """
     if config.evaluate.every_updates:
-        check_ends(source, spec, evaluation_protocol(source, config.env), seed=config.seed, remedy=_REMEDY)
+        with watching(f"env.id={config.env.id!r} in the check that its evaluations end"):
+            check_ends(source, spec, evaluation_protocol(source, config.env), seed=config.seed, remedy=_REMEDY)
 
 
 def check_ends(

@@ -51,7 +51,6 @@ class Reporter:
         self._display = display
         self._ledger = ledger
         self._adviser = Adviser(config, topology) if advises else None
-        self._config = config
         self._awaits_rate = True
         self._start_s = start_s
         self._writer = writer

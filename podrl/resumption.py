@@ -16,9 +16,12 @@ from podrl.comparison import changes
 from podrl.config import Config
 from podrl.config_dict import differences, to_dict
 from podrl.launch.progress import newest_update
+from podrl.paths import is_there
+from podrl.records import read_json
+from podrl.run_files import CHECKPOINTED, START_ANEW, set_rows_aside
 from podrl.schedule import is_exact, resumable
 from podrl.types import LearnerState, Snapshot
-from podrl.workdir import START_ANEW, set_rows_aside, shorten
+from podrl.workdir import shorten
 
 _ADVICE = f"Put good copies there and repeat the command, choose another --workdir, or add {START_ANEW}."
 
@@ -98,8 +101,10 @@ def _find_lost(config: Config, workdir: epath.Path) -> str:
     aside = sorted(path.name for path in checkpoint_folder(workdir).iterdir() if path.name.startswith("damaged-"))
     if aside:
         return f"only {', '.join(aside)}, put aside as damaged"
+    if is_there(workdir / CHECKPOINTED):
+        return f"{CHECKPOINTED} says that there was one of update {read_json(workdir / CHECKPOINTED)['learner_steps']}"
     every, newest = config.checkpoint.every_updates, newest_update(str(workdir))
-    # The second save waits until the first is whole, and updates after it wait for the second.
+    # Of a run from before that file. The second save waits until the first is whole, and later updates for the second.
     if 0 < 2 * every < newest:
         return f"its metrics reach update {newest}, and it saved one every {every} updates"
     return ""

@@ -74,9 +74,15 @@ def max_lag(config: Config) -> int:
 def resumable(config: Config, checkpoints: Iterable[int]) -> list[int]:
     """Of the updates that have a checkpoint, those that the run can go on from, best first.
 
-    At boundaries, and after the last update, it goes on bit for bit. Other checkpoints are of runs that were stopped in
-    between: they serve only where there is no better one.
+    At boundaries, and after the last update, it resumes bit for bit. Other checkpoints are of runs that were stopped in
+    between: they serve only where there is no better one. The newest boundary is less than one interval behind the
+    newest checkpoint, unless the interval has changed or boundaries were lost: then the newest checkpoints come first,
+    so that no more than one interval is ever made again.
     """
+    checkpoints = list(checkpoints)
+    boundaries = [update for update in checkpoints if is_exact(config, update)]
+    if boundaries and max(checkpoints) - max(boundaries) >= max(config.checkpoint.every_updates, 1):
+        return sorted(checkpoints, reverse=True)
     return sorted(checkpoints, key=lambda update: (is_exact(config, update), update), reverse=True)
 
 

@@ -29,7 +29,7 @@ from podrl.assembly import assemble, describe, resolve
 from podrl.checkpoint_errors import CheckpointError
 from podrl.commandline import CommandLine
 from podrl.compilation_cache import use_compilation_cache
-from podrl.config import MISTAKE, Config, ConfigError
+from podrl.config import MISTAKE, Config, ConfigError, check
 from podrl.config_dict import to_dict
 from podrl.consensus import StopVote
 from podrl.determinism import jax_plugins, require_determinism
@@ -55,11 +55,12 @@ from podrl.progress import Outcome, count_updates
 from podrl.records import read_manifests
 from podrl.reporter import Reporter
 from podrl.resumption import find_start, make_checkpointer, warn_of_changes, warn_of_learning_rate
+from podrl.run_files import clear_run, holds_run
 from podrl.streams import keep_printing
 from podrl.tool import refuse_module
 from podrl.types import Counters, EnvSpec, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
-from podrl.workdir import clear_run, holds_run, make_manifest, make_workdir, shorten, sole_user, write_facts
+from podrl.workdir import make_manifest, make_workdir, shorten, sole_user, write_facts
 
 _STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")  # As the runtime's begin.
 
@@ -78,6 +79,10 @@ def main(command: CommandLine) -> int:
     suit_xla_to_cpu(os.environ, jax_plugins())
     use_compilation_cache()
     config = resolve(command.config)
+    check(
+        not command.start_anew or os.environ.get("SLURM_RESTART_COUNT", "0") in ("", "0"),
+        "--start_anew would delete what this job made before SLURM restarted it. Submit it without.",
+    )
     if config.determinism == "exact":
         require_determinism(os.environ, jax_plugins())
     job = ALONE
@@ -186,11 +191,11 @@ def train(
     with Watchdog(config.watchdog_s, on_stall=on_stall) as early:  # An environment may hang in its constructor.
         make = functools.partial(assemble, asked, watching=early.during)
         assembly = consensus.together(job, "parts of the run", make, limit_s)
-    config, topology = assembly.config, assembly.topology
+        config, topology = assembly.config, assembly.topology
+        patience_s = limit_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
+        can_end = functools.partial(check_evaluation, config, assembly.source, assembly.spec, watching=early.during)
+        consensus.from_first(job, "evaluation", can_end, timeout_s=patience_s)
     asked = dataclasses.replace(asked, env=config.env)  # Options as they were read.
-    patience_s = limit_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
-    check = functools.partial(check_evaluation, config, assembly.source, assembly.spec)
-    consensus.from_first(job, "evaluation", check, timeout_s=patience_s)
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:

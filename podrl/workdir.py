@@ -8,11 +8,8 @@ import contextlib
 import errno
 import fcntl
 import importlib.metadata
-import itertools
-import json
 import os
 import platform
-import re
 import secrets
 import subprocess
 import time
@@ -25,15 +22,11 @@ from podrl.config import Config, ConfigError, check
 from podrl.config_dict import default_sections, differences, to_dict, with_defaults
 from podrl.envs.atari_screens import describe_other_screen
 from podrl.mesh import Topology
-from podrl.paths import is_there
 from podrl.platforms import available_cores
 from podrl.records import REPAIR, read_json
+from podrl.run_files import START_ANEW, find_remains, holds_run, write_json
 
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "orbax-checkpoint", "numpy")
-START_ANEW = "--start_anew, which deletes the run's rows and checkpoints"
-_OF_A_RUN = re.compile(
-    r"checkpoints|tensorboard|config\.json(\.tmp)?|manifest(-\d+)?\.json(\.tmp)?|metrics\.jsonl(\.\d+|\.kept)?"
-)
 
 
 def make_workdir(
@@ -71,7 +64,9 @@ def make_workdir(
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
-    if not start_anew:
+    if start_anew:
+        find_remains(workdir)  # Of another program's folder nothing may be deleted.
+    else:
         _check_contents(config, workdir, env_before, accept_changes=accept_changes)
     return workdir
 
@@ -81,7 +76,7 @@ def _check_contents(
 ) -> None:
     """Raises ConfigError unless the folder holds no run, or one that this config can go on with."""
     if not holds_run(workdir):
-        remains = [name for name in ("metrics.jsonl", "checkpoints") if _has_content(workdir / name)]
+        remains = find_remains(workdir)
         check(
             not remains,
             f"--workdir={workdir} holds {' and '.join(remains)} of a run, but its config.json is not there. Put it "
@@ -113,54 +108,6 @@ def read_config_file(workdir: epath.Path) -> dict[str, Any]:
     for name in (*default_sections(), "agent", "env"):
         check(isinstance(values.get(name, {}), dict), f"{path} is damaged: {name} is no section of keys. {REPAIR}")
     return values
-
-
-def holds_run(workdir: epath.Path) -> bool:
-    """Whether a run has begun in this folder.
-
-    Raises:
-        ConfigError: if the system does not say.
-    """
-    try:
-        return is_there(workdir / "config.json")
-    except OSError as error:
-        raise ConfigError(f"{workdir / 'config.json'} cannot be read ({error.strerror or error}).") from None
-
-
-def clear_run(workdir: epath.Path) -> None:
-    """Deletes what a run has left in its folder, its config last; what else is there stays.
-
-    Raises:
-        ConfigError: if something cannot be deleted.
-    """
-    try:
-        found = [path for path in workdir.iterdir() if _OF_A_RUN.fullmatch(path.name)]
-        for path in sorted(found, key=lambda path: path.name == "config.json"):
-            path.rmtree() if path.is_dir() else path.unlink()
-    except OSError as error:
-        raise ConfigError(f"--workdir={workdir} cannot be cleared ({error.strerror or error}).") from None
-
-
-def set_rows_aside(workdir: epath.Path) -> epath.Path | None:
-    """Renames the metrics of a run that begins anew to the first free `metrics.jsonl.1`, `.2` and so on.
-
-    Returns:
-        The new path; None if there were none.
-    """
-    path = workdir / "metrics.jsonl"
-    if not _has_content(path):
-        return None
-    names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
-    aside = next(name for name in names if not is_there(name))
-    path.rename(aside)
-    return aside
-
-
-def _has_content(path: epath.Path) -> bool:
-    """Whether a file or folder is there and not empty."""
-    if not is_there(path):
-        return False
-    return any(path.iterdir()) if path.is_dir() else bool(path.read_text())
 
 
 @contextlib.contextmanager
@@ -229,14 +176,6 @@ def write_facts(workdir: epath.Path, config: Config, manifest: Mapping[str, Any]
     manifests = len(list(workdir.glob("manifest*.json")))
     write_json(workdir / (f"manifest-{manifests + 1}.json" if manifests else "manifest.json"), manifest)
     write_json(workdir / "config.json", to_dict(config))  # Last: it says that a run has begun.
-
-
-def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all, also if the process is killed."""
-    written = path.with_name(path.name + ".tmp")
-    written.unlink(missing_ok=True)  # It might be a link.
-    written.write_text(json.dumps(content, indent=2) + "\n")
-    written.replace(path)
 
 
 def shorten(texts: Sequence[str], limit: int = 5) -> str:

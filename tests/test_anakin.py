@@ -28,7 +28,7 @@ from tests.processes import read_rows
 from tests.runs import anakin_config, facts, run
 
 ANAKIN = types.MappingProxyType({"topology__placement": "anakin"})
-SHORT = types.MappingProxyType({"max_steps_in_episode": 9})
+LIMIT = 9
 
 
 def make_unroller(config, *, in_loop=True):
@@ -52,7 +52,7 @@ def unroll_twice(acting, seed=1):
 
 class TestUnroll:
     def test_rows_are_what_the_environment_did_and_episodes_what_it_earned(self):
-        config = anakin_config(env__options=dict(SHORT), actors__unroll_length=12)
+        config = anakin_config(env__max_episode_steps=LIMIT, actors__unroll_length=12)
         acting = make_unroller(config)
         (first, ended), (second, ended_later) = unroll_twice(acting)
         opens = np.concatenate([first.first, second.first[1:]])  # The last row of one is row 0 of the next.
@@ -70,7 +70,7 @@ class TestUnroll:
                 length = end - start - 1  # The step that resets is none of the episode's.
                 assert rewards[start : end - 1, env].sum() == length
                 assert rewards[end - 1, env] == 0
-                assert discounts[start : end - 1, env].all() == (length == SHORT["max_steps_in_episode"])
+                assert discounts[start : end - 1, env].all() == (length == LIMIT)
                 found.append(length)
         counted = np.concatenate([part.lengths for part in (ended, ended_later)])
         np.testing.assert_array_equal(
@@ -131,7 +131,7 @@ class TestRun:
         assert rows[-1]["time/learner/learn"] > 0
 
     def test_how_many_updates_a_call_makes_changes_nothing(self):
-        config = {"log__every_updates": 5, "total_env_steps": 12 * 8 * 4, "env__options": dict(SHORT)}
+        config = {"log__every_updates": 5, "total_env_steps": 12 * 8 * 4, "env__max_episode_steps": LIMIT}
         results = [run(anakin_config(topology__updates_per_call=num, **config)) for num in (3, 10)]
         rows = [facts(rows) for _, rows in results]
         assert [row["learner_steps"] for row in rows[0]] == [1, 5, 10, 12]
@@ -179,7 +179,7 @@ class TestResume:
             "checkpoint__every_updates": 4,
             "checkpoint__keep": 99,
             "log__tensorboard": False,
-            "env__options": dict(SHORT),
+            "env__max_episode_steps": LIMIT,
             "network__core": "lstm",
             "network__core_size": 8,
             "network__last_action": True,

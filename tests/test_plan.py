@@ -32,7 +32,7 @@ def plan(*arguments):
         ((CATCH, "--topology", "this:2x1", "--topology", "this", "--achieved=0.5"), "Drop --achieved, or add a slice"),
         ((CATCH, "--topology", "h100:8", "--check"), "--check runs on this machine"),
         ((CATCH, "--topology", "this:2"), "processes x devices"),
-        ((CATCH, "--topology", "h100:8", "--json", "."), "--json=. is a folder"),
+        ((CATCH, "--topology", "h100:8", "--json", "."), " is a folder"),
         ((CATCH, "--topology", "v5e:²x4"), "a chip and a shape"),
         ((CATCH, "--topology", "h100:8", "--confg.seed=1"), "Unknown argument '--confg.seed=1'"),
         ((CATCH, "--topology", "h100:8", "--config.actors.num_envs=7", "--env_steps_per_vcpu=9"), "num_envs=7"),

@@ -110,7 +110,8 @@ class TestInOneProcess:
     def test_a_run_that_never_had_a_checkpoint_starts_anew_and_keeps_its_rows(self, undisturbed, tmp_path, caplog):
         caplog.set_level("INFO", logger="absl")
         self.train_until(tmp_path / "stopped", 6)
-        shutil.rmtree(tmp_path / "stopped/checkpoints")
+        shutil.rmtree(tmp_path / "stopped/checkpoints")  # As if it had been killed before the first.
+        (tmp_path / "stopped/checkpointed.json").unlink()
         rows = (tmp_path / "stopped/metrics.jsonl").read_text()
         train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))
         said = "has no checkpoint yet: it starts anew. The metrics of the attempt before are kept as metrics.jsonl.1."
@@ -118,7 +119,7 @@ class TestInOneProcess:
         assert (tmp_path / "stopped/metrics.jsonl.1").read_text() == rows
         assert facts(read_rows(tmp_path / "stopped")) == facts(read_rows(undisturbed))
 
-    @pytest.mark.parametrize("loss", ["damaged", "aside", "gone", "config"])
+    @pytest.mark.parametrize("loss", ["damaged", "aside", "gone", "gone, of a run from before that file", "config"])
     def test_a_run_is_never_begun_anew_over_what_it_has_but_by_a_flag(self, undisturbed, tmp_path, loss):
         run = Path(shutil.copytree(undisturbed, tmp_path / "run"))
         if loss == "damaged":
@@ -132,6 +133,10 @@ class TestInOneProcess:
             said = r"not there: only damaged-12, put aside as damaged.*--start_anew"
         elif loss == "gone":
             shutil.rmtree(run / "checkpoints")
+            said = r"not there: checkpointed.json says that there was one of update 4.*--start_anew"
+        elif loss == "gone, of a run from before that file":
+            shutil.rmtree(run / "checkpoints")
+            (run / "checkpointed.json").unlink()
             said = r"not there: its metrics reach update 12, and it saved one every 4 updates.*--start_anew"
         else:
             (run / "config.json").unlink()
@@ -146,6 +151,14 @@ class TestInOneProcess:
         assert facts(read_rows(run)) == facts(read_rows(undisturbed))
         assert whole_steps(run) == [4, 8, 12]
         assert not list(run.glob("checkpoints/damaged*"))
+
+    def test_anothers_checkpoints_are_neither_used_nor_deleted(self, tmp_path):
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints/model.pt").write_text("weights")
+        for start_anew in (False, True):
+            with pytest.raises(ConfigError, match=r"checkpoints that is not podrl's: it holds model.pt\."):
+                train.train(self.CONFIG, workdir=str(tmp_path), start_anew=start_anew)
+        assert (tmp_path / "checkpoints/model.pt").read_text() == "weights"
 
     def test_between_boundaries_a_run_goes_on_and_says_what_that_means(self, tmp_path, caplog):
         self.train_until(tmp_path / "stopped", 2)

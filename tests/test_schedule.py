@@ -50,6 +50,9 @@ def test_a_free_run_has_a_bounded_lag_and_no_boundaries(first, overrides, oldest
         (4, [4, 8, 9], [8, 4, 9]),
         (4, [4, 8, 10], [10, 8, 4]),  # The last update.
         (4, [3], [3]),
+        (4, [4, 6, 7], [4, 7, 6]),
+        (4, [4, 8, 9, 10], [10, 8, 4, 9]),
+        (5, [5, 11, 12], [12, 11, 5]),  # The interval has changed: no more than one is made again.
         (0, [3, 5], [5, 3]),
         (4, [], []),
     ],

@@ -28,6 +28,7 @@ LAYERS = [
         "determinism",
         "fingerprint",
         "records",
+        "run_files",
         "metadata",
     }
     | {"memory", "traffic", "plotting", "checkpoint_errors", "entrance", "handshake", "jax_settings", "secret"},

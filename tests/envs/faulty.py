@@ -104,6 +104,21 @@ class Hangs(Faulty):
         time.sleep(3600)
 
 
+class HangsWhenEvaluated(Faulty):
+    """Ends no episode by itself; the second instance, which is for evaluation, hangs in its first reset."""
+
+    made = 0
+
+    def __init__(self):
+        super().__init__()
+        type(self).made += 1
+
+    def reset(self, *, seed=None, options=None):
+        if self.made > 1:
+            time.sleep(3600)
+        return super().reset(seed=seed)
+
+
 class Rude(CloseHangs):
     """Takes signals for itself where it can, prints, and hangs when it is closed."""
 

@@ -1,5 +1,6 @@
 """What podrl says of an environment that breaks the interface in mid-run, ends the process, or cannot be closed."""
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -96,7 +97,9 @@ def test_a_worker_that_hangs_in_reset_is_named():
 @pytest.mark.parametrize(("name", "error"), [("NeedsLoop", EnvFailure), ("NeedsAlarm", ConfigError)])
 def test_what_works_in_a_main_thread_only_is_sent_to_workers(name, error):
     config = own(FAULTY + name)
+    asyncio.set_event_loop(loop := asyncio.new_event_loop())  # Other tests may have closed that of this thread.
     make_spec(config)  # In this thread it works.
+    loop.close()
     found = []
 
     def make():

@@ -101,7 +101,9 @@ def test_one_that_stalls_within_the_limit_changes_nothing(tmp_path, straight_scr
     assert result.returncode == 0, result.stderr
     assert_same(tmp_path / "run", straight_scripted, SCRIPTED)
     clock = [row["time/wall_s"] for row in read_rows(tmp_path / "run")]
-    assert max(after - before for before, after in itertools.pairwise(clock)) > 1.9
+    assert (
+        max(after - before for before, after in itertools.pairwise(clock)) > 1.0
+    )  # An update may end after the stall began.
 
 
 @pytest.mark.slow
@@ -114,7 +116,7 @@ def test_sigterm_ends_a_run_that_waits_for_one_and_saves_what_it_has(tmp_path):
         process.send_signal(signal.SIGTERM)
         stderr = finish(process)
     assert process.returncode == 75
-    assert "To go on: the same command with --workdir=run" in stderr
+    assert f"To go on: the same command with --workdir={tmp_path / 'run'}" in stderr
     assert checkpoints(tmp_path / "run") == [2]
     assert_whole(tmp_path / "run", 2)
 
@@ -158,15 +160,22 @@ def test_one_that_takes_signals_prints_and_hangs_in_close_ends_nothing(tmp_path)
     assert re.search(r"tests/envs/faulty.py, line \d+ asked for SIGHUP, which podrl keeps", stderr)
     assert stderr.count("What is printed on stdout is lost (Broken pipe). The run goes on") == 1
     assert "actor 0: an environment hangs in close. The run goes on." in stderr
-    assert "To go on: the same command with --workdir=run" in stderr
+    assert f"To go on: the same command with --workdir={tmp_path / 'run'}" in stderr
     assert error_lines(stderr) == []
     assert_whole(tmp_path / "run", checkpoints(tmp_path / "run")[-1])
 
 
-def test_one_that_hangs_in_its_constructor_is_named(tmp_path):
-    arguments = ("--config.env.id=tests.envs.faulty:Hangs", "--config.watchdog_s=2", "--config.actors.timeout_s=1")
-    result = launch(*RUDE, *arguments, "--workdir", "run", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("Hangs", "its module, constructor, or first reset or step"),
+        pytest.param("HangsWhenEvaluated", "the check that its evaluations end", marks=pytest.mark.slow),
+    ],
+)
+def test_one_that_hangs_before_training_is_named(tmp_path, name, where):
+    arguments = (f"--config.env.id=tests.envs.faulty:{name}", "--config.watchdog_s=2", "--config.actors.timeout_s=1")
+    result = launch(*RUDE, *arguments, "--config.evaluate.every_updates=1", "--workdir", "run", cwd=tmp_path)
     assert result.returncode == 124
-    said = "The run stands still: env.id='tests.envs.faulty:Hangs' in its module, constructor, or first reset or step"
+    said = f"The run stands still: env.id='tests.envs.faulty:{name}' in {where}"
     assert f"{said} has done nothing for 2 s. If that can be, raise watchdog_s." in result.stderr
     assert "tests/envs/faulty.py" in result.stderr.partition("Stacks")[2]
