@@ -31,7 +31,7 @@ def test_the_run_stops_and_says_where():
 
 def test_numbers_that_go_wrong_in_a_finite_batch_are_the_learners():
     with pytest.raises(RuntimeError, match=r"The first parameter that .* There is no checkpoint yet\. A smaller agent"):
-        run(scripted_config(agent__learning_rate=1e38, agent__max_grad_norm=1e38))
+        run(scripted_config({"nan_at_step": 6, "nan": 3e38}, agent__max_reward=0))  # Whose square is infinite.
 
 
 @pytest.mark.parametrize(

@@ -101,9 +101,8 @@ def test_one_that_stalls_within_the_limit_changes_nothing(tmp_path, straight_scr
     assert result.returncode == 0, result.stderr
     assert_same(tmp_path / "run", straight_scripted, SCRIPTED)
     clock = [row["time/wall_s"] for row in read_rows(tmp_path / "run")]
-    assert (
-        max(after - before for before, after in itertools.pairwise(clock)) > 1.0
-    )  # An update may end after the stall began.
+    # Less what was learned while it stalled.
+    assert max(after - before for before, after in itertools.pairwise(clock)) > 1.0
 
 
 @pytest.mark.slow
