@@ -21,7 +21,9 @@ import jax
 
 from podrl.config import Config, check
 from podrl.instruments import Yardsticks, describe_machine, spread
-from podrl.stages import WARMUP_UPDATES, make_parts
+from podrl.rates import after_warm_up
+from podrl.schedule import warm_up_updates
+from podrl.stages import make_parts
 
 _LAUNCHER = Path(__file__).resolve().parent.parent / "tools/tpu_launch.py"
 _START_S = 900.0  # Longer than any job takes to its first updates.
@@ -69,12 +71,13 @@ def measure_jobs(
     topology = dataclasses.replace(config.topology, **_on_all(config, devices))
     parts = make_parts(dataclasses.replace(config, topology=topology))
     yardsticks = Yardsticks()
+    warm_up = warm_up_updates(parts.config)
     rates: dict[int, list[float]] = {count: [] for count in process_counts}
     for repeat in range(repeats):
         for count in process_counts:
             show_phase(f"repeat {repeat + 1} of {repeats}: {count} process(es)")
             split = [f"--config.topology.{key}={value}" for key, value in _on_all(config, devices // count).items()]
-            rates[count].append(time_job([*arguments, *split], count, devices // count, seconds))
+            rates[count].append(time_job([*arguments, *split], count, devices // count, seconds, warm_up=warm_up))
         yardsticks.measure()
     first = rates[process_counts[0]]
     params = jax.tree.leaves(parts.programs.learner.state_shape.params)
@@ -104,8 +107,21 @@ def _on_all(config: Config, devices: int) -> dict[str, Any]:
     return {"actor_devices_per_process": devices, "learner_devices_per_process": devices}
 
 
-def time_job(arguments: Sequence[str], processes: int, devices_per_process: int, seconds: float) -> float:
-    """Env steps per second of a job that runs for so long after its warm-up, by its own rows of metrics."""
+def time_job(
+    arguments: Sequence[str], processes: int, devices_per_process: int, seconds: float, *, warm_up: int
+) -> float:
+    """Env steps per second of a job that runs for so long after its warm-up, by its own rows of metrics.
+
+    Args:
+        arguments: that name its config on the command line.
+        processes: of the job.
+        devices_per_process: of each.
+        seconds: to run for.
+        warm_up: updates at its beginning that do not count; see `podrl.schedule.warm_up_updates`.
+
+    Raises:
+        RuntimeError: if the job fails; has its last line.
+    """
     with tempfile.TemporaryDirectory(prefix="podrl-benchmark-") as folder:
         workdir = Path(folder) / "run"
         command = [
@@ -120,9 +136,9 @@ def time_job(arguments: Sequence[str], processes: int, devices_per_process: int,
             # fork would keep for ever.
             job = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
-            _wait(job, log, lambda: bool(_rows(workdir)), _START_S)
-            _wait(job, log, lambda: _seconds(_rows(workdir)) > seconds, _START_S + seconds)
-            rows = _rows(workdir)
+            _wait(job, log, lambda: bool(_rows(workdir, warm_up)), _START_S)
+            _wait(job, log, lambda: _seconds(_rows(workdir, warm_up)) > seconds, _START_S + seconds)
+            rows = _rows(workdir, warm_up)
         finally:
             job.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -132,14 +148,14 @@ def time_job(arguments: Sequence[str], processes: int, devices_per_process: int,
     return (rows[-1]["env_steps"] - rows[0]["env_steps"]) / _seconds(rows)
 
 
-def _rows(workdir: Path) -> list[dict[str, Any]]:
+def _rows(workdir: Path, warm_up: int) -> list[Mapping[str, Any]]:
     """The whole rows of updates after the warm-up."""
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [row for row in rows if row["learner_steps"] >= WARMUP_UPDATES and "env_steps_per_second" in row]
+    return after_warm_up([row for row in rows if "env_steps_per_second" in row], warm_up)
 
 
 def _seconds(rows: Sequence[Mapping[str, Any]]) -> float:

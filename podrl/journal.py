@@ -18,7 +18,7 @@ from podrl.fingerprint import extend, to_hex
 from podrl.ledger import Ledger, pooled, shares
 from podrl.metrics import EpisodeWindow
 from podrl.nonfinite import check_finite
-from podrl.rates import End, RateMeter, Rates
+from podrl.rates import START_KEY, End, RateMeter, Rates
 from podrl.transfer import is_ready
 from podrl.types import Counters, Metrics
 from podrl.waiting import wait_until
@@ -48,6 +48,7 @@ class Journal:
     def __init__(
         self,
         *,
+        begun: int,
         every_updates: int,
         last_update: int,
         episodes: EpisodeWindow,
@@ -65,6 +66,7 @@ class Journal:
         """Starts empty.
 
         Args:
+            begun: learner steps before this start, for its first row.
             every_updates: updates between rows; the first and the last update have a row too.
             last_update: number of the last update.
             episodes: that returns are averaged over.
@@ -81,6 +83,7 @@ class Journal:
         """
         self.rates = Rates(float("nan"), float("nan"))
         self.chain = chain
+        self._start = {START_KEY: begun}  # until a row has said so
         self._every_updates, self._last_update = every_updates, last_update
         self._window, self._gatherer = episodes, gatherer
         self._frames_per_step = frames_per_step
@@ -199,6 +202,7 @@ class Journal:
         counters = pending.counters
         self.rates = self._meter.read()
         rate = self.rates.recent
+        start, self._start = self._start, {}
         self._write(
             {
                 **dataclasses.asdict(counters),
@@ -208,6 +212,7 @@ class Journal:
                 **{name: float(value) for name, value in jax.device_get(dict(pending.metrics)).items()},
                 **self._count_skipped(),
                 "time/wall_s": end.ended_s - self._start_s,
+                **start,
                 **self._time_shares(end),
                 **self._chain_on(counters.learner_steps, fingerprint),
             }

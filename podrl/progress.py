@@ -125,6 +125,7 @@ def make_journal(
     """The journal of a run that goes on from `start`."""
     patience_s = config.actors.timeout_s
     return Journal(
+        begun=start.counters.learner_steps,
         every_updates=config.log.every_updates,
         last_update=config.num_updates,
         episodes=EpisodeWindow(config.log.episodes, start.episodes),

@@ -4,10 +4,12 @@ Rates are of what the learner consumed over wall time. What is read by another c
 next rollouts come) is off by up to an update, and by all of it in the last row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+START_KEY = "time/start"  # Only a start's first row has it: the learner steps that were made before.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,10 @@ class End:
 
 
 class Rates(NamedTuple):
-    """Steps per second: `recent` since the row before, `average` since the warm-up ended; NaN where no time passed."""
+    """Steps per second: `recent` since the row before, `average` since the warm-up ended; NaN where no time passed.
+
+    The first `recent` of a start is NaN too: there is no row before.
+    """
 
     recent: float
     average: float
@@ -42,6 +47,7 @@ class RateMeter:
         """Not started yet."""
         self._warm_up = warm_up
         self._ends = 0
+        self._has_read = False
         self._start = self._last = self._newest = (0, math.nan)
 
     def add(self, env_steps: int, ended_s: float) -> None:
@@ -57,10 +63,30 @@ class RateMeter:
             self._start = self._last = self._newest
 
     def read(self) -> Rates:
-        """The rates at the newest end; `recent` since the end at the call before."""
-        rates = Rates(recent=_slope(self._last, self._newest), average=_slope(self._start, self._newest))
-        self._last = self._newest
-        return rates
+        """The rates at the newest end; `recent` since the end at the call before, NaN at the first call."""
+        recent = _slope(self._last, self._newest) if self._has_read else math.nan
+        self._last, self._has_read = self._newest, True
+        return Rates(recent=recent, average=_slope(self._start, self._newest))
+
+
+def after_warm_up(start: Sequence[Mapping[str, Any]], warm_up: int) -> list[Mapping[str, Any]]:
+    """The rows of one start between which rates are taken.
+
+    They begin with its last row without a rate, and with the end of its first updates.
+
+    Args:
+        start: all rows of updates that a start of a run has left.
+        warm_up: updates at its beginning that do not count; see `podrl.schedule.warm_up_updates`.
+    """
+    if not start:
+        return []
+    first = max((index for index, row in enumerate(start) if not _has_rate(row)), default=0)
+    begun = start[0].get(START_KEY, start[0]["learner_steps"] - 1)
+    return [row for row in start[first:] if row["learner_steps"] - begun >= warm_up]
+
+
+def _has_rate(row: Mapping[str, Any]) -> bool:
+    return row["env_steps_per_second"] is not None
 
 
 def _slope(start: tuple[int, float], end: tuple[int, float]) -> float:

@@ -18,6 +18,8 @@ import dataclasses
 
 from podrl.config import Config
 
+WARMUP_UPDATES = 3  # A run's first two rollouts are made with the same parameters, and its first one opens the pools.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -69,6 +71,14 @@ def max_lag(config: Config) -> int:
     if config.actors.synchronous or config.topology.placement == "anakin":
         return 0
     return 1 if config.determinism == "exact" else config.actors.max_lag
+
+
+def warm_up_updates(config: Config) -> int:
+    """Updates of each start of a run that measured rates leave out.
+
+    Rollouts of the first parameters lie ready when the first update ends: one for each update of policy lag.
+    """
+    return max(WARMUP_UPDATES, 1 + max_lag(config))
 
 
 def resumable(config: Config, checkpoints: Iterable[int]) -> list[int]:

@@ -37,6 +37,7 @@ def check_jobs(
     *,
     repeats: int,
     seconds: float,
+    warm_up: int,
     show_phase: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Simulates and runs a job in several numbers of processes, in turns: machines change with their neighbours.
@@ -49,6 +50,7 @@ def check_jobs(
         process_counts: to compare.
         repeats: of each measurement and each real job.
         seconds: that each real job runs for, from its warm-up on.
+        warm_up: updates at the beginning of each that do not count.
         show_phase: told what happens now.
 
     Returns:
@@ -72,7 +74,8 @@ def check_jobs(
             case = on_one_machine([system for system, _ in alone], _reduce(count, measurements), shared=shared)
             show("a real job")
             before = _Busy.now()
-            rate = time_job([*arguments, f"--config.actors.num_envs={num_envs * count}"], count, 1, seconds)
+            grown = [*arguments, f"--config.actors.num_envs={num_envs * count}"]
+            rate = time_job(grown, count, 1, seconds, warm_up=warm_up)
             others_cores = before.others(_Busy.now())
             show("simulating")
             simulated = statistics.median(_rate(case, seed) for seed in range(_SEEDS))

@@ -29,11 +29,10 @@ from podrl.placement import run_loop
 from podrl.plain_loop import make_plain_loop
 from podrl.programs import Programs, compile_programs
 from podrl.progress import is_checkpoint_due
-from podrl.schedule import make_schedule, max_lag
+from podrl.schedule import make_schedule, warm_up_updates
 from podrl.transfer import ParameterStore, rollout_to_learner
 from podrl.types import DiscreteActions, Snapshot, Timestep
 
-WARMUP_UPDATES = 3  # A run's first two rollouts are made with the same parameters, and its first one opens the pools.
 _ENDLESS_UPDATES = 1_000_000
 
 
@@ -239,7 +238,7 @@ def time_end_to_end(parts: Parts, seconds: float) -> Sample:
     """
     clocks: list[Clocks] = []  # before each update, or each call of several
     updates: list[int] = []
-    first = WARMUP_UPDATES + max(0, max_lag(parts.config) - 1)  # Rollouts of the first parameters may lie ready.
+    first = warm_up_updates(parts.config)
 
     def note(update: int) -> None:
         clocks.append(Clocks.now())

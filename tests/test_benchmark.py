@@ -19,6 +19,7 @@ from podrl.benchmark import relate_to_bounds
 from podrl.instruments import Sample
 from podrl.mesh import make_topology
 from podrl.programs import compile_programs
+from podrl.schedule import WARMUP_UPDATES
 from tests.envs import scripted
 from tests.runs import make_agent, make_config, run
 from tools import benchmark as tool
@@ -181,11 +182,11 @@ def test_the_ratio_is_taken_inside_a_pair():
 def test_a_run_is_measured_after_its_warm_up(outcomes):
     parts = make_parts()
     sample = stages.time_end_to_end(parts, seconds=0.0)
-    assert outcomes[-1].counters.learner_steps == stages.WARMUP_UPDATES + 1
+    assert outcomes[-1].counters.learner_steps == WARMUP_UPDATES + 1
     assert sample.env_steps == parts.config.env_steps_per_update == 8 * 4
 
     sample = stages.time_end_to_end(parts, seconds=0.05)
-    assert sample.env_steps == (outcomes[-1].counters.learner_steps - stages.WARMUP_UPDATES) * 8 * 4
+    assert sample.env_steps == (outcomes[-1].counters.learner_steps - WARMUP_UPDATES) * 8 * 4
     assert sample.wall_s >= 0.05
 
 

@@ -19,6 +19,7 @@ from podrl.config import ConfigError
 from podrl.envs import load_source
 from podrl.learner import Learner
 from podrl.mesh import make_topology
+from podrl.rates import START_KEY
 from tests import runs
 from tests.processes import read_rows
 from tests.runs import facts
@@ -255,6 +256,24 @@ class TestInOneProcess:
         with pytest.raises(ConfigError, match=r"another config: agent\.discount was 0\.99, is 0\.5\. Choose another"):
             train.train(other, workdir=str(tmp_path))
         assert train.train(other, workdir=str(tmp_path), accept_changes=True).finished
+
+    def test_a_run_that_is_made_longer_says_where_its_learning_rate_jumps_and_where_its_rates_begin_anew(
+        self, undisturbed, tmp_path, caplog
+    ):
+        run = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+        shutil.rmtree(run / "checkpoints/12")
+        longer = runs.make_config(**self.OVERRIDES | {"total_env_steps": 24 * 8 * 4, "log__every_updates": 12})
+        assert train.train(longer, workdir=str(run), accept_changes=True).finished
+        assert (
+            "The learning rate jumps from 0.0002 to 0.0004 after update 8, since total_env_steps was 384, is 768. With "
+            "agent.learning_rate=0.0003 it would go on from 0.0002." in caplog.text
+        )
+        rows = read_rows(run)
+        assert [row["learner_steps"] for row in rows] == [*range(1, 9), 12, 24]
+        assert [index for index, row in enumerate(rows) if START_KEY in row] == [0, 8]
+        assert rows[8][START_KEY] == 8
+        assert rows[8]["env_steps_per_second"] is None  # Its warm-up ended before, but no row of this start.
+        assert rows[9]["env_steps_per_second"] > 0
 
     def test_keys_that_came_since_are_no_change(self, tmp_path):
         self.train_until(tmp_path, 2)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from podrl.schedule import make_schedule, resumable
-from tests.runs import make_config
+from podrl.schedule import WARMUP_UPDATES, make_schedule, resumable, warm_up_updates
+from tests.runs import anakin_config, make_config
 
 
 def schedule(first=0, **overrides):
@@ -65,3 +65,11 @@ def test_boundaries_are_the_first_choice_to_go_on_from(every, checkpoints, expec
 def test_a_free_run_goes_on_from_the_newest():
     config = make_config(total_env_steps=10 * 8 * 4, checkpoint__every_updates=4, determinism="free")
     assert resumable(config, [4, 8, 9]) == [9, 8, 4]
+
+
+def test_the_warm_up_is_as_long_as_rollouts_of_the_first_parameters_lie_ready():
+    free = {"determinism": "free", "actors__max_lag": 7}
+    assert warm_up_updates(make_config(**free)) == 1 + 7
+    assert warm_up_updates(make_config(**free | {"actors__max_lag": 1})) == WARMUP_UPDATES
+    assert warm_up_updates(make_config(actors__max_lag=7)) == WARMUP_UPDATES
+    assert warm_up_updates(anakin_config(**free)) == WARMUP_UPDATES

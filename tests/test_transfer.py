@@ -80,6 +80,8 @@ def test_parameters_reach_actors_outside_of_the_learners_devices():
 
 def test_an_update_that_does_not_end_is_named():
     journal = Journal(
+        begun=0,
+        warm_up=1,
         every_updates=1,
         last_update=10,
         episodes=EpisodeWindow(5),

@@ -200,6 +200,7 @@ def predict_here(
     from podrl.job_benchmark import time_job
     from podrl.planning import local, report
     from podrl.planning.yardsticks import make_yardsticks
+    from podrl.schedule import warm_up_updates
 
     load_average = os.getloadavg()[0]
     logging.info("Measuring this machine%s.", f", and running {config.name}, in turns" if command.check else "")
@@ -208,7 +209,7 @@ def predict_here(
     for processes, devices in jobs:
         row: dict[str, Any] = {"config": config.name, "processes": processes, "devices": devices}
         if command.check:
-            job = functools.partial(time_job, command.arguments, processes, devices)
+            job = functools.partial(time_job, command.arguments, processes, devices, warm_up=warm_up_updates(config))
             yardsticks, prediction, measured = local.check_prediction(config, processes, devices, job)
             row |= measured
         else:

@@ -206,6 +206,7 @@ def check_jobs(command: Command, config: Config, **phases: Any) -> dict[str, Any
     from podrl import simulation_check
     from podrl.planning.child import Child
     from podrl.planning.measurement import measure
+    from podrl.schedule import warm_up_updates
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # Of the real jobs, too.
     with contextlib.ExitStack() as stack:
@@ -230,6 +231,7 @@ def check_jobs(command: Command, config: Config, **phases: Any) -> dict[str, Any
             command.check,
             repeats=command.flags.repeats,
             seconds=command.flags.seconds,
+            warm_up=warm_up_updates(config),
             **phases,
         )
 

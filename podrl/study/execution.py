@@ -14,6 +14,7 @@ from absl import logging
 from podrl.config import Config, ConfigError
 from podrl.interruption import INTERRUPTED, PREEMPTED
 from podrl.launch.signals import StopSignals
+from podrl.schedule import warm_up_updates
 from podrl.secret import VARIABLE, make_secret
 from podrl.study.definition import Definition
 from podrl.study.feasibility import Feasible
@@ -48,8 +49,8 @@ class Runner:
     def run(self, each: Feasible, trial: Trial) -> Status:
         """Runs one to its end, or goes on with it, and writes down what it came to."""
         predicted = self._predict(each, trial)
-        if self._has_enough(trial):  # The study was cut after the run and before this was written down.
-            return self._complete(trial, Ending(code=0, had_enough=True, text=""), predicted)
+        if self._has_enough(each, trial):  # The study was cut after the run and before this was written down.
+            return self._complete(each, trial, Ending(code=0, had_enough=True, text=""), predicted)
         started_s = time.monotonic()
         job = make_job(self.definition, trial, str(self.folder.run_folder(trial)))
         with self._log(trial) as log:
@@ -58,14 +59,14 @@ class Runner:
                 log,
                 self.stop,
                 environ={**job.environ, VARIABLE: make_secret()},  # Launchers make one of their own.
-                has_enough=lambda: self._has_enough(trial),
+                has_enough=lambda: self._has_enough(each, trial),
                 silence_s=self.silence_s,
                 signal_command=job.signal_command,
             )
             if ending.had_enough and ending.code == PREEMPTED:
                 self._note_end(log)
         if ending.code == 0 or (ending.had_enough and ending.code == PREEMPTED):
-            return self._complete(trial, ending, predicted, job_s=time.monotonic() - started_s)
+            return self._complete(each, trial, ending, predicted, job_s=time.monotonic() - started_s)
         if ending.was_cut:
             return Status(word="half-done", facts={"exit_code": ending.code, "text": ending.text})
         return self._fail(trial, ending)
@@ -76,13 +77,17 @@ class Runner:
         with log.open("a") as file:
             file.write(f"[study {time.strftime('%H:%M:%S')}] Ended by the study as planned, {text}.\n")
 
-    def _has_enough(self, trial: Trial) -> bool:
+    def _has_enough(self, each: Feasible, trial: Trial) -> bool:
         seconds = self.definition.seconds
-        return seconds is not None and measured_seconds(self.folder.rows(trial)) >= seconds
+        return (
+            seconds is not None and measured_seconds(self.folder.rows(trial), warm_up_updates(each.config)) >= seconds
+        )
 
-    def _complete(self, trial: Trial, ending: Ending, predicted: float | None, job_s: float | None = None) -> Status:
+    def _complete(
+        self, each: Feasible, trial: Trial, ending: Ending, predicted: float | None, job_s: float | None = None
+    ) -> Status:
         try:
-            measurement = measure(self.folder.rows(trial))
+            measurement = measure(self.folder.rows(trial), warm_up_updates(each.config))
         except RuntimeError as error:
             return self._fail(trial, dataclasses.replace(ending, text=str(error)))
         facts = {

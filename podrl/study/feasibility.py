@@ -11,7 +11,7 @@ from podrl.assembly import resolve
 from podrl.config import Config, ConfigError, check
 from podrl.layout import make_layout, resolve_loop, resolve_micro_batches
 from podrl.mesh import Topology, make_topology
-from podrl.stages import WARMUP_UPDATES
+from podrl.schedule import warm_up_updates
 from podrl.study.definition import Definition
 from podrl.study.grid import Machines, Point, combinations, weak_num_envs
 
@@ -130,10 +130,11 @@ def _check_rows(config: Config) -> None:
     """Raises ConfigError unless a run leaves two rows of metrics after its warm-up, between which a rate is taken."""
     rows = [update for update in range(1, config.num_updates + 1) if update % config.log.every_updates == 0]
     rows = sorted({*rows[-3:], config.num_updates})
+    warm_up = warm_up_updates(config)
     check(
-        sum(update >= WARMUP_UPDATES for update in rows) >= 2,
+        sum(update >= warm_up for update in rows) >= 2,
         f"its {config.num_updates} update(s) of {config.env_steps_per_update} env steps leave fewer than two rows of "
-        f"metrics after the warm-up of {WARMUP_UPDATES} updates. Use more --steps, or a smaller "
+        f"metrics after the warm-up of {warm_up} updates. Use more --steps, or a smaller "
         f"--config.log.every_updates (now {config.log.every_updates}).",
     )
 

@@ -10,7 +10,7 @@ import itertools
 import math
 from typing import Any
 
-from podrl.stages import WARMUP_UPDATES
+from podrl.rates import START_KEY, after_warm_up
 
 Row = Mapping[str, Any]
 
@@ -71,18 +71,22 @@ class LearningCurve:
         return known[-1] if known else None
 
 
-def measure(rows: Sequence[Row]) -> Measurement:
+def measure(rows: Sequence[Row], warm_up: int) -> Measurement:
     """Takes the measure of a run.
+
+    Args:
+        rows: of its metrics.
+        warm_up: updates of each start that do not count; see `podrl.schedule.warm_up_updates`.
 
     Raises:
         RuntimeError: if there are no two rows after the warm-up of any start.
     """
-    starts = [_after_warmup(start) for start in split_starts(rows)]
+    starts = [after_warm_up(start, warm_up) for start in split_starts(rows)]
     intervals = [pair for start in starts for pair in itertools.pairwise(start)]
     seconds = sum(_seconds(pair) for pair in intervals)
     if not intervals or seconds <= 0:
         raise RuntimeError(
-            f"its {len(rows)} row(s) of metrics leave no two after the warm-up of {WARMUP_UPDATES} updates, between "
+            f"its {len(rows)} row(s) of metrics leave no two after the warm-up of {warm_up} updates, between "
             "which a rate could be taken. Use more --steps or --seconds, or a smaller --config.log.every_updates."
         )
     grown = {
@@ -104,9 +108,9 @@ def measure(rows: Sequence[Row]) -> Measurement:
     )
 
 
-def measured_seconds(rows: Sequence[Row]) -> float:
-    """Seconds that a run under way has been measured for."""
-    starts = [_after_warmup(start) for start in split_starts(rows)]
+def measured_seconds(rows: Sequence[Row], warm_up: int) -> float:
+    """Seconds that a run under way has been measured for; arguments as of `measure`."""
+    starts = [after_warm_up(start, warm_up) for start in split_starts(rows)]
     return sum(_seconds((start[0], start[-1])) for start in starts if start)
 
 
@@ -133,13 +137,18 @@ def learning_curve(rows: Sequence[Row]) -> LearningCurve:
 
 
 def split_starts(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of updates, those of each start of the run by themselves: a start's first rows have no rate yet."""
+    """The rows of updates, those of each start of the run by themselves.
+
+    A start's first row says so. In files of versions that did not write that, it is a row without a rate.
+    """
     starts: list[list[Row]] = []
     before: Row | None = None
+    says_so = False
     for row in rows:
         if "env_steps_per_second" not in row:  # An evaluation's.
             continue
-        if before is None or _begins(before, row):
+        says_so = says_so or START_KEY in row
+        if before is None or (START_KEY in row if says_so else _begins(before, row)):
             starts.append([])
         starts[-1].append(row)
         before = row
@@ -147,15 +156,9 @@ def split_starts(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _begins(before: Row, row: Row) -> bool:
-    """Whether a row is a start's first: it has no rate, and the row before it has one, or a later clock."""
+    """Whether a row that cannot say so is a start's first: it has no rate, and the one before has, or a later clock."""
     goes_on = before["env_steps_per_second"] is None and before["time/wall_s"] <= row["time/wall_s"]
     return row["env_steps_per_second"] is None and not goes_on
-
-
-def _after_warmup(start: Sequence[Row]) -> list[Row]:
-    """A start's rows from the last one without a rate on, and without the first updates."""
-    first = max((index for index, row in enumerate(start) if row["env_steps_per_second"] is None), default=0)
-    return [row for row in start[first:] if row["learner_steps"] - start[0]["learner_steps"] >= WARMUP_UPDATES - 1]
 
 
 def _seconds(pair: tuple[Row, Row]) -> float:

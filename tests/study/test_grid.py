@@ -95,7 +95,10 @@ def test_points_that_do_not_divide_are_found_without_being_run():
 
 def test_too_few_updates_are_a_mistake():
     _, infeasible = examine(define(overrides={"total_env_steps": "6400"}, scaling=("strong",)), "cpu")
-    assert "fewer than two rows of metrics after the warm-up" in infeasible[0].reason
+    assert "fewer than two rows of metrics after the warm-up of 3 updates" in infeasible[0].reason
+    lag = {"total_env_steps": "64_000", "determinism": "free", "actors.max_lag": "150"}
+    _, infeasible = examine(define(overrides=lag, scaling=("strong",)), "cpu")
+    assert "fewer than two rows of metrics after the warm-up of 151 updates" in infeasible[0].reason
 
 
 def test_a_wrong_key_is_not_one_points_mistake():
