@@ -16,7 +16,7 @@ _LONG_S = 86_400.0
 
 
 def has_rate(row: Mapping[str, Any]) -> bool:
-    """Whether a row of metrics has a rate; the first has none."""
+    """Whether a row of metrics has a rate; those of a start's warm-up have none, nor has its first row."""
     return math.isfinite(row["env_steps_per_second"])
 
 
@@ -32,7 +32,7 @@ def suggest_shorter(config: Config, row: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"At this rate the run takes {duration(left_s)} more. For a first look, --config configs/impala_catch.py is "
-        "done in less than a minute; --config.total_env_steps shortens this one."
+        "done in about twenty seconds; --config.total_env_steps shortens this one."
     )
 
 
