@@ -6,6 +6,7 @@ intervals of five samples are then a third too narrow. `tests/test_intervals.py`
 
 from collections.abc import Sequence
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy import typing as npt
@@ -18,22 +19,24 @@ FEW = 10  # Samples below which an interval is rough: of skewed samples it cover
 def mean_interval(samples: npt.ArrayLike) -> tuple[float, float] | None:
     """The 95 % interval of the mean; None of a single sample, which says nothing of how far another would differ.
 
+    None too where the mean or the variance is not finite.
+
     Args:
         samples: [N] independent samples.
 
     Source: Student 1908, "The Probable Error of a Mean", Biometrika 6(1).
     """
-    values = np.asarray(samples, np.float64)
-    if len(values) < 2:
+    found = _moments(samples)
+    if found is None:
         return None
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    return _around(float(values.mean()), float(error), len(values) - 1)
+    return _around(found.mean, math.sqrt(found.variance / found.size), found.size - 1)
 
 
 def ratio_interval(samples: Sequence[float], base: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % interval of the ratio of two means; None where one of them is of a single sample.
 
-    The relative variances of both means add up (the delta method); the degrees of freedom are Welch's.
+    None too where a mean or variance is not finite, or the base's mean is 0. The variances that both means give the
+    ratio add up (the delta method); the degrees of freedom are Welch's.
 
     Args:
         samples: [N] independent samples.
@@ -41,16 +44,32 @@ def ratio_interval(samples: Sequence[float], base: Sequence[float]) -> tuple[flo
 
     Source: Welch 1947, "The Generalization of Student's Problem", Biometrika 34.
     """
-    sides = [np.asarray(side, np.float64) for side in (samples, base)]
-    if min(map(len, sides)) < 2:
+    above, below = _moments(samples), _moments(base)
+    if above is None or below is None or below.mean == 0:
         return None
-    ratio = float(sides[0].mean() / sides[1].mean())
-    parts = [float(side.var(ddof=1) / len(side) / side.mean() ** 2) for side in sides]
-    weights = sum(part**2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True))
-    freedom = sum(parts) ** 2 / weights if weights > 0 else math.inf
-    return _around(ratio, abs(ratio) * math.sqrt(sum(parts)), freedom)
+    ratio = above.mean / below.mean
+    parts = [side.variance / side.size * slope * slope for side, slope in ((above, 1), (below, ratio))]
+    weights = sum(part * part / (side.size - 1) for part, side in zip(parts, (above, below), strict=True))
+    freedom = sum(parts) * sum(parts) / weights if weights > 0 else math.inf
+    return _around(ratio, math.sqrt(sum(parts)) / abs(below.mean), freedom)
 
 
-def _around(center: float, error: float, freedom: float) -> tuple[float, float]:
+class _Moments(NamedTuple):
+    mean: float
+    variance: float
+    size: int
+
+
+def _moments(samples: npt.ArrayLike) -> _Moments | None:
+    """Of two samples or more whose mean and variance are finite; None of others."""
+    values = np.asarray(samples, np.float64)
+    if len(values) < 2:
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = _Moments(float(values.mean()), float(values.var(ddof=1)), len(values))
+    return found if math.isfinite(found.mean) and math.isfinite(found.variance) else None
+
+
+def _around(center: float, error: float, freedom: float) -> tuple[float, float] | None:
     half = error * float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) if error > 0 else 0.0
-    return center - half, center + half
+    return (center - half, center + half) if math.isfinite(center) and math.isfinite(half) else None

@@ -42,6 +42,25 @@ def test_a_single_sample_has_no_interval():
     assert ratio_interval([3.0, 4.0], [1.0]) is None
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), 1e308])
+def test_means_that_are_not_finite_have_no_interval(odd):
+    """The sum of the large ones, or their squares, is no number."""
+    samples = [odd, -1e308, odd]
+    assert mean_interval(samples) is None
+    assert ratio_interval(samples, [1.0, 2.0]) is None
+    assert ratio_interval([1.0, 2.0], samples) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_ratio_over_0_has_no_interval_and_one_of_0_has():
+    assert ratio_interval([1.0, 2.0], [0.0, 0.0]) is None
+    assert ratio_interval([1.0, 2.0], [-1.0, 1.0]) is None
+    assert ratio_interval([0.0, 0.0], [1.0, 2.0]) == (0.0, 0.0)
+    low, high = ratio_interval([-1.0, 1.0], [2.0, 2.0])
+    assert low == -high < -0.5  # What it is of is not known better for a mean of 0.
+
+
 def test_equal_samples_have_an_interval_of_no_width():
     assert mean_interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
     assert ratio_interval([4.0, 4.0], [2.0, 2.0]) == (2.0, 2.0)

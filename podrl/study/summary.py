@@ -7,6 +7,7 @@ is the fraction of it that was reached.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import math
 
 import numpy as np
 
@@ -189,7 +190,7 @@ def _summarize(
         each=runs[0].each,
         series=series,
         runs=tuple(runs),
-        rate=estimate(rates),
+        rate=estimate(rates, least=0.0),
         base_rate=float(np.mean(base_rates)) if base_rates else None,
         base_devices=base.machines.devices,
         speedup=speedup,
@@ -202,16 +203,17 @@ def _summarize(
     )
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """The mean over seeds, and its interval."""
+def estimate(values: Sequence[float], *, least: float = -math.inf) -> Estimate:
+    """The mean over seeds, and its interval; no value can be below `least`."""
     low, high = mean_interval(values) or (None, None)
-    return Estimate(mean=float(np.mean(values)), low=low, high=high)
+    return Estimate(mean=float(np.mean(values)), low=None if low is None else max(low, least), high=high)
 
 
 def estimate_ratio(values: Sequence[float], base: Sequence[float]) -> Estimate:
-    """The ratio of two means over seeds, and its interval."""
+    """The ratio of two mean rates over seeds, and its interval: not below 0."""
     low, high = ratio_interval(values, base) or (None, None)
-    return Estimate(mean=float(np.mean(values) / np.mean(base)), low=low, high=high)
+    above, below = float(np.mean(values)), float(np.mean(base))
+    return Estimate(mean=above / below if below else math.nan, low=None if low is None else max(low, 0.0), high=high)
 
 
 def _rates(runs: Sequence[RunRecord]) -> list[float]:

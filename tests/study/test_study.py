@@ -4,6 +4,7 @@ import csv
 import dataclasses
 from html.parser import HTMLParser
 import json
+import math
 import re
 import shutil
 import sys
@@ -232,6 +233,14 @@ def test_intervals_are_of_the_mean():
     expected = 1.96 * values.std() / 10  # Of the normal approximation.
     assert found.high - found.mean == pytest.approx(expected, rel=0.1)
     assert found.mean - found.low == pytest.approx(expected, rel=0.1)
+
+
+def test_rates_and_their_ratios_are_not_below_0():
+    values = [10.0, 90.0]
+    assert estimate(values).low < 0  # Of a return, which may be.
+    assert estimate(values, least=0.0).low == 0
+    assert estimate_ratio(values, [50.0, 52.0]).low == 0
+    assert math.isnan(estimate_ratio(values, [0.0, 0.0]).mean)
 
 
 def test_one_run_has_no_interval():
