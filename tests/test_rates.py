@@ -21,8 +21,8 @@ from tests.envs import scripted
 from tests.runs import anakin_config, make_agent, run, scripted_config
 
 STEPS = 8 * 4  # of an update
-ROLLOUT_S = 0.4  # Two pools take four steps each.
-SLOW = types.MappingProxyType({"sleep_s": ROLLOUT_S / 8})
+PER_ROLLOUT = 2 * 4  # Two pools take four steps each.
+LATE_S = 5.0  # Nothing takes so long that comes at all.
 
 
 class TestRateMeter:
@@ -58,78 +58,138 @@ class TestRateMeter:
         assert meter.read() == (100.0, 100.0)
 
 
+class Marks:
+    """When the journal saw updates end, or calls of several; what comes next in a test waits for that.
+
+    Attributes:
+        ended_s: by `time.perf_counter`, in their order.
+        start_s: of the run.
+    """
+
+    def __init__(self):
+        self.ended_s = []
+        self.start_s = math.nan
+        self._changed = threading.Condition()
+
+    def add(self, ended_s):
+        with self._changed:
+            self.ended_s.append(ended_s)
+            self._changed.notify_all()
+
+    def wait(self, count):
+        """Waits for that many; whoever finds them late sees it in the order of times."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self.ended_s) >= count, LATE_S)
+
+
 @pytest.fixture
-def steps_ended_s(monkeypatch):
-    """The times at which the scripted environments' steps ended, in their order."""
-    ended_s = []
+def marks(monkeypatch):
+    found = Marks()
+
+    class Marked(journal.Journal):
+        def __init__(self, *, start_s, **options):
+            super().__init__(start_s=start_s, **options)
+            found.start_s = start_s
+            found.ended_s.clear()  # Before there was an update.
+
+        def mark(self):
+            end = super().mark()
+            found.add(end.ended_s)
+            return end
+
+    monkeypatch.setattr(progress, "Journal", Marked)
+    return found
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The times at which the scripted environments' steps ended, in their order, and what each waits for before it."""
+    found = types.SimpleNamespace(ended_s=[], before=lambda step: None)
     recv = scripted.Pool.recv
 
     def timed(pool):
         timestep = recv(pool)
-        ended_s.append(time.perf_counter())
+        found.before(len(found.ended_s) + 1)
+        found.ended_s.append(time.perf_counter())
         return timestep
 
     monkeypatch.setattr(scripted.Pool, "recv", timed)
-    return ended_s
+    return found
 
 
-def with_slow_updates(config, seconds):
-    """The agent, with updates that take so long (the first, the others) on the device, and the times when they end."""
+def with_updates_that(wait, config):
+    """The agent, with updates that wait on the device as `wait(updates before)` does, and the times when they end."""
     agent, _ = make_agent(config)
     ended_s = []
 
-    def wait(step):
-        time.sleep(seconds[min(int(step), 1)])
+    def end(step):
+        wait(int(step))
         ended_s.append(time.perf_counter())
         return np.float32(0)
 
     def update(state, trajectory):
         new_state, metrics = agent.update(state, trajectory)
-        waited = jax.pure_callback(wait, jax.ShapeDtypeStruct((), jnp.float32), state.step)
+        waited = jax.pure_callback(end, jax.ShapeDtypeStruct((), jnp.float32), state.step)
         return new_state, {**metrics, "loss/total": metrics["loss/total"] + waited}
 
     return dataclasses.replace(agent, update=update), ended_s
 
 
-def check_rates(outcome, rows, ends_s, warm_up):
-    """Holds rates against the clock of whatever limits the run, which says when it was done with each update."""
-    for row in rows:
-        assert math.isnan(row["env_steps_per_second"]) == (row["learner_steps"] <= warm_up)
-    for before, row in itertools.pairwise(rows):
+def check_rates(outcome, rows, ends_s, start_s, warm_up):
+    """Holds rates against the ends of updates, by their numbers."""
+    for before, row in itertools.pairwise(({"learner_steps": 0}, *rows)):
         first, last = max(before["learner_steps"], warm_up), row["learner_steps"]
-        if last > warm_up:
-            took_s = ends_s[last - 1] - ends_s[first - 1]
-            assert row["env_steps_per_second"] == pytest.approx((last - first) * STEPS / took_s, rel=0.5)
-        took_s = ends_s[last - 1] - ends_s[before["learner_steps"] - 1]
-        assert row["time/wall_s"] - before["time/wall_s"] == pytest.approx(took_s, rel=0.5)
-    average = (len(ends_s) - warm_up) * STEPS / (ends_s[-1] - ends_s[warm_up - 1])
-    assert outcome.env_steps_per_second == pytest.approx(average, rel=0.3)
+        assert start_s + row["time/wall_s"] == pytest.approx(ends_s[last], abs=1e-6)
+        rate = (last - first) * STEPS / (ends_s[last] - ends_s[first]) if last > warm_up else math.nan
+        assert row["env_steps_per_second"] == pytest.approx(rate, nan_ok=True)
+    last = max(ends_s)
+    average = (last - warm_up) * STEPS / (ends_s[last] - ends_s[warm_up])
+    assert outcome.env_steps_per_second == pytest.approx(average)
 
 
 @pytest.mark.parametrize("every_updates", [1, 3])
-def test_rows_of_a_run_that_environments_limit_go_by_their_clock(steps_ended_s, every_updates):
-    config = scripted_config(SLOW, total_env_steps=5 * STEPS, log__every_updates=every_updates)
+def test_rows_of_a_run_that_environments_limit_go_by_their_clock(steps, marks, every_updates):
+    """Every rollout ends after the update of the one before was seen to end, which comes while it is waited for."""
+
+    def wait_for_the_update_before(step):
+        if step % PER_ROLLOUT == 0:
+            marks.wait(step // PER_ROLLOUT - 1)
+
+    steps.before = wait_for_the_update_before
+    config = scripted_config(total_env_steps=5 * STEPS, log__every_updates=every_updates)
     outcome, rows = run(config)
-    assert len(steps_ended_s) == 5 * 8
-    check_rates(outcome, rows, steps_ended_s[7::8], warm_up=2)
+    assert len(steps.ended_s) == 5 * PER_ROLLOUT
+    made_s = steps.ended_s[PER_ROLLOUT - 1 :: PER_ROLLOUT]
+    in_order = [time_s for pair in zip(made_s, marks.ended_s, strict=True) for time_s in pair]
+    assert in_order == sorted(in_order)
+    check_rates(outcome, rows, dict(enumerate(marks.ended_s, start=1)), marks.start_s, warm_up=2)
 
 
-def test_rollouts_that_lay_ready_after_the_first_update_do_not_count_as_made_in_no_time(steps_ended_s):
-    config = scripted_config(SLOW, total_env_steps=5 * STEPS)
-    agent, _ = with_slow_updates(config, (3 * ROLLOUT_S, 0.0))
+def test_rollouts_that_lay_ready_after_the_first_update_do_not_count_as_made_in_no_time(steps, marks):
+    both = threading.Event()
+    steps.before = lambda step: both.set() if step == 2 * PER_ROLLOUT else None
+    config = scripted_config(total_env_steps=5 * STEPS)
+    agent, ended_s = with_updates_that(lambda step: both.wait(LATE_S) if step == 0 else None, config)
     outcome, rows = run(config, agent=agent)
     assert [math.isnan(row["env_steps_per_second"]) for row in rows] == [True, True, False, False, False]
-    truth = 23 / 24 * 3 * STEPS / (steps_ended_s[-1] - steps_ended_s[2 * 8])
-    assert outcome.env_steps_per_second == pytest.approx(truth, rel=0.5)
+    assert steps.ended_s[2 * PER_ROLLOUT - 2] < ended_s[0] < steps.ended_s[2 * PER_ROLLOUT]
+    check_rates(outcome, rows, dict(enumerate(marks.ended_s, start=1)), marks.start_s, warm_up=2)
 
 
 @pytest.mark.parametrize("make", [scripted_config, anakin_config])
-def test_rows_of_a_run_that_the_learner_limits_go_by_its_devices_clock(make):
+def test_rows_of_a_run_that_the_learner_limits_go_by_its_devices_clock(marks, make):
+    """Every call ends after the one before was seen to end, which is on its way or waits for its launch."""
+    calls = [1, 2, 4, 6, 7] if make is anakin_config else [*range(1, 8)]  # The last updates of each.
     config = make(total_env_steps=7 * STEPS, log__every_updates=2, topology__updates_per_call=4)
-    agent, ended_s = with_slow_updates(config, (0.3, 0.3))
+    agent, ended_s = with_updates_that(lambda step: marks.wait(sum(last <= step for last in calls)), config)
     outcome, rows = run(config, agent=agent)
     assert [row["learner_steps"] for row in rows] == [1, 2, 4, 6, 7]
-    check_rates(outcome, rows, ended_s, warm_up=1 if make is anakin_config else 2)
+    in_order = [
+        time_s for last, seen_s in zip(calls, marks.ended_s, strict=True) for time_s in (ended_s[last - 1], seen_s)
+    ]
+    assert in_order == sorted(in_order)
+    ends_s = dict(zip(calls, marks.ended_s, strict=True))
+    check_rates(outcome, rows, ends_s, marks.start_s, warm_up=1 if make is anakin_config else 2)
 
 
 @pytest.mark.parametrize("make", [scripted_config, anakin_config])
@@ -157,7 +217,7 @@ def test_the_clock_of_a_row_does_not_wait_for_an_evaluation(make, monkeypatch):
             return super().settle(should_stop)
 
     def play(params, update, **_):
-        in_time.append(was_seen.wait(5.0))
+        in_time.append(was_seen.wait(LATE_S))
         played_s.append(time.perf_counter())
         return Episodes(returns=np.ones(1), lengths=np.ones(1, int))
 
