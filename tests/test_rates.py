@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import json
 import math
+from pathlib import Path
 import threading
 import time
 import types
@@ -12,7 +14,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from podrl import anakin, journal, progress
+from podrl import anakin, job_benchmark, journal, progress
 from podrl.evaluate import Episodes
 from podrl.evaluator import Evaluator
 from podrl.rates import RateMeter
@@ -48,6 +50,17 @@ class TestRateMeter:
         assert all(map(math.isnan, (*rates[0], *rates[1])))
         assert rates[2:] == [pytest.approx((50.0, 50.0))] * 2
 
+    def test_the_first_row_of_a_start_has_no_rate_though_its_warm_up_is_over(self):
+        """So it tells that a start begins there."""
+        meter = RateMeter()
+        for env_steps, ended_s in ((100, 50.0), (200, 51.0), (300, 52.0)):
+            meter.add(env_steps, ended_s)
+        first = meter.read()
+        assert math.isnan(first.recent)
+        assert first.average == 100.0
+        meter.add(500, 53.0)
+        assert meter.read() == (200.0, pytest.approx(400 / 3))
+
     def test_updates_that_end_together_are_one_end(self):
         """A run that goes on may begin with a call of several updates, of which only the end is known."""
         meter = RateMeter()
@@ -56,6 +69,34 @@ class TestRateMeter:
         assert math.isnan(meter.read().recent)
         meter.add(400, 51.0)
         assert meter.read() == (100.0, 100.0)
+
+
+def test_a_job_of_the_benchmark_is_measured_from_the_end_of_its_warm_up(monkeypatch):
+    """Its first 7 updates take a second each, those without a rate among them; the others a tenth."""
+
+    class Job:
+        def __init__(self, command, **_):
+            (folder,) = (word.partition("=")[2] for word in command if word.startswith("--workdir="))
+            Path(folder).mkdir()
+            clock = {update: min(update, 7) + max(0, update - 7) / 10 for update in range(1, 31)}
+            rows = [
+                {
+                    "learner_steps": update,
+                    "env_steps": update * STEPS,
+                    "env_steps_per_second": None if update < 7 else 1.0,
+                    "time/wall_s": clock[update],
+                }
+                for update in (1, 5, 10, 15, 20, 25, 30)
+            ]
+            (Path(folder) / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+        def poll(self):
+            return None
+
+        send_signal = wait = kill = lambda *_: None
+
+    monkeypatch.setattr(job_benchmark.subprocess, "Popen", Job)
+    assert job_benchmark.time_job([], 1, 1, 1.5, warm_up=7) == pytest.approx(10 * STEPS)
 
 
 class Marks:
