@@ -93,7 +93,9 @@ def place(folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
-    type_in(folder, f"{LAUNCHER} --smoke --workdir run --config.checkpoint.every_updates=2")
+    place(folder)
+    result = type_in(folder, f"{LAUNCHER} --smoke --workdir run --config.checkpoint.every_updates=2")
+    assert result.returncode == 0, result.stderr
     return folder / "run"
 
 
@@ -117,7 +119,10 @@ def smoke_form(command, run):
         short = "--dry_run"
     elif "--slurm" in command:
         short += " --dry_run"
-    return re.sub(r"\bRUN\b(?!/)", str(run), command.replace("gs://BUCKET/RUN", "gs://BUCKET/run")) + f" {short}"
+    if "--config.topology." in command and "XLA_FLAGS" not in command:  # For more devices than a laptop has.
+        command = f"XLA_FLAGS=--xla_force_host_platform_device_count=4 {command}"
+    command = command.replace("gs://BUCKET/RUN", "gs://BUCKET/run").replace("runs/catch", str(run))
+    return re.sub(r"\bRUN\b(?!/)", str(run), command) + f" {short}"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +141,7 @@ def test_what_the_commands_of_the_readme_write_does_not_change_the_recorded_comm
     """Git ignores it in podrl's own folder."""
     named = re.findall(r"(?:--out|--export|--video|--json|--workdir) ([\w/.]+)(?![\w/.:])", " ".join(COMMANDS))
     written = {name for name in named if name != "RUN"} | {"runs/impala_atari-20260101-000000", "params.safetensors"}
-    assert {"curve.png", "params.npz", "landing.gif", "runs/study"} <= written
+    assert {"curve.png", "params.npz", "catch.gif", "runs/study"} <= written
     if not (ROOT / ".git").exists() or os.environ.get("GIT_DIR"):
         pytest.skip("not in a checkout")
     for name in written:
