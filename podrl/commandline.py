@@ -184,7 +184,7 @@ def load_config(path: str) -> ml_collections.ConfigDict:
         config = module.get_config()
     except SyntaxError as error:
         raise ConfigError(f"Config file {error.filename}, line {error.lineno}: {error.msg}.") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"Config file {path} failed: {type(error).__name__}: {_one_line(error)}") from error
     check(isinstance(config, ml_collections.ConfigDict), f"get_config() in {path} must return a ConfigDict.")
     return config
@@ -210,5 +210,5 @@ def _is_override(argument: str) -> bool:
     return argument.lstrip("-").startswith("config.") and argument.startswith("-")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())

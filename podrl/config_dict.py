@@ -102,9 +102,12 @@ def with_defaults(
 
 
 def _env_with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `env` as above. An earlier podrl had its own settings among the options, and Gymnax's time limit."""
+    """The section `env` as above.
+
+    An earlier podrl had its own settings among the options of its own sources, and Gymnax's time limit.
+    """
     defaults = default_env() | dict(values)
-    if any(name in values for name in ENV_SETTINGS):
+    if any(name in values for name in ENV_SETTINGS) or "." in defaults["source"]:
         return defaults
     options = dict(values.get("options", {}))
     if values.get("source") == "gymnax" and "max_steps_in_episode" in options:

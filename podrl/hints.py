@@ -11,14 +11,15 @@ def hint_of(value: Any, *, is_signature: bool = False) -> Any:
 
     Args:
         value: a default.
-        is_signature: of an argument without annotation, which says less: None and other numbers may be meant as well.
+        is_signature: of an argument without annotation, which says less: None may be meant as well, and decimals in the
+            place of a whole number. A default of 10.0 says that whole numbers are meant as floats, too.
     """
     kind = type(value)
     if kind not in (bool, int, float, str, list, tuple, dict):
         return Any
     if not is_signature:
         return kind
-    return int | float | None if kind in (int, float) else kind | None
+    return int | float | None if kind is int else kind | None
 
 
 def or_none(hint: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Marks on options of an environment, which its source resolves: see `podrl.overrides` and `podrl.envs.settings`."""
+"""Marks on keys of an environment, which its source resolves: see `podrl.overrides` and `podrl.envs.settings`."""
 
 from typing import Any, NamedTuple
 
 
-class Text(str):
+class Typed(str):
     """A value as it was typed, of an option whose type only the environment knows.
 
     Attributes:
@@ -11,6 +11,20 @@ class Text(str):
     """
 
     like: Any = Any
+
+
+class Changed(str):
+    """The `env.id` of the command line, where the config file has another environment.
+
+    Attributes:
+        source: `env.source` of the file.
+        env_id: `env.id` of the file.
+        inherited: keys of `env` that suit some environments only, and that were not typed.
+    """
+
+    source: str
+    env_id: str
+    inherited: tuple[str, ...] = ()
 
 
 class Inherited(NamedTuple):

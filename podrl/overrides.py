@@ -1,32 +1,35 @@
 """Config keys from the command line: `--config.env.id=Pong-v5` on what a config file says.
 
 Keys of podrl's are read by their own types, those of an agent by the file's values. What an option of an environment
-has to be only the environment knows: it is kept as it was typed (`podrl.marks.Text`) until its source is at hand, see
+has to be only the environment knows: it is kept as it was typed (`podrl.marks.Typed`) until its source is at hand, see
 `podrl.envs.settings`.
 """
 
 from collections.abc import Mapping, Sequence
 import copy
 import dataclasses
-import math
 import typing
 from typing import Any
 
 import ml_collections
 
-from podrl.config import Config, ConfigError, check, did_you_mean, shown
+from podrl.config import Config, check, did_you_mean
 from podrl.config_dict import to_plain
 from podrl.hints import hint_of, members
-from podrl.marks import Inherited, Text
-from podrl.values import read, read_items
+from podrl.marks import Changed, Inherited, Typed
+from podrl.reading import read_key, read_section, to_section
+from podrl.values import read
 
 _OPTIONS = "env.options"
+# Keys of `env`, besides options, that suit one family of environments.
+OF_A_FAMILY = ("observation_keys", "channels", "uint8", "wrappers", "training_wrappers", "max_episode_steps")
+_SETS = "(required)"  # In the place of a value that a file leaves to the command line.
 
 
 def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_collections.ConfigDict:
     """Applies arguments such as `--config.env.id=Pong-v5`, one after the other; returns a new ConfigDict.
 
-    Options that a file has for another environment than the one that is asked for are marked as `Inherited`.
+    What a file has for another environment than the one that is asked for is marked, see `podrl.marks`.
 
     Raises:
         ConfigError: on a key that the config does not have, or a value that its type does not take.
@@ -41,70 +44,58 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_
             chosen |= _set_option(config, key.removeprefix(_OPTIONS).lstrip("."), text)
         else:
             _check_key(config, key, has_value)
-            _set(config, key.split("."), _read(key, text, _hint(config, key)))
-    if before != _environment(config):
+            _set(config, key.split("."), read_key(key, text, _hint(config, key, text)))
+            chosen.add(key)
+    if before[1] and before != _environment(config):
         _mark_inherited(config, before, chosen)
     return config
 
 
 def listing(config: ml_collections.ConfigDict) -> str:
     """A line for each value of a config."""
-    keys = [key for key in _keys(config) if not isinstance(_find(config, key), ml_collections.ConfigDict)]
-    return "".join(f"  {key} = {_find(config, key)!r}\n" for key in keys)
+    found = {key: _find(config, key) for key in _keys(config)}
+    values = {key: value for key, value in found.items() if not isinstance(value, ml_collections.ConfigDict)}
+    return "".join(f"  {key} = {_SETS if value is _SETS else repr(value)}\n" for key, value in values.items())
 
 
 def _environment(config: ml_collections.ConfigDict) -> tuple[str, str]:
-    """Source and id."""
-    env = config.get("env", {})
-    return env.get("source", "envpool"), env.get("id", "")
+    """Source and id; an empty id where the file leaves it to the command line."""
+    source, env_id = (_find(config, f"env.{name}") for name in ("source", "id"))
+    return source or "envpool", "" if env_id is _SETS else env_id or ""
 
 
 def _set_option(config: ml_collections.ConfigDict, path: str, text: str) -> set[str]:
-    """Sets one option, an entry of one that is a dictionary, or all of them; returns the names of those set."""
+    """Sets one option, an entry of one that is a dictionary, or all of them; returns the keys set."""
     if not path:
-        options = _items(_OPTIONS, text)
-        _set(config, ["env", "options"], ml_collections.ConfigDict(options))
-        return set(options)
+        options = read_section(_OPTIONS, text)
+        _set(config, ["env", "options"], to_section(_OPTIONS, options))
+        return {f"{_OPTIONS}.{option}" for option in options}
     name, *inner = path.split(".")
     existing = _find(config, f"{_OPTIONS}.{name}")
     if inner:
-        if isinstance(existing, Text):
-            _set(config, ["env", "options", name], ml_collections.ConfigDict(_items(f"{_OPTIONS}.{name}", existing)))
-        entry = _find(config, f"{_OPTIONS}.{path}")
-        _set(config, ["env", "options", name, *inner], _read(f"{_OPTIONS}.{path}", text, hint_of(entry)))
-        return {name}
-    typed = Text(text)
+        if isinstance(existing, Typed):
+            key = f"{_OPTIONS}.{name}"
+            _set(config, ["env", "options", name], to_section(key, read_section(key, existing)))
+        key = f"{_OPTIONS}.{path}"
+        value = read_key(key, text, hint_of(to_plain(_find(config, key)), is_signature=True))
+        _set(config, ["env", "options", name, *inner], to_section(key, value) if isinstance(value, dict) else value)
+        return {f"{_OPTIONS}.{name}"}
+    typed = Typed(text)
     typed.like = hint_of(to_plain(existing), is_signature=True)
     _set(config, ["env", "options", name], typed)
-    return {name}
-
-
-def _items(key: str, text: str) -> dict[str, Text]:
-    """The entries of a dictionary as they were typed, by key."""
-    try:
-        return read_items(text)
-    except ValueError as error:
-        raise ConfigError(f"{key}={shown(text)} {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{key}={shown(text)} is nested too deeply.") from None
-
-
-def _read(key: str, text: str, hint: Any) -> Any:
-    """The value of a key."""
-    try:
-        value = read(text, hint)
-    except ValueError as error:
-        raise ConfigError(f"{key}={shown(text)} {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{key}={shown(text)} is nested too deeply.") from None
-    check(not isinstance(value, float) or math.isfinite(value), f"{key}={shown(text)} is not a finite number.")
-    return value
+    return {f"{_OPTIONS}.{name}"}
 
 
 def _mark_inherited(config: ml_collections.ConfigDict, before: tuple[str, str], chosen: set[str]) -> None:
-    """Marks the options that the file has for the environment `before`; its source decides what becomes of them."""
+    """Marks what the file has for the environment `before`; its source decides what becomes of that."""
+    changed = Changed(config.env.id)
+    changed.source, changed.env_id = before
+    changed.inherited = tuple(name for name in OF_A_FAMILY if f"env.{name}" not in chosen and name in config.env)
+    with config.unlocked():
+        del config.env["id"]  # A ConfigDict makes a plain text of what takes the place of one.
+    _set(config, ["env", "id"], changed)
     options = config.env.get("options", {})
-    for name in [name for name in options if name not in chosen]:
+    for name in [name for name in options if f"{_OPTIONS}.{name}" not in chosen]:
         _set(config, ["env", "options", name], Inherited(to_plain(options[name]), *before))
 
 
@@ -121,10 +112,28 @@ def _check_key(config: ml_collections.ConfigDict, key: str, has_value: str) -> N
     check(not section, f"Config key {key!r} is a section; set a key in it: --config.{key}.KEY=VALUE.")
 
 
-def _hint(config: ml_collections.ConfigDict, key: str) -> Any:
-    """What the value of a key has to be."""
+def _hint(config: ml_collections.ConfigDict, key: str, text: str) -> Any:
+    """What the value of a key has to be.
+
+    An agent's key that the file sets to a whole number may take decimals as well; the agent says so later.
+    """
     own = _own_hints().get(key, Any)
-    return own if Any not in members(own) else hint_of(_find(config, key))
+    if Any not in members(own):
+        return own
+    *sections, name = key.split(".")
+    section = _find(config, ".".join(sections)) if sections else config
+    found = _find(config, key)
+    hint = section.get_ref(name).get_type() if found is _SETS else hint_of(found)
+    return float if hint is int and not _is_whole(text) else hint
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text is a whole number, such as 1e6."""
+    try:
+        read(text, int)
+    except ValueError:
+        return False
+    return True
 
 
 def _own_hints() -> dict[str, Any]:
@@ -142,7 +151,8 @@ def _own_hints() -> dict[str, Any]:
 def _keys(config: ml_collections.ConfigDict) -> list[str]:
     """All dotted keys, sections included."""
     keys = []
-    for name, value in config.items():
+    for name in config:
+        value = _find(config, name)
         keys.append(name)
         if isinstance(value, ml_collections.ConfigDict):
             keys += [f"{name}.{inner}" for inner in _keys(value)]
@@ -150,11 +160,14 @@ def _keys(config: ml_collections.ConfigDict) -> list[str]:
 
 
 def _find(config: Any, key: str) -> Any:
-    """The value of a dotted key; None if there is none."""
+    """The value of a dotted key; None if there is none, and `_SETS` if the command line is to set it."""
     for part in key.split("."):
         if not isinstance(config, Mapping | ml_collections.ConfigDict) or part not in config:
             return None
-        config = config[part]
+        try:
+            config = config[part]
+        except ml_collections.config_dict.RequiredValueError:
+            return _SETS
     return config
 
 

@@ -5,10 +5,13 @@ Import them from `podrl.config`, which has the others.
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
-from podrl.mistakes import check
+from podrl.mistakes import check, shown
 from podrl.ranges import LONGEST_S, SIZE, check_values, choice, number, numbers, text, texts
+
+_DEEPEST = 100  # Lists in lists.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,18 +61,20 @@ class EnvConfig:
         for name, value in self.options.items():
             check(
                 _is_plain(value),
-                f"env.options.{name} is not to be recorded: found {value!r:.60}; expected numbers, texts, true, false "
-                "and None, in lists and in dictionaries whose keys are texts.",
+                f"env.options.{name} is not to be recorded: found {shown(value)}; expected finite numbers, texts, "
+                "true, false and None, in lists and in dictionaries whose keys are texts.",
             )
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether JSON brings it back as it was, but for tuples, which become lists."""
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether JSON brings it back as it was, but for tuples, which become lists. JSON has no NaN and infinity."""
+    if depth > _DEEPEST:
+        return False
     if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(entry) for key, entry in value.items())
+        return all(isinstance(key, str) and _is_plain(entry, depth + 1) for key, entry in value.items())
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+        return all(_is_plain(entry, depth + 1) for entry in value)
+    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
 # Keys of `env` that are podrl's and not an environment's; a source says which of them it keeps.

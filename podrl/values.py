@@ -12,21 +12,20 @@ With the hint `str`, `false` is a text; without any hint (`Any`) it is a bool.
 """
 
 import ast
-from collections.abc import Iterator, Sequence
-import math
+from collections.abc import Iterator
 import re
 import typing
 from typing import Any
 
 from podrl.hints import entry_hints, members, name, origin, takes
-from podrl.marks import Text
+from podrl.marks import Typed
+from podrl.words import is_none, scalar
 
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _WORD = re.compile(r"[^,\[\](){}'\"]+")
 _KEY = re.compile(r"[^,:\[\](){}'\"]+")
-_LAST = (float, str, str)  # Which type of a union reads a word: whole numbers before others, texts after all.
-_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
+_DEEPEST = 100  # Lists in lists.
 
 
 def read(text: str, hint: Any = Any) -> Any:
@@ -44,12 +43,12 @@ def read(text: str, hint: Any = Any) -> Any:
     container = text[:1] in _CLOSING and any(origin(kind) in (list, tuple, dict, Any) for kind in kinds)
     if container or _QUOTED.fullmatch(text) or Any in kinds:
         return _Reader(text).whole(hint)
-    if str not in kinds and takes(kinds, tuple) and not _is_none(text, kinds):
-        return _bare_tuple(text, hint)
-    return _scalar(text, hint)
+    if str not in kinds and takes(kinds, tuple) and not is_none(text, kinds):
+        return () if not text else _bare_tuple(text, hint)
+    return scalar(text, hint)
 
 
-def read_items(text: str) -> dict[str, Text]:
+def read_items(text: str) -> dict[str, Typed]:
     """The entries of a dictionary, each as it was typed.
 
     Raises:
@@ -63,25 +62,25 @@ class _Reader:
 
     def __init__(self, text: str, *, finds_only: bool = False):
         """Starts; `finds_only` leaves words as they are, to find where each entry ends."""
-        self._text, self._at, self._finds_only = text, 0, finds_only
+        self._text, self._at, self._depth, self._finds_only = text, 0, 0, finds_only
 
     def whole(self, hint: Any) -> Any:
         """The value that the whole text is."""
         if self._text[:1] not in (*_CLOSING, "'", '"'):
-            return _scalar(self._text, hint)  # A text may hold commas and brackets.
+            return scalar(self._text, hint)  # A text may hold commas and brackets.
         value = self._value(hint)
         self._end()
         return value
 
-    def items(self) -> dict[str, Text]:
+    def items(self) -> dict[str, Typed]:
         """The entries of the dictionary that the whole text is."""
         if self._text[:1] != "{":
             raise ValueError("is not a dictionary, such as {name: value}.")
-        found: dict[str, Text] = {}
+        found: dict[str, Typed] = {}
         for _ in self._entries():
             key, start = self._key(), self._at
             self._value(Any)
-            found[key] = Text(self._text[start : self._at].strip())
+            found[key] = Typed(self._text[start : self._at].strip())
         self._end()
         return found
 
@@ -89,7 +88,7 @@ class _Reader:
         self._skip()
         if match := _QUOTED.match(self._text, self._at):
             self._at = match.end()
-            return _fit(ast.literal_eval(match.group()), hint)
+            return _fit(_unquoted(match.group()), hint)
         opening = self._text[self._at : self._at + 1]
         if opening in _CLOSING:
             return _fit(self._dict(hint) if opening == "{" else self._list(hint), hint)
@@ -97,7 +96,7 @@ class _Reader:
         if not match or not match.group().strip():
             raise ValueError(f"cannot be read from {self._text[self._at :][:20]!r} on.")
         self._at = match.end()
-        return match.group() if self._finds_only else _scalar(match.group().strip(), hint)
+        return match.group() if self._finds_only else scalar(match.group().strip(), hint)
 
     def _list(self, hint: Any) -> list[Any] | tuple[Any, ...]:
         is_tuple, values = self._text[self._at] == "(", []
@@ -116,19 +115,22 @@ class _Reader:
     def _entries(self) -> Iterator[int]:
         """Numbers the entries of what opens here; the caller reads each."""
         closing, index = _CLOSING[self._text[self._at]], 0
-        self._at += 1
+        self._at, self._depth = self._at + 1, self._depth + 1
+        if self._depth > _DEEPEST:
+            raise ValueError("is nested too deeply.")
         while not self._found(closing):
             yield index
             index += 1
             if not self._found(","):
                 if not self._found(closing):
                     raise ValueError(f"cannot be read: {closing!r} is missing, or quotes around a text.")
-                return
+                break
+        self._depth -= 1
 
     def _key(self) -> str:
         self._skip()
         if match := _QUOTED.match(self._text, self._at):
-            key = str(ast.literal_eval(match.group()))
+            key = _unquoted(match.group())
         elif match := _KEY.match(self._text, self._at):
             key = match.group().strip()
         self._at = match.end() if match else self._at
@@ -152,78 +154,10 @@ class _Reader:
             raise ValueError(f"cannot be read: what is {self._text[self._at :][:20]!r} after its end?")
 
 
-def _scalar(word: str, hint: Any) -> Any:
-    """A word without quotes, as the first of the types that takes it, texts last."""
-    kinds = members(hint)
-    if Any in kinds:
-        return _guess(word)
-    if _is_none(word, kinds):
-        return None
-    kinds = sorted((kind for kind in kinds if kind is not type(None)), key=_LAST.count)
-    problem = ValueError(f"is not {name(kinds)}.")
-    for kind in kinds:
-        try:
-            return _read_as(word, kind, alone=len(kinds) == 1)
-        except ValueError as error:
-            problem = error if len(kinds) == 1 else problem
-    raise problem
-
-
-def _guess(word: str) -> Any:
-    """A word whose type nobody knows."""
-    if word == "none":
-        raise ValueError("may be None or the text: write None, or 'none' in quotes.")
-    if word.lower() in ("true", "false"):
-        return word.lower() == "true"
-    if word in ("None", "null"):
-        return None
-    if word.lstrip("+-") == "inf":
-        return float(word)
-    try:
-        found = ast.literal_eval(word)
-    except (SyntaxError, ValueError):
-        return word
-    numbers = found if isinstance(found, tuple) else (found,)
-    return found if all(type(number) in (int, float) for number in numbers) else word
-
-
-def _read_as(word: str, kind: Any, *, alone: bool) -> Any:
-    if kind is str:
-        if word == "None":
-            raise ValueError("is not a text: put it in quotes if it is meant as one.")
-        return word
-    if kind is bool:
-        if word.lower() in (_TRUE if alone else _TRUE[:1]):
-            return True
-        if word.lower() in (_FALSE if alone else _FALSE[:1]):
-            return False
-        raise ValueError("is neither true nor false.")
-    if kind in (int, float):
-        return _number(word, kind)
-    for choice in typing.get_args(kind) if origin(kind) is typing.Literal else ():
-        if str(choice) == word:
-            return choice
-    raise ValueError(f"is not {name([kind])}.")
-
-
-def _number(word: str, kind: type) -> int | float:
-    try:
-        number = float(word)
-    except ValueError:
-        number = math.nan
-    if math.isnan(number):
-        raise ValueError("is not a number.")
-    if kind is float:
-        return number
-    if not number.is_integer():
-        raise ValueError("is not a whole number.")
-    return int(word) if word.strip().lstrip("+-").replace("_", "").isdigit() else int(number)
-
-
 def _bare_tuple(text: str, hint: Any) -> tuple[Any, ...]:
     """Several entries without brackets, or one; a text is one."""
     if str in members(entry_hints(hint)[0]):
-        return (_scalar(text, entry_hints(hint)[0]),)
+        return (scalar(text, entry_hints(hint)[0]),)
     return tuple(_Reader(f"({text})").whole(hint))
 
 
@@ -239,5 +173,11 @@ def _fit(value: Any, hint: Any) -> Any:
     raise ValueError(f"is not {name(kinds)}.")
 
 
-def _is_none(word: str, members: Sequence[Any]) -> bool:
-    return type(None) in members and (word == "None" or (str not in members and word.lower() in ("none", "null")))
+def _unquoted(quoted: str) -> str:
+    """What stands in quotes."""
+    try:
+        return str(ast.literal_eval(quoted))
+    except (SyntaxError, ValueError):
+        raise ValueError(
+            "cannot be read: a text in quotes is in one line, and a backslash in it is written twice."
+        ) from None

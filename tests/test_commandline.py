@@ -94,6 +94,9 @@ def test_a_config_that_raises_says_so(capsys, tmp_path):
     assert "failed: ModuleNotFoundError: No module named 'nothing_of_that_name'" in errors_of(
         capsys, "--config", str(file)
     )
+    for code, said in (("0", "SystemExit: 0"), ("'no licence'", "SystemExit: no licence")):
+        file.write_text(f"import sys\nsys.exit({code})\n")
+        assert f"{file} failed: {said}" in errors_of(capsys, "--config", str(file))
     file.write_text("x = 1\n")
     assert "has no attribute 'get_config'" in errors_of(capsys, "--config", str(file))
 

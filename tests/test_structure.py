@@ -14,8 +14,9 @@ LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "wire"}
     | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"}
     | {"hints", "intervals", "marks", "process_exit", "rates", "streams", "tensorstore_metrics"},
-    {"paths"},
+    {"paths", "words"},
     {"values", "config_dict"},
+    {"reading"},
     {"overrides"},
     {
         "actor_critic",

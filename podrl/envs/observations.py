@@ -67,7 +67,8 @@ def make_encoding(space: gymnasium.Space, config: EnvConfig) -> Encoding:
         check(
             key in space.spaces,
             f"env.observation_keys: the observation has no entry {key!r}{did_you_mean(key, space.spaces)} "
-            f"Available: {', '.join(sorted(space.spaces))}.",
+            f"Available: {', '.join(sorted(space.spaces))}."
+            + (f" Several are written in brackets: ({key})." if "," in key else ""),
         )
     kept = sorted(set(keys) or space.spaces)
     if len(kept) == 1:

@@ -15,8 +15,9 @@ from typing import Any
 from absl import logging
 
 from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig, check
-from podrl.marks import Inherited, Text
-from podrl.values import read
+from podrl.envs import load_source
+from podrl.marks import Changed, Inherited, Typed
+from podrl.reading import read_key
 
 # Sources that play the same games with the same options.
 _SAME_OPTIONS = {"ale", "envpool"}
@@ -54,8 +55,9 @@ def check_settings(source: Any, config: EnvConfig) -> None:
 def settle(source: Any, config: EnvConfig) -> EnvConfig:
     """The config with options that the environment's constructor can be given.
 
-    Reads what was typed on the command line. Options of a config file whose environment is another are kept if that
-    environment is of the same family, which takes all of them, and dropped with a line in the log if not.
+    Reads what was typed on the command line. What a config file has for another environment is kept where both are of
+    one family, and left out with a line in the log where not: options if the new one does not take all of them, other
+    keys of `env` if it takes other options.
 
     Args:
         source: a module.
@@ -64,22 +66,53 @@ def settle(source: Any, config: EnvConfig) -> EnvConfig:
     Raises:
         ConfigError: if the source does not keep a setting, or a value is not what the environment takes.
     """
+    before = config.id.env_id if isinstance(config.id, Changed) else ""
+    config, dropped = _without_settings_of_another(source, config)
     check_settings(source, config)
-    if not any(isinstance(value, Text | Inherited) for value in config.options.values()):
-        return config
-    plain = {name: value for name, value in config.options.items() if not isinstance(value, Text | Inherited)}
+    if any(isinstance(value, Typed | Inherited) for value in config.options.values()):
+        config, options = _with_settled_options(source, config)
+        dropped += options
+    if dropped:
+        logging.info("env.id=%s: left out what the config file has for %s: %s.", config.id, before, ", ".join(dropped))
+    return config
+
+
+def _with_settled_options(source: Any, config: EnvConfig) -> tuple[EnvConfig, list[str]]:
+    """The config with options as values, and the keys of those of another family, which are left out."""
+    plain = {name: value for name, value in config.options.items() if not isinstance(value, Typed | Inherited)}
     hints = _option_hints(source, dataclasses.replace(config, options=plain))
     inherited = {name: value for name, value in config.options.items() if isinstance(value, Inherited)}
     dropped = inherited if _are_of_another(inherited, config.source, hints) else {}
-    if dropped:
-        logging.info(
-            "env.id=%s: left out the options that the config file has for %s: %s.",
-            config.id,
-            next(iter(dropped.values())).env_id,
-            ", ".join(dropped),
-        )
     options = {name: _settled(name, value, hints) for name, value in config.options.items() if name not in dropped}
-    return dataclasses.replace(config, options=options)
+    return dataclasses.replace(config, options=options), [f"env.options.{name}" for name in dropped]
+
+
+def _without_settings_of_another(source: Any, config: EnvConfig) -> tuple[EnvConfig, list[str]]:
+    """The config less what its file has for another family of environments in other keys than options, and these."""
+    changed = config.id
+    if not isinstance(changed, Changed):
+        return config, []
+    config = dataclasses.replace(config, id=str(changed))
+    defaults = EnvConfig(id=config.id)
+    own = {name: getattr(defaults, name) for name in changed.inherited}
+    others = [name for name, value in own.items() if getattr(config, name) != value]
+    if not others or _is_of_one_family(source, config, changed):
+        return config, []
+    return dataclasses.replace(config, **own), [f"env.{name}" for name in others]
+
+
+def _is_of_one_family(source: Any, config: EnvConfig, changed: Changed) -> bool:
+    """Whether the environment takes the options of the one that it replaces, by name; False where none tell."""
+    sources = {config.source, changed.source}
+    if len(sources) > 1 and not sources <= _SAME_OPTIONS:
+        return False
+    try:
+        of_before = _option_hints(load_source(changed.source), EnvConfig(source=changed.source, id=changed.env_id))
+    except ConfigError:  # It need not be installed.
+        return False
+    now = (_option_hints(source, dataclasses.replace(config, options={})) or {}).keys() - {"render_mode"}
+    before = (of_before or {}).keys() - {"render_mode"}
+    return bool(now) and (now == before or (len(sources) > 1 and (now <= before or before <= now)))
 
 
 def _option_hints(source: Any, config: EnvConfig) -> Mapping[str, Any] | None:
@@ -99,12 +132,9 @@ def _are_of_another(inherited: Mapping[str, Inherited], source: str, hints: Mapp
 def _settled(name: str, value: Any, hints: Mapping[str, Any] | None) -> Any:
     if isinstance(value, Inherited):
         return value.value
-    if not isinstance(value, Text):
+    if not isinstance(value, Typed):
         return value
-    try:
-        return read(value, (hints or {}).get(name, value.like))
-    except ValueError as error:
-        raise ConfigError(f"env.options.{name}={str(value)!r} {error}") from None
+    return read_key(f"env.options.{name}", value, (hints or {}).get(name, value.like))
 
 
 def wrapper_facts(config: EnvConfig) -> dict[str, Any]:

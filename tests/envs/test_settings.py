@@ -80,11 +80,13 @@ def test_settings_have_ranges(values, message):
         ("gymnasium", {"workers": 2, "worker_timeout_s": 5.0, "length": 3}, {"workers": 2, "worker_timeout_s": 5.0}),
         ("gymnasium", {"wrappers": ["a:B"], "length": 3}, {"wrappers": ("a:B",)}),
         ("envpool", {"max_episode_steps": 9, "length": 3}, {"max_episode_steps": 9}),
+        ("my_package.my_source", {"max_episode_steps": 9, "workers": 2, "length": 3}, {}),
         ("gymnax", {"max_steps_in_episode": 9, "length": 3}, {"max_episode_steps": 9}),
     ],
 )
 def test_a_run_that_was_recorded_with_settings_among_its_options_goes_on(source, before, now):
-    config = runs.make_config("x", env__source=source, env__options={"length": 3})
+    own = before if "." in source else {"length": 3}  # Of a user's own source all are.
+    config = runs.make_config("x", env__source=source, env__options=own)
     config = dataclasses.replace(config, env=dataclasses.replace(config.env, **now))
     recorded = json.loads(json.dumps(to_dict(config)))
     recorded["env"] = {"source": source, "id": "x", "observation_keys": [], "options": before}
