@@ -6,19 +6,26 @@ without any must end its episodes by itself.
 
 from collections.abc import Callable
 import contextlib
+import dataclasses
 import time
 
 import numpy as np
 
-from podrl.config import Config, ConfigError
+from podrl.config import Config, ConfigError, EnvConfig
 from podrl.envs import EvaluationProtocol, Source, evaluation_protocol
 from podrl.envs.seeds import env_seeds
+from podrl.envs.settings import check_settings
 from podrl.keys import EVALUATE
 from podrl.types import EnvSpec
 
 MAX_STEPS = 100_000
 MAX_S = 20.0
+_STRETCH = 10  # Of a time limit: a wrapper may make several steps of one.
 _REMEDY = "Set env.max_episode_steps to the steps after which an episode is to be cut off."
+_NO_REMEDY = (
+    "This environment takes no env.max_episode_steps: train with evaluate.every_updates=0, and use an environment "
+    "whose episodes end."
+)
 
 
 def check_evaluation(
@@ -51,7 +58,6 @@ def check_ends(
     *,
     seed: int,
     remedy: str,
-    max_steps: int = 0,
 ) -> None:
     """Plays one environment without a time limit at random until an episode has ended.
 
@@ -60,35 +66,53 @@ def check_ends(
         spec: of the environment.
         protocol: by which it is to be played.
         seed: of the environment and the actions.
-        remedy: for the message.
-        max_steps: to play, in `MAX_S` seconds at the most; 0 for `MAX_STEPS`.
+        remedy: for the message, where the environment takes a limit.
 
     Raises:
         ConfigError: if none ended.
     """
     if protocol.max_episode_steps is not None:
         return
-    rng, until_s, steps = np.random.default_rng(seed), time.monotonic() + MAX_S, 0
+    rng, began_s, steps = np.random.default_rng(seed), time.monotonic(), 0
     seeds = env_seeds((seed, 0, EVALUATE), [0])
     with contextlib.closing(source.make_pool(protocol.env, seeds=seeds, num_threads=1)) as pool:
         pool.reset()
-        while steps < (max_steps or MAX_STEPS) and time.monotonic() < until_s:
+        while steps < MAX_STEPS and time.monotonic() < began_s + MAX_S:
             pool.send(spec.actions.sample(rng, (1,)))
             if np.asarray(pool.recv().first).any():  # The row after an episode's last.
                 return
             steps += 1
     raise ConfigError(
         f"An evaluation of {protocol.env.id} might never end: it has no time limit that podrl can see, and no episode "
-        f"ended in {steps:,} steps of random play. {remedy}"
+        f"ended in {steps:,} steps ({time.monotonic() - began_s:.0f} s) of random play. "
+        f"{remedy if _takes_limit(source, protocol.env) else _NO_REMEDY}"
     )
 
 
+def _takes_limit(source: Source, env: EnvConfig) -> bool:
+    """Whether `env.max_episode_steps` is not refused."""
+    limited = dataclasses.replace(env, max_episode_steps=1)
+    try:
+        check_settings(source, limited)
+        source.make_spec(limited)
+    except ConfigError:
+        return False
+    return True
+
+
 class EndlessGuard:
-    """Ends an evaluation without a time limit in which no episode ends any more; to be told its progress."""
+    """Ends an evaluation in which no episode ends any more; to be told its progress.
+
+    A time limit is no proof: a wrapper may take notice of a truncation and play on. As long as an evaluation lasts,
+    some environment has not played its episodes, and its next one ends within the limit of its last; how the episodes
+    of several environments interleave does not matter.
+    """
 
     def __init__(self, protocol: EvaluationProtocol, tell: Callable[[int, int], None] = lambda episodes, step: None):
         """Passes progress on to `tell`."""
-        self._is_limited = protocol.max_episode_steps is not None
+        limit = protocol.max_episode_steps
+        self._is_limited = limit is not None
+        self._max_steps = MAX_STEPS if limit is None else _STRETCH * (limit + 1)  # A reset is a step, too.
         self._env_id = protocol.env.id
         self._tell = tell
         self._newest = (0, 0)
@@ -97,13 +121,18 @@ class EndlessGuard:
         """Takes the episodes that have ended, and the steps made in each environment.
 
         Raises:
-            RuntimeError: if none has ended for `MAX_STEPS` steps.
+            RuntimeError: if none has ended for `MAX_STEPS` steps, or many times the time limit.
         """
         self._tell(episodes, step)
         if episodes > self._newest[0]:
             self._newest = (episodes, step)
-        if not self._is_limited and step - self._newest[1] > MAX_STEPS:
+        if step - self._newest[1] > self._max_steps:
+            reason = (
+                "something around the environment, such as one of env.wrappers, plays on after its time limit."
+                if self._is_limited
+                else "this policy never ends one, and there is no time limit. See env.max_episode_steps."
+            )
             raise RuntimeError(
-                f"No episode of {self._env_id} has ended in the last {MAX_STEPS:,} steps of an evaluation: this policy "
-                "never ends one, and there is no time limit. See env.max_episode_steps."
+                f"No episode of {self._env_id} has ended in the last {self._max_steps:,} steps of an evaluation: "
+                f"{reason}"
             )

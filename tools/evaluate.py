@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 
 from podrl.commandline import Parser
+from podrl.config import check
 from podrl.console import make_console
 from podrl.determinism import jax_plugins
 from podrl.jax_settings import check_jax_settings
@@ -123,7 +124,13 @@ def _protocol(saved: "SavedRun", flags: argparse.Namespace) -> "EvaluationProtoc
     if flags.max_episode_steps:
         env = dataclasses.replace(env, max_episode_steps=flags.max_episode_steps)
         check_settings(saved.source, env)
-    return evaluation_protocol(saved.source, env)
+    protocol = evaluation_protocol(saved.source, env)
+    check(
+        flags.max_episode_steps in (0, protocol.max_episode_steps),
+        f"--max_episode_steps={flags.max_episode_steps} has no effect: {env.id} has a time limit of its own, of "
+        f"{protocol.max_episode_steps} steps, and evaluations keep to it. Leave the flag out.",
+    )
+    return protocol
 
 
 def _play(

@@ -1,7 +1,7 @@
 """Environment sources: where timesteps come from.
 
 A source is a module with two functions, `make_spec` and `make_pool` (see `Source`), in this folder or anywhere on the
-import path; one whose environments are JAX programs has `make_environment`, too. `config.env.source = 'envpool'`
+import path; it may have four more. `config.env.source = 'envpool'`
 imports `podrl.envs.envpool`; a dotted name such as `my_package.my_source` is imported as it stands, so that users bring
 their own without touching podrl. A source is imported when it is asked for: the others' packages need not be installed.
 
@@ -114,8 +114,8 @@ class EvaluationProtocol:
 class Source(Protocol):
     """The functions of a source module.
 
-    It may have three more, see `evaluation_protocol`, `make_environment` and `make_picture_pool`, and a tuple
-    `SETTINGS` of the keys of `env` that it keeps, see `podrl.envs.settings`.
+    It may have four more: `evaluation_protocol`, `make_environment`, `make_picture_pool` (see those functions here) and
+    `option_hints` (see `podrl.envs.settings`), and a tuple `SETTINGS` of the keys of `env` that it keeps.
     """
 
     def make_spec(self, config: EnvConfig) -> EnvSpec:
@@ -219,7 +219,8 @@ def evaluation_protocol(source: Source, config: EnvConfig) -> EvaluationProtocol
     is neither, episodes have to end by themselves, see `podrl.endless`.
     """
     make = getattr(source, "evaluation_protocol", None)
-    protocol: EvaluationProtocol = make(config) if make else EvaluationProtocol(env=config, facts=dict(config.options))
+    env = dataclasses.replace(config, training_wrappers=())
+    protocol: EvaluationProtocol = make(config) if make else EvaluationProtocol(env=env, facts=option_facts(config))
     limit = config.max_episode_steps
     if protocol.max_episode_steps is not None or not limit:
         return protocol
@@ -229,6 +230,11 @@ def evaluation_protocol(source: Source, config: EnvConfig) -> EvaluationProtocol
         facts={"max_episode_steps": limit} | {n: v for n, v in protocol.facts.items() if n != "max_episode_steps"},
         max_episode_steps=limit,
     )
+
+
+def option_facts(config: EnvConfig) -> dict[str, Any]:
+    """The options of an environment, for the report of an evaluation; their names may be those of other facts."""
+    return {f"options.{name}": value for name, value in config.options.items()}
 
 
 def make_environment(source: Source, config: EnvConfig) -> JaxEnvironment:

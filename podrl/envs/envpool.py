@@ -29,7 +29,7 @@ import warnings
 import envpool
 
 from podrl.config import ConfigError, EnvConfig, check, did_you_mean
-from podrl.envs import EvaluationProtocol
+from podrl.envs import EvaluationProtocol, option_facts
 from podrl.envs.envpool_drawing import check_drawing
 from podrl.envs.envpool_options import NO_LIMIT, check_options, is_emulator, is_simulation, option_types
 from podrl.envs.envpool_pool import SynchronousPool, is_grid
@@ -144,7 +144,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     options, defaults = dict(config.options), _defaults(config)
     if "episodic_life" not in defaults:
         limit = defaults["max_episode_steps"]
-        facts = {"max_episode_steps": "none" if limit == NO_LIMIT else limit} | options
+        facts = {"max_episode_steps": "none" if limit == NO_LIMIT else limit} | option_facts(config)
         with _refusals_as_config_errors(config):
             grid = is_grid(envpool.make_spec(config.id, **options).gymnasium_observation_space)
         return EvaluationProtocol(

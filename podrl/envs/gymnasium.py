@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 
 from podrl.config import ENV_SETTINGS, EnvConfig, check
-from podrl.envs import EvaluationProtocol
+from podrl.envs import EvaluationProtocol, option_facts
 from podrl.envs.gymnasium_pool import GymnasiumPool, describe, make_batch
 from podrl.envs.settings import wrapper_facts
 from podrl.gymnasium_envs import making
@@ -81,7 +81,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     close(made, f"env.id={env.id!r}")
     return EvaluationProtocol(
         env=env,
-        facts={"max_episode_steps": "none" if limit is None else limit} | wrapper_facts(config) | dict(config.options),
+        facts={"max_episode_steps": "none" if limit is None else limit} | wrapper_facts(config) | option_facts(config),
         max_episode_steps=limit,
         steps_per_second=float(made.metadata.get("render_fps") or _STEPS_PER_SECOND),
     )
@@ -101,6 +101,5 @@ def _recipe(config: EnvConfig) -> Recipe:
 
 
 def _time_limit(env: gymnasium.Env) -> int | None:
-    """The least of the time limits around an environment; what it was registered with if there are none."""
-    limits = [wrapper._max_episode_steps for wrapper in time_limits(env)]
-    return min(limits) if limits else None if env.spec is None else env.spec.max_episode_steps
+    """The least of the time limits around an environment; what it was registered with is enforced by one of these."""
+    return min((wrapper._max_episode_steps for wrapper in time_limits(env)), default=None)

@@ -27,7 +27,7 @@ import jax
 from jax import numpy as jnp
 
 from podrl.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
-from podrl.envs import EvaluationProtocol, JaxEnvironment
+from podrl.envs import EvaluationProtocol, JaxEnvironment, option_facts
 from podrl.envs.in_graph import DevicePool, Transition
 from podrl.envs.in_graph import make_environment as make_many
 from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, EnvSpec, PyTree
@@ -124,7 +124,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     """Whole episodes up to the environment's own time limit; everything else as in `config`. Raises as `make_spec`."""
     env = dataclasses.replace(config, max_episode_steps=0)
     limit = int(getattr(_resolve(env).params, _TIME_LIMIT))
-    facts = {"max_episode_steps": limit} | dict(config.options)
+    facts = {"max_episode_steps": limit} | option_facts(config)
     return EvaluationProtocol(env=env, facts=facts, max_episode_steps=limit, steps_per_second=_STEPS_PER_SECOND)
 
 

@@ -186,7 +186,7 @@ def test_evaluation_plays_whole_episodes_at_the_environments_speed():
     )
 
     assert (protocol.env.options, protocol.env.workers, protocol.env.max_episode_steps) == ({"length": 3}, 2, 0)
-    assert protocol.facts == {"max_episode_steps": 6, "length": 3}
+    assert protocol.facts == {"max_episode_steps": 6, "options.length": 3}
     assert protocol.steps_per_second == 7
     assert evaluation_protocol(own("tests.envs.corridor:long_corridor")).facts == {"max_episode_steps": 4}
     assert evaluation_protocol(own()).facts == {"max_episode_steps": "none"}

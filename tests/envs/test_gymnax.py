@@ -83,7 +83,7 @@ def test_actions_and_observations_become_podrls():
 def test_evaluation_has_the_environments_own_time_limit():
     protocol = evaluation_protocol(SOURCE, gymnax_config("MemoryChain-bsuite", max_episode_steps=3, memory_length=2))
     assert (protocol.env.options, protocol.env.max_episode_steps) == ({"memory_length": 2}, 0)
-    assert protocol.facts == {"max_episode_steps": 1000, "memory_length": 2}
+    assert protocol.facts == {"max_episode_steps": 1000, "options.memory_length": 2}
 
 
 @pytest.mark.parametrize(
