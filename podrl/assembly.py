@@ -12,7 +12,7 @@ import jax
 import ml_collections
 
 from podrl.agents import check_keys, load_agent
-from podrl.config import Config, ConfigError, shown
+from podrl.config import Config, ConfigError, EnvConfig, check, shown
 from podrl.config_dict import as_values, from_config_dict
 from podrl.envs import Source, load_source, make_environment
 from podrl.envs.observations import describe_observation
@@ -154,4 +154,19 @@ def load_environment(config: Config) -> tuple[Config, Source, EnvSpec]:
     """
     source = load_source(config.env.source)
     config = dataclasses.replace(config, env=settle(source, config.env))
-    return config, source, source.make_spec(config.env)
+    spec = source.make_spec(config.env)
+    if config.env.training_wrappers:
+        _check_same_without_training_wrappers(source, config.env, spec)
+    return config, source, spec
+
+
+def _check_same_without_training_wrappers(source: Source, env: EnvConfig, spec: EnvSpec) -> None:
+    """Raises `ConfigError` if what evaluations leave out changes what an agent sees or does."""
+    plain = source.make_spec(dataclasses.replace(env, training_wrappers=()))
+    for what in ("observation", "actions"):
+        trained, evaluated = getattr(spec, what), getattr(plain, what)
+        check(
+            trained == evaluated,
+            f"env.training_wrappers={env.training_wrappers} change the {what} of env.id={env.id!r} from {evaluated} to "
+            f"{trained}, and evaluations leave them out. Name what does so in env.wrappers, which stay.",
+        )

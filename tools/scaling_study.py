@@ -109,8 +109,7 @@ def define(flags: argparse.Namespace, rest: list[str]) -> Definition:
         f"--scaling={flags.scaling} must be weak, strong or weak,strong.",
     )
     steps = flags.steps
-    check(steps is None or (steps >= 1 and steps == int(steps)), f"--steps={steps} must be a whole number above 0.")
-    check(flags.seconds is None or flags.seconds > 0, f"--seconds={flags.seconds} must be positive.")
+    check(steps is None or steps == int(steps), f"--steps={steps} must be a whole number.")
     check(flags.device is None or flags.launch == "slurm", "--device is for --launch slurm.")
     return Definition(
         config=flags.config,

@@ -39,7 +39,7 @@ def check_keys(name: str, keys: Iterable[object]) -> None:
         if owners:
             raise ConfigError(
                 f"agent.name={name!r} does not go with this config: its agent.{key} is a key of {owners[0]!r}. Start "
-                f"from a {name} config, such as configs/{name}_catch.py, instead of changing agent.name."
+                f"from a config of its own, such as configs/{name}_catch.py, instead of changing agent.name."
             )
 
 

@@ -16,12 +16,12 @@ Source: Lange 2022, https://github.com/RobertTLange/gymnax; Young & Tian 2019 (M
 al. 2020 (bsuite), arXiv:1908.03568.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import inspect
 import json
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax import numpy as jnp
@@ -151,10 +151,7 @@ def _resolve(config: EnvConfig) -> _Task:
     check(not config.observation_keys, "env.observation_keys must be empty: Gymnax's observations are no dictionaries.")
     check(config.channels != "first", "env.channels='first' cannot be: Gymnax's images have their channels last.")
     _check_known(config)
-    try:
-        env, params = _make(config)
-    except OSError as error:
-        raise ConfigError(f"env.id={config.id!r} cannot be made: Gymnax could not fetch its data ({error}).") from None
+    env, params = _make(config)
     actions, decode = _make_actions(env.action_space(params), config)
     return _Task(
         env=env, params=params, encode=_make_encoding(env.observation_space(params)), actions=actions, decode=decode
@@ -173,7 +170,7 @@ def _check_known(config: EnvConfig) -> None:
 
 def _defaults(config: EnvConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """The environment's parameters, and the arguments of its constructor, with Gymnax's values."""
-    env, params = gymnax.make(config.id)
+    env, params = _make_of_gymnax(config, {})
     return (
         {field.name: getattr(params, field.name) for field in dataclasses.fields(params)},
         _constructor_defaults(type(env)),
@@ -194,10 +191,18 @@ def _make(config: EnvConfig) -> tuple[Any, Any]:
             f"Available: {', '.join(sorted(known)) or 'none'}.",
         )
         settings[name] = _checked_option(name, value, known[name])
-    env, found = gymnax.make(config.id, **{name: settings[name] for name in settings if name in arguments})
+    env, found = _make_of_gymnax(config, {name: settings[name] for name in settings if name in arguments})
     if config.max_episode_steps:
         settings[_TIME_LIMIT] = config.max_episode_steps
     return env, found.replace(**{name: settings[name] for name in settings if name in params})
+
+
+def _make_of_gymnax(config: EnvConfig, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Gymnax's environment and its parameters, which may fetch data."""
+    try:
+        return cast(tuple[Any, Any], gymnax.make(config.id, **arguments))
+    except OSError as error:
+        raise ConfigError(f"env.id={config.id!r} cannot be made: Gymnax could not fetch its data ({error}).") from None
 
 
 def _constructor_defaults(env_type: type) -> dict[str, Any]:

@@ -164,8 +164,8 @@ def _one_hot(starts: Sequence[int], nums: Sequence[int], space: gymnasium.Space,
         f"env.id={config.id!r} observes {space}, which is a one-hot vector of {size:,} numbers; podrl takes up to "
         f"{MAX_ONE_HOT:,}. Let the environment give numbers in a Box.",
     )
-    entries = np.repeat(np.arange(len(nums)), nums)
-    values = np.concatenate([np.arange(num) + start for start, num in zip(starts, nums, strict=True)])
+    entries = np.repeat(np.arange(len(nums)), np.asarray(nums, np.int64))
+    values = np.concatenate([np.arange(num) + start for start, num in zip(starts, nums, strict=True)] or [np.arange(0)])
 
     def encode(raw: Any) -> np.ndarray:
         numbers = np.reshape(raw, (len(raw), len(nums)))

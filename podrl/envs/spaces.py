@@ -51,7 +51,7 @@ def make_action_encoding(space: gymnasium.Space, env_id: str) -> ActionEncoding:
         dtype = np.int32 if is_small else np.int64
         decode = (lambda action: np.add(action, start, dtype=dtype)) if start else (lambda action: action)
         return ActionEncoding(actions=DiscreteActions(num), decode=decode)
-    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+    if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.size:
         return _choices(space.start, space.start + space.nvec - 1, space, env_id)
     if isinstance(space, gymnasium.spaces.MultiBinary):
         return _choices(np.zeros(space.shape, int), np.ones(space.shape, int), space, env_id)

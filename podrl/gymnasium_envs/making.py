@@ -60,7 +60,7 @@ class Recipe:
         spec = _registered(self.id)
         drawing = {} if self.render_mode is None else {"render_mode": self.render_mode}
         try:
-            if callable(creator := _load(spec)):
+            if callable(creator := _load(self.id, spec)):
                 check_arguments(self.id, creator, {**spec.kwargs, **self.arguments})
             # Not as arguments of `make`, which would keep those that have a name of its own; it copies these.
             arguments = {**spec.kwargs, **self.arguments, **drawing}
@@ -101,16 +101,24 @@ def option_hints(env_id: str) -> dict[str, Any]:
     if (creator := find_creator(env_id)) is not None:
         return argument_hints(creator)
     spec = _registered(env_id)
-    try:
-        loaded = _load(spec)
-    except _REFUSALS as error:
-        raise ConfigError(f"Gymnasium cannot make env.id={env_id!r}: {_one_line(error)}") from error
+    loaded = _load(env_id, spec)
     return argument_hints(loaded, spec.kwargs) if callable(loaded) else {}
 
 
-def _load(spec: Any) -> Any:
-    """What makes a registered environment."""
-    return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+def _load(env_id: str, spec: Any) -> Any:
+    """What makes a registered environment.
+
+    Raises:
+        ConfigError: if its module fails while it is imported, or lacks it; names the module.
+    """
+    if not isinstance(spec.entry_point, str):
+        return spec.entry_point
+    try:
+        return load_env_creator(spec.entry_point)
+    except (Exception, SystemExit) as error:
+        module = spec.entry_point.partition(":")[0]
+        reason = " ".join(describe(error).split())
+        raise ConfigError(f"Gymnasium cannot make env.id={env_id!r}: its module {module!r}: {reason}") from error
 
 
 def find_creator(env_id: str) -> Callable[..., Any] | None:

@@ -1,6 +1,7 @@
 """What the constructor of an environment takes, as far as Python can tell."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 import inspect
 from typing import Any
 
@@ -64,9 +65,9 @@ def _takes_all(parameters: Mapping[str, inspect.Parameter]) -> bool:
 
 def _parameters(creator: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
     """What a class or function takes, with annotations where these can be found; None if Python cannot tell."""
-    try:
+    with contextlib.suppress(Exception):  # An annotation may be for type checkers only: evaluating it runs any code.
         return inspect.signature(creator, eval_str=True).parameters
-    except (AttributeError, NameError, SyntaxError):  # An annotation for type checkers only.
+    try:
         return inspect.signature(creator).parameters
     except (TypeError, ValueError):
         return None

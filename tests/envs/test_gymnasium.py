@@ -1,6 +1,7 @@
 """Gymnasium's environments, and users' own."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
-from podrl.envs.gymnasium import evaluation_protocol, make_picture_pool, make_pool, make_spec
+from podrl.envs.gymnasium import evaluation_protocol, make_picture_pool, make_pool, make_spec, option_hints
 from podrl.gymnasium_envs.batch import EnvFailure
 from podrl.types import ContinuousActions, DiscreteActions
 from tests.envs.corridor import Corridor
@@ -375,3 +376,32 @@ def test_calls_in_the_wrong_order_raise():
         pool.reset()
     with pytest.raises(ValueError, match="needs seeds"):
         make_pool(own(), seeds=[], num_threads=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"size": 3}])
+@pytest.mark.parametrize("body", ["raise RuntimeError('no\\nlicence')", "import sys; sys.exit(3)", ""])
+def test_a_registered_environment_whose_module_fails_names_it(body, options, tmp_path, monkeypatch):
+    name = f"failing_{abs(hash((body, bool(options))))}"
+    (tmp_path / f"{name}.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = gymnasium.envs.registration.EnvSpec("tests/Failing-v0", entry_point=f"{name}:Env")
+    monkeypatch.setitem(gymnasium.registry, spec.id, spec)
+    config = EnvConfig(source="gymnasium", id=spec.id, options=options)
+    for function in (make_spec, option_hints):
+        with pytest.raises(ConfigError, match=rf"cannot make env\.id='tests/Failing-v0': its module '{name}': ") as e:
+            function(config)
+        assert "\n" not in str(e.value)
+
+
+class Odd(Corridor):
+    """Annotations that cannot be evaluated, each in its way."""
+
+    def __init__(self, length: "None + 1" = 3, width: "1 / 0" = 2):
+        super().__init__(length)
+
+
+def test_annotations_that_cannot_be_evaluated_leave_names_and_defaults():
+    config = EnvConfig(source="gymnasium", id="tests.envs.test_gymnasium:Odd")
+    assert option_hints(config) == {"length": int | float | None, "width": int | float | None}
+    with pytest.raises(ConfigError, match=r"env\.options\.lenght is not an option of .*; did you mean 'length'"):
+        make_spec(dataclasses.replace(config, options={"lenght": 3}))

@@ -102,3 +102,13 @@ def test_evaluation_has_the_environments_own_time_limit():
 def test_mistakes_are_one_clear_line(config, message):
     with pytest.raises(ConfigError, match=message):
         SOURCE.make_spec(config)
+
+
+def test_data_that_cannot_be_fetched_is_one_line(monkeypatch):
+    def fail(env_id, **arguments):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("gymnax.make", fail)
+    for function in (SOURCE.make_spec, SOURCE.option_hints):
+        with pytest.raises(ConfigError, match=r"could not fetch its data \(no route to host\)"):
+            function(gymnax_config("MNISTBandit-bsuite"))

@@ -286,6 +286,8 @@ ODD = [
     (spaces.Discrete(10**12), TOO_MANY, "take 1,000,000,000,000 logits"),
     (spaces.MultiDiscrete([2, 3, 1]), 6, 6),
     (spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[1, -1], [0, 7]]), 14, 14),
+    (spaces.MultiDiscrete([]), EMPTY, ACTIONS),
+    (spaces.Dict(a=spaces.MultiDiscrete([]), b=spaces.Discrete(2)), 2, ACTIONS),
     (spaces.MultiDiscrete([10**9, 2]), TOO_MANY, "take 1,000,000,002 logits"),
     (spaces.MultiBinary(4), 4, 8),
     (spaces.MultiBinary((2, 3)), 6, 12),

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 
+import gymnasium
 import numpy as np
 import pytest
 
+from podrl.assembly import load_environment
 from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
 from podrl.config_dict import differences, to_dict, with_defaults
 from podrl.envs import load_source
@@ -138,3 +140,24 @@ def test_a_wrapper_that_is_not_there_is_named_with_its_key(name):
     config = EnvConfig(source="gymnasium", id="CartPole-v1", **{name: ("tests.envs.corridor:Shapeless",)})
     with pytest.raises(ConfigError, match=rf"^env\.{name}: 'tests.envs.corridor:Shapeless' is nothing that can be"):
         load_source("gymnasium").make_spec(config)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "what"),
+    [("gymnasium.wrappers:TimeAwareObservation", "observation"), ("tests.envs.test_settings:FewerActions", "actions")],
+)
+def test_a_wrapper_for_training_that_changes_what_an_agent_sees_or_does_is_refused(wrapper, what):
+    config = runs.make_config("CartPole-v1", env__source="gymnasium", env__training_wrappers=(wrapper,))
+    with pytest.raises(ConfigError, match=rf"^env\.training_wrappers=.* change the {what} of env\.id='CartPole-v1'"):
+        load_environment(config)
+    env = dataclasses.replace(config.env, training_wrappers=(SHAPED,))
+    load_environment(dataclasses.replace(config, env=env))
+
+
+class FewerActions(gymnasium.ActionWrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = gymnasium.spaces.Discrete(1)
+
+    def action(self, action):
+        return action
