@@ -81,7 +81,7 @@ def _set_option(config: ml_collections.ConfigDict, path: str, text: str) -> set[
         _set(config, ["env", "options", name, *inner], to_section(key, value) if isinstance(value, dict) else value)
         return {f"{_OPTIONS}.{name}"}
     typed = Typed(text)
-    typed.like = hint_of(to_plain(existing), is_signature=True)
+    typed.like = Any if existing is _SETS else hint_of(to_plain(existing), is_signature=True)
     _set(config, ["env", "options", name], typed)
     return {f"{_OPTIONS}.{name}"}
 
@@ -96,7 +96,8 @@ def _mark_inherited(config: ml_collections.ConfigDict, before: tuple[str, str], 
     _set(config, ["env", "id"], changed)
     options = config.env.get("options", {})
     for name in [name for name in options if f"{_OPTIONS}.{name}" not in chosen]:
-        _set(config, ["env", "options", name], Inherited(to_plain(options[name]), *before))
+        if (value := _find(options, name)) is not _SETS:
+            _set(config, ["env", "options", name], Inherited(to_plain(value), *before))
 
 
 def _check_key(config: ml_collections.ConfigDict, key: str, has_value: str) -> None:

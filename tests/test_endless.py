@@ -122,6 +122,7 @@ def test_where_a_limit_is_refused_the_remedy_is_another(monkeypatch):
     with pytest.raises(ConfigError, match=said) as caught:
         endless.check_ends(source, spec, protocol, seed=1, remedy="Do.")
     assert "Do." not in str(caught.value)
+    assert not endless._takes_limit(load_source("envpool"), EnvConfig(id="Catch-v0"))  # Is never truncated.
 
 
 def test_an_evaluation_whose_policy_ends_no_episode_is_stopped(monkeypatch):

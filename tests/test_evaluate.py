@@ -172,7 +172,7 @@ class TestProtocol:
         config = runs.make_config(env__source="tests.envs.delayed", env__options={"height": 8}).env
         protocol = evaluation_protocol(load_source(config.source), config)
         assert protocol.env == config
-        assert protocol.facts == {"height": 8}
+        assert protocol.facts == {"options.height": 8}
 
 
 def test_what_is_shown_of_a_game_is_the_game_that_is_played():

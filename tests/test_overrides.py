@@ -6,6 +6,7 @@ import re
 import ml_collections
 import pytest
 
+from configs import common
 from podrl.assembly import load_environment, resolve
 from podrl.commandline import load_config
 from podrl.config import ConfigError, EnvConfig
@@ -250,16 +251,25 @@ def test_a_value_that_a_config_file_requires_can_be_given():
         config.actors.num_envs = required(int)
         config.agent.learning_rate = required(float)
         config.agent.epsilon = required(float)
+        config.env.options.noop_max = required(int)
     lines = listing(config).splitlines()
     assert "  actors.num_envs = (required)" in lines
     assert "  agent.learning_rate = (required)" in lines
-    arguments = ("env.id=Pong-v5", "actors.num_envs=32", "agent.learning_rate=1", "agent.epsilon=1e-3")
+    arguments = (
+        "env.id=Pong-v5",
+        "actors.num_envs=32",
+        "agent.learning_rate=1",
+        "agent.epsilon=1e-3",
+        "env.options.noop_max=7",
+    )
     found = override(config, [f"--config.{argument}" for argument in arguments])
     assert (found.env.id, found.actors.num_envs, found.agent.epsilon) == ("Pong-v5", 32, 0.001)
     assert resolve(found).agent.learning_rate == 1.0
-    assert found.env.options == config.env.options
-    with pytest.raises(ConfigError, match=r"Config key agent\.learning_rate has no value"):
-        resolve(override(config, [f"--config.{argument}" for argument in arguments if "learning" not in argument]))
+    assert load_environment(resolve(found))[0].env.options == {**common.atari_options(), "noop_max": 7}
+    for key in ("agent.learning_rate", "env.options.noop_max"):
+        given = [f"--config.{argument}" for argument in arguments if not argument.startswith(key)]
+        with pytest.raises(ConfigError, match=rf"Config key {key} has no value"):
+            resolve(override(config, given))
 
 
 def test_an_agents_key_that_a_file_writes_as_a_whole_number_takes_decimals():
