@@ -121,6 +121,7 @@ def smoke_form(command, run):
         short += " --dry_run"
     if "--config.topology." in command and "XLA_FLAGS" not in command:  # For more devices than a laptop has.
         command = f"XLA_FLAGS=--xla_force_host_platform_device_count=4 {command}"
+        short += " --config.network.hidden_sizes=256,256"  # And a network that can be split.
     command = command.replace("gs://BUCKET/RUN", "gs://BUCKET/run").replace("runs/catch", str(run))
     return re.sub(r"\bRUN\b(?!/)", str(run), command) + f" {short}"
 
