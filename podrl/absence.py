@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 
+from podrl.addresses import is_loopback, split_address
 from podrl.coordinator import STALE_S
-from podrl.membership import Membership, is_loopback, split_address
+from podrl.membership import Membership
 from podrl.secret import FILE_VARIABLE, VARIABLE
 
 _MOST_NAMES = 8
 
 
 def list_processes(membership: Membership, processes: Sequence[int]) -> str:
-    """`processes 1 (node2), 3 (node4)`; somebody, if it is not known who."""
+    """`processes 1 (node2), 3 (node4)`; a process, if it is not known which."""
     if not processes:
-        return "somebody"
+        return "a process"
     names = [membership.name_of(index).removeprefix("process ") for index in processes[:_MOST_NAMES]]
     more = f" and {len(processes) - _MOST_NAMES} more" if len(processes) > _MOST_NAMES else ""
     return f"process{'es' if len(processes) > 1 else ''} {', '.join(names)}{more}"
@@ -48,6 +49,22 @@ def has_silent_coordinator(membership: Membership, after_s: float) -> str:
     return (
         f"The coordinator at {membership.coordinator}, a small process beside {membership.name_of(0)}, was reached, "
         f"but does not answer; the processes waited {after_s:g} s for each other. It was stopped, or its host hangs."
+    )
+
+
+def has_dead_coordinator(membership: Membership, code: int) -> str:
+    """Why process 0 ends whose coordinator ended before all had met."""
+    return (
+        f"The coordinator of this job at {membership.coordinator}, a small process beside this one, ended with exit "
+        f"code {code} before all processes had met. What it said of itself is above. Give the same command again."
+    )
+
+
+def has_no_service(membership: Membership, why: str) -> str:
+    """Why all processes end that have met."""
+    return (
+        f"All processes have met at {membership.coordinator}, but the job cannot begin: {why}. Choose another port: "
+        "--coordinator=HOST:PORT, the same for all processes."
     )
 
 

@@ -162,7 +162,7 @@ def run(
     except NonFiniteError as error:
         raise explain_nonfinite(error, config, start.counters, counters, state) from None
     except TimeoutError:
-        logging.error("Somebody waited for too long.\n%s", watchdog.report(but=ledger))
+        logging.error("A thread waited for too long.\n%s", watchdog.report(but=ledger))
         raise
     if counters != saved:
         save(make_snapshot(state, counters, journal))

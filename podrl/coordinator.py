@@ -21,6 +21,7 @@ Only who has proven to know the job's secret (`podrl.entrance`, `podrl.wire`) is
 To the processes:
 
     {"waiting_for": [1]}, {"refused": "text"}, {"gave_up": [1], "after_s": 300.0}    while they meet
+    {"failed": "text"}                                                         JAX's service does not start
     {"refused_strangers": 3, "last": "10.0.0.7: text"}                         to process 0, while they meet
     {"hosts": ["node1", "node2"]}                                              all are here, and the service runs
     {"loss": 1, "why": "failed", "text": "text", "exit_code": 1}               the first that was lost, and no other
@@ -37,7 +38,7 @@ import socket
 import time
 from typing import Any
 
-from podrl import wire
+from podrl import service, wire
 from podrl.entrance import Entrance, Stranger
 
 STALE_S = 25  # without a heartbeat, a process is stuck. Its client sends one every half of `BEAT_S`.
@@ -46,7 +47,6 @@ SILENT_S = 12.0  # without an answer, the coordinator is stopped. JAX's client a
 _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _SLOW_S = 600.0  # For those that leave late: JAX's client would abort them as soon as the service is gone.
 _STUCK_S = 30.0  # For a process that the others have given up.
-_REGISTER_S = 600  # JAX's own limit for its clients to come once all have met; they come at once.
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -100,7 +100,7 @@ class Coordinator:
             if self._service is None:
                 if self._gave_up or os.getppid() != self._parent:
                     return  # If process 0 died before all were here, those that are try again.
-                self._entrance.look()
+                self._entrance.send_late_away()
                 self._report_strangers()
 
     def _is_over(self) -> bool:
@@ -121,8 +121,8 @@ class Coordinator:
     def _report_strangers(self, *, at_once: bool = False) -> None:
         """Tells process 0, which has the log."""
         for member in self._members:
-            if member.index == 0 and (news := self._entrance.news(at_once=at_once)):
-                _send(member, **news)
+            if member.index == 0 and (report := self._entrance.take_report(at_once=at_once)):
+                _send(member, **report)
 
     def _read(self, member: _Member) -> None:
         if member not in self._members:  # Dropped since it was heard.
@@ -139,7 +139,7 @@ class Coordinator:
         try:
             while member in self._members and (message := member.lines.pop()) is not None:
                 self._take(member, message)
-        except (ValueError, TypeError, KeyError):  # Another version of podrl's, or damage.
+        except (ValueError, TypeError, KeyError, RecursionError):  # Another version of podrl's, or damage.
             received = b""
         if not received and member in self._members:
             self._drop(member, why)
@@ -166,7 +166,7 @@ class Coordinator:
             member.said_bye = True
             if all(other.said_bye for other in self._members) and not self._lost:
                 self._tell(closed=True)
-                self._linger()
+                self._limit_wait()
 
     def _welcome(self, member: _Member, message: dict[str, Any]) -> None:
         """Takes a process in, or says why not; with the last one the job begins."""
@@ -191,26 +191,22 @@ class Coordinator:
             self._tell(waiting_for=missing)
             return
         self._report_strangers(at_once=True)
-        self._start_service()
+        if not self._start_service():
+            return
         hosts = {other.index: other.host for other in self._members}
         self._tell(hosts=[hosts[index] for index in range(self._count)])
 
-    def _start_service(self) -> None:
-        """JAX's service takes over the address."""
-        from jaxlib import _jax
-
-        self._entrance.close()
+    def _start_service(self) -> bool:
+        """JAX's service takes over the address; if it cannot, all are told, and the job ends."""
         for stranger in [member for member in self._members if member.index < 0]:
             self._drop(stranger)
-        # Recoverable: a lost process is for podrl to tell; otherwise all clients would abort.
-        self._service = _jax.get_distributed_runtime_service(
-            self._service_address,
-            self._count,
-            heartbeat_timeout=STALE_S,
-            cluster_register_timeout=_REGISTER_S,
-            shutdown_timeout=5,
-            recoverable=True,
-        )
+        try:
+            self._service = service.start(self._entrance.listener, self._service_address, self._count, STALE_S)
+        except OSError as error:
+            self._tell(failed=str(error))
+            self._gave_up = True
+        self._entrance.close()
+        return not self._gave_up
 
     def _missing(self) -> list[int]:
         present = {member.index for member in self._members}
@@ -230,10 +226,10 @@ class Coordinator:
             self._stuck.add(index)
         if not self._lost:
             self._lost = True
-            self._linger()
+            self._limit_wait()
             self._tell(loss=index, why=why, text=text, exit_code=exit_code)
 
-    def _linger(self) -> None:
+    def _limit_wait(self) -> None:
         """Waits for the others to leave, but not for ever, and without keeping process 0's output open."""
         self._told_s = time.monotonic()
         with open(os.devnull, "w") as nowhere:

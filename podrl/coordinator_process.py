@@ -1,4 +1,4 @@
-"""The coordinator as a process: see `coordinator`, and `meeting.start_coordinator`, which starts it."""
+"""The coordinator as a process: see `coordinator`, and `coordinator_start`, which starts it."""
 
 import json
 import os

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 
+from podrl.addresses import is_loopback, join_address, meeting_point
 from podrl.config import ConfigError
-from podrl.membership import Membership, is_loopback, split_address
+from podrl.membership import Membership
 from podrl.secret import VARIABLE
 from podrl.waiting import Patience
 
@@ -30,12 +31,11 @@ def start_coordinator(membership: Membership, secret: bytes) -> subprocess.Popen
         ConfigError: if its port is taken.
     """
     address = membership.coordinator or ""
-    host, port = split_address(address)
+    host, port = _here(address)
     listener = _listen(host if is_loopback(address) else "", port)
-    name = listener.getsockname()[0]
     options = {
         "listener": listener.fileno(),
-        "service_address": f"[{name}]:{port}" if ":" in name else f"{name}:{port}",
+        "service_address": join_address(*listener.getsockname()[:2]),
         "count": membership.process_count,
         "job": membership.job,
         "parent": os.getpid(),
@@ -51,6 +51,15 @@ def start_coordinator(membership: Membership, secret: bytes) -> subprocess.Popen
         )
     finally:
         listener.close()
+
+
+def _here(address: str) -> tuple[str, int]:
+    try:
+        return meeting_point(address)
+    except OSError as error:
+        raise ConfigError(
+            f"--coordinator={address}, where the processes of this job are to meet: {error.strerror}."
+        ) from None
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -250,7 +250,7 @@ class Job:
         there = {int(key.rpartition("/")[2]) for key, _ in self._client.key_value_dir_get(folder)}
         missing = [self.name_of(process) for process in range(self.process_count) if process not in there]
         me = self.name_of(self.process_index)
-        return f"{capital(me)} waited {timeout_s:g} s at {name!r} for {', '.join(missing) or 'nobody'}."
+        return f"{capital(me)} waited {timeout_s:g} s at {name!r} for {', '.join(missing) or 'no process'}."
 
     def _listen(self, line: Line) -> None:
         for message in line.messages():

@@ -44,11 +44,11 @@ def prove_both(connection: socket.socket, secret: bytes, limit_s: float) -> wire
 
 def _next(connection: socket.socket, lines: wire.Lines, patience: Patience) -> dict[str, object]:
     while (message := lines.pop()) is None:
+        if not patience.left_s():  # Also of one that sends byte by byte.
+            raise TimeoutError("no whole line in time")
         try:
             received = connection.recv(wire.LONGEST_UNPROVEN_BYTES)
         except TimeoutError:
-            if not patience.left_s():
-                raise
             continue
         if not received:
             raise ConnectionError("it ended")

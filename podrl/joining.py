@@ -8,11 +8,12 @@ import jax
 from jax._src import distributed, xla_bridge
 from jax._src.lib import _jax
 
+from podrl.addresses import is_loopback, join_address, meeting_point
 from podrl.coordinator import BEAT_S
 from podrl.coordinator_start import start_coordinator
 from podrl.distributed import CONNECT_S, Job
 from podrl.meeting import Line
-from podrl.membership import Membership, is_loopback
+from podrl.membership import Membership
 from podrl.secret import VARIABLE, take_secret
 
 _COORDINATOR_S = 10.0  # For the coordinator to tell the others that not all came, and to end.
@@ -30,7 +31,7 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
         TimeoutError: if not all come in time; names the missing.
         ConfigError: if the coordinator's port is taken, this process does not fit into the job, or it has no
             secret of the job.
-        RuntimeError: if JAX has devices already.
+        RuntimeError: if JAX has devices already, the coordinator has ended, or JAX's service does not start.
     """
     if membership.local_devices is not None:
         jax.config.update("jax_cuda_visible_devices", ",".join(map(str, membership.local_devices)))
@@ -43,7 +44,7 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
     secret = take_secret(environ, address, loopback=is_loopback(address))
     coordinator = start_coordinator(membership, secret) if membership.process_index == 0 else None
     try:
-        line = Line(membership, timeout_s, secret)
+        line = Line(membership, timeout_s, secret, coordinator.poll if coordinator is not None else lambda: None)
     except BaseException as error:
         if coordinator is not None:
             if isinstance(error, TimeoutError):  # It is telling the others, and ends by itself.
@@ -53,7 +54,7 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
             coordinator.wait()
         raise
     client = _jax.get_distributed_runtime_client(
-        membership.coordinator,
+        join_address(*meeting_point(address)),
         membership.process_index,
         init_timeout=CONNECT_S,
         shutdown_timeout=5,

@@ -3,7 +3,7 @@
 Each side proves to the other that it knows the job's secret before it believes anything: see `wire`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import os
@@ -15,10 +15,19 @@ from typing import Any
 from absl import logging
 
 from podrl import coordinator, wire
-from podrl.absence import did_not_come, has_no_coordinator, has_other_secret, has_silent_coordinator, list_processes
+from podrl.absence import (
+    did_not_come,
+    has_dead_coordinator,
+    has_no_coordinator,
+    has_no_service,
+    has_other_secret,
+    has_silent_coordinator,
+    list_processes,
+)
+from podrl.addresses import meeting_point
 from podrl.config import ConfigError
 from podrl.handshake import UnprovenError, prove_both
-from podrl.membership import Membership, split_address
+from podrl.membership import Membership
 from podrl.secret import VARIABLE
 from podrl.waiting import Patience
 
@@ -34,21 +43,30 @@ _SECRET_S = 10.0  # And so is a secret that differs for so long, in which a job 
 class Line:
     """A process's connection to the coordinator."""
 
-    def __init__(self, membership: Membership, timeout_s: float, secret: bytes):
+    def __init__(
+        self,
+        membership: Membership,
+        timeout_s: float,
+        secret: bytes,
+        ended: Callable[[], int | None] = lambda: None,
+    ):
         """Connects, and waits until all processes have met.
 
         Args:
             membership: of several processes.
             timeout_s: for how long to wait.
             secret: of the job.
+            ended: the exit code of the coordinator if it is this process's child and has ended; None otherwise.
 
         Raises:
+            RuntimeError: if the coordinator has ended, or JAX's service does not start.
             TimeoutError: if some do not come; says which.
             ConfigError: if this process cannot be one of them.
         """
         self._membership = membership
         self._patience = Patience(timeout_s)
         self._timeout_s = timeout_s
+        self._ended = ended
         self._sending = threading.Lock()
         self._missing: list[int] = []
         self._lines = wire.Lines(0)
@@ -70,11 +88,14 @@ class Line:
         """
         self._silence = Patience(coordinator.SILENT_S)
         while True:
-            while (message := self._lines.pop()) is not None:  # One by one: who listens may change after each of them.
-                if "refused_strangers" in message:
-                    self._warn_of_strangers(message)
-                else:
-                    yield message
+            try:
+                while (message := self._lines.pop()) is not None:  # One by one: who listens may change after each.
+                    if "refused_strangers" in message:
+                        self._warn_of_strangers(message)
+                    else:
+                        yield message
+            except ValueError:  # No line of podrl's: whatever the connection brings now, it is lost.
+                return
             try:
                 received = self._connection.recv(65536)
             except TimeoutError as error:
@@ -109,6 +130,8 @@ class Line:
                     return hosts
                 self._connection.close()
                 reason = "it ended"
+            if (code := self._ended()) is not None:
+                raise RuntimeError(has_dead_coordinator(self._membership, code))
             if not self._patience.left_s():
                 raise TimeoutError(has_no_coordinator(self._membership, reason, self._timeout_s))
             whom = list_processes(self._membership, [0])
@@ -118,8 +141,9 @@ class Line:
     def _connect(self, secret: bytes) -> str:
         """Connects, and has both sides prove that they are of the job; returns why that failed, or nothing."""
         address = self._membership.coordinator or ""
+        suspicion, self._suspicion = self._suspicion, None  # Only what lasts is a mistake.
         try:
-            connection = socket.create_connection(split_address(address), timeout=5.0)
+            connection = socket.create_connection(meeting_point(address), timeout=5.0)
         except OSError as error:
             reason = error.strerror or str(error)
             if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME and not self._naming.left_s():
@@ -128,9 +152,10 @@ class Line:
         connection.settimeout(_SLICE_S)
         wire.keep_alive(connection)
         try:
-            self._lines = prove_both(connection, secret, min(coordinator.SILENT_S, self._patience.left_s()))
+            limit_s = max(_SLICE_S, min(coordinator.SILENT_S, self._patience.left_s()))
+            self._lines = prove_both(connection, secret, limit_s)
         except UnprovenError:
-            self._suspicion = self._suspicion or Patience(_SECRET_S)
+            self._suspicion = suspicion or Patience(_SECRET_S)
             if not self._suspicion.left_s():
                 raise ConfigError(has_other_secret(self._membership)) from None
             reason = "it has another secret than this process"
@@ -177,6 +202,8 @@ class Line:
                     f"{message['refused']}. Give each process its own --process_index, and all the same --coordinator "
                     "and --process_count; each job needs a port of its own."
                 )
+            if "failed" in message:
+                raise RuntimeError(has_no_service(membership, str(message["failed"])))
             if "gave_up" in message:
                 raise TimeoutError(self._not_all(message["gave_up"], message["after_s"]))
             if not self._patience.left_s() and not asked:
@@ -188,7 +215,7 @@ class Line:
                 self._tell_news(f"the coordinator at {membership.coordinator}, which does not answer")
             elif self._missing:
                 self._tell_news(list_processes(membership, self._missing))
-        if asked:  # Somebody else was as impatient, and the coordinator has ended already.
+        if asked:  # Another process was as impatient, and the coordinator has ended already.
             raise TimeoutError(self._not_all(self._missing, self._timeout_s))
         return ()
 

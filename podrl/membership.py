@@ -13,13 +13,13 @@ import hashlib
 import re
 import socket
 
+from podrl.addresses import check_address
 from podrl.config import ConfigError, check
 from podrl.metadata import tpu_metadata
 
 TPU_PORT = 8482  # JAX's own choice.
 _FIRST_PORT, _PORTS = 61440, 4096  # Above the ports that Linux gives to outgoing connections.
 _SPECIAL_STEP = 0xFFFFFFF0  # The script of `sbatch` and the shell of `salloc` may be steps, with numbers from here.
-_LOOPBACK = re.compile(r"localhost|127(\.\d+){1,3}|::1|0\.0\.0\.0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def find_membership(
         ConfigError: if the flags are incomplete, or contradict what a platform says.
     """
     if coordinator is not None:
-        _check_address(coordinator)
+        check_address(coordinator)
     found = _slurm(environ) or _openmpi(environ, coordinator) or _gke(environ)
     if found is None and None in (process_count, process_index):
         found = _tpu(environ, metadata)
@@ -125,17 +125,6 @@ def find_membership(
     )
 
 
-def is_loopback(address: str) -> bool:
-    """Whether 'host:port' means the same host to everybody who uses it."""
-    return _LOOPBACK.fullmatch(split_address(address)[0]) is not None
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of 'host:port' or '[IPv6]:port'."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def expand_nodes(nodes: str) -> list[str]:
     """Names in SLURM's notation: `a[01-02,7],b` is a01, a02, a7, b."""
     names: list[str] = []
@@ -145,17 +134,6 @@ def expand_nodes(nodes: str) -> list[str]:
             numbers = range(int(first), int(last or first) + 1) if first else []
             names += [f"{prefix}{number:0{len(first)}d}" for number in numbers] or [prefix]
     return names
-
-
-def _check_address(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    check(
-        bool(host) and port.isdigit() and (":" not in host or host[0] + host[-1] == "[]"),
-        f"--coordinator={address} is not of the form HOST:PORT, such as node1:12345.",
-    )
-    check(
-        0 < int(port) < 65536, f"--coordinator={address}: port {port} is out of range. Choose one from 1024 to 65535."
-    )
 
 
 def _slurm(environ: Mapping[str, str]) -> Membership | None:

@@ -183,7 +183,7 @@ def run(
         raise explain_nonfinite(error, config, start.counters, counters, state, in_batch) from None
     except (TimeoutError, ActorError) as error:
         if isinstance(error.__cause__ or error, TimeoutError):  # The threads still stand where they wait.
-            logging.error("Somebody waited for too long.\n%s", watchdog.report(but=ledger))
+            logging.error("A thread waited for too long.\n%s", watchdog.report(but=ledger))
         raise
     finally:
         stop_actors(actors, parameters, config.actors.timeout_s)

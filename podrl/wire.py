@@ -104,11 +104,17 @@ def seconds(number: Any) -> float:
     """A message's value as seconds.
 
     Raises:
-        ValueError: if it is no number.
+        ValueError: if it is no finite number.
     """
-    if type(number) not in (int, float) or not math.isfinite(number):
+    if type(number) not in (int, float):
         raise ValueError("no number")
-    return float(number)
+    try:
+        value = float(number)
+    except OverflowError:
+        raise ValueError("too large a number") from None
+    if not math.isfinite(value):
+        raise ValueError("no finite number")
+    return value
 
 
 def make_nonce() -> str:

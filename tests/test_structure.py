@@ -32,7 +32,8 @@ LAYERS = [
         "run_files",
         "metadata",
     }
-    | {"memory", "traffic", "plotting", "checkpoint_errors", "entrance", "handshake", "jax_settings", "secret"},
+    | {"memory", "traffic", "plotting", "checkpoint_errors", "entrance", "handshake", "jax_settings", "secret"}
+    | {"addresses", "service"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "endless", "retention", "export", "membership", "sharding", "state_arrays", "coordinator"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}

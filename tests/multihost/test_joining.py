@@ -10,10 +10,11 @@ import threading
 import pytest
 
 from podrl import wire
+from podrl.addresses import split_address
 from podrl.handshake import prove_both
 from podrl.joining import join
 from podrl.meeting import Line
-from podrl.membership import find_membership, split_address
+from podrl.membership import find_membership
 from tests.multihost.jobs import SECRET, Member, coordinators, free_address, ip, job, two_hosts
 from tests.processes import wait_for
 

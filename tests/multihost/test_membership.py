@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
+from podrl.addresses import is_loopback
 from podrl.config import ConfigError
-from podrl.membership import expand_nodes, find_membership, is_loopback
+from podrl.membership import expand_nodes, find_membership
 
 STEP = {  # What SLURM 22 sets in a step of `srun -N2 -n3`.
     "SLURM_JOB_ID": "12",

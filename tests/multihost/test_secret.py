@@ -5,8 +5,8 @@ import os
 
 import pytest
 
+from podrl.addresses import is_loopback
 from podrl.config import ConfigError
-from podrl.membership import is_loopback
 from podrl.secret import FILE_VARIABLE, VARIABLE, make_secret, take_secret
 
 SECRET = "a secret of sixteen or more"
@@ -104,6 +104,8 @@ def test_each_is_another():
         ("127.0.0.1:1", True),
         ("127.1.2.3:1", True),
         ("[::1]:1", True),
+        ("LocalHost:1", True),
+        ("0.0.0.0:1", False),
         ("localhost.example.org:1", False),
         ("127.example.org:1", False),
         ("10.0.0.1:1", False),

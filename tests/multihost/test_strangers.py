@@ -6,18 +6,22 @@ from pathlib import Path
 import re
 import selectors
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from podrl import wire
+from podrl.addresses import split_address
 from podrl.config import ConfigError
+from podrl.coordinator import Coordinator
 from podrl.coordinator_start import start_coordinator
 from podrl.entrance import MOST_STRANGERS, Entrance
 from podrl.handshake import UnprovenError, prove_both
 from podrl.meeting import Line
-from podrl.membership import find_membership, split_address
+from podrl.membership import find_membership
 from podrl.secret import FILE_VARIABLE, VARIABLE, make_secret
 from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same
@@ -27,6 +31,23 @@ from tests.processes import finish, launch, num_rows, running, wait_for
 
 SECRET = b"a secret of sixteen bytes or more"
 LIMITS = ("--join_timeout_s=250", "--config.actors.timeout_s=250", "--config.watchdog_s=500")
+# Another user's; takes the port in the first moment in which it can.
+SQUATTER = """
+import os, socket, sys, time
+os.setuid(12345)
+print("begins", flush=True)
+while True:
+    squatter = socket.socket()
+    squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        squatter.bind(("127.0.0.1", int(sys.argv[1])))
+        squatter.listen()
+        print("has it", flush=True)
+        time.sleep(60)
+    except OSError:
+        squatter.close()
+"""
 MESSAGES = int(os.environ.get("PODRL_TEST_HOSTILE_MESSAGES", "10000"))
 
 
@@ -180,9 +201,151 @@ class TestStrangers:
                 assert selector.select(30.0)
                 entrance.accept()
                 assert wire.is_nonce(wire.parse(silent.recv(1000))["nonce"])
-                entrance.look()
+                entrance.send_late_away()
                 assert silent.recv(1000) == b""
-        assert entrance.news() == {"refused_strangers": 1, "last": "127.0.0.1: no proof within 0 s"}
+        assert entrance.take_report() == {"refused_strangers": 1, "last": "127.0.0.1: no proof within 0 s"}
+
+    def test_of_one_host_do_not_keep_a_slow_process_of_another_out(self):
+        with coordinator() as (address, _), contextlib.ExitStack() as stack:
+            slow = socket.create_connection(split_address(address), timeout=30.0, source_address=("127.0.0.2", 0))
+            stack.enter_context(slow)
+            for _ in range(MOST_STRANGERS + 50):
+                last = stack.enter_context(socket.create_connection(split_address(address), timeout=30.0))
+            assert last.recv(1)  # All have been let in.
+            lines = prove_both(slow, SECRET, 30.0)
+            slow.sendall(introduction(index=0))
+            assert hear(slow, lines, "waiting_for") == {"waiting_for": [1]}
+
+    def test_that_drip_are_not_listened_to_for_longer_than_the_limit(self):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.settimeout(1.0)
+            threading.Thread(target=drip, args=(theirs,), daemon=True).start()
+            with pytest.raises(TimeoutError):
+                prove_both(ours, SECRET, 0.5)
+
+
+SAID = [
+    *({"give_up": 10**400}, {"give_up": "1"}, {"give_up": True}, {"give_up": None}, {"give_up": [1]}),
+    *(
+        {"fail": "x"},
+        {"fail": "x", "exit_code": 10**400},
+        {"fail": "x", "exit_code": -1},
+        {"fail": 1, "exit_code": 1.5},
+    ),
+    *({"stuck": 10**400}, {"stuck": [10**400]}, {"stuck": {"a": 1}}, {"stuck": None}, {"index": 0}, {"index": []}),
+]
+
+
+def meet_all(address, count=2):
+    """All processes meet; returns the hosts that each was told."""
+    begun = [meet(address, index, count) for index in range(count)]
+    for thread, _ in begun:
+        thread.join(60)
+    for _, found in begun:
+        found["line"].close()
+    return [found["line"].hosts for _, found in begun]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a program of another user wants root")
+def test_another_users_program_does_not_get_the_port_between_the_meeting_and_jaxs_service():
+    with coordinator() as (address, _):
+        command = [sys.executable, "-c", SQUATTER, address.rpartition(":")[2]]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as squatter:
+            try:
+                assert squatter.stdout.readline() == "begins\n"
+                assert meet_all(address) == [(socket.gethostname(),) * 2] * 2
+            finally:
+                squatter.kill()
+                assert squatter.stdout.read() == ""
+
+
+def test_all_are_told_that_jaxs_service_does_not_start(monkeypatch):
+    def fail(*_):
+        raise OSError("JAX's service does not start at 127.0.0.1:1: no reason")
+
+    monkeypatch.setattr("podrl.service.start", fail)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        where = Coordinator(server.dup(), service_address="", count=2, job="", parent=os.getppid(), secret=SECRET)
+        raised = []
+
+        def join(index):
+            try:
+                Line(member(address, index), 60.0, SECRET)
+            except RuntimeError as error:
+                raised.append(str(error))
+
+        threads = [threading.Thread(target=join, args=(index,)) for index in range(2)]
+        for thread in threads:
+            thread.start()
+        where.run()
+        for thread in threads:
+            thread.join(60)
+    assert len(raised) == 2
+    for said in raised:
+        assert said.startswith(f"All processes have met at {address}, but the job cannot begin: JAX's service does not")
+        assert "Choose another port" in said
+
+
+def test_a_coordinator_that_dies_while_they_meet_ends_process_zero_at_once():
+    with coordinator() as (address, process):
+        killing = threading.Timer(1.0, process.kill)
+        killing.start()
+        with pytest.raises(RuntimeError, match=r"The coordinator of this job at .* ended with exit code -9 before all"):
+            Line(member(address, 0), 10_000.0, SECRET, process.poll)
+        killing.join()
+
+
+def test_nothing_that_a_process_of_the_job_says_ends_the_coordinator():
+    with coordinator() as (address, process):
+        for said in SAID:
+            connection, lines = connect(address)
+            with connection:
+                connection.sendall(introduction(index=1))
+                hear(connection, lines, "waiting_for")
+                connection.sendall(wire.encode(**said))
+                with contextlib.suppress(ConnectionError):
+                    while connection.recv(1000):
+                        pass
+            assert process.poll() is None, said
+        assert meet_all(address) == [(socket.gethostname(),) * 2] * 2
+
+
+def test_a_line_of_the_coordinators_that_is_none_ends_the_connection():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(1.0)
+        line = Line.__new__(Line)
+        line._connection, line._lines = ours, wire.Lines(wire.LONGEST_BYTES)
+        theirs.sendall(wire.encode(loss=1) + b"damage\n")
+        assert list(line.messages()) == [{"loss": 1}]
+
+
+def drip(connection):
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(b"{")
+            time.sleep(0.01)
+
+
+def test_a_name_with_several_addresses_on_this_host_means_the_first_to_both_sides(monkeypatch):
+    """Another user's program may listen at the second."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("127.0.0.3", "127.0.0.1")]
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *_, **__: found if host == "localhost" else real(host, *_, **__)
+    )
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        address = f"localhost:{squatter.getsockname()[1]}"
+        with pytest.raises(TimeoutError, match="Connection refused"):
+            Line(member(address, 1), 0.5, SECRET)
+        process = start_coordinator(member(address, 0), SECRET)
+        try:
+            assert meet_all(address) == [(socket.gethostname(),) * 2] * 2
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize("index", [2, -1, 1.0, True, None, "1", [1]])
