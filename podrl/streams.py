@@ -6,11 +6,15 @@
 
 import contextlib
 import io
+import os
+import select
 import sys
+import time
 from typing import TextIO
 
 from absl import logging
 
+SLOW_READER_S = 10.0  # For a reader of a stream that does not block; then what is printed is lost.
 _NAMES = ("stdout", "stderr")
 
 
@@ -35,6 +39,38 @@ def keep_printing() -> None:
                 logging.get_absl_handler().python_handler.setStream(kept)
 
 
+class PatientWriter:
+    """Writes to a descriptor; if that does not block, and is full, its reader is waited for, for a while.
+
+    Any program that shares a terminal or a pipe with this one may have made it such a descriptor.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Writes nothing yet."""
+        self._descriptor = descriptor
+        self._is_read = True
+
+    def write(self, data: memoryview) -> bool:
+        """Writes, and says whether that was all; a reader that was waited for in vain is not waited for again.
+
+        Raises:
+            OSError: for another reason.
+        """
+        deadline_s = time.monotonic() + (SLOW_READER_S if self._is_read else 0.0)
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                if not self._await(deadline_s - time.monotonic()):
+                    self._is_read = False
+                    return False
+        self._is_read = self._is_read or self._await(0.0)  # A few bytes may fit where nobody reads.
+        return True
+
+    def _await(self, limit_s: float) -> bool:
+        return bool(select.select([], [self._descriptor], [], max(0.0, limit_s))[1])
+
+
 class _Unbreakable(io.FileIO):
     """A descriptor that takes whatever is written, and loses what nobody reads."""
 
@@ -42,29 +78,34 @@ class _Unbreakable(io.FileIO):
         super().__init__(descriptor, "w", closefd=False)
         self._what = what
         self._told = False
+        self._writer = PatientWriter(descriptor)
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
+        """Writes all of it, as nothing above would write the rest."""
+        view = memoryview(data).cast("B")
         try:
-            return super().write(data)
-        except BlockingIOError:
-            raise
+            if not self._writer.write(view):
+                self._tell("it was not read in time")
         except OSError as error:
-            self._tell(error)
-            return len(data)
+            self._tell(error.strerror)
+        return len(view)
 
-    def _tell(self, error: OSError) -> None:
+    def _tell(self, why: str | None) -> None:
         if not self._told and self._what == "stdout":  # The log is what the other would carry.
             self._told = True
             logging.warning(
                 "What is printed on stdout is lost (%s). The run goes on; its metrics are in its folder.",
-                error.strerror,
+                why,
             )
 
 
 def _keep(stream: io.TextIOWrapper, name: str, descriptor: int) -> TextIO:
     """The same stream, as text goes, over a descriptor that does not raise."""
+    raw = _Unbreakable(descriptor, name)
+    # As Python itself does it: with PYTHONUNBUFFERED nothing is held back, whatever becomes of the process.
+    buffer = raw if stream.write_through else io.BufferedWriter(raw)  # type: ignore[type-var]
     return io.TextIOWrapper(
-        io.BufferedWriter(_Unbreakable(descriptor, name)),  # type: ignore[type-var]
+        buffer,
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,

@@ -4,12 +4,15 @@ A mistake in the command is found by every process: its line is held back for a 
 """
 
 from collections.abc import Callable, Iterable
+import contextlib
 import os
 import selectors
 import time
 from typing import IO
 
 from absl import logging
+
+from podrl.streams import PatientWriter
 
 _CHUNK_BYTES = 1 << 16
 _NOISE = b"[Gloo] Rank "  # What the CPU's collectives say of themselves on stdout, past every log.
@@ -25,7 +28,8 @@ class Relay:
         """Listens to nobody yet."""
         self._selector = selectors.DefaultSelector()
         self._names: set[str] = set()
-        self._held: dict[str, tuple[bytes, IO[bytes]]] = {}  # Last words by process.
+        self._targets: dict[int, _Target] = {}
+        self._held: dict[str, tuple[bytes, _Target]] = {}  # Last words by process.
         self._held_s = 0.0  # Since when.
 
     def __enter__(self) -> "Relay":
@@ -40,7 +44,10 @@ class Relay:
     def add(self, pipe: IO[bytes], name: str, target: IO[bytes]) -> None:
         """From now on lines of `pipe` go to `target`, as `[name] line` unless they start with `[name ` already."""
         self._names.add(name)
-        self._selector.register(pipe, selectors.EVENT_READ, _Lines(name, target, self._hold))
+        number = target.fileno()
+        if number not in self._targets:
+            self._targets[number] = _Target(target)
+        self._selector.register(pipe, selectors.EVENT_READ, _Lines(name, self._targets[number], self._hold))
 
     def pass_on(self, timeout_s: float) -> bool:
         """Passes on what has come, or comes within `timeout_s`; whether there was anything.
@@ -72,7 +79,7 @@ class Relay:
         pipe.close()
         lines.end()
 
-    def _hold(self, name: str, line: bytes, target: IO[bytes]) -> None:
+    def _hold(self, name: str, line: bytes, target: "_Target") -> None:
         """Keeps a process's last words until all have said theirs."""
         if name in self._held:
             self._release()
@@ -88,16 +95,16 @@ class Relay:
         said = {line for line, _ in held.values()}
         if len(held) > 1 and held.keys() == self._names and len(said) == 1:
             line, target = next(iter(held.values()))
-            _write(target, [b"[all] " + line])
+            target.write([b"[all] " + line])
             return
         for name, (line, target) in held.items():
-            _write(target, [f"[{name}] ".encode() + line])
+            target.write([f"[{name}] ".encode() + line])
 
 
 class _Lines:
     """What one pipe has brought since the last end of a line."""
 
-    def __init__(self, name: str, target: IO[bytes], hold: Callable[[str, bytes, IO[bytes]], None]) -> None:
+    def __init__(self, name: str, target: "_Target", hold: Callable[[str, bytes, "_Target"], None]) -> None:
         self._name = name
         self._hold = hold
         self._own = f"[{name} ".encode()
@@ -121,13 +128,24 @@ class _Lines:
             self._hold(self._name, line, self._target)
         lines = [line for line in lines if not line.startswith((_NOISE, _LAST_WORDS))]
         if lines:
-            _write(self._target, [line if line.startswith(self._own) else self._prefix + line for line in lines])
+            self._target.write([line if line.startswith(self._own) else self._prefix + line for line in lines])
 
 
-def _write(target: IO[bytes], lines: Iterable[bytes]) -> None:
-    try:
-        target.write(b"".join(line + b"\n" for line in lines))
-        target.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())  # This is said once.
-        logging.warning("What the processes print is lost (%s). The run goes on.", error.strerror)
+class _Target:
+    """Where lines go; a reader that goes away, or reads nothing for long, misses some."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._writer = PatientWriter(stream.fileno())
+        self._told = False
+
+    def write(self, lines: Iterable[bytes]) -> None:
+        try:
+            with contextlib.suppress(BlockingIOError):
+                self._stream.flush()
+            if not self._writer.write(memoryview(b"".join(line + b"\n" for line in lines))) and not self._told:
+                self._told = True
+                logging.warning("Some of what the processes print is lost: it was not read in time. The run goes on.")
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # This is said once.
+            logging.warning("What the processes print is lost (%s). The run goes on.", error.strerror)
