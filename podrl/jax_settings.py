@@ -12,7 +12,7 @@ from podrl.config import check
 _OFF = ("", "0", "false", "f", "no", "n", "off")
 _ON = ("1", "true", "t", "yes", "y", "on")
 # What each may be: its value without the variable, and values that change nothing.
-_HARMLESS: Mapping[str, Collection[str]] = {
+HARMLESS: Mapping[str, Collection[str]] = {
     "JAX_ENABLE_X64": _OFF,
     "JAX_NUMPY_DTYPE_PROMOTION": ("", "standard"),
     "JAX_NUMPY_RANK_PROMOTION": ("", "allow", "warn"),
@@ -20,6 +20,29 @@ _HARMLESS: Mapping[str, Collection[str]] = {
     "JAX_DEFAULT_PRNG_IMPL": ("", "threefry2x32"),
     "JAX_THREEFRY_PARTITIONABLE": ("", *_ON),
     "JAX_ENABLE_CUSTOM_PRNG": _OFF,
+    "JAX_RANDOM_SEED_OFFSET": ("", "0"),
+    "JAX_HIGH_DYNAMIC_RANGE_GUMBEL": _OFF,
+    "JAX_USE_RGV3": ("", *_ON),
+    "JAX_SOFTMAX_CUSTOM_JVP": _OFF,
+    "JAX_CUSTOM_JVP3": _OFF,
+    "JAX_CUSTOM_VJP3": _OFF,
+    "JAX_REMAT3": _OFF,
+    "JAX_SCAN3": _OFF,
+    "JAX_USE_DIRECT_LINEARIZE": ("", *_ON),
+    "JAX_USE_HLO_LOGISTIC_LOWERING": ("",),
+    "JAX_ALLOW_F16_REDUCTIONS": ("", *_ON),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": _OFF,
+    "JAX_OPTIMIZATION_LEVEL": ("", "unknown"),
+    "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": ("", "0", "0.0"),
+    "JAX_MEMORY_FITTING_LEVEL": ("", "o2"),
+    "JAX_MEMORY_FITTING_EFFORT": ("", "0", "0.0"),
+    "JAX_USE_SHARDY_PARTITIONER": ("", *_ON),
+    "JAX_ERROR_CHECKING_BEHAVIOR_NAN": ("", "ignore"),
+    "JAX_ERROR_CHECKING_BEHAVIOR_DIVIDE": ("", "ignore"),
+    "JAX_ERROR_CHECKING_BEHAVIOR_OOB": ("", "ignore"),
+    "JAX_EXPLICIT_X64_DTYPES": ("", "warn", "allow"),
+    "JAX_LEGACY_PRNG_KEY": ("", "allow", "warn"),
+    "JAX_NO_EXECUTION": _OFF,
     "JAX_DISABLE_JIT": _OFF,
     "JAX_NO_TRACING": _OFF,
     "JAX_DEBUG_NANS": _OFF,
@@ -51,7 +74,7 @@ def check_jax_settings(environ: Mapping[str, str], plugins: Collection[str]) -> 
     Raises:
         ConfigError: for one of them, or for a platform in JAX_PLATFORMS whose plugin is not installed.
     """
-    for name, harmless in _HARMLESS.items():
+    for name, harmless in HARMLESS.items():
         value = environ.get(name, "")
         check(
             value.lower() in harmless,

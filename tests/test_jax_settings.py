@@ -2,10 +2,11 @@
 
 import importlib
 
+import jax
 import pytest
 
 from podrl.config import ConfigError
-from podrl.jax_settings import check_jax_settings
+from podrl.jax_settings import HARMLESS, check_jax_settings
 from tests.processes import ROOT
 
 CONFIG = ("--config", str(ROOT / "configs/impala_catch.py"), "--smoke")
@@ -25,6 +26,12 @@ REFUSED = {
     "JAX_DEFAULT_PRNG_IMPL": ("rbg",),
     "JAX_THREEFRY_PARTITIONABLE": ("0",),
     "JAX_TRANSFER_GUARD": ("disallow",),
+    "JAX_RANDOM_SEED_OFFSET": ("1", "-1"),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": ("1", "True"),
+    "JAX_OPTIMIZATION_LEVEL": ("O0", "O3"),
+    "JAX_SOFTMAX_CUSTOM_JVP": ("1",),
+    "JAX_HIGH_DYNAMIC_RANGE_GUMBEL": ("1",),
+    "JAX_USE_DIRECT_LINEARIZE": ("0",),
 }
 
 
@@ -46,6 +53,16 @@ def test_what_would_change_the_numbers_is_refused(name, value):
 def test_what_changes_nothing_is_left_alone(setting):
     name, _, value = setting.partition("=")
     check_jax_settings({name: value}, [])
+
+
+def test_the_values_that_this_version_of_jax_has_by_itself_are_left_alone():
+    found = {name.upper(): value for name, value in jax.config.values.items()}
+    settings = {
+        name: getattr(found[name], "name", str(found[name])) for name in HARMLESS if found.get(name) is not None
+    }
+    assert len(settings) > 30
+    assert settings["JAX_RANDOM_SEED_OFFSET"] == "0"
+    check_jax_settings(settings, [])
 
 
 @pytest.mark.parametrize("tool", TOOLS)

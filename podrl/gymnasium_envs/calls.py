@@ -20,6 +20,7 @@ from podrl.process_exit import describe as describe_error
 
 Caller = Callable[..., Any]  # (what, function, *arguments) -> what the function returns.
 
+_NO_NUMBERS = tuple("cUSOMm")  # Kinds of NumPy's types.
 # What only works in a process's main thread says so in one of these ways.
 _MAIN_THREAD_ONLY = ("event loop", "main thread", "MainThread")
 
@@ -106,13 +107,29 @@ def step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool]:
             f"step() must return (observation, reward, terminated, truncated, info); found {describe(stepped)}."
         )
     observation, reward, terminated, truncated, _ = stepped
-    if type(reward) is not float and not isinstance(reward, numbers.Real | np.bool_):
+    number = _number(reward)
+    if number is None:
         raise WrongReturn(f"step() must return a number as reward; found {describe(reward)}.")
-    if not (isinstance(terminated, bool | np.bool_) and isinstance(truncated, bool | np.bool_)):
+    ends = [flag if type(flag) is bool else _number(flag) for flag in (terminated, truncated)]
+    if not all(end in (0, 1) for end in ends):
         raise WrongReturn(
             f"step() must return bools as terminated and truncated; found {terminated!r} and {truncated!r}."
         )
-    return observation, float(reward), bool(terminated), bool(truncated)
+    return observation, number, bool(ends[0]), bool(ends[1])
+
+
+def _number(value: Any) -> float | None:
+    """A number, whichever library's, an array of shape () included; None of anything else."""
+    if type(value) is float:
+        return value
+    if not isinstance(value, numbers.Real | np.bool_):
+        kind = getattr(getattr(value, "dtype", None), "kind", "")  # Only NumPy's and JAX's types have one.
+        if getattr(value, "shape", None) != () or kind in _NO_NUMBERS:
+            return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # The last is torch's, of a complex number.
+        return None
 
 
 def describe(value: Any) -> str:
