@@ -22,12 +22,15 @@ _PODRLS = ("MainThread", "actor ", "evaluator")  # Threads in which an error end
 
 
 @contextlib.contextmanager
-def contained() -> Iterator[None]:
+def contained(*, by_ctrl_c: bool = False) -> Iterator[None]:
     """Turns what would end the process into errors of the run; a crash shows the stacks of all threads.
 
+    Args:
+        by_ctrl_c: whether a `KeyboardInterrupt` may be Ctrl-C, and is left as it is. In a run it is not, as
+            `podrl.interruption` catches that.
+
     Raises:
-        RuntimeError: from `SystemExit`, or from a `KeyboardInterrupt` that is no Ctrl-C: that one is caught by
-            `podrl.interruption`, which must be active.
+        RuntimeError: from `SystemExit`, or from a `KeyboardInterrupt` that is no Ctrl-C.
     """
     faulthandler.enable(file=sys.__stderr__ or 2)
     own = os.getpid()
@@ -45,6 +48,8 @@ def contained() -> Iterator[None]:
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as error:
+        if by_ctrl_c and isinstance(error, KeyboardInterrupt):
+            raise
         raise RuntimeError(f"What the run called tried to end the process: {describe(error)}") from error
     finally:
         os._exit = before

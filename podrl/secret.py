@@ -18,6 +18,7 @@ VARIABLE = "PODRL_JOB_SECRET"
 FILE_VARIABLE = "PODRL_JOB_SECRET_FILE"
 SHORTEST = 16  # Characters. A short one could be guessed from a proof that was overheard.
 MAKE = "python -c 'import secrets; print(secrets.token_hex(32))'"
+_NAME_ONE = f"Name a file of yours with mode 600 that holds the job's secret, or give {VARIABLE}; make one by {MAKE}"
 _BYTES = 32
 _USERS_FILE = ".podrl/secret"  # In the user's home.
 
@@ -43,7 +44,8 @@ def take_secret(environ: MutableMapping[str, str], address: str, *, loopback: bo
     if given:
         return _checked(given, VARIABLE)
     if path:
-        return _checked(_read(Path(path).expanduser(), f"{FILE_VARIABLE}={path}"), f"{FILE_VARIABLE}={path}")
+        source = f"{FILE_VARIABLE}={path}"
+        return _checked(_read(_expanded(path, source), source), source)
     check(
         loopback,
         f"The processes of this job are to meet at {address}, which other hosts reach, and this one was given no "
@@ -56,7 +58,8 @@ def take_secret(environ: MutableMapping[str, str], address: str, *, loopback: bo
 
 
 def _checked(text: str, source: str) -> bytes:
-    """A secret that is long enough."""
+    """A secret that is long enough, and that a variable can carry."""
+    check("\0" not in text, f"{source}: a job's secret has no NUL characters. Make one by {MAKE}")
     check(
         len(text) >= SHORTEST,
         f"{source}: a job's secret of {len(text)} characters can be guessed; at least {SHORTEST} are expected. "
@@ -72,12 +75,24 @@ def _home() -> Path:
         raise ConfigError(f"This user has no home folder to keep a job's secret in. Set {VARIABLE}; {MAKE}") from None
 
 
+def _expanded(path: str, source: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{source}: there is no such user. {_NAME_ONE}") from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Also a pipe to which nobody writes, for which `open` would wait."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 def _read(path: Path, source: str) -> str:
     """A file's text, if nobody but its owner may read it."""
     try:
-        with path.open() as file:
+        with open(path, opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
-            check(stat.S_ISREG(status.st_mode), f"{source} is no file. Name the file with the job's secret.")
+            check(stat.S_ISREG(status.st_mode), f"{source} is no file. {_NAME_ONE}")
             check(
                 not status.st_mode & 0o077 and status.st_uid in (os.geteuid(), 0),
                 f"{source}: a job's secret is for its user alone, but this file has mode {status.st_mode & 0o777:o} "
@@ -85,7 +100,7 @@ def _read(path: Path, source: str) -> str:
             )
             return file.read().strip()
     except OSError as error:
-        raise ConfigError(f"{source}: the job's secret cannot be read ({error.strerror}).") from None
+        raise ConfigError(f"{source}: the job's secret cannot be read ({error.strerror}). {_NAME_ONE}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{source}: the job's secret is no text. Make one by {MAKE}") from None
 

@@ -6,6 +6,7 @@ thread that opened them closes them, and a new one opens the next: an environmen
 
 from collections.abc import Callable, Sequence
 import threading
+import time
 
 from absl import logging
 
@@ -45,27 +46,28 @@ class Succession:
         """
         self._ledger, self._work, self._fail, self._should_stop = ledger, work, fail, should_stop
         self._closing_s = closing_s
-        self._thread = self._make_thread(todo)
+        self._todo = todo
+        self._started: list[threading.Thread] = []
 
     def start(self) -> None:
         """Starts the first."""
-        self._thread.start()
+        self._begin(self._todo)
 
     def join(self, timeout_s: float) -> bool:
-        """Waits for the thread that works to end, and says whether it did."""
-        thread = None
-        while thread is not self._thread:  # It may be replaced meanwhile.
-            thread = self._thread
-            if thread.ident is not None:
-                thread.join(timeout_s)
-        return not thread.is_alive()
+        """Waits for all threads to end, also for one that still closes its pools, and says whether they did."""
+        deadline_s = time.monotonic() + timeout_s
+        for thread in self._started:  # A thread that starts another has entered it here before it ends itself.
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        return not self.is_alive()
 
     def is_alive(self) -> bool:
-        """Whether a thread works."""
-        return self._thread.is_alive()
+        """Whether a thread works, or closes its pools."""
+        return any(thread.is_alive() for thread in self._started)
 
-    def _make_thread(self, todo: Sequence[int], before: threading.Event | None = None) -> threading.Thread:
-        return threading.Thread(target=self._run, args=(todo, before), name=self._ledger.name, daemon=True)
+    def _begin(self, todo: Sequence[int], before: threading.Event | None = None) -> None:
+        thread = threading.Thread(target=self._run, args=(todo, before), name=self._ledger.name, daemon=True)
+        thread.start()
+        self._started.append(thread)
 
     def _run(self, todo: Sequence[int], before: threading.Event | None) -> None:
         """Does a part of the work once `before` is set, which says that the thread before has closed its pools."""
@@ -76,8 +78,7 @@ class Succession:
                 self._await(before)
             left = self._work(todo, pools)
             if left:
-                self._thread = self._make_thread(left, closed)
-                self._thread.start()
+                self._begin(left, closed)
         except Stopped:
             pass
         except BaseException as error:  # noqa: BLE001 (kept, and raised in the main thread)

@@ -1,15 +1,23 @@
 """What the commands of `tools/` have in common: how they end, and checks of their flags. Imports no JAX."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 import os
 from pathlib import Path
+import signal
 import sys
+import threading
+from typing import TypeVar
 
 import ml_collections
 
 from podrl import commandline
 from podrl.config import ConfigError, check
 from podrl.interruption import INTERRUPTED
+from podrl.process_exit import contained
+from podrl.signal_handlers import KeptHandlers
+
+_Flags = TypeVar("_Flags")
 
 
 def run_tool(
@@ -43,6 +51,19 @@ def run_tool(
             raise
         sys.stderr.write(f"{name}: error: {mistake or error}\n")
         return 1 if mistake is None else 2
+
+
+def contain(run: Callable[[_Flags], None], flags: _Flags) -> None:
+    """Runs what calls environments: one that ends the process, or takes Ctrl-C for itself, does not get its way.
+
+    Raises:
+        RuntimeError: if one tries to end the process.
+    """
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            stack.enter_context(KeptHandlers({signal.SIGINT: signal.getsignal(signal.SIGINT)}))
+        stack.enter_context(contained(by_ctrl_c=True))
+        run(flags)
 
 
 def refuse_module(module: str, program: str) -> int:

@@ -38,23 +38,33 @@ def test_a_second_at_once_counts_as_the_first(signum):
 
 STUCK = """
 import sys, threading, time
+clock = 100.0
+time.monotonic = lambda: clock
 from podrl.interruption import interruptible
 threading.Thread(target=time.sleep, args=(60,)).start()
-with interruptible():
+with interruptible() as stop:
     print("ready", flush=True)
-    time.sleep(60)
+    while not stop.is_set():
+        time.sleep(0.01)
+    print("told", flush=True)
+    sys.stdin.readline()
+    clock += 1.2
+    print("later", flush=True)
     time.sleep(60)
 """
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_second_later_ends_the_process_whatever_is_stuck(signum, code):
-    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdin=pipe, stdout=pipe, text=True)
     try:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signum)
-        time.sleep(1.2)
-        assert process.poll() is None
+        assert process.stdout.readline() == "told\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "later\n"
         process.send_signal(signum)
         assert process.wait(timeout=10) == code
     finally:

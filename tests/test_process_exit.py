@@ -1,9 +1,9 @@
 """What ends the process of a run, and what that looks like."""
 
 import os
+import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -11,6 +11,9 @@ from podrl import train
 from podrl.commandline import parse
 from podrl.process_exit import contained, describe
 from tests.processes import ROOT
+from tools import benchmark, evaluate
+
+CATCH = str(ROOT / "configs/impala_catch.py")
 
 
 def end_by_sys():
@@ -34,6 +37,28 @@ def test_a_run_that_is_ended_from_within_has_failed(end, said, monkeypatch, capl
     command = parse(["", "--config", str(ROOT / "configs/impala_catch.py")])
     assert train.main(command) == 1
     assert f"The run failed: What the run called tried to end the process: {said}" in caplog.text
+
+
+def take_ctrl_c():
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("end", "said"), [(end_by_sys, "sys.exit()"), (end_by_os, "os._exit(0)")])
+def test_so_has_an_evaluation_or_a_benchmark(end, said, monkeypatch, capsys):
+    for tool in (evaluate, benchmark):
+        monkeypatch.setattr(tool, "run", lambda _: end())
+    assert evaluate.main(["", "--workdir", "run"]) == 1
+    assert f"error: What the run called tried to end the process: {said}" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="tried to end the process"):
+        benchmark.main(["", "--config", CATCH])
+
+
+def test_ctrl_c_ends_an_evaluation_whatever_an_environment_asked_for(monkeypatch):
+    monkeypatch.setattr(evaluate, "run", lambda _: take_ctrl_c())
+    before = signal.getsignal(signal.SIGINT)
+    assert evaluate.main(["", "--workdir", "run"]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_thread_of_an_environments_own_ends_it_as_failed():
@@ -63,4 +88,3 @@ def test_python_has_its_own_again_afterwards():
         sys.exit("over")
     assert os._exit is before
     assert describe(SystemExit(3)) == "sys.exit(3)"
-    assert threading.active_count()

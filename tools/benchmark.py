@@ -24,7 +24,7 @@ from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute_path
 from podrl.platforms import skip_absent_tpu, suit_xla_to_cpu
 from podrl.ranges import LONGEST_S, check_flag
-from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
+from podrl.tool import check_known, check_writable, contain, load_config, parse_numbers, run_tool
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config configs/impala_atari.py --memory [--json FILE]
@@ -166,7 +166,7 @@ def run(command: Command) -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: 0 done, 2 a mistake in the command or config."""
-    return run_tool("benchmark", lambda: run(parse(argv)))
+    return run_tool("benchmark", lambda: contain(run, parse(argv)))
 
 
 if __name__ == "__main__":

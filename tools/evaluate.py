@@ -23,7 +23,7 @@ from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute, absolute_path
 from podrl.platforms import available_cores, skip_absent_tpu, suit_xla_to_cpu
 from podrl.ranges import LONGEST_S, check_flag
-from podrl.tool import check_writable, run_tool
+from podrl.tool import check_writable, contain, run_tool
 
 if TYPE_CHECKING:
     import jax
@@ -176,7 +176,7 @@ class _Progress:
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: 0 done, 1 a damaged checkpoint, 2 a mistake in the command."""
     # RuntimeError: also of a checkpoint that cannot be read.
-    return run_tool("evaluate", lambda: run(parse(argv)), failures=(RuntimeError,))
+    return run_tool("evaluate", lambda: contain(run, parse(argv)), failures=(RuntimeError,))
 
 
 if __name__ == "__main__":

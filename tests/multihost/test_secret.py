@@ -92,6 +92,20 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         take_secret({}, **HERE, home=tmp_path / "file")
 
 
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, why in ((tmp_path / "pipe", "is no file"), ("~no_such_user/secret", "there is no such user")):
+        with pytest.raises(ConfigError, match=why) as error:
+            take_secret({FILE_VARIABLE: str(path)}, **ELSEWHERE)
+        assert str(error.value).startswith(f"{FILE_VARIABLE}={path}")
+        assert f"Name a file of yours with mode 600 that holds the job's secret, or give {VARIABLE}" in str(error.value)
+
+
+def test_one_that_a_variable_cannot_carry_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="has no NUL characters"):
+        take_secret({FILE_VARIABLE: str(secret_file(tmp_path, SECRET.encode("utf-16-le").decode()))}, **ELSEWHERE)
+
+
 def test_each_is_another():
     assert len({make_secret() for _ in range(100)}) == 100
     assert len(make_secret()) == 64
