@@ -7,12 +7,19 @@ from absl import logging
 from podrl.commandline import CommandLine
 from podrl.config import check
 from podrl.membership import Membership, find_membership
+from podrl.secret import VARIABLE
 
+_SHELL = "'exec python tools/tpu_launch.py ... --coordinator=HOST:PORT --process_count=$%s --process_index=$%s'"
 # Variables with a process's number and the number of processes, by who sets them; the first that is there counts.
 _UNREAD = {
     "torchrun": ("RANK", "WORLD_SIZE"),
     "MVAPICH": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
     "MPICH or Intel MPI": ("PMI_RANK", "PMI_SIZE"),
+}
+_STARTERS = {
+    "torchrun": "torchrun --nproc_per_node=N --no_python",
+    "MVAPICH": "mpiexec -n N",
+    "MPICH or Intel MPI": "mpiexec -n N",
 }
 
 
@@ -45,8 +52,9 @@ def warn_of_unread_launcher(environ: Mapping[str, str], membership: Membership, 
         if index.isdigit() and count.isdigit() and int(count) > 1:
             logging.warning(
                 "%s=%s and %s=%s, as %s sets them, say that this is one of %s processes, but podrl does not read them: "
-                "%s runs of one process each would start. For one job of all add --coordinator=HOST:PORT "
-                "--process_count=$%s --process_index=$%s; if this is meant to be one process, add --alone.",
+                f"%s runs of one process each would start. For one job of all, export one {VARIABLE} and have each "
+                f"process read its own variables: {_STARTERS[launcher]} sh -c {_SHELL}; if this is meant to be one "
+                "process, add --alone.",
                 *(rank, index, size, count, launcher, count, count, size, rank),
             )
             return

@@ -18,6 +18,7 @@ VARIABLE = "PODRL_JOB_SECRET"
 FILE_VARIABLE = "PODRL_JOB_SECRET_FILE"
 SHORTEST = 16  # Characters. A short one could be guessed from a proof that was overheard.
 MAKE = "python -c 'import secrets; print(secrets.token_hex(32))'"
+EXPORT = f'export {VARIABLE}="$({MAKE})"'  # For a shell that starts processes by hand.
 _NAME_ONE = f"Name a file of yours with mode 600 that holds the job's secret, or give {VARIABLE}; make one by {MAKE}"
 _BYTES = 32
 _USERS_FILE = ".podrl/secret"  # In the user's home.

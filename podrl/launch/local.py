@@ -117,7 +117,7 @@ def usable_cores() -> list[int]:
 
 
 def shell_line(member: Member) -> str:
-    """What to type to start a member by hand; the job's secret is that of whoever types, who needs none on one host."""
+    """What to type to start a member by hand; the secret is the shell's, if it has one: a host needs none."""
     shown = {name: shlex.quote(value) for name, value in member.environ.items()}
     environ = [f"{name}={value if name != VARIABLE else _OWN_SECRET}" for name, value in shown.items()]
     pinning = ["taskset", "-c", ",".join(map(str, member.cores))] if member.cores else []

@@ -11,6 +11,7 @@ from absl import logging
 from podrl.config import check
 from podrl.launch.signals import StopSignals
 from podrl.plotting import make_figure
+from podrl.secret import EXPORT
 from podrl.study import slurm_array
 from podrl.study.definition import Definition
 from podrl.study.execution import Predict, Runner, order, run_all, tell
@@ -66,6 +67,7 @@ def show(definition: Definition, workdir: str, manner: Manner, program: Path) ->
             definition, folder, numbered, program, max_at_once=manner.at_once, flags=flags
         ):
             sys.stdout.write(f"# sbatch, for runs {script.tasks}:\n{script.text}\n")
+        sys.stdout.write(f"# By which the processes of each run know each other:\n{EXPORT}\n")
     for number, (_, trial) in enumerate(trials):
         job = make_job(definition, trial, str(folder.run_folder(trial)))
         environ = [f"{name}={shlex.quote(value)}" for name, value in job.environ.items()]

@@ -65,7 +65,9 @@ def test_variables_of_a_launcher_that_is_not_read_are_a_warning(environ, launche
     assert f"as {launcher} sets them, say that this is one of 4 processes, but podrl does not read them" in line
     assert "4 runs of one process each would start" in line
     rank, size = list(environ)[:2]
-    assert f"--process_count=${size} --process_index=${rank}; " in line
+    assert "export one PODRL_JOB_SECRET" in line
+    inner = f"--coordinator=HOST:PORT --process_count=${size} --process_index=${rank}"
+    assert f" sh -c 'exec python tools/tpu_launch.py ... {inner}'; " in line  # Quoted: the calling shell has no such.
     assert line.endswith("add --alone.")
 
 

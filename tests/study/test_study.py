@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+from podrl.secret import EXPORT
 from podrl.study.feasibility import examine
 from podrl.study.folder import Status
 from podrl.study.grid import Trial, make_axis
@@ -296,6 +297,13 @@ def test_dry_run_prints_each_command(workdir, capsys):
     for part in ("--config.network.width=1", "--config.actors.num_envs=32", "--config.seed=1"):
         assert part in lines[1].split()
     assert not workdir.exists()
+
+
+def test_dry_run_for_slurm_says_once_how_to_make_the_secret(workdir, capsys):
+    assert study(workdir, "--dry_run", "--launch=slurm", "--device=cpu", "--cpus_per_task=1") == 0
+    printed = capsys.readouterr().out
+    assert printed.count(f"\n{EXPORT}\n") == 1
+    assert printed.index(EXPORT) < printed.index("# 0: ")
 
 
 def test_a_busy_machine_is_told_of(workdir, monkeypatch):
