@@ -1,6 +1,7 @@
 """Whoever does not have the job's secret changes nothing, whatever it says; whoever has it is believed."""
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 import re
@@ -386,6 +387,20 @@ def test_a_process_with_another_secret_is_told_so(monkeypatch):
     assert f"This is process 1, and what answers at {address} has another job secret." in str(error.value)
     assert f"Give all processes of a job the same {VARIABLE}, or the same {FILE_VARIABLE};" in str(error.value)
     assert other.decode() not in str(error.value)
+
+
+def test_another_secret_now_and_then_is_no_mistake(monkeypatch):
+    """But one that lasts: a job of before may be about to end."""
+    outcomes = itertools.cycle([UnprovenError(), ConnectionError()])
+
+    def prove(*_):
+        raise next(outcomes)
+
+    monkeypatch.setattr("podrl.meeting._SECRET_S", 0.3)
+    monkeypatch.setattr("podrl.meeting._RETRY_S", 0.2)
+    monkeypatch.setattr("podrl.meeting.prove_both", prove)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(TimeoutError, match="did not answer at"):
+        Line(member("{}:{}".format(*server.getsockname()), 1), 1.0, SECRET)
 
 
 def test_the_secret_is_in_no_arguments_and_the_coordinator_ends_with_process_zero():
