@@ -100,6 +100,10 @@ def _takes_limit(source: Source, env: EnvConfig) -> bool:
     return True
 
 
+class EndlessError(RuntimeError):
+    """An evaluation was ended because its policy ends no episode."""
+
+
 class EndlessGuard:
     """Ends an evaluation in which no episode ends any more; to be told its progress.
 
@@ -121,7 +125,7 @@ class EndlessGuard:
         """Takes the episodes that have ended, and the steps made in each environment.
 
         Raises:
-            RuntimeError: if none has ended for `MAX_STEPS` steps, or many times the time limit.
+            EndlessError: if none has ended for `MAX_STEPS` steps, or many times the time limit.
         """
         self._tell(episodes, step)
         if episodes > self._newest[0]:
@@ -130,9 +134,10 @@ class EndlessGuard:
             reason = (
                 "something around the environment, such as one of env.wrappers, plays on after its time limit."
                 if self._is_limited
-                else "this policy never ends one, and there is no time limit. See env.max_episode_steps."
+                else "this policy never ends one, and there is no time limit. Set env.max_episode_steps, or "
+                "--max_episode_steps of tools/evaluate.py."
             )
-            raise RuntimeError(
+            raise EndlessError(
                 f"No episode of {self._env_id} has ended in the last {self._max_steps:,} steps of an evaluation: "
                 f"{reason}"
             )

@@ -21,7 +21,7 @@ import numpy as np
 
 from podrl.atari_scores import human_normalised
 from podrl.config import Config
-from podrl.endless import EndlessGuard
+from podrl.endless import EndlessError, EndlessGuard
 from podrl.envs import Source, evaluation_protocol
 from podrl.evaluate import Episodes, Player, check_same_interface, make_player
 from podrl.ledger import Ledger
@@ -238,7 +238,14 @@ class Evaluator:
 
     def _finish(self, ended: Evaluation) -> None:
         self._running = None
-        self._write(ended.counters, ended.result())
+        try:
+            episodes = ended.result()
+        except EvaluationError as error:
+            if not isinstance(error.__cause__, EndlessError):
+                raise
+            logging.warning("%s It has no row; training goes on.", error)  # A later policy may do better.
+            return
+        self._write(ended.counters, episodes)
 
 
 def is_evaluation_due(counters: Counters, *, every_updates: int, last_update: int) -> bool:

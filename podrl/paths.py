@@ -52,6 +52,7 @@ def check_workdir(path: str) -> None:
         f"--workdir={path} has {' '.join(found)} in its path. Checkpoints in such a folder cannot be read back: none "
         f"of {' '.join(_UNSUITED)} may be in it. Choose another name.",
     )
+    check(not path.startswith("file://"), f"--workdir={path} must be the path of a folder: leave out file://.")
     check(_is_text(path), f"--workdir={path!a} has bytes in its path that are no text. Choose another name.")
 
 

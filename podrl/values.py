@@ -3,7 +3,7 @@
     true, false           in any case
     None, null
     12, 1e6, 1_000, -0.5  numbers; a key that takes whole numbers takes 1e6 too
-    [1, 2], (1, 2)        lists and tuples; a tuple may come without brackets
+    [1, 2], (1, 2)        lists and tuples; several entries need no brackets
     {lanes: 3, kind: x}   dictionaries
     'text', "text", text  quotes are needed only for what would be read otherwise
 
@@ -15,7 +15,7 @@ import ast
 from collections.abc import Iterator
 import re
 import typing
-from typing import Any
+from typing import Any, cast
 
 from podrl.hints import entry_hints, members, name, origin, takes
 from podrl.marks import Typed
@@ -43,8 +43,9 @@ def read(text: str, hint: Any = Any) -> Any:
     container = text[:1] in _CLOSING and any(origin(kind) in (list, tuple, dict, Any) for kind in kinds)
     if container or _QUOTED.fullmatch(text) or Any in kinds:
         return _Reader(text).whole(hint)
-    if str not in kinds and takes(kinds, tuple) and not is_none(text, kinds):
-        return () if not text else _bare_tuple(text, hint)
+    is_bare = takes(kinds, tuple) or ("," in text and takes(kinds, list))
+    if str not in kinds and is_bare and not is_none(text, kinds):
+        return () if not text else _bare(text, hint)
     return scalar(text, hint)
 
 
@@ -154,11 +155,11 @@ class _Reader:
             raise ValueError(f"cannot be read: what is {self._text[self._at :][:20]!r} after its end?")
 
 
-def _bare_tuple(text: str, hint: Any) -> tuple[Any, ...]:
-    """Several entries without brackets, or one; a text is one."""
+def _bare(text: str, hint: Any) -> tuple[Any, ...] | list[Any]:
+    """Several entries of a tuple or list without brackets, or one; a text is one."""
     if str in members(entry_hints(hint)[0]):
         return (scalar(text, entry_hints(hint)[0]),)
-    return tuple(_Reader(f"({text})").whole(hint))
+    return cast("tuple[Any, ...] | list[Any]", _fit(tuple(_Reader(f"({text})").whole(hint)), hint))
 
 
 def _fit(value: Any, hint: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 
 from podrl import train
 from podrl.checkpoint_arrays import whole_steps
+from podrl.endless import EndlessError
 from podrl.evaluate import make_player
 from podrl.evaluator import EvaluationError, Evaluator, make_evaluator
 from podrl.saved_run import open_run
@@ -178,6 +179,26 @@ def test_one_that_has_ended_when_the_run_is_told_to_stop_is_written():
             time.sleep(0.01)
         assert evaluator.settle(should_stop=lambda: True)
     assert written == [(4, "episodes")]
+
+
+def test_one_whose_policy_ends_no_episode_is_given_up_and_training_goes_on(caplog):
+    def play(params, update, **_):
+        if update == 1:
+            raise EndlessError("No episode of x has ended.")
+        return "episodes"
+
+    written = []
+    evaluator = Evaluator(
+        every_updates=1, last_update=2, timeout_s=5.0, play=play, write=lambda *each: written.append(each)
+    )
+    first, second = (Counters(learner_steps=update) for update in (1, 2))
+    with evaluator:
+        assert evaluator.add(first, None)
+        assert evaluator.add(second, None)
+        assert evaluator.settle()
+    assert written == [(second, "episodes")]
+    assert not evaluator.is_due(first)
+    assert "The evaluation of update 1 failed: EndlessError: No episode of x has ended. It has no row;" in caplog.text
 
 
 def test_a_failure_is_raised_in_the_run_by_name():

@@ -54,6 +54,8 @@ def test_a_folder_that_orbax_would_not_find_again_is_refused(character, tmp_path
     ):
         with pytest.raises(ConfigError, match=r"in its path. Checkpoints in such a folder cannot be read back"):
             attempt()
+    with pytest.raises(ConfigError, match=r"--workdir=file://a must be the path of a folder: leave out file://\."):
+        check_workdir("file://a")
     assert not list(tmp_path.iterdir())
     assert inspect_checkpoint.main(["", "--workdir", workdir]) == 2
     assert "Checkpoints in such a folder cannot be read back" in capsys.readouterr().err
