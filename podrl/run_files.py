@@ -1,6 +1,7 @@
 """The files of a run in its folder: found, noted, set aside, and deleted where the user says so."""
 
 from collections.abc import Mapping
+import contextlib
 import itertools
 import json
 import re
@@ -70,8 +71,9 @@ def clear_run(workdir: epath.Path) -> None:
 def note_checkpoint(workdir: epath.PathLike, step: int) -> None:
     """Writes down that a run has a checkpoint, once: it never restarts from update 0 without being told to."""
     path = epath.Path(workdir) / CHECKPOINTED
-    if not is_there(path):
-        write_json(path, {"learner_steps": step})
+    with contextlib.suppress(OSError):  # After the next save, then; on a full disk what matters more says so.
+        if not is_there(path):
+            write_json(path, {"learner_steps": step})
 
 
 def set_rows_aside(workdir: epath.Path) -> epath.Path | None:
