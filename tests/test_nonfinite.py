@@ -1,6 +1,5 @@
 """Updates whose loss or gradient is not finite."""
 
-
 import jax
 from jax import numpy as jnp
 import numpy as np

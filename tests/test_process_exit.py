@@ -34,6 +34,7 @@ def interrupt():
 )
 def test_a_run_that_is_ended_from_within_has_failed(end, said, monkeypatch, caplog):
     monkeypatch.setattr(train, "train", lambda *_, **__: end())
+    monkeypatch.setattr(train, "leave", lambda code: None)  # It would, for threads that other tests have left.
     command = parse(["", "--config", str(ROOT / "configs/impala_catch.py")])
     assert train.main(command) == 1
     assert f"The run failed: What the run called tried to end the process: {said}" in caplog.text
