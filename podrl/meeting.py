@@ -32,6 +32,7 @@ from podrl.secret import VARIABLE
 from podrl.waiting import Patience
 
 _RETRY_S = 0.25
+_NO_ANSWER = "it was reached, but does not answer"
 _SLICE_S = 1.0
 _ANSWER_S = 5.0
 _NEWS_S = 5.0  # Until the first line about who is missing; each further one waits twice as long.
@@ -133,6 +134,8 @@ class Line:
             if (code := self._ended()) is not None:
                 raise RuntimeError(has_dead_coordinator(self._membership, code))
             if not self._patience.left_s():
+                if reason == _NO_ANSWER:
+                    raise TimeoutError(has_silent_coordinator(self._membership, self._timeout_s))
                 raise TimeoutError(has_no_coordinator(self._membership, reason, self._timeout_s))
             whom = list_processes(self._membership, [0])
             self._tell_news(f"{whom} at {self._membership.coordinator} ({reason})")
@@ -160,7 +163,7 @@ class Line:
                 raise ConfigError(has_other_secret(self._membership)) from None
             reason = "it has another secret than this process"
         except TimeoutError:
-            reason = "it was reached, but does not answer"
+            reason = _NO_ANSWER
         except OSError:
             reason = "it ended"
         except ValueError:
