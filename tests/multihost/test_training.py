@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from podrl.checkpoint_arrays import read_params
+from podrl.secret import VARIABLE
 from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same
-from tests.multihost.jobs import Member
+from tests.multihost.jobs import SECRET, Member
 from tests.processes import (
     ROOT,
     checkpoints,
@@ -226,12 +227,13 @@ class TestLosses:
         assert_same(tmp_path / "run", scripted_pair, SCRIPTED)
 
     @pytest.mark.slow
-    def test_by_ctrl_c_before_it_trains(self, tmp_path):
+    def test_by_ctrl_c_before_it_trains(self, tmp_path, monkeypatch):
         """While it waits for what the other is about to do."""
         with socket.create_server(("127.0.0.1", 0)) as server:
             address = f"127.0.0.1:{server.getsockname()[1]}"
         member = ("--coordinator", address, "--process_count", 2, "--process_index", 0, "--workdir", "run")
         other = Member(address, 2, 1, 250, "wait")
+        monkeypatch.setenv(VARIABLE, SECRET)
         try:
             with running(*SCRIPTED, *LIMITS, *member, cwd=tmp_path) as process:
                 assert any("Process 0 of 2 on" in line for line in process.stderr)
