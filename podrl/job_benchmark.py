@@ -127,7 +127,7 @@ def time_job(
         command = [
             *(sys.executable, str(_LAUNCHER), f"--local_processes={processes}"),
             *(f"--devices_per_process={devices_per_process}", *arguments, f"--workdir={workdir}"),
-            *("--config.total_env_steps=1_000_000_000_000", f"--config.log.every_updates={_EVERY_UPDATES}"),
+            *("--config.total_env_steps=2_000_000_000", f"--config.log.every_updates={_EVERY_UPDATES}"),
             *("--config.checkpoint.every_updates=0", "--config.log.tensorboard=False"),
         ]
         log = Path(folder) / "log"
