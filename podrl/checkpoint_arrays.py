@@ -1,6 +1,6 @@
 """The arrays of a checkpoint, read through Orbax and checked against the hashes that were saved with them.
 
-Whoever reads arrays reads the facts beside them first (`podrl.checkpoint_facts`), which say which arrays there have to
+What reads arrays reads the facts beside them first (`podrl.checkpoint_facts`), which say which arrays there have to
 be. So what was changed on a disk is told apart from a checkpoint of another network.
 """
 

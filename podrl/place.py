@@ -38,7 +38,7 @@ def find_place(environ: Mapping[str, str], command: CommandLine) -> Membership:
 
 
 def warn_of_unread_launcher(environ: Mapping[str, str], membership: Membership, *, alone: bool) -> None:
-    """Warns if somebody has started several processes, and each takes itself for the only one.
+    """Warns if several processes were started and each takes itself for the only one.
 
     Args:
         environ: of the process.

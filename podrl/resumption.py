@@ -63,7 +63,7 @@ def find_start(
     Raises:
         ConfigError: if a checkpoint is of another network or algorithm.
         CheckpointError: if there are checkpoints and all are damaged, if one cannot be read, or if there were some and
-            none is left: a run is never begun anew over what it has.
+            none is left: a run never restarts from update 0 over what it has.
     """
     steps = json.loads(share(json.dumps(checkpointer.steps()))[0])
     try:

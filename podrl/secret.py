@@ -84,12 +84,12 @@ def _expanded(path: str, source: str) -> Path:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Also a pipe to which nobody writes, for which `open` would wait."""
+    """Also reads a pipe without a writer, for which `open` would wait."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _read(path: Path, source: str) -> str:
-    """A file's text, if nobody but its owner may read it."""
+    """A file's text, if only its owner may read it."""
     try:
         with open(path, opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
@@ -107,7 +107,7 @@ def _read(path: Path, source: str) -> str:
 
 
 def _create(path: Path) -> None:
-    """Makes a file with a secret, whole and once, whoever else does so at the same time."""
+    """Makes a file with a secret, whole and once, also where several processes do so at the same time."""
     if path.exists():
         return
     try:

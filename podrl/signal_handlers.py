@@ -1,7 +1,7 @@
 """Signal handlers that stay, whatever environments and libraries register while a run is under way.
 
 An environment that takes SIGINT and SIGTERM for itself would leave only `kill -9`. Python has one handler for each
-signal, and gives it to whoever asks last. So for as long as these handlers are kept, `signal.signal` leaves them where
+signal, and gives it to the last caller. So for as long as these handlers are kept, `signal.signal` leaves them where
 they are and says who asked; what gets past it is put right by `renew`.
 """
 

@@ -72,7 +72,7 @@ class PatientWriter:
 
 
 class _Unbreakable(io.FileIO):
-    """A descriptor that takes whatever is written, and loses what nobody reads."""
+    """A descriptor that takes whatever is written, and drops what has no reader."""
 
     def __init__(self, descriptor: int, what: str) -> None:
         super().__init__(descriptor, "w", closefd=False)

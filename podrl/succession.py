@@ -1,7 +1,7 @@
 """Threads that follow each other, each with environment pools of its own.
 
 Environments are opened anew at every boundary, and some can be closed by the thread only that opened them. So the
-thread that opened them closes them, and a new one opens the next: an environment that hangs in `close` holds up nobody.
+thread that opened them closes them, and a new one opens the next: a hang in `close` holds up no one else.
 """
 
 from collections.abc import Callable, Sequence

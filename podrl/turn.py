@@ -82,7 +82,7 @@ def first_nonfinite_row(array: np.ndarray) -> int | None:
 
 
 class NonFinite:
-    """What the environments of one actor said that is not finite, for whoever explains an update that fails of it."""
+    """What the environments of one actor said that is not finite, to explain an update that fails because of it."""
 
     def __init__(self, who: str) -> None:
         """Nothing yet; `who` is the actor, for messages."""

@@ -8,7 +8,7 @@ first lines are a proof of both sides, by the secret that all processes of a job
     to the process:    {"proof": HMAC(secret, "coordinator", both nonces)}, or {"unproven": true}
 
 Nonces are fresh, so a proof that was overheard proves nothing later; the roles differ, so one that was received cannot
-be sent back. Nothing is encrypted: whoever can change packets on their way can take a connection over.
+be sent back. Nothing is encrypted: an attacker who can change packets on their way can take a connection over.
 
 Sources: HMAC, RFC 2104, with SHA-256; challenge and response of both sides, ISO/IEC 9798-4.
 """
@@ -123,7 +123,7 @@ def make_nonce() -> str:
 
 
 def prove(secret: bytes, role: str, coordinators_nonce: str, processes_nonce: str) -> str:
-    """The proof that whoever plays this role knows the secret."""
+    """The proof that the side in this role knows the secret."""
     text = "\n".join((role, coordinators_nonce, processes_nonce))
     return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
 

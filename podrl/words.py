@@ -38,7 +38,7 @@ def scalar(word: str, hint: Any) -> Any:
 
 
 def _guess(word: str) -> Any:
-    """A word whose type nobody knows."""
+    """A word of unknown type."""
     if word == "none":
         raise ValueError("may be None or the text: write None, or 'none' in quotes.")
     if word.lower() in ("true", "false"):

@@ -52,7 +52,7 @@ def make_workdir(
     workdir = epath.Path(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".write-test-{secrets.token_hex(8)}"  # A name that nobody has made a link of.
+        probe = workdir / f".write-test-{secrets.token_hex(8)}"  # A name that cannot have been made a link before.
         try:
             probe.write_text("Is there room?\n")
         finally:

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 import numpy as np
 
 from podrl.gymnasium_envs import calls
-from podrl.gymnasium_envs.calls import EnvFailure as EnvFailure  # For whoever catches it.
+from podrl.gymnasium_envs.calls import EnvFailure as EnvFailure  # For code that catches it.
 from podrl.gymnasium_envs.calls import WrongReturn, misfit, named_caller
 
 

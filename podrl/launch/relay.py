@@ -52,7 +52,7 @@ class Relay:
     def pass_on(self, timeout_s: float) -> bool:
         """Passes on what has come, or comes within `timeout_s`; whether there was anything.
 
-        Where nobody reads the target any more, as in `| head`, it is lost: what a run learns is in its folder.
+        Where the target's reader has gone, as in `| head`, it is lost: what a run learns is in its folder.
         """
         if not self._selector.get_map():
             return False
