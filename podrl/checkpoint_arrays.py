@@ -30,6 +30,17 @@ def whole_steps(workdir: epath.PathLike) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(folder)) if is_there(folder) else []
 
 
+def has_whole_step(workdir: epath.PathLike, step: int | None = None) -> bool:
+    """Whether there is a whole checkpoint of this update, or of any, without a look at all of them."""
+    folder = checkpoint_folder(workdir)
+    if not is_there(folder):
+        return False
+    if step is None:
+        return ocp.utils.any_checkpoint_step(folder) is not None
+    path = folder / str(step)
+    return is_there(path) and ocp.utils.is_checkpoint_finalized(path)
+
+
 def make_records(arrays: PyTree) -> dict[str, ArrayRecord]:
     """What to save beside arrays that are about to be saved; called by all processes that hold a part of them."""
     hashes, shapes = hash_arrays(by_path(arrays)), leaf_shapes(arrays)

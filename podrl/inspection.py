@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from podrl.checkpoint_arrays import check_all, read_shapes, whole_steps
+from podrl.checkpoint_arrays import check_all, has_whole_step, read_shapes, whole_steps
 from podrl.checkpoint_errors import DamagedError
 from podrl.checkpoint_facts import checkpoint_folder, read_facts, read_return
 from podrl.config import CheckpointConfig, ConfigError, check
@@ -93,12 +93,12 @@ def open_run(workdir: str) -> epath.Path:
             is_there(folder / "config.json"),
             f"--workdir={workdir} is not the folder of a run: it has no config.json. Name the folder that has one.",
         )
-        whole_steps(folder)
+        has_whole = has_whole_step(folder)
     except OSError as error:
         raise ConfigError(f"--workdir={workdir} cannot be read ({error.strerror or error}).") from None
-    others = ", ".join(leftovers(folder))
+    others = "" if has_whole else ", ".join(leftovers(folder))
     check(
-        bool(whole_steps(folder)),
+        has_whole,
         f"--workdir={workdir} has no whole checkpoint yet{f', only {others}' if others else ''}. The run saves one at "
         "every multiple of checkpoint.every_updates, and at its end.",
     )
@@ -118,6 +118,8 @@ def choose_step(workdir: epath.Path, step: int | None) -> int:
     Raises:
         ConfigError: if there is no such checkpoint; lists those that are there.
     """
+    if step is not None and has_whole_step(workdir, step):
+        return step
     steps = whole_steps(workdir)
     there = ", ".join(map(str, steps))
     check(step is None or step in steps, f"--step={step} has no checkpoint in {workdir}. There are: {there}.")

@@ -162,6 +162,17 @@ class TestMetricsWriter:
         _, start = _read_events(tmp_path)
         assert (start.step, start.session_log.status) == (201, SessionLog.START)
 
+    def test_starts_within_one_second_and_with_a_clock_that_goes_back_lose_no_points(self, tmp_path, monkeypatch):
+        """TensorBoard reads files in the order of their names; each name has the second of its start."""
+        for start, clock_s in enumerate((1_900_000_000.0, 1_900_000_000.5, 1_800_000_000.0)):
+            monkeypatch.setattr("podrl.event_file.time.time", lambda clock_s=clock_s: clock_s)
+            with MetricsWriter(tmp_path, tensorboard=True) as writer:
+                writer.write({"loss/total": float(start)}, step=start)
+        paths = sorted((tmp_path / "tensorboard").iterdir())
+        found = [value.simple_value for path in paths for event in _events_of(path) for value in event.summary.value]
+        assert found == [0, 1, 2]
+        assert all(path.name.startswith("events.out.tfevents.19000000") for path in paths)
+
     def test_a_file_that_cannot_be_written_is_named_once(self, tmp_path):
         (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
         message = f"The metrics in {tmp_path} cannot be written (No space left on device). What was saved is not"
@@ -170,8 +181,13 @@ class TestMetricsWriter:
 
 
 def _read_events(workdir):
-    """The events of the one file: each is framed by its length in 8 bytes and checksums of 4."""
+    """The events of the one file."""
     (path,) = (workdir / "tensorboard").glob("events.out.tfevents.*")
+    return _events_of(path)
+
+
+def _events_of(path):
+    """The events of a file: each is framed by its length in 8 bytes and checksums of 4."""
     content = path.read_bytes()
     while content:
         (length,) = struct.unpack("<Q", content[:8])

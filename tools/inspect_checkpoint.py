@@ -14,12 +14,11 @@ from podrl.tool import run_tool
 
 USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz]
 
-Lists the checkpoints of a run, and shows of one of them (by default the newest) counters, config, versions and every
-array. --export writes its parameters, flattened by path (encoder/Dense_0/kernel), with the statistics by which
-observations were normalised, if they were (observations/mean); an .npz has no bfloat16 and holds its bits in uint16,
-under the path with .bfloat16 at its end. All arrays are read and compared with their hashes: exit code 1 if one
-differs. Any machine will do, whatever made the checkpoint; nothing in the run's folder
-is changed."""
+Lists the checkpoints of a run, and shows of the newest counters, config, versions and every array; with --step those of
+checkpoint N alone. --export writes its parameters, flattened by path (encoder/Dense_0/kernel), with the statistics by
+which observations were normalised, if they were (observations/mean); an .npz has no bfloat16 and holds its bits in
+uint16, under the path with .bfloat16 at its end. All arrays are read and compared with their hashes: exit code 1 if one
+differs. Any machine will do, whatever made the checkpoint; nothing in the run's folder is changed."""
 _NAME = "inspect_checkpoint"
 
 
@@ -56,7 +55,8 @@ def run(command: argparse.Namespace) -> int:
         export.check_target(target)
     console = make_console()
     try:
-        inspection_report.show_list(console, inspection.list_checkpoints(workdir), inspection.leftovers(workdir))
+        if command.step is None:
+            inspection_report.show_list(console, inspection.list_checkpoints(workdir), inspection.leftovers(workdir))
         inspection_report.show_details(console, inspection.describe(workdir, step))
         if target is not None:
             export.write_params(target, read_params(workdir, step))
