@@ -5,12 +5,15 @@ Every row of metrics has a hash of the batch that its update learned from and of
 differently, by environments or actors; parameters that differ although the batch is the same were learned differently.
 """
 
+import array
 from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 from typing import Any
 
-from podrl.config import check
+import numpy as np
+
+from podrl.config import ConfigError, check
 from podrl.config_dict import differences
 from podrl.records import Record
 
@@ -61,6 +64,7 @@ class Comparison:
         params: agreement in the parameters.
         chain: agreement in the chained fingerprints; None if their links are other updates.
         boundary: the first update after which one run alone opens its environments anew; None if there is none.
+        newest: the last update that has a row in A, and in B.
     """
 
     settings: Sequence[Setting]
@@ -69,6 +73,7 @@ class Comparison:
     params: Agreement
     chain: Agreement | None
     boundary: int | None = None
+    newest: tuple[int, int] = (0, 0)
 
     @property
     def is_equal(self) -> bool:
@@ -82,8 +87,9 @@ def compare(a: Record, b: Record) -> Comparison:
     Raises:
         ConfigError: if there are none, or a run has no fingerprints of its batches.
     """
-    rows_a, rows_b = ({row["learner_steps"]: row for row in _checked_rows(run)} for run in (a, b))
-    updates = sorted(rows_a.keys() & rows_b.keys())
+    hashes_a, hashes_b = (_read_hashes(run) for run in (a, b))
+    common, at_a, at_b = np.intersect1d(hashes_a["update"], hashes_b["update"], return_indices=True)
+    updates: list[int] = common.tolist()
     check(
         bool(updates),
         f"{a.folder} and {b.folder} have no row of the same update: they have one every {_interval(a)} and "
@@ -91,8 +97,11 @@ def compare(a: Record, b: Record) -> Comparison:
     )
 
     def agreement(key: str) -> Agreement:
-        first = next((update for update in updates if rows_a[update][key] != rows_b[update][key]), None)
-        return Agreement(until=max((u for u in updates if first is None or u < first), default=0), first=first)
+        differ = np.flatnonzero(hashes_a[key][at_a] != hashes_b[key][at_b])
+        agreed = int(differ[0]) if differ.size else len(updates)
+        return Agreement(
+            until=updates[agreed - 1] if agreed else 0, first=updates[agreed] if agreed < len(updates) else None
+        )
 
     return Comparison(
         settings=_settings(a, b),
@@ -101,6 +110,7 @@ def compare(a: Record, b: Record) -> Comparison:
         params=agreement(PARAMS),
         chain=agreement(CHAIN) if _interval(a) == _interval(b) else None,
         boundary=_boundary(a, b),
+        newest=(int(hashes_a["update"][-1]), int(hashes_b["update"][-1])),
     )
 
 
@@ -158,15 +168,27 @@ def boundary_note(comparison: Comparison) -> str:
     )
 
 
-def _checked_rows(run: Record) -> Sequence[Mapping[str, Any]]:
-    """The rows of updates; those of evaluations have no fingerprints."""
-    rows = [row for row in run.rows if CHAIN in row]
-    check(bool(rows), f"{run.folder} has no row of metrics yet.")
-    check(
-        all({PARAMS, BATCH} <= row.keys() for row in rows),
-        f"{run.folder} has rows without {BATCH}: it was made by a podrl from before there were such. Run it again.",
-    )
-    return rows
+def _read_hashes(run: Record) -> dict[str, np.ndarray]:
+    """For each update that has a row, increasing, its number and a number for each of its fingerprints, as columns.
+
+    Rows of evaluations have no fingerprints. Of several rows of one update the last counts.
+    """
+    columns = {name: array.array("q") for name in ("update", CHAIN, PARAMS, BATCH)}
+    for row in run.rows.fields("learner_steps", CHAIN, PARAMS, BATCH):
+        if CHAIN not in row:
+            continue
+        if PARAMS not in row or BATCH not in row:
+            raise ConfigError(
+                f"{run.folder} has rows without {BATCH}: it was made by a podrl from before there were such. Run it "
+                "again."
+            )
+        columns["update"].append(row["learner_steps"])
+        for name in (CHAIN, PARAMS, BATCH):
+            columns[name].append(hash(row[name]))  # Equal exactly where the texts are, in a tenth of the memory.
+    found = {name: np.frombuffer(column, np.int64) for name, column in columns.items()}
+    check(bool(found["update"].size), f"{run.folder} has no row of metrics yet.")
+    _, from_the_end = np.unique(found["update"][::-1], return_index=True)
+    return {name: column[::-1][from_the_end] for name, column in found.items()}
 
 
 def _interval(run: Record) -> int:
@@ -197,7 +219,7 @@ def _settings(a: Record, b: Record) -> list[Setting]:
 
 def _history(run: Record) -> dict[str, Any]:
     """The facts of all starts of a run, by name: `x`, or `x, then y` where it changed between two starts."""
-    starts = [_facts(manifest) for manifest in run.manifests] or [{"seed": run.config["seed"]}]
+    starts = [_facts(manifest) for manifest in run.manifests] or [_facts({"seed": run.config["seed"]})]
     keys = {key for facts in starts for key in facts}
     return {
         key: ", then ".join(value for value, _ in itertools.groupby(facts.get(key, "not there") for facts in starts))

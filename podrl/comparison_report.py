@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from podrl.comparison import CHAIN, Comparison, boundary_note, conclusion
+from podrl.comparison import Comparison, boundary_note, conclusion
 from podrl.records import Record
 
 
 def show(console: Console, a: Record, b: Record, comparison: Comparison) -> None:
     """Prints who was compared, what differs in their settings, how long they agree, and what that means."""
-    for name, run in (("A", a), ("B", b)):
-        console.print(f"{name}: {run.folder}: {_describe(run)}", soft_wrap=True)
+    for name, run, newest in zip("AB", (a, b), comparison.newest, strict=True):
+        console.print(f"{name}: {run.folder}: {_describe(run, newest)}", soft_wrap=True)
     plain = not console.is_terminal
     if comparison.settings:
         console.print(make_settings_table(comparison, plain=plain))
@@ -47,15 +47,14 @@ def make_agreement_table(comparison: Comparison, *, plain: bool) -> Table:
     return table
 
 
-def _describe(run: Record) -> str:
+def _describe(run: Record, newest: int) -> str:
     """`impala_catch on Catch-v0, 120 updates, a row every 10, started 2 times, its code with uncommitted changes`."""
     config: Mapping[str, Any] = run.config
     starts = f", started {len(run.manifests)} times" if len(run.manifests) > 1 else ""
     if any((manifest["commit"] or "").endswith("+changes") for manifest in run.manifests):
         starts += ", its code with uncommitted changes"
-    last = max(row["learner_steps"] for row in run.rows if CHAIN in row)
     return (
-        f"{config['name']} on {config['env']['id']}, {last:,} updates, a row every "
+        f"{config['name']} on {config['env']['id']}, {newest:,} updates, a row every "
         f"{config['log']['every_updates']:,}{starts}"
     )
 

@@ -8,7 +8,6 @@ division of the cores.
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
-import json
 from pathlib import Path
 import signal
 import subprocess
@@ -17,11 +16,13 @@ import tempfile
 import time
 from typing import Any
 
+from etils import epath
 import jax
 
 from podrl.config import Config, check
 from podrl.instruments import Yardsticks, describe_machine, spread
-from podrl.rates import after_warm_up
+from podrl.rates import CLOCK_FIELDS, RATE_KEY, WALL_KEY, after_warm_up
+from podrl.records import Rows
 from podrl.schedule import warm_up_updates
 from podrl.stages import make_parts
 
@@ -151,16 +152,13 @@ def time_job(
 def _rows(workdir: Path, warm_up: int) -> list[Mapping[str, Any]]:
     """The whole rows of updates after the warm-up."""
     path = workdir / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return after_warm_up([row for row in rows if "env_steps_per_second" in row], warm_up)
+    rows = Rows(epath.Path(path)).fields("learner_steps", "env_steps", *CLOCK_FIELDS) if path.exists() else ()
+    return after_warm_up([row for row in rows if RATE_KEY in row], warm_up)
 
 
 def _seconds(rows: Sequence[Mapping[str, Any]]) -> float:
     """From the first of these rows to the last."""
-    return rows[-1]["time/wall_s"] - rows[0]["time/wall_s"]
+    return float(rows[-1][WALL_KEY] - rows[0][WALL_KEY])
 
 
 def _wait(job: subprocess.Popen[bytes], log: Path, condition: Callable[[], bool], limit_s: float) -> None:

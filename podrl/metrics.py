@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import json
 import math
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,9 @@ from etils import epath
 import numpy as np
 from numpy import typing as npt
 
+from podrl.kept_rows import drop_rows, keeps
 from podrl.line_file import LineFile
+from podrl.rates import WALL_KEY
 from podrl.types import Counters
 
 # Keys that open every line of `metrics.jsonl`; the others follow in alphabetical order.
@@ -139,10 +142,7 @@ class MetricsWriter:
         self._events = None
         with self._named_failures():
             self._workdir.mkdir(parents=True, exist_ok=True)
-            kept = None
-            if resumed is not None and path.exists():
-                kept = _rows_until(path.read_text(), resumed.learner_steps)
-            self._lines = LineFile(path, appends=appends, kept=kept)
+            self._lines = _open_lines(path, resumed, appends)
             if tensorboard:
                 from podrl.event_file import EventFile  # Costs half a second, so only a run that wants it pays.
 
@@ -166,13 +166,16 @@ class MetricsWriter:
 
         Args:
             row: Python or numpy scalars; metrics on a device must have been fetched. Ints are exact, floats keep six
-                significant digits. JSON has no NaN and no infinity: both become `null`, and TensorBoard skips them.
+                significant digits, the clock milliseconds. JSON has no NaN and no infinity: both become `null`, and
+                TensorBoard skips them.
             step: env steps consumed, the x-axis in TensorBoard.
 
         Raises:
             RuntimeError: if it cannot be written.
         """
         plain = {key: _plain(row[key]) for key in _ordered(row)}
+        if isinstance(wall_s := row.get(WALL_KEY), float) and wall_s >= 1000:
+            plain[WALL_KEY] = round(wall_s, 3)  # In weeks, six digits would be those of minutes.
         with self._named_failures():
             self._lines.write(json.dumps(plain, allow_nan=False))
             if self._events is not None:
@@ -216,11 +219,14 @@ class MetricsWriter:
             ) from error
 
 
-def updates_with(workdir: epath.PathLike, key: str) -> set[int]:
-    """Learner steps of the rows in `metrics.jsonl` that have this metric."""
-    path = epath.Path(workdir) / "metrics.jsonl"
-    rows = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
-    return {row["learner_steps"] for row in rows if key in row}
+def _open_lines(path: epath.Path, resumed: Counters | None, appends: bool | None) -> LineFile:
+    """The file of rows as `MetricsWriter` takes it up."""
+    appends = "://" not in str(path) if appends is None else appends
+    if resumed is None:
+        return LineFile(path, appends=appends)
+    if appends and path.exists():
+        drop_rows(Path(path), resumed.learner_steps)
+    return LineFile(path, appends=appends, keeps=lambda line: keeps(line, resumed.learner_steps))
 
 
 def _ordered(row: Mapping[str, Any]) -> list[str]:
@@ -235,16 +241,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
-
-
-def _rows_until(text: str, learner_steps: int) -> str:
-    """The lines of a `metrics.jsonl` up to and with update `learner_steps`, without any that a crash cut short."""
-    return "".join(f"{line}\n" for line in text.splitlines() if _is_row_until(line, learner_steps))
-
-
-def _is_row_until(line: str, learner_steps: int) -> bool:
-    """Whether a line is whole and of update `learner_steps` or before."""
-    try:
-        return json.loads(line)["learner_steps"] <= learner_steps
-    except json.JSONDecodeError:
-        return False

@@ -3,6 +3,8 @@
 import io
 from typing import Any
 
+import numpy as np
+
 from podrl.config import ConfigError, check
 
 DOTS_PER_INCH = 200
@@ -26,6 +28,25 @@ def check_format(figure: Any, image_format: str) -> None:
     """Raises ConfigError if matplotlib does not write this format."""
     formats = figure.canvas.get_supported_filetypes()
     check(image_format in formats, f"--out: {image_format!r} is not a format of images. Use {', '.join(formats)}.")
+
+
+def thin(x: np.ndarray, y: np.ndarray, columns: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    """A curve of no more points than a figure can show: of each column the first, the lowest, the highest and the last.
+
+    Args:
+        x: [N] increasing.
+        y: [N].
+        columns: of equal width; more than the figure has pixels.
+    """
+    if len(x) <= 4 * columns:
+        return x, y
+    begins = np.unique(np.searchsorted(x, np.linspace(x[0], x[-1], columns + 1)[:-1]))
+    kept = [
+        begin + np.array([0, part.argmin(), part.argmax(), len(part) - 1])
+        for begin, part in zip(begins, np.split(y, begins[1:]), strict=True)
+    ]
+    shown = np.unique(np.concatenate(kept))
+    return x[shown], y[shown]
 
 
 def style(axes: Any) -> None:

@@ -9,7 +9,10 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
-START_KEY = "time/start"  # Only a start's first row has it: the learner steps that were made before.
+RATE_KEY = "env_steps_per_second"  # Only rows of updates have it.
+WALL_KEY = "time/wall_s"
+START_KEY = "time/start"  # Only a start's first row of an update has it: the learner steps that were made before.
+BEFORE_KEY = "time/before_s"  # Only a start's first row has it: the run's clock when it began, which goes on there.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,37 @@ class Rates(NamedTuple):
 
     recent: float
     average: float
+
+
+class RunClock:
+    """The clock of a run that was started several times, by its rows: the seconds of all its starts together.
+
+    It adds up by itself where rows say so by `BEFORE_KEY`. In rows from before podrl did that it starts anew at each
+    start, which is known by `START_KEY`, or by a clock that goes back.
+    """
+
+    def __init__(self) -> None:
+        """Before the first row."""
+        self._before_s = 0.0  # Of the starts before, where rows count from their own start.
+        self._newest_s: float | None = None  # In the newest row of an update of this start.
+        self.seconds = 0.0  # At the newest row of an update.
+
+    def read(self, row: Mapping[str, Any]) -> float | None:
+        """The run's clock at a row, which has at least the fields of `CLOCK_FIELDS`; None if that does not say."""
+        wall_s = row.get(WALL_KEY)
+        if not isinstance(wall_s, int | float):
+            return None
+        if BEFORE_KEY in row:
+            self._before_s, self._newest_s = 0.0, None
+        elif self._newest_s is not None and (START_KEY in row or wall_s < self._newest_s):
+            self._before_s, self._newest_s = self.seconds, None
+        if RATE_KEY in row:
+            self._newest_s = wall_s
+            self.seconds = self._before_s + wall_s
+        return self._before_s + wall_s
+
+
+CLOCK_FIELDS = (RATE_KEY, WALL_KEY, START_KEY, BEFORE_KEY)
 
 
 class RateMeter:
@@ -81,12 +115,17 @@ def after_warm_up(start: Sequence[Mapping[str, Any]], warm_up: int) -> list[Mapp
     if not start:
         return []
     first = max((index for index, row in enumerate(start) if not _has_rate(row)), default=0)
-    begun = start[0].get(START_KEY, start[0]["learner_steps"] - 1)
-    return [row for row in start[first:] if row["learner_steps"] - begun >= warm_up]
+    counts = first_counted(start[0], warm_up)
+    return [row for row in start[first:] if row["learner_steps"] >= counts]
+
+
+def first_counted(first: Mapping[str, Any], warm_up: int) -> int:
+    """The first update after the warm-up of the start that has this first row."""
+    return int(first.get(START_KEY, first["learner_steps"] - 1)) + warm_up
 
 
 def _has_rate(row: Mapping[str, Any]) -> bool:
-    return row["env_steps_per_second"] is not None
+    return row[RATE_KEY] is not None
 
 
 def _slope(start: tuple[int, float], end: tuple[int, float]) -> float:

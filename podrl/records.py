@@ -1,6 +1,6 @@
 """What a run left in its folder, read back. Needs neither JAX nor environments, so that tools over it start at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import json
@@ -9,8 +9,39 @@ from typing import Any
 from etils import epath
 
 from podrl.config import ConfigError, check
+from podrl.rows import Row, field_reader, read_lines
 
 REPAIR = "Put a good copy there: every checkpoint has one, in checkpoints/N/config/metadata and .../manifest/metadata."
+
+
+class Rows:
+    """The rows of a `metrics.jsonl`, without a last line that is still being written; read anew by whoever asks."""
+
+    def __init__(self, path: epath.Path):
+        """Reads nothing yet."""
+        self._path = path
+
+    def __iter__(self) -> Iterator[Row]:
+        """All fields of each row.
+
+        Raises:
+            ConfigError: at a line that is broken; says which.
+        """
+        return self._read(json.loads)
+
+    def fields(self, *names: str) -> Iterator[Row]:
+        """Of each row the fields of these names that it has, which is much quicker. Raises as `__iter__`."""
+        return self._read(field_reader(names))
+
+    def _read(self, read: Callable[[bytes], Row]) -> Iterator[Row]:
+        for number, line in enumerate(read_lines(self._path), start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row = read(line)
+            except ValueError as error:
+                raise ConfigError(f"{self._path}, line {number} is not JSON: {error}.") from None
+            yield row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +58,7 @@ class Record:
     folder: str
     config: Mapping[str, Any]
     manifests: Sequence[Mapping[str, Any]]
-    rows: Sequence[Mapping[str, Any]]
+    rows: Rows
 
 
 def read_record(folder: str) -> Record:
@@ -43,7 +74,7 @@ def read_record(folder: str) -> Record:
         folder=folder,
         config=read_json(path / "config.json"),
         manifests=read_manifests(path),
-        rows=read_rows(path / "metrics.jsonl"),
+        rows=Rows(path / "metrics.jsonl"),
     )
 
 
@@ -56,22 +87,6 @@ def read_manifests(folder: epath.Path) -> list[dict[str, Any]]:
     names = itertools.chain(["manifest.json"], (f"manifest-{number}.json" for number in itertools.count(2)))
     paths = itertools.takewhile(lambda path: path.exists(), (folder / name for name in names))
     return [read_json(path) for path in paths]
-
-
-def read_rows(path: epath.Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`, without a last line that is still being written.
-
-    Raises:
-        ConfigError: if another line is broken; says which.
-    """
-    *lines, _ = path.read_text().split("\n")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}, line {number} is not JSON: {error}.") from None
-    return rows
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from podrl.paths import is_there
 START_ANEW = "--start_anew, which deletes the run's rows and checkpoints"
 CHECKPOINTED = "checkpointed.json"
 _OF_A_RUN = re.compile(
-    r"checkpoints|tensorboard|(checkpointed|config|manifest(-\d+)?)\.json(\.tmp)?|metrics\.jsonl(\.\d+|\.kept)?"
+    r"checkpoints|tensorboard|(checkpointed|config|manifest(-\d+)?)\.json(\.tmp)?|metrics\.jsonl(\.\d+|\.kept|\.moved(\.tmp)?)?"
 )
 # Checkpoints by their update, those that were put aside, and what Orbax has not finished.
 _OF_CHECKPOINTS = re.compile(r"\d+|damaged-\d+(-\d+)?|.*\.orbax-checkpoint-tmp.*")

@@ -39,9 +39,10 @@ from podrl.endless import check_evaluation
 from podrl.evaluator import OFF, ROW_KEY, make_evaluator
 from podrl.interruption import INTERRUPTED, interruptible, leave
 from podrl.joining import join
+from podrl.kept_rows import updates_with
 from podrl.ledger import Ledger
 from podrl.membership import Membership
-from podrl.metrics import MetricsWriter, updates_with
+from podrl.metrics import MetricsWriter
 from podrl.naming import new_folder
 from podrl.panel import Summary
 from podrl.paths import absolute_workdir
@@ -252,7 +253,7 @@ def train(
             spec=assembly.spec,
             source=assembly.source,
             device=topology.local_actor_devices[-1],
-            done=updates_with(folder, ROW_KEY) if first and resumed else set(),
+            done=updates_with(folder, ROW_KEY, since=resumed.learner_steps) if first and resumed else set(),
             write=reporter.write_evaluation if reporter else _tell_nothing,
         )
         evaluator = stack.enter_context(evaluator if first else OFF)

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
     {"mistakes"},
-    {"ranges"},
+    {"ranges", "rows"},
     {"sections"},
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "wire"}
     | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"}
@@ -29,6 +29,7 @@ LAYERS = [
         "determinism",
         "fingerprint",
         "records",
+        "kept_rows",
         "run_files",
         "metadata",
     }

@@ -1,7 +1,8 @@
 """Draws learning curves from the `metrics.jsonl` of finished or running runs. See `--help`."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+import array
+from collections.abc import Sequence
 import dataclasses
 from pathlib import Path
 import sys
@@ -17,14 +18,16 @@ from podrl import plotting
 from podrl.commandline import Parser
 from podrl.config import check, did_you_mean
 from podrl.paths import absolute
-from podrl.records import read_record
+from podrl.rates import CLOCK_FIELDS, WALL_KEY, RunClock
+from podrl.records import Rows, read_record
+from podrl.rows import is_number
 from podrl.tool import run_tool
 
 USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|wall] [--y episode/return]
 
 RUN is a run's folder. Runs of one config and environment are drawn together: their mean, with a band from the lowest to
 the highest."""
-X_KEYS = {"env_steps": "env_steps", "frames": "frames", "wall": "time/wall_s"}
+X_KEYS = {"env_steps": "env_steps", "frames": "frames", "wall": WALL_KEY}
 X_LABELS = {"env_steps": "environment steps (the agent's decisions)", "frames": "emulator frames"}
 GRID_POINTS = 400  # where runs are averaged; about half a pixel apart at 800 pixels
 SIZE_INCHES = (8.0, 4.5)
@@ -67,7 +70,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def read_curve(run: str, x: str, y: str) -> Curve:
-    """Reads one run.
+    """Reads one run, whose clock adds up over its starts.
 
     Args:
         run: its folder.
@@ -78,13 +81,29 @@ def read_curve(run: str, x: str, y: str) -> Curve:
         ConfigError: if there is no run, or it has no such metric; lists those that it has.
     """
     record = read_record(run)
-    config, rows = record.config, record.rows
-    for key in (X_KEYS[x], y):
-        _check_metric(run, rows, key)
-    points = [(row[X_KEYS[x]], row[y]) for row in rows if _is_number(row.get(X_KEYS[x])) and _is_number(row.get(y))]
-    check(bool(points), f"{run} has no row with both {X_KEYS[x]} and {y}.")
-    xs, ys = np.array(sorted(points), float).T  # An evaluation has its row when it ends, after later updates.
-    return Curve(name=config["name"], env_id=config["env"]["id"], window=config["log"]["episodes"], x=xs, y=ys)
+    config, x_key = record.config, X_KEYS[x]
+    clock = RunClock() if WALL_KEY in (x_key, y) else None
+    xs, ys = array.array("d"), array.array("d")
+    for row in record.rows.fields(x_key, y, *(CLOCK_FIELDS if clock else ())):
+        if clock:
+            row[WALL_KEY] = clock.read(row)
+        if is_number(row.get(x_key)) and is_number(row.get(y)):
+            xs.append(row[x_key])
+            ys.append(row[y])
+    if not xs:
+        _check_metrics(run, record.rows, (x_key, y))
+    check(bool(xs), f"{run} has no row with both {x_key} and {y}.")
+    points = _in_order(np.array(xs), np.array(ys), distinct=x != "wall")
+    env_id, window = config["env"]["id"], config["log"]["episodes"]
+    return Curve(name=config["name"], env_id=env_id, window=window, x=points[0], y=points[1])
+
+
+def _in_order(x: np.ndarray, y: np.ndarray, *, distinct: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Points [N] by x: an evaluation has its row when it ends, after later updates. If `distinct`, the last of each."""
+    order = np.argsort(x, kind="stable")
+    x, y = x[order], y[order]
+    last = np.append(x[1:] != x[:-1], True) | (not distinct)
+    return x[last], y[last]
 
 
 def average(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +154,8 @@ def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -
     title, labels = _titles(groups)
     for group, label in zip(groups, labels, strict=True):
         grid, values = average(group)
-        (line,) = axes.plot(grid / unit, values.mean(axis=0), linewidth=1.8, label=label or None)
+        shown_x, shown_y = plotting.thin(grid / unit, values.mean(axis=0))
+        (line,) = axes.plot(shown_x, shown_y, linewidth=1.8, label=label or None)
         if len(group) > 1:
             low, high = values.min(axis=0), values.max(axis=0)
             axes.fill_between(grid / unit, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
@@ -159,15 +179,12 @@ def _style(axes: Any, *, engineering: bool) -> None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _check_metric(run: str, rows: Sequence[Mapping[str, Any]], key: str) -> None:
-    """Raises ConfigError that lists the metrics there are, unless a row has a number under `key`."""
-    known = sorted({name for row in rows for name, value in row.items() if _is_number(value)})
+def _check_metrics(run: str, rows: Rows, keys: Sequence[str]) -> None:
+    """Raises ConfigError that lists the metrics there are, unless there is a number under each key."""
+    known = sorted({name for row in rows for name, value in row.items() if is_number(value)})
     check(bool(known), f"{run} has no metrics yet.")
-    check(key in known, f"{run} has no metric {key!r}{did_you_mean(key, known)} It has: {', '.join(known)}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and bool(np.isfinite(value))
+    for key in keys:
+        check(key in known, f"{run} has no metric {key!r}{did_you_mean(key, known)} It has: {', '.join(known)}.")
 
 
 def _title(curve: Curve) -> str:

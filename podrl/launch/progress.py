@@ -1,9 +1,12 @@
 """How far a run got, as its folder tells: what a restart has to beat."""
 
-import json
+from collections.abc import Iterator
 import sys
 
 from etils import epath
+
+from podrl.rates import RATE_KEY
+from podrl.rows import newest_rows
 
 
 def newest_update(workdir: str) -> int:
@@ -11,18 +14,17 @@ def newest_update(workdir: str) -> int:
     folder = epath.Path(workdir)
     checkpoints = folder / "checkpoints"
     steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()] if checkpoints.exists() else []
-    return max([0, *steps, *_rows(folder / "metrics.jsonl")])
+    return max([0, *steps, *_newest_updates(folder / "metrics.jsonl")])
 
 
-def _rows(path: epath.Path) -> list[int]:
-    """The update of each row; one that was not written whole does not count."""
-    updates = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            updates.append(int(json.loads(line)["learner_steps"]))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return updates
+def _newest_updates(path: epath.Path) -> Iterator[int]:
+    """The updates of the newest rows, back to one that an update left; those of evaluations come later than theirs."""
+    for row in newest_rows(path):
+        update = row.get("learner_steps")
+        if isinstance(update, int):
+            yield update
+            if RATE_KEY in row:
+                return
 
 
 if __name__ == "__main__":  # For the shell script of a SLURM job.

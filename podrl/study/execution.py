@@ -21,7 +21,7 @@ from podrl.study.feasibility import Feasible
 from podrl.study.folder import Folder, Status
 from podrl.study.grid import Trial
 from podrl.study.job import Ending, run_job
-from podrl.study.measurement import measure, measured_seconds
+from podrl.study.measurement import MEASURED_FIELDS, measure, measured_seconds
 from podrl.study.places import make_job
 
 Predict = Callable[[Config, int, int], float | None]  # (config, processes, devices of each) -> env steps per second
@@ -79,9 +79,8 @@ class Runner:
 
     def _has_enough(self, each: Feasible, trial: Trial) -> bool:
         seconds = self.definition.seconds
-        return (
-            seconds is not None and measured_seconds(self.folder.rows(trial), warm_up_updates(each.config)) >= seconds
-        )
+        rows = self.folder.rows(trial, *MEASURED_FIELDS)
+        return seconds is not None and measured_seconds(rows, warm_up_updates(each.config)) >= seconds
 
     def _complete(
         self, each: Feasible, trial: Trial, ending: Ending, predicted: float | None, job_s: float | None = None

@@ -5,7 +5,7 @@ yardsticks.json        of this machine, for the planner's predictions (`podrl.st
 points/POINT/seed-N/   the folder of a run, with `job.log`, and `result.json` or `failed.json` once it has ended
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import json
 import os
@@ -16,7 +16,8 @@ from etils import epath
 
 from podrl.config import ConfigError, check
 from podrl.config_dict import to_dict
-from podrl.records import read_rows
+from podrl.records import Rows
+from podrl.rows import Row
 from podrl.study.definition import Definition, from_fields
 from podrl.study.feasibility import Feasible, Infeasible
 from podrl.study.grid import Trial, to_fields
@@ -58,10 +59,11 @@ class Folder:
         """Where a run goes."""
         return self.path / "points" / trial.point.name / f"seed-{trial.seed}"
 
-    def rows(self, trial: Trial) -> list[dict[str, Any]]:
-        """The run's metrics so far."""
+    def rows(self, trial: Trial, *names: str) -> Iterator[Row]:
+        """The run's metrics so far; of each row the fields of these names, or all of them."""
         path = self.run_folder(trial) / "metrics.jsonl"
-        return read_rows(path) if path.exists() else []
+        if path.exists():
+            yield from Rows(path).fields(*names) if names else Rows(path)
 
     def status(self, trial: Trial) -> Status:
         """What the run came to."""

@@ -1,18 +1,21 @@
 """What one run did, from its own rows of metrics: rates, lag, where the time went, and how it learned.
 
-A run may have been started several times. Each start has a clock of its own and a warm-up of its own (compilation, the
-first rollouts), and neither warm-ups nor the gaps between starts count.
+A run may have been started several times. Each start has a warm-up of its own (compilation, the first rollouts), and
+neither warm-ups nor the gaps between starts count. Rows are taken one by one and not kept.
 """
 
-from collections.abc import Mapping, Sequence
+import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
 from typing import Any
 
-from podrl.rates import START_KEY, after_warm_up
+from podrl.rates import CLOCK_FIELDS, RATE_KEY, START_KEY, WALL_KEY, RunClock, first_counted
 
 Row = Mapping[str, Any]
+MEASURED_FIELDS = ("learner_steps", *CLOCK_FIELDS)
+LEARNING_FIELDS = ("learner_steps", "env_steps", "episode/return", *CLOCK_FIELDS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,108 +74,164 @@ class LearningCurve:
         return known[-1] if known else None
 
 
-def measure(rows: Sequence[Row], warm_up: int) -> Measurement:
+def measure(rows: Iterable[Row], warm_up: int) -> Measurement:
     """Takes the measure of a run.
 
     Args:
-        rows: of its metrics.
+        rows: of its metrics, which are read once.
         warm_up: updates of each start that do not count; see `podrl.schedule.warm_up_updates`.
 
     Raises:
         RuntimeError: if there are no two rows after the warm-up of any start.
     """
-    starts = [after_warm_up(start, warm_up) for start in split_starts(rows)]
-    intervals = [pair for start in starts for pair in itertools.pairwise(start)]
-    seconds = sum(_seconds(pair) for pair in intervals)
-    if not intervals or seconds <= 0:
+    counter, total, clock, last = itertools.count(), _Tally(), RunClock(), None
+    spans = []
+    for begins, row in mark_starts(_counted(rows, counter)):
+        clock.read(row)
+        if begins:
+            spans.append(_Span(row, warm_up))
+        spans[-1].add(row)
+        last = row
+    for span in spans:
+        total.join(span.tally)
+    if last is None or not total.intervals or total.seconds <= 0:
         raise RuntimeError(
-            f"its {len(rows)} row(s) of metrics leave no two after the warm-up of {warm_up} updates, between "
+            f"its {next(counter)} row(s) of metrics leave no two after the warm-up of {warm_up} updates, between "
             "which a rate could be taken. Use more --steps or --seconds, or a smaller --config.log.every_updates."
         )
-    grown = {
-        name: sum(after[name] - before[name] for before, after in intervals)
-        for name in ("env_steps", "frames", "learner_steps")
-    }
-    lags = [after["lag/mean"] for _, after in intervals if after.get("lag/mean") is not None]
     return Measurement(
-        env_steps_per_second=grown["env_steps"] / seconds,
-        frames_per_second=grown["frames"] / seconds,
-        updates_per_second=grown["learner_steps"] / seconds,
-        measured_s=seconds,
-        measured_updates=grown["learner_steps"],
-        lag_mean=math.fsum(lags) / len(lags) if lags else None,
-        time=_time_shares(intervals),
-        env_steps=rows[-1]["env_steps"],
-        wall_s=sum(start[-1]["time/wall_s"] for start in split_starts(rows)),
-        starts=len(starts),
+        env_steps_per_second=total.grown["env_steps"] / total.seconds,
+        frames_per_second=total.grown["frames"] / total.seconds,
+        updates_per_second=total.grown["learner_steps"] / total.seconds,
+        measured_s=total.seconds,
+        measured_updates=total.grown["learner_steps"],
+        lag_mean=math.fsum(total.lags) / len(total.lags) if total.lags else None,
+        time={bucket: seconds / total.seconds for bucket, seconds in total.spent_s.items()},
+        env_steps=last["env_steps"],
+        wall_s=clock.seconds,
+        starts=len(spans),
     )
 
 
-def measured_seconds(rows: Sequence[Row], warm_up: int) -> float:
-    """Seconds that a run under way has been measured for; arguments as of `measure`."""
-    starts = [after_warm_up(start, warm_up) for start in split_starts(rows)]
-    return sum(_seconds((start[0], start[-1])) for start in starts if start)
+def measured_seconds(rows: Iterable[Row], warm_up: int) -> float:
+    """Seconds that a run under way has been measured for, by `MEASURED_FIELDS`; arguments as of `measure`."""
+    spans: list[_Span] = []
+    for begins, row in mark_starts(rows):
+        if begins:
+            spans.append(_Span(row, warm_up))
+        spans[-1].add(row)
+    return sum(span.tally.seconds for span in spans)
 
 
-def learning_curve(rows: Sequence[Row]) -> LearningCurve:
-    """How a run learned; empty if no episode ended.
+def learning_curve(rows: Iterable[Row]) -> LearningCurve:
+    """How a run learned, by `LEARNING_FIELDS`; empty if no episode ended.
 
     A start that goes on from a checkpoint has its first row some updates later. They count as long as they would have
     taken at the run's mean rate.
     """
-    starts = split_starts(rows)
-    trained_s = sum(_seconds((start[0], start[-1])) for start in starts)
-    trained_steps = sum(start[-1]["env_steps"] - start[0]["env_steps"] for start in starts)
+    starts: list[tuple[Row, Row]] = []  # The first and the last row of each.
+    places, seconds, env_steps, returns = (array.array("d") for _ in range(4))
+    for begins, row in mark_starts(rows):
+        starts = [*starts, (row, row)] if begins else [*starts[:-1], (starts[-1][0], row)]
+        if row.get("episode/return") is not None:
+            places.append(len(starts) - 1)
+            seconds.append(_seconds((starts[-1][0], row)))
+            env_steps.append(row["env_steps"])
+            returns.append(row["episode/return"])
+    trained_s = sum(map(_seconds, starts))
+    trained_steps = sum(last["env_steps"] - first["env_steps"] for first, last in starts)
     seconds_per_step = trained_s / trained_steps if trained_steps else 0.0
-    points: list[tuple[float, int, float]] = []
-    end_s, end_steps = 0.0, None
-    for start in starts:
-        begin_s = end_s + (start[0]["env_steps"] - end_steps) * seconds_per_step if end_steps is not None else 0.0
-        for row in start:
-            if row.get("episode/return") is not None:
-                points.append((begin_s + _seconds((start[0], row)), row["env_steps"], row["episode/return"]))
-        end_s, end_steps = begin_s + _seconds((start[0], start[-1])), start[-1]["env_steps"]
-    seconds, env_steps, returns = zip(*points, strict=True) if points else ((), (), ())
-    return LearningCurve(seconds=seconds, env_steps=env_steps, returns=returns)
+    begins_s = [0.0] if starts else []
+    for before, (first, _) in itertools.pairwise(starts):
+        gap_s = (first["env_steps"] - before[1]["env_steps"]) * seconds_per_step
+        begins_s.append(begins_s[-1] + _seconds(before) + gap_s)
+    return LearningCurve(
+        seconds=tuple(begins_s[int(place)] + since_s for place, since_s in zip(places, seconds, strict=True)),
+        env_steps=tuple(map(int, env_steps)),
+        returns=tuple(returns),
+    )
 
 
-def split_starts(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of updates, those of each start of the run by themselves.
+def mark_starts(rows: Iterable[Row]) -> Iterator[tuple[bool, Row]]:
+    """The rows of updates, and whether each is the first of a start of the run.
 
     A start's first row says so. In files of versions that did not write that, it is a row without a rate.
     """
-    starts: list[list[Row]] = []
     before: Row | None = None
     says_so = False
     for row in rows:
-        if "env_steps_per_second" not in row:  # An evaluation's.
+        if RATE_KEY not in row:  # An evaluation's.
             continue
         says_so = says_so or START_KEY in row
-        if before is None or (START_KEY in row if says_so else _begins(before, row)):
-            starts.append([])
-        starts[-1].append(row)
+        yield before is None or (START_KEY in row if says_so else _begins(before, row)), row
         before = row
-    return starts
+
+
+class _Tally:
+    """What grew and where the time went between rows that follow each other."""
+
+    def __init__(self) -> None:
+        self.intervals = 0
+        self.seconds = 0.0
+        self.grown = dict.fromkeys(("env_steps", "frames", "learner_steps"), 0)
+        self.lags = array.array("d")
+        self.spent_s: dict[str, float] = {}
+
+    def add(self, before: Row, after: Row) -> None:
+        seconds = _seconds((before, after))
+        self.intervals += 1
+        self.seconds += seconds
+        for name in self.grown.keys() & after.keys():
+            self.grown[name] += after[name] - before[name]
+        if after.get("lag/mean") is not None:
+            self.lags.append(after["lag/mean"])
+        for name, share in after.items():
+            if name.startswith("time/") and name.count("/") == 2:
+                self._spend(name.removeprefix("time/"), share * seconds)
+
+    def join(self, other: "_Tally") -> None:
+        self.intervals += other.intervals
+        self.seconds += other.seconds
+        for name, count in other.grown.items():
+            self.grown[name] += count
+        self.lags.extend(other.lags)
+        for bucket, seconds in other.spent_s.items():
+            self._spend(bucket, seconds)
+
+    def _spend(self, bucket: str, seconds: float) -> None:
+        self.spent_s[bucket] = self.spent_s.get(bucket, 0.0) + seconds
+
+
+class _Span:
+    """The rows of one start between which rates are taken, as `podrl.rates.after_warm_up` chooses them."""
+
+    def __init__(self, first: Row, warm_up: int):
+        self.tally = _Tally()
+        self._counts = first_counted(first, warm_up)
+        self._before: Row | None = None
+
+    def add(self, row: Row) -> None:
+        if row[RATE_KEY] is None:  # The last such row is where they begin.
+            self.tally, self._before = _Tally(), None
+        if row["learner_steps"] >= self._counts:
+            if self._before is not None:
+                self.tally.add(self._before, row)
+            self._before = row
+
+
+def _counted(rows: Iterable[Row], counter: Iterator[int]) -> Iterator[Row]:
+    """The rows; the next of `counter` is their number."""
+    for row in rows:
+        next(counter)
+        yield row
 
 
 def _begins(before: Row, row: Row) -> bool:
     """Whether a row that cannot say so is a start's first: it has no rate, and the one before has, or a later clock."""
-    goes_on = before["env_steps_per_second"] is None and before["time/wall_s"] <= row["time/wall_s"]
-    return row["env_steps_per_second"] is None and not goes_on
+    goes_on = before[RATE_KEY] is None and before[WALL_KEY] <= row[WALL_KEY]
+    return row[RATE_KEY] is None and not goes_on
 
 
 def _seconds(pair: tuple[Row, Row]) -> float:
     before, after = pair
-    return float(after["time/wall_s"] - before["time/wall_s"])
-
-
-def _time_shares(intervals: Sequence[tuple[Row, Row]]) -> dict[str, float]:
-    """Where the threads' time went: each row speaks of the time since the row before."""
-    total_s = sum(map(_seconds, intervals))
-    spent: dict[str, float] = {}
-    for before, after in intervals:
-        for name, share in after.items():
-            if name.startswith("time/") and name.count("/") == 2:
-                bucket = name.removeprefix("time/")
-                spent[bucket] = spent.get(bucket, 0.0) + share * _seconds((before, after))
-    return {bucket: seconds / total_s for bucket, seconds in spent.items()}
+    return float(after[WALL_KEY] - before[WALL_KEY])

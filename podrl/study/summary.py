@@ -16,7 +16,7 @@ from podrl.study.execution import order
 from podrl.study.feasibility import Feasible
 from podrl.study.folder import Folder, Status
 from podrl.study.grid import Point, Trial
-from podrl.study.measurement import LearningCurve, Measurement, learning_curve
+from podrl.study.measurement import LEARNING_FIELDS, LearningCurve, Measurement, learning_curve
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def collect(folder: Folder, feasible: Sequence[Feasible], seeds: Sequence[int]) 
                 trial=trial,
                 status=status,
                 measurement=Measurement(**status.facts["measurement"]) if done else None,
-                curve=learning_curve(folder.rows(trial) if done else []),
+                curve=learning_curve(folder.rows(trial, *LEARNING_FIELDS) if done else []),
                 folder=str(folder.run_folder(trial).relative_to(folder.path)),
             )
         )

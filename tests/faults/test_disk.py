@@ -181,7 +181,7 @@ class TestFolder:
 @pytest.mark.slow
 def test_a_file_system_that_does_not_answer_ends_the_run(unfinished, straight_catch):
     """A named pipe that nobody reads: opening it blocks, as a dead network file system does."""
-    newest, pipe = checkpoints(unfinished)[-1], unfinished / "metrics.jsonl.kept"
+    newest, pipe = checkpoints(unfinished)[-1], unfinished / "metrics.jsonl.moved"
     os.mkfifo(pipe)
     limits = ("--config.watchdog_s=3", "--config.actors.timeout_s=2", "--accept_changes")
     result = launch(*CATCH, *limits, "--workdir", unfinished, cwd=unfinished)

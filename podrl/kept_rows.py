@@ -1,0 +1,143 @@
+"""Which rows of metrics a run keeps that goes on from a checkpoint; the others are dropped from its file in place.
+
+Rows to drop are nearly always the last ones, and then the file is only cut. Where rows to keep come after them, as that
+of an evaluation which took longer, these are moved up, a block at a time. What is about to be written is noted beside
+the file first, so that the next start finishes what a crash has cut short.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from etils import epath
+
+from podrl.rates import BEFORE_KEY, CLOCK_FIELDS, RATE_KEY, START_KEY, WALL_KEY, RunClock
+from podrl.rows import BLOCK_BYTES, field_reader, newest_rows, read_lines, update_of
+
+MOVED = "metrics.jsonl.moved"
+_COPY = "metrics.jsonl.kept"  # Of earlier versions, which wrote all that they kept anew.
+_RATE, _WALL, _START, _BEFORE = (f'"{key}": '.encode() for key in (RATE_KEY, WALL_KEY, START_KEY, BEFORE_KEY))
+_IN_FRONT = 200  # Bytes; `podrl.metrics` puts the rate there.
+
+
+def keeps(line: bytes, learner_steps: int) -> bool:
+    """Whether a line is whole and of an update that a run keeps which goes on after this one."""
+    update = update_of(line)
+    return update is not None and update <= learner_steps
+
+
+def run_seconds(workdir: epath.PathLike) -> float:
+    """The run's clock at its newest row of an update; 0 without any.
+
+    Only the rows are looked into at which a start may end or begin: the others do not matter.
+    """
+    clock, read = RunClock(), field_reader(CLOCK_FIELDS)
+    newest, newest_s = b"", 0.0
+    path = epath.Path(workdir) / "metrics.jsonl"
+    for line in read_lines(path) if path.exists() else ():
+        if line.find(_RATE, 0, _IN_FRONT) < 0 and _BEFORE not in line:
+            continue
+        wall_s = _wall_s(line)
+        if 0 <= newest_s <= wall_s and _START not in line and _BEFORE not in line:
+            newest, newest_s = line, wall_s
+            continue
+        for each in filter(None, (newest, line)):
+            clock.read(read(each))
+        newest, newest_s = b"", wall_s
+    if newest:
+        clock.read(read(newest))
+    return clock.seconds
+
+
+def _wall_s(line: bytes) -> float:
+    """What the clock of a row says; negative if it has to be looked into."""
+    begin = line.rfind(_WALL) + len(_WALL)
+    end = line.find(b",", begin)
+    digits = line[begin:end] if end >= 0 else line[begin:-2]
+    return float(digits) if digits.replace(b".", b"", 1).isdigit() else -1.0
+
+
+def updates_with(workdir: epath.PathLike, key: str, *, since: int) -> set[int]:
+    """Learner steps of the rows in `metrics.jsonl` that have this metric, from update `since` on.
+
+    They are read from the end, back to the row of an update before: what `since` or a later one left comes after that.
+    """
+    found = set()
+    for row in newest_rows(epath.Path(workdir) / "metrics.jsonl"):
+        update = row["learner_steps"]
+        if RATE_KEY in row and update < since:
+            break
+        if key in row and update >= since:
+            found.add(update)
+    return found
+
+
+def drop_rows(path: Path, learner_steps: int) -> None:
+    """Drops rows of later updates, and what a crash cut short; writes nothing where there is nothing to drop.
+
+    Args:
+        path: the `metrics.jsonl`, on a file system.
+        learner_steps: the last update whose rows are kept.
+
+    Raises:
+        OSError: if the file cannot be read or written.
+    """
+    path.with_name(_COPY).unlink(missing_ok=True)
+    _finish(path)
+    with path.open("r+b") as file:
+        begin = 0
+        for line in file:
+            if not (line.endswith(b"\n") and keeps(line, learner_steps)):
+                _move_up(file, learner_steps, read=begin, write=begin, note=path.with_name(MOVED))
+                return
+            begin += len(line)
+
+
+def _finish(path: Path) -> None:
+    """Finishes a drop that was cut short."""
+    note = path.with_name(MOVED)
+    try:
+        state = json.loads(note.read_bytes())
+    except FileNotFoundError:
+        return
+    with path.open("r+b") as file:
+        rows, write = state["rows"].encode("latin-1"), state["write"]
+        _write_at(file, write, rows)
+        _move_up(file, state["until"], read=state["read"], write=write + len(rows), note=note)
+
+
+def _move_up(file: BinaryIO, learner_steps: int, *, read: int, write: int, note: Path) -> None:
+    """Moves what is kept from `read` on to `write` on, and cuts the rest."""
+    file.seek(read)
+    while lines := file.readlines(BLOCK_BYTES):
+        read += sum(map(len, lines))
+        if rows := b"".join(line.removesuffix(b"\n") + b"\n" for line in lines if keeps(line, learner_steps)):
+            state = {"until": learner_steps, "read": read, "write": write, "rows": rows.decode("latin-1")}
+            _write_note(note, json.dumps(state))
+            _write_at(file, write, rows)
+            write += len(rows)
+            file.seek(read)
+    file.truncate(write)
+    note.unlink(missing_ok=True)
+
+
+def _write_note(note: Path, text: str) -> None:
+    """Whole or not at all, and on the disk before anything that follows."""
+    written = note.with_name(f"{note.name}.tmp")
+    try:
+        with written.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(note)
+    except OSError:
+        written.unlink(missing_ok=True)
+        raise
+
+
+def _write_at(file: BinaryIO, position: int, rows: bytes) -> None:
+    file.seek(position)
+    file.write(rows)
+    file.flush()
+    os.fsync(file.fileno())
