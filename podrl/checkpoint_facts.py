@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from typing import Any
 
@@ -19,7 +20,7 @@ from podrl.checkpoint_errors import DamagedError, reading
 from podrl.metrics import recorded_return
 from podrl.types import Counters, Snapshot
 
-JSON_ITEMS = ("counters", "episodes", "chain", "config", "manifest", "hashes")
+JSON_ITEMS = ("counters", "episodes", "chain", "clock", "config", "manifest", "hashes")
 JSON_FILE = "metadata"  # Orbax's own default.
 _NO_CHAIN = 16 * "0"  # Of checkpoints that were made before podrl chained its fingerprints.
 
@@ -45,6 +46,7 @@ class Facts:
         counters: progress of the job.
         episodes: as `Snapshot` has them.
         chain: of the fingerprints.
+        wall_s: the run's clock; None where the checkpoint was made before podrl saved it.
         config: the run's, resolved; None where it was not saved.
         manifest: what the run ran on and with, likewise.
         arrays: by path; None where the checkpoint was made before podrl saved hashes.
@@ -53,6 +55,7 @@ class Facts:
     counters: Counters
     episodes: Mapping[str, Any]
     chain: str
+    wall_s: float | None
     config: Mapping[str, Any] | None
     manifest: Mapping[str, Any] | None
     arrays: Mapping[str, ArrayRecord] | None
@@ -74,11 +77,12 @@ def make_facts(
     manifest: Mapping[str, Any] | None,
     arrays: Mapping[str, ArrayRecord],
 ) -> dict[str, Mapping[str, Any]]:
-    """By name, those of `JSON_ITEMS` that there are: `config` and `manifest` may be left out."""
+    """By name, those of `JSON_ITEMS` that there are: `config`, `manifest` and the clock may be left out."""
     made = {
         "counters": dataclasses.asdict(snapshot.counters),
         "episodes": dict(snapshot.episodes),
         "chain": {"chain": snapshot.chain},
+        "clock": None if snapshot.wall_s is None else {"wall_s": snapshot.wall_s},
         "config": config,
         "manifest": manifest,
     }
@@ -124,6 +128,7 @@ def read_facts(workdir: epath.PathLike, step: int) -> Facts:
             counters=_read_counters(found, step),
             episodes=_read_episodes(found),
             chain=_read_chain(found),
+            wall_s=_read_clock(found),
             config=found.get("config"),
             manifest=found.get("manifest"),
             arrays=None if hashes is None else {path: ArrayRecord(*each) for path, each in hashes["arrays"].items()},
@@ -202,3 +207,12 @@ def _read_chain(facts: Mapping[str, Mapping[str, Any]]) -> str:
     if not isinstance(chain, str) or not re.fullmatch("[0-9a-f]{16}", chain):
         raise ValueError(f"its chain of fingerprints is {chain!r}, expected 16 hexadecimal digits")
     return chain
+
+
+def _read_clock(facts: Mapping[str, Mapping[str, Any]]) -> float | None:
+    if "clock" not in facts:
+        return None
+    wall_s = facts["clock"].get("wall_s")
+    if not isinstance(wall_s, int | float) or isinstance(wall_s, bool) or not 0 <= wall_s < math.inf:
+        raise ValueError(f"its clock is {wall_s!r}, expected seconds")
+    return float(wall_s)

@@ -97,5 +97,9 @@ def _checked(workdir: epath.PathLike, shape: LearnerState, step: int, facts: Fac
     """What was read, if it is what was saved."""
     check_state(workdir, step, facts, arrays)
     return Snapshot(
-        state=from_arrays(arrays, shape), counters=facts.counters, episodes=facts.episodes, chain=facts.chain
+        state=from_arrays(arrays, shape),
+        counters=facts.counters,
+        episodes=facts.episodes,
+        chain=facts.chain,
+        wall_s=facts.wall_s,
     )

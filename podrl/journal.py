@@ -18,7 +18,7 @@ from podrl.fingerprint import extend, to_hex
 from podrl.ledger import Ledger, pooled, shares
 from podrl.metrics import EpisodeWindow
 from podrl.nonfinite import check_finite
-from podrl.rates import START_KEY, End, RateMeter, Rates
+from podrl.rates import START_KEY, WALL_KEY, End, RateMeter, Rates
 from podrl.transfer import is_ready
 from podrl.types import Counters, Metrics
 from podrl.waiting import wait_until
@@ -73,7 +73,7 @@ class Journal:
             gatherer: brings those of other processes.
             chain: of the fingerprints so far.
             frames_per_step: emulator frames per env step.
-            start_s: when the run started, by `time.perf_counter`.
+            start_s: when the run's clock was at 0, by `time.perf_counter`: less what its starts before took.
             warm_up: updates at the start that rates leave out; see `RateMeter`.
             timeout_s: how long an update may take.
             stop_on_nonfinite: whether an update whose loss or gradient is not finite is an error.
@@ -102,6 +102,11 @@ class Journal:
     def episode_return(self) -> float | None:
         """Mean return of the newest episodes; None if none has finished."""
         return self._window.summary().get("episode/return")
+
+    @property
+    def wall_s(self) -> float:
+        """The run's clock now."""
+        return time.perf_counter() - self._start_s
 
     @property
     def num_episodes(self) -> int:
@@ -211,7 +216,7 @@ class Journal:
                 **(self._episodes().summary() if pending.episodes is None else pending.episodes),
                 **{name: float(value) for name, value in jax.device_get(dict(pending.metrics)).items()},
                 **self._count_skipped(),
-                "time/wall_s": end.ended_s - self._start_s,
+                WALL_KEY: end.ended_s - self._start_s,
                 **start,
                 **self._time_shares(end),
                 **self._chain_on(counters.learner_steps, fingerprint),

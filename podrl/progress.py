@@ -122,7 +122,7 @@ def make_journal(
     actors: Sequence[Ledger],
     write: Callable[[Row], None],
 ) -> Journal:
-    """The journal of a run that goes on from `start`."""
+    """The journal of a run that goes on from `start`, whose clock goes on there; this process's began at `start_s`."""
     patience_s = config.actors.timeout_s
     return Journal(
         begun=start.counters.learner_steps,
@@ -132,7 +132,7 @@ def make_journal(
         gatherer=EpisodeGatherer(job, config.log.episodes, patience_s),
         chain=start.chain,
         frames_per_step=spec.frames_per_step,
-        start_s=start_s,
+        start_s=start_s - (start.wall_s or 0.0),
         warm_up=1 + max_lag(config),
         timeout_s=patience_s,
         stop_on_nonfinite=config.on_nonfinite == "stop",
@@ -229,7 +229,13 @@ def first_snapshot(init: Callable[[int], LearnerState], seed: int) -> Snapshot:
 
 def make_snapshot(state: LearnerState, counters: Counters, journal: Journal) -> Snapshot:
     """Where a run stands; the journal has settled its last update."""
-    return Snapshot(state=state, counters=counters, episodes=journal.record_episodes(), chain=journal.chain)
+    return Snapshot(
+        state=state,
+        counters=counters,
+        episodes=journal.record_episodes(),
+        chain=journal.chain,
+        wall_s=journal.wall_s,
+    )
 
 
 def is_checkpoint_due(config: Config, counters: Counters) -> bool:

@@ -13,6 +13,7 @@ from podrl.journal import Row
 from podrl.ledger import Ledger
 from podrl.mesh import Topology
 from podrl.metrics import MetricsWriter
+from podrl.rates import BEFORE_KEY
 from podrl.schedule import make_schedule
 from podrl.types import Counters, Snapshot
 
@@ -41,7 +42,7 @@ class Reporter:
             display: shows them on the terminal.
             ledger: of the main thread.
             start: where the run goes on; None if it begins.
-            start_s: when the run started, by `time.perf_counter`.
+            start_s: when this process began, by `time.perf_counter`.
             advises: whether to say what limits the speed.
         """
         self._config = config
@@ -52,12 +53,14 @@ class Reporter:
         self._ledger = ledger
         self._adviser = Adviser(config, topology) if advises else None
         self._awaits_rate = True
-        self._start_s = start_s
+        before_s = (start.wall_s or 0.0) if start else 0.0
+        self._start_s = start_s - before_s
+        self._before = {BEFORE_KEY: before_s}  # Until a row has said so.
         self._writer = writer
 
     def write_row(self, row: Row) -> None:
         """Takes a row of the learner's."""
-        self._writer.write(row, row["env_steps"])
+        self._write(row)
         self._display.update(row)
         if self._awaits_rate and has_rate(row):
             self._awaits_rate = False
@@ -65,6 +68,10 @@ class Reporter:
                 logging.info("%s", suggestion)
         if self._adviser and (advice := self._adviser.add(row)):
             logging.info("What limits the speed: %s.", advice)
+
+    def _write(self, row: Row) -> None:
+        before, self._before = self._before, {}
+        self._writer.write({**row, **before}, row["env_steps"])
 
     def before_checkpoint(self, snapshot: Snapshot) -> None:
         """Has all rows so far in their files, and warns if no episode has ended since the boundary before."""
@@ -88,7 +95,7 @@ class Reporter:
         """Takes the episodes of an evaluation."""
         row = make_row(self._env_id, counters, episodes, time.perf_counter() - self._start_s)
         with self._ledger.spend("log"):
-            self._writer.write(row, row["env_steps"])
+            self._write(row)
         logging.info(
             "Evaluated update %s: return %.2f (mean of %d episodes, median %.2f)",
             f"{row['learner_steps']:,}",

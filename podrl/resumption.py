@@ -1,6 +1,7 @@
 """Going on with the run that a folder holds: from which checkpoint, and what has changed since it was started last."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import json
 import math
 from typing import Any
@@ -15,6 +16,7 @@ from podrl.checkpoint_facts import checkpoint_folder, read_fact
 from podrl.comparison import changes
 from podrl.config import Config
 from podrl.config_dict import differences, to_dict
+from podrl.kept_rows import run_seconds
 from podrl.launch.progress import newest_update
 from podrl.paths import is_there
 from podrl.records import read_json
@@ -115,6 +117,13 @@ def _begin_anew(workdir: epath.Path) -> None:
     aside = set_rows_aside(workdir) if jax.process_index() == 0 else None
     kept = f" The metrics of the attempt before are kept as {aside.name}." if aside else ""
     logging.info("The run in this folder has no checkpoint yet: it starts anew.%s", kept)
+
+
+def with_clock(start: Snapshot | None, workdir: epath.Path) -> Snapshot | None:
+    """Where a run goes on, with the run's clock by the rows that it keeps if its checkpoint does not say."""
+    if start is None or start.wall_s is not None:
+        return start
+    return dataclasses.replace(start, wall_s=run_seconds(workdir))
 
 
 def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:

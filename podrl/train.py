@@ -55,7 +55,7 @@ from podrl.profiler import Profiler
 from podrl.progress import Outcome, count_updates
 from podrl.records import read_manifests
 from podrl.reporter import Reporter
-from podrl.resumption import find_start, make_checkpointer, warn_of_changes, warn_of_learning_rate
+from podrl.resumption import find_start, make_checkpointer, warn_of_changes, warn_of_learning_rate, with_clock
 from podrl.run_files import clear_run, holds_run
 from podrl.streams import keep_printing
 from podrl.tool import refuse_module
@@ -244,6 +244,7 @@ def train(
         if first:
             write_facts(folder, asked, manifest)
             writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
+            start = with_clock(start, folder)
             advises = not profile and config.topology.placement == "sebulba"  # It is about threads that wait.
             reporter = Reporter(config, topology, writer, display, ledger, start, start_s=start_s, advises=advises)
 

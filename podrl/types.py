@@ -144,12 +144,14 @@ class Snapshot:
         counters: progress of the job.
         episodes: of the newest episodes and how many there were; plain numbers, as `EpisodeWindow.record` gives them.
         chain: of the fingerprints of the updates so far, as `Journal.chain` gives it; zeros before the first.
+        wall_s: the run's clock, the seconds that all its starts trained for; None if a checkpoint does not say.
     """
 
     state: LearnerState
     counters: Counters
     episodes: Mapping[str, Any]
     chain: str = 16 * "0"
+    wall_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from podrl.config import ConfigError
 from podrl.envs import load_source
 from podrl.learner import Learner
 from podrl.mesh import make_topology
-from podrl.rates import START_KEY
+from podrl.rates import BEFORE_KEY, START_KEY
 from tests import runs
 from tests.processes import read_rows
 from tests.runs import facts
@@ -274,6 +274,29 @@ class TestInOneProcess:
         assert rows[8][START_KEY] == 8
         assert rows[8]["env_steps_per_second"] is None  # Its warm-up ended before, but no row of this start.
         assert rows[9]["env_steps_per_second"] > 0
+
+    @pytest.mark.parametrize("knows", [True, False])
+    def test_the_clock_goes_on_where_it_was_at_the_checkpoint(self, undisturbed, tmp_path, knows):
+        """One that was made before podrl saved the clock goes on with that of the rows."""
+        run = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+        shutil.rmtree(run / "checkpoints/12")
+        before = read_rows(run)[:8]
+        saved_s = read_fact(run, 8, "clock")["wall_s"]
+        assert before[7]["time/wall_s"] <= saved_s <= read_rows(run)[8]["time/wall_s"]
+        if not knows:
+            shutil.rmtree(run / "checkpoints/8/clock")
+            shutil.rmtree(run / "checkpoints/8/hashes")
+            counters = run / "checkpoints/8/counters/metadata"
+            counters.write_text(json.dumps({k: v for k, v in json.loads(counters.read_text()).items() if k != "seal"}))
+            saved_s = before[7]["time/wall_s"]
+        assert train.train(self.CONFIG, workdir=str(run)).finished
+        rows = read_rows(run)
+        assert rows[:8] == before
+        assert rows[8][BEFORE_KEY] == pytest.approx(saved_s, rel=1e-5)
+        clock = [row["time/wall_s"] for row in rows]
+        assert clock == sorted(clock)
+        assert clock[8] > saved_s
+        assert read_fact(run, 12, "clock")["wall_s"] >= clock[-1]
 
     def test_keys_that_came_since_are_no_change(self, tmp_path):
         self.train_until(tmp_path, 2)
