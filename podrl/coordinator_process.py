@@ -3,10 +3,10 @@
 import json
 import os
 import resource
-import signal
 import socket
 import sys
 
+from podrl import stop_signals
 from podrl.coordinator import Coordinator
 from podrl.entrance import MOST_STRANGERS
 from podrl.secret import VARIABLE
@@ -22,8 +22,7 @@ def main(arguments: str) -> None:
             by the environment: arguments can be read by every user of the host.
     """
     # These reach a whole group of processes, of which this one has to outlive the others.
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, signal.SIG_IGN)
+    stop_signals.ignore()
     options = json.loads(arguments)
     _allow_files(options["count"] + MOST_STRANGERS + _OTHER_FILES)
     secret = os.fsencode(os.environ.pop(VARIABLE))

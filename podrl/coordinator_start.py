@@ -13,6 +13,7 @@ from podrl.addresses import is_loopback, join_address, meeting_point
 from podrl.config import ConfigError
 from podrl.membership import Membership
 from podrl.secret import VARIABLE
+from podrl.stop_signals import held_back
 from podrl.waiting import Patience
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -42,13 +43,14 @@ def start_coordinator(membership: Membership, secret: bytes) -> subprocess.Popen
     }
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     try:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "podrl.coordinator_process", json.dumps(options)],
-            pass_fds=[listener.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path, VARIABLE: os.fsdecode(secret)},
-        )
+        with held_back():
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "podrl.coordinator_process", json.dumps(options)],
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path, VARIABLE: os.fsdecode(secret)},
+            )
     finally:
         listener.close()
 

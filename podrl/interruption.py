@@ -4,6 +4,9 @@ The first signal lets the update in flight end and everything be saved; the seco
 harms nothing: what was not saved whole does not count. A SIGHUP that is ignored at the start, as `nohup` has it, stays
 ignored, and a second one hurries nothing: a terminal and its shell may both send one. The handlers stay for as long as
 the run does, whatever its environments register (`podrl.signal_handlers`).
+
+SIGUSR1, SIGUSR2 and SIGXCPU are notices: a run saves and ends, and nothing that comes with them or after them hurries
+it. They belong to whoever registers a handler for them, before the run or during it.
 """
 
 from collections.abc import Iterator
@@ -21,12 +24,9 @@ from absl import logging
 
 from podrl.process_exit import record_end
 from podrl.signal_handlers import Handler, KeptHandlers
+from podrl.stop_signals import EXIT_CODES, NOTICES, Urgency, stands
 
-INTERRUPTED = 130  # What a shell reports of a command that Ctrl-C ended.
-PREEMPTED = 75  # EX_TEMPFAIL in sysexits.h: try the same command again.
-EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: PREEMPTED, signal.SIGHUP: PREEMPTED}
 _SHOW_CURSOR = "\x1b[?25h"
-_SAME_S = 1.0  # `timeout` and some schedulers signal a process and then its group: that counts once.
 _exit = os._exit  # Before a run replaces it: see `podrl.process_exit`.
 _RENEWED_S = 1.0  # How often handlers are looked after.
 
@@ -41,7 +41,7 @@ class Interruption:
     def __init__(self) -> None:
         """Nothing has come yet."""
         self.exit_code: int | None = None
-        self._first_s = 0.0
+        self._urgency = Urgency()
         self._renewed_s = 0.0
         self._kept: KeptHandlers | None = None
 
@@ -63,12 +63,11 @@ class Interruption:
 
     def take(self, signum: int, frame: FrameType | None) -> None:
         """Takes a signal."""
-        now_s = time.monotonic()
+        is_second = self._urgency.is_second(signum)
         if self.exit_code is None:
-            self.exit_code, self._first_s = EXIT_CODES[signal.Signals(signum)], now_s
-            again = "Ctrl-C or SIGTERM" if signum == signal.SIGHUP else f"{_name(signum)} again"
-            logging.info("Stopping after this update; %s to stop at once.", again)
-        elif signum != signal.SIGHUP and now_s - self._first_s > _SAME_S:
+            self.exit_code = EXIT_CODES[signal.Signals(signum)]
+            logging.info("Stopping after this update; %s to stop at once.", _to_hurry(signum))
+        elif is_second:
             leave(self.exit_code)
 
 
@@ -100,15 +99,33 @@ def interruptible() -> Iterator[Interruption]:
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
-    with interruption.catch(make_handlers(interruption.take) | {signal.SIGTSTP: pause}):
+    kept = make_handlers(interruption.take) | {signal.SIGTSTP: pause}
+    with notices_to(interruption.take), interruption.catch(kept):
         yield interruption
 
 
 def make_handlers(take: Handler) -> dict[signal.Signals, Handler]:
-    """`take` for every signal to stop, except a SIGHUP that is ignored (`nohup`), which stays so."""
+    """`take` for every signal to stop but notices, except a SIGHUP that is ignored (`nohup`), which stays so."""
     hangup = signal.SIG_IGN if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else take
-    return dict.fromkeys(EXIT_CODES, take) | {signal.SIGHUP: hangup}
+    return {signum: take for signum in EXIT_CODES if signum not in NOTICES} | {signal.SIGHUP: hangup}
 
 
-def _name(signum: int) -> str:
-    return "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+@contextlib.contextmanager
+def notices_to(take: Handler) -> Iterator[None]:
+    """`take` for the notices of schedulers, unless they have, or get, a handler of the user's."""
+    before = {signum: signal.signal(signum, take) for signum in NOTICES if stands(signum)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            if signal.getsignal(signum) == take:
+                signal.signal(signum, handler)
+
+
+def _to_hurry(signum: int) -> str:
+    """What ends the run at once after this signal."""
+    if signum in NOTICES:
+        return "Ctrl-C or SIGTERM twice"
+    if signum == signal.SIGHUP:
+        return "Ctrl-C or SIGTERM"
+    return "Ctrl-C again" if signum == signal.SIGINT else f"{signal.Signals(signum).name} again"

@@ -13,9 +13,9 @@ import ml_collections
 
 from podrl import commandline
 from podrl.config import ConfigError, check
-from podrl.interruption import INTERRUPTED
 from podrl.process_exit import contained
 from podrl.signal_handlers import KeptHandlers
+from podrl.stop_signals import INTERRUPTED
 
 _Flags = TypeVar("_Flags")
 

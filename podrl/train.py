@@ -1,8 +1,8 @@
 """From a command line to a finished run: config, agent, environments, topology, run loop, exit code.
 
-Exit codes: 0 finished; 1 failed; 2 a mistake in the command or the config (nothing was started); 75 stopped by SIGTERM
-or SIGHUP and 130 by Ctrl-C, after the update in flight and with everything saved; 124 something stood still or was
-waited for too long. After 1, 75, 124 and 130 the same command with `--workdir` goes on, from the last checkpoint;
+Exit codes: 0 finished; 1 failed; 2 a mistake in the command or the config (nothing was started); 75 stopped by SIGTERM,
+SIGHUP or a notice and 130 by Ctrl-C, after the update in flight and with everything saved; 124 something stood still or
+was waited for too long. After 1, 75, 124 and 130 the same command with `--workdir` goes on, from the last checkpoint;
 after 1 once the cause is gone.
 """
 
@@ -37,7 +37,7 @@ from podrl.display import Display, configure_logging
 from podrl.distributed import ALONE, Job
 from podrl.endless import check_evaluation
 from podrl.evaluator import OFF, ROW_KEY, make_evaluator
-from podrl.interruption import INTERRUPTED, interruptible, leave
+from podrl.interruption import interruptible, leave
 from podrl.joining import join
 from podrl.kept_rows import updates_with
 from podrl.ledger import Ledger
@@ -57,6 +57,7 @@ from podrl.records import read_manifests
 from podrl.reporter import Reporter
 from podrl.resumption import find_start, make_checkpointer, warn_of_changes, warn_of_learning_rate, with_clock
 from podrl.run_files import clear_run, holds_run
+from podrl.stop_signals import INTERRUPTED, ending_waits
 from podrl.streams import keep_printing
 from podrl.tool import refuse_module
 from podrl.types import Counters, EnvSpec, Snapshot
@@ -89,8 +90,9 @@ def main(command: CommandLine) -> int:
     job = ALONE
     try:
         try:  # A signal ends the wait for others at once.
-            job = join(membership, command.join_timeout_s, os.environ)
-            check_job(job, membership, config, command)
+            with ending_waits(lambda said, code: job.fail(said, code)):
+                job = join(membership, command.join_timeout_s, os.environ)
+                check_job(job, membership, config, command)
         except TimeoutError as error:
             logging.error("%s", error)
             leave(STALLED)

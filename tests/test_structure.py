@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
-    {"mistakes"},
+    {"mistakes", "stop_signals"},
     {"ranges", "rows"},
     {"sections"},
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "wire"}

@@ -7,6 +7,11 @@ import sys
 # Configs import `configs.common`, wherever the command is run from.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from podrl import stop_signals
+
+if __name__ == "__main__":  # Before what follows, which takes seconds to import.
+    stop_signals.stand()
+
 from podrl import commandline
 from podrl.determinism import jax_plugins
 from podrl.jax_settings import check_jax_settings
@@ -36,6 +41,7 @@ def run(argv: list[str]) -> int:
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: see `podrl.train`."""
     # A run that is under way catches Ctrl-C, and so do the launchers of several processes.
+    stop_signals.raise_ctrl_c()
     return run_tool("podrl", lambda: run(argv), farewell="interrupted before anything was begun.")
 
 

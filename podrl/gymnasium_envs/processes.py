@@ -22,6 +22,7 @@ import numpy as np
 from podrl.gymnasium_envs.batch import Steps
 from podrl.gymnasium_envs.calls import EnvFailure
 from podrl.gymnasium_envs.progress import Progress
+from podrl.stop_signals import held_back
 from podrl.waiting import Patience
 
 _PROGRAM = "podrl.gymnasium_envs.worker"
@@ -191,18 +192,19 @@ def _start(first: int, last: int) -> _Worker:
     ours, theirs = Pipe()
     progress = Progress()
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", _PROGRAM, str(theirs.fileno()), str(progress.fd)],
-            pass_fds=(theirs.fileno(), progress.fd),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path) + os.pathsep + os.getcwd(),
-                "JAX_PLATFORMS": "cpu",  # Accelerators are the parent's.
-                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # There are workers for every core.
-            },
-        )
+        with held_back():
+            process = subprocess.Popen(
+                [sys.executable, "-m", _PROGRAM, str(theirs.fileno()), str(progress.fd)],
+                pass_fds=(theirs.fileno(), progress.fd),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path) + os.pathsep + os.getcwd(),
+                    "JAX_PLATFORMS": "cpu",  # Accelerators are the parent's.
+                    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # There are workers for every core.
+                },
+            )
     finally:
         theirs.close()
     return _Worker(process=process, connection=ours, progress=progress, first=first, last=last)

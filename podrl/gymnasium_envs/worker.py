@@ -16,6 +16,7 @@ import time
 import traceback
 from typing import Any
 
+from podrl import stop_signals
 from podrl.gymnasium_envs.batch import EnvBatch
 from podrl.gymnasium_envs.progress import Progress
 from podrl.signal_handlers import KeptHandlers
@@ -31,9 +32,9 @@ def main(connection_fd: int, progress_fd: int) -> None:
         connection_fd: of the connection to the parent.
         progress_fd: of the file in which the parent reads what is done here.
     """
+    stop_signals.ignore()  # Whoever stops the run stops the parent, which may want to finish what it is doing.
     keep_printing()
     faulthandler.enable()  # A crash shows the environment's name in its stack.
-    # Whoever stops the run stops the parent, which may want to finish what it is doing.
     with KeptHandlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)) as kept:
         threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
         _serve(Connection(connection_fd), Progress(progress_fd), kept)

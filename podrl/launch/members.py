@@ -16,11 +16,11 @@ import time
 from absl import logging
 
 from podrl.config import ConfigError
-from podrl.interruption import INTERRUPTED, PREEMPTED
 from podrl.launch.end_pipe import EndPipe
 from podrl.launch.preparation import preparation
 from podrl.launch.relay import Relay
 from podrl.launch.signals import StopSignals
+from podrl.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.waiting import Patience
 
 STALLED = 124

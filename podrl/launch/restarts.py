@@ -5,9 +5,9 @@ import time
 
 from absl import logging
 
-from podrl.interruption import INTERRUPTED, PREEMPTED
 from podrl.launch.members import STALLED, Ending
 from podrl.launch.signals import StopSignals
+from podrl.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.waiting import Patience
 
 _LONGEST_PAUSE_S = 60.0

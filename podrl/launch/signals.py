@@ -1,19 +1,19 @@
-"""Ctrl-C, Ctrl-Z, SIGTERM and SIGHUP of a launcher: noted here, passed on to the members by whoever runs them."""
+"""Signals to stop, and Ctrl-Z, of a launcher: noted here, passed on to the members by whoever runs them."""
 
+import contextlib
 import signal
-import time
 from types import FrameType, TracebackType
 
-from podrl.interruption import EXIT_CODES, make_handlers
-
-_SAME_S = 1.0  # `timeout` and some schedulers signal a process and then its group: that counts once.
+from podrl.interruption import make_handlers, notices_to
+from podrl.stop_signals import EXIT_CODES, NOTICES, Urgency
 
 
 class StopSignals:
     """Whether the launcher was told to stop, once or more often; a context manager that catches these signals.
 
     Attributes:
-        first: the signal that came first; None before it.
+        first: the signal that came first; None before it. SIGTERM for a notice, as members' environments may have
+            taken that for themselves.
         urgent: whether another came later, which means at once.
         paused: whether Ctrl-Z came; whoever acts on it sets it back.
     """
@@ -23,17 +23,20 @@ class StopSignals:
         self.first: signal.Signals | None = None
         self.urgent = False
         self.paused = False
-        self._first_s = 0.0
+        self._urgency = Urgency()
         self._before: dict[int, object] = {}
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "StopSignals":
         handlers = make_handlers(self.take) | {signal.SIGTSTP: self._take_pause}
         self._before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
+        self._stack.enter_context(notices_to(self.take))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stack.close()
         for signum, handler in self._before.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
 
@@ -44,10 +47,10 @@ class StopSignals:
 
     def take(self, signum: int, frame: FrameType | None = None) -> None:
         """Takes a signal to stop."""
-        now_s = time.monotonic()
+        is_second = self._urgency.is_second(signum)
         if self.first is None:
-            self.first, self._first_s = signal.Signals(signum), now_s
-        elif signum != signal.SIGHUP and now_s - self._first_s > _SAME_S:
+            self.first = signal.SIGTERM if signum in NOTICES else signal.Signals(signum)
+        elif is_second:
             self.urgent = True
 
     def _take_pause(self, signum: int, frame: FrameType | None) -> None:

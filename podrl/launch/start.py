@@ -11,7 +11,6 @@ from absl import flags, logging
 
 from podrl.commandline import CommandLine
 from podrl.config import check
-from podrl.interruption import INTERRUPTED, PREEMPTED
 from podrl.launch import local, slurm
 from podrl.launch.members import Limits, run_members
 from podrl.launch.options import Options
@@ -21,6 +20,7 @@ from podrl.launch.shipping import ROOT
 from podrl.launch.signals import StopSignals
 from podrl.launch.tpu import POLL_S, launch_on_tpu
 from podrl.naming import new_folder
+from podrl.stop_signals import INTERRUPTED, PREEMPTED
 
 MEMBERSHIP = ("--coordinator", "--process_count", "--process_index", "--alone")
 

@@ -13,7 +13,6 @@ import time
 from absl import logging
 
 from podrl.config import ConfigError, check
-from podrl.interruption import INTERRUPTED, PREEMPTED
 from podrl.launch import gcloud
 from podrl.launch.members import Ending, Limits, Member, run_members
 from podrl.launch.options import Options
@@ -23,6 +22,7 @@ from podrl.launch.signals import StopSignals
 from podrl.launch.tpu_slice import POLL_S, await_slice
 from podrl.launch.worker import FAILED
 from podrl.secret import FILE_VARIABLE, make_secret
+from podrl.stop_signals import INTERRUPTED, PREEMPTED
 
 _STOP_LIMIT_S = 60.0
 _CUT = 255  # What ssh ends with when it lost the connection; gcloud tries again ten times, and then ends with 1.

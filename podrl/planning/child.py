@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 import multiprocessing
 from multiprocessing.connection import Connection
 import os
-import signal
 import threading
 from typing import Any, Self, TypeVar
 
 import jax
 
+from podrl import stop_signals
 from podrl.allocator import keep_freed_memory
 from podrl.platforms import suit_xla_to_cpu
 
@@ -60,7 +60,8 @@ class Child:
             RuntimeError: if there is no answer in time, or the process was ended.
         """
         if self._process.pid is None:
-            self._process.start()
+            with stop_signals.held_back():
+                self._process.start()
         self._connection.send((function, arguments))
         if not self._connection.poll(limit_s):
             self.close()
@@ -80,8 +81,7 @@ class Child:
 
 def _serve(connection: Connection, devices: int, cores: Sequence[int]) -> None:
     """What the process does."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # For the process that asks, in this group.
-        signal.signal(signum, signal.SIG_IGN)
+    stop_signals.ignore()  # They are for the process that asks, in this group.
     if cores:
         os.sched_setaffinity(0, cores)
     keep_freed_memory()

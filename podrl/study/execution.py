@@ -12,10 +12,10 @@ from typing import Any
 from absl import logging
 
 from podrl.config import Config, ConfigError
-from podrl.interruption import INTERRUPTED, PREEMPTED
 from podrl.launch.signals import StopSignals
 from podrl.schedule import warm_up_updates
 from podrl.secret import VARIABLE, make_secret
+from podrl.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.study.definition import Definition
 from podrl.study.feasibility import Feasible
 from podrl.study.folder import Folder, Status

@@ -15,6 +15,7 @@ import pytest
 from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
 from podrl.envs.gymnasium import evaluation_protocol, make_picture_pool, make_pool, make_spec, option_hints
 from podrl.gymnasium_envs.batch import EnvFailure
+from podrl.stop_signals import EXIT_CODES
 from podrl.types import ContinuousActions, DiscreteActions
 from tests.envs.corridor import Corridor
 from tests.processes import ROOT, wait_for
@@ -345,11 +346,11 @@ def test_workers_do_not_outlive_a_process_that_is_killed():
     wait_for(lambda: not any(os.path.exists(f"/proc/{worker}") for worker in workers))
 
 
-def test_workers_leave_ctrl_c_to_their_parent():
+def test_workers_leave_signals_to_their_parent():
     with opened(own(workers=1), range(2)) as (pool, _):
         (worker,) = workers_of(os.getpid())
         assert os.getpgid(worker) != os.getpgid(0)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in EXIT_CODES:
             os.kill(worker, number)
         step(pool, [0, 0])
 

@@ -135,6 +135,16 @@ class TestSigterm:
         assert_same(workdir, straight_catch, CATCH)
 
     @pytest.mark.slow
+    def test_a_notice_of_a_scheduler_does_the_same(self, tmp_path, straight_catch):
+        workdir = tmp_path / "run"
+        code, stderr = signalled(signal.SIGUSR1, *CATCH, workdir=workdir, when=lambda: num_rows(workdir) >= 30)
+        assert code == 75
+        assert "Stopping after this update; Ctrl-C or SIGTERM twice to stop at once." in stderr
+        assert checkpoints(workdir)[-1] == num_rows(workdir) < 120
+        go_on(CATCH, workdir)
+        assert_same(workdir, straight_catch, CATCH)
+
+    @pytest.mark.slow
     def test_one_that_is_stopped_before_the_first_boundary_says_that_it_goes_on_otherwise(self, tmp_path):
         arguments = (*CATCH, "--config.checkpoint.every_updates=100")
         workdir = tmp_path / "run"

@@ -153,7 +153,12 @@ class TestExitCode:
 class TestSignals:
     @pytest.mark.parametrize(
         ("signum", "code", "said"),
-        [(signal.SIGTERM, 75, "term"), (signal.SIGINT, 130, "int"), (signal.SIGHUP, 75, "hup")],
+        [
+            (signal.SIGTERM, 75, "term"),
+            (signal.SIGINT, 130, "int"),
+            (signal.SIGHUP, 75, "hup"),
+            (signal.SIGUSR1, 75, "term"),
+        ],
     )
     def test_go_to_all_members_once(self, tmp_path, signum, code, said):
         with under_way(*TWO, "--do", HEED, cwd=tmp_path) as process:
