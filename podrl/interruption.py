@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from absl import logging
 
+from podrl.container_limits import explain
 from podrl.process_exit import record_end
 from podrl.signal_handlers import Handler, KeptHandlers
 from podrl.stop_signals import EXIT_CODES, NOTICES, Urgency, stands
@@ -63,6 +64,9 @@ class Interruption:
 
     def take(self, signum: int, frame: FrameType | None) -> None:
         """Takes a signal."""
+        if signum == signal.SIGINT and (limit := explain()):
+            logging.error("The run failed: %s", limit)
+            leave(1)
         is_second = self._urgency.is_second(signum)
         if self.exit_code is None:
             self.exit_code = EXIT_CODES[signal.Signals(signum)]

@@ -7,6 +7,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+from podrl.container_limits import quota_cores
+
 _GOOGLE = "0x1ae0"  # the PCI vendor of TPUs, and of network cards of Google's virtual machines
 _YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _YNNPACK_CONVOLUTION = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
@@ -31,15 +33,20 @@ def skip_absent_tpu(environ: MutableMapping[str, str], plugins: Sequence[str], s
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which a scheduler may have made fewer than the host's."""
+    """Cores that this process may use, of which a scheduler or a container's quota may have left it fewer."""
+    return int(min(_bound_cores(), quota_cores()))
+
+
+def _bound_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy_core_seconds(stat: Path = Path("/proc/stat")) -> float:
     """Core-seconds since the machine's start in which the cores that this process may use worked for anybody.
 
-    On a virtual machine those count in which its host ran others instead ("steal"). 0 where the system does not tell;
-    Linux does, in steps of a tick.
+    On a virtual machine those count in which its host ran others instead ("steal"). Under a quota of time, which may be
+    spent on any of more cores, it is their average over as many cores as the quota has. 0 where the system does not
+    tell; Linux does, in steps of a tick.
 
     Args:
         stat: as in proc_stat(5).
@@ -50,7 +57,7 @@ def busy_core_seconds(stat: Path = Path("/proc/stat")) -> float:
     rows = [line.split() for line in stat.read_text().splitlines()]
     ticks = (map(int, row[1:9]) for row in rows if row and row[0] in own)
     busy = (user + nice + system + irq + softirq + steal for user, nice, system, _, _, irq, softirq, steal in ticks)
-    return sum(busy) / os.sysconf("SC_CLK_TCK")
+    return sum(busy) / os.sysconf("SC_CLK_TCK") * available_cores() / len(own)
 
 
 def suit_xla_to_cpu(environ: MutableMapping[str, str], plugins: Sequence[str] | None = None) -> None:
@@ -59,10 +66,13 @@ def suit_xla_to_cpu(environ: MutableMapping[str, str], plugins: Sequence[str] | 
     Call it before JAX looks for devices, and after `skip_absent_tpu`.
 
     Args:
-        environ: gets what `give_xla_two_threads` and, where JAX has only the CPU, `convolve_on_all_cores` say.
+        environ: gets NPROC under a quota of fewer cores than there are, and what `give_xla_two_threads` and, where
+            JAX has only the CPU, `convolve_on_all_cores` say.
         plugins: names of JAX's plugins that are installed; None if the process takes the CPU whatever there is.
     """
     give_xla_two_threads(environ, available_cores())
+    if available_cores() < _bound_cores():  # XLA would have a thread for each of these.
+        environ.setdefault("NPROC", str(available_cores()))
     platforms = environ.get("JAX_PLATFORMS", "")
     if plugins is None or platforms == "cpu" or not (platforms or plugins or importlib.util.find_spec("libtpu")):
         convolve_on_all_cores(environ)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from podrl.config import Config, ConfigError, check
+from podrl.container_limits import GROUPS, memory_limit
 from podrl.memory import shard_bytes
 from podrl.mesh import Topology
 from podrl.ops.distributions import make_distribution
@@ -102,22 +103,13 @@ def _memory(devices: Sequence[jax.Device]) -> tuple[int | None, str]:
     return min(known, default=None), f"a {devices[0].device_kind} has"
 
 
-def host_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def host_memory_bytes(groups: Path = GROUPS) -> int:
     """Memory of this machine, or what its scheduler or container leaves this process, if that is less.
 
     Args:
-        cgroup: where the kernel tells of control groups, of version 2.
+        groups: where the kernel tells of control groups.
     """
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    own = Path("/proc/self/cgroup")
-    lines = own.read_text().splitlines() if own.exists() else []
-    path = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
-    folder = cgroup / path
-    for each in (folder, *folder.parents):
-        limit = each / "memory.max"
-        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-            limits.append(int(text))
-    return min(limits)
+    return int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), memory_limit(groups)))
 
 
 def _bytes(struct: Any) -> int:

@@ -17,6 +17,8 @@ import time
 from types import FrameType
 from typing import Any
 
+from podrl.container_limits import explain
+
 INTERRUPTED = 130  # What a shell reports of a command that Ctrl-C ended.
 PREEMPTED = 75  # EX_TEMPFAIL in sysexits.h: try the same command again.
 # What schedulers announce an end with; XCPU is the kernel's, at a limit of CPU time, once a second.
@@ -126,9 +128,12 @@ def _leave(signum: int, frame: FrameType | None) -> Any:
 
 
 def _end(signum: int) -> None:
-    said = f"stopped by {signal.Signals(signum).name}, with no update under way"
-    if signum == signal.SIGINT:
-        said = "interrupted before anything was begun"
+    stopping = signal.Signals(signum)
+    said, code = f"stopped by {stopping.name}, with no update under way.", EXIT_CODES[stopping]
+    if stopping == signal.SIGINT:
+        said = "interrupted before anything was begun."
+        if limit := explain():
+            said, code = f"error: {limit}", 1
     with contextlib.suppress(OSError):
-        os.write(2, f"podrl: {said}.\n".encode())
-    _exit(EXIT_CODES[signal.Signals(signum)])
+        os.write(2, f"podrl: {said}\n".encode())
+    _exit(code)

@@ -13,6 +13,7 @@ import ml_collections
 
 from podrl import commandline
 from podrl.config import ConfigError, check
+from podrl.container_limits import explain
 from podrl.process_exit import contained
 from podrl.signal_handlers import KeptHandlers
 from podrl.stop_signals import INTERRUPTED
@@ -37,19 +38,23 @@ def run_tool(
 
     Returns:
         The exit code: what `run` returned, or 0; 2 after a mistake in the command or config, also of one that another
-        error was raised from; 1 after one of `failures`; 130 after Ctrl-C.
+        error was raised from; 1 after one of `failures`, or at a limit of threads; 130 after Ctrl-C.
     """
     try:
         return run() or 0
     except KeyboardInterrupt:
+        if limit := explain():
+            sys.stderr.write(f"{name}: error: {limit}\n")
+            return 1
         if farewell:
             sys.stderr.write(f"{name}: {farewell}\n")
         return INTERRUPTED
     except Exception as error:
         mistake = next((each for each in (error, error.__cause__) if isinstance(each, ConfigError)), None)
-        if mistake is None and not isinstance(error, failures):
+        limit = explain(error) or (explain() if mistake is None else None)
+        if mistake is None and limit is None and not isinstance(error, failures):
             raise
-        sys.stderr.write(f"{name}: error: {mistake or error}\n")
+        sys.stderr.write(f"{name}: error: {mistake or limit or error}\n")
         return 1 if mistake is None else 2
 
 

@@ -32,6 +32,7 @@ from podrl.compilation_cache import use_compilation_cache
 from podrl.config import MISTAKE, Config, ConfigError, check
 from podrl.config_dict import to_dict
 from podrl.consensus import StopVote
+from podrl.container_limits import check_threads, explain
 from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging
 from podrl.distributed import ALONE, Job
@@ -48,7 +49,7 @@ from podrl.panel import Summary
 from podrl.paths import absolute_workdir
 from podrl.place import find_place, warn_of_unread_launcher
 from podrl.placement import run_loop
-from podrl.platforms import suit_xla_to_cpu
+from podrl.platforms import available_cores, suit_xla_to_cpu
 from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
 from podrl.process_exit import contained
 from podrl.profiler import Profiler
@@ -79,6 +80,7 @@ def main(command: CommandLine) -> int:
     warn_of_unread_launcher(os.environ, membership, alone=command.alone)
     keep_freed_memory()
     suit_xla_to_cpu(os.environ, jax_plugins())
+    check_threads(os.environ, available_cores())
     use_compilation_cache()
     config = resolve(command.config)
     check(
@@ -124,9 +126,11 @@ def main(command: CommandLine) -> int:
             logging.error("%s", lost)
             leave(job.exit_code)
         code = STALLED if isinstance(error.__cause__ or error, TimeoutError) else 1
-        said = str(error) or type(error).__name__
+        limit = explain(error.__cause__ or error)
+        said = limit or str(error) or type(error).__name__
         logging.error("The run failed: %s", said)
-        logging.error("Details:", exc_info=error.__cause__ or error)
+        if limit is None:
+            logging.error("Details:", exc_info=error.__cause__ or error)
         job.fail(said, code)
         return _exit_code(code, job, error)
     return _exit_code(code, job)

@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
+    {"container_limits"},
     {"mistakes", "stop_signals"},
     {"ranges", "rows"},
     {"sections"},

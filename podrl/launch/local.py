@@ -1,6 +1,7 @@
 """A job of several processes on this machine."""
 
 from collections.abc import Mapping, Sequence
+import math
 import os
 from pathlib import Path
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import sys
 
 from podrl.config import check
+from podrl.container_limits import SHARERS_VARIABLE, cpu_quota
 from podrl.launch.members import Member
 from podrl.secret import VARIABLE, make_secret
 
@@ -57,6 +59,8 @@ def make_members(
     else:
         environs = [{"JAX_NUM_CPU_DEVICES": str(devices_per_process)}] * num_processes
     if num_processes > 1:
+        if math.isfinite(cpu_quota()):
+            environs = [{**environ, SHARERS_VARIABLE: str(num_processes)} for environ in environs]
         secret = make_secret()
         environs = [{**environ, VARIABLE: secret} for environ in environs]
     devices = 1 if gpus else devices_per_process or 1  # On CPU each device is a thread, and they wait for each other.

@@ -16,6 +16,7 @@ import time
 from absl import logging
 
 from podrl.config import ConfigError
+from podrl.container_limits import LimitReached, explain
 from podrl.launch.end_pipe import EndPipe
 from podrl.launch.preparation import preparation
 from podrl.launch.relay import Relay
@@ -150,6 +151,8 @@ class _Job:
                 preexec_fn=preparation(member.cores),
             )
         except OSError as error:
+            if limit := explain(error):
+                raise LimitReached(limit) from None
             raise ConfigError(f"{member.command[0]} cannot be started: {error.strerror}.") from None
         finally:
             end.keep_reading()

@@ -1,0 +1,149 @@
+"""What a container leaves a process of the machine: time on its cores, memory, threads. Imports nothing slow.
+
+Linux keeps these limits in files of control groups, in version 2 one tree for all controllers, in version 1 a tree for
+each. A container often sees its own group as the root, and still its path on the host: a folder that is not there has a
+parent that is.
+
+Sources: cgroups(7); the kernel's cgroup-v1/cpuacct.rst, pids.rst and cgroup-v2.rst.
+"""
+
+from collections.abc import Mapping
+import contextlib
+import errno
+import math
+import os
+from pathlib import Path
+import resource
+import threading
+
+SHARERS_VARIABLE = "PODRL_SHARERS"  # How many processes of a job were started into one container.
+GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_OTHER_THREADS = 28  # Of a run: its actors, checkpoints and environments, at the least.
+_THREADS_PER_CORE = 2  # Of XLA's CPU backend.
+_REFUSED = ("can't start new thread", "Resource temporarily unavailable")
+
+
+class LimitReached(RuntimeError):
+    """No more threads or processes can be started."""
+
+
+def cpu_quota(groups: Path = GROUPS, own: Path = OWN) -> float:
+    """How many cores' time this process may use; infinite without a quota.
+
+    Args:
+        groups: where the control groups are mounted; as in the other functions.
+        own: where the kernel tells which groups this process is in.
+    """
+    quotas = [math.inf]
+    for folder in _folders("cpu", groups, own):
+        quota, _, period = _read(folder / "cpu.max").partition(" ")
+        if not quota:
+            quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(period):
+            quotas.append(int(quota) / int(period))
+    return min(quotas)
+
+
+def quota_cores(groups: Path = GROUPS, own: Path = OWN) -> float:
+    """The quota in whole cores, rounded up so that none of it is left idle, over the processes that share it."""
+    sharers = os.environ.get(SHARERS_VARIABLE, "1")
+    quota = cpu_quota(groups, own) / (int(sharers) if sharers.isdigit() and int(sharers) else 1)
+    return quota if math.isinf(quota) else max(1, math.ceil(quota))
+
+
+def memory_limit(groups: Path = GROUPS, own: Path = OWN) -> float:
+    """Bytes that this process and those in its groups may have together; infinite without a limit."""
+    names = ("memory.max", "memory.limit_in_bytes")
+    found = [_read(folder / name) for folder in _folders("memory", groups, own) for name in names]
+    return min((float(text) for text in found if text.isdigit()), default=math.inf)
+
+
+def check_threads(environ: Mapping[str, str], cores: int) -> None:
+    """Raises `LimitReached` unless as many threads can be started as a run has at the least.
+
+    Starts them: what counts against which limit differs between kernels, and XLA aborts the process when it fails.
+
+    Args:
+        environ: where NPROC may say for how many cores XLA's CPU backend has threads.
+        cores: that the process may use.
+    """
+    number = environ.get("NPROC", "")
+    cores = int(number) if number.isdigit() else cores
+    if not _can_start(_OTHER_THREADS + _THREADS_PER_CORE * cores):
+        raise LimitReached(describe_limit())
+
+
+def explain(error: BaseException | None = None) -> str | None:
+    """Which limit of threads is behind an error, or behind a SIGINT: OpenBLAS raises one when it gets no thread.
+
+    Args:
+        error: what was raised; None for a signal.
+
+    Returns:
+        One line; None if there is another reason.
+    """
+    if isinstance(error, LimitReached):
+        return str(error)
+    refused = isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN
+    refused = refused or (isinstance(error, (RuntimeError, OSError)) and any(text in str(error) for text in _REFUSED))
+    return describe_limit() if refused or (error is None and not _can_start(1)) else None
+
+
+def describe_limit(groups: Path = GROUPS, own: Path = OWN) -> str:
+    """The limit of threads and processes that is nearest, its value and how to raise it."""
+    said = "No more threads or processes can be started: "
+    found: list[tuple[int, int, Path]] = []
+    for folder in _folders("pids", groups, own):
+        most, there = _read(folder / "pids.max"), _read(folder / "pids.current")
+        if most.isdigit() and there.isdigit():
+            found.append((int(most) - int(there), int(most), folder))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    of_user = soft != resource.RLIM_INFINITY and os.geteuid() != 0  # Root is exempt.
+    if found and (not of_user or min(found)[1] <= soft):
+        _, limit, folder = min(found)
+        return (
+            f"{said}pids.max={limit} of this container's control group ({folder}). Raise it, as by docker run "
+            "--pids-limit or the kubelet's podPidsLimit, or give the job fewer processes and threads "
+            "(actors.env_threads)."
+        )
+    if of_user:
+        return f"{said}RLIMIT_NPROC={soft} for all that this user runs. Raise it (ulimit -u), or end what else runs."
+    return f"{said}the system has a limit that it does not tell. Look at kernel.threads-max and the machine's memory."
+
+
+def _folders(controller: str, groups: Path, own: Path) -> list[Path]:
+    """Those of this process's group and all above it, as far as they are to be seen, of both versions."""
+    found = []
+    for line in _read(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        tops = [groups / controllers, groups / controller] if controllers else [groups, groups / "unified"]
+        for top in tops:
+            folder = top / path.lstrip("/")
+            found += [each for each in (folder, *folder.parents) if each == top or top in each.parents]
+    return found
+
+
+def _read(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text().strip()
+    return ""
+
+
+def _can_start(count: int) -> bool:
+    """Whether so many more threads can run at the same time."""
+    end = threading.Event()
+    started = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=end.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError as error:
+        return _REFUSED[0] not in str(error)  # Python refuses them too, while it shuts down.
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
+    return True
