@@ -2,6 +2,7 @@
 
 from collections.abc import MutableMapping
 import contextlib
+import os
 import subprocess
 
 import jax
@@ -14,6 +15,7 @@ from podrl.coordinator_start import start_coordinator
 from podrl.distributed import CONNECT_S, Job
 from podrl.meeting import Line
 from podrl.membership import Membership
+from podrl.proxies import without_proxies
 from podrl.secret import VARIABLE, take_secret
 
 _COORDINATOR_S = 10.0  # For the coordinator to tell the others that not all came, and to end.
@@ -53,17 +55,18 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
             coordinator.kill()
             coordinator.wait()
         raise
-    client = _jax.get_distributed_runtime_client(
-        join_address(*meeting_point(address)),
-        membership.process_index,
-        init_timeout=CONNECT_S,
-        shutdown_timeout=5,
-        heartbeat_timeout=BEAT_S,
-        shutdown_on_destruction=False,
-        use_compression=True,
-    )
-    job = Job(membership, line.hosts, line=line, client=client, coordinator=coordinator)
-    job.connect()
+    with without_proxies(os.environ):
+        client = _jax.get_distributed_runtime_client(
+            join_address(*meeting_point(address)),
+            membership.process_index,
+            init_timeout=CONNECT_S,
+            shutdown_timeout=5,
+            heartbeat_timeout=BEAT_S,
+            shutdown_on_destruction=False,
+            use_compression=True,
+        )
+        job = Job(membership, line.hosts, line=line, client=client, coordinator=coordinator)
+        job.connect()
     # What `jax.distributed.initialize` would set. That would run the service in process 0, whose loss would then abort
     # the others, and take SIGTERM away from `podrl.interruption`.
     state = distributed.global_state

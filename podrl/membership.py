@@ -86,7 +86,8 @@ def find_membership(
         metadata: what a TPU machine's metadata server says under a key; None anywhere else.
 
     Raises:
-        ConfigError: if the flags are incomplete, or contradict what a platform says.
+        ConfigError: if the flags are incomplete, or contradict what a platform says, or that is incomplete.
+        MetadataError: if a TPU machine's metadata server does not say what it is part of.
     """
     if coordinator is not None:
         check_address(coordinator)
@@ -100,6 +101,7 @@ def find_membership(
             "processes there are.",
         )
         if found is None:
+            _check_no_worker(environ)
             return Membership(platform="alone")
         return dataclasses.replace(found, coordinator=coordinator) if coordinator else found
     if process_count is None or process_index is None:
@@ -215,11 +217,24 @@ def _openmpi_coordinator(environ: Mapping[str, str], *, everybody_here: bool) ->
 
 def _gke(environ: Mapping[str, str]) -> Membership | None:
     """A pod on Google Kubernetes Engine with TPUs, of one slice or of several."""
-    workers = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
-    if not workers or "TPU_WORKER_ID" not in environ:
-        return None
-    hosts = [worker.split(":")[0] for worker in workers.split(",")]
-    return _tpu_slices("gke", "TPU slice on GKE", hosts, _whole(environ, "TPU_WORKER_ID") or 0, environ)
+    index, hosts = _whole(environ, "TPU_WORKER_ID"), _tpu_hosts(environ)
+    return _tpu_slices("gke", "TPU slice on GKE", hosts, index, environ) if hosts and index is not None else None
+
+
+def _check_no_worker(environ: Mapping[str, str]) -> None:
+    """Raises ConfigError if something says that this is one of several workers of a TPU slice, but not which."""
+    hosts, index = _tpu_hosts(environ), environ.get("TPU_WORKER_ID")
+    check(
+        len(hosts) < 2 and (bool(hosts) or index in (None, "", "0")),
+        f"TPU_WORKER_HOSTNAMES={','.join(hosts)} and TPU_WORKER_ID={index or ''} say that this is one of several "
+        "workers of a TPU slice, but not which of whom. Set both; or give --coordinator, --process_count and "
+        "--process_index, or --alone for a run of this worker only.",
+    )
+
+
+def _tpu_hosts(environ: Mapping[str, str]) -> list[str]:
+    workers = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES") or ""
+    return [worker.split(":")[0] for worker in workers.split(",") if worker]
 
 
 def _tpu(environ: Mapping[str, str], metadata: Callable[[str], str | None]) -> Membership | None:
@@ -227,12 +242,18 @@ def _tpu(environ: Mapping[str, str], metadata: Callable[[str], str | None]) -> M
     if "TPU_SKIP_MDS_QUERY" in environ:
         return None
     index, endpoints = metadata("agent-worker-number"), metadata("worker-network-endpoints")
-    if not index or not endpoints:
+    if index is None and endpoints is None:
         return None
+    check(
+        bool(endpoints) and (index or "").isdigit(),
+        f"This TPU machine's metadata has agent-worker-number={index!r} and worker-network-endpoints={endpoints!r}, so "
+        "whether it is part of a pod is not known. If it is not, add --alone; otherwise give --coordinator, "
+        "--process_count and --process_index.",
+    )
     # Entries are hosts, or in an older form name:id:address.
-    hosts = [endpoint.split(":")[-1] for endpoint in endpoints.split(",")]
+    hosts = [endpoint.split(":")[-1] for endpoint in (endpoints or "").split(",")]
     facts = dict(re.findall(r"^\s*(\w+)\s*:\s*'?([^'\n]*)'?\s*$", metadata("tpu-env") or "", re.M))
-    return _tpu_slices("tpu", "TPU slice", hosts, int(index), {**facts, **environ})
+    return _tpu_slices("tpu", "TPU slice", hosts, int(index or 0), {**facts, **environ})
 
 
 def _tpu_slices(platform: str, job: str, hosts: list[str], worker: int, environ: Mapping[str, str]) -> Membership:

@@ -17,6 +17,7 @@ from podrl.determinism import jax_plugins
 from podrl.jax_settings import check_jax_settings
 from podrl.launch import options
 from podrl.launch.start import launch
+from podrl.metadata import MetadataError
 from podrl.platforms import skip_absent_tpu
 from podrl.process_exit import record_end
 from podrl.tool import run_tool
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: see `podrl.train`."""
     # A run that is under way catches Ctrl-C, and so do the launchers of several processes.
     stop_signals.raise_ctrl_c()
-    return run_tool("podrl", lambda: run(argv), farewell="interrupted before anything was begun.")
+    farewell = "interrupted before anything was begun."
+    return run_tool("podrl", lambda: run(argv), failures=(MetadataError,), farewell=farewell)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def main(address, count, index, timeout_s, action, *arguments):
         tell(begins=True)
         atexit.register(tell, shuts_down=True)
         job = join(membership, float(timeout_s), os.environ)
-        tell(joined=list(job.hosts))
+        tell(joined=list(job.hosts), proxies={name: os.environ[name] for name in os.environ if "_proxy" in name})
         globals()[action](job, *arguments)
     except ConfigError as error:
         sys.stderr.write(f"podrl: error: {error}\n")

@@ -64,6 +64,21 @@ def test_processes_exchange_values_and_leave_in_good_order():
         wait_for(lambda: not coordinators(address))
 
 
+@pytest.mark.parametrize(
+    "variable", ["http_proxy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("https_proxy", "grpc_proxy"))]
+)
+def test_no_connection_of_a_job_goes_through_a_proxy(monkeypatch, variable):
+    """The variables stay, for environments, loggers and storage."""
+    proxy = f"http://{free_address()}"  # Nobody listens there.
+    monkeypatch.setenv(variable, proxy)
+    monkeypatch.setenv("no_proxy", "example.org")
+    with job(2, "exchange") as members:
+        for member in members:
+            code, results, lines = member.end()
+            assert (code, errors(lines)) == (0, [])
+            assert {variable: proxy, "no_proxy": "example.org"}.items() <= results["proxies"].items()
+
+
 def test_a_job_of_one_has_nobody_to_wait_for():
     alone = join(find_membership({}, metadata=lambda key: None), 1, {})
     assert (alone.process_index, alone.process_count, alone.hosts) == (0, 1, (socket.gethostname(),))

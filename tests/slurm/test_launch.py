@@ -122,3 +122,12 @@ def test_real_training_goes_on_bit_for_bit(cluster, tmp_path, nodes, where):
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
     assert "Goes on with the run in this folder, after update 4" in cluster.output(job)
     assert_same(tmp_path / "run", tmp_path / "straight", SCRIPTED)
+
+
+@pytest.mark.slow
+def test_proxies_of_the_nodes_are_not_for_the_job(cluster, tmp_path):
+    proxy = "http://127.0.0.1:9"  # Nobody listens there.
+    cluster.environ |= {"http_proxy": proxy, "https_proxy": proxy, "no_proxy": "localhost,127.0.0.1"}
+    job = submit(cluster, tmp_path, str(ROOT / "tools/tpu_launch.py"), *TWO, *SCRIPTED)
+    assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
+    assert "All 2 processes agree" in cluster.output(job)
