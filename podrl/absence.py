@@ -8,6 +8,7 @@ from podrl.membership import Membership
 from podrl.secret import FILE_VARIABLE, VARIABLE
 
 _MOST_NAMES = 8
+_MOST_PAIRS = 3
 
 
 def list_processes(membership: Membership, processes: Sequence[int]) -> str:
@@ -65,6 +66,21 @@ def has_no_service(membership: Membership, why: str) -> str:
     return (
         f"All processes have met at {membership.coordinator}, but the job cannot begin: {why}. Choose another port: "
         "--coordinator=HOST:PORT, the same for all processes."
+    )
+
+
+def does_not_reach(pairs: Sequence[str], ports: str) -> str:
+    """Why all processes end that have met, some of which do not reach each other.
+
+    Args:
+        pairs: one text for each, which says who does not reach whom, and where.
+        ports: from which the systems choose those at which processes listen.
+    """
+    more = f"; and {len(pairs) - _MOST_PAIRS} more such pairs" if len(pairs) > _MOST_PAIRS else ""
+    return (
+        f"{capital('; '.join(pairs[:_MOST_PAIRS]))}{more}. Each two processes of a job connect at ports that their "
+        f"systems choose from {ports}: open these between the hosts, or give --coordinator an address in a network in "
+        "which they are open."
     )
 
 

@@ -38,17 +38,26 @@ class Stranger:
 class Entrance:
     """The listening socket, and the strangers that have come to it."""
 
-    def __init__(self, listener: socket.socket, selector: selectors.BaseSelector, secret: bytes):
+    def __init__(
+        self,
+        listener: socket.socket,
+        selector: selectors.BaseSelector,
+        secret: bytes,
+        *,
+        role: str = wire.COORDINATOR,
+    ):
         """Listens.
 
         Args:
             listener: a listening socket.
             selector: gets the listener, with itself as data, and strangers' connections, each with its `Stranger`.
             secret: of the job.
+            role: which this side proves.
         """
         self.listener = listener
         self._selector = selector
         self._secret = secret
+        self._role = role
         self._strangers: dict[Stranger, None] = {}  # In the order in which they came.
         self._refused = 0
         self._last = ""
@@ -143,12 +152,12 @@ class Entrance:
             self._send_away(stranger, "what it said is not podrl's")
             return False
         nonces = (stranger.nonce, str(nonce))
-        if not wire.is_proof(message.get("proof"), self._secret, wire.PROCESS, *nonces):
+        if not wire.is_proof(message.get("proof"), self._secret, wire.process_to(self._role), *nonces):
             self._send(stranger, unproven=True)
             self._send_away(stranger, "it does not have the job's secret")
             return False
         self._forget(stranger)
-        self._send(stranger, proof=wire.prove(self._secret, wire.COORDINATOR, *nonces))
+        self._send(stranger, proof=wire.prove(self._secret, self._role, *nonces))
         stranger.lines.longest_bytes = wire.LONGEST_BYTES
         return True
 

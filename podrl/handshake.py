@@ -1,4 +1,4 @@
-"""A process's side of the proof with which every connection to the coordinator begins: see `wire` and `entrance`."""
+"""The side of a process that connects, of the proof with which every connection begins: see `wire` and `entrance`."""
 
 import socket
 
@@ -12,19 +12,22 @@ class UnprovenError(Exception):
     """The other side has another secret, or says that this one has."""
 
 
-def prove_both(connection: socket.socket, secret: bytes, limit_s: float) -> wire.Lines:
+def prove_both(
+    connection: socket.socket, secret: bytes, limit_s: float, *, whose: str = wire.COORDINATOR
+) -> wire.Lines:
     """Proves to the coordinator that this process is of its job, and has it prove the same.
 
     Args:
         connection: a new one, with a timeout of a second or so.
         secret: of the job.
         limit_s: how long the coordinator may take.
+        whose: the role that the other side is to prove, if it is not the coordinator.
 
     Returns:
         What else the connection has brought.
 
     Raises:
-        UnprovenError: if the secrets differ.
+        UnprovenError: if the secrets differ, or the roles.
         ValueError: if it is no coordinator that answers.
         TimeoutError: if none answers in time.
         OSError: if the connection ends.
@@ -34,9 +37,9 @@ def prove_both(connection: socket.socket, secret: bytes, limit_s: float) -> wire
     if not wire.is_nonce(theirs):
         raise ValueError("no nonce")
     nonces = (str(theirs), own)
-    connection.sendall(wire.encode(nonce=own, proof=wire.prove(secret, wire.PROCESS, *nonces)))
+    connection.sendall(wire.encode(nonce=own, proof=wire.prove(secret, wire.process_to(whose), *nonces)))
     answer = _next(connection, lines, patience)
-    if not wire.is_proof(answer.get("proof"), secret, wire.COORDINATOR, *nonces):
+    if not wire.is_proof(answer.get("proof"), secret, whose, *nonces):
         raise UnprovenError
     lines.longest_bytes = _LONGEST_BYTES
     return lines

@@ -4,19 +4,24 @@ from collections.abc import MutableMapping
 import contextlib
 import os
 import subprocess
+from typing import Any
 
+from absl import logging
 import jax
-from jax._src import distributed, xla_bridge
+from jax._src import config, distributed, xla_bridge
 from jax._src.lib import _jax
 
 from podrl.addresses import is_loopback, join_address, meeting_point
+from podrl.config import MISTAKE, ConfigError
 from podrl.coordinator import BEAT_S
 from podrl.coordinator_start import start_coordinator
 from podrl.distributed import CONNECT_S, Job
 from podrl.meeting import Line
 from podrl.membership import Membership
 from podrl.proxies import without_proxies
+from podrl.reachability import meet_in_pairs
 from podrl.secret import VARIABLE, take_secret
+from podrl.watchdog import STALLED
 
 _COORDINATOR_S = 10.0  # For the coordinator to tell the others that not all came, and to end.
 
@@ -30,10 +35,11 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
         environ: where a process of several finds the job's secret, which is taken out.
 
     Raises:
-        TimeoutError: if not all come in time; names the missing.
+        TimeoutError: if not all come in time, or some do not reach each other; names them.
         ConfigError: if the coordinator's port is taken, this process does not fit into the job, or it has no
             secret of the job.
-        RuntimeError: if JAX has devices already, the coordinator has ended, or JAX's service does not start.
+        RuntimeError: if JAX has devices already, the coordinator has ended, JAX's service does not start, or this
+            process cannot listen.
     """
     if membership.local_devices is not None:
         jax.config.update("jax_cuda_visible_devices", ",".join(map(str, membership.local_devices)))
@@ -72,4 +78,29 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
     state = distributed.global_state
     state.process_id, state.num_processes = membership.process_index, membership.process_count
     state.coordinator_address, state.client = membership.coordinator, client
+    try:
+        _connect_in_pairs(job, line.own_address, secret, timeout_s)
+    except (ConfigError, RuntimeError, TimeoutError) as error:
+        codes = {ConfigError: MISTAKE, TimeoutError: STALLED}
+        job.fail(str(error), codes.get(type(error), 1))
+        raise
     return job
+
+
+def _connect_in_pairs(job: Job, own_address: str, secret: bytes, timeout_s: float) -> None:
+    """Has the collectives of CPUs listen where the others reach this process, and checks that they do."""
+    address, unreached = meet_in_pairs(job, own_address, secret, timeout_s)
+    by_gloo = config.cpu_collectives_implementation.value == "gloo"
+    if by_gloo:
+
+        def make_client() -> Any:
+            client = distributed.global_state.client
+            return xla_bridge.make_cpu_client(
+                _jax.make_gloo_tcp_collectives(distributed_client=client, hostname=address)
+            )
+
+        xla_bridge.register_backend_factory("cpu", make_client, priority=0, fail_quietly=False)
+    if unreached and by_gloo and jax.default_backend() == "cpu":
+        raise TimeoutError(unreached)
+    if unreached and job.process_index == 0:  # Other collectives may use another network.
+        logging.warning("%s This job goes on, as its devices connect in a way of their own.", unreached)

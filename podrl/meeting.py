@@ -76,6 +76,7 @@ class Line:
         self._silence = Patience(coordinator.SILENT_S)
         self._news_s, self._pause_s = time.monotonic() + _NEWS_S, _NEWS_S
         self.hosts = self._meet(secret)
+        self.own_address = str(self._connection.getsockname()[0])  # By which this host reaches the coordinator.
 
     def say(self, **message: Any) -> None:
         """Tells the coordinator; in vain if that is gone."""

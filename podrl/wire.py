@@ -21,7 +21,7 @@ import secrets
 import socket
 from typing import Any, NoReturn
 
-PROCESS, COORDINATOR = "podrl process", "podrl coordinator"  # Who proves something.
+PROCESS, COORDINATOR = "podrl process", "podrl coordinator"  # Who proves something; a `listener` does, too.
 LONGEST_BYTES = 1 << 16  # Of a line.
 LONGEST_UNPROVEN_BYTES = 1 << 10
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}  # A host that is gone is noticed after 14 s.
@@ -115,6 +115,16 @@ def seconds(number: Any) -> float:
     if not math.isfinite(value):
         raise ValueError("no finite number")
     return value
+
+
+def listener(index: int) -> str:
+    """The role of a process to which the others connect, to see whether they reach it."""
+    return f"podrl listener {index}"
+
+
+def process_to(role: str) -> str:
+    """The role of a process that connects to one in this role; its proof is of no use anywhere else."""
+    return PROCESS if role == COORDINATOR else f"{PROCESS} to {role}"
 
 
 def make_nonce() -> str:

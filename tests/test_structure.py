@@ -42,7 +42,7 @@ LAYERS = [
     | {"absence", "launch", "tool", "coordinator_process", "coordinator_start", "place"},
     {"meeting", "fused", "checkpoint_arrays", "adviser", "sizes"},
     {"distributed", "assembly", "checkpoint_restore", "reference"},
-    {"checkpoint"},
+    {"checkpoint", "reachability"},
     {"preflight", "consensus", "resumption", "joining"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"turn", "succession"},

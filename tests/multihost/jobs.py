@@ -105,8 +105,15 @@ def job(
             member.kill()
 
 
+def named(name: str, hosts: Path, namespace: str = "") -> tuple[str, ...]:
+    """A command's beginning that runs the rest on a host of that name, where the file `hosts` is `/etc/hosts`."""
+    enter = ("ip", "netns", "exec", namespace) if namespace else ()
+    script = 'hostname "$0" && mount --bind "$1" /etc/hosts && shift && exec "$@"'
+    return (*enter, "unshare", "--mount", "--uts", "sh", "-c", script, name, str(hosts))
+
+
 @contextlib.contextmanager
-def two_hosts() -> Iterator[tuple[str, str]]:
+def two_hosts(network: str = "10.77.0.") -> Iterator[tuple[str, str]]:
     """Two network namespaces, as two hosts with a cable between them: 10.77.0.1 and 10.77.0.2. Skips without root."""
     hosts = (f"podrl{os.getpid()}a", f"podrl{os.getpid()}b")
     try:
@@ -117,7 +124,9 @@ def two_hosts() -> Iterator[tuple[str, str]]:
     try:
         ip("link", "add", "cable", "netns", hosts[0], "type", "veth", "peer", "name", "cable", "netns", hosts[1])
         for number, host in enumerate(hosts, start=1):
-            ip("-n", host, "addr", "add", f"10.77.0.{number}/24", "dev", "cable")
+            options = ("nodad",) if ":" in network else ()  # Else an address of IPv6 is of no use for a while.
+            prefix = 64 if ":" in network else 24
+            ip("-n", host, "addr", "add", f"{network}{number}/{prefix}", "dev", "cable", *options)
             for device in ("lo", "cable"):
                 ip("-n", host, "link", "set", device, "up")
         yield hosts

@@ -174,6 +174,11 @@ class TestStrangers:
                 pytest.raises(UnprovenError),
             ):
                 prove_both(connection, b"another secret of sixteen bytes", 30.0)
+            with (
+                socket.create_connection(split_address(address), timeout=30.0) as connection,
+                pytest.raises(UnprovenError),
+            ):
+                prove_both(connection, SECRET, 30.0, whose=wire.listener(0))  # Made for another process's port.
             with socket.create_connection(split_address(address), timeout=30.0) as connection:
                 nonce = wire.parse(connection.recv(1000))["nonce"]
                 overheard = wire.encode(nonce=nonce, proof=wire.prove(SECRET, wire.PROCESS, nonce, nonce))
