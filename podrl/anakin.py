@@ -34,13 +34,13 @@ from podrl.progress import (
     explain_nonfinite,
     first_snapshot,
     is_checkpoint_due,
-    is_finished,
     make_journal,
     make_outcome,
     make_snapshot,
     nothing_to_do,
 )
 from podrl.rates import End
+from podrl.schedule import is_finished, last_update
 from podrl.transfer import is_ready
 from podrl.types import Agent, Counters, EnvSpec, FusedState, Snapshot
 from podrl.waiting import wait_until
@@ -114,10 +114,10 @@ def run(
     """
     ledger = ledger or Ledger("learner", annotate=annotate)
     watchdog = watchdog or Watchdog(math.inf)
-    evaluations = Evaluations(config, evaluator, job, ledger, give_up or (lambda: bool(should_stop())))
+    evaluations = Evaluations(config, start, evaluator, job, ledger, give_up or (lambda: bool(should_stop())))
     start_s = time.perf_counter()
     environment = make_environment(source, config.env)
-    if start is not None and is_finished(config, start):
+    if start is not None and is_finished(config, start.counters):
         fused = FusedLearner(config, agent, environment, spec, topology, rules)
         last_state = cast(FusedState, start.state)
         evaluated = evaluations.make_up(start.counters, lambda: fused.actor_params(last_state))
@@ -140,7 +140,7 @@ def run(
     if evaluations.is_due(counters):  # On all processes, though one evaluates: they hold parts of the parameters.
         evaluator.add(counters, learner.actor_params(state))
     try:
-        while counters.learner_steps < config.num_updates and not should_stop():
+        while not is_finished(config, counters) and not should_stop():
             before_update(counters.learner_steps + 1)
             if counters == start.counters:
                 show_phase("first update")
@@ -175,7 +175,8 @@ def updates_to_next_stop(config: Config, counters: Counters, limit: int) -> int:
     done = counters.learner_steps
     intervals = (config.log.every_updates, config.checkpoint.every_updates, config.evaluate.every_updates)
     stops = [done + every - done % every for every in intervals if every]
-    return min(limit, *(stop - done for stop in stops), config.num_updates - done, *([] if done else [1]))
+    last = last_update(config, counters)
+    return min(limit, *(stop - done for stop in stops), last - done, *([] if done else [1]))
 
 
 class _Accounts:

@@ -12,7 +12,7 @@ import jax
 import ml_collections
 
 from podrl.agents import check_keys, load_agent
-from podrl.config import Config, ConfigError, EnvConfig, check, shown
+from podrl.config import Config, ConfigError, EnvConfig, check, check_counts, shown
 from podrl.config_dict import as_values, from_config_dict
 from podrl.envs import Source, load_source, make_environment
 from podrl.envs.observations import describe_observation
@@ -23,9 +23,10 @@ from podrl.learner import Learner
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks import make_network
 from podrl.normalization import normalize_observations, normalize_rewards
+from podrl.schedule import last_update, updates_ahead
 from podrl.sharding import describe_split, make_split_network
 from podrl.sizes import check_experience, check_state
-from podrl.types import Agent, EnvSpec, LearnerState, Network
+from podrl.types import Agent, Counters, EnvSpec, LearnerState, Network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,13 +135,35 @@ def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:
     return make_agent(config, make_network(config.network, spec), spec), spec, source
 
 
-def make_agent(config: Config, network: Network, spec: EnvSpec) -> Agent:
+def resume_at(assembly: Assembly, begun: Counters) -> Assembly:
+    """The parts of a run that goes on at `begun`: its schedules, too, go by env steps, whatever the sizes before.
+
+    Raises:
+        ConfigError: if it would take more updates than can be counted.
+    """
+    config = assembly.config
+    check_counts(config, last_update(config, begun))
+    if not updates_ahead(config, begun):
+        return assembly
+    network, _ = make_split_network(config, assembly.spec, assembly.topology.learner)
+    return dataclasses.replace(assembly, agent=make_agent(config, network, assembly.spec, begun))
+
+
+def make_agent(config: Config, network: Network, spec: EnvSpec, begun: Counters | None = None) -> Agent:
     """The agent around `network`, with what `config.network` says about the scale of what it learns from.
+
+    Args:
+        config: of the run.
+        network: the agent's.
+        spec: of the environment.
+        begun: where the run goes on; None if it begins.
 
     Raises:
         ConfigError: if the environment's observations have no scale.
     """
-    agent = load_agent(config.agent.name).make_agent(config.agent, network, config.num_updates)
+    begun = begun or Counters()
+    num_updates, ahead = last_update(config, begun), updates_ahead(config, begun)
+    agent = load_agent(config.agent.name).make_agent(config.agent, network, num_updates, ahead=ahead)
     if config.network.normalize_rewards:
         agent = normalize_rewards(agent, config.agent.discount)
     return normalize_observations(agent, spec) if config.network.normalize_observations else agent

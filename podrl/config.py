@@ -174,22 +174,18 @@ class Config:
 
     @property
     def num_updates(self) -> int:
-        """Updates until `total_env_steps` are consumed, rounded up."""
+        """Updates until `total_env_steps` are consumed, rounded up, of a run whose updates are all of this size."""
         return -(-self.total_env_steps // self.env_steps_per_update)
 
 
-def check_counts(config: Config) -> None:
-    """Raises `ConfigError` if a run is longer than can be counted: updates, optimizer steps and environments' steps.
-
-    Devices count them in 32 bits. A schedule over more would overflow at once, and a run would later.
-    """
-    steps = config.agent.minibatches * getattr(config.agent, "epochs", 1)
-    each, what = max((steps, "optimizer steps"), (config.actors.unroll_length, "steps of each environment"))
-    most = (2**31 - 1) // each
+def check_counts(config: Config, num_updates: int) -> None:
+    """Raises `ConfigError` if a run makes more updates than can be counted, which devices do in 32 bits."""
+    most = 2**31 - 1
     check(
-        config.num_updates <= most,
-        f"total_env_steps={config.total_env_steps} makes {config.num_updates:,} updates of {each:,} {what} each, and "
-        f"those are counted up to 2**31 - 1. Use at most {most * config.env_steps_per_update:,}.",
+        num_updates <= most,
+        f"total_env_steps={config.total_env_steps} ends at update {num_updates:,}, and updates are counted up to "
+        f"2**31 - 1. Use at most {config.total_env_steps - (num_updates - most) * config.env_steps_per_update:,}, or "
+        "larger updates: raise actors.num_envs or actors.unroll_length.",
     )
 
 

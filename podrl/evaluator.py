@@ -25,6 +25,7 @@ from podrl.endless import EndlessError, EndlessGuard
 from podrl.envs import Source, evaluation_protocol
 from podrl.evaluate import Episodes, Player, check_same_interface, make_player
 from podrl.ledger import Ledger
+from podrl.schedule import last_update
 from podrl.transfer import copy_to
 from podrl.types import Agent, Counters, EnvSpec, PyTree
 from podrl.waiting import Patience
@@ -277,6 +278,7 @@ def make_evaluator(
     spec: EnvSpec,
     source: Source,
     device: jax.Device,
+    begun: Counters,
     done: Set[int],
     write: Callable[[Counters, Episodes], None],
 ) -> Evaluator:
@@ -288,6 +290,7 @@ def make_evaluator(
         spec: of the environment, as in training.
         source: makes environments.
         device: where to act.
+        begun: where this start of the run begins.
         done: updates that were evaluated before.
         write: takes what was played.
 
@@ -327,7 +330,7 @@ def make_evaluator(
 
     return Evaluator(
         every_updates=config.evaluate.every_updates,
-        last_update=config.num_updates,
+        last_update=last_update(config, begun),
         done=done,
         timeout_s=config.evaluate.timeout_s,
         play=play,

@@ -24,6 +24,7 @@ class Profiler:
     A process can have one trace at a time, so this one must be closed whatever happens: use it as a context.
 
     Attributes:
+        last_update: number of the run's last update.
         annotate: shows a named span in the trace, for ledgers; None if nothing is to be profiled.
     """
 
@@ -32,11 +33,11 @@ class Profiler:
 
         Args:
             folder: where the trace goes.
-            last_update: number of the run's last update.
+            last_update: may be changed until the first update.
             enabled: false for a profiler that does nothing.
         """
         self._folder = epath.Path(folder)
-        self._last_update = last_update
+        self.last_update = last_update
         self._window: range | None = None
         self._waiting, self._tracing = enabled, False
         self._newest = 0
@@ -58,7 +59,7 @@ class Profiler:
             update: number of the update that comes next.
         """
         self._end_step()
-        self._window = self._window or choose_window(update, self._last_update)
+        self._window = self._window or choose_window(update, self.last_update)
         if self._waiting and update >= self._window.start:
             self._window = range(update, max(update + 1, self._window.stop))
             self._start()

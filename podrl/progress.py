@@ -15,7 +15,7 @@ from podrl.journal import Journal, Row
 from podrl.ledger import OTHER, Ledger
 from podrl.metrics import EpisodeWindow
 from podrl.nonfinite import NonFiniteError, first_bad_leaf
-from podrl.schedule import max_lag
+from podrl.schedule import is_finished, last_update, max_lag
 from podrl.types import Counters, EnvSpec, LearnerState, PyTree, Snapshot
 
 COMPILE_S = 3600.0  # How much longer than others a process may compile; one that dies meanwhile is missed at once.
@@ -49,11 +49,20 @@ class Outcome:
 class Evaluations:
     """When a run evaluates, and what waits for that; one process plays, and the others wait where it does."""
 
-    def __init__(self, config: Config, evaluator: Evaluator, job: Job, ledger: Ledger, give_up: Callable[[], bool]):
+    def __init__(
+        self,
+        config: Config,
+        start: Snapshot | None,
+        evaluator: Evaluator,
+        job: Job,
+        ledger: Ledger,
+        give_up: Callable[[], bool],
+    ):
         """Starts nothing.
 
         Args:
             config: of the run.
+            start: where it goes on; None if it begins.
             evaluator: of this process; of the first one alone it plays.
             job: of this process.
             ledger: of the main thread.
@@ -65,7 +74,9 @@ class Evaluations:
         self._patience_s = config.actors.timeout_s + evaluate.timeout_s
         self._goes_on = True  # Until it is to stop while it waits for an evaluation.
         self.is_due = functools.partial(
-            is_evaluation_due, every_updates=evaluate.every_updates, last_update=config.num_updates
+            is_evaluation_due,
+            every_updates=evaluate.every_updates,
+            last_update=last_update(config, start.counters if start else Counters()),
         )
 
     def add(self, counters: Counters, params: PyTree, *, saves: bool, look: Callable[[], object]) -> None:
@@ -127,7 +138,7 @@ def make_journal(
     return Journal(
         begun=start.counters.learner_steps,
         every_updates=config.log.every_updates,
-        last_update=config.num_updates,
+        last_update=last_update(config, start.counters),
         episodes=EpisodeWindow(config.log.episodes, start.episodes),
         gatherer=EpisodeGatherer(job, config.log.episodes, patience_s),
         chain=start.chain,
@@ -142,14 +153,10 @@ def make_journal(
     )
 
 
-def is_finished(config: Config, start: Snapshot | None) -> bool:
-    """Whether a run that would start here has all of its updates."""
-    return start is not None and start.counters.learner_steps >= config.num_updates
-
-
 def nothing_to_do(config: Config, start: Snapshot, *, finished: bool, stop_code: int) -> Outcome:
     """Of a run that had made all of its updates before."""
-    logging.info("This run is finished: it has all of its %d updates.", config.num_updates)
+    steps = f"{start.counters.env_steps:,}"
+    logging.info("This run is finished: it has %s env steps, in %d updates.", steps, start.counters.learner_steps)
     episodes = EpisodeWindow(config.log.episodes, start.episodes)
     return Outcome(
         state=start.state,
@@ -177,7 +184,7 @@ def make_outcome(
     return Outcome(
         state=state,
         counters=counters,
-        finished=counters.learner_steps >= config.num_updates and evaluated,
+        finished=is_finished(config, counters) and evaluated,
         stop_code=code,
         env_steps_per_second=journal.rates.average,
         compile_s=ledger.seconds()["compile"],

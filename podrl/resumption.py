@@ -21,16 +21,13 @@ from podrl.launch.progress import newest_update
 from podrl.paths import is_there
 from podrl.records import read_json
 from podrl.run_files import CHECKPOINTED, START_ANEW, set_rows_aside
-from podrl.schedule import is_exact, resumable
-from podrl.types import LearnerState, Snapshot
+from podrl.schedule import is_exact, is_finished, resumable
+from podrl.types import Counters, LearnerState, Snapshot
 from podrl.workdir import shorten
 
 _ADVICE = f"Put good copies there and repeat the command, choose another --workdir, or add {START_ANEW}."
 
-_SCHEDULE_KEYS = (
-    *("agent.learning_rate", "agent.learning_rate_decay", "total_env_steps"),
-    *("actors.num_envs", "actors.unroll_length"),
-)
+_SCHEDULE_KEYS = ("agent.learning_rate", "agent.learning_rate_decay", "total_env_steps")
 
 
 def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
@@ -67,9 +64,10 @@ def find_start(
         CheckpointError: if there are checkpoints and all are damaged, if one cannot be read, or if there were some and
             none is left: a run never restarts from update 0 over what it has.
     """
-    steps = json.loads(share(json.dumps(checkpointer.steps()))[0])
+    steps = checkpointer.steps()
+    choices = json.loads(share(json.dumps(resumable(config, steps, _finished(config, workdir, steps))))[0])
     try:
-        start = checkpointer.restore_first(shape, resumable(config, steps), share)
+        start = checkpointer.restore_first(shape, choices, share)
     except DamagedError as error:
         raise CheckpointError(
             f"All checkpoints of this run are damaged. They were left as they are. {error} {_ADVICE}"
@@ -88,7 +86,8 @@ def find_start(
         done,
         f"; the {repeated} after it that were done before it was stopped are made again" if repeated else "",
     )
-    if config.determinism == "exact" and not is_exact(config, done) and jax.process_index() == 0:
+    is_as_uninterrupted = is_exact(config, done) or is_finished(config, start.counters)
+    if config.determinism == "exact" and not is_as_uninterrupted and jax.process_index() == 0:
         logging.warning(
             "Update %d is between two boundaries (checkpoint.every_updates=%d): what follows is not bit for bit what "
             "an uninterrupted run would do.",
@@ -96,6 +95,19 @@ def find_start(
             config.checkpoint.every_updates,
         )
     return start
+
+
+def _finished(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list[int]:
+    """The checkpoints between boundaries at which the run had all of its env steps."""
+
+    def env_steps(step: int) -> int:
+        try:
+            found = (read_fact(workdir, step, "counters") or {}).get("env_steps", 0)
+        except CheckpointError:  # Whoever restores it says why.
+            return 0
+        return found if isinstance(found, int) else 0
+
+    return [step for step in steps if not is_exact(config, step) and env_steps(step) >= config.total_env_steps]
 
 
 def _find_lost(config: Config, workdir: epath.Path) -> str:
@@ -140,9 +152,10 @@ def warn_of_learning_rate(workdir: epath.Path, config: Config, start: Snapshot |
         config: that the run goes on with.
         start: where it does; None if it begins.
     """
-    update = start.counters.learner_steps if start else 0
+    counters = start.counters if start else Counters()
+    update = counters.learner_steps
     before, now = (read_fact(workdir, update, "config") if start else None) or {}, to_dict(config)
-    earlier, later = _learning_rate(before, update), _learning_rate(now, update)
+    earlier, later = _learning_rate(before, counters), _learning_rate(now, counters)
     if earlier is None or later is None:
         return
     (was, _), (becomes, share) = earlier, later
@@ -160,12 +173,13 @@ def warn_of_learning_rate(workdir: epath.Path, config: Config, start: Snapshot |
     )
 
 
-def _learning_rate(values: Mapping[str, Any], update: int) -> tuple[float, float] | None:
-    """The learning rate that a config has after an update, and its share of `agent.learning_rate`; None without one."""
+def _learning_rate(values: Mapping[str, Any], counters: Counters) -> tuple[float, float] | None:
+    """The learning rate that a config has at `counters`, and its share of `agent.learning_rate`; None without one."""
     agent, actors = values.get("agent", {}), values.get("actors", {})
     sizes = [values.get("total_env_steps"), actors.get("num_envs"), actors.get("unroll_length")]
     if agent.get("learning_rate") is None or not all(sizes):
         return None
     total, num_envs, length = sizes
-    share = max(0.0, 1 - update / math.ceil(total / (num_envs * length))) if agent.get("learning_rate_decay") else 1.0
+    left = max(0, math.ceil((total - counters.env_steps) / (num_envs * length))) * num_envs * length
+    share = left / max(counters.env_steps + left, 1) if agent.get("learning_rate_decay") else 1.0
     return agent["learning_rate"] * share, share

@@ -13,11 +13,13 @@ Where environments are in the compiled program (`topology.placement='anakin'`) n
 the checkpoint, from which a run goes on wherever it was stopped, and the newest parameters always act.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 import dataclasses
 
 from podrl.config import Config
+from podrl.types import Counters
 
+_NONE = Counters()
 WARMUP_UPDATES = 3  # A run's first two rollouts are made with the same parameters, and its first one opens the pools.
 
 
@@ -54,12 +56,36 @@ class Schedule:
         return range(oldest, oldest + 1 if self.exact else rollout + 1)
 
 
-def make_schedule(config: Config, first: int = 0) -> Schedule:
-    """The schedule of a run that starts after `first` updates."""
+def last_update(config: Config, counters: Counters) -> int:
+    """The number of the update that reaches `total_env_steps`, for a run that stands at `counters`.
+
+    Updates before it may have been of other sizes: what counts is the env steps. It is the same wherever a run whose
+    sizes stay stands.
+    """
+    left = max(0, config.total_env_steps - counters.env_steps)
+    return counters.learner_steps - (-left // config.env_steps_per_update)
+
+
+def updates_ahead(config: Config, counters: Counters) -> float:
+    """How many updates of today's size a run's env steps are ahead of its updates.
+
+    0 where all updates were of this size, negative after smaller ones; the same wherever a run whose sizes stay stands.
+    """
+    steps = counters.env_steps - counters.learner_steps * config.env_steps_per_update
+    return steps / config.env_steps_per_update
+
+
+def is_finished(config: Config, counters: Counters) -> bool:
+    """Whether a run that stands at `counters` has consumed all of its env steps."""
+    return counters.env_steps >= config.total_env_steps
+
+
+def make_schedule(config: Config, begun: Counters = _NONE) -> Schedule:
+    """The schedule of a run that starts at `begun`."""
     exact = config.determinism == "exact"
     return Schedule(
-        first=first,
-        last=config.num_updates,
+        first=begun.learner_steps,
+        last=last_update(config, begun),
         every=config.checkpoint.every_updates if exact else 0,
         max_lag=max_lag(config),
         exact=exact,
@@ -81,26 +107,31 @@ def warm_up_updates(config: Config) -> int:
     return max(WARMUP_UPDATES, 1 + max_lag(config))
 
 
-def resumable(config: Config, checkpoints: Iterable[int]) -> list[int]:
+def resumable(config: Config, checkpoints: Iterable[int], finished: Container[int] = ()) -> list[int]:
     """Of the updates that have a checkpoint, those that the run can go on from, best first.
 
     At boundaries, and after the last update, it resumes bit for bit. Other checkpoints are of runs that were stopped in
     between: they serve only where there is no better one. The newest boundary is less than one interval behind the
     newest checkpoint, unless the interval has changed or boundaries were lost: then the newest checkpoints come first,
     so that no more than one interval is ever made again.
+
+    Args:
+        config: of the run.
+        checkpoints: their updates.
+        finished: those of them at which the run had all of its env steps.
     """
     checkpoints = list(checkpoints)
-    boundaries = [update for update in checkpoints if is_exact(config, update)]
+    boundaries = [update for update in checkpoints if update in finished or is_exact(config, update)]
     if boundaries and max(checkpoints) - max(boundaries) >= max(config.checkpoint.every_updates, 1):
         return sorted(checkpoints, reverse=True)
-    return sorted(checkpoints, key=lambda update: (is_exact(config, update), update), reverse=True)
+    return sorted(checkpoints, key=lambda update: (update in boundaries, update), reverse=True)
 
 
 def is_exact(config: Config, update: int) -> bool:
-    """Whether a run that goes on after this many updates equals one that was not stopped."""
+    """Whether a run that goes on after this many updates, not its last, equals one that was not stopped."""
     if config.determinism != "exact":
         return False
     if config.topology.placement == "anakin":
         return True
     every = config.checkpoint.every_updates
-    return update >= config.num_updates or (every > 0 and update % every == 0)
+    return every > 0 and update % every == 0

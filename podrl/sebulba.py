@@ -44,13 +44,12 @@ from podrl.progress import (
     explain_nonfinite,
     first_snapshot,
     is_checkpoint_due,
-    is_finished,
     make_journal,
     make_outcome,
     make_snapshot,
     nothing_to_do,
 )
-from podrl.schedule import make_schedule
+from podrl.schedule import is_finished, make_schedule
 from podrl.transfer import ParameterStore
 from podrl.types import Agent, EnvSpec, Snapshot
 from podrl.waiting import Stopped
@@ -114,8 +113,8 @@ def run(
     ledger = ledger or Ledger("learner", annotate=annotate)
     watchdog = watchdog or Watchdog(math.inf)
     give_up = give_up or (lambda: bool(should_stop()))
-    evaluations = Evaluations(config, evaluator, job, ledger, give_up)
-    if start is not None and is_finished(config, start):
+    evaluations = Evaluations(config, start, evaluator, job, ledger, give_up)
+    if start is not None and is_finished(config, start.counters):
         learner = Learner(agent, topology.learner, rules)
         evaluated = evaluations.make_up(start.counters, functools.partial(learner.actor_params, start.state))
         return nothing_to_do(config, start, finished=evaluated, stop_code=int(should_stop()))
@@ -126,7 +125,7 @@ def run(
         job.exchange("programs compiled", "", COMPILE_S)  # What follows is quick, so that others need not wait long.
         start = start or first_snapshot(programs.learner.init, config.seed)
     state, counters, saved = start.state, start.counters, start.counters
-    schedule = make_schedule(config, counters.learner_steps)
+    schedule = make_schedule(config, counters)
     show_phase("starting environments")
     parameters = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
     params = programs.learner.actor_params(state)
@@ -150,7 +149,7 @@ def run(
     try:
         for actor in actors if not should_stop() else ():
             actor.start()
-        while counters.learner_steps < config.num_updates and not should_stop():
+        while not is_finished(config, counters) and not should_stop():
             before_update(counters.learner_steps + 1)
             try:
                 # Others would wait for this process in a reduction, so it may not leave on its own.

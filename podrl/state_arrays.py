@@ -12,7 +12,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from podrl.config import ConfigError
+from podrl.config import ConfigError, check
 from podrl.ops.statistics import Statistics
 from podrl.types import FusedState, LearnerState, PyTree
 
@@ -127,6 +127,11 @@ def check_leaves(checkpoint: epath.Path, saved: PyTree, expected: PyTree, *, par
     ]
     unknown = [f"it has {path}, which this run has not" for path in found if path not in wanted and not partly]
     if differences := differing + unknown:
+        check(
+            not all(difference.startswith("environments/") for difference in differences),
+            f"Checkpoint {checkpoint.name} in {checkpoint.parent} holds its run's environments, and this run has "
+            f"others: {differences[0]}. With topology.placement='anakin' keep actors.num_envs and env as they were.",
+        )
         raise ConfigError(
             f"Checkpoint {checkpoint.name} in {checkpoint.parent} is of another network or algorithm: {differences[0]}."
         )

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from podrl import consensus
 from podrl.allocator import keep_freed_memory
-from podrl.assembly import assemble, describe, resolve
+from podrl.assembly import assemble, describe, resolve, resume_at
 from podrl.checkpoint_errors import CheckpointError
 from podrl.commandline import CommandLine
 from podrl.compilation_cache import use_compilation_cache
@@ -58,6 +58,7 @@ from podrl.records import read_manifests
 from podrl.reporter import Reporter
 from podrl.resumption import find_start, make_checkpointer, warn_of_changes, warn_of_learning_rate, with_clock
 from podrl.run_files import clear_run, holds_run
+from podrl.schedule import is_finished, last_update
 from podrl.stop_signals import INTERRUPTED, ending_waits
 from podrl.streams import keep_printing
 from podrl.tool import refuse_module
@@ -244,7 +245,10 @@ def train(
             with ledger.spend("checkpoint"):
                 start = find_start(config, folder, checkpointer, assembly.state_shape, share)
             resumed = start.counters if start else Counters()
-        if first and goes_on and not (start and start.counters.learner_steps >= config.num_updates):
+        begin = resumed or Counters()
+        assembly = resume_at(assembly, begin)
+        profiler.last_update = last_update(config, begin)
+        if first and goes_on and not is_finished(config, begin):
             warn_of_changes(config, read_manifests(folder), manifest)
             warn_of_learning_rate(folder, asked, start)
         if first:
@@ -260,6 +264,7 @@ def train(
             spec=assembly.spec,
             source=assembly.source,
             device=topology.local_actor_devices[-1],
+            begun=begin,
             done=updates_with(folder, ROW_KEY, since=resumed.learner_steps) if first and resumed else set(),
             write=reporter.write_evaluation if reporter else _tell_nothing,
         )
@@ -267,7 +272,6 @@ def train(
         watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
 
         votes = StopVote(topology.learner, stop_code) if job.process_count > 1 else None
-        begin = resumed or Counters()
         newest = begin.learner_steps + 1
 
         def before_update(update: int) -> None:

@@ -204,7 +204,7 @@ class TestResume:
         assert facts(read_rows(tmp_path / "straight"))[-1]["episode/count"] > 8
         caplog.set_level("INFO", logger="absl")
         assert self.train(tmp_path / "straight").finished
-        assert "This run is finished: it has all of its 12 updates." in caplog.text
+        assert "This run is finished: it has 384 env steps, in 12 updates." in caplog.text
 
     @pytest.mark.slow
     def test_evaluations_have_their_rows(self, tmp_path):

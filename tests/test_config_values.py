@@ -94,13 +94,12 @@ def test_another_agent_on_a_config_is_told_where_to_start(agent, other, key):
 def test_a_run_longer_than_can_be_counted_names_the_longest():
     said = complaint_about(total_env_steps=10**12)
     assert said == (
-        "total_env_steps=1000000000000 makes 31,250,000,000 updates of 4 steps of each environment each, and those are "
-        "counted up to 2**31 - 1. Use at most 17,179,869,152."
+        "total_env_steps=1000000000000 ends at update 31,250,000,000, and updates are counted up to 2**31 - 1. Use at "
+        "most 68,719,476,704, or larger updates: raise actors.num_envs or actors.unroll_length."
     )
-    assert "of 16 optimizer steps each" in complaint_about("ppo", total_env_steps=10**12)
     config = hostile.base("impala")
-    config.total_env_steps = 17_179_869_152
-    assert resolve(config).num_updates == 2**29 - 1
+    config.total_env_steps = 68_719_476_704
+    assert resolve(config).num_updates == 2**31 - 1
 
 
 def test_every_key_has_values_in_the_table():

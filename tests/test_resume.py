@@ -216,7 +216,7 @@ class TestInOneProcess:
         outcome = train.train(self.CONFIG, workdir=str(tmp_path / "run"))
         assert outcome.finished
         assert "may not be bit for bit" not in caplog.text  # Nothing follows.
-        assert "This run is finished: it has all of its 12 updates." in caplog.text
+        assert "This run is finished: it has 384 env steps, in 12 updates." in caplog.text
         assert facts(read_rows(tmp_path / "run")) == straight
 
     def test_a_checkpoint_holds_the_config_and_manifest_of_its_run(self, undisturbed):

@@ -3,11 +3,13 @@
 import pytest
 
 from podrl.schedule import WARMUP_UPDATES, make_schedule, resumable, warm_up_updates
+from podrl.types import Counters
 from tests.runs import anakin_config, make_config
 
 
 def schedule(first=0, **overrides):
-    return make_schedule(make_config(total_env_steps=10 * 8 * 4, **overrides), first)
+    begun = Counters(learner_steps=first, env_steps=first * 8 * 4)
+    return make_schedule(make_config(total_env_steps=10 * 8 * 4, **overrides), begun)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_a_free_run_has_a_bounded_lag_and_no_boundaries(first, overrides, oldest
 )
 def test_boundaries_are_the_first_choice_to_go_on_from(every, checkpoints, expected):
     config = make_config(total_env_steps=10 * 8 * 4, checkpoint__every_updates=every)
-    assert resumable(config, checkpoints) == expected
+    assert resumable(config, checkpoints, finished=[10]) == expected
 
 
 def test_a_free_run_goes_on_from_the_newest():

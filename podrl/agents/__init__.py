@@ -1,7 +1,8 @@
 """One file per algorithm; `config.agent.name = 'impala'` imports `podrl.agents.impala`.
 
 Such a module has a frozen dataclass `AgentConfig` with its hyper-parameters, among them `minibatches` and
-`micro_batches` (see `podrl.layout`), and `make_agent(config, network, num_updates) -> podrl.types.Agent`.
+`micro_batches` (see `podrl.layout`), and `make_agent(config, network, num_updates, ahead) -> podrl.types.Agent`; the
+last two are for schedules over the run, see `podrl.ops.optimizers.share_done`.
 """
 
 from collections.abc import Iterable

@@ -16,7 +16,7 @@ import optax
 from podrl.actor_critic import make_act, make_act_greedy, make_init
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
 from podrl.ops.minibatches import accumulate_gradients, split_environments
-from podrl.ops.optimizers import linear_decay, make_adam, make_rmsprop
+from podrl.ops.optimizers import decay_over_run, make_adam, make_rmsprop
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
 from podrl.ranges import SIZE, check_values, choice, number, text
@@ -78,11 +78,16 @@ class AgentConfig:
         check_values(self, "agent.")
 
 
-def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent:
+def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: float = 0.0) -> Agent:
     """IMPALA around `network`, for a run of `num_updates` updates (which the learning rate's decay needs)."""
-    num_steps = num_updates * config.minibatches
-    schedule = linear_decay(config.learning_rate, num_steps) if config.learning_rate_decay else config.learning_rate
-    optimizer = _make_optimizer(config, schedule)
+    decay = decay_over_run(config.learning_rate, num_updates, config.minibatches, ahead)
+
+    def schedule(step: jax.Array) -> optax.ScalarOrSchedule:
+        return decay(step) if config.learning_rate_decay else config.learning_rate
+
+    def optimizer(step: jax.Array) -> optax.GradientTransformation:
+        return _make_optimizer(config, schedule(step))
+
     micro_batches, rolled = max(1, config.micro_batches), config.micro_batch_loop == "rolled"
 
     @jax.jit
@@ -93,13 +98,14 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
             return impala_loss(config, network, params, part, num_transitions)
 
         (_, metrics), grads = accumulate_gradients(loss_fn, state.params, trajectory, micro_batches, rolled=rolled)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer(state.step).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(state, params=params, opt_state=opt_state)
         return state, {**metrics, "grad/norm": optax.tree.norm(grads)}
 
     def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
-        learning_rate = schedule(state.step * config.minibatches) if callable(schedule) else schedule
+        rate = schedule(state.step)
+        learning_rate = rate(state.step * config.minibatches) if callable(rate) else rate
         steps = []
         for minibatch in split_environments(trajectory, config.minibatches):
             state, metrics = sgd_step(state, minibatch)
@@ -109,7 +115,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         return dataclasses.replace(state, step=state.step + 1), metrics
 
     return Agent(
-        init=make_init(network, optimizer),
+        init=make_init(network, optimizer(jnp.zeros((), jnp.int32))),
         initial_carry=network.initial_carry,
         actor_params=lambda state: state.params,
         act=make_act(network, lambda output: {"policy": output.policy}),

@@ -28,7 +28,7 @@ from podrl.ops.minibatches import (
     take_environments,
     take_rows,
 )
-from podrl.ops.optimizers import linear_decay, make_adam
+from podrl.ops.optimizers import decay_over_run, make_adam, share_done
 from podrl.ops.returns import clip_reward, gae
 from podrl.ranges import SIZE, check_values, choice, number, text
 from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
@@ -134,7 +134,7 @@ class Experience:
         return tree if self.rows is None else take_rows(tree, self.rows)
 
 
-def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent:
+def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: float = 0.0) -> Agent:
     """PPO around `network`, for a run of `num_updates` updates (which the decays need).
 
     Raises:
@@ -145,10 +145,14 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         "agent.shuffle='time' needs a network that can evaluate a row without those before it, which this one cannot. "
         "Use agent.shuffle=environments.",
     )
-    num_steps = num_updates * config.epochs * config.minibatches
-    schedule = linear_decay(config.learning_rate, num_steps) if config.learning_rate_decay else config.learning_rate
-    optimizer = make_adam(schedule, epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
+    decay = decay_over_run(config.learning_rate, num_updates, config.epochs * config.minibatches, ahead)
     micro_batches, rolled = max(1, config.micro_batches), config.micro_batch_loop == "rolled"
+
+    def schedule(step: jax.Array) -> optax.ScalarOrSchedule:
+        return decay(step) if config.learning_rate_decay else config.learning_rate
+
+    def optimizer(step: jax.Array) -> optax.GradientTransformation:
+        return make_adam(schedule(step), epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
 
     def deal(key: jax.Array, trajectory: Trajectory) -> jax.Array:
         if config.shuffle == "time":
@@ -163,7 +167,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
     def sgd_step(state: LearnerState, minibatch: Experience) -> tuple[LearnerState, Metrics]:
         mask = minibatch.select(minibatch.trajectory.is_transition)
         num_transitions = jnp.sum(mask, dtype=jnp.float32)
-        clip = config.clip * (1 - state.step / num_updates) if config.clip_decay else config.clip
+        clip = config.clip * (1 - share_done(state.step, num_updates, ahead)) if config.clip_decay else config.clip
         if config.normalize_advantages:
             mean, deviation = mean_and_deviation(minibatch.select(minibatch.advantages), mask)
             minibatch = dataclasses.replace(minibatch, advantages=(minibatch.advantages - mean) / (deviation + 1e-8))
@@ -172,14 +176,15 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
             return ppo_loss(config, network, params, part, num_transitions, clip)
 
         (_, metrics), grads = accumulate_gradients(loss_fn, state.params, minibatch, micro_batches, rolled=rolled)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer(state.step).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(state, params=params, opt_state=opt_state)
         return state, {**metrics, "grad/norm": optax.tree.norm(grads)}
 
     def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
         steps_before = state.step * config.epochs * config.minibatches
-        learning_rate = schedule(steps_before) if callable(schedule) else schedule
+        rate = schedule(state.step)
+        learning_rate = rate(steps_before) if callable(rate) else rate
         key, shuffle_key = jax.random.split(state.key)
         experience = estimate_advantages(config, network, state.params, trajectory)
         shares = jax.vmap(lambda k: deal(k, trajectory))(jax.random.split(shuffle_key, config.epochs))
@@ -197,7 +202,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent
         return dataclasses.replace(state, step=state.step + 1, key=key), metrics
 
     return Agent(
-        init=make_init(network, optimizer),
+        init=make_init(network, optimizer(jnp.zeros((), jnp.int32))),
         initial_carry=network.initial_carry,
         actor_params=lambda state: state.params,
         act=make_act(network, lambda output: {"policy": output.policy, "value": output.value}),

@@ -4,12 +4,55 @@ Each clips the gradient by its global norm first, then scales it. RMSProp comes 
 second moment is small, as it is in deep RL: with epsilon 0.01 the two train differently, and papers use both.
 """
 
+from collections.abc import Callable
+
+import jax
+from jax import numpy as jnp
 import optax
+
+_MOST_STEPS = 2**31 - 1  # Optax stops counting there.
 
 
 def linear_decay(learning_rate: float, num_updates: int) -> optax.Schedule:
     """Schedule from `learning_rate` at update 0 down to zero at update `num_updates`, and zero after it."""
     return optax.linear_schedule(learning_rate, 0.0, num_updates)
+
+
+def share_done(step: jax.Array, num_updates: int, ahead: float) -> jax.Array:
+    """The share of a run that is done after `step` updates: of its experience, if updates were of several sizes.
+
+    Args:
+        step: [] int32; updates done.
+        num_updates: number of the run's last update.
+        ahead: updates of today's size that the experience behind `step` is ahead of it, at any step.
+    """
+    return (step + ahead) / (num_updates + ahead) if ahead else step / num_updates
+
+
+def decay_over_run(
+    learning_rate: float, num_updates: int, steps_per_update: int, ahead: float
+) -> Callable[[jax.Array], optax.Schedule]:
+    """What returns the schedule of an update, from `learning_rate` at a run's start linearly to zero at its end.
+
+    It goes by the optimizer's own count of steps. If that does not tell how far a run is, as updates were of several
+    sizes or there are more steps than it counts, it goes by updates, and all steps of one take the same rate.
+
+    Args:
+        learning_rate: at the start of the run.
+        num_updates: number of the run's last update.
+        steps_per_update: optimizer steps of each.
+        ahead: see `share_done`.
+    """
+    num_steps = num_updates * steps_per_update
+    if not ahead and num_steps <= _MOST_STEPS:
+        schedule = linear_decay(learning_rate, num_steps)
+        return lambda step: schedule
+
+    def schedule_at(step: jax.Array) -> optax.Schedule:
+        rate = learning_rate * jnp.maximum(1 - share_done(step, num_updates, ahead), 0)
+        return lambda count: rate
+
+    return schedule_at
 
 
 def make_rmsprop(

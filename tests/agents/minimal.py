@@ -18,7 +18,7 @@ class AgentConfig:
     micro_batches: int = 1
 
 
-def make_agent(config: AgentConfig, network: Network, num_updates: int) -> Agent:
+def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: float = 0.0) -> Agent:
     optimizer = optax.sgd(1e-3)
 
     def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
