@@ -186,16 +186,14 @@ class Actor:
 
     def _open_pools(self, rollout: int, opened: list[Pool]) -> list[Turn]:
         """Makes this thread's pools."""
-        step = np.int32(rollout * self._unroll_length)
         pools = zip(self._make_pools, self._env_indices, strict=True)
-        return [self._open(make_pool, rollout, env_indices, step, opened) for make_pool, env_indices in pools]
+        return [self._open(make_pool, rollout, env_indices, opened) for make_pool, env_indices in pools]
 
     def _open(
         self,
         make_pool: Callable[[int], Pool],
         rollout: int,
         env_indices: np.ndarray,
-        step: np.int32,
         opened: list[Pool],
     ) -> Turn:
         """Makes a pool and resets its environments."""
@@ -208,7 +206,7 @@ class Actor:
             pool=pool,
             seeds=self._seeds(env_indices, rollout),
             episodes=EpisodeTracker(len(env_indices)),
-            state=self._programs.init(*jax.device_put((env_indices, step), self._device)),
+            state=self._programs.init(*jax.device_put((env_indices, np.int32(rollout)), self._device)),
             timestep=timestep,
         )
         self.nonfinite.note(turn.find_nonfinite(), *self._progress)

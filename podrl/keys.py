@@ -1,7 +1,11 @@
 """Where random keys come from: one seed, split by purpose first, so that no two users share a key."""
 
 import jax
+from jax import numpy as jnp
+import numpy as np
 
+ERA = 2**31 - 1  # Steps of one environment after which its keys are folded once more; devices count in 32 bits.
+_NO_STEP = np.uint32(2**32 - 1)  # Folded in for a later era: no step of an era has this number.
 # Purposes. A new one gets a new number; changing a number changes every run.
 LEARN, ACT, EVALUATE, ENVIRONMENT = range(4)
 
@@ -12,3 +16,13 @@ def purpose_key(seed: int, purpose: int) -> jax.Array:
     `fold_in` and `split` of the same key give the same keys, so two users of one key would share their noise.
     """
     return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def step_keys(keys: jax.Array, step: jax.Array) -> jax.Array:
+    """Keys [B] of one step, from those of environments; no two steps of an era, 0 to `ERA`, share one."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
+
+
+def era_keys(keys: jax.Array, era: jax.Array) -> jax.Array:
+    """Keys [B] of environments in an era of their steps: those of the first are `keys` themselves."""
+    return jnp.where(era == 0, keys, step_keys(step_keys(keys, jnp.asarray(_NO_STEP)), era))

@@ -26,7 +26,7 @@ class ActingPrograms:
     """The functions of an `Unroller`, compiled for one device; the state is donated.
 
     Attributes:
-        init: (env_indices [B] uint32, steps taken before [] int32, both on the device) -> state.
+        init: (env_indices [B] uint32, unrolls made before [] int32, both on the device) -> state.
         act: (params, version, state, timestep) -> (actions, state).
         finish: (state, timestep) -> (trajectory, state).
         timestep: shapes and dtypes of what they take.

@@ -3,7 +3,8 @@
 The rollout is written in place into a buffer that lives on the acting device: with environments on the host a step
 sends one timestep there and brings only the actions back. Sampling keys are folded from (run seed, environment, step),
 so what an environment samples depends neither on the pool it sits in nor on the timing of threads; so are the keys of
-JAX environments.
+JAX environments. A device counts steps in 32 bits, so an environment's steps are counted in eras of whole unrolls, each
+with keys of its own (`podrl.keys.era_keys`).
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import jax
 from jax import numpy as jnp
 
 from podrl.envs import JaxEnvironment
-from podrl.keys import ACT, ENVIRONMENT, purpose_key
+from podrl.keys import ACT, ENVIRONMENT, ERA, era_keys, purpose_key, step_keys
 from podrl.types import Agent, EnvSpec, PyTree, Timestep, Trajectory
 
 
@@ -27,8 +28,10 @@ class ActingState:
         rollout: the trajectory being written.
         carry: the network's state before `row`.
         row: [] int32; the row of `rollout` to write next.
-        step: [] int32; steps that the run has taken.
-        keys: [B] typed PRNG keys, one per environment.
+        step: [] int32; steps that the run has taken in this era.
+        keys: [B] typed PRNG keys, one per environment, of this era.
+        unrolls: [] int32; unrolls that the run has made.
+        run_keys: [B] typed PRNG keys that those of all eras are folded from.
     """
 
     rollout: Trajectory
@@ -36,6 +39,8 @@ class ActingState:
     row: jax.Array
     step: jax.Array
     keys: jax.Array
+    unrolls: jax.Array
+    run_keys: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,24 +59,23 @@ class Unroller:
     unroll_length: int
     num_envs: int
 
-    def init(self, seed: int, env_indices: jax.Array, step: jax.Array) -> ActingState:
+    def init(self, seed: int, env_indices: jax.Array, unrolls: jax.Array) -> ActingState:
         """The state of a pool that was just opened.
 
         Args:
             seed: of the run.
             env_indices: [B] uint32; which of the whole job's environments these are.
-            step: [] int32; steps that the run has taken in each of them before.
+            unrolls: [] int32; unrolls that the run has made before.
         """
         carry = self.agent.initial_carry(self.num_envs)
-        return self.begin(seed, env_indices, step, carry, jnp.zeros(self.num_envs))
+        return self.begin(seed, env_indices, unrolls, carry, jnp.zeros(self.num_envs))
 
     def begin(
-        self, seed: int, env_indices: jax.Array, step: jax.Array, carry: PyTree, opening_reward: jax.Array
+        self, seed: int, env_indices: jax.Array, unrolls: jax.Array, carry: PyTree, opening_reward: jax.Array
     ) -> ActingState:
         """The state at row 0 of a rollout that goes on with `carry`, and a timestep of `opening_reward`."""
-        keys = env_keys(seed, ACT, env_indices)
         rollout = self._empty_rollout(carry, opening_reward, env_indices)
-        return ActingState(rollout=rollout, carry=carry, row=jnp.zeros((), jnp.int32), step=step, keys=keys)
+        return self._at_row_0(rollout, carry, unrolls, env_keys(seed, ACT, env_indices))
 
     def act(
         self, params: PyTree, version: jax.Array, state: ActingState, timestep: Timestep
@@ -87,7 +91,7 @@ class Unroller:
         Returns:
             Actions [B, ...], and the next state.
         """
-        keys = _at_step(state.keys, state.step)
+        keys = step_keys(state.keys, state.step)
         action, behaviour, carry = self.agent.act(params, timestep, state.carry, keys)
         rollout = _write_timestep(state.rollout, state.row, timestep)
         rollout = dataclasses.replace(
@@ -110,7 +114,25 @@ class Unroller:
         """
         rollout = _write_timestep(state.rollout, state.row, timestep)
         empty = self._empty_rollout(state.carry, timestep.reward, rollout.env_index)
-        return rollout, dataclasses.replace(state, rollout=empty, row=jnp.zeros_like(state.row))
+        return rollout, self._at_row_0(empty, state.carry, state.unrolls + 1, state.run_keys)
+
+    def era(self, unrolls: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The era that unroll number `unrolls` is in, and the steps before it in that era; both [] int32."""
+        era, unroll = jnp.divmod(unrolls, max(1, ERA // self.unroll_length))
+        return era, unroll * self.unroll_length
+
+    def _at_row_0(self, rollout: Trajectory, carry: PyTree, unrolls: jax.Array, run_keys: jax.Array) -> ActingState:
+        """The state before anything is written into an empty rollout."""
+        era, step = self.era(unrolls)
+        return ActingState(
+            rollout=rollout,
+            carry=carry,
+            row=jnp.zeros((), jnp.int32),
+            step=step,
+            keys=era_keys(run_keys, era),
+            unrolls=unrolls,
+            run_keys=run_keys,
+        )
 
     @functools.cached_property
     def state_shape(self) -> ActingState:
@@ -173,7 +195,7 @@ class EnvironmentsState:
         timestep: the newest, not yet acted on.
         carry: the network's state before it.
         returns: [B] float32; rewards of the episodes under way.
-        lengths: [B] int32; their steps.
+        lengths: [B] int32; their steps, which end at the largest number that there is.
     """
 
     environment: PyTree
@@ -220,7 +242,7 @@ class InGraphUnroller:
             seed: of the run.
             env_indices: [B] uint32; which of the whole job's environments these are.
         """
-        keys = _at_step(env_keys(seed, ENVIRONMENT, env_indices), jnp.zeros((), jnp.int32))
+        keys = step_keys(env_keys(seed, ENVIRONMENT, env_indices), jnp.zeros((), jnp.int32))
         state, timestep = self.environment.init(keys)
         num_envs = self.unroller.num_envs
         return EnvironmentsState(
@@ -247,13 +269,14 @@ class InGraphUnroller:
             The trajectory, the episodes that ended in it, and where the environments stand then.
         """
         length = self.unroller.unroll_length
-        keys = env_keys(seed, ENVIRONMENT, env_indices)
-        start = self.unroller.begin(seed, env_indices, version * length, state.carry, state.timestep.reward)
+        era, _ = self.unroller.era(version)
+        keys = era_keys(env_keys(seed, ENVIRONMENT, env_indices), era)
+        start = self.unroller.begin(seed, env_indices, version, state.carry, state.timestep.reward)
 
         def step(loop: _Loop, _: None) -> tuple[_Loop, EndedEpisodes]:
             acting, envs = loop
             action, acting = self.unroller.act(params, version, acting, envs.timestep)
-            inner, timestep = self.environment.step(_at_step(keys, acting.step), envs.environment, action)
+            inner, timestep = self.environment.step(step_keys(keys, acting.step), envs.environment, action)
             envs, ended = _count_episodes(dataclasses.replace(envs, environment=inner, timestep=timestep))
             return (acting, envs), ended
 
@@ -274,7 +297,7 @@ def _count_episodes(state: EnvironmentsState) -> tuple[EnvironmentsState, EndedE
     """
     timestep = state.timestep
     returns = state.returns + jnp.where(timestep.first, 0.0, timestep.reward)
-    lengths = state.lengths + ~timestep.first
+    lengths = state.lengths + (~timestep.first & (state.lengths < jnp.iinfo(jnp.int32).max))
     ends = timestep.first | (timestep.discount == 0)
     ended = EndedEpisodes(returns=returns, lengths=jnp.where(ends, lengths, 0))
     state = dataclasses.replace(state, returns=jnp.where(ends, 0.0, returns), lengths=jnp.where(ends, 0, lengths))
@@ -290,10 +313,6 @@ def _scan_unrolled(
         loop, row = step(loop, None)
         rows.append(row)
     return loop, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
-
-
-def _at_step(keys: jax.Array, step: jax.Array) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
 
 
 def _write_timestep(rollout: Trajectory, row: jax.Array, timestep: Timestep) -> Trajectory:

@@ -14,6 +14,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from podrl.envs import JaxEnvironment
+from podrl.keys import ERA, era_keys, step_keys
 from podrl.types import PyTree, Timestep
 
 
@@ -135,7 +136,8 @@ class DevicePool:
         if action.shape != self._action_shape:
             raise ValueError(f"Found actions of shape {action.shape}; expected {self._action_shape}.")
         self._steps += 1
-        inputs = (self._seeds, np.uint32(self._steps), action.astype(self._action_dtype))
+        era, step = divmod(self._steps, ERA)
+        inputs = (self._seeds, np.uint32(era), np.uint32(step), action.astype(self._action_dtype))
         self._state, self._timestep = self._step(self._state, *jax.device_put(inputs, self._device))
 
     def recv(self) -> Timestep:
@@ -159,14 +161,14 @@ class DevicePool:
 def _programs(environment: JaxEnvironment) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Jitted opening and stepping of environments by their seeds."""
 
-    def keys(seeds: jax.Array, step: jax.Array | int) -> jax.Array:
-        return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), step))(seeds)
-
     def init(seeds: jax.Array) -> tuple[PyTree, Timestep]:
-        return environment.init(keys(seeds, 0))
+        return environment.init(step_keys(jax.vmap(jax.random.key)(seeds), jnp.uint32(0)))
 
-    def step(state: PyTree, seeds: jax.Array, step: jax.Array, action: jax.Array) -> tuple[PyTree, Timestep]:
-        return environment.step(keys(seeds, step), state, action)
+    def step(
+        state: PyTree, seeds: jax.Array, era: jax.Array, step: jax.Array, action: jax.Array
+    ) -> tuple[PyTree, Timestep]:
+        keys = era_keys(jax.vmap(jax.random.key)(seeds), era)
+        return environment.step(step_keys(keys, step), state, action)
 
     return jax.jit(init), jax.jit(step, donate_argnums=0)
 
