@@ -10,12 +10,25 @@ import os
 import select
 import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 from absl import logging
 
 SLOW_READER_S = 10.0  # For a reader of a stream that does not block; then what is printed is lost.
 _NAMES = ("stdout", "stderr")
+
+
+def binary_of(stream: Any) -> Any:
+    """The stream of bytes with a descriptor under a stream; None if it has none, as in a notebook.
+
+    A notebook's may name a descriptor, which is not what its cells show.
+    """
+    is_text = isinstance(stream, io.TextIOBase) or stream is None
+    binary = getattr(stream, "buffer", None) if is_text else stream
+    try:
+        return None if binary is None or binary.fileno() < 0 else binary
+    except (OSError, ValueError):
+        return None
 
 
 def keep_printing() -> None:

@@ -16,6 +16,7 @@ from podrl.envs.spaces import make_action_encoding
 from podrl.gymnasium_envs import calls
 from podrl.gymnasium_envs.batch import EnvBatch, Steps, check_fits
 from podrl.gymnasium_envs.calls import EnvFailure, WrongReturn, named_caller
+from podrl.gymnasium_envs.importable import check_importable
 from podrl.gymnasium_envs.processes import WorkerBatch
 from podrl.gymnasium_envs.statistics import warn_of_statistics, with_statistics
 from podrl.types import EnvSpec, Timestep
@@ -29,6 +30,8 @@ def describe(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> E
     Raises:
         ConfigError: if podrl cannot train on it, or it does not keep to Gymnasium's interface.
     """
+    if config.workers:
+        check_importable(config.id, (*config.wrappers, *config.training_wrappers))
     env = named_caller(f"env.id={config.id!r}")("its constructor", make)
     for name in ("observation_space", "action_space"):
         check(

@@ -167,9 +167,16 @@ def _registered(env_id: str) -> Any:
     )
     check(
         name in gymnasium.registry,
-        f"env.id={env_id!r} is not registered with Gymnasium{did_you_mean(name, gymnasium.registry)}{hint}",
+        f"env.id={env_id!r} is not registered with Gymnasium{_where()}{did_you_mean(name, gymnasium.registry)}{hint}",
     )
     return gymnasium.registry[name]
+
+
+def _where() -> str:
+    """That this is a worker, if it is: what a script or notebook has registered is unknown there."""
+    program = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
+    is_worker = program == "podrl.gymnasium_envs.worker"
+    return " in a worker process, which imports only what env.id='my_module:MyEnv-v0' names" if is_worker else ""
 
 
 def limit(env: gymnasium.Env, steps: int) -> gymnasium.Env:

@@ -22,6 +22,7 @@ from podrl.launch.preparation import preparation
 from podrl.launch.relay import Relay
 from podrl.launch.signals import StopSignals
 from podrl.stop_signals import INTERRUPTED, PREEMPTED
+from podrl.streams import binary_of
 from podrl.waiting import Patience
 
 STALLED = 124
@@ -89,9 +90,9 @@ def run_members(
 ) -> Ending:
     """Runs members to their end; their output goes to this process's, line by line.
 
-    A single member gets this process's own output, a terminal if it is one. SIGINT and SIGTERM go to all members,
-    once; if another comes later, they are killed. When one fails, the others get time to notice. To be called by the
-    main thread: members end with the thread that started them.
+    A single member gets this process's own output, a terminal if it is one, unless that is a notebook's. SIGINT and
+    SIGTERM go to all members, once; if another comes later, they are killed. When one fails, the others get time to
+    notice. To be called by the main thread: members end with the thread that started them.
 
     Args:
         members: at least one.
@@ -135,7 +136,7 @@ class _Job:
         self._patience = Patience(0)
 
     def start(self, member: Member, *, alone: bool) -> None:
-        output = None if alone else subprocess.PIPE
+        output = None if alone and binary_of(sys.stdout) is not None else subprocess.PIPE
         # Two pipes into one terminal or file would mix up the order of lines.
         errors = subprocess.STDOUT if output and os.path.sameopenfile(1, 2) else output
         end = self._ends[member.name] = EndPipe(member.tells_end)
@@ -160,7 +161,7 @@ class _Job:
         self._codes[member.name] = member.codes
         for pipe, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
             if pipe is not None:
-                self._relay.add(pipe, member.name, target.buffer)
+                self._relay.add(pipe, member.name, target)
 
     def is_running(self) -> bool:
         return bool(self._running)

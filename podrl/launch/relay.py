@@ -8,11 +8,11 @@ import contextlib
 import os
 import selectors
 import time
-from typing import IO
+from typing import IO, Any, Protocol
 
 from absl import logging
 
-from podrl.streams import PatientWriter
+from podrl.streams import PatientWriter, binary_of
 
 _CHUNK_BYTES = 1 << 16
 _NOISE = b"[Gloo] Rank "  # What the CPU's collectives say of themselves on stdout, past every log.
@@ -41,12 +41,19 @@ class Relay:
         self._release()
         self._selector.close()
 
-    def add(self, pipe: IO[bytes], name: str, target: IO[bytes]) -> None:
-        """From now on lines of `pipe` go to `target`, as `[name] line` unless they start with `[name ` already."""
+    def add(self, pipe: IO[bytes], name: str, target: Any) -> None:
+        """From now on lines of `pipe` go to `target`, as `[name] line` unless they start with `[name ` already.
+
+        Args:
+            pipe: to read from.
+            name: of the process behind it.
+            target: a stream of bytes or of text, such as `sys.stdout`, also that of a notebook.
+        """
         self._names.add(name)
-        number = target.fileno()
+        binary = binary_of(target)
+        number = id(target) if binary is None else binary.fileno()
         if number not in self._targets:
-            self._targets[number] = _Target(target)
+            self._targets[number] = _Text(target) if binary is None else _Descriptor(binary)
         self._selector.register(pipe, selectors.EVENT_READ, _Lines(name, self._targets[number], self._hold))
 
     def pass_on(self, timeout_s: float) -> bool:
@@ -131,8 +138,26 @@ class _Lines:
             self._target.write([line if line.startswith(self._own) else self._prefix + line for line in lines])
 
 
-class _Target:
-    """Where lines go; a reader that goes away, or reads nothing for long, misses some."""
+class _Target(Protocol):
+    """Where lines go."""
+
+    def write(self, lines: Iterable[bytes]) -> None: ...
+
+
+class _Text:
+    """A stream of text without a descriptor, such as a notebook's."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, lines: Iterable[bytes]) -> None:
+        if self._stream is not None:
+            self._stream.write(b"".join(line + b"\n" for line in lines).decode(errors="replace"))
+            self._stream.flush()
+
+
+class _Descriptor:
+    """A descriptor; a reader that goes away, or reads nothing for long, misses some."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
