@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from absl import flags
 import ml_collections
 
+from podrl import user_modules
 from podrl.config import ConfigError, check, did_you_mean
 from podrl.overrides import listing, override
 from podrl.paths import absolute_workdir
@@ -33,7 +34,6 @@ KEYS = """
 Values of {path}, each to be overridden by --config.KEY=VALUE; podrl/config.py and podrl/agents/ say what they mean:
 
 """
-_ROOT = Path(__file__).parent.parent  # Of podrl's own checkout, where there is one.
 HELP = ("-h", "--h", "-help", "--help")
 
 
@@ -173,19 +173,21 @@ def load_config(path: str) -> ml_collections.ConfigDict:
             inside = ", ".join(_config_files(file))
             raise ConfigError(f"--config={path} is a folder. Give a file{f' in it: {inside}' if inside else ''}.")
         place = "" if file.is_absolute() else f" in {Path.cwd()}"
-        if (shipped := _ROOT / file).is_file():
+        if (shipped := user_modules.ROOT / file).is_file():
             raise ConfigError(f"Config file {path} does not exist{place}. podrl's own is --config={shipped}.")
         raise ConfigError(f"Config file {path} does not exist{place}{did_you_mean(path, nearby)}{listing}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     check(spec is not None and spec.loader is not None, f"Config file {path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     try:
-        spec.loader.exec_module(module)  # type: ignore[union-attr]
-        config = module.get_config()
+        with user_modules.configs_for(file):
+            spec.loader.exec_module(module)  # type: ignore[union-attr]
+            config = module.get_config()
     except SyntaxError as error:
         raise ConfigError(f"Config file {error.filename}, line {error.lineno}: {error.msg}.") from None
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"Config file {path} failed: {type(error).__name__}: {_one_line(error)}") from error
+        whose = user_modules.explain(error)
+        raise ConfigError(f"Config file {path} failed: {type(error).__name__}: {_one_line(error)}{whose}") from error
     check(isinstance(config, ml_collections.ConfigDict), f"get_config() in {path} must return a ConfigDict.")
     return config
 

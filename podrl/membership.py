@@ -18,6 +18,7 @@ from podrl.config import ConfigError, check
 from podrl.metadata import tpu_metadata
 
 TPU_PORT = 8482  # JAX's own choice.
+JAX_PORT = "JAX_COORDINATOR_PORT"
 _FIRST_PORT, _PORTS = 61440, 4096  # Above the ports that Linux gives to outgoing connections.
 _SPECIAL_STEP = 0xFFFFFFF0  # The script of `sbatch` and the shell of `salloc` may be steps, with numbers from here.
 
@@ -265,10 +266,31 @@ def _tpu_slices(platform: str, job: str, hosts: list[str], worker: int, environ:
         platform=platform,
         process_index=worker + (_whole(environ, "MEGASCALE_SLICE_ID") or 0) * len(hosts),
         process_count=count,
-        coordinator=f"{first}:{environ.get('JAX_COORDINATOR_PORT', TPU_PORT)}" if count > 1 else None,
+        coordinator=f"{first}:{_jax_port(environ)}" if count > 1 else None,
         job=job if slices == 1 else f"{job}s",
         hosts=tuple(hosts) if slices == 1 else (),
     )
+
+
+def _jax_port(environ: Mapping[str, str]) -> int:
+    """JAX_COORDINATOR_PORT, unless Kubernetes has made it, of a service of that name.
+
+    Raises:
+        ConfigError: if it is no port.
+    """
+    value = environ.get(JAX_PORT, "")
+    if not value or is_of_kubernetes(value):
+        return TPU_PORT
+    check(
+        value.isascii() and value.isdigit() and 0 < int(value) < 2**16,
+        f"The environment variable {JAX_PORT}={value!r} is not a port. Unset it, or give a number from 1 to 65535.",
+    )
+    return int(value)
+
+
+def is_of_kubernetes(value: str) -> bool:
+    """Whether a variable is one that Kubernetes sets in every pod for a service: `tcp://10.0.0.1:1234`."""
+    return value.startswith(("tcp://", "udp://", "sctp://"))
 
 
 def _local_devices(environ: Mapping[str, str], local_index: int | None, here: int) -> tuple[int, ...] | None:

@@ -6,7 +6,7 @@ from absl import logging
 
 from podrl.commandline import CommandLine
 from podrl.config import check
-from podrl.membership import Membership, find_membership
+from podrl.membership import JAX_PORT, Membership, find_membership, is_of_kubernetes
 from podrl.secret import VARIABLE
 
 _SHELL = "'exec python tools/tpu_launch.py ... --coordinator=HOST:PORT --process_count=$%s --process_index=$%s'"
@@ -16,6 +16,11 @@ _UNREAD = {
     "MVAPICH": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
     "MPICH or Intel MPI": ("PMI_RANK", "PMI_SIZE"),
 }
+# With which `jax.distributed.initialize()` is told what podrl is told by flags, or finds by itself.
+_JAXS = (
+    *("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_BIND_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
+    *("JAX_LOCAL_DEVICE_IDS", JAX_PORT),
+)
 _STARTERS = {
     "torchrun": "torchrun --nproc_per_node=N --no_python",
     "MVAPICH": "mpiexec -n N",
@@ -45,6 +50,7 @@ def warn_of_unread_launcher(environ: Mapping[str, str], membership: Membership, 
         membership: its place.
         alone: whether the user says that it is the only one.
     """
+    _warn_of_jaxs(environ, membership)
     if alone or membership.platform != "alone":
         return
     for launcher, (rank, size) in _UNREAD.items():
@@ -58,3 +64,19 @@ def warn_of_unread_launcher(environ: Mapping[str, str], membership: Membership, 
                 *(rank, index, size, count, launcher, count, count, size, rank),
             )
             return
+
+
+def _warn_of_jaxs(environ: Mapping[str, str], membership: Membership) -> None:
+    """Warns of JAX's variables of a process's place, which podrl does not read but for a port on TPUs."""
+    reads_port = membership.platform in ("tpu", "gke") and not is_of_kubernetes(environ.get(JAX_PORT, ""))
+    found = [name for name in _JAXS if environ.get(name) and not (name == JAX_PORT and reads_port)]
+    if not found:
+        return
+    made = [name for name in found if is_of_kubernetes(environ[name])]
+    logging.warning(
+        "podrl does not read %s%s. A job's processes meet where --coordinator=HOST:PORT says, with --process_count and "
+        "--process_index, or where the platform does. This is %s.",
+        ", ".join(f"{name}={environ[name]}" for name in found),
+        f" ({', '.join(made)}: Kubernetes sets it for a service of that name)" if made else "",
+        "the only process" if membership.process_count == 1 else f"one of {membership.process_count} processes",
+    )

@@ -17,6 +17,7 @@ from podrl.container_limits import explain
 from podrl.process_exit import contained
 from podrl.signal_handlers import KeptHandlers
 from podrl.stop_signals import INTERRUPTED
+from podrl.user_modules import give_way
 
 _Flags = TypeVar("_Flags")
 
@@ -40,6 +41,7 @@ def run_tool(
         The exit code: what `run` returned, or 0; 2 after a mistake in the command or config, also of one that another
         error was raised from; 1 after one of `failures`, or at a limit of threads; 130 after Ctrl-C.
     """
+    give_way()
     try:
         return run() or 0
     except KeyboardInterrupt:

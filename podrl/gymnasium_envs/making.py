@@ -16,6 +16,7 @@ from gymnasium.envs.registration import load_env_creator
 from podrl.config import ConfigError, check, did_you_mean
 from podrl.gymnasium_envs.signatures import argument_hints, check_arguments, takes
 from podrl.process_exit import describe
+from podrl.user_modules import add_working_folder
 
 # What registered environments raise about options that they do not like, or packages that they miss.
 _REFUSALS = (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError)
@@ -227,8 +228,7 @@ def _import(name: str, key: str) -> ModuleType:
     """
     unknown = f"{key}: there is no module {name!r}, neither on Python's path nor in {os.getcwd()}."
     check(all(part.isidentifier() for part in name.split(".")), unknown)
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
+    add_working_folder()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

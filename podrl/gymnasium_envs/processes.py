@@ -23,6 +23,7 @@ from podrl.gymnasium_envs.batch import Steps
 from podrl.gymnasium_envs.calls import EnvFailure
 from podrl.gymnasium_envs.progress import Progress
 from podrl.stop_signals import held_back
+from podrl.user_modules import ROOT
 from podrl.waiting import Patience
 
 _PROGRAM = "podrl.gymnasium_envs.worker"
@@ -200,7 +201,7 @@ def _start(first: int, last: int) -> _Worker:
                 start_new_session=True,
                 env={
                     **os.environ,
-                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path) + os.pathsep + os.getcwd(),
+                    "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path), os.getcwd()]),
                     "JAX_PLATFORMS": "cpu",  # Accelerators are the parent's.
                     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # There are workers for every core.
                 },

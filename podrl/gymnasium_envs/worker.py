@@ -21,6 +21,7 @@ from podrl.gymnasium_envs.batch import EnvBatch
 from podrl.gymnasium_envs.progress import Progress
 from podrl.signal_handlers import KeptHandlers
 from podrl.streams import keep_printing
+from podrl.user_modules import give_way
 
 _LOOKS_S = 1.0  # Between two looks at whether the parent is still there.
 
@@ -34,6 +35,7 @@ def main(connection_fd: int, progress_fd: int) -> None:
     """
     stop_signals.ignore()  # Whoever stops the run stops the parent, which may want to finish what it is doing.
     keep_printing()
+    give_way()
     faulthandler.enable()  # A crash shows the environment's name in its stack.
     with KeptHandlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)) as kept:
         threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()

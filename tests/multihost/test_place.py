@@ -51,6 +51,43 @@ def test_who_waits_in_vain_is_told_of_it():
 
 
 @pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "podrl does not read JAX_COORDINATOR_ADDRESS=a:1. A job's"),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "not read JAX_NUM_PROCESSES=2, JAX_PROCESS_ID=0. A job's"),
+        (
+            {"JAX_COORDINATOR_PORT": "tcp://10.0.0.1:1234", "JAX_COORDINATOR_SERVICE_HOST": "10.0.0.1"},
+            "JAX_COORDINATOR_PORT=tcp://10.0.0.1:1234 (JAX_COORDINATOR_PORT: Kubernetes sets it for a service of that "
+            "name). A job's processes meet where --coordinator=HOST:PORT says",
+        ),
+        ({"JAX_COORDINATOR_PORT": "1234"}, "podrl does not read JAX_COORDINATOR_PORT=1234."),
+        ({"JAX_PLATFORMS": "cpu"}, ""),
+    ],
+)
+def test_what_only_jax_would_read_of_a_place_is_told(environ, said, caplog):
+    warn_of_unread_launcher(environ, ALONE, alone=True)
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.text)
+
+
+POD = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "0"}
+
+
+def test_a_port_that_kubernetes_made_of_a_service_is_none(caplog):
+    assert find_membership(POD | {"JAX_COORDINATOR_PORT": "1234"}).coordinator == "a:1234"
+    environ = POD | {"JAX_COORDINATOR_PORT": "tcp://10.0.0.1:1234"}
+    found = find_membership(environ)
+    assert found.coordinator == "a:8482"
+    warn_of_unread_launcher(environ, found, alone=False)
+    assert "Kubernetes sets it for a service of that name" in caplog.text
+    caplog.clear()
+    warn_of_unread_launcher(POD | {"JAX_COORDINATOR_PORT": "1234"}, found, alone=False)
+    assert not caplog.text
+    with pytest.raises(ConfigError, match=r"JAX_COORDINATOR_PORT='12x' is not a port\. Unset it, or give a number"):
+        find_membership(POD | {"JAX_COORDINATOR_PORT": "12x"})
+
+
+@pytest.mark.parametrize(
     ("environ", "launcher"),
     [
         ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "none"}, "torchrun"),
