@@ -9,6 +9,7 @@ from podrl.config import Config
 from podrl.display import Display
 from podrl.evaluate import Episodes
 from podrl.evaluator import make_row
+from podrl.folder_guard import UNGUARDED, FolderGuard
 from podrl.journal import Row
 from podrl.ledger import Ledger
 from podrl.mesh import Topology
@@ -29,6 +30,7 @@ class Reporter:
         display: Display,
         ledger: Ledger,
         start: Snapshot | None,
+        guard: FolderGuard = UNGUARDED,
         *,
         start_s: float,
         advises: bool,
@@ -42,6 +44,7 @@ class Reporter:
             display: shows them on the terminal.
             ledger: of the main thread.
             start: where the run goes on; None if it begins.
+            guard: of the run's folder; by default it is not guarded.
             start_s: when this process began, by `time.perf_counter`.
             advises: whether to say what limits the speed.
         """
@@ -50,6 +53,7 @@ class Reporter:
         self._has_warned = False
         self._env_id = config.env.id
         self._display = display
+        self._guard = guard
         self._ledger = ledger
         self._adviser = Adviser(config, topology) if advises else None
         self._awaits_rate = True
@@ -59,7 +63,8 @@ class Reporter:
         self._writer = writer
 
     def write_row(self, row: Row) -> None:
-        """Takes a row of the learner's."""
+        """Takes a row of the learner's; raises FolderLostError if the folder is no longer the run's."""
+        self._guard.check_news()
         self._write(row)
         self._display.update(row)
         if self._awaits_rate and has_rate(row):
@@ -74,7 +79,12 @@ class Reporter:
         self._writer.write({**row, **before}, row["env_steps"])
 
     def before_checkpoint(self, snapshot: Snapshot) -> None:
-        """Has all rows so far in their files, and warns if no episode has ended since the boundary before."""
+        """Has all rows so far in their files, and warns if no episode has ended since the boundary before.
+
+        Raises:
+            FolderLostError: if the run's folder is there no more, or another run has it.
+        """
+        self._guard.check()
         self._writer.sync()
         every, update = make_schedule(self._config).every, snapshot.counters.learner_steps
         if every == 0 or update % every or self._config.topology.placement == "anakin":

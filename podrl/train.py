@@ -38,13 +38,15 @@ from podrl.display import Display, configure_logging
 from podrl.distributed import ALONE, Job
 from podrl.endless import check_evaluation
 from podrl.evaluator import OFF, ROW_KEY, make_evaluator
+from podrl.folder_guard import FolderGuard, FolderLostError
+from podrl.heartbeat import GONE_S
 from podrl.interruption import interruptible, leave
 from podrl.joining import join
 from podrl.kept_rows import updates_with
 from podrl.ledger import Ledger
 from podrl.membership import Membership
 from podrl.metrics import MetricsWriter
-from podrl.naming import new_folder
+from podrl.naming import default_folder, make_new_folder
 from podrl.panel import Summary
 from podrl.paths import absolute_workdir
 from podrl.place import find_place, warn_of_unread_launcher
@@ -64,7 +66,7 @@ from podrl.streams import keep_printing
 from podrl.tool import refuse_module
 from podrl.types import Counters, EnvSpec, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
-from podrl.workdir import make_manifest, make_workdir, shorten, sole_user, write_facts
+from podrl.workdir import make_manifest, make_workdir, shorten, write_facts
 
 _STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")  # As the runtime's begin.
 
@@ -126,11 +128,11 @@ def main(command: CommandLine) -> int:
         if lost:
             logging.error("%s", lost)
             leave(job.exit_code)
-        code = STALLED if isinstance(error.__cause__ or error, TimeoutError) else 1
+        code = _failure_code(error)
         limit = explain(error.__cause__ or error)
         said = limit or str(error) or type(error).__name__
         logging.error("The run failed: %s", said)
-        if limit is None:
+        if limit is None and code != MISTAKE:
             logging.error("Details:", exc_info=error.__cause__ or error)
         job.fail(said, code)
         return _exit_code(code, job, error)
@@ -189,11 +191,12 @@ def train(
         ConfigError: if the parts do not fit together.
         ActorError: if an actor thread failed.
         EvaluationError: if an evaluation did.
+        FolderLostError: if its folder was moved, deleted or taken by another run.
         TimeoutError: if one thread waited too long for another.
         CheckpointError: if a checkpoint could not be saved.
     """
     start_s, first = time.perf_counter(), job.process_index == 0
-    workdir = absolute_workdir(workdir or str(new_folder(config.name)))  # Before any environment can change the folder.
+    place = absolute_workdir(workdir or default_folder(config.name))  # Before any environment can change the folder.
     asked, limit_s = config, config.actors.timeout_s
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
     with Watchdog(config.watchdog_s, on_stall=on_stall) as early:  # An environment may hang in its constructor.
@@ -207,21 +210,19 @@ def train(
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
+        guard = stack.enter_context(FolderGuard(stop_code))
 
         def take_folder() -> list[Any]:
+            path = place if workdir else str(make_new_folder(place))
             taken = make_workdir(
-                asked,
-                workdir,
-                accept_changes=accept_changes,
-                start_anew=start_anew,
-                env_before=assembly.spec.env_before,
+                asked, path, accept_changes=accept_changes, start_anew=start_anew, env_before=assembly.spec.env_before
             )
-            stack.enter_context(sole_user(taken))
+            guard.take(taken)
             if start_anew:
                 clear_run(taken)
             return [str(taken), holds_run(taken)]
 
-        path, goes_on = consensus.from_first(job, "workdir", take_folder, timeout_s=patience_s)
+        path, goes_on = consensus.from_first(job, "workdir", take_folder, timeout_s=patience_s + GONE_S)
         check_workdir(job, path, limit_s)
         folder = epath.Path(path)
 
@@ -256,7 +257,8 @@ def train(
             writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
             start = with_clock(start, folder)
             advises = not profile and config.topology.placement == "sebulba"  # It is about threads that wait.
-            reporter = Reporter(config, topology, writer, display, ledger, start, start_s=start_s, advises=advises)
+            shown = (display, ledger, start, guard)
+            reporter = Reporter(config, topology, writer, *shown, start_s=start_s, advises=advises)
 
         evaluator = make_evaluator(
             config,
@@ -367,6 +369,12 @@ def _tell_nothing(*_: Any) -> None:
     """What processes other than the first do with rows."""
 
 
+def _failure_code(error: Exception) -> int:
+    if isinstance(error, FolderLostError):  # Whoever starts the run again would start it anew, where it was.
+        return MISTAKE
+    return STALLED if isinstance(error.__cause__ or error, TimeoutError) else 1
+
+
 def _exit_code(code: int, job: Job, error: Exception | None = None) -> int:
     """`code`; leaves with it at once if something is stuck, which would hold up an orderly exit.
 
@@ -375,7 +383,7 @@ def _exit_code(code: int, job: Job, error: Exception | None = None) -> int:
     """
     stuck = code == STALLED or any(thread.name.startswith(("actor ", "evaluator")) for thread in threading.enumerate())
     failed_among_others = error is not None and job.process_count > 1  # Python's end would wait for their devices.
-    if stuck or failed_among_others or isinstance(error, CheckpointError):
+    if stuck or failed_among_others or isinstance(error, CheckpointError | FolderLostError):
         leave(code)
     return code
 

@@ -1,19 +1,16 @@
-"""The folder of a run: who may write to it, and the facts that are written before anything else.
+"""The folder of a run, and the facts that are written before anything else.
 
 A folder that holds a run of the same config is one to go on with.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
-import errno
-import fcntl
+from collections.abc import Mapping, Sequence
 import importlib.metadata
 import os
 import platform
 import secrets
 import subprocess
 import time
-from typing import IO, Any
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -108,41 +105,6 @@ def read_config_file(workdir: epath.Path) -> dict[str, Any]:
     for name in (*default_sections(), "agent", "env"):
         check(isinstance(values.get(name, {}), dict), f"{path} is damaged: {name} is no section of keys. {REPAIR}")
     return values
-
-
-@contextlib.contextmanager
-def sole_user(workdir: epath.Path) -> Iterator[None]:
-    """Keeps other processes of this host's file systems from running in the same folder.
-
-    Raises:
-        ConfigError: if one does. A lock ends with its process, however that dies. Object stores have none.
-    """
-    if "://" in str(workdir):
-        yield
-        return
-    with _open_lock(workdir) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"--workdir={workdir} is in use by another run. Choose another folder.") from None
-        except OSError:
-            pass  # A file system without locks.
-        yield
-
-
-def _open_lock(workdir: epath.Path) -> IO[bytes]:
-    """The file to lock, which is made if need be and left as it is; a link is not followed.
-
-    Raises:
-        ConfigError: if there is something else of that name.
-    """
-    path = workdir / ".lock"
-    try:
-        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        found = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened ({error.strerror})"
-        raise ConfigError(f"{path}, which keeps two runs out of one folder, {found}. Remove it.") from None
-    return os.fdopen(number, "rb+", buffering=0)
 
 
 def make_manifest(

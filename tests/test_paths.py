@@ -8,8 +8,8 @@ import pytest
 from podrl import train
 from podrl.commandline import parse
 from podrl.config import ConfigError
+from podrl.folder_guard import sole_user
 from podrl.paths import absolute, check_workdir, is_there
-from podrl.workdir import sole_user
 from tests import runs
 from tests.processes import read_rows
 from tests.test_launcher import ROOT

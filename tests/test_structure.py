@@ -15,7 +15,7 @@ LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "wire"}
     | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"}
     | {"hints", "intervals", "marks", "process_exit", "proxies", "rates", "streams", "tensorstore_metrics"}
-    | {"user_modules"},
+    | {"user_modules", "heartbeat"},
     {"paths", "words"},
     {"values", "config_dict"},
     {"reading"},
@@ -40,7 +40,7 @@ LAYERS = [
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "endless", "retention", "export", "membership", "sharding", "state_arrays", "coordinator"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
-    | {"absence", "launch", "tool", "coordinator_process", "coordinator_start", "place"},
+    | {"folder_guard", "absence", "launch", "tool", "coordinator_process", "coordinator_start", "place"},
     {"meeting", "fused", "checkpoint_arrays", "adviser", "sizes"},
     {"distributed", "assembly", "checkpoint_restore", "reference"},
     {"checkpoint", "reachability"},

@@ -1,6 +1,7 @@
 """What the launcher does with a command line that has launch flags."""
 
 from collections.abc import Sequence
+import contextlib
 import logging as standard_logging
 import os
 from pathlib import Path
@@ -19,7 +20,8 @@ from podrl.launch.restarts import run_with_restarts
 from podrl.launch.shipping import ROOT
 from podrl.launch.signals import StopSignals
 from podrl.launch.tpu import POLL_S, launch_on_tpu
-from podrl.naming import new_folder
+from podrl.membership import find_membership
+from podrl.naming import default_folder, free_folder, job_folder, make_new_folder
 from podrl.stop_signals import INTERRUPTED, PREEMPTED
 
 MEMBERSHIP = ("--coordinator", "--process_count", "--process_index", "--alone")
@@ -56,10 +58,16 @@ def launch(
     _configure_logging()
     if options.tpu is not None:
         return launch_on_tpu(options, argv[1:], command.workdir, root=root, poll_s=poll_s, limits=limits)
-    arguments, workdir = _with_workdir(argv[1:], command)
-    if options.slurm:
-        return _launch_slurm(options, argv[0], arguments, workdir, command.config.get("name", "run"))
-    return _launch_here(options, argv[0], arguments, workdir, limits)
+    workdir = command.workdir or _make_workdir(options, command)
+    arguments = [*argv[1:], *([] if command.workdir else [f"--workdir={workdir}"])]
+    try:
+        if options.slurm:
+            return _launch_slurm(options, argv[0], arguments, workdir, command.config.get("name", "run"))
+        return _launch_here(options, argv[0], arguments, workdir, limits)
+    finally:
+        if command.workdir is None:
+            with contextlib.suppress(OSError):
+                os.rmdir(workdir)  # Empty, since nothing was begun.
 
 
 def _check_membership(options: Options, argv: Sequence[str]) -> None:
@@ -134,12 +142,24 @@ def _launch_slurm(options: Options, program: str, arguments: list[str], workdir:
     return 0
 
 
-def _with_workdir(arguments: Sequence[str], command: CommandLine) -> tuple[list[str], str]:
-    """The training's arguments with a `--workdir`, so that all members, and all restarts, have the same."""
-    if command.workdir is not None:
-        return list(arguments), command.workdir
-    workdir = str(new_folder(command.config.get("name", "run")))
-    return [*arguments, f"--workdir={workdir}"], workdir
+def _make_workdir(options: Options, command: CommandLine) -> str:
+    """A new folder that all members, and all restarts, are told of."""
+    name = command.config.get("name", "run")
+    if options.dry_run:
+        return str(free_folder(default_folder(name)))
+    if options.slurm or options.local_processes or command.alone:
+        return str(make_new_folder(default_folder(name)))
+    given = {each: getattr(command, each) for each in ("coordinator", "process_count", "process_index")}
+    count = find_membership(os.environ, **given, metadata=lambda key: None).process_count
+    if count == 1:
+        return str(make_new_folder(default_folder(name)))
+    shared = job_folder(name, os.environ)
+    check(
+        shared is not None,
+        f"--max_restarts for each of {count} processes needs a --workdir, the same for all: each would make a folder "
+        "of its own.",
+    )
+    return str(shared)
 
 
 def _configure_logging() -> None:

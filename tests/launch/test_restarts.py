@@ -105,3 +105,19 @@ def test_without_a_workdir_every_start_gets_the_same(tmp_path):
     assert result.returncode == 0
     assert len(set(result.stdout.splitlines())) == 1
     assert len(result.stdout.splitlines()) == 2
+
+
+def test_tasks_of_one_slurm_step_share_a_folder(tmp_path, monkeypatch):
+    step = {"JOB_ID": 7, "STEP_ID": 0, "STEP_NODELIST": "a", "PROCID": 0, "LOCALID": 0, "STEP_NUM_TASKS": 2}
+    for name, value in step.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    result = run("--max_restarts", 1, "--do", "say(workdir)", cwd=tmp_path)
+    assert result.stdout == "runs/stand_in-job-7.0\n", result.stderr
+
+
+def test_other_members_of_a_job_have_to_name_their_folder(tmp_path, monkeypatch):
+    for name, value in {"SIZE": 2, "RANK": 1, "LOCAL_SIZE": 2, "LOCAL_RANK": 1}.items():
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
+    result = run("--max_restarts", 1, "--do", "say(workdir)", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--max_restarts for each of 2 processes needs a --workdir, the same for all" in result.stderr
