@@ -31,6 +31,10 @@ class DamagedError(CheckpointError):
     """What was read is not what was saved."""
 
 
+class DeletedError(CheckpointError):
+    """Its run deleted it while it was read."""
+
+
 class UnreadableError(CheckpointError):
     """The system did not let it be read; it may be whole."""
 

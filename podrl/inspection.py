@@ -1,21 +1,28 @@
 """What there is to know of a run's checkpoints without running it: no environment, no network, no accelerator."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
-from typing import Any
+import os
+import time
+from typing import Any, TypeVar
 
 from etils import epath
 import jax
 
+from podrl import heartbeat
 from podrl.checkpoint_arrays import check_all, has_whole_step, read_shapes, whole_steps
-from podrl.checkpoint_errors import DamagedError
+from podrl.checkpoint_errors import CheckpointError, DamagedError, DeletedError
 from podrl.checkpoint_facts import checkpoint_folder, read_facts, read_return
 from podrl.config import CheckpointConfig, ConfigError, check
 from podrl.paths import check_workdir, is_folder, is_there
 from podrl.records import read_json
 from podrl.retention import reasons_to_keep
 from podrl.types import Counters
+
+T = TypeVar("T")
+_TRIES = 50  # To read a checkpoint before its run deletes it.
+_DELETING_S, _LOOK_S = 1.0, 0.05  # How long a folder that is being deleted may stay as it is.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,9 +128,60 @@ def choose_step(workdir: epath.Path, step: int | None) -> int:
     if step is not None and has_whole_step(workdir, step):
         return step
     steps = whole_steps(workdir)
-    there = ", ".join(map(str, steps))
+    there = ", ".join(map(str, steps)) or "none"
+    check(step is not None or bool(steps), f"{workdir} has no whole checkpoint any more.")
     check(step is None or step in steps, f"--step={step} has no checkpoint in {workdir}. There are: {there}.")
     return steps[-1] if step is None else step
+
+
+def read_checkpoint(workdir: epath.Path, step: int | None, read: Callable[[int], T]) -> T:
+    """What is read of a checkpoint, whose run may be under way and delete it meanwhile, which is no damage.
+
+    Args:
+        workdir: the run's.
+        step: which checkpoint; if it is None, the newest, or one that is the newest by then.
+        read: reads the checkpoint of an update.
+
+    Raises:
+        ConfigError: if there is no such checkpoint; lists those that are there.
+        DeletedError: if it was deleted while it was read.
+        CheckpointError: if it is damaged, or cannot be read.
+    """
+    for _ in range(_TRIES):
+        chosen = choose_step(workdir, step)
+        try:
+            return read(chosen)
+        except CheckpointError:
+            if not _is_deleted(workdir, chosen):
+                raise
+        if step is not None:
+            there = ", ".join(map(str, whole_steps(workdir))) or "none"
+            raise DeletedError(f"Checkpoint {step} in {workdir} was deleted meanwhile by its run. There are: {there}.")
+    raise DeletedError(
+        f"{workdir}: {_TRIES} checkpoints were deleted before they could be read. Its run keeps too few for that: see "
+        "checkpoint.keep."
+    )
+
+
+def _is_deleted(workdir: epath.Path, step: int) -> bool:
+    """Whether a checkpoint is there no more, or is just being deleted."""
+    path = checkpoint_folder(workdir) / str(step)
+    left, since_s = -1, time.monotonic()
+    while is_there(path):
+        if "://" in str(workdir) or not is_there(workdir / heartbeat.NAME):  # No run is under way.
+            return False
+        before, left = left, _count_files(path)
+        if left != before:
+            since_s = time.monotonic()
+        elif time.monotonic() - since_s > _DELETING_S:
+            return False
+        time.sleep(_LOOK_S)
+    return True
+
+
+def _count_files(path: epath.Path) -> int:
+    """Files in a folder, however deep; folders that go away meanwhile have none."""
+    return sum(len(files) for _, _, files in os.walk(path))
 
 
 def list_checkpoints(workdir: epath.Path) -> list[Entry]:
@@ -139,6 +197,7 @@ def list_checkpoints(workdir: epath.Path) -> list[Entry]:
             reasons=reasons[step],
         )
         for step, episode_return in returns.items()
+        if is_there(checkpoint_folder(workdir) / str(step))  # Unless it was deleted meanwhile.
     ]
 
 

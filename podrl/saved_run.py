@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 import dataclasses
+import json
+from typing import Any
 
 from etils import epath
 import jax
@@ -14,7 +16,7 @@ from podrl.checkpoint_facts import read_facts
 from podrl.config import Config, ConfigError
 from podrl.config_dict import with_defaults
 from podrl.envs import Source
-from podrl.types import Agent, Counters, EnvSpec, PyTree
+from podrl.types import Agent, Counters, EnvSpec, LearnerState, PyTree
 from podrl.workdir import read_config_file
 
 
@@ -49,39 +51,62 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
 
     Raises:
         ConfigError: if there is no run, or no such checkpoint; lists those that there are.
-        CheckpointError: if it is damaged.
+        CheckpointError: if it is damaged, or was deleted meanwhile by its run.
     """
-    step = inspection.choose_step(inspection.open_run(workdir), step)
-    config = read_config(workdir, step)
-    agent, spec, source = assemble_agent(config)
-    if spec.env_before:
-        config = read_config(workdir, step, spec.env_before)
-        agent, spec, source = assemble_agent(config)
-    sharding = jax.sharding.SingleDeviceSharding(device)
-    shape = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        jax.eval_shape(agent.init, jax.random.key(0)),
-    )
-    state, counters = restore_actor(workdir, shape, step)
-    return SavedRun(
-        config=config, agent=agent, spec=spec, source=source, params=agent.actor_params(state), counters=counters
-    )
+    folder = inspection.open_run(workdir)
+    made: dict[str, tuple[Config, Agent, EnvSpec, Source]] = {}
+
+    def read(chosen: int) -> SavedRun:
+        values = _read_values(workdir, chosen)
+        text = json.dumps(values, sort_keys=True)
+        if text not in made:  # The next checkpoint is read at once, before it is deleted, too.
+            made[text] = _assemble(folder / "config.json", values)
+        config, agent, spec, source = made[text]
+        shape = _place(jax.eval_shape(agent.init, jax.random.key(0)), device)
+        state, counters = restore_actor(workdir, shape, chosen)
+        return SavedRun(
+            config=config, agent=agent, spec=spec, source=source, params=agent.actor_params(state), counters=counters
+        )
+
+    return inspection.read_checkpoint(folder, step, read)
 
 
-def read_config(workdir: str, step: int, env_before: Mapping[str, str] | None = None) -> Config:
+def read_config(workdir: str, step: int) -> Config:
     """The config that a checkpoint was made with; of one that does not hold it, the run's.
-
-    Args:
-        workdir: the run's.
-        step: of the checkpoint.
-        env_before: keys of `env` for a run that was made before there were any; see `podrl.types.EnvSpec`.
 
     Raises:
         ConfigError: if it cannot be read.
         CheckpointError: if the checkpoint is damaged, or cannot be read.
     """
-    path = epath.Path(workdir) / "config.json"
-    values = read_facts(workdir, step).config or read_config_file(path.parent)
+    return _make_config(epath.Path(workdir) / "config.json", _read_values(workdir, step))
+
+
+def _read_values(workdir: str, step: int) -> Mapping[str, Any]:
+    """A checkpoint's config as JSON has it."""
+    return read_facts(workdir, step).config or read_config_file(epath.Path(workdir))
+
+
+def _assemble(path: epath.Path, values: Mapping[str, Any]) -> tuple[Config, Agent, EnvSpec, Source]:
+    """What a config asks for; defaults of `env` are those of the time when it was written."""
+    config = _make_config(path, values)
+    agent, spec, source = assemble_agent(config)
+    if spec.env_before:
+        config = _make_config(path, values, spec.env_before)
+        agent, spec, source = assemble_agent(config)
+    return config, agent, spec, source
+
+
+def _place(shape: LearnerState, device: jax.Device) -> LearnerState:
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shape)
+
+
+def _make_config(path: epath.Path, values: Mapping[str, Any], env_before: Mapping[str, str] | None = None) -> Config:
+    """A config of its values; `env_before` is that of `podrl.types.EnvSpec`, for runs from before there were such keys.
+
+    Raises:
+        ConfigError: if this podrl cannot read it; names `path`.
+    """
     try:
         return resolve(ml_collections.ConfigDict(with_defaults(values, env_before=env_before)))
     except ConfigError as error:

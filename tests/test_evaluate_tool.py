@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from podrl import train
+from podrl import saved_run, train
 from podrl.determinism import GPU_FLAG
 from tests import runs
 from tests.faults.checkpoints import unseal
@@ -211,3 +211,23 @@ def test_one_that_cannot_be_read_is_not_called_damaged(catch, tmp_path, capsys):
     (run / "checkpoints/12/counters/metadata").symlink_to("/proc/self/mem")
     assert play(run) == 1
     assert "cannot be read: Input/output error." in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_the_run_deletes_meanwhile_is_no_damage(catch, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(catch, run)
+    restore = saved_run.restore_actor
+
+    def delete_and_restore(workdir, shape, step):
+        if step == doomed:
+            shutil.rmtree(run / f"checkpoints/{step}")
+        return restore(workdir, shape, step)
+
+    monkeypatch.setattr(saved_run, "restore_actor", delete_and_restore)
+    doomed = 12
+    assert report_of(run, tmp_path)["learner_steps"] == 8
+    capsys.readouterr()
+    doomed = 4
+    assert play(run, "--step", 4) == 1
+    said = f"evaluate: error: Checkpoint 4 in {run} was deleted meanwhile by its run. There are: 8.\n"
+    assert capsys.readouterr().err.endswith(said)

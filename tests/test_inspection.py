@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
+from etils import epath
 import jax
 from jax import numpy as jnp
 import ml_dtypes
@@ -13,9 +15,10 @@ import numpy as np
 import pytest
 import safetensors.flax
 
-from podrl import export
+from podrl import export, inspection
 from podrl.checkpoint import Checkpointer
-from podrl.config import TopologyConfig
+from podrl.checkpoint_errors import DamagedError
+from podrl.config import ConfigError, TopologyConfig
 from podrl.config_dict import to_dict
 from podrl.learner import Learner
 from podrl.mesh import make_topology
@@ -232,3 +235,76 @@ def test_an_array_that_is_not_what_was_saved_is_damage_also_where_nothing_is_exp
     assert "is damaged: step of 15 arrays: the hash is not that of what was saved." in error
     assert inspect(workdir, "--step", 8) == 0
     assert "all 15 match the hashes that were saved with them" in capsys.readouterr().out
+
+
+class TestARunUnderWay:
+    """It deletes checkpoints while they are read; each of these tests deletes one at the worst moment."""
+
+    @pytest.fixture
+    def deletes(self, workdir, monkeypatch):
+        """Deletes the checkpoints of these updates, each as soon as its facts have been read."""
+        doomed = []
+        read_shapes = inspection.read_shapes
+
+        def delete_and_read(folder, step, facts):
+            if step in doomed:
+                shutil.rmtree(workdir / f"checkpoints/{step}")
+            return read_shapes(folder, step, facts)
+
+        monkeypatch.setattr(inspection, "read_shapes", delete_and_read)
+        return doomed.append
+
+    def test_the_next_one_is_taken(self, workdir, deletes, capsys, tmp_path):
+        deletes(14)
+        assert inspect(workdir, "--export", tmp_path / "params.npz") == 0
+        printed = capsys.readouterr()
+        assert "checkpoint 12" in printed.out
+        assert f"Wrote the parameters of checkpoint 12 to {tmp_path}/params.npz." in printed.out
+        assert printed.err == ""
+
+    def test_one_that_was_asked_for_is_told_of(self, workdir, deletes, capsys):
+        deletes(12)
+        assert inspect(workdir, "--step", 12) == 1
+        expected = f"Checkpoint 12 in {workdir} was deleted meanwhile by its run. There are: 8, 14."
+        assert capsys.readouterr().err == f"inspect_checkpoint: error: {expected}\n"
+
+    def test_one_that_is_just_being_deleted_is_not_damaged(self, workdir):
+        (workdir / ".heartbeat").touch()
+        seen = []
+
+        def read(step):
+            seen.append(step)
+            if step == 14:
+                shutil.rmtree(workdir / "checkpoints/14/state")
+                threading.Timer(0.2, shutil.rmtree, [workdir / "checkpoints/14"]).start()
+                raise DamagedError("its arrays are not there")
+            return step
+
+        assert inspection.read_checkpoint(epath.Path(workdir), None, read) == 12
+        assert seen == [14, 12]
+
+    @pytest.mark.parametrize("is_under_way", [True, False])
+    def test_damage_is_damage_all_the_same(self, workdir, is_under_way, capsys):
+        if is_under_way:
+            (workdir / ".heartbeat").touch()
+        shutil.rmtree(workdir / "checkpoints/14/counters")
+        assert inspect(workdir) == 1
+        assert f"Checkpoint 14 in {workdir}/checkpoints is damaged: its counters" in capsys.readouterr().err
+
+    def test_none_is_left(self, workdir):
+        def read(step):
+            shutil.rmtree(workdir / "checkpoints")
+            raise DamagedError("its arrays are not there")
+
+        with pytest.raises(ConfigError, match="has no whole checkpoint any more"):
+            inspection.read_checkpoint(epath.Path(workdir), None, read)
+
+    def test_a_list_leaves_out_what_is_deleted(self, workdir, monkeypatch, capsys):
+        def delete(folder, step):
+            if step == 8:
+                shutil.rmtree(workdir / "checkpoints/8")
+
+        monkeypatch.setattr(inspection, "read_return", delete)
+        assert inspect(workdir) == 0
+        assert {"12", "14"} < set(cells := rows(capsys.readouterr().out))
+        assert "8" not in cells

@@ -88,11 +88,13 @@ def run(flags: argparse.Namespace) -> None:
 
     configure_logging(process_index=0)
     num_envs, per_env = split_episodes(flags.episodes)
-    step = inspection.choose_step(inspection.open_run(flags.workdir), flags.step)
-    if read_config(flags.workdir, step).determinism == "exact":  # Scores are as reproducible as the run.
+    config = inspection.read_checkpoint(
+        inspection.open_run(flags.workdir), flags.step, functools.partial(read_config, flags.workdir)
+    )
+    if config.determinism == "exact":  # Scores are as reproducible as the run.
         require_determinism(os.environ, jax_plugins())
     device = jax.local_devices()[0]
-    saved = open_run(flags.workdir, step, device)
+    saved = open_run(flags.workdir, flags.step, device)
     protocol = _protocol(saved, flags)
     check_same_interface(saved.spec, saved.source.make_spec(protocol.env), protocol)
     remedy = "Add --max_episode_steps=N to cut episodes off."

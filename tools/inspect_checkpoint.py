@@ -49,7 +49,7 @@ def run(command: argparse.Namespace) -> int:
 
     configure_logging(process_index=0)
     workdir = inspection.open_run(command.workdir)
-    step = inspection.choose_step(workdir, command.step)
+    inspection.choose_step(workdir, command.step)
     target = epath.Path(command.export) if command.export else None
     if target is not None:
         export.check_target(target)
@@ -57,10 +57,15 @@ def run(command: argparse.Namespace) -> int:
     try:
         if command.step is None:
             inspection_report.show_list(console, inspection.list_checkpoints(workdir), inspection.leftovers(workdir))
-        inspection_report.show_details(console, inspection.describe(workdir, step))
+        details, params = inspection.read_checkpoint(
+            workdir,
+            command.step,
+            lambda step: (inspection.describe(workdir, step), read_params(workdir, step) if target else {}),
+        )
+        inspection_report.show_details(console, details)
         if target is not None:
-            export.write_params(target, read_params(workdir, step))
-            console.print(f"Wrote the parameters of checkpoint {step} to {target}.", soft_wrap=True)
+            export.write_params(target, params)
+            console.print(f"Wrote the parameters of checkpoint {details.step} to {target}.", soft_wrap=True)
     except CheckpointError as error:
         sys.stderr.write(f"{_NAME}: error: {error}\n")
         return 1
