@@ -109,7 +109,7 @@ class TestDamage:
                 restore(saved, learner.state_shape, 80)
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "null", "80", '"text"', "{}", '{"newest": 3}', "[" * 100_000])
-    @pytest.mark.parametrize("name", ["counters", "episodes", "chain", "config", "manifest", "hashes"])
+    @pytest.mark.parametrize("name", ["counters", "episodes", "chain", "clock", "config", "manifest", "hashes"])
     def test_json_of_the_wrong_kind(self, saved, learner, name, text):
         path = saved / f"checkpoints/80/{name}/metadata"
         with put_back(path):
@@ -117,7 +117,9 @@ class TestDamage:
             with pytest.raises(DamagedError, match="damaged"):
                 restore(saved, learner.state_shape, 80)
 
-    @pytest.mark.parametrize("name", ["counters", "episodes", "chain", "config", "manifest", "hashes", "state"])
+    @pytest.mark.parametrize(
+        "name", ["counters", "episodes", "chain", "clock", "config", "manifest", "hashes", "state"]
+    )
     def test_a_missing_part(self, copy, learner, name):
         shutil.rmtree(copy / "checkpoints/80" / name)
         with pytest.raises(DamagedError, match=r"is not there|are not there"):
@@ -138,6 +140,13 @@ class TestDamage:
         (copy / "checkpoints/80").rename(copy / "checkpoints/90")
         with pytest.raises(DamagedError, match="its counters are of update 80"):
             restore(copy, learner.state_shape, 90)
+
+    @pytest.mark.parametrize("value", [-1, None, "80", True, [80], float("inf"), float("nan")])
+    def test_of_an_old_checkpoint_a_clock_that_says_no_seconds(self, copy, learner, value):
+        unseal(copy / "checkpoints/80")
+        edit(copy / "checkpoints/80/clock/metadata", lambda fact: fact.update(wall_s=value))
+        with pytest.raises(DamagedError, match="its clock is"):
+            restore(copy, learner.state_shape, 80)
 
     def test_of_an_old_checkpoint_the_state_of_another_update(self, copy, learner):
         for step in (80, 40):

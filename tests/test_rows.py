@@ -245,7 +245,7 @@ def test_no_reader_keeps_the_rows(long_run, reader):
     tracemalloc.start()
     try:
         READERS[reader](long_run)
-        assert tracemalloc.get_traced_memory()[1] < 4e6
+        assert tracemalloc.get_traced_memory()[1] < 2.5e6
     finally:
         tracemalloc.stop()
 

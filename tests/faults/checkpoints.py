@@ -37,7 +37,7 @@ def make_snapshot(learner: Learner, step: int = STEP) -> Snapshot:
     state = learner.init(seed=step)
     state = dataclasses.replace(state, step=jax.device_put(jnp.int32(step), state.step.sharding))
     counters = dataclasses.replace(COUNTERS, learner_steps=step)
-    return Snapshot(state=state, counters=counters, episodes=EPISODES, chain="0123456789abcdef")
+    return Snapshot(state=state, counters=counters, episodes=EPISODES, chain="0123456789abcdef", wall_s=12.5)
 
 
 def save(workdir: Path, learner: Learner, *steps: int) -> None:
