@@ -16,6 +16,7 @@ from podrl.config import MISTAKE, ConfigError
 from podrl.coordinator import BEAT_S
 from podrl.coordinator_start import start_coordinator
 from podrl.distributed import CONNECT_S, Job
+from podrl.local_gpus import share_gpus
 from podrl.meeting import Line
 from podrl.membership import Membership
 from podrl.proxies import without_proxies
@@ -41,8 +42,8 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
         RuntimeError: if JAX has devices already, the coordinator has ended, JAX's service does not start, or this
             process cannot listen.
     """
-    if membership.local_devices is not None:
-        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, membership.local_devices)))
+    if (gpus := share_gpus(environ, membership)) is not None:
+        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, gpus)))
     if membership.process_count == 1:
         environ.pop(VARIABLE, None)
         return Job(membership, (membership.host,))

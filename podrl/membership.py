@@ -32,7 +32,8 @@ class Membership:
         process_index: counts from 0.
         process_count: of the job.
         coordinator: 'host:port' where process 0 expects the others; None in a job of one process.
-        local_devices: the GPUs of this process where several processes share a host; None leaves it to JAX.
+        local_index: counts the processes of this host from 0.
+        processes_here: of the job on this host, as far as the platform says.
         job: tells this job from others, for people; empty if it has no name.
         hosts: of every process, by index; empty where the platform does not say.
         host: of this process.
@@ -42,7 +43,8 @@ class Membership:
     process_index: int = 0
     process_count: int = 1
     coordinator: str | None = None
-    local_devices: tuple[int, ...] | None = None
+    local_index: int = 0
+    processes_here: int = 1
     job: str = ""
     hosts: tuple[str, ...] = ()
     host: str = dataclasses.field(default_factory=socket.gethostname)
@@ -164,7 +166,8 @@ def _slurm(environ: Mapping[str, str]) -> Membership | None:
         process_index=number["SLURM_PROCID"] or 0,
         process_count=count,
         coordinator=f"{nodes[0]}:{_port(job + 521 * step)}" if count > 1 else None,
-        local_devices=_local_devices(environ, number["SLURM_LOCALID"], here),
+        local_index=number["SLURM_LOCALID"] or 0,
+        processes_here=here if number["SLURM_LOCALID"] is not None else 1,
         job=f"SLURM job {job}, step {step}",
         hosts=tuple(hosts) if len(hosts) == count else (),
         host=environ.get("SLURMD_NODENAME") or socket.gethostname(),
@@ -191,7 +194,8 @@ def _openmpi(environ: Mapping[str, str], coordinator: str | None) -> Membership 
         process_index=index,
         process_count=count,
         coordinator=coordinator if count > 1 else None,
-        local_devices=_local_devices(environ, _whole(environ, "OMPI_COMM_WORLD_LOCAL_RANK"), here),
+        local_index=_whole(environ, "OMPI_COMM_WORLD_LOCAL_RANK") or 0,
+        processes_here=here if "OMPI_COMM_WORLD_LOCAL_RANK" in environ else 1,
         job="Open MPI",
     )
 
@@ -291,19 +295,6 @@ def _jax_port(environ: Mapping[str, str]) -> int:
 def is_of_kubernetes(value: str) -> bool:
     """Whether a variable is one that Kubernetes sets in every pod for a service: `tcp://10.0.0.1:1234`."""
     return value.startswith(("tcp://", "udp://", "sctp://"))
-
-
-def _local_devices(environ: Mapping[str, str], local_index: int | None, here: int) -> tuple[int, ...] | None:
-    """The GPUs of one of the `here` processes that share a host; all of them if it has the host to itself.
-
-    Where the scheduler already shows each process only its own GPU, that has number 0 for all of them: nothing is to be
-    chosen then.
-    """
-    visible = [name for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    if local_index is None or here <= 1 or len(visible) == 1:
-        return None
-    each = max(1, len(visible) // here)
-    return tuple(range(local_index * each, (local_index + 1) * each))
 
 
 def _port(number: int) -> int:

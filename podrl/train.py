@@ -44,6 +44,7 @@ from podrl.interruption import interruptible, leave
 from podrl.joining import join
 from podrl.kept_rows import updates_with
 from podrl.ledger import Ledger
+from podrl.local_gpus import check_gpus
 from podrl.membership import Membership
 from podrl.metrics import MetricsWriter
 from podrl.naming import default_folder, make_new_folder
@@ -81,6 +82,7 @@ def main(command: CommandLine) -> int:
     configure_logging(membership.process_index)
     keep_printing()
     warn_of_unread_launcher(os.environ, membership, alone=command.alone)
+    check_gpus(os.environ, membership, jax_plugins())
     keep_freed_memory()
     suit_xla_to_cpu(os.environ, jax_plugins())
     check_threads(os.environ, available_cores())

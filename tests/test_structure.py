@@ -40,7 +40,7 @@ LAYERS = [
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "endless", "retention", "export", "membership", "sharding", "state_arrays", "coordinator"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
-    | {"folder_guard", "absence", "launch", "tool", "coordinator_process", "coordinator_start", "place"},
+    | {"folder_guard", "absence", "launch", "tool", "coordinator_process", "coordinator_start", "place", "local_gpus"},
     {"meeting", "fused", "checkpoint_arrays", "adviser", "sizes"},
     {"distributed", "assembly", "checkpoint_restore", "reference"},
     {"checkpoint", "reachability"},

@@ -121,22 +121,6 @@ def test_a_variable_that_is_no_number_is_named():
 
 
 @pytest.mark.parametrize(
-    ("visible", "tasks", "local", "devices"),
-    [
-        (None, "2,1", "1", (1,)),  # Nobody says how many there are.
-        ("0,1,2,3", "2,1", "1", (2, 3)),  # Shared out.
-        ("0", "2,1", "1", None),  # --gpus-per-task: each sees its own, as number 0.
-        ("0,1,2,3", "1,2", "0", None),  # Alone on its host: all of them.
-    ],
-)
-def test_gpus_of_a_task(visible, tasks, local, devices):
-    environ = STEP | {"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_LOCALID": local}
-    if visible is not None:
-        environ["CUDA_VISIBLE_DEVICES"] = visible
-    assert find(environ).local_devices == devices
-
-
-@pytest.mark.parametrize(
     ("text", "names"),
     [
         ("node1", ["node1"]),

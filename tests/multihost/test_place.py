@@ -24,7 +24,7 @@ def test_alone_whatever_a_platform_says(environ):
     """As in a shell of `srun --pty`, which has the variables of its whole step."""
     found = place(environ, "--alone")
     assert dataclasses.replace(found, host="") == dataclasses.replace(ALONE, host="")
-    assert found.local_devices is None
+    assert found.processes_here == 1
 
 
 def test_else_what_the_platform_says():
