@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from absl import logging
 import jax
 
 # JAX's own limit of a second leaves out all programs but the update, and they add up.
@@ -15,13 +16,36 @@ def use_compilation_cache() -> str:
     `JAX_COMPILATION_CACHE_DIR` names another folder; `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
 
     Returns:
-        The cache's folder, `podrl/compilation` in `XDG_CACHE_HOME` (`~/.cache`) by default.
+        The cache's folder, `podrl/compilation` in `XDG_CACHE_HOME` (`~/.cache`) by default; empty if it is off, or if
+        this user has no home, or cannot write there.
     """
     if folder := jax.config.values["jax_compilation_cache_dir"]:
         return folder
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    folder = str(home / "podrl" / "compilation")
+    if not jax.config.values["jax_enable_compilation_cache"]:
+        return ""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+        folder = str(home / "podrl" / "compilation")
+        obstacle = _find_obstacle(folder)
+    except RuntimeError:
+        obstacle = "this user has no home folder"
+    if obstacle:
+        logging.warning(
+            "Compiled programs are not kept for the next run: %s. JAX_COMPILATION_CACHE_DIR=FOLDER keeps them in "
+            "another folder; JAX_ENABLE_COMPILATION_CACHE=false says that none is wanted.",
+            obstacle,
+        )
+        return ""
     jax.config.update("jax_compilation_cache_dir", folder)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_S)
     return folder
+
+
+def _find_obstacle(folder: str) -> str:
+    """Why nothing can be written into a folder, which is made; empty if it can be."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        return f"{folder} cannot be made ({error.strerror})"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"

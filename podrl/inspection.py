@@ -15,7 +15,7 @@ from podrl.checkpoint_arrays import check_all, has_whole_step, read_shapes, whol
 from podrl.checkpoint_errors import CheckpointError, DamagedError, DeletedError
 from podrl.checkpoint_facts import checkpoint_folder, read_facts, read_return
 from podrl.config import CheckpointConfig, ConfigError, check
-from podrl.paths import check_workdir, is_folder, is_there
+from podrl.paths import check_workdir, is_folder, is_there, size_bytes
 from podrl.records import read_json
 from podrl.retention import reasons_to_keep
 from podrl.types import Counters
@@ -243,6 +243,6 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
 def _size_bytes(path: epath.Path) -> int:
     """Of a file, or of all files in a folder; nothing if the run has deleted it meanwhile."""
     try:
-        return sum(map(_size_bytes, path.iterdir())) if path.is_dir() else path.stat().length
+        return sum(map(_size_bytes, path.iterdir())) if path.is_dir() else size_bytes(path)
     except FileNotFoundError:
         return 0

@@ -12,7 +12,6 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from typing import Any
 
@@ -25,6 +24,7 @@ from podrl.rates import CLOCK_FIELDS, RATE_KEY, WALL_KEY, after_warm_up
 from podrl.records import Rows
 from podrl.schedule import warm_up_updates
 from podrl.stages import make_parts
+from podrl.temporary import temporary_folder
 
 _LAUNCHER = Path(__file__).resolve().parent.parent / "tools/tpu_launch.py"
 _START_S = 900.0  # Longer than any job takes to its first updates.
@@ -123,7 +123,7 @@ def time_job(
     Raises:
         RuntimeError: if the job fails; has its last line.
     """
-    with tempfile.TemporaryDirectory(prefix="podrl-benchmark-") as folder:
+    with temporary_folder("benchmark") as folder:
         workdir = Path(folder) / "run"
         command = [
             *(sys.executable, str(_LAUNCHER), f"--local_processes={processes}"),

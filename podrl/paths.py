@@ -72,6 +72,15 @@ def is_there(path: epath.PathLike) -> bool:
     return True
 
 
+def size_bytes(path: epath.PathLike) -> int:
+    """Of a file; unlike `epath`'s `stat`, it wants no name of the file's owner, who may have none on this machine.
+
+    Raises:
+        OSError: if the system does not say.
+    """
+    return epath.Path(path).stat().length if "://" in os.fspath(path) else os.stat(path).st_size
+
+
 def is_folder(path: epath.PathLike) -> bool:
     """Whether there is a folder at a path.
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from podrl.config import ConfigError, check
+from podrl.temporary import REMEDY
 
 DOTS_PER_INCH = 200
 PALETTE_COLORS = 64  # of a PNG; with lines, bands and their soft edges it looks as with all colors
@@ -21,6 +22,8 @@ def make_figure(width_inches: float, height_inches: float) -> Any:
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError("Plots need matplotlib: pip install matplotlib, or pip install -e '.[dev]'.") from None
+    except OSError as error:  # It keeps its fonts in a folder.
+        raise ConfigError(f"Matplotlib cannot begin: {error}. {REMEDY}") from None
     return Figure(figsize=(width_inches, height_inches), dpi=DOTS_PER_INCH, layout="constrained")
 
 

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 import contextlib
 import itertools
 import json
+import os
 import re
 from typing import Any
 
 from etils import epath
 
 from podrl.config import ConfigError, check
-from podrl.paths import is_there
+from podrl.paths import is_there, size_bytes
 
 START_ANEW = "--start_anew, which deletes the run's rows and checkpoints"
 CHECKPOINTED = "checkpointed.json"
@@ -52,6 +53,26 @@ def find_remains(workdir: epath.Path) -> list[str]:
         "another folder.",
     )
     return [path.name for path in remains]
+
+
+def check_rights(workdir: epath.Path) -> None:
+    """Checks that this user may go on with what another has left in a folder.
+
+    Raises:
+        ConfigError: names what may not be read or written; nothing was changed.
+    """
+    if "://" in str(workdir):
+        return
+    needed = {"config.json": os.R_OK, "metrics.jsonl": os.R_OK | os.W_OK}
+    needed |= dict.fromkeys(("checkpoints", "tensorboard"), os.R_OK | os.W_OK | os.X_OK)
+    kept = [
+        name for name, rights in needed.items() if is_there(workdir / name) and not os.access(workdir / name, rights)
+    ]
+    check(
+        not kept,
+        f"--workdir={workdir} holds a run of another user, and {', '.join(kept)} may not be read and written by this "
+        f"one. Let its owner run `chmod -R g+rwX {workdir}`, and use umask 002; or choose another folder.",
+    )
 
 
 def clear_run(workdir: epath.Path) -> None:
@@ -103,4 +124,4 @@ def _has_content(path: epath.Path) -> bool:
     """Whether a file or folder is there and not empty."""
     if not is_there(path):
         return False
-    return any(path.iterdir()) if path.is_dir() else path.stat().length > 0
+    return any(path.iterdir()) if path.is_dir() else size_bytes(path) > 0

@@ -7,7 +7,6 @@ loop. It ends by the clock, with a whole unroll or update.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
-import tempfile
 import time
 from typing import Any
 
@@ -30,6 +29,7 @@ from podrl.plain_loop import make_plain_loop
 from podrl.programs import Programs, compile_programs
 from podrl.progress import is_checkpoint_due
 from podrl.schedule import make_schedule, warm_up_updates
+from podrl.temporary import temporary_folder
 from podrl.transfer import ParameterStore, rollout_to_learner
 from podrl.types import DiscreteActions, Snapshot, Timestep
 
@@ -263,7 +263,7 @@ def time_first_update(parts: Parts) -> float:
 def _run(parts: Parts, config: Config, **callbacks: Any) -> None:
     """Runs with the checkpoints that are due in a folder that is gone afterwards."""
     with (
-        tempfile.TemporaryDirectory(prefix="podrl-benchmark-") as folder,
+        temporary_folder("benchmark") as folder,
         Checkpointer(folder, keep=config.checkpoint.keep, every=config.checkpoint.every_updates) as checkpointer,
     ):
 

@@ -21,7 +21,7 @@ from podrl.envs.atari_screens import describe_other_screen
 from podrl.mesh import Topology
 from podrl.platforms import available_cores
 from podrl.records import REPAIR, read_json
-from podrl.run_files import START_ANEW, find_remains, holds_run, write_json
+from podrl.run_files import START_ANEW, check_rights, find_remains, holds_run, write_json
 
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "orbax-checkpoint", "numpy")
 
@@ -61,6 +61,7 @@ def make_workdir(
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
+    check_rights(workdir)
     if start_anew:
         find_remains(workdir)  # Of another program's folder nothing may be deleted.
     else:
@@ -147,16 +148,24 @@ def shorten(texts: Sequence[str], limit: int = 5) -> str:
 
 
 def find_commit() -> str | None:
-    """The commit of podrl's own checkout, with `+changes` where the tree differs; None outside of one."""
+    """The commit of podrl's own checkout, with `+changes` where the tree differs; None outside of one.
+
+    Warns once if there is a checkout, but git does not say.
+    """
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if not os.path.exists(os.path.join(folder, ".git")):
+        return None
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", folder, *arguments]
+        # Another user's checkout may have git run commands of theirs; but so does its code, which is running.
+        command = ["git", "-c", "safe.directory=*", "--no-optional-locks", "-C", folder, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
     try:
         if not os.path.samefile(git("rev-parse", "--show-toplevel"), folder):
             return None
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().partition("\n")[0]
+        logging.log_first_n(logging.WARNING, "The manifest has no commit of podrl: git says: %s", 1, reason)
         return None

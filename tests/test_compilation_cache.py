@@ -17,10 +17,11 @@ def folder(**environment):
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({"XDG_CACHE_HOME": "/caches"}, "/caches/podrl/compilation"),
-        ({"HOME": "/home/me"}, "/home/me/.cache/podrl/compilation"),
-        ({"JAX_COMPILATION_CACHE_DIR": "/mine"}, "/mine"),
+        ({"XDG_CACHE_HOME": "caches"}, "caches/podrl/compilation"),
+        ({"HOME": "me"}, "me/.cache/podrl/compilation"),
+        ({"JAX_COMPILATION_CACHE_DIR": "mine"}, "mine"),
     ],
 )
-def test_folder(environment, expected):
-    assert folder(**environment) == expected
+def test_folder(environment, expected, tmp_path):
+    found = folder(**{name: str(tmp_path / value) for name, value in environment.items()})
+    assert found == str(tmp_path / expected)

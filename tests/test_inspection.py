@@ -308,3 +308,11 @@ class TestARunUnderWay:
         assert inspect(workdir) == 0
         assert {"12", "14"} < set(cells := rows(capsys.readouterr().out))
         assert "8" not in cells
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_files_of_a_user_without_a_name(workdir, capsys):
+    for path in (workdir, *workdir.rglob("*")):
+        os.chown(path, 54321, 54321)
+    assert inspect(workdir) == 0
+    assert "checkpoint 14" in capsys.readouterr().out

@@ -15,7 +15,7 @@ LAYERS = [
     {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "wire"}
     | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"}
     | {"hints", "intervals", "marks", "process_exit", "proxies", "rates", "streams", "tensorstore_metrics"}
-    | {"user_modules", "heartbeat"},
+    | {"user_modules", "heartbeat", "temporary"},
     {"paths", "words"},
     {"values", "config_dict"},
     {"reading"},

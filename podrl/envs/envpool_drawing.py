@@ -2,9 +2,9 @@
 
 import subprocess
 import sys
-import tempfile
 
 from podrl.config import ConfigError, EnvConfig, check
+from podrl.temporary import temporary_folder
 
 _TIMEOUT_S = 120.0  # Of a trial that takes a second or two.
 _HINT = (
@@ -30,7 +30,7 @@ def check_drawing(config: EnvConfig) -> None:
     failure = f"EnvPool cannot draw env.id={config.id!r}"
     command = [sys.executable, "-c", _TRIAL, config.id]
     try:
-        with tempfile.TemporaryDirectory() as folder:  # Where MuJoCo leaves a file about its end.
+        with temporary_folder("drawing") as folder:  # Where MuJoCo leaves a file about its end.
             trial = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, cwd=folder, check=False)
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{failure}: a picture took longer than {_TIMEOUT_S:.0f} s. {_HINT}") from None

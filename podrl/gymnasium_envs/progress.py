@@ -18,8 +18,7 @@ class Progress:
     def __init__(self, fd: int | None = None):
         """Opens the file with this descriptor, or a new one that has no name."""
         if fd is None:
-            with tempfile.TemporaryFile() as file:
-                fd = os.dup(file.fileno())
+            fd = _open_nameless()
             os.ftruncate(fd, _FORMAT.size)
             self._memory = mmap.mmap(fd, _FORMAT.size)
             self.write(_NONE)
@@ -40,3 +39,11 @@ class Progress:
         """Frees the memory and the descriptor."""
         self._memory.close()
         os.close(self.fd)
+
+
+def _open_nameless() -> int:
+    """An empty file without a name: in memory where the system has such, as there may be no temporary folder."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("podrl-progress")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

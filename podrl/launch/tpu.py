@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 from absl import logging
@@ -23,6 +22,7 @@ from podrl.launch.tpu_slice import POLL_S, await_slice
 from podrl.launch.worker import FAILED
 from podrl.secret import FILE_VARIABLE, make_secret
 from podrl.stop_signals import INTERRUPTED, PREEMPTED
+from podrl.temporary import temporary_folder
 
 _STOP_LIMIT_S = 60.0
 _CUT = 255  # What ssh ends with when it lost the connection; gcloud tries again ten times, and then ends with 1.
@@ -75,7 +75,7 @@ def launch_on_tpu(
         gcloud.describe(options)
     except gcloud.GcloudError as error:
         raise ConfigError(str(error)) from None
-    with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="podrl-") as folder:
+    with StopSignals() as stop, temporary_folder("tree") as folder:
         packed = Path(folder) / f"{tree.name}.tar.gz"
         packed.write_bytes(tree.packed)
 

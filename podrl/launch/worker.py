@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 
-_RUNS = Path.home() / ".podrl" / "runs"
 FAILED = 101
 _STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _POLL_S = 0.2
@@ -24,10 +23,15 @@ _PATIENCE_S = 60.0  # How long an earlier run may take to end after SIGTERM.
 _REPEATED_BYTES = 2000  # Of the output, for one who comes back.
 
 
+def _folder_of_runs() -> Path:
+    """Found when it is needed: a launcher that imports this may have no home."""
+    return Path.home() / ".podrl" / "runs"
+
+
 def main(argv: list[str]) -> int:
     """Does what the arguments say; returns the command's exit code."""
     action, identity, *rest = argv[1:]
-    folder = _RUNS / identity
+    folder = _folder_of_runs() / identity
     folder.mkdir(parents=True, exist_ok=True)
     if action == "signal":
         _write(folder / "signal", rest[0])
@@ -35,7 +39,7 @@ def main(argv: list[str]) -> int:
         return 0
     if action == "supervise":
         return _supervise(folder, rest)
-    with (_RUNS / ".lock").open("w") as lock:  # Should two connections come at the same time.
+    with (_folder_of_runs() / ".lock").open("w") as lock:  # Should two connections come at the same time.
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = (folder / "log").exists()
         if not known:
@@ -113,7 +117,7 @@ def _end_others(folder: Path) -> None:
     """Ends runs of before, which hold the chips: SIGTERM, so that they save, and then SIGKILL."""
     for signum in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _PATIENCE_S
-        others = [other for other in _RUNS.iterdir() if other.is_dir() and other != folder and _runs(other)]
+        others = [other for other in _folder_of_runs().iterdir() if other.is_dir() and other != folder and _runs(other)]
         for other in others:
             sys.stdout.write(f"Ending an earlier run, {other.name}, by {signum.name}.\n")
             sys.stdout.flush()

@@ -11,12 +11,12 @@ from pathlib import Path
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
 from podrl.launch.local import share_of_cores, usable_cores
 from podrl.platforms import suit_xla_to_cpu
+from podrl.temporary import temporary_folder
 
 # What is reduced beside gradients. In each optimizer step, by podrl's compiled update of IMPALA: the transitions that
 # count, and what is divided by them. Once in each update: whether to stop.
@@ -64,7 +64,7 @@ def measure_allreduce(processes: int, sizes_bytes: Sequence[int]) -> list[Reduct
         return [Reduction()] * len(sizes_bytes)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    with tempfile.TemporaryDirectory(prefix="podrl-reduction-") as folder:
+    with temporary_folder("reduction") as folder:
         logs = [Path(folder) / f"log{index}" for index in range(processes)]
         shares = [share_of_cores(usable_cores(), index, processes, 1) for index in range(processes)]
         started: list[subprocess.Popen[bytes]] = []

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 from pathlib import Path
 import signal
-import tempfile
 import time
 from typing import Any
 
@@ -23,6 +22,7 @@ from podrl.study.grid import Trial
 from podrl.study.job import Ending, run_job
 from podrl.study.measurement import MEASURED_FIELDS, measure, measured_seconds
 from podrl.study.places import make_job
+from podrl.temporary import temporary_folder
 
 Predict = Callable[[Config, int, int], float | None]  # (config, processes, devices of each) -> env steps per second
 LOG = "job.log"
@@ -131,7 +131,7 @@ class Runner:
             folder.mkdir(parents=True, exist_ok=True)
             yield Path(folder) / LOG
             return
-        with tempfile.TemporaryDirectory(prefix="podrl-study-") as place:
+        with temporary_folder("study") as place:
             log = Path(place) / LOG
             try:
                 yield log
