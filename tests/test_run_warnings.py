@@ -46,7 +46,7 @@ def test_episodes_that_are_longer_than_the_time_between_boundaries(caplog):
 
 def test_a_learning_rate_that_can_go_on_says_how(monkeypatch, caplog):
     before, now = make_config(10), make_config(20)
-    start = Snapshot(state=None, counters=Counters(learner_steps=5), episodes={})
+    start = Snapshot(state=None, counters=Counters(learner_steps=5, env_steps=640), episodes={})
     with caplog.at_level(logging.WARNING, logger="absl"):
         for saved, config in (
             (to_dict(before), now),

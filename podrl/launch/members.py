@@ -139,11 +139,13 @@ class _Job:
         output = None if alone and binary_of(sys.stdout) is not None else subprocess.PIPE
         # Two pipes into one terminal or file would mix up the order of lines.
         errors = subprocess.STDOUT if output and os.path.sameopenfile(1, 2) else output
+        # A notebook asks for colours, with which a pipe would count as a terminal that has a panel.
+        shell = {name: value for name, value in os.environ.items() if output is None or name != "FORCE_COLOR"}
         end = self._ends[member.name] = EndPipe(member.tells_end)
         try:
             process = subprocess.Popen(
                 member.command,
-                env={**os.environ, **member.environ, **end.environ},
+                env={**shell, **member.environ, **end.environ},
                 pass_fds=end.to_pass,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -1,6 +1,7 @@
 """Notebooks: their streams are no files, and their classes are in no module."""
 
-import io
+import ast
+import subprocess
 import sys
 
 import gymnasium
@@ -8,44 +9,43 @@ import pytest
 
 from podrl.config import ConfigError, EnvConfig
 from podrl.envs.gymnasium import make_spec
+from tests.processes import ROOT
+
+PROGRAM = """
+import io, sys
 from podrl.launch.members import Member, run_members
 from podrl.launch.signals import StopSignals
 
-
-class Cell(io.TextIOBase):
-    """As ipykernel's OutStream: text without a buffer, whose descriptor is the kernel's terminal and not the cell."""
-
-    def __init__(self, descriptor):
-        self.text, self._descriptor = "", descriptor
+class Cell(io.TextIOBase):  # As ipykernel's OutStream: text without a buffer, whose descriptor is not the cell's.
+    text = ""
 
     def fileno(self):
-        if self._descriptor is None:
+        if {descriptor} is None:
             raise io.UnsupportedOperation("fileno")
-        return self._descriptor
+        return {descriptor}
 
     def write(self, text):
-        assert isinstance(text, str)
         self.text += text
         return len(text)
+
+program = "import sys; print('gr\\u00fc\\u00dfe'); print('oh', file=sys.stderr)"
+environ = {{"PYTHONIOENCODING": "utf-8"}}
+members = [Member(name=f"p{{i}}", command=(sys.executable, "-c", program), environ=environ) for i in range({count})]
+sys.stdout = sys.stderr = Cell()
+with StopSignals() as stop:
+    assert run_members(members, stop).code == 0
+sys.__stdout__.write(ascii(sys.stdout.text))
+"""
 
 
 @pytest.mark.parametrize("descriptor", [None, 1], ids=["without", "with"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_what_members_print_is_shown_in_the_cell(monkeypatch, count, descriptor):
-    program = "import sys; print('gr\\u00fc\\u00dfe'); print('oh', file=sys.stderr)"
-    members = [
-        Member(name=f"p{index}", command=(sys.executable, "-c", program), environ={"PYTHONIOENCODING": "utf-8"})
-        for index in range(count)
-    ]
-    out, err = Cell(descriptor), Cell(descriptor)
-    monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(sys, "stderr", err)
-    with StopSignals() as stop:
-        ending = run_members(members, stop)
-    assert ending.code == 0
-    for index in range(count):
-        assert f"[p{index}] grüße\n" in out.text
-        assert f"[p{index}] oh\n" in out.text + err.text
+def test_what_members_print_is_shown_in_the_cell(count, descriptor):
+    code = PROGRAM.format(count=count, descriptor=descriptor)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    said = [f"[p{index}] {line}" for index in range(count) for line in ("grüße", "oh")]
+    assert sorted(ast.literal_eval(ended.stdout).splitlines()) == sorted(said)
 
 
 class Mine(gymnasium.Env):
