@@ -1,9 +1,13 @@
 """How far a run got, as its folder tells: what a restart has to beat."""
 
 from collections.abc import Iterator
+from pathlib import Path
 import sys
 
 from etils import epath
+
+if __name__ == "__main__":  # For the shell script of a SLURM job, whose podrl need not be the installed one, if any is.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from podrl.rates import RATE_KEY
 from podrl.rows import newest_rows
@@ -27,5 +31,5 @@ def _newest_updates(path: epath.Path) -> Iterator[int]:
                 return
 
 
-if __name__ == "__main__":  # For the shell script of a SLURM job.
+if __name__ == "__main__":
     sys.stdout.write(f"{newest_update(sys.argv[1])}\n")

@@ -5,6 +5,8 @@ from pathlib import Path
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 
 import pytest
 
@@ -51,6 +53,14 @@ def test_each_start_has_a_secret_that_stands_in_no_file(tmp_path):
     assert re.fullmatch("[0-9a-f]{64}", first)
     assert re.fullmatch("[0-9a-f]{64}", second)
     assert first != second
+
+
+def test_how_far_a_run_got_is_found_by_a_podrl_that_is_not_installed(tmp_path):
+    (program,) = re.findall(r"\S+/progress\.py", script(tmp_path, *OPTIONS, *SHARED))
+    environ = {"PYTHONPATH": sysconfig.get_path("purelib")}  # As it is no `site` folder, nothing in it adds podrl's.
+    command = [sys.executable, "-S", program, tmp_path]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environ)
+    assert (result.stdout, result.stderr) == ("0\n", "")
 
 
 def test_without_gpus_asks_for_none(tmp_path):
