@@ -7,7 +7,8 @@ parent that is.
 Sources: cgroups(7); the kernel's cgroup-v1/cpuacct.rst, pids.rst and cgroup-v2.rst.
 """
 
-from collections.abc import Mapping
+import _thread
+from collections.abc import Iterator, Mapping
 import contextlib
 import errno
 import math
@@ -15,12 +16,16 @@ import os
 from pathlib import Path
 import resource
 import threading
+import traceback
 
 SHARERS_VARIABLE = "PODRL_SHARERS"  # How many processes of a job were started into one container.
 GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _OTHER_THREADS = 28  # Of a run: its actors, checkpoints and environments, at the least.
 _THREADS_PER_CORE = 2  # Of XLA's CPU backend.
-_REFUSED = ("can't start new thread", "Resource temporarily unavailable")
+_NO_THREAD = "can't start new thread"
+_REFUSED = "Resource temporarily unavailable"  # All that a library in C++ says of a thread.
+# Of Python's library. Who reads from what is not ready gets the same error as who starts a process in vain.
+_STARTERS = ("/subprocess.py", "/multiprocessing/popen_fork.py", "/multiprocessing/util.py")
 
 
 class LimitReached(RuntimeError):
@@ -77,16 +82,19 @@ def explain(error: BaseException | None = None) -> str | None:
     """Which limit of threads is behind an error, or behind a SIGINT: OpenBLAS raises one when it gets no thread.
 
     Args:
-        error: what was raised; None for a signal.
+        error: what was raised, perhaps because of others; None for a signal.
 
     Returns:
         One line; None if there is another reason.
     """
-    if isinstance(error, LimitReached):
-        return str(error)
-    refused = isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN
-    refused = refused or (isinstance(error, (RuntimeError, OSError)) and any(text in str(error) for text in _REFUSED))
-    return describe_limit() if refused or (error is None and not _can_start(1)) else None
+    if error is None:
+        return None if _gets_thread() else describe_limit()
+    for each in _causes(error):
+        if isinstance(each, LimitReached):
+            return str(each)
+        if _is_refusal(each):
+            return describe_limit()
+    return None
 
 
 def describe_limit(groups: Path = GROUPS, own: Path = OWN) -> str:
@@ -129,6 +137,29 @@ def _read(path: Path) -> str:
     with contextlib.suppress(OSError):
         return path.read_text().strip()
     return ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether an error says that no thread or process could be started."""
+    if isinstance(error, OSError):
+        files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+        return error.errno == errno.EAGAIN and (any(file.endswith(_STARTERS) for file in files) or not _gets_thread())
+    return isinstance(error, RuntimeError) and (_NO_THREAD in str(error) or str(error) == _REFUSED)
+
+
+def _gets_thread() -> bool:
+    """Whether a thread can be started. Also for a signal's handler: `threading` may hold a lock where it interrupts."""
+    try:
+        _thread.start_new_thread(int, ())
+    except RuntimeError:
+        return False
+    return True
 
 
 def _can_start(count: int) -> bool:

@@ -131,7 +131,7 @@ def main(command: CommandLine) -> int:
             logging.error("%s", lost)
             leave(job.exit_code)
         code = _failure_code(error)
-        limit = explain(error.__cause__ or error)
+        limit = explain(error)
         said = limit or str(error) or type(error).__name__
         logging.error("The run failed: %s", said)
         if limit is None and code != MISTAKE:

@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -127,7 +128,15 @@ def test_processes_that_one_launcher_starts_share_the_quota(monkeypatch):
     assert sharers(2) == [None, None]
 
 
+REFUSED = "No more threads or processes can be started: "
 PIDS = {"pids/docker/a/pids.max": "100", "pids/docker/a/pids.current": "99", "pids/docker/pids.max": "max"}
+
+
+def caused_by(error):
+    """What an environment's error becomes; it repeats the text."""
+    failure = RuntimeError(f"env failed in step: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 class TestThreads:
@@ -141,11 +150,30 @@ class TestThreads:
         assert "RLIMIT_NPROC=64 for all that this user runs" in describe_limit(*tree(tmp_path, V1, PIDS))
 
     def test_errors_of_a_limit_are_told_from_others(self):
-        for error in (RuntimeError("can't start new thread"), BlockingIOError(errno.EAGAIN, "fork")):
-            assert explain(error).startswith("No more threads or processes can be started: ")
-        assert explain(LimitReached("this")) == "this"
+        for text in ("can't start new thread", "Resource temporarily unavailable"):
+            assert explain(RuntimeError(text)).startswith(REFUSED)
+            assert explain(caused_by(RuntimeError(text))).startswith(REFUSED)
+        assert explain(caused_by(LimitReached("this"))) == "this"
         assert explain(RuntimeError("can't start the game")) is None
         assert explain() is None
+
+    def test_a_process_that_cannot_be_started_is_told_from_what_is_not_ready(self, monkeypatch):
+        """The system has the same error for both."""
+
+        def refuse(*_):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            with pytest.raises(BlockingIOError) as unready:
+                ours.recv(1)
+        monkeypatch.setattr(subprocess, "_fork_exec", refuse)
+        with pytest.raises(BlockingIOError) as refused:
+            subprocess.run(["true"], check=False)
+        assert explain(caused_by(refused.value)).startswith(REFUSED)
+        assert explain(unready.value) is None
+        assert explain(caused_by(unready.value)) is None
 
     def test_a_sigint_at_the_limit_is_no_ctrl_c(self, monkeypatch):
         """As OpenBLAS raises it when it gets no thread."""
@@ -162,7 +190,7 @@ class TestThreads:
 
         assert run_tool("podrl", run) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("podrl: error: No more threads or processes can be started: ")
+        assert line.startswith(f"podrl: error: {REFUSED}")
 
 
 @contextlib.contextmanager
