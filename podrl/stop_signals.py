@@ -10,6 +10,7 @@ them to all, and who has to save needs the others until then.
 
 from collections.abc import Callable, Iterator
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -35,12 +36,21 @@ class Urgency:
     def __init__(self) -> None:
         """Nothing has come yet."""
         self._first_s: float | None = None
+        self._notice_s = math.inf
 
     def is_second(self, signum: int) -> bool:
-        """Takes a signal; notices are no requests, as SIGTERM comes after them in any case."""
-        if signum in NOTICES:
-            return False
+        """Takes a signal; notices are no requests, as SIGTERM comes after them in any case.
+
+        Nor is what comes with the first notice: a launcher that got it, too, sends SIGTERM for it.
+        """
         now_s = time.monotonic()
+        if signum in NOTICES:
+            self._notice_s = min(now_s, self._notice_s)
+            if self._first_s is not None and abs(self._notice_s - self._first_s) <= _SAME_S:
+                self._first_s = None
+            return False
+        if abs(now_s - self._notice_s) <= _SAME_S:
+            return False
         if self._first_s is None:
             self._first_s = now_s
             return False

@@ -13,7 +13,7 @@ import pytest
 
 from podrl.interruption import interruptible
 from podrl.launch.signals import StopSignals
-from podrl.stop_signals import NOTICES, held_back
+from podrl.stop_signals import NOTICES, Urgency, held_back
 from tests.multihost.jobs import free_address
 from tests.processes import LIMIT_S, ROOT, command, environment, running, wait_for
 
@@ -132,6 +132,21 @@ def test_a_process_that_serves_a_run_ignores_them_from_its_start():
             process.stdin.flush()
             assert process.stdout.readline() == expected
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("told", ["USR1 TERM", "TERM USR1"])
+def test_what_a_launcher_makes_of_a_notice_is_no_first_request_to_stop(told, monkeypatch):
+    """A scheduler tells both, and sends SIGTERM to both some time later."""
+    now_s, urgency = 100.0, Urgency()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    for name in told.split():
+        assert not urgency.is_second(signal.Signals[f"SIG{name}"])
+        now_s += 0.3
+    now_s += 100
+    assert not urgency.is_second(signal.SIGTERM)
+    now_s += 10
+    assert not urgency.is_second(signal.SIGUSR1)
+    assert urgency.is_second(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("catch", [interruptible, StopSignals])
