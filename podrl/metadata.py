@@ -3,6 +3,7 @@
 The server is next door: it is asked directly, also where the environment names a proxy, which would answer for itself.
 """
 
+from email.message import Message
 import http.client
 import os
 from pathlib import Path
@@ -32,7 +33,7 @@ def tpu_metadata(key: str) -> str | None:
 
 
 def read_metadata(key: str) -> str | None:
-    """The value under a key of this machine's metadata; None if the server says that there is none (HTTP 404).
+    """The value under a key of this machine's metadata; None if the server itself says that there is none (HTTP 404).
 
     Raises:
         MetadataError: if the server says anything else, or nothing.
@@ -46,12 +47,12 @@ def read_metadata(key: str) -> str | None:
         time.sleep(_PAUSE_S if attempt else 0)
         try:
             with direct.open(request, timeout=_LIMIT_S) as response:
-                if response.headers.get(_FLAVOR[0]) == _FLAVOR[1]:
+                if _is_googles(response.headers):
                     return response.read().decode()
                 reason = "another server answers"
                 break
         except urllib.error.HTTPError as error:
-            if error.code == http.client.NOT_FOUND:
+            if error.code == http.client.NOT_FOUND and _is_googles(error.headers):
                 return None
             reason = f"HTTP {error.code} {error.reason}"
             if error.code < http.client.INTERNAL_SERVER_ERROR and error.code != http.client.TOO_MANY_REQUESTS:
@@ -63,6 +64,10 @@ def read_metadata(key: str) -> str | None:
         f"({reason}). Give the same command again; if it is not part of one, add --alone; otherwise give "
         "--coordinator, --process_count and --process_index."
     )
+
+
+def _is_googles(headers: Message) -> bool:
+    return bool(headers.get(_FLAVOR[0]) == _FLAVOR[1])
 
 
 def _has_tpu() -> bool:

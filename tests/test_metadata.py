@@ -67,9 +67,12 @@ def test_only_what_is_not_found_means_that_there_is_none(monkeypatch):
         assert find_membership({}, metadata=read_metadata).platform == "alone"
 
 
+OTHERS = [(200, "hotel", "another server answers"), (404, "hotel", "HTTP 404 Not Found")]
+
+
 @pytest.mark.parametrize(
     ("status", "flavor", "reason"),
-    [(403, "Google", "HTTP 403 Forbidden"), (503, "Google", "HTTP 503"), (200, "hotel", "another server answers")],
+    [(403, "Google", "HTTP 403 Forbidden"), (503, "Google", "HTTP 503"), *OTHERS],
 )
 def test_any_other_answer_does_not_mean_that_a_worker_is_alone(monkeypatch, status, flavor, reason):
     with server(lambda key: (status, "0"), monkeypatch, flavor), pytest.raises(MetadataError, match=reason):
