@@ -75,11 +75,11 @@ def meet_in_pairs(job: Job, own_address: str, secret: bytes, timeout_s: float) -
     address = choose_address(own_address, job.exchange("addresses", own_address, timeout_s))
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(address))
+        stack.enter_context(_answering(listener, secret, wire.listener(job.process_index)))  # Others may be quicker.
         mine = _Listening(address=address, port=listener.getsockname()[1], ports=_own_ports())
         told = job.exchange("listeners", json.dumps(dataclasses.asdict(mine)), timeout_s)
         places = [_Listening(**json.loads(text)) for text in told]
         _check_kinds(job, places)
-        stack.enter_context(_answering(listener, secret, wire.listener(job.process_index)))
         unreached = _try_all(job.process_index, places, secret)
         answers = job.exchange("reached", json.dumps(unreached), max(timeout_s, _ANSWERS_S))
     missed = [(source, target, why) for source, text in enumerate(answers) for target, why in json.loads(text)]

@@ -107,6 +107,21 @@ def test_all_pairs_of_a_job_are_tried():
     assert meet(["127.0.0.1"] * 12) == [("127.0.0.1", "")] * 12
 
 
+def test_one_that_has_not_heard_of_all_yet_is_reached(monkeypatch):
+    done, exchange = threading.Event(), Together.exchange
+
+    def late(process, name, value, timeout_s):
+        if process.process_index == 0 and name == "reached":
+            done.set()
+        found = exchange(process, name, value, timeout_s)
+        if process.process_index == 1 and name == "listeners":
+            done.wait(timeout_s)
+        return found
+
+    monkeypatch.setattr(Together, "exchange", late)
+    assert meet(["127.0.0.1"] * 2) == [("127.0.0.1", "")] * 2
+
+
 def test_one_that_answers_but_is_of_another_job_is_not_reached():
     found = meet(["127.0.0.1"] * 3, [SECRET, SECRET, b"another secret of some length"])
     said = {line for _, line in found}
