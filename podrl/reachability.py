@@ -94,11 +94,13 @@ def choose_address(own: str, all_own: Sequence[str]) -> str:
     """The address of this process that the others reach.
 
     Args:
-        own: by which it has reached the coordinator. Beside the coordinator that may be one within the host.
-        all_own: the same of all processes.
+        own: by which it has reached the coordinator. Beside the coordinator that may be one that leads there from this
+            host only.
+        all_own: the same of all processes, of which the first is beside the coordinator.
     """
-    far = next((each for each in reversed(all_own) if not _is_within_host(each)), None)
-    if far is None or (not _is_within_host(own) and (":" in own) == (":" in far)):
+    far = next((each for each in reversed(all_own) if each != own and not _is_within_host(each)), None)
+    is_beside = _is_within_host(own) or own == all_own[0]
+    if far is None or (not is_beside and (":" in own) == (":" in far)):
         return own
     kind = socket.AF_INET6 if ":" in far else socket.AF_INET
     with contextlib.suppress(OSError), socket.socket(kind, socket.SOCK_DGRAM) as probe:

@@ -13,7 +13,7 @@ from podrl.config import ConfigError
 from podrl.distributed import Job
 from podrl.membership import Membership
 from podrl.reachability import choose_address, meet_in_pairs
-from tests.multihost.jobs import Member, free_address, named, two_hosts
+from tests.multihost.jobs import Member, free_address, ip, named, two_hosts
 from tests.processes import ROOT
 
 SECRET = b"a secret of sixteen bytes or more"
@@ -140,18 +140,21 @@ def test_addresses_of_different_kinds_are_a_mistake():
         assert "Process 1 (host) has reached the coordinator from 127.0.0.1, process 0 (host) from ::1;" in str(error)
 
 
-@pytest.mark.parametrize("own", ["127.0.0.1", "127.0.1.1", "::1"])
-def test_one_beside_the_coordinator_listens_where_others_reach_it(own):
+def test_one_beside_the_coordinator_listens_where_others_reach_it():
+    owns = ["127.0.0.1", "127.0.1.1", "::1", "10.88.0.1"]
+    code = "from podrl.reachability import choose_address as c; import sys"
+    code += "; print({c(own, [own, '10.77.0.2']) for own in sys.argv[1:]})"
     with two_hosts() as hosts:
-        code = f"from podrl.reachability import choose_address as c; print(c('{own}', ['{own}', '10.77.0.2']))"
-        command = ["ip", "netns", "exec", hosts[0], sys.executable, "-c", code]
+        ip("-n", hosts[0], "addr", "add", "10.88.0.1/32", "dev", "lo")
+        command = ["ip", "netns", "exec", hosts[0], sys.executable, "-c", code, *owns]
         found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert found.strip() == "10.77.0.1"
+    assert found == "{'10.77.0.1'}\n"
 
 
 def test_addresses_that_others_reach_are_kept():
     assert choose_address("127.0.0.1", ["127.0.0.1", "127.0.0.1"]) == "127.0.0.1"
-    assert choose_address("10.0.0.1", ["10.0.0.1", "10.0.0.2"]) == "10.0.0.1"
+    assert choose_address("10.0.0.2", ["10.0.0.1", "10.0.0.2"]) == "10.0.0.2"
+    assert choose_address("10.0.0.1", ["10.0.0.1", "10.0.0.1"]) == "10.0.0.1"
     assert choose_address("fd00::1", ["::1", "fd00::1"]) == "fd00::1"
 
 
