@@ -384,8 +384,8 @@ def _exit_code(code: int, job: Job, error: Exception | None = None) -> int:
     of its own while Python shuts down.
     """
     stuck = code == STALLED or any(thread.name.startswith(("actor ", "evaluator")) for thread in threading.enumerate())
-    failed_among_others = error is not None and job.process_count > 1  # Python's end would wait for their devices.
-    if stuck or failed_among_others or isinstance(error, CheckpointError | FolderLostError):
+    waits = error and (job.process_count > 1 or explain(error))  # For others' devices, or for threads never started.
+    if stuck or waits or isinstance(error, CheckpointError | FolderLostError):
         leave(code)
     return code
 

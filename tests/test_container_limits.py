@@ -11,8 +11,9 @@ import sys
 
 import pytest
 
-from podrl import container_limits, interruption, platforms
+from podrl import container_limits, interruption, platforms, train
 from podrl.container_limits import GROUPS, LimitReached, cpu_quota, describe_limit, explain, memory_limit, quota_cores
+from podrl.distributed import ALONE
 from podrl.launch.local import make_members
 from podrl.tool import run_tool
 from tests.processes import LIMIT_S, ROOT, command, environment
@@ -183,6 +184,14 @@ class TestThreads:
         with interruption.interruptible():
             signal.raise_signal(signal.SIGINT)
         assert ended == [1]
+
+    def test_a_run_that_fails_at_the_limit_waits_for_no_thread(self, monkeypatch):
+        """As Python would, at its end, for those of a save that the others never joined."""
+        left = []
+        monkeypatch.setattr(train, "leave", left.append)
+        for error in (RuntimeError("can't start new thread"), RuntimeError("can't start the game")):
+            assert train._exit_code(1, ALONE, error) == 1
+        assert left == [1]
 
     def test_what_fails_at_the_limit_is_one_line(self, monkeypatch, capsys):
         def run():
