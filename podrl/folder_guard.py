@@ -18,9 +18,10 @@ from absl import logging
 from etils import epath
 
 from podrl import heartbeat
-from podrl.heartbeat import BEAT_S, GONE_S, OPENING, Heartbeat, Sighting
+from podrl.heartbeat import BEAT_S, GONE_S, OPENING, WATCH_S, Heartbeat, Sighting
 from podrl.interruption import leave
 from podrl.mistakes import ConfigError
+from podrl.process_identity import has_ended
 from podrl.waiting import Patience
 
 LOCK = ".lock"
@@ -109,7 +110,11 @@ class FolderGuard:
 
     def check_news(self) -> None:
         """Raises FolderLostError if the folder was seen to be lost, which is looked for every few seconds."""
-        if self._heartbeat is not None and self._heartbeat.lost:
+        if self._heartbeat is None:
+            return
+        if self._heartbeat.stood_still():
+            self._heartbeat.find_loss()
+        if self._heartbeat.lost:
             raise FolderLostError(self._heartbeat.lost)
 
     def check(self) -> None:
@@ -128,15 +133,16 @@ class FolderGuard:
         Raises:
             ConfigError: if it has not.
         """
-        ended = seen.has_ended()
+        ended = has_ended(seen.owner)
         if ended is False:
             raise _in_use(folder, seen)
-        left_s = GONE_S - _age_s(seen, lock)
-        if ended or left_s <= 0:
+        if ended:
             return
+        age_s = _age_s(seen, lock)
+        left_s = max(GONE_S - age_s, WATCH_S)
         logging.warning(
             "%s was in use %.0f s ago (%s). Waiting up to %.0f s to see whether it still is.",
-            *(folder, GONE_S - left_s, seen, left_s),
+            *(folder, age_s, seen, left_s),
         )
         patience = Patience(left_s)
         while patience.left_s():
@@ -202,6 +208,10 @@ def _named_failures(path: Path) -> Iterator[None]:
     except FileExistsError:
         raise
     except OSError as error:
-        found = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened ({error.strerror})"
-        remedy = f"Ask its owner for `chmod a+rw {path}`" if isinstance(error, PermissionError) else "Remove it"
+        found, remedy = f"cannot be written ({error.strerror})", "Choose another folder"
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            found = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened ({error.strerror})"
+            remedy = "Remove it"
+        elif isinstance(error, PermissionError):
+            found, remedy = f"cannot be opened ({error.strerror})", f"Ask its owner for `chmod a+rw {path}`"
         raise ConfigError(f"{path}, {_PURPOSE}, {found}. {remedy}.") from None

@@ -1,6 +1,7 @@
 """A file by which a process says that it has a folder: who it is and, by the file's time, that it is still there.
 
-Nobody changes another's heartbeat: it is replaced. So its owner sees by the file itself whether it has the folder.
+Nobody changes another's heartbeat: it is replaced. So its owner sees by what the file says whether it has the folder;
+not by its inode, which a file system gives to the next file, and which NFS cannot tell of one that is gone.
 """
 
 from collections.abc import Mapping
@@ -9,15 +10,17 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-import platform
 import secrets
 import threading
 import time
 from typing import Any
 
+from podrl.process_identity import name_this_process
+
 NAME = ".heartbeat"
 BEAT_S = 5.0  # Between two beats.
 GONE_S = 60.0  # After so long without one, a process that cannot be looked for has ended.
+WATCH_S = 3 * BEAT_S  # For so long it is watched at least: clocks of hosts may differ, and a file system may have hung.
 OPENING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # Follows no link, waits for no pipe, is not inherited.
 _LOOKS, _LOOK_S = 20, 0.05  # A heartbeat may be aside for a moment: see `remove`.
 
@@ -40,12 +43,6 @@ class Sighting:
         known = {name: self.owner.get(name, "?") for name in ("process", "host", "since")}
         return "process {process} on {host}, since {since}".format(**known)
 
-    def has_ended(self) -> bool | None:
-        """Whether its process has ended; None if it cannot be looked for from here, as on another host."""
-        if self.owner.get("place") != _place() or not isinstance(process := self.owner.get("process"), int):
-            return None
-        return _born(process) != self.owner.get("born")
-
 
 def see(folder: Path) -> Sighting | None:
     """The heartbeat in a folder; None if there is none.
@@ -53,8 +50,13 @@ def see(folder: Path) -> Sighting | None:
     Raises:
         OSError: if it cannot be read.
     """
+    return _read(folder / NAME)
+
+
+def _read(path: Path | str, folder: int | None = None) -> Sighting | None:
+    """As `see`, of any path, which may begin at an open folder."""
     try:
-        descriptor = os.open(folder / NAME, os.O_RDONLY | OPENING)
+        descriptor = os.open(path, os.O_RDONLY | OPENING, dir_fd=folder)
     except FileNotFoundError:
         return None
     with open(descriptor, "rb") as file:
@@ -71,22 +73,21 @@ def see(folder: Path) -> Sighting | None:
 
 
 def remove(folder: Path, seen: Sighting) -> None:
-    """Removes a heartbeat unless it is another by now; of several processes that do so one succeeds.
+    """Removes a heartbeat unless it is another by now, or was touched; of several processes that do so one succeeds.
 
     Raises:
         OSError: if it cannot be removed.
     """
     path = folder / NAME
     aside = folder / f"{NAME}-{secrets.token_hex(8)}"
-    try:
+    with contextlib.suppress(FileNotFoundError):
+        if see(folder) != seen:
+            return
         path.rename(aside)
-    except FileNotFoundError:
-        return
-    status = aside.stat()
-    if (status.st_dev, status.st_ino) == seen.file:
-        aside.unlink()
-    else:
-        aside.rename(path)
+        if _read(aside) == seen:
+            aside.unlink()
+        else:
+            aside.rename(path)
 
 
 def make_shared(path: Path, flags: int) -> int:
@@ -117,30 +118,35 @@ class Heartbeat:
         """
         self.lost = ""
         self._path = folder / NAME
-        self._owner = {**_name_this_process(), "id": secrets.token_hex(8), "since": time.strftime("%FT%T%z")}
+        self._owner = {**name_this_process(), "id": secrets.token_hex(8), "since": time.strftime("%FT%T%z")}
         self._file = self._write()
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._place = _path_of(self._folder)
         self._closed, self._looking = threading.Event(), threading.Lock()
+        self._looked_s = time.time()  # Not a monotonic clock: those of some systems stand still with the machine.
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
 
     def find_loss(self) -> str:
         """Looks how the folder was lost, in words; empty if it was not, or if the system does not say."""
         with self._looking, contextlib.suppress(OSError):
+            self._looked_s = time.time()
             for _ in range(_LOOKS):
                 self.lost = self.lost or self._find_move()
                 if self.lost or (found := see(self._path.parent)) is not None:
                     break
                 time.sleep(_LOOK_S)
             else:  # Somebody has tidied up.
-                os.close(self._file)
-                self._file = self._write()
+                before, self._file = self._file, self._write()
+                os.close(before)
                 return ""
-            status = os.fstat(self._file)
-            if not self.lost and found is not None and found.file != (status.st_dev, status.st_ino):
+            if not self.lost and found is not None and found.owner and not self._is_mine(found):
                 self.lost = self._tell_of(found)
         return self.lost
+
+    def stood_still(self) -> bool:
+        """Whether nobody has looked for several beats, as in a process that was stopped."""
+        return abs(time.time() - self._looked_s) > WATCH_S
 
     def close(self) -> None:
         """Ends, and removes the file if it is still this process's."""
@@ -149,20 +155,29 @@ class Heartbeat:
         if self._thread.is_alive():  # The file system does not answer.
             return
         with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(NAME, dir_fd=self._folder), os.fstat(self._file)):
-                os.unlink(NAME, dir_fd=self._folder)  # Wherever the folder is now.
+            found = _read(NAME, self._folder)  # Wherever the folder is now.
+            if found is not None and self._is_mine(found):
+                os.unlink(NAME, dir_fd=self._folder)
         os.close(self._file)
         os.close(self._folder)
 
     def _write(self) -> int:
         descriptor = make_shared(self._path, os.O_RDWR)
-        os.write(descriptor, (json.dumps(self._owner) + "\n").encode())
-        os.fsync(descriptor)
+        try:
+            os.write(descriptor, (json.dumps(self._owner) + "\n").encode())
+            os.fsync(descriptor)
+        except OSError:  # No room: one that says nothing would keep others waiting.
+            os.close(descriptor)
+            self._path.unlink(missing_ok=True)
+            raise
         return descriptor
+
+    def _is_mine(self, found: Sighting) -> bool:
+        return found.owner.get("id") == self._owner["id"]
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_S):
-            with contextlib.suppress(OSError):  # A file system that is away for a while.
+            with self._looking, contextlib.suppress(OSError):  # A file system that is away for a while.
                 os.utime(self._file)
             self.find_loss()
 
@@ -186,29 +201,6 @@ class Heartbeat:
             f"{self._path.parent} was taken by another run ({found}), because {NAME} had not been touched for "
             f"{GONE_S:.0f} s. This run has stopped and leaves the folder to that one."
         )
-
-
-def _name_this_process() -> dict[str, Any]:
-    process = os.getpid()
-    return {"host": platform.node(), "process": process, "place": _place(), "born": _born(process)}
-
-
-def _place() -> str:
-    """Where processes can be looked for by their number: a boot of a machine, and within it a container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return platform.node()
-
-
-def _born(process: int) -> str | None:
-    """When a process was started, in the system's words; None if there is none, or it has ended."""
-    try:
-        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in ("Z", "X") else fields[18]
 
 
 def _path_of(descriptor: int) -> str:

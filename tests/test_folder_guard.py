@@ -82,6 +82,11 @@ def leave_heartbeat(folder, age_s=0.0, **owner):
     return path
 
 
+def wait_little(monkeypatch):
+    monkeypatch.setattr(folder_guard, "GONE_S", 1.0)
+    monkeypatch.setattr(folder_guard, "WATCH_S", 1.0)
+
+
 def test_a_folder_that_a_process_has_is_refused_without_locks_too(folder, no_locks, said):
     with another_process(folder) as other:
         with pytest.raises(ConfigError, match=rf"run is in use by another run \(process {other.pid} on .*Choose anoth"):
@@ -123,7 +128,7 @@ def test_the_number_of_a_process_that_another_has_by_now_keeps_nobody_out(folder
 
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_one_of_another_host_is_waited_for_and_taken_over(folder, monkeypatch, said, is_whole):
-    monkeypatch.setattr(folder_guard, "GONE_S", 1.0)
+    wait_little(monkeypatch)
     path = leave_heartbeat(folder, age_s=0.0)
     if not is_whole:
         path.write_text('{"host": "no')
@@ -135,19 +140,16 @@ def test_one_of_another_host_is_waited_for_and_taken_over(folder, monkeypatch, s
     assert sorted(each.name for each in folder.iterdir()) == [".lock"]
 
 
-def test_one_of_long_ago_is_taken_over_at_once(folder, said):
-    leave_heartbeat(folder, age_s=heartbeat.GONE_S + 1)
-    with sole_user(folder):
-        assert "Waiting" not in said.text
-
-
-def test_one_that_is_touched_meanwhile_keeps_others_out(folder):
-    path = leave_heartbeat(folder, age_s=1.0)
+@pytest.mark.parametrize("age_s", [1.0, 7200.0, -7200.0])
+def test_one_that_is_touched_meanwhile_keeps_others_out(folder, age_s, monkeypatch):
+    """Whatever the clocks say: those of two hosts may differ by hours."""
+    monkeypatch.setattr(folder_guard, "WATCH_S", 20.0)
+    path = leave_heartbeat(folder, age_s)
     ended = threading.Event()
 
     def beat():
         while not ended.wait(0.05):
-            os.utime(path)
+            os.utime(path, (time.time() - age_s,) * 2)
 
     thread = threading.Thread(target=beat)
     thread.start()
@@ -166,7 +168,8 @@ def test_a_signal_ends_the_wait(folder, monkeypatch):
         guard.take(folder)
 
 
-def test_of_many_who_find_a_folder_free_one_gets_it(folder, no_locks):
+def test_of_many_who_find_a_folder_free_one_gets_it(folder, no_locks, monkeypatch):
+    wait_little(monkeypatch)
     leave_heartbeat(folder, age_s=heartbeat.GONE_S + 1)
     start, got, refused = threading.Barrier(16), [], []
 
@@ -228,7 +231,16 @@ def take_from_another_host(folder):
     return r"was taken by another run \(process 1 on node7, since noon\)"
 
 
-@pytest.mark.parametrize("lose", [move, move_and_make_another, move_and_copy_back, delete, take_from_another_host])
+def take_in_the_same_inode(folder):
+    """As file systems give the inode of a file that is gone to the next one."""
+    leave_heartbeat(folder)
+    return r"was taken by another run \(process 1 on node7, since noon\)"
+
+
+LOSSES = [move, move_and_make_another, move_and_copy_back, delete, take_from_another_host, take_in_the_same_inode]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
 def test_a_folder_that_is_lost_is_noticed(folder, lose):
     guard = FolderGuard()
     guard.take(folder)
@@ -238,6 +250,34 @@ def test_a_folder_that_is_lost_is_noticed(folder, lose):
         with pytest.raises(FolderLostError, match=expected):
             look()
     assert not (folder.parent / "new" / heartbeat.NAME).exists()
+    if lose in (take_from_another_host, take_in_the_same_inode):
+        assert (folder / heartbeat.NAME).exists()  # It is the other run's.
+
+
+def test_only_the_heartbeat_that_was_seen_is_removed(folder):
+    path = leave_heartbeat(folder, age_s=100.0)
+    seen = heartbeat.see(folder)
+    os.utime(path)
+    heartbeat.remove(folder, seen)
+    assert path.exists()
+    leave_heartbeat(folder, age_s=100.0, id="of another")
+    heartbeat.remove(folder, seen)
+    assert path.exists()
+    heartbeat.remove(folder, heartbeat.see(folder))
+    assert [each.name for each in folder.iterdir()] == []
+
+
+def test_who_was_stopped_looks_before_it_writes(folder, monkeypatch):
+    monkeypatch.setattr(heartbeat, "BEAT_S", 1000.0)  # So that its thread looks no more than that of one that stands.
+    guard, time_s = FolderGuard(), time.time
+    guard.take(folder)
+    take_from_another_host(folder)
+    guard.check_news()
+    monkeypatch.setattr(heartbeat.time, "time", lambda: time_s() + 60)
+    with pytest.raises(FolderLostError, match="was taken"):
+        guard.check_news()
+    with pytest.raises(FolderLostError, match="was taken"):
+        guard.__exit__(None, None, None)
 
 
 def test_the_loss_is_noticed_in_the_background(folder, monkeypatch):
@@ -265,6 +305,34 @@ def test_who_tidies_up_takes_nothing_away(folder):
         guard.check()
         assert json.loads((folder / heartbeat.NAME).read_text())["process"] == os.getpid()
         guard.check()
+
+
+def test_what_finds_no_room_is_tried_again(folder, monkeypatch):
+    monkeypatch.setattr(heartbeat, "_LOOKS", 1)
+    with FolderGuard() as guard:
+        guard.take(folder)
+        (folder / heartbeat.NAME).unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail_for_no_room)
+            guard.check()
+            assert not (folder / heartbeat.NAME).exists()
+        guard.check()
+        assert (folder / heartbeat.NAME).exists()
+    assert not (folder / heartbeat.NAME).exists()
+
+
+def test_a_start_that_finds_no_room_leaves_no_heartbeat(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail_for_no_room)
+        with pytest.raises(
+            ConfigError, match=r"cannot be written \(No space left on device\)\. Choose another folder\."
+        ):
+            sole_user(folder).__enter__()
+    assert not (folder / heartbeat.NAME).exists()
+
+
+def fail_for_no_room(descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_who_may_write_to_the_folder_may_open_the_lock(folder):

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "podrl"
 LAYERS = [
-    {"container_limits"},
+    {"container_limits", "process_identity"},
     {"mistakes", "stop_signals"},
     {"ranges", "rows"},
     {"sections"},
