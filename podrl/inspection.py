@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import math
-import os
 import time
 from typing import Any, TypeVar
 
@@ -168,9 +167,9 @@ def _is_deleted(workdir: epath.Path, step: int) -> bool:
     path = checkpoint_folder(workdir) / str(step)
     left, since_s = -1, time.monotonic()
     while is_there(path):
-        if "://" in str(workdir) or not is_there(workdir / heartbeat.NAME):  # No run is under way.
+        if not _may_be_under_way(workdir):
             return False
-        before, left = left, _count_files(path)
+        before, left = left, _size_bytes(path)
         if left != before:
             since_s = time.monotonic()
         elif time.monotonic() - since_s > _DELETING_S:
@@ -179,9 +178,9 @@ def _is_deleted(workdir: epath.Path, step: int) -> bool:
     return True
 
 
-def _count_files(path: epath.Path) -> int:
-    """Files in a folder, however deep; folders that go away meanwhile have none."""
-    return sum(len(files) for _, _, files in os.walk(path))
+def _may_be_under_way(workdir: epath.Path) -> bool:
+    """Whether a run may have this folder; in an object store nothing says so."""
+    return "://" in str(workdir) or is_there(workdir / heartbeat.NAME)
 
 
 def list_checkpoints(workdir: epath.Path) -> list[Entry]:

@@ -5,6 +5,8 @@ of an evaluation which took longer, these are moved up, a block at a time. What 
 the file first, so that the next start finishes what a crash has cut short.
 """
 
+import contextlib
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -27,8 +29,8 @@ def keeps(line: bytes, learner_steps: int) -> bool:
     return update is not None and update <= learner_steps
 
 
-def run_seconds(workdir: epath.PathLike) -> float:
-    """The run's clock at its newest row of an update; 0 without any.
+def run_seconds(workdir: epath.PathLike, learner_steps: int) -> float:
+    """The run's clock at its newest row of an update until this one; 0 without any.
 
     Only the rows are looked into at which a start may end or begin: the others do not matter.
     """
@@ -36,7 +38,7 @@ def run_seconds(workdir: epath.PathLike) -> float:
     newest, newest_s = b"", 0.0
     path = epath.Path(workdir) / "metrics.jsonl"
     for line in read_lines(path) if path.exists() else ():
-        if line.find(_RATE, 0, _IN_FRONT) < 0 and _BEFORE not in line:
+        if (line.find(_RATE, 0, _IN_FRONT) < 0 and _BEFORE not in line) or not keeps(line, learner_steps):
             continue
         wall_s = _wall_s(line)
         if 0 <= newest_s <= wall_s and _START not in line and _BEFORE not in line:
@@ -58,19 +60,55 @@ def _wall_s(line: bytes) -> float:
     return float(digits) if digits.replace(b".", b"", 1).isdigit() else -1.0
 
 
-def updates_with(workdir: epath.PathLike, key: str, *, since: int) -> set[int]:
-    """Learner steps of the rows in `metrics.jsonl` that have this metric, from update `since` on.
+def has_row_with(workdir: epath.PathLike, key: str, learner_steps: int) -> bool:
+    """Whether `metrics.jsonl` has a row of this update with this metric.
 
-    They are read from the end, back to the row of an update before: what `since` or a later one left comes after that.
+    It is read from the end, back to the row of an update before: what this one left comes after that. In an object
+    store rows of later updates are there until the file is written again.
     """
-    found = set()
     for row in newest_rows(epath.Path(workdir) / "metrics.jsonl"):
-        update = row["learner_steps"]
-        if RATE_KEY in row and update < since:
+        update = row.get("learner_steps")
+        if update == learner_steps and key in row:
+            return True
+        if RATE_KEY in row and isinstance(update, int) and update < learner_steps:
             break
-        if key in row and update >= since:
-            found.add(update)
-    return found
+    return False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Note:
+    """What is known beside the file of a drop under way.
+
+    Attributes:
+        path: where.
+        until: the last update whose rows are kept.
+        size: of the file when the drop began, and until it is cut, in bytes.
+    """
+
+    path: Path
+    until: int
+    size: int
+
+    def take(self, rows: bytes, *, read: int, write: int) -> None:
+        """Notes rows that are about to be written; whole or not at all, and on the disk before anything that follows.
+
+        Args:
+            rows: all that are kept in front of `read`, from `write` on.
+            read: how far the file is read.
+            write: where they go.
+        """
+        state = {"until": self.until, "size": self.size, "read": read, "write": write, "rows": rows.decode("latin-1")}
+        written = self.path.with_name(f"{self.path.name}.tmp")
+        try:
+            with written.open("w") as file:
+                file.write(json.dumps(state))
+                file.flush()
+                os.fsync(file.fileno())
+            written.replace(self.path)
+        except OSError:
+            written.unlink(missing_ok=True)
+            raise
+        _sync_folder(self.path.parent)
 
 
 def drop_rows(path: Path, learner_steps: int) -> None:
@@ -89,51 +127,49 @@ def drop_rows(path: Path, learner_steps: int) -> None:
         begin = 0
         for line in file:
             if not (line.endswith(b"\n") and keeps(line, learner_steps)):
-                _move_up(file, learner_steps, read=begin, write=begin, note=path.with_name(MOVED))
+                note = _Note(path=path.with_name(MOVED), until=learner_steps, size=os.fstat(file.fileno()).st_size)
+                _move_up(file, note, read=begin, write=begin)
                 return
             begin += len(line)
 
 
 def _finish(path: Path) -> None:
-    """Finishes a drop that was cut short."""
-    note = path.with_name(MOVED)
+    """Finishes a drop that was cut short; one of a file that another has replaced since is forgotten."""
     try:
-        state = json.loads(note.read_bytes())
+        state = json.loads(path.with_name(MOVED).read_bytes())
     except FileNotFoundError:
         return
+    note = _Note(path=path.with_name(MOVED), until=state["until"], size=state["size"])
+    rows, write = state["rows"].encode("latin-1"), state["write"]
     with path.open("r+b") as file:
-        rows, write = state["rows"].encode("latin-1"), state["write"]
-        _write_at(file, write, rows)
-        _move_up(file, state["until"], read=state["read"], write=write + len(rows), note=note)
+        if os.fstat(file.fileno()).st_size in (note.size, write + len(rows)):
+            _write_at(file, write, rows)
+            _move_up(file, note, read=state["read"], write=write + len(rows))
+    note.path.unlink(missing_ok=True)
 
 
-def _move_up(file: BinaryIO, learner_steps: int, *, read: int, write: int, note: Path) -> None:
+def _move_up(file: BinaryIO, note: _Note, *, read: int, write: int) -> None:
     """Moves what is kept from `read` on to `write` on, and cuts the rest."""
     file.seek(read)
     while lines := file.readlines(BLOCK_BYTES):
         read += sum(map(len, lines))
-        if rows := b"".join(line.removesuffix(b"\n") + b"\n" for line in lines if keeps(line, learner_steps)):
-            state = {"until": learner_steps, "read": read, "write": write, "rows": rows.decode("latin-1")}
-            _write_note(note, json.dumps(state))
+        if rows := b"".join(line.removesuffix(b"\n") + b"\n" for line in lines if keeps(line, note.until)):
+            note.take(rows, read=read, write=write)
             _write_at(file, write, rows)
             write += len(rows)
             file.seek(read)
     file.truncate(write)
-    note.unlink(missing_ok=True)
+    note.path.unlink(missing_ok=True)
 
 
-def _write_note(note: Path, text: str) -> None:
-    """Whole or not at all, and on the disk before anything that follows."""
-    written = note.with_name(f"{note.name}.tmp")
-    try:
-        with written.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        written.replace(note)
-    except OSError:
-        written.unlink(missing_ok=True)
-        raise
+def _sync_folder(folder: Path) -> None:
+    """Has the names in a folder on the disk, where its file system knows how."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _write_at(file: BinaryIO, position: int, rows: bytes) -> None:

@@ -45,7 +45,7 @@ class Reporter:
             ledger: of the main thread.
             start: where the run goes on; None if it begins.
             guard: of the run's folder; by default it is not guarded.
-            start_s: when this process began, by `time.perf_counter`.
+            start_s: when the run's clock went on in this process, by `time.perf_counter`.
             advises: whether to say what limits the speed.
         """
         self._config = config

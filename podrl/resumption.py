@@ -135,7 +135,7 @@ def with_clock(start: Snapshot | None, workdir: epath.Path) -> Snapshot | None:
     """Where a run goes on, with the run's clock by the rows that it keeps if its checkpoint does not say."""
     if start is None or start.wall_s is not None:
         return start
-    return dataclasses.replace(start, wall_s=run_seconds(workdir))
+    return dataclasses.replace(start, wall_s=run_seconds(workdir, start.counters.learner_steps))
 
 
 def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:

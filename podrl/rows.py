@@ -38,7 +38,7 @@ def read_back(path: epath.Path) -> Iterator[bytes]:
         while end:
             begin = max(0, end - BLOCK_BYTES)
             file.seek(begin)
-            rest, *lines = (file.read(end - begin) + rest).splitlines(keepends=True)
+            rest, *lines = (file.read(end - begin) + rest).splitlines(keepends=True) or [b""]  # Of one cut meanwhile.
             yield from reversed(lines)
             end = begin
         if rest:

@@ -42,7 +42,7 @@ from podrl.folder_guard import FolderGuard, FolderLostError
 from podrl.heartbeat import GONE_S
 from podrl.interruption import interruptible, leave
 from podrl.joining import join
-from podrl.kept_rows import updates_with
+from podrl.kept_rows import has_row_with
 from podrl.ledger import Ledger
 from podrl.local_gpus import check_gpus
 from podrl.membership import Membership
@@ -260,7 +260,7 @@ def train(
             start = with_clock(start, folder)
             advises = not profile and config.topology.placement == "sebulba"  # It is about threads that wait.
             shown = (display, ledger, start, guard)
-            reporter = Reporter(config, topology, writer, *shown, start_s=start_s, advises=advises)
+            reporter = Reporter(config, topology, writer, *shown, start_s=time.perf_counter(), advises=advises)
 
         evaluator = make_evaluator(
             config,
@@ -269,7 +269,7 @@ def train(
             source=assembly.source,
             device=topology.local_actor_devices[-1],
             begun=begin,
-            done=updates_with(folder, ROW_KEY, since=resumed.learner_steps) if first and resumed else set(),
+            done={begin.learner_steps} if first and has_row_with(folder, ROW_KEY, begin.learner_steps) else set(),
             write=reporter.write_evaluation if reporter else _tell_nothing,
         )
         evaluator = stack.enter_context(evaluator if first else OFF)

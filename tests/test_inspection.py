@@ -268,8 +268,12 @@ class TestARunUnderWay:
         expected = f"Checkpoint 12 in {workdir} was deleted meanwhile by its run. There are: 8, 14."
         assert capsys.readouterr().err == f"inspect_checkpoint: error: {expected}\n"
 
-    def test_one_that_is_just_being_deleted_is_not_damaged(self, workdir):
-        (workdir / ".heartbeat").touch()
+    @pytest.mark.parametrize("is_in_a_bucket", [True, False])
+    def test_one_that_is_just_being_deleted_is_not_damaged(self, workdir, is_in_a_bucket, monkeypatch):
+        if is_in_a_bucket:  # There is no heartbeat there.
+            monkeypatch.setattr(inspection, "_may_be_under_way", lambda workdir: True)
+        else:
+            (workdir / ".heartbeat").touch()
         seen = []
 
         def read(step):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 import random
 import tracemalloc
 
@@ -11,7 +12,7 @@ import pytest
 
 from podrl import kept_rows, rows
 from podrl.comparison import compare
-from podrl.kept_rows import drop_rows, run_seconds, updates_with
+from podrl.kept_rows import drop_rows, has_row_with, run_seconds
 from podrl.launch.progress import newest_update
 from podrl.metrics import MetricsWriter
 from podrl.rates import CLOCK_FIELDS, RunClock
@@ -118,6 +119,36 @@ class TestDrop:
             moves += 1
         assert moves > 5
 
+    @pytest.mark.parametrize("rows_now", [3, 60, 90])
+    def test_one_of_a_file_that_is_another_now_is_forgotten(self, tmp_path, monkeypatch, rows_now):
+        """As where a good copy was put in its place."""
+        path = write(tmp_path, *mixed_lines())
+
+        def fail(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(kept_rows, "_write_at", fail)
+            with pytest.raises(KeyboardInterrupt):
+                drop_rows(path, 12)
+        assert (tmp_path / kept_rows.MOVED).exists()
+        text = "".join(lines_of(*map(make_row, range(rows_now))))
+        path.write_text(text)
+        drop_rows(path, 100)
+        assert path.read_text() == text
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_one_that_was_killed_before_its_end_was_noted(self, tmp_path, monkeypatch):
+        texts = mixed_lines()
+        path = write(tmp_path, *texts)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", lambda *_, **__: None)
+            drop_rows(path, 12)
+        assert (tmp_path / kept_rows.MOVED).exists()
+        drop_rows(path, 12)
+        assert path.read_text() == kept_of(texts)
+        assert list(tmp_path.iterdir()) == [path]
+
     def test_one_that_finds_no_room_leaves_all_as_it_was(self, tmp_path, monkeypatch):
         texts = mixed_lines()
         path = write(tmp_path, *texts)
@@ -147,12 +178,31 @@ def kept_of(texts):
     return "".join(text.rstrip("\n") + "\n" for text in whole if json.loads(text)["learner_steps"] <= 12)
 
 
-def test_updates_with_a_metric_are_found_from_the_end(tmp_path):
-    texts = [make_row(1), make_row(2), {"learner_steps": 2, "x": 1}, make_row(4), {"learner_steps": 3, "x": 1}]
+def test_a_row_with_a_metric_is_found_from_the_end(tmp_path, monkeypatch):
+    texts = [make_row(1), {"learner_steps": 1, "x": 1}, make_row(2), {"learner_steps": 2, "x": 1}]
+    texts += [make_row(4), {"learner_steps": 3, "x": 1}, {"a": 1}, make_row(5)]
     write(tmp_path, *lines_of(*texts), '{"torn')
-    assert updates_with(tmp_path, "x", since=1) == {2, 3}
-    assert updates_with(tmp_path, "x", since=3) == {3}
-    assert updates_with(tmp_path / "nowhere", "x", since=0) == set()
+    assert [has_row_with(tmp_path, "x", update) for update in range(6)] == [False, True, True, True, False, False]
+    assert not has_row_with(tmp_path / "nowhere", "x", 0)
+
+
+def test_an_object_whose_later_rows_are_not_dropped_yet_is_read_without_them(tmp_path):
+    evaluation = {"learner_steps": 3, "x": 1, "time/wall_s": 40.0}
+    write(
+        tmp_path, *lines_of(*(make_row(update, **{"time/wall_s": 10.0 * update}) for update in (1, 2, 3)), evaluation)
+    )
+    with MetricsWriter(tmp_path, tensorboard=False, resumed=Counters(learner_steps=2), appends=False):
+        assert not has_row_with(tmp_path, "x", 2)
+        assert run_seconds(tmp_path, 2) == 20
+
+
+def test_a_file_that_is_cut_while_it_is_read_ends_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 50)
+    path = write(tmp_path, *lines_of(*map(make_row, range(9))))
+    lines = rows.read_back(epath.Path(path))
+    next(lines)
+    path.write_text("")
+    assert all(rows.parse(line) is None for line in list(lines)[1:])
 
 
 class TestClock:
@@ -182,7 +232,7 @@ class TestClock:
         assert [clock.read({k: row[k] for k in row if k in CLOCK_FIELDS}) for row in found] == expected
         write(tmp_path, *lines_of(*found))
         updates = [seconds for seconds, row in zip(expected, found, strict=True) if "env_steps_per_second" in row]
-        assert run_seconds(tmp_path) == max(updates, default=0)
+        assert run_seconds(tmp_path, 10) == max(updates, default=0)
         (tmp_path / "config.json").write_text('{"name": "a", "env": {"id": "b"}, "log": {"episodes": 1}}')
         if found:
             curve = plot.read_curve(str(tmp_path), "wall", "learner_steps")
@@ -221,7 +271,7 @@ def long_run(tmp_path_factory):
 
 def resume(folder):
     with MetricsWriter(folder, tensorboard=False, resumed=Counters(learner_steps=NUM_ROWS)):
-        assert run_seconds(folder) == pytest.approx(NUM_ROWS, rel=0.01)
+        assert run_seconds(folder, NUM_ROWS) == pytest.approx(NUM_ROWS, rel=0.01)
 
 
 def plot_wall(folder):

@@ -132,7 +132,9 @@ def learning_curve(rows: Iterable[Row]) -> LearningCurve:
     starts: list[tuple[Row, Row]] = []  # The first and the last row of each.
     places, seconds, env_steps, returns = (array.array("d") for _ in range(4))
     for begins, row in mark_starts(rows):
-        starts = [*starts, (row, row)] if begins else [*starts[:-1], (starts[-1][0], row)]
+        if begins:
+            starts.append((row, row))
+        starts[-1] = (starts[-1][0], row)
         if row.get("episode/return") is not None:
             places.append(len(starts) - 1)
             seconds.append(_seconds((starts[-1][0], row)))
