@@ -6,6 +6,7 @@ Sources: srun(1) on --gpus-per-task, --gpu-bind and its output variables; CUDA's
 """
 
 from collections.abc import Mapping, Sequence
+import itertools
 from pathlib import Path
 
 from absl import logging
@@ -15,6 +16,7 @@ from podrl.membership import Membership
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _ON_NODE = "SLURM_GPUS_ON_NODE"
+_HIDDEN = ("-1", "NoDevFiles")  # What users and SLURM name where no GPU is to be seen.
 _BINDING = ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND", "SLURM_NTASKS_PER_GPU")
 
 
@@ -26,7 +28,7 @@ def share_gpus(environ: Mapping[str, str], membership: Membership) -> tuple[int,
         membership: its place.
     """
     visible = _visible(environ)
-    if membership.processes_here <= 1 or _is_bound(environ, visible):
+    if membership.processes_here <= 1 or visible == [] or _is_bound(environ, visible):
         return None
     count = _on_node(environ) if visible is None else len(visible)
     each = max(1, (count or 0) // membership.processes_here)
@@ -53,6 +55,8 @@ def check_gpus(
         return
     visible = _visible(environ)
     bound, on_node = _is_bound(environ, visible), _on_node(environ)
+    if visible == [] or (visible and bound and not on_node and visible[0].startswith("MIG-")):  # No whole GPUs.
+        return
     if bound or visible is None:
         listed = len(list(driver.iterdir())) if driver.is_dir() else 0
         count, where = (on_node, f"{_ON_NODE}={on_node}") if on_node else (listed, f"{driver} lists {listed}")
@@ -76,9 +80,11 @@ def check_gpus(
 
 
 def _visible(environ: Mapping[str, str]) -> list[str] | None:
-    """GPUs that this process sees; None if it is not said."""
-    named = environ.get("CUDA_VISIBLE_DEVICES")
-    return None if named is None else [name for name in named.split(",") if name.strip()]
+    """GPUs that this process sees; None if it is not said. CUDA reads no further than a name that hides the rest."""
+    if (named := environ.get("CUDA_VISIBLE_DEVICES")) is None:
+        return None
+    names = [name for part in named.split(",") if (name := part.strip())]
+    return list(itertools.takewhile(lambda name: name not in _HIDDEN, names))
 
 
 def _on_node(environ: Mapping[str, str]) -> int | None:

@@ -40,6 +40,9 @@ def look(environ, plugins=("xla_cuda13",), **more):
         ),
         (task(0, 1, CUDA_VISIBLE_DEVICES="0,1,2,3"), None),  # Alone on its host: all of them.
         ({"SLURM_JOB_ID": "12", "CUDA_VISIBLE_DEVICES": "0,1"}, None),
+        (task(1, CUDA_VISIBLE_DEVICES="-1"), None),  # To be hidden from all.
+        (task(1, CUDA_VISIBLE_DEVICES=""), None),
+        (task(1, CUDA_VISIBLE_DEVICES="0,1,-1,2,3"), (1,)),  # CUDA reads no further than -1.
     ],
 )
 def test_gpus_are_shared_out(environ, gpus):
@@ -81,6 +84,20 @@ def test_where_nobody_says_the_driver_is_asked(tmp_path):
     with pytest.raises(ConfigError, match=r"2 processes .* has 1 GPU"):
         look(task(), driver=tmp_path)
     look(task(), driver=tmp_path / "none")
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles"])
+def test_a_job_on_the_cpus_of_a_host_with_gpus_is_left_alone(tmp_path, hidden, caplog):
+    (tmp_path / "0000:00:04.0").mkdir()
+    look(task(1, 4, CUDA_VISIBLE_DEVICES=hidden), driver=tmp_path)
+    look(task(1, 4, CUDA_VISIBLE_DEVICES=hidden, SLURM_GPUS_ON_NODE="1"), driver=tmp_path)
+    assert not caplog.text
+
+
+def test_parts_of_one_gpu_that_ranks_are_shown_are_no_whole_ones(tmp_path):
+    (tmp_path / "0000:00:04.0").mkdir()
+    ranks = MPI4 | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+    look(ranks | {"CUDA_VISIBLE_DEVICES": "MIG-4a5b"}, driver=tmp_path)
 
 
 @pytest.mark.parametrize(
