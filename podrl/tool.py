@@ -17,7 +17,7 @@ from podrl.container_limits import explain
 from podrl.process_exit import contained
 from podrl.signal_handlers import KeptHandlers
 from podrl.stop_signals import INTERRUPTED
-from podrl.user_modules import give_way
+from podrl.user_modules import add_working_folder, give_way
 
 _Flags = TypeVar("_Flags")
 
@@ -42,6 +42,7 @@ def run_tool(
         error was raised from; 1 after one of `failures`, or at a limit of threads; 130 after Ctrl-C.
     """
     give_way()
+    add_working_folder()
     try:
         return run() or 0
     except KeyboardInterrupt:

@@ -33,6 +33,15 @@ def add_working_folder() -> None:
         sys.path.insert(len(sys.path) - (sys.path[-1:] == [str(ROOT)]), folder)
 
 
+def folders_of(package: str) -> list[str]:
+    """The folders of that name on Python's path, in its order.
+
+    A user's that has no `__init__.py` would not be found beside podrl's, which has one.
+    """
+    folders = (Path(entry or os.getcwd()).resolve() / package for entry in sys.path)
+    return list(dict.fromkeys(str(folder) for folder in folders if folder.is_dir()))
+
+
 @contextlib.contextmanager
 def configs_for(file: Path) -> Iterator[None]:
     """The context in which a config file is run.
@@ -51,7 +60,8 @@ def configs_for(file: Path) -> Iterator[None]:
     finally:
         if is_own:
             sys.path.remove(str(ROOT))
-        _forget(name for name in _imported() if name not in before and _is_own(name))
+        parent_goes = "configs" in sys.modules and "configs" not in before and _is_own("configs")
+        _forget(name for name in _imported() if name not in before and (parent_goes or _is_own(name)))
         sys.modules.update(before)
 
 

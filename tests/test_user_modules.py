@@ -55,16 +55,43 @@ def write(path, text=""):
 
 
 @pytest.mark.parametrize("module", ["configs.mine", "evaluate", "plan", "tests.mine"])
-@pytest.mark.parametrize("where", ["working folder", "PYTHONPATH"])
+@pytest.mark.parametrize("where", ["working folder", "PYTHONPATH", "folder without __init__"])
 def test_a_users_module_is_found_beside_podrls_own_config(tmp_path, module, where):
     folder = tmp_path / ("own" if where == "PYTHONPATH" else ".")
     path = (folder / module.replace(".", "/")).with_suffix(".py")
     write(path)
-    if "." in module:
+    if "." in module and where != "folder without __init__":
         write(path.parent / "__init__.py")
     environ = {"PYTHONPATH": str(folder)} if where == "PYTHONPATH" else {}
     program = LAUNCH.format(config=str(CATCH), program=str(ROOT / "tools/tpu_launch.py"), module=module)
     assert printed(program, tmp_path, **environ)[-1] == f"found {path.resolve()}"
+
+
+def test_a_folder_configs_without_init_has_a_users_configs_that_build_on_podrls(tmp_path):
+    write(tmp_path / "configs/mine.py", "steps = 1234")
+    write(
+        tmp_path / "configs/run.py",
+        "from configs import common, mine\n"
+        "def get_config():\n"
+        "    return common.make_config('run', 'Catch-v0', total_env_steps=mine.steps)\n",
+    )
+    program = LAUNCH.format(config="configs/run.py", program=str(ROOT / "tools/tpu_launch.py"), module="configs.mine")
+    said = printed(program, tmp_path)
+    assert "  total_env_steps = 1234" in said
+    assert said[-1] == f"found {(tmp_path / 'configs/mine.py').resolve()}"
+
+
+def test_every_tool_finds_a_source_in_the_working_folder(tmp_path):
+    write(tmp_path / "my_sources/made.py", "make_spec = make_pool = print")
+    program = """
+sys.path[0] = {root!r}
+from podrl.envs import load_source
+from podrl.tool import run_tool
+
+sys.exit(run_tool("test", lambda: print("found", load_source("my_sources.made").__file__)))
+"""
+    found = printed(program.format(root=str(ROOT)), tmp_path)[-1]
+    assert found == f"found {(tmp_path / 'my_sources/made.py').resolve()}"
 
 
 def test_podrls_configs_do_not_hide_a_package_that_is_imported_later_or_was_before(tmp_path, monkeypatch):
