@@ -64,8 +64,7 @@ def find_start(
         CheckpointError: if there are checkpoints and all are damaged, if one cannot be read, or if there were some and
             none is left: a run never restarts from update 0 over what it has.
     """
-    steps = checkpointer.steps()
-    choices = json.loads(share(json.dumps(resumable(config, steps, _finished(config, workdir, steps))))[0])
+    choices = json.loads(share(json.dumps(_choices(config, workdir, checkpointer.steps())))[0])
     try:
         start = checkpointer.restore_first(shape, choices, share)
     except DamagedError as error:
@@ -97,17 +96,27 @@ def find_start(
     return start
 
 
+def _choices(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list[int]:
+    """The checkpoints to go on from, best first, as the first process finds them."""
+    if jax.process_index() > 0:
+        return []
+    return resumable(config, steps, _finished(config, workdir, steps))
+
+
 def _finished(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list[int]:
-    """The checkpoints between boundaries at which the run had all of its env steps."""
-
-    def env_steps(step: int) -> int:
+    """The newest checkpoints, down to the first at which the run had not all of its env steps."""
+    finished: list[int] = []
+    for step in sorted(steps, reverse=True) if config.determinism == "exact" else ():
         try:
-            found = (read_fact(workdir, step, "counters") or {}).get("env_steps", 0)
+            env_steps = (read_fact(workdir, step, "counters") or {}).get("env_steps")
         except CheckpointError:  # Whoever restores it says why.
-            return 0
-        return found if isinstance(found, int) else 0
-
-    return [step for step in steps if not is_exact(config, step) and env_steps(step) >= config.total_env_steps]
+            continue
+        if not isinstance(env_steps, int):
+            continue
+        if env_steps < config.total_env_steps:
+            break
+        finished.append(step)
+    return finished
 
 
 def _find_lost(config: Config, workdir: epath.Path) -> str:
