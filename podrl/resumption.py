@@ -18,6 +18,7 @@ from podrl.config import Config
 from podrl.config_dict import differences, to_dict
 from podrl.kept_rows import run_seconds
 from podrl.launch.progress import newest_update
+from podrl.ops.optimizers import rescale_counts
 from podrl.paths import is_there
 from podrl.records import read_json
 from podrl.run_files import CHECKPOINTED, START_ANEW, set_rows_aside
@@ -77,6 +78,7 @@ def find_start(
         _begin_anew(workdir)
         return None
     done = start.counters.learner_steps
+    start = _with_counts(start, read_fact(workdir, done, "config") or {}, to_dict(config))
     steps = json.loads(share(json.dumps(checkpointer.steps()))[0])  # Without the damaged.
     repeated = max(steps) - done
     checkpointer.forget_after(done, steps)
@@ -145,6 +147,20 @@ def with_clock(start: Snapshot | None, workdir: epath.Path) -> Snapshot | None:
     if start is None or start.wall_s is not None:
         return start
     return dataclasses.replace(start, wall_s=run_seconds(workdir, start.counters.learner_steps))
+
+
+def _with_counts(start: Snapshot, before: Mapping[str, Any], now: Mapping[str, Any]) -> Snapshot:
+    """Where a run goes on, as far in its schedules as it was if its updates take another number of optimizer steps."""
+    was, becomes = (_optimizer_steps(values.get("agent", {})) for values in (before, now))
+    if not was or was == becomes:
+        return start
+    opt_state = rescale_counts(start.state.opt_state, becomes / was)
+    return dataclasses.replace(start, state=dataclasses.replace(start.state, opt_state=opt_state))
+
+
+def _optimizer_steps(agent: Mapping[str, Any]) -> int:
+    """Of an update; 0 if it is not said."""
+    return int(agent.get("minibatches", 0)) * int(agent.get("epochs", 1))
 
 
 def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:

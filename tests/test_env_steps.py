@@ -2,15 +2,19 @@
 
 import dataclasses
 
+from etils import epath
+import jax
 from jax import numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from podrl import train
-from podrl.assembly import resume_at
+from podrl.assembly import assemble, resume_at
 from podrl.config import ConfigError
-from podrl.ops.optimizers import decay_over_run, linear_decay, share_done
+from podrl.ops.optimizers import decay_over_run, linear_decay, share_left
 from podrl.schedule import last_update, resumable, updates_ahead
+from podrl.state_arrays import check_leaves, to_array_shapes
 from podrl.types import Counters
 from tests import runs
 from tests.processes import read_rows
@@ -53,8 +57,17 @@ def test_a_decay_goes_by_the_share_of_env_steps_and_is_as_ever_where_sizes_staye
 
 def test_a_decay_counts_further_than_its_optimizer():
     step, last = jnp.int32(2**29), 2**30
-    assert float(share_done(step, last, 0.0)) == 0.5
+    assert float(share_left(step, last, 0.0)) == 0.5
     np.testing.assert_allclose(decay_over_run(0.5, last, 16, 0.0)(step)(jnp.int32(2**31 - 1)), 0.25)
+
+
+def test_a_decay_tells_one_update_from_the_next_however_many_smaller_ones_there_were():
+    # Two thousand million updates of 32 steps, then a million of 65,536.
+    done, last = 2 * 10**9, 2 * 10**9 + 1_000_000
+    ahead = (done * 32 - done * 65_536) / 65_536
+    rates = [float(decay_over_run(1.0, last, 4, ahead)(jnp.int32(done + more))(jnp.int32(0))) for more in (0, 1, 10)]
+    whole = last + ahead
+    np.testing.assert_allclose(rates, [(1_000_000 - more) / whole for more in (0, 1, 10)], rtol=2e-7)
 
 
 def test_a_finished_run_is_gone_on_from_at_its_end():
@@ -72,8 +85,12 @@ def test_a_run_that_would_make_more_updates_than_can_be_counted_is_refused_where
 
 
 LATER = {  # By agent: what changes in the middle of the run, the updates and env steps at its end.
-    "impala": ({"actors__num_envs": 16}, 12 + 10, 12 * 32 + 10 * 64),
-    "ppo": ({"actors__unroll_length": 2, "actors__num_envs": 4, "actors__pools_per_thread": 1}, 12 + 77, 1000),
+    "impala": ({"actors__num_envs": 16, "agent__minibatches": 2}, 12 + 10, 12 * 32 + 10 * 64),
+    "ppo": (
+        {"actors__unroll_length": 2, "actors__num_envs": 4, "actors__pools_per_thread": 1, "agent__epochs": 3},
+        12 + 77,
+        1000,
+    ),
 }
 
 
@@ -98,6 +115,14 @@ class OtherSizes:
         return train.train(self.second, workdir=str(folder), accept_changes=True, **how)
 
 
+def is_schedule(node):
+    return isinstance(node, optax.ScaleByScheduleState)
+
+
+def schedule_counts(opt_state):
+    return [int(node.count) for node in jax.tree.leaves(opt_state, is_leaf=is_schedule) if is_schedule(node)]
+
+
 @AGENTS
 def test_other_sizes_in_the_middle_of_a_run(tmp_path, agent, caplog):
     caplog.set_level("INFO", logger="absl")
@@ -106,6 +131,8 @@ def test_other_sizes_in_the_middle_of_a_run(tmp_path, agent, caplog):
     outcome = run.go_on(tmp_path)
     assert outcome.finished
     assert (outcome.counters.learner_steps, outcome.counters.env_steps) == (run.updates, run.env_steps)
+    steps = run.second.agent.minibatches * getattr(run.second.agent, "epochs", 1)
+    assert schedule_counts(outcome.state.opt_state) == [run.updates * steps]
     rate, each = run.second.agent.learning_rate, run.second.env_steps_per_update
     for row in read_rows(tmp_path)[12:]:
         share = 1 - (row["env_steps"] - each) / run.env_steps
@@ -126,9 +153,8 @@ def test_a_run_of_several_sizes_that_is_stopped_goes_on_bit_for_bit(tmp_path, ag
     assert facts(read_rows(stopped)) == facts(read_rows(straight))
 
 
-def test_environments_in_a_checkpoint_keep_their_number(tmp_path):
-    config = runs.anakin_config(total_env_steps=2 * 32, log__tensorboard=False)
-    train.train(config, workdir=str(tmp_path))
-    more = runs.anakin_config(total_env_steps=1000, log__tensorboard=False, actors__num_envs=16)
-    with pytest.raises(ConfigError, match=r"holds its run's environments, .* keep actors\.num_envs and env as they"):
-        train.train(more, workdir=str(tmp_path), accept_changes=True)
+def test_environments_in_a_checkpoint_keep_their_number():
+    one, other = (assemble(runs.anakin_config(actors__num_envs=number)).state_shape for number in (8, 16))
+    said = r"Checkpoint 2 in /run/checkpoints holds its run's environments, .* keep actors\.num_envs and env as they"
+    with pytest.raises(ConfigError, match=said):
+        check_leaves(epath.Path("/run/checkpoints/2"), to_array_shapes(one), to_array_shapes(other))

@@ -2,7 +2,7 @@
 
 Such a module has a frozen dataclass `AgentConfig` with its hyper-parameters, among them `minibatches` and
 `micro_batches` (see `podrl.layout`), and `make_agent(config, network, num_updates, ahead) -> podrl.types.Agent`; the
-last two are for schedules over the run, see `podrl.ops.optimizers.share_done`.
+last two are for schedules over the run, see `podrl.ops.optimizers.share_left`.
 """
 
 from collections.abc import Iterable

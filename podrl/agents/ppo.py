@@ -28,7 +28,7 @@ from podrl.ops.minibatches import (
     take_environments,
     take_rows,
 )
-from podrl.ops.optimizers import decay_over_run, make_adam, share_done
+from podrl.ops.optimizers import decay_over_run, make_adam, share_left
 from podrl.ops.returns import clip_reward, gae
 from podrl.ranges import SIZE, check_values, choice, number, text
 from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
@@ -167,7 +167,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: f
     def sgd_step(state: LearnerState, minibatch: Experience) -> tuple[LearnerState, Metrics]:
         mask = minibatch.select(minibatch.trajectory.is_transition)
         num_transitions = jnp.sum(mask, dtype=jnp.float32)
-        clip = config.clip * (1 - share_done(state.step, num_updates, ahead)) if config.clip_decay else config.clip
+        clip = config.clip * share_left(state.step, num_updates, ahead) if config.clip_decay else config.clip
         if config.normalize_advantages:
             mean, deviation = mean_and_deviation(minibatch.select(minibatch.advantages), mask)
             minibatch = dataclasses.replace(minibatch, advantages=(minibatch.advantages - mean) / (deviation + 1e-8))

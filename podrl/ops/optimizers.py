@@ -8,7 +8,10 @@ from collections.abc import Callable
 
 import jax
 from jax import numpy as jnp
+import numpy as np
 import optax
+
+from podrl.types import PyTree
 
 _MOST_STEPS = 2**31 - 1  # Optax stops counting there.
 
@@ -18,15 +21,17 @@ def linear_decay(learning_rate: float, num_updates: int) -> optax.Schedule:
     return optax.linear_schedule(learning_rate, 0.0, num_updates)
 
 
-def share_done(step: jax.Array, num_updates: int, ahead: float) -> jax.Array:
-    """The share of a run that is done after `step` updates: of its experience, if updates were of several sizes.
+def share_left(step: jax.Array, num_updates: int, ahead: float) -> jax.Array:
+    """The share of a run that is left after `step` updates: of its experience, if updates were of several sizes.
+
+    Steps left are counted in whole numbers: a float32 does not tell one update from the next where there are millions.
 
     Args:
         step: [] int32; updates done.
         num_updates: number of the run's last update.
         ahead: updates of today's size that the experience behind `step` is ahead of it, at any step.
     """
-    return (step + ahead) / (num_updates + ahead) if ahead else step / num_updates
+    return jnp.maximum(num_updates - step, 0) / (num_updates + ahead) if ahead else 1 - step / num_updates
 
 
 def decay_over_run(
@@ -41,7 +46,7 @@ def decay_over_run(
         learning_rate: at the start of the run.
         num_updates: number of the run's last update.
         steps_per_update: optimizer steps of each.
-        ahead: see `share_done`.
+        ahead: see `share_left`.
     """
     num_steps = num_updates * steps_per_update
     if not ahead and num_steps <= _MOST_STEPS:
@@ -49,10 +54,23 @@ def decay_over_run(
         return lambda step: schedule
 
     def schedule_at(step: jax.Array) -> optax.Schedule:
-        rate = learning_rate * jnp.maximum(1 - share_done(step, num_updates, ahead), 0)
+        rate = learning_rate * jnp.maximum(share_left(step, num_updates, ahead), 0)
         return lambda count: rate
 
     return schedule_at
+
+
+def rescale_counts(opt_state: optax.OptState, factor: float) -> optax.OptState:
+    """The state of an optimizer whose schedules have counted `factor` times as many steps; all else stays."""
+
+    def rescale(count: jax.Array) -> jax.Array:
+        steps = np.asarray(min(round(int(count) * factor), _MOST_STEPS), count.dtype)
+        return jax.make_array_from_callback(steps.shape, count.sharding, lambda index: steps[index])
+
+    def choose(node: PyTree) -> PyTree:
+        return jax.tree.map(rescale, node) if isinstance(node, optax.ScaleByScheduleState) else node
+
+    return jax.tree.map(choose, opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState))
 
 
 def make_rmsprop(

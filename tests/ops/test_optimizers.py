@@ -57,6 +57,21 @@ def test_linear_decay_reaches_zero():
     np.testing.assert_allclose(updates_of(optimizer, [1.0, 1.0, 1.0]), [-1.0, -0.5, 0.0], rtol=1e-6)
 
 
+def test_rescaled_counts_keep_a_schedules_place_and_nothing_else():
+    optimizer = optimizers.make_adam(optimizers.linear_decay(1.0, 8), epsilon=1.0, max_grad_norm=10.0)
+    params = {"w": jnp.ones(())}
+    state = optimizer.init(params)
+    for _ in range(3):
+        _, state = optimizer.update(params, state, params)
+    longer = optimizers.make_adam(optimizers.linear_decay(1.0, 16), epsilon=1.0, max_grad_norm=10.0)
+    update, state_after = optimizer.update(params, state, params)
+    update_of_longer, after = longer.update(params, optimizers.rescale_counts(state, 2.0), params)
+    np.testing.assert_allclose(update_of_longer["w"], update["w"])
+    assert [int(leaf) for leaf in jax.tree.leaves(after) if leaf.dtype == jnp.int32] == [4, 7]
+    far = optimizers.rescale_counts(state_after, 1e12)
+    assert [int(leaf) for leaf in jax.tree.leaves(far) if leaf.dtype == jnp.int32] == [4, 2**31 - 1]
+
+
 def float64_updates(grads, step):
     """The updates that `step(grad, moments, t)` makes of gradients [T, N], with moments (m, v) from zero; t from 1."""
     moments, updates = (np.zeros(grads.shape[1]), np.zeros(grads.shape[1])), []
