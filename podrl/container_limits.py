@@ -172,7 +172,7 @@ def _can_start(count: int) -> bool:
             thread.start()
             started.append(thread)
     except RuntimeError as error:
-        return _REFUSED[0] not in str(error)  # Python refuses them too, while it shuts down.
+        return _NO_THREAD not in str(error)  # Python refuses them too, while it shuts down.
     finally:
         end.set()
         for thread in started:
