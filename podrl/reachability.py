@@ -29,7 +29,8 @@ from podrl.waiting import Patience
 
 _PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _USUAL_PORTS = "32768 to 60999"  # Of Linux.
-_CONNECT_S = 5.0
+_CONNECT_S = 2.0  # As long as `Patience` counts between two looks; a packet that was lost is sent again after one.
+_ANSWER_S = 5.0
 _REACH_S = 8.0  # For all attempts to reach one process.
 _RETRY_S = 0.5
 _SLICE_S = 0.1
@@ -189,7 +190,7 @@ def _try(place: _Listening, secret: bytes, role: str) -> str:
         try:
             with socket.create_connection((place.address, place.port), timeout=_CONNECT_S) as connection:
                 connection.settimeout(_ANSWER_SLICE_S)
-                prove_both(connection, secret, _CONNECT_S, whose=role)
+                prove_both(connection, secret, _ANSWER_S, whose=role)
                 return ""
         except (UnprovenError, ValueError):
             return "another program answers there"
