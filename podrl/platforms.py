@@ -71,8 +71,8 @@ def suit_xla_to_cpu(environ: MutableMapping[str, str], plugins: Sequence[str] | 
         plugins: names of JAX's plugins that are installed; None if the process takes the CPU whatever there is.
     """
     give_xla_two_threads(environ, available_cores())
-    if available_cores() < _bound_cores():  # XLA would have a thread for each of these.
-        environ.setdefault("NPROC", str(available_cores()))
+    if available_cores() < _bound_cores() and not environ.get("NPROC"):  # XLA would have a thread for each of these.
+        environ["NPROC"] = str(available_cores())
     platforms = environ.get("JAX_PLATFORMS", "")
     if plugins is None or platforms == "cpu" or not (platforms or plugins or importlib.util.find_spec("libtpu")):
         convolve_on_all_cores(environ)

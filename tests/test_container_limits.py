@@ -95,9 +95,9 @@ def test_a_quota_is_whole_cores_of_which_none_is_left_idle(quota, sharers, cores
 def test_cores_are_counted_by_the_quota_and_xla_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(platforms, "_bound_cores", lambda: 16)
     monkeypatch.setattr(platforms, "quota_cores", lambda: 3)
-    environ = {}
-    platforms.suit_xla_to_cpu(environ, ["cuda"])
-    assert (platforms.available_cores(), environ["NPROC"]) == (3, "3")
+    for environ in ({}, {"NPROC": ""}):
+        platforms.suit_xla_to_cpu(environ, ["cuda"])
+        assert (platforms.available_cores(), environ["NPROC"]) == (3, "3")
     environ = {"NPROC": "7"}
     platforms.suit_xla_to_cpu(environ, ["cuda"])
     assert environ["NPROC"] == "7"
