@@ -15,9 +15,8 @@ from typing import BinaryIO
 from etils import epath
 
 from podrl.rates import BEFORE_KEY, CLOCK_FIELDS, RATE_KEY, START_KEY, WALL_KEY, RunClock
-from podrl.rows import BLOCK_BYTES, field_reader, newest_rows, read_lines, update_of
+from podrl.rows import BLOCK_BYTES, MOVED, field_reader, newest_rows, read_lines, update_of
 
-MOVED = "metrics.jsonl.moved"
 _COPY = "metrics.jsonl.kept"  # Of earlier versions, which wrote all that they kept anew.
 _RATE, _WALL, _START, _BEFORE = (f'"{key}": '.encode() for key in (RATE_KEY, WALL_KEY, START_KEY, BEFORE_KEY))
 _IN_FRONT = 200  # Bytes; `podrl.metrics` puts the rate there.

@@ -19,7 +19,7 @@ from numpy import typing as npt
 
 from podrl.kept_rows import drop_rows, keeps
 from podrl.line_file import LineFile
-from podrl.rates import WALL_KEY
+from podrl.rates import BEFORE_KEY, WALL_KEY
 from podrl.types import Counters
 
 # Keys that open every line of `metrics.jsonl`; the others follow in alphabetical order.
@@ -174,8 +174,9 @@ class MetricsWriter:
             RuntimeError: if it cannot be written.
         """
         plain = {key: _plain(row[key]) for key in _ordered(row)}
-        if isinstance(wall_s := row.get(WALL_KEY), float) and wall_s >= 1000:
-            plain[WALL_KEY] = round(wall_s, 3)  # In weeks, six digits would be those of minutes.
+        for key in (WALL_KEY, BEFORE_KEY):
+            if isinstance(wall_s := row.get(key), float) and wall_s >= 1000:
+                plain[key] = round(wall_s, 3)  # In weeks, six digits would be those of minutes.
         with self._named_failures():
             self._lines.write(json.dumps(plain, allow_nan=False))
             if self._events is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from podrl.config import ConfigError, check
-from podrl.rows import Row, field_reader, read_lines
+from podrl.rows import MOVED, Row, field_reader, read_lines
 
 REPAIR = "Put a good copy there: every checkpoint has one, in checkpoints/N/config/metadata and .../manifest/metadata."
 
@@ -40,8 +40,13 @@ class Rows:
             try:
                 row = read(line)
             except ValueError as error:
-                raise ConfigError(f"{self._path}, line {number} is not JSON: {error}.") from None
+                raise ConfigError(f"{self._path}, line {number} is not JSON: {error}.{self._hint()}") from None
             yield row
+
+    def _hint(self) -> str:
+        if not self._path.with_name(MOVED).exists():
+            return ""
+        return f" {MOVED} is beside it: a start of the run drops rows, or was cut short; the next start finishes that."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 BLOCK_BYTES = 1 << 20
+MOVED = "metrics.jsonl.moved"  # While a start of the run drops rows, and where a crash has cut that short.
 Row = dict[str, Any]
 
 

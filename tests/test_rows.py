@@ -12,11 +12,12 @@ import pytest
 
 from podrl import kept_rows, rows
 from podrl.comparison import compare
+from podrl.config import ConfigError
 from podrl.kept_rows import drop_rows, has_row_with, run_seconds
 from podrl.launch.progress import newest_update
 from podrl.metrics import MetricsWriter
 from podrl.rates import CLOCK_FIELDS, RunClock
-from podrl.records import read_record
+from podrl.records import Rows, read_record
 from podrl.study.measurement import LEARNING_FIELDS, learning_curve, measure
 from podrl.types import Counters
 from tools import plot
@@ -94,6 +95,7 @@ class TestDrop:
     def test_one_that_was_cut_short_anywhere_is_finished_by_the_next(self, tmp_path, monkeypatch):
         """What is written last before the end may be half there."""
         monkeypatch.setattr(kept_rows, "BLOCK_BYTES", 300)
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # The process is killed here, not the machine.
         texts, write_at = mixed_lines(), kept_rows._write_at
         moves = 0
         while True:
@@ -111,7 +113,7 @@ class TestDrop:
                 drop_rows(path, 12)
                 break
             except KeyboardInterrupt:
-                pass
+                assert (tmp_path / rows.MOVED).exists()
             monkeypatch.setattr(kept_rows, "_write_at", write_at)
             drop_rows(path, 12)
             assert path.read_text() == kept_of(texts)
@@ -131,7 +133,10 @@ class TestDrop:
             patch.setattr(kept_rows, "_write_at", fail)
             with pytest.raises(KeyboardInterrupt):
                 drop_rows(path, 12)
-        assert (tmp_path / kept_rows.MOVED).exists()
+        with pytest.raises(
+            ConfigError, match=r"line 21 is not JSON.* or was cut short; the next start finishes that\.$"
+        ):
+            list(Rows(epath.Path(path)))
         text = "".join(lines_of(*map(make_row, range(rows_now))))
         path.write_text(text)
         drop_rows(path, 100)
@@ -144,7 +149,7 @@ class TestDrop:
         with monkeypatch.context() as patch:
             patch.setattr(Path, "unlink", lambda *_, **__: None)
             drop_rows(path, 12)
-        assert (tmp_path / kept_rows.MOVED).exists()
+        assert (tmp_path / rows.MOVED).exists()
         drop_rows(path, 12)
         assert path.read_text() == kept_of(texts)
         assert list(tmp_path.iterdir()) == [path]
@@ -240,9 +245,10 @@ class TestClock:
 
     def test_a_file_keeps_milliseconds_in_weeks(self, tmp_path):
         with MetricsWriter(tmp_path, tensorboard=False) as writer:
-            writer.write({"time/wall_s": 1_234_567.89012}, 1)
+            writer.write({"time/wall_s": 1_234_567.89012, "time/before_s": 1_234_512.3456}, 1)
             writer.write({"time/wall_s": 12.3456789}, 2)
         assert [row["time/wall_s"] for row in read_all(tmp_path)] == [1_234_567.89, 12.3457]
+        assert read_all(tmp_path)[0]["time/before_s"] == 1_234_512.346
 
 
 def read_all(folder):
