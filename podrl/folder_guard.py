@@ -21,7 +21,7 @@ from podrl import heartbeat
 from podrl.heartbeat import BEAT_S, GONE_S, OPENING, WATCH_S, Heartbeat, Sighting
 from podrl.interruption import leave
 from podrl.mistakes import ConfigError
-from podrl.process_identity import has_ended
+from podrl.process_identity import has_ended, name_boot
 from podrl.waiting import Patience
 
 LOCK = ".lock"
@@ -91,21 +91,24 @@ class FolderGuard:
         self._resources.callback(os.close, lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = _name_lock(lock)
         except BlockingIOError:
             raise _in_use(folder, _see(folder)) from None
         except OSError as error:
+            held = ""
             logging.warning(
                 "%s is on a file system without locks (flock: %s). %s alone keeps other runs out, a file that is "
                 "touched every %.0f s: after a crash a start on another host waits up to %.0f s.",
                 *(folder, error.strerror, heartbeat.NAME, BEAT_S, GONE_S),
             )
         while self._heartbeat is None:
-            if (seen := _see(folder)) is not None:
+            seen = _see(folder)
+            if seen is not None and not (held and seen.owner.get("lock") == held):  # Who held what one holds has ended.
                 self._await_end(folder, seen, lock)
             with contextlib.suppress(FileExistsError), _named_failures(folder / heartbeat.NAME):
                 if seen is not None:
                     heartbeat.remove(folder, seen)
-                self._heartbeat = Heartbeat(folder)
+                self._heartbeat = Heartbeat(folder, held)
         self._resources.callback(self._heartbeat.close)
 
     def check_news(self) -> None:
@@ -162,6 +165,12 @@ UNGUARDED = FolderGuard()  # Has no folder, and never misses one.
 def _see(folder: Path) -> Sighting | None:
     with _named_failures(folder / heartbeat.NAME):
         return heartbeat.see(folder)
+
+
+def _name_lock(lock: int) -> str:
+    """The file that is locked, the same for all containers of a machine; empty if the machine has no name."""
+    status, boot = os.fstat(lock), name_boot()
+    return f"{boot} {status.st_dev} {status.st_ino}" if boot else ""
 
 
 def _age_s(seen: Sighting, lock: int) -> float:

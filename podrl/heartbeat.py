@@ -109,8 +109,12 @@ class Heartbeat:
         lost: how the folder was lost, in words, as far as was seen; empty if it was not.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lock: str = "") -> None:
         """Begins.
+
+        Args:
+            folder: that it is in.
+            lock: the name of what is locked meanwhile, as others who lock it would name it; empty if nothing is.
 
         Raises:
             FileExistsError: if there is one.
@@ -118,7 +122,12 @@ class Heartbeat:
         """
         self.lost = ""
         self._path = folder / NAME
-        self._owner = {**name_this_process(), "id": secrets.token_hex(8), "since": time.strftime("%FT%T%z")}
+        self._owner = {
+            **name_this_process(),
+            "lock": lock,
+            "id": secrets.token_hex(8),
+            "since": time.strftime("%FT%T%z"),
+        }
         self._file = self._write()
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._place = _path_of(self._folder)

@@ -31,9 +31,16 @@ def _place() -> str:
     if sys.platform != "linux":
         return platform.node()
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         sees_itself = os.readlink("/proc/self") == str(os.getpid())
-        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}" if sees_itself else ""
+        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}" if sees_itself and (boot := name_boot()) else ""
+    except OSError:
+        return ""
+
+
+def name_boot() -> str:
+    """A name of this machine since it was started, the same in all its containers; empty if the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
 

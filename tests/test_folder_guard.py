@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import logging as standard_logging
 import os
@@ -57,10 +58,10 @@ def said(caplog):
 
 
 @contextlib.contextmanager
-def another_process(folder, locks="no_locks"):
+def another_process(folder, locks="no_locks", prefix=()):
     """Has the folder, until its input ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), locks],
+        [*prefix, sys.executable, "-c", HOLD, str(folder), locks],
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -114,6 +115,39 @@ def test_a_killed_process_of_this_host_keeps_nobody_out(folder, no_locks, reaped
         with sole_user(folder):
             assert json.loads((folder / heartbeat.NAME).read_text())["process"] == os.getpid()
     assert "Waiting" not in said.text
+
+
+CONTAINER = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+
+
+@pytest.mark.parametrize("keeps_lock", [True, False])
+def test_one_that_was_killed_in_a_container_of_this_host_keeps_nobody_out_where_there_are_locks(
+    folder, monkeypatch, keeps_lock
+):
+    if shutil.which("unshare") is None or subprocess.run([*CONTAINER, "true"], capture_output=True).returncode:
+        pytest.skip("needs unshare --pid")
+    awaited = []
+    monkeypatch.setattr(FolderGuard, "_await_end", lambda guard, folder, seen, lock: awaited.append(seen))
+    with another_process(folder, "locks", CONTAINER) as other:
+        assert json.loads((folder / heartbeat.NAME).read_text())["process"] == 1
+        with pytest.raises(ConfigError, match=r"\(process 1 on "):
+            sole_user(folder).__enter__()
+        if keeps_lock:
+            other.kill()
+            other.wait()
+            wait_for(lambda: is_free(folder))
+        else:  # Who locks another file of that name knows nothing of the one that is locked.
+            (folder / ".lock").rename(folder / ".lock-before")
+        with sole_user(folder):
+            pass
+    assert len(awaited) == (0 if keeps_lock else 1)
+
+
+def is_free(folder):
+    with (folder / ".lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def test_the_number_of_a_process_that_another_has_by_now_keeps_nobody_out(folder, no_locks):
