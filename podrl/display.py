@@ -69,6 +69,8 @@ class Display:
         self._title = f"{name} on {env_id}"
         self._total_env_steps = total_env_steps
         self._workdir = str(workdir)
+        # FORCE_COLOR, which a notebook sets, makes any stream a terminal for Rich; not one that takes lines back.
+        self._redraws = console is not None or sys.stdout.isatty()
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._interval_s = interval_s
         self._clock = clock
@@ -85,7 +87,7 @@ class Display:
 
     def __enter__(self) -> "Display":
         """Takes the lower lines of the terminal, if there is one."""
-        if self._console.is_terminal and not self._console.is_dumb_terminal:
+        if self._redraws and self._console.is_terminal and not self._console.is_dumb_terminal:
             on_terminal = sys.stderr.isatty()
             self._live = Live(
                 get_renderable=self._panel,

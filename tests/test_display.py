@@ -113,6 +113,17 @@ class TestPlain:
         assert second.endswith("eta 10 min 47 s")  # (10,240,000 - 307,200) / (153,600 / 10 s)
         assert "\x1b" not in file.getvalue()
 
+    def test_a_pipe_that_is_to_have_colors_has_no_panel(self, monkeypatch, capsys):
+        for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):  # As the kernel of a notebook sets them.
+            monkeypatch.setenv(name, "1")
+        monkeypatch.setenv("TERM", "xterm-color")
+        with Display("catch", "Catch-v0", 1_000_000, "runs/catch") as display:
+            display.phase("compiling")
+            display.update(ROW)
+        printed = capsys.readouterr().out
+        assert "env_steps 153,600" in printed
+        assert not re.search(r"\x1b\[[0-9;?]*[A-Zhl]", printed)  # Nothing moves the cursor.
+
     def test_rows_in_between_are_held_back_but_the_first_and_the_last_are_shown(self):
         file, clock = io.StringIO(), Clock()
         with _display(file, clock) as display:
