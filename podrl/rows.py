@@ -84,7 +84,7 @@ def field_reader(names: Sequence[str]) -> Callable[[bytes], Row]:
     Raises:
         ValueError: by the reader, on a line that is no JSON object.
     """
-    keys = [(name, f"{json.dumps(name)}: ".encode()) for name in names]
+    keys = [(name, f"{json.dumps(name)}: ".encode()) for name in dict.fromkeys(names)]
 
     def read(line: bytes) -> Row:
         plain = line.endswith(b"}\n") and line.startswith(b'{"') and line.count(b"{") == 1
@@ -113,6 +113,8 @@ def _value(token: bytes) -> int | float | str | bool | None:
     Raises:
         ValueError: if it is none that can be read so simply.
     """
+    if b"." in token:  # Most are such numbers.
+        return float(token)
     if token.lstrip(b"-").isdigit():
         return int(token)
     if token.startswith(b'"'):
