@@ -29,6 +29,8 @@ from podrl.stop_signals import EXIT_CODES, NOTICES, Urgency, stands
 
 _SHOW_CURSOR = "\x1b[?25h"
 _exit = os._exit  # Before a run replaces it: see `podrl.process_exit`.
+# The terminal may be gone, and a signal may come while the main thread writes to it, which a stream refuses twice.
+_UNWRITABLE = (OSError, ValueError, RuntimeError)
 _RENEWED_S = 1.0  # How often handlers are looked after.
 
 
@@ -65,22 +67,25 @@ class Interruption:
     def take(self, signum: int, frame: FrameType | None) -> None:
         """Takes a signal."""
         if signum == signal.SIGINT and (limit := explain()):
-            logging.error("The run failed: %s", limit)
+            with contextlib.suppress(RuntimeError):
+                logging.error("The run failed: %s", limit)
             leave(1)
         is_second = self._urgency.is_second(signum)
         if self.exit_code is None:
             self.exit_code = EXIT_CODES[signal.Signals(signum)]
-            logging.info("Stopping after this update; %s to stop at once.", _to_hurry(signum))
+            with contextlib.suppress(RuntimeError):
+                logging.info("Stopping after this update; %s to stop at once.", _to_hurry(signum))
         elif is_second:
             leave(self.exit_code)
 
 
 def leave(exit_code: int) -> NoReturn:
     """Ends the process without waiting for any thread, device or file; gives the terminal its cursor back."""
-    with contextlib.suppress(OSError, ValueError):  # The terminal may be gone.
+    with contextlib.suppress(*_UNWRITABLE):
         if sys.stdout.isatty():
             sys.stdout.write(_SHOW_CURSOR)
         sys.stdout.flush()
+    with contextlib.suppress(*_UNWRITABLE):
         sys.stderr.flush()
     record_end()
     _exit(exit_code)
@@ -89,7 +94,7 @@ def leave(exit_code: int) -> NoReturn:
 def pause(signum: int, frame: FrameType | None) -> None:
     """Stops the process until somebody lets it go on (Ctrl-Z and `fg`, a scheduler that suspends jobs)."""
     faulthandler.cancel_dump_traceback_later()  # The watchdog's; its clock would run on. The next check sets it again.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*_UNWRITABLE):
         if sys.stdout.isatty():
             sys.stdout.write(_SHOW_CURSOR)
             sys.stdout.flush()

@@ -71,6 +71,29 @@ def test_a_second_later_ends_the_process_whatever_is_stuck(signum, code):
         process.kill()
 
 
+WRITING = """
+import io, os, signal, sys
+from podrl.interruption import interruptible, leave
+class Slow(io.RawIOBase):
+    def writable(self):
+        return True
+    def write(self, data):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return len(data)
+sys.stdout = sys.stderr = io.TextIOWrapper(io.BufferedWriter(Slow()), line_buffering=True)
+with interruptible() as stop:
+    print("a line", file=sys.stderr, flush=True)
+    os.write(1, f"{stop.exit_code}".encode())
+signal.signal(signal.SIGTERM, lambda signum, frame: leave(5))
+print("a line", flush=True)
+"""
+
+
+def test_a_signal_may_come_while_a_line_is_written():
+    done = subprocess.run([sys.executable, "-c", WRITING], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (5, "75")
+
+
 def test_a_second_hangup_hurries_nothing(monkeypatch):
     """A terminal and its shell may both send one."""
     clock = iter([100.0, 110.0])
