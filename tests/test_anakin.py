@@ -270,4 +270,5 @@ def test_a_call_ends_where_the_host_has_something_to_do(done, limit, expected):
     config = anakin_config(
         log__every_updates=4, checkpoint__every_updates=10, evaluate__every_updates=0, total_env_steps=25 * 8 * 4
     )
-    assert updates_to_next_stop(config, Counters(learner_steps=done), limit) == expected
+    counters = Counters(learner_steps=done, env_steps=done * 8 * 4)
+    assert updates_to_next_stop(config, counters, limit) == expected

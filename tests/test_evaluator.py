@@ -33,6 +33,7 @@ def run_with_evaluation(config, num_devices=1, done=frozenset(), **kwargs):
         spec=spec,
         source=source,
         device=jax.devices()[num_devices - 1],
+        begun=Counters(),
         done=done,
         write=lambda counters, episodes: played.append((counters, episodes)),
     )
@@ -140,6 +141,7 @@ class TestWaiting:
             spec=spec,
             source=runs.load_source(config.env.source),
             device=jax.devices()[0],
+            begun=Counters(),
             done=set(),
             write=lambda counters, episodes: log.append(("row", counters.learner_steps)),
         )
