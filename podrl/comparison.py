@@ -184,7 +184,7 @@ def _read_hashes(run: Record) -> dict[str, np.ndarray]:
             )
         columns["update"].append(row["learner_steps"])
         for name in (CHAIN, PARAMS, BATCH):
-            columns[name].append(hash(row[name]))  # Equal exactly where the texts are, in a tenth of the memory.
+            columns[name].append(hash(row[name]))  # 64 bits, as the text has; in a tenth of its memory.
     found = {name: np.frombuffer(column, np.int64) for name, column in columns.items()}
     check(bool(found["update"].size), f"{run.folder} has no row of metrics yet.")
     _, from_the_end = np.unique(found["update"][::-1], return_index=True)

@@ -99,7 +99,11 @@ class FolderGuard:
             logging.warning(
                 "%s is on a file system without locks (flock: %s). %s alone keeps other runs out, a file that is "
                 "touched every %.0f s: after a crash a start on another host waits up to %.0f s.",
-                *(folder, error.strerror, heartbeat.NAME, BEAT_S, GONE_S),
+                folder,
+                error.strerror,
+                heartbeat.NAME,
+                BEAT_S,
+                GONE_S,
             )
         while self._heartbeat is None:
             seen = _see(folder)
@@ -145,7 +149,10 @@ class FolderGuard:
         left_s = max(GONE_S - age_s, WATCH_S)
         logging.warning(
             "%s was in use %.0f s ago (%s). Waiting up to %.0f s to see whether it still is.",
-            *(folder, age_s, seen, left_s),
+            folder,
+            age_s,
+            seen,
+            left_s,
         )
         patience = Patience(left_s)
         while patience.left_s():

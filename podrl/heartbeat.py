@@ -1,7 +1,8 @@
 """A file by which a process says that it has a folder: who it is and, by the file's time, that it is still there.
 
-Nobody changes another's heartbeat: it is replaced. So its owner sees by what the file says whether it has the folder;
-not by its inode, which a file system gives to the next file, and which NFS cannot tell of one that is gone.
+A process replaces another's heartbeat and never changes it. So its owner sees by what the file says whether it still
+has the folder; not by its inode, which a file system gives to the next file, and which NFS cannot tell of one that is
+gone.
 """
 
 from collections.abc import Mapping
@@ -145,7 +146,7 @@ class Heartbeat:
                 if self.lost or (found := see(self._path.parent)) is not None:
                     break
                 time.sleep(_LOOK_S)
-            else:  # Somebody has tidied up.
+            else:  # The file was deleted.
                 before, self._file = self._file, self._write()
                 os.close(before)
                 return ""
@@ -154,7 +155,7 @@ class Heartbeat:
         return self.lost
 
     def stood_still(self) -> bool:
-        """Whether nobody has looked for several beats, as in a process that was stopped."""
+        """Whether this process has not looked for several beats, as after it was stopped."""
         return abs(time.time() - self._looked_s) > WATCH_S
 
     def close(self) -> None:

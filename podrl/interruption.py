@@ -6,7 +6,7 @@ ignored, and a second one hurries nothing: a terminal and its shell may both sen
 the run does, whatever its environments register (`podrl.signal_handlers`).
 
 SIGUSR1, SIGUSR2 and SIGXCPU are notices: a run saves and ends, and nothing that comes with them or after them hurries
-it. They belong to whoever registers a handler for them, before the run or during it.
+it. A handler that is registered for them, before the run or during it, stays.
 """
 
 from collections.abc import Iterator

@@ -62,7 +62,7 @@ def check_gpus(
         count, where = (on_node, f"{_ON_NODE}={on_node}") if on_node else (listed, f"{driver} lists {listed}")
     else:
         count, where = len(visible), f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']}"
-    if not count:  # Nobody says how many there are.
+    if not count:  # Neither SLURM nor the driver says how many there are.
         return
     check(
         here <= count,
@@ -75,7 +75,12 @@ def check_gpus(
         logging.warning(
             "%d of the %d GPUs of %s (%s) are used by no process: each of the %d here takes %d. Start one process that "
             "takes all, or a number that divides them.",
-            *(count - used, count, membership.host, where, here, used // here),
+            count - used,
+            count,
+            membership.host,
+            where,
+            here,
+            used // here,
         )
 
 

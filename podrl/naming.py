@@ -27,7 +27,7 @@ def free_folder(path: str) -> epath.Path:
 
 
 def make_new_folder(path: str) -> epath.Path:
-    """Makes the same folder, which then is the caller's alone, whoever else looks for one at the same time.
+    """Makes the same folder, which then is the caller's alone, even if others look for one at the same time.
 
     Raises:
         ConfigError: if it cannot be made.

@@ -73,7 +73,7 @@ def is_there(path: epath.PathLike) -> bool:
 
 
 def size_bytes(path: epath.PathLike) -> int:
-    """Of a file; unlike `epath`'s `stat`, it wants no name of the file's owner, who may have none on this machine.
+    """The size of a file. Unlike `epath`'s `stat` it does not look up its owner's name, which may be unknown here.
 
     Raises:
         OSError: if the system does not say.

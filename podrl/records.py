@@ -15,7 +15,7 @@ REPAIR = "Put a good copy there: every checkpoint has one, in checkpoints/N/conf
 
 
 class Rows:
-    """The rows of a `metrics.jsonl`, without a last line that is still being written; read anew by whoever asks."""
+    """The rows of a `metrics.jsonl`, without a last line that is still being written; read anew by each reader."""
 
     def __init__(self, path: epath.Path):
         """Reads nothing yet."""

@@ -111,7 +111,7 @@ def _finished(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list
     for step in sorted(steps, reverse=True) if config.determinism == "exact" else ():
         try:
             env_steps = (read_fact(workdir, step, "counters") or {}).get("env_steps")
-        except CheckpointError:  # Whoever restores it says why.
+        except CheckpointError:  # The restore says why.
             continue
         if not isinstance(env_steps, int):
             continue
@@ -159,7 +159,7 @@ def _with_counts(start: Snapshot, before: Mapping[str, Any], now: Mapping[str, A
 
 
 def _optimizer_steps(agent: Mapping[str, Any]) -> int:
-    """Of an update; 0 if it is not said."""
+    """Optimizer steps in each update; 0 if the config does not say."""
     return int(agent.get("minibatches", 0)) * int(agent.get("epochs", 1))
 
 

@@ -74,7 +74,7 @@ def raise_ctrl_c() -> None:
 
 
 def stands(signum: signal.Signals) -> bool:
-    """Whether nobody but `stand` has given this signal a handler."""
+    """Whether this signal has no handler other than that of `stand`."""
     return signal.getsignal(signum) in (signal.SIG_DFL, _leave)
 
 

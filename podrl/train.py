@@ -259,8 +259,10 @@ def train(
             writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
             start = with_clock(start, folder)
             advises = not profile and config.topology.placement == "sebulba"  # It is about threads that wait.
-            shown = (display, ledger, start, guard)
-            reporter = Reporter(config, topology, writer, *shown, start_s=time.perf_counter(), advises=advises)
+            began_s = time.perf_counter()
+            reporter = Reporter(
+                config, topology, writer, display, ledger, start, guard, start_s=began_s, advises=advises
+            )
 
         evaluator = make_evaluator(
             config,
@@ -372,7 +374,7 @@ def _tell_nothing(*_: Any) -> None:
 
 
 def _failure_code(error: Exception) -> int:
-    if isinstance(error, FolderLostError):  # Whoever starts the run again would start it anew, where it was.
+    if isinstance(error, FolderLostError):  # A restart would begin anew at the old place.
         return MISTAKE
     return STALLED if isinstance(error.__cause__ or error, TimeoutError) else 1
 

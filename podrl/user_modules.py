@@ -66,7 +66,7 @@ def configs_for(file: Path) -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """Of an import that failed because `configs` is not podrl's: whose it is; else nothing."""
+    """Says whose `configs` was imported where an import failed because it is not podrl's; empty otherwise."""
     package = sys.modules.get("configs")
     if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "configs" or package is None:
         return ""

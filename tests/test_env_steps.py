@@ -12,7 +12,7 @@ import pytest
 from podrl import train
 from podrl.assembly import assemble, resume_at
 from podrl.config import ConfigError
-from podrl.ops.optimizers import decay_over_run, linear_decay, share_left
+from podrl.ops.optimizers import linear_decay, rate_over_run, share_left
 from podrl.schedule import last_update, resumable, updates_ahead
 from podrl.state_arrays import check_leaves, to_array_shapes
 from podrl.types import Counters
@@ -45,27 +45,33 @@ def test_the_last_update_is_the_first_to_reach_what_was_asked_for(num_envs, upda
         assert updates_ahead(config, later) == updates_ahead(config, counters)
 
 
+def decay(learning_rate, num_updates, steps_per_update, ahead):
+    return rate_over_run(
+        learning_rate, decays=True, num_updates=num_updates, steps_per_update=steps_per_update, ahead=ahead
+    )
+
+
 def test_a_decay_goes_by_the_share_of_env_steps_and_is_as_ever_where_sizes_stayed():
     count = jnp.int32(37)
-    alike = decay_over_run(0.5, 32, 4, 0.0)(jnp.int32(9))(count)
+    alike = decay(0.5, 32, 4, 0.0)(jnp.int32(9))(count)
     np.testing.assert_array_equal(alike, linear_decay(0.5, 32 * 4)(count))
     # After 10 updates of 32 steps, 11 of 64 follow: 320 steps of 1024 are 5 of 16 such updates.
     ahead = 5.0 - 10
-    rates = [decay_over_run(0.5, 21, 4, ahead)(jnp.int32(step))(count) for step in (10, 11, 21, 22)]
+    rates = [decay(0.5, 21, 4, ahead)(jnp.int32(step))(count) for step in (10, 11, 21, 22)]
     np.testing.assert_allclose(rates, [0.5 * 11 / 16, 0.5 * 10 / 16, 0.0, 0.0], rtol=1e-6)
 
 
 def test_a_decay_counts_further_than_its_optimizer():
     step, last = jnp.int32(2**29), 2**30
     assert float(share_left(step, last, 0.0)) == 0.5
-    np.testing.assert_allclose(decay_over_run(0.5, last, 16, 0.0)(step)(jnp.int32(2**31 - 1)), 0.25)
+    np.testing.assert_allclose(decay(0.5, last, 16, 0.0)(step)(jnp.int32(2**31 - 1)), 0.25)
 
 
 def test_a_decay_tells_one_update_from_the_next_however_many_smaller_ones_there_were():
     # Two thousand million updates of 32 steps, then a million of 65,536.
     done, last = 2 * 10**9, 2 * 10**9 + 1_000_000
     ahead = (done * 32 - done * 65_536) / 65_536
-    rates = [float(decay_over_run(1.0, last, 4, ahead)(jnp.int32(done + more))(jnp.int32(0))) for more in (0, 1, 10)]
+    rates = [float(decay(1.0, last, 4, ahead)(jnp.int32(done + more))(jnp.int32(0))) for more in (0, 1, 10)]
     whole = last + ahead
     np.testing.assert_allclose(rates, [(1_000_000 - more) / whole for more in (0, 1, 10)], rtol=2e-7)
 

@@ -16,7 +16,7 @@ import optax
 from podrl.actor_critic import make_act, make_act_greedy, make_init
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
 from podrl.ops.minibatches import accumulate_gradients, split_environments
-from podrl.ops.optimizers import decay_over_run, make_adam, make_rmsprop
+from podrl.ops.optimizers import make_adam, make_rmsprop, rate_over_run
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
 from podrl.ranges import SIZE, check_values, choice, number, text
@@ -79,14 +79,24 @@ class AgentConfig:
 
 
 def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: float = 0.0) -> Agent:
-    """IMPALA around `network`, for a run of `num_updates` updates (which the learning rate's decay needs)."""
-    decay = decay_over_run(config.learning_rate, num_updates, config.minibatches, ahead)
+    """IMPALA around `network`.
 
-    def schedule(step: jax.Array) -> optax.ScalarOrSchedule:
-        return decay(step) if config.learning_rate_decay else config.learning_rate
+    Args:
+        config: the hyper-parameters.
+        network: the actor-critic.
+        num_updates: number of the run's last update, for the learning rate's decay.
+        ahead: see `podrl.ops.optimizers.share_left`.
+    """
+    rate_at = rate_over_run(
+        config.learning_rate,
+        decays=config.learning_rate_decay,
+        num_updates=num_updates,
+        steps_per_update=config.minibatches,
+        ahead=ahead,
+    )
 
     def optimizer(step: jax.Array) -> optax.GradientTransformation:
-        return _make_optimizer(config, schedule(step))
+        return _make_optimizer(config, rate_at(step))
 
     micro_batches, rolled = max(1, config.micro_batches), config.micro_batch_loop == "rolled"
 
@@ -104,7 +114,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: f
         return state, {**metrics, "grad/norm": optax.tree.norm(grads)}
 
     def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
-        rate = schedule(state.step)
+        rate = rate_at(state.step)
         learning_rate = rate(state.step * config.minibatches) if callable(rate) else rate
         steps = []
         for minibatch in split_environments(trajectory, config.minibatches):

@@ -28,7 +28,7 @@ from podrl.ops.minibatches import (
     take_environments,
     take_rows,
 )
-from podrl.ops.optimizers import decay_over_run, make_adam, share_left
+from podrl.ops.optimizers import make_adam, rate_over_run, share_left
 from podrl.ops.returns import clip_reward, gae
 from podrl.ranges import SIZE, check_values, choice, number, text
 from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
@@ -135,7 +135,13 @@ class Experience:
 
 
 def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: float = 0.0) -> Agent:
-    """PPO around `network`, for a run of `num_updates` updates (which the decays need).
+    """PPO around `network`.
+
+    Args:
+        config: the hyper-parameters.
+        network: the actor-critic.
+        num_updates: number of the run's last update, for the decays.
+        ahead: see `podrl.ops.optimizers.share_left`.
 
     Raises:
         ConfigError: if `agent.shuffle` does not fit the network.
@@ -145,14 +151,17 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: f
         "agent.shuffle='time' needs a network that can evaluate a row without those before it, which this one cannot. "
         "Use agent.shuffle=environments.",
     )
-    decay = decay_over_run(config.learning_rate, num_updates, config.epochs * config.minibatches, ahead)
+    rate_at = rate_over_run(
+        config.learning_rate,
+        decays=config.learning_rate_decay,
+        num_updates=num_updates,
+        steps_per_update=config.epochs * config.minibatches,
+        ahead=ahead,
+    )
     micro_batches, rolled = max(1, config.micro_batches), config.micro_batch_loop == "rolled"
 
-    def schedule(step: jax.Array) -> optax.ScalarOrSchedule:
-        return decay(step) if config.learning_rate_decay else config.learning_rate
-
     def optimizer(step: jax.Array) -> optax.GradientTransformation:
-        return make_adam(schedule(step), epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
+        return make_adam(rate_at(step), epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
 
     def deal(key: jax.Array, trajectory: Trajectory) -> jax.Array:
         if config.shuffle == "time":
@@ -183,7 +192,7 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: f
 
     def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
         steps_before = state.step * config.epochs * config.minibatches
-        rate = schedule(state.step)
+        rate = rate_at(state.step)
         learning_rate = rate(steps_before) if callable(rate) else rate
         key, shuffle_key = jax.random.split(state.key)
         experience = estimate_advantages(config, network, state.params, trajectory)

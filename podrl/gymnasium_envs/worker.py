@@ -33,7 +33,7 @@ def main(connection_fd: int, progress_fd: int) -> None:
         connection_fd: of the connection to the parent.
         progress_fd: of the file in which the parent reads what is done here.
     """
-    stop_signals.ignore()  # Whoever stops the run stops the parent, which may want to finish what it is doing.
+    stop_signals.ignore()  # What stops the run stops the parent, which may first finish an update.
     keep_printing()
     give_way()
     faulthandler.enable()  # A crash shows the environment's name in its stack.

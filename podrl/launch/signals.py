@@ -1,4 +1,4 @@
-"""Signals to stop, and Ctrl-Z, of a launcher: noted here, passed on to the members by whoever runs them."""
+"""Signals to stop, and Ctrl-Z, of a launcher: noted here, passed on to the members by `podrl.launch.members`."""
 
 import contextlib
 import signal

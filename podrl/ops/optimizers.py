@@ -34,20 +34,24 @@ def share_left(step: jax.Array, num_updates: int, ahead: float) -> jax.Array:
     return jnp.maximum(num_updates - step, 0) / (num_updates + ahead) if ahead else 1 - step / num_updates
 
 
-def decay_over_run(
-    learning_rate: float, num_updates: int, steps_per_update: int, ahead: float
-) -> Callable[[jax.Array], optax.Schedule]:
-    """What returns the schedule of an update, from `learning_rate` at a run's start linearly to zero at its end.
+def rate_over_run(
+    learning_rate: float, *, decays: bool, num_updates: int, steps_per_update: int, ahead: float
+) -> Callable[[jax.Array], optax.ScalarOrSchedule]:
+    """A function that returns the learning rate, or its schedule, for the optimizer steps of an update.
 
-    It goes by the optimizer's own count of steps. If that does not tell how far a run is, as updates were of several
-    sizes or there are more steps than it counts, it goes by updates, and all steps of one take the same rate.
+    A rate that decays falls linearly to zero at the run's end, by the optimizer's own count of steps. Where that count
+    does not tell how far a run is, because updates were of several sizes or there are more steps than it counts, the
+    rate falls by updates, and all steps of one update take the same rate.
 
     Args:
-        learning_rate: at the start of the run.
+        learning_rate: the rate at the start of the run.
+        decays: whether it falls.
         num_updates: number of the run's last update.
-        steps_per_update: optimizer steps of each.
+        steps_per_update: optimizer steps in each update.
         ahead: see `share_left`.
     """
+    if not decays:
+        return lambda step: learning_rate
     num_steps = num_updates * steps_per_update
     if not ahead and num_steps <= _MOST_STEPS:
         schedule = linear_decay(learning_rate, num_steps)
