@@ -139,7 +139,8 @@ class TestExitCode:
         assert result.returncode == 1
         assert "p1 ended with exit code 0, but its run had not: something in it ended the process." in result.stderr
 
-    def test_of_a_member_that_does_not_end_after_another_finished(self, tmp_path):
+    def test_of_a_member_that_does_not_end_after_another_finished(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("STAND_IN_FINISH_S", "1")
         result = run(*TWO, "--do", f"if index: {WAIT}", cwd=tmp_path)
         assert result.returncode == 124
         assert "p1 still running 1 s after the first had ended: sending SIGTERM." in result.stderr
