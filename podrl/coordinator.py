@@ -21,7 +21,7 @@ Only who has proven to know the job's secret (`podrl.entrance`, `podrl.wire`) is
 To the processes:
 
     {"waiting_for": [1]}, {"refused": "text"}, {"gave_up": [1], "after_s": 300.0}    while they meet
-    {"failed": "text"}                                                         JAX's service does not start
+    {"failed": "text"}, {"mistaken": "text"}                                   JAX's service does not start
     {"refused_strangers": 3, "last": "10.0.0.7: text"}                         to process 0, while they meet
     {"hosts": ["node1", "node2"]}                                              all are here, and the service runs
     {"loss": 1, "why": "failed", "text": "text", "exit_code": 1}               the first that was lost, and no other
@@ -38,8 +38,9 @@ import socket
 import time
 from typing import Any
 
-from podrl import service, wire
+from podrl import wire
 from podrl.entrance import Entrance, Stranger
+from podrl.mistakes import ConfigError
 
 STALE_S = 25  # without a heartbeat, a process is stuck. Its client sends one every half of `BEAT_S`.
 BEAT_S = 30
@@ -200,10 +201,13 @@ class Coordinator:
         """JAX's service takes over the address; if it cannot, all are told, and the job ends."""
         for stranger in [member for member in self._members if member.index < 0]:
             self._drop(stranger)
+        from podrl import jax_service
+
+        listener, address = self._entrance.listener, self._service_address
         try:
-            self._service = service.start(self._entrance.listener, self._service_address, self._count, STALE_S)
-        except OSError as error:
-            self._tell(failed=str(error))
+            self._service = jax_service.start_service(listener, address, self._count, STALE_S)
+        except (ConfigError, OSError) as error:
+            self._tell(**{"mistaken" if isinstance(error, ConfigError) else "failed": str(error)})
             self._gave_up = True
         self._entrance.close()
         return not self._gave_up

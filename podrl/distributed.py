@@ -11,18 +11,17 @@ coordinator that is stopped itself does not answer the processes (`coordinator.S
 """
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import itertools
 import platform
 import subprocess
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import logging
 import jax
-from jax._src import distributed
 
 from podrl.absence import capital, was_lost
 from podrl.coordinator import SILENT_S, STALE_S
@@ -30,6 +29,9 @@ from podrl.interruption import leave
 from podrl.meeting import Line
 from podrl.membership import Membership
 from podrl.waiting import Patience
+
+if TYPE_CHECKING:
+    from podrl.jax_service import Client  # Which a run of one process never imports.
 
 LOSS_S = STALE_S + 10.0  # Within this time after a process is lost, all others have heard of it.
 LEAVE_S = 60.0  # How long the first to be done waits for the last.
@@ -59,7 +61,7 @@ class Job:
         hosts: tuple[str, ...],
         *,
         line: Line | None = None,
-        client: Any = None,
+        client: "Client | None" = None,
         coordinator: subprocess.Popen[bytes] | None = None,
     ):
         """A job of one process, or one that was joined: see `podrl.joining`."""
@@ -89,6 +91,8 @@ class Job:
         Raises:
             TimeoutError: if the service does not take it.
         """
+        if self._client is None:
+            return
         try:
             self._client.connect()
         except jax.errors.JaxRuntimeError as error:
@@ -99,7 +103,8 @@ class Job:
                 f"{capital(self.name_of(self.process_index))} has met the others, but JAX's service beside "
                 f"{self.name_of(0)} did not take it within {CONNECT_S} s."
             ) from error
-        watching = threading.Thread(target=self._watch, args=(self._line,), name="peers' heartbeats", daemon=True)
+        arguments = (self._line, self._client)
+        watching = threading.Thread(target=self._watch, args=arguments, name="peers' heartbeats", daemon=True)
         watching.start()
         self._watching = watching
 
@@ -127,16 +132,16 @@ class Job:
             return [value]
         number = next(self._rounds.setdefault(name, itertools.count()))
         folder = f"podrl/exchange/{name}/{number}"
-        self._client.key_value_set(f"{folder}/{self.process_index}", value)
+        self._client.put(f"{folder}/{self.process_index}", value)
         patience = Patience(timeout_s)
         values: list[str] = []
         for process in range(self.process_count):
-            found = self._get(f"{folder}/{process}", patience)
+            found = _take(self._client, f"{folder}/{process}", patience)
             if found is None:
-                raise TimeoutError(self._incomplete(name, folder, timeout_s))
+                raise TimeoutError(self._incomplete(name, self._client.keys(folder), timeout_s))
             values.append(found)
         if number > 0:  # That all have come this far means that they have read all of the round before.
-            self._client.key_value_delete(f"podrl/exchange/{name}/{number - 1}/{self.process_index}")
+            self._client.delete(f"podrl/exchange/{name}/{number - 1}/{self.process_index}")
         return values
 
     def send(self, name: str, value: str) -> None:
@@ -144,7 +149,7 @@ class Job:
         if self._client is None:
             self._sent[name] = value
         else:
-            self._client.key_value_set(f"podrl/sent/{self.process_index}/{name}", value)
+            self._client.put(f"podrl/sent/{self.process_index}/{name}", value)
 
     def receive(self, process: int, name: str, timeout_s: float) -> str:
         """Waits for what a process sends under this name, and removes it.
@@ -155,11 +160,11 @@ class Job:
         if self._client is None:
             return self._sent.pop(name)
         key = f"podrl/sent/{process}/{name}"
-        value = self._get(key, Patience(timeout_s))
+        value = _take(self._client, key, Patience(timeout_s))
         if value is None:
             me, other = self.name_of(self.process_index), self.name_of(process)
             raise TimeoutError(f"{capital(me)} waited {timeout_s:g} s for {name!r} from {other}.")
-        self._client.key_value_delete(key)
+        self._client.delete(key)
         return value
 
     def fail(self, message: str, exit_code: int) -> None:
@@ -206,7 +211,7 @@ class Job:
             exit_code: with which this process is about to end.
             timeout_s: how long to wait for the others.
         """
-        if self._line is None:
+        if self._line is None or self._client is None:
             return
         self._line.say(bye=True)
         patience = Patience(timeout_s)
@@ -216,14 +221,14 @@ class Job:
             if self._lost.is_set():
                 time.sleep(_GRACE_S)  # The thread that heard of it is about to end the process.
         failed, self._ending = self._ending, True
-        client, distributed.global_state.client = self._client, None
+        self._client.take_from_jax()
         if not self._closed.is_set():  # The connection is left to the process's end: till then the service stays.
             if not failed:
                 logging.warning("Not all processes are done after %.0f s; this one waits no longer.", timeout_s)
                 _skip_shutdown(exit_code)
             return
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            client.shutdown()
+            self._client.shutdown()
         self._line.close()
         if self._watching is not None:
             self._watching.join(timeout=_RETURN_S)  # In a call that ends with the coordinator, when all have come here.
@@ -233,21 +238,9 @@ class Job:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._coordinator.wait(timeout=5.0)
 
-    def _get(self, key: str, patience: Patience) -> str | None:
-        """A value, once somebody has set it; None if nobody does in time."""
-        while True:
-            left_s = patience.left_s()
-            try:
-                return self._client.blocking_key_value_get(key, max(1, int(1000 * min(_SLICE_S, left_s))))
-            except jax.errors.JaxRuntimeError as error:
-                if "DEADLINE_EXCEEDED" not in str(error):
-                    raise
-            if not left_s:
-                return None
-
-    def _incomplete(self, name: str, folder: str, timeout_s: float) -> str:
+    def _incomplete(self, name: str, keys: Sequence[str], timeout_s: float) -> str:
         """Who is missing."""
-        there = {int(key.rpartition("/")[2]) for key, _ in self._client.key_value_dir_get(folder)}
+        there = {int(key.rpartition("/")[2]) for key in keys}
         missing = [self.name_of(process) for process in range(self.process_count) if process not in there]
         me = self.name_of(self.process_index)
         return f"{capital(me)} waited {timeout_s:g} s at {name!r} for {', '.join(missing) or 'no process'}."
@@ -276,15 +269,15 @@ class Job:
             1,
         )
 
-    def _watch(self, line: Line) -> None:
+    def _watch(self, line: Line, client: "Client") -> None:
         """Asks JAX's service who sends heartbeats. The call waits for all that do to ask it too."""
         told: set[int] = set()
         while not self._ending and not self._closed.is_set():
             try:
-                alive = self._client.get_live_nodes(list(range(self.process_count)))
+                alive = client.alive(range(self.process_count))
             except jax.errors.JaxRuntimeError:
                 return  # The service is gone, which the other thread hears of.
-            stuck = sorted(set(range(self.process_count)) - set(alive) - told)
+            stuck = sorted(set(range(self.process_count)) - alive - told)
             if stuck:
                 line.say(stuck=stuck)
                 told.update(stuck)
@@ -311,6 +304,14 @@ class Job:
         if self._coordinator is not None and self._line is not None and self._line.is_silent():
             time.sleep(_OTHERS_S)  # For the others to find out by themselves: its end may make JAX abort them.
             self._coordinator.kill()
+
+
+def _take(client: "Client", key: str, patience: Patience) -> str | None:
+    """A value, once somebody has set it; None if nobody does in time."""
+    while True:
+        left_s = patience.left_s()
+        if (value := client.take(key, min(_SLICE_S, left_s))) is not None or not left_s:
+            return value
 
 
 def _skip_shutdown(exit_code: int) -> None:

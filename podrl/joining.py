@@ -4,12 +4,10 @@ from collections.abc import MutableMapping
 import contextlib
 import os
 import subprocess
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import logging
 import jax
-from jax._src import config, distributed, xla_bridge
-from jax._src.lib import _jax
 
 from podrl.addresses import is_loopback, join_address, meeting_point
 from podrl.config import MISTAKE, ConfigError
@@ -23,6 +21,9 @@ from podrl.proxies import without_proxies
 from podrl.reachability import meet_in_pairs
 from podrl.secret import VARIABLE, take_secret
 from podrl.watchdog import STALLED
+
+if TYPE_CHECKING:
+    from podrl.jax_service import Client
 
 _COORDINATOR_S = 10.0  # For the coordinator to tell the others that not all came, and to end.
 
@@ -47,7 +48,10 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
     if membership.process_count == 1:
         environ.pop(VARIABLE, None)
         return Job(membership, (membership.host,))
-    if xla_bridge.backends_are_initialized():
+    from podrl import jax_service
+
+    jax_service.check_names()
+    if jax_service.has_backends():
         raise RuntimeError("Processes must join before JAX looks for devices.")
     address = membership.coordinator or ""
     secret = take_secret(environ, address, loopback=is_loopback(address))
@@ -63,24 +67,14 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
             coordinator.wait()
         raise
     with without_proxies(os.environ):
-        client = _jax.get_distributed_runtime_client(
-            join_address(*meeting_point(address)),
-            membership.process_index,
-            init_timeout=CONNECT_S,
-            shutdown_timeout=5,
-            heartbeat_timeout=BEAT_S,
-            shutdown_on_destruction=False,
-            use_compression=True,
+        client = jax_service.Client(
+            join_address(*meeting_point(address)), membership.process_index, connect_s=CONNECT_S, beat_s=BEAT_S
         )
         job = Job(membership, line.hosts, line=line, client=client, coordinator=coordinator)
         job.connect()
-    # What `jax.distributed.initialize` would set. That would run the service in process 0, whose loss would then abort
-    # the others, and take SIGTERM away from `podrl.interruption`.
-    state = distributed.global_state
-    state.process_id, state.num_processes = membership.process_index, membership.process_count
-    state.coordinator_address, state.client = membership.coordinator, client
+    client.give_to_jax(address, membership.process_index, membership.process_count)
     try:
-        _connect_in_pairs(job, line.own_address, secret, timeout_s)
+        _connect_in_pairs(job, client, line.own_address, secret, timeout_s)
     except (ConfigError, RuntimeError, TimeoutError) as error:
         codes = {ConfigError: MISTAKE, TimeoutError: STALLED}
         job.fail(str(error), codes.get(type(error), 1))
@@ -88,19 +82,12 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
     return job
 
 
-def _connect_in_pairs(job: Job, own_address: str, secret: bytes, timeout_s: float) -> None:
+def _connect_in_pairs(job: Job, client: "Client", own_address: str, secret: bytes, timeout_s: float) -> None:
     """Has the collectives of CPUs listen where the others reach this process, and checks that they do."""
     address, unreached = meet_in_pairs(job, own_address, secret, timeout_s)
-    by_gloo = config.cpu_collectives_implementation.value == "gloo"
+    by_gloo = jax.config.values["jax_cpu_collectives_implementation"] == "gloo"
     if by_gloo:
-
-        def make_client() -> Any:
-            client = distributed.global_state.client
-            return xla_bridge.make_cpu_client(
-                _jax.make_gloo_tcp_collectives(distributed_client=client, hostname=address)
-            )
-
-        xla_bridge.register_backend_factory("cpu", make_client, priority=0, fail_quietly=False)
+        client.listen_with_gloo(address)
     if unreached and by_gloo and jax.default_backend() == "cpu":
         raise TimeoutError(unreached)
     if unreached and job.process_index == 0:  # Other collectives may use another network.

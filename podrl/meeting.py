@@ -208,6 +208,8 @@ class Line:
                 )
             if "failed" in message:
                 raise RuntimeError(has_no_service(membership, str(message["failed"])))
+            if "mistaken" in message:
+                raise ConfigError(str(message["mistaken"]))
             if "gave_up" in message:
                 raise TimeoutError(self._not_all(message["gave_up"], message["after_s"]))
             if not self._patience.left_s() and not asked:

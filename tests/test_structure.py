@@ -36,7 +36,7 @@ LAYERS = [
         "metadata",
     }
     | {"memory", "traffic", "plotting", "checkpoint_errors", "entrance", "handshake", "jax_settings", "secret"}
-    | {"addresses", "service"},
+    | {"addresses", "jax_service"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "endless", "retention", "export", "membership", "sharding", "state_arrays", "coordinator"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
@@ -98,3 +98,14 @@ def test_flax_stays_in_networks_and_orbax_in_two_modules_of_checkpoints():
         text = path.read_text()
         assert not re.search(r"^\s*(import|from) flax(?! import struct)", text, re.M) or path.parent.name == "networks"
         assert not re.search(r"^\s*(import|from) orbax", text, re.M) or path.stem in ("checkpoint", "checkpoint_arrays")
+
+
+def test_jaxs_private_api_stays_in_one_file_which_others_import_where_they_need_it():
+    """A run of one process imports no line of it: see also tests/multihost/test_jax_service.py."""
+    for folder in ("podrl", "tools", "configs"):
+        for path in (ROOT.parent / folder).rglob("*.py"):
+            text, is_it = path.read_text(), path == ROOT / "jax_service.py"
+            found = re.findall(r"jax\._src|jaxlib\W+_?(?:import\W+)?_jax\b|\bimport _jax\b|xla_bridge", text)
+            assert bool(found) == is_it, f"{path}: {found}"
+            at_once = [node for node in ast.parse(text).body if "jax_service" in ast.unparse(node).partition("\n")[0]]
+            assert not [node for node in at_once if isinstance(node, ast.Import | ast.ImportFrom)], path

@@ -270,7 +270,7 @@ def test_all_are_told_that_jaxs_service_does_not_start(monkeypatch):
     def fail(*_):
         raise OSError("JAX's service does not start at 127.0.0.1:1: no reason")
 
-    monkeypatch.setattr("podrl.service.start", fail)
+    monkeypatch.setattr("podrl.jax_service.start_service", fail)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         where = Coordinator(server.dup(), service_address="", count=2, job="", parent=os.getppid(), secret=SECRET)
