@@ -29,13 +29,15 @@ from podrl.interruption import leave
 from podrl.meeting import Line
 from podrl.membership import Membership
 from podrl.waiting import Patience
+from podrl.watchdog import STALLED
 
 if TYPE_CHECKING:
     from podrl.jax_service import Client  # Which a run of one process never imports.
 
 LOSS_S = STALE_S + 10.0  # Within this time after a process is lost, all others have heard of it.
 LEAVE_S = 60.0  # How long the first to be done waits for the last.
-CONNECT_S = 120  # All have met already: their clients connect within moments.
+CONNECT_S = 120.0  # All have met already: their clients connect within moments.
+JAX_CONNECT_S = 180  # JAX's own limit, after which it aborts the process.
 _SLICE_S = 1.0  # The longest wait in which a signal must wait too.
 _WATCH_S = 1.0
 _OTHERS_S = 2.0
@@ -88,21 +90,15 @@ class Job:
     def connect(self) -> None:
         """Connects JAX's client, once; that a process is lost meanwhile is heard of already.
 
-        Raises:
-            TimeoutError: if the service does not take it.
+        If the service does not take it in time, the process ends with a line that says so, before JAX aborts it.
         """
-        if self._client is None:
+        if self._line is None or self._client is None:
             return
-        try:
-            self._client.connect()
-        except jax.errors.JaxRuntimeError as error:
-            if lost := self.explain_loss():
-                logging.error("%s", lost)
-                leave(self.exit_code)
-            raise TimeoutError(
-                f"{capital(self.name_of(self.process_index))} has met the others, but JAX's service beside "
-                f"{self.name_of(0)} did not take it within {CONNECT_S} s."
-            ) from error
+        limit = threading.Timer(CONNECT_S, self._give_up_connecting)
+        limit.daemon = True
+        limit.start()
+        self._client.connect()
+        limit.cancel()
         arguments = (self._line, self._client)
         watching = threading.Thread(target=self._watch, args=arguments, name="peers' heartbeats", daemon=True)
         watching.start()
@@ -237,6 +233,14 @@ class Job:
         if self._coordinator is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._coordinator.wait(timeout=5.0)
+
+    def _give_up_connecting(self) -> None:
+        me, first = capital(self.name_of(self.process_index)), self.name_of(0)
+        why = f"{me} has met the others, but JAX's service beside {first} did not take it within {CONNECT_S:g} s."
+        self.fail(why, STALLED)
+        self.on_loss()
+        logging.error("%s", why)
+        leave(STALLED)
 
     def _incomplete(self, name: str, keys: Sequence[str], timeout_s: float) -> str:
         """Who is missing."""

@@ -13,7 +13,7 @@ from podrl.addresses import is_loopback, join_address, meeting_point
 from podrl.config import MISTAKE, ConfigError
 from podrl.coordinator import BEAT_S
 from podrl.coordinator_start import start_coordinator
-from podrl.distributed import CONNECT_S, Job
+from podrl.distributed import JAX_CONNECT_S, Job
 from podrl.local_gpus import share_gpus
 from podrl.meeting import Line
 from podrl.membership import Membership
@@ -68,7 +68,7 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
         raise
     with without_proxies(os.environ):
         client = jax_service.Client(
-            join_address(*meeting_point(address)), membership.process_index, connect_s=CONNECT_S, beat_s=BEAT_S
+            join_address(*meeting_point(address)), membership.process_index, connect_s=JAX_CONNECT_S, beat_s=BEAT_S
         )
         job = Job(membership, line.hosts, line=line, client=client, coordinator=coordinator)
         job.connect()

@@ -1,6 +1,6 @@
 """Jobs of several processes on this machine, each running `member.py`; none outlives its test."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import json
 import os
@@ -35,14 +35,15 @@ class Member:
         timeout_s: float,
         *action: Any,
         within: Sequence[str] = (),
+        command: Sequence[str] = (sys.executable, "-m", "tests.multihost.member"),
         secret: str = SECRET,
+        environ: Mapping[str, str] | None = None,
     ):
         env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         self.process = subprocess.Popen(
-            [*within, sys.executable, "-m", "tests.multihost.member", address]
-            + [str(argument) for argument in (count, index, timeout_s, *action)],
+            [*within, *command, address] + [str(argument) for argument in (count, index, timeout_s, *action)],
             cwd=ROOT,
-            env={**env, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", VARIABLE: secret},
+            env={**env, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", VARIABLE: secret, **(environ or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

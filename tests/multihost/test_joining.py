@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 
 import pytest
@@ -254,21 +255,46 @@ def test_what_the_coordinator_says_in_one_breath_is_heard_one_by_one():
 
         def answer():
             connection, _ = server.accept()
-            ours = wire.make_nonce()
-            connection.sendall(wire.encode(nonce=ours))
-            theirs = wire.parse(connection.recv(1000))["nonce"]
-            connection.sendall(wire.encode(proof=wire.prove(b"secret", wire.COORDINATOR, ours, theirs)))
-            connection.recv(1000)
-            connection.sendall(b'{"hosts": ["node1", "node2"]}\n{"loss": 1}\n')
+            introduce(connection, b'{"loss": 1}\n')
 
         threading.Thread(target=answer, daemon=True).start()
         membership = find_membership(
             {}, coordinator=f"127.0.0.1:{server.getsockname()[1]}", process_count=2, process_index=1
         )
-        line = Line(membership, 30.0, b"secret")
+        line = Line(membership, 30.0, SECRET.encode())
         assert line.hosts == ("node1", "node2")
         assert next(line.messages()) == {"loss": 1}
         line.close()
+
+
+def test_a_process_that_jaxs_service_does_not_take_ends_before_jax_aborts_it():
+    """A coordinator that says that all have met, where no service listens."""
+    impatient = "import sys\nfrom podrl import distributed\ndistributed.CONNECT_S = 2.0\n"
+    run = "from tests.multihost import member\nmember.main(*sys.argv[1:])"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        command = (sys.executable, "-c", impatient + run)
+        member = Member(address, 2, 1, 60, "wait", command=command)
+        try:
+            connection, _ = server.accept()
+            server.close()
+            introduce(connection)
+            code, results, lines = member.end()
+        finally:
+            member.kill()
+    (line,) = errors(lines)
+    assert (code, "joined" in results) == (124, False)
+    assert "Process 1 (node2) has met the others, but JAX's service beside process 0 (node1) did not take it" in line
+
+
+def introduce(connection, more=b""):
+    """Answers a process of `SECRET` as the coordinator does when all have met, and says more in the same breath."""
+    ours = wire.make_nonce()
+    connection.sendall(wire.encode(nonce=ours))
+    theirs = wire.parse(connection.recv(1000))["nonce"]
+    connection.sendall(wire.encode(proof=wire.prove(SECRET.encode(), wire.COORDINATOR, ours, theirs)))
+    connection.recv(1000)
+    connection.sendall(wire.encode(hosts=["node1", "node2"]) + more)
 
 
 @pytest.mark.parametrize("holds", ["nobody", pytest.param("0", marks=pytest.mark.slow)])
