@@ -11,7 +11,7 @@ service is gone; so process 0 can be lost like every other. It ends when the las
 It answers a process that asks whether it is still there: one that hears nothing for long takes it for stopped.
 Only who has proven to know the job's secret (`podrl.entrance`, `podrl.wire`) is heard. From a process, after its proof:
 
-    {"index": 1, "count": 2, "host": "node2", "job": "SLURM job 12, step 0"}   the first
+    {"index": 1, "count": 2, "host": "node2", "job": "SLURM job 12, step 0", "tls": "own"}     the first
     {"give_up": 300.0}                    it has waited that many seconds for the others
     {"fail": "text", "exit_code": 1}      it is about to end
     {"stuck": [1]}                        JAX's service gets no heartbeats from these
@@ -21,9 +21,10 @@ Only who has proven to know the job's secret (`podrl.entrance`, `podrl.wire`) is
 To the processes:
 
     {"waiting_for": [1]}, {"refused": "text"}, {"gave_up": [1], "after_s": 300.0}    while they meet
-    {"failed": "text"}, {"mistaken": "text"}                                   JAX's service does not start
+    {"mistaken": "text"}                                                       the user has to change something
+    {"failed": "text"}                                                         JAX's service does not start
     {"refused_strangers": 3, "last": "10.0.0.7: text"}                         to process 0, while they meet
-    {"hosts": ["node1", "node2"]}                                              all are here, and the service runs
+    {"hosts": ["node1", "node2"], "tls": "own"}                                all are here, and the service runs
     {"loss": 1, "why": "failed", "text": "text", "exit_code": 1}               the first that was lost, and no other
     {"closed": true}                                                           all have said bye
     {"here": true}                                                             it is
@@ -38,9 +39,10 @@ import socket
 import time
 from typing import Any
 
-from podrl import wire
+from podrl import mtls, wire
 from podrl.entrance import Entrance, Stranger
 from podrl.mistakes import ConfigError
+from podrl.own_credentials import make_credentials
 
 STALE_S = 25  # without a heartbeat, a process is stuck. Its client sends one every half of `BEAT_S`.
 BEAT_S = 30
@@ -58,6 +60,7 @@ class _Member:
     lines: wire.Lines
     index: int = -1
     host: str = ""
+    tls: str = mtls.NONE
     said_bye: bool = False
 
 
@@ -82,6 +85,7 @@ class Coordinator:
         self._count = count
         self._job = job
         self._members: list[_Member] = []
+        self._secret = secret
         self._selector = selectors.DefaultSelector()
         self._entrance = Entrance(listener, self._selector, secret)
         self._gave_up = False
@@ -172,6 +176,7 @@ class Coordinator:
     def _welcome(self, member: _Member, message: dict[str, Any]) -> None:
         """Takes a process in, or says why not; with the last one the job begins."""
         index, count, host, job = message["index"], message["count"], str(message["host"]), message["job"]
+        tls = str(message.get("tls", mtls.NONE))
         known = {other.index: other for other in self._members}
         refusal = ""
         if job != self._job:
@@ -186,18 +191,23 @@ class Coordinator:
             _send(member, refused=refusal)
             self._drop(member)
             return
-        member.index, member.host = index, host
+        member.index, member.host, member.tls = index, host, tls
+        if mistake := mtls.differ(index, tls, {other: known[other].tls for other in known if other >= 0}):
+            self._tell(mistaken=mistake)
+            self._gave_up = True
+            return
         missing = self._missing()
         if missing:
             self._tell(waiting_for=missing)
             return
         self._report_strangers(at_once=True)
-        if not self._start_service():
+        agreed = mtls.agree([other.tls for other in self._members if other.index >= 0])
+        if not self._start_service(agreed):
             return
         hosts = {other.index: other.host for other in self._members}
-        self._tell(hosts=[hosts[index] for index in range(self._count)])
+        self._tell(hosts=[hosts[index] for index in range(self._count)], tls=agreed)
 
-    def _start_service(self) -> bool:
+    def _start_service(self, tls: str) -> bool:
         """JAX's service takes over the address; if it cannot, all are told, and the job ends."""
         for stranger in [member for member in self._members if member.index < 0]:
             self._drop(stranger)
@@ -205,7 +215,9 @@ class Coordinator:
 
         listener, address = self._entrance.listener, self._service_address
         try:
-            self._service = jax_service.start_service(listener, address, self._count, STALE_S)
+            credentials = make_credentials(tls, os.environ, self._secret)
+            arguments = credentials.arguments() if credentials else {}
+            self._service = jax_service.start_service(listener, address, self._count, STALE_S, arguments)
         except (ConfigError, OSError) as error:
             self._tell(**{"mistaken" if isinstance(error, ConfigError) else "failed": str(error)})
             self._gave_up = True

@@ -1,6 +1,6 @@
 """How a process becomes part of a job: it finds the job's secret, meets the others, and gets JAX's client."""
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 import contextlib
 import os
 import subprocess
@@ -17,6 +17,8 @@ from podrl.distributed import JAX_CONNECT_S, Job
 from podrl.local_gpus import share_gpus
 from podrl.meeting import Line
 from podrl.membership import Membership
+from podrl.mtls import check_service
+from podrl.own_credentials import choose_kind, make_credentials
 from podrl.proxies import without_proxies
 from podrl.reachability import meet_in_pairs
 from podrl.secret import VARIABLE, take_secret
@@ -38,8 +40,8 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
 
     Raises:
         TimeoutError: if not all come in time, or some do not reach each other; names them.
-        ConfigError: if the coordinator's port is taken, this process does not fit into the job, or it has no
-            secret of the job.
+        ConfigError: if the coordinator's port is taken, this process does not fit into the job, it has no secret of
+            the job, its certificates are wrong, or this JAX is not as podrl knows it.
         RuntimeError: if JAX has devices already, the coordinator has ended, JAX's service does not start, or this
             process cannot listen.
     """
@@ -55,9 +57,11 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
         raise RuntimeError("Processes must join before JAX looks for devices.")
     address = membership.coordinator or ""
     secret = take_secret(environ, address, loopback=is_loopback(address))
+    tls = choose_kind(environ)
     coordinator = start_coordinator(membership, secret) if membership.process_index == 0 else None
     try:
-        line = Line(membership, timeout_s, secret, coordinator.poll if coordinator is not None else lambda: None)
+        ended = coordinator.poll if coordinator is not None else lambda: None
+        line = Line(membership, timeout_s, secret, ended, tls)
     except BaseException as error:
         if coordinator is not None:
             if isinstance(error, TimeoutError):  # It is telling the others, and ends by itself.
@@ -67,9 +71,7 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
             coordinator.wait()
         raise
     with without_proxies(os.environ):
-        client = jax_service.Client(
-            join_address(*meeting_point(address)), membership.process_index, connect_s=JAX_CONNECT_S, beat_s=BEAT_S
-        )
+        client = _make_client(membership, line, environ, secret)
         job = Job(membership, line.hosts, line=line, client=client, coordinator=coordinator)
         job.connect()
     client.give_to_jax(address, membership.process_index, membership.process_count)
@@ -80,6 +82,25 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
         job.fail(str(error), codes.get(type(error), 1))
         raise
     return job
+
+
+def _make_client(membership: Membership, line: Line, environ: Mapping[str, str], secret: bytes) -> "Client":
+    """Makes JAX's client, once it is clear that it and JAX's service accept each other."""
+    from podrl.jax_service import Client
+
+    host, port = meeting_point(membership.coordinator or "")
+    try:
+        credentials = make_credentials(line.tls, environ, secret)
+        if credentials is not None:
+            check_service(credentials, host, port)
+            if membership.process_index == 0:
+                logging.info("JAX's coordination service uses mutual TLS (%s certificates).", credentials.kind)
+        mtls = credentials.arguments() if credentials is not None else {}
+        index = membership.process_index
+        return Client(join_address(host, port), index, connect_s=JAX_CONNECT_S, beat_s=BEAT_S, mtls=mtls)
+    except ConfigError as error:
+        line.say(fail=str(error), exit_code=MISTAKE)
+        raise
 
 
 def _connect_in_pairs(job: Job, client: "Client", own_address: str, secret: bytes, timeout_s: float) -> None:

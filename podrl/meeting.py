@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from podrl import coordinator, wire
+from podrl import coordinator, mtls, wire
 from podrl.absence import (
     did_not_come,
     has_dead_coordinator,
@@ -50,6 +50,7 @@ class Line:
         timeout_s: float,
         secret: bytes,
         ended: Callable[[], int | None] = lambda: None,
+        tls: str = mtls.NONE,
     ):
         """Connects, and waits until all processes have met.
 
@@ -58,6 +59,7 @@ class Line:
             timeout_s: for how long to wait.
             secret: of the job.
             ended: the exit code of the coordinator if it is this process's child and has ended; None otherwise.
+            tls: the kind of credentials that this process can have; as an attribute, what all have agreed on.
 
         Raises:
             RuntimeError: if the coordinator has ended, or JAX's service does not start.
@@ -68,6 +70,7 @@ class Line:
         self._patience = Patience(timeout_s)
         self._timeout_s = timeout_s
         self._ended = ended
+        self.tls = tls
         self._sending = threading.Lock()
         self._missing: list[int] = []
         self._lines = wire.Lines(0)
@@ -194,11 +197,13 @@ class Line:
             count=membership.process_count,
             host=membership.host,
             job=membership.job,
+            tls=self.tls,
         )
         asked = 0.0
         for message in self.messages():
             self._missing = message.get("waiting_for", self._missing)
             if "hosts" in message:
+                self.tls = str(message.get("tls", mtls.NONE))
                 return tuple(message["hosts"])
             if "refused" in message:
                 raise ConfigError(

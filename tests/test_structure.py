@@ -16,7 +16,7 @@ LAYERS = [
     | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"}
     | {"hints", "intervals", "marks", "process_exit", "proxies", "rates", "streams", "tensorstore_metrics"}
     | {"user_modules", "heartbeat", "temporary"},
-    {"paths", "words"},
+    {"paths", "words", "mtls"},
     {"values", "config_dict"},
     {"reading"},
     {"overrides"},
@@ -36,7 +36,7 @@ LAYERS = [
         "metadata",
     }
     | {"memory", "traffic", "plotting", "checkpoint_errors", "entrance", "handshake", "jax_settings", "secret"}
-    | {"addresses", "jax_service"},
+    | {"addresses", "jax_service", "own_credentials"},
     {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
     | {"comparison", "endless", "retention", "export", "membership", "sharding", "state_arrays", "coordinator"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}

@@ -1,6 +1,7 @@
 """A TPU slice, run from a workstation: made ready, shipped to, started on all workers, and got back when preempted."""
 
 from collections.abc import Sequence
+import os
 from pathlib import Path
 import secrets
 import shlex
@@ -20,6 +21,7 @@ from podrl.launch.shipping import ROOT, Tree, pack_tree, ship_config
 from podrl.launch.signals import StopSignals
 from podrl.launch.tpu_slice import POLL_S, await_slice
 from podrl.launch.worker import FAILED
+from podrl.mtls import REQUIRED, VARIABLES
 from podrl.secret import FILE_VARIABLE, make_secret
 from podrl.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.temporary import temporary_folder
@@ -217,10 +219,14 @@ def _train(
 
 
 def _start(tree: Tree, run: str, arguments: Sequence[str]) -> str:
-    """The shell command that starts the training on a worker, or finds it running there, and follows it."""
+    """The shell command that starts the training on a worker, or finds it running there, and follows it.
+
+    Certificates that this launcher's variables name are files of the worker.
+    """
     training = shlex.join([_PROGRAM, *arguments])
     worker = f"exec .venv/bin/python podrl/launch/worker.py run {run} .venv/bin/python {training}"
-    return f"cd {tree.name} && {FILE_VARIABLE}=$HOME/{_secret_file(run)} {worker}"
+    named = [f"{name}={shlex.quote(value)} " for name in (*VARIABLES, REQUIRED) if (value := os.environ.get(name))]
+    return f"cd {tree.name} && {''.join(named)}{FILE_VARIABLE}=$HOME/{_secret_file(run)} {worker}"
 
 
 def _as_preempted(options: Options, ending: Ending) -> Ending:

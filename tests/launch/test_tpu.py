@@ -258,6 +258,13 @@ def test_dry_run_prints_every_step(world):
     assert text == (Path(__file__).parent / "golden.tpu").read_text()
 
 
+def test_certificates_for_mutual_tls_are_named_to_the_workers(world, monkeypatch):
+    monkeypatch.setenv("JAX_MTLS_CERT_FILE", "/etc/my certificates/job.crt")
+    result = run(world, *TPU, *WORKDIR, "--dry_run", "--config", "configs/some.py")
+    assert result.returncode == 0, result.stderr
+    assert "JAX_MTLS_CERT_FILE='\"'\"'/etc/my certificates/job.crt'\"'\"' PODRL_JOB_SECRET_FILE=" in result.stdout
+
+
 def test_without_gcloud_is_a_mistake(world, monkeypatch):
     (world / "bin/gcloud").unlink()
     (world / "bin/git").symlink_to(shutil.which("git"))
