@@ -103,6 +103,7 @@ class Job:
         watching = threading.Thread(target=self._watch, args=arguments, name="peers' heartbeats", daemon=True)
         watching.start()
         self._watching = watching
+        atexit.register(self._end_at_shutdown)
 
     def name_of(self, process: int) -> str:
         """A process for people: `process 1 (node2)`."""
@@ -233,6 +234,11 @@ class Job:
         if self._coordinator is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._coordinator.wait(timeout=5.0)
+
+    def _end_at_shutdown(self) -> None:
+        """Ends a process that neither failed nor left before Python shuts down, as it does after an error of others."""
+        if not self._ending:
+            leave(1)
 
     def _give_up_connecting(self) -> None:
         me, first = capital(self.name_of(self.process_index)), self.name_of(0)

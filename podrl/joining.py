@@ -22,6 +22,7 @@ from podrl.own_credentials import choose_kind, make_credentials
 from podrl.proxies import without_proxies
 from podrl.reachability import meet_in_pairs
 from podrl.secret import VARIABLE, take_secret
+from podrl.stop_signals import INTERRUPTED
 from podrl.watchdog import STALLED
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
     client.give_to_jax(address, membership.process_index, membership.process_count)
     try:
         _connect_in_pairs(job, client, line.own_address, secret, timeout_s)
-    except (ConfigError, RuntimeError, TimeoutError) as error:
-        codes = {ConfigError: MISTAKE, TimeoutError: STALLED}
-        job.fail(str(error), codes.get(type(error), 1))
+    except BaseException as error:  # Ctrl-C among them: the caller does not have the job yet.
+        codes = {ConfigError: MISTAKE, TimeoutError: STALLED, KeyboardInterrupt: INTERRUPTED}
+        job.fail(str(error) or type(error).__name__, codes.get(type(error), 1))
         raise
     return job
 

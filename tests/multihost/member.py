@@ -86,6 +86,29 @@ def fail(job, holds="nobody"):
     time.sleep(LONG_S)
 
 
+def forget(job, holds="nobody"):
+    """Process 1 ends without a word to its job.
+
+    One that `holds` its interpreter has it do so in a call to JAX's service, which comes back while Python shuts down.
+    """
+    job.exchange("start", "", LONG_S)
+    if holds == str(job.process_index):
+        ctypes.PyDLL(None).sleep(8)
+    if job.process_index == 0:
+        time.sleep(LONG_S)
+    if holds != "nobody":
+        sys.modules["slow to go"] = SlowToGo()
+        time.sleep(3.0)
+    raise OSError("no word to the job")
+
+
+class SlowToGo:
+    """Goes when Python forgets its modules, and lets other threads run meanwhile."""
+
+    def __del__(self, sleep=time.sleep):
+        sleep(10.0)
+
+
 def hold_interpreter(job):
     """Process 0 keeps every other Python thread of its own from running, for longer than a heartbeat may take."""
     if job.process_index == 0:

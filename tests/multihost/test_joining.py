@@ -311,6 +311,17 @@ def test_when_one_says_why_it_ends_the_others_repeat_it_and_its_exit_code(holds)
             )
 
 
+@pytest.mark.parametrize("holds", ["nobody", pytest.param("0", marks=pytest.mark.slow)])
+def test_a_process_that_ends_without_a_word_ends_before_python_shuts_down(holds):
+    """As above, where the others were told of no exit code."""
+    with job(2, "forget", holds) as members:
+        code, results, lines = members[1].end()
+        assert code == 1
+        assert errors(lines)[-1] == "OSError: no word to the job"
+        assert "shuts_down" not in results
+        assert "is gone: it was killed, or crashed." in errors(members[0].end()[2])[0]
+
+
 def test_an_error_of_a_collective_is_explained():
     with job(3, "collective") as members:
         for member in members:
