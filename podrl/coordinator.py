@@ -175,37 +175,26 @@ class Coordinator:
 
     def _welcome(self, member: _Member, message: dict[str, Any]) -> None:
         """Takes a process in, or says why not; with the last one the job begins."""
-        index, count, host, job = message["index"], message["count"], str(message["host"]), message["job"]
-        tls = str(message.get("tls", mtls.NONE))
-        known = {other.index: other for other in self._members}
-        refusal = ""
-        if job != self._job:
-            refusal = f"belongs to {self._job or 'a job that was started by flags'}, not to {job or 'one with flags'}"
-        elif count != self._count:
-            refusal = f"counts {self._count} processes, not {count}"
-        elif member.index >= 0 or not wire.is_whole(index, self._count):
-            refusal = f"has processes 0 to {self._count - 1}, each once, and not a process {index}"
-        elif index in known:
-            refusal = f"already has a process {index}, on {known[index].host}; this one is on {host}"
-        if refusal:
+        index, host, tls = message["index"], str(message["host"]), str(message.get("tls", mtls.NONE))
+        known = {other.index: other for other in self._members if other.index >= 0}
+        hosts = {other: known[other].host for other in known}
+        if refusal := wire.refusal(message, job=self._job, count=self._count, hosts=hosts, again=member.index >= 0):
             _send(member, refused=refusal)
             self._drop(member)
             return
         member.index, member.host, member.tls = index, host, tls
-        if mistake := mtls.differ(index, tls, {other: known[other].tls for other in known if other >= 0}):
+        if mistake := mtls.differ(index, tls, {other: known[other].tls for other in known}):
             self._tell(mistaken=mistake)
             self._gave_up = True
             return
-        missing = self._missing()
-        if missing:
+        if missing := self._missing():
             self._tell(waiting_for=missing)
             return
         self._report_strangers(at_once=True)
         agreed = mtls.agree([other.tls for other in self._members if other.index >= 0])
-        if not self._start_service(agreed):
-            return
-        hosts = {other.index: other.host for other in self._members}
-        self._tell(hosts=[hosts[index] for index in range(self._count)], tls=agreed)
+        if self._start_service(agreed):
+            hosts[index] = host
+            self._tell(hosts=[hosts[index] for index in range(self._count)], tls=agreed)
 
     def _start_service(self, tls: str) -> bool:
         """JAX's service takes over the address; if it cannot, all are told, and the job ends."""
@@ -213,11 +202,10 @@ class Coordinator:
             self._drop(stranger)
         from podrl import jax_service
 
-        listener, address = self._entrance.listener, self._service_address
+        where = (self._entrance.listener, self._service_address)
         try:
-            credentials = make_credentials(tls, os.environ, self._secret)
-            arguments = credentials.arguments() if credentials else {}
-            self._service = jax_service.start_service(listener, address, self._count, STALE_S, arguments)
+            own = make_credentials(tls, os.environ, self._secret)
+            self._service = jax_service.start_service(*where, self._count, STALE_S, own.arguments() if own else None)
         except (ConfigError, OSError) as error:
             self._tell(**{"mistaken" if isinstance(error, ConfigError) else "failed": str(error)})
             self._gave_up = True

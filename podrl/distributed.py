@@ -236,7 +236,7 @@ class Job:
                 self._coordinator.wait(timeout=5.0)
 
     def _end_at_shutdown(self) -> None:
-        """Ends a process that neither failed nor left before Python shuts down, as it does after an error of others."""
+        """Ends a process that has told its job nothing; see `_skip_shutdown`."""
         if not self._ending:
             leave(1)
 

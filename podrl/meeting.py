@@ -192,13 +192,8 @@ class Line:
     def _introduce(self) -> tuple[str, ...]:
         """Says who this is and waits for the others; returns nothing if the coordinator ends first."""
         membership = self._membership
-        self.say(
-            index=membership.process_index,
-            count=membership.process_count,
-            host=membership.host,
-            job=membership.job,
-            tls=self.tls,
-        )
+        index, count = membership.process_index, membership.process_count
+        self.say(index=index, count=count, host=membership.host, job=membership.job, tls=self.tls)
         asked = 0.0
         for message in self.messages():
             self._missing = message.get("waiting_for", self._missing)

@@ -12,7 +12,7 @@ import socket
 import ssl
 from typing import Any, NoReturn
 
-from podrl.config import ConfigError, check
+from podrl.mistakes import ConfigError, check
 
 FILES = {
     "mtls_cert_file": "JAX_MTLS_CERT_FILE",

@@ -12,7 +12,7 @@ import importlib
 import os
 from typing import Any
 
-from podrl.config import check
+from podrl.mistakes import check
 from podrl.mtls import FILES, GIVEN, NONE, OWN, REQUIRED, Credentials, given_credentials, is_known_to_jax, is_required
 
 _URI = "spiffe://podrl.local/"  # By which processes know each other, whatever their hosts are called.

@@ -13,6 +13,7 @@ be sent back. Nothing is encrypted: an attacker who can change packets on their 
 Sources: HMAC, RFC 2104, with SHA-256; challenge and response of both sides, ISO/IEC 9798-4.
 """
 
+from collections.abc import Mapping
 import hashlib
 import hmac
 import json
@@ -98,6 +99,28 @@ def whole(number: Any, end: int) -> int:
     if not is_whole(number, end):
         raise ValueError("not such a number")
     return int(number)
+
+
+def refusal(message: Mapping[str, Any], *, job: str, count: int, hosts: Mapping[int, str], again: bool) -> str:
+    """Why a process that introduces itself is not taken in; nothing if it is.
+
+    Args:
+        message: its first.
+        job: which one the coordinator is of.
+        count: of that job's processes.
+        hosts: of those that have been taken in, by index.
+        again: whether it is one of them.
+    """
+    index = message["index"]
+    if message["job"] != job:
+        return f"belongs to {job or 'a job that was started by flags'}, not to {message['job'] or 'one with flags'}"
+    if message["count"] != count:
+        return f"counts {count} processes, not {message['count']}"
+    if again or not is_whole(index, count):
+        return f"has processes 0 to {count - 1}, each once, and not a process {index}"
+    if index in hosts:
+        return f"already has a process {index}, on {hosts[index]}; this one is on {message['host']}"
+    return ""
 
 
 def seconds(number: Any) -> float:
