@@ -44,9 +44,9 @@ from podrl.entrance import Entrance, Stranger
 from podrl.mistakes import ConfigError
 from podrl.own_credentials import make_credentials
 
-STALE_S = 25  # without a heartbeat, a process is stuck. Its client sends one every half of `BEAT_S`.
-BEAT_S = 30
-SILENT_S = 12.0  # without an answer, the coordinator is stopped. JAX's client aborts its process after 15 s or more.
+STALE_S = 40  # without a heartbeat, a process is stuck, and JAX aborts it. One without a CPU lasts for 25 s or more.
+BEAT_S = 30  # A heartbeat is sent every half of it. JAX aborts a process if the service does not answer for as long.
+SILENT_S = 12.0  # Without an answer, the coordinator is stopped: found out before JAX aborts anything.
 _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _SLOW_S = 600.0  # For those that leave late: JAX's client would abort them as soon as the service is gone.
 _STUCK_S = 30.0  # For a process that the others have given up.

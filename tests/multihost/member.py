@@ -18,7 +18,7 @@ from podrl.membership import find_membership
 from podrl.preflight import check_agreement, check_workdir
 
 LONG_S = 300.0
-HELD_S = 40
+HELD_S = 55
 
 
 def tell(**results):

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 
 import pytest
 
@@ -181,9 +182,27 @@ def test_when_some_are_stopped_the_others_end_and_name_one_and_the_port_is_free_
                 f"Process {victim} ({socket.gethostname()}) is stuck: it has sent no" in line for victim in victims
             ]
             assert any(stuck)
-            assert "heartbeat for 25 s." in line
+            assert "heartbeat for 40 s." in line
         if len(victims) > 1:  # Not as long as for those that are only slow.
             wait_for(lambda: not coordinators(address))
+
+
+@pytest.mark.slow
+def test_one_that_stands_still_for_25_seconds_is_not_lost():
+    """As on a busy machine, or one that is moved. JAX aborts a process at its first heartbeat after it was given up."""
+    with job(2, "wait") as members:
+        for member in members:
+            member.wait_for("waits")
+        time.sleep(3.0)
+        members[1].process.send_signal(signal.SIGSTOP)
+        time.sleep(25.0)
+        members[1].process.send_signal(signal.SIGCONT)
+        time.sleep(16.0)  # Until after its next heartbeat.
+        members[0].kill()
+        code, _, lines = members[1].end()
+        (line,) = errors(lines)
+        assert code == 1
+        assert f"Process 0 ({socket.gethostname()}) is gone: it was killed, or crashed." in line
 
 
 @pytest.mark.slow
