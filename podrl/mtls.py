@@ -8,8 +8,10 @@ nothing has to be carried to other hosts.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import importlib.metadata
+import os
 import socket
 import ssl
+import stat
 from typing import Any, NoReturn
 
 from podrl.mistakes import ConfigError, check
@@ -184,7 +186,8 @@ def _no_password() -> str:
 
 
 def _check_readable(name: str, path: str) -> None:
-    try:
+    try:  # A pipe, of which a reader may wait for ever, could be read only once.
+        check(stat.S_ISREG(os.stat(path).st_mode), f"{name}={path} is no file. Mutual TLS reads it now and then.")
         with open(path, "rb") as file:
             check(b"-----BEGIN " in file.read(), f"{name}={path} is no PEM file: it has no line -----BEGIN ...-----.")
     except OSError as error:

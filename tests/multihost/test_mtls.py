@@ -68,6 +68,7 @@ def folder(tmp_path_factory):
     make_pair(made, "expired", "ca", days=-1)
     make_pair(made, "other", "other_ca", names=f"IP:127.0.0.1,URI:{SPIFFE}job")
     openssl("ec", "-in", "good.key", "-out", "locked.key", "-aes128", "-passout", "pass:secret", cwd=made)
+    os.mkfifo(made / "pipe")
     (made / "no.crt").write_text("not a certificate\n")
     return made
 
@@ -122,7 +123,8 @@ def test_a_jax_without_mutual_tls_is_named(monkeypatch, folder):
     ("changes", "message"),
     [
         ({KEY: "nowhere.key"}, "KEY_FILE=nowhere.key cannot be read (No such file or directory). It must be a file on"),
-        ({CA: "."}, "CA_FILE=. cannot be read (Is a directory)"),
+        ({CA: "."}, "CA_FILE=. is no file."),
+        ({CA: "pipe"}, "CA_FILE=pipe is no file. Mutual TLS reads it now and then."),
         ({CERT: "no.crt"}, "CERT_FILE=no.crt is no PEM file"),
         ({KEY: "other.key"}, "key values mismatch"),
         ({KEY: "locked.key"}, "are no certificate, its key and a CA: "),
