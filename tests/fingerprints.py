@@ -96,7 +96,7 @@ def differences(before: dict, after: dict) -> list[str]:
         if old == new:
             continue
         if not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):
-            lines.append(f"{name}: {_outcome(old)} before, {_outcome(new)} now")
+            lines.append(f"{name}: {_outcome(old)}, now {_outcome(new)}")
             continue
         row, other = next((a, b) for a, b in zip(old, new, strict=True) if a != b)
         keys = [key for key, x, y in zip(KEYS, row, other, strict=True) if x != y]
@@ -105,7 +105,7 @@ def differences(before: dict, after: dict) -> list[str]:
 
 
 def _outcome(result: list | str | None) -> str:
-    return "absent" if result is None else result if isinstance(result, str) else f"updates: {len(result)}"
+    return "absent" if result is None else result if isinstance(result, str) else f"{len(result)} updates"
 
 
 def main(argv: Sequence[str]) -> int:

@@ -20,10 +20,10 @@ def test_the_first_update_that_differs_is_named_with_what_differs():
 
 def test_a_run_that_fails_or_is_absent_differs():
     assert differences({"x": ROWS, "y": ROWS}, {"x": "failed: z"}) == [
-        "x: updates: 2 before, failed: z now",
-        "y: updates: 2 before, absent now",
+        "x: 2 updates, now failed: z",
+        "y: 2 updates, now absent",
     ]
 
 
 def test_a_run_that_ended_early_differs():
-    assert differences({"x": ROWS}, {"x": ROWS[:1]}) == ["x: updates: 2 before, updates: 1 now"]
+    assert differences({"x": ROWS}, {"x": ROWS[:1]}) == ["x: 2 updates, now 1 updates"]
