@@ -1,6 +1,5 @@
 """What is special of Gymnax's environments; what they share with all others is in test_contract.py."""
 
-import gymnax
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ from podrl.envs import evaluation_protocol, load_source
 from podrl.envs.seeds import env_seeds
 from podrl.types import ContinuousActions, DiscreteActions
 
+gymnax = pytest.importorskip("gymnax")
 SOURCE = load_source("gymnax")
 
 
