@@ -35,7 +35,7 @@ mkdir -p {name} && cd {name}
 [ -e .installed ] && exit 0
 tar xzf ../{name}.tar.gz
 python3 -m uv --version >/dev/null 2>&1 || python3 -m pip install --quiet --user uv
-[ -d .venv ] || python3 -m uv venv --quiet --python 3.11 .venv
+[ -d .venv ] || python3 -m uv venv --quiet --python 3.12 .venv
 VIRTUAL_ENV="$PWD/.venv" python3 -m uv pip install --quiet -e '.[tpu]'
 touch .installed"""
 
