@@ -12,7 +12,8 @@ from podrl.container_limits import quota_cores
 _GOOGLE = "0x1ae0"  # the PCI vendor of TPUs, and of network cards of Google's virtual machines
 _YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _YNNPACK_CONVOLUTION = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-_MEASURED_JAXLIB = ("0.10.2",)
+# By version, the processor's feature with which YNNPACK's convolutions pay; None where they do not with any measured.
+_PAYS_WITH = {"0.10.2": "avx512f", "0.12.0.1": None}
 
 
 def skip_absent_tpu(environ: MutableMapping[str, str], plugins: Sequence[str], sys: Path = Path("/sys")) -> None:
@@ -95,10 +96,11 @@ def give_xla_two_threads(environ: MutableMapping[str, str], cores: int) -> None:
 def convolve_on_all_cores(
     environ: MutableMapping[str, str], cpuinfo: Path = Path("/proc/cpuinfo"), jaxlib: str | None = None
 ) -> None:
-    """Keeps XLA's CPU backend from YNNPACK's convolutions on processors that have AVX2 and no AVX-512.
+    """Keeps XLA's CPU backend from YNNPACK's convolutions on processors where the fallback learns sooner.
 
-    They run on one core each. With AVX-512 they are so much faster than the fallback that this pays, with AVX2 only by
-    a sixth: there the fallback, which takes all cores, learns sooner. See docs/performance.md.
+    With jaxlib 0.10.2 they run on one core each. With AVX-512 they are so much faster than the fallback that this pays,
+    with AVX2 only by a sixth, and the fallback takes all cores. With 0.12.0.1 they take all cores, too, but of each as
+    much time as the fallback or more. See docs/performance.md.
 
     Args:
         environ: gets another of `XLA_FLAGS`, unless it has one that decides this, or names a file of flags.
@@ -107,10 +109,12 @@ def convolve_on_all_cores(
             others than those that this was measured with are left alone.
     """
     features = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    known = (jaxlib or importlib.metadata.version("jaxlib")) in _MEASURED_JAXLIB
+    version = jaxlib or importlib.metadata.version("jaxlib")
+    if version not in _PAYS_WITH or _PAYS_WITH[version] in features or "avx2" not in features:
+        return
     flags = environ.get("XLA_FLAGS", "").split()
     in_file = bool(flags) and not flags[0].startswith("--")
-    if known and "avx2" in features and "avx512f" not in features and not in_file and not _ynnpack_flags(environ):
+    if not in_file and not _ynnpack_flags(environ):
         environ["XLA_FLAGS"] = " ".join([*flags, f"{_YNNPACK_FLAG}=-{_YNNPACK_CONVOLUTION}"])
 
 
