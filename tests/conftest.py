@@ -6,6 +6,8 @@ another process has half written, and takes over what the others have long writt
 """
 
 import contextlib
+import ctypes
+import gc
 from importlib import metadata
 from importlib.util import find_spec
 import os
@@ -30,6 +32,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     os.environ["XDG_CACHE_HOME"] = str(caches / "podrl" / "tests" / os.environ["PYTEST_XDIST_WORKER"])
 
+import jax
 import pytest
 
 from podrl.compilation_cache import use_compilation_cache  # Imports JAX, which reads the above.
@@ -39,6 +42,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _CACHE = Path(use_compilation_cache())
 _WRITTEN_S = 5.0  # After so long an entry, of some kilobytes, is whole.
+_MEMORY_BYTES = 1.5e9
 _NO_GYMNAX = "env.source='gymnax' needs Gymnax"
 
 
@@ -64,6 +68,24 @@ def programs_of_other_workers():
             if entry.name not in known and time.time() - entry.stat().st_mtime > _WRITTEN_S:
                 shutil.copyfile(entry, whole := _CACHE / f"{entry.name}.copy")
                 os.replace(whole, _CACHE / entry.name)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_dropped_once_they_take_much_memory():
+    """JAX keeps all that a process has compiled; what a later module needs again is read from disk."""
+    yield
+    if _resident_bytes() > _MEMORY_BYTES:
+        jax.clear_caches()
+        gc.collect()
+        with contextlib.suppress(AttributeError):  # Only glibc has it.
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # Not on Linux.
+        return 0
 
 
 @pytest.fixture(autouse=True)
