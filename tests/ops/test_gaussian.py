@@ -1,5 +1,6 @@
 """Gaussians and squashed Gaussians against sums over a fine grid, by sampling, and at extreme parameters."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -10,7 +11,16 @@ import pytest
 from podrl.ops.gaussian import MIN_SCALE, make_gaussian
 
 CASES = list(itertools.product((False, True), [(0.0, 0.5), (-0.7, 0.1), (1.5, 1.0)]))
-PLAIN, SQUASHED = make_gaussian(1, squash=False, initial_scale=1.0), make_gaussian(1, squash=True, initial_scale=1.0)
+
+
+def compiled_gaussian(size, **options):
+    """With its functions compiled: eagerly, each operation would be a program of its own."""
+    made = make_gaussian(size, **options)
+    functions = {name: jax.jit(x) for name, x in vars(made).items() if callable(x)}
+    return dataclasses.replace(made, **functions)
+
+
+PLAIN, SQUASHED = (compiled_gaussian(1, squash=squash, initial_scale=1.0) for squash in (False, True))
 
 
 def family(squash):
@@ -20,7 +30,7 @@ def family(squash):
 def params(mean, scale):
     """Of one Gaussian of which softplus(raw + log(e^(1 - MIN_SCALE) - 1)) + MIN_SCALE is the scale."""
     raw = np.log(np.expm1(scale - MIN_SCALE)) - np.log(np.expm1(1 - MIN_SCALE))
-    return jnp.array([mean, raw], jnp.float32)
+    return np.array([mean, raw], np.float32)
 
 
 def grid(squash, mean, scale):
@@ -41,9 +51,7 @@ def density(squash, mean, scale, action):
 def test_log_prob_is_that_of_the_samples_and_sums_to_one(squash, case):
     action, width = grid(squash, *case)
     kept = slice(None, None, 50)
-    found = family(squash).log_prob(
-        jnp.broadcast_to(params(*case), (400, 2)), jnp.asarray(action[kept, None], jnp.float32)
-    )
+    found = family(squash).log_prob(np.broadcast_to(params(*case), (400, 2)), action[kept, None].astype(np.float32))
     # To the last digits that an action near 1 has in float32, whose own rounding the density multiplies.
     np.testing.assert_allclose(found, np.log(density(squash, *case, action[kept])), atol=0.02)
     np.testing.assert_allclose(np.sum(density(squash, *case, action) * width), 1, atol=1e-4)
@@ -69,7 +77,7 @@ def test_kl(squash, case):
 @pytest.mark.parametrize(("squash", "case"), CASES)
 def test_sample_frequencies(squash, case):
     keys = jax.random.split(jax.random.key(0), 20_000)
-    action = family(squash).sample(keys, jnp.broadcast_to(params(*case), (20_000, 2)))
+    action = np.asarray(family(squash).sample(keys, np.broadcast_to(params(*case), (20_000, 2))))
     assert (action.shape, action.dtype) == ((20_000, 1), jnp.float32)
     u = np.arctanh(np.float64(action)) if squash else action
     np.testing.assert_allclose((u.mean(), u.std()), case, atol=0.03)
@@ -77,19 +85,19 @@ def test_sample_frequencies(squash, case):
 
 
 def test_a_sample_depends_on_its_key_alone_and_entries_are_independent():
-    distribution = make_gaussian(3, squash=False, initial_scale=1.0)
-    keys, parameters = jax.random.split(jax.random.key(1), 4000), jnp.zeros((4000, 6))
-    whole = distribution.sample(keys, parameters)
+    distribution = compiled_gaussian(3, squash=False, initial_scale=1.0)
+    keys, parameters = jax.random.split(jax.random.key(1), 4000), np.zeros((4000, 6), np.float32)
+    whole = np.asarray(distribution.sample(keys, parameters))
     np.testing.assert_array_equal(whole[8:16], distribution.sample(keys[8:16], parameters[8:16]))
     np.testing.assert_allclose(np.corrcoef(whole.T), np.eye(3), atol=0.06)
 
 
 def test_several_entries_add_up():
     case, other = (-0.7, 0.1), (1.5, 1.0)
-    both = jnp.array([[params(*case)[0], params(*other)[0], params(*case)[1], params(*other)[1]]])
-    action = jnp.array([[-0.6, 0.3]])
+    both = np.stack([params(*case), params(*other)], axis=1).reshape(1, 4)
+    action = np.array([[-0.6, 0.3]], np.float32)
     for squash in (False, True):
-        one, two = family(squash), make_gaussian(2, squash=squash, initial_scale=1.0)
+        one, two = family(squash), compiled_gaussian(2, squash=squash, initial_scale=1.0)
         parts = [(params(*case), action[:, :1]), (params(*other), action[:, 1:])]
         log_prob = sum(one.log_prob(p[None], a) for p, a in parts)
         np.testing.assert_allclose(two.log_prob(both, action), log_prob, rtol=1e-5)
@@ -98,19 +106,19 @@ def test_several_entries_add_up():
 
 def test_zeros_are_the_initial_scale():
     for scale in (0.05, 1.0, 3.0):
-        distribution = make_gaussian(1, squash=False, initial_scale=scale)
+        distribution = compiled_gaussian(1, squash=False, initial_scale=scale)
         entropy = 0.5 * np.log(2 * np.pi * np.e * scale**2)
-        np.testing.assert_allclose(distribution.entropy(jnp.zeros(2)), entropy, atol=1e-3)
+        np.testing.assert_allclose(distribution.entropy(np.zeros(2, np.float32)), entropy, atol=1e-3)
 
 
 def test_mode():
-    np.testing.assert_allclose(PLAIN.mode(jnp.array([1.5, 0.3])), [1.5])
-    np.testing.assert_allclose(SQUASHED.mode(jnp.array([1.5, 0.3])), [np.tanh(1.5)], rtol=1e-6)
+    np.testing.assert_allclose(PLAIN.mode(np.array([1.5, 0.3], np.float32)), [1.5])
+    np.testing.assert_allclose(SQUASHED.mode(np.array([1.5, 0.3], np.float32)), [np.tanh(1.5)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("squash", [False, True])
 def test_values_and_gradients_are_finite_at_extreme_parameters(squash):
-    distribution, x = family(squash), jnp.array(list(itertools.product((-1e4, 0.0, 1e4), repeat=2)))
+    distribution, x = family(squash), np.array(list(itertools.product((-1e4, 0.0, 1e4), repeat=2)), np.float32)
     functions = [
         distribution.entropy,
         lambda p: distribution.kl(p, jnp.zeros(2)),
@@ -118,7 +126,7 @@ def test_values_and_gradients_are_finite_at_extreme_parameters(squash):
         *[lambda p, a=a: distribution.log_prob(p, jnp.array([a])) for a in (-1.0, 0.0, 1.0, 30.0)],
     ]
     for function in functions:
-        value, grad = jax.vmap(jax.value_and_grad(function))(x)
+        value, grad = jax.jit(jax.vmap(jax.value_and_grad(function)))(x)
         assert np.isfinite(value).all()
         assert np.isfinite(grad).all()
     assert np.isfinite(distribution.sample(jax.random.split(jax.random.key(0), 9), x)).all()
