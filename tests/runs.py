@@ -93,25 +93,28 @@ def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, s
     """A trajectory of noise with resets, terminations and the behaviour of a policy near the agent's."""
     rng = np.random.default_rng(seed)
 
-    def noise(*shape: int, dtype: Any = np.float32) -> jax.Array:
+    def noise(*shape: int, dtype: Any = np.float32) -> np.ndarray:
         if np.issubdtype(dtype, np.integer):
-            return jnp.asarray(rng.integers(0, 256, shape), dtype)
-        return jnp.asarray(rng.normal(size=shape), dtype)
+            return rng.integers(0, 256, shape).astype(dtype)
+        return rng.normal(size=shape).astype(dtype)
 
     shape = (length, num_envs)
     first = rng.random((length + 1, num_envs)) < 0.1
-    return Trajectory(
+    trajectory = Trajectory(
         observation=jax.tree.map(lambda x: noise(length + 1, num_envs, *x.shape, dtype=x.dtype), spec.observation),
-        first=jnp.asarray(first),
-        action=jnp.asarray(spec.actions.sample(rng, shape)),
+        first=first,
+        action=spec.actions.sample(rng, shape),
         reward=noise(*shape),
-        discount=jnp.asarray(rng.random(shape) > 0.1, jnp.float32),
-        behaviour=jax.tree.map(lambda x: noise(length, *x.shape) * 0.3, behaviour_shape(agent, spec, num_envs)),
+        discount=(rng.random(shape) > 0.1).astype(np.float32),
+        behaviour=jax.tree.map(
+            lambda x: noise(length, *x.shape) * np.float32(0.3), behaviour_shape(agent, spec, num_envs)
+        ),
         carry=agent.initial_carry(num_envs),
         opening_reward=noise(num_envs),
-        env_index=jnp.arange(num_envs, dtype=jnp.uint32),
-        params_version=jnp.zeros(shape, jnp.int32),
+        env_index=np.arange(num_envs, dtype=np.uint32),
+        params_version=np.zeros(shape, np.int32),
     )
+    return jax.tree.map(jnp.asarray, trajectory)  # Made in numpy, since of each shape JAX would compile each operation.
 
 
 def behaviour_shape(agent: Agent, spec: EnvSpec, num_envs: int) -> Any:
@@ -123,4 +126,4 @@ def behaviour_shape(agent: Agent, spec: EnvSpec, num_envs: int) -> Any:
 
 def all_resets(trajectory: Trajectory) -> Trajectory:
     """The same trajectory in which every row is a reset."""
-    return dataclasses.replace(trajectory, first=jnp.ones_like(trajectory.first))
+    return dataclasses.replace(trajectory, first=jnp.asarray(np.ones(trajectory.first.shape, bool)))

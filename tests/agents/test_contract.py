@@ -38,94 +38,108 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(params=[(name, kind) for name in AGENTS for kind in SPECS], ids="-".join)
+NUM_ENVS = 500  # One number for all that acts, so that a case compiles it once.
+
+
+class Case:
+    """An agent with its programs: each is compiled once, and shared by all tests of the case."""
+
+    def __init__(self, name, kind):
+        module = importlib.import_module(name)
+        self.spec, self.traces = SPECS[kind], 0
+        self.agent = module.make_agent(module.AgentConfig(), make_network(NETWORKS[kind], self.spec), num_updates=100)
+        self.state = jax.jit(self.agent.init)(jax.random.key(0))
+        self.params = self.agent.actor_params(self.state)
+        self.carry = jax.jit(self.agent.initial_carry, static_argnums=0)(NUM_ENVS)
+        self.act, self.act_greedy = jax.jit(self.agent.act), jax.jit(self.agent.act_greedy)
+        self.update = jax.jit(self._count_and_update)
+        self.keys = jax.random.split(jax.random.key(1), NUM_ENVS)
+
+    def _count_and_update(self, state, trajectory):
+        self.traces += 1
+        return self.agent.update(state, trajectory)
+
+    def trajectory(self, seed=0):
+        return random_trajectory(self.agent, self.spec, 6, 8, seed)
+
+    def params_further_from_uniform(self, scale=5):
+        return jax.tree.map(lambda x: np.asarray(scale * np.asarray(x), x.dtype), self.params)
+
+
+@pytest.fixture(scope="module", params=[(name, kind) for name in AGENTS for kind in SPECS], ids="-".join)
 def case(request):
-    name, kind = request.param
-    module = importlib.import_module(name)
-    spec = SPECS[kind]
-    agent = module.make_agent(module.AgentConfig(), make_network(NETWORKS[kind], spec), num_updates=100)
-    return agent, spec
+    return Case(*request.param)
 
 
-def make_timestep(spec, num_envs, first):
-    observation = jax.random.randint(jax.random.key(7), (num_envs, *spec.observation.shape), 0, 255)
+def make_timestep(spec, first, same=False):
+    """Of `NUM_ENVS` environments, or as often that of one."""
+    shape = (1 if same else NUM_ENVS, *spec.observation.shape)
+    observation = np.random.default_rng(7).integers(0, 255, shape).astype(spec.observation.dtype)
     return Timestep(
-        observation=observation.astype(spec.observation.dtype),
-        reward=jnp.zeros(num_envs),
-        discount=jnp.ones(num_envs),
-        first=jnp.broadcast_to(jnp.asarray(first), (num_envs,)),
+        observation=np.broadcast_to(observation, (NUM_ENVS, *spec.observation.shape)),
+        reward=np.zeros(NUM_ENVS, np.float32),
+        discount=np.ones(NUM_ENVS, np.float32),
+        first=np.full(NUM_ENVS, first),
     )
 
 
-def keys(num_envs):
-    return jax.random.split(jax.random.key(1), num_envs)
+def shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 
 def test_acting_has_the_promised_shapes(case):
-    agent, spec = case
-    params, carry = agent.actor_params(agent.init(jax.random.key(0))), agent.initial_carry(5)
-    action, behaviour, next_carry = agent.act(params, make_timestep(spec, 5, True), carry, keys(5))
-    assert action.shape == (5, *spec.actions.struct.shape)
-    assert action.dtype == spec.actions.struct.dtype
-    assert all(x.shape[0] == 5 for x in jax.tree.leaves(behaviour))
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), next_carry) == jax.tree.map(lambda x: (x.shape, x.dtype), carry)
+    actions = case.spec.actions.struct
+    action, behaviour, carry = case.act(case.params, make_timestep(case.spec, True), case.carry, case.keys)
+    assert (action.shape, action.dtype) == ((NUM_ENVS, *actions.shape), actions.dtype)
+    assert all(x.shape[0] == NUM_ENVS for x in jax.tree.leaves(behaviour))
+    assert shapes(carry) == shapes(case.carry)
 
 
 def test_greedy_actions_are_what_a_policy_without_noise_would_sample(case):
     """What is sampled most, or the median of floats; the carry goes on as where the same was sampled."""
-    agent, spec = case
-    params, carry = agent.actor_params(agent.init(jax.random.key(0))), agent.initial_carry(1)
-    scale = 100 if spec.id == "memory" else 5  # An LSTM's outputs are small.
-    params = jax.tree.map(lambda x: scale * x, params)  # Further from uniform.
-    timestep = make_timestep(spec, 1, True)
-    greedy, greedy_carry = agent.act_greedy(params, timestep, carry)
-    assert (greedy.shape, greedy.dtype) == ((1, *spec.actions.struct.shape), spec.actions.struct.dtype)
-    sample = jax.jit(jax.vmap(lambda key: agent.act(params, timestep, carry, key[None])[0][0]))
-    sampled = np.asarray(sample(keys(500)))
+    spec = case.spec
+    params = case.params_further_from_uniform(100 if spec.id == "memory" else 5)  # An LSTM's outputs are small.
+    timestep = make_timestep(spec, True, same=True)
+    greedy, greedy_carry = case.act_greedy(params, timestep, case.carry)
+    assert (greedy.shape, greedy.dtype) == ((NUM_ENVS, *spec.actions.struct.shape), spec.actions.struct.dtype)
+    sampled, _, carry = jax.device_get(case.act(params, timestep, case.carry, case.keys))
+    greedy, greedy_carry = jax.device_get((greedy[:1], greedy_carry))
     if isinstance(spec.actions, ContinuousActions):
         np.testing.assert_allclose(np.median(sampled, axis=0), greedy[0], atol=0.15)
     else:
-        for choices, chosen in zip(sampled.reshape(500, -1).T, greedy.ravel(), strict=True):
+        for choices, chosen in zip(sampled.reshape(NUM_ENVS, -1).T, greedy.ravel(), strict=True):
             counts = np.bincount(choices)
             assert counts.argmax() == chosen
             assert counts.max() > 200
-    alike = keys(500)[(sampled == greedy).reshape(500, -1).all(axis=1).argmax()]
-    jax.tree.map(np.testing.assert_array_equal, greedy_carry, agent.act(params, timestep, carry, alike[None])[2])
+    alike = (sampled == greedy).reshape(NUM_ENVS, -1).all(axis=1).argmax()
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[alike], y[alike]), greedy_carry, carry)
 
 
 def test_acting_needs_neither_the_optimizer_nor_the_key(case):
-    agent, _ = case
-    state = agent.init(jax.random.key(0))
+    state = case.state
     bare = LearnerState(step=None, params=state.params, opt_state=None, extra=state.extra, key=None)
-    jax.tree.map(np.testing.assert_array_equal, agent.actor_params(bare), agent.actor_params(state))
+    jax.tree.map(np.testing.assert_array_equal, case.agent.actor_params(bare), case.params)
 
 
 def test_the_carry_is_forgotten_where_an_episode_opens(case):
     """In whatever shows it: the actions of many environments, what is recorded of them, or the next carry."""
-    agent, spec = case
-    params, num_envs = agent.actor_params(agent.init(jax.random.key(0))), 200
-    params = jax.tree.map(lambda x: 5 * x, params)  # Further from uniform.
-    stale = jax.tree.map(lambda x: x + 1, agent.initial_carry(num_envs))
-    act = jax.jit(lambda first, carry: agent.act(params, make_timestep(spec, num_envs, first), carry, keys(num_envs)))
-    opened = [act(True, carry) for carry in (stale, agent.initial_carry(num_envs))]
+    params = case.params_further_from_uniform()
+    stale = jax.tree.map(lambda x: np.asarray(np.asarray(x) + 1, x.dtype), case.carry)
+
+    def act(first, carry):
+        return jax.device_get(case.act(params, make_timestep(case.spec, first), carry, case.keys))
+
+    opened = [act(True, carry) for carry in (stale, case.carry)]
     jax.tree.map(np.testing.assert_array_equal, *opened)
     within = act(False, stale)
     assert any((x != y).any() for x, y in zip(jax.tree.leaves(within), jax.tree.leaves(opened[0]), strict=True))
 
 
 def test_update_compiles_once_and_counts_its_steps(case):
-    agent, spec = case
-    traces = 0
-
-    def counted(state, trajectory):
-        nonlocal traces
-        traces += 1
-        return agent.update(state, trajectory)
-
-    update, state = jax.jit(counted), agent.init(jax.random.key(0))
+    state = case.state
     for seed in range(3):
-        state, metrics = update(state, random_trajectory(agent, spec, 4, 4, seed))
-    assert traces == 1
+        state, metrics = case.update(state, case.trajectory(seed))
+    assert case.traces == 1
     assert isinstance(state, LearnerState)
     assert state.step == 3
     assert all(x.shape == () and np.isfinite(x) for x in jax.tree.leaves(metrics))
@@ -133,37 +147,31 @@ def test_update_compiles_once_and_counts_its_steps(case):
 
 
 def test_update_keeps_the_states_shapes_and_dtypes(case):
-    agent, spec = case
-    before = jax.eval_shape(agent.init, jax.random.key(0))
-    trajectory = jax.eval_shape(lambda: random_trajectory(agent, spec, 4, 4))
-    after, _ = jax.eval_shape(agent.update, before, trajectory)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
+    after, _ = case.update(case.state, case.trajectory())
+    assert shapes(after) == shapes(case.state)
 
 
 def test_a_trajectory_of_resets_teaches_nothing(case):
-    agent, spec = case
-    state = agent.init(jax.random.key(0))
-    empty = all_resets(random_trajectory(agent, spec, 4, 4))
-    poisoned = dataclasses.replace(empty, reward=jnp.full_like(empty.reward, 1e6))
-    after, metrics = jax.jit(agent.update)(state, poisoned)
-    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    empty = all_resets(case.trajectory())
+    poisoned = dataclasses.replace(empty, reward=np.full_like(empty.reward, 1e6))
+    after, metrics = case.update(case.state, poisoned)
+    jax.tree.map(np.testing.assert_array_equal, after.params, case.state.params)
     assert all(np.isfinite(x) for x in jax.tree.leaves(metrics))
 
 
 def test_reset_rows_do_not_matter(case):
-    agent, spec = case
-    state, trajectory = agent.init(jax.random.key(0)), random_trajectory(agent, spec, 6, 8)
-    reset = ~trajectory.is_transition
+    trajectory = jax.device_get(case.trajectory())
+    reset = ~np.asarray(trajectory.is_transition)
     assert reset.any()
-    in_action = jnp.expand_dims(reset, range(2, trajectory.action.ndim))
+    in_action = np.expand_dims(reset, tuple(range(2, trajectory.action.ndim)))
     changed = dataclasses.replace(
         trajectory,
-        reward=jnp.where(reset, 100.0, trajectory.reward),
-        action=jnp.where(in_action, 0, trajectory.action),
-        discount=jnp.where(reset, 1 - trajectory.discount, trajectory.discount),
+        reward=np.where(reset, np.float32(100), trajectory.reward),
+        action=np.where(in_action, np.zeros_like(trajectory.action), trajectory.action),
+        discount=np.where(reset, 1 - trajectory.discount, trajectory.discount),
     )
-    update = jax.jit(agent.update)
-    jax.tree.map(np.testing.assert_array_equal, update(state, trajectory)[0].params, update(state, changed)[0].params)
+    states = [case.update(case.state, x)[0].params for x in (trajectory, changed)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
 
 
 @pytest.mark.parametrize("name", AGENTS)

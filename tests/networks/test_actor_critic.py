@@ -1,9 +1,6 @@
 """Whole networks: sizes, step against unroll, compute types, config errors, and sharding."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -26,26 +23,27 @@ def make_spec(shape, dtype=jnp.uint8, num_actions=18):
 
 def random_unroll(network, spec, rows, batch):
     """A trajectory of random observations in `rows` rows; some of them open an episode, the first does not."""
-    frame, shape = spec.observation, (rows - 1, batch)
-    observation = jax.random.uniform(jax.random.key(1), (rows, batch, *frame.shape), maxval=255.0)
+    frame, shape, rng = spec.observation, (rows - 1, batch), np.random.default_rng(1)
+    first = rng.random((rows, batch)) < 0.3
+    first[0] = False
     return Trajectory(
-        observation=observation.astype(frame.dtype),
-        first=jax.random.bernoulli(jax.random.key(2), 0.3, (rows, batch)).at[0].set(False),
-        action=jnp.asarray(spec.actions.sample(np.random.default_rng(3), shape)),
-        reward=jax.random.normal(jax.random.key(4), shape),
-        discount=jnp.ones(shape),
+        observation=rng.uniform(0, 255, (rows, batch, *frame.shape)).astype(frame.dtype),
+        first=first,
+        action=spec.actions.sample(rng, shape),
+        reward=rng.normal(size=shape).astype(np.float32),
+        discount=np.ones(shape, np.float32),
         behaviour=(),
-        carry=network.initial_carry(batch),
-        opening_reward=jax.random.normal(jax.random.key(5), (batch,)),
-        env_index=jnp.arange(batch, dtype=jnp.uint32),
-        params_version=jnp.zeros(shape, jnp.int32),
+        carry=jax.device_get(network.initial_carry(batch)),
+        opening_reward=rng.normal(size=batch).astype(np.float32),
+        env_index=np.arange(batch, dtype=np.uint32),
+        params_version=np.zeros(shape, np.int32),
     )
 
 
 def timestep_of(trajectory, row):
     """What the actor saw in a row."""
     reward = trajectory.reward[row - 1] if row else trajectory.opening_reward
-    discount = trajectory.discount[row - 1] if row else jnp.ones_like(reward)
+    discount = trajectory.discount[row - 1] if row else np.ones_like(reward)
     return Timestep(
         observation=trajectory.observation[row], reward=reward, discount=discount, first=trajectory.first[row]
     )
@@ -86,15 +84,21 @@ def check_step_equals_unroll(network, spec, rows=6):
     params = jax.jit(network.init)(jax.random.key(0))
     trajectory = random_unroll(network, spec, rows, 3)
     assert trajectory.first[1:-1].any()
-    carry = jax.tree.map(lambda x: jax.random.normal(jax.random.key(6), x.shape).astype(x.dtype), trajectory.carry)
+    rng = np.random.default_rng(6)
+    carry = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), trajectory.carry)
     unrolled, last_carry = jax.jit(network.unroll)(params, dataclasses.replace(trajectory, carry=carry))
     assert unrolled.policy.shape == (rows, 3, 4)
     assert unrolled.value.shape == (rows, 3)
     assert np.std(unrolled.value) > 1e-3
-    step, scale = jax.jit(network.step), max(1.0, float(np.abs(unrolled.value).max()))
+    step, remember, scale = (
+        jax.jit(network.step),
+        jax.jit(network.remember),
+        max(1.0, float(np.abs(unrolled.value).max())),
+    )
+    unrolled = jax.device_get(unrolled)
     for t in range(rows):
         output, carry = step(params, timestep_of(trajectory, t), carry)
-        carry = network.remember(carry, trajectory.action[t]) if t < rows - 1 else carry
+        carry = remember(carry, trajectory.action[t]) if t < rows - 1 else carry
         np.testing.assert_allclose(output.policy / scale, unrolled.policy[t] / scale, atol=1e-6)
         np.testing.assert_allclose(output.value / scale, unrolled.value[t] / scale, atol=1e-6)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), carry, last_carry)
@@ -108,11 +112,11 @@ def test_rows_are_those_of_unroll(encoder, shape, memory):
     spec = make_spec(shape, jnp.uint8 if len(shape) == 3 else jnp.float32, num_actions=4)
     network = make_network(NetworkConfig(encoder=encoder, frame_stack=3, **memory), spec)
     params, trajectory = jax.jit(network.init)(jax.random.key(0)), random_unroll(network, spec, 6, 3)
-    rows = jnp.array([[0, 5, 2], [3, 3, 0]], jnp.int32)
+    rows = np.array([[0, 5, 2], [3, 3, 0]], np.int32)
     found = jax.jit(network.rows)(params, trajectory, rows)
-    unrolled, _ = jax.jit(network.unroll)(params, trajectory)
+    unrolled, _ = jax.device_get(jax.jit(network.unroll)(params, trajectory))
     for x, y in ((found.policy, unrolled.policy), (found.value, unrolled.value)):
-        np.testing.assert_allclose(x, y[rows, jnp.arange(3)], atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(x, y[rows, np.arange(3)], atol=1e-5, rtol=1e-5)
     assert np.std(found.value) > 1e-3
     assert make_network(NetworkConfig(encoder=encoder, core="lstm"), spec).rows is None
 
@@ -125,10 +129,11 @@ class TestMemory:
         spec = make_spec((5,), jnp.float32, num_actions=3)
         network = make_network(config, spec)
         trajectory = random_unroll(network, spec, 8, 2)
-        trajectory = dataclasses.replace(trajectory, first=jnp.zeros((8, 2), bool).at[4, 1].set(True))
-        params, unroll = network.init(jax.random.key(0)), jax.jit(network.unroll)
-        before, after = (unroll(params, x)[0].value for x in (trajectory, change(trajectory)))
-        return np.asarray(before != after)
+        trajectory = dataclasses.replace(trajectory, first=np.arange(16).reshape(8, 2) == 9)
+        trajectory = jax.tree.map(jnp.asarray, trajectory)
+        params, unroll = jax.jit(network.init)(jax.random.key(0)), jax.jit(network.unroll)
+        before, after = (np.asarray(unroll(params, x)[0].value) for x in (trajectory, change(trajectory)))
+        return before != after
 
     def test_an_lstm_sees_the_past_of_the_episode_and_nothing_else(self):
         def change(trajectory):
@@ -162,14 +167,15 @@ class TestMemory:
     def test_the_last_reward_is_clipped(self, reward, seen):
         spec = make_spec((5,), jnp.float32)
         network = make_network(NetworkConfig(last_reward=True), spec)
-        trajectory, params = random_unroll(network, spec, 2, 1), network.init(jax.random.key(0))
-        one, other = (dataclasses.replace(trajectory, reward=jnp.full((1, 1), r)) for r in (1.0, reward))
-        values = [network.unroll(params, x)[0].value[1] for x in (one, other)]
+        trajectory, params = random_unroll(network, spec, 2, 1), jax.jit(network.init)(jax.random.key(0))
+        one, other = (dataclasses.replace(trajectory, reward=np.full((1, 1), r, np.float32)) for r in (1.0, reward))
+        unroll = jax.jit(network.unroll)
+        values = [np.asarray(unroll(params, x)[0].value)[1] for x in (one, other)]
         assert (values[0] != values[1]).any() == seen
 
     def test_an_lstm_begins_by_remembering(self):
         network = make_network(NetworkConfig(core="lstm", core_size=8), make_spec((5,), jnp.float32))
-        core = network.init(jax.random.key(0))["core"]
+        core = jax.device_get(jax.jit(network.init)(jax.random.key(0))["core"])
         np.testing.assert_array_equal(core["bias"], np.eye(4)[1][:, None] * np.ones(8))
         for gate in range(4):
             kernel = core["recurrent_kernel"][:, gate]
@@ -200,7 +206,7 @@ def test_bfloat16_keeps_float32_params_and_outputs(encoder, memory):
     params = jax.jit(network.init)(jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     arguments = (params, random_unroll(network, spec, 2, 2))
-    output, expected = network.unroll(*arguments)[0], exact.unroll(*arguments)[0]
+    output, expected = jax.jit(network.unroll)(*arguments)[0], jax.jit(exact.unroll)(*arguments)[0]
     assert output.policy.dtype == output.value.dtype == jnp.float32
     assert not np.array_equal(output.value, expected.value)
     np.testing.assert_allclose(output.value, expected.value, atol=0.05, rtol=0.05)
@@ -209,19 +215,20 @@ def test_bfloat16_keeps_float32_params_and_outputs(encoder, memory):
 def test_pixels_are_scaled_and_floats_are_not():
     pixels = make_network(NetworkConfig(), make_spec((6,), jnp.uint8))
     floats = make_network(NetworkConfig(), make_spec((6,), jnp.float32))
-    params = pixels.init(jax.random.key(0))
+    params = jax.jit(pixels.init)(jax.random.key(0))
     bytes_ = jnp.array([[0, 51, 102, 153, 204, 255]], jnp.uint8)
     timestep = Timestep(observation=bytes_, reward=jnp.zeros(1), discount=jnp.ones(1), first=jnp.zeros(1, bool))
-    expected, _ = floats.step(params, timestep.replace(observation=bytes_ / 255), floats.initial_carry(1))
+    expected, _ = jax.jit(floats.step)(params, timestep.replace(observation=bytes_ / 255), floats.initial_carry(1))
     np.testing.assert_allclose(
-        pixels.step(params, timestep, pixels.initial_carry(1))[0].value, expected.value, rtol=1e-6
+        jax.jit(pixels.step)(params, timestep, pixels.initial_carry(1))[0].value, expected.value, rtol=1e-6
     )
 
 
 def test_new_policy_is_nearly_uniform():
     spec = make_spec((84, 84, 1))
     network = make_network(NetworkConfig(encoder="nature"), spec)
-    output, _ = network.unroll(jax.jit(network.init)(jax.random.key(0)), random_unroll(network, spec, 2, 2))
+    params = jax.jit(network.init)(jax.random.key(0))
+    output, _ = jax.jit(network.unroll)(params, random_unroll(network, spec, 2, 2))
     assert 0 < np.abs(output.policy).max() < 0.1
 
 
@@ -267,8 +274,8 @@ def test_dictionary_observation_is_a_config_error():
         make_network(NetworkConfig(), spec)
 
 
-def print_compiled_unroll():
-    """Run in a process of its own with 8 devices: prints the compiled unroll with environments sharded over them."""
+def test_sharded_unroll_moves_nothing_between_devices():
+    """With environments sharded over eight devices."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = lambda *spec: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))  # noqa: E731
     spec = make_spec((13, 12, 1), num_actions=4)
@@ -277,15 +284,6 @@ def print_compiled_unroll():
     shardings = (sharding(), trajectory.map(lambda _: sharding(None, "data"), lambda _: sharding("data")))
     unroll = lambda *arguments: network.unroll(*arguments)[0]  # noqa: E731
     params = jax.eval_shape(network.init, jax.random.key(0))
-    compiled = jax.jit(unroll, in_shardings=shardings).lower(params, trajectory).compile()
-    print(compiled.as_text())  # noqa: T201
-
-
-def test_sharded_unroll_moves_nothing_between_devices():
-    program = "from tests.networks.test_actor_critic import print_compiled_unroll; print_compiled_unroll()"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    result = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=True
-    )
-    assert "u8[3,2,13,12,1]" in result.stdout  # One device's share of the environments.
-    assert not [name for name in COLLECTIVES if name in result.stdout]
+    compiled = jax.jit(unroll, in_shardings=shardings).lower(params, trajectory).compile().as_text()
+    assert "u8[3,2,13,12,1]" in compiled  # One device's share of the environments.
+    assert not [name for name in COLLECTIVES if name in compiled]
