@@ -67,6 +67,13 @@ def assert_params_close(a, b, rtol):
         np.testing.assert_allclose(x / scale, y / scale, atol=rtol)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def what_tests_share_ends_with_the_module():
+    yield
+    for cached in (train_in_minibatches, train_ppo):
+        cached.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def reference():
     return train(make_config(), num_devices=1, num_updates=20)
@@ -103,7 +110,7 @@ def test_micro_batches_are_as_many_copies_of_the_network_as_the_config_says(agen
         config = make_config(agent=agent, agent__minibatches=1, **overrides)
         built, spec = make_agent(config)
         trajectory = random_trajectory(built, spec, 4, 8)
-        lowered = jax.jit(built.update).lower(built.init(jax.random.key(0)), trajectory)
+        lowered = jax.jit(built.update).lower(jax.eval_shape(built.init, jax.random.key(0)), trajectory)
         return lowered.compile().as_text().count(" dot(")
 
     loop = products(agent__micro_batches=8, agent__micro_batch_loop="rolled")
@@ -113,10 +120,14 @@ def test_micro_batches_are_as_many_copies_of_the_network_as_the_config_says(agen
 
 @pytest.mark.parametrize(("num_devices", "num_pools"), [(1, 2), (8, 1), (8, 2)])
 def test_minibatches_hold_the_same_environments_on_any_layout(num_devices, num_pools):
+    params, *_ = train_in_minibatches(num_devices, num_pools)
+    assert_params_close(params, train_in_minibatches(1, 1)[0], rtol=1e-5)
+
+
+@functools.cache
+def train_in_minibatches(num_devices, num_pools):
     config = make_config(agent__minibatches=2, actors__num_envs=32)
-    reference, *_ = train(config, num_devices=1, num_updates=20, num_envs=32)
-    params, *_ = train(config, num_devices=num_devices, num_updates=20, num_pools=num_pools, num_envs=32)
-    assert_params_close(params, reference, rtol=1e-5)
+    return train(config, num_devices=num_devices, num_updates=20, num_pools=num_pools, num_envs=32)
 
 
 SHUFFLES = {

@@ -70,6 +70,24 @@ def make_learner(config: Config) -> Learner:
     return Learner(agent, mesh, rules)
 
 
+LEARNERS: dict[str, Learner] = {}
+
+
+def shared_learner(config: Config) -> Learner:
+    """One for all tests of a config, with what it compiled; not for `compile` and `compile_init`, which change it."""
+    if (name := repr(config)) not in LEARNERS:
+        LEARNERS[name] = make_learner(config)
+    return LEARNERS[name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_tests_share_ends_with_the_module():
+    yield
+    LEARNERS.clear()
+    for cached in (compile_update, train_whole, compile_whole_init):
+        cached.cache_clear()
+
+
 def make_batch(config: Config, length: int = 5, seed: int = 0) -> Trajectory:
     spec = spec_of(config.network.encoder)
     agent, _ = make_split_agent(config, spec, learner_mesh(config))
@@ -84,7 +102,7 @@ def compile_update(encoder: str, style: str, length: int = 5) -> tuple[jax.stage
 
 
 def train(config: Config, num_updates: int = 3) -> tuple[LearnerState, Metrics]:
-    learner, mesh = make_learner(config), learner_mesh(config)
+    learner, mesh = shared_learner(config), learner_mesh(config)
     state = learner.init(seed=3)
     for update in range(num_updates):
         batch = make_batch(config, seed=update)
@@ -98,7 +116,7 @@ def plain(state: LearnerState) -> LearnerState:
 
 def layout(config: Config) -> dict[str, P]:
     """Where each parameter's dimensions go; the rest of the state must agree with it."""
-    state = make_learner(config).state_shape
+    state = shared_learner(config).state_shape
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     specs = {path.removeprefix("params/"): x.sharding.spec for path, x in leaves.items() if path.startswith("params/")}
     for path, leaf in leaves.items():
@@ -206,7 +224,7 @@ class TestLayout:
             wide_config(style="fspd")
 
     def test_it_is_described_in_one_line(self):
-        state = make_learner(wide_config(**FSDP)).state_shape
+        state = shared_learner(wide_config(**FSDP)).state_shape
         assert describe_split(state.params) == "3 of 10 parameters, 99.3% of their bytes, split over 4 devices"
         assert describe_split(make_learner(wide_config(data=4)).state_shape.params).startswith(
             "10 parameters, whole on"
@@ -268,7 +286,7 @@ def test_an_update_of_a_split_resnet_is_that_of_a_whole_one(split):
 
 def update_once(config: Config, state: LearnerState, seed: int) -> tuple[LearnerState, Metrics]:
     """An update of a copy of `state`, laid out as `config` says."""
-    learner, batch = make_learner(config), make_batch(config, seed=seed)
+    learner, batch = shared_learner(config), make_batch(config, seed=seed)
     copied = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, learner.state_shape), may_alias=False)
     return learner.update(copied, [jax.device_put(batch, trajectory_sharding(learner_mesh(config), batch))])
 
@@ -294,7 +312,7 @@ def test_minibatches_of_rows_learn_with_split_parameters_what_they_learn_with_wh
 
 
 def test_updates_change_every_parameter():
-    before = plain(make_learner(wide_config(**WHOLE)).init(seed=3))
+    before = plain(shared_learner(wide_config(**WHOLE)).init(seed=3))
     after = plain(train_whole("mlp", "adam")[0])
     for x, y in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True):
         assert np.abs(x - y).max() > 1e-5
@@ -303,14 +321,13 @@ def test_updates_change_every_parameter():
 class TestBirth:
     @STYLES
     def test_no_device_ever_holds_a_whole_wide_parameter(self, split):
-        learner, whole = (make_learner(wide_config(**devices)) for devices in (split, WHOLE))
-        compiled = learner.compile_init()
+        learner = make_learner(wide_config(**split))
+        compiled, whole_compiled = learner.compile_init(), compile_whole_init()
         for found, expected in zip(
             jax.tree.leaves(compiled.output_shardings), jax.tree.leaves(learner.state_shape), strict=True
         ):
             assert found.is_equivalent_to(expected.sharding, expected.ndim)
         widest = max(leaf.size for leaf in jax.tree.leaves(learner.state_shape.params))
-        whole_compiled = whole.compile_init()
         assert largest_array(whole_compiled) >= widest
         assert largest_array(compiled) <= widest / 2
         memories = [program.memory_analysis() for program in (compiled, whole_compiled)]
@@ -322,13 +339,18 @@ class TestBirth:
         states, prints = [], []
         for devices in (WHOLE, split):
             config = wide_config(**devices)
-            learner, batch = make_learner(config), make_batch(config)
+            learner, batch = shared_learner(config), make_batch(config)
             state = learner.init(seed=3)
             placed = jax.device_put(batch, trajectory_sharding(learner_mesh(config), batch))
             prints.append(np.asarray(learner.fingerprint(state, [placed])))
             states.append(plain(state))
         jax.tree.map(np.testing.assert_array_equal, *states)
         np.testing.assert_array_equal(*prints)
+
+
+@functools.cache
+def compile_whole_init() -> jax.stages.Compiled:
+    return make_learner(wide_config(**WHOLE)).compile_init()
 
 
 def largest_array(compiled: jax.stages.Compiled) -> int:
@@ -338,7 +360,7 @@ def largest_array(compiled: jax.stages.Compiled) -> int:
 
 
 def test_the_copy_for_actors_is_whole_and_equal_on_every_learner_device():
-    learner = make_learner(wide_config(**FSDP))
+    learner = shared_learner(wide_config(**FSDP))
     state = learner.init(seed=3)
     copies = learner.actor_params(state)
     wanted = plain(state).params
@@ -355,7 +377,7 @@ def test_a_checkpoint_goes_from_one_layout_to_another_bit_for_bit(tmp_path, save
     snapshot = Snapshot(state=state, counters=Counters(learner_steps=2), episodes={})
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         checkpointer.save(snapshot)
-    learner = make_learner(wide_config(**restored))
+    learner = shared_learner(wide_config(**restored))
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         found = checkpointer.restore(learner.state_shape, 2).state
     jax.tree.map(np.testing.assert_array_equal, plain(found), plain(state))
