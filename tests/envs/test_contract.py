@@ -76,6 +76,7 @@ SLOW = {
 
 
 @pytest.fixture(
+    scope="module",
     params=[*CASES.values(), *(pytest.param(config, marks=pytest.mark.slow) for config in SLOW.values())],
     ids=[*CASES, *SLOW],
 )
@@ -85,12 +86,17 @@ def config(request):
     return request.param
 
 
-def test_timesteps_match_the_spec_and_the_reset_rule(config):
-    spec = load_source(config.source).make_spec(config)
-    timesteps = play(make_pool(config), random_actions(config))
+@pytest.fixture(scope="module")
+def played(config):
+    """The timesteps of all random actions with one thread, which several tests look at."""
+    return play(make_pool(config, num_threads=1), random_actions(config))
 
-    assert timesteps[0].first.all()
-    for timestep in timesteps:
+
+def test_timesteps_match_the_spec_and_the_reset_rule(config, played):
+    spec = load_source(config.source).make_spec(config)
+
+    assert played[0].first.all()
+    for timestep in played:
         assert isinstance(timestep.observation, np.ndarray)
         assert timestep.observation.shape == (NUM_ENVS, *spec.observation.shape)
         assert timestep.observation.dtype == spec.observation.dtype
@@ -100,18 +106,16 @@ def test_timesteps_match_the_spec_and_the_reset_rule(config):
         assert set(timestep.discount.tolist()) <= {0.0, 1.0}
         assert (timestep.reward[timestep.first] == 0).all()
         assert (timestep.discount[timestep.first] == 1).all()
-    for timestep, following in itertools.pairwise(timesteps):
+    for timestep, following in itertools.pairwise(played):
         assert following.first[timestep.discount == 0].all()  # a termination is followed by a reset row
         assert not (following.first & timestep.first).any()
 
 
-def test_same_seeds_and_actions_give_the_same_timesteps(config):
+def test_same_seeds_and_actions_give_the_same_timesteps(config, played):
     # Another number of threads must not change anything either.
-    actions = random_actions(config)
-    once = play(make_pool(config, num_threads=1), actions)
-    again = play(make_pool(config, num_threads=3), actions)
+    again = play(make_pool(config, num_threads=3), random_actions(config))
 
-    for one, other in zip(once, again, strict=True):
+    for one, other in zip(played, again, strict=True):
         for name in ("observation", "reward", "discount", "first"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
@@ -132,14 +136,13 @@ def test_returned_arrays_are_never_overwritten(config):
             np.testing.assert_array_equal(getattr(timestep, name), copy)
 
 
-def test_rows_belong_to_their_seeds(config):
+def test_rows_belong_to_their_seeds(config, played):
     if config.source == "tests.envs.scripted":
         pytest.skip("the scripted source does not use its seeds")
-    seeds, actions = env_seeds(1, range(NUM_ENVS)), random_actions(config, 40)
-    together = play(make_pool(config), actions)
+    seeds, actions = env_seeds(1, range(NUM_ENVS)), random_actions(config)[:40]
     alone = load_source(config.source).make_pool(config, seeds=seeds[2:], num_threads=1)
 
-    for one, other in zip(together, play(alone, actions[:, 2:]), strict=True):
+    for one, other in zip(played[:41], play(alone, actions[:, 2:]), strict=True):
         np.testing.assert_array_equal(one.observation[2:], other.observation)
 
 
