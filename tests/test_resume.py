@@ -47,6 +47,21 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """Fills a folder with a run of `TestInOneProcess.CONFIG` stopped after some updates; makes one for each number."""
+    made = {}
+
+    def copy_to(folder, update):
+        if update not in made:
+            run = tmp_path_factory.mktemp(f"stopped_{update}")
+            made[update] = run, TestInOneProcess().train_until(run, update)
+        shutil.copytree(made[update][0], folder, dirs_exist_ok=True)
+        return made[update][1]
+
+    return copy_to
+
+
 class TestInOneProcess:
     OVERRIDES = types.MappingProxyType(
         {
@@ -100,18 +115,19 @@ class TestInOneProcess:
         assert facts(read_rows(tmp_path / "stopped")) == straight
 
     @pytest.mark.parametrize("update", [4, 6, 8, 11])
-    def test_stopping_and_going_on_changes_nothing(self, undisturbed, tmp_path, update):
-        stopped = self.train_until(tmp_path / "stopped", update)
-        assert update <= stopped.counters.learner_steps < 12
+    def test_stopping_and_going_on_changes_nothing(self, stopped, undisturbed, tmp_path, update):
+        assert update <= stopped(tmp_path / "stopped", update).counters.learner_steps < 12
         outcome = train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))
         assert outcome.counters.learner_steps == 12
         assert facts(read_rows(tmp_path / "stopped")) == facts(read_rows(undisturbed))
         both = [final_params(folder, 12, self.CONFIG) for folder in (undisturbed, tmp_path / "stopped")]
         jax.tree.map(np.testing.assert_array_equal, *both)
 
-    def test_a_run_that_never_had_a_checkpoint_starts_anew_and_keeps_its_rows(self, undisturbed, tmp_path, caplog):
+    def test_a_run_that_never_had_a_checkpoint_starts_anew_and_keeps_its_rows(
+        self, stopped, undisturbed, tmp_path, caplog
+    ):
         caplog.set_level("INFO", logger="absl")
-        self.train_until(tmp_path / "stopped", 6)
+        stopped(tmp_path / "stopped", 6)
         shutil.rmtree(tmp_path / "stopped/checkpoints")  # As if it had been killed before the first.
         (tmp_path / "stopped/checkpointed.json").unlink()
         rows = (tmp_path / "stopped/metrics.jsonl").read_text()
@@ -162,8 +178,8 @@ class TestInOneProcess:
                 train.train(self.CONFIG, workdir=str(tmp_path), start_anew=start_anew)
         assert (tmp_path / "checkpoints/model.pt").read_text() == "weights"
 
-    def test_between_boundaries_a_run_goes_on_and_says_what_that_means(self, tmp_path, caplog):
-        self.train_until(tmp_path / "stopped", 2)
+    def test_between_boundaries_a_run_goes_on_and_says_what_that_means(self, stopped, tmp_path, caplog):
+        stopped(tmp_path / "stopped", 2)
         outcome = train.train(self.CONFIG, workdir=str(tmp_path / "stopped"))
         assert outcome.finished
         assert "is between two boundaries (checkpoint.every_updates=4)" in caplog.text
@@ -190,8 +206,8 @@ class TestInOneProcess:
         assert rows[stopped.learner_steps]["lag/max"] == 0  # Nobody acts with parameters of before the stop.
         assert whole_steps(tmp_path)[-1] == 12
 
-    def test_other_software_is_named(self, tmp_path, caplog):
-        self.train_until(tmp_path, 5)
+    def test_other_software_is_named(self, stopped, tmp_path, caplog):
+        stopped(tmp_path, 5)
         manifest = json.loads((tmp_path / "manifest.json").read_text())
         manifest["versions"]["jax"] = "0.0.1"
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
@@ -199,19 +215,20 @@ class TestInOneProcess:
         now = jax.__version__
         assert f"may not be bit for bit what it would have been: versions.jax was 0.0.1, is {now}." in caplog.text
 
-    def test_the_same_software_is_not(self, tmp_path, caplog):
-        self.train_until(tmp_path, 5)
+    def test_the_same_software_is_not(self, stopped, tmp_path, caplog):
+        stopped(tmp_path, 5)
         train.train(self.CONFIG, workdir=str(tmp_path))
         assert "bit for bit" not in caplog.text
 
-    def test_the_config_in_the_folder_leaves_to_each_machine_what_it_chooses(self, tmp_path):
-        self.train_until(tmp_path, 2)
+    def test_the_config_in_the_folder_leaves_to_each_machine_what_it_chooses(self, stopped, tmp_path):
+        stopped(tmp_path, 2)
         assert json.loads((tmp_path / "config.json").read_text())["agent"]["micro_batches"] == 0
         assert json.loads((tmp_path / "manifest.json").read_text())["micro_batches"] == 1
 
-    def test_a_finished_run_says_so_and_stays_as_it_is(self, tmp_path, caplog):
+    def test_a_finished_run_says_so_and_stays_as_it_is(self, undisturbed, tmp_path, caplog):
         caplog.set_level("INFO", logger="absl")
-        straight = self.straight(tmp_path / "run")
+        shutil.copytree(undisturbed, tmp_path / "run")
+        straight = facts(read_rows(undisturbed))
         manifest = tmp_path / "run/manifest.json"
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"commit": "another"}))
         outcome = train.train(self.CONFIG, workdir=str(tmp_path / "run"))
@@ -224,8 +241,8 @@ class TestInOneProcess:
         for name in ("config", "manifest"):
             assert read_fact(undisturbed, 8, name) == json.loads((undisturbed / f"{name}.json").read_text())
 
-    def test_a_run_of_before_podrl_had_a_key_goes_on_with_its_default(self, tmp_path):
-        self.train_until(tmp_path, 5)
+    def test_a_run_of_before_podrl_had_a_key_goes_on_with_its_default(self, stopped, tmp_path):
+        stopped(tmp_path, 5)
         config = json.loads((tmp_path / "config.json").read_text())
         del config["checkpoint"]["keep_best"]
         (tmp_path / "config.json").write_text(json.dumps(config))
@@ -251,8 +268,8 @@ class TestInOneProcess:
         self.straight(tmp_path)
         assert whole_steps(tmp_path) == [4, 8, 12]
 
-    def test_another_config_is_refused_with_what_changed(self, tmp_path):
-        self.train_until(tmp_path, 2)
+    def test_another_config_is_refused_with_what_changed(self, stopped, tmp_path):
+        stopped(tmp_path, 2)
         other = runs.make_config(**self.OVERRIDES, agent__discount=0.5)
         with pytest.raises(ConfigError, match=r"another config: agent\.discount was 0\.99, is 0\.5\. Choose another"):
             train.train(other, workdir=str(tmp_path))
@@ -297,15 +314,15 @@ class TestInOneProcess:
         assert clock[8] > saved_s
         assert read_fact(run, 12, "clock")["wall_s"] >= clock[-1]
 
-    def test_keys_that_came_since_are_no_change(self, tmp_path):
-        self.train_until(tmp_path, 2)
+    def test_keys_that_came_since_are_no_change(self, stopped, tmp_path):
+        stopped(tmp_path, 2)
         stored = json.loads((tmp_path / "config.json").read_text())
         del stored["agent"]["micro_batch_loop"], stored["determinism"]
         (tmp_path / "config.json").write_text(json.dumps(stored))
         assert train.train(self.CONFIG, workdir=str(tmp_path)).finished
 
-    def test_a_refused_network_leaves_the_run_as_it_was(self, tmp_path):
-        self.train_until(tmp_path, 5)
+    def test_a_refused_network_leaves_the_run_as_it_was(self, stopped, tmp_path):
+        stopped(tmp_path, 5)
         before = (tmp_path / "config.json").read_text()
         other = runs.make_config(**self.OVERRIDES, network__hidden_sizes=(32,))
         with pytest.raises(ConfigError, match="is of another network or algorithm"):
