@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from podrl.platforms import skip_absent_tpu
+from tools import plan as tool
 
 ROOT = Path(__file__).parent.parent
 CATCH = f"--config={ROOT}/configs/impala_catch.py"
@@ -35,16 +36,25 @@ def plan(*arguments):
         ((CATCH, "--topology", "h100:8", "--json", "."), " is a folder"),
         ((CATCH, "--topology", "v5e:²x4"), "a chip and a shape"),
         ((CATCH, "--topology", "h100:8", "--confg.seed=1"), "Unknown argument '--confg.seed=1'"),
-        ((CATCH, "--topology", "h100:8", "--config.actors.num_envs=7", "--env_steps_per_vcpu=9"), "num_envs=7"),
     ],
 )
-def test_a_mistake_is_one_clear_line_and_exit_code_2(arguments, complaint):
-    found = plan(*arguments)
+def test_a_mistake_is_one_clear_line_and_exit_code_2(arguments, complaint, monkeypatch, capfd):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # The tool sets it.
+    assert tool.main(["plan.py", *arguments]) == 2
+    check_complaint(capfd.readouterr().err, complaint)
+
+
+def test_a_mistake_that_is_found_with_jax_ends_the_command_alike():
+    found = plan(CATCH, "--topology", "h100:8", "--config.actors.num_envs=7", "--env_steps_per_vcpu=9")
     assert found.returncode == 2
-    assert complaint in found.stderr
-    errors = [line for line in found.stderr.splitlines() if "error:" in line]
+    check_complaint(found.stderr, "num_envs=7")
+
+
+def check_complaint(stderr, complaint):
+    errors = [line for line in stderr.splitlines() if "error:" in line]
     assert len(errors) == 1
-    assert "Traceback" not in found.stderr
+    assert complaint in errors[0]
+    assert "Traceback" not in stderr
 
 
 def test_a_plan_for_gpus_is_printed_and_written(tmp_path):
