@@ -31,12 +31,12 @@ from tools import inspect_checkpoint as tool
 MANIFEST = {"commit": "abc123", "versions": {"jax": "1.2.3"}, "devices": ["a", "b"], "device_kind": "TPU v5e"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config():
     return make_config(checkpoint__every_updates=4, checkpoint__keep=1, checkpoint__keep_every=8)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def state(config):
     """On four devices, with a parameter in bfloat16."""
     topology = TopologyConfig(actor_devices_per_process=1, learner_devices_per_process=4)
@@ -47,10 +47,10 @@ def state(config):
     return state.replace(params=params)
 
 
-@pytest.fixture
-def workdir(tmp_path, config, state):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, config, state):
     """A run with checkpoints of updates 8, 12 and 14, the newest without its config and manifest."""
-    run = tmp_path / "run"
+    run = tmp_path_factory.mktemp("saved") / "run"
     run.mkdir()
     (run / "config.json").write_text(json.dumps(to_dict(config)))
     (run / "manifest.json").write_text(json.dumps(MANIFEST | {"commit": "of the folder"}))
@@ -64,6 +64,12 @@ def workdir(tmp_path, config, state):
         checkpointer.save(Snapshot(state=at_update(state, 14), counters=Counters(learner_steps=14), episodes={}))
     (run / "checkpoints/16.orbax-checkpoint-tmp").mkdir()
     return run
+
+
+@pytest.fixture
+def workdir(tmp_path, saved):
+    """A copy of that run, for the test to damage."""
+    return shutil.copytree(saved, tmp_path / "run")
 
 
 def inspect(workdir, *arguments):
