@@ -244,11 +244,15 @@ class TestAdviser:
         assert "(4 cores, 50% busy, 15% with other processes)" in adviser.add(_row(60.0, wait_rollouts=1.0))
 
 
-def test_a_run_logs_it(tmp_path, monkeypatch, caplog):
+def test_a_run_logs_it_once_and_with_the_first_rate_a_shorter_one(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("podrl.reporter.Adviser", lambda *args: Adviser(*args, after_s=0.0))
+    monkeypatch.setattr("podrl.reporter.suggest_shorter", lambda config, row: f"rated {row['env_steps']}")
+    one_device = {f"topology__{who}_devices_per_process": 1 for who in ("actor", "learner")}
     with caplog.at_level(logging.INFO, logger="absl"):
-        train.train(runs.make_config(actors__num_envs=32), workdir=str(tmp_path / "run"))
-    assert len([record for record in caplog.records if "What limits the speed: " in record.getMessage()]) == 1
+        train.train(runs.make_config(**one_device), workdir=str(tmp_path / "run"))
+    messages = [record.getMessage() for record in caplog.records]
+    for beginning in ("What limits the speed: ", "rated "):
+        assert len([message for message in messages if message.startswith(beginning)]) == 1
 
 
 @pytest.mark.parametrize(("rate", "long"), [(1e3, False), (1.0, True)])
@@ -261,10 +265,3 @@ def test_a_run_that_would_take_days_names_one_that_is_done_in_seconds(rate, long
     assert (suggestion is not None) == long
     if suggestion:
         assert suggestion.startswith("At this rate the run takes 8 d 2 h more. For a first look, --config configs/")
-
-
-def test_the_suggestion_is_made_once_with_the_first_rate(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("podrl.reporter.suggest_shorter", lambda config, row: f"rated {row['env_steps']}")
-    with caplog.at_level(logging.INFO, logger="absl"):
-        train.train(runs.make_config(actors__num_envs=32), workdir=str(tmp_path / "run"))
-    assert len([record for record in caplog.records if record.getMessage().startswith("rated ")]) == 1
