@@ -99,8 +99,8 @@ def convolve_on_all_cores(
     """Keeps XLA's CPU backend from YNNPACK's convolutions on processors where the fallback learns sooner.
 
     With jaxlib 0.10.2 they run on one core each. With AVX-512 they are so much faster than the fallback that this pays,
-    with AVX2 only by a sixth, and the fallback takes all cores. With 0.12.0.1 they take all cores, too, but of each as
-    much time as the fallback or more. See docs/performance.md.
+    with AVX2 only by a sixth, and the fallback takes all cores. With 0.12.0.1 they take all cores, too, but for
+    most shapes more time of each than the fallback. See docs/performance.md.
 
     Args:
         environ: gets another of `XLA_FLAGS`, unless it has one that decides this, or names a file of flags.
