@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.processes import LIMIT_S, ROOT, environment
+from tests.processes import LIMIT_S, QUICK_TO_COMPILE, ROOT, environment
 
 TEXT = (ROOT / "README.md").read_text()
 TABLE = TEXT.partition("## Try other things")[2].partition("\n## ")[0]
@@ -58,7 +58,8 @@ def split(command):
 
 COMMANDS = list(dict.fromkeys(typed()))
 # `tests/test_launcher.py` runs every config.
-MORE = [each for each in COMMANDS if not re.fullmatch(r"python tools/tpu_launch.py --config \S+( --help)?", each)]
+RUN_ELSEWHERE = r"python tools/tpu_launch.py --config \S+( --help| --smoke)?"
+MORE = [each for each in COMMANDS if not re.fullmatch(RUN_ELSEWHERE, each)]
 
 
 def test_the_readme_has_commands_of_every_tool():
@@ -104,7 +105,7 @@ def type_in(folder, command):
     return subprocess.run(
         [sys.executable, f"{ROOT}/tools/{tool}.py", *arguments],
         cwd=folder,
-        env={**environment(), **variables},
+        env=environment(f"{QUICK_TO_COMPILE} {variables.pop('XLA_FLAGS', '')}") | variables,
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
@@ -119,6 +120,8 @@ def smoke_form(command, run):
         short = "--dry_run"
     elif "--slurm" in command:
         short += " --dry_run"
+    if ATARI in command and tool == "tpu_launch":
+        short += " --config.actors.num_envs=16"  # Its ResNet is slow on a CPU.
     if "--config.topology." in command and "XLA_FLAGS" not in command:  # For more devices than a laptop has.
         command = f"XLA_FLAGS=--xla_force_host_platform_device_count=4 {command}"
         short += " --config.network.hidden_sizes=256,256"  # And a network that can be split.

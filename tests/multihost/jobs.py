@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from podrl.secret import VARIABLE
-from tests.processes import LIMIT_S, ROOT
+from tests.processes import LIMIT_S, ROOT, environment
 
 SECRET = "the secret of the tests' jobs"
 
@@ -39,11 +39,10 @@ class Member:
         secret: str = SECRET,
         environ: Mapping[str, str] | None = None,
     ):
-        env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         self.process = subprocess.Popen(
             [*within, *command, address] + [str(argument) for argument in (count, index, timeout_s, *action)],
             cwd=ROOT,
-            env={**env, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", VARIABLE: secret, **(environ or {})},
+            env={**environment(), "JAX_PLATFORMS": "cpu", VARIABLE: secret, **(environ or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,6 +1,7 @@
 """Real processes meet, agree, and lose each other; each fault is a real one."""
 
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -35,8 +36,11 @@ def stop_coordinator(address):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def in_vain():
+def in_vain(request):
     """Jobs that wait in vain, by the limits that they keep: started first, as those pass while other tests run."""
+    if not any("in_vain" in inspect.signature(item.function).parameters for item in request.session.items):
+        yield {}
+        return
     address = free_address()
     with (
         job(4, "wait", address=address, missing=(1, 2, 3)) as first,
@@ -49,6 +53,29 @@ def in_vain():
             yield {"join": [*first, second], "reach": lonely, "exchange": impatient}
         finally:
             second.kill()
+
+
+@pytest.fixture(scope="module")
+def standing_still():
+    """Jobs of which something was stopped or is held: started together, so that their limits pass at the same time."""
+    with contextlib.ExitStack() as stack:
+        addresses = {name: free_address() for name in ("coordinator", (0,), (1, 2))}
+        jobs = {name: stack.enter_context(job(3, "wait", address=addresses[name])) for name in addresses}
+        jobs["fails"] = stack.enter_context(job(3, "fail", "0"))
+        jobs["held"] = stack.enter_context(job(2, "hold_interpreter"))
+        for name, address in addresses.items():
+            for member in jobs[name]:
+                member.wait_for("waits")
+            if name == "coordinator":
+                stop_coordinator(address)
+                continue
+            for victim in name:
+                jobs[name][victim].process.send_signal(signal.SIGSTOP)
+        addresses["alone"] = free_address()
+        jobs["alone"] = stack.enter_context(job(3, "wait", address=addresses["alone"], missing=(1, 2), timeout_s=14))
+        wait_for(lambda: coordinators(addresses["alone"]))
+        stop_coordinator(addresses["alone"])
+        yield jobs, addresses
 
 
 def test_processes_exchange_values_and_leave_in_good_order():
@@ -166,25 +193,18 @@ def test_when_one_is_killed_the_others_end_and_name_it(victim):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victims", [(0,), (1,), (1, 2)])
-def test_when_some_are_stopped_the_others_end_and_name_one_and_the_port_is_free_soon(victims):
-    address = free_address()
-    with job(3, "wait", address=address) as members:
-        for member in members:
-            member.wait_for("waits")
-        for victim in victims:
-            members[victim].process.send_signal(signal.SIGSTOP)
-        for member in [member for index, member in enumerate(members) if index not in victims]:
-            code, _, lines = member.end()
-            (line,) = errors(lines)
-            assert code == 1
-            stuck = [
-                f"Process {victim} ({socket.gethostname()}) is stuck: it has sent no" in line for victim in victims
-            ]
-            assert any(stuck)
-            assert "heartbeat for 40 s." in line
-        if len(victims) > 1:  # Not as long as for those that are only slow.
-            wait_for(lambda: not coordinators(address))
+@pytest.mark.parametrize("victims", [(0,), (1, 2)])
+def test_when_some_are_stopped_the_others_end_and_name_one_and_the_port_is_free_soon(standing_still, victims):
+    jobs, addresses = standing_still
+    for member in [member for index, member in enumerate(jobs[victims]) if index not in victims]:
+        code, _, lines = member.end()
+        (line,) = errors(lines)
+        assert code == 1
+        stuck = [f"Process {victim} ({socket.gethostname()}) is stuck: it has sent no" in line for victim in victims]
+        assert any(stuck)
+        assert "heartbeat for 40 s." in line
+    if len(victims) > 1:  # Not as long as for those that are only slow.
+        wait_for(lambda: not coordinators(addresses[victims]))
 
 
 @pytest.mark.slow
@@ -224,33 +244,25 @@ def test_when_a_host_is_cut_off_both_sides_end():
 
 
 @pytest.mark.slow
-def test_when_the_coordinator_is_stopped_all_end_and_say_so():
-    address = free_address()
-    with job(2, "wait", address=address) as members:
-        for member in members:
-            member.wait_for("waits")
-        stop_coordinator(address)
-        for member in members:
-            code, results, lines = member.end()
-            (line,) = errors(lines)
-            assert code == 1
-            assert f"The coordinator beside process 0 ({socket.gethostname()}) has not answered for 12 s" in line
-            assert results["on_loss"]
-    wait_for(lambda: not coordinators(address))
+def test_when_the_coordinator_is_stopped_all_end_and_say_so(standing_still):
+    jobs, addresses = standing_still
+    for member in jobs["coordinator"]:
+        code, results, lines = member.end()
+        (line,) = errors(lines)
+        assert code == 1
+        assert f"The coordinator beside process 0 ({socket.gethostname()}) has not answered for 12 s" in line
+        assert results["on_loss"]
+    wait_for(lambda: not coordinators(addresses["coordinator"]))
 
 
 @pytest.mark.slow
-def test_a_coordinator_that_is_stopped_while_they_meet_is_named():
-    address = free_address()
-    with job(3, "wait", address=address, missing=(1, 2), timeout_s=14) as members:
-        wait_for(lambda: coordinators(address))
-        stop_coordinator(address)
-        code, _, lines = members[0].end()
-        (line,) = errors(lines)
-        assert code == 124
-        assert (
-            f"The coordinator at {address}, a small process beside process 0, was reached, but does not answer" in line
-        )
+def test_a_coordinator_that_is_stopped_while_they_meet_is_named(standing_still):
+    jobs, addresses = standing_still
+    address = addresses["alone"]
+    code, _, lines = jobs["alone"][0].end()
+    (line,) = errors(lines)
+    assert code == 124
+    assert f"The coordinator at {address}, a small process beside process 0, was reached, but does not answer" in line
     wait_for(lambda: not coordinators(address))
 
 
@@ -316,18 +328,25 @@ def introduce(connection, more=b""):
     connection.sendall(wire.encode(hosts=["node1", "node2"]) + more)
 
 
-@pytest.mark.parametrize("holds", ["nobody", pytest.param("0", marks=pytest.mark.slow)])
-def test_when_one_says_why_it_ends_the_others_repeat_it_and_its_exit_code(holds):
-    """However late they are: the coordinator stays for one that `holds` its interpreter."""
-    with job(3, "fail", holds) as members:
-        for member in members:
-            code, results, lines = member.end()
-            assert code == 3
-            assert "shuts_down" not in results  # A call to JAX's service that comes back then aborts the process.
-            said = [f"Process 2 ({socket.gethostname()}) ended: ValueError: the environment's rewards are not finite"]
-            assert [line.partition("ERROR: ")[2] for line in errors(lines)] == (
-                said if member is not members[2] else []
-            )
+def assert_all_end_for_the_reason_of_the_last(members):
+    for member in members:
+        code, results, lines = member.end()
+        assert code == 3
+        assert "shuts_down" not in results  # A call to JAX's service that comes back then aborts the process.
+        said = [f"Process 2 ({socket.gethostname()}) ended: ValueError: the environment's rewards are not finite"]
+        assert [line.partition("ERROR: ")[2] for line in errors(lines)] == (said if member is not members[2] else [])
+
+
+def test_when_one_says_why_it_ends_the_others_repeat_it_and_its_exit_code():
+    with job(3, "fail") as members:
+        assert_all_end_for_the_reason_of_the_last(members)
+
+
+@pytest.mark.slow
+def test_so_does_one_that_hears_it_late(standing_still):
+    """The coordinator stays for one that holds its interpreter."""
+    jobs, _ = standing_still
+    assert_all_end_for_the_reason_of_the_last(jobs["fails"])
 
 
 @pytest.mark.parametrize("holds", ["nobody", pytest.param("0", marks=pytest.mark.slow)])
@@ -354,9 +373,9 @@ def test_an_error_of_a_collective_is_explained():
 
 
 @pytest.mark.slow
-def test_a_process_whose_interpreter_is_held_is_not_stuck():
-    with job(2, "hold_interpreter") as members:
-        assert [member.end()[0] for member in members] == [0, 0]
+def test_a_process_whose_interpreter_is_held_is_not_stuck(standing_still):
+    jobs, _ = standing_still
+    assert [member.end()[0] for member in jobs["held"]] == [0, 0]
 
 
 def test_facts_that_agree_and_clocks():

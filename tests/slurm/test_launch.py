@@ -95,10 +95,13 @@ def test_gives_up_where_a_restart_would_not_help(cluster, tmp_path, do, said):
     assert found == said
 
 
-@pytest.mark.slow  # SLURM's own clock: two minutes.
+@pytest.mark.slow
 def test_goes_on_after_its_time_limit(cluster, tmp_path):
+    """SIGTERM comes two minutes before the limit: here at the controller's next look at its jobs, in half a minute."""
     do = "import os; exit(0) if os.environ.get('SLURM_RESTART_COUNT') else None" + HEED
-    job = submit(cluster, tmp_path, STAND_IN, *TWO, "--time", "3", "--do", do)
+    job = submit(cluster, tmp_path, STAND_IN, *TWO, "--time", "30", "--do", do)
+    cluster.wait_for_output(job, "ready\nready")
+    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=2")
     cluster.wait_for_state(job, ("PENDING",), restarts=1)
     cluster.start_soon(job)
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
