@@ -28,9 +28,13 @@ def check_one_of(key: str, value: str, choices: Iterable[str]) -> None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where some `known` word is close, else a full stop."""
-    is_word = isinstance(word, str) and len(word) <= _SHOWN
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5) if is_word else []
+    """`; did you mean 'x'?` where some `known` word is close, else a full stop.
+
+    It costs nothing where `word` is known itself, as where a check's message is made before it is needed.
+    """
+    names = list(known)
+    is_mistaken = isinstance(word, str) and len(word) <= _SHOWN and word not in names
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5) if is_mistaken else []
     return f"; did you mean {close[0]!r}?" if close else "."
 
 
