@@ -45,7 +45,11 @@ class Compiled:
     topology: Topology
     state: LearnerState
     update: jax.stages.Compiled
-    act: jax.stages.Compiled
+    lowered_act: jax.stages.Lowered
+
+    @functools.cached_property
+    def act(self):
+        return self.lowered_act.compile()
 
     @property
     def gradient_bytes(self):
@@ -68,7 +72,7 @@ def compile_run(place, encoder="nature", model_devices=1, minibatches=2):
     learner = make_learner(found.config, found.agent, found.topology.learner, found.rules)
     update = learner.trace(rollout_shapes(unroller, found.layout)).lower()
     act = trace_act(unroller, found.topology.local_actor_devices[0]).lower()
-    return Compiled(found.topology, learner.state_shape, update.compile(), act.compile())
+    return Compiled(found.topology, learner.state_shape, update.compile(), act)
 
 
 def arrays(compiled):
