@@ -102,16 +102,16 @@ TALL = {"Adventure", "AirRaid", "Carnival", "JourneyEscape", "KeystoneKapers", "
 }
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_every_shared_game_is_the_same():
+@pytest.mark.parametrize("one_in", [pytest.param(8, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.long)])
+def test_every_shared_game_is_the_same(one_in):
     """A few hundred steps of each; `ATARI_STEPS` plays more."""
     envpool, differences = pytest.importorskip("envpool"), []
     steps = int(os.environ.get("ATARI_STEPS", "200"))
     ale_games = {name.removeprefix("ALE/") for name in gymnasium.registry if name.startswith("ALE/")}
     games = sorted(set(envpool.list_all_envs()) & ale_games)
     assert len(games) > 50
-    for game in games:
+    for game in games[::one_in]:
         num_actions = load_source("ale").make_spec(config_of(game)).actions.num
         one, other = both(game, np.random.default_rng(1).integers(num_actions, size=steps), **PLAIN)
         goes_on = one["discount"] == 1  # The last picture is another matter, see below.

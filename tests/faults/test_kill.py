@@ -118,7 +118,7 @@ class TestSaving:
 
 class TestSigterm:
     @pytest.mark.parametrize(
-        "seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+        "seed", [1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)]
     )
     def test_a_run_that_is_told_to_stop_goes_on_bit_for_bit_from_a_boundary(self, tmp_path, straight_catch, seed):
         workdir, update = tmp_path / "run", random.Random(seed).randrange(21, 80)

@@ -167,8 +167,7 @@ class TestLosses:
         """Options with which a process stands still in the first step after the boundary."""
         return {index: json.dumps({"only_in_pool": 3, "hang_at_step": 1, "hang_until": str(folder / "gate")})}
 
-    @pytest.mark.slow
-    @pytest.mark.parametrize("lost", [0, 1])
+    @pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.long)])
     def test_by_kill(self, scripted_pair, tmp_path, lost):
         run = (*SCRIPTED, *LIMITS, "--workdir", "run")
         with job(*run, cwd=tmp_path, processes=2, options=self.hold(tmp_path, lost)) as started:
