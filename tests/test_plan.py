@@ -79,8 +79,10 @@ def test_what_was_planned_before_a_mistake_is_written(tmp_path):
     assert [one["topology"] for one in json.loads(written.read_text())] == ["h100:1"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("topology", "processes"), [("this", 1), ("this:2x1", 2)])
+@pytest.mark.parametrize(
+    ("topology", "processes"),
+    [pytest.param("this", 1, marks=pytest.mark.slow), pytest.param("this:2x1", 2, marks=pytest.mark.long)],
+)
 def test_a_prediction_for_this_machine_is_held_against_a_run(tmp_path, topology, processes):
     written = tmp_path / "plan.json"
     found = plan(CATCH, "--topology", topology, "--check", "--json", str(written))
