@@ -15,8 +15,9 @@ from tests.runs import make_config, random_trajectory, run
 def on_policy(trajectory, values=0.0, logits=None):
     """The chain as PPO's actor records it; by default of the uniform policy, with zero values."""
     shape = trajectory.reward.shape
-    policy = jnp.zeros((*shape, NUM_ACTIONS)) if logits is None else jnp.broadcast_to(logits, (*shape, NUM_ACTIONS))
-    return dataclasses.replace(trajectory, behaviour={"policy": policy, "value": jnp.full(shape, values)})
+    policy = np.broadcast_to(np.asarray(0.0 if logits is None else logits, np.float32), (*shape, NUM_ACTIONS))
+    behaviour = {"policy": policy, "value": np.full(shape, values, np.float32)}
+    return dataclasses.replace(trajectory, behaviour=behaviour)
 
 
 def gradient(trajectory, **config):
@@ -24,9 +25,14 @@ def gradient(trajectory, **config):
     params = network.init(None)
     defaults = {"value_cost": 0.0, "entropy_cost": 0.0, "discount": 0.9, "normalize_advantages": False}
     config = AgentConfig(minibatches=1, **defaults | config)
-    experience = estimate_advantages(config, network, params, trajectory)
-    count = jnp.sum(trajectory.is_transition)
-    return jax.grad(lambda p: ppo_loss(config, network, p, experience, count, config.clip)[0])(params)
+    count = np.sum(trajectory.is_transition, dtype=np.float32)
+
+    @jax.jit
+    def compute(params):
+        experience = estimate_advantages(config, network, params, trajectory)
+        return jax.grad(lambda p: ppo_loss(config, network, p, experience, count, config.clip)[0])(params)
+
+    return jax.device_get(compute(params))
 
 
 def test_reward_is_credited_to_the_action_that_earned_it():
@@ -35,7 +41,7 @@ def test_reward_is_credited_to_the_action_that_earned_it():
     moved = -gradient(trajectory, lambda_=0.0)["policy"]
     assert moved[2, 1] > 0
     assert moved[2, 0] < 0
-    np.testing.assert_array_equal(moved[jnp.array([0, 1, 3])], 0)
+    np.testing.assert_array_equal(moved[[0, 1, 3]], 0)
 
 
 def test_a_reset_row_is_not_credited_even_if_it_pays():
@@ -47,7 +53,7 @@ def test_a_reset_row_is_not_credited_even_if_it_pays():
 def test_a_termination_does_not_bootstrap_and_a_truncation_does(discount, expected):
     # State 0, then the final observation 1, which the actor valued at 10, then a reset to 2.
     trajectory = on_policy(chain([0, 1, 2], [0, 0], [0, 0], first=[True, False, True], discount=[discount, 1.0]))
-    trajectory.behaviour["value"] = jnp.array([[0.0], [10.0]])
+    trajectory.behaviour["value"] = np.array([[0.0], [10.0]], np.float32)
     assert -gradient(trajectory, value_cost=1.0)["value"][0] == pytest.approx(expected)
 
 
@@ -56,37 +62,37 @@ def test_values_are_the_actors_or_the_learners_and_the_last_is_the_learners(reco
     network = tabular_network()
     params = {**network.init(None), "value": jnp.array([10.0, 20.0, 40.0, 0.0])}
     trajectory = on_policy(chain([0, 1, 2], [0, 0], [0, 0]))
-    trajectory.behaviour["value"] = jnp.array([[3.0], [5.0]])
+    trajectory.behaviour["value"] = np.array([[3.0], [5.0]], np.float32)
     config = AgentConfig(discount=0.9, lambda_=0.0, recompute_values=recompute, minibatches=1)
-    experience = estimate_advantages(config, network, params, trajectory)
-    np.testing.assert_allclose(experience.advantages[:, 0], expected, rtol=1e-5)
+    experience = jax.jit(lambda params: estimate_advantages(config, network, params, trajectory))(params)
+    np.testing.assert_allclose(np.asarray(experience.advantages)[:, 0], expected, rtol=1e-5)
 
 
 def test_what_has_moved_far_enough_is_left_alone():
     """The policy acted with logits of its own: for the trained one, uniform, the ratio is outside the clip."""
-    paid, fined = (on_policy(chain([2, 0], [1], [r]), logits=jnp.log(jnp.array([0.9, 0.1]))) for r in (1.0, -1.0))
+    paid, fined = (on_policy(chain([2, 0], [1], [r]), logits=np.log([0.9, 0.1])) for r in (1.0, -1.0))
     np.testing.assert_array_equal(gradient(paid)["policy"], 0)  # The ratio is 5 already.
     assert gradient(fined)["policy"][2, 1] > 0
 
 
 def update_once(config, trajectory, network=None):
     agent = make_agent(config, network or tabular_network(), num_updates=4)
-    state = agent.init(jax.random.key(0))
-    return agent.update(state, trajectory)
+    state = jax.jit(agent.init)(jax.random.key(0))
+    return jax.jit(agent.update)(state, trajectory)
 
 
 def columns(rewards):
     """One environment for each reward: in state 0 it takes action 1 and is paid."""
     parts = [on_policy(chain([0, 1], [1], [reward])) for reward in rewards]
-    trajectory = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=min(1, xs[0].ndim - 1)), *parts)
-    return dataclasses.replace(trajectory, env_index=jnp.arange(len(rewards), dtype=jnp.uint32))
+    trajectory = jax.tree.map(lambda *xs: np.concatenate(xs, axis=min(1, xs[0].ndim - 1)), *parts)
+    return dataclasses.replace(trajectory, env_index=np.arange(len(rewards), dtype=np.uint32))
 
 
 def test_advantages_are_normalized_over_the_minibatch():
     """Neither the rewards' offset nor their scale reaches the policy."""
     config = AgentConfig(minibatches=1, epochs=1, value_cost=0.0, entropy_cost=0.0)
     trajectory = columns([1.0, 2.0, 3.0, 6.0])
-    trajectory = dataclasses.replace(trajectory, action=jnp.array([[0, 0, 1, 1]]))
+    trajectory = dataclasses.replace(trajectory, action=np.array([[0, 0, 1, 1]], np.int32))
     changed = dataclasses.replace(trajectory, reward=10 * trajectory.reward + 100)
     (state, _), (same, _) = (update_once(config, part) for part in (trajectory, changed))
     assert abs(state.params["policy"]).max() > 1e-5
@@ -100,8 +106,8 @@ def test_advantages_are_normalized_over_each_minibatch_whatever_its_size(shuffle
     for env in range(4):
         first = [True, False, env == 0]  # Environment 0 has a reset row.
         parts.append(on_policy(chain([0, 1, 2], [1, 0], rewards[env], first=first)))
-    trajectory = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=min(1, xs[0].ndim - 1)), *parts)
-    trajectory = dataclasses.replace(trajectory, env_index=jnp.arange(4, dtype=jnp.uint32))
+    trajectory = jax.tree.map(lambda *xs: np.concatenate(xs, axis=min(1, xs[0].ndim - 1)), *parts)
+    trajectory = dataclasses.replace(trajectory, env_index=np.arange(4, dtype=np.uint32))
     network = tabular_network()
     config = AgentConfig(minibatches=2, epochs=1, learning_rate=1e-12, shuffle=shuffle)
     rows = lambda params, trajectory, rows: network.step(params, timestep_rows(trajectory, rows), ())[0]  # noqa: E731
@@ -120,8 +126,8 @@ def test_the_learning_rate_and_the_clip_decay_to_zero():
     """The ratio is 1.1 throughout: within the first clips, 0.2 and 0.15, and outside the last, 0.05."""
     config = AgentConfig(learning_rate=1e-6, epochs=2, minibatches=1, clip=0.2, clip_decay=True)
     agent = make_agent(config, tabular_network(), num_updates=4)
-    trajectory = on_policy(chain([0, 1], [1], [1.0]), logits=jnp.log(jnp.array([0.6, 0.5]) / 1.1))
-    state, found, update = agent.init(jax.random.key(0)), [], jax.jit(agent.update)
+    trajectory = on_policy(chain([0, 1], [1], [1.0]), logits=np.log(np.array([0.6, 0.5]) / 1.1))
+    state, found, update = jax.jit(agent.init)(jax.random.key(0)), [], jax.jit(agent.update)
     for _ in range(4):
         state, metrics = update(state, trajectory)
         found.append((float(metrics["loss/learning_rate"]), float(metrics["policy/clip_fraction"])))
@@ -162,7 +168,9 @@ def test_ways_to_compute_the_same_update_agree():
     for changes in ({}, {"shuffle": "time", "micro_batches": 2}, {"loop": "unrolled"}, ROLLED):
         options = {"epochs": 2, "minibatches": 1} | changes
         agent, spec = make_run_agent(make_config(agent="ppo", **{f"agent__{k}": v for k, v in options.items()}))
-        state, metrics = jax.jit(agent.update)(agent.init(jax.random.key(0)), random_trajectory(agent, spec, 4, 8))
+        state, metrics = jax.jit(agent.update)(
+            jax.jit(agent.init)(jax.random.key(0)), random_trajectory(agent, spec, 4, 8)
+        )
         results.append((state.params, metrics))
     for params, metrics in results[1:]:
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), params, results[0][0])
@@ -174,7 +182,7 @@ def test_every_update_shuffles_anew(shuffle):
     """Nothing but the key differs, and it moves on."""
     config = make_config(agent="ppo", agent__shuffle=shuffle)
     agent, spec = make_run_agent(config)
-    trajectory, state = random_trajectory(agent, spec, 4, 8), agent.init(jax.random.key(0))
+    trajectory, state = random_trajectory(agent, spec, 4, 8), jax.jit(agent.init)(jax.random.key(0))
     update = jax.jit(agent.update)
     after, _ = update(state, trajectory)
     again, _ = update(state, trajectory)
@@ -188,7 +196,7 @@ def test_every_update_shuffles_anew(shuffle):
 def test_a_rollout_may_have_fewer_rows_than_there_are_minibatches():
     agent, spec = make_run_agent(make_config(agent="ppo", agent__recompute_values=True, agent__minibatches=4))
     trajectory = random_trajectory(agent, spec, 2, 8)
-    _, metrics = jax.jit(agent.update)(agent.init(jax.random.key(0)), trajectory)
+    _, metrics = jax.jit(agent.update)(jax.jit(agent.init)(jax.random.key(0)), trajectory)
     assert np.isfinite(metrics["loss/total"])
 
 
