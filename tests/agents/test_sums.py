@@ -26,19 +26,19 @@ def random_case(seed, length=9, num_envs=4):
     params = {"policy": rng.normal(size=(NUM_STATES, NUM_ACTIONS)), "value": rng.normal(size=NUM_STATES)}
     shape = (length, num_envs)
     trajectory = Trajectory(
-        observation=jnp.asarray(rng.integers(NUM_STATES, size=(length + 1, num_envs))),
-        first=jnp.asarray(rng.random((length + 1, num_envs)) < 0.25),
-        action=jnp.asarray(rng.integers(NUM_ACTIONS, size=shape)),
-        reward=jnp.asarray(rng.normal(size=shape), jnp.float32),
-        discount=jnp.asarray(rng.random(shape) > 0.2, jnp.float32),
+        observation=rng.integers(NUM_STATES, size=(length + 1, num_envs), dtype=np.int32),
+        first=rng.random((length + 1, num_envs)) < 0.25,
+        action=rng.integers(NUM_ACTIONS, size=shape, dtype=np.int32),
+        reward=np.float32(rng.normal(size=shape)),
+        discount=np.float32(rng.random(shape) > 0.2),
         behaviour={
-            "policy": jnp.asarray(rng.normal(size=(*shape, NUM_ACTIONS)), jnp.float32),
-            "value": jnp.asarray(rng.normal(size=shape), jnp.float32),
+            "policy": np.float32(rng.normal(size=(*shape, NUM_ACTIONS))),
+            "value": np.float32(rng.normal(size=shape)),
         },
         carry=(),
-        opening_reward=jnp.zeros(num_envs),
-        env_index=jnp.arange(num_envs, dtype=jnp.uint32),
-        params_version=jnp.zeros(shape, jnp.int32),
+        opening_reward=np.zeros(num_envs, np.float32),
+        env_index=np.arange(num_envs, dtype=np.uint32),
+        params_version=np.zeros(shape, np.int32),
     )
     return jax.tree.map(np.float32, params), trajectory
 
@@ -115,7 +115,7 @@ def test_the_loss_of_impala_is_the_papers_sum(seed, options):
     def loss_of(params):
         return impala.impala_loss(config, tabular_network(), params, trajectory, jnp.sum(trajectory.is_transition))[0]
 
-    assert_same(sums, *jax.value_and_grad(loss_of)(params))
+    assert_same(sums, *jax.jit(jax.value_and_grad(loss_of))(params))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -146,7 +146,7 @@ def test_the_loss_of_ppo_is_the_papers_sum(seed, options):
         return ppo.ppo_loss(config, tabular_network(), params, experience, count, config.clip)[0]
 
     before_update = params
-    assert_same(sums, *jax.value_and_grad(loss_of)(params))
+    assert_same(sums, *jax.jit(jax.value_and_grad(loss_of))(params))
 
 
 @pytest.mark.parametrize("truncate", [True, False])
