@@ -13,6 +13,7 @@ from podrl.instruments import CallTime
 from podrl.planning import local
 from podrl.planning.compilation import count
 from podrl.planning.costs import Cost, count_products
+from podrl.planning.environments import env_steps_per_core
 from podrl.planning.local import predict_local
 from podrl.planning.products import time_products
 from podrl.planning.yardsticks import Yardsticks, core_seconds
@@ -65,9 +66,15 @@ def test_large_products_take_the_time_that_they_took():
     assert 0 < seconds.core_s < 1
 
 
-def test_a_prediction_counts_and_times_the_runs_own_products(monkeypatch):
+@pytest.fixture
+def briefly_stepped(monkeypatch):
+    """Environments are stepped for a single window."""
+    monkeypatch.setattr(local, "env_steps_per_core", functools.partial(env_steps_per_core, seconds=0.01))
+
+
+def test_a_prediction_counts_and_times_the_runs_own_products(monkeypatch, briefly_stepped):
     """What the learner's devices have between them is the same on one and on two."""
-    config = make_config("Breakout-v5", network__encoder="resnet", network__frame_stack=4)
+    config = make_config("Breakout-v5", network__encoder="nature", network__frame_stack=4)
     counted = []
     for devices in (1, 2):
         topology = TopologyConfig(actor_devices_per_process=devices, learner_devices_per_process=devices)
@@ -119,7 +126,7 @@ def test_cores_that_a_program_with_environments_leaves_idle_are_lost(hosts, lear
     assert wide["learn"] * run.env_steps_of_host / learners == pytest.approx(1)
 
 
-def test_a_run_here_is_no_faster_than_its_cores_and_its_actor_thread():
+def test_a_run_here_is_no_faster_than_its_cores_and_its_actor_thread(briefly_stepped):
     config = make_config()
     slow_calls = predict_local(config, Yardsticks(flops=1e12, bytes=1e12, call_s=10.0, cores=64))
     assert slow_calls.env_steps_per_s == pytest.approx(1 / (slow_calls.core_s["act"] + slow_calls.core_s["calls"]))
