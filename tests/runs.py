@@ -1,6 +1,7 @@
 """Small real runs for tests: configs, agents and random trajectories."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -8,15 +9,17 @@ import jax
 from jax import numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
+import pytest
 
 from configs import common
-from podrl import assembly
+from podrl import assembly, sebulba
 from podrl.agents import load_agent
-from podrl.config import Config
+from podrl.config import Config, EvaluateConfig
 from podrl.config_dict import from_config_dict
 from podrl.envs import load_source
-from podrl.mesh import ShardingRule, make_topology
+from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.placement import run_loop
+from podrl.programs import Programs
 from podrl.progress import Outcome
 from podrl.sharding import make_split_network
 from podrl.types import Agent, EnvSpec, Trajectory
@@ -82,6 +85,29 @@ def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[Outcome, l
         **kwargs,
     )
     return outcome, rows
+
+
+@contextlib.contextmanager
+def shared_programs() -> Iterator[None]:
+    """Runs of one config and the same devices compile their programs once, with or without evaluations.
+
+    A small run spends most of its time on that, and programs are good for any number of runs. Agents must be those that
+    the configs name.
+    """
+    compile_programs, known = sebulba.compile_programs, dict[str, Programs]()
+
+    def compile_or_recall(
+        config: Config, agent: Agent, spec: EnvSpec, topology: Topology, rules: Sequence[ShardingRule] = ()
+    ) -> Programs:
+        devices = [device.id for device in topology.mesh.devices.flat]
+        key = repr((dataclasses.replace(config, evaluate=EvaluateConfig()), devices))
+        if key not in known:
+            known[key] = compile_programs(config, agent, spec, topology, rules)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sebulba, "compile_programs", compile_or_recall)
+        yield
 
 
 def facts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -20,7 +20,15 @@ from tests import runs
 from tests.test_launcher import read_rows
 from tests.test_resume import facts
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 SLOW = {"episode_lengths": (3, 5), "evaluation": {"sleep_s": 0.02}}
+
+
+@pytest.fixture(scope="module")
+def compiled_once():
+    with runs.shared_programs():
+        yield
 
 
 def run_with_evaluation(config, num_devices=1, done=frozenset(), **kwargs):
@@ -50,7 +58,7 @@ def evaluators():
     return [thread for thread in threading.enumerate() if thread.name == "evaluator"]
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("num_devices", [1, 2])
 def test_training_is_the_same_with_and_without(num_devices):
     options = {"actors__num_envs": 16, "total_env_steps": 10 * 16 * 4}
     _, without = runs.run(runs.make_config(**options), num_devices)
