@@ -20,7 +20,6 @@ from podrl.instruments import Sample
 from podrl.mesh import make_topology
 from podrl.programs import compile_programs
 from podrl.schedule import WARMUP_UPDATES
-from tests.envs import scripted
 from tests.runs import make_agent, make_config, run
 from tools import benchmark as tool
 
@@ -35,6 +34,7 @@ def sample(rate: float, cores: float = 1.0, others: float = 0.0) -> Sample:
 @pytest.fixture
 def fast_yardsticks(monkeypatch):
     monkeypatch.setattr(instruments, "_YARDSTICK_S", 0.05)
+    monkeypatch.setattr(instruments, "_MATMUL_SIZES", (256, 512))
     monkeypatch.setattr(instruments, "_COPY_BYTES", 2**20)
 
 
@@ -53,6 +53,11 @@ def outcomes(monkeypatch):
 def make_parts(**overrides):
     one_device = {f"topology__{who}_devices_per_process": 1 for who in ("actor", "learner")}
     return stages.make_parts(make_config(**one_device, **overrides))
+
+
+@pytest.fixture(scope="module")
+def catch():
+    return make_parts()
 
 
 def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys, fast_yardsticks):
@@ -124,26 +129,27 @@ def test_compares_two_configs_in_turns(tmp_path, monkeypatch, capsys, fast_yards
         return make_parts(config)
 
     def time_and_note(parts, seconds):
-        turns.append(parts.config.actors.unroll_length)
+        turns.append(parts.config.actors.env_threads)
         return time_end_to_end(parts, seconds)
 
     monkeypatch.setattr(benchmark, "make_parts", make_and_note)
     monkeypatch.setattr(benchmark, "time_end_to_end", time_and_note)
     one_device = [f"--config.topology.{who}_devices_per_process=1" for who in ("actor", "learner")]
     arguments = ["--repeats", "2", "--seconds", "0.05", "--json", "report.json", "--smoke", *one_device]
-    arguments += ["--config.network.hidden_sizes=(8,)", "--compare", CATCH, "--other.actors.unroll_length=3"]
+    arguments += ["--config.network.hidden_sizes=(8,)", "--config.actors.env_threads=1"]
+    arguments += ["--compare", CATCH, "--other.actors.env_threads=2"]  # By which their programs are the same.
     assert tool.main(["benchmark.py", "--config", CATCH, *arguments]) == 0
 
     assert compiled == [0, 0]  # Both before the first turn.
-    assert turns == [5, 3, 5, 3]
+    assert turns == [1, 2, 1, 2]
     report = json.loads(Path("report.json").read_text())
     assert report["machine"]["matmul_gflops"]["median"] > 0
     a, b = report["runs"]["A"], report["runs"]["B"]
     assert a["config"]["network"]["hidden_sizes"] == b["config"]["network"]["hidden_sizes"] == [8]
-    assert (a["config"]["actors"]["unroll_length"], b["config"]["actors"]["unroll_length"]) == (5, 3)
+    assert (a["config"]["actors"]["env_threads"], b["config"]["actors"]["env_threads"]) == (1, 2)
     assert all(len(run["samples"]) == 2 and run["frames_per_second"]["median"] > 0 for run in (a, b))
     text = capsys.readouterr().out
-    assert "actors.unroll_length (5, 3)" in text
+    assert "actors.env_threads (1, 2)" in text
     assert all(word in text for word in ("B / A", "frames/s", "GFLOP/s"))
 
 
@@ -179,13 +185,12 @@ def test_the_ratio_is_taken_inside_a_pair():
     assert ratio["frames_per_second"] == pytest.approx({"median": 0.75, "min": 0.75, "max": 0.75})
 
 
-def test_a_run_is_measured_after_its_warm_up(outcomes):
-    parts = make_parts()
-    sample = stages.time_end_to_end(parts, seconds=0.0)
+def test_a_run_is_measured_after_its_warm_up(catch, outcomes):
+    sample = stages.time_end_to_end(catch, seconds=0.0)
     assert outcomes[-1].counters.learner_steps == WARMUP_UPDATES + 1
-    assert sample.env_steps == parts.config.env_steps_per_update == 8 * 4
+    assert sample.env_steps == catch.config.env_steps_per_update == 8 * 4
 
-    sample = stages.time_end_to_end(parts, seconds=0.05)
+    sample = stages.time_end_to_end(catch, seconds=0.05)
     assert sample.env_steps == (outcomes[-1].counters.learner_steps - WARMUP_UPDATES) * 8 * 4
     assert sample.wall_s >= 0.05
 
@@ -198,17 +203,18 @@ def test_a_run_whose_rollouts_take_long_is_measured_by_its_updates():
     assert sample.wall_s > 0.2 * 4 * parts.layout.pools_per_actor * 0.8
 
 
-def test_the_first_update_is_timed_with_its_environments(outcomes):
-    parts = make_parts(env__source="tests.envs.scripted", env__options={"sleep_s": 0.02})
-
+def test_the_first_update_is_timed_with_its_environments(catch, outcomes):
     def open_slowly(*args, **kwargs):
         time.sleep(0.5)
-        return scripted.make_pool(*args, **kwargs)
+        pool = catch.source.make_pool(*args, **kwargs)
+        receive = pool.recv
+        pool.recv = lambda: (time.sleep(0.02), receive())[1]
+        return pool
 
-    slow = types.SimpleNamespace(make_spec=scripted.make_spec, make_pool=open_slowly)
-    seconds = stages.time_first_update(dataclasses.replace(parts, source=slow))
+    slow = types.SimpleNamespace(make_spec=catch.source.make_spec, make_pool=open_slowly)
+    seconds = stages.time_first_update(dataclasses.replace(catch, source=slow))
     assert [outcome.counters.learner_steps for outcome in outcomes] == [1]
-    assert 0.5 * parts.layout.pools_per_actor + 0.02 * parts.config.actors.unroll_length < seconds < 20
+    assert 0.5 * catch.layout.pools_per_actor + 0.02 * catch.config.actors.unroll_length < seconds < 20
 
 
 def test_import_time_counts_from_the_start_of_the_process():
