@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from podrl.secret import EXPORT
+from podrl.study import conduct
 from podrl.study.feasibility import examine
 from podrl.study.folder import Status
 from podrl.study.grid import Trial, make_axis
@@ -44,6 +45,13 @@ def own(measured, workdir):
     """A copy of it, to go on with."""
     shutil.copytree(measured, workdir)
     return workdir
+
+
+@pytest.fixture
+def quick_figures(measured, monkeypatch):
+    """The figures of that study, in place of those that a test would draw anew and not look at."""
+    figures = {path.stem: path.read_bytes() for path in (measured / "figures").iterdir()}
+    monkeypatch.setattr(conduct, "draw_all", lambda summaries: figures)
 
 
 def read_table(path):
@@ -140,7 +148,7 @@ def test_figures_are_images(measured):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_complete_runs_are_skipped(own):
+def test_complete_runs_are_skipped(own, quick_figures):
     for path in (own / "points").glob("*/*/metrics.jsonl"):
         path.write_text(path.read_text().splitlines(keepends=True)[0])  # Would not be enough to be taken in again.
     before = {path: path.read_bytes() for path in (own / "points").glob("*/*/result.json")}
@@ -150,7 +158,7 @@ def test_complete_runs_are_skipped(own):
     assert len(json.loads((own / "study.json").read_text())["starts"]) == 2
 
 
-def test_failed_runs_do_not_end_a_study_and_are_named(workdir, caplog):
+def test_failed_runs_do_not_end_a_study_and_are_named(workdir, caplog, request):
     """The third point has a run of another config in its folder, which the launcher refuses."""
     leave_runs(workdir, {name: rates[:1] for name, rates in RATES.items() if name != "strong-1x1"})
     leftover = leave_run(workdir, "strong-1x1", 1, [])
@@ -165,6 +173,7 @@ def test_failed_runs_do_not_end_a_study_and_are_named(workdir, caplog):
     assert "strong-1x1, seed 1: failed, exit code 2: podrl: error: " in text
     assert "1 of 4 runs are not complete: strong-1x1, seed 1 (failed)" in caplog.text
 
+    request.getfixturevalue("quick_figures")
     (leftover / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(1000)))
     assert study(workdir, "--seeds=1") == 1
     assert study(workdir, "--seeds=1", "--retry_failed") == 0
@@ -204,7 +213,7 @@ def test_another_config_is_a_mistake_whatever_is_accepted(own, capsys):
     assert "(--accept_changes is for the grid only)" in line
 
 
-def test_the_report_can_be_written_anew(own):
+def test_the_report_can_be_written_anew(own, quick_figures):
     (own / "report.html").unlink()
     assert scaling_study.main(["scaling_study.py", f"--workdir={own}", "--report_only"]) == 0
     assert (own / "report.html").exists()
@@ -306,7 +315,7 @@ def test_dry_run_for_slurm_says_once_how_to_make_the_secret(workdir, capsys):
     assert printed.index(EXPORT) < printed.index("# 0: ")
 
 
-def test_a_busy_machine_is_told_of(workdir, monkeypatch):
+def test_a_busy_machine_is_told_of(workdir, monkeypatch, quick_figures):
     monkeypatch.setattr("os.getloadavg", lambda: (500.0, 500.0, 500.0))
     leave_runs(workdir, RATES)
     assert study(workdir) == 0
