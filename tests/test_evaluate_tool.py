@@ -173,11 +173,10 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
     assert "has no whole checkpoint yet" in capsys.readouterr().err
 
 
-def test_an_environment_without_a_picture_says_so(tmp_path, capsys):
-    config = runs.scripted_config(total_env_steps=1, **ONE_DEVICE)
-    train.train(config, workdir=str(tmp_path / "run"))
-    assert play(tmp_path / "run", "--video", tmp_path / "x.gif") == 2
-    assert "env.source='tests.envs.scripted' has no pictures: it lacks make_picture_pool." in capsys.readouterr().err
+def test_an_environment_without_a_picture_says_so(catch, tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr("podrl.envs.envpool.make_picture_pool")
+    assert play(catch, "--video", tmp_path / "x.gif") == 2
+    assert "env.source='envpool' has no pictures: it lacks make_picture_pool." in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named(catch, tmp_path, monkeypatch, capsys):
