@@ -31,8 +31,10 @@ import pytest
 
 from podrl.compilation_cache import use_compilation_cache  # Imports JAX, which reads the above.
 
-# Where `nohup` started the tests it is ignored, and would be in all that they start.
+# `nohup` and a shell's `&` start the tests with these ignored, and so all that they start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _CACHE = Path(use_compilation_cache())
 _WRITTEN_S = 5.0  # After so long an entry, of some kilobytes, is whole.
