@@ -257,8 +257,15 @@ def test_updates_of_split_parameters_are_those_of_whole_ones(encoder, optimizer,
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@STYLES
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "split",
+    [
+        pytest.param(FSDP, marks=pytest.mark.long),
+        pytest.param(TENSOR, marks=pytest.mark.long),
+        pytest.param(BOTH, marks=pytest.mark.slow),
+    ],
+    ids=["fsdp", "tensor", "both"],
+)
 def test_an_update_of_a_split_resnet_is_that_of_a_whole_one(split):
     """Of parameters as they are born and as one update left them: norms of the differences, relative to each array's.
 
