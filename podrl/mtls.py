@@ -129,6 +129,8 @@ def is_required(environ: Mapping[str, str]) -> bool:
 def check_service(credentials: Credentials, host: str, port: int) -> None:
     """Connects to JAX's service as its client will, which says less of what is wrong, and later.
 
+    Returns without a finding if the service does not answer in time: JAX's client waits longer.
+
     Raises:
         ConfigError: if one of the two does not accept the other's certificate.
     """
@@ -148,8 +150,10 @@ def check_service(credentials: Credentials, host: str, port: int) -> None:
         _refuse(credentials, f"the certificate of {service} is not accepted: {error.verify_message}")
     except ssl.SSLError as error:
         _refuse(credentials, f"{service} does not accept this certificate: {_reason(error)}")
-    except OSError as error:
+    except (ConnectionResetError, BrokenPipeError) as error:
         _refuse(credentials, f"{service} ended the connection: {error.strerror or error}")
+    except OSError:  # Gone, of which the coordinator's connection tells, or late, as on a busy host: no mistake.
+        return
     if refused:
         _refuse(credentials, f"{service} does not accept this certificate, and does not say why")
     prefix = credentials.peer_uri_prefix
@@ -162,10 +166,13 @@ def _uris(certificate: Mapping[str, Any] | None) -> list[str]:
 
 
 def _refuse(credentials: Credentials, why: str) -> NoReturn:
-    raise ConfigError(
-        f"{why[:1].upper()}{why[1:]}. All processes need certificates of a CA in {FILES['mtls_ca_file']}"
-        f"={credentials.ca_file}; this one shows {credentials.cert_file}."
+    remedy = (
+        f"All processes need certificates of a CA in {FILES['mtls_ca_file']}={credentials.ca_file}; this one shows "
+        f"{credentials.cert_file}."
+        if credentials.kind == GIVEN
+        else "Certificates of a job's own are valid from 2020 on. Check the hosts' clocks, and their versions of podrl."
     )
+    raise ConfigError(f"{why[:1].upper()}{why[1:]}. {remedy}")
 
 
 def _reason(error: ssl.SSLError) -> str:
@@ -176,8 +183,14 @@ def _reason(error: ssl.SSLError) -> str:
 def _client_context(credentials: Credentials) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_cert_chain(credentials.cert_file, credentials.key_file, password=_no_password)
-    context.load_verify_locations(credentials.ca_file)
+    _trust(context, credentials)
     return context
+
+
+def _trust(context: ssl.SSLContext, credentials: Credentials) -> None:
+    """Has a side accept certificates of each CA in the file, a root or not, as gRPC does."""
+    context.load_verify_locations(credentials.ca_file)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _no_password() -> str:
@@ -211,7 +224,7 @@ def _check_pair(credentials: Credentials) -> None:
     except ssl.SSLError as error:
         raise ConfigError(f"{cert}, {key} and {ca} are no certificate, its key and a CA: {_reason(error)}.") from None
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE  # Only the client's certificate is looked at.
-    server.load_verify_locations(credentials.ca_file)
+    _trust(server, credentials)
     server.verify_mode = ssl.CERT_REQUIRED
     try:
         _shake_hands(client, server)

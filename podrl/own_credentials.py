@@ -6,6 +6,7 @@ Nothing touches a disk: the files are in memory and end with the process.
 """
 
 from collections.abc import Mapping
+import contextlib
 import datetime
 import hashlib
 import importlib
@@ -52,13 +53,34 @@ def make_credentials(kind: str, environ: Mapping[str, str], secret: bytes) -> Cr
 
 def can_make() -> bool:
     """Returns whether this process can have a certificate of its own."""
-    if not (is_known_to_jax() and hasattr(os, "memfd_create") and hasattr(hashlib, "scrypt")):
-        return False
-    try:
+    return is_known_to_jax() and _has_library() and _has_scrypt() and _has_files_in_memory()
+
+
+def _has_library() -> bool:
+    with contextlib.suppress(ImportError):
         importlib.import_module("cryptography.x509")
-    except ImportError:
-        return False
-    return True
+        return True
+    return False
+
+
+def _has_scrypt() -> bool:
+    """Returns whether OpenSSL has it, and lets it be used; where only FIPS's algorithms are allowed it does not."""
+    with contextlib.suppress(AttributeError, ValueError):
+        hashlib.scrypt(b"", salt=_SALT, n=2, r=1, p=1)
+        return True
+    return False
+
+
+def _has_files_in_memory() -> bool:
+    """Returns whether they can be made and read here; a container may forbid the one, or have no /proc."""
+    with contextlib.suppress(AttributeError, OSError):
+        path = _keep("trial", b"")
+        try:
+            with open(path, "rb"):
+                return True
+        finally:
+            os.close(int(path.rpartition("/")[2]))
+    return False
 
 
 def make_own(secret: bytes) -> Credentials:
@@ -119,7 +141,10 @@ def _write_key(key: Any) -> bytes:
 
 
 def _keep(name: str, content: bytes) -> str:
-    """Returns the path of a file in memory, which only this process and its user's others can open."""
+    """Returns the path of a file in memory, by which only this process can open it.
+
+    By its number this process would be another one, where /proc is that of another namespace.
+    """
     descriptor = os.memfd_create(f"podrl {name}")  # Open until the process ends: JAX reads it again now and then.
     os.write(descriptor, content)
-    return f"/proc/{os.getpid()}/fd/{descriptor}"
+    return f"/proc/self/fd/{descriptor}"

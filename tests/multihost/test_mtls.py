@@ -7,6 +7,7 @@ from pathlib import Path
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -20,7 +21,7 @@ from podrl.membership import find_membership
 from podrl.mtls import FILES, GIVEN, NONE, OWN, PREFIX, REQUIRED, given_credentials
 from podrl.own_credentials import choose_kind, make_credentials, make_own
 from tests.multihost.jobs import Member, free_address, job
-from tests.processes import ROOT, launch
+from tests.processes import ROOT, launch, wait_for
 
 HERE = socket.gethostname()
 CERT, KEY, CA = FILES.values()
@@ -45,11 +46,11 @@ def make_authority(folder, name):
     openssl("req", "-x509", *new, "-out", f"{name}.crt", "-subj", f"/CN={name}", "-days", 2, cwd=folder)
 
 
-def make_pair(folder, name, authority, *, names="IP:127.0.0.1", days=2):
+def make_pair(folder, name, authority, *, names="IP:127.0.0.1", days=2, more=""):
     """Signs a certificate for these names, of a new key."""
     new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key")
     openssl("req", *new, "-out", f"{name}.csr", "-subj", f"/CN={name}", cwd=folder)
-    (folder / f"{name}.ext").write_text(f"subjectAltName={names}")
+    (folder / f"{name}.ext").write_text(f"subjectAltName={names}\n{more}")
     by = ("-CA", f"{authority}.crt", "-CAkey", f"{authority}.key", "-CAcreateserial")
     signed = ("-in", f"{name}.csr", "-out", f"{name}.crt", "-days", days, "-extfile", f"{name}.ext")
     openssl("x509", "-req", *signed, *by, cwd=folder)
@@ -67,6 +68,8 @@ def folder(tmp_path_factory):
     make_pair(made, "elsewhere", "ca", names="DNS:elsewhere.invalid")
     make_pair(made, "expired", "ca", days=-1)
     make_pair(made, "other", "other_ca", names=f"IP:127.0.0.1,URI:{SPIFFE}job")
+    make_pair(made, "middle_ca", "ca", more="basicConstraints=critical,CA:true")
+    make_pair(made, "below", "middle_ca")
     openssl("ec", "-in", "good.key", "-out", "locked.key", "-aes128", "-passout", "pass:secret", cwd=made)
     os.mkfifo(made / "pipe")
     (made / "no.crt").write_text("not a certificate\n")
@@ -140,6 +143,28 @@ def test_each_mistake_in_the_files_is_one_line(has_mtls, monkeypatch, folder, ch
         given_credentials({CERT: "good.crt", KEY: "good.key", CA: "ca.crt"} | changes)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@needs_mtls
+def test_a_ca_that_is_no_root_is_trusted_as_by_jax(folder):
+    credentials = given_credentials(variables(folder, "below", "middle_ca"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        service = jax_service.start_service(listener, f"{host}:{port}", 1, 25, credentials.arguments())
+    mtls.check_service(credentials, host, port)
+    client = jax_service.Client(f"{host}:{port}", 0, connect_s=60, beat_s=30, mtls=credentials.arguments())
+    client.connect()
+    client.shutdown()
+    del service
+
+
+def test_a_service_that_is_late_or_gone_is_no_mistake_in_the_files(has_mtls, monkeypatch, folder):
+    monkeypatch.setattr(mtls, "_LIMIT_S", 0.1)
+    credentials = given_credentials(variables(folder, "good"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        mtls.check_service(credentials, host, port)
+    mtls.check_service(credentials, host, port)
 
 
 def test_right_files_are_jaxs_arguments(has_mtls, folder):
@@ -230,7 +255,7 @@ def test_a_job_with_certificates_keeps_others_out(folder, monkeypatch):
     with job(2, "wait", address=address) as members:
         for member in members:
             member.wait_for("waits")
-        assert members[0].has_said("JAX's coordination service uses mutual TLS (given certificates).")
+        wait_for(lambda: members[0].has_said("JAX's coordination service uses mutual TLS (given certificates)."))
         assert not is_let_in(address)
 
 
@@ -294,6 +319,34 @@ def test_own_certificates_come_of_the_secret(monkeypatch):
         mtls._check_pair(dataclasses.replace(mine, ca_file=strange.ca_file))
 
 
+@needs_cryptography
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [("os.memfd_create", PermissionError), ("builtins.open", FileNotFoundError), ("hashlib.scrypt", ValueError)],
+)
+def test_none_are_made_where_the_system_forbids_a_part_of_it(monkeypatch, call, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(own_credentials, "is_known_to_jax", lambda: True)
+    assert own_credentials.can_make()
+    with monkeypatch.context() as patch:
+        patch.setattr(call, fail)
+        found = own_credentials.can_make()
+    assert not found
+
+
+@needs_cryptography
+def test_own_certificates_can_be_read_where_proc_is_of_another_namespace():
+    program = "from podrl.own_credentials import make_own; print(open(make_own(b'of a test').cert_file).read())"
+    apart = ("unshare", "--pid", "--fork")
+    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("making a namespace wants root and unshare")
+    command = (*apart, sys.executable, "-c", program)
+    result = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert result.stdout.startswith("-----BEGIN CERTIFICATE-----"), result.stderr
+
+
 @needs_mtls
 @needs_cryptography
 def test_a_job_makes_certificates_of_its_own_and_keeps_others_out():
@@ -301,7 +354,7 @@ def test_a_job_makes_certificates_of_its_own_and_keeps_others_out():
     with job(2, "wait", address=address) as members:
         for member in members:
             member.wait_for("waits")
-        assert members[0].has_said("JAX's coordination service uses mutual TLS (own certificates).")
+        wait_for(lambda: members[0].has_said("JAX's coordination service uses mutual TLS (own certificates)."))
         assert not is_let_in(address)
     with job(2, "exchange") as members:
         assert end_all(members) == ([0, 0], [[], []])
