@@ -97,8 +97,10 @@ class Job:
         limit = threading.Timer(CONNECT_S, self._give_up_connecting)
         limit.daemon = True
         limit.start()
-        self._client.connect()
-        limit.cancel()
+        try:
+            self._client.connect()
+        finally:
+            limit.cancel()
         arguments = (self._line, self._client)
         watching = threading.Thread(target=self._watch, args=arguments, name="peers' heartbeats", daemon=True)
         watching.start()
