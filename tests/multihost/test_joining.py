@@ -19,7 +19,7 @@ from podrl.joining import join
 from podrl.meeting import Line
 from podrl.membership import find_membership
 from tests.multihost.jobs import SECRET, Member, coordinators, free_address, ip, job, two_hosts
-from tests.processes import wait_for
+from tests.processes import LIMIT_S, wait_for
 
 
 def errors(lines):
@@ -307,8 +307,10 @@ def test_a_process_that_jaxs_service_does_not_take_ends_before_jax_aborts_it():
         command = (sys.executable, "-c", impatient + run)
         member = Member(address, 2, 1, 60, "wait", command=command)
         try:
+            server.settimeout(LIMIT_S)
             connection, _ = server.accept()
             server.close()
+            connection.settimeout(LIMIT_S)
             introduce(connection)
             code, results, lines = member.end()
         finally:
