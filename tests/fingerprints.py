@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import json
 from pathlib import Path
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,14 +35,19 @@ def run_alone(folder: Path, *arguments: str) -> None:
     with running(*arguments, "--workdir", folder, cwd=folder.parent) as process:
         _, stderr = process.communicate(timeout=LIMIT_S)
     if process.returncode:
-        raise RuntimeError(stderr.strip().splitlines()[-1])
+        raise RuntimeError(last_line(stderr, process.returncode))
 
 
 def run_job(folder: Path, processes: int, devices: int, *arguments: str) -> None:
     with job(*arguments, "--workdir", folder, cwd=folder.parent, processes=processes, devices=devices) as started:
         codes, errors = finish_job(started)
     if any(codes):
-        raise RuntimeError(max(errors, key=len).strip().splitlines()[-1])
+        raise RuntimeError(last_line(max(errors, key=len), max(codes, key=abs)))
+
+
+def last_line(stderr: str, code: int) -> str:
+    """What a process said last; one that was killed may have said nothing."""
+    return (stderr.strip().splitlines() or [f"exit code {code}"])[-1]
 
 
 def run_resumed(folder: Path, *arguments: str) -> None:
@@ -81,7 +87,7 @@ def record(chosen: Sequence[str]) -> dict[str, list | str]:
                 function(Path(folder) / "run", *arguments)
                 rows = [row for row in read_rows(Path(folder) / "run") if "fingerprint" in row]
                 results[name] = [[row[key] for key in KEYS] for row in rows]
-            except RuntimeError as error:
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
                 results[name] = f"failed: {error}"
         said = results[name] if isinstance(results[name], str) else f"{len(results[name])} updates"
         print(f"{name}: {said}, {time.monotonic() - start:.0f} s", flush=True)  # noqa: T201
@@ -112,16 +118,16 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fingerprints", description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, help="the file that the record is written to")
     parser.add_argument("--against", type=Path, help="a record to compare with")
-    parser.add_argument("--only", nargs="+", default=[], help="names of runs; all by default")
+    parser.add_argument("--only", nargs="+", default=[], choices=make_runs(), metavar="NAME", help="all by default")
     arguments = parser.parse_args(argv)
     before = json.loads(arguments.against.read_text()) if arguments.against else None
     results = record(arguments.only)
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
-    if before is None:
-        return int(any(isinstance(result, str) for result in results.values()))
-    lines = differences({name: before[name] for name in before if not arguments.only or name in results}, results)
-    print("\n".join(lines) or f"{len(results)} runs, the same bit by bit.")  # noqa: T201
-    return int(bool(lines))
+    lines = []
+    if before is not None:
+        lines = differences({name: before[name] for name in before if not arguments.only or name in results}, results)
+        print("\n".join(lines) or f"{len(results)} runs, the same bit by bit.")  # noqa: T201
+    return int(bool(lines) or any(isinstance(result, str) for result in results.values()))
 
 
 if __name__ == "__main__":
