@@ -198,7 +198,9 @@ class Line:
         for message in self.messages():
             self._missing = message.get("waiting_for", self._missing)
             if "hosts" in message:
-                self.tls = str(message.get("tls", mtls.NONE))
+                before, self.tls = self.tls, str(message.get("tls", mtls.NONE))
+                if before != self.tls and index == 0:
+                    logging.warning("JAX's service runs without mutual TLS: not all processes can make certificates.")
                 return tuple(message["hosts"])
             if "refused" in message:
                 raise ConfigError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import logging
 import os
 from pathlib import Path
 import shutil
@@ -189,12 +190,14 @@ def test_who_asks_for_mutual_tls_gets_no_job_without(monkeypatch):
 
 
 @pytest.mark.parametrize(("kinds", "agreed"), [((OWN, OWN), OWN), ((OWN, NONE), NONE), ((NONE, OWN), NONE)])
-def test_processes_use_what_all_of_them_have(monkeypatch, kinds, agreed):
+def test_processes_use_what_all_of_them_have(monkeypatch, caplog, kinds, agreed):
     monkeypatch.setattr("podrl.jax_service.start_service", lambda *_: object())
     monkeypatch.setattr("podrl.coordinator.make_credentials", lambda kind, environ, secret: None)
-    lines, mistakes = meet(kinds)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        lines, mistakes = meet(kinds)
     assert {line.tls for line in lines} == {agreed}
     assert mistakes == []
+    assert ("runs without mutual TLS: not all processes can" in caplog.text) == (kinds == (OWN, NONE))
 
 
 def test_certificates_on_some_processes_only_end_all_with_the_same_line():
