@@ -6,8 +6,8 @@ On the commit before the change, and on its own:
     python -m tests.fingerprints after.json --against before.json
 
 A record holds the fingerprints of every update of every config's smoke form, of a resumed run, of two processes, of
-four devices, and of both placements. Records compare on one machine, with the same versions of the libraries. The exit
-code is 1 where one differs, or a run failed.
+four devices, and of both placements, all compiled as users' runs are. Records compare on one machine, with the same
+versions of the libraries. The exit code is 1 where one differs, or a run failed.
 """
 
 import argparse
@@ -32,14 +32,15 @@ def smoke(config: str, *arguments: str) -> list[str]:
 
 
 def run_alone(folder: Path, *arguments: str) -> None:
-    with running(*arguments, "--workdir", folder, cwd=folder.parent) as process:
+    with running(*arguments, "--workdir", folder, cwd=folder.parent, xla_flags="") as process:
         _, stderr = process.communicate(timeout=LIMIT_S)
     if process.returncode:
         raise RuntimeError(last_line(stderr, process.returncode))
 
 
 def run_job(folder: Path, processes: int, devices: int, *arguments: str) -> None:
-    with job(*arguments, "--workdir", folder, cwd=folder.parent, processes=processes, devices=devices) as started:
+    sizes = {"processes": processes, "devices": devices}
+    with job(*arguments, "--workdir", folder, cwd=folder.parent, xla_flags="", **sizes) as started:
         codes, errors = finish_job(started)
     if any(codes):
         raise RuntimeError(last_line(max(errors, key=len), max(codes, key=abs)))

@@ -40,12 +40,14 @@ def launch(*arguments: Any, cwd: Path, program: str | Path = LAUNCHER) -> subpro
 
 
 @contextlib.contextmanager
-def running(*arguments: Any, cwd: Path, program: str | Path = LAUNCHER) -> Iterator[subprocess.Popen[str]]:
+def running(
+    *arguments: Any, cwd: Path, program: str | Path = LAUNCHER, xla_flags: str = QUICK_TO_COMPILE
+) -> Iterator[subprocess.Popen[str]]:
     """The command under way; it does not outlive the context."""
     process = subprocess.Popen(
         command(*arguments, program=program),
         cwd=cwd,
-        env=environment(),
+        env=environment(xla_flags),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -64,7 +66,7 @@ def job(
     processes: int,
     devices: int = 1,
     options: Mapping[int, str] | None = None,
-    xla_flags: str = "",
+    xla_flags: str = QUICK_TO_COMPILE,
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """The command under way as a job of several processes on this machine; none of them outlives the context.
 
@@ -82,7 +84,7 @@ def job(
     try:
         for index in range(processes):
             member = ("--coordinator", address, "--process_count", processes, "--process_index", index)
-            env = {**environment(f"{QUICK_TO_COMPILE} {xla_flags}"), "JAX_NUM_CPU_DEVICES": str(devices)}
+            env = {**environment(xla_flags), "JAX_NUM_CPU_DEVICES": str(devices)}
             started.append(
                 subprocess.Popen(
                     command(*arguments, *member),

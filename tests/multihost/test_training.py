@@ -15,6 +15,7 @@ from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same
 from tests.multihost.jobs import SECRET, Member
 from tests.processes import (
+    QUICK_TO_COMPILE,
     ROOT,
     checkpoints,
     error_lines,
@@ -257,7 +258,7 @@ class TestEvaluation:
     def test_may_take_longer_than_a_reduction(self, tmp_path):
         run = (*SCRIPTED, "--config.total_env_steps=128", "--config.evaluate.every_updates=2", "--workdir", "run")
         long = {0: json.dumps({"evaluation": {"hang_at_step": 2, "hang_s": 30}})}
-        flags = "--xla_cpu_collective_timeout_seconds=15"
+        flags = f"{QUICK_TO_COMPILE} --xla_cpu_collective_timeout_seconds=15"
         train(*run, "--config.evaluate.episodes=1", cwd=tmp_path, processes=2, options=long, xla_flags=flags)
 
 
