@@ -45,7 +45,7 @@ def thin(x: np.ndarray, y: np.ndarray, columns: int = 4000) -> tuple[np.ndarray,
         return x, y
     begins = np.unique(np.searchsorted(x, np.linspace(x[0], x[-1], columns + 1)[:-1]))
     kept = [
-        begin + np.array([0, part.argmin(), part.argmax(), len(part) - 1])
+        begin + np.array([0, np.argmin(part), np.argmax(part), len(part) - 1])
         for begin, part in zip(begins, np.split(y, begins[1:]), strict=True)
     ]
     shown = np.unique(np.concatenate(kept))

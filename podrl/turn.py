@@ -75,7 +75,7 @@ def first_nonfinite_row(array: np.ndarray) -> int | None:
     if not np.issubdtype(array.dtype, np.inexact):
         return None
     with np.errstate(invalid="ignore", over="ignore"):
-        if np.isfinite(np.add.reduce(array, axis=None)):
+        if np.isfinite(np.sum(array)):
             return None
     rows = np.isfinite(array).reshape(len(array), -1).all(axis=1)
     return None if rows.all() else int(np.argmin(rows))

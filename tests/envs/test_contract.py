@@ -143,7 +143,8 @@ def test_rows_belong_to_their_seeds(config, played):
     alone = load_source(config.source).make_pool(config, seeds=seeds[2:], num_threads=1)
 
     for one, other in zip(played[:41], play(alone, actions[:, 2:]), strict=True):
-        np.testing.assert_array_equal(one.observation[2:], other.observation)
+        # Environments that are JAX programs may round otherwise in a batch of another size.
+        np.testing.assert_allclose(one.observation[2:], other.observation, rtol=1e-6, atol=1e-6)
 
 
 def test_closed_pool_raises(config):
