@@ -80,7 +80,8 @@ def test_an_agent_acts_and_learns_on_normalised_observations():
 
     after, _ = jax.jit(wrapped.update)(state, trajectory)
     expected, _ = jax.jit(agent.update)(bare, normalised)
-    jax.tree.map(np.testing.assert_array_equal, after.params, expected.params)
+    # One program rounds as the two do only where the compiler fuses them alike.
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-8), after.params, expected.params)
     assert not trajectory.is_transition.all()
     acted_on = np.asarray(trajectory.observation[:-1])[np.asarray(trajectory.is_transition)]
     rows = np.concatenate([np.reshape(seen, (-1, 50)), acted_on])
