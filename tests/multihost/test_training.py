@@ -139,7 +139,7 @@ class TestGoingOn:
             shutil.rmtree(workdir / f"checkpoints/{update}")
         said, *_ = train(*CATCH, "--workdir", workdir, cwd=tmp_path, processes=processes, devices=4 // processes)
         assert "Goes on with the run in this folder, after update 10" in said
-        assert "topology.mesh.process was 2" in said
+        assert re.search(r"topology\.mesh\.\w+ was 2", said)  # What else differs may leave no room for both.
         assert_close(workdir, pair, 20)
 
     def test_a_damaged_checkpoint_is_put_aside_by_all(self, pair, tmp_path):
