@@ -238,11 +238,12 @@ class Job:
                 self._coordinator.wait(timeout=5.0)
 
     def _end_at_shutdown(self) -> None:
-        """Ends a process that has told its job nothing; see `_skip_shutdown`."""
+        """Ends a process that has neither left its job nor failed; see `_skip_shutdown`."""
         if not self._ending:
             leave(1)
 
     def _give_up_connecting(self) -> None:
+        """Ends the process, as JAX's service did not accept its client within `CONNECT_S`."""
         me, first = capital(self.name_of(self.process_index)), self.name_of(0)
         why = f"{me} has met the others, but JAX's service beside {first} did not take it within {CONNECT_S:g} s."
         self.fail(why, STALLED)
@@ -319,7 +320,7 @@ class Job:
 
 
 def _take(client: "Client", key: str, patience: Patience) -> str | None:
-    """A value, once somebody has set it; None if nobody does in time."""
+    """Returns the value of a key as soon as it is set; None if it is not set in time."""
     while True:
         left_s = patience.left_s()
         if (value := client.take(key, min(_SLICE_S, left_s))) is not None or not left_s:

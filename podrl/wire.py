@@ -102,14 +102,14 @@ def whole(number: Any, end: int) -> int:
 
 
 def refusal(message: Mapping[str, Any], *, job: str, count: int, hosts: Mapping[int, str], again: bool) -> str:
-    """Why a process that introduces itself is not taken in; nothing if it is.
+    """Returns why a process that introduces itself is not admitted; an empty string if it is.
 
     Args:
-        message: its first.
-        job: which one the coordinator is of.
-        count: of that job's processes.
-        hosts: of those that have been taken in, by index.
-        again: whether it is one of them.
+        message: The process's first message.
+        job: The coordinator's job.
+        count: The number of processes of that job.
+        hosts: The hosts of the processes that were admitted before, by index.
+        again: Whether this process was admitted before.
     """
     index = message["index"]
     if message["job"] != job:

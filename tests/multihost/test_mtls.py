@@ -250,16 +250,21 @@ def test_jaxs_service_keeps_those_out_who_have_no_certificate(folder):
         del service
 
 
-@needs_mtls
-def test_a_job_with_certificates_keeps_others_out(folder, monkeypatch):
-    for name, value in variables(folder, "good").items():
-        monkeypatch.setenv(name, value)
+def assert_keeps_others_out(kind):
+    """Asserts that a job uses certificates of that kind, and that a client without one is refused."""
     address = free_address()
     with job(2, "wait", address=address) as members:
         for member in members:
             member.wait_for("waits")
-        wait_for(lambda: members[0].has_said("JAX's coordination service uses mutual TLS (given certificates)."))
+        wait_for(lambda: members[0].has_said(f"JAX's coordination service uses mutual TLS ({kind} certificates)."))
         assert not is_let_in(address)
+
+
+@needs_mtls
+def test_a_job_with_certificates_keeps_others_out(folder, monkeypatch):
+    for name, value in variables(folder, "good").items():
+        monkeypatch.setenv(name, value)
+    assert_keeps_others_out("given")
 
 
 @needs_mtls
@@ -353,11 +358,6 @@ def test_own_certificates_can_be_read_where_proc_is_of_another_namespace():
 @needs_mtls
 @needs_cryptography
 def test_a_job_makes_certificates_of_its_own_and_keeps_others_out():
-    address = free_address()
-    with job(2, "wait", address=address) as members:
-        for member in members:
-            member.wait_for("waits")
-        wait_for(lambda: members[0].has_said("JAX's coordination service uses mutual TLS (own certificates)."))
-        assert not is_let_in(address)
+    assert_keeps_others_out("own")
     with job(2, "exchange") as members:
         assert end_all(members) == ([0, 0], [[], []])
