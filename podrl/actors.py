@@ -13,12 +13,12 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from podrl.acting_programs import ActingPrograms
 from podrl.envs import Pool, check_timestep
+from podrl.episodes import EpisodeTracker
 from podrl.handoff import Handoff, Rollout
 from podrl.ledger import Annotate, Ledger
-from podrl.metrics import EpisodeTracker
 from podrl.process_exit import describe
-from podrl.programs import ActingPrograms
 from podrl.schedule import Schedule
 from podrl.succession import CLOSING_S, Succession
 from podrl.transfer import ParameterStore, rollout_to_learner

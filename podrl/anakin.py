@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from podrl.config import Config
+from podrl.devices import is_ready
 from podrl.distributed import ALONE, Job
 from podrl.envs import Source, make_environment
 from podrl.evaluator import OFF, Evaluator
@@ -41,7 +42,6 @@ from podrl.progress import (
 )
 from podrl.rates import End
 from podrl.schedule import is_finished, last_update
-from podrl.transfer import is_ready
 from podrl.types import Agent, Counters, EnvSpec, FusedState, Snapshot
 from podrl.waiting import wait_until
 from podrl.watchdog import Watchdog, Watched

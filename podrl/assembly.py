@@ -11,6 +11,7 @@ import dataclasses
 import jax
 import ml_collections
 
+from podrl import anakin, sebulba
 from podrl.agents import check_keys, load_agent
 from podrl.config import Config, ConfigError, EnvConfig, check, check_counts, shown
 from podrl.config_dict import as_values, from_config_dict
@@ -23,6 +24,7 @@ from podrl.learner import Learner
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks import make_network
 from podrl.normalization import normalize_observations, normalize_rewards
+from podrl.progress import Outcome
 from podrl.schedule import last_update, updates_ahead
 from podrl.sharding import describe_split, make_split_network
 from podrl.sizes import check_experience, check_state
@@ -193,3 +195,9 @@ def _check_same_without_training_wrappers(source: Source, env: EnvConfig, spec: 
             f"env.training_wrappers={env.training_wrappers} change the {what} of env.id={env.id!r} from {evaluated} to "
             f"{trained}, and evaluations leave them out. Name what does so in env.wrappers, which stay.",
         )
+
+
+def run_loop(config: Config) -> Callable[..., Outcome]:
+    """The run loop of `topology.placement`: `podrl.sebulba.run`, or another with the same arguments."""
+    run: Callable[..., Outcome] = anakin.run if config.topology.placement == "anakin" else sebulba.run
+    return run

@@ -9,9 +9,8 @@ from rich.table import Table
 
 from podrl.config_dict import differences
 from podrl.console import print_table
-from podrl.memory import UpdateMemory
+from podrl.memory import UpdateMemory, describe_traffic
 from podrl.panel import compact
-from podrl.traffic import describe_traffic
 from podrl.units import describe_bytes
 
 STAGES = {

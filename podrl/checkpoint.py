@@ -22,7 +22,7 @@ from podrl.checkpoint_errors import CheckpointError, explain
 from podrl.checkpoint_facts import JSON_FILE, JSON_ITEMS, ArrayRecord, checkpoint_folder, make_facts, read_return
 from podrl.checkpoint_restore import Share, put_aside, restore, restore_first
 from podrl.config import CheckpointConfig
-from podrl.metrics import recorded_return
+from podrl.episodes import recorded_return
 from podrl.retention import Preservation
 from podrl.run_files import note_checkpoint
 from podrl.state_arrays import leaf_shapes, to_arrays

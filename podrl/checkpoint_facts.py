@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 
 from podrl.checkpoint_errors import DamagedError, reading
-from podrl.metrics import recorded_return
+from podrl.episodes import recorded_return
 from podrl.types import Counters, Snapshot
 
 JSON_ITEMS = ("counters", "episodes", "chain", "clock", "config", "manifest", "hashes")

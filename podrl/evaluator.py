@@ -8,8 +8,7 @@ an evaluation is under way: it saves what it has learned at once, and names the 
 of an earlier update than that checkpoint.
 """
 
-from collections.abc import Callable, Mapping, Set
-import dataclasses
+from collections.abc import Callable, Set
 import functools
 import threading
 from types import TracebackType
@@ -17,9 +16,7 @@ from typing import Any, Protocol
 
 from absl import logging
 import jax
-import numpy as np
 
-from podrl.atari_scores import human_normalised
 from podrl.config import Config
 from podrl.endless import EndlessError, EndlessGuard
 from podrl.envs import Source, evaluation_protocol
@@ -337,18 +334,3 @@ def make_evaluator(
         write=write,
         ledger=ledger,
     )
-
-
-def make_row(env_id: str, counters: Counters, episodes: Episodes, wall_s: float) -> Mapping[str, Any]:
-    """A row of metrics, of the update that was evaluated."""
-    mean = float(episodes.returns.mean())
-    normalised = human_normalised(env_id, mean)
-    return {
-        **dataclasses.asdict(counters),
-        ROW_KEY: mean,
-        "evaluate/return_median": float(np.median(episodes.returns)),
-        "evaluate/length": float(episodes.lengths.mean()),
-        "evaluate/episodes": len(episodes.returns),
-        **({} if normalised is None else {"evaluate/human_normalised": normalised}),
-        "time/wall_s": wall_s,
-    }

@@ -166,9 +166,6 @@ class FolderGuard:
         logging.warning("%s is taken over: %s has ended, or its host is away.", folder, seen)
 
 
-UNGUARDED = FolderGuard()  # Has no folder, and never misses one.
-
-
 def _see(folder: Path) -> Sighting | None:
     with _named_failures(folder / heartbeat.NAME):
         return heartbeat.see(folder)

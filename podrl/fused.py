@@ -24,10 +24,9 @@ from podrl.envs import JaxEnvironment
 from podrl.keys import LEARN, purpose_key
 from podrl.layout import make_layout, runs_in_loops
 from podrl.learner import Learner
-from podrl.memory import UpdateMemory, update_memory
+from podrl.memory import UpdateMemory, collective_bytes, update_memory
 from podrl.mesh import ShardingRule, Topology, replicated
 from podrl.nonfinite import skip_nonfinite
-from podrl.traffic import collective_bytes
 from podrl.types import Agent, EnvSpec, FusedState, LearnerState, Metrics, PyTree, Trajectory
 from podrl.unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller, Unroller
 

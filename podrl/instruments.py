@@ -18,7 +18,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from podrl.platforms import available_cores, busy_core_seconds
-from podrl.workdir import LIBRARIES
+from podrl.software import LIBRARIES
 
 _YARDSTICK_S = 0.5
 _MATMUL_SIZES = (2048, 4096)

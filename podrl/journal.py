@@ -13,13 +13,13 @@ from absl import logging
 import jax
 import numpy as np
 
-from podrl.consensus import EpisodeGatherer
+from podrl.devices import is_ready
+from podrl.episode_gatherer import EpisodeGatherer
+from podrl.episodes import EpisodeWindow
 from podrl.fingerprint import extend, to_hex
 from podrl.ledger import Ledger, pooled, shares
-from podrl.metrics import EpisodeWindow
 from podrl.nonfinite import check_finite
 from podrl.rates import START_KEY, WALL_KEY, End, RateMeter, Rates
-from podrl.transfer import is_ready
 from podrl.types import Counters, Metrics
 from podrl.waiting import wait_until
 

@@ -4,8 +4,7 @@ A *row* is a flat mapping from metric names (`group/name`) to numbers, written e
 agent's decisions that the learner has consumed; `frames` are the emulator's behind them (4 per step on Atari).
 """
 
-import collections
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import json
 import math
@@ -15,7 +14,6 @@ from typing import Any
 
 from etils import epath
 import numpy as np
-from numpy import typing as npt
 
 from podrl.kept_rows import drop_rows, keeps
 from podrl.line_file import LineFile
@@ -24,93 +22,6 @@ from podrl.types import Counters
 
 # Keys that open every line of `metrics.jsonl`; the others follow in alphabetical order.
 FIRST_KEYS = ("learner_steps", "env_steps", "frames", "env_steps_per_second", "frames_per_second")
-
-
-class EpisodeTracker:
-    """Adds up return and length of the episodes of `B` environments, in the actor thread that steps them.
-
-    A termination is known at once (`discount` is 0); a truncation shows only in the `first` of the row after it. Rows
-    that open an episode are resets: they earn nothing and do not count.
-    """
-
-    def __init__(self, num_envs: int) -> None:
-        """Starts `num_envs` (B) empty episodes."""
-        self._returns = np.zeros(num_envs, np.float64)
-        self._lengths = np.zeros(num_envs, np.int64)
-
-    def step(self, reward: npt.ArrayLike, discount: npt.ArrayLike, first: npt.ArrayLike) -> list[tuple[float, int]]:
-        """Takes one timestep, and returns the episodes that it shows to have ended.
-
-        Args:
-            reward: [B] raw reward; ignored where `first`.
-            discount: [B] 0 where this step terminated the episode; ignored where `first`.
-            first: [B] bool; the row opens an episode.
-
-        Returns:
-            (return, length in env steps) of each finished episode: truncated before terminated, then by environment.
-        """
-        first = np.asarray(first)
-        truncated = self._close(first & (self._lengths > 0))
-        self._returns += np.where(first, 0.0, reward)
-        self._lengths += ~first
-        return truncated + self._close(~first & (np.asarray(discount) == 0))
-
-    def _close(self, ended: np.ndarray) -> list[tuple[float, int]]:
-        """Reads out and zeroes the environments where `ended` [B]."""
-        if not ended.any():
-            return []
-        episodes = list(zip(self._returns[ended].tolist(), self._lengths[ended].tolist(), strict=True))
-        self._returns[ended] = 0.0
-        self._lengths[ended] = 0
-        return episodes
-
-
-class EpisodeWindow:
-    """Statistics of the newest `size` finished episodes."""
-
-    def __init__(self, size: int, record: Mapping[str, Any] | None = None) -> None:
-        """Starts empty, or goes on from a `record`."""
-        record = record or {"newest": [], "count": 0}
-        episodes = ((float(total), int(length)) for total, length in record["newest"])
-        self._episodes: collections.deque[tuple[float, int]] = collections.deque(episodes, maxlen=size)
-        self._count = int(record["count"])
-
-    def __len__(self) -> int:
-        return len(self._episodes)
-
-    def add(self, returns: Iterable[float], lengths: Iterable[int], *, older: int = 0) -> None:
-        """Adds finished episodes, oldest first: undiscounted returns, and lengths in env steps.
-
-        Of `older` ones, which these push out of the window, only the number is told.
-        """
-        episodes = [(float(total), int(length)) for total, length in zip(returns, lengths, strict=True)]
-        self._episodes.extend(episodes)
-        self._count += len(episodes) + older
-
-    def record(self) -> dict[str, Any]:
-        """The window as plain numbers, for a checkpoint: the newest (return, length), and the count of all."""
-        return {"newest": [list(episode) for episode in self._episodes], "count": self._count}
-
-    def summary(self) -> dict[str, float]:
-        """`episode/count` of all episodes so far, and over the window the mean and largest return and mean length.
-
-        Without any episode there is only the count.
-        """
-        if not self._episodes:
-            return {"episode/count": self._count}
-        returns, lengths = zip(*self._episodes, strict=True)
-        return {
-            "episode/return": math.fsum(returns) / len(returns),
-            "episode/return_max": max(returns),
-            "episode/length": sum(lengths) / len(lengths),
-            "episode/count": self._count,
-        }
-
-
-def recorded_return(record: Mapping[str, Any]) -> float | None:
-    """Mean return of the episodes in a `record` of a window; None if there are none."""
-    window = EpisodeWindow(size=len(record.get("newest", ())), record=record)
-    return window.summary().get("episode/return")
 
 
 class MetricsWriter:

@@ -1,6 +1,6 @@
 """Mistakes of a user's: what a config or a command line got wrong, said in one clear line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import difflib
 from typing import Any
 
@@ -48,3 +48,9 @@ def shown(value: Any) -> str:
     except ValueError:  # Such an integer is inside.
         text = f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 4 :]}"
+
+
+def shorten(texts: Sequence[str], limit: int = 5) -> str:
+    """The first few, and how many more there are."""
+    more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
+    return "; ".join([*texts[:limit], *more])

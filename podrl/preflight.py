@@ -20,9 +20,10 @@ import jax
 
 from podrl.config import MISTAKE, Config, ConfigError
 from podrl.config_dict import to_dict
-from podrl.determinism import jax_plugins
 from podrl.distributed import Job
-from podrl.workdir import LIBRARIES, find_commit, shorten
+from podrl.mistakes import shorten
+from podrl.platforms import jax_plugins
+from podrl.software import LIBRARIES, find_commit
 
 CLOCKS_S = 5.0  # By how much they may differ.
 _ENVIRONMENT = ("JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "LIBTPU_INIT_ARGS")

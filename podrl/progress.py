@@ -8,12 +8,12 @@ from absl import logging
 import jax
 
 from podrl.config import Config
-from podrl.consensus import EpisodeGatherer
 from podrl.distributed import Job
+from podrl.episode_gatherer import EpisodeGatherer
+from podrl.episodes import EpisodeWindow
 from podrl.evaluator import Evaluator, is_evaluation_due
 from podrl.journal import Journal, Row
 from podrl.ledger import OTHER, Ledger
-from podrl.metrics import EpisodeWindow
 from podrl.nonfinite import NonFiniteError, first_bad_leaf
 from podrl.schedule import is_finished, last_update, max_lag
 from podrl.types import Counters, EnvSpec, LearnerState, PyTree, Snapshot

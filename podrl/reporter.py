@@ -1,15 +1,19 @@
 """What a run tells while it trains: rows of metrics into its files and onto the terminal, and advice."""
 
+from collections.abc import Callable, Mapping
+import dataclasses
 import time
+from typing import Any
 
 from absl import logging
+import numpy as np
 
 from podrl.adviser import Adviser, has_rate, suggest_shorter
+from podrl.atari_scores import human_normalised
 from podrl.config import Config
 from podrl.display import Display
 from podrl.evaluate import Episodes
-from podrl.evaluator import make_row
-from podrl.folder_guard import UNGUARDED, FolderGuard
+from podrl.evaluator import ROW_KEY
 from podrl.journal import Row
 from podrl.ledger import Ledger
 from podrl.mesh import Topology
@@ -30,7 +34,7 @@ class Reporter:
         display: Display,
         ledger: Ledger,
         start: Snapshot | None,
-        guard: FolderGuard = UNGUARDED,
+        check_folder: Callable[[], None] = lambda: None,
         *,
         start_s: float,
         advises: bool,
@@ -44,7 +48,7 @@ class Reporter:
             display: shows them on the terminal.
             ledger: of the main thread.
             start: where the run goes on; None if it begins.
-            guard: of the run's folder; by default it is not guarded.
+            check_folder: raises FolderLostError if the folder was seen to be lost; called before each row.
             start_s: when the run's clock went on in this process, by `time.perf_counter`.
             advises: whether to say what limits the speed.
         """
@@ -53,7 +57,7 @@ class Reporter:
         self._has_warned = False
         self._env_id = config.env.id
         self._display = display
-        self._guard = guard
+        self._check_folder = check_folder
         self._ledger = ledger
         self._adviser = Adviser(config, topology) if advises else None
         self._awaits_rate = True
@@ -64,7 +68,7 @@ class Reporter:
 
     def write_row(self, row: Row) -> None:
         """Takes a row of the learner's; raises FolderLostError if the folder is no longer the run's."""
-        self._guard.check_news()
+        self._check_folder()
         self._write(row)
         self._display.update(row)
         if self._awaits_rate and has_rate(row):
@@ -79,12 +83,7 @@ class Reporter:
         self._writer.write({**row, **before}, row["env_steps"])
 
     def before_checkpoint(self, snapshot: Snapshot) -> None:
-        """Has all rows so far in their files, and warns if no episode has ended since the boundary before.
-
-        Raises:
-            FolderLostError: if the run's folder is there no more, or another run has it.
-        """
-        self._guard.check()
+        """Has all rows so far in their files, and warns if no episode has ended since the boundary before."""
         self._writer.sync()
         every, update = make_schedule(self._config).every, snapshot.counters.learner_steps
         if every == 0 or update % every or self._config.topology.placement == "anakin":
@@ -113,3 +112,18 @@ class Reporter:
             row["evaluate/episodes"],
             row["evaluate/return_median"],
         )
+
+
+def make_row(env_id: str, counters: Counters, episodes: Episodes, wall_s: float) -> Mapping[str, Any]:
+    """A row of metrics, of the update that was evaluated."""
+    mean = float(episodes.returns.mean())
+    normalised = human_normalised(env_id, mean)
+    return {
+        **dataclasses.asdict(counters),
+        ROW_KEY: mean,
+        "evaluate/return_median": float(np.median(episodes.returns)),
+        "evaluate/length": float(episodes.lengths.mean()),
+        "evaluate/episodes": len(episodes.returns),
+        **({} if normalised is None else {"evaluate/human_normalised": normalised}),
+        "time/wall_s": wall_s,
+    }

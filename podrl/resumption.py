@@ -18,13 +18,13 @@ from podrl.config import Config
 from podrl.config_dict import differences, to_dict
 from podrl.kept_rows import run_seconds
 from podrl.launch.progress import newest_update
+from podrl.mistakes import shorten
 from podrl.ops.optimizers import rescale_counts
 from podrl.paths import is_there
 from podrl.records import read_json
 from podrl.run_files import CHECKPOINTED, START_ANEW, set_rows_aside
 from podrl.schedule import is_exact, is_finished, resumable
 from podrl.types import Counters, LearnerState, Snapshot
-from podrl.workdir import shorten
 
 _ADVICE = f"Put good copies there and repeat the command, choose another --workdir, or add {START_ANEW}."
 

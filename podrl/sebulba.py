@@ -16,21 +16,14 @@ import time
 
 from absl import logging
 
-from podrl.actors import ActorError
+from podrl.actors import Actor, ActorError
 from podrl.config import Config
-from podrl.crew import (
-    check_lag,
-    describe_learner,
-    finished_episodes,
-    join_actors,
-    make_actors,
-    stop_actors,
-    take_rollouts,
-)
+from podrl.crew import join_actors, make_actors, stop_actors
 from podrl.distributed import ALONE, Job
 from podrl.envs import Source
 from podrl.evaluator import OFF, Evaluator
-from podrl.journal import Row
+from podrl.handoff import Rollout
+from podrl.journal import Journal, Row
 from podrl.learner import Learner
 from podrl.ledger import OTHER, Annotate, Ledger
 from podrl.mesh import ShardingRule, Topology
@@ -51,7 +44,7 @@ from podrl.progress import (
 )
 from podrl.schedule import is_finished, make_schedule
 from podrl.transfer import ParameterStore
-from podrl.types import Agent, EnvSpec, Snapshot
+from podrl.types import Agent, Counters, EnvSpec, Snapshot
 from podrl.waiting import Stopped
 from podrl.watchdog import Watchdog, Watched
 
@@ -131,7 +124,7 @@ def run(
     params = programs.learner.actor_params(state)
     parameters.publish(counters.learner_steps, params)
     evaluator.add(counters, params)
-    actors = make_actors(config, source, topology, programs, parameters, schedule, annotate)
+    actors = make_actors(config, source, topology, programs.acting, parameters, schedule, annotate)
     doing = functools.partial(describe_learner, ledger, actors)
     watchdog.watch(Watched(ledger=ledger, doing=lambda: doing(counters), is_alive=lambda: True))
     for actor in actors:
@@ -190,3 +183,41 @@ def run(
         save(make_snapshot(state, counters, journal))
     evaluated = evaluations.settle(counters)
     return make_outcome(config, state, counters, journal, ledger, evaluated=evaluated, code=int(should_stop()))
+
+
+def describe_learner(ledger: Ledger, actors: Sequence[Actor], counters: Counters) -> str:
+    """What the main thread does now, for messages, and for whom it waits if it does."""
+    bucket, seconds = ledger.doing()
+    missing = [actor.name for actor in actors if not actor.is_decided()]
+    waits = f", waiting for a rollout of {', '.join(missing)}" if bucket == "wait_rollouts" and missing else ""
+    return f"learner has been in {bucket!r} for {seconds:.1f} s, after update {counters.learner_steps}{waits}"
+
+
+def take_rollouts(
+    actors: Sequence[Actor], ledger: Ledger, journal: Journal, should_stop: Callable[[], bool]
+) -> list[Rollout]:
+    """The next rollout of every actor; as long as an update runs meanwhile, the learner is learning and not waiting.
+
+    Raises:
+        Stopped: if the run is to end before the rollouts come.
+    """
+    journal.wait_for_update(unless=lambda: all(actor.is_decided() for actor in actors) or should_stop())
+    if should_stop():
+        raise Stopped
+    with ledger.spend("wait_rollouts"):
+        return [actor.take(should_stop) for actor in actors]
+
+
+def check_lag(rollouts: Sequence[Rollout], versions: range) -> None:
+    """Raises RuntimeError unless every rollout was made with one of the versions of parameters that it should have."""
+    for index, rollout in enumerate(rollouts):
+        if rollout.version not in versions:
+            expected = f"{versions.start}" + (f" to {versions[-1]}" if len(versions) > 1 else "")
+            raise RuntimeError(
+                f"Found a rollout of actor {index} made with parameters {rollout.version}; expected {expected}."
+            )
+
+
+def finished_episodes(rollouts: Sequence[Rollout]) -> list[tuple[float, int]]:
+    """(return, length) of the episodes that ended, in the fixed order of actors, rows and pools."""
+    return [episode for rollout in rollouts for episode in rollout.episodes]

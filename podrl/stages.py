@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from podrl import crew
-from podrl.assembly import Assembly, assemble
+from podrl.assembly import Assembly, assemble, run_loop
 from podrl.checkpoint import Checkpointer
 from podrl.config import Config, check
 from podrl.envs import Pool, make_environment
@@ -24,7 +24,6 @@ from podrl.handoff import Rollout
 from podrl.instruments import Clocks, Sample, time_threads
 from podrl.layout import default_env_threads
 from podrl.networks import make_network
-from podrl.placement import run_loop
 from podrl.plain_loop import make_plain_loop
 from podrl.programs import Programs, compile_programs
 from podrl.progress import is_checkpoint_due
@@ -109,7 +108,7 @@ def record_rollouts(parts: Parts) -> list[Rollout]:
     parameters = ParameterStore(parts.topology.local_actor_devices)
     parameters.publish(0, learner.actor_params(learner.init(once.seed)))
     schedule = make_schedule(once)
-    actors = crew.make_actors(once, parts.source, parts.topology, parts.programs, parameters, schedule)
+    actors = crew.make_actors(once, parts.source, parts.topology, parts.programs.acting, parameters, schedule)
     try:
         for actor in actors:
             actor.start()

@@ -24,8 +24,7 @@ import jax
 from rich.console import Console
 
 from podrl import consensus
-from podrl.allocator import keep_freed_memory
-from podrl.assembly import assemble, describe, resolve, resume_at
+from podrl.assembly import assemble, describe, resolve, resume_at, run_loop
 from podrl.checkpoint_errors import CheckpointError
 from podrl.commandline import CommandLine
 from podrl.compilation_cache import use_compilation_cache
@@ -33,7 +32,6 @@ from podrl.config import MISTAKE, Config, ConfigError, check
 from podrl.config_dict import to_dict
 from podrl.consensus import StopVote
 from podrl.container_limits import check_threads, explain
-from podrl.determinism import jax_plugins, require_determinism
 from podrl.display import Display, configure_logging
 from podrl.distributed import ALONE, Job
 from podrl.endless import check_evaluation
@@ -47,12 +45,12 @@ from podrl.ledger import Ledger
 from podrl.local_gpus import check_gpus
 from podrl.membership import Membership
 from podrl.metrics import MetricsWriter
+from podrl.mistakes import shorten
 from podrl.naming import default_folder, make_new_folder
 from podrl.panel import Summary
 from podrl.paths import absolute_workdir
 from podrl.place import find_place, warn_of_unread_launcher
-from podrl.placement import run_loop
-from podrl.platforms import available_cores, suit_xla_to_cpu
+from podrl.platforms import available_cores, jax_plugins, keep_freed_memory, require_determinism, suit_xla_to_cpu
 from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
 from podrl.process_exit import contained
 from podrl.profiler import Profiler
@@ -67,7 +65,7 @@ from podrl.streams import keep_printing
 from podrl.tool import refuse_module
 from podrl.types import Counters, EnvSpec, Snapshot
 from podrl.watchdog import STALLED, Watchdog, Watched
-from podrl.workdir import make_manifest, make_workdir, shorten, write_facts
+from podrl.workdir import make_manifest, make_workdir, write_facts
 
 _STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")  # As the runtime's begin.
 
@@ -261,7 +259,7 @@ def train(
             advises = not profile and config.topology.placement == "sebulba"  # It is about threads that wait.
             began_s = time.perf_counter()
             reporter = Reporter(
-                config, topology, writer, display, ledger, start, guard, start_s=began_s, advises=advises
+                config, topology, writer, display, ledger, start, guard.check_news, start_s=began_s, advises=advises
             )
 
         evaluator = make_evaluator(
@@ -291,6 +289,7 @@ def train(
                 votes.cast()
 
         def save(snapshot: Snapshot) -> None:
+            guard.check()
             if reporter:
                 reporter.before_checkpoint(snapshot)  # A run that goes on from it does not make these rows again.
             checkpointer.save(snapshot, config=to_dict(asked), manifest=manifest)

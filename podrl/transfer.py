@@ -10,16 +10,11 @@ import threading
 
 import jax
 from jax.sharding import Mesh
-import numpy as np
 
+from podrl.devices import is_ready
 from podrl.mesh import trajectory_sharding
 from podrl.types import PyTree, Trajectory
 from podrl.waiting import Stopped, wait_for, wait_until
-
-
-def is_ready(tree: PyTree) -> bool:
-    """Whether the programs that compute these arrays have ended; what is on the host is ready."""
-    return all(leaf.is_ready() for leaf in jax.tree.leaves(tree) if not isinstance(leaf, np.ndarray | np.generic))
 
 
 def rollout_to_learner(rollout: Trajectory, local_learner: Mesh) -> Trajectory:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from podrl.envs import Pool, check_timestep
-from podrl.metrics import EpisodeTracker
+from podrl.episodes import EpisodeTracker
 from podrl.types import Timestep
 from podrl.unroll import ActingState
 

@@ -8,7 +8,6 @@ import importlib.metadata
 import os
 import platform
 import secrets
-import subprocess
 import time
 from typing import Any
 
@@ -19,11 +18,11 @@ from podrl.config import Config, ConfigError, check
 from podrl.config_dict import default_sections, differences, to_dict, with_defaults
 from podrl.envs.atari_screens import describe_other_screen
 from podrl.mesh import Topology
+from podrl.mistakes import shorten
 from podrl.platforms import available_cores
 from podrl.records import REPAIR, read_json
 from podrl.run_files import START_ANEW, check_rights, find_remains, holds_run, write_json
-
-LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "orbax-checkpoint", "numpy")
+from podrl.software import LIBRARIES, find_commit
 
 
 def make_workdir(
@@ -139,33 +138,3 @@ def write_facts(workdir: epath.Path, config: Config, manifest: Mapping[str, Any]
     manifests = len(list(workdir.glob("manifest*.json")))
     write_json(workdir / (f"manifest-{manifests + 1}.json" if manifests else "manifest.json"), manifest)
     write_json(workdir / "config.json", to_dict(config))  # Last: it says that a run has begun.
-
-
-def shorten(texts: Sequence[str], limit: int = 5) -> str:
-    """The first few, and how many more there are."""
-    more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
-    return "; ".join([*texts[:limit], *more])
-
-
-def find_commit() -> str | None:
-    """The commit of podrl's own checkout, with `+changes` where the tree differs; None outside of one.
-
-    Warns once if there is a checkout, but git does not say.
-    """
-    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if not os.path.exists(os.path.join(folder, ".git")):
-        return None
-
-    def git(*arguments: str) -> str:
-        # Another user's checkout may have git run commands of theirs; but so does its code, which is running.
-        command = ["git", "-c", "safe.directory=*", "--no-optional-locks", "-C", folder, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
-
-    try:
-        if not os.path.samefile(git("rev-parse", "--show-toplevel"), folder):
-            return None
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().partition("\n")[0]
-        logging.log_first_n(logging.WARNING, "The manifest has no commit of podrl: git says: %s", 1, reason)
-        return None

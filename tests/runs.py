@@ -14,11 +14,11 @@ import pytest
 from configs import common
 from podrl import assembly, sebulba
 from podrl.agents import load_agent
+from podrl.assembly import run_loop
 from podrl.config import Config, EvaluateConfig
 from podrl.config_dict import from_config_dict
 from podrl.envs import load_source
 from podrl.mesh import ShardingRule, Topology, make_topology
-from podrl.placement import run_loop
 from podrl.programs import Programs
 from podrl.progress import Outcome
 from podrl.sharding import make_split_network

@@ -5,7 +5,7 @@ import pytest
 
 FAULTS = """
 import ctypes, resource, sys
-from podrl.allocator import keep_freed_memory
+from podrl.platforms import keep_freed_memory
 took_effect = keep_freed_memory() if sys.argv[1] == "keep" else False
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]

@@ -7,12 +7,12 @@ from pathlib import Path
 import ml_collections
 import pytest
 
+from docs.make_config_reference import reference
 from podrl.agents import agent_names, load_agent
 from podrl.assembly import resolve
 from podrl.config import Config, ConfigError
 from podrl.config_dict import default_sections
 from podrl.ranges import values_of
-from podrl.reference import reference
 from tests import hostile
 
 NUM_QUICK = 400
@@ -116,4 +116,4 @@ def test_every_key_has_values_in_the_table():
 
 def test_the_documented_table_is_current():
     page = Path(__file__).parent.parent / "docs/config.md"
-    assert page.read_text() == reference(), "python -m podrl.reference > docs/config.md"
+    assert page.read_text() == reference(), "python docs/make_config_reference.py > docs/config.md"

@@ -7,8 +7,8 @@ import numpy as np
 
 from podrl.config import EnvConfig
 from podrl.envs.gymnasium import make_pool
+from podrl.episodes import EpisodeTracker
 from podrl.evaluate import Tally
-from podrl.metrics import EpisodeTracker
 from podrl.unroll import EnvironmentsState, _count_episodes
 from tests.envs.stream import Stream
 

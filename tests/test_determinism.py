@@ -5,13 +5,15 @@ import os
 import pytest
 
 from podrl.config import ConfigError
-from podrl.determinism import GPU_FLAG, jax_plugins, require_determinism
 from podrl.platforms import (
+    GPU_FLAG,
     available_cores,
     busy_core_seconds,
     convolve_on_all_cores,
     give_xla_two_threads,
     has_ynnpack_convolutions,
+    jax_plugins,
+    require_determinism,
     suit_xla_to_cpu,
 )
 from tests.processes import ROOT, launch, read_rows

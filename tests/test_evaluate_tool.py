@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from podrl import saved_run, train
-from podrl.determinism import GPU_FLAG
+from podrl.platforms import GPU_FLAG
 from tests import runs
 from tests.faults.checkpoints import unseal
 from tools import evaluate

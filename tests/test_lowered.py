@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from configs import impala_atari
+from podrl.acting_programs import ActingPrograms, compile_acting
 from podrl.agents import load_agent
 from podrl.config import Config
 from podrl.config_dict import from_config_dict
 from podrl.layout import global_shape, make_layout
 from podrl.learner import Learner
 from podrl.mesh import make_topology
-from podrl.programs import ActingPrograms, compile_acting
 from podrl.types import Agent, Trajectory
 from podrl.unroll import Unroller
 from tests.runs import make_agent

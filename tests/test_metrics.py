@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from podrl.episodes import EpisodeTracker, EpisodeWindow
 from podrl.ledger import Ledger, pooled, shares
-from podrl.metrics import EpisodeTracker, EpisodeWindow, MetricsWriter
+from podrl.metrics import MetricsWriter
 from podrl.types import Counters
 
 

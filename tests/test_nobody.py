@@ -14,7 +14,7 @@ from podrl import plotting, temporary, train
 from podrl.config import ConfigError
 from podrl.gymnasium_envs.progress import Progress
 from podrl.run_files import check_rights
-from podrl.workdir import find_commit
+from podrl.software import find_commit
 from tests import runs
 from tests.processes import ROOT, checkpoints
 

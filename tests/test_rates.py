@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from podrl import anakin, job_benchmark, journal, progress
+from podrl.devices import is_ready
 from podrl.evaluate import Episodes
 from podrl.evaluator import Evaluator
 from podrl.rates import RateMeter
-from podrl.transfer import is_ready
 from tests.envs import scripted
 from tests.runs import anakin_config, make_agent, run, scripted_config
 

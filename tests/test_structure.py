@@ -12,7 +12,7 @@ LAYERS = [
     {"mistakes", "stop_signals"},
     {"ranges", "rows"},
     {"sections"},
-    {"types", "config", "ledger", "keys", "allocator", "compilation_cache", "event_file", "waiting", "wire"}
+    {"types", "config", "ledger", "keys", "compilation_cache", "event_file", "waiting", "wire"}
     | {"atari_scores", "console", "data", "naming", "line_file", "platforms", "units", "signal_handlers"}
     | {"hints", "intervals", "marks", "process_exit", "proxies", "rates", "streams", "tensorstore_metrics"}
     | {"user_modules", "heartbeat", "temporary"},
@@ -28,30 +28,43 @@ LAYERS = [
         "envs",
         "gymnasium_envs",
         "commandline",
-        "determinism",
+        "software",
         "fingerprint",
         "records",
         "kept_rows",
         "run_files",
         "metadata",
     }
-    | {"memory", "traffic", "plotting", "checkpoint_errors", "entrance", "handshake", "jax_settings", "secret"}
+    | {"memory", "plotting", "checkpoint_errors", "entrance", "handshake", "jax_settings", "secret"}
     | {"addresses", "jax_service", "own_credentials"},
-    {"agents", "layout", "metrics", "panel", "profiler", "schedule", "interruption", "nonfinite", "normalization"}
+    {
+        "devices",
+        "episodes",
+        "agents",
+        "layout",
+        "metrics",
+        "panel",
+        "profiler",
+        "schedule",
+        "interruption",
+        "nonfinite",
+        "normalization",
+    }
     | {"comparison", "endless", "retention", "export", "membership", "sharding", "state_arrays", "coordinator"},
     {"unroll", "transfer", "learner", "checkpoint_facts", "display", "workdir", "advice", "handoff", "watchdog"}
     | {"folder_guard", "absence", "launch", "tool", "coordinator_process", "coordinator_start", "place", "local_gpus"},
     {"meeting", "fused", "checkpoint_arrays", "adviser", "sizes"},
-    {"distributed", "assembly", "checkpoint_restore", "reference"},
+    {"distributed", "checkpoint_restore"},
     {"checkpoint", "reachability"},
-    {"preflight", "consensus", "resumption", "joining"},
+    {"acting_programs", "episode_gatherer", "preflight", "consensus", "resumption", "joining"},
     {"programs", "journal", "comparison_report", "evaluate", "video"},
     {"turn", "succession"},
     {"actors"},
     {"crew", "evaluator"},
     {"progress"},
     {"sebulba", "anakin", "instruments", "inspection", "reporter"},
-    {"placement", "plain_loop"},
+    {"assembly"},
+    {"plain_loop"},
     {"train", "stages", "inspection_report"},
     {"planning"},
     {"benchmark", "benchmark_report", "job_benchmark", "saved_run", "evaluation_report"}

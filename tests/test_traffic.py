@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from podrl.learner import Learner
-from podrl.traffic import Collective, collective_bytes, describe_traffic, find_collectives
+from podrl.memory import Collective, collective_bytes, describe_traffic, find_collectives
 from tests.runs import make_agent, make_config, random_trajectory
 from tests.test_learner import learner_mesh, shapes
 

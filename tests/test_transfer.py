@@ -7,11 +7,11 @@ import jax
 from jax import numpy as jnp
 import pytest
 
-from podrl.consensus import EpisodeGatherer
 from podrl.distributed import ALONE
+from podrl.episode_gatherer import EpisodeGatherer
+from podrl.episodes import EpisodeWindow
 from podrl.journal import Journal
 from podrl.ledger import Ledger
-from podrl.metrics import EpisodeWindow
 from podrl.transfer import ParameterStore
 from podrl.types import Counters
 from podrl.waiting import Stopped, wait_until

@@ -15,14 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 import ml_collections
 
-from podrl.allocator import keep_freed_memory
 from podrl.commandline import Parser
 from podrl.config import ConfigError, check
 from podrl.console import make_console
-from podrl.determinism import jax_plugins, require_determinism
 from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute_path
-from podrl.platforms import skip_absent_tpu, suit_xla_to_cpu
+from podrl.platforms import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
 from podrl.ranges import LONGEST_S, check_flag
 from podrl.tool import check_known, check_writable, contain, load_config, parse_numbers, run_tool
 

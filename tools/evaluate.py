@@ -18,10 +18,9 @@ from absl import logging
 from podrl.commandline import Parser
 from podrl.config import check
 from podrl.console import make_console
-from podrl.determinism import jax_plugins
 from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute, absolute_path
-from podrl.platforms import available_cores, skip_absent_tpu, suit_xla_to_cpu
+from podrl.platforms import available_cores, jax_plugins, skip_absent_tpu, suit_xla_to_cpu
 from podrl.ranges import LONGEST_S, check_flag
 from podrl.tool import check_writable, contain, run_tool
 
@@ -79,10 +78,10 @@ def run(flags: argparse.Namespace) -> None:
     import jax  # A mistake before need not wait for it.
 
     from podrl import evaluation_report, inspection
-    from podrl.determinism import require_determinism
     from podrl.display import configure_logging
     from podrl.endless import check_ends
     from podrl.evaluate import POLICIES, check_same_interface, split_episodes
+    from podrl.platforms import require_determinism
     from podrl.saved_run import open_run, read_config
     from podrl.video import Film
 

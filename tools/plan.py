@@ -17,13 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 import ml_collections
 
-from podrl.allocator import keep_freed_memory
 from podrl.commandline import Parser
 from podrl.config import check
 from podrl.console import make_console
 from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute_path
-from podrl.platforms import suit_xla_to_cpu
+from podrl.platforms import keep_freed_memory, suit_xla_to_cpu
 from podrl.ranges import check_flag
 from podrl.tool import check_known, check_writable, load_config, run_tool
 

@@ -18,14 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 import ml_collections
 
-from podrl.allocator import keep_freed_memory
 from podrl.commandline import Parser
 from podrl.config import Config, ConfigError, check
 from podrl.console import make_console
-from podrl.determinism import jax_plugins, require_determinism
 from podrl.jax_settings import check_jax_settings
 from podrl.paths import absolute_path
-from podrl.platforms import skip_absent_tpu, suit_xla_to_cpu
+from podrl.platforms import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
 from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
 
 if TYPE_CHECKING:  # JAX: a mistake before need not wait for it.

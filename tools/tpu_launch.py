@@ -13,12 +13,11 @@ if __name__ == "__main__":  # Before what follows, which takes seconds to import
     stop_signals.stand()
 
 from podrl import commandline
-from podrl.determinism import jax_plugins
 from podrl.jax_settings import check_jax_settings
 from podrl.launch import options
 from podrl.launch.start import launch
 from podrl.metadata import MetadataError
-from podrl.platforms import skip_absent_tpu
+from podrl.platforms import jax_plugins, skip_absent_tpu
 from podrl.process_exit import record_end
 from podrl.tool import run_tool
 

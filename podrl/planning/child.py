@@ -11,8 +11,7 @@ from typing import Any, Self, TypeVar
 import jax
 
 from podrl import stop_signals
-from podrl.allocator import keep_freed_memory
-from podrl.platforms import suit_xla_to_cpu
+from podrl.platforms import keep_freed_memory, suit_xla_to_cpu
 
 T = TypeVar("T")
 

@@ -15,12 +15,13 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from podrl.acting_programs import make_unroller, trace_act
 from podrl.assembly import Assembly, assemble, make_agent
 from podrl.config import Config, check
 from podrl.envs import make_environment
 from podrl.fused import FusedLearner
 from podrl.layout import Layout
-from podrl.memory import shard_bytes
+from podrl.memory import Collective, shard_bytes
 from podrl.mesh import is_undivided
 from podrl.planning.costs import (
     Cost,
@@ -33,9 +34,8 @@ from podrl.planning.costs import (
     without_dead_code,
 )
 from podrl.planning.slices import Slice, tpu_devices
-from podrl.programs import make_learner, make_unroller, rollout_shapes, trace_act
+from podrl.programs import make_learner, rollout_shapes
 from podrl.sharding import make_split_network
-from podrl.traffic import Collective
 from podrl.types import PyTree
 
 # Of products that are timed on their own. Of smaller ones the call takes longer than the product.

@@ -16,7 +16,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from podrl.traffic import Collective, find_collectives
+from podrl.memory import Collective, find_collectives
 
 _SIZE = re.compile(r"([\d.]+)([KMGT]?)\b")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -25,8 +25,8 @@ import numpy as np
 from podrl import crew
 from podrl.config import Config, ConfigError, check
 from podrl.envs import Pool, check_timestep
+from podrl.episodes import EpisodeTracker
 from podrl.instruments import Clocks, Sample, describe_machine
-from podrl.metrics import EpisodeTracker
 from podrl.planning.distributions import Distribution
 from podrl.planning.system import Host, Work
 from podrl.stages import Parts, make_parts, open_pools, record_rollouts

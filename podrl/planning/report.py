@@ -11,12 +11,12 @@ from rich.table import Table
 
 from podrl.console import print_table
 from podrl.instruments import QUIET_LOAD
+from podrl.memory import describe_traffic
 from podrl.planning.costs import Cost
 from podrl.planning.model import LIMITS, Prediction
 from podrl.planning.plans import Fit, Misfit, Plan
 from podrl.planning.slices import Slice
 from podrl.planning.yardsticks import Yardsticks
-from podrl.traffic import describe_traffic
 from podrl.units import describe_amount, describe_bytes, describe_number, describe_seconds, describe_share
 
 _NO_GAIN = 1.01  # A split that is faster by less is no advice.

@@ -11,6 +11,7 @@ from absl import logging
 from podrl.config import check
 from podrl.folder_guard import sole_user
 from podrl.launch.signals import StopSignals
+from podrl.mistakes import shorten
 from podrl.plotting import make_figure
 from podrl.secret import EXPORT
 from podrl.study import slurm_array
@@ -24,7 +25,6 @@ from podrl.study.places import common_overrides, make_job, platform, slice_name
 from podrl.study.report import Findings, make_report
 from podrl.study.summary import RunRecord, collect, find_budgets, summarize
 from podrl.study.table import encode, make_point_table, make_table
-from podrl.workdir import shorten
 
 REPORT = "report.html"
 

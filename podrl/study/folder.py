@@ -18,12 +18,13 @@ from podrl.config import ConfigError, check
 from podrl.config_dict import to_dict
 from podrl.records import Rows
 from podrl.rows import Row
+from podrl.software import find_commit
 from podrl.study.definition import Definition, from_fields
 from podrl.study.feasibility import Feasible, Infeasible
 from podrl.study.grid import Trial, to_fields
 from podrl.study.machine import describe_machine
 from podrl.study.sameness import check_same
-from podrl.workdir import find_commit, write_json
+from podrl.workdir import write_json
 
 MANIFEST = "study.json"
 WORDS = ("complete", "failed", "half-done", "not begun")

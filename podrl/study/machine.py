@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from podrl.platforms import available_cores
-from podrl.workdir import LIBRARIES
+from podrl.software import LIBRARIES
 
 
 def describe_machine() -> dict[str, Any]:

@@ -8,8 +8,8 @@ from etils import epath
 from podrl.agents import load_agent
 from podrl.config import check
 from podrl.config_dict import differences, with_defaults
+from podrl.mistakes import shorten
 from podrl.study.grid import SPLIT
-from podrl.workdir import shorten
 
 _GRID = ("machines", "axes", "scaling", "seeds")
 _NONE = "none"

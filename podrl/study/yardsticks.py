@@ -11,9 +11,10 @@ from absl import logging
 from etils import epath
 
 from podrl.config_dict import differences
+from podrl.mistakes import shorten
 from podrl.planning.yardsticks import FIT, Yardsticks
 from podrl.study.machine import describe_machine
-from podrl.workdir import shorten, write_json
+from podrl.workdir import write_json
 
 YARDSTICKS = "yardsticks.json"
 

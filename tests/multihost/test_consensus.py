@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from podrl.consensus import EpisodeGatherer
-from podrl.metrics import EpisodeWindow
+from podrl.episode_gatherer import EpisodeGatherer
+from podrl.episodes import EpisodeWindow
 
 
 @dataclasses.dataclass

@@ -10,12 +10,12 @@ from jax import numpy as jnp
 import pytest
 
 from configs import impala_atari
+from podrl.acting_programs import make_unroller, trace_act
 from podrl.assembly import assemble, resolve
-from podrl.memory import shard_bytes
+from podrl.memory import collective_bytes, shard_bytes
 from podrl.mesh import Topology
 from podrl.planning.slices import parse_slice, tpu_devices
-from podrl.programs import make_learner, make_unroller, rollout_shapes, trace_act
-from podrl.traffic import collective_bytes
+from podrl.programs import make_learner, rollout_shapes
 from podrl.types import LearnerState
 
 pytestmark = [

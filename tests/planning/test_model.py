@@ -6,10 +6,10 @@ import math
 import pytest
 
 from podrl.layout import Layout
+from podrl.memory import Collective
 from podrl.planning.compilation import RunCosts
 from podrl.planning.costs import Cost
 from podrl.planning.model import Machine, needs, predict, reduction_seconds, resize, scaling, splits, stage_seconds
-from podrl.traffic import Collective
 from tests.runs import make_config
 
 ENVS, LENGTH, HOSTS = 128, 10, 4

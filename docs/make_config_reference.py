@@ -1,14 +1,17 @@
 """docs/config.md: every key of a config, its default and what it takes, from the table that checks are made from.
 
-python -m podrl.reference > docs/config.md
+python docs/make_config_reference.py > docs/config.md
 """
 
 from collections.abc import Iterator
 import dataclasses
 import inspect
+from pathlib import Path
 import re
 import sys
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl.agents import agent_names, load_agent
 from podrl.config import Config, EnvConfig
@@ -17,7 +20,8 @@ from podrl.ranges import LEAST, OPTIONS, values_of
 
 _INTRO = f"""# Every key of a config
 
-Made by `python -m podrl.reference > docs/config.md` from the table that values are checked with, and not to be edited.
+Made by `python docs/make_config_reference.py > docs/config.md` from the table that values are checked with: not to be
+edited.
 
 `[a, b]` are numbers from a to b, `[a, b)` those below b; numbers other than 0 are at least {LEAST:g}. A value outside
 is refused in one line before anything starts. Sizes up to 2**31 are bounded by memory: what cannot fit is refused with
