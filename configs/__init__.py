@@ -1,5 +1,5 @@
 """Runs to start from: each file's `get_config()` returns a whole run as a ConfigDict."""
 
-from podrl.user_modules import folders_of
+from podrl.config.user_modules import folders_of
 
 __path__ = folders_of(__name__)

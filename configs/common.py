@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from podrl.config_dict import default_env, default_sections
+from podrl.config.config_dict import default_env, default_sections
 
 
 def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.ConfigDict:
@@ -122,5 +122,5 @@ def atari_options() -> ml_collections.ConfigDict:
 
 
 def football_options() -> ml_collections.ConfigDict:
-    """Google Research Football from features, paid for goals only; see `podrl.envs.football`."""
+    """Google Research Football from features, paid for goals only; see `podrl.envs.sources.football`."""
     return ml_collections.ConfigDict({"checkpoints": False, "observation": "features"})

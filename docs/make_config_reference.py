@@ -13,10 +13,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from podrl.agents import agent_names, load_agent
-from podrl.config import Config, EnvConfig
-from podrl.config_dict import default_sections
-from podrl.ranges import LEAST, OPTIONS, values_of
+from podrl.agents.parts.loading import agent_names, load_agent
+from podrl.config.config import Config, EnvConfig
+from podrl.config.config_dict import default_sections
+from podrl.config.ranges import LEAST, OPTIONS, values_of
 
 _INTRO = f"""# Every key of a config
 

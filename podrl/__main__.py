@@ -2,6 +2,6 @@
 
 import sys
 
-from podrl.tool import refuse_module
+from podrl.runtime.tool import refuse_module
 
 sys.exit(refuse_module("podrl", "tools/tpu_launch.py --config configs/impala_catch.py"))

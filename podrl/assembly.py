@@ -11,23 +11,23 @@ import dataclasses
 import jax
 import ml_collections
 
-from podrl import anakin, sebulba
-from podrl.agents import check_keys, load_agent
-from podrl.config import Config, ConfigError, EnvConfig, check, check_counts, shown
-from podrl.config_dict import as_values, from_config_dict
-from podrl.envs import Source, load_source, make_environment
+from podrl.agents.parts.loading import check_keys, load_agent
+from podrl.agents.parts.normalization import normalize_observations, normalize_rewards
+from podrl.config.config import Config, ConfigError, EnvConfig, check, check_counts, shown
+from podrl.config.config_dict import as_values, from_config_dict
 from podrl.envs.observations import describe_observation
 from podrl.envs.settings import settle
-from podrl.fused import FusedLearner
-from podrl.layout import Layout, make_layout, resolve_loop, resolve_micro_batches
-from podrl.learner import Learner
+from podrl.envs.source import Source, load_source, make_environment
+from podrl.experience.layout import Layout, make_layout, resolve_loop, resolve_micro_batches
+from podrl.experience.schedule import last_update, updates_ahead
+from podrl.learning.fused import FusedLearner
+from podrl.learning.learner import Learner
+from podrl.learning.sharding import describe_split, make_split_network
+from podrl.learning.sizes import check_experience, check_state
+from podrl.loops import anakin, sebulba
+from podrl.loops.bookkeeping import Outcome
 from podrl.mesh import ShardingRule, Topology, make_topology
-from podrl.networks import make_network
-from podrl.normalization import normalize_observations, normalize_rewards
-from podrl.progress import Outcome
-from podrl.schedule import last_update, updates_ahead
-from podrl.sharding import describe_split, make_split_network
-from podrl.sizes import check_experience, check_state
+from podrl.networks.actor_critic import make_network
 from podrl.types import Agent, Counters, EnvSpec, LearnerState, Network
 
 
@@ -198,6 +198,6 @@ def _check_same_without_training_wrappers(source: Source, env: EnvConfig, spec: 
 
 
 def run_loop(config: Config) -> Callable[..., Outcome]:
-    """The run loop of `topology.placement`: `podrl.sebulba.run`, or another with the same arguments."""
+    """The run loop of `topology.placement`: `podrl.loops.sebulba.run`, or another with the same arguments."""
     run: Callable[..., Outcome] = anakin.run if config.topology.placement == "anakin" else sebulba.run
     return run

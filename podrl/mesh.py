@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from podrl.config import ConfigError, TopologyConfig, check, did_you_mean
+from podrl.config.config import ConfigError, TopologyConfig, check, did_you_mean
 from podrl.types import PyTree, Trajectory
 
 # libtpu compiles no program for a part of a larger slice of these, so that there every device has to learn: on

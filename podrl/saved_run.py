@@ -9,15 +9,15 @@ from etils import epath
 import jax
 import ml_collections
 
-from podrl import inspection
 from podrl.assembly import assemble_agent, resolve
-from podrl.checkpoint_arrays import restore_actor
-from podrl.checkpoint_facts import read_facts
-from podrl.config import Config, ConfigError
-from podrl.config_dict import with_defaults
-from podrl.envs import Source
+from podrl.config.config import Config, ConfigError
+from podrl.config.config_dict import with_defaults
+from podrl.envs.source import Source
+from podrl.runs import inspection
+from podrl.runs.checkpoint_arrays import restore_actor
+from podrl.runs.checkpoint_facts import read_facts
+from podrl.runs.workdir import read_config_file
 from podrl.types import Agent, Counters, EnvSpec, LearnerState, PyTree
-from podrl.workdir import read_config_file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

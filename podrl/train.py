@@ -23,49 +23,49 @@ from etils import epath
 import jax
 from rich.console import Console
 
-from podrl import consensus
 from podrl.assembly import assemble, describe, resolve, resume_at, run_loop
-from podrl.checkpoint_errors import CheckpointError
-from podrl.commandline import CommandLine
-from podrl.compilation_cache import use_compilation_cache
-from podrl.config import MISTAKE, Config, ConfigError, check
-from podrl.config_dict import to_dict
-from podrl.consensus import StopVote
-from podrl.container_limits import check_threads, explain
-from podrl.display import Display, configure_logging
-from podrl.distributed import ALONE, Job
-from podrl.endless import check_evaluation
-from podrl.evaluator import OFF, ROW_KEY, make_evaluator
-from podrl.folder_guard import FolderGuard, FolderLostError
-from podrl.heartbeat import GONE_S
-from podrl.interruption import interruptible, leave
-from podrl.joining import join
-from podrl.kept_rows import has_row_with
-from podrl.ledger import Ledger
-from podrl.local_gpus import check_gpus
-from podrl.membership import Membership
-from podrl.metrics import MetricsWriter
+from podrl.config.commandline import CommandLine
+from podrl.config.config import MISTAKE, Config, ConfigError, check
+from podrl.config.config_dict import to_dict
+from podrl.config.paths import absolute_workdir
+from podrl.evaluation.endless import check_evaluation
+from podrl.evaluation.evaluator import OFF, ROW_KEY, make_evaluator
+from podrl.experience.schedule import is_finished, last_update
+from podrl.loops.bookkeeping import Outcome, count_updates
 from podrl.mistakes import shorten
-from podrl.naming import default_folder, make_new_folder
-from podrl.panel import Summary
-from podrl.paths import absolute_workdir
-from podrl.place import find_place, warn_of_unread_launcher
-from podrl.platforms import available_cores, jax_plugins, keep_freed_memory, require_determinism, suit_xla_to_cpu
-from podrl.preflight import check_agreement, check_workdir, make_device_facts, make_facts
-from podrl.process_exit import contained
-from podrl.profiler import Profiler
-from podrl.progress import Outcome, count_updates
-from podrl.records import read_manifests
-from podrl.reporter import Reporter
-from podrl.resumption import find_start, make_checkpointer, warn_of_changes, warn_of_learning_rate, with_clock
-from podrl.run_files import clear_run, holds_run
-from podrl.schedule import is_finished, last_update
-from podrl.stop_signals import INTERRUPTED, ending_waits
-from podrl.streams import keep_printing
-from podrl.tool import refuse_module
+from podrl.runs.checkpoint_errors import CheckpointError
+from podrl.runs.folder_guard import FolderGuard, FolderLostError
+from podrl.runs.heartbeat import GONE_S
+from podrl.runs.naming import default_folder, make_new_folder
+from podrl.runs.records import read_manifests
+from podrl.runs.resume import find_start, make_checkpointer, warn_of_changes, warn_of_learning_rate, with_clock
+from podrl.runs.run_files import clear_run, holds_run
+from podrl.runs.workdir import make_manifest, make_workdir, write_facts
+from podrl.runtime.compilation_cache import use_compilation_cache
+from podrl.runtime.container_limits import check_threads, explain
+from podrl.runtime.interruption import interruptible, leave
+from podrl.runtime.job import agreement
+from podrl.runtime.job.agreement import StopVote
+from podrl.runtime.job.job import ALONE, Job
+from podrl.runtime.job.joining import join
+from podrl.runtime.job.local_gpus import check_gpus
+from podrl.runtime.job.membership import Membership
+from podrl.runtime.job.place import find_place, warn_of_unread_launcher
+from podrl.runtime.job.preflight import check_agreement, check_workdir, make_device_facts, make_facts
+from podrl.runtime.ledger import Ledger
+from podrl.runtime.machine import available_cores, jax_plugins, keep_freed_memory, require_determinism, suit_xla_to_cpu
+from podrl.runtime.process_exit import contained
+from podrl.runtime.profiler import Profiler
+from podrl.runtime.stop_signals import INTERRUPTED, ending_waits
+from podrl.runtime.streams import keep_printing
+from podrl.runtime.tool import refuse_module
+from podrl.runtime.watchdog import STALLED, Watchdog, Watched
+from podrl.telemetry.display import Display, configure_logging
+from podrl.telemetry.kept_rows import has_row_with
+from podrl.telemetry.panel import Summary
+from podrl.telemetry.reporter import Reporter
+from podrl.telemetry.writer import MetricsWriter
 from podrl.types import Counters, EnvSpec, Snapshot
-from podrl.watchdog import STALLED, Watchdog, Watched
-from podrl.workdir import make_manifest, make_workdir, write_facts
 
 _STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")  # As the runtime's begin.
 
@@ -201,11 +201,11 @@ def train(
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
     with Watchdog(config.watchdog_s, on_stall=on_stall) as early:  # An environment may hang in its constructor.
         make = functools.partial(assemble, asked, watching=early.during)
-        assembly = consensus.together(job, "parts of the run", make, limit_s)
+        assembly = agreement.together(job, "parts of the run", make, limit_s)
         config, topology = assembly.config, assembly.topology
         patience_s = limit_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
         can_end = functools.partial(check_evaluation, config, assembly.source, assembly.spec, watching=early.during)
-        consensus.from_first(job, "evaluation", can_end, timeout_s=patience_s)
+        agreement.from_first(job, "evaluation", can_end, timeout_s=patience_s)
     asked = dataclasses.replace(asked, env=config.env)  # Options as they were read.
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(patience_s, config.watchdog_s))
@@ -222,7 +222,7 @@ def train(
                 clear_run(taken)
             return [str(taken), holds_run(taken)]
 
-        path, goes_on = consensus.from_first(job, "workdir", take_folder, timeout_s=patience_s + GONE_S)
+        path, goes_on = agreement.from_first(job, "workdir", take_folder, timeout_s=patience_s + GONE_S)
         check_workdir(job, path, limit_s)
         folder = epath.Path(path)
 

@@ -137,7 +137,7 @@ class Counters:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """All that a run needs to go on from where it stands, at a boundary (`podrl.config.CheckpointConfig`).
+    """All that a run needs to go on from where it stands, at a boundary (`podrl.config.config.CheckpointConfig`).
 
     Attributes:
         state: the learner's.

@@ -1,3 +1,3 @@
-from podrl.user_modules import folders_of
+from podrl.config.user_modules import folders_of
 
 __path__ = folders_of(__name__)

@@ -29,7 +29,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import jax
 import pytest
 
-from podrl.compilation_cache import use_compilation_cache  # Imports JAX, which reads the above.
+from podrl.runtime.compilation_cache import use_compilation_cache  # Imports JAX, which reads the above.
 
 # `nohup` and a shell's `&` start the tests with these ignored, and so all that they start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Hostile values for every key of a config, and what podrl makes of each; see `tests.test_config_values`."""
+"""Hostile values for every key of a config, and what podrl makes of each; see `tests.config.test_config_values`."""
 
 from collections.abc import Iterator, Mapping
 import dataclasses
@@ -14,10 +14,10 @@ import ml_collections
 import numpy as np
 
 from configs import common
-from podrl import commandline
-from podrl.agents import load_agent
+from podrl.agents.parts.loading import load_agent
 from podrl.assembly import resolve
-from podrl.config import Config, ConfigError
+from podrl.config import commandline
+from podrl.config.config import Config, ConfigError
 
 NUMBERS: tuple[Any, ...] = (
     *(-1, 0, 1, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**30, 10**400, 10**5000, -(2**63)),

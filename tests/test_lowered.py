@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 
 from configs import impala_atari
-from podrl.acting_programs import ActingPrograms, compile_acting
-from podrl.agents import load_agent
-from podrl.config import Config
-from podrl.config_dict import from_config_dict
-from podrl.layout import global_shape, make_layout
-from podrl.learner import Learner
+from podrl.agents.parts.loading import load_agent
+from podrl.config.config import Config
+from podrl.config.config_dict import from_config_dict
+from podrl.experience.layout import global_shape, make_layout
+from podrl.experience.programs import ActingPrograms, compile_acting
+from podrl.experience.unroll import Unroller
+from podrl.learning.learner import Learner
 from podrl.mesh import make_topology
 from podrl.types import Agent, Trajectory
-from podrl.unroll import Unroller
-from tests.runs import make_agent
+from tests.short_runs import make_agent
 
 PLATFORMS = ("tpu", "cuda")
 FEATURES = {"resnet": 256, "nature": 512}
@@ -128,7 +128,7 @@ class Run:
 
 @functools.cache
 def make_run(encoder: str, compute_dtype: str = "bfloat16") -> Run:
-    """What `podrl.programs.compile_programs` builds, for one device."""
+    """What `podrl.learning.programs.compile_programs` builds, for one device."""
     values = impala_atari.get_config()
     values.network.encoder, values.network.compute_dtype = encoder, compute_dtype
     config = from_config_dict(values, load_agent("impala").AgentConfig)

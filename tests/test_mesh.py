@@ -3,7 +3,7 @@ from jax import numpy as jnp
 from jax.sharding import PartitionSpec as P
 import pytest
 
-from podrl.config import ConfigError, TopologyConfig
+from podrl.config.config import ConfigError, TopologyConfig
 from podrl.mesh import make_topology, tree_sharding
 
 

@@ -10,12 +10,14 @@ import sys
 
 import pytest
 
-from podrl import plotting, temporary, train
-from podrl.config import ConfigError
-from podrl.gymnasium_envs.progress import Progress
-from podrl.run_files import check_rights
-from podrl.software import find_commit
-from tests import runs
+from podrl import train
+from podrl.config.config import ConfigError
+from podrl.envs.workers.progress import Progress
+from podrl.runs.run_files import check_rights
+from podrl.runtime import temporary
+from podrl.runtime.software import find_commit
+from podrl.telemetry import plotting
+from tests import short_runs
 from tests.processes import ROOT, checkpoints
 
 UID = 54321
@@ -52,7 +54,7 @@ def public(tmp_path):
 
 @as_root
 def test_who_has_no_home_has_no_cache_and_is_told(public):
-    code = "from podrl.compilation_cache import use_compilation_cache as use; print(repr(use()))"
+    code = "from podrl.runtime.compilation_cache import use_compilation_cache as use; print(repr(use()))"
     out, err = say(code, cwd=public)
     assert out == "''"
     assert "not kept for the next run: this user has no home folder. JAX_COMPILATION_CACHE_DIR=FOLDER" in err
@@ -69,7 +71,7 @@ def test_a_launcher_needs_no_home(public):
 @as_root
 @pytest.mark.skipif(find_commit() is None, reason="no checkout of git's")
 def test_the_commit_of_another_users_clone_is_found(public):
-    code = "from podrl.workdir import find_commit; print(find_commit())"
+    code = "from podrl.runs.workdir import find_commit; print(find_commit())"
     assert say(code, cwd=public)[0] == find_commit()
 
 
@@ -101,7 +103,7 @@ def test_a_run_of_an_unknown_user_goes_on_and_is_inspected(tmp_path, capsys):
     devices = {"topology__actor_devices_per_process": 1, "topology__learner_devices_per_process": 1}
     workdir = tmp_path / "run"
     for updates in (2, 4):
-        config = runs.make_config(total_env_steps=updates * 8 * 4, **overrides, **devices)
+        config = short_runs.make_config(total_env_steps=updates * 8 * 4, **overrides, **devices)
         assert train.train(config, workdir=str(workdir), accept_changes=True).finished
         for path in (workdir, *workdir.rglob("*")):
             os.chown(path, UID, UID)
@@ -117,7 +119,7 @@ def test_what_another_user_keeps_is_told_before_anything_is_written(public):
     (public / "metrics.jsonl").chmod(0o644)
     (public / "checkpoints").mkdir(mode=0o700)
     code = (
-        "import os, sys; from etils import epath; from podrl.run_files import check_rights; "
+        "import os, sys; from etils import epath; from podrl.runs.run_files import check_rights; "
         f"from podrl.mistakes import ConfigError; path = epath.Path({str(public)!r})\n"
         "try: check_rights(path)\nexcept ConfigError as error: print(error)"
     )
@@ -133,12 +135,12 @@ def test_what_another_user_keeps_is_told_before_anything_is_written(public):
 @as_root
 def test_the_lock_of_another_user_is_locked_all_the_same(public):
     (public / ".lock").touch(mode=0o644)
-    code = "from podrl.folder_guard import sole_user\nwith sole_user('.'): print('mine')"
+    code = "from podrl.runs.folder_guard import sole_user\nwith sole_user('.'): print('mine')"
     assert say(code, cwd=public)[0] == "mine"
     assert stat.S_IMODE((public / ".lock").stat().st_mode) == 0o644
     (public / ".lock").chmod(0o600)
     code = (
-        "from podrl.folder_guard import sole_user; from podrl.mistakes import ConfigError\n"
+        "from podrl.runs.folder_guard import sole_user; from podrl.mistakes import ConfigError\n"
         "try:\n  with sole_user('.'): print('mine')\nexcept ConfigError as error: print(error)"
     )
     out, _ = say(code, cwd=public)

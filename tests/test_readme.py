@@ -57,7 +57,7 @@ def split(command):
 
 
 COMMANDS = list(dict.fromkeys(typed()))
-# `tests/test_launcher.py` runs every config.
+# `tests/launch/test_launcher.py` runs every config.
 RUN_ELSEWHERE = r"python tools/tpu_launch.py --config \S+( --help| --smoke)?"
 MORE = [each for each in COMMANDS if not re.fullmatch(RUN_ELSEWHERE, each)]
 

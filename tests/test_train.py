@@ -6,9 +6,9 @@ import jax
 import pytest
 
 from podrl import train
-from podrl.display import Display
+from podrl.telemetry.display import Display
 from podrl.train import is_of_the_runtime
-from tests.runs import anakin_config, make_config, run
+from tests.short_runs import anakin_config, make_config, run
 
 
 def caused(error, cause):

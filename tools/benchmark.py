@@ -15,14 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 import ml_collections
 
-from podrl.commandline import Parser
-from podrl.config import ConfigError, check
-from podrl.console import make_console
-from podrl.jax_settings import check_jax_settings
-from podrl.paths import absolute_path
-from podrl.platforms import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
-from podrl.ranges import LONGEST_S, check_flag
-from podrl.tool import check_known, check_writable, contain, load_config, parse_numbers, run_tool
+from podrl.config.commandline import Parser
+from podrl.config.config import ConfigError, check
+from podrl.config.paths import absolute_path
+from podrl.config.ranges import LONGEST_S, check_flag
+from podrl.runtime.jax_settings import check_jax_settings
+from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.tool import check_known, check_writable, contain, load_config, parse_numbers, run_tool
+from podrl.telemetry.tables import make_console
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config configs/impala_atari.py --memory [--json FILE]
@@ -126,14 +126,14 @@ def run(command: Command) -> None:
     """Measures, prints and writes."""
     check_jax_settings(os.environ, jax_plugins())
     skip_absent_tpu(os.environ, jax_plugins())
-    from podrl import (  # JAX: a mistake before need not wait for it.
-        benchmark,
-        benchmark_report,
-        instruments,
-        job_benchmark,
-    )
     from podrl.assembly import resolve
-    from podrl.display import configure_logging
+    from podrl.performance.benchmark import (  # JAX: a mistake before need not wait for it.
+        instruments,
+        jobs,
+        measure,
+        report,
+    )
+    from podrl.telemetry.display import configure_logging
 
     configure_logging(process_index=0)
     keep_freed_memory()
@@ -147,19 +147,19 @@ def run(command: Command) -> None:
     rounds = {"repeats": command.repeats, "seconds": command.seconds, **phases}
     console = make_console()
     if command.processes:
-        report = job_benchmark.measure_jobs(config, command.arguments, command.processes, **rounds)
-        benchmark_report.show_jobs(console, report)
+        measured = jobs.measure_jobs(config, command.arguments, command.processes, **rounds)
+        report.show_jobs(console, measured)
     elif command.memory:
-        report = benchmark.measure_memory(config, **phases)
-        benchmark_report.show_memory(console, report)
+        measured = measure.measure_memory(config, **phases)
+        report.show_memory(console, measured)
     elif other is None:
-        report = benchmark.measure(config, import_s=instruments.process_age_s(), **rounds)
-        benchmark_report.show(console, report)
+        measured = measure.measure(config, import_s=instruments.process_age_s(), **rounds)
+        report.show(console, measured)
     else:
-        report = benchmark.compare(config, other, **rounds)
-        benchmark_report.show_comparison(console, report)
+        measured = measure.compare(config, other, **rounds)
+        report.show_comparison(console, measured)
     if command.json is not None:
-        command.json.write_text(json.dumps(report, indent=2) + "\n")
+        command.json.write_text(json.dumps(measured, indent=2) + "\n")
 
 
 def main(argv: list[str]) -> int:

@@ -6,13 +6,13 @@ import sys
 # `podrl` is found wherever the command is run from.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from podrl.commandline import Parser
-from podrl.comparison import compare
-from podrl.comparison_report import show
-from podrl.console import make_console
-from podrl.paths import absolute
-from podrl.records import read_record
-from podrl.tool import run_tool
+from podrl.config.commandline import Parser
+from podrl.config.paths import absolute
+from podrl.runs.comparison import compare
+from podrl.runs.comparison_report import show
+from podrl.runs.records import read_record
+from podrl.runtime.tool import run_tool
+from podrl.telemetry.tables import make_console
 
 USAGE = """%(prog)s A B
 

@@ -15,22 +15,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import logging
 
-from podrl.commandline import Parser
-from podrl.config import check
-from podrl.console import make_console
-from podrl.jax_settings import check_jax_settings
-from podrl.paths import absolute, absolute_path
-from podrl.platforms import available_cores, jax_plugins, skip_absent_tpu, suit_xla_to_cpu
-from podrl.ranges import LONGEST_S, check_flag
-from podrl.tool import check_writable, contain, run_tool
+from podrl.config.commandline import Parser
+from podrl.config.config import check
+from podrl.config.paths import absolute, absolute_path
+from podrl.config.ranges import LONGEST_S, check_flag
+from podrl.runtime.jax_settings import check_jax_settings
+from podrl.runtime.machine import available_cores, jax_plugins, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.tool import check_writable, contain, run_tool
+from podrl.telemetry.tables import make_console
 
 if TYPE_CHECKING:
     import jax
 
-    from podrl.envs import EvaluationProtocol
-    from podrl.evaluate import Episodes
+    from podrl.envs.source import EvaluationProtocol
+    from podrl.evaluation.film import Film
+    from podrl.evaluation.play import Episodes
     from podrl.saved_run import SavedRun
-    from podrl.video import Film
 
 USAGE = """%(prog)s --workdir RUN [--step N] [--episodes 100] [--policy both|greedy|sampled] [--seed 1]
                    [--max_episode_steps N] [--video FILE.gif|FILE.mp4] [--video_seconds 60] [--json FILE]
@@ -77,13 +77,14 @@ def run(flags: argparse.Namespace) -> None:
     suit_xla_to_cpu(os.environ, jax_plugins())
     import jax  # A mistake before need not wait for it.
 
-    from podrl import evaluation_report, inspection
-    from podrl.display import configure_logging
-    from podrl.endless import check_ends
-    from podrl.evaluate import POLICIES, check_same_interface, split_episodes
-    from podrl.platforms import require_determinism
+    from podrl.evaluation import report
+    from podrl.evaluation.endless import check_ends
+    from podrl.evaluation.film import Film
+    from podrl.evaluation.play import POLICIES, check_same_interface, split_episodes
+    from podrl.runs import inspection
+    from podrl.runtime.machine import require_determinism
     from podrl.saved_run import open_run, read_config
-    from podrl.video import Film
+    from podrl.telemetry.display import configure_logging
 
     configure_logging(process_index=0)
     num_envs, per_env = split_episodes(flags.episodes)
@@ -108,18 +109,18 @@ def run(flags: argparse.Namespace) -> None:
     if film is not None:
         logging.info("%s shows %.0f s of %s play in environment 0.", flags.video, film.write(), policies[0])
     played |= {policy: _play(saved, protocol, device, policy, flags, None) for policy in policies[1:]}
-    report = evaluation_report.make_report(
+    scores = report.make_report(
         saved.config, saved.counters, protocol, num_envs=num_envs, seed=flags.seed, played=played
     )
-    evaluation_report.show(make_console(), report)
+    report.show(make_console(), scores)
     if flags.json is not None:
-        flags.json.write_text(json.dumps(report, indent=2) + "\n")
+        flags.json.write_text(json.dumps(scores, indent=2) + "\n")
 
 
 def _protocol(saved: "SavedRun", flags: argparse.Namespace) -> "EvaluationProtocol":
     """How the run's environment is played; `--max_episode_steps` is a limit where there is no other."""
-    from podrl.envs import evaluation_protocol
     from podrl.envs.settings import check_settings
+    from podrl.envs.source import evaluation_protocol
 
     env = saved.config.env
     if flags.max_episode_steps:
@@ -143,9 +144,9 @@ def _play(
     film: "Film | None",
 ) -> "Episodes":
     """The episodes of one policy, filmed if there is a film."""
-    from podrl.endless import EndlessGuard
-    from podrl.envs import make_picture_pool
-    from podrl.evaluate import make_player
+    from podrl.envs.source import make_picture_pool
+    from podrl.evaluation.endless import EndlessGuard
+    from podrl.evaluation.play import make_player
 
     make_pool = saved.source.make_pool if film is None else functools.partial(make_picture_pool, saved.source)
     player = make_player(

@@ -8,9 +8,9 @@ import sys
 # `podrl` is found wherever the command is run from.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from podrl.commandline import Parser
-from podrl.paths import absolute
-from podrl.tool import run_tool
+from podrl.config.commandline import Parser
+from podrl.config.paths import absolute
+from podrl.runtime.tool import run_tool
 
 USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz]
 
@@ -41,11 +41,11 @@ def run(command: argparse.Namespace) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # The accelerator may be busy with the run itself.
     from etils import epath  # These import JAX, which a mistake in the command need not wait for.
 
-    from podrl import export, inspection, inspection_report
-    from podrl.checkpoint_arrays import read_params
-    from podrl.checkpoint_errors import CheckpointError
-    from podrl.console import make_console
-    from podrl.display import configure_logging
+    from podrl.runs import export, inspection, inspection_report
+    from podrl.runs.checkpoint_arrays import read_params
+    from podrl.runs.checkpoint_errors import CheckpointError
+    from podrl.telemetry.display import configure_logging
+    from podrl.telemetry.tables import make_console
 
     configure_logging(process_index=0)
     workdir = inspection.open_run(command.workdir)

@@ -17,14 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 import ml_collections
 
-from podrl.commandline import Parser
-from podrl.config import check
-from podrl.console import make_console
-from podrl.jax_settings import check_jax_settings
-from podrl.paths import absolute_path
-from podrl.platforms import keep_freed_memory, suit_xla_to_cpu
-from podrl.ranges import check_flag
-from podrl.tool import check_known, check_writable, load_config, run_tool
+from podrl.config.commandline import Parser
+from podrl.config.config import check
+from podrl.config.paths import absolute_path
+from podrl.config.ranges import check_flag
+from podrl.runtime.jax_settings import check_jax_settings
+from podrl.runtime.machine import keep_freed_memory, suit_xla_to_cpu
+from podrl.runtime.tool import check_known, check_writable, load_config, run_tool
+from podrl.telemetry.tables import make_console
 
 USAGE = """%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
        %(prog)s --config configs/impala_atari.py --topology h100:2x8 --price 2.5
@@ -126,7 +126,7 @@ def run(command: Command) -> None:
     """Plans, prints and writes."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # No device of this machine is used, whatever it has.
     check_jax_settings(os.environ, ())
-    from podrl.planning.slices import check_libtpu, parse_slice  # Imports JAX.
+    from podrl.performance.planning.slices import check_libtpu, parse_slice  # Imports JAX.
 
     here = [name for name in command.topologies if _is_here(name)]
     slices = [parse_slice(name) for name in command.topologies if not _is_here(name)]
@@ -135,8 +135,8 @@ def run(command: Command) -> None:
     import jax
 
     from podrl.assembly import resolve
-    from podrl.display import configure_logging
-    from podrl.planning.local import parse_local
+    from podrl.performance.planning.local import parse_local
+    from podrl.telemetry.display import configure_logging
 
     configure_logging(process_index=0)
     if here:  # As a run does.
@@ -163,9 +163,9 @@ def run(command: Command) -> None:
 
 def plan_slices(command: Command, config: Any, slices: Sequence[Any], keep: Callable[[dict[str, Any]], None]) -> None:
     """Plans for chips that are not here; prints each, and keeps it as JSON has it."""
-    from podrl.planning import report
-    from podrl.planning.environments import VCPU_SHARE, env_steps_per_core
-    from podrl.planning.plans import Assumptions, make_plan
+    from podrl.performance.planning import report
+    from podrl.performance.planning.environments import VCPU_SHARE, env_steps_per_core
+    from podrl.performance.planning.plans import Assumptions, make_plan
 
     rate, source = command.env_steps_per_vcpu, "given"
     if rate is None and config.topology.placement != "anakin":
@@ -196,10 +196,10 @@ def predict_here(
     command: Command, config: Any, jobs: Sequence[tuple[int, int]], keep: Callable[[dict[str, Any]], None]
 ) -> None:
     """Predicts jobs on this machine, and with `--check` runs them; prints all, and keeps each as JSON has it."""
-    from podrl.job_benchmark import time_job
-    from podrl.planning import local, report
-    from podrl.planning.yardsticks import make_yardsticks
-    from podrl.schedule import warm_up_updates
+    from podrl.experience.schedule import warm_up_updates
+    from podrl.performance.benchmark.jobs import time_job
+    from podrl.performance.planning import local, report
+    from podrl.performance.planning.yardsticks import make_yardsticks
 
     load_average = os.getloadavg()[0]
     logging.info("Measuring this machine%s.", f", and running {config.name}, in turns" if command.check else "")

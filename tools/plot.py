@@ -14,14 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from etils import epath
 import numpy as np
 
-from podrl import plotting
-from podrl.commandline import Parser
-from podrl.config import check, did_you_mean
-from podrl.paths import absolute
-from podrl.rates import CLOCK_FIELDS, WALL_KEY, RunClock
-from podrl.records import Rows, read_record
-from podrl.rows import is_number
-from podrl.tool import run_tool
+from podrl.config.commandline import Parser
+from podrl.config.config import check, did_you_mean
+from podrl.config.paths import absolute
+from podrl.runs.records import Rows, read_record
+from podrl.runtime.tool import run_tool
+from podrl.telemetry import plotting
+from podrl.telemetry.metrics_file import is_number
+from podrl.telemetry.rates import CLOCK_FIELDS, WALL_KEY, RunClock
 
 USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|wall] [--y episode/return]
 

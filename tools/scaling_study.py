@@ -13,20 +13,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import flags as absl_flags
 from absl import logging
 
-from podrl.commandline import Parser
-from podrl.config import check
+from podrl.config.commandline import Parser
+from podrl.config.config import check
+from podrl.config.paths import absolute_workdir
+from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.launch.local import visible_gpus
 from podrl.launch.options import FLAGS
-from podrl.paths import absolute_workdir
-from podrl.ranges import LONGEST_S, check_flag
-from podrl.study.conduct import Manner, conduct, conduct_one, report, show
-from podrl.study.definition import PLACES, Definition
-from podrl.study.execution import Predict
-from podrl.study.folder import Folder
-from podrl.study.grid import SCALINGS, SPLIT, Machines, make_axis, split_list
-from podrl.study.places import default_devices, launch_flags
-from podrl.study.table import FORMATS
-from podrl.tool import check_known, parse_numbers, run_tool
+from podrl.runtime.tool import check_known, parse_numbers, run_tool
+from podrl.studies.conduct import Manner, conduct, conduct_one, report, show
+from podrl.studies.definition import PLACES, Definition
+from podrl.studies.execution import Predict
+from podrl.studies.folder import Folder
+from podrl.studies.grid import SCALINGS, SPLIT, Machines, make_axis, split_list
+from podrl.studies.places import default_devices, launch_flags
+from podrl.studies.table import FORMATS
 
 USAGE = """%(prog)s --config configs/impala_catch.py --workdir runs/study --processes 1,2,4 --seconds 30
           [--config.x.y=...] [--devices_per_process 1] [--axis KEY=V1,V2 ...] [--split A:L,A:L]
@@ -199,8 +199,8 @@ def find_predictor(flags: argparse.Namespace, definition: Definition) -> Predict
     """The planner's model of this machine; None for others, and for GPUs, of which it knows too little."""
     if flags.launch != "local" or flags.no_prediction or visible_gpus(os.environ):
         return None
-    from podrl.planning.local import Predictor  # Imports JAX.
-    from podrl.study.yardsticks import YARDSTICKS, keep_yardsticks
+    from podrl.performance.planning.kept_yardsticks import YARDSTICKS, keep_yardsticks
+    from podrl.performance.planning.local import Predictor  # Imports JAX.
 
     max_devices = max(machines.devices_per_process for machines in definition.machines)
     processes = [machines.processes for machines in definition.machines]

@@ -18,17 +18,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 import ml_collections
 
-from podrl.commandline import Parser
-from podrl.config import Config, ConfigError, check
-from podrl.console import make_console
-from podrl.jax_settings import check_jax_settings
-from podrl.paths import absolute_path
-from podrl.platforms import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
-from podrl.tool import check_known, check_writable, load_config, parse_numbers, run_tool
+from podrl.config.commandline import Parser
+from podrl.config.config import Config, ConfigError, check
+from podrl.config.paths import absolute_path
+from podrl.runtime.jax_settings import check_jax_settings
+from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.tool import check_known, check_writable, load_config, parse_numbers, run_tool
+from podrl.telemetry.tables import make_console
 
 if TYPE_CHECKING:  # JAX: a mistake before need not wait for it.
-    from podrl.planning.measurement import Measurements
-    from podrl.planning.system import Interconnect, System
+    from podrl.performance.planning.measurement import Measurements
+    from podrl.performance.planning.system import Interconnect, System
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--measure] [--json FILE]
        %(prog)s --config configs/impala_atari.py --measurements FILE [--hosts 1,16,256] [--slow_host 2]
@@ -160,10 +160,10 @@ def run(command: Command) -> None:
     """Measures, simulates, prints and writes."""
     check_jax_settings(os.environ, jax_plugins())
     skip_absent_tpu(os.environ, jax_plugins())
-    from podrl import simulation_report
     from podrl.assembly import resolve
-    from podrl.display import configure_logging
-    from podrl.planning.study import run_study
+    from podrl.performance.planning import simulation_report
+    from podrl.performance.planning.study import run_study
+    from podrl.telemetry.display import configure_logging
 
     configure_logging(process_index=0)
     keep_freed_memory()
@@ -201,10 +201,10 @@ def run(command: Command) -> None:
 
 def check_jobs(command: Command, config: Config, **phases: Any) -> dict[str, Any]:
     """Holds the simulation against real jobs."""
-    from podrl import simulation_check
-    from podrl.planning.child import Child
-    from podrl.planning.measurement import measure
-    from podrl.schedule import warm_up_updates
+    from podrl.experience.schedule import warm_up_updates
+    from podrl.performance.planning import simulation_check
+    from podrl.performance.planning.child import Child
+    from podrl.performance.planning.measurement import measure
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # Of the real jobs, too.
     with contextlib.ExitStack() as stack:
@@ -236,8 +236,8 @@ def check_jobs(command: Command, config: Config, **phases: Any) -> dict[str, Any
 
 def make_system(command: Command, config: Config, measurements: "Measurements") -> "System":
     """The job of one host, with what the flags say in the place of what was measured."""
-    from podrl.planning.system import System, Work
-    from podrl.schedule import max_lag
+    from podrl.experience.schedule import max_lag
+    from podrl.performance.planning.system import System, Work
 
     flags, host = command.flags, measurements.host
     if config.actors.unroll_length != host.unroll_length:
@@ -262,7 +262,7 @@ def make_system(command: Command, config: Config, measurements: "Measurements") 
 
 def make_interconnect(flags: argparse.Namespace) -> "Interconnect":
     """The network between hosts."""
-    from podrl.planning.system import Interconnect
+    from podrl.performance.planning.system import Interconnect
 
     if flags.allreduce_ms is not None:
         return Interconnect(constant_s=flags.allreduce_ms / 1e3)
@@ -270,7 +270,7 @@ def make_interconnect(flags: argparse.Namespace) -> "Interconnect":
 
 
 def _measurements(command: Command, config: Config, **phases: Any) -> "Measurements":
-    from podrl.planning.measurement import Measurements, measure
+    from podrl.performance.planning.measurement import Measurements, measure
 
     if command.flags.measurements is None:
         return measure(config, command.flags.seconds, **phases)

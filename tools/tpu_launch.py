@@ -7,19 +7,19 @@ import sys
 # Configs import `configs.common`, wherever the command is run from.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from podrl import stop_signals
+from podrl.runtime import stop_signals
 
 if __name__ == "__main__":  # Before what follows, which takes seconds to import.
     stop_signals.stand()
 
-from podrl import commandline
-from podrl.jax_settings import check_jax_settings
+from podrl.config import commandline
 from podrl.launch import options
 from podrl.launch.start import launch
-from podrl.metadata import MetadataError
-from podrl.platforms import jax_plugins, skip_absent_tpu
-from podrl.process_exit import record_end
-from podrl.tool import run_tool
+from podrl.runtime.jax_settings import check_jax_settings
+from podrl.runtime.job.tpu_metadata import MetadataError
+from podrl.runtime.machine import jax_plugins, skip_absent_tpu
+from podrl.runtime.process_exit import record_end
+from podrl.runtime.tool import run_tool
 
 
 def run(argv: list[str]) -> int:

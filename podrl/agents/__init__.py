@@ -1,48 +1,6 @@
 """One file per algorithm; `config.agent.name = 'impala'` imports `podrl.agents.impala`.
 
 Such a module has a frozen dataclass `AgentConfig` with its hyper-parameters, among them `minibatches` and
-`micro_batches` (see `podrl.layout`), and `make_agent(config, network, num_updates, ahead) -> podrl.types.Agent`; the
-last two are for schedules over the run, see `podrl.ops.optimizers.share_left`.
+`micro_batches` (see `podrl.experience.layout`), and `make_agent(config, network, num_updates, ahead) ->
+podrl.types.Agent`; the last two are for schedules over the run, see `podrl.ops.optimizers.share_left`.
 """
-
-from collections.abc import Iterable
-import dataclasses
-import importlib
-import pkgutil
-from types import ModuleType
-
-from podrl.config import ConfigError, check_one_of
-
-
-def load_agent(name: str) -> ModuleType:
-    """Imports `podrl.agents.<name>`.
-
-    Raises:
-        ConfigError: if there is no such module; lists those that there are.
-    """
-    check_one_of("agent.name", name, agent_names())
-    return importlib.import_module(f"{__name__}.{name}")
-
-
-def agent_names() -> list[str]:
-    """All agents of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
-def check_keys(name: str, keys: Iterable[object]) -> None:
-    """Raises `ConfigError` if an `agent` section was written for another agent than `name`; says where to start.
-
-    Keys that no agent has are left to others.
-    """
-    own = _keys(name)
-    for key in keys:
-        owners = [other for other in agent_names() if key not in own and key in _keys(other)]
-        if owners:
-            raise ConfigError(
-                f"agent.name={name!r} does not go with this config: its agent.{key} is a key of {owners[0]!r}. Start "
-                f"from a config of its own, such as configs/{name}_catch.py, instead of changing agent.name."
-            )
-
-
-def _keys(name: str) -> set[str]:
-    return {field.name for field in dataclasses.fields(load_agent(name).AgentConfig)}

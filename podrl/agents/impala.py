@@ -13,13 +13,13 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from podrl.actor_critic import make_act, make_act_greedy, make_init
+from podrl.agents.parts.actor_critic import make_act, make_act_greedy, make_init
+from podrl.config.ranges import SIZE, check_values, choice, number, text
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
 from podrl.ops.minibatches import accumulate_gradients, split_environments
 from podrl.ops.optimizers import make_adam, make_rmsprop, rate_over_run
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
-from podrl.ranges import SIZE, check_values, choice, number, text
 from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
 
 
@@ -46,11 +46,11 @@ class AgentConfig:
         max_grad_norm: the whole gradient is scaled down to this global norm.
         minibatches: an update takes this many optimizer steps, each on its share of the environments.
         micro_batches: a step's gradient is summed over this many parts, one after the other: less memory, same result.
-            0 leaves the choice to the run (`podrl.layout.resolve_micro_batches`); unresolved it acts as 1.
+            0 leaves the choice to the run (`podrl.experience.layout.resolve_micro_batches`); unresolved it acts as 1.
         micro_batch_loop: `rolled`, the parts are one loop of the compiled program, which compiles sooner and keeps to
             less memory; `unrolled`, each is a copy of its own, which spares several devices a reduction for each part,
-            and some convolutions on CPU (`podrl.layout.runs_in_loops`) a slow-down of twenty times. `auto` leaves the
-            choice to the run; unresolved it acts as `unrolled`.
+            and some convolutions on CPU (`podrl.experience.layout.runs_in_loops`) a slow-down of twenty times. `auto`
+            leaves the choice to the run; unresolved it acts as `unrolled`.
     """
 
     name: str = text(100, "impala")

@@ -17,8 +17,9 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from podrl.actor_critic import make_act, make_act_greedy, make_init
-from podrl.config import check
+from podrl.agents.parts.actor_critic import make_act, make_act_greedy, make_init
+from podrl.config.config import check
+from podrl.config.ranges import SIZE, check_values, choice, number, text
 from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss, masked_mean, mean_and_deviation, value_loss
 from podrl.ops.minibatches import (
     accumulate_gradients,
@@ -30,7 +31,6 @@ from podrl.ops.minibatches import (
 )
 from podrl.ops.optimizers import make_adam, rate_over_run, share_left
 from podrl.ops.returns import clip_reward, gae
-from podrl.ranges import SIZE, check_values, choice, number, text
 from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
 
 
@@ -63,11 +63,11 @@ class AgentConfig:
             recurrent networks need; or `time`, some rows of every environment, which mixes better and takes a number of
             environments that need not divide by `minibatches`, but an `actors.unroll_length` that does.
         micro_batches: a step's gradient is summed over this many parts, one after the other: less memory, same result.
-            0 leaves the choice to the run (`podrl.layout.resolve_micro_batches`); unresolved it acts as 1.
+            0 leaves the choice to the run (`podrl.experience.layout.resolve_micro_batches`); unresolved it acts as 1.
         micro_batch_loop: `rolled`, the parts are one loop of the compiled program, which compiles sooner and keeps to
             less memory; `unrolled`, each is a copy of its own, which spares several devices a reduction for each part,
-            and some convolutions on CPU (`podrl.layout.runs_in_loops`) a slow-down of twenty times. `auto` leaves the
-            choice to the run; unresolved it acts as `unrolled`.
+            and some convolutions on CPU (`podrl.experience.layout.runs_in_loops`) a slow-down of twenty times. `auto`
+            leaves the choice to the run; unresolved it acts as `unrolled`.
         loop: `rolled`, the optimizer steps are one loop of the compiled program; `unrolled`, each is a copy of its own,
             which takes long to compile but spares some convolutions on CPU a slow-down of twenty times. `auto` leaves
             the choice to the run; unresolved it acts as `rolled`.

@@ -20,7 +20,7 @@ from gymnasium import spaces
 import jax
 import numpy as np
 
-from podrl.config import ConfigError, EnvConfig, check, did_you_mean
+from podrl.config.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.types import EnvSpec
 
 # Numbers of a one-hot vector, each of which costs a row of the network's first layer.

@@ -14,10 +14,10 @@ from typing import Any
 
 from absl import logging
 
-from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig, check
-from podrl.envs import load_source
-from podrl.marks import Changed, Inherited, Typed
-from podrl.reading import read_key
+from podrl.config.config import ENV_SETTINGS, ConfigError, EnvConfig, check
+from podrl.config.marks import Changed, Inherited, Typed
+from podrl.config.reading import read_key
+from podrl.envs.source import load_source
 
 # Sources that play the same games with the same options.
 _SAME_OPTIONS = {"ale", "envpool"}
@@ -61,7 +61,7 @@ def settle(source: Any, config: EnvConfig) -> EnvConfig:
 
     Args:
         source: a module.
-        config: whose options may be marked (`podrl.marks`).
+        config: whose options may be marked (`podrl.config.marks`).
 
     Raises:
         ConfigError: if the source does not keep a setting, or a value is not what the environment takes.

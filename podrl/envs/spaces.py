@@ -6,7 +6,7 @@ import dataclasses
 import gymnasium
 import numpy as np
 
-from podrl.config import ConfigError, check
+from podrl.config.config import ConfigError, check
 from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, MultiDiscreteActions
 
 # Bounds beyond this are no bounds: sources write the largest float, or a round number such as 1e10, for none.

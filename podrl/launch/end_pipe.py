@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from podrl.process_exit import END_VARIABLE
+from podrl.runtime.process_exit import END_VARIABLE
 
 
 class EndPipe:

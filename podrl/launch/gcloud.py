@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from typing import Any
 
-from podrl.config import check
+from podrl.config.config import check
 from podrl.launch.options import Options
 
 ABSENT = "ABSENT"

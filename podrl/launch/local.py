@@ -10,10 +10,10 @@ import socket
 import subprocess
 import sys
 
-from podrl.config import check
-from podrl.container_limits import SHARERS_VARIABLE, cpu_quota
+from podrl.config.config import check
 from podrl.launch.members import Member
-from podrl.secret import VARIABLE, make_secret
+from podrl.runtime.container_limits import SHARERS_VARIABLE, cpu_quota
+from podrl.runtime.job.secret import VARIABLE, make_secret
 
 _HOST = "127.0.0.1"
 _NVIDIA_SMI_LIMIT_S = 60.0

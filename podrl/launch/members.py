@@ -15,15 +15,15 @@ import time
 
 from absl import logging
 
-from podrl.config import ConfigError
-from podrl.container_limits import LimitReached, explain
+from podrl.config.config import ConfigError
 from podrl.launch.end_pipe import EndPipe
 from podrl.launch.preparation import preparation
 from podrl.launch.relay import Relay
 from podrl.launch.signals import StopSignals
-from podrl.stop_signals import INTERRUPTED, PREEMPTED
-from podrl.streams import binary_of
-from podrl.waiting import Patience
+from podrl.runtime.container_limits import LimitReached, explain
+from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
+from podrl.runtime.streams import binary_of
+from podrl.runtime.waiting import Patience
 
 STALLED = 124
 _POLL_S = 0.1
@@ -45,7 +45,8 @@ class Member:
         environ: variables on top of the launcher's, the job's secret among them.
         cores: that it may use; empty for all.
         codes: what some of its exit codes stand for.
-        tells_end: whether it says that its run has ended (`podrl.process_exit`): exit code 0 alone does not count then.
+        tells_end: whether it says that its run has ended (`podrl.runtime.process_exit`): exit code 0 alone does not
+            count then.
     """
 
     name: str

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
 
-from podrl.commandline import Parser
-from podrl.config import ConfigError, check
-from podrl.ranges import LONGEST_S, check_flag
+from podrl.config.commandline import Parser
+from podrl.config.config import ConfigError, check
+from podrl.config.ranges import LONGEST_S, check_flag
 
 OPENING = ("local_processes", "slurm", "tpu")  # Each of these flags says where; at most one may.
 

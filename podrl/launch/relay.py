@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 
 from absl import logging
 
-from podrl.streams import PatientWriter, binary_of
+from podrl.runtime.streams import PatientWriter, binary_of
 
 _CHUNK_BYTES = 1 << 16
 _NOISE = b"[Gloo] Rank "  # What the CPU's collectives say of themselves on stdout, past every log.

@@ -7,8 +7,8 @@ from absl import logging
 
 from podrl.launch.members import STALLED, Ending
 from podrl.launch.signals import StopSignals
-from podrl.stop_signals import INTERRUPTED, PREEMPTED
-from podrl.waiting import Patience
+from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
+from podrl.runtime.waiting import Patience
 
 _LONGEST_PAUSE_S = 60.0
 _POLL_S = 0.1

@@ -8,9 +8,7 @@ from pathlib import Path
 import subprocess
 import tarfile
 
-from podrl.config import ConfigError, check
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from podrl.config.config import ConfigError, check
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ import contextlib
 import signal
 from types import FrameType, TracebackType
 
-from podrl.interruption import make_handlers, notices_to
-from podrl.stop_signals import EXIT_CODES, NOTICES, Urgency
+from podrl.runtime.interruption import make_handlers, notices_to
+from podrl.runtime.stop_signals import EXIT_CODES, NOTICES, Urgency
 
 
 class StopSignals:

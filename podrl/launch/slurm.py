@@ -16,11 +16,11 @@ import shutil
 import subprocess
 import sys
 
-from podrl.config import ConfigError, check
-from podrl.launch import progress
+from podrl.config.config import ConfigError, check
 from podrl.launch.options import Options
 from podrl.launch.restarts import pauses_s
-from podrl.secret import VARIABLE
+from podrl.runs import progress
+from podrl.runtime.job.secret import VARIABLE
 
 SCRIPT = "job.sbatch"
 _NOTICE_S = 120  # SIGTERM comes this long before the time limit.

@@ -10,19 +10,19 @@ import sys
 
 from absl import flags, logging
 
-from podrl.commandline import CommandLine
-from podrl.config import check
+from podrl.config.commandline import CommandLine
+from podrl.config.config import check
+from podrl.config.user_modules import ROOT
 from podrl.launch import local, slurm
 from podrl.launch.members import Limits, run_members
 from podrl.launch.options import Options
-from podrl.launch.progress import newest_update
 from podrl.launch.restarts import run_with_restarts
-from podrl.launch.shipping import ROOT
 from podrl.launch.signals import StopSignals
 from podrl.launch.tpu import POLL_S, launch_on_tpu
-from podrl.membership import find_membership
-from podrl.naming import default_folder, free_folder, job_folder, make_new_folder
-from podrl.stop_signals import INTERRUPTED, PREEMPTED
+from podrl.runs.naming import default_folder, free_folder, job_folder, make_new_folder
+from podrl.runs.progress import newest_update
+from podrl.runtime.job.membership import find_membership
+from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 
 MEMBERSHIP = ("--coordinator", "--process_count", "--process_index", "--alone")
 

@@ -12,19 +12,20 @@ import time
 
 from absl import logging
 
-from podrl.config import ConfigError, check
+from podrl.config.config import ConfigError, check
+from podrl.config.user_modules import ROOT
 from podrl.launch import gcloud
 from podrl.launch.members import Ending, Limits, Member, run_members
 from podrl.launch.options import Options
 from podrl.launch.restarts import run_with_restarts
-from podrl.launch.shipping import ROOT, Tree, pack_tree, ship_config
+from podrl.launch.shipping import Tree, pack_tree, ship_config
 from podrl.launch.signals import StopSignals
 from podrl.launch.tpu_slice import POLL_S, await_slice
 from podrl.launch.worker import FAILED
-from podrl.mtls import REQUIRED, VARIABLES
-from podrl.secret import FILE_VARIABLE, make_secret
-from podrl.stop_signals import INTERRUPTED, PREEMPTED
-from podrl.temporary import temporary_folder
+from podrl.runtime.job.mtls import REQUIRED, VARIABLES
+from podrl.runtime.job.secret import FILE_VARIABLE, make_secret
+from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
+from podrl.runtime.temporary import temporary_folder
 
 _STOP_LIMIT_S = 60.0
 _CUT = 255  # What ssh ends with when it lost the connection; gcloud tries again ten times, and then ends with 1.

@@ -4,11 +4,11 @@ import time
 
 from absl import logging
 
-from podrl.config import ConfigError, check
+from podrl.config.config import ConfigError, check
 from podrl.launch import gcloud
 from podrl.launch.options import Options
 from podrl.launch.signals import StopSignals
-from podrl.waiting import Patience
+from podrl.runtime.waiting import Patience
 
 POLL_S = 20.0
 _LOST = ("PREEMPTED", "TERMINATED", "SUSPENDED", "FAILED")  # States out of which no TPU comes back.

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from podrl.config import ConfigError, NetworkConfig
+from podrl.config.config import ConfigError, NetworkConfig
 from podrl.networks import frame_stack
 from podrl.networks.core import LSTM, encode_action, encode_reward
 from podrl.networks.encoders import MINATAR_MIN_SIZE, MLP, NATURE_MIN_SIZE, ImpalaResNet, MinAtarCNN, NatureCNN
+from podrl.networks.lstm import initial_state
 from podrl.ops.distributions import make_distribution
-from podrl.ops.lstm import initial_state
 from podrl.types import (
     ActionSpace,
     ContinuousActions,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from podrl.ops.lstm import LSTMState, lstm
+from podrl.networks.lstm import LSTMState, lstm
 from podrl.types import ActionSpace, ContinuousActions, DiscreteActions
 
 

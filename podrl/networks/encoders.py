@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from podrl.ops.convolution import conv_3x3, conv_valid
-from podrl.ops.pooling import max_pool_3x3_stride_2
+from podrl.networks.convolution import conv_3x3, conv_valid
+from podrl.networks.pooling import max_pool_3x3_stride_2
 
 # The smallest image side that unpadded convolutions leave a pixel of; Nature's: 36 -> 8 -> 3 -> 1.
 NATURE_MIN_SIZE = 36

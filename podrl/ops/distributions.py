@@ -1,6 +1,6 @@
 """Which distribution a policy is, by the kind of the actions."""
 
-from podrl.config import NetworkConfig
+from podrl.config.config import NetworkConfig
 from podrl.ops.categorical import make_categorical, make_multi_categorical
 from podrl.ops.gaussian import make_gaussian
 from podrl.types import ActionSpace, DiscreteActions, Distribution, MultiDiscreteActions

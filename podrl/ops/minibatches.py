@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 import jax
 import jax.numpy as jnp
 
-from podrl.config import check
+from podrl.config.config import check
 from podrl.types import Metrics, PyTree
 
 

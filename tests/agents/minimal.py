@@ -6,7 +6,7 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from podrl.actor_critic import make_act, make_act_greedy, make_init
+from podrl.agents.parts.actor_critic import make_act, make_act_greedy, make_init
 from podrl.ops.losses import masked_mean, policy_gradient_loss
 from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
 

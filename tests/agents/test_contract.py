@@ -5,21 +5,20 @@
 
 import dataclasses
 import importlib
-import pkgutil
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from podrl import agents
-from podrl.config import NetworkConfig
-from podrl.networks import make_network
-from podrl.nonfinite import CHECKED
+from podrl.agents.parts.loading import agent_names
+from podrl.agents.parts.nonfinite import CHECKED
+from podrl.config.config import NetworkConfig
+from podrl.networks.actor_critic import make_network
 from podrl.types import ContinuousActions, DiscreteActions, EnvSpec, LearnerState, MultiDiscreteActions, Timestep
-from tests.runs import all_resets, random_trajectory
+from tests.short_runs import all_resets, random_trajectory
 
-AGENTS = [*(f"podrl.agents.{module.name}" for module in pkgutil.iter_modules(agents.__path__)), "tests.agents.minimal"]
+AGENTS = [*(f"podrl.agents.{name}" for name in agent_names()), "tests.agents.minimal"]
 SPECS = {
     "vector": EnvSpec(id="vector", observation=jax.ShapeDtypeStruct((6,), jnp.float32), actions=DiscreteActions(3)),
     "choices": EnvSpec(

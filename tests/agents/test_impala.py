@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from podrl.agents.impala import AgentConfig, impala_loss, make_agent
-from podrl.config import ConfigError
+from podrl.config.config import ConfigError
 from podrl.ops.distributions import make_categorical
 from podrl.types import Network, NetworkOutput, Trajectory
 

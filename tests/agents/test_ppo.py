@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from podrl.agents.ppo import AgentConfig, estimate_advantages, make_agent, ppo_loss
-from podrl.config import ConfigError
+from podrl.config.config import ConfigError
 from tests.agents.test_impala import NUM_ACTIONS, chain, tabular_network
-from tests.runs import make_agent as make_run_agent
-from tests.runs import make_config, random_trajectory, run
+from tests.short_runs import make_agent as make_run_agent
+from tests.short_runs import make_config, random_trajectory, run
 
 
 def on_policy(trajectory, values=0.0, logits=None):

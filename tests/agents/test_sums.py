@@ -14,8 +14,8 @@ import pytest
 from podrl.agents import impala, ppo
 from podrl.types import Trajectory
 from tests.agents.test_impala import NUM_ACTIONS, NUM_STATES, tabular_network
-from tests.runs import scripted_config
-from tests.test_unroll import unroll
+from tests.experience.test_unroll import unroll
+from tests.short_runs import scripted_config
 
 SEEDS = range(3)
 

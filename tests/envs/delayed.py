@@ -6,8 +6,9 @@ import time
 
 import numpy as np
 
-from podrl.config import EnvConfig
-from podrl.envs import Pool, envpool
+from podrl.config.config import EnvConfig
+from podrl.envs.source import Pool
+from podrl.envs.sources import envpool
 from podrl.types import Timestep
 
 make_spec = envpool.make_spec

@@ -25,8 +25,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from podrl.config import ConfigError, EnvConfig
-from podrl.envs import EvaluationProtocol
+from podrl.config.config import ConfigError, EnvConfig
+from podrl.envs.source import EvaluationProtocol
 from podrl.types import DiscreteActions, EnvSpec, Timestep
 
 _pool_numbers = itertools.count(1)

@@ -11,13 +11,13 @@ import gymnasium
 import numpy as np
 import pytest
 
-from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
-from podrl.config_dict import to_dict
-from podrl.envs import load_source
-from podrl.envs.atari_screens import TALL_GAMES
-from podrl.gymnasium_envs.atari import AtariRecipe, Opening
-from podrl.workdir import make_workdir
-from tests import runs
+from podrl.config.config import ENV_SETTINGS, ConfigError, EnvConfig
+from podrl.config.config_dict import to_dict
+from podrl.envs.pools.atari_screens import TALL_GAMES
+from podrl.envs.source import load_source
+from podrl.envs.workers.atari import AtariRecipe, Opening
+from podrl.runs.workdir import make_workdir
+from tests import short_runs
 
 ale_py = pytest.importorskip("ale_py")
 
@@ -195,7 +195,7 @@ class TestTallGames:
 
     def rest(self, tmp_path, game, before, now, caplog):
         """The warnings where a run goes on with its game in another source."""
-        config = runs.make_config(game, env__source=before)
+        config = short_runs.make_config(game, env__source=before)
         (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
         now = dataclasses.replace(config, env=dataclasses.replace(config.env, source=now))
         with caplog.at_level("WARNING"):
@@ -283,8 +283,8 @@ def test_a_missing_package_is_named(monkeypatch, package):
 
 def test_it_is_quiet():
     program = (
-        "from podrl.config import EnvConfig\n"
-        "from podrl.envs import load_source\n"
+        "from podrl.config.config import EnvConfig\n"
+        "from podrl.envs.source import load_source\n"
         "load_source('ale').make_spec(EnvConfig(source='ale', id='Pong-v5'))\n"
     )
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from podrl.config import EnvConfig
-from podrl.envs import load_source
+from podrl.config.config import EnvConfig
 from podrl.envs.seeds import env_seeds
+from podrl.envs.source import load_source
 
 NUM_ENVS = 3
 NUM_STEPS = 120

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from podrl.config import ConfigError, EnvConfig
-from podrl.envs.envpool import make_picture_pool, make_pool, make_spec
+from podrl.config.config import ConfigError, EnvConfig
+from podrl.envs.sources.envpool import make_picture_pool, make_pool, make_spec
 from podrl.types import ContinuousActions, DiscreteActions, MultiDiscreteActions
 
 
@@ -299,8 +299,8 @@ def test_without_a_preloaded_opengl_mujoco_has_pictures_or_a_message(monkeypatch
 @pytest.mark.skipif(ctypes.util.find_library("GL") is None, reason="MuJoCo draws with OpenGL")
 def test_mujoco_has_pictures():
     program = """
-from podrl.config import EnvConfig
-from podrl.envs.envpool import make_picture_pool
+from podrl.config.config import EnvConfig
+from podrl.envs.sources.envpool import make_picture_pool
 pool = make_picture_pool(EnvConfig(id="CartpoleSwingup-v1"), seeds=[1, 2], num_threads=1)
 pool.reset()
 shown = pool.picture(1)

@@ -9,11 +9,11 @@ import threading
 import numpy as np
 import pytest
 
-from podrl.config import ConfigError
-from podrl.envs.gymnasium import make_pool, make_spec
-from podrl.gymnasium_envs import processes
-from podrl.gymnasium_envs.batch import EnvFailure
-from podrl.process_exit import contained
+from podrl.config.config import ConfigError
+from podrl.envs.sources.gymnasium import make_pool, make_spec
+from podrl.envs.workers import processes
+from podrl.envs.workers.batch import EnvFailure
+from podrl.runtime.process_exit import contained
 from tests.envs.test_gymnasium import opened, own, step
 from tests.processes import ROOT
 
@@ -138,7 +138,7 @@ def test_a_worker_that_hangs_in_close_is_named_and_ended(caplog, monkeypatch):
 CRASH = """
 import faulthandler, sys, threading
 import numpy as np
-from podrl.gymnasium_envs.batch import EnvBatch
+from podrl.envs.workers.batch import EnvBatch
 from tests.envs.faulty import Faulty
 faulthandler.enable()
 batch = EnvBatch(lambda: Faulty("crash"), [70, 71, 72])

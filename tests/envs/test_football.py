@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from podrl.config import ConfigError, EnvConfig
-from podrl.envs import envpool, football
+from podrl.config.config import ConfigError, EnvConfig
+from podrl.envs.sources import envpool, football
 from podrl.types import DiscreteActions, Timestep
 
 CLOSE = "gfootball/academy_empty_goal_close-v1"

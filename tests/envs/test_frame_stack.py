@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from podrl.config import EnvConfig
-from podrl.envs.envpool import make_pool, make_spec
+from podrl.config.config import EnvConfig
 from podrl.envs.seeds import env_seeds
+from podrl.envs.sources.envpool import make_pool, make_spec
 from podrl.networks import frame_stack
 
 NUM_ENVS, NUM_STEPS, NUM_FRAMES = 4, 450, 4

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
-from podrl.envs.gymnasium import evaluation_protocol, make_picture_pool, make_pool, make_spec, option_hints
-from podrl.gymnasium_envs.batch import EnvFailure
-from podrl.stop_signals import EXIT_CODES
+from podrl.config.config import ENV_SETTINGS, ConfigError, EnvConfig
+from podrl.envs.sources.gymnasium import evaluation_protocol, make_picture_pool, make_pool, make_spec, option_hints
+from podrl.envs.workers.batch import EnvFailure
+from podrl.runtime.stop_signals import EXIT_CODES
 from podrl.types import ContinuousActions, DiscreteActions
 from tests.envs.corridor import Corridor
 from tests.processes import ROOT, wait_for
@@ -314,7 +314,7 @@ def workers_of(parent):
     shown = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
     )
-    return [int(line.split()[0]) for line in shown.stdout.splitlines() if "podrl.gymnasium_envs.worker" in line]
+    return [int(line.split()[0]) for line in shown.stdout.splitlines() if "podrl.envs.workers.worker" in line]
 
 
 def test_a_worker_that_is_killed_is_named_and_the_others_end():
@@ -331,7 +331,7 @@ def test_workers_do_not_outlive_a_process_that_is_killed():
     program = (
         "import time, numpy as np\n"
         "from tests.envs.test_gymnasium import own\n"
-        "from podrl.envs.gymnasium import make_pool\n"
+        "from podrl.envs.sources.gymnasium import make_pool\n"
         "pool = make_pool(own(hang_at=1, workers=2), seeds=range(4), num_threads=1)\n"
         "pool.reset()\n"
         "pool.send(np.zeros(4, np.int32))\n"
@@ -356,7 +356,7 @@ def test_workers_leave_signals_to_their_parent():
 
 
 def test_workers_import_no_jax():
-    program = "import sys, podrl.gymnasium_envs.worker, podrl.gymnasium_envs.making; sys.exit('jax' in sys.modules)"
+    program = "import sys, podrl.envs.workers.worker, podrl.envs.workers.making; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 

@@ -5,9 +5,9 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.config import ConfigError, EnvConfig
-from podrl.envs import evaluation_protocol, load_source
+from podrl.config.config import ConfigError, EnvConfig
 from podrl.envs.seeds import env_seeds
+from podrl.envs.source import evaluation_protocol, load_source
 from podrl.types import ContinuousActions, DiscreteActions
 
 gymnax = pytest.importorskip("gymnax")

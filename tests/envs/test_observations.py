@@ -6,17 +6,17 @@ import jax
 import numpy as np
 import pytest
 
-from podrl.config import ConfigError, EnvConfig, NetworkConfig
-from podrl.envs import load_source
-from podrl.envs.gymnasium import make_pool, make_spec
+from podrl.config.config import ConfigError, EnvConfig, NetworkConfig
 from podrl.envs.observations import MAX_ONE_HOT, channels_come_first, describe_observation, make_encoding
+from podrl.envs.source import load_source
+from podrl.envs.sources.gymnasium import make_pool, make_spec
 from podrl.envs.spaces import make_action_encoding
-from podrl.gymnasium_envs.batch import stack
-from podrl.networks import make_network
+from podrl.envs.workers.batch import stack
+from podrl.networks.actor_critic import make_network
 from podrl.saved_run import open_run
 from podrl.train import train
 from podrl.types import DiscreteActions, EnvSpec
-from tests import runs
+from tests import short_runs
 from tests.faults.checkpoints import edit, unseal
 
 
@@ -250,8 +250,8 @@ class TestSameAsBefore:
 def test_a_run_of_before_there_were_these_keys_goes_on_and_is_evaluated_with_what_it_saw(tmp_path):
     settings = {"env__source": "gymnasium", "total_env_steps": 2 * 8 * 4, "log__tensorboard": False}
     settings |= {f"topology__{who}_devices_per_process": 1 for who in ("actor", "learner")}
-    now = runs.make_config("tests.envs.test_observations:Gray", **settings)
-    same = runs.make_config("tests.envs.test_observations:Gray", **settings, env__uint8="numbers")
+    now = short_runs.make_config("tests.envs.test_observations:Gray", **settings)
+    same = short_runs.make_config("tests.envs.test_observations:Gray", **settings, env__uint8="numbers")
     train(same, workdir=str(tmp_path))
     unseal(tmp_path / "checkpoints/2")
     for path in (tmp_path / "config.json", tmp_path / "checkpoints/2/config/metadata"):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.gymnasium_envs import calls
+from podrl.envs.workers import calls
 
 NUMBERS = (
     *(1, 1.0, True, np.float32(1), np.float64(1), np.int64(1), np.uint8(1), np.bool_(True), Fraction(1)),

@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from podrl.config import ConfigError, EnvConfig
+from podrl.config.config import ConfigError, EnvConfig
 from tests.envs import scripted
 
 

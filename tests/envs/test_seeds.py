@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from podrl.config import EnvConfig
-from podrl.envs import load_source
+from podrl.config.config import EnvConfig
 from podrl.envs.seeds import env_seed, env_seeds
+from podrl.envs.source import load_source
 
 NUM_ENVS = 100_000
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from podrl.assembly import load_environment
-from podrl.config import ENV_SETTINGS, ConfigError, EnvConfig
-from podrl.config_dict import differences, to_dict, with_defaults
-from podrl.envs import load_source
+from podrl.config.config import ENV_SETTINGS, ConfigError, EnvConfig
+from podrl.config.config_dict import differences, to_dict, with_defaults
 from podrl.envs.settings import check_settings
-from tests import runs
+from podrl.envs.source import load_source
+from tests import short_runs
 
 CASES = {
     "envpool": ("CartPole-v1", ("max_episode_steps",)),
@@ -88,7 +88,7 @@ def test_settings_have_ranges(values, message):
 )
 def test_a_run_that_was_recorded_with_settings_among_its_options_goes_on(source, before, now):
     own = before if "." in source else {"length": 3}  # Of a user's own source all are.
-    config = runs.make_config("x", env__source=source, env__options=own)
+    config = short_runs.make_config("x", env__source=source, env__options=own)
     config = dataclasses.replace(config, env=dataclasses.replace(config.env, **now))
     recorded = json.loads(json.dumps(to_dict(config)))
     recorded["env"] = {"source": source, "id": "x", "observation_keys": [], "options": before}
@@ -98,7 +98,7 @@ def test_a_run_that_was_recorded_with_settings_among_its_options_goes_on(source,
 
 def test_what_is_recorded_now_is_read_as_it_is():
     options = {"max_episode_steps": 100, "workers": 3}  # A constructor's.
-    config = runs.make_config("x", env__source="gymnasium", env__options=options, env__workers=1)
+    config = short_runs.make_config("x", env__source="gymnasium", env__options=options, env__workers=1)
 
     assert differences(with_defaults(json.loads(json.dumps(to_dict(config)))), to_dict(config)) == {}
 
@@ -147,7 +147,7 @@ def test_a_wrapper_that_is_not_there_is_named_with_its_key(name):
     [("gymnasium.wrappers:TimeAwareObservation", "observation"), ("tests.envs.test_settings:FewerActions", "actions")],
 )
 def test_a_wrapper_for_training_that_changes_what_an_agent_sees_or_does_is_refused(wrapper, what):
-    config = runs.make_config("CartPole-v1", env__source="gymnasium", env__training_wrappers=(wrapper,))
+    config = short_runs.make_config("CartPole-v1", env__source="gymnasium", env__training_wrappers=(wrapper,))
     with pytest.raises(ConfigError, match=rf"^env\.training_wrappers=.* change the {what} of env\.id='CartPole-v1'"):
         load_environment(config)
     env = dataclasses.replace(config.env, training_wrappers=(SHAPED,))

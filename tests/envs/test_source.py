@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from podrl.config import ConfigError
-from podrl.envs import check_timestep, load_source
+from podrl.config.config import ConfigError
+from podrl.envs.source import check_timestep, load_source
 from podrl.types import Timestep
 
 
 def test_bare_and_dotted_names_load():
-    assert load_source("envpool").__name__ == "podrl.envs.envpool"
+    assert load_source("envpool").__name__ == "podrl.envs.sources.envpool"
     assert load_source("tests.envs.scripted").__name__ == "tests.envs.scripted"
 
 
@@ -25,7 +25,7 @@ def test_bare_and_dotted_names_load():
         ("my_package.my_source", "env.source='my_package.my_source' cannot be imported.*Available: ale, .*envpool"),
         ("tests.envs.nowhere", "env.source='tests.envs.nowhere' cannot be imported"),
         (".envpool", "cannot be imported"),
-        ("podrl.config", "lacks make_spec and make_pool"),
+        ("podrl.config.config", "lacks make_spec and make_pool"),
     ],
 )
 def test_unknown_source_is_one_clear_error(name, message):
@@ -49,14 +49,14 @@ def test_missing_dependency_of_a_source_is_not_called_an_unknown_source(tmp_path
 
 
 def test_importing_podrl_envs_does_not_import_envpool():
-    program = "import sys, podrl.envs, podrl.envs.seeds; sys.exit('envpool' in sys.modules)"
+    program = "import sys, podrl.envs.source, podrl.envs.seeds; sys.exit('envpool' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_sources_are_quiet():
     program = (
-        "from podrl.config import EnvConfig\n"
-        "from podrl.envs import load_source\n"
+        "from podrl.config.config import EnvConfig\n"
+        "from podrl.envs.source import load_source\n"
         "source, config = load_source('envpool'), EnvConfig(id='CartPole-v1')\n"
         "source.make_spec(config)\n"
         "source.make_pool(config, seeds=[1], num_threads=1).reset()\n"

@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from podrl.config import ConfigError
+from podrl.config.config import ConfigError
 from podrl.envs.spaces import make_action_encoding
 from podrl.types import ContinuousActions, DiscreteActions, MultiDiscreteActions
 

@@ -11,14 +11,14 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from podrl.checkpoint import Checkpointer
-from podrl.checkpoint_errors import DamagedError
-from podrl.checkpoint_restore import restore
-from podrl.config import TopologyConfig
-from podrl.learner import Learner
+from podrl.config.config import TopologyConfig
+from podrl.learning.learner import Learner
 from podrl.mesh import make_topology
+from podrl.runs.checkpoint import Checkpointer
+from podrl.runs.checkpoint_errors import DamagedError
+from podrl.runs.checkpoint_restore import restore
 from podrl.types import Counters, Snapshot
-from tests.runs import make_agent, make_config
+from tests.short_runs import make_agent, make_config
 
 STEP = 80
 COUNTERS = Counters(learner_steps=STEP, env_steps=80 * 32, frames=80 * 128)

@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 
-from podrl import commandline
 from podrl.assembly import assemble, resolve
-from podrl.checkpoint import Checkpointer
+from podrl.config import commandline
+from podrl.runs.checkpoint import Checkpointer
 from tests.processes import read_rows
-from tests.runs import facts
+from tests.short_runs import facts
 
 
 def assert_whole(workdir: Path, num_updates: int) -> None:

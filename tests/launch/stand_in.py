@@ -12,12 +12,12 @@ from typing import TextIO
 
 import ml_collections
 
-from podrl.commandline import CommandLine
-from podrl.config import ConfigError
+from podrl.config.commandline import CommandLine
+from podrl.config.config import ConfigError
 from podrl.launch.members import Limits
 from podrl.launch.options import split
 from podrl.launch.start import launch
-from podrl.process_exit import record_end
+from podrl.runtime.process_exit import record_end
 
 ROOT = Path(os.environ.get("STAND_IN_TREE", "."))  # Of the checkout that is shipped.
 _FINISH_S = float(os.environ.get("STAND_IN_FINISH_S", "60"))  # On a busy machine members end seconds apart.

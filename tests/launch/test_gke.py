@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from podrl import commandline
-from podrl.membership import TPU_PORT
-from podrl.secret import VARIABLE
+from podrl.config import commandline
+from podrl.runtime.job.membership import TPU_PORT
+from podrl.runtime.job.secret import VARIABLE
 from tests.processes import ROOT
 
 yaml = pytest.importorskip("yaml")

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from podrl.config import ConfigError
+from podrl.config.config import ConfigError
 from podrl.launch.local import make_members, shell_line, visible_gpus
-from podrl.secret import VARIABLE
+from podrl.runtime.job.secret import VARIABLE
 from tests.launch.commands import STAND_IN, WAIT, run, stop, under_way, wait_until
 from tests.processes import LIMIT_S, command, environment
 

@@ -7,8 +7,8 @@ import sys
 import gymnasium
 import pytest
 
-from podrl.config import ConfigError, EnvConfig
-from podrl.envs.gymnasium import make_spec
+from podrl.config.config import ConfigError, EnvConfig
+from podrl.envs.sources.gymnasium import make_spec
 from tests.processes import ROOT
 
 PROGRAM = """

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from podrl.config import ConfigError
+from podrl.config.config import ConfigError
 from podrl.launch.options import FLAGS, Options, help_text, split
 from tests.processes import ROOT, environment, launch
 

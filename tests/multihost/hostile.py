@@ -7,8 +7,8 @@ import socket
 import struct
 import time
 
-from podrl import wire
-from podrl.addresses import is_loopback, split_address
+from podrl.runtime.job import wire
+from podrl.runtime.job.addresses import is_loopback, split_address
 
 WAIT_S = 2.0  # For an answer that a hostile message is made of.
 MOST_HELD = 200  # Connections that are kept open and say nothing more.

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from podrl.secret import VARIABLE
+from podrl.runtime.job.secret import VARIABLE
 from tests.processes import LIMIT_S, ROOT, environment
 
 SECRET = "the secret of the tests' jobs"
@@ -146,6 +146,6 @@ def coordinators(address: str) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             text = path.read_bytes().decode(errors="replace")
-            if "podrl.coordinator_process" in text and port in text:
+            if "podrl.runtime.job.coordinator_process" in text and port in text:
                 found.append(int(path.parent.name))
     return found

@@ -11,11 +11,11 @@ import time
 from jax.experimental import multihost_utils
 import numpy as np
 
-from podrl.config import ConfigError
-from podrl.display import configure_logging
-from podrl.joining import join
-from podrl.membership import find_membership
-from podrl.preflight import check_agreement, check_workdir
+from podrl.config.config import ConfigError
+from podrl.runtime.job.joining import join
+from podrl.runtime.job.membership import find_membership
+from podrl.runtime.job.preflight import check_agreement, check_workdir
+from podrl.telemetry.display import configure_logging
 
 LONG_S = 300.0
 HELD_S = 55

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from podrl.episode_gatherer import EpisodeGatherer
-from podrl.episodes import EpisodeWindow
+from podrl.experience.episodes import EpisodeWindow
+from podrl.telemetry.episode_gatherer import EpisodeGatherer
 
 
 @dataclasses.dataclass

@@ -8,11 +8,11 @@ import time
 import jax
 import pytest
 
-from podrl import jax_service
-from podrl.addresses import join_address
-from podrl.joining import join
-from podrl.membership import find_membership
 from podrl.mistakes import ConfigError
+from podrl.runtime.job import jax_service
+from podrl.runtime.job.addresses import join_address
+from podrl.runtime.job.joining import join
+from podrl.runtime.job.membership import find_membership
 from tests.multihost.jobs import free_address
 from tests.processes import LAUNCHER, ROOT, launch
 
@@ -25,7 +25,7 @@ import jax, jaxlib._jax
 try:
     runpy.run_path({launcher!r}, run_name="__main__")
 finally:
-    print("imported:", "podrl.distributed" in sys.modules, "podrl.jax_service" in sys.modules)
+    print("imported:", "podrl.runtime.job.job" in sys.modules, "podrl.runtime.job.jax_service" in sys.modules)
 """
 
 

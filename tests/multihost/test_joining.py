@@ -12,12 +12,12 @@ import time
 
 import pytest
 
-from podrl import wire
-from podrl.addresses import split_address
-from podrl.handshake import prove_both
-from podrl.joining import join
-from podrl.meeting import Line
-from podrl.membership import find_membership
+from podrl.runtime.job import wire
+from podrl.runtime.job.addresses import split_address
+from podrl.runtime.job.connection import Line
+from podrl.runtime.job.handshake import prove_both
+from podrl.runtime.job.joining import join
+from podrl.runtime.job.membership import find_membership
 from tests.multihost.jobs import SECRET, Member, coordinators, free_address, ip, job, two_hosts
 from tests.processes import LIMIT_S, wait_for
 

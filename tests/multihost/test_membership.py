@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from podrl.addresses import is_loopback
-from podrl.config import ConfigError
-from podrl.membership import expand_nodes, find_membership
+from podrl.config.config import ConfigError
+from podrl.runtime.job.addresses import is_loopback
+from podrl.runtime.job.membership import expand_nodes, find_membership
 
 STEP = {  # What SLURM 22 sets in a step of `srun -N2 -n3`.
     "SLURM_JOB_ID": "12",
@@ -198,5 +198,8 @@ def test_a_tpu_machine_asks_its_metadata():
 
 
 def test_this_does_not_import_jax():
-    code = "import sys, os, podrl.membership as m; m.find_membership(os.environ); assert 'jax' not in sys.modules"
+    code = """import os, sys
+from podrl.runtime.job.membership import find_membership
+find_membership(os.environ)
+assert 'jax' not in sys.modules"""
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,14 +13,14 @@ import threading
 
 import pytest
 
-from podrl import jax_service, mtls, own_credentials
-from podrl.addresses import split_address
-from podrl.config import ConfigError
-from podrl.coordinator import Coordinator
-from podrl.meeting import Line
-from podrl.membership import find_membership
-from podrl.mtls import FILES, GIVEN, NONE, OWN, PREFIX, REQUIRED, given_credentials
-from podrl.own_credentials import choose_kind, make_credentials, make_own
+from podrl.config.config import ConfigError
+from podrl.runtime.job import jax_service, mtls, own_credentials
+from podrl.runtime.job.addresses import split_address
+from podrl.runtime.job.connection import Line
+from podrl.runtime.job.coordinator import Coordinator
+from podrl.runtime.job.membership import find_membership
+from podrl.runtime.job.mtls import FILES, GIVEN, NONE, OWN, PREFIX, REQUIRED, given_credentials
+from podrl.runtime.job.own_credentials import choose_kind, make_credentials, make_own
 from tests.multihost.jobs import Member, free_address, job
 from tests.processes import ROOT, launch, wait_for
 
@@ -191,8 +191,8 @@ def test_who_asks_for_mutual_tls_gets_no_job_without(monkeypatch):
 
 @pytest.mark.parametrize(("kinds", "agreed"), [((OWN, OWN), OWN), ((OWN, NONE), NONE), ((NONE, OWN), NONE)])
 def test_processes_use_what_all_of_them_have(monkeypatch, caplog, kinds, agreed):
-    monkeypatch.setattr("podrl.jax_service.start_service", lambda *_: object())
-    monkeypatch.setattr("podrl.coordinator.make_credentials", lambda kind, environ, secret: None)
+    monkeypatch.setattr("podrl.runtime.job.jax_service.start_service", lambda *_: object())
+    monkeypatch.setattr("podrl.runtime.job.coordinator.make_credentials", lambda kind, environ, secret: None)
     with caplog.at_level(logging.WARNING, logger="absl"):
         lines, mistakes = meet(kinds)
     assert {line.tls for line in lines} == {agreed}
@@ -346,7 +346,9 @@ def test_none_are_made_where_the_system_forbids_a_part_of_it(monkeypatch, call, 
 
 @needs_cryptography
 def test_own_certificates_can_be_read_where_proc_is_of_another_namespace():
-    program = "from podrl.own_credentials import make_own; print(open(make_own(b'of a test').cert_file).read())"
+    program = (
+        "from podrl.runtime.job.own_credentials import make_own; print(open(make_own(b'of a test').cert_file).read())"
+    )
     apart = ("unshare", "--pid", "--fork")
     if shutil.which("unshare") is None or subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
         pytest.skip("making a namespace wants root and unshare")

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from podrl.absence import did_not_come, has_no_coordinator
-from podrl.commandline import parse
-from podrl.config import ConfigError
-from podrl.membership import Membership, find_membership
-from podrl.place import find_place, warn_of_unread_launcher
+from podrl.config.commandline import parse
+from podrl.config.config import ConfigError
+from podrl.runtime.job.membership import Membership, find_membership
+from podrl.runtime.job.messages import did_not_come, has_no_coordinator
+from podrl.runtime.job.place import find_place, warn_of_unread_launcher
 from tests.multihost.test_membership import MPI4, STEP
 from tests.processes import ROOT
 

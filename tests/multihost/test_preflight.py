@@ -3,9 +3,9 @@
 import dataclasses
 
 from podrl.agents.impala import AgentConfig
-from podrl.commandline import load_config
-from podrl.config_dict import from_config_dict
-from podrl.preflight import compare, make_device_facts, make_facts
+from podrl.config.commandline import load_config
+from podrl.config.config_dict import from_config_dict
+from podrl.runtime.job.preflight import compare, make_device_facts, make_facts
 from tests.processes import ROOT
 
 NAMES = [f"process {index} (node{index + 1})" for index in range(4)]

@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from podrl.config import ConfigError
-from podrl.distributed import Job
-from podrl.membership import Membership
-from podrl.reachability import choose_address, meet_in_pairs
+from podrl.config.config import ConfigError
+from podrl.runtime.job.job import Job
+from podrl.runtime.job.membership import Membership
+from podrl.runtime.job.reachability import choose_address, meet_in_pairs
 from tests.multihost.jobs import Member, free_address, ip, named, two_hosts
 from tests.processes import ROOT
 
@@ -142,7 +142,7 @@ def test_addresses_of_different_kinds_are_a_mistake():
 
 def test_one_beside_the_coordinator_listens_where_others_reach_it():
     owns = ["127.0.0.1", "127.0.1.1", "::1", "10.88.0.1"]
-    code = "from podrl.reachability import choose_address as c; import sys"
+    code = "from podrl.runtime.job.reachability import choose_address as c; import sys"
     code += "; print({c(own, [own, '10.77.0.2']) for own in sys.argv[1:]})"
     with two_hosts() as hosts:
         ip("-n", hosts[0], "addr", "add", "10.88.0.1/32", "dev", "lo")

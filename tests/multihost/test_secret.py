@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from podrl.addresses import is_loopback
-from podrl.config import ConfigError
-from podrl.secret import FILE_VARIABLE, VARIABLE, make_secret, take_secret
+from podrl.config.config import ConfigError
+from podrl.runtime.job.addresses import is_loopback
+from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE, make_secret, take_secret
 
 SECRET = "a secret of sixteen or more"
 HERE, ELSEWHERE = {"address": "localhost:41234", "loopback": True}, {"address": "node1:41234", "loopback": False}

@@ -14,16 +14,16 @@ import time
 
 import pytest
 
-from podrl import wire
-from podrl.addresses import split_address
-from podrl.config import ConfigError
-from podrl.coordinator import Coordinator
-from podrl.coordinator_start import start_coordinator
-from podrl.entrance import MOST_STRANGERS, Entrance
-from podrl.handshake import UnprovenError, prove_both
-from podrl.meeting import Line
-from podrl.membership import find_membership
-from podrl.secret import FILE_VARIABLE, VARIABLE, make_secret
+from podrl.config.config import ConfigError
+from podrl.runtime.job import wire
+from podrl.runtime.job.addresses import split_address
+from podrl.runtime.job.connection import Line
+from podrl.runtime.job.coordinator import Coordinator
+from podrl.runtime.job.coordinator_start import start_coordinator
+from podrl.runtime.job.entrance import MOST_STRANGERS, Entrance
+from podrl.runtime.job.handshake import UnprovenError, prove_both
+from podrl.runtime.job.membership import find_membership
+from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE, make_secret
 from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same
 from tests.multihost.hostile import attack, introduction
@@ -199,7 +199,7 @@ class TestStrangers:
             assert "too many came" in hear(connection, lines, "last")["last"]
 
     def test_that_say_nothing_are_sent_away_after_a_while(self, monkeypatch):
-        monkeypatch.setattr("podrl.entrance.PROOF_S", 0.0)
+        monkeypatch.setattr("podrl.runtime.job.entrance.PROOF_S", 0.0)
         selector = selectors.DefaultSelector()
         with socket.create_server(("127.0.0.1", 0)) as server:
             entrance = Entrance(server, selector, SECRET)
@@ -270,7 +270,7 @@ def test_all_are_told_that_jaxs_service_does_not_start(monkeypatch):
     def fail(*_):
         raise OSError("JAX's service does not start at 127.0.0.1:1: no reason")
 
-    monkeypatch.setattr("podrl.jax_service.start_service", fail)
+    monkeypatch.setattr("podrl.runtime.job.jax_service.start_service", fail)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         where = Coordinator(server.dup(), service_address="", count=2, job="", parent=os.getppid(), secret=SECRET)
@@ -381,7 +381,7 @@ def test_a_coordinator_without_the_secret_is_not_believed():
 
 
 def test_a_process_with_another_secret_is_told_so(monkeypatch):
-    monkeypatch.setattr("podrl.meeting._SECRET_S", 0.0)
+    monkeypatch.setattr("podrl.runtime.job.connection._SECRET_S", 0.0)
     other = b"of another job, or mistyped"
     with coordinator() as (address, _):
         connection, lines = connect(address)
@@ -401,9 +401,9 @@ def test_another_secret_now_and_then_is_no_mistake(monkeypatch):
     def prove(*_):
         raise next(outcomes)
 
-    monkeypatch.setattr("podrl.meeting._SECRET_S", 0.3)
-    monkeypatch.setattr("podrl.meeting._RETRY_S", 0.2)
-    monkeypatch.setattr("podrl.meeting.prove_both", prove)
+    monkeypatch.setattr("podrl.runtime.job.connection._SECRET_S", 0.3)
+    monkeypatch.setattr("podrl.runtime.job.connection._RETRY_S", 0.2)
+    monkeypatch.setattr("podrl.runtime.job.connection.prove_both", prove)
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(TimeoutError, match="did not answer at"):
         Line(member("{}:{}".format(*server.getsockname()), 1), 1.0, SECRET)
 

@@ -9,8 +9,8 @@ import socket
 import numpy as np
 import pytest
 
-from podrl.checkpoint_arrays import read_params
-from podrl.secret import VARIABLE
+from podrl.runs.checkpoint_arrays import read_params
+from podrl.runtime.job.secret import VARIABLE
 from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same
 from tests.multihost.jobs import SECRET, Member
@@ -28,7 +28,7 @@ from tests.processes import (
     running,
     wait_for,
 )
-from tests.runs import facts
+from tests.short_runs import facts
 
 CATCH = (  # 20 updates.
     *("--config", ROOT / "configs/impala_catch.py", "--config.total_env_steps=12_800"),

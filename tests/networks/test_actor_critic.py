@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.config import ConfigError, NetworkConfig
-from podrl.networks import make_network
+from podrl.config.config import ConfigError, NetworkConfig
+from podrl.networks.actor_critic import make_network
 from podrl.networks.core import encode_action
 from podrl.types import ContinuousActions, DiscreteActions, EnvSpec, MultiDiscreteActions, Timestep, Trajectory
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.ops.convolution import conv_3x3, conv_valid
+from podrl.networks.convolution import conv_3x3, conv_valid
 
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
 

@@ -7,7 +7,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.config import NetworkConfig
+from podrl.config.config import NetworkConfig
 from podrl.ops.distributions import make_distribution
 from podrl.types import ContinuousActions, DiscreteActions, MultiDiscreteActions
 

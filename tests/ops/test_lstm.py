@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.ops.lstm import LSTMState, initial_state, lstm
+from podrl.networks.lstm import LSTMState, initial_state, lstm
 
 LENGTH, BATCH, SIZE = 7, 5, 6
 CELL = nn.OptimizedLSTMCell(SIZE)

@@ -1,6 +1,7 @@
 """Minibatches hold what they should on any number of devices, and micro-batches add up to the whole batch.
 
-That taking them moves nothing between devices is seen here and, within whole updates, in tests/test_learner.py.
+That taking them moves nothing between devices is seen here and, within whole updates, in
+tests/learning/test_learner.py.
 """
 
 import os
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.config import ConfigError
+from podrl.config.config import ConfigError
 from podrl.ops.minibatches import (
     accumulate_gradients,
     deal_environments,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.ops.pooling import max_pool_3x3_stride_2
+from podrl.networks.pooling import max_pool_3x3_stride_2
 
 SHAPES = [(2, 84, 84, 3), (2, 21, 21, 4), (3, 11, 8, 2), (1, 5, 6, 1), (2, 2, 3, 1), (1, 1, 1, 2)]
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.processes import LIMIT_S, ROOT, num_rows, wait_for
 from tests.slurm.test_launch import ENDED
-from tests.study.studies import CATCH
+from tests.studies.studies import CATCH
 
 STUDY = (
     *(f"--config={CATCH}", "--workdir=study", "--processes=1,2", "--scaling=strong", "--seconds=6"),

@@ -1,0 +1,1 @@
+"""What agents share: acting, normalisation, the guard against numbers that are not finite."""

@@ -1,0 +1,190 @@
+"""Observations and rewards in units of what a run has seen so far, for any agent.
+
+`normalize_observations` and `normalize_rewards` take an agent and return one whose learner state holds running
+statistics beside the agent's own state (`LearnerState.extra`), so that checkpoints hold them, and actors get them with
+the parameters. The sums behind them are over the whole batch, whatever the number of devices.
+
+Observations lose their mean and are divided by their standard deviation. An update learns with the statistics of the
+updates before it, with which (or with older ones, where there is a lag) actors acted too, and then learns the batch's.
+Rewards are divided by the standard deviation of the discounted sum of an episode's rewards up to each step, the scale
+of the values. These sums go on from unroll to unroll in the carry.
+
+Source: Engstrom et al. 2020, arXiv:2005.12729, sections 3 and A.2 (what PPO's implementations do).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from podrl.config.config import check
+from podrl.ops.statistics import Statistics, initial_statistics, update_statistics
+from podrl.types import Agent, EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
+
+# Normalised observations and rewards are clipped to [-MAX_NORMALIZED, MAX_NORMALIZED].
+MAX_NORMALIZED = 10.0
+
+_EPSILON = 1e-8
+
+
+def normalize(statistics: Statistics, rows: PyTree) -> PyTree:
+    """Rows [..., *] less the mean, over the standard deviation, and clipped.
+
+    What is no finite number becomes NaN and is not clipped: the update that learns from it must be seen to be none, or
+    the statistics would keep it for good.
+    """
+
+    def scale(x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
+        scaled = (x - mean) * jax.lax.rsqrt(variance + _EPSILON)
+        return jnp.where(jnp.isfinite(x), jnp.clip(scaled, -MAX_NORMALIZED, MAX_NORMALIZED), jnp.nan)
+
+    return jax.tree.map(scale, rows, statistics.mean, statistics.variance)
+
+
+def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
+    """The agent with observations that have a mean of about zero and a standard deviation of about one.
+
+    A row counts if an action was chosen on it: each observation once, but for those that only end an episode. The
+    network's frame stack holds frames as they were normalised when they came.
+
+    Args:
+        agent: the algorithm.
+        spec: of its environment.
+
+    Raises:
+        ConfigError: if observations are not floats.
+    """
+    found = sorted(
+        {str(x.dtype) for x in jax.tree.leaves(spec.observation) if not jnp.issubdtype(x.dtype, jnp.floating)}
+    )
+    check(
+        not found,
+        f"network.normalize_observations=True needs observations of floats; env.id={spec.id!r} gives "
+        f"{', '.join(found)}, which encoders scale themselves. Use network.normalize_observations=False.",
+    )
+
+    def init(key: jax.Array) -> LearnerState:
+        state = agent.init(key)
+        extra = {"agent": state.extra, "observations": initial_statistics(spec.observation)}
+        return dataclasses.replace(state, extra=extra)
+
+    def actor_params(state: LearnerState) -> PyTree:
+        return {"agent": agent.actor_params(_unwrap(state)), "observations": state.extra["observations"]}
+
+    def normalized(params: PyTree, timestep: Timestep) -> Timestep:
+        return dataclasses.replace(timestep, observation=normalize(params["observations"], timestep.observation))
+
+    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
+        return agent.act(params["agent"], normalized(params, timestep), carry, keys)
+
+    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[jax.Array, PyTree]:
+        return agent.act_greedy(params["agent"], normalized(params, timestep), carry)
+
+    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
+        statistics, rows = state.extra["observations"], trajectory.observation
+        learned = dataclasses.replace(trajectory, observation=normalize(statistics, rows))
+        new_state, metrics = agent.update(_unwrap(state), learned)
+        acted = jax.tree.map(lambda x: x[:-1], rows)
+        statistics = update_statistics(statistics, acted, trajectory.is_transition)
+        return dataclasses.replace(new_state, extra={"agent": new_state.extra, "observations": statistics}), metrics
+
+    return dataclasses.replace(
+        agent, init=init, actor_params=actor_params, act=act, act_greedy=act_greedy, update=update
+    )
+
+
+def normalize_rewards(agent: Agent, discount: float) -> Agent:
+    """The agent with rewards in units of the standard deviation of discounted returns so far.
+
+    Their mean stays in: a reward of zero is zero. An update learns the batch's statistics first. A network that sees
+    its last reward sees the normalised one, which when it acts is in the units of the updates before.
+
+    Args:
+        agent: the algorithm.
+        discount: of rewards in the past, per agent decision: the agent's own.
+    """
+
+    def init(key: jax.Array) -> LearnerState:
+        state = agent.init(key)
+        extra = {"agent": state.extra, "returns": initial_statistics(jax.ShapeDtypeStruct((), jnp.float32))}
+        return dataclasses.replace(state, extra=extra)
+
+    def initial_carry(batch_size: int) -> PyTree:
+        return {"agent": agent.initial_carry(batch_size), "return": jnp.zeros(batch_size)}
+
+    def actor_params(state: LearnerState) -> PyTree:
+        return {"agent": agent.actor_params(_unwrap(state)), "returns": state.extra["returns"]}
+
+    def before(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[Timestep, jax.Array]:
+        """What the agent sees, and the discounted sum of rewards up to there."""
+        so_far = _add_reward(carry["return"], timestep.first, timestep.reward, discount)
+        return dataclasses.replace(timestep, reward=_normalize_reward(params["returns"], timestep.reward)), so_far
+
+    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
+        timestep, so_far = before(params, timestep, carry)
+        action, behaviour, inner = agent.act(params["agent"], timestep, carry["agent"], keys)
+        return action, behaviour, {"agent": inner, "return": so_far}
+
+    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[jax.Array, PyTree]:
+        timestep, so_far = before(params, timestep, carry)
+        action, inner = agent.act_greedy(params["agent"], timestep, carry["agent"])
+        return action, {"agent": inner, "return": so_far}
+
+    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
+        returns = discounted_past(trajectory.carry["return"], trajectory, discount)
+        statistics = update_statistics(state.extra["returns"], returns, trajectory.is_transition)
+        learned = dataclasses.replace(
+            trajectory,
+            reward=_normalize_reward(statistics, trajectory.reward),
+            opening_reward=_normalize_reward(statistics, trajectory.opening_reward),
+            carry=trajectory.carry["agent"],
+        )
+        new_state, metrics = agent.update(_unwrap(state), learned)
+        extra = {"agent": new_state.extra, "returns": statistics}
+        metrics = {**metrics, "value/return_deviation": jnp.sqrt(statistics.variance)}
+        return dataclasses.replace(new_state, extra=extra), metrics
+
+    return dataclasses.replace(
+        agent,
+        init=init,
+        initial_carry=initial_carry,
+        actor_params=actor_params,
+        act=act,
+        act_greedy=act_greedy,
+        update=update,
+    )
+
+
+def discounted_past(so_far: jax.Array, trajectory: Trajectory, discount: float) -> jax.Array:
+    """The discounted sum of an episode's rewards up to each: G[t] = reward[t] + discount * G[t - 1].
+
+    Args:
+        so_far: [B] before row 0's timestep, whose reward is `trajectory.opening_reward`.
+        trajectory: [T, B].
+        discount: in [0, 1].
+
+    Returns:
+        [T, B], with each action's reward in it.
+    """
+
+    def step(past: jax.Array, row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        past = _add_reward(past, *row, discount)
+        return past, past
+
+    opening = _add_reward(so_far, trajectory.first[0], trajectory.opening_reward, discount)
+    return jax.lax.scan(step, opening, (trajectory.first[1:], trajectory.reward))[1]
+
+
+def _add_reward(past: jax.Array, first: jax.Array, reward: jax.Array, discount: float) -> jax.Array:
+    """A reward that is no number is left out: it is the update's affair, and would stay in the sum."""
+    return jnp.where(first, 0.0, discount * past + jnp.where(jnp.isfinite(reward), reward, 0.0))
+
+
+def _normalize_reward(statistics: Statistics, reward: jax.Array) -> jax.Array:
+    scaled = reward * jax.lax.rsqrt(statistics.variance + _EPSILON)
+    return jnp.clip(scaled, -MAX_NORMALIZED, MAX_NORMALIZED)
+
+
+def _unwrap(state: LearnerState) -> LearnerState:
+    """The state as the agent itself has it."""
+    return dataclasses.replace(state, extra=state.extra["agent"])

@@ -1,0 +1,217 @@
+"""The command line: flags, and the config file with its overrides. Imports no JAX, so that mistakes show at once."""
+
+import argparse
+from collections.abc import Callable, Iterable
+import dataclasses
+import functools
+import importlib.util
+from pathlib import Path
+import sys
+from typing import Any, NoReturn
+
+from absl import flags
+import ml_collections
+
+from podrl.config import user_modules
+from podrl.config.config import ConfigError, check, did_you_mean
+from podrl.config.overrides import listing, override
+from podrl.config.paths import absolute_workdir
+from podrl.config.ranges import LONGEST_S, check_flag
+
+USAGE = """Train an agent:
+
+  python tools/tpu_launch.py --config configs/impala_atari.py
+
+Any value of the config can be overridden:
+
+  --config.env.id=Pong-v5 --config.agent.learning_rate=3e-4 --config.total_env_steps=1e6
+
+With --config, --help lists them.
+
+Flags:
+"""
+KEYS = """
+Values of {path}, each to be overridden by --config.KEY=VALUE; podrl/config/config.py and podrl/agents/ say what they
+mean:
+
+"""
+HELP = ("-h", "--h", "-help", "--help")
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a tool's own flags; complains with a `ConfigError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ConfigError, one line."""
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}. See --help.")
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """As in argparse, but for a `type` that raises `ConfigError`, whose message is kept."""
+        read = settings.get("type")
+        return super().add_argument(*names, **settings | ({} if read is None else {"type": _keep_message(read)}))
+
+
+def _keep_message(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`read`, whose `ConfigError` argparse takes for its own kind of error; of others it tells the value alone."""
+
+    @functools.wraps(read)
+    def reading(value: str) -> Any:
+        try:
+            return read(value)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+
+    return reading
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommandLine:
+    """What the user asked for.
+
+    Attributes:
+        config: the config file's `get_config()`, with overrides applied.
+        workdir: where the run goes, from the root; None for `runs/<config>-<time>`.
+        argv: the command as typed, for the manifest.
+        profile: whether to trace a few updates.
+        accept_changes: whether to go on with a run of another config.
+        start_anew: whether to delete what the run in the folder has, and to begin at update 0.
+        coordinator: 'host:port' where the processes of the job meet; None leaves it to the platform.
+        process_count: of the job; None leaves it to the platform.
+        process_index: of this process; None leaves it to the platform.
+        alone: whether this is the only process, whatever the platform says.
+        join_timeout_s: how long the processes wait for each other at the start.
+    """
+
+    config: ml_collections.ConfigDict
+    workdir: str | None
+    argv: tuple[str, ...]
+    profile: bool
+    accept_changes: bool
+    coordinator: str | None = None
+    process_count: int | None = None
+    process_index: int | None = None
+    start_anew: bool = False
+    alone: bool = False
+    join_timeout_s: float = 300.0
+
+
+def parse(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = ()) -> CommandLine:
+    """Parses `argv`, whose first entry is the program's name.
+
+    Args:
+        argv: the command as typed, without what others have taken off it.
+        more_help: on the flags that others take.
+        more_flags: their names, to suggest when one is misspelt.
+
+    Raises:
+        ConfigError: on a missing or broken config file, an unknown flag or key, or a value of the wrong type.
+        SystemExit: with code 0 after showing `--help`.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("config", None, "Config file, such as configs/impala_atari.py.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of a new run, or of one to go on with.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
+    flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
+    flags.DEFINE_bool("accept_changes", False, "Go on in WORKDIR though its config differs.", flag_values=values)
+    flags.DEFINE_bool(
+        "start_anew", False, "Delete the rows and checkpoints of the run in WORKDIR, and begin.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT where the processes of one job meet: an address of process 0's host. SLURM, Open MPI and TPU pods "
+        "need no such flags.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("process_count", None, "Processes in the job.", flag_values=values)
+    flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_bool("alone", False, "One process, whatever the scheduler's variables say.", flag_values=values)
+    flags.DEFINE_float("join_timeout_s", 300.0, "How long they wait for each other at the start.", flag_values=values)
+    overrides = [arg for arg in argv[1:] if _is_override(arg)]
+    _parse_flags(values, [arg for arg in argv if arg not in (*overrides, *HELP)], more_flags)
+    if any(arg in HELP for arg in argv[1:]):
+        sys.stdout.write(USAGE + values.module_help(__name__).partition(":")[2] + "\n" + more_help.rstrip() + "\n")
+        if values.config is not None:
+            config = override(load_config(values.config), overrides)
+            sys.stdout.write(KEYS.format(path=values.config) + listing(config))
+        raise SystemExit(0)
+    check(values.config is not None, "No config given. Add --config configs/impala_atari.py, or another file.")
+    check_flag("join_timeout_s", values.join_timeout_s, 0.001, LONGEST_S)
+    config = override(load_config(values.config), overrides)
+    if values.smoke:
+        config.smoke = True
+    return CommandLine(
+        config=config,
+        workdir=absolute_workdir(values.workdir) if values.workdir else None,
+        argv=tuple(argv),
+        profile=values.profile,
+        accept_changes=values.accept_changes,
+        start_anew=values.start_anew,
+        coordinator=values.coordinator,
+        process_count=values.process_count,
+        process_index=values.process_index,
+        alone=values.alone,
+        join_timeout_s=values.join_timeout_s,
+    )
+
+
+def load_config(path: str) -> ml_collections.ConfigDict:
+    """What `get_config()` in the file at `path` returns.
+
+    Raises:
+        ConfigError: if there is no such file, or it fails; names the line.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        nearby = _config_files(file.parent)
+        listing = f" In that folder: {', '.join(nearby)}." if nearby else ""
+        if file.is_dir():
+            inside = ", ".join(_config_files(file))
+            raise ConfigError(f"--config={path} is a folder. Give a file{f' in it: {inside}' if inside else ''}.")
+        place = "" if file.is_absolute() else f" in {Path.cwd()}"
+        if (shipped := user_modules.ROOT / file).is_file():
+            raise ConfigError(f"Config file {path} does not exist{place}. podrl's own is --config={shipped}.")
+        raise ConfigError(f"Config file {path} does not exist{place}{did_you_mean(path, nearby)}{listing}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    check(spec is not None and spec.loader is not None, f"Config file {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    try:
+        with user_modules.configs_for(file):
+            spec.loader.exec_module(module)  # type: ignore[union-attr]
+            config = module.get_config()
+    except SyntaxError as error:
+        raise ConfigError(f"Config file {error.filename}, line {error.lineno}: {error.msg}.") from None
+    except (Exception, SystemExit) as error:
+        whose = user_modules.explain(error)
+        raise ConfigError(f"Config file {path} failed: {type(error).__name__}: {_one_line(error)}{whose}") from error
+    check(isinstance(config, ml_collections.ConfigDict), f"get_config() in {path} must return a ConfigDict.")
+    return config
+
+
+def _config_files(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.glob("*.py") if path.stem not in ("common", "__init__"))
+
+
+def _parse_flags(values: flags.FlagValues, argv: list[str], more_flags: Iterable[str] = ()) -> None:
+    """Lets absl parse, and turns its complaints into one line each."""
+    try:
+        rest = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        hint = did_you_mean(error.flagname, [*values, *more_flags])
+        raise ConfigError(f"Unknown flag --{error.flagname}{hint} See --help.") from None
+    except (flags.Error, TypeError, ValueError) as error:
+        raise ConfigError(_one_line(error)) from None
+    check(not rest, f"Unexpected argument {rest[0] if rest else ''!r}. Write options as --name=value; see --help.")
+
+
+def _is_override(argument: str) -> bool:
+    return argument.lstrip("-").startswith("config.") and argument.startswith("-")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,205 @@
+"""Configuration: the sections and keys of a run as frozen dataclasses, which check their own values.
+
+`podrl.config.config_dict` makes them from what a config file and the command line say, and nobody writes to a config
+after that. Hyper-parameters are *global*: they count environments, steps and batches of the whole job, so that they
+mean the same on every machine. docs/config.md lists every key with what it takes.
+"""
+
+import dataclasses
+from typing import Any
+
+from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text
+from podrl.config.sections import (
+    ENV_SETTINGS,
+    ActorsConfig,
+    EnvConfig,
+    NetworkConfig,
+    TopologyConfig,
+    check_not_a_setting,
+)
+from podrl.mistakes import MISTAKE, ConfigError, check, check_one_of, did_you_mean, shown
+
+__all__ = [
+    "ENV_SETTINGS",
+    "MISTAKE",
+    "ActorsConfig",
+    "CheckpointConfig",
+    "Config",
+    "ConfigError",
+    "EnvConfig",
+    "EvaluateConfig",
+    "LogConfig",
+    "NetworkConfig",
+    "TopologyConfig",
+    "check",
+    "check_counts",
+    "check_not_a_setting",
+    "check_one_of",
+    "did_you_mean",
+    "shown",
+    "shrink",
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept, and where a run can go on bit for bit.
+
+    At each of these checkpoints environments on the host are opened anew, also in a run that is not stopped
+    (`podrl.experience.schedule` says why): the interval is a part of the experiment. Episodes under way then are lost
+    to the statistics, long ones more often than short ones: make it many times as long as an episode, and longer than
+    the time limit in any case. Environments inside the compiled program are a part of the checkpoint and play on.
+
+    Attributes:
+        every_updates: updates between checkpoints; 0 saves only at the end.
+        keep: newest checkpoints kept; one of a run that was stopped in between does not count.
+        keep_every: updates between checkpoints that are kept for good, a multiple of `every_updates`; 0 for none.
+        keep_best: checkpoints kept for the highest mean return of the newest `log.episodes` episodes; those made before
+            an episode ended, or between boundaries, do not count. 0 for none.
+    """
+
+    every_updates: int = number(0, SIZE, 1000, open=True)
+    keep: int = number(1, 10**6, 3)
+    keep_every: int = number(0, SIZE, 0, open=True)
+    keep_best: int = number(0, 10**6, 0)
+
+    def __post_init__(self) -> None:
+        """Checks values, and that there are checkpoints to keep for good."""
+        check_values(self, "checkpoint.")
+        check(
+            not self.keep_every or (self.every_updates > 0 and self.keep_every % self.every_updates == 0),
+            f"checkpoint.keep_every={self.keep_every} must be a multiple of checkpoint.every_updates="
+            f"{self.every_updates}, since checkpoints are made at multiples of that only; 0 keeps none for good.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Episodes by the environment's own protocol while training goes on, with the parameters of exactly one update.
+
+    Attributes:
+        every_updates: updates between evaluations; the last update has one too. 0 for none at all.
+        episodes: to play each time, or a few more: every environment plays the same number.
+        greedy: whether to take what the agent holds for best, instead of sampling as in training.
+        timeout_s: seconds that the learner waits for an evaluation before the run ends with an error.
+    """
+
+    every_updates: int = number(0, SIZE, 0, open=True)
+    episodes: int = number(1, 10**6, 20)
+    greedy: bool = False
+    timeout_s: float = number(0.001, LONGEST_S, 3600.0)
+
+    def __post_init__(self) -> None:
+        """Checks values."""
+        check_values(self, "evaluate.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is written down.
+
+    Attributes:
+        every_updates: updates between two rows of `metrics.jsonl`.
+        episodes: newest finished episodes that `episode/return` averages over.
+        tensorboard: also write TensorBoard events.
+    """
+
+    every_updates: int = number(1, SIZE, 10, open=True)
+    episodes: int = number(1, 10**6, 100)
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks values."""
+        check_values(self, "log.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run.
+
+    Attributes:
+        name: of the run, in its folder and on the screen.
+        seed: of everything random.
+        total_env_steps: agent decisions to learn from.
+        smoke: shrink the run so that it ends in seconds.
+        determinism: `exact`: the same config, seed, topology and software give the same parameters, bit for bit,
+            whatever the timing of threads, and a run that was stopped goes on bit for bit. `free`: actors take the
+            newest parameters that are ready, at most `actors.max_lag` behind, environments are never opened anew, and
+            GPUs may use operations that differ from run to run.
+        on_nonfinite: what to do about an update whose loss or gradient is NaN or infinite: `stop` the run, or `skip`
+            the update, which leaves the learner's state as it was and counts in `grad/skipped` of the next row.
+        watchdog_s: seconds that any thread may stand still, compilation not counted, before the run ends with an
+            account of who waits for whom; longer than `actors.timeout_s`, whose errors say more.
+        agent: the dataclass `AgentConfig` of the agent's own module.
+        env, actors, network, topology, checkpoint, evaluate, log: see there.
+    """
+
+    name: str = text(100, "run", refused="/\\*?[]")
+    seed: int = number(0, SIZE, 1, open=True)
+    total_env_steps: int = number(1, 1e15)
+    smoke: bool = False
+    determinism: str = choice(("exact", "free"), "exact")
+    on_nonfinite: str = choice(("skip", "stop"), "stop")
+    watchdog_s: float = number(0.001, LONGEST_S, 300.0)
+    env: EnvConfig
+    actors: ActorsConfig
+    agent: Any
+    network: NetworkConfig
+    topology: TopologyConfig
+    checkpoint: CheckpointConfig
+    evaluate: EvaluateConfig
+    log: LogConfig
+
+    def __post_init__(self) -> None:
+        """Checks values, and that the watchdog is the last to lose patience."""
+        check_values(self, "")
+        check(
+            self.watchdog_s > self.actors.timeout_s,
+            f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
+        )
+
+    @property
+    def env_steps_per_update(self) -> int:
+        """Agent decisions that one update learns from, over the whole job."""
+        return self.actors.num_envs * self.actors.unroll_length
+
+    @property
+    def minibatch_grid(self) -> tuple[int, int]:
+        """Into how many parts the agent's minibatches divide the environments, and the rows of each.
+
+        The environments by all of `agent.minibatches`, unless the agent has a key `shuffle` that says `time`.
+        """
+        by_time = getattr(self.agent, "shuffle", "environments") == "time"
+        return (1, self.agent.minibatches) if by_time else (self.agent.minibatches, 1)
+
+    @property
+    def num_updates(self) -> int:
+        """Updates until `total_env_steps` are consumed, rounded up, of a run whose updates are all of this size."""
+        return -(-self.total_env_steps // self.env_steps_per_update)
+
+
+def check_counts(config: Config, num_updates: int) -> None:
+    """Raises `ConfigError` if a run makes more updates than can be counted, which devices do in 32 bits."""
+    most = 2**31 - 1
+    check(
+        num_updates <= most,
+        f"total_env_steps={config.total_env_steps} ends at update {num_updates:,}, and updates are counted up to "
+        f"2**31 - 1. Use at most {config.total_env_steps - (num_updates - most) * config.env_steps_per_update:,}, or "
+        "larger updates: raise actors.num_envs or actors.unroll_length.",
+    )
+
+
+def shrink(config: Config) -> Config:
+    """The same run made so small that it ends in seconds: for trying a config out, and for tests."""
+    row_parts = config.minibatch_grid[1]
+    few = max(5 // row_parts, 1) * row_parts
+    actors = dataclasses.replace(config.actors, unroll_length=min(config.actors.unroll_length, few))
+    agent = dataclasses.replace(config.agent, epochs=1) if hasattr(config.agent, "epochs") else config.agent
+    return dataclasses.replace(
+        config,
+        agent=agent,
+        total_env_steps=min(config.total_env_steps, 6 * actors.num_envs * actors.unroll_length),
+        actors=actors,
+        evaluate=dataclasses.replace(config.evaluate, episodes=min(config.evaluate.episodes, 4)),
+        log=dataclasses.replace(config.log, every_updates=1),
+    )

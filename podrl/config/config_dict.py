@@ -1,0 +1,207 @@
+"""Configs as nested plain values: `ml_collections.ConfigDict` at the door, JSON on disk, dataclasses in between.
+
+A config file returns a ConfigDict from `get_config()`; the command line overrides it; `from_config_dict` turns it once
+into the dataclasses of `podrl.config.config`, checking every key and type.
+"""
+
+from collections.abc import Mapping
+import copy
+import dataclasses
+import json
+import typing
+from typing import Any, TypeVar
+
+import ml_collections
+
+from podrl.config.config import (
+    ENV_SETTINGS,
+    ActorsConfig,
+    CheckpointConfig,
+    Config,
+    ConfigError,
+    EnvConfig,
+    EvaluateConfig,
+    LogConfig,
+    NetworkConfig,
+    TopologyConfig,
+    check,
+    check_counts,
+    did_you_mean,
+    shown,
+    shrink,
+)
+
+T = TypeVar("T")
+
+_MISSING = object()  # JSON has null.
+_TOO_LARGE = 10**300  # For a float.
+
+
+def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Config:
+    """Turns a ConfigDict into frozen dataclasses.
+
+    Args:
+        config: what `get_config()` returned, with overrides applied.
+        agent_type: the dataclass of the `agent` section.
+
+    Raises:
+        ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
+    """
+    parsed = _parse(Config, as_values(config), "", {"agent": agent_type})
+    parsed = shrink(parsed) if parsed.smoke else parsed
+    check_counts(parsed, parsed.num_updates)
+    return parsed
+
+
+def as_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """A ConfigDict as nested plain values.
+
+    Raises:
+        ConfigError: if the config file left a value to the command line, which did not give it.
+    """
+    try:
+        return to_plain(config)
+    except ml_collections.config_dict.RequiredValueError:
+        raise ConfigError(f"Config key {_find_open(config)} has no value, and the config file requires one.") from None
+
+
+def default_sections() -> dict[str, ml_collections.ConfigDict]:
+    """The sections that mean the same for every agent and environment, with podrl's defaults."""
+    sections = {
+        "actors": ActorsConfig,
+        "network": NetworkConfig,
+        "topology": TopologyConfig,
+        "checkpoint": CheckpointConfig,
+        "evaluate": EvaluateConfig,
+        "log": LogConfig,
+    }
+    return {name: ml_collections.ConfigDict(dataclasses.asdict(section())) for name, section in sections.items()}
+
+
+def with_defaults(
+    values: Mapping[str, Any], agent_config: type | None = None, env_before: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """A resolved config as an earlier podrl wrote it, with the defaults of keys that have come since.
+
+    Args:
+        values: as they were written.
+        agent_config: dataclass of an algorithm, all of whose fields have defaults; for values of another it is ignored.
+        env_before: keys of `env` that mean something else by default than before there were any, with what was meant;
+            see `podrl.types.EnvSpec`.
+    """
+    own = {field.name: field.default for field in dataclasses.fields(Config)}
+    filled = {name: value for name, value in own.items() if value is not dataclasses.MISSING} | dict(values)
+    for name, section in default_sections().items():
+        filled[name] = section.to_dict() | values.get(name, {})
+    if "env" in values:
+        filled["env"] = _env_with_defaults({**(env_before or {}), **values["env"]})
+    agent = dataclasses.asdict(agent_config()) if agent_config is not None else {}
+    if "agent" in values and agent.get("name") == values["agent"].get("name"):
+        filled["agent"] = agent | values["agent"]
+    return filled
+
+
+def _env_with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `env` as above.
+
+    An earlier podrl had its own settings among the options of its own sources, and Gymnax's time limit.
+    """
+    defaults = default_env() | dict(values)
+    if any(name in values for name in ENV_SETTINGS) or "." in defaults["source"]:
+        return defaults
+    options = dict(values.get("options", {}))
+    if values.get("source") == "gymnax" and "max_steps_in_episode" in options:
+        options["max_episode_steps"] = options.pop("max_steps_in_episode")
+    moved = {name: options.pop(name) for name in ENV_SETTINGS if options.get(name) is not None}
+    return defaults | moved | {"options": options}
+
+
+def default_env() -> dict[str, Any]:
+    """The keys of the section `env` that have a default, with it."""
+    section = dataclasses.asdict(EnvConfig(id="any"))
+    return {name: value for name, value in section.items() if name != "id"}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A resolved config as plain nested dicts and lists, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def to_plain(value: Any) -> Any:
+    """A copy of a value of a ConfigDict that shares nothing with it, as plain nested values."""
+    return copy.deepcopy(value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value)
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Where two nested configs differ: both values as text, by dotted key. As in JSON, tuples are lists."""
+    flat = [_flatten(json.loads(json.dumps(config))) for config in (before, after)]
+    texts = [{key: str(value) for key, value in config.items()} for config in flat]
+    return {
+        key: (texts[0].get(key, "not there"), texts[1].get(key, "not there"))
+        for key in sorted(flat[0].keys() | flat[1].keys())
+        if flat[0].get(key, _MISSING) != flat[1].get(key, _MISSING)
+    }
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(tree, Mapping):
+        return {prefix.rstrip("."): tree}
+    return {key: value for name, child in tree.items() for key, value in _flatten(child, f"{prefix}{name}.").items()}
+
+
+def _find_open(config: ml_collections.ConfigDict) -> str:
+    """The dotted key whose value a config file left to the command line, which did not give it."""
+    for key in config:
+        try:
+            value = config[key]
+        except ml_collections.config_dict.RequiredValueError:
+            return str(key)
+        if isinstance(value, ml_collections.ConfigDict) and (inner := _find_open(value)):
+            return f"{key}.{inner}"
+    return ""
+
+
+def _parse(cls: type[T], values: Mapping[str, Any], prefix: str, special: Mapping[str, type] | None = None) -> T:
+    """Builds dataclass `cls` from nested plain values, naming the key in every complaint."""
+    hints = typing.get_type_hints(cls)
+    hints.update(special or {})
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        check(key in fields, f"Unknown config key {prefix}{_printable(key)}{did_you_mean(key, fields)}")
+    for name, field in fields.items():
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        check(
+            name in values or optional or dataclasses.is_dataclass(hints[name]),
+            f"Config key {prefix}{name} is missing; it has no default.",
+        )
+    kwargs = {name: _convert(values[name], hints[name], prefix + name) for name in fields if name in values}
+    for name in fields:
+        if name not in values and dataclasses.is_dataclass(hints[name]):
+            kwargs[name] = _parse(typing.cast(type, hints[name]), {}, f"{prefix}{name}.")
+    return cls(**kwargs)
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """Checks `value` against a type hint and converts lists to tuples and ints to floats."""
+    if dataclasses.is_dataclass(hint):
+        check(isinstance(value, Mapping), f"{key}={shown(value)} must be a section with keys of its own.")
+        return _parse(typing.cast(type, hint), value, f"{key}.")
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        check(isinstance(value, list | tuple), f"{key}={shown(value)} must be a list.")
+        return tuple(_convert(item, typing.get_args(hint)[0], f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is not None:  # Mapping[str, Any]
+        check(isinstance(value, Mapping), f"{key}={shown(value)} must be a section with keys of its own.")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        check(abs(value) < _TOO_LARGE, f"{key}={shown(value)} is too large a number.")
+        return float(value)
+    wrong = not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
+    check(not wrong, f"{key}={shown(value)} has type {type(value).__name__}; expected {hint.__name__}.")
+    return value
+
+
+def _printable(key: Any) -> str:
+    """A key, which need be no text, as it may stand in a line."""
+    return key if isinstance(key, str) and key.isprintable() and len(key) < 100 else shown(key)

@@ -1,0 +1,104 @@
+"""Paths as users type them: absolute from the start, so that no environment that changes the folder moves a run.
+
+Needs no JAX: a mistake in a path shows before anything is started.
+"""
+
+import os
+from pathlib import Path
+import stat
+
+from etils import epath
+
+from podrl.config.config import check
+
+# Orbax looks for its own files by a pattern that the path is a part of, and tensorstore reads a backslash as a slash.
+_UNSUITED = "*?[]\\"
+
+
+def absolute(path: str) -> str:
+    """The path with `~` expanded, from the root; that of an object store, such as `gs://bucket/a`, as it is.
+
+    Raises:
+        ConfigError: if there is no such home.
+    """
+    if "://" in path:
+        return path
+    expanded = os.path.expanduser(path)
+    check(not expanded.startswith("~"), f"{path}: there is no home folder {expanded.split('/')[0]}. Write it out.")
+    return os.path.abspath(expanded)
+
+
+def absolute_path(path: str) -> Path:
+    """The same as a `Path`, for files on this machine."""
+    return Path(absolute(path))
+
+
+def absolute_workdir(path: str) -> str:
+    """The same for a run's folder, see `check_workdir`."""
+    workdir = absolute(path)
+    check_workdir(workdir)
+    return workdir
+
+
+def check_workdir(path: str) -> None:
+    """Checks that checkpoints can be kept in a folder of this name.
+
+    Raises:
+        ConfigError: if they would be written and never found again; names the character.
+    """
+    found = [character for character in _UNSUITED if character in path]
+    check(
+        not found,
+        f"--workdir={path} has {' '.join(found)} in its path. Checkpoints in such a folder cannot be read back: none "
+        f"of {' '.join(_UNSUITED)} may be in it. Choose another name.",
+    )
+    check(not path.startswith("file://"), f"--workdir={path} must be the path of a folder: leave out file://.")
+    check(_is_text(path), f"--workdir={path!a} has bytes in its path that are no text. Choose another name.")
+
+
+def is_there(path: epath.PathLike) -> bool:
+    """Whether there is something at a path; unlike `exists`, it does not take an error for an answer.
+
+    Raises:
+        OSError: if the system does not say.
+    """
+    try:
+        if "://" in os.fspath(path):
+            epath.Path(path).stat()
+        else:
+            os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def size_bytes(path: epath.PathLike) -> int:
+    """The size of a file. Unlike `epath`'s `stat` it does not look up its owner's name, which may be unknown here.
+
+    Raises:
+        OSError: if the system does not say.
+    """
+    return epath.Path(path).stat().length if "://" in os.fspath(path) else os.stat(path).st_size
+
+
+def is_folder(path: epath.PathLike) -> bool:
+    """Whether there is a folder at a path.
+
+    Raises:
+        OSError: if the system does not say.
+    """
+    if "://" in os.fspath(path):
+        return epath.Path(path).is_dir()
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _is_text(path: str) -> bool:
+    """Whether it can be written as UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

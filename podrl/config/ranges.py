@@ -1,0 +1,206 @@
+"""What values the keys of a config may have: one table, from which checks, complaints and docs/config.md are made.
+
+The table is spread over the dataclasses of the sections, and those of agents: each field's metadata says what it takes
+(`number`, `numbers`, `choice`, `text`, `texts`), and `check_values` holds a section to it. Flags of tools that are
+numbers are held to a `Range` by `check_flag`.
+
+Bounds say what makes sense, not what is wise: whatever lies within them can be computed with, so that numbers other
+than 0 are never nearer to it than `LEAST`. `SIZE` bounds what memory bounds in fact, which `podrl.learning.sizes`
+reckons.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from podrl.mistakes import ConfigError, check_one_of, shown
+
+SIZE = 2**31
+LONGEST_S = 1e6  # Eleven days.
+LEAST = 1e-20  # Nearer to zero, but for zero itself, is zero to float32 or soon becomes it.
+_KEY = "values"  # In a field's metadata.
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `least` to `most`, finite ones.
+
+    Attributes:
+        least: the smallest.
+        most: the largest.
+        open: whether `most` itself is too large.
+    """
+
+    least: float
+    most: float
+    open: bool = False
+
+    def describe(self) -> str:
+        """As people write it: `[0, 1)`."""
+        return f"[{_written(self.least)}, {_written(self.most)}{')' if self.open else ']'}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a number within it."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        within = self.least <= value < self.most if self.open else self.least <= value <= self.most
+        return within and (value == 0 or abs(value) >= LEAST)
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises `ConfigError` unless `value` is a number within it."""
+        if not self.holds(value):
+            tiny = isinstance(value, float) and self.least == 0 and 0 < value < LEAST
+            hint = f", and be 0 or at least {LEAST:g}" if tiny else ""
+            raise ConfigError(f"{key}={shown(value)} must lie in {self.describe()}{hint}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """One of some words.
+
+    Attributes:
+        names: all of them.
+    """
+
+    names: tuple[str, ...]
+
+    def describe(self) -> str:
+        """As people write it: `lstm`, `none`."""
+        return ", ".join(f"`{name}`" for name in self.names)
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises `ConfigError` that lists the words, unless `value` is one of them."""
+        check_one_of(key, value, self.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Printable text, not empty.
+
+    Attributes:
+        longest: characters at the most.
+        refused: characters that it must not have.
+    """
+
+    longest: int
+    refused: str = ""
+
+    def describe(self) -> str:
+        """As people write it."""
+        rest = f", none of {' '.join(self.refused)}" if self.refused else ""
+        return f"1 to {self.longest} printable characters{rest}"
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises `ConfigError` unless `value` is such a text."""
+        fits = isinstance(value, str) and 0 < len(value) <= self.longest and value.isprintable() and value.strip()
+        if not fits or set(value) & set(self.refused):
+            raise ConfigError(f"{key}={shown(value)} must be text of {self.describe()}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Each:
+    """A list whose items are alike.
+
+    Attributes:
+        item: what each of them takes.
+        longest: items at the most.
+    """
+
+    item: Range | Text
+    longest: int
+
+    def describe(self) -> str:
+        """As people write it."""
+        return f"up to {self.longest:,}, each {self.item.describe()}"
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises `ConfigError` unless `value` is such a list; names the item that is wrong."""
+        if not isinstance(value, list | tuple) or len(value) > self.longest:
+            found = f"has {len(value):,} items" if isinstance(value, list | tuple) else f"{key}={shown(value)}"
+            raise ConfigError(f"{key}: {found}; expected a list of at most {self.longest:,}.")
+        for index, item in enumerate(value):
+            self.item.check(f"{key}[{index}]", item)
+
+
+Values = Range | Choices | Text | Each
+
+
+# Options of environments (`env.options`) that mean the same in several sources.
+OPTIONS: Mapping[str, Range] = {
+    "frame_skip": Range(1, 1000),
+    "img_height": Range(1, 4096),
+    "img_width": Range(1, 4096),
+    "max_episode_frames": Range(1, SIZE, open=True),
+    "noop_max": Range(1, 10_000),
+    "repeat_action_probability": Range(0, 1),
+}
+
+
+def number(least: float, most: float, default: Any = dataclasses.MISSING, *, open: bool = False) -> Any:
+    """A field that takes numbers of a `Range`."""
+    return _field(default, Range(least, most, open))
+
+
+def numbers(least: float, most: float, default: Sequence[float], *, longest: int) -> Any:
+    """A field that takes a list of numbers of a `Range`."""
+    return _field(default, Each(Range(least, most), longest))
+
+
+def choice(names: Sequence[str], default: str) -> Any:
+    """A field that takes one of some words."""
+    return _field(default, Choices(tuple(names)))
+
+
+def text(longest: int, default: Any = dataclasses.MISSING, *, refused: str = "") -> Any:
+    """A field that takes a `Text`."""
+    return _field(default, Text(longest, refused))
+
+
+def texts(longest: int, default: Sequence[str], *, length: int) -> Any:
+    """A field that takes a list of at most `longest` texts, each of at most `length` characters."""
+    return _field(default, Each(Text(length), longest))
+
+
+def values_of(field: dataclasses.Field) -> Values | None:
+    """What a field takes; None of a switch, a section, or what others check."""
+    return field.metadata.get(_KEY)
+
+
+def check_values(section: Any, prefix: str) -> None:
+    """Holds a section to its table.
+
+    Args:
+        section: a dataclass, just made.
+        prefix: of its keys, such as `actors.`; empty for the whole config.
+
+    Raises:
+        ConfigError: on the first value that its field does not take; says what it takes.
+    """
+    for field in dataclasses.fields(section):
+        values = values_of(field)
+        if values is not None:
+            values.check(f"{prefix}{field.name}", getattr(section, field.name))
+
+
+def check_flag(flag: str, value: float | None, least: float, most: float, *, open: bool = False) -> None:
+    """Raises `ConfigError` unless a flag's number lies within a `Range`; None, a flag that is absent, is fine."""
+    if value is not None:
+        Range(least, most, open).check(f"--{flag}", value)
+
+
+def check_option(name: str, value: Any) -> None:
+    """Raises `ConfigError` unless an option of an environment lies within its `Range`, where it has one."""
+    if name in OPTIONS:
+        OPTIONS[name].check(f"env.options.{name}", value)
+
+
+def _field(default: Any, values: Values) -> Any:
+    return dataclasses.field(default=default, metadata={_KEY: values})
+
+
+def _written(bound: float) -> str:
+    """A bound as people write it: `100`, `2**31`, `1e15`, `0.001`."""
+    power = int(bound).bit_length() - 1
+    if bound > 10**6 and bound == 2**power:
+        return f"2**{power}"
+    return f"{bound:g}".replace("e+", "e").replace("e0", "e").replace("e-0", "e-")

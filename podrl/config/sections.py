@@ -1,0 +1,223 @@
+"""Sections of a config that say what a run computes, and where: frozen dataclasses that check their own values.
+
+Import them from `podrl.config.config`, which has the others.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, numbers, text, texts
+from podrl.mistakes import check, shown
+
+_DEEPEST = 100  # Lists in lists.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Which environment.
+
+    Attributes:
+        source: module in `podrl/envs/`.
+        id: the environment's name at that source.
+        observation_keys: for dictionary observations, the entries to keep; empty keeps all. They are flattened in
+            sorted order.
+        channels: of images [H, W, C], where the environment has them: `first`, `last`, or `auto`, which guesses for
+            uint8 of rank 3 (`podrl.envs.observations`). The other two make images of other arrays of rank 2 and 3, too.
+        uint8: what uint8 counts as: `pixels`, of which 255 is 1, `numbers` as they are, or `auto`: pixels where its
+            space reaches 255.
+        max_episode_steps: truncates episodes of training after so many steps, in the place of the environment's own
+            time limit; 0 leaves that as it is. Evaluation plays up to the environment's own limit where it has one.
+        workers: processes that share the environments of each pool; with 0 they step in the actor's thread. For sources
+            that are stepped from Python.
+        worker_timeout_s: seconds that a worker may take to reset or step its environments before the run ends.
+        wrappers: `module:Name` of what is put around each environment, the innermost first. For the same sources.
+        training_wrappers: the same around those, for training only: evaluations and films leave them out.
+        options: arguments of the environment's own constructor; the source checks their names.
+    """
+
+    source: str = text(200, "envpool")
+    id: str = text(500)
+    observation_keys: tuple[str, ...] = texts(1000, (), length=200)
+    channels: str = choice(("auto", "first", "last"), "auto")
+    uint8: str = choice(("auto", "numbers", "pixels"), "auto")
+    max_episode_steps: int = number(0, SIZE, 0, open=True)
+    workers: int = number(0, 4096, 0)
+    worker_timeout_s: float = number(0.001, LONGEST_S, 60.0)
+    wrappers: tuple[str, ...] = texts(100, (), length=500)
+    training_wrappers: tuple[str, ...] = texts(100, (), length=500)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks values."""
+        check_values(self, "env.")
+        for name in ("wrappers", "training_wrappers"):
+            for path in getattr(self, name):
+                check(
+                    all(path.partition(":")),
+                    f"env.{name}: {path!r} must be 'module:Name', such as 'gymnasium.wrappers:FlattenObservation'.",
+                )
+        for name, value in self.options.items():
+            check(
+                _is_plain(value),
+                f"env.options.{name} is not to be recorded: found {shown(value)}; expected finite numbers, texts, "
+                "true, false and None, in lists and in dictionaries whose keys are texts.",
+            )
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether JSON brings it back as it was, but for tuples, which become lists. JSON has no NaN and infinity."""
+    if depth > _DEEPEST:
+        return False
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(entry, depth + 1) for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(entry, depth + 1) for entry in value)
+    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+
+
+# Keys of `env` that are podrl's and not an environment's; a source says which of them it keeps.
+ENV_SETTINGS = ("max_episode_steps", "workers", "worker_timeout_s", "wrappers", "training_wrappers")
+
+
+def check_not_a_setting(option: str, env_id: str) -> None:
+    """Raises `ConfigError` if an option that `env_id` does not have is a key of `env`; names that key."""
+    check(
+        option not in ENV_SETTINGS,
+        f"env.options.{option} is not an option of {env_id}: it is podrl's own setting env.{option}.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActorsConfig:
+    """How experience is made.
+
+    Attributes:
+        num_envs: environments in the whole job; also the number of unrolls in one update.
+        unroll_length: steps (T) that each environment takes between two updates.
+        threads_per_device: actor threads on each actor device.
+        pools_per_thread: environment pools that a thread takes turns with; while one steps, another is acted for.
+        env_threads: C++ threads of each pool; 0 divides the cores over the actor threads.
+        synchronous: if true, rollouts wait for the newest parameters (lag 0) instead of overlapping with the update.
+        max_lag: updates by which the parameters that act may be behind the newest, with `determinism='free'`; at least
+            1. Otherwise the lag is exactly 1. Each costs memory: a rollout more of every actor on the learner's
+            devices, and a copy of the parameters more on every actor's.
+        timeout_s: seconds that any thread waits for another before the run ends with an error.
+    """
+
+    num_envs: int = number(1, SIZE, 64)
+    unroll_length: int = number(1, SIZE, 20)
+    threads_per_device: int = number(1, 1024, 1)
+    pools_per_thread: int = number(1, 1024, 2)
+    env_threads: int = number(0, 4096, 0)
+    synchronous: bool = False
+    max_lag: int = number(1, 1024, 2)
+    timeout_s: float = number(0.001, LONGEST_S, 120.0)
+
+    def __post_init__(self) -> None:
+        """Checks values."""
+        check_values(self, "actors.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The network's size and shape.
+
+    Attributes:
+        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution) or `mlp`.
+        width: multiplies the channels of `resnet`, `nature` and `minatar`, and the dense layer of the last two.
+        hidden_sizes: layers of `mlp`.
+        activation: of `mlp`, `relu` or `tanh`.
+        separate_value: the value has an encoder of its own, of the same kind, instead of sharing the policy's.
+        frame_stack: frames that the network sees at once, at most 1,024; actors send one, the stack is the network's
+            carry.
+        core: `lstm` lets the network remember what it saw earlier in an episode; `none` is without.
+        core_size: units of the LSTM.
+        last_action: whether the network sees its last action, beside the encoder's features.
+        last_reward: whether it sees what that action earned, clipped to [-1, 1].
+        compute_dtype: `float32` or `bfloat16` for activations; parameters stay float32.
+        squash_actions: continuous actions are hyperbolic tangents of a Gaussian's samples, so that none leaves the
+            environment's range. Otherwise they are the samples, and the environment's source clips what leaves it.
+        action_scale: standard deviations of continuous actions (before any squashing): `shared`, the same whatever the
+            network sees, or `observed`, which depend on it.
+        initial_scale: at the start of the run.
+        normalize_observations: by their running mean and standard deviation, see `podrl.agents.parts.normalization`;
+        for vectors.
+        normalize_rewards: by the running standard deviation of discounted returns, before the agent scales and clips
+            them; values then are in these units.
+    """
+
+    encoder: str = choice(("resnet", "nature", "minatar", "mlp"), "mlp")
+    width: int = number(1, 1024, 1)
+    hidden_sizes: tuple[int, ...] = numbers(1, SIZE, (64, 64), longest=100)
+    activation: str = choice(("relu", "tanh"), "relu")
+    separate_value: bool = False
+    frame_stack: int = number(1, SIZE, 1)
+    core: str = choice(("lstm", "none"), "none")
+    core_size: int = number(1, SIZE, 256)
+    last_action: bool = False
+    last_reward: bool = False
+    compute_dtype: str = choice(("float32", "bfloat16"), "float32")
+    squash_actions: bool = False
+    action_scale: str = choice(("shared", "observed"), "shared")
+    initial_scale: float = number(0.01, 10, 1.0)
+    normalize_observations: bool = False
+    normalize_rewards: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks values, and that a core serves policy and value."""
+        check_values(self, "network.")
+        check(
+            self.core == "none" or not self.separate_value,
+            f"network.separate_value has no core of its own; use network.core=none with it, not {self.core!r}.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TopologyConfig:
+    """How each process splits its own devices.
+
+    With `placement='sebulba'` the first `actor_devices_per_process` act and the last `learner_devices_per_process`
+    learn; where the two overlap, a device does both. Zero means automatic: one device does both, of more the learners
+    get the largest power of two that leaves a device to act, and the actors the largest that is left (1+1, 2+2, 4+4).
+    On TPU v5e slices of more than 16 chips all devices do both: the compiler takes no program for a part of these.
+    With `anakin` there is no such split.
+
+    Attributes:
+        placement: where environments are stepped. `sebulba`: by actor threads on the host, while the learner learns.
+            `anakin`: inside the compiled program, together with acting and learning, on every device; for environments
+            that are JAX programs, such as those of `env.source=gymnax`. Lag is always 0, environments are a part of
+            the checkpoint, and of `actors` only `num_envs`, `unroll_length` and `timeout_s` have a meaning.
+        updates_per_call: with `anakin`, updates that the compiled program makes at the most before it returns; it
+            returns for each row of metrics, checkpoint and evaluation, and a run can be stopped only then.
+        actor_devices_per_process: devices that act.
+        learner_devices_per_process: devices that learn.
+        model_devices: size of the learner mesh's `model` axis, over which wide layers are split; the batch is split
+            over the rest of the learner's devices, the axis `data`.
+        sharding: how wide parameters and their optimizer state are laid out: `replicated`, whole on every learner
+            device; `tensor`, each layer split over `model`; `fsdp`, split over `data` and gathered for use, and over
+            `model` as well where there is such an axis. `auto` is `tensor` if `model_devices` is above 1 and there are
+            no rules, else `replicated`. See docs/sharding.md.
+        parameter_sharding: rules that come first, such as `encoder/Dense_0/kernel: -, model`: a regular expression that
+            is looked for in a parameter's path, and the mesh axis (`data`, `model`, or `-` for none) of each of its
+            dimensions. The first rule that matches decides; what none matches is left to `sharding`.
+    """
+
+    placement: str = choice(("sebulba", "anakin"), "sebulba")
+    updates_per_call: int = number(1, 10**6, 10)
+    actor_devices_per_process: int = number(0, 2**20, 0)
+    learner_devices_per_process: int = number(0, 2**20, 0)
+    model_devices: int = number(1, 2**20, 1)
+    sharding: str = choice(("auto", "replicated", "tensor", "fsdp"), "auto")
+    parameter_sharding: tuple[str, ...] = texts(1000, (), length=1000)
+
+    def __post_init__(self) -> None:
+        """Checks values, and that devices are split only where they can be."""
+        check_values(self, "topology.")
+        for name in ("actor_devices_per_process", "learner_devices_per_process"):
+            check(
+                self.placement == "sebulba" or getattr(self, name) == 0,
+                f"topology.{name}={getattr(self, name)} has no meaning with topology.placement='anakin', where every "
+                "device acts and learns. Leave it at 0, or use topology.placement=sebulba.",
+            )

@@ -1,0 +1,88 @@
+"""Whose module a name is: podrl's folders `configs/`, `tools/` and `tests/` do not hide a user's modules.
+
+Python looks for modules in the folder of the program and in what a program adds. For `tools/*.py` that are podrl's own
+folders, which come first where a user has a module `evaluate` or a package `configs`, too.
+"""
+
+from collections.abc import Iterable, Iterator
+import contextlib
+import os
+from pathlib import Path
+import sys
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[2]  # Of podrl's checkout.
+_CONFIGS = ROOT / "configs"
+
+
+def give_way() -> None:
+    """Puts podrl's own folder last on Python's path, and takes `tools/` off it.
+
+    To be called by programs that run from a checkout, once they have imported podrl.
+    """
+    if not (ROOT / "tools/tpu_launch.py").is_file():  # Installed, beside other packages.
+        return
+    others = [entry for entry in sys.path if not entry or Path(entry).resolve() not in (ROOT, ROOT / "tools")]
+    sys.path[:] = [*others, str(ROOT)]
+
+
+def add_working_folder() -> None:
+    """Adds the folder in which the command was typed to Python's path: behind all others, but for podrl's own."""
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.insert(len(sys.path) - (sys.path[-1:] == [str(ROOT)]), folder)
+
+
+def folders_of(package: str) -> list[str]:
+    """The folders of that name on Python's path, in its order.
+
+    A user's that has no `__init__.py` would not be found beside podrl's, which has one.
+    """
+    folders = (Path(entry or os.getcwd()).resolve() / package for entry in sys.path)
+    return list(dict.fromkeys(str(folder) for folder in folders if folder.is_dir()))
+
+
+@contextlib.contextmanager
+def configs_for(file: Path) -> Iterator[None]:
+    """The context in which a config file is run.
+
+    In podrl's own config files `configs` is their own package, and in a user's it is the user's, if there is one.
+    podrl's does not stay imported, so that it does not stand for a user's later.
+    """
+    before = _imported()
+    is_own = file.resolve().parent == _CONFIGS
+    if is_own:
+        sys.path.insert(0, str(ROOT))
+        _forget(name for name in before if not _is_own(name))
+    add_working_folder()
+    try:
+        yield
+    finally:
+        if is_own:
+            sys.path.remove(str(ROOT))
+        parent_goes = "configs" in sys.modules and "configs" not in before and _is_own("configs")
+        _forget(name for name in _imported() if name not in before and (parent_goes or _is_own(name)))
+        sys.modules.update(before)
+
+
+def explain(error: BaseException) -> str:
+    """Says whose `configs` was imported where an import failed because it is not podrl's; empty otherwise."""
+    package = sys.modules.get("configs")
+    if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "configs" or package is None:
+        return ""
+    folder = os.path.dirname(package.__file__ or "") or ", ".join(package.__path__)
+    return "" if _is_own("configs") else f". Here configs is the package in {folder}, and not podrl's own"
+
+
+def _imported() -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "configs"}
+
+
+def _is_own(name: str) -> bool:
+    file = getattr(sys.modules[name], "__file__", None)
+    return file is not None and Path(file).resolve().parent == _CONFIGS
+
+
+def _forget(names: Iterable[str]) -> None:
+    for name in list(names):
+        del sys.modules[name]

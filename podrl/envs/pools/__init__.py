@@ -1,0 +1,1 @@
+"""Pools: environments that step together, as sources make them."""

@@ -1,0 +1,100 @@
+"""Options of EnvPool's environments, checked before EnvPool sees them: one out of range can abort the process."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from podrl.config.config import EnvConfig, check, check_not_a_setting, did_you_mean
+from podrl.config.ranges import check_option
+
+NO_LIMIT = 2**31 - 1
+
+# Options that podrl sets itself, or that would mislead, and why.
+_OWNED = {
+    "num_envs": "it follows from actors.num_envs",
+    "batch_size": "pools are synchronous; it follows from actors.num_envs",
+    "num_threads": "set actors.env_threads",
+    "max_num_players": "podrl trains one player",
+    "thread_affinity_offset": "several pools would be pinned to the same cores",
+    "base_path": "set the environment variable ENVPOOL_ASSETS_PATH",
+    "seed": "it follows from the run's seed",
+    "env_seed": "it follows from the run's seed",
+    "gym_reset_return_info": "podrl relies on EnvPool's default",
+    "stack_num": "frames are stacked on the device; set network.frame_stack",
+    "frame_stack": "frames are stacked on the device; set network.frame_stack",
+    "reward_clip": "rewards stay raw; agents clip them",
+    "zero_discount_on_life_loss": "it changes nothing in the interface that podrl uses; see episodic_life",
+    "task": "env.id chooses it",
+    "env_name": "env.id chooses it",
+    "task_name": "env.id chooses it",
+    "max_episode_steps": "set env.max_episode_steps",
+}
+
+
+def is_emulator(defaults: Mapping[str, Any]) -> bool:
+    """Whether steps are frames of a screen, of which an action may take several; `defaults` are an environment's.
+
+    MuJoCo's physics has a `frame_skip` as well: its steps of simulation per action, which nobody counts.
+    """
+    return "frame_skip" in defaults and "img_height" in defaults
+
+
+def is_simulation(defaults: Mapping[str, Any]) -> bool:
+    """Whether steps are of MuJoCo's physics; `defaults` are an environment's."""
+    return "frame_skip" in defaults and not is_emulator(defaults)
+
+
+def option_types(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that an environment can be given, each with a value of its type; `defaults` are its own."""
+    types = {name: value for name, value in defaults.items() if name not in _OWNED}
+    return types | ({"max_episode_frames": 0} if is_emulator(defaults) else {})
+
+
+def check_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.options` by EnvPool's names and types, and what podrl adds to them.
+
+    Args:
+        config: names the environment.
+        defaults: all that EnvPool takes for it.
+
+    Raises:
+        ConfigError: on an option that it does not take, of another type, or that is podrl's to set.
+    """
+    types = option_types(defaults)
+    options = {}
+    for name, value in config.options.items():
+        if name not in types:
+            check_not_a_setting(name, config.id)
+        check(name not in _OWNED, f"env.options.{name} is not yours to set: {_OWNED.get(name)}.")
+        check(
+            name in types,
+            f"env.options.{name} is not an option of {config.id}{did_you_mean(name, types)} "
+            f"Available: {', '.join(sorted(types))}.",
+        )
+        options[name] = _checked_option(name, value, types[name])
+    if "max_episode_frames" in options:
+        frame_skip = options.get("frame_skip", defaults["frame_skip"])
+        options["max_episode_steps"] = max(1, options.pop("max_episode_frames") // frame_skip)
+    if config.max_episode_steps:
+        check(
+            defaults["max_episode_steps"] != NO_LIMIT,
+            f"env.max_episode_steps has no effect on {config.id}: EnvPool never truncates it.",
+        )
+        options["max_episode_steps"] = config.max_episode_steps
+    # ViZDoom's buttons: one of all combinations that make sense, instead of a number for each.
+    own = {"stack_num": 1, "use_combined_action": True}
+    return {name: value for name, value in own.items() if name in defaults} | options
+
+
+def _checked_option(name: str, value: Any, default: Any) -> Any:
+    """`value` in the type of EnvPool's default; integers may stand for floats, and lists for tuples."""
+    expected = type(default)
+    if (expected is float and type(value) is int) or (
+        isinstance(default, list | tuple) and isinstance(value, list | tuple)
+    ):
+        value = expected(value)
+    check(
+        type(value) is expected,
+        f"env.options.{name}={value!r} has type {type(value).__name__}; expected {expected.__name__}.",
+    )
+    check_option(name, value)
+    return value

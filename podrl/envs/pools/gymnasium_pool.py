@@ -1,0 +1,180 @@
+"""Gymnasium environments as a pool of podrl's, in the actor's thread or in worker processes.
+
+Processes (`env.workers`) pay where a worker's share of a step takes much longer than a message there and back, 0.1 ms:
+not for CartPole.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from podrl.config.config import ConfigError, EnvConfig, check
+from podrl.envs.observations import make_encoding
+from podrl.envs.spaces import make_action_encoding
+from podrl.envs.workers import calls
+from podrl.envs.workers.batch import EnvBatch, Steps, check_fits
+from podrl.envs.workers.calls import EnvFailure, WrongReturn, named_caller
+from podrl.envs.workers.importable import check_importable
+from podrl.envs.workers.processes import WorkerBatch
+from podrl.envs.workers.statistics import warn_of_statistics, with_statistics
+from podrl.types import EnvSpec, Timestep
+
+MakeEnv = Callable[[], gymnasium.Env]
+
+
+def describe(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> EnvSpec:
+    """Makes an environment, tries a reset and a step of it, and describes it.
+
+    Raises:
+        ConfigError: if podrl cannot train on it, or it does not keep to Gymnasium's interface.
+    """
+    if config.workers:
+        check_importable(config.id, (*config.wrappers, *config.training_wrappers))
+    env = named_caller(f"env.id={config.id!r}")("its constructor", make)
+    for name in ("observation_space", "action_space"):
+        check(
+            isinstance(getattr(env, name, None), gymnasium.Space),
+            f"env.id={config.id!r} has no {name}: set self.{name} to a gymnasium.spaces.Space in its constructor.",
+        )
+    warn_of_statistics(with_statistics(env))
+    encoding = make_encoding(env.observation_space, config)
+    actions = make_action_encoding(env.action_space, config.id)
+    _try(env, actions.decode(actions.actions.sample(np.random.default_rng(0), (1,)))[0], config)
+    calls.close(env, f"env.id={config.id!r}")
+    return EnvSpec(
+        id=config.id,
+        observation=encoding.struct,
+        actions=actions.actions,
+        frames_per_step=frames_per_step,
+        observed=encoding.text,
+        env_before=encoding.env_before,
+    )
+
+
+def make_batch(
+    make: MakeEnv, seeds: Sequence[int], config: EnvConfig, *, in_process: bool = False
+) -> EnvBatch | WorkerBatch:
+    """One environment per seed, in `config.workers` processes if that is not 0.
+
+    Raises:
+        ConfigError: as `make` does.
+        ValueError: if there are no seeds.
+    """
+    if not seeds:
+        raise ValueError("A pool needs seeds; found none.")
+    if in_process or not config.workers:
+        return EnvBatch(make, seeds)
+    return WorkerBatch(make, seeds, num_workers=config.workers, timeout_s=config.worker_timeout_s)
+
+
+class GymnasiumPool:
+    """A batch of Gymnasium environments that speaks in timesteps; see `podrl.envs.source.Pool`."""
+
+    def __init__(self, batch: EnvBatch | WorkerBatch, config: EnvConfig):
+        """Takes over `batch`, which nobody else may step."""
+        self._batch: EnvBatch | WorkerBatch | None = batch
+        self._num_envs = batch.num_envs
+        self._encoding = make_encoding(batch.observation_space, config)
+        self._actions = make_action_encoding(batch.action_space, config.id)
+        self._ended: Any = None  # [B] bool: the last timestep ended the episode
+        self._sent = False
+
+    def reset(self) -> Timestep:
+        """Opens an episode in every environment, with its seed."""
+        batch = self._open_batch()
+        self._require(not self._sent, "reset() while a step is under way; call recv() first")
+        observation, none = batch.reset(), np.zeros(self._num_envs, bool)
+        steps = Steps(observation=observation, reward=none.astype(np.float32), terminated=none, ended=none)
+        return self._timestep(steps, first=~none)
+
+    def send(self, action: np.ndarray) -> None:
+        """Starts one step with action [B, ...] of the spec's `actions`; without workers, `recv` makes it."""
+        batch = self._open_batch()
+        self._require(self._ended is not None, "send() before reset()")
+        self._require(not self._sent, "send() twice without recv()")
+        expected = (self._num_envs, *self._actions.actions.struct.shape)
+        if action.shape != expected:
+            raise ValueError(f"Found action of shape {action.shape}; expected {expected}.")
+        batch.send(self._actions.decode(action))
+        self._sent = True
+
+    def recv(self) -> Timestep:
+        """Waits for the step that `send` started.
+
+        Raises:
+            EnvFailure: if an environment raised, or its process died; names it.
+            TimeoutError: if a worker does not answer in time; names the environment that it is busy with.
+        """
+        batch = self._open_batch()
+        self._require(self._sent, "recv() without send()")
+        steps = batch.recv()
+        self._sent = False
+        return self._timestep(steps, first=self._ended)
+
+    def picture(self, env: int) -> np.ndarray:
+        """[H, W, 3] uint8: what environment `env` renders.
+
+        Raises:
+            ConfigError: if that is no picture.
+        """
+        batch = self._open_batch()
+        self._require(self._ended is not None, "picture() before reset()")
+        self._require(not self._sent, "picture() while a step is under way; call recv() first")
+        picture = batch.picture(env) if isinstance(batch, EnvBatch) else None
+        if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
+            raise ConfigError(
+                f"The environment's render() gives no picture: found {calls.describe(picture)}; expected "
+                "uint8[H, W, 3]."
+            )
+        return picture
+
+    def close(self) -> None:
+        """Closes the environments and ends their processes."""
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            batch.close()
+
+    def _timestep(self, steps: Steps, first: Any) -> Timestep:
+        self._ended = steps.ended
+        discount: Any = np.where(steps.terminated, 0.0, 1.0).astype(np.float32)
+        reward: Any = steps.reward
+        observation = self._encoding.encode(steps.observation)
+        return Timestep(observation=observation, reward=reward, discount=discount, first=first)
+
+    def _open_batch(self) -> EnvBatch | WorkerBatch:
+        """The environments, unless closed."""
+        if self._batch is None:
+            raise RuntimeError("Environment pool: use after close().")
+        return self._batch
+
+    def _require(self, condition: bool, mistake: str) -> None:
+        """Raises `RuntimeError` where the calls come in an order that cannot work."""
+        if not condition:
+            raise RuntimeError(f"Environment pool: {mistake}.")
+
+
+def _try(env: gymnasium.Env, action: Any, config: EnvConfig) -> None:
+    """Raises `ConfigError` if a reset or a step of a new environment does not return what Gymnasium says it does."""
+    name, space = f"env.id={config.id!r}", env.observation_space
+    call = named_caller(name)
+    try:
+        check_fits(space, call("reset", _reset, env), "reset")
+        check_fits(space, call("step", calls.step, env, action)[0], "step")
+    except WrongReturn as error:
+        raise ConfigError(f"{name}: {error}") from error
+    except EnvFailure as error:
+        if isinstance(error.__cause__, WrongReturn):
+            raise ConfigError(str(error)) from error
+        raise
+
+
+def _reset(env: gymnasium.Env) -> Any:
+    """The first observation of a seeded episode."""
+    try:
+        return calls.reset(env, seed=0)
+    except TypeError as error:
+        if "seed" not in str(error):
+            raise
+        raise WrongReturn("reset() must take a seed: def reset(self, *, seed=None, options=None).") from error

@@ -1,0 +1,186 @@
+"""Environments in JAX, inside the compiled program or on the host: what their sources build on.
+
+A source of them writes two pure functions of *one* environment, its reset and its step. `make_environment` makes many
+of it and keeps podrl's reset rule; `DevicePool` steps these on the host's CPU, behind the interface of any other pool.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any, NamedTuple
+
+from flax import struct
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from podrl.envs.source import JaxEnvironment
+from podrl.ops.keys import ERA, era_keys, step_keys
+from podrl.types import PyTree, Timestep
+
+
+class Transition(NamedTuple):
+    """What a step of one environment returns.
+
+    Attributes:
+        state: after it.
+        observation: pytree of arrays; the final one where the episode has ended.
+        reward: [] of any dtype.
+        terminated: [] bool; the episode is over by the rules of the environment.
+        truncated: [] bool; it is cut off, by a time limit; does not count where `terminated`.
+    """
+
+    state: PyTree
+    observation: PyTree
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+
+
+Reset = Callable[[jax.Array], tuple[PyTree, PyTree]]  # (key) -> (state, observation)
+Step = Callable[[jax.Array, PyTree, jax.Array], Transition]  # (key, state, action)
+
+
+@struct.dataclass(kw_only=True)
+class EpisodesState:
+    """`B` environments and whether their episodes have ended.
+
+    Attributes:
+        environment: pytree of [B, ...].
+        ended: [B] bool; the next step ignores its action and opens an episode.
+    """
+
+    environment: PyTree
+    ended: jax.Array
+
+
+def make_environment(reset: Reset, step: Step) -> JaxEnvironment:
+    """Many environments that keep podrl's reset rule, of one that does not reset itself.
+
+    Both functions are computed in every step, as no environment of a batch can go another way than the others; a key
+    serves whichever of them counts.
+
+    Args:
+        reset: of one environment.
+        step: of one environment; what it does after an episode's end does not matter.
+    """
+
+    def init(keys: jax.Array) -> tuple[EpisodesState, Timestep]:
+        state, observation = _strong(jax.vmap(reset)(keys))
+        zeros = jnp.zeros(keys.shape, jnp.float32)
+        first = jnp.ones(keys.shape, bool)
+        opened = Timestep(observation=observation, reward=zeros, discount=zeros + 1, first=first)
+        return EpisodesState(environment=state, ended=~first), opened
+
+    def step_one(key: jax.Array, state: PyTree, ended: jax.Array, action: jax.Array) -> tuple[EpisodesState, Timestep]:
+        opened, stepped = _strong(reset(key)), _strong(step(key, state, action))
+        new_state, observation = jax.tree.map(
+            lambda new, old: jnp.where(ended, new, old), opened, (stepped.state, stepped.observation)
+        )
+        terminated = ~ended & stepped.terminated
+        timestep = Timestep(
+            observation=observation,
+            reward=jnp.where(ended, 0.0, stepped.reward).astype(jnp.float32),
+            discount=1.0 - terminated.astype(jnp.float32),
+            first=ended,
+        )
+        return EpisodesState(environment=new_state, ended=~ended & (stepped.terminated | stepped.truncated)), timestep
+
+    def step_all(keys: jax.Array, state: EpisodesState, action: jax.Array) -> tuple[EpisodesState, Timestep]:
+        return jax.vmap(step_one)(keys, state.environment, state.ended, action)
+
+    return JaxEnvironment(init=init, step=step_all)
+
+
+class DevicePool:
+    """A `Pool` of JAX environments on the host's CPU; they step while the caller does other things.
+
+    Environment i starts from the key of its seed, and its step t uses that key folded with t: what it does depends on
+    its seed and its actions alone.
+    """
+
+    def __init__(self, environment: JaxEnvironment, action: jax.ShapeDtypeStruct, seeds: Sequence[int]):
+        """Compiles nothing yet.
+
+        Args:
+            environment: what to step; the same object, so that pools of it share one compiled program.
+            action: shape and dtype of one environment's action.
+            seeds: [B] in [0, 2**31).
+
+        Raises:
+            ValueError: if there are no seeds.
+        """
+        if not seeds:
+            raise ValueError("A pool needs seeds; found none.")
+        self._device = _host_cpu()
+        self._init, self._step = _programs(environment)
+        self._action_shape, self._action_dtype = (len(seeds), *action.shape), action.dtype
+        self._seeds = np.asarray(seeds, np.uint32)
+        self._state: Any = None
+        self._steps = 0
+        self._timestep: Timestep | None = None  # Of the step under way.
+        self._closed = False
+
+    def reset(self) -> Timestep:
+        """Opens an episode in every environment."""
+        self._require(not self._closed, "use after close()")
+        self._require(self._timestep is None, "reset() while a step is under way; call recv() first")
+        self._steps = 0
+        self._state, timestep = self._init(jax.device_put(self._seeds, self._device))
+        return jax.tree.map(np.asarray, timestep)
+
+    def send(self, action: np.ndarray) -> None:
+        """Starts one step with actions [B, ...]."""
+        self._require(not self._closed, "use after close()")
+        self._require(self._state is not None, "send() before reset()")
+        self._require(self._timestep is None, "send() twice without recv()")
+        if action.shape != self._action_shape:
+            raise ValueError(f"Found actions of shape {action.shape}; expected {self._action_shape}.")
+        self._steps += 1
+        era, step = divmod(self._steps, ERA)
+        inputs = (self._seeds, np.uint32(era), np.uint32(step), action.astype(self._action_dtype))
+        self._state, self._timestep = self._step(self._state, *jax.device_put(inputs, self._device))
+
+    def recv(self) -> Timestep:
+        """Waits for the step that `send` started."""
+        self._require(not self._closed, "use after close()")
+        self._require(self._timestep is not None, "recv() without send(), which would wait for ever")
+        timestep, self._timestep = self._timestep, None
+        return jax.tree.map(np.asarray, timestep)
+
+    def close(self) -> None:
+        """Frees the environments."""
+        self._closed, self._state, self._timestep = True, None, None
+
+    def _require(self, condition: bool, mistake: str) -> None:
+        """Raises `RuntimeError` where the calls come in an order that cannot work."""
+        if not condition:
+            raise RuntimeError(f"Environment pool: {mistake}.")
+
+
+@functools.cache
+def _programs(environment: JaxEnvironment) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Jitted opening and stepping of environments by their seeds."""
+
+    def init(seeds: jax.Array) -> tuple[PyTree, Timestep]:
+        return environment.init(step_keys(jax.vmap(jax.random.key)(seeds), jnp.uint32(0)))
+
+    def step(
+        state: PyTree, seeds: jax.Array, era: jax.Array, step: jax.Array, action: jax.Array
+    ) -> tuple[PyTree, Timestep]:
+        keys = era_keys(jax.vmap(jax.random.key)(seeds), era)
+        return environment.step(step_keys(keys, step), state, action)
+
+    return jax.jit(init), jax.jit(step, donate_argnums=0)
+
+
+def _host_cpu() -> jax.Device:
+    """The first CPU device of this process; the first device of any kind where JAX was started without CPUs."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
+def _strong(tree: PyTree) -> PyTree:
+    """The same with dtypes of their own: Python's numbers become arrays that no operation changes the type of."""
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), tree)

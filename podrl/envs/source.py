@@ -1,0 +1,252 @@
+"""Environment sources: where timesteps come from.
+
+A source is a module with two functions, `make_spec` and `make_pool` (see `Source`), in `podrl/envs/sources/` or
+anywhere on the import path; it may have four more. `config.env.source = 'envpool'` imports
+`podrl.envs.sources.envpool`; a dotted name such as `my_package.my_source` is imported as it stands, so that users bring
+their own without touching podrl. A source is imported when it is asked for: the others' packages need not be installed.
+
+Every source keeps the one reset rule of `podrl.types`: the final observation of an episode arrives with the step that
+ended it, and the next step ignores its action and returns the first observation of a new episode, with `first` true,
+reward 0 and discount 1.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import importlib
+import pkgutil
+from typing import Any, Protocol, cast
+
+from absl import logging
+import jax
+import numpy as np
+
+from podrl.config.config import ConfigError, EnvConfig, check, check_one_of, did_you_mean
+from podrl.envs import sources
+from podrl.runtime.process_exit import describe
+from podrl.types import Array, EnvSpec, PyTree, Timestep
+
+
+class Pool(Protocol):
+    """`B` environments that step together; rows keep their order.
+
+    Between `send` and `recv` the environments may step in threads of their own while the caller does something else.
+    All arrays are numpy, and the caller may keep them: a pool never writes into what it has returned.
+    """
+
+    def reset(self) -> Timestep:
+        """Opens an episode in every environment; called once, before the first `send`. All rows are `first`."""
+        ...
+
+    def send(self, action: np.ndarray) -> None:
+        """Starts one step.
+
+        Args:
+            action: [B, ...] of the spec's `actions`; ignored in rows whose episode ended with the last timestep.
+        """
+        ...
+
+    def recv(self) -> Timestep:
+        """Waits for the step that `send` started: [B, ...] observation, float32 reward and discount, bool first."""
+        ...
+
+    def close(self) -> None:
+        """Frees threads and memory; any later call but `close` raises `RuntimeError`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JaxEnvironment:
+    """`B` environments as pure functions, to be stepped inside a compiled program; see `podrl.envs.pools.in_graph`.
+
+    Every environment has keys of its own, so that what it does does not depend on which others share the batch.
+
+    Attributes:
+        init: (keys [B]) -> (state, timestep of [B]); opens an episode in every environment. The state is a pytree of
+            [B, ...].
+        step: (keys [B], state, action [B, ...]) -> (state, timestep of [B]).
+    """
+
+    init: Callable[[Array], tuple[PyTree, Timestep]]
+    step: Callable[[Array, PyTree, Array], tuple[PyTree, Timestep]]
+
+
+class PicturePool(Pool, Protocol):
+    """A pool that can be watched."""
+
+    def picture(self, env: int) -> np.ndarray:
+        """[H, W, 3] uint8: environment `env` as a person would see it, after the newest timestep.
+
+        Raises:
+            ConfigError: if it has no picture.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationProtocol:
+    """How an environment is played where scores are reported.
+
+    Attributes:
+        env: the environment, less what training changes of its episodes and scores.
+        facts: the settings that a score depends on, by name, for the report.
+        max_episode_steps: time limit of every episode; None where the source knows of none.
+        steps_per_second: of the agent, at the speed at which a person would watch or play.
+    """
+
+    env: EnvConfig
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_episode_steps: int | None = None
+    steps_per_second: float = 30.0
+
+
+class Source(Protocol):
+    """The functions of a source module.
+
+    It may have four more: `evaluation_protocol`, `make_environment`, `make_picture_pool` (see those functions here) and
+    `option_hints` (see `podrl.envs.settings`), and a tuple `SETTINGS` of the keys of `env` that it keeps.
+    """
+
+    def make_spec(self, config: EnvConfig) -> EnvSpec:
+        """Describes one environment; raises `ConfigError` for anything in `config` that it cannot do."""
+        ...
+
+    def make_pool(self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> Pool:
+        """Makes one environment per seed, stepped by `num_threads` (at least 1) threads where the source has any."""
+        ...
+
+
+def load_source(name: str) -> Source:
+    """Imports the environment source `name`.
+
+    Args:
+        name: a module of `podrl.envs.sources`, or the dotted name of any other module.
+
+    Raises:
+        ConfigError: if there is no such module, it fails while it is imported, or it is not a source.
+    """
+    available = sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
+    if "." not in name:
+        check_one_of("env.source", name, available)
+    module = name if "." in name else f"{sources.__name__}.{name}"
+    unknown = ConfigError(
+        f"env.source={name!r} cannot be imported{did_you_mean(name, available)} "
+        f"Available: {', '.join(available)}, or the dotted name of a module of your own."
+    )
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise unknown
+    try:
+        source = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise unknown from None
+        raise ConfigError(f"env.source={name!r} needs a module that is not installed: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"env.source={name!r} failed while it was imported: {describe(error)}") from error
+    missing = [function for function in ("make_spec", "make_pool") if not hasattr(source, function)]
+    check(not missing, f"env.source={name!r} is not an environment source: it lacks {' and '.join(missing)}.")
+    return cast(Source, source)
+
+
+def check_timestep(timestep: Timestep, expected: Timestep, pool: Pool) -> None:
+    """Checks what a pool returned, which somebody else may have written; costs a few microseconds.
+
+    Args:
+        timestep: of [B].
+        expected: its shapes and dtypes.
+        pool: that returned it.
+
+    Raises:
+        ValueError: if they differ; names the first array that does.
+    """
+    tree: Any = jax.tree.structure(expected)
+    if tree == jax.tree.structure(timestep) and all(
+        map(_is_alike, jax.tree.leaves(timestep), jax.tree.leaves(expected))
+    ):
+        return
+    wanted, found = _describe(expected), _describe(timestep)
+    name = next((name for name in [*wanted, *found] if wanted.get(name) != found.get(name)), "another structure")
+    raise ValueError(
+        f"{_name(pool)} returned {name} as {found.get(name, 'nothing')}; expected "
+        f"{wanted.get(name, 'nothing')}. A source's pools must return what its make_spec describes, with a row for "
+        "each environment, and float32 reward and discount, and bool first."
+    )
+
+
+def close_pool(pool: Pool) -> None:
+    """Closes a pool that is done with; what it raises is logged, as nothing depends on it."""
+    try:
+        pool.close()
+    except Exception as error:  # noqa: BLE001 (a pool may be anybody's)
+        logging.warning("%s failed in close: %s. The run goes on.", _name(pool), describe(error))
+
+
+def _name(pool: Pool) -> str:
+    return f"{type(pool).__module__}.{type(pool).__name__}"
+
+
+def _is_alike(found: Any, expected: jax.ShapeDtypeStruct) -> bool:
+    """Whether an array has this shape and dtype; anything else has not."""
+    return getattr(found, "shape", None) == expected.shape and found.dtype == expected.dtype
+
+
+def _describe(timestep: Timestep) -> dict[str, str]:
+    """Dtype and shape of each array by its path; the type of what is no array."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "shape") else type(leaf).__name__
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(timestep)
+    }
+
+
+def evaluation_protocol(source: Source, config: EnvConfig) -> EvaluationProtocol:
+    """The environment's own protocol: what the source's `evaluation_protocol(config)` says, or else as in training.
+
+    The rule of time limits, for every source: an evaluation plays up to the environment's own limit, whatever
+    `env.max_episode_steps` is in training. Where the environment has none, `env.max_episode_steps` stays. Where there
+    is neither, episodes have to end by themselves, see `podrl.evaluation.endless`.
+    """
+    make = getattr(source, "evaluation_protocol", None)
+    env = dataclasses.replace(config, training_wrappers=())
+    protocol: EvaluationProtocol = make(config) if make else EvaluationProtocol(env=env, facts=option_facts(config))
+    limit = config.max_episode_steps
+    if protocol.max_episode_steps is not None or not limit:
+        return protocol
+    return dataclasses.replace(
+        protocol,
+        env=dataclasses.replace(protocol.env, max_episode_steps=limit),
+        facts={"max_episode_steps": limit} | {n: v for n, v in protocol.facts.items() if n != "max_episode_steps"},
+        max_episode_steps=limit,
+    )
+
+
+def option_facts(config: EnvConfig) -> dict[str, Any]:
+    """The options of an environment, for the report of an evaluation; their names may be those of other facts."""
+    return {f"options.{name}": value for name, value in config.options.items()}
+
+
+def make_environment(source: Source, config: EnvConfig) -> JaxEnvironment:
+    """The environment as pure functions: what the source's `make_environment(config)` returns.
+
+    Raises:
+        ConfigError: if the source steps its environments on the host, or cannot do what `config` asks for.
+    """
+    make = getattr(source, "make_environment", None)
+    check(
+        make is not None,
+        f"env.source={config.source!r} steps its environments on the host (it has no make_environment), and "
+        "topology.placement='anakin' inside the compiled program. Use topology.placement=sebulba, or a source of JAX "
+        "environments, such as env.source=gymnax.",
+    )
+    return cast(JaxEnvironment, cast(Any, make)(config))
+
+
+def make_picture_pool(source: Source, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> PicturePool:
+    """The same pool as `make_pool`, to be watched: by the source's `make_picture_pool(config, seeds=, num_threads=)`.
+
+    Raises:
+        ConfigError: if the source has no pictures.
+    """
+    make = getattr(source, "make_picture_pool", None)
+    check(make is not None, f"env.source={config.source!r} has no pictures: it lacks make_picture_pool.")
+    return cast(PicturePool, cast(Any, make)(config, seeds=seeds, num_threads=num_threads))

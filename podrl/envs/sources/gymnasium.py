@@ -1,0 +1,105 @@
+"""Gymnasium: any environment that is registered with it, or a `gymnasium.Env` of the user's own.
+
+`env.id` is an id that Gymnasium knows (`CartPole-v1`), one that it knows once a module is imported
+(`ale_py:ALE/Pong-v5`), or `my_package.my_env:MyEnv`, a class or a function that returns an environment, from Python's
+path or the folder in which the command was typed. `env.options` are arguments of its constructor, and nothing else.
+
+Source: Towers et al. 2024, arXiv:2407.17032; https://gymnasium.farama.org.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import gymnasium
+
+from podrl.config.config import ENV_SETTINGS, EnvConfig, check
+from podrl.envs.pools.gymnasium_pool import GymnasiumPool, describe, make_batch
+from podrl.envs.settings import wrapper_facts
+from podrl.envs.source import EvaluationProtocol, option_facts
+from podrl.envs.workers import making
+from podrl.envs.workers.calls import close
+from podrl.envs.workers.making import Recipe, time_limits
+from podrl.types import EnvSpec
+
+_OWNED = {"render_mode": "podrl sets it where a film is made", "disable_env_checker": "podrl has checks of its own"}
+_STEPS_PER_SECOND = 30.0
+
+SETTINGS = ENV_SETTINGS
+
+
+def make_spec(config: EnvConfig) -> EnvSpec:
+    """Describes one environment: makes one, and tries a reset and a step.
+
+    Args:
+        config: see above for `id` and `options`.
+
+    Raises:
+        ConfigError: on an unknown environment or option, one that podrl cannot train on, or one that does not keep to
+            Gymnasium's interface.
+    """
+    return describe(_recipe(config).make, config)
+
+
+def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:
+    """Makes one environment per seed.
+
+    Args:
+        config: as for `make_spec`.
+        seeds: [B] in [0, 2**31), one per environment.
+        num_threads: not used: Python runs one thread at a time. See `env.workers`.
+
+    Raises:
+        ConfigError: as `make_spec`.
+        ValueError: if there are no seeds.
+    """
+    del num_threads
+    return GymnasiumPool(make_batch(_recipe(config).make, seeds, config), config)
+
+
+def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:
+    """The same in this process, whose `picture` works where the environment has `render_mode='rgb_array'`."""
+    del num_threads
+    recipe = dataclasses.replace(_recipe(config), render_mode="rgb_array")
+    return GymnasiumPool(make_batch(recipe.make, seeds, config, in_process=True), config)
+
+
+def option_hints(config: EnvConfig) -> dict[str, Any]:
+    """A type hint for each argument that the environment's constructor names. Raises as `make_spec`."""
+    return making.option_hints(config.id)
+
+
+def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
+    """Whole episodes up to the environment's own time limit, without wrappers for training; the rest as in `config`.
+
+    Raises:
+        ConfigError: as `make_spec`.
+    """
+    env = dataclasses.replace(config, max_episode_steps=0, training_wrappers=())
+    made = _recipe(env).make()
+    limit = _time_limit(made)
+    close(made, f"env.id={env.id!r}")
+    return EvaluationProtocol(
+        env=env,
+        facts={"max_episode_steps": "none" if limit is None else limit} | wrapper_facts(config) | option_facts(config),
+        max_episode_steps=limit,
+        steps_per_second=float(made.metadata.get("render_fps") or _STEPS_PER_SECOND),
+    )
+
+
+def _recipe(config: EnvConfig) -> Recipe:
+    """What `config` asks for."""
+    for name in config.options:
+        check(name not in _OWNED, f"env.options.{name} is not yours to set: {_OWNED.get(name)}.")
+    return Recipe(
+        id=config.id,
+        arguments=config.options,
+        max_episode_steps=config.max_episode_steps,
+        wrappers=config.wrappers,
+        training_wrappers=config.training_wrappers,
+    )
+
+
+def _time_limit(env: gymnasium.Env) -> int | None:
+    """The least of the time limits around an environment; what it was registered with is enforced by one of these."""
+    return min((wrapper._max_episode_steps for wrapper in time_limits(env)), default=None)

@@ -1,0 +1,159 @@
+"""Several Gymnasium environments that step one after the other and keep podrl's reset rule.
+
+The rule is that of Gymnasium's `AutoresetMode.NEXT_STEP`: the final observation comes with the step that ended the
+episode, and the next step resets instead. Gymnasium's own vector environments keep it too, but do not say which
+environment failed, and its asynchronous one has a process for each environment and waits for it without a limit while
+it opens and closes. Observations are stacked by Gymnasium's functions.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+import gymnasium
+from gymnasium.vector.utils import concatenate, create_empty_array
+import numpy as np
+
+from podrl.envs.workers import calls
+from podrl.envs.workers.calls import EnvFailure as EnvFailure  # For code that catches it.
+from podrl.envs.workers.calls import WrongReturn, misfit, named_caller
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steps:
+    """What `B` environments returned.
+
+    Attributes:
+        observation: as Gymnasium stacks it: an array [B, ...], or nested dictionaries of such.
+        reward: [B] float32; 0 where the environment was reset.
+        terminated: [B] bool; the step ended the episode by itself.
+        ended: [B] bool; terminated or truncated.
+    """
+
+    observation: Any
+    reward: np.ndarray
+    terminated: np.ndarray
+    ended: np.ndarray
+
+
+class EnvBatch:
+    """Environments of one kind, each with a seed of its own. Nothing that it returns is written to later.
+
+    Attributes:
+        num_envs: B.
+        observation_space: of one environment.
+        action_space: of one environment.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], gymnasium.Env],
+        seeds: Sequence[int],
+        *,
+        first_index: int = 0,
+        on_turn: Callable[[int], None] = lambda index: None,
+    ):
+        """Makes the environments.
+
+        Args:
+            make: makes one.
+            seeds: [B], one per environment.
+            first_index: of these environments in the pool, for messages.
+            on_turn: told the index of an environment whenever it is its turn.
+        """
+        self._seeds = seeds
+        self._first_index = first_index
+        self._on_turn = on_turn
+        self._names = [f"Environment {first_index + row} of the pool (seed {seed})" for row, seed in enumerate(seeds)]
+        self._callers = [named_caller(name) for name in self._names]
+        self._envs: list[gymnasium.Env] = []
+        self._ended = np.zeros(len(seeds), bool)
+        self._action: Any = None
+        for row in range(len(seeds)):
+            self._envs.append(self._call(row, "its constructor", make))
+        self.num_envs = len(seeds)
+        self.observation_space = self._envs[0].observation_space
+        self.action_space = self._envs[0].action_space
+
+    def reset(self) -> Any:
+        """Opens an episode in every environment, with its seed; returns the observations as `Steps` has them."""
+        self._ended[:] = False
+        opened = [
+            self._call(row, "reset", lambda: calls.reset(env, seed=self._seeds[row]))  # noqa: B023 (called at once)
+            for row, env in enumerate(self._envs)
+        ]
+        return self._stack(opened, np.ones(len(self._envs), bool))
+
+    def send(self, action: np.ndarray) -> None:
+        """Keeps actions [B, ...] in the environments' own units for `recv`."""
+        self._action = action
+
+    def recv(self) -> Steps:
+        """Steps every environment, or resets it if its episode ended with the last step."""
+        results = [self._step(row, self._action[row]) for row in range(len(self._envs))]
+        first = self._ended
+        observations, rewards, terminated, truncated = zip(*results, strict=True)
+        ends = np.array(terminated, bool)
+        self._ended = ends | np.array(truncated, bool)
+        return Steps(
+            observation=self._stack(observations, first),
+            reward=np.array(rewards, np.float32),
+            terminated=ends,
+            ended=self._ended.copy(),
+        )
+
+    def step(self, action: np.ndarray) -> Steps:
+        """`send` and `recv` in one."""
+        self.send(action)
+        return self.recv()
+
+    def picture(self, row: int) -> Any:
+        """What environment `row` renders."""
+        return self._call(row, "render", self._envs[row].render)
+
+    def close(self) -> None:
+        """Closes all environments, the last one first, and logs what they raise; may be called again."""
+        while self._envs:
+            env, row = self._envs.pop(), len(self._envs)
+            self._on_turn(self._first_index + row)
+            calls.close(env, self._names[row])
+
+    def _step(self, row: int, action: Any) -> tuple[Any, float, bool, bool]:
+        """Observation, reward, terminated and truncated of one environment."""
+        env = self._envs[row]
+        if self._ended[row]:
+            return self._call(row, "reset", calls.reset, env), 0.0, False, False
+        return self._call(row, "step", calls.step, env, action)
+
+    def _call(self, row: int, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls an environment, and names it if it fails."""
+        self._on_turn(self._first_index + row)
+        return self._callers[row](what, function, *arguments)
+
+    def _stack(self, observations: Sequence[Any], first: np.ndarray) -> Any:
+        """The observations as one batch; names the environment whose own does not fit into the space."""
+        try:
+            return stack(self.observation_space, observations)
+        except (KeyError, TypeError, ValueError):
+            for row in range(len(observations)):
+                what = "reset" if first[row] else "step"
+                self._call(row, what, check_fits, self.observation_space, observations[row], what)
+            raise
+
+
+def check_fits(space: gymnasium.Space, observation: Any, what: str) -> None:
+    """Raises `WrongReturn` unless an observation, which `what` returned, fits into the space, except for its bounds."""
+    try:
+        stack(space, [observation])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WrongReturn(f"{what}() {misfit(space, observation, error)}") from error
+
+
+def stack(space: gymnasium.Space, observations: Sequence[Any]) -> Any:
+    """Observations of several environments as one new batch, in the dtypes of the space.
+
+    Raises:
+        KeyError, TypeError or ValueError: if they do not fit into the space; its bounds do not count.
+    """
+    empty: Any = create_empty_array(space, len(observations))
+    return concatenate(space, observations, empty)

@@ -1,0 +1,35 @@
+"""Whether worker processes find what a config names: what a notebook or script itself defines is unknown to them."""
+
+from collections.abc import Sequence
+
+import gymnasium
+
+from podrl.config.config import check
+
+
+def check_importable(env_id: str, wrappers: Sequence[str]) -> None:
+    """Checks that an environment and its wrappers are not of the program itself, which other processes do not import.
+
+    Args:
+        env_id: as a config has it.
+        wrappers: `module:Name` of what is put around it.
+
+    Raises:
+        ConfigError: if one is.
+    """
+    modules = {f"env.id={env_id!r}": _module_of(env_id)}
+    modules |= {f"The wrapper {path!r}": path.rpartition(":")[0] for path in wrappers}
+    for what, module in modules.items():
+        check(
+            module != "__main__",
+            f"{what} is defined in this program or notebook itself (__main__), and env.workers are other processes, "
+            "which cannot import that. Move it into a module, as 'my_module:Name', or use env.workers=0.",
+        )
+
+
+def _module_of(env_id: str) -> str:
+    """The module that an id names, or that of what it was registered with; empty if neither tells."""
+    module, colon, _ = env_id.rpartition(":")
+    spec = None if colon else gymnasium.registry.get(env_id)
+    entry = getattr(spec, "entry_point", None)
+    return module or (entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", ""))

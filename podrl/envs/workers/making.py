@@ -1,0 +1,251 @@
+"""One Gymnasium environment, from a name and options: a registered id, or a class or function of the user's own."""
+
+from collections.abc import Callable, Mapping, Sequence
+import copy
+import dataclasses
+import importlib
+import inspect
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
+
+from podrl.config.config import ConfigError, check, did_you_mean
+from podrl.config.user_modules import add_working_folder
+from podrl.envs.workers.signatures import argument_hints, check_arguments, takes
+from podrl.runtime.process_exit import describe
+
+# What registered environments raise about options that they do not like, or packages that they miss.
+_REFUSALS = (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to make an environment; plain values, so that it can be sent to another process.
+
+    Attributes:
+        id: an id that Gymnasium knows (`CartPole-v1`), one that it knows once a module is imported
+            (`ale_py:ALE/Pong-v5`), or a `gymnasium.Env` class or a function that returns an environment
+            (`my_package.my_env:MyEnv`).
+        arguments: of the environment's constructor.
+        max_episode_steps: after which an episode is truncated; 0 leaves that to the environment.
+        wrappers: `module:Name` of what is put around it, the innermost first; each is called with an environment.
+        training_wrappers: the same, around those.
+        render_mode: None, or `rgb_array` for pictures.
+    """
+
+    id: str
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_episode_steps: int = 0
+    wrappers: tuple[str, ...] = ()
+    training_wrappers: tuple[str, ...] = ()
+    render_mode: str | None = None
+
+    def make(self) -> gymnasium.Env:
+        """A new environment.
+
+        Raises:
+            ConfigError: if there is none of that name, or it does not take the arguments. What an environment of the
+                user's own raises while it is made is raised as it is, but for `ValueError`.
+        """
+        env = self._make_registered() if (creator := find_creator(self.id)) is None else self._make_own(creator)
+        if self.max_episode_steps:
+            env = limit(env, self.max_episode_steps)
+        return wrap(env, self.wrappers, self.training_wrappers)
+
+    def _make_registered(self) -> gymnasium.Env:
+        """An environment that Gymnasium knows."""
+        spec = _registered(self.id)
+        drawing = {} if self.render_mode is None else {"render_mode": self.render_mode}
+        try:
+            if callable(creator := _load(self.id, spec)):
+                check_arguments(self.id, creator, {**spec.kwargs, **self.arguments})
+            # Not as arguments of `make`, which would keep those that have a name of its own; it copies these.
+            arguments = {**spec.kwargs, **self.arguments, **drawing}
+            return gymnasium.make(dataclasses.replace(spec, kwargs=arguments), disable_env_checker=True)
+        except ConfigError:
+            raise
+        except _REFUSALS as error:
+            given = f" with env.options={dict(self.arguments)}" if self.arguments else ""
+            raise ConfigError(f"Gymnasium cannot make env.id={self.id!r}{given}: {_one_line(error)}") from error
+
+    def _make_own(self, creator: Callable[..., Any]) -> gymnasium.Env:
+        """An environment of the user's own."""
+        arguments = copy.deepcopy(dict(self.arguments))  # An environment may change what it is given.
+        if self.render_mode is not None:
+            check(
+                takes(creator, "render_mode"),
+                f"env.id={self.id!r} has no pictures: its constructor takes no render_mode.",
+            )
+            arguments["render_mode"] = self.render_mode
+        check_arguments(self.id, creator, arguments)
+        try:
+            env = creator(**arguments)
+        except ValueError as error:
+            raise ConfigError(f"env.id={self.id!r} cannot be made: {_one_line(error)}") from error
+        check(
+            isinstance(env, gymnasium.Env),
+            f"env.id={self.id!r} made a {_type_name(env)}; expected a gymnasium.Env.",
+        )
+        return env
+
+
+def option_hints(env_id: str) -> dict[str, Any]:
+    """A type hint for each argument that the environment's constructor names; see `argument_hints`.
+
+    Raises:
+        ConfigError: if there is no environment of that name, or a package is missing.
+    """
+    if (creator := find_creator(env_id)) is not None:
+        return argument_hints(creator)
+    spec = _registered(env_id)
+    loaded = _load(env_id, spec)
+    return argument_hints(loaded, spec.kwargs) if callable(loaded) else {}
+
+
+def _load(env_id: str, spec: Any) -> Any:
+    """What makes a registered environment.
+
+    Raises:
+        ConfigError: if its module fails while it is imported, or lacks it; names the module.
+    """
+    if not isinstance(spec.entry_point, str):
+        return spec.entry_point
+    try:
+        return load_env_creator(spec.entry_point)
+    except (Exception, SystemExit) as error:
+        module = spec.entry_point.partition(":")[0]
+        reason = " ".join(describe(error).split())
+        raise ConfigError(f"Gymnasium cannot make env.id={env_id!r}: its module {module!r}: {reason}") from error
+
+
+def find_creator(env_id: str) -> Callable[..., Any] | None:
+    """The class or function that `module:Name` names, or None if the id is one of Gymnasium's.
+
+    Gymnasium has ids of this form too: `module:Id` stands for `Id` after an import of the module. The module is
+    imported in either case; a name that it has is taken for the environment, and any other for an id.
+
+    Raises:
+        ConfigError: if there is no such module, or the name is nothing that makes environments.
+    """
+    module_name, colon, name = env_id.rpartition(":")
+    if not colon:
+        return None
+    module = _import(module_name, f"env.id={env_id!r}")
+    if not name.isidentifier() or not hasattr(module, name):
+        known = [key for key, value in vars(module).items() if _is_env_class(value)]
+        check(
+            name in gymnasium.registry,
+            f"env.id={env_id!r}: module {module_name!r} has no {name!r}, and Gymnasium knows no such id"
+            f"{did_you_mean(name, [*known, *gymnasium.registry])}"
+            + (f" Environments in that module: {', '.join(sorted(known))}." if known else ""),
+        )
+        return None
+    creator = getattr(module, name)
+    if inspect.isclass(creator):
+        check(
+            issubclass(creator, gymnasium.Env),
+            f"env.id={env_id!r} is a class, but no gymnasium.Env: derive it, or name a function that returns one.",
+        )
+    check(
+        callable(creator),
+        f"env.id={env_id!r} is of type {_type_name(creator)}; expected a gymnasium.Env class, or a function that "
+        "returns an environment.",
+    )
+    return creator
+
+
+def _registered(env_id: str) -> Any:
+    """Gymnasium's spec of an id."""
+    name = env_id.rpartition(":")[2]
+    hint = (
+        " Atari is env.source='ale' here, or 'ale_py:ALE/Pong-v5' after pip install -e '.[ale]'."
+        if name.startswith("ALE/")
+        else " An environment of your own is 'my_package.my_env:MyEnv'."
+    )
+    check(
+        name in gymnasium.registry,
+        f"env.id={env_id!r} is not registered with Gymnasium{_where()}{did_you_mean(name, gymnasium.registry)}{hint}",
+    )
+    return gymnasium.registry[name]
+
+
+def _where() -> str:
+    """That this is a worker, if it is: what a script or notebook has registered is unknown there."""
+    program = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
+    is_worker = program == "podrl.envs.workers.worker"
+    return " in a worker process, which imports only what env.id='my_module:MyEnv-v0' names" if is_worker else ""
+
+
+def limit(env: gymnasium.Env, steps: int) -> gymnasium.Env:
+    """The environment with episodes of at most so many steps, whatever time limits are around it already."""
+    limits = time_limits(env)
+    for wrapper in limits:
+        wrapper._max_episode_steps = steps
+    return env if limits else gymnasium.wrappers.TimeLimit(env, steps)
+
+
+def time_limits(env: gymnasium.Env) -> list[gymnasium.wrappers.TimeLimit]:
+    """Gymnasium's time limits around an environment, the outermost first."""
+    found = []
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            found.append(env)
+        env = env.env
+    return found
+
+
+def wrap(env: gymnasium.Env, wrappers: Sequence[str], training_wrappers: Sequence[str]) -> gymnasium.Env:
+    """The environment with the wrappers that `module:Name` name around it, the innermost first.
+
+    Raises:
+        ConfigError: if one is not there, or returns no environment.
+    """
+    for name, paths in (("wrappers", wrappers), ("training_wrappers", training_wrappers)):
+        for path in paths:
+            env = _wrap(env, f"env.{name}", path)
+    return env
+
+
+def _wrap(env: gymnasium.Env, key: str, path: str) -> gymnasium.Env:
+    key = f"{key}: {path!r}"
+    module_name, _, name = path.rpartition(":")
+    wrapper = getattr(_import(module_name, key), name, None)
+    check(callable(wrapper), f"{key} is nothing that can be called with an environment.")
+    wrapped = wrapper(env)  # type: ignore[misc]
+    check(isinstance(wrapped, gymnasium.Env), f"{key} made a {_type_name(wrapped)}; expected a gymnasium.Env.")
+    return wrapped
+
+
+def _import(name: str, key: str) -> ModuleType:
+    """Imports a user's module, from Python's path or from the folder in which the command was typed.
+
+    Raises:
+        ConfigError: if there is none of that name, or it fails; names the module, and what it misses.
+    """
+    unknown = f"{key}: there is no module {name!r}, neither on Python's path nor in {os.getcwd()}."
+    check(all(part.isidentifier() for part in name.split(".")), unknown)
+    add_working_folder()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise ConfigError(unknown) from None
+        raise ConfigError(f"{key}: module {name!r} needs a module that is not installed: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{key}: module {name!r} failed while it was imported: {describe(error)}") from error
+
+
+def _is_env_class(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, gymnasium.Env) and value is not gymnasium.Env
+
+
+def _type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,88 @@
+"""A process that steps a share of a pool's environments: `python -m podrl.envs.workers.worker`, started by podrl.
+
+It takes requests (a method of `EnvBatch` and its arguments) from a connection whose file descriptor it is given, and
+answers each with `(True, result)` or `(False, (message, traceback))`. It ends when the connection does, and with the
+process that started it, whatever its environments do meanwhile.
+"""
+
+import contextlib
+import faulthandler
+from multiprocessing.connection import Connection
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+from podrl.config.user_modules import give_way
+from podrl.envs.workers.batch import EnvBatch
+from podrl.envs.workers.progress import Progress
+from podrl.runtime import stop_signals
+from podrl.runtime.signal_handlers import KeptHandlers
+from podrl.runtime.streams import keep_printing
+
+_LOOKS_S = 1.0  # Between two looks at whether the parent is still there.
+
+
+def main(connection_fd: int, progress_fd: int) -> None:
+    """Serves requests until there are no more.
+
+    Args:
+        connection_fd: of the connection to the parent.
+        progress_fd: of the file in which the parent reads what is done here.
+    """
+    stop_signals.ignore()  # What stops the run stops the parent, which may first finish an update.
+    keep_printing()
+    give_way()
+    faulthandler.enable()  # A crash shows the environment's name in its stack.
+    with KeptHandlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)) as kept:
+        threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+        _serve(Connection(connection_fd), Progress(progress_fd), kept)
+
+
+def _serve(connection: Connection, progress: Progress, kept: KeptHandlers) -> None:
+    """Answers requests until the connection ends, and closes the environments."""
+    batch: EnvBatch | None = None
+    while (request := _receive(connection)) is not None:
+        method, arguments = request
+        try:
+            if method == "open":
+                make, seeds, first_index = arguments
+                batch = EnvBatch(make, seeds, first_index=first_index, on_turn=progress.write)
+                result = (batch.observation_space, batch.action_space)
+            else:
+                result = getattr(batch, method)(*arguments)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (raised in the parent)
+            _answer(connection, False, (str(error), traceback.format_exc()))
+        else:
+            _answer(connection, True, result)
+        if method != "step":  # Where environments register handlers, as a rule.
+            kept.renew()
+    if batch is not None:
+        batch.close()
+
+
+def _receive(connection: Connection) -> Any:
+    """The next request; None if the parent has closed the connection."""
+    try:
+        return connection.recv()
+    except (EOFError, ConnectionError):
+        return None
+
+
+def _answer(connection: Connection, succeeded: bool, result: Any) -> None:
+    with contextlib.suppress(ConnectionError):  # Nobody listens any more; the next `_receive` says so.
+        connection.send((succeeded, result))
+
+
+def _leave_with(parent: int) -> None:
+    """Ends this process when its parent has ended, even from within an environment that never returns."""
+    while os.getppid() == parent:
+        time.sleep(_LOOKS_S)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What an agent scores: whole episodes by the environment's own protocol."""

@@ -1,0 +1,31 @@
+"""What random play and a human tester score on Atari's 57 games, so that scores of different games can be compared.
+
+The table and its source are in `data/atari_scores.json`.
+"""
+
+from collections.abc import Mapping
+import functools
+import importlib.resources
+import json
+import re
+
+
+def human_normalised(env_id: str, score: float) -> float | None:
+    """The score on a scale where 0 is uniformly random play and 1 the human tester; None where it is not known.
+
+    Args:
+        env_id: an environment's name, such as `MontezumaRevenge-v5` or `ALE/Pong-v5`.
+        score: the return of a whole game, not clipped.
+
+    Source: Mnih et al. 2015, Nature 518.
+    """
+    match = re.fullmatch(r"(?:ALE/)?(\w+)-v5", env_id)
+    game = _games().get(match[1]) if match else None
+    return (score - game["random"]) / (game["human"] - game["random"]) if game else None
+
+
+@functools.cache
+def _games() -> Mapping[str, Mapping[str, float]]:
+    """`random` and `human` score by the game's name in EnvPool."""
+    table = importlib.resources.files("podrl.evaluation").joinpath("atari_scores.json").read_text()
+    return json.loads(table)["games"]

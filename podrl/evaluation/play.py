@@ -1,0 +1,258 @@
+"""Episodes with fixed parameters: what an agent scores, by the environment's own protocol.
+
+Which episodes count is decided before the first step: the first `n` of each environment, the same number of each.
+Counting the first `N` episodes to *end* instead would favour short ones, which in most games are the bad ones.
+
+Environments' seeds and sampling keys come from a purpose of their own, so an evaluation shares its randomness with no
+training, and the same seed and parameters give the same episodes.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import sys
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from podrl.envs.seeds import env_seeds
+from podrl.envs.source import EvaluationProtocol, Pool, close_pool
+from podrl.experience.unroll import Unroller
+from podrl.ops.intervals import mean_interval
+from podrl.ops.keys import EVALUATE, purpose_key
+from podrl.runtime.tool import refuse_module
+from podrl.runtime.waiting import Stopped
+from podrl.types import Agent, Array, EnvSpec, PyTree, Timestep
+
+MAX_ENVS = 32  # More would shorten little and, as all step until the last has ended, waste much.
+
+# (actor_params, timestep, carry, keys [B]) -> (action [B, ...], carry)
+Act = Callable[[PyTree, Timestep, PyTree, Array], tuple[Array, PyTree]]
+
+
+def act_sampled(agent: Agent) -> Act:
+    """Acts as in training."""
+
+    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: Array) -> tuple[Array, PyTree]:
+        action, _, carry = agent.act(params, timestep, carry, keys)
+        return action, carry
+
+    return act
+
+
+def act_greedy(agent: Agent) -> Act:
+    """Takes what the agent holds for best; the keys do not matter."""
+    return lambda params, timestep, carry, keys: agent.act_greedy(params, timestep, carry)
+
+
+POLICIES: dict[str, Callable[[Agent], Act]] = {"greedy": act_greedy, "sampled": act_sampled}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Episodes:
+    """Episodes that count, environment by environment.
+
+    Attributes:
+        returns: [N] float64, undiscounted.
+        lengths: [N] int64, in env steps.
+    """
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+
+class Tally:
+    """Collects the first episodes of every environment.
+
+    An episode is known to have ended by the reset row that follows, whether it was terminated or truncated.
+    """
+
+    def __init__(self, num_envs: int, episodes_per_env: int) -> None:
+        """Starts with the first episode of every environment."""
+        self._wanted = episodes_per_env
+        self._returns = np.zeros(num_envs, np.float64)
+        self._lengths = np.zeros(num_envs, np.int64)
+        self._ended: list[list[tuple[float, int]]] = [[] for _ in range(num_envs)]
+
+    @property
+    def count(self) -> int:
+        """Episodes so far that count."""
+        return sum(map(len, self._ended))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every environment has played its episodes."""
+        return self.count == self._wanted * len(self._ended)
+
+    def add(self, timestep: Timestep) -> None:
+        """Takes the next timestep of all environments."""
+        for env in np.flatnonzero(timestep.first & (self._lengths > 0)):
+            if len(self._ended[env]) < self._wanted:
+                self._ended[env].append((float(self._returns[env]), int(self._lengths[env])))
+        self._returns = np.where(timestep.first, 0.0, self._returns + timestep.reward)
+        self._lengths = np.where(timestep.first, 0, self._lengths + 1)
+
+    def episodes(self) -> Episodes:
+        """All that count."""
+        returns, lengths = zip(*(episode for ended in self._ended for episode in ended), strict=True)
+        return Episodes(returns=np.array(returns, np.float64), lengths=np.array(lengths, np.int64))
+
+
+def split_episodes(episodes: int, max_envs: int = MAX_ENVS) -> tuple[int, int]:
+    """(environments, episodes of each) for at least this many episodes, and no more than even shares need."""
+    per_env = -(-episodes // max_envs)
+    return -(-episodes // per_env), per_env
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Player:
+    """Plays with one agent in one environment, compiled for one device.
+
+    Attributes:
+        act: (params, timestep, carry, keys of the environments [B], step []) -> (action [B, ...], carry).
+        initial_carry: of the network, on the device.
+        device: where it acts.
+        num_envs: B.
+        episodes_per_env: of each environment that count.
+        make_pool: opens the environments, given their seeds.
+    """
+
+    act: Callable[[PyTree, Timestep, PyTree, Array, Array], tuple[Array, PyTree]]
+    initial_carry: PyTree
+    device: jax.Device
+    num_envs: int
+    episodes_per_env: int
+    make_pool: Callable[[Sequence[int]], Pool]
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes that count."""
+        return self.num_envs * self.episodes_per_env
+
+    def play(
+        self,
+        params: PyTree,
+        seed: int,
+        stream: int = 0,
+        *,
+        watch: Callable[[Pool, Timestep], None] = lambda pool, timestep: None,
+        show_progress: Callable[[int, int], None] = lambda episodes, step: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Episodes:
+        """Plays all episodes that count.
+
+        Args:
+            params: what `Agent.actor_params` returned, on the device.
+            seed: of the environments and of the sampling.
+            stream: which of the seed's independent sets of episodes.
+            watch: shown every timestep, before the next action.
+            show_progress: told the episodes that have ended and the steps taken, every step.
+            should_stop: asked every step.
+
+        Raises:
+            Stopped: if it was to stop.
+        """
+        keys, carry = self._keys(seed, stream), self.initial_carry
+        pool = self.make_pool(env_seeds((seed, stream, EVALUATE), range(self.num_envs)))
+        tally = Tally(self.num_envs, self.episodes_per_env)
+        try:
+            timestep, step = pool.reset(), 0
+            while True:
+                watch(pool, timestep)
+                tally.add(timestep)
+                show_progress(tally.count, step)
+                if tally.is_full:
+                    return tally.episodes()
+                if should_stop():
+                    raise Stopped
+                inputs = jax.device_put((timestep, np.int32(step)), self.device)
+                action, carry = self.act(params, inputs[0], carry, keys, inputs[1])
+                pool.send(np.asarray(action))
+                timestep, step = pool.recv(), step + 1
+        finally:
+            close_pool(pool)
+
+    def _keys(self, seed: int, stream: int) -> jax.Array:
+        """[B] typed PRNG keys."""
+        with jax.default_device(self.device):
+            key = jax.random.fold_in(purpose_key(seed, EVALUATE), stream)
+            return jax.random.split(key, self.num_envs)
+
+
+def make_player(
+    agent: Agent,
+    spec: EnvSpec,
+    *,
+    policy: str,
+    episodes: int,
+    device: jax.Device,
+    make_pool: Callable[[Sequence[int]], Pool],
+) -> Player:
+    """Compiles acting for at least this many episodes, see `split_episodes`.
+
+    Args:
+        agent: who acts.
+        spec: of the environment, as in training.
+        policy: a key of `POLICIES`.
+        episodes: to play.
+        device: where to act.
+        make_pool: opens environments, given their seeds.
+    """
+    num_envs, per_env = split_episodes(episodes)
+    shapes = Unroller(agent=agent, spec=spec, unroll_length=1, num_envs=num_envs)
+    act = POLICIES[policy](agent)
+
+    def act_at(params: PyTree, timestep: Timestep, carry: PyTree, keys: Array, step: Array) -> tuple[Array, PyTree]:
+        return act(params, timestep, carry, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step))
+
+    with jax.default_device(device):
+        carry = agent.initial_carry(num_envs)
+        keys = jax.random.split(jax.random.key(0), num_envs)
+    arguments = (shapes.params_shape, shapes.timestep_shape, carry, keys, jnp.zeros((), jnp.int32))
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
+    return Player(
+        act=jax.jit(act_at, out_shardings=sharding).lower(*inputs).compile(),
+        initial_carry=jax.device_put(carry, device),
+        device=device,
+        num_envs=num_envs,
+        episodes_per_env=per_env,
+        make_pool=make_pool,
+    )
+
+
+def summarize(episodes: Episodes) -> dict[str, Any]:
+    """Statistics of the returns and lengths, as plain numbers; `interval` is None of a single episode."""
+    returns, lengths = episodes.returns, episodes.lengths
+    interval = mean_interval(returns)
+    return {
+        "episodes": len(returns),
+        "return": {
+            "mean": float(returns.mean()),
+            "interval": None if interval is None else list(interval),
+            "median": float(np.median(returns)),
+            "min": float(returns.min()),
+            "max": float(returns.max()),
+        },
+        "length": {
+            "mean": float(lengths.mean()),
+            "median": float(np.median(lengths)),
+            "min": int(lengths.min()),
+            "max": int(lengths.max()),
+        },
+    }
+
+
+def check_same_interface(training: EnvSpec, evaluation: EnvSpec, protocol: EvaluationProtocol) -> None:
+    """Raises RuntimeError unless the environment looks to the agent as it did in training."""
+    before, after = ((spec.observation, spec.actions) for spec in (training, evaluation))
+    if before != after:
+        raise RuntimeError(
+            f"Found observations and actions {after} of {protocol.env.id} under its evaluation protocol; the agent was "
+            f"trained on {before}. The source's evaluation_protocol must keep them."
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(refuse_module("podrl.evaluation.play", "tools/evaluate.py --workdir RUN"))

@@ -1,0 +1,242 @@
+"""Actor threads: each steps a few environment pools on the host, acts on one device, and hands rollouts to the learner.
+
+A thread takes turns with its pools: while the emulators of one step in EnvPool's C++ threads, the device acts for
+another. The lag is fixed by the *order* of things and not by their timing: rollout n asks for the parameters of one
+exact version. What goes wrong in a thread is kept, and raised in the main thread by its next call.
+"""
+
+from collections.abc import Callable, Sequence
+import threading
+from typing import cast
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from podrl.envs.source import Pool, check_timestep
+from podrl.experience.episodes import EpisodeTracker
+from podrl.experience.handoff import Handoff, Rollout
+from podrl.experience.programs import ActingPrograms
+from podrl.experience.schedule import Schedule
+from podrl.experience.succession import CLOSING_S, Succession
+from podrl.experience.transfer import ParameterStore, rollout_to_learner
+from podrl.experience.turn import NonFinite, Turn
+from podrl.runtime.ledger import Annotate, Ledger
+from podrl.runtime.process_exit import describe
+from podrl.runtime.waiting import Stopped
+from podrl.types import PyTree, Timestep, Trajectory
+
+
+class ActorError(RuntimeError):
+    """An actor thread failed; names it, and has the original error as its cause."""
+
+
+class Actor:
+    """One actor thread.
+
+    Attributes:
+        name: for messages.
+        ledger: of its time.
+        nonfinite: what its environments said that is not finite.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        device: jax.Device,
+        programs: ActingPrograms,
+        make_pools: Sequence[Callable[[int], Pool]],
+        env_indices: Sequence[np.ndarray],
+        unroll_length: int,
+        schedule: Schedule,
+        parameters: ParameterStore,
+        local_learner: Mesh,
+        seeds: Callable[[np.ndarray, int], Sequence[int]],
+        timeout_s: float,
+        patience_s: float,
+        annotate: Annotate | None = None,
+    ):
+        """Does not start yet.
+
+        Args:
+            name: for messages, `actor 0`.
+            device: where it acts.
+            programs: compiled for that device.
+            make_pools: make this thread's pools, given the update at which they are opened; called in the thread.
+            env_indices: of each pool, [B] uint32: the indices of its environments in the whole job.
+            unroll_length: steps in a rollout.
+            schedule: which rollouts to make, and with which parameters.
+            parameters: where parameters come from.
+            local_learner: where rollouts go.
+            seeds: of environments with these indices that are opened at this update.
+            timeout_s: how long the learner waits for this actor.
+            patience_s: how long this actor waits for the learner.
+            annotate: shows a profiler what the thread spends its time on.
+        """
+        self.name = name
+        self.nonfinite = NonFinite(name)
+        self.ledger = Ledger(name, annotate=annotate)
+        self._device = device
+        self._programs = programs
+        self._make_pools = make_pools
+        self._env_indices = env_indices
+        self._unroll_length = unroll_length
+        self._schedule = schedule
+        self._parameters = parameters
+        self._local_learner = local_learner
+        self._seeds = seeds
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._handoff = Handoff(capacity=1 + schedule.max_lag)
+        self._stopping = threading.Event()
+        self._progress = (0, 0)
+        self._threads = Succession(
+            self.ledger,
+            self._make_rollouts,
+            schedule.rollouts,
+            fail=self._fail,
+            should_stop=self._stopping.is_set,
+            closing_s=min(CLOSING_S, timeout_s / 2),
+        )
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._threads.start()
+
+    def take(self, should_stop: Callable[[], bool] = lambda: False) -> Rollout:
+        """The next rollout, in order.
+
+        Args:
+            should_stop: asked every second of a wait.
+
+        Raises:
+            ActorError: if the thread failed.
+            TimeoutError: if it does not come in time; says what the thread is doing.
+            Stopped: if the run is to end before it comes.
+        """
+        return self._handoff.take(timeout_s=self._timeout_s, blame=self.doing, should_stop=should_stop)
+
+    def is_decided(self) -> bool:
+        """Whether `take` would return or raise at once."""
+        return self._handoff.is_decided()
+
+    def stop(self) -> None:
+        """Asks the thread to end; `join` waits for that."""
+        self._stopping.set()
+        self._handoff.stop()
+
+    def join(self, timeout_s: float) -> bool:
+        """Waits for the thread to end, and says whether it did."""
+        return self._threads.join(timeout_s)
+
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._threads.is_alive()
+
+    def doing(self) -> str:
+        """What the thread does now, for messages, and for whom it waits if it does."""
+        bucket, seconds = self.ledger.doing()
+        rollout, step = self._progress
+        waits = {
+            "wait_params": f", waiting for parameters {self._schedule.versions(rollout).start} from the learner",
+            "wait_rollouts": f", waiting for the learner to take rollout {rollout}",
+        }
+        return (
+            f"{self.name} has been in {bucket!r} for {seconds:.1f} s, at step {step} of {self._unroll_length} of "
+            f"rollout {rollout}{waits.get(bucket, '')}"
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        failure = ActorError(f"{self.name} failed: {describe(error)}")
+        failure.__cause__ = error
+        self._handoff.fail(failure)
+
+    def _make_rollouts(self, rollouts: Sequence[int], pools: list[Pool]) -> Sequence[int]:
+        """Makes rollouts up to the next boundary, and returns those that are left.
+
+        Args:
+            rollouts: in order.
+            pools: gets the pools that were opened.
+        """
+        turns: list[Turn] = []
+        for number, rollout in enumerate(rollouts):
+            self._progress = (rollout, 0)
+            if rollout == self._schedule.boundary(rollout):
+                if turns:
+                    return rollouts[number:]
+                turns += self._open_pools(rollout, pools)
+            versions = self._schedule.versions(rollout)
+            with self.ledger.spend("wait_params"):
+                version, params = self._parameters.fetch(
+                    self._device, versions, timeout_s=self._patience_s, who=self.name
+                )
+                on_device = jax.device_put(np.int32(version), self._device)
+            episodes: list[tuple[float, int]] = []
+            for step in range(self._unroll_length):
+                self._progress = (rollout, step)
+                for turn in turns:
+                    timestep = self._observe(turn, episodes)
+                    self._act(turn, params, on_device, timestep)
+            trajectories = tuple(self._finish(turn, episodes) for turn in turns)
+            with self.ledger.spend("wait_rollouts"):
+                finished = Rollout(trajectories=trajectories, version=version, episodes=tuple(episodes))
+                self._handoff.put(finished, timeout_s=self._patience_s, who=self.name)
+        return ()
+
+    def _open_pools(self, rollout: int, opened: list[Pool]) -> list[Turn]:
+        """Makes this thread's pools."""
+        pools = zip(self._make_pools, self._env_indices, strict=True)
+        return [self._open(make_pool, rollout, env_indices, opened) for make_pool, env_indices in pools]
+
+    def _open(
+        self,
+        make_pool: Callable[[int], Pool],
+        rollout: int,
+        env_indices: np.ndarray,
+        opened: list[Pool],
+    ) -> Turn:
+        """Makes a pool and resets its environments."""
+        with self.ledger.spend("env"):
+            pool = make_pool(rollout)
+            opened.append(pool)
+            timestep = pool.reset()
+        check_timestep(timestep, self._programs.timestep, pool)
+        turn = Turn(
+            pool=pool,
+            seeds=self._seeds(env_indices, rollout),
+            episodes=EpisodeTracker(len(env_indices)),
+            state=self._programs.init(*jax.device_put((env_indices, np.int32(rollout)), self._device)),
+            timestep=timestep,
+        )
+        self.nonfinite.note(turn.find_nonfinite(), *self._progress)
+        return turn
+
+    def _observe(self, turn: Turn, episodes: list[tuple[float, int]]) -> Timestep:
+        """The pool's newest timestep, waiting for it if the pool is still stepping; adds episodes that ended."""
+        if self._stopping.is_set():
+            raise Stopped
+        if turn.timestep is None:
+            with self.ledger.spend("env"):
+                ended, nonfinite = turn.receive(self._programs.timestep)
+            episodes += ended
+            self.nonfinite.note(nonfinite, *self._progress)
+        return cast(Timestep, turn.timestep)
+
+    def _act(self, turn: Turn, params: PyTree, version: jax.Array, timestep: Timestep) -> None:
+        """Acts on a timestep and lets the pool step on, without waiting for it."""
+        with self.ledger.spend("act"):
+            timestep = jax.device_put(timestep, self._device)
+            action, turn.state = self._programs.act(params, version, turn.state, timestep)
+            actions = np.asarray(action)
+        with self.ledger.spend("env"):
+            turn.pool.send(actions)
+            turn.timestep = None
+
+    def _finish(self, turn: Turn, episodes: list[tuple[float, int]]) -> Trajectory:
+        """Closes the pool's rollout with the row that only bootstraps and sends it on its way to the learner."""
+        timestep = self._observe(turn, episodes)
+        with self.ledger.spend("transfer"):
+            timestep = jax.device_put(timestep, self._device)
+            trajectory, turn.state = self._programs.finish(turn.state, timestep)
+            return rollout_to_learner(trajectory, self._local_learner)

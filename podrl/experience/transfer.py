@@ -1,0 +1,119 @@
+"""What crosses between devices: rollouts from actors to learners, parameters from learners to actors.
+
+Rollouts move inside a process only; the array that the learner sees is put together from every process's own shards
+without traffic between hosts. Parameters are copied even where an actor shares the learner's device, because the
+learner's state is donated to the next update.
+"""
+
+from collections.abc import Mapping
+import threading
+
+import jax
+from jax.sharding import Mesh
+
+from podrl.mesh import trajectory_sharding
+from podrl.runtime.devices import is_ready
+from podrl.runtime.waiting import Stopped, wait_for, wait_until
+from podrl.types import PyTree, Trajectory
+
+
+def rollout_to_learner(rollout: Trajectory, local_learner: Mesh) -> Trajectory:
+    """Starts moving a rollout from its actor device to this process's learner devices, split over environments."""
+    return jax.device_put(rollout, trajectory_sharding(local_learner, rollout))
+
+
+def global_rollout(rollout: Trajectory, learner: Mesh, num_processes: int) -> Trajectory:
+    """The job's rollout whose local shards are `rollout`: [T, B] here, [T, B * num_processes] in all. Moves nothing."""
+    if num_processes == 1:
+        return rollout
+
+    def join(local: jax.Array, sharding: jax.sharding.NamedSharding) -> jax.Array:
+        axis = len(sharding.spec) - 1
+        shape = list(local.shape)
+        shape[axis] *= num_processes
+        shards = [shard.data for shard in local.addressable_shards]
+        return jax.make_array_from_single_device_arrays(tuple(shape), sharding, shards)
+
+    return jax.tree.map(join, rollout, trajectory_sharding(learner, rollout))
+
+
+class ParameterStore:
+    """Published parameters by version, on every actor device of this process; the oldest go when new ones come."""
+
+    def __init__(self, devices: list[jax.Device], *, keep: int = 2):
+        """Starts empty.
+
+        Args:
+            devices: of this process's actors.
+            keep: newest versions to keep: one more than the lag may be.
+        """
+        self._devices = devices
+        self._keep = keep
+        self._changed = threading.Condition()
+        self._versions: dict[int, Mapping[jax.Device, PyTree]] = {}
+        self._stopped = False
+
+    def publish(self, version: int, params: PyTree) -> None:
+        """Starts copying `params`, whole on every learner device, to every actor device, as `version`."""
+        copies = {device: copy_to(params, device) for device in self._devices}
+        with self._changed:
+            self._versions[version] = copies
+            self._versions.pop(version - self._keep, None)
+            self._changed.notify_all()
+
+    def fetch(self, device: jax.Device, versions: range, *, timeout_s: float, who: str) -> tuple[int, PyTree]:
+        """The newest of these versions that is computed, and its parameters on the device; waits for one if none is.
+
+        Raises:
+            TimeoutError: if none is published, or no update ends, in time; says who waited.
+            Stopped: if the run ends first.
+        """
+
+        def ready() -> list[int]:
+            with self._changed:
+                known = [version for version in versions if version in self._versions]
+                return [version for version in known if is_ready(self._versions[version][device])]
+
+        with self._changed:
+            wait_for(
+                self._changed,
+                lambda: self._stopped or max(self._versions, default=-1) >= versions.start,
+                timeout_s=timeout_s,
+                blame=lambda: (
+                    f"{who} waited {timeout_s:.0f} s for parameters {versions.start} from the learner; the newest are "
+                    f"{max(self._versions, default=None)}. If updates are this slow, raise actors.timeout_s."
+                ),
+            )
+            newest, oldest = max(self._versions, default=-1), min(self._versions, default=-1)
+            if not self._stopped and oldest >= versions.stop:
+                raise RuntimeError(f"{who} asked for parameters {versions[-1]}, gone since {newest} was published.")
+        wait_until(
+            lambda: self._stopped or bool(ready()),
+            timeout_s=timeout_s,
+            blame=lambda: (
+                f"{who} waited {timeout_s:.0f} s for update {versions.start} to end on the learner's devices."
+            ),
+        )
+        with self._changed:
+            if self._stopped:
+                raise Stopped
+        version = max(ready())
+        return version, self._versions[version][device]
+
+    def stop(self) -> None:
+        """Wakes every waiting thread, with `Stopped`."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+def copy_to(params: PyTree, device: jax.Device) -> PyTree:
+    """Parameters on `device`, from arrays that are whole on every device they live on."""
+    sources = {shard.device for shard in jax.tree.leaves(params)[0].addressable_shards}
+    source = device if device in sources else min(sources, key=lambda d: d.id)
+
+    def take(array: jax.Array) -> jax.Array:
+        return next(shard.data for shard in array.addressable_shards if shard.device == source)
+
+    local = jax.tree.map(take, params)
+    return local if source == device else jax.device_put(local, device)

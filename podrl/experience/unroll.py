@@ -1,0 +1,339 @@
+"""Acting for T steps: with host environments, one jitted, donated call a step; with JAX environments, all in one loop.
+
+The rollout is written in place into a buffer that lives on the acting device: with environments on the host a step
+sends one timestep there and brings only the actions back. Sampling keys are folded from (run seed, environment, step),
+so what an environment samples depends neither on the pool it sits in nor on the timing of threads; so are the keys of
+JAX environments. A device counts steps in 32 bits, so an environment's steps are counted in eras of whole unrolls, each
+with keys of its own (`podrl.ops.keys.era_keys`).
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+from flax import struct
+import jax
+from jax import numpy as jnp
+
+from podrl.envs.source import JaxEnvironment
+from podrl.ops.keys import ACT, ENVIRONMENT, ERA, era_keys, purpose_key, step_keys
+from podrl.types import Agent, EnvSpec, PyTree, Timestep, Trajectory
+
+
+@struct.dataclass(kw_only=True)
+class ActingState:
+    """What a pool's next step needs, all of it on the actor device.
+
+    Attributes:
+        rollout: the trajectory being written.
+        carry: the network's state before `row`.
+        row: [] int32; the row of `rollout` to write next.
+        step: [] int32; steps that the run has taken in this era.
+        keys: [B] typed PRNG keys, one per environment, of this era.
+        unrolls: [] int32; unrolls that the run has made.
+        run_keys: [B] typed PRNG keys that those of all eras are folded from.
+    """
+
+    rollout: Trajectory
+    carry: PyTree
+    row: jax.Array
+    step: jax.Array
+    keys: jax.Array
+    unrolls: jax.Array
+    run_keys: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unroller:
+    """Pure functions that act for `unroll_length` steps in `num_envs` environments.
+
+    Attributes:
+        agent: who acts.
+        spec: in what.
+        unroll_length: T.
+        num_envs: B, environments of one pool.
+    """
+
+    agent: Agent
+    spec: EnvSpec
+    unroll_length: int
+    num_envs: int
+
+    def init(self, seed: int, env_indices: jax.Array, unrolls: jax.Array) -> ActingState:
+        """The state of a pool that was just opened.
+
+        Args:
+            seed: of the run.
+            env_indices: [B] uint32; which of the whole job's environments these are.
+            unrolls: [] int32; unrolls that the run has made before.
+        """
+        carry = self.agent.initial_carry(self.num_envs)
+        return self.begin(seed, env_indices, unrolls, carry, jnp.zeros(self.num_envs))
+
+    def begin(
+        self, seed: int, env_indices: jax.Array, unrolls: jax.Array, carry: PyTree, opening_reward: jax.Array
+    ) -> ActingState:
+        """The state at row 0 of a rollout that goes on with `carry`, and a timestep of `opening_reward`."""
+        rollout = self._empty_rollout(carry, opening_reward, env_indices)
+        return self._at_row_0(rollout, carry, unrolls, env_keys(seed, ACT, env_indices))
+
+    def act(
+        self, params: PyTree, version: jax.Array, state: ActingState, timestep: Timestep
+    ) -> tuple[jax.Array, ActingState]:
+        """Writes `timestep` into the current row, acts on it and moves to the next row.
+
+        Args:
+            params: what `Agent.actor_params` returned.
+            version: [] int32, the learner step of `params`.
+            state: consumed.
+            timestep: of [B].
+
+        Returns:
+            Actions [B, ...], and the next state.
+        """
+        keys = step_keys(state.keys, state.step)
+        action, behaviour, carry = self.agent.act(params, timestep, state.carry, keys)
+        rollout = _write_timestep(state.rollout, state.row, timestep)
+        rollout = dataclasses.replace(
+            rollout,
+            action=_write_row(rollout.action, state.row, action),
+            behaviour=_write_row(rollout.behaviour, state.row, behaviour),
+            params_version=_write_row(rollout.params_version, state.row, jnp.broadcast_to(version, (self.num_envs,))),
+        )
+        return action, dataclasses.replace(state, rollout=rollout, carry=carry, row=state.row + 1, step=state.step + 1)
+
+    def finish(self, state: ActingState, timestep: Timestep) -> tuple[Trajectory, ActingState]:
+        """Writes the row that only bootstraps and starts an empty rollout, whose row 0 will be the same timestep.
+
+        Args:
+            state: consumed.
+            timestep: of [B], the result of the last actions.
+
+        Returns:
+            The finished trajectory, and the state at row 0.
+        """
+        rollout = _write_timestep(state.rollout, state.row, timestep)
+        empty = self._empty_rollout(state.carry, timestep.reward, rollout.env_index)
+        return rollout, self._at_row_0(empty, state.carry, state.unrolls + 1, state.run_keys)
+
+    def era(self, unrolls: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The era that unroll number `unrolls` is in, and the steps before it in that era; both [] int32."""
+        era, unroll = jnp.divmod(unrolls, max(1, ERA // self.unroll_length))
+        return era, unroll * self.unroll_length
+
+    def _at_row_0(self, rollout: Trajectory, carry: PyTree, unrolls: jax.Array, run_keys: jax.Array) -> ActingState:
+        """The state before anything is written into an empty rollout."""
+        era, step = self.era(unrolls)
+        return ActingState(
+            rollout=rollout,
+            carry=carry,
+            row=jnp.zeros((), jnp.int32),
+            step=step,
+            keys=era_keys(run_keys, era),
+            unrolls=unrolls,
+            run_keys=run_keys,
+        )
+
+    @functools.cached_property
+    def state_shape(self) -> ActingState:
+        """Shapes and dtypes of the acting state; its `rollout` has those of a finished trajectory."""
+        indices = jnp.arange(self.num_envs, dtype=jnp.uint32)
+        return jax.eval_shape(lambda: self.init(0, indices, jnp.zeros((), jnp.int32)))
+
+    @functools.cached_property
+    def params_shape(self) -> PyTree:
+        """Shapes and dtypes of what actors need."""
+        return jax.eval_shape(lambda: self.agent.actor_params(self.agent.init(jax.random.key(0))))
+
+    @functools.cached_property
+    def timestep_shape(self) -> Timestep:
+        """Shapes and dtypes of what a pool returns."""
+        batch = (self.num_envs,)
+        return Timestep(
+            observation=jax.tree.map(lambda x: jax.ShapeDtypeStruct(batch + x.shape, x.dtype), self.spec.observation),
+            reward=jax.ShapeDtypeStruct(batch, jnp.float32),
+            discount=jax.ShapeDtypeStruct(batch, jnp.float32),
+            first=jax.ShapeDtypeStruct(batch, jnp.bool_),
+        )
+
+    @functools.cached_property
+    def _acted_shape(self) -> tuple[jax.ShapeDtypeStruct, PyTree]:
+        """Shapes and dtypes of actions and of `Trajectory.behaviour`, of one step."""
+        carry = jax.eval_shape(lambda: self.agent.initial_carry(self.num_envs))
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.num_envs))
+        action, behaviour, _ = jax.eval_shape(self.agent.act, self.params_shape, self.timestep_shape, carry, keys)
+        return action, behaviour
+
+    def _empty_rollout(self, carry: PyTree, opening_reward: jax.Array, env_index: jax.Array) -> Trajectory:
+        """A trajectory of zeros that starts from `carry`, with a timestep of `opening_reward`."""
+        length, timestep = self.unroll_length, self.timestep_shape
+        action, behaviour = self._acted_shape
+
+        def zeros(rows: int, tree: PyTree) -> PyTree:
+            return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), tree)
+
+        return Trajectory(
+            observation=zeros(length + 1, timestep.observation),
+            first=zeros(length + 1, timestep.first),
+            action=zeros(length, action),
+            reward=zeros(length, timestep.reward),
+            discount=zeros(length, timestep.discount),
+            behaviour=zeros(length, behaviour),
+            carry=carry,
+            opening_reward=opening_reward,
+            env_index=env_index,
+            params_version=jnp.zeros((length, self.num_envs), jnp.int32),
+        )
+
+
+@struct.dataclass(kw_only=True)
+class EnvironmentsState:
+    """What acting in `B` JAX environments goes on from.
+
+    Attributes:
+        environment: the environments' own state.
+        timestep: the newest, not yet acted on.
+        carry: the network's state before it.
+        returns: [B] float32; rewards of the episodes under way.
+        lengths: [B] int32; their steps, which end at the largest number that there is.
+    """
+
+    environment: PyTree
+    timestep: Timestep
+    carry: PyTree
+    returns: jax.Array
+    lengths: jax.Array
+
+
+@struct.dataclass(kw_only=True)
+class EndedEpisodes:
+    """Episodes by the row after which they ended.
+
+    Attributes:
+        returns: [T, B] float32; undiscounted.
+        lengths: [T, B] int32; in env steps, 0 where no episode ended.
+    """
+
+    returns: jax.Array
+    lengths: jax.Array
+
+
+_Loop = tuple[ActingState, EnvironmentsState]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InGraphUnroller:
+    """Pure functions that act in JAX environments for a whole unroll.
+
+    Attributes:
+        unroller: writes the rollouts.
+        environment: is acted in.
+        in_loop: whether the steps are a loop of the compiled program; if not, each is compiled on its own.
+    """
+
+    unroller: Unroller
+    environment: JaxEnvironment
+    in_loop: bool
+
+    def init(self, seed: int, env_indices: jax.Array) -> EnvironmentsState:
+        """Opens the environments.
+
+        Args:
+            seed: of the run.
+            env_indices: [B] uint32; which of the whole job's environments these are.
+        """
+        keys = step_keys(env_keys(seed, ENVIRONMENT, env_indices), jnp.zeros((), jnp.int32))
+        state, timestep = self.environment.init(keys)
+        num_envs = self.unroller.num_envs
+        return EnvironmentsState(
+            environment=state,
+            timestep=timestep,
+            carry=self.unroller.agent.initial_carry(num_envs),
+            returns=jnp.zeros(num_envs, jnp.float32),
+            lengths=jnp.zeros(num_envs, jnp.int32),
+        )
+
+    def unroll(
+        self, seed: int, env_indices: jax.Array, params: PyTree, version: jax.Array, state: EnvironmentsState
+    ) -> tuple[Trajectory, EndedEpisodes, EnvironmentsState]:
+        """Acts for T steps.
+
+        Args:
+            seed: of the run.
+            env_indices: [B] uint32, as for `init`.
+            params: what `Agent.actor_params` returned.
+            version: [] int32, the learner step of `params`: the unrolls made before.
+            state: where the environments stand.
+
+        Returns:
+            The trajectory, the episodes that ended in it, and where the environments stand then.
+        """
+        length = self.unroller.unroll_length
+        era, _ = self.unroller.era(version)
+        keys = era_keys(env_keys(seed, ENVIRONMENT, env_indices), era)
+        start = self.unroller.begin(seed, env_indices, version, state.carry, state.timestep.reward)
+
+        def step(loop: _Loop, _: None) -> tuple[_Loop, EndedEpisodes]:
+            acting, envs = loop
+            action, acting = self.unroller.act(params, version, acting, envs.timestep)
+            inner, timestep = self.environment.step(step_keys(keys, acting.step), envs.environment, action)
+            envs, ended = _count_episodes(dataclasses.replace(envs, environment=inner, timestep=timestep))
+            return (acting, envs), ended
+
+        (acting, envs), ended = (jax.lax.scan if self.in_loop else _scan_unrolled)(step, (start, state), length=length)
+        trajectory, _ = self.unroller.finish(acting, envs.timestep)
+        return trajectory, ended, dataclasses.replace(envs, carry=acting.carry)
+
+
+def env_keys(seed: int, purpose: int, env_indices: jax.Array) -> jax.Array:
+    """[B] typed PRNG keys, one for each environment of the job, of one purpose."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(purpose_key(seed, purpose), env_indices)
+
+
+def _count_episodes(state: EnvironmentsState) -> tuple[EnvironmentsState, EndedEpisodes]:
+    """Counts the newest timestep in, and reads out the episodes [B] that it shows to have ended.
+
+    A termination is known at once; a truncation shows only in the reset row after it.
+    """
+    timestep = state.timestep
+    returns = state.returns + jnp.where(timestep.first, 0.0, timestep.reward)
+    lengths = state.lengths + (~timestep.first & (state.lengths < jnp.iinfo(jnp.int32).max))
+    ends = timestep.first | (timestep.discount == 0)
+    ended = EndedEpisodes(returns=returns, lengths=jnp.where(ends, lengths, 0))
+    state = dataclasses.replace(state, returns=jnp.where(ends, 0.0, returns), lengths=jnp.where(ends, 0, lengths))
+    return state, ended
+
+
+def _scan_unrolled(
+    step: Callable[[_Loop, None], tuple[_Loop, EndedEpisodes]], loop: _Loop, *, length: int
+) -> tuple[_Loop, EndedEpisodes]:
+    """`jax.lax.scan` without a loop in the compiled program."""
+    rows = []
+    for _ in range(length):
+        loop, row = step(loop, None)
+        rows.append(row)
+    return loop, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+
+def _write_timestep(rollout: Trajectory, row: jax.Array, timestep: Timestep) -> Trajectory:
+    """Observation and `first` go into `row`; reward and discount are the result of the action of the row before.
+
+    In row 0 they belong to the trajectory before and are written here too, to be overwritten in row 1.
+    """
+    before = jnp.maximum(row - 1, 0)
+    return dataclasses.replace(
+        rollout,
+        observation=_write_row(rollout.observation, row, timestep.observation),
+        first=_write_row(rollout.first, row, timestep.first),
+        reward=_write_row(rollout.reward, before, timestep.reward),
+        discount=_write_row(rollout.discount, before, timestep.discount),
+    )
+
+
+def _write_row(buffers: PyTree, row: jax.Array, tree: PyTree) -> PyTree:
+    """Overwrites a row, which must be one that the buffers have: `.at[row].set` would read it first to see to that."""
+
+    def write(buffer: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(buffer, x, row, axis=0)
+
+    return jax.tree.map(write, buffers, tree)

@@ -1,4 +1,0 @@
-"""Gymnasium environments, made and stepped where no JAX is: worker processes import this folder and nothing else.
-
-`podrl/envs/gymnasium.py` and `podrl/envs/ale.py` are the sources that speak of them in podrl's terms.
-"""

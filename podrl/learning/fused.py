@@ -1,0 +1,274 @@
+"""Acting, environments and learning fused into one jitted, donated program over the whole mesh.
+
+Every device has its share of the environments and acts in it with a whole copy of the parameters: nothing crosses
+between devices there. The update is the one of `podrl.learning.learner`, in the global view. One call makes several
+updates, as many as the caller wants, up to a bound; so the host is asked for nothing in between.
+
+Source: the Anakin architecture of Hessel et al. 2021, arXiv:2104.06272.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+from absl import logging
+from flax import struct
+import jax
+from jax import numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+
+from podrl.agents.parts.nonfinite import skip_nonfinite
+from podrl.config.config import Config
+from podrl.envs.source import JaxEnvironment
+from podrl.experience.layout import make_layout, runs_in_loops
+from podrl.experience.unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller, Unroller
+from podrl.learning.learner import Learner
+from podrl.learning.update_cost import UpdateMemory, collective_bytes, update_memory
+from podrl.mesh import ShardingRule, Topology, replicated
+from podrl.ops.keys import LEARN, purpose_key
+from podrl.types import Agent, EnvSpec, FusedState, LearnerState, Metrics, PyTree, Trajectory
+
+_SPLIT = PartitionSpec("data")
+_SPLIT_ROWS = PartitionSpec(None, "data")
+
+
+@struct.dataclass(kw_only=True)
+class Report:
+    """What a call did, on the devices; `K` is the bound on its updates, and rows behind the last update are zeros.
+
+    Attributes:
+        metrics: [K] of each update.
+        fingerprint: [2, 2] uint32; of the last update, as `Learner.fingerprint` gives it.
+        episodes: [K, T, B]; those that ended.
+    """
+
+    metrics: Metrics
+    fingerprint: jax.Array
+    episodes: EndedEpisodes
+
+
+class FusedLearner:
+    """The compiled program of one agent and its environments on one mesh.
+
+    Attributes:
+        learner: whose update it makes.
+        max_updates: K, the most that one call makes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        agent: Agent,
+        environment: JaxEnvironment,
+        spec: EnvSpec,
+        topology: Topology,
+        rules: Sequence[ShardingRule] = (),
+        *,
+        in_loop: bool | None = None,
+    ):
+        """Lays out the state; compiles nothing yet.
+
+        Args:
+            config: of the whole run.
+            agent: the algorithm.
+            environment: what it acts in.
+            spec: of one environment.
+            topology: whose learner mesh does all.
+            rules: layout of wide parameters.
+            in_loop: whether steps and updates are loops of the program; None for what suits the devices, which may be
+                others where devices stand for those that it is planned for.
+
+        Raises:
+            ConfigError: if the environments or parameters do not divide over the devices.
+        """
+        make_layout(config, topology)
+        self._config, self._agent, self._mesh = config, agent, topology.learner
+        self._in_loop = in_loop = runs_in_loops(config, topology) if in_loop is None else in_loop
+        self.max_updates = config.topology.updates_per_call if in_loop else 1
+        self.learner = Learner(
+            skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent, self._mesh, rules, max_lag=0
+        )
+        num_envs = config.actors.num_envs // self._mesh.shape["data"]
+        unroller = Unroller(agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=num_envs)
+        self._acting = InGraphUnroller(unroller=unroller, environment=environment, in_loop=in_loop)
+        _check_timestep(self._acting)
+        self._state_shape: FusedState = jax.eval_shape(self._make_state, jax.random.key(0))
+        self.state_sharding = self._shardings()
+        self._init: Callable[..., Any] = jax.jit(self._make_state, out_shardings=self.state_sharding)
+        whole: Any = replicated(self._mesh)  # Each stands for all leaves below it.
+        split: Any = NamedSharding(self._mesh, PartitionSpec(None, None, "data"))
+        report = Report(metrics=whole, fingerprint=whole, episodes=split)
+        self._run: Any = jax.jit(self._make_updates, donate_argnums=0, out_shardings=(self.state_sharding, report))
+
+    @property
+    def state_shape(self) -> FusedState:
+        """Shapes, dtypes and shardings of the state."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            self._state_shape,
+            self.state_sharding,
+        )
+
+    def init(self, seed: int) -> FusedState:
+        """A fresh state, with environments just opened, each leaf created on the devices where it lives."""
+        return self._init(purpose_key(seed, LEARN))
+
+    def compile(self) -> jax.stages.Compiled:
+        """Compiles ahead of time; `run` uses it from now on."""
+        self._run = compiled = self.trace().lower().compile()
+        return compiled
+
+    def trace(self) -> jax.stages.Traced:
+        """The whole as a program that is yet to be compiled."""
+        num = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self._mesh))
+        return self._run.trace(self.state_shape, num)
+
+    def run(self, state: FusedState, num_updates: int) -> tuple[FusedState, Report]:
+        """Makes updates, without waiting for them.
+
+        Args:
+            state: consumed.
+            num_updates: 1 to `max_updates`.
+
+        Raises:
+            ValueError: if they are more or fewer.
+        """
+        if not 1 <= num_updates <= self.max_updates:
+            raise ValueError(f"Found num_updates={num_updates}; expected 1 to {self.max_updates}.")
+        # `device_put` would wait for the other processes here, to see that all have the same number.
+        number = np.asarray(num_updates, np.int32)
+        return self._run(state, jax.make_array_from_callback((), replicated(self._mesh), lambda _: number))
+
+    def actor_params(self, state: FusedState) -> PyTree:
+        """What acting takes, as a copy that survives the next call, whole on every device."""
+        return self.learner.actor_params(state.learner)
+
+    def _make_state(self, key: jax.Array) -> FusedState:
+        learner, open_environments = self._agent.init(key), self._on_shares(self._acting.init, (), _SPLIT)
+        return _join(learner, open_environments())
+
+    def _make_updates(self, state: FusedState, num_updates: jax.Array) -> tuple[FusedState, Report]:
+        shapes = jax.eval_shape(self._make_update, state)[1]
+        empty = Report(
+            metrics=jax.tree.map(self._rows, shapes.metrics),
+            fingerprint=jnp.zeros((2, 2), jnp.uint32),
+            episodes=jax.tree.map(self._rows, shapes.episodes),
+        )
+
+        def make_one(index: jax.Array, loop: tuple[FusedState, Report]) -> tuple[FusedState, Report]:
+            state, report = loop
+            new_state, update = self._make_update(state)
+            fingerprint = jax.lax.cond(
+                index == num_updates - 1,
+                lambda: self.learner.fingerprint(new_state.learner, (update.trajectory,)),
+                lambda: report.fingerprint,
+            )
+            write = functools.partial(jax.lax.dynamic_update_index_in_dim, index=index, axis=0)
+            return new_state, Report(
+                metrics=jax.tree.map(write, report.metrics, update.metrics),
+                fingerprint=fingerprint,
+                episodes=jax.tree.map(write, report.episodes, update.episodes),
+            )
+
+        if not self._in_loop:
+            return make_one(jnp.zeros((), jnp.int32), (state, empty))
+        return jax.lax.fori_loop(0, num_updates, make_one, (state, empty))
+
+    def _make_update(self, state: FusedState) -> tuple[FusedState, "_Update"]:
+        """Acts for one unroll, and learns from it."""
+        specs = self._acting.unroller.state_shape.rollout.map(lambda _: _SPLIT_ROWS, lambda _: _SPLIT)
+        unroll = self._on_shares(
+            self._acting.unroll, (PartitionSpec(), PartitionSpec(), _SPLIT), (specs, _SPLIT_ROWS, _SPLIT)
+        )
+        params = self.learner.actor_params(state.learner)
+        trajectory, episodes, environments = unroll(params, state.step, state.environments)
+        learner, metrics = self.learner.update(state.learner, (trajectory,))
+        return _join(learner, environments), _Update(trajectory=trajectory, metrics=metrics, episodes=episodes)
+
+    def _on_shares(self, function: Callable[..., Any], in_specs: tuple, out_specs: PyTree) -> Callable[..., Any]:
+        """A method (seed, env_indices, ...) of the unroller, called by each device for its environments."""
+        local = jax.shard_map(
+            functools.partial(function, self._config.seed),
+            mesh=self._mesh,
+            in_specs=(_SPLIT, *in_specs),
+            out_specs=out_specs,
+            check_vma=False,  # A loop's first state is the same everywhere, its next is each device's own.
+        )
+        return functools.partial(local, jnp.arange(self._config.actors.num_envs, dtype=jnp.uint32))
+
+    def _shardings(self) -> FusedState:
+        split = NamedSharding(self._mesh, _SPLIT)
+        environments = jax.tree.map(lambda _: split, self._state_shape.environments)
+        return _join(self.learner.state_sharding, environments)
+
+    def _rows(self, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        """Zeros for each update of a call."""
+        return jnp.zeros((self.max_updates, *shape.shape), shape.dtype)
+
+
+@struct.dataclass(kw_only=True)
+class _Update:
+    """One update: what it learned from, and what there is to tell of it."""
+
+    trajectory: Trajectory
+    metrics: Metrics
+    episodes: EndedEpisodes
+
+
+def _join(learner: LearnerState, environments: EnvironmentsState) -> FusedState:
+    fields = {field.name: getattr(learner, field.name) for field in dataclasses.fields(LearnerState)}
+    return FusedState(**fields, environments=environments)
+
+
+def _check_timestep(acting: InGraphUnroller) -> None:
+    """Raises ValueError unless the environment returns what its spec describes."""
+    unroller, indices = acting.unroller, jnp.arange(acting.unroller.num_envs, dtype=jnp.uint32)
+    found = jax.eval_shape(lambda: acting.init(0, indices)).timestep
+    expected = unroller.timestep_shape
+    if jax.tree.map(_shape, found) != jax.tree.map(_shape, expected):
+        raise ValueError(
+            f"The JAX environment {unroller.spec.id} returns {found}; expected {expected}, as its source's make_spec "
+            "describes it, with float32 reward and discount, and bool first."
+        )
+
+
+def _shape(leaf: jax.ShapeDtypeStruct) -> str:
+    return f"{leaf.dtype}{leaf.shape}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FusedPrograms:
+    """The compiled program of a run, and what it takes.
+
+    Attributes:
+        learner: does all.
+        memory: what a call takes on each device; None where the backend does not tell.
+        traffic: bytes that cross between devices in an update, by kind of collective.
+    """
+
+    learner: FusedLearner
+    memory: UpdateMemory | None
+    traffic: Mapping[str, int]
+
+
+def compile_fused(
+    config: Config,
+    agent: Agent,
+    environment: JaxEnvironment,
+    spec: EnvSpec,
+    topology: Topology,
+    rules: Sequence[ShardingRule] = (),
+) -> FusedPrograms:
+    """Compiles ahead of time, so that compile time is known and no timeout has to allow for it.
+
+    Raises:
+        ConfigError: if the environments or parameters do not divide over the devices.
+    """
+    learner = FusedLearner(config, agent, environment, spec, topology, rules)
+    compiled = learner.compile()
+    memory = update_memory(compiled, learner.state_shape)
+    if rules and memory is not None:
+        logging.info("A call on each of %d devices: %s.", topology.learner.size, memory.describe())
+    return FusedPrograms(learner=learner, memory=memory, traffic=collective_bytes(compiled))

@@ -1,0 +1,162 @@
+"""The learner: parameters born sharded, and one jitted, donated update.
+
+The update is written in the global view: the compiler splits it over the learner mesh's `data` axis and adds the
+reductions of gradients and metrics. Rollouts arrive as one array per actor pool; they are joined *per device*, inside
+the compiled update, so joining moves nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from podrl.mesh import ShardingRule, replicated, trajectory_sharding, tree_sharding
+from podrl.ops.fingerprint import fingerprint
+from podrl.ops.keys import LEARN, purpose_key
+from podrl.types import Agent, LearnerState, Metrics, PyTree, Trajectory
+
+
+class Learner:
+    """Compiled programs of one agent on one learner mesh.
+
+    Attributes:
+        state_sharding: shardings of the `LearnerState`.
+    """
+
+    def __init__(self, agent: Agent, mesh: Mesh, rules: Sequence[ShardingRule] = (), max_lag: int = 1):
+        """Lays out the state; compiles nothing yet.
+
+        Args:
+            agent: the algorithm.
+            mesh: the learner's devices.
+            rules: layout of wide parameters.
+            max_lag: largest policy lag that occurs, in updates; each from 0 on has a metric `lag/<n>`.
+
+        Raises:
+            ConfigError: if `rules` do not fit the parameters.
+        """
+        self._agent = agent
+        self._mesh = mesh
+        self._max_lag = max_lag
+        self._state_shape = jax.eval_shape(agent.init, jax.random.key(0))
+        self.state_sharding = tree_sharding(mesh, self._state_shape, rules)
+        self._init: Callable[..., Any] = jax.jit(agent.init, out_shardings=self.state_sharding)
+        self._update: Any = jax.jit(
+            self._join_and_update, donate_argnums=0, out_shardings=(self.state_sharding, replicated(mesh))
+        )
+        self._actor_params: Callable[..., Any] = jax.jit(self._copy_actor_params, out_shardings=replicated(mesh))
+        self._fingerprint: Callable[..., Any] = jax.jit(self._hash, out_shardings=replicated(mesh))
+
+    def init(self, seed: int) -> LearnerState:
+        """A fresh state, each leaf created on the devices where it lives."""
+        return self._init(purpose_key(seed, LEARN))
+
+    def compile_init(self) -> jax.stages.Compiled:
+        """Compiles the making of a fresh state ahead of time, for inspection; `init` uses it from now on."""
+        self._init = compiled = _compile(self._init, jax.eval_shape(jax.random.key, 0))
+        return compiled
+
+    @property
+    def state_shape(self) -> LearnerState:
+        """Shapes, dtypes and shardings of the state."""
+        return jax.tree.map(_with_sharding, self._state_shape, self.state_sharding)
+
+    def compile(self, rollouts: Sequence[Trajectory]) -> jax.stages.Compiled:
+        """Compiles the update ahead of time.
+
+        Args:
+            rollouts: shapes (`jax.ShapeDtypeStruct`) of the global rollouts that one update joins.
+
+        Returns:
+            The compiled update, for inspection; `update` uses it from now on.
+        """
+        rollouts, state = self._laid_out(rollouts), self.state_shape
+        compiled = self.trace(rollouts).lower().compile()
+        self._update = compiled
+        self._actor_params = _compile(self._actor_params, state)
+        self._fingerprint = _compile(self._fingerprint, state.params, rollouts)
+        return compiled
+
+    def trace(self, rollouts: Sequence[Trajectory]) -> jax.stages.Traced:
+        """The update as a program that is yet to be compiled, for shapes as `compile` takes them."""
+        return self._update.trace(self.state_shape, self._laid_out(rollouts))
+
+    def update(self, state: LearnerState, rollouts: Sequence[Trajectory]) -> tuple[LearnerState, Metrics]:
+        """One learner step on the rollouts of all actor pools, joined in their order. Consumes `state`."""
+        return self._update(state, tuple(rollouts))
+
+    def actor_params(self, state: LearnerState) -> PyTree:
+        """What actors need, as a copy that survives the next update, whole on every learner device."""
+        return self._actor_params(state)
+
+    def fingerprint(self, state: LearnerState, rollouts: Sequence[Trajectory]) -> jax.Array:
+        """What an update made of what: see `podrl.ops.fingerprint`.
+
+        Args:
+            state: after the update.
+            rollouts: that it learned from.
+
+        Returns:
+            [2, 2] uint32: of the parameters, and of the batch.
+        """
+        return self._fingerprint(state.params, tuple(rollouts))
+
+    def _laid_out(self, rollouts: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
+        """The same shapes, split over the learner's devices."""
+        return tuple(
+            jax.tree.map(_with_sharding, shapes, trajectory_sharding(self._mesh, shapes)) for shapes in rollouts
+        )
+
+    def _join_and_update(self, state: LearnerState, rollouts: tuple[Trajectory, ...]) -> tuple[LearnerState, Metrics]:
+        trajectory = join_environments(self._mesh, rollouts)
+        new_state, metrics = self._agent.update(state, trajectory)
+        transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
+        lags = lag_metrics(state.step - trajectory.params_version, self._max_lag)
+        return new_state, {**metrics, **lags, "data/transitions": transitions}
+
+    def _hash(self, params: PyTree, rollouts: tuple[Trajectory, ...]) -> jax.Array:
+        return jnp.stack([fingerprint(params), fingerprint(rollouts)])
+
+    def _copy_actor_params(self, state: LearnerState) -> PyTree:
+        return jax.tree.map(jnp.copy, self._agent.actor_params(state))
+
+
+def join_environments(mesh: Mesh, rollouts: tuple[Trajectory, ...]) -> Trajectory:
+    """Joins rollouts along their environments, each device its own shards: no data moves between devices."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    specs = jax.tree.map(lambda sharding: sharding.spec, trajectory_sharding(mesh, rollouts[0]))
+
+    def join(*local: Trajectory) -> Trajectory:
+        return jax.tree.map(lambda spec, *xs: jnp.concatenate(xs, axis=len(spec) - 1), specs, *local, is_leaf=_is_spec)
+
+    return jax.shard_map(join, mesh=mesh, in_specs=(specs,) * len(rollouts), out_specs=specs)(*rollouts)
+
+
+def lag_metrics(lag: jax.Array, max_lag: int) -> Metrics:
+    """How old the policies were that made a batch.
+
+    Args:
+        lag: [T, B] int32 updates between the parameters that acted and those that learn.
+        max_lag: largest that occurs.
+
+    Returns:
+        Mean and largest lag, and as `lag/<n>` the fraction of the batch's steps with each lag from 0 to `max_lag`.
+    """
+    shares = {f"lag/{n}": jnp.mean(lag == n, dtype=jnp.float32) for n in range(max_lag + 1)}
+    updates = lag.astype(jnp.float32)
+    return {"lag/mean": jnp.mean(updates), "lag/max": jnp.max(updates), **shares}
+
+
+def _compile(function: Any, *shapes: PyTree) -> jax.stages.Compiled:
+    return function.lower(*shapes).compile()
+
+
+def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _is_spec(node: object) -> bool:
+    return isinstance(node, PartitionSpec)

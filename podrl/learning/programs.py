@@ -1,0 +1,72 @@
+"""All compiled programs of a run, made ahead of time: compile time is known, and no timeout has to allow for it."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+from absl import logging
+import jax
+from jax.sharding import Mesh
+
+from podrl.agents.parts.nonfinite import skip_nonfinite
+from podrl.config.config import Config
+from podrl.experience.layout import Layout, global_shape, make_layout
+from podrl.experience.programs import ActingPrograms, compile_acting, make_unroller
+from podrl.experience.schedule import make_schedule
+from podrl.experience.unroll import Unroller
+from podrl.learning.learner import Learner
+from podrl.learning.update_cost import UpdateMemory, collective_bytes, update_memory
+from podrl.mesh import ShardingRule, Topology
+from podrl.types import Agent, EnvSpec, Trajectory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Programs:
+    """All compiled programs of a run.
+
+    Attributes:
+        learner: the learner's.
+        acting: those of each of this process's actor devices.
+        memory: what the update takes on each learner device; None where the backend does not tell.
+        traffic: bytes that cross between learner devices in an update, by kind of collective.
+    """
+
+    learner: Learner
+    acting: dict[jax.Device, ActingPrograms]
+    memory: UpdateMemory | None
+    traffic: Mapping[str, int]
+
+
+def make_learner(config: Config, agent: Agent, mesh: Mesh, rules: Sequence[ShardingRule] = ()) -> Learner:
+    """What learns in a run, on the learner's devices.
+
+    Raises:
+        ConfigError: if `rules` do not fit the parameters.
+    """
+    guarded = skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent
+    return Learner(guarded, mesh, rules, max_lag=make_schedule(config).max_lag)
+
+
+def rollout_shapes(unroller: Unroller, layout: Layout) -> list[Trajectory]:
+    """Shapes of the global rollouts that one update joins."""
+    rollout = global_shape(unroller.state_shape.rollout, layout.num_processes)
+    return [rollout] * (layout.num_actors * layout.pools_per_actor)
+
+
+def compile_programs(
+    config: Config, agent: Agent, spec: EnvSpec, topology: Topology, rules: Sequence[ShardingRule] = ()
+) -> Programs:
+    """Compiles acting and learning ahead of time, before any environment exists.
+
+    Raises:
+        ConfigError: if the environments or parameters do not divide over the devices.
+    """
+    layout = make_layout(config, topology)
+    unroller = make_unroller(config, agent, spec, layout)
+    learner = make_learner(config, agent, topology.learner, rules)
+    update = learner.compile(rollout_shapes(unroller, layout))
+    memory = update_memory(update, learner.state_shape)
+    if rules and memory is not None:
+        logging.info("An update on each of %d learner devices: %s.", topology.learner.size, memory.describe())
+    devices = topology.local_actor_devices
+    acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
+    return Programs(learner=learner, acting=acting, memory=memory, traffic=collective_bytes(update))

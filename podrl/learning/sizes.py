@@ -1,0 +1,116 @@
+"""What a config needs of memory at the least, reckoned before any of it is taken.
+
+The numbers are lower bounds from shapes: experience that is made and learned from at the same time, activations that
+the gradient needs, parameters, gradients, the optimizer's state and the actors' copies. What fits here may still not
+fit when it is compiled; what does not, cannot.
+"""
+
+from collections.abc import Mapping, Sequence
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from podrl.config.config import Config, ConfigError, check
+from podrl.config.units import describe_bytes
+from podrl.experience.schedule import max_lag
+from podrl.learning.update_cost import shard_bytes
+from podrl.mesh import Topology
+from podrl.ops.distributions import make_distribution
+from podrl.runtime.container_limits import GROUPS, memory_limit
+from podrl.types import EnvSpec, LearnerState
+
+_STATE = "parameters, gradients and optimizer"
+_MOST_FRAMES = 1024
+_SCALARS = 17  # Bytes of a step's reward, discount, first, version and behaviour's value.
+
+
+def check_experience(config: Config, spec: EnvSpec, topology: Topology) -> None:
+    """Raises `ConfigError` if the experience of a run cannot fit the memory of this process's devices.
+
+    Or if it is stacked of more frames than a compiler takes, to which each is a few operations.
+    """
+    _check(config, topology, _experience(config, spec, topology))
+    check(
+        config.network.frame_stack <= _MOST_FRAMES,
+        f"network.frame_stack={config.network.frame_stack} is more than {_MOST_FRAMES} frames, which no program is "
+        "compiled for in reasonable time.",
+    )
+
+
+def check_state(config: Config, spec: EnvSpec, topology: Topology, state_shape: LearnerState) -> None:
+    """Raises `ConfigError` if experience and state together cannot fit the memory of this process's devices.
+
+    Args:
+        config: of the run.
+        spec: of its environment.
+        topology: its devices.
+        state_shape: shapes of the learner's state, with shardings.
+    """
+    copies = 1 + max_lag(config)  # The gradient is as large as the parameters, and so is each version that acts.
+    params = sum(map(shard_bytes, jax.tree.leaves(state_shape.params)))
+    state = params + sum(map(shard_bytes, jax.tree.leaves(state_shape.opt_state)))
+    _check(config, topology, _experience(config, spec, topology) | {_STATE: state + copies * params})
+
+
+def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, int]:
+    """Bytes on each learner device, by what they are for."""
+    num_envs, length, frames = config.actors.num_envs, config.actors.unroll_length, config.network.frame_stack
+    frame = sum(map(_bytes, jax.tree.leaves(spec.observation)))
+    policy = 4 * make_distribution(config.network, spec.actions).num_params
+    row = frame + _bytes(spec.actions.struct) + policy + _SCALARS
+    shares = topology.learner.shape["data"]
+    batch = -(-num_envs // shares) * ((length + 1) * row + (frames - 1) * frame)
+    learned = num_envs * length // (shares * math.prod(config.minibatch_grid) * max(1, config.agent.micro_batches))
+    wide = sum(config.network.hidden_sizes) * (1 + config.network.separate_value)
+    itemsize = 2 if config.network.compute_dtype == "bfloat16" else 4
+    is_mlp = config.network.encoder == "mlp"  # Others learn in parts of their own choice.
+    stacks = (learned if is_mlp else length // config.minibatch_grid[1] or 1) * frame * frames
+    return {
+        "experience": batch * (1 + max_lag(config)),
+        "stacks of frames": stacks if frames > 1 else 0,
+        "activations": learned * wide * itemsize if is_mlp else 0,
+    }
+
+
+def _check(config: Config, topology: Topology, needs: Mapping[str, int]) -> None:
+    """Raises `ConfigError` if a learner device, or a host with all of its, has less than the sum of its needs."""
+    devices = list(topology.local_learner.devices.flat)
+    there, where = _memory(devices)
+    count = len(devices) if devices[0].platform == "cpu" else 1
+    total = count * sum(needs.values())
+    if there is None or total <= there:
+        return
+    parts = ", ".join(f"{name} {describe_bytes(count * size)}" for name, size in needs.items() if size)
+    actors, network = config.actors, config.network
+    size = f"hidden_sizes={network.hidden_sizes}" if network.encoder == "mlp" else f"width={network.width}"
+    size += f", network.core_size={network.core_size}" if network.core != "none" else ""
+    raise ConfigError(
+        f"This config needs {describe_bytes(total)} of memory at least, and {where} {describe_bytes(there)} ({parts}). "
+        f"Lower actors.num_envs={actors.num_envs}, actors.unroll_length={actors.unroll_length}, "
+        f"network.frame_stack={network.frame_stack} or network.{size}, or another key that makes the largest part."
+    )
+
+
+def _memory(devices: Sequence[jax.Device]) -> tuple[int | None, str]:
+    """Bytes that there are, and a text that says where."""
+    if devices[0].platform == "cpu":
+        return host_memory_bytes(), "this machine has"
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    known = [limit for limit in limits if limit]
+    return min(known, default=None), f"a {devices[0].device_kind} has"
+
+
+def host_memory_bytes(groups: Path = GROUPS) -> int:
+    """Memory of this machine, or what its scheduler or container leaves this process, if that is less.
+
+    Args:
+        groups: where the kernel tells of control groups.
+    """
+    return int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), memory_limit(groups)))
+
+
+def _bytes(struct: Any) -> int:
+    return math.prod(struct.shape) * struct.dtype.itemsize

@@ -1,0 +1,1 @@
+"""The run loops, one file each, and what they share."""

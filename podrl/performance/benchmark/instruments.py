@@ -1,0 +1,235 @@
+"""The benchmark's instruments: wall clock and CPU clock, peak memory, and the machine's facts and yardsticks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import importlib.metadata
+import itertools
+import os
+from pathlib import Path
+import resource
+import statistics
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from podrl.runtime.machine import available_cores, busy_core_seconds
+from podrl.runtime.software import LIBRARIES
+
+_YARDSTICK_S = 0.5
+_MATMUL_SIZES = (2048, 4096)
+QUIET_LOAD = 0.25  # of a core, by the load average: from here on other work disturbs what is measured
+_COPY_BYTES = 256 * 2**20  # Larger than caches.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One repeat of one stage.
+
+    Attributes:
+        env_steps: agent decisions that passed through the stage.
+        wall_s: seconds it took.
+        core_s: CPU seconds of all threads of this process; those that spin while they wait count as busy.
+        others_s: core-seconds that others had of this process's cores (`podrl.runtime.machine.busy_core_seconds`).
+    """
+
+    env_steps: int
+    wall_s: float
+    core_s: float
+    others_s: float = 0.0
+
+    @property
+    def env_steps_per_second(self) -> float:
+        """The stage's rate."""
+        return self.env_steps / self.wall_s
+
+    @property
+    def core_seconds_per_env_step(self) -> float:
+        """What one step costs the host, whoever waits for it."""
+        return self.core_s / self.env_steps
+
+    @property
+    def others_cores(self) -> float:
+        """How many cores others had on average."""
+        return self.others_s / self.wall_s
+
+
+class Clocks(NamedTuple):
+    """Wall clock, the CPU clock of this process and that of its cores, read at the same time."""
+
+    wall_s: float
+    core_s: float
+    busy_s: float
+
+    @classmethod
+    def now(cls) -> "Clocks":
+        """Reads all."""
+        return cls(time.perf_counter(), time.process_time(), busy_core_seconds())
+
+    def sample(self, env_steps: int, end: "Clocks") -> Sample:
+        """What happened between this reading and the one at the end."""
+        return Sample(
+            env_steps=env_steps,
+            wall_s=end.wall_s - self.wall_s,
+            core_s=end.core_s - self.core_s,
+            others_s=self.others_s(end),
+        )
+
+    def others_s(self, end: "Clocks") -> float:
+        """Core-seconds until `end` that others had of this process's cores."""
+        return max(0.0, end.busy_s - self.busy_s - (end.core_s - self.core_s))
+
+
+def time_threads(work: Callable[[int, Iterator[int]], int], num_threads: int, seconds: float) -> Sample:
+    """Times what threads do at the same time.
+
+    Args:
+        work: (thread, turns) -> env_steps; `turns` counts 1, 2, ... until the time is over.
+        num_threads: that run `work`.
+        seconds: to run for.
+    """
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="benchmark") as executor:
+        start = Clocks.now()
+        turns = [_turns(start.wall_s + seconds) for _ in range(num_threads)]
+        env_steps = sum(executor.map(work, range(num_threads), turns))
+        return start.sample(env_steps, Clocks.now())
+
+
+def _turns(end_s: float) -> Iterator[int]:
+    for turn in itertools.count(1):
+        yield turn
+        if time.perf_counter() >= end_s:
+            return
+
+
+def describe_machine() -> dict[str, Any]:
+    """What runs here, and with what; `load_average` is that of the last minute."""
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "device_kind": devices[0].device_kind,
+        "devices": len(devices),
+        "cores": available_cores(),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def peak_memory_bytes() -> dict[str, int | None]:
+    """Peaks so far: `process` is host memory, `device` the fullest device's; None where the backend does not count."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    accounts = [device.memory_stats() or {} for device in jax.devices()]
+    peaks = [account["peak_bytes_in_use"] for account in accounts if "peak_bytes_in_use" in account]
+    return {
+        "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "device": max(peaks, default=None),
+    }
+
+
+def process_age_s() -> float:
+    """Seconds since this process started; its CPU seconds, which for imports are close, where no `/proc` tells."""
+    stat = Path("/proc/self/stat")
+    if not (stat.exists() and hasattr(time, "CLOCK_BOOTTIME")):
+        return time.process_time()
+    after_name = stat.read_text().rpartition(")")[2].split()  # The program's name, in brackets, may hold spaces.
+    start_ticks = int(after_name[19])  # Field 22 of proc_pid_stat(5), in ticks since the machine's start.
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK")
+
+
+class Yardsticks:
+    """What the machine can do, measured in every repeat: it tells a slow program from a slow machine."""
+
+    def __init__(self) -> None:
+        """Compiles them."""
+        self._matmul_n, time_matmul = make_matmul()
+        self._timers = {"matmul_gflops": time_matmul, "copy_gigabytes_per_second": make_copy()}
+        self._rates: dict[str, list[float]] = {name: [] for name in self._timers}
+
+    def measure(self) -> None:
+        """Takes about a second."""
+        for name, time_yardstick in self._timers.items():
+            self._rates[name].append(time_yardstick())
+
+    def describe(self) -> dict[str, Any]:
+        """Median, min and max of each rate so far."""
+        return {"matmul_n": self._matmul_n} | {name: spread(rates) for name, rates in self._rates.items()}
+
+
+def make_matmul() -> tuple[int, Callable[[], float]]:
+    """The yardstick of arithmetic: float32 matrix products on the default device, at JAX's default precision.
+
+    Returns:
+        The size n of the [n, n] matrices, and a function that multiplies them for about half a second and returns the
+        rate in GFLOP/s.
+    """
+
+    def seconds(n: int, count: int) -> float:
+        matrix = jnp.full((n, n), 0.5, jnp.float32)
+        jax.block_until_ready(multiply(matrix, matrix))
+        start_s = time.perf_counter()
+        for _ in range(count):
+            product = multiply(matrix, matrix)
+        jax.block_until_ready(product)
+        return time.perf_counter() - start_s
+
+    multiply = jax.jit(jnp.matmul)
+    smallest, largest = _MATMUL_SIZES
+    fitting = smallest * (_YARDSTICK_S / seconds(smallest, 1)) ** (1 / 3)
+    n = int(np.clip(fitting, smallest, largest)) // 256 * 256
+    count = max(1, round(_YARDSTICK_S / seconds(n, 1)))
+    return n, lambda: 2 * n**3 * count / seconds(n, count) / 1e9
+
+
+def make_copy() -> Callable[[], float]:
+    """The yardstick of memory: x + 1 on a float32 array of the default device that no cache holds.
+
+    The array is donated, so that each pass reads and writes the same memory: in new memory a CPU would mostly wait for
+    the kernel to map it.
+
+    Returns:
+        A function that passes over the array for about half a second and returns bytes read and written, in GB/s.
+    """
+
+    def seconds(count: int) -> float:
+        array = jax.block_until_ready(add_one(jnp.zeros(_COPY_BYTES // 4, jnp.float32)))
+        start_s = time.perf_counter()
+        for _ in range(count):
+            array = add_one(array)
+        jax.block_until_ready(array)
+        return time.perf_counter() - start_s
+
+    add_one = jax.jit(lambda array: array + 1, donate_argnums=0)
+    seconds(1)
+    count = max(1, round(_YARDSTICK_S / max(seconds(1), 1e-4)))
+    return lambda: 2 * _COPY_BYTES * count / seconds(count) / 1e9
+
+
+class CallTime(NamedTuple):
+    """Seconds of a call: by the wall's clock, and of the cores that all threads of this process kept busy."""
+
+    wall_s: float
+    core_s: float
+
+
+def time_calls(call: Callable[[], Any], seconds: float) -> CallTime:
+    """How long a call takes on average.
+
+    Args:
+        call: returns when all is done; called once before, for what comes with the first time.
+        seconds: of the wall clock, to go on calling it for.
+    """
+    call()
+    turns, start_s, core_s = 0, time.perf_counter(), time.process_time()
+    while turns == 0 or time.perf_counter() < start_s + seconds:
+        call()
+        turns += 1
+    return CallTime((time.perf_counter() - start_s) / turns, (time.process_time() - core_s) / turns)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, min and max."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}

@@ -1,0 +1,172 @@
+"""What it costs to spread a run over several processes: the same job in one process and in more, in turns.
+
+Every job is the real command, started by the launcher, with the same global batch on the same number of devices, each
+of which acts and learns. So what differs is what processes add: reductions that cross their borders, and the launcher's
+division of the cores.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import dataclasses
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from etils import epath
+import jax
+
+from podrl.config.config import Config, check
+from podrl.config.user_modules import ROOT
+from podrl.experience.schedule import warm_up_updates
+from podrl.performance.benchmark.instruments import Yardsticks, describe_machine, spread
+from podrl.performance.benchmark.stages import make_parts
+from podrl.runs.records import Rows
+from podrl.runtime.temporary import temporary_folder
+from podrl.telemetry.rates import CLOCK_FIELDS, RATE_KEY, WALL_KEY, after_warm_up
+
+_LAUNCHER = ROOT / "tools/tpu_launch.py"
+_START_S = 900.0  # Longer than any job takes to its first updates.
+_END_S = 300.0  # And longer than any takes to end after SIGTERM.
+_POLL_S = 0.05
+_EVERY_UPDATES = 5  # A row, by which the updates are counted.
+
+
+def measure_jobs(
+    config: Config,
+    arguments: Sequence[str],
+    process_counts: Sequence[int],
+    *,
+    repeats: int,
+    seconds: float,
+    show_phase: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measures the same run in several numbers of processes, in turns.
+
+    Args:
+        config: of the run.
+        arguments: that name it on the command line: `--config` and overrides.
+        process_counts: to compare; each divides the largest, which is also the number of devices in all.
+        repeats: of each job.
+        seconds: that each job runs for, from its warm-up on.
+        show_phase: told what happens now.
+
+    Returns:
+        The report, ready for JSON: `jobs` by number of processes with their rates, and their ratio to the first one's
+        taken in each repeat; `traffic_bytes`, what crosses between devices in an update; `machine`.
+
+    Raises:
+        ConfigError: if the numbers do not divide, or this machine has accelerators.
+        RuntimeError: if a job fails; has its last line.
+    """
+    devices = max(process_counts)
+    for count in process_counts:
+        check(devices % count == 0, f"--processes: {count} does not divide {devices}, the number of devices in all.")
+    jax.config.update("jax_num_cpu_devices", devices)
+    machine = describe_machine()
+    check(
+        machine["platform"] == "cpu", f"--processes: found {machine['platform']} devices; it needs JAX_PLATFORMS=cpu."
+    )
+    show_phase("compiling")
+    topology = dataclasses.replace(config.topology, **_on_all(config, devices))
+    parts = make_parts(dataclasses.replace(config, topology=topology))
+    yardsticks = Yardsticks()
+    warm_up = warm_up_updates(parts.config)
+    rates: dict[int, list[float]] = {count: [] for count in process_counts}
+    for repeat in range(repeats):
+        for count in process_counts:
+            show_phase(f"repeat {repeat + 1} of {repeats}: {count} process(es)")
+            split = [f"--config.topology.{key}={value}" for key, value in _on_all(config, devices // count).items()]
+            rates[count].append(time_job([*arguments, *split], count, devices // count, seconds, warm_up=warm_up))
+        yardsticks.measure()
+    first = rates[process_counts[0]]
+    params = jax.tree.leaves(parts.programs.learner.state_shape.params)
+    return {
+        "config": {"name": config.name, "env": {"id": config.env.id}},
+        "repeats": repeats,
+        "seconds": seconds,
+        "machine": machine | yardsticks.describe(),
+        "devices": devices,
+        "jobs": {
+            count: {
+                "env_steps_per_second": spread(found),
+                "of_first": spread([rate / other for rate, other in zip(found, first, strict=True)]),
+            }
+            for count, found in rates.items()
+        },
+        "traffic_bytes": dict(parts.programs.traffic),
+        "parameter_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in params),
+        "env_steps_per_update": config.env_steps_per_update,
+    }
+
+
+def _on_all(config: Config, devices: int) -> dict[str, Any]:
+    """The keys of `topology` by which all of a process's devices act and learn."""
+    if config.topology.placement == "anakin":
+        return {}
+    return {"actor_devices_per_process": devices, "learner_devices_per_process": devices}
+
+
+def time_job(
+    arguments: Sequence[str], processes: int, devices_per_process: int, seconds: float, *, warm_up: int
+) -> float:
+    """Env steps per second of a job that runs for so long after its warm-up, by its own rows of metrics.
+
+    Args:
+        arguments: that name its config on the command line.
+        processes: of the job.
+        devices_per_process: of each.
+        seconds: to run for.
+        warm_up: updates at its beginning that do not count; see `podrl.experience.schedule.warm_up_updates`.
+
+    Raises:
+        RuntimeError: if the job fails; has its last line.
+    """
+    with temporary_folder("benchmark") as folder:
+        workdir = Path(folder) / "run"
+        command = [
+            *(sys.executable, str(_LAUNCHER), f"--local_processes={processes}"),
+            *(f"--devices_per_process={devices_per_process}", *arguments, f"--workdir={workdir}"),
+            *("--config.total_env_steps=2_000_000_000", f"--config.log.every_updates={_EVERY_UPDATES}"),
+            *("--config.checkpoint.every_updates=0", "--config.log.tensorboard=False"),
+        ]
+        log = Path(folder) / "log"
+        with log.open("w") as output:
+            # Not `study.job.run_job`, which runs code between fork and exec: here are JAX's threads, whose locks the
+            # fork would keep for ever.
+            job = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            _wait(job, log, lambda: bool(_rows(workdir, warm_up)), _START_S)
+            _wait(job, log, lambda: _seconds(_rows(workdir, warm_up)) > seconds, _START_S + seconds)
+            rows = _rows(workdir, warm_up)
+        finally:
+            job.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                job.wait(_END_S)
+            job.kill()
+            job.wait()
+    return (rows[-1]["env_steps"] - rows[0]["env_steps"]) / _seconds(rows)
+
+
+def _rows(workdir: Path, warm_up: int) -> list[Mapping[str, Any]]:
+    """The whole rows of updates after the warm-up."""
+    path = workdir / "metrics.jsonl"
+    rows = Rows(epath.Path(path)).fields("learner_steps", "env_steps", *CLOCK_FIELDS) if path.exists() else ()
+    return after_warm_up([row for row in rows if RATE_KEY in row], warm_up)
+
+
+def _seconds(rows: Sequence[Mapping[str, Any]]) -> float:
+    """From the first of these rows to the last."""
+    return float(rows[-1][WALL_KEY] - rows[0][WALL_KEY])
+
+
+def _wait(job: subprocess.Popen[bytes], log: Path, condition: Callable[[], bool], limit_s: float) -> None:
+    deadline_s = time.monotonic() + limit_s
+    while not condition():
+        if job.poll() is not None or time.monotonic() > deadline_s:
+            lines = log.read_text().splitlines() or ["It said nothing."]
+            errors = [line for line in lines if "rror" in line]
+            raise RuntimeError(f"A job of the benchmark ended, or made no updates in time: {(errors or lines)[-1]}")
+        time.sleep(_POLL_S)

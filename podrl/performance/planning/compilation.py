@@ -1,0 +1,310 @@
+"""podrl's own programs, compiled or counted for a slice, and what each of them costs.
+
+For a TPU slice the acting step and the update of `podrl.learning.programs`, or with `topology.placement='anakin'` the
+program of `podrl.learning.fused`, are compiled as a run would compile them, for devices that need not be there. For
+GPUs there is no compiler at hand: there the same programs are traced and their arithmetic counted.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from podrl.assembly import Assembly, assemble, make_agent
+from podrl.config.config import Config, check
+from podrl.envs.source import make_environment
+from podrl.experience.layout import Layout
+from podrl.experience.programs import make_unroller, trace_act
+from podrl.learning.fused import FusedLearner
+from podrl.learning.programs import make_learner, rollout_shapes
+from podrl.learning.sharding import make_split_network
+from podrl.learning.update_cost import Collective, shard_bytes
+from podrl.mesh import is_undivided
+from podrl.performance.planning.costs import (
+    Cost,
+    compiled_cost,
+    count_operations,
+    count_products,
+    parse_shortage,
+    product_bytes,
+    product_flops,
+    without_dead_code,
+)
+from podrl.performance.planning.slices import Slice, tpu_devices
+from podrl.types import PyTree
+
+# Of products that are timed on their own. Of smaller ones the call takes longer than the product.
+_TIMED_FLOPS = 1e6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunCosts:
+    """What an update of a run costs, and how its work is dealt out; all of the run as it would be on the slice.
+
+    Attributes:
+        config: with what was left to the machine.
+        hosts: processes of the job.
+        actors: actor devices of each host; 0 where environments are inside the compiled program.
+        learners: learner devices of each host.
+        devices: of each host.
+        model_devices: that a layer is split over.
+        reductions: optimizer steps in an update, each with a reduction of its own.
+        is_undivided: whether every device has to learn (`podrl.mesh.is_undivided`).
+        layout: how environments are dealt out.
+        frames_per_step: emulator frames of an env step.
+        act: of one acting step of one pool, on an actor device.
+        update: on a learner device; with environments in the compiled program, everything.
+        state_bytes: the learner's state, on each learner device.
+        parameter_bytes: of all parameters, whole.
+        upload_bytes: to an actor device for one acting step of one pool.
+        download_bytes: the actions of that step.
+        rollout_bytes: that an update learns from, of one host.
+        compiled: whether a compiler told; else they are counted from the program's equations.
+        compile_s: that it took.
+    """
+
+    config: Config
+    hosts: int
+    actors: int
+    learners: int
+    devices: int
+    model_devices: int
+    reductions: int
+    is_undivided: bool
+    layout: Layout
+    frames_per_step: int
+    act: Cost | None
+    update: Cost
+    state_bytes: int
+    parameter_bytes: int
+    upload_bytes: int
+    download_bytes: int
+    rollout_bytes: int
+    compiled: bool
+    compile_s: float
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether environments are inside the compiled program."""
+        return self.act is None
+
+    @property
+    def shares_devices(self) -> bool:
+        """Whether some device both acts and learns."""
+        return self.actors + self.learners > self.devices
+
+    @property
+    def actor_bytes(self) -> int:
+        """Of an actor device's memory: the parameters, the unrolls of all its pools, and what acting takes."""
+        if self.act is None:
+            return 0
+        pools = self.layout.pools_per_actor * self.config.actors.threads_per_device
+        unrolls = pools * (self.act.argument_bytes - self.parameter_bytes)
+        return self.parameter_bytes + unrolls + self.act.temporary_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the fullest device's memory."""
+        together = self.update.peak_bytes + self.actor_bytes
+        return together if self.shares_devices else max(self.update.peak_bytes, self.actor_bytes)
+
+    @property
+    def env_steps_of_host(self) -> float:
+        """In an update."""
+        return self.config.env_steps_per_update / self.hosts
+
+    @property
+    def envs_of_host(self) -> float:
+        """Environments."""
+        return self.config.actors.num_envs / self.hosts
+
+    @property
+    def acting_calls(self) -> int:
+        """On each actor device, in an update."""
+        threads = self.config.actors.threads_per_device
+        return self.config.actors.unroll_length * threads * self.layout.pools_per_actor
+
+
+def compile_for_slice(config: Config, tpus: Slice) -> RunCosts:
+    """Compiles a run for a TPU slice.
+
+    Raises:
+        ConfigError: if the config does not fit the slice's devices.
+        OutOfMemory: if a program does not fit a device's memory.
+    """
+    return compile_for_devices(config, tpu_devices(tpus))
+
+
+def compile_for_devices(config: Config, devices: Sequence[jax.Device]) -> RunCosts:
+    """Compiles a run for devices, which need not be there.
+
+    Raises:
+        ConfigError: if the config does not fit them.
+        OutOfMemory: if a program does not fit a device's memory.
+    """
+    assembly = assemble(config, devices)
+
+    def measure(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
+        try:
+            compiled = traced.lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            shortage = parse_shortage(error)
+            if shortage is None:
+                raise
+            raise shortage from None
+        return compiled_cost(compiled, traced.jaxpr, devices[0].platform, config.topology.model_devices)
+
+    return _cost_run(assembly, devices, measure, compiled=True)
+
+
+def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCosts:
+    """Counts a run's work from its programs' equations, traced for one host, whose work is each host's.
+
+    Args:
+        config: of the run.
+        hosts: processes of the job.
+        devices: of each; as many CPU devices must be there to stand for them.
+        platform: what they are: 'gpu' or 'cpu'.
+
+    Raises:
+        ConfigError: if the config does not fit them.
+    """
+    num_envs = config.actors.num_envs
+    check(num_envs % hosts == 0, f"actors.num_envs={num_envs} does not divide over {hosts} processes. Use a multiple.")
+    local = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs // hosts))
+    if platform != "cpu":
+        local = _resolve_as_accelerator(local)
+    elif hosts > 1 and getattr(local.agent, "micro_batch_loop", None) == "auto":  # As with all of the job's devices.
+        local = dataclasses.replace(local, agent=dataclasses.replace(local.agent, micro_batch_loop="unrolled"))
+    assembly = assemble(local, jax.devices("cpu")[:devices])
+    agent = assembly.config.agent
+
+    check(
+        platform == "cpu" or not assembly.rules,
+        "Sharded parameters (topology.sharding, topology.model_devices) are planned for TPU slices only: what crosses "
+        "between devices then is the compiler's choice. Leave them out for GPUs.",
+    )
+    # What is unrolled into one program is not alive at once.
+    unrolled = 1 if getattr(agent, "loop", None) == "rolled" else agent.minibatches * getattr(agent, "epochs", 1)
+    parts = 1 if getattr(agent, "micro_batch_loop", None) == "rolled" else max(1, agent.micro_batches)
+    copies = unrolled * parts
+
+    def measure(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
+        jaxpr = without_dead_code(traced.jaxpr)
+        results = product_bytes(jaxpr, platform, results=True, loops=False)
+        timed_flops = _TIMED_FLOPS if platform == "cpu" else math.inf
+        products = count_products(jaxpr, platform, timed_flops)
+        return Cost(
+            flops=product_flops(jaxpr, platform) / num_devices,
+            bytes_accessed=product_bytes(jaxpr, platform, below_flops=timed_flops) / num_devices,
+            argument_bytes=_argument_bytes(traced, num_devices, state_bytes),
+            temporary_bytes=int(results / num_devices / copies),
+            operations=count_operations(jaxpr, platform),
+            product_flops=product_flops(jaxpr, platform),
+            products=tuple((each, times / num_devices) for each, times in products.items()),
+        )
+
+    in_loop = True if platform != "cpu" else None  # As an accelerator would have it, for which a CPU stands.
+    host = _cost_run(assembly, jax.devices("cpu")[:devices], measure, compiled=False, in_loop=in_loop)
+    reduced = Collective(kind="all-reduce", axis="data", size_bytes=float(host.parameter_bytes * host.reductions))
+    collectives = (reduced,) if hosts * host.learners > 1 else ()
+    return dataclasses.replace(
+        host,
+        config=dataclasses.replace(host.config, actors=config.actors),
+        hosts=hosts,
+        layout=dataclasses.replace(host.layout, num_processes=hosts),
+        update=dataclasses.replace(
+            host.update, collectives=collectives, product_flops=host.update.product_flops * hosts
+        ),
+    )
+
+
+def _resolve_as_accelerator(config: Config) -> Config:
+    """With what an accelerator would get where a CPU, which stands for it, gets something else."""
+    agent = dataclasses.replace(config.agent, micro_batches=max(1, config.agent.micro_batches))
+    if getattr(agent, "loop", None) == "auto":
+        agent = dataclasses.replace(agent, loop="rolled")
+    return dataclasses.replace(config, agent=agent)
+
+
+def _cost_run(
+    assembly: Assembly,
+    devices: Sequence[jax.Device],
+    measure: Callable[[jax.stages.Traced, int, int], Cost],
+    *,
+    compiled: bool,
+    in_loop: bool | None = None,
+) -> RunCosts:
+    start_s = time.perf_counter()
+    config, spec, topology, layout = assembly.config, assembly.spec, assembly.topology, assembly.layout
+    params = jax.tree.leaves(assembly.state_shape.params)
+    shared: dict[str, Any] = {
+        "config": config,
+        "hosts": topology.num_processes,
+        "learners": topology.local_learner.size,
+        "devices": topology.mesh.shape["device"],
+        "model_devices": config.topology.model_devices,
+        "reductions": config.agent.minibatches * getattr(config.agent, "epochs", 1),
+        "is_undivided": is_undivided(devices),
+        "layout": layout,
+        "frames_per_step": spec.frames_per_step,
+        "parameter_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in params),
+        "compiled": compiled,
+    }
+    if config.topology.placement == "anakin":
+        environment = make_environment(assembly.source, config.env)
+        fused = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules, in_loop=in_loop)
+        state_bytes = sum(map(shard_bytes, jax.tree.leaves(fused.state_shape)))
+        update = measure(fused.trace(), topology.learner.size, state_bytes)
+        sizes: dict[str, Any] = dict.fromkeys(("upload_bytes", "download_bytes", "rollout_bytes"), 0)
+        compile_s = time.perf_counter() - start_s
+        return RunCosts(
+            **shared, actors=0, act=None, update=update, state_bytes=state_bytes, compile_s=compile_s, **sizes
+        )
+    unroller = make_unroller(config, assembly.agent, spec, layout)
+    act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1, shared["parameter_bytes"])
+    mesh = _stand_in(topology.learner, devices)
+    network, rules = make_split_network(config, spec, mesh)
+    learner = make_learner(config, make_agent(config, network, spec), mesh, rules)
+    rollouts = rollout_shapes(unroller, layout)
+    state_bytes = sum(map(shard_bytes, jax.tree.leaves(learner.state_shape)))
+    update = measure(learner.trace(rollouts), topology.learner.size, state_bytes)
+    rollout_bytes = layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape.rollout)
+    return RunCosts(
+        **shared,
+        actors=len(topology.local_actor_devices),
+        act=act,
+        update=update,
+        state_bytes=state_bytes,
+        upload_bytes=_bytes(unroller.timestep_shape),
+        download_bytes=layout.envs_per_pool * _bytes(spec.actions.struct),
+        rollout_bytes=rollout_bytes,
+        compile_s=time.perf_counter() - start_s,
+    )
+
+
+def _stand_in(learner: Mesh, devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh of as many devices, the first ones: libtpu compiles only for devices that are numbered without a gap.
+
+    Programs for it differ from those of the learner's own devices in nothing but the devices' numbers.
+    """
+    if devices[0].platform == "cpu":
+        return learner
+    ordered = sorted(devices, key=lambda device: device.id)[: learner.size]
+    return Mesh(np.array(ordered).reshape(learner.devices.shape), learner.axis_names, axis_types=learner.axis_types)
+
+
+def _argument_bytes(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> int:
+    """What goes into a program, on each device: its first argument, of which that is known, and the rest, split."""
+    (_, *batch), _ = traced.args_info
+    infos = jax.tree.leaves(batch)
+    return state_bytes + sum(math.prod(info.shape) * info.dtype.itemsize for info in infos) // num_devices
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,157 @@
+"""Slices by name: `v5e:16x16` is 256 chips in a 16 x 16 torus, `h100:4x8` is 4 hosts of 8 GPUs.
+
+The devices of a TPU slice that is not there come from libtpu, which compiles for them on any machine.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+import importlib.util
+import math
+import os
+from typing import Any
+
+import jax
+
+from podrl.config.config import ConfigError, check
+from podrl.performance.planning.chips import Chip, Host, find_chip
+
+# What libtpu would look up in the metadata of a TPU machine; none of it reaches a compiled program. The first keeps it
+# from a lock that two processes with the same chips would fight for: there are none.
+_ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Chips that one job would have.
+
+    Attributes:
+        name: as given: `v5e:16x16`.
+        chip: of which kind.
+        shape: chips along each axis of a TPU's torus; (hosts, chips of each) of GPUs.
+        host: what each of its machines is.
+    """
+
+    name: str
+    chip: Chip
+    shape: tuple[int, ...]
+    host: Host
+
+    @property
+    def chips(self) -> int:
+        """In all."""
+        return math.prod(self.shape)
+
+    @property
+    def hosts(self) -> int:
+        """Machines, each one process of the job."""
+        return max(1, self.chips // self.host.chips)
+
+    @property
+    def chips_per_host(self) -> int:
+        """Of each process."""
+        return self.chips // self.hosts
+
+
+def parse_slice(name: str) -> Slice:
+    """A slice by its name.
+
+    Raises:
+        ConfigError: if there is no such chip, or the shape cannot be.
+    """
+    chip_name, _, shape_text = name.partition(":")
+    chip = find_chip(chip_name)
+    axes = shape_text.split("x")
+    example = "v5e:2x4" if chip.platform == "tpu" else "h100:2x8 for 2 hosts of 8"
+    check(
+        all(axis.isdecimal() and axis.isascii() and int(axis) > 0 for axis in axes),
+        f"--topology {name!r} must be a chip and a shape, such as {example}.",
+    )
+    shape = tuple(map(int, axes))
+    if chip.platform == "gpu":
+        return _gpus(name, chip, shape)
+    rank = 2 if chip.name in ("v5e", "v6e") else 3
+    check(len(shape) == rank, f"--topology {name!r}: slices of {chip.name} have {rank} axes; found {len(shape)}.")
+    return _tpus(name, chip, shape)
+
+
+def _gpus(name: str, chip: Chip, shape: tuple[int, ...]) -> Slice:
+    check(len(shape) <= 2, f"--topology {name!r} must be the number of GPUs, or hosts x GPUs of each.")
+    hosts, gpus = shape if len(shape) == 2 else (1, shape[0])
+    most = chip.slice_host.chips
+    check(
+        gpus <= most, f"--topology {name!r}: a host has at most {most} of them. Use {name.split(':')[0]}:HOSTSx{most}."
+    )
+    full = chip.slice_host
+    share = gpus / full.chips
+    host = dataclasses.replace(
+        full, chips=gpus, vcpus=int(full.vcpus * share), network_bytes_per_s=full.network_bytes_per_s * share
+    )
+    return Slice(name=name, chip=chip, shape=(hosts, gpus), host=host)
+
+
+def _tpus(name: str, chip: Chip, shape: tuple[int, ...]) -> Slice:
+    chips = math.prod(shape)
+    check(
+        chips <= (chip.largest_slice or chips),
+        f"--topology {name!r} has {chips:,} chips; the largest slice of {chip.name} has {chip.largest_slice:,}.",
+    )
+    host = next((host for host in chip.hosts if host.chips == chips), chip.slice_host)
+    check(
+        chips % host.chips == 0 and (chips == host.chips or all(axis % 2 == 0 for axis in shape[:2])),
+        f"--topology {name!r} does not divide into hosts of {host.chips} chips, 2 x 2. Use even axes.",
+    )
+    return Slice(name=name, chip=chip, shape=shape, host=host)
+
+
+@contextlib.contextmanager
+def _as_on_a_tpu_machine() -> Iterator[None]:
+    """Sets what libtpu reads when it is loaded, and takes it back: podrl itself would believe it too."""
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def check_libtpu(slice_: Slice) -> None:
+    """Raises ConfigError if a slice is of TPUs and nothing is here that compiles for it."""
+    check(
+        slice_.chip.platform != "tpu" or importlib.util.find_spec("libtpu") is not None,
+        f"--topology {slice_.name!r} needs libtpu, which compiles for it. Install it: pip install -e '.[plan]'.",
+    )
+
+
+def tpu_devices(tpus: Slice) -> Sequence[jax.Device]:
+    """The devices of a TPU slice, one for each chip, which programs can be compiled for and not run on.
+
+    Raises:
+        ConfigError: if libtpu is not installed, or does not know the slice.
+    """
+    check_libtpu(tpus)
+    from jax.experimental import topologies
+
+    options: dict[str, Any] = {}
+    if tpus.hosts == 1:
+        bounds = (*tpus.shape, 1) if len(tpus.shape) == 2 else tpus.shape
+        options["chips_per_host_bounds"] = bounds
+    try:
+        with _as_on_a_tpu_machine():
+            found = topologies.get_topology_desc(platform="tpu", topology_name=tpus.name, **options)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--topology {tpus.name!r}: libtpu does not know this slice: {reason}") from None
+    # libtpu describes a v4 chip as its two cores; a program for one core stands for one of the chip that they share.
+    per_chip = len(found.devices) // tpus.chips
+    return found.devices[::per_chip] if per_chip > 1 else found.devices

@@ -1,0 +1,250 @@
+"""Checkpoints of the whole learner state, saved through Orbax (on tensorstore).
+
+A checkpoint is committed atomically: until it is whole, and its index has been read back, it does not count. Saving
+copies the state off the device and writes in the background. Beside the state it holds what the state means
+(`podrl.runs.checkpoint_facts`) and a hash of every array (`podrl.runs.checkpoint_arrays`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+import sys
+from types import TracebackType
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+
+from podrl.runtime import tensorstore_metrics
+from podrl.runs.checkpoint_arrays import check_index, make_records
+from podrl.runs.checkpoint_errors import CheckpointError, explain
+from podrl.runs.checkpoint_facts import JSON_FILE, JSON_ITEMS, ArrayRecord, checkpoint_folder, make_facts, read_return
+from podrl.runs.checkpoint_restore import Share, put_aside, restore, restore_first
+from podrl.config.config import CheckpointConfig
+from podrl.experience.episodes import recorded_return
+from podrl.runs.retention import Preservation
+from podrl.runs.run_files import note_checkpoint
+from podrl.runs.state_arrays import leaf_shapes, to_arrays
+from podrl.types import LearnerState, Snapshot
+
+
+class Checkpointer:
+    """Saves and restores learner states under `<workdir>/checkpoints/<learner step>`; a context manager."""
+
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        keep: int,
+        every: int = 0,
+        keep_every: int = 0,
+        keep_best: int = 0,
+        save_timeout_s: float = 1200.0,
+    ):
+        """Opens the folder.
+
+        Args:
+            workdir: the run's.
+            keep: newest checkpoints to keep.
+            every: count only those at multiples of this; the others are kept until the next of these.
+            keep_every: keep those at multiples of this for good; 0 for none.
+            keep_best: keep as many of the highest mean episode return; 0 for none.
+            save_timeout_s: how long a save in the background may take, and its processes wait for each other there.
+        """
+        tensorstore_metrics.switch_off()  # Every save would leak some.
+        self._workdir = workdir
+        self._first = jax.process_index() == 0
+        self._saving: int | None = None  # The step that is being written, until it is known to be whole.
+        self._records: Mapping[str, ArrayRecord] = {}  # Of the arrays that are being written.
+        self._returns: dict[int, float | None] = {}
+        config = CheckpointConfig(every_updates=every, keep=keep, keep_every=keep_every, keep_best=keep_best)
+        self._preservation = Preservation(config, self._return_of)
+        options = ocp.CheckpointManagerOptions(
+            # Orbax deletes on the first process only, which is the one that knows the returns.
+            preservation_policy=self._preservation if self._first else None,
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(timeout_secs=max(1, round(save_timeout_s))),
+        )
+        items: dict[str, Any] = {name: ocp.JsonCheckpointHandler(JSON_FILE) for name in JSON_ITEMS}
+        arrays = ocp.StandardCheckpointHandler()
+        # Orbax calls it before the checkpoint gets its name, and deletes no older one before that.
+        arrays.finalize = functools.partial(self._finalize, arrays, arrays.finalize)
+        self._manager = ocp.CheckpointManager(
+            checkpoint_folder(workdir), options=options, item_handlers=items | {"state": arrays}
+        )
+
+    def __enter__(self) -> "Checkpointer":
+        self._report_before, sys.unraisablehook = sys.unraisablehook, self._report_unraisable
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes; an error of the run goes before one of the last save, which is logged then."""
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            logging.error("%s", failure)
+        finally:
+            sys.unraisablehook = self._report_before
+
+    def _report_unraisable(self, unraisable: Any) -> None:
+        """Hides what tensorstore cannot deliver any more: of a failed save, `wait` reports the first write."""
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._report_before(unraisable)
+
+    def save(
+        self,
+        snapshot: Snapshot,
+        *,
+        config: Mapping[str, Any] | None = None,
+        manifest: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Saves under the learner step of its counters; returns when the state may be donated again.
+
+        Args:
+            snapshot: where the run stands.
+            config: the run's, resolved, as JSON takes it; None leaves it out.
+            manifest: what it runs on and with, likewise.
+
+        Raises:
+            CheckpointError: if this save cannot begin, or the one before it failed in the background.
+        """
+        self.wait()
+        step = snapshot.counters.learner_steps
+        self._returns[step] = recorded_return(snapshot.episodes)
+        arrays = to_arrays(snapshot.state)
+        self._records = make_records(arrays)
+        facts = make_facts(snapshot, config, manifest, self._records)
+        items: dict[str, Any] = {name: ocp.args.JsonSave(fact) for name, fact in facts.items()}
+        items["state"] = ocp.args.StandardSave(arrays)
+        self._saving = step
+        try:
+            saved = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:
+            raise self._failure(step, error) from error
+        if not saved:
+            raise CheckpointError(f"Orbax did not save the checkpoint of update {step}.")
+
+    def check_save(self) -> None:
+        """Raises the error of a save that has failed in the background since; waits for nothing.
+
+        Raises:
+            CheckpointError: names the checkpoint, its path and the reason.
+        """
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def steps(self) -> list[int]:
+        """Learner steps of the whole checkpoints, oldest first; a save that was cut short does not count."""
+        return sorted(self._manager.all_steps())
+
+    def restore(self, shape: LearnerState, step: int) -> Snapshot:
+        """Restores one checkpoint, see `podrl.runs.checkpoint_restore.restore`."""
+        return restore(self._workdir, shape, step)
+
+    def restore_first(
+        self, shape: LearnerState, steps: Iterable[int], share: Share = lambda text: [text]
+    ) -> Snapshot | None:
+        """Restores the first of these checkpoints that is not damaged; None if there are none.
+
+        Damaged ones before it are named in a warning and put aside as `damaged-<step>`, for a person to look at.
+
+        Args:
+            shape: `jax.ShapeDtypeStruct`s with shardings.
+            steps: which checkpoints, the same on all processes.
+            share: brings a text of this process to all of them, and theirs here.
+
+        Raises:
+            ConfigError: if one is of another network or algorithm; names the first leaf that differs.
+            DamagedError: if all are damaged; they stay where they are.
+            UnreadableError: if one cannot be read, which is no fault of the checkpoint's.
+            JaxRuntimeError: if a device has no room for it, which is none either.
+        """
+        snapshot, damaged = restore_first(self._workdir, shape, steps, share)
+        if damaged:
+            if self._first:
+                put_aside(self._workdir, damaged)
+            share("")
+            self._manager.reload()
+        return snapshot
+
+    def forget_after(self, step: int, among: Sequence[int] | None = None) -> None:
+        """Deletes checkpoints of later updates, which the run is about to make again.
+
+        Args:
+            step: of the last one that stays.
+            among: what there is, the same on all processes; by default what this one sees.
+        """
+        self.wait()
+        for later in [other for other in (self.steps() if among is None else among) if other > step]:
+            self._manager.delete(later)
+
+    def wait(self) -> None:
+        """Waits until a save in the background is whole.
+
+        An older checkpoint that cannot be deleted then is named in a warning and left where it is.
+
+        Raises:
+            CheckpointError: if it failed; names the checkpoint, its path and the reason. Raised once.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            failure = self._failure(self._saving, error)
+            if not (isinstance(error, OSError) and self._saving in self.steps()):
+                raise failure from error
+            self._leave_undeleted(error)  # Orbax deletes when the new one is whole, and in the same thread.
+        else:
+            if self._first and self._saving is not None:
+                note_checkpoint(self._workdir, self._saving)
+        finally:
+            self._saving = None
+
+    def close(self) -> None:
+        """Waits as `wait` does, and ends."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _failure(self, step: int | None, error: Exception) -> CheckpointError:
+        """What to tell of a save that failed; from here on only whole checkpoints count again."""
+        self._manager.reload()
+        whole = self.steps()
+        return CheckpointError(
+            f"The checkpoint of update {step} could not be saved as {self._manager.directory / str(step)}: "
+            f"{explain(error)}. "
+            + (f"It does not count; the newest whole one is of update {whole[-1]}." if whole else "There is no other.")
+        )
+
+    def _leave_undeleted(self, error: OSError) -> None:
+        """Warns of the checkpoint at whose deletion Orbax stopped; the ones behind it go with the next save."""
+        for step in [step for step in self._preservation.dropped if step in self.steps()][:1]:
+            self._preservation.undeletable.add(step)
+            logging.warning(
+                "Checkpoint %d, which is no longer needed, could not be deleted (%s). Delete %s by hand.",
+                step,
+                error.strerror or explain(error),
+                self._manager.directory / str(step),
+            )
+
+    def _return_of(self, step: int) -> float | None:
+        """The mean episode return at a checkpoint, read once where an earlier process made it."""
+        if step not in self._returns:
+            self._returns[step] = read_return(self._workdir, step)
+        return self._returns[step]
+
+    def _finalize(self, handler: ocp.StandardCheckpointHandler, finalize: Callable[..., None], folder: Any) -> None:
+        """Lets Orbax put the parts of the arrays together, and reads their index back.
+
+        Raises:
+            DamagedError: if it is not there, or not of the arrays that were written.
+        """
+        finalize(folder)
+        check_index(
+            f"What was written of update {self._saving}", leaf_shapes(handler.metadata(folder).tree), self._records
+        )

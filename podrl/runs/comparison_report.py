@@ -1,0 +1,66 @@
+"""What `podrl.runs.comparison` found as a person reads it: two tables and a line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from podrl.runs.comparison import Comparison, boundary_note, conclusion
+from podrl.runs.records import Record
+
+
+def show(console: Console, a: Record, b: Record, comparison: Comparison) -> None:
+    """Prints who was compared, what differs in their settings, how long they agree, and what that means."""
+    for name, run, newest in zip("AB", (a, b), comparison.newest, strict=True):
+        console.print(f"{name}: {run.folder}: {_describe(run, newest)}", soft_wrap=True)
+    plain = not console.is_terminal
+    if comparison.settings:
+        console.print(make_settings_table(comparison, plain=plain))
+    else:
+        console.print("Config, seed, software and hardware are equal.", soft_wrap=True)
+    console.print(make_agreement_table(comparison, plain=plain))
+    if note := boundary_note(comparison):
+        console.print(note, soft_wrap=True)
+    style = "bold green" if comparison.is_equal else "bold red"
+    console.print(Text(conclusion(comparison), style=style), soft_wrap=True)
+
+
+def make_settings_table(comparison: Comparison, *, plain: bool) -> Table:
+    """A row per setting that differs; `plain` is Markdown."""
+    table = _empty_table(("", "differs in", "A", "B"), plain=plain)
+    for setting in comparison.settings:
+        table.add_row(*map(Text, (setting.kind, setting.key, setting.a, setting.b)))
+    return table
+
+
+def make_agreement_table(comparison: Comparison, *, plain: bool) -> Table:
+    """How long data, parameters and chains agree; `plain` is Markdown."""
+    table = _empty_table(("fingerprints", "agree until update", "differ from update"), plain=plain)
+    rows = {"data": comparison.batch, "parameters": comparison.params, "chain": comparison.chain}
+    for name, agreement in rows.items():
+        if agreement is not None:
+            first = "-" if agreement.first is None else f"{agreement.first:,}"
+            table.add_row(name, f"{agreement.until:,}" if agreement.until else "-", first)
+    return table
+
+
+def _describe(run: Record, newest: int) -> str:
+    """`impala_catch on Catch-v0, 120 updates, a row every 10, started 2 times, its code with uncommitted changes`."""
+    config: Mapping[str, Any] = run.config
+    starts = f", started {len(run.manifests)} times" if len(run.manifests) > 1 else ""
+    if any((manifest["commit"] or "").endswith("+changes") for manifest in run.manifests):
+        starts += ", its code with uncommitted changes"
+    return (
+        f"{config['name']} on {config['env']['id']}, {newest:,} updates, a row every "
+        f"{config['log']['every_updates']:,}{starts}"
+    )
+
+
+def _empty_table(headings: tuple[str, ...], *, plain: bool) -> Table:
+    table = Table(box=box.MARKDOWN if plain else box.SIMPLE_HEAD)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table

@@ -1,0 +1,221 @@
+"""A file by which a process says that it has a folder: who it is and, by the file's time, that it is still there.
+
+A process replaces another's heartbeat and never changes it. So its owner sees by what the file says whether it still
+has the folder; not by its inode, which a file system gives to the next file, and which NFS cannot tell of one that is
+gone.
+"""
+
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+import secrets
+import threading
+import time
+from typing import Any
+
+from podrl.runtime.process_identity import name_this_process
+
+NAME = ".heartbeat"
+BEAT_S = 5.0  # Between two beats.
+GONE_S = 60.0  # After so long without one, a process that cannot be looked for has ended.
+WATCH_S = 3 * BEAT_S  # For so long it is watched at least: clocks of hosts may differ, and a file system may have hung.
+OPENING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # Follows no link, waits for no pipe, is not inherited.
+_LOOKS, _LOOK_S = 20, 0.05  # A heartbeat may be aside for a moment: see `remove`.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sighting:
+    """A heartbeat as it was found.
+
+    Attributes:
+        owner: what it says; empty if it is not whole.
+        file: device and inode.
+        touched_ns: by the clock of the file system.
+    """
+
+    owner: Mapping[str, Any]
+    file: tuple[int, int]
+    touched_ns: int
+
+    def __str__(self) -> str:
+        known = {name: self.owner.get(name, "?") for name in ("process", "host", "since")}
+        return "process {process} on {host}, since {since}".format(**known)
+
+
+def see(folder: Path) -> Sighting | None:
+    """The heartbeat in a folder; None if there is none.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    return _read(folder / NAME)
+
+
+def _read(path: Path | str, folder: int | None = None) -> Sighting | None:
+    """As `see`, of any path, which may begin at an open folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | OPENING, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    with open(descriptor, "rb") as file:
+        status, text = os.fstat(descriptor), file.read()
+    try:
+        owner = json.loads(text)
+    except ValueError:  # Half-written.
+        owner = {}
+    return Sighting(
+        owner=owner if isinstance(owner, dict) else {},
+        file=(status.st_dev, status.st_ino),
+        touched_ns=status.st_mtime_ns,
+    )
+
+
+def remove(folder: Path, seen: Sighting) -> None:
+    """Removes a heartbeat unless it is another by now, or was touched; of several processes that do so one succeeds.
+
+    Raises:
+        OSError: if it cannot be removed.
+    """
+    path = folder / NAME
+    aside = folder / f"{NAME}-{secrets.token_hex(8)}"
+    with contextlib.suppress(FileNotFoundError):
+        if see(folder) != seen:
+            return
+        path.rename(aside)
+        if _read(aside) == seen:
+            aside.unlink()
+        else:
+            aside.rename(path)
+
+
+def make_shared(path: Path, flags: int) -> int:
+    """Makes and opens a file that all may open who may write to its folder, whatever this process's umask.
+
+    Raises:
+        FileExistsError: if it is there.
+    """
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL | OPENING, 0o644)
+    with contextlib.suppress(OSError):  # Of file systems without modes.
+        os.fchmod(descriptor, path.parent.stat().st_mode & 0o666 | 0o600)
+    return descriptor
+
+
+class Heartbeat:
+    """This process's, touched by a thread until it is closed.
+
+    Attributes:
+        lost: how the folder was lost, in words, as far as was seen; empty if it was not.
+    """
+
+    def __init__(self, folder: Path, lock: str = "") -> None:
+        """Begins.
+
+        Args:
+            folder: that it is in.
+            lock: the name of what is locked meanwhile, as others who lock it would name it; empty if nothing is.
+
+        Raises:
+            FileExistsError: if there is one.
+            OSError: if none can be made.
+        """
+        self.lost = ""
+        self._path = folder / NAME
+        self._owner = {
+            **name_this_process(),
+            "lock": lock,
+            "id": secrets.token_hex(8),
+            "since": time.strftime("%FT%T%z"),
+        }
+        self._file = self._write()
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._place = _path_of(self._folder)
+        self._closed, self._looking = threading.Event(), threading.Lock()
+        self._looked_s = time.time()  # Not a monotonic clock: those of some systems stand still with the machine.
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def find_loss(self) -> str:
+        """Looks how the folder was lost, in words; empty if it was not, or if the system does not say."""
+        with self._looking, contextlib.suppress(OSError):
+            self._looked_s = time.time()
+            for _ in range(_LOOKS):
+                self.lost = self.lost or self._find_move()
+                if self.lost or (found := see(self._path.parent)) is not None:
+                    break
+                time.sleep(_LOOK_S)
+            else:  # The file was deleted.
+                before, self._file = self._file, self._write()
+                os.close(before)
+                return ""
+            if not self.lost and found is not None and found.owner and not self._is_mine(found):
+                self.lost = self._tell_of(found)
+        return self.lost
+
+    def stood_still(self) -> bool:
+        """Whether this process has not looked for several beats, as after it was stopped."""
+        return abs(time.time() - self._looked_s) > WATCH_S
+
+    def close(self) -> None:
+        """Ends, and removes the file if it is still this process's."""
+        self._closed.set()
+        self._thread.join(BEAT_S)
+        if self._thread.is_alive():  # The file system does not answer.
+            return
+        with contextlib.suppress(OSError):
+            found = _read(NAME, self._folder)  # Wherever the folder is now.
+            if found is not None and self._is_mine(found):
+                os.unlink(NAME, dir_fd=self._folder)
+        os.close(self._file)
+        os.close(self._folder)
+
+    def _write(self) -> int:
+        descriptor = make_shared(self._path, os.O_RDWR)
+        try:
+            os.write(descriptor, (json.dumps(self._owner) + "\n").encode())
+            os.fsync(descriptor)
+        except OSError:  # No room: one that says nothing would keep others waiting.
+            os.close(descriptor)
+            self._path.unlink(missing_ok=True)
+            raise
+        return descriptor
+
+    def _is_mine(self, found: Sighting) -> bool:
+        return found.owner.get("id") == self._owner["id"]
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_S):
+            with self._looking, contextlib.suppress(OSError):  # A file system that is away for a while.
+                os.utime(self._file)
+            self.find_loss()
+
+    def _find_move(self) -> str:
+        """What is at the folder's path now, if it is not the folder."""
+        folder = self._path.parent
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if os.path.samestat(os.stat(folder), os.fstat(self._folder)):
+                return ""
+        now = _path_of(self._folder)
+        if now.endswith(" (deleted)"):
+            return f"{folder}, the folder of this run, was deleted while it trained: the run has stopped."
+        where = f"to {now} " if now != self._place else ""
+        return (
+            f"{folder}, the folder of this run, was moved {where}while it trained: the run has stopped. To go on, "
+            f"repeat the command with --workdir={now if where else 'FOLDER, where it is now'}."
+        )
+
+    def _tell_of(self, found: Sighting) -> str:
+        return (
+            f"{self._path.parent} was taken by another run ({found}), because {NAME} had not been touched for "
+            f"{GONE_S:.0f} s. This run has stopped and leaves the folder to that one."
+        )
+
+
+def _path_of(descriptor: int) -> str:
+    """Where a folder that is open is now, as far as this system knows."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return ""

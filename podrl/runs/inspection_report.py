@@ -1,0 +1,122 @@
+"""What `podrl.runs.inspection` found as a person reads it: a list of checkpoints, facts of one, and its arrays."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import math
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from podrl.runs.inspection import Details, Entry, count_bytes, count_elements
+from podrl.config.units import describe_bytes
+
+
+def show_list(console: Console, entries: Sequence[Entry], leftovers: Sequence[str]) -> None:
+    """Prints which checkpoints there are; tables are Markdown where the console is no terminal."""
+    console.print(make_list(entries, plain=not console.is_terminal))
+    if leftovers:
+        console.print(f"Not counted, since half-written or put aside as damaged: {', '.join(leftovers)}")
+
+
+def show_details(console: Console, details: Details) -> None:
+    """Prints what is in one checkpoint."""
+    plain = not console.is_terminal
+    console.print(Text(f"\ncheckpoint {details.step}", "bold"))
+    for label, value in facts(details):
+        console.print(Text("").join((Text(f"  {label:<10}", style="dim"), Text(value))), soft_wrap=True)
+    console.print(make_arrays(details, plain=plain))
+    console.print(totals(details), soft_wrap=True)
+
+
+def make_list(entries: Sequence[Entry], *, plain: bool) -> Table:
+    """A row per checkpoint."""
+    table = _empty_table(("update", "env steps", "return", "size on disk"), ("kept as",), plain=plain)
+    for entry in entries:
+        steps = "-" if entry.env_steps is None else f"{entry.env_steps:,}"
+        table.add_row(
+            f"{entry.step:,}",
+            steps,
+            _return(entry.episode_return),
+            describe_bytes(entry.size_bytes, 1),
+            ", ".join(entry.reasons) or "-",
+        )
+    return table
+
+
+def facts(details: Details) -> Iterator[tuple[str, str]]:
+    """What the checkpoint says of itself: label and text."""
+    config, manifest, counters = details.config, details.manifest, details.counters
+    agent, env, network = (config.get(section, {}) for section in ("agent", "env", "network"))
+    versions = manifest.get("versions", {})
+    yield "updates", f"{counters.learner_steps:,}"
+    yield "env steps", f"{counters.env_steps:,}"
+    yield "frames", f"{counters.frames:,}"
+    yield "return", f"{_return(details.episode_return)} (mean of the newest {details.num_episodes:,} episodes)"
+    yield "run", f"{config.get('name', '-')} on {env.get('id', '-')} ({env.get('source', '-')}), {_seed(config)}"
+    yield "agent", str(agent.get("name", "-"))
+    yield "network", _settings(network) or "-"
+    yield "commit", str(manifest.get("commit") or "-")
+    yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or "-"
+    yield "made", f"{manifest.get('started', '-')} (start of the run), {_devices(manifest)}"
+    yield "arrays", _hashes(details.num_checked)
+    if not details.is_complete:
+        yield "", "Config and manifest are those of the folder: the checkpoint was made before podrl saved them in it."
+
+
+def make_arrays(details: Details, *, plain: bool) -> Table:
+    """A row per array of the learner's state."""
+    table = _empty_table((), ("array", "dtype", "shape"), ("elements", "bytes"), plain=plain)
+    for path, shape in details.shapes.items():
+        elements = math.prod(shape.shape)
+        dims = " x ".join(map(str, shape.shape)) or "scalar"
+        style = None if path.startswith("params/") else "dim"
+        table.add_row(
+            Text(path), str(shape.dtype), dims, f"{elements:,}", f"{elements * shape.dtype.itemsize:,}", style=style
+        )
+    return table
+
+
+def totals(details: Details) -> str:
+    """Parameters and the whole state in numbers."""
+    params = details.param_shapes
+    of_params, of_state = (describe_bytes(count_bytes(shapes), 1) for shapes in (params, details.shapes))
+    return (
+        f"{count_elements(params):,} parameters in {len(params)} arrays, {of_params}; the whole state: "
+        f"{len(details.shapes)} arrays, {of_state}."
+    )
+
+
+def _empty_table(numbers: Sequence[str], texts: Sequence[str], more: Sequence[str] = (), *, plain: bool) -> Table:
+    """Columns of numbers, of text, and of numbers again."""
+    table = Table(box=box.MARKDOWN if plain else box.ROUNDED, border_style=None if plain else "cyan")
+    for names, right in ((numbers, True), (texts, False), (more, True)):
+        for name in names:
+            table.add_column(name, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _return(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}"
+
+
+def _hashes(num_checked: int | None) -> str:
+    if num_checked is None:
+        return "not checked: the checkpoint was made before podrl saved hashes with them"
+    return f"all {num_checked} match the hashes that were saved with them"
+
+
+def _seed(config: Mapping[str, Any]) -> str:
+    return f"seed {config.get('seed', '-')}"
+
+
+def _settings(section: Mapping[str, Any]) -> str:
+    """`mlp, width 1, hidden_sizes [64, 64]`."""
+    named = [f"{name} {value}" for name, value in section.items() if name != "encoder"]
+    return ", ".join([str(section.get("encoder", "-")), *named]) if section else ""
+
+
+def _devices(manifest: Mapping[str, Any]) -> str:
+    devices = manifest.get("devices", [])
+    return f"{len(devices)} x {manifest.get('device_kind', '-')}" if devices else "-"

@@ -1,0 +1,110 @@
+"""What a run left in its folder, read back. Needs neither JAX nor environments, so that tools over it start at once."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import itertools
+import json
+from typing import Any
+
+from etils import epath
+
+from podrl.config.config import ConfigError, check
+from podrl.telemetry.metrics_file import MOVED, Row, field_reader, read_lines
+
+REPAIR = "Put a good copy there: every checkpoint has one, in checkpoints/N/config/metadata and .../manifest/metadata."
+
+
+class Rows:
+    """The rows of a `metrics.jsonl`, without a last line that is still being written; read anew by each reader."""
+
+    def __init__(self, path: epath.Path):
+        """Reads nothing yet."""
+        self._path = path
+
+    def __iter__(self) -> Iterator[Row]:
+        """All fields of each row.
+
+        Raises:
+            ConfigError: at a line that is broken; says which.
+        """
+        return self._read(json.loads)
+
+    def fields(self, *names: str) -> Iterator[Row]:
+        """Of each row the fields of these names that it has, which is much quicker. Raises as `__iter__`."""
+        return self._read(field_reader(names))
+
+    def _read(self, read: Callable[[bytes], Row]) -> Iterator[Row]:
+        for number, line in enumerate(read_lines(self._path), start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row = read(line)
+            except ValueError as error:
+                raise ConfigError(f"{self._path}, line {number} is not JSON: {error}.{self._hint()}") from None
+            yield row
+
+    def _hint(self) -> str:
+        if not self._path.with_name(MOVED).exists():
+            return ""
+        return f" {MOVED} is beside it: a start of the run drops rows, or was cut short; the next start finishes that."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run that has begun.
+
+    Attributes:
+        folder: where it is.
+        config: resolved; nested, as JSON holds it.
+        manifests: what it ran on and with, one for each time that it was started; empty if they were not kept.
+        rows: of `metrics.jsonl`.
+    """
+
+    folder: str
+    config: Mapping[str, Any]
+    manifests: Sequence[Mapping[str, Any]]
+    rows: Rows
+
+
+def read_record(folder: str) -> Record:
+    """Reads a run's folder.
+
+    Raises:
+        ConfigError: if it is not one, or a file in it is broken.
+    """
+    path = epath.Path(folder)
+    for file in ("config.json", "metrics.jsonl"):
+        check((path / file).exists(), f"{folder} is not the folder of a run: it has no {file}.")
+    return Record(
+        folder=folder,
+        config=read_json(path / "config.json"),
+        manifests=read_manifests(path),
+        rows=Rows(path / "metrics.jsonl"),
+    )
+
+
+def read_manifests(folder: epath.Path) -> list[dict[str, Any]]:
+    """The manifest of a run's first start, and those of the times that it was gone on with.
+
+    Raises:
+        ConfigError: if one is broken.
+    """
+    names = itertools.chain(["manifest.json"], (f"manifest-{number}.json" for number in itertools.count(2)))
+    paths = itertools.takewhile(lambda path: path.exists(), (folder / name for name in names))
+    return [read_json(path) for path in paths]
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ConfigError: if it holds something else, or cannot be read; names it.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror or error}).") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged, it is not JSON: {error}. {REPAIR}") from None
+    check(isinstance(found, dict), f"{path} is damaged: it holds no JSON object. {REPAIR}")
+    return found

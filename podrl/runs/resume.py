@@ -1,0 +1,210 @@
+"""Going on with the run that a folder holds: from which checkpoint, and what has changed since it was started last."""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import json
+import math
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+
+from podrl.runs.checkpoint import Checkpointer
+from podrl.runs.checkpoint_errors import CheckpointError, DamagedError
+from podrl.runs.checkpoint_facts import checkpoint_folder, read_fact
+from podrl.runs.comparison import changes
+from podrl.config.config import Config
+from podrl.config.config_dict import differences, to_dict
+from podrl.telemetry.kept_rows import run_seconds
+from podrl.runs.progress import newest_update
+from podrl.mistakes import shorten
+from podrl.ops.optimizers import rescale_counts
+from podrl.config.paths import is_there
+from podrl.runs.records import read_json
+from podrl.runs.run_files import CHECKPOINTED, START_ANEW, set_rows_aside
+from podrl.experience.schedule import is_exact, is_finished, resumable
+from podrl.types import Counters, LearnerState, Snapshot
+
+_ADVICE = f"Put good copies there and repeat the command, choose another --workdir, or add {START_ANEW}."
+
+_SCHEDULE_KEYS = ("agent.learning_rate", "agent.learning_rate_decay", "total_env_steps")
+
+
+def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
+    """Opens the checkpoints of a run."""
+    checkpoint = config.checkpoint
+    return Checkpointer(
+        workdir,
+        keep=checkpoint.keep,
+        every=checkpoint.every_updates,
+        keep_every=checkpoint.keep_every,
+        keep_best=checkpoint.keep_best,
+        save_timeout_s=2 * config.watchdog_s,  # The watchdog ends a run that waits for a save, and says more.
+    )
+
+
+def find_start(
+    config: Config,
+    workdir: epath.Path,
+    checkpointer: Checkpointer,
+    shape: LearnerState,
+    share: Callable[[str], Sequence[str]] = lambda text: [text],
+) -> Snapshot | None:
+    """Where the run in a folder goes on; None if it has to begin anew. Later checkpoints are deleted.
+
+    Args:
+        config: of the whole run.
+        workdir: the folder.
+        checkpointer: of the folder.
+        shape: of the state, with shardings.
+        share: brings a text of this process to all of them, and theirs here.
+
+    Raises:
+        ConfigError: if a checkpoint is of another network or algorithm.
+        CheckpointError: if there are checkpoints and all are damaged, if one cannot be read, or if there were some and
+            none is left: a run never restarts from update 0 over what it has.
+    """
+    choices = json.loads(share(json.dumps(_choices(config, workdir, checkpointer.steps())))[0])
+    try:
+        start = checkpointer.restore_first(shape, choices, share)
+    except DamagedError as error:
+        raise CheckpointError(
+            f"All checkpoints of this run are damaged. They were left as they are. {error} {_ADVICE}"
+        ) from error
+    if start is None:
+        if lost := share(_find_lost(config, workdir))[0]:
+            raise CheckpointError(f"The checkpoints of this run are not there: {lost}. {_ADVICE}")
+        _begin_anew(workdir)
+        return None
+    done = start.counters.learner_steps
+    start = _with_counts(start, read_fact(workdir, done, "config") or {}, to_dict(config))
+    steps = json.loads(share(json.dumps(checkpointer.steps()))[0])  # Without the damaged.
+    repeated = max(steps) - done
+    checkpointer.forget_after(done, steps)
+    logging.info(
+        "Goes on with the run in this folder, after update %d%s.",
+        done,
+        f"; the {repeated} after it that were done before it was stopped are made again" if repeated else "",
+    )
+    is_as_uninterrupted = is_exact(config, done) or is_finished(config, start.counters)
+    if config.determinism == "exact" and not is_as_uninterrupted and jax.process_index() == 0:
+        logging.warning(
+            "Update %d is between two boundaries (checkpoint.every_updates=%d): what follows is not bit for bit what "
+            "an uninterrupted run would do.",
+            done,
+            config.checkpoint.every_updates,
+        )
+    return start
+
+
+def _choices(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list[int]:
+    """The checkpoints to go on from, best first, as the first process finds them."""
+    if jax.process_index() > 0:
+        return []
+    return resumable(config, steps, _finished(config, workdir, steps))
+
+
+def _finished(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list[int]:
+    """The newest checkpoints, down to the first at which the run had not all of its env steps."""
+    finished: list[int] = []
+    for step in sorted(steps, reverse=True) if config.determinism == "exact" else ():
+        try:
+            env_steps = (read_fact(workdir, step, "counters") or {}).get("env_steps")
+        except CheckpointError:  # The restore says why.
+            continue
+        if not isinstance(env_steps, int):
+            continue
+        if env_steps < config.total_env_steps:
+            break
+        finished.append(step)
+    return finished
+
+
+def _find_lost(config: Config, workdir: epath.Path) -> str:
+    """What says that a run without checkpoints had some; empty if it may never have saved any."""
+    aside = sorted(path.name for path in checkpoint_folder(workdir).iterdir() if path.name.startswith("damaged-"))
+    if aside:
+        return f"only {', '.join(aside)}, put aside as damaged"
+    if is_there(workdir / CHECKPOINTED):
+        return f"{CHECKPOINTED} says that there was one of update {read_json(workdir / CHECKPOINTED)['learner_steps']}"
+    every, newest = config.checkpoint.every_updates, newest_update(str(workdir))
+    # Of a run from before that file. The second save waits until the first is whole, and later updates for the second.
+    if 0 < 2 * every < newest:
+        return f"its metrics reach update {newest}, and it saved one every {every} updates"
+    return ""
+
+
+def _begin_anew(workdir: epath.Path) -> None:
+    """Says that a run begins at update 0, and keeps what an attempt that saved nothing has written."""
+    aside = set_rows_aside(workdir) if jax.process_index() == 0 else None
+    kept = f" The metrics of the attempt before are kept as {aside.name}." if aside else ""
+    logging.info("The run in this folder has no checkpoint yet: it starts anew.%s", kept)
+
+
+def with_clock(start: Snapshot | None, workdir: epath.Path) -> Snapshot | None:
+    """Where a run goes on, with the run's clock by the rows that it keeps if its checkpoint does not say."""
+    if start is None or start.wall_s is not None:
+        return start
+    return dataclasses.replace(start, wall_s=run_seconds(workdir, start.counters.learner_steps))
+
+
+def _with_counts(start: Snapshot, before: Mapping[str, Any], now: Mapping[str, Any]) -> Snapshot:
+    """Where a run goes on, as far in its schedules as it was if its updates take another number of optimizer steps."""
+    was, becomes = (_optimizer_steps(values.get("agent", {})) for values in (before, now))
+    if not was or was == becomes:
+        return start
+    opt_state = rescale_counts(start.state.opt_state, becomes / was)
+    return dataclasses.replace(start, state=dataclasses.replace(start.state, opt_state=opt_state))
+
+
+def _optimizer_steps(agent: Mapping[str, Any]) -> int:
+    """Optimizer steps in each update; 0 if the config does not say."""
+    return int(agent.get("minibatches", 0)) * int(agent.get("epochs", 1))
+
+
+def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:
+    """Says in what a run goes on otherwise than it was started last, if that may change its numbers."""
+    if config.determinism == "exact" and before and (found := changes(before[-1], now)):
+        logging.warning("What follows may not be bit for bit what it would have been: %s.", shorten(found))
+
+
+def warn_of_learning_rate(workdir: epath.Path, config: Config, start: Snapshot | None) -> None:
+    """Says if the learning rate jumps where a run goes on: its schedule spans the run, whose length may be another now.
+
+    Args:
+        workdir: the run's.
+        config: that the run goes on with.
+        start: where it does; None if it begins.
+    """
+    counters = start.counters if start else Counters()
+    update = counters.learner_steps
+    before, now = (read_fact(workdir, update, "config") if start else None) or {}, to_dict(config)
+    earlier, later = _learning_rate(before, counters), _learning_rate(now, counters)
+    if earlier is None or later is None:
+        return
+    (was, _), (becomes, share) = earlier, later
+    if math.isclose(was, becomes, rel_tol=0.01, abs_tol=1e-12):
+        return
+    changed = differences(before, now)
+    causes = [f"{key} was {changed[key][0]}, is {changed[key][1]}" for key in _SCHEDULE_KEYS if key in changed]
+    logging.warning(
+        "The learning rate jumps from %.3g to %.3g after update %d, since %s.%s",
+        was,
+        becomes,
+        update,
+        "; ".join(causes),
+        f" With agent.learning_rate={was / share:.3g} it would go on from {was:.3g}." if was and share else "",
+    )
+
+
+def _learning_rate(values: Mapping[str, Any], counters: Counters) -> tuple[float, float] | None:
+    """The learning rate that a config has at `counters`, and its share of `agent.learning_rate`; None without one."""
+    agent, actors = values.get("agent", {}), values.get("actors", {})
+    sizes = [values.get("total_env_steps"), actors.get("num_envs"), actors.get("unroll_length")]
+    if agent.get("learning_rate") is None or not all(sizes):
+        return None
+    total, num_envs, length = sizes
+    left = max(0, math.ceil((total - counters.env_steps) / (num_envs * length))) * num_envs * length
+    share = left / max(counters.env_steps + left, 1) if agent.get("learning_rate_decay") else 1.0
+    return agent["learning_rate"] * share, share

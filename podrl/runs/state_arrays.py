@@ -1,0 +1,142 @@
+"""A run's state as named plain arrays, as checkpoints hold it, and whether two states have the same ones.
+
+Typed keys become their words. Environments are one flat dictionary, by path, as their states are of any type.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from etils import epath
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from podrl.config.config import ConfigError, check
+from podrl.ops.statistics import Statistics
+from podrl.types import FusedState, LearnerState, PyTree
+
+
+def to_arrays(state: LearnerState) -> dict[str, PyTree]:
+    """The state as plain arrays."""
+    return jax.tree.map(_to_words, _named(state))
+
+
+def to_array_shapes(shape: LearnerState) -> dict[str, PyTree]:
+    """The same of a state's shapes: `jax.ShapeDtypeStruct`s, with their shardings."""
+
+    def words(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        found = jax.eval_shape(_to_words, leaf)
+        return jax.ShapeDtypeStruct(found.shape, found.dtype, sharding=leaf.sharding)
+
+    return jax.tree.map(words, _named(shape))
+
+
+def from_arrays(arrays: Mapping[str, PyTree], shape: LearnerState) -> LearnerState:
+    """The state of this shape that `to_arrays` took apart; what `without_absent` left out of it is zeros."""
+    names = {field.name for field in dataclasses.fields(shape)}
+    arrays = {**arrays, "extra": with_remainders(arrays["extra"], shape.extra)}
+    restored = {name: jax.tree.map(_from_words, arrays[name], _named(shape)[name]) for name in names}
+    if isinstance(shape, FusedState):
+        treedef = jax.tree.structure(shape.environments)
+        leaves = [restored["environments"][path] for path in _flat(shape.environments)]
+        restored["environments"] = jax.tree.unflatten(treedef, leaves)
+    return type(shape)(**restored)
+
+
+def without_absent(expected: PyTree, saved: PyTree) -> PyTree:
+    """Leaves out what a checkpoint need not hold: the remainders of running statistics.
+
+    Args:
+        expected: arrays or `jax.ShapeDtypeStruct`s.
+        saved: Orbax's record of the arrays.
+
+    Returns:
+        `expected`, with a dictionary of the rest in place of `Statistics` whose remainders were not saved.
+    """
+    found = by_path(saved)
+
+    def choose(path: tuple[Any, ...], node: PyTree) -> PyTree:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        absent = isinstance(node, Statistics) and f"{name}/remainders/count" not in found
+        return {"count": node.count, "mean": node.mean, "variance": node.variance} if absent else node
+
+    return jax.tree_util.tree_map_with_path(choose, expected, is_leaf=lambda node: isinstance(node, Statistics))
+
+
+def with_remainders(arrays: PyTree, shape: PyTree) -> PyTree:
+    """The arrays, with zeros for the remainders that `without_absent` left out."""
+
+    def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if leaf.sharding is None:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        # Unlike `jax.device_put` this waits for no other process.
+        filled = np.zeros(leaf.shape, leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: filled[index])
+
+    def complete(expected: PyTree, node: PyTree) -> PyTree:
+        if not isinstance(expected, Statistics) or isinstance(node, Statistics):
+            return node
+        return Statistics(**node, remainders=jax.tree.map(zeros, expected.remainders))
+
+    return jax.tree.map(complete, shape, arrays, is_leaf=lambda node: isinstance(node, Statistics))
+
+
+def _named(state: LearnerState) -> dict[str, PyTree]:
+    """The fields by name, with environments made flat."""
+    fields: dict[str, Any] = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return fields | ({"environments": _flat(state.environments)} if isinstance(state, FusedState) else {})
+
+
+def _flat(tree: PyTree) -> dict[str, Any]:
+    """Leaves by paths such as `environment.ended`: no slashes, which separate the names of nested containers."""
+    return {path.replace("/", "."): leaf for path, leaf in by_path(tree).items()}
+
+
+def _to_words(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _from_words(array: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
+    return jax.random.wrap_key_data(array) if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key) else array
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves of nested containers by paths such as `encoder/Dense_0/kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def check_leaves(checkpoint: epath.Path, saved: PyTree, expected: PyTree, *, partly: bool = False) -> None:
+    """Checks that what is saved has the leaves that a run expects.
+
+    Args:
+        checkpoint: its folder, for messages.
+        saved: Orbax's record of the arrays.
+        expected: arrays or `jax.ShapeDtypeStruct`s.
+        partly: whether more may be saved.
+
+    Raises:
+        ConfigError: if it is of another network or algorithm; names the first leaf that differs.
+    """
+    found, wanted = leaf_shapes(saved), leaf_shapes(expected)
+    differing = [
+        f"{path} is {found.get(path, 'not there')}, expected {leaf}"
+        for path, leaf in wanted.items()
+        if found.get(path) != leaf
+    ]
+    unknown = [f"it has {path}, which this run has not" for path in found if path not in wanted and not partly]
+    if differences := differing + unknown:
+        check(
+            not all(difference.startswith("environments/") for difference in differences),
+            f"Checkpoint {checkpoint.name} in {checkpoint.parent} holds its run's environments, and this run has "
+            f"others: {differences[0]}. With topology.placement='anakin' keep actors.num_envs and env as they were.",
+        )
+        raise ConfigError(
+            f"Checkpoint {checkpoint.name} in {checkpoint.parent} is of another network or algorithm: {differences[0]}."
+        )
+
+
+def leaf_shapes(tree: PyTree) -> dict[str, str]:
+    """Dtype and shape of each leaf by its path, which is the same in a live state and in Orbax's record of it."""
+    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in by_path(tree).items()}

@@ -1,0 +1,140 @@
+"""How a run is told to stop: Ctrl-C by a person, SIGTERM by a scheduler, SIGHUP by a terminal that closes.
+
+The first signal lets the update in flight end and everything be saved; the second ends the process at once, which
+harms nothing: what was not saved whole does not count. A SIGHUP that is ignored at the start, as `nohup` has it, stays
+ignored, and a second one hurries nothing: a terminal and its shell may both send one. The handlers stay for as long as
+the run does, whatever its environments register (`podrl.runtime.signal_handlers`).
+
+SIGUSR1, SIGUSR2 and SIGXCPU are notices: a run saves and ends, and nothing that comes with them or after them hurries
+it. A handler that is registered for them, before the run or during it, stays.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import NoReturn
+
+from absl import logging
+
+from podrl.runtime.container_limits import explain
+from podrl.runtime.process_exit import record_end
+from podrl.runtime.signal_handlers import Handler, KeptHandlers
+from podrl.runtime.stop_signals import EXIT_CODES, NOTICES, Urgency, stands
+
+_SHOW_CURSOR = "\x1b[?25h"
+_exit = os._exit  # Before a run replaces it: see `podrl.runtime.process_exit`.
+# The terminal may be gone, and a signal may come while the main thread writes to it, which a stream refuses twice.
+_UNWRITABLE = (OSError, ValueError, RuntimeError)
+_RENEWED_S = 1.0  # How often handlers are looked after.
+
+
+class Interruption:
+    """Whether to stop, and as what.
+
+    Attributes:
+        exit_code: of the first signal; None before it.
+    """
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self.exit_code: int | None = None
+        self._urgency = Urgency()
+        self._renewed_s = 0.0
+        self._kept: KeptHandlers | None = None
+
+    def is_set(self) -> bool:
+        """Whether a signal has come."""
+        return self.exit_code is not None
+
+    def code(self) -> int:
+        """The exit code of the first signal; 0 before it. Looks after the handlers, if the main thread asks."""
+        if self._kept is not None and time.monotonic() - self._renewed_s > _RENEWED_S:
+            self._kept.renew()
+            self._renewed_s = time.monotonic()
+        return self.exit_code or 0
+
+    def catch(self, handlers: dict[signal.Signals, Handler]) -> KeptHandlers:
+        """Handlers that `code` looks after."""
+        self._kept = KeptHandlers(handlers)
+        return self._kept
+
+    def take(self, signum: int, frame: FrameType | None) -> None:
+        """Takes a signal."""
+        if signum == signal.SIGINT and (limit := explain()):
+            with contextlib.suppress(RuntimeError):
+                logging.error("The run failed: %s", limit)
+            leave(1)
+        is_second = self._urgency.is_second(signum)
+        if self.exit_code is None:
+            self.exit_code = EXIT_CODES[signal.Signals(signum)]
+            with contextlib.suppress(RuntimeError):
+                logging.info("Stopping after this update; %s to stop at once.", _to_hurry(signum))
+        elif is_second:
+            leave(self.exit_code)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """Ends the process without waiting for any thread, device or file; gives the terminal its cursor back."""
+    with contextlib.suppress(*_UNWRITABLE):
+        if sys.stdout.isatty():
+            sys.stdout.write(_SHOW_CURSOR)
+        sys.stdout.flush()
+    with contextlib.suppress(*_UNWRITABLE):
+        sys.stderr.flush()
+    record_end()
+    _exit(exit_code)
+
+
+def pause(signum: int, frame: FrameType | None) -> None:
+    """Stops the process until somebody lets it go on (Ctrl-Z and `fg`, a scheduler that suspends jobs)."""
+    faulthandler.cancel_dump_traceback_later()  # The watchdog's; its clock would run on. The next check sets it again.
+    with contextlib.suppress(*_UNWRITABLE):
+        if sys.stdout.isatty():
+            sys.stdout.write(_SHOW_CURSOR)
+            sys.stdout.flush()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Catches these signals as long as the context lasts; only the main thread can."""
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    kept = make_handlers(interruption.take) | {signal.SIGTSTP: pause}
+    with notices_to(interruption.take), interruption.catch(kept):
+        yield interruption
+
+
+def make_handlers(take: Handler) -> dict[signal.Signals, Handler]:
+    """`take` for every signal to stop but notices, except a SIGHUP that is ignored (`nohup`), which stays so."""
+    hangup = signal.SIG_IGN if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else take
+    return {signum: take for signum in EXIT_CODES if signum not in NOTICES} | {signal.SIGHUP: hangup}
+
+
+@contextlib.contextmanager
+def notices_to(take: Handler) -> Iterator[None]:
+    """`take` for the notices of schedulers, unless they have, or get, a handler of the user's."""
+    before = {signum: signal.signal(signum, take) for signum in NOTICES if stands(signum)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            if signal.getsignal(signum) == take:
+                signal.signal(signum, handler)
+
+
+def _to_hurry(signum: int) -> str:
+    """What ends the run at once after this signal."""
+    if signum in NOTICES:
+        return "Ctrl-C or SIGTERM twice"
+    if signum == signal.SIGHUP:
+        return "Ctrl-C or SIGTERM"
+    return "Ctrl-C again" if signum == signal.SIGINT else f"{signal.Signals(signum).name} again"

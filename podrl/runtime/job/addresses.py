@@ -1,0 +1,48 @@
+"""Where the processes of a job meet: 'host:port', as the flag --coordinator has it."""
+
+import re
+import socket
+
+from podrl.config.config import check
+
+_LOOPBACK = re.compile(r"localhost|127(\.\d+){1,3}|::1")
+
+
+def check_address(address: str) -> None:
+    """Raises ConfigError unless it is of the form of an address, with a port that there can be."""
+    host, _, port = address.rpartition(":")
+    check(
+        bool(host) and port.isdigit() and (":" not in host or host[0] + host[-1] == "[]"),
+        f"--coordinator={address} is not of the form HOST:PORT, such as node1:12345.",
+    )
+    check(
+        0 < int(port) < 65536, f"--coordinator={address}: port {port} is out of range. Choose one from 1024 to 65535."
+    )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether 'host:port' means the same host to everybody who uses it."""
+    return _LOOPBACK.fullmatch(split_address(address)[0].casefold()) is not None
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of 'host:port' or '[IPv6]:port'."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def meeting_point(address: str) -> tuple[str, int]:
+    """Host and port to listen at and to connect to: of a name with several addresses within this host, the first.
+
+    Another user's program may listen at the second.
+    """
+    host, port = split_address(address)
+    if not is_loopback(address):
+        return host, port
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4]
+    return str(found[0]), port
+
+
+def join_address(host: str, port: int) -> str:
+    """'host:port' or '[IPv6]:port'."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

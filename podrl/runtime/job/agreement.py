@@ -1,0 +1,110 @@
+"""What the processes of a job tell each other while they train: when to stop, and which episodes ended.
+
+Whatever decides what a process does next must be equal on all of them, or one waits in a reduction for others that have
+left. So a process that is told to stop says so in a reduction of its own, and all of them stop after the same update.
+"""
+
+from collections.abc import Callable
+import json
+from typing import Any, TypeVar
+
+import jax
+from jax import numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from podrl.config.config import MISTAKE, ConfigError
+from podrl.mesh import replicated
+from podrl.runtime.job.job import Job
+
+T = TypeVar("T")
+
+
+def from_first(job: Job, name: str, make: Callable[[], Any], timeout_s: float) -> Any:
+    """What the first process makes, on all of them.
+
+    Args:
+        job: of this process.
+        name: of what is made, for messages.
+        make: called on the first process only; returns what JSON takes.
+        timeout_s: how long the others wait for it.
+
+    Raises:
+        ConfigError: on all processes, if it is raised on the first; the job is left, in good order, before that.
+        TimeoutError: if it does not come in time.
+    """
+    if job.process_count == 1:
+        return make()
+    made, mistake = None, ""
+    if job.process_index == 0:
+        try:
+            made = make()
+        except ConfigError as error:
+            mistake = str(error)
+    made, mistake = json.loads(job.exchange(name, json.dumps([made, mistake]), timeout_s)[0])
+    if mistake:
+        job.leave(MISTAKE)
+        raise ConfigError(mistake)
+    return made
+
+
+def together(job: Job, name: str, make: Callable[[], T], timeout_s: float) -> T:
+    """What every process makes for itself, unless one of them finds a mistake: then nobody goes on.
+
+    Args:
+        job: of this process.
+        name: of what is made, for messages.
+        make: called on every process.
+        timeout_s: how much longer than others a process may take.
+
+    Raises:
+        ConfigError: on all processes, if it is raised on any; the job is left, in good order, before that.
+        TimeoutError: if a process does not say in time.
+    """
+    if job.process_count == 1:
+        return make()
+    made: T | None = None
+    mistake = ""
+    try:
+        made = make()
+    except ConfigError as error:
+        mistake = str(error)
+    mistakes = job.exchange(name, mistake, timeout_s)
+    if made is not None and not any(mistakes):
+        return made
+    job.leave(MISTAKE)
+    process = next(process for process, text in enumerate(mistakes) if text)
+    raise ConfigError(mistake or f"{job.name_of(process)}: {mistakes[process]}")
+
+
+class StopVote:
+    """Whether any process was told to stop, as all of them see it before the same update.
+
+    The vote that is cast before update n is counted on the devices while that update is made, and is asked for before
+    update n + 1, so that nobody waits for it: a job stops two updates after the signal at the latest.
+    """
+
+    def __init__(self, learner: Mesh, stop_code: Callable[[], int]):
+        """Compiles the reduction.
+
+        Args:
+            learner: the learner mesh of the whole job.
+            stop_code: exit code of the signal that has come to this process; 0 if none has.
+        """
+        self._stop_code = stop_code
+        self._devices = [device for device in learner.devices.flat if device.process_index == jax.process_index()]
+        self._shape = (learner.size,)
+        self._sharding = NamedSharding(learner, PartitionSpec(learner.axis_names))
+        votes = jax.ShapeDtypeStruct(self._shape, np.int32, sharding=self._sharding)
+        self._count = jax.jit(jnp.max, out_shardings=replicated(learner)).lower(votes).compile()
+        self._counted: jax.Array | None = None
+
+    def __call__(self) -> int:
+        """The highest exit code of any process when it cast its vote last; 0 if nobody is to stop."""
+        return 0 if self._counted is None else int(self._counted)
+
+    def cast(self) -> None:
+        """Casts this process's vote; every process does so once before every update."""
+        mine = np.full((1,), self._stop_code(), np.int32)
+        votes = [jax.device_put(mine, device) for device in self._devices]
+        self._counted = self._count(jax.make_array_from_single_device_arrays(self._shape, self._sharding, votes))

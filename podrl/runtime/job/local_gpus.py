@@ -1,0 +1,106 @@
+"""How the processes of a job that share a host share its GPUs, and whether there are as many as they need.
+
+Two processes cannot have one GPU: NCCL refuses it, and a number that is not there is an "invalid device ordinal".
+
+Sources: srun(1) on --gpus-per-task, --gpu-bind and its output variables; CUDA's documentation of CUDA_VISIBLE_DEVICES.
+"""
+
+from collections.abc import Mapping, Sequence
+import itertools
+from pathlib import Path
+
+from absl import logging
+
+from podrl.config.config import check
+from podrl.runtime.job.membership import Membership
+
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+_ON_NODE = "SLURM_GPUS_ON_NODE"
+_HIDDEN = ("-1", "NoDevFiles")  # What users and SLURM name where no GPU is to be seen.
+_BINDING = ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND", "SLURM_NTASKS_PER_GPU")
+
+
+def share_gpus(environ: Mapping[str, str], membership: Membership) -> tuple[int, ...] | None:
+    """The numbers of this process's GPUs, among those that it sees; None if it may take all that it sees.
+
+    Args:
+        environ: of the process.
+        membership: its place.
+    """
+    visible = _visible(environ)
+    if membership.processes_here <= 1 or visible == [] or _is_bound(environ, visible):
+        return None
+    count = _on_node(environ) if visible is None else len(visible)
+    each = max(1, (count or 0) // membership.processes_here)
+    return tuple(range(membership.local_index * each, (membership.local_index + 1) * each))
+
+
+def check_gpus(
+    environ: Mapping[str, str], membership: Membership, plugins: Sequence[str], driver: Path = _DRIVER
+) -> None:
+    """Warns of GPUs of this host that no process of the job uses.
+
+    Args:
+        environ: of the process.
+        membership: its place.
+        plugins: names of JAX's plugins that are installed; without one for GPUs nothing is looked at.
+        driver: where NVIDIA's driver lists GPUs.
+
+    Raises:
+        ConfigError: if the job has more processes on this host than GPUs.
+    """
+    here, platforms = membership.processes_here, environ.get("JAX_PLATFORMS", "")
+    for_gpus = any("cuda" in name or "rocm" in name for name in plugins)
+    if here <= 1 or not for_gpus or (platforms and not {"cuda", "gpu", "rocm"} & set(platforms.split(","))):
+        return
+    visible = _visible(environ)
+    bound, on_node = _is_bound(environ, visible), _on_node(environ)
+    if visible == [] or (visible and bound and not on_node and visible[0].startswith("MIG-")):  # No whole GPUs.
+        return
+    if bound or visible is None:
+        listed = len(list(driver.iterdir())) if driver.is_dir() else 0
+        count, where = (on_node, f"{_ON_NODE}={on_node}") if on_node else (listed, f"{driver} lists {listed}")
+    else:
+        count, where = len(visible), f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']}"
+    if not count:  # Neither SLURM nor the driver says how many there are.
+        return
+    check(
+        here <= count,
+        f"{here} processes of this job run on {membership.host}, which has {count} GPU(s) for them ({where}), and each "
+        f"needs one of its own. Start at most {count} on a host (--ntasks-per-node), or set JAX_PLATFORMS=cpu to train "
+        "without GPUs.",
+    )
+    used = (len(visible or ()) if bound else count // here) * here
+    if 0 < used < count and membership.local_index == 0:
+        logging.warning(
+            "%d of the %d GPUs of %s (%s) are used by no process: each of the %d here takes %d. Start one process that "
+            "takes all, or a number that divides them.",
+            count - used,
+            count,
+            membership.host,
+            where,
+            here,
+            used // here,
+        )
+
+
+def _visible(environ: Mapping[str, str]) -> list[str] | None:
+    """GPUs that this process sees; None if it is not said. CUDA reads no further than a name that hides the rest."""
+    if (named := environ.get("CUDA_VISIBLE_DEVICES")) is None:
+        return None
+    names = [name for part in named.split(",") if (name := part.strip())]
+    return list(itertools.takewhile(lambda name: name not in _HIDDEN, names))
+
+
+def _on_node(environ: Mapping[str, str]) -> int | None:
+    """GPUs that SLURM gives the step on this node; None if it does not say."""
+    number = environ.get(_ON_NODE, "")
+    return int(number) if number.isdigit() else None
+
+
+def _is_bound(environ: Mapping[str, str], visible: Sequence[str] | None) -> bool:
+    """Whether the scheduler shows each process only its own GPUs, which have the numbers from 0 for all of them."""
+    if visible is None:
+        return False
+    asked = any(environ.get(name, "none") not in ("", "none") for name in _BINDING)
+    return len(visible) == 1 or (asked and len(visible) < (_on_node(environ) or 0))

@@ -1,0 +1,199 @@
+"""Before a job of several processes starts: do all have the same software, config, devices and workdir?
+
+What differs would otherwise show late and as something else: as a hang in a collective, as numbers that no other run
+can repeat, or as a checkpoint of which a part is missing.
+"""
+
+from collections.abc import Mapping, Sequence
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import time
+from typing import Any
+
+from absl import logging
+from etils import epath
+import jax
+
+from podrl.config.config import MISTAKE, Config, ConfigError
+from podrl.config.config_dict import to_dict
+from podrl.mistakes import shorten
+from podrl.runtime.job.job import Job
+from podrl.runtime.machine import jax_plugins
+from podrl.runtime.software import LIBRARIES, find_commit
+
+CLOCKS_S = 5.0  # By how much they may differ.
+_ENVIRONMENT = ("JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "LIBTPU_INIT_ARGS")
+_OF_ONE_HOST = ("--xla_dump_", "--xla_force_host_platform_device_count")  # Flags that may differ.
+_VISIBLE_S = 10.0  # In which a file system shows a new file to all hosts.
+_CONFIG = "--config."
+_SOFTWARE = (*LIBRARIES, "python", "commit of podrl", "plugins of jax")
+_DEVICES = ("kind of device", "number of devices")
+
+
+def make_facts(config: Config, flags: Mapping[str, Any]) -> dict[str, str]:
+    """What must be the same in every process, as far as it can be known without looking for devices.
+
+    Args:
+        config: as the user asked for it, before anything in it was chosen for this machine.
+        flags: of the command line, that decide what a run does, such as `workdir`.
+    """
+    xla_flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_OF_ONE_HOST)]
+    return {
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "commit of podrl": find_commit() or "none",
+        "plugins of jax": " ".join(sorted(jax_plugins())) or "none",
+        "XLA_FLAGS": " ".join(sorted(xla_flags)) or "nothing",
+        **{name: os.environ.get(name) or "nothing" for name in _ENVIRONMENT},
+        **{f"--{name}": str(value) for name, value in flags.items()},
+        **_flatten(to_dict(config), _CONFIG),
+    }
+
+
+def make_device_facts() -> dict[str, str]:
+    """What must be the same of every process's devices; looks for them, which all processes have to do together."""
+    devices = jax.local_devices()
+    return {"kind of device": devices[0].device_kind, "number of devices": str(len(devices))}
+
+
+def check_agreement(job: Job, facts: Mapping[str, str], timeout_s: float) -> float:
+    """Compares what all processes know; to be called by all of them.
+
+    Args:
+        job: all processes; left, in good order, before an error is raised.
+        facts: of this process, from `make_facts` or `make_device_facts`.
+        timeout_s: how long to wait for the others' facts.
+
+    Returns:
+        Seconds between the clock that is most ahead and the one that is most behind, to a fraction of a second.
+
+    Raises:
+        ConfigError: in every process, if they differ; names those that differ from most, and the facts.
+        TimeoutError: if some do not come; names them.
+    """
+    everybody = [json.loads(text) for text in job.exchange("facts", json.dumps(dict(facts)), timeout_s)]
+    # All left the exchange at nearly the same time: what the clocks show now differs as they do.
+    clocks = [float(text) for text in job.exchange("clock", repr(time.time()), timeout_s)]
+    complaint = compare(everybody, [job.name_of(process) for process in range(job.process_count)])
+    if complaint:
+        job.leave(MISTAKE)
+        raise ConfigError(complaint)
+    skew_s = max(clocks) - min(clocks)
+    if skew_s > CLOCKS_S:
+        ahead, behind = clocks.index(max(clocks)), clocks.index(min(clocks))
+        logging.warning(
+            "Clocks differ by %.1f s, that of %s being ahead of that of %s. Times in logs do not compare.",
+            *(skew_s, job.name_of(ahead), job.name_of(behind)),
+        )
+    return skew_s
+
+
+def compare(everybody: Sequence[Mapping[str, str]], names: Sequence[str]) -> str:
+    """One line on what differs and what to do; empty if nothing does.
+
+    Args:
+        everybody: the facts, by process.
+        names: of the processes.
+    """
+    keys = dict.fromkeys(key for facts in everybody for key in facts)
+    differing = [key for key in keys if len({facts.get(key) for facts in everybody}) > 1]
+    if not differing:
+        return ""
+    found = [_difference(key, [facts.get(key, "nothing") for facts in everybody], names) for key in differing]
+    text = shorten(found, 3)
+    return f"{text[:1].upper()}{text[1:]}. {_advice(differing[0])}"
+
+
+def check_workdir(job: Job, workdir: str, timeout_s: float) -> None:
+    """Checks that all processes see the same folder and may write to it; to be called by all of them.
+
+    Args:
+        job: all processes; left, in good order, before an error is raised.
+        workdir: as each process calls it.
+        timeout_s: how long to wait for the others.
+
+    Raises:
+        ConfigError: in every process, if one does not; names it and the reason.
+        TimeoutError: if some do not come; names them.
+    """
+    folder = epath.Path(workdir)
+    own = folder / f".preflight-{secrets.token_hex(8)}"
+    problem = _try_to_write(own) if job.process_index == 0 else ""
+    shared = job.exchange("name in workdir", "" if problem else own.name, timeout_s)[0]
+    if job.process_index != 0 and shared:
+        problem = _try_to_read(folder / shared) or _try_to_write(own)
+    problems = job.exchange("workdir", problem, timeout_s)
+    with contextlib.suppress(OSError):
+        own.unlink(missing_ok=True)
+    found = [f"{job.name_of(process)} {text}" for process, text in enumerate(problems) if text]
+    if found:
+        job.leave(MISTAKE)
+        raise ConfigError(
+            f"--workdir={workdir}: {shorten(found, 3)}. Choose a folder that all hosts share, such as one on a network "
+            "file system or gs://, and may write to."
+        )
+
+
+def _try_to_write(path: epath.Path) -> str:
+    """What goes wrong; empty if nothing does."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("Is this folder shared?\n")
+    except OSError as error:
+        return f"cannot write there ({error.strerror or error})"
+    return ""
+
+
+def _try_to_read(path: epath.Path) -> str:
+    """What goes wrong; empty if the file is there, though perhaps only after a while."""
+    deadline_s = time.monotonic() + _VISIBLE_S
+    while True:
+        try:
+            path.read_text()
+            return ""
+        except FileNotFoundError:
+            problem = "does not see what process 0 writes there"
+        except OSError as error:
+            problem = f"cannot read there ({error.strerror or error})"
+        if time.monotonic() > deadline_s:
+            return problem
+        time.sleep(0.1)
+
+
+def _difference(key: str, values: Sequence[str], names: Sequence[str]) -> str:
+    """`process 1 (node2) has jax 0.10.1, the others have 0.10.2`."""
+    usual = max(values, key=values.count)
+    odd = [process for process, value in enumerate(values) if value != usual]
+    if len(values) == 2:
+        return f"{names[0]} has {key} {values[0]}, {names[1]} has {values[1]}"
+    parts: list[str] = []
+    for value in dict.fromkeys(values[process] for process in odd):
+        group = [names[process] for process in odd if values[process] == value]
+        more = f" and {len(group) - 4} more" if len(group) > 4 else ""
+        have = "has" if len(group) == 1 else "have"
+        parts.append(f"{', '.join(group[:4])}{more} {have} {'' if parts else key + ' '}{value}")
+    return f"{', '.join(parts)}, the others have {usual}"
+
+
+def _advice(key: str) -> str:
+    if key in _SOFTWARE:
+        return "Install the same versions everywhere."
+    if key in _DEVICES:
+        return "Give every process as many devices of the same kind."
+    if key.startswith("--"):
+        return "Give every process the same command and the same config file."
+    if key == "XLA_FLAGS":
+        return "Set it to the same everywhere; on CPUs with AVX2 and no AVX-512 podrl adds a flag, where it is not set."
+    return "Set it to the same everywhere."
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, str]:
+    """Dotted keys."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": repr(value)}
+    return flat

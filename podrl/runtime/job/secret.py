@@ -1,0 +1,127 @@
+"""The secret by which the processes of one job know each other, and where a process finds it.
+
+A launcher makes one for every start. Processes that are started by hand are given one, the same for all; on a single
+host they need none, as each finds the same file in its user's home.
+"""
+
+from collections.abc import MutableMapping
+import contextlib
+import os
+from pathlib import Path
+import secrets
+import stat
+import tempfile
+
+from podrl.config.config import ConfigError, check
+
+VARIABLE = "PODRL_JOB_SECRET"
+FILE_VARIABLE = "PODRL_JOB_SECRET_FILE"
+SHORTEST = 16  # Characters. A short one could be guessed from a proof that was overheard.
+MAKE = "python -c 'import secrets; print(secrets.token_hex(32))'"
+EXPORT = f'export {VARIABLE}="$({MAKE})"'  # For a shell that starts processes by hand.
+_NAME_ONE = f"Name a file of yours with mode 600 that holds the job's secret, or give {VARIABLE}; make one by {MAKE}"
+_BYTES = 32
+_USERS_FILE = ".podrl/secret"  # In the user's home.
+
+
+def make_secret() -> str:
+    """A new one."""
+    return secrets.token_hex(_BYTES)
+
+
+def take_secret(environ: MutableMapping[str, str], address: str, *, loopback: bool, home: Path | None = None) -> bytes:
+    """The job's secret, as this process is told it.
+
+    Args:
+        environ: of the process; the secret is taken out, so that environments and other children do not inherit it.
+        address: where the processes meet, for the message of an error.
+        loopback: whether that is an address within this host.
+        home: of the user; found out by default.
+
+    Raises:
+        ConfigError: if there is none, it is too short, or others may read its file.
+    """
+    given, path = environ.pop(VARIABLE, "").strip(), environ.get(FILE_VARIABLE, "")
+    if given:
+        return _checked(given, VARIABLE)
+    if path:
+        source = f"{FILE_VARIABLE}={path}"
+        return _checked(_read(_expanded(path, source), source), source)
+    check(
+        loopback,
+        f"The processes of this job are to meet at {address}, which other hosts reach, and this one was given no "
+        f"secret by which they know each other. Give all of them the same one: {VARIABLE}, made once by {MAKE}, or "
+        f"{FILE_VARIABLE}, the path of a file with mode 600 that holds it.",
+    )
+    file = (home or _home()) / _USERS_FILE
+    _create(file)
+    return _checked(_read(file, str(file)), str(file))
+
+
+def _checked(text: str, source: str) -> bytes:
+    """A secret that is long enough, and that a variable can carry."""
+    check("\0" not in text, f"{source}: a job's secret has no NUL characters. Make one by {MAKE}")
+    check(
+        len(text) >= SHORTEST,
+        f"{source}: a job's secret of {len(text)} characters can be guessed; at least {SHORTEST} are expected. "
+        f"Make one by {MAKE}",
+    )
+    return os.fsencode(text)
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ConfigError(f"This user has no home folder to keep a job's secret in. Set {VARIABLE}; {MAKE}") from None
+
+
+def _expanded(path: str, source: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{source}: there is no such user. {_NAME_ONE}") from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Also reads a pipe without a writer, for which `open` would wait."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _read(path: Path, source: str) -> str:
+    """A file's text, if only its owner may read it."""
+    try:
+        with open(path, opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            check(stat.S_ISREG(status.st_mode), f"{source} is no file. {_NAME_ONE}")
+            check(
+                not status.st_mode & 0o077 and status.st_uid in (os.geteuid(), 0),
+                f"{source}: a job's secret is for its user alone, but this file has mode {status.st_mode & 0o777:o} "
+                f"and belongs to user {status.st_uid}. Put a new secret into a file of your own with mode 600.",
+            )
+            return file.read().strip()
+    except OSError as error:
+        raise ConfigError(f"{source}: the job's secret cannot be read ({error.strerror}). {_NAME_ONE}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{source}: the job's secret is no text. Make one by {MAKE}") from None
+
+
+def _create(path: Path) -> None:
+    """Makes a file with a secret, whole and once, also where several processes do so at the same time."""
+    if path.exists():
+        return
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # Of mode 600.
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(make_secret() + "\n")
+            with contextlib.suppress(FileExistsError):
+                os.link(new, path)
+        finally:
+            os.unlink(new)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}, where processes on one host find their job's secret, cannot be made ({error.strerror}). Give all "
+            f"of them the same {VARIABLE} instead, made once by {MAKE}"
+        ) from None

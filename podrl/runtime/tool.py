@@ -1,0 +1,122 @@
+"""What the commands of `tools/` have in common: how they end, and checks of their flags. Imports no JAX."""
+
+from collections.abc import Callable, Sequence
+import contextlib
+import os
+from pathlib import Path
+import signal
+import sys
+import threading
+from typing import TypeVar
+
+import ml_collections
+
+from podrl.config import commandline
+from podrl.config.config import ConfigError, check
+from podrl.config.user_modules import add_working_folder, give_way
+from podrl.runtime.container_limits import explain
+from podrl.runtime.process_exit import contained
+from podrl.runtime.signal_handlers import KeptHandlers
+from podrl.runtime.stop_signals import INTERRUPTED
+
+_Flags = TypeVar("_Flags")
+
+
+def run_tool(
+    name: str,
+    run: Callable[[], int | None],
+    *,
+    failures: tuple[type[Exception], ...] = (),
+    farewell: str = "",
+) -> int:
+    """Runs a command to its end, and says in one line what went wrong.
+
+    Args:
+        name: of the tool, which such a line begins with.
+        run: does everything, the parsing of the command line included; may return an exit code.
+        failures: errors that are told in one line too, as no mistake of the user's.
+        farewell: what to say after Ctrl-C; by default nothing.
+
+    Returns:
+        The exit code: what `run` returned, or 0; 2 after a mistake in the command or config, also of one that another
+        error was raised from; 1 after one of `failures`, or at a limit of threads; 130 after Ctrl-C.
+    """
+    give_way()
+    add_working_folder()
+    try:
+        return run() or 0
+    except KeyboardInterrupt:
+        if limit := explain():
+            sys.stderr.write(f"{name}: error: {limit}\n")
+            return 1
+        if farewell:
+            sys.stderr.write(f"{name}: {farewell}\n")
+        return INTERRUPTED
+    except Exception as error:
+        mistake = next((each for each in (error, error.__cause__) if isinstance(each, ConfigError)), None)
+        limit = explain(error) or (explain() if mistake is None else None)
+        if mistake is None and limit is None and not isinstance(error, failures):
+            raise
+        sys.stderr.write(f"{name}: error: {mistake or limit or error}\n")
+        return 1 if mistake is None else 2
+
+
+def contain(run: Callable[[_Flags], None], flags: _Flags) -> None:
+    """Runs what calls environments: one that ends the process, or takes Ctrl-C for itself, does not get its way.
+
+    Raises:
+        RuntimeError: if one tries to end the process.
+    """
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            stack.enter_context(KeptHandlers({signal.SIGINT: signal.getsignal(signal.SIGINT)}))
+        stack.enter_context(contained(by_ctrl_c=True))
+        run(flags)
+
+
+def refuse_module(module: str, program: str) -> int:
+    """Says what to run instead of `python -m podrl.<module>`, which is a part of the library; returns exit code 2."""
+    sys.stderr.write(f"podrl: error: python -m {module} is no command. In podrl's own folder run: python {program}\n")
+    return 2
+
+
+def load_config(path: str, overrides: Sequence[str], *, smoke: bool = False) -> ml_collections.ConfigDict:
+    """The config of a file with overrides such as `--config.env.id=Pong-v5`, shrunk if asked to.
+
+    Raises:
+        ConfigError: on a missing or broken file, an unknown key, or a value that its type does not take.
+    """
+    config = commandline.override(commandline.load_config(path), list(overrides))
+    config.smoke = config.smoke or smoke
+    return config
+
+
+def check_known(arguments: Sequence[str], *prefixes: str) -> None:
+    """Raises ConfigError unless all arguments that no flag took begin with one of the prefixes."""
+    for argument in arguments:
+        check(argument.startswith(prefixes), f"Unknown argument {argument!r}. See --help.")
+
+
+def check_writable(flag: str, path: Path | None) -> None:
+    """Raises ConfigError unless a file can be written there; None is fine."""
+    if path is None:
+        return
+    check(path.parent.is_dir(), f"{flag}={path}: there is no such folder.")
+    check(not path.is_dir(), f"{flag}={path} is a folder. Name a file in it.")
+    target = path if path.exists() else path.parent
+    check(os.access(target, os.W_OK), f"{flag}={path} cannot be written: no permission.")
+
+
+def parse_numbers(flag: str, text: str | None, *, least: int = 1, distinct: bool = False) -> tuple[int, ...]:
+    """Whole numbers as in `1,2,4`; none of None.
+
+    Raises:
+        ConfigError: if there is something else, a number is too small, or one comes twice that must not.
+    """
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    check(
+        all(part.isdecimal() and part.isascii() and int(part) >= least for part in parts)
+        and (not distinct or len(set(parts)) == len(parts)),
+        f"{flag}={text} must be {'different ' if distinct else ''}whole numbers of at least {least}, such as 1,2,4.",
+    )
+    return tuple(map(int, parts))

@@ -1,0 +1,261 @@
+"""Conducts a study: finds out what can be run, runs what is left, and writes tables, figures and the report."""
+
+from collections.abc import Sequence
+import dataclasses
+from pathlib import Path
+import shlex
+import sys
+
+from absl import logging
+
+from podrl.config.config import check
+from podrl.launch.signals import StopSignals
+from podrl.mistakes import shorten
+from podrl.runs.folder_guard import sole_user
+from podrl.runtime.job.secret import EXPORT
+from podrl.studies import slurm_array
+from podrl.studies.definition import Definition
+from podrl.studies.execution import Predict, Runner, order, run_all, tell
+from podrl.studies.feasibility import Feasible, Infeasible, examine, require_feasible
+from podrl.studies.figures import draw_all
+from podrl.studies.folder import Folder
+from podrl.studies.grid import Trial
+from podrl.studies.places import common_overrides, make_job, platform, slice_name
+from podrl.studies.report import Findings, make_report
+from podrl.studies.summary import RunRecord, collect, find_budgets, summarize
+from podrl.studies.table import encode, make_point_table, make_table
+from podrl.telemetry.plotting import make_figure
+
+REPORT = "report.html"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How a study is conducted, which does not change what it measures.
+
+    Attributes:
+        skip_invalid: leave points out that cannot be run.
+        retry_failed: try runs that failed again.
+        accept_changes: go on with a study whose grid was another.
+        silence_s: how long a run may say nothing.
+        at_once: tasks of a SLURM array that may run at the same time; 0 for no limit.
+        table: format of the tables.
+    """
+
+    skip_invalid: bool = False
+    retry_failed: bool = False
+    accept_changes: bool = False
+    silence_s: float = 1800.0
+    at_once: int = 0
+    table: str = "csv"
+
+
+def show(definition: Definition, workdir: str, manner: Manner, program: Path) -> None:
+    """Prints what would be run: every command, and the scripts of SLURM's jobs.
+
+    Raises:
+        ConfigError: if a point cannot be run.
+    """
+    folder = _open(definition, workdir)
+    feasible, infeasible = _examine(definition, manner)
+    trials = order(feasible, definition.seeds)
+    for each in infeasible:
+        sys.stdout.write(f"# Left out: {each.name}: {each.reason}\n")
+    if definition.place == "slurm":
+        numbered = {number: trial for number, (_, trial) in enumerate(trials)}
+        flags = (f"--silence_s={manner.silence_s:g}",)
+        for script in slurm_array.make_scripts(
+            definition, folder, numbered, program, max_at_once=manner.at_once, flags=flags
+        ):
+            sys.stdout.write(f"# sbatch, for runs {script.tasks}:\n{script.text}\n")
+        sys.stdout.write(f"# By which the processes of each run know each other:\n{EXPORT}\n")
+    for number, (_, trial) in enumerate(trials):
+        job = make_job(definition, trial, str(folder.run_folder(trial)))
+        environ = [f"{name}={shlex.quote(value)}" for name, value in job.environ.items()]
+        ended = (
+            "" if definition.seconds is None else f", which the study ends after {definition.seconds:g} s of training"
+        )
+        sys.stdout.write(f"# {number}: {trial.name}{ended}\n{' '.join([*environ, shlex.join(job.command)])}\n")
+
+
+def conduct(
+    definition: Definition,
+    workdir: str,
+    argv: Sequence[str],
+    manner: Manner,
+    program: Path,
+    predict: Predict | None = None,
+) -> int:
+    """Conducts a study, or goes on with it.
+
+    Args:
+        definition: of the study.
+        workdir: its folder.
+        argv: the command as typed.
+        manner: how to go about it.
+        program: the tool, which SLURM's tasks run.
+        predict: env steps per second of a config on so many processes of so many devices; drawn beside the measurement.
+
+    Returns:
+        The exit code: 0 if every run is complete, or submitted; 1 if one is not; 75 and 130 if told to stop.
+
+    Raises:
+        ConfigError: on a mistake of the user's, before anything is started.
+    """
+    feasible, infeasible = _examine(definition, manner)
+    make_figure(1, 1)  # Matplotlib may be missing; better now than after hours.
+    encode([], manner.table)
+    folder = _open(definition, workdir)
+    folder.begin(definition, feasible, infeasible, argv, accept_changes=manner.accept_changes)
+    trials = order(feasible, definition.seeds)
+    if definition.place == "slurm":
+        return _submit(definition, folder, trials, manner, program)
+    with sole_user(folder.path), StopSignals() as stop:
+        runner = Runner(definition=definition, folder=folder, stop=stop, silence_s=manner.silence_s, predict=predict)
+        code = run_all(runner, trials, retry_failed=manner.retry_failed)
+        if code is not None:
+            logging.info("Stopped. The same command goes on.")
+            return code
+        _name_slices(definition, trials)
+        return report(folder, manner)
+
+
+def conduct_one(workdir: str, number: int, manner: Manner, predict: Predict | None = None) -> int:
+    """Makes one run of a study that another command has begun: a task of a SLURM array.
+
+    Returns:
+        The exit code: 0 if it is complete, 1 if it failed, 75 or 130 if it was told to stop.
+
+    Raises:
+        ConfigError: if there is no such study or run.
+    """
+    folder = Folder(workdir)
+    definition = folder.read_definition()
+    feasible, _ = _examine(definition, dataclasses.replace(manner, skip_invalid=True))
+    trials = order(feasible, definition.seeds)
+    check(0 <= number < len(trials), f"--point={number}: this study has runs 0 to {len(trials) - 1}.")
+    each, trial = trials[number]
+    with StopSignals() as stop:
+        runner = Runner(definition=definition, folder=folder, stop=stop, silence_s=manner.silence_s, predict=predict)
+        logging.info("%d of %d: %s", number, len(trials), trial.name)
+        status = runner.run(each, trial)
+        logging.info("%d of %d: %s", number, len(trials), tell(status))
+        if status.word == "complete":
+            return 0
+        cut = status.facts["exit_code"] if status.facts["exit_code"] in (75, 130) else 1
+        return stop.exit_code or cut
+
+
+def report(folder: Folder, manner: Manner) -> int:
+    """Writes tables, figures and the report of what there is so far.
+
+    Returns:
+        The exit code: 1 if a run is not complete.
+
+    Raises:
+        ConfigError: if there is no study in the folder.
+    """
+    manifest, definition = folder.read_manifest(), folder.read_definition()
+    feasible, _ = _examine(definition, dataclasses.replace(manner, skip_invalid=True))
+    records = collect(folder, feasible, definition.seeds)
+    budgets = find_budgets(records)
+    summaries = summarize(records, budgets)
+    names = [f"runs.{manner.table}", f"points.{manner.table}"]
+    tables = (make_table(records, summaries, budgets), make_point_table(summaries))
+    for name, rows in zip(names, tables, strict=True):
+        (folder.path / name).write_bytes(encode(rows, manner.table))
+    figures = draw_all(summaries) if summaries else {}
+    (folder.path / "figures").mkdir(exist_ok=True)
+    for name, image in figures.items():
+        (folder.path / "figures" / f"{name}.png").write_bytes(image)
+    findings = Findings(
+        manifest=manifest,
+        records=records,
+        summaries=summaries,
+        budgets=budgets,
+        figures=figures,
+        platform=platform(definition),
+        files=names,
+    )
+    (folder.path / REPORT).write_text(make_report(findings))
+    return _tell_end(folder, records)
+
+
+def _tell_end(folder: Folder, records: Sequence[RunRecord]) -> int:
+    path = folder.path / REPORT
+    lost = [record for record in records if record.status.word != "complete"]
+    if not lost:
+        logging.info("All %d runs are complete. The report: %s", len(records), path)
+        return 0
+    listed = shorten([f"{record.trial.name} ({record.status.word})" for record in lost])
+    failed = any(record.status.word == "failed" for record in lost)
+    advice = "add --retry_failed to try what failed again" if failed else "the same command goes on"
+    logging.error(
+        "%d of %d runs are not complete: %s; %s. The report: %s", len(lost), len(records), listed, advice, path
+    )
+    return 1
+
+
+def _open(definition: Definition, workdir: str) -> Folder:
+    """The folder of a study that is to be run, if it is where it can be."""
+    folder = Folder(workdir)
+    check(
+        folder.is_remote or definition.place != "tpu",
+        f"--workdir={workdir}: with --launch tpu it must be in a bucket, gs://BUCKET/FOLDER, which all slices see.",
+    )
+    check(
+        not folder.is_remote or definition.place != "slurm",
+        f"--workdir={workdir}: SLURM's jobs want a folder that all nodes share.",
+    )
+    check(
+        not folder.is_remote or definition.seconds is None,
+        f"--workdir={workdir} is in an object store, where metrics come late. Use --steps instead of --seconds.",
+    )
+    return folder
+
+
+def _examine(definition: Definition, manner: Manner) -> tuple[list[Feasible], list[Infeasible]]:
+    whole = dataclasses.replace(definition, overrides=common_overrides(definition))
+    feasible, infeasible = examine(whole, platform(definition))
+    if not manner.skip_invalid or not feasible:
+        require_feasible(infeasible)
+    return feasible, infeasible
+
+
+def _submit(
+    definition: Definition,
+    folder: Folder,
+    trials: Sequence[tuple[Feasible, Trial]],
+    manner: Manner,
+    program: Path,
+) -> int:
+    slurm_array.require_idle(folder)
+    left = {}
+    for number, (_, trial) in enumerate(trials):
+        word = folder.status(trial).word
+        if word == "failed" and manner.retry_failed:
+            folder.forget_failure(trial)
+        if word in ("not begun", "half-done") or (word == "failed" and manner.retry_failed):
+            left[number] = trial
+    if not left:
+        return report(folder, manner)
+    flags = (f"--silence_s={manner.silence_s:g}",)
+    scripts = slurm_array.make_scripts(definition, folder, left, program, max_at_once=manner.at_once, flags=flags)
+    jobs = [slurm_array.submit(folder, script) for script in scripts]
+    last = slurm_array.submit(folder, slurm_array.make_last(definition, folder, jobs, program))
+    sys.stdout.write(
+        f"Submitted {len(left)} run(s) as SLURM job array(s) {', '.join(jobs)}; job {last} writes the report.\n"
+        f"Where they stand:  squeue --jobs={','.join([*jobs, last])}\n"
+        f"To end them:       scancel {' '.join([*jobs, last])}\n"
+        f"The report so far: {shlex.join(['python', str(program), f'--workdir={folder.path}', '--report_only'])}\n"
+        f"To go on:          the same command, once no job is left\n"
+    )
+    return 0
+
+
+def _name_slices(definition: Definition, trials: Sequence[tuple[Feasible, Trial]]) -> None:
+    """Slices stay, and cost money."""
+    if definition.place == "tpu":
+        machines = dict.fromkeys(trial.point.machines for _, trial in trials)
+        names = dict.fromkeys(slice_name(definition, each) for each in machines)
+        logging.info("The TPU(s) %s stay: delete them when you are done (docs/tpu.md).", ", ".join(names))

@@ -1,0 +1,191 @@
+"""Runs what is left of a study, one run after another; a run that fails does not end it."""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dataclasses
+from pathlib import Path
+import signal
+import time
+from typing import Any
+
+from absl import logging
+
+from podrl.config.config import Config, ConfigError
+from podrl.experience.schedule import warm_up_updates
+from podrl.launch.signals import StopSignals
+from podrl.runtime.job.secret import VARIABLE, make_secret
+from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
+from podrl.runtime.temporary import temporary_folder
+from podrl.studies.definition import Definition
+from podrl.studies.feasibility import Feasible
+from podrl.studies.folder import Folder, Status
+from podrl.studies.grid import Trial
+from podrl.studies.job import Ending, run_job
+from podrl.studies.measurement import MEASURED_FIELDS, measure, measured_seconds
+from podrl.studies.places import make_job
+
+Predict = Callable[[Config, int, int], float | None]  # (config, processes, devices of each) -> env steps per second
+LOG = "job.log"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runner:
+    """How runs of a study are made.
+
+    Attributes:
+        definition: of the study.
+        folder: that it is kept in.
+        stop: catches the signals to this process.
+        silence_s: how long a run may say nothing.
+        predict: env steps per second of a config on so many processes of so many devices; None for no prediction.
+    """
+
+    definition: Definition
+    folder: Folder
+    stop: StopSignals
+    silence_s: float
+    predict: Predict | None = None
+
+    def run(self, each: Feasible, trial: Trial) -> Status:
+        """Runs one to its end, or goes on with it, and writes down what it came to."""
+        predicted = self._predict(each, trial)
+        if self._has_enough(each, trial):  # The study was cut after the run and before this was written down.
+            return self._complete(each, trial, Ending(code=0, had_enough=True, text=""), predicted)
+        started_s = time.monotonic()
+        job = make_job(self.definition, trial, str(self.folder.run_folder(trial)))
+        with self._log(trial) as log:
+            ending = run_job(
+                job.command,
+                log,
+                self.stop,
+                environ={**job.environ, VARIABLE: make_secret()},  # Launchers make one of their own.
+                has_enough=lambda: self._has_enough(each, trial),
+                silence_s=self.silence_s,
+                signal_command=job.signal_command,
+            )
+            if ending.had_enough and ending.code == PREEMPTED:
+                self._note_end(log)
+        if ending.code == 0 or (ending.had_enough and ending.code == PREEMPTED):
+            return self._complete(each, trial, ending, predicted, job_s=time.monotonic() - started_s)
+        if ending.was_cut:
+            return Status(word="half-done", facts={"exit_code": ending.code, "text": ending.text})
+        return self._fail(trial, ending)
+
+    def _note_end(self, log: Path) -> None:
+        """Without this the last lines of the log are those of a run that somebody has stopped."""
+        text = f"after the {self.definition.seconds:g} s of training that --seconds gives a run"
+        with log.open("a") as file:
+            file.write(f"[study {time.strftime('%H:%M:%S')}] Ended by the study as planned, {text}.\n")
+
+    def _has_enough(self, each: Feasible, trial: Trial) -> bool:
+        seconds = self.definition.seconds
+        rows = self.folder.rows(trial, *MEASURED_FIELDS)
+        return seconds is not None and measured_seconds(rows, warm_up_updates(each.config)) >= seconds
+
+    def _complete(
+        self, each: Feasible, trial: Trial, ending: Ending, predicted: float | None, job_s: float | None = None
+    ) -> Status:
+        try:
+            measurement = measure(self.folder.rows(trial), warm_up_updates(each.config))
+        except RuntimeError as error:
+            return self._fail(trial, dataclasses.replace(ending, text=str(error)))
+        facts = {
+            "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "exit_code": ending.code,
+            "job_s": job_s,
+            "measurement": dataclasses.asdict(measurement),
+            "predicted_env_steps_per_second": predicted,
+        }
+        self.folder.write_result(trial, facts)
+        return Status(word="complete", facts=facts)
+
+    def _fail(self, trial: Trial, ending: Ending) -> Status:
+        facts = {
+            "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "exit_code": ending.code,
+            "text": ending.text,
+        }
+        self.folder.write_failure(trial, facts)
+        return Status(word="failed", facts=facts)
+
+    def _predict(self, each: Feasible, trial: Trial) -> float | None:
+        """The prediction for a point; taken from its runs with other seeds if there are any."""
+        if self.predict is None:
+            return None
+        for seed in self.definition.seeds:
+            known: Any = self.folder.status(Trial(point=trial.point, seed=seed)).facts
+            if known.get("predicted_env_steps_per_second") is not None:
+                return float(known["predicted_env_steps_per_second"])
+        machines = trial.point.machines
+        try:
+            return self.predict(each.config, machines.processes, machines.devices_per_process)
+        except (ConfigError, RuntimeError, OSError) as error:
+            logging.warning("No prediction for %s: %s", trial.point.name, error)
+            return None
+
+    @contextlib.contextmanager
+    def _log(self, trial: Trial) -> Iterator[Path]:
+        """A file on this machine for what the job says; it ends up in the run's folder."""
+        folder = self.folder.run_folder(trial)
+        if not self.folder.is_remote:
+            folder.mkdir(parents=True, exist_ok=True)
+            yield Path(folder) / LOG
+            return
+        with temporary_folder("study") as place:
+            log = Path(place) / LOG
+            try:
+                yield log
+            finally:
+                if log.exists():
+                    (folder / LOG).write_bytes(log.read_bytes())
+
+
+def order(feasible: Sequence[Feasible], seeds: Sequence[int]) -> list[tuple[Feasible, Trial]]:
+    """All runs: every point once before any is repeated, so that a machine that slows down harms all alike.
+
+    On TPUs the runs of one slice come together, since slices are created one by one.
+    """
+    trials = [(each, Trial(point=each.point, seed=seed)) for seed in seeds for each in feasible]
+    slices = list(dict.fromkeys(each.point.machines.slice_type for each in feasible))
+    return sorted(trials, key=lambda pair: slices.index(pair[1].point.machines.slice_type))
+
+
+def run_all(runner: Runner, trials: Sequence[tuple[Feasible, Trial]], *, retry_failed: bool) -> int | None:
+    """Runs what is left.
+
+    Args:
+        runner: makes the runs.
+        trials: of the whole study.
+        retry_failed: whether runs that failed are tried again.
+
+    Returns:
+        The exit code of a study that was told to stop; None if it came to its end.
+    """
+    for number, (each, trial) in enumerate(trials, start=1):
+        status = runner.folder.status(trial)
+        if status.word == "complete" or (status.word == "failed" and not retry_failed):
+            continue
+        if status.word == "failed":
+            runner.folder.forget_failure(trial)
+        begun = "goes on with" if status.word != "not begun" else "runs"
+        logging.info("%d of %d: %s %s", number, len(trials), begun, trial.name)
+        status = runner.run(each, trial)
+        if runner.stop.first is not None and status.word != "complete":
+            return runner.stop.exit_code or INTERRUPTED
+        logging.info("%d of %d: %s", number, len(trials), tell(status))
+    return None
+
+
+def tell(status: Status) -> str:
+    """What a run came to, in one line."""
+    if status.word == "complete":
+        found = status.facts["measurement"]
+        return (
+            f"{found['env_steps_per_second']:,.0f} env steps/s over {found['measured_s']:.1f} s and "
+            f"{found['measured_updates']:,} updates"
+        )
+    if status.word == "half-done":
+        code = status.facts["exit_code"]
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"stopped with exit code {code}"
+        return f"half-done: {how}; the same command goes on with it"
+    return f"{status.word}: exit code {status.facts['exit_code']}: {status.facts['text']}"

@@ -1,0 +1,149 @@
+"""Which points of a study can be run: every one is put together as its run would, for devices that are not there.
+
+So what does not divide is found out before anything is started. Nothing is compiled, and no device is touched.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+from podrl.assembly import resolve
+from podrl.config import commandline
+from podrl.config.config import Config, ConfigError, check
+from podrl.experience.layout import make_layout, resolve_loop, resolve_micro_batches
+from podrl.experience.schedule import warm_up_updates
+from podrl.mesh import Topology, make_topology
+from podrl.studies.definition import Definition
+from podrl.studies.grid import Machines, Point, combinations, weak_num_envs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Feasible:
+    """A point that can be run.
+
+    Attributes:
+        point: itself.
+        config: of its runs, but for the seed.
+        actor_devices: in the whole job.
+        learner_devices: in the whole job.
+    """
+
+    point: Point
+    config: Config
+    actor_devices: int
+    learner_devices: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Infeasible:
+    """A place of the grid that cannot be run, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Device:
+    """What a topology asks of a device."""
+
+    id: int
+    process_index: int
+    platform: str
+    device_kind: str
+
+
+def examine(definition: Definition, platform: str) -> tuple[list[Feasible], list[Infeasible]]:
+    """Puts all points of a study together, by scaling and then in the order of the grid.
+
+    Args:
+        definition: of the study.
+        platform: of its devices: `cpu`, `gpu` or `tpu`.
+
+    Raises:
+        ConfigError: on a mistake that is not one point's: a config file that is not there, a key that it has not.
+    """
+    base = commandline.load_config(definition.config)
+    commandline.override(base, as_arguments(definition.overrides))
+    feasible: list[Feasible] = []
+    infeasible: list[Infeasible] = []
+    for settings in combinations(definition.axes):
+        common = {**definition.overrides, **settings}
+        commandline.override(base, as_arguments(common))
+        learners = {machines: _learner_devices(base, common, machines, platform) for machines in definition.machines}
+        least = min((count for count in learners.values() if isinstance(count, int)), default=1)
+        for scaling in definition.scaling:
+            for machines in definition.machines:
+                count = learners[machines]
+                place = Point(scaling=scaling, machines=machines, settings=settings, num_envs=0)
+                try:
+                    if isinstance(count, ConfigError):
+                        raise count
+                    growth = (count, least) if scaling == "weak" else (1, 1)
+                    feasible.append(_put_together(base, common, place, growth, platform))
+                except ConfigError as error:
+                    infeasible.append(Infeasible(name=place.name, reason=str(error)))
+    feasible.sort(key=lambda each: definition.scaling.index(each.point.scaling))
+    return feasible, infeasible
+
+
+def as_arguments(values: Mapping[str, str]) -> list[str]:
+    """Overrides as the command line takes them."""
+    return [f"--config.{key}={value}" for key, value in values.items()]
+
+
+def require_feasible(infeasible: Sequence[Infeasible]) -> None:
+    """Raises ConfigError that names the first point that cannot be run, and how many more there are."""
+    if infeasible:
+        first, more = infeasible[0], len(infeasible) - 1
+        others = f" So it is with {more} more point(s)." if more else ""
+        raise ConfigError(
+            f"Point {first.name} cannot be run: {first.reason}{others} Change the grid, or add --skip_invalid."
+        )
+
+
+def _learner_devices(base: object, values: Mapping[str, str], machines: Machines, platform: str) -> int | ConfigError:
+    """Learner devices of the whole job, or the mistake that prevents there being any."""
+    try:
+        config = resolve(commandline.override(base, as_arguments(values)))
+        return int(_topology(config, machines, platform).learner.size)
+    except ConfigError as error:
+        return error
+
+
+def _put_together(
+    base: object, values: Mapping[str, str], place: Point, growth: tuple[int, int], platform: str
+) -> Feasible:
+    config = resolve(commandline.override(base, as_arguments(values)))
+    num_envs = weak_num_envs(config.actors.num_envs, *growth)
+    config = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs))
+    topology = _topology(config, place.machines, platform)
+    make_layout(resolve_micro_batches(resolve_loop(config, topology), topology), topology)
+    _check_rows(config)
+    return Feasible(
+        point=dataclasses.replace(place, num_envs=num_envs),
+        config=config,
+        actor_devices=int(topology.actor.size),
+        learner_devices=int(topology.learner.size),
+    )
+
+
+def _check_rows(config: Config) -> None:
+    """Raises ConfigError unless a run leaves two rows of metrics after its warm-up, between which a rate is taken."""
+    rows = [update for update in range(1, config.num_updates + 1) if update % config.log.every_updates == 0]
+    rows = sorted({*rows[-3:], config.num_updates})
+    warm_up = warm_up_updates(config)
+    check(
+        sum(update >= warm_up for update in rows) >= 2,
+        f"its {config.num_updates} update(s) of {config.env_steps_per_update} env steps leave fewer than two rows of "
+        f"metrics after the warm-up of {warm_up} updates. Use more --steps, or a smaller "
+        f"--config.log.every_updates (now {config.log.every_updates}).",
+    )
+
+
+def _topology(config: Config, machines: Machines, platform: str) -> Topology:
+    is_v5e = (machines.slice_type or "").startswith("v5litepod")
+    kind = "TPU v5 lite" if is_v5e else platform
+    devices = [
+        _Device(id=index, process_index=index // machines.devices_per_process, platform=platform, device_kind=kind)
+        for index in range(machines.devices)
+    ]
+    return make_topology(config.topology, devices, process_index=0)

@@ -1,0 +1,170 @@
+"""One run as a job of its own: started, watched, and ended when it has run for long enough.
+
+The job ends with the study however that goes: on Linux the kernel kills it if the study is killed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import dataclasses
+import functools
+import os
+from pathlib import Path
+import signal
+import subprocess
+import time
+
+from absl import logging
+
+from podrl.config.config import ConfigError
+from podrl.launch.members import STALLED
+from podrl.launch.preparation import preparation
+from podrl.launch.signals import StopSignals
+from podrl.runtime.waiting import Patience
+
+_POLL_S = 0.2
+_ACCOUNTS = ("podrl: error: ", "The run failed: ")  # How podrl says why a run failed.
+_SEND_LIMIT_S = 60.0
+_END_S = 700.0  # After SIGTERM; longer than the launcher gives to its processes, and then kills them.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a job ended.
+
+    Attributes:
+        code: its exit code; negative for the signal that killed it.
+        had_enough: whether it was ended because it had run for long enough.
+        text: its last line, or the one that says why it failed; what was waited for, where it stood still.
+    """
+
+    code: int
+    had_enough: bool
+    text: str
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether it was stopped or killed by somebody, so that the same command goes on."""
+        return self.code < 0 or self.code in (75, 130) or self.code > 128
+
+
+def run_job(
+    command: Sequence[str],
+    log: Path,
+    stop: StopSignals,
+    *,
+    environ: Mapping[str, str],
+    has_enough: Callable[[], bool],
+    silence_s: float,
+    signal_command: Sequence[str] = (),
+) -> Ending:
+    """Runs a command to its end; to be called by the main thread.
+
+    Args:
+        command: with its arguments.
+        log: what it says goes there, after what earlier jobs said.
+        stop: signals of the study's, which are passed on.
+        environ: variables on top of this process's.
+        has_enough: asked often; ends the job with SIGTERM once it holds.
+        silence_s: how long the job may say nothing before it is ended as one that stands still.
+        signal_command: what signals the job's processes, where signalling the command would not do; its end is
+            followed by the signal's name, as in `--signal=`.
+
+    Raises:
+        ConfigError: if the command cannot be started.
+    """
+    with log.open("ab") as output:
+        begin = output.tell()
+        try:
+            job = subprocess.Popen(
+                command,
+                env={**os.environ, **environ},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,  # Ctrl-C is for the study, which passes it on.
+                preexec_fn=preparation(()),
+            )
+        except OSError as error:
+            raise ConfigError(f"{command[0]} cannot be started: {error.strerror}.") from None
+    try:
+        send = functools.partial(_send, job, signal_command)
+        why = _watch(job, send, log, stop, has_enough, silence_s)
+    finally:
+        job.kill()
+        job.wait()
+    if why == "silence":
+        return Ending(code=STALLED, had_enough=False, text=f"it said nothing for {silence_s:g} s; see {log}")
+    return Ending(code=job.returncode, had_enough=why == "enough", text=last_word(log, begin))
+
+
+def last_word(log: Path, begin: int = 0) -> str:
+    """The line of a log that says most, from a place on: podrl's own account of a failure, an error, or the last."""
+    with log.open("rb") as file:
+        file.seek(begin)
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    own = [line for line in lines if any(sign in line for sign in _ACCOUNTS)]
+    errors = [line for line in lines if "rror:" in line and not line.startswith("srun: error:")]
+    return (own or errors or lines or ["it said nothing"])[-1].strip()
+
+
+def _watch(
+    job: subprocess.Popen[bytes],
+    send: Callable[[signal.Signals], None],
+    log: Path,
+    stop: StopSignals,
+    has_enough: Callable[[], bool],
+    silence_s: float,
+) -> str:
+    """Waits for the end of a job, and brings it about; returns why: `ended`, `enough`, `stop` or `silence`."""
+    said, patience = -1, Patience(silence_s)
+    while job.poll() is None:
+        if stop.paused:
+            _pause(job, stop)
+        if stop.first is not None:
+            logging.info("Stops the run under way; the same signal again stops it at once.")
+            return _end(job, send, stop, stop.first, "stop")
+        if has_enough():
+            return _end(job, send, stop, signal.SIGTERM, "enough")
+        if (size := log.stat().st_size) != said:
+            said, patience = size, Patience(silence_s)
+        elif not patience.left_s():
+            return _end(job, send, stop, signal.SIGTERM, "silence")
+        time.sleep(_POLL_S)
+    return "ended"
+
+
+def _end(
+    job: subprocess.Popen[bytes],
+    send: Callable[[signal.Signals], None],
+    stop: StopSignals,
+    signum: signal.Signals,
+    why: str,
+) -> str:
+    """Signals a job and waits for its end, for a limited time; a second signal of the user's ends the wait."""
+    send(signum)
+    told, patience = stop.first is not None, Patience(_END_S)
+    while job.poll() is None and patience.left_s() and not stop.urgent:
+        if not told and stop.first is not None:
+            told = True
+            send(stop.first)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            job.wait(_POLL_S)
+    return why
+
+
+def _send(job: subprocess.Popen[bytes], signal_command: Sequence[str], signum: signal.Signals) -> None:
+    """Signals the job's processes; the command itself if its own way of being signalled fails."""
+    if signal_command:
+        command = [*signal_command[:-1], f"{signal_command[-1]}{signum.name.removeprefix('SIG')}"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(command, check=True, capture_output=True, timeout=_SEND_LIMIT_S)
+            return
+    job.send_signal(signum)
+
+
+def _pause(job: subprocess.Popen[bytes], stop: StopSignals) -> None:
+    """Ctrl-Z: the job pauses, then the study, until somebody lets it go on."""
+    stop.paused = False
+    job.send_signal(signal.SIGTSTP)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    job.send_signal(signal.SIGCONT)

@@ -1,0 +1,114 @@
+"""The command line of each run: through the launcher on this machine or on a TPU slice, or as a step of a SLURM job."""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+import sys
+
+from podrl.config.config import check
+from podrl.config.user_modules import ROOT
+from podrl.launch import local, slurm
+from podrl.launch.options import FLAGS, Options
+from podrl.studies.definition import Definition
+from podrl.studies.feasibility import as_arguments
+from podrl.studies.grid import NUM_ENVS, Machines, Trial
+
+LAUNCHER = ROOT / "tools/tpu_launch.py"
+_GIVEN_BY_THE_GRID = ("nodes", "gpus_per_node", "devices_per_process", "accelerator_type", "queued_resource")
+_QUIET = {"log.tensorboard": "False"}  # Nobody looks at it, and the rows say the same.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What starts a run.
+
+    Attributes:
+        command: with its arguments.
+        environ: variables on top of the study's own.
+        signal_command: what signals its processes; empty where signalling the command does.
+    """
+
+    command: tuple[str, ...]
+    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    signal_command: tuple[str, ...] = ()
+
+
+def launch_flags(place: str) -> dict[str, bool]:
+    """Flags of the launcher that a study takes for a place, and hands on; and whether they have a value."""
+    goes_with = {"slurm": "slurm", "tpu": "tpu"}.get(place, "")
+    names = [name for name, flag in FLAGS.items() if goes_with in flag.goes_with and name not in _GIVEN_BY_THE_GRID]
+    return {name: FLAGS[name].value is not None for name in (["tpu", *names] if place == "tpu" else names)}
+
+
+def platform(definition: Definition) -> str:
+    """What the devices of a study are: `cpu`, `gpu` or `tpu`."""
+    if definition.place == "tpu":
+        return "tpu"
+    if definition.place == "slurm":
+        return definition.device
+    return "gpu" if local.visible_gpus(os.environ) else "cpu"
+
+
+def default_devices(definition_place: str, processes: int) -> int:
+    """Devices of each process where nobody said how many: one on CPU, an equal share of this machine's GPUs.
+
+    Raises:
+        ConfigError: if the GPUs do not divide.
+    """
+    gpus = local.visible_gpus(os.environ) if definition_place == "local" else []
+    if not gpus:
+        return 1
+    check(
+        len(gpus) % processes == 0,
+        f"--processes: {processes} does not divide {len(gpus)} GPU(s). Give --devices_per_process.",
+    )
+    return len(gpus) // processes
+
+
+def common_overrides(definition: Definition) -> dict[str, str]:
+    """Overrides of the config for all points: the study's own, and then the user's."""
+    steps = {} if definition.steps is None else {"total_env_steps": str(definition.steps)}
+    return {**_QUIET, **definition.overrides, **steps}
+
+
+def make_job(definition: Definition, trial: Trial, run_folder: str) -> Job:
+    """What starts a run, or goes on with it."""
+    values = {
+        **common_overrides(definition),
+        **trial.point.settings,
+        NUM_ENVS: str(trial.point.num_envs),
+        "seed": str(trial.seed),
+    }
+    training = [f"--config={definition.config}", *as_arguments(values), f"--workdir={run_folder}"]
+    machines = trial.point.machines
+    if definition.place == "slurm":
+        srun = ("srun", *slurm.step_flags(slurm_options(definition, machines)))
+        environ = {} if definition.device == "gpu" else {"JAX_NUM_CPU_DEVICES": str(machines.devices_per_process)}
+        # SIGTERM to srun makes it kill its tasks. This signals them, and not the batch script.
+        allocation = os.environ.get("SLURM_JOB_ID", "")
+        signals = ("scancel", allocation, "--signal=") if allocation else ()
+        return Job(command=(*srun, sys.executable, str(LAUNCHER), *training), environ=environ, signal_command=signals)
+    if definition.place == "tpu":
+        where = [f"--tpu={slice_name(definition, machines)}", *_tpu_flags(definition, machines)]
+    else:
+        where = [f"--local_processes={machines.processes}", f"--devices_per_process={machines.devices_per_process}"]
+    return Job(command=(sys.executable, str(LAUNCHER), *where, *training))
+
+
+def slurm_options(definition: Definition, machines: Machines) -> Options:
+    """The launcher's options of a SLURM job on so many nodes."""
+    flags = {name: FLAGS[name].kind(value) for name, value in definition.flags.items()}
+    gpus = machines.devices_per_process if definition.device == "gpu" else 0
+    return Options(slurm=True, nodes=machines.processes, gpus_per_node=gpus, **flags)
+
+
+def slice_name(definition: Definition, machines: Machines) -> str:
+    """The TPU of one type: `study-v5litepod-16`."""
+    return f"{definition.flags['tpu']}-{machines.slice_type}"
+
+
+def _tpu_flags(definition: Definition, machines: Machines) -> list[str]:
+    flags = {name: value for name, value in definition.flags.items() if name != "tpu"}
+    if "runtime_version" in flags:
+        flags["accelerator_type"] = str(machines.slice_type)
+    return [f"--{name}={value}" if value else f"--{name}" for name, value in flags.items()]

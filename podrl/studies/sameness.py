@@ -1,0 +1,92 @@
+"""Whether a folder's study is the one that a command asks for, and if not, in what they differ."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from podrl.agents.parts.loading import load_agent
+from podrl.config.config import check
+from podrl.config.config_dict import differences, with_defaults
+from podrl.mistakes import shorten
+from podrl.studies.grid import SPLIT
+
+_GRID = ("machines", "axes", "scaling", "seeds")
+_NONE = "none"
+
+
+def check_same(path: epath.Path, before: Mapping[str, Any], now: Mapping[str, Any], *, accept_changes: bool) -> None:
+    """Raises ConfigError if a folder's study is another; its grid may have changed where that is accepted.
+
+    Args:
+        path: of the folder.
+        before: its manifest.
+        now: the manifest that the command would write.
+        accept_changes: whether the grid may be another.
+    """
+    grid = _grid_changes(before["definition"], now["definition"])
+    rest = _other_changes(before, now, same_grid=not grid)
+    if rest:
+        listed = _list(rest if accept_changes else rest | grid)
+        more = "" if accept_changes or not grid else " (--accept_changes is for the grid only)"
+        check(
+            False,
+            f"--workdir={path} holds another study: {listed}. Give the values that it has, or choose another "
+            f"--workdir{more}.",
+        )
+    check(
+        not grid or accept_changes,
+        f"--workdir={path} holds a study of another grid: {_list(grid)}. Add --accept_changes to go on in it with the "
+        "grid asked for, which keeps the runs that both have; or choose another --workdir.",
+    )
+
+
+def _list(changes: Mapping[str, tuple[str, str]]) -> str:
+    return shorten([f"{name}: found {found}, asked for {asked}" for name, (found, asked) in changes.items()])
+
+
+def _grid_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """What differs in the grid: values of the folder and of the command, by flag."""
+    pairs = {name: (found, _grid_values(now).get(name, _NONE)) for name, found in _grid_values(before).items()}
+    pairs |= {name: (_NONE, asked) for name, asked in _grid_values(now).items() if name not in pairs}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _grid_values(definition: Mapping[str, Any]) -> dict[str, str]:
+    """Values on each axis of the grid, as they are typed, by flag."""
+    values = {}
+    for axis in definition["axes"]:
+        name = "--split" if tuple(axis["keys"]) == SPLIT else f"--axis {':'.join(axis['keys'])}"
+        values[name] = ",".join(map(":".join, axis["values"]))
+    machines = definition["machines"]
+    sizes = [f"{each['processes']}x{each['devices_per_process']}" for each in machines]
+    if any(each["slice_type"] for each in machines):
+        types = [each["slice_type"] for each in machines]
+        values["--slices"] = ",".join(f"{kind}={size}" for kind, size in zip(types, sizes, strict=True))
+    else:
+        values["--processes x --devices_per_process"] = ",".join(sizes)
+    return values | {f"--{name}": ",".join(map(str, definition[name])) for name in ("scaling", "seeds")}
+
+
+def _other_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, same_grid: bool) -> dict[str, tuple[str, str]]:
+    """What differs beside the grid, by flag; of the config's keys, what they came to."""
+    found = differences(before["definition"], now["definition"])
+    changes = {_flag(key): _said(key, pair) for key, pair in found.items() if key.partition(".")[0] not in _GRID}
+    if same_grid:  # Else the first point, whose config is kept, may be another.
+        agent = load_agent(now["config"]["agent"]["name"]).AgentConfig
+        configs = differences(with_defaults(before["config"], agent), with_defaults(now["config"], agent))
+        changes |= {f"--config.{key}": pair for key, pair in configs.items()}
+    return changes
+
+
+def _said(key: str, pair: tuple[str, str]) -> tuple[str, str]:
+    """Values of the definition, where a command may have left them out."""
+    left_out = "the config file's" if key.startswith("overrides.") else _NONE
+    found, asked = (left_out if value in ("not there", "None") else value for value in pair)
+    return found, asked
+
+
+def _flag(key: str) -> str:
+    """By which a value of the definition is given."""
+    section, _, name = key.partition(".")
+    return {"overrides": f"--config.{name}", "flags": f"--{name}", "place": "--launch"}.get(section, f"--{section}")

@@ -1,0 +1,177 @@
+"""A study as SLURM jobs: an array for each number of nodes, whose tasks are runs, and a last job for the report.
+
+Each task asks for just the nodes of its points. A task that is preempted, or reaches its time limit, is requeued and
+goes on; the last job comes when no task is left, however they ended.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import os
+from pathlib import Path
+import re
+import shlex
+import subprocess
+import sys
+import time
+
+from podrl.config.config import check
+from podrl.launch import slurm
+from podrl.studies.definition import Definition
+from podrl.studies.folder import Folder
+from podrl.studies.grid import Machines, Trial
+from podrl.studies.places import slurm_options
+
+_QUESTION_LIMIT_S = 120.0
+_NO_JOB = ("Invalid job id", "invalid job id")
+_TASK = r"""
+set -u
+cd {cwd} || exit 2
+{python} {program} --workdir={workdir} --point=$SLURM_ARRAY_TASK_ID{flags}
+code=$?
+if [ "$code" -eq 75 ]; then  # Told to stop, unless the job was cancelled.
+  if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
+fi
+exit "$code"
+"""
+_LAST = r"""
+set -u
+cd {cwd} || exit 2
+exec {python} {program} --workdir={workdir} --report_only{flags}
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A batch script.
+
+    Attributes:
+        name: of the folder that it lies in, below `slurm/`.
+        text: the script; one that comes last is completed by what it waits for.
+        tasks: numbers of the runs; empty for the report.
+    """
+
+    name: str
+    text: str
+    tasks: tuple[int, ...]
+
+
+def make_scripts(
+    definition: Definition,
+    folder: Folder,
+    trials: Mapping[int, Trial],
+    program: Path,
+    *,
+    max_at_once: int,
+    flags: Sequence[str] = (),
+) -> list[Submission]:
+    """The batch scripts of the runs that are left.
+
+    Args:
+        definition: of the study.
+        folder: of the study, which all nodes see.
+        trials: to be run, by their numbers.
+        program: the study's own tool.
+        max_at_once: tasks of an array that may run at the same time.
+        flags: of the tool, for tasks and report.
+    """
+    by_machines: dict[Machines, list[int]] = {}
+    for number, trial in trials.items():
+        by_machines.setdefault(trial.point.machines, []).append(number)
+    return [
+        _make_array(definition, folder, machines, numbers, program, max_at_once, flags)
+        for machines, numbers in by_machines.items()
+    ]
+
+
+def make_last(definition: Definition, folder: Folder, jobs: Sequence[str], program: Path) -> Submission:
+    """The script that writes the report once the given jobs have ended."""
+    options = slurm_options(definition, Machines(processes=1, devices_per_process=1))
+    options = dataclasses.replace(options, gpus_per_node=0)
+    header = slurm.make_header(
+        options,
+        name="podrl-study-report",
+        output=f"{_absolute(folder).replace('%', '%%')}/slurm/report/slurm-%j.out",
+        more={"dependency": f"afterany:{':'.join(jobs)}"},
+    )
+    return Submission(name="report", text=_script(header, _LAST, folder, program, ()), tasks=())
+
+
+def submit(folder: Folder, submission: Submission) -> str:
+    """Submits a script; returns the job's number.
+
+    Raises:
+        ConfigError: if there is no SLURM here, or it refuses the job; with its reason.
+    """
+    job = slurm.submit(submission.text, f"{_absolute(folder)}/slurm/{submission.name}")
+    with (Path(folder.path) / "slurm" / "jobs").open("a") as jobs:
+        jobs.write(f"{job}\n")
+    return job
+
+
+def require_idle(folder: Folder) -> None:
+    """Raises ConfigError if jobs of this study are still in SLURM's queue."""
+    path = Path(folder.path) / "slurm" / "jobs"
+    if not path.exists():
+        return
+    left = [job for job in path.read_text().split() if _is_queued(job)]
+    check(
+        not left,
+        f"--workdir={folder.path}: jobs of this study are still in SLURM's queue: {', '.join(left)}. Wait for them, or "
+        f"end them: scancel {' '.join(left)}",
+    )
+
+
+def _is_queued(job: str) -> bool:
+    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
+    deadline_s = time.monotonic() + _QUESTION_LIMIT_S
+    while True:
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=_QUESTION_LIMIT_S)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            check(False, f"squeue does not answer ({error}). Run this where `squeue` works.")
+        if result.returncode == 0:
+            return bool(result.stdout.strip())
+        if any(sign in result.stderr for sign in _NO_JOB):
+            return False
+        check(
+            time.monotonic() < deadline_s,
+            f"squeue does not say whether job {job} still runs: {' '.join(result.stderr.split())}",
+        )
+        time.sleep(1.0)
+
+
+def _make_array(
+    definition: Definition,
+    folder: Folder,
+    machines: Machines,
+    numbers: Sequence[int],
+    program: Path,
+    max_at_once: int,
+    flags: Sequence[str],
+) -> Submission:
+    name = f"{machines.processes}x{machines.devices_per_process}"
+    listed = ",".join(map(str, numbers))
+    header = slurm.make_header(
+        slurm_options(definition, machines),
+        name=f"podrl-study-{name}",
+        output=f"{_absolute(folder).replace('%', '%%')}/slurm/{name}/slurm-%A_%a.out",
+        more={"array": f"{listed}%{max_at_once}" if max_at_once else listed},
+    )
+    return Submission(name=name, text=_script(header, _TASK, folder, program, flags), tasks=tuple(numbers))
+
+
+def _script(header: Sequence[str], body: str, folder: Folder, program: Path, flags: Sequence[str]) -> str:
+    text = body.format(
+        cwd=shlex.quote(os.getcwd()),
+        python=shlex.quote(sys.executable),
+        program=shlex.quote(str(program)),
+        workdir=shlex.quote(_absolute(folder)),
+        flags="".join(f" {shlex.quote(flag)}" for flag in flags),
+    )
+    return "\n".join(["#!/bin/bash", *header]) + "\n" + text
+
+
+def _absolute(folder: Folder) -> str:
+    return os.path.abspath(re.sub("^file://", "", str(folder.path)))

@@ -1,0 +1,233 @@
+"""From runs to points: means over seeds with intervals, speed-up and efficiency within each series.
+
+A *series* is a line of the figures: points that differ in their devices only. Its smallest point is what the others are
+compared with. The ideal is a throughput in proportion to the devices, for weak and for strong scaling alike; efficiency
+is the fraction of it that was reached.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import math
+
+import numpy as np
+
+from podrl.ops.intervals import mean_interval, ratio_interval
+from podrl.studies.execution import order
+from podrl.studies.feasibility import Feasible
+from podrl.studies.folder import Folder, Status
+from podrl.studies.grid import Point, Trial
+from podrl.studies.measurement import LEARNING_FIELDS, LearningCurve, Measurement, learning_curve
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run, as it was found.
+
+    Attributes:
+        each: its point, with what it was put together of.
+        trial: its point and seed.
+        status: what it came to.
+        measurement: of a complete run; None otherwise.
+        curve: how it learned; empty unless it is complete.
+        folder: of the run, below that of the study.
+    """
+
+    each: Feasible
+    trial: Trial
+    status: Status
+    measurement: Measurement | None
+    curve: LearningCurve
+    folder: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """Where learning is compared: what every complete run got to.
+
+    Attributes:
+        env_steps: consumed.
+        seconds: of training, compilation not counted.
+    """
+
+    env_steps: int | None
+    seconds: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over seeds, and its 95 % interval, None where there are fewer than two."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PointSummary:
+    """What a point's complete runs say together.
+
+    Attributes:
+        each: the point.
+        series: of which it is a part.
+        runs: complete ones.
+        rate: env steps per second.
+        base_rate: mean rate of the series' smallest point; None if that has no complete run.
+        base_devices: of that point.
+        speedup: the rate over that one; None without.
+        efficiency: the speed-up over the ratio of devices.
+        return_at_env_steps: at the budget of steps.
+        return_at_seconds: at the budget of time.
+        time: mean share of each bucket.
+        lag_mean: mean over runs.
+        predicted: env steps per second, as predicted.
+    """
+
+    each: Feasible
+    series: str
+    runs: tuple[RunRecord, ...]
+    rate: Estimate
+    base_rate: float | None
+    base_devices: int
+    speedup: Estimate | None
+    efficiency: Estimate | None
+    return_at_env_steps: Estimate | None
+    return_at_seconds: Estimate | None
+    time: Mapping[str, float]
+    lag_mean: float | None
+    predicted: float | None
+
+    @property
+    def devices(self) -> int:
+        """In the whole job."""
+        return self.each.point.machines.devices
+
+
+def collect(folder: Folder, feasible: Sequence[Feasible], seeds: Sequence[int]) -> list[RunRecord]:
+    """All runs of a study, in the order of the grid, the seeds of a point together."""
+    records = []
+    for each, trial in order(feasible, seeds):
+        status = folder.status(trial)
+        done = status.word == "complete"
+        records.append(
+            RunRecord(
+                each=each,
+                trial=trial,
+                status=status,
+                measurement=Measurement(**status.facts["measurement"]) if done else None,
+                curve=learning_curve(folder.rows(trial, *LEARNING_FIELDS) if done else []),
+                folder=str(folder.run_folder(trial).relative_to(folder.path)),
+            )
+        )
+    places = {each.point.name: place for place, each in enumerate(feasible)}
+    return sorted(records, key=lambda record: (places[record.trial.point.name], seeds.index(record.trial.seed)))
+
+
+def find_budgets(records: Sequence[RunRecord]) -> Budgets:
+    """The most steps, and the most time, that all complete runs have."""
+    curves = [record.curve for record in records if record.curve.env_steps]
+    return Budgets(
+        env_steps=min((curve.env_steps[-1] for curve in curves), default=None),
+        seconds=min((curve.seconds[-1] for curve in curves), default=None),
+    )
+
+
+def series_of(point: Point, points: Sequence[Point]) -> str:
+    """What a point's series is called, without its scaling; empty if there is but one.
+
+    Where the number of processes varies, points with other devices in each are series of their own.
+    """
+    processes = {other.machines.processes for other in points}
+    devices = {other.machines.devices_per_process for other in points}
+    per_process = point.machines.devices_per_process
+    sliced = point.machines.slice_type is not None
+    each = [f"{per_process} device(s) each"] if len(processes) > 1 and len(devices) > 1 and not sliced else []
+    return ", ".join([*filter(None, [point.series]), *each])
+
+
+def summarize(records: Sequence[RunRecord], budgets: Budgets) -> list[PointSummary]:
+    """The points that have a complete run, in the order of the grid."""
+    points = [record.trial.point for record in records]
+    grouped: dict[str, list[RunRecord]] = {}
+    for record in records:
+        if record.measurement is not None:
+            grouped.setdefault(record.trial.point.name, []).append(record)
+    smallest: dict[tuple[str, str], RunRecord] = {}
+    for record in records:  # Also one without a complete run: nothing else may take its place.
+        key = (record.trial.point.scaling, series_of(record.trial.point, points))
+        best = smallest.get(key)
+        if best is None or record.trial.point.machines.devices < best.trial.point.machines.devices:
+            smallest[key] = record
+    found = []
+    for runs in grouped.values():
+        point = runs[0].trial.point
+        series = series_of(point, points)
+        base = smallest[point.scaling, series].trial.point
+        found.append(_summarize(runs, series, grouped.get(base.name, []), base, budgets))
+    return found
+
+
+def lines_of(summaries: Sequence[PointSummary]) -> dict[tuple[str, str], list[PointSummary]]:
+    """Points by scaling and series, each line from few devices to many."""
+    lines: dict[tuple[str, str], list[PointSummary]] = {}
+    for summary in summaries:
+        lines.setdefault((summary.each.point.scaling, summary.series), []).append(summary)
+    return {key: sorted(line, key=lambda summary: summary.devices) for key, line in lines.items()}
+
+
+def _summarize(
+    runs: Sequence[RunRecord], series: str, base_runs: Sequence[RunRecord], base: Point, budgets: Budgets
+) -> PointSummary:
+    rates, base_rates = _rates(runs), _rates(base_runs)
+    growth = runs[0].trial.point.machines.devices / base.machines.devices
+    is_base = runs[0].trial.point.name == base.name
+    speedup = None
+    if base_rates:
+        speedup = Estimate(mean=1.0, low=None, high=None) if is_base else estimate_ratio(rates, base_rates)
+    times = [run.measurement.time for run in runs if run.measurement is not None]
+    lags = [run.measurement.lag_mean for run in runs if run.measurement and run.measurement.lag_mean is not None]
+    predictions = [run.status.facts.get("predicted_env_steps_per_second") for run in runs]
+    return PointSummary(
+        each=runs[0].each,
+        series=series,
+        runs=tuple(runs),
+        rate=estimate(rates, least=0.0),
+        base_rate=float(np.mean(base_rates)) if base_rates else None,
+        base_devices=base.machines.devices,
+        speedup=speedup,
+        efficiency=None if speedup is None else _scaled(speedup, 1 / growth),
+        return_at_env_steps=_at_budget(runs, budgets.env_steps, LearningCurve.at_env_steps),
+        return_at_seconds=_at_budget(runs, budgets.seconds, LearningCurve.at_seconds),
+        time={name: float(np.mean([time.get(name, 0.0) for time in times])) for name in sorted(set().union(*times))},
+        lag_mean=float(np.mean(lags)) if lags else None,
+        predicted=next((value for value in predictions if value is not None), None),
+    )
+
+
+def estimate(values: Sequence[float], *, least: float = -math.inf) -> Estimate:
+    """The mean over seeds, and its interval; no value can be below `least`."""
+    low, high = mean_interval(values) or (None, None)
+    return Estimate(mean=float(np.mean(values)), low=None if low is None else max(low, least), high=high)
+
+
+def estimate_ratio(values: Sequence[float], base: Sequence[float]) -> Estimate:
+    """The ratio of two mean rates over seeds, and its interval: not below 0."""
+    low, high = ratio_interval(values, base) or (None, None)
+    above, below = float(np.mean(values)), float(np.mean(base))
+    return Estimate(mean=above / below if below else math.nan, low=None if low is None else max(low, 0.0), high=high)
+
+
+def _rates(runs: Sequence[RunRecord]) -> list[float]:
+    return [run.measurement.env_steps_per_second for run in runs if run.measurement is not None]
+
+
+def _scaled(found: Estimate, factor: float) -> Estimate:
+    low, high = (None if value is None else value * factor for value in (found.low, found.high))
+    return Estimate(mean=found.mean * factor, low=low, high=high)
+
+
+def _at_budget(
+    runs: Sequence[RunRecord], budget: float | None, look_up: Callable[[LearningCurve, float], float | None]
+) -> Estimate | None:
+    found = [look_up(run.curve, budget) for run in runs] if budget is not None else []
+    known = [value for value in found if value is not None]
+    return estimate(known) if known else None

@@ -1,0 +1,161 @@
+"""The tables of a study: one row for each run (tidy), and one for each point."""
+
+from collections.abc import Callable, Sequence
+import csv
+import io
+from typing import Any
+
+from podrl.config.config import ConfigError
+from podrl.runtime.ledger import BUCKETS, OTHER
+from podrl.studies.summary import Budgets, Estimate, PointSummary, RunRecord
+
+FORMATS = ("csv", "parquet")
+Row = dict[str, Any]
+
+
+def make_table(records: Sequence[RunRecord], summaries: Sequence[PointSummary], budgets: Budgets) -> list[Row]:
+    """A row for each run, whatever became of it; what it does not have is None. All rows have the same columns."""
+    by_point = {summary.each.point.name: summary for summary in summaries}
+    rows = []
+    for record in records:
+        rows.append(_describe(record) | _measured(record, by_point.get(record.trial.point.name), budgets))
+    return _completed(rows, records)
+
+
+def make_point_table(summaries: Sequence[PointSummary]) -> list[Row]:
+    """A row for each point that has a complete run: means over seeds, and their intervals."""
+    rows = []
+    for summary in summaries:
+        record = summary.runs[0]
+        row = {name: value for name, value in _describe(record).items() if name not in _OF_A_RUN}
+        row["seeds"] = len(summary.runs)
+        for name, found in {
+            "env_steps_per_second": summary.rate,
+            "speedup": summary.speedup,
+            "efficiency": summary.efficiency,
+            "return_at_step_budget": summary.return_at_env_steps,
+            "return_at_time_budget": summary.return_at_seconds,
+        }.items():
+            row |= _spelled_out(name, found)
+        row["lag_mean"] = summary.lag_mean
+        row["predicted_env_steps_per_second"] = summary.predicted
+        row |= {f"time/{bucket}": share for bucket, share in summary.time.items()}
+        rows.append(row)
+    return _completed(rows, [run for summary in summaries for run in summary.runs])
+
+
+def encode(rows: Sequence[Row], table_format: str) -> bytes:
+    """A table as a file.
+
+    Args:
+        rows: all with the same columns.
+        table_format: `csv` or `parquet`.
+
+    Raises:
+        ConfigError: if it is `parquet` and pyarrow is missing.
+    """
+    if table_format == "parquet":
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError:
+            raise ConfigError("--table parquet needs pyarrow: pip install pyarrow. Or use --table csv.") from None
+        sink = io.BytesIO()
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), sink)
+        return sink.getvalue()
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+_OF_A_RUN = ("seed", "status", "exit_code", "message", "folder")
+
+
+def _describe(record: RunRecord) -> Row:
+    """What was to be run, and what became of it."""
+    each, point = record.each, record.trial.point
+    machines = point.machines
+    sliced = {} if machines.slice_type is None else {"slice_type": machines.slice_type}
+    return {
+        "point": point.name,
+        "scaling": point.scaling,
+        **point.settings,
+        **sliced,
+        "processes": machines.processes,
+        "devices_per_process": machines.devices_per_process,
+        "devices": machines.devices,
+        "actor_devices": each.actor_devices,
+        "learner_devices": each.learner_devices,
+        "num_envs": point.num_envs,
+        "unroll_length": each.config.actors.unroll_length,
+        "env_steps_per_update": each.config.env_steps_per_update,
+        "seed": record.trial.seed,
+        "status": record.status.word,
+        "exit_code": record.status.facts.get("exit_code"),
+        "message": record.status.facts.get("text"),
+        "folder": record.folder,
+    }
+
+
+def _measured(record: RunRecord, summary: PointSummary | None, budgets: Budgets) -> Row:
+    measurement = record.measurement
+    if measurement is None or summary is None:
+        return {}
+    speedup = None if summary.base_rate is None else measurement.env_steps_per_second / summary.base_rate
+    buckets = {
+        f"time/{who}/{bucket}": measurement.time.get(f"{who}/{bucket}", 0.0)
+        for who in ("learner", "actors")
+        for bucket in (*BUCKETS, OTHER)
+        if any(name.startswith(f"{who}/") for name in measurement.time)
+    }
+    return {
+        "env_steps_per_second": measurement.env_steps_per_second,
+        "frames_per_second": measurement.frames_per_second,
+        "updates_per_second": measurement.updates_per_second,
+        "env_steps_per_second_per_device": measurement.env_steps_per_second / summary.devices,
+        "speedup": speedup,
+        "efficiency": None if speedup is None else speedup * summary.base_devices / summary.devices,
+        "predicted_env_steps_per_second": record.status.facts.get("predicted_env_steps_per_second"),
+        "lag_mean": measurement.lag_mean,
+        "step_budget": budgets.env_steps,
+        "return_at_step_budget": None if budgets.env_steps is None else record.curve.at_env_steps(budgets.env_steps),
+        "time_budget_s": budgets.seconds,
+        "return_at_time_budget": None if budgets.seconds is None else record.curve.at_seconds(budgets.seconds),
+        "env_steps": measurement.env_steps,
+        "measured_s": measurement.measured_s,
+        "measured_updates": measurement.measured_updates,
+        "wall_s": measurement.wall_s,
+        "starts": measurement.starts,
+        **buckets,
+    }
+
+
+def _spelled_out(name: str, found: Estimate | None) -> Row:
+    values = (None, None, None) if found is None else (found.mean, found.low, found.high)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
+def _completed(rows: Sequence[Row], records: Sequence[RunRecord]) -> list[Row]:
+    """The rows with the same columns each; axes whose values are numbers have numbers."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    kinds = {key: _kind([row[key] for row in rows]) for key in (records[0].trial.point.settings if records else ())}
+    return [
+        {column: kinds.get(column, _same)(row[column]) if column in row else None for column in columns} for row in rows
+    ]
+
+
+def _kind(texts: Sequence[str]) -> Callable[[str], Any]:
+    """What turns all of these into values of one type."""
+    for kind in (int, float):
+        try:
+            [kind(text) for text in texts]
+        except ValueError:
+            continue
+        return kind
+    return str
+
+
+def _same(value: Any) -> Any:
+    return value

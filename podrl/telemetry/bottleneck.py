@@ -1,0 +1,129 @@
+"""Advice while a run trains: its rows of metrics of the first minute, averaged, become one `Situation`."""
+
+from collections.abc import Callable, Mapping
+import math
+import time
+from typing import Any, NamedTuple
+
+from podrl.config.config import Config
+from podrl.experience.layout import make_layout
+from podrl.mesh import Topology
+from podrl.runtime.machine import available_cores, busy_core_seconds
+from podrl.telemetry.bottleneck_rules import Machine, Situation, advise
+from podrl.telemetry.panel import duration
+
+_LONG_S = 86_400.0
+
+
+def has_rate(row: Mapping[str, Any]) -> bool:
+    """Whether a row of metrics has a rate; those of a start's warm-up have none, nor has its first row."""
+    return math.isfinite(row["env_steps_per_second"])
+
+
+def suggest_shorter(config: Config, row: Mapping[str, Any]) -> str | None:
+    """Says what to run for a first look, where this run would take days; None where it would not.
+
+    Args:
+        config: of the run.
+        row: of its metrics, with a rate.
+    """
+    left_s = (config.total_env_steps - row["env_steps"]) / max(row["env_steps_per_second"], 1e-9)
+    if left_s < _LONG_S:
+        return None
+    return (
+        f"At this rate the run takes {duration(left_s)} more. For a first look, --config configs/impala_catch.py is "
+        "done in about twenty seconds; --config.total_env_steps shortens this one."
+    )
+
+
+class Adviser:
+    """Averages rows of metrics for a while, and then speaks once."""
+
+    def __init__(
+        self,
+        config: Config,
+        topology: Topology,
+        *,
+        after_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+        core_clock: Callable[[], float] = time.process_time,
+        busy_clock: Callable[[], float] = busy_core_seconds,
+    ) -> None:
+        """Has seen nothing yet.
+
+        Args:
+            config: of the run.
+            topology: who acts and who learns.
+            after_s: seconds of training, from the first row on, that the advice is about.
+            clock: seconds, monotonic, against which cores are measured.
+            core_clock: CPU seconds of all threads of this process.
+            busy_clock: seconds in which its cores worked for anybody.
+        """
+        self._config = config
+        self._machine = make_machine(topology)
+        self._layout = make_layout(config, topology)
+        self._after_s = after_s
+        self._clock, self._core_clock, self._busy_clock = clock, core_clock, busy_clock
+        self._first: _Reading | None = None
+        self._last_s = 0.0
+        self._env_steps = 0.0
+        self._seconds: dict[str, float] = {}
+        self._has_spoken = False
+
+    def add(self, row: Mapping[str, Any]) -> str | None:
+        """Takes a row as it is written; returns the advice once, when the time has come.
+
+        Rows without a rate only start the clocks, because their time went to compiling and to opening environments.
+        """
+        if self._has_spoken:
+            return None
+        now = _Reading(row["time/wall_s"], self._clock(), self._core_clock(), self._busy_clock())
+        if self._first is None or not math.isfinite(row["env_steps_per_second"]):
+            self._first, self._last_s = now, now.ended_s
+            return None
+        self._add(row, now.ended_s - self._last_s)
+        self._last_s = now.ended_s
+        if now.ended_s - self._first.ended_s < self._after_s:
+            return None
+        self._has_spoken = True
+        return str(advise(self._situation(self._first, now)))
+
+    def _add(self, row: Mapping[str, Any], seconds: float) -> None:
+        """Turns a row's rate back into steps and its shares into seconds, as rows are not equally long."""
+        self._env_steps += row["env_steps_per_second"] * seconds
+        for key, share in row.items():
+            if key.startswith(("time/learner/", "time/actors/")):
+                self._seconds[key] = self._seconds.get(key, 0.0) + share * seconds
+
+    def _situation(self, first: "_Reading", now: "_Reading") -> Situation:
+        ended_s, wall_s = now.ended_s - first.ended_s, now.wall_s - first.wall_s
+        cores_s, own_s, all_s = wall_s * self._machine.cores, now.core_s - first.core_s, now.busy_s - first.busy_s
+        return Situation(
+            shares={key: seconds / ended_s for key, seconds in self._seconds.items()},
+            env_steps_per_second=self._env_steps / ended_s,
+            cores_busy=min(1.0, own_s / cores_s),
+            others_busy=max(0.0, all_s - own_s) / cores_s,
+            machine=self._machine,
+            layout=self._layout,
+            config=self._config,
+        )
+
+
+class _Reading(NamedTuple):
+    """When the update of a row ended, and the wall's clock, the process's and its cores' when the row was written."""
+
+    ended_s: float
+    wall_s: float
+    core_s: float
+    busy_s: float
+
+
+def make_machine(topology: Topology) -> Machine:
+    """What this process runs on."""
+    return Machine(
+        platform=topology.mesh.devices.flat[0].platform,
+        cores=available_cores(),
+        devices=topology.mesh.shape["device"],
+        actor_devices=len(topology.local_actor_devices),
+        learner_devices=topology.local_learner.size,
+    )

@@ -1,0 +1,294 @@
+"""What limits a run, and which config key to change: one sentence, from where the threads' time went.
+
+The learner and the actors work at the same time, and the slower of the two never waits. So whoever waits much is not
+the limit, the other is, and what that one spends its time on says why. Two things blur this. On a CPU all threads share
+the cores, so one may be slow only because another works; and a device that both acts and learns does one after the
+other, while the waiting counts as `act` or `learn`. The ledgers cannot see that, so the sentence looks at how busy the
+cores are and says where parts compete.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import NamedTuple
+
+from podrl.config.config import Config
+from podrl.experience.layout import Layout, default_env_threads
+
+WAITS = 0.2  # Who waits for this fraction of its time is held up by the other.
+SIDE_WORK = 0.05  # Fraction of the learner's time from which work beside learning is worth a word.
+BUSY = 0.8  # Fraction of the cores' time from which more threads do not help.
+OTHERS = 0.1  # Fraction of the cores' time from which it is worth a word that others have it.
+SHORT_CALL_S = 1e-3  # An act call below this is mostly dispatch and copies: more environments hardly lengthen it.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What one process runs on.
+
+    Attributes:
+        platform: of its devices: `cpu`, `gpu` or `tpu`.
+        cores: that it may use.
+        devices: that it has.
+        actor_devices: those that act.
+        learner_devices: those that learn, perhaps some of the same.
+    """
+
+    platform: str
+    cores: int
+    devices: int
+    actor_devices: int
+    learner_devices: int
+
+    @property
+    def shares_devices(self) -> bool:
+        """Whether some device acts and learns."""
+        return self.actor_devices + self.learner_devices > self.devices
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Situation:
+    """All that the advice depends on.
+
+    Attributes:
+        shares: fractions of a thread's time by keys as in a row of metrics, `time/learner/wait_rollouts`; the actors'
+            are those of all actor threads together.
+        env_steps_per_second: of the whole job.
+        cores_busy: fraction of the time of all its cores that this process used.
+        others_busy: fraction that others had, on this machine or, where it is virtual, on its host.
+        machine: what it runs on.
+        layout: how environments are dealt out.
+        config: of the run.
+    """
+
+    shares: Mapping[str, float]
+    env_steps_per_second: float
+    cores_busy: float
+    others_busy: float
+    machine: Machine
+    layout: Layout
+    config: Config
+
+    def share(self, who: str, *buckets: str) -> float:
+        """Fraction of the time of `learner` or `actors` in these buckets together."""
+        return sum(self.shares.get(f"time/{who}/{bucket}", 0.0) for bucket in buckets)
+
+    @property
+    def learner_waits(self) -> float:
+        """Fraction of its time that the learner waits for actors."""
+        return self.share("learner", "wait_rollouts")
+
+    @property
+    def actors_wait(self) -> float:
+        """Fraction of their time that actors wait for the learner."""
+        return self.share("actors", "wait_params", "wait_rollouts")
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the devices are the host's own cores."""
+        return self.machine.platform == "cpu"
+
+    @property
+    def has_idle_cores(self) -> bool:
+        """Whether more threads would find cores."""
+        return self.cores_busy + self.others_busy < BUSY
+
+    @property
+    def act_call_s(self) -> float:
+        """Seconds that an actor spends on one call of `act`, for one step of one pool."""
+        layout = self.layout
+        steps_per_call = layout.num_processes * layout.num_actors * layout.envs_per_pool
+        return self.share("actors", "act") * steps_per_call / max(self.env_steps_per_second, 1e-9)
+
+    @property
+    def env_threads(self) -> int:
+        """C++ threads of each pool."""
+        return self.config.actors.env_threads or default_env_threads(self.layout)
+
+
+class Advice(NamedTuple):
+    """What limits the run, and what helps, the best first."""
+
+    finding: str
+    remedies: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line, with the two best remedies."""
+        return f"{self.finding}: {'; or '.join(self.remedies[:2])}"
+
+
+def advise(situation: Situation) -> Advice:
+    """Says what limits a run, and what helps."""
+    if min(situation.learner_waits, situation.actors_wait) >= WAITS:
+        return _both_wait(situation)
+    if situation.learner_waits >= WAITS:
+        return _actors_limit(situation)
+    if situation.actors_wait >= WAITS:
+        return _learner_limits(situation)
+    return _nobody_waits(situation)
+
+
+def _both_wait(situation: Situation) -> Advice:
+    """They take turns because they are told to, or because some rollouts or updates take much longer than others."""
+    actors = situation.config.actors
+    finding = f"learner waits {situation.learner_waits:.0%} for rollouts, actors {situation.actors_wait:.0%} for it"
+    if actors.synchronous:
+        return Advice(f"{finding}, in turn", ("actors.synchronous=False lets them overlap, at a policy lag of 1",))
+    longer = f"longer actors.unroll_length (now {actors.unroll_length}) evens them out"
+    return Advice(f"{finding}, as work comes in bursts", (*_side_work(situation), longer))
+
+
+def _actors_limit(situation: Situation) -> Advice:
+    """The learner waits: by what do actors spend their time?"""
+    causes = {"env": _slow_env, "act": _slow_act, "transfer": _slow_transfer, "other": _slow_host}
+    bucket = max(causes, key=lambda bucket: situation.share("actors", bucket))
+    finding = (
+        f"learner waits {situation.learner_waits:.0%} for rollouts, actors spend "
+        f"{situation.share('actors', bucket):.0%} in {bucket}"
+    )
+    return Advice(finding + _cores(situation), causes[bucket](situation))
+
+
+def _slow_env(situation: Situation) -> tuple[str, ...]:
+    """Emulators need cores, and somebody who uses the time in which they step."""
+    actors, layout, cores = situation.config.actors, situation.layout, situation.machine.cores
+    remedies = []
+    if actors.pools_per_thread == 1 and situation.share("actors", "act") >= WAITS:
+        remedies.append("actors.pools_per_thread=2 acts for one pool while the other steps")
+    if not situation.has_idle_cores:
+        return (*remedies, "a host with more cores, as more threads would only share these")
+    if situation.env_threads < min(layout.envs_per_pool, cores // layout.num_actors):
+        remedies.append(f"actors.env_threads=0 steps on all cores (now {situation.env_threads} per pool)")
+    threads = f"more actors.threads_per_device (now {actors.threads_per_device}), as cores are idle"
+    return (*remedies, _more_envs(situation), threads)
+
+
+def _slow_act(situation: Situation) -> tuple[str, ...]:
+    """A call is all overhead, or it computes, or its device is busy learning."""
+    machine, network = situation.machine, situation.config.network
+    if situation.act_call_s < SHORT_CALL_S:
+        return (_more_envs(situation), *_larger_pools(situation))
+    if situation.on_cpu:
+        return (*_smaller_network(situation), "an accelerator, or a host with more cores")
+    remedies = []
+    if machine.shares_devices and machine.devices > 1:
+        remedies.append(_split_devices())
+    elif machine.devices > 1:
+        remedies.append(f"more topology.actor_devices_per_process (now {machine.actor_devices} of {machine.devices})")
+    if network.compute_dtype == "float32":
+        remedies.append("network.compute_dtype=bfloat16")
+    return (*remedies, *_larger_pools(situation), *_smaller_network(situation), "more devices")
+
+
+def _slow_transfer(situation: Situation) -> tuple[str, ...]:
+    """Closing a rollout and sending it away costs the same however long it is."""
+    longer = f"longer actors.unroll_length (now {situation.config.actors.unroll_length}) sends fewer rollouts"
+    return (longer, *_larger_pools(situation))
+
+
+def _slow_host(situation: Situation) -> tuple[str, ...]:
+    """Python between the calls, once for each step of each pool."""
+    return (_more_envs(situation), *_larger_pools(situation))
+
+
+def _learner_limits(situation: Situation) -> Advice:
+    """Actors wait: for learning, or for what the learner's thread does beside it?"""
+    finding = (
+        f"actors wait {situation.actors_wait:.0%} for the learner, which spends "
+        f"{situation.share('learner', 'learn'):.0%} in learn"
+    )
+    return Advice(finding + _cores(situation), (*_side_work(situation), *_faster_updates(situation)))
+
+
+def _faster_updates(situation: Situation) -> tuple[str, ...]:
+    """What makes an update shorter, or its batch cheaper."""
+    if situation.on_cpu:
+        longer = f"longer actors.unroll_length (now {situation.config.actors.unroll_length}) for larger updates"
+        small = (longer,) if situation.has_idle_cores else ()
+        return (*small, *_smaller_network(situation), "an accelerator, or a host with more cores")
+    machine, config = situation.machine, situation.config
+    remedies = []
+    if config.agent.micro_batches > 1:
+        remedies.append(f"fewer agent.micro_batches (now {config.agent.micro_batches}), if memory allows")
+    if config.network.compute_dtype == "float32":
+        remedies.append("network.compute_dtype=bfloat16")
+    if machine.learner_devices < machine.devices and machine.devices > 2:
+        number = f"now {machine.learner_devices} of {machine.devices}"
+        remedies.append(f"more topology.learner_devices_per_process ({number})")
+    return (*remedies, *_smaller_network(situation), "more devices")
+
+
+def _nobody_waits(situation: Situation) -> Advice:
+    """Something that both use is full, or they are balanced."""
+    sides = f"learner learns {situation.share('learner', 'learn'):.0%}, nobody waits much"
+    consumer = max(("act", "env"), key=lambda bucket: situation.share("actors", bucket))
+    remedies = _side_work(situation)
+    if situation.on_cpu and not situation.has_idle_cores:
+        if situation.share("learner", "learn") >= situation.share("actors", consumer):
+            consumer = "learn"
+        finding = f"{sides}; acting, emulating and learning fill the cores, {consumer} the most{_cores(situation)}"
+        network = () if consumer == "env" else _smaller_network(situation)
+        return Advice(finding, (*remedies, *network, "a host with more cores"))
+    if situation.machine.shares_devices and not situation.on_cpu:
+        split = (_split_devices(),) if situation.machine.devices > 1 else ()
+        finding = f"{sides}; acting and learning compete for the same device"
+        return Advice(finding, (*remedies, *split, *_faster_updates(situation)))
+    cheaper = _faster_updates(situation)[0] if situation.has_idle_cores else "a host with more cores"
+    return Advice(
+        f"balanced, {sides}{_cores(situation)}", (*remedies, cheaper, "more devices and cores, for both sides")
+    )
+
+
+def _side_work(situation: Situation) -> tuple[str, ...]:
+    """What the learner's thread does beside learning, the largest first, if it is much."""
+    config = situation.config
+    fewer_updates = f"longer actors.unroll_length (now {config.actors.unroll_length})"
+    remedies = {
+        "log": f"larger log.every_updates (now {config.log.every_updates})",
+        "evaluate": f"larger evaluate.every_updates (now {config.evaluate.every_updates})",
+        "checkpoint": f"larger checkpoint.every_updates (now {config.checkpoint.every_updates})",
+        "publish": fewer_updates,
+        "other": fewer_updates,
+    }
+    spent = sorted(((situation.share("learner", bucket), bucket) for bucket in remedies), reverse=True)
+    return tuple(
+        f"{remedies[bucket]}, as {bucket} takes it {share:.0%}" for share, bucket in spent if share >= SIDE_WORK
+    )
+
+
+def _more_envs(situation: Situation) -> str:
+    """More environments in each call, without another batch size."""
+    actors = situation.config.actors
+    return (
+        f"more actors.num_envs (now {actors.num_envs}), with shorter actors.unroll_length (now {actors.unroll_length}) "
+        "for the same batch"
+    )
+
+
+def _larger_pools(situation: Situation) -> tuple[str, ...]:
+    """Fewer pools of the same environments: two at least, unless emulators are so quick that none need be hidden."""
+    pools = situation.config.actors.pools_per_thread
+    quick = situation.share("actors", "env") < 0.5 * situation.share("actors", "act")
+    least = 1 if quick else 2
+    return (f"fewer actors.pools_per_thread (now {pools}), each of more environments",) if pools > least else ()
+
+
+def _smaller_network(situation: Situation) -> tuple[str, ...]:
+    """What makes the network cheaper; it may learn less."""
+    network = situation.config.network
+    if network.encoder == "mlp":
+        return ("smaller network.hidden_sizes",)
+    if network.width > 1:
+        return (f"smaller network.width (now {network.width})",)
+    return ("network.encoder=nature, which is cheaper",) if network.encoder == "resnet" else ()
+
+
+def _split_devices() -> str:
+    return (
+        "topology.actor_devices_per_process=0 and topology.learner_devices_per_process=0 keep acting and learning apart"
+    )
+
+
+def _cores(situation: Situation) -> str:
+    """How busy the cores are."""
+    others = f", {situation.others_busy:.0%} with other processes" if situation.others_busy >= OTHERS else ""
+    return f" ({situation.machine.cores} cores, {situation.cores_busy:.0%} busy{others})"

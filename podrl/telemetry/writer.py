@@ -1,0 +1,157 @@
+"""What a run measures about itself: episodes, rates, and the files that hold the curves.
+
+A *row* is a flat mapping from metric names (`group/name`) to numbers, written every few updates. `env_steps` are the
+agent's decisions that the learner has consumed; `frames` are the emulator's behind them (4 per step on Atari).
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from podrl.telemetry.kept_rows import drop_rows, keeps
+from podrl.telemetry.line_file import LineFile
+from podrl.telemetry.rates import BEFORE_KEY, WALL_KEY
+from podrl.types import Counters
+
+# Keys that open every line of `metrics.jsonl`; the others follow in alphabetical order.
+FIRST_KEYS = ("learner_steps", "env_steps", "frames", "env_steps_per_second", "frames_per_second")
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl`, and to TensorBoard event files under `tensorboard/`.
+
+    A line is flushed at once, so a killed run loses none. Event files, and lines in an object store (`gs://`), are
+    whole at every `sync`. It comes before each checkpoint: a run that goes on does not make rows before it again.
+    """
+
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        tensorboard: bool,
+        resumed: Counters | None = None,
+        appends: bool | None = None,
+    ) -> None:
+        """Opens the files.
+
+        Args:
+            workdir: the run's folder; made if it is not there.
+            tensorboard: also write event files, with `env_steps` as the x-axis.
+            resumed: where the run goes on from a checkpoint. Later rows, and a line cut short by a crash, belong to an
+                attempt that is lost and about to be repeated: they are dropped. None keeps the file as it is.
+            appends: whether the file system can append; by default all but object stores can.
+        """
+        self._workdir = epath.Path(workdir)
+        path = self._workdir / "metrics.jsonl"
+        self._events = None
+        with self._named_failures():
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            self._lines = _open_lines(path, resumed, appends)
+            if tensorboard:
+                from podrl.telemetry.event_file import (
+                    EventFile,  # Costs half a second, so only a run that wants it pays.
+                )
+
+                purge_step = resumed.env_steps + 1 if resumed else None
+                self._events = EventFile(str(self._workdir / "tensorboard"), purge_step=purge_step)
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except RuntimeError:
+            if error is None:  # Else closing failed as writing did, and there is news enough.
+                raise
+
+    def write(self, row: Mapping[str, Any], step: int) -> None:
+        """Writes one row.
+
+        Args:
+            row: Python or numpy scalars; metrics on a device must have been fetched. Ints are exact, floats keep six
+                significant digits, the clock milliseconds. JSON has no NaN and no infinity: both become `null`, and
+                TensorBoard skips them.
+            step: env steps consumed, the x-axis in TensorBoard.
+
+        Raises:
+            RuntimeError: if it cannot be written.
+        """
+        plain = {key: _plain(row[key]) for key in _ordered(row)}
+        for key in (WALL_KEY, BEFORE_KEY):
+            if isinstance(wall_s := row.get(key), float) and wall_s >= 1000:
+                plain[key] = round(wall_s, 3)  # In weeks, six digits would be those of minutes.
+        with self._named_failures():
+            self._lines.write(json.dumps(plain, allow_nan=False))
+            if self._events is not None:
+                scalars = {key: value for key, value in plain.items() if type(value) in (int, float)}
+                if any(key.startswith("evaluate/") for key in scalars):  # The rest would be a second point there.
+                    scalars = {key: value for key, value in scalars.items() if key.startswith("evaluate/")}
+                self._events.write(scalars, step)
+
+    def sync(self) -> None:
+        """Has all rows so far in both files, wherever these are: a run that is killed then loses none of them.
+
+        Raises:
+            RuntimeError: if they cannot be written.
+        """
+        with self._named_failures():
+            self._lines.sync()
+            if self._events is not None:
+                self._events.sync()
+
+    def close(self) -> None:
+        """Closes the files; may be called twice.
+
+        Raises:
+            RuntimeError: if what is left cannot be written.
+        """
+        events, self._events = self._events, None
+        with self._named_failures(), contextlib.ExitStack() as stack:
+            if events is not None:
+                stack.callback(events.close)
+            self._lines.close()
+
+    @contextlib.contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        """Says which files could not be written, and why: a system's error often names none."""
+        try:
+            yield
+        except OSError as error:
+            raise RuntimeError(
+                f"The metrics in {self._workdir} cannot be written ({error.strerror or error}). What was saved is not "
+                "harmed: mend that, and the same command with this --workdir goes on."
+            ) from error
+
+
+def _open_lines(path: epath.Path, resumed: Counters | None, appends: bool | None) -> LineFile:
+    """The file of rows as `MetricsWriter` takes it up."""
+    appends = "://" not in str(path) if appends is None else appends
+    if resumed is None:
+        return LineFile(path, appends=appends)
+    if appends and path.exists():
+        drop_rows(Path(path), resumed.learner_steps)
+    return LineFile(path, appends=appends, keeps=lambda line: keeps(line, resumed.learner_steps))
+
+
+def _ordered(row: Mapping[str, Any]) -> list[str]:
+    """The keys of a row in the order of the file."""
+    return [key for key in FIRST_KEYS if key in row] + sorted(key for key in row if key not in FIRST_KEYS)
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar as Python's, a float rounded to six significant digits or None if it is not finite."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,73 @@
+"""Real learning on small tasks: the return, and not the loss, is what counts."""
+
+import pytest
+
+from podrl.assembly import resolve
+from podrl.config.commandline import load_config, override
+from tests.short_runs import run
+
+
+def learn(name, *overrides):
+    config = override(load_config(f"configs/{name}.py"), list(overrides))
+    outcome, _ = run(resolve(config))
+    return outcome.episode_return
+
+
+@pytest.mark.parametrize("name", ["impala_catch", "ppo_catch"])
+def test_catch_is_solved(name):
+    assert learn(name) >= 0.95
+
+
+@pytest.mark.long
+def test_a_short_lunarlander_flies_better_than_chance():
+    """A random policy scores -177."""
+    assert learn("impala_lunarlander", "--config.total_env_steps=1_000_000") >= -50
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("name", "least"), [("impala_lunarlander", 100), ("ppo_lunarlander", 200)])
+def test_lunarlander_lands(name, least):
+    assert learn(name) >= least
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_double_pendulum_is_balanced():
+    """A random policy scores 47, one that never lets it fall 9,350."""
+    assert learn("ppo_inverted_double_pendulum", "--config.total_env_steps=500_000") >= 3000
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("name", "steps", "least"),
+    [
+        pytest.param("ppo_cartpole", 500_000, 450, marks=pytest.mark.slow),
+        pytest.param("ppo_minatar", 1_500_000, 15, marks=pytest.mark.long),
+        pytest.param("impala_minatar", 4_000_000, 15, marks=pytest.mark.long),
+    ],
+)
+def test_environments_inside_the_program_are_learned(name, steps, least):
+    """Random policies score 22 and 0.5; IMPALA with too little entropy stays at 7."""
+    assert learn(name, f"--config.total_env_steps={steps}") >= least
+
+
+class TestMemory:
+    """A bit that is seen at an episode's start and asked for 20 steps later: 1 if told rightly, else -1."""
+
+    STEPS = "--config.total_env_steps=200_000"
+
+    def test_an_lstm_remembers(self):
+        assert learn("ppo_memory", self.STEPS) >= 0.9
+
+    def test_without_one_the_same_agent_can_only_guess(self):
+        """The mean of a hundred guesses has a standard deviation of 0.1."""
+        assert abs(learn("ppo_memory", self.STEPS, "--config.network.core=none")) < 0.5
+
+    @pytest.mark.slow
+    def test_impala_learns_to_remember(self):
+        assert learn("impala_memory", "--config.total_env_steps=500_000") >= 0.9
+
+    @pytest.mark.slow
+    def test_actors_on_the_host_remember(self):
+        assert learn("impala_memory", "--config.total_env_steps=500_000", "--config.topology.placement=sebulba") >= 0.9

@@ -1,0 +1,47 @@
+"""What memory cannot hold is answered with bytes and keys before anything is allocated."""
+
+import pytest
+
+from podrl.assembly import assemble
+from podrl.config.config import ConfigError
+from podrl.learning import sizes
+from tests.short_runs import make_config
+
+
+@pytest.mark.parametrize(
+    ("values", "shown", "part"),
+    [
+        ({"actors__num_envs": 2_000_000}, "actors.num_envs=2000000", "experience"),
+        ({"actors__unroll_length": 1_000_000}, "actors.unroll_length=1000000", "experience"),
+        ({"network__frame_stack": 10_000_000}, "network.frame_stack=10000000", "stacks of frames"),
+        ({"network__hidden_sizes": (2**31,)}, "network.hidden_sizes=(2147483648,)", "activations"),
+        ({"network__core": "lstm", "network__core_size": 2**20}, "core", "parameters, gradients and optimizer"),
+    ],
+)
+def test_sizes_beyond_memory_are_refused_with_bytes_and_keys(monkeypatch, values, shown, part):
+    monkeypatch.setattr(sizes, "host_memory_bytes", lambda: 2**30)
+    with pytest.raises(ConfigError) as error:
+        assemble(make_config(actors__pools_per_thread=1, **{"actors__num_envs": 32} | values))
+    said = str(error.value)
+    assert said.startswith("This config needs ")
+    assert "iB of memory at least, and this machine has 1.00 GiB (" in said
+    assert f"{part} " in said
+    assert shown in said
+    assert "\n" not in said
+
+
+def test_more_frames_than_a_compiler_takes_are_refused():
+    with pytest.raises(ConfigError, match=r"network\.frame_stack=2000 is more than 1024 frames"):
+        assemble(make_config(network__frame_stack=2000, actors__num_envs=32))
+
+
+def test_what_fits_is_assembled():
+    assert assemble(make_config(actors__num_envs=32)).state_shape is not None
+
+
+def test_a_control_group_bounds_the_memory(tmp_path):
+    (tmp_path / "memory.max").write_text("max\n")
+    whole = sizes.host_memory_bytes(tmp_path)
+    assert whole > 2**28
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert sizes.host_memory_bytes(tmp_path) == 2**20

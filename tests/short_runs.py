@@ -1,0 +1,156 @@
+"""Small real runs for tests: configs, agents and random trajectories."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+import pytest
+
+from configs import common
+from podrl import assembly
+from podrl.agents.parts.loading import load_agent
+from podrl.assembly import run_loop
+from podrl.config.config import Config, EvaluateConfig
+from podrl.config.config_dict import from_config_dict
+from podrl.envs.source import load_source
+from podrl.experience.unroll import Unroller
+from podrl.learning.programs import Programs
+from podrl.learning.sharding import make_split_network
+from podrl.loops import sebulba
+from podrl.loops.bookkeeping import Outcome
+from podrl.mesh import ShardingRule, Topology, make_topology
+from podrl.types import Agent, EnvSpec, Trajectory
+
+TIMING = {"env_steps_per_second", "frames_per_second"}
+
+
+def make_config(env_id: str = "Catch-v0", *, agent: str = "impala", **overrides: Any) -> Config:
+    """An agent with a small MLP; overrides are dotted keys with `__` for the dots."""
+    config = common.make_config("test", env_id, total_env_steps=10 * 8 * 4)
+    config.agent = getattr(common, f"{agent}_agent")()
+    config.actors.num_envs = 8
+    config.actors.unroll_length = 4
+    config.actors.env_threads = 1
+    config.actors.timeout_s = 30.0
+    config.network.hidden_sizes = (16,)
+    config.log.every_updates = 1
+    for key, value in overrides.items():
+        section, _, name = key.rpartition("__")
+        target = config
+        for part in section.split("__") if section else []:
+            target = target[part]
+        target[name] = value
+    return from_config_dict(config, load_agent(agent).AgentConfig)
+
+
+def scripted_config(options: Mapping[str, Any] | None = None, **overrides: Any) -> Config:
+    """The same on the scripted environment of `tests.envs.scripted`."""
+    return make_config("scripted", env__source="tests.envs.scripted", env__options=dict(options or {}), **overrides)
+
+
+def anakin_config(env_id: str = "CartPole-v1", **overrides: Any) -> Config:
+    """The same in a JAX environment, inside the compiled program."""
+    return make_config(env_id, env__source="gymnax", topology__placement="anakin", **overrides)
+
+
+def make_agent(config: Config) -> tuple[Agent, EnvSpec]:
+    agent, spec, _ = assembly.assemble_agent(config)
+    return agent, spec
+
+
+def make_split_agent(config: Config, spec: EnvSpec, learner: Mesh) -> tuple[Agent, list[ShardingRule]]:
+    """The agent as training makes it, and the rules that lay out its state on these devices."""
+    network, rules = make_split_network(config, spec, learner)
+    return assembly.make_agent(config, network, spec), rules
+
+
+def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Trains, and returns the outcome and the rows of metrics."""
+    spec = load_source(config.env.source).make_spec(config.env)
+    topology = make_topology(config.topology, jax.devices()[:num_devices])
+    agent, rules = make_split_agent(config, spec, topology.learner)
+    rows: list[dict[str, Any]] = []
+    outcome = run_loop(config)(
+        config,
+        agent=kwargs.pop("agent", agent),
+        spec=spec,
+        source=kwargs.pop("source", None) or load_source(config.env.source),
+        topology=topology,
+        rules=rules,
+        write_row=lambda row: rows.append(dict(row)),
+        **kwargs,
+    )
+    return outcome, rows
+
+
+@contextlib.contextmanager
+def shared_programs() -> Iterator[None]:
+    """Runs of one config and the same devices compile their programs once, with or without evaluations.
+
+    A small run spends most of its time on that, and programs are good for any number of runs. Agents must be those that
+    the configs name.
+    """
+    compile_programs, known = sebulba.compile_programs, dict[str, Programs]()
+
+    def compile_or_recall(
+        config: Config, agent: Agent, spec: EnvSpec, topology: Topology, rules: Sequence[ShardingRule] = ()
+    ) -> Programs:
+        devices = [device.id for device in topology.mesh.devices.flat]
+        key = repr((dataclasses.replace(config, evaluate=EvaluateConfig()), devices))
+        if key not in known:
+            known[key] = compile_programs(config, agent, spec, topology, rules)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sebulba, "compile_programs", compile_or_recall)
+        yield
+
+
+def facts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of metrics without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k not in TIMING and not k.startswith("time/")} for row in rows]
+
+
+def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, seed: int = 0) -> Trajectory:
+    """A trajectory of noise with resets, terminations and the behaviour of a policy near the agent's."""
+    rng = np.random.default_rng(seed)
+
+    def noise(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+        if np.issubdtype(dtype, np.integer):
+            return rng.integers(0, 256, shape).astype(dtype)
+        return rng.normal(size=shape).astype(dtype)
+
+    shape = (length, num_envs)
+    first = rng.random((length + 1, num_envs)) < 0.1
+    trajectory = Trajectory(
+        observation=jax.tree.map(lambda x: noise(length + 1, num_envs, *x.shape, dtype=x.dtype), spec.observation),
+        first=first,
+        action=spec.actions.sample(rng, shape),
+        reward=noise(*shape),
+        discount=(rng.random(shape) > 0.1).astype(np.float32),
+        behaviour=jax.tree.map(
+            lambda x: noise(length, *x.shape) * np.float32(0.3), behaviour_shape(agent, spec, num_envs)
+        ),
+        carry=agent.initial_carry(num_envs),
+        opening_reward=noise(num_envs),
+        env_index=np.arange(num_envs, dtype=np.uint32),
+        params_version=np.zeros(shape, np.int32),
+    )
+    return jax.tree.map(jnp.asarray, trajectory)  # Made in numpy, since of each shape JAX would compile each operation.
+
+
+def behaviour_shape(agent: Agent, spec: EnvSpec, num_envs: int) -> Any:
+    """Shapes of what the agent records with an action, for a batch of environments."""
+    unroller = Unroller(agent=agent, spec=spec, unroll_length=1, num_envs=num_envs)
+    rollout = unroller.state_shape.rollout
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rollout.behaviour)
+
+
+def all_resets(trajectory: Trajectory) -> Trajectory:
+    """The same trajectory in which every row is a reset."""
+    return dataclasses.replace(trajectory, first=jnp.asarray(np.ones(trajectory.first.shape, bool)))

@@ -1,0 +1,122 @@
+"""Which points there are."""
+
+import pytest
+
+from podrl.config.config import ConfigError
+from podrl.studies.feasibility import examine
+from podrl.studies.grid import Axis, Machines, combinations, make_axis
+from tests.studies.studies import define
+
+
+def test_an_axis_has_values_of_a_key():
+    assert make_axis("network.width=1,2") == Axis(keys=("network.width",), values=(("1",), ("2",)))
+
+
+def test_commas_within_brackets_are_a_values_own():
+    axis = make_axis("network.hidden_sizes=(64,64),(256,)")
+    assert axis.values == (("(64,64)",), ("(256,)",))
+
+
+def test_keys_joined_by_colons_change_together():
+    axis = make_axis("actors.num_envs:actors.unroll_length=16:40,32:20")
+    assert list(combinations([axis])) == [
+        {"actors.num_envs": "16", "actors.unroll_length": "40"},
+        {"actors.num_envs": "32", "actors.unroll_length": "20"},
+    ]
+
+
+def test_axes_make_a_product():
+    axes = [make_axis("actors.num_envs=16,32"), make_axis("actors.unroll_length=10,20,40")]
+    found = list(combinations(axes))
+    assert len(found) == 6
+    assert len({tuple(each.items()) for each in found}) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("actors.num_envs", "must be KEY=VALUE,VALUE"),
+        ("actors.num_envs=", "must be KEY=VALUE,VALUE"),
+        ("a:b=1:2,3", "'3' has 1 value(s) for 2 keys"),
+        ("a=1,2,1", "names a value twice"),
+    ],
+)
+def test_mistakes_in_an_axis_are_named(text, message):
+    with pytest.raises(ConfigError) as error:
+        make_axis(text)
+    assert message in str(error.value)
+
+
+def test_a_key_is_on_one_axis():
+    with pytest.raises(ConfigError, match=r"actors\.num_envs is on two axes"):
+        list(combinations([make_axis("actors.num_envs=16,32"), make_axis("actors.num_envs=64")]))
+
+
+def test_weak_scaling_multiplies_environments_and_strong_keeps_them():
+    feasible, infeasible = examine(define(axes=(make_axis("actors.num_envs=16,32"),)), "cpu")
+    assert infeasible == []
+    found = {
+        (each.point.scaling, each.point.settings["actors.num_envs"], each.point.machines.processes): (
+            each.point.num_envs,
+            each.learner_devices,
+            each.config.env_steps_per_update,
+        )
+        for each in feasible
+    }
+    assert found == {
+        **{("weak", str(base), p): (base * p, p, 20 * base * p) for base in (16, 32) for p in (1, 2, 4)},
+        **{("strong", str(base), p): (base, p, 20 * base) for base in (16, 32) for p in (1, 2, 4)},
+    }
+
+
+def test_weak_scaling_counts_the_learners_devices():
+    """Of four devices two act and two learn: with one process of 2 and one of 4, learners double."""
+    machines = tuple(Machines(processes=1, devices_per_process=d) for d in (2, 4))
+    feasible, _ = examine(define(machines=machines, scaling=("weak",)), "cpu")
+    assert [(each.actor_devices, each.learner_devices, each.point.num_envs) for each in feasible] == [
+        (1, 1, 32),
+        (2, 2, 64),
+    ]
+
+
+def test_the_base_value_belongs_to_the_smallest_though_it_comes_last():
+    machines = tuple(Machines(processes=p, devices_per_process=1) for p in (4, 2))
+    feasible, _ = examine(define(machines=machines, scaling=("weak",)), "cpu")
+    assert [each.point.num_envs for each in feasible] == [64, 32]
+
+
+def test_points_that_do_not_divide_are_found_without_being_run():
+    feasible, infeasible = examine(define(overrides={"actors.num_envs": "4"}, scaling=("strong",)), "cpu")
+    assert [each.point.name for each in feasible] == ["strong-1x1", "strong-2x1"]
+    (lost,) = infeasible
+    assert lost.name == "strong-4x1"
+    assert "actors.num_envs=4 does not divide over 8 pools" in lost.reason
+
+
+def test_too_few_updates_are_a_mistake():
+    _, infeasible = examine(define(overrides={"total_env_steps": "6400"}, scaling=("strong",)), "cpu")
+    assert "fewer than two rows of metrics after the warm-up of 3 updates" in infeasible[0].reason
+    lag = {"total_env_steps": "64_000", "determinism": "free", "actors.max_lag": "150"}
+    _, infeasible = examine(define(overrides=lag, scaling=("strong",)), "cpu")
+    assert "fewer than two rows of metrics after the warm-up of 151 updates" in infeasible[0].reason
+
+
+def test_a_wrong_key_is_not_one_points_mistake():
+    with pytest.raises(ConfigError, match=r"Unknown config key 'actors\.num_env'; did you mean 'actors\.num_envs'"):
+        examine(define(axes=(make_axis("actors.num_env=16,32"),)), "cpu")
+
+
+def test_names_are_different_and_fit_for_folders():
+    axes = (make_axis("network.hidden_sizes=(64,64),(64,)"), make_axis("env.id=Catch-v0"))
+    feasible, _ = examine(define(axes=axes), "cpu")
+    names = [each.point.name for each in feasible]
+    assert len(set(names)) == len(names) == 12
+    assert not any("/" in name or "(" in name for name in names)
+
+
+def test_long_names_are_cut_and_stay_different():
+    values = [f"({'64,' * 60}{last})" for last in (1, 2)]
+    feasible, _ = examine(define(axes=(make_axis(f"network.hidden_sizes={','.join(values)}"),)), "cpu")
+    names = {each.point.name for each in feasible}
+    assert len(names) == 12
+    assert max(map(len, names)) <= 150
