@@ -23,7 +23,7 @@ from podrl.experience.schedule import last_update, updates_ahead
 from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
 from podrl.learning.sharding import describe_split, make_split_network
-from podrl.learning.sizes import check_experience, check_state
+from podrl.learning.sizes import check_experience_fits, check_state_fits
 from podrl.loops import anakin, sebulba
 from podrl.loops.bookkeeping import Outcome
 from podrl.mesh import ShardingRule, Topology, make_topology
@@ -92,11 +92,11 @@ def assemble(
         config, source, spec = load_environment(config)
     topology = make_topology(config.topology, devices)
     if devices is None:  # Others stand for devices that are not here.
-        check_experience(config, spec, topology)
+        check_experience_fits(config, spec, topology)
     config = resolve_micro_batches(resolve_loop(config, topology), topology)
     layout = make_layout(config, topology)
     network, rules = make_split_network(config, spec, topology.learner)
-    agent = make_agent(config, network, spec)
+    agent = make_wrapped_agent(config, network, spec)
     state_shape: LearnerState
     if config.topology.placement == "anakin":
         environment = make_environment(source, config.env)
@@ -104,7 +104,7 @@ def assemble(
     else:
         state_shape = Learner(agent, topology.learner, rules).state_shape
     if devices is None:
-        check_state(config, spec, topology, state_shape)
+        check_state_fits(config, spec, topology, state_shape)
     return Assembly(
         config=config,
         source=source,
@@ -117,7 +117,7 @@ def assemble(
     )
 
 
-def describe(assembly: Assembly, folder: str) -> list[str]:
+def describe_assembly(assembly: Assembly, folder: str) -> list[str]:
     """Lines for the log: where a run acts, learns and writes, what its agent observes, and which layers are split."""
     split = [f"Learner: {describe_split(assembly.state_shape.params)}."] if assembly.rules else []
     return [
@@ -134,7 +134,7 @@ def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:
         ConfigError: if they do not fit.
     """
     config, source, spec = load_environment(config)
-    return make_agent(config, make_network(config.network, spec), spec), spec, source
+    return make_wrapped_agent(config, make_network(config.network, spec), spec), spec, source
 
 
 def resume_at(assembly: Assembly, begun: Counters) -> Assembly:
@@ -148,10 +148,10 @@ def resume_at(assembly: Assembly, begun: Counters) -> Assembly:
     if not updates_ahead(config, begun):
         return assembly
     network, _ = make_split_network(config, assembly.spec, assembly.topology.learner)
-    return dataclasses.replace(assembly, agent=make_agent(config, network, assembly.spec, begun))
+    return dataclasses.replace(assembly, agent=make_wrapped_agent(config, network, assembly.spec, begun))
 
 
-def make_agent(config: Config, network: Network, spec: EnvSpec, begun: Counters | None = None) -> Agent:
+def make_wrapped_agent(config: Config, network: Network, spec: EnvSpec, begun: Counters | None = None) -> Agent:
     """The agent around `network`, with what `config.network` says about the scale of what it learns from.
 
     Args:

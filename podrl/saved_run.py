@@ -53,7 +53,7 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
         ConfigError: if there is no run, or no such checkpoint; lists those that there are.
         CheckpointError: if it is damaged, or was deleted meanwhile by its run.
     """
-    folder = inspection.open_run(workdir)
+    folder = inspection.find_run(workdir)
     made: dict[str, tuple[Config, Agent, EnvSpec, Source]] = {}
 
     def read(chosen: int) -> SavedRun:

@@ -23,7 +23,7 @@ from etils import epath
 import jax
 from rich.console import Console
 
-from podrl.assembly import assemble, describe, resolve, resume_at, run_loop
+from podrl.assembly import assemble, describe_assembly, resolve, resume_at, run_loop
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
 from podrl.config.config_dict import to_dict
@@ -42,7 +42,7 @@ from podrl.runs.resume import find_start, make_checkpointer, warn_of_changes, wa
 from podrl.runs.run_files import clear_run, holds_run
 from podrl.runs.workdir import make_manifest, make_workdir, write_facts
 from podrl.runtime.compilation_cache import use_compilation_cache
-from podrl.runtime.container_limits import check_threads, explain
+from podrl.runtime.container_limits import check_threads, explain_limit
 from podrl.runtime.interruption import interruptible, leave
 from podrl.runtime.job import agreement
 from podrl.runtime.job.agreement import StopVote
@@ -51,7 +51,7 @@ from podrl.runtime.job.joining import join
 from podrl.runtime.job.local_gpus import check_gpus
 from podrl.runtime.job.membership import Membership
 from podrl.runtime.job.place import find_place, warn_of_unread_launcher
-from podrl.runtime.job.preflight import check_agreement, check_workdir, make_device_facts, make_facts
+from podrl.runtime.job.preflight import check_agreement, check_shared_workdir, make_device_facts, make_process_facts
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.machine import available_cores, jax_plugins, keep_freed_memory, require_determinism, suit_xla_to_cpu
 from podrl.runtime.process_exit import contained
@@ -129,7 +129,7 @@ def main(command: CommandLine) -> int:
             logging.error("%s", lost)
             leave(job.exit_code)
         code = _failure_code(error)
-        limit = explain(error)
+        limit = explain_limit(error)
         said = limit or str(error) or type(error).__name__
         logging.error("The run failed: %s", said)
         if limit is None and code != MISTAKE:
@@ -156,7 +156,7 @@ def check_job(job: Job, membership: Membership, config: Config, command: Command
         logging.info("%s.", membership.describe())
     if job.process_count > 1:
         flags = {name: getattr(command, name) for name in ("workdir", "profile", "accept_changes", "start_anew")}
-        skew_s = check_agreement(job, make_facts(config, flags), command.join_timeout_s)
+        skew_s = check_agreement(job, make_process_facts(config, flags), command.join_timeout_s)
         check_agreement(job, make_device_facts(), command.join_timeout_s)
         if job.process_index == 0:
             logging.info("All %d processes agree; their clocks differ by %.1f s.", job.process_count, skew_s)
@@ -223,7 +223,7 @@ def train(
             return [str(taken), holds_run(taken)]
 
         path, goes_on = agreement.from_first(job, "workdir", take_folder, timeout_s=patience_s + GONE_S)
-        check_workdir(job, path, limit_s)
+        check_shared_workdir(job, path, limit_s)
         folder = epath.Path(path)
 
         console = None if first else Console(quiet=True)
@@ -237,7 +237,7 @@ def train(
         ledger = Ledger("learner", annotate=profiler.annotate)
         watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
         checkpointer = stack.enter_context(make_checkpointer(config, folder))
-        for line in describe(assembly, path):
+        for line in describe_assembly(assembly, path):
             logging.info("%s", line)
 
         start, resumed, reporter = None, None, None
@@ -321,7 +321,7 @@ def train(
             outcome = agree_on_end(outcome, stop_code(), share, job.name_of)
         if not outcome.finished:
             logging.info("To go on: the same command with --workdir=%s", folder)
-        display.summary(summarize(config, assembly.spec, outcome, wall_s=time.perf_counter() - start_s))
+        display.summary(make_summary(config, assembly.spec, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
 
 
@@ -353,7 +353,7 @@ def agree_on_end(
     )
 
 
-def summarize(config: Config, spec: EnvSpec, outcome: Outcome, *, wall_s: float) -> Summary:
+def make_summary(config: Config, spec: EnvSpec, outcome: Outcome, *, wall_s: float) -> Summary:
     """What the display shows in the end."""
     return Summary(
         outcome="finished" if outcome.finished else "interrupted",
@@ -385,7 +385,7 @@ def _exit_code(code: int, job: Job, error: Exception | None = None) -> int:
     of its own while Python shuts down.
     """
     stuck = code == STALLED or any(thread.name.startswith(("actor ", "evaluator")) for thread in threading.enumerate())
-    waits = error and (job.process_count > 1 or explain(error))  # For others' devices, or for threads never started.
+    waits = error and (job.process_count > 1 or explain_limit(error))  # For devices, or threads never started.
     if stuck or waits or isinstance(error, CheckpointError | FolderLostError):
         leave(code)
     return code

@@ -66,7 +66,7 @@ def make_agent(config: Config) -> tuple[Agent, EnvSpec]:
 def make_split_agent(config: Config, spec: EnvSpec, learner: Mesh) -> tuple[Agent, list[ShardingRule]]:
     """The agent as training makes it, and the rules that lay out its state on these devices."""
     network, rules = make_split_network(config, spec, learner)
-    return assembly.make_agent(config, network, spec), rules
+    return assembly.make_wrapped_agent(config, network, spec), rules
 
 
 def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[Outcome, list[dict[str, Any]]]:

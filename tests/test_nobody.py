@@ -12,7 +12,7 @@ import pytest
 
 from podrl import train
 from podrl.config.config import ConfigError
-from podrl.envs.workers.progress import Progress
+from podrl.envs.workers.progress import BusyEnvironment
 from podrl.runs.run_files import check_rights
 from podrl.runtime import temporary
 from podrl.runtime.software import find_commit
@@ -163,9 +163,9 @@ class TestWithoutTemporaryFolder:
             temporary.temporary_folder("a").__enter__()
 
     def test_workers_of_environments_need_none(self):
-        progress = Progress()
+        progress = BusyEnvironment()
         progress.write(3)
-        assert Progress(os.dup(progress.fd)).read() == 3
+        assert BusyEnvironment(os.dup(progress.fd)).read() == 3
         progress.close()
 
     def test_matplotlib_says_so(self, monkeypatch):

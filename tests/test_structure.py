@@ -1,6 +1,7 @@
 """A room imports from rooms above it only; their order is the map of the code (docs/architecture.md)."""
 
 import ast
+import collections
 from pathlib import Path
 import re
 import subprocess
@@ -73,3 +74,22 @@ def test_jaxs_private_api_stays_in_one_file_which_others_import_where_they_need_
             assert bool(found) == is_it, f"{path}: {found}"
             at_once = [node for node in ast.parse(text).body if "jax_service" in ast.unparse(node).partition("\n")[0]]
             assert not [node for node in at_once if isinstance(node, ast.Import | ast.ImportFrom)], path
+
+
+# What is looked up by name: an algorithm's record and its factory, a source's functions, programs, and run loops.
+INTERFACES = {
+    *("AgentConfig", "make_agent", "main", "run", "SETTINGS"),
+    *("make_spec", "make_pool", "make_picture_pool", "make_environment", "option_hints", "evaluation_protocol"),
+}
+
+
+def test_no_two_public_things_share_a_name():
+    places = collections.defaultdict(list)
+    for path in ROOT.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            targets = [node] if isinstance(node, ast.FunctionDef | ast.ClassDef) else getattr(node, "targets", [])
+            names = [getattr(target, "name", getattr(target, "id", "_")) for target in targets]
+            for name in names:
+                if not name.startswith("_") and name not in INTERFACES:
+                    places[name].append(str(path.relative_to(ROOT)))
+    assert not {name: found for name, found in places.items() if len(found) > 1}

@@ -21,7 +21,7 @@ from podrl.config.paths import absolute_path
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
-from podrl.runtime.tool import check_known, check_writable, contain, load_config, parse_numbers, run_tool
+from podrl.runtime.tool import check_known, check_writable, contain, load_overridden, parse_numbers, run_tool
 from podrl.telemetry.tables import make_console
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
@@ -95,7 +95,7 @@ def parse(argv: list[str]) -> Command:
         check(flags.compare is not None, f"{argument} changes the compared config. Add --compare CONFIG.")
         check("=" in argument, f"{argument} needs a value: {argument}=VALUE.")
     return Command(
-        config=load_config(flags.config, shared, smoke=flags.smoke),
+        config=load_overridden(flags.config, shared, smoke=flags.smoke),
         other=None if flags.compare is None else _load_other(flags.compare, shared, others, smoke=flags.smoke),
         other_file=flags.compare,
         repeats=flags.repeats,
@@ -110,7 +110,7 @@ def parse(argv: list[str]) -> Command:
 def _load_other(path: str, shared: list[str], others: list[str], *, smoke: bool) -> ml_collections.ConfigDict:
     overrides = [f"--config.{argument.removeprefix('--other.')}" for argument in others]
     with _blaming(path):
-        return load_config(path, [*shared, *overrides], smoke=smoke)
+        return load_overridden(path, [*shared, *overrides], smoke=smoke)
 
 
 @contextlib.contextmanager
@@ -153,11 +153,11 @@ def run(command: Command) -> None:
         measured = measure.measure_memory(config, **phases)
         report.show_memory(console, measured)
     elif other is None:
-        measured = measure.measure(config, import_s=instruments.process_age_s(), **rounds)
-        report.show(console, measured)
+        measured = measure.measure_run(config, import_s=instruments.process_age_s(), **rounds)
+        report.show_benchmark(console, measured)
     else:
-        measured = measure.compare(config, other, **rounds)
-        report.show_comparison(console, measured)
+        measured = measure.compare_configs(config, other, **rounds)
+        report.show_config_comparison(console, measured)
     if command.json is not None:
         command.json.write_text(json.dumps(measured, indent=2) + "\n")
 

@@ -8,8 +8,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl.config.commandline import Parser
 from podrl.config.paths import absolute
-from podrl.runs.comparison import compare
-from podrl.runs.comparison_report import show
+from podrl.runs.comparison import compare_runs
+from podrl.runs.comparison_report import show_comparison
 from podrl.runs.records import read_record
 from podrl.runtime.tool import run_tool
 from podrl.telemetry.tables import make_console
@@ -28,8 +28,8 @@ def run(argv: list[str]) -> int:
     parser.add_argument("b", type=absolute, metavar="B", help="folder of another")
     flags = parser.parse_args(argv[1:])
     a, b = read_record(flags.a), read_record(flags.b)
-    comparison = compare(a, b)
-    show(make_console(), a, b, comparison)
+    comparison = compare_runs(a, b)
+    show_comparison(make_console(), a, b, comparison)
     return 0 if comparison.is_equal else 1
 
 

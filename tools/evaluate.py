@@ -89,7 +89,7 @@ def run(flags: argparse.Namespace) -> None:
     configure_logging(process_index=0)
     num_envs, per_env = split_episodes(flags.episodes)
     config = inspection.read_checkpoint(
-        inspection.open_run(flags.workdir), flags.step, functools.partial(read_config, flags.workdir)
+        inspection.find_run(flags.workdir), flags.step, functools.partial(read_config, flags.workdir)
     )
     if config.determinism == "exact":  # Scores are as reproducible as the run.
         require_determinism(os.environ, jax_plugins())
@@ -109,10 +109,10 @@ def run(flags: argparse.Namespace) -> None:
     if film is not None:
         logging.info("%s shows %.0f s of %s play in environment 0.", flags.video, film.write(), policies[0])
     played |= {policy: _play(saved, protocol, device, policy, flags, None) for policy in policies[1:]}
-    scores = report.make_report(
+    scores = report.make_score_report(
         saved.config, saved.counters, protocol, num_envs=num_envs, seed=flags.seed, played=played
     )
-    report.show(make_console(), scores)
+    report.show_scores(make_console(), scores)
     if flags.json is not None:
         flags.json.write_text(json.dumps(scores, indent=2) + "\n")
 

@@ -48,7 +48,7 @@ def run(command: argparse.Namespace) -> int:
     from podrl.telemetry.tables import make_console
 
     configure_logging(process_index=0)
-    workdir = inspection.open_run(command.workdir)
+    workdir = inspection.find_run(command.workdir)
     inspection.choose_step(workdir, command.step)
     target = epath.Path(command.export) if command.export else None
     if target is not None:
@@ -60,7 +60,7 @@ def run(command: argparse.Namespace) -> int:
         details, params = inspection.read_checkpoint(
             workdir,
             command.step,
-            lambda step: (inspection.describe(workdir, step), read_params(workdir, step) if target else {}),
+            lambda step: (inspection.describe_checkpoint(workdir, step), read_params(workdir, step) if target else {}),
         )
         inspection_report.show_details(console, details)
         if target is not None:

@@ -23,7 +23,7 @@ from podrl.config.paths import absolute_path
 from podrl.config.ranges import check_flag
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import keep_freed_memory, suit_xla_to_cpu
-from podrl.runtime.tool import check_known, check_writable, load_config, run_tool
+from podrl.runtime.tool import check_known, check_writable, load_overridden, run_tool
 from podrl.telemetry.tables import make_console
 
 USAGE = """%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
@@ -104,7 +104,7 @@ def parse(argv: Sequence[str]) -> Command:
         "--check runs on this machine. Use it with --topology this.",
     )
     return Command(
-        config=load_config(flags.config, rest),
+        config=load_overridden(flags.config, rest),
         arguments=(f"--config={flags.config}", *rest),
         topologies=tuple(flags.topology),
         env_steps_per_vcpu=flags.env_steps_per_vcpu,
@@ -186,7 +186,7 @@ def plan_slices(command: Command, config: Any, slices: Sequence[Any], keep: Call
         logging.info("%s for %s.", doing, slice_.name)
         plans.append(make_plan(config, slice_, assumptions))
         keep(report.to_json(plans[-1], command.price))
-        report.show(console, plans[-1], command.price)
+        report.show_plan(console, plans[-1], command.price)
         console.print()
     if len(plans) > 1:
         report.show_summary(console, plans)

@@ -86,7 +86,7 @@ def read_curve(run: str, x: str, y: str) -> Curve:
     xs, ys = array.array("d"), array.array("d")
     for row in record.rows.fields(x_key, y, *(CLOCK_FIELDS if clock else ())):
         if clock:
-            row[WALL_KEY] = clock.read(row)
+            row = {**row, WALL_KEY: clock.read(row)}
         if is_number(row.get(x_key)) and is_number(row.get(y)):
             xs.append(row[x_key])
             ys.append(row[y])
@@ -165,7 +165,7 @@ def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -
     if any(labels):
         axes.legend(frameon=False, fontsize=11)
     _style(axes, engineering=x != "wall")
-    return plotting.encode(figure, image_format)
+    return plotting.encode_figure(figure, image_format)
 
 
 def _style(axes: Any, *, engineering: bool) -> None:

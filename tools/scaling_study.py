@@ -20,7 +20,7 @@ from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.launch.local import visible_gpus
 from podrl.launch.options import FLAGS
 from podrl.runtime.tool import check_known, parse_numbers, run_tool
-from podrl.studies.conduct import Manner, conduct, conduct_one, report, show
+from podrl.studies.conduct import Manner, conduct, conduct_one, report, show_commands
 from podrl.studies.definition import PLACES, Definition
 from podrl.studies.execution import Predict
 from podrl.studies.folder import Folder
@@ -190,7 +190,7 @@ def run(argv: list[str]) -> int:
     definition = define(flags, rest)
     program = Path(__file__).resolve()
     if flags.dry_run:
-        show(definition, flags.workdir, manner, program)
+        show_commands(definition, flags.workdir, manner, program)
         return 0
     return conduct(definition, flags.workdir, argv, manner, program, find_predictor(flags, definition))
 

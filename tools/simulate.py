@@ -23,7 +23,7 @@ from podrl.config.config import Config, ConfigError, check
 from podrl.config.paths import absolute_path
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
-from podrl.runtime.tool import check_known, check_writable, load_config, parse_numbers, run_tool
+from podrl.runtime.tool import check_known, check_writable, load_overridden, parse_numbers, run_tool
 from podrl.telemetry.tables import make_console
 
 if TYPE_CHECKING:  # JAX: a mistake before need not wait for it.
@@ -102,7 +102,7 @@ def parse(argv: list[str]) -> Command:
     check_known(rest, "--config.")
     _check_ranges(flags)
     return Command(
-        config=load_config(flags.config, rest, smoke=flags.smoke),
+        config=load_overridden(flags.config, rest, smoke=flags.smoke),
         arguments=(f"--config={flags.config}", *rest, *(["--smoke"] if flags.smoke else [])),
         flags=flags,
         hosts=parse_numbers("--hosts", flags.hosts),
@@ -204,7 +204,7 @@ def check_jobs(command: Command, config: Config, **phases: Any) -> dict[str, Any
     from podrl.experience.schedule import warm_up_updates
     from podrl.performance.planning import simulation_check
     from podrl.performance.planning.child import Child
-    from podrl.performance.planning.measurement import measure
+    from podrl.performance.planning.measurement import measure_host
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # Of the real jobs, too.
     with contextlib.ExitStack() as stack:
@@ -216,7 +216,7 @@ def check_jobs(command: Command, config: Config, **phases: Any) -> dict[str, Any
 
         def measure_one(child: Child) -> tuple["System", "Measurements"]:
             seconds = command.flags.seconds
-            measurements = child.ask(measure, config, seconds, limit_s=_START_S + 4 * seconds)
+            measurements = child.ask(measure_host, config, seconds, limit_s=_START_S + 4 * seconds)
             return make_system(command, config, measurements), measurements
 
         def measure_together(shares: Sequence[tuple[int, ...]]) -> list[tuple["System", "Measurements"]]:
@@ -237,7 +237,7 @@ def check_jobs(command: Command, config: Config, **phases: Any) -> dict[str, Any
 def make_system(command: Command, config: Config, measurements: "Measurements") -> "System":
     """The job of one host, with what the flags say in the place of what was measured."""
     from podrl.experience.schedule import max_lag
-    from podrl.performance.planning.system import System, Work
+    from podrl.performance.planning.system import HostWork, System
 
     flags, host = command.flags, measurements.host
     if config.actors.unroll_length != host.unroll_length:
@@ -249,7 +249,9 @@ def make_system(command: Command, config: Config, measurements: "Measurements") 
         host = host.with_pools(envs, threads_ratio=threads / measurements.env_threads)
     env = host.env.seconds.with_stragglers(*command.stragglers)
     given = {work: getattr(flags, name) for name, work in _DURATIONS.items()}
-    replaced: dict[str, Any] = {work: Work.constant(value / 1e3) for work, value in given.items() if value is not None}
+    replaced: dict[str, Any] = {
+        work: HostWork.constant(value / 1e3) for work, value in given.items() if value is not None
+    }
     return System(
         host=dataclasses.replace(host, env=dataclasses.replace(host.env, seconds=env), **replaced),
         cores=cores,
@@ -270,10 +272,10 @@ def make_interconnect(flags: argparse.Namespace) -> "Interconnect":
 
 
 def _measurements(command: Command, config: Config, **phases: Any) -> "Measurements":
-    from podrl.performance.planning.measurement import Measurements, measure
+    from podrl.performance.planning.measurement import Measurements, measure_host
 
     if command.flags.measurements is None:
-        return measure(config, command.flags.seconds, **phases)
+        return measure_host(config, command.flags.seconds, **phases)
     found = Measurements.read(command.flags.measurements)
     check(
         found.facts["config"] == config.name and found.facts["env"] == config.env.id,

@@ -25,7 +25,7 @@ from podrl.runtime.tool import run_tool
 def run(argv: list[str]) -> int:
     """Trains here, or starts processes that do, and returns the exit code."""
     where, argv = options.split(argv)
-    command = commandline.parse(argv, more_help=options.help_text(), more_flags=options.FLAGS)
+    command = commandline.parse_command_line(argv, more_help=options.help_text(), more_flags=options.FLAGS)
     if not where.slurm and where.tpu is None:  # Those run elsewhere.
         check_jax_settings(os.environ, jax_plugins())
     if where.launches:

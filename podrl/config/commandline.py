@@ -14,7 +14,7 @@ import ml_collections
 
 from podrl.config import user_modules
 from podrl.config.config import ConfigError, check, did_you_mean
-from podrl.config.overrides import listing, override
+from podrl.config.overrides import list_values, override
 from podrl.config.paths import absolute_workdir
 from podrl.config.ranges import LONGEST_S, check_flag
 
@@ -95,7 +95,7 @@ class CommandLine:
     join_timeout_s: float = 300.0
 
 
-def parse(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = ()) -> CommandLine:
+def parse_command_line(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = ()) -> CommandLine:
     """Parses `argv`, whose first entry is the program's name.
 
     Args:
@@ -138,7 +138,7 @@ def parse(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = (
         sys.stdout.write(USAGE + values.module_help(__name__).partition(":")[2] + "\n" + more_help.rstrip() + "\n")
         if values.config is not None:
             config = override(load_config(values.config), overrides)
-            sys.stdout.write(KEYS.format(path=values.config) + listing(config))
+            sys.stdout.write(KEYS.format(path=values.config) + list_values(config))
         raise SystemExit(0)
     check(values.config is not None, "No config given. Add --config configs/impala_atari.py, or another file.")
     check_flag("join_timeout_s", values.join_timeout_s, 0.001, LONGEST_S)
@@ -187,7 +187,7 @@ def load_config(path: str) -> ml_collections.ConfigDict:
     except SyntaxError as error:
         raise ConfigError(f"Config file {error.filename}, line {error.lineno}: {error.msg}.") from None
     except (Exception, SystemExit) as error:
-        whose = user_modules.explain(error)
+        whose = user_modules.explain_import(error)
         raise ConfigError(f"Config file {path} failed: {type(error).__name__}: {_one_line(error)}{whose}") from error
     check(isinstance(config, ml_collections.ConfigDict), f"get_config() in {path} must return a ConfigDict.")
     return config

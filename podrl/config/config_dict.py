@@ -31,7 +31,7 @@ from podrl.config.config import (
     shrink,
 )
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _MISSING = object()  # JSON has null.
 _TOO_LARGE = 10**300  # For a float.
@@ -162,7 +162,7 @@ def _find_open(config: ml_collections.ConfigDict) -> str:
     return ""
 
 
-def _parse(cls: type[T], values: Mapping[str, Any], prefix: str, special: Mapping[str, type] | None = None) -> T:
+def _parse(cls: type[_T], values: Mapping[str, Any], prefix: str, special: Mapping[str, type] | None = None) -> _T:
     """Builds dataclass `cls` from nested plain values, naming the key in every complaint."""
     hints = typing.get_type_hints(cls)
     hints.update(special or {})

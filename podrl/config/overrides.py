@@ -51,7 +51,7 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_
     return config
 
 
-def listing(config: ml_collections.ConfigDict) -> str:
+def list_values(config: ml_collections.ConfigDict) -> str:
     """A line for each value of a config."""
     found = {key: _find(config, key) for key in _keys(config)}
     values = {key: value for key, value in found.items() if not isinstance(value, ml_collections.ConfigDict)}

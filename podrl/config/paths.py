@@ -34,13 +34,13 @@ def absolute_path(path: str) -> Path:
 
 
 def absolute_workdir(path: str) -> str:
-    """The same for a run's folder, see `check_workdir`."""
+    """The same for a run's folder, see `check_workdir_path`."""
     workdir = absolute(path)
-    check_workdir(workdir)
+    check_workdir_path(workdir)
     return workdir
 
 
-def check_workdir(path: str) -> None:
+def check_workdir_path(path: str) -> None:
     """Checks that checkpoints can be kept in a folder of this name.
 
     Raises:

@@ -65,7 +65,7 @@ def configs_for(file: Path) -> Iterator[None]:
         sys.modules.update(before)
 
 
-def explain(error: BaseException) -> str:
+def explain_import(error: BaseException) -> str:
     """Says whose `configs` was imported where an import failed because it is not podrl's; empty otherwise."""
     package = sys.modules.get("configs")
     if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "configs" or package is None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from podrl.config.config import ConfigError, EnvConfig, check, check_one_of, did_you_mean
 from podrl.envs import sources
-from podrl.runtime.process_exit import describe
+from podrl.runtime.process_exit import describe_error
 from podrl.types import Array, EnvSpec, PyTree, Timestep
 
 
@@ -141,7 +141,7 @@ def load_source(name: str) -> Source:
             raise unknown from None
         raise ConfigError(f"env.source={name!r} needs a module that is not installed: {error}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"env.source={name!r} failed while it was imported: {describe(error)}") from error
+        raise ConfigError(f"env.source={name!r} failed while it was imported: {describe_error(error)}") from error
     missing = [function for function in ("make_spec", "make_pool") if not hasattr(source, function)]
     check(not missing, f"env.source={name!r} is not an environment source: it lacks {' and '.join(missing)}.")
     return cast(Source, source)
@@ -177,7 +177,7 @@ def close_pool(pool: Pool) -> None:
     try:
         pool.close()
     except Exception as error:  # noqa: BLE001 (a pool may be anybody's)
-        logging.warning("%s failed in close: %s. The run goes on.", _name(pool), describe(error))
+        logging.warning("%s failed in close: %s. The run goes on.", _name(pool), describe_error(error))
 
 
 def _name(pool: Pool) -> str:

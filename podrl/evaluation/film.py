@@ -17,7 +17,7 @@ from podrl.config.config import ConfigError, check
 from podrl.envs.source import PicturePool, Pool
 from podrl.types import Timestep
 
-SUFFIXES = (".gif", ".mp4")
+VIDEO_SUFFIXES = (".gif", ".mp4")
 LEAST_HEIGHT = 320  # Smaller pictures are scaled up, by a whole number.
 LEAST_WIDTH = 240  # The text needs it.
 BAR_HEIGHT = 26
@@ -42,8 +42,8 @@ class Film:
         """
         self._path = epath.Path(path)
         check(
-            self._path.suffix in SUFFIXES,
-            f"--video={path}: {self._path.suffix or 'no ending'!r} is not known. Use {' or '.join(SUFFIXES)}.",
+            self._path.suffix in VIDEO_SUFFIXES,
+            f"--video={path}: {self._path.suffix or 'no ending'!r} is not known. Use {' or '.join(VIDEO_SUFFIXES)}.",
         )
         _load("PIL.Image")
         if self._path.suffix == ".mp4":

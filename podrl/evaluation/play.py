@@ -222,7 +222,7 @@ def make_player(
     )
 
 
-def summarize(episodes: Episodes) -> dict[str, Any]:
+def summarize_episodes(episodes: Episodes) -> dict[str, Any]:
     """Statistics of the returns and lengths, as plain numbers; `interval` is None of a single episode."""
     returns, lengths = episodes.returns, episodes.lengths
     interval = mean_interval(returns)

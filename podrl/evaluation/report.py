@@ -10,12 +10,12 @@ from rich.table import Table
 from podrl.config.config import Config
 from podrl.envs.source import EvaluationProtocol
 from podrl.evaluation.atari_scores import human_normalised
-from podrl.evaluation.play import Episodes, summarize
+from podrl.evaluation.play import Episodes, summarize_episodes
 from podrl.ops.intervals import CONFIDENCE, FEW
 from podrl.types import Counters
 
 
-def make_report(
+def make_score_report(
     config: Config,
     counters: Counters,
     protocol: EvaluationProtocol,
@@ -50,7 +50,7 @@ def make_report(
 
 def _describe(env_id: str, episodes: Episodes) -> dict[str, Any]:
     """Statistics, the score on the human scale where there is one, and every episode."""
-    described = summarize(episodes)
+    described = summarize_episodes(episodes)
     mean, interval = described["return"]["mean"], described["return"]["interval"]
     if human_normalised(env_id, mean) is not None:
         interval = None if interval is None else [human_normalised(env_id, end) for end in interval]
@@ -58,7 +58,7 @@ def _describe(env_id: str, episodes: Episodes) -> dict[str, Any]:
     return described | {"returns": episodes.returns.tolist(), "lengths": episodes.lengths.tolist()}
 
 
-def show(console: Console, report: Mapping[str, Any]) -> None:
+def show_scores(console: Console, report: Mapping[str, Any]) -> None:
     """Prints the report."""
     console.print(
         f"{report['run']} on {report['env_id']}, update {report['learner_steps']:,} "
@@ -119,8 +119,8 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _interval(interval: Sequence[float] | None, show: Callable[[float], str] | None = None) -> str:
-    return "-" if interval is None else " to ".join(map(show or _number, interval))
+def _interval(interval: Sequence[float] | None, show_scores: Callable[[float], str] | None = None) -> str:
+    return "-" if interval is None else " to ".join(map(show_scores or _number, interval))
 
 
 def _span(low: float, high: float) -> str:

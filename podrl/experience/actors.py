@@ -22,7 +22,7 @@ from podrl.experience.succession import CLOSING_S, Succession
 from podrl.experience.transfer import ParameterStore, rollout_to_learner
 from podrl.experience.turn import NonFinite, Turn
 from podrl.runtime.ledger import Annotate, Ledger
-from podrl.runtime.process_exit import describe
+from podrl.runtime.process_exit import describe_error
 from podrl.runtime.waiting import Stopped
 from podrl.types import PyTree, Timestep, Trajectory
 
@@ -148,7 +148,7 @@ class Actor:
         )
 
     def _fail(self, error: BaseException) -> None:
-        failure = ActorError(f"{self.name} failed: {describe(error)}")
+        failure = ActorError(f"{self.name} failed: {describe_error(error)}")
         failure.__cause__ = error
         self._handoff.fail(failure)
 

@@ -54,7 +54,7 @@ def scp(options: Options, worker: int | str, source: str, target: str) -> tuple[
     return (*_TPUS, "tpu-vm", "scp", source, f"{options.tpu}:{target}", f"--worker={worker}", *_where(options))
 
 
-def describe(options: Options) -> Found:
+def find_tpu(options: Options) -> Found:
     """What there is.
 
     Raises:
@@ -88,7 +88,7 @@ def deletion(options: Options) -> tuple[str, ...]:
     return (*_TPUS, "queued-resources", "delete", options.queued_resource, "--force", *_where(options))
 
 
-def listing(folder: str, options: Options) -> tuple[str, ...]:
+def list_command(folder: str, options: Options) -> tuple[str, ...]:
     """The command that lists a folder in a bucket."""
     return ("gcloud", "storage", "ls", folder, *_project(options), "--quiet")
 
@@ -96,7 +96,7 @@ def listing(folder: str, options: Options) -> tuple[str, ...]:
 def newest_checkpoint(options: Options, workdir: str) -> int:
     """The newest update that has a checkpoint in a bucket; 0 if there is none."""
     try:
-        text = call(listing(f"{workdir.rstrip('/')}/checkpoints/", options))
+        text = call(list_command(f"{workdir.rstrip('/')}/checkpoints/", options))
     except GcloudError:
         return 0
     names = [line.rstrip("/").rpartition("/")[2] for line in text.split()]

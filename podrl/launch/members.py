@@ -20,12 +20,12 @@ from podrl.launch.end_pipe import EndPipe
 from podrl.launch.preparation import preparation
 from podrl.launch.relay import Relay
 from podrl.launch.signals import StopSignals
-from podrl.runtime.container_limits import LimitReached, explain
+from podrl.runtime.container_limits import LimitReached, explain_limit
 from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.runtime.streams import binary_of
 from podrl.runtime.waiting import Patience
+from podrl.runtime.watchdog import STALLED
 
-STALLED = 124
 _POLL_S = 0.1
 _MISTAKE = 2
 _TELLING = (
@@ -75,7 +75,7 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ending:
+class JobEnd:
     """How a job ended: the exit code that says most, and in words whose it was."""
 
     code: int
@@ -88,7 +88,7 @@ def run_members(
     *,
     limits: Limits | None = None,
     send: Callable[[signal.Signals], None] | None = None,
-) -> Ending:
+) -> JobEnd:
     """Runs members to their end; their output goes to this process's, line by line.
 
     A single member gets this process's own output, a terminal if it is one, unless that is a notebook's. SIGINT and
@@ -131,7 +131,7 @@ class _Job:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._codes: dict[str, Mapping[int, int]] = {}
         self._ends: dict[str, EndPipe] = {}  # Of members that say that their run has ended.
-        self._ending: Ending | None = None
+        self._ending: JobEnd | None = None
         self._ended: list[int] = []  # Exit codes.
         self._phase = ""  # Why members should end: finish, failure, stop, sigterm; later ones outrank.
         self._patience = Patience(0)
@@ -155,7 +155,7 @@ class _Job:
                 preexec_fn=preparation(member.cores),
             )
         except OSError as error:
-            if limit := explain(error):
+            if limit := explain_limit(error):
                 raise LimitReached(limit) from None
             raise ConfigError(f"{member.command[0]} cannot be started: {error.strerror}.") from None
         finally:
@@ -179,14 +179,14 @@ class _Job:
         self._pass_pause_on()
         self._hurry()
 
-    def ending(self) -> Ending:
+    def ending(self) -> JobEnd:
         while self._relay.pass_on(0):
             pass
-        ending = self._ending or Ending(code=0, text="")
+        ending = self._ending or JobEnd(code=0, text="")
         if self._stop.exit_code is not None and ending.code > 128:  # Killed because the user said so.
-            return Ending(code=self._stop.exit_code, text=ending.text)
+            return JobEnd(code=self._stop.exit_code, text=ending.text)
         if len(self._ended) > 1 and set(self._ended) == {_MISTAKE}:  # The first to say so is not to blame.
-            return Ending(code=_MISTAKE, text=f"all {len(self._ended)} processes ended with it")
+            return JobEnd(code=_MISTAKE, text=f"all {len(self._ended)} processes ended with it")
         return ending
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class _Job:
             del self._running[name]
             self._ended.append(code)
             if self._ending is None or _kind(code) < _kind(self._ending.code):
-                self._ending = Ending(code=128 - code if code < 0 else code, text=_describe(name, code))
+                self._ending = JobEnd(code=128 - code if code < 0 else code, text=_describe(name, code))
 
     def _code(self, name: str, process: subprocess.Popen[bytes]) -> int:
         """What the exit code of one that has ended stands for; 1 of one that ended with 0 before its run did."""
@@ -245,7 +245,7 @@ class _Job:
         text = f"{names} still running {limit_s:.0f} s after the first had ended"
         logging.error("%s: sending SIGTERM.", text)
         if self._phase == "finish":
-            self._ending = Ending(code=STALLED, text=text)
+            self._ending = JobEnd(code=STALLED, text=text)
         self._send(signal.SIGTERM)
         self._enter("sigterm", self._limits.after_sigterm_s)
 

@@ -8,7 +8,7 @@ from podrl.config.commandline import Parser
 from podrl.config.config import ConfigError, check
 from podrl.config.ranges import LONGEST_S, check_flag
 
-OPENING = ("local_processes", "slurm", "tpu")  # Each of these flags says where; at most one may.
+LAUNCHERS = ("local_processes", "slurm", "tpu")  # Each of these flags says where; at most one may.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ def _name(row: str) -> str:
 
 def _check_together(given: Mapping[str, object]) -> None:
     """Raises ConfigError if one flag does not go with another."""
-    opening = [name for name in OPENING if name in given]
+    opening = [name for name in LAUNCHERS if name in given]
     listed = " and ".join(f"--{name}" for name in opening)
     check(len(opening) <= 1, f"{listed} exclude each other: a job runs in one place. Give one of them.")
     for name in given:

@@ -5,7 +5,7 @@ import time
 
 from absl import logging
 
-from podrl.launch.members import STALLED, Ending
+from podrl.launch.members import STALLED, JobEnd
 from podrl.launch.signals import StopSignals
 from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.runtime.waiting import Patience
@@ -15,14 +15,14 @@ _POLL_S = 0.1
 
 
 def run_with_restarts(
-    attempt: Callable[[], Ending],
+    attempt: Callable[[], JobEnd],
     stop: StopSignals,
     *,
     max_restarts: int,
     pause_s: float,
     newest_update: Callable[[], int],
     after_preemption: bool = False,
-) -> Ending:
+) -> JobEnd:
     """Runs `attempt` until it finishes, is stopped by the user, or has no prospect of success.
 
     It is made again after exit codes 1 and 124 and after death by a signal, but not if it got no further than the
@@ -62,7 +62,7 @@ def run_with_restarts(
         while patience.left_s():
             time.sleep(min(_POLL_S, wait_s))
             if stop.exit_code is not None:
-                return Ending(code=stop.exit_code, text=ending.text)
+                return JobEnd(code=stop.exit_code, text=ending.text)
 
 
 def pauses_s(first_s: float, count: int) -> list[float]:

@@ -147,7 +147,7 @@ def _resources(options: Options) -> dict[str, int | str | None]:
     return resources
 
 
-def submit(script: str, workdir: str) -> str:
+def submit_job(script: str, workdir: str) -> str:
     """Writes the script into the run's folder and submits it.
 
     Returns:

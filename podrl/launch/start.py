@@ -131,7 +131,7 @@ def _launch_slurm(options: Options, program: str, arguments: list[str], workdir:
         return 0
     if options.cpus_per_task is None:
         logging.warning("Without --cpus_per_task SLURM gives each process its default, often a single core.")
-    job = slurm.submit(script, folder)
+    job = slurm.submit_job(script, folder)
     sys.stdout.write(
         f"Submitted as SLURM job {job}; its script is {folder}/{slurm.SCRIPT}.\n"
         f"What it says:     tail -F {shlex.quote(folder)}/slurm-{job}.out\n"

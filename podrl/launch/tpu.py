@@ -15,7 +15,7 @@ from absl import logging
 from podrl.config.config import ConfigError, check
 from podrl.config.user_modules import ROOT
 from podrl.launch import gcloud
-from podrl.launch.members import Ending, Limits, Member, run_members
+from podrl.launch.members import JobEnd, Limits, Member, run_members
 from podrl.launch.options import Options
 from podrl.launch.restarts import run_with_restarts
 from podrl.launch.shipping import Tree, pack_tree, ship_config
@@ -75,17 +75,17 @@ def launch_on_tpu(
         return 0
     gcloud.check_installed()
     try:
-        gcloud.describe(options)
+        gcloud.find_tpu(options)
     except gcloud.GcloudError as error:
         raise ConfigError(str(error)) from None
     with StopSignals() as stop, temporary_folder("tree") as folder:
         packed = Path(folder) / f"{tree.name}.tar.gz"
         packed.write_bytes(tree.packed)
 
-        def attempt() -> Ending:
+        def attempt() -> JobEnd:
             found = await_slice(options, stop, poll_s)
             if found is None:
-                return Ending(code=stop.exit_code or 1, text="no slice")
+                return JobEnd(code=stop.exit_code or 1, text="no slice")
             ending = _prepare(options, found.workers, packed, tree, stop, limits)
             if ending.code == 0:
                 run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -138,7 +138,7 @@ def dry_run(options: Options, arguments: Sequence[str], tree: Tree) -> str:
 
 def _prepare(
     options: Options, workers: int, packed: Path, tree: Tree, stop: StopSignals, limits: Limits | None
-) -> Ending:
+) -> JobEnd:
     """Ships and installs the tree on all workers; one that has it already does nothing."""
     logging.info(
         "Shipping %s (%.1f MiB) to %d worker(s), and installing it.", tree.name, len(tree.packed) / 2**20, workers
@@ -156,7 +156,7 @@ def _prepare(
 
 def _share_secret(
     options: Options, workers: int, folder: Path, run: str, stop: StopSignals, limits: Limits | None
-) -> Ending:
+) -> JobEnd:
     """Gives all workers a new secret, by which the processes of this start know each other.
 
     It goes in a file that only its user may read, as every user of a machine sees the arguments of commands.
@@ -186,7 +186,7 @@ def _train(
     run: str,
     stop: StopSignals,
     limits: Limits | None,
-) -> Ending:
+) -> JobEnd:
     members = [
         Member(
             name=f"p{worker}",
@@ -230,18 +230,18 @@ def _start(tree: Tree, run: str, arguments: Sequence[str]) -> str:
     return f"cd {tree.name} && {''.join(named)}{FILE_VARIABLE}=$HOME/{_secret_file(run)} {worker}"
 
 
-def _as_preempted(options: Options, ending: Ending) -> Ending:
+def _as_preempted(options: Options, ending: JobEnd) -> JobEnd:
     """The ending, or exit code 75 if it was not the training that ended: the slice or the connection was lost."""
     if ending.code in (0, 2, PREEMPTED):
         return ending
     try:
-        state = gcloud.describe(options).state
+        state = gcloud.find_tpu(options).state
     except gcloud.GcloudError:
         state = "out of reach"
     if state != gcloud.READY:
-        return Ending(code=PREEMPTED, text=f"{ending.text}, and the TPU is {state}")
+        return JobEnd(code=PREEMPTED, text=f"{ending.text}, and the TPU is {state}")
     if ending.code == _CUT:
-        return Ending(code=PREEMPTED, text=f"{ending.text}: its connection was lost")
+        return JobEnd(code=PREEMPTED, text=f"{ending.text}: its connection was lost")
     return ending
 
 

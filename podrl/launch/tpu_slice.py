@@ -25,7 +25,7 @@ def await_slice(options: Options, stop: StopSignals, poll_s: float = POLL_S) -> 
     while stop.first is None:
         problem = ""
         try:
-            found = gcloud.describe(options)
+            found = gcloud.find_tpu(options)
             if found.state == gcloud.READY:
                 return found
             if found.state != said:

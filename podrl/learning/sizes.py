@@ -27,7 +27,7 @@ _MOST_FRAMES = 1024
 _SCALARS = 17  # Bytes of a step's reward, discount, first, version and behaviour's value.
 
 
-def check_experience(config: Config, spec: EnvSpec, topology: Topology) -> None:
+def check_experience_fits(config: Config, spec: EnvSpec, topology: Topology) -> None:
     """Raises `ConfigError` if the experience of a run cannot fit the memory of this process's devices.
 
     Or if it is stacked of more frames than a compiler takes, to which each is a few operations.
@@ -40,7 +40,7 @@ def check_experience(config: Config, spec: EnvSpec, topology: Topology) -> None:
     )
 
 
-def check_state(config: Config, spec: EnvSpec, topology: Topology, state_shape: LearnerState) -> None:
+def check_state_fits(config: Config, spec: EnvSpec, topology: Topology, state_shape: LearnerState) -> None:
     """Raises `ConfigError` if experience and state together cannot fit the memory of this process's devices.
 
     Args:

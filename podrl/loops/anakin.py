@@ -42,7 +42,8 @@ from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.ledger import OTHER, Annotate, Ledger
 from podrl.runtime.waiting import wait_until
 from podrl.runtime.watchdog import Watchdog, Watched
-from podrl.telemetry.metrics_rows import Journal, Row
+from podrl.telemetry.metrics_file import Row
+from podrl.telemetry.metrics_rows import Journal
 from podrl.telemetry.rates import End
 from podrl.types import Agent, Counters, EnvSpec, FusedState, Snapshot
 

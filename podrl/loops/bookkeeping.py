@@ -15,7 +15,8 @@ from podrl.experience.schedule import is_finished, last_update, max_lag
 from podrl.runtime.job.job import Job
 from podrl.runtime.ledger import OTHER, Ledger
 from podrl.telemetry.episode_gatherer import EpisodeGatherer
-from podrl.telemetry.metrics_rows import Journal, Row
+from podrl.telemetry.metrics_file import Row
+from podrl.telemetry.metrics_rows import Journal
 from podrl.types import Counters, EnvSpec, LearnerState, PyTree, Snapshot
 
 COMPILE_S = 3600.0  # How much longer than others a process may compile; one that dies meanwhile is missed at once.

@@ -45,7 +45,8 @@ from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.ledger import OTHER, Annotate, Ledger
 from podrl.runtime.waiting import Stopped
 from podrl.runtime.watchdog import Watchdog, Watched
-from podrl.telemetry.metrics_rows import Journal, Row
+from podrl.telemetry.metrics_file import Row
+from podrl.telemetry.metrics_rows import Journal
 from podrl.types import Agent, Counters, EnvSpec, Snapshot
 
 

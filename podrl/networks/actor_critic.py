@@ -178,7 +178,7 @@ def make_network(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool
         every, chosen, carry = _swap(_rows_of(trajectory)), jnp.swapaxes(chosen, 0, 1), trajectory.carry
         stacked = frame_stack.rows(every.observation, every.first, carry.frames, chosen)
         last, first = jax.tree.map(
-            lambda x: frame_stack.take_rows(x, chosen), (_last_inputs(config, spec.actions, every), every.first)
+            lambda x: frame_stack.take_stack_rows(x, chosen), (_last_inputs(config, spec.actions, every), every.first)
         )
         return _swap(module.apply({"params": params}, stacked, last, first, carry.core)[0])
 

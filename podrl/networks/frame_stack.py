@@ -27,7 +27,7 @@ def initial_carry(batch_size: int, frame: jax.ShapeDtypeStruct, num_frames: int)
     return jnp.zeros((batch_size, *stacked_shape(frame, num_frames - 1)), frame.dtype)
 
 
-def step(frame: jax.Array, first: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+def step_stack(frame: jax.Array, first: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
     """Stacks one frame.
 
     Args:
@@ -43,7 +43,7 @@ def step(frame: jax.Array, first: jax.Array, carry: PyTree) -> tuple[jax.Array, 
 
 
 def unroll(frames: jax.Array, first: jax.Array, carry: PyTree, *, time_axis: int = 0) -> tuple[jax.Array, PyTree]:
-    """Stacks T frames; equal to T calls of `step`, without a loop over T.
+    """Stacks T frames; equal to T calls of `step_stack`, without a loop over T.
 
     Let S_a[t] be the frame that row t sees at age a. S_0 = frames, and S_a[t] is frames[t] where `first[t]`, else
     S_{a-1}[t-1]; the carry holds S[-1].
@@ -84,7 +84,7 @@ def rows(frames: jax.Array, first: jax.Array, carry: PyTree, rows: jax.Array) ->
         The stacks [B, R, ..., C * n].
     """
     if isinstance(carry, tuple):
-        return take_rows(frames, rows)
+        return take_stack_rows(frames, rows)
     before = jnp.stack(jnp.split(carry, carry.shape[-1] // frames.shape[-1], axis=-1), axis=1)
     num_envs, num_before = before.shape[:2]
     # Where each row's frames lie, from the oldest: found as the frames themselves would be, by stacking their places.
@@ -92,11 +92,11 @@ def rows(frames: jax.Array, first: jax.Array, carry: PyTree, rows: jax.Array) ->
     places = jnp.broadcast_to(jnp.arange(num_places, dtype=jnp.int32), (num_envs, num_places))
     stacked_places, _ = unroll(places[:, num_before:, None], first, places[:, :num_before], time_axis=1)
     joined = jnp.concatenate([before, frames], axis=1)
-    ages = [take_rows(joined, place) for place in jnp.moveaxis(take_rows(stacked_places, rows), -1, 0)]
+    ages = [take_stack_rows(joined, place) for place in jnp.moveaxis(take_stack_rows(stacked_places, rows), -1, 0)]
     return _join(ages)
 
 
-def take_rows(x: jax.Array, rows: jax.Array) -> jax.Array:
+def take_stack_rows(x: jax.Array, rows: jax.Array) -> jax.Array:
     """Rows [B, R] of x [B, T, ...]."""
     return jnp.take_along_axis(x, rows.reshape(*rows.shape, *(1,) * (x.ndim - 2)), 1, mode="promise_in_bounds")
 

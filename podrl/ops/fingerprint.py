@@ -20,7 +20,7 @@ import numpy as np
 from podrl.types import PyTree
 
 _WORD_BYTES = 4
-Array = TypeVar("Array", jax.Array, np.ndarray)
+_Array = TypeVar("_Array", jax.Array, np.ndarray)
 
 
 def fingerprint(tree: PyTree) -> jax.Array:
@@ -130,7 +130,7 @@ def _positions(shape: tuple[int, ...]) -> jax.Array:
     return positions
 
 
-def _mix(x: Array) -> Array:
+def _mix(x: _Array) -> _Array:
     """The finalizer of MurmurHash3: every input bit changes about half of the output bits."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)

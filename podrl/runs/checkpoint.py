@@ -18,8 +18,8 @@ import orbax.checkpoint as ocp
 
 from podrl.runtime import tensorstore_metrics
 from podrl.runs.checkpoint_arrays import check_index, make_records
-from podrl.runs.checkpoint_errors import CheckpointError, explain
-from podrl.runs.checkpoint_facts import JSON_FILE, JSON_ITEMS, ArrayRecord, checkpoint_folder, make_facts, read_return
+from podrl.runs.checkpoint_errors import CheckpointError, explain_damage
+from podrl.runs.checkpoint_facts import JSON_FILE, JSON_ITEMS, ArrayRecord, checkpoint_folder, make_checkpoint_facts, read_return
 from podrl.runs.checkpoint_restore import Share, put_aside, restore, restore_first
 from podrl.config.config import CheckpointConfig
 from podrl.experience.episodes import recorded_return
@@ -118,7 +118,7 @@ class Checkpointer:
         self._returns[step] = recorded_return(snapshot.episodes)
         arrays = to_arrays(snapshot.state)
         self._records = make_records(arrays)
-        facts = make_facts(snapshot, config, manifest, self._records)
+        facts = make_checkpoint_facts(snapshot, config, manifest, self._records)
         items: dict[str, Any] = {name: ocp.args.JsonSave(fact) for name, fact in facts.items()}
         items["state"] = ocp.args.StandardSave(arrays)
         self._saving = step
@@ -217,7 +217,7 @@ class Checkpointer:
         whole = self.steps()
         return CheckpointError(
             f"The checkpoint of update {step} could not be saved as {self._manager.directory / str(step)}: "
-            f"{explain(error)}. "
+            f"{explain_damage(error)}. "
             + (f"It does not count; the newest whole one is of update {whole[-1]}." if whole else "There is no other.")
         )
 
@@ -228,7 +228,7 @@ class Checkpointer:
             logging.warning(
                 "Checkpoint %d, which is no longer needed, could not be deleted (%s). Delete %s by hand.",
                 step,
-                error.strerror or explain(error),
+                error.strerror or explain_damage(error),
                 self._manager.directory / str(step),
             )
 

@@ -48,7 +48,7 @@ def make_records(arrays: PyTree) -> dict[str, ArrayRecord]:
 
 
 def read_state(workdir: epath.PathLike, step: int, expected: PyTree) -> tuple[Facts, PyTree]:
-    """The facts, and the arrays on the devices that `expected` names, which are yet to be checked by `check_state`.
+    """The facts, and the arrays on the devices that `expected` names, which are yet to be checked by `check_hashes`.
 
     Nobody waits for other processes here: what is damaged may be what one of them alone has to read.
 
@@ -71,7 +71,7 @@ def read_state(workdir: epath.PathLike, step: int, expected: PyTree) -> tuple[Fa
         return facts, ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(expected))
 
 
-def check_state(workdir: epath.PathLike, step: int, facts: Facts, arrays: Mapping[str, Any]) -> None:
+def check_hashes(workdir: epath.PathLike, step: int, facts: Facts, arrays: Mapping[str, Any]) -> None:
     """Checks what `read_state` read; all processes call it together, and all find the same.
 
     Raises:

@@ -60,7 +60,7 @@ def reading(name: str) -> Iterator[None]:
             raise UnreadableError(
                 f"{name} cannot be read: {reason}. Nothing was changed: fix this and repeat the command to resume."
             ) from error
-        raise DamagedError(f"{name} is damaged: {explain(error)}.") from error
+        raise DamagedError(f"{name} is damaged: {explain_damage(error)}.") from error
 
 
 def find_system_reason(error: BaseException) -> str:
@@ -73,11 +73,11 @@ def find_system_reason(error: BaseException) -> str:
             return "not enough memory"
         of_a_client = type(each).__module__.partition(".")[0] in _CLIENTS
         if of_a_client or isinstance(each, TimeoutError) or _OF_THE_STORE.match(str(each)):
-            return explain(each)
+            return explain_damage(each)
     return ""
 
 
-def explain(error: BaseException) -> str:
+def explain_damage(error: BaseException) -> str:
     """Why, in one line: the system's words where tensorstore gives the number of its error, such as 28 for no room."""
     if (number := _tensorstore_errno(error)) is not None:
         return os.strerror(number)

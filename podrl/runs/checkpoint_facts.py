@@ -71,7 +71,7 @@ def name_of(workdir: epath.PathLike, step: int) -> str:
     return f"Checkpoint {step} in {checkpoint_folder(workdir)}"
 
 
-def make_facts(
+def make_checkpoint_facts(
     snapshot: Snapshot,
     config: Mapping[str, Any] | None,
     manifest: Mapping[str, Any] | None,

@@ -7,7 +7,7 @@ import json
 from absl import logging
 from etils import epath
 
-from podrl.runs.checkpoint_arrays import check_state, read_state
+from podrl.runs.checkpoint_arrays import check_hashes, read_state
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError, UnreadableError
 from podrl.runs.checkpoint_facts import Facts, checkpoint_folder
 from podrl.config.paths import is_there
@@ -95,7 +95,7 @@ def _restore_together(workdir: epath.PathLike, shape: LearnerState, step: int, s
 
 def _checked(workdir: epath.PathLike, shape: LearnerState, step: int, facts: Facts, arrays: PyTree) -> Snapshot:
     """What was read, if it is what was saved."""
-    check_state(workdir, step, facts, arrays)
+    check_hashes(workdir, step, facts, arrays)
     return Snapshot(
         state=from_arrays(arrays, shape),
         counters=facts.counters,

@@ -81,7 +81,7 @@ class Comparison:
         return not any(part and part.first for part in (self.batch, self.params, self.chain))
 
 
-def compare(a: Record, b: Record) -> Comparison:
+def compare_runs(a: Record, b: Record) -> Comparison:
     """Compares two runs over the updates that have a row in both.
 
     Raises:

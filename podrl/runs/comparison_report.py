@@ -12,7 +12,7 @@ from podrl.runs.comparison import Comparison, boundary_note, conclusion
 from podrl.runs.records import Record
 
 
-def show(console: Console, a: Record, b: Record, comparison: Comparison) -> None:
+def show_comparison(console: Console, a: Record, b: Record, comparison: Comparison) -> None:
     """Prints who was compared, what differs in their settings, how long they agree, and what that means."""
     for name, run, newest in zip("AB", (a, b), comparison.newest, strict=True):
         console.print(f"{name}: {run.folder}: {_describe(run, newest)}", soft_wrap=True)

@@ -10,13 +10,13 @@ import numpy as np
 
 from podrl.config.config import check
 
-SUFFIXES = (".npz", ".safetensors")
+EXPORT_SUFFIXES = (".npz", ".safetensors")
 
 
 def check_target(path: epath.Path) -> None:
     """Raises ConfigError unless parameters can be written to `path`, as far as can be told before."""
-    known = " or ".join(SUFFIXES)
-    check(path.suffix in SUFFIXES, f"--export={path} ends in {path.suffix or 'nothing'!r}; expected {known}.")
+    known = " or ".join(EXPORT_SUFFIXES)
+    check(path.suffix in EXPORT_SUFFIXES, f"--export={path} ends in {path.suffix or 'nothing'!r}; expected {known}.")
     check(
         path.suffix != ".safetensors" or importlib.util.find_spec("safetensors") is not None,
         f"--export={path} needs the package safetensors: pip install safetensors, or pip install -e '.[export]'. "

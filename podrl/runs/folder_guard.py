@@ -18,7 +18,7 @@ from absl import logging
 from etils import epath
 
 from podrl.runs import heartbeat
-from podrl.runs.heartbeat import BEAT_S, GONE_S, OPENING, WATCH_S, Heartbeat, Sighting
+from podrl.runs.heartbeat import BEAT_S, GONE_S, OPEN_FLAGS, WATCH_S, Heartbeat, Sighting
 from podrl.runtime.interruption import leave
 from podrl.mistakes import ConfigError
 from podrl.runtime.process_identity import has_ended, name_boot
@@ -204,9 +204,9 @@ def _open_lock(path: Path) -> int:
         except FileExistsError:
             pass
         try:
-            return os.open(path, os.O_RDWR | OPENING)
+            return os.open(path, os.O_RDWR | OPEN_FLAGS)
         except PermissionError:  # Of another user; most file systems lock it all the same.
-            return os.open(path, os.O_RDONLY | OPENING)
+            return os.open(path, os.O_RDONLY | OPEN_FLAGS)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ NAME = ".heartbeat"
 BEAT_S = 5.0  # Between two beats.
 GONE_S = 60.0  # After so long without one, a process that cannot be looked for has ended.
 WATCH_S = 3 * BEAT_S  # For so long it is watched at least: clocks of hosts may differ, and a file system may have hung.
-OPENING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # Follows no link, waits for no pipe, is not inherited.
+OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # Follows no link, waits for no pipe, is not inherited.
 _LOOKS, _LOOK_S = 20, 0.05  # A heartbeat may be aside for a moment: see `remove`.
 
 
@@ -57,7 +57,7 @@ def see(folder: Path) -> Sighting | None:
 def _read(path: Path | str, folder: int | None = None) -> Sighting | None:
     """As `see`, of any path, which may begin at an open folder."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | OPENING, dir_fd=folder)
+        descriptor = os.open(path, os.O_RDONLY | OPEN_FLAGS, dir_fd=folder)
     except FileNotFoundError:
         return None
     with open(descriptor, "rb") as file:
@@ -97,7 +97,7 @@ def make_shared(path: Path, flags: int) -> int:
     Raises:
         FileExistsError: if it is there.
     """
-    descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL | OPENING, 0o644)
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o644)
     with contextlib.suppress(OSError):  # Of file systems without modes.
         os.fchmod(descriptor, path.parent.stat().st_mode & 0o666 | 0o600)
     return descriptor

@@ -14,12 +14,12 @@ from podrl.runs.checkpoint_arrays import check_all, has_whole_step, read_shapes,
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError, DeletedError
 from podrl.runs.checkpoint_facts import checkpoint_folder, read_facts, read_return
 from podrl.config.config import CheckpointConfig, ConfigError, check
-from podrl.config.paths import check_workdir, is_folder, is_there, size_bytes
+from podrl.config.paths import check_workdir_path, is_folder, is_there, size_bytes
 from podrl.runs.records import read_json
 from podrl.runs.retention import reasons_to_keep
 from podrl.types import Counters
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _TRIES = 50  # To read a checkpoint before its run deletes it.
 _DELETING_S, _LOOK_S = 1.0, 0.05  # How long a folder that is being deleted may stay as it is.
 
@@ -85,13 +85,13 @@ def count_bytes(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> int:
     return sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in shapes.values())
 
 
-def open_run(workdir: str) -> epath.Path:
+def find_run(workdir: str) -> epath.Path:
     """The folder of a run that has a checkpoint.
 
     Raises:
         ConfigError: if it is none, has none, or cannot be read; says what is there.
     """
-    check_workdir(workdir)
+    check_workdir_path(workdir)
     folder = epath.Path(workdir)
     try:
         check(is_folder(folder), f"--workdir={workdir} is not there, or no folder. Name the folder of a run.")
@@ -133,7 +133,7 @@ def choose_step(workdir: epath.Path, step: int | None) -> int:
     return steps[-1] if step is None else step
 
 
-def read_checkpoint(workdir: epath.Path, step: int | None, read: Callable[[int], T]) -> T:
+def read_checkpoint(workdir: epath.Path, step: int | None, read: Callable[[int], _T]) -> _T:
     """What is read of a checkpoint, whose run may be under way and delete it meanwhile, which is no damage.
 
     Args:
@@ -200,7 +200,7 @@ def list_checkpoints(workdir: epath.Path) -> list[Entry]:
     ]
 
 
-def describe(workdir: epath.Path, step: int) -> Details:
+def describe_checkpoint(workdir: epath.Path, step: int) -> Details:
     """One checkpoint, every array of which is read and compared with its hash.
 
     Raises:

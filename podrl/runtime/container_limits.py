@@ -78,7 +78,7 @@ def check_threads(environ: Mapping[str, str], cores: int) -> None:
         raise LimitReached(describe_limit())
 
 
-def explain(error: BaseException | None = None) -> str | None:
+def explain_limit(error: BaseException | None = None) -> str | None:
     """Which limit of threads is behind an error, or behind a SIGINT: OpenBLAS raises one when it gets no thread.
 
     Args:

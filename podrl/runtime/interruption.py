@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from absl import logging
 
-from podrl.runtime.container_limits import explain
+from podrl.runtime.container_limits import explain_limit
 from podrl.runtime.process_exit import record_end
 from podrl.runtime.signal_handlers import Handler, KeptHandlers
 from podrl.runtime.stop_signals import EXIT_CODES, NOTICES, Urgency, stands
@@ -66,7 +66,7 @@ class Interruption:
 
     def take(self, signum: int, frame: FrameType | None) -> None:
         """Takes a signal."""
-        if signum == signal.SIGINT and (limit := explain()):
+        if signum == signal.SIGINT and (limit := explain_limit()):
             with contextlib.suppress(RuntimeError):
                 logging.error("The run failed: %s", limit)
             leave(1)

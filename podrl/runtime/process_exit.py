@@ -50,12 +50,12 @@ def contained(*, by_ctrl_c: bool = False) -> Iterator[None]:
     except (SystemExit, KeyboardInterrupt) as error:
         if by_ctrl_c and isinstance(error, KeyboardInterrupt):
             raise
-        raise RuntimeError(f"What the run called tried to end the process: {describe(error)}") from error
+        raise RuntimeError(f"What the run called tried to end the process: {describe_error(error)}") from error
     finally:
         os._exit = before
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What ended or interrupted something, in a few words."""
     if not isinstance(error, SystemExit):
         return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -18,7 +18,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from podrl.runtime.container_limits import explain
+from podrl.runtime.container_limits import explain_limit
 
 INTERRUPTED = 130  # What a shell reports of a command that Ctrl-C ended.
 PREEMPTED = 75  # EX_TEMPFAIL in sysexits.h: try the same command again.
@@ -142,7 +142,7 @@ def _end(signum: int) -> None:
     said, code = f"stopped by {stopping.name}, with no update under way.", EXIT_CODES[stopping]
     if stopping == signal.SIGINT:
         said = "interrupted before anything was begun."
-        if limit := explain():
+        if limit := explain_limit():
             said, code = f"error: {limit}", 1
     with contextlib.suppress(OSError):
         os.write(2, f"podrl: {said}\n".encode())

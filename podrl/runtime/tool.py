@@ -14,7 +14,7 @@ import ml_collections
 from podrl.config import commandline
 from podrl.config.config import ConfigError, check
 from podrl.config.user_modules import add_working_folder, give_way
-from podrl.runtime.container_limits import explain
+from podrl.runtime.container_limits import explain_limit
 from podrl.runtime.process_exit import contained
 from podrl.runtime.signal_handlers import KeptHandlers
 from podrl.runtime.stop_signals import INTERRUPTED
@@ -46,7 +46,7 @@ def run_tool(
     try:
         return run() or 0
     except KeyboardInterrupt:
-        if limit := explain():
+        if limit := explain_limit():
             sys.stderr.write(f"{name}: error: {limit}\n")
             return 1
         if farewell:
@@ -54,7 +54,7 @@ def run_tool(
         return INTERRUPTED
     except Exception as error:
         mistake = next((each for each in (error, error.__cause__) if isinstance(each, ConfigError)), None)
-        limit = explain(error) or (explain() if mistake is None else None)
+        limit = explain_limit(error) or (explain_limit() if mistake is None else None)
         if mistake is None and limit is None and not isinstance(error, failures):
             raise
         sys.stderr.write(f"{name}: error: {mistake or limit or error}\n")
@@ -80,7 +80,7 @@ def refuse_module(module: str, program: str) -> int:
     return 2
 
 
-def load_config(path: str, overrides: Sequence[str], *, smoke: bool = False) -> ml_collections.ConfigDict:
+def load_overridden(path: str, overrides: Sequence[str], *, smoke: bool = False) -> ml_collections.ConfigDict:
     """The config of a file with overrides such as `--config.env.id=Pong-v5`, shrunk if asked to.
 
     Raises:

@@ -20,10 +20,10 @@ from podrl.studies.feasibility import Feasible, Infeasible, examine, require_fea
 from podrl.studies.figures import draw_all
 from podrl.studies.folder import Folder
 from podrl.studies.grid import Trial
-from podrl.studies.places import common_overrides, make_job, platform, slice_name
-from podrl.studies.report import Findings, make_report
-from podrl.studies.summary import RunRecord, collect, find_budgets, summarize
-from podrl.studies.table import encode, make_point_table, make_table
+from podrl.studies.places import common_overrides, make_run_command, platform, slice_name
+from podrl.studies.report import Findings, make_page
+from podrl.studies.summary import RunRecord, collect, find_budgets, summarize_points
+from podrl.studies.table import encode_table, make_point_table, make_run_table
 from podrl.telemetry.plotting import make_figure
 
 REPORT = "report.html"
@@ -50,7 +50,7 @@ class Manner:
     table: str = "csv"
 
 
-def show(definition: Definition, workdir: str, manner: Manner, program: Path) -> None:
+def show_commands(definition: Definition, workdir: str, manner: Manner, program: Path) -> None:
     """Prints what would be run: every command, and the scripts of SLURM's jobs.
 
     Raises:
@@ -70,7 +70,7 @@ def show(definition: Definition, workdir: str, manner: Manner, program: Path) ->
             sys.stdout.write(f"# sbatch, for runs {script.tasks}:\n{script.text}\n")
         sys.stdout.write(f"# By which the processes of each run know each other:\n{EXPORT}\n")
     for number, (_, trial) in enumerate(trials):
-        job = make_job(definition, trial, str(folder.run_folder(trial)))
+        job = make_run_command(definition, trial, str(folder.run_folder(trial)))
         environ = [f"{name}={shlex.quote(value)}" for name, value in job.environ.items()]
         ended = (
             "" if definition.seconds is None else f", which the study ends after {definition.seconds:g} s of training"
@@ -104,7 +104,7 @@ def conduct(
     """
     feasible, infeasible = _examine(definition, manner)
     make_figure(1, 1)  # Matplotlib may be missing; better now than after hours.
-    encode([], manner.table)
+    encode_table([], manner.table)
     folder = _open(definition, workdir)
     folder.begin(definition, feasible, infeasible, argv, accept_changes=manner.accept_changes)
     trials = order(feasible, definition.seeds)
@@ -159,11 +159,11 @@ def report(folder: Folder, manner: Manner) -> int:
     feasible, _ = _examine(definition, dataclasses.replace(manner, skip_invalid=True))
     records = collect(folder, feasible, definition.seeds)
     budgets = find_budgets(records)
-    summaries = summarize(records, budgets)
+    summaries = summarize_points(records, budgets)
     names = [f"runs.{manner.table}", f"points.{manner.table}"]
-    tables = (make_table(records, summaries, budgets), make_point_table(summaries))
+    tables = (make_run_table(records, summaries, budgets), make_point_table(summaries))
     for name, rows in zip(names, tables, strict=True):
-        (folder.path / name).write_bytes(encode(rows, manner.table))
+        (folder.path / name).write_bytes(encode_table(rows, manner.table))
     figures = draw_all(summaries) if summaries else {}
     (folder.path / "figures").mkdir(exist_ok=True)
     for name, image in figures.items():
@@ -177,7 +177,7 @@ def report(folder: Folder, manner: Manner) -> int:
         platform=platform(definition),
         files=names,
     )
-    (folder.path / REPORT).write_text(make_report(findings))
+    (folder.path / REPORT).write_text(make_page(findings))
     return _tell_end(folder, records)
 
 
@@ -241,8 +241,8 @@ def _submit(
         return report(folder, manner)
     flags = (f"--silence_s={manner.silence_s:g}",)
     scripts = slurm_array.make_scripts(definition, folder, left, program, max_at_once=manner.at_once, flags=flags)
-    jobs = [slurm_array.submit(folder, script) for script in scripts]
-    last = slurm_array.submit(folder, slurm_array.make_last(definition, folder, jobs, program))
+    jobs = [slurm_array.submit_study(folder, script) for script in scripts]
+    last = slurm_array.submit_study(folder, slurm_array.make_last(definition, folder, jobs, program))
     sys.stdout.write(
         f"Submitted {len(left)} run(s) as SLURM job array(s) {', '.join(jobs)}; job {last} writes the report.\n"
         f"Where they stand:  squeue --jobs={','.join([*jobs, last])}\n"

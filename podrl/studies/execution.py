@@ -20,9 +20,9 @@ from podrl.studies.definition import Definition
 from podrl.studies.feasibility import Feasible
 from podrl.studies.folder import Folder, Status
 from podrl.studies.grid import Trial
-from podrl.studies.job import Ending, run_job
-from podrl.studies.measurement import MEASURED_FIELDS, measure, measured_seconds
-from podrl.studies.places import make_job
+from podrl.studies.job import RunEnd, run_job
+from podrl.studies.measurement import MEASURED_FIELDS, measure_rows, measured_seconds
+from podrl.studies.places import make_run_command
 
 Predict = Callable[[Config, int, int], float | None]  # (config, processes, devices of each) -> env steps per second
 LOG = "job.log"
@@ -50,9 +50,9 @@ class Runner:
         """Runs one to its end, or goes on with it, and writes down what it came to."""
         predicted = self._predict(each, trial)
         if self._has_enough(each, trial):  # The study was cut after the run and before this was written down.
-            return self._complete(each, trial, Ending(code=0, had_enough=True, text=""), predicted)
+            return self._complete(each, trial, RunEnd(code=0, had_enough=True, text=""), predicted)
         started_s = time.monotonic()
-        job = make_job(self.definition, trial, str(self.folder.run_folder(trial)))
+        job = make_run_command(self.definition, trial, str(self.folder.run_folder(trial)))
         with self._log(trial) as log:
             ending = run_job(
                 job.command,
@@ -83,10 +83,10 @@ class Runner:
         return seconds is not None and measured_seconds(rows, warm_up_updates(each.config)) >= seconds
 
     def _complete(
-        self, each: Feasible, trial: Trial, ending: Ending, predicted: float | None, job_s: float | None = None
+        self, each: Feasible, trial: Trial, ending: RunEnd, predicted: float | None, job_s: float | None = None
     ) -> Status:
         try:
-            measurement = measure(self.folder.rows(trial), warm_up_updates(each.config))
+            measurement = measure_rows(self.folder.rows(trial), warm_up_updates(each.config))
         except RuntimeError as error:
             return self._fail(trial, dataclasses.replace(ending, text=str(error)))
         facts = {
@@ -99,7 +99,7 @@ class Runner:
         self.folder.write_result(trial, facts)
         return Status(word="complete", facts=facts)
 
-    def _fail(self, trial: Trial, ending: Ending) -> Status:
+    def _fail(self, trial: Trial, ending: RunEnd) -> Status:
         facts = {
             "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "exit_code": ending.code,

@@ -118,7 +118,7 @@ def _draw_panels(
         labels.append(label)
     columns = 3 if max(map(len, labels)) < 30 else 2
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=11)
-    return plotting.encode(figure)
+    return plotting.encode_figure(figure)
 
 
 def _draw_means(axes: Any, devices: Sequence[float], found: Sequence[Estimate], colour: str, label: str) -> None:

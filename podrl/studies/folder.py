@@ -22,7 +22,7 @@ from podrl.runtime.software import find_commit
 from podrl.studies.definition import Definition, from_fields
 from podrl.studies.feasibility import Feasible, Infeasible
 from podrl.studies.grid import Trial, to_fields
-from podrl.studies.machine import describe_machine
+from podrl.studies.machine import describe_host
 from podrl.studies.sameness import check_same
 from podrl.telemetry.metrics_file import Row
 
@@ -158,7 +158,7 @@ def describe_start(argv: Sequence[str]) -> dict[str, Any]:
         "argv": list(argv),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": find_commit(),
-        **describe_machine(),
+        **describe_host(),
         "load_average": os.getloadavg()[0],
     }
 

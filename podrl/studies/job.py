@@ -28,7 +28,7 @@ _END_S = 700.0  # After SIGTERM; longer than the launcher gives to its processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ending:
+class RunEnd:
     """How a job ended.
 
     Attributes:
@@ -56,7 +56,7 @@ def run_job(
     has_enough: Callable[[], bool],
     silence_s: float,
     signal_command: Sequence[str] = (),
-) -> Ending:
+) -> RunEnd:
     """Runs a command to its end; to be called by the main thread.
 
     Args:
@@ -93,8 +93,8 @@ def run_job(
         job.kill()
         job.wait()
     if why == "silence":
-        return Ending(code=STALLED, had_enough=False, text=f"it said nothing for {silence_s:g} s; see {log}")
-    return Ending(code=job.returncode, had_enough=why == "enough", text=last_word(log, begin))
+        return RunEnd(code=STALLED, had_enough=False, text=f"it said nothing for {silence_s:g} s; see {log}")
+    return RunEnd(code=job.returncode, had_enough=why == "enough", text=last_word(log, begin))
 
 
 def last_word(log: Path, begin: int = 0) -> str:

@@ -10,7 +10,7 @@ from podrl.runtime.machine import available_cores
 from podrl.runtime.software import LIBRARIES
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_host() -> dict[str, Any]:
     """What decides how fast it is, but for other work: hardware and software, ready for JSON."""
     return {
         "host": platform.node(),

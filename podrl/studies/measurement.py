@@ -13,7 +13,7 @@ from typing import Any
 
 from podrl.telemetry.rates import CLOCK_FIELDS, RATE_KEY, START_KEY, WALL_KEY, RunClock, first_counted
 
-Row = Mapping[str, Any]
+_Row = Mapping[str, Any]
 MEASURED_FIELDS = ("learner_steps", *CLOCK_FIELDS)
 LEARNING_FIELDS = ("learner_steps", "env_steps", "episode/return", *CLOCK_FIELDS)
 
@@ -74,7 +74,7 @@ class LearningCurve:
         return known[-1] if known else None
 
 
-def measure(rows: Iterable[Row], warm_up: int) -> Measurement:
+def measure_rows(rows: Iterable[_Row], warm_up: int) -> Measurement:
     """Takes the measure of a run.
 
     Args:
@@ -113,8 +113,8 @@ def measure(rows: Iterable[Row], warm_up: int) -> Measurement:
     )
 
 
-def measured_seconds(rows: Iterable[Row], warm_up: int) -> float:
-    """Seconds that a run under way has been measured for, by `MEASURED_FIELDS`; arguments as of `measure`."""
+def measured_seconds(rows: Iterable[_Row], warm_up: int) -> float:
+    """Seconds that a run under way has been measured for, by `MEASURED_FIELDS`; arguments as of `measure_rows`."""
     spans: list[_Span] = []
     for begins, row in mark_starts(rows):
         if begins:
@@ -123,13 +123,13 @@ def measured_seconds(rows: Iterable[Row], warm_up: int) -> float:
     return sum(span.tally.seconds for span in spans)
 
 
-def learning_curve(rows: Iterable[Row]) -> LearningCurve:
+def learning_curve(rows: Iterable[_Row]) -> LearningCurve:
     """How a run learned, by `LEARNING_FIELDS`; empty if no episode ended.
 
     A start that goes on from a checkpoint has its first row some updates later. They count as long as they would have
     taken at the run's mean rate.
     """
-    starts: list[tuple[Row, Row]] = []  # The first and the last row of each.
+    starts: list[tuple[_Row, _Row]] = []  # The first and the last row of each.
     places, seconds, env_steps, returns = (array.array("d") for _ in range(4))
     for begins, row in mark_starts(rows):
         if begins:
@@ -154,12 +154,12 @@ def learning_curve(rows: Iterable[Row]) -> LearningCurve:
     )
 
 
-def mark_starts(rows: Iterable[Row]) -> Iterator[tuple[bool, Row]]:
+def mark_starts(rows: Iterable[_Row]) -> Iterator[tuple[bool, _Row]]:
     """The rows of updates, and whether each is the first of a start of the run.
 
     A start's first row says so. In files of versions that did not write that, it is a row without a rate.
     """
-    before: Row | None = None
+    before: _Row | None = None
     says_so = False
     for row in rows:
         if RATE_KEY not in row:  # An evaluation's.
@@ -179,7 +179,7 @@ class _Tally:
         self.lags = array.array("d")
         self.spent_s: dict[str, float] = {}
 
-    def add(self, before: Row, after: Row) -> None:
+    def add(self, before: _Row, after: _Row) -> None:
         seconds = _seconds((before, after))
         self.intervals += 1
         self.seconds += seconds
@@ -207,12 +207,12 @@ class _Tally:
 class _Span:
     """The rows of one start between which rates are taken, as `podrl.telemetry.rates.after_warm_up` chooses them."""
 
-    def __init__(self, first: Row, warm_up: int):
+    def __init__(self, first: _Row, warm_up: int):
         self.tally = _Tally()
         self._counts = first_counted(first, warm_up)
-        self._before: Row | None = None
+        self._before: _Row | None = None
 
-    def add(self, row: Row) -> None:
+    def add(self, row: _Row) -> None:
         if row[RATE_KEY] is None:  # The last such row is where they begin.
             self.tally, self._before = _Tally(), None
         if row["learner_steps"] >= self._counts:
@@ -221,19 +221,19 @@ class _Span:
             self._before = row
 
 
-def _counted(rows: Iterable[Row], counter: Iterator[int]) -> Iterator[Row]:
+def _counted(rows: Iterable[_Row], counter: Iterator[int]) -> Iterator[_Row]:
     """The rows; the next of `counter` is their number."""
     for row in rows:
         next(counter)
         yield row
 
 
-def _begins(before: Row, row: Row) -> bool:
+def _begins(before: _Row, row: _Row) -> bool:
     """Whether a row that cannot say so is a start's first: it has no rate, and the one before has, or a later clock."""
     goes_on = before[RATE_KEY] is None and before[WALL_KEY] <= row[WALL_KEY]
     return row[RATE_KEY] is None and not goes_on
 
 
-def _seconds(pair: tuple[Row, Row]) -> float:
+def _seconds(pair: tuple[_Row, _Row]) -> float:
     before, after = pair
     return float(after[WALL_KEY] - before[WALL_KEY])

@@ -19,7 +19,7 @@ _QUIET = {"log.tensorboard": "False"}  # Nobody looks at it, and the rows say th
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
+class RunCommand:
     """What starts a run.
 
     Attributes:
@@ -71,7 +71,7 @@ def common_overrides(definition: Definition) -> dict[str, str]:
     return {**_QUIET, **definition.overrides, **steps}
 
 
-def make_job(definition: Definition, trial: Trial, run_folder: str) -> Job:
+def make_run_command(definition: Definition, trial: Trial, run_folder: str) -> RunCommand:
     """What starts a run, or goes on with it."""
     values = {
         **common_overrides(definition),
@@ -87,12 +87,14 @@ def make_job(definition: Definition, trial: Trial, run_folder: str) -> Job:
         # SIGTERM to srun makes it kill its tasks. This signals them, and not the batch script.
         allocation = os.environ.get("SLURM_JOB_ID", "")
         signals = ("scancel", allocation, "--signal=") if allocation else ()
-        return Job(command=(*srun, sys.executable, str(LAUNCHER), *training), environ=environ, signal_command=signals)
+        return RunCommand(
+            command=(*srun, sys.executable, str(LAUNCHER), *training), environ=environ, signal_command=signals
+        )
     if definition.place == "tpu":
         where = [f"--tpu={slice_name(definition, machines)}", *_tpu_flags(definition, machines)]
     else:
         where = [f"--local_processes={machines.processes}", f"--devices_per_process={machines.devices_per_process}"]
-    return Job(command=(sys.executable, str(LAUNCHER), *where, *training))
+    return RunCommand(command=(sys.executable, str(LAUNCHER), *where, *training))
 
 
 def slurm_options(definition: Definition, machines: Machines) -> Options:

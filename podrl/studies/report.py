@@ -87,7 +87,7 @@ class Findings:
     files: Sequence[str]
 
 
-def make_report(findings: Findings) -> str:
+def make_page(findings: Findings) -> str:
     """The page."""
     manifest = findings.manifest
     starts, definition = manifest["starts"], manifest["definition"]

@@ -98,13 +98,13 @@ def make_last(definition: Definition, folder: Folder, jobs: Sequence[str], progr
     return Submission(name="report", text=_script(header, _LAST, folder, program, ()), tasks=())
 
 
-def submit(folder: Folder, submission: Submission) -> str:
+def submit_study(folder: Folder, submission: Submission) -> str:
     """Submits a script; returns the job's number.
 
     Raises:
         ConfigError: if there is no SLURM here, or it refuses the job; with its reason.
     """
-    job = slurm.submit(submission.text, f"{_absolute(folder)}/slurm/{submission.name}")
+    job = slurm.submit_job(submission.text, f"{_absolute(folder)}/slurm/{submission.name}")
     with (Path(folder.path) / "slurm" / "jobs").open("a") as jobs:
         jobs.write(f"{job}\n")
     return job

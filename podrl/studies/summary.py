@@ -144,7 +144,7 @@ def series_of(point: Point, points: Sequence[Point]) -> str:
     return ", ".join([*filter(None, [point.series]), *each])
 
 
-def summarize(records: Sequence[RunRecord], budgets: Budgets) -> list[PointSummary]:
+def summarize_points(records: Sequence[RunRecord], budgets: Budgets) -> list[PointSummary]:
     """The points that have a complete run, in the order of the grid."""
     points = [record.trial.point for record in records]
     grouped: dict[str, list[RunRecord]] = {}

@@ -10,10 +10,10 @@ from podrl.runtime.ledger import BUCKETS, OTHER
 from podrl.studies.summary import Budgets, Estimate, PointSummary, RunRecord
 
 FORMATS = ("csv", "parquet")
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
-def make_table(records: Sequence[RunRecord], summaries: Sequence[PointSummary], budgets: Budgets) -> list[Row]:
+def make_run_table(records: Sequence[RunRecord], summaries: Sequence[PointSummary], budgets: Budgets) -> list[TableRow]:
     """A row for each run, whatever became of it; what it does not have is None. All rows have the same columns."""
     by_point = {summary.each.point.name: summary for summary in summaries}
     rows = []
@@ -22,7 +22,7 @@ def make_table(records: Sequence[RunRecord], summaries: Sequence[PointSummary], 
     return _completed(rows, records)
 
 
-def make_point_table(summaries: Sequence[PointSummary]) -> list[Row]:
+def make_point_table(summaries: Sequence[PointSummary]) -> list[TableRow]:
     """A row for each point that has a complete run: means over seeds, and their intervals."""
     rows = []
     for summary in summaries:
@@ -44,7 +44,7 @@ def make_point_table(summaries: Sequence[PointSummary]) -> list[Row]:
     return _completed(rows, [run for summary in summaries for run in summary.runs])
 
 
-def encode(rows: Sequence[Row], table_format: str) -> bytes:
+def encode_table(rows: Sequence[TableRow], table_format: str) -> bytes:
     """A table as a file.
 
     Args:
@@ -73,7 +73,7 @@ def encode(rows: Sequence[Row], table_format: str) -> bytes:
 _OF_A_RUN = ("seed", "status", "exit_code", "message", "folder")
 
 
-def _describe(record: RunRecord) -> Row:
+def _describe(record: RunRecord) -> TableRow:
     """What was to be run, and what became of it."""
     each, point = record.each, record.trial.point
     machines = point.machines
@@ -99,7 +99,7 @@ def _describe(record: RunRecord) -> Row:
     }
 
 
-def _measured(record: RunRecord, summary: PointSummary | None, budgets: Budgets) -> Row:
+def _measured(record: RunRecord, summary: PointSummary | None, budgets: Budgets) -> TableRow:
     measurement = record.measurement
     if measurement is None or summary is None:
         return {}
@@ -132,12 +132,12 @@ def _measured(record: RunRecord, summary: PointSummary | None, budgets: Budgets)
     }
 
 
-def _spelled_out(name: str, found: Estimate | None) -> Row:
+def _spelled_out(name: str, found: Estimate | None) -> TableRow:
     values = (None, None, None) if found is None else (found.mean, found.low, found.high)
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
-def _completed(rows: Sequence[Row], records: Sequence[RunRecord]) -> list[Row]:
+def _completed(rows: Sequence[TableRow], records: Sequence[RunRecord]) -> list[TableRow]:
     """The rows with the same columns each; axes whose values are numbers have numbers."""
     columns = dict.fromkeys(column for row in rows for column in row)
     kinds = {key: _kind([row[key] for row in rows]) for key in (records[0].trial.point.settings if records else ())}

@@ -58,7 +58,7 @@ def draw_time(summaries: Sequence[PointSummary]) -> bytes:
     ordered = [bucket for bucket in _BUCKET_COLOURS if bucket in shown]
     bars = [shown[bucket] for bucket in ordered]
     figure.legend(bars, ordered, loc="outside lower center", ncols=len(ordered), frameon=False, fontsize=11)
-    return plotting.encode(figure)
+    return plotting.encode_figure(figure)
 
 
 def draw_learning(summaries: Sequence[PointSummary]) -> bytes:
@@ -88,7 +88,7 @@ def draw_learning(summaries: Sequence[PointSummary]) -> bytes:
         axes.set_visible(False)
     ordered = sorted(handles, key=lambda label: int(label.split()[0]))
     figure.legend([handles[label] for label in ordered], ordered, loc="outside lower center", ncols=8, frameon=False)
-    return plotting.encode(figure)
+    return plotting.encode_figure(figure)
 
 
 def _draw_curves(axes: Any, runs: Sequence[RunRecord], colour: Any) -> Any:

@@ -36,7 +36,7 @@ def suggest_shorter(config: Config, row: Mapping[str, Any]) -> str | None:
     )
 
 
-class Adviser:
+class BottleneckFinder:
     """Averages rows of metrics for a while, and then speaks once."""
 
     def __init__(

@@ -20,10 +20,9 @@ from podrl.runtime.devices import is_ready
 from podrl.runtime.ledger import Ledger, pooled, shares
 from podrl.runtime.waiting import wait_until
 from podrl.telemetry.episode_gatherer import EpisodeGatherer
+from podrl.telemetry.metrics_file import Row
 from podrl.telemetry.rates import START_KEY, WALL_KEY, End, RateMeter, Rates
 from podrl.types import Counters, Metrics
-
-Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

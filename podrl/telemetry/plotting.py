@@ -61,7 +61,7 @@ def style(axes: Any) -> None:
     axes.spines[["left", "bottom"]].set_color("0.7")
 
 
-def encode(figure: Any, image_format: str = "png") -> bytes:
+def encode_figure(figure: Any, image_format: str = "png") -> bytes:
     """The figure as a file."""
     image = io.BytesIO()
     figure.savefig(image, format=image_format)

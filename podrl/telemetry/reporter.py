@@ -15,9 +15,9 @@ from podrl.evaluation.play import Episodes
 from podrl.experience.schedule import make_schedule
 from podrl.mesh import Topology
 from podrl.runtime.ledger import Ledger
-from podrl.telemetry.bottleneck import Adviser, has_rate, suggest_shorter
+from podrl.telemetry.bottleneck import BottleneckFinder, has_rate, suggest_shorter
 from podrl.telemetry.display import Display
-from podrl.telemetry.metrics_rows import Row
+from podrl.telemetry.metrics_file import Row
 from podrl.telemetry.rates import BEFORE_KEY
 from podrl.telemetry.writer import MetricsWriter
 from podrl.types import Counters, Snapshot
@@ -59,7 +59,7 @@ class Reporter:
         self._display = display
         self._check_folder = check_folder
         self._ledger = ledger
-        self._adviser = Adviser(config, topology) if advises else None
+        self._finder = BottleneckFinder(config, topology) if advises else None
         self._awaits_rate = True
         before_s = (start.wall_s or 0.0) if start else 0.0
         self._start_s = start_s - before_s
@@ -75,7 +75,7 @@ class Reporter:
             self._awaits_rate = False
             if suggestion := suggest_shorter(self._config, row):
                 logging.info("%s", suggestion)
-        if self._adviser and (advice := self._adviser.add(row)):
+        if self._finder and (advice := self._finder.add(row)):
             logging.info("What limits the speed: %s.", advice)
 
     def _write(self, row: Row) -> None:

@@ -115,7 +115,7 @@ def test_a_folder_that_holds_another_run_is_not_overwritten(capsys, tmp_path):
 
 def test_overrides_reach_the_config():
     argv = ["x", "--config.agent.learning_rate=3e-4", "--config", CATCH, "--config.env.id=Pong-v5", "--smoke"]
-    config = commandline.parse([*argv, "--config.network.hidden_sizes=(7,8)"]).config
+    config = commandline.parse_command_line([*argv, "--config.network.hidden_sizes=(7,8)"]).config
     assert config.agent.learning_rate == 3e-4
     assert config.env.id == "Pong-v5"
     assert config.network.hidden_sizes == (7, 8)
@@ -124,22 +124,22 @@ def test_overrides_reach_the_config():
 
 @pytest.mark.parametrize(("flags", "profile"), [((), False), (("--profile",), True), (("--noprofile",), False)])
 def test_a_profile_is_made_on_demand(flags, profile):
-    assert commandline.parse(["x", "--config", CATCH, *flags]).profile is profile
+    assert commandline.parse_command_line(["x", "--config", CATCH, *flags]).profile is profile
 
 
 def test_the_place_in_a_job_comes_from_flags_or_from_the_platform():
     place = ["--coordinator=node1:41234", "--process_count=2", "--process_index=1", "--join_timeout_s=60"]
-    command = commandline.parse(["x", "--config", CATCH, *place])
+    command = commandline.parse_command_line(["x", "--config", CATCH, *place])
     assert (command.coordinator, command.process_count, command.process_index) == ("node1:41234", 2, 1)
     assert command.join_timeout_s == 60
-    command = commandline.parse(["x", "--config", CATCH])
+    command = commandline.parse_command_line(["x", "--config", CATCH])
     assert (command.coordinator, command.process_count, command.process_index) == (None, None, None)
     assert command.join_timeout_s == 300
 
 
 def test_a_whole_number_may_be_written_as_people_write_it():
     argv = ["x", "--config", CATCH, "--config.total_env_steps=1e6", "--config.seed=1_0", "--config.actors.timeout_s=9"]
-    config = commandline.parse(argv).config
+    config = commandline.parse_command_line(argv).config
     assert (config.total_env_steps, type(config.total_env_steps)) == (1_000_000, int)
     assert (config.seed, config.actors.timeout_s) == (10, 9.0)
 
@@ -157,7 +157,7 @@ def test_what_is_no_number_is_refused_by_its_key(capsys, override, complaint):
 
 def test_help_lists_the_values_of_a_config(capsys):
     with pytest.raises(SystemExit):
-        commandline.parse(["x", "--config", CATCH, "--config.seed=7", "--help"])
+        commandline.parse_command_line(["x", "--config", CATCH, "--config.seed=7", "--help"])
     out = capsys.readouterr().out
     assert "\n  seed = 7\n" in out
     assert "\n  agent.name = 'impala'\n" in out
@@ -165,7 +165,7 @@ def test_help_lists_the_values_of_a_config(capsys):
 
 def test_help_says_how_to_make_a_profile(capsys):
     with pytest.raises(SystemExit) as ended:
-        commandline.parse(["x", "--help"])
+        commandline.parse_command_line(["x", "--help"])
     assert ended.value.code == 0
     assert "--[no]profile: Trace a few updates into WORKDIR/profile.\n" in capsys.readouterr().out
 

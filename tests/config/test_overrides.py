@@ -10,7 +10,7 @@ from configs import common
 from podrl.assembly import load_environment, resolve
 from podrl.config.commandline import load_config
 from podrl.config.config import ConfigError, EnvConfig
-from podrl.config.overrides import OF_A_FAMILY, listing, override
+from podrl.config.overrides import OF_A_FAMILY, list_values, override
 from tests.envs.corridor import Corridor
 
 ATARI = "configs/impala_atari.py"
@@ -252,7 +252,7 @@ def test_a_value_that_a_config_file_requires_can_be_given():
         config.agent.learning_rate = required(float)
         config.agent.epsilon = required(float)
         config.env.options.noop_max = required(int)
-    lines = listing(config).splitlines()
+    lines = list_values(config).splitlines()
     assert "  actors.num_envs = (required)" in lines
     assert "  agent.learning_rate = (required)" in lines
     arguments = (

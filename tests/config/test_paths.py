@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from podrl import train
-from podrl.config.commandline import parse
+from podrl.config.commandline import parse_command_line
 from podrl.config.config import ConfigError
-from podrl.config.paths import absolute, check_workdir, is_there
+from podrl.config.paths import absolute, check_workdir_path, is_there
 from podrl.runs.folder_guard import sole_user
 from tests import short_runs
 from tests.launch.test_launcher import ROOT
@@ -36,8 +36,8 @@ def test_every_command_does_so_when_it_is_parsed(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     config = f"--config={ROOT}/configs/impala_catch.py"
-    assert parse(["", config, "--workdir=~/a"]).workdir == f"{tmp_path}/home/a"
-    assert parse(["", config, "--workdir=gs://bucket/a"]).workdir == "gs://bucket/a"
+    assert parse_command_line(["", config, "--workdir=~/a"]).workdir == f"{tmp_path}/home/a"
+    assert parse_command_line(["", config, "--workdir=gs://bucket/a"]).workdir == "gs://bucket/a"
     flags = evaluate.parse(["", "--workdir=~/a", "--json=e.json", "--video=v.gif"])
     assert (flags.workdir, flags.json, flags.video) == (f"{tmp_path}/home/a", tmp_path / "e.json", tmp_path / "v.gif")
     flags = inspect_checkpoint.parse(["", "--workdir=a", "--export=~/p.npz"])
@@ -48,14 +48,14 @@ def test_every_command_does_so_when_it_is_parsed(monkeypatch, tmp_path):
 def test_a_folder_that_orbax_would_not_find_again_is_refused(character, tmp_path, capsys):
     workdir = str(tmp_path / f"lr={character}")
     for attempt in (
-        lambda: check_workdir(workdir),
-        lambda: parse(["", f"--config={ROOT}/configs/impala_catch.py", f"--workdir={workdir}"]),
+        lambda: check_workdir_path(workdir),
+        lambda: parse_command_line(["", f"--config={ROOT}/configs/impala_catch.py", f"--workdir={workdir}"]),
         lambda: train.train(short_runs.make_config(**ONE_DEVICE), workdir=workdir),
     ):
         with pytest.raises(ConfigError, match=r"in its path. Checkpoints in such a folder cannot be read back"):
             attempt()
     with pytest.raises(ConfigError, match=r"--workdir=file://a must be the path of a folder: leave out file://\."):
-        check_workdir("file://a")
+        check_workdir_path("file://a")
     assert not list(tmp_path.iterdir())
     assert inspect_checkpoint.main(["", "--workdir", workdir]) == 2
     assert "Checkpoints in such a folder cannot be read back" in capsys.readouterr().err

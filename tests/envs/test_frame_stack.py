@@ -25,7 +25,7 @@ def test_carried_stack_equals_envpools_own(gray_scale):
         "Breakout-v5", "gymnasium", num_envs=NUM_ENVS, stack_num=NUM_FRAMES, env_seed=seeds, num_threads=1, **options
     )
     single = make_pool(config, seeds=seeds, num_threads=1)
-    step = jax.jit(frame_stack.step)
+    step = jax.jit(frame_stack.step_stack)
 
     timestep, (expected, _) = single.reset(), whole.reset()
     carry = frame_stack.initial_carry(NUM_ENVS, spec.observation, NUM_FRAMES)

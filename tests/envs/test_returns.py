@@ -52,7 +52,7 @@ def name(thing):
 
 @pytest.mark.parametrize("number", [*NUMBERS, Tensor(1.0)], ids=name)
 def test_a_number_of_any_library_is_one(number):
-    for stepped in (calls.step(Env(reward=number), 0), calls.step(Env(1.0, number, number), 0)):
+    for stepped in (calls.call_step(Env(reward=number), 0), calls.call_step(Env(1.0, number, number), 0)):
         assert stepped[1] == 1.0
         assert type(stepped[1]) is float
     assert stepped[2:] == (True, True)
@@ -62,12 +62,12 @@ def test_a_number_of_any_library_is_one(number):
 @pytest.mark.parametrize("thing", [*NOT_NUMBERS, Tensor(1j)], ids=name)
 def test_what_is_no_number_is_refused(thing):
     with pytest.raises(calls.WrongReturn, match="must return a number as reward; found"):
-        calls.step(Env(reward=thing), 0)
+        calls.call_step(Env(reward=thing), 0)
     with pytest.raises(calls.WrongReturn, match="must return bools as terminated and truncated; found"):
-        calls.step(Env(terminated=thing), 0)
+        calls.call_step(Env(terminated=thing), 0)
 
 
 @pytest.mark.parametrize("flag", [2, -1, 0.5, np.int64(2), np.array(2), float("nan")], ids=name)
 def test_a_flag_is_a_bool_or_0_or_1(flag):
     with pytest.raises(calls.WrongReturn, match="must return bools as terminated and truncated; found"):
-        calls.step(Env(truncated=flag), 0)
+        calls.call_step(Env(truncated=flag), 0)

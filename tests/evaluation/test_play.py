@@ -14,7 +14,7 @@ from podrl.evaluation.play import (
     check_same_interface,
     make_player,
     split_episodes,
-    summarize,
+    summarize_episodes,
 )
 from podrl.types import Timestep
 from tests import short_runs
@@ -124,7 +124,7 @@ class TestPlayer:
 
 class TestStatistics:
     def test_numbers_by_hand(self):
-        summary = summarize(Episodes(returns=np.array([1.0, 2.0, 6.0]), lengths=np.array([10, 20, 60])))
+        summary = summarize_episodes(Episodes(returns=np.array([1.0, 2.0, 6.0]), lengths=np.array([10, 20, 60])))
         interval = summary["return"].pop("interval")
         assert interval == pytest.approx([3 - 4.302653 * 7**0.5 / 3**0.5, 3 + 4.302653 * 7**0.5 / 3**0.5])
         assert summary == {
@@ -134,7 +134,7 @@ class TestStatistics:
         }
 
     def test_one_episode_has_no_interval(self):
-        summary = summarize(Episodes(returns=np.array([5.0]), lengths=np.array([10])))
+        summary = summarize_episodes(Episodes(returns=np.array([5.0]), lengths=np.array([10])))
         assert (summary["return"]["mean"], summary["return"]["interval"]) == (5.0, None)
 
 

@@ -27,7 +27,7 @@ def assert_same(workdir: Path, straight: Path, arguments: tuple[Any, ...]) -> No
         straight: of the other one.
         arguments: of both commands; `log.every_updates` is 1.
     """
-    config = resolve(commandline.parse(["", *map(str, arguments)]).config)
+    config = resolve(commandline.parse_command_line(["", *map(str, arguments)]).config)
     assert_whole(workdir, config.num_updates)
     ours, theirs = facts(read_rows(workdir)), facts(read_rows(straight))
     assert [row for row, other in zip(ours, theirs, strict=True) if row != other] == []

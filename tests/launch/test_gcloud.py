@@ -45,14 +45,14 @@ def commands(monkeypatch):
         raise gcloud.GcloudError("NOT_FOUND")
 
     monkeypatch.setattr(gcloud, "call", note)
-    gcloud.describe(QUEUED)
+    gcloud.find_tpu(QUEUED)
     both = [make(options) for make in (gcloud.creation, gcloud.deletion) for options in (OPTIONS, QUEUED)]
     return [
         *asked,
         *both,
         gcloud.ssh(OPTIONS, 0, "true"),
         gcloud.scp(OPTIONS, 0, "a", "b"),
-        gcloud.listing("gs://bucket/run/", OPTIONS),
+        gcloud.list_command("gs://bucket/run/", OPTIONS),
     ]
 
 

@@ -94,4 +94,4 @@ def test_the_command_is_one_that_podrl_takes(job, monkeypatch):
     python, program, *_ = container["command"]
     assert python == "python"
     assert (ROOT / program).exists()
-    assert commandline.parse([program, *container["args"]]).workdir.startswith("gs://")
+    assert commandline.parse_command_line([program, *container["args"]]).workdir.startswith("gs://")

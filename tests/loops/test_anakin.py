@@ -13,8 +13,7 @@ import pytest
 from podrl import train
 from podrl.assembly import assemble
 from podrl.config.config import ConfigError
-from podrl.envs.pools.in_graph import Transition
-from podrl.envs.pools.in_graph import make_environment as make_many
+from podrl.envs.pools.in_graph import Transition, make_many
 from podrl.envs.source import JaxEnvironment, load_source, make_environment
 from podrl.experience.unroll import InGraphUnroller, Unroller
 from podrl.learning.fused import FusedLearner, compile_fused

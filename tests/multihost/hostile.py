@@ -41,7 +41,7 @@ def say(draw):
             draw.choice([b"[]", b"1", b'"nonce"', b"null", b"{}"]) + b"\n",
             b'{"bye": true}\n{"fail": "gone", "exit_code": 3}\n{"stuck": [0, 1]}\n{"give_up": 0}\n',
             b'{"nonce": ' + number + b', "proof": ' + number + b"}\n",
-            wire.encode(
+            wire.encode_message(
                 nonce=draw.choice(["", "0" * 64, "z" * 64, "\u00e9" * 64]), proof=draw.choice(["", "0" * 64, 7])
             ),
             b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -61,7 +61,7 @@ def answer(connection, draw, overheard):
     own = draw.choice([nonce, wire.make_nonce(), *overheard[-1:]])
     overheard.append(nonce)
     proof = draw.choice([wire.prove(secret, role, nonce, own) for role in (wire.PROCESS, wire.COORDINATOR)])
-    return wire.encode(nonce=own, proof=proof) + introduction()
+    return wire.encode_message(nonce=own, proof=proof) + introduction()
 
 
 def attack(address, count, *, seed, until=lambda: False):

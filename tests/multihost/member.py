@@ -14,7 +14,7 @@ import numpy as np
 from podrl.config.config import ConfigError
 from podrl.runtime.job.joining import join
 from podrl.runtime.job.membership import find_membership
-from podrl.runtime.job.preflight import check_agreement, check_workdir
+from podrl.runtime.job.preflight import check_agreement, check_shared_workdir
 from podrl.telemetry.display import configure_logging
 
 LONG_S = 300.0
@@ -125,7 +125,7 @@ def agree(job, *facts):
 
 def workdir(job, *folders):
     """Checks each process's folder."""
-    check_workdir(job, folders[job.process_index], LONG_S)
+    check_shared_workdir(job, folders[job.process_index], LONG_S)
     tell(files=os.listdir(folders[job.process_index]) if Path(folders[job.process_index]).is_dir() else None)
     job.leave(0)
 

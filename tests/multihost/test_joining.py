@@ -14,7 +14,7 @@ import pytest
 
 from podrl.runtime.job import wire
 from podrl.runtime.job.addresses import split_address
-from podrl.runtime.job.connection import Line
+from podrl.runtime.job.connection import Connection
 from podrl.runtime.job.handshake import prove_both
 from podrl.runtime.job.joining import join
 from podrl.runtime.job.membership import find_membership
@@ -292,7 +292,7 @@ def test_what_the_coordinator_says_in_one_breath_is_heard_one_by_one():
         membership = find_membership(
             {}, coordinator=f"127.0.0.1:{server.getsockname()[1]}", process_count=2, process_index=1
         )
-        line = Line(membership, 30.0, SECRET.encode())
+        line = Connection(membership, 30.0, SECRET.encode())
         assert line.hosts == ("node1", "node2")
         assert next(line.messages()) == {"loss": 1}
         line.close()
@@ -323,11 +323,11 @@ def test_a_process_that_jaxs_service_does_not_take_ends_before_jax_aborts_it():
 def introduce(connection, more=b""):
     """Answers a process of `SECRET` as the coordinator does when all have met, and says more in the same breath."""
     ours = wire.make_nonce()
-    connection.sendall(wire.encode(nonce=ours))
-    theirs = wire.parse(connection.recv(1000))["nonce"]
-    connection.sendall(wire.encode(proof=wire.prove(SECRET.encode(), wire.COORDINATOR, ours, theirs)))
+    connection.sendall(wire.encode_message(nonce=ours))
+    theirs = wire.parse_message(connection.recv(1000))["nonce"]
+    connection.sendall(wire.encode_message(proof=wire.prove(SECRET.encode(), wire.COORDINATOR, ours, theirs)))
     connection.recv(1000)
-    connection.sendall(wire.encode(hosts=["node1", "node2"]) + more)
+    connection.sendall(wire.encode_message(hosts=["node1", "node2"]) + more)
 
 
 def assert_all_end_for_the_reason_of_the_last(members):

@@ -16,7 +16,7 @@ import pytest
 from podrl.config.config import ConfigError
 from podrl.runtime.job import jax_service, mtls, own_credentials
 from podrl.runtime.job.addresses import split_address
-from podrl.runtime.job.connection import Line
+from podrl.runtime.job.connection import Connection
 from podrl.runtime.job.coordinator import Coordinator
 from podrl.runtime.job.membership import find_membership
 from podrl.runtime.job.mtls import FILES, GIVEN, NONE, OWN, PREFIX, REQUIRED, given_credentials
@@ -224,7 +224,7 @@ def meet(kinds):
         def join(index):
             membership = find_membership({}, coordinator=address, process_count=count, process_index=index)
             try:
-                lines.append(Line(membership, 60.0, secret, tls=kinds[index]))
+                lines.append(Connection(membership, 60.0, secret, tls=kinds[index]))
             except ConfigError as error:
                 mistakes.append(str(error))
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from podrl.config.commandline import parse
+from podrl.config.commandline import parse_command_line
 from podrl.config.config import ConfigError
 from podrl.runtime.job.membership import Membership, find_membership
 from podrl.runtime.job.messages import did_not_come, has_no_coordinator
@@ -16,7 +16,7 @@ ALONE = Membership(platform="alone")
 
 
 def place(environ, *flags):
-    return find_place(environ, parse(["podrl", "--config", str(ROOT / "configs/impala_catch.py"), *flags]))
+    return find_place(environ, parse_command_line(["podrl", "--config", str(ROOT / "configs/impala_catch.py"), *flags]))
 
 
 @pytest.mark.parametrize("environ", [STEP, MPI4, {}])

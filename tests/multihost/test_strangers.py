@@ -17,7 +17,7 @@ import pytest
 from podrl.config.config import ConfigError
 from podrl.runtime.job import wire
 from podrl.runtime.job.addresses import split_address
-from podrl.runtime.job.connection import Line
+from podrl.runtime.job.connection import Connection
 from podrl.runtime.job.coordinator import Coordinator
 from podrl.runtime.job.coordinator_start import start_coordinator
 from podrl.runtime.job.entrance import MOST_STRANGERS, Entrance
@@ -91,7 +91,7 @@ def meet(address, index, count=2):
     """Joins as this process, in a thread; returns the thread and where its connection will be."""
     found = {}
     thread = threading.Thread(
-        target=lambda: found.setdefault("line", Line(member(address, index, count), 60.0, SECRET))
+        target=lambda: found.setdefault("line", Connection(member(address, index, count), 60.0, SECRET))
     )
     thread.start()
     return thread, found
@@ -180,14 +180,16 @@ class TestStrangers:
             ):
                 prove_both(connection, SECRET, 30.0, whose=wire.listener(0))  # Made for another process's port.
             with socket.create_connection(split_address(address), timeout=30.0) as connection:
-                nonce = wire.parse(connection.recv(1000))["nonce"]
-                overheard = wire.encode(nonce=nonce, proof=wire.prove(SECRET, wire.PROCESS, nonce, nonce))
-                connection.sendall(wire.encode(nonce=nonce, proof=wire.prove(SECRET, wire.COORDINATOR, nonce, nonce)))
-                assert wire.parse(connection.recv(1000)) == {"unproven": True}
+                nonce = wire.parse_message(connection.recv(1000))["nonce"]
+                overheard = wire.encode_message(nonce=nonce, proof=wire.prove(SECRET, wire.PROCESS, nonce, nonce))
+                connection.sendall(
+                    wire.encode_message(nonce=nonce, proof=wire.prove(SECRET, wire.COORDINATOR, nonce, nonce))
+                )
+                assert wire.parse_message(connection.recv(1000)) == {"unproven": True}
             with socket.create_connection(split_address(address), timeout=30.0) as connection:
-                assert wire.parse(connection.recv(1000))["nonce"] != nonce
+                assert wire.parse_message(connection.recv(1000))["nonce"] != nonce
                 connection.sendall(overheard)
-                assert wire.parse(connection.recv(1000)) == {"unproven": True}
+                assert wire.parse_message(connection.recv(1000)) == {"unproven": True}
 
     def test_that_hold_all_places_do_not_keep_the_others_out(self):
         with coordinator() as (address, _), contextlib.ExitStack() as stack:
@@ -206,7 +208,7 @@ class TestStrangers:
             with socket.create_connection(server.getsockname(), timeout=30.0) as silent:
                 assert selector.select(30.0)
                 entrance.accept()
-                assert wire.is_nonce(wire.parse(silent.recv(1000))["nonce"])
+                assert wire.is_nonce(wire.parse_message(silent.recv(1000))["nonce"])
                 entrance.send_late_away()
                 assert silent.recv(1000) == b""
         assert entrance.take_report() == {"refused_strangers": 1, "last": "127.0.0.1: no proof within 0 s"}
@@ -278,7 +280,7 @@ def test_all_are_told_that_jaxs_service_does_not_start(monkeypatch):
 
         def join(index):
             try:
-                Line(member(address, index), 60.0, SECRET)
+                Connection(member(address, index), 60.0, SECRET)
             except RuntimeError as error:
                 raised.append(str(error))
 
@@ -299,7 +301,7 @@ def test_a_coordinator_that_dies_while_they_meet_ends_process_zero_at_once():
         killing = threading.Timer(1.0, process.kill)
         killing.start()
         with pytest.raises(RuntimeError, match=r"The coordinator of this job at .* ended with exit code -9 before all"):
-            Line(member(address, 0), 10_000.0, SECRET, process.poll)
+            Connection(member(address, 0), 10_000.0, SECRET, process.poll)
         killing.join()
 
 
@@ -310,7 +312,7 @@ def test_nothing_that_a_process_of_the_job_says_ends_the_coordinator():
             with connection:
                 connection.sendall(introduction(index=1))
                 hear(connection, lines, "waiting_for")
-                connection.sendall(wire.encode(**said))
+                connection.sendall(wire.encode_message(**said))
                 with contextlib.suppress(ConnectionError):
                     while connection.recv(1000):
                         pass
@@ -322,9 +324,9 @@ def test_a_line_of_the_coordinators_that_is_none_ends_the_connection():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(1.0)
-        line = Line.__new__(Line)
+        line = Connection.__new__(Connection)
         line._connection, line._lines = ours, wire.Lines(wire.LONGEST_BYTES)
-        theirs.sendall(wire.encode(loss=1) + b"damage\n")
+        theirs.sendall(wire.encode_message(loss=1) + b"damage\n")
         assert list(line.messages()) == [{"loss": 1}]
 
 
@@ -345,7 +347,7 @@ def test_a_name_with_several_addresses_on_this_host_means_the_first_to_both_side
     with socket.create_server(("127.0.0.1", 0)) as squatter:
         address = f"localhost:{squatter.getsockname()[1]}"
         with pytest.raises(TimeoutError, match="Connection refused"):
-            Line(member(address, 1), 0.5, SECRET)
+            Connection(member(address, 1), 0.5, SECRET)
         process = start_coordinator(member(address, 0), SECRET)
         try:
             assert meet_all(address) == [(socket.gethostname(),) * 2] * 2
@@ -371,13 +373,13 @@ def test_a_coordinator_without_the_secret_is_not_believed():
             with contextlib.suppress(OSError):
                 while True:
                     connection, _ = server.accept()
-                    connection.sendall(wire.encode(nonce="0" * 64))
+                    connection.sendall(wire.encode_message(nonce="0" * 64))
                     connection.recv(1000)
-                    connection.sendall(wire.encode(proof="0" * 64) + wire.encode(hosts=["a", "b"]))
+                    connection.sendall(wire.encode_message(proof="0" * 64) + wire.encode_message(hosts=["a", "b"]))
 
         threading.Thread(target=pretend, daemon=True).start()
         with pytest.raises(TimeoutError, match=r"did not answer at .* \(it has another secret than this process\)"):
-            Line(member(address, 1), 2.0, SECRET)
+            Connection(member(address, 1), 2.0, SECRET)
 
 
 def test_a_process_with_another_secret_is_told_so(monkeypatch):
@@ -387,7 +389,7 @@ def test_a_process_with_another_secret_is_told_so(monkeypatch):
         connection, lines = connect(address)
         connection.sendall(introduction(index=0))
         with pytest.raises(ConfigError) as error:
-            Line(member(address, 1), 60.0, other)
+            Connection(member(address, 1), 60.0, other)
         assert "it does not have the job's secret" in hear(connection, lines, "last")["last"]
     assert f"This is process 1, and what answers at {address} has another job secret." in str(error.value)
     assert f"Give all processes of a job the same {VARIABLE}, or the same {FILE_VARIABLE};" in str(error.value)
@@ -405,7 +407,7 @@ def test_another_secret_now_and_then_is_no_mistake(monkeypatch):
     monkeypatch.setattr("podrl.runtime.job.connection._RETRY_S", 0.2)
     monkeypatch.setattr("podrl.runtime.job.connection.prove_both", prove)
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(TimeoutError, match="did not answer at"):
-        Line(member("{}:{}".format(*server.getsockname()), 1), 1.0, SECRET)
+        Connection(member("{}:{}".format(*server.getsockname()), 1), 1.0, SECRET)
 
 
 def test_the_secret_is_in_no_arguments_and_the_coordinator_ends_with_process_zero():

@@ -64,7 +64,7 @@ def test_step_equals_unroll(num_frames):
     stacked, last_carry = frame_stack.unroll(frames, first, initial)
     carry = initial
     for t in range(len(frames)):
-        row, carry = frame_stack.step(frames[t], first[t], carry)
+        row, carry = frame_stack.step_stack(frames[t], first[t], carry)
         np.testing.assert_array_equal(row, stacked[t])
     jax.tree.map(np.testing.assert_array_equal, carry, last_carry)
 

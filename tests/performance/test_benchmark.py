@@ -257,10 +257,10 @@ def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):
 
 
 def test_the_table_has_a_row_per_stage_and_fits_a_terminal():
-    stages = {name: measure.summarize([sample(123456.0), sample(98765.0)], 4) for name in STAGES}
-    assert report.make_table({"stages": stages}, plain=True).row_count == 5
+    stages = {name: measure.summarize_samples([sample(123456.0), sample(98765.0)], 4) for name in STAGES}
+    assert report.make_stages_table({"stages": stages}, plain=True).row_count == 5
     console = Console(width=80, file=io.StringIO())
-    console.print(report.make_table({"stages": stages}, plain=False))
+    console.print(report.make_stages_table({"stages": stages}, plain=False))
     assert "environments" in console.file.getvalue()
     assert "(395k to 494k)" in console.file.getvalue()
 

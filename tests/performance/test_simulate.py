@@ -8,7 +8,7 @@ from podrl.launch.local import share_of_cores, usable_cores
 from podrl.performance.planning import simulation_check
 from podrl.performance.planning.measurement import Measurements
 from podrl.performance.planning.reduction import Reduction, measure_allreduce
-from podrl.performance.planning.system import Work
+from podrl.performance.planning.system import HostWork
 from tests.processes import ROOT
 from tools import simulate as tool
 
@@ -140,12 +140,12 @@ def test_processes_have_cores_of_their_own_or_share_them(measured):
     assert own.slow == pytest.approx({0: 1.0, 1: 1.5})
     assert (own.allreduce_s, own.allreduce_core_s) == (3e-3, 1e-3)
     # Of a turn's time that goes beyond these two milliseconds a process waited for a core.
-    turns = [Work.constant(8e-3, 0.25), Work.constant(4e-3, 0.5), Work.constant(2e-3, 1.0)]
+    turns = [HostWork.constant(8e-3, 0.25), HostWork.constant(4e-3, 0.5), HostWork.constant(2e-3, 1.0)]
     late = [dataclasses.replace(system, host=dataclasses.replace(system.host, act=act)) for act in turns]
     crowded = simulation_check.on_one_machine(late, reduction, shared=True)
     assert (crowded.hosts, crowded.cores, crowded.hosts_per_machine) == (3, system.cores, 3)
     assert crowded.slow == dict.fromkeys(range(3), 1.0)
-    assert crowded.host.act == Work.constant(2e-3, 1.0)
+    assert crowded.host.act == HostWork.constant(2e-3, 1.0)
 
 
 def test_a_real_allreduce_takes_longer_with_more_bytes():

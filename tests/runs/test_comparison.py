@@ -8,7 +8,7 @@ import jax
 from jax import numpy as jnp
 import pytest
 
-from podrl.runs.comparison import BATCH, CHAIN, PARAMS, boundary_note, compare, conclusion
+from podrl.runs.comparison import BATCH, CHAIN, PARAMS, boundary_note, compare_runs, conclusion
 from podrl.ops.fingerprint import extend
 from podrl.mesh import make_topology
 from podrl.telemetry.writer import MetricsWriter
@@ -68,7 +68,7 @@ def write_run(tmp_path):
 
 
 def compared(*folders):
-    return compare(*map(read_record, folders))
+    return compare_runs(*map(read_record, folders))
 
 
 def changed_from(update, other=lambda u: u):
@@ -81,7 +81,7 @@ class TestRealRuns:
             record_run(folder, short_runs.scripted_config({"episode_lengths": lengths}))
             for folder, lengths in (("a", (3, 5)), ("b", (3, 6)))
         ]
-        comparison = compare(*records)
+        comparison = compare_runs(*records)
         assert [(setting.kind, setting.key) for setting in comparison.settings] == [
             ("config", "env.options.episode_lengths")
         ]
@@ -101,7 +101,7 @@ class TestRealRuns:
 
         a = record_run("a", config)
         b = record_run("b", config, agent=dataclasses.replace(agent, update=update))
-        comparison = compare(a, b)
+        comparison = compare_runs(a, b)
         assert not comparison.settings
         assert (comparison.params.first, comparison.batch.first) == (5, 7)  # Update 6 learns from what 4 made.
         assert conclusion(comparison).startswith("Parameters first: they came to differ in update 5,")
@@ -111,16 +111,16 @@ class TestRealRuns:
             record_run(folder, short_runs.make_config(checkpoint__every_updates=every))
             for folder, every in (("a", 4), ("b", 0))
         )
-        comparison = compare(a, b)
+        comparison = compare_runs(a, b)
         assert (comparison.boundary, comparison.batch.until) == (4, 4)
         assert conclusion(comparison) == (
             "Data first: they came to differ in update 5. checkpoint.every_updates alone does that."
         )
         assert "after update 4 the runs differ for that alone" in boundary_note(comparison)
-        assert boundary_note(compare(a, a)) == ""
+        assert boundary_note(compare_runs(a, a)) == ""
 
     def test_the_same_run_twice_is_equal(self, record_run):
-        comparison = compare(*(record_run(folder, short_runs.make_config(log__every_updates=4)) for folder in ("a", "b")))
+        comparison = compare_runs(*(record_run(folder, short_runs.make_config(log__every_updates=4)) for folder in ("a", "b")))
         assert comparison.updates == [1, 4, 8, 10]
         assert comparison.is_equal
         assert conclusion(comparison) == "Equal for all 10 updates in common."

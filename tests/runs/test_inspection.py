@@ -173,7 +173,7 @@ def test_safetensors_have_the_parameters_bit_for_bit(workdir, state, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "params.safetensors"}
 
 
-@pytest.mark.parametrize("suffix", export.SUFFIXES)
+@pytest.mark.parametrize("suffix", export.EXPORT_SUFFIXES)
 def test_arrays_with_gaps_in_memory_are_exported_whole(tmp_path, suffix):
     array = np.arange(12, dtype=ml_dtypes.bfloat16).reshape(3, 4).T
     path = tmp_path / f"params{suffix}"

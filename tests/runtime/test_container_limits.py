@@ -19,7 +19,7 @@ from podrl.runtime.container_limits import (
     LimitReached,
     cpu_quota,
     describe_limit,
-    explain,
+    explain_limit,
     memory_limit,
     quota_cores,
 )
@@ -161,11 +161,11 @@ class TestThreads:
 
     def test_errors_of_a_limit_are_told_from_others(self):
         for text in ("can't start new thread", "Resource temporarily unavailable"):
-            assert explain(RuntimeError(text)).startswith(REFUSED)
-            assert explain(caused_by(RuntimeError(text))).startswith(REFUSED)
-        assert explain(caused_by(LimitReached("this"))) == "this"
-        assert explain(RuntimeError("can't start the game")) is None
-        assert explain() is None
+            assert explain_limit(RuntimeError(text)).startswith(REFUSED)
+            assert explain_limit(caused_by(RuntimeError(text))).startswith(REFUSED)
+        assert explain_limit(caused_by(LimitReached("this"))) == "this"
+        assert explain_limit(RuntimeError("can't start the game")) is None
+        assert explain_limit() is None
 
     def test_a_process_that_cannot_be_started_is_told_from_what_is_not_ready(self, monkeypatch):
         """The system has the same error for both."""
@@ -181,9 +181,9 @@ class TestThreads:
         monkeypatch.setattr(subprocess, "_fork_exec", refuse)
         with pytest.raises(BlockingIOError) as refused:
             subprocess.run(["true"], check=False)
-        assert explain(caused_by(refused.value)).startswith(REFUSED)
-        assert explain(unready.value) is None
-        assert explain(caused_by(unready.value)) is None
+        assert explain_limit(caused_by(refused.value)).startswith(REFUSED)
+        assert explain_limit(unready.value) is None
+        assert explain_limit(caused_by(unready.value)) is None
 
     def test_a_sigint_at_the_limit_is_no_ctrl_c(self, monkeypatch):
         """As OpenBLAS raises it when it gets no thread."""

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from podrl import train
-from podrl.config.commandline import parse
-from podrl.runtime.process_exit import contained, describe
+from podrl.config.commandline import parse_command_line
+from podrl.runtime.process_exit import contained, describe_error
 from tests.processes import ROOT
 from tools import benchmark, evaluate
 
@@ -35,7 +35,7 @@ def interrupt():
 def test_a_run_that_is_ended_from_within_has_failed(end, said, monkeypatch, caplog):
     monkeypatch.setattr(train, "train", lambda *_, **__: end())
     monkeypatch.setattr(train, "leave", lambda code: None)  # It would, for threads that other tests have left.
-    command = parse(["", "--config", str(ROOT / "configs/impala_catch.py")])
+    command = parse_command_line(["", "--config", str(ROOT / "configs/impala_catch.py")])
     assert train.main(command) == 1
     assert f"The run failed: What the run called tried to end the process: {said}" in caplog.text
 
@@ -88,4 +88,4 @@ def test_python_has_its_own_again_afterwards():
     with pytest.raises(RuntimeError, match=r"sys\.exit\('over'\)"), contained():
         sys.exit("over")
     assert os._exit is before
-    assert describe(SystemExit(3)) == "sys.exit(3)"
+    assert describe_error(SystemExit(3)) == "sys.exit(3)"

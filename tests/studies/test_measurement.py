@@ -4,14 +4,14 @@ import math
 
 import pytest
 
-from podrl.studies.measurement import learning_curve, measure, measured_seconds
+from podrl.studies.measurement import learning_curve, measure_rows, measured_seconds
 from podrl.telemetry.rates import START_KEY, RateMeter
 from tests.studies.studies import BATCH, make_rows
 
 
 def test_rates_leave_the_warm_up_out():
     """The first update took 20 s; what counts begins at update 10."""
-    found = measure(make_rows(6_400), 3)
+    found = measure_rows(make_rows(6_400), 3)
     assert found.env_steps_per_second == pytest.approx(6_400)
     assert found.frames_per_second == pytest.approx(4 * 6_400)
     assert found.updates_per_second == pytest.approx(20)
@@ -24,14 +24,14 @@ def test_rates_leave_the_warm_up_out():
 def test_rows_of_the_first_updates_are_warm_up():
     rows = make_rows(320, updates=range(2, 11))
     rows[1]["time/wall_s"] = rows[0]["time/wall_s"] + 0.001  # Update 2 came at once: the rate must not see it.
-    assert measure(rows, 3).env_steps_per_second == pytest.approx(320)
-    assert measure(rows, 3).measured_updates == 7
+    assert measure_rows(rows, 3).env_steps_per_second == pytest.approx(320)
+    assert measure_rows(rows, 3).measured_updates == 7
 
 
 def test_the_gap_between_two_starts_does_not_count():
     rows = make_rows(6_400, updates=range(10, 51, 10))
     rows += make_rows(3_200, updates=range(70, 101, 10), first=60)
-    found = measure(rows, 3)
+    found = measure_rows(rows, 3)
     assert found.starts == 2
     assert found.measured_updates == 40 + 30
     assert found.measured_s == pytest.approx(2 + 3)
@@ -53,14 +53,14 @@ def test_a_start_whose_first_row_comes_after_its_warm_up_is_a_start():
                 rate = None if math.isnan(rate) else rate
                 rows.append(counts | {"env_steps_per_second": rate, "time/wall_s": ended_s})
     assert [row["learner_steps"] for row in rows if row["env_steps_per_second"] is None] == [1, 60]
-    found = measure(rows, 3)
+    found = measure_rows(rows, 3)
     assert found.starts == 2
     assert found.env_steps_per_second == pytest.approx(1000)
     assert found.measured_updates == 40 + (100 - 70)  # How long before update 60 it began, nothing says.
     rows[6][START_KEY] = 50
     assert rows[6]["learner_steps"] == 60
     rows[0][START_KEY] = 0
-    assert measure(rows, 3).measured_updates == 40 + 40
+    assert measure_rows(rows, 3).measured_updates == 40 + 40
 
 
 def test_a_start_that_was_killed_in_its_warm_up_is_not_the_next_ones_beginning():
@@ -69,7 +69,7 @@ def test_a_start_that_was_killed_in_its_warm_up_is_not_the_next_ones_beginning()
     killed[-1]["env_steps_per_second"] = None
     rows = killed + make_rows(320, updates=(30, 40, 50), first=20)
     rows[0][START_KEY], rows[2][START_KEY] = 0, 10
-    found = measure(rows, 3)
+    found = measure_rows(rows, 3)
     assert (found.starts, found.measured_updates) == (2, 30)
     assert found.wall_s == pytest.approx(rows[1]["time/wall_s"] + rows[-1]["time/wall_s"])
 
@@ -79,19 +79,19 @@ def test_a_row_without_a_rate_is_no_new_start_where_rows_say_when_there_is_one()
     rows = make_rows(320)
     rows[0][START_KEY] = 0
     rows[5]["env_steps_per_second"] = None
-    assert measure(rows, 3).starts == 1
+    assert measure_rows(rows, 3).starts == 1
 
 
 def test_a_long_policy_lag_has_a_long_warm_up():
-    assert measure(make_rows(6_400), 25).measured_updates == 70
+    assert measure_rows(make_rows(6_400), 25).measured_updates == 70
     with pytest.raises(RuntimeError, match="after the warm-up of 101 updates, between which"):
-        measure(make_rows(6_400), 101)
+        measure_rows(make_rows(6_400), 101)
 
 
 def test_time_shares_are_weighted_by_the_time_they_are_of():
     rows = make_rows(320, updates=(10, 20, 50))
     rows[-1] |= {"time/learner/learn": 0.1, "time/learner/wait_rollouts": 0.9}
-    found = measure(rows, 3).time
+    found = measure_rows(rows, 3).time
     assert found["learner/learn"] == pytest.approx((10 * 0.5 + 30 * 0.1) / 40)
     assert found["learner/learn"] + found["learner/wait_rollouts"] == pytest.approx(1)
 
@@ -99,12 +99,12 @@ def test_time_shares_are_weighted_by_the_time_they_are_of():
 def test_an_evaluations_rows_are_left_out():
     rows = make_rows(6_400)
     rows.insert(5, {"learner_steps": 40, "env_steps": 1, "frames": 4, "evaluate/return": 1.0, "time/wall_s": 900.0})
-    assert measure(rows, 3) == measure(make_rows(6_400), 3)
+    assert measure_rows(rows, 3) == measure_rows(make_rows(6_400), 3)
 
 
 def test_too_few_rows_say_what_to_do():
     with pytest.raises(RuntimeError, match=r"2 row\(s\) of metrics leave no two after the warm-up"):
-        measure(make_rows(6_400, updates=(10,)), 3)
+        measure_rows(make_rows(6_400, updates=(10,)), 3)
 
 
 def test_returns_at_budgets_are_the_newest_known():

@@ -19,7 +19,7 @@ from podrl.studies.folder import Status
 from podrl.studies.grid import Trial, make_axis
 from podrl.studies.measurement import learning_curve
 from podrl.studies.summary import RunRecord, estimate, estimate_ratio, find_budgets
-from podrl.studies.table import make_table
+from podrl.studies.table import make_run_table
 from tests.studies.studies import command, define, leave_run, leave_runs, make_rows, study
 from tools import scaling_study
 
@@ -352,7 +352,7 @@ def test_an_axis_is_of_one_type(workdir, values, kind):
         for (value,) in axis.values
         for feasible in examine(define(), "cpu")[0]
     ]
-    rows = make_table(records, [], find_budgets(records))
+    rows = make_run_table(records, [], find_budgets(records))
     assert {type(row["network.width"]) for row in rows} == {kind}
     assert len({frozenset(row) for row in rows}) == 1
 

@@ -11,7 +11,7 @@ from podrl.agents.impala import AgentConfig
 from podrl.config.config import Config
 from podrl.experience.layout import Layout
 from podrl.mesh import make_topology
-from podrl.telemetry.bottleneck import Adviser, has_rate, suggest_shorter
+from podrl.telemetry.bottleneck import BottleneckFinder, has_rate, suggest_shorter
 from podrl.telemetry.bottleneck_rules import Machine, Situation, advise
 from tests import short_runs
 
@@ -187,11 +187,11 @@ def _row(ended_s, rate=100.0, **learner):
     }
 
 
-class TestAdviser:
-    def _adviser(self, clock, core_clock, busy_clock=None):
+class TestBottleneckFinder:
+    def _finder(self, clock, core_clock, busy_clock=None):
         config = short_runs.make_config()
         topology = make_topology(config.topology, jax.devices()[:1])
-        return Adviser(
+        return BottleneckFinder(
             config,
             topology,
             after_s=60.0,
@@ -202,27 +202,27 @@ class TestAdviser:
 
     def test_speaks_once_after_the_minute_about_the_time_since_the_first_row(self):
         clock = Clock()
-        adviser = self._adviser(clock, Clock())
-        assert adviser.add(_row(1000.0, math.nan, compile=1.0)) is None
-        assert adviser.add(_row(1045.0, wait_rollouts=0.8, learn=0.2)) is None
-        assert adviser.add(_row(1059.9, learn=1.0)) is None
+        finder = self._finder(clock, Clock())
+        assert finder.add(_row(1000.0, math.nan, compile=1.0)) is None
+        assert finder.add(_row(1045.0, wait_rollouts=0.8, learn=0.2)) is None
+        assert finder.add(_row(1059.9, learn=1.0)) is None
         clock.now = 60.0
-        advice = adviser.add(_row(1060.0, learn=1.0))
+        advice = finder.add(_row(1060.0, learn=1.0))
         assert advice.startswith("learner waits 60% for rollouts, actors spend 100% in env")  # 0.8 * 45 s of 60 s
         assert "0% busy" in advice
-        assert adviser.add(_row(1160.0, learn=1.0)) is None
+        assert finder.add(_row(1160.0, learn=1.0)) is None
 
     def test_goes_by_the_clock_of_the_rows_and_by_their_rates(self, monkeypatch):
         """Rows are written later than their updates end, the last of a window by another time than the first."""
         told = []
         monkeypatch.setattr("podrl.telemetry.bottleneck.advise", told.append)
         clock = Clock()
-        adviser = self._adviser(clock, Clock())
+        finder = self._finder(clock, Clock())
         for written_s, row in ((7.0, _row(1.0, math.nan)), (9.0, _row(3.0, math.nan)), (50.0, _row(43.0, 100.0))):
             clock.now = written_s
-            assert adviser.add(row) is None
+            assert finder.add(row) is None
         clock.now = 63.5
-        adviser.add(_row(63.0, 400.0, learn=0.5))
+        finder.add(_row(63.0, 400.0, learn=0.5))
         (situation,) = told
         assert situation.env_steps_per_second == pytest.approx((40 * 100 + 20 * 400) / 60)
         assert situation.share("learner", "learn") == pytest.approx(0.5 * 20 / 60)
@@ -230,22 +230,22 @@ class TestAdviser:
     def test_knows_how_busy_the_cores_are(self, monkeypatch):
         monkeypatch.setattr("podrl.telemetry.bottleneck.available_cores", lambda: 4)
         clock, core_clock = Clock(), Clock()
-        adviser = self._adviser(clock, core_clock)
-        adviser.add(_row(0.0, math.nan, learn=1.0))
+        finder = self._finder(clock, core_clock)
+        finder.add(_row(0.0, math.nan, learn=1.0))
         clock.now, core_clock.now = 60.0, 180.0
-        assert "(4 cores, 75% busy)" in adviser.add(_row(60.0, wait_rollouts=1.0))
+        assert "(4 cores, 75% busy)" in finder.add(_row(60.0, wait_rollouts=1.0))
 
     def test_knows_what_others_have_of_them(self, monkeypatch):
         monkeypatch.setattr("podrl.telemetry.bottleneck.available_cores", lambda: 4)
         clock, core_clock, busy_clock = Clock(), Clock(), Clock()
-        adviser = self._adviser(clock, core_clock, busy_clock)
-        adviser.add(_row(0.0, math.nan, learn=1.0))
+        finder = self._finder(clock, core_clock, busy_clock)
+        finder.add(_row(0.0, math.nan, learn=1.0))
         clock.now, core_clock.now, busy_clock.now = 60.0, 120.0, 156.0
-        assert "(4 cores, 50% busy, 15% with other processes)" in adviser.add(_row(60.0, wait_rollouts=1.0))
+        assert "(4 cores, 50% busy, 15% with other processes)" in finder.add(_row(60.0, wait_rollouts=1.0))
 
 
 def test_a_run_logs_it_once_and_with_the_first_rate_a_shorter_one(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("podrl.telemetry.reporter.Adviser", lambda *args: Adviser(*args, after_s=0.0))
+    monkeypatch.setattr("podrl.telemetry.reporter.BottleneckFinder", lambda *args: BottleneckFinder(*args, after_s=0.0))
     monkeypatch.setattr("podrl.telemetry.reporter.suggest_shorter", lambda config, row: f"rated {row['env_steps']}")
     one_device = {f"topology__{who}_devices_per_process": 1 for who in ("actor", "learner")}
     with caplog.at_level(logging.INFO, logger="absl"):

@@ -11,10 +11,10 @@ from etils import epath
 import pytest
 
 from podrl.config.config import ConfigError
-from podrl.runs.comparison import compare
+from podrl.runs.comparison import compare_runs
 from podrl.runs.progress import newest_update
 from podrl.runs.records import Rows, read_record
-from podrl.studies.measurement import LEARNING_FIELDS, learning_curve, measure
+from podrl.studies.measurement import LEARNING_FIELDS, learning_curve, measure_rows
 from podrl.telemetry import kept_rows, metrics_file
 from podrl.telemetry.kept_rows import drop_rows, has_row_with, run_seconds
 from podrl.telemetry.rates import CLOCK_FIELDS, RunClock
@@ -58,7 +58,7 @@ def test_fields_are_what_json_says(row, separators):
 def test_a_broken_line_is_no_row(line):
     with pytest.raises(ValueError, match=r"JSON|Expect|expected|codec|line 1"):
         metrics_file.field_reader(["a"])(line)
-    assert metrics_file.parse(line) is None
+    assert metrics_file.parse_row(line) is None
     assert metrics_file.update_of(line) is None
 
 
@@ -179,7 +179,7 @@ def mixed_lines():
 
 
 def kept_of(texts):
-    whole = [text for text in texts if metrics_file.parse(text.encode())]
+    whole = [text for text in texts if metrics_file.parse_row(text.encode())]
     return "".join(text.rstrip("\n") + "\n" for text in whole if json.loads(text)["learner_steps"] <= 12)
 
 
@@ -207,7 +207,7 @@ def test_a_file_that_is_cut_while_it_is_read_ends_there(tmp_path, monkeypatch):
     lines = metrics_file.read_back(epath.Path(path))
     next(lines)
     path.write_text("")
-    assert all(metrics_file.parse(line) is None for line in list(lines)[1:])
+    assert all(metrics_file.parse_row(line) is None for line in list(lines)[1:])
 
 
 class TestClock:
@@ -287,9 +287,9 @@ def plot_wall(folder):
 READERS = {
     "resume": resume,
     "plot": plot_wall,
-    "compare": lambda folder: compare(*(read_record(str(folder)) for _ in range(2))),
+    "compare": lambda folder: compare_runs(*(read_record(str(folder)) for _ in range(2))),
     "launcher": lambda folder: newest_update(str(folder)),
-    "study": lambda folder: measure(read_record(str(folder)).rows, 3),
+    "study": lambda folder: measure_rows(read_record(str(folder)).rows, 3),
     "curve": lambda folder: learning_curve(read_record(str(folder)).rows.fields(*LEARNING_FIELDS)),
 }
 

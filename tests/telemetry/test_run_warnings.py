@@ -7,7 +7,7 @@ import gymnasium
 
 from podrl.config.config import EnvConfig
 from podrl.config.config_dict import to_dict
-from podrl.envs.pools.gymnasium_pool import describe
+from podrl.envs.pools.gymnasium_pool import try_out
 from podrl.envs.workers.statistics import warn_of_statistics
 from podrl.runs.resume import warn_of_learning_rate
 from podrl.telemetry.reporter import Reporter
@@ -72,9 +72,9 @@ def test_a_wrapper_with_statistics_of_its_own_is_named_once(caplog):
     config = EnvConfig(source="gymnasium", id="CartPole-v1")
     warn_of_statistics.cache_clear()
     with caplog.at_level(logging.WARNING, logger="absl"):
-        describe(lambda: gymnasium.make("CartPole-v1"), config)
+        try_out(lambda: gymnasium.make("CartPole-v1"), config)
         for _ in range(2):
-            describe(wrapped, config)
+            try_out(wrapped, config)
     (told,) = [record.getMessage() for record in caplog.records]
     assert told.startswith("NormalizeReward, NormalizeObservation: a wrapper with statistics of its own.")
     assert "network.normalize_observations=True" in told

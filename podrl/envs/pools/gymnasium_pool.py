@@ -24,7 +24,7 @@ from podrl.types import EnvSpec, Timestep
 MakeEnv = Callable[[], gymnasium.Env]
 
 
-def describe(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> EnvSpec:
+def try_out(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> EnvSpec:
     """Makes an environment, tries a reset and a step of it, and describes it.
 
     Raises:
@@ -42,7 +42,7 @@ def describe(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> E
     encoding = make_encoding(env.observation_space, config)
     actions = make_action_encoding(env.action_space, config.id)
     _try(env, actions.decode(actions.actions.sample(np.random.default_rng(0), (1,)))[0], config)
-    calls.close(env, f"env.id={config.id!r}")
+    calls.call_close(env, f"env.id={config.id!r}")
     return EnvSpec(
         id=config.id,
         observation=encoding.struct,
@@ -125,7 +125,7 @@ class GymnasiumPool:
         picture = batch.picture(env) if isinstance(batch, EnvBatch) else None
         if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
             raise ConfigError(
-                f"The environment's render() gives no picture: found {calls.describe(picture)}; expected "
+                f"The environment's render() gives no picture: found {calls.describe_value(picture)}; expected "
                 "uint8[H, W, 3]."
             )
         return picture
@@ -161,7 +161,7 @@ def _try(env: gymnasium.Env, action: Any, config: EnvConfig) -> None:
     call = named_caller(name)
     try:
         check_fits(space, call("reset", _reset, env), "reset")
-        check_fits(space, call("step", calls.step, env, action)[0], "step")
+        check_fits(space, call("step", calls.call_step, env, action)[0], "step")
     except WrongReturn as error:
         raise ConfigError(f"{name}: {error}") from error
     except EnvFailure as error:
@@ -173,7 +173,7 @@ def _try(env: gymnasium.Env, action: Any, config: EnvConfig) -> None:
 def _reset(env: gymnasium.Env) -> Any:
     """The first observation of a seeded episode."""
     try:
-        return calls.reset(env, seed=0)
+        return calls.call_reset(env, seed=0)
     except TypeError as error:
         if "seed" not in str(error):
             raise

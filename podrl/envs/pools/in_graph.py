@@ -1,6 +1,6 @@
 """Environments in JAX, inside the compiled program or on the host: what their sources build on.
 
-A source of them writes two pure functions of *one* environment, its reset and its step. `make_environment` makes many
+A source of them writes two pure functions of *one* environment, its reset and its step. `make_many` makes many
 of it and keeps podrl's reset rule; `DevicePool` steps these on the host's CPU, behind the interface of any other pool.
 """
 
@@ -53,7 +53,7 @@ class EpisodesState:
     ended: jax.Array
 
 
-def make_environment(reset: Reset, step: Step) -> JaxEnvironment:
+def make_many(reset: Reset, step: Step) -> JaxEnvironment:
     """Many environments that keep podrl's reset rule, of one that does not reset itself.
 
     Both functions are computed in every step, as no environment of a batch can go another way than the others; a key

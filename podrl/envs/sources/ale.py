@@ -15,7 +15,7 @@ from typing import Any
 
 from podrl.config.config import ENV_SETTINGS, EnvConfig, check, check_not_a_setting, did_you_mean
 from podrl.config.ranges import check_option
-from podrl.envs.pools.gymnasium_pool import GymnasiumPool, describe, make_batch
+from podrl.envs.pools.gymnasium_pool import GymnasiumPool, make_batch, try_out
 from podrl.envs.settings import wrapper_facts
 from podrl.envs.source import EvaluationProtocol
 from podrl.envs.workers.atari import AtariRecipe
@@ -43,7 +43,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
         ConfigError: on an unknown game or option, or if a package is missing.
     """
     recipe = _recipe(config)
-    return describe(recipe.make, config, frames_per_step=recipe.frame_skip)
+    return try_out(recipe.make, config, frames_per_step=recipe.frame_skip)
 
 
 def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:

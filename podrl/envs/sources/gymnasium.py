@@ -14,11 +14,11 @@ from typing import Any
 import gymnasium
 
 from podrl.config.config import ENV_SETTINGS, EnvConfig, check
-from podrl.envs.pools.gymnasium_pool import GymnasiumPool, describe, make_batch
+from podrl.envs.pools.gymnasium_pool import GymnasiumPool, make_batch, try_out
 from podrl.envs.settings import wrapper_facts
 from podrl.envs.source import EvaluationProtocol, option_facts
 from podrl.envs.workers import making
-from podrl.envs.workers.calls import close
+from podrl.envs.workers.calls import call_close
 from podrl.envs.workers.making import Recipe, time_limits
 from podrl.types import EnvSpec
 
@@ -38,7 +38,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
         ConfigError: on an unknown environment or option, one that podrl cannot train on, or one that does not keep to
             Gymnasium's interface.
     """
-    return describe(_recipe(config).make, config)
+    return try_out(_recipe(config).make, config)
 
 
 def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:
@@ -66,7 +66,7 @@ def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: i
 
 def option_hints(config: EnvConfig) -> dict[str, Any]:
     """A type hint for each argument that the environment's constructor names. Raises as `make_spec`."""
-    return making.option_hints(config.id)
+    return making.constructor_hints(config.id)
 
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
@@ -78,7 +78,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     env = dataclasses.replace(config, max_episode_steps=0, training_wrappers=())
     made = _recipe(env).make()
     limit = _time_limit(made)
-    close(made, f"env.id={env.id!r}")
+    call_close(made, f"env.id={env.id!r}")
     return EvaluationProtocol(
         env=env,
         facts={"max_episode_steps": "none" if limit is None else limit} | wrapper_facts(config) | option_facts(config),

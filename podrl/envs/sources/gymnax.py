@@ -27,8 +27,7 @@ import jax
 from jax import numpy as jnp
 
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
-from podrl.envs.pools.in_graph import DevicePool, Transition
-from podrl.envs.pools.in_graph import make_environment as make_many
+from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
 from podrl.envs.source import EvaluationProtocol, JaxEnvironment, option_facts
 from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, EnvSpec, PyTree
 

@@ -79,7 +79,7 @@ class EnvBatch:
         """Opens an episode in every environment, with its seed; returns the observations as `Steps` has them."""
         self._ended[:] = False
         opened = [
-            self._call(row, "reset", lambda: calls.reset(env, seed=self._seeds[row]))  # noqa: B023 (called at once)
+            self._call(row, "reset", lambda: calls.call_reset(env, seed=self._seeds[row]))  # noqa: B023 (called at once)
             for row, env in enumerate(self._envs)
         ]
         return self._stack(opened, np.ones(len(self._envs), bool))
@@ -116,14 +116,14 @@ class EnvBatch:
         while self._envs:
             env, row = self._envs.pop(), len(self._envs)
             self._on_turn(self._first_index + row)
-            calls.close(env, self._names[row])
+            calls.call_close(env, self._names[row])
 
     def _step(self, row: int, action: Any) -> tuple[Any, float, bool, bool]:
         """Observation, reward, terminated and truncated of one environment."""
         env = self._envs[row]
         if self._ended[row]:
-            return self._call(row, "reset", calls.reset, env), 0.0, False, False
-        return self._call(row, "step", calls.step, env, action)
+            return self._call(row, "reset", calls.call_reset, env), 0.0, False, False
+        return self._call(row, "step", calls.call_step, env, action)
 
     def _call(self, row: int, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls an environment, and names it if it fails."""

@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from podrl.config.config import ConfigError
-from podrl.runtime.process_exit import describe as describe_error
+from podrl.runtime.process_exit import describe_error
 
 Caller = Callable[..., Any]  # (what, function, *arguments) -> what the function returns.
 
@@ -75,7 +75,7 @@ def _hint(error: BaseException) -> str:
     return ""
 
 
-def close(env: gymnasium.Env, name: str) -> None:
+def call_close(env: gymnasium.Env, name: str) -> None:
     """Closes an environment that is done with; what it raises is logged, as nothing depends on it."""
     try:
         env.close()
@@ -83,33 +83,35 @@ def close(env: gymnasium.Env, name: str) -> None:
         logging.warning("%s failed in close: %s. The run goes on.", name, describe_error(error))
 
 
-def reset(env: gymnasium.Env, **options: Any) -> Any:
+def call_reset(env: gymnasium.Env, **options: Any) -> Any:
     """The first observation of an episode.
 
     Raises:
-        WrongReturn: if `reset` returns something else.
+        WrongReturn: if `call_reset` returns something else.
     """
     opened: Any = env.reset(**options)
     if not (isinstance(opened, tuple) and len(opened) == 2 and isinstance(opened[1], dict)):
-        raise WrongReturn(f"reset() must return (observation, info), info a dictionary; found {describe(opened)}.")
+        raise WrongReturn(
+            f"reset() must return (observation, info), info a dictionary; found {describe_value(opened)}."
+        )
     return opened[0]
 
 
-def step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool]:
+def call_step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool]:
     """Observation, reward, terminated and truncated of a step.
 
     Raises:
-        WrongReturn: if `step` returns something else.
+        WrongReturn: if `call_step` returns something else.
     """
     stepped: Any = env.step(action)
     if not (isinstance(stepped, tuple) and len(stepped) == 5):
         raise WrongReturn(
-            f"step() must return (observation, reward, terminated, truncated, info); found {describe(stepped)}."
+            f"step() must return (observation, reward, terminated, truncated, info); found {describe_value(stepped)}."
         )
     observation, reward, terminated, truncated, _ = stepped
     number = _number(reward)
     if number is None:
-        raise WrongReturn(f"step() must return a number as reward; found {describe(reward)}.")
+        raise WrongReturn(f"step() must return a number as reward; found {describe_value(reward)}.")
     ends = [flag if type(flag) is bool else _number(flag) for flag in (terminated, truncated)]
     if not all(end in (0, 1) for end in ends):
         raise WrongReturn(
@@ -132,7 +134,7 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def describe(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Type, and shape or number of entries."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
@@ -144,6 +146,6 @@ def describe(value: Any) -> str:
 def misfit(space: gymnasium.Space, observation: Any, error: Exception) -> str:
     """Says that an observation does not fit into its space, and why."""
     return (
-        f"returned an observation of {describe(observation)}, which does not fit into {space}: "
+        f"returned an observation of {describe_value(observation)}, which does not fit into {space}: "
         f"{' '.join(str(error).split())}."
     )

@@ -15,8 +15,8 @@ from gymnasium.envs.registration import load_env_creator
 
 from podrl.config.config import ConfigError, check, did_you_mean
 from podrl.config.user_modules import add_working_folder
-from podrl.envs.workers.signatures import argument_hints, check_arguments, takes
-from podrl.runtime.process_exit import describe
+from podrl.envs.workers.signatures import argument_hints, check_arguments, takes_argument
+from podrl.runtime.process_exit import describe_error
 
 # What registered environments raise about options that they do not like, or packages that they miss.
 _REFUSALS = (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError)
@@ -77,7 +77,7 @@ class Recipe:
         arguments = copy.deepcopy(dict(self.arguments))  # An environment may change what it is given.
         if self.render_mode is not None:
             check(
-                takes(creator, "render_mode"),
+                takes_argument(creator, "render_mode"),
                 f"env.id={self.id!r} has no pictures: its constructor takes no render_mode.",
             )
             arguments["render_mode"] = self.render_mode
@@ -93,7 +93,7 @@ class Recipe:
         return env
 
 
-def option_hints(env_id: str) -> dict[str, Any]:
+def constructor_hints(env_id: str) -> dict[str, Any]:
     """A type hint for each argument that the environment's constructor names; see `argument_hints`.
 
     Raises:
@@ -118,7 +118,7 @@ def _load(env_id: str, spec: Any) -> Any:
         return load_env_creator(spec.entry_point)
     except (Exception, SystemExit) as error:
         module = spec.entry_point.partition(":")[0]
-        reason = " ".join(describe(error).split())
+        reason = " ".join(describe_error(error).split())
         raise ConfigError(f"Gymnasium cannot make env.id={env_id!r}: its module {module!r}: {reason}") from error
 
 
@@ -236,7 +236,7 @@ def _import(name: str, key: str) -> ModuleType:
             raise ConfigError(unknown) from None
         raise ConfigError(f"{key}: module {name!r} needs a module that is not installed: {error}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{key}: module {name!r} failed while it was imported: {describe(error)}") from error
+        raise ConfigError(f"{key}: module {name!r} failed while it was imported: {describe_error(error)}") from error
 
 
 def _is_env_class(value: Any) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 from podrl.config.user_modules import ROOT
 from podrl.envs.workers.batch import Steps
 from podrl.envs.workers.calls import EnvFailure
-from podrl.envs.workers.progress import Progress
+from podrl.envs.workers.progress import BusyEnvironment
 from podrl.runtime.stop_signals import held_back
 from podrl.runtime.waiting import Patience
 
@@ -45,7 +45,7 @@ class _Worker:
 
     process: subprocess.Popen[bytes]
     connection: Connection
-    progress: Progress
+    progress: BusyEnvironment
     first: int
     last: int
 
@@ -191,7 +191,7 @@ def _join(parts: Sequence[Any]) -> Any:
 def _start(first: int, last: int) -> _Worker:
     """A process for environments `first` to `last`, which has none yet."""
     ours, theirs = Pipe()
-    progress = Progress()
+    progress = BusyEnvironment()
     try:
         with held_back():
             process = subprocess.Popen(

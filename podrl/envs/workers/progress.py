@@ -12,7 +12,7 @@ _FORMAT = struct.Struct("i")
 _NONE = -1
 
 
-class Progress:
+class BusyEnvironment:
     """One number in shared memory."""
 
     def __init__(self, fd: int | None = None):

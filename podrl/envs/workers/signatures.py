@@ -29,7 +29,7 @@ def check_arguments(env_id: str, creator: Callable[..., Any], arguments: Mapping
     check(not missing, f"env.options.{(missing or [''])[0]} is missing: env.id={env_id!r} needs it.")
 
 
-def takes(creator: Callable[..., Any], name: str) -> bool:
+def takes_argument(creator: Callable[..., Any], name: str) -> bool:
     """Whether a class or function takes an argument of that name."""
     parameters = _parameters(creator) or {}
     return name in parameters or _takes_all(parameters)

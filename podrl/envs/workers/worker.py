@@ -18,7 +18,7 @@ from typing import Any
 
 from podrl.config.user_modules import give_way
 from podrl.envs.workers.batch import EnvBatch
-from podrl.envs.workers.progress import Progress
+from podrl.envs.workers.progress import BusyEnvironment
 from podrl.runtime import stop_signals
 from podrl.runtime.signal_handlers import KeptHandlers
 from podrl.runtime.streams import keep_printing
@@ -39,10 +39,10 @@ def main(connection_fd: int, progress_fd: int) -> None:
     faulthandler.enable()  # A crash shows the environment's name in its stack.
     with KeptHandlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)) as kept:
         threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
-        _serve(Connection(connection_fd), Progress(progress_fd), kept)
+        _serve(Connection(connection_fd), BusyEnvironment(progress_fd), kept)
 
 
-def _serve(connection: Connection, progress: Progress, kept: KeptHandlers) -> None:
+def _serve(connection: Connection, progress: BusyEnvironment, kept: KeptHandlers) -> None:
     """Answers requests until the connection ends, and closes the environments."""
     batch: EnvBatch | None = None
     while (request := _receive(connection)) is not None:

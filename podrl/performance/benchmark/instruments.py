@@ -140,7 +140,7 @@ def process_age_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK")
 
 
-class Yardsticks:
+class MachineSpeed:
     """What the machine can do, measured in every repeat: it tells a slow program from a slow machine."""
 
     def __init__(self) -> None:

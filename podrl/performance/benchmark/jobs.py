@@ -21,7 +21,7 @@ import jax
 from podrl.config.config import Config, check
 from podrl.config.user_modules import ROOT
 from podrl.experience.schedule import warm_up_updates
-from podrl.performance.benchmark.instruments import Yardsticks, describe_machine, spread
+from podrl.performance.benchmark.instruments import MachineSpeed, describe_machine, spread
 from podrl.performance.benchmark.stages import make_parts
 from podrl.runs.records import Rows
 from podrl.runtime.temporary import temporary_folder
@@ -72,7 +72,7 @@ def measure_jobs(
     show_phase("compiling")
     topology = dataclasses.replace(config.topology, **_on_all(config, devices))
     parts = make_parts(dataclasses.replace(config, topology=topology))
-    yardsticks = Yardsticks()
+    yardsticks = MachineSpeed()
     warm_up = warm_up_updates(parts.config)
     rates: dict[int, list[float]] = {count: [] for count in process_counts}
     for repeat in range(repeats):

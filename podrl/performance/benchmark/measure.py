@@ -30,7 +30,7 @@ from typing import Any
 from podrl.config.config import Config
 from podrl.config.config_dict import to_dict
 from podrl.learning.sharding import describe_split
-from podrl.performance.benchmark.instruments import Sample, Yardsticks, describe_machine, peak_memory_bytes, spread
+from podrl.performance.benchmark.instruments import MachineSpeed, Sample, describe_machine, peak_memory_bytes, spread
 from podrl.performance.benchmark.stages import (
     Parts,
     make_parts,
@@ -52,7 +52,7 @@ PLAIN = "plain"
 Stage = Callable[[float], Sample]  # (seconds to run for) -> what happened
 
 
-def measure(
+def measure_run(
     config: Config,
     *,
     repeats: int,
@@ -92,7 +92,7 @@ def measure(
                 memory = peak_memory_bytes()  # Of a run: the other stages hold a second set of everything.
                 show_phase("opening the other stages")
                 stages = open_stages(parts, stack)
-                yardsticks = Yardsticks()
+                yardsticks = MachineSpeed()
             for name, time_stage in stages.items():
                 show_phase(f"repeat {repeat + 1} of {repeats}: {name}")
                 samples[name].append(time_stage(seconds))
@@ -103,7 +103,9 @@ def measure(
         "machine": machine | yardsticks.describe(),
         "first_update_s": first_update_s,
         "peak_memory_bytes": memory,
-        "stages": {name: summarize(samples[name], parts.spec.frames_per_step) for name in [*stages, END_TO_END]},
+        "stages": {
+            name: summarize_samples(samples[name], parts.spec.frames_per_step) for name in [*stages, END_TO_END]
+        },
         "end_to_end": (
             relate_to_plain(samples)
             if parts.is_fused
@@ -112,7 +114,7 @@ def measure(
     }
 
 
-def compare(
+def compare_configs(
     config: Config,
     other: Config,
     *,
@@ -140,7 +142,7 @@ def compare(
     configs = {"A": config, "B": other}
     show_phase("compiling")
     parts = {name: make_parts(configs[name]) for name in configs}
-    yardsticks = Yardsticks()
+    yardsticks = MachineSpeed()
     samples: dict[str, list[Sample]] = defaultdict(list)
     for repeat in range(repeats):
         for name in configs:
@@ -153,7 +155,7 @@ def compare(
         "seconds": seconds,
         "machine": machine | yardsticks.describe(),
         "runs": {
-            name: describe_run(configs[name], parts[name]) | summarize(samples[name], frames_per_step[name])
+            name: describe_run(configs[name], parts[name]) | summarize_samples(samples[name], frames_per_step[name])
             for name in configs
         },
         "ratio": relate_runs(samples, frames_per_step),
@@ -196,7 +198,7 @@ def split_first_update(import_s: float, compile_s: float, run_s: float) -> dict[
     """Where the time from the process's start to the end of the first update goes.
 
     Args:
-        import_s: seconds before `measure` was called.
+        import_s: seconds before `measure_run` was called.
         compile_s: seconds of `run_s` that compiling took.
         run_s: seconds of making the parts and of the first update.
     """
@@ -230,7 +232,7 @@ def open_stages(parts: Parts, stack: contextlib.ExitStack) -> dict[str, Stage]:
     return stages
 
 
-def summarize(samples: Sequence[Sample], frames_per_step: int) -> dict[str, Any]:
+def summarize_samples(samples: Sequence[Sample], frames_per_step: int) -> dict[str, Any]:
     """A stage's rates and costs over its repeats."""
     rates = [sample.env_steps_per_second for sample in samples]
     return {

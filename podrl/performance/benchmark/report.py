@@ -23,16 +23,16 @@ STAGES = {
 }
 
 
-def show(console: Console, report: Mapping[str, Any]) -> None:
+def show_benchmark(console: Console, report: Mapping[str, Any]) -> None:
     """Prints the report of `benchmark.measure`."""
     for line in _heading(report):
         console.print(line, soft_wrap=True)
-    print_table(console, make_table(report, plain=not console.is_terminal))
+    print_table(console, make_stages_table(report, plain=not console.is_terminal))
     for line in conclusions(report):
         console.print(line, soft_wrap=True)
 
 
-def show_comparison(console: Console, report: Mapping[str, Any]) -> None:
+def show_config_comparison(console: Console, report: Mapping[str, Any]) -> None:
     """Prints the report of `benchmark.compare`."""
     for name, run in report["runs"].items():
         title, layout = _heading(run)
@@ -83,7 +83,7 @@ def make_jobs_table(report: Mapping[str, Any], *, plain: bool) -> Table:
     return table
 
 
-def make_table(report: Mapping[str, Any], *, plain: bool) -> Table:
+def make_stages_table(report: Mapping[str, Any], *, plain: bool) -> Table:
     """A row per stage, with median, min and max over the repeats; `plain` is Markdown, one line per row."""
     table = _empty_table("stage", ("env steps/s", "frames/s", "core-us/step", "cores"), plain=plain)
     between = _between(plain)

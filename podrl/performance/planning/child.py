@@ -13,7 +13,7 @@ import jax
 from podrl.runtime import stop_signals
 from podrl.runtime.machine import keep_freed_memory, suit_xla_to_cpu
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _LIMIT_S = 1200.0  # Longer than measuring and tracing take.
 
@@ -47,7 +47,7 @@ class Child:
             self._process.kill()
             self._process.join()
 
-    def ask(self, function: Callable[..., T], *arguments: Any, limit_s: float = _LIMIT_S) -> T:
+    def ask(self, function: Callable[..., _T], *arguments: Any, limit_s: float = _LIMIT_S) -> _T:
         """What a function returns there; raises what it raises.
 
         Args:

@@ -19,7 +19,7 @@ _SCALING_BOOK = "jax-ml.github.io/scaling-book"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Host:
+class HostSpec:
     """A machine with some chips in it.
 
     Attributes:
@@ -64,17 +64,17 @@ class Chip:
     interconnect_bytes_per_s: float
     interconnect_spans_hosts: bool
     largest_slice: int | None
-    hosts: tuple[Host, ...]
+    hosts: tuple[HostSpec, ...]
     source: str
 
     @property
-    def slice_host(self) -> Host:
+    def slice_host(self) -> HostSpec:
         """The host of slices that have more than one."""
         return self.hosts[-1]
 
 
-def _tpu_host(chips: int, vcpus: int, link_bytes_per_s: float) -> Host:
-    return Host(chips=chips, vcpus=vcpus, link_bytes_per_s=link_bytes_per_s, network_bytes_per_s=25 * _GB)
+def _tpu_host(chips: int, vcpus: int, link_bytes_per_s: float) -> HostSpec:
+    return HostSpec(chips=chips, vcpus=vcpus, link_bytes_per_s=link_bytes_per_s, network_bytes_per_s=25 * _GB)
 
 
 CHIPS = {
@@ -151,7 +151,7 @@ CHIPS = {
             interconnect_bytes_per_s=300 * _GB,
             interconnect_spans_hosts=False,
             largest_slice=None,
-            hosts=(Host(chips=8, vcpus=96, link_bytes_per_s=25 * _GB, network_bytes_per_s=12.5 * _GB),),
+            hosts=(HostSpec(chips=8, vcpus=96, link_bytes_per_s=25 * _GB, network_bytes_per_s=12.5 * _GB),),
             source="NVIDIA's A100 data sheet (dense): 312 TFLOP/s bfloat16, 156 TF32, 80 GB at 2,039 GB/s, NVLink 600 "
             "GB/s both ways, PCIe 4. Host as Google Cloud's a2-ultragpu-8g: 96 vCPUs, 100 Gb/s.",
         ),
@@ -166,7 +166,7 @@ CHIPS = {
             interconnect_bytes_per_s=450 * _GB,
             interconnect_spans_hosts=False,
             largest_slice=None,
-            hosts=(Host(chips=8, vcpus=208, link_bytes_per_s=50 * _GB, network_bytes_per_s=125 * _GB),),
+            hosts=(HostSpec(chips=8, vcpus=208, link_bytes_per_s=50 * _GB, network_bytes_per_s=125 * _GB),),
             source="NVIDIA's H100 data sheet (dense): 989 TFLOP/s bfloat16, 495 TF32, 80 GB at 3,350 GB/s, NVLink 900 "
             "GB/s both ways, PCIe 5. Host as Google Cloud's a3-highgpu-8g: 208 vCPUs, 1,000 Gb/s.",
         ),
@@ -181,7 +181,7 @@ CHIPS = {
             interconnect_bytes_per_s=450 * _GB,
             interconnect_spans_hosts=False,
             largest_slice=None,
-            hosts=(Host(chips=8, vcpus=224, link_bytes_per_s=50 * _GB, network_bytes_per_s=400 * _GB),),
+            hosts=(HostSpec(chips=8, vcpus=224, link_bytes_per_s=50 * _GB, network_bytes_per_s=400 * _GB),),
             source="NVIDIA's H200 data sheet (dense): 989 TFLOP/s bfloat16, 495 TF32, 141 GB at 4,800 GB/s, NVLink 900 "
             "GB/s both ways, PCIe 5. Host as Google Cloud's a3-ultragpu-8g: 224 vCPUs, 3,200 Gb/s between GPUs.",
         ),

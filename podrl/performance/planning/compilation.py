@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from podrl.assembly import Assembly, assemble, make_agent
+from podrl.assembly import Assembly, assemble, make_wrapped_agent
 from podrl.config.config import Config, check
 from podrl.envs.source import make_environment
 from podrl.experience.layout import Layout
@@ -270,7 +270,7 @@ def _cost_run(
     act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1, shared["parameter_bytes"])
     mesh = _stand_in(topology.learner, devices)
     network, rules = make_split_network(config, spec, mesh)
-    learner = make_learner(config, make_agent(config, network, spec), mesh, rules)
+    learner = make_learner(config, make_wrapped_agent(config, network, spec), mesh, rules)
     rollouts = rollout_shapes(unroller, layout)
     state_bytes = sum(map(shard_bytes, jax.tree.leaves(learner.state_shape)))
     update = measure(learner.trace(rollouts), topology.learner.size, state_bytes)

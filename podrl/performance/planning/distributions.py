@@ -20,7 +20,7 @@ _SHRINK = 0.85  # what each of these groups leaves of the samples above it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Distribution:
+class Durations:
     """Values, in seconds, and how likely each is.
 
     Attributes:
@@ -102,11 +102,11 @@ class Distribution:
             return np.full(shape, self.values[0])
         return self._array[self._find(generator.random(shape))]
 
-    def scaled(self, factor: float) -> "Distribution":
+    def scaled(self, factor: float) -> "Durations":
         """Of something that takes so many times as long."""
         return dataclasses.replace(self, values=tuple(factor * value for value in self.values))
 
-    def with_stragglers(self, probability: float, factor: float) -> "Distribution":
+    def with_stragglers(self, probability: float, factor: float) -> "Durations":
         """The same, but that each draw takes `factor` times as long with this probability."""
         check(
             0 <= probability <= 1 and factor >= 1,
@@ -116,7 +116,7 @@ class Distribution:
         weights = np.concatenate([(1 - probability) * np.asarray(self.weights), probability * np.asarray(self.weights)])
         return _ordered(values, weights)
 
-    def stretched(self, factor: float, largest_of: float = 1.0) -> "Distribution":
+    def stretched(self, factor: float, largest_of: float = 1.0) -> "Durations":
         """The typical value times `factor`, what draws exceed it by as before, and the largest of so many draws.
 
         So a pool's step scales with its environments and threads: the work of all is divided over threads, but an
@@ -149,10 +149,10 @@ def _edges(count: int) -> np.ndarray:
     return np.unique(np.concatenate([body, tail, [count]]))
 
 
-def _ordered(values: np.ndarray, weights: np.ndarray) -> Distribution:
+def _ordered(values: np.ndarray, weights: np.ndarray) -> Durations:
     """Without what is too unlikely to be drawn at all."""
     order = np.argsort(values, kind="stable")
     values, weights = values[order], weights[order]
     likely = weights > 1e-15
     weights = weights[likely] / weights[likely].sum()
-    return Distribution(values=tuple(values[likely].tolist()), weights=tuple(weights.tolist()))
+    return Durations(values=tuple(values[likely].tolist()), weights=tuple(weights.tolist()))

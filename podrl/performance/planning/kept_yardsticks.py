@@ -14,7 +14,7 @@ from podrl.config.config_dict import differences
 from podrl.mistakes import shorten
 from podrl.performance.planning.yardsticks import FIT, Yardsticks
 from podrl.runs.workdir import write_json
-from podrl.studies.machine import describe_machine
+from podrl.studies.machine import describe_host
 
 YARDSTICKS = "yardsticks.json"
 
@@ -29,7 +29,7 @@ def keep_yardsticks(path: epath.Path, processes: Sequence[int], measure: Callabl
         processes: numbers of them that the study has jobs of.
         measure: measures this machine.
     """
-    now = {**describe_machine(), "fit": FIT, "processes": sorted({*processes})}
+    now = {**describe_host(), "fit": FIT, "processes": sorted({*processes})}
     if path.exists():
         try:
             kept = json.loads(path.read_text())

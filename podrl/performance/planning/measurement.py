@@ -29,8 +29,8 @@ from podrl.experience.episodes import EpisodeTracker
 from podrl.experience.transfer import ParameterStore, rollout_to_learner
 from podrl.performance.benchmark.instruments import Clocks, Sample, describe_machine
 from podrl.performance.benchmark.stages import Parts, make_parts, open_pools, record_rollouts
-from podrl.performance.planning.distributions import Distribution
-from podrl.performance.planning.system import Host, Work
+from podrl.performance.planning.distributions import Durations
+from podrl.performance.planning.system import HostLoad, HostWork
 
 _WARMUP_CALLS = 3
 _LEAST_CALLS = 5  # Beyond those, however long they take.
@@ -52,7 +52,7 @@ class Measurements:
         facts: config and machine, for people.
     """
 
-    host: Host
+    host: HostLoad
     cores: int
     env_threads: int
     reductions: int
@@ -73,9 +73,9 @@ class Measurements:
         Raises:
             ValueError: if it is something else; or KeyError, TypeError or ConfigError, which is a ValueError.
         """
-        works: dict[str, Any] = {name: Work.from_json(found["works"][name]) for name in _WORKS}
+        works: dict[str, Any] = {name: HostWork.from_json(found["works"][name]) for name in _WORKS}
         return cls(
-            host=Host(**found["host"], **works),
+            host=HostLoad(**found["host"], **works),
             **{name: found[name] for name in ("cores", "env_threads", "reductions", "gradient_bytes", "facts")},
         )
 
@@ -98,7 +98,9 @@ class Measurements:
             ) from None
 
 
-def measure(config: Config, seconds: float, *, show_phase: Callable[[str], None] = lambda text: None) -> Measurements:
+def measure_host(
+    config: Config, seconds: float, *, show_phase: Callable[[str], None] = lambda text: None
+) -> Measurements:
     """Measures the host of a job of this config in one process.
 
     Args:
@@ -127,11 +129,11 @@ def measure(config: Config, seconds: float, *, show_phase: Callable[[str], None]
         opened = start.sample(len(timesteps), Clocks.now())
         works |= _time_turns(parts, pools[0][0], timesteps[0], seconds)
     threads = parts.layout.num_actors
-    works["open"] = Work.constant(opened.wall_s / threads, opened.core_s / opened.wall_s)
+    works["open"] = HostWork.constant(opened.wall_s / threads, opened.core_s / opened.wall_s)
     on_cpu = machine["platform"] == "cpu"
     devices = {*parts.actor_devices}, {*parts.topology.local_learner.devices.flat}
     params = jax.tree.leaves(parts.programs.learner.state_shape.params)
-    host = Host(
+    host = HostLoad(
         threads=threads,
         pools=parts.layout.pools_per_actor,
         envs_per_pool=parts.layout.envs_per_pool,
@@ -149,7 +151,7 @@ def measure(config: Config, seconds: float, *, show_phase: Callable[[str], None]
     )
 
 
-def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict[str, Work]:
+def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict[str, HostWork]:
     """Steps, turns, ends of unrolls and transfers, one pool of one thread with nothing beside it."""
     device = parts.actor_devices[0]
     acting, learner = parts.programs.acting[device], parts.programs.learner
@@ -195,7 +197,7 @@ def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict
     return works
 
 
-def _time_learner(parts: Parts, seconds: float) -> dict[str, Work]:
+def _time_learner(parts: Parts, seconds: float) -> dict[str, HostWork]:
     """Updates of one batch again and again, and their parameters' way to an actor."""
     learner, devices = parts.programs.learner, parts.topology.local_actor_devices
     trajectories = actor_threads.join_actors(record_rollouts(parts), parts.topology)
@@ -220,10 +222,10 @@ def _are_few(samples: list[Sample]) -> bool:
     return len(samples) < _WARMUP_CALLS + _LEAST_CALLS
 
 
-def _work(samples: list[Sample]) -> Work:
+def _work(samples: list[Sample]) -> HostWork:
     samples = samples[_WARMUP_CALLS:]
     walls = [sample.wall_s for sample in samples]
-    return Work(seconds=Distribution.of(walls), cores=sum(sample.core_s for sample in samples) / sum(walls))
+    return HostWork(seconds=Durations.of(walls), cores=sum(sample.core_s for sample in samples) / sum(walls))
 
 
 def _sum(one: Sample, other: Sample, sign: int = 1) -> Sample:

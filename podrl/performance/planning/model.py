@@ -1,7 +1,7 @@
 """From what a run's programs cost and what a machine can do, to how fast the run will be.
 
 A roofline of our own: a program takes the longer of its arithmetic and its memory traffic, each at the share of the
-peak that `Machine.achieved` says programs reach. The stages of an update are environments, acting (with a round trip
+peak that `Hardware.achieved` says programs reach. The stages of an update are environments, acting (with a round trip
 between host and device for every step), the rollouts' way to the learner, learning, and the reduction of gradients.
 With a lag of one, stages on different devices overlap, and an update takes as long as the longest of them. If acting is
 synchronous it takes their sum; so it does where a device acts and learns, since programs run there one after the other:
@@ -45,7 +45,7 @@ _LEARN = ("learn_compute", "learn_memory", "interconnect")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Machine:
+class Hardware:
     """What a host and its devices can do.
 
     Attributes:
@@ -123,7 +123,7 @@ def machine_of(
     vcpus: float | None = None,
     achieved: float,
     dispatch_s: float,
-) -> Machine:
+) -> Hardware:
     """What the table says of a slice's hosts.
 
     Args:
@@ -135,7 +135,7 @@ def machine_of(
         dispatch_s: of a call with a round trip to the device.
     """
     chip, host = slice_.chip, slice_.host
-    return Machine(
+    return Hardware(
         flops=chip.flops_float32 if float32 else chip.flops,
         memory_bytes_per_s=chip.memory_bytes_per_s,
         memory_bytes=chip.memory_bytes,
@@ -151,7 +151,7 @@ def machine_of(
 
 
 def predict(
-    run: RunCosts, machine: Machine, *, synchronous: bool | None = None, enough_envs: bool = False
+    run: RunCosts, machine: Hardware, *, synchronous: bool | None = None, enough_envs: bool = False
 ) -> Prediction:
     """How fast a run will be.
 
@@ -206,7 +206,7 @@ def _learn_seconds(stages: Mapping[str, float]) -> float:
     return stages["interconnect"] + max(stages["learn_compute"], stages["learn_memory"])
 
 
-def stage_seconds(run: RunCosts, machine: Machine, *, enough_envs: bool = False) -> dict[str, float]:
+def stage_seconds(run: RunCosts, machine: Hardware, *, enough_envs: bool = False) -> dict[str, float]:
     """Seconds of each stage in an update, by the keys of `LIMITS`.
 
     Args:
@@ -240,7 +240,7 @@ def stage_seconds(run: RunCosts, machine: Machine, *, enough_envs: bool = False)
     return stages
 
 
-def reduction_seconds(run: RunCosts, machine: Machine) -> float:
+def reduction_seconds(run: RunCosts, machine: Hardware) -> float:
     """Of all collectives of an update: each in a ring over the devices that take part in it, and the hops around it."""
     devices = run.learners * run.hosts
     if devices == 1:
@@ -291,7 +291,7 @@ def resize(run: RunCosts, hosts: int, *, weak: bool) -> RunCosts:
     )
 
 
-def scaling(run: RunCosts, machine: Machine, *, weak: bool) -> list[tuple[int, Prediction, float]]:
+def scaling(run: RunCosts, machine: Hardware, *, weak: bool) -> list[tuple[int, Prediction, float]]:
     """From one host to all of them, doubling: (hosts, prediction, efficiency against the fewest).
 
     Numbers of hosts whose devices could not hold their part of the batch are left out.
@@ -312,7 +312,7 @@ def scaling(run: RunCosts, machine: Machine, *, weak: bool) -> list[tuple[int, P
     ]
 
 
-def splits(run: RunCosts, machine: Machine) -> list[tuple[int, int, Prediction]]:
+def splits(run: RunCosts, machine: Hardware) -> list[tuple[int, int, Prediction]]:
     """Ways to split a host's devices: (actors, learners, prediction), the fastest first.
 
     They are those into powers of two, and all devices doing both, as far as the environments divide over them and a
@@ -333,7 +333,7 @@ def splits(run: RunCosts, machine: Machine) -> list[tuple[int, int, Prediction]]
     return sorted(tried, key=rank)
 
 
-def _is_possible(run: RunCosts, actors: int, learners: int, machine: Machine) -> bool:
+def _is_possible(run: RunCosts, actors: int, learners: int, machine: Hardware) -> bool:
     """Whether environments divide (see `make_layout`), layers can be split, and memory is enough."""
     config, (minibatches, _) = run.config, run.config.minibatch_grid
     pools = run.hosts * actors * config.actors.threads_per_device * config.actors.pools_per_thread
@@ -357,7 +357,7 @@ class Needs:
     environments: float
 
 
-def needs(run: RunCosts, machine: Machine) -> Needs:
+def needs(run: RunCosts, machine: Hardware) -> Needs:
     """What a host needs so that environments hardly limit the run: vCPUs, and enough environments for them."""
     unlimited = predict(
         run, dataclasses.replace(machine, env_steps_per_core_s=math.inf), enough_envs=True
@@ -419,14 +419,14 @@ def _with_rows(cost: Cost, factor: float, fixed_traffic: float, fixed_bytes: int
     )
 
 
-def _of_part(machine: Machine, share: float) -> Machine:
+def _of_part(machine: Hardware, share: float) -> Hardware:
     """The machine in a smaller torus, each axis shortened alike."""
     axes: Sequence[int] = machine.shape
     shrink = share ** (1 / len(axes))
     return dataclasses.replace(machine, shape=tuple(max(1, round(axis * shrink)) for axis in axes))
 
 
-def _roofline(cost: Cost, machine: Machine) -> tuple[float, float]:
+def _roofline(cost: Cost, machine: Hardware) -> tuple[float, float]:
     """Seconds of one execution by arithmetic, and by memory traffic."""
     return (
         cost.flops / (machine.flops * machine.achieved),

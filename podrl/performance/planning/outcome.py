@@ -41,7 +41,7 @@ class Account:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SimulatedRun:
     """A simulated run, without its warm-up.
 
     Attributes:

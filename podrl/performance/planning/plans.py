@@ -11,7 +11,7 @@ from podrl.experience.layout import make_layout
 from podrl.mesh import Topology, make_topology
 from podrl.performance.planning.compilation import RunCosts, compile_for_slice, count
 from podrl.performance.planning.costs import OutOfMemory
-from podrl.performance.planning.model import Machine, Needs, Prediction, machine_of, needs, predict, scaling, splits
+from podrl.performance.planning.model import Hardware, Needs, Prediction, machine_of, needs, predict, scaling, splits
 from podrl.performance.planning.remedies import Remedy, try_remedies
 from podrl.performance.planning.slices import Slice, tpu_devices
 
@@ -67,7 +67,7 @@ class Fit:
     """
 
     run: RunCosts
-    machine: Machine
+    machine: Hardware
     prediction: Prediction
     synchronous: Prediction
     needs: Needs

@@ -22,7 +22,7 @@ from podrl.telemetry.tables import print_table
 _NO_GAIN = 1.01  # A split that is faster by less is no advice.
 
 
-def show(console: Console, plan: Plan, price_per_chip_hour: float | None) -> None:
+def show_plan(console: Console, plan: Plan, price_per_chip_hour: float | None) -> None:
     """Prints a plan."""
     plain = not console.is_terminal
     for line in _heading(plan):

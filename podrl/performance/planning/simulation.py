@@ -27,24 +27,24 @@ from podrl.config.config import check_one_of
 from podrl.experience.schedule import Schedule
 from podrl.performance.planning.cores import Cores
 from podrl.performance.planning.events import Environment, Event, Store
-from podrl.performance.planning.outcome import ACTOR_BUCKETS, LEARNER_BUCKETS, Account, Outcome
-from podrl.performance.planning.system import Host, System
+from podrl.performance.planning.outcome import ACTOR_BUCKETS, LEARNER_BUCKETS, Account, SimulatedRun
+from podrl.performance.planning.system import HostLoad, System
 from podrl.performance.planning.unrolls import BLOCK, Stream, draw_unrolls
 from podrl.performance.planning.waits import Barrier, Parameters
 
 GRAINS = ("auto", "step", "unroll")
-WARMUP_UPDATES = 5
+SETTLING_UPDATES = 5
 _FINE_HOSTS = 8  # Up to so many, `auto` simulates every step.
 
-Steps = Generator[Event, Any, None]
+_Steps = Generator[Event, Any, None]
 
 
-def simulate(system: System, *, updates: int = 200, seed: int = 0, grain: str = "auto") -> Outcome:
+def simulate(system: System, *, updates: int = 200, seed: int = 0, grain: str = "auto") -> SimulatedRun:
     """Runs a job for so many updates after its warm-up.
 
     Args:
         system: the job.
-        updates: to look at, after `WARMUP_UPDATES` more.
+        updates: to look at, after `SETTLING_UPDATES` more.
         seed: of every draw; the same gives the same outcome.
         grain: `step`, `unroll`, or `auto`, which is `step` for a few hosts.
 
@@ -67,7 +67,7 @@ class _Job:
 
     def __init__(self, system: System, updates: int, seed: int, *, fine: bool):
         self._system, self._fine = system, fine
-        self._warmup, self._last = WARMUP_UPDATES, WARMUP_UPDATES + updates
+        self._warmup, self._last = SETTLING_UPDATES, SETTLING_UPDATES + updates
         self._env = Environment()
         self._schedule = Schedule(
             first=0,
@@ -93,7 +93,7 @@ class _Job:
         for host in range(system.hosts):
             self._start(host, cores[host // system.hosts_per_machine], np.random.default_rng((seed, host)))
 
-    def run(self) -> Outcome:
+    def run(self) -> SimulatedRun:
         """To the end of the last update that counts."""
         self._env.run(until=self._ended)
         for account in (*self._learners, *self._actors):
@@ -101,7 +101,7 @@ class _Job:
         host, hosts = self._system.host, self._system.hosts
         updates = self._last - self._warmup
         total = sum(self._lags.values())
-        return Outcome(
+        return SimulatedRun(
             env_steps=host.env_steps_per_update * hosts * updates,
             update_s=np.diff(self._ends[self._warmup - 1 : self._last]),
             lag={lag: count / total for lag, count in sorted(self._lags.items())},
@@ -131,13 +131,13 @@ class _Job:
 
     def _act(
         self,
-        host: Host,
+        host: HostLoad,
         cores: Cores,
         generator: np.random.Generator,
         parameters: Parameters,
         handoff: Store,
         account: Account,
-    ) -> Steps:
+    ) -> _Steps:
         """An actor thread."""
         env = self._env
         opening, transfer = Stream(host.open, generator), Stream(host.transfer, generator)
@@ -155,11 +155,11 @@ class _Job:
             yield handoff.put((version, arrives))
 
     def _unrolls_at_once(
-        self, host: Host, cores: Cores, generator: np.random.Generator, account: Account
-    ) -> Generator[Steps, None, None]:
+        self, host: HostLoad, cores: Cores, generator: np.random.Generator, account: Account
+    ) -> Generator[_Steps, None, None]:
         """Unrolls of one thread, each a single event."""
 
-        def unroll(seconds: float, acting: float, stepping: float, busy: float) -> Steps:
+        def unroll(seconds: float, acting: float, stepping: float, busy: float) -> _Steps:
             account.switch("act", self._env.now)
             yield cores.run(seconds, busy, acts=True)
             spent = account.switch("act", self._env.now)
@@ -172,13 +172,13 @@ class _Job:
                 yield unroll(*map(float, drawn))
 
     def _unrolls_by_step(
-        self, host: Host, cores: Cores, generator: np.random.Generator, account: Account
-    ) -> Generator[Steps, None, None]:
+        self, host: HostLoad, cores: Cores, generator: np.random.Generator, account: Account
+    ) -> Generator[_Steps, None, None]:
         """Unrolls of one thread, every turn of them; a pool waits for its turn at the start of each unroll."""
         acts, envs, finishes = (Stream(work, generator) for work in (host.act, host.env, host.finish))
         env = self._env
 
-        def turn(stepping: Event | None, work: Stream) -> Steps:
+        def turn(stepping: Event | None, work: Stream) -> _Steps:
             if stepping is not None and not stepping.processed:
                 account.switch("env", env.now)
                 yield stepping
@@ -195,7 +195,7 @@ class _Job:
             stepping.callbacks.append(count)
             return stepping
 
-        def unroll() -> Steps:
+        def unroll() -> _Steps:
             stepping: list[Event | None] = [None] * host.pools
             for _ in range(host.unroll_length):
                 for pool in range(host.pools):
@@ -210,12 +210,12 @@ class _Job:
     def _learn(
         self,
         index: int,
-        host: Host,
+        host: HostLoad,
         cores: Cores,
         generator: np.random.Generator,
         parameters: Parameters,
         handoffs: list[Store],
-    ) -> Steps:
+    ) -> _Steps:
         """A host's main thread and its share of the learner's devices."""
         env, account, reductions = self._env, self._learners[index], self._system.reductions
         updating, publishing = Stream(host.update, generator), Stream(host.publish, generator)
@@ -245,7 +245,7 @@ class _Job:
                 yield cores.run(saving.draw(), saving.cores)
                 account.switch("wait_rollouts", env.now)
 
-    def _reduce(self, count: int, cores: Cores, account: Account) -> Steps:
+    def _reduce(self, count: int, cores: Cores, account: Account) -> _Steps:
         """A host's part in so many all-reduces: it waits for the last host, and for what messages take of all cores."""
         system, env = self._system, self._env
         wire_s = count * (system.allreduce_s - system.allreduce_core_s)
@@ -259,7 +259,7 @@ class _Job:
         if not system.allreduce_core_s:
             account.move(min(spent, wire_s), "wait_hosts", "allreduce")
 
-    def _publish(self, stream: Stream, cores: Cores, parameters: Parameters, version: int) -> Steps:
+    def _publish(self, stream: Stream, cores: Cores, parameters: Parameters, version: int) -> _Steps:
         yield cores.run(stream.draw(), stream.cores)
         parameters.publish(version)
 

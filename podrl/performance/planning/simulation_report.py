@@ -33,7 +33,7 @@ def show_study(console: Console, report: Mapping[str, Any], measurements: Measur
     plain = not console.is_terminal
     _show_measurements(console, measurements)
     console.print(f"Modelled, none of these jobs was run; {_GRAINS[report['grain']]}:", soft_wrap=True)
-    print_table(console, make_table(report, plain=plain))
+    print_table(console, make_hosts_table(report, plain=plain))
     for line in answers(report):
         console.print(line, soft_wrap=True)
 
@@ -65,7 +65,7 @@ def make_works_table(measurements: Measurements, *, plain: bool) -> Table:
     return table
 
 
-def make_table(report: Mapping[str, Any], *, plain: bool) -> Table:
+def make_hosts_table(report: Mapping[str, Any], *, plain: bool) -> Table:
     """A row for each number of hosts."""
     headings = ("env steps/s", "updates/s", "per host", "learner idle", "waits for hosts", "actors idle")
     more = ("pools idle", "lag", "one slow host", _lag_variant(report))

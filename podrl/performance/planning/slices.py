@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from podrl.config.config import ConfigError, check
-from podrl.performance.planning.chips import Chip, Host, find_chip
+from podrl.performance.planning.chips import Chip, HostSpec, find_chip
 
 # What libtpu would look up in the metadata of a TPU machine; none of it reaches a compiled program. The first keeps it
 # from a lock that two processes with the same chips would fight for: there are none.
@@ -41,7 +41,7 @@ class Slice:
     name: str
     chip: Chip
     shape: tuple[int, ...]
-    host: Host
+    host: HostSpec
 
     @property
     def chips(self) -> int:

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from podrl.performance.benchmark.instruments import spread
-from podrl.performance.planning.outcome import Outcome
+from podrl.performance.planning.outcome import SimulatedRun
 from podrl.performance.planning.simulation import grain_for, simulate
 from podrl.performance.planning.system import Interconnect, System
 
@@ -55,11 +55,11 @@ def run_study(
         seconds = interconnect.allreduce_s(count, gradient_bytes)
         return dataclasses.replace(base, hosts=count, allreduce_s=seconds)
 
-    def outcomes(name: str, case: System) -> list[Outcome]:
+    def outcomes(name: str, case: System) -> list[SimulatedRun]:
         show_phase(f"simulating {case.hosts:,} host(s): {name}")
         return [simulate(case, updates=updates, seed=seed, grain=grain) for seed in range(seeds)]
 
-    def ratio(name: str, case: System, plain: Sequence[Outcome]) -> dict[str, float]:
+    def ratio(name: str, case: System, plain: Sequence[SimulatedRun]) -> dict[str, float]:
         return _ratios(outcomes(name, case), plain)
 
     rows, variants = [], {}
@@ -93,7 +93,7 @@ def run_study(
     }
 
 
-def _row(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _row(outcomes: Sequence[SimulatedRun]) -> dict[str, Any]:
     """A case over its seeds: rates with their spread, and mean shares of time."""
 
     def mean(values: Iterable[float]) -> float:
@@ -120,7 +120,7 @@ def _row(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _ratios(outcomes: Sequence[Outcome], plain: Sequence[Outcome]) -> dict[str, float]:
+def _ratios(outcomes: Sequence[SimulatedRun], plain: Sequence[SimulatedRun]) -> dict[str, float]:
     pairs = zip(outcomes, plain, strict=True)
     return spread([one.env_steps_per_second / other.env_steps_per_second for one, other in pairs])
 

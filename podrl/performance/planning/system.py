@@ -10,12 +10,12 @@ import math
 from typing import Any, Self
 
 from podrl.config.config import check
-from podrl.performance.planning.distributions import Distribution
+from podrl.performance.planning.distributions import Durations
 from podrl.performance.planning.reduction import SMALL_SUMS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Work:
+class HostWork:
     """Something that a host does again and again.
 
     Attributes:
@@ -23,7 +23,7 @@ class Work:
         cores: of the host that it keeps busy meanwhile, on average; 0 for what an accelerator or a wire does.
     """
 
-    seconds: Distribution
+    seconds: Durations
     cores: float = 0.0
 
     def __post_init__(self) -> None:
@@ -33,27 +33,27 @@ class Work:
     @classmethod
     def constant(cls, seconds: float, cores: float = 0.0) -> Self:
         """Takes always the same time."""
-        return cls(seconds=Distribution.constant(seconds), cores=cores)
+        return cls(seconds=Durations.constant(seconds), cores=cores)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
         """What `to_json` made."""
-        return cls(seconds=Distribution.from_json(found["seconds"]), cores=float(found["cores"]))
+        return cls(seconds=Durations.from_json(found["seconds"]), cores=float(found["cores"]))
 
     def to_json(self) -> dict[str, Any]:
         """For a file."""
         return {"seconds": self.seconds.to_json(), "cores": self.cores}
 
-    def scaled(self, factor: float) -> "Work":
+    def scaled(self, factor: float) -> "HostWork":
         """The same, taking so many times as long."""
         return dataclasses.replace(self, seconds=self.seconds.scaled(factor))
 
 
-NOTHING = Work.constant(0.0)
+NOTHING = HostWork.constant(0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Host:
+class HostLoad:
     """What one host does, and how often, for an update.
 
     Attributes:
@@ -77,14 +77,14 @@ class Host:
     pools: int
     envs_per_pool: int
     unroll_length: int
-    env: Work
-    act: Work
-    update: Work
-    finish: Work = NOTHING
-    transfer: Work = NOTHING
-    publish: Work = NOTHING
-    open: Work = NOTHING
-    save: Work = NOTHING
+    env: HostWork
+    act: HostWork
+    update: HostWork
+    finish: HostWork = NOTHING
+    transfer: HostWork = NOTHING
+    publish: HostWork = NOTHING
+    open: HostWork = NOTHING
+    save: HostWork = NOTHING
     shares_device: bool = False
 
     def __post_init__(self) -> None:
@@ -104,27 +104,27 @@ class Host:
         learning = max(self.update.cores, self.save.cores) + self.publish.cores
         return self.threads * (acting + self.pools * self.env.cores) + learning
 
-    def slowed(self, factor: float) -> "Host":
+    def slowed(self, factor: float) -> "HostLoad":
         """A host whose cores are slower; what accelerators and wires do takes as long as before."""
         if factor == 1:
             return self
         works = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         slow: dict[str, Any] = {
-            name: work.scaled(factor) for name, work in works.items() if isinstance(work, Work) and work.cores > 0
+            name: work.scaled(factor) for name, work in works.items() if isinstance(work, HostWork) and work.cores > 0
         }
         return dataclasses.replace(self, **slow)
 
-    def without_waits(self) -> "Host":
+    def without_waits(self) -> "HostLoad":
         """The same host, if its work was measured where it waited for cores: all that it does takes its core time."""
         works = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         own: dict[str, Any] = {
-            name: Work(seconds=work.seconds.scaled(work.cores), cores=1.0)
+            name: HostWork(seconds=work.seconds.scaled(work.cores), cores=1.0)
             for name, work in works.items()
-            if isinstance(work, Work) and 0 < work.cores < 1
+            if isinstance(work, HostWork) and 0 < work.cores < 1
         }
         return dataclasses.replace(self, **own)
 
-    def with_pools(self, envs_per_pool: int, threads_ratio: float = 1.0) -> "Host":
+    def with_pools(self, envs_per_pool: int, threads_ratio: float = 1.0) -> "HostLoad":
         """The same host with other pools; a scaling law, where nothing was measured.
 
         A pool's typical step takes time in proportion to environments over C++ threads; what a late environment adds to
@@ -137,13 +137,13 @@ class Host:
         """
         ratio = envs_per_pool / self.envs_per_pool
         in_proportion = {name: getattr(self, name).scaled(ratio) for name in ("act", "finish", "update", "transfer")}
-        env = Work(
+        env = HostWork(
             seconds=self.env.seconds.stretched(ratio / threads_ratio, largest_of=ratio),
             cores=self.env.cores * threads_ratio,
         )
         return dataclasses.replace(self, envs_per_pool=envs_per_pool, env=env, **in_proportion)
 
-    def with_unroll_length(self, unroll_length: int) -> "Host":
+    def with_unroll_length(self, unroll_length: int) -> "HostLoad":
         """The same host with other unrolls; assumes that updates and transfers take time in proportion."""
         ratio = unroll_length / self.unroll_length
         in_proportion = {name: getattr(self, name).scaled(ratio) for name in ("update", "transfer")}
@@ -209,7 +209,7 @@ class System:
         allreduce_core_s: seconds of these that it keeps a core of every host busy.
     """
 
-    host: Host
+    host: HostLoad
     hosts: int = 1
     cores: float = math.inf
     hosts_per_machine: int = 1

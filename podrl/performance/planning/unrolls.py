@@ -13,7 +13,7 @@ import itertools
 
 import numpy as np
 
-from podrl.performance.planning.system import Host, Work
+from podrl.performance.planning.system import HostLoad, HostWork
 
 BLOCK = 64  # Values drawn at a time, for speed.
 
@@ -35,7 +35,7 @@ class Unrolls:
     cores: np.ndarray
 
 
-def draw_unrolls(host: Host, generator: np.random.Generator, shape: tuple[int, ...]) -> Unrolls:
+def draw_unrolls(host: HostLoad, generator: np.random.Generator, shape: tuple[int, ...]) -> Unrolls:
     """Independent unrolls of one thread each."""
     now = np.zeros(shape)
     acting, stepping = np.zeros(shape), np.zeros(shape)
@@ -64,7 +64,7 @@ class Stream:
         cores: that it keeps busy meanwhile.
     """
 
-    def __init__(self, work: Work, generator: np.random.Generator):
+    def __init__(self, work: HostWork, generator: np.random.Generator):
         """Draws nothing yet."""
         self.cores = work.cores
         self._draws = itertools.chain.from_iterable(

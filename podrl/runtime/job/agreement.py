@@ -17,7 +17,7 @@ from podrl.config.config import MISTAKE, ConfigError
 from podrl.mesh import replicated
 from podrl.runtime.job.job import Job
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def from_first(job: Job, name: str, make: Callable[[], Any], timeout_s: float) -> Any:
@@ -48,7 +48,7 @@ def from_first(job: Job, name: str, make: Callable[[], Any], timeout_s: float) -
     return made
 
 
-def together(job: Job, name: str, make: Callable[[], T], timeout_s: float) -> T:
+def together(job: Job, name: str, make: Callable[[], _T], timeout_s: float) -> _T:
     """What every process makes for itself, unless one of them finds a mistake: then nobody goes on.
 
     Args:
@@ -63,7 +63,7 @@ def together(job: Job, name: str, make: Callable[[], T], timeout_s: float) -> T:
     """
     if job.process_count == 1:
         return make()
-    made: T | None = None
+    made: _T | None = None
     mistake = ""
     try:
         made = make()

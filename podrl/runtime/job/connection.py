@@ -41,7 +41,7 @@ _NAME_S = 15.0  # A name that nobody knows for so long is a mistake.
 _SECRET_S = 10.0  # And so is a secret that differs for so long, in which a job of before would have ended.
 
 
-class Line:
+class Connection:
     """A process's connection to the coordinator."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Line:
     def say(self, **message: Any) -> None:
         """Tells the coordinator; in vain if that is gone."""
         with self._sending, contextlib.suppress(OSError):  # The thread that listens hears of it.
-            self._connection.sendall(wire.encode(**message))
+            self._connection.sendall(wire.encode_message(**message))
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """What the coordinator says, until the connection ends: one of them, or its host, has gone.

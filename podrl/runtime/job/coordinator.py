@@ -46,7 +46,9 @@ from podrl.runtime.job.entrance import Entrance, Stranger
 from podrl.runtime.job.own_credentials import make_credentials
 
 STALE_S = 40  # without a heartbeat, a process is stuck, and JAX aborts it. One without a CPU lasts for 25 s or more.
-BEAT_S = 30  # A heartbeat is sent every half of it. JAX aborts a process if the service does not answer for as long.
+HEARTBEAT_S = (
+    30  # A heartbeat is sent every half of it. JAX aborts a process if the service does not answer for as long.
+)
 SILENT_S = 12.0  # Without an answer, the coordinator is stopped: found out before JAX aborts anything.
 _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _SLOW_S = 600.0  # For those that leave late: JAX's client would abort them as soon as the service is gone.
@@ -248,4 +250,4 @@ class Coordinator:
 
 def _send(member: _Member, **message: Any) -> None:
     with contextlib.suppress(OSError):  # Gone, or stuck: that shows when it is read from.
-        member.connection.sendall(wire.encode(**message))
+        member.connection.sendall(wire.encode_message(**message))

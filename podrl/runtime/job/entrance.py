@@ -173,4 +173,4 @@ class Entrance:
 
     def _send(self, stranger: Stranger, **message: Any) -> None:
         with contextlib.suppress(OSError):  # Gone, which shows when it is read from.
-            stranger.connection.sendall(wire.encode(**message))
+            stranger.connection.sendall(wire.encode_message(**message))

@@ -37,7 +37,7 @@ def prove_both(
     if not wire.is_nonce(theirs):
         raise ValueError("no nonce")
     nonces = (str(theirs), own)
-    connection.sendall(wire.encode(nonce=own, proof=wire.prove(secret, wire.process_to(whose), *nonces)))
+    connection.sendall(wire.encode_message(nonce=own, proof=wire.prove(secret, wire.process_to(whose), *nonces)))
     answer = _next(connection, lines, patience)
     if not wire.is_proof(answer.get("proof"), secret, whose, *nonces):
         raise UnprovenError

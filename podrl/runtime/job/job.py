@@ -24,7 +24,7 @@ from absl import logging
 import jax
 
 from podrl.runtime.interruption import leave
-from podrl.runtime.job.connection import Line
+from podrl.runtime.job.connection import Connection
 from podrl.runtime.job.coordinator import SILENT_S, STALE_S
 from podrl.runtime.job.membership import Membership
 from podrl.runtime.job.messages import capital, was_lost
@@ -62,7 +62,7 @@ class Job:
         membership: Membership,
         hosts: tuple[str, ...],
         *,
-        line: Line | None = None,
+        connection: Connection | None = None,
         client: "Client | None" = None,
         coordinator: subprocess.Popen[bytes] | None = None,
     ):
@@ -72,7 +72,7 @@ class Job:
         self.hosts = hosts
         self.on_loss: Callable[[], None] = lambda: None
         self.exit_code = 1
-        self._line = line
+        self._connection = connection
         self._client = client
         self._coordinator = coordinator
         self._rounds: dict[str, itertools.count[int]] = {}
@@ -84,15 +84,15 @@ class Job:
         self._closed = threading.Event()
         self._ending = False
         self._watching: threading.Thread | None = None
-        if line is not None:
-            threading.Thread(target=self._listen, args=(line,), name="peers", daemon=True).start()
+        if connection is not None:
+            threading.Thread(target=self._listen, args=(connection,), name="peers", daemon=True).start()
 
     def connect(self) -> None:
         """Connects JAX's client, once; that a process is lost meanwhile is heard of already.
 
         If the service does not take it in time, the process ends with a line that says so, before JAX aborts it.
         """
-        if self._line is None or self._client is None:
+        if self._connection is None or self._client is None:
             return
         limit = threading.Timer(CONNECT_S, self._give_up_connecting)
         limit.daemon = True
@@ -101,7 +101,7 @@ class Job:
             self._client.connect()
         finally:
             limit.cancel()
-        arguments = (self._line, self._client)
+        arguments = (self._connection, self._client)
         watching = threading.Thread(target=self._watch, args=arguments, name="peers' heartbeats", daemon=True)
         watching.start()
         self._watching = watching
@@ -172,11 +172,11 @@ class Job:
         From now on the loss of another does not end this one, which has its own end to see to. However that comes, the
         exit code is the one that the others were told.
         """
-        if self._line is None or self._ending:
+        if self._connection is None or self._ending:
             return
         _skip_shutdown(exit_code)
         self._ending = True
-        self._line.say(fail=" ".join(message.split())[:_LONGEST_TEXT], exit_code=exit_code)
+        self._connection.say(fail=" ".join(message.split())[:_LONGEST_TEXT], exit_code=exit_code)
 
     def explain_loss(self, wait_s: float = LOSS_S) -> str | None:
         """After an error that a lost process may have caused: which one, and why.
@@ -190,7 +190,7 @@ class Job:
         Returns:
             The line to end with; None if no process was lost.
         """
-        if self._line is None:
+        if self._connection is None:
             return None
         self._explaining = True
         patience = Patience(wait_s)
@@ -210,9 +210,9 @@ class Job:
             exit_code: with which this process is about to end.
             timeout_s: how long to wait for the others.
         """
-        if self._line is None or self._client is None:
+        if self._connection is None or self._client is None:
             return
-        self._line.say(bye=True)
+        self._connection.say(bye=True)
         patience = Patience(timeout_s)
         while not self._ending and (left_s := patience.left_s()):
             if self._closed.wait(min(_SLICE_S, left_s)):
@@ -228,7 +228,7 @@ class Job:
             return
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.shutdown()
-        self._line.close()
+        self._connection.close()
         if self._watching is not None:
             self._watching.join(timeout=_RETURN_S)  # In a call that ends with the coordinator, when all have come here.
             if self._watching.is_alive():
@@ -258,8 +258,8 @@ class Job:
         me = self.name_of(self.process_index)
         return f"{capital(me)} waited {timeout_s:g} s at {name!r} for {', '.join(missing) or 'no process'}."
 
-    def _listen(self, line: Line) -> None:
-        for message in line.messages():
+    def _listen(self, connection: Connection) -> None:
+        for message in connection.messages():
             if "closed" in message:
                 self._closed.set()
             if "loss" in message:
@@ -268,7 +268,7 @@ class Job:
                 self._end(
                     was_lost(name, message["why"], message["text"], is_this_one=is_this_one), message["exit_code"]
                 )
-            if line.is_silent() and not self._ending:
+            if connection.is_silent() and not self._ending:
                 self._end_without_coordinator()
         if not self._ending and not self._closed.is_set():
             host = self.hosts[0]
@@ -282,7 +282,7 @@ class Job:
             1,
         )
 
-    def _watch(self, line: Line, client: "Client") -> None:
+    def _watch(self, connection: Connection, client: "Client") -> None:
         """Asks JAX's service who sends heartbeats. The call waits for all that do to ask it too."""
         told: set[int] = set()
         while not self._ending and not self._closed.is_set():
@@ -292,7 +292,7 @@ class Job:
                 return  # The service is gone, which the other thread hears of.
             stuck = sorted(set(range(self.process_count)) - alive - told)
             if stuck:
-                line.say(stuck=stuck)
+                connection.say(stuck=stuck)
                 told.update(stuck)
             self._closed.wait(_WATCH_S)
 
@@ -314,7 +314,7 @@ class Job:
 
     def _end_coordinator(self) -> None:
         """Of one that was stopped: it would not end by itself."""
-        if self._coordinator is not None and self._line is not None and self._line.is_silent():
+        if self._coordinator is not None and self._connection is not None and self._connection.is_silent():
             time.sleep(_OTHERS_S)  # For the others to find out by themselves: its end may make JAX abort them.
             self._coordinator.kill()
 

@@ -11,8 +11,8 @@ import jax
 
 from podrl.config.config import MISTAKE, ConfigError
 from podrl.runtime.job.addresses import is_loopback, join_address, meeting_point
-from podrl.runtime.job.connection import Line
-from podrl.runtime.job.coordinator import BEAT_S
+from podrl.runtime.job.connection import Connection
+from podrl.runtime.job.coordinator import HEARTBEAT_S
 from podrl.runtime.job.coordinator_start import start_coordinator
 from podrl.runtime.job.job import JAX_CONNECT_S, Job
 from podrl.runtime.job.local_gpus import share_gpus
@@ -62,7 +62,7 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
     coordinator = start_coordinator(membership, secret) if membership.process_index == 0 else None
     try:
         ended = coordinator.poll if coordinator is not None else lambda: None
-        line = Line(membership, timeout_s, secret, ended, tls)
+        connection = Connection(membership, timeout_s, secret, ended, tls)
     except BaseException as error:
         if coordinator is not None:
             if isinstance(error, TimeoutError):  # It is telling the others, and ends by itself.
@@ -72,12 +72,12 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
             coordinator.wait()
         raise
     with without_proxies(os.environ):
-        client = _make_client(membership, line, environ, secret)
-        job = Job(membership, line.hosts, line=line, client=client, coordinator=coordinator)
+        client = _make_client(membership, connection, environ, secret)
+        job = Job(membership, connection.hosts, connection=connection, client=client, coordinator=coordinator)
         job.connect()
     client.give_to_jax(address, membership.process_index, membership.process_count)
     try:
-        _connect_in_pairs(job, client, line.own_address, secret, timeout_s)
+        _connect_in_pairs(job, client, connection.own_address, secret, timeout_s)
     except BaseException as error:  # Ctrl-C among them: the caller does not have the job yet.
         codes = {ConfigError: MISTAKE, TimeoutError: STALLED, KeyboardInterrupt: INTERRUPTED}
         job.fail(str(error) or type(error).__name__, codes.get(type(error), 1))
@@ -85,22 +85,22 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
     return job
 
 
-def _make_client(membership: Membership, line: Line, environ: Mapping[str, str], secret: bytes) -> "Client":
+def _make_client(membership: Membership, connection: Connection, environ: Mapping[str, str], secret: bytes) -> "Client":
     """Makes JAX's client, once it is clear that it and JAX's service accept each other."""
     from podrl.runtime.job.jax_service import Client
 
     host, port = meeting_point(membership.coordinator or "")
     try:
-        credentials = make_credentials(line.tls, environ, secret)
+        credentials = make_credentials(connection.tls, environ, secret)
         if credentials is not None:
             check_service(credentials, host, port)
             if membership.process_index == 0:
                 logging.info("JAX's coordination service uses mutual TLS (%s certificates).", credentials.kind)
         mtls = credentials.arguments() if credentials is not None else {}
         index = membership.process_index
-        return Client(join_address(host, port), index, connect_s=JAX_CONNECT_S, beat_s=BEAT_S, mtls=mtls)
+        return Client(join_address(host, port), index, connect_s=JAX_CONNECT_S, beat_s=HEARTBEAT_S, mtls=mtls)
     except ConfigError as error:
-        line.say(fail=str(error), exit_code=MISTAKE)
+        connection.say(fail=str(error), exit_code=MISTAKE)
         raise
 
 

@@ -34,7 +34,7 @@ _SOFTWARE = (*LIBRARIES, "python", "commit of podrl", "plugins of jax")
 _DEVICES = ("kind of device", "number of devices")
 
 
-def make_facts(config: Config, flags: Mapping[str, Any]) -> dict[str, str]:
+def make_process_facts(config: Config, flags: Mapping[str, Any]) -> dict[str, str]:
     """What must be the same in every process, as far as it can be known without looking for devices.
 
     Args:
@@ -65,7 +65,7 @@ def check_agreement(job: Job, facts: Mapping[str, str], timeout_s: float) -> flo
 
     Args:
         job: all processes; left, in good order, before an error is raised.
-        facts: of this process, from `make_facts` or `make_device_facts`.
+        facts: of this process, from `make_process_facts` or `make_device_facts`.
         timeout_s: how long to wait for the others' facts.
 
     Returns:
@@ -78,7 +78,7 @@ def check_agreement(job: Job, facts: Mapping[str, str], timeout_s: float) -> flo
     everybody = [json.loads(text) for text in job.exchange("facts", json.dumps(dict(facts)), timeout_s)]
     # All left the exchange at nearly the same time: what the clocks show now differs as they do.
     clocks = [float(text) for text in job.exchange("clock", repr(time.time()), timeout_s)]
-    complaint = compare(everybody, [job.name_of(process) for process in range(job.process_count)])
+    complaint = describe_differences(everybody, [job.name_of(process) for process in range(job.process_count)])
     if complaint:
         job.leave(MISTAKE)
         raise ConfigError(complaint)
@@ -92,7 +92,7 @@ def check_agreement(job: Job, facts: Mapping[str, str], timeout_s: float) -> flo
     return skew_s
 
 
-def compare(everybody: Sequence[Mapping[str, str]], names: Sequence[str]) -> str:
+def describe_differences(everybody: Sequence[Mapping[str, str]], names: Sequence[str]) -> str:
     """One line on what differs and what to do; empty if nothing does.
 
     Args:
@@ -108,7 +108,7 @@ def compare(everybody: Sequence[Mapping[str, str]], names: Sequence[str]) -> str
     return f"{text[:1].upper()}{text[1:]}. {_advice(differing[0])}"
 
 
-def check_workdir(job: Job, workdir: str, timeout_s: float) -> None:
+def check_shared_workdir(job: Job, workdir: str, timeout_s: float) -> None:
     """Checks that all processes see the same folder and may write to it; to be called by all of them.
 
     Args:

@@ -62,10 +62,10 @@ class Lines:
             return None
         line = bytes(self._unread[:end])
         del self._unread[: end + 1]
-        return parse(line)
+        return parse_message(line)
 
 
-def parse(line: bytes) -> dict[str, Any]:
+def parse_message(line: bytes) -> dict[str, Any]:
     """A message.
 
     Raises:
@@ -80,7 +80,7 @@ def parse(line: bytes) -> dict[str, Any]:
     return message
 
 
-def encode(**message: Any) -> bytes:
+def encode_message(**message: Any) -> bytes:
     """A message as a line."""
     return json.dumps(message).encode() + b"\n"
 

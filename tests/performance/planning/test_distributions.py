@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError
-from podrl.performance.planning.distributions import Distribution
+from podrl.performance.planning.distributions import Durations
 
 
 def seeded() -> np.random.Generator:
@@ -13,7 +13,7 @@ def seeded() -> np.random.Generator:
 
 def test_draws_have_the_mean_the_tail_and_the_largest_of_the_samples():
     samples = np.concatenate([seeded().gamma(2.0, 1e-3, 20_000), [0.5]])
-    found = Distribution.of(samples)
+    found = Durations.of(samples)
     assert len(found.values) < 180  # compact
     assert found.mean == pytest.approx(samples.mean(), rel=1e-9)
     assert found.values[-1] == 0.5
@@ -26,18 +26,18 @@ def test_draws_have_the_mean_the_tail_and_the_largest_of_the_samples():
 
 
 def test_few_samples_are_kept_as_they_are():
-    assert Distribution.of([3.0, 1.0, 2.0]) == Distribution(values=(1.0, 2.0, 3.0), weights=(1 / 3,) * 3)
-    assert Distribution.of([2.0]) == Distribution.constant(2.0)
+    assert Durations.of([3.0, 1.0, 2.0]) == Durations(values=(1.0, 2.0, 3.0), weights=(1 / 3,) * 3)
+    assert Durations.of([2.0]) == Durations.constant(2.0)
 
 
 def test_equal_samples_stay_in_order_whatever_is_rounded():
     for value in (0.1, 1e-9, 1 / 3):
-        found = Distribution.of(np.full(1001, value))
+        found = Durations.of(np.full(1001, value))
         assert found.values == pytest.approx([value] * len(found.values))
 
 
 def test_stragglers_raise_the_mean_by_their_share():
-    steady = Distribution.constant(2.0)
+    steady = Durations.constant(2.0)
     late = steady.with_stragglers(0.1, 5.0)
     assert late.mean == pytest.approx(0.9 * 2 + 0.1 * 10)
     assert (late.quantile(0.89), late.quantile(0.95)) == (2.0, 10.0)
@@ -47,7 +47,7 @@ def test_stragglers_raise_the_mean_by_their_share():
 
 
 def test_a_pool_of_more_environments_takes_longer_and_waits_for_the_latest_of_more():
-    step = Distribution(values=(1.0, 1.5, 4.0), weights=(0.5, 0.4, 0.1))  # 3 later than usual, once in ten steps
+    step = Durations(values=(1.0, 1.5, 4.0), weights=(0.5, 0.4, 0.1))  # 3 later than usual, once in ten steps
     double = step.stretched(2.0, largest_of=2.0)
     assert double.values == (2.0, 2.5, 5.0)  # Late by as much as before.
     np.testing.assert_allclose(double.weights, (0.25, 0.56, 0.19))
@@ -56,12 +56,12 @@ def test_a_pool_of_more_environments_takes_longer_and_waits_for_the_latest_of_mo
 
 
 def test_json_brings_it_back():
-    found = Distribution.of(seeded().gamma(2.0, 1e-3, 5000))
-    again = Distribution.from_json(json.loads(json.dumps(found.to_json())))
+    found = Durations.of(seeded().gamma(2.0, 1e-3, 5000))
+    again = Durations.from_json(json.loads(json.dumps(found.to_json())))
     assert again.mean == pytest.approx(found.mean, rel=1e-6)
     with pytest.raises(ConfigError, match="values and weights were expected"):
-        Distribution.from_json({"values": [1.0]})
+        Durations.from_json({"values": [1.0]})
     with pytest.raises(ConfigError, match="ascending"):
-        Distribution(values=(2.0, 1.0), weights=(0.5, 0.5))
+        Durations(values=(2.0, 1.0), weights=(0.5, 0.5))
     with pytest.raises(ConfigError, match=r"sum to 0\.5"):
-        Distribution(values=(2.0,), weights=(0.5,))
+        Durations(values=(2.0,), weights=(0.5,))

@@ -10,7 +10,7 @@ from podrl.learning.update_cost import Collective
 from podrl.performance.planning.compilation import RunCosts
 from podrl.performance.planning.costs import Cost
 from podrl.performance.planning.model import (
-    Machine,
+    Hardware,
     needs,
     predict,
     reduction_seconds,
@@ -23,7 +23,7 @@ from tests.short_runs import make_config
 
 ENVS, LENGTH, HOSTS = 128, 10, 4
 
-MACHINE = Machine(
+MACHINE = Hardware(
     flops=1e12,
     memory_bytes_per_s=1e11,
     memory_bytes=1e10,

@@ -116,7 +116,7 @@ class TestPlan:
     def test_it_has_everything_that_a_person_asks(self, plan):
         assert isinstance(plan.found, Fit)
         console = Console(record=True, width=1000)
-        report.show(console, plan, price_per_chip_hour=2.0)
+        report.show_plan(console, plan, price_per_chip_hour=2.0)
         report.show_summary(console, [plan, plan])
         text = console.export_text()
         for part in (
@@ -135,7 +135,7 @@ class TestPlan:
         console = Console(record=True, width=1000)
         small = dataclasses.replace(catch.network, hidden_sizes=(2,))
         plan = make_plan(dataclasses.replace(catch, network=small), parse_slice("h100:2x2"), ASSUMPTIONS)
-        report.show(console, plan, price_per_chip_hour=2.0)
+        report.show_plan(console, plan, price_per_chip_hour=2.0)
         figures = re.findall(
             r"(?<![\w.])[\d,]*\.?\d+(?:e-\d+)?(?= ?(?:[KMG]?i?B|[kMGT]?FLOP|[mun]s|%|  ))", console.export_text()
         )
@@ -172,7 +172,7 @@ class TestPlan:
         assert fitting[0].arguments.startswith("--config.agent.micro_batches=")
         assert fitting[0].run.update.peak_bytes < 80 * 2**30 < plan.found.shortage.needed_bytes
         console = Console(record=True, width=1000)
-        report.show(console, plan, None)
+        report.show_plan(console, plan, None)
         text = console.export_text()
         assert "Does not fit: needs" in text
         assert f"{fitting[0].arguments} fits" in text

@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError
-from podrl.performance.planning.distributions import Distribution
+from podrl.performance.planning.distributions import Durations
 from podrl.performance.planning.simulation import GRAINS, simulate
-from podrl.performance.planning.system import Host, Interconnect, System, Work
+from podrl.performance.planning.system import HostLoad, HostWork, Interconnect, System
 
-CONSTANT = Work.constant
+CONSTANT = HostWork.constant
 BOTH = pytest.mark.parametrize("grain", ["step", "unroll"])
 
 
-def make_host(**changes) -> Host:
+def make_host(**changes) -> HostLoad:
     """Two pools of which one steps while the other is acted for: an unroll takes 2 * 20 * 2 ms and the last step."""
     works = {"env": CONSTANT(1e-3), "act": CONSTANT(2e-3), "update": CONSTANT(50e-3)}
-    return Host(**{"threads": 1, "pools": 2, "envs_per_pool": 8, "unroll_length": 20, **works, **changes})
+    return HostLoad(**{"threads": 1, "pools": 2, "envs_per_pool": 8, "unroll_length": 20, **works, **changes})
 
 
-def noisy_host(**changes) -> Host:
+def noisy_host(**changes) -> HostLoad:
     """Steps of a gamma distribution, with stragglers; four ms on average."""
-    steps = Distribution.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000)).with_stragglers(2e-3, 10.0)
-    return make_host(**{"env": Work(seconds=steps), "act": CONSTANT(1e-3), **changes})
+    steps = Durations.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000)).with_stragglers(2e-3, 10.0)
+    return make_host(**{"env": HostWork(seconds=steps), "act": CONSTANT(1e-3), **changes})
 
 
 UNROLL_S = 81e-3
@@ -81,7 +81,7 @@ def rate_per_host(system: System, **options) -> float:
 
 
 def test_chance_costs_more_with_more_hosts_and_less_with_longer_unrolls():
-    def kept(host: Host, hosts: int) -> float:
+    def kept(host: HostLoad, hosts: int) -> float:
         case = System(host=host)
         return rate_per_host(dataclasses.replace(case, hosts=hosts), grain="unroll") / rate_per_host(
             case, grain="unroll"
@@ -93,7 +93,7 @@ def test_chance_costs_more_with_more_hosts_and_less_with_longer_unrolls():
     calm = make_host(env=CONSTANT(host.env.seconds.mean), act=CONSTANT(1e-3))
     assert kept(calm, 128) == pytest.approx(1)
     assert kept(host.with_unroll_length(80), 128) > many + 0.03
-    wild = dataclasses.replace(host, env=Work(seconds=host.env.seconds.with_stragglers(5e-3, 20.0)))
+    wild = dataclasses.replace(host, env=HostWork(seconds=host.env.seconds.with_stragglers(5e-3, 20.0)))
     assert kept(wild, 128) < many - 0.03
 
 
@@ -102,7 +102,7 @@ def test_chance_costs_more_with_more_hosts_and_less_with_longer_unrolls():
 def test_the_coarse_grain_agrees_with_the_fine_one(hosts, cores):
     steps = noisy_host().env.seconds
     host = noisy_host(
-        threads=2, env=Work(seconds=steps, cores=0.6), act=CONSTANT(1e-3, 0.9), update=CONSTANT(60e-3, 1.5)
+        threads=2, env=HostWork(seconds=steps, cores=0.6), act=CONSTANT(1e-3, 0.9), update=CONSTANT(60e-3, 1.5)
     )
     case = System(host=host, hosts=hosts, cores=cores)
     fine, coarse = (simulate(case, updates=150, grain=grain) for grain in ("step", "unroll"))

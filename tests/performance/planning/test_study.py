@@ -3,18 +3,22 @@
 import numpy as np
 import pytest
 
-from podrl.performance.planning.distributions import Distribution
+from podrl.performance.planning.distributions import Durations
 from podrl.performance.planning.simulation import simulate
 from podrl.performance.planning.study import run_study
-from podrl.performance.planning.system import Host, Interconnect, System, Work
+from podrl.performance.planning.system import HostLoad, HostWork, Interconnect, System
 
 
 @pytest.fixture
 def system():
     """A host that has fewer cores than it wants, where the grains differ by some percent."""
-    steps = Distribution.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000))
-    works = {"env": Work(seconds=steps, cores=0.6), "act": Work.constant(1e-3, 0.9), "update": Work.constant(6e-2, 1.5)}
-    return System(host=Host(threads=2, pools=2, envs_per_pool=8, unroll_length=20, **works), cores=2.0)
+    steps = Durations.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000))
+    works = {
+        "env": HostWork(seconds=steps, cores=0.6),
+        "act": HostWork.constant(1e-3, 0.9),
+        "update": HostWork.constant(6e-2, 1.5),
+    }
+    return System(host=HostLoad(threads=2, pools=2, envs_per_pool=8, unroll_length=20, **works), cores=2.0)
 
 
 @pytest.mark.parametrize(("hosts", "grain", "other"), [([1, 9], "unroll", "step"), ([1, 2], "step", "unroll")])
