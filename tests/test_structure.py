@@ -45,7 +45,7 @@ def test_a_room_imports_from_rooms_above_it(path):
             assert ROOMS.index(room_of(imported)) <= ROOMS.index(room), f"{path} imports {imported}"
 
 
-@pytest.mark.parametrize("folder", [path.parent for path in ROOT.rglob("__init__.py")], ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", sorted({path.parent for path in ROOT.rglob("*.py")}), ids=lambda path: path.name)
 def test_a_folders_own_file_says_what_it_is_for_and_nothing_else(folder):
     tree = ast.parse((folder / "__init__.py").read_text())
     assert len(tree.body) == 1

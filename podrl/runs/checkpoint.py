@@ -16,16 +16,23 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
-from podrl.runtime import tensorstore_metrics
-from podrl.runs.checkpoint_arrays import check_index, make_records
-from podrl.runs.checkpoint_errors import CheckpointError, explain_damage
-from podrl.runs.checkpoint_facts import JSON_FILE, JSON_ITEMS, ArrayRecord, checkpoint_folder, make_checkpoint_facts, read_return
-from podrl.runs.checkpoint_restore import Share, put_aside, restore, restore_first
 from podrl.config.config import CheckpointConfig
 from podrl.experience.episodes import recorded_return
+from podrl.runs.checkpoint_arrays import check_index, make_records
+from podrl.runs.checkpoint_errors import CheckpointError, explain_damage
+from podrl.runs.checkpoint_facts import (
+    JSON_FILE,
+    JSON_ITEMS,
+    ArrayRecord,
+    checkpoint_folder,
+    make_checkpoint_facts,
+    read_return,
+)
+from podrl.runs.checkpoint_restore import Share, put_aside, restore, restore_first
 from podrl.runs.retention import Preservation
 from podrl.runs.run_files import note_checkpoint
 from podrl.runs.state_arrays import leaf_shapes, to_arrays
+from podrl.runtime import tensorstore_metrics
 from podrl.types import LearnerState, Snapshot
 
 

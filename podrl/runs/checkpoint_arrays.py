@@ -1,7 +1,7 @@
 """The arrays of a checkpoint, read through Orbax and checked against the hashes that were saved with them.
 
-What reads arrays reads the facts beside them first (`podrl.runs.checkpoint_facts`), which say which arrays there have to
-be. So what was changed on a disk is told apart from a checkpoint of another network.
+What reads arrays reads the facts beside them first (`podrl.runs.checkpoint_facts`), which say which arrays there have
+to be. So what was changed on a disk is told apart from a checkpoint of another network.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from podrl.config.paths import is_there
+from podrl.ops.fingerprint import hash_arrays, hash_on_host
 from podrl.runs.checkpoint_errors import DamagedError, reading
 from podrl.runs.checkpoint_facts import ArrayRecord, Facts, checkpoint_folder, name_of, read_facts
-from podrl.ops.fingerprint import hash_arrays, hash_on_host
-from podrl.config.paths import is_there
 from podrl.runs.state_arrays import by_path, check_leaves, leaf_shapes, with_remainders, without_absent
 from podrl.types import Counters, LearnerState, PyTree
 
@@ -115,8 +115,9 @@ def check_all(workdir: epath.PathLike, step: int, facts: Facts) -> int | None:
 def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
     """The parameters of a checkpoint in host memory by their path, as `encoder/Dense_0/kernel`.
 
-    With them come the statistics by which observations were normalised, if they were (`podrl.agents.parts.normalization`), as
-    `observations/mean`. It does not matter how many devices made the checkpoint and how many there are.
+    With them come the statistics by which observations were normalised, if they were
+    (`podrl.agents.parts.normalization`), as `observations/mean`. It does not matter how many devices made the
+    checkpoint and how many there are.
 
     Raises:
         CheckpointError: if it is damaged, or cannot be read.

@@ -16,8 +16,8 @@ from typing import Any
 
 from etils import epath
 
-from podrl.runs.checkpoint_errors import DamagedError, reading
 from podrl.experience.episodes import recorded_return
+from podrl.runs.checkpoint_errors import DamagedError, reading
 from podrl.types import Counters, Snapshot
 
 JSON_ITEMS = ("counters", "episodes", "chain", "clock", "config", "manifest", "hashes")

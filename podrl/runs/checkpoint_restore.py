@@ -7,10 +7,10 @@ import json
 from absl import logging
 from etils import epath
 
+from podrl.config.paths import is_there
 from podrl.runs.checkpoint_arrays import check_hashes, read_state
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError, UnreadableError
 from podrl.runs.checkpoint_facts import Facts, checkpoint_folder
-from podrl.config.paths import is_there
 from podrl.runs.state_arrays import from_arrays, to_array_shapes
 from podrl.types import LearnerState, PyTree, Snapshot
 

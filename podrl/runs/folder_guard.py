@@ -1,8 +1,8 @@
 """Keeps two runs out of one folder, and notices when the folder is moved, deleted or taken while its run trains.
 
 A lock on `.lock` ends with its process, however that dies. But some file systems have no locks, and some keep them
-within each host. So there is a heartbeat as well (`podrl.runs.heartbeat`). One of a process that has ended keeps nobody out:
-at once where that can be seen, as on the same host, else when it has not been touched for a while.
+within each host. So there is a heartbeat as well (`podrl.runs.heartbeat`). One of a process that has ended keeps nobody
+out: at once where that can be seen, as on the same host, else when it has not been touched for a while.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,10 +17,10 @@ from types import TracebackType
 from absl import logging
 from etils import epath
 
+from podrl.mistakes import ConfigError
 from podrl.runs import heartbeat
 from podrl.runs.heartbeat import BEAT_S, GONE_S, OPEN_FLAGS, WATCH_S, Heartbeat, Sighting
 from podrl.runtime.interruption import leave
-from podrl.mistakes import ConfigError
 from podrl.runtime.process_identity import has_ended, name_boot
 from podrl.runtime.waiting import Patience
 

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from etils import epath
 import jax
 
+from podrl.config.config import CheckpointConfig, ConfigError, check
+from podrl.config.paths import check_workdir_path, is_folder, is_there, size_bytes
 from podrl.runs import heartbeat
 from podrl.runs.checkpoint_arrays import check_all, has_whole_step, read_shapes, whole_steps
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError, DeletedError
 from podrl.runs.checkpoint_facts import checkpoint_folder, read_facts, read_return
-from podrl.config.config import CheckpointConfig, ConfigError, check
-from podrl.config.paths import check_workdir_path, is_folder, is_there, size_bytes
 from podrl.runs.records import read_json
 from podrl.runs.retention import reasons_to_keep
 from podrl.types import Counters

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from podrl.runs.inspection import Details, Entry, count_bytes, count_elements
 from podrl.config.units import describe_bytes
+from podrl.runs.inspection import Details, Entry, count_bytes, count_elements
 
 
 def show_list(console: Console, entries: Sequence[Entry], leftovers: Sequence[str]) -> None:

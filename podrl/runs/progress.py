@@ -9,8 +9,8 @@ from etils import epath
 if __name__ == "__main__":  # For the shell script of a SLURM job, whose podrl need not be the installed one, if any is.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from podrl.telemetry.rates import RATE_KEY
 from podrl.telemetry.metrics_file import newest_rows
+from podrl.telemetry.rates import RATE_KEY
 
 
 def newest_update(workdir: str) -> int:

@@ -10,20 +10,20 @@ from absl import logging
 from etils import epath
 import jax
 
+from podrl.config.config import Config
+from podrl.config.config_dict import differences, to_dict
+from podrl.config.paths import is_there
+from podrl.experience.schedule import is_exact, is_finished, resumable
+from podrl.mistakes import shorten
+from podrl.ops.optimizers import rescale_counts
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError
 from podrl.runs.checkpoint_facts import checkpoint_folder, read_fact
 from podrl.runs.comparison import changes
-from podrl.config.config import Config
-from podrl.config.config_dict import differences, to_dict
-from podrl.telemetry.kept_rows import run_seconds
 from podrl.runs.progress import newest_update
-from podrl.mistakes import shorten
-from podrl.ops.optimizers import rescale_counts
-from podrl.config.paths import is_there
 from podrl.runs.records import read_json
 from podrl.runs.run_files import CHECKPOINTED, START_ANEW, set_rows_aside
-from podrl.experience.schedule import is_exact, is_finished, resumable
+from podrl.telemetry.kept_rows import run_seconds
 from podrl.types import Counters, LearnerState, Snapshot
 
 _ADVICE = f"Put good copies there and repeat the command, choose another --workdir, or add {START_ANEW}."

@@ -19,9 +19,9 @@ from podrl.config.config_dict import default_sections, differences, to_dict, wit
 from podrl.envs.pools.atari_screens import describe_other_screen
 from podrl.mesh import Topology
 from podrl.mistakes import shorten
-from podrl.runtime.machine import available_cores
 from podrl.runs.records import REPAIR, read_json
 from podrl.runs.run_files import START_ANEW, check_rights, find_remains, holds_run, write_json
+from podrl.runtime.machine import available_cores
 from podrl.runtime.software import LIBRARIES, find_commit
 
 

@@ -8,11 +8,11 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.runs.checkpoint import Checkpointer
-from podrl.runs.checkpoint_facts import read_fact
 from podrl.config.config import ConfigError, TopologyConfig
 from podrl.learning.learner import Learner
 from podrl.mesh import make_topology
+from podrl.runs.checkpoint import Checkpointer
+from podrl.runs.checkpoint_facts import read_fact
 from podrl.types import Counters, Snapshot
 from tests.short_runs import make_agent, make_config
 

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 
+from podrl.ops.fingerprint import hash_arrays, hash_on_host
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_arrays import check_all, make_records
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError, UnreadableError
 from podrl.runs.checkpoint_facts import read_facts
 from podrl.runs.checkpoint_restore import restore
-from podrl.ops.fingerprint import hash_arrays, hash_on_host
 from tests.faults.checkpoints import edit, files, make_learner, make_snapshot, outcome, plain, put_back, save, unseal
 
 

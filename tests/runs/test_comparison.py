@@ -8,15 +8,15 @@ import jax
 from jax import numpy as jnp
 import pytest
 
-from podrl.runs.comparison import BATCH, CHAIN, PARAMS, boundary_note, compare_runs, conclusion
-from podrl.ops.fingerprint import extend
 from podrl.mesh import make_topology
-from podrl.telemetry.writer import MetricsWriter
+from podrl.ops.fingerprint import extend
+from podrl.runs.comparison import BATCH, CHAIN, PARAMS, boundary_note, compare_runs, conclusion
 from podrl.runs.records import read_record
 from podrl.runs.workdir import make_manifest, write_facts
+from podrl.telemetry.writer import MetricsWriter
 from tests import short_runs
-from tests.launch.test_launcher import ROOT
-from tools import compare_runs
+from tests.processes import ROOT
+from tools import compare_runs as command
 
 VERSIONS = {"jax": "0.10.2", "numpy": "2.3.0"}
 
@@ -120,7 +120,9 @@ class TestRealRuns:
         assert boundary_note(compare_runs(a, a)) == ""
 
     def test_the_same_run_twice_is_equal(self, record_run):
-        comparison = compare_runs(*(record_run(folder, short_runs.make_config(log__every_updates=4)) for folder in ("a", "b")))
+        comparison = compare_runs(
+            *(record_run(folder, short_runs.make_config(log__every_updates=4)) for folder in ("a", "b"))
+        )
         assert comparison.updates == [1, 4, 8, 10]
         assert comparison.is_equal
         assert conclusion(comparison) == "Equal for all 10 updates in common."
@@ -198,10 +200,10 @@ class TestSettings:
 class TestTheCommand:
     def test_exit_codes_are_those_of_diff(self, write_run, capsys):
         a, b = write_run("a"), write_run("b")
-        assert compare_runs.main(["compare_runs.py", a, b]) == 0
+        assert command.main(["compare_runs.py", a, b]) == 0
         assert "Equal for all 20 updates in common." in capsys.readouterr().out
         other = write_run("c", batch=changed_from(7), config={"agent": {"discount": 0.9}})
-        assert compare_runs.main(["compare_runs.py", a, other]) == 1
+        assert command.main(["compare_runs.py", a, other]) == 1
         out = capsys.readouterr().out
         assert "| config | agent.discount | not there | 0.9 |" in out
         assert "| data         | 6                  | 7" in out
@@ -220,7 +222,7 @@ class TestTheCommand:
             ([a], "required: B"),
             ([a, a, "--fast"], "Unrecognized arguments: --fast"),
         ]:
-            assert compare_runs.main(["compare_runs.py", *arguments]) == 2
+            assert command.main(["compare_runs.py", *arguments]) == 2
             error = capsys.readouterr().err
             assert message in error
             assert error.count("\n") == 1

@@ -14,9 +14,9 @@ import time
 
 import pytest
 
-from podrl.runs import folder_guard, heartbeat
 from podrl import train
 from podrl.config.config import ConfigError
+from podrl.runs import folder_guard, heartbeat
 from podrl.runs.folder_guard import FolderGuard, FolderLostError, sole_user
 from podrl.runs.naming import make_new_folder
 from tests import short_runs

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import safetensors.flax
 
-from podrl.runs import export, inspection
-from podrl.runs.checkpoint import Checkpointer
-from podrl.runs.checkpoint_errors import DamagedError
 from podrl.config.config import ConfigError, TopologyConfig
 from podrl.config.config_dict import to_dict
 from podrl.learning.learner import Learner
 from podrl.mesh import make_topology
+from podrl.runs import export, inspection
+from podrl.runs.checkpoint import Checkpointer
+from podrl.runs.checkpoint_errors import DamagedError
 from podrl.types import Counters, Snapshot
-from tests.short_runs import make_agent, make_config
-from tests.runs.test_checkpoint import at_update
 from tests.launch.test_launcher import ROOT
+from tests.runs.test_checkpoint import at_update
+from tests.short_runs import make_agent, make_config
 from tools import inspect_checkpoint as tool
 
 MANIFEST = {"commit": "abc123", "versions": {"jax": "1.2.3"}, "devices": ["a", "b"], "device_kind": "TPU v5e"}

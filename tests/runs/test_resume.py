@@ -10,16 +10,16 @@ import jax
 import numpy as np
 import pytest
 
-from podrl.loops import sebulba
 from podrl import train
+from podrl.config.config import ConfigError
+from podrl.envs.source import load_source
+from podrl.learning.learner import Learner
+from podrl.loops import sebulba
+from podrl.mesh import make_topology
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_arrays import whole_steps
 from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.checkpoint_facts import read_fact
-from podrl.config.config import ConfigError
-from podrl.envs.source import load_source
-from podrl.learning.learner import Learner
-from podrl.mesh import make_topology
 from podrl.telemetry.rates import BEFORE_KEY, START_KEY
 from tests import short_runs
 from tests.faults.checkpoints import unseal
