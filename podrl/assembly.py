@@ -18,42 +18,19 @@ from podrl.config.config_dict import as_values, from_config_dict
 from podrl.envs.observations import describe_observation
 from podrl.envs.settings import settle
 from podrl.envs.source import Source, load_source, make_environment
-from podrl.experience.layout import Layout, make_layout, resolve_loop, resolve_micro_batches
+from podrl.experience.layout import make_layout, resolve_loop, resolve_micro_batches
 from podrl.experience.schedule import last_update, updates_ahead
-from podrl.learning.fused import FusedLearner
+from podrl.learning.fused import FusedLearner, FusedPrograms
 from podrl.learning.learner import Learner
+from podrl.learning.programs import Programs, make_learner
 from podrl.learning.sharding import describe_split, make_split_network
 from podrl.learning.sizes import check_experience_fits, check_state_fits
 from podrl.loops import anakin, sebulba
-from podrl.loops.bookkeeping import Outcome
+from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.actor_critic import make_network
-from podrl.types import Agent, Counters, EnvSpec, LearnerState, Network
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Assembly:
-    """What a run is made of, before anything is compiled or started.
-
-    Attributes:
-        config: with what was left to this machine, and the environment's options as its constructor gets them.
-        source: makes environments.
-        spec: of one environment.
-        topology: who acts and who learns.
-        layout: how environments are dealt out.
-        agent: the algorithm, its network split over the learner's devices.
-        rules: layout of wide parameters.
-        state_shape: of what the run goes on from, with shardings: a `FusedState` where environments are inside.
-    """
-
-    config: Config
-    source: Source
-    spec: EnvSpec
-    topology: Topology
-    layout: Layout
-    agent: Agent
-    rules: Sequence[ShardingRule]
-    state_shape: LearnerState
+from podrl.runtime.job.job import ALONE, Job
+from podrl.types import Agent, Counters, EnvSpec, Network, Snapshot
 
 
 def resolve(config: ml_collections.ConfigDict) -> Config:
@@ -97,15 +74,7 @@ def assemble(
     layout = make_layout(config, topology)
     network, rules = make_split_network(config, spec, topology.learner)
     agent = make_wrapped_agent(config, network, spec)
-    state_shape: LearnerState
-    if config.topology.placement == "anakin":
-        environment = make_environment(source, config.env)
-        state_shape = FusedLearner(config, agent, environment, spec, topology, rules).state_shape
-    else:
-        state_shape = Learner(agent, topology.learner, rules).state_shape
-    if devices is None:
-        check_state_fits(config, spec, topology, state_shape)
-    return Assembly(
+    assembly = Assembly(
         config=config,
         source=source,
         spec=spec,
@@ -113,8 +82,25 @@ def assemble(
         layout=layout,
         agent=agent,
         rules=rules,
-        state_shape=state_shape,
+        learner=_make_learner(config, agent, source, spec, topology, rules),
     )
+    if devices is None:
+        check_state_fits(config, spec, topology, assembly.state_shape)
+    return assembly
+
+
+def with_agent(assembly: Assembly, agent: Agent) -> Assembly:
+    """The same run with another agent."""
+    parts = (assembly.config, agent, assembly.source, assembly.spec, assembly.topology, assembly.rules)
+    return dataclasses.replace(assembly, agent=agent, learner=_make_learner(*parts))
+
+
+def _make_learner(
+    config: Config, agent: Agent, source: Source, spec: EnvSpec, topology: Topology, rules: Sequence[ShardingRule]
+) -> Learner | FusedLearner:
+    if config.topology.placement == "anakin":
+        return FusedLearner(config, agent, make_environment(source, config.env), spec, topology, rules)
+    return make_learner(config, agent, topology.learner, rules)
 
 
 def describe_assembly(assembly: Assembly, folder: str) -> list[str]:
@@ -148,7 +134,7 @@ def resume_at(assembly: Assembly, begun: Counters) -> Assembly:
     if not updates_ahead(config, begun):
         return assembly
     network, _ = make_split_network(config, assembly.spec, assembly.topology.learner)
-    return dataclasses.replace(assembly, agent=make_wrapped_agent(config, network, assembly.spec, begun))
+    return with_agent(assembly, make_wrapped_agent(config, network, assembly.spec, begun))
 
 
 def make_wrapped_agent(config: Config, network: Network, spec: EnvSpec, begun: Counters | None = None) -> Agent:
@@ -197,7 +183,15 @@ def _check_same_without_training_wrappers(source: Source, env: EnvConfig, spec: 
         )
 
 
-def run_loop(config: Config) -> Callable[..., Outcome]:
-    """The run loop of `topology.placement`: `podrl.loops.sebulba.run`, or another with the same arguments."""
-    run: Callable[..., Outcome] = anakin.run if config.topology.placement == "anakin" else sebulba.run
-    return run
+def run(
+    assembly: Assembly,
+    *,
+    start: Snapshot | None = None,
+    hooks: Hooks | None = None,
+    services: Services | None = None,
+    job: Job = ALONE,
+    programs: Programs | FusedPrograms | None = None,
+) -> Outcome:
+    """Trains by the run loop of `topology.placement`; see `podrl.loops.sebulba.run`."""
+    loop: Callable[..., Outcome] = anakin.run if isinstance(assembly.learner, FusedLearner) else sebulba.run
+    return loop(assembly, start=start, hooks=hooks, services=services, job=job, programs=programs)

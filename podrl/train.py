@@ -16,42 +16,39 @@ import re
 import sys
 import threading
 import time
-from typing import Any
 
 from absl import logging
 from etils import epath
 import jax
 from rich.console import Console
 
-from podrl.assembly import assemble, describe_assembly, resolve, resume_at, run_loop
+from podrl.assembly import assemble, describe_assembly, resolve, resume_at, run
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
 from podrl.config.config_dict import to_dict
 from podrl.config.paths import absolute_workdir
 from podrl.evaluation.endless import check_evaluation
-from podrl.evaluation.evaluator import OFF, ROW_KEY, make_evaluator
+from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator, make_evaluator
 from podrl.experience.schedule import is_finished, last_update
-from podrl.loops.bookkeeping import Outcome, count_updates
+from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.mistakes import shorten
 from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.folder_guard import FolderGuard, FolderLostError
-from podrl.runs.heartbeat import GONE_S
-from podrl.runs.naming import default_folder, make_new_folder
+from podrl.runs.naming import default_folder
+from podrl.runs.opening import open_folder
 from podrl.runs.records import read_manifests
 from podrl.runs.resume import find_start, make_checkpointer, warn_of_changes, warn_of_learning_rate, with_clock
-from podrl.runs.run_files import clear_run, holds_run
-from podrl.runs.workdir import make_manifest, make_workdir, write_facts
+from podrl.runs.workdir import make_manifest, write_facts
 from podrl.runtime.compilation_cache import use_compilation_cache
 from podrl.runtime.container_limits import check_threads, explain_limit
 from podrl.runtime.interruption import interruptible, leave
-from podrl.runtime.job import agreement
-from podrl.runtime.job.agreement import StopVote
+from podrl.runtime.job.agreement import from_first, make_stop, together
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.job.joining import join
 from podrl.runtime.job.local_gpus import check_gpus
 from podrl.runtime.job.membership import Membership
 from podrl.runtime.job.place import find_place, warn_of_unread_launcher
-from podrl.runtime.job.preflight import check_agreement, check_shared_workdir, make_device_facts, make_process_facts
+from podrl.runtime.job.preflight import check_agreement, make_device_facts, make_process_facts
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.machine import available_cores, jax_plugins, keep_freed_memory, require_determinism, suit_xla_to_cpu
 from podrl.runtime.process_exit import contained
@@ -197,39 +194,24 @@ def train(
     """
     start_s, first = time.perf_counter(), job.process_index == 0
     place = absolute_workdir(workdir or default_folder(config.name))  # Before any environment can change the folder.
-    asked, limit_s = config, config.actors.timeout_s
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
-    with Watchdog(config.watchdog_s, on_stall=on_stall) as early:  # An environment may hang in its constructor.
-        make = functools.partial(assemble, asked, watching=early.during)
-        assembly = agreement.together(job, "parts of the run", make, limit_s)
-        config, topology = assembly.config, assembly.topology
-        patience_s = limit_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
-        can_end = functools.partial(check_evaluation, config, assembly.source, assembly.spec, watching=early.during)
-        agreement.from_first(job, "evaluation", can_end, timeout_s=patience_s)
-    asked = dataclasses.replace(asked, env=config.env)  # Options as they were read.
+    patience_s = config.actors.timeout_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
+    assembly = assemble_job(config, job, on_stall, patience_s)
+    asked, config = dataclasses.replace(config, env=assembly.config.env), assembly.config  # Options as they were read.
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(FolderGuard(stop_code))
-
-        def take_folder() -> list[Any]:
-            path = place if workdir else str(make_new_folder(place))
-            taken = make_workdir(
-                asked, path, accept_changes=accept_changes, start_anew=start_anew, env_before=assembly.spec.env_before
-            )
-            guard.take(taken)
-            if start_anew:
-                clear_run(taken)
-            return [str(taken), holds_run(taken)]
-
-        path, goes_on = agreement.from_first(job, "workdir", take_folder, timeout_s=patience_s + GONE_S)
-        check_shared_workdir(job, path, limit_s)
-        folder = epath.Path(path)
-
-        console = None if first else Console(quiet=True)
-        display = stack.enter_context(Display(config.name, config.env.id, config.total_env_steps, folder, console))
+        folder, resumes = open_folder(
+            *(asked, place, guard, job),
+            is_new=not workdir,
+            accept_changes=accept_changes,
+            start_anew=start_anew,
+            env_before=assembly.spec.env_before,
+            timeout_s=patience_s,
+        )
+        display = stack.enter_context(open_display(config, folder, shown=first))
         job.on_loss = display.close
-
         watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=on_stall))
         profiler = stack.enter_context(
             Profiler(folder / "profile", last_update=config.num_updates, enabled=profile and first)
@@ -237,84 +219,51 @@ def train(
         ledger = Ledger("learner", annotate=profiler.annotate)
         watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
         checkpointer = stack.enter_context(make_checkpointer(config, folder))
-        for line in describe_assembly(assembly, path):
+        for line in describe_assembly(assembly, str(folder)):
             logging.info("%s", line)
 
-        start, resumed, reporter = None, None, None
-        manifest = make_manifest(config, topology, argv, job.hosts)
-        if goes_on:
+        start = None
+        if resumes:
             with ledger.spend("checkpoint"):
                 start = find_start(config, folder, checkpointer, assembly.state_shape, share)
-            resumed = start.counters if start else Counters()
-        begin = resumed or Counters()
+        begin = start.counters if start else Counters()
         assembly = resume_at(assembly, begin)
         profiler.last_update = last_update(config, begin)
-        if first and goes_on and not is_finished(config, begin):
-            warn_of_changes(config, read_manifests(folder), manifest)
-            warn_of_learning_rate(folder, asked, start)
+        manifest = make_manifest(config, assembly.topology, argv, job.hosts)
+        reporter = None
         if first:
+            if resumes and not is_finished(config, begin):
+                warn_of_changes(config, read_manifests(folder), manifest)
+                warn_of_learning_rate(folder, asked, start)
             write_facts(folder, asked, manifest)
-            writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=resumed))
             start = with_clock(start, folder)
+            kept = begin if resumes else None
+            writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=kept))
             advises = not profile and config.topology.placement == "sebulba"  # It is about threads that wait.
-            began_s = time.perf_counter()
-            reporter = Reporter(
-                config, topology, writer, display, ledger, start, guard.check_news, start_s=began_s, advises=advises
-            )
-
-        evaluator = make_evaluator(
-            config,
-            agent=assembly.agent,
-            spec=assembly.spec,
-            source=assembly.source,
-            device=topology.local_actor_devices[-1],
-            begun=begin,
-            done={begin.learner_steps} if first and has_row_with(folder, ROW_KEY, begin.learner_steps) else set(),
-            write=reporter.write_evaluation if reporter else _tell_nothing,
-        )
-        evaluator = stack.enter_context(evaluator if first else OFF)
+            parts = (config, assembly.topology, writer, display, ledger, start, guard.check_news)
+            reporter = Reporter(*parts, start_s=time.perf_counter(), advises=advises)
+        evaluator = stack.enter_context(open_evaluator(assembly, begin, folder, reporter))
         watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
+        stop, vote = make_stop(job, assembly.topology.learner, stop_code)
 
-        votes = StopVote(topology.learner, stop_code) if job.process_count > 1 else None
-        newest = begin.learner_steps + 1
-
-        def before_update(update: int) -> None:
-            nonlocal newest
-            ended = newest - 1 - begin.learner_steps  # What the call before this began may be under way.
-            display.advance(count_updates(config, assembly.spec, begin, ended))
-            newest = update
+        def before_update(launched: Counters, ended: Counters) -> None:
+            display.advance(ended)
             checkpointer.check_save()
-            profiler.before_update(update)
-            if votes:
-                votes.cast()
+            profiler.before_update(launched.learner_steps + 1)
+            vote()
 
         def save(snapshot: Snapshot) -> None:
             guard.check()
             if reporter:
-                reporter.before_checkpoint(snapshot)  # A run that goes on from it does not make these rows again.
+                reporter.before_checkpoint(snapshot)  # A run that resumes from it does not make these rows again.
             checkpointer.save(snapshot, config=to_dict(asked), manifest=manifest)
 
-        outcome = run_loop(config)(
-            config,
-            agent=assembly.agent,
-            spec=assembly.spec,
-            source=assembly.source,
-            topology=topology,
-            rules=assembly.rules,
-            start=start,
-            show_phase=display.phase,
-            write_row=reporter.write_row if reporter else _tell_nothing,
-            save=save,
-            should_stop=votes or stop_code,
-            give_up=lambda: bool(stop_code()),
-            before_update=before_update,
-            evaluator=evaluator,
-            annotate=profiler.annotate,
-            ledger=ledger,
-            watchdog=watchdog,
-            job=job,
+        write_row = reporter.write_row if reporter else lambda row: None
+        hooks = Hooks(show_phase=display.phase, before_update=before_update, write_row=write_row, save=save)
+        services = Services(
+            stop=stop, evaluator=evaluator, ledger=ledger, watchdog=watchdog, annotate=profiler.annotate
         )
-
+        outcome = run(assembly, start=start, hooks=hooks, services=services, job=job)
         profiler.close()
         with ledger.spend("checkpoint"):
             checkpointer.close()
@@ -323,6 +272,42 @@ def train(
             logging.info("To go on: the same command with --workdir=%s", folder)
         display.summary(make_summary(config, assembly.spec, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
+
+
+def assemble_job(config: Config, job: Job, on_stall: Callable[[], None], timeout_s: float) -> Assembly:
+    """Puts the parts of a run together on every process, and tries whether its evaluations can end.
+
+    Raises:
+        ConfigError: On all processes, if the parts do not fit together on one of them.
+    """
+    with Watchdog(config.watchdog_s, on_stall=on_stall) as watchdog:  # An environment may hang in its constructor.
+        make = functools.partial(assemble, config, watching=watchdog.during)
+        assembly = together(job, "parts of the run", make, config.actors.timeout_s)
+        parts = (assembly.config, assembly.source, assembly.spec)
+        can_end = functools.partial(check_evaluation, *parts, watching=watchdog.during)
+        from_first(job, "evaluation", can_end, timeout_s=timeout_s)
+    return assembly
+
+
+def open_display(config: Config, folder: epath.Path, *, shown: bool) -> Display:
+    """The display of a run; of a process that is not the first it prints nothing."""
+    console = None if shown else Console(quiet=True)
+    return Display(config.name, config.env.id, config.total_env_steps, folder, console)
+
+
+def open_evaluator(assembly: Assembly, begin: Counters, folder: epath.Path, reporter: Reporter | None) -> Evaluator:
+    """The evaluator of a run that starts at `begin`; one that is off where there is no reporter."""
+    evaluator = make_evaluator(
+        assembly.config,
+        agent=assembly.agent,
+        spec=assembly.spec,
+        source=assembly.source,
+        device=assembly.topology.local_actor_devices[-1],
+        begun=begin,
+        done={begin.learner_steps} if reporter and has_row_with(folder, ROW_KEY, begin.learner_steps) else set(),
+        write=reporter.write_evaluation if reporter else lambda counters, episodes: None,
+    )
+    return evaluator if reporter else OFF
 
 
 def tell_of_stall(job: Job, limit_s: float) -> None:
@@ -366,10 +351,6 @@ def make_summary(config: Config, spec: EnvSpec, outcome: Outcome, *, wall_s: flo
         episodes=outcome.episodes,
         tensorboard=config.log.tensorboard,
     )
-
-
-def _tell_nothing(*_: Any) -> None:
-    """What processes other than the first do with rows."""
 
 
 def _failure_code(error: Exception) -> int:

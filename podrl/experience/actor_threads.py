@@ -1,8 +1,9 @@
 """The actor threads of this process together, as the learner's main thread deals with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import time
+from types import TracebackType
 
 from absl import logging
 import jax
@@ -16,10 +17,102 @@ from podrl.experience.handoff import Rollout
 from podrl.experience.layout import default_env_threads, make_layout
 from podrl.experience.programs import ActingPrograms
 from podrl.experience.schedule import Schedule
-from podrl.experience.transfer import ParameterStore, global_rollout
+from podrl.experience.transfer import ParameterStore
 from podrl.mesh import Topology
 from podrl.runtime.ledger import Annotate
-from podrl.types import Trajectory
+from podrl.runtime.waiting import Stopped
+from podrl.types import PyTree
+
+_JOIN_S = 10.0
+
+
+class ActorThreads:
+    """The actors of this process, in the fixed order in which the learner takes their rollouts.
+
+    A context manager that ends every thread; one that does not end in time is left to die with the process, and named.
+
+    Attributes:
+        actors: One for each thread.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        source: Source,
+        topology: Topology,
+        acting: Mapping[jax.Device, ActingPrograms],
+        schedule: Schedule,
+        annotate: Annotate | None = None,
+    ):
+        """Makes the actors, and starts no thread.
+
+        Args:
+            config: The run's config.
+            source: Makes environments.
+            topology: Who acts and who learns.
+            acting: Compiled programs of each of this process's actor devices.
+            schedule: Which parameters make which rollout.
+            annotate: Shows a profiler what each thread spends its time on.
+        """
+        self._timeout_s, self._schedule = config.actors.timeout_s, schedule
+        self._parameters = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
+        self.actors = make_actors(config, source, topology, acting, self._parameters, schedule, annotate)
+
+    def __enter__(self) -> "ActorThreads":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._parameters.stop()
+        for actor in self.actors:
+            actor.stop()
+        deadline = time.monotonic() + min(self._timeout_s, _JOIN_S)
+        stuck = [actor.name for actor in self.actors if not actor.join(max(0.0, deadline - time.monotonic()))]
+        if stuck:
+            logging.error("%s did not end; leaving without.", ", ".join(stuck))
+
+    def start(self) -> None:
+        """Starts every thread."""
+        for actor in self.actors:
+            actor.start()
+
+    def publish(self, version: int, params: PyTree) -> None:
+        """Starts copying parameters to every actor device, as this version: the number of updates behind them."""
+        self._parameters.publish(version, params)
+
+    def are_decided(self) -> bool:
+        """Returns whether `take` would return or raise at once."""
+        return all(actor.is_decided() for actor in self.actors)
+
+    def take(self, update: int, should_stop: Callable[[], bool]) -> list[Rollout] | None:
+        """Waits for the next rollout of every actor; returns None if the run is to stop before they come.
+
+        Args:
+            update: How many updates were made before; it decides which parameters should have made the rollouts.
+            should_stop: Asked every second of a wait.
+
+        Raises:
+            TimeoutError: If one does not come in time.
+            ActorError: If an actor failed.
+            RuntimeError: If a rollout was made with other parameters.
+        """
+        if should_stop():
+            return None
+        try:
+            rollouts = [actor.take(should_stop) for actor in self.actors]
+        except Stopped:
+            return None
+        check_lag(rollouts, self._schedule.versions(update))
+        return rollouts
+
+    def awaited(self) -> str:
+        """Returns the names of the actors whose rollouts are not there, for messages."""
+        return ", ".join(actor.name for actor in self.actors if not actor.is_decided())
+
+    def nonfinite(self, rollout: int) -> list[str]:
+        """Returns what environments returned for this rollout that is not finite, in words."""
+        return [text for actor in self.actors if (text := actor.nonfinite.of(rollout))]
 
 
 def make_actors(
@@ -64,18 +157,16 @@ def make_actors(
     return [make_actor(index, device) for index, device in enumerate(devices)]
 
 
-def stop_actors(actors: Sequence[Actor], parameters: ParameterStore, timeout_s: float) -> None:
-    """Ends every actor thread; one that does not end in time is left to die with the process, and named."""
-    parameters.stop()
-    for actor in actors:
-        actor.stop()
-    deadline = time.monotonic() + min(timeout_s, 10.0)
-    stuck = [actor.name for actor in actors if not actor.join(max(0.0, deadline - time.monotonic()))]
-    if stuck:
-        logging.error("%s did not end; leaving without.", ", ".join(stuck))
+def check_lag(rollouts: Sequence[Rollout], versions: range) -> None:
+    """Raises RuntimeError unless every rollout was made with one of the versions of parameters that it should have."""
+    for index, rollout in enumerate(rollouts):
+        if rollout.version not in versions:
+            expected = f"{versions.start}" + (f" to {versions[-1]}" if len(versions) > 1 else "")
+            raise RuntimeError(
+                f"Found a rollout of actor {index} made with parameters {rollout.version}; expected {expected}."
+            )
 
 
-def join_actors(rollouts: Sequence[Rollout], topology: Topology) -> list[Trajectory]:
-    """The job's rollouts of all pools, in a fixed order."""
-    local = [trajectory for rollout in rollouts for trajectory in rollout.trajectories]
-    return [global_rollout(trajectory, topology.learner, topology.num_processes) for trajectory in local]
+def finished_episodes(rollouts: Sequence[Rollout]) -> list[tuple[float, int]]:
+    """(return, length) of the episodes that ended, in the fixed order of actors, rows and pools."""
+    return [episode for rollout in rollouts for episode in rollout.episodes]

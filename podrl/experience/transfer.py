@@ -5,13 +5,14 @@ without traffic between hosts. Parameters are copied even where an actor shares 
 learner's state is donated to the next update.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import threading
 
 import jax
 from jax.sharding import Mesh
 
-from podrl.mesh import trajectory_sharding
+from podrl.experience.handoff import Rollout
+from podrl.mesh import Topology, trajectory_sharding
 from podrl.runtime.devices import is_ready
 from podrl.runtime.waiting import Stopped, wait_for, wait_until
 from podrl.types import PyTree, Trajectory
@@ -35,6 +36,12 @@ def global_rollout(rollout: Trajectory, learner: Mesh, num_processes: int) -> Tr
         return jax.make_array_from_single_device_arrays(tuple(shape), sharding, shards)
 
     return jax.tree.map(join, rollout, trajectory_sharding(learner, rollout))
+
+
+def join_rollouts(rollouts: Sequence[Rollout], topology: Topology) -> list[Trajectory]:
+    """The job's rollouts of all pools, in a fixed order. Moves nothing."""
+    local = [trajectory for rollout in rollouts for trajectory in rollout.trajectories]
+    return [global_rollout(trajectory, topology.learner, topology.num_processes) for trajectory in local]
 
 
 class ParameterStore:

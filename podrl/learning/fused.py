@@ -12,7 +12,6 @@ import dataclasses
 import functools
 from typing import Any
 
-from absl import logging
 from flax import struct
 import jax
 from jax import numpy as jnp
@@ -253,22 +252,8 @@ class FusedPrograms:
     traffic: Mapping[str, int]
 
 
-def compile_fused(
-    config: Config,
-    agent: Agent,
-    environment: JaxEnvironment,
-    spec: EnvSpec,
-    topology: Topology,
-    rules: Sequence[ShardingRule] = (),
-) -> FusedPrograms:
-    """Compiles ahead of time, so that compile time is known and no timeout has to allow for it.
-
-    Raises:
-        ConfigError: if the environments or parameters do not divide over the devices.
-    """
-    learner = FusedLearner(config, agent, environment, spec, topology, rules)
+def compile_fused(learner: FusedLearner) -> FusedPrograms:
+    """Compiles ahead of time, so that compile time is known and no timeout has to allow for it."""
     compiled = learner.compile()
     memory = update_memory(compiled, learner.state_shape)
-    if rules and memory is not None:
-        logging.info("A call on each of %d devices: %s.", topology.learner.size, memory.describe())
     return FusedPrograms(learner=learner, memory=memory, traffic=collective_bytes(compiled))

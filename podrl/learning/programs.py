@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 
-from absl import logging
 import jax
 from jax.sharding import Mesh
 
@@ -52,21 +51,16 @@ def rollout_shapes(unroller: Unroller, layout: Layout) -> list[Trajectory]:
     return [rollout] * (layout.num_actors * layout.pools_per_actor)
 
 
-def compile_programs(
-    config: Config, agent: Agent, spec: EnvSpec, topology: Topology, rules: Sequence[ShardingRule] = ()
-) -> Programs:
+def compile_programs(config: Config, agent: Agent, spec: EnvSpec, topology: Topology, learner: Learner) -> Programs:
     """Compiles acting and learning ahead of time, before any environment exists.
 
     Raises:
-        ConfigError: if the environments or parameters do not divide over the devices.
+        ConfigError: if the environments do not divide over the devices.
     """
     layout = make_layout(config, topology)
     unroller = make_unroller(config, agent, spec, layout)
-    learner = make_learner(config, agent, topology.learner, rules)
     update = learner.compile(rollout_shapes(unroller, layout))
     memory = update_memory(update, learner.state_shape)
-    if rules and memory is not None:
-        logging.info("An update on each of %d learner devices: %s.", topology.learner.size, memory.describe())
     devices = topology.local_actor_devices
     acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
     return Programs(learner=learner, acting=acting, memory=memory, traffic=collective_bytes(update))

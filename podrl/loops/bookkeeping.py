@@ -1,119 +1,90 @@
 """What both run loops share: how updates are counted, when they are saved and evaluated, and how a run ends."""
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import functools
+from typing import Any, TypeVar, cast
 
 from absl import logging
 import jax
 
 from podrl.agents.parts.nonfinite import NonFiniteError, first_bad_leaf
 from podrl.config.config import Config
-from podrl.evaluation.evaluator import Evaluator, is_evaluation_due
+from podrl.evaluation.evaluator import is_evaluation_due
 from podrl.experience.episodes import EpisodeWindow
 from podrl.experience.schedule import is_finished, last_update, max_lag
+from podrl.learning.fused import FusedPrograms
+from podrl.learning.programs import Programs
+from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.runtime.job.job import Job
 from podrl.runtime.ledger import OTHER, Ledger
 from podrl.telemetry.episode_gatherer import EpisodeGatherer
-from podrl.telemetry.metrics_file import Row
-from podrl.telemetry.metrics_rows import Journal
+from podrl.telemetry.metrics_rows import MetricsRows
 from podrl.types import Counters, EnvSpec, LearnerState, PyTree, Snapshot
 
+_Programs = TypeVar("_Programs", Programs, FusedPrograms)
+
 COMPILE_S = 3600.0  # How much longer than others a process may compile; one that dies meanwhile is missed at once.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a run leaves in memory.
-
-    Attributes:
-        state: the learner's last state.
-        counters: progress of the whole job.
-        finished: false if it was told to stop before the last update or the last evaluation had ended.
-        stop_code: what `should_stop` said in the end: 0, or the exit code of the signal that stopped it.
-        env_steps_per_second: average that the learner consumed, warm-up excluded; NaN after a single update.
-        compile_s: seconds that compilation took; 0 if the programs were given.
-        episode_return: mean over the newest episodes; None if none has finished.
-        episodes: number of episodes behind it.
-    """
-
-    state: LearnerState
-    counters: Counters
-    finished: bool
-    stop_code: int
-    env_steps_per_second: float
-    compile_s: float
-    episode_return: float | None
-    episodes: int
 
 
 class Evaluations:
     """When a run evaluates, and what waits for that; one process plays, and the others wait where it does."""
 
-    def __init__(
-        self,
-        config: Config,
-        start: Snapshot | None,
-        evaluator: Evaluator,
-        job: Job,
-        ledger: Ledger,
-        give_up: Callable[[], bool],
-    ):
-        """Starts nothing.
+    def __init__(self, assembly: Assembly, start: Snapshot | None, services: Services, job: Job):
+        """Starts no evaluation.
 
         Args:
-            config: of the run.
-            start: where it goes on; None if it begins.
-            evaluator: of this process; of the first one alone it plays.
-            job: of this process.
-            ledger: of the main thread.
-            give_up: asked in long waits; ends them.
+            assembly: The run's parts.
+            start: Where it resumes; None if it begins.
+            services: Its evaluator plays on the first process alone; its `stop` ends long waits.
+            job: All processes.
         """
-        evaluate = config.evaluate
-        self._evaluator, self._job, self._ledger, self._give_up = evaluator, job, ledger, give_up
+        evaluate = assembly.config.evaluate
+        self._evaluator, self._ledger, self._stop = services.evaluator, services.ledger, services.stop
+        self._job = job
         self._is_on = evaluate.every_updates > 0
-        self._patience_s = config.actors.timeout_s + evaluate.timeout_s
-        self._goes_on = True  # Until it is to stop while it waits for an evaluation.
+        self._patience_s = assembly.config.actors.timeout_s + evaluate.timeout_s
+        self._stopped = False  # Whether the run was to stop in a wait for an evaluation.
         self.is_due = functools.partial(
             is_evaluation_due,
             every_updates=evaluate.every_updates,
-            last_update=last_update(config, start.counters if start else Counters()),
+            last_update=last_update(assembly.config, start.counters if start else Counters()),
         )
 
     def add(self, counters: Counters, params: PyTree, *, saves: bool, look: Callable[[], object]) -> None:
         """Takes an update that was just launched; see `Evaluator.add`.
 
         Args:
-            counters: after this update.
-            params: what `Agent.actor_params` returned.
-            saves: whether a checkpoint follows.
-            look: sees whether the update has ended; called all the time while this waits for an evaluation.
+            counters: After this update.
+            params: What `Agent.actor_params` returned.
+            saves: Whether a checkpoint follows.
+            look: Sees whether the update has ended; called all the time while this waits for an evaluation.
         """
 
-        def give_up() -> bool:
+        def should_stop() -> bool:
             look()
-            return self._give_up()
+            return self._stop.now()
 
         with self._ledger.spend("evaluate" if self._is_on else OTHER):
-            self._goes_on = self._goes_on and self._evaluator.add(counters, params, saves=saves, should_stop=give_up)
+            if not self._stopped:
+                self._stopped = not self._evaluator.add(counters, params, saves=saves, should_stop=should_stop)
             if saves or self.is_due(counters):
                 self._await_first()
 
     def settle(self, counters: Counters) -> bool:
-        """Waits for an evaluation under way, and says whether all that were due have ended."""
+        """Waits for an evaluation under way, and returns whether all that were due have ended."""
         with self._ledger.spend("evaluate"):
-            ended = self._evaluator.settle(self._give_up) and not self._evaluator.is_due(counters)
+            ended = self._evaluator.settle(self._stop.now) and not self._evaluator.is_due(counters)
             self._await_first()
         return ended
 
     def make_up(self, counters: Counters, make_params: Callable[[], PyTree]) -> bool:
-        """Evaluates the last update of a run that has made all, if that is missing; says whether it has ended."""
+        """Evaluates the last update of a run that has made all, if that is missing; returns whether it has ended."""
         if self._is_on:  # On all processes, though one evaluates: they hold parts of the parameters.
             params = make_params()
             if self._evaluator.is_due(counters):
                 self._evaluator.add(counters, params)
         with self._ledger.spend("evaluate"):
-            ended = self._evaluator.settle(self._give_up)
+            ended = self._evaluator.settle(self._stop.now)
             self._await_first()
         return ended
 
@@ -123,47 +94,68 @@ class Evaluations:
             self._job.exchange("evaluation", "", self._patience_s)
 
 
-def make_journal(
-    config: Config,
-    spec: EnvSpec,
+def prepare(
+    assembly: Assembly,
+    programs: _Programs | None,
+    start: Snapshot | None,
+    hooks: Hooks,
+    services: Services,
+    job: Job,
+) -> tuple[_Programs, Snapshot]:
+    """Compiles a run's programs unless they are given, and makes its first state unless it resumes."""
+    hooks.show_phase("compiling")
+    with services.ledger.spend("compile" if programs is None else OTHER):
+        programs = programs or cast(_Programs, assembly.compile())
+        job.exchange("programs compiled", "", COMPILE_S)  # What follows is quick, so that others need not wait long.
+        if start is None:
+            state = jax.block_until_ready(programs.learner.init(assembly.config.seed))
+            start = Snapshot(state=state, counters=Counters(), episodes={})
+    return programs, start
+
+
+def make_rows(
+    assembly: Assembly,
     start: Snapshot,
+    hooks: Hooks,
+    services: Services,
     job: Job,
     *,
     start_s: float,
-    learner: Ledger,
-    actors: Sequence[Ledger],
-    write: Callable[[Row], None],
-) -> Journal:
-    """The journal of a run that goes on from `start`, whose clock goes on there; this process's began at `start_s`."""
-    patience_s = config.actors.timeout_s
-    return Journal(
-        begun=start.counters.learner_steps,
+    actors: Sequence[Ledger] = (),
+) -> MetricsRows:
+    """The rows of a run that resumes from `start`, where its clock continues; this process's began at `start_s`."""
+    config = assembly.config
+    return MetricsRows(
+        begun=start.counters,
         every_updates=config.log.every_updates,
         last_update=last_update(config, start.counters),
         episodes=EpisodeWindow(config.log.episodes, start.episodes),
-        gatherer=EpisodeGatherer(job, config.log.episodes, patience_s),
+        gatherer=EpisodeGatherer(job, config.log.episodes, config.actors.timeout_s),
         chain=start.chain,
-        frames_per_step=spec.frames_per_step,
+        frames_per_step=assembly.spec.frames_per_step,
         start_s=start_s - (start.wall_s or 0.0),
         warm_up=1 + max_lag(config),
-        timeout_s=patience_s,
         stop_on_nonfinite=config.on_nonfinite == "stop",
-        learner=learner,
+        learner=services.ledger,
         actors=actors,
-        write=write,
+        write=hooks.write_row,
     )
 
 
-def nothing_to_do(config: Config, start: Snapshot, *, finished: bool, stop_code: int) -> Outcome:
-    """Of a run that had made all of its updates before."""
+def nothing_to_do(assembly: Assembly, start: Snapshot, services: Services, job: Job) -> Outcome:
+    """The outcome of a run that had already made all of its updates; evaluates the last one if that is missing."""
+    evaluations = Evaluations(assembly, start, services, job)
+    evaluated = evaluations.make_up(
+        start.counters, functools.partial(cast(Any, assembly.learner).actor_params, start.state)
+    )
     steps = f"{start.counters.env_steps:,}"
     logging.info("This run is finished: it has %s env steps, in %d updates.", steps, start.counters.learner_steps)
-    episodes = EpisodeWindow(config.log.episodes, start.episodes)
+    episodes = EpisodeWindow(assembly.config.log.episodes, start.episodes)
     return Outcome(
         state=start.state,
         counters=start.counters,
-        finished=finished,
-        stop_code=stop_code,
+        finished=evaluated,
+        stop_code=services.stop.code(),
         env_steps_per_second=float("nan"),
         compile_s=0.0,
         episode_return=episodes.summary().get("episode/return"),
@@ -172,25 +164,24 @@ def nothing_to_do(config: Config, start: Snapshot, *, finished: bool, stop_code:
 
 
 def make_outcome(
-    config: Config,
+    assembly: Assembly,
     state: LearnerState,
     counters: Counters,
-    journal: Journal,
-    ledger: Ledger,
+    rows: MetricsRows,
+    services: Services,
     *,
     evaluated: bool,
-    code: int,
 ) -> Outcome:
-    """Of a run that has made its updates, or was stopped with this code before."""
+    """The outcome of a run that has made its updates, or was stopped before."""
     return Outcome(
         state=state,
         counters=counters,
-        finished=is_finished(config, counters) and evaluated,
-        stop_code=code,
-        env_steps_per_second=journal.rates.average,
-        compile_s=ledger.seconds()["compile"],
-        episode_return=journal.episode_return,
-        episodes=journal.num_episodes,
+        finished=is_finished(assembly.config, counters) and evaluated,
+        stop_code=services.stop.code(),
+        env_steps_per_second=rows.rates.average,
+        compile_s=services.ledger.seconds()["compile"],
+        episode_return=rows.episode_return,
+        episodes=rows.num_episodes,
     )
 
 
@@ -229,20 +220,10 @@ def explain_nonfinite(
     )
 
 
-def first_snapshot(init: Callable[[int], LearnerState], seed: int) -> Snapshot:
-    """Where a new run starts."""
-    state = jax.block_until_ready(init(seed))
-    return Snapshot(state=state, counters=Counters(), episodes={})
-
-
-def make_snapshot(state: LearnerState, counters: Counters, journal: Journal) -> Snapshot:
-    """Where a run stands; the journal has settled its last update."""
+def make_snapshot(state: LearnerState, counters: Counters, rows: MetricsRows) -> Snapshot:
+    """Where a run stands; its last update has been settled."""
     return Snapshot(
-        state=state,
-        counters=counters,
-        episodes=journal.record_episodes(),
-        chain=journal.chain,
-        wall_s=journal.wall_s,
+        state=state, counters=counters, episodes=rows.record_episodes(), chain=rows.chain, wall_s=rows.wall_s
     )
 
 

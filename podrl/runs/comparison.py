@@ -196,7 +196,7 @@ def _interval(run: Record) -> int:
 
 
 def _boundary(a: Record, b: Record) -> int | None:
-    """By the rule of `podrl.experience.schedule`; of two intervals the smaller comes first, and not in the other run."""
+    """By the rule of `experience.schedule`; of two intervals the smaller comes first, and not in the other run."""
     every = {run.config.get("checkpoint", {}).get("every_updates", 0) for run in (a, b)}
     exact = all(run.config.get("determinism", "exact") == "exact" for run in (a, b))
     return min(every - {0}) if len(every) > 1 and exact else None

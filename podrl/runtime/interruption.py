@@ -9,8 +9,9 @@ SIGUSR1, SIGUSR2 and SIGXCPU are notices: a run saves and ends, and nothing that
 it. A handler that is registered for them, before the run or during it, stays.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
 import faulthandler
 import os
 import signal
@@ -32,6 +33,29 @@ _exit = os._exit  # Before a run replaces it: see `podrl.runtime.process_exit`.
 # The terminal may be gone, and a signal may come while the main thread writes to it, which a stream refuses twice.
 _UNWRITABLE = (OSError, ValueError, RuntimeError)
 _RENEWED_S = 1.0  # How often handlers are looked after.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Whether a run is to stop, as its loop asks.
+
+    Attributes:
+        code: () -> the exit code to end with before the next update, the same on every process; 0 to train on.
+        now: () -> whether this process was told to stop, which ends waits that other processes have no part in.
+        alone: Whether the job has one process, which may stop before an update that it has begun to wait for. Of
+            several, the others would wait for it in a reduction.
+    """
+
+    code: Callable[[], int] = lambda: 0
+    now: Callable[[], bool] = lambda: False
+    alone: bool = True
+
+    def at_once(self) -> bool:
+        """Returns whether to stop without the rollouts that are waited for."""
+        return self.alone and self.now()
+
+
+NEVER = Stop()
 
 
 class Interruption:

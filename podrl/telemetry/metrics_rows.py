@@ -1,7 +1,7 @@
-"""The learner's account of itself: turns finished updates into rows of metrics.
+"""Turns finished updates into rows of metrics.
 
-The metrics of an update are fetched when the next one is in flight, so that reading them holds nothing up. The clock of
-a row is not that of its writing but that of its update's end, which is looked for wherever the main thread waits.
+The clock of a row is not that of its writing but that of its update's end, which the main thread looks for wherever it
+waits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +14,9 @@ import jax
 import numpy as np
 
 from podrl.agents.parts.nonfinite import check_finite
-from podrl.experience.episodes import EpisodeWindow
+from podrl.experience.episodes import Episode, EpisodeWindow
 from podrl.ops.fingerprint import extend, to_hex
-from podrl.runtime.devices import is_ready
 from podrl.runtime.ledger import Ledger, pooled, shares
-from podrl.runtime.waiting import wait_until
 from podrl.telemetry.episode_gatherer import EpisodeGatherer
 from podrl.telemetry.metrics_file import Row
 from podrl.telemetry.rates import START_KEY, WALL_KEY, End, RateMeter, Rates
@@ -26,8 +24,15 @@ from podrl.types import Counters, Metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Pending:
-    """An update in flight, whose metrics are still on the device."""
+class Update:
+    """An update that was launched.
+
+    Attributes:
+        counters: After this update.
+        metrics: Scalars, perhaps still on the device.
+        fingerprint: [2, 2] uint32, perhaps still on the device; None if the update has no row.
+        episodes: Statistics of the newest episodes, this update's included; None if the update has no row.
+    """
 
     counters: Counters
     metrics: Metrics
@@ -35,19 +40,20 @@ class _Pending:
     episodes: Mapping[str, float] | None
 
 
-class Journal:
-    """Keeps episodes, rates and ledgers, and writes a row every few updates.
+class MetricsRows:
+    """Keeps episodes, rates and time shares, and writes a row every few updates.
 
     Attributes:
-        rates: of the newest row, and the average without warm-up, in env steps per second.
-        chain: of the fingerprints of every `every_updates`-th update; other rows show it with their own fingerprints
+        rates: Of the newest row, and the average without warm-up, in env steps per second.
+        chain: Of the fingerprints of every `every_updates`-th update. Other rows show it with their own fingerprints
             added but leave it as it is, so that it does not depend on where a run was stopped.
+        ended: After the newest update that has ended.
     """
 
     def __init__(
         self,
         *,
-        begun: int,
+        begun: Counters,
         every_updates: int,
         last_update: int,
         episodes: EpisodeWindow,
@@ -56,33 +62,33 @@ class Journal:
         frames_per_step: int,
         start_s: float,
         warm_up: int,
-        timeout_s: float,
         stop_on_nonfinite: bool,
         learner: Ledger,
         actors: Sequence[Ledger],
         write: Callable[[Row], None],
     ):
-        """Starts empty.
+        """Starts without a row.
 
         Args:
-            begun: learner steps before this start, for its first row.
-            every_updates: updates between rows; the first and the last update have a row too.
-            last_update: number of the last update.
-            episodes: that returns are averaged over.
-            gatherer: brings those of other processes.
-            chain: of the fingerprints so far.
-            frames_per_step: emulator frames per env step.
-            start_s: when the run's clock was at 0, by `time.perf_counter`: less what its starts before took.
-            warm_up: updates at the start that rates leave out; see `RateMeter`.
-            timeout_s: how long an update may take.
-            stop_on_nonfinite: whether an update whose loss or gradient is not finite is an error.
-            learner: the main thread's ledger.
-            actors: the actor threads'.
-            write: takes a finished row.
+            begun: Before this start; its learner steps are in the first row.
+            every_updates: Updates between rows; the first and the last update have a row too.
+            last_update: Number of the last update.
+            episodes: The newest episodes, which returns are averaged over.
+            gatherer: Brings the episodes of other processes.
+            chain: The chain of fingerprints so far.
+            frames_per_step: Emulator frames per env step.
+            start_s: When the run's clock was at 0, by `time.perf_counter`: earlier than this process by what the run's
+                earlier starts took.
+            warm_up: Updates at the start that rates leave out; see `RateMeter`.
+            stop_on_nonfinite: Whether an update whose loss or gradient is not finite is an error.
+            learner: The main thread's ledger.
+            actors: The actor threads' ledgers.
+            write: Takes a finished row.
         """
         self.rates = Rates(float("nan"), float("nan"))
         self.chain = chain
-        self._start = {START_KEY: begun}  # until a row has said so
+        self.ended = begun
+        self._start = {START_KEY: begun.learner_steps}  # Until a row has said so.
         self._every_updates, self._last_update = every_updates, last_update
         self._window, self._gatherer = episodes, gatherer
         self._frames_per_step = frames_per_step
@@ -91,11 +97,9 @@ class Journal:
         self._learner, self._actors = learner, actors
         self._last_spent_s = self.mark().spent_s
         self._write = write
-        self._timeout_s = timeout_s
         self._stop_on_nonfinite = stop_on_nonfinite
-        self._skipped = 0  # since the last row
-        self._pending: _Pending | None = None
-        self._end: End | None = None  # of the pending update, as soon as it is known
+        self._skipped = 0  # Since the last row.
+        self._without_row: tuple[Update, End] | None = None  # The newest update, if it has no row.
 
     @property
     def episode_return(self) -> float | None:
@@ -103,124 +107,91 @@ class Journal:
         return self._window.summary().get("episode/return")
 
     @property
-    def wall_s(self) -> float:
-        """The run's clock now."""
-        return time.perf_counter() - self._start_s
-
-    @property
     def num_episodes(self) -> int:
         """Number of episodes behind `episode_return`."""
         return len(self._window)
 
+    @property
+    def wall_s(self) -> float:
+        """The run's clock now."""
+        return time.perf_counter() - self._start_s
+
     def record_episodes(self) -> dict[str, Any]:
-        """The newest episodes and their number, for a checkpoint; on the first process those of the whole job."""
+        """Returns the newest episodes and their number, for a checkpoint; on the first process those of all."""
         return self._episodes().record()
 
-    def wants_row(self, counters: Counters) -> bool:
-        """Whether the update that was just counted gets a row, so that its fingerprints are worth computing."""
-        update = counters.learner_steps
-        return update in (1, self._last_update) or update % self._every_updates == 0
-
-    def add(
-        self,
-        counters: Counters,
-        metrics: Metrics,
-        fingerprint: jax.Array | None,
-        episodes: Sequence[tuple[float, int]],
-        end: End | None = None,
-    ) -> None:
-        """Takes an update that was just launched, and settles the one before it: waits for it and writes its row.
-
-        Args:
-            counters: after this update.
-            metrics: still on the device.
-            fingerprint: `Learner.fingerprint`, on the device; None if this update has no row.
-            episodes: (return, length) of the episodes that ended in its rollouts.
-            end: of the update; None if it is in flight.
-        """
-        self._gatherer.add(counters.learner_steps, episodes)
-        summary = self._episodes().summary() if fingerprint is not None else None
-        self.settle()
-        self._pending = _Pending(counters=counters, metrics=metrics, fingerprint=fingerprint, episodes=summary)
-        self._end = end
-        self.look()  # Some programs end before their launch returns: on a CPU those that call Python.
-
     def mark(self) -> End:
-        """The end of an update that is seen to end now."""
+        """Returns the end of an update that is seen to end now."""
         spent_s = {"learner": self._learner.seconds(), "actors": pooled(actor.seconds() for actor in self._actors)}
         return End(ended_s=time.perf_counter(), spent_s=spent_s)
 
-    def look(self) -> bool:
-        """Whether the newest update has ended on its devices; keeps when that was first seen. Waits for nothing."""
-        if self._pending is not None and self._end is None and is_ready(self._pending.metrics):
-            self._end = self.mark()
-        return self._pending is None or self._end is not None
-
-    def wait_for_update(self, unless: Callable[[], bool] = lambda: False) -> None:
-        """Waits until the newest update has ended on its devices, or `unless` holds.
-
-        Raises:
-            TimeoutError: if neither comes in time.
-        """
-        pending = self._pending
-        if pending is None:
-            return
-        with self._learner.spend("learn"):
-            wait_until(
-                lambda: self.look() or unless(),
-                timeout_s=self._timeout_s,
-                blame=lambda: (
-                    f"The learner waited {self._timeout_s:.0f} s for update {pending.counters.learner_steps} to end on "
-                    "its devices. If updates are this slow, raise actors.timeout_s."
-                ),
-            )
-
-    def settle(self, fingerprint: jax.Array | None = None) -> None:
-        """Waits for the newest update and writes its row if it has one.
+    def launched(
+        self,
+        counters: Counters,
+        metrics: Metrics,
+        episodes: Sequence[Episode],
+        fingerprint: Callable[[], jax.Array],
+    ) -> Update:
+        """Returns the record of an update that was just launched, which `enter` takes when it has ended.
 
         Args:
-            fingerprint: makes a row of an update that had none: the last one of a run that was stopped.
+            counters: After this update.
+            metrics: Of this update, perhaps still on the device.
+            episodes: (return, length) of the episodes that ended in its rollouts.
+            fingerprint: Launches `Learner.fingerprint`; called if the update has a row.
+        """
+        self._gatherer.add(counters.learner_steps, episodes)
+        update = counters.learner_steps
+        if update not in (1, self._last_update) and update % self._every_updates:
+            return Update(counters=counters, metrics=metrics, fingerprint=None, episodes=None)
+        hashes = fingerprint()  # Is computed while other processes' episodes are waited for.
+        summary = self._episodes().summary()
+        return Update(counters=counters, metrics=metrics, fingerprint=hashes, episodes=summary)
+
+    def enter(self, update: Update, end: End) -> None:
+        """Takes an update that has ended, and writes its row if it has one.
 
         Raises:
-            TimeoutError: if the update does not end in time.
-            NonFiniteError: if its loss or gradient is not finite.
+            NonFiniteError: If its loss or gradient is not finite.
         """
-        self.wait_for_update()
-        pending, self._pending = self._pending, None
-        end, self._end = self._end, None
-        if pending is None or end is None:
-            return
-        self._meter.add(pending.counters.env_steps, end.ended_s)
+        self._meter.add(update.counters.env_steps, end.ended_s)
         if self._stop_on_nonfinite:
-            check_finite(pending.counters.learner_steps, pending.metrics)
-        elif float(pending.metrics["grad/skipped"]):
+            check_finite(update.counters.learner_steps, update.metrics)
+        elif float(update.metrics["grad/skipped"]):
             self._skipped += 1
             if self._gatherer.is_first:
-                logging.warning("Update %d was skipped: it is not finite.", pending.counters.learner_steps)
-        fingerprint = fingerprint if pending.fingerprint is None else pending.fingerprint
-        if fingerprint is not None:
-            with self._learner.spend("log"):
-                self._write_row(pending, end, np.asarray(fingerprint))
+                logging.warning("Update %d was skipped: it is not finite.", update.counters.learner_steps)
+        self.ended = update.counters
+        self._without_row = (update, end) if update.fingerprint is None else None
+        if update.fingerprint is not None:
+            self._write_row(update, end, update.fingerprint)
 
-    def _write_row(self, pending: _Pending, end: End, fingerprint: np.ndarray) -> None:
-        counters = pending.counters
-        self.rates = self._meter.read()
-        rate = self.rates.recent
-        start, self._start = self._start, {}
-        self._write(
-            {
-                **dataclasses.asdict(counters),
-                "env_steps_per_second": rate,
-                "frames_per_second": rate * self._frames_per_step,
-                **(self._episodes().summary() if pending.episodes is None else pending.episodes),
-                **{name: float(value) for name, value in jax.device_get(dict(pending.metrics)).items()},
-                **self._count_skipped(),
-                WALL_KEY: end.ended_s - self._start_s,
-                **start,
-                **self._time_shares(end),
-                **self._chain_on(counters.learner_steps, fingerprint),
-            }
-        )
+    def finish(self, fingerprint: Callable[[], jax.Array]) -> None:
+        """Writes a row of the newest update if it had none: the last one of a run that was stopped."""
+        if self._without_row is not None:
+            self._write_row(*self._without_row, fingerprint())
+            self._without_row = None
+
+    def _write_row(self, update: Update, end: End, fingerprint: jax.Array) -> None:
+        with self._learner.spend("log"):
+            counters = update.counters
+            self.rates = self._meter.read()
+            rate = self.rates.recent
+            start, self._start = self._start, {}
+            self._write(
+                {
+                    **dataclasses.asdict(counters),
+                    "env_steps_per_second": rate,
+                    "frames_per_second": rate * self._frames_per_step,
+                    **(self._episodes().summary() if update.episodes is None else update.episodes),
+                    **{name: float(value) for name, value in jax.device_get(dict(update.metrics)).items()},
+                    **self._count_skipped(),
+                    WALL_KEY: end.ended_s - self._start_s,
+                    **start,
+                    **self._time_shares(end),
+                    **self._chain_on(counters.learner_steps, np.asarray(fingerprint)),
+                }
+            )
 
     def _episodes(self) -> EpisodeWindow:
         """The newest episodes, those of the newest update included."""
@@ -229,7 +200,7 @@ class Journal:
         return self._window
 
     def _chain_on(self, update: int, fingerprint: np.ndarray) -> dict[str, str]:
-        """The fingerprints of an update, [2, 2] uint32, and the chain with them."""
+        """Returns the fingerprints of an update, [2, 2] uint32, and the chain with them."""
         params, batch = map(to_hex, fingerprint)
         chain = extend(self.chain, params, batch)
         if update % self._every_updates == 0:
@@ -237,12 +208,12 @@ class Journal:
         return {"fingerprint": chain, "fingerprint/params": params, "fingerprint/batch": batch}
 
     def _count_skipped(self) -> dict[str, int]:
-        """Updates skipped since the last row, if any may be."""
+        """Returns the number of updates skipped since the last row, if any may be."""
         skipped, self._skipped = self._skipped, 0
         return {} if self._stop_on_nonfinite else {"grad/skipped": skipped}
 
     def _time_shares(self, end: End) -> dict[str, float]:
-        """Fractions of the time since the last row's end that the learner's and all actors' threads spent on what."""
+        """Returns what the learner's and all actors' threads spent the time since the last row's end on, in shares."""
         before, self._last_spent_s = self._last_spent_s, end.spent_s
         row = {}
         for who, spent_s in end.spent_s.items():

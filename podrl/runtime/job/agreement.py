@@ -15,6 +15,7 @@ import numpy as np
 
 from podrl.config.config import MISTAKE, ConfigError
 from podrl.mesh import replicated
+from podrl.runtime.interruption import Stop
 from podrl.runtime.job.job import Job
 
 _T = TypeVar("_T")
@@ -75,6 +76,20 @@ def together(job: Job, name: str, make: Callable[[], _T], timeout_s: float) -> _
     job.leave(MISTAKE)
     process = next(process for process, text in enumerate(mistakes) if text)
     raise ConfigError(mistake or f"{job.name_of(process)}: {mistakes[process]}")
+
+
+def make_stop(job: Job, learner: Mesh, stop_code: Callable[[], int]) -> tuple[Stop, Callable[[], None]]:
+    """What tells a run to stop, and what every process calls before each update.
+
+    Args:
+        job: All processes.
+        learner: The learner mesh of the whole job.
+        stop_code: Returns the exit code of the signal that has come to this process; 0 if none has.
+    """
+    if job.process_count == 1:
+        return Stop(code=stop_code, now=lambda: bool(stop_code())), lambda: None
+    vote = StopVote(learner, stop_code)
+    return Stop(code=vote, now=lambda: bool(stop_code()), alone=False), vote.cast
 
 
 class StopVote:

@@ -1,0 +1,144 @@
+"""What every run loop takes and returns: the parts of a run, the functions that it calls, and what watches it.
+
+A loop is `run(assembly, *, start, hooks, services, job, programs) -> Outcome`.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import math
+from typing import TypeVar
+
+from absl import logging
+
+from podrl.config.config import Config
+from podrl.envs.source import Source
+from podrl.evaluation.evaluator import OFF, Evaluator
+from podrl.experience.layout import Layout
+from podrl.learning.fused import FusedLearner, FusedPrograms, compile_fused
+from podrl.learning.learner import Learner
+from podrl.learning.programs import Programs, compile_programs
+from podrl.mesh import ShardingRule, Topology
+from podrl.runtime.interruption import NEVER, Stop
+from podrl.runtime.ledger import Annotate, Ledger
+from podrl.runtime.watchdog import Watchdog
+from podrl.telemetry.metrics_file import Row
+from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot
+
+_State = TypeVar("_State", bound=LearnerState)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """What a run is made of, before anything is compiled or started.
+
+    Attributes:
+        config: The run's config, with what was left to this machine, and the environment's options as its constructor
+            gets them.
+        source: Makes environments.
+        spec: One environment.
+        topology: Who acts and who learns.
+        layout: How environments are dealt out.
+        agent: The algorithm, its network split over the learner's devices.
+        rules: Layout of wide parameters.
+        learner: Makes the updates; with `topology.placement='anakin'` a `FusedLearner`, which also acts.
+    """
+
+    config: Config
+    source: Source
+    spec: EnvSpec
+    topology: Topology
+    layout: Layout
+    agent: Agent
+    rules: Sequence[ShardingRule]
+    learner: Learner | FusedLearner
+
+    @property
+    def state_shape(self) -> LearnerState:
+        """Shapes, dtypes and shardings of the state that a run resumes from: a `FusedState` for a `FusedLearner`."""
+        return self.learner.state_shape
+
+    def compile(self) -> Programs | FusedPrograms:
+        """Compiles the run's programs ahead of time, so that no timeout has to allow for it."""
+        programs: Programs | FusedPrograms
+        if isinstance(self.learner, FusedLearner):
+            programs = compile_fused(self.learner)
+        else:
+            programs = compile_programs(self.config, self.agent, self.spec, self.topology, self.learner)
+        if self.rules and programs.memory is not None:
+            size = self.topology.learner.size
+            what = "A call" if isinstance(programs, FusedPrograms) else "An update"
+            logging.info("%s on each of %d learner devices: %s.", what, size, programs.memory.describe())
+        return programs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Functions that a loop calls.
+
+    Attributes:
+        show_phase: Told what happens before training.
+        before_update: (launched, ended), called before each update, or each call of several, with the counters after
+            what was launched last and after what has ended.
+        between_updates: (state, counters) -> state, after every `between_every`-th update and before its parameters are
+            published; called on every process with the same counters. A call of several updates ends there.
+        between_every: Updates between two calls of `between_updates`; 0 for none.
+        write_row: Takes each row of metrics.
+        save: Writes a checkpoint; called every `checkpoint.every_updates` and at the end.
+    """
+
+    show_phase: Callable[[str], None] = lambda text: None
+    before_update: Callable[[Counters, Counters], None] = lambda launched, ended: None
+    between_updates: Callable[[LearnerState, Counters], LearnerState] = lambda state, counters: state
+    between_every: int = 0
+    write_row: Callable[[Row], None] = lambda row: None
+    save: Callable[[Snapshot], None] = lambda snapshot: None
+
+    def between(self, state: _State, counters: Counters) -> _State:
+        """Returns the state that the next update starts from."""
+        if not self.between_every or counters.learner_steps % self.between_every:
+            return state
+        return self.between_updates(state, counters)  # type: ignore[return-value]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Services:
+    """What watches a run and tells it to stop.
+
+    Attributes:
+        stop: Whether the run is to stop; asked before the actors start and before every update.
+        evaluator: Plays with some updates' parameters; whoever made it closes it.
+        ledger: The main thread's.
+        watchdog: Watches every thread.
+        annotate: Shows a profiler what each thread spends its time on.
+    """
+
+    stop: Stop = NEVER
+    evaluator: Evaluator = OFF
+    ledger: Ledger = dataclasses.field(default_factory=lambda: Ledger("learner"))
+    watchdog: Watchdog = dataclasses.field(default_factory=lambda: Watchdog(math.inf))
+    annotate: Annotate | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run leaves in memory.
+
+    Attributes:
+        state: The learner's last state.
+        counters: Progress of the whole job.
+        finished: False if it was told to stop before the last update or the last evaluation had ended.
+        stop_code: 0, or the exit code of the signal that stopped it.
+        env_steps_per_second: Average that the learner consumed, warm-up excluded; NaN after a single update.
+        compile_s: Seconds that compilation took; 0 if the programs were given.
+        episode_return: Mean over the newest episodes; None if none has finished.
+        episodes: Number of episodes behind it.
+    """
+
+    state: LearnerState
+    counters: Counters
+    finished: bool
+    stop_code: int
+    env_steps_per_second: float
+    compile_s: float
+    episode_return: float | None
+    episodes: int
