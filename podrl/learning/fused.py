@@ -7,7 +7,7 @@ updates, as many as the caller wants, up to a bound; so the host is asked for no
 Source: the Anakin architecture of Hessel et al. 2021, arXiv:2104.06272.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -24,7 +24,7 @@ from podrl.envs.source import JaxEnvironment
 from podrl.experience.layout import make_layout, runs_in_loops
 from podrl.experience.unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller, Unroller
 from podrl.learning.learner import Learner
-from podrl.learning.update_cost import UpdateMemory, collective_bytes, update_memory
+from podrl.learning.update_cost import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology, replicated
 from podrl.ops.keys import LEARN, purpose_key
 from podrl.types import Agent, EnvSpec, FusedState, LearnerState, Metrics, PyTree, Trajectory
@@ -244,16 +244,16 @@ class FusedPrograms:
     Attributes:
         learner: does all.
         memory: what a call takes on each device; None where the backend does not tell.
-        traffic: bytes that cross between devices in an update, by kind of collective.
+        update: The compiled program; `podrl.learning.update_cost` tells what crosses between devices in it.
     """
 
     learner: FusedLearner
     memory: UpdateMemory | None
-    traffic: Mapping[str, int]
+    update: jax.stages.Compiled
 
 
 def compile_fused(learner: FusedLearner) -> FusedPrograms:
     """Compiles ahead of time, so that compile time is known and no timeout has to allow for it."""
     compiled = learner.compile()
     memory = update_memory(compiled, learner.state_shape)
-    return FusedPrograms(learner=learner, memory=memory, traffic=collective_bytes(compiled))
+    return FusedPrograms(learner=learner, memory=memory, update=compiled)

@@ -1,6 +1,6 @@
 """All compiled programs of a run, made ahead of time: compile time is known, and no timeout has to allow for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 
 import jax
@@ -13,7 +13,7 @@ from podrl.experience.programs import ActingPrograms, compile_acting, make_unrol
 from podrl.experience.schedule import make_schedule
 from podrl.experience.unroll import Unroller
 from podrl.learning.learner import Learner
-from podrl.learning.update_cost import UpdateMemory, collective_bytes, update_memory
+from podrl.learning.update_cost import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology
 from podrl.types import Agent, EnvSpec, Trajectory
 
@@ -26,13 +26,13 @@ class Programs:
         learner: the learner's.
         acting: those of each of this process's actor devices.
         memory: what the update takes on each learner device; None where the backend does not tell.
-        traffic: bytes that cross between learner devices in an update, by kind of collective.
+        update: The compiled update; `podrl.learning.update_cost` tells what crosses between devices in it.
     """
 
     learner: Learner
     acting: dict[jax.Device, ActingPrograms]
     memory: UpdateMemory | None
-    traffic: Mapping[str, int]
+    update: jax.stages.Compiled
 
 
 def make_learner(config: Config, agent: Agent, mesh: Mesh, rules: Sequence[ShardingRule] = ()) -> Learner:
@@ -63,4 +63,4 @@ def compile_programs(config: Config, agent: Agent, spec: EnvSpec, topology: Topo
     memory = update_memory(update, learner.state_shape)
     devices = topology.local_actor_devices
     acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
-    return Programs(learner=learner, acting=acting, memory=memory, traffic=collective_bytes(update))
+    return Programs(learner=learner, acting=acting, memory=memory, update=update)

@@ -220,7 +220,7 @@ def test_the_first_update_is_timed_with_its_environments(catch, outcomes):
 
 
 def test_import_time_counts_from_the_start_of_the_process():
-    code = "import time; time.sleep(0.3); from podrl import instruments; print(instruments.process_age_s())"
+    code = "import time; time.sleep(0.3); from podrl.performance.benchmark import instruments; print(instruments.process_age_s())"
     age_s = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert 0.3 < age_s < 60
 

@@ -21,6 +21,7 @@ import jax
 from podrl.config.config import Config, check
 from podrl.config.user_modules import ROOT
 from podrl.experience.schedule import warm_up_updates
+from podrl.learning.update_cost import collective_bytes
 from podrl.performance.benchmark.instruments import MachineSpeed, describe_machine, spread
 from podrl.performance.benchmark.stages import make_parts
 from podrl.runs.records import Rows
@@ -96,7 +97,7 @@ def measure_jobs(
             }
             for count, found in rates.items()
         },
-        "traffic_bytes": dict(parts.programs.traffic),
+        "traffic_bytes": dict(collective_bytes(parts.programs.update)),
         "parameter_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in params),
         "env_steps_per_update": config.env_steps_per_update,
     }

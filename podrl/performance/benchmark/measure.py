@@ -30,6 +30,7 @@ from typing import Any
 from podrl.config.config import Config
 from podrl.config.config_dict import to_dict
 from podrl.learning.sharding import describe_split
+from podrl.learning.update_cost import collective_bytes
 from podrl.performance.benchmark.instruments import MachineSpeed, Sample, describe_machine, peak_memory_bytes, spread
 from podrl.performance.benchmark.stages import (
     Parts,
@@ -189,7 +190,7 @@ def describe_run(config: Config, parts: Parts) -> dict[str, Any]:
         "frames_per_step": parts.spec.frames_per_step,
         "compile_s": parts.compile_s,
         "parameters": describe_split(parts.programs.learner.state_shape.params),
-        "update_traffic_bytes": dict(parts.programs.traffic),
+        "update_traffic_bytes": dict(collective_bytes(parts.programs.update)),
         "update_memory_bytes": None if memory is None else dataclasses.asdict(memory),
     }
 
