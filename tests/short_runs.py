@@ -1,6 +1,6 @@
 """Small real runs for tests: configs, agents and random trajectories."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 from typing import Any
@@ -14,17 +14,15 @@ import pytest
 from configs import common
 from podrl import assembly
 from podrl.agents.parts.loading import load_agent
-from podrl.assembly import run_loop
 from podrl.config.config import Config, EvaluateConfig
 from podrl.config.config_dict import from_config_dict
-from podrl.envs.source import load_source
 from podrl.experience.unroll import Unroller
-from podrl.learning.programs import Programs
 from podrl.learning.sharding import make_split_network
-from podrl.loops import sebulba
-from podrl.loops.bookkeeping import Outcome
-from podrl.mesh import ShardingRule, Topology, make_topology
-from podrl.types import Agent, EnvSpec, Trajectory
+from podrl.loops.interface import Assembly, Hooks, Outcome, Services
+from podrl.mesh import ShardingRule
+from podrl.runtime.interruption import Stop
+from podrl.runtime.job.job import ALONE, Job
+from podrl.types import Agent, EnvSpec, Snapshot, Trajectory
 
 TIMING = {"env_steps_per_second", "frames_per_second"}
 
@@ -69,21 +67,58 @@ def make_split_agent(config: Config, spec: EnvSpec, learner: Mesh) -> tuple[Agen
     return assembly.make_wrapped_agent(config, network, spec), rules
 
 
-def run(config: Config, num_devices: int = 1, **kwargs: Any) -> tuple[Outcome, list[dict[str, Any]]]:
-    """Trains, and returns the outcome and the rows of metrics."""
-    spec = load_source(config.env.source).make_spec(config.env)
-    topology = make_topology(config.topology, jax.devices()[:num_devices])
-    agent, rules = make_split_agent(config, spec, topology.learner)
+def run(
+    config: Config,
+    num_devices: int = 1,
+    *,
+    agent: Agent | None = None,
+    source: Any = None,
+    start: Snapshot | None = None,
+    programs: Any = None,
+    job: Job = ALONE,
+    save: Callable[[Snapshot], None] = lambda snapshot: None,
+    before_update: Callable[[int], None] = lambda update: None,
+    show_phase: Callable[[str], None] = lambda text: None,
+    should_stop: Callable[[], int] = lambda: 0,
+    give_up: Callable[[], bool] | None = None,
+    hooks: Mapping[str, Any] | None = None,
+    **services: Any,
+) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Trains, and returns the outcome and the rows of metrics.
+
+    Args:
+        config: The run's config.
+        num_devices: How many devices to train on.
+        agent: Another agent than the config's.
+        source: Another source than the config's.
+        start: Where the run resumes.
+        programs: Compiled before.
+        job: All processes.
+        save: Takes each checkpoint.
+        before_update: Told the number of the next update, from 1.
+        show_phase: Told what happens before training.
+        should_stop: Returns the exit code to stop with before the next update.
+        give_up: Ends long waits; by default `should_stop` does.
+        hooks: Further fields of `Hooks`.
+        services: Fields of `Services`.
+    """
+    parts = assembly.assemble(config, jax.devices()[:num_devices])
+    parts = parts if source is None else dataclasses.replace(parts, source=source)
+    parts = parts if agent is None else assembly.with_agent(parts, agent)
     rows: list[dict[str, Any]] = []
-    outcome = run_loop(config)(
-        config,
-        agent=kwargs.pop("agent", agent),
-        spec=spec,
-        source=kwargs.pop("source", None) or load_source(config.env.source),
-        topology=topology,
-        rules=rules,
-        write_row=lambda row: rows.append(dict(row)),
-        **kwargs,
+    outcome = assembly.run(
+        parts,
+        start=start,
+        hooks=Hooks(
+            write_row=lambda row: rows.append(dict(row)),
+            save=save,
+            show_phase=show_phase,
+            before_update=lambda launched, ended: before_update(launched.learner_steps + 1),
+            **hooks or {},
+        ),
+        services=Services(stop=Stop(code=should_stop, now=give_up or (lambda: bool(should_stop()))), **services),
+        job=job,
+        programs=programs,
     )
     return outcome, rows
 
@@ -95,19 +130,17 @@ def shared_programs() -> Iterator[None]:
     A small run spends most of its time on that, and programs are good for any number of runs. Agents must be those that
     the configs name.
     """
-    compile_programs, known = sebulba.compile_programs, dict[str, Programs]()
+    compile_programs, known = Assembly.compile, dict[str, Any]()
 
-    def compile_or_recall(
-        config: Config, agent: Agent, spec: EnvSpec, topology: Topology, rules: Sequence[ShardingRule] = ()
-    ) -> Programs:
-        devices = [device.id for device in topology.mesh.devices.flat]
-        key = repr((dataclasses.replace(config, evaluate=EvaluateConfig()), devices))
+    def compile_or_recall(self: Assembly) -> Any:
+        devices = [device.id for device in self.topology.mesh.devices.flat]
+        key = repr((dataclasses.replace(self.config, evaluate=EvaluateConfig()), devices))
         if key not in known:
-            known[key] = compile_programs(config, agent, spec, topology, rules)
+            known[key] = compile_programs(self)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sebulba, "compile_programs", compile_or_recall)
+        patch.setattr(Assembly, "compile", compile_or_recall)
         yield
 
 

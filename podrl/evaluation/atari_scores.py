@@ -1,6 +1,6 @@
 """What random play and a human tester score on Atari's 57 games, so that scores of different games can be compared.
 
-The table and its source are in `data/atari_scores.json`.
+The table and its source are in `atari_scores.json`.
 """
 
 from collections.abc import Mapping

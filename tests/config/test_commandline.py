@@ -202,7 +202,7 @@ def test_an_unknown_key_of_an_agent_is_refused():
 def test_configs_and_the_command_line_do_not_import_jax():
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
-from podrl import commandline
+from podrl.config import commandline
 for name in ("impala_atari", "impala_catch", "impala_lunarlander", "impala_pong"):
     commandline.load_config({str(ROOT)!r} + "/configs/" + name + ".py")
 assert "jax" not in sys.modules

@@ -33,5 +33,5 @@ def test_the_table_has_57_games_by_the_names_of_envpool():
 def test_the_table_names_its_source():
     import importlib.resources
 
-    table = json.loads(importlib.resources.files("podrl").joinpath("data/atari_scores.json").read_text())
+    table = json.loads(importlib.resources.files("podrl.evaluation").joinpath("atari_scores.json").read_text())
     assert "arXiv:1511.06581" in table["source"]

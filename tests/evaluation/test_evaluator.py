@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from podrl import train
+from podrl.envs.source import load_source
 from podrl.evaluation.endless import EndlessError
 from podrl.evaluation.evaluator import EvaluationError, Evaluator, make_evaluator
 from podrl.evaluation.play import make_player
@@ -34,7 +35,7 @@ def compiled_once():
 def run_with_evaluation(config, num_devices=1, done=frozenset(), **kwargs):
     """Trains; returns the outcome, the rows of training, and the (counters, episodes) that were played."""
     agent, spec = short_runs.make_agent(config)
-    source, played = short_runs.load_source(config.env.source), []
+    source, played = load_source(config.env.source), []
     evaluator = make_evaluator(
         config,
         agent=agent,
@@ -147,7 +148,7 @@ class TestWaiting:
             config,
             agent=agent,
             spec=spec,
-            source=short_runs.load_source(config.env.source),
+            source=load_source(config.env.source),
             device=jax.devices()[0],
             begun=Counters(),
             done=set(),

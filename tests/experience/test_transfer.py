@@ -7,14 +7,10 @@ import jax
 from jax import numpy as jnp
 import pytest
 
-from podrl.experience.episodes import EpisodeWindow
 from podrl.experience.transfer import ParameterStore
-from podrl.runtime.job.job import ALONE
+from podrl.loops.in_flight import InFlight
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.waiting import Stopped, wait_until
-from podrl.telemetry.episode_gatherer import EpisodeGatherer
-from podrl.telemetry.metrics_rows import Journal
-from podrl.types import Counters
 
 
 class Unfinished:
@@ -79,26 +75,11 @@ def test_parameters_reach_actors_outside_of_the_learners_devices():
 
 
 def test_an_update_that_does_not_end_is_named():
-    journal = Journal(
-        begun=0,
-        warm_up=1,
-        every_updates=1,
-        last_update=10,
-        episodes=EpisodeWindow(5),
-        gatherer=EpisodeGatherer(ALONE, 5, timeout_s=1.0),
-        frames_per_step=1,
-        start_s=0.0,
-        timeout_s=0.2,
-        chain="0" * 16,
-        stop_on_nonfinite=True,
-        learner=Ledger("learner"),
-        actors=[],
-        write=lambda row: None,
-    )
-    journal.add(Counters(learner_steps=7), {"loss/total": Unfinished()}, None, [])
-    journal.wait_for_update(unless=lambda: True)
+    flight = InFlight(Ledger("learner"), lambda: None, timeout_s=0.2, whose="its", remedy="raise actors.timeout_s")
+    flight.add("update 7", Unfinished(), lambda end: None)
+    flight.wait(unless=lambda: True)
     with pytest.raises(TimeoutError, match="The learner waited 0 s for update 7 to end on its devices"):
-        journal.settle()
+        flight.settle()
 
 
 def test_wait_until_returns_when_the_condition_holds():

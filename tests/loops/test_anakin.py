@@ -16,7 +16,7 @@ from podrl.config.config import ConfigError
 from podrl.envs.pools.in_graph import Transition, make_many
 from podrl.envs.source import JaxEnvironment, load_source, make_environment
 from podrl.experience.unroll import InGraphUnroller, Unroller
-from podrl.learning.fused import FusedLearner, compile_fused
+from podrl.learning.fused import FusedLearner
 from podrl.loops.anakin import updates_to_next_stop
 from podrl.mesh import make_topology
 from podrl.runs.checkpoint_arrays import whole_steps
@@ -107,9 +107,7 @@ CONFIG = anakin_config()
 @pytest.fixture(scope="module")
 def programs():
     """Compiled once for the runs of `CONFIG` on one device."""
-    parts = assemble(CONFIG, jax.devices()[:1])
-    environment = make_environment(parts.source, CONFIG.env)
-    return compile_fused(CONFIG, parts.agent, environment, parts.spec, parts.topology)
+    return assemble(CONFIG, jax.devices()[:1]).compile()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from podrl import train
 from podrl.assembly import assemble
 from podrl.envs.pools.in_graph import DevicePool
-from podrl.envs.source import make_environment
+from podrl.envs.source import load_source, make_environment
 from podrl.experience.unroll import Unroller
 from podrl.ops.keys import ERA, era_keys, step_keys
 from podrl.runs.resume import make_checkpointer
@@ -56,7 +56,7 @@ def test_an_acting_state_is_the_same_opened_at_an_unroll_or_come_to_it(unroller)
 
 
 def test_a_pool_of_jax_environments_steps_on_behind_2_to_the_32():
-    environment = make_environment(short_runs.load_source("gymnax"), short_runs.anakin_config("Breakout-MinAtar").env)
+    environment = make_environment(load_source("gymnax"), short_runs.anakin_config("Breakout-MinAtar").env)
     observed = []
     for steps in (0, 2**31 - 2, 2**32 - 2):
         pool = DevicePool(environment, DiscreteActions(3).struct, seeds=[1, 2])

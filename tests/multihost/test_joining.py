@@ -300,7 +300,7 @@ def test_what_the_coordinator_says_in_one_breath_is_heard_one_by_one():
 
 def test_a_process_that_jaxs_service_does_not_take_ends_before_jax_aborts_it():
     """A coordinator that says that all have met, where no service listens."""
-    impatient = "import sys\nfrom podrl import distributed\ndistributed.CONNECT_S = 2.0\n"
+    impatient = "import sys\nfrom podrl.runtime.job import job\njob.CONNECT_S = 2.0\n"
     run = "from tests.multihost import member\nmember.main(*sys.argv[1:])"
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"

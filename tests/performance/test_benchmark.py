@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from podrl.assembly import assemble
 from podrl.experience.schedule import WARMUP_UPDATES
-from podrl.learning.programs import compile_programs
 from podrl.loops import sebulba
-from podrl.mesh import make_topology
+from podrl.loops.interface import Assembly
 from podrl.performance.benchmark import instruments, measure, report, stages
 from podrl.performance.benchmark.instruments import Sample
 from podrl.performance.benchmark.measure import relate_to_bounds
 from tests.processes import ROOT
-from tests.short_runs import make_agent, make_config, run
+from tests.short_runs import make_config, run
 from tools import benchmark as tool
 
 CATCH = str(ROOT / "configs/impala_catch.py")
@@ -220,7 +220,8 @@ def test_the_first_update_is_timed_with_its_environments(catch, outcomes):
 
 
 def test_import_time_counts_from_the_start_of_the_process():
-    code = "import time; time.sleep(0.3); from podrl.performance.benchmark import instruments; print(instruments.process_age_s())"
+    age = "from podrl.performance.benchmark.instruments import process_age_s; print(process_age_s())"
+    code = f"import time; time.sleep(0.3); {age}"
     age_s = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert 0.3 < age_s < 60
 
@@ -245,10 +246,9 @@ def test_calls_are_timed_by_the_clock_of_busy_cores(monkeypatch):
 
 def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):
     config = make_config()
-    agent, spec = make_agent(config)
-    programs = compile_programs(config, agent, spec, make_topology(config.topology, jax.devices()[:1]))
+    programs = assemble(config, jax.devices()[:1]).compile()
     alone, _ = run(config)
-    monkeypatch.delattr(sebulba, "compile_programs")
+    monkeypatch.delattr(Assembly, "compile")
     shared = [run(config, programs=programs)[0] for _ in range(2)]
     assert alone.compile_s > 0
     assert [outcome.compile_s for outcome in shared] == [0, 0]

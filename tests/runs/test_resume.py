@@ -14,7 +14,6 @@ from podrl import train
 from podrl.config.config import ConfigError
 from podrl.envs.source import load_source
 from podrl.learning.learner import Learner
-from podrl.loops import sebulba
 from podrl.mesh import make_topology
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_arrays import whole_steps
@@ -339,16 +338,7 @@ class TestInOneProcess:
             seeds.append(tuple(kwargs["seeds"]))
             return source.make_pool(env, **kwargs)
 
-        agent, spec = short_runs.make_agent(config)
-        rows = []
-        sebulba.run(
-            config,
-            agent=agent,
-            spec=spec,
-            source=types.SimpleNamespace(make_pool=make_pool),
-            topology=make_topology(config.topology, jax.devices()[:1]),
-            write_row=rows.append,
-        )
+        _, rows = short_runs.run(config, source=types.SimpleNamespace(make_pool=make_pool))
         assert [row["lag/max"] for row in rows] == [0, 1, 1, 1] * 3
         pools = 3 * config.actors.pools_per_thread
         assert len(seeds) == pools

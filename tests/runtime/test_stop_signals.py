@@ -87,7 +87,7 @@ def test_each_signal_has_its_exit_code_from_the_first_line(signum, code, tmp_pat
 
 STUCK = """
 import ctypes, os, signal, sys
-from podrl import stop_signals
+from podrl.runtime import stop_signals
 stop_signals.stand()
 stop_signals.raise_ctrl_c()
 mutex = ctypes.create_string_buffer(64)
@@ -112,7 +112,7 @@ def test_a_call_to_c_that_does_not_return_is_ended_too():
 SERVANT = """
 import sys
 sys.stdin.readline()  # As one that has not come to `ignore` yet.
-from podrl import stop_signals
+from podrl.runtime import stop_signals
 stop_signals.ignore()
 print("alive", flush=True)
 sys.stdin.readline()

@@ -16,7 +16,7 @@ import pytest
 
 from podrl.evaluation.evaluator import Evaluator
 from podrl.evaluation.play import Episodes
-from podrl.loops import anakin, bookkeeping
+from podrl.loops import bookkeeping, in_flight
 from podrl.performance.benchmark import jobs
 from podrl.runtime.devices import is_ready
 from podrl.telemetry import metrics_rows
@@ -129,7 +129,7 @@ class Marks:
 def marks(monkeypatch):
     found = Marks()
 
-    class Marked(metrics_rows.Journal):
+    class Marked(metrics_rows.MetricsRows):
         def __init__(self, *, start_s, **options):
             super().__init__(start_s=start_s, **options)
             found.start_s = start_s
@@ -140,7 +140,7 @@ def marks(monkeypatch):
             found.add(end.ended_s)
             return end
 
-    monkeypatch.setattr(bookkeeping, "Journal", Marked)
+    monkeypatch.setattr(bookkeeping, "MetricsRows", Marked)
     return found
 
 
@@ -246,7 +246,7 @@ def test_the_clock_of_a_row_does_not_wait_for_an_evaluation(make, monkeypatch):
             updates.append(metrics)
         return is_ready(metrics) and (len(updates) < 4 or waits.is_set())
 
-    class Seen(metrics_rows.Journal):
+    class Seen(metrics_rows.MetricsRows):
         def mark(self):
             end = super().mark()
             if len(updates) == 4:
@@ -264,9 +264,8 @@ def test_the_clock_of_a_row_does_not_wait_for_an_evaluation(make, monkeypatch):
         played_s.append(time.perf_counter())
         return Episodes(returns=np.ones(1), lengths=np.ones(1, int))
 
-    asks = anakin if make is anakin_config else metrics_rows
-    monkeypatch.setattr(asks, "is_ready", ends_while_an_evaluation_is_waited_for)
-    monkeypatch.setattr(bookkeeping, "Journal", Seen)
+    monkeypatch.setattr(in_flight, "is_ready", ends_while_an_evaluation_is_waited_for)
+    monkeypatch.setattr(bookkeeping, "MetricsRows", Seen)
     config = make(total_env_steps=4 * STEPS, evaluate__every_updates=2)
     evaluator = Awaited(every_updates=2, last_update=4, timeout_s=60.0, play=play, write=lambda *_: None)
     start_s = time.perf_counter()

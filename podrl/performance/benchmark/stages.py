@@ -8,29 +8,30 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
-from podrl.assembly import Assembly, assemble, run_loop
+from podrl.assembly import assemble, run
 from podrl.config.config import Config, check
 from podrl.envs.seeds import env_seeds
-from podrl.envs.source import Pool, make_environment
-from podrl.experience import actor_threads
+from podrl.envs.source import Pool
+from podrl.experience.actor_threads import ActorThreads
 from podrl.experience.handoff import Rollout
 from podrl.experience.layout import default_env_threads
 from podrl.experience.schedule import make_schedule, warm_up_updates
-from podrl.experience.transfer import ParameterStore, rollout_to_learner
-from podrl.learning.fused import FusedPrograms, compile_fused
-from podrl.learning.programs import Programs, compile_programs
+from podrl.experience.transfer import ParameterStore, join_rollouts, rollout_to_learner
+from podrl.learning.fused import FusedPrograms
 from podrl.loops.bookkeeping import is_checkpoint_due
+from podrl.loops.interface import Assembly, Hooks, Services
 from podrl.networks.actor_critic import make_network
 from podrl.performance.benchmark.instruments import Clocks, Sample, time_threads
 from podrl.performance.benchmark.plain_loop import make_plain_loop
 from podrl.runs.checkpoint import Checkpointer
+from podrl.runtime.interruption import Stop
 from podrl.runtime.temporary import temporary_folder
-from podrl.types import DiscreteActions, Snapshot, Timestep
+from podrl.types import Counters, DiscreteActions, Snapshot, Timestep
 
 _ENDLESS_UPDATES = 1_000_000
 
@@ -88,33 +89,19 @@ def make_parts(config: Config, devices: Sequence[jax.Device] | None = None) -> P
     endless = dataclasses.replace(config, total_env_steps=_ENDLESS_UPDATES * config.env_steps_per_update)
     assembly = assemble(endless, devices)
     start_s = time.perf_counter()
-    programs = _compile(assembly)
+    programs = assembly.compile()
     programs.learner.init(config.seed)  # Compiles it; every stage makes its own state.
     return Parts(**vars(assembly), programs=programs, compile_s=time.perf_counter() - start_s)
-
-
-def _compile(assembly: Assembly) -> Programs | FusedPrograms:
-    config, agent, spec = assembly.config, assembly.agent, assembly.spec
-    if config.topology.placement == "anakin":
-        environment = make_environment(assembly.source, config.env)
-        return compile_fused(config, agent, environment, spec, assembly.topology, assembly.rules)
-    return compile_programs(config, agent, spec, assembly.topology, assembly.rules)
 
 
 def record_rollouts(parts: Parts) -> list[Rollout]:
     """The rollouts of one update, made by the run's own actors, on the learner devices."""
     once = dataclasses.replace(parts.config, total_env_steps=1)
     learner = parts.programs.learner
-    parameters = ParameterStore(parts.topology.local_actor_devices)
-    parameters.publish(0, learner.actor_params(learner.init(once.seed)))
-    schedule = make_schedule(once)
-    actors = actor_threads.make_actors(once, parts.source, parts.topology, parts.programs.acting, parameters, schedule)
-    try:
-        for actor in actors:
-            actor.start()
-        return [actor.take() for actor in actors]
-    finally:
-        actor_threads.stop_actors(actors, parameters, once.actors.timeout_s)
+    with ActorThreads(once, parts.source, parts.topology, parts.programs.acting, make_schedule(once)) as actors:
+        actors.publish(0, learner.actor_params(learner.init(once.seed)))
+        actors.start()
+        return cast(list[Rollout], actors.take(0, lambda: False))
 
 
 def open_pools(parts: Parts, stack: contextlib.ExitStack) -> list[list[Pool]]:
@@ -198,7 +185,7 @@ def time_learn(parts: Parts, rollouts: Sequence[Rollout], seconds: float) -> Sam
     As in a run, update k is waited for when update k+1 is in flight.
     """
     learner = parts.programs.learner
-    trajectories = actor_threads.join_actors(rollouts, parts.topology)
+    trajectories = join_rollouts(rollouts, parts.topology)
     parameters = ParameterStore(parts.topology.local_actor_devices)
     state = jax.block_until_ready(learner.init(parts.config.seed))
 
@@ -239,14 +226,15 @@ def time_end_to_end(parts: Parts, seconds: float) -> Sample:
     updates: list[int] = []
     first = warm_up_updates(parts.config)
 
-    def note(update: int) -> None:
+    def note(launched: Counters, ended: Counters) -> None:
         clocks.append(Clocks.now())
-        updates.append(update)
+        updates.append(launched.learner_steps)
 
     def is_over() -> bool:
         return len(clocks) - 1 > first and clocks[-1].wall_s >= clocks[first].wall_s + seconds
 
-    _run(parts, parts.config, should_stop=is_over, before_update=note)
+    stop = Stop(code=is_over, now=is_over)
+    _run(parts, Hooks(before_update=note), Services(stop=stop))
     return clocks[first].sample((updates[-1] - updates[first]) * parts.config.env_steps_per_update, clocks[-1])
 
 
@@ -255,12 +243,13 @@ def time_first_update(parts: Parts) -> float:
     ended_s: list[float] = []
     start_s = time.perf_counter()
     once = dataclasses.replace(parts.config, total_env_steps=parts.config.env_steps_per_update)
-    _run(parts, once, write_row=lambda row: ended_s.append(time.perf_counter()))
+    _run(dataclasses.replace(parts, config=once), Hooks(write_row=lambda row: ended_s.append(time.perf_counter())))
     return ended_s[0] - start_s
 
 
-def _run(parts: Parts, config: Config, **callbacks: Any) -> None:
+def _run(parts: Parts, hooks: Hooks, services: Services | None = None) -> None:
     """Runs with the checkpoints that are due in a folder that is gone afterwards."""
+    config = parts.config
     with (
         temporary_folder("benchmark") as folder,
         Checkpointer(folder, keep=config.checkpoint.keep, every=config.checkpoint.every_updates) as checkpointer,
@@ -270,13 +259,5 @@ def _run(parts: Parts, config: Config, **callbacks: Any) -> None:
             if is_checkpoint_due(config, snapshot.counters):  # Not where the clock ends the run.
                 checkpointer.save(snapshot)
 
-        run_loop(config)(
-            config,
-            agent=parts.agent,
-            spec=parts.spec,
-            source=parts.source,
-            topology=parts.topology,
-            programs=parts.programs,
-            save=save,
-            **callbacks,
-        )
+        hooks = dataclasses.replace(hooks, save=save)
+        run(parts, hooks=hooks, services=services, programs=parts.programs)

@@ -24,9 +24,8 @@ import numpy as np
 
 from podrl.config.config import Config, ConfigError, check
 from podrl.envs.source import Pool, check_timestep
-from podrl.experience import actor_threads
 from podrl.experience.episodes import EpisodeTracker
-from podrl.experience.transfer import ParameterStore, rollout_to_learner
+from podrl.experience.transfer import ParameterStore, join_rollouts, rollout_to_learner
 from podrl.performance.benchmark.instruments import Clocks, Sample, describe_machine
 from podrl.performance.benchmark.stages import Parts, make_parts, open_pools, record_rollouts
 from podrl.performance.planning.distributions import Durations
@@ -200,7 +199,7 @@ def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict
 def _time_learner(parts: Parts, seconds: float) -> dict[str, HostWork]:
     """Updates of one batch again and again, and their parameters' way to an actor."""
     learner, devices = parts.programs.learner, parts.topology.local_actor_devices
-    trajectories = actor_threads.join_actors(record_rollouts(parts), parts.topology)
+    trajectories = join_rollouts(record_rollouts(parts), parts.topology)
     parameters = ParameterStore(devices)
     state = jax.block_until_ready(learner.init(parts.config.seed))
     samples: dict[str, list[Sample]] = {"update": [], "publish": []}
