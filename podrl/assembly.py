@@ -7,6 +7,7 @@ config. Nothing is compiled, and no environment is open.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 import dataclasses
+import functools
 
 import jax
 import ml_collections
@@ -18,6 +19,7 @@ from podrl.config.config_dict import as_values, from_config_dict
 from podrl.envs.observations import describe_observation
 from podrl.envs.settings import settle
 from podrl.envs.source import Source, load_source, make_environment
+from podrl.evaluation.endless import check_evaluation
 from podrl.experience.layout import make_layout, resolve_loop, resolve_micro_batches
 from podrl.experience.schedule import last_update, updates_ahead
 from podrl.learning.fused import FusedLearner, FusedPrograms
@@ -29,7 +31,9 @@ from podrl.loops import anakin, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.actor_critic import make_network
+from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import ALONE, Job
+from podrl.runtime.watchdog import Watchdog
 from podrl.types import Agent, Counters, EnvSpec, Network, Snapshot
 
 
@@ -195,3 +199,18 @@ def run(
     """Trains by the run loop of `topology.placement`; see `podrl.loops.sebulba.run`."""
     loop: Callable[..., Outcome] = anakin.run if isinstance(assembly.learner, FusedLearner) else sebulba.run
     return loop(assembly, start=start, hooks=hooks, services=services, job=job, programs=programs)
+
+
+def assemble_job(config: Config, job: Job, on_stall: Callable[[], None]) -> Assembly:
+    """Puts the parts of a run together on every process, and tries whether its evaluations can end.
+
+    Raises:
+        ConfigError: On all processes, if the parts do not fit together on one of them.
+    """
+    with Watchdog(config.watchdog_s, on_stall=on_stall) as watchdog:  # An environment may hang in its constructor.
+        make = functools.partial(assemble, config, watching=watchdog.during)
+        assembly = together(job, "parts of the run", make, config.actors.timeout_s)
+        parts = (assembly.config, assembly.source, assembly.spec)
+        can_end = functools.partial(check_evaluation, *parts, watching=watchdog.during)
+        from_first(job, "evaluation", can_end, timeout_s=config.patience_s)
+    return assembly

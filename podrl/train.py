@@ -6,49 +6,41 @@ was waited for too long. After 1, 75, 124 and 130 the same command with `--workd
 after 1 once the cause is gone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import functools
-import json
 import os
-import re
 import sys
 import threading
 import time
 
 from absl import logging
-from etils import epath
-import jax
-from rich.console import Console
 
-from podrl.assembly import assemble, describe_assembly, resolve, resume_at, run
+from podrl.assembly import assemble_job, describe_assembly, resolve, resume_at, run
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
 from podrl.config.config_dict import to_dict
 from podrl.config.paths import absolute_workdir
-from podrl.evaluation.endless import check_evaluation
-from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator, make_evaluator
-from podrl.experience.schedule import is_finished, last_update
-from podrl.loops.interface import Assembly, Hooks, Outcome, Services
-from podrl.mistakes import shorten
+from podrl.experience.schedule import last_update
+from podrl.loops.interface import Outcome, Services
+from podrl.loops.services import agree_on_end, make_hooks, make_summary, open_display, open_evaluator
 from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.folder_guard import FolderGuard, FolderLostError
 from podrl.runs.naming import default_folder
 from podrl.runs.opening import open_folder
-from podrl.runs.records import read_manifests
-from podrl.runs.resume import find_start, make_checkpointer, warn_of_changes, warn_of_learning_rate, with_clock
-from podrl.runs.workdir import make_manifest, write_facts
+from podrl.runs.resume import find_start, make_checkpointer, note_start
+from podrl.runs.workdir import make_manifest
 from podrl.runtime.compilation_cache import use_compilation_cache
 from podrl.runtime.container_limits import check_threads, explain_limit
+from podrl.runtime.devices import is_of_the_runtime
 from podrl.runtime.interruption import interruptible, leave
-from podrl.runtime.job.agreement import from_first, make_stop, together
+from podrl.runtime.job.agreement import make_stop
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.job.joining import join
 from podrl.runtime.job.local_gpus import check_gpus
-from podrl.runtime.job.membership import Membership
 from podrl.runtime.job.place import find_place, warn_of_unread_launcher
-from podrl.runtime.job.preflight import check_agreement, make_device_facts, make_process_facts
+from podrl.runtime.job.preflight import check_job
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.machine import available_cores, jax_plugins, keep_freed_memory, require_determinism, suit_xla_to_cpu
 from podrl.runtime.process_exit import contained
@@ -57,14 +49,10 @@ from podrl.runtime.stop_signals import INTERRUPTED, ending_waits
 from podrl.runtime.streams import keep_printing
 from podrl.runtime.tool import refuse_module
 from podrl.runtime.watchdog import STALLED, Watchdog, Watched
-from podrl.telemetry.display import Display, configure_logging
-from podrl.telemetry.kept_rows import has_row_with
-from podrl.telemetry.panel import Summary
+from podrl.telemetry.display import configure_logging
 from podrl.telemetry.reporter import Reporter
 from podrl.telemetry.writer import MetricsWriter
-from podrl.types import Counters, EnvSpec, Snapshot
-
-_STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")  # As the runtime's begin.
+from podrl.types import Counters
 
 
 def main(command: CommandLine) -> int:
@@ -136,31 +124,6 @@ def main(command: CommandLine) -> int:
     return _exit_code(code, job)
 
 
-def is_of_the_runtime(error: BaseException) -> bool:
-    """Whether an error may come of a reduction that lost a process: on CPU not all of those are `JaxRuntimeError`s."""
-    errors = (error, error.__cause__)
-    return any(isinstance(e, jax.errors.JaxRuntimeError) or _STATUS.match(str(e)) for e in errors if e is not None)
-
-
-def check_job(job: Job, membership: Membership, config: Config, command: CommandLine) -> None:
-    """Agrees with the other processes, if there are any, on what each of them is about to do.
-
-    Raises:
-        ConfigError: if the processes are not alike; says who differs in what.
-        TimeoutError: if one does not say what it is about to do; names it.
-    """
-    if membership.process_count > 1 or membership.platform != "alone":
-        logging.info("%s.", membership.describe())
-    if job.process_count > 1:
-        flags = {name: getattr(command, name) for name in ("workdir", "profile", "accept_changes", "start_anew")}
-        skew_s = check_agreement(job, make_process_facts(config, flags), command.join_timeout_s)
-        check_agreement(job, make_device_facts(), command.join_timeout_s)
-        if job.process_index == 0:
-            logging.info("All %d processes agree; their clocks differ by %.1f s.", job.process_count, skew_s)
-        else:  # What is no warning is told once for the job.
-            logging.set_verbosity(logging.WARNING)
-
-
 def train(
     config: Config,
     *,
@@ -195,11 +158,10 @@ def train(
     start_s, first = time.perf_counter(), job.process_index == 0
     place = absolute_workdir(workdir or default_folder(config.name))  # Before any environment can change the folder.
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
-    patience_s = config.actors.timeout_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0)
-    assembly = assemble_job(config, job, on_stall, patience_s)
+    assembly = assemble_job(config, job, on_stall)
     asked, config = dataclasses.replace(config, env=assembly.config.env), assembly.config  # Options as they were read.
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
-    share = functools.partial(job.exchange, "state of the run", timeout_s=max(patience_s, config.watchdog_s))
+    share = functools.partial(job.exchange, "state of the run", timeout_s=max(config.patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(FolderGuard(stop_code))
         folder, resumes = open_folder(
@@ -208,7 +170,6 @@ def train(
             accept_changes=accept_changes,
             start_anew=start_anew,
             env_before=assembly.spec.env_before,
-            timeout_s=patience_s,
         )
         display = stack.enter_context(open_display(config, folder, shown=first))
         job.on_loss = display.close
@@ -232,11 +193,7 @@ def train(
         manifest = make_manifest(config, assembly.topology, argv, job.hosts)
         reporter = None
         if first:
-            if resumes and not is_finished(config, begin):
-                warn_of_changes(config, read_manifests(folder), manifest)
-                warn_of_learning_rate(folder, asked, start)
-            write_facts(folder, asked, manifest)
-            start = with_clock(start, folder)
+            start = note_start(asked, folder, start, manifest, resumes=resumes)
             kept = begin if resumes else None
             writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=kept))
             advises = not profile and config.topology.placement == "sebulba"  # It is about threads that wait.
@@ -245,21 +202,8 @@ def train(
         evaluator = stack.enter_context(open_evaluator(assembly, begin, folder, reporter))
         watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
         stop, vote = make_stop(job, assembly.topology.learner, stop_code)
-
-        def before_update(launched: Counters, ended: Counters) -> None:
-            display.advance(ended)
-            checkpointer.check_save()
-            profiler.before_update(launched.learner_steps + 1)
-            vote()
-
-        def save(snapshot: Snapshot) -> None:
-            guard.check()
-            if reporter:
-                reporter.before_checkpoint(snapshot)  # A run that resumes from it does not make these rows again.
-            checkpointer.save(snapshot, config=to_dict(asked), manifest=manifest)
-
-        write_row = reporter.write_row if reporter else lambda row: None
-        hooks = Hooks(show_phase=display.phase, before_update=before_update, write_row=write_row, save=save)
+        save = functools.partial(checkpointer.save, config=to_dict(asked), manifest=manifest)
+        hooks = make_hooks(display, profiler, reporter, guard, checks=(checkpointer.check_save, vote), save=save)
         services = Services(
             stop=stop, evaluator=evaluator, ledger=ledger, watchdog=watchdog, annotate=profiler.annotate
         )
@@ -274,83 +218,10 @@ def train(
     return outcome
 
 
-def assemble_job(config: Config, job: Job, on_stall: Callable[[], None], timeout_s: float) -> Assembly:
-    """Puts the parts of a run together on every process, and tries whether its evaluations can end.
-
-    Raises:
-        ConfigError: On all processes, if the parts do not fit together on one of them.
-    """
-    with Watchdog(config.watchdog_s, on_stall=on_stall) as watchdog:  # An environment may hang in its constructor.
-        make = functools.partial(assemble, config, watching=watchdog.during)
-        assembly = together(job, "parts of the run", make, config.actors.timeout_s)
-        parts = (assembly.config, assembly.source, assembly.spec)
-        can_end = functools.partial(check_evaluation, *parts, watching=watchdog.during)
-        from_first(job, "evaluation", can_end, timeout_s=timeout_s)
-    return assembly
-
-
-def open_display(config: Config, folder: epath.Path, *, shown: bool) -> Display:
-    """The display of a run; of a process that is not the first it prints nothing."""
-    console = None if shown else Console(quiet=True)
-    return Display(config.name, config.env.id, config.total_env_steps, folder, console)
-
-
-def open_evaluator(assembly: Assembly, begin: Counters, folder: epath.Path, reporter: Reporter | None) -> Evaluator:
-    """The evaluator of a run that starts at `begin`; one that is off where there is no reporter."""
-    evaluator = make_evaluator(
-        assembly.config,
-        agent=assembly.agent,
-        spec=assembly.spec,
-        source=assembly.source,
-        device=assembly.topology.local_actor_devices[-1],
-        begun=begin,
-        done={begin.learner_steps} if reporter and has_row_with(folder, ROW_KEY, begin.learner_steps) else set(),
-        write=reporter.write_evaluation if reporter else lambda counters, episodes: None,
-    )
-    return evaluator if reporter else OFF
-
-
 def tell_of_stall(job: Job, limit_s: float) -> None:
     """Gives the terminal back, and tells the other processes that this one is about to end."""
     job.on_loss()
     job.fail(f"it stood still for {limit_s:.0f} s", STALLED)
-
-
-def agree_on_end(
-    outcome: Outcome, stop_code: int, share: Callable[[str], Sequence[str]], name_of: Callable[[int], str]
-) -> Outcome:
-    """How the run ended for all processes: finished if it is for each, and stopped by the highest code of any.
-
-    Args:
-        outcome: of this process.
-        stop_code: of a signal that has come to this process, perhaps after the last vote.
-        share: brings a text of this process to all of them, and theirs here.
-        name_of: a process, for people.
-    """
-    ends = [json.loads(text) for text in share(json.dumps([outcome.finished, outcome.stop_code, stop_code]))]
-    told = [name_of(process) for process, (_, _, code) in enumerate(ends) if code]
-    if told and len(ends) > 1:
-        logging.info("Told to stop: %s.", shorten(told))
-    return dataclasses.replace(
-        outcome,
-        finished=all(finished for finished, _, _ in ends),
-        stop_code=max(max(voted, code) for _, voted, code in ends),
-    )
-
-
-def make_summary(config: Config, spec: EnvSpec, outcome: Outcome, *, wall_s: float) -> Summary:
-    """What the display shows in the end."""
-    return Summary(
-        outcome="finished" if outcome.finished else "interrupted",
-        counters=outcome.counters,
-        wall_s=wall_s,
-        compile_s=outcome.compile_s,
-        env_steps_per_second=outcome.env_steps_per_second,
-        frames_per_second=outcome.env_steps_per_second * spec.frames_per_step,
-        episode_return=outcome.episode_return,
-        episodes=outcome.episodes,
-        tensorboard=config.log.tensorboard,
-    )
 
 
 def _failure_code(error: Exception) -> int:

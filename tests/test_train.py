@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from podrl import train
+from podrl.runtime.devices import is_of_the_runtime
 from podrl.telemetry.display import Display
-from podrl.train import is_of_the_runtime
 from tests.short_runs import anakin_config, make_config, run
 
 

@@ -164,6 +164,11 @@ class Config:
         return self.actors.num_envs * self.actors.unroll_length
 
     @property
+    def patience_s(self) -> float:
+        """Seconds that the learner may be waited for: it may itself wait for an evaluation."""
+        return self.actors.timeout_s + (self.evaluate.timeout_s if self.evaluate.every_updates else 0.0)
+
+    @property
     def minibatch_grid(self) -> tuple[int, int]:
         """Into how many parts the agent's minibatches divide the environments, and the rows of each.
 

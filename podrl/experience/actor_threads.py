@@ -21,6 +21,7 @@ from podrl.experience.transfer import ParameterStore
 from podrl.mesh import Topology
 from podrl.runtime.ledger import Annotate
 from podrl.runtime.waiting import Stopped
+from podrl.runtime.watchdog import Watchdog, Watched
 from podrl.types import PyTree
 
 _JOIN_S = 10.0
@@ -76,6 +77,11 @@ class ActorThreads:
         """Starts every thread."""
         for actor in self.actors:
             actor.start()
+
+    def watch(self, watchdog: Watchdog) -> None:
+        """Has every thread watched."""
+        for actor in self.actors:
+            watchdog.watch(Watched(ledger=actor.ledger, doing=actor.doing, is_alive=actor.is_alive))
 
     def publish(self, version: int, params: PyTree) -> None:
         """Starts copying parameters to every actor device, as this version: the number of updates behind them."""
@@ -150,7 +156,7 @@ def make_actors(
             local_learner=topology.local_learner,
             seeds=seeds,
             timeout_s=config.actors.timeout_s,
-            patience_s=config.actors.timeout_s + (config.evaluate.timeout_s if config.evaluate.every_updates else 0.0),
+            patience_s=config.patience_s,
             annotate=annotate,
         )
 

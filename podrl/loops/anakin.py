@@ -12,7 +12,6 @@ import functools
 import time
 from typing import cast
 
-from absl import logging
 import jax
 import numpy as np
 
@@ -20,22 +19,12 @@ from podrl.agents.parts.nonfinite import NonFiniteError
 from podrl.config.config import Config
 from podrl.experience.schedule import is_finished, last_update
 from podrl.learning.fused import FusedPrograms, Report
-from podrl.loops.bookkeeping import (
-    Evaluations,
-    count_updates,
-    explain_nonfinite,
-    is_checkpoint_due,
-    make_outcome,
-    make_rows,
-    make_snapshot,
-    nothing_to_do,
-    prepare,
-)
+from podrl.loops.bookkeeping import count_updates, explain_nonfinite, make_rows, prepare, tell_of_timeout, watch_learner
+from podrl.loops.boundaries import Boundaries, nothing_to_do
 from podrl.loops.in_flight import InFlight
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.ledger import Ledger
-from podrl.runtime.watchdog import Watched
 from podrl.telemetry.metrics_rows import MetricsRows
 from podrl.telemetry.rates import End
 from podrl.types import Counters, FusedState, Snapshot
@@ -71,17 +60,14 @@ def run(
     if start is not None and is_finished(config, start.counters):
         return nothing_to_do(assembly, start, services, job)
     start_s = time.perf_counter()
-    evaluations = Evaluations(assembly, start, services, job)
     programs, start = prepare(assembly, programs, start, hooks, services, job)
-    learner, state = programs.learner, cast(FusedState, start.state)
-    counters, saved = start.counters, start.counters
-    services.watchdog.watch(
-        Watched(ledger=ledger, doing=lambda: _describe(ledger, counters.learner_steps), is_alive=lambda: True)
-    )
+    learner, state, counters = programs.learner, cast(FusedState, start.state), start.counters
+    watch_learner(services, lambda: _describe(ledger, counters.learner_steps))
     rows = make_rows(assembly, start, hooks, services, job, start_s=start_s)
     remedy = "lower topology.updates_per_call or raise actors.timeout_s"
     flight = InFlight(ledger, rows.mark, timeout_s=config.actors.timeout_s, whose="their", remedy=remedy)
-    if evaluations.is_due(counters):  # On all processes, though one evaluates: they hold parts of the parameters.
+    boundaries = Boundaries(assembly, start, rows, flight, hooks, services, job)
+    if boundaries.needs_params(counters):
         services.evaluator.add(counters, learner.actor_params(state))
     try:
         while not is_finished(config, counters) and not stop.code():
@@ -94,28 +80,19 @@ def run(
             call = [count_updates(config, assembly.spec, counters, 1 + index) for index in range(num)]
             counters = call[-1]
             state = hooks.between(state, counters)
-            # The learner blocks here, until the call before this one has ended.
             name = f"updates {call[0].learner_steps} to {counters.learner_steps}"
+            # The learner blocks here, until the call before this one has ended.
             flight.add(name, report, functools.partial(_enter, rows, call, report))
-            saves = is_checkpoint_due(config, counters)
-            params = learner.actor_params(state) if evaluations.is_due(counters) else None
-            evaluations.add(counters, params, saves=saves, look=flight.look)
-            if saves:
-                flight.settle()  # Nothing that is not finite becomes a checkpoint.
-                with ledger.spend("checkpoint"):
-                    hooks.save(make_snapshot(state, counters, rows))
-                saved = counters
+            params = learner.actor_params(state) if boundaries.needs_params(counters) else None
+            boundaries.add(state, counters, params)
         flight.settle()
         rows.finish(lambda: report.fingerprint)
     except NonFiniteError as error:
         raise explain_nonfinite(error, config, start.counters, counters, state) from None
-    except TimeoutError:
-        logging.error("A thread waited for too long.\n%s", services.watchdog.report(but=ledger))
+    except TimeoutError as error:
+        tell_of_timeout(error, services)
         raise
-    if counters != saved:
-        hooks.save(make_snapshot(state, counters, rows))
-    evaluated = evaluations.settle(counters)
-    return make_outcome(assembly, state, counters, rows, services, evaluated=evaluated)
+    return boundaries.finish(state, counters)
 
 
 def updates_to_next_stop(config: Config, counters: Counters, limit: int, between_every: int = 0) -> int:

@@ -1,97 +1,28 @@
-"""What both run loops share: how updates are counted, when they are saved and evaluated, and how a run ends."""
+"""What both run loops share: compiled programs, rows of metrics, counters, and what is said when a run fails."""
 
 from collections.abc import Callable, Sequence
-import functools
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from absl import logging
 import jax
 
 from podrl.agents.parts.nonfinite import NonFiniteError, first_bad_leaf
 from podrl.config.config import Config
-from podrl.evaluation.evaluator import is_evaluation_due
 from podrl.experience.episodes import EpisodeWindow
-from podrl.experience.schedule import is_finished, last_update, max_lag
+from podrl.experience.schedule import last_update, max_lag
 from podrl.learning.fused import FusedPrograms
 from podrl.learning.programs import Programs
-from podrl.loops.interface import Assembly, Hooks, Outcome, Services
+from podrl.loops.interface import Assembly, Hooks, Services
 from podrl.runtime.job.job import Job
 from podrl.runtime.ledger import OTHER, Ledger
+from podrl.runtime.watchdog import Watched
 from podrl.telemetry.episode_gatherer import EpisodeGatherer
 from podrl.telemetry.metrics_rows import MetricsRows
-from podrl.types import Counters, EnvSpec, LearnerState, PyTree, Snapshot
+from podrl.types import Counters, EnvSpec, LearnerState, Snapshot
 
 _Programs = TypeVar("_Programs", Programs, FusedPrograms)
 
 COMPILE_S = 3600.0  # How much longer than others a process may compile; one that dies meanwhile is missed at once.
-
-
-class Evaluations:
-    """When a run evaluates, and what waits for that; one process plays, and the others wait where it does."""
-
-    def __init__(self, assembly: Assembly, start: Snapshot | None, services: Services, job: Job):
-        """Starts no evaluation.
-
-        Args:
-            assembly: The run's parts.
-            start: Where it resumes; None if it begins.
-            services: Its evaluator plays on the first process alone; its `stop` ends long waits.
-            job: All processes.
-        """
-        evaluate = assembly.config.evaluate
-        self._evaluator, self._ledger, self._stop = services.evaluator, services.ledger, services.stop
-        self._job = job
-        self._is_on = evaluate.every_updates > 0
-        self._patience_s = assembly.config.actors.timeout_s + evaluate.timeout_s
-        self._stopped = False  # Whether the run was to stop in a wait for an evaluation.
-        self.is_due = functools.partial(
-            is_evaluation_due,
-            every_updates=evaluate.every_updates,
-            last_update=last_update(assembly.config, start.counters if start else Counters()),
-        )
-
-    def add(self, counters: Counters, params: PyTree, *, saves: bool, look: Callable[[], object]) -> None:
-        """Takes an update that was just launched; see `Evaluator.add`.
-
-        Args:
-            counters: After this update.
-            params: What `Agent.actor_params` returned.
-            saves: Whether a checkpoint follows.
-            look: Sees whether the update has ended; called all the time while this waits for an evaluation.
-        """
-
-        def should_stop() -> bool:
-            look()
-            return self._stop.now()
-
-        with self._ledger.spend("evaluate" if self._is_on else OTHER):
-            if not self._stopped:
-                self._stopped = not self._evaluator.add(counters, params, saves=saves, should_stop=should_stop)
-            if saves or self.is_due(counters):
-                self._await_first()
-
-    def settle(self, counters: Counters) -> bool:
-        """Waits for an evaluation under way, and returns whether all that were due have ended."""
-        with self._ledger.spend("evaluate"):
-            ended = self._evaluator.settle(self._stop.now) and not self._evaluator.is_due(counters)
-            self._await_first()
-        return ended
-
-    def make_up(self, counters: Counters, make_params: Callable[[], PyTree]) -> bool:
-        """Evaluates the last update of a run that has made all, if that is missing; returns whether it has ended."""
-        if self._is_on:  # On all processes, though one evaluates: they hold parts of the parameters.
-            params = make_params()
-            if self._evaluator.is_due(counters):
-                self._evaluator.add(counters, params)
-        with self._ledger.spend("evaluate"):
-            ended = self._evaluator.settle(self._stop.now)
-            self._await_first()
-        return ended
-
-    def _await_first(self) -> None:
-        """Waits for evaluations, which the first process alone does; a reduction has a shorter limit of its own."""
-        if self._is_on:
-            self._job.exchange("evaluation", "", self._patience_s)
 
 
 def prepare(
@@ -142,47 +73,15 @@ def make_rows(
     )
 
 
-def nothing_to_do(assembly: Assembly, start: Snapshot, services: Services, job: Job) -> Outcome:
-    """The outcome of a run that had already made all of its updates; evaluates the last one if that is missing."""
-    evaluations = Evaluations(assembly, start, services, job)
-    evaluated = evaluations.make_up(
-        start.counters, functools.partial(cast(Any, assembly.learner).actor_params, start.state)
-    )
-    steps = f"{start.counters.env_steps:,}"
-    logging.info("This run is finished: it has %s env steps, in %d updates.", steps, start.counters.learner_steps)
-    episodes = EpisodeWindow(assembly.config.log.episodes, start.episodes)
-    return Outcome(
-        state=start.state,
-        counters=start.counters,
-        finished=evaluated,
-        stop_code=services.stop.code(),
-        env_steps_per_second=float("nan"),
-        compile_s=0.0,
-        episode_return=episodes.summary().get("episode/return"),
-        episodes=len(episodes),
-    )
+def watch_learner(services: Services, doing: Callable[[], str]) -> None:
+    """Has the main thread watched; `doing` says what it does, for messages."""
+    services.watchdog.watch(Watched(ledger=services.ledger, doing=doing, is_alive=lambda: True))
 
 
-def make_outcome(
-    assembly: Assembly,
-    state: LearnerState,
-    counters: Counters,
-    rows: MetricsRows,
-    services: Services,
-    *,
-    evaluated: bool,
-) -> Outcome:
-    """The outcome of a run that has made its updates, or was stopped before."""
-    return Outcome(
-        state=state,
-        counters=counters,
-        finished=is_finished(assembly.config, counters) and evaluated,
-        stop_code=services.stop.code(),
-        env_steps_per_second=rows.rates.average,
-        compile_s=services.ledger.seconds()["compile"],
-        episode_return=rows.episode_return,
-        episodes=rows.num_episodes,
-    )
+def tell_of_timeout(error: Exception, services: Services) -> None:
+    """Logs what every thread does if one waited for too long, as long as they still stand where they wait."""
+    if isinstance(error.__cause__ or error, TimeoutError):
+        logging.error("A thread waited for too long.\n%s", services.watchdog.report(but=services.ledger))
 
 
 def explain_nonfinite(
@@ -218,19 +117,6 @@ def explain_nonfinite(
         + checkpoint
         + "A smaller agent.learning_rate or agent.max_grad_norm may help; on_nonfinite='skip' drops such updates."
     )
-
-
-def make_snapshot(state: LearnerState, counters: Counters, rows: MetricsRows) -> Snapshot:
-    """Where a run stands; its last update has been settled."""
-    return Snapshot(
-        state=state, counters=counters, episodes=rows.record_episodes(), chain=rows.chain, wall_s=rows.wall_s
-    )
-
-
-def is_checkpoint_due(config: Config, counters: Counters) -> bool:
-    """Whether the update that was just counted ends with a checkpoint; the same on every process."""
-    every = config.checkpoint.every_updates
-    return every > 0 and counters.learner_steps > 0 and counters.learner_steps % every == 0
 
 
 def count_updates(config: Config, spec: EnvSpec, counters: Counters, num: int = 1) -> Counters:

@@ -12,30 +12,18 @@ arXiv:2310.00036.
 import functools
 import time
 
-from absl import logging
-
 from podrl.agents.parts.nonfinite import NonFiniteError
 from podrl.experience.actor_threads import ActorThreads, finished_episodes
 from podrl.experience.actors import ActorError
 from podrl.experience.schedule import is_finished, make_schedule
 from podrl.experience.transfer import join_rollouts
 from podrl.learning.programs import Programs
-from podrl.loops.bookkeeping import (
-    Evaluations,
-    count_updates,
-    explain_nonfinite,
-    is_checkpoint_due,
-    make_outcome,
-    make_rows,
-    make_snapshot,
-    nothing_to_do,
-    prepare,
-)
+from podrl.loops.bookkeeping import count_updates, explain_nonfinite, make_rows, prepare, tell_of_timeout, watch_learner
+from podrl.loops.boundaries import Boundaries, nothing_to_do
 from podrl.loops.in_flight import InFlight
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.ledger import Ledger
-from podrl.runtime.watchdog import Watched
 from podrl.types import Snapshot
 
 
@@ -66,28 +54,25 @@ def run(
         RuntimeError: If a loss or gradient is not finite and `on_nonfinite='stop'`.
     """
     hooks, services = hooks or Hooks(), services or Services()
-    config, topology, ledger, stop = assembly.config, assembly.topology, services.ledger, services.stop
+    config, ledger, stop = assembly.config, services.ledger, services.stop
     if start is not None and is_finished(config, start.counters):
         return nothing_to_do(assembly, start, services, job)
     start_s = time.perf_counter()
-    evaluations = Evaluations(assembly, start, services, job)
     programs, start = prepare(assembly, programs, start, hooks, services, job)
-    learner, state, counters, saved = programs.learner, start.state, start.counters, start.counters
+    learner, state, counters = programs.learner, start.state, start.counters
     hooks.show_phase("starting environments")
     params = learner.actor_params(state)
     services.evaluator.add(counters, params)
     schedule = make_schedule(config, counters)
-    actors = ActorThreads(config, assembly.source, topology, programs.acting, schedule, services.annotate)
-    services.watchdog.watch(
-        Watched(ledger=ledger, doing=lambda: _describe(ledger, actors, counters.learner_steps), is_alive=lambda: True)
-    )
-    for actor in actors.actors:
-        services.watchdog.watch(Watched(ledger=actor.ledger, doing=actor.doing, is_alive=actor.is_alive))
+    actors = ActorThreads(config, assembly.source, assembly.topology, programs.acting, schedule, services.annotate)
+    actors.watch(services.watchdog)
+    watch_learner(services, lambda: _describe(ledger, actors, counters.learner_steps))
     ledgers = [actor.ledger for actor in actors.actors]
     rows = make_rows(assembly, start, hooks, services, job, start_s=start_s, actors=ledgers)
     flight = InFlight(
         ledger, rows.mark, timeout_s=config.actors.timeout_s, whose="its", remedy="raise actors.timeout_s"
     )
+    boundaries = Boundaries(assembly, start, rows, flight, hooks, services, job)
     with actors:
         try:
             actors.publish(counters.learner_steps, params)
@@ -104,7 +89,7 @@ def run(
                 if counters == start.counters:
                     hooks.show_phase("first update")
                 with ledger.spend("learn"):
-                    batch = join_rollouts(rollouts, topology)
+                    batch = join_rollouts(rollouts, assembly.topology)
                     state, metrics = learner.update(state, batch)
                 counters = count_updates(config, assembly.spec, counters)
                 state = hooks.between(state, counters)
@@ -114,26 +99,16 @@ def run(
                 fingerprint = functools.partial(learner.fingerprint, state, batch)
                 update = rows.launched(counters, metrics, finished_episodes(rollouts), fingerprint)
                 flight.add(f"update {counters.learner_steps}", metrics, functools.partial(rows.enter, update))
-                saves = is_checkpoint_due(config, counters)
-                evaluations.add(counters, params, saves=saves, look=flight.look)
-                if saves:
-                    flight.settle()  # Nothing that is not finite becomes a checkpoint.
-                    with ledger.spend("checkpoint"):
-                        hooks.save(make_snapshot(state, counters, rows))
-                    saved = counters
+                boundaries.add(state, counters, params)
             flight.settle()
             rows.finish(lambda: learner.fingerprint(state, batch))
         except NonFiniteError as error:
             in_batch = actors.nonfinite(error.update - 1)
             raise explain_nonfinite(error, config, start.counters, counters, state, in_batch) from None
         except (TimeoutError, ActorError) as error:
-            if isinstance(error.__cause__ or error, TimeoutError):  # The threads still stand where they wait.
-                logging.error("A thread waited for too long.\n%s", services.watchdog.report(but=ledger))
+            tell_of_timeout(error, services)
             raise
-    if counters != saved:
-        hooks.save(make_snapshot(state, counters, rows))
-    evaluated = evaluations.settle(counters)
-    return make_outcome(assembly, state, counters, rows, services, evaluated=evaluated)
+    return boundaries.finish(state, counters)
 
 
 def _describe(ledger: Ledger, actors: ActorThreads, updates: int) -> str:

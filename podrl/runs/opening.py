@@ -26,7 +26,6 @@ def open_folder(
     accept_changes: bool,
     start_anew: bool,
     env_before: Mapping[str, str],
-    timeout_s: float,
 ) -> tuple[epath.Path, bool]:
     """Makes a run's folder, or takes the one of an earlier run of this config; the first process does.
 
@@ -39,7 +38,6 @@ def open_folder(
         accept_changes: Whether the run in the folder may have been of another config.
         start_anew: Whether to delete what the run in the folder has.
         env_before: Keys of `env` that mean something else by default than they did; see `podrl.types.EnvSpec`.
-        timeout_s: How long the other processes wait, in addition to what a lost run's heartbeat takes.
 
     Returns:
         The folder, and whether it holds a run to resume.
@@ -57,6 +55,6 @@ def open_folder(
             clear_run(folder)
         return [str(folder), holds_run(folder)]
 
-    path, resumes = from_first(job, "workdir", take, timeout_s=timeout_s + GONE_S)
+    path, resumes = from_first(job, "workdir", take, timeout_s=config.patience_s + GONE_S)
     check_shared_workdir(job, path, config.actors.timeout_s)
     return epath.Path(path), resumes

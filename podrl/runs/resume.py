@@ -21,8 +21,9 @@ from podrl.runs.checkpoint_errors import CheckpointError, DamagedError
 from podrl.runs.checkpoint_facts import checkpoint_folder, read_fact
 from podrl.runs.comparison import changes
 from podrl.runs.progress import newest_update
-from podrl.runs.records import read_json
+from podrl.runs.records import read_json, read_manifests
 from podrl.runs.run_files import CHECKPOINTED, START_ANEW, set_rows_aside
+from podrl.runs.workdir import write_facts
 from podrl.telemetry.kept_rows import run_seconds
 from podrl.types import Counters, LearnerState, Snapshot
 
@@ -161,6 +162,28 @@ def _with_counts(start: Snapshot, before: Mapping[str, Any], now: Mapping[str, A
 def _optimizer_steps(agent: Mapping[str, Any]) -> int:
     """Optimizer steps in each update; 0 if the config does not say."""
     return int(agent.get("minibatches", 0)) * int(agent.get("epochs", 1))
+
+
+def note_start(
+    config: Config, workdir: epath.Path, start: Snapshot | None, manifest: Mapping[str, Any], *, resumes: bool
+) -> Snapshot | None:
+    """Writes down that a run starts, and warns of what has changed since its last start.
+
+    Args:
+        config: The run's config.
+        workdir: The run's folder.
+        start: Where the run resumes; None if it begins.
+        manifest: What it runs on and with now.
+        resumes: Whether the folder holds a run.
+
+    Returns:
+        `start`, with the run's clock.
+    """
+    if resumes and not is_finished(config, start.counters if start else Counters()):
+        warn_of_changes(config, read_manifests(workdir), manifest)
+        warn_of_learning_rate(workdir, config, start)
+    write_facts(workdir, config, manifest)
+    return with_clock(start, workdir)
 
 
 def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:

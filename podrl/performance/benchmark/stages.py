@@ -23,7 +23,7 @@ from podrl.experience.layout import default_env_threads
 from podrl.experience.schedule import make_schedule, warm_up_updates
 from podrl.experience.transfer import ParameterStore, join_rollouts, rollout_to_learner
 from podrl.learning.fused import FusedPrograms
-from podrl.loops.bookkeeping import is_checkpoint_due
+from podrl.loops.boundaries import is_checkpoint_due
 from podrl.loops.interface import Assembly, Hooks, Services
 from podrl.networks.actor_critic import make_network
 from podrl.performance.benchmark.instruments import Clocks, Sample, time_threads

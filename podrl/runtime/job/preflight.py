@@ -18,10 +18,12 @@ from absl import logging
 from etils import epath
 import jax
 
+from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError
 from podrl.config.config_dict import to_dict
 from podrl.mistakes import shorten
 from podrl.runtime.job.job import Job
+from podrl.runtime.job.membership import Membership
 from podrl.runtime.machine import jax_plugins
 from podrl.runtime.software import LIBRARIES, find_commit
 
@@ -197,3 +199,22 @@ def _flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, str]:
     for key, value in tree.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": repr(value)}
     return flat
+
+
+def check_job(job: Job, membership: Membership, config: Config, command: CommandLine) -> None:
+    """Agrees with the other processes, if there are any, on what each of them is about to do.
+
+    Raises:
+        ConfigError: if the processes are not alike; says who differs in what.
+        TimeoutError: if one does not say what it is about to do; names it.
+    """
+    if membership.process_count > 1 or membership.platform != "alone":
+        logging.info("%s.", membership.describe())
+    if job.process_count > 1:
+        flags = {name: getattr(command, name) for name in ("workdir", "profile", "accept_changes", "start_anew")}
+        skew_s = check_agreement(job, make_process_facts(config, flags), command.join_timeout_s)
+        check_agreement(job, make_device_facts(), command.join_timeout_s)
+        if job.process_index == 0:
+            logging.info("All %d processes agree; their clocks differ by %.1f s.", job.process_count, skew_s)
+        else:  # What is no warning is told once for the job.
+            logging.set_verbosity(logging.WARNING)
