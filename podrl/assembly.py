@@ -10,6 +10,7 @@ import dataclasses
 import functools
 
 import jax
+from jax.sharding import Mesh
 import ml_collections
 
 from podrl.agents.parts.loading import check_keys, load_agent
@@ -25,16 +26,17 @@ from podrl.experience.schedule import last_update, updates_ahead
 from podrl.learning.fused import FusedLearner, FusedPrograms
 from podrl.learning.learner import Learner
 from podrl.learning.programs import Programs, make_learner
-from podrl.learning.sharding import describe_split, make_split_network
+from podrl.learning.sharding import describe_split, make_split_networks
 from podrl.learning.sizes import check_experience_fits, check_state_fits
 from podrl.loops import anakin, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
-from podrl.networks.actor_critic import make_network
+from podrl.networks.actor_critic import make_networks
+from podrl.networks.interface import Networks
 from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.watchdog import Watchdog
-from podrl.types import Agent, Counters, EnvSpec, Network, Snapshot
+from podrl.types import Agent, Counters, EnvSpec, PyTree, Snapshot
 
 
 def resolve(config: ml_collections.ConfigDict) -> Config:
@@ -76,8 +78,7 @@ def assemble(
         check_experience_fits(config, spec, topology)
     config = resolve_micro_batches(resolve_loop(config, topology), topology)
     layout = make_layout(config, topology)
-    network, rules = make_split_network(config, spec, topology.learner)
-    agent = make_wrapped_agent(config, network, spec)
+    agent, rules = make_split_agent(config, spec, topology.learner)
     assembly = Assembly(
         config=config,
         source=source,
@@ -124,7 +125,7 @@ def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:
         ConfigError: if they do not fit.
     """
     config, source, spec = load_environment(config)
-    return make_wrapped_agent(config, make_network(config.network, spec), spec), spec, source
+    return make_wrapped_agent(config, make_networks(config.network, spec), spec), spec, source
 
 
 def resume_at(assembly: Assembly, begun: Counters) -> Assembly:
@@ -137,16 +138,38 @@ def resume_at(assembly: Assembly, begun: Counters) -> Assembly:
     check_counts(config, last_update(config, begun))
     if not updates_ahead(config, begun):
         return assembly
-    network, _ = make_split_network(config, assembly.spec, assembly.topology.learner)
-    return with_agent(assembly, make_wrapped_agent(config, network, assembly.spec, begun))
+    agent, _ = make_split_agent(config, assembly.spec, assembly.topology.learner, begun)
+    return with_agent(assembly, agent)
 
 
-def make_wrapped_agent(config: Config, network: Network, spec: EnvSpec, begun: Counters | None = None) -> Agent:
-    """The agent around `network`, with what `config.network` says about the scale of what it learns from.
+def make_split_agent(
+    config: Config, spec: EnvSpec, learner: Mesh, begun: Counters | None = None
+) -> tuple[Agent, list[ShardingRule]]:
+    """The agent as training makes it, and the rules that lay out its state on the learner's devices.
+
+    Args:
+        config: The run's config.
+        spec: The environment.
+        learner: The learner's devices.
+        begun: Where the run resumes; None if it begins.
+
+    Raises:
+        ConfigError: If parameters cannot be split as the config wants them.
+    """
+
+    def params_of(networks: Networks) -> PyTree:
+        return jax.eval_shape(make_wrapped_agent(config, networks, spec).init, jax.random.key(0)).params
+
+    networks, rules = make_split_networks(config, spec, learner, params_of)
+    return make_wrapped_agent(config, networks, spec, begun), rules
+
+
+def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun: Counters | None = None) -> Agent:
+    """The agent with its networks, and with what `config.network` says about the scale of what it learns from.
 
     Args:
         config: of the run.
-        network: the agent's.
+        networks: Makes the networks that it asks for.
         spec: of the environment.
         begun: where the run goes on; None if it begins.
 
@@ -155,7 +178,14 @@ def make_wrapped_agent(config: Config, network: Network, spec: EnvSpec, begun: C
     """
     begun = begun or Counters()
     num_updates, ahead = last_update(config, begun), updates_ahead(config, begun)
-    agent = load_agent(config.agent.name).make_agent(config.agent, network, num_updates, ahead=ahead)
+    agent = load_agent(config.agent.name).make_agent(
+        config.agent,
+        networks=networks,
+        spec=spec,
+        num_envs=config.actors.num_envs,
+        num_updates=num_updates,
+        ahead=ahead,
+    )
     if config.network.normalize_rewards:
         agent = normalize_rewards(agent, config.agent.discount)
     return normalize_observations(agent, spec) if config.network.normalize_observations else agent

@@ -90,16 +90,21 @@ class LearnerState:
 
     Attributes:
         step: [] int32; updates done so far.
-        params: the network's parameters, nested dicts of arrays.
-        opt_state: the optimizer's state.
-        extra: target networks, duals, replay; `()` if the agent has none.
-        key: a typed PRNG key, split by agents whose update is random.
+        learner_step: [] int32; calls of `Agent.learn` so far, which schedules of an agent's own may go by.
+        params: The network's parameters, nested dicts of arrays.
+        opt_state: The optimizer's state.
+        extra: Target networks, duals, statistics; `()` if the agent has none. Laid out by the parameters' path rules.
+        replay: What is kept of earlier updates' experience, split over the mesh axis `data`; `()` without replay.
+            Neither actors nor evaluations get it.
+        key: A typed PRNG key, split by agents whose update is random.
     """
 
     step: jax.Array
+    learner_step: jax.Array
     params: PyTree
     opt_state: PyTree
     extra: PyTree
+    replay: PyTree = ()
     key: jax.Array
 
 
@@ -240,94 +245,102 @@ class EnvSpec:
     env_before: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
-@struct.dataclass(kw_only=True)
-class NetworkOutput:
-    """Heads of an actor-critic network; leading axes as the input's.
-
-    Attributes:
-        policy: [..., P] float32; what `Network.policy` takes for parameters, such as logits.
-        value: [...] float32.
-    """
-
-    policy: jax.Array
-    value: jax.Array
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Distribution:
-    """A family of distributions over actions, as pure functions of its parameters [..., P] in float32.
-
-    Attributes:
-        num_params: P.
-        sample: (keys [B], params [B, P]) -> action [B, ...]. Each row has a typed PRNG key of its own, which it
-            consumes, so that a row's action does not depend on which others share the batch.
-        mode: (params [..., P]) -> action [..., ...]; the likeliest.
-        log_prob: (params [..., P], action [..., ...]) -> [...] in nats.
-        entropy: (params [..., P]) -> [...] in nats.
-        kl: (p [..., P], q [..., P]) -> [...]; the Kullback-Leibler divergence KL(p || q) in nats.
-    """
-
-    num_params: int
-    sample: Callable[[jax.Array, jax.Array], jax.Array]
-    mode: Callable[[jax.Array], jax.Array]
-    log_prob: Callable[[jax.Array, jax.Array], jax.Array]
-    entropy: Callable[[jax.Array], jax.Array]
-    kl: Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def forget_action(carry: PyTree, action: jax.Array) -> PyTree:
-    """`Network.remember` of a network that does not see its last action."""
-    return carry
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Network:
-    """All that the rest of podrl knows of Flax: pure functions, with parameters as nested dicts.
-
-    Attributes:
-        policy: the distribution over actions whose parameters it puts out.
-        init: (key) -> params.
-        initial_carry: (batch_size) -> carry, pytree of [B, ...].
-        step: (params, timestep of [B], carry) -> (NetworkOutput of [B, ...], carry).
-        remember: (carry, action [B, ...]) -> carry; tells it the action that was chosen after a step.
-        unroll: (params, trajectory of [T, B]) -> (NetworkOutput of [T+1, B, ...], carry). Equal to T+1 calls of `step`,
-            with `remember` after each but the last; so its carry is that before the action of row T.
-        rows: (params, trajectory of [T, B], rows [R, B] int32) -> NetworkOutput of [R, B, ...]: those of the rows 0 to
-            T of `unroll` that are named for each environment, in the time and memory of R rows. None if a row's output
-            needs that of the rows before it, as in recurrent networks.
-    """
-
-    policy: Distribution
-    init: Callable[[jax.Array], PyTree]
-    initial_carry: Callable[[int], PyTree]
-    step: Callable[[PyTree, Timestep, PyTree], tuple[NetworkOutput, PyTree]]
-    remember: Callable[[PyTree, jax.Array], PyTree] = forget_action
-    unroll: Callable[[PyTree, Trajectory], tuple[NetworkOutput, PyTree]]
-    rows: Callable[[PyTree, Trajectory, jax.Array], NetworkOutput] | None = None
-
-
 Metrics = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class UpdateShape:
+    """How an update divides its batch; a property `update_shape` of every agent's `AgentConfig` says it.
+
+    Attributes:
+        minibatches: Parts of the batch, one optimizer step for each.
+        epochs: Passes over the batch. If an agent can take more than one, its config has a field of this name.
+        divides_rows: Whether minibatches are rows of every environment, instead of all rows of some environments.
+    """
+
+    minibatches: int = 1
+    epochs: int = 1
+    divides_rows: bool = False
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps in an update."""
+        return self.minibatches * self.epochs
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Into how many parts minibatches divide the environments, and the rows of each."""
+        return (1, self.minibatches) if self.divides_rows else (self.minibatches, 1)
+
+
+@struct.dataclass(kw_only=True)
+class Sample:
+    """Trajectories to learn from.
+
+    Attributes:
+        trajectory: [T, B]; fresh, or drawn from replay or from recorded data.
+        weight: [B] float32; each trajectory's weight in the loss. Ones if it was not drawn by priority.
+    """
+
+    trajectory: Trajectory
+    weight: jax.Array
+
+
+@struct.dataclass(kw_only=True)
+class Batch:
+    """What one call of `Agent.learn` learns from.
+
+    Attributes:
+        rollouts: Experience of the run itself; None if there is none.
+        recorded: Streams from data sets, by name.
+    """
+
+    rollouts: Sample | None = None
+    recorded: Mapping[str, Sample] = dataclasses.field(default_factory=dict)
+
+
+@struct.dataclass(kw_only=True)
+class Fresh:
+    """What one update is given.
+
+    Attributes:
+        rollouts: [T, B]; the newest rollouts of all actors; None in a run without actors.
+        recorded: Streams from data sets, by name, with a leading axis [K]: one sample for each call of `Agent.learn`.
+    """
+
+    rollouts: Trajectory | None = None
+    recorded: Mapping[str, Sample] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Agent:
-    """An algorithm as six pure functions.
+    """An algorithm as pure functions. `podrl.agents.parts.updating` makes an update of them.
+
+    What wraps an agent wraps the functions that it changes, so that it also holds where `learn` is called on samples.
 
     Attributes:
         init: (key) -> LearnerState.
-        initial_carry: (batch_size) -> carry.
-        actor_params: (state) -> what actors need to act, a pytree. Reads `params` and `extra` only.
+        initial_carry: (env_index [B] uint32) -> carry of [B, ...]: the state before the first step of these
+            environments of the job.
+        actor_params: (state) -> what actors need to act, a pytree. Reads `step`, `params` and `extra` only.
         act: (actor_params, timestep, carry, keys) -> (action [B, ...], behaviour pytree of [B, ...], carry). `keys` is
             [B] typed PRNG keys, one per environment, so that what an environment samples does not depend on which
             others share its batch.
-        act_greedy: (actor_params, timestep, carry) -> (action [B, ...], carry): what the agent takes for best, without
-            noise, for evaluation. The carry goes on as in `act`.
-        update: (state, trajectory) -> (state, metrics); the whole learner step. Metrics are scalars.
+        act_greedy: (actor_params, timestep, carry, keys) -> (action [B, ...], carry): what the agent takes for best,
+            for evaluation. The carry goes on as in `act`.
+        learn: (state, batch) -> (state, metrics, priority): all that is learned from one batch. Metrics are scalars,
+            priority is [B] float32 for replay, or None. The state's `replay` is `()` here; its counts are the caller's.
+        observe: (state, rollouts) -> state: what fresh experience changes before anything is learned from it, such as
+            statistics.
+        divergence: (actor_params, actor_params, timestep, carry) -> [] float32, how far two policies are apart; None if
+            the agent does not define it.
     """
 
     init: Callable[[jax.Array], LearnerState]
-    initial_carry: Callable[[int], PyTree]
+    initial_carry: Callable[[jax.Array], PyTree]
     actor_params: Callable[[LearnerState], PyTree]
     act: Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree, PyTree]]
-    act_greedy: Callable[[PyTree, Timestep, PyTree], tuple[jax.Array, PyTree]]
-    update: Callable[[LearnerState, Trajectory], tuple[LearnerState, Metrics]]
+    act_greedy: Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree]]
+    learn: Callable[[LearnerState, Batch], tuple[LearnerState, Metrics, jax.Array | None]]
+    observe: Callable[[LearnerState, Trajectory], LearnerState] = lambda state, rollouts: state
+    divergence: Callable[[PyTree, PyTree, Timestep, PyTree], jax.Array] | None = None

@@ -7,22 +7,20 @@ from typing import Any
 
 import jax
 from jax import numpy as jnp
-from jax.sharding import Mesh
 import numpy as np
 import pytest
 
 from configs import common
 from podrl import assembly
 from podrl.agents.parts.loading import load_agent
+from podrl.agents.parts.updating import make_update
 from podrl.config.config import Config, EvaluateConfig
 from podrl.config.config_dict import from_config_dict
 from podrl.experience.unroll import Unroller
-from podrl.learning.sharding import make_split_network
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
-from podrl.mesh import ShardingRule
 from podrl.runtime.interruption import Stop
 from podrl.runtime.job.job import ALONE, Job
-from podrl.types import Agent, EnvSpec, Snapshot, Trajectory
+from podrl.types import Agent, EnvSpec, Fresh, LearnerState, Metrics, Snapshot, Trajectory
 
 TIMING = {"env_steps_per_second", "frames_per_second"}
 
@@ -59,12 +57,6 @@ def anakin_config(env_id: str = "CartPole-v1", **overrides: Any) -> Config:
 def make_agent(config: Config) -> tuple[Agent, EnvSpec]:
     agent, spec, _ = assembly.assemble_agent(config)
     return agent, spec
-
-
-def make_split_agent(config: Config, spec: EnvSpec, learner: Mesh) -> tuple[Agent, list[ShardingRule]]:
-    """The agent as training makes it, and the rules that lay out its state on these devices."""
-    network, rules = make_split_network(config, spec, learner)
-    return assembly.make_wrapped_agent(config, network, spec), rules
 
 
 def run(
@@ -149,6 +141,12 @@ def facts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in TIMING and not k.startswith("time/")} for row in rows]
 
 
+def make_agent_update(agent: Agent) -> Callable[[LearnerState, Trajectory], tuple[LearnerState, Metrics]]:
+    """The update that a run makes of the agent, as a function of the state and the joined rollouts."""
+    update = make_update(agent)
+    return lambda state, trajectory: update(state, Fresh(rollouts=trajectory))
+
+
 def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, seed: int = 0) -> Trajectory:
     """A trajectory of noise with resets, terminations and the behaviour of a policy near the agent's."""
     rng = np.random.default_rng(seed)
@@ -169,7 +167,7 @@ def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, s
         behaviour=jax.tree.map(
             lambda x: noise(length, *x.shape) * np.float32(0.3), behaviour_shape(agent, spec, num_envs)
         ),
-        carry=agent.initial_carry(num_envs),
+        carry=agent.initial_carry(np.arange(num_envs, dtype=np.uint32)),
         opening_reward=noise(num_envs),
         env_index=np.arange(num_envs, dtype=np.uint32),
         params_version=np.zeros(shape, np.int32),

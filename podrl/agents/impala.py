@@ -13,14 +13,15 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from podrl.agents.parts.actor_critic import make_act, make_act_greedy, make_init
+from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
 from podrl.config.ranges import SIZE, check_values, choice, number, text
+from podrl.networks.interface import Network, Networks
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
 from podrl.ops.minibatches import accumulate_gradients, split_environments
 from podrl.ops.optimizers import make_adam, make_rmsprop, rate_over_run
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
-from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
+from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, PyTree, Trajectory, UpdateShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,16 +78,26 @@ class AgentConfig:
         """Checks values."""
         check_values(self, "agent.")
 
+    @property
+    def update_shape(self) -> UpdateShape:
+        """How an update divides its batch."""
+        return UpdateShape(minibatches=self.minibatches)
 
-def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: float = 0.0) -> Agent:
-    """IMPALA around `network`.
+
+def make_agent(
+    config: AgentConfig, *, networks: Networks, spec: EnvSpec, num_envs: int, num_updates: int, ahead: float = 0.0
+) -> Agent:
+    """IMPALA with an actor-critic network.
 
     Args:
-        config: the hyper-parameters.
-        network: the actor-critic.
-        num_updates: number of the run's last update, for the learning rate's decay.
+        config: The hyper-parameters.
+        networks: Makes the network.
+        spec: The environment; not used.
+        num_envs: Environments of the whole job; not used.
+        num_updates: Number of the run's last update, for the learning rate's decay.
         ahead: see `podrl.ops.optimizers.share_left`.
     """
+    network = networks.actor_critic()
     rate_at = rate_over_run(
         config.learning_rate,
         decays=config.learning_rate_decay,
@@ -113,24 +124,24 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: f
         state = dataclasses.replace(state, params=params, opt_state=opt_state)
         return state, {**metrics, "grad/norm": optax.tree.norm(grads)}
 
-    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
+    def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
         rate = rate_at(state.step)
         learning_rate = rate(state.step * config.minibatches) if callable(rate) else rate
         steps = []
-        for minibatch in split_environments(trajectory, config.minibatches):
+        for minibatch in split_environments(fresh_rollouts(batch), config.minibatches):
             state, metrics = sgd_step(state, minibatch)
             steps.append(metrics)
         metrics = jax.tree.map(lambda *values: sum(values) / len(values), *steps)
         metrics["loss/learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
-        return dataclasses.replace(state, step=state.step + 1), metrics
+        return state, metrics, None
 
     return Agent(
         init=make_init(network, optimizer(jnp.zeros((), jnp.int32))),
-        initial_carry=network.initial_carry,
+        initial_carry=make_initial_carry(network),
         actor_params=lambda state: state.params,
         act=make_act(network, lambda output: {"policy": output.policy}),
         act_greedy=make_act_greedy(network),
-        update=update,
+        learn=learn,
     )
 
 

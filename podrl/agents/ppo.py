@@ -17,9 +17,10 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from podrl.agents.parts.actor_critic import make_act, make_act_greedy, make_init
+from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
 from podrl.config.config import check
 from podrl.config.ranges import SIZE, check_values, choice, number, text
+from podrl.networks.interface import Network, Networks
 from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss, masked_mean, mean_and_deviation, value_loss
 from podrl.ops.minibatches import (
     accumulate_gradients,
@@ -31,7 +32,7 @@ from podrl.ops.minibatches import (
 )
 from podrl.ops.optimizers import make_adam, rate_over_run, share_left
 from podrl.ops.returns import clip_reward, gae
-from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
+from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, PyTree, Trajectory, UpdateShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,11 @@ class AgentConfig:
         """Checks values."""
         check_values(self, "agent.")
 
+    @property
+    def update_shape(self) -> UpdateShape:
+        """How an update divides its batch."""
+        return UpdateShape(minibatches=self.minibatches, epochs=self.epochs, divides_rows=self.shuffle == "time")
+
 
 @struct.dataclass(kw_only=True)
 class Experience:
@@ -134,18 +140,23 @@ class Experience:
         return tree if self.rows is None else take_rows(tree, self.rows)
 
 
-def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: float = 0.0) -> Agent:
-    """PPO around `network`.
+def make_agent(
+    config: AgentConfig, *, networks: Networks, spec: EnvSpec, num_envs: int, num_updates: int, ahead: float = 0.0
+) -> Agent:
+    """PPO with an actor-critic network.
 
     Args:
-        config: the hyper-parameters.
-        network: the actor-critic.
-        num_updates: number of the run's last update, for the decays.
+        config: The hyper-parameters.
+        networks: Makes the network.
+        spec: The environment; not used.
+        num_envs: Environments of the whole job; not used.
+        num_updates: Number of the run's last update, for the decays.
         ahead: see `podrl.ops.optimizers.share_left`.
 
     Raises:
         ConfigError: if `agent.shuffle` does not fit the network.
     """
+    network = networks.actor_critic()
     check(
         config.shuffle != "time" or network.rows is not None,
         "agent.shuffle='time' needs a network that can evaluate a row without those before it, which this one cannot. "
@@ -190,7 +201,8 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: f
         state = dataclasses.replace(state, params=params, opt_state=opt_state)
         return state, {**metrics, "grad/norm": optax.tree.norm(grads)}
 
-    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
+    def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
+        trajectory = fresh_rollouts(batch)
         steps_before = state.step * config.epochs * config.minibatches
         rate = rate_at(state.step)
         learning_rate = rate(steps_before) if callable(rate) else rate
@@ -208,15 +220,15 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: f
             "loss/learning_rate": jnp.asarray(learning_rate, jnp.float32),
             **value_metrics(experience),
         }
-        return dataclasses.replace(state, step=state.step + 1, key=key), metrics
+        return dataclasses.replace(state, key=key), metrics, None
 
     return Agent(
         init=make_init(network, optimizer(jnp.zeros((), jnp.int32))),
-        initial_carry=network.initial_carry,
+        initial_carry=make_initial_carry(network),
         actor_params=lambda state: state.params,
         act=make_act(network, lambda output: {"policy": output.policy, "value": output.value}),
         act_greedy=make_act_greedy(network),
-        update=update,
+        learn=learn,
     )
 
 

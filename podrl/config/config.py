@@ -169,15 +169,6 @@ class Config:
         return self.actors.timeout_s + (self.evaluate.timeout_s if self.evaluate.every_updates else 0.0)
 
     @property
-    def minibatch_grid(self) -> tuple[int, int]:
-        """Into how many parts the agent's minibatches divide the environments, and the rows of each.
-
-        The environments by all of `agent.minibatches`, unless the agent has a key `shuffle` that says `time`.
-        """
-        by_time = getattr(self.agent, "shuffle", "environments") == "time"
-        return (1, self.agent.minibatches) if by_time else (self.agent.minibatches, 1)
-
-    @property
     def num_updates(self) -> int:
         """Updates until `total_env_steps` are consumed, rounded up, of a run whose updates are all of this size."""
         return -(-self.total_env_steps // self.env_steps_per_update)
@@ -196,10 +187,11 @@ def check_counts(config: Config, num_updates: int) -> None:
 
 def shrink(config: Config) -> Config:
     """The same run made so small that it ends in seconds: for trying a config out, and for tests."""
-    row_parts = config.minibatch_grid[1]
+    shape = config.agent.update_shape
+    row_parts = shape.grid[1]
     few = max(5 // row_parts, 1) * row_parts
     actors = dataclasses.replace(config.actors, unroll_length=min(config.actors.unroll_length, few))
-    agent = dataclasses.replace(config.agent, epochs=1) if hasattr(config.agent, "epochs") else config.agent
+    agent = dataclasses.replace(config.agent, epochs=1) if shape.epochs > 1 else config.agent
     return dataclasses.replace(
         config,
         agent=agent,

@@ -42,8 +42,8 @@ def act_sampled(agent: Agent) -> Act:
 
 
 def act_greedy(agent: Agent) -> Act:
-    """Takes what the agent holds for best; the keys do not matter."""
-    return lambda params, timestep, carry, keys: agent.act_greedy(params, timestep, carry)
+    """Takes what the agent holds for best."""
+    return agent.act_greedy
 
 
 POLICIES: dict[str, Callable[[Agent], Act]] = {"greedy": act_greedy, "sampled": act_sampled}
@@ -207,7 +207,7 @@ def make_player(
         return act(params, timestep, carry, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step))
 
     with jax.default_device(device):
-        carry = agent.initial_carry(num_envs)
+        carry = agent.initial_carry(jnp.arange(num_envs, dtype=jnp.uint32))
         keys = jax.random.split(jax.random.key(0), num_envs)
     arguments = (shapes.params_shape, shapes.timestep_shape, carry, keys, jnp.zeros((), jnp.int32))
     sharding = jax.sharding.SingleDeviceSharding(device)

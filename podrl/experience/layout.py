@@ -55,7 +55,7 @@ def make_layout(config: Config, topology: Topology) -> Layout:
     pools = topology.num_processes * num_actors * config.actors.pools_per_thread
     learners = topology.local_learner.shape["data"]
     num_envs = config.actors.num_envs
-    minibatches, _ = config.minibatch_grid
+    minibatches, _ = config.agent.update_shape.grid
     divisor = pools * learners * minibatches
     check(
         num_envs % divisor == 0,
@@ -76,7 +76,7 @@ def make_layout(config: Config, topology: Topology) -> Layout:
 
 def _make_undivided(config: Config, topology: Topology) -> Layout:
     """The layout of environments inside the compiled program: as if each process had one pool."""
-    learners, (minibatches, _) = topology.learner.shape["data"], config.minibatch_grid
+    learners, (minibatches, _) = topology.learner.shape["data"], config.agent.update_shape.grid
     num_envs = config.actors.num_envs
     check(
         num_envs % (learners * minibatches) == 0,
@@ -90,7 +90,7 @@ def _make_undivided(config: Config, topology: Topology) -> Layout:
 
 def _check_parts(config: Config, envs_per_step: int) -> None:
     """Raises `ConfigError` unless rows divide into minibatches, and a device's environments into micro-batches."""
-    row_parts, micro_batches = config.minibatch_grid[1], max(1, config.agent.micro_batches)
+    row_parts, micro_batches = config.agent.update_shape.grid[1], max(1, config.agent.micro_batches)
     check(
         config.actors.unroll_length % row_parts == 0,
         f"actors.unroll_length={config.actors.unroll_length} does not divide into agent.minibatches={row_parts} parts, "
@@ -140,7 +140,7 @@ def resolve_micro_batches(config: Config, topology: Topology) -> Config:
 def _choose_micro_batches(config: Config, topology: Topology, rolled: bool) -> int:
     if not _convolves_on_cpu(config, topology):
         return 1
-    env_parts, row_parts = config.minibatch_grid
+    env_parts, row_parts = config.agent.update_shape.grid
     envs = config.actors.num_envs // (topology.learner.shape["data"] * env_parts)
     if rolled and config.network.core == "none":  # A recurrent core is slower on fewer environments.
         size, limit = _CPU_ROLLED_MICRO_BATCH, max(1, envs)
@@ -166,7 +166,7 @@ def resolve_loop(config: Config, topology: Topology) -> Config:
 def _num_copies(config: Config) -> int:
     """Optimizer steps of an update that are a copy of their own in the compiled program, but for micro-batches."""
     rolled = getattr(config.agent, "loop", None) == "rolled"
-    return 1 if rolled else config.agent.minibatches * getattr(config.agent, "epochs", 1)
+    return 1 if rolled else config.agent.update_shape.optimizer_steps
 
 
 def _convolves_on_cpu(config: Config, topology: Topology) -> bool:

@@ -67,7 +67,7 @@ class Unroller:
             env_indices: [B] uint32; which of the whole job's environments these are.
             unrolls: [] int32; unrolls that the run has made before.
         """
-        carry = self.agent.initial_carry(self.num_envs)
+        carry = self.agent.initial_carry(env_indices)
         return self.begin(seed, env_indices, unrolls, carry, jnp.zeros(self.num_envs))
 
     def begin(
@@ -159,7 +159,8 @@ class Unroller:
     @functools.cached_property
     def _acted_shape(self) -> tuple[jax.ShapeDtypeStruct, PyTree]:
         """Shapes and dtypes of actions and of `Trajectory.behaviour`, of one step."""
-        carry = jax.eval_shape(lambda: self.agent.initial_carry(self.num_envs))
+        env_index = jax.ShapeDtypeStruct((self.num_envs,), jnp.uint32)
+        carry = jax.eval_shape(self.agent.initial_carry, env_index)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.num_envs))
         action, behaviour, _ = jax.eval_shape(self.agent.act, self.params_shape, self.timestep_shape, carry, keys)
         return action, behaviour
@@ -248,7 +249,7 @@ class InGraphUnroller:
         return EnvironmentsState(
             environment=state,
             timestep=timestep,
-            carry=self.unroller.agent.initial_carry(num_envs),
+            carry=self.unroller.agent.initial_carry(env_indices),
             returns=jnp.zeros(num_envs, jnp.float32),
             lengths=jnp.zeros(num_envs, jnp.int32),
         )

@@ -6,16 +6,18 @@ the compiled update, so joining moves nothing.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
 import jax
 from jax import numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from podrl.agents.parts.updating import make_update
 from podrl.mesh import ShardingRule, replicated, trajectory_sharding, tree_sharding
 from podrl.ops.fingerprint import fingerprint
 from podrl.ops.keys import LEARN, purpose_key
-from podrl.types import Agent, LearnerState, Metrics, PyTree, Trajectory
+from podrl.types import Agent, Fresh, LearnerState, Metrics, PyTree, Trajectory
 
 
 class Learner:
@@ -37,11 +39,11 @@ class Learner:
         Raises:
             ConfigError: if `rules` do not fit the parameters.
         """
-        self._agent = agent
+        self._agent, self._learn = agent, make_update(agent)
         self._mesh = mesh
         self._max_lag = max_lag
         self._state_shape = jax.eval_shape(agent.init, jax.random.key(0))
-        self.state_sharding = tree_sharding(mesh, self._state_shape, rules)
+        self.state_sharding = learner_sharding(mesh, self._state_shape, rules)
         self._init: Callable[..., Any] = jax.jit(agent.init, out_shardings=self.state_sharding)
         self._update: Any = jax.jit(
             self._join_and_update, donate_argnums=0, out_shardings=(self.state_sharding, replicated(mesh))
@@ -111,7 +113,7 @@ class Learner:
 
     def _join_and_update(self, state: LearnerState, rollouts: tuple[Trajectory, ...]) -> tuple[LearnerState, Metrics]:
         trajectory = join_environments(self._mesh, rollouts)
-        new_state, metrics = self._agent.update(state, trajectory)
+        new_state, metrics = self._learn(state, Fresh(rollouts=trajectory))
         transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
         lags = lag_metrics(state.step - trajectory.params_version, self._max_lag)
         return new_state, {**metrics, **lags, "data/transitions": transitions}
@@ -133,6 +135,13 @@ def join_environments(mesh: Mesh, rollouts: tuple[Trajectory, ...]) -> Trajector
         return jax.tree.map(lambda spec, *xs: jnp.concatenate(xs, axis=len(spec) - 1), specs, *local, is_leaf=_is_spec)
 
     return jax.shard_map(join, mesh=mesh, in_specs=(specs,) * len(rollouts), out_specs=specs)(*rollouts)
+
+
+def learner_sharding(mesh: Mesh, state: LearnerState, rules: Sequence[ShardingRule] = ()) -> LearnerState:
+    """Shardings of a learner's state: `replay` is split over its first axis, all else is laid out by path rules."""
+    split, whole = NamedSharding(mesh, PartitionSpec("data")), replicated(mesh)
+    sharding = tree_sharding(mesh, dataclasses.replace(state, replay=()), rules)
+    return dataclasses.replace(sharding, replay=jax.tree.map(lambda x: split if x.ndim else whole, state.replay))
 
 
 def lag_metrics(lag: jax.Array, max_lag: int) -> Metrics:

@@ -25,8 +25,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from podrl.config.config import Config, ConfigError, TopologyConfig, check
 from podrl.mesh import ShardingRule, find_rule, path_name
-from podrl.networks.actor_critic import make_network
-from podrl.types import EnvSpec, Network, PyTree
+from podrl.networks.actor_critic import make_networks
+from podrl.networks.interface import Network, Networks
+from podrl.types import EnvSpec, PyTree
 
 # Elements; a style leaves smaller parameters whole: they weigh nothing, and each would cost a collective.
 MIN_SPLIT_SIZE = 2**14
@@ -40,23 +41,26 @@ _BY_INPUT = {
 }
 
 
-def make_split_network(config: Config, spec: EnvSpec, learner: Mesh) -> tuple[Network, list[ShardingRule]]:
-    """The network as `topology.sharding` and `topology.parameter_sharding` want it on the learner's devices.
+def make_split_networks(
+    config: Config, spec: EnvSpec, learner: Mesh, params_of: Callable[[Networks], PyTree]
+) -> tuple[Networks, list[ShardingRule]]:
+    """Networks as `topology.sharding` and `topology.parameter_sharding` want them on the learner's devices.
 
     Args:
-        config: of the run.
-        spec: of its environment.
-        learner: the learner's devices.
+        config: The run's config.
+        spec: Its environment.
+        learner: The learner's devices.
+        params_of: Returns the shapes of the parameters of an agent with these networks.
 
     Returns:
-        The network that the agent learns with (see `gather_for_use`), and the rules that lay out its state.
+        The networks that the agent learns with (see `gather_for_use`), and the rules that lay out its state.
 
     Raises:
-        ConfigError: as `make_sharding_rules` and `make_network`.
+        ConfigError: As `make_sharding_rules` and `make_network`.
     """
-    network = make_network(config.network, spec, layers_are_split=config.topology.model_devices > 1)
-    rules = make_sharding_rules(config, learner, jax.eval_shape(network.init, jax.random.key(0)))
-    return gather_for_use(network, learner, rules), rules
+    networks = make_networks(config.network, spec, layers_are_split=config.topology.model_devices > 1)
+    rules = make_sharding_rules(config, learner, params_of(networks))
+    return Networks(actor_critic=lambda: gather_for_use(networks.actor_critic(), learner, rules)), rules
 
 
 def make_sharding_rules(config: Config, learner: Mesh, params: PyTree) -> list[ShardingRule]:

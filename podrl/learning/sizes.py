@@ -18,7 +18,7 @@ from podrl.config.units import describe_bytes
 from podrl.experience.schedule import max_lag
 from podrl.learning.update_cost import shard_bytes
 from podrl.mesh import Topology
-from podrl.ops.distributions import make_distribution
+from podrl.networks.policies import make_distribution
 from podrl.runtime.container_limits import GROUPS, memory_limit
 from podrl.types import EnvSpec, LearnerState
 
@@ -63,11 +63,13 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     row = frame + _bytes(spec.actions.struct) + policy + _SCALARS
     shares = topology.learner.shape["data"]
     batch = -(-num_envs // shares) * ((length + 1) * row + (frames - 1) * frame)
-    learned = num_envs * length // (shares * math.prod(config.minibatch_grid) * max(1, config.agent.micro_batches))
+    learned = (
+        num_envs * length // (shares * math.prod(config.agent.update_shape.grid) * max(1, config.agent.micro_batches))
+    )
     wide = sum(config.network.hidden_sizes) * (1 + config.network.separate_value)
     itemsize = 2 if config.network.compute_dtype == "bfloat16" else 4
     is_mlp = config.network.encoder == "mlp"  # Others learn in parts of their own choice.
-    stacks = (learned if is_mlp else length // config.minibatch_grid[1] or 1) * frame * frames
+    stacks = (learned if is_mlp else length // config.agent.update_shape.grid[1] or 1) * frame * frames
     return {
         "experience": batch * (1 + max_lag(config)),
         "stacks of frames": stacks if frames > 1 else 0,

@@ -15,19 +15,11 @@ from podrl.config.config import ConfigError, NetworkConfig
 from podrl.networks import frame_stack
 from podrl.networks.core import LSTM, encode_action, encode_reward
 from podrl.networks.encoders import MINATAR_MIN_SIZE, MLP, NATURE_MIN_SIZE, ImpalaResNet, MinAtarCNN, NatureCNN
+from podrl.networks.interface import Network, NetworkOutput, Networks
 from podrl.networks.lstm import initial_state
-from podrl.ops.distributions import make_distribution
-from podrl.types import (
-    ActionSpace,
-    ContinuousActions,
-    Distribution,
-    EnvSpec,
-    Network,
-    NetworkOutput,
-    PyTree,
-    Timestep,
-    Trajectory,
-)
+from podrl.networks.policies import make_distribution
+from podrl.ops.distributions import Distribution
+from podrl.types import ActionSpace, ContinuousActions, EnvSpec, PyTree, Timestep, Trajectory
 
 _MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MIN_SIZE}
 
@@ -109,6 +101,17 @@ class ActorCritic(nn.Module):
             policy = jnp.concatenate([policy, jnp.broadcast_to(free, (*policy.shape[:-1], self.num_free))], axis=-1)
         value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(value_features)
         return NetworkOutput(policy=policy, value=value[..., 0]), state
+
+
+def make_networks(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool = False) -> Networks:
+    """The networks that agents can ask for, as `config` describes them.
+
+    Args:
+        config: The `network` section.
+        spec: The environment.
+        layers_are_split: Whether layers are split over devices (`topology.model_devices`).
+    """
+    return Networks(actor_critic=lambda: make_network(config, spec, layers_are_split=layers_are_split))
 
 
 def make_network(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool = False) -> Network:

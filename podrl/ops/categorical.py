@@ -12,7 +12,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from podrl.types import Distribution
+from podrl.ops.distributions import Distribution
 
 
 def make_categorical(num_actions: int) -> Distribution:

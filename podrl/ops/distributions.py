@@ -1,20 +1,28 @@
-"""Which distribution a policy is, by the kind of the actions."""
+"""Distributions over actions, as records of pure functions."""
 
-from podrl.config.config import NetworkConfig
-from podrl.ops.categorical import make_categorical, make_multi_categorical
-from podrl.ops.gaussian import make_gaussian
-from podrl.types import ActionSpace, DiscreteActions, Distribution, MultiDiscreteActions
+from collections.abc import Callable
+import dataclasses
+
+import jax
 
 
-def make_distribution(config: NetworkConfig, actions: ActionSpace) -> Distribution:
-    """The distribution over an environment's actions.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """A family of distributions over actions, as pure functions of its parameters [..., P] in float32.
 
-    Args:
-        config: `squash_actions` and `initial_scale`, of continuous actions.
-        actions: what one environment takes.
+    Attributes:
+        num_params: P.
+        sample: (keys [B], params [B, P]) -> action [B, ...]. Each row has a typed PRNG key of its own, which it
+            consumes, so that a row's action does not depend on which others share the batch.
+        mode: (params [..., P]) -> action [..., ...]; the likeliest.
+        log_prob: (params [..., P], action [..., ...]) -> [...] in nats.
+        entropy: (params [..., P]) -> [...] in nats.
+        kl: (p [..., P], q [..., P]) -> [...]; the Kullback-Leibler divergence KL(p || q) in nats.
     """
-    if isinstance(actions, DiscreteActions):
-        return make_categorical(actions.num)
-    if isinstance(actions, MultiDiscreteActions):
-        return make_multi_categorical(actions.nums)
-    return make_gaussian(actions.size, squash=config.squash_actions, initial_scale=config.initial_scale)
+
+    num_params: int
+    sample: Callable[[jax.Array, jax.Array], jax.Array]
+    mode: Callable[[jax.Array], jax.Array]
+    log_prob: Callable[[jax.Array, jax.Array], jax.Array]
+    entropy: Callable[[jax.Array], jax.Array]
+    kl: Callable[[jax.Array, jax.Array], jax.Array]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from podrl.types import Distribution
+from podrl.ops.distributions import Distribution
 
 # Of standard deviations: densities stay finite whatever a network puts out.
 MIN_SCALE = 1e-3

@@ -16,14 +16,14 @@ from podrl.config.config import check
 from podrl.types import Metrics, PyTree
 
 
-class Batch(Protocol):
+class TimeMajor(Protocol):
     """A pytree of arrays [T, B, ...] or [T+1, B, ...], and some [B, ...], such as `podrl.types.Trajectory`."""
 
     def map(self, timed: Callable[[Any], Any], untimed: Callable[[Any], Any]) -> Self:
         """The same with `timed` of each leaf that has a time axis, and `untimed` of each that has none."""
 
 
-AnyBatch = TypeVar("AnyBatch", bound=Batch)
+AnyBatch = TypeVar("AnyBatch", bound=TimeMajor)
 LossFn = Callable[[PyTree, AnyBatch], tuple[jax.Array, Metrics]]
 
 
@@ -172,7 +172,7 @@ def _after(loss: jax.Array, part: AnyBatch) -> AnyBatch:
     return jax.tree.map(lambda x: jnp.where(ruined, jnp.zeros_like(x), x), part)
 
 
-def _check_divides(batch: Batch, num: int) -> None:
+def _check_divides(batch: TimeMajor, num: int) -> None:
     """Raises `ConfigError` unless the environments divide into `num` parts."""
     num_envs = jax.tree.leaves(batch.map(lambda x: x.shape[1], lambda x: x.shape[0]))[0]
     check(

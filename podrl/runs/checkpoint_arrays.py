@@ -133,7 +133,7 @@ def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
 
 
 def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tuple[LearnerState, Counters]:
-    """Restores `params` and `extra` alone, which is what `Agent.actor_params` reads; the rest is left as in `shape`.
+    """Restores what `Agent.actor_params` reads: `step`, `params` and `extra`; the rest is left as in `shape`.
 
     Args:
         workdir: the run's.
@@ -146,7 +146,7 @@ def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tu
     """
     facts = read_facts(workdir, step)
     saved, path = read_index(workdir, step, facts), _state_folder(workdir, step)
-    parts = without_absent({"params": shape.params, "extra": shape.extra}, saved)
+    parts = without_absent({"step": shape.step, "params": shape.params, "extra": shape.extra}, saved)
     check_leaves(path.parent, saved, parts, partly=True)
     with reading(name_of(workdir, step)):
         arguments = ocp.args.PyTreeRestore(
@@ -155,7 +155,7 @@ def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tu
         restored = ocp.PyTreeCheckpointHandler().restore(path, args=arguments)
     _check_on_host(workdir, step, facts, jax.device_get(by_path(restored)))
     extra = with_remainders(restored["extra"], shape.extra)
-    return dataclasses.replace(shape, params=restored["params"], extra=extra), facts.counters
+    return dataclasses.replace(shape, step=restored["step"], params=restored["params"], extra=extra), facts.counters
 
 
 def read_index(workdir: epath.PathLike, step: int, facts: Facts) -> dict[str, PyTree]:

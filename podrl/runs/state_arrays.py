@@ -33,10 +33,13 @@ def to_array_shapes(shape: LearnerState) -> dict[str, PyTree]:
 
 
 def from_arrays(arrays: Mapping[str, PyTree], shape: LearnerState) -> LearnerState:
-    """The state of this shape that `to_arrays` took apart; what `without_absent` left out of it is zeros."""
-    names = {field.name for field in dataclasses.fields(shape)}
+    """The state of this shape that `to_arrays` took apart; what `without_absent` left out of it is made up for."""
     arrays = {**arrays, "extra": with_remainders(arrays["extra"], shape.extra)}
-    restored = {name: jax.tree.map(_from_words, arrays[name], _named(shape)[name]) for name in names}
+    if "learner_step" not in arrays:  # One for each update, in an earlier podrl.
+        arrays["learner_step"] = _copy(arrays["step"])
+    restored: dict[str, PyTree] = {
+        name: jax.tree.map(_from_words, arrays[name], part) for name, part in _named(shape).items()
+    }
     if isinstance(shape, FusedState):
         treedef = jax.tree.structure(shape.environments)
         leaves = [restored["environments"][path] for path in _flat(shape.environments)]
@@ -45,7 +48,9 @@ def from_arrays(arrays: Mapping[str, PyTree], shape: LearnerState) -> LearnerSta
 
 
 def without_absent(expected: PyTree, saved: PyTree) -> PyTree:
-    """Leaves out what a checkpoint need not hold: the remainders of running statistics.
+    """Leaves out what a checkpoint of an earlier podrl does not hold.
+
+    These are the remainders of running statistics, the statistics that acted, and the count of calls of `learn`.
 
     Args:
         expected: arrays or `jax.ShapeDtypeStruct`s.
@@ -55,17 +60,21 @@ def without_absent(expected: PyTree, saved: PyTree) -> PyTree:
         `expected`, with a dictionary of the rest in place of `Statistics` whose remainders were not saved.
     """
     found = by_path(saved)
+    absent = {"learner_step"} - found.keys()
+    expected = {name: part for name, part in expected.items() if name not in absent}
+    if isinstance(expected.get("extra"), Mapping) and not any(path.startswith("extra/acting/") for path in found):
+        expected["extra"] = {name: part for name, part in expected["extra"].items() if name != "acting"}
 
     def choose(path: tuple[Any, ...], node: PyTree) -> PyTree:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        absent = isinstance(node, Statistics) and f"{name}/remainders/count" not in found
-        return {"count": node.count, "mean": node.mean, "variance": node.variance} if absent else node
+        is_bare = isinstance(node, Statistics) and f"{name}/remainders/count" not in found
+        return {"count": node.count, "mean": node.mean, "variance": node.variance} if is_bare else node
 
     return jax.tree_util.tree_map_with_path(choose, expected, is_leaf=lambda node: isinstance(node, Statistics))
 
 
 def with_remainders(arrays: PyTree, shape: PyTree) -> PyTree:
-    """The arrays, with zeros for the remainders that `without_absent` left out."""
+    """The arrays of `LearnerState.extra`, with zeros for remainders, and the newest for the acting, that are absent."""
 
     def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         if leaf.sharding is None:
@@ -79,12 +88,22 @@ def with_remainders(arrays: PyTree, shape: PyTree) -> PyTree:
             return node
         return Statistics(**node, remainders=jax.tree.map(zeros, expected.remainders))
 
+    if isinstance(shape, Mapping) and "acting" in shape and "acting" not in arrays:
+        arrays = {**arrays, "acting": jax.tree.map(_copy, arrays["observations"])}
     return jax.tree.map(complete, shape, arrays, is_leaf=lambda node: isinstance(node, Statistics))
+
+
+def _copy(array: jax.Array) -> jax.Array:
+    """An array of its own, which can be donated; unlike `jnp.copy` this waits for no other process."""
+    copies = [jax.device_put(np.asarray(shard.data), shard.device) for shard in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, copies)
 
 
 def _named(state: LearnerState) -> dict[str, PyTree]:
     """The fields by name, with environments made flat."""
     fields: dict[str, Any] = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    if not jax.tree.leaves(state.replay):
+        del fields["replay"]
     return fields | ({"environments": _flat(state.environments)} if isinstance(state, FusedState) else {})
 
 

@@ -6,9 +6,10 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from podrl.agents.parts.actor_critic import make_act, make_act_greedy, make_init
+from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
+from podrl.networks.interface import Networks
 from podrl.ops.losses import masked_mean, policy_gradient_loss
-from podrl.types import Agent, LearnerState, Metrics, Network, PyTree, Trajectory
+from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, PyTree, UpdateShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,11 +18,19 @@ class AgentConfig:
     minibatches: int = 1
     micro_batches: int = 1
 
+    @property
+    def update_shape(self) -> UpdateShape:
+        return UpdateShape(minibatches=self.minibatches)
 
-def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: float = 0.0) -> Agent:
-    optimizer = optax.sgd(1e-3)
 
-    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
+def make_agent(
+    config: AgentConfig, *, networks: Networks, spec: EnvSpec, num_envs: int, num_updates: int, ahead: float = 0.0
+) -> Agent:
+    optimizer, network = optax.sgd(1e-3), networks.actor_critic()
+
+    def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
+        trajectory = fresh_rollouts(batch)
+
         def loss_of(params: PyTree) -> jax.Array:
             output, _ = network.unroll(params, trajectory)
             log_probs = network.policy.log_prob(output.policy[:-1], trajectory.action)
@@ -30,14 +39,14 @@ def make_agent(config: AgentConfig, network: Network, num_updates: int, ahead: f
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state)
         params = optax.apply_updates(state.params, updates)
-        state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
-        return state, {"loss/total": loss, "grad/norm": jnp.asarray(optax.tree.norm(grads))}
+        state = dataclasses.replace(state, params=params, opt_state=opt_state)
+        return state, {"loss/total": loss, "grad/norm": jnp.asarray(optax.tree.norm(grads))}, None
 
     return Agent(
         init=make_init(network, optimizer),
-        initial_carry=network.initial_carry,
+        initial_carry=make_initial_carry(network),
         actor_params=lambda state: state.params,
         act=make_act(network, lambda output: {}),
         act_greedy=make_act_greedy(network),
-        update=update,
+        learn=learn,
     )

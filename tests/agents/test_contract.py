@@ -14,9 +14,9 @@ import pytest
 from podrl.agents.parts.loading import agent_names
 from podrl.agents.parts.nonfinite import CHECKED
 from podrl.config.config import NetworkConfig
-from podrl.networks.actor_critic import make_network
+from podrl.networks.actor_critic import make_networks
 from podrl.types import ContinuousActions, DiscreteActions, EnvSpec, LearnerState, MultiDiscreteActions, Timestep
-from tests.short_runs import all_resets, random_trajectory
+from tests.short_runs import all_resets, make_agent_update, random_trajectory
 
 AGENTS = [*(f"podrl.agents.{name}" for name in agent_names()), "tests.agents.minimal"]
 SPECS = {
@@ -46,17 +46,23 @@ class Case:
     def __init__(self, name, kind):
         module = importlib.import_module(name)
         self.spec, self.traces = SPECS[kind], 0
-        self.agent = module.make_agent(module.AgentConfig(), make_network(NETWORKS[kind], self.spec), num_updates=100)
+        self.agent = module.make_agent(
+            module.AgentConfig(),
+            networks=make_networks(NETWORKS[kind], self.spec),
+            spec=self.spec,
+            num_envs=NUM_ENVS,
+            num_updates=100,
+        )
         self.state = jax.jit(self.agent.init)(jax.random.key(0))
         self.params = self.agent.actor_params(self.state)
-        self.carry = jax.jit(self.agent.initial_carry, static_argnums=0)(NUM_ENVS)
+        self.carry = jax.jit(self.agent.initial_carry)(np.arange(NUM_ENVS, dtype=np.uint32))
         self.act, self.act_greedy = jax.jit(self.agent.act), jax.jit(self.agent.act_greedy)
         self.update = jax.jit(self._count_and_update)
         self.keys = jax.random.split(jax.random.key(1), NUM_ENVS)
 
     def _count_and_update(self, state, trajectory):
         self.traces += 1
-        return self.agent.update(state, trajectory)
+        return make_agent_update(self.agent)(state, trajectory)
 
     def trajectory(self, seed=0):
         return random_trajectory(self.agent, self.spec, 6, 8, seed)
@@ -99,7 +105,7 @@ def test_greedy_actions_are_what_a_policy_without_noise_would_sample(case):
     spec = case.spec
     params = case.params_further_from_uniform(100 if spec.id == "memory" else 5)  # An LSTM's outputs are small.
     timestep = make_timestep(spec, True, same=True)
-    greedy, greedy_carry = case.act_greedy(params, timestep, case.carry)
+    greedy, greedy_carry = case.act_greedy(params, timestep, case.carry, case.keys)
     assert (greedy.shape, greedy.dtype) == ((NUM_ENVS, *spec.actions.struct.shape), spec.actions.struct.dtype)
     sampled, _, carry = jax.device_get(case.act(params, timestep, case.carry, case.keys))
     greedy, greedy_carry = jax.device_get((greedy[:1], greedy_carry))
@@ -116,7 +122,7 @@ def test_greedy_actions_are_what_a_policy_without_noise_would_sample(case):
 
 def test_acting_needs_neither_the_optimizer_nor_the_key(case):
     state = case.state
-    bare = LearnerState(step=None, params=state.params, opt_state=None, extra=state.extra, key=None)
+    bare = dataclasses.replace(state, learner_step=None, opt_state=None, replay=None, key=None)
     jax.tree.map(np.testing.assert_array_equal, case.agent.actor_params(bare), case.params)
 
 

@@ -7,8 +7,10 @@ import pytest
 
 from podrl.agents.impala import AgentConfig, impala_loss, make_agent
 from podrl.config.config import ConfigError
-from podrl.ops.distributions import make_categorical
-from podrl.types import Network, NetworkOutput, Trajectory
+from podrl.networks.interface import Network, NetworkOutput, Networks
+from podrl.ops.categorical import make_categorical
+from podrl.types import Trajectory
+from tests.short_runs import make_agent_update
 
 NUM_STATES, NUM_ACTIONS = 4, 2
 
@@ -28,6 +30,12 @@ def tabular_network():
 
     policy = make_categorical(NUM_ACTIONS)
     return Network(policy=policy, init=init, initial_carry=lambda batch_size: (), step=step, unroll=unroll)
+
+
+def around(network, num_updates):
+    """What `make_agent` takes besides a config, of an agent with this network."""
+    networks = Networks(actor_critic=lambda: network)
+    return {"networks": networks, "spec": None, "num_envs": 1, "num_updates": num_updates}
 
 
 def chain(states, actions, rewards, first=None, discount=None):
@@ -109,8 +117,8 @@ def test_rewards_are_scaled_and_clipped_by_the_agent():
 
 
 def test_the_learning_rate_decays_to_zero():
-    agent = make_agent(AgentConfig(learning_rate=0.1), tabular_network(), num_updates=4)
-    state, rates, update = agent.init(jax.random.key(0)), [], jax.jit(agent.update)
+    agent = make_agent(AgentConfig(learning_rate=0.1), **around(tabular_network(), num_updates=4))
+    state, rates, update = agent.init(jax.random.key(0)), [], jax.jit(make_agent_update(agent))
     for _ in range(4):
         state, metrics = update(state, chain([0, 1], [1], [1.0]))
         rates.append(float(metrics["loss/learning_rate"]))

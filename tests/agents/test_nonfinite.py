@@ -8,7 +8,7 @@ import pytest
 from podrl.agents.parts.nonfinite import first_bad_leaf, skip_nonfinite
 from podrl.experience.turn import Turn
 from podrl.types import Timestep
-from tests.short_runs import make_agent, make_config, random_trajectory, run, scripted_config
+from tests.short_runs import make_agent, make_agent_update, make_config, random_trajectory, run, scripted_config
 
 NAN_IN_UPDATE_6 = {"nan_at_step": 22}  # Of 4 steps in each of two pools.
 
@@ -87,13 +87,13 @@ def test_skipping_leaves_all_but_the_step_as_it_was():
     good = random_trajectory(agent, spec, 4, 8)
     bad = jax.tree.map(lambda x: x, good)
     object.__setattr__(bad, "reward", bad.reward.at[0, 0].set(jnp.inf))
-    update = jax.jit(skip_nonfinite(agent).update)
+    update = jax.jit(make_agent_update(skip_nonfinite(agent)))
     kept, metrics = update(state, bad)
     assert (int(kept.step), float(metrics["grad/skipped"])) == (1, 1.0)
     jax.tree.map(np.testing.assert_array_equal, (kept.params, kept.opt_state), (state.params, state.opt_state))
     moved, metrics = update(state, good)
     assert float(metrics["grad/skipped"]) == 0.0
-    jax.tree.map(np.testing.assert_array_equal, moved.params, jax.jit(agent.update)(state, good)[0].params)
+    jax.tree.map(np.testing.assert_array_equal, moved.params, jax.jit(make_agent_update(agent))(state, good)[0].params)
 
 
 def test_the_first_bad_leaf_is_named_by_its_path():

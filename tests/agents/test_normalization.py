@@ -25,7 +25,7 @@ from podrl.types import Counters, Snapshot, Timestep
 from tests.experience.test_unroll import unroll
 from tests.learning.test_learner import assert_params_close, learner_mesh
 from tests.learning.test_learner import train as learn
-from tests.short_runs import make_agent, make_config, random_trajectory, scripted_config
+from tests.short_runs import make_agent, make_agent_update, make_config, random_trajectory, scripted_config
 
 BOTH = {"network__normalize_observations": True, "network__normalize_rewards": True}
 PAIR = jax.ShapeDtypeStruct((2,), jnp.float32)
@@ -78,8 +78,8 @@ def test_an_agent_acts_and_learns_on_normalised_observations():
     trajectory = random_trajectory(agent, spec, 6, 8, seed=2)
     normalised = dataclasses.replace(trajectory, observation=normalize(statistics, trajectory.observation))
 
-    after, _ = jax.jit(wrapped.update)(state, trajectory)
-    expected, _ = jax.jit(agent.update)(bare, normalised)
+    after, _ = jax.jit(make_agent_update(wrapped))(state, trajectory)
+    expected, _ = jax.jit(make_agent_update(agent))(bare, normalised)
     # One program rounds as the two do only where the compiler fuses them alike.
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-8), after.params, expected.params)
     assert not trajectory.is_transition.all()
@@ -94,9 +94,9 @@ def test_an_agent_acts_and_learns_on_normalised_observations():
         Timestep(observation=x.observation[0], reward=zeros, discount=zeros + 1, first=zeros > 0)
         for x in (trajectory, normalised)
     )
-    carry = agent.initial_carry(8)
-    found = wrapped.act(params, raw, carry, keys), wrapped.act_greedy(params, raw, carry)
-    wanted = agent.act(state.params, inner, carry, keys), agent.act_greedy(state.params, inner, carry)
+    carry = agent.initial_carry(np.arange(8, dtype=np.uint32))
+    found = wrapped.act(params, raw, carry, keys), wrapped.act_greedy(params, raw, carry, keys)
+    wanted = agent.act(state.params, inner, carry, keys), agent.act_greedy(state.params, inner, carry, keys)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
@@ -121,12 +121,12 @@ def test_rewards_are_divided_by_the_deviation_of_returns():
     trajectory = dataclasses.replace(trajectory, reward=trajectory.reward * 300)
     returns = discounted_past(trajectory.carry["return"], trajectory, 0.9)
     deviation = np.std(np.asarray(returns)[np.asarray(trajectory.is_transition)])
-    after, metrics = jax.jit(wrapped.update)(state, trajectory)
+    after, metrics = jax.jit(make_agent_update(wrapped))(state, trajectory)
     np.testing.assert_allclose(metrics["value/return_deviation"], deviation, rtol=1e-5)
     scaled = np.clip(trajectory.reward / deviation, -MAX_NORMALIZED, MAX_NORMALIZED)
     assert np.abs(scaled).max() < MAX_NORMALIZED
     learned = dataclasses.replace(trajectory, reward=scaled, carry=trajectory.carry["agent"])
-    expected, _ = jax.jit(agent.update)(dataclasses.replace(state, extra=()), learned)
+    expected, _ = jax.jit(make_agent_update(agent))(dataclasses.replace(state, extra=()), learned)
     assert_params_close(after.params, expected.params, rtol=1e-6)
 
 
@@ -135,7 +135,7 @@ def test_a_reward_that_is_no_number_spoils_its_update_only():
     good = random_trajectory(agent, spec, 6, 8)
     bad = dataclasses.replace(good, reward=good.reward.at[2, 3].set(jnp.nan))
     assert np.isfinite(discounted_past(bad.carry["return"], bad, 0.9)).all()
-    _, metrics = jax.jit(agent.update)(agent.init(jax.random.key(0)), bad)
+    _, metrics = jax.jit(make_agent_update(agent))(agent.init(jax.random.key(0)), bad)
     assert np.isnan(metrics["loss/total"])
 
 
@@ -145,7 +145,7 @@ def test_an_observation_that_is_no_number_is_seen_and_its_update_can_be_skipped(
     agent, spec = make_agent(make_config(network__normalize_observations=True))
     trajectory = random_trajectory(agent, spec, 6, 8)
     bad = dataclasses.replace(trajectory, observation=trajectory.observation.at[2, 3, 0].set(value))
-    state, metrics = jax.jit(skip_nonfinite(agent).update)(agent.init(jax.random.key(0)), bad)
+    state, metrics = jax.jit(make_agent_update(skip_nonfinite(agent)))(agent.init(jax.random.key(0)), bad)
     assert not np.isfinite(metrics["loss/total"])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, state.extra)))
     assert state.extra["observations"].count == 0

@@ -7,9 +7,9 @@ import pytest
 
 from podrl.agents.ppo import AgentConfig, estimate_advantages, make_agent, ppo_loss
 from podrl.config.config import ConfigError
-from tests.agents.test_impala import NUM_ACTIONS, chain, tabular_network
+from tests.agents.test_impala import NUM_ACTIONS, around, chain, tabular_network
 from tests.short_runs import make_agent as make_run_agent
-from tests.short_runs import make_config, random_trajectory, run
+from tests.short_runs import make_agent_update, make_config, random_trajectory, run
 
 
 def on_policy(trajectory, values=0.0, logits=None):
@@ -76,9 +76,9 @@ def test_what_has_moved_far_enough_is_left_alone():
 
 
 def update_once(config, trajectory, network=None):
-    agent = make_agent(config, network or tabular_network(), num_updates=4)
+    agent = make_agent(config, **around(network or tabular_network(), num_updates=4))
     state = jax.jit(agent.init)(jax.random.key(0))
-    return jax.jit(agent.update)(state, trajectory)
+    return jax.jit(make_agent_update(agent))(state, trajectory)
 
 
 def columns(rewards):
@@ -125,9 +125,9 @@ def timestep_rows(trajectory, rows):
 def test_the_learning_rate_and_the_clip_decay_to_zero():
     """The ratio is 1.1 throughout: within the first clips, 0.2 and 0.15, and outside the last, 0.05."""
     config = AgentConfig(learning_rate=1e-6, epochs=2, minibatches=1, clip=0.2, clip_decay=True)
-    agent = make_agent(config, tabular_network(), num_updates=4)
+    agent = make_agent(config, **around(tabular_network(), num_updates=4))
     trajectory = on_policy(chain([0, 1], [1], [1.0]), logits=np.log(np.array([0.6, 0.5]) / 1.1))
-    state, found, update = jax.jit(agent.init)(jax.random.key(0)), [], jax.jit(agent.update)
+    state, found, update = jax.jit(agent.init)(jax.random.key(0)), [], jax.jit(make_agent_update(agent))
     for _ in range(4):
         state, metrics = update(state, trajectory)
         found.append((float(metrics["loss/learning_rate"]), float(metrics["policy/clip_fraction"])))
@@ -153,7 +153,7 @@ def test_values_out_of_range_are_refused(override, message):
 def test_rows_of_a_network_that_cannot_evaluate_them_apart_are_not_shuffled():
     network = dataclasses.replace(tabular_network(), rows=None)
     with pytest.raises(ConfigError, match=r"agent.shuffle='time' needs a network that can evaluate a row without"):
-        make_agent(AgentConfig(shuffle="time"), network, num_updates=1)
+        make_agent(AgentConfig(shuffle="time"), **around(network, num_updates=1))
 
 
 SHUFFLES = pytest.mark.parametrize("shuffle", ["environments", "time"])
@@ -168,7 +168,7 @@ def test_ways_to_compute_the_same_update_agree():
     for changes in ({}, {"shuffle": "time", "micro_batches": 2}, {"loop": "unrolled"}, ROLLED):
         options = {"epochs": 2, "minibatches": 1} | changes
         agent, spec = make_run_agent(make_config(agent="ppo", **{f"agent__{k}": v for k, v in options.items()}))
-        state, metrics = jax.jit(agent.update)(
+        state, metrics = jax.jit(make_agent_update(agent))(
             jax.jit(agent.init)(jax.random.key(0)), random_trajectory(agent, spec, 4, 8)
         )
         results.append((state.params, metrics))
@@ -183,7 +183,7 @@ def test_every_update_shuffles_anew(shuffle):
     config = make_config(agent="ppo", agent__shuffle=shuffle)
     agent, spec = make_run_agent(config)
     trajectory, state = random_trajectory(agent, spec, 4, 8), jax.jit(agent.init)(jax.random.key(0))
-    update = jax.jit(agent.update)
+    update = jax.jit(make_agent_update(agent))
     after, _ = update(state, trajectory)
     again, _ = update(state, trajectory)
     other, _ = update(dataclasses.replace(state, key=after.key), trajectory)
@@ -196,7 +196,7 @@ def test_every_update_shuffles_anew(shuffle):
 def test_a_rollout_may_have_fewer_rows_than_there_are_minibatches():
     agent, spec = make_run_agent(make_config(agent="ppo", agent__recompute_values=True, agent__minibatches=4))
     trajectory = random_trajectory(agent, spec, 2, 8)
-    _, metrics = jax.jit(agent.update)(jax.jit(agent.init)(jax.random.key(0)), trajectory)
+    _, metrics = jax.jit(make_agent_update(agent))(jax.jit(agent.init)(jax.random.key(0)), trajectory)
     assert np.isfinite(metrics["loss/total"])
 
 

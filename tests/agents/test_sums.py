@@ -13,9 +13,9 @@ import pytest
 
 from podrl.agents import impala, ppo
 from podrl.types import Trajectory
-from tests.agents.test_impala import NUM_ACTIONS, NUM_STATES, tabular_network
+from tests.agents.test_impala import NUM_ACTIONS, NUM_STATES, around, tabular_network
 from tests.experience.test_unroll import unroll
-from tests.short_runs import scripted_config
+from tests.short_runs import make_agent_update, scripted_config
 
 SEEDS = range(3)
 
@@ -175,8 +175,10 @@ def test_the_learned_value_looks_beyond_a_time_limit_and_not_beyond_a_terminatio
         ),
     }[name]
     updates = 3000
-    agent = {"impala": impala, "ppo": ppo}[name].make_agent(config, tabular_network(), updates)
-    learn = jax.jit(lambda state: jax.lax.fori_loop(0, updates, lambda _, s: agent.update(s, trajectory)[0], state))
+    agent = {"impala": impala, "ppo": ppo}[name].make_agent(config, **around(tabular_network(), updates))
+    learn = jax.jit(
+        lambda state: jax.lax.fori_loop(0, updates, lambda _, s: make_agent_update(agent)(s, trajectory)[0], state)
+    )
     learned = learn(agent.init(jax.random.key(0))).params["value"]
     left = limit - np.arange(limit)
     expected = np.full(limit, 1 / (1 - discount)) if truncate else (1 - discount**left) / (1 - discount)

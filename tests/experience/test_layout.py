@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
+from podrl.assembly import make_split_agent
 from podrl.config.config import ConfigError, TopologyConfig
 from podrl.envs.seeds import env_seeds
 from podrl.experience.layout import make_layout, resolve_loop, resolve_micro_batches
 from podrl.learning.learner import Learner
 from podrl.mesh import make_topology
 from podrl.types import DiscreteActions, EnvSpec
-from tests.short_runs import make_config, make_split_agent, random_trajectory
+from tests.short_runs import make_agent_update, make_config, random_trajectory
 from tests.test_mesh import FakeDevice
 
 
@@ -99,7 +100,7 @@ def test_weight_gradients_that_are_convolutions_are_not_in_a_loop(model_devices,
     agent, rules = make_split_agent(config, spec, topology.learner)
     state = Learner(agent, topology.learner, rules).state_shape
     batch = random_trajectory(agent, spec, length=2, num_envs=config.actors.num_envs)
-    lowered = jax.jit(agent.update).lower(state, batch).as_text()
+    lowered = jax.jit(make_agent_update(agent)).lower(state, batch).as_text()
     product_of_16_channels = "tensor<48x48xf32>"
     assert (product_of_16_channels in lowered) == (loop == "rolled")
 

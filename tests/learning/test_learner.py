@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 import re
@@ -13,7 +14,7 @@ from podrl.learning.learner import Learner, join_environments, lag_metrics
 from podrl.mesh import make_topology, trajectory_sharding
 from podrl.ops.fingerprint import fingerprint
 from podrl.types import Trajectory
-from tests.short_runs import make_agent, make_config, random_trajectory
+from tests.short_runs import make_agent, make_agent_update, make_config, random_trajectory
 
 MEMORY = {
     "network__core": "lstm",
@@ -104,13 +105,25 @@ def test_how_a_batch_is_dealt_to_pools_and_micro_batches_does_not_matter(referen
     assert_params_close(params, reference[0], rtol=1e-5)
 
 
+def test_replay_is_split_over_the_devices_and_all_else_whole():
+    agent, _ = make_agent(make_config())
+
+    def init(key):
+        return dataclasses.replace(agent.init(key), replay={"rows": jnp.zeros((8, 3)), "count": jnp.zeros(())})
+
+    mesh = learner_mesh(4)
+    state = Learner(dataclasses.replace(agent, init=init), mesh).init(seed=1)
+    assert {shard.data.shape for shard in state.replay["rows"].addressable_shards} == {(2, 3)}
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves((state.params, state.replay["count"])))
+
+
 @pytest.mark.parametrize("agent", ["impala", "ppo"])
 def test_micro_batches_are_as_many_copies_of_the_network_as_the_config_says(agent):
     def products(**overrides):
         config = make_config(agent=agent, agent__minibatches=1, **overrides)
         built, spec = make_agent(config)
         trajectory = random_trajectory(built, spec, 4, 8)
-        lowered = jax.jit(built.update).lower(jax.eval_shape(built.init, jax.random.key(0)), trajectory)
+        lowered = jax.jit(make_agent_update(built)).lower(jax.eval_shape(built.init, jax.random.key(0)), trajectory)
         return lowered.compile().as_text().count(" dot(")
 
     loop = products(agent__micro_batches=8, agent__micro_batch_loop="rolled")

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from podrl.assembly import make_split_agent
 from podrl.config.config import Config, ConfigError
 from podrl.experience.transfer import copy_to
 from podrl.learning.learner import Learner
@@ -22,7 +23,7 @@ from podrl.runs.checkpoint import Checkpointer
 from podrl.types import Counters, DiscreteActions, EnvSpec, LearnerState, Metrics, Snapshot, Trajectory
 from tests.learning.test_learner import find_collectives, find_collectives_in_loops, shapes
 from tests.processes import ROOT, error_lines, launch, read_rows
-from tests.short_runs import facts, make_config, make_split_agent, random_trajectory, run
+from tests.short_runs import facts, make_config, random_trajectory, run
 
 ENVS = 16
 VECTORS = EnvSpec(id="vectors", observation=jax.ShapeDtypeStruct((50,), np.float32), actions=DiscreteActions(3))

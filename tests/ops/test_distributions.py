@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from podrl.config.config import NetworkConfig
-from podrl.ops.distributions import make_distribution
+from podrl.networks.policies import make_distribution
 from podrl.types import ContinuousActions, DiscreteActions, MultiDiscreteActions
 
 FAMILIES = {

@@ -13,6 +13,7 @@ from podrl.learning.learner import Learner
 from podrl.mesh import make_topology
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_facts import read_fact
+from podrl.runs.state_arrays import to_arrays
 from podrl.types import Counters, Snapshot
 from tests.short_runs import make_agent, make_config
 
@@ -71,6 +72,26 @@ def test_a_checkpoint_from_before_fingerprints_were_chained_starts_the_chain(tmp
     with Checkpointer(tmp_path, keep=1) as checkpointer:
         assert checkpointer.restore(learner.state_shape, 1).chain == "0" * 16
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_checkpoint_from_before_learn_was_counted_and_acting_statistics_were_kept(monkeypatch, tmp_path):
+    learner = learner_on(2, network__normalize_observations=True)
+    state = at_update(learner.init(seed=9), 7)
+    state.extra["observations"] = jax.tree.map(lambda x: x + 1, state.extra["observations"])
+
+    def earlier(state):
+        arrays = to_arrays(state)
+        del arrays["learner_step"], arrays["extra"]["acting"]
+        return arrays
+
+    with monkeypatch.context() as patch, Checkpointer(tmp_path, keep=1) as checkpointer:
+        patch.setattr("podrl.runs.checkpoint.to_arrays", earlier)
+        checkpointer.save(Snapshot(state=state, counters=Counters(learner_steps=7), episodes={}))
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        restored = checkpointer.restore(learner_on(4, network__normalize_observations=True).state_shape, 7).state
+    assert int(restored.learner_step) == 7
+    for name in ("acting", "observations"):
+        jax.tree.map(np.testing.assert_array_equal, restored.extra[name], state.extra["observations"])
 
 
 def test_only_the_newest_are_kept(tmp_path):

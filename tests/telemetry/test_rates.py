@@ -170,12 +170,12 @@ def with_updates_that(wait, config):
         ended_s.append(time.perf_counter())
         return np.float32(0)
 
-    def update(state, trajectory):
-        new_state, metrics = agent.update(state, trajectory)
+    def learn(state, batch):
+        new_state, metrics, priority = agent.learn(state, batch)
         waited = jax.pure_callback(end, jax.ShapeDtypeStruct((), jnp.float32), state.step)
-        return new_state, {**metrics, "loss/total": metrics["loss/total"] + waited}
+        return new_state, {**metrics, "loss/total": metrics["loss/total"] + waited}, priority
 
-    return dataclasses.replace(agent, update=update), ended_s
+    return dataclasses.replace(agent, learn=learn), ended_s
 
 
 def check_rates(outcome, rows, ends_s, start_s, warm_up):

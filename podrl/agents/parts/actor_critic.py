@@ -6,7 +6,8 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from podrl.types import LearnerState, Network, NetworkOutput, PyTree, Timestep
+from podrl.networks.interface import Network, NetworkOutput
+from podrl.types import Batch, LearnerState, PyTree, Timestep, Trajectory
 
 
 def make_init(network: Network, optimizer: optax.GradientTransformation) -> Callable[[jax.Array], LearnerState]:
@@ -16,9 +17,27 @@ def make_init(network: Network, optimizer: optax.GradientTransformation) -> Call
         state_key, params_key = jax.random.split(key)
         params = network.init(params_key)
         step = jnp.zeros((), jnp.int32)
-        return LearnerState(step=step, params=params, opt_state=optimizer.init(params), extra=(), key=state_key)
+        return LearnerState(
+            step=step, learner_step=step, params=params, opt_state=optimizer.init(params), extra=(), key=state_key
+        )
 
     return init
+
+
+def fresh_rollouts(batch: Batch) -> Trajectory:
+    """The rollouts of a batch, for an agent that learns from nothing else, all of them of the same weight.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if batch.rollouts is None:
+        raise ValueError("Found a batch without rollouts; this agent learns from the experience of its own run.")
+    return batch.rollouts.trajectory
+
+
+def make_initial_carry(network: Network) -> Callable[[jax.Array], PyTree]:
+    """`Agent.initial_carry` of an agent that starts alike in every environment."""
+    return lambda env_index: network.initial_carry(env_index.shape[0])
 
 
 def make_act(
@@ -39,10 +58,10 @@ def make_act(
     return act
 
 
-def make_act_greedy(network: Network) -> Callable[[PyTree, Timestep, PyTree], tuple[jax.Array, PyTree]]:
-    """`Agent.act_greedy` that takes the policy's mode."""
+def make_act_greedy(network: Network) -> Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree]]:
+    """`Agent.act_greedy` that takes the policy's mode, which needs no keys."""
 
-    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[jax.Array, PyTree]:
+    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
         output, carry = network.step(params, timestep, carry)
         action = network.policy.mode(output.policy)
         return action, network.remember(carry, action)

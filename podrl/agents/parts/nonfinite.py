@@ -6,7 +6,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from podrl.types import Agent, LearnerState, Metrics, PyTree, Trajectory
+from podrl.types import Agent, Batch, LearnerState, Metrics, PyTree, Trajectory
 
 CHECKED = ("loss/total", "grad/norm")  # Metrics of every agent; parameters stay finite as long as these are.
 
@@ -25,20 +25,29 @@ class NonFiniteError(RuntimeError):
 
 
 def skip_nonfinite(agent: Agent) -> Agent:
-    """An agent whose state stays as it was at an update that is not finite; `grad/skipped` is 1 then, else 0.
+    """An agent whose state stays as it was where it is not finite; `grad/skipped` is 1 then, else 0.
 
-    `state.step` moves on, as every update has a version. An optimizer's own count of steps, by which it may decay its
+    What `learn` changes stays if its loss or gradient is not finite, and what `observe` changes if that is not. The
+    counts of updates go on, as every update has a version. An optimizer's own count of steps, by which it may decay its
     learning rate, does not: it ends short by the updates that were skipped.
     """
 
-    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
-        new_state, metrics = agent.update(state, trajectory)
-        finite = jnp.all(jnp.stack([jnp.isfinite(metrics[name]) for name in CHECKED]))
-        before = dataclasses.replace(state, step=new_state.step)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, before)
-        return kept, {**metrics, "grad/skipped": 1.0 - finite}
+    def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
+        observed = agent.observe(state, rollouts)
+        floats = [x for x in jax.tree.leaves(observed.extra) if jnp.issubdtype(x.dtype, jnp.floating)]
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats])) if floats else jnp.asarray(True)
+        return _choose(finite, observed, state)
 
-    return dataclasses.replace(agent, update=update)
+    def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array | None]:
+        learned, metrics, priority = agent.learn(state, batch)
+        finite = jnp.all(jnp.stack([jnp.isfinite(metrics[name]) for name in CHECKED]))
+        return _choose(finite, learned, state), {**metrics, "grad/skipped": 1.0 - finite}, priority
+
+    return dataclasses.replace(agent, observe=observe, learn=learn)
+
+
+def _choose(is_new: jax.Array, new: LearnerState, old: LearnerState) -> LearnerState:
+    return jax.tree.map(lambda *leaves: jnp.where(is_new, *leaves), new, old)
 
 
 def check_finite(update: int, metrics: Metrics) -> None:

@@ -5,13 +5,14 @@ statistics beside the agent's own state (`LearnerState.extra`), so that checkpoi
 the parameters. The sums behind them are over the whole batch, whatever the number of devices.
 
 Observations lose their mean and are divided by their standard deviation. An update learns with the statistics of the
-updates before it, with which (or with older ones, where there is a lag) actors acted too, and then learns the batch's.
-Rewards are divided by the standard deviation of the discounted sum of an episode's rewards up to each step, the scale
-of the values. These sums go on from unroll to unroll in the carry.
+updates before it (`acting`), with which actors acted too, or with older ones where there is a lag; what it observes
+changes those of the next update. Rewards are divided by the standard deviation of the discounted sum of an episode's
+rewards up to each step, the scale of the values. These sums go on from unroll to unroll in the carry.
 
 Source: Engstrom et al. 2020, arXiv:2005.12729, sections 3 and A.2 (what PPO's implementations do).
 """
 
+from collections.abc import Callable, Mapping
 import dataclasses
 
 import jax
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 
 from podrl.config.config import check
 from podrl.ops.statistics import Statistics, initial_statistics, update_statistics
-from podrl.types import Agent, EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
+from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, PyTree, Sample, Timestep, Trajectory
 
 # Normalised observations and rewards are clipped to [-MAX_NORMALIZED, MAX_NORMALIZED].
 MAX_NORMALIZED = 10.0
@@ -64,8 +65,8 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
     )
 
     def init(key: jax.Array) -> LearnerState:
-        state = agent.init(key)
-        extra = {"agent": state.extra, "observations": initial_statistics(spec.observation)}
+        state, fresh = agent.init(key), initial_statistics(spec.observation)
+        extra = {"agent": state.extra, "observations": fresh, "acting": fresh}
         return dataclasses.replace(state, extra=extra)
 
     def actor_params(state: LearnerState) -> PyTree:
@@ -77,19 +78,27 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
     def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
         return agent.act(params["agent"], normalized(params, timestep), carry, keys)
 
-    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[jax.Array, PyTree]:
-        return agent.act_greedy(params["agent"], normalized(params, timestep), carry)
+    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
+        return agent.act_greedy(params["agent"], normalized(params, timestep), carry, keys)
 
-    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
-        statistics, rows = state.extra["observations"], trajectory.observation
-        learned = dataclasses.replace(trajectory, observation=normalize(statistics, rows))
-        new_state, metrics = agent.update(_unwrap(state), learned)
-        acted = jax.tree.map(lambda x: x[:-1], rows)
-        statistics = update_statistics(statistics, acted, trajectory.is_transition)
-        return dataclasses.replace(new_state, extra={"agent": new_state.extra, "observations": statistics}), metrics
+    def seen(statistics: Statistics, trajectory: Trajectory) -> Trajectory:
+        return dataclasses.replace(trajectory, observation=normalize(statistics, trajectory.observation))
+
+    def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
+        acting = state.extra["observations"]
+        observed = agent.observe(_unwrap(state), seen(acting, rollouts))
+        acted = jax.tree.map(lambda x: x[:-1], rollouts.observation)
+        newest = update_statistics(acting, acted, rollouts.is_transition)
+        extra = {"agent": observed.extra, "observations": newest, "acting": acting}
+        return dataclasses.replace(observed, extra=extra)
+
+    def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array | None]:
+        learned = map_trajectories(batch, lambda trajectory: seen(state.extra["acting"], trajectory))
+        new_state, metrics, priority = agent.learn(_unwrap(state), learned)
+        return _wrap(new_state, state), metrics, priority
 
     return dataclasses.replace(
-        agent, init=init, actor_params=actor_params, act=act, act_greedy=act_greedy, update=update
+        agent, init=init, actor_params=actor_params, act=act, act_greedy=act_greedy, observe=observe, learn=learn
     )
 
 
@@ -109,8 +118,8 @@ def normalize_rewards(agent: Agent, discount: float) -> Agent:
         extra = {"agent": state.extra, "returns": initial_statistics(jax.ShapeDtypeStruct((), jnp.float32))}
         return dataclasses.replace(state, extra=extra)
 
-    def initial_carry(batch_size: int) -> PyTree:
-        return {"agent": agent.initial_carry(batch_size), "return": jnp.zeros(batch_size)}
+    def initial_carry(env_index: jax.Array) -> PyTree:
+        return {"agent": agent.initial_carry(env_index), "return": jnp.zeros(env_index.shape[0])}
 
     def actor_params(state: LearnerState) -> PyTree:
         return {"agent": agent.actor_params(_unwrap(state)), "returns": state.extra["returns"]}
@@ -125,24 +134,31 @@ def normalize_rewards(agent: Agent, discount: float) -> Agent:
         action, behaviour, inner = agent.act(params["agent"], timestep, carry["agent"], keys)
         return action, behaviour, {"agent": inner, "return": so_far}
 
-    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[jax.Array, PyTree]:
+    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
         timestep, so_far = before(params, timestep, carry)
-        action, inner = agent.act_greedy(params["agent"], timestep, carry["agent"])
+        action, inner = agent.act_greedy(params["agent"], timestep, carry["agent"], keys)
         return action, {"agent": inner, "return": so_far}
 
-    def update(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
-        returns = discounted_past(trajectory.carry["return"], trajectory, discount)
-        statistics = update_statistics(state.extra["returns"], returns, trajectory.is_transition)
-        learned = dataclasses.replace(
+    def paid(statistics: Statistics, trajectory: Trajectory) -> Trajectory:
+        return dataclasses.replace(
             trajectory,
             reward=_normalize_reward(statistics, trajectory.reward),
             opening_reward=_normalize_reward(statistics, trajectory.opening_reward),
-            carry=trajectory.carry["agent"],
+            carry=trajectory.carry["agent"] if isinstance(trajectory.carry, Mapping) else trajectory.carry,
         )
-        new_state, metrics = agent.update(_unwrap(state), learned)
-        extra = {"agent": new_state.extra, "returns": statistics}
+
+    def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
+        returns = discounted_past(rollouts.carry["return"], rollouts, discount)
+        newest = update_statistics(state.extra["returns"], returns, rollouts.is_transition)
+        observed = agent.observe(_unwrap(state), paid(newest, rollouts))
+        return dataclasses.replace(observed, extra={"agent": observed.extra, "returns": newest})
+
+    def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array | None]:
+        statistics = state.extra["returns"]
+        learned = map_trajectories(batch, lambda trajectory: paid(statistics, trajectory))
+        new_state, metrics, priority = agent.learn(_unwrap(state), learned)
         metrics = {**metrics, "value/return_deviation": jnp.sqrt(statistics.variance)}
-        return dataclasses.replace(new_state, extra=extra), metrics
+        return _wrap(new_state, state), metrics, priority
 
     return dataclasses.replace(
         agent,
@@ -151,7 +167,8 @@ def normalize_rewards(agent: Agent, discount: float) -> Agent:
         actor_params=actor_params,
         act=act,
         act_greedy=act_greedy,
-        update=update,
+        observe=observe,
+        learn=learn,
     )
 
 
@@ -183,6 +200,20 @@ def _add_reward(past: jax.Array, first: jax.Array, reward: jax.Array, discount: 
 def _normalize_reward(statistics: Statistics, reward: jax.Array) -> jax.Array:
     scaled = reward * jax.lax.rsqrt(statistics.variance + _EPSILON)
     return jnp.clip(scaled, -MAX_NORMALIZED, MAX_NORMALIZED)
+
+
+def map_trajectories(batch: Batch, function: Callable[[Trajectory], Trajectory]) -> Batch:
+    """The batch with `function` of every trajectory that is learned from."""
+    return jax.tree.map(
+        lambda sample: dataclasses.replace(sample, trajectory=function(sample.trajectory)),
+        batch,
+        is_leaf=lambda node: isinstance(node, Sample),
+    )
+
+
+def _wrap(state: LearnerState, before: LearnerState) -> LearnerState:
+    """The agent's own state after learning, with the statistics that were there before."""
+    return dataclasses.replace(state, extra={**before.extra, "agent": state.extra})
 
 
 def _unwrap(state: LearnerState) -> LearnerState:

@@ -17,8 +17,9 @@ from jax import numpy as jnp
 import optax
 
 from podrl.config.config import Config
+from podrl.networks.interface import Network
 from podrl.performance.benchmark.instruments import Clocks, Sample
-from podrl.types import Array, Network, PyTree, Timestep
+from podrl.types import Array, PyTree, Timestep
 
 _CLIP, _TRACE, _VALUE_COST, _ENTROPY_COST = 0.2, 0.95, 0.5, 0.01
 

@@ -15,14 +15,13 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from podrl.assembly import Assembly, assemble, make_wrapped_agent
+from podrl.assembly import Assembly, assemble, make_split_agent
 from podrl.config.config import Config, check
 from podrl.envs.source import make_environment
 from podrl.experience.layout import Layout
 from podrl.experience.programs import make_unroller, trace_act
 from podrl.learning.fused import FusedLearner
 from podrl.learning.programs import make_learner, rollout_shapes
-from podrl.learning.sharding import make_split_network
 from podrl.learning.update_cost import Collective, shard_bytes
 from podrl.mesh import is_undivided
 from podrl.performance.planning.costs import (
@@ -249,7 +248,7 @@ def _cost_run(
         "learners": topology.local_learner.size,
         "devices": topology.mesh.shape["device"],
         "model_devices": config.topology.model_devices,
-        "reductions": config.agent.minibatches * getattr(config.agent, "epochs", 1),
+        "reductions": config.agent.update_shape.optimizer_steps,
         "is_undivided": is_undivided(devices),
         "layout": layout,
         "frames_per_step": spec.frames_per_step,
@@ -269,8 +268,8 @@ def _cost_run(
     unroller = make_unroller(config, assembly.agent, spec, layout)
     act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1, shared["parameter_bytes"])
     mesh = _stand_in(topology.learner, devices)
-    network, rules = make_split_network(config, spec, mesh)
-    learner = make_learner(config, make_wrapped_agent(config, network, spec), mesh, rules)
+    agent, rules = make_split_agent(config, spec, mesh)
+    learner = make_learner(config, agent, mesh, rules)
     rollouts = rollout_shapes(unroller, layout)
     state_bytes = sum(map(shard_bytes, jax.tree.leaves(learner.state_shape)))
     update = measure(learner.trace(rollouts), topology.learner.size, state_bytes)

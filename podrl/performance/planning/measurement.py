@@ -144,7 +144,7 @@ def measure_host(
         host=host,
         cores=machine["cores"],
         env_threads=parts.env_threads,
-        reductions=config.agent.minibatches * getattr(config.agent, "epochs", 1),
+        reductions=config.agent.update_shape.optimizer_steps,
         gradient_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in params),
         facts={"config": config.name, "env": config.env.id, "topology": parts.topology.describe(), **machine},
     )

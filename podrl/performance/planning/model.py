@@ -335,7 +335,7 @@ def splits(run: RunCosts, machine: Hardware) -> list[tuple[int, int, Prediction]
 
 def _is_possible(run: RunCosts, actors: int, learners: int, machine: Hardware) -> bool:
     """Whether environments divide (see `make_layout`), layers can be split, and memory is enough."""
-    config, (minibatches, _) = run.config, run.config.minibatch_grid
+    config, (minibatches, _) = run.config, run.config.agent.update_shape.grid
     pools = run.hosts * actors * config.actors.threads_per_device * config.actors.pools_per_thread
     divides = config.actors.num_envs % (pools * learners // run.model_devices * minibatches) == 0
     fits = _split(run, actors, learners).peak_bytes <= machine.memory_bytes

@@ -208,7 +208,7 @@ def _compiler(slice_: Slice) -> Callable[[Config], RunCosts]:
 def _envs_per_device(config: Config, slice_: Slice) -> int:
     """Environments of a minibatch on a learner device."""
     learners = _host_topology(config, slice_).local_learner.shape["data"]
-    return max(1, config.actors.num_envs // slice_.hosts // learners // config.minibatch_grid[0])
+    return max(1, config.actors.num_envs // slice_.hosts // learners // config.agent.update_shape.grid[0])
 
 
 def _check_layout(config: Config, slice_: Slice) -> None:

@@ -1,0 +1,21 @@
+"""Which distribution over actions a policy has."""
+
+from podrl.config.config import NetworkConfig
+from podrl.ops.categorical import make_categorical, make_multi_categorical
+from podrl.ops.distributions import Distribution
+from podrl.ops.gaussian import make_gaussian
+from podrl.types import ActionSpace, DiscreteActions, MultiDiscreteActions
+
+
+def make_distribution(config: NetworkConfig, actions: ActionSpace) -> Distribution:
+    """The distribution over an environment's actions.
+
+    Args:
+        config: `squash_actions` and `initial_scale`, of continuous actions.
+        actions: what one environment takes.
+    """
+    if isinstance(actions, DiscreteActions):
+        return make_categorical(actions.num)
+    if isinstance(actions, MultiDiscreteActions):
+        return make_multi_categorical(actions.nums)
+    return make_gaussian(actions.size, squash=config.squash_actions, initial_scale=config.initial_scale)

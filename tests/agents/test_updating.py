@@ -1,0 +1,75 @@
+"""How updates are made of what agents learn and observe."""
+
+import dataclasses
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from podrl.agents.parts.updating import make_update
+from podrl.types import Batch, Fresh, LearnerState, Sample
+from tests.agents.test_impala import chain
+from tests.short_runs import make_agent, make_config
+
+
+def make_state(**fields):
+    step = jnp.zeros((), jnp.int32)
+    return LearnerState(step=step, learner_step=step, params=jnp.zeros(()), opt_state=(), extra=(), key=step, **fields)
+
+
+def make_counting_agent(seen):
+    """Adds up rewards; what it observes adds a hundred."""
+    agent, _ = make_agent(make_config())
+
+    def learn(state, batch):
+        seen.append((state.replay, batch))
+        samples = [*([] if batch.rollouts is None else [batch.rollouts]), *batch.recorded.values()]
+        gain = sum(jnp.sum(sample.trajectory.reward * sample.weight) for sample in samples)
+        return dataclasses.replace(state, params=state.params + gain), {"loss/total": gain}, None
+
+    def observe(state, rollouts):
+        return dataclasses.replace(state, params=state.params + 100)
+
+    return dataclasses.replace(agent, learn=learn, observe=observe)
+
+
+def rewards(*values):
+    return chain([0] * (len(values) + 1), [0] * len(values), values)
+
+
+def test_rollouts_are_observed_and_then_learned_from_once():
+    seen = []
+    state, metrics = make_update(make_counting_agent(seen))(make_state(), Fresh(rollouts=rewards(1, 2)))
+    assert (float(state.params), float(metrics["loss/total"])) == (103, 3)
+    assert (int(state.step), int(state.learner_step)) == (1, 1)
+    np.testing.assert_array_equal(seen[0][1].rollouts.weight, [1])
+
+
+def test_recorded_data_are_learned_from_one_sample_after_the_other():
+    samples = [Sample(trajectory=rewards(n), weight=jnp.ones(1)) for n in (1, 2, 6)]
+    fresh = Fresh(recorded={"demonstrations": jax.tree.map(lambda *x: jnp.stack(x), *samples)})
+    state, metrics = jax.jit(make_update(make_counting_agent([])))(make_state(), fresh)
+    assert (float(state.params), float(metrics["loss/total"])) == (9, 3)
+    assert (int(state.step), int(state.learner_step)) == (1, 3)
+
+
+def test_recorded_data_beside_rollouts_are_in_one_batch():
+    seen, sample = [], Sample(trajectory=rewards(5), weight=jnp.ones(1))
+    fresh = Fresh(rollouts=rewards(1), recorded={"data": jax.tree.map(lambda x: jnp.asarray(x)[None], sample)})
+    state, _ = make_update(make_counting_agent(seen))(make_state(), fresh)
+    assert float(state.params) == 106
+
+
+def test_learn_gets_no_replay_and_the_update_keeps_it():
+    seen = []
+    update = make_update(make_counting_agent(seen))
+    state, _ = update(make_state(replay={"ring": jnp.arange(3)}), Fresh(rollouts=rewards(1)))
+    assert seen[0][0] == ()
+    np.testing.assert_array_equal(state.replay["ring"], np.arange(3))
+
+
+def test_an_agent_that_learns_from_rollouts_says_so_where_there_are_none():
+    agent, _ = make_agent(make_config())
+    with pytest.raises(ValueError, match="Found a batch without rollouts"):
+        agent.learn(agent.init(jax.random.key(0)), Batch())
