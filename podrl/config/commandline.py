@@ -1,4 +1,4 @@
-"""The command line: flags, and the config file with its overrides. Imports no JAX, so that mistakes show at once."""
+"""The command line: flags, and the config file with its overrides. Imports no JAX, so mistakes show at once."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -39,20 +39,20 @@ HELP = ("-h", "--h", "-help", "--help")
 
 
 class Parser(argparse.ArgumentParser):
-    """Of a tool's own flags; complains with a `ConfigError`."""
+    """Parser of a tool's own flags; raises `ConfigError` where argparse would exit."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises ConfigError, one line."""
+        """Raises `ConfigError` with a message of one line."""
         raise ConfigError(f"{message[:1].upper()}{message[1:]}. See --help.")
 
     def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
-        """As in argparse, but for a `type` that raises `ConfigError`, whose message is kept."""
+        """Adds an argument as argparse does, except that a `ConfigError` raised by its `type` keeps its message."""
         read = settings.get("type")
         return super().add_argument(*names, **settings | ({} if read is None else {"type": _keep_message(read)}))
 
 
 def _keep_message(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`read`, whose `ConfigError` argparse takes for its own kind of error; of others it tells the value alone."""
+    """Wraps `read` so that argparse reports its `ConfigError`; of other errors it would print the value alone."""
 
     @functools.wraps(read)
     def reading(value: str) -> Any:
@@ -66,20 +66,20 @@ def _keep_message(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CommandLine:
-    """What the user asked for.
+    """A parsed command line.
 
     Attributes:
         config: the config file's `get_config()`, with overrides applied.
-        workdir: where the run goes, from the root; None for `runs/<config>-<time>`.
+        workdir: absolute path of the run's folder; None for `runs/<config>-<time>`.
         argv: the command as typed, for the manifest.
         profile: whether to trace a few updates.
-        accept_changes: whether to go on with a run of another config.
-        start_anew: whether to delete what the run in the folder has, and to begin at update 0.
+        accept_changes: whether to resume a run although its config differs.
+        start_anew: whether to delete the rows and checkpoints of the run in the folder and begin at update 0.
         coordinator: 'host:port' where the processes of the job meet; None leaves it to the platform.
-        process_count: of the job; None leaves it to the platform.
-        process_index: of this process; None leaves it to the platform.
+        process_count: number of processes in the job; None leaves it to the platform.
+        process_index: this process's index; None leaves it to the platform.
         alone: whether this is the only process, whatever the platform says.
-        join_timeout_s: how long the processes wait for each other at the start.
+        join_timeout_s: seconds that the processes wait for each other at the start.
     """
 
     config: ml_collections.ConfigDict
@@ -99,9 +99,9 @@ def parse_command_line(argv: list[str], *, more_help: str = "", more_flags: Iter
     """Parses `argv`, whose first entry is the program's name.
 
     Args:
-        argv: the command as typed, without what others have taken off it.
-        more_help: on the flags that others take.
-        more_flags: their names, to suggest when one is misspelt.
+        argv: the command as typed, without the flags that other parsers have already taken.
+        more_help: help text for the flags that other parsers take.
+        more_flags: names of those flags, to suggest when one is misspelt.
 
     Raises:
         ConfigError: on a missing or broken config file, an unknown flag or key, or a value of the wrong type.
@@ -112,12 +112,12 @@ def parse_command_line(argv: list[str], *, more_help: str = "", more_flags: Iter
     flags.DEFINE_string(
         "workdir",
         None,
-        "Folder of a new run, or of one to go on with.",
+        "Folder of a new run, or of one to resume.",
         flag_values=values,
     )
     flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
-    flags.DEFINE_bool("accept_changes", False, "Go on in WORKDIR though its config differs.", flag_values=values)
+    flags.DEFINE_bool("accept_changes", False, "Resume in WORKDIR although its config differs.", flag_values=values)
     flags.DEFINE_bool(
         "start_anew", False, "Delete the rows and checkpoints of the run in WORKDIR, and begin.", flag_values=values
     )
@@ -161,10 +161,10 @@ def parse_command_line(argv: list[str], *, more_help: str = "", more_flags: Iter
 
 
 def load_config(path: str) -> ml_collections.ConfigDict:
-    """What `get_config()` in the file at `path` returns.
+    """Runs the config file at `path` and returns the result of its `get_config()`.
 
     Raises:
-        ConfigError: if there is no such file, or it fails; names the line.
+        ConfigError: if there is no such file, or it fails; the message names the line.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -198,7 +198,7 @@ def _config_files(folder: Path) -> list[str]:
 
 
 def _parse_flags(values: flags.FlagValues, argv: list[str], more_flags: Iterable[str] = ()) -> None:
-    """Lets absl parse, and turns its complaints into one line each."""
+    """Parses flags with absl and turns its errors into one line each."""
     try:
         rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:

@@ -1,8 +1,8 @@
-"""Configuration: the sections and keys of a run as frozen dataclasses, which check their own values.
+"""Configuration: the sections and keys of a run as frozen dataclasses that check their own values.
 
-`podrl.config.config_dict` makes them from what a config file and the command line say, and nobody writes to a config
-after that. Hyper-parameters are *global*: they count environments, steps and batches of the whole job, so that they
-mean the same on every machine. docs/config.md lists every key with what it takes.
+`podrl.config.config_dict` makes them from a config file and the command line; they never change afterwards.
+Hyper-parameters are *global*: they count environments, steps and batches of the whole job, so that they mean the same
+on every machine. docs/config.md lists every key with the values that it takes.
 """
 
 import dataclasses
@@ -43,19 +43,20 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """What is kept, and where a run can go on bit for bit.
+    """Which checkpoints are made and kept.
 
-    At each of these checkpoints environments on the host are opened anew, also in a run that is not stopped
-    (`podrl.experience.schedule` says why): the interval is a part of the experiment. Episodes under way then are lost
-    to the statistics, long ones more often than short ones: make it many times as long as an episode, and longer than
-    the time limit in any case. Environments inside the compiled program are a part of the checkpoint and play on.
+    A run resumes bit for bit from any of them. At each of these checkpoints environments on the host are opened anew,
+    also in a run that is not stopped (`podrl.experience.schedule` says why): the interval is a part of the experiment.
+    Episodes in progress are then missing from the statistics, long ones more often than short ones: make the interval
+    many times as long as an episode, and always longer than the time limit. Environments inside the compiled program
+    are a part of the checkpoint and continue.
 
     Attributes:
         every_updates: updates between checkpoints; 0 saves only at the end.
-        keep: newest checkpoints kept; one of a run that was stopped in between does not count.
-        keep_every: updates between checkpoints that are kept for good, a multiple of `every_updates`; 0 for none.
-        keep_best: checkpoints kept for the highest mean return of the newest `log.episodes` episodes; those made before
-            an episode ended, or between boundaries, do not count. 0 for none.
+        keep: number of newest checkpoints kept; one made because a run was stopped in between does not count.
+        keep_every: updates between checkpoints that are kept permanently, a multiple of `every_updates`; 0 for none.
+        keep_best: number of checkpoints kept for the highest mean return of the newest `log.episodes` episodes; those
+            made before an episode ended, or between boundaries, do not count. 0 for none.
     """
 
     every_updates: int = number(0, SIZE, 1000, open=True)
@@ -64,23 +65,24 @@ class CheckpointConfig:
     keep_best: int = number(0, 10**6, 0)
 
     def __post_init__(self) -> None:
-        """Checks values, and that there are checkpoints to keep for good."""
+        """Checks the values and that `keep_every` is a multiple of `every_updates`."""
         check_values(self, "checkpoint.")
         check(
             not self.keep_every or (self.every_updates > 0 and self.keep_every % self.every_updates == 0),
             f"checkpoint.keep_every={self.keep_every} must be a multiple of checkpoint.every_updates="
-            f"{self.every_updates}, since checkpoints are made at multiples of that only; 0 keeps none for good.",
+            f"{self.every_updates}, since checkpoints are made at multiples of that only; 0 keeps none permanently.",
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Episodes by the environment's own protocol while training goes on, with the parameters of exactly one update.
+    """Evaluation during training: episodes by the environment's own protocol, with the parameters of exactly one
+    update.
 
     Attributes:
         every_updates: updates between evaluations; the last update has one too. 0 for none at all.
-        episodes: to play each time, or a few more: every environment plays the same number.
-        greedy: whether to take what the agent holds for best, instead of sampling as in training.
+        episodes: episodes to play each time, or a few more: every environment plays the same number.
+        greedy: whether to take the action that the agent rates highest, instead of sampling as in training.
         timeout_s: seconds that the learner waits for an evaluation before the run ends with an error.
     """
 
@@ -90,18 +92,18 @@ class EvaluateConfig:
     timeout_s: float = number(0.001, LONGEST_S, 3600.0)
 
     def __post_init__(self) -> None:
-        """Checks values."""
+        """Checks the values."""
         check_values(self, "evaluate.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What is written down.
+    """What a run records of its progress.
 
     Attributes:
         every_updates: updates between two rows of `metrics.jsonl`.
-        episodes: newest finished episodes that `episode/return` averages over.
-        tensorboard: also write TensorBoard events.
+        episodes: number of newest finished episodes that `episode/return` averages over.
+        tensorboard: whether to write TensorBoard events too.
     """
 
     every_updates: int = number(1, SIZE, 10, open=True)
@@ -109,29 +111,29 @@ class LogConfig:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        """Checks values."""
+        """Checks the values."""
         check_values(self, "log.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole run.
+    """The config of a whole run.
 
     Attributes:
-        name: of the run, in its folder and on the screen.
-        seed: of everything random.
+        name: the run's name, in its folder and on the screen.
+        seed: the run's seed; everything random follows from it.
         total_env_steps: agent decisions to learn from.
-        smoke: shrink the run so that it ends in seconds.
+        smoke: whether to shrink the run so that it ends in seconds.
         determinism: `exact`: the same config, seed, topology and software give the same parameters, bit for bit,
-            whatever the timing of threads, and a run that was stopped goes on bit for bit. `free`: actors take the
-            newest parameters that are ready, at most `actors.max_lag` behind, environments are never opened anew, and
-            GPUs may use operations that differ from run to run.
+            whatever the timing of threads, and a stopped run resumes bit for bit. `free`: actors take the newest
+            parameters that are ready, at most `actors.max_lag` behind, environments are never opened anew, and GPUs may
+            use operations that differ from run to run.
         on_nonfinite: what to do about an update whose loss or gradient is NaN or infinite: `stop` the run, or `skip`
             the update, which leaves the learner's state as it was and counts in `grad/skipped` of the next row.
-        watchdog_s: seconds that any thread may stand still, compilation not counted, before the run ends with an
-            account of who waits for whom; longer than `actors.timeout_s`, whose errors say more.
-        agent: the dataclass `AgentConfig` of the agent's own module.
-        env, actors, network, topology, checkpoint, evaluate, log: see there.
+        watchdog_s: seconds without progress in any thread, compilation not counted, before the run ends with a report
+            of which thread waits for which; longer than `actors.timeout_s`, whose errors say more.
+        agent: an instance of `AgentConfig` from the agent's module.
+        env, actors, network, topology, checkpoint, evaluate, log: the sections; see their classes.
     """
 
     name: str = text(100, "run", refused="/\\*?[]")
@@ -151,7 +153,7 @@ class Config:
     log: LogConfig
 
     def __post_init__(self) -> None:
-        """Checks values, and that the watchdog is the last to lose patience."""
+        """Checks the values and that the watchdog waits longer than any thread."""
         check_values(self, "")
         check(
             self.watchdog_s > self.actors.timeout_s,
@@ -170,12 +172,12 @@ class Config:
 
     @property
     def num_updates(self) -> int:
-        """Updates until `total_env_steps` are consumed, rounded up, of a run whose updates are all of this size."""
+        """Updates until `total_env_steps` are consumed, rounded up, for updates of constant size."""
         return -(-self.total_env_steps // self.env_steps_per_update)
 
 
 def check_counts(config: Config, num_updates: int) -> None:
-    """Raises `ConfigError` if a run makes more updates than can be counted, which devices do in 32 bits."""
+    """Raises `ConfigError` if a run makes more updates than devices can count in 32 bits."""
     most = 2**31 - 1
     check(
         num_updates <= most,
@@ -186,7 +188,7 @@ def check_counts(config: Config, num_updates: int) -> None:
 
 
 def shrink(config: Config) -> Config:
-    """The same run made so small that it ends in seconds: for trying a config out, and for tests."""
+    """Returns the same run made so small that it ends in seconds, for trying a config out and for tests."""
     shape = config.agent.update_shape
     row_parts = shape.grid[1]
     few = max(5 // row_parts, 1) * row_parts

@@ -1,7 +1,7 @@
-"""Configs as nested plain values: `ml_collections.ConfigDict` at the door, JSON on disk, dataclasses in between.
+"""Configs as nested plain values: `ml_collections.ConfigDict` for users, JSON on disk, dataclasses everywhere else.
 
-A config file returns a ConfigDict from `get_config()`; the command line overrides it; `from_config_dict` turns it once
-into the dataclasses of `podrl.config.config`, checking every key and type.
+A config file returns a ConfigDict from `get_config()` and the command line overrides it. `from_config_dict` turns it
+once into the dataclasses of `podrl.config.config` and checks every key and type.
 """
 
 from collections.abc import Mapping
@@ -33,15 +33,15 @@ from podrl.config.config import (
 
 _T = TypeVar("_T")
 
-_MISSING = object()  # JSON has null.
-_TOO_LARGE = 10**300  # For a float.
+_MISSING = object()  # Differs from None, which JSON's null becomes.
+_TOO_LARGE = 10**300  # Integers from here on do not convert to float.
 
 
 def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Config:
     """Turns a ConfigDict into frozen dataclasses.
 
     Args:
-        config: what `get_config()` returned, with overrides applied.
+        config: the result of `get_config()`, with overrides applied.
         agent_type: the dataclass of the `agent` section.
 
     Raises:
@@ -54,10 +54,10 @@ def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Con
 
 
 def as_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """A ConfigDict as nested plain values.
+    """Returns a ConfigDict as nested plain values.
 
     Raises:
-        ConfigError: if the config file left a value to the command line, which did not give it.
+        ConfigError: if the config file requires a value from the command line, which has none.
     """
     try:
         return to_plain(config)
@@ -66,7 +66,7 @@ def as_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def default_sections() -> dict[str, ml_collections.ConfigDict]:
-    """The sections that mean the same for every agent and environment, with podrl's defaults."""
+    """Returns podrl's defaults for the sections that mean the same for every agent and environment."""
     sections = {
         "actors": ActorsConfig,
         "network": NetworkConfig,
@@ -81,13 +81,13 @@ def default_sections() -> dict[str, ml_collections.ConfigDict]:
 def with_defaults(
     values: Mapping[str, Any], agent_config: type | None = None, env_before: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """A resolved config as an earlier podrl wrote it, with the defaults of keys that have come since.
+    """Returns a resolved config that an earlier podrl wrote, completed with the defaults of newer keys.
 
     Args:
-        values: as they were written.
-        agent_config: dataclass of an algorithm, all of whose fields have defaults; for values of another it is ignored.
-        env_before: keys of `env` that mean something else by default than before there were any, with what was meant;
-            see `podrl.types.EnvSpec`.
+        values: the config as it was written.
+        agent_config: dataclass of an algorithm, all of whose fields have defaults; ignored if `values` name another.
+        env_before: keys of `env` whose default has changed since they were introduced, with the former meaning; see
+            `podrl.types.EnvSpec`.
     """
     own = {field.name: field.default for field in dataclasses.fields(Config)}
     filled = {name: value for name, value in own.items() if value is not dataclasses.MISSING} | dict(values)
@@ -102,9 +102,9 @@ def with_defaults(
 
 
 def _env_with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `env` as above.
+    """Returns the section `env`, completed with defaults.
 
-    An earlier podrl had its own settings among the options of its own sources, and Gymnax's time limit.
+    An earlier podrl kept its own settings among the options of its own sources, and so did Gymnax its time limit.
     """
     defaults = default_env() | dict(values)
     if any(name in values for name in ENV_SETTINGS) or "." in defaults["source"]:
@@ -117,23 +117,23 @@ def _env_with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_env() -> dict[str, Any]:
-    """The keys of the section `env` that have a default, with it."""
+    """Returns the keys of the section `env` that have a default, with their defaults."""
     section = dataclasses.asdict(EnvConfig(id="any"))
     return {name: value for name, value in section.items() if name != "id"}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A resolved config as plain nested dicts and lists, ready for JSON."""
+    """Returns a resolved config as nested plain dicts and lists, ready for JSON."""
     return dataclasses.asdict(config)
 
 
 def to_plain(value: Any) -> Any:
-    """A copy of a value of a ConfigDict that shares nothing with it, as plain nested values."""
+    """Returns a deep copy of a ConfigDict's value as nested plain values."""
     return copy.deepcopy(value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value)
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Where two nested configs differ: both values as text, by dotted key. As in JSON, tuples are lists."""
+    """Returns the values, as text, of all dotted keys in which two configs differ. As in JSON, tuples are lists."""
     flat = [_flatten(json.loads(json.dumps(config))) for config in (before, after)]
     texts = [{key: str(value) for key, value in config.items()} for config in flat]
     return {
@@ -144,14 +144,14 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Returns nested mappings as one mapping with dotted keys."""
     if not isinstance(tree, Mapping):
         return {prefix.rstrip("."): tree}
     return {key: value for name, child in tree.items() for key, value in _flatten(child, f"{prefix}{name}.").items()}
 
 
 def _find_open(config: ml_collections.ConfigDict) -> str:
-    """The dotted key whose value a config file left to the command line, which did not give it."""
+    """Returns the dotted key of the first required value that is still missing; empty if there is none."""
     for key in config:
         try:
             value = config[key]
@@ -163,7 +163,7 @@ def _find_open(config: ml_collections.ConfigDict) -> str:
 
 
 def _parse(cls: type[_T], values: Mapping[str, Any], prefix: str, special: Mapping[str, type] | None = None) -> _T:
-    """Builds dataclass `cls` from nested plain values, naming the key in every complaint."""
+    """Builds dataclass `cls` from nested plain values; every error names the key."""
     hints = typing.get_type_hints(cls)
     hints.update(special or {})
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -191,7 +191,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
     if origin is tuple:
         check(isinstance(value, list | tuple), f"{key}={shown(value)} must be a list.")
         return tuple(_convert(item, typing.get_args(hint)[0], f"{key}[{i}]") for i, item in enumerate(value))
-    if origin is not None:  # Mapping[str, Any]
+    if origin is not None:  # The hint is Mapping[str, Any].
         check(isinstance(value, Mapping), f"{key}={shown(value)} must be a section with keys of its own.")
         return dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -203,5 +203,5 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
 
 
 def _printable(key: Any) -> str:
-    """A key, which need be no text, as it may stand in a line."""
+    """Returns a key, which may be no text, in a form fit for one line."""
     return key if isinstance(key, str) and key.isprintable() and len(key) < 100 else shown(key)

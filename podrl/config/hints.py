@@ -1,4 +1,4 @@
-"""Type hints as the grammar of `podrl.config.values` knows them."""
+"""Type hints as far as the grammar of `podrl.config.values` knows them."""
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 import types
@@ -7,12 +7,13 @@ from typing import Any
 
 
 def hint_of(value: Any, *, is_signature: bool = False) -> Any:
-    """What another value has to be in the place of `value`; anything in the place of None and of objects.
+    """Returns the type hint that a default implies; `Any` for None and for objects.
 
     Args:
-        value: a default.
-        is_signature: of an argument without annotation, which says less: None may be meant as well, and decimals in the
-            place of a whole number. A default of 10.0 says that whole numbers are meant as floats, too.
+        value: the default.
+        is_signature: whether it is the default of an argument without annotation, which says less: None may be allowed
+            as well, and decimals although the default is a whole number. A default of 10.0 implies that whole numbers
+            are meant as floats, too.
     """
     kind = type(value)
     if kind not in (bool, int, float, str, list, tuple, dict):
@@ -23,7 +24,7 @@ def hint_of(value: Any, *, is_signature: bool = False) -> Any:
 
 
 def or_none(hint: Any) -> Any:
-    """The hint, or None; anything for what is no hint."""
+    """Returns the hint with None added; `Any` if `hint` is no type hint."""
     try:
         return hint | None
     except TypeError:
@@ -31,7 +32,7 @@ def or_none(hint: Any) -> Any:
 
 
 def members(hint: Any) -> list[Any]:
-    """The types of a union, or the one type; `Any` for what is not known here."""
+    """Returns the types of a union, or the one type; `Any` for types not known here."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return [member for each in typing.get_args(hint) for member in members(each)]
     if typing.get_origin(hint) is typing.Annotated:
@@ -43,7 +44,7 @@ def members(hint: Any) -> list[Any]:
 
 
 def origin(hint: Any) -> Any:
-    """`list` of `list[int]`, and of `Sequence[int]`; a plain type is its own."""
+    """Returns the container type of a hint: `list` for `list[int]` and `Sequence[int]`; a plain type is its own."""
     kind = typing.get_origin(hint) or hint
     if kind in (Sequence, Iterable):
         return list
@@ -51,7 +52,7 @@ def origin(hint: Any) -> Any:
 
 
 def entry_hints(hint: Any, *, of_dict: bool = False) -> list[Any]:
-    """Of the entries of a list, tuple or dictionary; the last goes for all that follow."""
+    """Returns the hints of a container's entries; the last one applies to all that follow."""
     for kind in members(hint):
         arguments = [each for each in typing.get_args(kind) if each is not Ellipsis]
         if arguments and (origin(kind) is dict) == of_dict and origin(kind) is not typing.Literal:
@@ -60,12 +61,12 @@ def entry_hints(hint: Any, *, of_dict: bool = False) -> list[Any]:
 
 
 def takes(kinds: Sequence[Any], kind: type) -> bool:
-    """Whether one of the types is `kind`, with or without types of its entries."""
+    """Returns whether one of the types is `kind`, with or without types of its entries."""
     return any(origin(each) is kind for each in kinds)
 
 
 def name(kinds: Sequence[Any]) -> str:
-    """The types, for people."""
+    """Returns the types in words, for error messages."""
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "None"}
     names |= {list: "a list", tuple: "a tuple", dict: "a dictionary, such as {name: value}"}
     parts: list[str] = []

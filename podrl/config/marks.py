@@ -1,25 +1,25 @@
-"""Marks on keys of an environment, which its source resolves: see `overrides` and `podrl.envs.settings`."""
+"""Marks on config keys of an environment, which its source resolves: see `overrides` and `podrl.envs.settings`."""
 
 from typing import Any, NamedTuple
 
 
 class Typed(str):
-    """A value as it was typed, of an option whose type only the environment knows.
+    """A value as it was typed, for an option whose type only the environment knows.
 
     Attributes:
-        like: the hint that goes if the environment has none.
+        like: the hint that applies if the environment has none.
     """
 
     like: Any = Any
 
 
 class Changed(str):
-    """The `env.id` of the command line, where the config file has another environment.
+    """The `env.id` of the command line where it differs from the config file's.
 
     Attributes:
-        source: `env.source` of the file.
-        env_id: `env.id` of the file.
-        inherited: keys of `env` that suit some environments only, and that were not typed.
+        source: the config file's `env.source`.
+        env_id: the config file's `env.id`.
+        inherited: keys of `env` that suit some environments only and that were not typed.
     """
 
     source: str
@@ -28,12 +28,12 @@ class Changed(str):
 
 
 class Inherited(NamedTuple):
-    """An option of a config file whose environment was changed on the command line.
+    """A config file's option whose environment was changed on the command line.
 
     Attributes:
-        value: as the file has it.
-        source: `env.source` of the file.
-        env_id: `env.id` of the file.
+        value: the config file's value.
+        source: the config file's `env.source`.
+        env_id: the config file's `env.id`.
     """
 
     value: Any

@@ -1,8 +1,8 @@
-"""Config keys from the command line: `--config.env.id=Pong-v5` on what a config file says.
+"""Config keys from the command line: `--config.env.id=Pong-v5` overrides what a config file says.
 
-Keys of podrl's are read by their own types, those of an agent by the file's values. What an option of an environment
-has to be only the environment knows: it is kept as it was typed (`podrl.config.marks.Typed`) until its source is at
-hand, see `podrl.envs.settings`.
+podrl's own keys are read by their types, an agent's by the types of the file's values. Only the environment knows the
+type of one of its options: the option is kept as it was typed (`podrl.config.marks.Typed`) until its source is
+available, see `podrl.envs.settings`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,16 @@ from podrl.config.reading import read_key, read_section, to_section
 from podrl.config.values import read
 
 _OPTIONS = "env.options"
-# Keys of `env`, besides options, that suit one family of environments.
+# Keys of `env`, besides options, that suit one family of environments only.
 OF_A_FAMILY = ("observation_keys", "channels", "uint8", "wrappers", "training_wrappers", "max_episode_steps")
-_SETS = "(required)"  # In the place of a value that a file leaves to the command line.
+_SETS = "(required)"  # Stands for a value that a file leaves to the command line.
 
 
 def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_collections.ConfigDict:
-    """Applies arguments such as `--config.env.id=Pong-v5`, one after the other; returns a new ConfigDict.
+    """Returns a new ConfigDict with arguments such as `--config.env.id=Pong-v5` applied in order.
 
-    What a file has for another environment than the one that is asked for is marked, see `podrl.config.marks`.
+    If they choose another environment than the file's, what the file says of its own is marked, see
+    `podrl.config.marks`.
 
     Raises:
         ConfigError: on a key that the config does not have, or a value that its type does not take.
@@ -52,20 +53,20 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_
 
 
 def list_values(config: ml_collections.ConfigDict) -> str:
-    """A line for each value of a config."""
+    """Returns one line of text for each value of a config."""
     found = {key: _find(config, key) for key in _keys(config)}
     values = {key: value for key, value in found.items() if not isinstance(value, ml_collections.ConfigDict)}
     return "".join(f"  {key} = {_SETS if value is _SETS else repr(value)}\n" for key, value in values.items())
 
 
 def _environment(config: ml_collections.ConfigDict) -> tuple[str, str]:
-    """Source and id; an empty id where the file leaves it to the command line."""
+    """Returns the environment's source and id; the id is empty where the file leaves it to the command line."""
     source, env_id = (_find(config, f"env.{name}") for name in ("source", "id"))
     return source or "envpool", "" if env_id is _SETS else env_id or ""
 
 
 def _set_option(config: ml_collections.ConfigDict, path: str, text: str) -> set[str]:
-    """Sets one option, an entry of one that is a dictionary, or all of them; returns the keys set."""
+    """Sets one option, an entry of a dictionary option, or all options; returns the keys set."""
     if not path:
         options = read_section(_OPTIONS, text)
         _set(config, ["env", "options"], to_section(_OPTIONS, options))
@@ -87,12 +88,12 @@ def _set_option(config: ml_collections.ConfigDict, path: str, text: str) -> set[
 
 
 def _mark_inherited(config: ml_collections.ConfigDict, before: tuple[str, str], chosen: set[str]) -> None:
-    """Marks what the file has for the environment `before`; its source decides what becomes of that."""
+    """Marks what the file says of the environment `before`; the source decides what becomes of it."""
     changed = Changed(config.env.id)
     changed.source, changed.env_id = before
     changed.inherited = tuple(name for name in OF_A_FAMILY if f"env.{name}" not in chosen and name in config.env)
     with config.unlocked():
-        del config.env["id"]  # A ConfigDict makes a plain text of what takes the place of one.
+        del config.env["id"]  # Assigned over a text, a ConfigDict keeps a plain text.
     _set(config, ["env", "id"], changed)
     options = config.env.get("options", {})
     for name in [name for name in options if f"{_OPTIONS}.{name}" not in chosen]:
@@ -101,7 +102,7 @@ def _mark_inherited(config: ml_collections.ConfigDict, before: tuple[str, str], 
 
 
 def _check_key(config: ml_collections.ConfigDict, key: str, has_value: str) -> None:
-    """Raises ConfigError unless the key exists; suggests the nearest, or the one of that name in another section."""
+    """Raises `ConfigError` unless the key exists; suggests the nearest, or the one of that name in another section."""
     known = list(dict.fromkeys([*_keys(config), *_own_hints()]))
     same_name = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
     hint = f"; did you mean {same_name[0]!r}?" if same_name else did_you_mean(key, known)
@@ -114,9 +115,9 @@ def _check_key(config: ml_collections.ConfigDict, key: str, has_value: str) -> N
 
 
 def _hint(config: ml_collections.ConfigDict, key: str, text: str) -> Any:
-    """What the value of a key has to be.
+    """Returns the type hint of a key.
 
-    An agent's key that the file sets to a whole number may take decimals as well; the agent says so later.
+    An agent's key that the file sets to a whole number may take decimals as well; the agent checks that later.
     """
     own = _own_hints().get(key, Any)
     if Any not in members(own):
@@ -129,7 +130,7 @@ def _hint(config: ml_collections.ConfigDict, key: str, text: str) -> Any:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether a text is a whole number, such as 1e6."""
+    """Returns whether a text is a whole number, such as 1e6."""
     try:
         read(text, int)
     except ValueError:
@@ -138,7 +139,7 @@ def _is_whole(text: str) -> bool:
 
 
 def _own_hints() -> dict[str, Any]:
-    """Podrl's own keys, with the types that they have whatever a config file says; not those of agents."""
+    """Returns podrl's own keys with their types, which no config file changes; agents' keys are not among them."""
     found: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(Config).items():
         if dataclasses.is_dataclass(hint):
@@ -150,7 +151,7 @@ def _own_hints() -> dict[str, Any]:
 
 
 def _keys(config: ml_collections.ConfigDict) -> list[str]:
-    """All dotted keys, sections included."""
+    """Returns all dotted keys, sections included."""
     keys = []
     for name in config:
         value = _find(config, name)
@@ -161,7 +162,7 @@ def _keys(config: ml_collections.ConfigDict) -> list[str]:
 
 
 def _find(config: Any, key: str) -> Any:
-    """The value of a dotted key; None if there is none, and `_SETS` if the command line is to set it."""
+    """Returns the value of a dotted key; None if there is none, and `_SETS` if the command line is to set it."""
     for part in key.split("."):
         if not isinstance(config, Mapping | ml_collections.ConfigDict) or part not in config:
             return None
@@ -173,7 +174,7 @@ def _find(config: Any, key: str) -> Any:
 
 
 def _set(config: ml_collections.ConfigDict, path: Sequence[str], value: Any) -> None:
-    """Sets a value, whatever type was there, and makes sections on the way."""
+    """Sets a value of any type and creates missing sections on the way."""
     *sections, name = path
     with config.ignore_type(), config.unlocked():
         for section in sections:

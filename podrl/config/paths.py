@@ -1,6 +1,6 @@
-"""Paths as users type them: absolute from the start, so that no environment that changes the folder moves a run.
+"""Paths as users type them, made absolute at the start: an environment that changes the working folder moves no run.
 
-Needs no JAX: a mistake in a path shows before anything is started.
+Imports no JAX: a mistake in a path shows before anything is started.
 """
 
 import os
@@ -11,15 +11,15 @@ from etils import epath
 
 from podrl.config.config import check
 
-# Orbax looks for its own files by a pattern that the path is a part of, and tensorstore reads a backslash as a slash.
+# Orbax matches its own files by a pattern that contains the path, and tensorstore reads a backslash as a slash.
 _UNSUITED = "*?[]\\"
 
 
 def absolute(path: str) -> str:
-    """The path with `~` expanded, from the root; that of an object store, such as `gs://bucket/a`, as it is.
+    """Returns the absolute path with `~` expanded; that of an object store, such as `gs://bucket/a`, unchanged.
 
     Raises:
-        ConfigError: if there is no such home.
+        ConfigError: if there is no such home folder.
     """
     if "://" in path:
         return path
@@ -29,22 +29,22 @@ def absolute(path: str) -> str:
 
 
 def absolute_path(path: str) -> Path:
-    """The same as a `Path`, for files on this machine."""
+    """Returns `absolute(path)` as a `Path`, for files on this machine."""
     return Path(absolute(path))
 
 
 def absolute_workdir(path: str) -> str:
-    """The same for a run's folder, see `check_workdir_path`."""
+    """Returns `absolute(path)` of a run's folder, checked by `check_workdir_path`."""
     workdir = absolute(path)
     check_workdir_path(workdir)
     return workdir
 
 
 def check_workdir_path(path: str) -> None:
-    """Checks that checkpoints can be kept in a folder of this name.
+    """Checks that checkpoints can be read back from a folder of this name.
 
     Raises:
-        ConfigError: if they would be written and never found again; names the character.
+        ConfigError: if they could not; the message names the character.
     """
     found = [character for character in _UNSUITED if character in path]
     check(
@@ -57,10 +57,10 @@ def check_workdir_path(path: str) -> None:
 
 
 def is_there(path: epath.PathLike) -> bool:
-    """Whether there is something at a path; unlike `exists`, it does not take an error for an answer.
+    """Returns whether anything exists at a path; unlike `exists`, it does not read an error as absence.
 
     Raises:
-        OSError: if the system does not say.
+        OSError: if the system cannot say.
     """
     try:
         if "://" in os.fspath(path):
@@ -73,19 +73,19 @@ def is_there(path: epath.PathLike) -> bool:
 
 
 def size_bytes(path: epath.PathLike) -> int:
-    """The size of a file. Unlike `epath`'s `stat` it does not look up its owner's name, which may be unknown here.
+    """Returns the size of a file. Unlike `epath`'s `stat` it does not look up the owner's name, which may be unknown.
 
     Raises:
-        OSError: if the system does not say.
+        OSError: if the system cannot say.
     """
     return epath.Path(path).stat().length if "://" in os.fspath(path) else os.stat(path).st_size
 
 
 def is_folder(path: epath.PathLike) -> bool:
-    """Whether there is a folder at a path.
+    """Returns whether there is a folder at a path.
 
     Raises:
-        OSError: if the system does not say.
+        OSError: if the system cannot say.
     """
     if "://" in os.fspath(path):
         return epath.Path(path).is_dir()
@@ -96,7 +96,7 @@ def is_folder(path: epath.PathLike) -> bool:
 
 
 def _is_text(path: str) -> bool:
-    """Whether it can be written as UTF-8."""
+    """Returns whether a path can be written as UTF-8."""
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -1,12 +1,11 @@
-"""What values the keys of a config may have: one table, from which checks, complaints and docs/config.md are made.
+"""The values that config keys may have: one table, from which checks, error messages and docs/config.md are made.
 
-The table is spread over the dataclasses of the sections, and those of agents: each field's metadata says what it takes
-(`number`, `numbers`, `choice`, `text`, `texts`), and `check_values` holds a section to it. Flags of tools that are
-numbers are held to a `Range` by `check_flag`.
+The table is spread over the dataclasses of the sections and of the agents: each field's metadata says what it takes
+(`number`, `numbers`, `choice`, `text`, `texts`), and `check_values` checks a section against it. `check_flag` checks
+numeric flags of tools against a `Range`.
 
-Bounds say what makes sense, not what is wise: whatever lies within them can be computed with, so that numbers other
-than 0 are never nearer to it than `LEAST`. `SIZE` bounds what memory bounds in fact, which `podrl.learning.sizes`
-reckons.
+Bounds say what makes sense, not what is wise: everything within them can be computed with, so numbers other than 0 are
+at least `LEAST` away from it. `SIZE` bounds what memory limits in practice, which `podrl.learning.sizes` estimates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,18 +16,18 @@ from podrl.mistakes import ConfigError, check_one_of, shown
 
 SIZE = 2**31
 LONGEST_S = 1e6  # Eleven days.
-LEAST = 1e-20  # Nearer to zero, but for zero itself, is zero to float32 or soon becomes it.
-_KEY = "values"  # In a field's metadata.
+LEAST = 1e-20  # A smaller number, except zero, is zero in float32 or soon becomes it.
+_KEY = "values"  # In the metadata of a field.
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `least` to `most`, finite ones.
+    """Finite numbers from `least` to `most`.
 
     Attributes:
-        least: the smallest.
-        most: the largest.
-        open: whether `most` itself is too large.
+        least: the smallest number.
+        most: the largest number.
+        open: whether `most` itself is excluded.
     """
 
     least: float
@@ -36,18 +35,18 @@ class Range:
     open: bool = False
 
     def describe(self) -> str:
-        """As people write it: `[0, 1)`."""
+        """Returns the range as people write it: `[0, 1)`."""
         return f"[{_written(self.least)}, {_written(self.most)}{')' if self.open else ']'}"
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is a number within it."""
+        """Returns whether `value` is a number within the range."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         within = self.least <= value < self.most if self.open else self.least <= value <= self.most
         return within and (value == 0 or abs(value) >= LEAST)
 
     def check(self, key: str, value: Any) -> None:
-        """Raises `ConfigError` unless `value` is a number within it."""
+        """Raises `ConfigError` unless `value` is a number within the range."""
         if not self.holds(value):
             tiny = isinstance(value, float) and self.least == 0 and 0 < value < LEAST
             hint = f", and be 0 or at least {LEAST:g}" if tiny else ""
@@ -56,37 +55,37 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """One of some words.
+    """One word of several.
 
     Attributes:
-        names: all of them.
+        names: all words.
     """
 
     names: tuple[str, ...]
 
     def describe(self) -> str:
-        """As people write it: `lstm`, `none`."""
+        """Returns the words as documentation lists them: `lstm`, `none`."""
         return ", ".join(f"`{name}`" for name in self.names)
 
     def check(self, key: str, value: Any) -> None:
-        """Raises `ConfigError` that lists the words, unless `value` is one of them."""
+        """Raises `ConfigError`, which lists the words, unless `value` is one of them."""
         check_one_of(key, value, self.names)
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Printable text, not empty.
+    """Printable text that is not empty.
 
     Attributes:
-        longest: characters at the most.
-        refused: characters that it must not have.
+        longest: largest number of characters.
+        refused: characters that it must not contain.
     """
 
     longest: int
     refused: str = ""
 
     def describe(self) -> str:
-        """As people write it."""
+        """Returns a description such as `1 to 100 printable characters`."""
         rest = f", none of {' '.join(self.refused)}" if self.refused else ""
         return f"1 to {self.longest} printable characters{rest}"
 
@@ -102,19 +101,19 @@ class Each:
     """A list whose items are alike.
 
     Attributes:
-        item: what each of them takes.
-        longest: items at the most.
+        item: the values that each item takes.
+        longest: largest number of items.
     """
 
     item: Range | Text
     longest: int
 
     def describe(self) -> str:
-        """As people write it."""
+        """Returns a description such as `up to 100, each [0, 1]`."""
         return f"up to {self.longest:,}, each {self.item.describe()}"
 
     def check(self, key: str, value: Any) -> None:
-        """Raises `ConfigError` unless `value` is such a list; names the item that is wrong."""
+        """Raises `ConfigError`, which names the wrong item, unless `value` is such a list."""
         if not isinstance(value, list | tuple) or len(value) > self.longest:
             found = f"has {len(value):,} items" if isinstance(value, list | tuple) else f"{key}={shown(value)}"
             raise ConfigError(f"{key}: {found}; expected a list of at most {self.longest:,}.")
@@ -125,7 +124,7 @@ class Each:
 Values = Range | Choices | Text | Each
 
 
-# Options of environments (`env.options`) that mean the same in several sources.
+# Options of environments (`env.options`) with the same meaning in several sources.
 OPTIONS: Mapping[str, Range] = {
     "frame_skip": Range(1, 1000),
     "img_height": Range(1, 4096),
@@ -137,44 +136,44 @@ OPTIONS: Mapping[str, Range] = {
 
 
 def number(least: float, most: float, default: Any = dataclasses.MISSING, *, open: bool = False) -> Any:
-    """A field that takes numbers of a `Range`."""
+    """Returns a dataclass field that takes numbers of a `Range`."""
     return _field(default, Range(least, most, open))
 
 
 def numbers(least: float, most: float, default: Sequence[float], *, longest: int) -> Any:
-    """A field that takes a list of numbers of a `Range`."""
+    """Returns a dataclass field that takes a list of numbers of a `Range`."""
     return _field(default, Each(Range(least, most), longest))
 
 
 def choice(names: Sequence[str], default: str) -> Any:
-    """A field that takes one of some words."""
+    """Returns a dataclass field that takes one of the words."""
     return _field(default, Choices(tuple(names)))
 
 
 def text(longest: int, default: Any = dataclasses.MISSING, *, refused: str = "") -> Any:
-    """A field that takes a `Text`."""
+    """Returns a dataclass field that takes a `Text`."""
     return _field(default, Text(longest, refused))
 
 
 def texts(longest: int, default: Sequence[str], *, length: int) -> Any:
-    """A field that takes a list of at most `longest` texts, each of at most `length` characters."""
+    """Returns a dataclass field that takes a list of at most `longest` texts, each of at most `length` characters."""
     return _field(default, Each(Text(length), longest))
 
 
 def values_of(field: dataclasses.Field) -> Values | None:
-    """What a field takes; None of a switch, a section, or what others check."""
+    """Returns what a field takes; None for a switch, a section, or what other code checks."""
     return field.metadata.get(_KEY)
 
 
 def check_values(section: Any, prefix: str) -> None:
-    """Holds a section to its table.
+    """Checks a section's values against the table.
 
     Args:
         section: a dataclass, just made.
-        prefix: of its keys, such as `actors.`; empty for the whole config.
+        prefix: prefix of its keys, such as `actors.`; empty for the whole config.
 
     Raises:
-        ConfigError: on the first value that its field does not take; says what it takes.
+        ConfigError: on the first value that its field does not take; the message says what it takes.
     """
     for field in dataclasses.fields(section):
         values = values_of(field)
@@ -183,13 +182,13 @@ def check_values(section: Any, prefix: str) -> None:
 
 
 def check_flag(flag: str, value: float | None, least: float, most: float, *, open: bool = False) -> None:
-    """Raises `ConfigError` unless a flag's number lies within a `Range`; None, a flag that is absent, is fine."""
+    """Raises `ConfigError` unless a flag's number lies within a `Range`; None, an absent flag, passes."""
     if value is not None:
         Range(least, most, open).check(f"--{flag}", value)
 
 
 def check_option(name: str, value: Any) -> None:
-    """Raises `ConfigError` unless an option of an environment lies within its `Range`, where it has one."""
+    """Raises `ConfigError` if an option of an environment has a `Range` and lies outside it."""
     if name in OPTIONS:
         OPTIONS[name].check(f"env.options.{name}", value)
 
@@ -199,7 +198,7 @@ def _field(default: Any, values: Values) -> Any:
 
 
 def _written(bound: float) -> str:
-    """A bound as people write it: `100`, `2**31`, `1e15`, `0.001`."""
+    """Returns a bound as people write it: `100`, `2**31`, `1e15`, `0.001`."""
     power = int(bound).bit_length() - 1
     if bound > 10**6 and bound == 2**power:
         return f"2**{power}"

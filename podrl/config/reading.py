@@ -11,10 +11,10 @@ from podrl.config.values import read, read_items
 
 
 def read_key(key: str, text: str, hint: Any) -> Any:
-    """The value of a key, as it was typed.
+    """Returns the value of a key from the text typed for it.
 
     Raises:
-        ConfigError: if it is no such value, or no finite number; names the key.
+        ConfigError: if the text is no such value, or no finite number; the message names the key.
     """
     try:
         value = read(text, hint)
@@ -25,7 +25,7 @@ def read_key(key: str, text: str, hint: Any) -> Any:
 
 
 def read_section(key: str, text: str) -> dict[str, Typed]:
-    """The entries of a dictionary as they were typed, by name. Raises as `read_key`."""
+    """Returns the entries of a dictionary by name, each as it was typed. Raises as `read_key` does."""
     try:
         return read_items(text)
     except ValueError as error:
@@ -33,10 +33,10 @@ def read_section(key: str, text: str) -> dict[str, Typed]:
 
 
 def to_section(key: str, values: dict[str, Any]) -> ml_collections.ConfigDict:
-    """A dictionary as a section of a config.
+    """Returns a dictionary as a section of a config.
 
     Raises:
-        ConfigError: on a name with a dot, which would be a section of its own; names the key.
+        ConfigError: on a name with a dot, which would be a section of its own; the message names the key.
     """
     try:
         return ml_collections.ConfigDict(values)

@@ -1,6 +1,6 @@
-"""Sections of a config that say what a run computes, and where: frozen dataclasses that check their own values.
+"""Config sections that say what a run computes and where: frozen dataclasses that check their own values.
 
-Import them from `podrl.config.config`, which has the others.
+Import them from `podrl.config.config`, which has the other sections.
 """
 
 from collections.abc import Mapping
@@ -11,29 +11,29 @@ from typing import Any
 from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, numbers, text, texts
 from podrl.mistakes import check, shown
 
-_DEEPEST = 100  # Lists in lists.
+_DEEPEST = 100  # Levels of nested lists.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnvConfig:
-    """Which environment.
+    """Which environment to use, and how.
 
     Attributes:
         source: module in `podrl/envs/`.
         id: the environment's name at that source.
-        observation_keys: for dictionary observations, the entries to keep; empty keeps all. They are flattened in
-            sorted order.
-        channels: of images [H, W, C], where the environment has them: `first`, `last`, or `auto`, which guesses for
-            uint8 of rank 3 (`podrl.envs.observations`). The other two make images of other arrays of rank 2 and 3, too.
-        uint8: what uint8 counts as: `pixels`, of which 255 is 1, `numbers` as they are, or `auto`: pixels where its
-            space reaches 255.
-        max_episode_steps: truncates episodes of training after so many steps, in the place of the environment's own
-            time limit; 0 leaves that as it is. Evaluation plays up to the environment's own limit where it has one.
-        workers: processes that share the environments of each pool; with 0 they step in the actor's thread. For sources
-            that are stepped from Python.
+        observation_keys: the entries of a dictionary observation to keep; empty keeps all. They are flattened in sorted
+            order.
+        channels: position of the channels in images [H, W, C]: `first`, `last`, or `auto`, which guesses for uint8 of
+            rank 3 (`podrl.envs.observations`). The other two make images of other arrays of rank 2 and 3, too.
+        uint8: how uint8 observations are read: as `pixels`, where 255 becomes 1, as `numbers` unchanged, or `auto`:
+            pixels if the observation space reaches 255.
+        max_episode_steps: steps after which episodes of training are truncated, instead of the environment's own time
+            limit; 0 keeps that limit. Evaluation plays up to the environment's own limit where it has one.
+        workers: processes that share the environments of each pool; with 0 they step in the actor's thread. Only for
+            sources that are stepped from Python.
         worker_timeout_s: seconds that a worker may take to reset or step its environments before the run ends.
-        wrappers: `module:Name` of what is put around each environment, the innermost first. For the same sources.
-        training_wrappers: the same around those, for training only: evaluations and films leave them out.
+        wrappers: wrappers around each environment as `module:Name`, the innermost first. For the same sources.
+        training_wrappers: wrappers around those, for training only: evaluations and films leave them out.
         options: arguments of the environment's own constructor; the source checks their names.
     """
 
@@ -50,7 +50,7 @@ class EnvConfig:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Checks values."""
+        """Checks the values, the wrappers' paths, and that JSON can record the options."""
         check_values(self, "env.")
         for name in ("wrappers", "training_wrappers"):
             for path in getattr(self, name):
@@ -61,13 +61,13 @@ class EnvConfig:
         for name, value in self.options.items():
             check(
                 _is_plain(value),
-                f"env.options.{name} is not to be recorded: found {shown(value)}; expected finite numbers, texts, "
+                f"env.options.{name} cannot be recorded: found {shown(value)}; expected finite numbers, texts, "
                 "true, false and None, in lists and in dictionaries whose keys are texts.",
             )
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Whether JSON brings it back as it was, but for tuples, which become lists. JSON has no NaN and infinity."""
+    """Returns whether JSON restores a value unchanged, except that tuples become lists. JSON has no NaN or infinity."""
     if depth > _DEEPEST:
         return False
     if isinstance(value, Mapping):
@@ -77,12 +77,12 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
     return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
-# Keys of `env` that are podrl's and not an environment's; a source says which of them it keeps.
+# Keys of `env` that belong to podrl and not to an environment; a source says which of them it supports.
 ENV_SETTINGS = ("max_episode_steps", "workers", "worker_timeout_s", "wrappers", "training_wrappers")
 
 
 def check_not_a_setting(option: str, env_id: str) -> None:
-    """Raises `ConfigError` if an option that `env_id` does not have is a key of `env`; names that key."""
+    """Raises `ConfigError` if an option that `env_id` lacks is a key of `env`; the message names that key."""
     check(
         option not in ENV_SETTINGS,
         f"env.options.{option} is not an option of {env_id}: it is podrl's own setting env.{option}.",
@@ -91,18 +91,18 @@ def check_not_a_setting(option: str, env_id: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActorsConfig:
-    """How experience is made.
+    """How actors make experience.
 
     Attributes:
         num_envs: environments in the whole job; also the number of unrolls in one update.
         unroll_length: steps (T) that each environment takes between two updates.
         threads_per_device: actor threads on each actor device.
-        pools_per_thread: environment pools that a thread takes turns with; while one steps, another is acted for.
-        env_threads: C++ threads of each pool; 0 divides the cores over the actor threads.
+        pools_per_thread: environment pools that a thread alternates between; while one steps, it acts for another.
+        env_threads: C++ threads of each pool; 0 divides the cores among the actor threads.
         synchronous: if true, rollouts wait for the newest parameters (lag 0) instead of overlapping with the update.
-        max_lag: updates by which the parameters that act may be behind the newest, with `determinism='free'`; at least
-            1. Otherwise the lag is exactly 1. Each costs memory: a rollout more of every actor on the learner's
-            devices, and a copy of the parameters more on every actor's.
+        max_lag: updates by which the acting parameters may be behind the newest, with `determinism='free'`; at least 1.
+            Otherwise the lag is exactly 1. Each update of lag costs memory: one more rollout of every actor on the
+            learner's devices, and one more copy of the parameters on every actor's.
         timeout_s: seconds that any thread waits for another before the run ends with an error.
     """
 
@@ -116,7 +116,7 @@ class ActorsConfig:
     timeout_s: float = number(0.001, LONGEST_S, 120.0)
 
     def __post_init__(self) -> None:
-        """Checks values."""
+        """Checks the values."""
         check_values(self, "actors.")
 
 
@@ -127,25 +127,26 @@ class NetworkConfig:
     Attributes:
         encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution) or `mlp`.
         width: multiplies the channels of `resnet`, `nature` and `minatar`, and the dense layer of the last two.
-        hidden_sizes: layers of `mlp`.
-        activation: of `mlp`, `relu` or `tanh`.
-        separate_value: the value has an encoder of its own, of the same kind, instead of sharing the policy's.
-        frame_stack: frames that the network sees at once, at most 1,024; actors send one, the stack is the network's
-            carry.
-        core: `lstm` lets the network remember what it saw earlier in an episode; `none` is without.
+        hidden_sizes: widths of the layers of `mlp`.
+        activation: activation function of `mlp`, `relu` or `tanh`.
+        separate_value: whether the value has an encoder of its own, of the same kind, instead of sharing the policy's.
+        frame_stack: frames that the network sees at once, at most 1,024; actors send one frame, the stack is the
+            network's carry.
+        core: `lstm` lets the network remember earlier steps of an episode; `none` has no memory.
         core_size: units of the LSTM.
         last_action: whether the network sees its last action, beside the encoder's features.
-        last_reward: whether it sees what that action earned, clipped to [-1, 1].
+        last_reward: whether the network sees the reward of its last action, clipped to [-1, 1].
         compute_dtype: `float32` or `bfloat16` for activations; parameters stay float32.
-        squash_actions: continuous actions are hyperbolic tangents of a Gaussian's samples, so that none leaves the
-            environment's range. Otherwise they are the samples, and the environment's source clips what leaves it.
-        action_scale: standard deviations of continuous actions (before any squashing): `shared`, the same whatever the
-            network sees, or `observed`, which depend on it.
-        initial_scale: at the start of the run.
-        normalize_observations: by their running mean and standard deviation, see `podrl.agents.parts.normalization`;
-        for vectors.
-        normalize_rewards: by the running standard deviation of discounted returns, before the agent scales and clips
-            them; values then are in these units.
+        squash_actions: whether continuous actions are hyperbolic tangents of a Gaussian's samples, so that none leaves
+            the environment's range. Otherwise they are the samples, and the environment's source clips them to the
+            range.
+        action_scale: how standard deviations of continuous actions (before any squashing) depend on the observation:
+            `shared` is the same for all, `observed` depends on it.
+        initial_scale: standard deviation at the start of the run.
+        normalize_observations: whether to normalise observations by their running mean and standard deviation, see
+            `podrl.agents.parts.normalization`; for vectors.
+        normalize_rewards: whether to divide rewards by the running standard deviation of discounted returns, before the
+            agent scales and clips them; values are then in these units.
     """
 
     encoder: str = choice(("resnet", "nature", "minatar", "mlp"), "mlp")
@@ -166,7 +167,7 @@ class NetworkConfig:
     normalize_rewards: bool = False
 
     def __post_init__(self) -> None:
-        """Checks values, and that a core serves policy and value."""
+        """Checks the values, and that no core is combined with a separate value encoder."""
         check_values(self, "network.")
         check(
             self.core == "none" or not self.separate_value,
@@ -176,32 +177,32 @@ class NetworkConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TopologyConfig:
-    """How each process splits its own devices.
+    """How each process divides its own devices.
 
     With `placement='sebulba'` the first `actor_devices_per_process` act and the last `learner_devices_per_process`
-    learn; where the two overlap, a device does both. Zero means automatic: one device does both, of more the learners
-    get the largest power of two that leaves a device to act, and the actors the largest that is left (1+1, 2+2, 4+4).
-    On TPU v5e slices of more than 16 chips all devices do both: the compiler takes no program for a part of these.
-    With `anakin` there is no such split.
+    learn; where the two overlap, a device does both. Zero means automatic: a single device does both; of several, the
+    learners get the largest power of two that leaves a device to act, and the actors the largest power of two that
+    remains (1+1, 2+2, 4+4). On TPU v5e slices of more than 16 chips all devices do both: the compiler accepts no
+    program for a part of such a slice. With `anakin` there is no such split.
 
     Attributes:
         placement: where environments are stepped. `sebulba`: by actor threads on the host, while the learner learns.
             `anakin`: inside the compiled program, together with acting and learning, on every device; for environments
-            that are JAX programs, such as those of `env.source=gymnax`. Lag is always 0, environments are a part of
-            the checkpoint, and of `actors` only `num_envs`, `unroll_length` and `timeout_s` have a meaning.
-        updates_per_call: with `anakin`, updates that the compiled program makes at the most before it returns; it
-            returns for each row of metrics, checkpoint and evaluation, and a run can be stopped only then.
-        actor_devices_per_process: devices that act.
-        learner_devices_per_process: devices that learn.
+            that are JAX programs, such as those of `env.source=gymnax`. Lag is then always 0, environments are a part
+            of the checkpoint, and of `actors` only `num_envs`, `unroll_length` and `timeout_s` have a meaning.
+        updates_per_call: most updates that the compiled program of `anakin` makes before it returns; it returns for
+            each row of metrics, checkpoint and evaluation, and a run can be stopped only then.
+        actor_devices_per_process: number of devices that act.
+        learner_devices_per_process: number of devices that learn.
         model_devices: size of the learner mesh's `model` axis, over which wide layers are split; the batch is split
             over the rest of the learner's devices, the axis `data`.
         sharding: how wide parameters and their optimizer state are laid out: `replicated`, whole on every learner
             device; `tensor`, each layer split over `model`; `fsdp`, split over `data` and gathered for use, and over
             `model` as well where there is such an axis. `auto` is `tensor` if `model_devices` is above 1 and there are
             no rules, else `replicated`. See docs/sharding.md.
-        parameter_sharding: rules that come first, such as `encoder/Dense_0/kernel: -, model`: a regular expression that
-            is looked for in a parameter's path, and the mesh axis (`data`, `model`, or `-` for none) of each of its
-            dimensions. The first rule that matches decides; what none matches is left to `sharding`.
+        parameter_sharding: rules that take precedence, such as `encoder/Dense_0/kernel: -, model`: a regular expression
+            that is searched for in a parameter's path, and the mesh axis (`data`, `model`, or `-` for none) of each of
+            its dimensions. The first rule that matches decides; a parameter that none matches is left to `sharding`.
     """
 
     placement: str = choice(("sebulba", "anakin"), "sebulba")
@@ -213,7 +214,7 @@ class TopologyConfig:
     parameter_sharding: tuple[str, ...] = texts(1000, (), length=1000)
 
     def __post_init__(self) -> None:
-        """Checks values, and that devices are split only where they can be."""
+        """Checks the values, and that `anakin` is not combined with numbers of devices."""
         check_values(self, "topology.")
         for name in ("actor_devices_per_process", "learner_devices_per_process"):
             check(

@@ -1,10 +1,10 @@
-"""Amounts as people read them, in the unit that suits their size: only nothing reads as zero."""
+"""Amounts as people read them, in the unit that suits their size; only zero itself reads as zero."""
 
 import math
 
 
 def describe_bytes(size_bytes: float, digits: int = 2) -> str:
-    """`512 B`, `1.50 KiB`, `20.00 MiB`."""
+    """Returns text such as `512 B`, `1.50 KiB`, `20.00 MiB`."""
     power = 0
     while round(abs(size_bytes), digits) >= 1024 and power < 5:
         size_bytes, power = size_bytes / 1024, power + 1
@@ -14,7 +14,7 @@ def describe_bytes(size_bytes: float, digits: int = 2) -> str:
 
 
 def describe_amount(amount: float, unit: str, digits: int = 2) -> str:
-    """`3.20 kFLOP`, `1.68 TFLOP` for the unit `FLOP`."""
+    """Returns text such as `3.20 kFLOP`, `1.68 TFLOP` for the unit `FLOP`."""
     power = 0
     while round(abs(amount), digits) >= 1000 and power < 6:
         amount, power = amount / 1000, power + 1
@@ -22,7 +22,7 @@ def describe_amount(amount: float, unit: str, digits: int = 2) -> str:
 
 
 def describe_seconds(seconds: float, digits: int = 2) -> str:
-    """`12.34 ms`, and below that `5.00 us`, `0.50 ns`; above it milliseconds as well, to be compared at a glance."""
+    """Returns text such as `12.34 ms`, `5.00 us` or `0.50 ns`; seconds too are in ms, to be compared at a glance."""
     for size_s, unit in ((1e-3, "ms"), (1e-6, "us")):
         if seconds == 0 or round(seconds / size_s, digits) >= 1:
             return f"{seconds / size_s:,.{digits}f} {unit}"
@@ -30,7 +30,7 @@ def describe_seconds(seconds: float, digits: int = 2) -> str:
 
 
 def describe_number(value: float, digits: int = 2) -> str:
-    """`12.34`; one that would be rounded to zero keeps its first digit, as in `0.0003`."""
+    """Returns text such as `12.34`; a number that would be rounded to zero keeps its first digit, as in `0.0003`."""
     text = f"{value:,.{digits}f}"
     if value == 0 or not math.isfinite(value) or float(text.replace(",", "")) != 0:
         return text
@@ -39,7 +39,7 @@ def describe_number(value: float, digits: int = 2) -> str:
 
 
 def describe_share(share: float, digits: int = 0) -> str:
-    """`12%`; `<1%` of one that would be rounded to zero."""
+    """Returns text such as `12%`; `<1%` for a share that would be rounded to zero."""
     text = f"{share:.{digits}%}"
     least = 10.0 ** -(digits + 2)
     return text if share <= 0 or share >= least / 2 else f"<{least:.{digits}%}"

@@ -1,7 +1,7 @@
-"""Whose module a name is: podrl's folders `configs/`, `tools/` and `tests/` do not hide a user's modules.
+"""Module paths: podrl's folders `configs/`, `tools/` and `tests/` do not hide a user's modules of the same names.
 
-Python looks for modules in the folder of the program and in what a program adds. For `tools/*.py` that are podrl's own
-folders, which come first where a user has a module `evaluate` or a package `configs`, too.
+Python searches the program's folder and those that a program adds. For `tools/*.py` these are podrl's own folders,
+and they come first even where a user has a module `evaluate` or a package `configs`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,32 +11,32 @@ from pathlib import Path
 import sys
 from types import ModuleType
 
-ROOT = Path(__file__).resolve().parents[2]  # Of podrl's checkout.
+ROOT = Path(__file__).resolve().parents[2]  # The root of podrl's checkout.
 _CONFIGS = ROOT / "configs"
 
 
 def give_way() -> None:
-    """Puts podrl's own folder last on Python's path, and takes `tools/` off it.
+    """Moves podrl's own folder to the end of Python's path and removes `tools/` from it.
 
-    To be called by programs that run from a checkout, once they have imported podrl.
+    Programs that run from a checkout call it once they have imported podrl.
     """
-    if not (ROOT / "tools/tpu_launch.py").is_file():  # Installed, beside other packages.
+    if not (ROOT / "tools/tpu_launch.py").is_file():  # podrl is installed, beside other packages.
         return
     others = [entry for entry in sys.path if not entry or Path(entry).resolve() not in (ROOT, ROOT / "tools")]
     sys.path[:] = [*others, str(ROOT)]
 
 
 def add_working_folder() -> None:
-    """Adds the folder in which the command was typed to Python's path: behind all others, but for podrl's own."""
+    """Adds the working folder to Python's path, behind all other folders except podrl's own."""
     folder = os.getcwd()
     if folder not in sys.path and "" not in sys.path:
         sys.path.insert(len(sys.path) - (sys.path[-1:] == [str(ROOT)]), folder)
 
 
 def folders_of(package: str) -> list[str]:
-    """The folders of that name on Python's path, in its order.
+    """Returns the folders of that name on Python's path, in its order.
 
-    A user's that has no `__init__.py` would not be found beside podrl's, which has one.
+    A user's folder without `__init__.py` would not be found beside podrl's, which has one.
     """
     folders = (Path(entry or os.getcwd()).resolve() / package for entry in sys.path)
     return list(dict.fromkeys(str(folder) for folder in folders if folder.is_dir()))
@@ -44,10 +44,10 @@ def folders_of(package: str) -> list[str]:
 
 @contextlib.contextmanager
 def configs_for(file: Path) -> Iterator[None]:
-    """The context in which a config file is run.
+    """Sets up the module paths in which a config file runs.
 
-    In podrl's own config files `configs` is their own package, and in a user's it is the user's, if there is one.
-    podrl's does not stay imported, so that it does not stand for a user's later.
+    In podrl's own config files `configs` is podrl's package; in a user's it is the user's, if there is one. podrl's
+    package does not stay imported, so that it does not take the place of a user's later.
     """
     before = _imported()
     is_own = file.resolve().parent == _CONFIGS
@@ -66,7 +66,7 @@ def configs_for(file: Path) -> Iterator[None]:
 
 
 def explain_import(error: BaseException) -> str:
-    """Says whose `configs` was imported where an import failed because it is not podrl's; empty otherwise."""
+    """Says whose `configs` was imported if that explains a failed import; empty otherwise."""
     package = sys.modules.get("configs")
     if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "configs" or package is None:
         return ""

@@ -1,13 +1,13 @@
-"""Values as people type them: one grammar for every key of a config and every option of an environment.
+"""Values as people type them: one grammar for config keys and for options of environments.
 
     true, false           in any case
     None, null
     12, 1e6, 1_000, -0.5  numbers; a key that takes whole numbers takes 1e6 too
     [1, 2], (1, 2)        lists and tuples; several entries need no brackets
     {lanes: 3, kind: x}   dictionaries
-    'text', "text", text  quotes are needed only for what would be read otherwise
+    'text', "text", text  quotes are needed only for text that would be read as another type
 
-What a value has to be is a type hint: that of a key of the config, or of an argument of the environment's constructor.
+A type hint says what a value has to be: the hint of a config key, or of an argument of the environment's constructor.
 With the hint `str`, `false` is a text; without any hint (`Any`) it is a bool.
 """
 
@@ -25,19 +25,19 @@ _CLOSING = {"[": "]", "(": ")", "{": "}"}
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _WORD = re.compile(r"[^,\[\](){}'\"]+")
 _KEY = re.compile(r"[^,:\[\](){}'\"]+")
-_DEEPEST = 100  # Lists in lists.
+_DEEPEST = 100  # Levels of nested lists.
 
 
 def read(text: str, hint: Any = Any) -> Any:
-    """The value that `text` stands for.
+    """Returns the value that `text` stands for.
 
     Args:
-        text: as typed.
-        hint: what it has to be: `Any`, `bool`, `int`, `float`, `str`, `list`, `tuple`, `dict`, with or without types of
-            their entries, `Literal`, or a union of these; any other hint is taken for `Any`.
+        text: the text as typed.
+        hint: the type expected: `Any`, `bool`, `int`, `float`, `str`, `list`, `tuple`, `dict`, with or without types of
+            their entries, `Literal`, or a union of these; any other hint is treated as `Any`.
 
     Raises:
-        ValueError: if it is no such value; the message goes after "KEY='TEXT' ".
+        ValueError: if the text is no such value; the message follows "KEY='TEXT' ".
     """
     text, kinds = text.strip(), members(hint)
     container = text[:1] in _CLOSING and any(origin(kind) in (list, tuple, dict, Any) for kind in kinds)
@@ -50,10 +50,10 @@ def read(text: str, hint: Any = Any) -> Any:
 
 
 def read_items(text: str) -> dict[str, Typed]:
-    """The entries of a dictionary, each as it was typed.
+    """Returns the entries of a dictionary, each as it was typed.
 
     Raises:
-        ValueError: as `read`.
+        ValueError: if the text is no dictionary; the message is as in `read`.
     """
     return _Reader(text.strip(), finds_only=True).items()
 
@@ -62,11 +62,11 @@ class _Reader:
     """Reads one text from left to right."""
 
     def __init__(self, text: str, *, finds_only: bool = False):
-        """Starts; `finds_only` leaves words as they are, to find where each entry ends."""
+        """Starts at the first character; `finds_only` keeps words unread, to find where each entry ends."""
         self._text, self._at, self._depth, self._finds_only = text, 0, 0, finds_only
 
     def whole(self, hint: Any) -> Any:
-        """The value that the whole text is."""
+        """Returns the value of the whole text."""
         if self._text[:1] not in (*_CLOSING, "'", '"'):
             return scalar(self._text, hint)  # A text may hold commas and brackets.
         value = self._value(hint)
@@ -74,7 +74,7 @@ class _Reader:
         return value
 
     def items(self) -> dict[str, Typed]:
-        """The entries of the dictionary that the whole text is."""
+        """Returns the entries of the dictionary that the whole text is."""
         if self._text[:1] != "{":
             raise ValueError("is not a dictionary, such as {name: value}.")
         found: dict[str, Typed] = {}
@@ -114,7 +114,7 @@ class _Reader:
         return values
 
     def _entries(self) -> Iterator[int]:
-        """Numbers the entries of what opens here; the caller reads each."""
+        """Yields the index of each entry of the container that opens here; the caller reads the entry."""
         closing, index = _CLOSING[self._text[self._at]], 0
         self._at, self._depth = self._at + 1, self._depth + 1
         if self._depth > _DEEPEST:
@@ -156,14 +156,14 @@ class _Reader:
 
 
 def _bare(text: str, hint: Any) -> tuple[Any, ...] | list[Any]:
-    """Several entries of a tuple or list without brackets, or one; a text is one."""
+    """Returns a tuple or list written without brackets, of one entry or several; a text is one entry."""
     if str in members(entry_hints(hint)[0]):
         return (scalar(text, entry_hints(hint)[0]),)
     return cast("tuple[Any, ...] | list[Any]", _fit(tuple(_Reader(f"({text})").whole(hint)), hint))
 
 
 def _fit(value: Any, hint: Any) -> Any:
-    """A text in quotes, a list, a tuple or a dictionary, if it is expected; a list may stand for a tuple, and back."""
+    """Returns a quoted text or a container if the hint expects it; a list may stand for a tuple, and vice versa."""
     kinds = members(hint)
     origins = [origin(kind) for kind in kinds]
     choices = [choice for kind in kinds if origin(kind) is typing.Literal for choice in typing.get_args(kind)]
@@ -175,7 +175,7 @@ def _fit(value: Any, hint: Any) -> Any:
 
 
 def _unquoted(quoted: str) -> str:
-    """What stands in quotes."""
+    """Returns the text inside quotes."""
     try:
         return str(ast.literal_eval(quoted))
     except (SyntaxError, ValueError):

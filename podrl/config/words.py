@@ -10,15 +10,15 @@ from typing import Any
 from podrl.config.hints import members, name, origin
 
 _NUMBER = re.compile(r"\s*[+-]?\.?\d[\w.]*(?:(?<=[eE])[+-]\d+)?\s*")
-_LAST = (float, str, str)  # Which type of a union reads a word: whole numbers before others, texts after all.
+_LAST = (float, str, str)  # Order in which a union's types read a word: whole numbers first, texts last.
 _TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 
 
 def scalar(word: str, hint: Any) -> Any:
-    """The value of a word: the first of the hint's types that takes it, texts last.
+    """Returns the value of a word: the first of the hint's types that accepts it decides, texts last.
 
     Raises:
-        ValueError: if none does; the message goes after "KEY='TEXT' ".
+        ValueError: if no type accepts it; the message follows "KEY='TEXT' ".
     """
     kinds = members(hint)
     if Any in kinds:
@@ -26,7 +26,7 @@ def scalar(word: str, hint: Any) -> Any:
     if is_none(word, kinds):
         return None
     kinds = sorted((kind for kind in kinds if kind is not type(None)), key=_LAST.count)
-    if float in kinds and not _is_whole(word):  # 1.0 and 1e3 are floats where there are any.
+    if float in kinds and not _is_whole(word):  # 1.0 and 1e3 are floats where the hint allows floats.
         kinds = [kind for kind in kinds if kind is not int]
     problem = ValueError(f"is not {name(kinds)}.")
     for kind in kinds:
@@ -38,7 +38,7 @@ def scalar(word: str, hint: Any) -> Any:
 
 
 def _guess(word: str) -> Any:
-    """A word of unknown type."""
+    """Reads a word of unknown type."""
     if word == "none":
         raise ValueError("may be None or the text: write None, or 'none' in quotes.")
     if word.lower() in ("true", "false"):
@@ -91,11 +91,11 @@ def _number(word: str, kind: type) -> int | float:
 
 
 def _is_whole(word: str) -> bool:
-    """Whether a number is written as digits alone."""
+    """Returns whether a number is written as digits alone."""
     return word.strip().lstrip("+-").replace("_", "").isdigit()
 
 
 def is_none(word: str, kinds: Sequence[Any]) -> bool:
-    """Whether a word stands for None where a value is one of these types; `none` may be a text."""
+    """Returns whether a word stands for None where a value has one of these types; `none` may be a text."""
     is_none = word in ("None", "null") or (str not in kinds and word.lower() in ("none", "null"))
     return type(None) in kinds and is_none

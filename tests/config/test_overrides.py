@@ -88,7 +88,7 @@ def test_a_value_has_the_type_of_the_constructors_argument(text, value):
         ("name='\\x'", "env.options.name=.* a backslash in it is written twice"),
         (f"weather={'[' * 3000}", "env.options.weather=.* is nested too deeply"),
         ("gravity=inf", "env.options.gravity='inf' is not a finite number"),
-        ("weather=[1, inf]", "env.options.weather is not to be recorded: .* finite numbers"),
+        ("weather=[1, inf]", "env.options.weather cannot be recorded: .* finite numbers"),
         ("=3", "env.options='3' is not a dictionary"),
         ("hart=true", "env.options.hart is not an option of .*; did you mean 'hard'"),
     ],
@@ -167,7 +167,7 @@ def test_options_are_each_environments_own_and_recorded_as_they_were_asked_for()
 def test_an_option_that_cannot_be_recorded_is_refused(value):
     config = load_config("configs/impala_catch.py")
     config.env.options["shared"] = [value]
-    with pytest.raises(ConfigError, match=r"env\.options\.shared is not to be recorded"):
+    with pytest.raises(ConfigError, match=r"env\.options\.shared cannot be recorded"):
         resolve(config)
 
 
