@@ -1,1 +1,1 @@
-"""One process on its machine: what XLA is told, and how threads wait, are watched and end."""
+"""One process on its machine: XLA's settings, and how threads wait, are watched and end."""

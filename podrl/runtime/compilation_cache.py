@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the second run of a config starts in seconds."""
+"""Keeps compiled programs on disk, so that the second run of a config starts in seconds."""
 
 import os
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 from absl import logging
 import jax
 
-# JAX's own limit of a second leaves out all programs but the update, and they add up.
+# JAX's default, one second, leaves out all programs except the update, and their compilation adds up.
 _MIN_COMPILE_S = 0.05
 
 
 def use_compilation_cache() -> str:
-    """Switches JAX's persistent compilation cache on, unless the user has set it up or off.
+    """Switches on JAX's persistent compilation cache, unless the user has configured it or switched it off.
 
     `JAX_COMPILATION_CACHE_DIR` names another folder; `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
 
     Returns:
-        The cache's folder, `podrl/compilation` in `XDG_CACHE_HOME` (`~/.cache`) by default; empty if it is off, or if
-        this user has no home, or cannot write there.
+        The cache's folder, by default `podrl/compilation` in `XDG_CACHE_HOME` (`~/.cache`); empty if the cache is off,
+        or if this user has no home folder or cannot write there.
     """
     if folder := jax.config.values["jax_compilation_cache_dir"]:
         return folder
@@ -43,7 +43,7 @@ def use_compilation_cache() -> str:
 
 
 def _find_obstacle(folder: str) -> str:
-    """Why nothing can be written into a folder, which is made; empty if it can be."""
+    """Makes a folder and returns why nothing can be written into it; empty if it can."""
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""What a container leaves a process of the machine: time on its cores, memory, threads. Imports nothing slow.
+"""Limits that a container sets for a process: time on cores, memory, threads. Imports nothing slow.
 
-Linux keeps these limits in files of control groups, in version 2 one tree for all controllers, in version 1 a tree for
-each. A container often sees its own group as the root, and still its path on the host: a folder that is not there has a
-parent that is.
+Linux keeps these limits in files of control groups: version 2 has one tree for all controllers, version 1 a tree for
+each. A container often sees its own group as the root, but its path as on the host: a folder that does not exist there
+has a parent that does.
 
 Sources: cgroups(7); the kernel's cgroup-v1/cpuacct.rst, pids.rst and cgroup-v2.rst.
 """
@@ -18,13 +18,13 @@ import resource
 import threading
 import traceback
 
-SHARERS_VARIABLE = "PODRL_SHARERS"  # How many processes of a job were started into one container.
+SHARERS_VARIABLE = "PODRL_SHARERS"  # Number of a job's processes that were started in one container.
 GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-_OTHER_THREADS = 28  # Of a run: its actors, checkpoints and environments, at the least.
-_THREADS_PER_CORE = 2  # Of XLA's CPU backend.
+_OTHER_THREADS = 28  # Threads that every run has at least: its actors, checkpoints and environments.
+_THREADS_PER_CORE = 2  # Threads of XLA's CPU backend.
 _NO_THREAD = "can't start new thread"
-_REFUSED = "Resource temporarily unavailable"  # All that a library in C++ says of a thread.
-# Of Python's library. Who reads from what is not ready gets the same error as who starts a process in vain.
+_REFUSED = "Resource temporarily unavailable"  # A C++ library's only message when it gets no thread.
+# Files of Python's library that start processes. A read without data raises the same error as a failed start.
 _STARTERS = ("/subprocess.py", "/multiprocessing/popen_fork.py", "/multiprocessing/util.py")
 
 
@@ -33,11 +33,11 @@ class LimitReached(RuntimeError):
 
 
 def cpu_quota(groups: Path = GROUPS, own: Path = OWN) -> float:
-    """How many cores' time this process may use; infinite without a quota.
+    """Returns the number of cores whose time this process may use; infinite without a quota.
 
     Args:
-        groups: where the control groups are mounted; as in the other functions.
-        own: where the kernel tells which groups this process is in.
+        groups: mount point of the control groups; as in the other functions.
+        own: the kernel's file that lists this process's groups.
     """
     quotas = [math.inf]
     for folder in _folders("cpu", groups, own):
@@ -50,27 +50,28 @@ def cpu_quota(groups: Path = GROUPS, own: Path = OWN) -> float:
 
 
 def quota_cores(groups: Path = GROUPS, own: Path = OWN) -> float:
-    """The quota in whole cores, rounded up so that none of it is left idle, over the processes that share it."""
+    """Returns each sharing process's part of the quota in whole cores, rounded up so that none of it stays idle."""
     sharers = os.environ.get(SHARERS_VARIABLE, "1")
     quota = cpu_quota(groups, own) / (int(sharers) if sharers.isdigit() and int(sharers) else 1)
     return quota if math.isinf(quota) else max(1, math.ceil(quota))
 
 
 def memory_limit(groups: Path = GROUPS, own: Path = OWN) -> float:
-    """Bytes that this process and those in its groups may have together; infinite without a limit."""
+    """Returns the bytes of memory that this process and its groups may use together; infinite without a limit."""
     names = ("memory.max", "memory.limit_in_bytes")
     found = [_read(folder / name) for folder in _folders("memory", groups, own) for name in names]
     return min((float(text) for text in found if text.isdigit()), default=math.inf)
 
 
 def check_threads(environ: Mapping[str, str], cores: int) -> None:
-    """Raises `LimitReached` unless as many threads can be started as a run has at the least.
+    """Raises `LimitReached` unless as many threads can be started as a run needs at least.
 
-    Starts them: what counts against which limit differs between kernels, and XLA aborts the process when it fails.
+    It starts them: kernels differ in what counts against which limit, and XLA aborts the process when it gets no
+    thread.
 
     Args:
-        environ: where NPROC may say for how many cores XLA's CPU backend has threads.
-        cores: that the process may use.
+        environ: environment variables; NPROC may set the number of cores for which XLA's CPU backend has threads.
+        cores: number of cores that the process may use.
     """
     number = environ.get("NPROC", "")
     cores = int(number) if number.isdigit() else cores
@@ -79,13 +80,13 @@ def check_threads(environ: Mapping[str, str], cores: int) -> None:
 
 
 def explain_limit(error: BaseException | None = None) -> str | None:
-    """Which limit of threads is behind an error, or behind a SIGINT: OpenBLAS raises one when it gets no thread.
+    """Explains which limit of threads caused an error, or a SIGINT: OpenBLAS raises one when it gets no thread.
 
     Args:
-        error: what was raised, perhaps because of others; None for a signal.
+        error: the error, whose causes count too; None for a signal.
 
     Returns:
-        One line; None if there is another reason.
+        One line; None if the cause is something else.
     """
     if error is None:
         return None if _gets_thread() else describe_limit()
@@ -98,7 +99,7 @@ def explain_limit(error: BaseException | None = None) -> str | None:
 
 
 def describe_limit(groups: Path = GROUPS, own: Path = OWN) -> str:
-    """The limit of threads and processes that is nearest, its value and how to raise it."""
+    """Describes the nearest limit of threads and processes: its value and how to raise it."""
     said = "No more threads or processes can be started: "
     found: list[tuple[int, int, Path]] = []
     for folder in _folders("pids", groups, own):
@@ -120,7 +121,7 @@ def describe_limit(groups: Path = GROUPS, own: Path = OWN) -> str:
 
 
 def _folders(controller: str, groups: Path, own: Path) -> list[Path]:
-    """Those of this process's group and all above it, as far as they are to be seen, of both versions."""
+    """Returns the visible folders of this process's group and of all groups above it, of both versions."""
     found = []
     for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
@@ -146,7 +147,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether an error says that no thread or process could be started."""
+    """Returns whether an error says that no thread or process could be started."""
     if isinstance(error, OSError):
         files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
         return error.errno == errno.EAGAIN and (any(file.endswith(_STARTERS) for file in files) or not _gets_thread())
@@ -154,7 +155,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def _gets_thread() -> bool:
-    """Whether a thread can be started. Also for a signal's handler: `threading` may hold a lock where it interrupts."""
+    """Tries to start a thread. Signal handlers may call it: `threading` may hold a lock that they interrupted."""
     try:
         _thread.start_new_thread(int, ())
     except RuntimeError:
@@ -163,7 +164,7 @@ def _gets_thread() -> bool:
 
 
 def _can_start(count: int) -> bool:
-    """Whether so many more threads can run at the same time."""
+    """Returns whether that many more threads can run at the same time."""
     end = threading.Event()
     started = []
     try:
@@ -172,7 +173,7 @@ def _can_start(count: int) -> bool:
             thread.start()
             started.append(thread)
     except RuntimeError as error:
-        return _NO_THREAD not in str(error)  # Python refuses them too, while it shuts down.
+        return _NO_THREAD not in str(error)  # While Python shuts down, it refuses threads with another message.
     finally:
         end.set()
         for thread in started:

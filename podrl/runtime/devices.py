@@ -13,7 +13,7 @@ _STATUS = re.compile(
 
 
 def is_ready(tree: PyTree) -> bool:
-    """Whether the programs that compute these arrays have ended; what is on the host is ready."""
+    """Returns whether the programs that compute these arrays have ended; arrays on the host are always ready."""
     return all(leaf.is_ready() for leaf in jax.tree.leaves(tree) if not isinstance(leaf, np.ndarray | np.generic))
 
 

@@ -1,12 +1,13 @@
-"""How a run is told to stop: Ctrl-C by a person, SIGTERM by a scheduler, SIGHUP by a terminal that closes.
+"""How a run is told to stop: Ctrl-C by a person, SIGTERM by a scheduler, SIGHUP by a closing terminal.
 
-The first signal lets the update in flight end and everything be saved; the second ends the process at once, which
-harms nothing: what was not saved whole does not count. A SIGHUP that is ignored at the start, as `nohup` has it, stays
-ignored, and a second one hurries nothing: a terminal and its shell may both send one. The handlers stay for as long as
-the run does, whatever its environments register (`podrl.runtime.signal_handlers`).
+After the first signal the current update ends and everything is saved. The second signal ends the process at once,
+which harms nothing: what was not saved completely does not count. A SIGHUP that is ignored at the start, as under
+`nohup`, stays ignored, and a second one does not end the process: a terminal and its shell may both send one. The
+handlers stay installed as long as the run lasts, whatever its environments register
+(`podrl.runtime.signal_handlers`).
 
-SIGUSR1, SIGUSR2 and SIGXCPU are notices: a run saves and ends, and nothing that comes with them or after them hurries
-it. A handler that is registered for them, before the run or during it, stays.
+SIGUSR1, SIGUSR2 and SIGXCPU are notices: the run saves and ends, and no signal that comes with or after them ends it
+sooner. A handler that is registered for them, before the run or during it, stays.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,10 +30,10 @@ from podrl.runtime.signal_handlers import Handler, KeptHandlers
 from podrl.runtime.stop_signals import EXIT_CODES, NOTICES, Urgency, stands
 
 _SHOW_CURSOR = "\x1b[?25h"
-_exit = os._exit  # Before a run replaces it: see `podrl.runtime.process_exit`.
-# The terminal may be gone, and a signal may come while the main thread writes to it, which a stream refuses twice.
+_exit = os._exit  # Before a run replaces it, see `podrl.runtime.process_exit`.
+# The terminal may be closed, and a signal may interrupt the main thread while it writes, which a stream does not allow.
 _UNWRITABLE = (OSError, ValueError, RuntimeError)
-_RENEWED_S = 1.0  # How often handlers are looked after.
+_RENEWED_S = 1.0  # Seconds between checks of the handlers.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,37 +60,37 @@ NEVER = Stop()
 
 
 class Interruption:
-    """Whether to stop, and as what.
+    """Whether a run has been told to stop, and its exit code.
 
     Attributes:
-        exit_code: of the first signal; None before it.
+        exit_code: exit code of the first signal; None before it.
     """
 
     def __init__(self) -> None:
-        """Nothing has come yet."""
+        """Installs no handlers yet."""
         self.exit_code: int | None = None
         self._urgency = Urgency()
         self._renewed_s = 0.0
         self._kept: KeptHandlers | None = None
 
     def is_set(self) -> bool:
-        """Whether a signal has come."""
+        """Returns whether a signal has arrived."""
         return self.exit_code is not None
 
     def code(self) -> int:
-        """The exit code of the first signal; 0 before it. Looks after the handlers, if the main thread asks."""
+        """Returns the exit code of the first signal, 0 before it; in the main thread it also renews the handlers."""
         if self._kept is not None and time.monotonic() - self._renewed_s > _RENEWED_S:
             self._kept.renew()
             self._renewed_s = time.monotonic()
         return self.exit_code or 0
 
     def catch(self, handlers: dict[signal.Signals, Handler]) -> KeptHandlers:
-        """Handlers that `code` looks after."""
+        """Returns a context that installs the handlers, which `code` then renews."""
         self._kept = KeptHandlers(handlers)
         return self._kept
 
     def take(self, signum: int, frame: FrameType | None) -> None:
-        """Takes a signal."""
+        """Handles a signal."""
         if signum == signal.SIGINT and (limit := explain_limit()):
             with contextlib.suppress(RuntimeError):
                 logging.error("The run failed: %s", limit)
@@ -104,7 +105,7 @@ class Interruption:
 
 
 def leave(exit_code: int) -> NoReturn:
-    """Ends the process without waiting for any thread, device or file; gives the terminal its cursor back."""
+    """Ends the process without waiting for any thread, device or file; restores the terminal's cursor."""
     with contextlib.suppress(*_UNWRITABLE):
         if sys.stdout.isatty():
             sys.stdout.write(_SHOW_CURSOR)
@@ -116,8 +117,8 @@ def leave(exit_code: int) -> NoReturn:
 
 
 def pause(signum: int, frame: FrameType | None) -> None:
-    """Stops the process until somebody lets it go on (Ctrl-Z and `fg`, a scheduler that suspends jobs)."""
-    faulthandler.cancel_dump_traceback_later()  # The watchdog's; its clock would run on. The next check sets it again.
+    """Stops the process until it is told to continue (Ctrl-Z and `fg`, a scheduler that suspends jobs)."""
+    faulthandler.cancel_dump_traceback_later()  # The watchdog's clock would run on; its next check sets it again.
     with contextlib.suppress(*_UNWRITABLE):
         if sys.stdout.isatty():
             sys.stdout.write(_SHOW_CURSOR)
@@ -127,7 +128,7 @@ def pause(signum: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Catches these signals as long as the context lasts; only the main thread can."""
+    """Catches these signals as long as the context lasts; works in the main thread only."""
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield interruption
@@ -138,14 +139,14 @@ def interruptible() -> Iterator[Interruption]:
 
 
 def make_handlers(take: Handler) -> dict[signal.Signals, Handler]:
-    """`take` for every signal to stop but notices, except a SIGHUP that is ignored (`nohup`), which stays so."""
+    """Maps all stop signals except notices to `take`, except that an ignored SIGHUP (`nohup`) stays ignored."""
     hangup = signal.SIG_IGN if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else take
     return {signum: take for signum in EXIT_CODES if signum not in NOTICES} | {signal.SIGHUP: hangup}
 
 
 @contextlib.contextmanager
 def notices_to(take: Handler) -> Iterator[None]:
-    """`take` for the notices of schedulers, unless they have, or get, a handler of the user's."""
+    """Sets `take` as the handler of schedulers' notices, unless the user has set one or sets one later."""
     before = {signum: signal.signal(signum, take) for signum in NOTICES if stands(signum)}
     try:
         yield
@@ -156,7 +157,7 @@ def notices_to(take: Handler) -> Iterator[None]:
 
 
 def _to_hurry(signum: int) -> str:
-    """What ends the run at once after this signal."""
+    """Returns how to end the run at once after this signal."""
     if signum in NOTICES:
         return "Ctrl-C or SIGTERM twice"
     if signum == signal.SIGHUP:

@@ -1,7 +1,7 @@
-"""Environment variables of JAX's own under which an agent would compute something else, or nothing.
+"""JAX's own environment variables under which an agent would compute something else, or nothing.
 
-They are often left over from another program, in a shell's start file. A run whose numbers depend on them would not be
-that of its config, so they are refused before anything starts.
+They are often left over from another program, in a shell's start file. A run whose numbers depend on them would not
+follow its config, so they are refused before anything starts.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ from podrl.config.config import check
 
 _OFF = ("", "0", "false", "f", "no", "n", "off")
 _ON = ("1", "true", "t", "yes", "y", "on")
-# What each may be: its value without the variable, and values that change nothing.
+# Values of each variable that change nothing; the empty text stands for an unset variable.
 HARMLESS: Mapping[str, Collection[str]] = {
     "JAX_ENABLE_X64": _OFF,
     "JAX_NUMPY_DTYPE_PROMOTION": ("", "standard"),
@@ -55,7 +55,7 @@ HARMLESS: Mapping[str, Collection[str]] = {
     "JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE": ("", "allow", "log"),
     "JAX_TRANSFER_GUARD_DEVICE_TO_HOST": ("", "allow", "log"),
 }
-# Words of JAX_PLATFORMS: what they ask for, the plugins' names that have it, and what to install.
+# Values of JAX_PLATFORMS: the devices they ask for, the names of plugins that provide them, and what to install.
 _PLUGINS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
     "cuda": ("NVIDIA GPUs", ("cuda",), "pip install -e '.[cuda]', which takes jax[cuda13]"),
     "gpu": ("GPUs", ("cuda", "rocm"), "pip install -e '.[cuda]', which takes jax[cuda13]"),
@@ -65,14 +65,15 @@ _PLUGINS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
 
 
 def check_jax_settings(environ: Mapping[str, str], plugins: Collection[str]) -> None:
-    """Refuses variables with which JAX would not do what a config says; to be called by all that run an agent.
+    """Refuses environment variables with which JAX would not do what a config says; every program that runs an agent
+    calls it.
 
     Args:
-        environ: of the process.
-        plugins: names of JAX's plugins that are installed, see `determinism.jax_plugins`.
+        environ: the process's environment variables.
+        plugins: names of JAX's installed plugins, see `machine.jax_plugins`.
 
     Raises:
-        ConfigError: for one of them, or for a platform in JAX_PLATFORMS whose plugin is not installed.
+        ConfigError: for such a variable, or for a platform in JAX_PLATFORMS whose plugin is not installed.
     """
     for name, harmless in HARMLESS.items():
         value = environ.get(name, "")
@@ -92,5 +93,5 @@ def check_jax_settings(environ: Mapping[str, str], plugins: Collection[str]) -> 
 
 
 def _installed(plugins: Collection[str]) -> list[str]:
-    """The plugins, and the TPU's, which is a library that JAX knows."""
+    """Returns the plugins, and the TPU's, which is a library that JAX knows without one."""
     return [*plugins, *(("tpu",) if importlib.util.find_spec("libtpu") else ())]

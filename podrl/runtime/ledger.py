@@ -1,8 +1,8 @@
-"""Where the time of a thread goes.
+"""A thread's wall time, split over named buckets.
 
-Every actor thread and the learner's main thread keep a ledger: each nanosecond between its creation and now lies in
-exactly one bucket, so the buckets sum to wall time and nothing can hide. One thread spends; any other may read, for
-the metrics and for messages that name what a thread is stuck in.
+Every actor thread and the learner's main thread keep a ledger: each nanosecond since its creation lies in exactly one
+bucket, so the buckets sum to wall time and nothing is hidden. One thread spends; any other thread may read, for the
+metrics and for messages that name what a thread is stuck in.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +11,7 @@ import threading
 import time
 from types import TracebackType
 
-# What a thread of podrl may spend time on; whatever is outside of every `spend` is OTHER.
+# Buckets of podrl's threads; time outside of every `spend` is OTHER.
 BUCKETS = (
     "env",
     "act",
@@ -37,16 +37,16 @@ class Ledger:
     snapshot could miss, or count twice, the time that is moved while a bucket ends.
 
     Attributes:
-        name: whose time this is, for messages: 'learner', 'actor 3'.
-        changes: how often it has gone from one bucket to another: while this number moves, the thread does.
+        name: the thread's name in messages: 'learner', 'actor 3'.
+        changes: number of changes from one bucket to another: while it grows, the thread makes progress.
     """
 
     def __init__(self, name: str, buckets: Iterable[str] = BUCKETS, annotate: Annotate | None = None) -> None:
-        """Starts the clock, in bucket 'other'.
+        """Starts the clock in bucket 'other'.
 
         Args:
             name: the thread's name in messages.
-            buckets: names that `spend` accepts; 'other' is always there.
+            buckets: names that `spend` accepts, besides 'other'.
             annotate: shows each spend to a profiler, as 'actor 3/act'; None costs nothing.
         """
         self.name = name
@@ -60,7 +60,7 @@ class Ledger:
         self._since_ns = time.perf_counter_ns()
 
     def spend(self, bucket: str) -> AbstractContextManager[None]:
-        """A context whose time counts for `bucket`, less what contexts inside it claim for theirs.
+        """Returns a context whose time counts for `bucket`, except what contexts inside it claim.
 
         Raises:
             ValueError: if the ledger has no such bucket.
@@ -72,7 +72,7 @@ class Ledger:
             raise ValueError(f"Ledger {self.name!r} has no bucket {bucket!r}. Available: {known}.") from None
 
     def seconds(self) -> dict[str, float]:
-        """Seconds in each bucket so far, the running one included; they sum to the ledger's age."""
+        """Returns the seconds in each bucket so far, the running one included; they sum to the ledger's age."""
         with self._lock:
             now_ns = time.perf_counter_ns()
             spent_ns = dict(self._spent_ns)
@@ -80,12 +80,12 @@ class Ledger:
         return {bucket: ns / 1e9 for bucket, ns in spent_ns.items()}
 
     def doing(self) -> tuple[str, float]:
-        """The bucket that is running now, and for how many seconds without a change."""
+        """Returns the running bucket, and the seconds since the last change."""
         with self._lock:
             return self._open[-1], (time.perf_counter_ns() - self._since_ns) / 1e9
 
     def _begin(self, bucket: str) -> None:
-        """Interrupts the running bucket by `bucket`."""
+        """Interrupts the running bucket with `bucket`."""
         with self._lock:
             self._settle()
             self._open.append(bucket)
@@ -94,7 +94,7 @@ class Ledger:
             self._spans[-1].__enter__()
 
     def _end(self) -> None:
-        """Ends the running bucket and goes on with the one that it interrupted."""
+        """Ends the running bucket and continues the one that it interrupted."""
         if self._annotate is not None:
             self._spans.pop().__exit__(None, None, None)
         with self._lock:
@@ -102,7 +102,7 @@ class Ledger:
             self._open.pop()
 
     def _settle(self) -> None:
-        """Books the time since the last change on the running bucket."""
+        """Adds the time since the last change to the running bucket."""
         now_ns = time.perf_counter_ns()
         self._spent_ns[self._open[-1]] += now_ns - self._since_ns
         self._since_ns = now_ns
@@ -128,11 +128,11 @@ class _Spend:
 
 
 def shares(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """The fraction of the time between two snapshots that went to each bucket; all zero if no time passed.
+    """Returns the fraction of the time between two snapshots that went to each bucket; all zero if no time passed.
 
     Args:
         before: an earlier `Ledger.seconds()`; `{}` stands for the start.
-        after: a later one, of the same ledger.
+        after: a later snapshot of the same ledger.
     """
     spent = {bucket: seconds - before.get(bucket, 0.0) for bucket, seconds in after.items()}
     total = sum(spent.values())
@@ -140,7 +140,7 @@ def shares(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str,
 
 
 def pooled(snapshots: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Seconds per bucket summed over the snapshots of several threads, so that `shares` can speak of all actors."""
+    """Returns the seconds per bucket, summed over the snapshots of several threads, such as all actors."""
     total: dict[str, float] = {}
     for snapshot in snapshots:
         for bucket, seconds in snapshot.items():

@@ -1,4 +1,4 @@
-"""What XLA, JAX and the C library are told about this machine, before JAX looks for devices. Imports no JAX."""
+"""Settings of XLA, JAX and the C library for this machine, made before JAX looks for devices. Imports no JAX."""
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 import ctypes
@@ -13,25 +13,25 @@ import sys
 from podrl.mistakes import check
 from podrl.runtime.container_limits import quota_cores
 
-_GOOGLE = "0x1ae0"  # the PCI vendor of TPUs, and of network cards of Google's virtual machines
+_GOOGLE = "0x1ae0"  # PCI vendor of TPUs, and of network cards of Google's virtual machines.
 GPU_FLAG = "--xla_gpu_deterministic_ops"
 _YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _YNNPACK_CONVOLUTION = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-# By version, the processor's feature with which YNNPACK's convolutions pay; None where they do not with any measured.
+# By jaxlib's version, the processor feature with which YNNPACK's convolutions are faster; None if no measured one is.
 _PAYS_WITH = {"0.10.2": "avx512f", "0.12.0.1": None}
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # From glibc's malloc.h.
 _NEVER = -1
 
 
 def skip_absent_tpu(environ: MutableMapping[str, str], plugins: Sequence[str], sys: Path = Path("/sys")) -> None:
-    """Keeps JAX from a TPU that cannot be there, though libtpu is, as on a laptop with what the planner needs.
+    """Keeps JAX from looking for a TPU on a machine without one, although libtpu is installed, as the planner needs it.
 
-    It would look for one, and complain on stderr. Call it before JAX looks for devices.
+    JAX would complain on stderr. Call it before JAX looks for devices.
 
     Args:
         environ: gets JAX_PLATFORMS=cpu, unless it has a value.
-        plugins: names of JAX's plugins that are installed; with any, JAX is left to choose.
-        sys: where the kernel tells of PCI devices.
+        plugins: names of JAX's installed plugins; with any, JAX is left to choose.
+        sys: the kernel's folder that lists PCI devices.
     """
     if environ.get("JAX_PLATFORMS") or plugins or importlib.util.find_spec("libtpu") is None:
         return
@@ -41,7 +41,7 @@ def skip_absent_tpu(environ: MutableMapping[str, str], plugins: Sequence[str], s
 
 
 def available_cores() -> int:
-    """Cores that this process may use, of which a scheduler or a container's quota may have left it fewer."""
+    """Returns the number of cores that this process may use, which a scheduler or a container's quota may limit."""
     return int(min(_bound_cores(), quota_cores()))
 
 
@@ -50,14 +50,14 @@ def _bound_cores() -> int:
 
 
 def busy_core_seconds(stat: Path = Path("/proc/stat")) -> float:
-    """Core-seconds since the machine's start in which the cores that this process may use worked for anybody.
+    """Returns the core-seconds since boot for which the cores that this process may use were busy with any process.
 
-    On a virtual machine those count in which its host ran others instead ("steal"). Under a quota of time, which may be
-    spent on any of more cores, it is their average over as many cores as the quota has. 0 where the system does not
-    tell; Linux does, in steps of a tick.
+    On a virtual machine time that its host gave to others ("steal") counts too. Under a time quota, which may be spent
+    on more cores than it is worth, the result is their average times the quota's cores. 0 where the system does not
+    say; Linux does, in steps of a tick.
 
     Args:
-        stat: as in proc_stat(5).
+        stat: the file of proc_stat(5).
     """
     if not stat.exists():
         return 0.0
@@ -69,17 +69,17 @@ def busy_core_seconds(stat: Path = Path("/proc/stat")) -> float:
 
 
 def suit_xla_to_cpu(environ: MutableMapping[str, str], plugins: Sequence[str] | None = None) -> None:
-    """Tells XLA's CPU backend what suits the machine, but for what the user decided.
+    """Sets the variables of XLA's CPU backend that suit this machine, except those that the user has set.
 
     Call it before JAX looks for devices, and after `skip_absent_tpu`.
 
     Args:
-        environ: gets NPROC under a quota of fewer cores than there are, and what `give_xla_two_threads` and, where
-            JAX has only the CPU, `convolve_on_all_cores` say.
-        plugins: names of JAX's plugins that are installed; None if the process takes the CPU whatever there is.
+        environ: gets NPROC under a quota of fewer cores than the machine has, and what `give_xla_two_threads` and,
+            where JAX has only the CPU, `convolve_on_all_cores` set.
+        plugins: names of JAX's installed plugins; None if the process uses the CPU in any case.
     """
     give_xla_two_threads(environ, available_cores())
-    if available_cores() < _bound_cores() and not environ.get("NPROC"):  # XLA would have a thread for each of these.
+    if available_cores() < _bound_cores() and not environ.get("NPROC"):  # XLA would start a thread for each bound core.
         environ["NPROC"] = str(available_cores())
     platforms = environ.get("JAX_PLATFORMS", "")
     if plugins is None or platforms == "cpu" or not (platforms or plugins or importlib.util.find_spec("libtpu")):
@@ -87,14 +87,14 @@ def suit_xla_to_cpu(environ: MutableMapping[str, str], plugins: Sequence[str] | 
 
 
 def give_xla_two_threads(environ: MutableMapping[str, str], cores: int) -> None:
-    """Has XLA's CPU backend use two threads where it would use one. Call it before JAX looks for devices.
+    """Makes XLA's CPU backend use two threads where it would use one. Call it before JAX looks for devices.
 
-    With one, acting waits behind each update. And programs for one thread add in another order than those for two, so
-    that a process that is bound to a core would not do the same, bit for bit, as one that has two.
+    With one thread, acting waits behind each update. Programs for one thread also add in another order than programs
+    for two, so a process that is bound to one core would differ in its bits from one that has two.
 
     Args:
         environ: gets NPROC=2 if there is a single core, unless it has a value.
-        cores: that the process may use.
+        cores: number of cores that the process may use.
     """
     if cores == 1 and not environ.get("NPROC"):
         environ["NPROC"] = "2"
@@ -103,17 +103,17 @@ def give_xla_two_threads(environ: MutableMapping[str, str], cores: int) -> None:
 def convolve_on_all_cores(
     environ: MutableMapping[str, str], cpuinfo: Path = Path("/proc/cpuinfo"), jaxlib: str | None = None
 ) -> None:
-    """Keeps XLA's CPU backend from YNNPACK's convolutions on processors where the fallback learns sooner.
+    """Keeps XLA's CPU backend from using YNNPACK's convolutions on processors where the fallback is faster.
 
-    With jaxlib 0.10.2 they run on one core each. With AVX-512 they are so much faster than the fallback that this pays,
-    with AVX2 only by a sixth, and the fallback takes all cores. With 0.12.0.1 they take all cores, too, but for
-    most shapes more time of each than the fallback. See docs/performance.md.
+    With jaxlib 0.10.2 each of them runs on one core. With AVX-512 they are so much faster than the fallback that this
+    pays; with AVX2 they are faster by only a sixth, and the fallback uses all cores. With 0.12.0.1 they use all cores
+    too, but take more time than the fallback for most shapes. See docs/performance.md.
 
     Args:
-        environ: gets another of `XLA_FLAGS`, unless it has one that decides this, or names a file of flags.
-        cpuinfo: where the kernel tells of the processor; where it does not, nothing is changed.
-        jaxlib: version; by default what is installed. XLA ends a process that gives it a flag that it does not know, so
-            others than those that this was measured with are left alone.
+        environ: gets a flag in `XLA_FLAGS`, unless that already has one that decides this, or names a file of flags.
+        cpuinfo: the kernel's description of the processor; if it does not exist, nothing is changed.
+        jaxlib: version of jaxlib; by default the installed one. XLA ends a process that gives it an unknown flag, so
+            versions other than the measured ones are left alone.
     """
     features = cpuinfo.read_text().split() if cpuinfo.exists() else []
     version = jaxlib or importlib.metadata.version("jaxlib")
@@ -126,9 +126,9 @@ def convolve_on_all_cores(
 
 
 def has_ynnpack_convolutions(environ: Mapping[str, str]) -> bool:
-    """Whether XLA's CPU backend hands convolutions to YNNPACK: it does unless `XLA_FLAGS` say otherwise.
+    """Returns whether XLA's CPU backend hands convolutions to YNNPACK: it does unless `XLA_FLAGS` say otherwise.
 
-    What a file says, if `XLA_FLAGS` names one, is not looked at: at worst a form is the slower one.
+    If `XLA_FLAGS` name a file, the file is not read: at worst the slower form of a convolution is chosen.
     """
     flags = _ynnpack_flags(environ)
     if not flags:
@@ -145,13 +145,11 @@ def _ynnpack_flags(environ: Mapping[str, str]) -> list[str]:
 def require_determinism(environ: MutableMapping[str, str], plugins: Iterable[str]) -> None:
     """Appends what `determinism='exact'` needs to `XLA_FLAGS`, where XLA may run on GPUs.
 
-    On a CPU and on a TPU XLA's programs give the same bits every time. On a GPU they do only if told to: sums by atomic
-    operations, and kernels that are chosen by how fast they happen to be at the start, differ from run to run. XLA
-    reads its flags once, when the first device is asked for: call this before.
-
-    Args:
-        environ: of the process; changed.
-        plugins: names of JAX's plugins that are installed, see `jax_plugins`.
+    On a CPU and on a TPU XLA's programs give the same bits every time. On a GPU they do so only if told to: sums by
+    atomic operations, and kernels chosen by their measured speed at the start, differ from run to run. XLA reads its
+    flags once, when the first device is asked for: call this before.
+        environ: the process's environment variables; changed.
+        plugins: names of JAX's installed plugins, see `jax_plugins`.
 
     Raises:
         ConfigError: if the user's own flags say the opposite.
@@ -176,7 +174,7 @@ def require_determinism(environ: MutableMapping[str, str], plugins: Iterable[str
 
 
 def jax_plugins() -> list[str]:
-    """Names of the plugins through which JAX finds accelerators, installed in either of the two ways that it knows."""
+    """Returns the names of JAX's installed plugins for accelerators, found in either of the two ways that JAX knows."""
     entry_points = [point.name for point in importlib.metadata.entry_points(group="jax_plugins")]
     namespace = importlib.util.find_spec("jax_plugins")
     folders = namespace.submodule_search_locations if namespace else None
@@ -184,20 +182,20 @@ def jax_plugins() -> list[str]:
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to reuse freed memory instead of giving it back; to be called before other threads start.
+    """Tells glibc to reuse freed memory instead of returning it; call it before other threads start.
 
-    XLA's CPU backend allocates the temporaries of a program anew for each execution. By default glibc gives large
-    blocks back to the kernel as soon as they are freed, so every update pays a page fault for each 4 KiB that it
-    touches: a Nature CNN's update of 320 transitions ran 1.65 times as fast without. The price is that the process's
-    memory stays at its peak, and that all threads share one arena (measured on 2 cores only).
+    XLA's CPU backend allocates the temporaries of a program anew for each execution. By default glibc returns large
+    blocks to the kernel as soon as they are freed, so every update pays a page fault for each 4 KiB that it touches: a
+    Nature CNN's update of 320 transitions ran 1.65 times as fast without. The price is that the process's memory stays
+    at its peak, and that all threads share one arena (measured on 2 cores only).
 
     Returns:
-        Whether it took effect; false where the C library is another one.
+        Whether it took effect; false with another C library.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # One arena, which grows without limit: those of further threads fall back to fresh pages beyond 64 MiB.
+    # One arena, which grows without limit: arenas of further threads fall back to fresh pages beyond 64 MiB.
     return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, _NEVER), mallopt(_M_ARENA_MAX, 1)])

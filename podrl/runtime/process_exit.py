@@ -1,9 +1,9 @@
-"""Who may end the process of a run: podrl alone.
+"""Keeps everything except podrl from ending the process of a run.
 
-An environment that calls `sys.exit()`, or `os._exit(0)` as games do whose window was closed, would end the process with
-the exit code of a finished run. For as long as a run is contained, both become errors of the run. What no Python sees,
-such as C's `_exit`, is noticed by the launcher, where there is one: a member that ends with 0 has to have said that its
-run has ended.
+An environment that calls `sys.exit()`, or `os._exit(0)` as games do when their window is closed, would end the process
+with the exit code of a finished run. While a run is contained, both become errors of the run. Exits that Python does
+not see, such as C's `_exit`, are noticed by the launcher, if there is one: a member that ends with 0 must have said
+that its run has ended.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ _PODRLS = ("MainThread", "actor ", "evaluator")  # Threads in which an error end
 
 @contextlib.contextmanager
 def contained(*, by_ctrl_c: bool = False) -> Iterator[None]:
-    """Turns what would end the process into errors of the run; a crash shows the stacks of all threads.
+    """Turns attempts to end the process into errors of the run; a crash shows the stacks of all threads.
 
     Args:
-        by_ctrl_c: whether a `KeyboardInterrupt` may be Ctrl-C, and is left as it is. In a run it is not, as
-            `podrl.runtime.interruption` catches that.
+        by_ctrl_c: whether a `KeyboardInterrupt` may be Ctrl-C, and passes unchanged. In a run it cannot be, since
+            `podrl.runtime.interruption` catches Ctrl-C.
 
     Raises:
         RuntimeError: from `SystemExit`, or from a `KeyboardInterrupt` that is no Ctrl-C.
@@ -36,7 +36,7 @@ def contained(*, by_ctrl_c: bool = False) -> Iterator[None]:
     own = os.getpid()
 
     def refuse(status: int) -> NoReturn:
-        if os.getpid() != own:  # A fork, which ends like this.
+        if os.getpid() != own:  # A fork of this process, which ends in this way.
             _exit(status)
         if threading.current_thread().name.startswith(_PODRLS):
             raise SystemExit(f"os._exit({status})")
@@ -56,7 +56,7 @@ def contained(*, by_ctrl_c: bool = False) -> Iterator[None]:
 
 
 def describe_error(error: BaseException) -> str:
-    """What ended or interrupted something, in a few words."""
+    """Describes an error, or an attempt to end the process, in a few words."""
     if not isinstance(error, SystemExit):
         return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     code = error.code
@@ -66,7 +66,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def record_end() -> None:
-    """Tells the launcher, if one asked for it, that the run has ended."""
+    """Tells the launcher that the run has ended, if it asked to be told."""
     launcher, _, pipe = os.environ.get(END_VARIABLE, "").partition(":")
     if launcher == str(os.getppid()):
         with contextlib.suppress(OSError):

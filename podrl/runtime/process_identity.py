@@ -1,4 +1,4 @@
-"""Which process of which machine one is, and whether it is still there: its number alone may be another's by now."""
+"""Identifies a process beyond its number, which another process may have by now, and tells whether it still runs."""
 
 from collections.abc import Mapping
 import os
@@ -9,13 +9,13 @@ from typing import Any
 
 
 def name_this_process() -> dict[str, Any]:
-    """Ready for JSON: host and number for people, place and birth for `has_ended`."""
+    """Returns this process's name, ready for JSON: host and number for people, place and birth for `has_ended`."""
     process = os.getpid()
     return {"host": platform.node(), "process": process, "place": _place(), "born": _born(process)}
 
 
 def has_ended(name: Mapping[str, Any]) -> bool | None:
-    """Whether the process of this name has ended; None if it cannot be looked for from here, as on another host."""
+    """Returns whether the process of this name has ended; None if it cannot be looked up here, as from another host."""
     place, process = _place(), name.get("process")
     if not place or name.get("place") != place or not isinstance(process, int):
         return None
@@ -24,9 +24,9 @@ def has_ended(name: Mapping[str, Any]) -> bool | None:
 
 
 def _place() -> str:
-    """Where processes can be looked for by their number: a boot of a machine, and within it a container.
+    """Returns where processes can be looked up by their number: a boot of a machine, and within it a container.
 
-    Empty if they cannot, as where `/proc` is that of other processes.
+    Empty if they cannot, as where `/proc` shows another namespace's processes.
     """
     if sys.platform != "linux":
         return platform.node()
@@ -38,7 +38,7 @@ def _place() -> str:
 
 
 def name_boot() -> str:
-    """A name of this machine since it was started, the same in all its containers; empty if the system has none."""
+    """Returns an identifier of the machine's current boot, the same in all its containers; empty if there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -46,11 +46,11 @@ def name_boot() -> str:
 
 
 def _born(process: int) -> str | None:
-    """When a process was started, in the system's words; empty if it has ended, None if the system does not say."""
+    """Returns when a process started, in the system's form; empty if it has ended, None if the system does not say."""
     try:
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return "" if state in ("Z", "X") else fields[18]
-    except OSError:  # There may be no `/proc`, or it may hide what is another user's.
+    except OSError:  # `/proc` may not exist, or may hide other users' processes.
         pass
     try:
         os.kill(process, 0)

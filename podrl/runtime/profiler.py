@@ -1,8 +1,8 @@
-"""A look inside a few updates: what every thread and every device did, and when.
+"""A trace of a few updates: what every thread and every device did, and when.
 
 JAX's profiler records the programs that devices execute and, by name, the buckets that podrl's threads spend their
-time in (`podrl.runtime.ledger`), so that one picture shows what overlaps and who waits for whom. No update is launched
-while the file is written, which takes seconds: the rates of a profiled run are too low.
+time in (`podrl.runtime.ledger`), so that one picture shows what overlaps and which thread waits for which. No update
+is launched while the file is written, which takes seconds: the rates of a profiled run are too low.
 """
 
 import time
@@ -14,14 +14,14 @@ import jax
 
 from podrl.runtime.ledger import Annotate
 
-SKIPPED_UPDATES = 5  # In which the pipeline fills and caches warm up.
+SKIPPED_UPDATES = 5  # Updates in which the pipeline fills and caches warm up.
 TRACED_UPDATES = 5
 
 
 class Profiler:
-    """Owns the trace of one window of updates: opens it, closes it, and says in the log where it is.
+    """Owns the trace of one window of updates: opens it, closes it, and logs where it is.
 
-    A process can have one trace at a time, so this one must be closed whatever happens: use it as a context.
+    A process can have one trace at a time, so it must be closed in any case: use it as a context.
 
     Attributes:
         last_update: number of the run's last update.
@@ -29,11 +29,11 @@ class Profiler:
     """
 
     def __init__(self, folder: epath.PathLike, *, last_update: int, enabled: bool = True):
-        """Starts nothing yet.
+        """Prepares a trace that starts with a later update.
 
         Args:
-            folder: where the trace goes.
-            last_update: may be changed until the first update.
+            folder: folder that the trace is written to.
+            last_update: number of the run's last update; may be changed until the first update.
             enabled: false for a profiler that does nothing.
         """
         self._folder = epath.Path(folder)
@@ -53,17 +53,17 @@ class Profiler:
         self.close()
 
     def before_update(self, update: int) -> None:
-        """Starts or stops the trace if it is time to; call it before every update or call of several, from one thread.
+        """Starts or stops the trace when it is time; call it before every update, or call of several, from one thread.
 
         Args:
-            update: number of the update that comes next.
+            update: number of the next update.
         """
         self._end_step()
         self._window = self._window or choose_window(update, self.last_update)
         if self._waiting and update >= self._window.start:
             self._window = range(update, max(update + 1, self._window.stop))
             self._start()
-        # The update (or call) before this one may still run on its devices; the one before that has ended.
+        # The previous update (or call) may still run on its devices; the one before that has ended.
         if self._tracing and self._newest >= self._window.stop:
             self._stop(range(self._window.start, self._newest))
         self._newest = update
@@ -108,6 +108,6 @@ class Profiler:
 
 
 def choose_window(first: int, last: int) -> range:
-    """The updates to trace in a run of updates `first` to `last`; in a short run its end, and some of the warm-up."""
+    """Returns the updates to trace in a run from `first` to `last`; in a short run its end and part of the warm-up."""
     stop = min(first + SKIPPED_UPDATES + TRACED_UPDATES, last + 1)
     return range(max(first, stop - TRACED_UPDATES), stop)

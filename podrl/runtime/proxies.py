@@ -1,22 +1,22 @@
-"""Proxies lead to the internet; the connections inside a job never go through one.
+"""Proxies lead to the internet; connections inside a job never use one.
 
-podrl's own sockets know of none. What the libraries connect by gRPC, and so JAX's service, obeys variables of the
-environment, which environments, loggers and storage may need; so those are put aside only while that is connected.
+podrl's own sockets ignore proxies. Connections that libraries make by gRPC, such as JAX's service, obey environment
+variables that environments, loggers and storage may need; so these are put aside only while the service is connected.
 """
 
 from collections.abc import Iterator, MutableMapping
 import contextlib
 
-# What gRPC looks at first; an empty one means that there is no proxy.
+# The variables that gRPC reads first; an empty one means that there is no proxy.
 _DIRECT: dict[str, str | None] = {"grpc_proxy": "", "GRPC_ADDRESS_HTTP_PROXY": None}
 
 
 @contextlib.contextmanager
 def without_proxies(environ: MutableMapping[str, str]) -> Iterator[None]:
-    """Has channels of gRPC that are made and connected within go straight to where they lead.
+    """Makes gRPC channels that are created and connected within the context bypass proxies.
 
     Args:
-        environ: of the process, `os.environ`, which libraries in C read too; as before afterwards.
+        environ: the process's environment, `os.environ`, which C libraries read too; restored afterwards.
     """
     before = {name: environ.get(name) for name in _DIRECT}
     _set(environ, _DIRECT)

@@ -1,8 +1,8 @@
-"""Signal handlers that stay, whatever environments and libraries register while a run is under way.
+"""Signal handlers that stay installed, whatever environments and libraries register during a run.
 
 An environment that takes SIGINT and SIGTERM for itself would leave only `kill -9`. Python has one handler for each
-signal, and gives it to the last caller. So for as long as these handlers are kept, `signal.signal` leaves them where
-they are and says who asked; what gets past it is put right by `renew`.
+signal, and the last caller sets it. So while these handlers are kept, `signal.signal` leaves them in place and logs
+the caller; `renew` restores those that were changed in other ways.
 """
 
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ _INSTALLED = os.sep + "site-packages" + os.sep
 
 
 class KeptHandlers:
-    """A context manager; to be entered in the main thread."""
+    """Keeps signal handlers installed as long as the context lasts; enter it in the main thread."""
 
     def __init__(self, handlers: Mapping[signal.Signals, Handler]) -> None:
-        """Installs nothing yet.
+        """Prepares the handlers, which entering the context installs.
 
         Args:
-            handlers: by signal.
+            handlers: handlers by signal.
         """
         self._handlers = dict(handlers)
         self._before: dict[signal.Signals, Handler] = {}
@@ -49,18 +49,18 @@ class KeptHandlers:
             self._install(signum, signal.SIG_DFL if handler is None else handler)
 
     def renew(self) -> None:
-        """Puts back what was changed past `signal.signal`, and unblocks the signals; does nothing in other threads."""
+        """Restores handlers that were changed past `signal.signal`, and unblocks the signals; main thread only."""
         if threading.current_thread() is not threading.main_thread():
             return
         for signum, handler in self._handlers.items():
             found = signal.getsignal(signum)
             if found != handler:
                 self._tell(signum, _origin(found))
-            self._install(signum, handler)  # In any case: Python does not see what a library in C has installed.
+            self._install(signum, handler)  # In any case: Python does not see what a C library has installed.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handlers)
 
     def _signal(self, signum: int, handler: Handler) -> Handler:
-        """In place of `signal.signal`."""
+        """Replaces `signal.signal`."""
         kept = self._handlers.get(signum)  # type: ignore[call-overload]
         if kept is None:
             return self._install(signum, handler)
@@ -69,13 +69,13 @@ class KeptHandlers:
         return kept
 
     def _tell(self, signum: signal.Signals, who: str) -> None:
-        if (signum, who) not in self._told:  # As many environments there may be.
+        if (signum, who) not in self._told:  # Many environments may ask.
             self._told.add((signum, who))
             logging.warning("%s asked for %s, which podrl keeps: the run could not be stopped.", who, signum.name)
 
 
 def _caller(frame: FrameType | None) -> str:
-    """The file and line of the nearest call from outside of Python's own library."""
+    """Returns the file and line of the nearest call from outside Python's own library."""
     nearest = frame
     while frame is not None:
         file = frame.f_code.co_filename
@@ -86,8 +86,8 @@ def _caller(frame: FrameType | None) -> str:
 
 
 def _origin(handler: Handler) -> str:
-    """Where a handler comes from: its file and line, as far as it has one."""
+    """Returns the file and line of a handler's code, as far as it has any."""
     code = getattr(handler, "__code__", None)
     if code is not None:
         return f"{code.co_filename}, line {code.co_firstlineno}"
-    return "A library in C" if handler is None else f"Whoever set it to {handler}"
+    return "A library in C" if handler is None else f"Code that set it to {handler}"

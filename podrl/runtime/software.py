@@ -1,4 +1,4 @@
-"""Which software this process runs: podrl's own commit, and the libraries that decide what a run computes."""
+"""The software of this process: podrl's own commit, and the libraries that decide what a run computes."""
 
 import os
 import subprocess
@@ -11,16 +11,16 @@ LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", 
 
 
 def find_commit() -> str | None:
-    """The commit of podrl's own checkout, with `+changes` where the tree differs; None outside of one.
+    """Returns the commit of podrl's checkout, with `+changes` if the tree differs; None outside of a checkout.
 
-    Warns once if there is a checkout, but git does not say.
+    Warns once if there is a checkout, but git fails.
     """
     folder = str(ROOT)
     if not os.path.exists(os.path.join(folder, ".git")):
         return None
 
     def git(*arguments: str) -> str:
-        # Another user's checkout may have git run commands of theirs; but so does its code, which is running.
+        # Git distrusts another user's checkout, whose files may run commands; but its code runs already.
         command = ["git", "-c", "safe.directory=*", "--no-optional-locks", "-C", folder, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 

@@ -1,11 +1,11 @@
-"""The signals that stop a run, and what they do before it and after it.
+"""The signals that stop a run, and what they do before and after it.
 
-`stand` is for a command's first line: it imports nothing that takes time. The kernel drops a signal that has no handler
-if the process is number 1 of its container, so that without one SIGTERM would do nothing until the kubelet's SIGKILL.
+`stand` belongs on a command's first line: it imports nothing slow. The kernel drops a signal without a handler if the
+process is number 1 of its container, so that without `stand` SIGTERM would do nothing until the kubelet's SIGKILL.
 During a run `podrl.runtime.interruption` takes over.
 
-The processes of a run that serve another one, such as those of environments, ignore these signals: a scheduler sends
-them to all, and who has to save needs the others until then.
+Processes that serve a run, such as those of environments, ignore these signals: a scheduler sends them to all
+processes, and a process that has to save needs the others until then.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,28 +20,29 @@ from typing import Any
 
 from podrl.runtime.container_limits import explain_limit
 
-INTERRUPTED = 130  # What a shell reports of a command that Ctrl-C ended.
+INTERRUPTED = 130  # A shell's exit code for a command that Ctrl-C ended.
 PREEMPTED = 75  # EX_TEMPFAIL in sysexits.h: try the same command again.
-# What schedulers announce an end with; XCPU is the kernel's, at a limit of CPU time, once a second.
+# Signals by which schedulers announce the end; the kernel sends XCPU at a limit of CPU time, once a second.
 NOTICES = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 EXIT_CODES = {signal.SIGINT: INTERRUPTED} | dict.fromkeys((signal.SIGTERM, signal.SIGHUP, *NOTICES), PREEMPTED)
 _SAME_S = 1.0  # `timeout` and some schedulers signal a process and then its group: that counts once.
-_watched = False  # Whether a thread sees to the signals that `_leave` is the handler of.
+_watched = False  # Whether a thread handles the signals whose handler is `_leave`.
 _exit = os._exit  # The real one.
 
 
 class Urgency:
-    """Tells a second request to stop, which means at once, from a first one that was sent twice."""
+    """Tells a second request to stop, which means at once, from a first request that was sent twice."""
 
     def __init__(self) -> None:
-        """Nothing has come yet."""
+        """Starts without any request."""
         self._first_s: float | None = None
         self._notice_s = math.inf
 
     def is_second(self, signum: int) -> bool:
-        """Takes a signal; notices are no requests, as SIGTERM comes after them in any case.
+        """Counts a signal and returns whether it is a second request to stop.
 
-        Nor is what comes with the first notice: a launcher that got it, too, sends SIGTERM for it.
+        Notices are no requests, since SIGTERM follows them in any case. Nor are signals that come together with the
+        first notice: a launcher that received the notice too sends SIGTERM for it.
         """
         now_s = time.monotonic()
         if signum in NOTICES:
@@ -58,9 +59,9 @@ class Urgency:
 
 
 def stand() -> None:
-    """From now on these signals end the process with their exit code, as there is nothing to save yet.
+    """Makes these signals end the process with their exit code from now on, as there is nothing to save yet.
 
-    One that is ignored, or has a handler, is left alone.
+    A signal that is ignored, or has a handler, is left alone.
     """
     for signum in EXIT_CODES:
         if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
@@ -68,22 +69,22 @@ def stand() -> None:
 
 
 def raise_ctrl_c() -> None:
-    """Ctrl-C is `KeyboardInterrupt` again, which calls that wait for other programs clean up after."""
+    """Makes Ctrl-C a `KeyboardInterrupt` again, after which calls that wait for other programs clean up."""
     if signal.getsignal(signal.SIGINT) == _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def stands(signum: signal.Signals) -> bool:
-    """Whether this signal has no handler other than that of `stand`."""
+    """Returns whether a signal has no handler except that of `stand`."""
     return signal.getsignal(signum) in (signal.SIG_DFL, _leave)
 
 
 @contextlib.contextmanager
 def ending_waits(tell: Callable[[str, int], None]) -> Iterator[None]:
-    """Lets signals end the process also where the main thread is in a call to C that returns late, if ever.
+    """Lets signals end the process even while the main thread is in a call to C that returns late or never.
 
     Args:
-        tell: is told why this process is about to end, and its exit code.
+        tell: called with the reason why this process is about to end, and its exit code.
     """
     global _watched
     if threading.current_thread() is not threading.main_thread():
@@ -100,14 +101,14 @@ def ending_waits(tell: Callable[[str, int], None]) -> Iterator[None]:
     finally:
         _watched = False
         signal.set_wakeup_fd(before)
-        os.close(writing)  # Ends the thread.
+        os.close(writing)  # Ends the watching thread.
         watcher.join()
         os.close(reading)
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Processes that are started meanwhile get these signals when they `ignore` them, and so never."""
+    """Blocks these signals in processes started meanwhile until they `ignore` them, so that none takes effect."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)
     try:
         yield
@@ -116,7 +117,7 @@ def held_back() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """For a process that serves another one, and ends with it."""
+    """Ignores these signals, in a process that serves another one and ends with it."""
     for signum in EXIT_CODES:
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
@@ -132,7 +133,7 @@ def _watch(reading: int, tell: Callable[[str, int], None]) -> None:
 
 
 def _leave(signum: int, frame: FrameType | None) -> Any:
-    """A handler that ends the process, unless a thread is about to."""
+    """Ends the process, unless a thread is about to do so; a signal handler."""
     if not _watched:
         _end(signum)
 

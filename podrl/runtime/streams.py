@@ -1,7 +1,7 @@
-"""What a run prints, and that it does not end of it: a reader may go away, a terminal close, a disk fill up.
+"""Keeps a run from ending when its output cannot be written: a reader may exit, a terminal close, a disk fill up.
 
 `python tools/tpu_launch.py ... | head` closes its pipe after ten lines, and each later line would raise
-`BrokenPipeError`, wherever it is printed: in an environment, too. What a run learns is in its folder.
+`BrokenPipeError` wherever it is printed, also in an environment. The results of a run are in its folder.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ from typing import Any, TextIO
 
 from absl import logging
 
-SLOW_READER_S = 10.0  # For a reader of a stream that does not block; then what is printed is lost.
+SLOW_READER_S = 10.0  # Time for the reader of a non-blocking stream; after it, printed text is lost.
 _NAMES = ("stdout", "stderr")
 
 
 def binary_of(stream: Any) -> Any:
-    """The stream of bytes with a descriptor under a stream; None if it has none, as in a notebook.
+    """Returns the stream of bytes with a descriptor under a stream; None if it has none, as in a notebook.
 
-    A notebook's may name a descriptor, which is not what its cells show.
+    A notebook's stream may name a descriptor, but its cells do not show what is written there.
     """
     is_text = isinstance(stream, io.TextIOBase) or stream is None
     binary = getattr(stream, "buffer", None) if is_text else stream
@@ -32,10 +32,10 @@ def binary_of(stream: Any) -> Any:
 
 
 def keep_printing() -> None:
-    """From now on nothing that this process prints on stdout and stderr raises; that it is lost is logged once.
+    """Makes prints to stdout and stderr never raise from now on; that output is lost is logged once.
 
-    To be called after absl's handler is in use, which knows other handlers by the stream that they have.
-    Leaves streams alone that are something else than the process's own, as in tests.
+    Call it after absl's handler is in use, which recognises other handlers by their stream. Streams other than the
+    process's own, as in tests, are left alone.
     """
     for descriptor, name in enumerate(_NAMES, start=1):
         stream = getattr(sys, name)
@@ -53,21 +53,21 @@ def keep_printing() -> None:
 
 
 class PatientWriter:
-    """Writes to a descriptor; if that does not block, and is full, its reader is waited for, for a while.
+    """Writes to a descriptor; if it is non-blocking and full, waits a while for its reader.
 
-    Any program that shares a terminal or a pipe with this one may have made it such a descriptor.
+    Any program that shares a terminal or a pipe with this one may have made the descriptor non-blocking.
     """
 
     def __init__(self, descriptor: int) -> None:
-        """Writes nothing yet."""
+        """Takes the descriptor and assumes that it has a reader."""
         self._descriptor = descriptor
         self._is_read = True
 
     def write(self, data: memoryview) -> bool:
-        """Writes, and says whether that was all; a reader that was waited for in vain is not waited for again.
+        """Writes data and returns whether all was written; after one timeout it does not wait for the reader again.
 
         Raises:
-            OSError: for another reason.
+            OSError: if writing fails for another reason.
         """
         deadline_s = time.monotonic() + (SLOW_READER_S if self._is_read else 0.0)
         while data:
@@ -77,7 +77,7 @@ class PatientWriter:
                 if not self._await(deadline_s - time.monotonic()):
                     self._is_read = False
                     return False
-        self._is_read = self._is_read or self._await(0.0)  # A few bytes may fit where nobody reads.
+        self._is_read = self._is_read or self._await(0.0)  # A few bytes may fit although the reader has stopped.
         return True
 
     def _await(self, limit_s: float) -> bool:
@@ -85,7 +85,7 @@ class PatientWriter:
 
 
 class _Unbreakable(io.FileIO):
-    """A descriptor that takes whatever is written, and drops what has no reader."""
+    """A descriptor that accepts all writes and drops output that has no reader."""
 
     def __init__(self, descriptor: int, what: str) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -94,7 +94,7 @@ class _Unbreakable(io.FileIO):
         self._writer = PatientWriter(descriptor)
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
-        """Writes all of it, as nothing above would write the rest."""
+        """Writes all of the data, as no layer above would write a remainder."""
         view = memoryview(data).cast("B")
         try:
             if not self._writer.write(view):
@@ -104,18 +104,18 @@ class _Unbreakable(io.FileIO):
         return len(view)
 
     def _tell(self, why: str | None) -> None:
-        if not self._told and self._what == "stdout":  # The log is what the other would carry.
+        if not self._told and self._what == "stdout":  # A message about stderr would itself go to stderr.
             self._told = True
             logging.warning(
-                "What is printed on stdout is lost (%s). The run goes on; its metrics are in its folder.",
+                "What is printed on stdout is lost (%s). The run continues; its metrics are in its folder.",
                 why,
             )
 
 
 def _keep(stream: io.TextIOWrapper, name: str, descriptor: int) -> TextIO:
-    """The same stream, as text goes, over a descriptor that does not raise."""
+    """Returns a text stream like `stream` over a descriptor that does not raise."""
     raw = _Unbreakable(descriptor, name)
-    # As Python itself does it: with PYTHONUNBUFFERED nothing is held back, whatever becomes of the process.
+    # Buffered as Python does it: with PYTHONUNBUFFERED nothing is held back, however the process ends.
     buffer = raw if stream.write_through else io.BufferedWriter(raw)  # type: ignore[type-var]
     return io.TextIOWrapper(
         buffer,

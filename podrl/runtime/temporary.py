@@ -11,7 +11,7 @@ REMEDY = "Set TMPDIR to a folder that this user can write to."
 
 @contextlib.contextmanager
 def temporary_folder(purpose: str) -> Iterator[str]:
-    """A folder that is gone after the context, named after `purpose`.
+    """Makes a folder, named after `purpose`, that exists as long as the context lasts.
 
     Raises:
         ConfigError: if none can be made.

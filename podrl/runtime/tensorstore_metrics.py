@@ -1,8 +1,7 @@
-"""Tensorstore's metrics, which nothing here reads, and a leak that comes with them.
+"""Switches off tensorstore's metrics, which podrl does not read and which leak memory.
 
-Orbax asks for them twice in every save. Up to tensorstore 0.1.86 whatever it turns from JSON into Python is never
-freed: 5 kB of metrics a call. The specs of arrays leak as well, about 5 kB a checkpoint, which Orbax cannot save
-without.
+Orbax asks for them twice in every save. Up to tensorstore 0.1.86 no value that it turns from JSON into Python is ever
+freed: 5 kB of metrics a call. The specs of arrays leak as well, about 5 kB a checkpoint, and Orbax needs them to save.
 """
 
 from typing import Any
@@ -11,10 +10,10 @@ import tensorstore
 
 
 def switch_off() -> None:
-    """Has tensorstore tell no metrics to anybody in this process; may be called twice."""
+    """Makes tensorstore report no metrics in this process; may be called twice."""
     tensorstore.experimental_collect_matching_metrics = _no_metrics
 
 
 def _no_metrics(*_: Any, **__: Any) -> list[Any]:
-    """Takes what `tensorstore.experimental_collect_matching_metrics` takes."""
+    """Returns no metrics; takes any arguments of `tensorstore.experimental_collect_matching_metrics`."""
     return []

@@ -1,4 +1,4 @@
-"""What the commands of `tools/` have in common: how they end, and checks of their flags. Imports no JAX."""
+"""Code that the commands of `tools/` share: how they end, and checks of their flags. Imports no JAX."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -29,17 +29,17 @@ def run_tool(
     failures: tuple[type[Exception], ...] = (),
     farewell: str = "",
 ) -> int:
-    """Runs a command to its end, and says in one line what went wrong.
+    """Runs a command to its end and reports a failure in one line.
 
     Args:
-        name: of the tool, which such a line begins with.
+        name: the tool's name, with which that line begins.
         run: does everything, the parsing of the command line included; may return an exit code.
-        failures: errors that are told in one line too, as no mistake of the user's.
-        farewell: what to say after Ctrl-C; by default nothing.
+        failures: errors that are also reported in one line, although they are no mistake of the user's.
+        farewell: message after Ctrl-C; none by default.
 
     Returns:
-        The exit code: what `run` returned, or 0; 2 after a mistake in the command or config, also of one that another
-        error was raised from; 1 after one of `failures`, or at a limit of threads; 130 after Ctrl-C.
+        The exit code: what `run` returned, or 0; 2 after a mistake in the command or config, also if another error was
+        raised from it; 1 after one of `failures`, or at a limit of threads; 130 after Ctrl-C.
     """
     give_way()
     add_working_folder()
@@ -62,10 +62,10 @@ def run_tool(
 
 
 def contain(run: Callable[[_Flags], None], flags: _Flags) -> None:
-    """Runs what calls environments: one that ends the process, or takes Ctrl-C for itself, does not get its way.
+    """Runs code that calls environments, and keeps them from ending the process and from taking Ctrl-C.
 
     Raises:
-        RuntimeError: if one tries to end the process.
+        RuntimeError: if an environment tries to end the process.
     """
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
@@ -81,7 +81,7 @@ def refuse_module(module: str, program: str) -> int:
 
 
 def load_overridden(path: str, overrides: Sequence[str], *, smoke: bool = False) -> ml_collections.ConfigDict:
-    """The config of a file with overrides such as `--config.env.id=Pong-v5`, shrunk if asked to.
+    """Returns the config of a file with overrides such as `--config.env.id=Pong-v5`, shrunk if `smoke` is set.
 
     Raises:
         ConfigError: on a missing or broken file, an unknown key, or a value that its type does not take.
@@ -92,13 +92,13 @@ def load_overridden(path: str, overrides: Sequence[str], *, smoke: bool = False)
 
 
 def check_known(arguments: Sequence[str], *prefixes: str) -> None:
-    """Raises ConfigError unless all arguments that no flag took begin with one of the prefixes."""
+    """Raises `ConfigError` unless all arguments that no flag took begin with one of the prefixes."""
     for argument in arguments:
         check(argument.startswith(prefixes), f"Unknown argument {argument!r}. See --help.")
 
 
 def check_writable(flag: str, path: Path | None) -> None:
-    """Raises ConfigError unless a file can be written there; None is fine."""
+    """Raises `ConfigError` unless a file can be written at `path`; None passes."""
     if path is None:
         return
     check(path.parent.is_dir(), f"{flag}={path}: there is no such folder.")
@@ -108,10 +108,10 @@ def check_writable(flag: str, path: Path | None) -> None:
 
 
 def parse_numbers(flag: str, text: str | None, *, least: int = 1, distinct: bool = False) -> tuple[int, ...]:
-    """Whole numbers as in `1,2,4`; none of None.
+    """Returns whole numbers written as `1,2,4`; no numbers for None.
 
     Raises:
-        ConfigError: if there is something else, a number is too small, or one comes twice that must not.
+        ConfigError: if the text is anything else, a number is too small, or a number that must be distinct repeats.
     """
     parts = [] if text is None else [part.strip() for part in text.split(",")]
     check(

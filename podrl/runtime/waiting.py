@@ -1,30 +1,30 @@
-"""How threads wait: never for ever, and with a message that names who waited for whom.
+"""How threads wait: always with a timeout, and with a message that names which thread waited for which.
 
 Time in which the whole process was stopped (Ctrl-Z, a scheduler that suspends jobs, a laptop that sleeps) does not
-count: nobody could have done anything.
+count: no thread could have done anything.
 """
 
 from collections.abc import Callable
 import threading
 import time
 
-_SLICE_S = 1.0  # the longest sleep without a look at the clock
+_SLICE_S = 1.0  # The longest sleep without a look at the clock.
 
 
 class Stopped(Exception):
-    """The run is over; raised in threads that wait for something that will not come."""
+    """Ends a thread's wait for something that will not come, because the run is over."""
 
 
 class Patience:
-    """How long a wait may still last; to be asked at least once a second."""
+    """The time left for a wait; ask for it at least once a second."""
 
     def __init__(self, timeout_s: float):
-        """Starts counting."""
+        """Starts the clock."""
         self._left_s = timeout_s
         self._asked_s = time.monotonic()
 
     def left_s(self) -> float:
-        """Seconds left, at least 0."""
+        """Returns the seconds left, at least 0."""
         now_s = time.monotonic()
         self._left_s -= min(now_s - self._asked_s, 2 * _SLICE_S)
         self._asked_s = now_s
@@ -32,7 +32,7 @@ class Patience:
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, blame: Callable[[], str]) -> None:
-    """Polls until `condition` holds; a device cannot be waited for with a time limit in any other way.
+    """Polls until `condition` holds; there is no other way to wait for a device with a timeout.
 
     Raises:
         TimeoutError: with `blame()` if it does not hold in time.
@@ -53,18 +53,18 @@ def wait_for(
     blame: Callable[[], str],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Waits, holding `changed`, until somebody notifies it and `condition` holds.
+    """Waits, holding `changed`, until it is notified and `condition` holds.
 
     Args:
-        changed: notified by whoever changes what `condition` looks at; held by the caller.
-        condition: what to wait for.
-        timeout_s: for how long.
-        blame: says who waited for whom.
+        changed: condition variable that is notified of every change in what `condition` looks at; held by the caller.
+        condition: the condition to wait for.
+        timeout_s: longest wait in seconds.
+        blame: says which thread waited for which.
         should_stop: asked every second.
 
     Raises:
-        TimeoutError: with `blame()` if it does not hold in time.
-        Stopped: if `should_stop` says so first.
+        TimeoutError: with `blame()` if the condition does not hold in time.
+        Stopped: if `should_stop` returns true first.
     """
     patience = Patience(timeout_s)
     while not changed.wait_for(condition, min(left_s := patience.left_s(), _SLICE_S)):

@@ -1,10 +1,9 @@
-"""Ends a run in which something stands still, and says what.
+"""Ends a run in which a thread makes no progress, and reports which.
 
-Every wait of podrl has a time limit and names whom it waits for. What no limit covers is a thread that is stuck inside
-a call of somebody else's: an emulator, the runtime, a file system. The watchdog is for these: each thread counts what
-it does, and when one of these counters stands still for too long, the watchdog logs what every thread does, and for
-whom it waits, with the stacks of all, and ends the process. There is nothing to save then, and nobody to do it: the
-run goes on from its last checkpoint.
+Every wait of podrl has a timeout and names what it waits for. No timeout covers a thread that is stuck inside a call
+to other code: an emulator, the runtime, a file system. The watchdog does: each thread counts its steps, and when a
+counter stands still for too long, the watchdog logs what every thread does and waits for, with the stacks of all, and
+ends the process. Nothing can be saved then: the run resumes from its last checkpoint.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,21 +21,21 @@ from absl import logging
 from podrl.runtime.interruption import leave
 from podrl.runtime.ledger import Ledger
 
-STALLED = 124  # What `timeout` exits with: something took too long.
+STALLED = 124  # The exit code of `timeout`: something took too long.
 _NAME = "watchdog"
-_NOT_COUNTED = ("compile", "wait_params", "wait_rollouts", "evaluate")  # A compiler works; waits have their own limits.
-_CHECKS = 20  # How often a limit is looked at before it is over.
-_GRACE = 1.5  # times the limit, until a process that cannot even run the watchdog is ended from outside of Python.
+_NOT_COUNTED = ("compile", "wait_params", "wait_rollouts", "evaluate")  # A compiler works; these waits have timeouts.
+_CHECKS = 20  # Checks within the limit.
+_GRACE = 1.5  # Times the limit, after which a process that cannot even run the watchdog is ended from outside Python.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Watched:
-    """A thread under watch.
+    """A watched thread.
 
     Attributes:
-        ledger: counts what it does.
-        doing: what it does now and for whom it waits, for people: `actor 0 is at step 3 of 20 of rollout 12`.
-        is_alive: whether it still runs; one that has ended is not missed here.
+        ledger: counts the thread's steps.
+        doing: describes what it does and waits for: `actor 0 is at step 3 of 20 of rollout 12`.
+        is_alive: whether it still runs; a thread that has ended is not watched.
     """
 
     ledger: Ledger
@@ -45,14 +44,15 @@ class Watched:
 
 
 class Watchdog:
-    """Watches threads as long as the context lasts; outside of it, it can only tell what they do."""
+    """Watches threads as long as the context lasts; outside of it, it can only report what they do."""
 
     def __init__(self, limit_s: float, *, on_stall: Callable[[], None] = lambda: None):
-        """Watches nobody yet.
+        """Prepares the watchdog; `watch` adds threads.
 
         Args:
-            limit_s: seconds that a thread may stand still, compilation and waits with limits of their own not counted.
-            on_stall: called before the process ends, to give the terminal back.
+            limit_s: seconds that a thread may go without progress, not counting compilation and waits with timeouts of
+                their own.
+            on_stall: called before the process ends, to restore the terminal.
         """
         self._limit_s = limit_s
         self._on_stall = on_stall
@@ -72,15 +72,15 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def watch(self, thread: Watched) -> None:
-        """From now on this one too, in place of one with the same ledger."""
+        """Watches this thread too from now on, instead of an earlier one with the same ledger."""
         self._watched = {**self._watched, thread.ledger: thread}
 
     @contextlib.contextmanager
     def during(self, name: str) -> Iterator[None]:
-        """Watches the calling thread for as long as the context lasts, which may not be longer than the limit.
+        """Watches the calling thread as long as the context lasts, which may not be longer than the limit.
 
         Args:
-            name: of what it does, for messages: `env.id='x' in its constructor`.
+            name: what the thread does, for messages: `env.id='x' in its constructor`.
         """
         ledger, ended = Ledger(name), threading.Event()
         text = f"{threading.current_thread().name} waits for {name}"
@@ -91,10 +91,10 @@ class Watchdog:
             ended.set()
 
     def report(self, *, but: Ledger | None = None) -> str:
-        """What each thread does and for whom it waits, and the stacks of all but the caller's.
+        """Reports what each thread does and waits for, and the stacks of all threads except the caller's.
 
         Args:
-            but: the caller's own.
+            but: the caller's own ledger, which is left out.
         """
         watched = [thread for ledger, thread in self._watched.items() if ledger is not but and thread.is_alive()]
         doing = [f"  {thread.doing()}" for thread in watched]
@@ -103,20 +103,20 @@ class Watchdog:
     def _run(self) -> None:
         try:
             self._keep_looking()
-        except Exception:  # noqa: BLE001 (a thread of its own: nobody else would hear of it)
-            logging.exception("The watchdog failed; the run goes on without.")
+        except Exception:  # noqa: BLE001 (a thread of its own: no other code would see the error)
+            logging.exception("The watchdog failed; the run continues without it.")
         finally:
             faulthandler.cancel_dump_traceback_later()
 
     def _keep_looking(self) -> None:
         interval_s = self._limit_s / _CHECKS
-        still: dict[Ledger, tuple[int, float]] = {}  # changes, and seconds without one
+        still: dict[Ledger, tuple[int, float]] = {}  # Changes, and seconds without one.
         before_s = time.monotonic()
         while not self._ended.wait(interval_s):
-            # Ends the process from a thread of C's, should this one not come back: somebody holds the GIL for ever.
+            # Ends the process from a C thread if this thread never returns: another thread may hold the GIL.
             faulthandler.dump_traceback_later(self._limit_s * _GRACE, exit=True, file=sys.__stderr__ or 2)
             now_s = time.monotonic()
-            # A process that was stopped, or a machine that slept, did not stand still all that time.
+            # The time that a process was stopped, or a machine slept, does not count.
             passed_s, before_s = min(now_s - before_s, 2 * interval_s), now_s
             for ledger, thread in self._watched.items():
                 changes, idle_s = still.get(ledger, (-1, 0.0))
@@ -138,7 +138,7 @@ class Watchdog:
 
 
 def _stacks() -> list[str]:
-    """The stack of every Python thread but the caller's and the watchdog's, under its name."""
+    """Returns the stack of every Python thread, under its name, except the caller's and the watchdog's."""
     threads = {thread.ident: thread.name for thread in threading.enumerate() if thread.name != _NAME}
     return [
         "".join([f"{threads[ident]}:\n", *_without_start(traceback.format_stack(frame))]).rstrip()
@@ -148,5 +148,5 @@ def _stacks() -> list[str]:
 
 
 def _without_start(calls: Sequence[str]) -> Sequence[str]:
-    """A stack without the calls by which Python starts each thread."""
+    """Returns a stack without the calls by which Python starts each thread."""
     return [call for call in calls if "in _bootstrap" not in call]

@@ -81,7 +81,7 @@ def test_a_full_stream_that_nobody_reads_ends_nothing_and_is_logged_once():
     said = process.stderr.read()
     process.communicate()
     assert process.returncode == 0
-    assert said.count("What is printed on stdout is lost (it was not read in time). The run goes on") == 1
+    assert said.count("What is printed on stdout is lost (it was not read in time). The run continues") == 1
     assert said.endswith("went on\n")
     assert "Traceback" not in said
 
@@ -116,7 +116,7 @@ def test_a_reader_of_stdout_that_goes_away_ends_nothing_and_is_logged_once(tmp_p
     process.stderr.close()
     assert process.wait() == 0
     assert file.read_text() == "went on"
-    assert said.count("What is printed on stdout is lost (Broken pipe). The run goes on") == 1
+    assert said.count("What is printed on stdout is lost (Broken pipe). The run continues") == 1
     assert "Traceback" not in said
     assert "Exception" not in said
 

@@ -1,1 +1,1 @@
-"""The processes of one job: how they find each other, agree, and notice that one is lost."""
+"""The processes of one job: how they find each other, agree, and notice a lost process."""

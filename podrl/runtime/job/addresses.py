@@ -1,4 +1,4 @@
-"""Where the processes of a job meet: 'host:port', as the flag --coordinator has it."""
+"""Addresses at which the processes of a job meet: 'host:port', as in the flag --coordinator."""
 
 import re
 import socket
@@ -9,7 +9,7 @@ _LOOPBACK = re.compile(r"localhost|127(\.\d+){1,3}|::1")
 
 
 def check_address(address: str) -> None:
-    """Raises ConfigError unless it is of the form of an address, with a port that there can be."""
+    """Raises `ConfigError` unless an address has the right form and a valid port."""
     host, _, port = address.rpartition(":")
     check(
         bool(host) and port.isdigit() and (":" not in host or host[0] + host[-1] == "[]"),
@@ -21,20 +21,20 @@ def check_address(address: str) -> None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether 'host:port' means the same host to everybody who uses it."""
+    """Returns whether 'host:port' means this host, whichever host uses it."""
     return _LOOPBACK.fullmatch(split_address(address)[0].casefold()) is not None
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host and port of 'host:port' or '[IPv6]:port'."""
+    """Returns host and port of 'host:port' or '[IPv6]:port'."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def meeting_point(address: str) -> tuple[str, int]:
-    """Host and port to listen at and to connect to: of a name with several addresses within this host, the first.
+    """Returns the host and port to listen at and to connect to.
 
-    Another user's program may listen at the second.
+    For a name with several loopback addresses it returns the first: another user's program may listen at the second.
     """
     host, port = split_address(address)
     if not is_loopback(address):
@@ -44,5 +44,5 @@ def meeting_point(address: str) -> tuple[str, int]:
 
 
 def join_address(host: str, port: int) -> str:
-    """'host:port' or '[IPv6]:port'."""
+    """Returns 'host:port' or '[IPv6]:port'."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,7 +1,7 @@
-"""What the processes of a job tell each other while they train: when to stop, and which episodes ended.
+"""Agreement between the processes of a job: values that they share before training, and when to stop.
 
-Whatever decides what a process does next must be equal on all of them, or one waits in a reduction for others that have
-left. So a process that is told to stop says so in a reduction of its own, and all of them stop after the same update.
+Whatever decides what a process does next must be equal on all of them, or one waits in a reduction for others that
+have left. So a process that is told to stop says so in a reduction, and all stop after the same update.
 """
 
 from collections.abc import Callable
@@ -22,17 +22,17 @@ _T = TypeVar("_T")
 
 
 def from_first(job: Job, name: str, make: Callable[[], Any], timeout_s: float) -> Any:
-    """What the first process makes, on all of them.
+    """Returns, on all processes, what the first process makes.
 
     Args:
-        job: of this process.
-        name: of what is made, for messages.
-        make: called on the first process only; returns what JSON takes.
-        timeout_s: how long the others wait for it.
+        job: the job as this process sees it.
+        name: name of the result, for messages.
+        make: called on the first process only; returns what JSON can hold.
+        timeout_s: seconds that the other processes wait for the result.
 
     Raises:
-        ConfigError: on all processes, if it is raised on the first; the job is left, in good order, before that.
-        TimeoutError: if it does not come in time.
+        ConfigError: on all processes, if it is raised on the first; the job is left in good order before that.
+        TimeoutError: if the result does not arrive in time.
     """
     if job.process_count == 1:
         return make()
@@ -50,17 +50,17 @@ def from_first(job: Job, name: str, make: Callable[[], Any], timeout_s: float) -
 
 
 def together(job: Job, name: str, make: Callable[[], _T], timeout_s: float) -> _T:
-    """What every process makes for itself, unless one of them finds a mistake: then nobody goes on.
+    """Returns what each process makes for itself; if one finds a mistake, all processes raise it.
 
     Args:
-        job: of this process.
-        name: of what is made, for messages.
+        job: the job as this process sees it.
+        name: name of the result, for messages.
         make: called on every process.
-        timeout_s: how much longer than others a process may take.
+        timeout_s: how much longer than the others a process may take, in seconds.
 
     Raises:
-        ConfigError: on all processes, if it is raised on any; the job is left, in good order, before that.
-        TimeoutError: if a process does not say in time.
+        ConfigError: on all processes, if it is raised on any; the job is left in good order before that.
+        TimeoutError: if a process does not answer in time.
     """
     if job.process_count == 1:
         return make()
@@ -93,10 +93,10 @@ def make_stop(job: Job, learner: Mesh, stop_code: Callable[[], int]) -> tuple[St
 
 
 class StopVote:
-    """Whether any process was told to stop, as all of them see it before the same update.
+    """Lets all processes learn, before the same update, whether any of them was told to stop.
 
-    The vote that is cast before update n is counted on the devices while that update is made, and is asked for before
-    update n + 1, so that nobody waits for it: a job stops two updates after the signal at the latest.
+    The devices count the votes cast before update n while they make that update, and the result is read before update
+    n + 1, so that no process waits for it: a job stops at most two updates after the signal.
     """
 
     def __init__(self, learner: Mesh, stop_code: Callable[[], int]):
@@ -104,7 +104,7 @@ class StopVote:
 
         Args:
             learner: the learner mesh of the whole job.
-            stop_code: exit code of the signal that has come to this process; 0 if none has.
+            stop_code: returns the exit code of the signal that this process received; 0 without one.
         """
         self._stop_code = stop_code
         self._devices = [device for device in learner.devices.flat if device.process_index == jax.process_index()]
@@ -115,7 +115,7 @@ class StopVote:
         self._counted: jax.Array | None = None
 
     def __call__(self) -> int:
-        """The highest exit code of any process when it cast its vote last; 0 if nobody is to stop."""
+        """Returns the highest exit code in the last vote; 0 if no process was told to stop."""
         return 0 if self._counted is None else int(self._counted)
 
     def cast(self) -> None:

@@ -1,6 +1,6 @@
-"""How a process meets the others of its job, and the connection to the coordinator that it keeps: see `coordinator`.
+"""A process's connection to the coordinator, and how the processes of a job meet: see `coordinator`.
 
-Each side proves to the other that it knows the job's secret before it believes anything: see `wire`.
+Each side proves to the other that it knows the job's secret before anything else is exchanged: see `wire`.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,10 +35,10 @@ _RETRY_S = 0.25
 _NO_ANSWER = "it was reached, but does not answer"
 _SLICE_S = 1.0
 _ANSWER_S = 5.0
-_NEWS_S = 5.0  # Until the first line about who is missing; each further one waits twice as long.
+_NEWS_S = 5.0  # Seconds until the first message about missing processes; each further one waits twice as long.
 _LONGEST_NEWS_S = 60.0
-_NAME_S = 15.0  # A name that nobody knows for so long is a mistake.
-_SECRET_S = 10.0  # And so is a secret that differs for so long, in which a job of before would have ended.
+_NAME_S = 15.0  # A name that cannot be resolved for this long is a mistake.
+_SECRET_S = 10.0  # A secret that differs for this long is a mistake too: an earlier job would have ended.
 
 
 class Connection:
@@ -55,16 +55,17 @@ class Connection:
         """Connects, and waits until all processes have met.
 
         Args:
-            membership: of several processes.
-            timeout_s: for how long to wait.
-            secret: of the job.
-            ended: the exit code of the coordinator if it is this process's child and has ended; None otherwise.
-            tls: the kind of credentials that this process can have; as an attribute, what all have agreed on.
+            membership: this process's place among several.
+            timeout_s: seconds to wait for the others.
+            secret: the job's secret.
+            ended: returns the coordinator's exit code if it is this process's child and has ended; None otherwise.
+            tls: kind of credentials that this process can have; the attribute of this name is the kind that all agreed
+                on.
 
         Raises:
             RuntimeError: if the coordinator has ended, or JAX's service does not start.
-            TimeoutError: if some do not come; says which.
-            ConfigError: if this process cannot be one of them.
+            TimeoutError: if some processes are missing; the message names them.
+            ConfigError: if this process cannot be a member of the job.
         """
         self._membership = membership
         self._patience = Patience(timeout_s)
@@ -82,30 +83,30 @@ class Connection:
         self.own_address = str(self._connection.getsockname()[0])  # By which this host reaches the coordinator.
 
     def say(self, **message: Any) -> None:
-        """Tells the coordinator; in vain if that is gone."""
-        with self._sending, contextlib.suppress(OSError):  # The thread that listens hears of it.
+        """Sends a message to the coordinator; does nothing if the connection is lost."""
+        with self._sending, contextlib.suppress(OSError):  # The listening thread notices.
             self._connection.sendall(wire.encode_message(**message))
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What the coordinator says, until the connection ends: one of them, or its host, has gone.
+        """Yields the coordinator's messages until the connection ends, because one of the two or its host was lost.
 
-        Yields an empty message in every second without news, in which it also asks whether somebody is there.
+        In every second without messages it yields an empty one, and asks the coordinator to answer.
         """
         self._silence = Patience(coordinator.SILENT_S)
         while True:
             try:
-                while (message := self._lines.pop()) is not None:  # One by one: who listens may change after each.
+                while (message := self._lines.pop()) is not None:  # One by one: the listener may change after each.
                     if "refused_strangers" in message:
                         self._warn_of_strangers(message)
                     else:
                         yield message
-            except ValueError:  # No line of podrl's: whatever the connection brings now, it is lost.
+            except ValueError:  # Not a line of podrl's: the connection is of no more use.
                 return
             try:
                 received = self._connection.recv(65536)
             except TimeoutError as error:
                 if error.errno == errno.ETIMEDOUT:
-                    return  # The operating system's own: the host does not answer.
+                    return  # The operating system's timeout: the host does not answer.
                 self._silence.left_s()
                 self.say(there=True)
                 yield {}
@@ -118,17 +119,17 @@ class Connection:
             self._lines.add(received)
 
     def is_silent(self) -> bool:
-        """Whether the coordinator has not answered for `coordinator.SILENT_S`, though the connection is there."""
+        """Returns whether the coordinator has not answered for `coordinator.SILENT_S` on an open connection."""
         return not self._silence.left_s()
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
     def _meet(self, secret: bytes) -> tuple[str, ...]:
-        """Tries until all are here; returns their hosts."""
+        """Tries to connect until all processes have met; returns their hosts."""
         while True:
             if not (reason := self._connect(secret)):
                 if hosts := self._introduce():
@@ -146,9 +147,9 @@ class Connection:
             time.sleep(_RETRY_S)
 
     def _connect(self, secret: bytes) -> str:
-        """Connects, and has both sides prove that they are of the job; returns why that failed, or nothing."""
+        """Connects, and has both sides prove that they are of the job; returns why that failed, or an empty text."""
         address = self._membership.coordinator or ""
-        suspicion, self._suspicion = self._suspicion, None  # Only what lasts is a mistake.
+        suspicion, self._suspicion = self._suspicion, None  # Only a lasting difference is a mistake.
         try:
             connection = socket.create_connection(meeting_point(address), timeout=5.0)
         except OSError as error:
@@ -179,7 +180,7 @@ class Connection:
         return reason
 
     def _warn_of_strangers(self, message: dict[str, Any]) -> None:
-        """Says that connections were refused; they have changed nothing."""
+        """Warns that connections were refused; they have changed nothing."""
         logging.warning(
             "Refused %d connection(s) to %s that did not prove to be of this job; the last from %s. If one was of a "
             "process of yours, give all of them the same %s.",
@@ -190,7 +191,7 @@ class Connection:
         )
 
     def _introduce(self) -> tuple[str, ...]:
-        """Says who this is and waits for the others; returns nothing if the coordinator ends first."""
+        """Introduces this process and waits for the others; returns nothing if the coordinator ends first."""
         membership = self._membership
         index, count = membership.process_index, membership.process_count
         self.say(index=index, count=count, host=membership.host, job=membership.job, tls=self.tls)
@@ -215,7 +216,7 @@ class Connection:
             if "gave_up" in message:
                 raise TimeoutError(self._not_all(message["gave_up"], message["after_s"]))
             if not self._patience.left_s() and not asked:
-                self.say(give_up=self._timeout_s)  # All are told who is missing now, before this one is too.
+                self.say(give_up=self._timeout_s)  # All are told which processes are missing, this one too.
                 asked = time.monotonic()
             if asked and time.monotonic() - asked > _ANSWER_S:
                 raise TimeoutError(self._not_all(self._missing, self._timeout_s))
@@ -223,7 +224,7 @@ class Connection:
                 self._tell_news(f"the coordinator at {membership.coordinator}, which does not answer")
             elif self._missing:
                 self._tell_news(list_processes(membership, self._missing))
-        if asked:  # Another process was as impatient, and the coordinator has ended already.
+        if asked:  # Another process's timeout ended too, and the coordinator has ended already.
             raise TimeoutError(self._not_all(self._missing, self._timeout_s))
         return ()
 
@@ -233,7 +234,7 @@ class Connection:
         return did_not_come(self._membership, missing, after_s)
 
     def _tell_news(self, whom: str) -> None:
-        """Says for whom this process waits, at growing intervals."""
+        """Logs which processes this one waits for, at growing intervals."""
         if time.monotonic() < self._news_s:
             return
         self._pause_s = min(2 * self._pause_s, _LONGEST_NEWS_S)
@@ -241,7 +242,7 @@ class Connection:
         logging.info("Waiting for %s.", whom)
 
     def _check_name(self, address: str, reason: str) -> None:
-        """Raises ConfigError for a name that nobody knows; in Kubernetes a pod that is not there yet has such a one."""
+        """Raises `ConfigError` for a name that cannot be resolved; in Kubernetes its pod may not exist yet."""
         if "KUBERNETES_SERVICE_HOST" not in os.environ:
             raise ConfigError(
                 f"--coordinator={address}, where the processes of this job are to meet: {reason}. Give the address of "

@@ -1,15 +1,16 @@
-"""The coordinator: a small process beside process 0, where all processes of a job meet and learn who is lost.
+"""The coordinator: a small process beside process 0, where all processes of a job meet and learn of lost ones.
 
-It has three tasks. All processes report here before any of them starts JAX's part, so that those that are missing can
-be named. Then it runs JAX's coordination service, through which JAX's own client in each process finds the others. And
-it keeps one connection to each process while the job lasts: the operating system closes it when a process ends,
-however that dies, and the coordinator tells the others.
+It has three tasks. All processes report here before any of them starts JAX's part, so that missing processes can be
+named. Then it runs JAX's coordination service, through which JAX's own client in each process finds the others. And it
+keeps one connection to each process while the job lasts: the operating system closes it when a process ends, however
+that happens, and the coordinator tells the others.
 
-It is a process of its own because JAX's clients abort, without a word for the user, as soon as the process with the
-service is gone; so process 0 can be lost like every other. It ends when the last process has gone.
+It is a separate process because JAX's clients abort, without a message to the user, as soon as the process with the
+service ends; so process 0 can be lost like any other. It ends when the last process has left. It answers a process
+that asks whether it still runs: a process without an answer for long treats it as stopped.
 
-It answers a process that asks whether it is still there: one that hears nothing for long takes it for stopped.
-Only who has proven to know the job's secret (`podrl.runtime.job.entrance`, `podrl.runtime.job.wire`) is heard. From a
+Messages count only after a proof of the job's secret (`podrl.runtime.job.entrance`, `podrl.runtime.job.wire`). A
+process sends, after its proof:
 process, after its proof:
 
     {"index": 1, "count": 2, "host": "node2", "job": "SLURM job 12, step 0", "tls": "own"}     the first
@@ -45,19 +46,19 @@ from podrl.runtime.job import mtls, wire
 from podrl.runtime.job.entrance import Entrance, Stranger
 from podrl.runtime.job.own_credentials import make_credentials
 
-STALE_S = 40  # without a heartbeat, a process is stuck, and JAX aborts it. One without a CPU lasts for 25 s or more.
+STALE_S = 40  # A process without heartbeats for this long is stuck; JAX aborts it. Without a CPU it survives 25 s.
 HEARTBEAT_S = (
-    30  # A heartbeat is sent every half of it. JAX aborts a process if the service does not answer for as long.
+    30  # A heartbeat is sent every half of it. JAX aborts a process if the service does not answer for this long.
 )
-SILENT_S = 12.0  # Without an answer, the coordinator is stopped: found out before JAX aborts anything.
+SILENT_S = 12.0  # Without an answer for this long, the coordinator is stopped; noticed before JAX aborts a process.
 _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
-_SLOW_S = 600.0  # For those that leave late: JAX's client would abort them as soon as the service is gone.
+_SLOW_S = 600.0  # For processes that leave late: JAX's client would abort them as soon as the service ends.
 _STUCK_S = 30.0  # For a process that the others have given up.
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class _Member:
-    """A process of the job; `index` is -1 until it has said which."""
+    """A process of the job; `index` is -1 until it has introduced itself."""
 
     connection: socket.socket
     lines: wire.Lines
@@ -68,7 +69,7 @@ class _Member:
 
 
 class Coordinator:
-    """Where the processes of one job meet; `podrl.runtime.job.coordinator_process` runs it."""
+    """The place where the processes of one job meet; `podrl.runtime.job.coordinator_process` runs it."""
 
     def __init__(
         self, listener: socket.socket, *, service_address: str, count: int, job: str, parent: int, secret: bytes
@@ -76,12 +77,12 @@ class Coordinator:
         """Takes over a listening socket.
 
         Args:
-            listener: that socket.
-            service_address: where JAX's service is to listen once all are here: the listener's.
-            count: of the processes.
-            job: which one this is, for people.
-            parent: process 0's number, which may be gone before this one has begun.
-            secret: that all of its processes know.
+            listener: the listening socket.
+            service_address: the listener's address, where JAX's service listens once all processes have met.
+            count: number of processes in the job.
+            job: the job's name, for people.
+            parent: process number of process 0, which may have ended before this process begins.
+            secret: the secret that all of the job's processes know.
         """
         self._service_address = service_address
         self._service: Any = None
@@ -98,7 +99,7 @@ class Coordinator:
         self._told_s = float("inf")  # When all were told to leave.
 
     def run(self) -> None:
-        """Until everybody has gone."""
+        """Runs until all processes have left."""
         while (self._service is None or self._members) and not self._is_over():
             for key, _ in self._selector.select(timeout=1.0):
                 if isinstance(key.data, _Member):
@@ -107,17 +108,17 @@ class Coordinator:
                     self._greet(key.data)
             if self._service is None:
                 if self._gave_up or os.getppid() != self._parent:
-                    return  # If process 0 died before all were here, those that are try again.
+                    return  # Process 0 ended before all had met; the other processes try again.
                 self._entrance.send_late_away()
                 self._report_strangers()
 
     def _is_over(self) -> bool:
-        """Whether those that have not left yet are not waited for any longer."""
+        """Returns whether the remaining processes have had enough time to leave."""
         patience_s = _SLOW_S if any(member.index not in self._stuck for member in self._members) else _STUCK_S
         return time.monotonic() - self._told_s > patience_s
 
     def _greet(self, whom: socket.socket | Stranger) -> None:
-        """Lets the next stranger in, or makes one a member who has proven to be of the job."""
+        """Admits the next stranger, or makes a stranger with a valid proof a member."""
         if not isinstance(whom, Stranger):
             self._entrance.accept()
         elif self._entrance.read(whom):
@@ -127,13 +128,13 @@ class Coordinator:
             self._selector.register(whom.connection, selectors.EVENT_READ, member)
 
     def _report_strangers(self, *, at_once: bool = False) -> None:
-        """Tells process 0, which has the log."""
+        """Reports refused connections to process 0, which has the log."""
         for member in self._members:
             if member.index == 0 and (report := self._entrance.take_report(at_once=at_once)):
                 _send(member, **report)
 
     def _read(self, member: _Member) -> None:
-        if member not in self._members:  # Dropped since it was heard.
+        if member not in self._members:  # Dropped after its message arrived.
             return
         why = "gone"
         try:
@@ -147,7 +148,7 @@ class Coordinator:
         try:
             while member in self._members and (message := member.lines.pop()) is not None:
                 self._take(member, message)
-        except (ValueError, TypeError, KeyError, RecursionError):  # Another version of podrl's, or damage.
+        except (ValueError, TypeError, KeyError, RecursionError):  # From another version of podrl, or damaged.
             received = b""
         if not received and member in self._members:
             self._drop(member, why)
@@ -177,7 +178,7 @@ class Coordinator:
                 self._limit_wait()
 
     def _welcome(self, member: _Member, message: dict[str, Any]) -> None:
-        """Takes a process in, or says why not; with the last one the job begins."""
+        """Admits a process or tells it the reason for a refusal; the last admission begins the job."""
         index, host, tls = message["index"], str(message["host"]), str(message.get("tls", mtls.NONE))
         known = {other.index: other for other in self._members if other.index >= 0}
         hosts = {other: known[other].host for other in known}
@@ -200,7 +201,7 @@ class Coordinator:
             self._tell(hosts=[hosts[index] for index in range(self._count)], tls=agreed)
 
     def _start_service(self, tls: str) -> bool:
-        """JAX's service takes over the address; if it cannot, all are told, and the job ends."""
+        """Starts JAX's service at the listener's address; if that fails, all are told, and the job ends."""
         for stranger in [member for member in self._members if member.index < 0]:
             self._drop(stranger)
         from podrl.runtime.job import jax_service
@@ -237,7 +238,7 @@ class Coordinator:
             self._tell(loss=index, why=why, text=text, exit_code=exit_code)
 
     def _limit_wait(self) -> None:
-        """Waits for the others to leave, but not for ever, and without keeping process 0's output open."""
+        """Limits how long the others may take to leave, and stops keeping process 0's output open."""
         self._told_s = time.monotonic()
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
@@ -249,5 +250,5 @@ class Coordinator:
 
 
 def _send(member: _Member, **message: Any) -> None:
-    with contextlib.suppress(OSError):  # Gone, or stuck: that shows when it is read from.
+    with contextlib.suppress(OSError):  # A lost or stuck process is noticed when it is read from.
         member.connection.sendall(wire.encode_message(**message))

@@ -1,4 +1,4 @@
-"""The coordinator as a process: see `coordinator`, and `coordinator_start`, which starts it."""
+"""The coordinator as a process: see `coordinator`; `coordinator_start` starts it."""
 
 import json
 import os
@@ -15,24 +15,24 @@ _OTHER_FILES = 64
 
 
 def main(arguments: str) -> None:
-    """Runs it until the last process of the job has gone.
+    """Runs the coordinator until the last process of the job has left.
 
     Args:
-        arguments: of `Coordinator` as JSON, with the number of the listener's file, and without the secret, which comes
-            by the environment: arguments can be read by every user of the host.
+        arguments: arguments of `Coordinator` as JSON, with the number of the listener's file and without the secret,
+            which is passed in the environment: every user of the host can read arguments.
     """
-    # These reach a whole group of processes, of which this one has to outlive the others.
+    # Stop signals reach a whole group of processes, and this one has to outlive the others.
     stop_signals.ignore()
     options = json.loads(arguments)
     _allow_files(options["count"] + MOST_STRANGERS + _OTHER_FILES)
     secret = os.fsencode(os.environ.pop(VARIABLE))
     Coordinator(socket.socket(fileno=options.pop("listener")), **options, secret=secret).run()
-    # Kept until here: JAX's service would wait for calls under way, and complain of clients that died.
+    # Ends without a shutdown: JAX's service would wait for running calls, and complain of clients that died.
     os._exit(0)
 
 
 def _allow_files(count: int) -> None:
-    """Raises the limit of open files, of which every connection is one, as far as the system lets it."""
+    """Raises the limit of open files, which every connection counts against, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limited, most = soft != resource.RLIM_INFINITY, hard if hard != resource.RLIM_INFINITY else count
     if limited and soft < min(count, most):

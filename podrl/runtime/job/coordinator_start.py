@@ -1,4 +1,4 @@
-"""How process 0 starts the coordinator: see `coordinator`."""
+"""Starts the coordinator, for process 0: see `coordinator`."""
 
 import errno
 import json
@@ -21,11 +21,11 @@ _RETRY_S = 0.25
 
 
 def start_coordinator(membership: Membership, secret: bytes) -> subprocess.Popen[bytes]:
-    """Starts the coordinator, a process of its own that outlives this one until the others have left.
+    """Starts the coordinator as a separate process, which outlives this one until the others have left.
 
     Args:
-        membership: of process 0.
-        secret: of the job.
+        membership: the place of process 0.
+        secret: the job's secret.
 
     Raises:
         ConfigError: if its port is taken.
@@ -64,7 +64,7 @@ def _here(address: str) -> tuple[str, int]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket of the same port as JAX's service later; that alone would share a port with another job's."""
+    """Listens at the port that JAX's service uses later; the service alone would share it with another job."""
     patience = Patience(_PORT_S)
     while True:
         try:

@@ -1,8 +1,8 @@
-"""The coordinator's port: who connects is a stranger until it has proven that it is of the job.
+"""The coordinator's port: a connection is a stranger's until it has proven that it is of the job.
 
-Strangers are kept short, so that they cannot keep the job's own processes out: each has a few seconds and one short
-line, there is room for a limited number of them, and when that is full one has to go of the host that has sent the
-most. An honest process proves itself at once, and comes again if it was sent away.
+Strangers are limited, so that they cannot keep the job's own processes out: each has a few seconds and one short line,
+there is room for a limited number, and when that is full, one of the host with the most strangers is sent away. An
+honest process proves itself at once, and connects again if it was sent away.
 """
 
 import collections
@@ -18,10 +18,10 @@ from typing import Any
 from podrl.runtime.job import wire
 
 MOST_STRANGERS = 512
-PROOF_S = 10.0  # For a process to prove itself.
+PROOF_S = 10.0  # Time for a process to prove itself.
 _NEWS_S = 10.0  # Between two reports of strangers.
-_AT_ONCE = 64  # Connections that are accepted before those that are there are read.
-_FULL_S = 0.1  # Before the next attempt where the system gives no more connections.
+_AT_ONCE = 64  # Connections accepted before existing ones are read.
+_FULL_S = 0.1  # Pause before the next attempt when the system gives no more connections.
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -36,7 +36,7 @@ class Stranger:
 
 
 class Entrance:
-    """The listening socket, and the strangers that have come to it."""
+    """The listening socket and the strangers that have connected to it."""
 
     def __init__(
         self,
@@ -46,19 +46,19 @@ class Entrance:
         *,
         role: str = wire.COORDINATOR,
     ):
-        """Listens.
+        """Starts listening.
 
         Args:
             listener: a listening socket.
             selector: gets the listener, with itself as data, and strangers' connections, each with its `Stranger`.
-            secret: of the job.
-            role: which this side proves.
+            secret: the job's secret.
+            role: the role that this side proves.
         """
         self.listener = listener
         self._selector = selector
         self._secret = secret
         self._role = role
-        self._strangers: dict[Stranger, None] = {}  # In the order in which they came.
+        self._strangers: dict[Stranger, None] = {}  # In order of arrival.
         self._refused = 0
         self._last = ""
         self._told_s = -_NEWS_S
@@ -66,14 +66,14 @@ class Entrance:
         selector.register(listener, selectors.EVENT_READ, listener)
 
     def accept(self) -> None:
-        """Lets those in who wait, up to some, and asks each for its proof."""
+        """Accepts waiting connections, up to a limit, and asks each for its proof."""
         for _ in range(_AT_ONCE):
             try:
                 connection, address = self.listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE):  # It has gone again.
+                if error.errno not in (errno.EMFILE, errno.ENFILE):  # The stranger has left again.
                     continue
                 if not self._strangers:
                     time.sleep(_FULL_S)
@@ -83,8 +83,8 @@ class Entrance:
                 self._let_in(connection, str(address[0]))
 
     def read(self, stranger: Stranger) -> bool:
-        """Whether what a stranger says proves that it is of the job; if so, its connection is the caller's."""
-        if stranger not in self._strangers:  # Sent away since it was heard.
+        """Returns whether a stranger has sent a valid proof; if so, the caller takes over its connection."""
+        if stranger not in self._strangers:  # Sent away after its message arrived.
             return False
         try:
             received = stranger.connection.recv(wire.LONGEST_UNPROVEN_BYTES)
@@ -104,12 +104,12 @@ class Entrance:
         return message is not None and self._is_proven(stranger, message)
 
     def send_late_away(self) -> None:
-        """Sends those away who have not proven themselves in time."""
+        """Sends away strangers that have not proven themselves in time."""
         while self._strangers and time.monotonic() - next(iter(self._strangers)).since_s > PROOF_S:
             self._send_away(next(iter(self._strangers)), f"no proof within {PROOF_S:.0f} s")
 
     def take_report(self, *, at_once: bool = False) -> dict[str, Any] | None:
-        """A message on those that were refused since the last one; None if there were none, or it is too soon."""
+        """Returns a message about connections refused since the last one; None if there are none, or it is too soon."""
         if not self._refused or (time.monotonic() - self._told_s < _NEWS_S and not at_once):
             return None
         self._told_s = time.monotonic()
@@ -117,7 +117,7 @@ class Entrance:
         return {"refused_strangers": refused, "last": self._last}
 
     def close(self) -> None:
-        """Listens no longer, and sends all strangers away; they are not to blame."""
+        """Stops listening and closes strangers' connections, which do not count as refused."""
         self._selector.unregister(self.listener)
         self.listener.close()
         for stranger in list(self._strangers):
@@ -140,7 +140,7 @@ class Entrance:
         self._send(stranger, nonce=stranger.nonce)
 
     def _make_room(self) -> None:
-        """Sends one away of the host that has the most here: any of them, so that the slow have a chance, too."""
+        """Sends away a stranger of the host with the most: a random one, so that slow ones have a chance too."""
         counts = collections.Counter(stranger.host for stranger in self._strangers)
         most = max(counts.values())
         host = next(host for host, count in counts.items() if count == most)
@@ -172,5 +172,5 @@ class Entrance:
         del self._strangers[stranger]
 
     def _send(self, stranger: Stranger, **message: Any) -> None:
-        with contextlib.suppress(OSError):  # Gone, which shows when it is read from.
+        with contextlib.suppress(OSError):  # A lost connection is noticed when it is read from.
             stranger.connection.sendall(wire.encode_message(**message))

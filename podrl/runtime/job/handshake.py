@@ -1,35 +1,35 @@
-"""The side of a process that connects, of the proof with which every connection begins: see `wire` and `entrance`."""
+"""The connecting side of the proof with which every connection begins: see `wire` and `entrance`."""
 
 import socket
 
 from podrl.runtime.job import wire
 from podrl.runtime.waiting import Patience
 
-_LONGEST_BYTES = 1 << 24  # Of a line by a coordinator that has proven itself: it may list thousands of hosts.
+_LONGEST_BYTES = 1 << 24  # Longest line of a coordinator that has proven itself: it may list thousands of hosts.
 
 
 class UnprovenError(Exception):
-    """The other side has another secret, or says that this one has."""
+    """The other side has another secret, or says that this side has."""
 
 
 def prove_both(
     connection: socket.socket, secret: bytes, limit_s: float, *, whose: str = wire.COORDINATOR
 ) -> wire.Lines:
-    """Proves to the coordinator that this process is of its job, and has it prove the same.
+    """Proves to the coordinator that this process is of its job, and verifies the coordinator's proof.
 
     Args:
-        connection: a new one, with a timeout of a second or so.
-        secret: of the job.
-        limit_s: how long the coordinator may take.
-        whose: the role that the other side is to prove, if it is not the coordinator.
+        connection: a new connection, with a timeout of about a second.
+        secret: the job's secret.
+        limit_s: seconds that the coordinator may take.
+        whose: the role that the other side has to prove; by default the coordinator's.
 
     Returns:
-        What else the connection has brought.
+        The lines received after the proof.
 
     Raises:
-        UnprovenError: if the secrets differ, or the roles.
-        ValueError: if it is no coordinator that answers.
-        TimeoutError: if none answers in time.
+        UnprovenError: if the secrets or the roles differ.
+        ValueError: if the other side is no coordinator.
+        TimeoutError: if there is no answer in time.
         OSError: if the connection ends.
     """
     lines, patience = wire.Lines(wire.LONGEST_UNPROVEN_BYTES), Patience(limit_s)
@@ -47,7 +47,7 @@ def prove_both(
 
 def _next(connection: socket.socket, lines: wire.Lines, patience: Patience) -> dict[str, object]:
     while (message := lines.pop()) is None:
-        if not patience.left_s():  # Also of one that sends byte by byte.
+        if not patience.left_s():  # Also with a sender of single bytes.
             raise TimeoutError("no whole line in time")
         try:
             received = connection.recv(wire.LONGEST_UNPROVEN_BYTES)

@@ -1,9 +1,9 @@
 """JAX's coordination service and its clients: podrl's only use of JAX's private API.
 
-JAX's public way into a job, `jax.distributed.initialize`, runs the service inside process 0 and ends all processes when
-one is lost. podrl runs the service beside process 0 and names who was lost (`podrl.runtime.job.coordinator`), for which
-there is no public API. This is imported in jobs of several processes only, so a JAX that has changed cannot harm a run
-of one.
+JAX's public way into a job, `jax.distributed.initialize`, runs the service inside process 0 and ends all processes
+when one is lost. podrl runs the service beside process 0 and names the lost process (`podrl.runtime.job.coordinator`),
+for which there is no public API. Only jobs of several processes import this module, so a JAX that has changed cannot
+harm a run of one process.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from typing import Any
 from podrl.mistakes import ConfigError
 
 TESTED = ("0.10.2", "0.12.0.1")  # The oldest and the newest JAX on which tests/multihost/test_jax_service.py passes.
-_REGISTER_S = 600  # JAX's own limit for its clients to come once all have met; they come at once.
+_REGISTER_S = 600  # JAX's limit for its clients to connect once all processes have met; they connect at once.
 _SHUTDOWN_S = 5
 _CLIENTS = (
     *("connect", "shutdown", "key_value_set", "key_value_delete", "key_value_dir_get"),
@@ -44,9 +44,9 @@ def check_names() -> None:
 def start_service(
     listener: socket.socket, address: str, count: int, stale_s: int, mtls: Mapping[str, str] | None = None
 ) -> Any:
-    """Starts JAX's service beside the socket that listens there already, so that no other program takes the port.
+    """Starts JAX's service at the address of a listening socket, so that no other program takes the port in between.
 
-    From now on sockets of the same user may share the port, as those of gRPC ask to; those of other users may not. The
+    From then on sockets of the same user may share the port, as gRPC's ask to; sockets of other users may not. The
     caller closes its socket afterwards. Imports jaxlib, but not JAX.
 
     Args:
@@ -74,7 +74,7 @@ def start_service(
                 heartbeat_timeout=stale_s,
                 cluster_register_timeout=_REGISTER_S,
                 shutdown_timeout=_SHUTDOWN_S,
-                recoverable=True,  # A lost process is for podrl to tell; otherwise all clients would abort.
+                recoverable=True,  # podrl reports a lost process; otherwise all clients would abort.
                 **(mtls or {}),
             )
     except _jax.JaxRuntimeError as error:
@@ -82,19 +82,19 @@ def start_service(
 
 
 class Client:
-    """A process's connection to JAX's service, which holds keys and values and knows who is alive.
+    """A process's connection to JAX's service, which holds keys and values and knows which processes are alive.
 
-    Its methods raise `jax.errors.JaxRuntimeError` if the service is gone.
+    Its methods raise `jax.errors.JaxRuntimeError` if the service has ended.
     """
 
     def __init__(self, address: str, index: int, *, connect_s: int, beat_s: int, mtls: Mapping[str, str] | None = None):
-        """Does not connect yet.
+        """Makes the client, which `connect` connects.
 
         Args:
             address: 'host:port' of the service.
-            index: The number of this process.
-            connect_s: How long `connect` tries.
-            beat_s: A heartbeat is sent every half of it.
+            index: This process's index.
+            connect_s: Seconds that `connect` tries.
+            beat_s: Twice the seconds between two heartbeats.
             mtls: JAX's arguments for mutual TLS.
 
         Raises:
@@ -137,7 +137,7 @@ class Client:
             return None
 
     def delete(self, key: str) -> None:
-        """Deletes a key, and all that are below it."""
+        """Deletes a key and all keys below it."""
         self._client.key_value_delete(key)
 
     def keys(self, folder: str) -> list[str]:
@@ -145,11 +145,11 @@ class Client:
         return [key for key, _ in self._client.key_value_dir_get(folder)]
 
     def alive(self, processes: Sequence[int]) -> set[int]:
-        """Returns which processes send heartbeats; waits until all that do have called this."""
+        """Returns the processes that send heartbeats; waits until all of these have called this."""
         return set(self._client.get_live_nodes(list(processes)))
 
     def give_to_jax(self, address: str, index: int, count: int) -> None:
-        """Sets what `jax.distributed.initialize` would, so that the devices that JAX finds are those of the job."""
+        """Sets what `jax.distributed.initialize` would set, so that JAX finds the devices of the whole job."""
         from jax._src import distributed
 
         state = distributed.global_state
@@ -157,13 +157,13 @@ class Client:
         state.coordinator_address, state.client = address, self._client
 
     def take_from_jax(self) -> None:
-        """Has JAX forget this client, which it would use while Python shuts down."""
+        """Makes JAX forget this client, which it would use while Python shuts down."""
         from jax._src import distributed
 
         distributed.global_state.client = None
 
     def listen_with_gloo(self, host: str) -> None:
-        """Has JAX's collectives on CPUs listen at `host`."""
+        """Makes JAX's collectives on CPUs listen at `host`."""
         from jax._src import xla_bridge
         from jaxlib import _jax
 
@@ -183,7 +183,7 @@ def has_backends() -> bool:
 
 @contextlib.contextmanager
 def _expecting(what: str) -> Iterator[None]:
-    """Raises ConfigError, which says what to install, where JAX has not, or does not take, what podrl expects."""
+    """Raises `ConfigError`, which says what to install, where JAX lacks or rejects what podrl expects."""
     try:
         yield
     except (ImportError, AttributeError, TypeError) as error:

@@ -1,13 +1,13 @@
-"""How the processes of one job join, agree, and lose each other.
+"""One job's processes: how they exchange values, leave together, and react to a lost process.
 
-Each process keeps a connection to the coordinator and a thread, `peers`, that listens to it: when a process has gone,
-or says that it fails, or is stuck, all the others end with a line that names it. Nobody can go on without it: what the
-devices compute needs all of them. The run goes on from its last checkpoint when the same command is given again.
+Each process keeps a connection to the coordinator and a thread, `peers`, that listens to it: when a process ends, or
+says that it fails, or is stuck, all others end with a line that names it. None can continue alone: the devices'
+programs need all of them. The run resumes from its last checkpoint when the same command is given again.
 
-Four clocks find a loss, and none needs Python to be quick: a process that ends closes its connection at once; a host
-that fails is missed by the operating systems of the others after 14 s (`wire.KEEPALIVE`); a process that is
-stopped, or a host that hangs, sends no more heartbeats to JAX's service, whose limit is `coordinator.STALE_S`; and a
-coordinator that is stopped itself does not answer the processes (`coordinator.SILENT_S`).
+Four timers find a loss, and none needs Python to be quick: a process that ends closes its connection at once; the
+operating systems of the others notice a failed host after 14 s (`wire.KEEPALIVE`); a process that is stopped, or a host
+that hangs, sends no more heartbeats to JAX's service, whose limit is `coordinator.STALE_S`; and a coordinator that is
+stopped itself does not answer the processes (`coordinator.SILENT_S`).
 """
 
 import atexit
@@ -32,29 +32,29 @@ from podrl.runtime.waiting import Patience
 from podrl.runtime.watchdog import STALLED
 
 if TYPE_CHECKING:
-    from podrl.runtime.job.jax_service import Client  # Which a run of one process never imports.
+    from podrl.runtime.job.jax_service import Client  # A run of one process never imports it.
 
-LOSS_S = STALE_S + 10.0  # Within this time after a process is lost, all others have heard of it.
-LEAVE_S = 60.0  # How long the first to be done waits for the last.
+LOSS_S = STALE_S + 10.0  # By then all other processes have heard of a lost process.
+LEAVE_S = 60.0  # How long the first process to finish waits for the last.
 CONNECT_S = 120.0  # All have met already: their clients connect within moments.
 JAX_CONNECT_S = 180  # JAX's own limit, after which it aborts the process.
-_SLICE_S = 1.0  # The longest wait in which a signal must wait too.
+_SLICE_S = 1.0  # Longest wait without a look at signals.
 _WATCH_S = 1.0
 _OTHERS_S = 2.0
 _RETURN_S = 5.0
-_LONGEST_TEXT = 4000  # Characters, of which the coordinator's longest line has room for six bytes each.
-_GRACE_S = 10.0  # For the main thread to end the process, once it knows why.
+_LONGEST_TEXT = 4000  # Characters; six bytes each fit into the coordinator's longest line.
+_GRACE_S = 10.0  # Time for the main thread to end the process, once it knows why.
 
 
 class Job:
     """The processes that run together, as one of them sees them.
 
     Attributes:
-        process_index: of this one.
-        process_count: of all.
-        hosts: on which they run, by index.
-        on_loss: called before this process ends because another was lost; gives the terminal back.
-        exit_code: what to end with when `explain_loss` has returned a line.
+        process_index: this process's index.
+        process_count: number of processes in the job.
+        hosts: hosts of the processes, by index.
+        on_loss: called before this process ends because another was lost; restores the terminal.
+        exit_code: exit code to use when `explain_loss` has returned a line.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Job:
         client: "Client | None" = None,
         coordinator: subprocess.Popen[bytes] | None = None,
     ):
-        """A job of one process, or one that was joined: see `podrl.runtime.job.joining`."""
+        """Makes a job of one process, or one that was joined: see `podrl.runtime.job.joining`."""
         self.process_index = membership.process_index
         self.process_count = membership.process_count
         self.hosts = hosts
@@ -76,7 +76,7 @@ class Job:
         self._client = client
         self._coordinator = coordinator
         self._rounds: dict[str, itertools.count[int]] = {}
-        self._sent: dict[str, str] = {}  # To itself, in a job of one.
+        self._sent: dict[str, str] = {}  # Sent to itself, in a job of one process.
         self._lost = threading.Event()
         self._explanation: str | None = None
         self._explaining = False
@@ -88,9 +88,9 @@ class Job:
             threading.Thread(target=self._listen, args=(connection,), name="peers", daemon=True).start()
 
     def connect(self) -> None:
-        """Connects JAX's client, once; that a process is lost meanwhile is heard of already.
+        """Connects JAX's client, once; meanwhile a lost process is noticed already.
 
-        If the service does not take it in time, the process ends with a line that says so, before JAX aborts it.
+        If the service does not accept it in time, the process ends with a line that says so, before JAX aborts it.
         """
         if self._connection is None or self._client is None:
             return
@@ -108,24 +108,24 @@ class Job:
         atexit.register(self._end_at_shutdown)
 
     def name_of(self, process: int) -> str:
-        """A process for people: `process 1 (node2)`."""
+        """Returns a process's name for people: `process 1 (node2)`."""
         return f"process {process} ({self.hosts[process]})"
 
     def exchange(self, name: str, value: str, timeout_s: float) -> list[str]:
-        """Gives this process's value to all, and waits for everybody's.
+        """Shares this process's value with all processes, and waits for theirs.
 
         All processes call this in the same order. The same name may be used again.
 
         Args:
-            name: what the values are, for the message of an error.
-            value: of this process.
-            timeout_s: for how long to wait.
+            name: description of the values, for error messages.
+            value: this process's value.
+            timeout_s: seconds to wait.
 
         Returns:
             The values by process index.
 
         Raises:
-            TimeoutError: if values are missing; names the processes.
+            TimeoutError: if values are missing; the message names the processes.
         """
         if self._client is None:
             return [value]
@@ -139,22 +139,22 @@ class Job:
             if found is None:
                 raise TimeoutError(self._incomplete(name, self._client.keys(folder), timeout_s))
             values.append(found)
-        if number > 0:  # That all have come this far means that they have read all of the round before.
+        if number > 0:  # All have come this far, so all have read the round before.
             self._client.delete(f"podrl/exchange/{name}/{number - 1}/{self.process_index}")
         return values
 
     def send(self, name: str, value: str) -> None:
-        """Puts down a value for others to `receive`; does not wait for them. Each name is used once."""
+        """Stores a value for others to `receive`; does not wait for them. Each name is used once."""
         if self._client is None:
             self._sent[name] = value
         else:
             self._client.put(f"podrl/sent/{self.process_index}/{name}", value)
 
     def receive(self, process: int, name: str, timeout_s: float) -> str:
-        """Waits for what a process sends under this name, and removes it.
+        """Waits for the value that a process sends under this name, and removes it.
 
         Raises:
-            TimeoutError: if it does not send it in time; names it.
+            TimeoutError: if the value does not arrive in time; the message names the process.
         """
         if self._client is None:
             return self._sent.pop(name)
@@ -167,10 +167,10 @@ class Job:
         return value
 
     def fail(self, message: str, exit_code: int) -> None:
-        """Tells the others why this process is about to end, so that they do too, with the same exit code.
+        """Tells the others why this process is about to end, so that they end too, with the same exit code.
 
-        From now on the loss of another does not end this one, which has its own end to see to. However that comes, the
-        exit code is the one that the others were told.
+        From then on the loss of another process does not end this one, which handles its own end. However that happens,
+        the exit code is the one that the others were told.
         """
         if self._connection is None or self._ending:
             return
@@ -179,13 +179,13 @@ class Job:
         self._connection.say(fail=" ".join(message.split())[:_LONGEST_TEXT], exit_code=exit_code)
 
     def explain_loss(self, wait_s: float = LOSS_S) -> str | None:
-        """After an error that a lost process may have caused: which one, and why.
+        """Explains an error that a lost process may have caused: which process was lost, and why.
 
-        A collective fails as soon as a connection breaks, often before anybody knows what happened. From this call on
-        the caller ends the process, with `exit_code`.
+        A collective fails as soon as a connection breaks, often before the cause is known. After this call the caller
+        ends the process, with `exit_code`.
 
         Args:
-            wait_s: for how long to wait for such news.
+            wait_s: seconds to wait for the explanation.
 
         Returns:
             The line to end with; None if no process was lost.
@@ -199,16 +199,16 @@ class Job:
                 self._explaining = False
                 return None
         if not self._handed_over:
-            time.sleep(_GRACE_S)  # The thread that heard of it is about to end the process.
+            time.sleep(_GRACE_S)  # The listening thread is about to end the process.
         self._end_coordinator()
         return self._explanation
 
     def leave(self, exit_code: int, timeout_s: float = LEAVE_S) -> None:
-        """Ends the job in good order: waits for the others to be done too, though not for ever.
+        """Ends the job in good order: waits for the other processes to finish, up to a limit.
 
         Args:
-            exit_code: with which this process is about to end.
-            timeout_s: how long to wait for the others.
+            exit_code: exit code with which this process is about to end.
+            timeout_s: seconds to wait for the others.
         """
         if self._connection is None or self._client is None:
             return
@@ -218,10 +218,10 @@ class Job:
             if self._closed.wait(min(_SLICE_S, left_s)):
                 break
             if self._lost.is_set():
-                time.sleep(_GRACE_S)  # The thread that heard of it is about to end the process.
+                time.sleep(_GRACE_S)  # The listening thread is about to end the process.
         failed, self._ending = self._ending, True
         self._client.take_from_jax()
-        if not self._closed.is_set():  # The connection is left to the process's end: till then the service stays.
+        if not self._closed.is_set():  # The connection stays open until the process ends: until then the service stays.
             if not failed:
                 logging.warning("Not all processes are done after %.0f s; this one waits no longer.", timeout_s)
                 _skip_shutdown(exit_code)
@@ -230,7 +230,7 @@ class Job:
             self._client.shutdown()
         self._connection.close()
         if self._watching is not None:
-            self._watching.join(timeout=_RETURN_S)  # In a call that ends with the coordinator, when all have come here.
+            self._watching.join(timeout=_RETURN_S)  # In a call that ends with the coordinator, once all have left.
             if self._watching.is_alive():
                 _skip_shutdown(exit_code)
         if self._coordinator is not None:
@@ -243,7 +243,7 @@ class Job:
             leave(1)
 
     def _give_up_connecting(self) -> None:
-        """Ends the process, as JAX's service did not accept its client within `CONNECT_S`."""
+        """Ends the process, because JAX's service did not accept its client within `CONNECT_S`."""
         me, first = capital(self.name_of(self.process_index)), self.name_of(0)
         why = f"{me} has met the others, but JAX's service beside {first} did not take it within {CONNECT_S:g} s."
         self.fail(why, STALLED)
@@ -252,7 +252,7 @@ class Job:
         leave(STALLED)
 
     def _incomplete(self, name: str, keys: Sequence[str], timeout_s: float) -> str:
-        """Who is missing."""
+        """Returns a message that names the missing processes."""
         there = {int(key.rpartition("/")[2]) for key in keys}
         missing = [self.name_of(process) for process in range(self.process_count) if process not in there]
         me = self.name_of(self.process_index)
@@ -275,7 +275,7 @@ class Job:
             self._end(f"The connection to process 0's host ({host}) is gone: it has failed, or the network has.", 1)
 
     def _end_without_coordinator(self) -> None:
-        """Ends the process because nobody could tell it of a loss any more."""
+        """Ends the process, which could no longer learn of a lost one."""
         self._end(
             f"The coordinator beside {self.name_of(0)} has not answered for {SILENT_S:.0f} s: it was stopped, or its "
             "host hangs, or the network has failed.",
@@ -283,13 +283,13 @@ class Job:
         )
 
     def _watch(self, connection: Connection, client: "Client") -> None:
-        """Asks JAX's service who sends heartbeats. The call waits for all that do to ask it too."""
+        """Asks JAX's service which processes send heartbeats. The call waits until all of these have asked."""
         told: set[int] = set()
         while not self._ending and not self._closed.is_set():
             try:
                 alive = client.alive(range(self.process_count))
             except jax.errors.JaxRuntimeError:
-                return  # The service is gone, which the other thread hears of.
+                return  # The service has ended, which the listening thread learns.
             stuck = sorted(set(range(self.process_count)) - alive - told)
             if stuck:
                 connection.say(stuck=stuck)
@@ -297,7 +297,7 @@ class Job:
             self._closed.wait(_WATCH_S)
 
     def _end(self, explanation: str, exit_code: int) -> None:
-        """Ends the process, or leaves that to a main thread that has asked why."""
+        """Ends the process, or leaves that to a main thread that has asked for the reason."""
         if self._ending:
             return
         self.exit_code, self._explanation = exit_code, explanation
@@ -313,7 +313,7 @@ class Job:
         leave(exit_code)
 
     def _end_coordinator(self) -> None:
-        """Of one that was stopped: it would not end by itself."""
+        """Ends a coordinator that was stopped and would not end by itself."""
         if self._coordinator is not None and self._connection is not None and self._connection.is_silent():
             time.sleep(_OTHERS_S)  # For the others to find out by themselves: its end may make JAX abort them.
             self._coordinator.kill()
@@ -328,9 +328,9 @@ def _take(client: "Client", key: str, patience: Patience) -> str | None:
 
 
 def _skip_shutdown(exit_code: int) -> None:
-    """Lets the process end before Python shuts down; a call to JAX's service that came back then would abort it."""
+    """Makes the process end before Python shuts down; a call to JAX's service that returned then would abort it."""
     atexit.register(leave, exit_code)
 
 
-# For what runs without others.
+# The job of a program without others.
 ALONE = Job(Membership(platform="alone"), (platform.node(),))

@@ -1,4 +1,4 @@
-"""How a process becomes part of a job: it finds the job's secret, meets the others, and gets JAX's client."""
+"""How a process joins a job: it finds the job's secret, meets the other processes, and gets JAX's client."""
 
 from collections.abc import Mapping, MutableMapping
 import contextlib
@@ -28,23 +28,23 @@ from podrl.runtime.watchdog import STALLED
 if TYPE_CHECKING:
     from podrl.runtime.job.jax_service import Client
 
-_COORDINATOR_S = 10.0  # For the coordinator to tell the others that not all came, and to end.
+_COORDINATOR_S = 10.0  # For the coordinator to tell the others that some are missing, and to end.
 
 
 def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, str]) -> Job:
-    """Brings the processes of a job together; to be called before JAX looks for devices.
+    """Joins the processes of a job; call it before JAX looks for devices.
 
     Args:
-        membership: from `find_membership`.
-        timeout_s: how long to wait for the others.
-        environ: where a process of several finds the job's secret, which is taken out.
+        membership: result of `find_membership`.
+        timeout_s: seconds to wait for the others.
+        environ: environment variables in which one of several processes finds the job's secret, which is removed.
 
     Raises:
-        TimeoutError: if not all come in time, or some do not reach each other; names them.
+        TimeoutError: if not all processes join in time, or some do not reach each other; the message names them.
         ConfigError: if the coordinator's port is taken, this process does not fit into the job, it has no secret of
-            the job, its certificates are wrong, or this JAX is not as podrl knows it.
-        RuntimeError: if JAX has devices already, the coordinator has ended, JAX's service does not start, or this
-            process cannot listen.
+            the job, its certificates are wrong, or this JAX differs from what podrl expects.
+        RuntimeError: if JAX has looked for devices already, the coordinator has ended, JAX's service does not start, or
+            this process cannot listen.
     """
     if (gpus := share_gpus(environ, membership)) is not None:
         jax.config.update("jax_cuda_visible_devices", ",".join(map(str, gpus)))
@@ -78,7 +78,7 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
     client.give_to_jax(address, membership.process_index, membership.process_count)
     try:
         _connect_in_pairs(job, client, connection.own_address, secret, timeout_s)
-    except BaseException as error:  # Ctrl-C among them: the caller does not have the job yet.
+    except BaseException as error:  # Includes Ctrl-C: the caller does not have the job yet.
         codes = {ConfigError: MISTAKE, TimeoutError: STALLED, KeyboardInterrupt: INTERRUPTED}
         job.fail(str(error) or type(error).__name__, codes.get(type(error), 1))
         raise
@@ -86,7 +86,7 @@ def join(membership: Membership, timeout_s: float, environ: MutableMapping[str, 
 
 
 def _make_client(membership: Membership, connection: Connection, environ: Mapping[str, str], secret: bytes) -> "Client":
-    """Makes JAX's client, once it is clear that it and JAX's service accept each other."""
+    """Makes JAX's client, after a check that client and service accept each other's credentials."""
     from podrl.runtime.job.jax_service import Client
 
     host, port = meeting_point(membership.coordinator or "")
@@ -105,7 +105,7 @@ def _make_client(membership: Membership, connection: Connection, environ: Mappin
 
 
 def _connect_in_pairs(job: Job, client: "Client", own_address: str, secret: bytes, timeout_s: float) -> None:
-    """Has the collectives of CPUs listen where the others reach this process, and checks that they do."""
+    """Makes the CPUs' collectives listen where the others reach this process, and checks that they do."""
     address, unreached = meet_in_pairs(job, own_address, secret, timeout_s)
     by_gloo = jax.config.values["jax_cpu_collectives_implementation"] == "gloo"
     if by_gloo:
@@ -113,4 +113,4 @@ def _connect_in_pairs(job: Job, client: "Client", own_address: str, secret: byte
     if unreached and by_gloo and jax.default_backend() == "cpu":
         raise TimeoutError(unreached)
     if unreached and job.process_index == 0:  # Other collectives may use another network.
-        logging.warning("%s This job goes on, as its devices connect in a way of their own.", unreached)
+        logging.warning("%s This job continues, as its devices connect in a way of their own.", unreached)

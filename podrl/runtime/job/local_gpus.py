@@ -1,6 +1,6 @@
-"""How the processes of a job that share a host share its GPUs, and whether there are as many as they need.
+"""How the processes of a job that share a host divide its GPUs, and whether there are enough of them.
 
-Two processes cannot have one GPU: NCCL refuses it, and a number that is not there is an "invalid device ordinal".
+Two processes cannot use one GPU: NCCL refuses it, and a number that does not exist is an "invalid device ordinal".
 
 Sources: srun(1) on --gpus-per-task, --gpu-bind and its output variables; CUDA's documentation of CUDA_VISIBLE_DEVICES.
 """
@@ -16,16 +16,16 @@ from podrl.runtime.job.membership import Membership
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _ON_NODE = "SLURM_GPUS_ON_NODE"
-_HIDDEN = ("-1", "NoDevFiles")  # What users and SLURM name where no GPU is to be seen.
+_HIDDEN = ("-1", "NoDevFiles")  # Values by which users and SLURM hide all GPUs.
 _BINDING = ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND", "SLURM_NTASKS_PER_GPU")
 
 
 def share_gpus(environ: Mapping[str, str], membership: Membership) -> tuple[int, ...] | None:
-    """The numbers of this process's GPUs, among those that it sees; None if it may take all that it sees.
+    """Returns the numbers of this process's GPUs, among the visible ones; None if it may use all visible ones.
 
     Args:
-        environ: of the process.
-        membership: its place.
+        environ: the process's environment variables.
+        membership: the process's place.
     """
     visible = _visible(environ)
     if membership.processes_here <= 1 or visible == [] or _is_bound(environ, visible):
@@ -41,10 +41,10 @@ def check_gpus(
     """Warns of GPUs of this host that no process of the job uses.
 
     Args:
-        environ: of the process.
-        membership: its place.
-        plugins: names of JAX's plugins that are installed; without one for GPUs nothing is looked at.
-        driver: where NVIDIA's driver lists GPUs.
+        environ: the process's environment variables.
+        membership: the process's place.
+        plugins: names of JAX's installed plugins; without one for GPUs nothing is checked.
+        driver: the folder in which NVIDIA's driver lists GPUs.
 
     Raises:
         ConfigError: if the job has more processes on this host than GPUs.
@@ -55,14 +55,14 @@ def check_gpus(
         return
     visible = _visible(environ)
     bound, on_node = _is_bound(environ, visible), _on_node(environ)
-    if visible == [] or (visible and bound and not on_node and visible[0].startswith("MIG-")):  # No whole GPUs.
+    if visible == [] or (visible and bound and not on_node and visible[0].startswith("MIG-")):  # Parts of GPUs only.
         return
     if bound or visible is None:
         listed = len(list(driver.iterdir())) if driver.is_dir() else 0
         count, where = (on_node, f"{_ON_NODE}={on_node}") if on_node else (listed, f"{driver} lists {listed}")
     else:
         count, where = len(visible), f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']}"
-    if not count:  # Neither SLURM nor the driver says how many there are.
+    if not count:  # Neither SLURM nor the driver gives a number.
         return
     check(
         here <= count,
@@ -85,7 +85,7 @@ def check_gpus(
 
 
 def _visible(environ: Mapping[str, str]) -> list[str] | None:
-    """GPUs that this process sees; None if it is not said. CUDA reads no further than a name that hides the rest."""
+    """Returns the GPUs visible to this process; None if unknown. CUDA ignores all that follows a hiding name."""
     if (named := environ.get("CUDA_VISIBLE_DEVICES")) is None:
         return None
     names = [name for part in named.split(",") if (name := part.strip())]
@@ -93,13 +93,13 @@ def _visible(environ: Mapping[str, str]) -> list[str] | None:
 
 
 def _on_node(environ: Mapping[str, str]) -> int | None:
-    """GPUs that SLURM gives the step on this node; None if it does not say."""
+    """Returns the number of GPUs that SLURM gives the step on this node; None if it does not say."""
     number = environ.get(_ON_NODE, "")
     return int(number) if number.isdigit() else None
 
 
 def _is_bound(environ: Mapping[str, str], visible: Sequence[str] | None) -> bool:
-    """Whether the scheduler shows each process only its own GPUs, which have the numbers from 0 for all of them."""
+    """Returns whether the scheduler shows each process only its own GPUs, which are then numbered from 0 for all."""
     if visible is None:
         return False
     asked = any(environ.get(name, "none") not in ("", "none") for name in _BINDING)

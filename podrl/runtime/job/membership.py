@@ -1,10 +1,10 @@
-"""Where a process is: alone, or one of several of a job. Imports no JAX, so that mistakes show at once.
+"""A process's place: alone, or one of several of a job. Imports no JAX, so mistakes show at once.
 
-Flags come first; then what SLURM, Open MPI or a TPU machine say of themselves. Each platform has its way to agree on
-the coordinator: the address at which process 0 expects the others.
+Flags take precedence; then come the variables of SLURM, Open MPI or a TPU machine. Each platform has its own way to
+agree on the coordinator: the address at which process 0 expects the others.
 
-Sources: the facts about the platforms are those that JAX's own detection rests on, `jax/_src/clusters`. It is not
-called because it restricts a process that has a whole GPU host to one GPU, and because it may wait for minutes.
+Sources: the facts about the platforms are those that JAX's own detection rests on, `jax/_src/clusters`. That code is
+not called because it restricts a process that has a whole GPU host to one GPU, and because it may wait for minutes.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from podrl.runtime.job.tpu_metadata import tpu_metadata
 TPU_PORT = 8482  # JAX's own choice.
 JAX_PORT = "JAX_COORDINATOR_PORT"
 _FIRST_PORT, _PORTS = 61440, 4096  # Above the ports that Linux gives to outgoing connections.
-_SPECIAL_STEP = 0xFFFFFFF0  # The script of `sbatch` and the shell of `salloc` may be steps, with numbers from here.
+_SPECIAL_STEP = 0xFFFFFFF0  # The script of `sbatch` and the shell of `salloc` may be steps, numbered from here.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,15 @@ class Membership:
     """A process's place in its job.
 
     Attributes:
-        platform: how it was found: 'alone', 'flags', 'slurm', 'openmpi', 'tpu' or 'gke'.
-        process_index: counts from 0.
-        process_count: of the job.
+        platform: where the place was found: 'alone', 'flags', 'slurm', 'openmpi', 'tpu' or 'gke'.
+        process_index: index of the process, from 0.
+        process_count: number of processes in the job.
         coordinator: 'host:port' where process 0 expects the others; None in a job of one process.
-        local_index: counts the processes of this host from 0.
-        processes_here: of the job on this host, as far as the platform says.
-        job: tells this job from others, for people; empty if it has no name.
-        hosts: of every process, by index; empty where the platform does not say.
-        host: of this process.
+        local_index: index among the job's processes on this host, from 0.
+        processes_here: number of the job's processes on this host, as far as the platform says.
+        job: the job's name, for people; empty if it has none.
+        hosts: host of every process, by index; empty where the platform does not say.
+        host: this process's host.
     """
 
     platform: str
@@ -59,7 +59,7 @@ class Membership:
         )
 
     def describe(self) -> str:
-        """One line for the log."""
+        """Returns one line for the log."""
         if self.process_count == 1:
             return f"{self.job}: the only process" if self.job else "One process"
         name = f"{self.job}: process" if self.job else "Process"
@@ -67,7 +67,7 @@ class Membership:
         return f"{name} {self.process_index} of {self.process_count} on {self.host}{coordinator}"
 
     def name_of(self, index: int) -> str:
-        """A process for people: `process 1 (node2)`."""
+        """Returns a process's name for people: `process 1 (node2)`."""
         return f"process {index} ({self.hosts[index]})" if index < len(self.hosts) else f"process {index}"
 
 
@@ -79,18 +79,18 @@ def find_membership(
     process_index: int | None = None,
     metadata: Callable[[str], str | None] = tpu_metadata,
 ) -> Membership:
-    """Finds out where this process is.
+    """Finds this process's place in its job.
 
     Args:
-        environ: of the process.
-        coordinator: the flag of that name; replaces what a platform would choose.
-        process_count: the flag.
-        process_index: the flag.
-        metadata: what a TPU machine's metadata server says under a key; None anywhere else.
+        environ: the process's environment variables.
+        coordinator: value of the flag --coordinator; replaces the platform's choice.
+        process_count: value of the flag --process_count.
+        process_index: value of the flag --process_index.
+        metadata: returns the value that a TPU machine's metadata server has for a key; None on other machines.
 
     Raises:
-        ConfigError: if the flags are incomplete, or contradict what a platform says, or that is incomplete.
-        MetadataError: if a TPU machine's metadata server does not say what it is part of.
+        ConfigError: if the flags are incomplete or contradict the platform, or the platform's facts are incomplete.
+        MetadataError: if a TPU machine's metadata server does not answer.
     """
     if coordinator is not None:
         check_address(coordinator)
@@ -131,7 +131,7 @@ def find_membership(
 
 
 def expand_nodes(nodes: str) -> list[str]:
-    """Names in SLURM's notation: `a[01-02,7],b` is a01, a02, a7, b."""
+    """Expands names in SLURM's notation: `a[01-02,7],b` is a01, a02, a7, b."""
     names: list[str] = []
     for prefix, ranges in re.findall(r"([^,\[\]]+)(?:\[([^\]]*)\])?", nodes):
         for part in ranges.split(",") if ranges else [""]:
@@ -142,9 +142,9 @@ def expand_nodes(nodes: str) -> list[str]:
 
 
 def _slurm(environ: Mapping[str, str]) -> Membership | None:
-    """A task of a step that `srun` started; None in the script of `sbatch` and in the shell of `salloc`.
+    """Returns the place of a task that `srun` started; None in the script of `sbatch` and in the shell of `salloc`.
 
-    These have a job and may have a SLURM_PROCID, but SLURM_STEP_NODELIST is there in a step alone.
+    Those have a job and may have a SLURM_PROCID, but only a step has SLURM_STEP_NODELIST.
     """
     if not all(name in environ for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID")):
         return None
@@ -175,13 +175,13 @@ def _slurm(environ: Mapping[str, str]) -> Membership | None:
 
 
 def _tasks_per_node(text: str) -> list[int]:
-    """SLURM's `2(x3),1` is 2, 2, 2, 1."""
+    """Expands SLURM's `2(x3),1` to 2, 2, 2, 1."""
     found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
     return [int(num) for num, times in found for _ in range(int(times or 1))]
 
 
 def _openmpi(environ: Mapping[str, str], coordinator: str | None) -> Membership | None:
-    """A process that `mpirun` of Open MPI started."""
+    """Returns the place of a process that Open MPI's `mpirun` started."""
     count = _whole(environ, "OMPI_COMM_WORLD_SIZE")
     index = _whole(environ, "OMPI_COMM_WORLD_RANK")
     if count is None or index is None:
@@ -201,9 +201,9 @@ def _openmpi(environ: Mapping[str, str], coordinator: str | None) -> Membership 
 
 
 def _openmpi_coordinator(environ: Mapping[str, str], *, everybody_here: bool) -> str:
-    """The host of `mpirun`, which also starts process 0 there, at a port made of the job's number.
+    """Returns the address of `mpirun`'s host, where process 0 runs too, with a port made from the job's number.
 
-    Only Open MPI 4 tells the processes that address: `1531576320.0;tcp://10.96.0.1,10.148.0.1:34911`.
+    Only Open MPI 4 passes that address to the processes: `1531576320.0;tcp://10.96.0.1,10.148.0.1:34911`.
     """
     uri = environ.get("OMPI_MCA_orte_hnp_uri", "")
     name = uri.partition(";")[0] or environ.get("PMIX_NAMESPACE", "")
@@ -221,13 +221,13 @@ def _openmpi_coordinator(environ: Mapping[str, str], *, everybody_here: bool) ->
 
 
 def _gke(environ: Mapping[str, str]) -> Membership | None:
-    """A pod on Google Kubernetes Engine with TPUs, of one slice or of several."""
+    """Returns the place of a pod on Google Kubernetes Engine with TPUs, of one slice or of several."""
     index, hosts = _whole(environ, "TPU_WORKER_ID"), _tpu_hosts(environ)
     return _tpu_slices("gke", "TPU slice on GKE", hosts, index, environ) if hosts and index is not None else None
 
 
 def _check_no_worker(environ: Mapping[str, str]) -> None:
-    """Raises ConfigError if something says that this is one of several workers of a TPU slice, but not which."""
+    """Raises `ConfigError` if the variables say that this is one of several workers of a TPU slice, but not which."""
     hosts, index = _tpu_hosts(environ), environ.get("TPU_WORKER_ID")
     check(
         len(hosts) < 2 and (bool(hosts) or index in (None, "", "0")),
@@ -243,7 +243,7 @@ def _tpu_hosts(environ: Mapping[str, str]) -> list[str]:
 
 
 def _tpu(environ: Mapping[str, str], metadata: Callable[[str], str | None]) -> Membership | None:
-    """A Cloud TPU machine, of one slice or of several."""
+    """Returns the place of a Cloud TPU machine, of one slice or of several."""
     if "TPU_SKIP_MDS_QUERY" in environ:
         return None
     index, endpoints = metadata("agent-worker-number"), metadata("worker-network-endpoints")
@@ -255,14 +255,14 @@ def _tpu(environ: Mapping[str, str], metadata: Callable[[str], str | None]) -> M
         "whether it is part of a pod is not known. If it is not, add --alone; otherwise give --coordinator, "
         "--process_count and --process_index.",
     )
-    # Entries are hosts, or in an older form name:id:address.
+    # Entries are hosts or, in an older format, name:id:address.
     hosts = [endpoint.split(":")[-1] for endpoint in (endpoints or "").split(",")]
     facts = dict(re.findall(r"^\s*(\w+)\s*:\s*'?([^'\n]*)'?\s*$", metadata("tpu-env") or "", re.M))
     return _tpu_slices("tpu", "TPU slice", hosts, int(index or 0), {**facts, **environ})
 
 
 def _tpu_slices(platform: str, job: str, hosts: list[str], worker: int, environ: Mapping[str, str]) -> Membership:
-    """Slices of equal size count on: the first host of slice 1 comes after the last of slice 0."""
+    """Numbers the hosts of equal slices in sequence: the first host of slice 1 follows the last of slice 0."""
     slices = _whole(environ, "MEGASCALE_NUM_SLICES") or 1
     first = environ.get("MEGASCALE_COORDINATOR_ADDRESS", "").split(":")[0] or hosts[0]
     count = len(hosts) * slices
@@ -277,10 +277,10 @@ def _tpu_slices(platform: str, job: str, hosts: list[str], worker: int, environ:
 
 
 def _jax_port(environ: Mapping[str, str]) -> int:
-    """JAX_COORDINATOR_PORT, unless Kubernetes has made it, of a service of that name.
+    """Returns JAX_COORDINATOR_PORT, unless Kubernetes has set it for a service of that name.
 
     Raises:
-        ConfigError: if it is no port.
+        ConfigError: if the value is no port.
     """
     value = environ.get(JAX_PORT, "")
     if not value or is_of_kubernetes(value):
@@ -293,20 +293,20 @@ def _jax_port(environ: Mapping[str, str]) -> int:
 
 
 def is_of_kubernetes(value: str) -> bool:
-    """Whether a variable is one that Kubernetes sets in every pod for a service: `tcp://10.0.0.1:1234`."""
+    """Returns whether Kubernetes sets this value in every pod for a service: `tcp://10.0.0.1:1234`."""
     return value.startswith(("tcp://", "udp://", "sctp://"))
 
 
 def _port(number: int) -> int:
-    """A port for a job's number, so that jobs that share a host take different ones."""
+    """Returns a port for a job's number, so that jobs that share a host use different ones."""
     return _FIRST_PORT + number % _PORTS
 
 
 def _whole(environ: Mapping[str, str], name: str) -> int | None:
-    """A variable's whole number.
+    """Returns a variable's whole number; None if it is unset or empty.
 
     Raises:
-        ConfigError: if it is something else.
+        ConfigError: if the value is anything else.
     """
     value = environ.get(name)
     if value is None or value == "":

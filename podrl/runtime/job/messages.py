@@ -1,4 +1,4 @@
-"""In words: which processes of a job are missing while they meet, and how one was lost afterwards."""
+"""Messages about the processes of a job: which are missing when they meet, and how one was lost later."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _MOST_PAIRS = 3
 
 
 def list_processes(membership: Membership, processes: Sequence[int]) -> str:
-    """`processes 1 (node2), 3 (node4)`; a process, if it is not known which."""
+    """Returns `processes 1 (node2), 3 (node4)`; `a process` if none is known."""
     if not processes:
         return "a process"
     names = [membership.name_of(index).removeprefix("process ") for index in processes[:_MOST_NAMES]]
@@ -21,7 +21,7 @@ def list_processes(membership: Membership, processes: Sequence[int]) -> str:
 
 
 def did_not_come(membership: Membership, missing: Sequence[int], after_s: float) -> str:
-    """Why those that are there end."""
+    """Explains why the processes that have met end without the missing ones."""
     count = membership.process_count
     return (
         f"{capital(list_processes(membership, missing))} did not come to {membership.coordinator} within {after_s:g} s"
@@ -31,7 +31,7 @@ def did_not_come(membership: Membership, missing: Sequence[int], after_s: float)
 
 
 def has_no_coordinator(membership: Membership, reason: str, after_s: float) -> str:
-    """Why a process ends that never reached the coordinator."""
+    """Explains the end of a process that never reached the coordinator."""
     address = membership.coordinator
     if membership.process_index == 0:
         return (
@@ -46,7 +46,7 @@ def has_no_coordinator(membership: Membership, reason: str, after_s: float) -> s
 
 
 def has_silent_coordinator(membership: Membership, after_s: float) -> str:
-    """Why a process ends that reached the coordinator, and hears nothing from it."""
+    """Explains the end of a process that reached the coordinator but got no answer."""
     return (
         f"The coordinator at {membership.coordinator}, a small process beside {membership.name_of(0)}, was reached, "
         f"but does not answer; the processes waited {after_s:g} s for each other. It was stopped, or its host hangs."
@@ -54,7 +54,7 @@ def has_silent_coordinator(membership: Membership, after_s: float) -> str:
 
 
 def has_dead_coordinator(membership: Membership, code: int) -> str:
-    """Why process 0 ends whose coordinator ended before all had met."""
+    """Explains the end of process 0 whose coordinator ended before all had met."""
     return (
         f"The coordinator of this job at {membership.coordinator}, a small process beside this one, ended with exit "
         f"code {code} before all processes had met. What it said of itself is above. Give the same command again."
@@ -62,7 +62,7 @@ def has_dead_coordinator(membership: Membership, code: int) -> str:
 
 
 def has_no_service(membership: Membership, why: str) -> str:
-    """Why all processes end that have met."""
+    """Explains the end of all processes after they have met."""
     return (
         f"All processes have met at {membership.coordinator}, but the job cannot begin: {why}. Choose another port: "
         "--coordinator=HOST:PORT, the same for all processes."
@@ -70,11 +70,11 @@ def has_no_service(membership: Membership, why: str) -> str:
 
 
 def does_not_reach(pairs: Sequence[str], ports: str) -> str:
-    """Why all processes end that have met, some of which do not reach each other.
+    """Explains the end of all processes because some of them do not reach each other.
 
     Args:
-        pairs: one text for each, which says who does not reach whom, and where.
-        ports: from which the systems choose those at which processes listen.
+        pairs: one text for each pair: which process does not reach which, and where.
+        ports: the range from which the hosts choose the ports at which processes listen.
     """
     more = f"; and {len(pairs) - _MOST_PAIRS} more such pairs" if len(pairs) > _MOST_PAIRS else ""
     return (
@@ -85,7 +85,7 @@ def does_not_reach(pairs: Sequence[str], ports: str) -> str:
 
 
 def has_other_secret(membership: Membership) -> str:
-    """Why a process ends that found a coordinator with which it does not share a secret."""
+    """Explains the end of a process whose secret differs from the coordinator's."""
     return (
         f"This is process {membership.process_index}, and what answers at {membership.coordinator} has another job "
         f"secret. Give all processes of a job the same {VARIABLE}, or the same {FILE_VARIABLE}; each job needs a port "
@@ -94,13 +94,13 @@ def has_other_secret(membership: Membership) -> str:
 
 
 def was_lost(name: str, why: str, text: str, *, is_this_one: bool) -> str:
-    """How a process was lost.
+    """Explains how a process was lost.
 
     Args:
-        name: of the process: `process 1 (node2)`.
-        why: the coordinator's word.
-        text: of the process itself, if it said why it ended.
-        is_this_one: whether it is the process that is told so.
+        name: the process's name: `process 1 (node2)`.
+        why: the coordinator's word for the cause.
+        text: the process's own explanation, if it gave one.
+        is_this_one: whether the lost process is this one.
     """
     name = capital(name)
     if why == "failed":
@@ -115,12 +115,12 @@ def was_lost(name: str, why: str, text: str, *, is_this_one: bool) -> str:
 
 
 def capital(text: str) -> str:
-    """The text as a sentence begins."""
+    """Returns the text with its first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
 def _alone_hint(membership: Membership) -> str:
-    """For the shell of `srun --pty`, whose variables are those of a whole step."""
+    """Returns a hint for the shell of `srun --pty`, whose variables are those of a whole step."""
     if membership.platform == "flags":
         return ""
     return f" If this process is to train by itself, whatever {membership.job} says, add --alone."

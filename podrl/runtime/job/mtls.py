@@ -1,8 +1,8 @@
-"""Mutual TLS of JAX's coordination service: where the certificates come from, and what may be wrong with them.
+"""Mutual TLS of JAX's coordination service: where the certificates come from, and how they are checked.
 
 The user names certificates by the variables that JAX itself reads. Without them each process makes its own, where JAX
-and the package `cryptography` allow it: the job's secret gives all of them the same certificate authority (CA), so
-nothing has to be carried to other hosts.
+and the package `cryptography` allow it: the job's secret gives all processes the same certificate authority (CA), so
+nothing has to be copied to other hosts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,21 +24,22 @@ FILES = {
 PREFIX = "JAX_MTLS_PEER_URI_PREFIX"
 VARIABLES = (*FILES.values(), PREFIX)
 REQUIRED = "JAX_DISTRIBUTED_VERIFY_SECURE_CREDENTIALS"
-NONE, GIVEN, OWN = "none", "given", "own"  # Kinds of credentials, as processes tell them the coordinator.
+NONE, GIVEN, OWN = "none", "given", "own"  # Kinds of credentials that processes tell the coordinator.
 _LIMIT_S = 15.0
 _ALL_OF_THEM = ", ".join(FILES.values())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """What a process shows to the others, and what it asks of them.
+    """Certificates that a process presents, and those that it accepts.
 
     Attributes:
         kind: `GIVEN` by the user, or a process's `OWN`.
         cert_file: This process's certificate, and any between it and the CA.
         key_file: Its private key.
-        ca_file: The CAs by one of which the others' certificates must be signed.
-        peer_uri_prefix: If set, others are known by a URI that begins like this, and the service not by its host name.
+        ca_file: The CAs, one of which must have signed the others' certificates.
+        peer_uri_prefix: If set, others are identified by a URI that begins with it, and the service not by its host
+            name.
     """
 
     kind: str
@@ -104,12 +105,12 @@ def agree(kinds: Sequence[str]) -> str:
 
 
 def differ(index: int, kind: str, others: Mapping[int, str]) -> str:
-    """Returns what is wrong if some processes of a job have certificates of the user's, and others have not.
+    """Returns what is wrong if only some processes of a job have certificates of the user's; empty otherwise.
 
     Args:
         index: A process's number.
         kind: Its kind of credentials.
-        others: Those of the processes that have come before it.
+        others: Kinds of the processes that joined before it.
     """
     odd = [other for other, theirs in others.items() if (theirs == GIVEN) != (kind == GIVEN)]
     if not odd:
@@ -122,17 +123,17 @@ def differ(index: int, kind: str, others: Mapping[int, str]) -> str:
 
 
 def is_required(environ: Mapping[str, str]) -> bool:
-    """Returns whether the user wants no job without mutual TLS."""
+    """Returns whether the user refuses jobs without mutual TLS."""
     return environ.get(REQUIRED, "").lower() in ("1", "true", "t", "yes", "y", "on")
 
 
 def check_service(credentials: Credentials, host: str, port: int) -> None:
-    """Connects to JAX's service as its client will, which says less of what is wrong, and later.
+    """Connects to JAX's service as its client will; the client would say later, and less clearly, what is wrong.
 
     Returns without a finding if the service does not answer in time: JAX's client waits longer.
 
     Raises:
-        ConfigError: if one of the two does not accept the other's certificate.
+        ConfigError: if one side does not accept the other's certificate.
     """
     service = f"JAX's service at {host}, port {port},"
     context = _client_context(credentials)
@@ -152,7 +153,7 @@ def check_service(credentials: Credentials, host: str, port: int) -> None:
         _refuse(credentials, f"{service} does not accept this certificate: {_reason(error)}")
     except (ConnectionResetError, BrokenPipeError) as error:
         _refuse(credentials, f"{service} ended the connection: {error.strerror or error}")
-    except OSError:  # Gone, of which the coordinator's connection tells, or late, as on a busy host: no mistake.
+    except OSError:  # Lost, as the coordinator's connection shows, or late, as on a busy host: no mistake.
         return
     if refused:
         _refuse(credentials, f"{service} does not accept this certificate, and does not say why")
@@ -188,18 +189,18 @@ def _client_context(credentials: Credentials) -> ssl.SSLContext:
 
 
 def _trust(context: ssl.SSLContext, credentials: Credentials) -> None:
-    """Has a side accept certificates of each CA in the file, a root or not, as gRPC does."""
+    """Makes a side accept certificates of each CA in the file, a root or not, as gRPC does."""
     context.load_verify_locations(credentials.ca_file)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _no_password() -> str:
-    """Returns what opens no key; without it a key with a password would be asked for on the terminal."""
+    """Returns a password that opens no key; without it OpenSSL would ask for one on the terminal."""
     return ""
 
 
 def _check_readable(name: str, path: str) -> None:
-    try:  # A pipe, of which a reader may wait for ever, could be read only once.
+    try:  # A pipe could be read only once, and a reader might wait for it.
         check(stat.S_ISREG(os.stat(path).st_mode), f"{name}={path} is no file. Mutual TLS reads it now and then.")
         with open(path, "rb") as file:
             check(b"-----BEGIN " in file.read(), f"{name}={path} is no PEM file: it has no line -----BEGIN ...-----.")
@@ -210,7 +211,7 @@ def _check_readable(name: str, path: str) -> None:
 
 
 def _check_pair(credentials: Credentials) -> None:
-    """Raises ConfigError unless the key fits the certificate and the process's own CA accepts it now."""
+    """Raises `ConfigError` unless the key fits the certificate and the process's own CA accepts it now."""
     cert, key, ca = (
         f"{name}={path}"
         for name, path in zip(
@@ -223,7 +224,7 @@ def _check_pair(credentials: Credentials) -> None:
         server.load_cert_chain(credentials.cert_file, credentials.key_file, password=_no_password)
     except ssl.SSLError as error:
         raise ConfigError(f"{cert}, {key} and {ca} are no certificate, its key and a CA: {_reason(error)}.") from None
-    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE  # Only the client's certificate is looked at.
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE  # Only the client's certificate is checked.
     _trust(server, credentials)
     server.verify_mode = ssl.CERT_REQUIRED
     try:
@@ -238,7 +239,7 @@ def _check_pair(credentials: Credentials) -> None:
 
 
 def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
-    """Has both sides connect in memory; raises SSLError if the server does not accept the client."""
+    """Connects both sides in memory; raises `SSLError` if the server does not accept the client."""
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = [client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)]
     for _ in range(4):  # The last flight of TLS 1.3 is the client's certificate.

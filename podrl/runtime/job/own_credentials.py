@@ -1,7 +1,7 @@
-"""Certificates that the processes of a job make for themselves, from the secret that they share.
+"""Certificates that the processes of a job make for themselves, from their common secret.
 
 The secret gives all processes the same key of a certificate authority (CA), and each signs a certificate of its own
-with it. Who has such a certificate knows the secret, so one that is accepted proves the same as
+with it. The owner of such a certificate knows the secret, so an accepted certificate proves the same as
 `podrl.runtime.job.wire` does. Nothing touches a disk: the files are in memory and end with the process.
 """
 
@@ -26,17 +26,17 @@ from podrl.runtime.job.mtls import (
     is_required,
 )
 
-_URI = "spiffe://podrl.local/"  # By which processes know each other, whatever their hosts are called.
+_URI = "spiffe://podrl.local/"  # Identifies processes, whatever their hosts are called.
 _BEGIN, _END = datetime.datetime(2020, 1, 1), datetime.datetime(2120, 1, 1)  # The secret lasts as long as the job.
 _SALT = b"podrl: the certificate authority of a job"
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def choose_kind(environ: Mapping[str, str]) -> str:
-    """Returns which credentials this process can have.
+    """Returns the kind of credentials that this process can have.
 
     Raises:
-        ConfigError: if the user names some that are wrong, or asks for mutual TLS that there cannot be.
+        ConfigError: if the user names wrong ones, or requires mutual TLS where it is impossible.
     """
     kind = GIVEN if given_credentials(environ) else OWN if can_make() else NONE
     check(
@@ -51,7 +51,7 @@ def make_credentials(kind: str, environ: Mapping[str, str], secret: bytes) -> Cr
     """Returns a process's credentials of the kind on which the job has agreed; None if it has none.
 
     Raises:
-        ConfigError: if they are needed, or the user's are wrong.
+        ConfigError: if credentials are required but impossible, or the user's are wrong.
     """
     check(
         kind != NONE or not is_required(environ),
@@ -62,7 +62,7 @@ def make_credentials(kind: str, environ: Mapping[str, str], secret: bytes) -> Cr
 
 
 def can_make() -> bool:
-    """Returns whether this process can have a certificate of its own."""
+    """Returns whether this process can make a certificate of its own."""
     return is_known_to_jax() and _has_library() and _has_scrypt() and _has_files_in_memory()
 
 
@@ -74,7 +74,7 @@ def _has_library() -> bool:
 
 
 def _has_scrypt() -> bool:
-    """Returns whether OpenSSL has it, and lets it be used; where only FIPS's algorithms are allowed it does not."""
+    """Returns whether OpenSSL has scrypt and allows it, which it does not where only FIPS's algorithms are allowed."""
     with contextlib.suppress(AttributeError, ValueError):
         hashlib.scrypt(b"", salt=_SALT, n=2, r=1, p=1)
         return True
@@ -82,7 +82,7 @@ def _has_scrypt() -> bool:
 
 
 def _has_files_in_memory() -> bool:
-    """Returns whether they can be made and read here; a container may forbid the one, or have no /proc."""
+    """Returns whether files in memory can be made and read here; a container may forbid them, or have no /proc."""
     with contextlib.suppress(AttributeError, OSError):
         path = _keep("trial", b"")
         try:
@@ -97,11 +97,11 @@ def make_own(secret: bytes) -> Credentials:
     """Makes a certificate for this process.
 
     Args:
-        secret: The job's.
+        secret: The job's secret.
     """
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    # Slow on purpose: a certificate that anybody may ask for must not help to guess a short secret.
+    # Slow on purpose: a certificate, which any client may ask for, must not help to guess a short secret.
     drawn = hashlib.scrypt(secret, salt=_SALT, n=2**14, r=8, p=1, dklen=48)
     authority = ec.derive_private_key(int.from_bytes(drawn, "big") % (_P256_ORDER - 1) + 1, ec.SECP256R1())
     key = ec.generate_private_key(ec.SECP256R1())
@@ -151,9 +151,9 @@ def _write_key(key: Any) -> bytes:
 
 
 def _keep(name: str, content: bytes) -> str:
-    """Returns the path of a file in memory, by which only this process can open it.
+    """Writes a file in memory and returns a path by which only this process can open it.
 
-    By its number this process would be another one, where /proc is that of another namespace.
+    The path does not use this process's number, which is another process's where /proc belongs to another namespace.
     """
     descriptor = os.memfd_create(f"podrl {name}")  # Open until the process ends: JAX reads it again now and then.
     os.write(descriptor, content)

@@ -1,4 +1,4 @@
-"""A process's place in its job by its command line and environment, and launchers that podrl does not read."""
+"""A process's place in its job, found from its command line and environment; warns of launchers that podrl ignores."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,13 @@ from podrl.runtime.job.membership import JAX_PORT, Membership, find_membership, 
 from podrl.runtime.job.secret import VARIABLE
 
 _SHELL = "'exec python tools/tpu_launch.py ... --coordinator=HOST:PORT --process_count=$%s --process_index=$%s'"
-# Variables with a process's number and the number of processes, by who sets them; the first that is there counts.
+# Variables with a process's index and the number of processes, by launcher; the first one present counts.
 _UNREAD = {
     "torchrun": ("RANK", "WORLD_SIZE"),
     "MVAPICH": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
     "MPICH or Intel MPI": ("PMI_RANK", "PMI_SIZE"),
 }
-# With which `jax.distributed.initialize()` is told what podrl is told by flags, or finds by itself.
+# Variables of `jax.distributed.initialize()`, for which podrl has flags or its own detection.
 _JAXS = (
     *("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_BIND_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
     *("JAX_LOCAL_DEVICE_IDS", JAX_PORT),
@@ -29,7 +29,7 @@ _STARTERS = {
 
 
 def find_place(environ: Mapping[str, str], command: CommandLine) -> Membership:
-    """Where this process is: by its flags, or by what a platform says of itself.
+    """Returns this process's place: from its flags, or from what a platform says of itself.
 
     Raises:
         ConfigError: if the flags are incomplete, or contradict each other or what a platform says.
@@ -43,12 +43,12 @@ def find_place(environ: Mapping[str, str], command: CommandLine) -> Membership:
 
 
 def warn_of_unread_launcher(environ: Mapping[str, str], membership: Membership, *, alone: bool) -> None:
-    """Warns if several processes were started and each takes itself for the only one.
+    """Warns if several processes were started and each would train alone.
 
     Args:
-        environ: of the process.
-        membership: its place.
-        alone: whether the user says that it is the only one.
+        environ: the process's environment variables.
+        membership: the process's place.
+        alone: whether the user says that it is the only process.
     """
     _warn_of_jaxs(environ, membership)
     if alone or membership.platform != "alone":
@@ -67,7 +67,7 @@ def warn_of_unread_launcher(environ: Mapping[str, str], membership: Membership, 
 
 
 def _warn_of_jaxs(environ: Mapping[str, str], membership: Membership) -> None:
-    """Warns of JAX's variables of a process's place, which podrl does not read but for a port on TPUs."""
+    """Warns of JAX's variables of a process's place, which podrl does not read, except for a port on TPUs."""
     reads_port = membership.platform in ("tpu", "gke") and not is_of_kubernetes(environ.get(JAX_PORT, ""))
     found = [name for name in _JAXS if environ.get(name) and not (name == JAX_PORT and reads_port)]
     if not found:

@@ -1,7 +1,7 @@
-"""Before a job of several processes starts: do all have the same software, config, devices and workdir?
+"""Checks before a job of several processes starts: do all have the same software, config, devices and workdir?
 
-What differs would otherwise show late and as something else: as a hang in a collective, as numbers that no other run
-can repeat, or as a checkpoint of which a part is missing.
+A difference would otherwise show late and as something else: as a hang in a collective, as numbers that no other run
+can repeat, or as a checkpoint that lacks a part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,21 +27,21 @@ from podrl.runtime.job.membership import Membership
 from podrl.runtime.machine import jax_plugins
 from podrl.runtime.software import LIBRARIES, find_commit
 
-CLOCKS_S = 5.0  # By how much they may differ.
+CLOCKS_S = 5.0  # Largest allowed difference between clocks.
 _ENVIRONMENT = ("JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "LIBTPU_INIT_ARGS")
-_OF_ONE_HOST = ("--xla_dump_", "--xla_force_host_platform_device_count")  # Flags that may differ.
-_VISIBLE_S = 10.0  # In which a file system shows a new file to all hosts.
+_OF_ONE_HOST = ("--xla_dump_", "--xla_force_host_platform_device_count")  # Flags that may differ between hosts.
+_VISIBLE_S = 10.0  # Time within which a file system shows a new file to all hosts.
 _CONFIG = "--config."
 _SOFTWARE = (*LIBRARIES, "python", "commit of podrl", "plugins of jax")
 _DEVICES = ("kind of device", "number of devices")
 
 
 def make_process_facts(config: Config, flags: Mapping[str, Any]) -> dict[str, str]:
-    """What must be the same in every process, as far as it can be known without looking for devices.
+    """Returns the facts that must be equal in all processes and are known without a look at devices.
 
     Args:
-        config: as the user asked for it, before anything in it was chosen for this machine.
-        flags: of the command line, that decide what a run does, such as `workdir`.
+        config: the user's config, before any key in it was chosen for this machine.
+        flags: command-line flags that decide what a run does, such as `workdir`.
     """
     xla_flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_OF_ONE_HOST)]
     return {
@@ -57,30 +57,30 @@ def make_process_facts(config: Config, flags: Mapping[str, Any]) -> dict[str, st
 
 
 def make_device_facts() -> dict[str, str]:
-    """What must be the same of every process's devices; looks for them, which all processes have to do together."""
+    """Returns the facts that must be equal for all processes' devices; all processes must look for them together."""
     devices = jax.local_devices()
     return {"kind of device": devices[0].device_kind, "number of devices": str(len(devices))}
 
 
 def check_agreement(job: Job, facts: Mapping[str, str], timeout_s: float) -> float:
-    """Compares what all processes know; to be called by all of them.
+    """Compares the facts of all processes; all of them call it.
 
     Args:
-        job: all processes; left, in good order, before an error is raised.
-        facts: of this process, from `make_process_facts` or `make_device_facts`.
-        timeout_s: how long to wait for the others' facts.
+        job: the job; left in good order before an error is raised.
+        facts: this process's facts, from `make_process_facts` or `make_device_facts`.
+        timeout_s: seconds to wait for the others' facts.
 
     Returns:
-        Seconds between the clock that is most ahead and the one that is most behind, to a fraction of a second.
+        Seconds between the clock that is most ahead and the one most behind, to a fraction of a second.
 
     Raises:
-        ConfigError: in every process, if they differ; names those that differ from most, and the facts.
-        TimeoutError: if some do not come; names them.
+        ConfigError: in every process, if facts differ; the message names them, and the processes in the minority.
+        TimeoutError: if a process does not answer in time; the message names it.
     """
-    everybody = [json.loads(text) for text in job.exchange("facts", json.dumps(dict(facts)), timeout_s)]
-    # All left the exchange at nearly the same time: what the clocks show now differs as they do.
+    all_facts = [json.loads(text) for text in job.exchange("facts", json.dumps(dict(facts)), timeout_s)]
+    # All left the exchange at nearly the same time, so differences between their times are those of their clocks.
     clocks = [float(text) for text in job.exchange("clock", repr(time.time()), timeout_s)]
-    complaint = describe_differences(everybody, [job.name_of(process) for process in range(job.process_count)])
+    complaint = describe_differences(all_facts, [job.name_of(process) for process in range(job.process_count)])
     if complaint:
         job.leave(MISTAKE)
         raise ConfigError(complaint)
@@ -94,33 +94,33 @@ def check_agreement(job: Job, facts: Mapping[str, str], timeout_s: float) -> flo
     return skew_s
 
 
-def describe_differences(everybody: Sequence[Mapping[str, str]], names: Sequence[str]) -> str:
-    """One line on what differs and what to do; empty if nothing does.
+def describe_differences(all_facts: Sequence[Mapping[str, str]], names: Sequence[str]) -> str:
+    """Returns one line on what differs and what to do; empty if nothing differs.
 
     Args:
-        everybody: the facts, by process.
-        names: of the processes.
+        all_facts: the facts, by process.
+        names: the processes' names.
     """
-    keys = dict.fromkeys(key for facts in everybody for key in facts)
-    differing = [key for key in keys if len({facts.get(key) for facts in everybody}) > 1]
+    keys = dict.fromkeys(key for facts in all_facts for key in facts)
+    differing = [key for key in keys if len({facts.get(key) for facts in all_facts}) > 1]
     if not differing:
         return ""
-    found = [_difference(key, [facts.get(key, "nothing") for facts in everybody], names) for key in differing]
+    found = [_difference(key, [facts.get(key, "nothing") for facts in all_facts], names) for key in differing]
     text = shorten(found, 3)
     return f"{text[:1].upper()}{text[1:]}. {_advice(differing[0])}"
 
 
 def check_shared_workdir(job: Job, workdir: str, timeout_s: float) -> None:
-    """Checks that all processes see the same folder and may write to it; to be called by all of them.
+    """Checks that all processes see the same folder and may write to it; all of them call it.
 
     Args:
-        job: all processes; left, in good order, before an error is raised.
-        workdir: as each process calls it.
-        timeout_s: how long to wait for the others.
+        job: the job; left in good order before an error is raised.
+        workdir: the folder's path as this process knows it.
+        timeout_s: seconds to wait for the others.
 
     Raises:
-        ConfigError: in every process, if one does not; names it and the reason.
-        TimeoutError: if some do not come; names them.
+        ConfigError: in every process, if one does not; the message names it and the reason.
+        TimeoutError: if a process does not answer in time; the message names it.
     """
     folder = epath.Path(workdir)
     own = folder / f".preflight-{secrets.token_hex(8)}"
@@ -141,7 +141,7 @@ def check_shared_workdir(job: Job, workdir: str, timeout_s: float) -> None:
 
 
 def _try_to_write(path: epath.Path) -> str:
-    """What goes wrong; empty if nothing does."""
+    """Writes a file and returns what went wrong; empty if nothing did."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("Is this folder shared?\n")
@@ -151,7 +151,7 @@ def _try_to_write(path: epath.Path) -> str:
 
 
 def _try_to_read(path: epath.Path) -> str:
-    """What goes wrong; empty if the file is there, though perhaps only after a while."""
+    """Waits for a file to appear and returns what went wrong; empty if nothing did."""
     deadline_s = time.monotonic() + _VISIBLE_S
     while True:
         try:
@@ -167,7 +167,7 @@ def _try_to_read(path: epath.Path) -> str:
 
 
 def _difference(key: str, values: Sequence[str], names: Sequence[str]) -> str:
-    """`process 1 (node2) has jax 0.10.1, the others have 0.10.2`."""
+    """Returns `process 1 (node2) has jax 0.10.1, the others have 0.10.2`."""
     usual = max(values, key=values.count)
     odd = [process for process, value in enumerate(values) if value != usual]
     if len(values) == 2:
@@ -194,7 +194,7 @@ def _advice(key: str) -> str:
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, str]:
-    """Dotted keys."""
+    """Returns nested mappings as one mapping with dotted keys."""
     flat: dict[str, str] = {}
     for key, value in tree.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": repr(value)}

@@ -1,9 +1,9 @@
-"""Whether the processes of a job reach each other, which is asked before JAX connects them.
+"""Checks that the processes of a job reach each other, before JAX connects them.
 
-JAX's collectives on CPUs (Gloo) connect each two processes directly. Each listens at one address and at a port that its
-system chooses. Left to itself Gloo takes the address of the host's own name, which may be unknown, or lead nowhere from
-other hosts. So podrl chooses the address by which a process has reached the others, and each process connects to every
-other one at such an address and port, as Gloo will, and has it prove who it is.
+JAX's collectives on CPUs (Gloo) connect each two processes directly. Each listens at one address and at a port that
+its system chooses. By default Gloo takes the address of the host's own name, which may be unknown, or not lead to this
+host from others. So podrl chooses the address by which a process has reached the others, and each process connects to
+every other one at such an address and port, as Gloo will, and verifies its proof.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,22 +28,22 @@ from podrl.runtime.job.messages import capital, does_not_reach
 from podrl.runtime.waiting import Patience
 
 _PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_USUAL_PORTS = "32768 to 60999"  # Of Linux.
-_CONNECT_S = 2.0  # As long as `Patience` counts between two looks; a packet that was lost is sent again after one.
+_USUAL_PORTS = "32768 to 60999"  # The range of Linux.
+_CONNECT_S = 2.0  # `Patience` counts at most this between two looks; a lost packet is sent again after one second.
 _ANSWER_S = 5.0
 _REACH_S = 8.0  # For all attempts to reach one process.
 _RETRY_S = 0.5
 _SLICE_S = 0.1
 _ANSWER_SLICE_S = 1.0
 _AT_ONCE = 64  # Processes that one tries to reach at the same time.
-_ENOUGH = 8  # A process that does not reach so many tries no more.
-_ANSWERS_S = 60.0  # At least, for what all say afterwards.
-_DISCARD_PORT = 9  # Of a packet that is never sent.
+_ENOUGH = 8  # A process that cannot reach this many stops trying.
+_ANSWERS_S = 60.0  # Least time for the answers of all processes.
+_DISCARD_PORT = 9  # Port of a packet that is never sent.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Listening:
-    """Where a process listens; `ports` are those that its system chooses from."""
+    """Address at which a process listens; `ports` is the range that its system chooses from."""
 
     address: str
     port: int
@@ -51,26 +51,27 @@ class _Listening:
 
     @property
     def shown(self) -> str:
-        """For people."""
+        """Returns the address for people."""
         return join_address(self.address, self.port)
 
 
 def meet_in_pairs(job: Job, own_address: str, secret: bytes, timeout_s: float) -> tuple[str, str]:
-    """Has each process connect to every other one.
+    """Connects each process to every other one.
 
     Args:
-        job: all of whose processes call this.
-        own_address: by which this process has reached the coordinator.
-        secret: of the job.
-        timeout_s: how long to wait for the others.
+        job: the job, all of whose processes call this.
+        own_address: the address from which this process has reached the coordinator.
+        secret: the job's secret.
+        timeout_s: seconds to wait for the others.
 
     Returns:
-        The address at which this process's collectives are to listen, and in one line, the same for all, who does not
-        reach whom; nothing if everyone does.
+        The address at which this process's collectives are to listen, and one line, the same for all processes, on
+            which
+        process does not reach which; empty if all reach each other.
 
     Raises:
         ConfigError: if the processes have addresses of different kinds.
-        TimeoutError: if one does not say what it reaches; names it.
+        TimeoutError: if a process does not answer in time; the message names it.
         RuntimeError: if this process cannot listen.
     """
     address = choose_address(own_address, job.exchange("addresses", own_address, timeout_s))
@@ -92,12 +93,12 @@ def meet_in_pairs(job: Job, own_address: str, secret: bytes, timeout_s: float) -
 
 
 def choose_address(own: str, all_own: Sequence[str]) -> str:
-    """The address of this process that the others reach.
+    """Returns the address of this process that the others reach.
 
     Args:
-        own: by which it has reached the coordinator. Beside the coordinator that may be one that leads there from this
-            host only.
-        all_own: the same of all processes, of which the first is beside the coordinator.
+        own: the address from which it has reached the coordinator. Beside the coordinator this may be one that only
+            this host can reach.
+        all_own: the same of all processes; the first one is beside the coordinator.
     """
     far = next((each for each in reversed(all_own) if each != own and not _is_within_host(each)), None)
     is_beside = _is_within_host(own) or own == all_own[0]
@@ -107,7 +108,7 @@ def choose_address(own: str, all_own: Sequence[str]) -> str:
     with contextlib.suppress(OSError), socket.socket(kind, socket.SOCK_DGRAM) as probe:
         probe.connect((far, _DISCARD_PORT))
         return str(probe.getsockname()[0])
-    return own  # There is no way, as the check will say.
+    return own  # There is no route, as the check will report.
 
 
 def _is_within_host(address: str) -> bool:
@@ -123,7 +124,7 @@ def _listen(address: str) -> socket.socket:
 
 
 def _own_ports() -> str:
-    """The ports from which this host's system chooses."""
+    """Returns the range of ports from which this host's system chooses."""
     try:
         return " to ".join(_PORTS.read_text().split())
     except OSError:
@@ -131,7 +132,7 @@ def _own_ports() -> str:
 
 
 def _check_kinds(job: Job, places: Sequence[_Listening]) -> None:
-    """Raises ConfigError unless all addresses are IPv4, or all are IPv6: Gloo does not connect the two."""
+    """Raises `ConfigError` unless all addresses are IPv4, or all are IPv6: Gloo does not connect the two kinds."""
     kinds = [":" in place.address for place in places]
     four, six = (kinds.index(kind) if kind in kinds else 0 for kind in (False, True))
     check(
@@ -144,7 +145,7 @@ def _check_kinds(job: Job, places: Sequence[_Listening]) -> None:
 
 @contextlib.contextmanager
 def _answering(listener: socket.socket, secret: bytes, role: str) -> Iterator[None]:
-    """Lets the others in, as long as it lasts."""
+    """Answers the other processes as long as the context lasts."""
     over = threading.Event()
     thread = threading.Thread(target=_answer, args=(listener, secret, role, over), name="reached", daemon=True)
     thread.start()
@@ -169,8 +170,8 @@ def _answer(listener: socket.socket, secret: bytes, role: str, over: threading.E
 
 
 def _try_all(index: int, places: Sequence[_Listening], secret: bytes) -> list[tuple[int, str]]:
-    """Which processes this one does not reach, and why."""
-    others = [*range(index + 1, len(places)), *range(index)]  # Not all begin with the same.
+    """Returns the processes that this one does not reach, and why."""
+    others = [*range(index + 1, len(places)), *range(index)]  # Processes begin with different ones.
     unreached: list[tuple[int, str]] = []
 
     def attempt(other: int) -> None:
@@ -184,7 +185,7 @@ def _try_all(index: int, places: Sequence[_Listening], secret: bytes) -> list[tu
 
 
 def _try(place: _Listening, secret: bytes, role: str) -> str:
-    """Why a process is not reached; nothing if it is."""
+    """Returns why a process is not reached; empty if it is."""
     patience = Patience(_REACH_S)
     while True:
         try:

@@ -1,7 +1,7 @@
 """The secret by which the processes of one job know each other, and where a process finds it.
 
-A launcher makes one for every start. Processes that are started by hand are given one, the same for all; on a single
-host they need none, as each finds the same file in its user's home.
+A launcher makes a secret for every start. The user gives the same secret to all processes that are started by hand; on
+a single host they need none, as each finds the same file in its user's home.
 """
 
 from collections.abc import MutableMapping
@@ -16,7 +16,7 @@ from podrl.config.config import ConfigError, check
 
 VARIABLE = "PODRL_JOB_SECRET"
 FILE_VARIABLE = "PODRL_JOB_SECRET_FILE"
-SHORTEST = 16  # Characters. A short one could be guessed from a proof that was overheard.
+SHORTEST = 16  # Characters. A shorter one could be guessed from a proof that was overheard.
 MAKE = "python -c 'import secrets; print(secrets.token_hex(32))'"
 EXPORT = f'export {VARIABLE}="$({MAKE})"'  # For a shell that starts processes by hand.
 _NAME_ONE = f"Name a file of yours with mode 600 that holds the job's secret, or give {VARIABLE}; make one by {MAKE}"
@@ -25,21 +25,22 @@ _USERS_FILE = ".podrl/secret"  # In the user's home.
 
 
 def make_secret() -> str:
-    """A new one."""
+    """Returns a new secret."""
     return secrets.token_hex(_BYTES)
 
 
 def take_secret(environ: MutableMapping[str, str], address: str, *, loopback: bool, home: Path | None = None) -> bytes:
-    """The job's secret, as this process is told it.
+    """Returns the job's secret as this process receives it.
 
     Args:
-        environ: of the process; the secret is taken out, so that environments and other children do not inherit it.
-        address: where the processes meet, for the message of an error.
+        environ: the process's environment variables; the secret is removed, so that environments and other child
+            processes do not inherit it.
+        address: where the processes meet, for error messages.
         loopback: whether that is an address within this host.
-        home: of the user; found out by default.
+        home: the user's home folder; found automatically by default.
 
     Raises:
-        ConfigError: if there is none, it is too short, or others may read its file.
+        ConfigError: if there is no secret, it is too short, or others may read its file.
     """
     given, path = environ.pop(VARIABLE, "").strip(), environ.get(FILE_VARIABLE, "")
     if given:
@@ -59,7 +60,7 @@ def take_secret(environ: MutableMapping[str, str], address: str, *, loopback: bo
 
 
 def _checked(text: str, source: str) -> bytes:
-    """A secret that is long enough, and that a variable can carry."""
+    """Returns the secret as bytes, after a check that it is long enough and fits into a variable."""
     check("\0" not in text, f"{source}: a job's secret has no NUL characters. Make one by {MAKE}")
     check(
         len(text) >= SHORTEST,
@@ -84,12 +85,12 @@ def _expanded(path: str, source: str) -> Path:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Also reads a pipe without a writer, for which `open` would wait."""
+    """Opens a file without waiting, even a pipe that has no writer."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _read(path: Path, source: str) -> str:
-    """A file's text, if only its owner may read it."""
+    """Returns a file's text, if only its owner may read it."""
     try:
         with open(path, opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
@@ -107,12 +108,12 @@ def _read(path: Path, source: str) -> str:
 
 
 def _create(path: Path) -> None:
-    """Makes a file with a secret, whole and once, also where several processes do so at the same time."""
+    """Makes a file with a new secret, completely and once, even if several processes do so at the same time."""
     if path.exists():
         return
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # Of mode 600.
+        descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # With mode 600.
         try:
             with os.fdopen(descriptor, "w") as file:
                 file.write(make_secret() + "\n")

@@ -1,6 +1,6 @@
-"""What a Cloud TPU machine's metadata server says. Nothing is asked on machines without TPUs.
+"""The metadata server of a Cloud TPU machine, which is asked only on machines with TPUs.
 
-The server is next door: it is asked directly, also where the environment names a proxy, which would answer for itself.
+The server is local: it is asked directly even if the environment names a proxy, which would answer for itself.
 """
 
 from email.message import Message
@@ -11,32 +11,32 @@ import time
 import urllib.error
 import urllib.request
 
-_GOOGLE = "0x1ae0"  # Its number among makers of PCI devices.
-_OTHERS = ("0x01", "0x02")  # Kinds of device: storage, network.
+_GOOGLE = "0x1ae0"  # Google's number among vendors of PCI devices.
+_OTHERS = ("0x01", "0x02")  # Classes of other devices: storage, network.
 _LIMIT_S = 5.0
 _ATTEMPTS = 3
 _PAUSE_S = 0.5
-_FLAVOR = ("Metadata-Flavor", "Google")  # Of the request and of the server's answers, by which others can be told.
+_FLAVOR = ("Metadata-Flavor", "Google")  # Header that identifies the server.
 
 
 class MetadataError(RuntimeError):
-    """What the metadata server would say is not known: this machine may be one of many, and must not train alone."""
+    """The metadata server gave no answer: this machine may be one of many, and must not train alone."""
 
 
 def tpu_metadata(key: str) -> str | None:
-    """The value under a key of this TPU machine's metadata; None if there is none, or no TPU.
+    """Returns the value under a key of this TPU machine's metadata; None if there is none, or no TPU.
 
     Raises:
-        MetadataError: as `read_metadata` does.
+        MetadataError: as in `read_metadata`.
     """
     return read_metadata(key) if _has_tpu() else None
 
 
 def read_metadata(key: str) -> str | None:
-    """The value under a key of this machine's metadata; None if the server itself says that there is none (HTTP 404).
+    """Returns the value under a key of this machine's metadata; None if the server says that there is none (HTTP 404).
 
     Raises:
-        MetadataError: if the server says anything else, or nothing.
+        MetadataError: if the server gives any other answer, or none.
     """
     host = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
@@ -71,7 +71,7 @@ def _is_googles(headers: Message) -> bool:
 
 
 def _has_tpu() -> bool:
-    """Whether a TPU is attached; Google's disks and network cards are none."""
+    """Returns whether a TPU is attached; Google's disks and network cards do not count."""
     for vendor in Path("/sys/bus/pci/devices").glob("*/vendor"):
         try:
             if vendor.read_text().strip() == _GOOGLE and vendor.with_name("class").read_text()[:4] not in _OTHERS:

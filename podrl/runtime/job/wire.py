@@ -1,14 +1,14 @@
-"""What processes and the coordinator say to each other: lines of JSON, after each has proven that it is of the job.
+"""The language of processes and coordinator: lines of JSON, after both sides have proven that they are of the job.
 
-Anybody may connect. So a line has a longest length and is read with nothing but `ValueError` to come of it, and the
-first lines are a proof of both sides, by the secret that all processes of a job share and that is never sent:
+Any program may connect. So a line has a limited length, reading it raises only `ValueError`, and the first lines are a
+proof of both sides, by the secret that all processes of a job share and that is never sent:
 
     to the process:    {"nonce": "<coordinator's>"}
     from the process:  {"nonce": "<its own>", "proof": HMAC(secret, "process", both nonces)}
     to the process:    {"proof": HMAC(secret, "coordinator", both nonces)}, or {"unproven": true}
 
-Nonces are fresh, so a proof that was overheard proves nothing later; the roles differ, so one that was received cannot
-be sent back. Nothing is encrypted: an attacker who can change packets on their way can take a connection over.
+Nonces are fresh, so an overheard proof proves nothing later; the roles differ, so a received proof cannot be sent
+back. Nothing is encrypted: an attacker who can change packets in transit can take over a connection.
 
 Sources: HMAC, RFC 2104, with SHA-256; challenge and response of both sides, ISO/IEC 9798-4.
 """
@@ -22,38 +22,38 @@ import secrets
 import socket
 from typing import Any, NoReturn
 
-PROCESS, COORDINATOR = "podrl process", "podrl coordinator"  # Who proves something; a `listener` does, too.
-LONGEST_BYTES = 1 << 16  # Of a line.
+PROCESS, COORDINATOR = "podrl process", "podrl coordinator"  # Roles that a proof names; a `listener` is one too.
+LONGEST_BYTES = 1 << 16  # Of one line.
 LONGEST_UNPROVEN_BYTES = 1 << 10
-KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}  # A host that is gone is noticed after 14 s.
+KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}  # A lost host is noticed after 14 s.
 _HOST_MS = 14_000
 _NONCE_BYTES = 32
 _OPENING = ord("{")
 
 
 class Lines:
-    """What a connection has brought, message by message.
+    """Splits a connection's bytes into messages.
 
     Attributes:
-        longest_bytes: a line that is longer is none.
+        longest_bytes: bytes of the longest valid line.
     """
 
     def __init__(self, longest_bytes: int):
-        """Nothing has come yet."""
+        """Starts without data; lines may have up to `longest_bytes`."""
         self.longest_bytes = longest_bytes
         self._unread = bytearray()
 
     def add(self, received: bytes) -> None:
-        """Takes what was received."""
+        """Adds received bytes."""
         self._unread += received
 
     def pop(self) -> dict[str, Any] | None:
-        """The next message; None if it has not come whole.
+        """Returns the next message; None if it is not complete yet.
 
         Raises:
-            ValueError: if it is too long, or no JSON object.
+            ValueError: if the line is too long, or no JSON object.
         """
-        if self._unread and self._unread[0] != _OPENING:  # Another program need not come to an end of a line.
+        if self._unread and self._unread[0] != _OPENING:  # Another program may never end its line.
             raise ValueError("no object")
         end = self._unread.find(b"\n")
         if max(end, len(self._unread) if end < 0 else 0) > self.longest_bytes:
@@ -66,10 +66,10 @@ class Lines:
 
 
 def parse_message(line: bytes) -> dict[str, Any]:
-    """A message.
+    """Returns the message in a line.
 
     Raises:
-        ValueError: if it is no JSON object, whatever else it may be.
+        ValueError: if the line is no JSON object, whatever else it is.
     """
     try:
         message = json.loads(line, parse_constant=_refuse)
@@ -81,17 +81,17 @@ def parse_message(line: bytes) -> dict[str, Any]:
 
 
 def encode_message(**message: Any) -> bytes:
-    """A message as a line."""
+    """Returns a message as a line."""
     return json.dumps(message).encode() + b"\n"
 
 
 def is_whole(number: object, end: int) -> bool:
-    """Whether a message's value is a whole number from 0 to below `end`."""
+    """Returns whether a message's value is a whole number from 0 to below `end`."""
     return type(number) is int and 0 <= number < end
 
 
 def whole(number: Any, end: int) -> int:
-    """A message's value that `is_whole`.
+    """Returns a message's value that `is_whole`.
 
     Raises:
         ValueError: if it is not.
@@ -124,7 +124,7 @@ def refusal(message: Mapping[str, Any], *, job: str, count: int, hosts: Mapping[
 
 
 def seconds(number: Any) -> float:
-    """A message's value as seconds.
+    """Returns a message's value as seconds.
 
     Raises:
         ValueError: if it is no finite number.
@@ -141,41 +141,41 @@ def seconds(number: Any) -> float:
 
 
 def listener(index: int) -> str:
-    """The role of a process to which the others connect, to see whether they reach it."""
+    """Returns the role of a process to which the others connect, to check that they reach it."""
     return f"podrl listener {index}"
 
 
 def process_to(role: str) -> str:
-    """The role of a process that connects to one in this role; its proof is of no use anywhere else."""
+    """Returns the role of a process that connects to one in `role`; its proof is valid nowhere else."""
     return PROCESS if role == COORDINATOR else f"{PROCESS} to {role}"
 
 
 def make_nonce() -> str:
-    """What the other side's proof has to be made of."""
+    """Returns a fresh nonce, which the other side's proof has to include."""
     return secrets.token_hex(_NONCE_BYTES)
 
 
 def prove(secret: bytes, role: str, coordinators_nonce: str, processes_nonce: str) -> str:
-    """The proof that the side in this role knows the secret."""
+    """Returns the proof that the side in this role knows the secret."""
     text = "\n".join((role, coordinators_nonce, processes_nonce))
     return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
 
 
 def is_proof(found: object, secret: bytes, role: str, coordinators_nonce: str, processes_nonce: str) -> bool:
-    """Whether `found`, which may be anything, is that proof; how long this takes says nothing of it."""
+    """Returns whether `found`, of any type, is that proof; the time that this takes reveals nothing."""
     expected = prove(secret, role, coordinators_nonce, processes_nonce)
     return isinstance(found, str) and hmac.compare_digest(found.encode(errors="replace"), expected.encode())
 
 
 def is_nonce(found: object) -> bool:
-    """Whether a message's value is such a nonce as `make_nonce` makes."""
+    """Returns whether a message's value has the form of `make_nonce`'s result."""
     return isinstance(found, str) and len(found) == 2 * _NONCE_BYTES and found.isascii() and found.isalnum()
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Lets the operating system notice that the other host is gone."""
+    """Makes the operating system notice a lost host."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Keepalive itself does nothing while something sent is not acknowledged.
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Keepalive alone has no effect while sent data is not acknowledged.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _HOST_MS)
     for name, value in KEEPALIVE.items():
         if hasattr(socket, name):
