@@ -1,15 +1,15 @@
-"""Trains an agent on whatever this is, or where its launch flags say. See `--help`."""
+"""Trains an agent on this machine, or where the launch flags say. See `--help`."""
 
 import os
 from pathlib import Path
 import sys
 
-# Configs import `configs.common`, wherever the command is run from.
+# Configs import `configs.common`, in whatever folder the command is run.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl.runtime import stop_signals
 
-if __name__ == "__main__":  # Before what follows, which takes seconds to import.
+if __name__ == "__main__":  # Before the following imports, which take seconds.
     stop_signals.stand()
 
 from podrl.config import commandline
@@ -26,12 +26,12 @@ def run(argv: list[str]) -> int:
     """Trains here, or starts processes that do, and returns the exit code."""
     where, argv = options.split(argv)
     command = commandline.parse_command_line(argv, more_help=options.help_text(), more_flags=options.FLAGS)
-    if not where.slurm and where.tpu is None:  # Those run elsewhere.
+    if not where.slurm and where.tpu is None:  # These run elsewhere.
         check_jax_settings(os.environ, jax_plugins())
     if where.launches:
         return launch(where, argv, command)
     skip_absent_tpu(os.environ, jax_plugins())
-    from podrl import train  # Imports JAX, which a mistake above need not wait for.
+    from podrl import train  # Imports JAX, which would delay the message about a mistake above.
 
     code = train.main(command)
     record_end()
@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: see `podrl.train`."""
-    # A run that is under way catches Ctrl-C, and so do the launchers of several processes.
+    # A running training catches Ctrl-C, and so do the launchers of several processes.
     stop_signals.raise_ctrl_c()
     farewell = "interrupted before anything was begun."
     return run_tool("podrl", lambda: run(argv), failures=(MetadataError,), farewell=farewell)

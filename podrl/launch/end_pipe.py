@@ -1,4 +1,4 @@
-"""A pipe on which a member says that its run has ended: whatever else ends its process may do so with exit code 0."""
+"""A pipe on which a member says that its run has ended: its process may end for other reasons with exit code 0."""
 
 import contextlib
 import os
@@ -7,15 +7,15 @@ from podrl.runtime.process_exit import END_VARIABLE
 
 
 class EndPipe:
-    """The launcher's side.
+    """The launcher's end of the pipe.
 
     Attributes:
-        environ: variables by which the member finds its end.
-        to_pass: descriptors that it inherits.
+        environ: variables by which the member finds its end of the pipe.
+        to_pass: descriptors that the member inherits.
     """
 
     def __init__(self, is_used: bool) -> None:
-        """Opens the pipe, for a member that says so; any other has always said it."""
+        """Opens the pipe if the member reports the end of its run; without it, `is_told` is always true."""
         self._read: int | None = None
         self.environ: dict[str, str] = {}
         self.to_pass: tuple[int, ...] = ()
@@ -26,21 +26,21 @@ class EndPipe:
             self.to_pass = (write,)
 
     def keep_reading(self) -> None:
-        """Closes the member's end here, once it has its own."""
+        """Closes the member's end in this process, once the member has its own."""
         for descriptor in self.to_pass:
             os.close(descriptor)
         self.to_pass = ()
 
     def is_told(self) -> bool:
-        """Whether the member, which has ended, said that its run had; to be asked once."""
+        """Returns whether the member, whose process has ended, reported the end of its run; call it once."""
         if self._read is None:
             return True
-        with contextlib.suppress(BlockingIOError):  # A process of the environment's holds the other end.
+        with contextlib.suppress(BlockingIOError):  # One of the environment's processes holds the other end.
             return bool(os.read(self._read, 1))
         return False
 
     def close(self) -> None:
-        """Closes what is open; may be called again."""
+        """Closes all open descriptors; may be called again."""
         self.keep_reading()
         if self._read is not None:
             os.close(self._read)

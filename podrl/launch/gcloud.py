@@ -1,4 +1,4 @@
-"""Commands for Google's `gcloud`, and what it answers. Every flag used here is in tests/launch/test_gcloud.py."""
+"""Commands for Google's `gcloud`, and its answers. tests/launch/test_gcloud.py has every flag that is used here."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -12,19 +12,19 @@ from podrl.launch.options import Options
 
 ABSENT = "ABSENT"
 READY = "READY"
-_LIMIT_S = 120.0  # Of a question.
+_LIMIT_S = 120.0  # For a query.
 _CREATE_LIMIT_S = 1800.0
 _TPUS = ("gcloud", "compute", "tpus")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """What there is under a TPU's name.
+    """What exists under a TPU's name.
 
     Attributes:
-        state: Google's word, such as READY, CREATING or PREEMPTED; that of the queued resource while there is no TPU
-            yet; ABSENT if there is neither.
-        workers: how many.
+        state: Google's word, such as READY, CREATING or PREEMPTED; the queued resource's while there is no TPU yet;
+            ABSENT if there is neither.
+        workers: number of the TPU's workers.
     """
 
     state: str
@@ -32,11 +32,11 @@ class Found:
 
 
 class GcloudError(RuntimeError):
-    """A command of gcloud's failed; one line with its reason."""
+    """A failed command of gcloud's; the message is one line with the reason."""
 
 
 def check_installed() -> None:
-    """Raises ConfigError if there is no gcloud."""
+    """Raises `ConfigError` if gcloud is not installed."""
     check(
         shutil.which("gcloud") is not None,
         "--tpu needs gcloud, which is not here. Install Google's Cloud SDK and log in (gcloud auth login), or add "
@@ -45,17 +45,17 @@ def check_installed() -> None:
 
 
 def ssh(options: Options, worker: int | str, command: str) -> tuple[str, ...]:
-    """The command that runs `command` on a worker and exits with its exit code."""
+    """Returns the command that runs `command` on a worker and exits with its exit code."""
     return (*_TPUS, "tpu-vm", "ssh", str(options.tpu), f"--worker={worker}", f"--command={command}", *_where(options))
 
 
 def scp(options: Options, worker: int | str, source: str, target: str) -> tuple[str, ...]:
-    """The command that copies a file into a worker's home."""
+    """Returns the command that copies a file into a worker's home."""
     return (*_TPUS, "tpu-vm", "scp", source, f"{options.tpu}:{target}", f"--worker={worker}", *_where(options))
 
 
 def find_tpu(options: Options) -> Found:
-    """What there is.
+    """Returns the state of the TPU.
 
     Raises:
         GcloudError: if gcloud cannot tell: not logged in, no such project or zone, no network.
@@ -71,7 +71,7 @@ def find_tpu(options: Options) -> Found:
 
 
 def creation(options: Options) -> tuple[str, ...]:
-    """The command that creates the TPU, or asks for it through a queued resource."""
+    """Returns the command that creates the TPU, or asks for it through a queued resource."""
     kind = (f"--accelerator-type={options.accelerator_type}", *(("--spot",) if options.spot else ()))
     if options.queued_resource is None:
         version = f"--version={options.runtime_version}"
@@ -82,19 +82,19 @@ def creation(options: Options) -> tuple[str, ...]:
 
 
 def deletion(options: Options) -> tuple[str, ...]:
-    """The command that deletes what is left of it."""
+    """Returns the command that deletes what is left of the TPU."""
     if options.queued_resource is None:
         return (*_TPUS, "tpu-vm", "delete", str(options.tpu), *_where(options))
     return (*_TPUS, "queued-resources", "delete", options.queued_resource, "--force", *_where(options))
 
 
 def list_command(folder: str, options: Options) -> tuple[str, ...]:
-    """The command that lists a folder in a bucket."""
+    """Returns the command that lists a folder in a bucket."""
     return ("gcloud", "storage", "ls", folder, *_project(options), "--quiet")
 
 
 def newest_checkpoint(options: Options, workdir: str) -> int:
-    """The newest update that has a checkpoint in a bucket; 0 if there is none."""
+    """Returns the newest update with a checkpoint in a bucket; 0 if there is none."""
     try:
         text = call(list_command(f"{workdir.rstrip('/')}/checkpoints/", options))
     except GcloudError:
@@ -104,14 +104,14 @@ def newest_checkpoint(options: Options, workdir: str) -> int:
 
 
 def call(command: Sequence[str], limit_s: float = _LIMIT_S) -> str:
-    """What a command says on stdout.
+    """Runs a command and returns its stdout.
 
     Raises:
         GcloudError: if it fails or does not end within `limit_s`.
     """
     name = " ".join(argument for argument in command[:5] if not argument.startswith("--"))
     try:
-        # A group of its own: Ctrl-C is for the launcher.
+        # In a process group of its own: Ctrl-C is for the launcher.
         result = subprocess.run(
             command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL, process_group=0
         )
@@ -123,7 +123,7 @@ def call(command: Sequence[str], limit_s: float = _LIMIT_S) -> str:
 
 
 def create(options: Options) -> None:
-    """Creates the TPU and waits for it; with a queued resource, asks for it.
+    """Creates the TPU and waits for it; with a queued resource, only asks for it.
 
     Raises:
         GcloudError: if that fails.
@@ -141,7 +141,7 @@ def delete(options: Options) -> None:
 
 
 def _ask(*command: str) -> dict[str, Any] | None:
-    """An answer in JSON; None if there is no such thing."""
+    """Returns a command's answer in JSON; None if the object does not exist."""
     try:
         answer: dict[str, Any] = json.loads(call(command))
     except GcloudError as error:

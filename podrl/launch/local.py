@@ -1,4 +1,4 @@
-"""A job of several processes on this machine."""
+"""Starts a job of several processes on this machine."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -31,22 +31,23 @@ def make_members(
     cores: Sequence[int],
     port: int,
 ) -> list[Member]:
-    """The processes of a job on one machine, with a new secret by which they know each other.
+    """Makes the members of a job on one machine, with a new secret by which they know each other.
 
-    Cores are dealt out, not shared: every process sizes its emulators' and its compiler's thread pools by the cores
-    that it may use, and pools for all cores, once per process, would fight for them.
+    Cores are divided, not shared: every process sizes the thread pools of its emulators and its compiler by the cores
+    that it may use, and pools for all cores in each process would compete for them.
 
     Args:
-        arguments: of the training.
-        program: that each of them runs.
-        num_processes: how many; one is given no coordinator.
-        devices_per_process: devices of each; None for one on CPU, and for an equal share of the GPUs.
-        gpus: as `CUDA_VISIBLE_DEVICES` names them; empty for a job on CPU.
-        cores: to deal out, neighbours first; with fewer than processes, or virtual devices, they are shared.
-        port: a free one, for the coordinator.
+        arguments: arguments of the training command.
+        program: program that each process runs.
+        num_processes: number of processes; a single one gets no coordinator.
+        devices_per_process: devices of each process; None for one on CPU, and for an equal share of the GPUs.
+        gpus: GPUs as `CUDA_VISIBLE_DEVICES` names them; empty for a job on CPU.
+        cores: cores to divide, neighbours first; if there are fewer than processes, or virtual devices, they are
+            shared.
+        port: a free port, for the coordinator.
 
     Raises:
-        ConfigError: if the GPUs do not divide.
+        ConfigError: if the GPUs do not divide evenly.
     """
     if gpus:
         share = _gpus_of_each(len(gpus), num_processes, devices_per_process)
@@ -83,14 +84,14 @@ def make_members(
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Returns a free port of this machine."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def visible_gpus(environ: Mapping[str, str]) -> list[str]:
-    """NVIDIA GPUs that JAX would find, as `CUDA_VISIBLE_DEVICES` names them; none if it is told to use something else.
+    """Returns the NVIDIA GPUs that JAX would use, as `CUDA_VISIBLE_DEVICES` names them; none if it uses others.
 
     Raises:
         ConfigError: if nvidia-smi does not answer.
@@ -114,14 +115,14 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
 
 
 def usable_cores() -> list[int]:
-    """Cores that this process may use, the hardware threads of one core side by side; empty if that cannot be told."""
+    """Returns the cores that this process may use, hardware threads of one core side by side; empty if unknown."""
     if not hasattr(os, "sched_getaffinity"):
         return []
     return sorted(os.sched_getaffinity(0), key=_place)
 
 
 def shell_line(member: Member) -> str:
-    """What to type to start a member by hand; the secret is the shell's, if it has one: a host needs none."""
+    """Returns the shell command that starts a member by hand; it takes the secret from the shell, if that has one."""
     shown = {name: shlex.quote(value) for name, value in member.environ.items()}
     environ = [f"{name}={value if name != VARIABLE else _OWN_SECRET}" for name, value in shown.items()]
     pinning = ["taskset", "-c", ",".join(map(str, member.cores))] if member.cores else []
@@ -141,13 +142,13 @@ def _gpus_of_each(num_gpus: int, num_processes: int, asked: int | None) -> int:
 
 
 def share_of_cores(cores: Sequence[int], index: int, num_processes: int, devices: int) -> tuple[int, ...]:
-    """The cores that a process of a job is bound to; empty if there are too few to deal out, and all share them.
+    """Returns the cores that a process is bound to; empty if there are too few to divide, and all processes share them.
 
     Args:
-        cores: to deal out, neighbours first.
-        index: of the process.
-        num_processes: of the job.
-        devices: of each process that are threads of the CPU.
+        cores: cores to divide, neighbours first.
+        index: the process's index.
+        num_processes: number of processes in the job.
+        devices: each process's devices that are CPU threads.
     """
     if len(cores) < num_processes * devices:
         return ()
@@ -156,7 +157,7 @@ def share_of_cores(cores: Sequence[int], index: int, num_processes: int, devices
 
 
 def _place(core: int) -> tuple[int, int, int]:
-    """Where a core sits: package, physical core, hardware thread."""
+    """Returns a core's location: package, physical core, hardware thread."""
     try:
         folder = _TOPOLOGY / f"cpu{core}" / "topology"
         package, physical = (int((folder / name).read_text()) for name in ("physical_package_id", "core_id"))

@@ -1,7 +1,7 @@
-"""Processes that run one job together: started, listened to, signalled, and ended with their launcher.
+"""Runs the processes of one job: starts them, relays their output, passes signals on, and ends them with the launcher.
 
-Each has a process group of its own, so that a Ctrl-C of the terminal reaches the launcher alone, which passes it on
-once. On Linux the kernel kills members whose launcher is gone, however it went: none is left behind.
+Each has a process group of its own, so that a terminal's Ctrl-C reaches the launcher alone, which passes it on once. On
+Linux the kernel kills members whose launcher has ended, for whatever reason: none is left behind.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ _TELLING = (
     _MISTAKE,
     STALLED,
     1,
-)  # Of members that fail at the same time; one that was killed comes before all of these.
+)  # For members that fail at the same time; killed ones come before all of these.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,13 @@ class Member:
     """A process of the job.
 
     Attributes:
-        name: what its lines start with, `[name] `, unless they start with `[name ` already.
+        name: prefix of its lines, `[name] `, unless they start with `[name ` already.
         command: the program and its arguments.
-        environ: variables on top of the launcher's, the job's secret among them.
-        cores: that it may use; empty for all.
-        codes: what some of its exit codes stand for.
-        tells_end: whether it says that its run has ended (`podrl.runtime.process_exit`): exit code 0 alone does not
-            count then.
+        environ: environment variables in addition to the launcher's, among them the job's secret.
+        cores: cores that it may use; empty for all.
+        codes: meanings of some of its exit codes, as other exit codes.
+        tells_end: whether it reports the end of its run (`podrl.runtime.process_exit`): then exit code 0 alone does not
+            count.
     """
 
     name: str
@@ -59,13 +59,13 @@ class Member:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How long members may take to end, in seconds.
+    """Time limits for members to end, in seconds.
 
     Attributes:
-        after_failure_s: of another, until they get SIGTERM; they notice by themselves, which takes up to a minute.
-        after_finish_s: of another, with exit code 0, until they get SIGTERM.
-        after_stop_s: after a signal of the user's, until they are killed.
-        after_sigterm_s: after one of the launcher's own, until they are killed.
+        after_failure_s: time after another's failure until they get SIGTERM; they notice by themselves within a minute.
+        after_finish_s: time after another ended with exit code 0 until they get SIGTERM.
+        after_stop_s: time after a signal from the user until they are killed.
+        after_sigterm_s: time after the launcher's own SIGTERM until they are killed.
     """
 
     after_failure_s: float = 90.0
@@ -76,7 +76,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JobEnd:
-    """How a job ended: the exit code that says most, and in words whose it was."""
+    """The end of a job: the most informative exit code, and in words which member it came from."""
 
     code: int
     text: str
@@ -89,20 +89,20 @@ def run_members(
     limits: Limits | None = None,
     send: Callable[[signal.Signals], None] | None = None,
 ) -> JobEnd:
-    """Runs members to their end; their output goes to this process's, line by line.
+    """Runs members to their end and relays their output, line by line.
 
     A single member gets this process's own output, a terminal if it is one, unless that is a notebook's. SIGINT and
-    SIGTERM go to all members, once; if another comes later, they are killed. When one fails, the others get time to
-    notice. To be called by the main thread: members end with the thread that started them.
+    SIGTERM go to all members, once; after a later one, they are killed. When a member fails, the others get time to
+    notice. Call it in the main thread: members end with the thread that started them.
 
     Args:
-        members: at least one.
+        members: the members, at least one.
         stop: catches the launcher's signals.
-        limits: how long members may take to end.
-        send: passes a signal on, where that takes more than signalling these processes.
+        limits: time limits for members to end.
+        send: passes a signal on, if that takes more than signalling these processes.
 
     Returns:
-        The exit code of the first member that failed; if none did, that of one that was told to stop; else 0.
+        The exit code of the first member that failed; if none did, that of a member that was told to stop; otherwise 0.
 
     Raises:
         ConfigError: if a program cannot be started.
@@ -119,7 +119,7 @@ def run_members(
 
 
 class _Job:
-    """The processes of one start, and what is known of their end."""
+    """The processes of one start, and how they ended."""
 
     def __init__(
         self, stop: StopSignals, limits: Limits, relay: Relay, send: Callable[[signal.Signals], None] | None
@@ -130,17 +130,17 @@ class _Job:
         self._send_on = send
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._codes: dict[str, Mapping[int, int]] = {}
-        self._ends: dict[str, EndPipe] = {}  # Of members that say that their run has ended.
+        self._ends: dict[str, EndPipe] = {}  # Pipes of members that report the end of their run.
         self._ending: JobEnd | None = None
         self._ended: list[int] = []  # Exit codes.
-        self._phase = ""  # Why members should end: finish, failure, stop, sigterm; later ones outrank.
+        self._phase = ""  # Why members should end: finish, failure, stop, sigterm; later ones take precedence.
         self._patience = Patience(0)
 
     def start(self, member: Member, *, alone: bool) -> None:
         output = None if alone and binary_of(sys.stdout) is not None else subprocess.PIPE
         # Two pipes into one terminal or file would mix up the order of lines.
         errors = subprocess.STDOUT if output and os.path.sameopenfile(1, 2) else output
-        # A notebook asks for colours, with which a pipe would count as a terminal that has a panel.
+        # A notebook asks for colours, which would make a pipe count as a terminal with a panel.
         shell = {name: value for name, value in os.environ.items() if output is None or name != "FORCE_COLOR"}
         end = self._ends[member.name] = EndPipe(member.tells_end)
         try:
@@ -170,7 +170,7 @@ class _Job:
         return bool(self._running)
 
     def look(self, timeout_s: float) -> None:
-        """Passes output and signals on, notes who has ended, and ends who takes too long."""
+        """Relays output and signals, records ended processes, and ends those that take too long."""
         if self._relay.listens:
             self._relay.pass_on(timeout_s)
         else:
@@ -183,9 +183,9 @@ class _Job:
         while self._relay.pass_on(0):
             pass
         ending = self._ending or JobEnd(code=0, text="")
-        if self._stop.exit_code is not None and ending.code > 128:  # Killed because the user said so.
+        if self._stop.exit_code is not None and ending.code > 128:  # Killed on the user's request.
             return JobEnd(code=self._stop.exit_code, text=ending.text)
-        if len(self._ended) > 1 and set(self._ended) == {_MISTAKE}:  # The first to say so is not to blame.
+        if len(self._ended) > 1 and set(self._ended) == {_MISTAKE}:  # Not the first one's mistake alone.
             return JobEnd(code=_MISTAKE, text=f"all {len(self._ended)} processes ended with it")
         return ending
 
@@ -207,7 +207,7 @@ class _Job:
                 self._ending = JobEnd(code=128 - code if code < 0 else code, text=_describe(name, code))
 
     def _code(self, name: str, process: subprocess.Popen[bytes]) -> int:
-        """What the exit code of one that has ended stands for; 1 of one that ended with 0 before its run did."""
+        """Returns the meaning of an ended process's exit code; 1 if it ended with 0 before its run did."""
         code = process.returncode
         if code == 0 and not self._ends[name].is_told():
             logging.error("%s ended with exit code 0, but its run had not: something in it ended the process.", name)
@@ -222,7 +222,7 @@ class _Job:
             self._signal(signal.SIGCONT)
 
     def _hurry(self) -> None:
-        """Tells members to end when it is time, and kills them when they had time enough."""
+        """Tells members to end when it is time, and kills them when their time is over."""
         if self._stop.urgent:
             self._send(signal.SIGKILL)
         elif self._phase not in ("stop", "sigterm") and self._stop.first is not None:
@@ -265,12 +265,12 @@ class _Job:
 
 
 def _kind(code: int) -> int:
-    """0 for a failure, 1 for having been told to stop, 2 for having finished."""
+    """Returns 0 for a failure, 1 for a member that was told to stop, 2 for one that finished."""
     return 2 if code == 0 else 1 if code in (PREEMPTED, INTERRUPTED) else 0
 
 
 def _rank(code: int) -> tuple[int, int]:
-    """Orders the exit codes of members that ended at the same time, the most telling first."""
+    """Orders the exit codes of members that ended at the same time, the most informative first."""
     return _kind(code), -1 if code < 0 else _TELLING.index(code) if code in _TELLING else len(_TELLING)
 
 

@@ -1,4 +1,4 @@
-"""The flags that say where to run. They come off the command line first; all the rest belongs to the training."""
+"""The flags that say where to run. They are taken off the command line first; the rest belongs to the training."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from podrl.config.commandline import Parser
 from podrl.config.config import ConfigError, check
 from podrl.config.ranges import LONGEST_S, check_flag
 
-LAUNCHERS = ("local_processes", "slurm", "tpu")  # Each of these flags says where; at most one may.
+LAUNCHERS = ("local_processes", "slurm", "tpu")  # Flags that choose a place; at most one may be given.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,10 +16,10 @@ class Flag:
     """A flag of the launcher's.
 
     Attributes:
-        value: what its value is called in the help; None for a switch.
-        text: of the help.
-        kind: of the value.
-        goes_with: the opening flags that it belongs to; empty for any or none.
+        value: name of its value in the help; None for a switch.
+        text: its help text.
+        kind: type of its value.
+        goes_with: the launcher flags that it belongs to; empty for any or none.
     """
 
     value: str | None
@@ -45,7 +45,7 @@ FLAGS: Mapping[str, Flag] = {
         text="Pause before the first restart, 1 s by default; each further one waits twice as long, up to 60 s.",
     ),
     "dry_run": Flag(value=None, text="Print what each host would run, and start nothing."),
-    "slurm": Flag(value=None, text="Submit a SLURM job that is requeued and goes on when it is preempted."),
+    "slurm": Flag(value=None, text="Submit a SLURM job that is requeued and resumes when it is preempted."),
     "nodes": Flag(value="N", kind=int, goes_with=("slurm",), text="Nodes, one process on each."),
     "gpus_per_node": Flag(value="G", kind=int, goes_with=("slurm",), text="GPUs of each node; 0 for none."),
     "partition": Flag(value="P", goes_with=("slurm",), text="As sbatch takes it; so are the next four."),
@@ -76,7 +76,7 @@ FLAGS: Mapping[str, Flag] = {
 class Options:
     """Where and how to run; a flag that was not given is None, a switch False.
 
-    The fields are those of `FLAGS`, which says what they mean.
+    The fields are those of `FLAGS`, which explains them.
     """
 
     local_processes: int | None = None
@@ -103,7 +103,7 @@ class Options:
 
     @property
     def launches(self) -> bool:
-        """Whether this process is to start others rather than to train itself."""
+        """Whether this process starts others instead of training itself."""
         return self.slurm or self.tpu is not None or self.local_processes is not None or self.max_restarts is not None
 
 
@@ -111,7 +111,7 @@ def split(argv: Sequence[str]) -> tuple[Options, list[str]]:
     """Takes the launch flags off a command line, whose first entry is the program's name.
 
     Returns:
-        The options, and the command line without them, in its order.
+        The options, and the rest of the command line, in its order.
 
     Raises:
         ConfigError: if a value is wrong, or flags contradict each other.
@@ -147,7 +147,7 @@ def split(argv: Sequence[str]) -> tuple[Options, list[str]]:
 
 
 def help_text() -> str:
-    """The launch flags, for `--help`."""
+    """Returns the help on the launch flags, for `--help`."""
     rows = [(f"--{name} {flag.value or ''}".rstrip(), flag.text) for name, flag in FLAGS.items()]
     width = max(len(name) for name, _ in rows) + 2
     lines = [f"  {'    ' if FLAGS[_name(row)].goes_with else ''}{row}".ljust(width + 6) + text for row, text in rows]
@@ -161,7 +161,7 @@ def _name(row: str) -> str:
 
 
 def _check_together(given: Mapping[str, object]) -> None:
-    """Raises ConfigError if one flag does not go with another."""
+    """Raises `ConfigError` if flags do not go together."""
     opening = [name for name in LAUNCHERS if name in given]
     listed = " and ".join(f"--{name}" for name in opening)
     check(len(opening) <= 1, f"{listed} exclude each other: a job runs in one place. Give one of them.")

@@ -1,6 +1,6 @@
-"""Output of several processes in one stream: whole lines, each with the name of its process in front.
+"""Relays the output of several processes to one stream, in whole lines that begin with the name of their process.
 
-A mistake in the command is found by every process: its line is held back for a moment, and shown once if all say it.
+Every process finds a mistake in the command: its line is held back for a moment, and shown once if all print it.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,22 +15,22 @@ from absl import logging
 from podrl.runtime.streams import PatientWriter, binary_of
 
 _CHUNK_BYTES = 1 << 16
-_NOISE = b"[Gloo] Rank "  # What the CPU's collectives say of themselves on stdout, past every log.
+_NOISE = b"[Gloo] Rank "  # Messages that the CPU's collectives print on stdout, past every log.
 _LONGEST_LINE_BYTES = 1 << 20  # Longer ones are cut.
-_LAST_WORDS = b"podrl: "  # What a process ends with after a mistake, or after Ctrl-C before anything had begun.
-_HOLD_S = 3.0  # How long they wait for those of the other processes.
+_LAST_WORDS = b"podrl: "  # Begins the last line of a process after a mistake, or after an early Ctrl-C.
+_HOLD_S = 3.0  # How long last lines wait for those of the other processes.
 
 
 class Relay:
     """Passes lines on from any number of pipes; a context manager that closes them."""
 
     def __init__(self) -> None:
-        """Listens to nobody yet."""
+        """Starts without pipes; `add` adds them."""
         self._selector = selectors.DefaultSelector()
         self._names: set[str] = set()
         self._targets: dict[int, _Target] = {}
-        self._held: dict[str, tuple[bytes, _Target]] = {}  # Last words by process.
-        self._held_s = 0.0  # Since when.
+        self._held: dict[str, tuple[bytes, _Target]] = {}  # Last lines by process.
+        self._held_s = 0.0  # When the first of them arrived.
 
     def __enter__(self) -> "Relay":
         return self
@@ -42,12 +42,12 @@ class Relay:
         self._selector.close()
 
     def add(self, pipe: IO[bytes], name: str, target: Any) -> None:
-        """From now on lines of `pipe` go to `target`, as `[name] line` unless they start with `[name ` already.
+        """Relays lines of `pipe` to `target` from now on, as `[name] line` unless they start with `[name ` already.
 
         Args:
-            pipe: to read from.
-            name: of the process behind it.
-            target: a stream of bytes or of text, such as `sys.stdout`, also that of a notebook.
+            pipe: pipe to read from.
+            name: name of the process behind it.
+            target: a stream of bytes or of text, such as `sys.stdout`, also a notebook's.
         """
         self._names.add(name)
         binary = binary_of(target)
@@ -57,9 +57,9 @@ class Relay:
         self._selector.register(pipe, selectors.EVENT_READ, _Lines(name, self._targets[number], self._hold))
 
     def pass_on(self, timeout_s: float) -> bool:
-        """Passes on what has come, or comes within `timeout_s`; whether there was anything.
+        """Relays the output that is available, or arrives within `timeout_s`; returns whether there was any.
 
-        Where the target's reader has gone, as in `| head`, it is lost: what a run learns is in its folder.
+        If the target's reader has closed it, as in `| head`, output is lost: the results of a run are in its folder.
         """
         if not self._selector.get_map():
             return False
@@ -87,7 +87,7 @@ class Relay:
         lines.end()
 
     def _hold(self, name: str, line: bytes, target: "_Target") -> None:
-        """Keeps a process's last words until all have said theirs."""
+        """Keeps a process's last line until all processes have printed theirs."""
         if name in self._held:
             self._release()
         if not self._held:
@@ -97,7 +97,7 @@ class Relay:
             self._release()
 
     def _release(self) -> None:
-        """Shows what is held: once if it is the same of all."""
+        """Prints the held lines: once if all processes have the same."""
         held, self._held = self._held, {}
         said = {line for line, _ in held.values()}
         if len(held) > 1 and held.keys() == self._names and len(said) == 1:
@@ -109,7 +109,7 @@ class Relay:
 
 
 class _Lines:
-    """What one pipe has brought since the last end of a line."""
+    """The part of a pipe's output that follows its last complete line."""
 
     def __init__(self, name: str, target: "_Target", hold: Callable[[str, bytes, "_Target"], None]) -> None:
         self._name = name
@@ -126,7 +126,7 @@ class _Lines:
         self._write(lines)
 
     def end(self) -> None:
-        """Passes on a last line without an end."""
+        """Relays a last line that has no line break."""
         lines, self._rest = [self._rest] if self._rest else [], b""
         self._write(lines)
 
@@ -139,7 +139,7 @@ class _Lines:
 
 
 class _Target(Protocol):
-    """Where lines go."""
+    """A stream that lines are written to."""
 
     def write(self, lines: Iterable[bytes]) -> None: ...
 
@@ -157,7 +157,7 @@ class _Text:
 
 
 class _Descriptor:
-    """A descriptor; a reader that goes away, or reads nothing for long, misses some."""
+    """A stream with a descriptor; output is lost if its reader closes it, or does not read for long."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -170,7 +170,7 @@ class _Descriptor:
                 self._stream.flush()
             if not self._writer.write(memoryview(b"".join(line + b"\n" for line in lines))) and not self._told:
                 self._told = True
-                logging.warning("Some of what the processes print is lost: it was not read in time. The run goes on.")
+                logging.warning("Some of what the processes print is lost: it was not read in time. The run continues.")
         except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # This is said once.
-            logging.warning("What the processes print is lost (%s). The run goes on.", error.strerror)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # The warning is logged once.
+            logging.warning("What the processes print is lost (%s). The run continues.", error.strerror)

@@ -1,4 +1,4 @@
-"""Starts a run again after it failed, as long as that gets it further."""
+"""Restarts a run after failures, as long as it makes progress."""
 
 from collections.abc import Callable
 import time
@@ -23,19 +23,19 @@ def run_with_restarts(
     newest_update: Callable[[], int],
     after_preemption: bool = False,
 ) -> JobEnd:
-    """Runs `attempt` until it finishes, is stopped by the user, or has no prospect of success.
+    """Runs `attempt` until it finishes, is stopped by the user, or cannot succeed.
 
-    It is made again after exit codes 1 and 124 and after death by a signal, but not if it got no further than the
-    failure before: what happens twice at one place will happen a third time. Which row or checkpoint is the last to be
-    written at that place may vary.
+    It is repeated after exit codes 1 and 124 and after death by a signal, unless it got no further than the failure
+    before: what fails twice at one update will fail a third time. Which row or checkpoint is the last one written there
+    may vary.
 
     Args:
         attempt: runs the job once.
         stop: catches the launcher's signals.
-        max_restarts: how often it may be made again.
-        pause_s: before the first restart; doubled for each further one, up to a minute.
-        newest_update: how far the run got, from its folder.
-        after_preemption: whether to go on after exit code 75, too, which is no failure and does not count.
+        max_restarts: largest number of restarts.
+        pause_s: seconds before the first restart; doubled for each further one, up to a minute.
+        newest_update: returns how far the run got, from its folder.
+        after_preemption: whether to restart after exit code 75 too, which is no failure and does not count.
     """
     failed_at, restarts, starts = None, 0, 0
     while True:
@@ -56,7 +56,7 @@ def run_with_restarts(
         failed_at = update if failed else None
         restarts += failed
         wait_s = pauses_s(pause_s, starts)[-1]
-        which = f"restart {restarts} of {max_restarts}" if failed else "it goes on"
+        which = f"restart {restarts} of {max_restarts}" if failed else "it resumes"
         logging.warning("%s, at update %d: %s in %.3g s.", ending.text, update, which, wait_s)
         patience = Patience(wait_s)
         while patience.left_s():
@@ -66,7 +66,7 @@ def run_with_restarts(
 
 
 def pauses_s(first_s: float, count: int) -> list[float]:
-    """Seconds before each of `count` restarts: doubled every time, up to a minute."""
+    """Returns the seconds before each of `count` restarts: doubled every time, up to a minute."""
     return [min(first_s * 2 ** min(restart, 30), _LONGEST_PAUSE_S) for restart in range(count)]
 
 

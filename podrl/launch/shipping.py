@@ -1,4 +1,4 @@
-"""The working tree as a file: what git tracks, as it is now, for machines that have none of it."""
+"""Packs the working tree into a file: the files that git tracks, as they are now, for machines without a copy."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -16,10 +16,10 @@ class Tree:
     """A packed working tree.
 
     Attributes:
-        root: of the checkout.
+        root: root of the checkout.
         packed: a tar file, compressed by gzip.
-        name: made of its content: another tree has another name.
-        files: that are in it, relative to the root.
+        name: name derived from the content: another tree has another name.
+        files: files in it, relative to the root.
     """
 
     root: Path
@@ -29,10 +29,10 @@ class Tree:
 
 
 def pack_tree(root: Path) -> Tree:
-    """Packs what git tracks, changes that are not committed included.
+    """Packs the files that git tracks, including changes that are not committed.
 
     Raises:
-        ConfigError: if this is no checkout.
+        ConfigError: if `root` is not in a checkout.
     """
     command = ["git", "-C", str(root), "ls-files", "-z"]
     try:
@@ -51,10 +51,10 @@ def pack_tree(root: Path) -> Tree:
 
 
 def shipped_path(path: str, tree: Tree) -> str:
-    """Where a file is in the shipped tree.
+    """Returns a file's path in the shipped tree.
 
     Raises:
-        ConfigError: if it is not.
+        ConfigError: if it is not in the tree.
     """
     file = Path(path).resolve()
     check(
@@ -67,10 +67,10 @@ def shipped_path(path: str, tree: Tree) -> str:
 
 
 def ship_config(arguments: Sequence[str], tree: Tree) -> list[str]:
-    """The arguments with the config file's place in the shipped tree.
+    """Returns the arguments with the config file's path in the shipped tree.
 
     Raises:
-        ConfigError: if it is not shipped.
+        ConfigError: if the config file is not shipped.
     """
     found = list(arguments)
     for position, argument in enumerate(found):

@@ -1,4 +1,4 @@
-"""Signals to stop, and Ctrl-Z, of a launcher: noted here, passed on to the members by `podrl.launch.members`."""
+"""Catches a launcher's stop signals and Ctrl-Z; `podrl.launch.members` passes them on to the members."""
 
 import contextlib
 import signal
@@ -12,14 +12,14 @@ class StopSignals:
     """Whether the launcher was told to stop, once or more often; a context manager that catches these signals.
 
     Attributes:
-        first: the signal that came first; None before it. SIGTERM for a notice, as members' environments may have
-            taken that for themselves.
-        urgent: whether another came later, which means at once.
-        paused: whether Ctrl-Z came; whoever acts on it sets it back.
+        first: the first signal; None before it. SIGTERM for a notice, since members' environments may have handlers for
+            notices.
+        urgent: whether a later signal came, which means to stop at once.
+        paused: whether Ctrl-Z came; the code that acts on it resets it.
     """
 
     def __init__(self) -> None:
-        """Nothing has come yet."""
+        """Starts without signals; entering the context catches them."""
         self.first: signal.Signals | None = None
         self.urgent = False
         self.paused = False
@@ -42,11 +42,11 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int | None:
-        """Of a job that ended because of the first signal; None before it."""
+        """Exit code of a job that ended because of the first signal; None before it."""
         return None if self.first is None else EXIT_CODES[self.first]
 
     def take(self, signum: int, frame: FrameType | None = None) -> None:
-        """Takes a signal to stop."""
+        """Handles a signal to stop."""
         is_second = self._urgency.is_second(signum)
         if self.first is None:
             self.first = signal.SIGTERM if signum in NOTICES else signal.Signals(signum)

@@ -1,6 +1,6 @@
-"""A SLURM job that goes on by itself: after a preemption, a lost node, its time limit.
+"""A SLURM job that resumes by itself: after a preemption, a lost node, its time limit.
 
-One task on each node, which sees all of its GPUs. The other layout, a task for every GPU by `--gpus-per-task`, binds
+One task runs on each node and sees all of its GPUs. The other layout, a task for every GPU by `--gpus-per-task`, binds
 each task to a GPU that it sees as number 0, while JAX's own SLURM detection has local task i use GPU number i, which
 ends in "invalid device ordinal".
 
@@ -36,7 +36,7 @@ say() {{ echo "[launcher $(date +%H:%M:%S)] $*"; }}
 
 requeue() {{  # After SIGTERM, unless the job was cancelled.
   if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-    say "Stopped by SIGTERM: requeued, to go on later."
+    say "Stopped by SIGTERM: requeued, to resume later."
     scontrol requeue "$SLURM_JOB_ID"
   fi
   exit "$code"
@@ -79,15 +79,15 @@ done
 
 
 def make_script(options: Options, *, name: str, program: str, arguments: Sequence[str], workdir: str, cwd: str) -> str:
-    """The batch script.
+    """Returns the batch script.
 
     Args:
-        options: of the job; `nodes` and `gpus_per_node` are set.
-        name: of the config.
-        program: the training's, as seen from every node.
-        arguments: of the training, `--workdir` included.
-        workdir: the same, absolute, on a file system that all nodes share.
-        cwd: where relative paths in the arguments start.
+        options: the job's options; `nodes` and `gpus_per_node` are set.
+        name: the config's name.
+        program: the training program, as seen from every node.
+        arguments: the training's arguments, `--workdir` included.
+        workdir: the absolute path of that folder, on a file system that all nodes share.
+        cwd: the folder where relative paths in the arguments start.
     """
     lines = make_header(options, name=f"podrl-{name}", output=f"{workdir.replace('%', '%%')}/slurm-%j.out")
     body = _BODY.format(
@@ -104,13 +104,13 @@ def make_script(options: Options, *, name: str, program: str, arguments: Sequenc
 
 
 def make_header(options: Options, *, name: str, output: str, more: Mapping[str, str] | None = None) -> list[str]:
-    """The lines of a batch script that ask for resources, and for SIGTERM before the time limit.
+    """Returns the lines of a batch script that ask for resources, and for SIGTERM before the time limit.
 
     Args:
-        options: of the job; `nodes` and `gpus_per_node` are set.
-        name: of the job.
-        output: file for what it says, with SLURM's own `%` patterns.
-        more: options of sbatch.
+        options: the job's options; `nodes` and `gpus_per_node` are set.
+        name: the job's name.
+        output: file for the job's output, with SLURM's own `%` patterns.
+        more: further options of sbatch.
     """
     header = {
         "job-name": name,
@@ -131,9 +131,9 @@ def make_header(options: Options, *, name: str, output: str, more: Mapping[str, 
 
 
 def step_flags(options: Options) -> list[str]:
-    """Flags of the `srun` that starts one process on each node of the job."""
-    # Since 22.05 srun does not take --cpus-per-task from the job, so that all of it is said again.
-    # A job that was submitted with --export=NONE would not give its tasks their secret.
+    """Returns the flags of the `srun` that starts one process on each node of the job."""
+    # Since 22.05 srun does not take --cpus-per-task from the job, so that all resources are repeated here. A job
+    # submitted with --export=NONE would not give its tasks their secret.
     step = {**_resources(options), "ntasks": options.nodes, "export": "ALL", "kill-on-bad-exit": 0, "wait": _WAIT_S}
     return [f"--{key}={value}" for key, value in step.items()]
 
@@ -154,7 +154,7 @@ def submit_job(script: str, workdir: str) -> str:
         The job's number.
 
     Raises:
-        ConfigError: if there is no SLURM here, or it refuses the job; with its reason.
+        ConfigError: if SLURM is not installed here, or refuses the job; the message has its reason.
     """
     check(
         shutil.which("sbatch") is not None,
@@ -180,7 +180,7 @@ def submit_job(script: str, workdir: str) -> str:
 
 
 def _refusal(path: Path, stderr: str) -> str:
-    """Why sbatch failed, in one line: its own words, and what to do where they mean that there is no cluster."""
+    """Returns why sbatch failed, in one line: its own words, and what to do if they mean that there is no cluster."""
     lines = [re.sub(r"^sbatch: (error|fatal): ", "", line.strip()).rstrip(".") for line in stderr.splitlines()]
     reason = "; ".join(line for line in lines if line) or "it gives no reason"
     if re.search(r"configuration source|[Uu]nable to contact slurm|slurm\.conf|slurmctld", reason):

@@ -1,4 +1,4 @@
-"""What the launcher does with a command line that has launch flags."""
+"""Starts what a command line with launch flags asks for."""
 
 from collections.abc import Sequence
 import contextlib
@@ -36,15 +36,15 @@ def launch(
     root: Path = ROOT,
     poll_s: float = POLL_S,
 ) -> int:
-    """Starts what `options` asks for, and returns the exit code when that has ended.
+    """Starts what `options` asks for, waits until it has ended, and returns the exit code.
 
     Args:
         options: where and how to run.
         argv: the command line without the launch flags; its first entry is the program that members run.
-        command: the same, parsed: nothing is started by a command with a mistake.
-        limits: how long members may take to end.
-        root: of the checkout, which is shipped to machines that have none.
-        poll_s: seconds between two looks at a TPU that is not ready.
+        command: the same, parsed: a command with a mistake starts nothing.
+        limits: time limits for members to end.
+        root: root of the checkout, which is shipped to machines without one.
+        poll_s: seconds between two queries of a TPU that is not ready.
 
     Raises:
         ConfigError: on a mistake of the user's.
@@ -67,11 +67,11 @@ def launch(
     finally:
         if command.workdir is None:
             with contextlib.suppress(OSError):
-                os.rmdir(workdir)  # Empty, since nothing was begun.
+                os.rmdir(workdir)  # Empty, since nothing was started.
 
 
 def _check_membership(options: Options, argv: Sequence[str]) -> None:
-    """One member of a job may be watched over by --max_restarts; who starts several tells each who it is."""
+    """Raises `ConfigError` for flags of one member, unless this command is one member with `--max_restarts`."""
     if options.local_processes is None and not options.slurm and options.tpu is None:
         return
     for flag in (argument.partition("=")[0] for argument in argv[1:]):
@@ -137,13 +137,13 @@ def _launch_slurm(options: Options, program: str, arguments: list[str], workdir:
         f"What it says:     tail -F {shlex.quote(folder)}/slurm-{job}.out\n"
         f"Where it stands:  squeue --jobs={job}\n"
         f"To end it:        scancel {job}\n"
-        f"To go on:         the same command with --workdir={shlex.quote(workdir)}\n"
+        f"To resume:        the same command with --workdir={shlex.quote(workdir)}\n"
     )
     return 0
 
 
 def _make_workdir(options: Options, command: CommandLine) -> str:
-    """A new folder that all members, and all restarts, are told of."""
+    """Returns a new folder, which all members and all restarts are told."""
     name = command.config.get("name", "run")
     if options.dry_run:
         return str(free_folder(default_folder(name)))
@@ -163,8 +163,8 @@ def _make_workdir(options: Options, command: CommandLine) -> str:
 
 
 def _configure_logging() -> None:
-    """Lines of the launcher's own, on stderr: `[launcher 12:00:01] text`."""
-    if not flags.FLAGS.is_parsed():  # podrl parses flags of its own; absl would complain that it parsed none.
+    """Logs the launcher's own lines to stderr: `[launcher 12:00:01] text`."""
+    if not flags.FLAGS.is_parsed():  # podrl has a flag parser of its own; absl would complain that it parsed no flags.
         flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)

@@ -1,4 +1,4 @@
-"""A TPU slice, run from a workstation: made ready, shipped to, started on all workers, and got back when preempted."""
+"""Runs training on a TPU slice from a workstation: creates it, ships the tree, starts all workers, and resumes."""
 
 from collections.abc import Sequence
 import os
@@ -28,7 +28,7 @@ from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.runtime.temporary import temporary_folder
 
 _STOP_LIMIT_S = 60.0
-_CUT = 255  # What ssh ends with when it lost the connection; gcloud tries again ten times, and then ends with 1.
+_CUT = 255  # Exit code of ssh after a lost connection; gcloud tries again ten times, and then ends with 1.
 _PROGRAM = "tools/tpu_launch.py"
 _SETUP = """set -e
 rm -f podrl-*.secret
@@ -50,15 +50,15 @@ def launch_on_tpu(
     poll_s: float = POLL_S,
     limits: Limits | None = None,
 ) -> int:
-    """Runs the training on all workers of a slice, and goes on when the slice was preempted; returns the exit code.
+    """Runs the training on all workers of a slice, and resumes it after preemptions; returns the exit code.
 
     Args:
-        options: which slice.
-        arguments: of the training.
-        workdir: the same as in the arguments; in a bucket.
-        root: of the checkout to ship.
-        poll_s: seconds between two looks at a slice that is not ready.
-        limits: how long members may take to end.
+        options: options that name the slice.
+        arguments: arguments of the training.
+        workdir: the run's folder, as in the arguments; in a bucket.
+        root: root of the checkout to ship.
+        poll_s: seconds between two queries of a slice that is not ready.
+        limits: time limits for members to end.
 
     Raises:
         ConfigError: on a mistake of the user's.
@@ -108,7 +108,7 @@ def launch_on_tpu(
 
 
 def dry_run(options: Options, arguments: Sequence[str], tree: Tree) -> str:
-    """What would be run, in order; on every worker where it says `all`."""
+    """Returns the commands that would be run, in order; `all` marks those that run on every worker."""
     steps = []
     if options.accelerator_type is not None:
         steps.append(
@@ -139,7 +139,7 @@ def dry_run(options: Options, arguments: Sequence[str], tree: Tree) -> str:
 def _prepare(
     options: Options, workers: int, packed: Path, tree: Tree, stop: StopSignals, limits: Limits | None
 ) -> JobEnd:
-    """Ships and installs the tree on all workers; one that has it already does nothing."""
+    """Ships the tree to all workers and installs it; on a worker that has it already this does nothing."""
     logging.info(
         "Shipping %s (%.1f MiB) to %d worker(s), and installing it.", tree.name, len(tree.packed) / 2**20, workers
     )
@@ -159,7 +159,7 @@ def _share_secret(
 ) -> JobEnd:
     """Gives all workers a new secret, by which the processes of this start know each other.
 
-    It goes in a file that only its user may read, as every user of a machine sees the arguments of commands.
+    It is sent in a file that only its user may read, since every user of a machine sees the arguments of commands.
     """
     path = folder / _secret_file(run)
     path.touch(mode=0o600)
@@ -174,7 +174,7 @@ def _share_secret(
 
 
 def _secret_file(run: str) -> str:
-    """Its name in a worker's home."""
+    """Returns the name of the secret's file in a worker's home."""
     return f"podrl-{run}.secret"
 
 
@@ -220,9 +220,9 @@ def _train(
 
 
 def _start(tree: Tree, run: str, arguments: Sequence[str]) -> str:
-    """The shell command that starts the training on a worker, or finds it running there, and follows it.
+    """Returns the shell command that starts the training on a worker, or finds it running there, and follows it.
 
-    Certificates that this launcher's variables name are files of the worker.
+    Certificates that this launcher's variables name are files on the worker.
     """
     training = shlex.join([_PROGRAM, *arguments])
     worker = f"exec .venv/bin/python podrl/launch/worker.py run {run} .venv/bin/python {training}"
@@ -231,7 +231,7 @@ def _start(tree: Tree, run: str, arguments: Sequence[str]) -> str:
 
 
 def _as_preempted(options: Options, ending: JobEnd) -> JobEnd:
-    """The ending, or exit code 75 if it was not the training that ended: the slice or the connection was lost."""
+    """Returns the ending, with exit code 75 if the slice or the connection was lost and the training had not ended."""
     if ending.code in (0, 2, PREEMPTED):
         return ending
     try:

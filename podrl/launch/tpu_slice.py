@@ -1,4 +1,4 @@
-"""Waits for a TPU slice, creates one that is not there, and replaces one that was taken away."""
+"""Waits for a TPU slice, creates a missing one, and replaces a preempted one."""
 
 import time
 
@@ -11,15 +11,15 @@ from podrl.launch.signals import StopSignals
 from podrl.runtime.waiting import Patience
 
 POLL_S = 20.0
-_LOST = ("PREEMPTED", "TERMINATED", "SUSPENDED", "FAILED")  # States out of which no TPU comes back.
+_LOST = ("PREEMPTED", "TERMINATED", "SUSPENDED", "FAILED")  # States that no TPU leaves again.
 _NO_CAPACITY = ("RESOURCE_EXHAUSTED", "no more capacity", "Insufficient capacity")
 
 
 def await_slice(options: Options, stop: StopSignals, poll_s: float = POLL_S) -> gcloud.Found | None:
-    """Waits until the slice is ready, and creates it, also again, if the options say how; None if told to stop.
+    """Waits until the slice is ready, and creates it, repeatedly, if the options say how; None if told to stop.
 
     Raises:
-        ConfigError: if it is not there and may not be created, or is not ready within `wait_s`.
+        ConfigError: if it does not exist and may not be created, or is not ready within `wait_s`.
     """
     deadline_s, said = time.monotonic() + options.wait_s, ""
     while stop.first is None:
@@ -32,7 +32,7 @@ def await_slice(options: Options, stop: StopSignals, poll_s: float = POLL_S) -> 
                 said = found.state
                 logging.info("TPU %s in %s is %s.", options.tpu, options.zone, said)
             problem = _make(options, found.state)
-        except gcloud.GcloudError as error:  # It answered before: a network that comes back.
+        except gcloud.GcloudError as error:  # gcloud has answered before: the network may come back.
             problem = str(error)
             logging.warning("%s", problem)
         left_s = deadline_s - time.monotonic()
@@ -49,7 +49,7 @@ def await_slice(options: Options, stop: StopSignals, poll_s: float = POLL_S) -> 
 
 
 def _make(options: Options, state: str) -> str:
-    """Creates a slice that is not there, deletes what is left of a lost one first; returns what went wrong.
+    """Creates a missing slice, after deleting what is left of a lost one; returns what went wrong.
 
     Raises:
         ConfigError: if it may not be created, or never can be.

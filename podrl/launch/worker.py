@@ -3,8 +3,8 @@
     python podrl/launch/worker.py run ID COMMAND...   starts the command, or finds it running, and follows its output
     python podrl/launch/worker.py signal ID SIGNAL    passes a signal on to it
 
-The connection may break and be made again by whoever follows; the exit code waits in a file. Exit code 1 arrives as
-101, because gcloud ends with 1 if it is gcloud that fails. Needs nothing but Python.
+A follower may lose its connection and connect again; the exit code is kept in a file. Exit code 1 is reported as 101,
+because gcloud ends with 1 if gcloud itself fails. Needs nothing but Python.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ import time
 FAILED = 101
 _STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _POLL_S = 0.2
-_PATIENCE_S = 60.0  # How long an earlier run may take to end after SIGTERM.
-_REPEATED_BYTES = 2000  # Of the output, for one who comes back.
+_PATIENCE_S = 60.0  # Time for an earlier run to end after SIGTERM.
+_REPEATED_BYTES = 2000  # Output that is repeated to a follower that connects again.
 
 
 def _folder_of_runs() -> Path:
-    """Found when it is needed: a launcher that imports this may have no home."""
+    """Returns the folder, which is looked up late: a launcher that imports this module may have no home."""
     return Path.home() / ".podrl" / "runs"
 
 
 def main(argv: list[str]) -> int:
-    """Does what the arguments say; returns the command's exit code."""
+    """Does what the arguments say and returns the command's exit code."""
     action, identity, *rest = argv[1:]
     folder = _folder_of_runs() / identity
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         return 0
     if action == "supervise":
         return _supervise(folder, rest)
-    with (_folder_of_runs() / ".lock").open("w") as lock:  # Should two connections come at the same time.
+    with (_folder_of_runs() / ".lock").open("w") as lock:  # Two connections may come at the same time.
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = (folder / "log").exists()
         if not known:
@@ -67,13 +67,13 @@ def _start(folder: Path, command: list[str]) -> None:
 
 
 def _supervise(folder: Path, command: list[str]) -> int:
-    """Runs the command, and writes its exit code down; survives whatever ends the connection."""
-    for signum in _STOPPING:  # The command is signalled by itself.
+    """Runs the command and records its exit code; survives the end of the connection."""
+    for signum in _STOPPING:  # The command is signalled separately.
         signal.signal(signum, signal.SIG_IGN)
     _write(folder / "supervisor", str(os.getpid()))
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_heed_signals)
     _write(folder / "pid", str(process.pid))
-    if (folder / "signal").exists():  # It came before there was anybody to signal.
+    if (folder / "signal").exists():  # The signal came before the command ran.
         _signal(folder, signal.Signals[(folder / "signal").read_text()])
     code = process.wait()
     _write(folder / "code", str(128 - code if code < 0 else code))
@@ -106,7 +106,7 @@ def _follow(folder: Path, *, skip: bool) -> int:
 
 
 def _is_gone(folder: Path) -> bool:
-    """Whether nobody will write an exit code any more; the number may be another process's by now."""
+    """Returns whether no supervisor is left to record an exit code; its number may be another process's by now."""
     with contextlib.suppress(OSError, ValueError):
         pid = int((folder / "supervisor").read_text())
         return b"supervise" not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -114,7 +114,7 @@ def _is_gone(folder: Path) -> bool:
 
 
 def _end_others(folder: Path) -> None:
-    """Ends runs of before, which hold the chips: SIGTERM, so that they save, and then SIGKILL."""
+    """Ends earlier runs, which hold the chips: SIGTERM, so that they save, and then SIGKILL."""
     for signum in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _PATIENCE_S
         others = [other for other in _folder_of_runs().iterdir() if other.is_dir() and other != folder and _runs(other)]
@@ -138,7 +138,7 @@ def _signal(folder: Path, signum: signal.Signals) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Writes a file completely or not at all."""
     path.with_suffix(".new").write_text(text)
     path.with_suffix(".new").replace(path)
 

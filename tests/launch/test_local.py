@@ -88,7 +88,7 @@ class TestOutput:
             wait_until(lambda: all((tmp_path / f"run/said-{index}").exists() for index in (0, 1)), "not said", process)
             process.send_signal(signal.SIGTERM)
             assert process.wait(LIMIT_S) == 75
-            assert "What the processes print is lost (Broken pipe). The run goes on." in process.stderr.read()
+            assert "What the processes print is lost (Broken pipe). The run continues." in process.stderr.read()
 
     def test_a_single_process_writes_itself(self, tmp_path):
         result = run("--local_processes", 1, "--workdir", "run", "--do", "say(f'{coordinator} {count}')", cwd=tmp_path)

@@ -193,7 +193,7 @@ class TestPreemption:
         assert process.returncode == 0, stderr
         assert (folder / "starts-0").read_text() == "xx"
         lost = "SUSPENDED" if queued else "PREEMPTED"
-        assert f", and the TPU is {lost}, at update 7: it goes on in 0 s." in stderr
+        assert f", and the TPU is {lost}, at update 7: it resumes in 0 s." in stderr
         assert [len(calls(world, word, "--spot")) for word in ("create",)] == [1]
         assert len(calls(world, "delete")) == 1
 

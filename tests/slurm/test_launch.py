@@ -51,7 +51,7 @@ def test_goes_on_after_sigterm(cluster, tmp_path, to):
     cluster.start_soon(job)
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
     assert cluster.output(job).count("ready") == 2
-    assert "Stopped by SIGTERM: requeued, to go on later." in cluster.output(job)
+    assert "Stopped by SIGTERM: requeued, to resume later." in cluster.output(job)
 
 
 def test_stays_cancelled(cluster, tmp_path):
