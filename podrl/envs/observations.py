@@ -1,12 +1,12 @@
-"""From Gymnasium's observation spaces to the one array that networks take.
+"""Encodes Gymnasium's observation spaces as the one array that networks take.
 
-That is an image [H, W, C] of uint8 or float32, or a vector [D] of float32 or uint8. uint8 stays as it is wherever it
-comes alone, and is divided by 255 in the network's first layer.
+That is an image [H, W, C] of uint8 or float32, or a vector [D] of float32 or uint8. A uint8 observation that comes
+alone stays uint8, and is divided by 255 in the network's first layer.
 
-What is guessed is said in `Encoding.text`, and two keys of `env` decide otherwise:
+`Encoding.text` says what was guessed, and two keys of `env` override the guess:
 
 - `env.uint8`: uint8 counts as pixels, 255 as 1, if its space reaches 255; other uint8, such as flags, as numbers.
-- `env.channels`: uint8 arrays of rank 3 are images. Their channels come first if their last two sides alone are equal,
+- `env.channels`: uint8 arrays of rank 3 are images. Their channels come first if only their last two sides are equal,
   or if the first side is at most a quarter of each of the others and differs from the second.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 from podrl.config.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.types import EnvSpec
 
-# Numbers of a one-hot vector, each of which costs a row of the network's first layer.
+# Longest one-hot vector; each entry costs a row of the network's first layer.
 MAX_ONE_HOT = 2**20
 _FLATTEN = "env.wrappers=('gymnasium.wrappers:FlattenObservation',)"
 
@@ -35,8 +35,8 @@ class Encoding:
     Attributes:
         struct: shape and dtype of one environment's encoded observation.
         encode: (raw observations of B environments) -> [B, *struct.shape] contiguous array; a view where that suffices.
-        text: what was understood, with the shapes that the environment itself has.
-        env_before: keys of `env` and their values with which an agent sees what it saw before podrl had these keys.
+        text: description of the encoding, with the environment's own shapes.
+        env_before: keys of `env`, with values that encode as podrl did before it had these keys.
     """
 
     struct: jax.ShapeDtypeStruct
@@ -49,15 +49,15 @@ def make_encoding(space: gymnasium.Space, config: EnvConfig) -> Encoding:
     """Chooses the encoding of a space.
 
     Discrete values become one-hot vectors; arrays that are no images are flattened. The entries of a dictionary become
-    vectors, concatenated in sorted order of their keys; if one alone is kept, it is encoded as if it came alone. Empty
+    vectors, concatenated in sorted order of their keys; if only one is kept, it is encoded as if it came alone. Empty
     entries add nothing.
 
     Args:
-        space: of one environment's observation.
-        config: its `observation_keys` name the entries of a dictionary to keep; empty keeps all.
+        space: space of one environment's observation.
+        config: config whose `observation_keys` name the entries of a dictionary to keep; empty keeps all.
 
     Raises:
-        ConfigError: if `observation_keys` names an entry that is not there, or the space has no such encoding.
+        ConfigError: if `observation_keys` names an entry that does not exist, or the space has no such encoding.
     """
     keys = config.observation_keys
     if not isinstance(space, spaces.Dict):
@@ -78,13 +78,13 @@ def make_encoding(space: gymnasium.Space, config: EnvConfig) -> Encoding:
 
 
 def describe_observation(spec: EnvSpec) -> str:
-    """What an agent observes, in words: the source's own, or else shapes and dtypes."""
+    """Describes what an agent observes: in the source's words, or else by shapes and dtypes."""
     leaves = jax.tree.leaves(spec.observation)
     return spec.observed or ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
 
 
 def channels_come_first(shape: Sequence[int]) -> bool:
-    """Whether an image of this shape is taken for [C, H, W]; see above."""
+    """Returns whether an image of this shape is read as [C, H, W]; see the module."""
     first, second, third = shape
     if first == second or second == third:
         return first != second
@@ -92,7 +92,7 @@ def channels_come_first(shape: Sequence[int]) -> bool:
 
 
 def _alone(space: gymnasium.Space, config: EnvConfig, key: str = "") -> Encoding:
-    """The encoding of what is the whole observation; `key` is its name in the dictionary that it came in."""
+    """Encodes an observation of one space; `key` is its name in the dictionary that it came in."""
     is_array = isinstance(space, spaces.Box | spaces.MultiBinary)
     rank = len(space.shape or ()) if is_array else 0
     is_pixels = _is_pixels(space, config)
@@ -117,7 +117,7 @@ def _alone(space: gymnasium.Space, config: EnvConfig, key: str = "") -> Encoding
 
 
 def _image(space: gymnasium.Space, config: EnvConfig) -> Encoding:
-    """An array of rank 3 as [H, W, C]."""
+    """Encodes an array of rank 3 as [H, W, C]."""
     is_pixels, shape = _is_pixels(space, config), space.shape or ()
     check(min(shape) > 0, f"env.id={config.id!r} has an empty observation {space}; there is nothing to see.")
     dtype = np.dtype(np.uint8 if is_pixels else np.float32)
@@ -135,7 +135,7 @@ def _image(space: gymnasium.Space, config: EnvConfig) -> Encoding:
 
 
 def _vector(space: gymnasium.Space, config: EnvConfig, key: str) -> Encoding:
-    """float32: one-hot for discrete values, flattened for arrays, and pixels from 0 to 1."""
+    """Encodes as float32: discrete values one-hot, arrays flattened, pixels from 0 to 1."""
     if isinstance(space, spaces.Discrete):
         return _one_hot([int(space.start)], [int(space.n)], space, config)
     if isinstance(space, spaces.MultiDiscrete):
@@ -157,7 +157,7 @@ def _vector(space: gymnasium.Space, config: EnvConfig, key: str) -> Encoding:
 
 
 def _one_hot(starts: Sequence[int], nums: Sequence[int], space: gymnasium.Space, config: EnvConfig) -> Encoding:
-    """One-hot vectors of several choices, as Gymnasium's `flatten` has them; `nums[i]` values from `starts[i]` on."""
+    """Encodes choices as one-hot vectors, as Gymnasium's `flatten` does; `nums[i]` values from `starts[i]`."""
     size = sum(nums)
     check(
         size <= MAX_ONE_HOT,
@@ -179,7 +179,7 @@ def _one_hot(starts: Sequence[int], nums: Sequence[int], space: gymnasium.Space,
 
 
 def _concatenation(entries: Mapping[str, gymnasium.Space], config: EnvConfig) -> Encoding:
-    """The vectors of several entries, one after the other."""
+    """Concatenates the vectors of several entries."""
     encodings = {key: _vector(space, config, key) for key, space in entries.items()}
     parts = {key: encoding for key, encoding in encodings.items() if encoding.struct.size}
     check(bool(parts), f"env.id={config.id!r} has no observation: no entry of its dictionary holds any number.")
@@ -196,10 +196,10 @@ def _concatenation(entries: Mapping[str, gymnasium.Space], config: EnvConfig) ->
 
 
 def _env_before(space: gymnasium.Space, rank: int) -> dict[str, str]:
-    """What `env` has to say of a space so that it is encoded as by a podrl that had no `env.channels` and `env.uint8`.
+    """Returns the keys of `env` that encode a space as podrl did before it had `env.channels` and `env.uint8`.
 
     All uint8 of rank 3 was pixels, with channels first where the first side was shorter than the last, and all other
-    uint8 numbers.
+    uint8 was numbers.
     """
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
         return {}
@@ -214,7 +214,7 @@ def _env_before(space: gymnasium.Space, rank: int) -> dict[str, str]:
 
 
 def _is_pixels(space: gymnasium.Space, config: EnvConfig) -> bool:
-    """Whether 255 counts as 1."""
+    """Returns whether 255 counts as 1."""
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
         return False
     return _reaches_255(space) if config.uint8 == "auto" else config.uint8 == "pixels"
@@ -233,7 +233,7 @@ def _values(is_pixels: bool) -> str:
 
 
 def _refusal(space: gymnasium.Space, config: EnvConfig, key: str) -> ConfigError:
-    """The error for a space that has no encoding, with what to do about it."""
+    """Makes the error for a space that has no encoding, with what to do about it."""
     name = type(space).__name__
     cures = [f"Keep other entries than {key!r} with env.observation_keys"] if key else []
     if config.source == "gymnasium":

@@ -1,10 +1,10 @@
-"""What podrl itself does around an environment, and what it hands to its constructor.
+"""podrl's own settings of an environment, and the options that are passed to its constructor.
 
 `env.max_episode_steps`, `env.workers`, `env.worker_timeout_s`, `env.wrappers` and `env.training_wrappers` mean the same
-whatever the source, and never reach an environment's constructor: `env.options` is all that does. A source names those
-that it keeps in `SETTINGS`; the others are refused instead of ignored.
+for every source, and never reach an environment's constructor, which gets `env.options` only. A source names the
+settings that it supports in `SETTINGS`; the others are refused instead of ignored.
 
-Options of the command line are read here, since only the source knows what they have to be: its function
+Options from the command line are read here, since only the source knows their types: its function
 `option_hints(config)` returns a type hint for each option that the environment takes, by name.
 """
 
@@ -33,14 +33,14 @@ _INSTEAD = {
 
 
 def check_settings(source: Any, config: EnvConfig) -> None:
-    """Checks that the source keeps every setting of podrl's that `config` changes.
+    """Checks that the source supports every setting of podrl's that `config` changes.
 
     Args:
-        source: a module; `SETTINGS` are the names of those that it keeps, none if it has no such attribute.
-        config: of the environment.
+        source: a source module, whose `SETTINGS` names the settings that it supports; without it, none.
+        config: the environment's config.
 
     Raises:
-        ConfigError: if it does not keep one; names it.
+        ConfigError: if it does not support one; the message names it.
     """
     kept = getattr(source, "SETTINGS", ())
     defaults = EnvConfig(id=config.id)
@@ -53,18 +53,18 @@ def check_settings(source: Any, config: EnvConfig) -> None:
 
 
 def settle(source: Any, config: EnvConfig) -> EnvConfig:
-    """The config with options that the environment's constructor can be given.
+    """Returns the config with options that the environment's constructor accepts.
 
-    Reads what was typed on the command line. What a config file has for another environment is kept where both are of
-    one family, and left out with a line in the log where not: options if the new one does not take all of them, other
-    keys of `env` if it takes other options.
+    Values typed on the command line are read. What a config file says of another environment is kept if both are of one
+    family, and otherwise left out with a line in the log: options if the new environment does not take all of them,
+    other keys of `env` if it takes other options.
 
     Args:
-        source: a module.
-        config: whose options may be marked (`podrl.config.marks`).
+        source: a source module.
+        config: the environment's config, whose options may be marked (`podrl.config.marks`).
 
     Raises:
-        ConfigError: if the source does not keep a setting, or a value is not what the environment takes.
+        ConfigError: if the source does not support a setting, or a value has the wrong type for the environment.
     """
     before = config.id.env_id if isinstance(config.id, Changed) else ""
     config, dropped = _without_settings_of_another(source, config)
@@ -78,7 +78,7 @@ def settle(source: Any, config: EnvConfig) -> EnvConfig:
 
 
 def _with_settled_options(source: Any, config: EnvConfig) -> tuple[EnvConfig, list[str]]:
-    """The config with options as values, and the keys of those of another family, which are left out."""
+    """Returns the config with options as values, and the keys of options of another family, which are left out."""
     plain = {name: value for name, value in config.options.items() if not isinstance(value, Typed | Inherited)}
     hints = _option_hints(source, dataclasses.replace(config, options=plain))
     inherited = {name: value for name, value in config.options.items() if isinstance(value, Inherited)}
@@ -88,7 +88,7 @@ def _with_settled_options(source: Any, config: EnvConfig) -> tuple[EnvConfig, li
 
 
 def _without_settings_of_another(source: Any, config: EnvConfig) -> tuple[EnvConfig, list[str]]:
-    """The config less what its file has for another family of environments in other keys than options, and these."""
+    """Returns the config without keys of `env` that its file has for another family, and the names of these keys."""
     changed = config.id
     if not isinstance(changed, Changed):
         return config, []
@@ -102,13 +102,13 @@ def _without_settings_of_another(source: Any, config: EnvConfig) -> tuple[EnvCon
 
 
 def _is_of_one_family(source: Any, config: EnvConfig, changed: Changed) -> bool:
-    """Whether the environment takes the options of the one that it replaces, by name; False where none tell."""
+    """Returns whether the environment takes the options of the one that it replaces, by name; False if unknown."""
     sources = {config.source, changed.source}
     if len(sources) > 1 and not sources <= _SAME_OPTIONS:
         return False
     try:
         of_before = _option_hints(load_source(changed.source), EnvConfig(source=changed.source, id=changed.env_id))
-    except ConfigError:  # It need not be installed.
+    except ConfigError:  # Its package may be missing.
         return False
     now = (_option_hints(source, dataclasses.replace(config, options={})) or {}).keys() - {"render_mode"}
     before = (of_before or {}).keys() - {"render_mode"}
@@ -116,13 +116,13 @@ def _is_of_one_family(source: Any, config: EnvConfig, changed: Changed) -> bool:
 
 
 def _option_hints(source: Any, config: EnvConfig) -> Mapping[str, Any] | None:
-    """What the environment's options have to be; None if its source does not tell."""
+    """Returns type hints for the environment's options; None if its source has none."""
     find = getattr(source, "option_hints", None)
     return None if find is None else find(config)
 
 
 def _are_of_another(inherited: Mapping[str, Inherited], source: str, hints: Mapping[str, Any] | None) -> bool:
-    """Whether options were meant for another family of environments than the one that has these `hints`."""
+    """Returns whether options were meant for another family of environments than the one with these `hints`."""
     sources = {source, *(option.source for option in inherited.values())}
     if len(sources) > 1 and not sources <= _SAME_OPTIONS:
         return True
@@ -138,5 +138,5 @@ def _settled(name: str, value: Any, hints: Mapping[str, Any] | None) -> Any:
 
 
 def wrapper_facts(config: EnvConfig) -> dict[str, Any]:
-    """The wrappers that stay in evaluation, for its report: what they do to rewards is in every score."""
+    """Returns the wrappers that stay in evaluation, for its report: what they do to rewards is part of every score."""
     return {"wrappers": ", ".join(config.wrappers)} if config.wrappers else {}

@@ -2,8 +2,9 @@
 
 A source is a module with two functions, `make_spec` and `make_pool` (see `Source`), in `podrl/envs/sources/` or
 anywhere on the import path; it may have four more. `config.env.source = 'envpool'` imports
-`podrl.envs.sources.envpool`; a dotted name such as `my_package.my_source` is imported as it stands, so that users bring
-their own without touching podrl. A source is imported when it is asked for: the others' packages need not be installed.
+`podrl.envs.sources.envpool`; a dotted name such as `my_package.my_source` is imported as it is, so that users add their
+own sources without a change to podrl. A source is imported only when it is used, so other sources' packages need not be
+installed.
 
 Every source keeps the one reset rule of `podrl.types`: the final observation of an episode arrives with the step that
 ended it, and the next step ignores its action and returns the first observation of a new episode, with `first` true,
@@ -29,8 +30,8 @@ from podrl.types import Array, EnvSpec, PyTree, Timestep
 class Pool(Protocol):
     """`B` environments that step together; rows keep their order.
 
-    Between `send` and `recv` the environments may step in threads of their own while the caller does something else.
-    All arrays are numpy, and the caller may keep them: a pool never writes into what it has returned.
+    Between `send` and `recv` the environments may step in threads of their own while the caller does other work. All
+    arrays are numpy, and the caller may keep them: a pool never writes into what it has returned.
     """
 
     def reset(self) -> Timestep:
@@ -50,7 +51,7 @@ class Pool(Protocol):
         ...
 
     def close(self) -> None:
-        """Frees threads and memory; any later call but `close` raises `RuntimeError`."""
+        """Frees threads and memory; any later call except `close` raises `RuntimeError`."""
         ...
 
 
@@ -58,7 +59,7 @@ class Pool(Protocol):
 class JaxEnvironment:
     """`B` environments as pure functions, to be stepped inside a compiled program; see `podrl.envs.pools.in_graph`.
 
-    Every environment has keys of its own, so that what it does does not depend on which others share the batch.
+    Every environment has keys of its own, so that it does not depend on the others in the batch.
 
     Attributes:
         init: (keys [B]) -> (state, timestep of [B]); opens an episode in every environment. The state is a pytree of
@@ -71,13 +72,13 @@ class JaxEnvironment:
 
 
 class PicturePool(Pool, Protocol):
-    """A pool that can be watched."""
+    """A pool that can draw its environments."""
 
     def picture(self, env: int) -> np.ndarray:
-        """[H, W, 3] uint8: environment `env` as a person would see it, after the newest timestep.
+        """Returns a picture of environment `env` after the newest timestep, uint8 [H, W, 3].
 
         Raises:
-            ConfigError: if it has no picture.
+            ConfigError: if the environment has no picture.
         """
         ...
 
@@ -87,10 +88,10 @@ class EvaluationProtocol:
     """How an environment is played where scores are reported.
 
     Attributes:
-        env: the environment, less what training changes of its episodes and scores.
+        env: the environment's config, without what training changes of its episodes and scores.
         facts: the settings that a score depends on, by name, for the report.
-        max_episode_steps: time limit of every episode; None where the source knows of none.
-        steps_per_second: of the agent, at the speed at which a person would watch or play.
+        max_episode_steps: time limit of every episode; None if the source knows none.
+        steps_per_second: the agent's steps per second at the speed at which a person would watch or play.
     """
 
     env: EnvConfig
@@ -103,15 +104,15 @@ class Source(Protocol):
     """The functions of a source module.
 
     It may have four more: `evaluation_protocol`, `make_environment`, `make_picture_pool` (see those functions here) and
-    `option_hints` (see `podrl.envs.settings`), and a tuple `SETTINGS` of the keys of `env` that it keeps.
+    `option_hints` (see `podrl.envs.settings`), and a tuple `SETTINGS` of the keys of `env` that it supports.
     """
 
     def make_spec(self, config: EnvConfig) -> EnvSpec:
-        """Describes one environment; raises `ConfigError` for anything in `config` that it cannot do."""
+        """Describes one environment; raises `ConfigError` for anything in `config` that it does not support."""
         ...
 
     def make_pool(self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> Pool:
-        """Makes one environment per seed, stepped by `num_threads` (at least 1) threads where the source has any."""
+        """Makes one environment per seed, stepped by `num_threads` (at least 1) threads if the source uses any."""
         ...
 
 
@@ -119,10 +120,10 @@ def load_source(name: str) -> Source:
     """Imports the environment source `name`.
 
     Args:
-        name: a module of `podrl.envs.sources`, or the dotted name of any other module.
+        name: name of a module in `podrl.envs.sources`, or the dotted name of any other module.
 
     Raises:
-        ConfigError: if there is no such module, it fails while it is imported, or it is not a source.
+        ConfigError: if there is no such module, its import fails, or it is not a source.
     """
     available = sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
     if "." not in name:
@@ -148,15 +149,15 @@ def load_source(name: str) -> Source:
 
 
 def check_timestep(timestep: Timestep, expected: Timestep, pool: Pool) -> None:
-    """Checks what a pool returned, which somebody else may have written; costs a few microseconds.
+    """Checks a timestep from a pool, which may be a user's; costs a few microseconds.
 
     Args:
-        timestep: of [B].
+        timestep: the timestep of [B].
         expected: its shapes and dtypes.
-        pool: that returned it.
+        pool: the pool that returned it.
 
     Raises:
-        ValueError: if they differ; names the first array that does.
+        ValueError: if they differ; the message names the first array that does.
     """
     tree: Any = jax.tree.structure(expected)
     if tree == jax.tree.structure(timestep) and all(
@@ -173,11 +174,11 @@ def check_timestep(timestep: Timestep, expected: Timestep, pool: Pool) -> None:
 
 
 def close_pool(pool: Pool) -> None:
-    """Closes a pool that is done with; what it raises is logged, as nothing depends on it."""
+    """Closes a pool that is no longer needed; an error in it is logged, as nothing depends on it."""
     try:
         pool.close()
-    except Exception as error:  # noqa: BLE001 (a pool may be anybody's)
-        logging.warning("%s failed in close: %s. The run goes on.", _name(pool), describe_error(error))
+    except Exception as error:  # noqa: BLE001 (a pool may be a user's)
+        logging.warning("%s failed in close: %s. The run continues.", _name(pool), describe_error(error))
 
 
 def _name(pool: Pool) -> str:
@@ -185,12 +186,12 @@ def _name(pool: Pool) -> str:
 
 
 def _is_alike(found: Any, expected: jax.ShapeDtypeStruct) -> bool:
-    """Whether an array has this shape and dtype; anything else has not."""
+    """Returns whether `found` is an array of this shape and dtype."""
     return getattr(found, "shape", None) == expected.shape and found.dtype == expected.dtype
 
 
 def _describe(timestep: Timestep) -> dict[str, str]:
-    """Dtype and shape of each array by its path; the type of what is no array."""
+    """Returns dtype and shape of each array by its path; the type of leaves that are no arrays."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
             f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "shape") else type(leaf).__name__
@@ -200,11 +201,11 @@ def _describe(timestep: Timestep) -> dict[str, str]:
 
 
 def evaluation_protocol(source: Source, config: EnvConfig) -> EvaluationProtocol:
-    """The environment's own protocol: what the source's `evaluation_protocol(config)` says, or else as in training.
+    """Returns the environment's own protocol: the source's `evaluation_protocol(config)`, or else training's settings.
 
-    The rule of time limits, for every source: an evaluation plays up to the environment's own limit, whatever
-    `env.max_episode_steps` is in training. Where the environment has none, `env.max_episode_steps` stays. Where there
-    is neither, episodes have to end by themselves, see `podrl.evaluation.endless`.
+    Time limits follow one rule for every source: an evaluation plays up to the environment's own limit, whatever
+    `env.max_episode_steps` is in training. If the environment has none, `env.max_episode_steps` applies. If there is
+    neither, episodes have to end by themselves, see `podrl.evaluation.endless`.
     """
     make = getattr(source, "evaluation_protocol", None)
     env = dataclasses.replace(config, training_wrappers=())
@@ -221,15 +222,15 @@ def evaluation_protocol(source: Source, config: EnvConfig) -> EvaluationProtocol
 
 
 def option_facts(config: EnvConfig) -> dict[str, Any]:
-    """The options of an environment, for the report of an evaluation; their names may be those of other facts."""
+    """Returns an environment's options for an evaluation's report, prefixed to keep them apart from other facts."""
     return {f"options.{name}": value for name, value in config.options.items()}
 
 
 def make_environment(source: Source, config: EnvConfig) -> JaxEnvironment:
-    """The environment as pure functions: what the source's `make_environment(config)` returns.
+    """Returns the environment as pure functions, from the source's `make_environment(config)`.
 
     Raises:
-        ConfigError: if the source steps its environments on the host, or cannot do what `config` asks for.
+        ConfigError: if the source steps its environments on the host, or does not support what `config` asks for.
     """
     make = getattr(source, "make_environment", None)
     check(
@@ -242,7 +243,7 @@ def make_environment(source: Source, config: EnvConfig) -> JaxEnvironment:
 
 
 def make_picture_pool(source: Source, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> PicturePool:
-    """The same pool as `make_pool`, to be watched: by the source's `make_picture_pool(config, seeds=, num_threads=)`.
+    """Makes a pool with pictures, by the source's `make_picture_pool(config, seeds=, num_threads=)`.
 
     Raises:
         ConfigError: if the source has no pictures.

@@ -1,4 +1,4 @@
-"""From the one array that a policy gives, in podrl's numbers (`podrl.types.ActionSpace`), to Gymnasium's actions."""
+"""From the one array that a policy gives, in podrl's form (`podrl.types.ActionSpace`), to Gymnasium's actions."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -9,10 +9,10 @@ import numpy as np
 from podrl.config.config import ConfigError, check
 from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, MultiDiscreteActions
 
-# Bounds beyond this are no bounds: sources write the largest float, or a round number such as 1e10, for none.
+# Larger bounds count as none: sources write the largest float, or a round number such as 1e10, for unbounded.
 _UNBOUNDED = 1e6
-# Options, which each cost a row of the policy's last layer.
-_MAX_OPTIONS = 2**16  # Of an integer, which may well be meant as a number.
+# Largest numbers of options; each costs a row of the policy's last layer.
+_MAX_OPTIONS = 2**16  # For one integer, which may well be meant as a number.
 _MAX_LOGITS = 2**20
 
 
@@ -21,7 +21,7 @@ class ActionEncoding:
     """How podrl's actions become the environment's.
 
     Attributes:
-        actions: what podrl gives.
+        actions: podrl's actions.
         decode: (actions of B environments [B, ...]) -> [B, *space.shape] in the space's own numbers and dtype; the
             array itself where it has these already.
     """
@@ -31,15 +31,15 @@ class ActionEncoding:
 
 
 def make_action_encoding(space: gymnasium.Space, env_id: str) -> ActionEncoding:
-    """Chooses the actions with which podrl moves in a space.
+    """Chooses podrl's actions for a space.
 
-    Floats are flattened; what lies outside [-1, 1] is clipped, and [-1, 1] spread over each entry's range. Entries
-    without bounds take every number as it is. Arrays of bounded integers, or of bits, are several choices at once; a
-    single integer is one.
+    Floats are flattened and clipped to [-1, 1], which is spread over each entry's range. Entries without bounds take
+    every number unchanged. Arrays of bounded integers, or of bits, are several choices at once; a single integer is
+    one.
 
     Args:
-        space: of one environment's action.
-        env_id: for messages.
+        space: space of one environment's action.
+        env_id: the environment's id, for messages.
 
     Raises:
         ConfigError: if podrl has no such actions.
@@ -70,7 +70,7 @@ def make_action_encoding(space: gymnasium.Space, env_id: str) -> ActionEncoding:
 
 
 def _choices(low: np.ndarray, high: np.ndarray, space: gymnasium.Space, env_id: str) -> ActionEncoding:
-    """Integers from `low` to `high`, both of the space's shape; a scalar is one choice."""
+    """Encodes integers from `low` to `high`, both of the space's shape; a scalar is one choice."""
     nums = tuple(int(num) for num in np.ravel(high - low + 1))
     _check_options(nums, space, env_id)
     return ActionEncoding(
@@ -89,7 +89,7 @@ def _check_options(nums: Sequence[int], space: gymnasium.Space, env_id: str) -> 
 
 
 def _floats(space: gymnasium.spaces.Box) -> ActionEncoding:
-    """Floats, each in its range; one with a single bound takes every number up to that."""
+    """Encodes floats, each in its range; an entry with a single bound takes every number up to that."""
     least, most = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
     bounded = (np.abs(least) < _UNBOUNDED) & (np.abs(most) < _UNBOUNDED)
     low, high = np.where(bounded, least, -1.0), np.where(bounded, most, 1.0)

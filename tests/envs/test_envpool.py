@@ -333,6 +333,6 @@ def test_calls_in_the_wrong_order_raise_instead_of_waiting():
     pool.send(action)
     with pytest.raises(RuntimeError, match="twice"):
         pool.send(action)
-    with pytest.raises(RuntimeError, match="under way"):
+    with pytest.raises(RuntimeError, match="is running"):
         pool.reset()
     assert not pool.recv().first.any()

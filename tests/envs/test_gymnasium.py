@@ -373,7 +373,7 @@ def test_calls_in_the_wrong_order_raise():
     pool.send(action)
     with pytest.raises(RuntimeError, match="twice"):
         pool.send(action)
-    with pytest.raises(RuntimeError, match="under way"):
+    with pytest.raises(RuntimeError, match="is running"):
         pool.reset()
     with pytest.raises(ValueError, match="needs seeds"):
         make_pool(own(), seeds=[], num_threads=1)

@@ -1,1 +1,1 @@
-"""Pools: environments that step together, as sources make them."""
+"""Pools: environments that step together."""

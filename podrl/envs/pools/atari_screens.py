@@ -1,9 +1,9 @@
-"""Atari games that EnvPool and ALE show differently."""
+"""Atari games whose screens differ between EnvPool and ALE."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# Their screens have more than 210 rows, of which EnvPool shows the first 210 and ALE's own preprocessing all.
+# Screens of more than 210 rows: EnvPool shows the first 210, ALE's own preprocessing all.
 TALL_GAMES = (
     *("Adventure", "AirRaid", "Carnival", "JourneyEscape", "KeystoneKapers", "KingKong", "Klax", "LaserGates"),
     *("MrDo", "Pacman", "Pooyan", "SirLancelot", "SpaceWar"),
@@ -12,11 +12,11 @@ _SOURCES = {"envpool", "ale"}
 
 
 def describe_other_screen(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """A warning for an agent that meets its game in the other of the two sources; empty if it sees what it saw.
+    """Returns a warning if the agent's game looks different from the other source; otherwise an empty text.
 
     Args:
-        before: the section `env` of the config with which it was trained.
-        now: of the one with which it goes on.
+        before: section `env` of the config with which the agent was trained.
+        now: section `env` of the config with which it continues.
     """
     sources, game = (before.get("source"), now.get("source")), str(now.get("id")).partition("-v")[0]
     if set(sources) != _SOURCES or before.get("id") != now.get("id") or game not in TALL_GAMES:

@@ -1,4 +1,4 @@
-"""Pictures of MuJoCo's worlds, which want OpenGL: without it the library ends the whole process."""
+"""Checks that MuJoCo can draw its worlds, which needs OpenGL: without it the library ends the whole process."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 from podrl.config.config import ConfigError, EnvConfig, check
 from podrl.runtime.temporary import temporary_folder
 
-_TIMEOUT_S = 120.0  # Of a trial that takes a second or two.
+_TIMEOUT_S = 120.0  # Limit for a trial that takes a second or two.
 _HINT = (
     "MuJoCo draws with OpenGL, which must be loaded before it: start the command with LD_PRELOAD=libGL.so.1 (on Debian "
     "from apt-get install libgl1 libegl1 libgl1-mesa-dri), or do without pictures."
@@ -22,7 +22,7 @@ env.render()
 
 
 def check_drawing(config: EnvConfig) -> None:
-    """Tries in a process of its own whether this one could draw a MuJoCo environment.
+    """Tries in a separate process whether this one could draw a MuJoCo environment.
 
     Raises:
         ConfigError: if it could not.
@@ -30,7 +30,7 @@ def check_drawing(config: EnvConfig) -> None:
     failure = f"EnvPool cannot draw env.id={config.id!r}"
     command = [sys.executable, "-c", _TRIAL, config.id]
     try:
-        with temporary_folder("drawing") as folder:  # Where MuJoCo leaves a file about its end.
+        with temporary_folder("drawing") as folder:  # MuJoCo leaves a file here when it ends.
             trial = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, cwd=folder, check=False)
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{failure}: a picture took longer than {_TIMEOUT_S:.0f} s. {_HINT}") from None

@@ -1,4 +1,4 @@
-"""Options of EnvPool's environments, checked before EnvPool sees them: one out of range can abort the process."""
+"""Options of EnvPool's environments, checked before EnvPool sees them: an invalid one can abort the process."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from podrl.config.ranges import check_option
 
 NO_LIMIT = 2**31 - 1
 
-# Options that podrl sets itself, or that would mislead, and why.
+# Options that podrl sets itself, or that would mislead, with the reason.
 _OWNED = {
     "num_envs": "it follows from actors.num_envs",
     "batch_size": "pools are synchronous; it follows from actors.num_envs",
@@ -31,33 +31,34 @@ _OWNED = {
 
 
 def is_emulator(defaults: Mapping[str, Any]) -> bool:
-    """Whether steps are frames of a screen, of which an action may take several; `defaults` are an environment's.
+    """Returns whether steps are frames of a screen, several of which an action may take.
 
-    MuJoCo's physics has a `frame_skip` as well: its steps of simulation per action, which nobody counts.
+    MuJoCo's physics has a `frame_skip` too, its simulation steps per action, which are not counted. `defaults` are the
+    environment's options.
     """
     return "frame_skip" in defaults and "img_height" in defaults
 
 
 def is_simulation(defaults: Mapping[str, Any]) -> bool:
-    """Whether steps are of MuJoCo's physics; `defaults` are an environment's."""
+    """Returns whether steps are MuJoCo's physics; `defaults` are the environment's options."""
     return "frame_skip" in defaults and not is_emulator(defaults)
 
 
 def option_types(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that an environment can be given, each with a value of its type; `defaults` are its own."""
+    """Returns the options that users may set, each with a value of its type; `defaults` are all of EnvPool's."""
     types = {name: value for name, value in defaults.items() if name not in _OWNED}
     return types | ({"max_episode_frames": 0} if is_emulator(defaults) else {})
 
 
 def check_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """`config.options` by EnvPool's names and types, and what podrl adds to them.
+    """Returns `config.options` by EnvPool's names and types, with podrl's own additions.
 
     Args:
-        config: names the environment.
-        defaults: all that EnvPool takes for it.
+        config: config that names the environment.
+        defaults: all options that EnvPool has for it.
 
     Raises:
-        ConfigError: on an option that it does not take, of another type, or that is podrl's to set.
+        ConfigError: on an option that is unknown, has another type, or is podrl's to set.
     """
     types = option_types(defaults)
     options = {}
@@ -80,13 +81,13 @@ def check_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, A
             f"env.max_episode_steps has no effect on {config.id}: EnvPool never truncates it.",
         )
         options["max_episode_steps"] = config.max_episode_steps
-    # ViZDoom's buttons: one of all combinations that make sense, instead of a number for each.
+    # For ViZDoom's buttons: one choice among all sensible combinations, instead of a number for each button.
     own = {"stack_num": 1, "use_combined_action": True}
     return {name: value for name, value in own.items() if name in defaults} | options
 
 
 def _checked_option(name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of EnvPool's default; integers may stand for floats, and lists for tuples."""
+    """Returns `value` in the type of EnvPool's default; integers may stand for floats, and lists for tuples."""
     expected = type(default)
     if (expected is float and type(value) is int) or (
         isinstance(default, list | tuple) and isinstance(value, list | tuple)

@@ -1,4 +1,4 @@
-"""An EnvPool that speaks in podrl's timesteps."""
+"""An EnvPool with podrl's interface."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,19 +13,19 @@ from podrl.types import Timestep
 
 
 class SynchronousPool:
-    """A synchronous EnvPool that speaks in timesteps; see `podrl.envs.source.Pool`.
+    """A synchronous EnvPool that exchanges timesteps; see `podrl.envs.source.Pool`.
 
     Attributes:
-        extras: what EnvPool said beside the newest timestep of `recv`, by its own names; each [B, ...].
+        extras: EnvPool's additional values for the newest timestep of `recv`, by its own names; each [B, ...].
     """
 
     def __init__(self, env: Any, encoding: Encoding, action_encoding: ActionEncoding, *, num_envs: int):
-        """Takes over `env`, which nobody else may step."""
+        """Takes over `env`, which no other code may step."""
         self._env = env
         self._encoding = encoding
         self._action_encoding = action_encoding
         self._num_envs = num_envs
-        self._ended: Any = None  # [B] bool: the last timestep ended the episode
+        self._ended: Any = None  # [B] bool: the last timestep ended the episode.
         self._sent = False
         self.extras: Mapping[str, Any] = {}
         self._newest: Any = None  # The raw observation, for `picture`.
@@ -33,7 +33,7 @@ class SynchronousPool:
     def reset(self) -> Timestep:
         """Opens an episode in every environment."""
         env = self._open_env()
-        self._require(not self._sent, "reset() while a step is under way; call recv() first")
+        self._require(not self._sent, "reset() while a step is running; call recv() first")
         observation, _ = env.reset()
         self._ended = np.zeros(self._num_envs, bool)
         return self._timestep(observation, reward=0.0, terminated=self._ended, first=~self._ended)
@@ -52,24 +52,26 @@ class SynchronousPool:
     def recv(self) -> Timestep:
         """Waits for the step that `send` started."""
         env = self._open_env()
-        self._require(self._sent, "recv() without send(), which would wait for ever")
+        self._require(self._sent, "recv() without send(), which would never return")
         observation, reward, terminated, truncated, extras = env.recv()
         self._sent = False
         self.extras = extras
         first, self._ended = self._ended, terminated | truncated
-        # EnvPool calls a game that ends on its time limit truncated; Atari says here that it is over as well.
+        # EnvPool calls a game truncated that ends on its time limit; Atari's extras say whether it is over as well.
         terminated = terminated | (self._ended & (extras.get("terminated", terminated) != 0))
         return self._timestep(observation, reward, terminated, first)
 
     def picture(self, env: int) -> np.ndarray:
-        """[H, W, 3] uint8: what EnvPool draws of environment `env`, or its observation where that is a grid of numbers.
+        """Returns a picture of environment `env`, uint8 [H, W, 3].
+
+        EnvPool draws it, unless observations are grids of numbers, which are pictures themselves.
 
         Raises:
             ConfigError: if EnvPool cannot draw it.
         """
         pool = self._open_env()
         self._require(self._newest is not None, "picture() before reset()")
-        self._require(not self._sent, "picture() while a step is under way; call recv() first")
+        self._require(not self._sent, "picture() while a step is running; call recv() first")
         if is_grid(pool.observation_space):
             grid = self._newest[env].astype(np.float64)
             brightness = (grid - grid.min()) / max(np.ptp(grid), 1e-9)
@@ -81,7 +83,7 @@ class SynchronousPool:
             raise ConfigError(f"EnvPool has no picture of this environment: {reason}.") from None
 
     def close(self) -> None:
-        """Frees the C++ threads; a step under way ends first."""
+        """Frees the C++ threads; a running step ends first."""
         self._env = None
 
     def _timestep(self, observation: Any, reward: Any, terminated: Any, first: Any) -> Timestep:
@@ -98,16 +100,16 @@ class SynchronousPool:
         )
 
     def _open_env(self) -> Any:
-        """The EnvPool, unless closed."""
+        """Returns the EnvPool, unless it was closed."""
         self._require(self._env is not None, "use after close()")
         return self._env
 
     def _require(self, condition: bool, mistake: str) -> None:
-        """Raises `RuntimeError` where the calls come in an order that cannot work."""
+        """Raises `RuntimeError` if calls come in an order that cannot work."""
         if not condition:
             raise RuntimeError(f"Environment pool: {mistake}.")
 
 
 def is_grid(space: gymnasium.Space) -> bool:
-    """Whether observations are two-dimensional, such as Catch's: a picture with numbers for colours."""
+    """Returns whether observations are two-dimensional, such as Catch's: a picture with numbers for colours."""
     return isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 2

@@ -1,7 +1,7 @@
-"""Gymnasium environments as a pool of podrl's, in the actor's thread or in worker processes.
+"""Gymnasium environments as a pool, in the actor's thread or in worker processes.
 
-Processes (`env.workers`) pay where a worker's share of a step takes much longer than a message there and back, 0.1 ms:
-not for CartPole.
+Processes (`env.workers`) pay off where a worker's share of a step takes much longer than a message there and back,
+0.1 ms: not for CartPole.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,10 +25,10 @@ MakeEnv = Callable[[], gymnasium.Env]
 
 
 def try_out(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> EnvSpec:
-    """Makes an environment, tries a reset and a step of it, and describes it.
+    """Makes an environment, tries a reset and a step, and describes it.
 
     Raises:
-        ConfigError: if podrl cannot train on it, or it does not keep to Gymnasium's interface.
+        ConfigError: if podrl cannot train on it, or it violates Gymnasium's interface.
     """
     if config.workers:
         check_importable(config.id, (*config.wrappers, *config.training_wrappers))
@@ -56,10 +56,10 @@ def try_out(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> En
 def make_batch(
     make: MakeEnv, seeds: Sequence[int], config: EnvConfig, *, in_process: bool = False
 ) -> EnvBatch | WorkerBatch:
-    """One environment per seed, in `config.workers` processes if that is not 0.
+    """Makes one environment per seed, in `config.workers` processes if that is not 0.
 
     Raises:
-        ConfigError: as `make` does.
+        ConfigError: as in `make`.
         ValueError: if there are no seeds.
     """
     if not seeds:
@@ -70,21 +70,21 @@ def make_batch(
 
 
 class GymnasiumPool:
-    """A batch of Gymnasium environments that speaks in timesteps; see `podrl.envs.source.Pool`."""
+    """A batch of Gymnasium environments that exchanges timesteps; see `podrl.envs.source.Pool`."""
 
     def __init__(self, batch: EnvBatch | WorkerBatch, config: EnvConfig):
-        """Takes over `batch`, which nobody else may step."""
+        """Takes over `batch`, which no other code may step."""
         self._batch: EnvBatch | WorkerBatch | None = batch
         self._num_envs = batch.num_envs
         self._encoding = make_encoding(batch.observation_space, config)
         self._actions = make_action_encoding(batch.action_space, config.id)
-        self._ended: Any = None  # [B] bool: the last timestep ended the episode
+        self._ended: Any = None  # [B] bool: the last timestep ended the episode.
         self._sent = False
 
     def reset(self) -> Timestep:
         """Opens an episode in every environment, with its seed."""
         batch = self._open_batch()
-        self._require(not self._sent, "reset() while a step is under way; call recv() first")
+        self._require(not self._sent, "reset() while a step is running; call recv() first")
         observation, none = batch.reset(), np.zeros(self._num_envs, bool)
         steps = Steps(observation=observation, reward=none.astype(np.float32), terminated=none, ended=none)
         return self._timestep(steps, first=~none)
@@ -104,8 +104,8 @@ class GymnasiumPool:
         """Waits for the step that `send` started.
 
         Raises:
-            EnvFailure: if an environment raised, or its process died; names it.
-            TimeoutError: if a worker does not answer in time; names the environment that it is busy with.
+            EnvFailure: if an environment raised, or its process died; the message names it.
+            TimeoutError: if a worker does not answer in time; the message names the environment that it is busy with.
         """
         batch = self._open_batch()
         self._require(self._sent, "recv() without send()")
@@ -114,14 +114,14 @@ class GymnasiumPool:
         return self._timestep(steps, first=self._ended)
 
     def picture(self, env: int) -> np.ndarray:
-        """[H, W, 3] uint8: what environment `env` renders.
+        """Returns a picture that environment `env` renders, uint8 [H, W, 3].
 
         Raises:
-            ConfigError: if that is no picture.
+            ConfigError: if it renders anything else.
         """
         batch = self._open_batch()
         self._require(self._ended is not None, "picture() before reset()")
-        self._require(not self._sent, "picture() while a step is under way; call recv() first")
+        self._require(not self._sent, "picture() while a step is running; call recv() first")
         picture = batch.picture(env) if isinstance(batch, EnvBatch) else None
         if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
             raise ConfigError(
@@ -144,19 +144,19 @@ class GymnasiumPool:
         return Timestep(observation=observation, reward=reward, discount=discount, first=first)
 
     def _open_batch(self) -> EnvBatch | WorkerBatch:
-        """The environments, unless closed."""
+        """Returns the environments, unless they were closed."""
         if self._batch is None:
             raise RuntimeError("Environment pool: use after close().")
         return self._batch
 
     def _require(self, condition: bool, mistake: str) -> None:
-        """Raises `RuntimeError` where the calls come in an order that cannot work."""
+        """Raises `RuntimeError` if calls come in an order that cannot work."""
         if not condition:
             raise RuntimeError(f"Environment pool: {mistake}.")
 
 
 def _try(env: gymnasium.Env, action: Any, config: EnvConfig) -> None:
-    """Raises `ConfigError` if a reset or a step of a new environment does not return what Gymnasium says it does."""
+    """Raises `ConfigError` if a reset or a step of a new environment violates Gymnasium's interface."""
     name, space = f"env.id={config.id!r}", env.observation_space
     call = named_caller(name)
     try:
@@ -171,7 +171,7 @@ def _try(env: gymnasium.Env, action: Any, config: EnvConfig) -> None:
 
 
 def _reset(env: gymnasium.Env) -> Any:
-    """The first observation of a seeded episode."""
+    """Returns the first observation of a seeded episode."""
     try:
         return calls.call_reset(env, seed=0)
     except TypeError as error:

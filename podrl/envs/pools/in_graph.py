@@ -1,7 +1,7 @@
-"""Environments in JAX, inside the compiled program or on the host: what their sources build on.
+"""JAX environments, inside the compiled program or on the host: what their sources build on.
 
-A source of them writes two pure functions of *one* environment, its reset and its step. `make_many` makes many
-of it and keeps podrl's reset rule; `DevicePool` steps these on the host's CPU, behind the interface of any other pool.
+Such a source writes two pure functions of *one* environment, its reset and its step. `make_many` turns them into many
+environments with podrl's reset rule; `DevicePool` steps these on the host's CPU, with the interface of any other pool.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,14 +19,14 @@ from podrl.types import PyTree, Timestep
 
 
 class Transition(NamedTuple):
-    """What a step of one environment returns.
+    """The result of one environment's step.
 
     Attributes:
-        state: after it.
-        observation: pytree of arrays; the final one where the episode has ended.
+        state: state after the step.
+        observation: pytree of arrays; the final observation where the episode has ended.
         reward: [] of any dtype.
-        terminated: [] bool; the episode is over by the rules of the environment.
-        truncated: [] bool; it is cut off, by a time limit; does not count where `terminated`.
+        terminated: [] bool; the episode ended by the environment's rules.
+        truncated: [] bool; it was cut off, by a time limit; ignored where `terminated`.
     """
 
     state: PyTree
@@ -42,7 +42,7 @@ Step = Callable[[jax.Array, PyTree, jax.Array], Transition]  # (key, state, acti
 
 @struct.dataclass(kw_only=True)
 class EpisodesState:
-    """`B` environments and whether their episodes have ended.
+    """The states of `B` environments, and whether their episodes have ended.
 
     Attributes:
         environment: pytree of [B, ...].
@@ -54,14 +54,14 @@ class EpisodesState:
 
 
 def make_many(reset: Reset, step: Step) -> JaxEnvironment:
-    """Many environments that keep podrl's reset rule, of one that does not reset itself.
+    """Makes many environments with podrl's reset rule from one that does not reset itself.
 
-    Both functions are computed in every step, as no environment of a batch can go another way than the others; a key
-    serves whichever of them counts.
+    Both functions are computed in every step, since the environments of a batch cannot take different branches; the
+    same key serves whichever result is used.
 
     Args:
-        reset: of one environment.
-        step: of one environment; what it does after an episode's end does not matter.
+        reset: reset function of one environment.
+        step: step function of one environment; its result after an episode's end does not matter.
     """
 
     def init(keys: jax.Array) -> tuple[EpisodesState, Timestep]:
@@ -94,15 +94,15 @@ def make_many(reset: Reset, step: Step) -> JaxEnvironment:
 class DevicePool:
     """A `Pool` of JAX environments on the host's CPU; they step while the caller does other things.
 
-    Environment i starts from the key of its seed, and its step t uses that key folded with t: what it does depends on
-    its seed and its actions alone.
+    Environment i starts from the key of its seed, and its step t uses that key folded with t, so it depends on its seed
+    and its actions alone.
     """
 
     def __init__(self, environment: JaxEnvironment, action: jax.ShapeDtypeStruct, seeds: Sequence[int]):
-        """Compiles nothing yet.
+        """Prepares the environments; the first calls compile.
 
         Args:
-            environment: what to step; the same object, so that pools of it share one compiled program.
+            environment: the environment to step; pools of the same object share one compiled program.
             action: shape and dtype of one environment's action.
             seeds: [B] in [0, 2**31).
 
@@ -117,13 +117,13 @@ class DevicePool:
         self._seeds = np.asarray(seeds, np.uint32)
         self._state: Any = None
         self._steps = 0
-        self._timestep: Timestep | None = None  # Of the step under way.
+        self._timestep: Timestep | None = None  # The running step's.
         self._closed = False
 
     def reset(self) -> Timestep:
         """Opens an episode in every environment."""
         self._require(not self._closed, "use after close()")
-        self._require(self._timestep is None, "reset() while a step is under way; call recv() first")
+        self._require(self._timestep is None, "reset() while a step is running; call recv() first")
         self._steps = 0
         self._state, timestep = self._init(jax.device_put(self._seeds, self._device))
         return jax.tree.map(np.asarray, timestep)
@@ -143,7 +143,7 @@ class DevicePool:
     def recv(self) -> Timestep:
         """Waits for the step that `send` started."""
         self._require(not self._closed, "use after close()")
-        self._require(self._timestep is not None, "recv() without send(), which would wait for ever")
+        self._require(self._timestep is not None, "recv() without send(), which would never return")
         timestep, self._timestep = self._timestep, None
         return jax.tree.map(np.asarray, timestep)
 
@@ -152,14 +152,14 @@ class DevicePool:
         self._closed, self._state, self._timestep = True, None, None
 
     def _require(self, condition: bool, mistake: str) -> None:
-        """Raises `RuntimeError` where the calls come in an order that cannot work."""
+        """Raises `RuntimeError` if calls come in an order that cannot work."""
         if not condition:
             raise RuntimeError(f"Environment pool: {mistake}.")
 
 
 @functools.cache
 def _programs(environment: JaxEnvironment) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Jitted opening and stepping of environments by their seeds."""
+    """Returns jitted functions that open and step environments, given their seeds."""
 
     def init(seeds: jax.Array) -> tuple[PyTree, Timestep]:
         return environment.init(step_keys(jax.vmap(jax.random.key)(seeds), jnp.uint32(0)))
@@ -174,7 +174,7 @@ def _programs(environment: JaxEnvironment) -> tuple[Callable[..., Any], Callable
 
 
 def _host_cpu() -> jax.Device:
-    """The first CPU device of this process; the first device of any kind where JAX was started without CPUs."""
+    """Returns the process's first CPU device, or its first device of any kind if JAX was started without CPUs."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -182,5 +182,5 @@ def _host_cpu() -> jax.Device:
 
 
 def _strong(tree: PyTree) -> PyTree:
-    """The same with dtypes of their own: Python's numbers become arrays that no operation changes the type of."""
+    """Returns the tree with strong dtypes: Python's numbers become arrays whose type no operation changes."""
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), tree)

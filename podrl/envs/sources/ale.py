@@ -1,10 +1,10 @@
-"""The Arcade Learning Environment itself, by way of Gymnasium: the games of EnvPool's Atari, with its options.
+"""The Arcade Learning Environment itself, through Gymnasium: the games of EnvPool's Atari, with its options.
 
-`--config.env.source=ale` is all that changes: ids, options, defaults and protocol are those of
-`podrl.envs.sources.envpool`, and so is, without sticky actions and with `noop_max=1`, every observation, but for two: a
-game's very last observation may be that of the step before, with which Gymnasium's preprocessing leaves it if the game
-ends within a step, and the games of `podrl.envs.pools.atari_screens` have screens of which EnvPool shows a part.
-EnvPool is several times as fast; this is for comparisons, and for machines that have no EnvPool.
+Only `--config.env.source=ale` changes: ids, options, defaults and protocol are those of `podrl.envs.sources.envpool`.
+Without sticky actions and with `noop_max=1` every observation is the same, too, with two exceptions: a game's last
+observation may be that of the step before, which Gymnasium's preprocessing keeps if the game ends within a step, and
+EnvPool shows only a part of the screens of `podrl.envs.pools.atari_screens`. EnvPool is several times as fast; this
+source is for comparisons, and for machines without EnvPool.
 
 Source: Bellemare et al. 2013, arXiv:1207.4708; Machado et al. 2018, arXiv:1709.06009.
 """
@@ -37,7 +37,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     """Describes one game.
 
     Args:
-        config: `id` is a game such as `Pong-v5`; `options` are those of EnvPool's Atari.
+        config: config whose `id` is a game such as `Pong-v5`; its `options` are those of EnvPool's Atari.
 
     Raises:
         ConfigError: on an unknown game or option, or if a package is missing.
@@ -50,12 +50,12 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> G
     """Makes one game per seed.
 
     Args:
-        config: as for `make_spec`.
+        config: config as for `make_spec`.
         seeds: [B] in [0, 2**31), one per game.
         num_threads: not used; see `env.workers`.
 
     Raises:
-        ConfigError: as `make_spec`.
+        ConfigError: as in `make_spec`.
         ValueError: if there are no seeds.
     """
     del num_threads
@@ -63,23 +63,23 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> G
 
 
 def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:
-    """The same in this process, whose `picture` is the screen."""
+    """Makes one game per seed, in this process, whose `picture` is the screen."""
     del num_threads
     recipe = dataclasses.replace(_recipe(config), render_mode="rgb_array")
     return GymnasiumPool(make_batch(recipe.make, seeds, config, in_process=True), config)
 
 
 def option_hints(config: EnvConfig) -> dict[str, Any]:
-    """A type hint for each option of a game."""
+    """Returns a type hint for each option of a game."""
     del config
     return {name: type(default) for name, default in (_DEFAULTS | {"episodic_life": False}).items()}
 
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
-    """A whole game, all lives, of at most 108,000 frames, which is half an hour; everything else as in `config`.
+    """Returns the protocol: a whole game, all lives, of at most 108,000 frames (half an hour); the rest as in `config`.
 
     Raises:
-        ConfigError: as `make_spec`.
+        ConfigError: as in `make_spec`.
     """
     recipe = _recipe(config)
     options: dict[str, Any] = {**config.options, "max_episode_frames": _FRAMES}
@@ -95,12 +95,12 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
 
 
 def _recipe(config: EnvConfig) -> AtariRecipe:
-    """What `config` asks for, checked."""
+    """Returns the recipe that `config` asks for, checked."""
     check(not config.observation_keys, f"env.observation_keys={config.observation_keys} must be empty for Atari.")
     options = dict(config.options)
     check(
         not options.pop("episodic_life", False),
-        "env.options.episodic_life=True is not to be had from env.source='ale', whose games begin anew after each "
+        "env.options.episodic_life=True is not available with env.source='ale', whose games begin anew after each "
         "episode; use env.source='envpool'.",
     )
     options = {name: _checked(name, value) for name, value in options.items()}
@@ -118,7 +118,7 @@ def _recipe(config: EnvConfig) -> AtariRecipe:
 
 
 def _checked(name: str, value: Any) -> Any:
-    """An option's value in the type of its default; integers may stand for floats."""
+    """Returns an option's value in the type of its default; integers may stand for floats."""
     check_not_a_setting(name, "env.source='ale'")
     check(
         name in _DEFAULTS,

@@ -2,8 +2,8 @@
 
 They step inside the compiled program (`topology.placement='anakin'`), and on the host's CPU like any other source.
 
-What Brax does, checked on 0.14.2: an environment by itself neither resets nor has a time limit (its wrappers do, and
-podrl calls none of them); `done` is the environment's own end; actions are in [-1, 1] already and not clipped. Its
+Facts about Brax, checked on 0.14.2: an environment by itself neither resets nor has a time limit (its wrappers do, and
+podrl uses none of them); `done` is the environment's own end; actions are in [-1, 1] already and not clipped. Its
 environments are no longer developed, and it needs MuJoCo below 4.
 
 Source: Freeman et al. 2021, arXiv:2106.13281.
@@ -26,7 +26,7 @@ from podrl.types import ContinuousActions, EnvSpec, PyTree
 
 try:
     from brax import envs
-except ModuleNotFoundError as missing:  # What it needs itself is told as it is.
+except ModuleNotFoundError as missing:  # A missing dependency of Brax keeps its own error.
     if missing.name != "brax":
         raise
     raise ConfigError("env.source='brax' needs Brax: pip install -e '.[brax]'.") from None
@@ -40,10 +40,10 @@ SETTINGS = ("max_episode_steps",)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Options:
-    """`config.env.options`.
+    """The options of a Brax environment, `config.env.options`.
 
     Attributes:
-        backend: of the physics: `spring` is the quickest, `mjx` is MuJoCo's own.
+        backend: physics backend: `spring` is the fastest, `mjx` is MuJoCo's own.
     """
 
     backend: str = "spring"
@@ -53,7 +53,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     """Describes one environment.
 
     Args:
-        config: its only option is `backend`.
+        config: config whose only option is `backend`.
 
     Raises:
         ConfigError: on an unknown environment or option.
@@ -65,7 +65,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
 
 
 def make_environment(config: EnvConfig) -> JaxEnvironment:
-    """The environment as pure functions; the same object for equal configs. Raises as `make_spec`."""
+    """Returns the environment as pure functions; the same object for equal configs. Raises as `make_spec` does."""
     return _make_environment(json.dumps(dataclasses.asdict(config), sort_keys=True))
 
 
@@ -73,12 +73,12 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> D
     """Makes one environment per seed, on the host's CPU.
 
     Args:
-        config: as for `make_spec`.
+        config: config as for `make_spec`.
         seeds: [B] in [0, 2**31), one per environment.
-        num_threads: has no effect; XLA's threads are the process's.
+        num_threads: not used; XLA's threads serve the whole process.
 
     Raises:
-        ConfigError: as `make_spec`.
+        ConfigError: as in `make_spec`.
         ValueError: if there are no seeds.
     """
     del num_threads
@@ -86,13 +86,13 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> D
 
 
 def option_hints(config: EnvConfig) -> dict[str, Any]:
-    """A type hint for each option of Brax."""
+    """Returns a type hint for each option of Brax."""
     del config
     return {field.name: type(field.default) for field in dataclasses.fields(_Options)}
 
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
-    """Episodes of up to 1,000 steps; everything else as in `config`. Raises as `make_spec`."""
+    """Returns the protocol: episodes of up to 1,000 steps; the rest as in `config`. Raises as `make_spec` does."""
     env = dataclasses.replace(config, max_episode_steps=0)
     facts = {"max_episode_steps": _MAX_EPISODE_STEPS} | dataclasses.asdict(_resolve(env)[1])
     return EvaluationProtocol(
@@ -102,7 +102,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
 
 @functools.cache
 def _make_environment(values: str) -> JaxEnvironment:
-    """The config comes as JSON, so that it can be remembered."""
+    """Makes the environment; its config is passed as JSON, so that the cache can compare it."""
     config = EnvConfig(**json.loads(values))
     env, _ = _resolve(config)
     limit = config.max_episode_steps or _MAX_EPISODE_STEPS
@@ -121,7 +121,7 @@ def _make_environment(values: str) -> JaxEnvironment:
 
 
 def _resolve(config: EnvConfig) -> tuple[Any, _Options]:
-    """Checks all that `config` asks for against what Brax has."""
+    """Checks what `config` asks for against what Brax has."""
     check(not config.observation_keys, "env.observation_keys must be empty: Brax's observations are no dictionaries.")
     known = sorted(envs._envs)
     check(
@@ -145,5 +145,5 @@ def _resolve(config: EnvConfig) -> tuple[Any, _Options]:
     options = _Options(**config.options)
     check_one_of("env.options.backend", options.backend, _BACKENDS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # That its environments are no longer developed.
+        warnings.simplefilter("ignore")  # They warn that the environments are no longer developed.
         return envs.get_environment(config.id, backend=options.backend), options

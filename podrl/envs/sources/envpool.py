@@ -1,17 +1,16 @@
 """EnvPool: Atari, classic control, Box2D, MuJoCo, DM Control, MiniGrid and more, stepped by C++ threads.
 
 Pools are synchronous (every step returns every environment, in order) and use EnvPool's `gymnasium` interface: its `dm`
-interface gives truncated episodes a discount of 0. EnvPool resets on the next step, which is podrl's own rule.
+interface gives truncated episodes a discount of 0. EnvPool resets on the next step, which is podrl's own rule. Atari
+comes one frame at a time, [84, 84, 1] by default: the stack of four is the network's carry.
 
-Atari comes one frame at a time, [84, 84, 1] by default: the stack of four is the network's carry.
+Facts about EnvPool, checked on 1.2.5:
 
-What EnvPool does, checked on 1.2.5:
-
-- A row opens an episode exactly when the row before ended one. `elapsed_step == 0` says the same in all families but
-  Atari with `episodic_life`, where the reset after a lost life plays on in the same game and the counter goes on.
+- A row opens an episode exactly when the row before ended one. `elapsed_step == 0` says the same in all families except
+  Atari with `episodic_life`, where the reset after a lost life continues the same game and the counter keeps counting.
 - An episode that terminates on the very step of its time limit is reported as truncated. Only Atari also says that the
   game is over; elsewhere such a step keeps discount 1.
-- DM Control's episodes end by truncation, always. Its reset rows repeat the last reward, which is taken out here.
+- DM Control's episodes always end by truncation. Its reset rows repeat the last reward, which is removed here.
 - MuJoCo and DM Control have float64 observations and actions, and clip actions that leave their range.
 - Some families (those whose `max_episode_steps` is 2**31 - 1) have no time limit and ignore a given one.
 - An option out of range can abort the whole process from C++, so the known ones are checked here.
@@ -47,14 +46,14 @@ _ATARI_FACTS = (
     "full_action_space",
     "episodic_life",
 )
-# What to do about system libraries that EnvPool misses.
+# How to install system libraries that EnvPool may miss.
 _REMEDIES = {"Qt 5": " On Debian and Ubuntu: apt-get install libqt5gui5."}
-_STEPS_PER_SECOND = 50.0  # Of Box2D and most of classic control.
+_STEPS_PER_SECOND = 50.0  # For Box2D and most of classic control.
 _GRID_STEPS_PER_SECOND = 5.0
 
 SETTINGS = ("max_episode_steps",)
 
-# `warnings.catch_warnings` swaps global state, and actor threads make pools at the same time.
+# `warnings.catch_warnings` changes global state, and actor threads make pools at the same time.
 _warnings_lock = threading.Lock()
 
 
@@ -63,10 +62,10 @@ class _Task:
     """A config after all checks.
 
     Attributes:
-        options: for `envpool.make`.
-        encoding: of observations.
-        action_encoding: of actions.
-        frames_per_step: emulator frames per action; 1 where there is no emulator.
+        options: arguments of `envpool.make`.
+        encoding: encoding of observations.
+        action_encoding: encoding of actions.
+        frames_per_step: emulator frames per action; 1 without an emulator.
     """
 
     options: Mapping[str, Any]
@@ -79,8 +78,8 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     """Describes one environment.
 
     Args:
-        config: `options` are EnvPool's own, by its names and types, but for those that podrl sets. In addition
-            `max_episode_frames` gives the time limit in emulator frames, where the environment skips frames.
+        config: config whose `options` are EnvPool's own, by its names and types, except those that podrl sets. In
+            addition `max_episode_frames` gives the time limit in emulator frames, where the environment skips frames.
 
     Raises:
         ConfigError: on an unknown environment or option, or one that podrl cannot train on.
@@ -100,22 +99,22 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> S
     """Makes one environment per seed.
 
     Args:
-        config: as for `make_spec`.
+        config: config as for `make_spec`.
         seeds: [B] in [0, 2**31), one per environment.
         num_threads: C++ threads of this pool, at least 1; more than B are of no use and not started.
 
     Raises:
-        ConfigError: as `make_spec`.
+        ConfigError: as in `make_spec`.
         ValueError: if there are no seeds or no threads.
     """
     return _make_pool(config, seeds, num_threads)
 
 
 def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> SynchronousPool:
-    """The same, whose `picture` works.
+    """Makes a pool like `make_pool`'s whose `picture` works.
 
     Raises:
-        ConfigError: as `make_spec`, or if MuJoCo would draw it and cannot.
+        ConfigError: as in `make_spec`, or if MuJoCo would have to draw and cannot.
     """
     _resolve(config)
     if is_simulation(_defaults(config)):
@@ -124,19 +123,18 @@ def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: i
 
 
 def option_hints(config: EnvConfig) -> dict[str, Any]:
-    """A type hint for each option of the environment. Raises as `make_spec`."""
+    """Returns a type hint for each option of the environment. Raises as `make_spec` does."""
     _check_known(config)
     return {name: type(value) for name, value in option_types(_defaults(config)).items()}
 
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
-    """Whole episodes up to the environment's own time limit; everything else as in `config`.
+    """Returns the protocol: whole episodes up to the environment's own time limit; the rest as in `config`.
 
-    For Atari that is a whole game, all lives, of at most 108,000 frames, which is half an hour. Rewards are raw in any
-    case.
+    For Atari that is a whole game, all lives, of at most 108,000 frames, which is half an hour. Rewards are always raw.
 
     Raises:
-        ConfigError: as `make_spec`.
+        ConfigError: as in `make_spec`.
 
     Source: Machado et al. 2018, arXiv:1709.06009.
     """
@@ -164,16 +162,16 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
 
 
 def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrapper: Any) -> SynchronousPool:
-    """A pool, with `wrapper` for EnvPool's own wrapper in Python."""
+    """Makes a pool; `wrapper` are arguments of EnvPool's wrapper in Python."""
     if not seeds or num_threads < 1:
         raise ValueError(f"A pool needs seeds and threads; found {len(seeds)} seeds and num_threads={num_threads}.")
     task = _resolve(config)
     options = {**task.options, **wrapper}
     with _refusals_as_config_errors(config):
         if "vzd_path" in envpool.make_spec(config.id).config._asdict():
-            # ViZDoom's games are processes, and those of a pool are forked by several threads at once. OpenBLAS, below
-            # SciPy, ends its threads before a fork, and hangs where two forks do so together; after one fork by itself
-            # there are none left to end.
+            # ViZDoom's games are processes, and several threads at once fork those of a pool. OpenBLAS, below SciPy,
+            # ends its threads before a fork, and hangs where two forks do so at the same time; after one fork by itself
+            # no threads are left to end.
             envpool.make(config.id, "gymnasium", num_envs=1, num_threads=1, **options)
         env = envpool.make(
             config.id,
@@ -189,7 +187,7 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
 
 
 def _defaults(config: EnvConfig) -> dict[str, Any]:
-    """All options of the environment, with EnvPool's values."""
+    """Returns all options of the environment, with EnvPool's values."""
     with _refusals_as_config_errors(config):
         return envpool.make_spec(config.id).config._asdict()
 
@@ -204,7 +202,7 @@ def _check_known(config: EnvConfig) -> None:
 
 
 def _resolve(config: EnvConfig) -> _Task:
-    """Checks all that `config` asks for against what EnvPool has."""
+    """Checks what `config` asks for against what EnvPool has."""
     _check_known(config)
     defaults = _defaults(config)
     options = check_options(config, defaults)
@@ -225,9 +223,9 @@ def _resolve(config: EnvConfig) -> _Task:
 
 @contextlib.contextmanager
 def _refusals_as_config_errors(config: EnvConfig) -> Iterator[None]:
-    """Turns what EnvPool raises on making an environment into `ConfigError`, and silences Gymnasium's warnings.
+    """Turns EnvPool's errors in making an environment into `ConfigError`, and silences Gymnasium's warnings.
 
-    EnvPool raises `ImportError` for a missing system library, with a hint, and the others for options that it refuses.
+    EnvPool raises `ImportError`, with a hint, for a missing system library, and the others for options that it refuses.
     """
     with _warnings_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)

@@ -3,9 +3,9 @@
 `env.id` is one of EnvPool's `gfootball/...`; `env.options` are EnvPool's, and
 
 - `checkpoints`: pay 0.1 for each of ten distances to the opponents' goal at which the active player has the ball for
-  the first time in an episode, and what is left of them for a goal. EnvPool gives the ball's cell on the minimap and
-  not its place, so a distance is known to about 0.01 (the field is 2 long), and the active player counts as having the
-  ball where his team has it and he is in its cell or one beside it. Evaluation is by goals alone.
+  the first time in an episode, and the rest of them for a goal. EnvPool gives the ball's cell on the minimap and not
+  its position, so a distance is known to about 0.01 (the field is 2 long), and the active player counts as having the
+  ball if his team has it and he is in its cell or an adjacent one. Evaluation counts goals alone.
 - `observation`: `minimap`, [72, 96, 4] uint8 with a layer each for our players, theirs, the ball and the active player,
   or `features`, 12 numbers computed from that for small networks. Neither has speeds: see network.frame_stack.
 
@@ -27,14 +27,14 @@ from podrl.envs.sources import envpool
 from podrl.types import EnvSpec, Timestep
 
 _HEIGHT, _WIDTH = 72, 96
-_TOP = 1 / 2.25  # y at the minimap's lower edge, in units of half the field's length
+_TOP = 1 / 2.25  # y at the minimap's lower edge, in units of half the field's length.
 _OURS, _THEIRS, _BALL, _ACTIVE = range(4)
 _NUM_CHECKPOINTS = 10
 _CHECKPOINT_REWARD = 0.1
-# Distances to the middle of the goal: ten of them, evenly from far to near.
+# Distances to the middle of the goal: ten, evenly spaced from far to near.
 _CHECKPOINTS = np.linspace(0.99, 0.19, _NUM_CHECKPOINTS)
 _NUM_FEATURES = 12
-_NEAR = 10.0  # times: within a tenth of half the field's length, where the ball is to the player matters most
+_NEAR = 10.0  # Factor: within a tenth of half the field's length the ball's direction from the player matters most.
 _DEFAULTS = {"checkpoints": False, "observation": "minimap"}
 _COLOURS = np.array([[220, 60, 60], [70, 110, 240], [255, 255, 255], [255, 220, 60]], np.uint8)
 _GRASS = np.array([30, 90, 40], np.uint8)
@@ -44,7 +44,7 @@ SETTINGS = envpool.SETTINGS
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:
-    """Describes one match; see above for `config.options`.
+    """Describes one match; see the module for `config.options`.
 
     Raises:
         ConfigError: on an unknown scenario or option.
@@ -65,7 +65,7 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "
     """Makes one match per seed, stepped by `num_threads` C++ threads.
 
     Raises:
-        ConfigError: as `make_spec`.
+        ConfigError: as in `make_spec`.
         ValueError: if there are no seeds or no threads.
     """
     own, inner = _split(config)
@@ -79,15 +79,15 @@ make_picture_pool = make_pool
 
 
 def option_hints(config: EnvConfig) -> dict[str, Any]:
-    """A type hint for each option of the match. Raises as `make_spec`."""
+    """Returns a type hint for each option of the match. Raises as `make_spec` does."""
     return envpool.option_hints(config) | {name: type(default) for name, default in _DEFAULTS.items()}
 
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
-    """Goals alone count; episodes are as long as the scenario has them.
+    """Returns the protocol: goals alone count, and episodes are as long as the scenario's.
 
     Raises:
-        ConfigError: as `make_spec`.
+        ConfigError: as in `make_spec`.
     """
     own, inner = _split(config)
     protocol = envpool.evaluation_protocol(inner)
@@ -101,7 +101,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
 
 
 class FootballPool:
-    """Matches of EnvPool's that pay for checkpoints and observe features, if asked to; see `podrl.envs.source.Pool`."""
+    """EnvPool's matches with optional checkpoint rewards and features; see `podrl.envs.source.Pool`."""
 
     def __init__(self, pool: Any, *, num_envs: int, checkpoints: bool, features: bool):
         """Takes over EnvPool's `pool`, which observes minimaps."""
@@ -127,7 +127,7 @@ class FootballPool:
         return self._seen(timestep)
 
     def picture(self, env: int) -> np.ndarray:
-        """[72, 96, 3] uint8: the minimap of environment `env`; us in red, them in blue, the active player in yellow."""
+        """Returns the minimap of environment `env`, uint8 [72, 96, 3]: us red, them blue, the active player yellow."""
         picture = np.broadcast_to(_GRASS, (_HEIGHT, _WIDTH, 3)).copy()
         for layer in (_OURS, _THEIRS, _ACTIVE, _BALL):
             picture[self._minimap[env, :, :, layer] > 0] = _COLOURS[layer]
@@ -141,10 +141,10 @@ class FootballPool:
 
 
 def checkpoint_reward(timestep: Timestep, owns: np.ndarray, collected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What checkpoints pay beyond the goals.
+    """Computes what checkpoints pay in addition to the goals.
 
     Args:
-        timestep: of [B], with minimaps.
+        timestep: the timestep of [B], with minimaps.
         owns: [B] bool; whether our team has the ball.
         collected: [B]; checkpoints of each episode before this step.
 
@@ -162,12 +162,12 @@ def checkpoint_reward(timestep: Timestep, owns: np.ndarray, collected: np.ndarra
 
 
 def features(minimap: np.ndarray) -> np.ndarray:
-    """12 numbers for each minimap.
+    """Computes 12 numbers from each minimap.
 
-    Of the ball, of the active player and of the opponent nearest to his own goal, who is the keeper where there is one,
-    the place (x from -1, our goal, to 1, theirs; y in the same unit); from the player to the ball, ten times as large
-    and clipped to [-1, 1]; from the ball to the middle of their goal; and how far the ball is from there and from that
-    opponent. What is not on the map is at 0.
+    They are the positions (x from -1, our goal, to 1, theirs; y in the same unit) of the ball, of the active player and
+    of the opponent nearest to his own goal, who is the keeper if there is one; the vector from the player to the ball,
+    ten times as large and clipped to [-1, 1]; the vector from the ball to the middle of their goal; and the ball's
+    distances to that point and to that opponent. What is not on the map has position 0.
 
     Args:
         minimap: [B, 72, 96, 4] uint8.
@@ -183,35 +183,35 @@ def features(minimap: np.ndarray) -> np.ndarray:
 
 
 def _cell(layer: np.ndarray) -> np.ndarray:
-    """[B, 2] row and column of the one cell of each layer [B, H, W] that is not 0; of several, the uppermost."""
+    """Returns [B, 2] row and column of the one nonzero cell of each layer [B, H, W]; of several, the uppermost."""
     index = np.reshape(layer, (len(layer), -1)).argmax(axis=1)
     return np.stack(np.divmod(index, _WIDTH), axis=1)
 
 
 def _rightmost_cell(layer: np.ndarray) -> np.ndarray:
-    """As `_cell`, but of several the one farthest to the right."""
+    """Returns what `_cell` does, but of several cells the one farthest to the right."""
     columns = np.swapaxes(layer[:, :, ::-1], 1, 2)
     column, row = np.divmod(np.reshape(columns, (len(layer), -1)).argmax(axis=1), _HEIGHT)
     return np.stack([row, _WIDTH - 1 - column], axis=1)
 
 
 def _place(cell: np.ndarray) -> np.ndarray:
-    """[B, 2] x and y of the middle of cells [B, 2]."""
+    """Returns [B, 2] x and y of the centres of cells [B, 2]."""
     row, column = cell[:, 0], cell[:, 1]
     return np.stack([2 * (column + 0.5) / _WIDTH - 1, _TOP * (2 * (row + 0.5) / _HEIGHT - 1)], axis=1)
 
 
 def _place_of(layer: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """The place of a cell, or 0 where the layer is empty."""
+    """Returns the position of a cell, or 0 where the layer is empty."""
     is_there = np.reshape(layer, (len(layer), -1)).any(axis=1, keepdims=True)
     return np.where(is_there, _place(cell), 0.0)
 
 
 def _split(config: EnvConfig) -> tuple[dict[str, Any], EnvConfig]:
-    """The two options above, checked and complete, and the rest of the config, for EnvPool.
+    """Returns the two options above, checked and complete, and the rest of the config, for EnvPool.
 
     Raises:
-        ConfigError: if one is wrong, or EnvPool has no such scenario.
+        ConfigError: if an option is wrong, or EnvPool has no such scenario.
     """
     own = {name: config.options.get(name, default) for name, default in _DEFAULTS.items()}
     check(

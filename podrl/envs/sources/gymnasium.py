@@ -1,8 +1,8 @@
-"""Gymnasium: any environment that is registered with it, or a `gymnasium.Env` of the user's own.
+"""Gymnasium: any environment registered with it, or a `gymnasium.Env` of the user's own.
 
 `env.id` is an id that Gymnasium knows (`CartPole-v1`), one that it knows once a module is imported
 (`ale_py:ALE/Pong-v5`), or `my_package.my_env:MyEnv`, a class or a function that returns an environment, from Python's
-path or the folder in which the command was typed. `env.options` are arguments of its constructor, and nothing else.
+path or the working folder. `env.options` are arguments of its constructor, and nothing else.
 
 Source: Towers et al. 2024, arXiv:2407.17032; https://gymnasium.farama.org.
 """
@@ -29,13 +29,13 @@ SETTINGS = ENV_SETTINGS
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:
-    """Describes one environment: makes one, and tries a reset and a step.
+    """Makes one environment, tries a reset and a step, and describes it.
 
     Args:
-        config: see above for `id` and `options`.
+        config: the environment's config; see the module for `id` and `options`.
 
     Raises:
-        ConfigError: on an unknown environment or option, one that podrl cannot train on, or one that does not keep to
+        ConfigError: on an unknown environment or option, one that podrl cannot train on, or one that violates
             Gymnasium's interface.
     """
     return try_out(_recipe(config).make, config)
@@ -45,12 +45,12 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> G
     """Makes one environment per seed.
 
     Args:
-        config: as for `make_spec`.
+        config: config as for `make_spec`.
         seeds: [B] in [0, 2**31), one per environment.
         num_threads: not used: Python runs one thread at a time. See `env.workers`.
 
     Raises:
-        ConfigError: as `make_spec`.
+        ConfigError: as in `make_spec`.
         ValueError: if there are no seeds.
     """
     del num_threads
@@ -58,22 +58,24 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> G
 
 
 def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:
-    """The same in this process, whose `picture` works where the environment has `render_mode='rgb_array'`."""
+    """Makes one environment per seed, in this process, whose `picture` works if it has `render_mode='rgb_array'`."""
     del num_threads
     recipe = dataclasses.replace(_recipe(config), render_mode="rgb_array")
     return GymnasiumPool(make_batch(recipe.make, seeds, config, in_process=True), config)
 
 
 def option_hints(config: EnvConfig) -> dict[str, Any]:
-    """A type hint for each argument that the environment's constructor names. Raises as `make_spec`."""
+    """Returns a type hint for each argument that the environment's constructor names. Raises as `make_spec` does."""
     return making.constructor_hints(config.id)
 
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
-    """Whole episodes up to the environment's own time limit, without wrappers for training; the rest as in `config`.
+    """Returns the protocol: whole episodes, up to the environment's own limit, without training wrappers.
+
+    Everything else is as in `config`.
 
     Raises:
-        ConfigError: as `make_spec`.
+        ConfigError: as in `make_spec`.
     """
     env = dataclasses.replace(config, max_episode_steps=0, training_wrappers=())
     made = _recipe(env).make()
@@ -88,7 +90,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
 
 
 def _recipe(config: EnvConfig) -> Recipe:
-    """What `config` asks for."""
+    """Returns the recipe that `config` asks for."""
     for name in config.options:
         check(name not in _OWNED, f"env.options.{name} is not yours to set: {_OWNED.get(name)}.")
     return Recipe(
@@ -101,5 +103,5 @@ def _recipe(config: EnvConfig) -> Recipe:
 
 
 def _time_limit(env: gymnasium.Env) -> int | None:
-    """The least of the time limits around an environment; what it was registered with is enforced by one of these."""
+    """Returns the least of the time limits around an environment; one of them enforces its registered limit."""
     return min((wrapper._max_episode_steps for wrapper in time_limits(env)), default=None)

@@ -2,15 +2,15 @@
 
 They step inside the compiled program (`topology.placement='anakin'`), and on the host's CPU like any other source.
 
-What Gymnax does, checked on 1.0.1:
+Facts about Gymnax, checked on 1.0.1:
 
-- `step_env` neither resets nor looks at the time limit: what it returns as ended is `is_terminated`, the environment's
-  own end, and `is_truncated`, of the state after the step, is the limit `max_steps_in_episode`. So the two are told
-  apart for every environment alike, and an episode that ends by itself on its last step is terminated.
+- `step_env` neither resets nor checks the time limit: its end is `is_terminated`, the environment's own, and
+  `is_truncated`, of the state after the step, is the limit `max_steps_in_episode`. So the two are told apart for every
+  environment alike, and an episode that ends by itself on its last step is terminated.
 - `step`, which podrl does not call, resets in the same step: it returns the first observation of the next episode.
 - An observation may have another dtype than its space says (Catch, DeepSea), so dtypes are taken from `reset_env`.
 - MNISTBandit downloads its images when it is made.
-- MemoryChain's observations are of the state before the step: the context is there in the first two rows.
+- MemoryChain's observations are of the state before the step: its first two rows show the context.
 
 Source: Lange 2022, https://github.com/RobertTLange/gymnax; Young & Tian 2019 (MinAtar), arXiv:1903.03176; Osband et
 al. 2020 (bsuite), arXiv:1908.03568.
@@ -34,7 +34,7 @@ from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, EnvSpec
 try:
     import gymnax
     from gymnax.environments import spaces
-except ModuleNotFoundError as missing:  # What it needs itself is told as it is.
+except ModuleNotFoundError as missing:  # A missing dependency of Gymnax keeps its own error.
     if missing.name != "gymnax":
         raise
     raise ConfigError("env.source='gymnax' needs Gymnax: pip install -e '.[gymnax]'.") from None
@@ -51,10 +51,10 @@ class _Task:
 
     Attributes:
         env: Gymnax's environment.
-        params: its parameters.
-        encode: (its observation) -> what a network takes: an image [H, W, C] or a vector [D], of float32.
-        actions: what it takes of podrl.
-        decode: (podrl's action) -> its own.
+        params: Gymnax's parameters of the environment.
+        encode: (Gymnax's observation) -> the network's: an image [H, W, C] or a vector [D], of float32.
+        actions: podrl's actions.
+        decode: (podrl's action) -> Gymnax's.
     """
 
     env: Any
@@ -68,9 +68,9 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     """Describes one environment.
 
     Args:
-        config: `options` are the environment's parameters, such as `memory_length`, and the arguments of its
-            constructor, such as `use_minimal_action_set`, by Gymnax's names. Its time limit, `max_steps_in_episode`, is
-            `max_episode_steps`, as everywhere.
+        config: config whose `options` are the environment's parameters, such as `memory_length`, and the arguments of
+            its constructor, such as `use_minimal_action_set`, by Gymnax's names. Its time limit,
+            `max_steps_in_episode`, is `max_episode_steps`, as for every source.
 
     Raises:
         ConfigError: on an unknown environment or option, or one that podrl cannot train on.
@@ -83,7 +83,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
 
 
 def make_environment(config: EnvConfig) -> JaxEnvironment:
-    """The environment as pure functions; the same object for equal configs. Raises as `make_spec`."""
+    """Returns the environment as pure functions; the same object for equal configs. Raises as `make_spec` does."""
     return _make_environment(json.dumps(dataclasses.asdict(config), sort_keys=True))
 
 
@@ -91,12 +91,12 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> D
     """Makes one environment per seed, on the host's CPU.
 
     Args:
-        config: as for `make_spec`.
+        config: config as for `make_spec`.
         seeds: [B] in [0, 2**31), one per environment.
-        num_threads: has no effect; XLA's threads are the process's.
+        num_threads: not used; XLA's threads serve the whole process.
 
     Raises:
-        ConfigError: as `make_spec`.
+        ConfigError: as in `make_spec`.
         ValueError: if there are no seeds.
     """
     del num_threads
@@ -104,23 +104,26 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> D
 
 
 def option_hints(config: EnvConfig) -> dict[str, Any]:
-    """A type hint for each option of the environment. Raises as `make_spec`."""
+    """Returns a type hint for each option of the environment. Raises as `make_spec` does."""
     _check_known(config)
     params, arguments = _defaults(config)
     return {name: type(default) for name, default in (params | arguments).items() if name != _TIME_LIMIT}
 
 
 def make_plain(config: EnvConfig) -> tuple[Any, Any, Callable[[PyTree], jax.Array]]:
-    """Gymnax's own environment, which resets itself, its parameters, and what makes its observations podrl's.
+    """Returns Gymnax's own environment, which resets itself, its parameters, and the encoding of its observations.
 
-    For measuring what podrl's own stepping costs. Raises as `make_spec`.
+    It serves to measure what podrl's own stepping costs. Raises as `make_spec` does.
     """
     task = _resolve(config)
     return task.env, task.params, task.encode
 
 
 def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
-    """Whole episodes up to the environment's own time limit; everything else as in `config`. Raises as `make_spec`."""
+    """Returns the protocol: whole episodes up to the environment's own time limit; the rest as in `config`.
+
+    Raises as `make_spec` does.
+    """
     env = dataclasses.replace(config, max_episode_steps=0)
     limit = int(getattr(_resolve(env).params, _TIME_LIMIT))
     facts = {"max_episode_steps": limit} | option_facts(config)
@@ -129,7 +132,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
 
 @functools.cache
 def _make_environment(values: str) -> JaxEnvironment:
-    """The config comes as JSON, so that it can be remembered."""
+    """Makes the environment; its config is passed as JSON, so that the cache can compare it."""
     config = EnvConfig(**json.loads(values))
     task = _resolve(config)
     env, params = task.env, task.params
@@ -146,7 +149,7 @@ def _make_environment(values: str) -> JaxEnvironment:
 
 
 def _resolve(config: EnvConfig) -> _Task:
-    """Checks all that `config` asks for against what Gymnax has."""
+    """Checks what `config` asks for against what Gymnax has."""
     check(not config.observation_keys, "env.observation_keys must be empty: Gymnax's observations are no dictionaries.")
     check(config.channels != "first", "env.channels='first' cannot be: Gymnax's images have their channels last.")
     _check_known(config)
@@ -168,7 +171,7 @@ def _check_known(config: EnvConfig) -> None:
 
 
 def _defaults(config: EnvConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The environment's parameters, and the arguments of its constructor, with Gymnax's values."""
+    """Returns the environment's parameters, and the arguments of its constructor, with Gymnax's values."""
     env, params = _make_of_gymnax(config, {})
     return (
         {field.name: getattr(params, field.name) for field in dataclasses.fields(params)},
@@ -177,7 +180,7 @@ def _defaults(config: EnvConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _make(config: EnvConfig) -> tuple[Any, Any]:
-    """Gymnax's environment and its parameters, with the config's options in their types."""
+    """Makes Gymnax's environment and its parameters, with the config's options in their types."""
     params, arguments = _defaults(config)
     settings: dict[str, Any] = {}
     known = {name: value for name, value in (params | arguments).items() if name != _TIME_LIMIT}
@@ -197,7 +200,7 @@ def _make(config: EnvConfig) -> tuple[Any, Any]:
 
 
 def _make_of_gymnax(config: EnvConfig, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Gymnax's environment and its parameters, which may fetch data."""
+    """Makes Gymnax's environment and its parameters, which may download data."""
     try:
         return cast(tuple[Any, Any], gymnax.make(config.id, **arguments))
     except OSError as error:
@@ -205,13 +208,13 @@ def _make_of_gymnax(config: EnvConfig, arguments: Mapping[str, Any]) -> tuple[An
 
 
 def _constructor_defaults(env_type: type) -> dict[str, Any]:
-    """The arguments of a constructor that have a plain default."""
+    """Returns the arguments of a constructor that have a plain default."""
     parameters = inspect.signature(env_type).parameters.values()
     return {p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)}
 
 
 def _checked_option(name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of its default; integers may stand for floats."""
+    """Returns `value` in the type of its default; integers may stand for floats."""
     expected = type(default)
     if expected is float and type(value) is int:
         value = float(value)
@@ -223,7 +226,7 @@ def _checked_option(name: str, value: Any, default: Any) -> Any:
 
 
 def _make_encoding(space: Any) -> Callable[[PyTree], jax.Array]:
-    """Discrete values become one-hot vectors, arrays of rank 3 stay images, others are flattened; all float32."""
+    """Makes discrete values one-hot vectors, keeps arrays of rank 3 as images and flattens others; all float32."""
     if isinstance(space, spaces.Discrete):
         return lambda value: jax.nn.one_hot(value, space.n, dtype=jnp.float32)
 
@@ -234,7 +237,7 @@ def _make_encoding(space: Any) -> Callable[[PyTree], jax.Array]:
 
 
 def _make_actions(space: Any, config: EnvConfig) -> tuple[ActionSpace, Callable[[jax.Array], jax.Array]]:
-    """The actions as podrl has them, and how they become the environment's own."""
+    """Returns podrl's actions for a space, and the function that turns them into the environment's."""
     if isinstance(space, spaces.Discrete):
         return DiscreteActions(space.n), lambda action: action
     if isinstance(space, spaces.Box) and len(space.shape) == 1:

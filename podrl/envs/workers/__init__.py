@@ -1,4 +1,4 @@
-"""Gymnasium environments, made and stepped where no JAX is: worker processes import this folder and nothing else.
+"""Gymnasium environments, made and stepped without JAX: worker processes import only this folder.
 
-`podrl/envs/sources/gymnasium.py` and `podrl/envs/sources/ale.py` are the sources that speak of them in podrl's terms.
+`podrl/envs/sources/gymnasium.py` and `podrl/envs/sources/ale.py` are the sources that build on it.
 """

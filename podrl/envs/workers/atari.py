@@ -1,6 +1,6 @@
-"""One Atari game of the Arcade Learning Environment, with the preprocessing of DQN.
+"""Atari games of the Arcade Learning Environment, with the preprocessing of DQN.
 
-Needs `ale-py`, which brings the ROMs, and OpenCV.
+Needs `ale-py`, which includes the ROMs, and OpenCV.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import gymnasium
 from podrl.config.config import ConfigError, check, did_you_mean
 from podrl.envs.workers.making import wrap
 
-_NOOP, _FIRE = 0, 1  # Of ALE's 18 actions.
+_NOOP, _FIRE = 0, 1  # Among ALE's 18 actions.
 _PREFIX = "ALE/"
 
 
@@ -20,20 +20,20 @@ class AtariRecipe:
     """How to make a game; plain values, so that it can be sent to another process. The names are EnvPool's.
 
     Attributes:
-        game: such as `Pong-v5`.
+        game: name such as `Pong-v5`.
         frame_skip: frames that an action is repeated for; a pixel is the brighter one of the last two.
-        noop_max: the game opens with 1 to so many frames without an action, at random.
-        use_fire_reset: the last of these frames fires, in games that know that action.
-        repeat_action_probability: of a frame to repeat the action of the frame before instead.
-        full_action_space: all 18 actions, or only those that make a difference in the game.
-        img_height: of an observation.
-        img_width: of an observation.
-        gray_scale: one channel instead of three.
+        noop_max: largest number of frames, drawn from 1 on, that a game opens with without an action.
+        use_fire_reset: whether the last of these frames fires, in games with that action.
+        repeat_action_probability: probability that a frame repeats the action of the frame before.
+        full_action_space: whether to use all 18 actions, or only those that make a difference in the game.
+        img_height: height of an observation.
+        img_width: width of an observation.
+        gray_scale: whether to use one channel instead of three.
         max_episode_steps: actions after which an episode is truncated.
-        mode: of the game; -1 is its own.
-        difficulty: of the game; -1 is its own.
-        wrappers: `module:Name` of what is put around it, the innermost first.
-        training_wrappers: the same, around those.
+        mode: the game's mode; -1 is its default.
+        difficulty: the game's difficulty; -1 is its default.
+        wrappers: wrappers around the game as `module:Name`, the innermost first.
+        training_wrappers: wrappers around those, in the same form.
         render_mode: None, or `rgb_array` for pictures.
     """
 
@@ -54,10 +54,10 @@ class AtariRecipe:
     render_mode: str | None = None
 
     def make(self) -> gymnasium.Env:
-        """A new environment.
+        """Makes a new environment.
 
         Raises:
-            ConfigError: if there is no such game, it does not take the options, or a package is missing.
+            ConfigError: if there is no such game, it rejects the options, or a package is missing.
         """
         try:
             import ale_py
@@ -73,7 +73,7 @@ class AtariRecipe:
                 full_action_space=self.full_action_space,
                 mode=None if self.mode == -1 else self.mode,
                 difficulty=None if self.difficulty == -1 else self.difficulty,
-                max_num_frames_per_episode=0,  # `TimeLimit` below counts, from the first observation on.
+                max_num_frames_per_episode=0,  # `TimeLimit` below counts from the first observation on.
                 render_mode=self.render_mode,
                 disable_env_checker=True,
             )
@@ -95,13 +95,13 @@ class AtariRecipe:
 
 
 class Opening(gymnasium.Wrapper):
-    """Plays the first frames of each game without an action; the last of them fires, where that is an action.
+    """Plays the first frames of each game without an action; the last of them fires, if the game has that action.
 
-    Random numbers of frames make games differ from the start; games such as Breakout wait for the fire button.
+    A random number of frames makes games differ from the start; games such as Breakout wait for the fire button.
     """
 
     def __init__(self, env: gymnasium.Env, *, noop_max: int, use_fire_reset: bool):
-        """Takes the raw game, one frame a step."""
+        """Wraps the raw game, which steps one frame at a time."""
         super().__init__(env)
         self._ale: Any = env.unwrapped.ale  # type: ignore[attr-defined]
         meaningful = [action.value for action in self._ale.getMinimalActionSet()]
@@ -109,10 +109,10 @@ class Opening(gymnasium.Wrapper):
         self._fires = use_fire_reset and _FIRE in meaningful
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
-        """A new game, a few frames old.
+        """Starts a new game and plays its first frames.
 
         The buttons are pressed on ALE itself: an action of the environment is an index into the game's own set, in
-        which `_NOOP` and `_FIRE` have other places or, as in Backgammon, none.
+        which `_NOOP` and `_FIRE` have other indices or, as in Backgammon, none.
         """
         _, extras = self.env.reset(seed=seed, options=options)
         num_noops = int(self.np_random.integers(1, self._noop_max + 1)) - self._fires

@@ -1,8 +1,8 @@
-"""Several Gymnasium environments that step one after the other and keep podrl's reset rule.
+"""Several Gymnasium environments that step in sequence and keep podrl's reset rule.
 
 The rule is that of Gymnasium's `AutoresetMode.NEXT_STEP`: the final observation comes with the step that ended the
 episode, and the next step resets instead. Gymnasium's own vector environments keep it too, but do not say which
-environment failed, and its asynchronous one has a process for each environment and waits for it without a limit while
+environment failed; the asynchronous one has a process for each environment, and waits for it without a timeout while
 it opens and closes. Observations are stacked by Gymnasium's functions.
 """
 
@@ -21,10 +21,10 @@ from podrl.envs.workers.calls import WrongReturn, misfit, named_caller
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Steps:
-    """What `B` environments returned.
+    """The results of one step of `B` environments.
 
     Attributes:
-        observation: as Gymnasium stacks it: an array [B, ...], or nested dictionaries of such.
+        observation: observations as Gymnasium stacks them: an array [B, ...], or nested dictionaries of arrays.
         reward: [B] float32; 0 where the environment was reset.
         terminated: [B] bool; the step ended the episode by itself.
         ended: [B] bool; terminated or truncated.
@@ -37,12 +37,12 @@ class Steps:
 
 
 class EnvBatch:
-    """Environments of one kind, each with a seed of its own. Nothing that it returns is written to later.
+    """Environments of one kind, each with a seed of its own. It never writes to what it has returned.
 
     Attributes:
-        num_envs: B.
-        observation_space: of one environment.
-        action_space: of one environment.
+        num_envs: number of environments, B.
+        observation_space: observation space of one environment.
+        action_space: action space of one environment.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class EnvBatch:
         """Makes the environments.
 
         Args:
-            make: makes one.
+            make: makes one environment.
             seeds: [B], one per environment.
-            first_index: of these environments in the pool, for messages.
-            on_turn: told the index of an environment whenever it is its turn.
+            first_index: index of the first of these environments in the pool, for messages.
+            on_turn: called with the index of each environment before it is called.
         """
         self._seeds = seeds
         self._first_index = first_index
@@ -76,7 +76,7 @@ class EnvBatch:
         self.action_space = self._envs[0].action_space
 
     def reset(self) -> Any:
-        """Opens an episode in every environment, with its seed; returns the observations as `Steps` has them."""
+        """Opens an episode in every environment, with its seed; returns observations stacked as in `Steps`."""
         self._ended[:] = False
         opened = [
             self._call(row, "reset", lambda: calls.call_reset(env, seed=self._seeds[row]))  # noqa: B023 (called at once)
@@ -103,35 +103,35 @@ class EnvBatch:
         )
 
     def step(self, action: np.ndarray) -> Steps:
-        """`send` and `recv` in one."""
+        """Calls `send` and `recv`."""
         self.send(action)
         return self.recv()
 
     def picture(self, row: int) -> Any:
-        """What environment `row` renders."""
+        """Returns what environment `row` renders."""
         return self._call(row, "render", self._envs[row].render)
 
     def close(self) -> None:
-        """Closes all environments, the last one first, and logs what they raise; may be called again."""
+        """Closes all environments, the last one first, and logs their errors; may be called again."""
         while self._envs:
             env, row = self._envs.pop(), len(self._envs)
             self._on_turn(self._first_index + row)
             calls.call_close(env, self._names[row])
 
     def _step(self, row: int, action: Any) -> tuple[Any, float, bool, bool]:
-        """Observation, reward, terminated and truncated of one environment."""
+        """Returns observation, reward, terminated and truncated of one environment."""
         env = self._envs[row]
         if self._ended[row]:
             return self._call(row, "reset", calls.call_reset, env), 0.0, False, False
         return self._call(row, "step", calls.call_step, env, action)
 
     def _call(self, row: int, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls an environment, and names it if it fails."""
+        """Calls an environment; an error names it."""
         self._on_turn(self._first_index + row)
         return self._callers[row](what, function, *arguments)
 
     def _stack(self, observations: Sequence[Any], first: np.ndarray) -> Any:
-        """The observations as one batch; names the environment whose own does not fit into the space."""
+        """Stacks observations to one batch; an error names the environment whose observation does not fit."""
         try:
             return stack(self.observation_space, observations)
         except (KeyError, TypeError, ValueError):
@@ -142,7 +142,7 @@ class EnvBatch:
 
 
 def check_fits(space: gymnasium.Space, observation: Any, what: str) -> None:
-    """Raises `WrongReturn` unless an observation, which `what` returned, fits into the space, except for its bounds."""
+    """Raises `WrongReturn` unless an observation that `what` returned fits into the space, except for its bounds."""
     try:
         stack(space, [observation])
     except (KeyError, TypeError, ValueError) as error:
@@ -150,10 +150,10 @@ def check_fits(space: gymnasium.Space, observation: Any, what: str) -> None:
 
 
 def stack(space: gymnasium.Space, observations: Sequence[Any]) -> Any:
-    """Observations of several environments as one new batch, in the dtypes of the space.
+    """Stacks observations of several environments to a new batch, in the dtypes of the space.
 
     Raises:
-        KeyError, TypeError or ValueError: if they do not fit into the space; its bounds do not count.
+        KeyError, TypeError or ValueError: if they do not fit into the space; its bounds are not checked.
     """
     empty: Any = create_empty_array(space, len(observations))
     return concatenate(space, observations, empty)

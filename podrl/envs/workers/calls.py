@@ -1,4 +1,4 @@
-"""Calls of a user's environment: errors name the environment, and what it returns is what Gymnasium says it does.
+"""Calls of a user's environment: errors name it, and its results are checked against Gymnasium's interface.
 
 A crash in C leaves only the stacks that `faulthandler` prints: there, too, each call has its environment's name.
 """
@@ -18,25 +18,25 @@ import numpy as np
 from podrl.config.config import ConfigError
 from podrl.runtime.process_exit import describe_error
 
-Caller = Callable[..., Any]  # (what, function, *arguments) -> what the function returns.
+Caller = Callable[..., Any]  # (what, function, *arguments) -> the function's result.
 
 _NO_NUMBERS = tuple("cUSOMm")  # Kinds of NumPy's types.
-# What only works in a process's main thread says so in one of these ways.
+# Words in the errors of code that works in a process's main thread only.
 _MAIN_THREAD_ONLY = ("event loop", "main thread", "MainThread")
 
 
 class EnvFailure(RuntimeError):
-    """An environment failed; the message names it, the cause is what it raised."""
+    """An environment failed; the message names it, and the cause is its error."""
 
 
 class WrongReturn(ValueError):
-    """What an environment returned is not what Gymnasium says it does."""
+    """An environment's result violates Gymnasium's interface."""
 
 
 def named_caller(name: str) -> Caller:
-    """Calls functions for an environment of this name.
+    """Returns a function that calls functions for an environment of this name.
 
-    Errors become `EnvFailure`, also `SystemExit` and its like, and `KeyboardInterrupt` where that cannot be a Ctrl-C; a
+    Errors become `EnvFailure`, also `SystemExit` and its like, and `KeyboardInterrupt` where it cannot be a Ctrl-C; a
     `ConfigError` stays one.
     """
     code = _call.__code__.replace(co_name=name, co_qualname=name)
@@ -52,20 +52,20 @@ def _call(name: str, what: str, function: Callable[..., Any], *arguments: Any) -
         raise
     except WrongReturn as error:
         raise EnvFailure(f"{name}: {error}") from error
-    except BaseException as error:  # Also of those that would end the thread or the process without a word.
+    except BaseException as error:  # Includes those that would end the thread or the process without a message.
         if isinstance(error, KeyboardInterrupt) and _may_be_ctrl_c():
             raise
         raise EnvFailure(f"{name} failed in {what}: {describe_error(error)}{_hint(error)}") from error
 
 
 def _may_be_ctrl_c() -> bool:
-    """Whether Python raises `KeyboardInterrupt` for the user, here; a run catches the signal."""
+    """Returns whether a `KeyboardInterrupt` here may be the user's; a run catches the signal instead."""
     in_main = threading.current_thread() is threading.main_thread()
     return in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def _hint(error: BaseException) -> str:
-    """What to do about what only works in a process's main thread, as signals and event loops do."""
+    """Returns a hint for errors of code that works in a process's main thread only, such as signals and event loops."""
     elsewhere = threading.current_thread() is not threading.main_thread()
     if elsewhere and any(words in str(error) for words in _MAIN_THREAD_ONLY):
         return (
@@ -76,18 +76,18 @@ def _hint(error: BaseException) -> str:
 
 
 def call_close(env: gymnasium.Env, name: str) -> None:
-    """Closes an environment that is done with; what it raises is logged, as nothing depends on it."""
+    """Closes an environment that is no longer needed; an error in it is logged, as nothing depends on it."""
     try:
         env.close()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever it is, the run goes on)
-        logging.warning("%s failed in close: %s. The run goes on.", name, describe_error(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever it is, the run continues)
+        logging.warning("%s failed in close: %s. The run continues.", name, describe_error(error))
 
 
 def call_reset(env: gymnasium.Env, **options: Any) -> Any:
-    """The first observation of an episode.
+    """Returns the first observation of an episode.
 
     Raises:
-        WrongReturn: if `call_reset` returns something else.
+        WrongReturn: if `reset` returns anything else.
     """
     opened: Any = env.reset(**options)
     if not (isinstance(opened, tuple) and len(opened) == 2 and isinstance(opened[1], dict)):
@@ -98,10 +98,10 @@ def call_reset(env: gymnasium.Env, **options: Any) -> Any:
 
 
 def call_step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool]:
-    """Observation, reward, terminated and truncated of a step.
+    """Returns observation, reward, terminated and truncated of a step.
 
     Raises:
-        WrongReturn: if `call_step` returns something else.
+        WrongReturn: if `step` returns anything else.
     """
     stepped: Any = env.step(action)
     if not (isinstance(stepped, tuple) and len(stepped) == 5):
@@ -121,21 +121,21 @@ def call_step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool]:
 
 
 def _number(value: Any) -> float | None:
-    """A number, whichever library's, an array of shape () included; None of anything else."""
+    """Returns a number of any library, also an array of shape (), as a float; None for anything else."""
     if type(value) is float:
         return value
     if not isinstance(value, numbers.Real | np.bool_):
-        kind = getattr(getattr(value, "dtype", None), "kind", "")  # Only NumPy's and JAX's types have one.
+        kind = getattr(getattr(value, "dtype", None), "kind", "")  # Only types of NumPy and JAX have one.
         if getattr(value, "shape", None) != () or kind in _NO_NUMBERS:
             return None
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # The last is torch's, of a complex number.
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # torch raises the last one for a complex number.
         return None
 
 
 def describe_value(value: Any) -> str:
-    """Type, and shape or number of entries."""
+    """Returns a value's type, with its shape or number of entries."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Whether worker processes find what a config names: what a notebook or script itself defines is unknown to them."""
+"""Checks that worker processes can import what a config names, which a notebook or script itself may define."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from podrl.config.config import check
 
 
 def check_importable(env_id: str, wrappers: Sequence[str]) -> None:
-    """Checks that an environment and its wrappers are not of the program itself, which other processes do not import.
+    """Checks that an environment and its wrappers are not defined in the program itself, which workers do not import.
 
     Args:
-        env_id: as a config has it.
-        wrappers: `module:Name` of what is put around it.
+        env_id: the config's `env.id`.
+        wrappers: wrappers around the environment, as `module:Name`.
 
     Raises:
         ConfigError: if one is.
@@ -28,7 +28,7 @@ def check_importable(env_id: str, wrappers: Sequence[str]) -> None:
 
 
 def _module_of(env_id: str) -> str:
-    """The module that an id names, or that of what it was registered with; empty if neither tells."""
+    """Returns the module that an id names, or in which its registered entry point is; empty if neither is known."""
     module, colon, _ = env_id.rpartition(":")
     spec = None if colon else gymnasium.registry.get(env_id)
     entry = getattr(spec, "entry_point", None)

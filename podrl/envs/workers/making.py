@@ -1,4 +1,4 @@
-"""One Gymnasium environment, from a name and options: a registered id, or a class or function of the user's own."""
+"""Makes one Gymnasium environment from a name and options: a registered id, or a user's own class or function."""
 
 from collections.abc import Callable, Mapping, Sequence
 import copy
@@ -18,7 +18,7 @@ from podrl.config.user_modules import add_working_folder
 from podrl.envs.workers.signatures import argument_hints, check_arguments, takes_argument
 from podrl.runtime.process_exit import describe_error
 
-# What registered environments raise about options that they do not like, or packages that they miss.
+# Errors of registered environments about options that they reject, or packages that are missing.
 _REFUSALS = (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError)
 
 
@@ -30,10 +30,10 @@ class Recipe:
         id: an id that Gymnasium knows (`CartPole-v1`), one that it knows once a module is imported
             (`ale_py:ALE/Pong-v5`), or a `gymnasium.Env` class or a function that returns an environment
             (`my_package.my_env:MyEnv`).
-        arguments: of the environment's constructor.
-        max_episode_steps: after which an episode is truncated; 0 leaves that to the environment.
-        wrappers: `module:Name` of what is put around it, the innermost first; each is called with an environment.
-        training_wrappers: the same, around those.
+        arguments: arguments of the environment's constructor.
+        max_episode_steps: steps after which an episode is truncated; 0 leaves that to the environment.
+        wrappers: wrappers around it as `module:Name`, the innermost first; each is called with an environment.
+        training_wrappers: wrappers around those, in the same form.
         render_mode: None, or `rgb_array` for pictures.
     """
 
@@ -45,11 +45,11 @@ class Recipe:
     render_mode: str | None = None
 
     def make(self) -> gymnasium.Env:
-        """A new environment.
+        """Makes a new environment.
 
         Raises:
-            ConfigError: if there is none of that name, or it does not take the arguments. What an environment of the
-                user's own raises while it is made is raised as it is, but for `ValueError`.
+            ConfigError: if there is none of that name, or it rejects the arguments. Errors of a user's own environment
+                pass unchanged, except `ValueError`.
         """
         env = self._make_registered() if (creator := find_creator(self.id)) is None else self._make_own(creator)
         if self.max_episode_steps:
@@ -57,13 +57,13 @@ class Recipe:
         return wrap(env, self.wrappers, self.training_wrappers)
 
     def _make_registered(self) -> gymnasium.Env:
-        """An environment that Gymnasium knows."""
+        """Makes an environment that Gymnasium knows."""
         spec = _registered(self.id)
         drawing = {} if self.render_mode is None else {"render_mode": self.render_mode}
         try:
             if callable(creator := _load(self.id, spec)):
                 check_arguments(self.id, creator, {**spec.kwargs, **self.arguments})
-            # Not as arguments of `make`, which would keep those that have a name of its own; it copies these.
+            # Not passed as arguments of `make`, which keeps those with names of its own; it copies these.
             arguments = {**spec.kwargs, **self.arguments, **drawing}
             return gymnasium.make(dataclasses.replace(spec, kwargs=arguments), disable_env_checker=True)
         except ConfigError:
@@ -73,8 +73,8 @@ class Recipe:
             raise ConfigError(f"Gymnasium cannot make env.id={self.id!r}{given}: {_one_line(error)}") from error
 
     def _make_own(self, creator: Callable[..., Any]) -> gymnasium.Env:
-        """An environment of the user's own."""
-        arguments = copy.deepcopy(dict(self.arguments))  # An environment may change what it is given.
+        """Makes an environment of the user's own."""
+        arguments = copy.deepcopy(dict(self.arguments))  # An environment may change its arguments.
         if self.render_mode is not None:
             check(
                 takes_argument(creator, "render_mode"),
@@ -94,7 +94,7 @@ class Recipe:
 
 
 def constructor_hints(env_id: str) -> dict[str, Any]:
-    """A type hint for each argument that the environment's constructor names; see `argument_hints`.
+    """Returns a type hint for each argument that the environment's constructor names; see `argument_hints`.
 
     Raises:
         ConfigError: if there is no environment of that name, or a package is missing.
@@ -107,10 +107,10 @@ def constructor_hints(env_id: str) -> dict[str, Any]:
 
 
 def _load(env_id: str, spec: Any) -> Any:
-    """What makes a registered environment.
+    """Returns the class or function that makes a registered environment.
 
     Raises:
-        ConfigError: if its module fails while it is imported, or lacks it; names the module.
+        ConfigError: if its module's import fails, or it is missing there; the message names the module.
     """
     if not isinstance(spec.entry_point, str):
         return spec.entry_point
@@ -123,13 +123,13 @@ def _load(env_id: str, spec: Any) -> Any:
 
 
 def find_creator(env_id: str) -> Callable[..., Any] | None:
-    """The class or function that `module:Name` names, or None if the id is one of Gymnasium's.
+    """Returns the class or function that `module:Name` names, or None if the id is one of Gymnasium's.
 
     Gymnasium has ids of this form too: `module:Id` stands for `Id` after an import of the module. The module is
-    imported in either case; a name that it has is taken for the environment, and any other for an id.
+    imported in either case; a name that it defines means the environment, and any other an id.
 
     Raises:
-        ConfigError: if there is no such module, or the name is nothing that makes environments.
+        ConfigError: if there is no such module, or the name does not stand for anything that makes environments.
     """
     module_name, colon, name = env_id.rpartition(":")
     if not colon:
@@ -159,7 +159,7 @@ def find_creator(env_id: str) -> Callable[..., Any] | None:
 
 
 def _registered(env_id: str) -> Any:
-    """Gymnasium's spec of an id."""
+    """Returns Gymnasium's spec of an id."""
     name = env_id.rpartition(":")[2]
     hint = (
         " Atari is env.source='ale' here, or 'ale_py:ALE/Pong-v5' after pip install -e '.[ale]'."
@@ -174,14 +174,14 @@ def _registered(env_id: str) -> Any:
 
 
 def _where() -> str:
-    """That this is a worker, if it is: what a script or notebook has registered is unknown there."""
+    """Returns a note if this is a worker, which does not know a script's or notebook's registrations; else empty."""
     program = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
     is_worker = program == "podrl.envs.workers.worker"
     return " in a worker process, which imports only what env.id='my_module:MyEnv-v0' names" if is_worker else ""
 
 
 def limit(env: gymnasium.Env, steps: int) -> gymnasium.Env:
-    """The environment with episodes of at most so many steps, whatever time limits are around it already."""
+    """Limits episodes to a number of steps, instead of any time limits around the environment."""
     limits = time_limits(env)
     for wrapper in limits:
         wrapper._max_episode_steps = steps
@@ -189,7 +189,7 @@ def limit(env: gymnasium.Env, steps: int) -> gymnasium.Env:
 
 
 def time_limits(env: gymnasium.Env) -> list[gymnasium.wrappers.TimeLimit]:
-    """Gymnasium's time limits around an environment, the outermost first."""
+    """Returns Gymnasium's time limits around an environment, the outermost first."""
     found = []
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, gymnasium.wrappers.TimeLimit):
@@ -199,10 +199,10 @@ def time_limits(env: gymnasium.Env) -> list[gymnasium.wrappers.TimeLimit]:
 
 
 def wrap(env: gymnasium.Env, wrappers: Sequence[str], training_wrappers: Sequence[str]) -> gymnasium.Env:
-    """The environment with the wrappers that `module:Name` name around it, the innermost first.
+    """Puts wrappers, named as `module:Name`, around an environment, the innermost first.
 
     Raises:
-        ConfigError: if one is not there, or returns no environment.
+        ConfigError: if a wrapper does not exist, or returns no environment.
     """
     for name, paths in (("wrappers", wrappers), ("training_wrappers", training_wrappers)):
         for path in paths:
@@ -221,10 +221,10 @@ def _wrap(env: gymnasium.Env, key: str, path: str) -> gymnasium.Env:
 
 
 def _import(name: str, key: str) -> ModuleType:
-    """Imports a user's module, from Python's path or from the folder in which the command was typed.
+    """Imports a user's module, from Python's path or from the working folder.
 
     Raises:
-        ConfigError: if there is none of that name, or it fails; names the module, and what it misses.
+        ConfigError: if there is none of that name, or its import fails; the message names it, and any missing module.
     """
     unknown = f"{key}: there is no module {name!r}, neither on Python's path nor in {os.getcwd()}."
     check(all(part.isidentifier() for part in name.split(".")), unknown)

@@ -1,7 +1,7 @@
-"""Worker processes that share a pool's environments: for environments in Python, which would else wait for each other.
+"""Worker processes that share a pool's environments: environments in Python would otherwise wait for each other.
 
-Each is a fresh interpreter, not a fork: a process with JAX in it has threads, which do not survive one. It imports no
-JAX, takes no signals of the terminal or the scheduler, and ends with the process that started it.
+Each is a fresh interpreter, not a fork: a process with JAX has threads, which do not survive one. It imports no JAX,
+ignores signals of the terminal and the scheduler, and ends with the process that started it.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,13 +27,13 @@ from podrl.runtime.stop_signals import held_back
 from podrl.runtime.waiting import Patience
 
 _PROGRAM = "podrl.envs.workers.worker"
-_GRACE_S = 2.0  # for a worker to end
-_CLOSING_S = 10.0  # for a worker to close its environments
-_OPENING_S = 60.0  # for a worker to start and to make them: modules are imported, and all processes start at once
+_GRACE_S = 2.0  # Time for a worker to end.
+_CLOSING_S = 10.0  # Time for a worker to close its environments.
+_OPENING_S = 60.0  # Time for a worker to start and make them: modules are imported, and all processes start at once.
 
 
 class WorkerTraceback(Exception):
-    """What a worker process printed of an error, as the cause of the error here."""
+    """A worker process's printed traceback, as the cause of the error here."""
 
     def __str__(self) -> str:
         return f"in a worker process:\n{self.args[0]}"
@@ -41,7 +41,7 @@ class WorkerTraceback(Exception):
 
 @dataclasses.dataclass(kw_only=True)
 class _Worker:
-    """A process and its environments `first` to `last` of the pool."""
+    """A process with environments `first` to `last` of the pool."""
 
     process: subprocess.Popen[bytes]
     connection: Connection
@@ -50,13 +50,13 @@ class _Worker:
     last: int
 
     def busy_with(self) -> str:
-        """For messages."""
+        """Describes the worker's current work, for messages."""
         index = self.progress.read()
         return "before it had made any" if index is None else f"busy with environment {index}"
 
 
 class WorkerBatch:
-    """The interface of `EnvBatch`, without pictures, and with the environments shared out to processes."""
+    """Environments divided among processes, with the interface of `EnvBatch` except pictures."""
 
     def __init__(
         self,
@@ -71,13 +71,13 @@ class WorkerBatch:
         Args:
             make: makes one environment; must be picklable.
             seeds: [B], one per environment.
-            num_workers: processes, at least 1; more than B are of no use and not started.
-            timeout_s: how long to wait for a reset or a step of a worker's environments; making them may take a minute
-                in any case.
+            num_workers: number of processes, at least 1; more than B are of no use and not started.
+            timeout_s: seconds to wait for a reset or a step of a worker's environments; making them may always take a
+                minute.
 
         Raises:
             EnvFailure: if an environment raises.
-            TimeoutError: if one hangs; as in the other methods.
+            TimeoutError: if an environment hangs; as in the other methods.
         """
         self.num_envs = len(seeds)
         self._timeout_s = timeout_s
@@ -94,7 +94,7 @@ class WorkerBatch:
             raise
 
     def reset(self) -> Any:
-        """As `EnvBatch.reset`."""
+        """Opens an episode in every environment, as `EnvBatch.reset` does."""
         self._request("reset", [()] * len(self._workers))
         return _join(self._answers(self._timeout_s))
 
@@ -125,7 +125,7 @@ class WorkerBatch:
             if worker.process.poll() is None and not self._is_stuck:
                 logging.warning(
                     "The worker process of environments %d to %d of the pool, in close %s, has not ended after %.0f s "
-                    "and is killed. The run goes on.",
+                    "and is killed. The run continues.",
                     *(worker.first, worker.last, worker.busy_with(), _CLOSING_S),
                 )
             worker.process.kill()
@@ -140,7 +140,7 @@ class WorkerBatch:
                 self._report_death(worker)
 
     def _answers(self, timeout_s: float) -> list[Any]:
-        """One of each worker, in order."""
+        """Returns one answer of each worker, in order."""
         patience = Patience(timeout_s)
         return [self._answer(worker, patience, timeout_s) for worker in self._workers]
 
@@ -163,7 +163,7 @@ class WorkerBatch:
         return result
 
     def _report_death(self, worker: _Worker) -> None:
-        """Raises for a worker that has gone."""
+        """Raises `EnvFailure` for a lost worker."""
         patience = Patience(_GRACE_S)
         while worker.process.poll() is None and patience.left_s():
             _wait_briefly(worker.process)
@@ -179,7 +179,7 @@ class WorkerBatch:
 
 
 def _join(parts: Sequence[Any]) -> Any:
-    """Nested dictionaries and tuples of arrays [b, ...], one after the other."""
+    """Concatenates nested dictionaries and tuples of arrays [b, ...]."""
     first = parts[0]
     if isinstance(first, dict):
         return {key: _join([part[key] for part in parts]) for key in first}
@@ -189,7 +189,7 @@ def _join(parts: Sequence[Any]) -> Any:
 
 
 def _start(first: int, last: int) -> _Worker:
-    """A process for environments `first` to `last`, which has none yet."""
+    """Starts a process for environments `first` to `last`, without making them."""
     ours, theirs = Pipe()
     progress = BusyEnvironment()
     try:
@@ -202,7 +202,7 @@ def _start(first: int, last: int) -> _Worker:
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path), os.getcwd()]),
-                    "JAX_PLATFORMS": "cpu",  # Accelerators are the parent's.
+                    "JAX_PLATFORMS": "cpu",  # Accelerators belong to the parent.
                     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # There are workers for every core.
                 },
             )

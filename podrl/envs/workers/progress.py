@@ -1,6 +1,6 @@
-"""Which environment a worker process is busy with, in a file that it shares with its parent.
+"""The environment that a worker process is busy with, in a file that it shares with its parent.
 
-A worker that hangs or dies in an environment cannot say so: its parent looks here.
+A worker that hangs or dies in an environment cannot report it: its parent reads it here.
 """
 
 import mmap
@@ -13,10 +13,10 @@ _NONE = -1
 
 
 class BusyEnvironment:
-    """One number in shared memory."""
+    """The index of the busy environment, in shared memory."""
 
     def __init__(self, fd: int | None = None):
-        """Opens the file with this descriptor, or a new one that has no name."""
+        """Opens the file with this descriptor, or a new file without a name."""
         if fd is None:
             fd = _open_nameless()
             os.ftruncate(fd, _FORMAT.size)
@@ -27,11 +27,11 @@ class BusyEnvironment:
         self.fd = fd
 
     def write(self, index: int) -> None:
-        """Says whose turn it is."""
+        """Records which environment is called next."""
         _FORMAT.pack_into(self._memory, 0, index)
 
     def read(self) -> int | None:
-        """Whose turn it was last; None before the first."""
+        """Returns the environment that was called last; None before the first."""
         (index,) = _FORMAT.unpack_from(self._memory)
         return None if index == _NONE else index
 
@@ -42,7 +42,7 @@ class BusyEnvironment:
 
 
 def _open_nameless() -> int:
-    """An empty file without a name: in memory where the system has such, as there may be no temporary folder."""
+    """Opens an empty file without a name: in memory where possible, since there may be no temporary folder."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("podrl-progress")
     with tempfile.TemporaryFile() as file:

@@ -1,4 +1,4 @@
-"""What the constructor of an environment takes, as far as Python can tell."""
+"""The arguments of an environment's constructor, as far as Python can tell."""
 
 from collections.abc import Callable, Mapping
 import contextlib
@@ -10,7 +10,7 @@ from podrl.config.hints import hint_of, or_none
 
 
 def check_arguments(env_id: str, creator: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Raises `ConfigError` if the creator does not take these, or needs more."""
+    """Raises `ConfigError` if the creator does not take these arguments, or requires more."""
     parameters = _parameters(creator)
     if parameters is None:
         return
@@ -30,21 +30,21 @@ def check_arguments(env_id: str, creator: Callable[..., Any], arguments: Mapping
 
 
 def takes_argument(creator: Callable[..., Any], name: str) -> bool:
-    """Whether a class or function takes an argument of that name."""
+    """Returns whether a class or function takes an argument of that name."""
     parameters = _parameters(creator) or {}
     return name in parameters or _takes_all(parameters)
 
 
 def argument_hints(creator: Callable[..., Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A type hint for each argument that a class or function names.
+    """Returns a type hint for each argument that a class or function names.
 
     Args:
         creator: the class or function.
-        defaults: of its registration, which come before its own.
+        defaults: defaults of its registration, which take precedence over its own.
 
     Returns:
-        The annotation where there is one, or None: many that say `str` take None as well. Else what
-        `podrl.config.hints.hint_of` says of the default.
+        The annotation if there is one, or None, which many arguments annotated as `str` accept too. Otherwise the hint
+        that `podrl.config.hints.hint_of` derives from the default.
     """
     hints = {}
     for name, parameter in _named(_parameters(creator) or {}).items():
@@ -64,8 +64,8 @@ def _takes_all(parameters: Mapping[str, inspect.Parameter]) -> bool:
 
 
 def _parameters(creator: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
-    """What a class or function takes, with annotations where these can be found; None if Python cannot tell."""
-    with contextlib.suppress(Exception):  # An annotation may be for type checkers only: evaluating it runs any code.
+    """Returns the parameters of a class or function, with evaluated annotations if possible; None if unknown."""
+    with contextlib.suppress(Exception):  # Evaluating an annotation runs any code; it may work for type checkers only.
         return inspect.signature(creator, eval_str=True).parameters
     try:
         return inspect.signature(creator).parameters

@@ -1,4 +1,4 @@
-"""Wrappers that keep running statistics, of which no checkpoint knows."""
+"""Finds wrappers that keep running statistics, which no checkpoint contains."""
 
 import functools
 
@@ -8,7 +8,7 @@ from gymnasium.wrappers.utils import RunningMeanStd
 
 
 def with_statistics(env: gymnasium.Env) -> tuple[str, ...]:
-    """Names of the wrappers around an environment that keep a running mean, the outermost first."""
+    """Returns the names of the wrappers around an environment that keep a running mean, the outermost first."""
     found = []
     wrapped = env
     while isinstance(wrapped, gymnasium.Wrapper):
@@ -20,10 +20,10 @@ def with_statistics(env: gymnasium.Env) -> tuple[str, ...]:
 
 @functools.cache  # A run describes its environment several times.
 def warn_of_statistics(names: tuple[str, ...]) -> None:
-    """Warns of what `with_statistics` found."""
+    """Warns of the wrappers that `with_statistics` found."""
     if names:
         logging.warning(
-            "%s: a wrapper with statistics of its own. Each environment has others, a run that goes on starts them "
+            "%s: a wrapper with statistics of its own. Each environment has others, a resumed run starts them "
             "anew, and so does an evaluation. Use network.normalize_observations=True and "
             "network.normalize_rewards=True instead, which checkpoints keep.",
             ", ".join(names),

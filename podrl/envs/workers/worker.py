@@ -1,6 +1,6 @@
 """A process that steps a share of a pool's environments: `python -m podrl.envs.workers.worker`, started by podrl.
 
-It takes requests (a method of `EnvBatch` and its arguments) from a connection whose file descriptor it is given, and
+It receives requests (a method of `EnvBatch` and its arguments) on the connection with a given file descriptor, and
 answers each with `(True, result)` or `(False, (message, traceback))`. It ends when the connection does, and with the
 process that started it, whatever its environments do meanwhile.
 """
@@ -23,15 +23,15 @@ from podrl.runtime import stop_signals
 from podrl.runtime.signal_handlers import KeptHandlers
 from podrl.runtime.streams import keep_printing
 
-_LOOKS_S = 1.0  # Between two looks at whether the parent is still there.
+_LOOKS_S = 1.0  # Seconds between checks that the parent still runs.
 
 
 def main(connection_fd: int, progress_fd: int) -> None:
-    """Serves requests until there are no more.
+    """Serves requests until the connection ends.
 
     Args:
-        connection_fd: of the connection to the parent.
-        progress_fd: of the file in which the parent reads what is done here.
+        connection_fd: file descriptor of the connection to the parent.
+        progress_fd: file descriptor of the file in which the parent reads the worker's progress.
     """
     stop_signals.ignore()  # What stops the run stops the parent, which may first finish an update.
     keep_printing()
@@ -58,14 +58,14 @@ def _serve(connection: Connection, progress: BusyEnvironment, kept: KeptHandlers
             _answer(connection, False, (str(error), traceback.format_exc()))
         else:
             _answer(connection, True, result)
-        if method != "step":  # Where environments register handlers, as a rule.
+        if method != "step":  # Environments usually register handlers in other methods.
             kept.renew()
     if batch is not None:
         batch.close()
 
 
 def _receive(connection: Connection) -> Any:
-    """The next request; None if the parent has closed the connection."""
+    """Returns the next request; None if the parent has closed the connection."""
     try:
         return connection.recv()
     except (EOFError, ConnectionError):
@@ -73,7 +73,7 @@ def _receive(connection: Connection) -> Any:
 
 
 def _answer(connection: Connection, succeeded: bool, result: Any) -> None:
-    with contextlib.suppress(ConnectionError):  # Nobody listens any more; the next `_receive` says so.
+    with contextlib.suppress(ConnectionError):  # The parent has closed the connection; the next `_receive` notices.
         connection.send((succeeded, result))
 
 
