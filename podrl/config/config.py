@@ -76,8 +76,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Evaluation during training: episodes by the environment's own protocol, with the parameters of exactly one
-    update.
+    """Evaluation during training, by the environment's own protocol and with the parameters of exactly one update.
 
     Attributes:
         every_updates: updates between evaluations; the last update has one too. 0 for none at all.
