@@ -17,7 +17,7 @@ from absl import logging
 from podrl.config.config import ENV_SETTINGS, ConfigError, EnvConfig, check
 from podrl.config.marks import Changed, Inherited, Typed
 from podrl.config.reading import read_key
-from podrl.envs.source import load_source
+from podrl.envs.source import Source, load_source
 
 # Sources that play the same games with the same options.
 _SAME_OPTIONS = {"ale", "envpool"}
@@ -32,7 +32,7 @@ _INSTEAD = {
 }
 
 
-def check_settings(source: Any, config: EnvConfig) -> None:
+def check_settings(source: Source, config: EnvConfig) -> None:
     """Checks that the source supports every setting of podrl's that `config` changes.
 
     Args:
@@ -42,17 +42,16 @@ def check_settings(source: Any, config: EnvConfig) -> None:
     Raises:
         ConfigError: if it does not support one; the message names it.
     """
-    kept = getattr(source, "SETTINGS", ())
     defaults = EnvConfig(id=config.id)
     for name in ENV_SETTINGS:
         value = getattr(config, name)
         check(
-            name in kept or value == getattr(defaults, name),
+            name in source.settings or value == getattr(defaults, name),
             f"env.{name}={value!r} has no effect with env.source={config.source!r}: {_INSTEAD[name]}.",
         )
 
 
-def settle(source: Any, config: EnvConfig) -> EnvConfig:
+def settle(source: Source, config: EnvConfig) -> EnvConfig:
     """Returns the config with options that the environment's constructor accepts.
 
     Values typed on the command line are read. What a config file says of another environment is kept if both are of one
@@ -77,7 +76,7 @@ def settle(source: Any, config: EnvConfig) -> EnvConfig:
     return config
 
 
-def _with_settled_options(source: Any, config: EnvConfig) -> tuple[EnvConfig, list[str]]:
+def _with_settled_options(source: Source, config: EnvConfig) -> tuple[EnvConfig, list[str]]:
     """Returns the config with options as values, and the keys of options of another family, which are left out."""
     plain = {name: value for name, value in config.options.items() if not isinstance(value, Typed | Inherited)}
     hints = _option_hints(source, dataclasses.replace(config, options=plain))
@@ -87,7 +86,7 @@ def _with_settled_options(source: Any, config: EnvConfig) -> tuple[EnvConfig, li
     return dataclasses.replace(config, options=options), [f"env.options.{name}" for name in dropped]
 
 
-def _without_settings_of_another(source: Any, config: EnvConfig) -> tuple[EnvConfig, list[str]]:
+def _without_settings_of_another(source: Source, config: EnvConfig) -> tuple[EnvConfig, list[str]]:
     """Returns the config without keys of `env` that its file has for another family, and the names of these keys."""
     changed = config.id
     if not isinstance(changed, Changed):
@@ -101,7 +100,7 @@ def _without_settings_of_another(source: Any, config: EnvConfig) -> tuple[EnvCon
     return dataclasses.replace(config, **own), [f"env.{name}" for name in others]
 
 
-def _is_of_one_family(source: Any, config: EnvConfig, changed: Changed) -> bool:
+def _is_of_one_family(source: Source, config: EnvConfig, changed: Changed) -> bool:
     """Returns whether the environment takes the options of the one that it replaces, by name; False if unknown."""
     sources = {config.source, changed.source}
     if len(sources) > 1 and not sources <= _SAME_OPTIONS:
@@ -115,10 +114,9 @@ def _is_of_one_family(source: Any, config: EnvConfig, changed: Changed) -> bool:
     return bool(now) and (now == before or (len(sources) > 1 and (now <= before or before <= now)))
 
 
-def _option_hints(source: Any, config: EnvConfig) -> Mapping[str, Any] | None:
+def _option_hints(source: Source, config: EnvConfig) -> Mapping[str, Any] | None:
     """Returns type hints for the environment's options; None if its source has none."""
-    find = getattr(source, "option_hints", None)
-    return None if find is None else find(config)
+    return None if source.option_hints is None else source.option_hints(config)
 
 
 def _are_of_another(inherited: Mapping[str, Inherited], source: str, hints: Mapping[str, Any] | None) -> bool:

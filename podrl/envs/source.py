@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import importlib
 import pkgutil
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from absl import logging
 import jax
 import numpy as np
 
-from podrl.config.config import ConfigError, EnvConfig, check, check_one_of, did_you_mean
+from podrl.config.config import ConfigError, EnvConfig, check_one_of, did_you_mean
 from podrl.envs import sources
 from podrl.runtime.process_exit import describe_error
 from podrl.types import Array, EnvSpec, PyTree, Timestep
@@ -100,20 +100,48 @@ class EvaluationProtocol:
     steps_per_second: float = 30.0
 
 
-class Source(Protocol):
-    """The functions of a source module.
+class MakePool(Protocol):
+    """Makes pools."""
 
-    It may have four more: `evaluation_protocol`, `make_environment`, `make_picture_pool` (see those functions here) and
-    `option_hints` (see `podrl.envs.settings`), and a tuple `SETTINGS` of the keys of `env` that it supports.
+    def __call__(self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> Pool:
+        """Makes one environment per seed, stepped by `num_threads` (at least 1) threads where the source has any."""
+        ...
+
+
+class MakePicturePool(Protocol):
+    """Makes pools that can be watched."""
+
+    def __call__(self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> PicturePool:
+        """Makes the same pool as `Source.make_pool`, with pictures."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where timesteps come from, as functions; every source's module has one as `SOURCE`.
+
+    Attributes:
+        make_spec: (config) -> EnvSpec of one environment. Raises `ConfigError` for anything in `config` that it cannot
+            do.
+        make_pool: Makes pools.
+        settings: Keys of `env` among podrl's own settings that the source keeps; `podrl.envs.settings` refuses others.
+        option_hints: (config) -> a type hint for each option of the environment, by which those of the command line are
+            read; None if the source does not know its options.
+        evaluation_protocol: (config) -> how the environment is played where scores are reported; None: as in training.
+        make_environment: (config) -> the environment as a JAX program; None if environments step on the host.
+        make_picture_pool: Makes pools that can be watched; None if there are no pictures.
+        make_plain: (config) -> environment, its parameters, and what makes observations of its own, for the benchmark's
+            plain loop; None if there is no such form.
     """
 
-    def make_spec(self, config: EnvConfig) -> EnvSpec:
-        """Describes one environment; raises `ConfigError` for anything in `config` that it does not support."""
-        ...
-
-    def make_pool(self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> Pool:
-        """Makes one environment per seed, stepped by `num_threads` (at least 1) threads if the source uses any."""
-        ...
+    make_spec: Callable[[EnvConfig], EnvSpec]
+    make_pool: MakePool
+    settings: tuple[str, ...] = ()
+    option_hints: Callable[[EnvConfig], Mapping[str, Any]] | None = None
+    evaluation_protocol: Callable[[EnvConfig], EvaluationProtocol] | None = None
+    make_environment: Callable[[EnvConfig], JaxEnvironment] | None = None
+    make_picture_pool: MakePicturePool | None = None
+    make_plain: Callable[[EnvConfig], tuple[Any, Any, Callable[[PyTree], jax.Array]]] | None = None
 
 
 def load_source(name: str) -> Source:
@@ -136,16 +164,20 @@ def load_source(name: str) -> Source:
     if not all(part.isidentifier() for part in module.split(".")):
         raise unknown
     try:
-        source = importlib.import_module(module)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
             raise unknown from None
         raise ConfigError(f"env.source={name!r} needs a module that is not installed: {error}") from error
     except (Exception, SystemExit) as error:
         raise ConfigError(f"env.source={name!r} failed while it was imported: {describe_error(error)}") from error
-    missing = [function for function in ("make_spec", "make_pool") if not hasattr(source, function)]
-    check(not missing, f"env.source={name!r} is not an environment source: it lacks {' and '.join(missing)}.")
-    return cast(Source, source)
+    source = getattr(found, "SOURCE", None)
+    if not isinstance(source, Source):
+        raise ConfigError(
+            f"env.source={name!r} is not an environment source: it has no SOURCE, a podrl.envs.source.Source of its "
+            "functions make_spec and make_pool."
+        )
+    return source
 
 
 def check_timestep(timestep: Timestep, expected: Timestep, pool: Pool) -> None:
@@ -207,7 +239,7 @@ def evaluation_protocol(source: Source, config: EnvConfig) -> EvaluationProtocol
     `env.max_episode_steps` is in training. If the environment has none, `env.max_episode_steps` applies. If there is
     neither, episodes have to end by themselves, see `podrl.evaluation.endless`.
     """
-    make = getattr(source, "evaluation_protocol", None)
+    make = source.evaluation_protocol
     env = dataclasses.replace(config, training_wrappers=())
     protocol: EvaluationProtocol = make(config) if make else EvaluationProtocol(env=env, facts=option_facts(config))
     limit = config.max_episode_steps
@@ -232,14 +264,13 @@ def make_environment(source: Source, config: EnvConfig) -> JaxEnvironment:
     Raises:
         ConfigError: if the source steps its environments on the host, or does not support what `config` asks for.
     """
-    make = getattr(source, "make_environment", None)
-    check(
-        make is not None,
-        f"env.source={config.source!r} steps its environments on the host (it has no make_environment), and "
-        "topology.placement='anakin' inside the compiled program. Use topology.placement=sebulba, or a source of JAX "
-        "environments, such as env.source=gymnax.",
-    )
-    return cast(JaxEnvironment, cast(Any, make)(config))
+    if source.make_environment is None:
+        raise ConfigError(
+            f"env.source={config.source!r} steps its environments on the host (it has no make_environment), and "
+            "topology.placement='anakin' inside the compiled program. Use topology.placement=sebulba, or a source of "
+            "JAX environments, such as env.source=gymnax."
+        )
+    return source.make_environment(config)
 
 
 def make_picture_pool(source: Source, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> PicturePool:
@@ -248,6 +279,6 @@ def make_picture_pool(source: Source, config: EnvConfig, *, seeds: Sequence[int]
     Raises:
         ConfigError: if the source has no pictures.
     """
-    make = getattr(source, "make_picture_pool", None)
-    check(make is not None, f"env.source={config.source!r} has no pictures: it lacks make_picture_pool.")
-    return cast(PicturePool, cast(Any, make)(config, seeds=seeds, num_threads=num_threads))
+    if source.make_picture_pool is None:
+        raise ConfigError(f"env.source={config.source!r} has no pictures: it lacks make_picture_pool.")
+    return source.make_picture_pool(config, seeds=seeds, num_threads=num_threads)

@@ -82,13 +82,16 @@ def test_a_folder_configs_without_init_has_a_users_configs_that_build_on_podrls(
 
 
 def test_every_tool_finds_a_source_in_the_working_folder(tmp_path):
-    write(tmp_path / "my_sources/made.py", "make_spec = make_pool = print")
+    write(
+        tmp_path / "my_sources/made.py",
+        "from podrl.envs.source import Source\nSOURCE = Source(make_spec=lambda: __file__, make_pool=print)",
+    )
     program = """
 sys.path[0] = {root!r}
 from podrl.envs.source import load_source
 from podrl.runtime.tool import run_tool
 
-sys.exit(run_tool("test", lambda: print("found", load_source("my_sources.made").__file__)))
+sys.exit(run_tool("test", lambda: print("found", load_source("my_sources.made").make_spec())))
 """
     found = printed(program.format(root=str(ROOT)), tmp_path)[-1]
     assert found == f"found {(tmp_path / 'my_sources/made.py').resolve()}"

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from podrl.config.config import EnvConfig
-from podrl.envs.source import Pool
+from podrl.envs.source import Pool, Source
 from podrl.envs.sources import envpool
 from podrl.types import Timestep
 
@@ -30,3 +30,6 @@ class DelayedPool:
     def recv(self) -> Timestep:
         time.sleep(random.choice((0, 0, 0.02)))
         return self._pool.recv()
+
+
+SOURCE = Source(make_spec=envpool.make_spec, make_pool=make_pool)

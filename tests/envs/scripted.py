@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from podrl.config.config import ConfigError, EnvConfig
-from podrl.envs.source import EvaluationProtocol
+from podrl.envs.source import EvaluationProtocol, Source
 from podrl.types import DiscreteActions, EnvSpec, Timestep
 
 _pool_numbers = itertools.count(1)
@@ -170,3 +170,6 @@ def _options(config: EnvConfig) -> Options:
     if min(options.episode_lengths) < 1:
         raise ConfigError(f"env.options.episode_lengths={options.episode_lengths} must all be at least 1.")
     return options
+
+
+SOURCE = Source(make_spec=make_spec, make_pool=make_pool, evaluation_protocol=evaluation_protocol)

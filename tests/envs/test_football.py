@@ -159,7 +159,7 @@ def test_evaluation_counts_goals():
 
 
 def test_pictures_are_minimaps():
-    pool = football.make_picture_pool(config_of(observation="features"), seeds=[3], num_threads=1)
+    pool = football.SOURCE.make_picture_pool(config_of(observation="features"), seeds=[3], num_threads=1)
     pool.reset()
     picture = pool.picture(0)
 

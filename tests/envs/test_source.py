@@ -12,8 +12,8 @@ from podrl.types import Timestep
 
 
 def test_bare_and_dotted_names_load():
-    assert load_source("envpool").__name__ == "podrl.envs.sources.envpool"
-    assert load_source("tests.envs.scripted").__name__ == "tests.envs.scripted"
+    assert load_source("envpool").make_spec.__module__ == "podrl.envs.sources.envpool"
+    assert load_source("tests.envs.scripted").make_spec.__module__ == "tests.envs.scripted"
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_bare_and_dotted_names_load():
         ("my_package.my_source", "env.source='my_package.my_source' cannot be imported.*Available: ale, .*envpool"),
         ("tests.envs.nowhere", "env.source='tests.envs.nowhere' cannot be imported"),
         (".envpool", "cannot be imported"),
-        ("podrl.config.config", "lacks make_spec and make_pool"),
+        ("podrl.config.config", "it has no SOURCE, a podrl.envs.source.Source of its"),
     ],
 )
 def test_unknown_source_is_one_clear_error(name, message):

@@ -9,7 +9,7 @@ import pytest
 
 from podrl.assembly import load_environment
 from podrl.config.config import ConfigError, EnvConfig
-from podrl.envs.source import EvaluationProtocol, evaluation_protocol, load_source
+from podrl.envs.source import EvaluationProtocol, Source, evaluation_protocol, load_source
 from podrl.evaluation import endless
 from podrl.train import train
 from tests import short_runs
@@ -119,7 +119,7 @@ def test_a_limit_that_would_be_ignored_is_refused():
 def test_where_a_limit_is_refused_the_remedy_is_another(monkeypatch):
     monkeypatch.setattr(endless, "MAX_STEPS", 3)
     own, spec, protocol = parts(endless_config())
-    source = types.SimpleNamespace(make_spec=own.make_spec, make_pool=own.make_pool)  # Keeps no settings.
+    source = Source(make_spec=own.make_spec, make_pool=own.make_pool)  # Keeps no settings.
     said = r"takes no env\.max_episode_steps: train with evaluate\.every_updates=0"
     with pytest.raises(ConfigError, match=said) as caught:
         endless.check_ends(source, spec, protocol, seed=1, remedy="Do.")
@@ -184,7 +184,7 @@ def test_episodes_of_several_environments_that_end_at_their_limit_are_let_throug
         guard(ended, step)
 
 
-@pytest.mark.parametrize("source", [types.SimpleNamespace(), load_source("gymnasium")])
+@pytest.mark.parametrize("source", [Source(make_spec=print, make_pool=print), load_source("gymnasium")])
 def test_an_option_is_no_other_fact_of_an_evaluation(source):
     """Of a source without a protocol of its own, and of one with."""
     options = {"max_episode_steps": 3, "wrappers": 1}

@@ -1,5 +1,6 @@
 """`tools/evaluate.py` on a real run."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from podrl import saved_run, train
+from podrl.envs.sources import envpool
 from podrl.runtime.machine import GPU_FLAG
 from tests import short_runs
 from tests.faults.checkpoints import unseal
@@ -174,7 +176,8 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path, capsys):
 
 
 def test_an_environment_without_a_picture_says_so(catch, tmp_path, monkeypatch, capsys):
-    monkeypatch.delattr("podrl.envs.sources.envpool.make_picture_pool")
+    unseen = dataclasses.replace(envpool.SOURCE, make_picture_pool=None)
+    monkeypatch.setattr(envpool, "SOURCE", unseen)
     assert play(catch, "--video", tmp_path / "x.gif") == 2
     assert "env.source='envpool' has no pictures: it lacks make_picture_pool." in capsys.readouterr().err
 

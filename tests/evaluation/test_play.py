@@ -102,13 +102,11 @@ class TestPlayer:
         config = short_runs.scripted_config(total_env_steps=4 * 8 * 4, checkpoint__every_updates=1)
         source = load_source(config.env.source)
 
-        class Spy:
-            @staticmethod
-            def make_pool(env, **kwargs):
-                training.extend(kwargs["seeds"])
-                return source.make_pool(env, **kwargs)
+        def make_pool(env, **kwargs):
+            training.extend(kwargs["seeds"])
+            return source.make_pool(env, **kwargs)
 
-        short_runs.run(config, source=Spy)
+        short_runs.run(config, source=dataclasses.replace(source, make_pool=make_pool))
         assert config.seed == 1
         assert len(training) == 4 * 8
         assert len({*pool.seeds, *other.seeds, *training}) == 6 + 6 + 4 * 8

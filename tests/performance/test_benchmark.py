@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import time
-import types
 
 import jax
 import numpy as np
@@ -213,7 +212,7 @@ def test_the_first_update_is_timed_with_its_environments(catch, outcomes):
         pool.recv = lambda: (time.sleep(0.02), receive())[1]
         return pool
 
-    slow = types.SimpleNamespace(make_spec=catch.source.make_spec, make_pool=open_slowly)
+    slow = dataclasses.replace(catch.source, make_pool=open_slowly)
     seconds = stages.time_first_update(dataclasses.replace(catch, source=slow))
     assert [outcome.counters.learner_steps for outcome in outcomes] == [1]
     assert 0.5 * catch.layout.pools_per_actor + 0.02 * catch.config.actors.unroll_length < seconds < 20

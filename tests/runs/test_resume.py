@@ -338,7 +338,7 @@ class TestInOneProcess:
             seeds.append(tuple(kwargs["seeds"]))
             return source.make_pool(env, **kwargs)
 
-        _, rows = short_runs.run(config, source=types.SimpleNamespace(make_pool=make_pool))
+        _, rows = short_runs.run(config, source=dataclasses.replace(source, make_pool=make_pool))
         assert [row["lag/max"] for row in rows] == [0, 1, 1, 1] * 3
         pools = 3 * config.actors.pools_per_thread
         assert len(seeds) == pools

@@ -17,7 +17,7 @@ from podrl.config.config import ENV_SETTINGS, EnvConfig, check, check_not_a_sett
 from podrl.config.ranges import check_option
 from podrl.envs.pools.gymnasium_pool import GymnasiumPool, make_batch, try_out
 from podrl.envs.settings import wrapper_facts
-from podrl.envs.source import EvaluationProtocol
+from podrl.envs.source import EvaluationProtocol, Source
 from podrl.envs.workers.atari import AtariRecipe
 from podrl.types import EnvSpec
 
@@ -29,8 +29,6 @@ _DEFAULTS = {
     if field.name not in ("game", "max_episode_steps", "wrappers", "training_wrappers", "render_mode")
 } | {"max_episode_frames": _FRAMES}
 _FACTS = ("max_episode_frames", "frame_skip", "repeat_action_probability", "noop_max", "use_fire_reset")
-
-SETTINGS = ENV_SETTINGS
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:
@@ -134,3 +132,13 @@ def _checked(name: str, value: Any) -> Any:
     )
     check_option(name, value)
     return value
+
+
+SOURCE = Source(
+    make_spec=make_spec,
+    make_pool=make_pool,
+    settings=ENV_SETTINGS,
+    option_hints=option_hints,
+    evaluation_protocol=evaluation_protocol,
+    make_picture_pool=make_picture_pool,
+)

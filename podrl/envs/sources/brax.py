@@ -21,7 +21,7 @@ from jax import numpy as jnp
 
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, check_one_of, did_you_mean
 from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
-from podrl.envs.source import EvaluationProtocol, JaxEnvironment
+from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source
 from podrl.types import ContinuousActions, EnvSpec, PyTree
 
 try:
@@ -34,8 +34,6 @@ except ModuleNotFoundError as missing:  # A missing dependency of Brax keeps its
 _BACKENDS = ("generalized", "mjx", "positional", "spring")
 _STEPS_PER_SECOND = 20.0
 _MAX_EPISODE_STEPS = 1000
-
-SETTINGS = ("max_episode_steps",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,3 +145,13 @@ def _resolve(config: EnvConfig) -> tuple[Any, _Options]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # They warn that the environments are no longer developed.
         return envs.get_environment(config.id, backend=options.backend), options
+
+
+SOURCE = Source(
+    make_spec=make_spec,
+    make_pool=make_pool,
+    settings=("max_episode_steps",),
+    option_hints=option_hints,
+    evaluation_protocol=evaluation_protocol,
+    make_environment=make_environment,
+)

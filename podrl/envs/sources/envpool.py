@@ -32,7 +32,7 @@ from podrl.envs.observations import Encoding, make_encoding
 from podrl.envs.pools.envpool_drawing import check_drawing
 from podrl.envs.pools.envpool_options import NO_LIMIT, check_options, is_emulator, is_simulation, option_types
 from podrl.envs.pools.envpool_pool import SynchronousPool, is_grid
-from podrl.envs.source import EvaluationProtocol, option_facts
+from podrl.envs.source import EvaluationProtocol, Source, option_facts
 from podrl.envs.spaces import ActionEncoding, make_action_encoding
 from podrl.types import EnvSpec
 
@@ -51,7 +51,6 @@ _REMEDIES = {"Qt 5": " On Debian and Ubuntu: apt-get install libqt5gui5."}
 _STEPS_PER_SECOND = 50.0  # For Box2D and most of classic control.
 _GRID_STEPS_PER_SECOND = 5.0
 
-SETTINGS = ("max_episode_steps",)
 
 # `warnings.catch_warnings` changes global state, and actor threads make pools at the same time.
 _warnings_lock = threading.Lock()
@@ -236,3 +235,13 @@ def _refusals_as_config_errors(config: EnvConfig) -> Iterator[None]:
             reason = str(error).partition("\n")[0]
             remedy = next((what for library, what in _REMEDIES.items() if library in reason), "")
             raise ConfigError(f"EnvPool cannot make env.id={config.id!r}{options}: {reason}{remedy}") from error
+
+
+SOURCE = Source(
+    make_spec=make_spec,
+    make_pool=make_pool,
+    settings=("max_episode_steps",),
+    option_hints=option_hints,
+    evaluation_protocol=evaluation_protocol,
+    make_picture_pool=make_picture_pool,
+)

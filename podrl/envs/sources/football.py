@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from podrl.config.config import EnvConfig, check, check_one_of
-from podrl.envs.source import EvaluationProtocol
+from podrl.envs.source import EvaluationProtocol, Source
 from podrl.envs.sources import envpool
 from podrl.types import EnvSpec, Timestep
 
@@ -39,8 +39,6 @@ _DEFAULTS = {"checkpoints": False, "observation": "minimap"}
 _COLOURS = np.array([[220, 60, 60], [70, 110, 240], [255, 255, 255], [255, 220, 60]], np.uint8)
 _GRASS = np.array([30, 90, 40], np.uint8)
 _STEPS_PER_SECOND = 10.0
-
-SETTINGS = envpool.SETTINGS
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:
@@ -73,9 +71,6 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> "
     return FootballPool(
         pool, num_envs=len(seeds), checkpoints=own["checkpoints"], features=own["observation"] == "features"
     )
-
-
-make_picture_pool = make_pool
 
 
 def option_hints(config: EnvConfig) -> dict[str, Any]:
@@ -226,3 +221,13 @@ def _split(config: EnvConfig) -> tuple[dict[str, Any], EnvConfig]:
     check(config.channels != "first", "env.channels='first' cannot be: football's minimaps have their channels last.")
     others = {name: value for name, value in config.options.items() if name not in own}
     return own, dataclasses.replace(config, options=others)
+
+
+SOURCE = Source(
+    make_spec=make_spec,
+    make_pool=make_pool,
+    settings=envpool.SOURCE.settings,
+    option_hints=option_hints,
+    evaluation_protocol=evaluation_protocol,
+    make_picture_pool=make_pool,
+)

@@ -16,7 +16,7 @@ import gymnasium
 from podrl.config.config import ENV_SETTINGS, EnvConfig, check
 from podrl.envs.pools.gymnasium_pool import GymnasiumPool, make_batch, try_out
 from podrl.envs.settings import wrapper_facts
-from podrl.envs.source import EvaluationProtocol, option_facts
+from podrl.envs.source import EvaluationProtocol, Source, option_facts
 from podrl.envs.workers import making
 from podrl.envs.workers.calls import call_close
 from podrl.envs.workers.making import Recipe, time_limits
@@ -24,8 +24,6 @@ from podrl.types import EnvSpec
 
 _OWNED = {"render_mode": "podrl sets it where a film is made", "disable_env_checker": "podrl has checks of its own"}
 _STEPS_PER_SECOND = 30.0
-
-SETTINGS = ENV_SETTINGS
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:
@@ -105,3 +103,13 @@ def _recipe(config: EnvConfig) -> Recipe:
 def _time_limit(env: gymnasium.Env) -> int | None:
     """Returns the least of the time limits around an environment; one of them enforces its registered limit."""
     return min((wrapper._max_episode_steps for wrapper in time_limits(env)), default=None)
+
+
+SOURCE = Source(
+    make_spec=make_spec,
+    make_pool=make_pool,
+    settings=ENV_SETTINGS,
+    option_hints=option_hints,
+    evaluation_protocol=evaluation_protocol,
+    make_picture_pool=make_picture_pool,
+)

@@ -28,7 +28,7 @@ from jax import numpy as jnp
 
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
 from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
-from podrl.envs.source import EvaluationProtocol, JaxEnvironment, option_facts
+from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source, option_facts
 from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, EnvSpec, PyTree
 
 try:
@@ -41,8 +41,6 @@ except ModuleNotFoundError as missing:  # A missing dependency of Gymnax keeps i
 
 _TIME_LIMIT = "max_steps_in_episode"
 _STEPS_PER_SECOND = 15.0
-
-SETTINGS = ("max_episode_steps",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,3 +242,14 @@ def _make_actions(space: Any, config: EnvConfig) -> tuple[ActionSpace, Callable[
         low, high = jnp.asarray(space.low), jnp.asarray(space.high)
         return ContinuousActions(space.shape[0]), lambda action: low + (jnp.clip(action, -1, 1) + 1) / 2 * (high - low)
     raise ConfigError(f"env.id={config.id!r} has actions {space}; podrl takes discrete ones and vectors.")
+
+
+SOURCE = Source(
+    make_spec=make_spec,
+    make_pool=make_pool,
+    settings=("max_episode_steps",),
+    option_hints=option_hints,
+    evaluation_protocol=evaluation_protocol,
+    make_environment=make_environment,
+    make_plain=make_plain,
+)
