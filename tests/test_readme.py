@@ -1,4 +1,4 @@
-"""What the README says to type: every command is understood, and runs in its smoke form."""
+"""What the README and docs say to type: every command is understood, and the README's run in their smoke form."""
 
 import importlib
 import os
@@ -11,18 +11,11 @@ import pytest
 
 from tests.processes import LIMIT_S, QUICK_TO_COMPILE, ROOT, environment
 
-TEXT = (ROOT / "README.md").read_text()
-TABLE = TEXT.partition("## Try other things")[2].partition("\n## ")[0]
+# Every command on these pages runs in its smoke form; those of the other pages are understood.
+PAGES = ("README.md", "docs/commands.md", "docs/runs.md")
+TEXT = "\n".join((ROOT / page).read_text() for page in PAGES)
 LAUNCHER = "python tools/tpu_launch.py --config configs/impala_catch.py"
 ATARI = "--config configs/impala_atari.py"
-# What `...` stands for, by what follows it; else for the launcher.
-BASES = {
-    "--compare": f"python tools/benchmark.py {ATARI}",
-    "--config configs/impala_catch.py --processes": "python tools/benchmark.py",
-    "--export": "python tools/inspect_checkpoint.py --workdir RUN",
-    "--config.env.id=Pong-v5": f"python tools/tpu_launch.py {ATARI}",
-    "--dry_run": f"{LAUNCHER} --slurm --nodes 2 --gpus_per_node 0",
-}
 SMOKE = {
     "tpu_launch": "--smoke --workdir run",
     "benchmark": "--smoke --repeats 1 --seconds 0.2",
@@ -35,18 +28,19 @@ LONG = ("benchmark", "plan", "simulate", "scaling_study")  # They have quicker t
 
 
 def typed():
-    """The commands of the table and of the blocks, with `...` written out."""
-    for cell in re.findall(r"^\| (.*?`.*?`.*?) \| ", TABLE, re.M):
-        for code in re.findall(r"`([^`]+)`", cell):
-            variables, _, rest = code.rpartition("... ")
-            written = code if code.startswith("python") else f"{variables}{base_of(rest)} {rest}"
-            yield written.replace("RUN [RUN ...]", "RUN").replace("OTHER", "RUN")
+    """The commands of the tables and of the blocks, with `...` written out."""
+    for cell in re.findall(r"^\| (.*?`.*?`.*?) \| ", TEXT, re.M):
+        for code in re.findall(r"`((?:\w+=\S+ )?(?:\.\.\.|python) [^`]+)`", cell):
+            yield code.replace("... ", f"{LAUNCHER} ").replace("RUN [RUN ...]", "RUN").replace("OTHER", "RUN")
     for line in re.findall(r"^(?:\$ )?((?:pip install|python) .*tools/.*)$", TEXT, re.M):
         yield line.rpartition("&& ")[2]
 
 
-def base_of(arguments):
-    return next((base for start, base in BASES.items() if arguments.startswith(start)), LAUNCHER)
+def shown(page):
+    """The commands in the blocks of a page, with variables of the shell replaced."""
+    for block in re.findall(r"^ *```\w*\n(.*?)^ *```", page.read_text(), re.M | re.S):
+        for command in re.findall(r"python tools/[^;#\n]+", block.replace("\\\n", " ")):
+            yield re.sub(r"\$\w+", "1", command.rstrip("' "))
 
 
 def split(command):
@@ -57,6 +51,7 @@ def split(command):
 
 
 COMMANDS = list(dict.fromkeys(typed()))
+SHOWN = [(page.stem, each) for page in sorted((ROOT / "docs").glob("*.md")) for each in dict.fromkeys(shown(page))]
 # `tests/launch/test_launcher.py` runs every config.
 RUN_ELSEWHERE = r"python tools/tpu_launch.py --config \S+( --help| --smoke)?"
 MORE = [each for each in COMMANDS if not re.fullmatch(RUN_ELSEWHERE, each)]
@@ -70,10 +65,24 @@ def test_the_readme_has_commands_of_every_tool():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_readme_is_understood(command, tmp_path, monkeypatch, capsys):
+    understand(command, tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(("page", "command"), SHOWN)
+def test_every_command_of_the_docs_is_understood(page, command, tmp_path, monkeypatch, capsys):
+    understand(command, tmp_path, monkeypatch, capsys)
+
+
+def test_the_docs_have_commands():
+    assert len(SHOWN) > 40
+    assert len({page for page, _ in SHOWN}) > 8
+
+
+def understand(command, folder, monkeypatch, capsys):
     """Flags and keys exist, and so do the files that it names."""
     _, tool, arguments = split(command)
-    place(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    place(folder)
+    monkeypatch.chdir(folder)
     module = importlib.import_module(f"tools.{tool}")
     if tool == "tpu_launch":
         with pytest.raises(SystemExit) as ending:
