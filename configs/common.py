@@ -27,8 +27,15 @@ def impala_agent() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "name": "impala",
-            "learning_rate": 6e-4,
-            "learning_rate_decay": True,
+            "optimizer": {
+                "name": "rmsprop",
+                "learning_rate": 6e-4,
+                "learning_rate_decay": True,
+                "rmsprop_decay": 0.99,
+                "epsilon": 1e-5,
+                "epsilon_inside_root": False,
+                "max_grad_norm": 1.0,
+            },
             "discount": 0.99,
             "entropy_cost": 0.01,
             "value_cost": 0.5,
@@ -37,11 +44,6 @@ def impala_agent() -> ml_collections.ConfigDict:
             "clip_pg_rho": 1.0,
             "reward_scale": 1.0,
             "max_reward": 0.0,
-            "optimizer": "rmsprop",
-            "rmsprop_decay": 0.99,
-            "epsilon": 1e-5,
-            "epsilon_inside_root": False,
-            "max_grad_norm": 1.0,
             "minibatches": 1,
             "micro_batches": 0,
             "micro_batch_loop": "auto",
@@ -54,8 +56,15 @@ def ppo_agent() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "name": "ppo",
-            "learning_rate": 2.5e-4,
-            "learning_rate_decay": True,
+            "optimizer": {
+                "name": "adam",
+                "learning_rate": 2.5e-4,
+                "learning_rate_decay": True,
+                "rmsprop_decay": 0.99,
+                "epsilon": 1e-5,
+                "epsilon_inside_root": False,
+                "max_grad_norm": 0.5,
+            },
             "discount": 0.99,
             "lambda_": 0.95,
             "clip": 0.2,
@@ -67,8 +76,6 @@ def ppo_agent() -> ml_collections.ConfigDict:
             "recompute_values": False,
             "reward_scale": 1.0,
             "max_reward": 0.0,
-            "epsilon": 1e-5,
-            "max_grad_norm": 0.5,
             "epochs": 4,
             "minibatches": 4,
             "shuffle": "environments",
@@ -96,7 +103,7 @@ def make_control_config(name: str, env_id: str, total_env_steps: int) -> ml_coll
     config.network.normalize_observations = True
     config.network.normalize_rewards = True
     config.agent = ppo_agent()
-    config.agent.learning_rate = 3e-4
+    config.agent.optimizer.learning_rate = 3e-4
     config.agent.entropy_cost = 0.0
     config.agent.value_clip = 0.2
     config.agent.epochs = 10

@@ -20,8 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent = common.impala_agent()
     config.agent.max_reward = 1.0
     config.agent.minibatches = 2
-    config.agent.epsilon = 0.01 / 640
-    config.agent.max_grad_norm = 40 / 640
+    config.agent.optimizer.epsilon = 0.01 / 640
+    config.agent.optimizer.max_grad_norm = 40 / 640
     config.log.every_updates = 5
     config.checkpoint.every_updates = 2000  # Of 20 steps: above the games' time limit, 27,000 steps.
     return config

@@ -12,6 +12,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.env_threads = 1
     config.network.hidden_sizes = (64, 64)
     config.agent = common.impala_agent()
-    config.agent.optimizer = "adam"
-    config.agent.learning_rate = 2e-3
+    config.agent.optimizer.name = "adam"
+    config.agent.optimizer.learning_rate = 2e-3
     return config

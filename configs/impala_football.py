@@ -20,8 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.hidden_sizes = (128, 128)
     config.network.frame_stack = 4
     config.agent = common.impala_agent()
-    config.agent.optimizer = "adam"
-    config.agent.learning_rate = 5e-4
+    config.agent.optimizer.name = "adam"
+    config.agent.optimizer.learning_rate = 5e-4
     config.agent.discount = 0.993
     config.agent.entropy_cost = 0.003
     return config

@@ -12,9 +12,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.env_threads = 1
     config.network.hidden_sizes = (128, 128)
     config.agent = common.impala_agent()
-    config.agent.optimizer = "adam"
-    config.agent.learning_rate = 1e-3
-    config.agent.max_grad_norm = 0.5
+    config.agent.optimizer.name = "adam"
+    config.agent.optimizer.learning_rate = 1e-3
+    config.agent.optimizer.max_grad_norm = 0.5
     config.agent.reward_scale = 0.05
     config.agent.discount = 0.995
     config.log.every_updates = 50

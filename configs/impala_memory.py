@@ -20,8 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.core = "lstm"
     config.network.core_size = 64
     config.agent = common.impala_agent()
-    config.agent.optimizer = "adam"
-    config.agent.learning_rate = 2e-3
+    config.agent.optimizer.name = "adam"
+    config.agent.optimizer.learning_rate = 2e-3
     config.agent.entropy_cost = 0.003
     config.log.every_updates = 50
     return config

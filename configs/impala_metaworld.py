@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.normalize_observations = True
     config.network.normalize_rewards = True
     config.agent = common.impala_agent()
-    config.agent.optimizer = "adam"
-    config.agent.learning_rate = 3e-4
+    config.agent.optimizer.name = "adam"
+    config.agent.optimizer.learning_rate = 3e-4
     config.agent.entropy_cost = 0.001
     return config

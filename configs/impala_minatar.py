@@ -18,10 +18,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.hidden_sizes = (64, 64)
     config.network.separate_value = True
     config.agent = common.impala_agent()
-    config.agent.optimizer = "adam"
-    config.agent.learning_rate = 3e-3
+    config.agent.optimizer.name = "adam"
+    config.agent.optimizer.learning_rate = 3e-3
     config.agent.entropy_cost = 0.05
     config.agent.minibatches = 8
-    config.agent.max_grad_norm = 0.5
+    config.agent.optimizer.max_grad_norm = 0.5
     config.log.every_updates = 50
     return config

@@ -24,9 +24,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.frame_stack = 4
     config.agent = common.impala_agent()
     config.agent.max_reward = 1.0
-    config.agent.learning_rate = 7e-4
-    config.agent.epsilon = 0.01 / 640
-    config.agent.max_grad_norm = 0.25
+    config.agent.optimizer.learning_rate = 7e-4
+    config.agent.optimizer.epsilon = 0.01 / 640
+    config.agent.optimizer.max_grad_norm = 0.25
     config.agent.entropy_cost = 0.003
     config.agent.minibatches = 4
     config.log.every_updates = 100

@@ -13,6 +13,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.hidden_sizes = (64, 64)
     config.agent = common.ppo_agent()
     config.agent.shuffle = "time"
-    config.agent.learning_rate = 2e-3
+    config.agent.optimizer.learning_rate = 2e-3
     config.agent.entropy_cost = 0.003
     return config

@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.frame_stack = 4
     config.agent = common.ppo_agent()
     config.agent.shuffle = "time"
-    config.agent.learning_rate = 5e-4
+    config.agent.optimizer.learning_rate = 5e-4
     config.agent.discount = 0.993
     config.agent.entropy_cost = 0.003
     return config

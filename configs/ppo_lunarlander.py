@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.hidden_sizes = (64, 64)
     config.agent = common.ppo_agent()
     config.agent.shuffle = "time"
-    config.agent.learning_rate = 1e-3
+    config.agent.optimizer.learning_rate = 1e-3
     config.agent.discount = 0.995
     config.agent.lambda_ = 0.98
     config.agent.reward_scale = 0.05

@@ -16,6 +16,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.core = "lstm"
     config.network.core_size = 64
     config.agent = common.ppo_agent()
-    config.agent.learning_rate = 2e-3
+    config.agent.optimizer.learning_rate = 2e-3
     config.log.every_updates = 20
     return config

@@ -20,6 +20,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent = common.ppo_agent()
     config.agent.shuffle = "time"
     config.agent.minibatches = 8
-    config.agent.learning_rate = 5e-3
+    config.agent.optimizer.learning_rate = 5e-3
     config.agent.value_clip = 0.2
     return config

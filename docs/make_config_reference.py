@@ -49,19 +49,26 @@ def _table(prefix: str, section: type) -> str:
     return "\n".join([*header, *_rows(prefix, section), ""])
 
 
-def _rows(prefix: str, section: type) -> Iterator[str]:
+def _rows(prefix: str, section: type, default: Any = None) -> Iterator[str]:
     meanings = _meanings(section)
     for field in dataclasses.fields(section):
         is_section = section is Config and (field.name == "agent" or dataclasses.is_dataclass(field.type))
         if is_section:
             continue
+        kind: Any = field.type
+        if section is not Config and isinstance(kind, type) and dataclasses.is_dataclass(kind):  # An agent's optimizer.
+            make_default: Any = field.default_factory
+            yield from _rows(f"{prefix}{field.name}.", kind, default=make_default())
+            continue
         values = values_of(field)
         takes = values.describe() if values else "true or false" if field.type is bool else "the environment's own"
         meaning = meanings[field.name].replace("|", "\\|")
-        yield f"| `{prefix}{field.name}` | {_default(section, field)} | {takes} | {meaning} |"
+        yield f"| `{prefix}{field.name}` | {_default(section, field, default)} | {takes} | {meaning} |"
 
 
-def _default(section: type, field: dataclasses.Field) -> str:
+def _default(section: type, field: dataclasses.Field, default: Any) -> str:
+    if default is not None:
+        return f"`{_plain(getattr(default, field.name))}`"
     if field.default is not dataclasses.MISSING:
         return f"`{_plain(field.default)}`"
     return "`{}`" if section is EnvConfig and field.name == "options" else "none"

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping
 import dataclasses
 import decimal
+import functools
 import json
 import math
+import operator
 import random
 import time
 import typing
@@ -116,8 +118,8 @@ def replace(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> ml_
     """The config with other values, by dotted key, of whatever type."""
     plain = config.to_dict()
     for key, value in values.items():
-        section, _, name = key.rpartition(".")
-        (plain[section] if section else plain)[name] = value
+        *sections, name = key.split(".")
+        functools.reduce(operator.getitem, sections, plain)[name] = value
     return ml_collections.ConfigDict(plain)
 
 

@@ -11,14 +11,14 @@ import dataclasses
 
 import jax
 from jax import numpy as jnp
-import optax
 
 from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
+from podrl.agents.parts.optimizing import make_optimizer
+from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import SIZE, check_values, choice, number, text
 from podrl.networks.interface import Network, Networks
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
 from podrl.ops.minibatches import accumulate_gradients, split_environments
-from podrl.ops.optimizers import make_adam, make_rmsprop, rate_over_run
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
 from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, PyTree, Trajectory, UpdateShape
@@ -30,8 +30,7 @@ class AgentConfig:
 
     Attributes:
         name: `impala`.
-        learning_rate: at the start of the run.
-        learning_rate_decay: linearly to zero at the end of the run; if false it stays.
+        optimizer: The optimizer.
         discount: of future rewards, per agent decision.
         entropy_cost: weight of the entropy bonus.
         value_cost: weight of the value loss, 0.5 * (target - value)**2.
@@ -40,11 +39,6 @@ class AgentConfig:
         clip_pg_rho: clip of the importance ratio in the policy gradient.
         reward_scale: rewards are multiplied by it, then clipped.
         max_reward: rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
-        optimizer: `rmsprop` or `adam`.
-        rmsprop_decay: of the mean square.
-        epsilon: added to the root mean square (or to the mean square, see next).
-        epsilon_inside_root: for `rmsprop`: false is PyTorch's form and Atari's default, true TensorFlow's.
-        max_grad_norm: the whole gradient is scaled down to this global norm.
         minibatches: an update takes this many optimizer steps, each on its share of the environments.
         micro_batches: a step's gradient is summed over this many parts, one after the other: less memory, same result.
             0 leaves the choice to the run (`podrl.experience.layout.resolve_micro_batches`); unresolved it acts as 1.
@@ -55,8 +49,9 @@ class AgentConfig:
     """
 
     name: str = text(100, "impala")
-    learning_rate: float = number(1e-12, 10, 6e-4)
-    learning_rate_decay: bool = True
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(name="rmsprop", learning_rate=6e-4)
+    )
     discount: float = number(0, 1, 0.99)
     entropy_cost: float = number(0, 1e6, 0.01)
     value_cost: float = number(0, 1e6, 0.5)
@@ -65,11 +60,6 @@ class AgentConfig:
     clip_pg_rho: float = number(1e-6, 1e6, 1.0)
     reward_scale: float = number(1e-9, 1e9, 1.0)
     max_reward: float = number(0, 1e9, 0.0)
-    optimizer: str = choice(("rmsprop", "adam"), "rmsprop")
-    rmsprop_decay: float = number(0, 1, 0.99, open=True)
-    epsilon: float = number(1e-15, 1e3, 1e-5)
-    epsilon_inside_root: bool = False
-    max_grad_norm: float = number(1e-9, 1e9, 1.0)
     minibatches: int = number(1, 256, 1)
     micro_batches: int = number(0, SIZE, 0)
     micro_batch_loop: str = choice(("auto", "rolled", "unrolled"), "auto")
@@ -77,6 +67,7 @@ class AgentConfig:
     def __post_init__(self) -> None:
         """Checks values."""
         check_values(self, "agent.")
+        check_values(self.optimizer, "agent.optimizer.")
 
     @property
     def update_shape(self) -> UpdateShape:
@@ -98,17 +89,7 @@ def make_agent(
         ahead: see `podrl.ops.optimizers.share_left`.
     """
     network = networks.actor_critic()
-    rate_at = rate_over_run(
-        config.learning_rate,
-        decays=config.learning_rate_decay,
-        num_updates=num_updates,
-        steps_per_update=config.minibatches,
-        ahead=ahead,
-    )
-
-    def optimizer(step: jax.Array) -> optax.GradientTransformation:
-        return _make_optimizer(config, rate_at(step))
-
+    optimizer = make_optimizer(config.optimizer, config.update_shape, num_updates=num_updates, ahead=ahead)
     micro_batches, rolled = max(1, config.micro_batches), config.micro_batch_loop == "rolled"
 
     @jax.jit
@@ -119,24 +100,20 @@ def make_agent(
             return impala_loss(config, network, params, part, num_transitions)
 
         (_, metrics), grads = accumulate_gradients(loss_fn, state.params, trajectory, micro_batches, rolled=rolled)
-        updates, opt_state = optimizer(state.step).update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        state = dataclasses.replace(state, params=params, opt_state=opt_state)
-        return state, {**metrics, "grad/norm": optax.tree.norm(grads)}
+        state, norm = optimizer.apply(state, grads)
+        return state, {**metrics, "grad/norm": norm}
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
-        rate = rate_at(state.step)
-        learning_rate = rate(state.step * config.minibatches) if callable(rate) else rate
-        steps = []
+        learning_rate, steps = optimizer.rate(state.step), []
         for minibatch in split_environments(fresh_rollouts(batch), config.minibatches):
             state, metrics = sgd_step(state, minibatch)
             steps.append(metrics)
         metrics = jax.tree.map(lambda *values: sum(values) / len(values), *steps)
-        metrics["loss/learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
+        metrics["loss/learning_rate"] = learning_rate
         return state, metrics, None
 
     return Agent(
-        init=make_init(network, optimizer(jnp.zeros((), jnp.int32))),
+        init=make_init(network, optimizer),
         initial_carry=make_initial_carry(network),
         actor_params=lambda state: state.params,
         act=make_act(network, lambda output: {"policy": output.policy}),
@@ -192,15 +169,3 @@ def impala_loss(
         "value/mean": mean(output.value[:-1]),
         "value/target": mean(returns.targets),
     }
-
-
-def _make_optimizer(config: AgentConfig, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    if config.optimizer == "adam":
-        return make_adam(learning_rate, epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
-    return make_rmsprop(
-        learning_rate,
-        decay=config.rmsprop_decay,
-        epsilon=config.epsilon,
-        epsilon_inside_root=config.epsilon_inside_root,
-        max_grad_norm=config.max_grad_norm,
-    )

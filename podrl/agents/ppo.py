@@ -15,10 +15,11 @@ from typing import Any
 from flax import struct
 import jax
 from jax import numpy as jnp
-import optax
 
 from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
+from podrl.agents.parts.optimizing import make_optimizer
 from podrl.config.config import check
+from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import SIZE, check_values, choice, number, text
 from podrl.networks.interface import Network, Networks
 from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss, masked_mean, mean_and_deviation, value_loss
@@ -30,7 +31,7 @@ from podrl.ops.minibatches import (
     take_environments,
     take_rows,
 )
-from podrl.ops.optimizers import make_adam, rate_over_run, share_left
+from podrl.ops.optimizers import share_left
 from podrl.ops.returns import clip_reward, gae
 from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, PyTree, Trajectory, UpdateShape
 
@@ -41,8 +42,7 @@ class AgentConfig:
 
     Attributes:
         name: `ppo`.
-        learning_rate: at the start of the run, of Adam.
-        learning_rate_decay: linearly to zero at the end of the run; if false it stays.
+        optimizer: The optimizer.
         discount: of future rewards, per agent decision.
         lambda_: GAE's decay.
         clip: largest change of the probability ratio that still pays.
@@ -56,8 +56,6 @@ class AgentConfig:
             0. The value behind the last row is the learner's in either case.
         reward_scale: rewards are multiplied by it, then clipped.
         max_reward: rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
-        epsilon: of Adam, outside the root.
-        max_grad_norm: the whole gradient is scaled down to this global norm.
         epochs: passes over the batch.
         minibatches: optimizer steps in an epoch.
         shuffle: what an epoch deals to its minibatches: `environments`, whole unrolls of some environments, which
@@ -75,8 +73,9 @@ class AgentConfig:
     """
 
     name: str = text(100, "ppo")
-    learning_rate: float = number(1e-12, 10, 2.5e-4)
-    learning_rate_decay: bool = True
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(name="adam", learning_rate=2.5e-4, max_grad_norm=0.5)
+    )
     discount: float = number(0, 1, 0.99)
     lambda_: float = number(0, 1, 0.95)
     clip: float = number(1e-6, 1e6, 0.2)
@@ -88,8 +87,6 @@ class AgentConfig:
     recompute_values: bool = False
     reward_scale: float = number(1e-9, 1e9, 1.0)
     max_reward: float = number(0, 1e9, 0.0)
-    epsilon: float = number(1e-15, 1e3, 1e-5)
-    max_grad_norm: float = number(1e-9, 1e9, 0.5)
     epochs: int = number(1, 1000, 4)
     minibatches: int = number(1, 4096, 4)
     shuffle: str = choice(("environments", "time"), "environments")
@@ -100,6 +97,7 @@ class AgentConfig:
     def __post_init__(self) -> None:
         """Checks values."""
         check_values(self, "agent.")
+        check_values(self.optimizer, "agent.optimizer.")
 
     @property
     def update_shape(self) -> UpdateShape:
@@ -162,17 +160,8 @@ def make_agent(
         "agent.shuffle='time' needs a network that can evaluate a row without those before it, which this one cannot. "
         "Use agent.shuffle=environments.",
     )
-    rate_at = rate_over_run(
-        config.learning_rate,
-        decays=config.learning_rate_decay,
-        num_updates=num_updates,
-        steps_per_update=config.epochs * config.minibatches,
-        ahead=ahead,
-    )
+    optimizer = make_optimizer(config.optimizer, config.update_shape, num_updates=num_updates, ahead=ahead)
     micro_batches, rolled = max(1, config.micro_batches), config.micro_batch_loop == "rolled"
-
-    def optimizer(step: jax.Array) -> optax.GradientTransformation:
-        return make_adam(rate_at(step), epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
 
     def deal(key: jax.Array, trajectory: Trajectory) -> jax.Array:
         if config.shuffle == "time":
@@ -196,16 +185,12 @@ def make_agent(
             return ppo_loss(config, network, params, part, num_transitions, clip)
 
         (_, metrics), grads = accumulate_gradients(loss_fn, state.params, minibatch, micro_batches, rolled=rolled)
-        updates, opt_state = optimizer(state.step).update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        state = dataclasses.replace(state, params=params, opt_state=opt_state)
-        return state, {**metrics, "grad/norm": optax.tree.norm(grads)}
+        state, norm = optimizer.apply(state, grads)
+        return state, {**metrics, "grad/norm": norm}
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
         trajectory = fresh_rollouts(batch)
-        steps_before = state.step * config.epochs * config.minibatches
-        rate = rate_at(state.step)
-        learning_rate = rate(steps_before) if callable(rate) else rate
+        learning_rate = optimizer.rate(state.step)
         key, shuffle_key = jax.random.split(state.key)
         experience = estimate_advantages(config, network, state.params, trajectory)
         shares = jax.vmap(lambda k: deal(k, trajectory))(jax.random.split(shuffle_key, config.epochs))
@@ -217,13 +202,13 @@ def make_agent(
         )
         metrics = {
             **jax.tree.map(jnp.mean, steps),
-            "loss/learning_rate": jnp.asarray(learning_rate, jnp.float32),
+            "loss/learning_rate": learning_rate,
             **value_metrics(experience),
         }
         return dataclasses.replace(state, key=key), metrics, None
 
     return Agent(
-        init=make_init(network, optimizer(jnp.zeros((), jnp.int32))),
+        init=make_init(network, optimizer),
         initial_carry=make_initial_carry(network),
         actor_params=lambda state: state.params,
         act=make_act(network, lambda output: {"policy": output.policy, "value": output.value}),

@@ -24,7 +24,7 @@ USAGE = """Train an agent:
 
 Any value of the config can be overridden:
 
-  --config.env.id=Pong-v5 --config.agent.learning_rate=3e-4 --config.total_env_steps=1e6
+  --config.env.id=Pong-v5 --config.agent.optimizer.learning_rate=3e-4 --config.total_env_steps=1e6
 
 With --config, --help lists them.
 

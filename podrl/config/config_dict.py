@@ -30,6 +30,7 @@ from podrl.config.config import (
     shown,
     shrink,
 )
+from podrl.config.optimizer import RENAMED, with_new_names
 
 _T = TypeVar("_T")
 
@@ -89,6 +90,7 @@ def with_defaults(
         env_before: keys of `env` whose default has changed since they were introduced, with the former meaning; see
             `podrl.types.EnvSpec`.
     """
+    values = with_new_names(values)
     own = {field.name: field.default for field in dataclasses.fields(Config)}
     filled = {name: value for name, value in own.items() if value is not dataclasses.MISSING} | dict(values)
     for name, section in default_sections().items():
@@ -97,8 +99,15 @@ def with_defaults(
         filled["env"] = _env_with_defaults({**(env_before or {}), **values["env"]})
     agent = dataclasses.asdict(agent_config()) if agent_config is not None else {}
     if "agent" in values and agent.get("name") == values["agent"].get("name"):
-        filled["agent"] = agent | values["agent"]
+        filled["agent"] = _merge(agent, values["agent"])
     return filled
+
+
+def _merge(default: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values with defaults for missing keys."""
+    both = {name: (default[name], values[name]) for name in default.keys() & values.keys()}
+    sections = {name: _merge(*pair) for name, pair in both.items() if all(isinstance(x, Mapping) for x in pair)}
+    return {**default, **values, **sections}
 
 
 def _env_with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,24 +177,38 @@ def _parse(cls: type[_T], values: Mapping[str, Any], prefix: str, special: Mappi
     hints.update(special or {})
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
-        check(key in fields, f"Unknown config key {prefix}{_printable(key)}{did_you_mean(key, fields)}")
+        if key not in fields:
+            name = f"{prefix}{_printable(key)}"
+            renamed = f", which is {RENAMED[name]} now." if name in RENAMED else did_you_mean(key, fields)
+            raise ConfigError(f"Unknown config key {name}{renamed}")
     for name, field in fields.items():
         optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         check(
             name in values or optional or dataclasses.is_dataclass(hints[name]),
             f"Config key {prefix}{name} is missing; it has no default.",
         )
-    kwargs = {name: _convert(values[name], hints[name], prefix + name) for name in fields if name in values}
+    given = {name: _with_default(field, values[name]) for name, field in fields.items() if name in values}
+    kwargs = {name: _convert(value, hints[name], prefix + name) for name, value in given.items()}
     for name in fields:
         if name not in values and dataclasses.is_dataclass(hints[name]):
             kwargs[name] = _parse(typing.cast(type, hints[name]), {}, f"{prefix}{name}.")
     return cls(**kwargs)
 
 
+def _with_default(field: dataclasses.Field, value: Any) -> Any:
+    """A section's values, with those of its field's own default for keys that are missing."""
+    if not isinstance(value, Mapping) or field.default_factory is dataclasses.MISSING:
+        return value
+    default = field.default_factory()
+    is_section = dataclasses.is_dataclass(default) and not isinstance(default, type)
+    return {**dataclasses.asdict(default), **value} if is_section else value
+
+
 def _convert(value: Any, hint: Any, key: str) -> Any:
     """Checks `value` against a type hint and converts lists to tuples and ints to floats."""
     if dataclasses.is_dataclass(hint):
-        check(isinstance(value, Mapping), f"{key}={shown(value)} must be a section with keys of its own.")
+        renamed = f" What it was is {RENAMED[key]} now." if key in RENAMED else ""
+        check(isinstance(value, Mapping), f"{key}={shown(value)} must be a section with keys of its own.{renamed}")
         return _parse(typing.cast(type, hint), value, f"{key}.")
     origin = typing.get_origin(hint)
     if origin is tuple:

@@ -17,6 +17,7 @@ from podrl.config.config import Config, check, did_you_mean
 from podrl.config.config_dict import to_plain
 from podrl.config.hints import hint_of, members
 from podrl.config.marks import Changed, Inherited, Typed
+from podrl.config.optimizer import RENAMED
 from podrl.config.reading import read_key, read_section, to_section
 from podrl.config.values import read
 
@@ -106,12 +107,14 @@ def _check_key(config: ml_collections.ConfigDict, key: str, has_value: str) -> N
     known = list(dict.fromkeys([*_keys(config), *_own_hints()]))
     same_name = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
     hint = f"; did you mean {same_name[0]!r}?" if same_name else did_you_mean(key, known)
+    hint = f", which is {RENAMED[key]!r} now." if key in RENAMED and key not in known else hint
     check(key in known, f"Unknown config key {key!r}{hint}")
     check(bool(has_value), f"Config key {key!r} needs a value: --config.{key}=VALUE.")
     section = isinstance(_find(config, key), ml_collections.ConfigDict) or dataclasses.is_dataclass(
         _own_hints().get(key)
     )
-    check(not section, f"Config key {key!r} is a section; set a key in it: --config.{key}.KEY=VALUE.")
+    inner = RENAMED.get(key, f"{key}.KEY")
+    check(not section, f"Config key {key!r} is a section; set a key in it: --config.{inner}=VALUE.")
 
 
 def _hint(config: ml_collections.ConfigDict, key: str, text: str) -> Any:

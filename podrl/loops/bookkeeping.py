@@ -115,7 +115,7 @@ def explain_nonfinite(
         f"{error}. "
         + (f"The first parameter that is not finite now is {leaf}. " if leaf else "")
         + checkpoint
-        + "A smaller agent.learning_rate or agent.max_grad_norm may help; on_nonfinite='skip' drops such updates."
+        + "A smaller agent.optimizer.learning_rate or .max_grad_norm may help; on_nonfinite='skip' drops such updates."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from podrl.config.config import ConfigError, check
+from podrl.config.optimizer import with_new_names
 from podrl.telemetry.metrics_file import MOVED, Row, field_reader, read_lines
 
 REPAIR = "Put a good copy there: every checkpoint has one, in checkpoints/N/config/metadata and .../manifest/metadata."
@@ -77,7 +78,7 @@ def read_record(folder: str) -> Record:
         check((path / file).exists(), f"{folder} is not the folder of a run: it has no {file}.")
     return Record(
         folder=folder,
-        config=read_json(path / "config.json"),
+        config=with_new_names(read_json(path / "config.json")),
         manifests=read_manifests(path),
         rows=Rows(path / "metrics.jsonl"),
     )

@@ -12,6 +12,7 @@ import jax
 
 from podrl.config.config import Config
 from podrl.config.config_dict import differences, to_dict
+from podrl.config.optimizer import with_new_names
 from podrl.config.paths import is_there
 from podrl.experience.schedule import is_exact, is_finished, resumable
 from podrl.mistakes import shorten
@@ -29,7 +30,7 @@ from podrl.types import Counters, LearnerState, Snapshot
 
 _ADVICE = f"Put good copies there and repeat the command, choose another --workdir, or add {START_ANEW}."
 
-_SCHEDULE_KEYS = ("agent.learning_rate", "agent.learning_rate_decay", "total_env_steps")
+_SCHEDULE_KEYS = ("agent.optimizer.learning_rate", "agent.optimizer.learning_rate_decay", "total_env_steps")
 
 
 def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
@@ -202,7 +203,8 @@ def warn_of_learning_rate(workdir: epath.Path, config: Config, start: Snapshot |
     """
     counters = start.counters if start else Counters()
     update = counters.learner_steps
-    before, now = (read_fact(workdir, update, "config") if start else None) or {}, to_dict(config)
+    before = with_new_names((read_fact(workdir, update, "config") if start else None) or {})
+    now = to_dict(config)
     earlier, later = _learning_rate(before, counters), _learning_rate(now, counters)
     if earlier is None or later is None:
         return
@@ -217,17 +219,19 @@ def warn_of_learning_rate(workdir: epath.Path, config: Config, start: Snapshot |
         becomes,
         update,
         "; ".join(causes),
-        f" With agent.learning_rate={was / share:.3g} it would go on from {was:.3g}." if was and share else "",
+        f" With agent.optimizer.learning_rate={was / share:.3g} it would go on from {was:.3g}."
+        if was and share
+        else "",
     )
 
 
 def _learning_rate(values: Mapping[str, Any], counters: Counters) -> tuple[float, float] | None:
-    """The learning rate that a config has at `counters`, and its share of `agent.learning_rate`; None without one."""
-    agent, actors = values.get("agent", {}), values.get("actors", {})
+    """Returns the learning rate that a config has at `counters`, and its share of the first; None without one."""
+    optimizer, actors = values.get("agent", {}).get("optimizer", {}), values.get("actors", {})
     sizes = [values.get("total_env_steps"), actors.get("num_envs"), actors.get("unroll_length")]
-    if agent.get("learning_rate") is None or not all(sizes):
+    if optimizer.get("learning_rate") is None or not all(sizes):
         return None
     total, num_envs, length = sizes
     left = max(0, math.ceil((total - counters.env_steps) / (num_envs * length))) * num_envs * length
-    share = left / max(counters.env_steps + left, 1) if agent.get("learning_rate_decay") else 1.0
-    return agent["learning_rate"] * share, share
+    share = left / max(counters.env_steps + left, 1) if optimizer.get("learning_rate_decay") else 1.0
+    return optimizer["learning_rate"] * share, share

@@ -7,6 +7,7 @@ import pytest
 
 from podrl.agents.impala import AgentConfig, impala_loss, make_agent
 from podrl.config.config import ConfigError
+from podrl.config.optimizer import OptimizerConfig
 from podrl.networks.interface import Network, NetworkOutput, Networks
 from podrl.ops.categorical import make_categorical
 from podrl.types import Trajectory
@@ -117,7 +118,9 @@ def test_rewards_are_scaled_and_clipped_by_the_agent():
 
 
 def test_the_learning_rate_decays_to_zero():
-    agent = make_agent(AgentConfig(learning_rate=0.1), **around(tabular_network(), num_updates=4))
+    agent = make_agent(
+        AgentConfig(optimizer=OptimizerConfig(learning_rate=0.1)), **around(tabular_network(), num_updates=4)
+    )
     state, rates, update = agent.init(jax.random.key(0)), [], jax.jit(make_agent_update(agent))
     for _ in range(4):
         state, metrics = update(state, chain([0, 1], [1], [1.0]))
@@ -128,9 +131,12 @@ def test_the_learning_rate_decays_to_zero():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"learning_rate": -1.0}, r"agent.learning_rate=-1.0 must lie in \[1e-12, 10\]"),
+        (
+            {"optimizer": OptimizerConfig(learning_rate=-1.0)},
+            r"agent.optimizer.learning_rate=-1.0 must lie in \[1e-12, 10\]",
+        ),
         ({"discount": 1.5}, r"agent.discount=1.5 must lie in \[0, 1\]"),
-        ({"optimizer": "adm"}, "agent.optimizer='adm' is not known; did you mean 'adam'"),
+        ({"optimizer": OptimizerConfig(name="adm")}, "agent.optimizer.name='adm' is not known; did you mean 'adam'"),
         ({"micro_batches": -1}, "agent.micro_batches=-1 must lie in "),
     ],
 )

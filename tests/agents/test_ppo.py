@@ -7,6 +7,7 @@ import pytest
 
 from podrl.agents.ppo import AgentConfig, estimate_advantages, make_agent, ppo_loss
 from podrl.config.config import ConfigError
+from podrl.config.optimizer import OptimizerConfig
 from tests.agents.test_impala import NUM_ACTIONS, around, chain, tabular_network
 from tests.short_runs import make_agent as make_run_agent
 from tests.short_runs import make_agent_update, make_config, random_trajectory, run
@@ -109,7 +110,7 @@ def test_advantages_are_normalized_over_each_minibatch_whatever_its_size(shuffle
     trajectory = jax.tree.map(lambda *xs: np.concatenate(xs, axis=min(1, xs[0].ndim - 1)), *parts)
     trajectory = dataclasses.replace(trajectory, env_index=np.arange(4, dtype=np.uint32))
     network = tabular_network()
-    config = AgentConfig(minibatches=2, epochs=1, learning_rate=1e-12, shuffle=shuffle)
+    config = AgentConfig(minibatches=2, epochs=1, optimizer=OptimizerConfig(learning_rate=1e-12), shuffle=shuffle)
     rows = lambda params, trajectory, rows: network.step(params, timestep_rows(trajectory, rows), ())[0]  # noqa: E731
     _, metrics = update_once(config, trajectory, dataclasses.replace(network, rows=rows))
     assert metrics["policy/rho"] == pytest.approx(1, abs=1e-6)
@@ -124,7 +125,9 @@ def timestep_rows(trajectory, rows):
 
 def test_the_learning_rate_and_the_clip_decay_to_zero():
     """The ratio is 1.1 throughout: within the first clips, 0.2 and 0.15, and outside the last, 0.05."""
-    config = AgentConfig(learning_rate=1e-6, epochs=2, minibatches=1, clip=0.2, clip_decay=True)
+    config = AgentConfig(
+        optimizer=OptimizerConfig(learning_rate=1e-6), epochs=2, minibatches=1, clip=0.2, clip_decay=True
+    )
     agent = make_agent(config, **around(tabular_network(), num_updates=4))
     trajectory = on_policy(chain([0, 1], [1], [1.0]), logits=np.log(np.array([0.6, 0.5]) / 1.1))
     state, found, update = jax.jit(agent.init)(jax.random.key(0)), [], jax.jit(make_agent_update(agent))
@@ -139,7 +142,10 @@ def test_the_learning_rate_and_the_clip_decay_to_zero():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"learning_rate": -1.0}, r"agent.learning_rate=-1.0 must lie in \[1e-12, 10\]"),
+        (
+            {"optimizer": OptimizerConfig(learning_rate=-1.0)},
+            r"agent.optimizer.learning_rate=-1.0 must lie in \[1e-12, 10\]",
+        ),
         ({"lambda_": 1.5}, r"agent.lambda_=1.5 must lie in \[0, 1\]"),
         ({"shuffle": "envs"}, "agent.shuffle='envs' is not known; did you mean 'environments'"),
         ({"epochs": 0}, "agent.epochs=0 must lie in "),
@@ -202,7 +208,12 @@ def test_a_rollout_may_have_fewer_rows_than_there_are_minibatches():
 
 def test_with_lag_zero_the_learner_starts_from_what_the_actors_recorded():
     """The ratio is one at the only step of each update, and values are the same if computed again."""
-    options = {"actors__synchronous": True, "agent__epochs": 1, "agent__minibatches": 1, "agent__learning_rate": 0.01}
+    options = {
+        "actors__synchronous": True,
+        "agent__epochs": 1,
+        "agent__minibatches": 1,
+        "agent__optimizer__learning_rate": 0.01,
+    }
     recorded, recomputed = (
         run(make_config(agent="ppo", total_env_steps=5 * 8 * 4, agent__recompute_values=recompute, **options))[1]
         for recompute in (False, True)

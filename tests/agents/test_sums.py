@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from podrl.agents import impala, ppo
+from podrl.config.optimizer import OptimizerConfig
 from podrl.types import Trajectory
 from tests.agents.test_impala import NUM_ACTIONS, NUM_STATES, around, tabular_network
 from tests.experience.test_unroll import unroll
@@ -169,9 +170,17 @@ def test_the_learned_value_looks_beyond_a_time_limit_and_not_beyond_a_terminatio
         carry=(),
     )
     config = {
-        "impala": impala.AgentConfig(discount=discount, learning_rate=0.05, value_cost=1.0, max_grad_norm=1e3),
+        "impala": impala.AgentConfig(
+            discount=discount,
+            value_cost=1.0,
+            optimizer=OptimizerConfig(name="rmsprop", learning_rate=0.05, max_grad_norm=1e3),
+        ),
         "ppo": ppo.AgentConfig(
-            discount=discount, learning_rate=0.1, epochs=1, minibatches=1, recompute_values=True, max_grad_norm=1e3
+            discount=discount,
+            epochs=1,
+            minibatches=1,
+            recompute_values=True,
+            optimizer=OptimizerConfig(learning_rate=0.1, max_grad_norm=1e3),
         ),
     }[name]
     updates = 3000

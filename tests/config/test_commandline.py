@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from configs import common
-from podrl.agents.impala import AgentConfig
+from podrl.agents import impala, ppo
 from podrl.config import commandline
 from podrl.config.config import ConfigError
 from tests.processes import ROOT
@@ -31,12 +31,20 @@ def errors_of(capsys, *arguments):
     ("argument", "message"),
     [
         ("--config.env.idd=Pong-v5", "Unknown config key 'env.idd'; did you mean 'env.id'?"),
-        ("--config.learning_rate=1", "Unknown config key 'learning_rate'; did you mean 'agent.learning_rate'?"),
-        ("--config.agent.learning_rat=1", "did you mean 'agent.learning_rate'?"),
+        (
+            "--config.learning_rate=1",
+            "Unknown config key 'learning_rate'; did you mean 'agent.optimizer.learning_rate'?",
+        ),
+        ("--config.agent.learning_rat=1", "did you mean 'agent.optimizer.learning_rate'?"),
+        (
+            "--config.agent.learning_rate=1",
+            "Unknown config key 'agent.learning_rate', which is 'agent.optimizer.learning_rate' now.",
+        ),
+        ("--config.agent.optimizer=adam", "is a section; set a key in it: --config.agent.optimizer.name=VALUE."),
         ("--config.env=3", "Config key 'env' is a section; set a key in it"),
         ("--config.seed", "Config key 'seed' needs a value: --config.seed=VALUE."),
         ("--config.seed=abc", "seed='abc' is not a number"),
-        ("--config.agent.learning_rate=fast", "agent.learning_rate='fast' is not a number"),
+        ("--config.agent.optimizer.learning_rate=fast", "agent.optimizer.learning_rate='fast' is not a number"),
         (
             "--config.env.id=Breakouts-v5",
             "env.id='Breakouts-v5' is not an EnvPool environment; did you mean 'Breakout-v5'?",
@@ -114,9 +122,9 @@ def test_a_folder_that_holds_another_run_is_not_overwritten(capsys, tmp_path):
 
 
 def test_overrides_reach_the_config():
-    argv = ["x", "--config.agent.learning_rate=3e-4", "--config", CATCH, "--config.env.id=Pong-v5", "--smoke"]
+    argv = ["x", "--config.agent.optimizer.learning_rate=3e-4", "--config", CATCH, "--config.env.id=Pong-v5", "--smoke"]
     config = commandline.parse_command_line([*argv, "--config.network.hidden_sizes=(7,8)"]).config
-    assert config.agent.learning_rate == 3e-4
+    assert config.agent.optimizer.learning_rate == 3e-4
     assert config.env.id == "Pong-v5"
     assert config.network.hidden_sizes == (7, 8)
     assert config.smoke
@@ -148,7 +156,7 @@ def test_a_whole_number_may_be_written_as_people_write_it():
     ("override", "complaint"),
     [
         ("total_env_steps=1.5", "total_env_steps='1.5' is not a whole number."),
-        ("agent.learning_rate=nan", "agent.learning_rate='nan' is not a number."),
+        ("agent.optimizer.learning_rate=nan", "agent.optimizer.learning_rate='nan' is not a number."),
     ],
 )
 def test_what_is_no_number_is_refused_by_its_key(capsys, override, complaint):
@@ -188,8 +196,8 @@ def test_a_config_without_an_agent(capsys, tmp_path):
 
 
 def test_the_shared_section_lists_every_hyper_parameter():
-    fields = {field.name: field.default for field in dataclasses.fields(AgentConfig)}
-    assert common.impala_agent().to_dict() == fields
+    assert common.impala_agent().to_dict() == dataclasses.asdict(impala.AgentConfig())
+    assert common.ppo_agent().to_dict() == dataclasses.asdict(ppo.AgentConfig())
 
 
 def test_an_unknown_key_of_an_agent_is_refused():

@@ -11,6 +11,7 @@ from podrl.agents.parts.loading import agent_names, load_agent
 from podrl.assembly import resolve
 from podrl.config.config import Config, ConfigError
 from podrl.config.config_dict import default_sections
+from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import values_of
 from tests import hostile
 from tests.processes import ROOT
@@ -48,12 +49,15 @@ def test_every_hostile_value_of_every_key():
         ({"watchdog_s": 1e30}, "watchdog_s=1e+30 must lie in [0.001, 1e6]."),
         ({"watchdog_s": 10**400}, "watchdog_s=a whole number of some 400 digits is too large a number."),
         ({"actors__timeout_s": float("inf")}, "actors.timeout_s=inf must lie in [0.001, 1e6]."),
-        ({"agent__learning_rate": float("nan")}, "agent.learning_rate=nan must lie in [1e-12, 10]."),
+        (
+            {"agent__optimizer__learning_rate": float("nan")},
+            "agent.optimizer.learning_rate=nan must lie in [1e-12, 10].",
+        ),
         (
             {"agent__entropy_cost": 1e-320},
             "agent.entropy_cost=1e-320 must lie in [0, 1e6], and be 0 or at least 1e-20.",
         ),
-        ({"agent__rmsprop_decay": 1.0}, "agent.rmsprop_decay=1.0 must lie in [0, 1)."),
+        ({"agent__optimizer__rmsprop_decay": 1.0}, "agent.optimizer.rmsprop_decay=1.0 must lie in [0, 1)."),
         ({"network__hidden_sizes": (8, 0)}, "network.hidden_sizes[1]=0 must lie in [1, 2**31]."),
         ({"network__hidden_sizes": (8,) * 101}, "network.hidden_sizes: has 101 items; expected a list of at most 100."),
         ({"seed": 2**31}, "seed=2147483648 must lie in [0, 2**31)."),
@@ -75,7 +79,7 @@ def test_a_value_that_a_config_file_requires_is_named():
 
 
 @pytest.mark.parametrize(
-    ("agent", "other", "key"), [("impala", "ppo", "rmsprop_decay"), ("ppo", "impala", "normalize_advantages")]
+    ("agent", "other", "key"), [("impala", "ppo", "clip_rho"), ("ppo", "impala", "normalize_advantages")]
 )
 def test_another_agent_on_a_config_is_told_where_to_start(agent, other, key):
     config = hostile.base(agent)
@@ -106,10 +110,11 @@ def test_every_key_has_values_in_the_table():
     """But for switches and `env.options`, which are the environment's own."""
     hints = Config.__annotations__
     sections = [Config, *(hints[name] for name in (*default_sections(), "env"))]
-    for section in (*sections, *(load_agent(name).AgentConfig for name in agent_names())):
+    for section in (*sections, OptimizerConfig, *(load_agent(name).AgentConfig for name in agent_names())):
         for field in dataclasses.fields(section):
             key = f"{section.__name__}.{field.name}"
             is_section = section is Config and (field.name == "agent" or dataclasses.is_dataclass(field.type))
+            is_section = is_section or field.type is OptimizerConfig
             free = field.type is bool or is_section or key == "EnvConfig.options"
             assert (values_of(field) is None) == free, key
 

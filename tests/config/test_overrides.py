@@ -249,24 +249,24 @@ def test_a_value_that_a_config_file_requires_can_be_given():
     with config.ignore_type():
         config.env.id = required(str)
         config.actors.num_envs = required(int)
-        config.agent.learning_rate = required(float)
-        config.agent.epsilon = required(float)
+        config.agent.optimizer.learning_rate = required(float)
+        config.agent.optimizer.epsilon = required(float)
         config.env.options.noop_max = required(int)
     lines = list_values(config).splitlines()
     assert "  actors.num_envs = (required)" in lines
-    assert "  agent.learning_rate = (required)" in lines
+    assert "  agent.optimizer.learning_rate = (required)" in lines
     arguments = (
         "env.id=Pong-v5",
         "actors.num_envs=32",
-        "agent.learning_rate=1",
-        "agent.epsilon=1e-3",
+        "agent.optimizer.learning_rate=1",
+        "agent.optimizer.epsilon=1e-3",
         "env.options.noop_max=7",
     )
     found = override(config, [f"--config.{argument}" for argument in arguments])
-    assert (found.env.id, found.actors.num_envs, found.agent.epsilon) == ("Pong-v5", 32, 0.001)
-    assert resolve(found).agent.learning_rate == 1.0
+    assert (found.env.id, found.actors.num_envs, found.agent.optimizer.epsilon) == ("Pong-v5", 32, 0.001)
+    assert resolve(found).agent.optimizer.learning_rate == 1.0
     assert load_environment(resolve(found))[0].env.options == {**common.atari_options(), "noop_max": 7}
-    for key in ("agent.learning_rate", "env.options.noop_max"):
+    for key in ("agent.optimizer.learning_rate", "env.options.noop_max"):
         given = [f"--config.{argument}" for argument in arguments if not argument.startswith(key)]
         with pytest.raises(ConfigError, match=rf"Config key {key} has no value"):
             resolve(override(config, given))
@@ -275,9 +275,12 @@ def test_a_value_that_a_config_file_requires_can_be_given():
 def test_an_agents_key_that_a_file_writes_as_a_whole_number_takes_decimals():
     config = load_config(ATARI)
     with config.ignore_type():
-        config.agent.max_grad_norm = 40
+        config.agent.optimizer.max_grad_norm = 40
     for text, value in (("0.5", 0.5), ("1e2", 100.0)):
-        assert resolve(override(config, [f"--config.agent.max_grad_norm={text}"])).agent.max_grad_norm == value
+        assert (
+            resolve(override(config, [f"--config.agent.optimizer.max_grad_norm={text}"])).agent.optimizer.max_grad_norm
+            == value
+        )
     assert resolve(override(config, ["--config.agent.minibatches=1e0"])).agent.minibatches == 1
     with pytest.raises(ConfigError, match=r"agent\.minibatches=1\.5 has type float; expected int"):
         resolve(override(config, ["--config.agent.minibatches=1.5"]))

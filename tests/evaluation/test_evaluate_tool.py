@@ -28,7 +28,7 @@ def catch(tmp_path_factory):
     folder = tmp_path_factory.mktemp("catch")
     config = short_runs.make_config(
         total_env_steps=12 * 8 * 4,
-        agent__learning_rate=0.05,
+        agent__optimizer__learning_rate=0.05,
         checkpoint__every_updates=4,
         topology__actor_devices_per_process=2,
         topology__learner_devices_per_process=4,

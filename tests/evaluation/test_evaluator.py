@@ -78,7 +78,7 @@ def test_training_is_the_same_with_and_without(num_devices):
 def test_parameters_are_those_of_the_update(tmp_path):
     config = short_runs.make_config(
         total_env_steps=8 * 8 * 4,
-        agent__learning_rate=0.05,
+        agent__optimizer__learning_rate=0.05,
         checkpoint__every_updates=4,
         evaluate__every_updates=4,
         evaluate__episodes=32,
@@ -234,7 +234,7 @@ ONE_DEVICE = {
 EVALUATED = short_runs.make_config(
     **ONE_DEVICE,
     total_env_steps=12 * 8 * 4,
-    agent__learning_rate=0.05,
+    agent__optimizer__learning_rate=0.05,
     checkpoint__every_updates=4,
     checkpoint__keep=99,
     evaluate__every_updates=2,

@@ -153,7 +153,7 @@ SHUFFLES = {
 @functools.cache
 def train_ppo(shuffle, num_devices, num_pools):
     """Few updates: each takes ten optimizer steps or more."""
-    config = make_config(agent="ppo", agent__epochs=3, agent__epsilon=1e-3, **SHUFFLES[shuffle])
+    config = make_config(agent="ppo", agent__epochs=3, agent__optimizer__epsilon=1e-3, **SHUFFLES[shuffle])
     return train(config, num_devices=num_devices, num_updates=4, num_pools=num_pools, num_envs=32)
 
 

@@ -48,9 +48,9 @@ def wide_config(encoder: str = "mlp", *, data=1, model=1, style="auto", rules=()
             "topology__model_devices": model,
             "topology__sharding": style,
             "topology__parameter_sharding": rules,
-            "agent__optimizer": "adam",
-            "agent__learning_rate": LEARNING_RATE,
-            "agent__epsilon": 1e-3,  # With less, a gradient's rounding error near zero becomes a step of full size.
+            "agent__optimizer__name": "adam",
+            "agent__optimizer__learning_rate": LEARNING_RATE,
+            "agent__optimizer__epsilon": 1e-3,  # With less, a rounding error near zero becomes a whole step.
             **{f"network__{name}": value for name, value in memory.items()},
             **overrides,
         }
@@ -234,7 +234,7 @@ class TestLayout:
 
 @functools.cache
 def train_whole(encoder: str, optimizer: str) -> tuple[LearnerState, Metrics]:
-    return train(wide_config(encoder, **WHOLE, agent__optimizer=optimizer, agent__minibatches=2))
+    return train(wide_config(encoder, **WHOLE, agent__optimizer__name=optimizer, agent__minibatches=2))
 
 
 @STYLES
@@ -247,7 +247,7 @@ def test_updates_of_split_parameters_are_those_of_whole_ones(encoder, optimizer,
 
     Of a parameter that is still close to zero, relative to the step that an update takes.
     """
-    state, metrics = train(wide_config(encoder, **split, agent__optimizer=optimizer, agent__minibatches=2))
+    state, metrics = train(wide_config(encoder, **split, agent__optimizer__name=optimizer, agent__minibatches=2))
     whole, whole_metrics = train_whole(encoder, optimizer)
     for (path, x), y in zip(
         jax.tree_util.tree_leaves_with_path(plain(whole)), jax.tree.leaves(plain(state)), strict=True
@@ -302,7 +302,7 @@ def update_once(config: Config, state: LearnerState, seed: int) -> tuple[Learner
 @pytest.mark.slow
 def test_minibatches_of_rows_learn_with_split_parameters_what_they_learn_with_whole_ones():
     """PPO's steps are in a loop, and its network evaluates chosen rows. Only whole parameters are gathered."""
-    rows = {"agent__shuffle": "time", "agent__minibatches": 5, "agent__epochs": 1, "agent__epsilon": 1e-3}
+    rows = {"agent__shuffle": "time", "agent__minibatches": 5, "agent__epochs": 1, "agent__optimizer__epsilon": 1e-3}
     config = make_config(agent="ppo", network__hidden_sizes=(512, 256), **rows)
     topology = dataclasses.replace(config.topology, learner_devices_per_process=4, sharding="fsdp")
     split = dataclasses.replace(config, topology=topology)
@@ -454,7 +454,7 @@ def flat(compiled: jax.stages.Compiled) -> list[tuple[str, int]]:
 
 
 def test_a_run_with_split_parameters_is_the_same_run_twice():
-    split = {"topology__sharding": "fsdp", "topology__learner_devices_per_process": 4, "agent__optimizer": "adam"}
+    split = {"topology__sharding": "fsdp", "topology__learner_devices_per_process": 4, "agent__optimizer__name": "adam"}
     config = make_config(network__hidden_sizes=(256, 256), **split)
     first, second = (facts(run(config, num_devices=5)[1]) for _ in range(2))
     assert len(first) > 5

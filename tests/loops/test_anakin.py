@@ -154,7 +154,9 @@ class TestRun:
         state = programs.learner.init(1)
         params = jax.tree.map(lambda x: x.at[0].set(jnp.nan), state.params)
         start = Snapshot(state=state.replace(params=params), counters=Counters(learner_steps=3), episodes={})
-        with pytest.raises(RuntimeError, match=r"Update 4 is not finite: loss/total is nan.*agent.learning_rate"):
+        with pytest.raises(
+            RuntimeError, match=r"Update 4 is not finite: loss/total is nan.*agent.optimizer.learning_rate"
+        ):
             run(CONFIG, programs=programs, start=start)
 
     def test_a_call_that_takes_too_long_is_named(self):

@@ -141,7 +141,7 @@ def test_other_sizes_in_the_middle_of_a_run(tmp_path, agent, caplog):
     assert (outcome.counters.learner_steps, outcome.counters.env_steps) == (run.updates, run.env_steps)
     steps = run.second.agent.minibatches * getattr(run.second.agent, "epochs", 1)
     assert schedule_counts(outcome.state.opt_state) == [run.updates * steps]
-    rate, each = run.second.agent.learning_rate, run.second.env_steps_per_update
+    rate, each = run.second.agent.optimizer.learning_rate, run.second.env_steps_per_update
     for row in read_rows(tmp_path)[12:]:
         share = 1 - (row["env_steps"] - each) / run.env_steps
         assert row["loss/learning_rate"] == pytest.approx(rate * share, rel=1e-5)

@@ -109,7 +109,7 @@ class TestFingerprints:
 
 def test_any_topology_learns_from_the_same_experience():
     """Environments and their noise are seeded by their index in the job, whatever thread and device they land on."""
-    config = make_config(agent__optimizer="adam", agent__epsilon=1e-3)
+    config = make_config(agent__optimizer__name="adam", agent__optimizer__epsilon=1e-3)
     reference, _ = run(config, num_devices=1)
     two_threads = dataclasses.replace(config.actors, threads_per_device=2, pools_per_thread=1)
 

@@ -329,7 +329,7 @@ def test_the_bound_that_counts_comes_first():
     [
         ([], "required: --config"),
         (["--config", "nowhere.py"], "nowhere.py does not exist"),
-        (["--config", CATCH, "--config.agent.lerning_rate=1"], "did you mean 'agent.learning_rate'"),
+        (["--config", CATCH, "--config.agent.lerning_rate=1"], "did you mean 'agent.optimizer.learning_rate'"),
         (["--config", CATCH, "--second", "1"], "Unknown argument '--second'"),
         (["--config", CATCH, "--repeats", "0"], "--repeats=0 must lie in [1, 1e6]"),
         (["--config", CATCH, "--json", "nowhere/report.json"], "no such folder"),

@@ -225,7 +225,10 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(tmp_path, caplog):
     [
         ({"network__hidden_sizes": (32,)}, r"encoder/Dense_0/bias is float32\[16\], expected float32\[32\]"),
         ({"network__hidden_sizes": (16, 16)}, r"encoder/Dense_1/bias is not there, expected float32\[16\]"),
-        ({"agent__optimizer": "adam"}, r"opt_state/\S+ is not there|it has opt_state/\S+, which this run has not"),
+        (
+            {"agent__optimizer__name": "adam"},
+            r"opt_state/\S+ is not there|it has opt_state/\S+, which this run has not",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_network_or_algorithm_is_refused(tmp_path, overrides, leaf):

@@ -92,15 +92,15 @@ class TestRealRuns:
         config = short_runs.make_config()
         agent, _ = short_runs.make_agent(config)
 
-        def update(state, trajectory):
+        def learn(state, batch):
             """One number differs, once."""
-            new_state, metrics = agent.update(state, trajectory)
+            new_state, metrics, priority = agent.learn(state, batch)
             leaves, tree = jax.tree.flatten(new_state.params)
-            leaves[0] = leaves[0].at[0].add(jnp.where(new_state.step == 5, 0.5, 0.0))
-            return dataclasses.replace(new_state, params=jax.tree.unflatten(tree, leaves)), metrics
+            leaves[0] = leaves[0].at[0].add(jnp.where(state.step == 4, 0.5, 0.0))
+            return dataclasses.replace(new_state, params=jax.tree.unflatten(tree, leaves)), metrics, priority
 
         a = record_run("a", config)
-        b = record_run("b", config, agent=dataclasses.replace(agent, update=update))
+        b = record_run("b", config, agent=dataclasses.replace(agent, learn=learn))
         comparison = compare_runs(a, b)
         assert not comparison.settings
         assert (comparison.params.first, comparison.batch.first) == (5, 7)  # Update 6 learns from what 4 made.

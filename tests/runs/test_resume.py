@@ -284,7 +284,7 @@ class TestInOneProcess:
         assert train.train(longer, workdir=str(run), accept_changes=True).finished
         assert (
             "The learning rate jumps from 0.0002 to 0.0004 after update 8, since total_env_steps was 384, is 768. With "
-            "agent.learning_rate=0.0003 it would go on from 0.0002." in caplog.text
+            "agent.optimizer.learning_rate=0.0003 it would go on from 0.0002." in caplog.text
         )
         rows = read_rows(run)
         assert [row["learner_steps"] for row in rows] == [*range(1, 9), 12, 24]

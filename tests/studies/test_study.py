@@ -199,17 +199,15 @@ def test_a_study_of_another_grid_is_a_mistake(own, capsys):
 
 
 def test_another_config_is_a_mistake_whatever_is_accepted(own, capsys):
-    assert study(own, "--config.agent.learning_rate=0.1", "--seconds=6", "--accept_changes") == 2
+    assert study(own, "--config.agent.optimizer.learning_rate=0.1", "--seconds=6", "--accept_changes") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "holds another study: " in line
     assert "--seconds: found 5.0, asked for 6.0" in line
-    assert re.search(r"--config\.agent\.learning_rate: found 0\.\d+, asked for 0\.1\b", line)
+    assert re.search(r"--config\.agent\.optimizer\.learning_rate: found 0\.\d+, asked for 0\.1\b", line)
     assert line.endswith(". Give the values that it has, or choose another --workdir.")
-    assert study(own, "--config.agent.learning_rate=0.1", "--seeds=1") == 2
+    assert study(own, "--config.agent.optimizer.learning_rate=0.1", "--seeds=1") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert (
-        "--config.agent.learning_rate: found the config file's, asked for 0.1; --seeds: found 1,2, asked for 1." in line
-    )
+    assert "--config.agent.optimizer.learning_rate: found the config file's, asked for 0.1; --seeds: found 1,2" in line
     assert "(--accept_changes is for the grid only)" in line
 
 

@@ -6,11 +6,14 @@ import jax
 from jax import numpy as jnp
 import optax
 
+from podrl.agents.parts.optimizing import OptimizerOverRun
 from podrl.networks.interface import Network, NetworkOutput
 from podrl.types import Batch, LearnerState, PyTree, Timestep, Trajectory
 
 
-def make_init(network: Network, optimizer: optax.GradientTransformation) -> Callable[[jax.Array], LearnerState]:
+def make_init(
+    network: Network, optimizer: optax.GradientTransformation | OptimizerOverRun
+) -> Callable[[jax.Array], LearnerState]:
     """`Agent.init` of an agent whose state is a network and its optimizer's."""
 
     def init(key: jax.Array) -> LearnerState:

@@ -55,7 +55,9 @@ def make_plain_loop(
     """
     agent, num_envs, length = config.agent, config.actors.num_envs, config.actors.unroll_length
     epochs, minibatches, discount = getattr(agent, "epochs", 1), agent.minibatches, agent.discount
-    optimizer = optax.chain(optax.clip_by_global_norm(agent.max_grad_norm), optax.adam(agent.learning_rate, eps=1e-5))
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(agent.optimizer.max_grad_norm), optax.adam(agent.optimizer.learning_rate, eps=1e-5)
+    )
     policy = network.policy
     reset = jax.vmap(env.reset, in_axes=(0, None))
     step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
