@@ -1,4 +1,4 @@
-"""Mistakes of a user's: what a config or a command line got wrong, said in one clear line."""
+"""Mistakes of a user's in a config or on a command line, each reported in one clear line."""
 
 from collections.abc import Iterable, Sequence
 import difflib
@@ -19,7 +19,7 @@ def check(condition: bool, message: str) -> None:
 
 
 def check_one_of(key: str, value: str, choices: Iterable[str]) -> None:
-    """Raises `ConfigError` that lists `choices`, and the nearest first, if `value` is none of them."""
+    """Raises `ConfigError`, which suggests the nearest and lists all `choices`, if `value` is none of them."""
     names = sorted(choices)
     if value not in names:
         raise ConfigError(
@@ -28,9 +28,9 @@ def check_one_of(key: str, value: str, choices: Iterable[str]) -> None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where some `known` word is close, else a full stop.
+    """Returns `; did you mean 'x'?` if some `known` word is close, otherwise a full stop.
 
-    It costs nothing where `word` is known itself, as where a check's message is made before it is needed.
+    It costs nothing if `word` is known itself, since messages of checks are made before they are needed.
     """
     names = list(known)
     is_mistaken = isinstance(word, str) and len(word) <= _SHOWN and word not in names
@@ -39,18 +39,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it, of which the middle is left out where that is long: anything may be in a config."""
+    """Returns a value as Python writes it, with the middle of a long one left out: configs may hold anything."""
     digits = value.bit_length() // 4 if isinstance(value, int) else 0
-    if digits > _SHOWN:  # Python prints no integer of more than some thousand digits.
+    if digits > _SHOWN:  # Python refuses to print integers of more than some thousand digits.
         return f"a whole number of some {round(value.bit_length() * 0.30103):,} digits"
     try:
         text = repr(value)
-    except ValueError:  # Such an integer is inside.
+    except ValueError:  # The value contains such an integer.
         text = f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 4 :]}"
 
 
 def shorten(texts: Sequence[str], limit: int = 5) -> str:
-    """The first few, and how many more there are."""
+    """Joins the first few texts and says how many more there are."""
     more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
     return "; ".join([*texts[:limit], *more])

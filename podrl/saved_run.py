@@ -1,4 +1,4 @@
-"""A run that is on disk: its config, and an agent as one of its checkpoints has it, on one device."""
+"""A run on disk: its config, and the agent of one of its checkpoints, on one device."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -25,12 +25,12 @@ class SavedRun:
     """What is needed to act as the run's agent did.
 
     Attributes:
-        config: of the run.
+        config: the run's config.
         agent: the algorithm.
-        spec: of the environment that it was trained in.
+        spec: spec of the environment that the agent was trained in.
         source: makes environments.
-        params: what `Agent.act` takes, on one device.
-        counters: of the checkpoint.
+        params: parameters for `Agent.act`, on one device.
+        counters: the checkpoint's counters.
     """
 
     config: Config
@@ -42,15 +42,15 @@ class SavedRun:
 
 
 def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
-    """Reads a run, which may be under way, and changes nothing in its folder.
+    """Reads a run, which may be in progress, and changes nothing in its folder.
 
     Args:
-        workdir: its folder.
+        workdir: the run's folder.
         step: the update whose checkpoint to take; None for the newest.
-        device: where its parameters go, whatever the topology that it was trained on.
+        device: device for the parameters, whatever the topology of the training was.
 
     Raises:
-        ConfigError: if there is no run, or no such checkpoint; lists those that there are.
+        ConfigError: if there is no run, or no such checkpoint; the message lists those that exist.
         CheckpointError: if it is damaged, or was deleted meanwhile by its run.
     """
     folder = inspection.find_run(workdir)
@@ -59,7 +59,7 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
     def read(chosen: int) -> SavedRun:
         values = _read_values(workdir, chosen)
         text = json.dumps(values, sort_keys=True)
-        if text not in made:  # The next checkpoint is read at once, before it is deleted, too.
+        if text not in made:  # So the next checkpoint is read at once, before it is deleted too.
             made[text] = _assemble(folder / "config.json", values)
         config, agent, spec, source = made[text]
         shape = _place(jax.eval_shape(agent.init, jax.random.key(0)), device)
@@ -72,7 +72,7 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
 
 
 def read_config(workdir: str, step: int) -> Config:
-    """The config that a checkpoint was made with; of one that does not hold it, the run's.
+    """Returns the config of a checkpoint, or the run's if the checkpoint does not hold it.
 
     Raises:
         ConfigError: if it cannot be read.
@@ -82,12 +82,12 @@ def read_config(workdir: str, step: int) -> Config:
 
 
 def _read_values(workdir: str, step: int) -> Mapping[str, Any]:
-    """A checkpoint's config as JSON has it."""
+    """Returns a checkpoint's config as JSON holds it."""
     return read_facts(workdir, step).config or read_config_file(epath.Path(workdir))
 
 
 def _assemble(path: epath.Path, values: Mapping[str, Any]) -> tuple[Config, Agent, EnvSpec, Source]:
-    """What a config asks for; defaults of `env` are those of the time when it was written."""
+    """Assembles what a config asks for; defaults of `env` are those of the time when it was written."""
     config = _make_config(path, values)
     agent, spec, source = assemble_agent(config)
     if spec.env_before:
@@ -102,10 +102,10 @@ def _place(shape: LearnerState, device: jax.Device) -> LearnerState:
 
 
 def _make_config(path: epath.Path, values: Mapping[str, Any], env_before: Mapping[str, str] | None = None) -> Config:
-    """A config of its values; `env_before` is that of `podrl.types.EnvSpec`, for runs from before there were such keys.
+    """Makes a config from its values; `env_before` is that of `podrl.types.EnvSpec`, for runs older than such keys.
 
     Raises:
-        ConfigError: if this podrl cannot read it; names `path`.
+        ConfigError: if this podrl cannot read it; the message names `path`.
     """
     try:
         return resolve(ml_collections.ConfigDict(with_defaults(values, env_before=env_before)))

@@ -1,7 +1,7 @@
 """Checkpoints of the whole learner state, saved through Orbax (on tensorstore).
 
-A checkpoint is committed atomically: until it is whole, and its index has been read back, it does not count. Saving
-copies the state off the device and writes in the background. Beside the state it holds what the state means
+A checkpoint is committed atomically: it does not count until it is complete and its index has been read back. Saving
+copies the state off the device and writes in the background. Beside the state a checkpoint holds what describes it
 (`podrl.runs.checkpoint_facts`) and a hash of every array (`podrl.runs.checkpoint_arrays`).
 """
 
@@ -52,18 +52,18 @@ class Checkpointer:
         """Opens the folder.
 
         Args:
-            workdir: the run's.
-            keep: newest checkpoints to keep.
-            every: count only those at multiples of this; the others are kept until the next of these.
-            keep_every: keep those at multiples of this for good; 0 for none.
-            keep_best: keep as many of the highest mean episode return; 0 for none.
-            save_timeout_s: how long a save in the background may take, and its processes wait for each other there.
+            workdir: the run's folder.
+            keep: number of newest checkpoints to keep.
+            every: count only checkpoints at multiples of this; others are kept until the next multiple.
+            keep_every: keep checkpoints at multiples of this permanently; 0 for none.
+            keep_best: number of checkpoints with the highest mean episode return to keep; 0 for none.
+            save_timeout_s: seconds that a background save may take, and that its processes wait for each other.
         """
-        tensorstore_metrics.switch_off()  # Every save would leak some.
+        tensorstore_metrics.switch_off()  # Every save would leak some memory.
         self._workdir = workdir
         self._first = jax.process_index() == 0
-        self._saving: int | None = None  # The step that is being written, until it is known to be whole.
-        self._records: Mapping[str, ArrayRecord] = {}  # Of the arrays that are being written.
+        self._saving: int | None = None  # The step that is being written, until it is known to be complete.
+        self._records: Mapping[str, ArrayRecord] = {}  # Records of the arrays that are being written.
         self._returns: dict[int, float | None] = {}
         config = CheckpointConfig(every_updates=every, keep=keep, keep_every=keep_every, keep_best=keep_best)
         self._preservation = Preservation(config, self._return_of)
@@ -88,7 +88,7 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes; an error of the run goes before one of the last save, which is logged then."""
+        """Closes; an error of the run takes precedence over one of the last save, which is then logged."""
         try:
             self.close()
         except CheckpointError as failure:
@@ -99,7 +99,7 @@ class Checkpointer:
             sys.unraisablehook = self._report_before
 
     def _report_unraisable(self, unraisable: Any) -> None:
-        """Hides what tensorstore cannot deliver any more: of a failed save, `wait` reports the first write."""
+        """Hides errors that tensorstore cannot deliver any more; `wait` reports the first error of a failed save."""
         if str(unraisable.exc_value) != "Event loop is closed":
             self._report_before(unraisable)
 
@@ -110,12 +110,12 @@ class Checkpointer:
         config: Mapping[str, Any] | None = None,
         manifest: Mapping[str, Any] | None = None,
     ) -> None:
-        """Saves under the learner step of its counters; returns when the state may be donated again.
+        """Saves under the learner step of the snapshot's counters; returns when the state may be donated again.
 
         Args:
-            snapshot: where the run stands.
-            config: the run's, resolved, as JSON takes it; None leaves it out.
-            manifest: what it runs on and with, likewise.
+            snapshot: the state of the run.
+            config: the run's resolved config, as JSON can hold it; None leaves it out.
+            manifest: the run's manifest, as JSON can hold it; None leaves it out.
 
         Raises:
             CheckpointError: if this save cannot begin, or the one before it failed in the background.
@@ -137,16 +137,16 @@ class Checkpointer:
             raise CheckpointError(f"Orbax did not save the checkpoint of update {step}.")
 
     def check_save(self) -> None:
-        """Raises the error of a save that has failed in the background since; waits for nothing.
+        """Raises the error of a background save that has failed since the last call; does not wait.
 
         Raises:
-            CheckpointError: names the checkpoint, its path and the reason.
+            CheckpointError: if it failed; the message names the checkpoint, its path and the reason.
         """
         if self._saving is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
     def steps(self) -> list[int]:
-        """Learner steps of the whole checkpoints, oldest first; a save that was cut short does not count."""
+        """Returns the learner steps of the complete checkpoints, oldest first; interrupted saves do not count."""
         return sorted(self._manager.all_steps())
 
     def restore(self, shape: LearnerState, step: int) -> Snapshot:
@@ -158,18 +158,18 @@ class Checkpointer:
     ) -> Snapshot | None:
         """Restores the first of these checkpoints that is not damaged; None if there are none.
 
-        Damaged ones before it are named in a warning and put aside as `damaged-<step>`, for a person to look at.
+        Damaged ones before it are named in a warning and renamed to `damaged-<step>`, for a person to look at.
 
         Args:
             shape: `jax.ShapeDtypeStruct`s with shardings.
-            steps: which checkpoints, the same on all processes.
-            share: brings a text of this process to all of them, and theirs here.
+            steps: steps of the checkpoints to try, the same on all processes.
+            share: exchanges one text of each process between all of them.
 
         Raises:
-            ConfigError: if one is of another network or algorithm; names the first leaf that differs.
-            DamagedError: if all are damaged; they stay where they are.
-            UnreadableError: if one cannot be read, which is no fault of the checkpoint's.
-            JaxRuntimeError: if a device has no room for it, which is none either.
+            ConfigError: if one is of another network or algorithm; the message names the first leaf that differs.
+            DamagedError: if all are damaged; they are not renamed.
+            UnreadableError: if one cannot be read for reasons outside the checkpoint.
+            JaxRuntimeError: if a device has no room for it.
         """
         snapshot, damaged = restore_first(self._workdir, shape, steps, share)
         if damaged:
@@ -180,23 +180,24 @@ class Checkpointer:
         return snapshot
 
     def forget_after(self, step: int, among: Sequence[int] | None = None) -> None:
-        """Deletes checkpoints of later updates, which the run is about to make again.
+        """Deletes checkpoints of later updates, which the run is about to repeat.
 
         Args:
-            step: of the last one that stays.
-            among: what there is, the same on all processes; by default what this one sees.
+            step: step of the last checkpoint that stays.
+            among: steps of the existing checkpoints, the same on all processes; by default those that this process
+                sees.
         """
         self.wait()
         for later in [other for other in (self.steps() if among is None else among) if other > step]:
             self._manager.delete(later)
 
     def wait(self) -> None:
-        """Waits until a save in the background is whole.
+        """Waits until a background save is complete.
 
-        An older checkpoint that cannot be deleted then is named in a warning and left where it is.
+        An older checkpoint that cannot be deleted then is named in a warning and left in place.
 
         Raises:
-            CheckpointError: if it failed; names the checkpoint, its path and the reason. Raised once.
+            CheckpointError: if the save failed; the message names the checkpoint, its path and the reason. Raised once.
         """
         try:
             self._manager.wait_until_finished()
@@ -204,7 +205,7 @@ class Checkpointer:
             failure = self._failure(self._saving, error)
             if not (isinstance(error, OSError) and self._saving in self.steps()):
                 raise failure from error
-            self._leave_undeleted(error)  # Orbax deletes when the new one is whole, and in the same thread.
+            self._leave_undeleted(error)  # Orbax deletes in the same thread once the new checkpoint is complete.
         else:
             if self._first and self._saving is not None:
                 note_checkpoint(self._workdir, self._saving)
@@ -212,14 +213,14 @@ class Checkpointer:
             self._saving = None
 
     def close(self) -> None:
-        """Waits as `wait` does, and ends."""
+        """Waits as `wait` does, and closes the folder."""
         try:
             self.wait()
         finally:
             self._manager.close()
 
     def _failure(self, step: int | None, error: Exception) -> CheckpointError:
-        """What to tell of a save that failed; from here on only whole checkpoints count again."""
+        """Makes the error for a failed save; from then on only complete checkpoints count again."""
         self._manager.reload()
         whole = self.steps()
         return CheckpointError(
@@ -229,7 +230,7 @@ class Checkpointer:
         )
 
     def _leave_undeleted(self, error: OSError) -> None:
-        """Warns of the checkpoint at whose deletion Orbax stopped; the ones behind it go with the next save."""
+        """Warns of the checkpoint at whose deletion Orbax stopped; the next save deletes the remaining ones."""
         for step in [step for step in self._preservation.dropped if step in self.steps()][:1]:
             self._preservation.undeletable.add(step)
             logging.warning(
@@ -240,16 +241,16 @@ class Checkpointer:
             )
 
     def _return_of(self, step: int) -> float | None:
-        """The mean episode return at a checkpoint, read once where an earlier process made it."""
+        """Returns the mean episode return at a checkpoint, read once if an earlier process made it."""
         if step not in self._returns:
             self._returns[step] = read_return(self._workdir, step)
         return self._returns[step]
 
     def _finalize(self, handler: ocp.StandardCheckpointHandler, finalize: Callable[..., None], folder: Any) -> None:
-        """Lets Orbax put the parts of the arrays together, and reads their index back.
+        """Lets Orbax assemble the parts of the arrays, and reads their index back.
 
         Raises:
-            DamagedError: if it is not there, or not of the arrays that were written.
+            DamagedError: if the index is missing, or does not match the arrays that were written.
         """
         finalize(folder)
         check_index(

@@ -1,7 +1,7 @@
 """The arrays of a checkpoint, read through Orbax and checked against the hashes that were saved with them.
 
-What reads arrays reads the facts beside them first (`podrl.runs.checkpoint_facts`), which say which arrays there have
-to be. So what was changed on a disk is told apart from a checkpoint of another network.
+Code that reads arrays first reads the facts beside them (`podrl.runs.checkpoint_facts`), which say which arrays must
+exist. So a change on a disk is told apart from a checkpoint of another network.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ _RECORD = "_METADATA"  # Orbax's record of the arrays.
 
 
 def whole_steps(workdir: epath.PathLike) -> list[int]:
-    """Learner steps of the whole checkpoints in a run's folder, oldest first."""
+    """Returns the learner steps of the complete checkpoints in a run's folder, oldest first."""
     folder = checkpoint_folder(workdir)
     return sorted(ocp.utils.checkpoint_steps(folder)) if is_there(folder) else []
 
 
 def has_whole_step(workdir: epath.PathLike, step: int | None = None) -> bool:
-    """Whether there is a whole checkpoint of this update, or of any, without a look at all of them."""
+    """Returns whether there is a complete checkpoint of this update, or of any, without listing all of them."""
     folder = checkpoint_folder(workdir)
     if not is_there(folder):
         return False
@@ -42,23 +42,24 @@ def has_whole_step(workdir: epath.PathLike, step: int | None = None) -> bool:
 
 
 def make_records(arrays: PyTree) -> dict[str, ArrayRecord]:
-    """What to save beside arrays that are about to be saved; called by all processes that hold a part of them."""
+    """Returns the records to save beside arrays; called by all processes that hold a part of them."""
     hashes, shapes = hash_arrays(by_path(arrays)), leaf_shapes(arrays)
     return {path: ArrayRecord(shapes[path], hashes[path]) for path in hashes}
 
 
 def read_state(workdir: epath.PathLike, step: int, expected: PyTree) -> tuple[Facts, PyTree]:
-    """The facts, and the arrays on the devices that `expected` names, which are yet to be checked by `check_hashes`.
+    """Reads the facts, and the arrays onto the devices that `expected` names; `check_hashes` checks them afterwards.
 
-    Nobody waits for other processes here: what is damaged may be what one of them alone has to read.
+    It does not wait for other processes: the damage may be in a part that only one of them has to read.
 
     Args:
-        workdir: the run's.
-        step: which checkpoint.
+        workdir: the run's folder.
+        step: the checkpoint's step.
         expected: `jax.ShapeDtypeStruct`s with shardings, as `podrl.runs.state_arrays` names them.
 
     Raises:
-        ConfigError: if the checkpoint is of another network or algorithm; names the first leaf that differs.
+        ConfigError: if the checkpoint is of another network or algorithm; the message names the first leaf that
+            differs.
         DamagedError: if it is damaged.
         UnreadableError: if the system does not let it be read.
     """
@@ -72,10 +73,10 @@ def read_state(workdir: epath.PathLike, step: int, expected: PyTree) -> tuple[Fa
 
 
 def check_hashes(workdir: epath.PathLike, step: int, facts: Facts, arrays: Mapping[str, Any]) -> None:
-    """Checks what `read_state` read; all processes call it together, and all find the same.
+    """Checks what `read_state` read; all processes call it together and get the same result.
 
     Raises:
-        DamagedError: if an array is not what was saved, or the state is of another update than its checkpoint.
+        DamagedError: if an array differs from what was saved, or the state is of another update than its checkpoint.
     """
     if facts.arrays is not None:
         _compare(workdir, step, hash_arrays(by_path(arrays)), facts.arrays)
@@ -87,7 +88,7 @@ def check_hashes(workdir: epath.PathLike, step: int, facts: Facts, arrays: Mappi
 
 
 def read_shapes(workdir: epath.PathLike, step: int, facts: Facts) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every array of a checkpoint's state by its path, as `params/encoder/Dense_0/kernel`.
+    """Returns shape and dtype of every array of a checkpoint by its path, such as `params/encoder/Dense_0/kernel`.
 
     Raises:
         CheckpointError: if it is damaged, or cannot be read.
@@ -97,10 +98,10 @@ def read_shapes(workdir: epath.PathLike, step: int, facts: Facts) -> dict[str, j
 
 
 def check_all(workdir: epath.PathLike, step: int, facts: Facts) -> int | None:
-    """Reads every array into host memory, one checkpoint in all, and compares it with its hash.
+    """Reads every array into host memory, the whole checkpoint at once, and compares it with its hash.
 
     Returns:
-        How many arrays there are; None if the checkpoint was made before podrl saved hashes.
+        The number of arrays; None if the checkpoint was made before podrl saved hashes.
 
     Raises:
         CheckpointError: if it is damaged, or cannot be read.
@@ -113,11 +114,10 @@ def check_all(workdir: epath.PathLike, step: int, facts: Facts) -> int | None:
 
 
 def read_params(workdir: epath.PathLike, step: int) -> dict[str, np.ndarray]:
-    """The parameters of a checkpoint in host memory by their path, as `encoder/Dense_0/kernel`.
+    """Returns the parameters of a checkpoint in host memory by their path, such as `encoder/Dense_0/kernel`.
 
-    With them come the statistics by which observations were normalised, if they were
-    (`podrl.agents.parts.normalization`), as `observations/mean`. It does not matter how many devices made the
-    checkpoint and how many there are.
+    If observations were normalised (`podrl.agents.parts.normalization`), their statistics are included, as
+    `observations/mean`. The number of devices may differ from that of the checkpoint.
 
     Raises:
         CheckpointError: if it is damaged, or cannot be read.
@@ -136,9 +136,9 @@ def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tu
     """Restores what `Agent.actor_params` reads: `step`, `params` and `extra`; the rest is left as in `shape`.
 
     Args:
-        workdir: the run's.
+        workdir: the run's folder.
         shape: `jax.ShapeDtypeStruct`s with shardings, of any topology.
-        step: which checkpoint.
+        step: the checkpoint's step.
 
     Raises:
         ConfigError: if the checkpoint is of another network or algorithm.
@@ -159,10 +159,10 @@ def restore_actor(workdir: epath.PathLike, shape: LearnerState, step: int) -> tu
 
 
 def read_index(workdir: epath.PathLike, step: int, facts: Facts) -> dict[str, PyTree]:
-    """Orbax's record of each array in the state.
+    """Returns Orbax's record of each array in the state.
 
     Raises:
-        CheckpointError: if it cannot be read, or is not of the arrays that were saved.
+        CheckpointError: if it cannot be read, or does not match the arrays that were saved.
     """
     path, name = _state_folder(workdir, step), name_of(workdir, step)
     with reading(name):
@@ -176,15 +176,15 @@ def read_index(workdir: epath.PathLike, step: int, facts: Facts) -> dict[str, Py
 
 
 def check_index(name: str, found: Mapping[str, str], records: Mapping[str, ArrayRecord]) -> None:
-    """Checks that Orbax has the arrays that were to be saved.
+    """Checks that Orbax's index has the arrays that were to be saved.
 
     Args:
-        name: of the checkpoint.
+        name: the checkpoint's name.
         found: dtype and shape by path, see `podrl.runs.state_arrays.leaf_shapes`.
-        records: what has to be there.
+        records: the arrays that must be there.
 
     Raises:
-        DamagedError: names the first array that is not as it has to be.
+        DamagedError: if they differ; the message names the first array that does.
     """
     for path in sorted({**found, **records}):
         there, wanted = found.get(path, "not there"), records[path].shape if path in records else "none"
@@ -193,7 +193,7 @@ def check_index(name: str, found: Mapping[str, str], records: Mapping[str, Array
 
 
 def _read_on_host(workdir: epath.PathLike, step: int, facts: Facts, item: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Those arrays of the state that are in `item`, a part of its index, by their path, checked."""
+    """Reads and checks the arrays in `item`, a part of the state's index, and returns them by their path."""
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     arguments = ocp.args.PyTreeRestore(item=item, restore_args=on_host, partial_restore=True)
     with reading(name_of(workdir, step)):

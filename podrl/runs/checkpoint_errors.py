@@ -1,7 +1,7 @@
 """Why a checkpoint cannot be used: it is damaged, or it cannot be read at the moment.
 
-The two must not be confused. A damaged checkpoint is passed over for an older one. One that a disk, a network or a
-permission keeps from being read may be whole: then the run stops with that reason, and nothing is changed.
+The two must not be confused. A damaged checkpoint is skipped for an older one. A checkpoint that a disk, a network or a
+permission keeps from being read may be intact: then the run stops with that reason, and nothing is changed.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ import jax
 
 from podrl.config.config import ConfigError
 
-# What the system says of a path when something is missing from a checkpoint, or is of another kind. All else that it
-# says is about the system: no permission, no descriptors, a stale handle, an error of the device.
+# The system's errors for a part of a checkpoint that is missing, or of another kind. All other errors are about the
+# system: no permission, no descriptors, a stale handle, an error of the device.
 _OF_THE_CHECKPOINT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
 _OF_THE_STORE = re.compile(
     "(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|ABORTED|CANCELLED)(: | )"
 )
-_CLIENTS = ("aiohttp", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs", "urllib3")  # Of object stores.
+_CLIENTS = ("aiohttp", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs", "urllib3")  # Object stores.
 
 
 class CheckpointError(RuntimeError):
@@ -28,28 +28,28 @@ class CheckpointError(RuntimeError):
 
 
 class DamagedError(CheckpointError):
-    """What was read is not what was saved."""
+    """The data that were read are not those that were saved."""
 
 
 class DeletedError(CheckpointError):
-    """Its run deleted it while it was read."""
+    """Its run deleted the checkpoint while it was read."""
 
 
 class UnreadableError(CheckpointError):
-    """The system did not let it be read; it may be whole."""
+    """The system did not let the checkpoint be read; it may be intact."""
 
 
 @contextlib.contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Says of whatever a library raises in the block whether it means damage.
+    """Turns errors that a library raises in the block into damage, or into a failure to read.
 
     Args:
-        name: of what is read, as in `Checkpoint 8 in runs/a/checkpoints`.
+        name: name of what is read, such as `Checkpoint 8 in runs/a/checkpoints`.
 
     Raises:
-        DamagedError: if what is there cannot be what was saved.
-        UnreadableError: if the system refused.
-        ConfigError: as it was raised; as is JaxRuntimeError, which is about a device.
+        DamagedError: if the data cannot be those that were saved.
+        UnreadableError: if the system refused to read them.
+        ConfigError: unchanged; so is JaxRuntimeError, which is about a device.
     """
     try:
         yield
@@ -64,7 +64,7 @@ def reading(name: str) -> Iterator[None]:
 
 
 def find_system_reason(error: BaseException) -> str:
-    """What keeps a file from being read, in the system's words; empty if the error is about what the file holds."""
+    """Returns the system's reason why a file cannot be read; empty if the error is about the file's content."""
     for each in _chain(error):
         number = each.errno if isinstance(each, OSError) else _tensorstore_errno(each)
         if number is not None and number not in _OF_THE_CHECKPOINT:
@@ -78,7 +78,7 @@ def find_system_reason(error: BaseException) -> str:
 
 
 def explain_damage(error: BaseException) -> str:
-    """Why, in one line: the system's words where tensorstore gives the number of its error, such as 28 for no room."""
+    """Returns the reason in one line, in the system's words if tensorstore gives an error number (28: no space)."""
     if (number := _tensorstore_errno(error)) is not None:
         return os.strerror(number)
     first = str(error).partition("\n")[0].partition(" See full TensorStore details")[0]
@@ -86,7 +86,7 @@ def explain_damage(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that it was raised from, or while handling."""
+    """Yields the error and those that it was raised from, or while handling."""
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:

@@ -1,9 +1,9 @@
-"""What lies beside the arrays of a checkpoint, as JSON: counters, the newest episodes, the run's config and manifest.
+"""The JSON parts of a checkpoint, beside its arrays: counters, the newest episodes, the run's config and manifest.
 
-These can be read without a device, without Orbax, and without knowing the network. They vouch for each other and for
-the arrays: `hashes` has a digest of every other part and a hash of every array, and the counters have a digest of
-`hashes`, their seal. So a part that is changed, exchanged or missing is found. A checkpoint that was made before podrl
-sealed them has neither.
+They can be read without a device, without Orbax, and without knowing the network. They protect each other and the
+arrays: `hashes` has a digest of every other part and a hash of every array, and the counters have a digest of
+`hashes`, their seal. So a part that was changed, exchanged or removed is noticed. A checkpoint that was made before
+podrl sealed them has neither.
 """
 
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ from podrl.types import Counters, Snapshot
 
 JSON_ITEMS = ("counters", "episodes", "chain", "clock", "config", "manifest", "hashes")
 JSON_FILE = "metadata"  # Orbax's own default.
-_NO_CHAIN = 16 * "0"  # Of checkpoints that were made before podrl chained its fingerprints.
+_NO_CHAIN = 16 * "0"  # For checkpoints that were made before podrl chained its fingerprints.
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayRecord:
-    """One array of the state, as it was when it was saved.
+    """One array of the state as it was saved.
 
     Attributes:
-        shape: its dtype and shape, as `float32[50, 16]`.
+        shape: dtype and shape, such as `float32[50, 16]`.
         hash: 16 hexadecimal digits, see `podrl.ops.fingerprint.hash_arrays`.
     """
 
@@ -40,16 +40,16 @@ class ArrayRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All of a checkpoint but the arrays.
+    """All of a checkpoint except the arrays.
 
     Attributes:
         counters: progress of the job.
-        episodes: as `Snapshot` has them.
-        chain: of the fingerprints.
-        wall_s: the run's clock; None where the checkpoint was made before podrl saved it.
-        config: the run's, resolved; None where it was not saved.
-        manifest: what the run ran on and with, likewise.
-        arrays: by path; None where the checkpoint was made before podrl saved hashes.
+        episodes: the newest episodes, as in `Snapshot`.
+        chain: chain of the fingerprints.
+        wall_s: the run's clock; None if the checkpoint was made before podrl saved it.
+        config: the run's resolved config; None if it was not saved.
+        manifest: the run's manifest; None if it was not saved.
+        arrays: records by path; None if the checkpoint was made before podrl saved hashes.
     """
 
     counters: Counters
@@ -62,12 +62,12 @@ class Facts:
 
 
 def checkpoint_folder(workdir: epath.PathLike) -> epath.Path:
-    """Where a run's checkpoints lie."""
+    """Returns the folder of a run's checkpoints."""
     return epath.Path(workdir).resolve() / "checkpoints"  # Orbax refuses relative paths.
 
 
 def name_of(workdir: epath.PathLike, step: int) -> str:
-    """A checkpoint for people: `Checkpoint 8 in /runs/a/checkpoints`."""
+    """Returns a checkpoint's name for people: `Checkpoint 8 in /runs/a/checkpoints`."""
     return f"Checkpoint {step} in {checkpoint_folder(workdir)}"
 
 
@@ -77,7 +77,7 @@ def make_checkpoint_facts(
     manifest: Mapping[str, Any] | None,
     arrays: Mapping[str, ArrayRecord],
 ) -> dict[str, Mapping[str, Any]]:
-    """By name, those of `JSON_ITEMS` that there are: `config`, `manifest` and the clock may be left out."""
+    """Returns the parts of `JSON_ITEMS` by name, without those of `config`, `manifest` and the clock that are None."""
     made = {
         "counters": dataclasses.asdict(snapshot.counters),
         "episodes": dict(snapshot.episodes),
@@ -95,7 +95,7 @@ def make_checkpoint_facts(
 
 
 def read_fact(workdir: epath.PathLike, step: int, name: str) -> dict[str, Any] | None:
-    """One of `JSON_ITEMS` of a checkpoint, not checked against the others; None if it is not there.
+    """Returns one part of a checkpoint's `JSON_ITEMS`, not checked against the others; None if it does not exist.
 
     Raises:
         DamagedError: if it is no JSON object.
@@ -113,11 +113,11 @@ def read_fact(workdir: epath.PathLike, step: int, name: str) -> dict[str, Any] |
 
 
 def read_facts(workdir: epath.PathLike, step: int) -> Facts:
-    """All of them, checked against each other and against the number of the checkpoint.
+    """Reads all parts, checked against each other and against the checkpoint's number.
 
     Raises:
-        DamagedError: if one is missing, or is not what was saved; says which.
-        UnreadableError: if the system does not let one be read.
+        DamagedError: if a part is missing, or is not what was saved; the message says which.
+        UnreadableError: if the system does not let a part be read.
     """
     found = {name: fact for name in JSON_ITEMS if (fact := read_fact(workdir, step, name)) is not None}
     with reading(name_of(workdir, step)):
@@ -136,7 +136,7 @@ def read_facts(workdir: epath.PathLike, step: int) -> Facts:
 
 
 def read_return(workdir: epath.PathLike, step: int) -> float | None:
-    """Mean episode return at a checkpoint; None if no episode had ended, or that part of it is damaged.
+    """Returns the mean episode return at a checkpoint; None if no episode had ended, or that part is damaged.
 
     Raises:
         UnreadableError: if the system does not let it be read.
@@ -149,16 +149,16 @@ def read_return(workdir: epath.PathLike, step: int) -> float | None:
 
 
 def _digest(fact: Mapping[str, Any]) -> str:
-    """Of what JSON keeps of it, in any order."""
+    """Returns the digest of what JSON keeps of a part, in any order of its keys."""
     text = json.dumps(json.loads(json.dumps(fact)), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _check_seal(seal: Any, hashes: dict[str, Any] | None, facts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Checks that all parts are there as they were saved; of a checkpoint from before there were seals, nothing.
+    """Checks that all parts are as they were saved; checks nothing if the checkpoint was made before there were seals.
 
     Raises:
-        ValueError: if one is not.
+        ValueError: if a part is not.
     """
     if seal is None and hashes is None:
         return

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the first that is not damaged, the same one on all processes."""
+"""Chooses the checkpoint that a run resumes from: the first that is not damaged, the same on all processes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import itertools
@@ -14,19 +14,19 @@ from podrl.runs.checkpoint_facts import Facts, checkpoint_folder
 from podrl.runs.state_arrays import from_arrays, to_array_shapes
 from podrl.types import LearnerState, PyTree, Snapshot
 
-Share = Callable[[str], Sequence[str]]  # Brings a text of this process to all of them, and theirs here.
+Share = Callable[[str], Sequence[str]]  # Exchanges one text of each process between all of them.
 
 
 def restore(workdir: epath.PathLike, shape: LearnerState, step: int) -> Snapshot:
     """Restores a state onto the devices that `shape` names, and checks that it is what was saved.
 
     Args:
-        workdir: the run's.
+        workdir: the run's folder.
         shape: `jax.ShapeDtypeStruct`s with shardings.
-        step: which checkpoint.
+        step: the checkpoint's step.
 
     Raises:
-        ConfigError: if it is of another network or algorithm; names the first leaf that differs.
+        ConfigError: if it is of another network or algorithm; the message names the first leaf that differs.
         DamagedError: if it is damaged.
         UnreadableError: if the system does not let it be read.
     """
@@ -39,17 +39,17 @@ def restore_first(
     """Restores the first of these checkpoints that is not damaged. Changes nothing in the folder.
 
     Args:
-        workdir: the run's.
-        shape: as for `restore`.
-        steps: which checkpoints, the same on all processes.
-        share: see `Share`.
+        workdir: the run's folder.
+        shape: shape of the state, as for `restore`.
+        steps: steps of the checkpoints to try, the same on all processes.
+        share: exchange between the processes, see `Share`.
 
     Returns:
-        What it holds, None if there are no steps; and the damaged ones before it with the reasons.
+        The restored snapshot, None if there are no steps; and the damaged checkpoints before it, with the reasons.
 
     Raises:
-        ConfigError: as `restore`.
-        DamagedError: if all are damaged; says in what.
+        ConfigError: as in `restore`.
+        DamagedError: if all are damaged; the message says how.
         UnreadableError: if one cannot be read.
     """
     damaged: dict[int, str] = {}
@@ -74,10 +74,10 @@ def put_aside(workdir: epath.PathLike, damaged: Mapping[int, str]) -> None:
 
 
 def _restore_together(workdir: epath.PathLike, shape: LearnerState, step: int, share: Share) -> Snapshot:
-    """As `restore`, with the same outcome on all processes.
+    """Restores as `restore` does, with the same outcome on all processes.
 
-    Nobody waits for others while it reads: what is damaged may be what one process alone has to read. Hashes are
-    compared by all of them together, once all have read.
+    No process waits for others while it reads: the damage may be in a part that only one of them has to read. All
+    compare the hashes together, once all have read.
     """
     read: tuple[Facts, PyTree] | None = None
     failure: CheckpointError | None = None
@@ -86,7 +86,7 @@ def _restore_together(workdir: epath.PathLike, shape: LearnerState, step: int, s
     except (DamagedError, UnreadableError) as error:
         failure = error
     mine = "" if failure is None else json.dumps([isinstance(failure, UnreadableError), str(failure)])
-    failures = sorted((json.loads(text) for text in share(mine) if text), reverse=True)  # The unreadable first.
+    failures = sorted((json.loads(text) for text in share(mine) if text), reverse=True)  # Unreadable ones first.
     if failures or read is None:
         unreadable, reason = failures[0]
         raise (UnreadableError if unreadable else DamagedError)(reason) from failure
@@ -94,7 +94,7 @@ def _restore_together(workdir: epath.PathLike, shape: LearnerState, step: int, s
 
 
 def _checked(workdir: epath.PathLike, shape: LearnerState, step: int, facts: Facts, arrays: PyTree) -> Snapshot:
-    """What was read, if it is what was saved."""
+    """Returns the snapshot that was read, after a check of its hashes."""
     check_hashes(workdir, step, facts, arrays)
     return Snapshot(
         state=from_arrays(arrays, shape),

@@ -1,8 +1,8 @@
-"""Where two runs first differ, and in what: settings, software, data or parameters.
+"""Finds where two runs first differ, and in what: settings, software, data or parameters.
 
 Every row of metrics has a hash of the batch that its update learned from and of the parameters that it made
-(`podrl.ops.fingerprint`). Within an update the batch comes first. So data that differ before parameters do were made
-differently, by environments or actors; parameters that differ although the batch is the same were learned differently.
+(`podrl.ops.fingerprint`). Within an update the batch comes first. So if data differ before parameters, environments or
+actors made them differently; if parameters differ although the batch is the same, they were learned differently.
 """
 
 import array
@@ -18,20 +18,20 @@ from podrl.config.config_dict import differences
 from podrl.runs.records import Record
 
 CHAIN, PARAMS, BATCH = "fingerprint", "fingerprint/params", "fingerprint/batch"
-_PER_START = ("argv", "started", "hosts")  # Of a manifest: another at every start, and no reason for anything.
+_PER_START = ("argv", "started", "hosts")  # Keys of a manifest that differ at every start and explain nothing.
 _SOFTWARE = ("commit", "python", "versions", "xla_flags")
-_MOST_ITEMS = 4  # of a list that are shown
+_MOST_ITEMS = 4  # Most items of a list that are shown.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Something that two runs did not share.
+    """A setting in which two runs differ.
 
     Attributes:
         kind: `config`, `seed`, `software` or `hardware`.
-        key: its name there.
-        a: value of run A; with `, then` where it changed when the run was gone on with.
-        b: value of run B.
+        key: the setting's name there.
+        a: value of run A; with `, then` if it changed when the run was resumed.
+        b: value of run B, likewise.
     """
 
     kind: str
@@ -58,12 +58,12 @@ class Comparison:
     """Two runs side by side.
 
     Attributes:
-        settings: that differ.
-        updates: that have a row in both, increasing.
+        settings: the settings that differ.
+        updates: the updates that have a row in both, increasing.
         batch: agreement in the data.
         params: agreement in the parameters.
-        chain: agreement in the chained fingerprints; None if their links are other updates.
-        boundary: the first update after which one run alone opens its environments anew; None if there is none.
+        chain: agreement in the chained fingerprints; None if their links are at different updates.
+        boundary: the first update after which only one run opens its environments anew; None if there is none.
         newest: the last update that has a row in A, and in B.
     """
 
@@ -115,14 +115,14 @@ def compare_runs(a: Record, b: Record) -> Comparison:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What two starts of one run, by their manifests, did not share of what can change bits: a text each."""
+    """Returns, as texts, what could change bits and differs between the manifests of two starts of one run."""
     found = differences(_facts(before), _facts(after))
-    known = _facts(before)  # What an earlier podrl did not write down yet is no change.
+    known = _facts(before)  # A fact that an earlier podrl did not record yet is no change.
     return [f"{key} was {old}, is {new}" for key, (old, new) in found.items() if key in known and key != "seed"]
 
 
 def conclusion(comparison: Comparison) -> str:
-    """One line: whether the runs are equal, and if not, where to look."""
+    """Returns one line: whether the runs are equal and, if not, where to look."""
     batch, params, chain = comparison.batch, comparison.params, comparison.chain
     last = comparison.updates[-1]
     if comparison.is_equal and chain:
@@ -136,7 +136,7 @@ def conclusion(comparison: Comparison) -> str:
     if not firsts:
         return (
             f"Data and parameters agree in all rows, but not the chains, from update {chain.first if chain else 0:,} "
-            "on: the runs differed at an update that has no row in both now, or one of them went on from a checkpoint "
+            "on: the runs differed at an update that has no row in both now, or one of them resumed from a checkpoint "
             "without a chain, or with another log.every_updates."
         )
     update, until = min(firsts), min(batch.until, params.until)
@@ -159,7 +159,7 @@ def conclusion(comparison: Comparison) -> str:
 
 
 def boundary_note(comparison: Comparison) -> str:
-    """Says that other boundaries make other runs, where that is so; empty elsewhere."""
+    """Returns a note if the runs' boundaries differ, which alone makes them different; empty otherwise."""
     if comparison.boundary is None:
         return ""
     return (
@@ -169,9 +169,9 @@ def boundary_note(comparison: Comparison) -> str:
 
 
 def _read_hashes(run: Record) -> dict[str, np.ndarray]:
-    """For each update that has a row, increasing, its number and a number for each of its fingerprints, as columns.
+    """Returns, as columns over the updates that have a row, the update's number and a number for each fingerprint.
 
-    Rows of evaluations have no fingerprints. Of several rows of one update the last counts.
+    Updates increase. Rows of evaluations have no fingerprints. Of several rows of one update the last counts.
     """
     columns = {name: array.array("q") for name in ("update", CHAIN, PARAMS, BATCH)}
     for row in run.rows.fields("learner_steps", CHAIN, PARAMS, BATCH):
@@ -184,7 +184,7 @@ def _read_hashes(run: Record) -> dict[str, np.ndarray]:
             )
         columns["update"].append(row["learner_steps"])
         for name in (CHAIN, PARAMS, BATCH):
-            columns[name].append(hash(row[name]))  # 64 bits, as the text has; in a tenth of its memory.
+            columns[name].append(hash(row[name]))  # 64 bits, like the text, in a tenth of its memory.
     found = {name: np.frombuffer(column, np.int64) for name, column in columns.items()}
     check(bool(found["update"].size), f"{run.folder} has no row of metrics yet.")
     _, from_the_end = np.unique(found["update"][::-1], return_index=True)
@@ -196,14 +196,14 @@ def _interval(run: Record) -> int:
 
 
 def _boundary(a: Record, b: Record) -> int | None:
-    """By the rule of `experience.schedule`; of two intervals the smaller comes first, and not in the other run."""
+    """Returns where boundaries first differ: at the smaller interval. See `podrl.experience.schedule`."""
     every = {run.config.get("checkpoint", {}).get("every_updates", 0) for run in (a, b)}
     exact = all(run.config.get("determinism", "exact") == "exact" for run in (a, b))
     return min(every - {0}) if len(every) > 1 and exact else None
 
 
 def _settings(a: Record, b: Record) -> list[Setting]:
-    """What differs in the configs, then in the manifests."""
+    """Returns the settings that differ, those of the configs before those of the manifests."""
     found = [
         Setting(kind="config", key=key, a=before, b=after)
         for key, (before, after) in differences(a.config, b.config).items()
@@ -218,7 +218,7 @@ def _settings(a: Record, b: Record) -> list[Setting]:
 
 
 def _history(run: Record) -> dict[str, Any]:
-    """The facts of all starts of a run, by name: `x`, or `x, then y` where it changed between two starts."""
+    """Returns the facts of all starts of a run, by name: `x`, or `x, then y` if it changed between two starts."""
     starts = [_facts(manifest) for manifest in run.manifests] or [_facts({"seed": run.config["seed"]})]
     keys = {key for facts in starts for key in facts}
     return {
@@ -228,7 +228,7 @@ def _history(run: Record) -> dict[str, Any]:
 
 
 def _facts(manifest: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A manifest as dotted names and texts."""
+    """Returns a manifest as texts by dotted names."""
     facts: dict[str, str] = {}
     for name, value in manifest.items():
         if isinstance(value, Mapping):
@@ -239,6 +239,6 @@ def _facts(manifest: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _shorten(items: Sequence[Any]) -> str:
-    """A few items, and how many there are."""
+    """Returns a few items, and how many there are."""
     more = [f"... ({len(items)} in all)"] if len(items) > _MOST_ITEMS else []
     return ", ".join([*map(str, items[:_MOST_ITEMS]), *more])

@@ -1,4 +1,4 @@
-"""What `podrl.runs.comparison` found as a person reads it: two tables and a line."""
+"""Prints the result of `podrl.runs.comparison`: two tables and a line."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from podrl.runs.records import Record
 
 
 def show_comparison(console: Console, a: Record, b: Record, comparison: Comparison) -> None:
-    """Prints who was compared, what differs in their settings, how long they agree, and what that means."""
+    """Prints which runs were compared, which settings differ, how long the runs agree, and what that means."""
     for name, run, newest in zip("AB", (a, b), comparison.newest, strict=True):
         console.print(f"{name}: {run.folder}: {_describe(run, newest)}", soft_wrap=True)
     plain = not console.is_terminal
@@ -29,7 +29,7 @@ def show_comparison(console: Console, a: Record, b: Record, comparison: Comparis
 
 
 def make_settings_table(comparison: Comparison, *, plain: bool) -> Table:
-    """A row per setting that differs; `plain` is Markdown."""
+    """Makes a table with a row per setting that differs; `plain` is Markdown."""
     table = _empty_table(("", "differs in", "A", "B"), plain=plain)
     for setting in comparison.settings:
         table.add_row(*map(Text, (setting.kind, setting.key, setting.a, setting.b)))
@@ -37,7 +37,7 @@ def make_settings_table(comparison: Comparison, *, plain: bool) -> Table:
 
 
 def make_agreement_table(comparison: Comparison, *, plain: bool) -> Table:
-    """How long data, parameters and chains agree; `plain` is Markdown."""
+    """Makes a table of how long data, parameters and chains agree; `plain` is Markdown."""
     table = _empty_table(("fingerprints", "agree until update", "differ from update"), plain=plain)
     rows = {"data": comparison.batch, "parameters": comparison.params, "chain": comparison.chain}
     for name, agreement in rows.items():
@@ -48,7 +48,7 @@ def make_agreement_table(comparison: Comparison, *, plain: bool) -> Table:
 
 
 def _describe(run: Record, newest: int) -> str:
-    """`impala_catch on Catch-v0, 120 updates, a row every 10, started 2 times, its code with uncommitted changes`."""
+    """Returns `impala_catch on Catch-v0, 120 updates, a row every 10, started 2 times`, and more."""
     config: Mapping[str, Any] = run.config
     starts = f", started {len(run.manifests)} times" if len(run.manifests) > 1 else ""
     if any((manifest["commit"] or "").endswith("+changes") for manifest in run.manifests):

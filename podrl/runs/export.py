@@ -1,4 +1,4 @@
-"""Parameters as one file that other programs read: `.npz` (NumPy) or `.safetensors`."""
+"""Writes parameters to one file that other programs read: `.npz` (NumPy) or `.safetensors`."""
 
 from collections.abc import Mapping
 import importlib.util
@@ -14,7 +14,7 @@ EXPORT_SUFFIXES = (".npz", ".safetensors")
 
 
 def check_target(path: epath.Path) -> None:
-    """Raises ConfigError unless parameters can be written to `path`, as far as can be told before."""
+    """Raises `ConfigError` if parameters cannot be written to `path`, as far as that is known beforehand."""
     known = " or ".join(EXPORT_SUFFIXES)
     check(path.suffix in EXPORT_SUFFIXES, f"--export={path} ends in {path.suffix or 'nothing'!r}; expected {known}.")
     check(
@@ -27,13 +27,13 @@ def check_target(path: epath.Path) -> None:
 
 
 def write_params(path: epath.Path, params: Mapping[str, np.ndarray]) -> None:
-    """Writes parameters, flattened by their paths, whole or not at all.
+    """Writes parameters, by their flat paths, completely or not at all.
 
     Args:
-        path: the file; its ending says the format.
-        params: by paths such as `encoder/Dense_0/kernel`. Safetensors has bfloat16 as it is. NumPy's format has not:
-            there it is stored as its bits in uint16, as `encoder/Dense_0/kernel.bfloat16`, and likewise for the other
-            types of `ml_dtypes`; `array.view(ml_dtypes.bfloat16)` gives it back.
+        path: the file; its suffix chooses the format.
+        params: arrays by paths such as `encoder/Dense_0/kernel`. Safetensors supports bfloat16. NumPy's format does
+            not: there it is stored as its bits in uint16, as `encoder/Dense_0/kernel.bfloat16`, and likewise for the
+            other types of `ml_dtypes`; `array.view(ml_dtypes.bfloat16)` restores it.
 
     Raises:
         ConfigError: if the file cannot be written.
@@ -49,7 +49,7 @@ def write_params(path: epath.Path, params: Mapping[str, np.ndarray]) -> None:
 
 
 def encode_npz(params: Mapping[str, np.ndarray]) -> bytes:
-    """As `numpy.savez` writes them, whose arguments could not have every name."""
+    """Encodes parameters as `numpy.savez` does, whose keyword arguments do not allow every name."""
     encoded = io.BytesIO()
     with zipfile.ZipFile(encoded, "w") as archive:
         for name, array in (_as_numpy_type(path, array) for path, array in params.items()):
@@ -59,14 +59,14 @@ def encode_npz(params: Mapping[str, np.ndarray]) -> bytes:
 
 
 def encode_safetensors(params: Mapping[str, np.ndarray]) -> bytes:
-    """As safetensors writes them, which wants memory without gaps."""
-    import safetensors.numpy  # An extra.
+    """Encodes parameters as safetensors does, which needs memory without gaps."""
+    import safetensors.numpy  # An optional dependency.
 
     return safetensors.numpy.save({path: np.array(array, order="C") for path, array in params.items()})
 
 
 def _as_numpy_type(path: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """A type that NumPy does not know itself as unsigned integers of its size, with its name at the end of the path."""
+    """Returns an array of a type that NumPy lacks as unsigned integers, with the type's name at the end of its path."""
     if array.dtype.isbuiltin == 1:
         return path, array
     return f"{path}.{array.dtype.name}", np.array(array, order="C").view(f"u{array.dtype.itemsize}")

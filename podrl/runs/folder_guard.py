@@ -1,8 +1,9 @@
 """Keeps two runs out of one folder, and notices when the folder is moved, deleted or taken while its run trains.
 
-A lock on `.lock` ends with its process, however that dies. But some file systems have no locks, and some keep them
-within each host. So there is a heartbeat as well (`podrl.runs.heartbeat`). One of a process that has ended keeps nobody
-out: at once where that can be seen, as on the same host, else when it has not been touched for a while.
+A lock on `.lock` ends with its process, however that ends. But some file systems have no locks, and some keep them
+within each host. So there is a heartbeat as well (`podrl.runs.heartbeat`). The heartbeat of a process that has ended
+does not block others: it is ignored at once if the end can be seen, as on the same host, and otherwise when it has not
+been touched for a while.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,15 +31,15 @@ _PURPOSE = "which keeps two runs out of one folder"
 
 
 class FolderLostError(RuntimeError):
-    """The folder is not this run's any more: moved, deleted, or taken by another run."""
+    """The folder no longer belongs to this run: it was moved, deleted, or taken by another run."""
 
 
 @contextlib.contextmanager
 def sole_user(workdir: epath.Path) -> Iterator[None]:
-    """Has a folder for as long as the context lasts.
+    """Holds a folder as long as the context lasts.
 
     Raises:
-        ConfigError: if another process has it, or the files that say so cannot be made.
+        ConfigError: if another process has it, or the guard's files cannot be made.
     """
     with FolderGuard() as guard:
         guard.take(workdir)
@@ -46,13 +47,13 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
 
 
 class FolderGuard:
-    """A context manager, which gives back at its end what it has taken. Object stores are not guarded."""
+    """Holds a folder, and releases it at the end of the context. Object stores are not guarded."""
 
     def __init__(self, stop_code: Callable[[], int] = lambda: 0) -> None:
-        """Has nothing yet.
+        """Prepares the guard; `take` takes a folder.
 
         Args:
-            stop_code: asked while it waits; anything but 0 ends the process with that exit code.
+            stop_code: asked during waits; a code other than 0 ends the process with it.
         """
         self._stop_code = stop_code
         self._resources = contextlib.ExitStack()
@@ -64,10 +65,11 @@ class FolderGuard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Gives back.
+        """Releases the folder.
 
         Raises:
-            FolderLostError: if the folder is lost, in place of an error that came of it, as of a save under way.
+            FolderLostError: if the folder is lost; it replaces an error that this caused, such as that of a running
+                save.
         """
         try:
             if error is None or (isinstance(error, Exception) and not isinstance(error, ConfigError)):
@@ -79,10 +81,10 @@ class FolderGuard:
             self._resources.close()
 
     def take(self, workdir: epath.Path) -> None:
-        """Takes a folder, after a wait where only time can tell whether another process still has it.
+        """Takes a folder, after a wait if only time can tell whether another process still has it.
 
         Raises:
-            ConfigError: if one has it, or the files that say so cannot be made.
+            ConfigError: if another process has it, or the guard's files cannot be made.
         """
         if "://" in str(workdir):
             return
@@ -107,7 +109,8 @@ class FolderGuard:
             )
         while self._heartbeat is None:
             seen = _see(folder)
-            if seen is not None and not (held and seen.owner.get("lock") == held):  # Who held what one holds has ended.
+            # The owner of a heartbeat whose lock this process now holds has ended.
+            if seen is not None and not (held and seen.owner.get("lock") == held):
                 self._await_end(folder, seen, lock)
             with contextlib.suppress(FileExistsError), _named_failures(folder / heartbeat.NAME):
                 if seen is not None:
@@ -116,7 +119,7 @@ class FolderGuard:
         self._resources.callback(self._heartbeat.close)
 
     def check_news(self) -> None:
-        """Raises FolderLostError if the folder was seen to be lost, which is looked for every few seconds."""
+        """Raises `FolderLostError` if the folder was seen to be lost, which is checked every few seconds."""
         if self._heartbeat is None:
             return
         if self._heartbeat.stood_still():
@@ -125,17 +128,17 @@ class FolderGuard:
             raise FolderLostError(self._heartbeat.lost)
 
     def check(self) -> None:
-        """Looks whether this process still has the folder.
+        """Checks that this process still has the folder.
 
         Raises:
-            FolderLostError: if it has not; says why and what to do.
+            FolderLostError: if it does not; the message says why and what to do.
         """
         if self._heartbeat is not None:
             self._heartbeat.find_loss()
         self.check_news()
 
     def _await_end(self, folder: Path, seen: Sighting, lock: int) -> None:
-        """Returns when the owner of a heartbeat has ended, as far as can be told.
+        """Returns when the owner of a heartbeat has ended, as far as that can be known.
 
         Raises:
             ConfigError: if it has not.
@@ -172,13 +175,13 @@ def _see(folder: Path) -> Sighting | None:
 
 
 def _name_lock(lock: int) -> str:
-    """The file that is locked, the same for all containers of a machine; empty if the machine has no name."""
+    """Returns a name of the locked file, the same in all containers of a machine; empty if the machine has no name."""
     status, boot = os.fstat(lock), name_boot()
     return f"{boot} {status.st_dev} {status.st_ino}" if boot else ""
 
 
 def _age_s(seen: Sighting, lock: int) -> float:
-    """Seconds since a heartbeat was touched, by the file system's own clock: those of hosts may differ."""
+    """Returns the seconds since a heartbeat was touched, by the file system's clock: those of hosts may differ."""
     try:
         os.utime(lock)
         now_ns = os.fstat(lock).st_mtime_ns
@@ -193,10 +196,10 @@ def _in_use(folder: Path, seen: Sighting | None) -> ConfigError:
 
 
 def _open_lock(path: Path) -> int:
-    """The file to lock, which is made if need be and left as it is; a link is not followed.
+    """Opens the file to lock, which is created if missing and never changed; a link is not followed.
 
     Raises:
-        ConfigError: if there is something else of that name.
+        ConfigError: if the path has something else, or cannot be opened.
     """
     with _named_failures(path):
         try:
@@ -205,16 +208,16 @@ def _open_lock(path: Path) -> int:
             pass
         try:
             return os.open(path, os.O_RDWR | OPEN_FLAGS)
-        except PermissionError:  # Of another user; most file systems lock it all the same.
+        except PermissionError:  # The file is another user's; most file systems can lock it nevertheless.
             return os.open(path, os.O_RDONLY | OPEN_FLAGS)
 
 
 @contextlib.contextmanager
 def _named_failures(path: Path) -> Iterator[None]:
-    """Says of what the system says of a guard's file what it is about.
+    """Turns errors of the system about a guard's file into errors that name it.
 
     Raises:
-        ConfigError: in place of any OSError but FileExistsError.
+        ConfigError: for any OSError except FileExistsError.
     """
     try:
         yield

@@ -1,8 +1,7 @@
-"""A file by which a process says that it has a folder: who it is and, by the file's time, that it is still there.
+"""A file by which a process says that it has a folder: who it is and, by the file's time, that it still runs.
 
-A process replaces another's heartbeat and never changes it. So its owner sees by what the file says whether it still
-has the folder; not by its inode, which a file system gives to the next file, and which NFS cannot tell of one that is
-gone.
+A process replaces another's heartbeat and never changes it. So the owner recognises its own by the content. It does not
+use the inode: a file system gives it to the next file, and NFS cannot tell that of a deleted file.
 """
 
 from collections.abc import Mapping
@@ -20,10 +19,10 @@ from podrl.runtime.process_identity import name_this_process
 
 NAME = ".heartbeat"
 BEAT_S = 5.0  # Between two beats.
-GONE_S = 60.0  # After so long without one, a process that cannot be looked for has ended.
-WATCH_S = 3 * BEAT_S  # For so long it is watched at least: clocks of hosts may differ, and a file system may have hung.
+GONE_S = 60.0  # Without a beat for this long, a process that cannot be looked up has ended.
+WATCH_S = 3 * BEAT_S  # Watched at least this long: hosts' clocks may differ, and a file system may have hung.
 OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # Follows no link, waits for no pipe, is not inherited.
-_LOOKS, _LOOK_S = 20, 0.05  # A heartbeat may be aside for a moment: see `remove`.
+_LOOKS, _LOOK_S = 20, 0.05  # A heartbeat may be renamed for a moment, see `remove`.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +30,9 @@ class Sighting:
     """A heartbeat as it was found.
 
     Attributes:
-        owner: what it says; empty if it is not whole.
+        owner: its content; empty if that is incomplete.
         file: device and inode.
-        touched_ns: by the clock of the file system.
+        touched_ns: time of the last beat, by the file system's clock.
     """
 
     owner: Mapping[str, Any]
@@ -46,7 +45,7 @@ class Sighting:
 
 
 def see(folder: Path) -> Sighting | None:
-    """The heartbeat in a folder; None if there is none.
+    """Returns the heartbeat in a folder; None if there is none.
 
     Raises:
         OSError: if it cannot be read.
@@ -55,7 +54,7 @@ def see(folder: Path) -> Sighting | None:
 
 
 def _read(path: Path | str, folder: int | None = None) -> Sighting | None:
-    """As `see`, of any path, which may begin at an open folder."""
+    """Returns the heartbeat at any path, which may be relative to an open folder."""
     try:
         descriptor = os.open(path, os.O_RDONLY | OPEN_FLAGS, dir_fd=folder)
     except FileNotFoundError:
@@ -74,7 +73,7 @@ def _read(path: Path | str, folder: int | None = None) -> Sighting | None:
 
 
 def remove(folder: Path, seen: Sighting) -> None:
-    """Removes a heartbeat unless it is another by now, or was touched; of several processes that do so one succeeds.
+    """Removes a heartbeat unless it was replaced or touched since; of several processes that try, one succeeds.
 
     Raises:
         OSError: if it cannot be removed.
@@ -92,33 +91,33 @@ def remove(folder: Path, seen: Sighting) -> None:
 
 
 def make_shared(path: Path, flags: int) -> int:
-    """Makes and opens a file that all may open who may write to its folder, whatever this process's umask.
+    """Creates and opens a file for all users who may write to its folder, whatever this process's umask.
 
     Raises:
-        FileExistsError: if it is there.
+        FileExistsError: if it exists.
     """
     descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o644)
-    with contextlib.suppress(OSError):  # Of file systems without modes.
+    with contextlib.suppress(OSError):  # File systems without modes.
         os.fchmod(descriptor, path.parent.stat().st_mode & 0o666 | 0o600)
     return descriptor
 
 
 class Heartbeat:
-    """This process's, touched by a thread until it is closed.
+    """This process's heartbeat, touched by a thread until it is closed.
 
     Attributes:
-        lost: how the folder was lost, in words, as far as was seen; empty if it was not.
+        lost: how the folder was lost, in words, as far as is known; empty if it was not.
     """
 
     def __init__(self, folder: Path, lock: str = "") -> None:
-        """Begins.
+        """Writes the file and starts the thread.
 
         Args:
-            folder: that it is in.
-            lock: the name of what is locked meanwhile, as others who lock it would name it; empty if nothing is.
+            folder: the folder to hold.
+            lock: name of the lock that this process holds, the same for other processes; empty without a lock.
 
         Raises:
-            FileExistsError: if there is one.
+            FileExistsError: if there is a heartbeat already.
             OSError: if none can be made.
         """
         self.lost = ""
@@ -133,12 +132,12 @@ class Heartbeat:
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._place = _path_of(self._folder)
         self._closed, self._looking = threading.Event(), threading.Lock()
-        self._looked_s = time.time()  # Not a monotonic clock: those of some systems stand still with the machine.
+        self._looked_s = time.time()  # Not a monotonic clock: on some systems it stops with the machine.
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
 
     def find_loss(self) -> str:
-        """Looks how the folder was lost, in words; empty if it was not, or if the system does not say."""
+        """Checks whether the folder was lost and says how; empty if it was not, or if the system cannot say."""
         with self._looking, contextlib.suppress(OSError):
             self._looked_s = time.time()
             for _ in range(_LOOKS):
@@ -155,11 +154,11 @@ class Heartbeat:
         return self.lost
 
     def stood_still(self) -> bool:
-        """Whether this process has not looked for several beats, as after it was stopped."""
+        """Returns whether this process has not looked for several beats, as after a pause."""
         return abs(time.time() - self._looked_s) > WATCH_S
 
     def close(self) -> None:
-        """Ends, and removes the file if it is still this process's."""
+        """Stops the thread, and removes the file if it is still this process's."""
         self._closed.set()
         self._thread.join(BEAT_S)
         if self._thread.is_alive():  # The file system does not answer.
@@ -176,7 +175,7 @@ class Heartbeat:
         try:
             os.write(descriptor, (json.dumps(self._owner) + "\n").encode())
             os.fsync(descriptor)
-        except OSError:  # No room: one that says nothing would keep others waiting.
+        except OSError:  # No space: an empty heartbeat would make others wait.
             os.close(descriptor)
             self._path.unlink(missing_ok=True)
             raise
@@ -187,12 +186,12 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_S):
-            with self._looking, contextlib.suppress(OSError):  # A file system that is away for a while.
+            with self._looking, contextlib.suppress(OSError):  # The file system is away for a while.
                 os.utime(self._file)
             self.find_loss()
 
     def _find_move(self) -> str:
-        """What is at the folder's path now, if it is not the folder."""
+        """Says what happened if the folder's path no longer leads to the folder; empty if it does."""
         folder = self._path.parent
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if os.path.samestat(os.stat(folder), os.fstat(self._folder)):
@@ -202,7 +201,7 @@ class Heartbeat:
             return f"{folder}, the folder of this run, was deleted while it trained: the run has stopped."
         where = f"to {now} " if now != self._place else ""
         return (
-            f"{folder}, the folder of this run, was moved {where}while it trained: the run has stopped. To go on, "
+            f"{folder}, the folder of this run, was moved {where}while it trained: the run has stopped. To resume, "
             f"repeat the command with --workdir={now if where else 'FOLDER, where it is now'}."
         )
 
@@ -214,7 +213,7 @@ class Heartbeat:
 
 
 def _path_of(descriptor: int) -> str:
-    """Where a folder that is open is now, as far as this system knows."""
+    """Returns the current path of an open folder, as far as this system knows it."""
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}")
     except OSError:

@@ -1,4 +1,4 @@
-"""What there is to know of a run's checkpoints without running it: no environment, no network, no accelerator."""
+"""Reads facts of a run's checkpoints without running it: no environment, no network, no accelerator."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -20,19 +20,19 @@ from podrl.runs.retention import reasons_to_keep
 from podrl.types import Counters
 
 _T = TypeVar("_T")
-_TRIES = 50  # To read a checkpoint before its run deletes it.
-_DELETING_S, _LOOK_S = 1.0, 0.05  # How long a folder that is being deleted may stay as it is.
+_TRIES = 50  # Attempts to read a checkpoint before its run deletes it.
+_DELETING_S, _LOOK_S = 1.0, 0.05  # How long a folder that is being deleted may stay unchanged.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One checkpoint in a list of them.
+    """One checkpoint in a list.
 
     Attributes:
-        step: its update.
-        env_steps: agent decisions behind it; None if that part is damaged.
+        step: the checkpoint's update.
+        env_steps: agent decisions up to it; None if that part is damaged.
         episode_return: mean of the newest episodes; None if no episode had ended.
-        size_bytes: of its files.
+        size_bytes: size of its files.
         reasons: why it is kept, see `podrl.runs.retention`.
     """
 
@@ -45,18 +45,18 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Details:
-    """One checkpoint, but for the arrays themselves.
+    """One checkpoint, except the arrays themselves.
 
     Attributes:
-        step: its update.
+        step: the checkpoint's update.
         counters: progress of the job.
         episode_return: mean of the newest episodes; None if no episode had ended.
-        num_episodes: behind that mean.
-        config: the run's, resolved, as JSON holds it.
-        manifest: what it ran on and with.
-        is_complete: whether both are the checkpoint's own; else they are those of the run's folder.
+        num_episodes: number of episodes in that mean.
+        config: the run's resolved config, as JSON holds it.
+        manifest: the run's manifest: hardware, software and command.
+        is_complete: whether both come from the checkpoint itself; otherwise they are those of the run's folder.
         shapes: shape and dtype of each array of the learner's state by its path, the parameters first.
-        num_checked: arrays that were read and match their hashes; None where none were saved.
+        num_checked: number of arrays that were read and match their hashes; None if no hashes were saved.
     """
 
     step: int
@@ -71,25 +71,25 @@ class Details:
 
     @property
     def param_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Those of the parameters."""
+        """Shapes and dtypes of the parameters."""
         return {path: shape for path, shape in self.shapes.items() if path.startswith("params/")}
 
 
 def count_elements(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    """Numbers in all these arrays."""
+    """Returns the number of elements in all these arrays."""
     return sum(math.prod(shape.shape) for shape in shapes.values())
 
 
 def count_bytes(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    """Their size in memory."""
+    """Returns the size of these arrays in memory."""
     return sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in shapes.values())
 
 
 def find_run(workdir: str) -> epath.Path:
-    """The folder of a run that has a checkpoint.
+    """Returns the folder of a run that has a checkpoint.
 
     Raises:
-        ConfigError: if it is none, has none, or cannot be read; says what is there.
+        ConfigError: if it is no run's folder, has no checkpoint, or cannot be read; the message says what was found.
     """
     check_workdir_path(workdir)
     folder = epath.Path(workdir)
@@ -112,17 +112,17 @@ def find_run(workdir: str) -> epath.Path:
 
 
 def leftovers(workdir: epath.Path) -> list[str]:
-    """What lies among the checkpoints and is none: half-written, or damaged and put aside."""
+    """Returns the names in the checkpoints' folder that are no complete checkpoints: half-written, or damaged."""
     folder = checkpoint_folder(workdir)
     whole = {str(step) for step in whole_steps(workdir)}
     return sorted(path.name for path in folder.iterdir() if path.name not in whole) if folder.exists() else []
 
 
 def choose_step(workdir: epath.Path, step: int | None) -> int:
-    """`step`, or that of the newest checkpoint if None.
+    """Returns `step`, or the step of the newest checkpoint if it is None.
 
     Raises:
-        ConfigError: if there is no such checkpoint; lists those that are there.
+        ConfigError: if there is no such checkpoint; the message lists those that exist.
     """
     if step is not None and has_whole_step(workdir, step):
         return step
@@ -134,15 +134,15 @@ def choose_step(workdir: epath.Path, step: int | None) -> int:
 
 
 def read_checkpoint(workdir: epath.Path, step: int | None, read: Callable[[int], _T]) -> _T:
-    """What is read of a checkpoint, whose run may be under way and delete it meanwhile, which is no damage.
+    """Reads a checkpoint whose run may be in progress and delete it meanwhile, which is no damage.
 
     Args:
-        workdir: the run's.
-        step: which checkpoint; if it is None, the newest, or one that is the newest by then.
+        workdir: the run's folder.
+        step: the checkpoint's step; None for the newest, or the one that is the newest by then.
         read: reads the checkpoint of an update.
 
     Raises:
-        ConfigError: if there is no such checkpoint; lists those that are there.
+        ConfigError: if there is no such checkpoint; the message lists those that exist.
         DeletedError: if it was deleted while it was read.
         CheckpointError: if it is damaged, or cannot be read.
     """
@@ -163,7 +163,7 @@ def read_checkpoint(workdir: epath.Path, step: int | None, read: Callable[[int],
 
 
 def _is_deleted(workdir: epath.Path, step: int) -> bool:
-    """Whether a checkpoint is there no more, or is just being deleted."""
+    """Returns whether a checkpoint is deleted, or is just being deleted."""
     path = checkpoint_folder(workdir) / str(step)
     left, since_s = -1, time.monotonic()
     while is_there(path):
@@ -179,12 +179,12 @@ def _is_deleted(workdir: epath.Path, step: int) -> bool:
 
 
 def _may_be_under_way(workdir: epath.Path) -> bool:
-    """Whether a run may have this folder; in an object store nothing says so."""
+    """Returns whether a run may be using this folder, which is unknown in an object store."""
     return "://" in str(workdir) or is_there(workdir / heartbeat.NAME)
 
 
 def list_checkpoints(workdir: epath.Path) -> list[Entry]:
-    """The whole checkpoints, oldest first."""
+    """Returns the complete checkpoints, oldest first."""
     returns = {step: read_return(workdir, step) for step in whole_steps(workdir)}
     reasons = reasons_to_keep(_checkpoint_config(workdir), returns)
     return [
@@ -201,7 +201,7 @@ def list_checkpoints(workdir: epath.Path) -> list[Entry]:
 
 
 def describe_checkpoint(workdir: epath.Path, step: int) -> Details:
-    """One checkpoint, every array of which is read and compared with its hash.
+    """Describes one checkpoint, after reading every array and comparing it with its hash.
 
     Raises:
         CheckpointError: if it is damaged, or cannot be read.
@@ -229,7 +229,7 @@ def _read_env_steps(workdir: epath.Path, step: int) -> int | None:
 
 
 def _checkpoint_config(workdir: epath.Path) -> CheckpointConfig:
-    """What the run keeps; keys that its podrl did not have yet are left at their defaults."""
+    """Returns the run's `checkpoint` section; keys that its podrl did not have yet get their defaults."""
     section = _read_json(workdir / "config.json").get("checkpoint", {})
     known = {field.name for field in dataclasses.fields(CheckpointConfig)}
     return CheckpointConfig(**{name: value for name, value in section.items() if name in known})
@@ -240,7 +240,7 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def _size_bytes(path: epath.Path) -> int:
-    """Of a file, or of all files in a folder; nothing if the run has deleted it meanwhile."""
+    """Returns the size of a file, or of all files in a folder; 0 if the run has deleted it meanwhile."""
     try:
         return sum(map(_size_bytes, path.iterdir())) if path.is_dir() else size_bytes(path)
     except FileNotFoundError:

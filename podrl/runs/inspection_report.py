@@ -1,4 +1,4 @@
-"""What `podrl.runs.inspection` found as a person reads it: a list of checkpoints, facts of one, and its arrays."""
+"""Prints the results of `podrl.runs.inspection`: a list of checkpoints, the facts of one, and its arrays."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import math
@@ -14,14 +14,14 @@ from podrl.runs.inspection import Details, Entry, count_bytes, count_elements
 
 
 def show_list(console: Console, entries: Sequence[Entry], leftovers: Sequence[str]) -> None:
-    """Prints which checkpoints there are; tables are Markdown where the console is no terminal."""
+    """Prints the list of checkpoints; tables are Markdown if the console is no terminal."""
     console.print(make_list(entries, plain=not console.is_terminal))
     if leftovers:
         console.print(f"Not counted, since half-written or put aside as damaged: {', '.join(leftovers)}")
 
 
 def show_details(console: Console, details: Details) -> None:
-    """Prints what is in one checkpoint."""
+    """Prints the content of one checkpoint."""
     plain = not console.is_terminal
     console.print(Text(f"\ncheckpoint {details.step}", "bold"))
     for label, value in facts(details):
@@ -31,7 +31,7 @@ def show_details(console: Console, details: Details) -> None:
 
 
 def make_list(entries: Sequence[Entry], *, plain: bool) -> Table:
-    """A row per checkpoint."""
+    """Makes a table with a row per checkpoint."""
     table = _empty_table(("update", "env steps", "return", "size on disk"), ("kept as",), plain=plain)
     for entry in entries:
         steps = "-" if entry.env_steps is None else f"{entry.env_steps:,}"
@@ -46,7 +46,7 @@ def make_list(entries: Sequence[Entry], *, plain: bool) -> Table:
 
 
 def facts(details: Details) -> Iterator[tuple[str, str]]:
-    """What the checkpoint says of itself: label and text."""
+    """Yields the checkpoint's facts, each as a label and a text."""
     config, manifest, counters = details.config, details.manifest, details.counters
     agent, env, network = (config.get(section, {}) for section in ("agent", "env", "network"))
     versions = manifest.get("versions", {})
@@ -66,7 +66,7 @@ def facts(details: Details) -> Iterator[tuple[str, str]]:
 
 
 def make_arrays(details: Details, *, plain: bool) -> Table:
-    """A row per array of the learner's state."""
+    """Makes a table with a row per array of the learner's state."""
     table = _empty_table((), ("array", "dtype", "shape"), ("elements", "bytes"), plain=plain)
     for path, shape in details.shapes.items():
         elements = math.prod(shape.shape)
@@ -79,7 +79,7 @@ def make_arrays(details: Details, *, plain: bool) -> Table:
 
 
 def totals(details: Details) -> str:
-    """Parameters and the whole state in numbers."""
+    """Returns the numbers and sizes of the parameters and of the whole state."""
     params = details.param_shapes
     of_params, of_state = (describe_bytes(count_bytes(shapes), 1) for shapes in (params, details.shapes))
     return (
@@ -89,7 +89,7 @@ def totals(details: Details) -> str:
 
 
 def _empty_table(numbers: Sequence[str], texts: Sequence[str], more: Sequence[str] = (), *, plain: bool) -> Table:
-    """Columns of numbers, of text, and of numbers again."""
+    """Makes a table with columns of numbers, of text, and of numbers again."""
     table = Table(box=box.MARKDOWN if plain else box.ROUNDED, border_style=None if plain else "cyan")
     for names, right in ((numbers, True), (texts, False), (more, True)):
         for name in names:
@@ -112,7 +112,7 @@ def _seed(config: Mapping[str, Any]) -> str:
 
 
 def _settings(section: Mapping[str, Any]) -> str:
-    """`mlp, width 1, hidden_sizes [64, 64]`."""
+    """Returns `mlp, width 1, hidden_sizes [64, 64]`."""
     named = [f"{name} {value}" for name, value in section.items() if name != "encoder"]
     return ", ".join([str(section.get("encoder", "-")), *named]) if section else ""
 

@@ -1,4 +1,4 @@
-"""What a run's folder is called unless the user says so. Needs no JAX: launchers name folders, too."""
+"""Names of runs' folders for which the user gave none. Needs no JAX: launchers name folders too."""
 
 from collections.abc import Iterator, Mapping
 import itertools
@@ -11,23 +11,23 @@ from podrl.mistakes import ConfigError
 
 
 def default_folder(config_name: str) -> str:
-    """`runs/<config>-<time>`, which is not made, and may be there."""
+    """Returns `runs/<config>-<time>`, without making it; it may exist."""
     return f"runs/{config_name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def job_folder(config_name: str, environ: Mapping[str, str]) -> str | None:
-    """A name on which all tasks of a SLURM step agree, and no other step does; None outside of one."""
+    """Returns a name that all tasks of a SLURM step, and no other step's, agree on; None outside of a step."""
     job, step = environ.get("SLURM_JOB_ID"), environ.get("SLURM_STEP_ID")
     return f"runs/{config_name}-job-{job}.{step}" if job and step else None
 
 
 def free_folder(path: str) -> epath.Path:
-    """`path`, or the first of `path-2`, `path-3` and so on that is not there yet."""
+    """Returns `path`, or the first of `path-2`, `path-3` and so on that does not exist yet."""
     return next(candidate for candidate in _candidates(path) if not candidate.exists())
 
 
 def make_new_folder(path: str) -> epath.Path:
-    """Makes the same folder, which then is the caller's alone, even if others look for one at the same time.
+    """Makes that folder, which only this caller gets, even if others ask for one at the same time.
 
     Raises:
         ConfigError: if it cannot be made.

@@ -1,4 +1,4 @@
-"""How far a run got, as its folder tells: what a restart has to beat."""
+"""How far a run got, read from its folder: a restart has to get further."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ import sys
 
 from etils import epath
 
-if __name__ == "__main__":  # For the shell script of a SLURM job, whose podrl need not be the installed one, if any is.
+if __name__ == "__main__":  # For a SLURM job's script, whose podrl may differ from the installed one.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from podrl.telemetry.metrics_file import newest_rows
@@ -14,7 +14,7 @@ from podrl.telemetry.rates import RATE_KEY
 
 
 def newest_update(workdir: str) -> int:
-    """The newest update that left a checkpoint or a row of metrics; 0 if none did."""
+    """Returns the newest update that left a checkpoint or a row of metrics; 0 if none did."""
     folder = epath.Path(workdir)
     checkpoints = folder / "checkpoints"
     steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()] if checkpoints.exists() else []
@@ -22,7 +22,7 @@ def newest_update(workdir: str) -> int:
 
 
 def _newest_updates(path: epath.Path) -> Iterator[int]:
-    """The updates of the newest rows, back to one that an update left; those of evaluations come later than theirs."""
+    """Yields the updates of the newest rows, back to an update's own row; an evaluation's row may follow later."""
     for row in newest_rows(path):
         update = row.get("learner_steps")
         if isinstance(update, int):

@@ -1,4 +1,4 @@
-"""What a run left in its folder, read back. Needs neither JAX nor environments, so that tools over it start at once."""
+"""Reads back what a run left in its folder. Needs neither JAX nor environments, so that its tools start at once."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
@@ -16,22 +16,22 @@ REPAIR = "Put a good copy there: every checkpoint has one, in checkpoints/N/conf
 
 
 class Rows:
-    """The rows of a `metrics.jsonl`, without a last line that is still being written; read anew by each reader."""
+    """The rows of a `metrics.jsonl`, without an incomplete last line; each reader reads the file anew."""
 
     def __init__(self, path: epath.Path):
-        """Reads nothing yet."""
+        """Names the file, which iteration reads."""
         self._path = path
 
     def __iter__(self) -> Iterator[Row]:
-        """All fields of each row.
+        """Yields all fields of each row.
 
         Raises:
-            ConfigError: at a line that is broken; says which.
+            ConfigError: at a broken line; the message says which.
         """
         return self._read(json.loads)
 
     def fields(self, *names: str) -> Iterator[Row]:
-        """Of each row the fields of these names that it has, which is much quicker. Raises as `__iter__`."""
+        """Yields, of each row, the named fields that it has, which is much faster. Raises as `__iter__` does."""
         return self._read(field_reader(names))
 
     def _read(self, read: Callable[[bytes], Row]) -> Iterator[Row]:
@@ -55,10 +55,10 @@ class Record:
     """A run that has begun.
 
     Attributes:
-        folder: where it is.
-        config: resolved; nested, as JSON holds it.
-        manifests: what it ran on and with, one for each time that it was started; empty if they were not kept.
-        rows: of `metrics.jsonl`.
+        folder: the run's folder.
+        config: the resolved config; nested, as JSON holds it.
+        manifests: one manifest for each start of the run; empty if they were not kept.
+        rows: rows of `metrics.jsonl`.
     """
 
     folder: str
@@ -85,7 +85,7 @@ def read_record(folder: str) -> Record:
 
 
 def read_manifests(folder: epath.Path) -> list[dict[str, Any]]:
-    """The manifest of a run's first start, and those of the times that it was gone on with.
+    """Returns the manifests of a run's first start and of the starts that resumed it.
 
     Raises:
         ConfigError: if one is broken.
@@ -96,10 +96,10 @@ def read_manifests(folder: epath.Path) -> list[dict[str, Any]]:
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Returns the object in a JSON file.
 
     Raises:
-        ConfigError: if it holds something else, or cannot be read; names it.
+        ConfigError: if it holds anything else, or cannot be read; the message names it.
     """
     try:
         found = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Which checkpoints stay on disk, and why: pure functions from what there is, and Orbax's interface to them."""
+"""Which checkpoints stay on disk, and why: pure functions, and Orbax's interface to them."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -9,15 +9,15 @@ from podrl.config.config import CheckpointConfig
 
 
 def reasons_to_keep(config: CheckpointConfig, returns: Mapping[int, float | None]) -> dict[int, list[str]]:
-    """Why each checkpoint stays; one without a reason goes.
+    """Returns the reasons to keep each checkpoint; one without a reason is deleted.
 
     Args:
-        config: how many of which kind stay.
-        returns: of every checkpoint there is, by its update, the mean episode return; None if no episode had ended.
+        config: how many checkpoints of which kind to keep.
+        returns: the mean episode return of every existing checkpoint, by its update; None if no episode had ended.
 
     Returns:
         By update, oldest first, any of `newest` (of the last `keep` boundaries), `latest` (newer than all boundaries:
-        of a run that was stopped in between, or ended there), `for good` and `best`.
+        of a run that was stopped in between, or ended there), `permanent` and `best`.
     """
     every = config.every_updates
     boundaries = [step for step in sorted(returns) if not every or step % every == 0]
@@ -25,27 +25,27 @@ def reasons_to_keep(config: CheckpointConfig, returns: Mapping[int, float | None
     kept = {
         "newest": newest,
         "latest": [step for step in returns if step > max(newest)],
-        "for good": [step for step in boundaries if config.keep_every and step % config.keep_every == 0],
+        "permanent": [step for step in boundaries if config.keep_every and step % config.keep_every == 0],
         "best": best_steps({step: returns[step] for step in boundaries}, config.keep_best),
     }
     return {step: [reason for reason, steps in kept.items() if step in steps] for step in sorted(returns)}
 
 
 def best_steps(returns: Mapping[int, float | None], count: int) -> list[int]:
-    """The checkpoints with the highest returns, best first; of equal ones the newer. Those without one never count."""
+    """Returns the steps with the highest returns, best first, of equal ones the newer; steps without one are left out."""
     ranked = [(total, step) for step, total in returns.items() if total is not None and not math.isnan(total)]
     return [step for _, step in sorted(ranked, reverse=True)[:count]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Preservation:
-    """Decides for Orbax, which asks before it deletes: a preservation policy, in its words.
+    """Tells Orbax which checkpoints to keep: a preservation policy, in its terms.
 
     Attributes:
-        config: how many of which kind stay.
-        return_of: the mean episode return at a checkpoint; None if no episode had ended.
-        dropped: by the newest decision, oldest first.
-        undeletable: what nobody tries to delete again.
+        config: how many checkpoints of which kind to keep.
+        return_of: returns the mean episode return at a checkpoint; None if no episode had ended.
+        dropped: steps that the newest decision dropped, oldest first.
+        undeletable: steps whose deletion is not tried again.
     """
 
     config: CheckpointConfig
@@ -54,7 +54,7 @@ class Preservation:
     undeletable: set[int] = dataclasses.field(default_factory=set)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """For each checkpoint whether it stays."""
+        """Returns for each checkpoint whether to keep it."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         reasons = reasons_to_keep(
             self.config, {step: self.return_of(step) if self.config.keep_best else None for step in steps}

@@ -1,4 +1,4 @@
-"""The files of a run in its folder: found, noted, set aside, and deleted where the user says so."""
+"""The files of a run in its folder: found, recorded, renamed, and deleted if the user says so."""
 
 from collections.abc import Mapping
 import contextlib
@@ -18,15 +18,15 @@ CHECKPOINTED = "checkpointed.json"
 _OF_A_RUN = re.compile(
     r"checkpoints|tensorboard|(checkpointed|config|manifest(-\d+)?)\.json(\.tmp)?|metrics\.jsonl(\.\d+|\.kept|\.moved(\.tmp)?)?"
 )
-# Checkpoints by their update, those that were put aside, and what Orbax has not finished.
+# Checkpoints by their update, damaged ones that were renamed, and those that Orbax has not finished.
 _OF_CHECKPOINTS = re.compile(r"\d+|damaged-\d+(-\d+)?|.*\.orbax-checkpoint-tmp.*")
 
 
 def holds_run(workdir: epath.Path) -> bool:
-    """Whether a run has begun in this folder.
+    """Returns whether a run has begun in this folder.
 
     Raises:
-        ConfigError: if the system does not say.
+        ConfigError: if the system cannot say.
     """
     try:
         return is_there(workdir / "config.json")
@@ -35,7 +35,7 @@ def holds_run(workdir: epath.Path) -> bool:
 
 
 def find_remains(workdir: epath.Path) -> list[str]:
-    """What a folder has of a run, `metrics.jsonl` or `checkpoints`, though perhaps no config.
+    """Returns what a folder has of a run, `metrics.jsonl` or `checkpoints`, even without a config.
 
     Raises:
         ConfigError: if something of that name is another program's, or cannot be read.
@@ -56,10 +56,10 @@ def find_remains(workdir: epath.Path) -> list[str]:
 
 
 def check_rights(workdir: epath.Path) -> None:
-    """Checks that this user may go on with what another has left in a folder.
+    """Checks that this user may resume a run that another user has left in a folder.
 
     Raises:
-        ConfigError: names what may not be read or written; nothing was changed.
+        ConfigError: if not; the message names what may not be read or written. Nothing was changed.
     """
     if "://" in str(workdir):
         return
@@ -76,7 +76,7 @@ def check_rights(workdir: epath.Path) -> None:
 
 
 def clear_run(workdir: epath.Path) -> None:
-    """Deletes what a run has left in its folder, its config last; what else is there stays.
+    """Deletes what a run has left in its folder, its config last; other files stay.
 
     Raises:
         ConfigError: if something cannot be deleted.
@@ -90,9 +90,9 @@ def clear_run(workdir: epath.Path) -> None:
 
 
 def note_checkpoint(workdir: epath.PathLike, step: int) -> None:
-    """Writes down that a run has a checkpoint, once: it never restarts from update 0 without being told to."""
+    """Records once that a run has a checkpoint: from then on it never restarts at update 0 unless told to."""
     path = epath.Path(workdir) / CHECKPOINTED
-    with contextlib.suppress(OSError):  # After the next save, then; on a full disk what matters more says so.
+    with contextlib.suppress(OSError):  # Tried again after the next save; a full disk is reported elsewhere.
         if not is_there(path):
             write_json(path, {"learner_steps": step})
 
@@ -101,7 +101,7 @@ def set_rows_aside(workdir: epath.Path) -> epath.Path | None:
     """Renames the metrics of a run that begins anew to the first free `metrics.jsonl.1`, `.2` and so on.
 
     Returns:
-        The new path; None if there were none.
+        The new path; None if there were no metrics.
     """
     path = workdir / "metrics.jsonl"
     if not _has_content(path):
@@ -113,7 +113,7 @@ def set_rows_aside(workdir: epath.Path) -> epath.Path | None:
 
 
 def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all, also if the process is killed."""
+    """Writes a JSON file completely or not at all, even if the process is killed."""
     written = path.with_name(path.name + ".tmp")
     written.unlink(missing_ok=True)  # It might be a link.
     written.write_text(json.dumps(content, indent=2) + "\n")
@@ -121,7 +121,7 @@ def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
 
 
 def _has_content(path: epath.Path) -> bool:
-    """Whether a file or folder is there and not empty."""
+    """Returns whether a file or folder exists and is not empty."""
     if not is_there(path):
         return False
     return any(path.iterdir()) if path.is_dir() else size_bytes(path) > 0

@@ -1,6 +1,6 @@
-"""A run's state as named plain arrays, as checkpoints hold it, and whether two states have the same ones.
+"""A run's state as named plain arrays, as checkpoints hold it, and the check that two states have the same ones.
 
-Typed keys become their words. Environments are one flat dictionary, by path, as their states are of any type.
+Typed keys become their words. Environments are one flat dictionary by path, since their states can have any type.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from podrl.types import FusedState, LearnerState, PyTree
 
 
 def to_arrays(state: LearnerState) -> dict[str, PyTree]:
-    """The state as plain arrays."""
+    """Returns the state as plain arrays."""
     return jax.tree.map(_to_words, _named(state))
 
 
 def to_array_shapes(shape: LearnerState) -> dict[str, PyTree]:
-    """The same of a state's shapes: `jax.ShapeDtypeStruct`s, with their shardings."""
+    """Returns the shapes of `to_arrays`' result: `jax.ShapeDtypeStruct`s, with the shardings of the state."""
 
     def words(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         found = jax.eval_shape(_to_words, leaf)
@@ -57,7 +57,7 @@ def without_absent(expected: PyTree, saved: PyTree) -> PyTree:
         saved: Orbax's record of the arrays.
 
     Returns:
-        `expected`, with a dictionary of the rest in place of `Statistics` whose remainders were not saved.
+        `expected`, with a dictionary of the rest instead of each `Statistics` whose remainders were not saved.
     """
     found = by_path(saved)
     absent = {"learner_step"} - found.keys()
@@ -79,7 +79,7 @@ def with_remainders(arrays: PyTree, shape: PyTree) -> PyTree:
     def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         if leaf.sharding is None:
             return jnp.zeros(leaf.shape, leaf.dtype)
-        # Unlike `jax.device_put` this waits for no other process.
+        # Unlike `jax.device_put` this does not wait for other processes.
         filled = np.zeros(leaf.shape, leaf.dtype)
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: filled[index])
 
@@ -100,7 +100,7 @@ def _copy(array: jax.Array) -> jax.Array:
 
 
 def _named(state: LearnerState) -> dict[str, PyTree]:
-    """The fields by name, with environments made flat."""
+    """Returns the fields by name, with environments flattened."""
     fields: dict[str, Any] = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     if not jax.tree.leaves(state.replay):
         del fields["replay"]
@@ -108,7 +108,7 @@ def _named(state: LearnerState) -> dict[str, PyTree]:
 
 
 def _flat(tree: PyTree) -> dict[str, Any]:
-    """Leaves by paths such as `environment.ended`: no slashes, which separate the names of nested containers."""
+    """Returns leaves by paths such as `environment.ended`, without slashes, which separate nested containers."""
     return {path.replace("/", "."): leaf for path, leaf in by_path(tree).items()}
 
 
@@ -121,22 +121,22 @@ def _from_words(array: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def by_path(tree: PyTree) -> dict[str, Any]:
-    """The leaves of nested containers by paths such as `encoder/Dense_0/kernel`."""
+    """Returns the leaves of nested containers by paths such as `encoder/Dense_0/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def check_leaves(checkpoint: epath.Path, saved: PyTree, expected: PyTree, *, partly: bool = False) -> None:
-    """Checks that what is saved has the leaves that a run expects.
+    """Checks that a checkpoint has the leaves that a run expects.
 
     Args:
-        checkpoint: its folder, for messages.
+        checkpoint: the checkpoint's folder, for messages.
         saved: Orbax's record of the arrays.
         expected: arrays or `jax.ShapeDtypeStruct`s.
-        partly: whether more may be saved.
+        partly: whether the checkpoint may have more.
 
     Raises:
-        ConfigError: if it is of another network or algorithm; names the first leaf that differs.
+        ConfigError: if it is of another network or algorithm; the message names the first leaf that differs.
     """
     found, wanted = leaf_shapes(saved), leaf_shapes(expected)
     differing = [
@@ -157,5 +157,5 @@ def check_leaves(checkpoint: epath.Path, saved: PyTree, expected: PyTree, *, par
 
 
 def leaf_shapes(tree: PyTree) -> dict[str, str]:
-    """Dtype and shape of each leaf by its path, which is the same in a live state and in Orbax's record of it."""
+    """Returns dtype and shape of each leaf by its path, which a live state and Orbax's record of it share."""
     return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in by_path(tree).items()}

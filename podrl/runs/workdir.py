@@ -1,6 +1,6 @@
-"""The folder of a run, and the facts that are written before anything else.
+"""The folder of a run, and the files that are written before anything else.
 
-A folder that holds a run of the same config is one to go on with.
+If the folder holds a run of the same config, that run is resumed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,17 +33,18 @@ def make_workdir(
     start_anew: bool = False,
     env_before: Mapping[str, str] | None = None,
 ) -> epath.Path:
-    """Makes the run's folder, or takes the one of an earlier run of this config.
+    """Makes the run's folder, or takes the folder of an earlier run of this config.
 
     Args:
-        config: of the run.
-        path: of the folder, from the root, see `podrl.config.paths.absolute_workdir`.
-        accept_changes: go on with the run in the folder although its config is another.
-        start_anew: what the folder has will be deleted, whatever it is.
-        env_before: keys of `env` that mean something else by default than they did; see `podrl.types.EnvSpec`.
+        config: the run's config.
+        path: absolute path of the folder, see `podrl.config.paths.absolute_workdir`.
+        accept_changes: whether to resume the run in the folder although its config differs.
+        start_anew: whether the folder's content will be deleted, whatever it is.
+        env_before: keys of `env` whose default has changed, with the former meaning; see `podrl.types.EnvSpec`.
 
     Raises:
-        ConfigError: if it cannot be written, holds a run of another config, or remains of one; names the keys.
+        ConfigError: if it cannot be written, holds a run of another config, or remains of one; the message names the
+            keys.
     """
     workdir = epath.Path(path)
     try:
@@ -62,7 +63,7 @@ def make_workdir(
         raise ConfigError(f"--workdir={workdir} cannot be written ({reason}). Choose another folder.") from None
     check_rights(workdir)
     if start_anew:
-        find_remains(workdir)  # Of another program's folder nothing may be deleted.
+        find_remains(workdir)  # Checks that the folder is not another program's, of which nothing may be deleted.
     else:
         _check_contents(config, workdir, env_before, accept_changes=accept_changes)
     return workdir
@@ -71,7 +72,7 @@ def make_workdir(
 def _check_contents(
     config: Config, workdir: epath.Path, env_before: Mapping[str, str] | None, *, accept_changes: bool
 ) -> None:
-    """Raises ConfigError unless the folder holds no run, or one that this config can go on with."""
+    """Raises `ConfigError` unless the folder holds no run, or one that this config can resume."""
     if not holds_run(workdir):
         remains = find_remains(workdir)
         check(
@@ -80,25 +81,25 @@ def _check_contents(
             f"back, choose another folder, or add {START_ANEW}.",
         )
         return
-    before = read_config_file(workdir)  # Also where changes are accepted: a damaged one says nothing of them.
+    before = read_config_file(workdir)  # Also if changes are accepted: a damaged config cannot be compared.
     if screens := describe_other_screen(before.get("env", {}), to_dict(config.env)):
         logging.warning("%s", screens)
     found = differences(with_defaults(before, type(config.agent), env_before), to_dict(config))
-    if config.agent.micro_batches == 0:  # Left to each machine; earlier podrls wrote down what it became.
+    if config.agent.micro_batches == 0:  # Left to each machine; earlier podrls recorded the resolved value.
         found.pop("agent.micro_batches", None)
     changes = [f"{key} was {before}, is {after}" for key, (before, after) in found.items()]
     check(
         accept_changes or not changes,
         f"--workdir={workdir} holds a run of another config: {shorten(changes)}. Choose another folder, or add "
-        "--accept_changes to go on with the new values.",
+        "--accept_changes to resume with the new values.",
     )
 
 
 def read_config_file(workdir: epath.Path) -> dict[str, Any]:
-    """The `config.json` of a run.
+    """Returns the `config.json` of a run.
 
     Raises:
-        ConfigError: if it is damaged, or cannot be read; names it.
+        ConfigError: if it is damaged, or cannot be read; the message names it.
     """
     path = workdir / "config.json"
     values = read_json(path)
@@ -110,7 +111,7 @@ def read_config_file(workdir: epath.Path) -> dict[str, Any]:
 def make_manifest(
     config: Config, topology: Topology, argv: tuple[str, ...], hosts: Sequence[str] = (platform.node(),)
 ) -> dict[str, Any]:
-    """What a run runs on and with, ready for JSON; `hosts` are those of its processes."""
+    """Returns a run's manifest, ready for JSON: hardware, software and command; `hosts` are those of its processes."""
     return {
         "argv": list(argv),
         "seed": config.seed,
@@ -134,7 +135,7 @@ def make_manifest(
 
 
 def write_facts(workdir: epath.Path, config: Config, manifest: Mapping[str, Any]) -> None:
-    """Writes `config.json` (resolved) and `manifest.json`; that of a run that goes on gets a number."""
+    """Writes `config.json` (resolved) and `manifest.json`; a resumed run's manifest gets a number."""
     manifests = len(list(workdir.glob("manifest*.json")))
     write_json(workdir / (f"manifest-{manifests + 1}.json" if manifests else "manifest.json"), manifest)
-    write_json(workdir / "config.json", to_dict(config))  # Last: it says that a run has begun.
+    write_json(workdir / "config.json", to_dict(config))  # Last: it shows that a run has begun.

@@ -118,7 +118,7 @@ def test_a_folder_that_holds_another_run_is_not_overwritten(capsys, tmp_path):
     (tmp_path / "config.json").write_text('{"seed": 7}')
     error = errors_of(capsys, "--config", CATCH, "--workdir", str(tmp_path))
     assert "holds a run of another config: actors.env_threads was 0, is 1; " in error
-    assert " more. Choose another folder, or add --accept_changes to go on with the new values." in error
+    assert " more. Choose another folder, or add --accept_changes to resume with the new values." in error
 
 
 def test_overrides_reach_the_config():

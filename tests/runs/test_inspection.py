@@ -92,7 +92,7 @@ def test_lists_the_checkpoints(workdir, capsys):
     output = capsys.readouterr().out
     cells = rows(output)
     assert [cells[step][:2] + cells[step][3:] for step in ("8", "12", "14")] == [
-        ["8,000", "-", "for good"],
+        ["8,000", "-", "permanent"],
         ["12,000", "2.00", "newest"],
         ["0", "-", "latest"],
     ]

@@ -18,8 +18,8 @@ def kept(steps, **config):
         ([4, 8, 10, 11], {"keep": 1}, {8: ["newest"], 10: ["latest"], 11: ["latest"]}),
         ([4, 7, 8, 12], {"keep": 2}, {8: ["newest"], 12: ["newest"]}),
         ([3], {"keep": 1}, {3: ["newest"]}),
-        ([4, 8, 12, 16], {"keep": 1, "keep_every": 8}, {8: ["for good"], 16: ["newest", "for good"]}),
-        ([4, 8, 10], {"keep": 1, "keep_every": 4}, {4: ["for good"], 8: ["newest", "for good"], 10: ["latest"]}),
+        ([4, 8, 12, 16], {"keep": 1, "keep_every": 8}, {8: ["permanent"], 16: ["newest", "permanent"]}),
+        ([4, 8, 10], {"keep": 1, "keep_every": 4}, {4: ["permanent"], 8: ["newest", "permanent"], 10: ["latest"]}),
         ([], {}, {}),
     ],
 )
