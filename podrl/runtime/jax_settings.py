@@ -65,8 +65,9 @@ _PLUGINS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
 
 
 def check_jax_settings(environ: Mapping[str, str], plugins: Collection[str]) -> None:
-    """Refuses environment variables with which JAX would not do what a config says; every program that runs an agent
-    calls it.
+    """Refuses environment variables with which JAX would not do what a config says.
+
+    Every program that runs an agent calls it.
 
     Args:
         environ: the process's environment variables.

@@ -53,8 +53,8 @@ def busy_core_seconds(stat: Path = Path("/proc/stat")) -> float:
     """Returns the core-seconds since boot for which the cores that this process may use were busy with any process.
 
     On a virtual machine time that its host gave to others ("steal") counts too. Under a time quota, which may be spent
-    on more cores than it is worth, the result is their average times the quota's cores. 0 where the system does not
-    say; Linux does, in steps of a tick.
+    on any of more cores, the result is their average times the quota's cores. 0 where the system does not say; Linux
+    does, in steps of a tick.
 
     Args:
         stat: the file of proc_stat(5).

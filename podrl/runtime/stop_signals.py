@@ -140,7 +140,7 @@ def _leave(signum: int, frame: FrameType | None) -> Any:
 
 def _end(signum: int) -> None:
     stopping = signal.Signals(signum)
-    said, code = f"stopped by {stopping.name}, with no update under way.", EXIT_CODES[stopping]
+    said, code = f"stopped by {stopping.name}, with no update in progress.", EXIT_CODES[stopping]
     if stopping == signal.SIGINT:
         said = "interrupted before anything was begun."
         if limit := explain_limit():

@@ -187,7 +187,7 @@ def test_when_one_is_killed_the_others_end_and_name_it(victim):
             code, results, lines = member.end()
             (line,) = errors(lines)
             assert code == 1
-            assert f"Process {victim} ({socket.gethostname()}) is gone: it was killed, or crashed." in line
+            assert f"Process {victim} ({socket.gethostname()}) was lost: it was killed, or crashed." in line
             assert results["on_loss"]
     wait_for(lambda: not coordinators(address))
 
@@ -222,7 +222,7 @@ def test_one_that_stands_still_for_25_seconds_is_not_lost():
         code, _, lines = members[1].end()
         (line,) = errors(lines)
         assert code == 1
-        assert f"Process 0 ({socket.gethostname()}) is gone: it was killed, or crashed." in line
+        assert f"Process 0 ({socket.gethostname()}) was lost: it was killed, or crashed." in line
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_when_a_host_is_cut_off_both_sides_end():
         ip("-n", hosts[0], "link", "set", "cable", "down")
         (code0, _, lines0), (code1, _, lines1) = [member.end() for member in members]
         assert (code0, code1) == (1, 1)
-        assert f"Process 1 ({socket.gethostname()}) is gone: its host does not answer any more." in errors(lines0)[0]
+        assert f"Process 1 ({socket.gethostname()}) was lost: its host does not answer any more." in errors(lines0)[0]
         assert f"The coordinator beside process 0 ({socket.gethostname()}) has not answered" in errors(lines1)[0]
 
 
@@ -277,7 +277,7 @@ def test_one_that_is_lost_before_jax_has_connected_is_named():
         code, _, lines = members[0].end()
         (line,) = errors(lines)
         assert code == 1
-        assert "Process 1 (node2) is gone: it was killed, or crashed." in line
+        assert "Process 1 (node2) was lost: it was killed, or crashed." in line
 
 
 def test_what_the_coordinator_says_in_one_breath_is_heard_one_by_one():
@@ -359,7 +359,7 @@ def test_a_process_that_ends_without_a_word_ends_before_python_shuts_down(holds)
         assert code == 1
         assert errors(lines)[-1] == "OSError: no word to the job"
         assert "shuts_down" not in results
-        assert "is gone: it was killed, or crashed." in errors(members[0].end()[2])[0]
+        assert "was lost: it was killed, or crashed." in errors(members[0].end()[2])[0]
 
 
 def test_an_error_of_a_collective_is_explained():
@@ -371,7 +371,7 @@ def test_an_error_of_a_collective_is_explained():
             code, results, lines = member.end()
             told = results.get("explained") or " ".join(errors(lines))  # Whichever thread hears of it first.
             assert code == 1
-            assert f"Process 2 ({socket.gethostname()}) is gone" in told
+            assert f"Process 2 ({socket.gethostname()}) was lost" in told
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ def test_a_pod_of_gke():
 @pytest.mark.parametrize("left", sorted(GKE))
 def test_a_pod_of_gke_that_knows_half_of_its_place_is_not_alone(left):
     half = {left: GKE[left]}
-    with pytest.raises(ConfigError, match="one of several workers of a TPU slice, but not which of whom"):
+    with pytest.raises(ConfigError, match="one of several workers of a TPU slice, but not which one"):
         find(half)
     assert find(half, coordinator="a:1", process_count=2, process_index=1).platform == "flags"
     assert find({"TPU_WORKER_ID": "0"}).platform == find({"TPU_WORKER_HOSTNAMES": "localhost"}).platform == "alone"

@@ -176,7 +176,7 @@ class TestLosses:
             started[lost].kill()
             said = finish(started[1 - lost])
             assert started[1 - lost].returncode == 1
-        assert re.fullmatch(rf"Process {lost} \(.*\) is gone: it was killed, or crashed\..*", error_lines(said)[-1])
+        assert re.fullmatch(rf"Process {lost} \(.*\) was lost: it was killed, or crashed\..*", error_lines(said)[-1])
         train(*SCRIPTED, "--workdir", "run", cwd=tmp_path, processes=2)
         assert_same(tmp_path / "run", scripted_pair, SCRIPTED)
 

@@ -188,7 +188,7 @@ class TestThreads:
     def test_a_sigint_at_the_limit_is_no_ctrl_c(self, monkeypatch):
         """As OpenBLAS raises it when it gets no thread."""
         ended = []
-        monkeypatch.setattr(interruption, "explain", lambda: "No more threads.")
+        monkeypatch.setattr(interruption, "explain_limit", lambda: "No more threads.")
         monkeypatch.setattr(interruption, "leave", ended.append)
         with interruption.interruptible():
             signal.raise_signal(signal.SIGINT)

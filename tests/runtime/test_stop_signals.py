@@ -57,7 +57,7 @@ def test_the_first_process_of_a_container_ends_at_once_while_it_imports(flags, t
         wait_for(lambda: catches(pid, signal.SIGTERM), process)
         os.kill(pid, signal.SIGTERM)
         _, stderr = process.communicate(timeout=LIMIT_S)
-    assert (process.returncode, stderr) == (75, "podrl: stopped by SIGTERM, with no update under way.\n")
+    assert (process.returncode, stderr) == (75, "podrl: stopped by SIGTERM, with no update in progress.\n")
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_and_while_it_waits_for_others(tmp_path):
             said += line
         os.kill(pid, signal.SIGTERM)
         assert process.wait(timeout=LIMIT_S) == 75
-        assert process.stderr.read().endswith("podrl: stopped by SIGTERM, with no update under way.\n")
+        assert process.stderr.read().endswith("podrl: stopped by SIGTERM, with no update in progress.\n")
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), *((signum, 75) for signum in STOPPING)])

@@ -172,7 +172,7 @@ class Connection:
         except OSError:
             reason = "it ended"
         except ValueError:
-            reason = "another program answers there, or a job that is already under way"
+            reason = "another program answers there, or a job that is already running"
         else:
             self._connection, self._missing = connection, []
             return ""

@@ -11,7 +11,6 @@ that asks whether it still runs: a process without an answer for long treats it 
 
 Messages count only after a proof of the job's secret (`podrl.runtime.job.entrance`, `podrl.runtime.job.wire`). A
 process sends, after its proof:
-process, after its proof:
 
     {"index": 1, "count": 2, "host": "node2", "job": "SLURM job 12, step 0", "tls": "own"}     the first
     {"give_up": 300.0}                    it has waited that many seconds for the others
@@ -48,7 +47,7 @@ from podrl.runtime.job.own_credentials import make_credentials
 
 STALE_S = 40  # A process without heartbeats for this long is stuck; JAX aborts it. Without a CPU it survives 25 s.
 HEARTBEAT_S = (
-    30  # A heartbeat is sent every half of it. JAX aborts a process if the service does not answer for this long.
+    30  # Twice the time between heartbeats. JAX aborts a process if the service does not answer for this long.
 )
 SILENT_S = 12.0  # Without an answer for this long, the coordinator is stopped; noticed before JAX aborts a process.
 _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)

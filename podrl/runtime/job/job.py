@@ -230,7 +230,7 @@ class Job:
             self._client.shutdown()
         self._connection.close()
         if self._watching is not None:
-            self._watching.join(timeout=_RETURN_S)  # In a call that ends with the coordinator, once all have left.
+            self._watching.join(timeout=_RETURN_S)  # Its call ends with the coordinator, once all have left.
             if self._watching.is_alive():
                 _skip_shutdown(exit_code)
         if self._coordinator is not None:
@@ -272,7 +272,7 @@ class Job:
                 self._end_without_coordinator()
         if not self._ending and not self._closed.is_set():
             host = self.hosts[0]
-            self._end(f"The connection to process 0's host ({host}) is gone: it has failed, or the network has.", 1)
+            self._end(f"The connection to process 0's host ({host}) is lost: the host or the network has failed.", 1)
 
     def _end_without_coordinator(self) -> None:
         """Ends the process, which could no longer learn of a lost one."""

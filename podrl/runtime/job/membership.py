@@ -232,7 +232,7 @@ def _check_no_worker(environ: Mapping[str, str]) -> None:
     check(
         len(hosts) < 2 and (bool(hosts) or index in (None, "", "0")),
         f"TPU_WORKER_HOSTNAMES={','.join(hosts)} and TPU_WORKER_ID={index or ''} say that this is one of several "
-        "workers of a TPU slice, but not which of whom. Set both; or give --coordinator, --process_count and "
+        "workers of a TPU slice, but not which one. Set both; or give --coordinator, --process_count and "
         "--process_index, or --alone for a run of this worker only.",
     )
 

@@ -106,9 +106,9 @@ def was_lost(name: str, why: str, text: str, *, is_this_one: bool) -> str:
     if why == "failed":
         return f"{name} ended: {text}"
     if why == "gone":
-        return f"{name} is gone: it was killed, or crashed. Its own output may say why."
+        return f"{name} was lost: it was killed, or crashed. Its own output may say why."
     if why == "silent":
-        return f"{name} is gone: its host does not answer any more."
+        return f"{name} was lost: its host does not answer any more."
     if is_this_one:
         return f"{name}, this one, stood still for more than {STALE_S} s: the others have given it up."
     return f"{name} is stuck: it has sent no heartbeat for {STALE_S} s. It was stopped, or its host hangs."

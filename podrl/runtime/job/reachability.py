@@ -51,7 +51,7 @@ class _Listening:
 
     @property
     def shown(self) -> str:
-        """Returns the address for people."""
+        """The address for people."""
         return join_address(self.address, self.port)
 
 
@@ -66,8 +66,7 @@ def meet_in_pairs(job: Job, own_address: str, secret: bytes, timeout_s: float) -
 
     Returns:
         The address at which this process's collectives are to listen, and one line, the same for all processes, on
-            which
-        process does not reach which; empty if all reach each other.
+        which process does not reach which; empty if all reach each other.
 
     Raises:
         ConfigError: if the processes have addresses of different kinds.

@@ -23,7 +23,7 @@ import socket
 from typing import Any, NoReturn
 
 PROCESS, COORDINATOR = "podrl process", "podrl coordinator"  # Roles that a proof names; a `listener` is one too.
-LONGEST_BYTES = 1 << 16  # Of one line.
+LONGEST_BYTES = 1 << 16  # The longest valid line.
 LONGEST_UNPROVEN_BYTES = 1 << 10
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}  # A lost host is noticed after 14 s.
 _HOST_MS = 14_000
