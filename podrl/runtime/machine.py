@@ -148,6 +148,8 @@ def require_determinism(environ: MutableMapping[str, str], plugins: Iterable[str
     On a CPU and on a TPU XLA's programs give the same bits every time. On a GPU they do so only if told to: sums by
     atomic operations, and kernels chosen by their measured speed at the start, differ from run to run. XLA reads its
     flags once, when the first device is asked for: call this before.
+
+    Args:
         environ: the process's environment variables; changed.
         plugins: names of JAX's installed plugins, see `jax_plugins`.
 
