@@ -12,7 +12,7 @@ _SOURCES = {"envpool", "ale"}
 
 
 def describe_other_screen(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns a warning if the agent's game looks different from the other source; otherwise an empty text.
+    """Returns a warning if the agent's game looks different in its new source; otherwise an empty text.
 
     Args:
         before: section `env` of the config with which the agent was trained.

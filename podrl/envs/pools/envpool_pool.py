@@ -57,7 +57,7 @@ class SynchronousPool:
         self._sent = False
         self.extras = extras
         first, self._ended = self._ended, terminated | truncated
-        # EnvPool calls a game truncated that ends on its time limit; Atari's extras say whether it is over as well.
+        # EnvPool reports a game that ends on its time limit as truncated; Atari's extras also say whether it is over.
         terminated = terminated | (self._ended & (extras.get("terminated", terminated) != 0))
         return self._timestep(observation, reward, terminated, first)
 
