@@ -1,1 +1,1 @@
-"""What an agent scores: whole episodes by the environment's own protocol."""
+"""Scores of an agent: whole episodes by the environment's own protocol."""

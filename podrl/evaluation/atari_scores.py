@@ -1,4 +1,4 @@
-"""What random play and a human tester score on Atari's 57 games, so that scores of different games can be compared.
+"""Scores of random play and of a human tester on Atari's 57 games, which make scores of different games comparable.
 
 The table and its source are in `atari_scores.json`.
 """
@@ -11,10 +11,10 @@ import re
 
 
 def human_normalised(env_id: str, score: float) -> float | None:
-    """The score on a scale where 0 is uniformly random play and 1 the human tester; None where it is not known.
+    """Returns a score between 0 for uniformly random play and 1 for the human tester; None for other environments.
 
     Args:
-        env_id: an environment's name, such as `MontezumaRevenge-v5` or `ALE/Pong-v5`.
+        env_id: an environment's id, such as `MontezumaRevenge-v5` or `ALE/Pong-v5`.
         score: the return of a whole game, not clipped.
 
     Source: Mnih et al. 2015, Nature 518.
@@ -26,6 +26,6 @@ def human_normalised(env_id: str, score: float) -> float | None:
 
 @functools.cache
 def _games() -> Mapping[str, Mapping[str, float]]:
-    """`random` and `human` score by the game's name in EnvPool."""
+    """Returns the `random` and `human` scores by the game's name in EnvPool."""
     table = importlib.resources.files("podrl.evaluation").joinpath("atari_scores.json").read_text()
     return json.loads(table)["games"]

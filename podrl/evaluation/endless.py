@@ -1,7 +1,7 @@
-"""Evaluations that would never end, refused before they start and stopped where that could not be foreseen.
+"""Refuses evaluations that would never end, and stops those for which that could not be foreseen.
 
 Every evaluation plays whole episodes. `podrl.envs.source.evaluation_protocol` says up to which time limit; an
-environment without any must end its episodes by itself.
+environment without a time limit must end its episodes by itself.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from podrl.types import EnvSpec
 
 MAX_STEPS = 100_000
 MAX_S = 20.0
-_STRETCH = 10  # Of a time limit: a wrapper may make several steps of one.
+_STRETCH = 10  # Times the time limit: a wrapper may turn one step into several.
 _REMEDY = "Set env.max_episode_steps to the steps after which an episode is to be cut off."
 _NO_REMEDY = (
     "This environment takes no env.max_episode_steps: train with evaluate.every_updates=0, and use an environment "
@@ -35,16 +35,16 @@ def check_evaluation(
     *,
     watching: Callable[[str], contextlib.AbstractContextManager[None]] = lambda name: contextlib.nullcontext(),
 ) -> None:
-    """Checks that the evaluations that a run asks for can end.
+    """Checks that the evaluations of a run can end.
 
     Args:
-        config: of the run.
+        config: the run's config.
         source: makes environments.
-        spec: of the environment.
-        watching: a context, told what happens in it, for as long as the environment is played.
+        spec: the environment's spec.
+        watching: called with a description, returns a context that is open while the environment is played.
 
     Raises:
-        ConfigError: if they might not, or the environment cannot be played by its own protocol.
+        ConfigError: if an evaluation might not end, or the environment cannot be played by its own protocol.
     """
     if config.evaluate.every_updates:
         with watching(f"env.id={config.env.id!r} in the check that its evaluations end"):
@@ -59,17 +59,17 @@ def check_ends(
     seed: int,
     remedy: str,
 ) -> None:
-    """Plays one environment without a time limit at random until an episode has ended.
+    """Plays one environment at random until an episode has ended, if it has no time limit.
 
     Args:
         source: makes environments.
-        spec: of the environment.
-        protocol: by which it is to be played.
-        seed: of the environment and the actions.
-        remedy: for the message, where the environment takes a limit.
+        spec: the environment's spec.
+        protocol: the evaluation protocol.
+        seed: seed of the environment and the actions.
+        remedy: advice for the message, if the environment accepts a limit.
 
     Raises:
-        ConfigError: if none ended.
+        ConfigError: if no episode ended.
     """
     if protocol.max_episode_steps is not None:
         return
@@ -79,7 +79,7 @@ def check_ends(
         pool.reset()
         while steps < MAX_STEPS and time.monotonic() < began_s + MAX_S:
             pool.send(spec.actions.sample(rng, (1,)))
-            if np.asarray(pool.recv().first).any():  # The row after an episode's last.
+            if np.asarray(pool.recv().first).any():  # The row after an episode's last row.
                 return
             steps += 1
     raise ConfigError(
@@ -90,7 +90,7 @@ def check_ends(
 
 
 def _takes_limit(source: Source, env: EnvConfig) -> bool:
-    """Whether `env.max_episode_steps` is not refused."""
+    """Returns whether the source accepts `env.max_episode_steps`."""
     limited = dataclasses.replace(env, max_episode_steps=1)
     try:
         check_settings(source, limited)
@@ -105,27 +105,27 @@ class EndlessError(RuntimeError):
 
 
 class EndlessGuard:
-    """Ends an evaluation in which no episode ends any more; to be told its progress.
+    """Ends an evaluation in which no episode ends any more; called with its progress.
 
-    A time limit is no proof: a wrapper may take notice of a truncation and play on. As long as an evaluation lasts,
-    some environment has not played its episodes, and its next one ends within the limit of its last; how the episodes
-    of several environments interleave does not matter.
+    A time limit is no proof: a wrapper may see the truncation and continue. While an evaluation lasts, some environment
+    has not played all of its episodes, and its next episode ends within the limit after its last; how the episodes of
+    several environments interleave does not matter.
     """
 
     def __init__(self, protocol: EvaluationProtocol, tell: Callable[[int, int], None] = lambda episodes, step: None):
         """Passes progress on to `tell`."""
         limit = protocol.max_episode_steps
         self._is_limited = limit is not None
-        self._max_steps = MAX_STEPS if limit is None else _STRETCH * (limit + 1)  # A reset is a step, too.
+        self._max_steps = MAX_STEPS if limit is None else _STRETCH * (limit + 1)  # A reset is a step too.
         self._env_id = protocol.env.id
         self._tell = tell
         self._newest = (0, 0)
 
     def __call__(self, episodes: int, step: int) -> None:
-        """Takes the episodes that have ended, and the steps made in each environment.
+        """Records the number of episodes that have ended, and the steps made in each environment.
 
         Raises:
-            EndlessError: if none has ended for `MAX_STEPS` steps, or many times the time limit.
+            EndlessError: if none has ended for `MAX_STEPS` steps, or several times the time limit.
         """
         self._tell(episodes, step)
         if episodes > self._newest[0]:

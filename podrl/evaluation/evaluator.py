@@ -1,11 +1,11 @@
-"""Evaluation while training goes on: a thread plays with a copy of one update's parameters, on pools of its own.
+"""Evaluation during training: a thread plays with a copy of one update's parameters, in pools of its own.
 
-Training is not changed by it: the two share no environment, no seed and no key, and the learner waits for an evaluation
-only where the next one is due, or where a checkpoint is to be saved. Since every evaluation before a checkpoint has its
-row before that checkpoint exists, a run that goes on from there misses none; rows after it are dropped and made again,
-and so is the one of the checkpoint's own update if it is not there. The exception is a run that is told to stop while
-an evaluation is under way: it saves what it has learned at once, and names the evaluation, which gets no row if it was
-of an earlier update than that checkpoint.
+Training does not depend on it: the two share no environment, no seed and no key, and the learner waits for an
+evaluation only if the next one is due, or a checkpoint is to be saved. Every evaluation before a checkpoint has its row
+before that checkpoint exists, so a run that resumes there misses none; rows after it are dropped and made again, and so
+is the row of the checkpoint's own update if it is missing. The exception is a run that is told to stop during an
+evaluation: it saves its state at once, and names the evaluation, which gets no row if it belongs to an earlier update
+than that checkpoint.
 """
 
 from collections.abc import Callable, Set
@@ -33,7 +33,7 @@ _POLL_S = 0.05
 
 
 class EvaluationError(RuntimeError):
-    """An evaluation failed; names its update, and has the original error as its cause."""
+    """An evaluation failed; the message names its update, and the cause is the original error."""
 
 
 class Play(Protocol):
@@ -47,7 +47,7 @@ class Play(Protocol):
         show_progress: Callable[[int, int], None],
         should_stop: Callable[[], bool],
     ) -> Episodes:
-        """Takes what `Agent.actor_params` returned; otherwise as `podrl.evaluation.play.Player.play`."""
+        """Plays with the result of `Agent.actor_params`; otherwise like `podrl.evaluation.play.Player.play`."""
         ...
 
 
@@ -55,11 +55,11 @@ class Evaluation:
     """The thread of one evaluation.
 
     Attributes:
-        counters: of the update whose parameters play.
+        counters: counters of the update whose parameters play.
     """
 
     def __init__(self, play: Play, counters: Counters, params: PyTree, ledger: Ledger) -> None:
-        """Starts."""
+        """Starts the thread."""
         self.counters = counters
         self._ledger = ledger
         self._play = play
@@ -71,16 +71,16 @@ class Evaluation:
         self._thread.start()
 
     def join(self, timeout_s: float) -> bool:
-        """Waits for the end, and says whether it has come."""
+        """Waits for the end and returns whether it has come."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def stop(self) -> None:
-        """Asks the thread to end after its step."""
+        """Asks the thread to end after its current step."""
         self._stopping.set()
 
     def result(self) -> Episodes:
-        """The episodes, of an evaluation that has ended by itself.
+        """Returns the episodes of an evaluation that has ended by itself.
 
         Raises:
             EvaluationError: if it failed.
@@ -91,13 +91,13 @@ class Evaluation:
         return self._episodes
 
     def doing(self) -> str:
-        """How far it is, for messages."""
+        """Describes its progress, for messages."""
         episodes, step = self._progress
         return f"the evaluation of {self.name} has finished {episodes} episodes and is at step {step:,}"
 
     @property
     def name(self) -> str:
-        """Of which update it is."""
+        """Name of its update."""
         return f"update {self.counters.learner_steps}"
 
     def _run(self, params: PyTree) -> None:
@@ -109,7 +109,7 @@ class Evaluation:
             self._episodes = self._play(
                 params, self.counters.learner_steps, show_progress=show_progress, should_stop=self._stopping.is_set
             )
-        except BaseException as error:  # noqa: BLE001 (kept, and raised in the main thread)
+        except BaseException as error:  # noqa: BLE001 (kept and raised in the main thread)
             self._error = error
 
 
@@ -117,7 +117,7 @@ class Evaluator:
     """Evaluates some updates, one at a time; a context manager that leaves no thread behind.
 
     Attributes:
-        ledger: of its thread; it changes with every step of an evaluation.
+        ledger: ledger of its thread; it changes with every step of an evaluation.
     """
 
     def __init__(
@@ -131,16 +131,16 @@ class Evaluator:
         write: Callable[[Counters, Episodes], None],
         ledger: Ledger | None = None,
     ) -> None:
-        """Starts nothing yet.
+        """Prepares the evaluator; `add` starts evaluations.
 
         Args:
-            every_updates: updates between evaluations; the last has one too. 0 for none.
+            every_updates: updates between evaluations; the last update has one too. 0 for none.
             last_update: number of the last update.
             done: updates that were evaluated before.
-            timeout_s: how long to wait for an evaluation.
+            timeout_s: seconds to wait for an evaluation.
             play: called in the thread.
-            write: takes what was played, in the thread that calls `add` and `settle`.
-            ledger: of its thread.
+            write: called with the episodes, in the thread that calls `add` and `settle`.
+            ledger: ledger of the thread; a new one by default.
         """
         self.ledger = ledger or Ledger("evaluator")
         self._every_updates, self._last_update = every_updates, last_update
@@ -158,7 +158,7 @@ class Evaluator:
         self.close()
 
     def is_due(self, counters: Counters) -> bool:
-        """Whether the update that was just counted is to be evaluated, and has not been."""
+        """Returns whether the update that was just counted is to be evaluated and has not been."""
         due = is_evaluation_due(counters, every_updates=self._every_updates, last_update=self._last_update)
         return due and counters.learner_steps not in self._done
 
@@ -170,22 +170,22 @@ class Evaluator:
         saves: bool = False,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Takes an update that was just made: writes what has ended meanwhile, and begins its evaluation if it is due.
+        """Handles an update that was just made: writes a finished evaluation and starts the update's own if it is due.
 
-        Waits for an evaluation under way if another is to begin, or a checkpoint is to be saved.
+        Waits for a running evaluation if another is to start, or a checkpoint is to be saved.
 
         Args:
-            counters: after this update.
-            params: what `Agent.actor_params` returned; not donated to anything later.
+            counters: counters after this update.
+            params: result of `Agent.actor_params`; not donated to anything later.
             saves: whether a checkpoint of this update follows.
-            should_stop: asked all the time of a wait.
+            should_stop: asked repeatedly during a wait.
 
         Returns:
-            False if it was to stop in a wait: then nothing has begun.
+            False if `should_stop` ended a wait: then nothing has started.
 
         Raises:
             EvaluationError: if an evaluation failed.
-            TimeoutError: if one does not end in time; says how far it is.
+            TimeoutError: if an evaluation does not end in time; the message says how far it is.
         """
         due = self.is_due(counters)
         if due or saves:
@@ -199,7 +199,7 @@ class Evaluator:
         return True
 
     def settle(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
-        """Waits for the evaluation under way, if any, and writes it; False if it was to stop first. Raises as `add`."""
+        """Waits for a running evaluation and writes it; False if `should_stop` ended the wait. Raises as `add` does."""
         running, patience = self._running, Patience(self._timeout_s)
         if running is None:
             return True
@@ -215,24 +215,24 @@ class Evaluator:
         return True
 
     def is_alive(self) -> bool:
-        """Whether an evaluation is under way."""
+        """Returns whether an evaluation is running."""
         running = self._running
         return running is not None and not running.join(0.0)
 
     def doing(self) -> str:
-        """How far an evaluation under way is, for messages."""
+        """Describes the progress of a running evaluation, for messages."""
         running = self._running
         return running.doing() if running else "the evaluator has nothing to do"
 
     def close(self) -> None:
-        """Ends an evaluation under way, without a row."""
+        """Ends a running evaluation, without a row."""
         running, self._running = self._running, None
         if running is None:
             return
         running.stop()
         logging.info("Left undone: %s.", running.doing())
         if not running.join(min(self._timeout_s, _JOIN_S)):
-            logging.error("The evaluator did not end; leaving without.")
+            logging.error("The evaluator did not end; leaving without it.")
 
     def _finish(self, ended: Evaluation) -> None:
         self._running = None
@@ -241,17 +241,17 @@ class Evaluator:
         except EvaluationError as error:
             if not isinstance(error.__cause__, EndlessError):
                 raise
-            logging.warning("%s It has no row; training goes on.", error)  # A later policy may do better.
+            logging.warning("%s It has no row; training continues.", error)  # A later policy may do better.
             return
         self._write(ended.counters, episodes)
 
 
 def is_evaluation_due(counters: Counters, *, every_updates: int, last_update: int) -> bool:
-    """Whether the update that was just counted is to be evaluated; the same on every process.
+    """Returns whether the update that was just counted is to be evaluated; the same on every process.
 
     Args:
-        counters: after this update.
-        every_updates: updates between evaluations; the last has one too. 0 for none.
+        counters: counters after this update.
+        every_updates: updates between evaluations; the last update has one too. 0 for none.
         last_update: number of the last update.
     """
     update = counters.learner_steps
@@ -262,7 +262,7 @@ def _play_nothing(params: PyTree, update: int, **_: Any) -> Episodes:
     raise RuntimeError("There is no evaluation in this run.")
 
 
-# For runs without evaluation.
+# The evaluator of runs without evaluation.
 OFF = Evaluator(
     every_updates=0, last_update=0, timeout_s=1.0, play=_play_nothing, write=lambda counters, episodes: None
 )
@@ -279,17 +279,17 @@ def make_evaluator(
     done: Set[int],
     write: Callable[[Counters, Episodes], None],
 ) -> Evaluator:
-    """The evaluator that a config asks for; it compiles what it needs in its own thread.
+    """Makes the evaluator that a config asks for; it compiles what it needs in its own thread.
 
     Args:
-        config: of the whole run.
+        config: config of the whole run.
         agent: the algorithm.
-        spec: of the environment, as in training.
+        spec: the environment's spec in training.
         source: makes environments.
-        device: where to act.
-        begun: where this start of the run begins.
+        device: device to act on.
+        begun: counters at which this start of the run begins.
         done: updates that were evaluated before.
-        write: takes what was played.
+        write: called with the episodes.
 
     Raises:
         ConfigError: if the environment cannot be played by its own protocol.

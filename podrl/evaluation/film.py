@@ -1,6 +1,6 @@
-"""Videos of an agent at play: one environment, at the speed of a person, with the score above the picture.
+"""Videos of an agent at play: one environment, at a person's speed, with the score above the picture.
 
-Pillow and, for `.mp4`, imageio-ffmpeg are imported when they are asked for: nothing else needs them.
+Pillow and, for `.mp4`, imageio-ffmpeg are imported only when a video is made.
 """
 
 from collections.abc import Iterator
@@ -18,24 +18,24 @@ from podrl.envs.source import PicturePool, Pool
 from podrl.types import Timestep
 
 VIDEO_SUFFIXES = (".gif", ".mp4")
-LEAST_HEIGHT = 320  # Smaller pictures are scaled up, by a whole number.
-LEAST_WIDTH = 240  # The text needs it.
+LEAST_HEIGHT = 320  # Smaller pictures are enlarged by a whole factor.
+LEAST_WIDTH = 240  # Width that the text needs.
 BAR_HEIGHT = 26
 FONT_SIZE = 15
-GIF_FRAMES_PER_SECOND = 25  # Viewers slow down what is much faster.
+GIF_FRAMES_PER_SECOND = 25  # Viewers slow down much faster GIFs.
 
 
 class Film:
-    """Watches the first environment of a pool, and writes what it saw to a file."""
+    """Records the first environment of a pool and writes a video file."""
 
     def __init__(self, path: epath.PathLike, *, steps_per_second: float, seconds: float, episodes: int) -> None:
-        """Has seen nothing.
+        """Checks that the video can be written.
 
         Args:
-            path: to write, `.gif` or `.mp4`.
-            steps_per_second: of the agent, at which it is shown.
-            seconds: to show at most.
-            episodes: to show at most.
+            path: file to write, `.gif` or `.mp4`.
+            steps_per_second: the agent's steps in a second of the video.
+            seconds: longest duration of the video.
+            episodes: largest number of episodes in the video.
 
         Raises:
             ConfigError: if `path` cannot be written, or a package for it is missing.
@@ -52,10 +52,10 @@ class Film:
         self._most_pictures = max(1, round(seconds * steps_per_second))
         self._most_episodes = episodes
         self._episode, self._step, self._score = 0, 0, 0.0
-        self._pictures: list[bytes] = []  # As PNG: a minute of raw ones can be gigabytes.
+        self._pictures: list[bytes] = []  # As PNG: a minute of raw pictures can be gigabytes.
 
     def watch(self, pool: Pool, timestep: Timestep) -> None:
-        """Takes the newest timestep of a pool that has pictures.
+        """Records the newest timestep of a pool that has pictures.
 
         Raises:
             ConfigError: if its environment has none.
@@ -71,7 +71,7 @@ class Film:
             self._pictures.append(_as_png(frame(picture, text)))
 
     def write(self) -> float:
-        """Writes the file, and returns how many seconds it shows."""
+        """Writes the file and returns the seconds that it lasts."""
         if self._path.suffix == ".gif":
             self._write_gif()
         else:
@@ -110,7 +110,7 @@ class Film:
 
 
 def frame(picture: np.ndarray, text: str) -> np.ndarray:
-    """The picture [H, W, 3], large enough for a person, below a bar with the text; even in both sizes."""
+    """Returns the picture [H, W, 3], enlarged for a person, below a bar with the text; both sizes are even."""
     image, draw, font = _load("PIL.Image"), _load("PIL.ImageDraw"), _load("PIL.ImageFont")
     scale = math.ceil(LEAST_HEIGHT / picture.shape[0])
     picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -1,10 +1,9 @@
-"""Episodes with fixed parameters: what an agent scores, by the environment's own protocol.
+"""Plays episodes with fixed parameters, by the environment's own protocol.
 
-Which episodes count is decided before the first step: the first `n` of each environment, the same number of each.
-Counting the first `N` episodes to *end* instead would favour short ones, which in most games are the bad ones.
-
-Environments' seeds and sampling keys come from a purpose of their own, so an evaluation shares its randomness with no
-training, and the same seed and parameters give the same episodes.
+The episodes that count are chosen before the first step: the first `n` of each environment, the same number
+of each. The first `N` episodes to *end* would favour short ones, which in most games are the bad ones. Environments'
+seeds and sampling keys have a purpose of their own, so an evaluation shares no randomness with training, and the same
+seed and parameters give the same episodes.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,14 +24,14 @@ from podrl.runtime.tool import refuse_module
 from podrl.runtime.waiting import Stopped
 from podrl.types import Agent, Array, EnvSpec, PyTree, Timestep
 
-MAX_ENVS = 32  # More would shorten little and, as all step until the last has ended, waste much.
+MAX_ENVS = 32  # More would save little time and, since all step until the last has ended, waste much.
 
 # (actor_params, timestep, carry, keys [B]) -> (action [B, ...], carry)
 Act = Callable[[PyTree, Timestep, PyTree, Array], tuple[Array, PyTree]]
 
 
 def act_sampled(agent: Agent) -> Act:
-    """Acts as in training."""
+    """Returns a function that acts as in training."""
 
     def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: Array) -> tuple[Array, PyTree]:
         action, _, carry = agent.act(params, timestep, carry, keys)
@@ -42,7 +41,7 @@ def act_sampled(agent: Agent) -> Act:
 
 
 def act_greedy(agent: Agent) -> Act:
-    """Takes what the agent holds for best."""
+    """Returns a function that takes the action that the agent rates highest."""
     return agent.act_greedy
 
 
@@ -51,7 +50,7 @@ POLICIES: dict[str, Callable[[Agent], Act]] = {"greedy": act_greedy, "sampled": 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Episodes:
-    """Episodes that count, environment by environment.
+    """The episodes that count, environment by environment.
 
     Attributes:
         returns: [N] float64, undiscounted.
@@ -65,7 +64,7 @@ class Episodes:
 class Tally:
     """Collects the first episodes of every environment.
 
-    An episode is known to have ended by the reset row that follows, whether it was terminated or truncated.
+    The reset row that follows shows that an episode has ended, whether it was terminated or truncated.
     """
 
     def __init__(self, num_envs: int, episodes_per_env: int) -> None:
@@ -77,7 +76,7 @@ class Tally:
 
     @property
     def count(self) -> int:
-        """Episodes so far that count."""
+        """Number of finished episodes that count."""
         return sum(map(len, self._ended))
 
     @property
@@ -86,7 +85,7 @@ class Tally:
         return self.count == self._wanted * len(self._ended)
 
     def add(self, timestep: Timestep) -> None:
-        """Takes the next timestep of all environments."""
+        """Adds the next timestep of all environments."""
         for env in np.flatnonzero(timestep.first & (self._lengths > 0)):
             if len(self._ended[env]) < self._wanted:
                 self._ended[env].append((float(self._returns[env]), int(self._lengths[env])))
@@ -94,13 +93,13 @@ class Tally:
         self._lengths = np.where(timestep.first, 0, self._lengths + 1)
 
     def episodes(self) -> Episodes:
-        """All that count."""
+        """Returns all episodes that count."""
         returns, lengths = zip(*(episode for ended in self._ended for episode in ended), strict=True)
         return Episodes(returns=np.array(returns, np.float64), lengths=np.array(lengths, np.int64))
 
 
 def split_episodes(episodes: int, max_envs: int = MAX_ENVS) -> tuple[int, int]:
-    """(environments, episodes of each) for at least this many episodes, and no more than even shares need."""
+    """Returns (environments, episodes of each) for at least this many episodes, or as few more as possible."""
     per_env = -(-episodes // max_envs)
     return -(-episodes // per_env), per_env
 
@@ -111,10 +110,10 @@ class Player:
 
     Attributes:
         act: (params, timestep, carry, keys of the environments [B], step []) -> (action [B, ...], carry).
-        initial_carry: of the network, on the device.
-        device: where it acts.
-        num_envs: B.
-        episodes_per_env: of each environment that count.
+        initial_carry: the network's initial carry, on the device.
+        device: device to act on.
+        num_envs: number of environments, B.
+        episodes_per_env: episodes of each environment that count.
         make_pool: opens the environments, given their seeds.
     """
 
@@ -127,7 +126,7 @@ class Player:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes that count."""
+        """Number of episodes that count."""
         return self.num_envs * self.episodes_per_env
 
     def play(
@@ -143,15 +142,15 @@ class Player:
         """Plays all episodes that count.
 
         Args:
-            params: what `Agent.actor_params` returned, on the device.
-            seed: of the environments and of the sampling.
-            stream: which of the seed's independent sets of episodes.
-            watch: shown every timestep, before the next action.
-            show_progress: told the episodes that have ended and the steps taken, every step.
+            params: result of `Agent.actor_params`, on the device.
+            seed: seed of the environments and of the sampling.
+            stream: index of an independent set of episodes of this seed.
+            watch: called with every timestep, before the next action.
+            show_progress: called every step with the episodes that have ended and the steps taken.
             should_stop: asked every step.
 
         Raises:
-            Stopped: if it was to stop.
+            Stopped: if `should_stop` returns true.
         """
         keys, carry = self._keys(seed, stream), self.initial_carry
         pool = self.make_pool(env_seeds((seed, stream, EVALUATE), range(self.num_envs)))
@@ -174,7 +173,7 @@ class Player:
             close_pool(pool)
 
     def _keys(self, seed: int, stream: int) -> jax.Array:
-        """[B] typed PRNG keys."""
+        """Returns [B] typed PRNG keys."""
         with jax.default_device(self.device):
             key = jax.random.fold_in(purpose_key(seed, EVALUATE), stream)
             return jax.random.split(key, self.num_envs)
@@ -192,11 +191,11 @@ def make_player(
     """Compiles acting for at least this many episodes, see `split_episodes`.
 
     Args:
-        agent: who acts.
-        spec: of the environment, as in training.
+        agent: the agent that acts.
+        spec: the environment's spec in training.
         policy: a key of `POLICIES`.
-        episodes: to play.
-        device: where to act.
+        episodes: number of episodes to play.
+        device: device to act on.
         make_pool: opens environments, given their seeds.
     """
     num_envs, per_env = split_episodes(episodes)
@@ -223,7 +222,7 @@ def make_player(
 
 
 def summarize_episodes(episodes: Episodes) -> dict[str, Any]:
-    """Statistics of the returns and lengths, as plain numbers; `interval` is None of a single episode."""
+    """Returns statistics of the returns and lengths as plain numbers; `interval` is None for a single episode."""
     returns, lengths = episodes.returns, episodes.lengths
     interval = mean_interval(returns)
     return {
@@ -245,7 +244,7 @@ def summarize_episodes(episodes: Episodes) -> dict[str, Any]:
 
 
 def check_same_interface(training: EnvSpec, evaluation: EnvSpec, protocol: EvaluationProtocol) -> None:
-    """Raises RuntimeError unless the environment looks to the agent as it did in training."""
+    """Raises `RuntimeError` unless observations and actions are the same as in training."""
     before, after = ((spec.observation, spec.actions) for spec in (training, evaluation))
     if before != after:
         raise RuntimeError(

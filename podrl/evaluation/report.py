@@ -1,4 +1,4 @@
-"""What `tools/evaluate.py` prints and writes: pure functions from episodes to numbers and text."""
+"""Results of `tools/evaluate.py`: pure functions from episodes to numbers and text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,14 +24,14 @@ def make_score_report(
     seed: int,
     played: Mapping[str, Episodes],
 ) -> dict[str, Any]:
-    """All that was found out, ready for JSON.
+    """Returns all results, ready for JSON.
 
     Args:
-        config: of the run.
-        counters: of the checkpoint.
-        protocol: by which it was played.
-        num_envs: that it was played in, with the same number of episodes in each.
-        seed: of the episodes.
+        config: the run's config.
+        counters: the checkpoint's counters.
+        protocol: the evaluation protocol.
+        num_envs: number of environments, each of which played the same number of episodes.
+        seed: seed of the episodes.
         played: episodes by policy.
     """
     return {
@@ -49,7 +49,7 @@ def make_score_report(
 
 
 def _describe(env_id: str, episodes: Episodes) -> dict[str, Any]:
-    """Statistics, the score on the human scale where there is one, and every episode."""
+    """Returns statistics, the score on the human scale if there is one, and every episode."""
     described = summarize_episodes(episodes)
     mean, interval = described["return"]["mean"], described["return"]["interval"]
     if human_normalised(env_id, mean) is not None:
@@ -83,7 +83,7 @@ def _facts(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _table(policies: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A column for each policy."""
+    """Makes a table with a column for each policy."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("", style="dim", no_wrap=True)
     for policy in policies:
@@ -105,7 +105,7 @@ def _table(policies: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _notes(report: Mapping[str, Any]) -> list[str]:
-    """What the table does not say."""
+    """Returns notes on what the table does not say."""
     episodes = next(iter(report["policies"].values()))["episodes"]
     notes = ["Intervals: Student's t, of the mean. Lengths in env steps."]
     if episodes < FEW:
@@ -128,7 +128,7 @@ def _span(low: float, high: float) -> str:
 
 
 def _number(value: float) -> str:
-    """`1.23`, `812.4`, `21,045`."""
+    """Returns text such as `1.23`, `812.4`, `21,045`."""
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.2f}" if abs(value) < 100 else f"{value:,.1f}" if abs(value) < 10_000 else f"{value:,.0f}"
