@@ -1,1 +1,1 @@
-"""What a run reports while it trains: rows of metrics, curves, the terminal, and what limits its speed."""
+"""Reports of a run while it trains: rows of metrics, curves, the terminal, and the bottleneck."""

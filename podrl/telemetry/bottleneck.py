@@ -1,4 +1,4 @@
-"""Advice while a run trains: its rows of metrics of the first minute, averaged, become one `Situation`."""
+"""Finds a run's bottleneck: its rows of metrics of the first minute, averaged, become one `Situation`."""
 
 from collections.abc import Callable, Mapping
 import math
@@ -16,16 +16,16 @@ _LONG_S = 86_400.0
 
 
 def has_rate(row: Mapping[str, Any]) -> bool:
-    """Whether a row of metrics has a rate; those of a start's warm-up have none, nor has its first row."""
+    """Returns whether a row of metrics has a rate; the first row and those of a start's warm-up have none."""
     return math.isfinite(row["env_steps_per_second"])
 
 
 def suggest_shorter(config: Config, row: Mapping[str, Any]) -> str | None:
-    """Says what to run for a first look, where this run would take days; None where it would not.
+    """Suggests a shorter run for a first look if this run would take days; None otherwise.
 
     Args:
-        config: of the run.
-        row: of its metrics, with a rate.
+        config: the run's config.
+        row: one of its rows of metrics, with a rate.
     """
     left_s = (config.total_env_steps - row["env_steps"]) / max(row["env_steps_per_second"], 1e-9)
     if left_s < _LONG_S:
@@ -37,7 +37,7 @@ def suggest_shorter(config: Config, row: Mapping[str, Any]) -> str | None:
 
 
 class BottleneckFinder:
-    """Averages rows of metrics for a while, and then speaks once."""
+    """Averages rows of metrics for a while and then gives advice once."""
 
     def __init__(
         self,
@@ -49,15 +49,15 @@ class BottleneckFinder:
         core_clock: Callable[[], float] = time.process_time,
         busy_clock: Callable[[], float] = busy_core_seconds,
     ) -> None:
-        """Has seen nothing yet.
+        """Prepares the clocks, which start with the first row.
 
         Args:
-            config: of the run.
-            topology: who acts and who learns.
+            config: the run's config.
+            topology: the devices that act and those that learn.
             after_s: seconds of training, from the first row on, that the advice is about.
-            clock: seconds, monotonic, against which cores are measured.
+            clock: monotonic seconds, against which cores are measured.
             core_clock: CPU seconds of all threads of this process.
-            busy_clock: seconds in which its cores worked for anybody.
+            busy_clock: seconds for which its cores were busy with any process.
         """
         self._config = config
         self._machine = make_machine(topology)
@@ -71,7 +71,7 @@ class BottleneckFinder:
         self._has_spoken = False
 
     def add(self, row: Mapping[str, Any]) -> str | None:
-        """Takes a row as it is written; returns the advice once, when the time has come.
+        """Adds a row as it is written; returns the advice once, when the time is over.
 
         Rows without a rate only start the clocks, because their time went to compiling and to opening environments.
         """
@@ -89,7 +89,7 @@ class BottleneckFinder:
         return str(advise(self._situation(self._first, now)))
 
     def _add(self, row: Mapping[str, Any], seconds: float) -> None:
-        """Turns a row's rate back into steps and its shares into seconds, as rows are not equally long."""
+        """Converts a row's rate to steps and its shares to seconds, since rows differ in length."""
         self._env_steps += row["env_steps_per_second"] * seconds
         for key, share in row.items():
             if key.startswith(("time/learner/", "time/actors/")):
@@ -110,7 +110,7 @@ class BottleneckFinder:
 
 
 class _Reading(NamedTuple):
-    """When the update of a row ended, and the wall's clock, the process's and its cores' when the row was written."""
+    """When a row's update ended, and the wall's, the process's and its cores' clocks when the row was written."""
 
     ended_s: float
     wall_s: float
@@ -119,7 +119,7 @@ class _Reading(NamedTuple):
 
 
 def make_machine(topology: Topology) -> Machine:
-    """What this process runs on."""
+    """Describes the cores and devices of this process."""
     return Machine(
         platform=topology.mesh.devices.flat[0].platform,
         cores=available_cores(),

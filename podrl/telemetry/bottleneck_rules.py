@@ -1,10 +1,10 @@
-"""What limits a run, and which config key to change: one sentence, from where the threads' time went.
+"""Rules that name what limits a run, and which config key to change, from where the threads' time went.
 
-The learner and the actors work at the same time, and the slower of the two never waits. So whoever waits much is not
-the limit, the other is, and what that one spends its time on says why. Two things blur this. On a CPU all threads share
-the cores, so one may be slow only because another works; and a device that both acts and learns does one after the
-other, while the waiting counts as `act` or `learn`. The ledgers cannot see that, so the sentence looks at how busy the
-cores are and says where parts compete.
+The learner and the actors work at the same time, and the slower of the two never waits. So the side that waits much is
+not the limit; the other is, and the work that it spends its time on says why. Two things blur this. On a CPU all
+threads share the cores, so one may be slow only because another works. And a device that both acts and learns does one
+after the other, while the wait counts as `act` or `learn`. The ledgers cannot show that, so the advice considers how
+busy the cores are and says where parts compete.
 """
 
 from collections.abc import Mapping
@@ -14,23 +14,23 @@ from typing import NamedTuple
 from podrl.config.config import Config
 from podrl.experience.layout import Layout, default_env_threads
 
-WAITS = 0.2  # Who waits for this fraction of its time is held up by the other.
-SIDE_WORK = 0.05  # Fraction of the learner's time from which work beside learning is worth a word.
+WAITS = 0.2  # A side that waits for this fraction of its time is held up by the other.
+SIDE_WORK = 0.05  # Fraction of the learner's time from which side work is mentioned.
 BUSY = 0.8  # Fraction of the cores' time from which more threads do not help.
-OTHERS = 0.1  # Fraction of the cores' time from which it is worth a word that others have it.
-SHORT_CALL_S = 1e-3  # An act call below this is mostly dispatch and copies: more environments hardly lengthen it.
+OTHERS = 0.1  # Fraction of the cores' time from which other processes are mentioned.
+SHORT_CALL_S = 1e-3  # A shorter act call is mostly dispatch and copies: more environments hardly lengthen it.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What one process runs on.
+    """The cores and devices of one process.
 
     Attributes:
-        platform: of its devices: `cpu`, `gpu` or `tpu`.
-        cores: that it may use.
-        devices: that it has.
-        actor_devices: those that act.
-        learner_devices: those that learn, perhaps some of the same.
+        platform: platform of its devices: `cpu`, `gpu` or `tpu`.
+        cores: number of cores that it may use.
+        devices: number of its devices.
+        actor_devices: number of devices that act.
+        learner_devices: number of devices that learn; some may act too.
     """
 
     platform: str
@@ -52,12 +52,12 @@ class Situation:
     Attributes:
         shares: fractions of a thread's time by keys as in a row of metrics, `time/learner/wait_rollouts`; the actors'
             are those of all actor threads together.
-        env_steps_per_second: of the whole job.
+        env_steps_per_second: rate of the whole job.
         cores_busy: fraction of the time of all its cores that this process used.
-        others_busy: fraction that others had, on this machine or, where it is virtual, on its host.
-        machine: what it runs on.
-        layout: how environments are dealt out.
-        config: of the run.
+        others_busy: fraction that other processes used, on this machine or, if it is virtual, on its host.
+        machine: cores and devices of the process.
+        layout: how environments are divided.
+        config: the run's config.
     """
 
     shares: Mapping[str, float]
@@ -69,7 +69,7 @@ class Situation:
     config: Config
 
     def share(self, who: str, *buckets: str) -> float:
-        """Fraction of the time of `learner` or `actors` in these buckets together."""
+        """Returns the fraction of the time of `learner` or `actors` in these buckets together."""
         return sum(self.shares.get(f"time/{who}/{bucket}", 0.0) for bucket in buckets)
 
     @property
@@ -89,7 +89,7 @@ class Situation:
 
     @property
     def has_idle_cores(self) -> bool:
-        """Whether more threads would find cores."""
+        """Whether cores are free for more threads."""
         return self.cores_busy + self.others_busy < BUSY
 
     @property
@@ -106,18 +106,18 @@ class Situation:
 
 
 class Advice(NamedTuple):
-    """What limits the run, and what helps, the best first."""
+    """What limits the run, and remedies, the best first."""
 
     finding: str
     remedies: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One line, with the two best remedies."""
+        """Returns one line, with the two best remedies."""
         return f"{self.finding}: {'; or '.join(self.remedies[:2])}"
 
 
 def advise(situation: Situation) -> Advice:
-    """Says what limits a run, and what helps."""
+    """Returns what limits a run, and remedies."""
     if min(situation.learner_waits, situation.actors_wait) >= WAITS:
         return _both_wait(situation)
     if situation.learner_waits >= WAITS:
@@ -128,7 +128,7 @@ def advise(situation: Situation) -> Advice:
 
 
 def _both_wait(situation: Situation) -> Advice:
-    """They take turns because they are told to, or because some rollouts or updates take much longer than others."""
+    """Advises when both wait: they are told to take turns, or some rollouts or updates take much longer than others."""
     actors = situation.config.actors
     finding = f"learner waits {situation.learner_waits:.0%} for rollouts, actors {situation.actors_wait:.0%} for it"
     if actors.synchronous:
@@ -138,7 +138,7 @@ def _both_wait(situation: Situation) -> Advice:
 
 
 def _actors_limit(situation: Situation) -> Advice:
-    """The learner waits: by what do actors spend their time?"""
+    """Advises when the learner waits, by the work that takes the actors longest."""
     causes = {"env": _slow_env, "act": _slow_act, "transfer": _slow_transfer, "other": _slow_host}
     bucket = max(causes, key=lambda bucket: situation.share("actors", bucket))
     finding = (
@@ -149,7 +149,7 @@ def _actors_limit(situation: Situation) -> Advice:
 
 
 def _slow_env(situation: Situation) -> tuple[str, ...]:
-    """Emulators need cores, and somebody who uses the time in which they step."""
+    """Returns remedies for slow emulators: more cores, or other work while they step."""
     actors, layout, cores = situation.config.actors, situation.layout, situation.machine.cores
     remedies = []
     if actors.pools_per_thread == 1 and situation.share("actors", "act") >= WAITS:
@@ -163,7 +163,7 @@ def _slow_env(situation: Situation) -> tuple[str, ...]:
 
 
 def _slow_act(situation: Situation) -> tuple[str, ...]:
-    """A call is all overhead, or it computes, or its device is busy learning."""
+    """Returns remedies for slow acting: a call may be mostly overhead, or compute, or wait for a device that learns."""
     machine, network = situation.machine, situation.config.network
     if situation.act_call_s < SHORT_CALL_S:
         return (_more_envs(situation), *_larger_pools(situation))
@@ -180,18 +180,18 @@ def _slow_act(situation: Situation) -> tuple[str, ...]:
 
 
 def _slow_transfer(situation: Situation) -> tuple[str, ...]:
-    """Closing a rollout and sending it away costs the same however long it is."""
+    """Returns remedies for slow transfer: closing and sending a rollout costs the same for any length."""
     longer = f"longer actors.unroll_length (now {situation.config.actors.unroll_length}) sends fewer rollouts"
     return (longer, *_larger_pools(situation))
 
 
 def _slow_host(situation: Situation) -> tuple[str, ...]:
-    """Python between the calls, once for each step of each pool."""
+    """Returns remedies for slow Python between the calls, which runs once for each step of each pool."""
     return (_more_envs(situation), *_larger_pools(situation))
 
 
 def _learner_limits(situation: Situation) -> Advice:
-    """Actors wait: for learning, or for what the learner's thread does beside it?"""
+    """Advises when actors wait: for learning, or for other work of the learner's thread."""
     finding = (
         f"actors wait {situation.actors_wait:.0%} for the learner, which spends "
         f"{situation.share('learner', 'learn'):.0%} in learn"
@@ -200,7 +200,7 @@ def _learner_limits(situation: Situation) -> Advice:
 
 
 def _faster_updates(situation: Situation) -> tuple[str, ...]:
-    """What makes an update shorter, or its batch cheaper."""
+    """Returns remedies that make an update shorter, or its batch cheaper."""
     if situation.on_cpu:
         longer = f"longer actors.unroll_length (now {situation.config.actors.unroll_length}) for larger updates"
         small = (longer,) if situation.has_idle_cores else ()
@@ -218,8 +218,8 @@ def _faster_updates(situation: Situation) -> tuple[str, ...]:
 
 
 def _nobody_waits(situation: Situation) -> Advice:
-    """Something that both use is full, or they are balanced."""
-    sides = f"learner learns {situation.share('learner', 'learn'):.0%}, nobody waits much"
+    """Advises when neither waits: both use a full resource, or they are balanced."""
+    sides = f"learner learns {situation.share('learner', 'learn'):.0%}, neither waits much"
     consumer = max(("act", "env"), key=lambda bucket: situation.share("actors", bucket))
     remedies = _side_work(situation)
     if situation.on_cpu and not situation.has_idle_cores:
@@ -239,7 +239,7 @@ def _nobody_waits(situation: Situation) -> Advice:
 
 
 def _side_work(situation: Situation) -> tuple[str, ...]:
-    """What the learner's thread does beside learning, the largest first, if it is much."""
+    """Returns remedies for the learner thread's work beside learning, the largest first, if it takes long."""
     config = situation.config
     fewer_updates = f"longer actors.unroll_length (now {config.actors.unroll_length})"
     remedies = {
@@ -256,7 +256,7 @@ def _side_work(situation: Situation) -> tuple[str, ...]:
 
 
 def _more_envs(situation: Situation) -> str:
-    """More environments in each call, without another batch size."""
+    """Suggests more environments in each call, for the same batch size."""
     actors = situation.config.actors
     return (
         f"more actors.num_envs (now {actors.num_envs}), with shorter actors.unroll_length (now {actors.unroll_length}) "
@@ -265,7 +265,7 @@ def _more_envs(situation: Situation) -> str:
 
 
 def _larger_pools(situation: Situation) -> tuple[str, ...]:
-    """Fewer pools of the same environments: two at least, unless emulators are so quick that none need be hidden."""
+    """Suggests fewer pools of the same environments, but two at least, unless emulators are too fast to need hiding."""
     pools = situation.config.actors.pools_per_thread
     quick = situation.share("actors", "env") < 0.5 * situation.share("actors", "act")
     least = 1 if quick else 2
@@ -273,7 +273,7 @@ def _larger_pools(situation: Situation) -> tuple[str, ...]:
 
 
 def _smaller_network(situation: Situation) -> tuple[str, ...]:
-    """What makes the network cheaper; it may learn less."""
+    """Suggests a cheaper network; it may learn less."""
     network = situation.config.network
     if network.encoder == "mlp":
         return ("smaller network.hidden_sizes",)
@@ -289,6 +289,6 @@ def _split_devices() -> str:
 
 
 def _cores(situation: Situation) -> str:
-    """How busy the cores are."""
+    """Describes how busy the cores are."""
     others = f", {situation.others_busy:.0%} with other processes" if situation.others_busy >= OTHERS else ""
     return f" ({situation.machine.cores} cores, {situation.cores_busy:.0%} busy{others})"

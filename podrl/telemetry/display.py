@@ -1,7 +1,7 @@
-"""What the person in front of the run sees.
+"""The terminal output of a run.
 
-On a terminal a small panel that stays below the log lines; in a log file (SLURM, CI, a pipe) one plain line per row of
-metrics; at the end of both a short summary. Everything goes to stdout, and log lines to stderr.
+On a terminal it is a small panel that stays below the log lines; in a log file (SLURM, CI, a pipe) one plain line per
+row of metrics; at the end of both a short summary. Everything goes to stdout, and log lines to stderr.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,9 +27,9 @@ from podrl.telemetry.panel import PANEL_WIDTH, Progress, Summary, duration, make
 from podrl.types import Counters
 
 REFRESHES_PER_SECOND = 4
-# Libraries whose log lines below ERROR say nothing to the user of podrl; some of them log as absl does.
+# Libraries whose log lines below ERROR do not concern podrl's users; some of them log as absl does.
 QUIET_LIBRARIES = ("orbax", "etils", "flax", "tensorstore", "tensorboardX")
-# Modules that log an exception, from up to four threads, and raise it as well: whoever called reports it in one line.
+# Modules that log an exception, from up to four threads, and raise it as well: the caller reports it in one line.
 RAISING_MODULES = (
     "orbax/checkpoint/checkpoint_manager.py",
     "orbax/checkpoint/_src/checkpointers/async_checkpointer.py",
@@ -38,10 +38,10 @@ RAISING_MODULES = (
 
 
 class Display:
-    """Shows phases, progress and the summary of one run; a context manager that gives the terminal back.
+    """Shows phases, progress and the summary of one run; a context manager that restores the terminal.
 
-    Only the main thread calls its methods. Anything that ends the process without leaving the context (a watchdog)
-    calls `close` first, or the terminal keeps its cursor hidden.
+    Only the main thread calls its methods. Code that ends the process without leaving the context (a watchdog) calls
+    `close` first; otherwise the terminal's cursor stays hidden.
     """
 
     def __init__(
@@ -55,21 +55,22 @@ class Display:
         interval_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Shows nothing yet.
+        """Prepares the display; entering the context shows the panel.
 
         Args:
             name: the run's name.
-            env_id: the environment's.
-            total_env_steps: where the run ends.
+            env_id: the environment's id.
+            total_env_steps: env steps at which the run ends.
             workdir: the run's folder, a path or a string.
-            console: where to write; None is stdout, where long lines are left to the terminal to wrap.
+            console: console to write to; None is stdout, where the terminal wraps long lines.
             interval_s: least seconds between two plain lines; the first and the last row are always shown.
-            clock: seconds, monotonic.
+            clock: monotonic seconds.
         """
         self._title = f"{name} on {env_id}"
         self._total_env_steps = total_env_steps
         self._workdir = str(workdir)
-        # FORCE_COLOR, which a notebook sets, makes any stream a terminal for Rich; not one that takes lines back.
+        # Rich takes any stream for a terminal if FORCE_COLOR is set, as in a notebook, even one that cannot redraw
+        # lines.
         self._redraws = console is not None or sys.stdout.isatty()
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._interval_s = interval_s
@@ -86,7 +87,7 @@ class Display:
         self._redirected: tuple[logging.StreamHandler, Any] | None = None
 
     def __enter__(self) -> "Display":
-        """Takes the lower lines of the terminal, if there is one."""
+        """Starts the panel in the lower lines of the terminal, if there is one."""
         if self._redraws and self._console.is_terminal and not self._console.is_dumb_terminal:
             on_terminal = sys.stderr.isatty()
             self._live = Live(
@@ -96,7 +97,7 @@ class Display:
                 redirect_stderr=on_terminal,
             )
             self._live.start(refresh=True)
-            if on_terminal:  # absl holds the stderr of before, and would write across the panel.
+            if on_terminal:  # absl still holds the former stderr, and would write across the panel.
                 handler = absl_logging.get_absl_handler().python_handler
                 self._redirected = (handler, handler.setStream(sys.stderr))
         return self
@@ -109,7 +110,7 @@ class Display:
         self.close()
 
     def phase(self, text: str) -> None:
-        """Says what the run does now (before training: 'compiling', 'restoring'); its time is shown when it ends.
+        """Shows what the run does now (before training: 'compiling', 'restoring'); its duration is shown when it ends.
 
         A phase ends with the next phase, update, row or summary.
         """
@@ -119,7 +120,7 @@ class Display:
             self._print(Text(f"{text} ..."))
 
     def advance(self, ended: Counters) -> None:
-        """Says how many updates have ended; not all have a row. The first call says where the run begins."""
+        """Sets how many updates have ended, since not all have a row. The first call sets where the run begins."""
         if self._ended is not None and ended != self._ended:
             self._end_phase()
         self._ended = ended
@@ -135,7 +136,7 @@ class Display:
             self._print_line(now)
 
     def summary(self, summary: Summary) -> None:
-        """Shows how the run ended, in place of the panel."""
+        """Shows the summary of the run instead of the panel."""
         self._end_phase()
         if self._live is not None:
             self._live.transient = True
@@ -143,7 +144,7 @@ class Display:
         self._print(summary_text(summary, self._title, self._workdir))
 
     def close(self) -> None:
-        """Shows the last row if it was held back, and gives the terminal back; may be called twice."""
+        """Shows the last row if it was held back, and restores the terminal; may be called twice."""
         if self._redirected is not None:
             handler, stream = self._redirected
             handler.setStream(stream)
@@ -155,7 +156,7 @@ class Display:
             self._print_line(self._clock())
 
     def _end_phase(self) -> None:
-        """Says how long the running phase took, if there is one."""
+        """Ends the current phase, if there is one, and shows its duration."""
         if self._phase is None:
             return
         text, start_s = self._phase
@@ -163,7 +164,7 @@ class Display:
         self._print(Text(f"{text}: {duration(self._clock() - start_s)}"))
 
     def _estimate(self, row: Mapping[str, Any]) -> float | None:
-        """Seconds left, from the rate since the first row that this process saw; None at that row."""
+        """Returns the seconds left, from the rate since the first row that this process saw; None at that row."""
         steps, ended_s = row["env_steps"], row.get("time/wall_s", math.nan)
         if self._first_point is None:
             self._first_point = (ended_s, steps)
@@ -182,25 +183,25 @@ class Display:
         self._print(Text(plain_line(self._row, progress)))
 
     def _panel(self) -> RenderableType:
-        """The panel as of now; called by the thread that refreshes it."""
+        """Returns the current panel; called by the thread that refreshes it."""
         row, ended, phase, now = self._row, self._ended, self._phase, self._clock()
         if ended is not None and ended.learner_steps > row.get("learner_steps", 0):
             row = {**row, **dataclasses.asdict(ended)}
         doing = None if phase is None else f"{phase[0]} ...  {duration(now - phase[1])}"
         progress = Progress(self._total_env_steps, now - self._start_s, self._left_s)
-        # A terminal echoes Ctrl-C as two characters behind the panel; they need room, or the panel slips a line.
+        # A terminal echoes Ctrl-C as two characters behind the panel; without room for them the panel slips by a line.
         width = min(PANEL_WIDTH, self._console.width - 3)
         return make_panel(self._title, self._workdir, row, progress, doing, width)
 
 
 def configure_logging(process_index: int) -> None:
-    """Short log lines, `[p0 12:00:01] text`, and silence from libraries.
+    """Sets up short log lines, `[p0 12:00:01] text`, and silences libraries.
 
-    Libraries log from WARNING up, those in `QUIET_LIBRARIES` from ERROR up, but for the exceptions of
-    `RAISING_MODULES`. Python warnings outside of podrl, and all of
-    resources left open, are hidden unless the user asked for them (`python -W`).
+    Libraries log from WARNING up, those in `QUIET_LIBRARIES` from ERROR up, except the exceptions of `RAISING_MODULES`.
+    Python warnings outside of podrl, and all warnings of resources left open, are hidden unless the user asked for them
+    (`python -W`).
     """
-    if not flags.FLAGS.is_parsed():  # podrl parses flags of its own; absl would complain that it parsed none.
+    if not flags.FLAGS.is_parsed():  # podrl has a flag parser of its own; absl would complain that it parsed no flags.
         flags.FLAGS.mark_as_parsed()
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.INFO)
@@ -213,15 +214,15 @@ def configure_logging(process_index: int) -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module=r"podrl(\.|$)")
-        # What an interrupt left open is closed at exit; that is nothing to tell whoever pressed Ctrl-C.
+        # Resources that an interrupt left open are closed at exit; a warning would not help the user.
         warnings.filterwarnings("ignore", category=ResourceWarning)
 
 
 class _Formatter(logging.Formatter):
-    """Names the level of whatever is not INFO."""
+    """Names every level except INFO."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The prefix and the message."""
+        """Returns the prefix and the message."""
         if record.levelno != logging.INFO:
             record.message = f"{record.levelname}: {record.message}"
         return super().formatMessage(record)
@@ -237,9 +238,9 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 @functools.cache
 def _installed(paths: tuple[str, ...]) -> tuple[str, ...]:
-    """Where folders and files of libraries lie: through absl all log as one, and are known by their file only.
+    """Returns paths of libraries' folders and files: through absl all log alike, and only their file identifies them.
 
-    A name in a path says nothing by itself: podrl may lie in somebody's folder of that name.
+    A name in a path alone is not enough: podrl may be in a user's folder of that name.
     """
     found = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""Brings the finished episodes of all processes of a job to the first, which writes the rows of metrics."""
+"""Gathers the finished episodes of all processes of a job on the first, which writes the rows of metrics."""
 
 import collections
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from podrl.runtime.job.job import Job
 
 
 class EpisodeGatherer:
-    """Brings the finished episodes of all processes to the first, in an order that no timing changes."""
+    """Gathers the finished episodes of all processes on the first, in an order that does not depend on timing."""
 
     def __init__(self, job: Job, window: int, timeout_s: float):
-        """Has none yet.
+        """Starts without episodes.
 
         Args:
-            job: of this process.
-            window: how many of the newest are of interest; of older ones only the number is told.
-            timeout_s: how long the first process waits for the others.
+            job: the job as this process sees it.
+            window: number of newest episodes to gather; older ones are only counted.
+            timeout_s: seconds that the first process waits for the others.
         """
         self._job = job
         self._timeout_s = timeout_s
@@ -27,23 +27,23 @@ class EpisodeGatherer:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that episodes are brought to."""
+        """Whether this is the process that gathers the episodes."""
         return self._job.process_index == 0
 
     def add(self, update: int, episodes: Sequence[Episode]) -> None:
-        """Takes the (return, length) of the episodes that ended in this process's rollouts for an update."""
+        """Adds the (return, length) of the episodes that ended in this process's rollouts for an update."""
         self._newest.extend((update, episode) for episode in episodes)
         self._count += len(episodes)
 
     def gather(self) -> tuple[list[Episode], int]:
-        """The episodes since the last time; every process calls it after the same updates.
+        """Gathers the episodes since the last call; every process calls it after the same updates.
 
         Returns:
-            On the first process the newest of all processes', by update and then by process, and the number of all; on
-            the others nothing.
+            On the first process the newest episodes of all processes, by update and then by process, and the number of
+            all episodes; nothing on the other processes.
 
         Raises:
-            TimeoutError: if a process sends none in time; names it.
+            TimeoutError: if a process does not send its episodes in time; the message names it.
         """
         mine = {"newest": list(self._newest), "count": self._count}
         self._newest.clear()

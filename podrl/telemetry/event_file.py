@@ -1,11 +1,11 @@
 """TensorBoard's event files, through tensorboardX.
 
-TensorBoard reads the files of a folder in the order of their names, and one after the other: what comes in a name
-before that of a file which it has left, or in a name that was there before, is lost. So each new name has a second
-(`events.out.tfevents.<second>.<host>.<process>`) after those of all files that are there, whatever the clock says.
+TensorBoard reads the files of a folder one after the other, in the order of their names: it misses data in a file whose
+name comes before that of a file that it has finished, or existed before. So each new name has a second
+(`events.out.tfevents.<second>.<host>.<process>`) after those of all existing files, whatever the clock says.
 
-Written by the thread that calls, and not as tensorboardX's own `SummaryWriter` does it by a thread of its own: when
-that one meets a full disk it ends with a traceback, and the next calls wait for it for ever.
+The calling thread writes, unlike in tensorboardX's own `SummaryWriter`: when that one's thread meets a full disk it
+ends with a traceback, and the next calls wait for it without end.
 """
 
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ class EventFile:
         """Opens a new file.
 
         Args:
-            folder: where; made if it is not there.
-            purge_step: TensorBoard forgets what earlier files of the folder have from this step on.
+            folder: folder of the event files; created if missing.
+            purge_step: TensorBoard drops what earlier files of the folder have from this step on.
 
         Raises:
-            OSError: if it cannot be written, as all the others.
+            OSError: if it cannot be written; so do the other methods.
         """
         directory_check(folder)
         self._writer = RecordWriter(os.path.join(folder, _new_name(folder)))
@@ -52,12 +52,12 @@ class EventFile:
             self.sync()
 
     def sync(self) -> None:
-        """Has all points so far in the file, wherever that is."""
+        """Flushes all points so far to the file, wherever that is."""
         self._writer.flush()
         self._flushed_s = time.monotonic()
 
     def close(self) -> None:
-        """Writes what is left and closes the file."""
+        """Writes the remaining points and closes the file."""
         self._writer.close()
 
     def _write(self, event: Event) -> None:
@@ -65,7 +65,7 @@ class EventFile:
 
 
 def _new_name(folder: str) -> str:
-    """The name of an event file that TensorBoard reads after all that are in the folder."""
+    """Returns a name that TensorBoard reads after all event files in the folder."""
     names = (_SECOND.match(path.name) for path in epath.Path(folder).iterdir())
     newest = max((int(name[1]) for name in names if name), default=0)
     return f"events.out.tfevents.{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}.{os.getpid()}"

@@ -1,8 +1,8 @@
-"""Which rows of metrics a run keeps that goes on from a checkpoint; the others are dropped from its file in place.
+"""Drops the rows of metrics that a resumed run makes again from their file, in place.
 
-Rows to drop are nearly always the last ones, and then the file is only cut. Where rows to keep come after them, as that
-of an evaluation which took longer, these are moved up, a block at a time. What is about to be written is noted beside
-the file first, so that the next start finishes what a crash has cut short.
+Rows to drop are nearly always the last ones, and then the file is only cut. If rows to keep follow them, such as the
+row of an evaluation that took longer, these are moved up, a block at a time. What is about to be written is first noted
+beside the file, so that the next start finishes what a crash has interrupted.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ from etils import epath
 from podrl.telemetry.metrics_file import BLOCK_BYTES, MOVED, field_reader, newest_rows, read_lines, update_of
 from podrl.telemetry.rates import BEFORE_KEY, CLOCK_FIELDS, RATE_KEY, START_KEY, WALL_KEY, RunClock
 
-_COPY = "metrics.jsonl.kept"  # Of earlier versions, which wrote all that they kept anew.
+_COPY = "metrics.jsonl.kept"  # Earlier versions wrote all kept rows to this file.
 _RATE, _WALL, _START, _BEFORE = (f'"{key}": '.encode() for key in (RATE_KEY, WALL_KEY, START_KEY, BEFORE_KEY))
-_IN_FRONT = 200  # Bytes; `podrl.telemetry.writer` puts the rate there.
+_IN_FRONT = 200  # Bytes within which `podrl.telemetry.writer` puts the rate.
 
 
 def keeps(line: bytes, learner_steps: int) -> bool:
-    """Whether a line is whole and of an update that a run keeps which goes on after this one."""
+    """Returns whether a line is complete and of an update that is kept when a run resumes after this one."""
     update = update_of(line)
     return update is not None and update <= learner_steps
 
 
 def run_seconds(workdir: epath.PathLike, learner_steps: int) -> float:
-    """The run's clock at its newest row of an update until this one; 0 without any.
+    """Returns the run's clock at its newest row of an update up to this one; 0 without any.
 
-    Only the rows are looked into at which a start may end or begin: the others do not matter.
+    Only rows at which a start may end or begin are parsed; the others do not matter.
     """
     clock, read = RunClock(), field_reader(CLOCK_FIELDS)
     newest, newest_s = b"", 0.0
@@ -52,7 +52,7 @@ def run_seconds(workdir: epath.PathLike, learner_steps: int) -> float:
 
 
 def _wall_s(line: bytes) -> float:
-    """What the clock of a row says; negative if it has to be looked into."""
+    """Returns the clock of a row; negative if the row has to be parsed."""
     begin = line.rfind(_WALL) + len(_WALL)
     end = line.find(b",", begin)
     digits = line[begin:end] if end >= 0 else line[begin:-2]
@@ -60,10 +60,10 @@ def _wall_s(line: bytes) -> float:
 
 
 def has_row_with(workdir: epath.PathLike, key: str, learner_steps: int) -> bool:
-    """Whether `metrics.jsonl` has a row of this update with this metric.
+    """Returns whether `metrics.jsonl` has a row of this update with this metric.
 
-    It is read from the end, back to the row of an update before: what this one left comes after that. In an object
-    store rows of later updates are there until the file is written again.
+    The file is read from the end, back to the row of an earlier update: all rows of this update come after that. In an
+    object store rows of later updates remain until the file is written again.
     """
     for row in newest_rows(epath.Path(workdir) / "metrics.jsonl"):
         update = row.get("learner_steps")
@@ -76,12 +76,12 @@ def has_row_with(workdir: epath.PathLike, key: str, learner_steps: int) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Note:
-    """What is known beside the file of a drop under way.
+    """A note, beside the file, on a drop in progress.
 
     Attributes:
-        path: where.
+        path: path of the note.
         until: the last update whose rows are kept.
-        size: of the file when the drop began, and until it is cut, in bytes.
+        size: bytes of the file when the drop began; it keeps that size until it is cut.
     """
 
     path: Path
@@ -89,12 +89,12 @@ class _Note:
     size: int
 
     def take(self, rows: bytes, *, read: int, write: int) -> None:
-        """Notes rows that are about to be written; whole or not at all, and on the disk before anything that follows.
+        """Notes rows that are about to be written, completely or not at all, and syncs the note to the disk first.
 
         Args:
-            rows: all that are kept in front of `read`, from `write` on.
-            read: how far the file is read.
-            write: where they go.
+            rows: all kept rows before `read`, to be written from `write` on.
+            read: position up to which the file has been read.
+            write: position at which the rows are written.
         """
         state = {"until": self.until, "size": self.size, "read": read, "write": write, "rows": rows.decode("latin-1")}
         written = self.path.with_name(f"{self.path.name}.tmp")
@@ -111,7 +111,7 @@ class _Note:
 
 
 def drop_rows(path: Path, learner_steps: int) -> None:
-    """Drops rows of later updates, and what a crash cut short; writes nothing where there is nothing to drop.
+    """Drops rows of later updates and an incomplete last line; writes nothing if there is nothing to drop.
 
     Args:
         path: the `metrics.jsonl`, on a file system.
@@ -133,7 +133,7 @@ def drop_rows(path: Path, learner_steps: int) -> None:
 
 
 def _finish(path: Path) -> None:
-    """Finishes a drop that was cut short; one of a file that another has replaced since is forgotten."""
+    """Finishes an interrupted drop; the note on a file that was replaced since is ignored."""
     try:
         state = json.loads(path.with_name(MOVED).read_bytes())
     except FileNotFoundError:
@@ -148,7 +148,7 @@ def _finish(path: Path) -> None:
 
 
 def _move_up(file: BinaryIO, note: _Note, *, read: int, write: int) -> None:
-    """Moves what is kept from `read` on to `write` on, and cuts the rest."""
+    """Moves the kept rows after `read` to `write`, and cuts off the rest."""
     file.seek(read)
     while lines := file.readlines(BLOCK_BYTES):
         read += sum(map(len, lines))
@@ -162,7 +162,7 @@ def _move_up(file: BinaryIO, note: _Note, *, read: int, write: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Has the names in a folder on the disk, where its file system knows how."""
+    """Syncs the names in a folder to the disk, if its file system supports that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

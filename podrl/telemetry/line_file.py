@@ -12,23 +12,23 @@ _IN_MEMORY_BYTES = 64 << 20
 
 
 class LineFile:
-    """Lines added to what a file holds.
+    """Appends lines to a file.
 
-    On a file system each is there at once. An object store takes whole objects only: there the lines are kept here (in
-    a temporary file, if they are many), and the object is written anew by `sync` and `close` if there are new ones. So
-    what it holds is always whole.
+    On a file system each line is written at once. An object store takes whole objects only: there the lines are kept
+    here (in a temporary file, if they are many), and `sync` and `close` write the object anew if there are new ones. So
+    the object is always complete.
     """
 
     def __init__(self, path: epath.Path, *, appends: bool, keeps: Callable[[bytes], bool] = lambda line: True):
         """Opens the file.
 
         Args:
-            path: of the file.
-            appends: whether its file system can.
-            keeps: where it cannot, which lines of what is there to go on from.
+            path: path of the file.
+            appends: whether its file system can append.
+            keeps: if it cannot, selects the existing lines to keep.
 
         Raises:
-            OSError: if it cannot be written, as all the others.
+            OSError: if it cannot be written; so do the other methods.
         """
         self._path = path
         self._file = path.open("ab") if appends else None
@@ -43,7 +43,7 @@ class LineFile:
                     self._has_news = True
 
     def write(self, line: str) -> None:
-        """Adds a line, without its end."""
+        """Adds a line, given without its line break."""
         file = self._object or self._file
         if file is not None:
             file.write(f"{line}\n".encode())
@@ -52,7 +52,7 @@ class LineFile:
             self._file.flush()
 
     def sync(self) -> None:
-        """Has all lines so far in the file."""
+        """Writes all lines so far to the file."""
         if self._object is not None and self._has_news:
             self._object.seek(0)
             with self._path.open("wb") as file:
@@ -60,7 +60,7 @@ class LineFile:
             self._has_news = False
 
     def close(self) -> None:
-        """Syncs and closes; may be called twice."""
+        """Syncs and closes the file; may be called twice."""
         self.sync()
         for file in (self._object, self._file):
             if file is not None:

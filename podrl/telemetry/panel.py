@@ -1,7 +1,7 @@
-"""A row of metrics as a person reads it: a panel for a terminal, a line for a log file, a block for the end of a run.
+"""Formats a row of metrics for people: a panel for a terminal, a line for a log file, a block for the end of a run.
 
 Pure functions from numbers to text; `display.py` decides what is shown when. Row keys are those of `metrics.jsonl`;
-what is absent or not finite becomes a dash.
+values that are absent or not finite become a dash.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from rich.text import Text
 
 from podrl.types import Counters
 
-PANEL_WIDTH = 100  # columns at most
+PANEL_WIDTH = 100  # Most columns.
 
 
 class Progress(NamedTuple):
-    """Where a run stands: env steps until its end, seconds since it began, and the estimate of seconds left."""
+    """Progress of a run: env steps at its end, seconds since it began, and the estimate of seconds left."""
 
     total_env_steps: int
     elapsed_s: float
@@ -42,8 +42,8 @@ class Summary:
         env_steps_per_second: average over the run without warm-up.
         frames_per_second: average over the run without warm-up.
         episode_return: mean over the newest `episodes`; None if none has finished.
-        episodes: number of episodes behind `episode_return`.
-        tensorboard: whether there are event files to look at.
+        episodes: number of episodes in `episode_return`.
+        tensorboard: whether event files were written.
     """
 
     outcome: str
@@ -60,15 +60,15 @@ class Summary:
 def make_panel(
     title: str, workdir: str, row: Mapping[str, Any], progress: Progress, phase: str | None, width: int
 ) -> Panel:
-    """The panel below the log lines.
+    """Makes the panel below the log lines.
 
     Args:
-        title: which run.
-        workdir: its folder.
+        title: names the run.
+        workdir: the run's folder.
         row: the newest metrics; empty before the first.
-        progress: where the run stands.
-        phase: what it does instead of training; None if nothing.
-        width: columns.
+        progress: progress of the run.
+        phase: name of the current phase, such as compiling; None while the run trains.
+        width: columns of the panel.
     """
     lines: list[Any] = [] if phase is None else [Text(phase, style="yellow")]
     if row:
@@ -85,7 +85,7 @@ def make_panel(
 
 
 def duration(seconds: float) -> str:
-    """`12.3 s`, `3 min 20 s`, `2 h 31 min`, `1 d 4 h`."""
+    """Returns text such as `12.3 s`, `3 min 20 s`, `2 h 31 min`, `1 d 4 h`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -98,7 +98,7 @@ def duration(seconds: float) -> str:
 
 
 def compact(count: float) -> str:
-    """`9,600`, `153k`, `1.23M`, `10M`, `2.5B`: three digits from ten thousand on."""
+    """Returns text such as `9,600`, `153k`, `1.23M`, `10M`, `2.5B`: three digits from ten thousand on."""
     if count < 10_000:
         return f"{count:,.0f}"
     for size, suffix in ((1e9, "B"), (1e6, "M")):
@@ -108,7 +108,7 @@ def compact(count: float) -> str:
 
 
 def plain_line(row: Mapping[str, Any], progress: Progress) -> str:
-    """A row of metrics as one line for a log file."""
+    """Returns a row of metrics as one line for a log file."""
     parts = [
         f"update {row['learner_steps']:,}",
         f"env_steps {row['env_steps']:,} ({_percent(row, progress.total_env_steps)})",
@@ -127,7 +127,7 @@ def plain_line(row: Mapping[str, Any], progress: Progress) -> str:
 
 
 def summary_text(summary: Summary, title: str, workdir: str) -> Text:
-    """The block that closes a run."""
+    """Returns the block of text that closes a run."""
     counters = summary.counters
     episode_return = "no episode has finished"
     if summary.episode_return is not None:
@@ -141,7 +141,7 @@ def summary_text(summary: Summary, title: str, workdir: str) -> Text:
         ("workdir", workdir),
         ("curves", f"{workdir}/metrics.jsonl"),
     ]
-    if not math.isnan(summary.env_steps_per_second):  # A run that was too short has no rate, a finished one none now.
+    if not math.isnan(summary.env_steps_per_second):  # NaN: too short, or already complete.
         rates = (
             f"{_short_rate(summary.env_steps_per_second)} steps/s, {_short_rate(summary.frames_per_second)} frames/s"
         )
@@ -155,7 +155,7 @@ def summary_text(summary: Summary, title: str, workdir: str) -> Text:
 
 
 def _progress_bar(row: Mapping[str, Any], progress: Progress) -> Table:
-    """The bar, and the time before and after now."""
+    """Makes the progress bar, with the time before and after now."""
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(ratio=1)
     grid.add_column(no_wrap=True)
@@ -169,7 +169,7 @@ def _progress_bar(row: Mapping[str, Any], progress: Progress) -> Table:
 
 
 def _numbers(row: Mapping[str, Any], total_env_steps: int) -> Table:
-    """Counts, rates and episodes."""
+    """Makes the table of counts, rates and episodes."""
     grid = Table.grid(padding=(0, 2))
     for style, width in (("dim", 9), ("bold", 15), ("green", 16), ("dim", 8), ("bold", None)):
         grid.add_column(style=style, min_width=width, no_wrap=True)
@@ -189,7 +189,7 @@ def _numbers(row: Mapping[str, Any], total_env_steps: int) -> Table:
 
 
 def _details(row: Mapping[str, Any], workdir: str) -> Table:
-    """Where time goes, and where files go."""
+    """Makes the table of where time goes and where files go."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", width=9)
     grid.add_column()
@@ -202,7 +202,7 @@ def _details(row: Mapping[str, Any], workdir: str) -> Table:
 
 
 def _coloured(spent: list[tuple[str, float]]) -> Text:
-    """Shares with waiting in yellow and what no bucket explains in grey."""
+    """Returns the shares as text, with waits in yellow and unexplained time in grey."""
     text = Text(no_wrap=True, overflow="ellipsis")
     for bucket, share in spent:
         style = "yellow" if bucket.startswith("wait") else "dim" if bucket == "other" else "green"
@@ -211,32 +211,32 @@ def _coloured(spent: list[tuple[str, float]]) -> Text:
 
 
 def _largest_shares(row: Mapping[str, Any], thread: str) -> list[tuple[str, float]]:
-    """(bucket, fraction) of `time/<thread>/...` from half a percent up, the largest first."""
+    """Returns (bucket, fraction) of `time/<thread>/...` from half a percent up, the largest first."""
     prefix = f"time/{thread}/"
     spent = [(key.removeprefix(prefix), _number(row, key) or 0.0) for key in row if key.startswith(prefix)]
     return sorted((item for item in spent if item[1] >= 0.005), key=lambda item: -item[1])
 
 
 def _number(row: Mapping[str, Any], key: str) -> float | None:
-    """A value of the row; None if it is absent or not finite."""
+    """Returns a value of the row; None if it is absent or not finite."""
     value = row.get(key)
     return value if value is not None and math.isfinite(value) else None
 
 
 def _value(row: Mapping[str, Any], key: str) -> str:
-    """A value of the row, or a dash."""
+    """Returns a value of the row as text, or a dash."""
     value = _number(row, key)
     return "-" if value is None else _short(value)
 
 
 def _rate(row: Mapping[str, Any], key: str) -> str:
-    """A rate of the row, or a dash."""
+    """Returns a rate of the row as text, or a dash."""
     value = _number(row, key)
     return "-" if value is None else _short_rate(value)
 
 
 def _lag(row: Mapping[str, Any]) -> str:
-    """The mean policy lag in updates, and the largest where it differs."""
+    """Returns the mean policy lag in updates, and the largest if it differs."""
     mean, most = _number(row, "lag/mean"), _number(row, "lag/max")
     if mean is None:
         return "-"
@@ -244,22 +244,22 @@ def _lag(row: Mapping[str, Any]) -> str:
 
 
 def _percent(row: Mapping[str, Any], total_env_steps: int) -> str:
-    """How much of the run is done."""
+    """Returns how much of the run is done."""
     return f"{min(row['env_steps'] / total_env_steps, 1.0):.1%}"
 
 
 def _time_left(seconds: float | None) -> str:
-    """A duration, or a dash where no rate is known yet."""
+    """Returns a duration, or a dash if no rate is known yet."""
     return "-" if seconds is None else duration(seconds)
 
 
 def _short(value: float) -> str:
-    """`1.23`, `812.4`, `21,045`."""
+    """Returns text such as `1.23`, `812.4`, `21,045`."""
     return f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _short_rate(value: float) -> str:
-    """`1,130`, `3.7`; a dash for NaN, when a run was too short to have a rate."""
+    """Returns text such as `1,130`, `3.7`; a dash for NaN, when a run was too short to have a rate."""
     if math.isnan(value):
         return "-"
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"

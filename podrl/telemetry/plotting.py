@@ -1,4 +1,4 @@
-"""What all of podrl's figures have in common. Matplotlib is optional: whoever draws without it is told so."""
+"""What all of podrl's figures share. Matplotlib is optional: without it, drawing raises a clear error."""
 
 import io
 from typing import Any
@@ -9,11 +9,11 @@ from podrl.config.config import ConfigError, check
 from podrl.runtime.temporary import REMEDY
 
 DOTS_PER_INCH = 200
-PALETTE_COLORS = 64  # of a PNG; with lines, bands and their soft edges it looks as with all colors
+PALETTE_COLORS = 64  # Colors of a PNG; lines, bands and their soft edges look the same as with all colors.
 
 
 def make_figure(width_inches: float, height_inches: float) -> Any:
-    """An empty `matplotlib.figure.Figure`.
+    """Returns an empty `matplotlib.figure.Figure`.
 
     Raises:
         ConfigError: if matplotlib is missing.
@@ -22,24 +22,24 @@ def make_figure(width_inches: float, height_inches: float) -> Any:
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError("Plots need matplotlib: pip install matplotlib, or pip install -e '.[dev]'.") from None
-    except OSError as error:  # It keeps its fonts in a folder.
+    except OSError as error:  # Matplotlib keeps its fonts in a folder.
         raise ConfigError(f"Matplotlib cannot begin: {error}. {REMEDY}") from None
     return Figure(figsize=(width_inches, height_inches), dpi=DOTS_PER_INCH, layout="constrained")
 
 
 def check_format(figure: Any, image_format: str) -> None:
-    """Raises ConfigError if matplotlib does not write this format."""
+    """Raises `ConfigError` if matplotlib does not write this format."""
     formats = figure.canvas.get_supported_filetypes()
     check(image_format in formats, f"--out: {image_format!r} is not a format of images. Use {', '.join(formats)}.")
 
 
 def thin(x: np.ndarray, y: np.ndarray, columns: int = 4000) -> tuple[np.ndarray, np.ndarray]:
-    """A curve of no more points than a figure can show: of each column the first, the lowest, the highest and the last.
+    """Thins a curve to what a figure can show: in each column its first, lowest, highest and last point.
 
     Args:
         x: [N] increasing.
         y: [N].
-        columns: of equal width; more than the figure has pixels.
+        columns: number of columns, of equal width; more than the figure has pixels.
     """
     if len(x) <= 4 * columns:
         return x, y
@@ -53,7 +53,7 @@ def thin(x: np.ndarray, y: np.ndarray, columns: int = 4000) -> tuple[np.ndarray,
 
 
 def style(axes: Any) -> None:
-    """A light grid and no box."""
+    """Styles axes with a light grid and no box."""
     axes.tick_params(labelsize=11, length=0)
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -62,15 +62,15 @@ def style(axes: Any) -> None:
 
 
 def encode_figure(figure: Any, image_format: str = "png") -> bytes:
-    """The figure as a file."""
+    """Returns the figure encoded as a file."""
     image = io.BytesIO()
     figure.savefig(image, format=image_format)
     return _with_palette(image) if image_format == "png" else image.getvalue()
 
 
 def _with_palette(image: io.BytesIO) -> bytes:
-    """The PNG with few colors: a third of the bytes, for pictures that are kept in a repository or sent around."""
-    from PIL import Image  # Comes with matplotlib.
+    """Returns the PNG with few colors: a third of the bytes, for pictures in a repository or a message."""
+    from PIL import Image  # Installed with matplotlib.
 
     smaller = io.BytesIO()
     picture = Image.open(image).convert("RGB").quantize(PALETTE_COLORS)

@@ -1,7 +1,7 @@
-"""What a run measures about itself: episodes, rates, and the files that hold the curves.
+"""Writes a run's measurements: episodes, rates, and the files that hold the curves.
 
 A *row* is a flat mapping from metric names (`group/name`) to numbers, written every few updates. `env_steps` are the
-agent's decisions that the learner has consumed; `frames` are the emulator's behind them (4 per step on Atari).
+agent's decisions that the learner has consumed; `frames` are the emulator's frames behind them (4 per step on Atari).
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from podrl.telemetry.line_file import LineFile
 from podrl.telemetry.rates import BEFORE_KEY, WALL_KEY
 from podrl.types import Counters
 
-# Keys that open every line of `metrics.jsonl`; the others follow in alphabetical order.
+# Keys that begin every line of `metrics.jsonl`; the others follow in alphabetical order.
 FIRST_KEYS = ("learner_steps", "env_steps", "frames", "env_steps_per_second", "frames_per_second")
 
 
@@ -28,7 +28,7 @@ class MetricsWriter:
     """Appends rows to `metrics.jsonl`, and to TensorBoard event files under `tensorboard/`.
 
     A line is flushed at once, so a killed run loses none. Event files, and lines in an object store (`gs://`), are
-    whole at every `sync`. It comes before each checkpoint: a run that goes on does not make rows before it again.
+    complete at every `sync`. A sync comes before each checkpoint: a resumed run does not make earlier rows again.
     """
 
     def __init__(
@@ -42,11 +42,12 @@ class MetricsWriter:
         """Opens the files.
 
         Args:
-            workdir: the run's folder; made if it is not there.
-            tensorboard: also write event files, with `env_steps` as the x-axis.
-            resumed: where the run goes on from a checkpoint. Later rows, and a line cut short by a crash, belong to an
-                attempt that is lost and about to be repeated: they are dropped. None keeps the file as it is.
-            appends: whether the file system can append; by default all but object stores can.
+            workdir: the run's folder; created if missing.
+            tensorboard: whether to write event files too, with `env_steps` as the x-axis.
+            resumed: counters of the checkpoint from which the run resumes. Later rows, and a line that a crash cut
+                short, belong to a lost attempt that is about to be repeated: they are dropped. None keeps the file as
+                it is.
+            appends: whether the file system can append; by default all except object stores can.
         """
         self._workdir = epath.Path(workdir)
         path = self._workdir / "metrics.jsonl"
@@ -56,7 +57,7 @@ class MetricsWriter:
             self._lines = _open_lines(path, resumed, appends)
             if tensorboard:
                 from podrl.telemetry.event_file import (
-                    EventFile,  # Costs half a second, so only a run that wants it pays.
+                    EventFile,  # Its import takes half a second.
                 )
 
                 purge_step = resumed.env_steps + 1 if resumed else None
@@ -71,7 +72,7 @@ class MetricsWriter:
         try:
             self.close()
         except RuntimeError:
-            if error is None:  # Else closing failed as writing did, and there is news enough.
+            if error is None:  # Otherwise closing failed for the same reason as writing.
                 raise
 
     def write(self, row: Mapping[str, Any], step: int) -> None:
@@ -89,17 +90,17 @@ class MetricsWriter:
         plain = {key: _plain(row[key]) for key in _ordered(row)}
         for key in (WALL_KEY, BEFORE_KEY):
             if isinstance(wall_s := row.get(key), float) and wall_s >= 1000:
-                plain[key] = round(wall_s, 3)  # In weeks, six digits would be those of minutes.
+                plain[key] = round(wall_s, 3)  # After weeks six digits would only resolve minutes.
         with self._named_failures():
             self._lines.write(json.dumps(plain, allow_nan=False))
             if self._events is not None:
                 scalars = {key: value for key, value in plain.items() if type(value) in (int, float)}
-                if any(key.startswith("evaluate/") for key in scalars):  # The rest would be a second point there.
+                if any(key.startswith("evaluate/") for key in scalars):  # Others would be second points.
                     scalars = {key: value for key, value in scalars.items() if key.startswith("evaluate/")}
                 self._events.write(scalars, step)
 
     def sync(self) -> None:
-        """Has all rows so far in both files, wherever these are: a run that is killed then loses none of them.
+        """Writes all rows so far to both files, wherever they are: a run that is killed afterwards loses none of them.
 
         Raises:
             RuntimeError: if they cannot be written.
@@ -113,7 +114,7 @@ class MetricsWriter:
         """Closes the files; may be called twice.
 
         Raises:
-            RuntimeError: if what is left cannot be written.
+            RuntimeError: if the remaining rows cannot be written.
         """
         events, self._events = self._events, None
         with self._named_failures(), contextlib.ExitStack() as stack:
@@ -129,12 +130,12 @@ class MetricsWriter:
         except OSError as error:
             raise RuntimeError(
                 f"The metrics in {self._workdir} cannot be written ({error.strerror or error}). What was saved is not "
-                "harmed: mend that, and the same command with this --workdir goes on."
+                "harmed: fix this and repeat the command to resume."
             ) from error
 
 
 def _open_lines(path: epath.Path, resumed: Counters | None, appends: bool | None) -> LineFile:
-    """The file of rows as `MetricsWriter` takes it up."""
+    """Opens the file of rows, without the rows that a resumed run makes again."""
     appends = "://" not in str(path) if appends is None else appends
     if resumed is None:
         return LineFile(path, appends=appends)
@@ -144,12 +145,12 @@ def _open_lines(path: epath.Path, resumed: Counters | None, appends: bool | None
 
 
 def _ordered(row: Mapping[str, Any]) -> list[str]:
-    """The keys of a row in the order of the file."""
+    """Returns the keys of a row in the order of the file."""
     return [key for key in FIRST_KEYS if key in row] + sorted(key for key in row if key not in FIRST_KEYS)
 
 
 def _plain(value: Any) -> Any:
-    """A numpy scalar as Python's, a float rounded to six significant digits or None if it is not finite."""
+    """Returns a numpy scalar as Python's; a float gets six significant digits, or None if it is not finite."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.item()
     if isinstance(value, float):

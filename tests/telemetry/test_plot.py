@@ -118,7 +118,7 @@ def test_other_mistakes_are_one_line_and_exit_code_2(make_run, tmp_path, capsys)
     for arguments, message in [
         ([str(tmp_path / "nowhere"), "--out", "x.png"], "is not the folder of a run: it has no config.json"),
         ([run], "required: --out"),
-        ([run, "--out", "x"], "needs an ending"),
+        ([run, "--out", "x"], "needs a suffix"),
         ([run, "--out", "x.docx"], "'docx' is not a format of images"),
         ([run, "--out", str(tmp_path / "nowhere" / "x.png")], "no such folder"),
         ([run, "--out", "x.png", "--x", "hours"], "invalid choice: 'hours'"),
