@@ -1,4 +1,4 @@
-"""Runs to start from: each file's `get_config()` returns a whole run as a ConfigDict."""
+"""Configs of whole runs to start from: each file's `get_config()` returns one as a ConfigDict."""
 
 from podrl.config.user_modules import folders_of
 

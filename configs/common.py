@@ -6,7 +6,7 @@ from podrl.config.config_dict import default_env, default_sections
 
 
 def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.ConfigDict:
-    """A whole config but for the `agent` section."""
+    """Returns a whole config except the `agent` section."""
     return ml_collections.ConfigDict(
         {
             "name": name,
@@ -23,7 +23,7 @@ def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.
 
 
 def impala_agent() -> ml_collections.ConfigDict:
-    """IMPALA's hyper-parameters, every one of them so that all can be overridden; see `podrl.agents.impala`."""
+    """Returns IMPALA's hyper-parameters, all of them so that each can be overridden; see `podrl.agents.impala`."""
     return ml_collections.ConfigDict(
         {
             "name": "impala",
@@ -52,7 +52,7 @@ def impala_agent() -> ml_collections.ConfigDict:
 
 
 def ppo_agent() -> ml_collections.ConfigDict:
-    """PPO's hyper-parameters, every one of them so that all can be overridden; see `podrl.agents.ppo`."""
+    """Returns PPO's hyper-parameters, all of them so that each can be overridden; see `podrl.agents.ppo`."""
     return ml_collections.ConfigDict(
         {
             "name": "ppo",
@@ -87,11 +87,12 @@ def ppo_agent() -> ml_collections.ConfigDict:
 
 
 def make_control_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.ConfigDict:
-    """PPO on continuous control: hyper-parameters and network of CleanRL's `ppo_continuous_action`.
+    """Returns PPO for continuous control: hyper-parameters and network of CleanRL's `ppo_continuous_action`.
 
-    Batches are its 2,048 steps, of 16 environments instead of one.
+    A batch has 2,048 steps, as there, but of 16 environments instead of one.
 
-    Source: Huang et al. 2022, CleanRL, JMLR 23(274); Andrychowicz et al. 2021, arXiv:2006.05990, which of them matter.
+    Source: Huang et al. 2022, CleanRL, JMLR 23(274); Andrychowicz et al. 2021, arXiv:2006.05990, on which of them
+    matter.
     """
     config = make_config(name, env_id, total_env_steps)
     config.actors.num_envs = 16
@@ -114,7 +115,7 @@ def make_control_config(name: str, env_id: str, total_env_steps: int) -> ml_coll
 
 
 def atari_options() -> ml_collections.ConfigDict:
-    """Atari as Cleanba plays it, after Machado et al. 2018, arXiv:1709.06009: sticky actions, all 18 actions."""
+    """Returns Cleanba's options for Atari: sticky actions, all 18 actions (Machado et al. 2018, arXiv:1709.06009)."""
     return ml_collections.ConfigDict(
         {
             "repeat_action_probability": 0.25,
@@ -129,5 +130,5 @@ def atari_options() -> ml_collections.ConfigDict:
 
 
 def football_options() -> ml_collections.ConfigDict:
-    """Google Research Football from features, paid for goals only; see `podrl.envs.sources.football`."""
+    """Returns options of football: features, and rewards for goals only; see `podrl.envs.sources.football`."""
     return ml_collections.ConfigDict({"checkpoints": False, "observation": "features"})

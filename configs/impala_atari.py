@@ -1,8 +1,8 @@
 """IMPALA on Atari: `python tools/tpu_launch.py --config configs/impala_atari.py`.
 
-Another game: `--config.env.id=Pong-v5`. As in Cleanba, an optimizer step sees 640 transitions. The clip of the
-gradient's norm and the optimizer's epsilon are its 40 and 0.01, divided by these 640 terms, which it sums where podrl
-takes a mean.
+Another game: `--config.env.id=Pong-v5`. As in Cleanba, an optimizer step uses 640 transitions. The gradient's clipping
+norm and the optimizer's epsilon are Cleanba's 40 and 0.01 divided by 640, because it sums over these terms where podrl
+takes the mean.
 """
 
 import ml_collections
@@ -23,5 +23,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent.optimizer.epsilon = 0.01 / 640
     config.agent.optimizer.max_grad_norm = 40 / 640
     config.log.every_updates = 5
-    config.checkpoint.every_updates = 2000  # Of 20 steps: above the games' time limit, 27,000 steps.
+    config.checkpoint.every_updates = 2000  # Updates of 20 steps each: above the games' time limit, 27,000 steps.
     return config

@@ -1,4 +1,4 @@
-"""IMPALA on Catch, a ten-row falling ball: learns in about twenty seconds on a laptop."""
+"""IMPALA on Catch, a ball that falls ten rows: learns in about twenty seconds on a laptop."""
 
 import ml_collections
 

@@ -1,7 +1,7 @@
 """IMPALA on Google Research Football: an academy scenario, from 12 numbers computed from the minimap.
 
 The agent starts with the ball before an empty goal. From the minimap itself, as published:
-`--config.env.options.observation=minimap --config.network.encoder=resnet`. Another scenario, with the reward for
+`--config.env.options.observation=minimap --config.network.encoder=resnet`. Another scenario, with rewards for
 checkpoints on the way to the goal: `--config.env.id=gfootball/academy_empty_goal-v1
 --config.env.options.checkpoints=True`.
 """

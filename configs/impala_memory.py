@@ -1,7 +1,7 @@
-"""IMPALA with an LSTM on bsuite's memory chain: a bit is seen at the start, and has to be told 20 steps later.
+"""IMPALA with an LSTM on bsuite's memory chain: a bit is shown at the start and must be recalled 20 steps later.
 
-`--config.network.core=none` is the same without memory, which can only guess: a return of 0. Longer chains:
-`--config.env.options.memory_length=40`, with `actors.unroll_length` as long.
+`--config.network.core=none` runs it without memory: the agent can only guess, for a return of 0. Longer chains:
+`--config.env.options.memory_length=40`, with `actors.unroll_length` at least as long.
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
 """IMPALA on MinAtar's Breakout, with environments inside the compiled program: minutes on a laptop.
 
-Another game: `--config.env.id=SpaceInvaders-MinAtar`. The entropy cost is higher than elsewhere: with 0.01 the policy
-settles on a way to play that loses the ball after the sixth or seventh brick, see `docs/results.md`.
+Another game: `--config.env.id=SpaceInvaders-MinAtar`. The entropy cost is higher than in other configs: with 0.01 the
+policy converges to play that loses the ball after the sixth or seventh brick, see `docs/results.md`.
 """
 
 import ml_collections

@@ -1,8 +1,8 @@
 """IMPALA on Pong from pixels, for a 2-core machine: from -20.4 to -10 in 19 minutes, see `docs/results.md`.
 
-What makes it fit: frames of 52x52 pixels instead of 84x84 (a quarter of the work), DQN's network, and
-many small optimizer steps over many environments. The game is Atari's older, easier form: no sticky
-actions, the six actions that Pong uses.
+To fit, it uses frames of 52x52 pixels instead of 84x84 (a quarter of the work), DQN's network, and many small optimizer
+steps over many environments. The game is Atari's older, easier form: no sticky actions, and only the six actions that
+Pong uses.
 """
 
 import ml_collections
@@ -30,5 +30,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent.entropy_cost = 0.003
     config.agent.minibatches = 4
     config.log.every_updates = 100
-    config.checkpoint.every_updates = 6000  # Of 5 steps: above the game's time limit, 27,000 steps.
+    config.checkpoint.every_updates = 6000  # Updates of 5 steps each: above the game's time limit, 27,000 steps.
     return config

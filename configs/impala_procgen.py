@@ -1,7 +1,7 @@
-"""IMPALA on Procgen: CoinRun, whose levels are made anew for each episode.
+"""IMPALA on Procgen: CoinRun, which generates new levels for each episode.
 
-Hyper-parameters as in Cobbe et al. 2019, arXiv:1912.01588, where they are not IMPALA's own: discount 0.999, one frame.
-Needs the Qt 5 libraries: `apt-get install libqt5gui5`.
+Hyper-parameters that are not IMPALA's own follow Cobbe et al. 2019, arXiv:1912.01588: discount 0.999, one frame. Needs
+the Qt 5 libraries: `apt-get install libqt5gui5`.
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
-"""IMPALA on ViZDoom: turn and shoot what comes near, from pixels.
+"""IMPALA on ViZDoom: turn and shoot approaching enemies, from pixels.
 
-The rewards are EnvPool's: 1 for a kill, less for being hurt; `env.options.reward_config` has them all.
+The rewards are EnvPool's: 1 for a kill, less for damage taken; `env.options.reward_config` lists them all.
 """
 
 import ml_collections

@@ -1,9 +1,9 @@
 """PPO on Atari: `python tools/tpu_launch.py --config configs/ppo_atari.py`.
 
-Another game: `--config.env.id=Pong-v5`. Hyper-parameters are Cleanba's, whose 64 environments for each of two threads
-are the 128 here. The policy that acts is one update behind; `--config.actors.synchronous=True` makes it the newest, and
-actors and learners wait for each other. On CPU add `--config.network.encoder=nature`: the residual network takes
-several times as long there.
+Another game: `--config.env.id=Pong-v5`. Hyper-parameters are Cleanba's; its 64 environments for each of two threads are
+128 here. The acting policy is one update behind; `--config.actors.synchronous=True` makes it the newest, and actors and
+learners then wait for each other. On CPU add `--config.network.encoder=nature`: the residual network takes several
+times as long there.
 """
 
 import ml_collections
@@ -23,5 +23,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent.max_reward = 1.0
     config.agent.clip = 0.1
     config.log.every_updates = 1
-    config.checkpoint.every_updates = 250  # Of 128 steps: above the games' time limit, 27,000 steps.
+    config.checkpoint.every_updates = 250  # Updates of 128 steps each: above the games' time limit, 27,000 steps.
     return config

@@ -1,6 +1,6 @@
 """PPO on CartPole, with environments inside the compiled program: seconds on a laptop.
 
-Hyper-parameters are PureJaxRL's, whose 4 environments of 128 steps are the 8 of 64 here.
+Hyper-parameters are PureJaxRL's; its 4 environments of 128 steps are 8 of 64 here.
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""PPO on DM Control's cart-pole, which first has to be swung up: minutes on a laptop."""
+"""PPO on DM Control's cart-pole, which has to be swung up first: minutes on a laptop."""
 
 import ml_collections
 

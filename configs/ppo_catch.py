@@ -1,4 +1,4 @@
-"""PPO on Catch, a ten-row falling ball: learns within a minute on a laptop."""
+"""PPO on Catch, a ball that falls ten rows: learns within a minute on a laptop."""
 
 import ml_collections
 

@@ -1,12 +1,12 @@
 """PPO on Google Research Football: an academy scenario, from 12 numbers computed from the minimap.
 
 The agent starts with the ball before an empty goal. From the minimap itself, as published:
-`--config.env.options.observation=minimap --config.network.encoder=resnet`. Another scenario, with the reward for
+`--config.env.options.observation=minimap --config.network.encoder=resnet`. Another scenario, with rewards for
 checkpoints on the way to the goal: `--config.env.id=gfootball/academy_empty_goal-v1
 --config.env.options.checkpoints=True`.
 
-The discount is that of Kurach et al. 2020, arXiv:1907.11180; the steps are larger than theirs, for a run of minutes.
-One run had 0.97 goals a match after 86,000 steps.
+The discount is that of Kurach et al. 2020, arXiv:1907.11180; steps are larger than theirs, for a run of minutes. One
+run reached 0.97 goals a match after 86,000 steps.
 """
 
 import ml_collections

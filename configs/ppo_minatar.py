@@ -1,6 +1,6 @@
 """PPO on MinAtar's Breakout, with environments inside the compiled program: minutes on a laptop.
 
-Another game: `--config.env.id=SpaceInvaders-MinAtar`. Hyper-parameters are PureJaxRL's, with a network that sees the
+Another game: `--config.env.id=SpaceInvaders-MinAtar`. Hyper-parameters are PureJaxRL's, with a network that gets the
 pixels as a vector; `--config.network.encoder=minatar` is the game's own convolution, at several times the cost.
 """
 
