@@ -61,7 +61,7 @@ class TestNoRoom:
         assert process.returncode == 1
         assert error_lines(stderr) == [
             f"The run failed: The metrics in {workdir} cannot be written (No space left on device). What was saved is "
-            "not harmed: mend that, and the same command with this --workdir goes on.",
+            "not harmed: fix this and repeat the command to resume.",
             "Details:",
         ]
         ballast.unlink()
