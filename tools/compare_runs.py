@@ -1,9 +1,9 @@
-"""Says where two runs first differ, and in what. See `--help`."""
+"""Shows where two runs first differ, and in what. See `--help`."""
 
 from pathlib import Path
 import sys
 
-# `podrl` is found wherever the command is run from.
+# `podrl` is found in whatever folder the command is run.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl.config.commandline import Parser
@@ -22,7 +22,7 @@ are equal, 1 if they differ, 2 on a mistake in the command."""
 
 
 def run(argv: list[str]) -> int:
-    """Compares, prints, and returns the exit code."""
+    """Compares the runs, prints the result, and returns the exit code."""
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("a", type=absolute, metavar="A", help="folder of a run")
     parser.add_argument("b", type=absolute, metavar="B", help="folder of another")

@@ -1,4 +1,4 @@
-"""Plays episodes with the agent of a run, and says what it scores. See `--help`."""
+"""Plays episodes with the agent of a run and reports its scores. See `--help`."""
 
 import argparse
 import dataclasses
@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-# `podrl` is found wherever the command is run from.
+# `podrl` is found in whatever folder the command is run.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import logging
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 USAGE = """%(prog)s --workdir RUN [--step N] [--episodes 100] [--policy both|greedy|sampled] [--seed 1]
                    [--max_episode_steps N] [--video FILE.gif|FILE.mp4] [--video_seconds 60] [--json FILE]
 
-RUN is a run's folder; the run may be under way. Plays by the environment's own protocol: whole episodes, its own
+RUN is a run's folder; the run may be in progress. Plays by the environment's own protocol: whole episodes, its own
 rewards, no setting that changes them for training (env.wrappers stay, env.training_wrappers do not). All
 environments play the same number of episodes; the first of each count."""
 PROGRESS_S = 10.0
@@ -51,9 +51,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("--workdir", type=absolute, required=True, metavar="RUN", help="folder of a run")
     parser.add_argument("--step", type=int, help="update whose checkpoint to take (the newest)")
-    parser.add_argument("--episodes", type=int, default=100, help="to play with each policy (100)")
+    parser.add_argument("--episodes", type=int, default=100, help="episodes with each policy (100)")
     parser.add_argument("--policy", choices=("both", "greedy", "sampled"), default="both", help="actions (both)")
-    parser.add_argument("--seed", type=int, default=1, help="of environments and sampling (1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of environments and sampling (1)")
     parser.add_argument(
         "--video", type=absolute_path, help="film the first environment, with the first of the policies"
     )
@@ -71,11 +71,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Plays, prints and writes."""
+    """Plays the episodes, prints the scores and writes the files."""
     check_jax_settings(os.environ, jax_plugins())
     skip_absent_tpu(os.environ, jax_plugins())
     suit_xla_to_cpu(os.environ, jax_plugins())
-    import jax  # A mistake before need not wait for it.
+    import jax  # Late, so that mistakes above are reported at once.
 
     from podrl.evaluation import report
     from podrl.evaluation.endless import check_ends
@@ -118,7 +118,7 @@ def run(flags: argparse.Namespace) -> None:
 
 
 def _protocol(saved: "SavedRun", flags: argparse.Namespace) -> "EvaluationProtocol":
-    """How the run's environment is played; `--max_episode_steps` is a limit where there is no other."""
+    """Returns how the run's environment is played; `--max_episode_steps` applies if it has no other limit."""
     from podrl.envs.settings import check_settings
     from podrl.envs.source import evaluation_protocol
 
@@ -143,7 +143,7 @@ def _play(
     flags: argparse.Namespace,
     film: "Film | None",
 ) -> "Episodes":
-    """The episodes of one policy, filmed if there is a film."""
+    """Plays the episodes of one policy, filmed if there is a film."""
     from podrl.envs.source import make_picture_pool
     from podrl.evaluation.endless import EndlessGuard
     from podrl.evaluation.play import make_player
@@ -163,7 +163,7 @@ def _play(
 
 
 class _Progress:
-    """Says every few seconds how far a long evaluation is."""
+    """Logs the progress of a long evaluation every few seconds."""
 
     def __init__(self, policy: str, episodes: int) -> None:
         self._policy, self._episodes = policy, episodes
@@ -177,7 +177,7 @@ class _Progress:
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code: 0 done, 1 a damaged checkpoint, 2 a mistake in the command."""
-    # RuntimeError: also of a checkpoint that cannot be read.
+    # RuntimeError includes a checkpoint that cannot be read.
     return run_tool("evaluate", lambda: contain(run, parse(argv)), failures=(RuntimeError,))
 
 

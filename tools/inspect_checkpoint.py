@@ -1,11 +1,11 @@
-"""Shows what a run's checkpoints hold, and exports parameters. See `--help`."""
+"""Shows the content of a run's checkpoints, and exports parameters. See `--help`."""
 
 import argparse
 import os
 from pathlib import Path
 import sys
 
-# `podrl` is found wherever the command is run from.
+# `podrl` is found in whatever folder the command is run.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from podrl.config.commandline import Parser
@@ -14,8 +14,8 @@ from podrl.runtime.tool import run_tool
 
 USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz]
 
-Lists the checkpoints of a run, and shows of the newest counters, config, versions and every array; with --step those of
-checkpoint N alone. --export writes its parameters, flattened by path (encoder/Dense_0/kernel), with the statistics by
+Lists the checkpoints of a run, and shows counters, config, versions and every array of the newest; with --step, of
+checkpoint N only. --export writes its parameters, flattened by path (encoder/Dense_0/kernel), with the statistics by
 which observations were normalised, if they were (observations/mean); an .npz has no bfloat16 and holds its bits in
 uint16, under the path with .bfloat16 at its end. All arrays are read and compared with their hashes: exit code 1 if one
 differs. Any machine will do, whatever made the checkpoint; nothing in the run's folder is changed."""
@@ -37,9 +37,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def run(command: argparse.Namespace) -> int:
-    """Reads, prints and exports; returns the exit code."""
-    os.environ["JAX_PLATFORMS"] = "cpu"  # The accelerator may be busy with the run itself.
-    from etils import epath  # These import JAX, which a mistake in the command need not wait for.
+    """Reads the checkpoints, prints and exports; returns the exit code."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # The run itself may use the accelerator.
+    from etils import epath  # These import JAX, which would delay messages about mistakes in the command.
 
     from podrl.runs import export, inspection, inspection_report
     from podrl.runs.checkpoint_arrays import read_params
@@ -75,7 +75,7 @@ def run(command: argparse.Namespace) -> int:
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code.
 
-    It is 0 if all is done, 1 for a checkpoint that is damaged or cannot be read, 2 for a mistake in the command.
+    The code is 0 if all is done, 1 for a checkpoint that is damaged or cannot be read, 2 for a mistake in the command.
     """
     return run_tool(_NAME, lambda: run(parse(argv)))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
-# `podrl` is found wherever the command is run from.
+# `podrl` is found in whatever folder the command is run.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from etils import epath
@@ -29,7 +29,7 @@ RUN is a run's folder. Runs of one config and environment are drawn together: th
 the highest."""
 X_KEYS = {"env_steps": "env_steps", "frames": "frames", "wall": WALL_KEY}
 X_LABELS = {"env_steps": "environment steps (the agent's decisions)", "frames": "emulator frames"}
-GRID_POINTS = 400  # where runs are averaged; about half a pixel apart at 800 pixels
+GRID_POINTS = 400  # Points at which runs are averaged; about half a pixel apart at 800 pixels.
 SIZE_INCHES = (8.0, 4.5)
 
 
@@ -38,11 +38,11 @@ class Curve:
     """One run's metric.
 
     Attributes:
-        name: of the run's config.
-        env_id: its environment.
-        window: newest episodes that episode metrics average over.
+        name: name of the run's config.
+        env_id: id of its environment.
+        window: number of newest episodes that episode metrics average over.
         x: [N] increasing: steps, frames or seconds.
-        y: [N] the metric.
+        y: [N] values of the metric.
     """
 
     name: str
@@ -62,7 +62,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("runs", type=absolute, nargs="+", metavar="RUN", help="folder of a run")
     parser.add_argument(
-        "--out", type=absolute, required=True, help="image to write; its ending says the format (.png, .svg, .pdf)"
+        "--out", type=absolute, required=True, help="image to write; its suffix chooses the format (.png, .svg, .pdf)"
     )
     parser.add_argument("--x", choices=sorted(X_KEYS), default="env_steps", help="horizontal axis (env_steps)")
     parser.add_argument("--y", default="episode/return", help="metric (episode/return)")
@@ -70,15 +70,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def read_curve(run: str, x: str, y: str) -> Curve:
-    """Reads one run, whose clock adds up over its starts.
+    """Reads one run's curve; the clock adds up over the run's starts.
 
     Args:
-        run: its folder.
-        x: what the horizontal axis shows, a key of `X_KEYS`.
+        run: the run's folder.
+        x: quantity on the horizontal axis, a key of `X_KEYS`.
         y: name of the metric.
 
     Raises:
-        ConfigError: if there is no run, or it has no such metric; lists those that it has.
+        ConfigError: if there is no run, or it has no such metric; the message lists those that it has.
     """
     record = read_record(run)
     config, x_key = record.config, X_KEYS[x]
@@ -99,7 +99,7 @@ def read_curve(run: str, x: str, y: str) -> Curve:
 
 
 def _in_order(x: np.ndarray, y: np.ndarray, *, distinct: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Points [N] by x: an evaluation has its row when it ends, after later updates. If `distinct`, the last of each."""
+    """Sorts points [N] by x, as rows of evaluations come late; if `distinct`, keeps the last of each x."""
     order = np.argsort(x, kind="stable")
     x, y = x[order], y[order]
     last = np.append(x[1:] != x[:-1], True) | (not distinct)
@@ -107,13 +107,13 @@ def _in_order(x: np.ndarray, y: np.ndarray, *, distinct: bool) -> tuple[np.ndarr
 
 
 def average(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
-    """Puts the runs of one group on the same grid, where all of them have values.
+    """Puts the runs of one group on a common grid, where all of them have values.
 
     Returns:
-        The grid [N], and the runs' values on it [len(curves), N]; a single run stays on its own points.
+        The grid [N], and the runs' values on it [len(curves), N]; a single run keeps its own points.
 
     Raises:
-        ConfigError: if the runs have no part in common.
+        ConfigError: if the runs do not overlap.
     """
     if len(curves) == 1:
         return curves[0].x, curves[0].y[np.newaxis]
@@ -128,7 +128,7 @@ def average(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def group_runs(curves: Sequence[Curve]) -> list[list[Curve]]:
-    """Runs of one config and environment together, in the order of their first."""
+    """Groups runs of one config and environment, in the order of each group's first run."""
     groups: dict[str, list[Curve]] = {}
     for curve in curves:
         groups.setdefault(_title(curve), []).append(curve)
@@ -136,13 +136,13 @@ def group_runs(curves: Sequence[Curve]) -> list[list[Curve]]:
 
 
 def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -> bytes:
-    """The figure: a line per group, with a band where it has several runs.
+    """Draws the figure: a line per group, with a band if it has several runs.
 
     Args:
-        groups: as `group_runs` made them.
-        x: what the horizontal axis shows, a key of `X_KEYS`.
+        groups: groups made by `group_runs`.
+        x: quantity on the horizontal axis, a key of `X_KEYS`.
         y: name of the metric.
-        image_format: as matplotlib calls it, `png`.
+        image_format: matplotlib's name of the format, such as `png`.
 
     Raises:
         ConfigError: if matplotlib is missing, or does not write this format.
@@ -169,7 +169,7 @@ def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -
 
 
 def _style(axes: Any, *, engineering: bool) -> None:
-    """A light grid, no box, and numbers such as `20M` on the horizontal axis if `engineering`."""
+    """Styles axes with a light grid, no box, and numbers such as `20M` on the horizontal axis if `engineering`."""
     plotting.style(axes)
     axes.margins(x=0.01)
     axes.set_xlim(left=0)
@@ -180,7 +180,7 @@ def _style(axes: Any, *, engineering: bool) -> None:
 
 
 def _check_metrics(run: str, rows: Rows, keys: Sequence[str]) -> None:
-    """Raises ConfigError that lists the metrics there are, unless there is a number under each key."""
+    """Raises `ConfigError`, which lists the metrics, unless there is a number under each key."""
     known = sorted({name for row in rows for name, value in row.items() if is_number(value)})
     check(bool(known), f"{run} has no metrics yet.")
     for key in keys:
@@ -192,7 +192,7 @@ def _title(curve: Curve) -> str:
 
 
 def _titles(groups: Sequence[Sequence[Curve]]) -> tuple[str, list[str]]:
-    """The figure's title: what all groups share; and each group's label: what tells it apart, and how many runs."""
+    """Returns the figure's title, shared by all groups, and each group's label: what sets it apart, and its runs."""
     firsts = [group[0] for group in groups]
     if len(groups) == 1:
         title, labels = _title(firsts[0]), [""]
@@ -207,14 +207,14 @@ def _titles(groups: Sequence[Sequence[Curve]]) -> tuple[str, list[str]]:
 
 
 def _wall_unit(groups: Sequence[Sequence[Curve]]) -> tuple[float, str]:
-    """Seconds of the unit that suits the longest run, and the axis label: hours, but minutes below one."""
+    """Returns the seconds of the unit that suits the longest run, hours or minutes, and the axis label."""
     longest_s = max(curve.x[-1] for group in groups for curve in group)
     unit_s, name = (3600.0, "hours") if longest_s >= 3600 else (60.0, "minutes")
     return unit_s, f"wall time ({name})"
 
 
 def _y_label(groups: Sequence[Sequence[Curve]], y: str) -> str:
-    """The metric with its unit, where its name tells."""
+    """Returns the metric's label with its unit, if the metric is known."""
     windows = {curve.window for group in groups for curve in group}
     window = f"mean of the newest {windows.pop()} episodes" if len(windows) == 1 else "mean of the newest episodes"
     known = {
@@ -233,11 +233,11 @@ def _y_label(groups: Sequence[Sequence[Curve]], y: str) -> str:
 
 
 def run(argv: list[str]) -> None:
-    """Reads, draws and writes."""
+    """Reads the runs, draws the figure and writes it."""
     command = parse(argv)
     out = epath.Path(command.out)
     check(out.parent.is_dir(), f"--out={command.out}: there is no such folder.")
-    check(bool(out.suffix), f"--out={command.out} needs an ending that says the format, such as .png.")
+    check(bool(out.suffix), f"--out={command.out} needs a suffix that chooses the format, such as .png.")
     groups = group_runs([read_curve(run, command.x, command.y) for run in command.runs])
     out.write_bytes(draw(groups, command.x, command.y, out.suffix[1:]))
 
