@@ -17,7 +17,7 @@ from typing import NoReturn
 from absl import logging
 
 END_VARIABLE = "PODRL_END"  # PID:FD of the launcher, and of the pipe on which a member says that its run has ended.
-_exit = os._exit  # The real one.
+_exit = os._exit  # Before a run replaces it.
 _PODRLS = ("MainThread", "actor ", "evaluator")  # Threads in which an error ends the run in good order.
 
 

@@ -27,7 +27,7 @@ NOTICES = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 EXIT_CODES = {signal.SIGINT: INTERRUPTED} | dict.fromkeys((signal.SIGTERM, signal.SIGHUP, *NOTICES), PREEMPTED)
 _SAME_S = 1.0  # `timeout` and some schedulers signal a process and then its group: that counts once.
 _watched = False  # Whether a thread handles the signals whose handler is `_leave`.
-_exit = os._exit  # The real one.
+_exit = os._exit  # Before a run replaces it.
 
 
 class Urgency:

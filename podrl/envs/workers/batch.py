@@ -15,7 +15,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 import numpy as np
 
 from podrl.envs.workers import calls
-from podrl.envs.workers.calls import EnvFailure as EnvFailure  # For code that catches it.
+from podrl.envs.workers.calls import EnvFailure as EnvFailure  # Exported for code that catches it.
 from podrl.envs.workers.calls import WrongReturn, misfit, named_caller
 
 
