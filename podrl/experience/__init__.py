@@ -1,1 +1,1 @@
-"""How experience is made and reaches the learner: unrolls, actor threads, hand-off, transfer, schedule."""
+"""How experience is generated and reaches the learner: unrolls, actor threads, hand-off, transfer and schedule."""

@@ -1,4 +1,4 @@
-"""The actor threads of this process together, as the learner's main thread deals with them."""
+"""The actor threads of one process, as the main thread starts, feeds, reads and stops them."""
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
@@ -30,10 +30,11 @@ _JOIN_S = 10.0
 class ActorThreads:
     """The actors of this process, in the fixed order in which the learner takes their rollouts.
 
-    A context manager that ends every thread; one that does not end in time is left to die with the process, and named.
+    A context manager that stops every thread on exit. A thread that does not end in time is logged by name and left to
+    end with the process.
 
     Attributes:
-        actors: One for each thread.
+        actors: The actors, one per thread.
     """
 
     def __init__(
@@ -45,15 +46,15 @@ class ActorThreads:
         schedule: Schedule,
         annotate: Annotate | None = None,
     ):
-        """Makes the actors, and starts no thread.
+        """Creates the actors without starting their threads.
 
         Args:
             config: The run's config.
-            source: Makes environments.
-            topology: Who acts and who learns.
-            acting: Compiled programs of each of this process's actor devices.
-            schedule: Which parameters make which rollout.
-            annotate: Shows a profiler what each thread spends its time on.
+            source: Creates the environments.
+            topology: Which devices act and which learn.
+            acting: The compiled acting programs of each of this process's actor devices.
+            schedule: Which parameters generate which rollout.
+            annotate: Marks for a profiler what each thread spends its time on.
         """
         self._timeout_s, self._schedule = config.actors.timeout_s, schedule
         self._parameters = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
@@ -79,12 +80,12 @@ class ActorThreads:
             actor.start()
 
     def watch(self, watchdog: Watchdog) -> None:
-        """Has every thread watched."""
+        """Registers every thread with the watchdog."""
         for actor in self.actors:
             watchdog.watch(Watched(ledger=actor.ledger, doing=actor.doing, is_alive=actor.is_alive))
 
     def publish(self, version: int, params: PyTree) -> None:
-        """Starts copying parameters to every actor device, as this version: the number of updates behind them."""
+        """Starts copying parameters to every actor device as `version`, the number of updates that made them."""
         self._parameters.publish(version, params)
 
     def are_decided(self) -> bool:
@@ -92,16 +93,16 @@ class ActorThreads:
         return all(actor.is_decided() for actor in self.actors)
 
     def take(self, update: int, should_stop: Callable[[], bool]) -> list[Rollout] | None:
-        """Waits for the next rollout of every actor; returns None if the run is to stop before they come.
+        """Waits for the next rollout of every actor; returns None if the run has to stop before all arrive.
 
         Args:
-            update: How many updates were made before; it decides which parameters should have made the rollouts.
-            should_stop: Asked every second of a wait.
+            update: How many updates were made before. It decides which parameters must have generated the rollouts.
+            should_stop: Called every second of a wait.
 
         Raises:
-            TimeoutError: If one does not come in time.
+            TimeoutError: If a rollout does not arrive in time.
             ActorError: If an actor failed.
-            RuntimeError: If a rollout was made with other parameters.
+            RuntimeError: If a rollout was generated with other parameters.
         """
         if should_stop():
             return None
@@ -113,11 +114,11 @@ class ActorThreads:
         return rollouts
 
     def awaited(self) -> str:
-        """Returns the names of the actors whose rollouts are not there, for messages."""
+        """Returns the names of the actors whose rollouts are still missing, for messages."""
         return ", ".join(actor.name for actor in self.actors if not actor.is_decided())
 
     def nonfinite(self, rollout: int) -> list[str]:
-        """Returns what environments returned for this rollout that is not finite, in words."""
+        """Describes the values in this rollout that are not finite, one text per actor that saw some."""
         return [text for actor in self.actors if (text := actor.nonfinite.of(rollout))]
 
 
@@ -130,13 +131,13 @@ def make_actors(
     schedule: Schedule,
     annotate: Annotate | None = None,
 ) -> list[Actor]:
-    """This process's actors, not yet started, in the fixed order in which the learner takes their rollouts."""
+    """Creates this process's actors, not yet started, in the order in which the learner takes their rollouts."""
     layout = make_layout(config, topology)
     num_threads = config.actors.env_threads or default_env_threads(layout)
     devices = [d for d in topology.local_actor_devices for _ in range(config.actors.threads_per_device)]
 
     def seeds(env_indices: np.ndarray, rollout: int) -> Sequence[int]:
-        """Seeds of their own at every boundary; at the start those of the run's seed alone."""
+        """Returns the environments' seeds: at rollout 0 from the run's seed alone, at later boundaries from both."""
         return env_seeds((config.seed, rollout) if rollout else config.seed, [int(env) for env in env_indices])
 
     def make_pool(env_indices: np.ndarray, rollout: int) -> Pool:
@@ -164,7 +165,7 @@ def make_actors(
 
 
 def check_lag(rollouts: Sequence[Rollout], versions: range) -> None:
-    """Raises RuntimeError unless every rollout was made with one of the versions of parameters that it should have."""
+    """Raises RuntimeError unless every rollout was generated with one of these versions of the parameters."""
     for index, rollout in enumerate(rollouts):
         if rollout.version not in versions:
             expected = f"{versions.start}" + (f" to {versions[-1]}" if len(versions) > 1 else "")
@@ -174,5 +175,5 @@ def check_lag(rollouts: Sequence[Rollout], versions: range) -> None:
 
 
 def finished_episodes(rollouts: Sequence[Rollout]) -> list[tuple[float, int]]:
-    """(return, length) of the episodes that ended, in the fixed order of actors, rows and pools."""
+    """Returns (return, length) of the episodes that ended, in the fixed order of actors, rows and pools."""
     return [episode for rollout in rollouts for episode in rollout.episodes]

@@ -1,8 +1,8 @@
 """Actor threads: each steps a few environment pools on the host, acts on one device, and hands rollouts to the learner.
 
-A thread takes turns with its pools: while the emulators of one step in EnvPool's C++ threads, the device acts for
-another. The lag is fixed by the *order* of things and not by their timing: rollout n asks for the parameters of one
-exact version. What goes wrong in a thread is kept, and raised in the main thread by its next call.
+A thread alternates between its pools: while the emulators of one pool step in EnvPool's C++ threads, the device acts
+for another. The policy lag depends on the *order* of rollouts and not on timing: rollout n asks for one exact version
+of the parameters. An error in a thread is kept, and raised in the main thread by the next call.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,16 +28,16 @@ from podrl.types import PyTree, Timestep, Trajectory
 
 
 class ActorError(RuntimeError):
-    """An actor thread failed; names it, and has the original error as its cause."""
+    """An actor thread failed. The message names it; the cause is the original error."""
 
 
 class Actor:
-    """One actor thread.
+    """One actor thread and its environment pools.
 
     Attributes:
-        name: for messages.
-        ledger: of its time.
-        nonfinite: what its environments said that is not finite.
+        name: The actor's name, for messages.
+        ledger: Where the thread's time goes.
+        nonfinite: The values from its environments that were not finite.
     """
 
     def __init__(
@@ -57,22 +57,22 @@ class Actor:
         patience_s: float,
         annotate: Annotate | None = None,
     ):
-        """Does not start yet.
+        """Creates the actor without starting its thread.
 
         Args:
-            name: for messages, `actor 0`.
-            device: where it acts.
-            programs: compiled for that device.
-            make_pools: make this thread's pools, given the update at which they are opened; called in the thread.
-            env_indices: of each pool, [B] uint32: the indices of its environments in the whole job.
-            unroll_length: steps in a rollout.
-            schedule: which rollouts to make, and with which parameters.
-            parameters: where parameters come from.
-            local_learner: where rollouts go.
-            seeds: of environments with these indices that are opened at this update.
-            timeout_s: how long the learner waits for this actor.
-            patience_s: how long this actor waits for the learner.
-            annotate: shows a profiler what the thread spends its time on.
+            name: The actor's name for messages, such as `actor 0`.
+            device: The device to act on.
+            programs: The acting programs, compiled for `device`.
+            make_pools: Functions (update at which the pool is opened) -> pool, one per pool; called in the thread.
+            env_indices: For each pool, [B] uint32: the indices of its environments in the whole job.
+            unroll_length: Steps in a rollout (T).
+            schedule: Which rollouts to generate, and with which parameters.
+            parameters: The store to fetch parameters from.
+            local_learner: The mesh of learner devices that rollouts are sent to.
+            seeds: (env indices, update at which they are opened) -> the environments' seeds.
+            timeout_s: How long the learner waits for this actor.
+            patience_s: How long this actor waits for the learner.
+            annotate: Marks for a profiler what the thread spends its time on.
         """
         self.name = name
         self.nonfinite = NonFinite(name)
@@ -105,37 +105,37 @@ class Actor:
         self._threads.start()
 
     def take(self, should_stop: Callable[[], bool] = lambda: False) -> Rollout:
-        """The next rollout, in order.
+        """Waits for the next rollout, and returns it.
 
         Args:
-            should_stop: asked every second of a wait.
+            should_stop: Called every second of a wait.
 
         Raises:
-            ActorError: if the thread failed.
-            TimeoutError: if it does not come in time; says what the thread is doing.
-            Stopped: if the run is to end before it comes.
+            ActorError: If the thread failed.
+            TimeoutError: If the rollout does not arrive in time. The message says what the thread is doing.
+            Stopped: If the run has to stop before the rollout arrives.
         """
         return self._handoff.take(timeout_s=self._timeout_s, blame=self.doing, should_stop=should_stop)
 
     def is_decided(self) -> bool:
-        """Whether `take` would return or raise at once."""
+        """Returns whether `take` would return or raise at once."""
         return self._handoff.is_decided()
 
     def stop(self) -> None:
-        """Asks the thread to end; `join` waits for that."""
+        """Asks the thread to end. `join` waits until it has."""
         self._stopping.set()
         self._handoff.stop()
 
     def join(self, timeout_s: float) -> bool:
-        """Waits for the thread to end, and says whether it did."""
+        """Waits for the thread to end, and returns whether it did."""
         return self._threads.join(timeout_s)
 
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
+        """Returns whether the thread runs."""
         return self._threads.is_alive()
 
     def doing(self) -> str:
-        """What the thread does now, for messages, and for whom it waits if it does."""
+        """Describes what the thread is doing now, and what it waits for, for messages."""
         bucket, seconds = self.ledger.doing()
         rollout, step = self._progress
         waits = {
@@ -153,11 +153,11 @@ class Actor:
         self._handoff.fail(failure)
 
     def _make_rollouts(self, rollouts: Sequence[int], pools: list[Pool]) -> Sequence[int]:
-        """Makes rollouts up to the next boundary, and returns those that are left.
+        """Generates rollouts up to the next boundary, and returns the numbers of those that are left.
 
         Args:
-            rollouts: in order.
-            pools: gets the pools that were opened.
+            rollouts: The numbers of the rollouts, in order.
+            pools: A list that the opened pools are appended to.
         """
         turns: list[Turn] = []
         for number, rollout in enumerate(rollouts):
@@ -196,7 +196,7 @@ class Actor:
         env_indices: np.ndarray,
         opened: list[Pool],
     ) -> Turn:
-        """Makes a pool and resets its environments."""
+        """Opens a pool and resets its environments."""
         with self.ledger.spend("env"):
             pool = make_pool(rollout)
             opened.append(pool)
@@ -213,7 +213,7 @@ class Actor:
         return turn
 
     def _observe(self, turn: Turn, episodes: list[tuple[float, int]]) -> Timestep:
-        """The pool's newest timestep, waiting for it if the pool is still stepping; adds episodes that ended."""
+        """Returns the pool's newest timestep once it arrives, and appends the episodes that ended to `episodes`."""
         if self._stopping.is_set():
             raise Stopped
         if turn.timestep is None:
@@ -224,7 +224,7 @@ class Actor:
         return cast(Timestep, turn.timestep)
 
     def _act(self, turn: Turn, params: PyTree, version: jax.Array, timestep: Timestep) -> None:
-        """Acts on a timestep and lets the pool step on, without waiting for it."""
+        """Chooses actions for a timestep and sends them to the pool, without waiting for its step."""
         with self.ledger.spend("act"):
             timestep = jax.device_put(timestep, self._device)
             action, turn.state = self._programs.act(params, version, turn.state, timestep)
@@ -234,7 +234,7 @@ class Actor:
             turn.timestep = None
 
     def _finish(self, turn: Turn, episodes: list[tuple[float, int]]) -> Trajectory:
-        """Closes the pool's rollout with the row that only bootstraps and sends it on its way to the learner."""
+        """Completes the pool's rollout with the row that only bootstraps, and starts moving it to the learner."""
         timestep = self._observe(turn, episodes)
         with self.ledger.spend("transfer"):
             timestep = jax.device_put(timestep, self._device)

@@ -1,4 +1,4 @@
-"""Returns and lengths of finished episodes: counted as environments are stepped, and averaged over the newest."""
+"""Returns and lengths of finished episodes: counted while environments step, and averaged over the newest."""
 
 import collections
 from collections.abc import Iterable, Mapping
@@ -12,19 +12,19 @@ Episode = tuple[float, int]  # Return, length in env steps.
 
 
 class EpisodeTracker:
-    """Adds up return and length of the episodes of `B` environments, in the actor thread that steps them.
+    """Accumulates the return and length of the episodes of `B` environments, in the actor thread that steps them.
 
     A termination is known at once (`discount` is 0); a truncation shows only in the `first` of the row after it. Rows
-    that open an episode are resets: they earn nothing and do not count.
+    that open an episode are resets: their reward and their step do not count.
     """
 
     def __init__(self, num_envs: int) -> None:
-        """Starts `num_envs` (B) empty episodes."""
+        """Starts an empty episode in each of `num_envs` (B) environments."""
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths = np.zeros(num_envs, np.int64)
 
     def step(self, reward: npt.ArrayLike, discount: npt.ArrayLike, first: npt.ArrayLike) -> list[tuple[float, int]]:
-        """Takes one timestep, and returns the episodes that it shows to have ended.
+        """Adds one timestep, and returns the episodes that ended with it.
 
         Args:
             reward: [B] raw reward; ignored where `first`.
@@ -41,7 +41,7 @@ class EpisodeTracker:
         return truncated + self._close(~first & (np.asarray(discount) == 0))
 
     def _close(self, ended: np.ndarray) -> list[tuple[float, int]]:
-        """Reads out and zeroes the environments where `ended` [B]."""
+        """Returns the episodes of the environments where `ended` [B], and resets their counts to zero."""
         if not ended.any():
             return []
         episodes = list(zip(self._returns[ended].tolist(), self._lengths[ended].tolist(), strict=True))
@@ -54,7 +54,7 @@ class EpisodeWindow:
     """Statistics of the newest `size` finished episodes."""
 
     def __init__(self, size: int, record: Mapping[str, Any] | None = None) -> None:
-        """Starts empty, or goes on from a `record`."""
+        """Creates an empty window, or one that continues from a `record`."""
         record = record or {"newest": [], "count": 0}
         episodes = ((float(total), int(length)) for total, length in record["newest"])
         self._episodes: collections.deque[tuple[float, int]] = collections.deque(episodes, maxlen=size)
@@ -66,20 +66,20 @@ class EpisodeWindow:
     def add(self, returns: Iterable[float], lengths: Iterable[int], *, older: int = 0) -> None:
         """Adds finished episodes, oldest first: undiscounted returns, and lengths in env steps.
 
-        Of `older` ones, which these push out of the window, only the number is told.
+        `older` is the number of earlier episodes that these push out of the window; they add to the count only.
         """
         episodes = [(float(total), int(length)) for total, length in zip(returns, lengths, strict=True)]
         self._episodes.extend(episodes)
         self._count += len(episodes) + older
 
     def record(self) -> dict[str, Any]:
-        """The window as plain numbers, for a checkpoint: the newest (return, length), and the count of all."""
+        """Returns the window as plain numbers, for a checkpoint: the newest (return, length), and the count of all."""
         return {"newest": [list(episode) for episode in self._episodes], "count": self._count}
 
     def summary(self) -> dict[str, float]:
-        """`episode/count` of all episodes so far, and over the window the mean and largest return and mean length.
+        """Returns the count of all episodes, and the window's mean and largest return and mean length.
 
-        Without any episode there is only the count.
+        Before the first episode there is only the count, `episode/count`.
         """
         if not self._episodes:
             return {"episode/count": self._count}
@@ -93,6 +93,6 @@ class EpisodeWindow:
 
 
 def recorded_return(record: Mapping[str, Any]) -> float | None:
-    """Mean return of the episodes in a `record` of a window; None if there are none."""
+    """Returns the mean return of the episodes in a window's `record`; None if there are none."""
     window = EpisodeWindow(size=len(record.get("newest", ())), record=record)
     return window.summary().get("episode/return")

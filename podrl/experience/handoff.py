@@ -1,4 +1,4 @@
-"""The way of rollouts from an actor thread to the main thread: bounded, in order, and never waited on for ever."""
+"""The queue of rollouts from an actor thread to the main thread: bounded, first in first out, with timeouts."""
 
 from collections import deque
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from podrl.types import Trajectory
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """What an actor hands over for one update.
+    """What one actor contributes to one update.
 
     Attributes:
-        trajectories: one of each pool, on this process's learner devices (perhaps still on their way).
-        version: learner step of the parameters that acted.
+        trajectories: One trajectory per pool, on this process's learner devices; the copies may still be under way.
+        version: The learner step of the parameters that acted.
         episodes: (return, length) of the episodes that ended, in a fixed order.
     """
 
@@ -25,10 +25,10 @@ class Rollout:
 
 
 class Handoff:
-    """A bounded, ordered way from one actor to the main thread, on which nobody waits for ever."""
+    """A bounded FIFO queue from one actor to the main thread; every wait has a timeout."""
 
     def __init__(self, capacity: int):
-        """Starts empty; `put` waits while `capacity` rollouts are on their way."""
+        """Creates an empty queue, on which `put` blocks while it holds `capacity` rollouts."""
         self._capacity = capacity
         self._changed = threading.Condition()
         self._rollouts: deque[Rollout] = deque()
@@ -36,11 +36,11 @@ class Handoff:
         self._stopped = False
 
     def put(self, rollout: Rollout, *, timeout_s: float, who: str) -> None:
-        """Hands one rollout over.
+        """Appends one rollout, and waits while the queue is full.
 
         Raises:
-            TimeoutError: if the learner does not take an earlier one in time.
-            Stopped: if the run ends first.
+            TimeoutError: If the learner does not take an earlier rollout in time.
+            Stopped: If the run ends first.
         """
         with self._changed:
             wait_for(
@@ -58,17 +58,17 @@ class Handoff:
             self._changed.notify_all()
 
     def take(self, *, timeout_s: float, blame: Callable[[], str], should_stop: Callable[[], bool]) -> Rollout:
-        """The oldest rollout.
+        """Removes the oldest rollout and returns it, and waits while the queue is empty.
 
         Args:
-            timeout_s: how long to wait for it.
-            blame: says what the other side is doing, for the message.
-            should_stop: asked every second of a wait.
+            timeout_s: How long to wait.
+            blame: Returns what the actor is doing, for the error message.
+            should_stop: Called every second of a wait.
 
         Raises:
-            TimeoutError: if none comes in time.
-            Stopped: if the run is to end before one comes.
-            BaseException: whatever ended the other side.
+            TimeoutError: If no rollout arrives in time.
+            Stopped: If the run has to stop before one arrives.
+            BaseException: The error that ended the actor.
         """
         with self._changed:
             wait_for(
@@ -87,17 +87,17 @@ class Handoff:
             return self._rollouts.popleft()
 
     def is_decided(self) -> bool:
-        """Whether `take` would return or raise at once."""
+        """Returns whether `take` would return or raise at once."""
         return bool(self._rollouts) or self._error is not None
 
     def fail(self, error: BaseException) -> None:
-        """Keeps what ended the actor, to be raised by the next `take`."""
+        """Stores the error that ended the actor. `take` raises it once the queue is empty."""
         with self._changed:
             self._error = error
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Wakes a waiting `put`, with `Stopped`."""
+        """Makes a waiting `put` raise `Stopped`."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Who holds which environments: the job's environments dealt out to processes, actor threads and pools."""
+"""How the job's environments are assigned to processes, actor threads and pools."""
 
 import dataclasses
 
@@ -10,22 +10,22 @@ from podrl.mesh import Topology
 from podrl.runtime.machine import available_cores
 from podrl.types import Trajectory
 
-# Transitions in a part of a batch, on CPU; other encoders take a batch whole. See docs/performance.md.
+# Transitions in one micro-batch on CPU; the other encoders learn from a batch whole. See docs/performance.md.
 _CPU_MICRO_BATCH = {"resnet": 96, "nature": 192}  # unrolled
 _CPU_ROLLED_MICRO_BATCH = 48
-_CPU_MAX_PARTS = 16  # in an unrolled update; each is a copy of the network in the compiled program
-_CPU_PARTS_OF_A_STEP = 4  # that an optimizer step may have however many steps an update has, for their memory
+_CPU_MAX_PARTS = 16  # in an unrolled update; each compiles to a copy of the network
+_CPU_PARTS_OF_A_STEP = 4  # allowed in an optimizer step even beyond _CPU_MAX_PARTS, to bound its memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How the job's environments are dealt out to processes, actor threads and pools.
+    """How the job's environments are assigned to processes, actor threads and pools.
 
     Attributes:
-        num_actors: actor threads of each process.
-        pools_per_actor: pools that each of them takes turns with.
-        envs_per_pool: environments in a pool.
-        num_processes: processes in the job.
+        num_actors: Actor threads of each process.
+        pools_per_actor: Pools that each thread alternates between.
+        envs_per_pool: Environments in a pool.
+        num_processes: Processes in the job.
     """
 
     num_actors: int
@@ -34,20 +34,20 @@ class Layout:
     num_processes: int
 
     def env_indices(self, process: int, actor: int, pool: int) -> np.ndarray:
-        """[envs_per_pool] uint32: which of the whole job's environments a pool holds; no two pools share one."""
+        """Returns the indices in the job, [envs_per_pool] uint32, of a pool's environments; no two pools share one."""
         position = (process * self.num_actors + actor) * self.pools_per_actor + pool
         return np.arange(self.envs_per_pool, dtype=np.uint32) + np.uint32(position * self.envs_per_pool)
 
 
 def make_layout(config: Config, topology: Topology) -> Layout:
-    """Deals the environments out evenly.
+    """Assigns the environments evenly.
+
+    Where minibatches divide the environments (`UpdateShape.grid`), every device's share of every pool must be a
+    multiple of their number. Then environment e belongs to minibatch e modulo that number, or to a minibatch drawn
+    within a group of neighbours that is the same on any topology, and no data moves between devices.
 
     Raises:
-        ConfigError: if `actors.num_envs` does not divide; names the numbers and what would fit.
-
-    Where minibatches divide the environments (`Config.minibatch_grid`), every device's share of every pool must be a
-    multiple of them: then environment e lands in minibatch e modulo their number, or in one of a group of neighbours
-    that are the same on any topology, and no minibatch has to move between devices.
+        ConfigError: If `actors.num_envs` does not divide. The message says what would.
     """
     if config.topology.placement == "anakin":
         return _make_undivided(config, topology)
@@ -75,7 +75,7 @@ def make_layout(config: Config, topology: Topology) -> Layout:
 
 
 def _make_undivided(config: Config, topology: Topology) -> Layout:
-    """The layout of environments inside the compiled program: as if each process had one pool."""
+    """Returns the layout of environments inside the compiled program: as if each process had one pool."""
     learners, (minibatches, _) = topology.learner.shape["data"], config.agent.update_shape.grid
     num_envs = config.actors.num_envs
     check(
@@ -104,11 +104,11 @@ def _check_parts(config: Config, envs_per_step: int) -> None:
 
 
 def runs_in_loops(config: Config, topology: Topology) -> bool:
-    """Whether the network may be inside a loop of a compiled program.
+    """Returns whether the network may run inside a loop of a compiled program.
 
-    XLA's CPU backend runs the weight gradient of a convolution there some 20 times slower. At float32 it is a product
-    of matrices instead (`podrl.networks.convolution`), but for a ResNet whose layers are split over devices; other
-    networks that convolve are unrolled.
+    Inside a loop, XLA's CPU backend computes the weight gradient of a convolution some 20 times slower. In float32
+    podrl computes it as a matrix product instead (`podrl.networks.convolution`), except for a ResNet whose layers are
+    split over devices. Other convolutional networks are unrolled on CPU.
     """
     if any(device.platform != "cpu" for device in topology.learner.devices.flat) or config.network.encoder == "mlp":
         return True
@@ -117,15 +117,16 @@ def runs_in_loops(config: Config, topology: Topology) -> bool:
 
 
 def resolve_micro_batches(config: Config, topology: Topology) -> Config:
-    """The config with `agent.micro_batches=0` and `agent.micro_batch_loop='auto'` replaced by what suits the learner.
+    """Replaces `agent.micro_batches=0` and `agent.micro_batch_loop='auto'` in a config by what suits the learner.
 
-    On a CPU convolutional networks learn in parts, whose activations stay in cache: of at most
-    `_CPU_ROLLED_MICRO_BATCH` transitions where the parts are a loop of the compiled program and the network is not
-    recurrent; else of `_CPU_MICRO_BATCH`, unless that would make more than `_CPU_MAX_PARTS` parts in an update and
-    `_CPU_PARTS_OF_A_STEP` in a step. Accelerators, and networks without convolutions, take a batch whole.
+    Accelerators, and networks without convolutions, learn from a batch whole. On CPU convolutional networks learn in
+    micro-batches whose activations stay in cache: of at most `_CPU_ROLLED_MICRO_BATCH` transitions where the
+    micro-batches are a loop of the compiled program and the network is not recurrent; otherwise of at most
+    `_CPU_MICRO_BATCH`, unless that takes more than `_CPU_MAX_PARTS` of them in an update and `_CPU_PARTS_OF_A_STEP` in
+    an optimizer step.
 
-    Parts are a loop where the network may be in one, and where one device learns: several would reduce the gradients
-    of each part.
+    Micro-batches are a loop where the network may be in one and a single device learns: several devices would reduce
+    the gradients once per micro-batch.
     """
     agent = config.agent
     if getattr(agent, "micro_batch_loop", None) == "auto":
@@ -153,9 +154,9 @@ def _choose_micro_batches(config: Config, topology: Topology, rolled: bool) -> i
 
 
 def resolve_loop(config: Config, topology: Topology) -> Config:
-    """The config with `agent.loop='auto'`, of agents that have it, replaced by what suits the learner's devices.
+    """Replaces `agent.loop='auto'` in a config by what suits the learner, for agents that have that setting.
 
-    A loop is compiled sooner; what must not be in one is not (`runs_in_loops`).
+    A loop compiles faster. It is chosen wherever the network may run in one (`runs_in_loops`).
     """
     if getattr(config.agent, "loop", None) != "auto":
         return config
@@ -164,7 +165,7 @@ def resolve_loop(config: Config, topology: Topology) -> Config:
 
 
 def _num_copies(config: Config) -> int:
-    """Optimizer steps of an update that are a copy of their own in the compiled program, but for micro-batches."""
+    """Counts the optimizer steps of an update that compile to a copy of their own, micro-batches left aside."""
     rolled = getattr(config.agent, "loop", None) == "rolled"
     return 1 if rolled else config.agent.update_shape.optimizer_steps
 
@@ -175,12 +176,12 @@ def _convolves_on_cpu(config: Config, topology: Topology) -> bool:
 
 
 def default_env_threads(layout: Layout) -> int:
-    """C++ threads of a pool: the cores that this process may use over its actors, as a thread waits for one pool."""
+    """Returns the C++ threads of a pool: the process's cores per actor, since an actor waits for one pool at a time."""
     return max(1, min(layout.envs_per_pool, available_cores() // layout.num_actors))
 
 
 def global_shape(rollout: Trajectory, num_processes: int) -> Trajectory:
-    """Shapes of the job's rollout of one pool per process, from those of one process."""
+    """Returns the shapes of the job's rollout of one pool per process, from the shapes in one process."""
 
     def widen(x: jax.ShapeDtypeStruct, axis: int) -> jax.ShapeDtypeStruct:
         shape = (*x.shape[:axis], x.shape[axis] * num_processes, *x.shape[axis + 1 :])

@@ -1,4 +1,4 @@
-"""What an actor device runs, compiled ahead of time: the start, a step and the end of an unroll."""
+"""The programs of an actor device, compiled ahead of time: the start, a step and the end of an unroll."""
 
 from collections.abc import Callable
 import dataclasses
@@ -22,7 +22,7 @@ class ActingPrograms:
         init: (env_indices [B] uint32, unrolls made before [] int32, both on the device) -> state.
         act: (params, version, state, timestep) -> (actions, state).
         finish: (state, timestep) -> (trajectory, state).
-        timestep: shapes and dtypes of what they take.
+        timestep: Shapes and dtypes of the timesteps that they take.
     """
 
     init: Callable[[jax.Array, jax.Array], ActingState]
@@ -47,7 +47,7 @@ def compile_acting(unroller: Unroller, seed: int, device: jax.Device) -> ActingP
 
 
 def trace_act(unroller: Unroller, device: jax.Device) -> jax.stages.Traced:
-    """The acting step as a program that is yet to be compiled."""
+    """Traces the acting step, for compilation or inspection."""
     version = jax.ShapeDtypeStruct((), np.int32)
     shapes = (unroller.params_shape, version, unroller.state_shape, unroller.timestep_shape)
     act = jax.jit(unroller.act, donate_argnums=2, out_shardings=SingleDeviceSharding(device))
@@ -60,5 +60,5 @@ def _on_device(device: jax.Device, tree: PyTree) -> PyTree:
 
 
 def make_unroller(config: Config, agent: Agent, spec: EnvSpec, layout: Layout) -> Unroller:
-    """What acts in each pool of a run."""
+    """Creates the unroller of each pool of a run."""
     return Unroller(agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=layout.envs_per_pool)

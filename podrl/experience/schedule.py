@@ -1,16 +1,16 @@
-"""Which parameters make which rollout, and where a run can go on after it was stopped.
+"""Which parameters generate which rollout, and from which checkpoints a run can resume.
 
-Rollout n is what update n+1 learns from, counted from 0. It is made with the parameters of an exact update, whatever
-the timing of threads: those before the newest, so that acting and learning overlap, or the newest if synchronous. With
-`determinism='free'` it is made with the newest that are ready when it starts, up to a bound.
+Update n+1 learns from rollout n, counted from 0. The rollout is generated with the parameters of one exact update,
+whatever the timing of threads: the parameters before the newest, so that acting and learning overlap, or the newest if
+`actors.synchronous`. With `determinism='free'` it is generated with the newest parameters that are ready when it
+starts, up to a bound on the lag.
 
-Emulators cannot be saved. So at every *boundary* the environments are opened anew, with seeds of their own, and the
-rollout is made with the newest parameters, as at the start of a run: nothing from before is needed but the learner's
-state. A run that was stopped goes on from a boundary as if it had not been, since one that is not stopped does the
-same.
+The state of emulators cannot be saved. So at every *boundary* the environments are opened anew with new seeds, and the
+rollout is generated with the newest parameters, as at the start of a run: it depends on nothing earlier except the
+learner's state. A run that resumes from a boundary therefore equals one that was never stopped.
 
-Where environments are in the compiled program (`topology.placement='anakin'`) none of this applies: they are a part of
-the checkpoint, from which a run goes on wherever it was stopped, and the newest parameters always act.
+With `topology.placement='anakin'` none of this applies: the environments are part of the compiled program and of the
+checkpoint, a run resumes exactly from any checkpoint, and the newest parameters always act.
 """
 
 from collections.abc import Container, Iterable
@@ -20,19 +20,19 @@ from podrl.config.config import Config
 from podrl.types import Counters
 
 _NONE = Counters()
-WARMUP_UPDATES = 3  # A run's first two rollouts are made with the same parameters, and its first one opens the pools.
+WARMUP_UPDATES = 3  # The first two rollouts share their parameters, and the first one opens the pools.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The order of things in a run.
+    """The rollouts of a run and the parameters that generate each.
 
     Attributes:
-        first: updates done before it starts.
-        last: updates done when it ends.
-        every: updates between boundaries; 0 for none but the start.
-        max_lag: updates between the newest parameters and those that act, away from boundaries.
-        exact: whether the lag is `max_lag`, or at most that.
+        first: Updates done before the run starts or resumes.
+        last: Updates done when the run ends.
+        every: Updates between boundaries; 0 if the start is the only one.
+        max_lag: Updates between the newest parameters and those that act, away from boundaries.
+        exact: Whether the lag is exactly `max_lag`; if not, it is at most that.
     """
 
     first: int
@@ -43,45 +43,46 @@ class Schedule:
 
     @property
     def rollouts(self) -> range:
-        """Numbers of the rollouts to make."""
+        """The numbers of the rollouts to generate."""
         return range(self.first, self.last)
 
     def boundary(self, update: int) -> int:
-        """The newest boundary after at most `update` updates."""
+        """Returns the newest boundary at or before `update`."""
         return max(self.first, update - update % self.every if self.every else 0)
 
     def versions(self, rollout: int) -> range:
-        """The updates whose parameters may make a rollout: the newest of them that is ready does."""
+        """Returns the versions of the parameters that may generate a rollout; the newest of them that is ready does."""
         oldest = max(rollout - self.max_lag, self.boundary(rollout))
         return range(oldest, oldest + 1 if self.exact else rollout + 1)
 
 
 def last_update(config: Config, counters: Counters) -> int:
-    """The number of the update that reaches `total_env_steps`, for a run that stands at `counters`.
+    """Returns the number of the update that reaches `total_env_steps`, for a run that stands at `counters`.
 
-    Updates before it may have been of other sizes: what counts is the env steps. It is the same wherever a run whose
-    sizes stay stands.
+    It counts the env steps that are left, because earlier updates may have had another size. While the size stays the
+    same, so does the result.
     """
     left = max(0, config.total_env_steps - counters.env_steps)
     return counters.learner_steps - (-left // config.env_steps_per_update)
 
 
 def updates_ahead(config: Config, counters: Counters) -> float:
-    """How many updates of today's size a run's env steps are ahead of its updates.
+    """Returns how far a run's env steps are ahead of its updates, in updates of the current size.
 
-    0 where all updates were of this size, negative after smaller ones; the same wherever a run whose sizes stay stands.
+    It is 0 if all updates had this size and negative after smaller ones. While the size stays the same, so does the
+    result.
     """
     steps = counters.env_steps - counters.learner_steps * config.env_steps_per_update
     return steps / config.env_steps_per_update
 
 
 def is_finished(config: Config, counters: Counters) -> bool:
-    """Whether a run that stands at `counters` has consumed all of its env steps."""
+    """Returns whether a run that stands at `counters` has consumed all of its env steps."""
     return counters.env_steps >= config.total_env_steps
 
 
 def make_schedule(config: Config, begun: Counters = _NONE) -> Schedule:
-    """The schedule of a run that starts at `begun`."""
+    """Creates the schedule of a run that starts at `begun`."""
     exact = config.determinism == "exact"
     return Schedule(
         first=begun.learner_steps,
@@ -93,32 +94,32 @@ def make_schedule(config: Config, begun: Counters = _NONE) -> Schedule:
 
 
 def max_lag(config: Config) -> int:
-    """How many updates the parameters that act may be behind the newest."""
+    """Returns how many updates the acting parameters may lag behind the newest."""
     if config.actors.synchronous or config.topology.placement == "anakin":
         return 0
     return 1 if config.determinism == "exact" else config.actors.max_lag
 
 
 def warm_up_updates(config: Config) -> int:
-    """Updates of each start of a run that measured rates leave out.
+    """Returns how many updates after each start of a run are left out of measured rates.
 
-    Rollouts of the first parameters lie ready when the first update ends: one for each update of policy lag.
+    When the first update ends, rollouts of the first parameters are already queued: one for each update of policy lag.
     """
     return max(WARMUP_UPDATES, 1 + max_lag(config))
 
 
 def resumable(config: Config, checkpoints: Iterable[int], finished: Container[int] = ()) -> list[int]:
-    """Of the updates that have a checkpoint, those that the run can go on from, best first.
+    """Returns the checkpoints that the run can resume from, best first.
 
-    At boundaries, and after the last update, it resumes bit for bit. Other checkpoints are of runs that were stopped in
-    between: they serve only where there is no better one. The newest boundary is less than one interval behind the
-    newest checkpoint, unless the interval has changed or boundaries were lost: then the newest checkpoints come first,
-    so that no more than one interval is ever made again.
+    A run resumes bit for bit from a boundary and from its last update. Other checkpoints come from runs that were
+    stopped in between, and are used only where there is no better one. The newest boundary is less than one interval
+    behind the newest checkpoint, unless the interval has changed or boundaries were lost. Then the newest checkpoints
+    come first, so that a run never repeats more than one interval.
 
     Args:
-        config: of the run.
-        checkpoints: their updates.
-        finished: those of them at which the run had all of its env steps.
+        config: The run's config.
+        checkpoints: The updates that have a checkpoint.
+        finished: The updates among them at which the run had consumed all of its env steps.
     """
     checkpoints = list(checkpoints)
     boundaries = [update for update in checkpoints if update in finished or is_exact(config, update)]
@@ -128,7 +129,7 @@ def resumable(config: Config, checkpoints: Iterable[int], finished: Container[in
 
 
 def is_exact(config: Config, update: int) -> bool:
-    """Whether a run that goes on after this many updates, not its last, equals one that was not stopped."""
+    """Returns whether a run that resumes after this update, not its last, equals one that was not stopped."""
     if config.determinism != "exact":
         return False
     if config.topology.placement == "anakin":

@@ -1,7 +1,7 @@
-"""Threads that follow each other, each with environment pools of its own.
+"""Threads that succeed each other, each with environment pools of its own.
 
-Environments are opened anew at every boundary, and some can be closed by the thread only that opened them. So the
-thread that opened them closes them, and a new one opens the next: a hang in `close` holds up no one else.
+Environments are opened anew at every boundary, and some can be closed only by the thread that opened them. So the
+thread that opened them closes them, and a new thread opens the next: a hang in `close` blocks no other thread.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ from podrl.envs.source import Pool, close_pool
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.waiting import Patience, Stopped
 
-CLOSING_S = 30.0  # How long the environments may take to close that are replaced.
+CLOSING_S = 30.0  # How long environments that are replaced may take to close.
 _POLL_S = 1.0
 
-# (what is to be done, gets the pools that it opens) -> what is left for the next thread.
+# (work to do, list to append opened pools to) -> work left for the next thread.
 Work = Callable[[Sequence[int], list[Pool]], Sequence[int]]
 
 
 class Succession:
-    """The threads of one name, of which one works at a time."""
+    """A series of threads of one name, of which one works at a time."""
 
     def __init__(
         self,
@@ -34,15 +34,15 @@ class Succession:
         should_stop: Callable[[], bool],
         closing_s: float,
     ) -> None:
-        """Starts nothing yet.
+        """Stores the work without starting a thread.
 
         Args:
-            ledger: of whichever thread works; has their name.
-            work: does a part of the work; may raise `Stopped`.
-            todo: all of the work.
-            fail: takes what else `work` raises.
-            should_stop: asked while a thread waits for the one before.
-            closing_s: how long that may take to close its pools.
+            ledger: Where the time of the working thread goes; it also names the threads.
+            work: Does a part of the work; may raise `Stopped`.
+            todo: All of the work.
+            fail: Called with any other error that `work` raises.
+            should_stop: Called while a thread waits for the one before it.
+            closing_s: How long a thread may take to close its pools before the next one stops waiting for it.
         """
         self._ledger, self._work, self._fail, self._should_stop = ledger, work, fail, should_stop
         self._closing_s = closing_s
@@ -50,18 +50,18 @@ class Succession:
         self._started: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Starts the first."""
+        """Starts the first thread."""
         self._begin(self._todo)
 
     def join(self, timeout_s: float) -> bool:
-        """Waits for all threads to end, also for one that still closes its pools, and says whether they did."""
+        """Waits for all threads to end, those that still close their pools included, and returns whether they did."""
         deadline_s = time.monotonic() + timeout_s
-        for thread in self._started:  # A thread that starts another has entered it here before it ends itself.
+        for thread in self._started:  # A thread appends its successor before it ends.
             thread.join(max(0.0, deadline_s - time.monotonic()))
         return not self.is_alive()
 
     def is_alive(self) -> bool:
-        """Whether a thread works, or closes its pools."""
+        """Returns whether a thread works or closes its pools."""
         return any(thread.is_alive() for thread in self._started)
 
     def _begin(self, todo: Sequence[int], before: threading.Event | None = None) -> None:
@@ -70,7 +70,7 @@ class Succession:
         self._started.append(thread)
 
     def _run(self, todo: Sequence[int], before: threading.Event | None) -> None:
-        """Does a part of the work once `before` is set, which says that the thread before has closed its pools."""
+        """Does a part of the work once `before` is set: the thread before has closed its pools then."""
         closed = threading.Event()
         pools: list[Pool] = []
         try:
@@ -89,12 +89,12 @@ class Succession:
             closed.set()
 
     def _await(self, closed: threading.Event) -> None:
-        """Waits, though not for ever."""
+        """Waits up to `closing_s` for the thread before to close its pools."""
         patience = Patience(self._closing_s)
         with self._ledger.spend("env"):
             while not closed.wait(min(_POLL_S, left_s := patience.left_s())):
                 if self._should_stop():
                     raise Stopped
                 if not left_s:
-                    logging.warning("%s: an environment hangs in close. The run goes on.", self._ledger.name)
+                    logging.warning("%s: an environment hangs in close. The run continues.", self._ledger.name)
                     return

@@ -1,6 +1,6 @@
-"""What crosses between devices: rollouts from actors to learners, parameters from learners to actors.
+"""Transfers between devices: rollouts from actors to learners, parameters from learners to actors.
 
-Rollouts move inside a process only; the array that the learner sees is put together from every process's own shards
+Rollouts move only within a process: the global array of the learner is assembled from the shards of every process,
 without traffic between hosts. Parameters are copied even where an actor shares the learner's device, because the
 learner's state is donated to the next update.
 """
@@ -24,7 +24,7 @@ def rollout_to_learner(rollout: Trajectory, local_learner: Mesh) -> Trajectory:
 
 
 def global_rollout(rollout: Trajectory, learner: Mesh, num_processes: int) -> Trajectory:
-    """The job's rollout whose local shards are `rollout`: [T, B] here, [T, B * num_processes] in all. Moves nothing."""
+    """Returns the job's rollout [T, B * num_processes] whose local shards are `rollout` [T, B]. Moves no data."""
     if num_processes == 1:
         return rollout
 
@@ -39,20 +39,20 @@ def global_rollout(rollout: Trajectory, learner: Mesh, num_processes: int) -> Tr
 
 
 def join_rollouts(rollouts: Sequence[Rollout], topology: Topology) -> list[Trajectory]:
-    """The job's rollouts of all pools, in a fixed order. Moves nothing."""
+    """Returns the job's rollouts of all pools, in a fixed order. Moves no data."""
     local = [trajectory for rollout in rollouts for trajectory in rollout.trajectories]
     return [global_rollout(trajectory, topology.learner, topology.num_processes) for trajectory in local]
 
 
 class ParameterStore:
-    """Published parameters by version, on every actor device of this process; the oldest go when new ones come."""
+    """Published parameters by version, on every actor device of this process; new versions replace the oldest."""
 
     def __init__(self, devices: list[jax.Device], *, keep: int = 2):
-        """Starts empty.
+        """Creates an empty store.
 
         Args:
-            devices: of this process's actors.
-            keep: newest versions to keep: one more than the lag may be.
+            devices: The devices of this process's actors.
+            keep: How many of the newest versions to keep: one more than the largest lag.
         """
         self._devices = devices
         self._keep = keep
@@ -61,7 +61,7 @@ class ParameterStore:
         self._stopped = False
 
     def publish(self, version: int, params: PyTree) -> None:
-        """Starts copying `params`, whole on every learner device, to every actor device, as `version`."""
+        """Starts copying `params`, whole on every learner device, to every actor device as `version`."""
         copies = {device: copy_to(params, device) for device in self._devices}
         with self._changed:
             self._versions[version] = copies
@@ -69,11 +69,12 @@ class ParameterStore:
             self._changed.notify_all()
 
     def fetch(self, device: jax.Device, versions: range, *, timeout_s: float, who: str) -> tuple[int, PyTree]:
-        """The newest of these versions that is computed, and its parameters on the device; waits for one if none is.
+        """Returns the newest of `versions` that is computed, with its parameters on `device`; waits if none is.
 
         Raises:
-            TimeoutError: if none is published, or no update ends, in time; says who waited.
-            Stopped: if the run ends first.
+            TimeoutError: If no version is published, or no update ends, in time. The message says which actor waited.
+            RuntimeError: If all of `versions` have been replaced by newer ones.
+            Stopped: If the run ends first.
         """
 
         def ready() -> list[int]:
@@ -108,14 +109,14 @@ class ParameterStore:
         return version, self._versions[version][device]
 
     def stop(self) -> None:
-        """Wakes every waiting thread, with `Stopped`."""
+        """Makes every waiting `fetch` raise `Stopped`."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
 
 def copy_to(params: PyTree, device: jax.Device) -> PyTree:
-    """Parameters on `device`, from arrays that are whole on every device they live on."""
+    """Copies parameters to `device` from arrays that are whole on each of their devices."""
     sources = {shard.device for shard in jax.tree.leaves(params)[0].addressable_shards}
     source = device if device in sources else min(sources, key=lambda d: d.id)
 

@@ -1,4 +1,4 @@
-"""One pool of an actor thread, and where its unroll stands."""
+"""One environment pool of an actor thread and the state of its unroll."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -13,19 +13,19 @@ from podrl.experience.episodes import EpisodeTracker
 from podrl.experience.unroll import ActingState
 from podrl.types import Timestep
 
-_KEPT = 16  # Rollouts; more than are ever on their way.
+_KEPT = 16  # Rollouts; more than are ever queued.
 
 
 @dataclasses.dataclass(kw_only=True)
 class Turn:
-    """A pool that takes turns with others.
+    """One of the pools that an actor thread alternates between.
 
     Attributes:
-        pool: of B environments.
-        seeds: [B], of the environments.
-        episodes: under way.
-        state: of the unroll.
-        timestep: waits to be acted on, or (None) the pool is stepping.
+        pool: The pool of B environments.
+        seeds: [B] seeds of the environments.
+        episodes: The episodes under way.
+        state: The acting state of the unroll.
+        timestep: The newest timestep, not yet acted on; None while the pool is stepping.
     """
 
     pool: Pool
@@ -35,24 +35,24 @@ class Turn:
     timestep: Timestep | None
 
     def receive(self, expected: Timestep) -> tuple[list[tuple[float, int]], str]:
-        """Waits for the step under way.
+        """Waits for the timestep of the step under way.
 
         Args:
-            expected: shapes and dtypes of a timestep.
+            expected: Shapes and dtypes of a timestep.
 
         Returns:
-            The (return, length) of the episodes that it shows to have ended, and the first number in it that is not
-            finite, in words; empty if all are.
+            (return, length) of the episodes that ended, and a description of the first value that is not finite, empty
+            if all are.
 
         Raises:
-            ValueError: if the pool returns something else.
+            ValueError: If the timestep has other shapes or dtypes.
         """
         self.timestep = timestep = self.pool.recv()
         check_timestep(timestep, expected, self.pool)
         return self.episodes.step(timestep.reward, timestep.discount, timestep.first), self.find_nonfinite()
 
     def find_nonfinite(self) -> str:
-        """The first number in the timestep that is not finite, in words: whose it is; empty if all are."""
+        """Describes the first value in the timestep that is not finite, and its environment; empty if all are."""
         if self.timestep is None:
             return ""
         arrays = {"reward": self.timestep.reward, "observation": self.timestep.observation}
@@ -68,9 +68,9 @@ class Turn:
 
 
 def first_nonfinite_row(array: np.ndarray) -> int | None:
-    """The first row of [B, ...] that holds NaN or infinity; None if all numbers are finite, as integers are.
+    """Returns the first row of [B, ...] that holds NaN or infinity; None if all values are finite, as integers are.
 
-    A sum is finite only if all of its terms are, and takes one look at each.
+    It first sums the array, in one cheap pass: the sum is finite only if all of its terms are.
     """
     if not np.issubdtype(array.dtype, np.inexact):
         return None
@@ -82,15 +82,15 @@ def first_nonfinite_row(array: np.ndarray) -> int | None:
 
 
 class NonFinite:
-    """What the environments of one actor said that is not finite, to explain an update that fails because of it."""
+    """Records the values from one actor's environments that are not finite, to explain an update that fails on them."""
 
     def __init__(self, who: str) -> None:
-        """Nothing yet; `who` is the actor, for messages."""
+        """Creates an empty record; `who` names the actor in messages."""
         self._who = who
-        self._found: dict[int, str] = {}  # By rollout: the first of it.
+        self._found: dict[int, str] = {}  # The first value of each rollout.
 
     def note(self, text: str, rollout: int, step: int) -> None:
-        """Takes what `Turn.find_nonfinite` says, which may be nothing, and logs it the first time."""
+        """Records a description from `Turn.find_nonfinite`, if it is not empty, and logs the first one."""
         if not text:
             return
         where = f"{text}, at step {step} of rollout {rollout} of {self._who}"
@@ -101,5 +101,5 @@ class NonFinite:
             del self._found[min(self._found)]
 
     def of(self, rollout: int) -> str:
-        """The first of a rollout, in words; empty if all of it is finite."""
+        """Returns the description of a rollout's first value that is not finite; empty if all are."""
         return self._found.get(rollout, "")

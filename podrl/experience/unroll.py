@@ -1,10 +1,10 @@
-"""Acting for T steps: with host environments, one jitted, donated call a step; with JAX environments, all in one loop.
+"""Acting for T steps: one jitted, donated call per step with host environments, a single loop with JAX environments.
 
-The rollout is written in place into a buffer that lives on the acting device: with environments on the host a step
-sends one timestep there and brings only the actions back. Sampling keys are folded from (run seed, environment, step),
-so what an environment samples depends neither on the pool it sits in nor on the timing of threads; so are the keys of
-JAX environments. A device counts steps in 32 bits, so an environment's steps are counted in eras of whole unrolls, each
-with keys of its own (`podrl.ops.keys.era_keys`).
+The rollout is written in place into a buffer on the acting device. With environments on the host, a step sends one
+timestep to the device and brings only the actions back. Sampling keys, and those of JAX environments, are folded from
+(run seed, environment, step), so an environment's actions depend neither on its pool nor on the timing of threads. A
+device counts steps in 32 bits, so an environment's steps are counted in eras of whole unrolls, each with keys of its
+own (`podrl.ops.keys.era_keys`).
 """
 
 from collections.abc import Callable
@@ -22,16 +22,16 @@ from podrl.types import Agent, EnvSpec, PyTree, Timestep, Trajectory
 
 @struct.dataclass(kw_only=True)
 class ActingState:
-    """What a pool's next step needs, all of it on the actor device.
+    """The state of a pool's unroll between steps, all of it on the actor device.
 
     Attributes:
-        rollout: the trajectory being written.
-        carry: the network's state before `row`.
+        rollout: The trajectory being written.
+        carry: The network's state before `row`.
         row: [] int32; the row of `rollout` to write next.
         step: [] int32; steps that the run has taken in this era.
-        keys: [B] typed PRNG keys, one per environment, of this era.
-        unrolls: [] int32; unrolls that the run has made.
-        run_keys: [B] typed PRNG keys that those of all eras are folded from.
+        keys: [B] typed PRNG keys of this era, one per environment.
+        unrolls: [] int32; unrolls that the run has completed.
+        run_keys: [B] typed PRNG keys that the keys of all eras are folded from.
     """
 
     rollout: Trajectory
@@ -48,10 +48,10 @@ class Unroller:
     """Pure functions that act for `unroll_length` steps in `num_envs` environments.
 
     Attributes:
-        agent: who acts.
-        spec: in what.
-        unroll_length: T.
-        num_envs: B, environments of one pool.
+        agent: The agent that acts.
+        spec: The spec of the environments.
+        unroll_length: T, steps in an unroll.
+        num_envs: B, environments in one pool.
     """
 
     agent: Agent
@@ -60,12 +60,12 @@ class Unroller:
     num_envs: int
 
     def init(self, seed: int, env_indices: jax.Array, unrolls: jax.Array) -> ActingState:
-        """The state of a pool that was just opened.
+        """Returns the state of a pool that was just opened.
 
         Args:
-            seed: of the run.
+            seed: The run's seed.
             env_indices: [B] uint32; which of the whole job's environments these are.
-            unrolls: [] int32; unrolls that the run has made before.
+            unrolls: [] int32; unrolls that the run has completed before.
         """
         carry = self.agent.initial_carry(env_indices)
         return self.begin(seed, env_indices, unrolls, carry, jnp.zeros(self.num_envs))
@@ -73,7 +73,7 @@ class Unroller:
     def begin(
         self, seed: int, env_indices: jax.Array, unrolls: jax.Array, carry: PyTree, opening_reward: jax.Array
     ) -> ActingState:
-        """The state at row 0 of a rollout that goes on with `carry`, and a timestep of `opening_reward`."""
+        """Returns the state at row 0 of a rollout that continues from `carry` and a timestep with `opening_reward`."""
         rollout = self._empty_rollout(carry, opening_reward, env_indices)
         return self._at_row_0(rollout, carry, unrolls, env_keys(seed, ACT, env_indices))
 
@@ -83,10 +83,10 @@ class Unroller:
         """Writes `timestep` into the current row, acts on it and moves to the next row.
 
         Args:
-            params: what `Agent.actor_params` returned.
+            params: The result of `Agent.actor_params`.
             version: [] int32, the learner step of `params`.
-            state: consumed.
-            timestep: of [B].
+            state: The acting state; consumed.
+            timestep: A timestep of [B].
 
         Returns:
             Actions [B, ...], and the next state.
@@ -106,8 +106,8 @@ class Unroller:
         """Writes the row that only bootstraps and starts an empty rollout, whose row 0 will be the same timestep.
 
         Args:
-            state: consumed.
-            timestep: of [B], the result of the last actions.
+            state: The acting state; consumed.
+            timestep: The result of the last actions, of [B].
 
         Returns:
             The finished trajectory, and the state at row 0.
@@ -117,12 +117,12 @@ class Unroller:
         return rollout, self._at_row_0(empty, state.carry, state.unrolls + 1, state.run_keys)
 
     def era(self, unrolls: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The era that unroll number `unrolls` is in, and the steps before it in that era; both [] int32."""
+        """Returns the era of unroll number `unrolls`, and the steps before it in that era; both [] int32."""
         era, unroll = jnp.divmod(unrolls, max(1, ERA // self.unroll_length))
         return era, unroll * self.unroll_length
 
     def _at_row_0(self, rollout: Trajectory, carry: PyTree, unrolls: jax.Array, run_keys: jax.Array) -> ActingState:
-        """The state before anything is written into an empty rollout."""
+        """Returns the state at row 0 of an empty rollout."""
         era, step = self.era(unrolls)
         return ActingState(
             rollout=rollout,
@@ -142,12 +142,12 @@ class Unroller:
 
     @functools.cached_property
     def params_shape(self) -> PyTree:
-        """Shapes and dtypes of what actors need."""
+        """Shapes and dtypes of the parameters that act."""
         return jax.eval_shape(lambda: self.agent.actor_params(self.agent.init(jax.random.key(0))))
 
     @functools.cached_property
     def timestep_shape(self) -> Timestep:
-        """Shapes and dtypes of what a pool returns."""
+        """Shapes and dtypes of a pool's timestep."""
         batch = (self.num_envs,)
         return Timestep(
             observation=jax.tree.map(lambda x: jax.ShapeDtypeStruct(batch + x.shape, x.dtype), self.spec.observation),
@@ -158,7 +158,7 @@ class Unroller:
 
     @functools.cached_property
     def _acted_shape(self) -> tuple[jax.ShapeDtypeStruct, PyTree]:
-        """Shapes and dtypes of actions and of `Trajectory.behaviour`, of one step."""
+        """Shapes and dtypes of one step's actions and `Trajectory.behaviour`."""
         env_index = jax.ShapeDtypeStruct((self.num_envs,), jnp.uint32)
         carry = jax.eval_shape(self.agent.initial_carry, env_index)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.num_envs))
@@ -166,7 +166,7 @@ class Unroller:
         return action, behaviour
 
     def _empty_rollout(self, carry: PyTree, opening_reward: jax.Array, env_index: jax.Array) -> Trajectory:
-        """A trajectory of zeros that starts from `carry`, with a timestep of `opening_reward`."""
+        """Returns a trajectory of zeros that starts from `carry` and a timestep with `opening_reward`."""
         length, timestep = self.unroll_length, self.timestep_shape
         action, behaviour = self._acted_shape
 
@@ -189,14 +189,14 @@ class Unroller:
 
 @struct.dataclass(kw_only=True)
 class EnvironmentsState:
-    """What acting in `B` JAX environments goes on from.
+    """The state of `B` JAX environments and of acting in them, between unrolls.
 
     Attributes:
-        environment: the environments' own state.
-        timestep: the newest, not yet acted on.
-        carry: the network's state before it.
-        returns: [B] float32; rewards of the episodes under way.
-        lengths: [B] int32; their steps, which end at the largest number that there is.
+        environment: The environments' own state.
+        timestep: The newest timestep, not yet acted on.
+        carry: The network's state before that timestep.
+        returns: [B] float32; sums of rewards of the episodes under way.
+        lengths: [B] int32; steps of the episodes under way, saturating at the largest int32.
     """
 
     environment: PyTree
@@ -208,11 +208,11 @@ class EnvironmentsState:
 
 @struct.dataclass(kw_only=True)
 class EndedEpisodes:
-    """Episodes by the row after which they ended.
+    """The episodes that ended in an unroll, by the row after which they ended.
 
     Attributes:
-        returns: [T, B] float32; undiscounted.
-        lengths: [T, B] int32; in env steps, 0 where no episode ended.
+        returns: [T, B] float32; undiscounted returns.
+        lengths: [T, B] int32; lengths in env steps, 0 where no episode ended.
     """
 
     returns: jax.Array
@@ -227,9 +227,9 @@ class InGraphUnroller:
     """Pure functions that act in JAX environments for a whole unroll.
 
     Attributes:
-        unroller: writes the rollouts.
-        environment: is acted in.
-        in_loop: whether the steps are a loop of the compiled program; if not, each is compiled on its own.
+        unroller: Acts, and writes the rollouts.
+        environment: The environments' functions.
+        in_loop: Whether the steps are a loop of the compiled program; if not, they are unrolled.
     """
 
     unroller: Unroller
@@ -240,7 +240,7 @@ class InGraphUnroller:
         """Opens the environments.
 
         Args:
-            seed: of the run.
+            seed: The run's seed.
             env_indices: [B] uint32; which of the whole job's environments these are.
         """
         keys = step_keys(env_keys(seed, ENVIRONMENT, env_indices), jnp.zeros((), jnp.int32))
@@ -260,14 +260,14 @@ class InGraphUnroller:
         """Acts for T steps.
 
         Args:
-            seed: of the run.
+            seed: The run's seed.
             env_indices: [B] uint32, as for `init`.
-            params: what `Agent.actor_params` returned.
-            version: [] int32, the learner step of `params`: the unrolls made before.
-            state: where the environments stand.
+            params: The result of `Agent.actor_params`.
+            version: [] int32, the learner step of `params`, which equals the number of unrolls before this one.
+            state: The environments' state before the unroll.
 
         Returns:
-            The trajectory, the episodes that ended in it, and where the environments stand then.
+            The trajectory, the episodes that ended in it, and the environments' state after it.
         """
         length = self.unroller.unroll_length
         era, _ = self.unroller.era(version)
@@ -287,12 +287,12 @@ class InGraphUnroller:
 
 
 def env_keys(seed: int, purpose: int, env_indices: jax.Array) -> jax.Array:
-    """[B] typed PRNG keys, one for each environment of the job, of one purpose."""
+    """Returns [B] typed PRNG keys of one purpose, one for each of these environments of the job."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(purpose_key(seed, purpose), env_indices)
 
 
 def _count_episodes(state: EnvironmentsState) -> tuple[EnvironmentsState, EndedEpisodes]:
-    """Counts the newest timestep in, and reads out the episodes [B] that it shows to have ended.
+    """Adds the newest timestep to the episodes under way, and returns the episodes [B] that ended with it.
 
     A termination is known at once; a truncation shows only in the reset row after it.
     """
@@ -308,7 +308,7 @@ def _count_episodes(state: EnvironmentsState) -> tuple[EnvironmentsState, EndedE
 def _scan_unrolled(
     step: Callable[[_Loop, None], tuple[_Loop, EndedEpisodes]], loop: _Loop, *, length: int
 ) -> tuple[_Loop, EndedEpisodes]:
-    """`jax.lax.scan` without a loop in the compiled program."""
+    """Computes `jax.lax.scan` without a loop in the compiled program."""
     rows = []
     for _ in range(length):
         loop, row = step(loop, None)
@@ -317,9 +317,9 @@ def _scan_unrolled(
 
 
 def _write_timestep(rollout: Trajectory, row: jax.Array, timestep: Timestep) -> Trajectory:
-    """Observation and `first` go into `row`; reward and discount are the result of the action of the row before.
+    """Writes observation and `first` into `row`, reward and discount into the row before, whose action earned them.
 
-    In row 0 they belong to the trajectory before and are written here too, to be overwritten in row 1.
+    At row 0 reward and discount belong to the trajectory before; they are written into row 0 and overwritten at row 1.
     """
     before = jnp.maximum(row - 1, 0)
     return dataclasses.replace(
@@ -332,7 +332,7 @@ def _write_timestep(rollout: Trajectory, row: jax.Array, timestep: Timestep) -> 
 
 
 def _write_row(buffers: PyTree, row: jax.Array, tree: PyTree) -> PyTree:
-    """Overwrites a row, which must be one that the buffers have: `.at[row].set` would read it first to see to that."""
+    """Overwrites an existing row of the buffers. `.at[row].set` would read the row first, to check its bounds."""
 
     def write(buffer: jax.Array, x: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_index_in_dim(buffer, x, row, axis=0)
