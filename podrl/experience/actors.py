@@ -185,7 +185,7 @@ class Actor:
         return ()
 
     def _open_pools(self, rollout: int, opened: list[Pool]) -> list[Turn]:
-        """Makes this thread's pools."""
+        """Opens this thread's pools."""
         pools = zip(self._make_pools, self._env_indices, strict=True)
         return [self._open(make_pool, rollout, env_indices, opened) for make_pool, env_indices in pools]
 

@@ -1,1 +1,1 @@
-"""How a batch becomes new parameters: one jitted, donated update over the learner mesh, and what it costs."""
+"""How a batch becomes new parameters: one jitted, donated update over the learner mesh, and its cost."""

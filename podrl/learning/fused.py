@@ -1,8 +1,8 @@
 """Acting, environments and learning fused into one jitted, donated program over the whole mesh.
 
-Every device has its share of the environments and acts in it with a whole copy of the parameters: nothing crosses
-between devices there. The update is the one of `podrl.learning.learner`, in the global view. One call makes several
-updates, as many as the caller wants, up to a bound; so the host is asked for nothing in between.
+Every device steps its share of the environments and acts with a whole copy of the parameters, so acting moves nothing
+between devices. The update is that of `podrl.learning.learner`, in the global view. One call makes as many updates as
+the caller asks for, up to a bound, and does not return to the host in between.
 
 Source: the Anakin architecture of Hessel et al. 2021, arXiv:2104.06272.
 """
@@ -35,12 +35,12 @@ _SPLIT_ROWS = PartitionSpec(None, "data")
 
 @struct.dataclass(kw_only=True)
 class Report:
-    """What a call did, on the devices; `K` is the bound on its updates, and rows behind the last update are zeros.
+    """The results of a call, on the devices. `K` is the bound on its updates; rows after the last update are zeros.
 
     Attributes:
-        metrics: [K] of each update.
-        fingerprint: [2, 2] uint32; of the last update, as `Learner.fingerprint` gives it.
-        episodes: [K, T, B]; those that ended.
+        metrics: [K] values of each metric, one per update.
+        fingerprint: [2, 2] uint32; the last update's, as `Learner.fingerprint` computes it.
+        episodes: [K, T, B]; the episodes that ended.
     """
 
     metrics: Metrics
@@ -52,8 +52,8 @@ class FusedLearner:
     """The compiled program of one agent and its environments on one mesh.
 
     Attributes:
-        learner: whose update it makes.
-        max_updates: K, the most that one call makes.
+        learner: The learner that makes the updates.
+        max_updates: K, the most updates in one call.
     """
 
     def __init__(
@@ -67,20 +67,20 @@ class FusedLearner:
         *,
         in_loop: bool | None = None,
     ):
-        """Lays out the state; compiles nothing yet.
+        """Decides the layout of the state, without compiling.
 
         Args:
-            config: of the whole run.
-            agent: the algorithm.
-            environment: what it acts in.
-            spec: of one environment.
-            topology: whose learner mesh does all.
-            rules: layout of wide parameters.
-            in_loop: whether steps and updates are loops of the program; None for what suits the devices, which may be
-                others where devices stand for those that it is planned for.
+            config: The run's config.
+            agent: The algorithm.
+            environment: The environment's functions.
+            spec: The spec of one environment.
+            topology: The devices; the learner mesh both acts and learns.
+            rules: The layout of wide parameters.
+            in_loop: Whether steps and updates are loops of the program. None chooses what suits the devices; a planner,
+                whose devices stand for others, has to choose itself.
 
         Raises:
-            ConfigError: if the environments or parameters do not divide over the devices.
+            ConfigError: If the environments or parameters do not divide over the devices.
         """
         make_layout(config, topology)
         self._config, self._agent, self._mesh = config, agent, topology.learner
@@ -96,7 +96,7 @@ class FusedLearner:
         self._state_shape: FusedState = jax.eval_shape(self._make_state, jax.random.key(0))
         self.state_sharding = self._shardings()
         self._init: Callable[..., Any] = jax.jit(self._make_state, out_shardings=self.state_sharding)
-        whole: Any = replicated(self._mesh)  # Each stands for all leaves below it.
+        whole: Any = replicated(self._mesh)  # A prefix of the report's tree, as is `split`.
         split: Any = NamedSharding(self._mesh, PartitionSpec(None, None, "data"))
         report = Report(metrics=whole, fingerprint=whole, episodes=split)
         self._run: Any = jax.jit(self._make_updates, donate_argnums=0, out_shardings=(self.state_sharding, report))
@@ -111,37 +111,37 @@ class FusedLearner:
         )
 
     def init(self, seed: int) -> FusedState:
-        """A fresh state, with environments just opened, each leaf created on the devices where it lives."""
+        """Creates a fresh state with newly opened environments, each leaf on the devices where it stays."""
         return self._init(purpose_key(seed, LEARN))
 
     def compile(self) -> jax.stages.Compiled:
-        """Compiles ahead of time; `run` uses it from now on."""
+        """Compiles the program ahead of time; `run` uses the result from now on."""
         self._run = compiled = self.trace().lower().compile()
         return compiled
 
     def trace(self) -> jax.stages.Traced:
-        """The whole as a program that is yet to be compiled."""
+        """Traces the program, for compilation or inspection."""
         num = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self._mesh))
         return self._run.trace(self.state_shape, num)
 
     def run(self, state: FusedState, num_updates: int) -> tuple[FusedState, Report]:
-        """Makes updates, without waiting for them.
+        """Starts making updates, without waiting for them.
 
         Args:
-            state: consumed.
-            num_updates: 1 to `max_updates`.
+            state: The state; consumed.
+            num_updates: The number of updates, 1 to `max_updates`.
 
         Raises:
-            ValueError: if they are more or fewer.
+            ValueError: If `num_updates` is outside that range.
         """
         if not 1 <= num_updates <= self.max_updates:
             raise ValueError(f"Found num_updates={num_updates}; expected 1 to {self.max_updates}.")
-        # `device_put` would wait for the other processes here, to see that all have the same number.
+        # `device_put` would wait for the other processes here, to check that all have the same number.
         number = np.asarray(num_updates, np.int32)
         return self._run(state, jax.make_array_from_callback((), replicated(self._mesh), lambda _: number))
 
     def actor_params(self, state: FusedState) -> PyTree:
-        """What acting takes, as a copy that survives the next call, whole on every device."""
+        """Returns the parameters that act, as a copy that survives the next call, whole on every device."""
         return self.learner.actor_params(state.learner)
 
     def _make_state(self, key: jax.Array) -> FusedState:
@@ -176,7 +176,7 @@ class FusedLearner:
         return jax.lax.fori_loop(0, num_updates, make_one, (state, empty))
 
     def _make_update(self, state: FusedState) -> tuple[FusedState, "_Update"]:
-        """Acts for one unroll, and learns from it."""
+        """Acts for one unroll and learns from it."""
         specs = self._acting.unroller.state_shape.rollout.map(lambda _: _SPLIT_ROWS, lambda _: _SPLIT)
         unroll = self._on_shares(
             self._acting.unroll, (PartitionSpec(), PartitionSpec(), _SPLIT), (specs, _SPLIT_ROWS, _SPLIT)
@@ -187,13 +187,13 @@ class FusedLearner:
         return _join(learner, environments), _Update(trajectory=trajectory, metrics=metrics, episodes=episodes)
 
     def _on_shares(self, function: Callable[..., Any], in_specs: tuple, out_specs: PyTree) -> Callable[..., Any]:
-        """A method (seed, env_indices, ...) of the unroller, called by each device for its environments."""
+        """Maps a method (seed, env_indices, ...) of the unroller over the devices, each with its own environments."""
         local = jax.shard_map(
             functools.partial(function, self._config.seed),
             mesh=self._mesh,
             in_specs=(_SPLIT, *in_specs),
             out_specs=out_specs,
-            check_vma=False,  # A loop's first state is the same everywhere, its next is each device's own.
+            check_vma=False,  # A loop starts from a state that all devices share, and continues with one per device.
         )
         return functools.partial(local, jnp.arange(self._config.actors.num_envs, dtype=jnp.uint32))
 
@@ -203,13 +203,13 @@ class FusedLearner:
         return _join(self.learner.state_sharding, environments)
 
     def _rows(self, shape: jax.ShapeDtypeStruct) -> jax.Array:
-        """Zeros for each update of a call."""
+        """Returns zeros [K, ...] for the rows of a call's updates."""
         return jnp.zeros((self.max_updates, *shape.shape), shape.dtype)
 
 
 @struct.dataclass(kw_only=True)
 class _Update:
-    """One update: what it learned from, and what there is to tell of it."""
+    """One update: the trajectory that it learned from, its metrics and the episodes that ended."""
 
     trajectory: Trajectory
     metrics: Metrics
@@ -239,12 +239,12 @@ def _shape(leaf: jax.ShapeDtypeStruct) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FusedPrograms:
-    """The compiled program of a run, and what it takes.
+    """The compiled program of a run, and its memory.
 
     Attributes:
-        learner: does all.
-        memory: what a call takes on each device; None where the backend does not tell.
-        update: The compiled program; `podrl.learning.update_cost` tells what crosses between devices in it.
+        learner: The fused learner, which runs the program.
+        memory: The memory of a call on each device; None where the backend does not report it.
+        update: The compiled program, whose collectives `podrl.learning.update_cost` lists.
     """
 
     learner: FusedLearner
@@ -253,7 +253,7 @@ class FusedPrograms:
 
 
 def compile_fused(learner: FusedLearner) -> FusedPrograms:
-    """Compiles ahead of time, so that compile time is known and no timeout has to allow for it."""
+    """Compiles the program ahead of time, so that compile time is known and no timeout has to allow for it."""
     compiled = learner.compile()
     memory = update_memory(compiled, learner.state_shape)
     return FusedPrograms(learner=learner, memory=memory, update=compiled)

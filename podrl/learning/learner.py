@@ -1,8 +1,8 @@
-"""The learner: parameters born sharded, and one jitted, donated update.
+"""The learner: parameters that are created sharded, and one jitted, donated update.
 
 The update is written in the global view: the compiler splits it over the learner mesh's `data` axis and adds the
-reductions of gradients and metrics. Rollouts arrive as one array per actor pool; they are joined *per device*, inside
-the compiled update, so joining moves nothing.
+reductions of gradients and metrics. Rollouts arrive as one array per actor pool. They are joined *per device*, inside
+the compiled update, so joining moves no data.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,20 +24,20 @@ class Learner:
     """Compiled programs of one agent on one learner mesh.
 
     Attributes:
-        state_sharding: shardings of the `LearnerState`.
+        state_sharding: The shardings of the `LearnerState`.
     """
 
     def __init__(self, agent: Agent, mesh: Mesh, rules: Sequence[ShardingRule] = (), max_lag: int = 1):
-        """Lays out the state; compiles nothing yet.
+        """Decides the layout of the state, without compiling.
 
         Args:
-            agent: the algorithm.
-            mesh: the learner's devices.
-            rules: layout of wide parameters.
-            max_lag: largest policy lag that occurs, in updates; each from 0 on has a metric `lag/<n>`.
+            agent: The algorithm.
+            mesh: The learner's devices.
+            rules: The layout of wide parameters.
+            max_lag: The largest policy lag that occurs, in updates; each lag from 0 on has a metric `lag/<n>`.
 
         Raises:
-            ConfigError: if `rules` do not fit the parameters.
+            ConfigError: If `rules` do not fit the parameters.
         """
         self._agent, self._learn = agent, make_update(agent)
         self._mesh = mesh
@@ -52,11 +52,11 @@ class Learner:
         self._fingerprint: Callable[..., Any] = jax.jit(self._hash, out_shardings=replicated(mesh))
 
     def init(self, seed: int) -> LearnerState:
-        """A fresh state, each leaf created on the devices where it lives."""
+        """Creates a fresh state, each leaf on the devices where it stays."""
         return self._init(purpose_key(seed, LEARN))
 
     def compile_init(self) -> jax.stages.Compiled:
-        """Compiles the making of a fresh state ahead of time, for inspection; `init` uses it from now on."""
+        """Compiles the creation of a fresh state ahead of time, for inspection; `init` uses it from now on."""
         self._init = compiled = _compile(self._init, jax.eval_shape(jax.random.key, 0))
         return compiled
 
@@ -69,7 +69,7 @@ class Learner:
         """Compiles the update ahead of time.
 
         Args:
-            rollouts: shapes (`jax.ShapeDtypeStruct`) of the global rollouts that one update joins.
+            rollouts: Shapes (`jax.ShapeDtypeStruct`) of the global rollouts that one update joins.
 
         Returns:
             The compiled update, for inspection; `update` uses it from now on.
@@ -82,31 +82,31 @@ class Learner:
         return compiled
 
     def trace(self, rollouts: Sequence[Trajectory]) -> jax.stages.Traced:
-        """The update as a program that is yet to be compiled, for shapes as `compile` takes them."""
+        """Traces the update for shapes as `compile` takes them, for compilation or inspection."""
         return self._update.trace(self.state_shape, self._laid_out(rollouts))
 
     def update(self, state: LearnerState, rollouts: Sequence[Trajectory]) -> tuple[LearnerState, Metrics]:
-        """One learner step on the rollouts of all actor pools, joined in their order. Consumes `state`."""
+        """Makes one learner step on the rollouts of all actor pools, joined in their order. Consumes `state`."""
         return self._update(state, tuple(rollouts))
 
     def actor_params(self, state: LearnerState) -> PyTree:
-        """What actors need, as a copy that survives the next update, whole on every learner device."""
+        """Returns the parameters that act, as a copy that survives the next update, whole on every learner device."""
         return self._actor_params(state)
 
     def fingerprint(self, state: LearnerState, rollouts: Sequence[Trajectory]) -> jax.Array:
-        """What an update made of what: see `podrl.ops.fingerprint`.
+        """Computes the fingerprints of an update's result and of its batch; see `podrl.ops.fingerprint`.
 
         Args:
-            state: after the update.
-            rollouts: that it learned from.
+            state: The state after the update.
+            rollouts: The rollouts that the update learned from.
 
         Returns:
-            [2, 2] uint32: of the parameters, and of the batch.
+            [2, 2] uint32: the fingerprint of the parameters, and that of the batch.
         """
         return self._fingerprint(state.params, tuple(rollouts))
 
     def _laid_out(self, rollouts: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
-        """The same shapes, split over the learner's devices."""
+        """Returns the same shapes with shardings that split them over the learner's devices."""
         return tuple(
             jax.tree.map(_with_sharding, shapes, trajectory_sharding(self._mesh, shapes)) for shapes in rollouts
         )
@@ -126,7 +126,7 @@ class Learner:
 
 
 def join_environments(mesh: Mesh, rollouts: tuple[Trajectory, ...]) -> Trajectory:
-    """Joins rollouts along their environments, each device its own shards: no data moves between devices."""
+    """Concatenates rollouts along their environments, shard by shard: no data moves between devices."""
     if len(rollouts) == 1:
         return rollouts[0]
     specs = jax.tree.map(lambda sharding: sharding.spec, trajectory_sharding(mesh, rollouts[0]))
@@ -138,21 +138,21 @@ def join_environments(mesh: Mesh, rollouts: tuple[Trajectory, ...]) -> Trajector
 
 
 def learner_sharding(mesh: Mesh, state: LearnerState, rules: Sequence[ShardingRule] = ()) -> LearnerState:
-    """Shardings of a learner's state: `replay` is split over its first axis, all else is laid out by path rules."""
+    """Returns the shardings of a learner's state: `replay` is split over its first axis, the rest by path rules."""
     split, whole = NamedSharding(mesh, PartitionSpec("data")), replicated(mesh)
     sharding = tree_sharding(mesh, dataclasses.replace(state, replay=()), rules)
     return dataclasses.replace(sharding, replay=jax.tree.map(lambda x: split if x.ndim else whole, state.replay))
 
 
 def lag_metrics(lag: jax.Array, max_lag: int) -> Metrics:
-    """How old the policies were that made a batch.
+    """Computes metrics of a batch's policy lag.
 
     Args:
         lag: [T, B] int32 updates between the parameters that acted and those that learn.
-        max_lag: largest that occurs.
+        max_lag: The largest lag that occurs.
 
     Returns:
-        Mean and largest lag, and as `lag/<n>` the fraction of the batch's steps with each lag from 0 to `max_lag`.
+        The mean and largest lag, and as `lag/<n>` the fraction of the batch's steps with each lag from 0 to `max_lag`.
     """
     shares = {f"lag/{n}": jnp.mean(lag == n, dtype=jnp.float32) for n in range(max_lag + 1)}
     updates = lag.astype(jnp.float32)

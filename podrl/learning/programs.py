@@ -1,4 +1,4 @@
-"""All compiled programs of a run, made ahead of time: compile time is known, and no timeout has to allow for it."""
+"""All programs of a run, compiled ahead of time: compile time is known, and no timeout has to allow for it."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -23,10 +23,10 @@ class Programs:
     """All compiled programs of a run.
 
     Attributes:
-        learner: the learner's.
-        acting: those of each of this process's actor devices.
-        memory: what the update takes on each learner device; None where the backend does not tell.
-        update: The compiled update; `podrl.learning.update_cost` tells what crosses between devices in it.
+        learner: The learner, with its compiled programs.
+        acting: The acting programs of each of this process's actor devices.
+        memory: The memory of the update on each learner device; None where the backend does not report it.
+        update: The compiled update, whose collectives `podrl.learning.update_cost` lists.
     """
 
     learner: Learner
@@ -36,17 +36,17 @@ class Programs:
 
 
 def make_learner(config: Config, agent: Agent, mesh: Mesh, rules: Sequence[ShardingRule] = ()) -> Learner:
-    """What learns in a run, on the learner's devices.
+    """Creates the learner of a run on the learner's devices.
 
     Raises:
-        ConfigError: if `rules` do not fit the parameters.
+        ConfigError: If `rules` do not fit the parameters.
     """
     guarded = skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent
     return Learner(guarded, mesh, rules, max_lag=make_schedule(config).max_lag)
 
 
 def rollout_shapes(unroller: Unroller, layout: Layout) -> list[Trajectory]:
-    """Shapes of the global rollouts that one update joins."""
+    """Returns the shapes of the global rollouts that one update joins."""
     rollout = global_shape(unroller.state_shape.rollout, layout.num_processes)
     return [rollout] * (layout.num_actors * layout.pools_per_actor)
 
@@ -55,7 +55,7 @@ def compile_programs(config: Config, agent: Agent, spec: EnvSpec, topology: Topo
     """Compiles acting and learning ahead of time, before any environment exists.
 
     Raises:
-        ConfigError: if the environments do not divide over the devices.
+        ConfigError: If the environments do not divide over the devices.
     """
     layout = make_layout(config, topology)
     unroller = make_unroller(config, agent, spec, layout)

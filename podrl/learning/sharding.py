@@ -1,13 +1,14 @@
-"""How parameters and optimizer state are split over the learner's devices: two styles, and rules of the user's own.
+"""How parameters and optimizer state are split over the learner's devices: two styles, and rules from the config.
 
 `fsdp` (fully sharded data parallelism) splits every wide parameter over the mesh axis `data`, which also splits the
-batch. For use a parameter is gathered, its gradient is summed and split again: the traffic is that of the parameters,
-whatever the batch. `tensor` splits every wide layer over the axis `model`, on which the batch is whole: alternately by
-the kernel's output dimension, after which each device has its share of the features, and by its input dimension, after
-which the devices' results are added. The traffic is that of activations. With `fsdp` and a model axis both are done.
+batch. A parameter is gathered before its use, and its gradient is summed and split again, so the traffic is that of the
+parameters, whatever the batch. `tensor` splits every wide layer over the axis `model`, along which the batch is whole:
+alternately by the kernel's output dimension, after which each device has its share of the features, and by its input
+dimension, after which the devices' results are added. Its traffic is that of activations. `fsdp` with a model axis does
+both.
 
-A style becomes one path rule (`podrl.mesh.ShardingRule`) per parameter, so that moments and target networks, whose
-paths end in their parameter's, are laid out like it.
+A style becomes one path rule (`podrl.mesh.ShardingRule`) per parameter. Optimizer moments and target networks, whose
+paths end in their parameter's path, are therefore laid out like it.
 
 Source: Rajbhandari et al. 2020 (ZeRO), arXiv:1910.02054, section 5.3; Shoeybi et al. 2019 (Megatron-LM),
 arXiv:1909.08053, section 3.
@@ -29,11 +30,11 @@ from podrl.networks.actor_critic import make_networks
 from podrl.networks.interface import Network, Networks
 from podrl.types import EnvSpec, PyTree
 
-# Elements; a style leaves smaller parameters whole: they weigh nothing, and each would cost a collective.
+# Elements. A style leaves smaller parameters whole: they take little memory, and each would cost a collective.
 MIN_SPLIT_SIZE = 2**14
 
-# Kernels that `tensor` splits by input, by encoder; all others by output. What is split by input follows a layer that
-# is split by output; in a residual block that leaves the sum of the block whole.
+# For each encoder, the kernels that `tensor` splits by input; it splits all others by output. A layer that is split by
+# input follows one that is split by output. In a residual block this leaves the block's sum whole.
 _BY_INPUT = {
     "mlp": r"^encoder/Dense_\d*[13579]/kernel$",
     "nature": r"^encoder/Conv_1/kernel$",
@@ -44,11 +45,11 @@ _BY_INPUT = {
 def make_split_networks(
     config: Config, spec: EnvSpec, learner: Mesh, params_of: Callable[[Networks], PyTree]
 ) -> tuple[Networks, list[ShardingRule]]:
-    """Networks as `topology.sharding` and `topology.parameter_sharding` want them on the learner's devices.
+    """Makes the networks for a learner whose parameters are split by `topology.sharding` and its rules.
 
     Args:
         config: The run's config.
-        spec: Its environment.
+        spec: The spec of its environment.
         learner: The learner's devices.
         params_of: Returns the shapes of the parameters of an agent with these networks.
 
@@ -56,7 +57,7 @@ def make_split_networks(
         The networks that the agent learns with (see `gather_for_use`), and the rules that lay out its state.
 
     Raises:
-        ConfigError: As `make_sharding_rules` and `make_network`.
+        ConfigError: If `make_sharding_rules` or `make_network` raises it.
     """
     networks = make_networks(config.network, spec, layers_are_split=config.topology.model_devices > 1)
     rules = make_sharding_rules(config, learner, params_of(networks))
@@ -64,16 +65,16 @@ def make_split_networks(
 
 
 def make_sharding_rules(config: Config, learner: Mesh, params: PyTree) -> list[ShardingRule]:
-    """The rules of `topology.parameter_sharding`, then one for each other parameter that `topology.sharding` splits.
+    """Returns the rules of `topology.parameter_sharding`, then one per other parameter that `topology.sharding` splits.
 
     Args:
-        config: of the run.
-        learner: the learner's devices.
-        params: the network's parameters or their shapes.
+        config: The run's config.
+        learner: The learner's devices.
+        params: The network's parameters or their shapes.
 
     Raises:
-        ConfigError: on a rule that is not `EXPRESSION: AXIS, AXIS`; if a wide parameter does not divide; or if nothing
-            would be split though something should be.
+        ConfigError: If a rule is not of the form `EXPRESSION: AXIS, AXIS`, if a wide parameter does not divide, or if
+            the config asks for a split and no parameter would be split.
     """
     topology = config.topology
     rules = _parse_rules(topology)
@@ -99,10 +100,10 @@ def make_sharding_rules(config: Config, learner: Mesh, params: PyTree) -> list[S
 
 
 def gather_for_use(network: Network, learner: Mesh, rules: Sequence[ShardingRule]) -> Network:
-    """The same network, which learns from parameters that are split by `rules`.
+    """Returns the network in a form that learns from parameters split by `rules`.
 
-    `unroll` and `rows` gather each parameter over the axis `data` before its use and split its gradient as it is split.
-    Left alone, XLA takes a parameter that is split over the batch's own axis for a reason to gather the batch.
+    `unroll` and `rows` gather each parameter over the axis `data` before its use, and split its gradient as the
+    parameter is split. Otherwise XLA gathers the batch when a parameter is split over the batch's own axis.
     """
     if not rules:
         return network
@@ -121,10 +122,10 @@ def gather_for_use(network: Network, learner: Mesh, rules: Sequence[ShardingRule
 
 
 def describe_split(params: PyTree) -> str:
-    """One line for people: `15 of 36 parameters, 99.9% of their bytes, split over 4 devices`.
+    """Describes the split in one line: `15 of 36 parameters, 99.9% of their bytes, split over 4 devices`.
 
     Args:
-        params: arrays, or shapes with shardings.
+        params: Arrays, or shapes with shardings.
     """
     leaves = jax.tree.leaves(params)
     split = [leaf for leaf in leaves if _num_parts(leaf) > 1]
@@ -156,7 +157,7 @@ def _parse_rules(topology: TopologyConfig) -> list[ShardingRule]:
 
 
 def _resolve_style(topology: TopologyConfig) -> str:
-    """`replicated`, `tensor` or `fsdp`: how to lay out what no rule matches."""
+    """Returns how to lay out parameters that no rule matches: `replicated`, `tensor` or `fsdp`."""
     style, rules = topology.sharding, topology.parameter_sharding
     if style == "auto":
         return "tensor" if topology.model_devices > 1 and not rules else "replicated"
@@ -174,7 +175,7 @@ def _resolve_style(topology: TopologyConfig) -> str:
 
 
 def _split(path: str, shape: tuple[int, ...], style: str, learner: Mesh, *, prefers_input: bool) -> PartitionSpec:
-    """The layout of one wide parameter."""
+    """Returns the layout of one wide parameter."""
     axes: list[str | None] = [None] * len(shape)
     if learner.shape["model"] > 1 and len(shape) > 1:
         preferred = (-2, -1) if prefers_input else (-1, -2)
@@ -194,7 +195,7 @@ def _split(path: str, shape: tuple[int, ...], style: str, learner: Mesh, *, pref
 
 
 def _first_divisible(dimensions: Sequence[int], shape: tuple[int, ...], parts: int) -> int:
-    """The first of these dimensions whose size divides; -1 if none does."""
+    """Returns the first of these dimensions whose size divides by `parts`; -1 if none does."""
     return next((dimension for dimension in dimensions if shape[dimension] % parts == 0), -1)
 
 
@@ -213,7 +214,7 @@ def _without_data(spec: PartitionSpec) -> PartitionSpec:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gather(used: NamedSharding, stored: NamedSharding, param: jax.Array) -> jax.Array:
-    """The parameter laid out as `used`; its gradient, the sum over devices, as `stored`."""
+    """Lays the parameter out as `used`, and its gradient, the sum over devices, as `stored`."""
     return jax.lax.with_sharding_constraint(param, used)
 
 
@@ -229,7 +230,7 @@ _gather.defvjp(_gather_forward, _gather_backward)
 
 
 def _num_parts(leaf: jax.ShapeDtypeStruct | jax.Array) -> int:
-    """Over how many devices a leaf is split; copies do not count."""
+    """Returns over how many devices a leaf is split; copies do not count."""
     sharding = leaf.sharding
     return 1 if sharding is None else math.prod(leaf.shape) // math.prod(sharding.shard_shape(leaf.shape))
 

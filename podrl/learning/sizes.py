@@ -1,8 +1,8 @@
-"""What a config needs of memory at the least, reckoned before any of it is taken.
+"""Lower bounds on the memory that a config needs, computed before any of it is allocated.
 
-The numbers are lower bounds from shapes: experience that is made and learned from at the same time, activations that
-the gradient needs, parameters, gradients, the optimizer's state and the actors' copies. What fits here may still not
-fit when it is compiled; what does not, cannot.
+The bounds come from shapes: experience that is generated and learned from at the same time, activations that the
+gradient needs, parameters, gradients, the optimizer's state and the actors' copies. A config that passes here may still
+not fit once it is compiled; one that fails here cannot fit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ from podrl.types import EnvSpec, LearnerState
 
 _STATE = "parameters, gradients and optimizer"
 _MOST_FRAMES = 1024
-_SCALARS = 17  # Bytes of a step's reward, discount, first, version and behaviour's value.
+_SCALARS = 17  # Bytes of a step's reward, discount, first, params_version and recorded value.
 
 
 def check_experience_fits(config: Config, spec: EnvSpec, topology: Topology) -> None:
     """Raises `ConfigError` if the experience of a run cannot fit the memory of this process's devices.
 
-    Or if it is stacked of more frames than a compiler takes, to which each is a few operations.
+    It also raises if a stack has more frames than a program can be compiled for: each frame adds a few operations.
     """
     _check(config, topology, _experience(config, spec, topology))
     check(
@@ -44,19 +44,19 @@ def check_state_fits(config: Config, spec: EnvSpec, topology: Topology, state_sh
     """Raises `ConfigError` if experience and state together cannot fit the memory of this process's devices.
 
     Args:
-        config: of the run.
-        spec: of its environment.
-        topology: its devices.
-        state_shape: shapes of the learner's state, with shardings.
+        config: The run's config.
+        spec: The spec of its environment.
+        topology: The devices.
+        state_shape: Shapes of the learner's state, with shardings.
     """
-    copies = 1 + max_lag(config)  # The gradient is as large as the parameters, and so is each version that acts.
+    copies = 1 + max_lag(config)  # The gradient and each acting version are as large as the parameters.
     params = sum(map(shard_bytes, jax.tree.leaves(state_shape.params)))
     state = params + sum(map(shard_bytes, jax.tree.leaves(state_shape.opt_state)))
     _check(config, topology, _experience(config, spec, topology) | {_STATE: state + copies * params})
 
 
 def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, int]:
-    """Bytes on each learner device, by what they are for."""
+    """Returns the bytes of experience on each learner device, by purpose."""
     num_envs, length, frames = config.actors.num_envs, config.actors.unroll_length, config.network.frame_stack
     frame = sum(map(_bytes, jax.tree.leaves(spec.observation)))
     policy = 4 * make_distribution(config.network, spec.actions).num_params
@@ -68,7 +68,7 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     )
     wide = sum(config.network.hidden_sizes) * (1 + config.network.separate_value)
     itemsize = 2 if config.network.compute_dtype == "bfloat16" else 4
-    is_mlp = config.network.encoder == "mlp"  # Others learn in parts of their own choice.
+    is_mlp = config.network.encoder == "mlp"  # Other encoders choose their micro-batches themselves.
     stacks = (learned if is_mlp else length // config.agent.update_shape.grid[1] or 1) * frame * frames
     return {
         "experience": batch * (1 + max_lag(config)),
@@ -78,7 +78,7 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
 
 
 def _check(config: Config, topology: Topology, needs: Mapping[str, int]) -> None:
-    """Raises `ConfigError` if a learner device, or a host with all of its, has less than the sum of its needs."""
+    """Raises `ConfigError` if a learner device, or the host of CPU devices, has less memory than it needs."""
     devices = list(topology.local_learner.devices.flat)
     there, where = _memory(devices)
     count = len(devices) if devices[0].platform == "cpu" else 1
@@ -97,7 +97,7 @@ def _check(config: Config, topology: Topology, needs: Mapping[str, int]) -> None
 
 
 def _memory(devices: Sequence[jax.Device]) -> tuple[int | None, str]:
-    """Bytes that there are, and a text that says where."""
+    """Returns the bytes available, None if unknown, and a text that says where."""
     if devices[0].platform == "cpu":
         return host_memory_bytes(), "this machine has"
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
@@ -106,10 +106,10 @@ def _memory(devices: Sequence[jax.Device]) -> tuple[int | None, str]:
 
 
 def host_memory_bytes(groups: Path = GROUPS) -> int:
-    """Memory of this machine, or what its scheduler or container leaves this process, if that is less.
+    """Returns the memory of this machine, or the limit of its scheduler or container if that is less.
 
     Args:
-        groups: where the kernel tells of control groups.
+        groups: The folder where the kernel lists control groups.
     """
     return int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), memory_limit(groups)))
 

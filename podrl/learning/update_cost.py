@@ -1,8 +1,8 @@
-"""What a compiled update costs: memory on each learner device, and what crosses between them.
+"""The cost of a compiled update: memory on each learner device, and traffic between devices.
 
-Only what crosses the `data` axis of the learner mesh leaves a process: gradients, the gradient's norm, metrics, and
-with `topology.sharding='fsdp'` the parameters, which are gathered for use. None of it grows with the rollout. What
-crosses the `model` axis, activations among it, stays between the devices that share a layer.
+Only traffic along the `data` axis of the learner mesh leaves a process: gradients, the gradient's norm, metrics, and
+with `topology.sharding='fsdp'` the parameters, which are gathered for use. It does not grow with the rollout. Traffic
+along the `model` axis, such as activations, stays between the devices that share a layer.
 """
 
 from collections import Counter
@@ -20,8 +20,8 @@ from podrl.types import PyTree
 _KINDS = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "collective-broadcast", "reduce-scatter")
 _COLLECTIVE = re.compile(rf"= (.*) ((?:ragged-)?(?:{'|'.join(_KINDS)}))(?:-start)?\((.*)")
 _ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
-# Three ways to write groups of devices: every member, `[groups,members]` of an order of all devices, and axes of a mesh
-# of them. Of a permutation a pair stands for its group.
+# HLO writes groups of devices in three ways: as lists of members, as `[groups,members]` of an order of all devices, and
+# as axes of a mesh of devices. For a permutation, a pair of source and target stands for its group.
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}")
 _ORDER = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _TILED = re.compile(rf"replica_groups=\[([\d,]+)\]<={_ORDER}")
@@ -30,13 +30,13 @@ _ON_AXES = re.compile(rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_ORDE
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UpdateMemory:
-    """Bytes on each learner device. What an update holds at most is close to arguments, outputs and temporaries.
+    """Bytes on each learner device. The peak of an update is close to arguments, outputs and temporaries together.
 
     Attributes:
-        state_bytes: parameters, optimizer state and the rest of the learner's state; a part of the arguments.
-        argument_bytes: all that goes in: the state and the batch.
-        output_bytes: what comes out and does not take the place of an argument, as the new state does.
-        temporary_bytes: what lives while it runs: activations, gradients, parameters gathered for use.
+        state_bytes: Parameters, optimizer state and the rest of the learner's state; a part of the arguments.
+        argument_bytes: All inputs: the state and the batch.
+        output_bytes: Outputs that do not reuse the memory of an argument, as the new state does.
+        temporary_bytes: What lives while the update runs: activations, gradients, parameters gathered for use.
     """
 
     state_bytes: int
@@ -45,7 +45,7 @@ class UpdateMemory:
     temporary_bytes: int
 
     def describe(self) -> str:
-        """For people: `state 15.8 MiB, batch 0.4 MiB, temporaries 242.0 MiB`."""
+        """Describes the memory in one line: `state 15.8 MiB, batch 0.4 MiB, temporaries 242.0 MiB`."""
         batch_bytes = self.argument_bytes - self.state_bytes
         return (
             f"state {describe_bytes(self.state_bytes, 1)}, batch {describe_bytes(batch_bytes, 1)}, temporaries "
@@ -54,11 +54,11 @@ class UpdateMemory:
 
 
 def update_memory(compiled: jax.stages.Compiled, state: PyTree) -> UpdateMemory | None:
-    """The memory of a compiled update; None where the backend does not tell.
+    """Returns the memory of a compiled update; None where the backend does not report it.
 
     Args:
-        compiled: the update.
-        state: shapes, with shardings, of the state that it takes and returns.
+        compiled: The compiled update.
+        state: Shapes, with shardings, of the state that it takes and returns.
     """
     analysis = compiled.memory_analysis()
     if analysis is None:
@@ -72,19 +72,19 @@ def update_memory(compiled: jax.stages.Compiled, state: PyTree) -> UpdateMemory 
 
 
 def shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    """Bytes of an array on each of its devices."""
+    """Returns the bytes of an array on each of its devices."""
     shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
     return math.prod(shape) * leaf.dtype.itemsize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
-    """What crosses between devices in one way.
+    """The collectives of one kind along one axis, together.
 
     Attributes:
-        kind: of the operation, as HLO has it.
-        axis: of the learner mesh that it crosses: `data`, `model`, or `all` for both.
-        size_bytes: of its results, on each device.
+        kind: The operation's name in HLO.
+        axis: The axis of the learner mesh that it crosses: `data`, `model`, or `all` for both.
+        size_bytes: The bytes of its results, on each device.
     """
 
     kind: str
@@ -93,11 +93,11 @@ class Collective:
 
 
 def find_collectives(compiled: jax.stages.Compiled, model_devices: int = 1) -> list[Collective]:
-    """The collectives of one execution, those of a kind and an axis together.
+    """Returns the collectives of one execution, added up by kind and axis.
 
     Args:
-        compiled: without a collective inside of a loop; one is counted once.
-        model_devices: size of the mesh's `model` axis; of one device all collectives cross `data`.
+        compiled: A program without collectives inside loops: each is counted once.
+        model_devices: The size of the mesh's `model` axis; if it is 1, all collectives cross `data`.
     """
     found: Counter[tuple[str, str]] = Counter()
     for results, kind, rest in _COLLECTIVE.findall(re.sub(r"/\*.*?\*/", "", compiled.as_text() or "")):
@@ -107,17 +107,17 @@ def find_collectives(compiled: jax.stages.Compiled, model_devices: int = 1) -> l
 
 
 def collective_bytes(compiled: jax.stages.Compiled) -> Mapping[str, int]:
-    """Bytes of the results of each kind of collective, on each device, in one execution; see `find_collectives`."""
+    """Returns the bytes of each kind of collective's results, per device and execution; see `find_collectives`."""
     return {each.kind: int(each.size_bytes) for each in find_collectives(compiled)}
 
 
 def describe_traffic(found: Mapping[str, int]) -> str:
-    """For people: `all-reduce 4.18 MiB`."""
+    """Describes the traffic in one line: `all-reduce 4.18 MiB`."""
     return ", ".join(f"{kind} {describe_bytes(size)}" for kind, size in found.items()) or "nothing"
 
 
 def _axis(group: Sequence[int], model_devices: int) -> str:
-    """What a group crosses of a mesh (data, model), whose devices are numbered along `model` first."""
+    """Returns which axes of a mesh (data, model) a group crosses; devices are numbered along `model` first."""
     if model_devices == 1:
         return "data"
     if not group:
@@ -128,7 +128,7 @@ def _axis(group: Sequence[int], model_devices: int) -> str:
 
 
 def _first_group(text: str) -> Sequence[int]:
-    """The devices of a collective's first group; none where all of them are one, or it is written in a new way."""
+    """Returns the devices of a collective's first group; empty for a single group of all, or an unknown notation."""
     if match := _LISTED.search(text):
         return _numbers(match[1])
     if match := _TILED.search(text):
@@ -145,7 +145,7 @@ def _first_group(text: str) -> Sequence[int]:
 
 
 def _ordered(dims: str, permutation: str | None) -> np.ndarray:
-    """All devices, in the order of an array of these dimensions whose axes are permuted."""
+    """Returns all devices, in the order of an array of these dimensions with its axes permuted."""
     shape = _numbers(dims)
     devices = np.arange(math.prod(shape)).reshape(shape)
     return (devices.transpose(_numbers(permutation)) if permutation else devices).ravel()
@@ -156,6 +156,6 @@ def _numbers(text: str) -> list[int]:
 
 
 def _array_bytes(kind: str, bits: str, dims: str) -> int:
-    """Bytes of `f32[64,8]`, from its parts; a `pred` takes one."""
+    """Returns the bytes of an array such as `f32[64,8]`, from its parts; an element of `pred` takes one."""
     size = math.prod(int(n) for n in dims.split(",") if n)
     return size * (1 if kind == "pred" else max(1, int(bits or 0) // 8))
