@@ -64,7 +64,7 @@ def assemble(
     """Puts the parts of a run together.
 
     Args:
-        config: of the run.
+        config: The run's config.
         devices: all devices of the job; by default `jax.devices()`, whose memory the run has to fit.
         watching: a context, told what happens in it, for as long as the environment is imported and tried.
 
@@ -129,7 +129,7 @@ def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:
 
 
 def resume_at(assembly: Assembly, begun: Counters) -> Assembly:
-    """The parts of a run that goes on at `begun`: its schedules, too, go by env steps, whatever the sizes before.
+    """The parts of a run that resumes at `begun`. Its schedules go by env steps, whatever the sizes of earlier updates.
 
     Raises:
         ConfigError: if it would take more updates than can be counted.
@@ -168,10 +168,10 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
     """The agent with its networks, and with what `config.network` says about the scale of what it learns from.
 
     Args:
-        config: of the run.
+        config: The run's config.
         networks: Makes the networks that it asks for.
-        spec: of the environment.
-        begun: where the run goes on; None if it begins.
+        spec: The environment.
+        begun: Where the run resumes; None if it begins.
 
     Raises:
         ConfigError: if the environment's observations have no scale.

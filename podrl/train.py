@@ -2,8 +2,8 @@
 
 Exit codes: 0 finished; 1 failed; 2 a mistake in the command or the config (nothing was started); 75 stopped by SIGTERM,
 SIGHUP or a notice and 130 by Ctrl-C, after the update in flight and with everything saved; 124 something stood still or
-was waited for too long. After 1, 75, 124 and 130 the same command with `--workdir` goes on, from the last checkpoint;
-after 1 once the cause is gone.
+was waited for too long. After 1, 75, 124 and 130 the same command with `--workdir` resumes from the last checkpoint;
+after 1 when its cause is removed.
 """
 
 from collections.abc import Callable
@@ -135,17 +135,18 @@ def train(
     stop_code: Callable[[], int] = lambda: 0,
     job: Job = ALONE,
 ) -> Outcome:
-    """Trains one agent, with progress on the terminal and results in `workdir`; goes on with the run that is there.
+    """Trains one agent, with progress on the terminal and results in `workdir`; resumes the run that is there.
 
     Args:
-        config: the whole run.
-        workdir: folder of the run; by default `runs/<config>-<time>`.
-        argv: the command, for the manifest.
-        profile: whether to trace a few updates, into `profile/` of that folder.
-        accept_changes: whether the run in that folder may have been of another config.
-        start_anew: whether to delete what the run in that folder has, and to begin at update 0.
-        stop_code: asked before every update, and in long waits: anything but 0 ends the run, on all processes.
-        job: which process of how many this is.
+        config: The run's config.
+        workdir: The run's folder; by default `runs/<config>-<time>`.
+        argv: The command, for the manifest.
+        profile: Whether to trace a few updates, into `profile/` of that folder.
+        accept_changes: Whether the run in that folder may have been of another config.
+        start_anew: Whether to delete what the run in that folder has, and to begin at update 0.
+        stop_code: Returns the exit code of the signal that has come to this process; asked before every update and in
+            long waits. A code other than 0 ends the run on all processes.
+        job: All processes.
 
     Raises:
         ConfigError: if the parts do not fit together.
@@ -213,7 +214,7 @@ def train(
             checkpointer.close()
             outcome = agree_on_end(outcome, stop_code(), share, job.name_of)
         if not outcome.finished:
-            logging.info("To go on: the same command with --workdir=%s", folder)
+            logging.info("To resume: the same command with --workdir=%s", folder)
         display.summary(make_summary(config, assembly.spec, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
 

@@ -113,7 +113,7 @@ class FusedState(LearnerState):
     """The learner's state and that of the environments it learns from, where both are in one program.
 
     Attributes:
-        environments: pytree of [B, ...]: the environments, and what acting in them goes on from.
+        environments: pytree of [B, ...]: the environments, and the state of acting in them.
     """
 
     environments: PyTree
@@ -142,13 +142,13 @@ class Counters:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """All that a run needs to go on from where it stands, at a boundary (`podrl.config.config.CheckpointConfig`).
+    """All that a run needs to resume where it stands, at a boundary (`podrl.config.config.CheckpointConfig`).
 
     Attributes:
         state: the learner's.
         counters: progress of the job.
-        episodes: of the newest episodes and how many there were; plain numbers, as `EpisodeWindow.record` gives them.
-        chain: of the fingerprints of the updates so far, as `Journal.chain` gives it; zeros before the first.
+        episodes: The newest episodes and how many there were; plain numbers, as `EpisodeWindow.record` gives them.
+        chain: The chain of fingerprints so far, as `MetricsRows.chain` gives it; zeros before the first.
         wall_s: the run's clock, the seconds that all its starts trained for; None if a checkpoint does not say.
     """
 
@@ -164,7 +164,7 @@ class DiscreteActions:
     """One of `num` actions: an int32 in [0, num).
 
     Attributes:
-        num: of actions.
+        num: Number of actions.
     """
 
     num: int
@@ -184,7 +184,7 @@ class MultiDiscreteActions:
     """Several choices at once: [D] int32, entry d in [0, nums[d]).
 
     Attributes:
-        nums: of options of each choice.
+        nums: Number of options of each choice.
     """
 
     nums: tuple[int, ...]
@@ -231,7 +231,7 @@ class EnvSpec:
     Attributes:
         id: the environment's name at its source.
         observation: pytree of `jax.ShapeDtypeStruct` of *one* environment (no batch axis). Images are [H, W, C].
-        actions: what one environment takes.
+        actions: The actions of one environment.
         frames_per_step: emulator frames per agent decision.
         observed: how the source understood the environment's observations, for people; shapes are the environment's.
         env_before: keys of `config.env` and their values with which an agent sees what it saw before podrl had them.
@@ -327,7 +327,7 @@ class Agent:
             [B] typed PRNG keys, one per environment, so that what an environment samples does not depend on which
             others share its batch.
         act_greedy: (actor_params, timestep, carry, keys) -> (action [B, ...], carry): what the agent takes for best,
-            for evaluation. The carry goes on as in `act`.
+            for evaluation. The carry continues as in `act`.
         learn: (state, batch) -> (state, metrics, priority): all that is learned from one batch. Metrics are scalars,
             priority is [B] float32 for replay, or None. The state's `replay` is `()` here; its counts are the caller's.
         observe: (state, rollouts) -> state: what fresh experience changes before anything is learned from it, such as

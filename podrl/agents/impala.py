@@ -31,16 +31,16 @@ class AgentConfig:
     Attributes:
         name: `impala`.
         optimizer: The optimizer.
-        discount: of future rewards, per agent decision.
-        entropy_cost: weight of the entropy bonus.
-        value_cost: weight of the value loss, 0.5 * (target - value)**2.
+        discount: Discount of future rewards, per agent decision.
+        entropy_cost: Weight of the entropy bonus.
+        value_cost: Weight of the value loss, 0.5 * (target - value)**2.
         lambda_: V-trace's trace parameter.
-        clip_rho: clip of the importance ratio that decides the values' fixed point.
-        clip_pg_rho: clip of the importance ratio in the policy gradient.
-        reward_scale: rewards are multiplied by it, then clipped.
-        max_reward: rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
-        minibatches: an update takes this many optimizer steps, each on its share of the environments.
-        micro_batches: a step's gradient is summed over this many parts, one after the other: less memory, same result.
+        clip_rho: Clip of the importance ratio that decides the values' fixed point.
+        clip_pg_rho: Clip of the importance ratio in the policy gradient.
+        reward_scale: Rewards are multiplied by it, then clipped.
+        max_reward: Rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
+        minibatches: An update takes this many optimizer steps, each on its share of the environments.
+        micro_batches: A step's gradient is summed over this many parts, one after the other: less memory, same result.
             0 leaves the choice to the run (`podrl.experience.layout.resolve_micro_batches`); unresolved it acts as 1.
         micro_batch_loop: `rolled`, the parts are one loop of the compiled program, which compiles sooner and keeps to
             less memory; `unrolled`, each is a copy of its own, which spares several devices a reduction for each part,
@@ -86,7 +86,7 @@ def make_agent(
         spec: The environment; not used.
         num_envs: Environments of the whole job; not used.
         num_updates: Number of the run's last update, for the learning rate's decay.
-        ahead: see `podrl.ops.optimizers.share_left`.
+        ahead: See `podrl.ops.optimizers.share_left`.
     """
     network = networks.actor_critic()
     optimizer = make_optimizer(config.optimizer, config.update_shape, num_updates=num_updates, ahead=ahead)
@@ -128,9 +128,9 @@ def impala_loss(
     """IMPALA's loss on some environments of a batch, as their share of the mean over the whole batch.
 
     Args:
-        config: hyper-parameters.
-        network: the actor-critic.
-        params: its parameters; the loss is differentiated with respect to them.
+        config: Hyper-parameters.
+        network: The actor-critic.
+        params: Its parameters; the loss is differentiated with respect to them.
         trajectory: [T, B] transitions; reset rows carry no loss, and stop V-trace.
         num_transitions: [] real transitions in the whole batch, by which sums are divided.
 

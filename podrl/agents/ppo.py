@@ -43,25 +43,25 @@ class AgentConfig:
     Attributes:
         name: `ppo`.
         optimizer: The optimizer.
-        discount: of future rewards, per agent decision.
+        discount: Discount of future rewards, per agent decision.
         lambda_: GAE's decay.
-        clip: largest change of the probability ratio that still pays.
+        clip: Largest change of the probability ratio that still pays.
         clip_decay: the clip shrinks linearly to zero at the end of the run; if false it stays.
-        value_clip: largest change of a value that still pays; 0 does not clip values.
-        entropy_cost: weight of the entropy bonus.
-        value_cost: weight of the value loss, 0.5 * (target - value)**2.
-        normalize_advantages: to mean 0 and deviation 1 in each minibatch.
+        value_clip: Largest change of a value that still pays; 0 does not clip values.
+        entropy_cost: Weight of the entropy bonus.
+        value_cost: Weight of the value loss, 0.5 * (target - value)**2.
+        normalize_advantages: Whether advantages are scaled to mean 0 and deviation 1 in each minibatch.
         recompute_values: estimate advantages from values of the learner's parameters at the start of the update; if
             false from those that the actors recorded, which costs no forward pass. They are the same where the lag is
             0. The value behind the last row is the learner's in either case.
-        reward_scale: rewards are multiplied by it, then clipped.
-        max_reward: rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
-        epochs: passes over the batch.
-        minibatches: optimizer steps in an epoch.
-        shuffle: what an epoch deals to its minibatches: `environments`, whole unrolls of some environments, which
+        reward_scale: Rewards are multiplied by it, then clipped.
+        max_reward: Rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
+        epochs: Passes over the batch.
+        minibatches: Optimizer steps in an epoch.
+        shuffle: What an epoch deals to its minibatches: `environments`, whole unrolls of some environments, which
             recurrent networks need; or `time`, some rows of every environment, which mixes better and takes a number of
             environments that need not divide by `minibatches`, but an `actors.unroll_length` that does.
-        micro_batches: a step's gradient is summed over this many parts, one after the other: less memory, same result.
+        micro_batches: A step's gradient is summed over this many parts, one after the other: less memory, same result.
             0 leaves the choice to the run (`podrl.experience.layout.resolve_micro_batches`); unresolved it acts as 1.
         micro_batch_loop: `rolled`, the parts are one loop of the compiled program, which compiles sooner and keeps to
             less memory; `unrolled`, each is a copy of its own, which spares several devices a reduction for each part,
@@ -110,7 +110,7 @@ class Experience:
     """A trajectory, and what is computed of it before the first optimizer step.
 
     Attributes:
-        trajectory: of [T, B].
+        trajectory: [T, B].
         values: [T, B] that the advantages were estimated from.
         targets: [T, B] that the values should move to.
         advantages: [T, B]; zero on reset rows.
@@ -149,7 +149,7 @@ def make_agent(
         spec: The environment; not used.
         num_envs: Environments of the whole job; not used.
         num_updates: Number of the run's last update, for the decays.
-        ahead: see `podrl.ops.optimizers.share_left`.
+        ahead: See `podrl.ops.optimizers.share_left`.
 
     Raises:
         ConfigError: if `agent.shuffle` does not fit the network.
@@ -247,9 +247,9 @@ def ppo_loss(
         config: hyper-parameters.
         network: the actor-critic.
         params: its parameters; the loss is differentiated with respect to them.
-        experience: what to learn from, its advantages as the surrogate takes them; reset rows carry no loss.
+        experience: The minibatch, with advantages as the surrogate takes them; reset rows carry no loss.
         num_transitions: [] real transitions in the whole minibatch, by which sums are divided.
-        clip: of the probability ratio.
+        clip: Clip of the probability ratio.
 
     Returns:
         The loss, and metrics that add up to the minibatch's when summed over its parts.

@@ -2,7 +2,7 @@
 
 The main thread calls the program for several updates at a time and accounts for each call while the next one runs. A
 call ends wherever there is something to do on the host: a row of metrics, a checkpoint, an evaluation. What acts is
-always the newest parameters, and environments are a part of the state: a run that was stopped goes on where it was.
+always the newest parameters, and environments are a part of the state: a run that was stopped resumes where it was.
 
 Source: the Anakin architecture of Hessel et al. 2021, arXiv:2104.06272.
 """

@@ -74,7 +74,7 @@ def make_rows(
 
 
 def watch_learner(services: Services, doing: Callable[[], str]) -> None:
-    """Has the main thread watched; `doing` says what it does, for messages."""
+    """Lets the watchdog watch the main thread; `doing` returns what it does, for messages."""
     services.watchdog.watch(Watched(ledger=services.ledger, doing=doing, is_alive=lambda: True))
 
 
@@ -92,15 +92,15 @@ def explain_nonfinite(
     state: LearnerState,
     in_batch: Sequence[str] = (),
 ) -> RuntimeError:
-    """What to know of a run whose numbers went wrong, a few updates before `counters`.
+    """Explains an update that is not finite, found a few updates later: at `counters`.
 
     Args:
-        error: what is not finite.
-        config: of the run.
-        start: where this process began.
-        counters: of the newest update that was launched.
-        state: after it.
-        in_batch: numbers of the update's batch that are not finite, in words.
+        error: Names what is not finite.
+        config: The run's config.
+        start: Counters where this process began.
+        counters: Counters after the newest update that was launched.
+        state: The state after it.
+        in_batch: Numbers of the update's batch that are not finite, in words.
     """
     every, update = config.checkpoint.every_updates, counters.learner_steps - 1
     saved = max(start.learner_steps, update - update % every if every else 0)

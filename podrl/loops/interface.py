@@ -106,7 +106,7 @@ class Services:
 
     Attributes:
         stop: Whether the run is to stop; asked before the actors start and before every update.
-        evaluator: Plays with some updates' parameters; whoever made it closes it.
+        evaluator: Plays with some updates' parameters; the caller closes it.
         ledger: The main thread's.
         watchdog: Watches every thread.
         annotate: Shows a profiler what each thread spends its time on.

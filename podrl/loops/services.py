@@ -84,8 +84,8 @@ def agree_on_end(
     """How the run ended for all processes: finished if it is for each, and stopped by the highest code of any.
 
     Args:
-        outcome: of this process.
-        stop_code: of a signal that has come to this process, perhaps after the last vote.
+        outcome: This process's outcome.
+        stop_code: Exit code of a signal that has come to this process, perhaps after the last vote.
         share: brings a text of this process to all of them, and theirs here.
         name_of: a process, for people.
     """

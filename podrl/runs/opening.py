@@ -43,7 +43,7 @@ def open_folder(
         The folder, and whether it holds a run to resume.
 
     Raises:
-        ConfigError: On all processes, if the folder cannot be had, holds another run, or is not the same for all.
+        ConfigError: On all processes, if the folder cannot be used, holds another run, or is not the same for all.
         TimeoutError: If a process does not answer in time.
     """
 

@@ -32,7 +32,7 @@ def reasons_to_keep(config: CheckpointConfig, returns: Mapping[int, float | None
 
 
 def best_steps(returns: Mapping[int, float | None], count: int) -> list[int]:
-    """Returns the steps with the highest returns, best first, of equal ones the newer; steps without one are left out."""
+    """Returns the steps with the highest returns, best first, the newer first of equal ones; others are left out."""
     ranked = [(total, step) for step, total in returns.items() if total is not None and not math.isnan(total)]
     return [step for _, step in sorted(ranked, reverse=True)[:count]]
 

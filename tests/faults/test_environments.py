@@ -115,7 +115,7 @@ def test_sigterm_ends_a_run_that_waits_for_one_and_saves_what_it_has(tmp_path):
         process.send_signal(signal.SIGTERM)
         stderr = finish(process)
     assert process.returncode == 75
-    assert f"To go on: the same command with --workdir={tmp_path / 'run'}" in stderr
+    assert f"To resume: the same command with --workdir={tmp_path / 'run'}" in stderr
     assert checkpoints(tmp_path / "run") == [2]
     assert_whole(tmp_path / "run", 2)
 
@@ -159,7 +159,7 @@ def test_one_that_takes_signals_prints_and_hangs_in_close_ends_nothing(tmp_path)
     assert re.search(r"tests/envs/faulty.py, line \d+ asked for SIGHUP, which podrl keeps", stderr)
     assert stderr.count("What is printed on stdout is lost (Broken pipe). The run continues") == 1
     assert "actor 0: an environment hangs in close. The run goes on." in stderr
-    assert f"To go on: the same command with --workdir={tmp_path / 'run'}" in stderr
+    assert f"To resume: the same command with --workdir={tmp_path / 'run'}" in stderr
     assert error_lines(stderr) == ["actor 0 did not end; leaving without."]  # Its environments are still being closed.
     assert_whole(tmp_path / "run", checkpoints(tmp_path / "run")[-1])
 

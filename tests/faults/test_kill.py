@@ -125,7 +125,7 @@ class TestSigterm:
         code, stderr = signalled(signal.SIGTERM, *CATCH, workdir=workdir, when=lambda: num_rows(workdir) >= update)
         assert code == 75, update
         assert "Stopping after this update; SIGTERM again to stop at once." in stderr
-        assert f"To go on: the same command with --workdir={workdir}" in stderr
+        assert f"To resume: the same command with --workdir={workdir}" in stderr
         stopped = num_rows(workdir)
         assert update <= stopped < 120
         assert_whole(workdir, stopped)

@@ -85,6 +85,6 @@ def test_ctrl_c_ends_the_run_with_its_summary_and_a_checkpoint(tmp_path):
         output, log = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted: impala_catch on Catch-v0" in output
-    assert f"To go on: the same command with --workdir={tmp_path / 'run'}" in log
+    assert f"To resume: the same command with --workdir={tmp_path / 'run'}" in log
     (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
     assert int(checkpoint.name) >= read_rows(tmp_path / "run")[-1]["learner_steps"]

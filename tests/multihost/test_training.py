@@ -211,7 +211,7 @@ class TestLosses:
             (folder / "gate").touch()
             codes, (first, _) = finish_job(started)
         assert codes == [75, 75]
-        assert f"To go on: the same command with --workdir={folder}/run" in first
+        assert f"To resume: the same command with --workdir={folder}/run" in first
         assert re.search(rf"Told to stop: process {told} \(.*\)\.", first)
         stopped = checkpoints(folder / "run")[-1]
         assert 4 < stopped < 8
