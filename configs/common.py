@@ -45,8 +45,6 @@ def impala_agent() -> ml_collections.ConfigDict:
             "reward_scale": 1.0,
             "max_reward": 0.0,
             "minibatches": 1,
-            "micro_batches": 0,
-            "micro_batch_loop": "auto",
         }
     )
 
@@ -79,9 +77,6 @@ def ppo_agent() -> ml_collections.ConfigDict:
             "epochs": 4,
             "minibatches": 4,
             "shuffle": "environments",
-            "micro_batches": 0,
-            "micro_batch_loop": "auto",
-            "loop": "auto",
         }
     )
 

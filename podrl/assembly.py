@@ -21,10 +21,11 @@ from podrl.envs.observations import describe_observation
 from podrl.envs.settings import settle
 from podrl.envs.source import Source, load_source, make_environment
 from podrl.evaluation.endless import check_evaluation
-from podrl.experience.layout import make_layout, resolve_loop, resolve_micro_batches
+from podrl.experience.layout import make_layout
 from podrl.experience.schedule import last_update, updates_ahead
 from podrl.learning.fused import FusedLearner, FusedPrograms
 from podrl.learning.learner import Learner
+from podrl.learning.partition import partition_of, resolve_partition
 from podrl.learning.programs import Programs, make_learner
 from podrl.learning.sharding import describe_split, make_split_networks
 from podrl.learning.sizes import check_experience_fits, check_state_fits
@@ -76,7 +77,7 @@ def assemble(
     topology = make_topology(config.topology, devices)
     if devices is None:  # Others stand for devices that are not here.
         check_experience_fits(config, spec, topology)
-    config = resolve_micro_batches(resolve_loop(config, topology), topology)
+    config = resolve_partition(config, topology)
     layout = make_layout(config, topology)
     agent, rules = make_split_agent(config, spec, topology.learner)
     assembly = Assembly(
@@ -185,6 +186,7 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
         num_envs=config.actors.num_envs,
         num_updates=num_updates,
         ahead=ahead,
+        partition=partition_of(config),
     )
     if config.network.normalize_rewards:
         agent = normalize_rewards(agent, config.agent.discount)

@@ -256,11 +256,14 @@ class UpdateShape:
         minibatches: Parts of the batch, one optimizer step for each.
         epochs: Passes over the batch. If an agent can take more than one, its config has a field of this name.
         divides_rows: Whether minibatches are rows of every environment, instead of all rows of some environments.
+        loops_steps: Whether the agent makes a loop of its optimizer steps, see `Partition.rolls_steps`. Otherwise each
+            is a copy of its own in the compiled program.
     """
 
     minibatches: int = 1
     epochs: int = 1
     divides_rows: bool = False
+    loops_steps: bool = False
 
     @property
     def optimizer_steps(self) -> int:
@@ -271,6 +274,21 @@ class UpdateShape:
     def grid(self) -> tuple[int, int]:
         """Into how many parts minibatches divide the environments, and the rows of each."""
         return (1, self.minibatches) if self.divides_rows else (self.minibatches, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Partition:
+    """How the compiled update goes through its batch on this topology; the result is the same, but for rounding.
+
+    Attributes:
+        micro_batches: Parts that the gradient of an optimizer step is summed over, one after the other.
+        rolls_micro_batches: Whether these parts are a loop of the compiled program, instead of a copy of each.
+        rolls_steps: Whether optimizer steps are a loop of the compiled program, if an agent makes a loop of them.
+    """
+
+    micro_batches: int = 1
+    rolls_micro_batches: bool = False
+    rolls_steps: bool = True
 
 
 @struct.dataclass(kw_only=True)

@@ -26,7 +26,7 @@ from podrl.telemetry.tables import make_console
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config configs/impala_atari.py --memory [--json FILE]
-       %(prog)s --config configs/impala_atari.py --compare configs/impala_atari.py --other.agent.micro_batches=1
+       %(prog)s --config configs/impala_atari.py --compare configs/impala_atari.py --other.topology.micro_batches=1
        %(prog)s --config configs/impala_catch.py --processes 1,2,4
 
 Measures environments, acting, learning and the whole run of a config, in env steps (the agent's decisions) and frames

@@ -15,13 +15,13 @@ from jax import numpy as jnp
 from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
 from podrl.agents.parts.optimizing import make_optimizer
 from podrl.config.optimizer import OptimizerConfig
-from podrl.config.ranges import SIZE, check_values, choice, number, text
+from podrl.config.ranges import check_values, number, text
 from podrl.networks.interface import Network, Networks
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
 from podrl.ops.minibatches import accumulate_gradients, split_environments
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
-from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, PyTree, Trajectory, UpdateShape
+from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, Partition, PyTree, Trajectory, UpdateShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,6 @@ class AgentConfig:
         reward_scale: Rewards are multiplied by it, then clipped.
         max_reward: Rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
         minibatches: An update takes this many optimizer steps, each on its share of the environments.
-        micro_batches: A step's gradient is summed over this many parts, one after the other: less memory, same result.
-            0 leaves the choice to the run (`podrl.experience.layout.resolve_micro_batches`); unresolved it acts as 1.
-        micro_batch_loop: `rolled`, the parts are one loop of the compiled program, which compiles sooner and keeps to
-            less memory; `unrolled`, each is a copy of its own, which spares several devices a reduction for each part,
-            and some convolutions on CPU (`podrl.experience.layout.runs_in_loops`) a slow-down of twenty times. `auto`
-            leaves the choice to the run; unresolved it acts as `unrolled`.
     """
 
     name: str = text(100, "impala")
@@ -61,8 +55,6 @@ class AgentConfig:
     reward_scale: float = number(1e-9, 1e9, 1.0)
     max_reward: float = number(0, 1e9, 0.0)
     minibatches: int = number(1, 256, 1)
-    micro_batches: int = number(0, SIZE, 0)
-    micro_batch_loop: str = choice(("auto", "rolled", "unrolled"), "auto")
 
     def __post_init__(self) -> None:
         """Checks values."""
@@ -76,7 +68,14 @@ class AgentConfig:
 
 
 def make_agent(
-    config: AgentConfig, *, networks: Networks, spec: EnvSpec, num_envs: int, num_updates: int, ahead: float = 0.0
+    config: AgentConfig,
+    *,
+    networks: Networks,
+    spec: EnvSpec,
+    num_envs: int,
+    num_updates: int,
+    ahead: float = 0.0,
+    partition: Partition = Partition(),  # noqa: B008 (frozen)
 ) -> Agent:
     """IMPALA with an actor-critic network.
 
@@ -87,10 +86,11 @@ def make_agent(
         num_envs: Environments of the whole job; not used.
         num_updates: Number of the run's last update, for the learning rate's decay.
         ahead: See `podrl.ops.optimizers.share_left`.
+        partition: How the update goes through its batch.
     """
     network = networks.actor_critic()
     optimizer = make_optimizer(config.optimizer, config.update_shape, num_updates=num_updates, ahead=ahead)
-    micro_batches, rolled = max(1, config.micro_batches), config.micro_batch_loop == "rolled"
+    micro_batches, rolled = partition.micro_batches, partition.rolls_micro_batches
 
     @jax.jit
     def sgd_step(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:

@@ -20,7 +20,7 @@ from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_g
 from podrl.agents.parts.optimizing import make_optimizer
 from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
-from podrl.config.ranges import SIZE, check_values, choice, number, text
+from podrl.config.ranges import check_values, choice, number, text
 from podrl.networks.interface import Network, Networks
 from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss, masked_mean, mean_and_deviation, value_loss
 from podrl.ops.minibatches import (
@@ -33,7 +33,7 @@ from podrl.ops.minibatches import (
 )
 from podrl.ops.optimizers import share_left
 from podrl.ops.returns import clip_reward, gae
-from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, PyTree, Trajectory, UpdateShape
+from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, Partition, PyTree, Trajectory, UpdateShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,15 +61,6 @@ class AgentConfig:
         shuffle: What an epoch deals to its minibatches: `environments`, whole unrolls of some environments, which
             recurrent networks need; or `time`, some rows of every environment, which mixes better and takes a number of
             environments that need not divide by `minibatches`, but an `actors.unroll_length` that does.
-        micro_batches: A step's gradient is summed over this many parts, one after the other: less memory, same result.
-            0 leaves the choice to the run (`podrl.experience.layout.resolve_micro_batches`); unresolved it acts as 1.
-        micro_batch_loop: `rolled`, the parts are one loop of the compiled program, which compiles sooner and keeps to
-            less memory; `unrolled`, each is a copy of its own, which spares several devices a reduction for each part,
-            and some convolutions on CPU (`podrl.experience.layout.runs_in_loops`) a slow-down of twenty times. `auto`
-            leaves the choice to the run; unresolved it acts as `unrolled`.
-        loop: `rolled`, the optimizer steps are one loop of the compiled program; `unrolled`, each is a copy of its own,
-            which takes long to compile but spares some convolutions on CPU a slow-down of twenty times. `auto` leaves
-            the choice to the run; unresolved it acts as `rolled`.
     """
 
     name: str = text(100, "ppo")
@@ -90,9 +81,6 @@ class AgentConfig:
     epochs: int = number(1, 1000, 4)
     minibatches: int = number(1, 4096, 4)
     shuffle: str = choice(("environments", "time"), "environments")
-    micro_batches: int = number(0, SIZE, 0)
-    micro_batch_loop: str = choice(("auto", "rolled", "unrolled"), "auto")
-    loop: str = choice(("auto", "rolled", "unrolled"), "auto")
 
     def __post_init__(self) -> None:
         """Checks values."""
@@ -102,7 +90,12 @@ class AgentConfig:
     @property
     def update_shape(self) -> UpdateShape:
         """How an update divides its batch."""
-        return UpdateShape(minibatches=self.minibatches, epochs=self.epochs, divides_rows=self.shuffle == "time")
+        return UpdateShape(
+            minibatches=self.minibatches,
+            epochs=self.epochs,
+            divides_rows=self.shuffle == "time",
+            loops_steps=True,
+        )
 
 
 @struct.dataclass(kw_only=True)
@@ -139,7 +132,14 @@ class Experience:
 
 
 def make_agent(
-    config: AgentConfig, *, networks: Networks, spec: EnvSpec, num_envs: int, num_updates: int, ahead: float = 0.0
+    config: AgentConfig,
+    *,
+    networks: Networks,
+    spec: EnvSpec,
+    num_envs: int,
+    num_updates: int,
+    ahead: float = 0.0,
+    partition: Partition = Partition(),  # noqa: B008 (frozen)
 ) -> Agent:
     """PPO with an actor-critic network.
 
@@ -150,6 +150,7 @@ def make_agent(
         num_envs: Environments of the whole job; not used.
         num_updates: Number of the run's last update, for the decays.
         ahead: See `podrl.ops.optimizers.share_left`.
+        partition: How the update goes through its batch.
 
     Raises:
         ConfigError: if `agent.shuffle` does not fit the network.
@@ -161,7 +162,7 @@ def make_agent(
         "Use agent.shuffle=environments.",
     )
     optimizer = make_optimizer(config.optimizer, config.update_shape, num_updates=num_updates, ahead=ahead)
-    micro_batches, rolled = max(1, config.micro_batches), config.micro_batch_loop == "rolled"
+    micro_batches, rolled = partition.micro_batches, partition.rolls_micro_batches
 
     def deal(key: jax.Array, trajectory: Trajectory) -> jax.Array:
         if config.shuffle == "time":
@@ -192,13 +193,13 @@ def make_agent(
         trajectory = fresh_rollouts(batch)
         learning_rate = optimizer.rate(state.step)
         key, shuffle_key = jax.random.split(state.key)
-        experience = estimate_advantages(config, network, state.params, trajectory)
+        experience = estimate_advantages(config, network, state.params, trajectory, micro_batches)
         shares = jax.vmap(lambda k: deal(k, trajectory))(jax.random.split(shuffle_key, config.epochs))
         state, steps = jax.lax.scan(
             lambda state, share: sgd_step(state, take(experience, share)),
             state,
             shares.reshape(-1, *shares.shape[2:]),
-            unroll=config.loop == "unrolled" or 1,
+            unroll=not partition.rolls_steps or 1,
         )
         metrics = {
             **jax.tree.map(jnp.mean, steps),
@@ -217,10 +218,12 @@ def make_agent(
     )
 
 
-def estimate_advantages(config: AgentConfig, network: Network, params: PyTree, trajectory: Trajectory) -> Experience:
+def estimate_advantages(
+    config: AgentConfig, network: Network, params: PyTree, trajectory: Trajectory, micro_batches: int = 1
+) -> Experience:
     """What PPO computes of a trajectory [T, B] once, with the parameters at the update's start."""
     values = trajectory.behaviour["value"]
-    evaluated = _evaluate(config, network, params, trajectory)
+    evaluated = _evaluate(config, network, params, trajectory, micro_batches)
     values = evaluated if config.recompute_values else jnp.concatenate([values, evaluated[-1:]])
     advantages = gae(
         values,
@@ -297,7 +300,9 @@ def value_metrics(experience: Experience) -> Metrics:
     return {"value/mean": value, "value/target": target, "value/explained_variance": explained}
 
 
-def _evaluate(config: AgentConfig, network: Network, params: PyTree, trajectory: Trajectory) -> jax.Array:
+def _evaluate(
+    config: AgentConfig, network: Network, params: PyTree, trajectory: Trajectory, micro_batches: int
+) -> jax.Array:
     """Values under `params`, [T+1, B], or of the last row only, [1, B], where no others are needed.
 
     In parts, whose activations take the memory of one.
@@ -307,6 +312,6 @@ def _evaluate(config: AgentConfig, network: Network, params: PyTree, trajectory:
         rows = jnp.broadcast_to(jnp.arange(length + 1, dtype=jnp.int32)[:, None], (length + 1, num_envs))
         parts = jnp.array_split(rows[:-1], min(config.minibatches, length)) if config.recompute_values else []
         return jnp.concatenate([network.rows(params, trajectory, part).value for part in (*parts, rows[-1:])])
-    num_parts = config.minibatches * max(1, config.micro_batches)
+    num_parts = config.minibatches * micro_batches
     values = [network.unroll(params, part)[0].value for part in split_environments(trajectory, num_parts)]
     return jnp.stack(values, axis=2).reshape(length + 1, num_envs)

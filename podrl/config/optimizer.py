@@ -41,22 +41,25 @@ RENAMED = {
     "agent.epsilon": "agent.optimizer.epsilon",
     "agent.epsilon_inside_root": "agent.optimizer.epsilon_inside_root",
     "agent.max_grad_norm": "agent.optimizer.max_grad_norm",
+    "agent.micro_batches": "topology.micro_batches",
+    "agent.micro_batch_loop": "topology.micro_batch_loop",
+    "agent.loop": "topology.step_loop",
 }
 
 
 def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a config that an earlier podrl wrote, as nested plain values, with its agent's keys by today's names.
-
-    Args:
-        values: As `config.json` holds them; returned as they are if they have today's names.
-    """
-    agent = values.get("agent")
-    if not isinstance(agent, Mapping) or isinstance(agent.get("optimizer"), Mapping):
-        return dict(values)
-    moved = {
-        new.rpartition(".")[2]: agent[old] for path, new in RENAMED.items() if (old := path[len("agent.") :]) in agent
-    }
-    if not moved:
-        return dict(values)
-    kept = {name: value for name, value in agent.items() if f"agent.{name}" not in RENAMED}
-    return {**values, "agent": {**kept, "optimizer": moved}}
+    """Returns a config that an earlier podrl wrote, as nested plain values, with today's names of its keys."""
+    new: dict[str, Any] = {name: dict(part) if isinstance(part, Mapping) else part for name, part in values.items()}
+    agent = new.get("agent")
+    if not isinstance(agent, dict):
+        return new
+    for old, path in RENAMED.items():
+        name = old.removeprefix("agent.")
+        if name not in agent or isinstance(agent[name], Mapping):
+            continue
+        *sections, key = path.split(".")
+        section, value = new, agent.pop(name)
+        for part in sections:
+            section = section.setdefault(part, {})
+        section.setdefault(key, value)
+    return new

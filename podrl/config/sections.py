@@ -203,6 +203,12 @@ class TopologyConfig:
         parameter_sharding: rules that take precedence, such as `encoder/Dense_0/kernel: -, model`: a regular expression
             that is searched for in a parameter's path, and the mesh axis (`data`, `model`, or `-` for none) of each of
             its dimensions. The first rule that matches decides; a parameter that none matches is left to `sharding`.
+        micro_batches: the gradient of an optimizer step is summed over this many parts, one after the other: less
+            memory, same result. 0 leaves the choice to the run, see `podrl.learning.partition`.
+        micro_batch_loop: `rolled`: the parts are one loop of the compiled program, which compiles sooner and takes less
+            memory. `unrolled`: each is a copy of its own, which spares several devices a reduction for each part, and
+            some convolutions on CPU a slow-down of twenty times. `auto` leaves the choice to the run.
+        step_loop: the same for an agent's optimizer steps, if it makes a loop of them.
     """
 
     placement: str = choice(("sebulba", "anakin"), "sebulba")
@@ -212,6 +218,9 @@ class TopologyConfig:
     model_devices: int = number(1, 2**20, 1)
     sharding: str = choice(("auto", "replicated", "tensor", "fsdp"), "auto")
     parameter_sharding: tuple[str, ...] = texts(1000, (), length=1000)
+    micro_batches: int = number(0, SIZE, 0)
+    micro_batch_loop: str = choice(("auto", "rolled", "unrolled"), "auto")
+    step_loop: str = choice(("auto", "rolled", "unrolled"), "auto")
 
     def __post_init__(self) -> None:
         """Checks the values, and that `anakin` is not combined with numbers of devices."""

@@ -10,12 +10,6 @@ from podrl.mesh import Topology
 from podrl.runtime.machine import available_cores
 from podrl.types import Trajectory
 
-# Transitions in one micro-batch on CPU; the other encoders learn from a batch whole. See docs/performance.md.
-_CPU_MICRO_BATCH = {"resnet": 96, "nature": 192}  # unrolled
-_CPU_ROLLED_MICRO_BATCH = 48
-_CPU_MAX_PARTS = 16  # in an unrolled update; each compiles to a copy of the network
-_CPU_PARTS_OF_A_STEP = 4  # allowed in an optimizer step even beyond _CPU_MAX_PARTS, to bound its memory
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -90,7 +84,7 @@ def _make_undivided(config: Config, topology: Topology) -> Layout:
 
 def _check_parts(config: Config, envs_per_step: int) -> None:
     """Raises `ConfigError` unless rows divide into minibatches, and a device's environments into micro-batches."""
-    row_parts, micro_batches = config.agent.update_shape.grid[1], max(1, config.agent.micro_batches)
+    row_parts, micro_batches = config.agent.update_shape.grid[1], max(1, config.topology.micro_batches)
     check(
         config.actors.unroll_length % row_parts == 0,
         f"actors.unroll_length={config.actors.unroll_length} does not divide into agent.minibatches={row_parts} parts, "
@@ -98,81 +92,9 @@ def _check_parts(config: Config, envs_per_step: int) -> None:
     )
     check(
         envs_per_step % micro_batches == 0,
-        f"agent.micro_batches={micro_batches} does not divide the {envs_per_step} environments that one learner device "
-        f"has in a minibatch. Use a divisor of {envs_per_step}.",
+        f"topology.micro_batches={micro_batches} does not divide the {envs_per_step} environments that one learner "
+        f"device has in a minibatch. Use a divisor of {envs_per_step}.",
     )
-
-
-def runs_in_loops(config: Config, topology: Topology) -> bool:
-    """Returns whether the network may run inside a loop of a compiled program.
-
-    Inside a loop, XLA's CPU backend computes the weight gradient of a convolution some 20 times slower. In float32
-    podrl computes it as a matrix product instead (`podrl.networks.convolution`), except for a ResNet whose layers are
-    split over devices. Other convolutional networks are unrolled on CPU.
-    """
-    if any(device.platform != "cpu" for device in topology.learner.devices.flat) or config.network.encoder == "mlp":
-        return True
-    layers_are_split = config.network.encoder == "resnet" and config.topology.model_devices > 1
-    return config.network.compute_dtype == "float32" and not layers_are_split
-
-
-def resolve_micro_batches(config: Config, topology: Topology) -> Config:
-    """Replaces `agent.micro_batches=0` and `agent.micro_batch_loop='auto'` in a config by what suits the learner.
-
-    Accelerators, and networks without convolutions, learn from a batch whole. On CPU convolutional networks learn in
-    micro-batches whose activations stay in cache: of at most `_CPU_ROLLED_MICRO_BATCH` transitions where the
-    micro-batches are a loop of the compiled program and the network is not recurrent; otherwise of at most
-    `_CPU_MICRO_BATCH`, unless that takes more than `_CPU_MAX_PARTS` of them in an update and `_CPU_PARTS_OF_A_STEP` in
-    an optimizer step.
-
-    Micro-batches are a loop where the network may be in one and a single device learns: several devices would reduce
-    the gradients once per micro-batch.
-    """
-    agent = config.agent
-    if getattr(agent, "micro_batch_loop", None) == "auto":
-        rolled = runs_in_loops(config, topology) and topology.learner.devices.size == 1
-        agent = dataclasses.replace(agent, micro_batch_loop="rolled" if rolled else "unrolled")
-    if not agent.micro_batches:
-        rolled = getattr(agent, "micro_batch_loop", None) == "rolled"
-        agent = dataclasses.replace(agent, micro_batches=_choose_micro_batches(config, topology, rolled))
-    return dataclasses.replace(config, agent=agent)
-
-
-def _choose_micro_batches(config: Config, topology: Topology, rolled: bool) -> int:
-    if not _convolves_on_cpu(config, topology):
-        return 1
-    env_parts, row_parts = config.agent.update_shape.grid
-    envs = config.actors.num_envs // (topology.learner.shape["data"] * env_parts)
-    if rolled and config.network.core == "none":  # A recurrent core is slower on fewer environments.
-        size, limit = _CPU_ROLLED_MICRO_BATCH, max(1, envs)
-    else:
-        size = _CPU_MICRO_BATCH[config.network.encoder]
-        limit = max(_CPU_PARTS_OF_A_STEP, _CPU_MAX_PARTS // _num_copies(config))
-    divisors = [n for n in range(1, limit + 1) if envs % n == 0]
-    small = [n for n in divisors if envs // n * (config.actors.unroll_length // row_parts) <= size]
-    return min(small, default=max(divisors))
-
-
-def resolve_loop(config: Config, topology: Topology) -> Config:
-    """Replaces `agent.loop='auto'` in a config by what suits the learner, for agents that have that setting.
-
-    A loop compiles faster. It is chosen wherever the network may run in one (`runs_in_loops`).
-    """
-    if getattr(config.agent, "loop", None) != "auto":
-        return config
-    loop = "rolled" if runs_in_loops(config, topology) else "unrolled"
-    return dataclasses.replace(config, agent=dataclasses.replace(config.agent, loop=loop))
-
-
-def _num_copies(config: Config) -> int:
-    """Counts the optimizer steps of an update that compile to a copy of their own, micro-batches left aside."""
-    rolled = getattr(config.agent, "loop", None) == "rolled"
-    return 1 if rolled else config.agent.update_shape.optimizer_steps
-
-
-def _convolves_on_cpu(config: Config, topology: Topology) -> bool:
-    on_cpu = all(device.platform == "cpu" for device in topology.learner.devices.flat)
-    return on_cpu and config.network.encoder in _CPU_MICRO_BATCH
 
 
 def default_env_threads(layout: Layout) -> int:

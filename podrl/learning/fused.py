@@ -21,9 +21,10 @@ import numpy as np
 from podrl.agents.parts.nonfinite import skip_nonfinite
 from podrl.config.config import Config
 from podrl.envs.source import JaxEnvironment
-from podrl.experience.layout import make_layout, runs_in_loops
+from podrl.experience.layout import make_layout
 from podrl.experience.unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller, Unroller
 from podrl.learning.learner import Learner
+from podrl.learning.partition import runs_in_loops
 from podrl.learning.update_cost import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology, replicated
 from podrl.ops.keys import LEARN, purpose_key

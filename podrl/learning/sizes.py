@@ -64,7 +64,9 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     shares = topology.learner.shape["data"]
     batch = -(-num_envs // shares) * ((length + 1) * row + (frames - 1) * frame)
     learned = (
-        num_envs * length // (shares * math.prod(config.agent.update_shape.grid) * max(1, config.agent.micro_batches))
+        num_envs
+        * length
+        // (shares * math.prod(config.agent.update_shape.grid) * max(1, config.topology.micro_batches))
     )
     wide = sum(config.network.hidden_sizes) * (1 + config.network.separate_value)
     itemsize = 2 if config.network.compute_dtype == "bfloat16" else 4

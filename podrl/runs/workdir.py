@@ -85,8 +85,8 @@ def _check_contents(
     if screens := describe_other_screen(before.get("env", {}), to_dict(config.env)):
         logging.warning("%s", screens)
     found = differences(with_defaults(before, type(config.agent), env_before), to_dict(config))
-    if config.agent.micro_batches == 0:  # Left to each machine; earlier podrls recorded the resolved value.
-        found.pop("agent.micro_batches", None)
+    if config.topology.micro_batches == 0:  # Left to each machine; earlier podrls recorded the resolved value.
+        found.pop("topology.micro_batches", None)
     changes = [f"{key} was {before}, is {after}" for key, (before, after) in found.items()]
     check(
         accept_changes or not changes,
@@ -122,7 +122,7 @@ def make_manifest(
         "platform": platform.platform(),
         "hosts": list(hosts),
         "cores": available_cores(),
-        "micro_batches": config.agent.micro_batches,
+        "micro_batches": config.topology.micro_batches,
         "devices": [str(device) for device in topology.mesh.devices.flat],
         "device_kind": topology.mesh.devices.flat[0].device_kind,
         "topology": {

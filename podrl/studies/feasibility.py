@@ -9,8 +9,9 @@ import dataclasses
 from podrl.assembly import resolve
 from podrl.config import commandline
 from podrl.config.config import Config, ConfigError, check
-from podrl.experience.layout import make_layout, resolve_loop, resolve_micro_batches
+from podrl.experience.layout import make_layout
 from podrl.experience.schedule import warm_up_updates
+from podrl.learning.partition import resolve_partition
 from podrl.mesh import Topology, make_topology
 from podrl.studies.definition import Definition
 from podrl.studies.grid import Machines, Point, combinations, weak_num_envs
@@ -116,7 +117,7 @@ def _put_together(
     num_envs = weak_num_envs(config.actors.num_envs, *growth)
     config = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs))
     topology = _topology(config, place.machines, platform)
-    make_layout(resolve_micro_batches(resolve_loop(config, topology), topology), topology)
+    make_layout(resolve_partition(config, topology), topology)
     _check_rows(config)
     return Feasible(
         point=dataclasses.replace(place, num_envs=num_envs),

@@ -207,8 +207,8 @@ def _faster_updates(situation: Situation) -> tuple[str, ...]:
         return (*small, *_smaller_network(situation), "an accelerator, or a host with more cores")
     machine, config = situation.machine, situation.config
     remedies = []
-    if config.agent.micro_batches > 1:
-        remedies.append(f"fewer agent.micro_batches (now {config.agent.micro_batches}), if memory allows")
+    if config.topology.micro_batches > 1:
+        remedies.append(f"fewer topology.micro_batches (now {config.topology.micro_batches}), if memory allows")
     if config.network.compute_dtype == "float32":
         remedies.append("network.compute_dtype=bfloat16")
     if machine.learner_devices < machine.devices and machine.devices > 2:

@@ -1,6 +1,7 @@
 """The least that an agent has to be: REINFORCE with plain gradient descent, which records nothing of its acting."""
 
 import dataclasses
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -16,7 +17,6 @@ from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, PyTree, Up
 class AgentConfig:
     name: str = "minimal"
     minibatches: int = 1
-    micro_batches: int = 1
 
     @property
     def update_shape(self) -> UpdateShape:
@@ -24,7 +24,7 @@ class AgentConfig:
 
 
 def make_agent(
-    config: AgentConfig, *, networks: Networks, spec: EnvSpec, num_envs: int, num_updates: int, ahead: float = 0.0
+    config: AgentConfig, *, networks: Networks, spec: EnvSpec, num_envs: int, num_updates: int, **_: Any
 ) -> Agent:
     optimizer, network = optax.sgd(1e-3), networks.actor_critic()
 

@@ -183,5 +183,4 @@ def test_reset_rows_do_not_matter(case):
 def test_the_config_has_defaults_a_name_and_the_keys_that_lay_out_a_batch(name):
     config = importlib.import_module(name).AgentConfig()
     assert config.name == name.rpartition(".")[2]
-    assert config.minibatches >= 1
-    assert config.micro_batches >= 0
+    assert config.update_shape.optimizer_steps >= 1

@@ -165,15 +165,20 @@ def test_rows_of_a_network_that_cannot_evaluate_them_apart_are_not_shuffled():
 SHUFFLES = pytest.mark.parametrize("shuffle", ["environments", "time"])
 
 
-ROLLED = {"micro_batches": 4, "micro_batch_loop": "rolled"}
+ROLLED = {"topology__micro_batches": 4, "topology__micro_batch_loop": "rolled"}
 
 
 def test_ways_to_compute_the_same_update_agree():
     """With one minibatch there is nothing to shuffle: neither its rows nor parts nor loops make a difference."""
     results = []
-    for changes in ({}, {"shuffle": "time", "micro_batches": 2}, {"loop": "unrolled"}, ROLLED):
-        options = {"epochs": 2, "minibatches": 1} | changes
-        agent, spec = make_run_agent(make_config(agent="ppo", **{f"agent__{k}": v for k, v in options.items()}))
+    for changes in (
+        {},
+        {"agent__shuffle": "time", "topology__micro_batches": 2},
+        {"topology__step_loop": "unrolled"},
+        ROLLED,
+    ):
+        options = {"agent__epochs": 2, "agent__minibatches": 1} | changes
+        agent, spec = make_run_agent(make_config(agent="ppo", **options))
         state, metrics = jax.jit(make_agent_update(agent))(
             jax.jit(agent.init)(jax.random.key(0)), random_trajectory(agent, spec, 4, 8)
         )

@@ -19,10 +19,12 @@ def test_a_config_that_an_earlier_podrl_wrote_means_the_same(agent):
     """Its agent had the keys of its one optimizer among its own."""
     config = make_config(agent=agent, agent__optimizer__learning_rate=0.02)
     now = json.loads(json.dumps(to_dict(config)))
-    optimizer = now["agent"].pop("optimizer")
-    earlier = {old.removeprefix("agent."): optimizer[new.rpartition(".")[2]] for old, new in RENAMED.items()}
+    optimizer, topology = now["agent"].pop("optimizer"), now["topology"]
+    values = {**optimizer, **{name: topology.pop(name) for name in ("micro_batches", "micro_batch_loop", "step_loop")}}
+    earlier = {old.removeprefix("agent."): values[new.rpartition(".")[2]] for old, new in RENAMED.items()}
     if agent == "ppo":  # It had Adam alone.
-        earlier = {name: earlier[name] for name in ("learning_rate", "learning_rate_decay", "epsilon", "max_grad_norm")}
+        for name in ("optimizer", "rmsprop_decay", "epsilon_inside_root"):
+            del earlier[name]
     written = {**now, "agent": {**now["agent"], **earlier}}
     assert differences(with_defaults(written, load_agent(agent).AgentConfig), to_dict(config)) == {}
     assert with_new_names(to_dict(config)) == to_dict(config)

@@ -140,8 +140,8 @@ def test_the_files_own_config_is_left_as_it_is():
 
 def test_values_that_follow_from_others_still_do():
     config = load_config(ATARI)
-    config.agent.micro_batches = config.get_ref("seed") * 2
-    assert override(config, ["--config.seed=21"]).agent.micro_batches == 42
+    config.topology.micro_batches = config.get_ref("seed") * 2
+    assert override(config, ["--config.seed=21"]).topology.micro_batches == 42
 
 
 def test_a_key_that_a_file_leaves_out_can_be_set():

@@ -9,8 +9,9 @@ import pytest
 from podrl.assembly import make_split_agent
 from podrl.config.config import ConfigError, TopologyConfig
 from podrl.envs.seeds import env_seeds
-from podrl.experience.layout import make_layout, resolve_loop, resolve_micro_batches
+from podrl.experience.layout import make_layout
 from podrl.learning.learner import Learner
+from podrl.learning.partition import resolve_partition
 from podrl.mesh import make_topology
 from podrl.types import DiscreteActions, EnvSpec
 from tests.short_runs import make_agent_update, make_config, random_trajectory
@@ -19,9 +20,9 @@ from tests.test_mesh import FakeDevice
 
 def micro_batches(num_devices=1, **overrides):
     topology = make_topology(TopologyConfig(learner_devices_per_process=num_devices), jax.devices()[:num_devices])
-    config = resolve_micro_batches(resolve_loop(make_config(**overrides), topology), topology)
+    config = resolve_partition(make_config(**overrides), topology)
     make_layout(config, topology)
-    return config.agent.micro_batches
+    return config.topology.micro_batches
 
 
 UNROLLED = {"network__encoder": "resnet", "network__compute_dtype": "bfloat16"}
@@ -40,15 +41,15 @@ NATURE = {"network__encoder": "nature", "network__compute_dtype": "float32"}
         (2, 1, {"actors__num_envs": 62}),  # 2, 31 or 62 parts are possible.
         (16, 1, NATURE | {"agent__minibatches": 2}),  # In a loop: parts of 2 environments.
         (32, 1, NATURE | {"actors__unroll_length": 10, "actors__num_envs": 128}),  # More than 16.
-        (4, 1, NATURE | {"agent__minibatches": 2, "agent__micro_batch_loop": "unrolled"}),
+        (4, 1, NATURE | {"agent__minibatches": 2, "topology__micro_batch_loop": "unrolled"}),
         (4, 1, NATURE | {"network__core": "lstm", "agent__minibatches": 2}),
         (4, 2, NATURE),  # Two devices: unrolled, parts of 8 environments.
         (1, 1, {"network__encoder": "mlp"}),
-        (2, 1, {"agent__micro_batches": 2}),
+        (2, 1, {"topology__micro_batches": 2}),
         (32, 1, {"network__compute_dtype": "float32"}),
         # Each of 8 optimizer steps in an update is a copy of the network already, or one is in a loop.
         (4, 1, {"agent": "ppo", "agent__epochs": 2}),
-        (16, 1, {"agent": "ppo", "agent__epochs": 2, "agent__minibatches": 1, "agent__loop": "rolled"}),
+        (16, 1, {"agent": "ppo", "agent__epochs": 2, "agent__minibatches": 1, "topology__step_loop": "rolled"}),
         # 64 environments of 8 rows in a minibatch: parts of 8.
         (
             8,
@@ -75,16 +76,16 @@ def test_fewer_environments_than_minibatches_are_one_clear_mistake():
 
 
 def test_what_the_user_set_is_checked():
-    with pytest.raises(ConfigError, match=r"agent\.micro_batches=3 does not divide the 64 environments"):
-        micro_batches(actors__num_envs=64, agent__micro_batches=3)
+    with pytest.raises(ConfigError, match=r"topology\.micro_batches=3 does not divide the 64 environments"):
+        micro_batches(actors__num_envs=64, topology__micro_batches=3)
 
 
 def test_other_backends_take_a_batch_whole():
     gpu = types.SimpleNamespace(platform="gpu")
     learner = types.SimpleNamespace(shape={"data": 1}, devices=np.array([gpu]))
     config = make_config(network__encoder="nature", actors__num_envs=64, actors__unroll_length=20)
-    resolved = resolve_micro_batches(config, types.SimpleNamespace(learner=learner))
-    assert resolved.agent.micro_batches == 1
+    resolved = resolve_partition(config, types.SimpleNamespace(learner=learner))
+    assert resolved.topology.micro_batches == 1
 
 
 @pytest.mark.parametrize(("model_devices", "loop"), [(1, "rolled"), (2, "unrolled")])
@@ -93,8 +94,8 @@ def test_weight_gradients_that_are_convolutions_are_not_in_a_loop(model_devices,
     split = TopologyConfig(learner_devices_per_process=2, model_devices=model_devices)
     topology = make_topology(split, jax.devices()[:2])
     config = dataclasses.replace(make_config(agent="ppo", network__encoder="resnet"), topology=split)
-    config = resolve_loop(config, topology)
-    assert config.agent.loop == loop
+    config = resolve_partition(config, topology)
+    assert config.topology.step_loop == loop
 
     spec = EnvSpec(id="images", observation=jax.ShapeDtypeStruct((20, 20, 3), np.uint8), actions=DiscreteActions(3))
     agent, rules = make_split_agent(config, spec, topology.learner)
@@ -111,11 +112,9 @@ def test_a_cpu_learner_spares_convolutions_that_are_no_products_the_loop(encoder
     topology = make_topology(TopologyConfig(), jax.devices()[:1])
     loop = "rolled" if encoder == "mlp" or dtype == "float32" else "unrolled"
     config = make_config(agent="ppo", network__encoder=encoder, network__compute_dtype=dtype)
-    assert resolve_loop(config, topology).agent.loop == loop
-    set_by_user = make_config(agent="ppo", network__encoder=encoder, agent__loop="rolled")
-    assert resolve_loop(set_by_user, topology).agent.loop == "rolled"
-    without = make_config(network__encoder=encoder)
-    assert resolve_loop(without, topology) == without
+    assert resolve_partition(config, topology).topology.step_loop == loop
+    set_by_user = make_config(agent="ppo", network__encoder=encoder, topology__step_loop="rolled")
+    assert resolve_partition(set_by_user, topology).topology.step_loop == "rolled"
 
 
 @pytest.mark.parametrize(
@@ -126,9 +125,9 @@ def test_parts_are_a_loop_where_it_costs_neither_speed_nor_reductions(encoder, n
     topology = make_topology(TopologyConfig(learner_devices_per_process=num_devices), jax.devices()[:num_devices])
     for agent in ("impala", "ppo"):
         config = make_config(agent=agent, network__encoder=encoder)
-        assert resolve_micro_batches(config, topology).agent.micro_batch_loop == loop
-        by_user = make_config(agent=agent, network__encoder=encoder, agent__micro_batch_loop="unrolled")
-        assert resolve_micro_batches(by_user, topology).agent.micro_batch_loop == "unrolled"
+        assert resolve_partition(config, topology).topology.micro_batch_loop == loop
+        by_user = make_config(agent=agent, network__encoder=encoder, topology__micro_batch_loop="unrolled")
+        assert resolve_partition(by_user, topology).topology.micro_batch_loop == "unrolled"
 
 
 def test_minibatches_of_rows_need_rows_that_divide_and_any_number_of_environments():

@@ -100,7 +100,7 @@ def test_updates_move_the_parameters(reference):
 
 
 def test_how_a_batch_is_dealt_to_pools_and_micro_batches_does_not_matter(reference):
-    config = make_config(agent__micro_batches=2)
+    config = make_config(topology__micro_batches=2)
     params, *_ = train(config, num_devices=4, num_updates=20, num_pools=2)
     assert_params_close(params, reference[0], rtol=1e-5)
 
@@ -126,8 +126,8 @@ def test_micro_batches_are_as_many_copies_of_the_network_as_the_config_says(agen
         lowered = jax.jit(make_agent_update(built)).lower(jax.eval_shape(built.init, jax.random.key(0)), trajectory)
         return lowered.compile().as_text().count(" dot(")
 
-    loop = products(agent__micro_batches=8, agent__micro_batch_loop="rolled")
-    copies = products(agent__micro_batches=8, agent__micro_batch_loop="unrolled")
+    loop = products(topology__micro_batches=8, topology__micro_batch_loop="rolled")
+    copies = products(topology__micro_batches=8, topology__micro_batch_loop="unrolled")
     assert loop < copies / 4
 
 
@@ -226,12 +226,13 @@ def test_the_search_for_collectives_finds_those_that_must_not_be():
 @pytest.mark.parametrize(
     ("encoder", "options"),
     [
-        ("mlp", {"agent__micro_batches": 2}),
+        ("mlp", {"topology__micro_batches": 2}),
         ("nature", {}),
         ("resnet", {}),
         (
             "mlp",
-            {"agent": "ppo", "agent__recompute_values": True, "agent__epochs": 1, "agent__loop": "unrolled"} | MEMORY,
+            {"agent": "ppo", "agent__recompute_values": True, "agent__epochs": 1, "topology__step_loop": "unrolled"}
+            | MEMORY,
         ),
         ("mlp", {"agent": "ppo", "agent__shuffle": "time", "network__frame_stack": 3}),
         pytest.param("nature", {"agent": "ppo", "agent__shuffle": "time"}, marks=pytest.mark.slow),
@@ -254,7 +255,7 @@ def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder,
     largest = max(x.size for x in jax.tree.leaves(jax.eval_shape(agent.init, jax.random.key(0)).params))
     assert max(sizes) <= largest, "something larger than a parameter is reduced"
     assert " while(" in compiled.as_text()  # V-trace and GAE are loops.
-    steps_are_a_loop = getattr(config.agent, "loop", "unrolled") != "unrolled"
+    steps_are_a_loop = config.agent.update_shape.loops_steps and config.topology.step_loop != "unrolled"
     assert bool(find_collectives_in_loops(compiled)) == steps_are_a_loop
 
 

@@ -115,7 +115,7 @@ def test_a_batch_that_a_tpu_cannot_hold_is_the_answer():
     assert found.returncode == 0, found.stderr
     assert "Does not fit: needs" in found.stdout
     assert "15.75 GiB" in found.stdout
-    assert "--config.agent.micro_batches=" in found.stdout
+    assert "--config.topology.micro_batches=" in found.stdout
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")

@@ -222,7 +222,7 @@ class TestInOneProcess:
 
     def test_the_config_in_the_folder_leaves_to_each_machine_what_it_chooses(self, stopped, tmp_path):
         stopped(tmp_path, 2)
-        assert json.loads((tmp_path / "config.json").read_text())["agent"]["micro_batches"] == 0
+        assert json.loads((tmp_path / "config.json").read_text())["topology"]["micro_batches"] == 0
         assert json.loads((tmp_path / "manifest.json").read_text())["micro_batches"] == 1
 
     def test_a_finished_run_says_so_and_stays_as_it_is(self, undisturbed, tmp_path, caplog):
@@ -317,7 +317,7 @@ class TestInOneProcess:
     def test_keys_that_came_since_are_no_change(self, stopped, tmp_path):
         stopped(tmp_path, 2)
         stored = json.loads((tmp_path / "config.json").read_text())
-        del stored["agent"]["micro_batch_loop"], stored["determinism"]
+        del stored["topology"]["micro_batch_loop"], stored["determinism"]
         (tmp_path / "config.json").write_text(json.dumps(stored))
         assert train.train(self.CONFIG, workdir=str(tmp_path)).finished
 

@@ -123,7 +123,7 @@ CASES = {
         {"network__compute_dtype": "bfloat16"},
         r"topology.learner_devices_per_process \(now 4 of 8\)",
     ),
-    "updates in parts": (LEARN, GPU, {"agent__micro_batches": 4}, "agent.micro_batches"),
+    "updates in parts": (LEARN, GPU, {"topology__micro_batches": 4}, "topology.micro_batches"),
     "updates, nothing left to change": (
         LEARN,
         GPU,

@@ -21,6 +21,7 @@ from podrl.envs.source import make_environment
 from podrl.experience.layout import Layout
 from podrl.experience.programs import make_unroller, trace_act
 from podrl.learning.fused import FusedLearner
+from podrl.learning.partition import partition_of
 from podrl.learning.programs import make_learner, rollout_shapes
 from podrl.learning.update_cost import Collective, shard_bytes
 from podrl.mesh import is_undivided
@@ -178,10 +179,9 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
     local = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs // hosts))
     if platform != "cpu":
         local = _resolve_as_accelerator(local)
-    elif hosts > 1 and getattr(local.agent, "micro_batch_loop", None) == "auto":  # As with all of the job's devices.
-        local = dataclasses.replace(local, agent=dataclasses.replace(local.agent, micro_batch_loop="unrolled"))
+    elif hosts > 1 and local.topology.micro_batch_loop == "auto":  # As with all of the job's devices.
+        local = dataclasses.replace(local, topology=dataclasses.replace(local.topology, micro_batch_loop="unrolled"))
     assembly = assemble(local, jax.devices("cpu")[:devices])
-    agent = assembly.config.agent
 
     check(
         platform == "cpu" or not assembly.rules,
@@ -189,8 +189,9 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
         "between devices then is the compiler's choice. Leave them out for GPUs.",
     )
     # What is unrolled into one program is not alive at once.
-    unrolled = 1 if getattr(agent, "loop", None) == "rolled" else agent.minibatches * getattr(agent, "epochs", 1)
-    parts = 1 if getattr(agent, "micro_batch_loop", None) == "rolled" else max(1, agent.micro_batches)
+    shape, partition = assembly.config.agent.update_shape, partition_of(assembly.config)
+    unrolled = 1 if shape.loops_steps and partition.rolls_steps else shape.optimizer_steps
+    parts = 1 if partition.rolls_micro_batches else partition.micro_batches
     copies = unrolled * parts
 
     def measure(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
@@ -225,10 +226,10 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
 
 def _resolve_as_accelerator(config: Config) -> Config:
     """With what an accelerator would get where a CPU, which stands for it, gets something else."""
-    agent = dataclasses.replace(config.agent, micro_batches=max(1, config.agent.micro_batches))
-    if getattr(agent, "loop", None) == "auto":
-        agent = dataclasses.replace(agent, loop="rolled")
-    return dataclasses.replace(config, agent=agent)
+    topology = dataclasses.replace(config.topology, micro_batches=max(1, config.topology.micro_batches))
+    if topology.step_loop == "auto":
+        topology = dataclasses.replace(topology, step_loop="rolled")
+    return dataclasses.replace(config, topology=topology)
 
 
 def _cost_run(

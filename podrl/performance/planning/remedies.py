@@ -40,15 +40,15 @@ def propose(config: Config, shortage: OutOfMemory, envs_per_device: int) -> Iter
     """
     ratio = shortage.needed_bytes / shortage.available_bytes / _ROOM
     ratio = 2.0 if math.isnan(ratio) else ratio
-    now = max(1, config.agent.micro_batches)
+    now = max(1, config.topology.micro_batches)
     divisors = [n for n in range(now + 1, envs_per_device + 1) if envs_per_device % n == 0]
     micro_batches = next((n for n in divisors if n >= now * ratio), None)
     if micro_batches is not None:
-        agent = dataclasses.replace(config.agent, micro_batches=micro_batches)
+        topology = dataclasses.replace(config.topology, micro_batches=micro_batches)
         yield Remedy(
-            arguments=f"--config.agent.micro_batches={micro_batches}",
+            arguments=f"--config.topology.micro_batches={micro_batches}",
             effect="the same result, in parts that come one after the other",
-            config=dataclasses.replace(config, agent=agent),
+            config=dataclasses.replace(config, topology=topology),
         )
     if config.network.compute_dtype == "float32":
         network = dataclasses.replace(config.network, compute_dtype="bfloat16")

@@ -64,7 +64,7 @@ def compile_run(place, encoder="nature", model_devices=1, minibatches=2):
     if encoder == "mlp":
         values.network.hidden_sizes = (1024, 1024)
     values.actors.num_envs, values.actors.unroll_length, values.actors.pools_per_thread = ENVS, LENGTH, 1
-    values.agent.minibatches, values.agent.micro_batches = minibatches, 1
+    values.agent.minibatches, values.topology.micro_batches = minibatches, 1
     values.topology.actor_devices_per_process = values.topology.learner_devices_per_process = 8
     values.topology.model_devices = model_devices
     found = assemble(resolve(values), find_devices(place))

@@ -38,7 +38,7 @@ def catch():
 
 class TestCosts:
     def test_what_is_counted_is_close_to_what_is_compiled(self, catch):
-        values = dataclasses.replace(catch, agent=dataclasses.replace(catch.agent, micro_batches=1))
+        values = dataclasses.replace(catch, topology=dataclasses.replace(catch.topology, micro_batches=1))
         compiled = compile_for_devices(values, jax.devices()[:2])
         counted = count(values, hosts=1, devices=2, platform="cpu")
         assert compiled.compiled
@@ -169,7 +169,7 @@ class TestPlan:
         assert isinstance(plan.found, Misfit)
         fitting = [remedy for remedy in plan.found.remedies if remedy.run]
         assert len(fitting) == 1
-        assert fitting[0].arguments.startswith("--config.agent.micro_batches=")
+        assert fitting[0].arguments.startswith("--config.topology.micro_batches=")
         assert fitting[0].run.update.peak_bytes < 80 * 2**30 < plan.found.shortage.needed_bytes
         console = Console(record=True, width=1000)
         report.show_plan(console, plan, None)
@@ -199,7 +199,7 @@ class TestRemedies:
 
     def test_what_keeps_the_result_comes_first_and_is_large_enough(self):
         first, *others = propose(make_config(), self.SHORTAGE, envs_per_device=16)
-        assert first.arguments == "--config.agent.micro_batches=4"
+        assert first.arguments == "--config.topology.micro_batches=4"
         assert [remedy.arguments.partition("=")[0].rpartition(".")[2] for remedy in others] == [
             "compute_dtype",
             "sharding",
