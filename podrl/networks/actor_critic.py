@@ -1,6 +1,6 @@
-"""From a config to an actor-critic `Network`: frame stack, encoder, core, a policy head and a value head.
+"""The actor-critic `Network` that a config describes: frame stack, encoder, core, policy head and value head.
 
-A single step is an unroll of one row, so that acting and learning see the same network.
+A single step is an unroll of one row, so that acting and learning run the same network.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ _MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MI
 
 @struct.dataclass(kw_only=True)
 class Carry:
-    """What the network knows of the rows before; what it does without is `()`.
+    """The network's state between rows. A part that the network does not have is `()`.
 
     Attributes:
-        frames: [B, ...], see `podrl.networks.frame_stack`.
-        action: [B, ...]; the last one.
-        core: the core's state.
+        frames: [B, ...]; the frames before the current one, see `podrl.networks.frame_stack`.
+        action: [B, ...]; the last action.
+        core: The core's state.
     """
 
     frames: PyTree = ()
@@ -43,13 +43,15 @@ class Carry:
 class _Rows:
     """Rows of several environments, in the order [B, T].
 
-    B is sharded: merged with T as the major axis XLA gathers the whole batch on every chip.
+    B is sharded, and the encoder merges it with T: with T as the major axis XLA would gather the whole batch on every
+    device.
 
     Attributes:
-        observation: [B, T, ...].
-        first: [B, T] bool.
-        last_action: [B, T, ...]; of the row before, and anything where `first`; `()` if the network does not see it.
-        last_reward: [B, T]; what it earned.
+        observation: [B, T, ...] observations.
+        first: [B, T] bool; the row opens an episode.
+        last_action: [B, T, ...]; the action of the row before, arbitrary where `first`; `()` if the network does not
+            see it.
+        last_reward: [B, T]; the reward of that action.
     """
 
     observation: jax.Array
@@ -59,14 +61,14 @@ class _Rows:
 
 
 class ActorCritic(nn.Module):
-    """An encoder, maybe a core, and two linear heads in float32; rows [B, T] -> NetworkOutput of [B, T, ...].
+    """An encoder, an optional core and two linear heads in float32; rows [B, T] -> NetworkOutput of [B, T, ...].
 
     Attributes:
-        encoder: of the policy, and of the value.
-        policy: the distribution over actions.
-        num_free: of the policy's parameters, the last so many are the same whatever is observed.
-        value_encoder: of the value, if it has one of its own; then there is no core.
-        core: what is remembered, if anything.
+        encoder: The encoder of the policy, and of the value if `value_encoder` is None.
+        policy: The distribution over actions.
+        num_free: How many of the policy's parameters, the last ones, do not depend on the observation.
+        value_encoder: The value's own encoder, if it has one; there is no core then.
+        core: The recurrent core, if there is one.
     """
 
     encoder: nn.Module
@@ -83,9 +85,9 @@ class ActorCritic(nn.Module):
 
         Args:
             stacked: [B, T, ...] observations.
-            last: [B, T, F] what is seen beside the encoder's features, if anything.
-            first: [B, T] bool.
-            state: of the core before row 0.
+            last: [B, T, F] inputs that are joined to the encoder's features, if there are any.
+            first: [B, T] bool; the row opens an episode.
+            state: The core's state before row 0.
         """
         features = value_features = _encode(self.encoder, stacked, last)
         if self.value_encoder is not None:
@@ -93,7 +95,7 @@ class ActorCritic(nn.Module):
         if self.core is not None:
             features, state = self.core(features, first, state)
             value_features = features
-        # Parameters near zero, such as nearly equal logits: a new policy acts at random, whatever the encoder's scale.
+        # Small weights give nearly equal logits: a new policy acts at random, whatever the encoder's scale.
         init = nn.initializers.orthogonal(0.01)
         policy = nn.Dense(self.policy.num_params - self.num_free, kernel_init=init, name="policy")(features)
         if self.num_free:
@@ -104,11 +106,11 @@ class ActorCritic(nn.Module):
 
 
 def make_networks(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool = False) -> Networks:
-    """The networks that agents can ask for, as `config` describes them.
+    """Returns the networks that agents can ask for, as `config` describes them.
 
     Args:
         config: The `network` section.
-        spec: The environment.
+        spec: The spec of the environment.
         layers_are_split: Whether layers are split over devices (`topology.model_devices`).
     """
     return Networks(actor_critic=lambda: make_network(config, spec, layers_are_split=layers_are_split))
@@ -118,12 +120,12 @@ def make_network(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool
     """Builds the network that `config` describes for the observations and actions of `spec`.
 
     Args:
-        config: the `network` section.
-        spec: the environment; its observation is a single array, a frame [H, W, C] or a vector [D].
-        layers_are_split: whether the channels of its layers are split over devices.
+        config: The `network` section.
+        spec: The spec of the environment. Its observation is a single array, a frame [H, W, C] or a vector [D].
+        layers_are_split: Whether the channels of the layers are split over devices.
 
     Raises:
-        ConfigError: if the encoder cannot take the environment's observations.
+        ConfigError: If the encoder cannot take the environment's observations.
     """
     _check_observation(config, spec)
     frame, num_frames, action = spec.observation, config.frame_stack, spec.actions.struct
@@ -150,7 +152,7 @@ def make_network(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool
         )
 
     def inputs_of(rows: _Rows, carry: Carry) -> tuple[tuple, PyTree]:
-        """What the module is called with, and the frames to carry on."""
+        """Returns the arguments of the module, and the frames of the next carry."""
         stacked, frames = frame_stack.unroll(rows.observation, rows.first, carry.frames, time_axis=1)
         return (stacked, _last_inputs(config, spec.actions, rows), rows.first, carry.core), frames
 
@@ -173,7 +175,7 @@ def make_network(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool
         return dataclasses.replace(carry, action=action) if config.last_action else carry
 
     def unroll(params: PyTree, trajectory: Trajectory) -> tuple[NetworkOutput, Carry]:
-        # Frames change their order before they are stacked, while they have a fraction of the stacks' bytes.
+        # Frames are transposed before they are stacked, while they have a fraction of the stacks' bytes.
         output, carry = evaluate(params, _swap(_rows_of(trajectory)), trajectory.carry)
         return _swap(output), remember(carry, trajectory.action[-1])
 
@@ -197,7 +199,7 @@ def make_network(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool
 
 
 def _rows_of(trajectory: Trajectory) -> _Rows:
-    """The rows of a trajectory, still in the order [T+1, B]."""
+    """Returns the rows of a trajectory, in the order [T+1, B]."""
     last_action = trajectory.carry.action
     return _Rows(
         observation=trajectory.observation,
@@ -208,21 +210,21 @@ def _rows_of(trajectory: Trajectory) -> _Rows:
 
 
 def _last_inputs(config: NetworkConfig, actions: ActionSpace, rows: _Rows) -> jax.Array | None:
-    """What the network sees of the row before, [B, T, F]; zeros where an episode opens."""
+    """Encodes the last action and reward that the network sees, [B, T, F]; zeros where an episode opens."""
     inputs = [encode_action(actions, rows.last_action)] if config.last_action else []
     inputs += [encode_reward(rows.last_reward)] if config.last_reward else []
     return jnp.where(rows.first[..., None], 0.0, jnp.concatenate(inputs, axis=-1)) if inputs else None
 
 
 def _encode(encoder: nn.Module, stacked: jax.Array, last: jax.Array | None) -> jax.Array:
-    """Features [B, T, F] in float32, with those of `last` at their end; the encoder sees one axis of rows."""
+    """Computes features [B, T, F] in float32, joined with `last`; the encoder sees a single axis of rows."""
     features = encoder(stacked.reshape(-1, *stacked.shape[2:])).astype(jnp.float32)
     features = features.reshape(*stacked.shape[:2], -1)
     return features if last is None else jnp.concatenate([features, last], axis=-1)
 
 
 def _num_free(config: NetworkConfig, actions: ActionSpace) -> int:
-    """How many of the policy's last parameters do not depend on what is observed: the scales, if so configured."""
+    """Returns how many of the policy's parameters do not depend on the observation: the shared scales, if any."""
     return actions.size if isinstance(actions, ContinuousActions) and config.action_scale == "shared" else 0
 
 
@@ -238,12 +240,12 @@ def _make_encoder(config: NetworkConfig, layers_are_split: bool) -> nn.Module:
 
 
 def _prepend(row: jax.Array, rows: jax.Array) -> jax.Array:
-    """[T+1, B, ...] of a row [B, ...] and rows [T, B, ...]."""
+    """Prepends a row [B, ...] to rows [T, B, ...]; returns [T+1, B, ...]."""
     return jnp.concatenate([row[None], rows])
 
 
 def _swap(tree: PyTree) -> PyTree:
-    """[T, B, ...] to [B, T, ...], or back."""
+    """Transposes [T, B, ...] to [B, T, ...], or back."""
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
 
 

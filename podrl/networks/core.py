@@ -1,7 +1,7 @@
-"""The core: what a network remembers between the encoder and its heads.
+"""The recurrent core between the encoder and the heads, and the encoding of its other inputs.
 
-The encoder sees all rows at once, the core one after the other. It may also see the last action and the last reward,
-which the observation need not show.
+The encoder sees all rows at once, the core one after the other. Beside the features, a network may see the last action
+and the last reward, which the observation need not show.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from podrl.types import ActionSpace, ContinuousActions, DiscreteActions
 class LSTM(nn.Module):
     """A long short-term memory; features [B, T, D] -> [B, T, size] in float32.
 
-    At the start it forgets slowly: the forget gate's bias is one.
+    The forget gate's bias starts at one, so that a new core forgets slowly.
 
     Source: Jozefowicz et al. 2015, An empirical exploration of recurrent network architectures, ICML.
     """
@@ -28,14 +28,14 @@ class LSTM(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, first: jax.Array, state: LSTMState) -> tuple[jax.Array, LSTMState]:
-        """Runs over T rows; `first` is [B, T] bool, and `state` that before row 0."""
-        # Gates have an axis of their own, so that devices that share a layer split each gate alike.
+        """Runs over T rows, from the `state` before row 0; `first` is [B, T] bool."""
+        # Gates have their own axis, so that devices that share a layer split every gate the same way.
         input_init = nn.initializers.lecun_normal(in_axis=0, out_axis=2, batch_axis=1)
         input_kernel = self.param("input_kernel", input_init, (features.shape[-1], 4, self.size))
         recurrent_kernel = self.param("recurrent_kernel", _orthogonal_gates, (self.size, 4, self.size))
         bias = self.param("bias", _remembering, (4, self.size))
         batch, length, width = features.shape
-        rows = features.reshape(batch * length, width).astype(self.dtype)  # [B, T]: see `make_network`.
+        rows = features.reshape(batch * length, width).astype(self.dtype)  # [B, T]: see `actor_critic`.
         product = jnp.einsum("nd,dgk->ngk", rows, input_kernel.astype(self.dtype), preferred_element_type=jnp.float32)
         inputs = (product + bias).reshape(batch, length, 4, self.size)
         kernel = recurrent_kernel.astype(self.dtype)
@@ -44,7 +44,7 @@ class LSTM(nn.Module):
 
 
 def encode_action(actions: ActionSpace, action: jax.Array) -> jax.Array:
-    """Actions [..., ...] as vectors [..., F] float32: one-hot for each choice, or as it is if continuous."""
+    """Encodes actions as vectors [..., F] float32: one-hot for each choice, unchanged if continuous."""
     if isinstance(actions, ContinuousActions):
         return action.astype(jnp.float32)
     if isinstance(actions, DiscreteActions):
@@ -54,16 +54,16 @@ def encode_action(actions: ActionSpace, action: jax.Array) -> jax.Array:
 
 
 def encode_reward(reward: jax.Array) -> jax.Array:
-    """Rewards [...] as vectors [..., 1], clipped to [-1, 1] as IMPALA's own code does: their size is the task's."""
+    """Encodes rewards [...] as vectors [..., 1], clipped to [-1, 1] as in IMPALA's code: their scale is the task's."""
     return jnp.clip(reward, -1.0, 1.0)[..., None]
 
 
 def _orthogonal_gates(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """An orthogonal matrix for each gate; [H, 4, H]."""
+    """Initializes each gate with an orthogonal matrix; [H, 4, H]."""
     make: Callable = nn.initializers.orthogonal()
     return jnp.stack([make(key, (shape[0], shape[2]), dtype) for key in jax.random.split(key, shape[1])], axis=1)
 
 
 def _remembering(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """[4, H]: one for the forget gate, the second, and zero for the others."""
+    """Initializes the biases [4, H] to one for the forget gate, the second, and to zero for the others."""
     return jnp.zeros(shape, dtype).at[1].set(1.0)

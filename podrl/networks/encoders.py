@@ -1,4 +1,4 @@
-"""Encoders: from a batch of observations to a batch of feature vectors.
+"""Encoders, which map a batch of observations to a batch of feature vectors.
 
 Inputs are [N, ...]; integers stay integers until the first layer. Activations are in `dtype`, parameters in float32.
 """
@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from podrl.networks.convolution import conv_3x3, conv_valid
 from podrl.networks.pooling import max_pool_3x3_stride_2
 
-# The smallest image side that unpadded convolutions leave a pixel of; Nature's: 36 -> 8 -> 3 -> 1.
+# The smallest image side for which unpadded convolutions leave a pixel; Nature's: 36 -> 8 -> 3 -> 1.
 NATURE_MIN_SIZE = 36
 MINATAR_MIN_SIZE = 3
 
@@ -27,9 +27,9 @@ class ImpalaResNet(nn.Module):
     """The deep residual network of IMPALA; images [N, H, W, C] -> [N, 256].
 
     Three sections of 16, 32 and 32 channels (times `width`): convolution, max-pooling, two residual blocks. The dense
-    layer keeps its 256 units whatever the width. Where the channels of its layers are split over devices
-    (`is_split`), convolutions are the plain ones, for acting as well: on CPU those of `conv_3x3` would move three times
-    as much between the devices.
+    layer has 256 units whatever the width. Where the channels of its layers are split over devices (`is_split`), the
+    convolutions are plain ones, for acting as well: on CPU `conv_3x3` would move three times as much data between the
+    devices.
 
     Source: Espeholt et al. 2018, arXiv:1802.01561, figure 3; width as in Cobbe et al. 2019, arXiv:1912.01588.
     """
@@ -102,7 +102,8 @@ class MinAtarCNN(nn.Module):
 class UnpaddedConv(nn.Module):
     """A layer of square convolutions without padding; [N, H, W, C] -> [N, H', W', channels].
 
-    uint8 images are pixels of 0 to 255, and count as 0 to 1: what is scaled is the kernel, so that they stay bytes.
+    uint8 images are pixels of 0 to 255 that count as 0 to 1. The kernel is scaled instead of the images, which stay
+    bytes.
     """
 
     channels: int
@@ -123,7 +124,7 @@ class UnpaddedConv(nn.Module):
 
 
 class MLP(nn.Module):
-    """Dense layers with `relu` or `tanh`; [N, ...] flattened to vectors -> [N, hidden_sizes[-1]]."""
+    """Dense layers with `relu` or `tanh`, on observations flattened to vectors; [N, ...] -> [N, hidden_sizes[-1]]."""
 
     hidden_sizes: Sequence[int]
     dtype: DTypeLike = jnp.float32
@@ -140,21 +141,21 @@ class MLP(nn.Module):
 
 
 def scale_pixels(x: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Casts to `dtype`; uint8 is taken for pixels and divided by 255."""
+    """Casts to `dtype`; uint8 values count as pixels and are divided by 255."""
     return x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype)
 
 
 def _conv(channels: int, dtype: DTypeLike, is_split: bool) -> nn.Conv:
-    """A layer of 3x3 convolutions that keeps the images' size."""
+    """Creates a layer of 3x3 convolutions that keeps the images' size."""
     if is_split:
         return nn.Conv(channels, (3, 3), dtype=dtype)
 
     def convolve(images: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        return conv_3x3(images, kernel)  # The rest are the strides, padding and layout that the layer below asks for.
+        return conv_3x3(images, kernel)  # The other arguments are the strides, padding and layout of the layer below.
 
     return nn.Conv(channels, (3, 3), dtype=dtype, conv_general_dilated=convolve)
 
 
 def _flatten(x: jax.Array) -> jax.Array:
-    """[N, ...] to [N, D]."""
+    """Flattens [N, ...] to [N, D]."""
     return x.reshape(x.shape[0], -1)

@@ -1,10 +1,10 @@
-"""The frame stack as a carry of the network.
+"""The frame stack, as a part of the network's carry.
 
-Actors send and store one new frame per step; the network sees the last n, rebuilt on the device. That is a quarter of
-the bytes for n = 4. The carry holds the n-1 frames before the current one, and an episode's first frame fills every
+Actors send and store one new frame per step, and the stack of the last n is rebuilt on the device: for n = 4 that takes
+a quarter of the bytes. The carry holds the n-1 frames before the current one. An episode's first frame fills every
 slot, as in EnvPool's own stack. n = 1 is the identity, with carry `()`.
 
-Frames are images [H, W, C] or vectors [D]; a stack joins them along the last axis, oldest first, newest last.
+Frames are images [H, W, C] or vectors [D]; a stack joins them along the last axis, oldest first.
 """
 
 import functools
@@ -16,12 +16,12 @@ from podrl.types import PyTree
 
 
 def stacked_shape(frame: jax.ShapeDtypeStruct, num_frames: int) -> tuple[int, ...]:
-    """Shape of `num_frames` stacked frames, without a batch axis."""
+    """Returns the shape of `num_frames` stacked frames, without a batch axis."""
     return frame.shape if num_frames == 1 else (*frame.shape[:-1], frame.shape[-1] * num_frames)
 
 
 def initial_carry(batch_size: int, frame: jax.ShapeDtypeStruct, num_frames: int) -> PyTree:
-    """Zeros [B, ..., C * (num_frames-1)] in the frame's dtype, or `()` for one frame; `first` hides them."""
+    """Returns zeros [B, ..., C * (num_frames-1)] in the frame's dtype, or `()` for one frame; `first` hides them."""
     if num_frames == 1:
         return ()
     return jnp.zeros((batch_size, *stacked_shape(frame, num_frames - 1)), frame.dtype)
@@ -33,7 +33,7 @@ def step_stack(frame: jax.Array, first: jax.Array, carry: PyTree) -> tuple[jax.A
     Args:
         frame: [B, ..., C].
         first: [B] bool; the frame opens an episode.
-        carry: [B, ..., C * (n-1)], the frames before it.
+        carry: [B, ..., C * (n-1)], the frames before this one.
 
     Returns:
         The stack [B, ..., C * n] and the next carry.
@@ -45,8 +45,8 @@ def step_stack(frame: jax.Array, first: jax.Array, carry: PyTree) -> tuple[jax.A
 def unroll(frames: jax.Array, first: jax.Array, carry: PyTree, *, time_axis: int = 0) -> tuple[jax.Array, PyTree]:
     """Stacks T frames; equal to T calls of `step_stack`, without a loop over T.
 
-    Let S_a[t] be the frame that row t sees at age a. S_0 = frames, and S_a[t] is frames[t] where `first[t]`, else
-    S_{a-1}[t-1]; the carry holds S[-1].
+    Let S_a[t] be the frame that row t sees at age a. Then S_0 = frames, and S_a[t] is frames[t] where `first[t]` and
+    S_{a-1}[t-1] otherwise; the carry holds S[-1].
 
     Args:
         frames: [T, B, ..., C].
@@ -72,7 +72,7 @@ def unroll(frames: jax.Array, first: jax.Array, carry: PyTree, *, time_axis: int
 
 
 def rows(frames: jax.Array, first: jax.Array, carry: PyTree, rows: jax.Array) -> jax.Array:
-    """Some rows of what `unroll` stacks, without the memory of the others.
+    """Stacks only the chosen rows of `unroll`, without the memory of the others.
 
     Args:
         frames: [B, T, ..., C].
@@ -87,7 +87,7 @@ def rows(frames: jax.Array, first: jax.Array, carry: PyTree, rows: jax.Array) ->
         return take_stack_rows(frames, rows)
     before = jnp.stack(jnp.split(carry, carry.shape[-1] // frames.shape[-1], axis=-1), axis=1)
     num_envs, num_before = before.shape[:2]
-    # Where each row's frames lie, from the oldest: found as the frames themselves would be, by stacking their places.
+    # Stacking the frames' places, as frames are stacked, gives the places of each row's frames, oldest first.
     num_places = num_before + frames.shape[1]
     places = jnp.broadcast_to(jnp.arange(num_places, dtype=jnp.int32), (num_envs, num_places))
     stacked_places, _ = unroll(places[:, num_before:, None], first, places[:, :num_before], time_axis=1)
@@ -97,15 +97,15 @@ def rows(frames: jax.Array, first: jax.Array, carry: PyTree, rows: jax.Array) ->
 
 
 def take_stack_rows(x: jax.Array, rows: jax.Array) -> jax.Array:
-    """Rows [B, R] of x [B, T, ...]."""
+    """Takes rows [B, R] of x [B, T, ...]."""
     return jnp.take_along_axis(x, rows.reshape(*rows.shape, *(1,) * (x.ndim - 2)), 1, mode="promise_in_bounds")
 
 
 def _join(ages: list[jax.Array]) -> jax.Array:
-    """Frames [..., C] of each age, oldest first, as [..., C * n].
+    """Joins the frames [..., C] of each age, oldest first, to [..., C * n].
 
-    XLA's CPU backend interleaves single bytes one at a time. As the bytes of words it takes a register at once: a fifth
-    of the time alone, a third within an update.
+    XLA's CPU backend interleaves single bytes one at a time. As the bytes of words it interleaves a register at once: a
+    fifth of the time alone, a third within an update.
     """
     word = {2: jnp.uint16, 4: jnp.uint32}.get(len(ages))
     if word is None or ages[0].dtype != jnp.uint8 or ages[0].shape[-1] != 1:

@@ -1,4 +1,4 @@
-"""All that the rest of podrl knows of networks: pure functions, with parameters as nested dicts."""
+"""The interface of networks: records of pure functions, with parameters as nested dicts."""
 
 from collections.abc import Callable
 import dataclasses
@@ -12,11 +12,11 @@ from podrl.types import PyTree, Timestep, Trajectory
 
 @struct.dataclass(kw_only=True)
 class NetworkOutput:
-    """Heads of an actor-critic network; leading axes as the input's.
+    """The outputs of an actor-critic network's heads, with the leading axes of its input.
 
     Attributes:
-        policy: [..., P] float32; what `Network.policy` takes for parameters, such as logits.
-        value: [...] float32.
+        policy: [..., P] float32; parameters of the distribution `Network.policy`, such as logits.
+        value: [...] float32; value estimates.
     """
 
     policy: jax.Array
@@ -24,25 +24,25 @@ class NetworkOutput:
 
 
 def forget_action(carry: PyTree, action: jax.Array) -> PyTree:
-    """`Network.remember` of a network that does not see its last action."""
+    """Returns the carry unchanged: `Network.remember` of a network that does not see its last action."""
     return carry
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
-    """All that the rest of podrl knows of Flax: pure functions, with parameters as nested dicts.
+    """A network as pure functions, with parameters as nested dicts; its users need no Flax modules.
 
     Attributes:
-        policy: the distribution over actions whose parameters it puts out.
+        policy: The distribution over actions, whose parameters the network computes.
         init: (key) -> params.
         initial_carry: (batch_size) -> carry, pytree of [B, ...].
         step: (params, timestep of [B], carry) -> (NetworkOutput of [B, ...], carry).
-        remember: (carry, action [B, ...]) -> carry; tells it the action that was chosen after a step.
+        remember: (carry, action [B, ...]) -> carry; stores the action that was chosen after a step.
         unroll: (params, trajectory of [T, B]) -> (NetworkOutput of [T+1, B, ...], carry). Equal to T+1 calls of `step`,
-            with `remember` after each but the last; so its carry is that before the action of row T.
-        rows: (params, trajectory of [T, B], rows [R, B] int32) -> NetworkOutput of [R, B, ...]: those of the rows 0 to
-            T of `unroll` that are named for each environment, in the time and memory of R rows. None if a row's output
-            needs that of the rows before it, as in recurrent networks.
+            with `remember` after each except the last, so its carry is that before the action of row T.
+        rows: (params, trajectory of [T, B], rows [R, B] int32) -> NetworkOutput of [R, B, ...]: the outputs of `unroll`
+            at the given rows, 0 to T, of each environment, in the time and memory of R rows. None if a row's output
+            depends on that of the rows before it, as in recurrent networks.
     """
 
     policy: Distribution
@@ -56,10 +56,10 @@ class Network:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Networks:
-    """The networks that an agent can ask for, all of them for the run's observations and actions.
+    """The networks that an agent can ask for, all for the run's observations and actions.
 
     Attributes:
-        actor_critic: () -> a policy and a value on one encoder.
+        actor_critic: () -> a network with a policy head and a value head.
     """
 
     actor_critic: Callable[[], Network]

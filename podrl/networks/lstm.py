@@ -1,8 +1,8 @@
-"""A long short-term memory over time, with a gradient of its own.
+"""A long short-term memory over time, with a custom gradient.
 
-What XLA would derive sums the recurrent kernel's gradient in the loop over time: with the batch split over devices that
-is one sum over all devices for each time step. Here the loop back through time only leaves behind the gradients of the
-gates, of which the kernel's is one matrix product at the end.
+The gradient that JAX derives sums the recurrent kernel's gradient in the loop over time: with the batch split over
+devices, that is one sum over all devices per time step. Here the loop back through time computes the gradients of the
+gates only, and one matrix product after it gives the kernel's gradient.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 
 class LSTMState(NamedTuple):
-    """What an LSTM keeps from row to row.
+    """The state of an LSTM between rows.
 
     Attributes:
-        hidden: [B, H] float32; its last output.
-        cell: [B, H] float32.
+        hidden: [B, H] float32; the last output.
+        cell: [B, H] float32; the memory cells.
     """
 
     hidden: jax.Array
@@ -24,7 +24,7 @@ class LSTMState(NamedTuple):
 
 
 class _Residuals(NamedTuple):
-    """What the way back needs: the kernel, `first`, and what each row began with and computed."""
+    """The values that the backward pass needs: the kernel, `first`, and each row's initial state and gates."""
 
     kernel: jax.Array
     first: jax.Array
@@ -33,22 +33,22 @@ class _Residuals(NamedTuple):
 
 
 def initial_state(batch_size: int, size: int) -> LSTMState:
-    """Zeros [B, H]."""
+    """Returns a state of zeros [B, H]."""
     return LSTMState(jnp.zeros((batch_size, size)), jnp.zeros((batch_size, size)))
 
 
 @jax.custom_vjp
 def lstm(kernel: jax.Array, inputs: jax.Array, first: jax.Array, state: LSTMState) -> tuple[jax.Array, LSTMState]:
-    """Hidden states of T rows; before a row that opens an episode the state is zero.
+    """Computes the hidden states of T rows; the state is reset to zero before a row that opens an episode.
 
     With gates (i, f, g, o) = inputs[t] + kernel * hidden[t-1]: cell[t] = sigmoid(f) cell[t-1] + sigmoid(i) tanh(g), and
-    hidden[t] = sigmoid(o) tanh(cell[t]). Products are in the kernel's dtype, all else in float32.
+    hidden[t] = sigmoid(o) tanh(cell[t]). Products are in the kernel's dtype, the rest in float32.
 
     Args:
         kernel: [H, 4, H], from the last hidden state to the gates.
-        inputs: [T, B, 4, H] float32, what the gates take from elsewhere, bias included.
-        first: [T, B] bool.
-        state: before row 0.
+        inputs: [T, B, 4, H] float32, the gates' other inputs, bias included.
+        first: [T, B] bool; the row opens an episode.
+        state: The state before row 0.
 
     Returns:
         Hidden states [T, B, H] float32, and the state after the last row.
@@ -69,7 +69,7 @@ def _forward(
         after = _update(gates, before.cell)
         return after, (after.hidden, before, gates)
 
-    # Not unrolled: on CPU that compiles ten times as long for a slower program. See docs/performance.md.
+    # Not unrolled: on CPU that takes ten times as long to compile and runs slower. See docs/performance.md.
     last, (hidden, before, gates) = jax.lax.scan(step, state, (inputs, first))
     return (hidden, last), _Residuals(kernel, first, before, gates)
 
@@ -96,17 +96,17 @@ lstm.defvjp(_forward, _backward)
 
 
 def _forget(state: LSTMState, first: jax.Array) -> LSTMState:
-    """Zeros in rows [B] that open an episode."""
+    """Resets the state to zero where `first` [B]."""
     return LSTMState(*(jnp.where(first[:, None], 0.0, x) for x in state))
 
 
 def _update(gates: jax.Array, cell: jax.Array) -> LSTMState:
-    """The next state, of gates [B, 4, H] and the last cell [B, H]."""
+    """Computes the next state from gates [B, 4, H] and the last cell [B, H]."""
     enter, keep, new, leave = (gates[:, index] for index in range(4))
     cell = jax.nn.sigmoid(keep) * cell + jax.nn.sigmoid(enter) * jnp.tanh(new)
     return LSTMState(jax.nn.sigmoid(leave) * jnp.tanh(cell), cell)
 
 
 def _product(dimensions: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A product in the kernel's dtype, summed in float32."""
+    """Multiplies in the kernel's dtype and sums in float32."""
     return jnp.einsum(dimensions, x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)

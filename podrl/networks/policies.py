@@ -1,4 +1,4 @@
-"""Which distribution over actions a policy has."""
+"""The distribution over actions that suits an environment."""
 
 from podrl.config.config import NetworkConfig
 from podrl.ops.categorical import make_categorical, make_multi_categorical
@@ -8,11 +8,11 @@ from podrl.types import ActionSpace, DiscreteActions, MultiDiscreteActions
 
 
 def make_distribution(config: NetworkConfig, actions: ActionSpace) -> Distribution:
-    """The distribution over an environment's actions.
+    """Creates the distribution over an environment's actions.
 
     Args:
-        config: `squash_actions` and `initial_scale`, of continuous actions.
-        actions: what one environment takes.
+        config: The `network` section; `squash_actions` and `initial_scale` apply to continuous actions.
+        actions: The action space of one environment.
     """
     if isinstance(actions, DiscreteActions):
         return make_categorical(actions.num)

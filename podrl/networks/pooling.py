@@ -1,9 +1,9 @@
-"""Max-pooling with a gradient of our own.
+"""Max-pooling with a custom gradient.
 
 XLA differentiates max-pooling into select-and-scatter, which its GPU backend refuses in deterministic mode and its CPU
-backend runs slowly (eight times slower than this file for the IMPALA ResNet). Here the forward pass keeps,
-for each window, which of its nine places won; the backward pass gathers: each input belongs to at most four windows and
-asks each of them whether it won. Nothing scatters, and the sums have one fixed order.
+backend runs slowly (eight times slower than this file for the IMPALA ResNet). Here the forward pass records which of
+the nine places of each window won. The backward pass gathers: each input belongs to at most four windows, and sums the
+gradients of those that it won. There is no scatter, and the sums have one fixed order.
 """
 
 import functools
@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 _NO_PLACE = 255
-# What an even and an odd padded row (or column) are in the window before it, and in the window that begins with it.
+# The places of an even and an odd padded row (or column) in the window before theirs, and in their own window.
 _PLACES = (np.array([2, _NO_PLACE]), np.array([0, 1]))
 
 
 def max_pool_3x3_stride_2(x: jax.Array) -> jax.Array:
     """Max-pooling over 3x3 windows with stride 2 and SAME padding, as `flax.linen.max_pool` computes it.
 
-    Of several equal values in a window the first in row-major order gets the gradient. Value and float32 gradient equal
-    XLA's bit for bit, but for windows that mix numbers and NaN: under differentiation a number may win there. A window
-    of NaN, as a diverged parameter makes it, stays NaN.
+    Among equal values in a window, the first in row-major order gets the gradient. Value and float32 gradient equal
+    XLA's bit for bit, except in windows that mix numbers and NaN, where a number may win under differentiation. A
+    window of NaN, as a diverged parameter produces, stays NaN.
 
     Args:
         x: [N, H, W, C] float.
@@ -36,16 +36,16 @@ def max_pool_3x3_stride_2(x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_pool(x: jax.Array, image_size: tuple[int, int]) -> jax.Array:
-    del image_size  # Only the backward pass, which sees no image, has to be told.
+    del image_size  # For the backward pass, which does not see the images.
     return lax.reduce_window(x, jnp.array(-jnp.inf, x.dtype), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
 
 
 def _forward(x: jax.Array, image_size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """The pooled images and, as what the backward pass needs, the winner's place (0 to 8) in each window."""
+    """Returns the pooled images and, for the backward pass, the winner's place (0 to 8) in each window."""
     places = _window_places(x, image_size)
     best, winner = places[0], jnp.zeros(places[0].shape, jnp.uint8)
     for place, candidate in enumerate(places[1:], start=1):
-        # Not lax.max, which keeps XLA's CPU backend from vectorising this: four times slower.
+        # lax.max would keep XLA's CPU backend from vectorising this: four times slower.
         is_better = candidate > best
         winner = jnp.where(is_better, jnp.uint8(place), winner)
         best = jnp.where(is_better, candidate, best)
@@ -53,12 +53,12 @@ def _forward(x: jax.Array, image_size: tuple[int, int]) -> tuple[jax.Array, jax.
 
 
 def _backward(image_size: tuple[int, int], winner: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
-    """Sums, for each input, the gradients of the windows it won.
+    """Sums, for each input, the gradients of the windows that it won.
 
     With stride 2, padded row 2p+r belongs to window p as place r and, if r is 0, to window p-1 as place 2. The same
     holds for columns. Terms are added in the row-major order of their windows, as XLA adds them.
     """
-    # Materialised: XLA's CPU backend would compute them again, one scalar at a time, for each of the four windows.
+    # Without the barrier XLA's CPU backend would recompute both, one scalar at a time, for each of the four windows.
     winner, grad = lax.optimization_barrier((winner, grad))
     border = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
     grads = lax.pad(grad, jnp.zeros((), grad.dtype), border)
@@ -76,7 +76,7 @@ def _backward(image_size: tuple[int, int], winner: jax.Array, grad: jax.Array) -
 
 
 def _place(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """The place (0 to 8) of a row and a column in a window; one that nothing wins where either is outside."""
+    """Returns the place (0 to 8) of a row and a column in a window; a value that never wins where either is outside."""
     outside = (row == _NO_PLACE) | (column == _NO_PLACE)
     return np.where(outside, _NO_PLACE - 1, 3 * row + column).astype(np.uint8)
 
@@ -85,7 +85,7 @@ _max_pool.defvjp(_forward, _backward)
 
 
 def _window_places(x: jax.Array, image_size: tuple[int, int]) -> list[jax.Array]:
-    """Nine [N, P, Q, C] views of the padded images: what each place of the windows sees, in row-major order."""
+    """Returns nine [N, P, Q, C] views of the padded images, one for each place of the windows in row-major order."""
     (rows, top, bottom), (columns, left, right) = _geometry(image_size[0]), _geometry(image_size[1])
     padding = ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
     padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padding)
@@ -98,7 +98,7 @@ def _window_places(x: jax.Array, image_size: tuple[int, int]) -> list[jax.Array]
 
 
 def _geometry(size: int) -> tuple[int, int, int]:
-    """Windows along an axis of this length, and the SAME padding before and after it."""
+    """Returns the number of windows along an axis of this length, and the SAME padding before and after it."""
     windows = -(-size // 2)
     total = 2 * windows + 1 - size
     return windows, total // 2, total - total // 2
