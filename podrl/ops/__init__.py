@@ -1,1 +1,1 @@
-"""Pure functions over arrays and pytrees: one topic per file, no state, no networks, no effects."""
+"""Pure functions over arrays and pytrees: one topic per file, no state, no networks, no side effects."""

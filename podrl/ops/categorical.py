@@ -1,8 +1,8 @@
-"""The categorical distribution, and several at once, as functions of their logits.
+"""Categorical distributions, one or several independent ones, as functions of their logits.
 
 Logits are [..., A], not normalised, and may hold -inf for actions that cannot be taken (never for all of a row).
-Results are float32. Log-probabilities are picked by a one-hot sum and not by a gather, which XLA's partitioner may
-answer with collectives when the batch is sharded.
+Results are float32. Log-probabilities are selected by a one-hot sum and not by a gather, for which XLA's partitioner
+may insert collectives when the batch is sharded.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from podrl.ops.distributions import Distribution
 
 
 def make_categorical(num_actions: int) -> Distribution:
-    """One of `num_actions` actions; the parameters are logits."""
+    """Creates the distribution over `num_actions` actions; its parameters are logits."""
     return Distribution(
         num_params=num_actions,
         sample=sample_categorical,
@@ -28,7 +28,7 @@ def make_categorical(num_actions: int) -> Distribution:
 
 
 def make_multi_categorical(nums: Sequence[int]) -> Distribution:
-    """Independent choices, the d-th of `nums[d]`; the parameters are the logits of all, one after the other."""
+    """Creates the distribution over independent choices, the d-th of `nums[d]`; its parameters are all their logits."""
     bounds = list(itertools.pairwise(itertools.accumulate(nums, initial=0)))
 
     def split(logits: jax.Array) -> list[jax.Array]:
@@ -57,7 +57,7 @@ def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
     """Log-probability of `action`.
 
     Args:
-        logits: [..., A].
+        logits: [..., A] logits.
         action: [...] integers in [0, A).
 
     Returns:
@@ -69,7 +69,7 @@ def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def categorical_entropy(logits: jax.Array) -> jax.Array:
-    """Entropy, -sum(p log p), of logits [..., A]; returns [...] in nats. An impossible action counts zero."""
+    """Entropy -sum(p log p) of logits [..., A]; [...] in nats. An impossible action contributes zero."""
     log_probs = _log_softmax(logits)
     return -jnp.sum(jnp.exp(log_probs) * _finite(log_probs), axis=-1)
 
@@ -78,8 +78,9 @@ def categorical_kl(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
     """Kullback-Leibler divergence KL(p || q), sum(p (log p - log q)).
 
     Args:
-        p_logits: [..., A].
-        q_logits: [..., A]; impossible actions must be impossible under p too, else the divergence is not finite.
+        p_logits: [..., A] logits of p.
+        q_logits: [..., A] logits of q. Actions impossible under q must be impossible under p too; otherwise the
+            divergence is not finite.
 
     Returns:
         [...] in nats.
@@ -91,7 +92,7 @@ def categorical_kl(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
 
 
 def sample_categorical(keys: jax.Array, logits: jax.Array) -> jax.Array:
-    """One sample per row by the Gumbel-max trick, each from a key of its own.
+    """Draws one sample per row by the Gumbel-max trick, each with a key of its own.
 
     A row's sample depends on its key and its logits alone, not on which rows share the batch.
 
@@ -114,5 +115,5 @@ def _log_softmax(logits: jax.Array) -> jax.Array:
 
 
 def _finite(log_probs: jax.Array) -> jax.Array:
-    """Zero in place of -inf, so that 0 * log 0 is 0 and its gradient is not NaN."""
+    """Replaces -inf by zero, so that 0 * log 0 is 0 and its gradient is not NaN."""
     return jnp.where(jnp.isfinite(log_probs), log_probs, 0.0)

@@ -11,10 +11,10 @@ class Distribution:
     """A family of distributions over actions, as pure functions of its parameters [..., P] in float32.
 
     Attributes:
-        num_params: P.
-        sample: (keys [B], params [B, P]) -> action [B, ...]. Each row has a typed PRNG key of its own, which it
-            consumes, so that a row's action does not depend on which others share the batch.
-        mode: (params [..., P]) -> action [..., ...]; the likeliest.
+        num_params: P, the number of parameters.
+        sample: (keys [B], params [B, P]) -> action [B, ...]. Each row consumes a typed PRNG key of its own, so
+            a row's action does not depend on which others share the batch.
+        mode: (params [..., P]) -> action [..., ...]; the most likely action.
         log_prob: (params [..., P], action [..., ...]) -> [...] in nats.
         entropy: (params [..., P]) -> [...] in nats.
         kl: (p [..., P], q [..., P]) -> [...]; the Kullback-Leibler divergence KL(p || q) in nats.

@@ -1,9 +1,9 @@
-"""Fingerprints: short values that tell whether two runs did the same, and where they first did not.
+"""Fingerprints: short hashes that show whether two runs computed the same, and where they first differ.
 
-`fingerprint` hashes arrays where they live: the parameters after an update, and the batch that it learned from. On the
-host `extend` chains both to all before: runs that differed at a link never have the same chain again, even if their
-parameters become equal later. `hash_arrays` gives each array a hash of its own, for checkpoints, and `hash_on_host` is
-the same function of an array in host memory.
+`fingerprint` hashes arrays on the devices that hold them: the parameters after an update, and the batch that it
+learned from. On the host `extend` chains both to all earlier ones: runs that once differed never have the same chain
+again, even if their parameters become equal later. `hash_arrays` computes one hash per array, for checkpoints, and
+`hash_on_host` computes the same hash of an array in host memory.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,32 +24,33 @@ _Array = TypeVar("_Array", jax.Array, np.ndarray)
 
 
 def fingerprint(tree: PyTree) -> jax.Array:
-    """A hash of all bits of arrays that does not depend on how they are sharded or in which order they are summed.
+    """Computes a hash of all bits of a tree's arrays, whatever their sharding and the order of summation.
 
-    Each 32-bit word is mixed with its position and summed modulo 2**32 in two lanes; integer sums are exact in any
-    order, so any split over devices gives the same value, and only sums cross between devices. Axes are never merged
-    with the first two, which may be sharded.
+    Each 32-bit word is mixed with its position and summed modulo 2**32 in two lanes. Integer sums are exact in any
+    order, so any split over devices gives the same value, and only sums cross between devices. The first two axes,
+    which may be sharded, are never merged with others.
 
     Args:
-        tree: arrays of numbers, bools or typed keys. Its structure, and shapes and dtypes as such, do not count.
+        tree: Arrays of numbers, bools or typed keys. The tree's structure does not count, nor do shapes and dtypes as
+            such.
 
     Returns:
         [2] uint32.
     """
     lanes = jnp.zeros(2, jnp.uint32)
     for index, leaf in enumerate(jax.tree.leaves(tree)):
-        start = jnp.uint32((index * 0x9E3779B9) & 0xFFFFFFFF)  # Equal arrays at other places in the tree differ.
+        start = jnp.uint32((index * 0x9E3779B9) & 0xFFFFFFFF)  # Equal arrays in different places hash differently.
         lanes += _hash_array(leaf, start)
     return lanes
 
 
 def hash_arrays(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
-    """A hash of every array, 16 hexadecimal digits, computed on the devices that hold it.
+    """Computes a hash of every array, 16 hexadecimal digits, on the devices that hold it.
 
-    All processes that hold a part must call it together. It waits for the arrays to be there.
+    All processes that hold a part must call it together. It waits until the arrays are computed.
 
     Args:
-        arrays: of numbers or bools, by name.
+        arrays: Arrays of numbers or bools, by name.
     """
     shardings = [array.sharding for array in arrays.values() if isinstance(array.sharding, NamedSharding)]
     everywhere = NamedSharding(shardings[0].mesh, PartitionSpec()) if shardings else None
@@ -58,7 +59,7 @@ def hash_arrays(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
 
 
 def hash_on_host(array: np.ndarray) -> str:
-    """The hash of an array that `hash_arrays` computes on devices."""
+    """Computes, in host memory, the hash of an array that `hash_arrays` computes on devices."""
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
     size_bytes = array.dtype.itemsize
@@ -74,7 +75,7 @@ def hash_on_host(array: np.ndarray) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _hasher(everywhere: NamedSharding | None) -> Callable[[list[jax.Array]], jax.Array]:
-    """Hashes a list of N arrays into [N, 2] uint32, which every device gets."""
+    """Returns a function that hashes a list of N arrays into [N, 2] uint32, replicated on every device."""
 
     def each(arrays: list[jax.Array]) -> jax.Array:
         return jnp.stack([_hash_array(array, jnp.uint32(0)) for array in arrays])
@@ -83,30 +84,30 @@ def _hasher(everywhere: NamedSharding | None) -> Callable[[list[jax.Array]], jax
 
 
 def to_hex(words: np.ndarray) -> str:
-    """16 hexadecimal digits of two uint32."""
+    """Formats two uint32 as 16 hexadecimal digits."""
     return "".join(f"{int(word):08x}" for word in words)
 
 
 def extend(chain: str, *links: str) -> str:
-    """The chain after one more update.
+    """Extends the chain by one update, and returns it.
 
     Args:
-        chain: 16 hexadecimal digits, of all that came before.
-        links: as many of each fingerprint of this update.
+        chain: The chain so far, 16 hexadecimal digits.
+        links: The fingerprints of this update, each of 16 hexadecimal digits.
     """
     return hashlib.blake2b(bytes.fromhex("".join((chain, *links))), digest_size=8).hexdigest()
 
 
-@jax.jit  # Traced once for arrays of one shape, of which networks have many.
+@jax.jit  # Traced once per shape; networks have many arrays of one shape.
 def _hash_array(array: jax.Array, start: jax.Array) -> jax.Array:
-    """[2] uint32; `start` is where the count of its words begins."""
+    """Hashes an array into [2] uint32; `start` is the position of its first word."""
     words = _to_words(array)
     mixed = _mix(words ^ _mix(_positions(words.shape) + start))
     return jnp.stack([jnp.sum(lane, dtype=jnp.uint32) for lane in (mixed, _mix(mixed + jnp.uint32(1)))])
 
 
 def _to_words(leaf: jax.Array) -> jax.Array:
-    """The bits of an array as uint32: four bytes a word where they divide, so that images take no more memory."""
+    """Converts an array's bits to uint32: four bytes to a word where they divide, so images take no more memory."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     if leaf.dtype == jnp.bool_:
@@ -121,7 +122,7 @@ def _to_words(leaf: jax.Array) -> jax.Array:
 
 
 def _positions(shape: tuple[int, ...]) -> jax.Array:
-    """The place of each element in row-major order, modulo 2**32, computed where the element lives."""
+    """Returns each element's position in row-major order, modulo 2**32, computed on the element's own device."""
     positions, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
         if shape[axis] > 1:
@@ -131,7 +132,7 @@ def _positions(shape: tuple[int, ...]) -> jax.Array:
 
 
 def _mix(x: _Array) -> _Array:
-    """The finalizer of MurmurHash3: every input bit changes about half of the output bits."""
+    """Applies the finalizer of MurmurHash3: every input bit changes about half of the output bits."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

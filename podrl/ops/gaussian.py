@@ -1,12 +1,11 @@
-"""Gaussians over vectors of independent entries, as they are or squashed into (-1, 1) by a hyperbolic tangent.
+"""Gaussians over vectors of independent entries, optionally squashed into (-1, 1) by a hyperbolic tangent.
 
-The parameters [..., 2D] are D means and D raw scales. A standard deviation is softplus(raw + c) + `MIN_SCALE`, with
-the c that makes it the initial scale where raw is zero: so a network whose last layer puts out about zeros, as new ones
-do, starts from it.
+The parameters [..., 2D] are D means and D raw scales. A standard deviation is softplus(raw + c) + `MIN_SCALE`, where c
+makes it the initial scale at raw = 0: a new network, whose outputs are close to zero, starts from that scale.
 
-A squashed action a = tanh(u) of a Gaussian u has the log-probability log p(u) - sum log(1 - tanh(u)^2). It is taken of
-the action as it was stored, u = atanh(a) with a kept off +-1 by `_MARGIN`: so it is finite for every action, and the
-same for everybody who evaluates it.
+A squashed action a = tanh(u) of a Gaussian u has the log-probability log p(u) - sum log(1 - tanh(u)^2). It is computed
+from the stored action, u = atanh(a) with a clipped to a distance of `_MARGIN` from +-1. So it is finite for every
+action, and every evaluation of the same action gives the same value.
 
 Results are float32.
 """
@@ -19,7 +18,7 @@ import numpy as np
 
 from podrl.ops.distributions import Distribution
 
-# Of standard deviations: densities stay finite whatever a network puts out.
+# The smallest standard deviation: densities stay finite whatever a network outputs.
 MIN_SCALE = 1e-3
 
 _MARGIN = 1e-6
@@ -31,13 +30,13 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 def make_gaussian(size: int, *, squash: bool, initial_scale: float) -> Distribution:
-    """Independent Gaussians.
+    """Creates the distribution of D independent Gaussians.
 
     Args:
         size: D, entries of an action.
-        squash: whether actions are hyperbolic tangents of the Gaussian's samples, in [-1, 1]. Then `mode` is that of
-            the mean, which is the median.
-        initial_scale: standard deviation where the raw scale is zero; above `MIN_SCALE`.
+        squash: Whether actions are hyperbolic tangents of the Gaussian's samples, in [-1, 1]. Then `mode` returns the
+            tangent of the mean, which is the median.
+        initial_scale: The standard deviation where the raw scale is zero; above `MIN_SCALE`.
     """
 
     def split(params: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -66,34 +65,35 @@ def make_gaussian(size: int, *, squash: bool, initial_scale: float) -> Distribut
         return gaussian + expected_log_slope(mean, scale) if squash else gaussian
 
     def kl(p: jax.Array, q: jax.Array) -> jax.Array:
-        # Squashing both, which can be undone, leaves it as it is.
+        # Squashing is invertible, so it does not change the divergence.
         return gaussian_kl(*split(p), *split(q))
 
     return Distribution(num_params=2 * size, sample=sample, mode=mode, log_prob=log_prob, entropy=entropy, kl=kl)
 
 
 def gaussian_log_prob(mean: jax.Array, scale: jax.Array, x: jax.Array) -> jax.Array:
-    """Log-density at `x` [..., D] of Gaussians of mean and standard deviation [..., D]; [...] in nats."""
+    """Log-density at `x` [..., D] of Gaussians with mean and standard deviation [..., D]; [...] in nats."""
     return -jnp.sum(0.5 * jnp.square((x - mean) / scale) + jnp.log(scale) + 0.5 * _LOG_2PI, axis=-1)
 
 
 def gaussian_kl(p_mean: jax.Array, p_scale: jax.Array, q_mean: jax.Array, q_scale: jax.Array) -> jax.Array:
-    """Kullback-Leibler divergence KL(p || q) of Gaussians of mean and standard deviation [..., D]; [...] in nats."""
+    """Kullback-Leibler divergence KL(p || q) of Gaussians with mean and standard deviation [..., D]; [...] in nats."""
     ratio, shift = p_scale / q_scale, (p_mean - q_mean) / q_scale
     return 0.5 * jnp.sum(jnp.square(ratio) + jnp.square(shift) - 1 - 2 * jnp.log(ratio), axis=-1)
 
 
 def expected_log_slope(mean: jax.Array, scale: jax.Array) -> jax.Array:
-    """Mean of log(1 - tanh(u)^2) over Gaussians u of mean and standard deviation [..., D], summed over D; [...].
+    """Mean of log(1 - tanh(u)^2) over Gaussians u with mean and standard deviation [..., D], summed over D; [...].
 
-    By quadrature with 16 points, which is off by less than 0.0001 per entry for scales up to 1, and 0.03 up to 3.
+    It is computed by quadrature with 16 points. The error per entry is below 0.0001 for scales up to 1, and below 0.03
+    up to 3.
     """
     points = mean[..., None] + scale[..., None] * jnp.asarray(_NODES, jnp.float32)
     return jnp.sum(_log_slope(points) * jnp.asarray(_WEIGHTS, jnp.float32), axis=(-2, -1))
 
 
 def _log_slope(u: jax.Array) -> jax.Array:
-    """log(1 - tanh(u)^2), without the cancellation."""
+    """Computes log(1 - tanh(u)^2) without cancellation."""
     return 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
 
 

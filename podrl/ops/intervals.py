@@ -1,7 +1,7 @@
-"""Intervals of a mean, from few or many samples.
+"""Confidence intervals of a mean, from few or many samples.
 
-Student's t, because it covers the mean most often where samples are few: a bootstrap resamples what it has, and
-intervals of five samples are then a third too narrow. `tests/ops/test_intervals.py` counts how often each covers.
+They use Student's t, which covers the mean most often where samples are few. A bootstrap can only resample what it has:
+from five samples its intervals are a third too narrow. `tests/ops/test_intervals.py` counts how often each covers.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from numpy import typing as npt
 from scipy import special
 
 CONFIDENCE = 0.95
-FEW = 10  # Samples below which an interval is rough: of skewed samples it covers the mean less often than it says.
+FEW = 10  # Below so many samples an interval is rough: for skewed samples it covers the mean less often than stated.
 
 
 def mean_interval(samples: npt.ArrayLike) -> tuple[float, float] | None:
-    """The 95 % interval of the mean; None of a single sample, which says nothing of how far another would differ.
+    """Returns the 95 % confidence interval of the mean; None for a single sample, which has no spread.
 
-    None too where the mean or the variance is not finite.
+    It is also None if the mean or the variance is not finite.
 
     Args:
         samples: [N] independent samples.
@@ -33,14 +33,14 @@ def mean_interval(samples: npt.ArrayLike) -> tuple[float, float] | None:
 
 
 def ratio_interval(samples: Sequence[float], base: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of the ratio of two means; None where one of them is of a single sample.
+    """Returns the 95 % confidence interval of the ratio of two means; None if one of them has a single sample.
 
-    None too where a mean or variance is not finite, or the base's mean is 0. The variances that both means give the
-    ratio add up (the delta method); the degrees of freedom are Welch's.
+    It is also None if a mean or variance is not finite, or if the base's mean is 0. The contributions of both means to
+    the variance of the ratio add up (the delta method); the degrees of freedom are Welch's.
 
     Args:
-        samples: [N] independent samples.
-        base: [M] others, whose mean the ratio is over.
+        samples: [N] independent samples, whose mean is the numerator.
+        base: [M] independent samples, whose mean is the denominator.
 
     Source: Welch 1947, "The Generalization of Student's Problem", Biometrika 34.
     """
@@ -61,7 +61,7 @@ class _Moments(NamedTuple):
 
 
 def _moments(samples: npt.ArrayLike) -> _Moments | None:
-    """Of two samples or more whose mean and variance are finite; None of others."""
+    """Returns mean and variance of at least two samples; None for fewer, or if either is not finite."""
     values = np.asarray(samples, np.float64)
     if len(values) < 2:
         return None

@@ -1,17 +1,17 @@
-"""Where random keys come from: one seed, split by purpose first, so that no two users share a key."""
+"""Random keys: all come from one seed, split by purpose first, so that no two users share a key."""
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 
-ERA = 2**31 - 1  # Steps of one environment after which its keys are folded once more; devices count in 32 bits.
+ERA = 2**31 - 1  # Steps after which an environment's keys are folded once more; devices count steps in 32 bits.
 _NO_STEP = np.uint32(2**32 - 1)  # Folded in for a later era: no step of an era has this number.
-# Purposes. A new one gets a new number; changing a number changes every run.
+# The purposes. A new one gets a new number; changing a number changes every run.
 LEARN, ACT, EVALUATE, ENVIRONMENT = range(4)
 
 
 def purpose_key(seed: int, purpose: int) -> jax.Array:
-    """The typed PRNG key of one purpose in a run.
+    """Returns the typed PRNG key of one purpose in a run.
 
     `fold_in` and `split` of the same key give the same keys, so two users of one key would share their noise.
     """
@@ -19,10 +19,10 @@ def purpose_key(seed: int, purpose: int) -> jax.Array:
 
 
 def step_keys(keys: jax.Array, step: jax.Array) -> jax.Array:
-    """Keys [B] of one step, from those of environments; no two steps of an era, 0 to `ERA`, share one."""
+    """Folds a step into the keys [B] of environments; no two steps of an era, 0 to `ERA`, share a key."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
 
 
 def era_keys(keys: jax.Array, era: jax.Array) -> jax.Array:
-    """Keys [B] of environments in an era of their steps: those of the first are `keys` themselves."""
+    """Returns the keys [B] of environments in an era of their steps; in the first era they are `keys` themselves."""
     return jnp.where(era == 0, keys, step_keys(step_keys(keys, jnp.asarray(_NO_STEP)), era))

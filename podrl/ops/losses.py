@@ -1,6 +1,6 @@
-"""Per-row losses of actor-critic agents, and the masked mean that makes one number of them.
+"""Per-row losses of actor-critic agents, and the masked mean that reduces them.
 
-Rows are [T, B]. Losses stay per row so that an agent decides which rows count: a reset row is no transition.
+Rows are [T, B]. Losses stay per row so that an agent decides which rows count: a reset row is not a transition.
 """
 
 import jax
@@ -13,10 +13,10 @@ def masked_mean(x: jax.Array, mask: jax.Array, *, count: jax.Array | float | Non
     Masked rows may hold NaN: it does not reach the mean, and the gradient with respect to them is zero.
 
     Args:
-        x: [T, B].
-        mask: [T, B] bool.
-        count: [] what to divide by instead of the number of true rows. With the count of a whole batch, the results of
-            its parts add up to the mean of the whole.
+        x: [T, B] values.
+        mask: [T, B] bool; the rows that count.
+        count: [] divisor in place of the number of true rows. With the count of a whole batch, the results of its parts
+            add up to the mean of the whole.
 
     Returns:
         [] float.
@@ -29,7 +29,7 @@ def policy_gradient_loss(log_probs: jax.Array, advantages: jax.Array) -> jax.Arr
     """Per-row loss -advantage * log pi(a|s), whose gradient is REINFORCE with a baseline.
 
     Args:
-        log_probs: [T, B] of the actions taken, under the policy being trained, in nats.
+        log_probs: [T, B] log-probabilities of the actions taken, under the policy being trained, in nats.
         advantages: [T, B]; no gradient flows through them.
 
     Returns:
@@ -46,12 +46,12 @@ def value_loss(values: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def clipped_surrogate_loss(rhos: jax.Array, advantages: jax.Array, clip: jax.Array | float) -> jax.Array:
-    """Per-row loss max(-rho A, -clip(rho, 1 - clip, 1 + clip) A): no reward for moving further than `clip`.
+    """Per-row loss max(-rho A, -clip(rho, 1 - clip, 1 + clip) A): moving beyond `clip` gains nothing.
 
     Args:
         rhos: [T, B] target over behaviour probability of the action taken.
         advantages: [T, B]; no gradient flows through them.
-        clip: largest change of the ratio that still pays.
+        clip: The largest change of the ratio that still reduces the loss.
 
     Returns:
         [T, B].
@@ -63,12 +63,12 @@ def clipped_surrogate_loss(rhos: jax.Array, advantages: jax.Array, clip: jax.Arr
 
 
 def clipped_value_loss(values: jax.Array, values_before: jax.Array, targets: jax.Array, clip: float) -> jax.Array:
-    """Per-row value loss that does not pay for moving a value further than `clip` from what it was.
+    """Per-row value loss in which moving a value further than `clip` from `values_before` gains nothing.
 
-    The larger of the losses (see `value_loss`) of the value, and of the value clipped around `values_before`; all
+    It is the larger of the losses (see `value_loss`) of the value and of the value clipped around `values_before`; all
     [T, B]. No gradient flows through the targets and the values before.
 
-    Source: the code of Schulman et al. 2017 (OpenAI baselines, ppo2); not in the paper.
+    Source: The code of Schulman et al. 2017 (OpenAI baselines, ppo2); not in the paper.
     """
     before = jax.lax.stop_gradient(values_before)
     clipped = before + jnp.clip(values - before, -clip, clip)
@@ -76,6 +76,6 @@ def clipped_value_loss(values: jax.Array, values_before: jax.Array, targets: jax
 
 
 def mean_and_deviation(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation, [] each, of `x` [T, B] over the rows where `mask` is true; zeros without any."""
+    """Mean and standard deviation, each [], of `x` [T, B] over the rows where `mask` is true; zeros if none is."""
     mean = masked_mean(x, mask)
     return mean, jnp.sqrt(masked_mean(jnp.square(x - mean), mask))

@@ -1,9 +1,9 @@
-"""Minibatches, and gradients over parts of a batch that does not fit in memory at once.
+"""Minibatches, and gradients accumulated over parts of a batch that does not fit in memory at once.
 
-Environments lie on the learner's devices in contiguous blocks. Every part that is made here takes an equal share of
-every device, so that nothing moves between devices: one of every `num` consecutive environments, or rows that each
-environment chooses among its own. Random choices depend on the environments' indices in the job
-(`Trajectory.env_index`) and not on where they run, so that any number of devices makes the same minibatches.
+The learner's devices hold contiguous blocks of environments. Every part takes an equal share of every device, so that
+no data moves between devices: one of every `num` consecutive environments, or some rows of each environment. Random
+choices depend on the environments' indices in the job (`Trajectory.env_index`) and not on where they run, so that any
+number of devices makes the same minibatches.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from podrl.types import Metrics, PyTree
 
 
 class TimeMajor(Protocol):
-    """A pytree of arrays [T, B, ...] or [T+1, B, ...], and some [B, ...], such as `podrl.types.Trajectory`."""
+    """A pytree of arrays [T, B, ...], [T+1, B, ...] or [B, ...], such as `podrl.types.Trajectory`."""
 
     def map(self, timed: Callable[[Any], Any], untimed: Callable[[Any], Any]) -> Self:
-        """The same with `timed` of each leaf that has a time axis, and `untimed` of each that has none."""
+        """Applies `timed` to each leaf that has a time axis, and `untimed` to each that has none."""
 
 
 AnyBatch = TypeVar("AnyBatch", bound=TimeMajor)
@@ -28,17 +28,17 @@ LossFn = Callable[[PyTree, AnyBatch], tuple[jax.Array, Metrics]]
 
 
 def split_environments(batch: AnyBatch, num: int) -> list[AnyBatch]:
-    """Parts of a batch, each with 1/`num` of its environments.
+    """Splits a batch into parts, each with 1/`num` of its environments.
 
-    Part m takes environments m, m + num, m + 2 num, ...: with B sharded over devices in contiguous blocks, every device
-    then gives its own share to every part and nothing moves between devices (needs B / devices to divide by `num`).
+    Part m takes environments m, m + num, m + 2 num, ... With B sharded over devices in contiguous blocks, every device
+    then gives an equal share to every part and no data moves between devices (B / devices must divide by `num`).
 
     Args:
-        batch: of B environments, a multiple of `num`.
-        num: how many parts.
+        batch: A batch of B environments, a multiple of `num`.
+        num: The number of parts.
 
     Raises:
-        ConfigError: if the environments do not divide.
+        ConfigError: If the environments do not divide.
     """
     _check_divides(batch, num)
     if num == 1:
@@ -54,27 +54,28 @@ def split_environments(batch: AnyBatch, num: int) -> list[AnyBatch]:
 
 
 def deal_environments(key: jax.Array, env_index: jax.Array, num: int) -> jax.Array:
-    """Deals environments to `num` parts at random: of every `num` consecutive ones, each part gets one.
+    """Deals environments to `num` parts at random: each part gets one of every `num` consecutive environments.
 
     Args:
-        key: typed PRNG key, consumed.
-        env_index: [B] uint32, `Trajectory.env_index`; B a multiple of `num`.
-        num: how many parts.
+        key: A typed PRNG key; consumed.
+        env_index: [B] uint32, `Trajectory.env_index`; B is a multiple of `num`.
+        num: The number of parts.
 
     Returns:
-        [num, B / num] int32: for each part, what it takes of each group, from 0 to `num` - 1.
+        [num, B / num] int32: for each part, the position in each group of the environment that it takes, from 0 to
+        `num` - 1.
     """
     groups = _group(env_index, 0, num)[:, 0] // num
     return _permutations(key, groups, num)
 
 
 def take_environments(batch: AnyBatch, members: jax.Array, num: int) -> AnyBatch:
-    """One part of a batch as `deal_environments` dealt it.
+    """Takes one part of a batch, as dealt by `deal_environments`.
 
     Args:
-        batch: of B environments.
-        members: [B / num] int32, a row of what `deal_environments` returned.
-        num: how many parts there are.
+        batch: A batch of B environments.
+        members: [B / num] int32, a row of the result of `deal_environments`.
+        num: The number of parts.
     """
 
     def take(x: jax.Array, axis: int) -> jax.Array:
@@ -86,13 +87,13 @@ def take_environments(batch: AnyBatch, members: jax.Array, num: int) -> AnyBatch
 
 
 def deal_rows(key: jax.Array, env_index: jax.Array, num_rows: int, num: int) -> jax.Array:
-    """Deals the rows of each environment to `num` parts at random, as many to each.
+    """Deals the rows of each environment to `num` parts of equal size at random.
 
     Args:
-        key: typed PRNG key, consumed.
+        key: A typed PRNG key; consumed.
         env_index: [B] uint32, `Trajectory.env_index`.
         num_rows: T, a multiple of `num`.
-        num: how many parts.
+        num: The number of parts.
 
     Returns:
         [num, T / num, B] int32: for each part, the rows that it takes of each environment.
@@ -105,7 +106,7 @@ def deal_rows(key: jax.Array, env_index: jax.Array, num_rows: int, num: int) -> 
 
 
 def take_rows(tree: PyTree, rows: jax.Array) -> PyTree:
-    """The rows [R, B] of each leaf [T, B, ...], as [R, B, ...]."""
+    """Takes the rows [R, B] of each leaf [T, B, ...]; returns leaves [R, B, ...]."""
 
     def take(x: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x, rows.reshape(*rows.shape, *(1,) * (x.ndim - 2)), 0, mode="promise_in_bounds")
@@ -118,15 +119,16 @@ def accumulate_gradients(
 ) -> tuple[tuple[jax.Array, Metrics], PyTree]:
     """Sums losses, metrics and gradients over parts of the environments, in the memory of one part.
 
-    The parts add up to the whole only if `loss_fn` divides by counts of the whole batch and not of its part.
+    The sum equals the result of the whole batch only if `loss_fn` divides by the counts of the whole batch, not of its
+    part.
 
     Args:
         loss_fn: (params, part of the batch) -> (loss, metrics).
-        params: what to differentiate by.
-        batch: the whole of it; B a multiple of `num_micro_batches`.
-        num_micro_batches: how many parts; 1 takes the batch as it is.
-        rolled: as a loop of the compiled program, which on several devices reduces the gradients of each part on its
-            own; otherwise each part is a copy of the network, and they are reduced once.
+        params: The parameters to differentiate by.
+        batch: The whole batch; B is a multiple of `num_micro_batches`.
+        num_micro_batches: The number of parts; 1 takes the batch whole.
+        rolled: Whether the parts are a loop of the compiled program, which on several devices reduces the gradients
+            once per part. Otherwise each part compiles to a copy of the network, and the gradients are reduced once.
 
     Returns:
         ((loss, metrics), gradients), as `jax.value_and_grad(loss_fn, has_aux=True)` returns them.
@@ -147,13 +149,13 @@ def _accumulate_in_loop(
     batch: AnyBatch,
     num: int,
 ) -> tuple[tuple[jax.Array, Metrics], PyTree]:
-    """`accumulate_gradients` as a loop over `num` parts."""
+    """Computes `accumulate_gradients` as a loop over `num` parts."""
 
     def add_part(total: PyTree, part: AnyBatch) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
 
-    # The same parts as `split_environments` makes, each in one piece of memory: XLA's CPU backend looks elements up in
-    # the batch wherever a part is read.
+    # The parts are those of `split_environments`, each contiguous in memory: otherwise XLA's CPU backend would index
+    # into the batch wherever a part is read.
     _check_divides(batch, num)
     parts = batch.map(lambda x: jnp.moveaxis(_group(x, 1, num), 2, 0), lambda x: jnp.moveaxis(_group(x, 0, num), 1, 0))
     shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], parts))
@@ -162,11 +164,11 @@ def _accumulate_in_loop(
 
 
 def _after(loss: jax.Array, part: AnyBatch) -> AnyBatch:
-    """`part`, unchanged, but evaluated after `loss`.
+    """Returns `part` with a data dependency on `loss`, so that it is evaluated after `loss`.
 
-    XLA would else work on several parts at once and hold the activations of all. An optimization barrier does not keep
-    it from that: it is gone before programs are scheduled. Where the loss is NaN the part is zeros: the update is lost
-    either way.
+    Otherwise XLA would work on several parts at once and hold the activations of all. An optimization barrier does not
+    prevent that, because it is removed before programs are scheduled. Where the loss is NaN the part is zeros: the
+    update is lost either way.
     """
     ruined = jnp.isnan(loss)
     return jax.tree.map(lambda x: jnp.where(ruined, jnp.zeros_like(x), x), part)
@@ -183,12 +185,12 @@ def _check_divides(batch: TimeMajor, num: int) -> None:
 
 
 def _group(x: jax.Array, axis: int, num: int) -> jax.Array:
-    """[..., B, ...] as [..., B / num, num, ...]: consecutive environments together."""
+    """Reshapes [..., B, ...] to [..., B / num, num, ...], groups of consecutive environments."""
     return jnp.reshape(x, (*x.shape[:axis], x.shape[axis] // num, num, *x.shape[axis + 1 :]))
 
 
 def _permutations(key: jax.Array, ids: jax.Array, length: int) -> jax.Array:
-    """[length, N] int32: for each of `ids` [N] a permutation of 0 to length - 1 that depends on no other id."""
+    """Returns [length, N] int32: for each of `ids` [N] a permutation of 0 to length - 1 that depends on no other id."""
 
     def permute(index: jax.Array) -> jax.Array:
         return jax.random.permutation(jax.random.fold_in(key, index), length)

@@ -1,6 +1,6 @@
-"""Optimizers and learning-rate schedules, put together from Optax.
+"""Optimizers and learning-rate schedules, composed from Optax.
 
-Each clips the gradient by its global norm first, then scales it. RMSProp comes in two forms that differ where the
+Each optimizer clips the gradient by its global norm, then scales it. RMSProp has two forms, which differ where the
 second moment is small, as it is in deep RL: with epsilon 0.01 the two train differently, and papers use both.
 """
 
@@ -17,19 +17,20 @@ _MOST_STEPS = 2**31 - 1  # Optax stops counting there.
 
 
 def linear_decay(learning_rate: float, num_updates: int) -> optax.Schedule:
-    """Schedule from `learning_rate` at update 0 down to zero at update `num_updates`, and zero after it."""
+    """Creates a schedule from `learning_rate` at update 0 down to zero at update `num_updates`, and zero after it."""
     return optax.linear_schedule(learning_rate, 0.0, num_updates)
 
 
 def share_left(step: jax.Array, num_updates: int, ahead: float) -> jax.Array:
-    """The share of a run that is left after `step` updates: of its experience, if updates were of several sizes.
+    """Computes the fraction of a run's experience that is left after `step` updates.
 
-    Steps left are counted in whole numbers: a float32 does not tell one update from the next where there are millions.
+    The updates left are counted in integers: among millions of updates, float32 cannot distinguish one from the next.
 
     Args:
         step: [] int32; updates done.
-        num_updates: number of the run's last update.
-        ahead: updates of today's size that the experience behind `step` is ahead of it, at any step.
+        num_updates: The number of the run's last update.
+        ahead: How far the run's experience is ahead of its updates, in updates of the current size; 0 if all updates
+            had this size. It is the same at every step.
     """
     return jnp.maximum(num_updates - step, 0) / (num_updates + ahead) if ahead else 1 - step / num_updates
 
@@ -37,18 +38,18 @@ def share_left(step: jax.Array, num_updates: int, ahead: float) -> jax.Array:
 def rate_over_run(
     learning_rate: float, *, decays: bool, num_updates: int, steps_per_update: int, ahead: float
 ) -> Callable[[jax.Array], optax.ScalarOrSchedule]:
-    """A function that returns the learning rate, or its schedule, for the optimizer steps of an update.
+    """Returns a function (step) -> the learning rate, or its schedule, for the optimizer steps of that update.
 
-    A rate that decays falls linearly to zero at the run's end, by the optimizer's own count of steps. Where that count
-    does not tell how far a run is, because updates were of several sizes or there are more steps than it counts, the
-    rate falls by updates, and all steps of one update take the same rate.
+    A rate that decays falls linearly to zero at the run's end, by the optimizer's own count of steps. That count does
+    not measure progress if updates had several sizes, or if there are more steps than it can count. Then the rate falls
+    by updates, and all steps of one update use the same rate.
 
     Args:
-        learning_rate: the rate at the start of the run.
-        decays: whether it falls.
-        num_updates: number of the run's last update.
-        steps_per_update: optimizer steps in each update.
-        ahead: see `share_left`.
+        learning_rate: The rate at the start of the run.
+        decays: Whether the rate decays.
+        num_updates: The number of the run's last update.
+        steps_per_update: Optimizer steps in each update.
+        ahead: How far experience is ahead of updates; see `share_left`.
     """
     if not decays:
         return lambda step: learning_rate
@@ -65,7 +66,7 @@ def rate_over_run(
 
 
 def rescale_counts(opt_state: optax.OptState, factor: float) -> optax.OptState:
-    """The state of an optimizer whose schedules have counted `factor` times as many steps; all else stays."""
+    """Returns an optimizer's state with the step counts of its schedules multiplied by `factor`; the rest stays."""
 
     def rescale(count: jax.Array) -> jax.Array:
         steps = np.asarray(min(round(int(count) * factor), _MOST_STEPS), count.dtype)
@@ -91,11 +92,11 @@ def make_rmsprop(
     g / sqrt(v + epsilon), TensorFlow's, if `epsilon_inside_root`. (TensorFlow 1 also started from v = 1.)
 
     Args:
-        learning_rate: a number, or a schedule over updates.
-        decay: of the second moment, per update.
-        epsilon: keeps the step finite.
-        epsilon_inside_root: TensorFlow's form if true.
-        max_grad_norm: the L2 norm, over all parameters together, that longer gradients are scaled down to.
+        learning_rate: A number, or a schedule over updates.
+        decay: The decay of the second moment, per update.
+        epsilon: Keeps the step finite.
+        epsilon_inside_root: Whether to use TensorFlow's form.
+        max_grad_norm: The L2 norm, over all parameters together, that longer gradients are scaled down to.
     """
     return optax.chain(
         optax.clip_by_global_norm(max_grad_norm),
@@ -115,11 +116,11 @@ def make_adam(
     """Adam with bias correction and `epsilon` outside the root, after clipping by global norm.
 
     Args:
-        learning_rate: a number, or a schedule over updates.
-        b1: decay of the first moment, per update.
-        b2: decay of the second moment, per update.
-        epsilon: keeps the step finite.
-        max_grad_norm: the L2 norm, over all parameters together, that longer gradients are scaled down to.
+        learning_rate: A number, or a schedule over updates.
+        b1: The decay of the first moment, per update.
+        b2: The decay of the second moment, per update.
+        epsilon: Keeps the step finite.
+        max_grad_norm: The L2 norm, over all parameters together, that longer gradients are scaled down to.
 
     Source: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1.
     """

@@ -1,11 +1,11 @@
-"""Returns and advantages of a policy from its own steps, and the rewards that they are made of."""
+"""Advantages of a policy from its own steps, and the clipping of rewards."""
 
 import jax
 import jax.numpy as jnp
 
 
 def clip_reward(reward: jax.Array, max_reward: float) -> jax.Array:
-    """Rewards clipped to [-max_reward, max_reward]; 0 leaves them as they are."""
+    """Clips rewards to [-max_reward, max_reward]; `max_reward=0` leaves them unchanged."""
     return jnp.clip(reward, -max_reward, max_reward) if max_reward else reward
 
 
@@ -16,14 +16,14 @@ def gae(
 
     A_t = delta_t + discount_t lambda A_{t+1}, with delta_t = r_t + discount_t V_{t+1} - V_t. `lambda_=0` gives the
     temporal difference (little variance, the values' bias), `lambda_=1` the return minus the value. The sum stops at
-    reset rows, so that a truncated episode bootstraps from the value of its final observation and from nothing behind.
+    reset rows, so that a truncated episode bootstraps from the value of its final observation and nothing later.
 
     Args:
         values: [T+1, B] estimates; the last row bootstraps.
         rewards: [T, B] in the units of the return, after any clipping by the agent.
         discounts: [T, B] in [0, 1]; zero where the episode terminated, not where it was truncated.
-        is_transition: [T, B] bool; false on reset rows, whose numbers do not matter.
-        lambda_: decay of the sum per step, in [0, 1].
+        is_transition: [T, B] bool; false on reset rows, whose values are ignored.
+        lambda_: Decay of the sum per step, in [0, 1].
 
     Returns:
         Advantages [T, B], zero on reset rows; no gradient flows through them. Values should move to

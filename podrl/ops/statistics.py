@@ -1,9 +1,9 @@
 """Running mean and variance of all rows that a run has seen, in float32.
 
 A plain float32 mean stops moving once a batch's share of all rows times its distance from the mean is less than half
-of the mean's last digit: a mean of 3000 after some 10,000 batches at the same distance as the deviation. So the count,
-the mean and the variance each have a second float32, which holds what the first cannot: a pair of them is exact to
-some 48 bits. Where only a batch's distance from the mean enters, its error is relative to the deviation and not to the
+of the mean's last digit: a mean of 3000 stops after some 10,000 batches at a distance of one deviation. So the count,
+the mean and the variance each have a second float32, which holds the remainder that the first cannot: the pair is exact
+to some 48 bits. Only a batch's distance from the mean enters, so the error is relative to the deviation and not to the
 mean.
 
 Source: Chan, Golub and LeVeque 1983, Algorithms for computing the sample variance, The American Statistician 37
@@ -20,7 +20,7 @@ from podrl.types import PyTree
 
 @struct.dataclass(kw_only=True)
 class Remainders:
-    """What the float32 of the same name in `Statistics` cannot hold; the exact values are the sums of both."""
+    """The remainders that the float32 values in `Statistics` cannot hold; the exact values are the sums of both."""
 
     count: jax.Array
     mean: PyTree
@@ -32,10 +32,10 @@ class Statistics:
     """The count, mean and variance of all rows seen, each correctly rounded.
 
     Attributes:
-        count: [] float32; rows.
-        mean: pytree of float32; zeros before the first row.
-        variance: like `mean`; ones before the first row.
-        remainders: of the three.
+        count: [] float32; the number of rows.
+        mean: A pytree of float32; zeros before the first row.
+        variance: A pytree like `mean`; ones before the first row.
+        remainders: The remainders of the three values.
     """
 
     count: jax.Array
@@ -45,10 +45,10 @@ class Statistics:
 
 
 def initial_statistics(structs: PyTree) -> Statistics:
-    """Returns the statistics of no rows, which change nothing that they normalise.
+    """Returns the statistics of no rows, with which normalisation is the identity.
 
     Args:
-        structs: pytree of `jax.ShapeDtypeStruct` of one row.
+        structs: A pytree of `jax.ShapeDtypeStruct` of one row.
     """
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), structs)
     ones = jax.tree.map(jnp.ones_like, zeros)
@@ -57,12 +57,12 @@ def initial_statistics(structs: PyTree) -> Statistics:
 
 
 def update_statistics(statistics: Statistics, rows: PyTree, mask: jax.Array) -> Statistics:
-    """Returns the statistics of the rows seen before and of some more.
+    """Adds rows to the statistics, and returns the new statistics.
 
     Args:
-        statistics: of the rows seen before.
-        rows: pytree of [T, B, ...].
-        mask: [T, B] bool; other rows do not count, and may be NaN.
+        statistics: The statistics of the rows seen before.
+        rows: A pytree of [T, B, ...].
+        mask: [T, B] bool; the rows that count. Others may be NaN.
     """
     added = jnp.sum(mask, dtype=jnp.float32)
     rest = statistics.remainders
@@ -78,7 +78,7 @@ def update_statistics(statistics: Statistics, rows: PyTree, mask: jax.Array) -> 
             return jnp.sum(jnp.where(chosen, of, 0.0), axis=(0, 1)) / jnp.maximum(added, 1)
 
         distances = (x - mean) - mean_rest
-        variance = jnp.where(fresh, 0.0, variance)  # The one before the first row is no row's.
+        variance = jnp.where(fresh, 0.0, variance)  # The initial variance comes from no row.
         shift = average(distances)
         spread = average(jnp.square(distances - shift))
         growth = (spread - variance) - variance_rest + (1 - share) * jnp.square(shift)
@@ -93,10 +93,10 @@ def update_statistics(statistics: Statistics, rows: PyTree, mask: jax.Array) -> 
 
 
 def _add(high: jax.Array, low: jax.Array, increment: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Adds to a pair of float32 whose exact value is their sum; returns such a pair.
+    """Adds to a pair of float32 whose exact value is their sum, and returns such a pair.
 
-    Whichever of the terms is larger, `error` is exactly what rounding took from `total`. The barrier keeps a compiler
-    that reorders sums from finding it to be zero.
+    Whichever of the terms is larger, `error` is exactly the rounding error of `total`. The barriers keep a compiler
+    that reorders sums from simplifying it to zero.
     """
     increment = increment + low
     total = jax.lax.optimization_barrier(high + increment)

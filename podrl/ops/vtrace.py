@@ -1,7 +1,7 @@
 """V-trace: off-policy correction for an actor that lags behind its learner.
 
-An actor's trajectory comes from slightly older parameters than those being trained. V-trace weighs each temporal
-difference by how likely the trained policy was to act the same way, and clips those weights, so that the variance stays
+An actor's trajectory comes from slightly older parameters than those being trained. V-trace weights each temporal
+difference by how likely the trained policy was to act the same way, and clips the weights, so that the variance stays
 bounded while the fixed point stays near the trained policy's value.
 """
 
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 @struct.dataclass(kw_only=True)
 class VTrace:
-    """What V-trace hands to the losses.
+    """The results of V-trace.
 
     Attributes:
-        targets: [T, B] float32; where the value estimates of rows 0 to T-1 should move.
+        targets: [T, B] float32; targets of the value estimates of rows 0 to T-1.
         advantages: [T, B] float32; weights of the policy gradient, clipped importance ratio included.
     """
 
@@ -45,9 +45,9 @@ def vtrace(
         rewards: [T, B] in the units of the return, after any clipping by the agent.
         discounts: [T, B] in [0, 1]; zero where the episode terminated and on reset rows, not where it was truncated.
         rhos: [T, B] target over behaviour probability of the action taken, not yet clipped; zero on reset rows.
-        lambda_: decay of the trace per step, in [0, 1].
-        clip_rho: largest ratio in the temporal differences (rho-bar in the paper).
-        clip_pg_rho: largest ratio in the advantages.
+        lambda_: The decay of the trace per step, in [0, 1].
+        clip_rho: The largest ratio in the temporal differences (rho-bar in the paper).
+        clip_pg_rho: The largest ratio in the advantages.
 
     Returns:
         VTrace with `targets` [T, B] and `advantages` [T, B]; no gradient flows through either.
