@@ -1,8 +1,9 @@
-"""One named mesh over every device of the job, split into the devices that act and the devices that learn.
+"""A named mesh over every device of the job, split into the devices that act and the devices that learn.
 
-Each process splits its *own* devices the same way, so rollouts never leave a host: the first
-`actor_devices_per_process` act, the last `learner_devices_per_process` learn, and where the two overlap a device does
-both. Only gradients cross hosts, along the learner mesh's `data` axis. Parameters are laid out by path rules.
+Each process splits its *own* devices the same way, so rollouts never leave a host. The first
+`actor_devices_per_process` devices act and the last `learner_devices_per_process` learn; where the two overlap, a
+device does both. Only gradients cross hosts, along the learner mesh's `data` axis. Parameters are laid out by path
+rules.
 """
 
 from collections import Counter
@@ -17,24 +18,24 @@ import numpy as np
 from podrl.config.config import ConfigError, TopologyConfig, check, did_you_mean
 from podrl.types import PyTree, Trajectory
 
-# libtpu compiles no program for a part of a larger slice of these, so that there every device has to learn: on
+# On larger slices of this kind libtpu compiles no program for a part of the slice, so every device has to learn: on
 # "platforms with limited ICI routing device assignment should include all slice devices" (libtpu 0.0.42, compiled for
-# v5e:4x8 and more; v5e:4x4 and all slices of v4, v5p and v6e are not concerned).
+# v5e:4x8 and more; v5e:4x4 and all slices of v4, v5p and v6e are not affected).
 _UNDIVIDED_KIND, _UNDIVIDED_ABOVE = "TPU v5 lite", 16
 
-# A regular expression over a parameter's path ("encoder/dense/kernel") and the layout of what it matches.
+# A regular expression over parameters' paths ("encoder/dense/kernel"), and the layout of the parameters it matches.
 ShardingRule = tuple[str, PartitionSpec]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Topology:
-    """Who does what.
+    """The devices of the job: which act and which learn.
 
     Attributes:
-        mesh: all devices, axes `('process', 'device')`.
-        actor: devices that act, axis `('actor',)`.
-        learner: devices that learn, axes `('data', 'model')`.
-        process_index: this process.
+        mesh: All devices, with axes `('process', 'device')`.
+        actor: The devices that act, with axis `('actor',)`.
+        learner: The devices that learn, with axes `('data', 'model')`.
+        process_index: The index of this process.
     """
 
     mesh: Mesh
@@ -44,7 +45,7 @@ class Topology:
 
     @property
     def num_processes(self) -> int:
-        """Processes in the job."""
+        """The number of processes in the job."""
         return self.mesh.shape["process"]
 
     @property
@@ -59,7 +60,7 @@ class Topology:
         return _mesh(np.array(local).reshape(-1, self.learner.shape["model"]), ("data", "model"))
 
     def describe(self) -> str:
-        """One line for people: `1 process x 4 cpu devices: 1 act, 3 learn`."""
+        """Describes the split in one line: `1 process x 4 cpu devices: 1 act, 3 learn`."""
         per_process = self.mesh.shape["device"]
         actors = len(self.local_actor_devices)
         learners = self.local_learner.size
@@ -78,12 +79,12 @@ def make_topology(
     """Splits the devices of the job into actors and learners.
 
     Args:
-        config: how to split; zeros mean automatic.
-        devices: all devices of the job; by default `jax.devices()`.
-        process_index: this process; by default `jax.process_index()`.
+        config: The `topology` section; zeros mean automatic.
+        devices: All devices of the job; by default `jax.devices()`.
+        process_index: The index of this process; by default `jax.process_index()`.
 
     Raises:
-        ConfigError: if the split does not fit the devices.
+        ConfigError: If the split does not fit the devices.
     """
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     per_process = _devices_per_process(devices)
@@ -99,35 +100,35 @@ def make_topology(
 
 
 def is_undivided(devices: Sequence[jax.Device]) -> bool:
-    """Whether the compiler takes programs for all of the job's devices or for one, and for no other part of them."""
+    """Returns whether the compiler accepts programs only for all of the job's devices, or for a single one."""
     return devices[0].device_kind == _UNDIVIDED_KIND and len(devices) > _UNDIVIDED_ABOVE
 
 
 def trajectory_sharding(mesh: Mesh, trajectory: Trajectory) -> Trajectory:
-    """Shardings of a `Trajectory` (or of its shapes) that split its environments over the `data` axis."""
+    """Returns shardings of a `Trajectory` (or of its shapes) that split its environments over the `data` axis."""
     time_major = NamedSharding(mesh, PartitionSpec(None, "data"))
     untimed = NamedSharding(mesh, PartitionSpec("data"))
     return trajectory.map(lambda _: time_major, lambda _: untimed)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding that puts a whole copy on every device of `mesh`."""
+    """Returns the sharding that puts a whole copy on every device of `mesh`."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def tree_sharding(mesh: Mesh, tree: PyTree, rules: Sequence[ShardingRule] = ()) -> PyTree:
-    """Shardings of a pytree by path: the first rule whose expression is found in a leaf's path decides.
+    """Returns shardings of a pytree by path: the first rule whose expression is found in a leaf's path decides.
 
     Leaves that no rule matches are replicated. Optimizer moments have their parameter's path inside their own, so one
     rule lays out both.
 
     Args:
-        mesh: the mesh whose axes the rules name.
-        tree: arrays or `jax.ShapeDtypeStruct`s.
+        mesh: The mesh whose axes the rules name.
+        tree: Arrays or `jax.ShapeDtypeStruct`s.
         rules: (expression, PartitionSpec) pairs.
 
     Raises:
-        ConfigError: if a rule matches nothing, or asks for a split that a dimension does not divide by.
+        ConfigError: If a rule decides about no parameter, or if a dimension does not divide as its rule asks.
     """
     used: Counter[str] = Counter()
 
@@ -152,12 +153,12 @@ def tree_sharding(mesh: Mesh, tree: PyTree, rules: Sequence[ShardingRule] = ()) 
 
 
 def find_rule(path: str, rules: Sequence[ShardingRule]) -> ShardingRule | None:
-    """The first rule whose expression is found in a leaf's path; None if there is none."""
+    """Returns the first rule whose expression is found in a leaf's path; None if there is none."""
     return next((rule for rule in rules if re.search(rule[0], path)), None)
 
 
 def path_name(path: tuple) -> str:
-    """A leaf's path as rules see it: `encoder/Dense_0/kernel`."""
+    """Returns a leaf's path as rules see it: `encoder/Dense_0/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -174,7 +175,7 @@ def _devices_per_process(devices: Sequence[jax.Device]) -> int:
 
 
 def _split(config: TopologyConfig, per_process: int, *, divided: bool) -> tuple[int, int]:
-    """Resolves automatic counts, to powers of two, over which batches of the usual sizes divide."""
+    """Resolves automatic counts, to powers of two because batches of the usual sizes divide over these."""
     actors, learners = config.actor_devices_per_process, config.learner_devices_per_process
     check(
         divided or learners in (0, per_process),
@@ -204,7 +205,7 @@ def _split(config: TopologyConfig, per_process: int, *, divided: bool) -> tuple[
 
 
 def _power_of_two(limit: int) -> int:
-    """The largest power of two that is at most `limit`; 0 if there is none."""
+    """Returns the largest power of two that is at most `limit`; 0 if there is none."""
     return 1 << (limit.bit_length() - 1) if limit > 0 else 0
 
 
