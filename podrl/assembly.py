@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 import ml_collections
 
+from podrl.agents.parts.interface import Agent
 from podrl.agents.parts.loading import check_keys, load_agent
 from podrl.agents.parts.normalization import normalize_observations, normalize_rewards
 from podrl.config.config import Config, ConfigError, EnvConfig, check, check_counts, shown
@@ -25,10 +26,10 @@ from podrl.experience.layout import make_layout
 from podrl.experience.schedule import last_update, updates_ahead
 from podrl.learning.fused import FusedLearner, FusedPrograms
 from podrl.learning.learner import Learner
-from podrl.learning.partition import partition_of, resolve_partition
+from podrl.learning.memory_check import check_experience_fits, check_state_fits
+from podrl.learning.micro_batches import partition_of, resolve_partition
 from podrl.learning.programs import Programs, make_learner
 from podrl.learning.sharding import describe_split, make_split_networks
-from podrl.learning.sizes import check_experience_fits, check_state_fits
 from podrl.loops import anakin, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
@@ -37,7 +38,7 @@ from podrl.networks.interface import Networks
 from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.watchdog import Watchdog
-from podrl.types import Agent, Counters, EnvSpec, PyTree, Snapshot
+from podrl.types import Counters, EnvSpec, PyTree, Snapshot
 
 
 def resolve(config: ml_collections.ConfigDict) -> Config:

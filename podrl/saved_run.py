@@ -9,6 +9,7 @@ from etils import epath
 import jax
 import ml_collections
 
+from podrl.agents.parts.interface import Agent
 from podrl.assembly import assemble_agent, resolve
 from podrl.config.config import Config, ConfigError
 from podrl.config.config_dict import with_defaults
@@ -17,7 +18,7 @@ from podrl.runs import inspection
 from podrl.runs.checkpoint_arrays import restore_actor
 from podrl.runs.checkpoint_facts import read_facts
 from podrl.runs.workdir import read_config_file
-from podrl.types import Agent, Counters, EnvSpec, LearnerState, PyTree
+from podrl.types import Counters, EnvSpec, LearnerState, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

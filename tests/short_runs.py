@@ -12,6 +12,7 @@ import pytest
 
 from configs import common
 from podrl import assembly
+from podrl.agents.parts.interface import Agent, Fresh
 from podrl.agents.parts.loading import load_agent
 from podrl.agents.parts.updating import make_update
 from podrl.config.config import Config, EvaluateConfig
@@ -20,7 +21,7 @@ from podrl.experience.unroll import Unroller
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.runtime.interruption import Stop
 from podrl.runtime.job.job import ALONE, Job
-from podrl.types import Agent, EnvSpec, Fresh, LearnerState, Metrics, Snapshot, Trajectory
+from podrl.types import EnvSpec, LearnerState, Metrics, Snapshot, Trajectory
 
 TIMING = {"env_steps_per_second", "frames_per_second"}
 

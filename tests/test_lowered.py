@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from configs import impala_atari
+from podrl.agents.parts.interface import Agent
 from podrl.agents.parts.loading import load_agent
 from podrl.config.config import Config
 from podrl.config.config_dict import from_config_dict
@@ -25,7 +26,7 @@ from podrl.experience.programs import ActingPrograms, compile_acting
 from podrl.experience.unroll import Unroller
 from podrl.learning.learner import Learner
 from podrl.mesh import make_topology
-from podrl.types import Agent, Trajectory
+from podrl.types import Trajectory
 from tests.short_runs import make_agent
 
 PLATFORMS = ("tpu", "cuda")

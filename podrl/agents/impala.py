@@ -13,6 +13,7 @@ import jax
 from jax import numpy as jnp
 
 from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
+from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import make_optimizer
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import check_values, number, text
@@ -21,7 +22,7 @@ from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
 from podrl.ops.minibatches import accumulate_gradients, split_environments
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
-from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, Partition, PyTree, Trajectory, UpdateShape
+from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Trajectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

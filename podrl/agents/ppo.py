@@ -17,6 +17,7 @@ import jax
 from jax import numpy as jnp
 
 from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
+from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import make_optimizer
 from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
@@ -33,7 +34,7 @@ from podrl.ops.minibatches import (
 )
 from podrl.ops.optimizers import share_left
 from podrl.ops.returns import clip_reward, gae
-from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, Partition, PyTree, Trajectory, UpdateShape
+from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Trajectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

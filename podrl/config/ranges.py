@@ -5,7 +5,8 @@ The table is spread over the dataclasses of the sections and of the agents: each
 numeric flags of tools against a `Range`.
 
 Bounds say what makes sense, not what is wise: everything within them can be computed with, so numbers other than 0 are
-at least `LEAST` away from it. `SIZE` bounds what memory limits in practice, which `podrl.learning.sizes` estimates.
+at least `LEAST` away from it. `SIZE` bounds what memory limits in practice, which `podrl.learning.memory_check`
+estimates.
 """
 
 from collections.abc import Mapping, Sequence

@@ -204,7 +204,7 @@ class TopologyConfig:
             that is searched for in a parameter's path, and the mesh axis (`data`, `model`, or `-` for none) of each of
             its dimensions. The first rule that matches decides; a parameter that none matches is left to `sharding`.
         micro_batches: the gradient of an optimizer step is summed over this many parts, one after the other: less
-            memory, same result. 0 leaves the choice to the run, see `podrl.learning.partition`.
+            memory, same result. 0 leaves the choice to the run, see `podrl.learning.micro_batches`.
         micro_batch_loop: `rolled`: the parts are one loop of the compiled program, which compiles sooner and takes less
             memory. `unrolled`: each is a copy of its own, which spares several devices a reduction for each part, and
             some convolutions on CPU a slow-down of twenty times. `auto` leaves the choice to the run.

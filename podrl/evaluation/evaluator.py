@@ -17,15 +17,16 @@ from typing import Any, Protocol
 from absl import logging
 import jax
 
+from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.envs.source import Source, evaluation_protocol
 from podrl.evaluation.endless import EndlessError, EndlessGuard
 from podrl.evaluation.play import Episodes, Player, check_same_interface, make_player
+from podrl.experience.parameters import copy_to
 from podrl.experience.schedule import last_update
-from podrl.experience.transfer import copy_to
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.waiting import Patience
-from podrl.types import Agent, Counters, EnvSpec, PyTree
+from podrl.types import Counters, EnvSpec, PyTree
 
 ROW_KEY = "evaluate/return"  # Only rows of evaluations have it.
 _JOIN_S = 10.0

@@ -15,14 +15,16 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from podrl.agents.parts.interface import Agent
+from podrl.envs.pools.checks import close_pool
 from podrl.envs.seeds import env_seeds
-from podrl.envs.source import EvaluationProtocol, Pool, close_pool
+from podrl.envs.source import EvaluationProtocol, Pool
 from podrl.experience.unroll import Unroller
 from podrl.ops.intervals import mean_interval
 from podrl.ops.keys import EVALUATE, purpose_key
 from podrl.runtime.tool import refuse_module
 from podrl.runtime.waiting import Stopped
-from podrl.types import Agent, Array, EnvSpec, PyTree, Timestep
+from podrl.types import Array, EnvSpec, PyTree, Timestep
 
 MAX_ENVS = 32  # More would save little time and, since all step until the last has ended, waste much.
 

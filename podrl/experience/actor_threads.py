@@ -15,9 +15,9 @@ from podrl.envs.source import Pool, Source
 from podrl.experience.actors import Actor
 from podrl.experience.handoff import Rollout
 from podrl.experience.layout import default_env_threads, make_layout
+from podrl.experience.parameters import ParameterStore
 from podrl.experience.programs import ActingPrograms
 from podrl.experience.schedule import Schedule
-from podrl.experience.transfer import ParameterStore
 from podrl.mesh import Topology
 from podrl.runtime.ledger import Annotate
 from podrl.runtime.waiting import Stopped

@@ -13,13 +13,15 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from podrl.envs.source import Pool, check_timestep
+from podrl.envs.pools.checks import check_timestep
+from podrl.envs.source import Pool
 from podrl.experience.episodes import EpisodeTracker
 from podrl.experience.handoff import Handoff, Rollout
+from podrl.experience.parameters import ParameterStore
 from podrl.experience.programs import ActingPrograms
 from podrl.experience.schedule import Schedule
 from podrl.experience.succession import CLOSING_S, Succession
-from podrl.experience.transfer import ParameterStore, rollout_to_learner
+from podrl.experience.transfer import rollout_to_learner
 from podrl.experience.turn import NonFinite, Turn
 from podrl.runtime.ledger import Annotate, Ledger
 from podrl.runtime.process_exit import describe_error

@@ -8,10 +8,11 @@ import jax
 from jax.sharding import SingleDeviceSharding
 import numpy as np
 
+from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.experience.layout import Layout
 from podrl.experience.unroll import ActingState, Unroller
-from podrl.types import Agent, EnvSpec, PyTree, Timestep, Trajectory
+from podrl.types import EnvSpec, PyTree, Timestep, Trajectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

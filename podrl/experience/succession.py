@@ -10,7 +10,8 @@ import time
 
 from absl import logging
 
-from podrl.envs.source import Pool, close_pool
+from podrl.envs.pools.checks import close_pool
+from podrl.envs.source import Pool
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.waiting import Patience, Stopped
 

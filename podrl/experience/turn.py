@@ -8,7 +8,8 @@ from absl import logging
 import jax
 import numpy as np
 
-from podrl.envs.source import Pool, check_timestep
+from podrl.envs.pools.checks import check_timestep
+from podrl.envs.source import Pool
 from podrl.experience.episodes import EpisodeTracker
 from podrl.experience.unroll import ActingState
 from podrl.types import Timestep

@@ -7,7 +7,6 @@ device counts steps in 32 bits, so an environment's steps are counted in eras of
 own (`podrl.ops.keys.era_keys`).
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 
@@ -15,9 +14,9 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 
-from podrl.envs.source import JaxEnvironment
-from podrl.ops.keys import ACT, ENVIRONMENT, ERA, era_keys, purpose_key, step_keys
-from podrl.types import Agent, EnvSpec, PyTree, Timestep, Trajectory
+from podrl.agents.parts.interface import Agent
+from podrl.ops.keys import ACT, ERA, era_keys, purpose_key, step_keys
+from podrl.types import EnvSpec, PyTree, Timestep, Trajectory
 
 
 @struct.dataclass(kw_only=True)
@@ -187,133 +186,9 @@ class Unroller:
         )
 
 
-@struct.dataclass(kw_only=True)
-class EnvironmentsState:
-    """The state of `B` JAX environments and of acting in them, between unrolls.
-
-    Attributes:
-        environment: The environments' own state.
-        timestep: The newest timestep, not yet acted on.
-        carry: The network's state before that timestep.
-        returns: [B] float32; sums of rewards of the episodes under way.
-        lengths: [B] int32; steps of the episodes under way, saturating at the largest int32.
-    """
-
-    environment: PyTree
-    timestep: Timestep
-    carry: PyTree
-    returns: jax.Array
-    lengths: jax.Array
-
-
-@struct.dataclass(kw_only=True)
-class EndedEpisodes:
-    """The episodes that ended in an unroll, by the row after which they ended.
-
-    Attributes:
-        returns: [T, B] float32; undiscounted returns.
-        lengths: [T, B] int32; lengths in env steps, 0 where no episode ended.
-    """
-
-    returns: jax.Array
-    lengths: jax.Array
-
-
-_Loop = tuple[ActingState, EnvironmentsState]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InGraphUnroller:
-    """Pure functions that act in JAX environments for a whole unroll.
-
-    Attributes:
-        unroller: Acts, and writes the rollouts.
-        environment: The environments' functions.
-        in_loop: Whether the steps are a loop of the compiled program; if not, they are unrolled.
-    """
-
-    unroller: Unroller
-    environment: JaxEnvironment
-    in_loop: bool
-
-    def init(self, seed: int, env_indices: jax.Array) -> EnvironmentsState:
-        """Opens the environments.
-
-        Args:
-            seed: The run's seed.
-            env_indices: [B] uint32; which of the whole job's environments these are.
-        """
-        keys = step_keys(env_keys(seed, ENVIRONMENT, env_indices), jnp.zeros((), jnp.int32))
-        state, timestep = self.environment.init(keys)
-        num_envs = self.unroller.num_envs
-        return EnvironmentsState(
-            environment=state,
-            timestep=timestep,
-            carry=self.unroller.agent.initial_carry(env_indices),
-            returns=jnp.zeros(num_envs, jnp.float32),
-            lengths=jnp.zeros(num_envs, jnp.int32),
-        )
-
-    def unroll(
-        self, seed: int, env_indices: jax.Array, params: PyTree, version: jax.Array, state: EnvironmentsState
-    ) -> tuple[Trajectory, EndedEpisodes, EnvironmentsState]:
-        """Acts for T steps.
-
-        Args:
-            seed: The run's seed.
-            env_indices: [B] uint32, as for `init`.
-            params: The result of `Agent.actor_params`.
-            version: [] int32, the learner step of `params`, which equals the number of unrolls before this one.
-            state: The environments' state before the unroll.
-
-        Returns:
-            The trajectory, the episodes that ended in it, and the environments' state after it.
-        """
-        length = self.unroller.unroll_length
-        era, _ = self.unroller.era(version)
-        keys = era_keys(env_keys(seed, ENVIRONMENT, env_indices), era)
-        start = self.unroller.begin(seed, env_indices, version, state.carry, state.timestep.reward)
-
-        def step(loop: _Loop, _: None) -> tuple[_Loop, EndedEpisodes]:
-            acting, envs = loop
-            action, acting = self.unroller.act(params, version, acting, envs.timestep)
-            inner, timestep = self.environment.step(step_keys(keys, acting.step), envs.environment, action)
-            envs, ended = _count_episodes(dataclasses.replace(envs, environment=inner, timestep=timestep))
-            return (acting, envs), ended
-
-        (acting, envs), ended = (jax.lax.scan if self.in_loop else _scan_unrolled)(step, (start, state), length=length)
-        trajectory, _ = self.unroller.finish(acting, envs.timestep)
-        return trajectory, ended, dataclasses.replace(envs, carry=acting.carry)
-
-
 def env_keys(seed: int, purpose: int, env_indices: jax.Array) -> jax.Array:
     """Returns [B] typed PRNG keys of one purpose, one for each of these environments of the job."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(purpose_key(seed, purpose), env_indices)
-
-
-def _count_episodes(state: EnvironmentsState) -> tuple[EnvironmentsState, EndedEpisodes]:
-    """Adds the newest timestep to the episodes under way, and returns the episodes [B] that ended with it.
-
-    A termination is known at once; a truncation shows only in the reset row after it.
-    """
-    timestep = state.timestep
-    returns = state.returns + jnp.where(timestep.first, 0.0, timestep.reward)
-    lengths = state.lengths + (~timestep.first & (state.lengths < jnp.iinfo(jnp.int32).max))
-    ends = timestep.first | (timestep.discount == 0)
-    ended = EndedEpisodes(returns=returns, lengths=jnp.where(ends, lengths, 0))
-    state = dataclasses.replace(state, returns=jnp.where(ends, 0.0, returns), lengths=jnp.where(ends, 0, lengths))
-    return state, ended
-
-
-def _scan_unrolled(
-    step: Callable[[_Loop, None], tuple[_Loop, EndedEpisodes]], loop: _Loop, *, length: int
-) -> tuple[_Loop, EndedEpisodes]:
-    """Computes `jax.lax.scan` without a loop in the compiled program."""
-    rows = []
-    for _ in range(length):
-        loop, row = step(loop, None)
-        rows.append(row)
-    return loop, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
 
 def _write_timestep(rollout: Trajectory, row: jax.Array, timestep: Timestep) -> Trajectory:

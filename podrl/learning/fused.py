@@ -18,17 +18,19 @@ from jax import numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
+from podrl.agents.parts.interface import Agent
 from podrl.agents.parts.nonfinite import skip_nonfinite
 from podrl.config.config import Config
 from podrl.envs.source import JaxEnvironment
+from podrl.experience.in_graph_unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller
 from podrl.experience.layout import make_layout
-from podrl.experience.unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller, Unroller
+from podrl.experience.unroll import Unroller
 from podrl.learning.learner import Learner
-from podrl.learning.partition import runs_in_loops
+from podrl.learning.micro_batches import runs_in_loops
 from podrl.learning.update_cost import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology, replicated
 from podrl.ops.keys import LEARN, purpose_key
-from podrl.types import Agent, EnvSpec, FusedState, LearnerState, Metrics, PyTree, Trajectory
+from podrl.types import EnvSpec, FusedState, LearnerState, Metrics, PyTree, Trajectory
 
 _SPLIT = PartitionSpec("data")
 _SPLIT_ROWS = PartitionSpec(None, "data")

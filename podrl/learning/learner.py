@@ -13,11 +13,12 @@ import jax
 from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from podrl.agents.parts.interface import Agent, Fresh
 from podrl.agents.parts.updating import make_update
 from podrl.mesh import ShardingRule, replicated, trajectory_sharding, tree_sharding
 from podrl.ops.fingerprint import fingerprint
 from podrl.ops.keys import LEARN, purpose_key
-from podrl.types import Agent, Fresh, LearnerState, Metrics, PyTree, Trajectory
+from podrl.types import LearnerState, Metrics, PyTree, Trajectory
 
 
 class Learner:

@@ -6,6 +6,7 @@ import dataclasses
 import jax
 from jax.sharding import Mesh
 
+from podrl.agents.parts.interface import Agent
 from podrl.agents.parts.nonfinite import skip_nonfinite
 from podrl.config.config import Config
 from podrl.experience.layout import Layout, global_shape, make_layout
@@ -15,7 +16,7 @@ from podrl.experience.unroll import Unroller
 from podrl.learning.learner import Learner
 from podrl.learning.update_cost import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology
-from podrl.types import Agent, EnvSpec, Trajectory
+from podrl.types import EnvSpec, Trajectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from absl import logging
 
+from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.envs.source import Source
 from podrl.evaluation.evaluator import OFF, Evaluator
@@ -22,7 +23,7 @@ from podrl.runtime.interruption import NEVER, Stop
 from podrl.runtime.ledger import Annotate, Ledger
 from podrl.runtime.watchdog import Watchdog
 from podrl.telemetry.metrics_file import Row
-from podrl.types import Agent, Counters, EnvSpec, LearnerState, Snapshot
+from podrl.types import Counters, EnvSpec, LearnerState, Snapshot
 
 _State = TypeVar("_State", bound=LearnerState)
 

@@ -11,7 +11,7 @@ from podrl.config import commandline
 from podrl.config.config import Config, ConfigError, check
 from podrl.experience.layout import make_layout
 from podrl.experience.schedule import warm_up_updates
-from podrl.learning.partition import resolve_partition
+from podrl.learning.micro_batches import resolve_partition
 from podrl.mesh import Topology, make_topology
 from podrl.studies.definition import Definition
 from podrl.studies.grid import Machines, Point, combinations, weak_num_envs

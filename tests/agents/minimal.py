@@ -8,9 +8,10 @@ from jax import numpy as jnp
 import optax
 
 from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
+from podrl.agents.parts.interface import Agent, Batch, UpdateShape
 from podrl.networks.interface import Networks
 from podrl.ops.losses import masked_mean, policy_gradient_loss
-from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, PyTree, UpdateShape
+from podrl.types import EnvSpec, LearnerState, Metrics, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

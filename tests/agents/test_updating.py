@@ -7,8 +7,9 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from podrl.agents.parts.interface import Batch, Fresh, Sample
 from podrl.agents.parts.updating import make_update
-from podrl.types import Batch, Fresh, LearnerState, Sample
+from podrl.types import LearnerState
 from tests.agents.test_impala import chain
 from tests.short_runs import make_agent, make_config
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError
-from podrl.envs.source import check_timestep, load_source
+from podrl.envs.pools.checks import check_timestep
+from podrl.envs.source import load_source
 from podrl.types import Timestep
 
 

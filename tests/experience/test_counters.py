@@ -9,7 +9,7 @@ from podrl.config.config import EnvConfig
 from podrl.envs.sources.gymnasium import make_pool
 from podrl.evaluation.play import Tally
 from podrl.experience.episodes import EpisodeTracker
-from podrl.experience.unroll import EnvironmentsState, _count_episodes
+from podrl.experience.in_graph_unroll import EnvironmentsState, _count_episodes
 from tests.envs.stream import Stream
 
 SEEDS, STEPS = (3, 4, 5), 400

@@ -11,7 +11,7 @@ from podrl.config.config import ConfigError, TopologyConfig
 from podrl.envs.seeds import env_seeds
 from podrl.experience.layout import make_layout
 from podrl.learning.learner import Learner
-from podrl.learning.partition import resolve_partition
+from podrl.learning.micro_batches import resolve_partition
 from podrl.mesh import make_topology
 from podrl.types import DiscreteActions, EnvSpec
 from tests.short_runs import make_agent_update, make_config, random_trajectory

@@ -7,7 +7,7 @@ import jax
 from jax import numpy as jnp
 import pytest
 
-from podrl.experience.transfer import ParameterStore
+from podrl.experience.parameters import ParameterStore
 from podrl.loops.in_flight import InFlight
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.waiting import Stopped, wait_until

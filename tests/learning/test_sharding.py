@@ -14,7 +14,7 @@ import pytest
 
 from podrl.assembly import make_split_agent
 from podrl.config.config import Config, ConfigError
-from podrl.experience.transfer import copy_to
+from podrl.experience.parameters import copy_to
 from podrl.learning.learner import Learner
 from podrl.learning.sharding import MIN_SPLIT_SIZE, describe_split, make_sharding_rules
 from podrl.learning.update_cost import update_memory

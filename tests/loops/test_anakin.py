@@ -15,7 +15,8 @@ from podrl.assembly import assemble
 from podrl.config.config import ConfigError
 from podrl.envs.pools.in_graph import Transition, make_many
 from podrl.envs.source import JaxEnvironment, load_source, make_environment
-from podrl.experience.unroll import InGraphUnroller, Unroller
+from podrl.experience.in_graph_unroll import InGraphUnroller
+from podrl.experience.unroll import Unroller
 from podrl.learning.fused import FusedLearner
 from podrl.loops.anakin import updates_to_next_stop
 from podrl.mesh import make_topology

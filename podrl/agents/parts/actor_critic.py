@@ -6,9 +6,10 @@ import jax
 from jax import numpy as jnp
 import optax
 
+from podrl.agents.parts.interface import Batch
 from podrl.agents.parts.optimizing import OptimizerOverRun
 from podrl.networks.interface import Network, NetworkOutput
-from podrl.types import Batch, LearnerState, PyTree, Timestep, Trajectory
+from podrl.types import LearnerState, PyTree, Timestep, Trajectory
 
 
 def make_init(

@@ -6,7 +6,8 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
-from podrl.types import Agent, Batch, LearnerState, Metrics, PyTree, Trajectory
+from podrl.agents.parts.interface import Agent, Batch
+from podrl.types import LearnerState, Metrics, PyTree, Trajectory
 
 CHECKED = ("loss/total", "grad/norm")  # Metrics of every agent; parameters stay finite as long as these are.
 

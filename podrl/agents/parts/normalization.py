@@ -18,9 +18,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from podrl.agents.parts.interface import Agent, Batch, Sample
 from podrl.config.config import check
 from podrl.ops.statistics import Statistics, initial_statistics, update_statistics
-from podrl.types import Agent, Batch, EnvSpec, LearnerState, Metrics, PyTree, Sample, Timestep, Trajectory
+from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
 
 # Normalised observations and rewards are clipped to [-MAX_NORMALIZED, MAX_NORMALIZED].
 MAX_NORMALIZED = 10.0

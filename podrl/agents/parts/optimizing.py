@@ -7,9 +7,10 @@ import jax
 from jax import numpy as jnp
 import optax
 
+from podrl.agents.parts.interface import UpdateShape
 from podrl.config.optimizer import OptimizerConfig
 from podrl.ops.optimizers import make_adam, make_rmsprop, rate_over_run
-from podrl.types import LearnerState, PyTree, UpdateShape
+from podrl.types import LearnerState, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

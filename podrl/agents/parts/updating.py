@@ -6,7 +6,8 @@ import dataclasses
 import jax
 from jax import numpy as jnp
 
-from podrl.types import Agent, Batch, Fresh, LearnerState, Metrics, Sample
+from podrl.agents.parts.interface import Agent, Batch, Fresh, Sample
+from podrl.types import LearnerState, Metrics
 
 
 def make_update(agent: Agent) -> Callable[[LearnerState, Fresh], tuple[LearnerState, Metrics]]:

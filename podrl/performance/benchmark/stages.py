@@ -20,8 +20,9 @@ from podrl.envs.source import Pool
 from podrl.experience.actor_threads import ActorThreads
 from podrl.experience.handoff import Rollout
 from podrl.experience.layout import default_env_threads
+from podrl.experience.parameters import ParameterStore
 from podrl.experience.schedule import make_schedule, warm_up_updates
-from podrl.experience.transfer import ParameterStore, join_rollouts, rollout_to_learner
+from podrl.experience.transfer import join_rollouts, rollout_to_learner
 from podrl.learning.fused import FusedPrograms
 from podrl.loops.boundaries import is_checkpoint_due
 from podrl.loops.interface import Assembly, Hooks, Services

@@ -21,7 +21,7 @@ from podrl.envs.source import make_environment
 from podrl.experience.layout import Layout
 from podrl.experience.programs import make_unroller, trace_act
 from podrl.learning.fused import FusedLearner
-from podrl.learning.partition import partition_of
+from podrl.learning.micro_batches import partition_of
 from podrl.learning.programs import make_learner, rollout_shapes
 from podrl.learning.update_cost import Collective, shard_bytes
 from podrl.mesh import is_undivided

@@ -23,9 +23,11 @@ import jax
 import numpy as np
 
 from podrl.config.config import Config, ConfigError, check
-from podrl.envs.source import Pool, check_timestep
+from podrl.envs.pools.checks import check_timestep
+from podrl.envs.source import Pool
 from podrl.experience.episodes import EpisodeTracker
-from podrl.experience.transfer import ParameterStore, join_rollouts, rollout_to_learner
+from podrl.experience.parameters import ParameterStore
+from podrl.experience.transfer import join_rollouts, rollout_to_learner
 from podrl.performance.benchmark.instruments import Clocks, Sample, describe_machine
 from podrl.performance.benchmark.stages import Parts, make_parts, open_pools, record_rollouts
 from podrl.performance.planning.distributions import Durations

@@ -2,21 +2,15 @@
 
 import dataclasses
 
+from podrl.agents.parts.interface import Partition
 from podrl.config.config import Config
 from podrl.mesh import Topology
-from podrl.types import Partition
 
-# Transitions in one micro-batch on CPU; the other encoders learn from a batch whole. See docs/performance.md.
-_CPU_MICRO_BATCH = {"resnet": 96, "nature": 192}  # unrolled
-
-
+# Transitions in one micro-batch on CPU; other encoders learn from a whole batch. See docs/performance.md.
+_CPU_MICRO_BATCH = {"resnet": 96, "nature": 192}  # If unrolled.
 _CPU_ROLLED_MICRO_BATCH = 48
-
-
-_CPU_MAX_PARTS = 16  # in an unrolled update; each compiles to a copy of the network
-
-
-_CPU_PARTS_OF_A_STEP = 4  # allowed in an optimizer step even beyond _CPU_MAX_PARTS, to bound its memory
+_CPU_MAX_PARTS = 16  # In an unrolled update; each compiles to a copy of the network.
+_CPU_PARTS_OF_A_STEP = 4  # Allowed in an optimizer step even beyond _CPU_MAX_PARTS, to bound its memory.
 
 
 def runs_in_loops(config: Config, topology: Topology) -> bool:

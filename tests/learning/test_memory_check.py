@@ -4,7 +4,7 @@ import pytest
 
 from podrl.assembly import assemble
 from podrl.config.config import ConfigError
-from podrl.learning import sizes
+from podrl.learning import memory_check
 from tests.short_runs import make_config
 
 
@@ -19,7 +19,7 @@ from tests.short_runs import make_config
     ],
 )
 def test_sizes_beyond_memory_are_refused_with_bytes_and_keys(monkeypatch, values, shown, part):
-    monkeypatch.setattr(sizes, "host_memory_bytes", lambda: 2**30)
+    monkeypatch.setattr(memory_check, "host_memory_bytes", lambda: 2**30)
     with pytest.raises(ConfigError) as error:
         assemble(make_config(actors__pools_per_thread=1, **{"actors__num_envs": 32} | values))
     said = str(error.value)
@@ -41,7 +41,7 @@ def test_what_fits_is_assembled():
 
 def test_a_control_group_bounds_the_memory(tmp_path):
     (tmp_path / "memory.max").write_text("max\n")
-    whole = sizes.host_memory_bytes(tmp_path)
+    whole = memory_check.host_memory_bytes(tmp_path)
     assert whole > 2**28
     (tmp_path / "memory.max").write_text("1048576\n")
-    assert sizes.host_memory_bytes(tmp_path) == 2**20
+    assert memory_check.host_memory_bytes(tmp_path) == 2**20

@@ -1,0 +1,97 @@
+"""Parameters on their way to actors: published by version on every actor device.
+
+They are copied even where an actor shares the learner's device, because the learner's state is donated to the next
+update.
+"""
+
+from collections.abc import Mapping
+import threading
+
+import jax
+
+from podrl.runtime.devices import is_ready
+from podrl.runtime.waiting import Stopped, wait_for, wait_until
+from podrl.types import PyTree
+
+
+class ParameterStore:
+    """Published parameters by version, on every actor device of this process; new versions replace the oldest."""
+
+    def __init__(self, devices: list[jax.Device], *, keep: int = 2):
+        """Creates an empty store.
+
+        Args:
+            devices: The devices of this process's actors.
+            keep: How many of the newest versions to keep: one more than the largest lag.
+        """
+        self._devices = devices
+        self._keep = keep
+        self._changed = threading.Condition()
+        self._versions: dict[int, Mapping[jax.Device, PyTree]] = {}
+        self._stopped = False
+
+    def publish(self, version: int, params: PyTree) -> None:
+        """Starts copying `params`, whole on every learner device, to every actor device as `version`."""
+        copies = {device: copy_to(params, device) for device in self._devices}
+        with self._changed:
+            self._versions[version] = copies
+            self._versions.pop(version - self._keep, None)
+            self._changed.notify_all()
+
+    def fetch(self, device: jax.Device, versions: range, *, timeout_s: float, who: str) -> tuple[int, PyTree]:
+        """Returns the newest of `versions` that is computed, with its parameters on `device`; waits if none is.
+
+        Raises:
+            TimeoutError: If no version is published, or no update ends, in time. The message says which actor waited.
+            RuntimeError: If all of `versions` have been replaced by newer ones.
+            Stopped: If the run ends first.
+        """
+
+        def ready() -> list[int]:
+            with self._changed:
+                known = [version for version in versions if version in self._versions]
+                return [version for version in known if is_ready(self._versions[version][device])]
+
+        with self._changed:
+            wait_for(
+                self._changed,
+                lambda: self._stopped or max(self._versions, default=-1) >= versions.start,
+                timeout_s=timeout_s,
+                blame=lambda: (
+                    f"{who} waited {timeout_s:.0f} s for parameters {versions.start} from the learner; the newest are "
+                    f"{max(self._versions, default=None)}. If updates are this slow, raise actors.timeout_s."
+                ),
+            )
+            newest, oldest = max(self._versions, default=-1), min(self._versions, default=-1)
+            if not self._stopped and oldest >= versions.stop:
+                raise RuntimeError(f"{who} asked for parameters {versions[-1]}, gone since {newest} was published.")
+        wait_until(
+            lambda: self._stopped or bool(ready()),
+            timeout_s=timeout_s,
+            blame=lambda: (
+                f"{who} waited {timeout_s:.0f} s for update {versions.start} to end on the learner's devices."
+            ),
+        )
+        with self._changed:
+            if self._stopped:
+                raise Stopped
+        version = max(ready())
+        return version, self._versions[version][device]
+
+    def stop(self) -> None:
+        """Makes every waiting `fetch` raise `Stopped`."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+def copy_to(params: PyTree, device: jax.Device) -> PyTree:
+    """Copies parameters to `device` from arrays that are whole on each of their devices."""
+    sources = {shard.device for shard in jax.tree.leaves(params)[0].addressable_shards}
+    source = device if device in sources else min(sources, key=lambda d: d.id)
+
+    def take(array: jax.Array) -> jax.Array:
+        return next(shard.data for shard in array.addressable_shards if shard.device == source)
+
+    local = jax.tree.map(take, params)
+    return local if source == device else jax.device_put(local, device)
