@@ -158,7 +158,7 @@ def test_one_that_takes_signals_prints_and_hangs_in_close_ends_nothing(tmp_path)
         assert process.wait(LIMIT_S) == 75
     assert re.search(r"tests/envs/faulty.py, line \d+ asked for SIGHUP, which podrl keeps", stderr)
     assert stderr.count("What is printed on stdout is lost (Broken pipe). The run continues") == 1
-    assert "actor 0: an environment hangs in close. The run goes on." in stderr
+    assert "actor 0: an environment hangs in close. The run continues." in stderr
     assert f"To resume: the same command with --workdir={tmp_path / 'run'}" in stderr
     assert error_lines(stderr) == ["actor 0 did not end; leaving without."]  # Its environments are still being closed.
     assert_whole(tmp_path / "run", checkpoints(tmp_path / "run")[-1])
