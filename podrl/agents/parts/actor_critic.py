@@ -1,4 +1,4 @@
-"""What actor-critic agents have in common: a fresh state, and acting with their network's policy."""
+"""The functions that actor-critic agents share: a fresh state, and acting with the network's policy."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from podrl.types import LearnerState, PyTree, Timestep, Trajectory
 def make_init(
     network: Network, optimizer: optax.GradientTransformation | OptimizerOverRun
 ) -> Callable[[jax.Array], LearnerState]:
-    """`Agent.init` of an agent whose state is a network and its optimizer's."""
+    """Returns `Agent.init` for an agent whose state is a network's parameters and its optimizer's state."""
 
     def init(key: jax.Array) -> LearnerState:
         state_key, params_key = jax.random.split(key)
@@ -29,10 +29,10 @@ def make_init(
 
 
 def fresh_rollouts(batch: Batch) -> Trajectory:
-    """The rollouts of a batch, for an agent that learns from nothing else, all of them of the same weight.
+    """Returns a batch's rollouts, for an agent that learns only from them and weights all alike.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the batch has no rollouts.
     """
     if batch.rollouts is None:
         raise ValueError("Found a batch without rollouts; this agent learns from the experience of its own run.")
@@ -40,18 +40,18 @@ def fresh_rollouts(batch: Batch) -> Trajectory:
 
 
 def make_initial_carry(network: Network) -> Callable[[jax.Array], PyTree]:
-    """`Agent.initial_carry` of an agent that starts alike in every environment."""
+    """Returns `Agent.initial_carry` for an agent that starts alike in every environment."""
     return lambda env_index: network.initial_carry(env_index.shape[0])
 
 
 def make_act(
     network: Network, record: Callable[[NetworkOutput], PyTree]
 ) -> Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree, PyTree]]:
-    """`Agent.act` that samples from the policy; actors need the network's parameters and nothing else.
+    """Returns an `Agent.act` that samples from the policy and needs only the network's parameters.
 
     Args:
-        network: the actor-critic.
-        record: (output of [B, ...]) -> what goes into `Trajectory.behaviour`, a pytree of [B, ...].
+        network: The actor-critic network.
+        record: (output of [B, ...]) -> `Trajectory.behaviour`, a pytree of [B, ...].
     """
 
     def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
@@ -63,7 +63,7 @@ def make_act(
 
 
 def make_act_greedy(network: Network) -> Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree]]:
-    """`Agent.act_greedy` that takes the policy's mode, which needs no keys."""
+    """Returns an `Agent.act_greedy` that takes the policy's mode, and ignores the keys."""
 
     def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
         output, carry = network.step(params, timestep, carry)

@@ -1,4 +1,4 @@
-"""Numbers that go wrong: updates whose loss or gradient is NaN or infinite."""
+"""Detection of updates whose loss or gradient is NaN or infinite, and an agent that skips them."""
 
 import dataclasses
 
@@ -16,21 +16,21 @@ class NonFiniteError(RuntimeError):
     """An update's loss or gradient is not finite.
 
     Attributes:
-        update: its number, from 1.
+        update: The update's number, from 1.
     """
 
     def __init__(self, message: str, update: int) -> None:
-        """Of update `update`."""
+        """Creates the error of update number `update`."""
         super().__init__(message)
         self.update = update
 
 
 def skip_nonfinite(agent: Agent) -> Agent:
-    """An agent whose state stays as it was where it is not finite; `grad/skipped` is 1 then, else 0.
+    """Returns the agent with updates that are skipped where they are not finite; `grad/skipped` is 1 then, 0 otherwise.
 
-    What `learn` changes stays if its loss or gradient is not finite, and what `observe` changes if that is not. The
-    counts of updates go on, as every update has a version. An optimizer's own count of steps, by which it may decay its
-    learning rate, does not: it ends short by the updates that were skipped.
+    The state stays unchanged in `learn` if the loss or the gradient is not finite, and in `observe` if the new
+    statistics are not. Updates are counted all the same, since every update has a version. An optimizer's own count of
+    steps, by which it may decay its learning rate, excludes the skipped updates.
     """
 
     def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
@@ -52,10 +52,10 @@ def _choose(is_new: jax.Array, new: LearnerState, old: LearnerState) -> LearnerS
 
 
 def check_finite(update: int, metrics: Metrics) -> None:
-    """Fetches what is checked.
+    """Fetches the checked metrics of an update from the devices.
 
     Raises:
-        NonFiniteError: if it is not finite; names the update and the values.
+        NonFiniteError: If one is not finite. The message names the update and the values.
     """
     names = [name for name in CHECKED if name in metrics]
     values = jax.device_get([metrics[name] for name in names])
@@ -65,7 +65,7 @@ def check_finite(update: int, metrics: Metrics) -> None:
 
 
 def first_bad_leaf(params: PyTree) -> str | None:
-    """The path of the first parameter that holds NaN or infinity; None if all are finite."""
+    """Returns the path of the first parameter that holds NaN or infinity; None if all are finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not bool(jnp.all(jnp.isfinite(leaf))):
             return jax.tree_util.keystr(path, simple=True, separator="/")

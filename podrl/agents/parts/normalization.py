@@ -1,13 +1,13 @@
-"""Observations and rewards in units of what a run has seen so far, for any agent.
+"""Normalisation of observations and rewards by running statistics, for any agent.
 
 `normalize_observations` and `normalize_rewards` take an agent and return one whose learner state holds running
-statistics beside the agent's own state (`LearnerState.extra`), so that checkpoints hold them, and actors get them with
-the parameters. The sums behind them are over the whole batch, whatever the number of devices.
+statistics beside the agent's own state (`LearnerState.extra`), so checkpoints contain them, and actors get them with
+the parameters. The statistics are over the whole batch, whatever the number of devices.
 
-Observations lose their mean and are divided by their standard deviation. An update learns with the statistics of the
-updates before it (`acting`), with which actors acted too, or with older ones where there is a lag; what it observes
-changes those of the next update. Rewards are divided by the standard deviation of the discounted sum of an episode's
-rewards up to each step, the scale of the values. These sums go on from unroll to unroll in the carry.
+Observations are shifted by their mean and divided by their standard deviation. An update learns with the statistics of
+the updates before it (`acting`), which the actors used too, unless a lag gave them older ones. The rows of its batch
+change the statistics of the next update. Rewards are divided by the standard deviation of the discounted sum of an
+episode's rewards up to each step, which has the scale of the values. The carry keeps these sums from unroll to unroll.
 
 Source: Engstrom et al. 2020, arXiv:2005.12729, sections 3 and A.2 (what PPO's implementations do).
 """
@@ -30,10 +30,10 @@ _EPSILON = 1e-8
 
 
 def normalize(statistics: Statistics, rows: PyTree) -> PyTree:
-    """Rows [..., *] less the mean, over the standard deviation, and clipped.
+    """Subtracts the mean from rows [..., *], divides by the standard deviation, and clips.
 
-    What is no finite number becomes NaN and is not clipped: the update that learns from it must be seen to be none, or
-    the statistics would keep it for good.
+    A value that is not finite becomes NaN and is not clipped. The update that learns from it is then detected as not
+    finite; otherwise the value would stay in the statistics permanently.
     """
 
     def scale(x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
@@ -44,17 +44,17 @@ def normalize(statistics: Statistics, rows: PyTree) -> PyTree:
 
 
 def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
-    """The agent with observations that have a mean of about zero and a standard deviation of about one.
+    """Returns the agent with observations normalised to a mean of about zero and a standard deviation of about one.
 
-    A row counts if an action was chosen on it: each observation once, but for those that only end an episode. The
-    network's frame stack holds frames as they were normalised when they came.
+    A row counts if an action was chosen on it: each observation once, except those that only end an episode. The
+    network's frame stack holds frames as they were normalised on arrival.
 
     Args:
-        agent: the algorithm.
-        spec: of its environment.
+        agent: The algorithm.
+        spec: The spec of its environment.
 
     Raises:
-        ConfigError: if observations are not floats.
+        ConfigError: If observations are not floats.
     """
     found = sorted(
         {str(x.dtype) for x in jax.tree.leaves(spec.observation) if not jnp.issubdtype(x.dtype, jnp.floating)}
@@ -104,14 +104,15 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
 
 
 def normalize_rewards(agent: Agent, discount: float) -> Agent:
-    """The agent with rewards in units of the standard deviation of discounted returns so far.
+    """Returns the agent with rewards divided by the standard deviation of discounted returns so far.
 
-    Their mean stays in: a reward of zero is zero. An update learns the batch's statistics first. A network that sees
-    its last reward sees the normalised one, which when it acts is in the units of the updates before.
+    Their mean is not subtracted: a reward of zero stays zero. An update adds its batch to the statistics first, then
+    learns. A network that sees its last reward sees the normalised one; while it acts, that is normalised by the
+    statistics of the updates before.
 
     Args:
-        agent: the algorithm.
-        discount: of rewards in the past, per agent decision: the agent's own.
+        agent: The algorithm.
+        discount: The discount of past rewards per agent decision, equal to the agent's own.
     """
 
     def init(key: jax.Array) -> LearnerState:
@@ -126,7 +127,7 @@ def normalize_rewards(agent: Agent, discount: float) -> Agent:
         return {"agent": agent.actor_params(_unwrap(state)), "returns": state.extra["returns"]}
 
     def before(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[Timestep, jax.Array]:
-        """What the agent sees, and the discounted sum of rewards up to there."""
+        """Returns the timestep that the agent sees, and the discounted sum of rewards up to it."""
         so_far = _add_reward(carry["return"], timestep.first, timestep.reward, discount)
         return dataclasses.replace(timestep, reward=_normalize_reward(params["returns"], timestep.reward)), so_far
 
@@ -174,15 +175,15 @@ def normalize_rewards(agent: Agent, discount: float) -> Agent:
 
 
 def discounted_past(so_far: jax.Array, trajectory: Trajectory, discount: float) -> jax.Array:
-    """The discounted sum of an episode's rewards up to each: G[t] = reward[t] + discount * G[t - 1].
+    """Computes the discounted sum of an episode's rewards up to each row: G[t] = reward[t] + discount * G[t - 1].
 
     Args:
-        so_far: [B] before row 0's timestep, whose reward is `trajectory.opening_reward`.
-        trajectory: [T, B].
-        discount: in [0, 1].
+        so_far: [B] the sum before row 0's timestep, whose reward is `trajectory.opening_reward`.
+        trajectory: [T, B] trajectories.
+        discount: The discount, in [0, 1].
 
     Returns:
-        [T, B], with each action's reward in it.
+        [T, B] sums, each with the reward of that row's action.
     """
 
     def step(past: jax.Array, row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -194,7 +195,7 @@ def discounted_past(so_far: jax.Array, trajectory: Trajectory, discount: float) 
 
 
 def _add_reward(past: jax.Array, first: jax.Array, reward: jax.Array, discount: float) -> jax.Array:
-    """A reward that is no number is left out: it is the update's affair, and would stay in the sum."""
+    """Adds a finite reward to the sum. Any other would stay in it; the update itself detects those."""
     return jnp.where(first, 0.0, discount * past + jnp.where(jnp.isfinite(reward), reward, 0.0))
 
 
@@ -204,7 +205,7 @@ def _normalize_reward(statistics: Statistics, reward: jax.Array) -> jax.Array:
 
 
 def map_trajectories(batch: Batch, function: Callable[[Trajectory], Trajectory]) -> Batch:
-    """The batch with `function` of every trajectory that is learned from."""
+    """Applies `function` to every trajectory of a batch."""
     return jax.tree.map(
         lambda sample: dataclasses.replace(sample, trajectory=function(sample.trajectory)),
         batch,
@@ -213,10 +214,10 @@ def map_trajectories(batch: Batch, function: Callable[[Trajectory], Trajectory])
 
 
 def _wrap(state: LearnerState, before: LearnerState) -> LearnerState:
-    """The agent's own state after learning, with the statistics that were there before."""
+    """Returns the agent's own state after learning, together with the statistics from `before`."""
     return dataclasses.replace(state, extra={**before.extra, "agent": state.extra})
 
 
 def _unwrap(state: LearnerState) -> LearnerState:
-    """The state as the agent itself has it."""
+    """Returns the state without the statistics, as the agent itself uses it."""
     return dataclasses.replace(state, extra=state.extra["agent"])
