@@ -1,4 +1,4 @@
-"""What a run tells while it trains: rows of metrics into its files and onto the terminal, and advice."""
+"""The reports of a run while it trains: rows of metrics to its files and the terminal, and advice on speed."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -24,7 +24,7 @@ from podrl.types import Counters, Snapshot
 
 
 class Reporter:
-    """Writes and shows. In a job of several processes the first one has it."""
+    """Writes rows and shows them on the terminal. In a job of several processes only the first has a reporter."""
 
     def __init__(
         self,
@@ -39,21 +39,21 @@ class Reporter:
         start_s: float,
         advises: bool,
     ):
-        """Has nothing to tell yet.
+        """Creates a reporter that starts where `start` ended.
 
         Args:
-            config: of the whole run.
-            topology: what it runs on.
-            writer: keeps rows.
-            display: shows them on the terminal.
-            ledger: of the main thread.
-            start: where the run goes on; None if it begins.
-            check_folder: raises FolderLostError if the folder was seen to be lost; called before each row.
-            start_s: when the run's clock went on in this process, by `time.perf_counter`.
-            advises: whether to say what limits the speed.
+            config: The run's config.
+            topology: The run's devices.
+            writer: Writes rows to the run's files.
+            display: Shows rows on the terminal.
+            ledger: The main thread's ledger.
+            start: The snapshot that the run resumes from; None if it begins.
+            check_folder: Called before each row; raises FolderLostError if the folder is no longer the run's.
+            start_s: When the run's clock started in this process, by `time.perf_counter`.
+            advises: Whether to log what limits the speed.
         """
         self._config = config
-        self._num_episodes = start.episodes.get("count", 0) if start else 0  # at the last boundary
+        self._num_episodes = start.episodes.get("count", 0) if start else 0  # At the last boundary.
         self._has_warned = False
         self._env_id = config.env.id
         self._display = display
@@ -63,11 +63,11 @@ class Reporter:
         self._awaits_rate = True
         before_s = (start.wall_s or 0.0) if start else 0.0
         self._start_s = start_s - before_s
-        self._before = {BEFORE_KEY: before_s}  # Until a row has said so.
+        self._before = {BEFORE_KEY: before_s}  # Written with the first row only.
         self._writer = writer
 
     def write_row(self, row: Row) -> None:
-        """Takes a row of the learner's; raises FolderLostError if the folder is no longer the run's."""
+        """Writes and shows a row of the learner. Raises FolderLostError if the folder is no longer the run's."""
         self._check_folder()
         self._write(row)
         self._display.update(row)
@@ -83,7 +83,7 @@ class Reporter:
         self._writer.write({**row, **before}, row["env_steps"])
 
     def before_checkpoint(self, snapshot: Snapshot) -> None:
-        """Has all rows so far in their files, and warns if no episode has ended since the boundary before."""
+        """Syncs all rows so far to their files, and warns if no episode has ended since the boundary before."""
         self._writer.sync()
         every, update = make_schedule(self._config).every, snapshot.counters.learner_steps
         if every == 0 or update % every or self._config.topology.placement == "anakin":
@@ -101,7 +101,7 @@ class Reporter:
             )
 
     def write_evaluation(self, counters: Counters, episodes: Episodes) -> None:
-        """Takes the episodes of an evaluation."""
+        """Writes and logs the results of an evaluation's episodes."""
         row = make_row(self._env_id, counters, episodes, time.perf_counter() - self._start_s)
         with self._ledger.spend("log"):
             self._write(row)
@@ -115,7 +115,7 @@ class Reporter:
 
 
 def make_row(env_id: str, counters: Counters, episodes: Episodes, wall_s: float) -> Mapping[str, Any]:
-    """A row of metrics, of the update that was evaluated."""
+    """Returns a row with the results of an evaluation, at the counters of the update that was evaluated."""
     mean = float(episodes.returns.mean())
     normalised = human_normalised(env_id, mean)
     return {
