@@ -1,4 +1,4 @@
-"""Going on with the run that a folder holds: from which checkpoint, and what has changed since it was started last."""
+"""Resuming the run that a folder holds: from which checkpoint, and what has changed since its last start."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -34,7 +34,7 @@ _SCHEDULE_KEYS = ("agent.optimizer.learning_rate", "agent.optimizer.learning_rat
 
 
 def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
-    """Opens the checkpoints of a run."""
+    """Opens the checkpoints of a run's folder."""
     checkpoint = config.checkpoint
     return Checkpointer(
         workdir,
@@ -42,7 +42,7 @@ def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
         every=checkpoint.every_updates,
         keep_every=checkpoint.keep_every,
         keep_best=checkpoint.keep_best,
-        save_timeout_s=2 * config.watchdog_s,  # The watchdog ends a run that waits for a save, and says more.
+        save_timeout_s=2 * config.watchdog_s,  # The watchdog ends a waiting run earlier, and reports more.
     )
 
 
@@ -53,19 +53,21 @@ def find_start(
     shape: LearnerState,
     share: Callable[[str], Sequence[str]] = lambda text: [text],
 ) -> Snapshot | None:
-    """Where the run in a folder goes on; None if it has to begin anew. Later checkpoints are deleted.
+    """Restores the snapshot from which the run in a folder resumes; None if it has to begin anew.
+
+    Checkpoints after that snapshot are deleted.
 
     Args:
-        config: of the whole run.
-        workdir: the folder.
-        checkpointer: of the folder.
-        shape: of the state, with shardings.
-        share: brings a text of this process to all of them, and theirs here.
+        config: The run's config.
+        workdir: The run's folder.
+        checkpointer: The folder's checkpoints.
+        shape: Shapes of the learner's state, with shardings.
+        share: Exchanges a text between the processes: takes this process's and returns those of all.
 
     Raises:
-        ConfigError: if a checkpoint is of another network or algorithm.
-        CheckpointError: if there are checkpoints and all are damaged, if one cannot be read, or if there were some and
-            none is left: a run never restarts from update 0 over what it has.
+        ConfigError: If a checkpoint belongs to another network or algorithm.
+        CheckpointError: If all checkpoints are damaged, if one cannot be read, or if there were some and none is left:
+            a run never restarts from update 0 over earlier results.
     """
     choices = json.loads(share(json.dumps(_choices(config, workdir, checkpointer.steps())))[0])
     try:
@@ -81,13 +83,13 @@ def find_start(
         return None
     done = start.counters.learner_steps
     start = _with_counts(start, read_fact(workdir, done, "config") or {}, to_dict(config))
-    steps = json.loads(share(json.dumps(checkpointer.steps()))[0])  # Without the damaged.
+    steps = json.loads(share(json.dumps(checkpointer.steps()))[0])  # Without damaged ones.
     repeated = max(steps) - done
     checkpointer.forget_after(done, steps)
     logging.info(
-        "Goes on with the run in this folder, after update %d%s.",
+        "Resumes the run in this folder after update %d%s.",
         done,
-        f"; the {repeated} after it that were done before it was stopped are made again" if repeated else "",
+        f"; repeats {repeated} that were done after it" if repeated else "",
     )
     is_as_uninterrupted = is_exact(config, done) or is_finished(config, start.counters)
     if config.determinism == "exact" and not is_as_uninterrupted and jax.process_index() == 0:
@@ -101,14 +103,14 @@ def find_start(
 
 
 def _choices(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list[int]:
-    """The checkpoints to go on from, best first, as the first process finds them."""
+    """Returns the checkpoints to resume from, best first, on the first process; empty on the others."""
     if jax.process_index() > 0:
         return []
     return resumable(config, steps, _finished(config, workdir, steps))
 
 
 def _finished(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list[int]:
-    """The newest checkpoints, down to the first at which the run had not all of its env steps."""
+    """Returns the checkpoints, newest first, at which the run had consumed all of its env steps."""
     finished: list[int] = []
     for step in sorted(steps, reverse=True) if config.determinism == "exact" else ():
         try:
@@ -124,35 +126,35 @@ def _finished(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list
 
 
 def _find_lost(config: Config, workdir: epath.Path) -> str:
-    """What says that a run without checkpoints had some; empty if it may never have saved any."""
+    """Returns the evidence that a run without checkpoints once had some; empty if it may never have saved any."""
     aside = sorted(path.name for path in checkpoint_folder(workdir).iterdir() if path.name.startswith("damaged-"))
     if aside:
         return f"only {', '.join(aside)}, put aside as damaged"
     if is_there(workdir / CHECKPOINTED):
         return f"{CHECKPOINTED} says that there was one of update {read_json(workdir / CHECKPOINTED)['learner_steps']}"
     every, newest = config.checkpoint.every_updates, newest_update(str(workdir))
-    # Of a run from before that file. The second save waits until the first is whole, and later updates for the second.
+    # For runs from before that file. The second save waits until the first is whole, and later updates for the second.
     if 0 < 2 * every < newest:
         return f"its metrics reach update {newest}, and it saved one every {every} updates"
     return ""
 
 
 def _begin_anew(workdir: epath.Path) -> None:
-    """Says that a run begins at update 0, and keeps what an attempt that saved nothing has written."""
+    """Logs that a run begins at update 0, and keeps the rows of an earlier attempt that saved no checkpoint."""
     aside = set_rows_aside(workdir) if jax.process_index() == 0 else None
     kept = f" The metrics of the attempt before are kept as {aside.name}." if aside else ""
     logging.info("The run in this folder has no checkpoint yet: it starts anew.%s", kept)
 
 
 def with_clock(start: Snapshot | None, workdir: epath.Path) -> Snapshot | None:
-    """Where a run goes on, with the run's clock by the rows that it keeps if its checkpoint does not say."""
+    """Returns `start` with the run's clock, read from the rows that the run keeps if the checkpoint lacks it."""
     if start is None or start.wall_s is not None:
         return start
     return dataclasses.replace(start, wall_s=run_seconds(workdir, start.counters.learner_steps))
 
 
 def _with_counts(start: Snapshot, before: Mapping[str, Any], now: Mapping[str, Any]) -> Snapshot:
-    """Where a run goes on, as far in its schedules as it was if its updates take another number of optimizer steps."""
+    """Rescales the step counts of schedules if updates now take another number of optimizer steps."""
     was, becomes = (_optimizer_steps(values.get("agent", {})) for values in (before, now))
     if not was or was == becomes:
         return start
@@ -161,20 +163,20 @@ def _with_counts(start: Snapshot, before: Mapping[str, Any], now: Mapping[str, A
 
 
 def _optimizer_steps(agent: Mapping[str, Any]) -> int:
-    """Optimizer steps in each update; 0 if the config does not say."""
+    """Returns the optimizer steps in each update; 0 if the config does not say."""
     return int(agent.get("minibatches", 0)) * int(agent.get("epochs", 1))
 
 
 def note_start(
     config: Config, workdir: epath.Path, start: Snapshot | None, manifest: Mapping[str, Any], *, resumes: bool
 ) -> Snapshot | None:
-    """Writes down that a run starts, and warns of what has changed since its last start.
+    """Records the start of a run, and warns of what has changed since its last start.
 
     Args:
         config: The run's config.
         workdir: The run's folder.
-        start: Where the run resumes; None if it begins.
-        manifest: What it runs on and with now.
+        start: The snapshot that the run resumes from; None if it begins.
+        manifest: The hardware and software of this start.
         resumes: Whether the folder holds a run.
 
     Returns:
@@ -188,18 +190,18 @@ def note_start(
 
 
 def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:
-    """Says in what a run goes on otherwise than it was started last, if that may change its numbers."""
+    """Warns of changes since the last start that may change the run's numbers."""
     if config.determinism == "exact" and before and (found := changes(before[-1], now)):
         logging.warning("What follows may not be bit for bit what it would have been: %s.", shorten(found))
 
 
 def warn_of_learning_rate(workdir: epath.Path, config: Config, start: Snapshot | None) -> None:
-    """Says if the learning rate jumps where a run goes on: its schedule spans the run, whose length may be another now.
+    """Warns if the learning rate jumps where a run resumes: its schedule spans the run, whose length may have changed.
 
     Args:
-        workdir: the run's.
-        config: that the run goes on with.
-        start: where it does; None if it begins.
+        workdir: The run's folder.
+        config: The config that the run resumes with.
+        start: The snapshot that the run resumes from; None if it begins.
     """
     counters = start.counters if start else Counters()
     update = counters.learner_steps
@@ -219,7 +221,7 @@ def warn_of_learning_rate(workdir: epath.Path, config: Config, start: Snapshot |
         becomes,
         update,
         "; ".join(causes),
-        f" With agent.optimizer.learning_rate={was / share:.3g} it would go on from {was:.3g}."
+        f" With agent.optimizer.learning_rate={was / share:.3g} it would continue from {was:.3g}."
         if was and share
         else "",
     )

@@ -23,7 +23,7 @@ def held(gate, *, pool):
 def go_on(arguments, workdir, update):
     result = launch(*arguments, "--workdir", workdir, cwd=workdir)
     assert result.returncode == 0, result.stderr
-    assert f"Goes on with the run in this folder, after update {update}" in result.stderr
+    assert f"Resumes the run in this folder after update {update}" in result.stderr
     return result.stderr
 
 

@@ -41,7 +41,7 @@ def go_on(cwd, straight, *arguments):
     """The same command: this time nothing goes wrong, and nothing is missing from the result."""
     result = launch(*SCRIPTED, IN_THE_SECOND_HALF, *arguments, "--workdir", "run", cwd=cwd)
     assert result.returncode == 0, result.stderr
-    assert "Goes on with the run in this folder, after update 4" in result.stderr
+    assert "Resumes the run in this folder after update 4" in result.stderr
     assert_same(cwd / "run", straight, SCRIPTED)
 
 

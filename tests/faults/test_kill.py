@@ -43,7 +43,7 @@ class TestResume:
     def test_on_catch(self, unfinished, straight_catch):
         newest = checkpoints(unfinished)[-1]
         assert newest < num_rows(unfinished) < 120
-        assert f"Goes on with the run in this folder, after update {newest}" in go_on(CATCH, unfinished)
+        assert f"Resumes the run in this folder after update {newest}" in go_on(CATCH, unfinished)
         assert_same(unfinished, straight_catch, CATCH)
         assert json.loads((unfinished / "manifest-2.json").read_text())["seed"] == 1
 
@@ -52,7 +52,7 @@ class TestResume:
         kill_after(7, BREAKOUT, tmp_path / "run")  # Checkpoint 3 is whole by then: that of update 6 waited for it.
         assert num_rows(tmp_path / "run") < 12
         newest = checkpoints(tmp_path / "run")[-1]
-        assert f"Goes on with the run in this folder, after update {newest}" in go_on(BREAKOUT, tmp_path / "run")
+        assert f"Resumes the run in this folder after update {newest}" in go_on(BREAKOUT, tmp_path / "run")
         assert_same(tmp_path / "run", straight(BREAKOUT, tmp_path / "straight"), BREAKOUT)
 
     @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ class TestSaving:
         (left_update,) = [int(number) for number in re.findall(r"^\d+", left)]
         newest = checkpoints(workdir)[-1]
         assert left_update == newest + 10
-        assert f"Goes on with the run in this folder, after update {newest}" in go_on(BIG, workdir)
+        assert f"Resumes the run in this folder after update {newest}" in go_on(BIG, workdir)
         assert half_saved() == []
         assert_same(workdir, straight(BIG, tmp_path / "straight"), BIG)
 

@@ -20,7 +20,7 @@ def test_a_run_that_failed_once_ends_as_if_it_had_not(tmp_path, straight_scripte
     result = launch(*SCRIPTED, *ONCE, *RESTARTED, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert re.search(r"p0 ended with exit code 1, at update [45]: restart 1 of 3 in 0 s.", result.stderr)
-    assert "Goes on with the run in this folder, after update 4" in result.stderr
+    assert "Resumes the run in this folder after update 4" in result.stderr
     assert_same(tmp_path / "run", straight_scripted, SCRIPTED)
 
 

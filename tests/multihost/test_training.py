@@ -138,7 +138,7 @@ class TestGoingOn:
         for update in (15, 20):
             shutil.rmtree(workdir / f"checkpoints/{update}")
         said, *_ = train(*CATCH, "--workdir", workdir, cwd=tmp_path, processes=processes, devices=4 // processes)
-        assert "Goes on with the run in this folder, after update 10" in said
+        assert "Resumes the run in this folder after update 10" in said
         assert re.search(r"topology\.mesh\.\w+ was 2", said)  # What else differs may leave no room for both.
         assert_close(workdir, pair, 20)
 
@@ -158,7 +158,7 @@ class TestGoingOn:
         shutil.rmtree(tmp_path / "run/checkpoints/8/state/ocdbt.process_1")
         said, _ = train(*SPLIT, "--workdir", "run", cwd=tmp_path, processes=2)
         assert "Checkpoint 8 is damaged and was put aside as damaged-8" in said
-        assert "Goes on with the run in this folder, after update 4" in said
+        assert "Resumes the run in this folder after update 4" in said
 
 
 class TestLosses:

@@ -198,7 +198,7 @@ class TestInOneProcess:
         outcome = train.train(self.CONFIG, workdir=str(tmp_path))
         rows = facts(read_rows(tmp_path))
         assert outcome.counters == dataclasses.replace(stopped, learner_steps=12, env_steps=384, frames=384)
-        assert f"Goes on with the run in this folder, after update {stopped.learner_steps}" in caplog.text
+        assert f"Resumes the run in this folder after update {stopped.learner_steps}" in caplog.text
         assert "bit for bit" not in caplog.text
         assert rows[: len(before)] == before
         assert [row["learner_steps"] for row in rows] == list(range(1, 13))
@@ -284,7 +284,7 @@ class TestInOneProcess:
         assert train.train(longer, workdir=str(run), accept_changes=True).finished
         assert (
             "The learning rate jumps from 0.0002 to 0.0004 after update 8, since total_env_steps was 384, is 768. With "
-            "agent.optimizer.learning_rate=0.0003 it would go on from 0.0002." in caplog.text
+            "agent.optimizer.learning_rate=0.0003 it would continue from 0.0002." in caplog.text
         )
         rows = read_rows(run)
         assert [row["learner_steps"] for row in rows] == [*range(1, 9), 12, 24]

@@ -123,7 +123,7 @@ def test_real_training_goes_on_bit_for_bit(cluster, tmp_path, nodes, where):
     cluster.wait_for_state(job, ("PENDING",), restarts=1)
     cluster.start_soon(job)
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
-    assert "Goes on with the run in this folder, after update 4" in cluster.output(job)
+    assert "Resumes the run in this folder after update 4" in cluster.output(job)
     assert_same(tmp_path / "run", tmp_path / "straight", SCRIPTED)
 
 

@@ -42,7 +42,7 @@ def test_a_study_is_an_array_for_each_number_of_nodes_and_a_report(cluster, tmp_
     assert rows[0]["starts"] == "2"
     assert all(float(row["measured_s"]) >= 6 for row in rows)
     assert (tmp_path / "study/report.html").exists()
-    assert "Goes on with the run in this folder" in (folder / "job.log").read_text()
+    assert "Resumes the run in this folder" in (folder / "job.log").read_text()
     assert f"process 1 of 2 on {cluster.nodes[1]}" in (tmp_path / "study/points/strong-2x1/seed-1/job.log").read_text()
 
     done = study(cluster, tmp_path)  # Nothing is left: no jobs, but the report.

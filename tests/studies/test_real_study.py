@@ -50,7 +50,7 @@ def test_a_study_goes_on_after_its_job_was_killed_and_after_ctrl_c(tmp_path):
     assert process.returncode == 0, said
     assert "1 of 2: goes on with strong-1x1, seed 1" in said
     assert "All 2 runs are complete." in said
-    for folder, log in ((first, "Goes on with the run in this folder, after update"), (second, "Goes on")):
+    for folder, log in ((first, "Resumes the run in this folder after update"), (second, "Resumes")):
         assert log in (folder / "job.log").read_text()
         assert read_rows(folder)[-1]["env_steps"] == STEPS
     rows = list(csv.DictReader((tmp_path / "study/runs.csv").read_text().splitlines()))

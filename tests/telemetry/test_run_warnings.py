@@ -60,7 +60,7 @@ def test_a_learning_rate_that_can_go_on_says_how(monkeypatch, caplog):
     (told,) = [record.getMessage() for record in caplog.records]
     assert told == (
         "The learning rate jumps from 0.0003 to 0.00045 after update 5, since total_env_steps was 1280, is 2560. With "
-        "agent.optimizer.learning_rate=0.0004 it would go on from 0.0003."
+        "agent.optimizer.learning_rate=0.0004 it would continue from 0.0003."
     )
 
 
