@@ -190,7 +190,7 @@ def test_a_file_system_that_does_not_answer_ends_the_run(unfinished, straight_ca
     result = launch(*CATCH, *limits, "--workdir", unfinished, cwd=unfinished)
     assert result.returncode == 124
     assert "The run stands still: learner has done nothing for 3 s. If that can be, raise watchdog_s." in result.stderr
-    assert "metrics.py" in result.stderr.partition("Stacks")[2]
+    assert "writer.py" in result.stderr.partition("Stacks")[2]
     pipe.unlink()
     go_on((*CATCH, "--accept_changes"), unfinished, newest)
     assert_same(unfinished, straight_catch, CATCH)
