@@ -39,7 +39,7 @@ class UpdateShape:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Partition:
-    """How the compiled update goes through its batch on this topology; the result is the same, but for rounding.
+    """How the compiled update goes through its batch on this topology; the result is the same except for rounding.
 
     Attributes:
         micro_batches: Parts that the gradient of an optimizer step is summed over, one after the other.
