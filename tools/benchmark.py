@@ -12,7 +12,6 @@ from typing import Any
 # Configs import `configs.common`, wherever the command is run from.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from absl import logging
 import ml_collections
 
 from podrl.config.commandline import Parser
@@ -44,11 +43,11 @@ class Command:
         config: the config file's, with overrides applied.
         other: the config to compare with, with its overrides applied; None for none.
         other_file: where it came from.
-        repeats: of every stage, or of the pair.
-        seconds: of each stage or run in each repeat.
+        repeats: Repeats of every stage, or of the pair.
+        seconds: How long each stage or run takes in each repeat.
         memory: only compile, and report the memory of an update.
         processes: numbers of processes to compare; empty for none.
-        arguments: that name the config on the command line.
+        arguments: What names the config on the command line.
         json: where the report goes; None for nowhere.
     """
 
@@ -143,14 +142,13 @@ def run(command: Command) -> None:
         other = resolve(command.other) if command.other is not None else None
     if "exact" in (config.determinism, other and other.determinism):  # XLA's flags are the process's: both get them.
         require_determinism(os.environ, jax_plugins())
-    phases: dict[str, Any] = {"show_phase": lambda text: logging.info("%s", text)}
-    rounds = {"repeats": command.repeats, "seconds": command.seconds, **phases}
+    rounds: dict[str, Any] = {"repeats": command.repeats, "seconds": command.seconds}
     console = make_console()
     if command.processes:
         measured = jobs.measure_jobs(config, command.arguments, command.processes, **rounds)
         report.show_jobs(console, measured)
     elif command.memory:
-        measured = measure.measure_memory(config, **phases)
+        measured = measure.measure_memory(config)
         report.show_memory(console, measured)
     elif other is None:
         measured = measure.measure_run(config, import_s=instruments.process_age_s(), **rounds)

@@ -1,4 +1,4 @@
-"""Says what a config needs and how fast it will be on chips that nobody has booked. See `--help`."""
+"""Says what a config needs and how fast it will be on chips that are not booked. See `--help`."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -22,48 +22,37 @@ from podrl.config.config import check
 from podrl.config.paths import absolute_path
 from podrl.config.ranges import check_flag
 from podrl.runtime.jax_settings import check_jax_settings
-from podrl.runtime.machine import keep_freed_memory, suit_xla_to_cpu
 from podrl.runtime.tool import check_known, check_writable, load_overridden, run_tool
-from podrl.telemetry.tables import make_console
+from podrl.telemetry.tables import make_console, print_lines
 
 USAGE = """%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
        %(prog)s --config configs/impala_atari.py --topology h100:2x8 --price 2.5
-       %(prog)s --config configs/impala_catch.py --topology this
+       %(prog)s --config configs/impala_catch.py --topology this [--check]
+       %(prog)s --config configs/impala_catch.py --measured FILE [--topology ...]
 
 Compiles the config's own acting step and update for a TPU slice, without a TPU, and says whether it fits, what binds,
-how fast it will be and how it scales. GPUs are counted and not compiled. `this` predicts this machine from its own
-yardsticks, and `--check` runs the config to compare. Nothing is trained or saved. See docs/scaling.md."""
+how fast it will be and how it scales. GPUs are counted and not compiled. `this` measures the run's stages on this
+machine and predicts the run from them, and `--check` runs the config to compare. `--measured` takes the stages from
+what tools/benchmark.py --json wrote, here or on another machine. Nothing is trained or saved. See docs/scaling.md."""
 _OF_SLICES = ("env_steps_per_vcpu", "vcpus", "achieved", "dispatch_ms", "price")  # This machine is measured.
 _ACHIEVED, _DISPATCH_MS = 0.6, 0.3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
-    """What the user asked for.
+    """What the user asked for."""
 
-    Attributes:
-        config: the config file's, with overrides applied.
-        arguments: that name it on the command line.
-        topologies: names of slices, or `this`.
-        env_steps_per_vcpu: of environments on one hardware thread of a host; None to measure here.
-        vcpus: of a host that step environments; None for nine in ten.
-        achieved: share of the peaks that programs reach.
-        dispatch_ms: of one acting call's round trip.
-        price: of a chip for an hour; None to leave it out.
-        check: whether to run what was predicted for this machine.
-        json: where the plans go; None for nowhere.
-    """
-
-    config: ml_collections.ConfigDict
-    arguments: tuple[str, ...]
-    topologies: tuple[str, ...]
-    env_steps_per_vcpu: float | None
-    vcpus: float | None
-    achieved: float
-    dispatch_ms: float
-    price: float | None
-    check: bool
-    json: Path | None
+    config: ml_collections.ConfigDict  # the config file's, with overrides applied
+    arguments: tuple[str, ...]  # that name it on the command line
+    topologies: tuple[str, ...]  # names of slices, or `this`
+    measured: Path | None  # the benchmark's report; None to measure here
+    env_steps_per_vcpu: float | None  # of environments on one hardware thread of a host; None to measure here
+    vcpus: float | None  # of a host that step environments; None for nine in ten
+    achieved: float  # share of the peaks that programs reach
+    dispatch_ms: float  # of one acting call's round trip
+    price: float | None  # of a chip for an hour; None to leave it out
+    check: bool  # whether to run what was predicted for this machine
+    json: Path | None  # where the plans go; None for nowhere
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -74,8 +63,9 @@ def parse(argv: Sequence[str]) -> Command:
     """
     parser = Parser(prog="plan", usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="a file of configs/; --config.x.y=... changes a key")
-    parser.add_argument("--topology", action="append", required=True, help="v5e:16x16, v5p:4x4x4, h100:2x8, this, ...")
-    parser.add_argument("--env_steps_per_vcpu", type=float, help="default: measured here, times 0.6")
+    parser.add_argument("--topology", action="append", default=[], help="v5e:16x16, v5p:4x4x4, h100:2x8, this, ...")
+    parser.add_argument("--measured", type=absolute_path, metavar="FILE", help="what tools/benchmark.py --json wrote")
+    parser.add_argument("--env_steps_per_vcpu", type=float, help="default: that of a core here, or of --measured's")
     parser.add_argument("--vcpus", type=float, help="of a host, that step environments; default: nine in ten")
     parser.add_argument("--achieved", type=float, help=f"share of the peaks that programs reach ({_ACHIEVED})")
     parser.add_argument("--dispatch_ms", type=float, help=f"round trip of an acting call ({_DISPATCH_MS})")
@@ -84,6 +74,7 @@ def parse(argv: Sequence[str]) -> Command:
     parser.add_argument("--json", type=absolute_path, help="where to write the plans as JSON")
     flags, rest = parser.parse_known_args(list(argv[1:]))
     check_known(rest, "--config.")
+    check(bool(flags.topology or flags.measured), "Give a --topology, such as v5e:2x4 or this, or --measured FILE.")
     for name in ("env_steps_per_vcpu", "vcpus", "price"):
         value = getattr(flags, name)
         check(value is None or value > 0, f"--{name}={value} must be positive.")
@@ -100,13 +91,18 @@ def parse(argv: Sequence[str]) -> Command:
         )
     check_writable("--json", flags.json)
     check(
-        not flags.check or all(map(_is_here, flags.topology)),
-        "--check runs on this machine. Use it with --topology this.",
+        not flags.check or (all(map(_is_here, flags.topology)) and not flags.measured),
+        "--check runs on this machine. Use it with --topology this, and without --measured.",
+    )
+    check(
+        not flags.measured or not any(map(_is_here, flags.topology)),
+        "--measured has the stages that --topology this would measure. Leave out one of the two.",
     )
     return Command(
         config=load_overridden(flags.config, rest),
         arguments=(f"--config={flags.config}", *rest),
         topologies=tuple(flags.topology),
+        measured=flags.measured,
         env_steps_per_vcpu=flags.env_steps_per_vcpu,
         vcpus=flags.vcpus,
         achieved=achieved,
@@ -135,25 +131,25 @@ def run(command: Command) -> None:
     import jax
 
     from podrl.assembly import resolve
-    from podrl.performance.planning.local import parse_local
+    from podrl.performance.planning.measured import parse_local, read_benchmark
     from podrl.telemetry.display import configure_logging
 
     configure_logging(process_index=0)
-    if here:  # As a run does.
-        keep_freed_memory()
-        suit_xla_to_cpu(os.environ)
     if command.price is not None and here:
         logging.info("--price is of the slices' chips; this machine is predicted without one.")
     jobs = [parse_local(name) for name in here]
     gpus = [slice_.chips_per_host for slice_ in slices if slice_.chip.platform == "gpu"]
-    jax.config.update("jax_num_cpu_devices", max([1, *gpus, *(devices for _, devices in jobs)]))
+    jax.config.update("jax_num_cpu_devices", max([1, *gpus]))
     config = resolve(command.config)
+    benchmark = None if command.measured is None else read_benchmark(command.measured, config)
     found: list[dict[str, Any]] = []
     try:
         if slices:
-            plan_slices(command, config, slices, found.append)
+            plan_slices(command, config, slices, benchmark, found.append)
         if jobs:
             predict_here(command, config, jobs, found.append)
+        elif benchmark is not None:
+            show_benchmark(config, benchmark, found.append)
     finally:  # What came before a mistake took its time, too.
         if command.json is not None and found:
             command.json.write_text(json.dumps(found, indent=2) + "\n")
@@ -161,17 +157,23 @@ def run(command: Command) -> None:
                 logging.info("%s has %d of %d plans.", command.json, len(found), len(command.topologies))
 
 
-def plan_slices(command: Command, config: Any, slices: Sequence[Any], keep: Callable[[dict[str, Any]], None]) -> None:
+def plan_slices(
+    command: Command, config: Any, slices: Sequence[Any], benchmark: Any, keep: Callable[[dict[str, Any]], None]
+) -> None:
     """Plans for chips that are not here; prints each, and keeps it as JSON has it."""
     from podrl.performance.planning import report
-    from podrl.performance.planning.environments import VCPU_SHARE, env_steps_per_core
-    from podrl.performance.planning.plans import Assumptions, make_plan
+    from podrl.performance.planning.measured import env_steps_per_core
+    from podrl.performance.planning.model import Assumptions
+    from podrl.performance.planning.plan_json import plan_to_json
+    from podrl.performance.planning.plans import make_plan
 
     rate, source = command.env_steps_per_vcpu, "given"
     if rate is None and config.topology.placement != "anakin":
-        logging.info("Measuring the environments on this machine.")
-        here = env_steps_per_core(config)
-        rate, source = VCPU_SHARE * here, f"{VCPU_SHARE} of the {here:,.0f} measured on each core here"
+        if benchmark is not None:
+            rate, source = 1 / benchmark[0].costs["env"].core_s, f"a core's in {command.measured}"
+        else:
+            logging.info("Measuring the environments on this machine.")
+            rate, source = env_steps_per_core(config), "measured on each core here; give --env_steps_per_vcpu"
     assumptions = Assumptions(
         env_steps_per_vcpu_s=rate or math.inf,
         env_source=source,
@@ -185,7 +187,7 @@ def plan_slices(command: Command, config: Any, slices: Sequence[Any], keep: Call
         doing = "Compiling, for some minutes," if slice_.chip.platform == "tpu" else "Counting"
         logging.info("%s for %s.", doing, slice_.name)
         plans.append(make_plan(config, slice_, assumptions))
-        keep(report.to_json(plans[-1], command.price))
+        keep(plan_to_json(plans[-1], command.price))
         report.show_plan(console, plans[-1], command.price)
         console.print()
     if len(plans) > 1:
@@ -198,25 +200,34 @@ def predict_here(
     """Predicts jobs on this machine, and with `--check` runs them; prints all, and keeps each as JSON has it."""
     from podrl.experience.schedule import warm_up_updates
     from podrl.performance.benchmark.jobs import time_job
-    from podrl.performance.planning import local, report
-    from podrl.performance.planning.yardsticks import make_yardsticks
+    from podrl.performance.planning import measured, report
+    from podrl.runtime.machine import available_cores
 
     load_average = os.getloadavg()[0]
-    logging.info("Measuring this machine%s.", f", and running {config.name}, in turns" if command.check else "")
-    yardsticks: Any = None if command.check else make_yardsticks([processes for processes, _ in jobs])()
+    logging.info("Measuring the stages here%s.", f", and running {config.name}, in turns" if command.check else "")
     found = []
     for processes, devices in jobs:
-        row: dict[str, Any] = {"config": config.name, "processes": processes, "devices": devices}
         if command.check:
             job = functools.partial(time_job, command.arguments, processes, devices, warm_up=warm_up_updates(config))
-            yardsticks, prediction, measured = local.check_prediction(config, processes, devices, job)
-            row |= measured
+            row = measured.check_here(config, processes, devices, job)
         else:
-            prediction = local.predict_local(config, yardsticks, processes=processes, devices=devices)
-        row |= {"core_s": dict(prediction.core_s), "predicted": prediction.env_steps_per_s}
+            row = measured.predict_here(config, processes, devices)
+        row = {"run": f"{config.name}, {processes} x {devices}", "processes": processes, "devices": devices, **row}
         found.append(row)
         keep(row)
-    report.show_local(make_console(), found, yardsticks, load_average)
+    report.show_measured(make_console(), found, available_cores(), load_average)
+
+
+def show_benchmark(config: Any, benchmark: Any, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Predicts the run of a benchmark's report, from its stages; prints that, and keeps it as JSON has it."""
+    from podrl.performance.planning import measured, report
+
+    stages, found = benchmark
+    row = {"run": config.name, **measured.predict_benchmark(stages, found)}
+    keep(row)
+    machine = found["machine"]
+    print_lines(console := make_console(), [f"Measured on {machine['device_kind']}, {machine['cores']} core(s)."])
+    report.show_measured(console, [row], machine["cores"], machine["load_average"])
 
 
 def main(argv: list[str]) -> int:

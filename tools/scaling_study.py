@@ -1,7 +1,6 @@
 """Studies how throughput scales: runs a grid of points, and writes tables, figures and a report. See `--help`."""
 
 import argparse
-import functools
 import logging as standard_logging
 import os
 from pathlib import Path
@@ -14,19 +13,18 @@ from absl import flags as absl_flags
 from absl import logging
 
 from podrl.config.commandline import Parser
-from podrl.config.config import check
+from podrl.config.config import Config, check
 from podrl.config.paths import absolute_workdir
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.launch.local import visible_gpus
 from podrl.launch.options import FLAGS
 from podrl.runtime.tool import check_known, parse_numbers, run_tool
 from podrl.studies.conduct import Manner, conduct, conduct_one, report, show_commands
-from podrl.studies.definition import PLACES, Definition
 from podrl.studies.execution import Predict
 from podrl.studies.folder import Folder
-from podrl.studies.grid import SCALINGS, SPLIT, Machines, make_axis, split_list
+from podrl.studies.grid import PLACES, SCALINGS, SPLIT, Definition, Machines, make_axis, split_list
 from podrl.studies.places import default_devices, launch_flags
-from podrl.studies.table import FORMATS
+from podrl.telemetry.tables import FORMATS
 
 USAGE = """%(prog)s --config configs/impala_catch.py --workdir runs/study --processes 1,2,4 --seconds 30
           [--config.x.y=...] [--devices_per_process 1] [--axis KEY=V1,V2 ...] [--split A:L,A:L]
@@ -192,20 +190,20 @@ def run(argv: list[str]) -> int:
     if flags.dry_run:
         show_commands(definition, flags.workdir, manner, program)
         return 0
-    return conduct(definition, flags.workdir, argv, manner, program, find_predictor(flags, definition))
+    return conduct(definition, flags.workdir, argv, manner, program, find_predictor(flags))
 
 
-def find_predictor(flags: argparse.Namespace, definition: Definition) -> Predict | None:
-    """The planner's model of this machine; None for others, and for GPUs, of which it knows too little."""
+def find_predictor(flags: argparse.Namespace) -> Predict | None:
+    """Predicts from stages that are measured on this machine; None for others, and for GPUs."""
     if flags.launch != "local" or flags.no_prediction or visible_gpus(os.environ):
         return None
-    from podrl.performance.planning.kept_yardsticks import YARDSTICKS, keep_yardsticks
-    from podrl.performance.planning.local import Predictor  # Imports JAX.
+    from podrl.performance.planning.measured import predict_here  # Imports JAX.
 
-    max_devices = max(machines.devices_per_process for machines in definition.machines)
-    processes = [machines.processes for machines in definition.machines]
-    path = Folder(flags.workdir).path / YARDSTICKS
-    return Predictor(max_devices, processes, functools.partial(keep_yardsticks, path, processes))
+    def predict(config: Config, processes: int, devices: int) -> float:
+        logging.info("Measures the stages of the run for the prediction; --no_prediction leaves it out.")
+        return float(predict_here(config, processes, devices)["predicted"])
+
+    return predict
 
 
 def configure_logging() -> None:

@@ -1,8 +1,6 @@
 """Simulates a config's job on more hosts than there are, fed by what one host was measured to do. See `--help`."""
 
 import argparse
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
 import functools
@@ -15,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 # Configs import `configs.common`, wherever the command is run from.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from absl import logging
 import ml_collections
 
 from podrl.config.commandline import Parser
@@ -50,10 +47,10 @@ class Command:
 
     Attributes:
         config: the config file's, with overrides applied.
-        arguments: that name it on the command line.
+        arguments: What names it on the command line.
         flags: all others, checked.
         hosts: numbers of hosts to simulate.
-        unroll_lengths: to compare.
+        unroll_lengths: Lengths to compare.
         stragglers: (probability, factor) of a pool's step that takes longer.
         check: numbers of processes to run for real; empty for none.
     """
@@ -171,13 +168,12 @@ def run(command: Command) -> None:
     flags, config = command.flags, resolve(command.config)
     if config.determinism == "exact":
         require_determinism(os.environ, jax_plugins())
-    phases: dict[str, Any] = {"show_phase": lambda text: logging.info("%s", text)}
     console = make_console()
     if command.check:
-        report = {"check": check_jobs(command, config, **phases)}
+        report = {"check": check_jobs(command, config)}
         simulation_report.show_check(console, report["check"])
     else:
-        measurements = _measurements(command, config, **phases)
+        measurements = _measurements(command, config)
         report = {"measurements": measurements.to_json()}
         if flags.json is not None:  # What took long to measure is not lost with what comes.
             flags.json.write_text(json.dumps(report, indent=1) + "\n")
@@ -191,7 +187,6 @@ def run(command: Command) -> None:
             unroll_lengths=command.unroll_lengths,
             updates=flags.updates,
             seeds=flags.seeds,
-            **phases,
         )
         shown = dataclasses.replace(measurements, host=system.host)
         simulation_report.show_study(console, report["study"], shown)
@@ -199,45 +194,43 @@ def run(command: Command) -> None:
         flags.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def check_jobs(command: Command, config: Config, **phases: Any) -> dict[str, Any]:
+def check_jobs(command: Command, config: Config) -> dict[str, Any]:
     """Holds the simulation against real jobs."""
     from podrl.experience.schedule import warm_up_updates
+    from podrl.launch.local import share_of_cores, usable_cores
     from podrl.performance.planning import simulation_check
     from podrl.performance.planning.child import Child
     from podrl.performance.planning.measurement import measure_host
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # Of the real jobs, too.
     with contextlib.ExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor(max(command.check)))
 
         @functools.cache
-        def child_on(index: int, cores: tuple[int, ...]) -> Child:
+        def child_on(cores: tuple[int, ...]) -> Child:
             return stack.enter_context(Child(cores=cores))
 
-        def measure_one(child: Child) -> tuple["System", "Measurements"]:
-            seconds = command.flags.seconds
-            measurements = child.ask(measure_host, config, seconds, limit_s=_START_S + 4 * seconds)
-            return make_system(command, config, measurements), measurements
-
-        def measure_together(shares: Sequence[tuple[int, ...]]) -> list[tuple["System", "Measurements"]]:
-            return list(threads.map(measure_one, [child_on(index, share) for index, share in enumerate(shares)]))
+        def measure(count: int) -> tuple["System", "Measurements"]:
+            share, seconds = share_of_cores(usable_cores(), 0, count, 1), command.flags.seconds
+            measurements = child_on(share).ask(measure_host, config, seconds, limit_s=_START_S + 4 * seconds)
+            system = make_system(command, config, measurements)
+            return (system if share else dataclasses.replace(system, cores=system.cores / count)), measurements
 
         return simulation_check.check_jobs(
             command.arguments,
             config.actors.num_envs,
-            measure_together,
+            measure,
             command.check,
             repeats=command.flags.repeats,
             seconds=command.flags.seconds,
             warm_up=warm_up_updates(config),
-            **phases,
         )
 
 
 def make_system(command: Command, config: Config, measurements: "Measurements") -> "System":
-    """The job of one host, with what the flags say in the place of what was measured."""
+    """The job of one host, with what the flags say instead of what was measured."""
     from podrl.experience.schedule import max_lag
-    from podrl.performance.planning.system import HostWork, System
+    from podrl.performance.planning.distributions import HostWork
+    from podrl.performance.planning.system import System
 
     flags, host = command.flags, measurements.host
     if config.actors.unroll_length != host.unroll_length:
@@ -247,7 +240,7 @@ def make_system(command: Command, config: Config, measurements: "Measurements") 
         envs = flags.envs_per_pool or host.envs_per_pool
         threads = config.actors.env_threads or max(1, min(envs, int(min(cores, 1e6)) // host.threads))
         host = host.with_pools(envs, threads_ratio=threads / measurements.env_threads)
-    env = host.env.seconds.with_stragglers(*command.stragglers)
+    env = dataclasses.replace(host.env.seconds, late=command.stragglers)
     given = {work: getattr(flags, name) for name, work in _DURATIONS.items()}
     replaced: dict[str, Any] = {
         work: HostWork.constant(value / 1e3) for work, value in given.items() if value is not None
@@ -271,11 +264,11 @@ def make_interconnect(flags: argparse.Namespace) -> "Interconnect":
     return Interconnect(latency_s=flags.link_latency_us / 1e6, bytes_per_second=flags.link_gbytes_per_second * 1e9)
 
 
-def _measurements(command: Command, config: Config, **phases: Any) -> "Measurements":
+def _measurements(command: Command, config: Config) -> "Measurements":
     from podrl.performance.planning.measurement import Measurements, measure_host
 
     if command.flags.measurements is None:
-        return measure_host(config, command.flags.seconds, **phases)
+        return measure_host(config, command.flags.seconds)
     found = Measurements.read(command.flags.measurements)
     check(
         found.facts["config"] == config.name and found.facts["env"] == config.env.id,

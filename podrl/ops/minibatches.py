@@ -180,7 +180,7 @@ def _check_divides(batch: TimeMajor, num: int) -> None:
     check(
         num_envs % num == 0,
         f"{num_envs} environments do not divide into {num} parts. Make actors.num_envs a multiple of "
-        "agent.minibatches * agent.micro_batches.",
+        "agent.minibatches * topology.micro_batches.",
     )
 
 

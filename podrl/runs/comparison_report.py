@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from podrl.runs.comparison import Comparison, boundary_note, conclusion
 from podrl.runs.records import Record
+from podrl.telemetry.tables import make_table
 
 
 def show_comparison(console: Console, a: Record, b: Record, comparison: Comparison) -> None:
@@ -30,7 +30,8 @@ def show_comparison(console: Console, a: Record, b: Record, comparison: Comparis
 
 def make_settings_table(comparison: Comparison, *, plain: bool) -> Table:
     """Makes a table with a row per setting that differs; `plain` is Markdown."""
-    table = _empty_table(("", "differs in", "A", "B"), plain=plain)
+    headings = ("", "differs in", "A", "B")
+    table = make_table(headings, plain=plain, texts=headings, folds=True)
     for setting in comparison.settings:
         table.add_row(*map(Text, (setting.kind, setting.key, setting.a, setting.b)))
     return table
@@ -38,7 +39,8 @@ def make_settings_table(comparison: Comparison, *, plain: bool) -> Table:
 
 def make_agreement_table(comparison: Comparison, *, plain: bool) -> Table:
     """Makes a table of how long data, parameters and chains agree; `plain` is Markdown."""
-    table = _empty_table(("fingerprints", "agree until update", "differ from update"), plain=plain)
+    headings = ("fingerprints", "agree until update", "differ from update")
+    table = make_table(headings, plain=plain, texts=headings, folds=True)
     rows = {"data": comparison.batch, "parameters": comparison.params, "chain": comparison.chain}
     for name, agreement in rows.items():
         if agreement is not None:
@@ -57,10 +59,3 @@ def _describe(run: Record, newest: int) -> str:
         f"{config['name']} on {config['env']['id']}, {newest:,} updates, a row every "
         f"{config['log']['every_updates']:,}{starts}"
     )
-
-
-def _empty_table(headings: tuple[str, ...], *, plain: bool) -> Table:
-    table = Table(box=box.MARKDOWN if plain else box.SIMPLE_HEAD)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table

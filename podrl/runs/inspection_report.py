@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import math
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from podrl.config.units import describe_bytes
 from podrl.runs.inspection import Details, Entry, count_bytes, count_elements
+from podrl.telemetry.tables import make_table
 
 
 def show_list(console: Console, entries: Sequence[Entry], leftovers: Sequence[str]) -> None:
@@ -32,7 +32,8 @@ def show_details(console: Console, details: Details) -> None:
 
 def make_list(entries: Sequence[Entry], *, plain: bool) -> Table:
     """Makes a table with a row per checkpoint."""
-    table = _empty_table(("update", "env steps", "return", "size on disk"), ("kept as",), plain=plain)
+    headings = ("update", "env steps", "return", "size on disk", "kept as")
+    table = make_table(headings, plain=plain, texts=headings[-1:], folds=True)
     for entry in entries:
         steps = "-" if entry.env_steps is None else f"{entry.env_steps:,}"
         table.add_row(
@@ -67,7 +68,8 @@ def facts(details: Details) -> Iterator[tuple[str, str]]:
 
 def make_arrays(details: Details, *, plain: bool) -> Table:
     """Makes a table with a row per array of the learner's state."""
-    table = _empty_table((), ("array", "dtype", "shape"), ("elements", "bytes"), plain=plain)
+    headings = ("array", "dtype", "shape", "elements", "bytes")
+    table = make_table(headings, plain=plain, texts=headings[:3], folds=True)
     for path, shape in details.shapes.items():
         elements = math.prod(shape.shape)
         dims = " x ".join(map(str, shape.shape)) or "scalar"
@@ -86,15 +88,6 @@ def totals(details: Details) -> str:
         f"{count_elements(params):,} parameters in {len(params)} arrays, {of_params}; the whole state: "
         f"{len(details.shapes)} arrays, {of_state}."
     )
-
-
-def _empty_table(numbers: Sequence[str], texts: Sequence[str], more: Sequence[str] = (), *, plain: bool) -> Table:
-    """Makes a table with columns of numbers, of text, and of numbers again."""
-    table = Table(box=box.MARKDOWN if plain else box.ROUNDED, border_style=None if plain else "cyan")
-    for names, right in ((numbers, True), (texts, False), (more, True)):
-        for name in names:
-            table.add_column(name, justify="right" if right else "left", overflow="fold")
-    return table
 
 
 def _return(value: float | None) -> str:

@@ -1,5 +1,6 @@
 """What a study found, in sentences: computed from its points, and no more than they say."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,7 @@ _LOADED = 0.5  # of the cores, before the study began
 def conclude(summaries: Sequence[PointSummary], machine: Mapping[str, Any], platform: str, place: str) -> list[str]:
     """The main answer: how each series scales, what limits it, and what more could be expected at all.
 
-    Args:
-        summaries: of the points.
-        machine: what the manifest says of who started the study.
-        platform: of the devices.
-        place: where runs were launched.
+    `machine` is what the manifest says of the machine that started the study.
     """
     if not summaries:
         return ["No run is complete, so there is no answer yet."]
@@ -56,7 +53,7 @@ def caveats(
         )
     repeated = sum(1 for record in records if record.measurement is not None and record.measurement.starts > 1)
     if repeated:
-        told.append(f"{repeated} run(s) were stopped in between and went on; the gaps do not count.")
+        told.append(f"{repeated} run(s) were stopped in between and resumed; the gaps do not count.")
     loaded = [start for start in starts if start["load_average"] > _LOADED * start["cores"]]
     if loaded:
         most = max(start["load_average"] for start in loaded)
@@ -113,12 +110,11 @@ def _tell_time(summaries: Sequence[PointSummary]) -> str:
     largest = [summary for summary in summaries if summary.devices == most]
     parts = []
     for who, name in (("learner", "the learner's thread"), ("actors", "the actors' threads")):
-        buckets: dict[str, float] = {}
+        buckets: Counter[str] = Counter()
         for summary in largest:
-            for bucket, share in summary.time.items():
-                if bucket.startswith(f"{who}/"):
-                    buckets[bucket] = buckets.get(bucket, 0.0) + share / len(largest)
-        top = sorted(buckets.items(), key=lambda item: -item[1])[:2]
+            own = {name: share for name, share in summary.time.items() if name.startswith(f"{who}/")}
+            buckets.update({bucket: share / len(largest) for bucket, share in own.items()})
+        top = buckets.most_common(2)
         if top:
             spent = " and ".join(f"{100 * share:.0f} % in {bucket.partition('/')[2]}" for bucket, share in top)
             parts.append(f"{name} spend{'s' if who == 'learner' else ''} {spent}")

@@ -1,6 +1,6 @@
 """Conducts a study: finds out what can be run, runs what is left, and writes tables, figures and the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from pathlib import Path
 import shlex
@@ -14,67 +14,49 @@ from podrl.mistakes import shorten
 from podrl.runs.folder_guard import sole_user
 from podrl.runtime.job.secret import EXPORT
 from podrl.studies import slurm_array
-from podrl.studies.definition import Definition
 from podrl.studies.execution import Predict, Runner, order, run_all, tell
 from podrl.studies.feasibility import Feasible, Infeasible, examine, require_feasible
 from podrl.studies.figures import draw_all
 from podrl.studies.folder import Folder
-from podrl.studies.grid import Trial
+from podrl.studies.grid import Definition, Trial
 from podrl.studies.places import common_overrides, make_run_command, platform, slice_name
-from podrl.studies.report import Findings, make_page
+from podrl.studies.report import make_page
 from podrl.studies.summary import RunRecord, collect, find_budgets, summarize_points
-from podrl.studies.table import encode_table, make_point_table, make_run_table
+from podrl.studies.table import make_point_table, make_run_table
 from podrl.telemetry.plotting import make_figure
+from podrl.telemetry.tables import encode_table
 
 REPORT = "report.html"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manner:
-    """How a study is conducted, which does not change what it measures.
+    """How a study is conducted, which does not change what it measures."""
 
-    Attributes:
-        skip_invalid: leave points out that cannot be run.
-        retry_failed: try runs that failed again.
-        accept_changes: go on with a study whose grid was another.
-        silence_s: how long a run may say nothing.
-        at_once: tasks of a SLURM array that may run at the same time; 0 for no limit.
-        table: format of the tables.
-    """
-
-    skip_invalid: bool = False
-    retry_failed: bool = False
-    accept_changes: bool = False
-    silence_s: float = 1800.0
-    at_once: int = 0
-    table: str = "csv"
+    skip_invalid: bool = False  # leave points out that cannot be run
+    retry_failed: bool = False  # try runs that failed again
+    accept_changes: bool = False  # resume a study whose grid was another
+    silence_s: float = 1800.0  # how long a run may say nothing
+    at_once: int = 0  # tasks of a SLURM array that may run at the same time; 0 for no limit
+    table: str = "csv"  # format of the tables
 
 
 def show_commands(definition: Definition, workdir: str, manner: Manner, program: Path) -> None:
-    """Prints what would be run: every command, and the scripts of SLURM's jobs.
-
-    Raises:
-        ConfigError: if a point cannot be run.
-    """
+    """Prints what would be run: every command, and the scripts of SLURM's jobs."""
     folder = _open(definition, workdir)
     feasible, infeasible = _examine(definition, manner)
     trials = order(feasible, definition.seeds)
     for each in infeasible:
         sys.stdout.write(f"# Left out: {each.name}: {each.reason}\n")
     if definition.place == "slurm":
-        numbered = {number: trial for number, (_, trial) in enumerate(trials)}
-        flags = (f"--silence_s={manner.silence_s:g}",)
-        for script in slurm_array.make_scripts(
-            definition, folder, numbered, program, max_at_once=manner.at_once, flags=flags
-        ):
+        for script in _scripts(definition, folder, dict(enumerate(trial for _, trial in trials)), program, manner):
             sys.stdout.write(f"# sbatch, for runs {script.tasks}:\n{script.text}\n")
         sys.stdout.write(f"# By which the processes of each run know each other:\n{EXPORT}\n")
     for number, (_, trial) in enumerate(trials):
         job = make_run_command(definition, trial, str(folder.run_folder(trial)))
         environ = [f"{name}={shlex.quote(value)}" for name, value in job.environ.items()]
-        ended = (
-            "" if definition.seconds is None else f", which the study ends after {definition.seconds:g} s of training"
-        )
+        limit = definition.seconds
+        ended = "" if limit is None else f", which the study ends after {limit:g} s of training"
         sys.stdout.write(f"# {number}: {trial.name}{ended}\n{' '.join([*environ, shlex.join(job.command)])}\n")
 
 
@@ -86,21 +68,10 @@ def conduct(
     program: Path,
     predict: Predict | None = None,
 ) -> int:
-    """Conducts a study, or goes on with it.
-
-    Args:
-        definition: of the study.
-        workdir: its folder.
-        argv: the command as typed.
-        manner: how to go about it.
-        program: the tool, which SLURM's tasks run.
-        predict: env steps per second of a config on so many processes of so many devices; drawn beside the measurement.
+    """Conducts a study, or resumes it.
 
     Returns:
         The exit code: 0 if every run is complete, or submitted; 1 if one is not; 75 and 130 if told to stop.
-
-    Raises:
-        ConfigError: on a mistake of the user's, before anything is started.
     """
     feasible, infeasible = _examine(definition, manner)
     make_figure(1, 1)  # Matplotlib may be missing; better now than after hours.
@@ -125,9 +96,6 @@ def conduct_one(workdir: str, number: int, manner: Manner, predict: Predict | No
 
     Returns:
         The exit code: 0 if it is complete, 1 if it failed, 75 or 130 if it was told to stop.
-
-    Raises:
-        ConfigError: if there is no such study or run.
     """
     folder = Folder(workdir)
     definition = folder.read_definition()
@@ -151,9 +119,6 @@ def report(folder: Folder, manner: Manner) -> int:
 
     Returns:
         The exit code: 1 if a run is not complete.
-
-    Raises:
-        ConfigError: if there is no study in the folder.
     """
     manifest, definition = folder.read_manifest(), folder.read_definition()
     feasible, _ = _examine(definition, dataclasses.replace(manner, skip_invalid=True))
@@ -168,16 +133,9 @@ def report(folder: Folder, manner: Manner) -> int:
     (folder.path / "figures").mkdir(exist_ok=True)
     for name, image in figures.items():
         (folder.path / "figures" / f"{name}.png").write_bytes(image)
-    findings = Findings(
-        manifest=manifest,
-        records=records,
-        summaries=summaries,
-        budgets=budgets,
-        figures=figures,
-        platform=platform(definition),
-        files=names,
-    )
-    (folder.path / REPORT).write_text(make_page(findings))
+    where = platform(definition)
+    page = make_page(manifest, records, summaries, budgets, figures=figures, platform=where, files=names)
+    (folder.path / REPORT).write_text(page)
     return _tell_end(folder, records)
 
 
@@ -199,18 +157,12 @@ def _tell_end(folder: Folder, records: Sequence[RunRecord]) -> int:
 def _open(definition: Definition, workdir: str) -> Folder:
     """The folder of a study that is to be run, if it is where it can be."""
     folder = Folder(workdir)
-    check(
-        folder.is_remote or definition.place != "tpu",
-        f"--workdir={workdir}: with --launch tpu it must be in a bucket, gs://BUCKET/FOLDER, which all slices see.",
-    )
-    check(
-        not folder.is_remote or definition.place != "slurm",
-        f"--workdir={workdir}: SLURM's jobs want a folder that all nodes share.",
-    )
-    check(
-        not folder.is_remote or definition.seconds is None,
-        f"--workdir={workdir} is in an object store, where metrics come late. Use --steps instead of --seconds.",
-    )
+    bucket = "with --launch tpu it must be in a bucket, gs://BUCKET/FOLDER, which all slices see."
+    check(folder.is_remote or definition.place != "tpu", f"--workdir={workdir}: {bucket}")
+    is_shared = not folder.is_remote or definition.place != "slurm"
+    check(is_shared, f"--workdir={workdir}: SLURM's jobs want a folder that all nodes share.")
+    late = "is in an object store, where metrics come late. Use --steps instead of --seconds."
+    check(not folder.is_remote or definition.seconds is None, f"--workdir={workdir} {late}")
     return folder
 
 
@@ -222,12 +174,15 @@ def _examine(definition: Definition, manner: Manner) -> tuple[list[Feasible], li
     return feasible, infeasible
 
 
+def _scripts(
+    definition: Definition, folder: Folder, trials: Mapping[int, Trial], program: Path, manner: Manner
+) -> list[slurm_array.Submission]:
+    flags = (f"--silence_s={manner.silence_s:g}",)
+    return slurm_array.make_scripts(definition, folder, trials, program, max_at_once=manner.at_once, flags=flags)
+
+
 def _submit(
-    definition: Definition,
-    folder: Folder,
-    trials: Sequence[tuple[Feasible, Trial]],
-    manner: Manner,
-    program: Path,
+    definition: Definition, folder: Folder, trials: Sequence[tuple[Feasible, Trial]], manner: Manner, program: Path
 ) -> int:
     slurm_array.require_idle(folder)
     left = {}
@@ -239,8 +194,7 @@ def _submit(
             left[number] = trial
     if not left:
         return report(folder, manner)
-    flags = (f"--silence_s={manner.silence_s:g}",)
-    scripts = slurm_array.make_scripts(definition, folder, left, program, max_at_once=manner.at_once, flags=flags)
+    scripts = _scripts(definition, folder, left, program, manner)
     jobs = [slurm_array.submit_study(folder, script) for script in scripts]
     last = slurm_array.submit_study(folder, slurm_array.make_last(definition, folder, jobs, program))
     sys.stdout.write(

@@ -16,10 +16,9 @@ from podrl.launch.signals import StopSignals
 from podrl.runtime.job.secret import VARIABLE, make_secret
 from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.runtime.temporary import temporary_folder
-from podrl.studies.definition import Definition
 from podrl.studies.feasibility import Feasible
 from podrl.studies.folder import Folder, Status
-from podrl.studies.grid import Trial
+from podrl.studies.grid import Definition, Trial
 from podrl.studies.job import RunEnd, run_job
 from podrl.studies.measurement import MEASURED_FIELDS, measure_rows, measured_seconds
 from podrl.studies.places import make_run_command
@@ -30,24 +29,17 @@ LOG = "job.log"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runner:
-    """How runs of a study are made.
+    """How runs of a study are made."""
 
-    Attributes:
-        definition: of the study.
-        folder: that it is kept in.
-        stop: catches the signals to this process.
-        silence_s: how long a run may say nothing.
-        predict: env steps per second of a config on so many processes of so many devices; None for no prediction.
-    """
-
-    definition: Definition
-    folder: Folder
-    stop: StopSignals
-    silence_s: float
+    definition: Definition  # of the study
+    folder: Folder  # that it is kept in
+    stop: StopSignals  # catches the signals to this process
+    silence_s: float  # how long a run may say nothing
+    # env steps per second of a config on so many processes of so many devices; None for no prediction
     predict: Predict | None = None
 
     def run(self, each: Feasible, trial: Trial) -> Status:
-        """Runs one to its end, or goes on with it, and writes down what it came to."""
+        """Runs one to its end, or resumes it, and writes down what it came to."""
         predicted = self._predict(each, trial)
         if self._has_enough(each, trial):  # The study was cut after the run and before this was written down.
             return self._complete(each, trial, RunEnd(code=0, had_enough=True, text=""), predicted)
@@ -72,7 +64,7 @@ class Runner:
         return self._fail(trial, ending)
 
     def _note_end(self, log: Path) -> None:
-        """Without this the last lines of the log are those of a run that somebody has stopped."""
+        """Without this the last lines of the log are those of a run that was stopped from outside."""
         text = f"after the {self.definition.seconds:g} s of training that --seconds gives a run"
         with log.open("a") as file:
             file.write(f"[study {time.strftime('%H:%M:%S')}] Ended by the study as planned, {text}.\n")
@@ -89,24 +81,11 @@ class Runner:
             measurement = measure_rows(self.folder.rows(trial), warm_up_updates(each.config))
         except RuntimeError as error:
             return self._fail(trial, dataclasses.replace(ending, text=str(error)))
-        facts = {
-            "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "exit_code": ending.code,
-            "job_s": job_s,
-            "measurement": dataclasses.asdict(measurement),
-            "predicted_env_steps_per_second": predicted,
-        }
-        self.folder.write_result(trial, facts)
-        return Status(word="complete", facts=facts)
+        facts = {"exit_code": ending.code, "job_s": job_s, "measurement": dataclasses.asdict(measurement)}
+        return self.folder.settle(trial, "complete", facts | {"predicted_env_steps_per_second": predicted})
 
     def _fail(self, trial: Trial, ending: RunEnd) -> Status:
-        facts = {
-            "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "exit_code": ending.code,
-            "text": ending.text,
-        }
-        self.folder.write_failure(trial, facts)
-        return Status(word="failed", facts=facts)
+        return self.folder.settle(trial, "failed", {"exit_code": ending.code, "text": ending.text})
 
     def _predict(self, each: Feasible, trial: Trial) -> float | None:
         """The prediction for a point; taken from its runs with other seeds if there are any."""
@@ -151,23 +130,14 @@ def order(feasible: Sequence[Feasible], seeds: Sequence[int]) -> list[tuple[Feas
 
 
 def run_all(runner: Runner, trials: Sequence[tuple[Feasible, Trial]], *, retry_failed: bool) -> int | None:
-    """Runs what is left.
-
-    Args:
-        runner: makes the runs.
-        trials: of the whole study.
-        retry_failed: whether runs that failed are tried again.
-
-    Returns:
-        The exit code of a study that was told to stop; None if it came to its end.
-    """
+    """Runs what is left of all trials; returns the exit code of a study that was told to stop, else None."""
     for number, (each, trial) in enumerate(trials, start=1):
         status = runner.folder.status(trial)
         if status.word == "complete" or (status.word == "failed" and not retry_failed):
             continue
         if status.word == "failed":
             runner.folder.forget_failure(trial)
-        begun = "goes on with" if status.word != "not begun" else "runs"
+        begun = "resumes" if status.word != "not begun" else "runs"
         logging.info("%d of %d: %s %s", number, len(trials), begun, trial.name)
         status = runner.run(each, trial)
         if runner.stop.first is not None and status.word != "complete":
@@ -187,5 +157,5 @@ def tell(status: Status) -> str:
     if status.word == "half-done":
         code = status.facts["exit_code"]
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"stopped with exit code {code}"
-        return f"half-done: {how}; the same command goes on with it"
+        return f"half-done: {how}; the same command resumes it"
     return f"{status.word}: exit code {status.facts['exit_code']}: {status.facts['text']}"

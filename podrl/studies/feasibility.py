@@ -13,25 +13,17 @@ from podrl.experience.layout import make_layout
 from podrl.experience.schedule import warm_up_updates
 from podrl.learning.micro_batches import resolve_partition
 from podrl.mesh import Topology, make_topology
-from podrl.studies.definition import Definition
-from podrl.studies.grid import Machines, Point, combinations, weak_num_envs
+from podrl.studies.grid import Definition, Machines, Point, combinations, weak_num_envs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feasible:
-    """A point that can be run.
+    """A point that can be run."""
 
-    Attributes:
-        point: itself.
-        config: of its runs, but for the seed.
-        actor_devices: in the whole job.
-        learner_devices: in the whole job.
-    """
-
-    point: Point
-    config: Config
-    actor_devices: int
-    learner_devices: int
+    point: Point  # itself
+    config: Config  # of its runs, except the seed
+    actor_devices: int  # in the whole job
+    learner_devices: int  # in the whole job
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,25 +34,14 @@ class Infeasible:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Device:
-    """What a topology asks of a device."""
-
-    id: int
-    process_index: int
-    platform: str
-    device_kind: str
+# What a topology asks of a device; no tuple, of which numpy would make an axis.
+_Device = dataclasses.make_dataclass("_Device", ["id", "process_index", "platform", "device_kind"], frozen=True)
 
 
 def examine(definition: Definition, platform: str) -> tuple[list[Feasible], list[Infeasible]]:
     """Puts all points of a study together, by scaling and then in the order of the grid.
 
-    Args:
-        definition: of the study.
-        platform: of its devices: `cpu`, `gpu` or `tpu`.
-
-    Raises:
-        ConfigError: on a mistake that is not one point's: a config file that is not there, a key that it has not.
+    `platform` is what its devices are: `cpu`, `gpu` or `tpu`.
     """
     base = commandline.load_config(definition.config)
     commandline.override(base, as_arguments(definition.overrides))
@@ -95,10 +76,8 @@ def require_feasible(infeasible: Sequence[Infeasible]) -> None:
     """Raises ConfigError that names the first point that cannot be run, and how many more there are."""
     if infeasible:
         first, more = infeasible[0], len(infeasible) - 1
-        others = f" So it is with {more} more point(s)." if more else ""
-        raise ConfigError(
-            f"Point {first.name} cannot be run: {first.reason}{others} Change the grid, or add --skip_invalid."
-        )
+        why = f"{first.reason}{f' So it is with {more} more point(s).' if more else ''}"
+        raise ConfigError(f"Point {first.name} cannot be run: {why} Change the grid, or add --skip_invalid.")
 
 
 def _learner_devices(base: object, values: Mapping[str, str], machines: Machines, platform: str) -> int | ConfigError:
@@ -119,12 +98,8 @@ def _put_together(
     topology = _topology(config, place.machines, platform)
     make_layout(resolve_partition(config, topology), topology)
     _check_rows(config)
-    return Feasible(
-        point=dataclasses.replace(place, num_envs=num_envs),
-        config=config,
-        actor_devices=int(topology.actor.size),
-        learner_devices=int(topology.learner.size),
-    )
+    point, actors, learners = dataclasses.replace(place, num_envs=num_envs), topology.actor.size, topology.learner.size
+    return Feasible(point=point, config=config, actor_devices=int(actors), learner_devices=int(learners))
 
 
 def _check_rows(config: Config) -> None:
@@ -141,10 +116,7 @@ def _check_rows(config: Config) -> None:
 
 
 def _topology(config: Config, machines: Machines, platform: str) -> Topology:
-    is_v5e = (machines.slice_type or "").startswith("v5litepod")
-    kind = "TPU v5 lite" if is_v5e else platform
-    devices = [
-        _Device(id=index, process_index=index // machines.devices_per_process, platform=platform, device_kind=kind)
-        for index in range(machines.devices)
-    ]
+    kind = "TPU v5 lite" if (machines.slice_type or "").startswith("v5litepod") else platform
+    each = machines.devices_per_process
+    devices = [_Device(index, index // each, platform, kind) for index in range(machines.devices)]
     return make_topology(config.topology, devices, process_index=0)

@@ -1,25 +1,41 @@
-"""The figures of a study, as PNG; here those over the number of devices, throughput and efficiency."""
+"""The figures of a study, as PNG: throughput and efficiency over devices, where time goes, and how runs learn."""
 
 from collections.abc import Callable, Mapping, Sequence
+import textwrap
 from typing import Any
 
 import numpy as np
 
-from podrl.studies.summary import Estimate, PointSummary, lines_of
-from podrl.studies.time_figures import draw_learning, draw_time
+from podrl.runtime.ledger import OTHER
+from podrl.studies.summary import Estimate, PointSummary, RunRecord, lines_of
 from podrl.telemetry import plotting
 
 TITLES = {"weak": "Weak scaling: environments grow with the devices", "strong": "Strong scaling: the same environments"}
 _PANEL_INCHES = (5.6, 4.4)
+_LEARNING_INCHES = (5.6, 3.7)
 _BESIDE = 0.02
+_MAX_PANELS = 12  # of learning curves
+_TITLE_WIDTH = 52  # characters of a line
+_GRID_POINTS = 200
+# One colour for each bucket, the same in every figure; work first, and waiting, which is light, at the end of a bar.
+_BUCKET_COLOURS = {
+    "env": "#4c72b0",
+    "act": "#dd8452",
+    "learn": "#c44e52",
+    "transfer": "#8172b3",
+    "publish": "#937860",
+    "log": "#da8bc3",
+    "evaluate": "#ccb974",
+    "checkpoint": "#64b5cd",
+    "compile": "#55a868",
+    OTHER: "#8c8c8c",
+    "wait_params": "#d5d5d5",
+    "wait_rollouts": "#ececec",
+}
 
 
 def draw_all(summaries: Sequence[PointSummary]) -> dict[str, bytes]:
-    """All figures that there is something for, by name.
-
-    Raises:
-        ConfigError: if matplotlib is missing.
-    """
+    """All figures that there is something for, by name."""
     drawn = {"throughput": draw_throughput(summaries), "efficiency": draw_efficiency(summaries)}
     if any(summary.time for summary in summaries):
         drawn["time"] = draw_time(summaries)
@@ -50,7 +66,7 @@ def draw_throughput(summaries: Sequence[PointSummary]) -> bytes:
     def finish(axes: Any) -> None:
         axes.set_yscale("log")
         axes.set_ylabel("env steps per second", fontsize=12)
-        _plain_numbers(axes.yaxis, axes.get_ylim())
+        plotting.show_plain_numbers(axes.yaxis, axes.get_ylim())
 
     extra = {"ideal": "--"} | ({"predicted by podrl's planner": ":"} if any(s.predicted for s in summaries) else {})
     return _draw_panels(summaries, fill, finish, extra)
@@ -61,7 +77,7 @@ def draw_efficiency(summaries: Sequence[PointSummary]) -> bytes:
 
     def fill(axes: Any, line: Sequence[PointSummary], colour: str, label: str, shift: float) -> None:
         known = [(shift * summary.devices, summary.efficiency) for summary in line if summary.efficiency is not None]
-        percents = [_percent(efficiency) for _, efficiency in known]
+        percents = [efficiency.scaled(100) for _, efficiency in known]
         _draw_means(axes, [devices for devices, _ in known], percents, colour, label)
 
     def finish(axes: Any) -> None:
@@ -70,6 +86,79 @@ def draw_efficiency(summaries: Sequence[PointSummary]) -> bytes:
         axes.set_ylabel("efficiency (% of the ideal)", fontsize=12)
 
     return _draw_panels(summaries, fill, finish, {"ideal": "--"})
+
+
+def draw_time(summaries: Sequence[PointSummary]) -> bytes:
+    """Where the threads' time goes: a stacked bar for each point, for the learner and for the actors."""
+    summaries = [summary for line in lines_of(summaries).values() for summary in line]
+    figure = plotting.make_figure(13.0, max(3.2, 1.6 + 0.34 * len(summaries)))
+    threads = [who for who in ("learner", "actors") if any(_buckets(summary, who) for summary in summaries)]
+    panels = np.atleast_1d(figure.subplots(1, len(threads), sharey=True))
+    names = [_bar_name(summary) for summary in summaries]
+    shown: dict[str, Any] = {}
+    for who, axes in zip(threads, panels, strict=True):
+        left = np.zeros(len(summaries))
+        for bucket in _BUCKET_COLOURS:
+            shares = np.array([100 * _buckets(summary, who).get(bucket, 0.0) for summary in summaries])
+            if shares.max(initial=0.0) >= 0.5:
+                how = {"color": _BUCKET_COLOURS[bucket], "height": 0.72, "edgecolor": "white", "linewidth": 0.5}
+                shown[bucket] = axes.barh(names, shares, left=left, **how)
+            left += shares
+        plotting.style(axes)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, 100)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlabel("% of the thread's time" if who == "learner" else "% of the actor threads' time", fontsize=12)
+        axes.set_title(who, loc="left", fontsize=13)
+    ordered = {bucket: shown[bucket] for bucket in _BUCKET_COLOURS if bucket in shown}
+    plotting.add_legend(figure, ordered, len(ordered))
+    return plotting.encode_figure(figure)
+
+
+def draw_learning(summaries: Sequence[PointSummary]) -> bytes:
+    """Return against the time of training: a panel for each series, a line for each number of devices."""
+    lines = list(lines_of(summaries).items())[:_MAX_PANELS]
+    columns = min(len(lines), 2 if len(lines) in (2, 4) else 3)
+    rows = -(-len(lines) // columns)
+    width, height = _LEARNING_INCHES
+    figure = plotting.make_figure(width * max(columns, 1), height * rows + 0.5)
+    panels = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).flatten()
+    devices = sorted({summary.devices for summary in summaries})
+    shades = np.linspace(0.8, 0.05, max(len(devices), 2))  # From light to dark, for what has an order.
+    colours = {count: plotting.pick_colour("viridis", shade) for count, shade in zip(devices, shades, strict=False)}
+    handles: dict[str, Any] = {}
+    for place, (((scaling, series), line), axes) in enumerate(zip(lines, panels, strict=False)):
+        for summary in line:
+            drawn = _draw_curves(axes, summary.runs, colours[summary.devices])
+            if drawn is not None:
+                handles[f"{summary.devices} device{'s' if summary.devices > 1 else ''}"] = drawn
+        plotting.style(axes)
+        axes.set_xlim(left=0)
+        title = f"{scaling} scaling{f', {series}' if series else ''}"
+        axes.set_title(textwrap.fill(title, _TITLE_WIDTH), loc="left", fontsize=11)
+        axes.set_xlabel("seconds of training, compilation not counted", fontsize=11)
+        if place % columns == 0:
+            axes.set_ylabel("episode return (newest episodes)", fontsize=11)
+    for axes in panels[len(lines) :]:
+        axes.set_visible(False)
+    plotting.add_legend(figure, dict(sorted(handles.items(), key=lambda item: int(item[0].split()[0]))), 8)
+    return plotting.encode_figure(figure)
+
+
+def _draw_curves(axes: Any, runs: Sequence[RunRecord], colour: Any) -> Any:
+    """The mean of a point's learning curves over the time that all of them have, with a band from min to max."""
+    curves = [run.curve for run in runs if len(run.curve.seconds) > 1]
+    if not curves:
+        return None
+    start, end = max(curve.seconds[0] for curve in curves), min(curve.seconds[-1] for curve in curves)
+    if start >= end:
+        return None
+    grid = np.linspace(start, end, _GRID_POINTS)
+    values = np.stack([np.interp(grid, curve.seconds, curve.returns) for curve in curves])
+    (line,) = axes.plot(grid, values.mean(axis=0), color=colour, linewidth=1.8)
+    if len(curves) > 1:
+        axes.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
+    return line
 
 
 def _draw_panels(
@@ -87,7 +176,7 @@ def _draw_panels(
     lines = lines_of(summaries)
     scalings = list(dict.fromkeys(scaling for scaling, _ in lines))
     names = list(dict.fromkeys(series for _, series in lines))
-    colours = dict(zip(names, _colours(len(names)), strict=True))
+    colours = {name: plotting.pick_colour("tab10", place % 10) for place, name in enumerate(names)}
     width, height = _PANEL_INCHES
     figure = plotting.make_figure(max(width * len(scalings), 6.4), height + 0.28 * (1 + len(names) // 2))
     panels = np.atleast_1d(figure.subplots(1, len(scalings), sharey=True))
@@ -107,17 +196,13 @@ def _draw_panels(
         finish(axes)
     for axes in panels[1:]:
         axes.set_ylabel("")
-    handles, labels = [], []
+    handles: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            if label not in labels:
-                handles.append(handle)
-                labels.append(label)
+            handles.setdefault(label, handle)
     for label, line_style in extra.items():
-        handles.append(Line2D([], [], color="0.45", linestyle=line_style, linewidth=1.4))
-        labels.append(label)
-    columns = 3 if max(map(len, labels)) < 30 else 2
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=11)
+        handles[label] = Line2D([], [], color="0.45", linestyle=line_style, linewidth=1.4)
+    plotting.add_legend(figure, handles, 3 if max(map(len, handles)) < 30 else 2)
     return plotting.encode_figure(figure)
 
 
@@ -126,34 +211,16 @@ def _draw_means(axes: Any, devices: Sequence[float], found: Sequence[Estimate], 
     means = np.array([each.mean for each in found])
     low = np.array([each.mean if each.low is None else each.low for each in found])
     high = np.array([each.mean if each.high is None else each.high for each in found])
-    known = any(each.low is not None for each in found)
-    errors = np.maximum([means - low, high - means], 0.0) if known else None
-    axes.errorbar(
-        devices, means, yerr=errors, color=colour, label=label, marker="o", markersize=5, linewidth=1.8, capsize=4
-    )
+    errors = np.maximum([means - low, high - means], 0.0) if any(each.low is not None for each in found) else None
+    how = {"marker": "o", "markersize": 5, "linewidth": 1.8, "capsize": 4}
+    axes.errorbar(devices, means, yerr=errors, color=colour, label=label, **how)
 
 
-def _percent(found: Estimate) -> Estimate:
-    low, high = (None if value is None else 100 * value for value in (found.low, found.high))
-    return Estimate(mean=100 * found.mean, low=low, high=high)
+def _buckets(summary: PointSummary, who: str) -> dict[str, float]:
+    return {name.partition("/")[2]: share for name, share in summary.time.items() if name.partition("/")[0] == who}
 
 
-def _plain_numbers(axis: Any, limits: tuple[float, float]) -> None:
-    """Ticks such as 5,000 and 20,000 on a logarithmic axis, also where it spans less than a decade."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    decades = np.log10(limits[1] / limits[0])
-    fine = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9)
-    some = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 0.7 else (1, 2, 5) if decades < 3.5 else (1,)
-    steps = fine if decades < 0.35 else some
-    low, high = int(np.floor(np.log10(limits[0]))), int(np.ceil(np.log10(limits[1])))
-    ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
-    axis.set_major_locator(FixedLocator([tick for tick in ticks if limits[0] <= tick <= limits[1]]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}"))
-
-
-def _colours(count: int) -> list[Any]:
-    import matplotlib as mpl
-
-    return [mpl.colormaps["tab10"](index % 10) for index in range(count)]
+def _bar_name(summary: PointSummary) -> str:
+    point = summary.each.point
+    machines = f"{point.machines.processes} x {point.machines.devices_per_process}"
+    return ", ".join(filter(None, [point.scaling, machines, point.series]))

@@ -1,14 +1,15 @@
 """The folder of a study: its manifest, what each run came to, and so what is left to do.
 
 study.json             the manifest: definition, points, and every time that the study was started
-yardsticks.json        of this machine, for the planner's predictions (`podrl.performance.planning.kept_yardsticks`)
 points/POINT/seed-N/   the folder of a run, with `job.log`, and `result.json` or `failed.json` once it has ended
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import importlib.metadata
 import json
 import os
+import platform
 import time
 from typing import Any
 
@@ -18,37 +19,30 @@ from podrl.config.config import ConfigError, check
 from podrl.config.config_dict import to_dict
 from podrl.runs.records import Rows
 from podrl.runs.workdir import write_json
-from podrl.runtime.software import find_commit
-from podrl.studies.definition import Definition, from_fields
+from podrl.runtime.machine import available_cores
+from podrl.runtime.software import LIBRARIES, find_commit
 from podrl.studies.feasibility import Feasible, Infeasible
-from podrl.studies.grid import Trial, to_fields
-from podrl.studies.machine import describe_host
+from podrl.studies.grid import Definition, Trial, definition_from_fields
 from podrl.studies.sameness import check_same
 from podrl.telemetry.metrics_file import Row
 
 MANIFEST = "study.json"
 WORDS = ("complete", "failed", "half-done", "not begun")
-_RESULT, _FAILURE = "result.json", "failed.json"
+_FILES = {"complete": "result.json", "failed": "failed.json"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Status:
-    """What a run came to so far.
+    """What a run came to so far."""
 
-    Attributes:
-        word: `complete`, `failed`, `half-done` (begun, to be gone on with) or `not begun`.
-        facts: of `result.json` or `failed.json`.
-    """
-
-    word: str
-    facts: Mapping[str, Any]
+    word: str  # `complete`, `failed`, `half-done` (begun, to be continued) or `not begun`
+    facts: Mapping[str, Any]  # of `result.json` or `failed.json`
 
 
 class Folder:
     """Reads and writes the files of a study, in a folder or in a bucket."""
 
     def __init__(self, path: epath.PathLike):
-        """Touches nothing."""
         self.path = epath.Path(path)
 
     @property
@@ -69,29 +63,25 @@ class Folder:
     def status(self, trial: Trial) -> Status:
         """What the run came to."""
         folder = self.run_folder(trial)
-        for word, name in (("complete", _RESULT), ("failed", _FAILURE)):
+        for word, name in _FILES.items():
             if (folder / name).exists():
                 return Status(word=word, facts=json.loads((folder / name).read_text()))
         return Status(word="half-done" if (folder / "config.json").exists() else "not begun", facts={})
 
-    def write_result(self, trial: Trial, facts: Mapping[str, Any]) -> None:
-        """Says that a run is complete."""
-        self._settle(trial, _RESULT, facts)
-
-    def write_failure(self, trial: Trial, facts: Mapping[str, Any]) -> None:
-        """Says that a run failed."""
-        self._settle(trial, _FAILURE, facts)
+    def settle(self, trial: Trial, word: str, facts: Mapping[str, Any]) -> Status:
+        """Writes down that a run is `complete` or `failed`."""
+        folder = self.run_folder(trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}
+        write_json(folder / _FILES[word], facts)
+        return Status(word=word, facts=facts)
 
     def forget_failure(self, trial: Trial) -> None:
-        """Makes a run that failed one to go on with."""
-        (self.run_folder(trial) / _FAILURE).unlink(missing_ok=True)
+        """Makes a failed run one to be resumed."""
+        (self.run_folder(trial) / _FILES["failed"]).unlink(missing_ok=True)
 
     def read_manifest(self) -> dict[str, Any]:
-        """The manifest.
-
-        Raises:
-            ConfigError: if this is not the folder of a study.
-        """
+        """The manifest."""
         path = self.path / MANIFEST
         check(path.exists(), f"--workdir={self.path} is not the folder of a study: it has no {MANIFEST}.")
         try:
@@ -101,12 +91,8 @@ class Folder:
         return manifest
 
     def read_definition(self) -> Definition:
-        """What the study is to measure.
-
-        Raises:
-            ConfigError: if this is not the folder of a study.
-        """
-        return from_fields(self.read_manifest()["definition"])
+        """What the study is to measure."""
+        return definition_from_fields(self.read_manifest()["definition"])
 
     def begin(
         self,
@@ -117,11 +103,7 @@ class Folder:
         *,
         accept_changes: bool,
     ) -> None:
-        """Writes the manifest; that of a study that goes on gets another start.
-
-        Raises:
-            ConfigError: if the folder cannot be written, or holds another study; names what differs.
-        """
+        """Writes the manifest; that of a study that goes on gets another start."""
         base = to_dict(feasible[0].config) if feasible else {}
         now = {
             "definition": json.loads(json.dumps(dataclasses.asdict(definition))),
@@ -146,23 +128,27 @@ class Folder:
                 f"--workdir={self.path} cannot be written ({error.strerror or error}). Choose another folder."
             ) from None
 
-    def _settle(self, trial: Trial, name: str, facts: Mapping[str, Any]) -> None:
-        folder = self.run_folder(trial)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / name, facts)
-
 
 def describe_start(argv: Sequence[str]) -> dict[str, Any]:
-    """Who starts a study, and with what."""
+    """When and where a study was started, and with what hardware and software."""
+    path = epath.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "argv": list(argv),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": find_commit(),
-        **describe_host(),
+        "host": platform.node(),
+        "processor": names[0] if names else platform.processor(),
+        "cores": available_cores(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "load_average": os.getloadavg()[0],
     }
 
 
 def _describe(each: Feasible) -> dict[str, Any]:
     devices = {"actor_devices": each.actor_devices, "learner_devices": each.learner_devices}
-    return {**to_fields(each.point), **devices, "env_steps_per_update": each.config.env_steps_per_update}
+    point = {"name": each.point.name, **dataclasses.asdict(each.point)}
+    return {**point, **devices, "env_steps_per_update": each.config.env_steps_per_update}

@@ -1,4 +1,4 @@
-"""Which points a study has: the product of its axes, for weak and for strong scaling. Pure, and without JAX."""
+"""What a study measures: the product of its axes, for weak and for strong scaling. Pure, and without JAX."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
@@ -10,6 +10,7 @@ from typing import Any
 from podrl.config.config import check
 
 SCALINGS = ("weak", "strong")
+PLACES = ("local", "slurm", "tpu")
 NUM_ENVS = "actors.num_envs"
 SPLIT = ("topology.actor_devices_per_process", "topology.learner_devices_per_process")
 _LONGEST_NAME = 150  # of a folder; file systems take 255
@@ -18,30 +19,19 @@ _OPENING, _CLOSING = "([{", ")]}"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Axis:
-    """Config keys that take values together.
+    """Config keys that take values together, one tuple of values for each place on the axis."""
 
-    Attributes:
-        keys: dotted.
-        values: one tuple for each place on the axis, with a value for each key.
-    """
-
-    keys: tuple[str, ...]
-    values: tuple[tuple[str, ...], ...]
+    keys: tuple[str, ...]  # dotted
+    values: tuple[tuple[str, ...], ...]  # one tuple for each place on the axis, with a value for each key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machines:
-    """What a point runs on.
+    """What a point runs on."""
 
-    Attributes:
-        processes: in the job.
-        devices_per_process: of each.
-        slice_type: of a TPU; None elsewhere.
-    """
-
-    processes: int
-    devices_per_process: int
-    slice_type: str | None = None
+    processes: int  # in the job
+    devices_per_process: int  # of each
+    slice_type: str | None = None  # of a TPU; None elsewhere
 
     @property
     def devices(self) -> int:
@@ -51,19 +41,12 @@ class Machines:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """One place of the grid, which is run once with each seed.
+    """One place of the grid, which is run once with each seed."""
 
-    Attributes:
-        scaling: `weak`, environments grow with the learner's devices, or `strong`, they stay.
-        machines: that it runs on.
-        settings: values of the axes' keys, as text.
-        num_envs: environments in the whole job.
-    """
-
-    scaling: str
-    machines: Machines
-    settings: Mapping[str, str]
-    num_envs: int
+    scaling: str  # `weak`, environments grow with the learner's devices, or `strong`, they stay
+    machines: Machines  # that it runs on
+    settings: Mapping[str, str]  # values of the axes' keys, as text
+    num_envs: int  # environments in the whole job
 
     @property
     def series(self) -> str:
@@ -100,9 +83,6 @@ def make_axis(text: str) -> Axis:
     """An axis from `KEY=V1,V2`, or of keys that change together from `KEY:KEY=V1:W1,V2:W2`.
 
     Commas within brackets are a value's own, as in `network.hidden_sizes=(64,64),(256,256)`.
-
-    Raises:
-        ConfigError: if it is not written so.
     """
     name, is_set, listed = text.partition("=")
     keys = tuple(name.split(":"))
@@ -134,11 +114,7 @@ def split_list(text: str) -> list[str]:
 
 
 def combinations(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
-    """Values of all axes' keys, for every combination; a single empty one without axes.
-
-    Raises:
-        ConfigError: if two axes have a key in common.
-    """
+    """Values of all axes' keys, for every combination; a single empty one without axes."""
     keys = [key for axis in axes for key in axis.keys]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     check(not twice, f"--axis: {', '.join(twice)} is on two axes. Give each key once.")
@@ -151,11 +127,7 @@ def combinations(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
 
 
 def weak_num_envs(base: int, learners: int, least: int) -> int:
-    """Environments for so many learner devices, where `least` of them have `base`.
-
-    Raises:
-        ConfigError: if that is no whole number.
-    """
+    """Environments for so many learner devices, where `least` of them have `base`."""
     check(
         base * learners % least == 0,
         f"{NUM_ENVS}={base} on {least} learner devices is no whole number of environments on {learners}, as weak "
@@ -164,6 +136,26 @@ def weak_num_envs(base: int, learners: int, least: int) -> int:
     return base * learners // least
 
 
-def to_fields(point: Point) -> dict[str, Any]:
-    """The point as plain values, ready for JSON."""
-    return {"name": point.name, **dataclasses.asdict(point)}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Definition:
+    """A study, as plain values."""
+
+    config: str  # file
+    overrides: Mapping[str, str]  # of the config, by dotted key, for all points
+    machines: tuple[Machines, ...]  # that are compared
+    axes: tuple[Axis, ...]  # of config keys
+    scaling: tuple[str, ...]  # `weak`, `strong` or both
+    seeds: tuple[int, ...]  # each point is run with each of them
+    steps: int | None  # env steps of each run; None for the config's own
+    seconds: float | None  # of training after which a run is ended, warm-up not counted; None for no such limit
+    place: str  # where runs are launched: `local`, `slurm` or `tpu`
+    device: str  # what devices are on SLURM's nodes: `gpu` or `cpu`
+    flags: Mapping[str, str]  # of the launcher for that place, as text; a switch has an empty one
+
+
+def definition_from_fields(fields: Mapping[str, Any]) -> Definition:
+    """The study of a manifest, which `dataclasses.asdict` made."""
+    axes = [Axis(keys=tuple(each["keys"]), values=tuple(map(tuple, each["values"]))) for each in fields["axes"]]
+    tuples = {name: tuple(fields[name]) for name in ("scaling", "seeds")}
+    machines = tuple(Machines(**each) for each in fields["machines"])
+    return Definition(**{**fields, **tuples, "machines": machines, "axes": tuple(axes)})

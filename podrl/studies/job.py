@@ -29,21 +29,15 @@ _END_S = 700.0  # After SIGTERM; longer than the launcher gives to its processes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunEnd:
-    """How a job ended.
+    """How a job ended."""
 
-    Attributes:
-        code: its exit code; negative for the signal that killed it.
-        had_enough: whether it was ended because it had run for long enough.
-        text: its last line, or the one that says why it failed; what was waited for, where it stood still.
-    """
-
-    code: int
-    had_enough: bool
-    text: str
+    code: int  # its exit code; negative for the signal that killed it
+    had_enough: bool  # whether it was ended because it had run for long enough
+    text: str  # its last line, or the one that says why it failed; what was waited for, where it stood still
 
     @property
     def was_cut(self) -> bool:
-        """Whether it was stopped or killed by somebody, so that the same command goes on."""
+        """Whether it was stopped or killed from outside, so that the same command resumes it."""
         return self.code < 0 or self.code in (75, 130) or self.code > 128
 
 
@@ -60,17 +54,14 @@ def run_job(
     """Runs a command to its end; to be called by the main thread.
 
     Args:
-        command: with its arguments.
-        log: what it says goes there, after what earlier jobs said.
-        stop: signals of the study's, which are passed on.
-        environ: variables on top of this process's.
-        has_enough: asked often; ends the job with SIGTERM once it holds.
-        silence_s: how long the job may say nothing before it is ended as one that stands still.
-        signal_command: what signals the job's processes, where signalling the command would not do; its end is
+        command: The command with its arguments.
+        log: The file for what it says, after what earlier jobs said.
+        stop: The study's signals, which are passed on.
+        environ: Variables on top of this process's.
+        has_enough: Asked often; ends the job with SIGTERM once it holds.
+        silence_s: How long the job may say nothing before it is ended as one that stands still.
+        signal_command: What signals the job's processes, where signalling the command would not do; its end is
             followed by the signal's name, as in `--signal=`.
-
-    Raises:
-        ConfigError: if the command cannot be started.
     """
     with log.open("ab") as output:
         begin = output.tell()
@@ -115,7 +106,7 @@ def _watch(
     has_enough: Callable[[], bool],
     silence_s: float,
 ) -> str:
-    """Waits for the end of a job, and brings it about; returns why: `ended`, `enough`, `stop` or `silence`."""
+    """Waits for a job's end, and brings it about; returns why: `ended`, `enough`, `stop` or `silence`."""
     said, patience = -1, Patience(silence_s)
     while job.poll() is None:
         if stop.paused:
@@ -163,7 +154,7 @@ def _send(job: subprocess.Popen[bytes], signal_command: Sequence[str], signum: s
 
 
 def _pause(job: subprocess.Popen[bytes], stop: StopSignals) -> None:
-    """Ctrl-Z: the job pauses, then the study, until somebody lets it go on."""
+    """Ctrl-Z: the job pauses, then the study, until it is told to continue."""
     stop.paused = False
     job.send_signal(signal.SIGTSTP)
     os.kill(os.getpid(), signal.SIGSTOP)

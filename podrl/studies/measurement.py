@@ -5,10 +5,10 @@ neither warm-ups nor the gaps between starts count. Rows are taken one by one an
 """
 
 import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
-import math
 from typing import Any
 
 from podrl.telemetry.rates import CLOCK_FIELDS, RATE_KEY, START_KEY, WALL_KEY, RunClock, first_counted
@@ -20,46 +20,28 @@ LEARNING_FIELDS = ("learner_steps", "env_steps", "episode/return", *CLOCK_FIELDS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What was measured between the warm-up and the last row.
+    """What was measured between the warm-up and the last row."""
 
-    Attributes:
-        env_steps_per_second: consumed by the learner.
-        frames_per_second: emulator frames behind them.
-        updates_per_second: of the learner.
-        measured_s: seconds that the rates are of.
-        measured_updates: updates that they are of.
-        lag_mean: updates between the parameters that acted and those that learned, mean over rows.
-        time: fraction of the learner's thread and of all actors' threads in each bucket, `learner/wait_rollouts`.
-        env_steps: at the end of the run.
-        wall_s: from the start of training to the last row, compilation included, summed over the run's starts.
-        starts: how often it was started, as far as that left rows.
-    """
-
-    env_steps_per_second: float
-    frames_per_second: float
-    updates_per_second: float
-    measured_s: float
-    measured_updates: int
-    lag_mean: float | None
+    env_steps_per_second: float  # consumed by the learner
+    frames_per_second: float  # emulator frames behind them
+    updates_per_second: float  # of the learner
+    measured_s: float  # seconds that the rates are of
+    measured_updates: int  # updates that they are of
+    lag_mean: float | None  # updates between the parameters that acted and those that learned, mean over rows
+    # fraction of the learner's thread and of all actors' threads in each bucket, `learner/wait_rollouts`
     time: Mapping[str, float]
-    env_steps: int
-    wall_s: float
-    starts: int
+    env_steps: int  # at the end of the run
+    wall_s: float  # from the start of training to the last row, compilation included, summed over the run's starts
+    starts: int  # how often it was started, as far as that left rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearningCurve:
-    """Mean return of the newest episodes against what it took.
+    """Mean return of the newest episodes against what it took."""
 
-    Attributes:
-        seconds: of training since the first update, without compilation.
-        env_steps: consumed by then.
-        returns: then.
-    """
-
-    seconds: tuple[float, ...]
-    env_steps: tuple[int, ...]
-    returns: tuple[float, ...]
+    seconds: tuple[float, ...]  # of training since the first update, without compilation
+    env_steps: tuple[int, ...]  # consumed by then
+    returns: tuple[float, ...]  # then
 
     def at_env_steps(self, budget: float) -> float | None:
         """The return when so many steps were consumed; None if none was known by then."""
@@ -75,38 +57,35 @@ class LearningCurve:
 
 
 def measure_rows(rows: Iterable[_Row], warm_up: int) -> Measurement:
-    """Takes the measure of a run.
-
-    Args:
-        rows: of its metrics, which are read once.
-        warm_up: updates of each start that do not count; see `podrl.experience.schedule.warm_up_updates`.
+    """Measures a run by its rows; `warm_up` is the number of updates of each start that do not count.
 
     Raises:
         RuntimeError: if there are no two rows after the warm-up of any start.
     """
-    counter, total, clock, last = itertools.count(), _Tally(), RunClock(), None
-    spans = []
-    for begins, row in mark_starts(_counted(rows, counter)):
+    counter, clock, last = itertools.count(), RunClock(), None
+    spans: list[_Span] = []
+    for begins, row in mark_starts(row for row in rows if next(counter) >= 0):
         clock.read(row)
-        if begins:
-            spans.append(_Span(row, warm_up))
+        spans += [_Span(row, warm_up)] if begins else []
         spans[-1].add(row)
         last = row
+    total: Counter[str] = Counter()
     for span in spans:
-        total.join(span.tally)
-    if last is None or not total.intervals or total.seconds <= 0:
+        total.update(span.grown)
+    seconds = float(total["seconds"])
+    if last is None or seconds <= 0:
         raise RuntimeError(
             f"its {next(counter)} row(s) of metrics leave no two after the warm-up of {warm_up} updates, between "
             "which a rate could be taken. Use more --steps or --seconds, or a smaller --config.log.every_updates."
         )
     return Measurement(
-        env_steps_per_second=total.grown["env_steps"] / total.seconds,
-        frames_per_second=total.grown["frames"] / total.seconds,
-        updates_per_second=total.grown["learner_steps"] / total.seconds,
-        measured_s=total.seconds,
-        measured_updates=total.grown["learner_steps"],
-        lag_mean=math.fsum(total.lags) / len(total.lags) if total.lags else None,
-        time={bucket: seconds / total.seconds for bucket, seconds in total.spent_s.items()},
+        env_steps_per_second=total["env_steps"] / seconds,
+        frames_per_second=total["frames"] / seconds,
+        updates_per_second=total["learner_steps"] / seconds,
+        measured_s=seconds,
+        measured_updates=total["learner_steps"],
+        lag_mean=total["lag"] / total["lags"] if total["lags"] else None,
+        time={name.removeprefix("time/"): s / seconds for name, s in total.items() if name.startswith("time/")},
         env_steps=last["env_steps"],
         wall_s=clock.seconds,
         starts=len(spans),
@@ -117,10 +96,9 @@ def measured_seconds(rows: Iterable[_Row], warm_up: int) -> float:
     """Seconds that a run under way has been measured for, by `MEASURED_FIELDS`; arguments as of `measure_rows`."""
     spans: list[_Span] = []
     for begins, row in mark_starts(rows):
-        if begins:
-            spans.append(_Span(row, warm_up))
+        spans += [_Span(row, warm_up)] if begins else []
         spans[-1].add(row)
-    return sum(span.tally.seconds for span in spans)
+    return float(sum(span.grown["seconds"] for span in spans))
 
 
 def learning_curve(rows: Iterable[_Row]) -> LearningCurve:
@@ -169,63 +147,30 @@ def mark_starts(rows: Iterable[_Row]) -> Iterator[tuple[bool, _Row]]:
         before = row
 
 
-class _Tally:
-    """What grew and where the time went between rows that follow each other."""
-
-    def __init__(self) -> None:
-        self.intervals = 0
-        self.seconds = 0.0
-        self.grown = dict.fromkeys(("env_steps", "frames", "learner_steps"), 0)
-        self.lags = array.array("d")
-        self.spent_s: dict[str, float] = {}
-
-    def add(self, before: _Row, after: _Row) -> None:
-        seconds = _seconds((before, after))
-        self.intervals += 1
-        self.seconds += seconds
-        for name in self.grown.keys() & after.keys():
-            self.grown[name] += after[name] - before[name]
-        if after.get("lag/mean") is not None:
-            self.lags.append(after["lag/mean"])
-        for name, share in after.items():
-            if name.startswith("time/") and name.count("/") == 2:
-                self._spend(name.removeprefix("time/"), share * seconds)
-
-    def join(self, other: "_Tally") -> None:
-        self.intervals += other.intervals
-        self.seconds += other.seconds
-        for name, count in other.grown.items():
-            self.grown[name] += count
-        self.lags.extend(other.lags)
-        for bucket, seconds in other.spent_s.items():
-            self._spend(bucket, seconds)
-
-    def _spend(self, bucket: str, seconds: float) -> None:
-        self.spent_s[bucket] = self.spent_s.get(bucket, 0.0) + seconds
-
-
 class _Span:
-    """The rows of one start between which rates are taken, as `podrl.telemetry.rates.after_warm_up` chooses them."""
+    """What grew between the rows of one start that `podrl.telemetry.rates.after_warm_up` would choose."""
 
     def __init__(self, first: _Row, warm_up: int):
-        self.tally = _Tally()
+        self.grown: Counter[str] = Counter()
         self._counts = first_counted(first, warm_up)
         self._before: _Row | None = None
 
     def add(self, row: _Row) -> None:
         if row[RATE_KEY] is None:  # The last such row is where they begin.
-            self.tally, self._before = _Tally(), None
-        if row["learner_steps"] >= self._counts:
-            if self._before is not None:
-                self.tally.add(self._before, row)
-            self._before = row
-
-
-def _counted(rows: Iterable[_Row], counter: Iterator[int]) -> Iterator[_Row]:
-    """The rows; the next of `counter` is their number."""
-    for row in rows:
-        next(counter)
-        yield row
+            self.grown, self._before = Counter(), None
+        if row["learner_steps"] < self._counts:
+            return
+        if self._before is not None:
+            seconds: Any = _seconds((self._before, row))  # Of a type that a counter does not ask for.
+            self.grown["seconds"] += seconds
+            for name in ("env_steps", "frames", "learner_steps"):
+                self.grown[name] += row.get(name, 0) - self._before.get(name, 0)
+            if row.get("lag/mean") is not None:
+                self.grown.update({"lag": row["lag/mean"], "lags": 1})
+            self.grown.update(
+                {n: share * seconds for n, share in row.items() if n[:5] == "time/" and n.count("/") == 2}
+            )
+        self._before = row
 
 
 def _begins(before: _Row, row: _Row) -> bool:

@@ -9,28 +9,21 @@ from podrl.config.config import check
 from podrl.config.user_modules import ROOT
 from podrl.launch import local, slurm
 from podrl.launch.options import FLAGS, Options
-from podrl.studies.definition import Definition
 from podrl.studies.feasibility import as_arguments
-from podrl.studies.grid import NUM_ENVS, Machines, Trial
+from podrl.studies.grid import NUM_ENVS, Definition, Machines, Trial
 
 LAUNCHER = ROOT / "tools/tpu_launch.py"
 _GIVEN_BY_THE_GRID = ("nodes", "gpus_per_node", "devices_per_process", "accelerator_type", "queued_resource")
-_QUIET = {"log.tensorboard": "False"}  # Nobody looks at it, and the rows say the same.
+_QUIET = {"log.tensorboard": "False"}  # The rows say the same.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunCommand:
-    """What starts a run.
+    """What starts a run."""
 
-    Attributes:
-        command: with its arguments.
-        environ: variables on top of the study's own.
-        signal_command: what signals its processes; empty where signalling the command does.
-    """
-
-    command: tuple[str, ...]
-    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    signal_command: tuple[str, ...] = ()
+    command: tuple[str, ...]  # with its arguments
+    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)  # variables on top of the study's own
+    signal_command: tuple[str, ...] = ()  # what signals its processes; empty where signalling the command does
 
 
 def launch_flags(place: str) -> dict[str, bool]:
@@ -50,11 +43,7 @@ def platform(definition: Definition) -> str:
 
 
 def default_devices(definition_place: str, processes: int) -> int:
-    """Devices of each process where nobody said how many: one on CPU, an equal share of this machine's GPUs.
-
-    Raises:
-        ConfigError: if the GPUs do not divide.
-    """
+    """Devices of each process by default: one on CPU, an equal share of this machine's GPUs."""
     gpus = local.visible_gpus(os.environ) if definition_place == "local" else []
     if not gpus:
         return 1
@@ -72,7 +61,7 @@ def common_overrides(definition: Definition) -> dict[str, str]:
 
 
 def make_run_command(definition: Definition, trial: Trial, run_folder: str) -> RunCommand:
-    """What starts a run, or goes on with it."""
+    """What starts a run, or resumes it."""
     values = {
         **common_overrides(definition),
         **trial.point.settings,

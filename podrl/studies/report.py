@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-import dataclasses
 from html import escape
 import shlex
 from string import Template
@@ -64,78 +63,53 @@ $figures
 """)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Findings:
-    """All that a report is made of.
-
-    Attributes:
-        manifest: of the study.
-        records: of its runs.
-        summaries: of its points.
-        budgets: at which learning is compared.
-        figures: PNGs by name.
-        platform: of the devices.
-        files: names of the tables beside it.
-    """
-
-    manifest: Mapping[str, Any]
-    records: Sequence[RunRecord]
-    summaries: Sequence[PointSummary]
-    budgets: Budgets
-    figures: Mapping[str, bytes]
-    platform: str
-    files: Sequence[str]
-
-
-def make_page(findings: Findings) -> str:
-    """The page."""
-    manifest = findings.manifest
-    starts, definition = manifest["starts"], manifest["definition"]
-    config = manifest["config"]
-    machine = starts[0]
-    answer = conclude(findings.summaries, machine, findings.platform, definition["place"])
-    notes = caveats(findings.records, findings.summaries, findings.budgets, definition["seeds"], starts)
+def make_page(
+    manifest: Mapping[str, Any],
+    records: Sequence[RunRecord],
+    summaries: Sequence[PointSummary],
+    budgets: Budgets,
+    *,
+    figures: Mapping[str, bytes],
+    platform: str,
+    files: Sequence[str],
+) -> str:
+    """The page; `figures` are PNGs by name, `files` the names of the tables beside it."""
+    starts, definition, config = manifest["starts"], manifest["definition"], manifest["config"]
+    answer = conclude(summaries, starts[0], platform, definition["place"])
+    notes = caveats(records, summaries, budgets, definition["seeds"], starts)
     title = f"How {config['name']} on {config['env']['id']} scales"
+    predicted = any(each.predicted for each in summaries)
     return _PAGE.substitute(
         title=escape(title),
         style=_STYLE,
-        subtitle=escape(_subtitle(findings)),
+        subtitle=escape(_subtitle(records, starts[0]["started"])),
         answer="".join(f"<p>{escape(sentence)}</p>" for sentence in answer if sentence),
-        failed=_failures(findings),
-        figures="".join(
-            _figure(name, image, predicted=any(each.predicted for each in findings.summaries))
-            for name, image in findings.figures.items()
-        ),
-        table=_table(findings.summaries),
-        files=escape(
-            "Every run, with all that was measured, is a row of {}; these points are in {}.".format(*findings.files)
-        ),
+        failed=_failures(records, manifest["invalid"]),
+        figures="".join(_figure(name, image, predicted=predicted) for name, image in figures.items()),
+        table=_table(summaries),
+        files=escape("Every run, with all that was measured, is a row of {}; these points are in {}.".format(*files)),
         caveats="".join(f"<li>{escape(note)}</li>" for note in notes),
         facts=_facts(manifest),
-        command=escape(shlex.join(["python", *machine["argv"]])),
+        command=escape(shlex.join(["python", *starts[0]["argv"]])),
     )
 
 
-def _subtitle(findings: Findings) -> str:
-    words = [record.status.word for record in findings.records]
-    points = len({record.trial.point.name for record in findings.records})
+def _subtitle(records: Sequence[RunRecord], begun: str) -> str:
+    words = [record.status.word for record in records]
+    points = len({record.trial.point.name for record in records})
     counts = [f"{words.count(word)} {word}" for word in WORDS if word in words]
-    begun = findings.manifest["starts"][0]["started"]
     return f"{points} points, {len(words)} runs: {', '.join(counts)}. Begun {begun}."
 
 
-def _failures(findings: Findings) -> str:
-    lost = [record for record in findings.records if record.status.word != "complete"]
-    invalid = findings.manifest["invalid"]
-    if not lost and not invalid:
-        return ""
+def _failures(records: Sequence[RunRecord], invalid: Sequence[Mapping[str, str]]) -> str:
     items = []
-    for record in lost:
-        facts = record.status.facts
-        why = f", exit code {facts['exit_code']}: {facts['text']}" if "exit_code" in facts else ""
-        items.append(f"<li>{escape(f'{record.trial.name}: {record.status.word}{why}')}</li>")
-    items += [f"<li>{escape('{name}: left out: {reason}'.format(**each))}</li>" for each in invalid]
-    return f'<h2>What is missing</h2><div class="failed"><ul>{"".join(items)}</ul></div>'
+    for record in records:
+        facts, word = record.status.facts, record.status.word
+        why = f", exit code {facts['exit_code']}: {facts['text']}" if word == "failed" else ""
+        items += [f"{record.trial.name}: {word}{why}"] if word != "complete" else []
+    items += ["{name}: left out: {reason}".format(**each) for each in invalid]
+    listed = "".join(f"<li>{escape(item)}</li>" for item in items)
+    return f'<h2>What is missing</h2><div class="failed"><ul>{listed}</ul></div>' if items else ""
 
 
 def _figure(name: str, image: bytes, *, predicted: bool) -> str:

@@ -16,28 +16,22 @@ _NONE = "none"
 
 
 def check_same(path: epath.Path, before: Mapping[str, Any], now: Mapping[str, Any], *, accept_changes: bool) -> None:
-    """Raises ConfigError if a folder's study is another; its grid may have changed where that is accepted.
+    """Raises ConfigError if a folder's study is another than the one of the manifest that the command would write.
 
-    Args:
-        path: of the folder.
-        before: its manifest.
-        now: the manifest that the command would write.
-        accept_changes: whether the grid may be another.
+    The grid may be another where `accept_changes` says so.
     """
     grid = _grid_changes(before["definition"], now["definition"])
     rest = _other_changes(before, now, same_grid=not grid)
-    if rest:
-        listed = _list(rest if accept_changes else rest | grid)
-        more = "" if accept_changes or not grid else " (--accept_changes is for the grid only)"
-        check(
-            False,
-            f"--workdir={path} holds another study: {listed}. Give the values that it has, or choose another "
-            f"--workdir{more}.",
-        )
+    more = "" if accept_changes or not grid else " (--accept_changes is for the grid only)"
+    check(
+        not rest,
+        f"--workdir={path} holds another study: {_list(rest if accept_changes else rest | grid)}. Give the values that "
+        f"it has, or choose another --workdir{more}.",
+    )
     check(
         not grid or accept_changes,
-        f"--workdir={path} holds a study of another grid: {_list(grid)}. Add --accept_changes to go on in it with the "
-        "grid asked for, which keeps the runs that both have; or choose another --workdir.",
+        f"--workdir={path} holds a study of another grid: {_list(grid)}. Add --accept_changes to continue in it with "
+        "the grid asked for, which keeps the runs that both have; or choose another --workdir.",
     )
 
 
@@ -47,8 +41,8 @@ def _list(changes: Mapping[str, tuple[str, str]]) -> str:
 
 def _grid_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """What differs in the grid: values of the folder and of the command, by flag."""
-    pairs = {name: (found, _grid_values(now).get(name, _NONE)) for name, found in _grid_values(before).items()}
-    pairs |= {name: (_NONE, asked) for name, asked in _grid_values(now).items() if name not in pairs}
+    found, asked = _grid_values(before), _grid_values(now)
+    pairs = {name: (found.get(name, _NONE), asked.get(name, _NONE)) for name in found | asked}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -79,14 +73,14 @@ def _other_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, same_gr
     return changes
 
 
+def _flag(key: str) -> str:
+    """The flag that a value of the definition is given by."""
+    section, _, name = key.partition(".")
+    return {"overrides": f"--config.{name}", "flags": f"--{name}", "place": "--launch"}.get(section, f"--{section}")
+
+
 def _said(key: str, pair: tuple[str, str]) -> tuple[str, str]:
     """Values of the definition, where a command may have left them out."""
     left_out = "the config file's" if key.startswith("overrides.") else _NONE
     found, asked = (left_out if value in ("not there", "None") else value for value in pair)
     return found, asked
-
-
-def _flag(key: str) -> str:
-    """By which a value of the definition is given."""
-    section, _, name = key.partition(".")
-    return {"overrides": f"--config.{name}", "flags": f"--{name}", "place": "--launch"}.get(section, f"--{section}")

@@ -16,9 +16,8 @@ import time
 
 from podrl.config.config import check
 from podrl.launch import slurm
-from podrl.studies.definition import Definition
 from podrl.studies.folder import Folder
-from podrl.studies.grid import Machines, Trial
+from podrl.studies.grid import Definition, Machines, Trial
 from podrl.studies.places import slurm_options
 
 _QUESTION_LIMIT_S = 120.0
@@ -44,17 +43,11 @@ exec {python} {program} --workdir={workdir} --report_only{flags}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A batch script.
+    """A batch script."""
 
-    Attributes:
-        name: of the folder that it lies in, below `slurm/`.
-        text: the script; one that comes last is completed by what it waits for.
-        tasks: numbers of the runs; empty for the report.
-    """
-
-    name: str
-    text: str
-    tasks: tuple[int, ...]
+    name: str  # of the folder that it lies in, below `slurm/`
+    text: str  # the script; one that comes last is completed by what it waits for
+    tasks: tuple[int, ...]  # numbers of the runs; empty for the report
 
 
 def make_scripts(
@@ -66,23 +59,23 @@ def make_scripts(
     max_at_once: int,
     flags: Sequence[str] = (),
 ) -> list[Submission]:
-    """The batch scripts of the runs that are left.
-
-    Args:
-        definition: of the study.
-        folder: of the study, which all nodes see.
-        trials: to be run, by their numbers.
-        program: the study's own tool.
-        max_at_once: tasks of an array that may run at the same time.
-        flags: of the tool, for tasks and report.
-    """
+    """The batch scripts of the runs that are left, by their numbers; `flags` are handed to the tool `program`."""
     by_machines: dict[Machines, list[int]] = {}
     for number, trial in trials.items():
         by_machines.setdefault(trial.point.machines, []).append(number)
-    return [
-        _make_array(definition, folder, machines, numbers, program, max_at_once, flags)
-        for machines, numbers in by_machines.items()
-    ]
+    found = []
+    for machines, numbers in by_machines.items():
+        name = f"{machines.processes}x{machines.devices_per_process}"
+        listed = ",".join(map(str, numbers))
+        header = slurm.make_header(
+            slurm_options(definition, machines),
+            name=f"podrl-study-{name}",
+            output=f"{_absolute(folder).replace('%', '%%')}/slurm/{name}/slurm-%A_%a.out",
+            more={"array": f"{listed}%{max_at_once}" if max_at_once else listed},
+        )
+        text = _script(header, _TASK, folder, program, flags)
+        found.append(Submission(name=name, text=text, tasks=tuple(numbers)))
+    return found
 
 
 def make_last(definition: Definition, folder: Folder, jobs: Sequence[str], program: Path) -> Submission:
@@ -99,11 +92,7 @@ def make_last(definition: Definition, folder: Folder, jobs: Sequence[str], progr
 
 
 def submit_study(folder: Folder, submission: Submission) -> str:
-    """Submits a script; returns the job's number.
-
-    Raises:
-        ConfigError: if there is no SLURM here, or it refuses the job; with its reason.
-    """
+    """Submits a script; returns the job's number."""
     job = slurm.submit_job(submission.text, f"{_absolute(folder)}/slurm/{submission.name}")
     with (Path(folder.path) / "slurm" / "jobs").open("a") as jobs:
         jobs.write(f"{job}\n")
@@ -140,26 +129,6 @@ def _is_queued(job: str) -> bool:
             f"squeue does not say whether job {job} still runs: {' '.join(result.stderr.split())}",
         )
         time.sleep(1.0)
-
-
-def _make_array(
-    definition: Definition,
-    folder: Folder,
-    machines: Machines,
-    numbers: Sequence[int],
-    program: Path,
-    max_at_once: int,
-    flags: Sequence[str],
-) -> Submission:
-    name = f"{machines.processes}x{machines.devices_per_process}"
-    listed = ",".join(map(str, numbers))
-    header = slurm.make_header(
-        slurm_options(definition, machines),
-        name=f"podrl-study-{name}",
-        output=f"{_absolute(folder).replace('%', '%%')}/slurm/{name}/slurm-%A_%a.out",
-        more={"array": f"{listed}%{max_at_once}" if max_at_once else listed},
-    )
-    return Submission(name=name, text=_script(header, _TASK, folder, program, flags), tasks=tuple(numbers))
 
 
 def _script(header: Sequence[str], body: str, folder: Folder, program: Path, flags: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ import math
 import numpy as np
 
 from podrl.ops.intervals import mean_interval, ratio_interval
-from podrl.studies.execution import order
 from podrl.studies.feasibility import Feasible
 from podrl.studies.folder import Folder, Status
 from podrl.studies.grid import Point, Trial
@@ -21,36 +20,22 @@ from podrl.studies.measurement import LEARNING_FIELDS, LearningCurve, Measuremen
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One run, as it was found.
+    """One run, as it was found."""
 
-    Attributes:
-        each: its point, with what it was put together of.
-        trial: its point and seed.
-        status: what it came to.
-        measurement: of a complete run; None otherwise.
-        curve: how it learned; empty unless it is complete.
-        folder: of the run, below that of the study.
-    """
-
-    each: Feasible
-    trial: Trial
-    status: Status
-    measurement: Measurement | None
-    curve: LearningCurve
-    folder: str
+    each: Feasible  # its point, with what it was put together of
+    trial: Trial  # its point and seed
+    status: Status  # what it came to
+    measurement: Measurement | None  # of a complete run; None otherwise
+    curve: LearningCurve  # how it learned; empty unless it is complete
+    folder: str  # of the run, below that of the study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budgets:
-    """Where learning is compared: what every complete run got to.
+    """Where learning is compared: what every complete run got to."""
 
-    Attributes:
-        env_steps: consumed.
-        seconds: of training, compilation not counted.
-    """
-
-    env_steps: int | None
-    seconds: float | None
+    env_steps: int | None  # consumed
+    seconds: float | None  # of training, compilation not counted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,40 +46,29 @@ class Estimate:
     low: float | None
     high: float | None
 
+    def scaled(self, factor: float) -> "Estimate":
+        """The same in another unit."""
+        low, high = (None if value is None else value * factor for value in (self.low, self.high))
+        return Estimate(mean=self.mean * factor, low=low, high=high)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PointSummary:
-    """What a point's complete runs say together.
+    """What a point's complete runs say together."""
 
-    Attributes:
-        each: the point.
-        series: of which it is a part.
-        runs: complete ones.
-        rate: env steps per second.
-        base_rate: mean rate of the series' smallest point; None if that has no complete run.
-        base_devices: of that point.
-        speedup: the rate over that one; None without.
-        efficiency: the speed-up over the ratio of devices.
-        return_at_env_steps: at the budget of steps.
-        return_at_seconds: at the budget of time.
-        time: mean share of each bucket.
-        lag_mean: mean over runs.
-        predicted: env steps per second, as predicted.
-    """
-
-    each: Feasible
-    series: str
-    runs: tuple[RunRecord, ...]
-    rate: Estimate
-    base_rate: float | None
-    base_devices: int
-    speedup: Estimate | None
-    efficiency: Estimate | None
-    return_at_env_steps: Estimate | None
-    return_at_seconds: Estimate | None
-    time: Mapping[str, float]
-    lag_mean: float | None
-    predicted: float | None
+    each: Feasible  # the point
+    series: str  # of which it is a part
+    runs: tuple[RunRecord, ...]  # complete ones
+    rate: Estimate  # env steps per second
+    base_rate: float | None  # mean rate of the series' smallest point; None if that has no complete run
+    base_devices: int  # of that point
+    speedup: Estimate | None  # the rate over that one; None without
+    efficiency: Estimate | None  # the speed-up over the ratio of devices
+    return_at_env_steps: Estimate | None  # at the budget of steps
+    return_at_seconds: Estimate | None  # at the budget of time
+    time: Mapping[str, float]  # mean share of each bucket
+    lag_mean: float | None  # mean over runs
+    predicted: float | None  # env steps per second, as predicted
 
     @property
     def devices(self) -> int:
@@ -104,22 +78,20 @@ class PointSummary:
 
 def collect(folder: Folder, feasible: Sequence[Feasible], seeds: Sequence[int]) -> list[RunRecord]:
     """All runs of a study, in the order of the grid, the seeds of a point together."""
-    records = []
-    for each, trial in order(feasible, seeds):
+
+    def read(each: Feasible, trial: Trial) -> RunRecord:
         status = folder.status(trial)
         done = status.word == "complete"
-        records.append(
-            RunRecord(
-                each=each,
-                trial=trial,
-                status=status,
-                measurement=Measurement(**status.facts["measurement"]) if done else None,
-                curve=learning_curve(folder.rows(trial, *LEARNING_FIELDS) if done else []),
-                folder=str(folder.run_folder(trial).relative_to(folder.path)),
-            )
+        return RunRecord(
+            each=each,
+            trial=trial,
+            status=status,
+            measurement=Measurement(**status.facts["measurement"]) if done else None,
+            curve=learning_curve(folder.rows(trial, *LEARNING_FIELDS) if done else []),
+            folder=str(folder.run_folder(trial).relative_to(folder.path)),
         )
-    places = {each.point.name: place for place, each in enumerate(feasible)}
-    return sorted(records, key=lambda record: (places[record.trial.point.name], seeds.index(record.trial.seed)))
+
+    return [read(each, Trial(point=each.point, seed=seed)) for each in feasible for seed in seeds]
 
 
 def find_budgets(records: Sequence[RunRecord]) -> Budgets:
@@ -140,8 +112,8 @@ def series_of(point: Point, points: Sequence[Point]) -> str:
     devices = {other.machines.devices_per_process for other in points}
     per_process = point.machines.devices_per_process
     sliced = point.machines.slice_type is not None
-    each = [f"{per_process} device(s) each"] if len(processes) > 1 and len(devices) > 1 and not sliced else []
-    return ", ".join([*filter(None, [point.series]), *each])
+    each = f"{per_process} device(s) each" if len(processes) > 1 and len(devices) > 1 and not sliced else ""
+    return ", ".join(filter(None, [point.series, each]))
 
 
 def summarize_points(records: Sequence[RunRecord], budgets: Budgets) -> list[PointSummary]:
@@ -151,17 +123,14 @@ def summarize_points(records: Sequence[RunRecord], budgets: Budgets) -> list[Poi
     for record in records:
         if record.measurement is not None:
             grouped.setdefault(record.trial.point.name, []).append(record)
-    smallest: dict[tuple[str, str], RunRecord] = {}
-    for record in records:  # Also one without a complete run: nothing else may take its place.
-        key = (record.trial.point.scaling, series_of(record.trial.point, points))
-        best = smallest.get(key)
-        if best is None or record.trial.point.machines.devices < best.trial.point.machines.devices:
-            smallest[key] = record
+    smallest: dict[tuple[str, str], Point] = {}
+    for point in sorted(points, key=lambda point: point.machines.devices):
+        # Also one without a complete run: nothing else may take its place.
+        smallest.setdefault((point.scaling, series_of(point, points)), point)
     found = []
     for runs in grouped.values():
-        point = runs[0].trial.point
-        series = series_of(point, points)
-        base = smallest[point.scaling, series].trial.point
+        series = series_of(runs[0].trial.point, points)
+        base = smallest[runs[0].trial.point.scaling, series]
         found.append(_summarize(runs, series, grouped.get(base.name, []), base, budgets))
     return found
 
@@ -180,9 +149,8 @@ def _summarize(
     rates, base_rates = _rates(runs), _rates(base_runs)
     growth = runs[0].trial.point.machines.devices / base.machines.devices
     is_base = runs[0].trial.point.name == base.name
-    speedup = None
-    if base_rates:
-        speedup = Estimate(mean=1.0, low=None, high=None) if is_base else estimate_ratio(rates, base_rates)
+    speedup = estimate_ratio(rates, base_rates) if base_rates and not is_base else None
+    speedup = Estimate(mean=1.0, low=None, high=None) if base_rates and is_base else speedup
     times = [run.measurement.time for run in runs if run.measurement is not None]
     lags = [run.measurement.lag_mean for run in runs if run.measurement and run.measurement.lag_mean is not None]
     predictions = [run.status.facts.get("predicted_env_steps_per_second") for run in runs]
@@ -194,7 +162,7 @@ def _summarize(
         base_rate=float(np.mean(base_rates)) if base_rates else None,
         base_devices=base.machines.devices,
         speedup=speedup,
-        efficiency=None if speedup is None else _scaled(speedup, 1 / growth),
+        efficiency=None if speedup is None else speedup.scaled(1 / growth),
         return_at_env_steps=_at_budget(runs, budgets.env_steps, LearningCurve.at_env_steps),
         return_at_seconds=_at_budget(runs, budgets.seconds, LearningCurve.at_seconds),
         time={name: float(np.mean([time.get(name, 0.0) for time in times])) for name in sorted(set().union(*times))},
@@ -218,11 +186,6 @@ def estimate_ratio(values: Sequence[float], base: Sequence[float]) -> Estimate:
 
 def _rates(runs: Sequence[RunRecord]) -> list[float]:
     return [run.measurement.env_steps_per_second for run in runs if run.measurement is not None]
-
-
-def _scaled(found: Estimate, factor: float) -> Estimate:
-    low, high = (None if value is None else value * factor for value in (found.low, found.high))
-    return Estimate(mean=found.mean * factor, low=low, high=high)
 
 
 def _at_budget(

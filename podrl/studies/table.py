@@ -1,15 +1,12 @@
 """The tables of a study: one row for each run (tidy), and one for each point."""
 
 from collections.abc import Callable, Sequence
-import csv
-import io
+import dataclasses
 from typing import Any
 
-from podrl.config.config import ConfigError
 from podrl.runtime.ledger import BUCKETS, OTHER
-from podrl.studies.summary import Budgets, Estimate, PointSummary, RunRecord
+from podrl.studies.summary import Budgets, PointSummary, RunRecord
 
-FORMATS = ("csv", "parquet")
 TableRow = dict[str, Any]
 
 
@@ -36,38 +33,13 @@ def make_point_table(summaries: Sequence[PointSummary]) -> list[TableRow]:
             "return_at_step_budget": summary.return_at_env_steps,
             "return_at_time_budget": summary.return_at_seconds,
         }.items():
-            row |= _spelled_out(name, found)
+            values = (None, None, None) if found is None else (found.mean, found.low, found.high)
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
         row["lag_mean"] = summary.lag_mean
         row["predicted_env_steps_per_second"] = summary.predicted
         row |= {f"time/{bucket}": share for bucket, share in summary.time.items()}
         rows.append(row)
     return _completed(rows, [run for summary in summaries for run in summary.runs])
-
-
-def encode_table(rows: Sequence[TableRow], table_format: str) -> bytes:
-    """A table as a file.
-
-    Args:
-        rows: all with the same columns.
-        table_format: `csv` or `parquet`.
-
-    Raises:
-        ConfigError: if it is `parquet` and pyarrow is missing.
-    """
-    if table_format == "parquet":
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError:
-            raise ConfigError("--table parquet needs pyarrow: pip install pyarrow. Or use --table csv.") from None
-        sink = io.BytesIO()
-        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), sink)
-        return sink.getvalue()
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 _OF_A_RUN = ("seed", "status", "exit_code", "message", "folder")
@@ -100,50 +72,38 @@ def _describe(record: RunRecord) -> TableRow:
 
 
 def _measured(record: RunRecord, summary: PointSummary | None, budgets: Budgets) -> TableRow:
-    measurement = record.measurement
-    if measurement is None or summary is None:
+    found = record.measurement
+    if found is None or summary is None:
         return {}
-    speedup = None if summary.base_rate is None else measurement.env_steps_per_second / summary.base_rate
-    buckets = {
-        f"time/{who}/{bucket}": measurement.time.get(f"{who}/{bucket}", 0.0)
-        for who in ("learner", "actors")
-        for bucket in (*BUCKETS, OTHER)
-        if any(name.startswith(f"{who}/") for name in measurement.time)
-    }
+    values = dataclasses.asdict(found)
+    times = values.pop("time")
+    speedup = None if summary.base_rate is None else found.env_steps_per_second / summary.base_rate
     return {
-        "env_steps_per_second": measurement.env_steps_per_second,
-        "frames_per_second": measurement.frames_per_second,
-        "updates_per_second": measurement.updates_per_second,
-        "env_steps_per_second_per_device": measurement.env_steps_per_second / summary.devices,
+        **values,
+        "env_steps_per_second_per_device": found.env_steps_per_second / summary.devices,
         "speedup": speedup,
         "efficiency": None if speedup is None else speedup * summary.base_devices / summary.devices,
         "predicted_env_steps_per_second": record.status.facts.get("predicted_env_steps_per_second"),
-        "lag_mean": measurement.lag_mean,
         "step_budget": budgets.env_steps,
         "return_at_step_budget": None if budgets.env_steps is None else record.curve.at_env_steps(budgets.env_steps),
         "time_budget_s": budgets.seconds,
         "return_at_time_budget": None if budgets.seconds is None else record.curve.at_seconds(budgets.seconds),
-        "env_steps": measurement.env_steps,
-        "measured_s": measurement.measured_s,
-        "measured_updates": measurement.measured_updates,
-        "wall_s": measurement.wall_s,
-        "starts": measurement.starts,
-        **buckets,
+        **{
+            f"time/{who}/{bucket}": times.get(f"{who}/{bucket}", 0.0)
+            for who in ("learner", "actors")
+            for bucket in (*BUCKETS, OTHER)
+            if any(name.startswith(f"{who}/") for name in times)
+        },
     }
-
-
-def _spelled_out(name: str, found: Estimate | None) -> TableRow:
-    values = (None, None, None) if found is None else (found.mean, found.low, found.high)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 def _completed(rows: Sequence[TableRow], records: Sequence[RunRecord]) -> list[TableRow]:
     """The rows with the same columns each; axes whose values are numbers have numbers."""
     columns = dict.fromkeys(column for row in rows for column in row)
-    kinds = {key: _kind([row[key] for row in rows]) for key in (records[0].trial.point.settings if records else ())}
-    return [
-        {column: kinds.get(column, _same)(row[column]) if column in row else None for column in columns} for row in rows
-    ]
+    for key in records[0].trial.point.settings if records else ():
+        kind = _kind([row[key] for row in rows])
+        rows = [row | {key: kind(row[key])} for row in rows]
+    return [{column: row.get(column) for column in columns} for row in rows]
 
 
 def _kind(texts: Sequence[str]) -> Callable[[str], Any]:
@@ -155,7 +115,3 @@ def _kind(texts: Sequence[str]) -> Callable[[str], Any]:
             continue
         return kind
     return str
-
-
-def _same(value: Any) -> Any:
-    return value

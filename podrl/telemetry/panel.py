@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from podrl.telemetry.tables import compact
 from podrl.types import Counters
 
 PANEL_WIDTH = 100  # Most columns.
@@ -95,16 +96,6 @@ def duration(seconds: float) -> str:
     if hours < 24:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
-
-
-def compact(count: float) -> str:
-    """Returns text such as `9,600`, `153k`, `1.23M`, `10M`, `2.5B`: three digits from ten thousand on."""
-    if count < 10_000:
-        return f"{count:,.0f}"
-    for size, suffix in ((1e9, "B"), (1e6, "M")):
-        if count >= 0.9995 * size:
-            return f"{count / size:.3g}{suffix}"
-    return f"{count / 1e3:.3g}k"
 
 
 def plain_line(row: Mapping[str, Any], progress: Progress) -> str:

@@ -1,5 +1,6 @@
 """What all of podrl's figures share. Matplotlib is optional: without it, drawing raises a clear error."""
 
+from collections.abc import Mapping
 import io
 from typing import Any
 
@@ -59,6 +60,31 @@ def style(axes: Any) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("0.7")
+
+
+def add_legend(figure: Any, handles: Mapping[str, Any], columns: int) -> None:
+    """Puts a legend below the figure, by label."""
+    how = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 11}
+    figure.legend(list(handles.values()), list(handles), **how)
+
+
+def show_plain_numbers(axis: Any, limits: tuple[float, float]) -> None:
+    """Shows ticks such as 5,000 and 20,000 on a logarithmic axis, also where it spans less than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    decades = np.log10(limits[1] / limits[0])
+    fine = [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9]
+    some = [1, 1.5, 2, 3, 4, 5, 6, 8] if decades < 0.7 else [1, 2, 5] if decades < 3.5 else [1]
+    axis.set_major_locator(LogLocator(subs=fine if decades < 0.35 else some, numticks=50))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}"))
+
+
+def pick_colour(name: str, place: float) -> Any:
+    """A colour of one of matplotlib's maps."""
+    import matplotlib as mpl
+
+    return mpl.colormaps[name](place)
 
 
 def encode_figure(figure: Any, image_format: str = "png") -> bytes:

@@ -2,6 +2,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 from pathlib import Path
 import re
 import subprocess
@@ -17,19 +18,20 @@ from podrl.assembly import assemble
 from podrl.experience.schedule import WARMUP_UPDATES
 from podrl.loops import sebulba
 from podrl.loops.interface import Assembly
-from podrl.performance.benchmark import instruments, measure, report, stages
-from podrl.performance.benchmark.instruments import Sample
-from podrl.performance.benchmark.measure import relate_to_bounds
+from podrl.performance.benchmark import instruments, measure, relations, report, stages, whole_run
+from podrl.performance.benchmark.instruments import StageTime
+from podrl.performance.benchmark.relations import relate_to_stages
+from podrl.performance.composition import Overlap
 from tests.processes import ROOT
 from tests.short_runs import make_config, run
 from tools import benchmark as tool
 
 CATCH = str(ROOT / "configs/impala_catch.py")
-STAGES = {"env", "act", "learn", "transfer", "end_to_end"}
+STAGES = {"env", "act", "learn", "transfer", "collect", "end_to_end"}
 
 
-def sample(rate: float, cores: float = 1.0, others: float = 0.0) -> Sample:
-    return Sample(env_steps=1000, wall_s=1000 / rate, core_s=cores * 1000 / rate, others_s=others * 1000 / rate)
+def sample(rate: float, cores: float = 1.0, others: float = 0.0) -> StageTime:
+    return StageTime(env_steps=1000, wall_s=1000 / rate, core_s=cores * 1000 / rate, others_s=others * 1000 / rate)
 
 
 @pytest.fixture
@@ -96,9 +98,9 @@ def test_measures_every_stage_of_a_config(tmp_path, monkeypatch, capsys, fast_ya
     assert report["update_memory_bytes"]["state_bytes"] > 0
     assert report["parameters"] == "8 parameters, whole on every learner device"
     assert report["end_to_end"]["slowest_stage"] in STAGES - {"end_to_end"}
-    assert report["end_to_end"]["bound"] == "cores"
-    assert report["end_to_end"]["of_bound"] == report["end_to_end"]["of_core_bound"]
+    assert report["end_to_end"]["bound"] in ("cores", "collect", "learn", "transfer")
     assert report["end_to_end"]["of_bound"]["median"] > 0
+    assert report["overlap"] == {"several_pools": True, "in_turn": False}
 
     text = capsys.readouterr().out
     assert all(
@@ -113,11 +115,11 @@ def test_environments_inside_are_measured_against_a_plain_loop(tmp_path, monkeyp
     arguments = ["--smoke", "--repeats", "2", "--seconds", "0.05", "--json", "report.json"]
     assert tool.main(["benchmark.py", "--config", CATCH.replace("impala_catch", "ppo_cartpole"), *arguments]) == 0
     report = json.loads(Path("report.json").read_text())
-    assert set(report["stages"]) == {"plain", "end_to_end"}
+    assert set(report["stages"]) == {"program", "plain", "end_to_end"}
     rates = [report["stages"][name]["samples"][0] for name in ("end_to_end", "plain")]
     one, other = (sample["env_steps"] / sample["wall_s"] for sample in rates)
     assert report["end_to_end"]["of_plain"]["min"] <= one / other <= report["end_to_end"]["of_plain"]["max"]
-    assert "of the plain loop of podrl/performance/benchmark/plain_loop.py" in capsys.readouterr().out
+    assert "of a plain loop of this environment and network" in capsys.readouterr().out
 
 
 def test_compares_two_configs_in_turns(tmp_path, monkeypatch, capsys, fast_yardsticks):
@@ -181,17 +183,17 @@ def test_memory_is_that_of_the_compiled_update_with_parameters_laid_out_as_in_th
 def test_the_ratio_is_taken_inside_a_pair():
     # The machine is half as fast in the second pair; the ratio does not see that.
     samples = {"A": [sample(1000.0), sample(500.0)], "B": [sample(1500.0), sample(750.0)]}
-    ratio = measure.relate_runs(samples, {"A": 4, "B": 2})
+    ratio = relations.relate_runs(samples, {"A": 4, "B": 2})
     assert ratio["env_steps_per_second"] == pytest.approx({"median": 1.5, "min": 1.5, "max": 1.5})
     assert ratio["frames_per_second"] == pytest.approx({"median": 0.75, "min": 0.75, "max": 0.75})
 
 
 def test_a_run_is_measured_after_its_warm_up(catch, outcomes):
-    sample = stages.time_end_to_end(catch, seconds=0.0)
+    sample = whole_run.time_end_to_end(catch, seconds=0.0)
     assert outcomes[-1].counters.learner_steps == WARMUP_UPDATES + 1
     assert sample.env_steps == catch.config.env_steps_per_update == 8 * 4
 
-    sample = stages.time_end_to_end(catch, seconds=0.05)
+    sample = whole_run.time_end_to_end(catch, seconds=0.05)
     assert sample.env_steps == (outcomes[-1].counters.learner_steps - WARMUP_UPDATES) * 8 * 4
     assert sample.wall_s >= 0.05
 
@@ -199,7 +201,7 @@ def test_a_run_is_measured_after_its_warm_up(catch, outcomes):
 @pytest.mark.slow
 def test_a_run_whose_rollouts_take_long_is_measured_by_its_updates():
     parts = make_parts(env__source="tests.envs.scripted", env__options={"sleep_s": 0.2})
-    sample = stages.time_end_to_end(parts, seconds=0.0)
+    sample = whole_run.time_end_to_end(parts, seconds=0.0)
     assert sample.env_steps == 8 * 4
     assert sample.wall_s > 0.2 * 4 * parts.layout.pools_per_actor * 0.8
 
@@ -213,15 +215,18 @@ def test_the_first_update_is_timed_with_its_environments(catch, outcomes):
         return pool
 
     slow = dataclasses.replace(catch.source, make_pool=open_slowly)
-    seconds = stages.time_first_update(dataclasses.replace(catch, source=slow))
+    seconds = whole_run.time_first_update(dataclasses.replace(catch, source=slow))
     assert [outcome.counters.learner_steps for outcome in outcomes] == [1]
     assert 0.5 * catch.layout.pools_per_actor + 0.02 * catch.config.actors.unroll_length < seconds < 20
 
 
 def test_import_time_counts_from_the_start_of_the_process():
-    age = "from podrl.performance.benchmark.instruments import process_age_s; print(process_age_s())"
-    code = f"import time; time.sleep(0.3); {age}"
-    age_s = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    code = "import time; time.sleep(0.3); from podrl.performance.benchmark import instruments as i"
+    age_s = float(
+        subprocess.run(
+            [sys.executable, "-c", f"{code}; print(i.process_age_s())"], capture_output=True, check=True
+        ).stdout
+    )
     assert 0.3 < age_s < 60
 
 
@@ -230,17 +235,6 @@ def test_a_copy_counts_bytes_read_and_written(monkeypatch, fast_yardsticks):
     monkeypatch.setattr(instruments.time, "perf_counter", lambda: float(next(seconds)))
     # Whatever is timed takes a second, so a single pass over a MiB is enough.
     assert instruments.make_copy()() * 1e9 == pytest.approx(2 * 2**20)
-
-
-def test_calls_are_timed_by_the_clock_of_busy_cores(monkeypatch):
-    """All calls but the first take a second of it together, by which the wall clock says that time is over."""
-    calls, busy_s, wall_s = [], itertools.count(), itertools.count()
-    monkeypatch.setattr(instruments.time, "process_time", lambda: float(next(busy_s)))
-    monkeypatch.setattr(instruments.time, "perf_counter", lambda: float(next(wall_s)))
-    found = instruments.time_calls(lambda: calls.append(None), 5.0)
-    assert found.wall_s == pytest.approx(6 / (len(calls) - 1))
-    assert found.core_s == pytest.approx(1 / (len(calls) - 1))
-    assert len(calls) == 6
 
 
 def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):
@@ -256,12 +250,15 @@ def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):
 
 
 def test_the_table_has_a_row_per_stage_and_fits_a_terminal():
-    stages = {name: measure.summarize_samples([sample(123456.0), sample(98765.0)], 4) for name in STAGES}
-    assert report.make_stages_table({"stages": stages}, plain=True).row_count == 5
+    stages = {name: relations.summarize_samples([sample(123456.0), sample(98765.0)], 4) for name in STAGES}
+    assert report.make_stages_table({"stages": stages}, plain=True).row_count == 6
     console = Console(width=80, file=io.StringIO())
     console.print(report.make_stages_table({"stages": stages}, plain=False))
     assert "environments" in console.file.getvalue()
     assert "(395k to 494k)" in console.file.getvalue()
+
+
+OVERLAP = Overlap(several_pools=True, in_turn=False)
 
 
 def test_ratios_are_taken_inside_a_repeat():
@@ -271,27 +268,25 @@ def test_ratios_are_taken_inside_a_repeat():
         "act": [sample(400.0, cores=2.0), sample(200.0, cores=2.0)],
         "end_to_end": [sample(100.0), sample(50.0)],
     }
-    result = relate_to_bounds(samples, cores=2)
+    result = relate_to_stages(samples, OVERLAP, cores=2)
     assert result["slowest_stage"] == "act"
     assert result["of_slowest_stage"] == pytest.approx({"median": 0.25, "min": 0.25, "max": 0.25})
     # Core-seconds per step: 0.001 + 0.005 in the first repeat, so 2 cores are full at 333.3 steps/s.
-    assert result["core_bound_env_steps_per_second"]["max"] == pytest.approx(1000 / 3)
-    assert result["of_core_bound"] == pytest.approx({"median": 0.3, "min": 0.3, "max": 0.3})
+    assert result["bound_env_steps_per_second"]["max"] == pytest.approx(1000 / 3)
     assert result["bound"] == "cores"
-    assert result["of_bound"] == result["of_core_bound"]
-    assert result["bound_env_steps_per_second"] == result["core_bound_env_steps_per_second"]
+    assert result["of_bound"] == pytest.approx({"median": 0.3, "min": 0.3, "max": 0.3})
 
 
 def test_cores_that_others_had_are_not_held_against_a_run():
-    samples = {"env": [sample(1000.0, others=0.2)], "end_to_end": [sample(1500.0, others=0.5)]}
-    result = relate_to_bounds(samples, cores=2)
-    assert result["of_core_bound"]["median"] == pytest.approx(0.75)
-    assert result["of_core_bound_left"]["median"] == pytest.approx(1.0)
+    samples = {"env": [sample(1000.0, cores=2.0, others=0.2)], "end_to_end": [sample(750.0, others=0.5)]}
+    result = relate_to_stages(samples, OVERLAP, cores=2)
+    assert result["of_bound"]["median"] == pytest.approx(0.75)
+    assert result["of_bound_left"]["median"] == pytest.approx(1.0)
     line = list(report.bound_lines(result, 2))[1]
     assert line.startswith("Others, here or on its host, had 0.50 of the cores")
     assert line.endswith("it is 100% (100% to 100%).")
-    samples["end_to_end"] = [sample(1000.0, cores=1.0, others=2.0)]  # In a moment of a few ticks.
-    assert relate_to_bounds(samples, cores=2)["of_core_bound_left"]["median"] == pytest.approx(1.0)
+    samples["end_to_end"] = [sample(500.0, cores=1.0, others=2.0)]  # In a moment of a few ticks.
+    assert relate_to_stages(samples, OVERLAP, cores=2)["of_bound_left"]["median"] == pytest.approx(1.0)
 
 
 def test_others_had_what_this_process_did_not_have():
@@ -308,20 +303,36 @@ def test_what_takes_most_of_the_cores_limits_a_run():
 
 
 def test_without_shared_cores_the_slowest_stage_is_the_bound():
-    result = relate_to_bounds({"env": [sample(100.0)], "end_to_end": [sample(50.0)]}, cores=None)
-    assert result["of_core_bound"] is None
-    assert result["bound"] == "slowest_stage"
+    samples = {"env": [sample(100.0)], "learn": [sample(400.0)], "end_to_end": [sample(50.0)]}
+    result = relate_to_stages(samples, OVERLAP, cores=math.inf)
+    assert result["bound"] == "collect"
     assert result["of_bound"]["median"] == pytest.approx(0.5)
     assert result["bound_env_steps_per_second"]["median"] == pytest.approx(100.0)
+    (line,) = report.bound_lines(result, 2)
+    assert line.startswith(
+        "End to end is 50% (50% to 50%) of its bound, the slowest stage alone: environments with 100"
+    )
+
+
+def test_stages_that_follow_each_other_add_up():
+    samples = {"env": [sample(100.0)], "learn": [sample(100.0)], "end_to_end": [sample(25.0)]}
+    result = relate_to_stages(samples, dataclasses.replace(OVERLAP, in_turn=True), cores=math.inf)
+    assert result["of_bound"]["median"] == pytest.approx(0.5)
+    (line,) = report.bound_lines(result, 2, in_turn=True)
+    assert line.startswith("End to end is 50% (50% to 50%) of its bound, its stages one after the other: 50")
 
 
 def test_the_bound_that_counts_comes_first():
-    samples = {"env": [sample(400.0)], "end_to_end": [sample(100.0)]}
-    shared, alone = (list(report.bound_lines(relate_to_bounds(samples, cores), 2)) for cores in (2, None))
-    assert shared[0].startswith("End to end is 12% (12% to 12%) of its bound, the cores: at 800")
-    assert "25% (25% to 25%) of the slowest stage" in shared[2]
-    (line,) = alone
-    assert line.startswith("End to end is 25% (25% to 25%) of its bound, the slowest stage alone: environments")
+    samples = {"env": [sample(400.0, cores=2.0)], "end_to_end": [sample(100.0)]}
+    lines = list(report.bound_lines(relate_to_stages({**samples, "learn": samples["env"]}, OVERLAP, 2), 2))
+    assert lines[0].startswith("End to end is 50% (50% to 50%) of its bound, the cores: at 200")
+    assert "25% (25% to 25%) of the slowest stage" in lines[1]
+
+
+def test_actors_are_measured_together_with_what_they_hand_on(catch):
+    found = stages.time_collect(catch, seconds=0.05)
+    assert found.env_steps % catch.config.env_steps_per_update == 0
+    assert found.wall_s >= 0.05
 
 
 @pytest.mark.parametrize(
@@ -329,7 +340,10 @@ def test_the_bound_that_counts_comes_first():
     [
         ([], "required: --config"),
         (["--config", "nowhere.py"], "nowhere.py does not exist"),
-        (["--config", CATCH, "--config.agent.lerning_rate=1"], "did you mean 'agent.optimizer.learning_rate'"),
+        (
+            ["--config", CATCH, "--config.agent.optimizer.lerning_rate=1"],
+            "did you mean 'agent.optimizer.learning_rate'",
+        ),
         (["--config", CATCH, "--second", "1"], "Unknown argument '--second'"),
         (["--config", CATCH, "--repeats", "0"], "--repeats=0 must lie in [1, 1e6]"),
         (["--config", CATCH, "--json", "nowhere/report.json"], "no such folder"),

@@ -24,6 +24,8 @@ def plan(*arguments):
     ("arguments", "complaint"),
     [
         ((CATCH,), "--topology"),
+        ((CATCH, "--measured", "nowhere.json", "--topology", "this"), "Leave out one of the two."),
+        ((CATCH, "--measured", "nowhere.json", "--topology", "this", "--check"), "without --measured"),
         ((CATCH, "--topology", "v9:2x2"), "there is no chip 'v9'"),
         ((CATCH, "--topology", "v5e:2x2x2"), "have 2 axes; found 3"),
         ((CATCH, "--topology", "h100:8", "--achieved", "2"), "--achieved=2.0 must lie in (0, 1]"),
@@ -88,7 +90,7 @@ def test_a_prediction_for_this_machine_is_held_against_a_run(tmp_path, topology,
     assert found.returncode == 0, found.stderr
     (row,) = json.loads(written.read_text())
     assert (row["processes"], row["devices"]) == (processes, 1)
-    assert (row["core_s"]["reduce"] > 0) == (processes > 1)
+    assert ("reduce" in row["core_s"]) == (processes > 1)
     assert row["error"] == pytest.approx(row["predicted"] / row["measured"] - 1)
     assert row["error_min"] <= row["error"] <= row["error_max"]
     assert f"{row['error']:+.0%} (" in found.stdout

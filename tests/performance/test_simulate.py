@@ -1,14 +1,11 @@
-import dataclasses
 import json
 
 import pytest
 
 from podrl.config.config import ConfigError
 from podrl.launch.local import share_of_cores, usable_cores
-from podrl.performance.planning import simulation_check
 from podrl.performance.planning.measurement import Measurements
 from podrl.performance.planning.reduction import Reduction, measure_allreduce
-from podrl.performance.planning.system import HostWork
 from tests.processes import ROOT
 from tools import simulate as tool
 
@@ -34,8 +31,8 @@ def measured(tmp_path_factory):
 def test_measures_a_host_and_simulates_more(measured):
     report = json.loads(measured.read_text())
     works = report["measurements"]["works"]
-    for name in ("env", "act", "finish", "transfer", "update", "publish", "open"):
-        assert works[name]["seconds"]["values"][0] > 0
+    for name in ("env", "act", "finish", "transfer", "update", "open"):
+        assert works[name]["seconds"][0] > 0
         assert works[name]["cores"] >= 0
     assert min(works["act"]["cores"], works["update"]["cores"]) > 0
     # 32 environments for one actor thread with two pools; unrolls shrunk to 5 steps.
@@ -130,24 +127,6 @@ def test_measurements_of_something_else_are_refused(measured, tmp_path, capsys):
     assert "topology.placement=sebulba" in capsys.readouterr().err
 
 
-def test_processes_have_cores_of_their_own_or_share_them(measured):
-    asked = command(f"--measurements={measured}", *SMALL)
-    system = tool.make_system(asked, tool_config(asked), Measurements.read(measured))
-    reduction = Reduction(wall_s=3e-3, core_s=1e-3)
-    slower = dataclasses.replace(system, host=system.host.slowed(1.5))
-    own = simulation_check.on_one_machine([system, slower], reduction, shared=False)
-    assert (own.hosts, own.cores, own.hosts_per_machine) == (2, system.cores, 1)
-    assert own.slow == pytest.approx({0: 1.0, 1: 1.5})
-    assert (own.allreduce_s, own.allreduce_core_s) == (3e-3, 1e-3)
-    # Of a turn's time that goes beyond these two milliseconds a process waited for a core.
-    turns = [HostWork.constant(8e-3, 0.25), HostWork.constant(4e-3, 0.5), HostWork.constant(2e-3, 1.0)]
-    late = [dataclasses.replace(system, host=dataclasses.replace(system.host, act=act)) for act in turns]
-    crowded = simulation_check.on_one_machine(late, reduction, shared=True)
-    assert (crowded.hosts, crowded.cores, crowded.hosts_per_machine) == (3, system.cores, 3)
-    assert crowded.slow == dict.fromkeys(range(3), 1.0)
-    assert crowded.host.act == HostWork.constant(2e-3, 1.0)
-
-
 def test_a_real_allreduce_takes_longer_with_more_bytes():
     assert measure_allreduce(1, [2**20]) == [Reduction()]
     small, large = measure_allreduce(2, [4, 2**24])
@@ -167,5 +146,5 @@ def test_holds_the_simulation_against_real_jobs(tmp_path, capsys, monkeypatch):
         cores = share_of_cores(usable_cores(), 0, job["processes"], 1) or usable_cores()
         assert job["measurements"]["cores"] == len(cores)
         assert job["error"]["median"] == pytest.approx(job["simulated"]["median"] / job["measured"]["median"] - 1)
-    assert [job["allreduce_core_s"]["median"] > 0 for job in jobs] == [False, True]
+    assert [job["allreduce_s"]["median"] > 0 for job in jobs] == [False, True]
     assert "measured env steps/s" in capsys.readouterr().out

@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from podrl.studies.definition import Definition
-from podrl.studies.grid import Machines
+from podrl.studies.grid import Definition, Machines
 from tests.processes import ROOT
 from tools import scaling_study
 

@@ -189,7 +189,7 @@ def test_a_study_of_another_grid_is_a_mistake(own, capsys):
         "--processes x --devices_per_process: found 1x1,2x1, asked for 1x1",
         "--axis network.width: found none, asked for 1,2",
         "--split: found none, asked for 1:1",
-        ". Add --accept_changes to go on in it with the grid asked for",
+        ". Add --accept_changes to continue in it with the grid asked for",
     ):
         assert change in line
     assert "--scaling" not in line
@@ -224,7 +224,7 @@ def test_predictions_are_beside_the_measurements(workdir, monkeypatch):
         asked.append((config.actors.num_envs, processes, devices_per_process))
         return 1000.0 * processes if processes < 2 else None
 
-    monkeypatch.setattr(scaling_study, "find_predictor", lambda flags, definition: predict)
+    monkeypatch.setattr(scaling_study, "find_predictor", lambda flags: predict)
     leave_runs(workdir, RATES)
     assert study(workdir) == 0
     assert (32, 2, 1) in asked

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from podrl.telemetry.display import Display, configure_logging
-from podrl.telemetry.panel import Summary, compact, duration
+from podrl.telemetry.panel import Summary, duration
+from podrl.telemetry.tables import compact
 from podrl.types import Counters
 
 ROW = {

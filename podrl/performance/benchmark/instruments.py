@@ -27,20 +27,13 @@ _COPY_BYTES = 256 * 2**20  # Larger than caches.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One repeat of one stage.
+class StageTime:
+    """One repeat of one stage."""
 
-    Attributes:
-        env_steps: agent decisions that passed through the stage.
-        wall_s: seconds it took.
-        core_s: CPU seconds of all threads of this process; those that spin while they wait count as busy.
-        others_s: core-seconds that others had of this process's cores (`podrl.runtime.machine.busy_core_seconds`).
-    """
-
-    env_steps: int
+    env_steps: int  # agent decisions that passed through the stage
     wall_s: float
-    core_s: float
-    others_s: float = 0.0
+    core_s: float  # CPU seconds of all threads of this process; those that spin while they wait count as busy
+    others_s: float = 0.0  # core-seconds that others had of this process's cores (`busy_core_seconds`)
 
     @property
     def env_steps_per_second(self) -> float:
@@ -49,7 +42,7 @@ class Sample:
 
     @property
     def core_seconds_per_env_step(self) -> float:
-        """What one step costs the host, whoever waits for it."""
+        """What one step costs the host, whichever thread waits for it."""
         return self.core_s / self.env_steps
 
     @property
@@ -70,28 +63,14 @@ class Clocks(NamedTuple):
         """Reads all."""
         return cls(time.perf_counter(), time.process_time(), busy_core_seconds())
 
-    def sample(self, env_steps: int, end: "Clocks") -> Sample:
+    def sample(self, env_steps: int, end: "Clocks") -> StageTime:
         """What happened between this reading and the one at the end."""
-        return Sample(
-            env_steps=env_steps,
-            wall_s=end.wall_s - self.wall_s,
-            core_s=end.core_s - self.core_s,
-            others_s=self.others_s(end),
-        )
-
-    def others_s(self, end: "Clocks") -> float:
-        """Core-seconds until `end` that others had of this process's cores."""
-        return max(0.0, end.busy_s - self.busy_s - (end.core_s - self.core_s))
+        wall_s, core_s, busy_s = (later - earlier for earlier, later in zip(self, end, strict=True))
+        return StageTime(env_steps=env_steps, wall_s=wall_s, core_s=core_s, others_s=max(0.0, busy_s - core_s))
 
 
-def time_threads(work: Callable[[int, Iterator[int]], int], num_threads: int, seconds: float) -> Sample:
-    """Times what threads do at the same time.
-
-    Args:
-        work: (thread, turns) -> env_steps; `turns` counts 1, 2, ... until the time is over.
-        num_threads: that run `work`.
-        seconds: to run for.
-    """
+def time_threads(work: Callable[[int, Iterator[int]], int], num_threads: int, seconds: float) -> StageTime:
+    """Times what threads do at the same time: `work` is (thread, turns) -> env steps, until the turns are over."""
     with ThreadPoolExecutor(num_threads, thread_name_prefix="benchmark") as executor:
         start = Clocks.now()
         turns = [_turns(start.wall_s + seconds) for _ in range(num_threads)]
@@ -123,10 +102,9 @@ def peak_memory_bytes() -> dict[str, int | None]:
     """Peaks so far: `process` is host memory, `device` the fullest device's; None where the backend does not count."""
     unit = 1 if sys.platform == "darwin" else 1024
     accounts = [device.memory_stats() or {} for device in jax.devices()]
-    peaks = [account["peak_bytes_in_use"] for account in accounts if "peak_bytes_in_use" in account]
     return {
         "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        "device": max(peaks, default=None),
+        "device": max((a["peak_bytes_in_use"] for a in accounts if "peak_bytes_in_use" in a), default=None),
     }
 
 
@@ -144,7 +122,7 @@ class MachineSpeed:
     """What the machine can do, measured in every repeat: it tells a slow program from a slow machine."""
 
     def __init__(self) -> None:
-        """Compiles them."""
+        """Compiles the yardsticks."""
         self._matmul_n, time_matmul = make_matmul()
         self._timers = {"matmul_gflops": time_matmul, "copy_gigabytes_per_second": make_copy()}
         self._rates: dict[str, list[float]] = {name: [] for name in self._timers}
@@ -169,12 +147,7 @@ def make_matmul() -> tuple[int, Callable[[], float]]:
 
     def seconds(n: int, count: int) -> float:
         matrix = jnp.full((n, n), 0.5, jnp.float32)
-        jax.block_until_ready(multiply(matrix, matrix))
-        start_s = time.perf_counter()
-        for _ in range(count):
-            product = multiply(matrix, matrix)
-        jax.block_until_ready(product)
-        return time.perf_counter() - start_s
+        return _time_calls(lambda _: multiply(matrix, matrix), multiply(matrix, matrix), count)
 
     multiply = jax.jit(jnp.matmul)
     smallest, largest = _MATMUL_SIZES
@@ -195,12 +168,7 @@ def make_copy() -> Callable[[], float]:
     """
 
     def seconds(count: int) -> float:
-        array = jax.block_until_ready(add_one(jnp.zeros(_COPY_BYTES // 4, jnp.float32)))
-        start_s = time.perf_counter()
-        for _ in range(count):
-            array = add_one(array)
-        jax.block_until_ready(array)
-        return time.perf_counter() - start_s
+        return _time_calls(add_one, add_one(jnp.zeros(_COPY_BYTES // 4, jnp.float32)), count)
 
     add_one = jax.jit(lambda array: array + 1, donate_argnums=0)
     seconds(1)
@@ -208,26 +176,14 @@ def make_copy() -> Callable[[], float]:
     return lambda: 2 * _COPY_BYTES * count / seconds(count) / 1e9
 
 
-class CallTime(NamedTuple):
-    """Seconds of a call: by the wall's clock, and of the cores that all threads of this process kept busy."""
-
-    wall_s: float
-    core_s: float
-
-
-def time_calls(call: Callable[[], Any], seconds: float) -> CallTime:
-    """How long a call takes on average.
-
-    Args:
-        call: returns when all is done; called once before, for what comes with the first time.
-        seconds: of the wall clock, to go on calling it for.
-    """
-    call()
-    turns, start_s, core_s = 0, time.perf_counter(), time.process_time()
-    while turns == 0 or time.perf_counter() < start_s + seconds:
-        call()
-        turns += 1
-    return CallTime((time.perf_counter() - start_s) / turns, (time.process_time() - core_s) / turns)
+def _time_calls(call: Callable[[jax.Array], jax.Array], array: jax.Array, count: int) -> float:
+    """Seconds of so many calls, each with what the one before returned."""
+    jax.block_until_ready(array)
+    start_s = time.perf_counter()
+    for _ in range(count):
+        array = call(array)
+    jax.block_until_ready(array)
+    return time.perf_counter() - start_s
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

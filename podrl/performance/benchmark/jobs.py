@@ -15,6 +15,7 @@ import sys
 import time
 from typing import Any
 
+from absl import logging
 from etils import epath
 import jax
 
@@ -23,6 +24,7 @@ from podrl.config.user_modules import ROOT
 from podrl.experience.schedule import warm_up_updates
 from podrl.learning.update_cost import collective_bytes
 from podrl.performance.benchmark.instruments import MachineSpeed, describe_machine, spread
+from podrl.performance.benchmark.relations import fractions
 from podrl.performance.benchmark.stages import make_parts
 from podrl.runs.records import Rows
 from podrl.runtime.temporary import temporary_folder
@@ -36,30 +38,15 @@ _EVERY_UPDATES = 5  # A row, by which the updates are counted.
 
 
 def measure_jobs(
-    config: Config,
-    arguments: Sequence[str],
-    process_counts: Sequence[int],
-    *,
-    repeats: int,
-    seconds: float,
-    show_phase: Callable[[str], None] = lambda text: None,
+    config: Config, arguments: Sequence[str], process_counts: Sequence[int], *, repeats: int, seconds: float
 ) -> dict[str, Any]:
-    """Measures the same run in several numbers of processes, in turns.
-
-    Args:
-        config: of the run.
-        arguments: that name it on the command line: `--config` and overrides.
-        process_counts: to compare; each divides the largest, which is also the number of devices in all.
-        repeats: of each job.
-        seconds: that each job runs for, from its warm-up on.
-        show_phase: told what happens now.
+    """Measures the run that `arguments` name in several numbers of processes, in turns, on as many devices in all.
 
     Returns:
         The report, ready for JSON: `jobs` by number of processes with their rates, and their ratio to the first one's
         taken in each repeat; `traffic_bytes`, what crosses between devices in an update; `machine`.
 
     Raises:
-        ConfigError: if the numbers do not divide, or this machine has accelerators.
         RuntimeError: if a job fails; has its last line.
     """
     devices = max(process_counts)
@@ -67,38 +54,27 @@ def measure_jobs(
         check(devices % count == 0, f"--processes: {count} does not divide {devices}, the number of devices in all.")
     jax.config.update("jax_num_cpu_devices", devices)
     machine = describe_machine()
-    check(
-        machine["platform"] == "cpu", f"--processes: found {machine['platform']} devices; it needs JAX_PLATFORMS=cpu."
-    )
-    show_phase("compiling")
+    is_cpu = machine["platform"] == "cpu"
+    check(is_cpu, f"--processes: found {machine['platform']} devices; it needs JAX_PLATFORMS=cpu.")
+    logging.info("compiling")
     topology = dataclasses.replace(config.topology, **_on_all(config, devices))
     parts = make_parts(dataclasses.replace(config, topology=topology))
-    yardsticks = MachineSpeed()
-    warm_up = warm_up_updates(parts.config)
+    yardsticks, warm_up = MachineSpeed(), warm_up_updates(parts.config)
     rates: dict[int, list[float]] = {count: [] for count in process_counts}
     for repeat in range(repeats):
         for count in process_counts:
-            show_phase(f"repeat {repeat + 1} of {repeats}: {count} process(es)")
+            logging.info(f"repeat {repeat + 1} of {repeats}: {count} process(es)")
             split = [f"--config.topology.{key}={value}" for key, value in _on_all(config, devices // count).items()]
             rates[count].append(time_job([*arguments, *split], count, devices // count, seconds, warm_up=warm_up))
         yardsticks.measure()
     first = rates[process_counts[0]]
-    params = jax.tree.leaves(parts.programs.learner.state_shape.params)
-    return {
+    about = {"repeats": repeats, "seconds": seconds, "machine": machine | yardsticks.describe(), "devices": devices}
+    jobs = {n: {"env_steps_per_second": spread(all_), "of_first": fractions(all_, first)} for n, all_ in rates.items()}
+    return about | {
         "config": {"name": config.name, "env": {"id": config.env.id}},
-        "repeats": repeats,
-        "seconds": seconds,
-        "machine": machine | yardsticks.describe(),
-        "devices": devices,
-        "jobs": {
-            count: {
-                "env_steps_per_second": spread(found),
-                "of_first": spread([rate / other for rate, other in zip(found, first, strict=True)]),
-            }
-            for count, found in rates.items()
-        },
+        "jobs": jobs,
         "traffic_bytes": dict(collective_bytes(parts.programs.update)),
-        "parameter_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in params),
+        "parameter_bytes": parts.parameter_bytes,
         "env_steps_per_update": config.env_steps_per_update,
     }
 
@@ -113,14 +89,7 @@ def _on_all(config: Config, devices: int) -> dict[str, Any]:
 def time_job(
     arguments: Sequence[str], processes: int, devices_per_process: int, seconds: float, *, warm_up: int
 ) -> float:
-    """Env steps per second of a job that runs for so long after its warm-up, by its own rows of metrics.
-
-    Args:
-        arguments: that name its config on the command line.
-        processes: of the job.
-        devices_per_process: of each.
-        seconds: to run for.
-        warm_up: updates at its beginning that do not count; see `podrl.experience.schedule.warm_up_updates`.
+    """Env steps per second of a job that runs for so long after so many updates, by its own rows of metrics.
 
     Raises:
         RuntimeError: if the job fails; has its last line.
@@ -136,7 +105,7 @@ def time_job(
         log = Path(folder) / "log"
         with log.open("w") as output:
             # Not `study.job.run_job`, which runs code between fork and exec: here are JAX's threads, whose locks the
-            # fork would keep for ever.
+            # fork would keep.
             job = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             _wait(job, log, lambda: bool(_rows(workdir, warm_up)), _START_S)

@@ -17,9 +17,11 @@ from jax import numpy as jnp
 import optax
 
 from podrl.config.config import Config
+from podrl.networks.actor_critic import make_network
 from podrl.networks.interface import Network
-from podrl.performance.benchmark.instruments import Clocks, Sample
-from podrl.types import Array, PyTree, Timestep
+from podrl.performance.benchmark.instruments import Clocks, StageTime
+from podrl.performance.benchmark.stages import Parts
+from podrl.types import Array, DiscreteActions, PyTree, Timestep
 
 _CLIP, _TRACE, _VALUE_COST, _ENTROPY_COST = 0.2, 0.95, 0.5, 0.01
 
@@ -41,20 +43,25 @@ class _Loop(NamedTuple):
     key: Array
 
 
+def open_plain_loop(parts: Parts) -> Callable[[float], StageTime] | None:
+    """Returns what times the plain loop; None where the run has something that the loop has not.
+
+    That is another source than Gymnax, a carry in the network, or actions that are not discrete.
+    """
+    make_plain = parts.source.make_plain
+    network = make_network(parts.config.network, parts.spec)
+    has_carry = bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_carry(1))))
+    if make_plain is None or has_carry or not isinstance(parts.spec.actions, DiscreteActions):
+        return None
+    return make_plain_loop(parts.config, network, *make_plain(parts.config.env))
+
+
 def make_plain_loop(
     config: Config, network: Network, env: Any, params: Any, encode: Callable[[Array], Array]
-) -> Callable[[float], Sample]:
-    """Compiles the loop, and returns what times it for about as many seconds.
-
-    Args:
-        config: of the run that it is compared with.
-        network: the same, without a carry.
-        env: Gymnax's environment.
-        params: its parameters.
-        encode: what its observations go through before the network sees them.
-    """
+) -> Callable[[float], StageTime]:
+    """Compiles the loop, and returns what times it for about as many seconds."""
     agent, num_envs, length = config.agent, config.actors.num_envs, config.actors.unroll_length
-    epochs, minibatches, discount = getattr(agent, "epochs", 1), agent.minibatches, agent.discount
+    shape, discount = agent.update_shape, agent.discount
     optimizer = optax.chain(
         optax.clip_by_global_norm(agent.optimizer.max_grad_norm), optax.adam(agent.optimizer.learning_rate, eps=1e-5)
     )
@@ -111,12 +118,12 @@ def make_plain_loop(
 
         def epoch(learning: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], None]:
             order = jax.random.permutation(key, length * num_envs)
-            parts = jax.tree.map(lambda x: x[order].reshape(minibatches, -1, *x.shape[1:]), flat)
+            parts = jax.tree.map(lambda x: x[order].reshape(shape.minibatches, -1, *x.shape[1:]), flat)
             return jax.lax.scan(learn, learning, parts)
 
         key, epoch_key = jax.random.split(loop.key)
         (new_params, opt_state), _ = jax.lax.scan(
-            epoch, (loop.params, loop.opt_state), jax.random.split(epoch_key, epochs)
+            epoch, (loop.params, loop.opt_state), jax.random.split(epoch_key, shape.epochs)
         )
         return loop._replace(params=new_params, opt_state=opt_state, key=key), None
 
@@ -131,7 +138,7 @@ def make_plain_loop(
     loop = jax.jit(init)(jax.random.key(config.seed))
     loop = jax.block_until_ready(run(loop))
 
-    def time_loop(seconds: float) -> Sample:
+    def time_loop(seconds: float) -> StageTime:
         nonlocal loop
         start, env_steps = Clocks.now(), 0
         while not env_steps or Clocks.now().wall_s < start.wall_s + seconds:

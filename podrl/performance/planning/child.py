@@ -22,23 +22,16 @@ class Child:
     """A process on the CPU that does what it is asked for, one thing after the other. It ends with this one."""
 
     def __init__(self, *, devices: int = 1, cores: Sequence[int] = ()):
-        """Starts nothing yet.
-
-        Args:
-            devices: virtual CPU devices that it has.
-            cores: that it is bound to; all that this process has if empty.
-        """
+        """Starts with the first question, with so many virtual CPU devices, on these cores; on all if empty."""
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, devices, tuple(cores)))
         atexit.register(self.close)  # Python would wait for it.
 
     def __enter__(self) -> Self:
-        """Starts nothing yet."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends it."""
         self.close()
 
     def close(self) -> None:
@@ -48,12 +41,7 @@ class Child:
             self._process.join()
 
     def ask(self, function: Callable[..., _T], *arguments: Any, limit_s: float = _LIMIT_S) -> _T:
-        """What a function returns there; raises what it raises.
-
-        Args:
-            function: of a module, as it is named there.
-            arguments: that can be pickled.
-            limit_s: how long it may take.
+        """What a function of a module returns there; raises what it raises.
 
         Raises:
             RuntimeError: if there is no answer in time, or the process was ended.

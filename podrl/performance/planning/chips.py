@@ -2,70 +2,49 @@
 
 Rates are peaks that vendors state; what a program reaches of them is `podrl.performance.planning.model`'s business.
 FLOP/s are those of matrix products at JAX's default precision: bfloat16 passes on a TPU whatever the arrays' type, TF32
-for float32 on a GPU. Rates are in units of 1e9 bytes. Memory is in GiB where vendors write GB: that is what devices
-have, as a v5e's compiler does that counts 15.75 GiB for programs.
+for float32 on a GPU. Rates are in units of 1e9 bytes, one way. Memory is in GiB where vendors write GB: that is what
+devices have, as a v5e's compiler does that counts 15.75 GiB for programs.
 """
 
 import dataclasses
 
 from podrl.config.config import ConfigError, did_you_mean
 
-_GB = 1e9
-_TERA = 1e12
 _GIB = 2**30
+_GOOGLE = "Google Cloud TPU docs"
+_BOOK = "jax-ml.github.io/scaling-book, chapter 2"
 
-_TPU_DOCS = "Google Cloud TPU docs"
-_SCALING_BOOK = "jax-ml.github.io/scaling-book"
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class HostSpec:
-    """A machine with some chips in it.
-
-    Attributes:
-        chips: in it.
-        vcpus: hardware threads.
-        link_bytes_per_s: between host memory and each chip, one way.
-        network_bytes_per_s: of the host's network cards together, one way.
-    """
+    """A machine with some chips in it."""
 
     chips: int
-    vcpus: int
-    link_bytes_per_s: float
-    network_bytes_per_s: float
+    vcpus: int  # hardware threads
+    link_bytes_per_s: float  # between host memory and each chip
+    network_bytes_per_s: float = 25e9  # of the host's network cards together
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Chip:
-    """An accelerator and the hosts it comes in.
+    """An accelerator and the hosts it comes in."""
 
-    Attributes:
-        name: as in a topology's name.
-        title: for people.
-        platform: 'tpu' or 'gpu'.
-        flops: FLOP/s of bfloat16 matrix products.
-        flops_float32: FLOP/s of float32 matrix products at JAX's default precision.
-        memory_bytes: of the chip.
-        memory_bytes_per_s: of its memory.
-        interconnect_bytes_per_s: to its neighbours, over all its links, one way.
-        interconnect_spans_hosts: whether that reaches chips of other hosts; else the hosts' network does.
-        largest_slice: chips in the largest that one job gets; None where hosts are joined by a network.
-        hosts: that it comes in, by number of chips; the last is that of slices of many hosts.
-        source: of all of this.
-    """
-
-    name: str
+    name: str  # as in a topology's name
     title: str
     platform: str
-    flops: float
+    flops: float  # of bfloat16 matrix products
     flops_float32: float
     memory_bytes: float
     memory_bytes_per_s: float
-    interconnect_bytes_per_s: float
-    interconnect_spans_hosts: bool
-    largest_slice: int | None
-    hosts: tuple[HostSpec, ...]
+    interconnect_bytes_per_s: float  # to its neighbours, over all its links
+    largest_slice: int | None  # chips that one job gets; None where hosts are joined by a network
+    hosts: tuple[HostSpec, ...]  # that it comes in; the last is that of slices of many hosts
     source: str
+
+    @property
+    def interconnect_spans_hosts(self) -> bool:
+        """Whether the interconnect reaches chips of other hosts; else the hosts' network does."""
+        return self.largest_slice is not None
 
     @property
     def slice_host(self) -> HostSpec:
@@ -73,128 +52,44 @@ class Chip:
         return self.hosts[-1]
 
 
-def _tpu_host(chips: int, vcpus: int, link_bytes_per_s: float) -> HostSpec:
-    return HostSpec(chips=chips, vcpus=vcpus, link_bytes_per_s=link_bytes_per_s, network_bytes_per_s=25 * _GB)
-
-
-CHIPS = {
-    chip.name: chip
-    for chip in (
-        Chip(
-            name="v4",
-            title="TPU v4",
-            platform="tpu",
-            flops=275 * _TERA,
-            flops_float32=275 * _TERA,
-            memory_bytes=32 * _GIB,
-            memory_bytes_per_s=1200 * _GB,
-            interconnect_bytes_per_s=6 * 45 * _GB,
-            interconnect_spans_hosts=True,
-            largest_slice=4096,
-            hosts=(_tpu_host(4, 240, 16 * _GB),),
-            source=f"{_TPU_DOCS}, v4: 275 TFLOP/s, 32 GiB at 1,200 GB/s, 240 vCPUs a host. {_SCALING_BOOK}, chapter 2: "
-            "45 GB/s one way on each of 6 links, PCIe 16 GB/s.",
-        ),
-        Chip(
-            name="v5e",
-            title="TPU v5e",
-            platform="tpu",
-            flops=197 * _TERA,
-            flops_float32=197 * _TERA,
-            memory_bytes=16 * _GIB,
-            memory_bytes_per_s=819 * _GB,
-            interconnect_bytes_per_s=200 * _GB,
-            interconnect_spans_hosts=True,
-            largest_slice=256,
-            hosts=(_tpu_host(1, 24, 16 * _GB), _tpu_host(8, 224, 16 * _GB), _tpu_host(4, 112, 16 * _GB)),
-            source=f"{_TPU_DOCS}, v5e: 197 TFLOP/s, 16 GB at 819 GB/s, 400 GB/s both ways between chips; 24, 112 and "
-            f"224 vCPUs with 1, 4 and 8 chips, 2 x 100 Gb/s a host. {_SCALING_BOOK}, chapter 2: PCIe 16 GB/s.",
-        ),
-        Chip(
-            name="v5p",
-            title="TPU v5p",
-            platform="tpu",
-            flops=459 * _TERA,
-            flops_float32=459 * _TERA,
-            memory_bytes=95 * _GIB,
-            memory_bytes_per_s=2765 * _GB,
-            interconnect_bytes_per_s=600 * _GB,
-            interconnect_spans_hosts=True,
-            largest_slice=6144,
-            hosts=(_tpu_host(4, 208, 16 * _GB),),
-            source=f"{_TPU_DOCS}, v5p: 459 TFLOP/s, 95 GB at 2,765 GB/s, 1,200 GB/s both ways between chips, 208 vCPUs "
-            f"a host. {_SCALING_BOOK}, chapter 2: PCIe 16 GB/s.",
-        ),
-        Chip(
-            name="v6e",
-            title="TPU v6e",
-            platform="tpu",
-            flops=918 * _TERA,
-            flops_float32=918 * _TERA,
-            memory_bytes=32 * _GIB,
-            memory_bytes_per_s=1638 * _GB,
-            interconnect_bytes_per_s=400 * _GB,
-            interconnect_spans_hosts=True,
-            largest_slice=256,
-            hosts=(_tpu_host(1, 44, 32 * _GB), _tpu_host(8, 180, 32 * _GB), _tpu_host(4, 180, 32 * _GB)),
-            source=f"{_TPU_DOCS}, v6e: 918 TFLOP/s, 32 GB at 1,638 GB/s, 800 GB/s both ways between chips, PCIe 5; 44, "
-            f"180 and 180 vCPUs with 1, 4 and 8 chips. {_SCALING_BOOK}, chapter 2: PCIe 32 GB/s.",
-        ),
-        Chip(
-            name="a100",
-            title="NVIDIA A100 80GB SXM",
-            platform="gpu",
-            flops=312 * _TERA,
-            flops_float32=156 * _TERA,
-            memory_bytes=80 * _GIB,
-            memory_bytes_per_s=2039 * _GB,
-            interconnect_bytes_per_s=300 * _GB,
-            interconnect_spans_hosts=False,
-            largest_slice=None,
-            hosts=(HostSpec(chips=8, vcpus=96, link_bytes_per_s=25 * _GB, network_bytes_per_s=12.5 * _GB),),
-            source="NVIDIA's A100 data sheet (dense): 312 TFLOP/s bfloat16, 156 TF32, 80 GB at 2,039 GB/s, NVLink 600 "
-            "GB/s both ways, PCIe 4. Host as Google Cloud's a2-ultragpu-8g: 96 vCPUs, 100 Gb/s.",
-        ),
-        Chip(
-            name="h100",
-            title="NVIDIA H100 SXM",
-            platform="gpu",
-            flops=989 * _TERA,
-            flops_float32=495 * _TERA,
-            memory_bytes=80 * _GIB,
-            memory_bytes_per_s=3350 * _GB,
-            interconnect_bytes_per_s=450 * _GB,
-            interconnect_spans_hosts=False,
-            largest_slice=None,
-            hosts=(HostSpec(chips=8, vcpus=208, link_bytes_per_s=50 * _GB, network_bytes_per_s=125 * _GB),),
-            source="NVIDIA's H100 data sheet (dense): 989 TFLOP/s bfloat16, 495 TF32, 80 GB at 3,350 GB/s, NVLink 900 "
-            "GB/s both ways, PCIe 5. Host as Google Cloud's a3-highgpu-8g: 208 vCPUs, 1,000 Gb/s.",
-        ),
-        Chip(
-            name="h200",
-            title="NVIDIA H200 SXM",
-            platform="gpu",
-            flops=989 * _TERA,
-            flops_float32=495 * _TERA,
-            memory_bytes=141 * _GIB,
-            memory_bytes_per_s=4800 * _GB,
-            interconnect_bytes_per_s=450 * _GB,
-            interconnect_spans_hosts=False,
-            largest_slice=None,
-            hosts=(HostSpec(chips=8, vcpus=224, link_bytes_per_s=50 * _GB, network_bytes_per_s=400 * _GB),),
-            source="NVIDIA's H200 data sheet (dense): 989 TFLOP/s bfloat16, 495 TF32, 141 GB at 4,800 GB/s, NVLink 900 "
-            "GB/s both ways, PCIe 5. Host as Google Cloud's a3-ultragpu-8g: 224 vCPUs, 3,200 Gb/s between GPUs.",
-        ),
-    )
-}
+# fmt: off
+_TABLE = (
+    # name, title, platform, bfloat16 and float32 FLOP/s, memory, its rate, interconnect, largest slice, hosts, source
+    Chip("v4", "TPU v4", "tpu", 275e12, 275e12, 32 * _GIB, 1200e9, 6 * 45e9, 4096,
+         (HostSpec(4, 240, 16e9),),
+         f"{_GOOGLE}, v4: 275 TFLOP/s, 32 GiB at 1,200 GB/s, 240 vCPUs a host. {_BOOK}: 45 GB/s one way on each of 6 "
+         "links, PCIe 16 GB/s."),
+    Chip("v5e", "TPU v5e", "tpu", 197e12, 197e12, 16 * _GIB, 819e9, 200e9, 256,
+         (HostSpec(1, 24, 16e9), HostSpec(8, 224, 16e9), HostSpec(4, 112, 16e9)),
+         f"{_GOOGLE}, v5e: 197 TFLOP/s, 16 GB at 819 GB/s, 400 GB/s both ways between chips; 24, 112 and 224 vCPUs "
+         f"with 1, 4 and 8 chips, 2 x 100 Gb/s a host. {_BOOK}: PCIe 16 GB/s."),
+    Chip("v5p", "TPU v5p", "tpu", 459e12, 459e12, 95 * _GIB, 2765e9, 600e9, 6144,
+         (HostSpec(4, 208, 16e9),),
+         f"{_GOOGLE}, v5p: 459 TFLOP/s, 95 GB at 2,765 GB/s, 1,200 GB/s both ways between chips, 208 vCPUs a host. "
+         f"{_BOOK}: PCIe 16 GB/s."),
+    Chip("v6e", "TPU v6e", "tpu", 918e12, 918e12, 32 * _GIB, 1638e9, 400e9, 256,
+         (HostSpec(1, 44, 32e9), HostSpec(8, 180, 32e9), HostSpec(4, 180, 32e9)),
+         f"{_GOOGLE}, v6e: 918 TFLOP/s, 32 GB at 1,638 GB/s, 800 GB/s both ways between chips, PCIe 5; 44, 180 and 180 "
+         f"vCPUs with 1, 4 and 8 chips. {_BOOK}: PCIe 32 GB/s."),
+    Chip("a100", "NVIDIA A100 80GB SXM", "gpu", 312e12, 156e12, 80 * _GIB, 2039e9, 300e9, None,
+         (HostSpec(8, 96, 25e9, 12.5e9),),
+         "NVIDIA's A100 data sheet (dense): 312 TFLOP/s bfloat16, 156 TF32, 80 GB at 2,039 GB/s, NVLink 600 GB/s both "
+         "ways, PCIe 4. Host as Google Cloud's a2-ultragpu-8g: 96 vCPUs, 100 Gb/s."),
+    Chip("h100", "NVIDIA H100 SXM", "gpu", 989e12, 495e12, 80 * _GIB, 3350e9, 450e9, None,
+         (HostSpec(8, 208, 50e9, 125e9),),
+         "NVIDIA's H100 data sheet (dense): 989 TFLOP/s bfloat16, 495 TF32, 80 GB at 3,350 GB/s, NVLink 900 GB/s both "
+         "ways, PCIe 5. Host as Google Cloud's a3-highgpu-8g: 208 vCPUs, 1,000 Gb/s."),
+    Chip("h200", "NVIDIA H200 SXM", "gpu", 989e12, 495e12, 141 * _GIB, 4800e9, 450e9, None,
+         (HostSpec(8, 224, 50e9, 400e9),),
+         "NVIDIA's H200 data sheet (dense): 989 TFLOP/s bfloat16, 495 TF32, 141 GB at 4,800 GB/s, NVLink 900 GB/s both "
+         "ways, PCIe 5. Host as Google Cloud's a3-ultragpu-8g: 224 vCPUs, 3,200 Gb/s between GPUs."),
+)
+# fmt: on
+CHIPS = {chip.name: chip for chip in _TABLE}
 
 
 def find_chip(name: str) -> Chip:
-    """A chip by the first part of a topology's name, as in `v5e:16x16`.
-
-    Raises:
-        ConfigError: if there is none of that name.
-    """
+    """Finds a chip by the first part of a topology's name, as in `v5e:16x16`."""
     if name not in CHIPS:
         raise ConfigError(
             f"--topology: there is no chip {name!r}{did_you_mean(name, CHIPS)} The table has {', '.join(CHIPS)}."

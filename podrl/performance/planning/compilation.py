@@ -7,6 +7,7 @@ GPUs there is no compiler at hand: there the same programs are traced and their 
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import math
 import time
 from typing import Any
@@ -28,64 +29,36 @@ from podrl.mesh import is_undivided
 from podrl.performance.planning.costs import (
     Cost,
     compiled_cost,
-    count_operations,
-    count_products,
     parse_shortage,
     product_bytes,
     product_flops,
     without_dead_code,
 )
-from podrl.performance.planning.slices import Slice, tpu_devices
 from podrl.types import PyTree
-
-# Of products that are timed on their own. Of smaller ones the call takes longer than the product.
-_TIMED_FLOPS = 1e6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunCosts:
-    """What an update of a run costs, and how its work is dealt out; all of the run as it would be on the slice.
+    """What an update of a run costs, and how its work is dealt out; all of the run as it would be on the slice."""
 
-    Attributes:
-        config: with what was left to the machine.
-        hosts: processes of the job.
-        actors: actor devices of each host; 0 where environments are inside the compiled program.
-        learners: learner devices of each host.
-        devices: of each host.
-        model_devices: that a layer is split over.
-        reductions: optimizer steps in an update, each with a reduction of its own.
-        is_undivided: whether every device has to learn (`podrl.mesh.is_undivided`).
-        layout: how environments are dealt out.
-        frames_per_step: emulator frames of an env step.
-        act: of one acting step of one pool, on an actor device.
-        update: on a learner device; with environments in the compiled program, everything.
-        state_bytes: the learner's state, on each learner device.
-        parameter_bytes: of all parameters, whole.
-        upload_bytes: to an actor device for one acting step of one pool.
-        download_bytes: the actions of that step.
-        rollout_bytes: that an update learns from, of one host.
-        compiled: whether a compiler told; else they are counted from the program's equations.
-        compile_s: that it took.
-    """
-
-    config: Config
-    hosts: int
-    actors: int
-    learners: int
-    devices: int
-    model_devices: int
-    reductions: int
-    is_undivided: bool
-    layout: Layout
+    config: Config  # with what was left to the machine
+    hosts: int  # processes of the job
+    actors: int  # actor devices of each host; 0 where environments are inside the compiled program
+    learners: int  # learner devices of each host
+    devices: int  # of each host
+    model_devices: int  # that a layer is split over
+    reductions: int  # optimizer steps in an update, each with a reduction of its own
+    is_undivided: bool  # Every device has to learn (`podrl.mesh.is_undivided`).
+    layout: Layout  # of the environments
     frames_per_step: int
-    act: Cost | None
-    update: Cost
-    state_bytes: int
-    parameter_bytes: int
-    upload_bytes: int
-    download_bytes: int
-    rollout_bytes: int
-    compiled: bool
+    act: Cost | None  # of one acting step of one pool, on an actor device
+    update: Cost  # on a learner device; with environments in the compiled program, everything
+    state_bytes: int  # the learner's state, on each learner device
+    parameter_bytes: int  # of all parameters, whole
+    upload_bytes: int  # to an actor device for one acting step of one pool
+    download_bytes: int  # the actions of that step
+    rollout_bytes: int  # that an update learns from, of one host
+    compiled: bool  # A compiler told; else costs are counted from the program's equations.
     compile_s: float
 
     @property
@@ -100,7 +73,7 @@ class RunCosts:
 
     @property
     def actor_bytes(self) -> int:
-        """Of an actor device's memory: the parameters, the unrolls of all its pools, and what acting takes."""
+        """An actor device's memory: the parameters, the unrolls of all its pools, and what acting takes."""
         if self.act is None:
             return 0
         pools = self.layout.pools_per_actor * self.config.actors.threads_per_device
@@ -109,35 +82,25 @@ class RunCosts:
 
     @property
     def peak_bytes(self) -> int:
-        """Of the fullest device's memory."""
+        """Memory that the fullest device needs."""
         together = self.update.peak_bytes + self.actor_bytes
         return together if self.shares_devices else max(self.update.peak_bytes, self.actor_bytes)
 
     @property
     def env_steps_of_host(self) -> float:
-        """In an update."""
+        """Env steps of one host in an update."""
         return self.config.env_steps_per_update / self.hosts
 
     @property
     def envs_of_host(self) -> float:
-        """Environments."""
+        """Environments of one host."""
         return self.config.actors.num_envs / self.hosts
 
     @property
     def acting_calls(self) -> int:
-        """On each actor device, in an update."""
+        """Acting steps of an actor device in an update."""
         threads = self.config.actors.threads_per_device
         return self.config.actors.unroll_length * threads * self.layout.pools_per_actor
-
-
-def compile_for_slice(config: Config, tpus: Slice) -> RunCosts:
-    """Compiles a run for a TPU slice.
-
-    Raises:
-        ConfigError: if the config does not fit the slice's devices.
-        OutOfMemory: if a program does not fit a device's memory.
-    """
-    return compile_for_devices(config, tpu_devices(tpus))
 
 
 def compile_for_devices(config: Config, devices: Sequence[jax.Device]) -> RunCosts:
@@ -165,22 +128,13 @@ def compile_for_devices(config: Config, devices: Sequence[jax.Device]) -> RunCos
 def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCosts:
     """Counts a run's work from its programs' equations, traced for one host, whose work is each host's.
 
-    Args:
-        config: of the run.
-        hosts: processes of the job.
-        devices: of each; as many CPU devices must be there to stand for them.
-        platform: what they are: 'gpu' or 'cpu'.
-
-    Raises:
-        ConfigError: if the config does not fit them.
+    As many CPU devices as a host has must be there to stand for them, whether their `platform` is gpu or cpu.
     """
     num_envs = config.actors.num_envs
     check(num_envs % hosts == 0, f"actors.num_envs={num_envs} does not divide over {hosts} processes. Use a multiple.")
     local = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs // hosts))
     if platform != "cpu":
         local = _resolve_as_accelerator(local)
-    elif hosts > 1 and local.topology.micro_batch_loop == "auto":  # As with all of the job's devices.
-        local = dataclasses.replace(local, topology=dataclasses.replace(local.topology, micro_batch_loop="unrolled"))
     assembly = assemble(local, jax.devices("cpu")[:devices])
 
     check(
@@ -191,36 +145,33 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
     # What is unrolled into one program is not alive at once.
     shape, partition = assembly.config.agent.update_shape, partition_of(assembly.config)
     unrolled = 1 if shape.loops_steps and partition.rolls_steps else shape.optimizer_steps
-    parts = 1 if partition.rolls_micro_batches else partition.micro_batches
-    copies = unrolled * parts
-
-    def measure(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
-        jaxpr = without_dead_code(traced.jaxpr)
-        results = product_bytes(jaxpr, platform, results=True, loops=False)
-        timed_flops = _TIMED_FLOPS if platform == "cpu" else math.inf
-        products = count_products(jaxpr, platform, timed_flops)
-        return Cost(
-            flops=product_flops(jaxpr, platform) / num_devices,
-            bytes_accessed=product_bytes(jaxpr, platform, below_flops=timed_flops) / num_devices,
-            argument_bytes=_argument_bytes(traced, num_devices, state_bytes),
-            temporary_bytes=int(results / num_devices / copies),
-            operations=count_operations(jaxpr, platform),
-            product_flops=product_flops(jaxpr, platform),
-            products=tuple((each, times / num_devices) for each, times in products.items()),
-        )
-
+    copies = unrolled * (1 if partition.rolls_micro_batches else partition.micro_batches)
+    measure = functools.partial(_count_program, platform, copies)
     in_loop = True if platform != "cpu" else None  # As an accelerator would have it, for which a CPU stands.
     host = _cost_run(assembly, jax.devices("cpu")[:devices], measure, compiled=False, in_loop=in_loop)
     reduced = Collective(kind="all-reduce", axis="data", size_bytes=float(host.parameter_bytes * host.reductions))
     collectives = (reduced,) if hosts * host.learners > 1 else ()
+    product_flops_of_all = host.update.product_flops * hosts
     return dataclasses.replace(
         host,
         config=dataclasses.replace(host.config, actors=config.actors),
         hosts=hosts,
         layout=dataclasses.replace(host.layout, num_processes=hosts),
-        update=dataclasses.replace(
-            host.update, collectives=collectives, product_flops=host.update.product_flops * hosts
-        ),
+        update=dataclasses.replace(host.update, collectives=collectives, product_flops=product_flops_of_all),
+    )
+
+
+def _count_program(platform: str, copies: int, traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
+    jaxpr = without_dead_code(traced.jaxpr)
+    (_, *batch), _ = traced.args_info  # The first argument is the state.
+    infos = jax.tree.leaves(batch)
+    flops, results = product_flops(jaxpr, platform), product_bytes(jaxpr, platform, results=True, loops=False)
+    return Cost(
+        flops=flops / num_devices,
+        bytes_accessed=product_bytes(jaxpr, platform) / num_devices,
+        argument_bytes=state_bytes + _bytes(infos) // num_devices,
+        temporary_bytes=int(results / num_devices / copies),
+        product_flops=flops,
     )
 
 
@@ -260,21 +211,17 @@ def _cost_run(
         environment = make_environment(assembly.source, config.env)
         fused = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules, in_loop=in_loop)
         state_bytes = sum(map(shard_bytes, jax.tree.leaves(fused.state_shape)))
+        shared |= dict.fromkeys(("actors", "upload_bytes", "download_bytes", "rollout_bytes"), 0)
         update = measure(fused.trace(), topology.learner.size, state_bytes)
-        sizes: dict[str, Any] = dict.fromkeys(("upload_bytes", "download_bytes", "rollout_bytes"), 0)
         compile_s = time.perf_counter() - start_s
-        return RunCosts(
-            **shared, actors=0, act=None, update=update, state_bytes=state_bytes, compile_s=compile_s, **sizes
-        )
+        return RunCosts(**shared, act=None, update=update, state_bytes=state_bytes, compile_s=compile_s)
     unroller = make_unroller(config, assembly.agent, spec, layout)
     act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1, shared["parameter_bytes"])
     mesh = _stand_in(topology.learner, devices)
     agent, rules = make_split_agent(config, spec, mesh)
     learner = make_learner(config, agent, mesh, rules)
-    rollouts = rollout_shapes(unroller, layout)
     state_bytes = sum(map(shard_bytes, jax.tree.leaves(learner.state_shape)))
-    update = measure(learner.trace(rollouts), topology.learner.size, state_bytes)
-    rollout_bytes = layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape.rollout)
+    update = measure(learner.trace(rollout_shapes(unroller, layout)), topology.learner.size, state_bytes)
     return RunCosts(
         **shared,
         actors=len(topology.local_actor_devices),
@@ -283,7 +230,7 @@ def _cost_run(
         state_bytes=state_bytes,
         upload_bytes=_bytes(unroller.timestep_shape),
         download_bytes=layout.envs_per_pool * _bytes(spec.actions.struct),
-        rollout_bytes=rollout_bytes,
+        rollout_bytes=layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape.rollout),
         compile_s=time.perf_counter() - start_s,
     )
 
@@ -297,13 +244,6 @@ def _stand_in(learner: Mesh, devices: Sequence[jax.Device]) -> Mesh:
         return learner
     ordered = sorted(devices, key=lambda device: device.id)[: learner.size]
     return Mesh(np.array(ordered).reshape(learner.devices.shape), learner.axis_names, axis_types=learner.axis_types)
-
-
-def _argument_bytes(traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> int:
-    """What goes into a program, on each device: its first argument, of which that is known, and the rest, split."""
-    (_, *batch), _ = traced.args_info
-    infos = jax.tree.leaves(batch)
-    return state_bytes + sum(math.prod(info.shape) * info.dtype.itemsize for info in infos) // num_devices
 
 
 def _bytes(tree: PyTree) -> int:

@@ -5,7 +5,7 @@ arithmetic the program has with its loops counted in full; that is exact where n
 in PPO's epochs, or in none.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
@@ -18,54 +18,19 @@ from jax.interpreters import partial_eval
 
 from podrl.learning.update_cost import Collective, find_collectives
 
-_SIZE = re.compile(r"([\d.]+)([KMGT]?)\b")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-    """A matrix product or a convolution of a program, by all that its time depends on.
-
-    Attributes:
-        primitive: `lax.dot_general_p` or `lax.conv_general_dilated_p`.
-        operands: shapes and types of the factors, or of images and kernel.
-        params: of the primitive, as pairs.
-        flops: arithmetic.
-    """
-
-    primitive: Any
-    operands: tuple[jax.ShapeDtypeStruct, ...]
-    params: tuple[tuple[str, Any], ...]
-    flops: float
-
-    def __call__(self, *operands: jax.Array) -> jax.Array:
-        """The product of operands of these shapes."""
-        return self.primitive.bind(*operands, **dict(self.params))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one execution, on each device.
-
-    Attributes:
-        flops: arithmetic.
-        bytes_accessed: read from and written to the device's memory.
-        argument_bytes: that go in.
-        temporary_bytes: that live while it runs, with what comes out and takes no argument's place.
-        collectives: what crosses between devices.
-        operations: equations executed, each on all devices at once; what a CPU pays for each counts in small networks.
-        product_flops: arithmetic of matrix products and convolutions by the program's own equations, over all devices.
-        products: the large ones of a program for a CPU, each with how often a device runs it.
-    """
+    """What one execution costs each device."""
 
     flops: float
-    bytes_accessed: float
+    bytes_accessed: float  # read from and written to the device's memory
     argument_bytes: int = 0
-    temporary_bytes: int = 0
+    temporary_bytes: int = 0  # that live while it runs, with what comes out and takes no argument's place
     collectives: tuple[Collective, ...] = ()
-    operations: float = 0.0
-    product_flops: float = 0.0
-    products: tuple[tuple[Product, float], ...] = ()
+    product_flops: float = 0.0  # of matrix products and convolutions by the program's own equations, over all devices
 
     @property
     def traffic(self) -> Mapping[str, float]:
@@ -77,61 +42,38 @@ class Cost:
 
     @property
     def peak_bytes(self) -> int:
-        """Of the device's memory that it needs, close to."""
+        """The device's memory that it needs, close to."""
         return self.argument_bytes + self.temporary_bytes
-
-    def scaled(self, factor: float) -> "Cost":
-        """Of `factor` times as many rows on each device; what crosses between devices stays."""
-        return dataclasses.replace(
-            self,
-            flops=self.flops * factor,
-            bytes_accessed=self.bytes_accessed * factor,
-            product_flops=self.product_flops * factor,
-        )
 
 
 @dataclasses.dataclass(frozen=True)
 class OutOfMemory(Exception):
-    """A program does not fit a device.
-
-    Attributes:
-        needed_bytes: that it would take.
-        available_bytes: that there are.
-        reason: what the compiler said.
-    """
+    """A program does not fit a device."""
 
     needed_bytes: float
     available_bytes: float
-    reason: str
+    reason: str  # The compiler's own words.
 
 
 def compiled_cost(compiled: jax.stages.Compiled, jaxpr: Any, platform: str, model_devices: int = 1) -> Cost:
-    """The cost of a compiled program.
-
-    Args:
-        compiled: the program.
-        jaxpr: what was compiled: a `jax.core.ClosedJaxpr`.
-        platform: that it was compiled for.
-        model_devices: that a layer is split over.
-    """
+    """The cost of a compiled program."""
     jaxpr = without_dead_code(jaxpr)
     once, whole = product_flops(jaxpr, platform, loops=False), product_flops(jaxpr, platform)
     factor = whole / once if once else 1.0
     counts = compiled.cost_analysis() or {}
-    memory = compiled.memory_analysis()
+    memory, crossing = compiled.memory_analysis(), find_collectives(compiled, model_devices)
     return Cost(
         flops=counts.get("flops", 0.0) * factor,
         bytes_accessed=counts.get("bytes accessed", 0.0) * factor,
         argument_bytes=memory.argument_size_in_bytes if memory else 0,
-        temporary_bytes=(
-            memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes if memory else 0
-        ),
-        collectives=tuple(
-            dataclasses.replace(each, size_bytes=each.size_bytes * factor)
-            for each in find_collectives(compiled, model_devices)
-        ),
+        temporary_bytes=_temporaries(memory) if memory else 0,
+        collectives=tuple(dataclasses.replace(each, size_bytes=each.size_bytes * factor) for each in crossing),
         product_flops=whole,
     )
+
+
+def _temporaries(memory: Any) -> int:
+    return int(memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes)
 
 
 def without_dead_code(jaxpr: Any) -> Any:
@@ -142,69 +84,29 @@ def without_dead_code(jaxpr: Any) -> Any:
 
 
 def product_flops(jaxpr: Any, platform: str, *, loops: bool = True) -> float:
-    """FLOPs of all matrix products and convolutions of a program, over all devices.
+    """FLOPs of all matrix products and convolutions of a program that would run on a platform, over all devices.
 
-    Args:
-        jaxpr: of the program.
-        platform: where it would run; some functions are written differently for a CPU.
-        loops: whether to count what is in a loop as often as it runs, where that is known.
+    What is in a loop counts as often as it runs, where that is known, if `loops`.
     """
     return sum(times * _flops(equation) for equation, times in equations(jaxpr, platform, loops=loops))
 
 
-def count_operations(jaxpr: Any, platform: str) -> float:
-    """Equations that a program executes, each on all of its devices at once."""
-    return sum(times for _, times in equations(jaxpr, platform, on_each=False))
-
-
-def count_products(jaxpr: Any, platform: str, min_flops: float = 1.0) -> Mapping[Product, float]:
-    """Matrix products and convolutions of a program, with how often they run, over all devices.
-
-    Args:
-        jaxpr: of the program.
-        platform: where it would run.
-        min_flops: arithmetic of those that count.
-    """
-    found: defaultdict[Product, float] = defaultdict(float)
-    for equation, times in equations(jaxpr, platform):
-        flops = _flops(equation)
-        if flops >= min_flops:
-            operands = tuple(jax.ShapeDtypeStruct(each.aval.shape, each.aval.dtype) for each in equation.invars)
-            found[Product(equation.primitive, operands, tuple(equation.params.items()), flops)] += times
-    return found
-
-
-def product_bytes(
-    jaxpr: Any, platform: str, *, results: bool = False, loops: bool = True, below_flops: float = math.inf
-) -> float:
-    """Bytes that the heavy operations of a program read and write, over all devices.
+def product_bytes(jaxpr: Any, platform: str, *, results: bool = False, loops: bool = True) -> float:
+    """Bytes that the heavy operations of a program read and write, over all devices; only what they write if `results`.
 
     It stands for memory traffic where no compiler tells: as if all else were fused into matrix products, convolutions
-    and windows. On a CPU, which makes products of convolutions, what joins and pads arrays for that counts too,
-    whatever XLA fuses it into.
-
-    Args:
-        jaxpr: of the program.
-        platform: where it would run.
-        results: whether to count only what they write.
-        loops: whether to count what is in a loop as often as it runs.
-        below_flops: arithmetic of matrix products from which on theirs does not count.
+    and windows. What is in a loop counts as often as it runs if `loops`.
     """
-    heavy = {"dot_general", "conv_general_dilated", "reduce_window_max", "select_and_scatter_add"}
-    if platform == "cpu":
-        heavy |= {"concatenate", "pad", "stack"}
+    heavy = ("dot_general", "conv_general_dilated", "reduce_window_max", "select_and_scatter_add")
     return sum(
         times * sum(map(_size_bytes, equation.outvars if results else (*equation.invars, *equation.outvars)))
         for equation, times in equations(jaxpr, platform, loops=loops)
         if equation.primitive.name in heavy
-        and not (equation.primitive.name == "dot_general" and _flops(equation) >= below_flops)
     )
 
 
-def equations(
-    jaxpr: Any, platform: str, *, loops: bool = True, on_each: bool = True, times: float = 1
-) -> Iterator[tuple[Any, float]]:
-    """Every equation of a program and of those inside it, with how often it runs: on each of all devices, if `on_each`.
+def equations(jaxpr: Any, platform: str, *, loops: bool = True, times: float = 1) -> Iterator[tuple[Any, float]]:
+    """Every equation of a program and of those inside it, with how often it runs on all devices together.
 
     Of the branches of a condition those with the most work count, and of functions that are written for each platform
     those of `platform`. A loop that ends by a condition counts once.
@@ -218,7 +120,7 @@ def equations(
             yield equation, times
             continue
         repeats = times * (equation.params["length"] if loops and name == "scan" else 1)
-        if name == "shard_map" and on_each:
+        if name == "shard_map":
             repeats *= equation.params["mesh"].size
         if name == "cond":
             chosen = choices.get(equation.invars[0])
@@ -226,7 +128,7 @@ def equations(
         if name == "while":  # JAX leaves what is dead in there.
             inner = [without_dead_code(program) for program in inner]
         for program in inner:
-            yield from equations(program, platform, loops=loops, on_each=on_each, times=repeats)
+            yield from equations(program, platform, loops=loops, times=repeats)
 
 
 def parse_shortage(error: Exception) -> OutOfMemory | None:
@@ -243,9 +145,8 @@ def parse_shortage(error: Exception) -> OutOfMemory | None:
 
 
 def _size(text: str) -> float:
-    match = _SIZE.match(text)
-    assert match is not None
-    return float(match[1]) * _UNITS[match[2]]
+    """Bytes of `15.75G`, or of a number without a unit."""
+    return float(text.rstrip("KMGT")) * _UNITS[text.lstrip("0123456789.")]
 
 
 def _inner(equation: Any) -> Iterator[Any]:

@@ -7,19 +7,18 @@ import numpy as np
 
 # What the learner of a host may spend its time on; actors spend theirs as in `podrl.runtime.ledger`.
 ACTOR_BUCKETS = ("env", "act", "wait_params", "wait_rollouts")
-LEARNER_BUCKETS = ("learn", "allreduce", "wait_hosts", "wait_rollouts", "checkpoint")
+LEARNER_BUCKETS = ("learn", "allreduce", "wait_hosts", "wait_rollouts")
 
 
 class Account:
-    """Splits the simulated time of one thread over buckets; it is always in exactly one."""
+    """Splits the simulated time of one thread over buckets; it is always in exactly one, at first in the first."""
 
     def __init__(self, buckets: tuple[str, ...], now: float):
-        """Starts in the first bucket."""
         self.seconds = dict.fromkeys(buckets, 0.0)
         self._bucket, self._since = buckets[0], now
 
     def switch(self, bucket: str, now: float) -> float:
-        """Goes to another bucket; returns the seconds that the one before has just got."""
+        """Starts another bucket; returns the seconds that the one before has just got."""
         spent = now - self._since
         self.seconds[self._bucket] += spent
         self._bucket, self._since = bucket, now
@@ -42,35 +41,22 @@ class Account:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimulatedRun:
-    """A simulated run, without its warm-up.
+    """A simulated run, without its warm-up."""
 
-    Attributes:
-        env_steps: of the whole job.
-        update_s: [updates] seconds from one update's end to the next's.
-        lag: part of all rollouts with each lag, in updates.
-        actor_s: seconds in each bucket, of all actor threads together.
-        learner_s: seconds in each bucket, of all hosts' learners together.
-        actor_threads: in the job.
-        stepping_s: seconds that pools stepped, of all pools together.
-        pools: in the job.
-        host_wait_s: [hosts] seconds per update that each host's learner waited for other hosts.
-        host_starved_s: [hosts] the same, for its own rollouts.
-    """
-
-    env_steps: int
-    update_s: np.ndarray
-    lag: Mapping[int, float]
-    actor_s: Mapping[str, float]
-    learner_s: Mapping[str, float]
-    actor_threads: int
-    stepping_s: float
-    pools: int
-    host_wait_s: np.ndarray
-    host_starved_s: np.ndarray
+    env_steps: int  # of the whole job
+    update_s: np.ndarray  # [updates] from one update's end to the next's
+    lag: Mapping[int, float]  # part of all rollouts with each lag, in updates
+    actor_s: Mapping[str, float]  # in each bucket, of all actor threads together
+    learner_s: Mapping[str, float]  # in each bucket, of all hosts' learners together
+    actor_threads: int  # in the job
+    stepping_s: float  # that pools stepped, of all pools together
+    pools: int  # in the job
+    host_wait_s: np.ndarray  # [hosts] per update that each host's learner waited for other hosts
+    host_starved_s: np.ndarray  # [hosts] the same, for its own rollouts
 
     @property
     def hosts(self) -> int:
-        """In the job."""
+        """Hosts in the job."""
         return len(self.host_wait_s)
 
     @property
@@ -85,7 +71,7 @@ class SimulatedRun:
 
     @property
     def env_steps_per_second(self) -> float:
-        """Of the whole job."""
+        """The whole job's rate."""
         return self.env_steps / self.wall_s
 
     @property
@@ -115,5 +101,5 @@ class SimulatedRun:
 
     @property
     def mean_lag(self) -> float:
-        """In updates."""
+        """Mean lag in updates."""
         return sum(lag * share for lag, share in self.lag.items())

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import math
 
 import jax
 
 from podrl.config.config import Config, ConfigError, check
 from podrl.experience.layout import make_layout
 from podrl.mesh import Topology, make_topology
-from podrl.performance.planning.compilation import RunCosts, compile_for_slice, count
+from podrl.performance.planning.compilation import RunCosts, compile_for_devices, count
 from podrl.performance.planning.costs import OutOfMemory
-from podrl.performance.planning.model import Hardware, Needs, Prediction, machine_of, needs, predict, scaling, splits
+from podrl.performance.planning.model import Assumptions, Hardware, Prediction, machine_of, predict
 from podrl.performance.planning.remedies import Remedy, try_remedies
+from podrl.performance.planning.scaling import Needs, needs, scaling, splits
 from podrl.performance.planning.slices import Slice, tpu_devices
 
 # Of a GPU's memory that JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
@@ -20,70 +20,22 @@ GPU_SHARE = 0.75
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Assumptions:
-    """What a plan needs to know that no compiler tells.
-
-    Attributes:
-        env_steps_per_vcpu_s: of environments alone on one hardware thread of the host; infinite where they are inside
-            the compiled program.
-        env_source: where that figure comes from, for people.
-        vcpus: hardware threads of a host that step environments; None for nine in ten of them.
-        achieved: share of the peaks that programs reach.
-        dispatch_s: of one acting call, with its round trip between host and device.
-    """
-
-    env_steps_per_vcpu_s: float
-    env_source: str
-    vcpus: float | None
-    achieved: float
-    dispatch_s: float
-
-    def describe(self) -> list[str]:
-        """For people."""
-        shares = f"programs reach {self.achieved:.0%} of the peaks of arithmetic and memory (assumed)"
-        if math.isinf(self.env_steps_per_vcpu_s):
-            left_out = "environments' own arithmetic and the latency of small operations are left out (an upper bound)"
-            return [shares, left_out]
-        return [
-            f"environments: {self.env_steps_per_vcpu_s:,.0f} steps/s on each vCPU ({self.env_source})",
-            shares,
-            f"{self.dispatch_s * 1e3:g} ms for each acting call's round trip (assumed)",
-        ]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A run that fits, and what is predicted of it.
-
-    Attributes:
-        run: what it costs.
-        machine: what a host can do.
-        prediction: how fast it will be.
-        synchronous: the same with actors that wait for the newest parameters.
-        needs: what a host needs to keep its devices busy.
-        splits: (actors, learners, prediction) of the splits of a host's devices, the best first.
-        weak: (hosts, prediction, efficiency), the batch growing with the hosts.
-        strong: the same, the batch as it is.
-    """
+    """A run that fits, and what is predicted of it."""
 
     run: RunCosts
     machine: Hardware
     prediction: Prediction
-    synchronous: Prediction
+    synchronous: Prediction  # with actors that wait for the newest parameters
     needs: Needs
-    splits: Sequence[tuple[int, int, Prediction]]
-    weak: Sequence[tuple[int, Prediction, float]]
-    strong: Sequence[tuple[int, Prediction, float]]
+    splits: Sequence[tuple[int, int, Prediction]]  # (actors, learners, prediction), the best first
+    weak: Sequence[tuple[int, Prediction, float]]  # (hosts, prediction, efficiency), the batch growing with the hosts
+    strong: Sequence[tuple[int, Prediction, float]]  # the same, the batch as it is
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Misfit:
-    """A run that does not fit.
-
-    Attributes:
-        shortage: by how much.
-        remedies: what to change.
-    """
+    """A run that does not fit, and what to change."""
 
     shortage: OutOfMemory
     remedies: Sequence[Remedy]
@@ -91,74 +43,45 @@ class Misfit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was found out about a config on a slice.
+    """What was found out about a config on a slice."""
 
-    Attributes:
-        name: of the config.
-        env_id: the environment's.
-        slice: the slice.
-        note: what was changed of the config to plan it, for people.
-        found: what came of it.
-        assumptions: what the figures rest on that is not measured, for people.
-    """
-
-    name: str
+    name: str  # of the config
     env_id: str
     slice: Slice
-    note: str
+    note: str  # what was changed of the config to plan it, for people
     found: Fit | Misfit
-    assumptions: Sequence[str]
+    assumptions: Sequence[str]  # what the figures rest on that is not measured, for people
 
 
 def fit_environments(config: Config, slice_: Slice) -> tuple[Config, str]:
     """The config with as many environments on each host as it has in all, if they do not divide over the hosts.
 
-    Args:
-        config: of the run.
-        slice_: of the chips.
-
     Returns:
         The config, and what was changed, for people; empty if nothing was.
-
-    Raises:
-        ConfigError: if they do not divide over the devices of one host.
     """
-    if slice_.hosts == 1:
-        return config, ""
-    try:
-        _check_layout(config, slice_)
-    except ConfigError:
-        more = dataclasses.replace(config.actors, num_envs=config.actors.num_envs * slice_.hosts)
-        config = dataclasses.replace(config, actors=more)
-        _check_layout(config, slice_)
-        return config, (
-            f"actors.num_envs does not divide over the pools, learner devices and minibatches of {slice_.hosts} hosts: "
-            f"planned with as many on each host, {more.num_envs:,} in all."
-        )
+    if slice_.hosts > 1:
+        try:
+            _check_layout(config, slice_)
+        except ConfigError:
+            more = dataclasses.replace(config.actors, num_envs=config.actors.num_envs * slice_.hosts)
+            config = dataclasses.replace(config, actors=more)
+            _check_layout(config, slice_)
+            return config, (
+                f"actors.num_envs does not divide over the pools, learner devices and minibatches of {slice_.hosts} "
+                f"hosts: planned with as many on each host, {more.num_envs:,} in all."
+            )
     return config, ""
 
 
 def make_plan(config: Config, slice_: Slice, assumptions: Assumptions, *, tries: int = 2) -> Plan:
-    """Compiles a config for a slice, or counts it for GPUs, and predicts.
-
-    Args:
-        config: of the run.
-        slice_: of the chips.
-        assumptions: what no compiler tells.
-        tries: changes to compile where the config does not fit.
-
-    Raises:
-        ConfigError: if the config does not divide over the slice's devices.
-    """
+    """Compiles a config for a slice, or counts it for GPUs, and predicts."""
     config, note = fit_environments(config, slice_)
-    return Plan(
-        name=config.name,
-        env_id=config.env.id,
-        slice=slice_,
-        note=note,
-        found=_find(config, slice_, assumptions, tries),
-        assumptions=_assumptions(slice_, assumptions),
-    )
+    about = [*assumptions.describe(), f"peaks of the chip and its host: {slice_.chip.source.rstrip('.')}"]
+    if slice_.chip.platform == "gpu":
+        about.append(f"JAX takes {GPU_SHARE:.0%} of a GPU's memory, its default")
+        about.append("arithmetic and memory traffic counted from the program's equations, memory from their results")
+    found = _find(config, slice_, assumptions, tries)
+    return Plan(name=config.name, env_id=config.env.id, slice=slice_, note=note, found=found, assumptions=about)
 
 
 def _find(config: Config, slice_: Slice, assumptions: Assumptions, tries: int) -> Fit | Misfit:
@@ -166,16 +89,12 @@ def _find(config: Config, slice_: Slice, assumptions: Assumptions, tries: int) -
     try:
         run = compile(config)
     except OutOfMemory as shortage:
-        remedies = try_remedies(config, shortage, _envs_per_device(config, slice_), compile, tries=tries)
-        return Misfit(shortage=shortage, remedies=remedies)
-    machine = machine_of(
-        slice_,
-        float32=config.network.compute_dtype == "float32",
-        env_steps_per_vcpu_s=assumptions.env_steps_per_vcpu_s,
-        vcpus=assumptions.vcpus,
-        achieved=assumptions.achieved,
-        dispatch_s=assumptions.dispatch_s,
-    )
+        learners = _host_topology(config, slice_).local_learner.shape["data"]
+        envs_per_device = max(
+            1, config.actors.num_envs // slice_.hosts // learners // config.agent.update_shape.grid[0]
+        )
+        return Misfit(shortage=shortage, remedies=try_remedies(config, shortage, envs_per_device, compile, tries=tries))
+    machine = machine_of(slice_, assumptions, float32=config.network.compute_dtype == "float32")
     return Fit(
         run=run,
         machine=machine,
@@ -190,14 +109,14 @@ def _find(config: Config, slice_: Slice, assumptions: Assumptions, tries: int) -
 
 def _compiler(slice_: Slice) -> Callable[[Config], RunCosts]:
     """What compiles or counts a config for a slice; it raises `OutOfMemory` if that does not fit."""
-    hosts, devices = slice_.hosts, slice_.chips_per_host
-    usable = slice_.chip.memory_bytes * (GPU_SHARE if slice_.chip.platform == "gpu" else 1.0)
+    is_gpu = slice_.chip.platform == "gpu"
+    usable = slice_.chip.memory_bytes * (GPU_SHARE if is_gpu else 1.0)
 
     def compile(config: Config) -> RunCosts:
-        if slice_.chip.platform == "gpu":
-            run = count(config, hosts=hosts, devices=devices, platform="gpu")
+        if is_gpu:
+            run = count(config, hosts=slice_.hosts, devices=slice_.chips_per_host, platform="gpu")
         else:
-            run = compile_for_slice(config, slice_)
+            run = compile_for_devices(config, tpu_devices(slice_))
         if run.peak_bytes > usable:
             raise OutOfMemory(run.peak_bytes, usable, "")
         return run
@@ -205,22 +124,13 @@ def _compiler(slice_: Slice) -> Callable[[Config], RunCosts]:
     return compile
 
 
-def _envs_per_device(config: Config, slice_: Slice) -> int:
-    """Environments of a minibatch on a learner device."""
-    learners = _host_topology(config, slice_).local_learner.shape["data"]
-    return max(1, config.actors.num_envs // slice_.hosts // learners // config.agent.update_shape.grid[0])
-
-
 def _check_layout(config: Config, slice_: Slice) -> None:
     """Raises `ConfigError` unless environments divide over the slice."""
-    if slice_.chip.platform == "tpu":
-        make_layout(config, _host_topology(config, slice_))
-        return
-    check(
-        config.actors.num_envs % slice_.hosts == 0, f"actors.num_envs must be a multiple of {slice_.hosts}, the hosts."
-    )
-    actors = dataclasses.replace(config.actors, num_envs=config.actors.num_envs // slice_.hosts)
-    make_layout(dataclasses.replace(config, actors=actors), _host_topology(config, slice_))
+    if slice_.chip.platform == "gpu":  # Those of one host, for which CPU devices stand.
+        hosts, num_envs = slice_.hosts, config.actors.num_envs
+        check(num_envs % hosts == 0, f"actors.num_envs must be a multiple of {hosts}, the hosts.")
+        config = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs // hosts))
+    make_layout(config, _host_topology(config, slice_))
 
 
 def _host_topology(config: Config, slice_: Slice) -> Topology:
@@ -228,12 +138,3 @@ def _host_topology(config: Config, slice_: Slice) -> Topology:
     is_tpu = slice_.chip.platform == "tpu"
     devices = tpu_devices(slice_) if is_tpu else jax.devices("cpu")[: slice_.chips_per_host]
     return make_topology(config.topology, devices, process_index=0)
-
-
-def _assumptions(slice_: Slice, assumptions: Assumptions) -> list[str]:
-    peaks = f"peaks of the chip and its host: {slice_.chip.source.rstrip('.')}"
-    lines = [*assumptions.describe(), peaks]
-    if slice_.chip.platform == "gpu":
-        lines.append(f"JAX takes {GPU_SHARE:.0%} of a GPU's memory, its default")
-        lines.append("arithmetic and memory traffic counted from the program's equations, memory from their results")
-    return lines

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import dataclasses
 import math
+from typing import Any
 
 from podrl.config.config import Config, ConfigError
 from podrl.performance.planning.compilation import RunCosts
@@ -13,78 +14,46 @@ _ROOM = 0.9  # Share of the memory that a remedy aims for.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """A change of the config.
+    """A change of the config; without `run` and `shortage` it was not tried."""
 
-    Attributes:
-        arguments: on the command line.
-        effect: what else it changes, for people.
-        config: with it.
-        run: what it costs then; None if it does not fit either, or was not tried.
-        shortage: by how much it does not fit; None if it does, or was not tried.
-    """
-
-    arguments: str
-    effect: str
+    arguments: str  # on the command line
+    effect: str  # what else it changes, for people
     config: Config
-    run: RunCosts | None = None
-    shortage: OutOfMemory | None = None
+    run: RunCosts | None = None  # what it costs where it fits
+    shortage: OutOfMemory | None = None  # by how much it does not fit
 
 
 def propose(config: Config, shortage: OutOfMemory, envs_per_device: int) -> Iterator[Remedy]:
-    """Changes that may help, those first that leave the result as it is.
+    """Proposes changes, those first that leave the result as it is."""
 
-    Args:
-        config: that does not fit.
-        shortage: by how much.
-        envs_per_device: environments of a minibatch on a learner device.
-    """
+    def change(section: str, key: str, value: Any, effect: str) -> Remedy:
+        changed = dataclasses.replace(getattr(config, section), **{key: value})
+        arguments = f"--config.{section}.{key}={value}"
+        return Remedy(arguments=arguments, effect=effect, config=dataclasses.replace(config, **{section: changed}))
+
     ratio = shortage.needed_bytes / shortage.available_bytes / _ROOM
     ratio = 2.0 if math.isnan(ratio) else ratio
     now = max(1, config.topology.micro_batches)
-    divisors = [n for n in range(now + 1, envs_per_device + 1) if envs_per_device % n == 0]
-    micro_batches = next((n for n in divisors if n >= now * ratio), None)
-    if micro_batches is not None:
-        topology = dataclasses.replace(config.topology, micro_batches=micro_batches)
-        yield Remedy(
-            arguments=f"--config.topology.micro_batches={micro_batches}",
-            effect="the same result, in parts that come one after the other",
-            config=dataclasses.replace(config, topology=topology),
+    divisors = [n for n in range(now + 1, envs_per_device + 1) if envs_per_device % n == 0 and n >= now * ratio]
+    if divisors:
+        yield change(
+            "topology", "micro_batches", divisors[0], "the same result, in parts that come one after the other"
         )
     if config.network.compute_dtype == "float32":
-        network = dataclasses.replace(config.network, compute_dtype="bfloat16")
-        yield Remedy(
-            arguments="--config.network.compute_dtype=bfloat16",
-            effect="activations in half the bytes; results differ by rounding",
-            config=dataclasses.replace(config, network=network),
-        )
+        effect = "activations in half the bytes; results differ by rounding"
+        yield change("network", "compute_dtype", "bfloat16", effect)
     if config.topology.sharding in ("auto", "replicated") and config.topology.model_devices == 1:
-        topology = dataclasses.replace(config.topology, sharding="fsdp")
-        yield Remedy(
-            arguments="--config.topology.sharding=fsdp",
-            effect="parameters and optimizer state split over the learner's devices",
-            config=dataclasses.replace(config, topology=topology),
-        )
-    fewer = config.actors.num_envs // 2 ** math.ceil(math.log2(max(2.0, ratio)))
-    if fewer:
-        actors = dataclasses.replace(config.actors, num_envs=fewer)
-        yield Remedy(
-            arguments=f"--config.actors.num_envs={fewer}",
-            effect="a smaller batch: another experiment",
-            config=dataclasses.replace(config, actors=actors),
-        )
+        yield change("topology", "sharding", "fsdp", "parameters and optimizer state split over the learner's devices")
+    if fewer := config.actors.num_envs // 2 ** math.ceil(math.log2(max(2.0, ratio))):
+        yield change("actors", "num_envs", fewer, "a smaller batch: another experiment")
 
 
 def try_remedies(
     config: Config, shortage: OutOfMemory, envs_per_device: int, compile: Callable[[Config], RunCosts], *, tries: int
 ) -> list[Remedy]:
-    """The proposed changes; compiles one after the other until one fits, `tries` at the most.
+    """Compiles the proposed changes one after the other until one fits, so many `tries` at the most.
 
-    Args:
-        config: that does not fit.
-        shortage: by how much.
-        envs_per_device: environments of a minibatch on a learner device.
-        compile: a config for the same slice; raises `OutOfMemory`, or `ConfigError` if it cannot be.
-        tries: how many to compile.
+    `compile` raises `OutOfMemory` where a config does not fit, and `ConfigError` where it cannot be.
     """
     found: list[Remedy] = []
     for remedy in propose(config, shortage, envs_per_device):

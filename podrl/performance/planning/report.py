@@ -1,48 +1,46 @@
-"""A plan as a person reads it, and as JSON."""
+"""Plans and predictions as a person reads them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
 import math
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from podrl.config.units import describe_amount, describe_bytes, describe_number, describe_seconds, describe_share
 from podrl.learning.update_cost import describe_traffic
 from podrl.performance.benchmark.instruments import QUIET_LOAD
-from podrl.performance.planning.costs import Cost
+from podrl.performance.composition import COLLECT, PROGRAM, STAGE_KEYS
 from podrl.performance.planning.model import LIMITS, Prediction
+from podrl.performance.planning.plan_json import price_of_billion_frames
 from podrl.performance.planning.plans import Fit, Misfit, Plan
 from podrl.performance.planning.slices import Slice
-from podrl.performance.planning.yardsticks import Yardsticks
-from podrl.telemetry.tables import print_table
+from podrl.telemetry.tables import make_table, print_lines, print_table
 
 _NO_GAIN = 1.01  # A split that is faster by less is no advice.
+
+
+_LIMITS_MEASURED = {COLLECT: "the actors", "transfer": LIMITS["transfer"], "learn": "learning", "cores": "the cores"}
 
 
 def show_plan(console: Console, plan: Plan, price_per_chip_hour: float | None) -> None:
     """Prints a plan."""
     plain = not console.is_terminal
-    for line in _heading(plan):
-        console.print(line, soft_wrap=True)
+    print_lines(console, _heading(plan))
     if isinstance(plan.found, Misfit):
-        for line in _misfit_lines(plan.found):
-            console.print(line, soft_wrap=True)
+        print_lines(console, _misfit_lines(plan.found))
         return
     print_table(console, _memory_table(plan.found, plain=plain))
     print_table(console, _stage_table(plan.found.prediction, plain=plain))
-    for line in _conclusions(plan.found, plan.slice, price_per_chip_hour):
-        console.print(line, soft_wrap=True)
+    print_lines(console, _conclusions(plan.found, plan.slice, price_per_chip_hour))
     if len(plan.found.weak) > 1:
         print_table(console, _scaling_table(plan.found, plain=plain))
-    console.print("Rests on: " + "; ".join(plan.assumptions) + ".", soft_wrap=True)
+    print_lines(console, ["Rests on: " + "; ".join(plan.assumptions) + "."])
 
 
 def show_summary(console: Console, plans: Sequence[Plan]) -> None:
     """Prints one row for each of several plans."""
-    table = _table(
+    table = make_table(
         ("topology", "chips", "hosts", "fits", "updates/s", "env steps/s", "frames/s", "of peak", "limit"),
         plain=not console.is_terminal,
     )
@@ -57,109 +55,35 @@ def show_summary(console: Console, plans: Sequence[Plan]) -> None:
     print_table(console, table)
 
 
-def show_local(
-    console: Console, rows: Sequence[Mapping[str, Any]], yardsticks: Yardsticks, load_average: float = 0.0
-) -> None:
-    """Prints predictions for this machine, with what was measured where a row has it.
-
-    Args:
-        console: where to.
-        rows: a prediction each.
-        yardsticks: that they rest on.
-        load_average: before they were measured.
-    """
-    columns = ("env", "act", "learn", "calls", "reduce")
-    headings = ("run", *(f"{name}: core-us" for name in columns), "predicted env steps/s", "measured", "error")
-    table = _table(headings, plain=not console.is_terminal)
+def show_measured(console: Console, rows: Sequence[Mapping[str, Any]], cores: float, load_average: float = 0.0) -> None:
+    """Prints predictions from measured stages, with the measured run where a row has it."""
+    names = [name for name in (COLLECT, *STAGE_KEYS, PROGRAM) if any(name in row["wall_s"] for row in rows)]
+    of_stages = [f"{name}: us" for name in names]
+    headings = ("run", *of_stages, "core-us", "limit", "predicted env steps/s", "measured", "error")
+    table = make_table(headings, plain=not console.is_terminal, texts=("run", "limit"))
     for row in rows:
-        name = f"{row['config']}, {row['processes']} x {row['devices']}"
-        cells = [describe_number(row["core_s"][column] * 1e6, 1) for column in columns]
+        cells = [describe_number(row["wall_s"].get(name, 0.0) * 1e6, 1) for name in names]
+        limit = "the compiled program" if PROGRAM in row["wall_s"] else _LIMITS_MEASURED[row["limit"]]
+        cells += [describe_number(sum(row["core_s"].values()) * 1e6, 1), limit]
         measured = (f"{row['measured']:,.0f}", _describe_error(row)) if "measured" in row else ("-", "-")
-        table.add_row(name, *cells, f"{row['predicted']:,.0f}", *measured)
+        table.add_row(row["run"], *cells, f"{row['predicted']:,.0f}", *measured)
     print_table(console, table)
-    flops, traffic = (describe_amount(yardsticks.flops, "FLOP/s", 1), describe_amount(yardsticks.bytes, "B/s", 1))
-    console.print(
-        f"Each core of {yardsticks.cores}, all busy: {flops}, images laid out anew {traffic}; an acting call in a "
-        f"run: {yardsticks.call_s * 1e6:,.0f} core-us. A run's core-us are those of an env step; 2 x 1 is two "
-        "processes of one device.",
-        soft_wrap=True,
-    )
-    if load_average > QUIET_LOAD * yardsticks.cores:
-        console.print(
+    told = [
+        "Each stage was measured alone: microseconds of the wall clock for an env step of one process. Core-us: CPU "
+        "microseconds of all stages together. 2 x 1 is two processes of one device. The prediction leaves out what "
+        "stages take from each other in caches and memory."
+    ]
+    if load_average > QUIET_LOAD * cores:
+        told.append(
             f"This machine was busy in the minute before (load average {load_average:.1f}): unless that was a command "
-            "of your own that has ended, errors may be due to it.",
-            soft_wrap=True,
+            "of your own that has ended, errors may be due to it."
         )
+    print_lines(console, told)
 
 
 def _describe_error(row: Mapping[str, Any]) -> str:
     """`+5% (-2% to +9%)`: of the median repeat, and of all."""
     return f"{row['error']:+.0%} ({row['error_min']:+.0%} to {row['error_max']:+.0%})"
-
-
-def to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
-    """A plan as JSON has it: sizes in bytes, times in seconds; null for what is infinite or not known."""
-    return _finite(_to_json(plan, price_per_chip_hour))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "config": plan.name,
-        "env_id": plan.env_id,
-        "topology": plan.slice.name,
-        "chips": plan.slice.chips,
-        "hosts": plan.slice.hosts,
-        "note": plan.note,
-        "fits": isinstance(plan.found, Fit),
-        "assumptions": list(plan.assumptions),
-    }
-    if isinstance(plan.found, Misfit):
-        shortage = plan.found.shortage
-        return about | {
-            "needed_bytes": shortage.needed_bytes,
-            "available_bytes": shortage.available_bytes,
-            "reason": shortage.reason,
-            "remedies": [{"arguments": one.arguments, "fits": bool(one.run)} for one in plan.found.remedies],
-        }
-    found, run = plan.found, plan.found.run
-    return about | {
-        "compiled": run.compiled,
-        "actors_per_host": run.actors,
-        "learners_per_host": run.learners,
-        "act": run.act and _cost(run.act),
-        "update": _cost(run.update),
-        "state_bytes": run.state_bytes,
-        "machine": dataclasses.asdict(found.machine),
-        "prediction": _prediction(found.prediction),
-        "synchronous": _prediction(found.synchronous),
-        "needs_of_host": dataclasses.asdict(found.needs),
-        "splits": [{"actors": a, "learners": n} | _prediction(one) for a, n, one in found.splits],
-        "weak": [{"hosts": n, "efficiency": share} | _prediction(one) for n, one, share in found.weak],
-        "strong": [{"hosts": n, "efficiency": share} | _prediction(one) for n, one, share in found.strong],
-        "price_per_billion_frames": (price_per_chip_hour and _price(found.prediction, plan.slice, price_per_chip_hour)),
-    }
-
-
-def _cost(cost: Cost) -> dict[str, Any]:
-    values = dataclasses.asdict(cost) | {"traffic": cost.traffic}
-    del values["products"]  # Of CPUs only.
-    return values
-
-
-def _prediction(found: Prediction) -> dict[str, Any]:
-    return dataclasses.asdict(found) | {
-        "updates_per_s": found.updates_per_s,
-        "env_steps_per_s": found.env_steps_per_s,
-        "frames_per_s": found.frames_per_s,
-    }
 
 
 def _heading(plan: Plan) -> Iterator[str]:
@@ -184,7 +108,9 @@ def _heading(plan: Plan) -> Iterator[str]:
 def _memory_table(fit: Fit, *, plain: bool) -> Table:
     run, whole = fit.run, describe_bytes(fit.machine.memory_bytes)
     how = "compiled" if run.compiled else "counted"
-    table = _table((f"memory of a device ({how})", "state", "batch", "temporaries", "all", "there are"), plain=plain)
+    table = make_table(
+        (f"memory of a device ({how})", "state", "batch", "temporaries", "all", "there are"), plain=plain
+    )
     update, act = run.update, run.act
     batch = update.argument_bytes - run.state_bytes
     sizes = (run.state_bytes, batch, update.temporary_bytes, update.peak_bytes)
@@ -200,7 +126,7 @@ def _memory_table(fit: Fit, *, plain: bool) -> Table:
 
 def _stage_table(found: Prediction, *, plain: bool) -> Table:
     """What each stage takes of an update's time."""
-    table = _table(("limit (modelled)", "an update", "share"), plain=plain)
+    table = make_table(("limit (modelled)", "an update", "share"), plain=plain)
     for name, seconds in found.stages.items():
         if seconds:
             style = "bold" if name == found.limit else None
@@ -223,9 +149,8 @@ def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> 
         f"{describe_amount(run.update.bytes_accessed, 'B')} of memory traffic; between devices: {traffic}."
     )
     if run.act is not None:
-        wanted, there, under_way = (
-            describe_number(count, 0) for count in (need.vcpus, fit.machine.cores, need.environments)
-        )
+        counts = (need.vcpus, fit.machine.cores, need.environments)
+        wanted, there, under_way = (describe_number(count, 0) for count in counts)
         few = f" (it has {run.envs_of_host:,.0f}: more actors.num_envs)" if run.envs_of_host < need.environments else ""
         yield (
             f"To keep its devices at 95% of what they can do a host needs {wanted} vCPUs for environments (it has "
@@ -235,27 +160,22 @@ def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> 
         )
         actors, learners, best = fit.splits[0]
         gain = best.env_steps_per_s / found.env_steps_per_s
-        split = f"Best split of a host's {run.devices} devices:"
-        if gain < _NO_GAIN:
-            yield f"{split} as it is."
-        else:
-            now = f"{gain:.2f} times as fast, {best.env_steps_per_s:,.0f} env steps/s"
-            yield f"{split} {_split_text(actors, learners, run.devices)} ({now})."
+        now = f"{gain:.2f} times as fast, {best.env_steps_per_s:,.0f} env steps/s"
+        better = f"{_split_text(actors, learners, run.devices)} ({now})"
+        yield f"Best split of a host's {run.devices} devices: {'as it is' if gain < _NO_GAIN else better}."
     if price_per_chip_hour is not None:
         hours = describe_number(1e9 / found.frames_per_s / 3600)
-        price = describe_number(_price(found, slice_, price_per_chip_hour))
+        price = describe_number(price_of_billion_frames(found, slice_, price_per_chip_hour))
         yield f"A billion frames: {hours} hours, {price} at {price_per_chip_hour:g} per chip and hour."
 
 
 def _split_text(actors: int, learners: int, devices: int) -> str:
-    if actors == learners == devices:
-        return "all act and learn"
-    return f"{actors} act, {learners} learn"
+    return "all act and learn" if actors == learners == devices else f"{actors} act, {learners} learn"
 
 
 def _scaling_table(fit: Fit, *, plain: bool) -> Table:
     headings = ("hosts", "weak: env steps/s", "efficiency", "strong: env steps/s", "efficiency", "strong limit")
-    table = _table(headings, plain=plain)
+    table = make_table(headings, plain=plain)
     of_strong = {hosts: (found, share) for hosts, found, share in fit.strong}
     for hosts, weak, weak_share in fit.weak:
         cells = (f"{hosts:,}", f"{weak.env_steps_per_s:,.0f}", f"{weak_share:.0%}")
@@ -283,18 +203,6 @@ def _misfit_lines(misfit: Misfit) -> Iterator[str]:
             yield f"  {remedy.arguments} may help (not tried): {remedy.effect}."
     if not misfit.remedies:
         yield "  Use more chips, fewer environments (actors.num_envs) or shorter unrolls (actors.unroll_length)."
-
-
-def _price(found: Prediction, slice_: Slice, price_per_chip_hour: float) -> float:
-    """Of a billion frames."""
-    return price_per_chip_hour * slice_.chips * 1e9 / found.frames_per_s / 3600
-
-
-def _table(headings: Sequence[str], *, plain: bool) -> Table:
-    table = Table(box=box.MARKDOWN if plain else box.SIMPLE_HEAD)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
-    return table
 
 
 def _size(size_bytes: float) -> str:

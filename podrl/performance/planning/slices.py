@@ -29,23 +29,16 @@ _ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Chips that one job would have.
+    """Chips that one job would have."""
 
-    Attributes:
-        name: as given: `v5e:16x16`.
-        chip: of which kind.
-        shape: chips along each axis of a TPU's torus; (hosts, chips of each) of GPUs.
-        host: what each of its machines is.
-    """
-
-    name: str
+    name: str  # as given: `v5e:16x16`
     chip: Chip
-    shape: tuple[int, ...]
-    host: HostSpec
+    shape: tuple[int, ...]  # chips along each axis of a TPU's torus; (hosts, chips of each) of GPUs
+    host: HostSpec  # what each of its machines is
 
     @property
     def chips(self) -> int:
-        """In all."""
+        """Chips in all."""
         return math.prod(self.shape)
 
     @property
@@ -55,16 +48,12 @@ class Slice:
 
     @property
     def chips_per_host(self) -> int:
-        """Of each process."""
+        """Chips of each process."""
         return self.chips // self.hosts
 
 
 def parse_slice(name: str) -> Slice:
-    """A slice by its name.
-
-    Raises:
-        ConfigError: if there is no such chip, or the shape cannot be.
-    """
+    """Finds a slice by its name."""
     chip_name, _, shape_text = name.partition(":")
     chip = find_chip(chip_name)
     axes = shape_text.split("x")
@@ -83,16 +72,12 @@ def parse_slice(name: str) -> Slice:
 
 def _gpus(name: str, chip: Chip, shape: tuple[int, ...]) -> Slice:
     check(len(shape) <= 2, f"--topology {name!r} must be the number of GPUs, or hosts x GPUs of each.")
-    hosts, gpus = shape if len(shape) == 2 else (1, shape[0])
-    most = chip.slice_host.chips
-    check(
-        gpus <= most, f"--topology {name!r}: a host has at most {most} of them. Use {name.split(':')[0]}:HOSTSx{most}."
-    )
-    full = chip.slice_host
+    (hosts, gpus), full = shape if len(shape) == 2 else (1, shape[0]), chip.slice_host
+    use = f"Use {name.split(':')[0]}:HOSTSx{full.chips}."
+    check(gpus <= full.chips, f"--topology {name!r}: a host has at most {full.chips} of them. {use}")
     share = gpus / full.chips
-    host = dataclasses.replace(
-        full, chips=gpus, vcpus=int(full.vcpus * share), network_bytes_per_s=full.network_bytes_per_s * share
-    )
+    network = full.network_bytes_per_s * share
+    host = dataclasses.replace(full, chips=gpus, vcpus=int(full.vcpus * share), network_bytes_per_s=network)
     return Slice(name=name, chip=chip, shape=(hosts, gpus), host=host)
 
 
@@ -113,16 +98,14 @@ def _tpus(name: str, chip: Chip, shape: tuple[int, ...]) -> Slice:
 @contextlib.contextmanager
 def _as_on_a_tpu_machine() -> Iterator[None]:
     """Sets what libtpu reads when it is loaded, and takes it back: podrl itself would believe it too."""
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    before = dict(os.environ)
     os.environ.update(_ENVIRONMENT)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in _ENVIRONMENT:
+            del os.environ[name]
+        os.environ.update({name: before[name] for name in _ENVIRONMENT if name in before})
 
 
 def check_libtpu(slice_: Slice) -> None:
@@ -134,18 +117,12 @@ def check_libtpu(slice_: Slice) -> None:
 
 
 def tpu_devices(tpus: Slice) -> Sequence[jax.Device]:
-    """The devices of a TPU slice, one for each chip, which programs can be compiled for and not run on.
-
-    Raises:
-        ConfigError: if libtpu is not installed, or does not know the slice.
-    """
+    """The devices of a TPU slice, one for each chip, which programs can be compiled for and not run on."""
     check_libtpu(tpus)
     from jax.experimental import topologies
 
-    options: dict[str, Any] = {}
-    if tpus.hosts == 1:
-        bounds = (*tpus.shape, 1) if len(tpus.shape) == 2 else tpus.shape
-        options["chips_per_host_bounds"] = bounds
+    bounds = (*tpus.shape, 1) if len(tpus.shape) == 2 else tpus.shape
+    options: dict[str, Any] = {"chips_per_host_bounds": bounds} if tpus.hosts == 1 else {}
     try:
         with _as_on_a_tpu_machine():
             found = topologies.get_topology_desc(platform="tpu", topology_name=tpus.name, **options)

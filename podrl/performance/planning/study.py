@@ -1,19 +1,17 @@
-"""One job on ever more hosts, and what becomes of it if a host is slow, unrolls are longer, or nothing overlaps.
+"""One job on ever more hosts, and what becomes of it if a host is slow, unrolls are longer, or nothing overlaps."""
 
-All of it is simulated at one grain, that of the most hosts: where cores run short the grains differ by some percent,
-which would be taken for an effect of the hosts.
-"""
-
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+from absl import logging
+import numpy as np
+
 from podrl.performance.benchmark.instruments import spread
 from podrl.performance.planning.outcome import SimulatedRun
-from podrl.performance.planning.simulation import grain_for, simulate
+from podrl.performance.planning.simulation import simulate
 from podrl.performance.planning.system import Interconnect, System
 
-AS_IT_IS = "as it is"
 SLOW = "one slow host"
 SYNCHRONOUS = "synchronous"
 OVERLAPPED = "overlapped"
@@ -29,101 +27,70 @@ def run_study(
     unroll_lengths: Sequence[int] = (),
     updates: int = 100,
     seeds: int = 3,
-    show_phase: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Simulates a job on several numbers of hosts, and its variants.
 
-    Args:
-        system: the job; its `hosts` and `allreduce_s` are replaced.
-        hosts: numbers to try.
-        interconnect: that joins them.
-        gradient_bytes: that each all-reduce sums up.
-        slow: factor by which the cores of one host are slower, for the question what that costs.
-        unroll_lengths: to compare, on the smallest and the largest number of hosts.
-        updates: of each simulation, after its warm-up.
-        seeds: simulations of each case.
-        show_phase: told what happens now.
+    The system's `hosts` and `allreduce_s` are replaced. The cores of one host are `slow` times as slow, for the
+    question what that costs; unrolls of `unroll_lengths` are compared on the fewest and the most hosts.
 
     Returns:
-        The report, ready for JSON: `grain`, that of all simulations; `rows`, one for each number of hosts, and by
-        number of hosts the rates of `variants` as multiples of those of the job as it is; `unrolls`, what longer ones
-        come to.
+        The report, ready for JSON: `rows`, one for each number of hosts, and by number of hosts the rates of `variants`
+        as multiples of those of the job as it is; `unrolls`, what longer ones come to.
     """
-    grain = grain_for(max(hosts))
 
-    def sized(base: System, count: int) -> System:
-        seconds = interconnect.allreduce_s(count, gradient_bytes)
-        return dataclasses.replace(base, hosts=count, allreduce_s=seconds)
+    def outcomes(name: str, base: System, count: int) -> list[SimulatedRun]:
+        logging.info(f"simulating {count:,} host(s): {name}")
+        case = dataclasses.replace(base, hosts=count, allreduce_s=interconnect.allreduce_s(count, gradient_bytes))
+        return [simulate(case, updates=updates, seed=seed) for seed in range(seeds)]
 
-    def outcomes(name: str, case: System) -> list[SimulatedRun]:
-        show_phase(f"simulating {case.hosts:,} host(s): {name}")
-        return [simulate(case, updates=updates, seed=seed, grain=grain) for seed in range(seeds)]
-
-    def ratio(name: str, case: System, plain: Sequence[SimulatedRun]) -> dict[str, float]:
-        return _ratios(outcomes(name, case), plain)
-
-    rows, variants = [], {}
     lag_name, other_lag = (OVERLAPPED, 1) if system.max_lag == 0 else (SYNCHRONOUS, 0)
+    changes: dict[str, Any] = {SLOW: {"slow": {**system.slow, 0: slow}}, lag_name: {"max_lag": other_lag}}
+    rows, variants = [], {}
     for count in hosts:
-        case = sized(system, count)
-        plain = outcomes(AS_IT_IS, case)
+        plain = outcomes("as it is", system, count)
         rows.append(_row(plain))
         variants[count] = {
-            SLOW: ratio(SLOW, dataclasses.replace(case, slow={**case.slow, 0: slow}), plain),
-            lag_name: ratio(lag_name, dataclasses.replace(case, max_lag=other_lag), plain),
+            name: _ratios(outcomes(name, dataclasses.replace(system, **change), count), plain)
+            for name, change in changes.items()
         }
     for row in rows:
-        row["of_first"] = _per_host(row) / _per_host(rows[0])
+        row["of_first"] = rate_per_host(row) / rate_per_host(rows[0])
     unrolls = []
     for length in unroll_lengths:
         longer = dataclasses.replace(system, host=system.host.with_unroll_length(length))
-        few, many = ([*outcomes(f"unrolls of {length}", sized(longer, n))] for n in (min(hosts), max(hosts)))
-        unrolls.append({"unroll_length": length, "few": _row(few), "many": _row(many)})
-    return {
-        "hosts": list(hosts),
-        "grain": grain,
-        "updates": updates,
-        "seeds": seeds,
-        "slow": slow,
-        "unroll_length": system.host.unroll_length,
-        "max_lag": system.max_lag,
-        "rows": rows,
-        "variants": variants,
-        "unrolls": unrolls,
-    }
+        few, many = (_row(outcomes(f"unrolls of {length}", longer, n)) for n in (min(hosts), max(hosts)))
+        unrolls.append({"unroll_length": length, "few": few, "many": many})
+    about = {"hosts": list(hosts), "updates": updates, "seeds": seeds, "slow": slow, "max_lag": system.max_lag}
+    return {**about, "rows": rows, "variants": variants, "unrolls": unrolls}
+
+
+def rate_per_host(row: dict[str, Any]) -> float:
+    """Env steps per second of each host, median over seeds."""
+    return float(row["env_steps_per_second"]["median"] / row["hosts"])
 
 
 def _row(outcomes: Sequence[SimulatedRun]) -> dict[str, Any]:
     """A case over its seeds: rates with their spread, and mean shares of time."""
 
-    def mean(values: Iterable[float]) -> float:
-        found = list(values)
-        return sum(found) / len(found)
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(outcome, name) for outcome in outcomes]))
 
-    def mean_shares(shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        return {name: mean(each[name] for each in shares) for name in shares[0]}
+    def mean_shares(name: str) -> dict[str, float]:
+        found = [getattr(outcome, name) for outcome in outcomes]
+        return {bucket: float(np.mean([shares[bucket] for shares in found])) for bucket in found[0]}
 
+    rates = ("env_steps_per_second", "updates_per_second")
     return {
         "hosts": outcomes[0].hosts,
-        "env_steps_per_second": spread([outcome.env_steps_per_second for outcome in outcomes]),
-        "updates_per_second": spread([outcome.updates_per_second for outcome in outcomes]),
-        "lag": mean(outcome.mean_lag for outcome in outcomes),
-        "learner_idle": mean(outcome.learner_idle for outcome in outcomes),
-        "actor_idle": mean(outcome.actor_idle for outcome in outcomes),
-        "env_idle": mean(outcome.env_idle for outcome in outcomes),
-        "learner": mean_shares([outcome.learner_shares for outcome in outcomes]),
-        "actors": mean_shares([outcome.actor_shares for outcome in outcomes]),
-        "host_wait_s": {
-            "mean": mean(outcome.host_wait_s.mean() for outcome in outcomes),
-            "max": max(float(outcome.host_wait_s.max()) for outcome in outcomes),
-        },
+        **{name: spread([getattr(outcome, name) for outcome in outcomes]) for name in rates},
+        "lag": mean("mean_lag"),
+        **{name: mean(name) for name in ("learner_idle", "actor_idle", "env_idle")},
+        "learner": mean_shares("learner_shares"),
+        "actors": mean_shares("actor_shares"),
+        "host_wait_s": mean("host_wait_s"),
     }
 
 
 def _ratios(outcomes: Sequence[SimulatedRun], plain: Sequence[SimulatedRun]) -> dict[str, float]:
     pairs = zip(outcomes, plain, strict=True)
     return spread([one.env_steps_per_second / other.env_steps_per_second for one, other in pairs])
-
-
-def _per_host(row: Mapping[str, Any]) -> float:
-    return row["env_steps_per_second"]["median"] / row["hosts"]

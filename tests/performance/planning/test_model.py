@@ -9,16 +9,8 @@ from podrl.experience.layout import Layout
 from podrl.learning.update_cost import Collective
 from podrl.performance.planning.compilation import RunCosts
 from podrl.performance.planning.costs import Cost
-from podrl.performance.planning.model import (
-    Hardware,
-    needs,
-    predict,
-    reduction_seconds,
-    resize,
-    scaling,
-    splits,
-    stage_seconds,
-)
+from podrl.performance.planning.model import Hardware, predict, reduction_seconds, stage_seconds
+from podrl.performance.planning.scaling import needs, resize, scaling, splits
 from tests.short_runs import make_config
 
 ENVS, LENGTH, HOSTS = 128, 10, 4

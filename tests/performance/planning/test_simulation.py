@@ -1,17 +1,15 @@
 import dataclasses
-import math
 import sys
 
 import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError
-from podrl.performance.planning.distributions import Durations
-from podrl.performance.planning.simulation import GRAINS, simulate
-from podrl.performance.planning.system import HostLoad, HostWork, Interconnect, System
+from podrl.performance.planning.distributions import Durations, HostWork
+from podrl.performance.planning.simulation import simulate
+from podrl.performance.planning.system import HostLoad, Interconnect, System
 
 CONSTANT = HostWork.constant
-BOTH = pytest.mark.parametrize("grain", ["step", "unroll"])
 
 
 def make_host(**changes) -> HostLoad:
@@ -22,22 +20,22 @@ def make_host(**changes) -> HostLoad:
 
 def noisy_host(**changes) -> HostLoad:
     """Steps of a gamma distribution, with stragglers; four ms on average."""
-    steps = Durations.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000)).with_stragglers(2e-3, 10.0)
+    steps = Durations.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000))
+    steps = dataclasses.replace(steps, late=(2e-3, 10.0))
     return make_host(**{"env": HostWork(seconds=steps), "act": CONSTANT(1e-3), **changes})
 
 
 UNROLL_S = 81e-3
 
 
-@BOTH
 @pytest.mark.parametrize(
     ("update_s", "synchronous_s", "overlapped_s"), [(50e-3, UNROLL_S + 50e-3, UNROLL_S), (0.2, UNROLL_S + 0.2, 0.2)]
 )
 @pytest.mark.parametrize("hosts", [1, 3])
-def test_with_constant_times_a_period_is_the_sum_or_the_maximum(grain, update_s, synchronous_s, overlapped_s, hosts):
+def test_with_constant_times_a_period_is_the_sum_or_the_maximum(update_s, synchronous_s, overlapped_s, hosts):
     host = make_host(update=CONSTANT(update_s))
-    synchronous = simulate(System(host=host, hosts=hosts, max_lag=0), updates=10, grain=grain)
-    overlapped = simulate(System(host=host, hosts=hosts, max_lag=1), updates=10, grain=grain)
+    synchronous = simulate(System(host=host, hosts=hosts, max_lag=0), updates=10)
+    overlapped = simulate(System(host=host, hosts=hosts, max_lag=1), updates=10)
     np.testing.assert_allclose(synchronous.update_s, synchronous_s)
     np.testing.assert_allclose(overlapped.update_s, overlapped_s)
     assert overlapped.env_steps_per_second == pytest.approx(hosts * 2 * 8 * 20 / overlapped_s)
@@ -45,47 +43,41 @@ def test_with_constant_times_a_period_is_the_sum_or_the_maximum(grain, update_s,
     assert synchronous.actor_idle == pytest.approx(update_s / synchronous_s)
 
 
-@BOTH
-def test_all_that_lies_between_two_updates_counts(grain):
+def test_all_that_lies_between_two_updates_counts():
     host = make_host(finish=CONSTANT(3e-3), transfer=CONSTANT(5e-3), publish=CONSTANT(7e-3))
     case = System(host=host, hosts=2, max_lag=0, allreduce_s=11e-3, reductions=4)
-    outcome = simulate(case, updates=5, grain=grain)
+    outcome = simulate(case, updates=5)
     # Each pool's rollout is closed after its last step; the first while the second's runs.
     unroll_s = 80e-3 + 2 * 3e-3
     np.testing.assert_allclose(outcome.update_s, unroll_s + 5e-3 + 50e-3 + 4 * 11e-3 + 7e-3)
     assert outcome.learner_s["allreduce"] == pytest.approx(2 * 5 * 4 * 11e-3)
     # With a lag of 1, twice as much may be under way: this way round is as long, for every other update.
-    overlapped = simulate(dataclasses.replace(case, max_lag=1), updates=6, grain=grain)
+    overlapped = simulate(dataclasses.replace(case, max_lag=1), updates=6)
     np.testing.assert_allclose(overlapped.update_s.reshape(3, 2).sum(1), outcome.update_s[0])
 
 
-@BOTH
-def test_lock_step_with_one_slow_host(grain):
+def test_lock_step_with_one_slow_host():
     host = make_host(env=CONSTANT(1e-3, 1.0), act=CONSTANT(2e-3, 1.0))
     case = System(host=host, hosts=4, slow={2: 1.5})
-    outcome = simulate(case, updates=10, grain=grain)
+    outcome = simulate(case, updates=10)
     np.testing.assert_allclose(outcome.update_s, 1.5 * UNROLL_S)  # Whatever the number of hosts.
     waits = outcome.host_wait_s
     assert waits[2] == pytest.approx(0, abs=1e-9)
     np.testing.assert_allclose(waits[[0, 1, 3]] + outcome.host_starved_s[[0, 1, 3]], 1.5 * UNROLL_S - 50e-3)
     # A learner that takes longer hides it; and what takes no cores is not slow.
     hidden = dataclasses.replace(case, host=dataclasses.replace(host, update=CONSTANT(0.2)))
-    np.testing.assert_allclose(simulate(hidden, updates=10, grain=grain).update_s, 0.2)
-    np.testing.assert_allclose(
-        simulate(dataclasses.replace(case, host=make_host()), updates=10, grain=grain).update_s, UNROLL_S
-    )
+    np.testing.assert_allclose(simulate(hidden, updates=10).update_s, 0.2)
+    np.testing.assert_allclose(simulate(dataclasses.replace(case, host=make_host()), updates=10).update_s, UNROLL_S)
 
 
-def rate_per_host(system: System, **options) -> float:
-    return simulate(system, updates=100, **options).env_steps_per_second / system.hosts
+def rate_per_host(system: System) -> float:
+    return simulate(system, updates=100).env_steps_per_second / system.hosts
 
 
 def test_chance_costs_more_with_more_hosts_and_less_with_longer_unrolls():
     def kept(host: HostLoad, hosts: int) -> float:
         case = System(host=host)
-        return rate_per_host(dataclasses.replace(case, hosts=hosts), grain="unroll") / rate_per_host(
-            case, grain="unroll"
-        )
+        return rate_per_host(dataclasses.replace(case, hosts=hosts)) / rate_per_host(case)
 
     host = noisy_host()
     few, many = kept(host, 8), kept(host, 128)
@@ -93,116 +85,70 @@ def test_chance_costs_more_with_more_hosts_and_less_with_longer_unrolls():
     calm = make_host(env=CONSTANT(host.env.seconds.mean), act=CONSTANT(1e-3))
     assert kept(calm, 128) == pytest.approx(1)
     assert kept(host.with_unroll_length(80), 128) > many + 0.03
-    wild = dataclasses.replace(host, env=HostWork(seconds=host.env.seconds.with_stragglers(5e-3, 20.0)))
+    wild = dataclasses.replace(host, env=HostWork(seconds=dataclasses.replace(host.env.seconds, late=(5e-3, 20.0))))
     assert kept(wild, 128) < many - 0.03
 
 
-@pytest.mark.parametrize("hosts", [1, 6])
-@pytest.mark.parametrize("cores", [math.inf, 2.0])
-def test_the_coarse_grain_agrees_with_the_fine_one(hosts, cores):
-    steps = noisy_host().env.seconds
-    host = noisy_host(
-        threads=2, env=HostWork(seconds=steps, cores=0.6), act=CONSTANT(1e-3, 0.9), update=CONSTANT(60e-3, 1.5)
-    )
-    case = System(host=host, hosts=hosts, cores=cores)
-    fine, coarse = (simulate(case, updates=150, grain=grain) for grain in ("step", "unroll"))
-    assert coarse.env_steps_per_second == pytest.approx(fine.env_steps_per_second, rel=0.05)
-    for name, share in fine.actor_shares.items():
-        assert coarse.actor_shares[name] == pytest.approx(share, abs=0.05)
-    assert coarse.env_idle == pytest.approx(fine.env_idle, abs=0.03)
-    assert coarse.learner_idle == pytest.approx(fine.learner_idle, abs=0.05)
-
-
-@BOTH
 @pytest.mark.parametrize("max_lag", [0, 1])
-def test_time_is_conserved(grain, max_lag):
+def test_time_is_conserved(max_lag):
     host = noisy_host(threads=2, act=CONSTANT(1e-3, 1.0), update=CONSTANT(50e-3, 1.5), transfer=CONSTANT(1e-3))
     case = System(host=host, hosts=3, max_lag=max_lag, cores=2.0, allreduce_s=1e-3, boundary_every=7)
-    outcome = simulate(case, updates=30, grain=grain)
+    outcome = simulate(case, updates=30)
     for shares in (outcome.actor_shares, outcome.learner_shares):
         assert sum(shares.values()) == pytest.approx(1)
         assert min(shares.values()) >= 0
     assert 0 < outcome.env_idle < 1
 
 
-@BOTH
-def test_cores_are_shared(grain):
+def test_cores_are_shared():
     """Acting alone takes 81 ms and the update 100, on a core each: with one core their sum, with two the longer."""
     host = make_host(env=CONSTANT(1e-3), act=CONSTANT(2e-3, 1.0), update=CONSTANT(0.1, 1.0))
-    one, two = (simulate(System(host=host, cores=c), updates=20, grain=grain) for c in (1.0, 2.0))
+    one, two = (simulate(System(host=host, cores=c), updates=20) for c in (1.0, 2.0))
     np.testing.assert_allclose(two.update_s, 0.1)
     assert one.update_s.mean() == pytest.approx(0.18, rel=0.02)
     # Machines of their own are as fast as one alone.
     apart = System(host=host, hosts=2, cores=1.0)
-    np.testing.assert_allclose(simulate(apart, updates=20, grain=grain).update_s, one.update_s)
-    # Two processes on one machine of two cores are as fast as each on a machine of one.
-    neighbours = System(host=host, hosts=2, cores=2.0, hosts_per_machine=2)
-    assert simulate(neighbours, updates=20, grain=grain).update_s.mean() == pytest.approx(one.update_s.mean(), rel=0.02)
+    np.testing.assert_allclose(simulate(apart, updates=20).update_s, one.update_s)
 
 
-@BOTH
-def test_nobody_acts_during_an_update_on_a_shared_accelerator(grain):
+def test_nobody_acts_during_an_update_on_a_shared_accelerator():
     case = System(host=make_host(shares_device=True))
-    outcome = simulate(case, updates=10, grain=grain)
-    # A pool that steps meanwhile goes on: the coarse grain does not know of that.
+    outcome = simulate(case, updates=10)
     assert outcome.update_s.mean() == pytest.approx(UNROLL_S + 50e-3, abs=1.1e-3)
     # The wait for a slower host is a part of the update.
     late = System(host=make_host(shares_device=True), hosts=2, allreduce_s=20e-3)
-    assert simulate(late, updates=10, grain=grain).update_s.mean() == pytest.approx(UNROLL_S + 70e-3, abs=1.1e-3)
+    assert simulate(late, updates=10).update_s.mean() == pytest.approx(UNROLL_S + 70e-3, abs=1.1e-3)
 
 
-@BOTH
-@pytest.mark.parametrize(("cores", "slower"), [(math.inf, 1), (1.0, 2)])
-def test_messages_take_core_time_and_wait_for_cores_that_others_use(grain, cores, slower):
-    """Two hosts, on a machine of their own each: 4 ms of an all-reduce's 10 keep one of its cores busy."""
-    host = make_host(update=CONSTANT(50e-3, 1.0))
-    case = System(host=host, hosts=2, max_lag=0, allreduce_s=10e-3, allreduce_core_s=4e-3, cores=cores)
-    outcome = simulate(case, updates=5, grain=grain)
-    np.testing.assert_allclose(outcome.update_s, UNROLL_S + 60e-3)
-    assert outcome.learner_s["allreduce"] == pytest.approx(2 * 5 * 10e-3)
-    # Where both share a machine, one core has twice the work.
-    shared = simulate(dataclasses.replace(case, hosts_per_machine=2), updates=5, grain=grain)
-    np.testing.assert_allclose(shared.update_s, UNROLL_S + slower * 54e-3 + 6e-3)
-    # What one waits for another is no part of the all-reduce.
-    late = simulate(dataclasses.replace(case, slow={1: 2.0}), updates=5, grain=grain)
-    np.testing.assert_allclose(late.update_s, UNROLL_S + 110e-3)
-    assert late.learner_s["allreduce"] == pytest.approx(2 * 5 * 10e-3)
-    assert late.host_wait_s == pytest.approx([50e-3, 0])
-
-
-@BOTH
-def test_the_lag_is_the_schedules(grain):
+def test_the_lag_is_the_schedules():
     host = make_host()
-    assert simulate(System(host=host, max_lag=0), updates=20, grain=grain).lag == {0: 1.0}
-    assert simulate(System(host=host, max_lag=1), updates=20, grain=grain).lag == {1: 1.0}
-    boundaries = simulate(System(host=host, max_lag=1, boundary_every=5), updates=20, grain=grain)
+    assert simulate(System(host=host, max_lag=0), updates=20).lag == {0: 1.0}
+    assert simulate(System(host=host, max_lag=1), updates=20).lag == {1: 1.0}
+    boundaries = simulate(System(host=host, max_lag=1, boundary_every=5), updates=20)
     assert boundaries.lag == pytest.approx({0: 0.2, 1: 0.8})  # The first rollout after each of them.
 
 
-@BOTH
-def test_free_lag_follows_the_timing_up_to_its_bound(grain):
+def test_free_lag_follows_the_timing_up_to_its_bound():
     quick, slow = CONSTANT(1e-3), CONSTANT(0.3)
     bound = System(host=make_host(update=slow), max_lag=3, exact=False)
-    assert simulate(bound, updates=20, grain=grain).lag == {3: 1.0}  # Actors run ahead as far as they may.
+    assert simulate(bound, updates=20).lag == {3: 1.0}  # Actors run ahead as far as they may.
     newest = System(host=make_host(update=quick), max_lag=3, exact=False)
-    assert simulate(newest, updates=20, grain=grain).lag == {1: 1.0}  # The update before ends after a rollout began.
+    assert simulate(newest, updates=20).lag == {1: 1.0}  # The update before ends after a rollout began.
 
 
-@BOTH
-def test_a_boundary_costs_an_unroll_without_overlap_and_the_opening(grain):
-    host = make_host(open=CONSTANT(1.0), save=CONSTANT(0.3))
+def test_a_boundary_costs_an_unroll_without_overlap_and_the_opening():
+    host = make_host(open=CONSTANT(1.0))
     case = System(host=host, boundary_every=5)
-    update_s = simulate(case, updates=10, grain=grain).update_s
-    # Pools open during the last update and while the checkpoint is saved.
+    update_s = simulate(case, updates=10).update_s
+    # Pools open during the last update.
     assert update_s[0] == pytest.approx(1.0 + UNROLL_S)
     assert sorted(update_s)[-3] < 0.2
     np.testing.assert_allclose(update_s[[0, 5]], update_s[0])
 
 
-@BOTH
-def test_the_same_seed_gives_the_same_outcome(grain):
+def test_the_same_seed_gives_the_same_outcome():
     case = System(host=noisy_host(), hosts=4)
-    one, again, other = (simulate(case, updates=20, seed=seed, grain=grain) for seed in (3, 3, 4))
+    one, again, other = (simulate(case, updates=20, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one.update_s, again.update_s)
     assert one.actor_s == again.actor_s
     assert not np.array_equal(one.update_s, other.update_s)
@@ -234,8 +180,6 @@ def test_more_environments_a_pool_take_longer_and_more_threads_less():
 
 def test_mistakes_are_one_line():
     host = make_host()
-    with pytest.raises(ConfigError, match=f"grain.*{GRAINS[1]}"):
-        simulate(System(host=host), grain="fine")
     with pytest.raises(ConfigError, match="Host 4 slower by 2: expected one of the 4 hosts"):
         System(host=host, hosts=4, slow={4: 2.0})
     with pytest.raises(ConfigError, match="hosts=0"):
@@ -245,7 +189,7 @@ def test_mistakes_are_one_line():
 
 
 def test_without_simpy_the_error_says_what_to_install(monkeypatch):
-    for module in ("simulation", "cores", "waits", "events"):
+    for module in ("simulation", "cores"):
         monkeypatch.delitem(sys.modules, f"podrl.performance.planning.{module}")
     monkeypatch.setitem(sys.modules, "simpy", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[plan\]'"):

@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
-from podrl.performance.planning.distributions import Durations
+from podrl.performance.planning.distributions import Durations, HostWork
 from podrl.performance.planning.simulation import simulate
-from podrl.performance.planning.study import run_study
-from podrl.performance.planning.system import HostLoad, HostWork, Interconnect, System
+from podrl.performance.planning.study import OVERLAPPED, SLOW, SYNCHRONOUS, run_study
+from podrl.performance.planning.system import HostLoad, Interconnect, System
 
 
 @pytest.fixture
 def system():
-    """A host that has fewer cores than it wants, where the grains differ by some percent."""
     steps = Durations.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000))
     works = {
         "env": HostWork(seconds=steps, cores=0.6),
@@ -21,14 +20,20 @@ def system():
     return System(host=HostLoad(threads=2, pools=2, envs_per_pool=8, unroll_length=20, **works), cores=2.0)
 
 
-@pytest.mark.parametrize(("hosts", "grain", "other"), [([1, 9], "unroll", "step"), ([1, 2], "step", "unroll")])
-def test_hosts_are_compared_at_one_grain(system, hosts, grain, other):
+def test_hosts_are_compared_with_the_fewest_and_with_variants_of_themselves(system):
     report = run_study(
-        system, hosts, interconnect=Interconnect(), gradient_bytes=0, unroll_lengths=[20], updates=20, seeds=1
+        system, [1, 9], interconnect=Interconnect(), gradient_bytes=0, unroll_lengths=[20], updates=20, seeds=2
     )
-    assert report["grain"] == grain
-    rates = {name: simulate(system, updates=20, seed=0, grain=name).env_steps_per_second for name in (grain, other)}
-    assert rates[grain] != pytest.approx(rates[other], rel=1e-3)  # Else this would show nothing.
-    for alone in (report["rows"][0], report["unrolls"][0]["few"]):
-        assert alone["env_steps_per_second"]["median"] == rates[grain]
-    assert report["rows"][1]["of_first"] < 1
+    rates = sorted(simulate(system, updates=20, seed=seed).env_steps_per_second for seed in range(2))
+    one, nine = report["rows"]
+    assert (one["env_steps_per_second"]["min"], one["env_steps_per_second"]["max"]) == tuple(rates)
+    assert one["of_first"] == 1 > nine["of_first"]
+    assert report["variants"][9].keys() == {SLOW, SYNCHRONOUS}
+    assert report["variants"][9][SLOW]["median"] < 1
+    assert report["unrolls"][0]["few"]["env_steps_per_second"] == one["env_steps_per_second"]
+
+
+def test_what_is_synchronous_is_compared_with_what_overlaps(system):
+    synchronous = System(host=system.host, max_lag=0)
+    report = run_study(synchronous, [2], interconnect=Interconnect(), gradient_bytes=0, updates=10, seeds=1)
+    assert report["variants"][2][OVERLAPPED]["median"] > 1
