@@ -29,7 +29,7 @@ from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.folder_guard import FolderGuard, FolderLostError
 from podrl.runs.naming import default_folder
 from podrl.runs.opening import open_folder
-from podrl.runs.resume import find_start, make_checkpointer, note_start
+from podrl.runs.resume import find_start, make_checkpointer, note_start, with_clock
 from podrl.runs.workdir import make_manifest
 from podrl.runtime.compilation_cache import use_compilation_cache
 from podrl.runtime.container_limits import check_threads, explain_limit
@@ -194,9 +194,10 @@ def train(
         manifest = make_manifest(config, assembly.topology, argv, job.hosts)
         reporter = None
         if first:
-            start = note_start(asked, folder, start, manifest, resumes=resumes)
+            note_start(asked, folder, start, manifest, resumes=resumes)
             kept = begin if resumes else None
             writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=kept))
+            start = with_clock(start, folder)  # By the rows that are kept, which the writer has put in order.
             advises = not profile and config.topology.placement == "sebulba"  # It is about threads that wait.
             parts = (config, assembly.topology, writer, display, ledger, start, guard.check_news)
             reporter = Reporter(*parts, start_s=time.perf_counter(), advises=advises)

@@ -14,6 +14,7 @@ from configs import common
 from podrl import assembly
 from podrl.agents.parts.interface import Agent, Fresh
 from podrl.agents.parts.loading import load_agent
+from podrl.agents.parts.nonfinite import skip_nonfinite
 from podrl.agents.parts.updating import make_update
 from podrl.config.config import Config, EvaluateConfig
 from podrl.config.config_dict import from_config_dict
@@ -103,11 +104,13 @@ def run(
         parts,
         start=start,
         hooks=Hooks(
-            write_row=lambda row: rows.append(dict(row)),
-            save=save,
-            show_phase=show_phase,
-            before_update=lambda launched, ended: before_update(launched.learner_steps + 1),
-            **hooks or {},
+            **{
+                "write_row": lambda row: rows.append(dict(row)),
+                "save": save,
+                "show_phase": show_phase,
+                "before_update": lambda launched, ended: before_update(launched.learner_steps + 1),
+                **(hooks or {}),
+            },
         ),
         services=Services(stop=Stop(code=should_stop, now=give_up or (lambda: bool(should_stop()))), **services),
         job=job,
@@ -142,9 +145,11 @@ def facts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in TIMING and not k.startswith("time/")} for row in rows]
 
 
-def make_agent_update(agent: Agent) -> Callable[[LearnerState, Trajectory], tuple[LearnerState, Metrics]]:
+def make_agent_update(
+    agent: Agent, *, skips_nonfinite: bool = False
+) -> Callable[[LearnerState, Trajectory], tuple[LearnerState, Metrics]]:
     """The update that a run makes of the agent, as a function of the state and the joined rollouts."""
-    update = make_update(agent)
+    update = skip_nonfinite(make_update(agent)) if skips_nonfinite else make_update(agent)
     return lambda state, trajectory: update(state, Fresh(rollouts=trajectory))
 
 

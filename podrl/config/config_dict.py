@@ -190,7 +190,8 @@ def _parse(cls: type[_T], values: Mapping[str, Any], prefix: str, special: Mappi
     given = {name: _with_default(field, values[name]) for name, field in fields.items() if name in values}
     kwargs = {name: _convert(value, hints[name], prefix + name) for name, value in given.items()}
     for name in fields:
-        if name not in values and dataclasses.is_dataclass(hints[name]):
+        has_default = fields[name].default_factory is not dataclasses.MISSING
+        if name not in values and not has_default and dataclasses.is_dataclass(hints[name]):
             kwargs[name] = _parse(typing.cast(type, hints[name]), {}, f"{prefix}{name}.")
     return cls(**kwargs)
 

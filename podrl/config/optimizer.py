@@ -32,7 +32,8 @@ class OptimizerConfig:
     max_grad_norm: float = number(1e-9, 1e9, 1.0)
 
 
-# Keys by their earlier names.
+_WITH_EARLIER_NAMES = ("impala", "ppo")
+# Keys by their earlier names, of the agents that were there then.
 RENAMED = {
     "agent.optimizer": "agent.optimizer.name",
     "agent.learning_rate": "agent.optimizer.learning_rate",
@@ -48,18 +49,22 @@ RENAMED = {
 
 
 def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a config that an earlier podrl wrote, as nested plain values, with today's names of its keys."""
+    """Returns a config that an earlier podrl wrote, as nested plain values, with today's names of its keys.
+
+    Keys that an agent did not have then get today's defaults, which mean the same.
+    """
     new: dict[str, Any] = {name: dict(part) if isinstance(part, Mapping) else part for name, part in values.items()}
-    agent = new.get("agent")
-    if not isinstance(agent, dict):
+    agent, topology = new.get("agent"), new.setdefault("topology", {})
+    if not isinstance(agent, dict) or not isinstance(topology, dict) or agent.get("name") not in _WITH_EARLIER_NAMES:
         return new
-    for old, path in RENAMED.items():
-        name = old.removeprefix("agent.")
-        if name not in agent or isinstance(agent[name], Mapping):
-            continue
-        *sections, key = path.split(".")
-        section, value = new, agent.pop(name)
-        for part in sections:
-            section = section.setdefault(part, {})
-        section.setdefault(key, value)
+    earlier = [old for old in RENAMED if old.removeprefix("agent.") in agent]
+    if isinstance(agent.get("optimizer"), Mapping):  # It is a section today.
+        earlier.remove("agent.optimizer")
+    moved = {RENAMED[old]: agent.pop(old.removeprefix("agent.")) for old in earlier}
+    if any(path.startswith("agent.optimizer.") for path in moved):
+        agent["optimizer"] = dataclasses.asdict(OptimizerConfig())
+        topology |= {"step_loop": "auto", **topology}
+    for path, value in moved.items():
+        section = topology if path.startswith("topology.") else agent["optimizer"]
+        section[path.rpartition(".")[2]] = value
     return new

@@ -2,10 +2,10 @@
 
 `env.max_episode_steps`, `env.workers`, `env.worker_timeout_s`, `env.wrappers` and `env.training_wrappers` mean the same
 for every source, and never reach an environment's constructor, which gets `env.options` only. A source names the
-settings that it supports in `SETTINGS`; the others are refused instead of ignored.
+settings that it supports in `Source.settings`; the others are refused instead of ignored.
 
-Options from the command line are read here, since only the source knows their types: its function
-`option_hints(config)` returns a type hint for each option that the environment takes, by name.
+Options from the command line are read here, since only the source knows their types: its
+`Source.option_hints(config)` returns a type hint for each option that the environment takes, by name.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,9 @@
 """Environment sources: where timesteps come from.
 
-A source is a module with two functions, `make_spec` and `make_pool` (see `Source`), in `podrl/envs/sources/` or
-anywhere on the import path; it may have four more. `config.env.source = 'envpool'` imports
-`podrl.envs.sources.envpool`; a dotted name such as `my_package.my_source` is imported as it is, so that users add their
-own sources without a change to podrl. A source is imported only when it is used, so other sources' packages need not be
-installed.
+A source is a module with a record `SOURCE` of its functions (see `Source`), in `podrl/envs/sources/` or anywhere on the
+import path. `config.env.source = 'envpool'` imports `podrl.envs.sources.envpool`; a dotted name such as
+`my_package.my_source` is imported as it is, so that users add their own sources without a change to podrl. A source is
+imported only when it is used, so other sources' packages need not be installed.
 
 Every source keeps the one reset rule of `podrl.types`: the final observation of an episode arrives with the step that
 ended it, and the next step ignores its action and returns the first observation of a new episode, with `first` true,

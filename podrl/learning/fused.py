@@ -19,7 +19,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from podrl.agents.parts.interface import Agent
-from podrl.agents.parts.nonfinite import skip_nonfinite
 from podrl.config.config import Config
 from podrl.envs.source import JaxEnvironment
 from podrl.experience.in_graph_unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller
@@ -89,9 +88,8 @@ class FusedLearner:
         self._config, self._agent, self._mesh = config, agent, topology.learner
         self._in_loop = in_loop = runs_in_loops(config, topology) if in_loop is None else in_loop
         self.max_updates = config.topology.updates_per_call if in_loop else 1
-        self.learner = Learner(
-            skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent, self._mesh, rules, max_lag=0
-        )
+        skips = config.on_nonfinite == "skip"
+        self.learner = Learner(agent, self._mesh, rules, max_lag=0, skips_nonfinite=skips)
         num_envs = config.actors.num_envs // self._mesh.shape["data"]
         unroller = Unroller(agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=num_envs)
         self._acting = InGraphUnroller(unroller=unroller, environment=environment, in_loop=in_loop)
@@ -102,7 +100,8 @@ class FusedLearner:
         whole: Any = replicated(self._mesh)  # A prefix of the report's tree, as is `split`.
         split: Any = NamedSharding(self._mesh, PartitionSpec(None, None, "data"))
         report = Report(metrics=whole, fingerprint=whole, episodes=split)
-        self._run: Any = jax.jit(self._make_updates, donate_argnums=0, out_shardings=(self.state_sharding, report))
+        self._jitted: Any = jax.jit(self._make_updates, donate_argnums=0, out_shardings=(self.state_sharding, report))
+        self._run: Any = self._jitted  # Or compiled ahead of time, once that is asked for.
 
     @property
     def state_shape(self) -> FusedState:
@@ -125,7 +124,7 @@ class FusedLearner:
     def trace(self) -> jax.stages.Traced:
         """Traces the program, for compilation or inspection."""
         num = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(self._mesh))
-        return self._run.trace(self.state_shape, num)
+        return self._jitted.trace(self.state_shape, num)
 
     def run(self, state: FusedState, num_updates: int) -> tuple[FusedState, Report]:
         """Starts making updates, without waiting for them.

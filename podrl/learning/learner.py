@@ -14,6 +14,7 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from podrl.agents.parts.interface import Agent, Fresh
+from podrl.agents.parts.nonfinite import skip_nonfinite
 from podrl.agents.parts.updating import make_update
 from podrl.mesh import ShardingRule, replicated, trajectory_sharding, tree_sharding
 from podrl.ops.fingerprint import fingerprint
@@ -28,7 +29,15 @@ class Learner:
         state_sharding: The shardings of the `LearnerState`.
     """
 
-    def __init__(self, agent: Agent, mesh: Mesh, rules: Sequence[ShardingRule] = (), max_lag: int = 1):
+    def __init__(
+        self,
+        agent: Agent,
+        mesh: Mesh,
+        rules: Sequence[ShardingRule] = (),
+        max_lag: int = 1,
+        *,
+        skips_nonfinite: bool = False,
+    ):
         """Decides the layout of the state, without compiling.
 
         Args:
@@ -36,21 +45,27 @@ class Learner:
             mesh: The learner's devices.
             rules: The layout of wide parameters.
             max_lag: The largest policy lag that occurs, in updates; each lag from 0 on has a metric `lag/<n>`.
+            skips_nonfinite: Whether an update that is not finite leaves the state as it was.
 
         Raises:
             ConfigError: If `rules` do not fit the parameters.
         """
-        self._agent, self._learn = agent, make_update(agent)
+        self._agent, update = agent, make_update(agent)
+        self._learn = skip_nonfinite(update) if skips_nonfinite else update
         self._mesh = mesh
         self._max_lag = max_lag
         self._state_shape = jax.eval_shape(agent.init, jax.random.key(0))
         self.state_sharding = learner_sharding(mesh, self._state_shape, rules)
         self._init: Callable[..., Any] = jax.jit(agent.init, out_shardings=self.state_sharding)
-        self._update: Any = jax.jit(
+        self._jitted: Any = jax.jit(
             self._join_and_update, donate_argnums=0, out_shardings=(self.state_sharding, replicated(mesh))
         )
-        self._actor_params: Callable[..., Any] = jax.jit(self._copy_actor_params, out_shardings=replicated(mesh))
-        self._fingerprint: Callable[..., Any] = jax.jit(self._hash, out_shardings=replicated(mesh))
+        self._jitted_params: Any = jax.jit(self._copy_actor_params, out_shardings=replicated(mesh))
+        self._jitted_hash: Any = jax.jit(self._hash, out_shardings=replicated(mesh))
+        # These are replaced by programs that are compiled ahead of time, once that is asked for.
+        self._update: Any = self._jitted
+        self._actor_params: Any = self._jitted_params
+        self._fingerprint: Any = self._jitted_hash
 
     def init(self, seed: int) -> LearnerState:
         """Creates a fresh state, each leaf on the devices where it stays."""
@@ -78,13 +93,13 @@ class Learner:
         rollouts, state = self._laid_out(rollouts), self.state_shape
         compiled = self.trace(rollouts).lower().compile()
         self._update = compiled
-        self._actor_params = _compile(self._actor_params, state)
-        self._fingerprint = _compile(self._fingerprint, state.params, rollouts)
+        self._actor_params = _compile(self._jitted_params, state)
+        self._fingerprint = _compile(self._jitted_hash, state.params, rollouts)
         return compiled
 
     def trace(self, rollouts: Sequence[Trajectory]) -> jax.stages.Traced:
         """Traces the update for shapes as `compile` takes them, for compilation or inspection."""
-        return self._update.trace(self.state_shape, self._laid_out(rollouts))
+        return self._jitted.trace(self.state_shape, self._laid_out(rollouts))
 
     def update(self, state: LearnerState, rollouts: Sequence[Trajectory]) -> tuple[LearnerState, Metrics]:
         """Makes one learner step on the rollouts of all actor pools, joined in their order. Consumes `state`."""

@@ -7,7 +7,6 @@ import jax
 from jax.sharding import Mesh
 
 from podrl.agents.parts.interface import Agent
-from podrl.agents.parts.nonfinite import skip_nonfinite
 from podrl.config.config import Config
 from podrl.experience.layout import Layout, global_shape, make_layout
 from podrl.experience.programs import ActingPrograms, compile_acting, make_unroller
@@ -42,8 +41,8 @@ def make_learner(config: Config, agent: Agent, mesh: Mesh, rules: Sequence[Shard
     Raises:
         ConfigError: If `rules` do not fit the parameters.
     """
-    guarded = skip_nonfinite(agent) if config.on_nonfinite == "skip" else agent
-    return Learner(guarded, mesh, rules, max_lag=make_schedule(config).max_lag)
+    max_lag, skips = make_schedule(config).max_lag, config.on_nonfinite == "skip"
+    return Learner(agent, mesh, rules, max_lag=max_lag, skips_nonfinite=skips)
 
 
 def rollout_shapes(unroller: Unroller, layout: Layout) -> list[Trajectory]:

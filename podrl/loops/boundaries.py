@@ -121,6 +121,7 @@ class Boundaries:
         self._evaluations.add(counters, params, saves=saves, look=self._flight.look)
         if saves:
             self._flight.settle()  # Nothing that is not finite becomes a checkpoint.
+            self._rows.leave_out()
             with self._services.ledger.spend("checkpoint"):
                 self._save(make_snapshot(state, counters, self._rows))
             self._saved = counters

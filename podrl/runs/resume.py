@@ -169,7 +169,7 @@ def _optimizer_steps(agent: Mapping[str, Any]) -> int:
 
 def note_start(
     config: Config, workdir: epath.Path, start: Snapshot | None, manifest: Mapping[str, Any], *, resumes: bool
-) -> Snapshot | None:
+) -> None:
     """Records the start of a run, and warns of what has changed since its last start.
 
     Args:
@@ -178,15 +178,11 @@ def note_start(
         start: The snapshot that the run resumes from; None if it begins.
         manifest: The hardware and software of this start.
         resumes: Whether the folder holds a run.
-
-    Returns:
-        `start`, with the run's clock.
     """
     if resumes and not is_finished(config, start.counters if start else Counters()):
         warn_of_changes(config, read_manifests(workdir), manifest)
         warn_of_learning_rate(workdir, config, start)
     write_facts(workdir, config, manifest)
-    return with_clock(start, workdir)
 
 
 def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:

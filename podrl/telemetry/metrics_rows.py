@@ -166,6 +166,10 @@ class MetricsRows:
         if update.fingerprint is not None:
             self._write_row(update, end, update.fingerprint)
 
+    def leave_out(self) -> None:
+        """Gives the newest update no row any more: a checkpoint follows, which holds it."""
+        self._without_row = None
+
     def finish(self, fingerprint: Callable[[], jax.Array]) -> None:
         """Writes a row of the newest update if it had none: the last one of a run that was stopped."""
         if self._without_row is not None:

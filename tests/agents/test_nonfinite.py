@@ -5,7 +5,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.agents.parts.nonfinite import first_bad_leaf, skip_nonfinite
+from podrl.agents.parts.nonfinite import first_bad_leaf
 from podrl.experience.turn import Turn
 from podrl.types import Timestep
 from tests.short_runs import make_agent, make_agent_update, make_config, random_trajectory, run, scripted_config
@@ -87,7 +87,7 @@ def test_skipping_leaves_all_but_the_step_as_it_was():
     good = random_trajectory(agent, spec, 4, 8)
     bad = jax.tree.map(lambda x: x, good)
     object.__setattr__(bad, "reward", bad.reward.at[0, 0].set(jnp.inf))
-    update = jax.jit(make_agent_update(skip_nonfinite(agent)))
+    update = jax.jit(make_agent_update(agent, skips_nonfinite=True))
     kept, metrics = update(state, bad)
     assert (int(kept.step), float(metrics["grad/skipped"])) == (1, 1.0)
     jax.tree.map(np.testing.assert_array_equal, (kept.params, kept.opt_state), (state.params, state.opt_state))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from podrl import saved_run, train
-from podrl.agents.parts.nonfinite import skip_nonfinite
 from podrl.agents.parts.normalization import (
     MAX_NORMALIZED,
     discounted_past,
@@ -145,10 +144,20 @@ def test_an_observation_that_is_no_number_is_seen_and_its_update_can_be_skipped(
     agent, spec = make_agent(make_config(network__normalize_observations=True))
     trajectory = random_trajectory(agent, spec, 6, 8)
     bad = dataclasses.replace(trajectory, observation=trajectory.observation.at[2, 3, 0].set(value))
-    state, metrics = jax.jit(make_agent_update(skip_nonfinite(agent)))(agent.init(jax.random.key(0)), bad)
+    state, metrics = jax.jit(make_agent_update(agent, skips_nonfinite=True))(agent.init(jax.random.key(0)), bad)
     assert not np.isfinite(metrics["loss/total"])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, state.extra)))
     assert state.extra["observations"].count == 0
+
+
+def test_a_skipped_update_leaves_the_statistics_of_good_observations_as_they_were_too():
+    agent, spec = make_agent(make_config(network__normalize_observations=True))
+    trajectory = random_trajectory(agent, spec, 6, 8)
+    bad = dataclasses.replace(trajectory, reward=trajectory.reward.at[2, 3].set(jnp.nan))
+    before = agent.init(jax.random.key(0))
+    state, metrics = jax.jit(make_agent_update(agent, skips_nonfinite=True))(before, bad)
+    assert metrics["grad/skipped"] == 1
+    jax.tree.map(np.testing.assert_array_equal, state.extra, before.extra)
 
 
 def test_every_device_holds_the_same_statistics_whatever_their_number():

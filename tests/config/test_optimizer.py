@@ -3,8 +3,10 @@
 import dataclasses
 import json
 
+import ml_collections
 import pytest
 
+from configs import common
 from podrl.agents.parts.loading import load_agent
 from podrl.assembly import resolve
 from podrl.config.commandline import load_config
@@ -35,6 +37,17 @@ def test_keys_that_a_file_leaves_out_are_the_agents_own_and_not_any_optimizers()
     values = to_dict(config)
     values["agent"]["optimizer"] = {"learning_rate": 0.5}
     assert with_defaults(values, load_agent("impala").AgentConfig)["agent"]["optimizer"]["name"] == "rmsprop"
+
+
+@pytest.mark.parametrize("name", ["impala", "ppo"])
+def test_a_config_without_the_section_has_the_agents_own_optimizer(name):
+    config = ml_collections.ConfigDict({**common.make_config("x", "Catch-v0", 1000), "agent": {"name": name}})
+    assert resolve(config).agent == load_agent(name).AgentConfig()
+
+
+def test_another_agents_own_key_of_such_a_name_is_left_alone():
+    values = {"agent": {"name": "dqn", "epsilon": 0.05, "loop": 3}, "topology": {}}
+    assert with_new_names(values) == values
 
 
 @pytest.mark.parametrize(

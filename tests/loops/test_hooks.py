@@ -7,6 +7,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from podrl import assembly
 from podrl.runtime.interruption import Stop
 from tests.short_runs import anakin_config, facts, make_config, run
 
@@ -52,3 +53,23 @@ def test_a_process_of_several_waits_for_the_update_that_the_others_make():
     assert Stop(now=lambda: True).at_once()
     assert not Stop(now=lambda: True, alone=False).at_once()
     assert not Stop().at_once()
+
+
+@pytest.mark.parametrize("loop", MAKE)
+def test_an_assembly_can_run_and_be_compiled_more_than_once(loop):
+    parts = assembly.assemble(MAKE[loop](), jax.devices()[:1])
+    first, second = (assembly.run(parts) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first.state.params, second.state.params)
+
+
+def test_a_run_that_is_stopped_at_a_checkpoint_writes_no_row_after_it():
+    """Its rows are in their files before a checkpoint is saved; one that came later could be lost."""
+    events = []
+    config = make_config(log__every_updates=3, checkpoint__every_updates=4)
+    run(
+        config,
+        hooks={"write_row": lambda row: events.append(("row", row["learner_steps"]))},
+        save=lambda snapshot: events.append(("save", snapshot.counters.learner_steps)),
+        should_stop=lambda: ("save", 4) in events,
+    )
+    assert events[-1] == ("save", 4)

@@ -20,9 +20,14 @@ def make_init(
     def init(key: jax.Array) -> LearnerState:
         state_key, params_key = jax.random.split(key)
         params = network.init(params_key)
-        step = jnp.zeros((), jnp.int32)
+        step, learner_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # Two, as both may be donated.
         return LearnerState(
-            step=step, learner_step=step, params=params, opt_state=optimizer.init(params), extra=(), key=state_key
+            step=step,
+            learner_step=learner_step,
+            params=params,
+            opt_state=optimizer.init(params),
+            extra=(),
+            key=state_key,
         )
 
     return init

@@ -1,13 +1,14 @@
 """Detection of updates whose loss or gradient is NaN or infinite, and an agent that skips them."""
 
+from collections.abc import Callable
 import dataclasses
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 
-from podrl.agents.parts.interface import Agent, Batch
-from podrl.types import LearnerState, Metrics, PyTree, Trajectory
+from podrl.agents.parts.interface import Fresh
+from podrl.types import LearnerState, Metrics, PyTree
 
 CHECKED = ("loss/total", "grad/norm")  # Metrics of every agent; parameters stay finite as long as these are.
 
@@ -25,30 +26,24 @@ class NonFiniteError(RuntimeError):
         self.update = update
 
 
-def skip_nonfinite(agent: Agent) -> Agent:
-    """Returns the agent with updates that are skipped where they are not finite; `grad/skipped` is 1 then, 0 otherwise.
+def skip_nonfinite(
+    update: Callable[[LearnerState, Fresh], tuple[LearnerState, Metrics]],
+) -> Callable[[LearnerState, Fresh], tuple[LearnerState, Metrics]]:
+    """Returns an update that leaves the state as it was where it is not finite; `grad/skipped` is 1 then, 0 otherwise.
 
-    The state stays unchanged in `learn` if the loss or the gradient is not finite, and in `observe` if the new
-    statistics are not. Updates are counted all the same, since every update has a version. An optimizer's own count of
-    steps, by which it may decay its learning rate, excludes the skipped updates.
+    Statistics that the update observed are left as they were, too. Replay keeps what was inserted, and updates are
+    counted all the same, since every update has a version. An optimizer's own count of steps, by which it may decay its
+    learning rate, excludes the skipped updates.
     """
 
-    def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
-        observed = agent.observe(state, rollouts)
-        floats = [x for x in jax.tree.leaves(observed.extra) if jnp.issubdtype(x.dtype, jnp.floating)]
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats])) if floats else jnp.asarray(True)
-        return _choose(finite, observed, state)
-
-    def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array | None]:
-        learned, metrics, priority = agent.learn(state, batch)
+    def guarded(state: LearnerState, fresh: Fresh) -> tuple[LearnerState, Metrics]:
+        new, metrics = update(state, fresh)
         finite = jnp.all(jnp.stack([jnp.isfinite(metrics[name]) for name in CHECKED]))
-        return _choose(finite, learned, state), {**metrics, "grad/skipped": 1.0 - finite}, priority
+        before = dataclasses.replace(state, step=new.step, learner_step=new.learner_step, replay=())
+        kept = jax.tree.map(lambda *x: jnp.where(finite, *x), dataclasses.replace(new, replay=()), before)
+        return dataclasses.replace(kept, replay=new.replay), {**metrics, "grad/skipped": 1.0 - finite}
 
-    return dataclasses.replace(agent, observe=observe, learn=learn)
-
-
-def _choose(is_new: jax.Array, new: LearnerState, old: LearnerState) -> LearnerState:
-    return jax.tree.map(lambda *leaves: jnp.where(is_new, *leaves), new, old)
+    return guarded
 
 
 def check_finite(update: int, metrics: Metrics) -> None:

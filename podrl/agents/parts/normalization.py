@@ -66,8 +66,9 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
     )
 
     def init(key: jax.Array) -> LearnerState:
-        state, fresh = agent.init(key), initial_statistics(spec.observation)
-        extra = {"agent": state.extra, "observations": fresh, "acting": fresh}
+        state = agent.init(key)
+        observations, acting = initial_statistics(spec.observation), initial_statistics(spec.observation)
+        extra = {"agent": state.extra, "observations": observations, "acting": acting}
         return dataclasses.replace(state, extra=extra)
 
     def actor_params(state: LearnerState) -> PyTree:
