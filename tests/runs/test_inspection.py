@@ -240,7 +240,7 @@ def test_an_array_that_is_not_what_was_saved_is_damage_also_where_nothing_is_exp
     error = capsys.readouterr().err
     assert "is damaged: step of 16 arrays: the hash is not that of what was saved." in error
     assert inspect(workdir, "--step", 8) == 0
-    assert "all 15 match the hashes that were saved with them" in capsys.readouterr().out
+    assert "all 16 match the hashes that were saved with them" in capsys.readouterr().out
 
 
 class TestARunUnderWay:
