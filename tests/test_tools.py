@@ -1,10 +1,13 @@
 """What all tools over finished runs have in common."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
+import time
 
 import pytest
 
@@ -21,7 +24,10 @@ from tests.processes import LIMIT_S, ROOT, environment, wait_for
     ],
 )
 def test_ctrl_c_ends_a_tool_without_a_traceback(tmp_path, tool, arguments):
-    """A named pipe in place of the config: the tool has opened it when this test has, and then waits for its text."""
+    """A named pipe in place of the config: the tool has read its first byte when that is gone, and waits for more.
+
+    A signal between the opening and the first read would be lost: Python looks for signals before, and the read waits.
+    """
     pipe = tmp_path / "config.json"
     os.mkfifo(pipe)
     (tmp_path / "metrics.jsonl").touch()
@@ -41,6 +47,9 @@ def test_ctrl_c_ends_a_tool_without_a_traceback(tmp_path, tool, arguments):
         writers: list[int] = []
         try:
             wait_for(lambda: bool(writers.extend(open_end(pipe)) or writers), process)
+            os.write(writers[0], b"{")
+            wait_for(lambda: num_waiting(writers[0]) == 0, process)
+            time.sleep(0.2)  # The tool's next read follows within microseconds.
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=LIMIT_S)
         finally:
@@ -59,3 +68,8 @@ def open_end(pipe):
     """The end to write to, once somebody reads; until then none."""
     with contextlib.suppress(OSError):
         yield os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+
+
+def num_waiting(pipe):
+    """Bytes in a pipe that nobody has read."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
