@@ -1,8 +1,8 @@
 """The Anakin run loop: environments, acting and learning in one compiled program on every device.
 
 The main thread calls the program for several updates at a time and accounts for each call while the next one runs. A
-call ends wherever there is something to do on the host: a row of metrics, a checkpoint, an evaluation. What acts is
-always the newest parameters, and environments are a part of the state: a run that was stopped resumes where it was.
+call ends wherever there is something to do on the host: a row of metrics, a checkpoint, an evaluation. The newest
+parameters always act. The environments are a part of the state, so a run that was stopped resumes where it was.
 
 Source: the Anakin architecture of Hessel et al. 2021, arXiv:2104.06272.
 """
