@@ -74,14 +74,15 @@ def assemble(
         ConfigError: if they do not fit.
     """
     with watching(f"env.id={config.env.id!r} in its module, constructor, or first reset or step"):
-        config, source, spec = load_environment(config)
-    topology = make_topology(config.topology, devices)
+        asked, source, spec = load_environment(config)
+    topology = make_topology(asked.topology, devices)
     if devices is None:  # Others stand for devices that are not here.
-        check_experience_fits(config, spec, topology)
-    config = resolve_partition(config, topology)
+        check_experience_fits(asked, spec, topology)
+    config = resolve_partition(asked, topology)
     layout = make_layout(config, topology)
     agent, rules = make_split_agent(config, spec, topology.learner)
     assembly = Assembly(
+        asked=asked,
         config=config,
         source=source,
         spec=spec,

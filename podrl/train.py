@@ -8,7 +8,6 @@ after 1 when its cause is removed.
 
 from collections.abc import Callable
 import contextlib
-import dataclasses
 import functools
 import os
 import sys
@@ -24,12 +23,12 @@ from podrl.config.config_dict import to_dict
 from podrl.config.paths import absolute_workdir
 from podrl.experience.schedule import last_update
 from podrl.loops.interface import Outcome, Services
-from podrl.loops.services import agree_on_end, make_hooks, make_summary, open_display, open_evaluator
+from podrl.loops.services import agree_on_end, make_hooks, make_summary, open_evaluator, open_instruments, open_reporter
 from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.folder_guard import FolderGuard, FolderLostError
 from podrl.runs.naming import default_folder
 from podrl.runs.opening import open_folder
-from podrl.runs.resume import find_start, make_checkpointer, note_start, with_clock
+from podrl.runs.resume import find_start, make_checkpointer, note_start
 from podrl.runs.workdir import make_manifest
 from podrl.runtime.compilation_cache import use_compilation_cache
 from podrl.runtime.container_limits import check_threads, explain_limit
@@ -39,19 +38,16 @@ from podrl.runtime.job.agreement import make_stop
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.job.joining import join
 from podrl.runtime.job.local_gpus import check_gpus
+from podrl.runtime.job.membership import Membership
 from podrl.runtime.job.place import find_place, warn_of_unread_launcher
 from podrl.runtime.job.preflight import check_job
-from podrl.runtime.ledger import Ledger
 from podrl.runtime.machine import available_cores, jax_plugins, keep_freed_memory, require_determinism, suit_xla_to_cpu
 from podrl.runtime.process_exit import contained
-from podrl.runtime.profiler import Profiler
 from podrl.runtime.stop_signals import INTERRUPTED, ending_waits
 from podrl.runtime.streams import keep_printing
 from podrl.runtime.tool import refuse_module
-from podrl.runtime.watchdog import STALLED, Watchdog, Watched
+from podrl.runtime.watchdog import STALLED, Watched
 from podrl.telemetry.display import configure_logging
-from podrl.telemetry.reporter import Reporter
-from podrl.telemetry.writer import MetricsWriter
 from podrl.types import Counters
 
 
@@ -62,21 +58,7 @@ def main(command: CommandLine) -> int:
         ConfigError: on a mistake of the user's, before anything was started.
     """
     membership = find_place(os.environ, command)
-    configure_logging(membership.process_index)
-    keep_printing()
-    warn_of_unread_launcher(os.environ, membership, alone=command.alone)
-    check_gpus(os.environ, membership, jax_plugins())
-    keep_freed_memory()
-    suit_xla_to_cpu(os.environ, jax_plugins())
-    check_threads(os.environ, available_cores())
-    use_compilation_cache()
-    config = resolve(command.config)
-    check(
-        not command.start_anew or os.environ.get("SLURM_RESTART_COUNT", "0") in ("", "0"),
-        "--start_anew would delete what this job made before SLURM restarted it. Submit it without.",
-    )
-    if config.determinism == "exact":
-        require_determinism(os.environ, jax_plugins())
+    config = _set_up(command, membership)
     job = ALONE
     try:
         try:  # A signal ends the wait for others at once.
@@ -109,18 +91,7 @@ def main(command: CommandLine) -> int:
         if isinstance(error.__cause__, ConfigError):
             job.fail(str(error.__cause__), MISTAKE)
             raise error.__cause__ from None
-        lost = job.explain_loss() if is_of_the_runtime(error) else None
-        if lost:
-            logging.error("%s", lost)
-            leave(job.exit_code)
-        code = _failure_code(error)
-        limit = explain_limit(error)
-        said = limit or str(error) or type(error).__name__
-        logging.error("The run failed: %s", said)
-        if limit is None and code != MISTAKE:
-            logging.error("Details:", exc_info=error.__cause__ or error)
-        job.fail(said, code)
-        return _exit_code(code, job, error)
+        return _exit_code(_tell_of_failure(error, job), job, error)
     return _exit_code(code, job)
 
 
@@ -156,56 +127,45 @@ def train(
         TimeoutError: if one thread waited too long for another.
         CheckpointError: if a checkpoint could not be saved.
     """
-    start_s, first = time.perf_counter(), job.process_index == 0
+    start_s = time.perf_counter()
     place = absolute_workdir(workdir or default_folder(config.name))  # Before any environment can change the folder.
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
     assembly = assemble_job(config, job, on_stall)
-    asked, config = dataclasses.replace(config, env=assembly.config.env), assembly.config  # Options as they were read.
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(config.patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(FolderGuard(stop_code))
         folder, resumes = open_folder(
-            *(asked, place, guard, job),
+            *(assembly.asked, place, guard, job),
             is_new=not workdir,
             accept_changes=accept_changes,
             start_anew=start_anew,
             env_before=assembly.spec.env_before,
         )
-        display = stack.enter_context(open_display(config, folder, shown=first))
-        job.on_loss = display.close
-        watchdog = stack.enter_context(Watchdog(config.watchdog_s, on_stall=on_stall))
-        profiler = stack.enter_context(
-            Profiler(folder / "profile", last_update=config.num_updates, enabled=profile and first)
-        )
-        ledger = Ledger("learner", annotate=profiler.annotate)
-        watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
-        checkpointer = stack.enter_context(make_checkpointer(config, folder))
+        instruments = stack.enter_context(open_instruments(assembly, folder, job, on_stall, profile=profile))
+        display, watchdog, profiler, ledger = instruments
+        checkpointer = stack.enter_context(make_checkpointer(assembly.config, folder))
         for line in describe_assembly(assembly, str(folder)):
             logging.info("%s", line)
 
-        start = None
+        start, reporter = None, None
         if resumes:
             with ledger.spend("checkpoint"):
-                start = find_start(config, folder, checkpointer, assembly.state_shape, share)
+                start = find_start(assembly.config, folder, checkpointer, assembly.state_shape, share)
         begin = start.counters if start else Counters()
         assembly = resume_at(assembly, begin)
-        profiler.last_update = last_update(config, begin)
-        manifest = make_manifest(config, assembly.topology, argv, job.hosts)
-        reporter = None
-        if first:
-            note_start(asked, folder, start, manifest, resumes=resumes)
-            kept = begin if resumes else None
-            writer = stack.enter_context(MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=kept))
-            start = with_clock(start, folder)  # By the rows that are kept, which the writer has put in order.
-            advises = not profile and config.topology.placement == "sebulba"  # It is about threads that wait.
-            parts = (config, assembly.topology, writer, display, ledger, start, guard.check_news)
-            reporter = Reporter(*parts, start_s=time.perf_counter(), advises=advises)
+        profiler.last_update = last_update(assembly.config, begin)
+        manifest = make_manifest(assembly.config, assembly.topology, argv, job.hosts)
+        if job.process_index == 0:
+            note_start(assembly.asked, folder, start, manifest, resumes=resumes)
+            reporter, start = stack.enter_context(
+                open_reporter(assembly, folder, start, instruments, guard, resumes=resumes)
+            )
         evaluator = stack.enter_context(open_evaluator(assembly, begin, folder, reporter))
         watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
         stop, vote = make_stop(job, assembly.topology.learner, stop_code)
-        save = functools.partial(checkpointer.save, config=to_dict(asked), manifest=manifest)
-        hooks = make_hooks(display, profiler, reporter, guard, checks=(checkpointer.check_save, vote), save=save)
+        save = functools.partial(checkpointer.save, config=to_dict(assembly.asked), manifest=manifest)
+        hooks = make_hooks(instruments, reporter, guard, checks=(checkpointer.check_save, vote), save=save)
         services = Services(
             stop=stop, evaluator=evaluator, ledger=ledger, watchdog=watchdog, annotate=profiler.annotate
         )
@@ -216,7 +176,7 @@ def train(
             outcome = agree_on_end(outcome, stop_code(), share, job.name_of)
         if not outcome.finished:
             logging.info("To resume: the same command with --workdir=%s", folder)
-        display.summary(make_summary(config, assembly.spec, outcome, wall_s=time.perf_counter() - start_s))
+        display.summary(make_summary(assembly, outcome, wall_s=time.perf_counter() - start_s))
     return outcome
 
 
@@ -224,6 +184,45 @@ def tell_of_stall(job: Job, limit_s: float) -> None:
     """Gives the terminal back, and tells the other processes that this one is about to end."""
     job.on_loss()
     job.fail(f"it stood still for {limit_s:.0f} s", STALLED)
+
+
+def _set_up(command: CommandLine, membership: Membership) -> Config:
+    """Sets up logging, devices and memory of this process before JAX starts, and returns the run's config."""
+    configure_logging(membership.process_index)
+    keep_printing()
+    warn_of_unread_launcher(os.environ, membership, alone=command.alone)
+    check_gpus(os.environ, membership, jax_plugins())
+    keep_freed_memory()
+    suit_xla_to_cpu(os.environ, jax_plugins())
+    check_threads(os.environ, available_cores())
+    use_compilation_cache()
+    config = resolve(command.config)
+    check(
+        not command.start_anew or os.environ.get("SLURM_RESTART_COUNT", "0") in ("", "0"),
+        "--start_anew would delete what this job made before SLURM restarted it. Submit it without.",
+    )
+    if config.determinism == "exact":
+        require_determinism(os.environ, jax_plugins())
+    return config
+
+
+def _tell_of_failure(error: Exception, job: Job) -> int:
+    """Logs why the run failed, tells the other processes, and returns the exit code.
+
+    Where the error only follows from the loss of another process, that is logged, and this process ends here.
+    """
+    lost = job.explain_loss() if is_of_the_runtime(error) else None
+    if lost:
+        logging.error("%s", lost)
+        leave(job.exit_code)
+    code = _failure_code(error)
+    limit = explain_limit(error)
+    said = limit or str(error) or type(error).__name__
+    logging.error("The run failed: %s", said)
+    if limit is None and code != MISTAKE:
+        logging.error("Details:", exc_info=error.__cause__ or error)
+    job.fail(said, code)
+    return code
 
 
 def _failure_code(error: Exception) -> int:

@@ -33,8 +33,8 @@ class Assembly:
     """What a run is made of, before anything is compiled or started.
 
     Attributes:
-        config: The run's config, with what was left to this machine, and the environment's options as its constructor
-            gets them.
+        asked: The run's config as the user asked for it, with the environment's options as its constructor gets them.
+        config: The same, with what was left to this machine.
         source: Makes environments.
         spec: One environment.
         topology: Who acts and who learns.
@@ -44,6 +44,7 @@ class Assembly:
         learner: Makes the updates; with `topology.placement='anakin'` a `FusedLearner`, which also acts.
     """
 
+    asked: Config
     config: Config
     source: Source
     spec: EnvSpec

@@ -1,29 +1,99 @@
 """What a run's loop calls, what plays its evaluations, and how the run ended for all processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import json
+import time
+from typing import NamedTuple
 
 from absl import logging
 from etils import epath
 from rich.console import Console
 
-from podrl.config.config import Config
 from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator, make_evaluator
 from podrl.loops.interface import Assembly, Hooks, Outcome
 from podrl.mistakes import shorten
 from podrl.runs.folder_guard import FolderGuard
+from podrl.runs.resume import with_clock
+from podrl.runtime.job.job import Job
+from podrl.runtime.ledger import Ledger
 from podrl.runtime.profiler import Profiler
+from podrl.runtime.watchdog import Watchdog, Watched
 from podrl.telemetry.display import Display
 from podrl.telemetry.kept_rows import has_row_with
 from podrl.telemetry.panel import Summary
 from podrl.telemetry.reporter import Reporter
-from podrl.types import Counters, EnvSpec, Snapshot
+from podrl.telemetry.writer import MetricsWriter
+from podrl.types import Counters, Snapshot
+
+
+class Instruments(NamedTuple):
+    """What shows a run, and watches its main thread."""
+
+    display: Display
+    watchdog: Watchdog
+    profiler: Profiler
+    ledger: Ledger
+
+
+@contextlib.contextmanager
+def open_instruments(
+    assembly: Assembly, folder: epath.Path, job: Job, on_stall: Callable[[], None], *, profile: bool
+) -> Iterator[Instruments]:
+    """Opens a run's instruments. The display and the profile are those of the first process.
+
+    Args:
+        assembly: The run's parts.
+        folder: The run's folder.
+        job: All processes; a lost one closes the display.
+        on_stall: Called by the watchdog before it ends a process that stands still.
+        profile: Whether to trace some updates.
+    """
+    config, first = assembly.config, job.process_index == 0
+    console = None if first else Console(quiet=True)
+    with (
+        Display(config.name, config.env.id, config.total_env_steps, folder, console) as display,
+        Watchdog(config.watchdog_s, on_stall=on_stall) as watchdog,
+        Profiler(folder / "profile", last_update=config.num_updates, enabled=profile and first) as profiler,
+    ):
+        job.on_loss = display.close
+        ledger = Ledger("learner", annotate=profiler.annotate)
+        watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
+        yield Instruments(display, watchdog, profiler, ledger)
+
+
+@contextlib.contextmanager
+def open_reporter(
+    assembly: Assembly,
+    folder: epath.Path,
+    start: Snapshot | None,
+    instruments: Instruments,
+    guard: FolderGuard,
+    *,
+    resumes: bool,
+) -> Iterator[tuple[Reporter, Snapshot | None]]:
+    """Opens the files of rows, and yields what reports to them, and `start` with the clock of the rows that are kept.
+
+    Args:
+        assembly: The run's parts.
+        folder: The run's folder.
+        start: Where the run resumes; None if it begins.
+        instruments: Show rows, and what limits the run.
+        guard: Notices that the run's folder is lost.
+        resumes: Whether the folder holds a run.
+    """
+    config, (display, _, profiler, ledger) = assembly.config, instruments
+    kept = (start.counters if start else Counters()) if resumes else None
+    with MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=kept) as writer:
+        start = with_clock(start, folder)  # The writer has put the rows in order.
+        advises = profiler.annotate is None and config.topology.placement == "sebulba"  # It is about threads that wait.
+        parts = (config, assembly.topology, writer, display, ledger, start, guard.check_news)
+        yield Reporter(*parts, start_s=time.perf_counter(), advises=advises), start
 
 
 def make_hooks(
-    display: Display,
-    profiler: Profiler,
+    instruments: Instruments,
     reporter: Reporter | None,
     guard: FolderGuard,
     *,
@@ -33,8 +103,7 @@ def make_hooks(
     """The functions that a run loop calls.
 
     Args:
-        display: Shows how far the run is.
-        profiler: Traces some updates.
+        instruments: Show how far the run is, and trace some updates.
         reporter: Writes rows; None where another process does.
         guard: Notices that the run's folder is lost.
         checks: Called before each update.
@@ -42,8 +111,8 @@ def make_hooks(
     """
 
     def before_update(launched: Counters, ended: Counters) -> None:
-        display.advance(ended)
-        profiler.before_update(launched.learner_steps + 1)
+        instruments.display.advance(ended)
+        instruments.profiler.before_update(launched.learner_steps + 1)
         for check_one in checks:
             check_one()
 
@@ -54,13 +123,9 @@ def make_hooks(
         save(snapshot)
 
     write_row = reporter.write_row if reporter else lambda row: None
-    return Hooks(show_phase=display.phase, before_update=before_update, write_row=write_row, save=save_guarded)
-
-
-def open_display(config: Config, folder: epath.Path, *, shown: bool) -> Display:
-    """The display of a run; of a process that is not the first it prints nothing."""
-    console = None if shown else Console(quiet=True)
-    return Display(config.name, config.env.id, config.total_env_steps, folder, console)
+    return Hooks(
+        show_phase=instruments.display.phase, before_update=before_update, write_row=write_row, save=save_guarded
+    )
 
 
 def open_evaluator(assembly: Assembly, begin: Counters, folder: epath.Path, reporter: Reporter | None) -> Evaluator:
@@ -100,7 +165,7 @@ def agree_on_end(
     )
 
 
-def make_summary(config: Config, spec: EnvSpec, outcome: Outcome, *, wall_s: float) -> Summary:
+def make_summary(assembly: Assembly, outcome: Outcome, *, wall_s: float) -> Summary:
     """What the display shows in the end."""
     return Summary(
         outcome="finished" if outcome.finished else "interrupted",
@@ -108,8 +173,8 @@ def make_summary(config: Config, spec: EnvSpec, outcome: Outcome, *, wall_s: flo
         wall_s=wall_s,
         compile_s=outcome.compile_s,
         env_steps_per_second=outcome.env_steps_per_second,
-        frames_per_second=outcome.env_steps_per_second * spec.frames_per_step,
+        frames_per_second=outcome.env_steps_per_second * assembly.spec.frames_per_step,
         episode_return=outcome.episode_return,
         episodes=outcome.episodes,
-        tensorboard=config.log.tensorboard,
+        tensorboard=assembly.config.log.tensorboard,
     )
