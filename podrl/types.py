@@ -20,6 +20,8 @@ import numpy as np
 
 Array = Any  # jax.Array, or np.ndarray on the host
 
+VECTOR = "vector"  # The part of an observation that joins all its entries but images.
+
 # A pytree of arrays. Python's type system cannot say more about it.
 PyTree = Any
 

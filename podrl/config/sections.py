@@ -21,8 +21,11 @@ class EnvConfig:
     Attributes:
         source: module in `podrl/envs/`.
         id: the environment's name at that source.
-        observation_keys: the entries of a dictionary observation to keep; empty keeps all. They are flattened in sorted
-            order.
+        observation_keys: the entries of a dictionary or tuple to keep, by name, by path (`arm/angles`) or by position;
+            empty keeps all.
+        parts: with `auto` an image beside other entries of an observation stays an image, for an encoder of its own
+            (`network.parts`), and the other entries are joined to one vector. With `joined` images are flattened and
+            joined, too.
         channels: position of the channels in images [H, W, C]: `first`, `last`, or `auto`, which guesses for uint8 of
             rank 3 (`podrl.envs.observations`). The other two make images of other arrays of rank 2 and 3, too.
         uint8: how uint8 observations are read: as `pixels`, where 255 becomes 1, as `numbers` unchanged, or `auto`:
@@ -40,6 +43,7 @@ class EnvConfig:
     source: str = text(200, "envpool")
     id: str = text(500)
     observation_keys: tuple[str, ...] = texts(1000, (), length=200)
+    parts: str = choice(("auto", "joined"), "auto")
     channels: str = choice(("auto", "first", "last"), "auto")
     uint8: str = choice(("auto", "numbers", "pixels"), "auto")
     max_episode_steps: int = number(0, SIZE, 0, open=True)

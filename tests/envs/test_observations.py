@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError, EnvConfig, NetworkConfig
-from podrl.envs.observations import MAX_ONE_HOT, channels_come_first, describe_observation, make_encoding
+from podrl.envs.encodings import MAX_ONE_HOT, channels_come_first
+from podrl.envs.observations import describe_observation, make_encoding
 from podrl.envs.source import load_source
 from podrl.envs.sources.gymnasium import make_pool, make_spec
 from podrl.envs.spaces import make_action_encoding
@@ -62,7 +63,7 @@ class TestPixels:
         space = spaces.Dict(clock=spaces.Box(0, 9, (1,), np.float32), image=pixels(*shape), kind=spaces.Discrete(2))
         space.seed(0)
         drawn = [space.sample() for _ in range(3)]
-        _, seen = self.seen(space, drawn)
+        _, seen = self.seen(space, drawn, parts="joined")
 
         for row, raw in zip(seen, drawn, strict=True):
             expected = [raw["clock"], raw["image"].ravel() / np.float32(255), np.eye(2)[raw["kind"]]]
@@ -79,7 +80,7 @@ class TestPixels:
     def test_a_key_decides_otherwise(self):
         view, flags = np.full((7, 7, 3), 10, np.uint8), np.ones((5, 5, 2), np.uint8)
         grid = spaces.Dict(direction=spaces.Discrete(4), view=pixels(7, 7, 3))
-        _, seen = self.seen(grid, [{"direction": 0, "view": view}], uint8="numbers")
+        _, seen = self.seen(grid, [{"direction": 0, "view": view}], uint8="numbers", parts="joined")
         assert seen.max() == 10
         assert self.seen(pixels(7, 7, 3), [view], uint8="numbers")[1].max() == 10
         sloppy = spaces.Box(0, 1, (5, 5, 2), np.uint8)
@@ -205,6 +206,72 @@ def test_gray_images_of_any_form_suit_an_encoder_of_images(space):
     )
 
 
+class TestParts:
+    """An image beside other entries stays an image; these are one vector."""
+
+    SPACE = spaces.Dict(
+        arm=spaces.Dict(grip=spaces.Discrete(2), angles=spaces.Box(-1, 1, (3,))),
+        eyes=spaces.Tuple((pixels(8, 8, 3), pixels(1, 8, 8))),
+        nothing=spaces.Box(0, 1, (0,)),
+    )
+
+    def seen(self, space, observations, **settings):
+        encoding = make_encoding(space, config_of(**settings))
+        encoded = encoding.encode(stack(space, observations))
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(observations), *x.shape), x.dtype), encoding.struct)
+        assert jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), encoded) == shapes
+        assert all(x.flags.c_contiguous for x in jax.tree.leaves(encoded))
+        return encoding, encoded
+
+    def draw(self, space):
+        space.seed(0)
+        return [space.sample() for _ in range(3)]
+
+    def test_nested_dictionaries_and_tuples(self):
+        drawn = self.draw(self.SPACE)
+        encoding, seen = self.seen(self.SPACE, drawn)
+
+        assert sorted(seen) == ["eyes/0", "eyes/1", "vector"]
+        for row, raw in enumerate(drawn):
+            np.testing.assert_array_equal(seen["eyes/0"][row], raw["eyes"][0])
+            np.testing.assert_array_equal(seen["eyes/1"][row], np.moveaxis(raw["eyes"][1], 0, -1))
+            vector = [raw["arm"]["angles"], np.eye(2, dtype=np.float32)[raw["arm"]["grip"]]]
+            np.testing.assert_array_equal(seen["vector"][row], np.concatenate(vector))
+        assert encoding.text.startswith("3 parts (eyes/0: image 8x8x3, channels last, pixels (255 counts as 1); ")
+        assert "vector: a dictionary as one vector of 5 (arm/angles: " in encoding.text
+
+    @pytest.mark.parametrize(
+        ("keys", "parts"),
+        [
+            (("eyes", "arm/grip"), {"eyes/0": (8, 8, 3), "eyes/1": (8, 8, 1), "vector": (2,)}),
+            (("eyes",), {"eyes/0": (8, 8, 3), "eyes/1": (8, 8, 1)}),
+            (("eyes/0", "nothing"), {"eyes/0": (8, 8, 3)}),
+        ],
+        ids=str,
+    )
+    def test_keys_keep_some(self, keys, parts):
+        encoding, _ = self.seen(self.SPACE, self.draw(self.SPACE), observation_keys=keys)
+        assert {name: part.shape for name, part in encoding.struct.items()} == parts
+
+    def test_an_image_that_is_kept_alone_comes_alone(self):
+        encoding, seen = self.seen(self.SPACE, self.draw(self.SPACE), observation_keys=("eyes/1",))
+        assert seen.shape == (3, 8, 8, 1)
+
+    def test_a_key_joins_all(self):
+        drawn = self.draw(self.SPACE)
+        _, seen = self.seen(self.SPACE, drawn, parts="joined", uint8="numbers")
+        flat = np.stack([gymnasium.spaces.flatten(self.SPACE, raw) for raw in drawn])
+        np.testing.assert_array_equal(seen, flat.astype(np.float32))
+
+    def test_an_unknown_key_is_answered_with_paths(self):
+        with pytest.raises(ConfigError, match=r"no entry 'arm/grasp'.*arm/grip"):
+            make_encoding(self.SPACE, config_of(observation_keys=("arm/grasp",)))
+
+    def test_an_image_of_the_vectors_name_is_refused(self):
+        with pytest.raises(ConfigError, match="an image 'vector' beside other entries"):
+            make_encoding(spaces.Dict(vector=pixels(8, 8, 3), clock=spaces.Discrete(2)), config_of())
+
+
 class TestSameAsBefore:
     """The keys of `env` with which an agent of a podrl that had none of them sees what it saw."""
 
@@ -220,7 +287,8 @@ class TestSameAsBefore:
             (spaces.Box(0, 1, (5, 5, 2), np.uint8), {"uint8": "pixels"}),
             (spaces.Box(0, 1, (9,), np.uint8), {}),
             (spaces.Box(-1, 1, (3, 9, 9)), {}),
-            (spaces.Dict(a=pixels(7, 7, 3), b=spaces.Discrete(3)), {"uint8": "numbers"}),
+            (spaces.Dict(a=pixels(7, 7, 3), b=spaces.Discrete(3)), {"parts": "joined", "uint8": "numbers"}),
+            (spaces.Dict(a=pixels(3, 7, 7), b=pixels(7)), {"parts": "joined", "uint8": "numbers"}),
             (spaces.Dict(a=pixels(7, 7, 20)), {"channels": "first"}),
             (spaces.Dict(a=spaces.Box(0, 1, (7,), np.uint8), b=spaces.Discrete(3)), {}),
         ],
@@ -291,13 +359,15 @@ ODD = [
     (spaces.MultiDiscrete([10**9, 2]), TOO_MANY, "take 1,000,000,002 logits"),
     (spaces.MultiBinary(4), 4, 8),
     (spaces.MultiBinary((2, 3)), 6, 12),
-    (spaces.Tuple((spaces.Discrete(2), spaces.Box(0, 1, (2,)))), FLATTEN, ACTIONS),
+    (spaces.Tuple((spaces.Discrete(2), spaces.Box(0, 1, (2,)))), 4, ACTIONS),
+    (spaces.Tuple((spaces.Text(3), spaces.Box(0, 1, (2,)))), f"Text as '0'.*{FLATTEN}", ACTIONS),
     (spaces.Dict(), "holds any number", ACTIONS),
     (spaces.Dict(a=spaces.Box(0, 1, (0,)), b=spaces.Box(0, 1, (2,))), 2, ACTIONS),
     (spaces.Dict(a=spaces.Box(0, 1, (0,)), b=spaces.Box(0, 1, (0, 2))), "holds any number", ACTIONS),
     (spaces.Dict(a=spaces.Discrete(2), b=spaces.MultiDiscrete([2, 3], start=[4, 0])), 7, ACTIONS),
-    (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2)), c=spaces.Discrete(2)), f"'a'.*{FLATTEN}", ACTIONS),
-    (spaces.Dict(a=spaces.Tuple((spaces.Discrete(2),)), c=spaces.Discrete(2)), f"'a'.*{FLATTEN}", ACTIONS),
+    (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2)), c=spaces.Discrete(2)), 4, ACTIONS),
+    (spaces.Dict(a=spaces.Tuple((spaces.Discrete(2),)), c=spaces.Discrete(2)), 4, ACTIONS),
+    (spaces.Dict(a=spaces.Tuple((spaces.Text(2),)), c=spaces.Discrete(2)), f"'a/0'.*{FLATTEN}", ACTIONS),
     (spaces.Text(3), FLATTEN, ACTIONS),
     (spaces.Sequence(spaces.Discrete(2)), "a gymnasium.ObservationWrapper of your own", ACTIONS),
     (spaces.Graph(spaces.Discrete(2), None), "a gymnasium.ObservationWrapper of your own", ACTIONS),
