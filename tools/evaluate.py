@@ -21,8 +21,8 @@ from podrl.config.paths import absolute, absolute_path
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import available_cores, jax_plugins, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.tables import make_console
 from podrl.runtime.tool import check_writable, contain, run_tool
-from podrl.telemetry.tables import make_console
 
 if TYPE_CHECKING:
     import jax

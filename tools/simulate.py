@@ -20,8 +20,8 @@ from podrl.config.config import Config, ConfigError, check
 from podrl.config.paths import absolute_path
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.tables import make_console
 from podrl.runtime.tool import check_known, check_writable, load_overridden, parse_numbers, run_tool
-from podrl.telemetry.tables import make_console
 
 if TYPE_CHECKING:  # JAX: a mistake before need not wait for it.
     from podrl.performance.planning.measurement import Measurements

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from podrl.telemetry.tables import compact
+from podrl.runtime.tables import compact
 from podrl.types import Counters
 
 PANEL_WIDTH = 100  # Most columns.

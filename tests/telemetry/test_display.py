@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from podrl.runtime.tables import compact
 from podrl.telemetry.display import Display, configure_logging
 from podrl.telemetry.panel import Summary, duration
-from podrl.telemetry.tables import compact
 from podrl.types import Counters
 
 ROW = {

@@ -3,7 +3,7 @@ import sys
 
 from rich.table import Table
 
-from podrl.telemetry.tables import make_console
+from podrl.runtime.tables import make_console
 
 
 class Terminal(io.StringIO):
