@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import jax
 
     from podrl.envs.source import EvaluationProtocol
+    from podrl.evaluation.episodes import Episodes
     from podrl.evaluation.film import Film
-    from podrl.evaluation.play import Episodes
     from podrl.saved_run import SavedRun
 
 USAGE = """%(prog)s --workdir RUN [--step N] [--episodes 100] [--policy both|greedy|sampled] [--seed 1]
@@ -79,8 +79,9 @@ def run(flags: argparse.Namespace) -> None:
 
     from podrl.evaluation import report
     from podrl.evaluation.endless import check_ends
+    from podrl.evaluation.episodes import split_episodes
     from podrl.evaluation.film import Film
-    from podrl.evaluation.play import POLICIES, check_same_interface, split_episodes
+    from podrl.evaluation.play import POLICIES, check_same_interface
     from podrl.runs import inspection
     from podrl.runtime.machine import require_determinism
     from podrl.saved_run import open_run, read_config

@@ -9,7 +9,7 @@ from rich.table import Table
 from podrl.config.config import Config
 from podrl.envs.source import EvaluationProtocol
 from podrl.evaluation.atari_scores import human_normalised
-from podrl.evaluation.play import Episodes, summarize_episodes
+from podrl.evaluation.episodes import Episodes, summarize_episodes
 from podrl.ops.intervals import CONFIDENCE, FEW
 from podrl.runtime.tables import make_table
 from podrl.types import Counters

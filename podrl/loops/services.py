@@ -9,7 +9,8 @@ from etils import epath
 from rich.console import Console
 
 from podrl.config.config import Config
-from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator, make_evaluator
+from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator
+from podrl.evaluation.making import make_evaluator
 from podrl.loops.interface import Assembly, Hooks, Outcome
 from podrl.mistakes import shorten
 from podrl.runs.folder_guard import FolderGuard
