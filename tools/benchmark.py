@@ -132,7 +132,7 @@ def run(command: Command) -> None:
         measure,
         report,
     )
-    from podrl.telemetry.display import configure_logging
+    from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)
     keep_freed_memory()

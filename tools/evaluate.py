@@ -85,7 +85,7 @@ def run(flags: argparse.Namespace) -> None:
     from podrl.runs import inspection
     from podrl.runtime.machine import require_determinism
     from podrl.saved_run import open_run, read_config
-    from podrl.telemetry.display import configure_logging
+    from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)
     num_envs, per_env = split_episodes(flags.episodes)

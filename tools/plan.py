@@ -132,7 +132,7 @@ def run(command: Command) -> None:
 
     from podrl.assembly import resolve
     from podrl.performance.planning.measured import parse_local, read_benchmark
-    from podrl.telemetry.display import configure_logging
+    from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)
     if command.price is not None and here:

@@ -160,7 +160,7 @@ def run(command: Command) -> None:
     from podrl.assembly import resolve
     from podrl.performance.planning import simulation_report
     from podrl.performance.planning.study import run_study
-    from podrl.telemetry.display import configure_logging
+    from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)
     keep_freed_memory()

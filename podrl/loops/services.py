@@ -17,8 +17,8 @@ from podrl.runs.folder_guard import FolderGuard
 from podrl.runtime.profiler import Profiler
 from podrl.telemetry.display import Display
 from podrl.telemetry.kept_rows import has_row_with
-from podrl.telemetry.panel import Summary
 from podrl.telemetry.reporter import Reporter
+from podrl.telemetry.summary import Summary
 from podrl.types import Counters, EnvSpec, Snapshot
 
 
