@@ -33,7 +33,7 @@ from podrl.learning.sharding import describe_split, make_split_networks
 from podrl.loops import anakin, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
-from podrl.networks.actor_critic import make_networks
+from podrl.networks.available import make_networks
 from podrl.networks.interface import Networks
 from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import ALONE, Job
