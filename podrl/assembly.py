@@ -24,16 +24,16 @@ from podrl.envs.source import Source, load_source, make_environment
 from podrl.evaluation.endless import check_evaluation
 from podrl.experience.layout import make_layout
 from podrl.experience.schedule import last_update, updates_ahead
-from podrl.learning.fused import FusedLearner, FusedPrograms
+from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
 from podrl.learning.memory_check import check_experience_fits, check_state_fits
 from podrl.learning.micro_batches import partition_of, resolve_partition
-from podrl.learning.programs import Programs, make_learner
+from podrl.learning.programs import FusedPrograms, Programs, make_learner
 from podrl.learning.sharding import describe_split, make_split_networks
 from podrl.loops import anakin, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
-from podrl.networks.actor_critic import make_networks
+from podrl.networks.available import make_networks
 from podrl.networks.interface import Networks
 from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import ALONE, Job

@@ -47,7 +47,7 @@ from podrl.runtime.stop_signals import INTERRUPTED, ending_waits
 from podrl.runtime.streams import keep_printing
 from podrl.runtime.tool import refuse_module
 from podrl.runtime.watchdog import STALLED, Watched
-from podrl.telemetry.display import configure_logging
+from podrl.telemetry.log_lines import configure_logging
 from podrl.types import Counters
 
 

@@ -20,8 +20,8 @@ from podrl.config.paths import absolute_path
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.tables import make_console
 from podrl.runtime.tool import check_known, check_writable, contain, load_overridden, parse_numbers, run_tool
-from podrl.telemetry.tables import make_console
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config configs/impala_atari.py --memory [--json FILE]
@@ -132,7 +132,7 @@ def run(command: Command) -> None:
         measure,
         report,
     )
-    from podrl.telemetry.display import configure_logging
+    from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)
     keep_freed_memory()

@@ -11,8 +11,8 @@ from podrl.config.paths import absolute
 from podrl.runs.comparison import compare_runs
 from podrl.runs.comparison_report import show_comparison
 from podrl.runs.records import read_record
+from podrl.runtime.tables import make_console
 from podrl.runtime.tool import run_tool
-from podrl.telemetry.tables import make_console
 
 USAGE = """%(prog)s A B
 

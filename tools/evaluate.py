@@ -21,15 +21,15 @@ from podrl.config.paths import absolute, absolute_path
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import available_cores, jax_plugins, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.tables import make_console
 from podrl.runtime.tool import check_writable, contain, run_tool
-from podrl.telemetry.tables import make_console
 
 if TYPE_CHECKING:
     import jax
 
     from podrl.envs.source import EvaluationProtocol
+    from podrl.evaluation.episodes import Episodes
     from podrl.evaluation.film import Film
-    from podrl.evaluation.play import Episodes
     from podrl.saved_run import SavedRun
 
 USAGE = """%(prog)s --workdir RUN [--step N] [--episodes 100] [--policy both|greedy|sampled] [--seed 1]
@@ -79,12 +79,13 @@ def run(flags: argparse.Namespace) -> None:
 
     from podrl.evaluation import report
     from podrl.evaluation.endless import check_ends
+    from podrl.evaluation.episodes import split_episodes
     from podrl.evaluation.film import Film
-    from podrl.evaluation.play import POLICIES, check_same_interface, split_episodes
+    from podrl.evaluation.play import POLICIES, check_same_interface
     from podrl.runs import inspection
     from podrl.runtime.machine import require_determinism
     from podrl.saved_run import open_run, read_config
-    from podrl.telemetry.display import configure_logging
+    from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)
     num_envs, per_env = split_episodes(flags.episodes)

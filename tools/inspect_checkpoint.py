@@ -44,8 +44,8 @@ def run(command: argparse.Namespace) -> int:
     from podrl.runs import export, inspection, inspection_report
     from podrl.runs.checkpoint_arrays import read_params
     from podrl.runs.checkpoint_errors import CheckpointError
-    from podrl.telemetry.display import configure_logging
-    from podrl.telemetry.tables import make_console
+    from podrl.runtime.tables import make_console
+    from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)
     workdir = inspection.find_run(command.workdir)

@@ -22,8 +22,8 @@ from podrl.config.config import check
 from podrl.config.paths import absolute_path
 from podrl.config.ranges import check_flag
 from podrl.runtime.jax_settings import check_jax_settings
+from podrl.runtime.tables import make_console, print_lines
 from podrl.runtime.tool import check_known, check_writable, load_overridden, run_tool
-from podrl.telemetry.tables import make_console, print_lines
 
 USAGE = """%(prog)s --config configs/impala_atari.py --topology v5e:2x4 [--topology v5e:16x16 ...] [--config.x.y=...]
        %(prog)s --config configs/impala_atari.py --topology h100:2x8 --price 2.5
@@ -132,7 +132,7 @@ def run(command: Command) -> None:
 
     from podrl.assembly import resolve
     from podrl.performance.planning.measured import parse_local, read_benchmark
-    from podrl.telemetry.display import configure_logging
+    from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)
     if command.price is not None and here:

@@ -20,8 +20,8 @@ from podrl.config.config import Config, ConfigError, check
 from podrl.config.paths import absolute_path
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
+from podrl.runtime.tables import make_console
 from podrl.runtime.tool import check_known, check_writable, load_overridden, parse_numbers, run_tool
-from podrl.telemetry.tables import make_console
 
 if TYPE_CHECKING:  # JAX: a mistake before need not wait for it.
     from podrl.performance.planning.measurement import Measurements
@@ -160,7 +160,7 @@ def run(command: Command) -> None:
     from podrl.assembly import resolve
     from podrl.performance.planning import simulation_report
     from podrl.performance.planning.study import run_study
-    from podrl.telemetry.display import configure_logging
+    from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)
     keep_freed_memory()

@@ -9,109 +9,21 @@ than that checkpoint.
 """
 
 from collections.abc import Callable, Set
-import functools
-import threading
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from absl import logging
-import jax
 
-from podrl.agents.parts.interface import Agent
-from podrl.config.config import Config
-from podrl.envs.source import Source, evaluation_protocol
-from podrl.evaluation.endless import EndlessError, EndlessGuard
-from podrl.evaluation.play import Episodes, Player, check_same_interface, make_player
-from podrl.experience.parameters import copy_to
-from podrl.experience.schedule import last_update
+from podrl.evaluation.endless import EndlessError
+from podrl.evaluation.episodes import Episodes
+from podrl.evaluation.evaluation_thread import Evaluation, EvaluationError, Play
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.waiting import Patience
-from podrl.types import Counters, EnvSpec, PyTree
+from podrl.types import Counters, PyTree
 
 ROW_KEY = "evaluate/return"  # Only rows of evaluations have it.
 _JOIN_S = 10.0
 _POLL_S = 0.05
-
-
-class EvaluationError(RuntimeError):
-    """An evaluation failed; the message names its update, and the cause is the original error."""
-
-
-class Play(Protocol):
-    """Plays the episodes of one evaluation."""
-
-    def __call__(
-        self,
-        params: PyTree,
-        update: int,
-        *,
-        show_progress: Callable[[int, int], None],
-        should_stop: Callable[[], bool],
-    ) -> Episodes:
-        """Plays with the result of `Agent.actor_params`; otherwise like `podrl.evaluation.play.Player.play`."""
-        ...
-
-
-class Evaluation:
-    """The thread of one evaluation.
-
-    Attributes:
-        counters: counters of the update whose parameters play.
-    """
-
-    def __init__(self, play: Play, counters: Counters, params: PyTree, ledger: Ledger) -> None:
-        """Starts the thread."""
-        self.counters = counters
-        self._ledger = ledger
-        self._play = play
-        self._episodes: Episodes | None = None
-        self._error: BaseException | None = None
-        self._progress = (0, 0)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(params,), name="evaluator", daemon=True)
-        self._thread.start()
-
-    def join(self, timeout_s: float) -> bool:
-        """Waits for the end and returns whether it has come."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def stop(self) -> None:
-        """Asks the thread to end after its current step."""
-        self._stopping.set()
-
-    def result(self) -> Episodes:
-        """Returns the episodes of an evaluation that has ended by itself.
-
-        Raises:
-            EvaluationError: if it failed.
-        """
-        if self._episodes is None:
-            error = self._error
-            raise EvaluationError(f"The evaluation of {self.name} failed: {type(error).__name__}: {error}") from error
-        return self._episodes
-
-    def doing(self) -> str:
-        """Describes its progress, for messages."""
-        episodes, step = self._progress
-        return f"the evaluation of {self.name} has finished {episodes} episodes and is at step {step:,}"
-
-    @property
-    def name(self) -> str:
-        """Name of its update."""
-        return f"update {self.counters.learner_steps}"
-
-    def _run(self, params: PyTree) -> None:
-        def show_progress(episodes: int, step: int) -> None:
-            with self._ledger.spend("log"):
-                self._progress = (episodes, step)
-
-        try:
-            self._episodes = self._play(
-                params, self.counters.learner_steps, show_progress=show_progress, should_stop=self._stopping.is_set
-            )
-        except BaseException as error:  # noqa: BLE001 (kept and raised in the main thread)
-            self._error = error
 
 
 class Evaluator:
@@ -267,71 +179,3 @@ def _play_nothing(params: PyTree, update: int, **_: Any) -> Episodes:
 OFF = Evaluator(
     every_updates=0, last_update=0, timeout_s=1.0, play=_play_nothing, write=lambda counters, episodes: None
 )
-
-
-def make_evaluator(
-    config: Config,
-    *,
-    agent: Agent,
-    spec: EnvSpec,
-    source: Source,
-    device: jax.Device,
-    begun: Counters,
-    done: Set[int],
-    write: Callable[[Counters, Episodes], None],
-) -> Evaluator:
-    """Makes the evaluator that a config asks for; it compiles what it needs in its own thread.
-
-    Args:
-        config: config of the whole run.
-        agent: the algorithm.
-        spec: the environment's spec in training.
-        source: makes environments.
-        device: device to act on.
-        begun: counters at which this start of the run begins.
-        done: updates that were evaluated before.
-        write: called with the episodes.
-
-    Raises:
-        ConfigError: if the environment cannot be played by its own protocol.
-    """
-    if config.evaluate.every_updates == 0:
-        return OFF
-    protocol = evaluation_protocol(source, config.env)
-    check_same_interface(spec, source.make_spec(protocol.env), protocol)
-
-    ledger = Ledger("evaluator")
-
-    @functools.cache
-    def player() -> Player:
-        return make_player(
-            agent,
-            spec,
-            policy="greedy" if config.evaluate.greedy else "sampled",
-            episodes=config.evaluate.episodes,
-            device=device,
-            make_pool=lambda seeds: source.make_pool(protocol.env, seeds=seeds, num_threads=1),
-        )
-
-    def play(
-        params: PyTree,
-        update: int,
-        *,
-        show_progress: Callable[[int, int], None],
-        should_stop: Callable[[], bool],
-    ) -> Episodes:
-        with ledger.spend("compile"):
-            ready = player()
-        guard = EndlessGuard(protocol, show_progress)
-        inputs = (copy_to(params, device), config.seed, update)
-        return ready.play(*inputs, show_progress=guard, should_stop=should_stop)
-
-    return Evaluator(
-        every_updates=config.evaluate.every_updates,
-        last_update=last_update(config, begun),
-        done=done,
-        timeout_s=config.evaluate.timeout_s,
-        play=play,
-        write=write,
-        ledger=ledger,
-    )

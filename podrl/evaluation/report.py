@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from podrl.config.config import Config
 from podrl.envs.source import EvaluationProtocol
 from podrl.evaluation.atari_scores import human_normalised
-from podrl.evaluation.play import Episodes, summarize_episodes
+from podrl.evaluation.episodes import Episodes, summarize_episodes
 from podrl.ops.intervals import CONFIDENCE, FEW
+from podrl.runtime.tables import make_table
 from podrl.types import Counters
 
 
@@ -67,7 +67,7 @@ def show_scores(console: Console, report: Mapping[str, Any]) -> None:
     )
     for label, text in _facts(report).items():
         console.print(f"  {label:<10} {text}", soft_wrap=True)
-    console.print(_table(report["policies"]))
+    console.print(_table(report["policies"], plain=not console.is_terminal))
     for note in _notes(report):
         console.print(note, soft_wrap=True)
 
@@ -82,12 +82,9 @@ def _facts(report: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _table(policies: Mapping[str, Mapping[str, Any]]) -> Table:
+def _table(policies: Mapping[str, Mapping[str, Any]], *, plain: bool) -> Table:
     """Makes a table with a column for each policy."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("", style="dim", no_wrap=True)
-    for policy in policies:
-        table.add_column(policy, justify="right", no_wrap=True)
+    table = make_table(("", *policies), plain=plain)
     results = policies.values()
     percent = f"{CONFIDENCE:.0%}"
     table.add_row("return, mean", *(_number(result["return"]["mean"]) for result in results), style="bold")

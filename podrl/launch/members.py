@@ -15,24 +15,18 @@ import time
 
 from absl import logging
 
-from podrl.config.config import ConfigError
+from podrl.config.config import MISTAKE, ConfigError
 from podrl.launch.end_pipe import EndPipe
+from podrl.launch.job_end import JobEnd, describe_end, kind_of_end, rank_of_end
 from podrl.launch.preparation import preparation
 from podrl.launch.relay import Relay
 from podrl.launch.signals import StopSignals
 from podrl.runtime.container_limits import LimitReached, explain_limit
-from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.runtime.streams import binary_of
 from podrl.runtime.waiting import Patience
 from podrl.runtime.watchdog import STALLED
 
 _POLL_S = 0.1
-_MISTAKE = 2
-_TELLING = (
-    _MISTAKE,
-    STALLED,
-    1,
-)  # For members that fail at the same time; killed ones come before all of these.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,14 +66,6 @@ class Limits:
     after_finish_s: float = 600.0
     after_stop_s: float = 600.0
     after_sigterm_s: float = 60.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class JobEnd:
-    """The end of a job: the most informative exit code, and in words which member it came from."""
-
-    code: int
-    text: str
 
 
 def run_members(
@@ -185,8 +171,8 @@ class _Job:
         ending = self._ending or JobEnd(code=0, text="")
         if self._stop.exit_code is not None and ending.code > 128:  # Killed on the user's request.
             return JobEnd(code=self._stop.exit_code, text=ending.text)
-        if len(self._ended) > 1 and set(self._ended) == {_MISTAKE}:  # Not the first one's mistake alone.
-            return JobEnd(code=_MISTAKE, text=f"all {len(self._ended)} processes ended with it")
+        if len(self._ended) > 1 and set(self._ended) == {MISTAKE}:  # Not the first one's mistake alone.
+            return JobEnd(code=MISTAKE, text=f"all {len(self._ended)} processes ended with it")
         return ending
 
     def close(self) -> None:
@@ -200,11 +186,11 @@ class _Job:
         ended = {
             name: self._code(name, process) for name, process in self._running.items() if process.poll() is not None
         }
-        for name, code in sorted(ended.items(), key=lambda item: _rank(item[1])):
+        for name, code in sorted(ended.items(), key=lambda item: rank_of_end(item[1])):
             del self._running[name]
             self._ended.append(code)
-            if self._ending is None or _kind(code) < _kind(self._ending.code):
-                self._ending = JobEnd(code=128 - code if code < 0 else code, text=_describe(name, code))
+            if self._ending is None or kind_of_end(code) < kind_of_end(self._ending.code):
+                self._ending = JobEnd(code=128 - code if code < 0 else code, text=describe_end(name, code))
 
     def _code(self, name: str, process: subprocess.Popen[bytes]) -> int:
         """Returns the meaning of an ended process's exit code; 1 if it ended with 0 before its run did."""
@@ -262,17 +248,3 @@ class _Job:
         for process in self._running.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signum)
-
-
-def _kind(code: int) -> int:
-    """Returns 0 for a failure, 1 for a member that was told to stop, 2 for one that finished."""
-    return 2 if code == 0 else 1 if code in (PREEMPTED, INTERRUPTED) else 0
-
-
-def _rank(code: int) -> tuple[int, int]:
-    """Orders the exit codes of members that ended at the same time, the most informative first."""
-    return _kind(code), -1 if code < 0 else _TELLING.index(code) if code in _TELLING else len(_TELLING)
-
-
-def _describe(name: str, code: int) -> str:
-    return f"{name} was killed by {signal.Signals(-code).name}" if code < 0 else f"{name} ended with exit code {code}"

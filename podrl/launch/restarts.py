@@ -5,10 +5,11 @@ import time
 
 from absl import logging
 
-from podrl.launch.members import STALLED, JobEnd
+from podrl.launch.job_end import JobEnd
 from podrl.launch.signals import StopSignals
 from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.runtime.waiting import Patience
+from podrl.runtime.watchdog import STALLED
 
 _LONGEST_PAUSE_S = 60.0
 _POLL_S = 0.1

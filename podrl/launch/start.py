@@ -21,7 +21,7 @@ from podrl.launch.signals import StopSignals
 from podrl.launch.tpu import POLL_S, launch_on_tpu
 from podrl.runs.naming import default_folder, free_folder, job_folder, make_new_folder
 from podrl.runs.progress import newest_update
-from podrl.runtime.job.membership import find_membership
+from podrl.runtime.job.detection import find_membership
 from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 
 MEMBERSHIP = ("--coordinator", "--process_count", "--process_index", "--alone")

@@ -1,10 +1,9 @@
 """Runs training on a TPU slice from a workstation: creates it, ships the tree, starts all workers, and resumes."""
 
 from collections.abc import Sequence
-import os
+import functools
 from pathlib import Path
 import secrets
-import shlex
 import signal
 import subprocess
 import sys
@@ -15,30 +14,21 @@ from absl import logging
 from podrl.config.config import ConfigError, check
 from podrl.config.user_modules import ROOT
 from podrl.launch import gcloud
-from podrl.launch.members import JobEnd, Limits, Member, run_members
+from podrl.launch.job_end import JobEnd
+from podrl.launch.members import Limits, Member, run_members
 from podrl.launch.options import Options
 from podrl.launch.restarts import run_with_restarts
 from podrl.launch.shipping import Tree, pack_tree, ship_config
 from podrl.launch.signals import StopSignals
+from podrl.launch.tpu_commands import list_tpu_commands, secret_file, setup_command, start_command
 from podrl.launch.tpu_slice import POLL_S, await_slice
 from podrl.launch.worker import FAILED
-from podrl.runtime.job.mtls import REQUIRED, VARIABLES
-from podrl.runtime.job.secret import FILE_VARIABLE, make_secret
+from podrl.runtime.job.secret import make_secret
 from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.runtime.temporary import temporary_folder
 
 _STOP_LIMIT_S = 60.0
 _CUT = 255  # Exit code of ssh after a lost connection; gcloud tries again ten times, and then ends with 1.
-_PROGRAM = "tools/tpu_launch.py"
-_SETUP = """set -e
-rm -f podrl-*.secret
-mkdir -p {name} && cd {name}
-[ -e .installed ] && exit 0
-tar xzf ../{name}.tar.gz
-python3 -m uv --version >/dev/null 2>&1 || python3 -m pip install --quiet --user uv
-[ -d .venv ] || python3 -m uv venv --quiet --python 3.12 .venv
-VIRTUAL_ENV="$PWD/.venv" python3 -m uv pip install --quiet -e '.[tpu]'
-touch .installed"""
 
 
 def launch_on_tpu(
@@ -71,7 +61,7 @@ def launch_on_tpu(
     tree = pack_tree(root)
     arguments = ship_config(arguments, tree)
     if options.dry_run:
-        sys.stdout.write(dry_run(options, arguments, tree))
+        sys.stdout.write(list_tpu_commands(options, arguments, tree))
         return 0
     gcloud.check_installed()
     try:
@@ -81,21 +71,8 @@ def launch_on_tpu(
     with StopSignals() as stop, temporary_folder("tree") as folder:
         packed = Path(folder) / f"{tree.name}.tar.gz"
         packed.write_bytes(tree.packed)
-
-        def attempt() -> JobEnd:
-            found = await_slice(options, stop, poll_s)
-            if found is None:
-                return JobEnd(code=stop.exit_code or 1, text="no slice")
-            ending = _prepare(options, found.workers, packed, tree, stop, limits)
-            if ending.code == 0:
-                run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-                ending = _share_secret(options, found.workers, Path(folder), run, stop, limits)
-            if ending.code == 0:
-                ending = _train(options, found.workers, arguments, tree, run, stop, limits)
-            return _as_preempted(options, ending)
-
         ending = run_with_restarts(
-            attempt,
+            functools.partial(_attempt, options, arguments, tree, packed, stop, limits, poll_s),
             stop,
             max_restarts=options.max_restarts or 0,
             pause_s=options.restart_pause_s,
@@ -107,33 +84,26 @@ def launch_on_tpu(
     return ending.code
 
 
-def dry_run(options: Options, arguments: Sequence[str], tree: Tree) -> str:
-    """Returns the commands that would be run, in order; `all` marks those that run on every worker."""
-    steps = []
-    if options.accelerator_type is not None:
-        steps.append(
-            ("If there is no such TPU, or it was preempted (after deleting what is left)", gcloud.creation(options))
-        )
-    packed = f"{tree.name}.tar.gz"
-    steps += [
-        ("What git tracks, to all workers", gcloud.scp(options, "all", packed, packed)),
-        ("Installed there", gcloud.ssh(options, "all", _SETUP.format(name=tree.name))),
-        (
-            "A secret of this start, in a file that only its user may read, to all workers",
-            gcloud.scp(options, "all", _secret_file("RUN"), _secret_file("RUN")),
-        ),
-        (
-            "Started there; RUN stands for a name that every start gets, by which a worker knows it again",
-            gcloud.ssh(options, "all", _start(tree, "RUN", arguments)),
-        ),
-    ]
-    lines = [f"cd {shlex.quote(str(tree.root))}", f"git ls-files -z | tar czf {packed} --null -T -"]
-    return "".join(
-        [
-            "# Here:\n" + "\n".join(lines) + "\n",
-            *(f"# {title}:\n{shlex.join(command)}\n" for title, command in steps),
-        ]
-    )
+def _attempt(
+    options: Options,
+    arguments: Sequence[str],
+    tree: Tree,
+    packed: Path,
+    stop: StopSignals,
+    limits: Limits | None,
+    poll_s: float,
+) -> JobEnd:
+    """Waits for the slice, and trains on it until the training or the slice ends."""
+    found = await_slice(options, stop, poll_s)
+    if found is None:
+        return JobEnd(code=stop.exit_code or 1, text="no slice")
+    ending = _prepare(options, found.workers, packed, tree, stop, limits)
+    if ending.code == 0:
+        run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        ending = _share_secret(options, found.workers, packed.parent, run, stop, limits)
+    if ending.code == 0:
+        ending = _train(options, found.workers, arguments, tree, run, stop, limits)
+    return _as_preempted(options, ending)
 
 
 def _prepare(
@@ -145,7 +115,7 @@ def _prepare(
     )
     for make in (
         lambda worker: gcloud.scp(options, worker, str(packed), packed.name),
-        lambda worker: gcloud.ssh(options, worker, _SETUP.format(name=tree.name)),
+        lambda worker: gcloud.ssh(options, worker, setup_command(tree)),
     ):
         members = [Member(name=f"p{worker}", command=make(worker)) for worker in range(workers)]
         ending = run_members(members, stop, limits=limits)
@@ -161,7 +131,7 @@ def _share_secret(
 
     It is sent in a file that only its user may read, since every user of a machine sees the arguments of commands.
     """
-    path = folder / _secret_file(run)
+    path = folder / secret_file(run)
     path.touch(mode=0o600)
     path.write_text(make_secret())
     members = [
@@ -171,11 +141,6 @@ def _share_secret(
     ending = run_members(members, stop, limits=limits)
     path.unlink()
     return ending
-
-
-def _secret_file(run: str) -> str:
-    """Returns the name of the secret's file in a worker's home."""
-    return f"podrl-{run}.secret"
 
 
 def _train(
@@ -190,7 +155,7 @@ def _train(
     members = [
         Member(
             name=f"p{worker}",
-            command=gcloud.ssh(options, worker, _start(tree, run, arguments)),
+            command=gcloud.ssh(options, worker, start_command(tree, run, arguments)),
             codes={FAILED: 1, 1: _CUT},
         )
         for worker in range(workers)
@@ -217,17 +182,6 @@ def _train(
         return run_members(members, stop, limits=limits, send=send)
     finally:
         _reap(senders)
-
-
-def _start(tree: Tree, run: str, arguments: Sequence[str]) -> str:
-    """Returns the shell command that starts the training on a worker, or finds it running there, and follows it.
-
-    Certificates that this launcher's variables name are files on the worker.
-    """
-    training = shlex.join([_PROGRAM, *arguments])
-    worker = f"exec .venv/bin/python podrl/launch/worker.py run {run} .venv/bin/python {training}"
-    named = [f"{name}={shlex.quote(value)} " for name in (*VARIABLES, REQUIRED) if (value := os.environ.get(name))]
-    return f"cd {tree.name} && {''.join(named)}{FILE_VARIABLE}=$HOME/{_secret_file(run)} {worker}"
 
 
 def _as_preempted(options: Options, ending: JobEnd) -> JobEnd:

@@ -26,7 +26,6 @@ from podrl.experience.layout import make_layout
 from podrl.experience.unroll import Unroller
 from podrl.learning.learner import Learner
 from podrl.learning.micro_batches import runs_in_loops
-from podrl.learning.update_cost import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology, replicated
 from podrl.ops.keys import LEARN, purpose_key
 from podrl.types import EnvSpec, FusedState, LearnerState, Metrics, PyTree, Trajectory
@@ -237,25 +236,3 @@ def _check_timestep(acting: InGraphUnroller) -> None:
 
 def _shape(leaf: jax.ShapeDtypeStruct) -> str:
     return f"{leaf.dtype}{leaf.shape}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FusedPrograms:
-    """The compiled program of a run, and its memory.
-
-    Attributes:
-        learner: The fused learner, which runs the program.
-        memory: The memory of a call on each device; None where the backend does not report it.
-        update: The compiled program, whose collectives `podrl.learning.update_cost` lists.
-    """
-
-    learner: FusedLearner
-    memory: UpdateMemory | None
-    update: jax.stages.Compiled
-
-
-def compile_fused(learner: FusedLearner) -> FusedPrograms:
-    """Compiles the program ahead of time, so that compile time is known and no timeout has to allow for it."""
-    compiled = learner.compile()
-    memory = update_memory(compiled, learner.state_shape)
-    return FusedPrograms(learner=learner, memory=memory, update=compiled)

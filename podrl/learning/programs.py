@@ -12,6 +12,7 @@ from podrl.experience.layout import Layout, global_shape, make_layout
 from podrl.experience.programs import ActingPrograms, compile_acting, make_unroller
 from podrl.experience.schedule import make_schedule
 from podrl.experience.unroll import Unroller
+from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
 from podrl.learning.update_cost import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology
@@ -31,6 +32,21 @@ class Programs:
 
     learner: Learner
     acting: dict[jax.Device, ActingPrograms]
+    memory: UpdateMemory | None
+    update: jax.stages.Compiled
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FusedPrograms:
+    """The compiled program of a run whose environments are JAX programs, and its memory.
+
+    Attributes:
+        learner: The fused learner, which runs the program.
+        memory: The memory of a call on each device; None where the backend does not report it.
+        update: The compiled program, whose collectives `podrl.learning.update_cost` lists.
+    """
+
+    learner: FusedLearner
     memory: UpdateMemory | None
     update: jax.stages.Compiled
 
@@ -64,3 +80,10 @@ def compile_programs(config: Config, agent: Agent, spec: EnvSpec, topology: Topo
     devices = topology.local_actor_devices
     acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
     return Programs(learner=learner, acting=acting, memory=memory, update=update)
+
+
+def compile_fused(learner: FusedLearner) -> FusedPrograms:
+    """Compiles the program ahead of time, so that compile time is known and no timeout has to allow for it."""
+    compiled = learner.compile()
+    memory = update_memory(compiled, learner.state_shape)
+    return FusedPrograms(learner=learner, memory=memory, update=compiled)

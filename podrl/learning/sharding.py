@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from podrl.config.config import Config, ConfigError, TopologyConfig, check
 from podrl.mesh import ShardingRule, find_rule, path_name
-from podrl.networks.actor_critic import make_networks
+from podrl.networks.available import make_networks
 from podrl.networks.interface import Network, Networks
 from podrl.types import EnvSpec, PyTree
 

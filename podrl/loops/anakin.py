@@ -18,7 +18,8 @@ import numpy as np
 from podrl.agents.parts.nonfinite import NonFiniteError
 from podrl.config.config import Config
 from podrl.experience.schedule import is_finished, last_update
-from podrl.learning.fused import FusedPrograms, Report
+from podrl.learning.fused import Report
+from podrl.learning.programs import FusedPrograms
 from podrl.loops.bookkeeping import count_updates, explain_nonfinite, make_rows, prepare, tell_of_timeout, watch_learner
 from podrl.loops.boundaries import Boundaries, nothing_to_do
 from podrl.loops.in_flight import InFlight

@@ -10,8 +10,7 @@ from podrl.agents.parts.nonfinite import NonFiniteError, first_bad_leaf
 from podrl.config.config import Config
 from podrl.experience.episodes import EpisodeWindow
 from podrl.experience.schedule import last_update, max_lag
-from podrl.learning.fused import FusedPrograms
-from podrl.learning.programs import Programs
+from podrl.learning.programs import FusedPrograms, Programs
 from podrl.loops.interface import Assembly, Hooks, Services
 from podrl.runtime.job.job import Job
 from podrl.runtime.ledger import OTHER, Ledger

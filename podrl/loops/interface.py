@@ -15,9 +15,9 @@ from podrl.config.config import Config
 from podrl.envs.source import Source
 from podrl.evaluation.evaluator import OFF, Evaluator
 from podrl.experience.layout import Layout
-from podrl.learning.fused import FusedLearner, FusedPrograms, compile_fused
+from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
-from podrl.learning.programs import Programs, compile_programs
+from podrl.learning.programs import FusedPrograms, Programs, compile_fused, compile_programs
 from podrl.mesh import ShardingRule, Topology
 from podrl.runtime.interruption import NEVER, Stop
 from podrl.runtime.ledger import Annotate, Ledger

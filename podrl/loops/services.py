@@ -11,7 +11,8 @@ from absl import logging
 from etils import epath
 from rich.console import Console
 
-from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator, make_evaluator
+from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator
+from podrl.evaluation.making import make_evaluator
 from podrl.loops.interface import Assembly, Hooks, Outcome
 from podrl.mistakes import shorten
 from podrl.runs.folder_guard import FolderGuard
@@ -22,8 +23,8 @@ from podrl.runtime.profiler import Profiler
 from podrl.runtime.watchdog import Watchdog, Watched
 from podrl.telemetry.display import Display
 from podrl.telemetry.kept_rows import has_row_with
-from podrl.telemetry.panel import Summary
 from podrl.telemetry.reporter import Reporter
+from podrl.telemetry.summary import Summary
 from podrl.telemetry.writer import MetricsWriter
 from podrl.types import Counters, Snapshot
 

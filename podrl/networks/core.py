@@ -1,8 +1,4 @@
-"""The recurrent core between the encoder and the heads, and the encoding of its other inputs.
-
-The encoder sees all rows at once, the core one after the other. Beside the features, a network may see the last action
-and the last reward, which the observation need not show.
-"""
+"""The recurrent core between the encoder and the heads: the encoder sees all rows at once, the core one by one."""
 
 from collections.abc import Callable
 
@@ -11,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from podrl.networks.lstm import LSTMState, lstm
-from podrl.types import ActionSpace, ContinuousActions, DiscreteActions
+from podrl.config.config import NetworkConfig
+from podrl.networks.lstm import LSTMState, initial_state, lstm
+from podrl.types import PyTree
 
 
 class LSTM(nn.Module):
@@ -35,7 +32,7 @@ class LSTM(nn.Module):
         recurrent_kernel = self.param("recurrent_kernel", _orthogonal_gates, (self.size, 4, self.size))
         bias = self.param("bias", _remembering, (4, self.size))
         batch, length, width = features.shape
-        rows = features.reshape(batch * length, width).astype(self.dtype)  # [B, T]: see `actor_critic`.
+        rows = features.reshape(batch * length, width).astype(self.dtype)  # [B, T]: see `rows`.
         product = jnp.einsum("nd,dgk->ngk", rows, input_kernel.astype(self.dtype), preferred_element_type=jnp.float32)
         inputs = (product + bias).reshape(batch, length, 4, self.size)
         kernel = recurrent_kernel.astype(self.dtype)
@@ -43,19 +40,14 @@ class LSTM(nn.Module):
         return jnp.swapaxes(hidden, 0, 1), state
 
 
-def encode_action(actions: ActionSpace, action: jax.Array) -> jax.Array:
-    """Encodes actions as vectors [..., F] float32: one-hot for each choice, unchanged if continuous."""
-    if isinstance(actions, ContinuousActions):
-        return action.astype(jnp.float32)
-    if isinstance(actions, DiscreteActions):
-        return jax.nn.one_hot(action, actions.num)
-    choices = [jax.nn.one_hot(action[..., index], num) for index, num in enumerate(actions.nums)]
-    return jnp.concatenate(choices, axis=-1)
+def make_core(config: NetworkConfig) -> LSTM | None:
+    """Returns the core that `config` describes; None if the network has none."""
+    return LSTM(config.core_size, jnp.dtype(config.compute_dtype)) if config.core == "lstm" else None
 
 
-def encode_reward(reward: jax.Array) -> jax.Array:
-    """Encodes rewards [...] as vectors [..., 1], clipped to [-1, 1] as in IMPALA's code: their scale is the task's."""
-    return jnp.clip(reward, -1.0, 1.0)[..., None]
+def initial_core_state(config: NetworkConfig, batch_size: int) -> PyTree:
+    """Returns the core's state before an episode's first row; `()` without a core."""
+    return initial_state(batch_size, config.core_size) if config.core == "lstm" else ()
 
 
 def _orthogonal_gates(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from podrl.config.config import CheckpointConfig
 from podrl.experience.episodes import recorded_return
 from podrl.runs.checkpoint_arrays import check_index, make_records
-from podrl.runs.checkpoint_errors import CheckpointError, explain_damage
+from podrl.runs.checkpoint_errors import CheckpointError, explain_damage, failed_save
 from podrl.runs.checkpoint_facts import (
     JSON_FILE,
     JSON_ITEMS,
@@ -205,7 +205,9 @@ class Checkpointer:
             failure = self._failure(self._saving, error)
             if not (isinstance(error, OSError) and self._saving in self.steps()):
                 raise failure from error
-            self._leave_undeleted(error)  # Orbax deletes in the same thread once the new checkpoint is complete.
+            # Orbax deletes in the same thread once the new checkpoint is complete.
+            reason = error.strerror or explain_damage(error)
+            self._preservation.leave_undeleted(self.steps(), self._manager.directory, reason)
         else:
             if self._first and self._saving is not None:
                 note_checkpoint(self._workdir, self._saving)
@@ -222,23 +224,7 @@ class Checkpointer:
     def _failure(self, step: int | None, error: Exception) -> CheckpointError:
         """Makes the error for a failed save; from then on only complete checkpoints count again."""
         self._manager.reload()
-        whole = self.steps()
-        return CheckpointError(
-            f"The checkpoint of update {step} could not be saved as {self._manager.directory / str(step)}: "
-            f"{explain_damage(error)}. "
-            + (f"It does not count; the newest whole one is of update {whole[-1]}." if whole else "There is no other.")
-        )
-
-    def _leave_undeleted(self, error: OSError) -> None:
-        """Warns of the checkpoint at whose deletion Orbax stopped; the next save deletes the remaining ones."""
-        for step in [step for step in self._preservation.dropped if step in self.steps()][:1]:
-            self._preservation.undeletable.add(step)
-            logging.warning(
-                "Checkpoint %d, which is no longer needed, could not be deleted (%s). Delete %s by hand.",
-                step,
-                error.strerror or explain_damage(error),
-                self._manager.directory / str(step),
-            )
+        return failed_save(step, self._manager.directory / str(step), error, self.steps())
 
     def _return_of(self, step: int) -> float | None:
         """Returns the mean episode return at a checkpoint, read once if an earlier process made it."""

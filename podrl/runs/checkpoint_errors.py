@@ -4,12 +4,13 @@ The two must not be confused. A damaged checkpoint is skipped for an older one. 
 permission keeps from being read may be intact: then the run stops with that reason, and nothing is changed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import errno
 import os
 import re
 
+from etils import epath
 import jax
 
 from podrl.config.config import ConfigError
@@ -61,6 +62,21 @@ def reading(name: str) -> Iterator[None]:
                 f"{name} cannot be read: {reason}. Nothing was changed: fix this and repeat the command to resume."
             ) from error
         raise DamagedError(f"{name} is damaged: {explain_damage(error)}.") from error
+
+
+def failed_save(step: int | None, path: epath.Path, error: Exception, whole: Sequence[int]) -> CheckpointError:
+    """Makes the error for a save that failed.
+
+    Args:
+        step: step of the checkpoint.
+        path: where it was to lie.
+        error: the library's error.
+        whole: steps of the complete checkpoints, oldest first.
+    """
+    left = f"It does not count; the newest whole one is of update {whole[-1]}." if whole else "There is no other."
+    return CheckpointError(
+        f"The checkpoint of update {step} could not be saved as {path}: {explain_damage(error)}. {left}"
+    )
 
 
 def find_system_reason(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from podrl.runs.comparison import Comparison, boundary_note, conclusion
 from podrl.runs.records import Record
-from podrl.telemetry.tables import make_table
+from podrl.runtime.tables import make_table
 
 
 def show_comparison(console: Console, a: Record, b: Record, comparison: Comparison) -> None:

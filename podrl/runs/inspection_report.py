@@ -10,7 +10,7 @@ from rich.text import Text
 
 from podrl.config.units import describe_bytes
 from podrl.runs.inspection import Details, Entry, count_bytes, count_elements
-from podrl.telemetry.tables import make_table
+from podrl.runtime.tables import make_table
 
 
 def show_list(console: Console, entries: Sequence[Entry], leftovers: Sequence[str]) -> None:

@@ -5,6 +5,9 @@ import dataclasses
 import math
 from typing import Any
 
+from absl import logging
+from etils import epath
+
 from podrl.config.config import CheckpointConfig
 
 
@@ -62,3 +65,20 @@ class Preservation:
         keep = [bool(reasons[step]) or step in self.undeletable for step in steps]
         self.dropped[:] = [step for step, stays in zip(steps, keep, strict=True) if not stays]
         return keep
+
+    def leave_undeleted(self, whole: Sequence[int], folder: epath.Path, reason: str) -> None:
+        """Warns of the checkpoint at whose deletion Orbax stopped; the next save deletes the remaining ones.
+
+        Args:
+            whole: steps of the existing checkpoints.
+            folder: where they lie.
+            reason: why it could not be deleted.
+        """
+        for step in [step for step in self.dropped if step in whole][:1]:
+            self.undeletable.add(step)
+            logging.warning(
+                "Checkpoint %d, which is no longer needed, could not be deleted (%s). Delete %s by hand.",
+                step,
+                reason,
+                folder / str(step),
+            )

@@ -13,6 +13,7 @@ from podrl.launch.signals import StopSignals
 from podrl.mistakes import shorten
 from podrl.runs.folder_guard import sole_user
 from podrl.runtime.job.secret import EXPORT
+from podrl.runtime.tables import encode_table
 from podrl.studies import slurm_array
 from podrl.studies.execution import Predict, Runner, order, run_all, tell
 from podrl.studies.feasibility import Feasible, Infeasible, examine, require_feasible
@@ -24,7 +25,6 @@ from podrl.studies.report import make_page
 from podrl.studies.summary import RunRecord, collect, find_budgets, summarize_points
 from podrl.studies.table import make_point_table, make_run_table
 from podrl.telemetry.plotting import make_figure
-from podrl.telemetry.tables import encode_table
 
 REPORT = "report.html"
 

@@ -16,10 +16,10 @@ import time
 from absl import logging
 
 from podrl.config.config import ConfigError
-from podrl.launch.members import STALLED
 from podrl.launch.preparation import preparation
 from podrl.launch.signals import StopSignals
 from podrl.runtime.waiting import Patience
+from podrl.runtime.watchdog import STALLED
 
 _POLL_S = 0.2
 _ACCOUNTS = ("podrl: error: ", "The run failed: ")  # How podrl says why a run failed.

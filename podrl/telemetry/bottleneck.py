@@ -9,8 +9,9 @@ from podrl.config.config import Config
 from podrl.experience.layout import make_layout
 from podrl.mesh import Topology
 from podrl.runtime.machine import available_cores, busy_core_seconds
-from podrl.telemetry.bottleneck_rules import Machine, Situation, advise
-from podrl.telemetry.panel import duration
+from podrl.telemetry.bottleneck_rules import advise
+from podrl.telemetry.readable import duration
+from podrl.telemetry.situation import Machine, Situation
 
 _LONG_S = 86_400.0
 

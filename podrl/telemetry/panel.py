@@ -1,13 +1,11 @@
-"""Formats a row of metrics for people: a panel for a terminal, a line for a log file, a block for the end of a run.
+"""Formats a row of metrics for people: a panel for a terminal, a line for a log file.
 
 Pure functions from numbers to text; `display.py` decides what is shown when. Row keys are those of `metrics.jsonl`;
 values that are absent or not finite become a dash.
 """
 
 from collections.abc import Mapping
-import dataclasses
 import math
-import shlex
 from typing import Any, NamedTuple
 
 from rich import box
@@ -17,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from podrl.telemetry.tables import compact
-from podrl.types import Counters
+from podrl.runtime.tables import compact
+from podrl.telemetry.readable import duration, short_number, short_rate
 
 PANEL_WIDTH = 100  # Most columns.
 
@@ -29,33 +27,6 @@ class Progress(NamedTuple):
     total_env_steps: int
     elapsed_s: float
     left_s: float | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary:
-    """How a run ended.
-
-    Attributes:
-        outcome: why it ended: 'finished' or 'interrupted'.
-        counters: progress of the whole job.
-        wall_s: seconds from start to end.
-        compile_s: seconds of these that compilation took.
-        env_steps_per_second: average over the run without warm-up.
-        frames_per_second: average over the run without warm-up.
-        episode_return: mean over the newest `episodes`; None if none has finished.
-        episodes: number of episodes in `episode_return`.
-        tensorboard: whether event files were written.
-    """
-
-    outcome: str
-    counters: Counters
-    wall_s: float
-    compile_s: float
-    env_steps_per_second: float
-    frames_per_second: float
-    episode_return: float | None
-    episodes: int
-    tensorboard: bool = True
 
 
 def make_panel(
@@ -85,19 +56,6 @@ def make_panel(
     )
 
 
-def duration(seconds: float) -> str:
-    """Returns text such as `12.3 s`, `3 min 20 s`, `2 h 31 min`, `1 d 4 h`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
 def plain_line(row: Mapping[str, Any], progress: Progress) -> str:
     """Returns a row of metrics as one line for a log file."""
     parts = [
@@ -115,34 +73,6 @@ def plain_line(row: Mapping[str, Any], progress: Progress) -> str:
             parts.append(f"{thread}: " + " ".join(f"{bucket} {share:.0%}" for bucket, share in largest))
     parts.append(f"eta {_time_left(progress.left_s)}")
     return "  ".join(parts)
-
-
-def summary_text(summary: Summary, title: str, workdir: str) -> Text:
-    """Returns the block of text that closes a run."""
-    counters = summary.counters
-    episode_return = "no episode has finished"
-    if summary.episode_return is not None:
-        episode_return = f"{_short(summary.episode_return)} (mean of the last {summary.episodes:,} episodes)"
-    lines = [
-        ("updates", f"{counters.learner_steps:,}"),
-        ("env steps", f"{counters.env_steps:,}"),
-        ("frames", f"{counters.frames:,}"),
-        ("wall time", f"{duration(summary.wall_s)}, of which compiling {duration(summary.compile_s)}"),
-        ("return", episode_return),
-        ("workdir", workdir),
-        ("curves", f"{workdir}/metrics.jsonl"),
-    ]
-    if not math.isnan(summary.env_steps_per_second):  # NaN: too short, or already complete.
-        rates = (
-            f"{_short_rate(summary.env_steps_per_second)} steps/s, {_short_rate(summary.frames_per_second)} frames/s"
-        )
-        lines.insert(4, ("speed", f"{rates} (average, without warm-up)"))
-    if summary.tensorboard:
-        lines.append(("", f"tensorboard --logdir {shlex.quote(workdir)}"))
-    text = Text(f"{summary.outcome}: {title}", style="bold green" if summary.outcome == "finished" else "bold yellow")
-    for label, value in lines:
-        text = Text("").join((text, Text(f"\n  {label:<11}", style="dim"), Text(value)))
-    return text
 
 
 def _progress_bar(row: Mapping[str, Any], progress: Progress) -> Table:
@@ -217,13 +147,13 @@ def _number(row: Mapping[str, Any], key: str) -> float | None:
 def _value(row: Mapping[str, Any], key: str) -> str:
     """Returns a value of the row as text, or a dash."""
     value = _number(row, key)
-    return "-" if value is None else _short(value)
+    return "-" if value is None else short_number(value)
 
 
 def _rate(row: Mapping[str, Any], key: str) -> str:
     """Returns a rate of the row as text, or a dash."""
     value = _number(row, key)
-    return "-" if value is None else _short_rate(value)
+    return "-" if value is None else short_rate(value)
 
 
 def _lag(row: Mapping[str, Any]) -> str:
@@ -242,15 +172,3 @@ def _percent(row: Mapping[str, Any], total_env_steps: int) -> str:
 def _time_left(seconds: float | None) -> str:
     """Returns a duration, or a dash if no rate is known yet."""
     return "-" if seconds is None else duration(seconds)
-
-
-def _short(value: float) -> str:
-    """Returns text such as `1.23`, `812.4`, `21,045`."""
-    return f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def _short_rate(value: float) -> str:
-    """Returns text such as `1,130`, `3.7`; a dash for NaN, when a run was too short to have a rate."""
-    if math.isnan(value):
-        return "-"
-    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"

@@ -10,8 +10,8 @@ import numpy as np
 
 from podrl.config.config import Config
 from podrl.evaluation.atari_scores import human_normalised
+from podrl.evaluation.episodes import Episodes
 from podrl.evaluation.evaluator import ROW_KEY
-from podrl.evaluation.play import Episodes
 from podrl.experience.schedule import make_schedule
 from podrl.mesh import Topology
 from podrl.runtime.ledger import Ledger

@@ -14,7 +14,7 @@ import pytest
 from podrl.agents.parts.loading import agent_names
 from podrl.agents.parts.nonfinite import CHECKED
 from podrl.config.config import NetworkConfig
-from podrl.networks.actor_critic import make_networks
+from podrl.networks.available import make_networks
 from podrl.types import ContinuousActions, DiscreteActions, EnvSpec, LearnerState, MultiDiscreteActions, Timestep
 from tests.short_runs import all_resets, make_agent_update, random_trajectory
 

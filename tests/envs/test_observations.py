@@ -13,7 +13,7 @@ from podrl.envs.source import load_source
 from podrl.envs.sources.gymnasium import make_pool, make_spec
 from podrl.envs.spaces import make_action_encoding
 from podrl.envs.workers.batch import stack
-from podrl.networks.actor_critic import make_network
+from podrl.networks.actor_critic import make_actor_critic
 from podrl.saved_run import open_run
 from podrl.train import train
 from podrl.types import DiscreteActions, EnvSpec
@@ -195,13 +195,13 @@ def test_an_encoder_that_needs_images_names_what_the_environment_gives(space, sh
     encoding = make_encoding(space, config_of())
     spec = EnvSpec(id="A", observation=encoding.struct, actions=DiscreteActions(2), observed=encoding.text)
     with pytest.raises(ConfigError, match=rf"network.encoder='nature' needs images .* gives .*{shown}"):
-        make_network(NetworkConfig(encoder="nature"), spec)
+        make_actor_critic(NetworkConfig(encoder="nature"), spec)
 
 
 @pytest.mark.parametrize("space", [pixels(48, 48), pixels(48, 48, 1), pixels(1, 48, 48)], ids=str)
 def test_gray_images_of_any_form_suit_an_encoder_of_images(space):
     encoding = make_encoding(space, config_of())
-    make_network(
+    make_actor_critic(
         NetworkConfig(encoder="nature"), EnvSpec(id="A", observation=encoding.struct, actions=DiscreteActions(2))
     )
 

@@ -54,7 +54,7 @@ def test_says_what_was_played_and_how_well(catch, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "test on Catch-v0, update 12 (384 env steps, 384 frames)" in printed
     assert "40: the first 2 of each of 20 environments, seed 1" in printed
-    assert re.search(r"greedy +sampled", printed)
+    assert re.search(r"greedy \| +sampled", printed)
     assert "Intervals: Student's t, of the mean." in printed
     assert "WARNING" not in printed
     assert "human" not in printed
@@ -73,7 +73,9 @@ def test_few_episodes_are_warned_of(catch, capsys, episodes, said):
     assert play(catch, "--episodes", episodes, "--policy", "greedy") == 0
     printed = capsys.readouterr().out
     assert f"WARNING: {said}" in printed
-    assert (["95%", "interval", "-"] in [line.split() for line in printed.splitlines()]) == (episodes == 1)
+    assert (["|", "95%", "interval", "|", "-", "|"] in [line.split() for line in printed.splitlines()]) == (
+        episodes == 1
+    )
 
 
 def test_is_reproducible(catch, tmp_path):

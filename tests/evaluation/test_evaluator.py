@@ -12,7 +12,9 @@ import pytest
 from podrl import train
 from podrl.envs.source import load_source
 from podrl.evaluation.endless import EndlessError
-from podrl.evaluation.evaluator import EvaluationError, Evaluator, make_evaluator
+from podrl.evaluation.evaluation_thread import EvaluationError
+from podrl.evaluation.evaluator import Evaluator
+from podrl.evaluation.making import make_evaluator
 from podrl.evaluation.play import make_player
 from podrl.runs.checkpoint_arrays import whole_steps
 from podrl.saved_run import open_run

@@ -7,7 +7,7 @@ import numpy as np
 
 from podrl.config.config import EnvConfig
 from podrl.envs.sources.gymnasium import make_pool
-from podrl.evaluation.play import Tally
+from podrl.evaluation.episodes import Tally
 from podrl.experience.episodes import EpisodeTracker
 from podrl.experience.in_graph_unroll import EnvironmentsState, _count_episodes
 from tests.envs.stream import Stream

@@ -8,7 +8,7 @@ import pytest
 
 from podrl.envs.source import load_source
 from podrl.experience.unroll import Unroller
-from podrl.networks.actor_critic import make_network
+from podrl.networks.actor_critic import make_actor_critic
 from podrl.types import Trajectory
 from tests.short_runs import make_agent, make_config, scripted_config
 
@@ -105,7 +105,7 @@ def test_the_carry_at_the_start_rebuilds_what_the_actor_saw(env_id, network):
     config = make_config(env_id, **{f"network__{key}": value for key, value in network.items()})
     agent, spec = make_agent(config)
     rollouts, _ = unroll(config, 3, [0, 1], length=6)
-    network = make_network(config.network, spec)
+    network = make_actor_critic(config.network, spec)
     params = agent.init(jax.random.key(0)).params
     for rollout in rollouts:
         output, _ = network.unroll(params, rollout)

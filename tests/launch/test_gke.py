@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from podrl.config import commandline
-from podrl.runtime.job.membership import TPU_PORT
+from podrl.runtime.job.platforms.tpu import TPU_PORT
 from podrl.runtime.job.secret import VARIABLE
 from tests.processes import ROOT
 

@@ -12,10 +12,10 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from podrl.config.config import ConfigError
+from podrl.runtime.job.detection import find_membership
 from podrl.runtime.job.joining import join
-from podrl.runtime.job.membership import find_membership
 from podrl.runtime.job.preflight import check_agreement, check_shared_workdir
-from podrl.telemetry.display import configure_logging
+from podrl.telemetry.log_lines import configure_logging
 
 LONG_S = 300.0
 HELD_S = 55

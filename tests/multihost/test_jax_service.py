@@ -11,8 +11,8 @@ import pytest
 from podrl.mistakes import ConfigError
 from podrl.runtime.job import jax_service
 from podrl.runtime.job.addresses import join_address
+from podrl.runtime.job.detection import find_membership
 from podrl.runtime.job.joining import join
-from podrl.runtime.job.membership import find_membership
 from tests.multihost.jobs import free_address
 from tests.processes import LAUNCHER, ROOT, launch
 

@@ -15,9 +15,9 @@ import pytest
 from podrl.runtime.job import wire
 from podrl.runtime.job.addresses import split_address
 from podrl.runtime.job.connection import Connection
+from podrl.runtime.job.detection import find_membership
 from podrl.runtime.job.handshake import prove_both
 from podrl.runtime.job.joining import join
-from podrl.runtime.job.membership import find_membership
 from tests.multihost.jobs import SECRET, Member, coordinators, free_address, ip, job, two_hosts
 from tests.processes import LIMIT_S, wait_for
 

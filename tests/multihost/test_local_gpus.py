@@ -3,8 +3,8 @@
 import pytest
 
 from podrl.config.config import ConfigError
+from podrl.runtime.job.detection import find_membership
 from podrl.runtime.job.local_gpus import check_gpus, share_gpus
-from podrl.runtime.job.membership import find_membership
 from tests.multihost.test_membership import MPI4, STEP
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from podrl.config.config import ConfigError
 from podrl.runtime.job.addresses import is_loopback
-from podrl.runtime.job.membership import expand_nodes, find_membership
+from podrl.runtime.job.detection import find_membership
+from podrl.runtime.job.platforms.slurm import expand_nodes
 
 STEP = {  # What SLURM 22 sets in a step of `srun -N2 -n3`.
     "SLURM_JOB_ID": "12",
@@ -199,7 +200,7 @@ def test_a_tpu_machine_asks_its_metadata():
 
 def test_this_does_not_import_jax():
     code = """import os, sys
-from podrl.runtime.job.membership import find_membership
+from podrl.runtime.job.detection import find_membership
 find_membership(os.environ)
 assert 'jax' not in sys.modules"""
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,7 +18,7 @@ from podrl.runtime.job import jax_service, mtls, own_credentials
 from podrl.runtime.job.addresses import split_address
 from podrl.runtime.job.connection import Connection
 from podrl.runtime.job.coordinator import Coordinator
-from podrl.runtime.job.membership import find_membership
+from podrl.runtime.job.detection import find_membership
 from podrl.runtime.job.mtls import FILES, GIVEN, NONE, OWN, PREFIX, REQUIRED, given_credentials
 from podrl.runtime.job.own_credentials import choose_kind, make_credentials, make_own
 from tests.multihost.jobs import Member, free_address, job

@@ -6,7 +6,8 @@ import pytest
 
 from podrl.config.commandline import parse_command_line
 from podrl.config.config import ConfigError
-from podrl.runtime.job.membership import Membership, find_membership
+from podrl.runtime.job.detection import find_membership
+from podrl.runtime.job.membership import Membership
 from podrl.runtime.job.messages import did_not_come, has_no_coordinator
 from podrl.runtime.job.place import find_place, warn_of_unread_launcher
 from tests.multihost.test_membership import MPI4, STEP

@@ -20,9 +20,9 @@ from podrl.runtime.job.addresses import split_address
 from podrl.runtime.job.connection import Connection
 from podrl.runtime.job.coordinator import Coordinator
 from podrl.runtime.job.coordinator_start import start_coordinator
+from podrl.runtime.job.detection import find_membership
 from podrl.runtime.job.entrance import MOST_STRANGERS, Entrance
 from podrl.runtime.job.handshake import UnprovenError, prove_both
-from podrl.runtime.job.membership import find_membership
 from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE, make_secret
 from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same

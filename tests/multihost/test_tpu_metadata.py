@@ -10,7 +10,7 @@ import pytest
 
 from podrl.config.config import ConfigError
 from podrl.runtime.job import tpu_metadata
-from podrl.runtime.job.membership import find_membership
+from podrl.runtime.job.detection import find_membership
 from podrl.runtime.job.tpu_metadata import MetadataError, read_metadata
 from tools import tpu_launch
 

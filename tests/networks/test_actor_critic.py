@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError, NetworkConfig
-from podrl.networks.actor_critic import make_network
-from podrl.networks.core import encode_action
+from podrl.networks.actor_critic import make_actor_critic
+from podrl.networks.last_inputs import encode_action
 from podrl.types import ContinuousActions, DiscreteActions, EnvSpec, MultiDiscreteActions, Timestep, Trajectory
 
 MEMORY = {"core": "lstm", "core_size": 16, "last_action": True, "last_reward": True}
@@ -53,7 +53,7 @@ def timestep_of(trajectory, row):
     ("encoder", "width", "expected"), [("resnet", 1, 1_094_115), ("resnet", 2, 2_376_627), ("nature", 1, 1_693_875)]
 )
 def test_parameter_count_on_atari(encoder, width, expected):
-    network = make_network(NetworkConfig(encoder=encoder, width=width, frame_stack=4), make_spec((84, 84, 1)))
+    network = make_actor_critic(NetworkConfig(encoder=encoder, width=width, frame_stack=4), make_spec((84, 84, 1)))
     params = jax.eval_shape(network.init, jax.random.key(0))
     assert type(params) is dict
     assert set(params) == {"encoder", "policy", "value"}
@@ -69,14 +69,14 @@ def test_parameter_count_on_atari(encoder, width, expected):
 def test_step_equals_unroll(encoder, shape, frame_stack, memory):
     spec = make_spec(shape, jnp.uint8 if len(shape) == 3 else jnp.float32, num_actions=4)
     check_step_equals_unroll(
-        make_network(NetworkConfig(encoder=encoder, frame_stack=frame_stack, **memory), spec), spec
+        make_actor_critic(NetworkConfig(encoder=encoder, frame_stack=frame_stack, **memory), spec), spec
     )
 
 
 @pytest.mark.parametrize("memory", [{"core": "lstm"}, {"last_action": True}, {"last_reward": True}], ids=str)
 def test_step_equals_unroll_with_less_to_remember(memory):
     spec = make_spec((5,), jnp.float32, num_actions=4)
-    check_step_equals_unroll(make_network(NetworkConfig(**memory), spec), spec)
+    check_step_equals_unroll(make_actor_critic(NetworkConfig(**memory), spec), spec)
 
 
 def check_step_equals_unroll(network, spec, rows=6):
@@ -110,7 +110,7 @@ def check_step_equals_unroll(network, spec, rows=6):
 )
 def test_rows_are_those_of_unroll(encoder, shape, memory):
     spec = make_spec(shape, jnp.uint8 if len(shape) == 3 else jnp.float32, num_actions=4)
-    network = make_network(NetworkConfig(encoder=encoder, frame_stack=3, **memory), spec)
+    network = make_actor_critic(NetworkConfig(encoder=encoder, frame_stack=3, **memory), spec)
     params, trajectory = jax.jit(network.init)(jax.random.key(0)), random_unroll(network, spec, 6, 3)
     rows = np.array([[0, 5, 2], [3, 3, 0]], np.int32)
     found = jax.jit(network.rows)(params, trajectory, rows)
@@ -118,7 +118,7 @@ def test_rows_are_those_of_unroll(encoder, shape, memory):
     for x, y in ((found.policy, unrolled.policy), (found.value, unrolled.value)):
         np.testing.assert_allclose(x, y[rows, np.arange(3)], atol=1e-5, rtol=1e-5)
     assert np.std(found.value) > 1e-3
-    assert make_network(NetworkConfig(encoder=encoder, core="lstm"), spec).rows is None
+    assert make_actor_critic(NetworkConfig(encoder=encoder, core="lstm"), spec).rows is None
 
 
 class TestMemory:
@@ -127,7 +127,7 @@ class TestMemory:
     def rows_that_change(self, config, change):
         """[T, B] bool: whose value depends on what `change` changes."""
         spec = make_spec((5,), jnp.float32, num_actions=3)
-        network = make_network(config, spec)
+        network = make_actor_critic(config, spec)
         trajectory = random_unroll(network, spec, 8, 2)
         trajectory = dataclasses.replace(trajectory, first=np.arange(16).reshape(8, 2) == 9)
         trajectory = jax.tree.map(jnp.asarray, trajectory)
@@ -166,7 +166,7 @@ class TestMemory:
     @pytest.mark.parametrize(("reward", "seen"), [(0.9, True), (50.0, False)])
     def test_the_last_reward_is_clipped(self, reward, seen):
         spec = make_spec((5,), jnp.float32)
-        network = make_network(NetworkConfig(last_reward=True), spec)
+        network = make_actor_critic(NetworkConfig(last_reward=True), spec)
         trajectory, params = random_unroll(network, spec, 2, 1), jax.jit(network.init)(jax.random.key(0))
         one, other = (dataclasses.replace(trajectory, reward=np.full((1, 1), r, np.float32)) for r in (1.0, reward))
         unroll = jax.jit(network.unroll)
@@ -174,7 +174,7 @@ class TestMemory:
         assert (values[0] != values[1]).any() == seen
 
     def test_an_lstm_begins_by_remembering(self):
-        network = make_network(NetworkConfig(core="lstm", core_size=8), make_spec((5,), jnp.float32))
+        network = make_actor_critic(NetworkConfig(core="lstm", core_size=8), make_spec((5,), jnp.float32))
         core = jax.device_get(jax.jit(network.init)(jax.random.key(0))["core"])
         np.testing.assert_array_equal(core["bias"], np.eye(4)[1][:, None] * np.ones(8))
         for gate in range(4):
@@ -201,8 +201,8 @@ def test_actions_as_inputs(actions, action, expected):
 @pytest.mark.parametrize(("encoder", "memory"), [("resnet", {}), ("nature", {}), ("mlp", {}), ("mlp", MEMORY)])
 def test_bfloat16_keeps_float32_params_and_outputs(encoder, memory):
     spec = make_spec((36, 36, 1), num_actions=4)
-    exact = make_network(NetworkConfig(encoder=encoder, **memory), spec)
-    network = make_network(NetworkConfig(encoder=encoder, compute_dtype="bfloat16", **memory), spec)
+    exact = make_actor_critic(NetworkConfig(encoder=encoder, **memory), spec)
+    network = make_actor_critic(NetworkConfig(encoder=encoder, compute_dtype="bfloat16", **memory), spec)
     params = jax.jit(network.init)(jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     arguments = (params, random_unroll(network, spec, 2, 2))
@@ -213,8 +213,8 @@ def test_bfloat16_keeps_float32_params_and_outputs(encoder, memory):
 
 
 def test_pixels_are_scaled_and_floats_are_not():
-    pixels = make_network(NetworkConfig(), make_spec((6,), jnp.uint8))
-    floats = make_network(NetworkConfig(), make_spec((6,), jnp.float32))
+    pixels = make_actor_critic(NetworkConfig(), make_spec((6,), jnp.uint8))
+    floats = make_actor_critic(NetworkConfig(), make_spec((6,), jnp.float32))
     params = jax.jit(pixels.init)(jax.random.key(0))
     bytes_ = jnp.array([[0, 51, 102, 153, 204, 255]], jnp.uint8)
     timestep = Timestep(observation=bytes_, reward=jnp.zeros(1), discount=jnp.ones(1), first=jnp.zeros(1, bool))
@@ -226,7 +226,7 @@ def test_pixels_are_scaled_and_floats_are_not():
 
 def test_new_policy_is_nearly_uniform():
     spec = make_spec((84, 84, 1))
-    network = make_network(NetworkConfig(encoder="nature"), spec)
+    network = make_actor_critic(NetworkConfig(encoder="nature"), spec)
     params = jax.jit(network.init)(jax.random.key(0))
     output, _ = jax.jit(network.unroll)(params, random_unroll(network, spec, 2, 2))
     assert 0 < np.abs(output.policy).max() < 0.1
@@ -263,7 +263,7 @@ def test_new_policy_is_nearly_uniform():
 )
 def test_config_errors(config, shape, expected):
     with pytest.raises(ConfigError) as error:
-        make_network(config, make_spec(shape))
+        make_actor_critic(config, make_spec(shape))
     assert str(error.value) == expected
 
 
@@ -271,7 +271,7 @@ def test_dictionary_observation_is_a_config_error():
     observation = {"a": jax.ShapeDtypeStruct((3,), jnp.float32)}
     spec = EnvSpec(id="Test-v0", observation=observation, actions=DiscreteActions(2))
     with pytest.raises(ConfigError, match=r"one array per observation.*env\.observation_keys"):
-        make_network(NetworkConfig(), spec)
+        make_actor_critic(NetworkConfig(), spec)
 
 
 def test_sharded_unroll_moves_nothing_between_devices():
@@ -279,7 +279,7 @@ def test_sharded_unroll_moves_nothing_between_devices():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = lambda *spec: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))  # noqa: E731
     spec = make_spec((13, 12, 1), num_actions=4)
-    network = make_network(NetworkConfig(encoder="resnet", frame_stack=4, **MEMORY), spec)
+    network = make_actor_critic(NetworkConfig(encoder="resnet", frame_stack=4, **MEMORY), spec)
     trajectory = random_unroll(network, spec, 3, 16)
     shardings = (sharding(), trajectory.map(lambda _: sharding(None, "data"), lambda _: sharding("data")))
     unroll = lambda *arguments: network.unroll(*arguments)[0]  # noqa: E731

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError, NetworkConfig
-from podrl.networks.actor_critic import make_network
+from podrl.networks.actor_critic import make_actor_critic
 from podrl.types import ContinuousActions, DiscreteActions, EnvSpec, MultiDiscreteActions, Timestep
 
 
 def make(actions, **config):
     spec = EnvSpec(id="Test-v0", observation=jax.ShapeDtypeStruct((4,), jnp.float32), actions=actions)
-    network = make_network(NetworkConfig(hidden_sizes=(8, 8), **config), spec)
+    network = make_actor_critic(NetworkConfig(hidden_sizes=(8, 8), **config), spec)
     params = network.init(jax.random.key(0))
     return network, jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
 

@@ -12,7 +12,8 @@ from podrl.config.config import Config
 from podrl.experience.layout import Layout
 from podrl.mesh import make_topology
 from podrl.telemetry.bottleneck import BottleneckFinder, has_rate, suggest_shorter
-from podrl.telemetry.bottleneck_rules import Machine, Situation, advise
+from podrl.telemetry.bottleneck_rules import advise
+from podrl.telemetry.situation import Machine, Situation
 from tests import short_runs
 
 LAPTOP = Machine(platform="cpu", cores=2, devices=1, actor_devices=1, learner_devices=1)

@@ -1,11 +1,8 @@
 import dataclasses
-import importlib.util
 import io
-import logging
 import math
 import re
 import sys
-import warnings
 
 from absl import flags
 from absl import logging as absl_logging
@@ -13,9 +10,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from podrl.telemetry.display import Display, configure_logging
-from podrl.telemetry.panel import Summary, duration
-from podrl.telemetry.tables import compact
+from podrl.telemetry.display import Display
+from podrl.telemetry.log_lines import configure_logging
+from podrl.telemetry.summary import Summary
 from podrl.types import Counters
 
 ROW = {
@@ -48,7 +45,6 @@ SUMMARY = Summary(
     episode_return=1.234,
     episodes=100,
 )
-(ORBAX,) = importlib.util.find_spec("orbax").submodule_search_locations
 WORKDIR = "/runs/[bold]x[/bold]"
 CURSOR_MOVES = re.compile(r"\x1b\[[?0-9]*[A-KhlJ]")
 
@@ -83,19 +79,6 @@ def _after(row, updates):
     """The row some updates later, in proportion."""
     scale = (row["learner_steps"] + updates) / row["learner_steps"]
     return row | {key: round(row[key] * scale) for key in ("learner_steps", "env_steps", "frames", "time/wall_s")}
-
-
-@pytest.fixture
-def restored_logging():
-    handler = absl_logging.get_absl_handler()
-    before = (absl_logging.get_verbosity(), handler.python_handler.formatter, list(handler.filters))
-    root_handlers = list(logging.root.handlers)
-    with warnings.catch_warnings():
-        yield handler
-    absl_logging.set_verbosity(before[0])
-    handler.setFormatter(before[1])
-    handler.filters[:] = before[2]
-    logging.root.handlers[:] = root_handlers
 
 
 class TestPlain:
@@ -244,95 +227,3 @@ class TestPanel:
         assert message not in stderr.getvalue()
         assert sys.stderr is stderr
         assert restored_logging.python_handler.stream is stderr
-
-
-class TestConfigureLogging:
-    def test_prefix_levels_and_silence(self, monkeypatch, restored_logging):
-        file = io.StringIO()
-        monkeypatch.setattr(sys, "stderr", file)
-        restored_logging.python_handler.setStream(file)
-        configure_logging(3)
-        configure_logging(3)
-        absl_logging.info("hello %d", 1)
-        absl_logging.warning("careful")
-        logging.getLogger("orbax.checkpoint").warning("noise")
-        logging.getLogger("jax._src.dispatch").info("noise")
-        lines = [line for line in file.getvalue().splitlines() if "flag parsing" not in line]
-        assert [line[:4] for line in lines] == ["[p3 ", "[p3 "]
-        assert [line[12:] for line in lines] == ["] hello 1", "] WARNING: careful"]
-
-    @pytest.mark.parametrize(
-        ("module", "category", "is_shown"),
-        [
-            ("podrl.runtime.tool", UserWarning, True),
-            ("podrl.runtime.tool", DeprecationWarning, True),
-            ("podrl.runtime.tool", ResourceWarning, False),  # Of a file that Ctrl-C left open.
-            ("orbax", UserWarning, False),
-            ("podrlish", UserWarning, False),
-        ],
-    )
-    @pytest.mark.usefixtures("restored_logging")
-    def test_warnings_are_of_podrl(self, monkeypatch, module, category, is_shown):
-        monkeypatch.setattr(sys, "warnoptions", [])
-        with warnings.catch_warnings(record=True) as shown:
-            configure_logging(0)
-            warnings.warn_explicit("text", category, "file.py", 1, module=module)
-        assert bool(shown) == is_shown
-
-    @pytest.mark.parametrize(
-        ("path", "level", "shown"),
-        [
-            (f"{ORBAX}/checkpoint/_src/futures/future.py", logging.ERROR, False),  # Orbax raises what it logs there.
-            (f"{ORBAX}/checkpoint/_src/metadata/checkpoint.py", logging.ERROR, True),
-            (f"{ORBAX}/checkpoint/_src/metadata/checkpoint.py", logging.WARNING, False),
-            ("/home/me/flax/podrl/podrl/train.py", logging.INFO, True),
-            ("/home/me/orbax/checkpoint/_src/futures/future.py", logging.ERROR, True),
-        ],
-    )
-    def test_an_error_of_a_library_is_shown_unless_it_is_raised_too(
-        self, monkeypatch, restored_logging, path, level, shown
-    ):
-        file = io.StringIO()
-        monkeypatch.setattr(sys, "stderr", file)
-        restored_logging.python_handler.setStream(file)
-        configure_logging(0)
-        error = ValueError("a reason")
-        absl_logger = absl_logging.get_absl_logger()
-        failed = (ValueError, error, None) if level >= logging.ERROR else None
-        absl_logger.handle(absl_logger.makeRecord("absl", level, path, 1, "it happened", (), failed))
-        assert ("it happened" in file.getvalue()) == shown
-        assert ("ValueError: a reason" in file.getvalue()) == (shown and failed is not None)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.0 s"),
-        (12.34, "12.3 s"),
-        (59.97, "1 min 0 s"),
-        (200, "3 min 20 s"),
-        (3599.6, "1 h 0 min"),
-        (9060, "2 h 31 min"),
-        (100_800, "1 d 4 h"),
-    ],
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0"),
-        (9600, "9,600"),
-        (153_600, "154k"),
-        (999_400, "999k"),
-        (999_600, "1M"),
-        (1_234_567, "1.23M"),
-        (10_000_000, "10M"),
-        (999_600_000, "1B"),
-        (2.5e9, "2.5B"),
-    ],
-)
-def test_compact(count, text):
-    assert compact(count) == text

@@ -14,8 +14,8 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from podrl.evaluation.episodes import Episodes
 from podrl.evaluation.evaluator import Evaluator
-from podrl.evaluation.play import Episodes
 from podrl.loops import bookkeeping, in_flight
 from podrl.performance.benchmark import jobs
 from podrl.runtime.devices import is_ready

@@ -127,38 +127,25 @@ def normalize_rewards(agent: Agent, discount: float) -> Agent:
     def actor_params(state: LearnerState) -> PyTree:
         return {"agent": agent.actor_params(_unwrap(state)), "returns": state.extra["returns"]}
 
-    def before(params: PyTree, timestep: Timestep, carry: PyTree) -> tuple[Timestep, jax.Array]:
-        """Returns the timestep that the agent sees, and the discounted sum of rewards up to it."""
-        so_far = _add_reward(carry["return"], timestep.first, timestep.reward, discount)
-        return dataclasses.replace(timestep, reward=_normalize_reward(params["returns"], timestep.reward)), so_far
-
     def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
-        timestep, so_far = before(params, timestep, carry)
+        timestep, so_far = _before(params, timestep, carry, discount)
         action, behaviour, inner = agent.act(params["agent"], timestep, carry["agent"], keys)
         return action, behaviour, {"agent": inner, "return": so_far}
 
     def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
-        timestep, so_far = before(params, timestep, carry)
+        timestep, so_far = _before(params, timestep, carry, discount)
         action, inner = agent.act_greedy(params["agent"], timestep, carry["agent"], keys)
         return action, {"agent": inner, "return": so_far}
-
-    def paid(statistics: Statistics, trajectory: Trajectory) -> Trajectory:
-        return dataclasses.replace(
-            trajectory,
-            reward=_normalize_reward(statistics, trajectory.reward),
-            opening_reward=_normalize_reward(statistics, trajectory.opening_reward),
-            carry=trajectory.carry["agent"] if isinstance(trajectory.carry, Mapping) else trajectory.carry,
-        )
 
     def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
         returns = discounted_past(rollouts.carry["return"], rollouts, discount)
         newest = update_statistics(state.extra["returns"], returns, rollouts.is_transition)
-        observed = agent.observe(_unwrap(state), paid(newest, rollouts))
+        observed = agent.observe(_unwrap(state), _paid(newest, rollouts))
         return dataclasses.replace(observed, extra={"agent": observed.extra, "returns": newest})
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array | None]:
         statistics = state.extra["returns"]
-        learned = map_trajectories(batch, lambda trajectory: paid(statistics, trajectory))
+        learned = map_trajectories(batch, lambda trajectory: _paid(statistics, trajectory))
         new_state, metrics, priority = agent.learn(_unwrap(state), learned)
         metrics = {**metrics, "value/return_deviation": jnp.sqrt(statistics.variance)}
         return _wrap(new_state, state), metrics, priority
@@ -203,6 +190,22 @@ def _add_reward(past: jax.Array, first: jax.Array, reward: jax.Array, discount: 
 def _normalize_reward(statistics: Statistics, reward: jax.Array) -> jax.Array:
     scaled = reward * jax.lax.rsqrt(statistics.variance + _EPSILON)
     return jnp.clip(scaled, -MAX_NORMALIZED, MAX_NORMALIZED)
+
+
+def _before(params: PyTree, timestep: Timestep, carry: PyTree, discount: float) -> tuple[Timestep, jax.Array]:
+    """Returns the timestep that the agent sees, and the discounted sum of rewards up to it."""
+    so_far = _add_reward(carry["return"], timestep.first, timestep.reward, discount)
+    return dataclasses.replace(timestep, reward=_normalize_reward(params["returns"], timestep.reward)), so_far
+
+
+def _paid(statistics: Statistics, trajectory: Trajectory) -> Trajectory:
+    """Returns the trajectory that the agent learns from: with normalised rewards, and the agent's own carry."""
+    return dataclasses.replace(
+        trajectory,
+        reward=_normalize_reward(statistics, trajectory.reward),
+        opening_reward=_normalize_reward(statistics, trajectory.opening_reward),
+        carry=trajectory.carry["agent"] if isinstance(trajectory.carry, Mapping) else trajectory.carry,
+    )
 
 
 def map_trajectories(batch: Batch, function: Callable[[Trajectory], Trajectory]) -> Batch:

@@ -19,7 +19,8 @@ from podrl.envs.settings import wrapper_facts
 from podrl.envs.source import EvaluationProtocol, Source, option_facts
 from podrl.envs.workers import making
 from podrl.envs.workers.calls import call_close
-from podrl.envs.workers.making import Recipe, time_limits
+from podrl.envs.workers.making import Recipe
+from podrl.envs.workers.wrappers import time_limits
 from podrl.types import EnvSpec
 
 _OWNED = {"render_mode": "podrl sets it where a film is made", "disable_env_checker": "podrl has checks of its own"}

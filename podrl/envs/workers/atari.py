@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 
 from podrl.config.config import ConfigError, check, did_you_mean
-from podrl.envs.workers.making import wrap
+from podrl.envs.workers.wrappers import wrap
 
 _NOOP, _FIRE = 0, 1  # Among ALE's 18 actions.
 _PREFIX = "ALE/"

@@ -1,21 +1,19 @@
 """Makes one Gymnasium environment from a name and options: a registered id, or a user's own class or function."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import copy
 import dataclasses
-import importlib
 import inspect
-import os
 import sys
-from types import ModuleType
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
 from podrl.config.config import ConfigError, check, did_you_mean
-from podrl.config.user_modules import add_working_folder
+from podrl.envs.workers.importable import import_named, type_name
 from podrl.envs.workers.signatures import argument_hints, check_arguments, takes_argument
+from podrl.envs.workers.wrappers import limit, wrap
 from podrl.runtime.process_exit import describe_error
 
 # Errors of registered environments about options that they reject, or packages that are missing.
@@ -88,7 +86,7 @@ class Recipe:
             raise ConfigError(f"env.id={self.id!r} cannot be made: {_one_line(error)}") from error
         check(
             isinstance(env, gymnasium.Env),
-            f"env.id={self.id!r} made a {_type_name(env)}; expected a gymnasium.Env.",
+            f"env.id={self.id!r} made a {type_name(env)}; expected a gymnasium.Env.",
         )
         return env
 
@@ -134,7 +132,7 @@ def find_creator(env_id: str) -> Callable[..., Any] | None:
     module_name, colon, name = env_id.rpartition(":")
     if not colon:
         return None
-    module = _import(module_name, f"env.id={env_id!r}")
+    module = import_named(module_name, f"env.id={env_id!r}")
     if not name.isidentifier() or not hasattr(module, name):
         known = [key for key, value in vars(module).items() if _is_env_class(value)]
         check(
@@ -152,7 +150,7 @@ def find_creator(env_id: str) -> Callable[..., Any] | None:
         )
     check(
         callable(creator),
-        f"env.id={env_id!r} is of type {_type_name(creator)}; expected a gymnasium.Env class, or a function that "
+        f"env.id={env_id!r} is of type {type_name(creator)}; expected a gymnasium.Env class, or a function that "
         "returns an environment.",
     )
     return creator
@@ -180,71 +178,8 @@ def _where() -> str:
     return " in a worker process, which imports only what env.id='my_module:MyEnv-v0' names" if is_worker else ""
 
 
-def limit(env: gymnasium.Env, steps: int) -> gymnasium.Env:
-    """Limits episodes to a number of steps, instead of any time limits around the environment."""
-    limits = time_limits(env)
-    for wrapper in limits:
-        wrapper._max_episode_steps = steps
-    return env if limits else gymnasium.wrappers.TimeLimit(env, steps)
-
-
-def time_limits(env: gymnasium.Env) -> list[gymnasium.wrappers.TimeLimit]:
-    """Returns Gymnasium's time limits around an environment, the outermost first."""
-    found = []
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.wrappers.TimeLimit):
-            found.append(env)
-        env = env.env
-    return found
-
-
-def wrap(env: gymnasium.Env, wrappers: Sequence[str], training_wrappers: Sequence[str]) -> gymnasium.Env:
-    """Puts wrappers, named as `module:Name`, around an environment, the innermost first.
-
-    Raises:
-        ConfigError: if a wrapper does not exist, or returns no environment.
-    """
-    for name, paths in (("wrappers", wrappers), ("training_wrappers", training_wrappers)):
-        for path in paths:
-            env = _wrap(env, f"env.{name}", path)
-    return env
-
-
-def _wrap(env: gymnasium.Env, key: str, path: str) -> gymnasium.Env:
-    key = f"{key}: {path!r}"
-    module_name, _, name = path.rpartition(":")
-    wrapper = getattr(_import(module_name, key), name, None)
-    check(callable(wrapper), f"{key} is nothing that can be called with an environment.")
-    wrapped = wrapper(env)  # type: ignore[misc]
-    check(isinstance(wrapped, gymnasium.Env), f"{key} made a {_type_name(wrapped)}; expected a gymnasium.Env.")
-    return wrapped
-
-
-def _import(name: str, key: str) -> ModuleType:
-    """Imports a user's module, from Python's path or from the working folder.
-
-    Raises:
-        ConfigError: if there is none of that name, or its import fails; the message names it, and any missing module.
-    """
-    unknown = f"{key}: there is no module {name!r}, neither on Python's path nor in {os.getcwd()}."
-    check(all(part.isidentifier() for part in name.split(".")), unknown)
-    add_working_folder()
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise ConfigError(unknown) from None
-        raise ConfigError(f"{key}: module {name!r} needs a module that is not installed: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{key}: module {name!r} failed while it was imported: {describe_error(error)}") from error
-
-
 def _is_env_class(value: Any) -> bool:
     return inspect.isclass(value) and issubclass(value, gymnasium.Env) and value is not gymnasium.Env
-
-
-def _type_name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
 def _one_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from jax import numpy as jnp
 import optax
 
 from podrl.config.config import Config
-from podrl.networks.actor_critic import make_network
+from podrl.networks.actor_critic import make_actor_critic
 from podrl.networks.interface import Network
 from podrl.performance.benchmark.instruments import Clocks, StageTime
 from podrl.performance.benchmark.stages import Parts
@@ -49,7 +49,7 @@ def open_plain_loop(parts: Parts) -> Callable[[float], StageTime] | None:
     That is another source than Gymnax, a carry in the network, or actions that are not discrete.
     """
     make_plain = parts.source.make_plain
-    network = make_network(parts.config.network, parts.spec)
+    network = make_actor_critic(parts.config.network, parts.spec)
     has_carry = bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_carry(1))))
     if make_plain is None or has_carry or not isinstance(parts.spec.actions, DiscreteActions):
         return None

@@ -10,7 +10,7 @@ from podrl.config.config_dict import differences
 from podrl.config.units import describe_bytes
 from podrl.learning.update_cost import UpdateMemory, describe_traffic
 from podrl.performance.composition import COLLECT, PROGRAM
-from podrl.telemetry.tables import describe_rates, describe_spread, make_table, print_lines, print_table
+from podrl.runtime.tables import describe_rates, describe_spread, make_table, print_lines, print_table
 
 STAGES = {
     "env": "environments",

@@ -23,7 +23,7 @@ from podrl.experience.layout import default_env_threads
 from podrl.experience.parameters import ParameterStore
 from podrl.experience.schedule import make_schedule, warm_up_updates
 from podrl.experience.transfer import join_rollouts, rollout_to_learner
-from podrl.learning.fused import FusedPrograms
+from podrl.learning.programs import FusedPrograms
 from podrl.loops.interface import Assembly
 from podrl.performance.benchmark.instruments import Clocks, StageTime, time_threads
 from podrl.performance.composition import Overlap

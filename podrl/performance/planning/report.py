@@ -15,7 +15,7 @@ from podrl.performance.planning.model import LIMITS, Prediction
 from podrl.performance.planning.plan_json import price_of_billion_frames
 from podrl.performance.planning.plans import Fit, Misfit, Plan
 from podrl.performance.planning.slices import Slice
-from podrl.telemetry.tables import make_table, print_lines, print_table
+from podrl.runtime.tables import make_table, print_lines, print_table
 
 _NO_GAIN = 1.01  # A split that is faster by less is no advice.
 

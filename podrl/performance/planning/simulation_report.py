@@ -9,7 +9,7 @@ from rich.table import Table
 from podrl.performance.benchmark.instruments import QUIET_LOAD
 from podrl.performance.planning.measurement import Measurements
 from podrl.performance.planning.study import OVERLAPPED, SLOW, SYNCHRONOUS, rate_per_host
-from podrl.telemetry.tables import describe_rates, describe_spread, make_table, print_lines, print_table
+from podrl.runtime.tables import describe_rates, describe_spread, make_table, print_lines, print_table
 
 _WORKS = {
     "env": "a pool's step",

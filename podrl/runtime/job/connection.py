@@ -15,7 +15,7 @@ from typing import Any
 from absl import logging
 
 from podrl.config.config import ConfigError
-from podrl.runtime.job import coordinator, mtls, wire
+from podrl.runtime.job import mtls, wire
 from podrl.runtime.job.addresses import meeting_point
 from podrl.runtime.job.handshake import UnprovenError, prove_both
 from podrl.runtime.job.membership import Membership
@@ -29,6 +29,7 @@ from podrl.runtime.job.messages import (
     list_processes,
 )
 from podrl.runtime.job.secret import VARIABLE
+from podrl.runtime.job.time_limits import SILENT_S
 from podrl.runtime.waiting import Patience
 
 _RETRY_S = 0.25
@@ -77,7 +78,7 @@ class Connection:
         self._lines = wire.Lines(0)
         self._naming = Patience(_NAME_S)
         self._suspicion: Patience | None = None
-        self._silence = Patience(coordinator.SILENT_S)
+        self._silence = Patience(SILENT_S)
         self._news_s, self._pause_s = time.monotonic() + _NEWS_S, _NEWS_S
         self.hosts = self._meet(secret)
         self.own_address = str(self._connection.getsockname()[0])  # By which this host reaches the coordinator.
@@ -92,7 +93,7 @@ class Connection:
 
         In every second without messages it yields an empty one, and asks the coordinator to answer.
         """
-        self._silence = Patience(coordinator.SILENT_S)
+        self._silence = Patience(SILENT_S)
         while True:
             try:
                 while (message := self._lines.pop()) is not None:  # One by one: the listener may change after each.
@@ -115,11 +116,11 @@ class Connection:
                 return
             if not received:
                 return
-            self._silence = Patience(coordinator.SILENT_S)
+            self._silence = Patience(SILENT_S)
             self._lines.add(received)
 
     def is_silent(self) -> bool:
-        """Returns whether the coordinator has not answered for `coordinator.SILENT_S` on an open connection."""
+        """Returns whether the coordinator has not answered for `SILENT_S` on an open connection."""
         return not self._silence.left_s()
 
     def close(self) -> None:
@@ -142,8 +143,7 @@ class Connection:
                 if reason == _NO_ANSWER:
                     raise TimeoutError(has_silent_coordinator(self._membership, self._timeout_s))
                 raise TimeoutError(has_no_coordinator(self._membership, reason, self._timeout_s))
-            whom = list_processes(self._membership, [0])
-            self._tell_news(f"{whom} at {self._membership.coordinator} ({reason})")
+            self._tell_news(f"{list_processes(self._membership, [0])} at {self._membership.coordinator} ({reason})")
             time.sleep(_RETRY_S)
 
     def _connect(self, secret: bytes) -> str:
@@ -160,7 +160,7 @@ class Connection:
         connection.settimeout(_SLICE_S)
         wire.keep_alive(connection)
         try:
-            limit_s = max(_SLICE_S, min(coordinator.SILENT_S, self._patience.left_s()))
+            limit_s = max(_SLICE_S, min(SILENT_S, self._patience.left_s()))
             self._lines = prove_both(connection, secret, limit_s)
         except UnprovenError:
             self._suspicion = suspicion or Patience(_SECRET_S)

@@ -44,12 +44,8 @@ from podrl.mistakes import ConfigError
 from podrl.runtime.job import mtls, wire
 from podrl.runtime.job.entrance import Entrance, Stranger
 from podrl.runtime.job.own_credentials import make_credentials
+from podrl.runtime.job.time_limits import STALE_S
 
-STALE_S = 40  # A process without heartbeats for this long is stuck; JAX aborts it. Without a CPU it survives 25 s.
-HEARTBEAT_S = (
-    30  # Twice the time between heartbeats. JAX aborts a process if the service does not answer for this long.
-)
-SILENT_S = 12.0  # Without an answer for this long, the coordinator is stopped; noticed before JAX aborts a process.
 _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _SLOW_S = 600.0  # For processes that leave late: JAX's client would abort them as soon as the service ends.
 _STUCK_S = 30.0  # For a process that the others have given up.

@@ -12,7 +12,6 @@ import jax
 from podrl.config.config import MISTAKE, ConfigError
 from podrl.runtime.job.addresses import is_loopback, join_address, meeting_point
 from podrl.runtime.job.connection import Connection
-from podrl.runtime.job.coordinator import HEARTBEAT_S
 from podrl.runtime.job.coordinator_start import start_coordinator
 from podrl.runtime.job.job import JAX_CONNECT_S, Job
 from podrl.runtime.job.local_gpus import share_gpus
@@ -21,6 +20,7 @@ from podrl.runtime.job.mtls import check_service
 from podrl.runtime.job.own_credentials import choose_kind, make_credentials
 from podrl.runtime.job.reachability import meet_in_pairs
 from podrl.runtime.job.secret import VARIABLE, take_secret
+from podrl.runtime.job.time_limits import HEARTBEAT_S
 from podrl.runtime.proxies import without_proxies
 from podrl.runtime.stop_signals import INTERRUPTED
 from podrl.runtime.watchdog import STALLED

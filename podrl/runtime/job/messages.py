@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from podrl.runtime.job.addresses import is_loopback, split_address
-from podrl.runtime.job.coordinator import STALE_S
 from podrl.runtime.job.membership import Membership
 from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE
+from podrl.runtime.job.time_limits import SILENT_S, STALE_S
 
 _MOST_NAMES = 8
 _MOST_PAIRS = 3
@@ -112,6 +112,19 @@ def was_lost(name: str, why: str, text: str, *, is_this_one: bool) -> str:
     if is_this_one:
         return f"{name}, this one, stood still for more than {STALE_S} s: the others have given it up."
     return f"{name} is stuck: it has sent no heartbeat for {STALE_S} s. It was stopped, or its host hangs."
+
+
+def coordinator_was_lost(name: str) -> str:
+    """Explains that the coordinator beside process 0, which has this name, no longer answers."""
+    return (
+        f"The coordinator beside {name} has not answered for {SILENT_S:.0f} s: it was stopped, or its host hangs, or "
+        "the network has failed."
+    )
+
+
+def host_was_lost(host: str) -> str:
+    """Explains that the connection to the coordinator is lost, which lies on process 0's host."""
+    return f"The connection to process 0's host ({host}) is lost: the host or the network has failed."
 
 
 def capital(text: str) -> str:

@@ -6,7 +6,9 @@ from absl import logging
 
 from podrl.config.commandline import CommandLine
 from podrl.config.config import check
-from podrl.runtime.job.membership import JAX_PORT, Membership, find_membership, is_of_kubernetes
+from podrl.runtime.job.detection import find_membership
+from podrl.runtime.job.membership import Membership
+from podrl.runtime.job.platforms.tpu import JAX_PORT, is_of_kubernetes
 from podrl.runtime.job.secret import VARIABLE
 
 _SHELL = "'exec python tools/tpu_launch.py ... --coordinator=HOST:PORT --process_count=$%s --process_index=$%s'"

@@ -1,0 +1,17 @@
+"""The networks that agents can ask for."""
+
+from podrl.config.config import NetworkConfig
+from podrl.networks.actor_critic import make_actor_critic
+from podrl.networks.interface import Networks
+from podrl.types import EnvSpec
+
+
+def make_networks(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool = False) -> Networks:
+    """Returns the networks that agents can ask for, as `config` describes them.
+
+    Args:
+        config: The `network` section.
+        spec: The spec of the environment.
+        layers_are_split: Whether layers are split over devices (`topology.model_devices`).
+    """
+    return Networks(actor_critic=lambda: make_actor_critic(config, spec, layers_are_split=layers_are_split))

@@ -1,0 +1,63 @@
+"""The block of text that closes a run: how it ended, how far it came, and where its files are."""
+
+import dataclasses
+import math
+import shlex
+
+from rich.text import Text
+
+from podrl.telemetry.readable import duration, short_number, short_rate
+from podrl.types import Counters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        outcome: why it ended: 'finished' or 'interrupted'.
+        counters: progress of the whole job.
+        wall_s: seconds from start to end.
+        compile_s: seconds of these that compilation took.
+        env_steps_per_second: average over the run without warm-up.
+        frames_per_second: average over the run without warm-up.
+        episode_return: mean over the newest `episodes`; None if none has finished.
+        episodes: number of episodes in `episode_return`.
+        tensorboard: whether event files were written.
+    """
+
+    outcome: str
+    counters: Counters
+    wall_s: float
+    compile_s: float
+    env_steps_per_second: float
+    frames_per_second: float
+    episode_return: float | None
+    episodes: int
+    tensorboard: bool = True
+
+
+def summary_text(summary: Summary, title: str, workdir: str) -> Text:
+    """Returns the block of text that closes a run."""
+    counters = summary.counters
+    episode_return = "no episode has finished"
+    if summary.episode_return is not None:
+        episode_return = f"{short_number(summary.episode_return)} (mean of the last {summary.episodes:,} episodes)"
+    lines = [
+        ("updates", f"{counters.learner_steps:,}"),
+        ("env steps", f"{counters.env_steps:,}"),
+        ("frames", f"{counters.frames:,}"),
+        ("wall time", f"{duration(summary.wall_s)}, of which compiling {duration(summary.compile_s)}"),
+        ("return", episode_return),
+        ("workdir", workdir),
+        ("curves", f"{workdir}/metrics.jsonl"),
+    ]
+    if not math.isnan(summary.env_steps_per_second):  # NaN: too short, or already complete.
+        rates = f"{short_rate(summary.env_steps_per_second)} steps/s, {short_rate(summary.frames_per_second)} frames/s"
+        lines.insert(4, ("speed", f"{rates} (average, without warm-up)"))
+    if summary.tensorboard:
+        lines.append(("", f"tensorboard --logdir {shlex.quote(workdir)}"))
+    text = Text(f"{summary.outcome}: {title}", style="bold green" if summary.outcome == "finished" else "bold yellow")
+    for label, value in lines:
+        text = Text("").join((text, Text(f"\n  {label:<11}", style="dim"), Text(value)))
+    return text
