@@ -35,6 +35,7 @@ from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.available import make_networks
 from podrl.networks.interface import Networks
+from podrl.networks.observation import encoders_of_parts
 from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.watchdog import Watchdog
@@ -113,12 +114,11 @@ def _make_learner(
 
 def describe_assembly(assembly: Assembly, folder: str) -> list[str]:
     """Lines for the log: where a run acts, learns and writes, what its agent observes, and which layers are split."""
-    split = [f"Learner: {describe_split(assembly.state_shape.params)}."] if assembly.rules else []
-    return [
-        f"{assembly.topology.describe()}; results go to {folder}",
-        f"observation: {describe_observation(assembly.spec)}",
-        *split,
-    ]
+    lines = [f"{assembly.topology.describe()}; results go to {folder}"]
+    lines += [f"observation: {describe_observation(assembly.spec)}"]
+    if kinds := encoders_of_parts(assembly.config.network, assembly.spec):
+        lines += [f"encoders: {', '.join(f'{name} by {kind}' for name, kind in kinds.items())}"]
+    return lines + ([f"Learner: {describe_split(assembly.state_shape.params)}."] if assembly.rules else [])
 
 
 def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:

@@ -16,11 +16,14 @@ from typing import Any
 
 from flax import struct
 import jax
-import numpy as np
+
+from podrl.actions import ActionSpace
 
 Array = Any  # jax.Array, or np.ndarray on the host
 
-VECTOR = "vector"  # The part of an observation that joins all its entries but images.
+# Parts of an observation beside its images, which have the environment's names.
+VECTOR = "vector"  # All entries that are no images, joined.
+ACTION_MASK = "action_mask"  # [L] bool: which options can be taken, see `podrl.actions.num_logits`. Encoders skip it.
 
 # A pytree of arrays. Python's type system cannot say more about it.
 PyTree = Any
@@ -159,71 +162,6 @@ class Snapshot:
     episodes: Mapping[str, Any]
     chain: str = 16 * "0"
     wall_s: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class DiscreteActions:
-    """One of `num` actions: an int32 in [0, num).
-
-    Attributes:
-        num: Number of actions.
-    """
-
-    num: int
-
-    @property
-    def struct(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one environment's action."""
-        return jax.ShapeDtypeStruct((), np.int32)
-
-    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Random actions [*shape]."""
-        return rng.integers(self.num, size=shape, dtype=np.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiDiscreteActions:
-    """Several choices at once: [D] int32, entry d in [0, nums[d]).
-
-    Attributes:
-        nums: Number of options of each choice.
-    """
-
-    nums: tuple[int, ...]
-
-    @property
-    def struct(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one environment's action."""
-        return jax.ShapeDtypeStruct((len(self.nums),), np.int32)
-
-    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Random actions [*shape, D]."""
-        return rng.integers(self.nums, size=(*shape, len(self.nums)), dtype=np.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class ContinuousActions:
-    """[D] float32, of which [-1, 1] spans the range of the environment's own units.
-
-    What lies outside is clipped by the environment's source; a policy may well put out such actions.
-
-    Attributes:
-        size: D.
-    """
-
-    size: int
-
-    @property
-    def struct(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one environment's action."""
-        return jax.ShapeDtypeStruct((self.size,), np.float32)
-
-    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Random actions [*shape, D], uniform in [-1, 1]."""
-        return rng.uniform(-1, 1, (*shape, self.size)).astype(np.float32)
-
-
-ActionSpace = DiscreteActions | MultiDiscreteActions | ContinuousActions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -154,12 +154,14 @@ def make_agent_update(
 
 
 def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, seed: int = 0) -> Trajectory:
-    """A trajectory of noise with resets, terminations and the behaviour of a policy near the agent's."""
+    """Noise with resets, terminations and the behaviour of a policy near the agent's; masks allow all."""
     rng = np.random.default_rng(seed)
 
     def noise(*shape: int, dtype: Any = np.float32) -> np.ndarray:
         if np.issubdtype(dtype, np.integer):
             return rng.integers(0, 256, shape).astype(dtype)
+        if np.issubdtype(dtype, np.bool_):
+            return np.ones(shape, dtype)
         return rng.normal(size=shape).astype(dtype)
 
     shape = (length, num_envs)

@@ -23,7 +23,16 @@ from podrl.config.values import read
 
 _OPTIONS = "env.options"
 # Keys of `env`, besides options, that suit one family of environments only.
-OF_A_FAMILY = ("observation_keys", "parts", "channels", "uint8", "wrappers", "training_wrappers", "max_episode_steps")
+OF_A_FAMILY = (
+    "observation_keys",
+    "parts",
+    "action_mask",
+    "channels",
+    "uint8",
+    "wrappers",
+    "training_wrappers",
+    "max_episode_steps",
+)
 _SETS = "(required)"  # Stands for a value that a file leaves to the command line.
 
 

@@ -26,6 +26,8 @@ class EnvConfig:
         parts: with `auto` an image beside other entries of an observation stays an image, for an encoder of its own
             (`network.parts`), and the other entries are joined to one vector. With `joined` images are flattened and
             joined, too.
+        action_mask: the entry of the observation that says which actions can be taken, if there is one of this name; it
+            is no part of what the agent sees. `none` makes every entry a part.
         channels: position of the channels in images [H, W, C]: `first`, `last`, or `auto`, which guesses for uint8 of
             rank 3 (`podrl.envs.observations`). The other two make images of other arrays of rank 2 and 3, too.
         uint8: how uint8 observations are read: as `pixels`, where 255 becomes 1, as `numbers` unchanged, or `auto`:
@@ -44,6 +46,7 @@ class EnvConfig:
     id: str = text(500)
     observation_keys: tuple[str, ...] = texts(1000, (), length=200)
     parts: str = choice(("auto", "joined"), "auto")
+    action_mask: str = text(200, "action_mask")
     channels: str = choice(("auto", "first", "last"), "auto")
     uint8: str = choice(("auto", "numbers", "pixels"), "auto")
     max_episode_steps: int = number(0, SIZE, 0, open=True)
@@ -129,13 +132,15 @@ class NetworkConfig:
     """The network's size and shape.
 
     Attributes:
-        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution) or `mlp`.
+        encoder: `resnet` (IMPALA), `nature` (DQN's convolutions), `minatar` (one small convolution) or `mlp`. Of an
+            observation of several parts it encodes each image; all other parts are joined, for an `mlp`.
+        parts: encoders of parts of an observation that differ from that, as `PART: ENCODER`.
         width: multiplies the channels of `resnet`, `nature` and `minatar`, and the dense layer of the last two.
         hidden_sizes: widths of the layers of `mlp`.
         activation: activation function of `mlp`, `relu` or `tanh`.
         separate_value: whether the value has an encoder of its own, of the same kind, instead of sharing the policy's.
         frame_stack: frames that the network sees at once, at most 1,024; actors send one frame, the stack is the
-            network's carry.
+            network's carry. Of an observation of several parts, only images are stacked.
         core: `lstm` lets the network remember earlier steps of an episode; `none` has no memory.
         core_size: units of the LSTM.
         last_action: whether the network sees its last action, beside the encoder's features.
@@ -154,6 +159,7 @@ class NetworkConfig:
     """
 
     encoder: str = choice(("resnet", "nature", "minatar", "mlp"), "mlp")
+    parts: tuple[str, ...] = texts(100, (), length=300)
     width: int = number(1, 1024, 1)
     hidden_sizes: tuple[int, ...] = numbers(1, SIZE, (64, 64), longest=100)
     activation: str = choice(("relu", "tanh"), "relu")

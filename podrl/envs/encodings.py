@@ -36,12 +36,14 @@ class Encoding:
         encode: (raw observations of B environments) -> arrays [B, *shape] like `struct`, contiguous; views where that
             suffices.
         text: description of the encoding, with the environment's own shapes.
+        mask_size: how many options the action mask has, the part `podrl.types.ACTION_MASK`; 0 without one.
         env_before: keys of `env`, with values that encode as podrl did before it had these keys.
     """
 
     struct: PyTree
     encode: Callable[[Any], PyTree]
     text: str
+    mask_size: int = 0
     env_before: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

@@ -4,10 +4,13 @@ An observation of one space becomes one array (`podrl.envs.encodings`). Dictiona
 taken apart into entries, each named by its path, such as `camera` or `arm/angles`. Where an entry is an image, each
 image stays a part of its own under that name, and the other entries are joined to one vector, the part `vector`.
 Without images all entries are joined to one vector, which then is the whole observation.
+
+An entry that says which actions can be taken (`env.action_mask`) becomes a part that encoders do not see.
 """
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 import gymnasium
@@ -17,7 +20,7 @@ import numpy as np
 
 from podrl.config.config import EnvConfig, check, did_you_mean
 from podrl.envs.encodings import Encoding, encode_alone, encode_vector, is_pixels
-from podrl.types import VECTOR, EnvSpec
+from podrl.types import ACTION_MASK, VECTOR, EnvSpec
 
 
 def make_encoding(space: gymnasium.Space, config: EnvConfig) -> Encoding:
@@ -39,6 +42,19 @@ def make_encoding(space: gymnasium.Space, config: EnvConfig) -> Encoding:
         check(not keys, f"env.observation_keys={tuple(keys)} must be empty: the observation is no dictionary.")
         return encode_alone(space, config)
     entries = _entries(space)
+    masks = {name: entries.pop(name) for name in list(entries) if _is_below(name, config.action_mask)}
+    check(
+        bool(masks) or config.action_mask in ("none", EnvConfig(id=config.id).action_mask),
+        f"env.action_mask: the observation has no entry {config.action_mask!r}"
+        f"{did_you_mean(config.action_mask, entries)} Available: {', '.join(entries)}.",
+    )
+    encoding = _without_mask(entries, config)
+    return _with_mask(encoding, masks) if masks else encoding
+
+
+def _without_mask(entries: Mapping[str, gymnasium.Space], config: EnvConfig) -> Encoding:
+    """Encodes the entries that an agent sees."""
+    keys = config.observation_keys
     for key in keys:
         check(
             any(_is_below(name, key) for name in entries),
@@ -85,7 +101,7 @@ def _entry(raw: Any, path: str) -> Any:
 
 
 def _is_below(path: str, key: str) -> bool:
-    return path == key or path.startswith(f"{key}/")
+    return bool(key) and (path == key or path.startswith(f"{key}/"))
 
 
 def _image(space: gymnasium.Space, config: EnvConfig, name: str) -> Encoding | None:
@@ -139,6 +155,29 @@ def _parts(
         encode=encode,
         text=f"{len(parts)} parts ({_list(parts)})",
         env_before={"parts": "joined", **before},
+    )
+
+
+def _with_mask(encoding: Encoding, masks: Mapping[str, gymnasium.Space]) -> Encoding:
+    """Adds the action mask, [L] bool, whose entries may be several arrays, one for each choice."""
+    size = sum(math.prod(space.shape or ()) for space in masks.values())
+    alone = "" if isinstance(encoding.struct, dict) else VECTOR if len(encoding.struct.shape) == 1 else "image"
+
+    def encode(raw: Any) -> dict[str, np.ndarray]:
+        encoded = encoding.encode(raw)
+        flat = [np.reshape(_entry(raw, name), (-1, math.prod(space.shape or ()))) for name, space in masks.items()]
+        mask = np.concatenate(flat, axis=1).astype(bool)
+        return {**({alone: encoded} if alone else encoded), ACTION_MASK: mask}
+
+    return Encoding(
+        struct={
+            **({alone: encoding.struct} if alone else encoding.struct),
+            ACTION_MASK: jax.ShapeDtypeStruct((size,), np.bool_),
+        },
+        encode=encode,
+        text=f"{encoding.text}; a mask of {size} actions",
+        mask_size=size,
+        env_before={"action_mask": "none", **encoding.env_before},
     )
 
 

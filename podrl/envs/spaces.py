@@ -1,13 +1,14 @@
-"""From the one array that a policy gives, in podrl's form (`podrl.types.ActionSpace`), to Gymnasium's actions."""
+"""From the one array that a policy gives, in podrl's form (`podrl.actions`), to Gymnasium's actions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+from typing import Any
 
 import gymnasium
 import numpy as np
 
+from podrl.actions import ActionSpace, ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions
 from podrl.config.config import ConfigError, check
-from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, MultiDiscreteActions
 
 # Larger bounds count as none: sources write the largest float, or a round number such as 1e10, for unbounded.
 _UNBOUNDED = 1e6
@@ -23,11 +24,11 @@ class ActionEncoding:
     Attributes:
         actions: podrl's actions.
         decode: (actions of B environments [B, ...]) -> [B, *space.shape] in the space's own numbers and dtype; the
-            array itself where it has these already.
+            array itself where it has these already. A list of B actions where each is a dictionary or tuple.
     """
 
     actions: ActionSpace
-    decode: Callable[[np.ndarray], np.ndarray]
+    decode: Callable[[np.ndarray], Any]
 
 
 def make_action_encoding(space: gymnasium.Space, env_id: str) -> ActionEncoding:
@@ -35,7 +36,7 @@ def make_action_encoding(space: gymnasium.Space, env_id: str) -> ActionEncoding:
 
     Floats are flattened and clipped to [-1, 1], which is spread over each entry's range. Entries without bounds take
     every number unchanged. Arrays of bounded integers, or of bits, are several choices at once; a single integer is
-    one.
+    one. Dictionaries and tuples, nested or not, are the choices of all their entries, and then all their floats.
 
     Args:
         space: space of one environment's action.
@@ -44,6 +45,8 @@ def make_action_encoding(space: gymnasium.Space, env_id: str) -> ActionEncoding:
     Raises:
         ConfigError: if podrl has no such actions.
     """
+    if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple) and len(space.spaces):
+        return _composite(space, env_id)
     if isinstance(space, gymnasium.spaces.Discrete):
         start, num = int(space.start), int(space.n)
         _check_options([num], space, env_id)
@@ -64,7 +67,8 @@ def make_action_encoding(space: gymnasium.Space, env_id: str) -> ActionEncoding:
             return _choices(space.low.astype(np.int64), space.high.astype(np.int64), space, env_id)
     wrapper = "a gymnasium.ActionWrapper of your own, named in env.wrappers, makes one of these of it"
     raise ConfigError(
-        f"env.id={env_id!r} has actions {space}; podrl gives a number out of n, several such, or an array of floats; "
+        f"env.id={env_id!r} has actions {space}; podrl gives a number out of n, several such, an array of floats, and "
+        f"dictionaries and tuples of these; "
         f"{wrapper}."
     )
 
@@ -100,3 +104,41 @@ def _floats(space: gymnasium.spaces.Box) -> ActionEncoding:
         return np.reshape(moved, (-1, *space.shape)).astype(space.dtype)
 
     return ActionEncoding(actions=ContinuousActions(len(low)), decode=decode)
+
+
+def _composite(space: gymnasium.spaces.Dict | gymnasium.spaces.Tuple, env_id: str) -> ActionEncoding:
+    """Encodes a dictionary or tuple of actions: the choices of all entries, then the floats of all."""
+    named = space.spaces.items() if isinstance(space, gymnasium.spaces.Dict) else enumerate(space.spaces)
+    entries = {name: make_action_encoding(entry, env_id) for name, entry in named}
+    nums, size = _sizes(entries.values())
+    choices, floats = 0, len(nums)
+    taken: dict[Any, tuple[list[int], ActionEncoding]] = {}
+    for name, entry in entries.items():
+        own, own_size = _sizes([entry])
+        columns = [*range(choices, choices + len(own)), *range(floats, floats + own_size)]
+        choices, floats, taken[name] = choices + len(own), floats + own_size, (columns, entry)
+
+    def decode(action: np.ndarray) -> list[Any]:
+        decoded = {name: entry.decode(_as(entry.actions, action[:, cols])) for name, (cols, entry) in taken.items()}
+        rows = [{name: values[row] for name, values in decoded.items()} for row in range(len(action))]
+        return rows if isinstance(space, gymnasium.spaces.Dict) else [tuple(row.values()) for row in rows]
+
+    if not nums:
+        return ActionEncoding(actions=ContinuousActions(size), decode=decode)
+    return ActionEncoding(actions=HybridActions(nums, size) if size else MultiDiscreteActions(nums), decode=decode)
+
+
+def _sizes(encodings: Iterable[ActionEncoding]) -> tuple[tuple[int, ...], int]:
+    """Returns the numbers of options of all choices, and how many floats there are."""
+    nums: list[int] = []
+    size = 0
+    for actions in (encoding.actions for encoding in encodings):
+        nums += [actions.num] if isinstance(actions, DiscreteActions) else getattr(actions, "nums", ())
+        size += getattr(actions, "size", 0)
+    return tuple(nums), size
+
+
+def _as(actions: ActionSpace, columns: np.ndarray) -> np.ndarray:
+    """Returns an entry's columns [B, D] in the form of its own actions."""
+    struct = actions.struct
+    return columns.reshape(len(columns), *struct.shape).astype(struct.dtype)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from podrl.actions import ActionSpace, ContinuousActions, HybridActions
 from podrl.config.config import NetworkConfig
 from podrl.networks.core import LSTM, make_core
 from podrl.networks.functions import make_network
@@ -13,7 +14,7 @@ from podrl.networks.interface import Network, NetworkOutput
 from podrl.networks.observation import check_observation, encode, make_encoder
 from podrl.networks.policies import make_distribution
 from podrl.ops.distributions import Distribution
-from podrl.types import ActionSpace, ContinuousActions, EnvSpec, PyTree
+from podrl.types import EnvSpec, PyTree
 
 
 class ActorCritic(nn.Module):
@@ -40,7 +41,7 @@ class ActorCritic(nn.Module):
         """Evaluates policy and value.
 
         Args:
-            stacked: [B, T, ...] observations.
+            stacked: [B, T, ...] observations, or their parts.
             last: [B, T, F] inputs that are joined to the encoder's features, if there are any.
             first: [B, T] bool; the row opens an episode.
             state: The core's state before row 0.
@@ -66,14 +67,14 @@ def make_actor_critic(config: NetworkConfig, spec: EnvSpec, *, layers_are_split:
 
     Args:
         config: The `network` section.
-        spec: The spec of the environment. Its observation is a single array, a frame [H, W, C] or a vector [D].
+        spec: The spec of the environment. Its observation is an image [H, W, C] or a vector [D], or several parts.
         layers_are_split: Whether the channels of the layers are split over devices.
 
     Raises:
         ConfigError: If the encoder cannot take the environment's observations.
     """
     check_observation(config, spec)
-    encoder = functools.partial(make_encoder, config, layers_are_split=layers_are_split)
+    encoder = functools.partial(make_encoder, config, spec, layers_are_split=layers_are_split)
     policy = make_distribution(config, spec.actions)
     module = ActorCritic(
         encoder=encoder(),
@@ -87,4 +88,6 @@ def make_actor_critic(config: NetworkConfig, spec: EnvSpec, *, layers_are_split:
 
 def _num_free(config: NetworkConfig, actions: ActionSpace) -> int:
     """Returns how many of the policy's parameters do not depend on the observation: the shared scales, if any."""
-    return actions.size if isinstance(actions, ContinuousActions) and config.action_scale == "shared" else 0
+    if not isinstance(actions, ContinuousActions | HybridActions) or config.action_scale != "shared":
+        return 0
+    return actions.size

@@ -10,14 +10,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from podrl.actions import ActionSpace
 from podrl.config.config import NetworkConfig
-from podrl.networks import frame_stack
 from podrl.networks.core import initial_core_state
+from podrl.networks.frame_stack import take_stack_rows
 from podrl.networks.interface import Network, NetworkOutput
 from podrl.networks.last_inputs import encode_last
+from podrl.networks.parts import action_mask, initial_frames, seen, stack_chosen, stack_frames
 from podrl.networks.rows import Rows, row_of, rows_of, swap
-from podrl.ops.distributions import Distribution
-from podrl.types import ActionSpace, EnvSpec, PyTree, Timestep, Trajectory
+from podrl.ops.distributions import Distribution, mask_options
+from podrl.types import EnvSpec, PyTree, Timestep, Trajectory
 
 
 @struct.dataclass(kw_only=True)
@@ -43,19 +45,20 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
             [B, T] and the core's state before row 0; returns outputs [B, T, ...] and the core's next state.
         policy: The distribution over actions.
         config: The `network` section.
-        spec: The spec of the environment. Its observation is a single array, a frame [H, W, C] or a vector [D].
+        spec: The spec of the environment.
     """
-    frame, num_frames, actions, action = spec.observation, config.frame_stack, spec.actions, spec.actions.struct
+    actions, action = spec.actions, spec.actions.struct
 
     def init(key: jax.Array) -> PyTree:
-        observation, first = jnp.zeros((1, 1, *frame.shape), frame.dtype), jnp.ones((1, 1), bool)
+        observation = jax.tree.map(lambda x: jnp.zeros((1, 1, *x.shape), x.dtype), spec.observation)
+        first = jnp.ones((1, 1), bool)
         last_action = jnp.zeros((1, 1, *action.shape), action.dtype)
         rows = Rows(observation=observation, first=first, last_action=last_action, last_reward=jnp.zeros((1, 1)))
         return module.init(key, *_inputs(config, actions, rows, initial_carry(1))[0])["params"]
 
     def initial_carry(batch_size: int) -> Carry:
         return Carry(
-            frames=frame_stack.initial_carry(batch_size, frame, num_frames),
+            frames=initial_frames(batch_size, seen(spec.observation), config.frame_stack),
             action=jnp.zeros((batch_size, *action.shape), action.dtype) if config.last_action else (),
             core=initial_core_state(config, batch_size),
         )
@@ -63,6 +66,7 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
     def evaluate(params: PyTree, rows: Rows, carry: Carry) -> tuple[NetworkOutput, Carry]:
         inputs, frames = _inputs(config, actions, rows, carry)
         output, state = module.apply({"params": params}, *inputs)
+        output = _masked(policy, output, action_mask(rows.observation))
         return output, dataclasses.replace(carry, frames=frames, core=state)
 
     def step(params: PyTree, timestep: Timestep, carry: Carry) -> tuple[NetworkOutput, Carry]:
@@ -79,11 +83,13 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
 
     def rows(params: PyTree, trajectory: Trajectory, chosen: jax.Array) -> NetworkOutput:
         every, chosen, carry = swap(rows_of(trajectory)), jnp.swapaxes(chosen, 0, 1), trajectory.carry
-        stacked = frame_stack.rows(every.observation, every.first, carry.frames, chosen)
-        last, first = jax.tree.map(
-            lambda x: frame_stack.take_stack_rows(x, chosen), (encode_last(config, actions, every), every.first)
+        stacked = stack_chosen(seen(every.observation), every.first, carry.frames, chosen)
+        last, first, mask = jax.tree.map(
+            lambda x: take_stack_rows(x, chosen),
+            (encode_last(config, actions, every), every.first, action_mask(every.observation)),
         )
-        return swap(module.apply({"params": params}, stacked, last, first, carry.core)[0])
+        output, _ = module.apply({"params": params}, stacked, last, first, carry.core)
+        return swap(_masked(policy, output, mask))
 
     return Network(
         policy=policy,
@@ -98,5 +104,10 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
 
 def _inputs(config: NetworkConfig, actions: ActionSpace, rows: Rows, carry: Carry) -> tuple[tuple, PyTree]:
     """Returns the arguments of the module, and the frames of the next carry."""
-    stacked, frames = frame_stack.unroll(rows.observation, rows.first, carry.frames, time_axis=1)
+    stacked, frames = stack_frames(seen(rows.observation), rows.first, carry.frames)
     return (stacked, encode_last(config, actions, rows), rows.first, carry.core), frames
+
+
+def _masked(policy: Distribution, output: NetworkOutput, mask: jax.Array | None) -> NetworkOutput:
+    """Returns the output with a policy that takes no option that the mask forbids."""
+    return output if mask is None else dataclasses.replace(output, policy=mask_options(policy, output.policy, mask))

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from podrl.actions import ActionSpace, ContinuousActions, DiscreteActions, HybridActions
 from podrl.config.config import NetworkConfig
 from podrl.networks.rows import Rows
-from podrl.types import ActionSpace, ContinuousActions, DiscreteActions
 
 
 def encode_last(config: NetworkConfig, actions: ActionSpace, rows: Rows) -> jax.Array | None:
@@ -21,8 +21,9 @@ def encode_action(actions: ActionSpace, action: jax.Array) -> jax.Array:
         return action.astype(jnp.float32)
     if isinstance(actions, DiscreteActions):
         return jax.nn.one_hot(action, actions.num)
-    choices = [jax.nn.one_hot(action[..., index], num) for index, num in enumerate(actions.nums)]
-    return jnp.concatenate(choices, axis=-1)
+    numbers = [action[..., len(actions.nums) :]] if isinstance(actions, HybridActions) else []
+    choices = [jax.nn.one_hot(action[..., index].astype(jnp.int32), num) for index, num in enumerate(actions.nums)]
+    return jnp.concatenate(choices + numbers, axis=-1)
 
 
 def encode_reward(reward: jax.Array) -> jax.Array:

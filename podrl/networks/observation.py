@@ -1,53 +1,114 @@
-"""From an observation to features: the encoder that a config describes, and which observations it can take."""
+"""From an observation to features: the encoders that a config describes, and which observations they can take."""
+
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from podrl.config.config import ConfigError, NetworkConfig
+from podrl.config.config import ConfigError, NetworkConfig, check, did_you_mean
 from podrl.networks.encoders import MINATAR_MIN_SIZE, MLP, NATURE_MIN_SIZE, ImpalaResNet, MinAtarCNN, NatureCNN
-from podrl.types import EnvSpec
+from podrl.networks.parts import PartsEncoder, is_image, module_name, seen
+from podrl.types import EnvSpec, PyTree
 
 _MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MIN_SIZE}
+_ENCODERS = (*_MIN_IMAGE_SIZE, "mlp")
 
 
-def make_encoder(config: NetworkConfig, *, layers_are_split: bool) -> nn.Module:
-    """Returns the encoder; `layers_are_split` says whether the channels of its layers are split over devices."""
-    dtype: DTypeLike = jnp.dtype(config.compute_dtype)
-    if config.encoder == "resnet":
-        return ImpalaResNet(config.width, dtype, layers_are_split)
-    if config.encoder == "nature":
-        return NatureCNN(config.width, dtype)
-    if config.encoder == "minatar":
-        return MinAtarCNN(config.width, dtype)
-    return MLP(config.hidden_sizes, dtype, config.activation)
+def make_encoder(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool) -> nn.Module:
+    """Returns the encoder of an environment's observations.
+
+    Args:
+        config: The `network` section, which `check_observation` has checked.
+        spec: The spec of the environment.
+        layers_are_split: Whether the channels of its layers are split over devices.
+    """
+    if not isinstance(seen(spec.observation), Mapping):
+        return _make_encoder(config, config.encoder, layers_are_split)
+    kinds = encoders_of_parts(config, spec)
+    images = {
+        module_name(name): _make_encoder(config, kind, layers_are_split)
+        for name, kind in kinds.items()
+        if kind in _MIN_IMAGE_SIZE
+    }
+    others = _make_encoder(config, "mlp", layers_are_split)
+    return PartsEncoder(images=images, others=others, dtype=jnp.dtype(config.compute_dtype))
 
 
-def encode(encoder: nn.Module, stacked: jax.Array, last: jax.Array | None) -> jax.Array:
+def encoders_of_parts(config: NetworkConfig, spec: EnvSpec) -> dict[str, str]:
+    """Returns the kind of encoder of each part of an observation; empty if it is a single array."""
+    parts = seen(spec.observation)
+    if not isinstance(parts, Mapping):
+        return {}
+    kinds = {name: config.encoder if is_image(part) else "mlp" for name, part in parts.items()}
+    return kinds | dict(map(_parse, config.parts))
+
+
+def encode(encoder: nn.Module, stacked: PyTree, last: jax.Array | None) -> jax.Array:
     """Computes features [B, T, F] in float32, joined with `last`; the encoder sees a single axis of rows."""
-    features = encoder(stacked.reshape(-1, *stacked.shape[2:])).astype(jnp.float32)
-    features = features.reshape(*stacked.shape[:2], -1)
+    leading = jax.tree.leaves(stacked)[0].shape[:2]
+    features = encoder(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacked)).astype(jnp.float32)
+    features = features.reshape(*leading, -1)
     return features if last is None else jnp.concatenate([features, last], axis=-1)
 
 
 def check_observation(config: NetworkConfig, spec: EnvSpec) -> None:
-    """Raises ConfigError if the encoder cannot take the environment's observations."""
-    frame = spec.observation
-    if not isinstance(frame, jax.ShapeDtypeStruct):
-        raise ConfigError(
-            f"network.encoder={config.encoder!r} needs one array per observation; env.id={spec.id!r} gives "
-            f"{type(frame).__name__}. Choose entries of it with env.observation_keys."
-        )
-    if config.frame_stack > 1 and not frame.shape:
+    """Raises ConfigError if the encoders cannot take the environment's observations."""
+    observation = seen(spec.observation)
+    _check_parts(config, spec, observation)
+    if isinstance(observation, Mapping):
+        for name, kind in encoders_of_parts(config, spec).items():
+            _check_image(kind, observation[name], spec, f" as {name!r}", f"network.parts=('{name}: mlp',)")
+        return
+    if config.frame_stack > 1 and not observation.shape:
         raise ConfigError(
             f"network.frame_stack={config.frame_stack} needs observations with at least one axis; env.id={spec.id!r} "
             "gives a scalar. Use network.frame_stack=1."
         )
-    size = _MIN_IMAGE_SIZE.get(config.encoder)
-    if size and (len(frame.shape) != 3 or min(frame.shape[:2]) < size):
+    _check_image(config.encoder, observation, spec, "", "network.encoder='mlp'")
+
+
+def _make_encoder(config: NetworkConfig, kind: str, layers_are_split: bool) -> nn.Module:
+    dtype: DTypeLike = jnp.dtype(config.compute_dtype)
+    if kind == "resnet":
+        return ImpalaResNet(config.width, dtype, layers_are_split)
+    if kind == "nature":
+        return NatureCNN(config.width, dtype)
+    if kind == "minatar":
+        return MinAtarCNN(config.width, dtype)
+    return MLP(config.hidden_sizes, dtype, config.activation)
+
+
+def _parse(part: str) -> tuple[str, str]:
+    """Returns the name and the encoder of an entry of `network.parts`."""
+    name, _, kind = part.rpartition(":")
+    return name.strip(), kind.strip()
+
+
+def _check_parts(config: NetworkConfig, spec: EnvSpec, observation: PyTree) -> None:
+    """Raises ConfigError unless `network.parts` names parts and encoders that exist."""
+    names = list(observation) if isinstance(observation, Mapping) else []
+    for part in config.parts:
+        name, kind = _parse(part)
+        check(
+            kind in _ENCODERS and bool(name),
+            f"network.parts has {part!r}; write 'PART: ENCODER' with an encoder of {', '.join(_ENCODERS)}.",
+        )
+        check(
+            name in names,
+            f"network.parts names {name!r}, and env.id={spec.id!r} observes "
+            + (f"the parts {', '.join(names)}{did_you_mean(name, names)}" if names else "a single array."),
+        )
+
+
+def _check_image(kind: str, part: jax.ShapeDtypeStruct, spec: EnvSpec, what: str, remedy: str) -> None:
+    """Raises ConfigError if a convolutional encoder cannot take a part."""
+    size = _MIN_IMAGE_SIZE.get(kind)
+    if size and (not is_image(part) or min(part.shape[:2]) < size):
         least = f" of at least {size}x{size}" if size > 1 else ""
+        found = part.shape if what else spec.observed or part.shape
         raise ConfigError(
-            f"network.encoder={config.encoder!r} needs images [H, W, C]{least}; env.id={spec.id!r} gives "
-            f"{spec.observed or frame.shape}. Use network.encoder='mlp'."
+            f"network.encoder={kind!r} needs images [H, W, C]{least}; env.id={spec.id!r} gives {found}{what}. "
+            f"Use {remedy}."
         )

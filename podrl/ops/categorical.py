@@ -19,6 +19,7 @@ def make_categorical(num_actions: int) -> Distribution:
     """Creates the distribution over `num_actions` actions; its parameters are logits."""
     return Distribution(
         num_params=num_actions,
+        num_logits=num_actions,
         sample=sample_categorical,
         mode=lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.int32),
         log_prob=categorical_log_prob,
@@ -50,7 +51,10 @@ def make_multi_categorical(nums: Sequence[int]) -> Distribution:
     def kl(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
         return _total(map(categorical_kl, split(p_logits), split(q_logits)))
 
-    return Distribution(num_params=sum(nums), sample=sample, mode=mode, log_prob=log_prob, entropy=entropy, kl=kl)
+    num = sum(nums)
+    return Distribution(
+        num_params=num, num_logits=num, sample=sample, mode=mode, log_prob=log_prob, entropy=entropy, kl=kl
+    )
 
 
 def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:

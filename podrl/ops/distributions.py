@@ -4,6 +4,7 @@ from collections.abc import Callable
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -12,6 +13,7 @@ class Distribution:
 
     Attributes:
         num_params: P, the number of parameters.
+        num_logits: L; the first L parameters are logits of options, which a mask may forbid. 0 for continuous actions.
         sample: (keys [B], params [B, P]) -> action [B, ...]. Each row consumes a typed PRNG key of its own, so
             a row's action does not depend on which others share the batch.
         mode: (params [..., P]) -> action [..., ...]; the most likely action.
@@ -26,3 +28,19 @@ class Distribution:
     log_prob: Callable[[jax.Array, jax.Array], jax.Array]
     entropy: Callable[[jax.Array], jax.Array]
     kl: Callable[[jax.Array, jax.Array], jax.Array]
+    num_logits: int = 0
+
+
+def mask_options(policy: Distribution, params: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns parameters under which the options that a mask forbids are never taken.
+
+    Probabilities, entropies and divergences are then those among the other options. No gradient flows to the logits of
+    forbidden ones.
+
+    Args:
+        policy: The distribution.
+        params: [..., P].
+        mask: [..., L] bool; true for each option that can be taken. Each choice must have one.
+    """
+    logits = jnp.where(mask, params[..., : policy.num_logits], -jnp.inf)
+    return jnp.concatenate([logits, params[..., policy.num_logits :]], axis=-1)

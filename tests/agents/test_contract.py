@@ -11,11 +11,12 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from podrl.actions import ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions
 from podrl.agents.parts.loading import agent_names
 from podrl.agents.parts.nonfinite import CHECKED
 from podrl.config.config import NetworkConfig
 from podrl.networks.available import make_networks
-from podrl.types import ContinuousActions, DiscreteActions, EnvSpec, LearnerState, MultiDiscreteActions, Timestep
+from podrl.types import ACTION_MASK, VECTOR, EnvSpec, LearnerState, Timestep
 from tests.short_runs import all_resets, make_agent_update, random_trajectory
 
 AGENTS = [*(f"podrl.agents.{name}" for name in agent_names()), "tests.agents.minimal"]
@@ -26,6 +27,15 @@ SPECS = {
     ),
     "floats": EnvSpec(id="floats", observation=jax.ShapeDtypeStruct((6,), jnp.float32), actions=ContinuousActions(2)),
     "memory": EnvSpec(id="memory", observation=jax.ShapeDtypeStruct((6,), jnp.float32), actions=DiscreteActions(3)),
+    "parts": EnvSpec(
+        id="parts",
+        observation={
+            "camera": jax.ShapeDtypeStruct((5, 5, 2), jnp.uint8),
+            VECTOR: jax.ShapeDtypeStruct((4,), jnp.float32),
+            ACTION_MASK: jax.ShapeDtypeStruct((5,), jnp.bool_),
+        },
+        actions=HybridActions((2, 3), 2),
+    ),
     "image": EnvSpec(id="image", observation=jax.ShapeDtypeStruct((40, 40, 1), jnp.uint8), actions=DiscreteActions(4)),
 }
 NETWORKS = {
@@ -33,6 +43,7 @@ NETWORKS = {
     "choices": NetworkConfig(hidden_sizes=(16,), frame_stack=2),
     "floats": NetworkConfig(hidden_sizes=(16,), frame_stack=2, squash_actions=True),
     "memory": NetworkConfig(hidden_sizes=(16,), core="lstm", core_size=8, last_action=True, last_reward=True),
+    "parts": NetworkConfig(encoder="minatar", hidden_sizes=(16,), frame_stack=2, last_action=True),
     "image": NetworkConfig(encoder="nature", frame_stack=3),
 }
 
@@ -78,10 +89,14 @@ def case(request):
 
 def make_timestep(spec, first, same=False):
     """Of `NUM_ENVS` environments, or as often that of one."""
-    shape = (1 if same else NUM_ENVS, *spec.observation.shape)
-    observation = np.random.default_rng(7).integers(0, 255, shape).astype(spec.observation.dtype)
+    rng = np.random.default_rng(7)
+
+    def draw(part):
+        drawn = rng.integers(1, 255, (1 if same else NUM_ENVS, *part.shape)).astype(part.dtype)
+        return np.broadcast_to(drawn, (NUM_ENVS, *part.shape))
+
     return Timestep(
-        observation=np.broadcast_to(observation, (NUM_ENVS, *spec.observation.shape)),
+        observation=jax.tree.map(draw, spec.observation),
         reward=np.zeros(NUM_ENVS, np.float32),
         discount=np.ones(NUM_ENVS, np.float32),
         first=np.full(NUM_ENVS, first),
@@ -112,11 +127,15 @@ def test_greedy_actions_are_what_a_policy_without_noise_would_sample(case):
     if isinstance(spec.actions, ContinuousActions):
         np.testing.assert_allclose(np.median(sampled, axis=0), greedy[0], atol=0.15)
     else:
-        for choices, chosen in zip(sampled.reshape(NUM_ENVS, -1).T, greedy.ravel(), strict=True):
+        num_choices = len(spec.actions.nums) if isinstance(spec.actions, HybridActions) else None
+        choices_made = sampled.reshape(NUM_ENVS, -1).T[:num_choices].astype(int)
+        for choices, chosen in zip(choices_made, greedy.ravel()[:num_choices], strict=True):
             counts = np.bincount(choices)
             assert counts.argmax() == chosen
             assert counts.max() > 200
     alike = (sampled == greedy).reshape(NUM_ENVS, -1).all(axis=1).argmax()
+    if isinstance(spec.actions, HybridActions):  # No two have the same floats.
+        return
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[alike], y[alike]), greedy_carry, carry)
 
 
@@ -177,6 +196,29 @@ def test_reset_rows_do_not_matter(case):
     )
     states = [case.update(case.state, x)[0].params for x in (trajectory, changed)]
     jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_what_a_mask_forbids_is_never_done_and_learning_sees_that(case):
+    if not isinstance(case.spec.observation, dict):
+        pytest.skip("This case has no action mask.")
+    mask = np.broadcast_to([False, True, True, False, True], (NUM_ENVS, 5))
+    timestep = make_timestep(case.spec, True)
+    timestep = dataclasses.replace(timestep, observation={**timestep.observation, ACTION_MASK: mask})
+    params = case.params_further_from_uniform(100)
+    action, behaviour, _ = case.act(params, timestep, case.carry, case.keys)
+    greedy, _ = case.act_greedy(params, timestep, case.carry, case.keys)
+    assert all((x[:, 0] == 1).all() and set(np.unique(x[:, 1])) <= {0.0, 2.0} for x in (action, greedy))
+
+    few, rows = case.trajectory(), case.trajectory().reward.shape
+    first = (slice(None), slice(rows[1]))
+    few = dataclasses.replace(
+        few,
+        observation={**few.observation, ACTION_MASK: jnp.broadcast_to(mask[0], (rows[0] + 1, rows[1], 5))},
+        action=jnp.broadcast_to(action[None][first], few.action.shape),
+        behaviour=jax.tree.map(lambda x: jnp.broadcast_to(x[None][first], (rows[0], *x[: rows[1]].shape)), behaviour),
+    )
+    after, metrics = case.update(case.state, few)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((metrics, after.params)))
 
 
 @pytest.mark.parametrize("name", AGENTS)

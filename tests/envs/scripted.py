@@ -25,9 +25,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from podrl.actions import DiscreteActions
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.envs.source import EvaluationProtocol, Source
-from podrl.types import DiscreteActions, EnvSpec, Timestep
+from podrl.types import EnvSpec, Timestep
 
 _pool_numbers = itertools.count(1)
 

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from podrl.actions import ContinuousActions, DiscreteActions, MultiDiscreteActions
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.envs.sources.envpool import make_picture_pool, make_pool, make_spec
-from podrl.types import ContinuousActions, DiscreteActions, MultiDiscreteActions
 
 
 def play(pool, actions):

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from podrl.actions import DiscreteActions
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.envs.sources import envpool, football
-from podrl.types import DiscreteActions, Timestep
+from podrl.types import Timestep
 
 CLOSE = "gfootball/academy_empty_goal_close-v1"
 RIGHT, SHOT = 5, 12

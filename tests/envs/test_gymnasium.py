@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 
+from podrl.actions import ContinuousActions, DiscreteActions
 from podrl.config.config import ENV_SETTINGS, ConfigError, EnvConfig
 from podrl.envs.sources.gymnasium import evaluation_protocol, make_picture_pool, make_pool, make_spec, option_hints
 from podrl.envs.workers.batch import EnvFailure
 from podrl.runtime.stop_signals import EXIT_CODES
-from podrl.types import ContinuousActions, DiscreteActions
 from tests.envs.corridor import Corridor
 from tests.processes import ROOT, wait_for
 

@@ -5,10 +5,10 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from podrl.actions import ContinuousActions, DiscreteActions
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.envs.seeds import env_seeds
 from podrl.envs.source import evaluation_protocol, load_source
-from podrl.types import ContinuousActions, DiscreteActions
 
 gymnax = pytest.importorskip("gymnax")
 SOURCE = load_source("gymnax")

@@ -4,9 +4,9 @@ import gymnasium
 import numpy as np
 import pytest
 
+from podrl.actions import ContinuousActions, DiscreteActions, MultiDiscreteActions
 from podrl.config.config import ConfigError
 from podrl.envs.spaces import make_action_encoding
-from podrl.types import ContinuousActions, DiscreteActions, MultiDiscreteActions
 
 INFINITE = np.array([-np.inf, 0.0], np.float32), np.array([np.inf, np.finfo(np.float32).max], np.float32)
 
@@ -50,7 +50,8 @@ def test_actions_in_the_spaces_own_numbers(space, actions, given, decoded):
 @pytest.mark.parametrize(
     "space",
     [
-        gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2)),
+        gymnasium.spaces.Dict(),
+        gymnasium.spaces.Dict(a=gymnasium.spaces.Text(3)),
         gymnasium.spaces.Box(0, 2**31 - 2, (2,), np.int32),
         gymnasium.spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (1,), np.int64),
         gymnasium.spaces.Box(-1, 1, (0,)),
@@ -60,3 +61,25 @@ def test_actions_in_the_spaces_own_numbers(space, actions, given, decoded):
 def test_other_spaces_are_refused_by_name(space):
     with pytest.raises(ConfigError, match=r"env.id='Test-v0' has actions .*; podrl gives a number"):
         make_action_encoding(space, "Test-v0")
+
+
+def test_dictionaries_and_tuples_are_choices_and_then_floats():
+    """Each entry gets its own share, in its own numbers."""
+    space = gymnasium.spaces.Dict(
+        aim=gymnasium.spaces.Box(0, 10, (2,)),
+        move=gymnasium.spaces.Discrete(3, start=1),
+        rest=gymnasium.spaces.Tuple((gymnasium.spaces.MultiBinary(2), gymnasium.spaces.Box(-1, 1, ()))),
+    )
+    encoding = make_action_encoding(space, "Test-v0")
+    assert encoding.actions == HybridActions((3, 2, 2), 3)
+    (decoded,) = encoding.decode(np.array([[2, 1, 0, 1, -1, 0.5]], np.float32))
+    assert space.contains(decoded)
+    np.testing.assert_allclose(decoded["aim"], [10, 0])
+    assert decoded["move"] == 3
+    np.testing.assert_array_equal(decoded["rest"][0], [1, 0])
+    np.testing.assert_allclose(decoded["rest"][1], 0.5)
+
+
+def test_a_dictionary_of_floats_alone_is_continuous():
+    space = gymnasium.spaces.Dict(a=gymnasium.spaces.Box(-1, 1, (2,)), b=gymnasium.spaces.Box(0, 1, (1,)))
+    assert make_action_encoding(space, "Test-v0").actions == ContinuousActions(3)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from podrl.actions import DiscreteActions
 from podrl.assembly import make_split_agent
 from podrl.config.config import ConfigError, TopologyConfig
 from podrl.envs.seeds import env_seeds
@@ -13,7 +14,7 @@ from podrl.experience.layout import make_layout
 from podrl.learning.learner import Learner
 from podrl.learning.micro_batches import resolve_partition
 from podrl.mesh import make_topology
-from podrl.types import DiscreteActions, EnvSpec
+from podrl.types import EnvSpec
 from tests.short_runs import make_agent_update, make_config, random_trajectory
 from tests.test_mesh import FakeDevice
 

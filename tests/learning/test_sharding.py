@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from podrl.actions import DiscreteActions
 from podrl.assembly import make_split_agent
 from podrl.config.config import Config, ConfigError
 from podrl.experience.parameters import copy_to
@@ -20,7 +21,7 @@ from podrl.learning.sharding import MIN_SPLIT_SIZE, describe_split, make_shardin
 from podrl.learning.update_cost import update_memory
 from podrl.mesh import make_topology, path_name, trajectory_sharding
 from podrl.runs.checkpoint import Checkpointer
-from podrl.types import Counters, DiscreteActions, EnvSpec, LearnerState, Metrics, Snapshot, Trajectory
+from podrl.types import Counters, EnvSpec, LearnerState, Metrics, Snapshot, Trajectory
 from tests.learning.test_learner import find_collectives, find_collectives_in_loops, shapes
 from tests.processes import ROOT, error_lines, launch, read_rows
 from tests.short_runs import facts, make_config, random_trajectory, run

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from podrl import train
+from podrl.actions import DiscreteActions
 from podrl.assembly import assemble
 from podrl.envs.pools.in_graph import DevicePool
 from podrl.envs.source import load_source, make_environment
 from podrl.experience.unroll import Unroller
 from podrl.ops.keys import ERA, era_keys, step_keys
 from podrl.runs.resume import make_checkpointer
-from podrl.types import DiscreteActions
 from tests import short_runs
 from tests.processes import read_rows
 from tests.short_runs import facts, make_config

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from podrl.actions import ContinuousActions, DiscreteActions, MultiDiscreteActions
 from podrl.config.config import ConfigError, NetworkConfig
 from podrl.networks.actor_critic import make_actor_critic
 from podrl.networks.last_inputs import encode_action
-from podrl.types import ContinuousActions, DiscreteActions, EnvSpec, MultiDiscreteActions, Timestep, Trajectory
+from podrl.types import EnvSpec, Timestep, Trajectory
 
 MEMORY = {"core": "lstm", "core_size": 16, "last_action": True, "last_reward": True}
 COLLECTIVES = ("all-gather", "all-to-all", "collective-permute", "all-reduce", "reduce-scatter")
@@ -27,7 +28,7 @@ def random_unroll(network, spec, rows, batch):
     first = rng.random((rows, batch)) < 0.3
     first[0] = False
     return Trajectory(
-        observation=rng.uniform(0, 255, (rows, batch, *frame.shape)).astype(frame.dtype),
+        observation=jax.tree.map(lambda x: rng.uniform(0, 255, (rows, batch, *x.shape)).astype(x.dtype), frame),
         first=first,
         action=spec.actions.sample(rng, shape),
         reward=rng.normal(size=shape).astype(np.float32),
@@ -45,7 +46,10 @@ def timestep_of(trajectory, row):
     reward = trajectory.reward[row - 1] if row else trajectory.opening_reward
     discount = trajectory.discount[row - 1] if row else np.ones_like(reward)
     return Timestep(
-        observation=trajectory.observation[row], reward=reward, discount=discount, first=trajectory.first[row]
+        observation=jax.tree.map(lambda x: x[row], trajectory.observation),
+        reward=reward,
+        discount=discount,
+        first=trajectory.first[row],
     )
 
 
@@ -265,13 +269,6 @@ def test_config_errors(config, shape, expected):
     with pytest.raises(ConfigError) as error:
         make_actor_critic(config, make_spec(shape))
     assert str(error.value) == expected
-
-
-def test_dictionary_observation_is_a_config_error():
-    observation = {"a": jax.ShapeDtypeStruct((3,), jnp.float32)}
-    spec = EnvSpec(id="Test-v0", observation=observation, actions=DiscreteActions(2))
-    with pytest.raises(ConfigError, match=r"one array per observation.*env\.observation_keys"):
-        make_actor_critic(NetworkConfig(), spec)
 
 
 def test_sharded_unroll_moves_nothing_between_devices():

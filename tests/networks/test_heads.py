@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from podrl.actions import ContinuousActions, DiscreteActions, MultiDiscreteActions
 from podrl.config.config import ConfigError, NetworkConfig
 from podrl.networks.actor_critic import make_actor_critic
-from podrl.types import ContinuousActions, DiscreteActions, EnvSpec, MultiDiscreteActions, Timestep
+from podrl.types import EnvSpec, Timestep
 
 
 def make(actions, **config):

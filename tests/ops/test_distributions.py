@@ -7,14 +7,15 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from podrl.actions import ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions
 from podrl.config.config import NetworkConfig
 from podrl.networks.policies import make_distribution
-from podrl.types import ContinuousActions, DiscreteActions, MultiDiscreteActions
 
 FAMILIES = {
     "categorical": (NetworkConfig(), DiscreteActions(5)),
     "multi_categorical": (NetworkConfig(), MultiDiscreteActions((2, 3, 4))),
     "gaussian": (NetworkConfig(initial_scale=0.6), ContinuousActions(3)),
+    "hybrid": (NetworkConfig(initial_scale=0.6), HybridActions((2, 3), 2)),
     "squashed": (NetworkConfig(initial_scale=0.6, squash_actions=True), ContinuousActions(3)),
 }
 SAMPLES = 100_000

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from podrl.agents.parts.interface import Agent, Batch, Sample
 from podrl.config.config import check
 from podrl.ops.statistics import Statistics, initial_statistics, update_statistics
-from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
+from podrl.types import VECTOR, EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
 
 # Normalised observations and rewards are clipped to [-MAX_NORMALIZED, MAX_NORMALIZED].
 MAX_NORMALIZED = 10.0
@@ -47,7 +47,8 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
     """Returns the agent with observations normalised to a mean of about zero and a standard deviation of about one.
 
     A row counts if an action was chosen on it: each observation once, except those that only end an episode. The
-    network's frame stack holds frames as they were normalised on arrival.
+    network's frame stack holds frames as they were normalised on arrival. Of an observation of several parts the vector
+    is normalised; encoders scale images themselves.
 
     Args:
         agent: The algorithm.
@@ -56,18 +57,17 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
     Raises:
         ConfigError: If observations are not floats.
     """
-    found = sorted(
-        {str(x.dtype) for x in jax.tree.leaves(spec.observation) if not jnp.issubdtype(x.dtype, jnp.floating)}
-    )
+    vector = _vector(spec.observation)
+    found = sorted({str(x.dtype) for x in jax.tree.leaves(vector) if not jnp.issubdtype(x.dtype, jnp.floating)})
     check(
-        not found,
+        not found and vector is not None,
         f"network.normalize_observations=True needs observations of floats; env.id={spec.id!r} gives "
-        f"{', '.join(found)}, which encoders scale themselves. Use network.normalize_observations=False.",
+        f"{', '.join(found) or 'images'}, which encoders scale themselves. Use network.normalize_observations=False.",
     )
 
     def init(key: jax.Array) -> LearnerState:
         state = agent.init(key)
-        observations, acting = initial_statistics(spec.observation), initial_statistics(spec.observation)
+        observations, acting = initial_statistics(vector), initial_statistics(vector)
         extra = {"agent": state.extra, "observations": observations, "acting": acting}
         return dataclasses.replace(state, extra=extra)
 
@@ -75,7 +75,7 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
         return {"agent": agent.actor_params(_unwrap(state)), "observations": state.extra["observations"]}
 
     def normalized(params: PyTree, timestep: Timestep) -> Timestep:
-        return dataclasses.replace(timestep, observation=normalize(params["observations"], timestep.observation))
+        return dataclasses.replace(timestep, observation=_normalized(params["observations"], timestep.observation))
 
     def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
         return agent.act(params["agent"], normalized(params, timestep), carry, keys)
@@ -84,12 +84,12 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
         return agent.act_greedy(params["agent"], normalized(params, timestep), carry, keys)
 
     def seen(statistics: Statistics, trajectory: Trajectory) -> Trajectory:
-        return dataclasses.replace(trajectory, observation=normalize(statistics, trajectory.observation))
+        return dataclasses.replace(trajectory, observation=_normalized(statistics, trajectory.observation))
 
     def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
         acting = state.extra["observations"]
         observed = agent.observe(_unwrap(state), seen(acting, rollouts))
-        acted = jax.tree.map(lambda x: x[:-1], rollouts.observation)
+        acted = jax.tree.map(lambda x: x[:-1], _vector(rollouts.observation))
         newest = update_statistics(acting, acted, rollouts.is_transition)
         extra = {"agent": observed.extra, "observations": newest, "acting": acting}
         return dataclasses.replace(observed, extra=extra)
@@ -102,6 +102,16 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
     return dataclasses.replace(
         agent, init=init, actor_params=actor_params, act=act, act_greedy=act_greedy, observe=observe, learn=learn
     )
+
+
+def _vector(observation: PyTree) -> PyTree:
+    """Returns the part of an observation that is normalised; None if it has none."""
+    return observation.get(VECTOR) if isinstance(observation, Mapping) else observation
+
+
+def _normalized(statistics: Statistics, observation: PyTree) -> PyTree:
+    vector = normalize(statistics, _vector(observation))
+    return {**observation, VECTOR: vector} if isinstance(observation, Mapping) else vector
 
 
 def normalize_rewards(agent: Agent, discount: float) -> Agent:

@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 
 from podrl.config.config import ConfigError
-from podrl.envs.observations import Encoding
+from podrl.envs.action_masks import MaskCheck
+from podrl.envs.encodings import Encoding
 from podrl.envs.spaces import ActionEncoding
 from podrl.types import Timestep
 
@@ -19,11 +20,12 @@ class SynchronousPool:
         extras: EnvPool's additional values for the newest timestep of `recv`, by its own names; each [B, ...].
     """
 
-    def __init__(self, env: Any, encoding: Encoding, action_encoding: ActionEncoding, *, num_envs: int):
+    def __init__(self, env: Any, encoding: Encoding, action_encoding: ActionEncoding, *, num_envs: int, env_id: str):
         """Takes over `env`, which no other code may step."""
         self._env = env
         self._encoding = encoding
         self._action_encoding = action_encoding
+        self._masks = MaskCheck(action_encoding, encoding, env_id)
         self._num_envs = num_envs
         self._ended: Any = None  # [B] bool: the last timestep ended the episode.
         self._sent = False
@@ -92,12 +94,9 @@ class SynchronousPool:
         # Any: `Timestep` is annotated with the jax arrays that these become.
         reward = np.where(first, 0.0, reward).astype(np.float32)
         discount: Any = np.where(first | ~terminated, 1.0, 0.0).astype(np.float32)
-        return Timestep(
-            observation=self._encoding.encode(observation),
-            reward=reward,
-            discount=discount,
-            first=first,
-        )
+        encoded = self._encoding.encode(observation)
+        timestep = Timestep(observation=encoded, reward=reward, discount=discount, first=first)
+        return self._masks.checked(timestep, self._ended)
 
     def _open_env(self) -> Any:
         """Returns the EnvPool, unless it was closed."""

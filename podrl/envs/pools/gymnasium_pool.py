@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 
 from podrl.config.config import ConfigError, EnvConfig, check
+from podrl.envs.action_masks import MaskCheck, fit_to_mask
 from podrl.envs.observations import make_encoding
 from podrl.envs.spaces import make_action_encoding
 from podrl.envs.workers import calls
@@ -40,7 +41,7 @@ def try_out(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> En
         )
     warn_of_statistics(with_statistics(env))
     encoding = make_encoding(env.observation_space, config)
-    actions = make_action_encoding(env.action_space, config.id)
+    actions = fit_to_mask(make_action_encoding(env.action_space, config.id), encoding, config)
     _try(env, actions.decode(actions.actions.sample(np.random.default_rng(0), (1,)))[0], config)
     calls.call_close(env, f"env.id={config.id!r}")
     return EnvSpec(
@@ -77,7 +78,9 @@ class GymnasiumPool:
         self._batch: EnvBatch | WorkerBatch | None = batch
         self._num_envs = batch.num_envs
         self._encoding = make_encoding(batch.observation_space, config)
-        self._actions = make_action_encoding(batch.action_space, config.id)
+        actions = make_action_encoding(batch.action_space, config.id)
+        self._actions = fit_to_mask(actions, self._encoding, config)
+        self._masks = MaskCheck(self._actions, self._encoding, config.id)
         self._ended: Any = None  # [B] bool: the last timestep ended the episode.
         self._sent = False
 
@@ -141,7 +144,8 @@ class GymnasiumPool:
         discount: Any = np.where(steps.terminated, 0.0, 1.0).astype(np.float32)
         reward: Any = steps.reward
         observation = self._encoding.encode(steps.observation)
-        return Timestep(observation=observation, reward=reward, discount=discount, first=first)
+        timestep = Timestep(observation=observation, reward=reward, discount=discount, first=first)
+        return self._masks.checked(timestep, steps.ended)
 
     def _open_batch(self) -> EnvBatch | WorkerBatch:
         """Returns the environments, unless they were closed."""

@@ -19,10 +19,11 @@ import warnings
 import jax
 from jax import numpy as jnp
 
+from podrl.actions import ContinuousActions
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, check_one_of, did_you_mean
 from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
 from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source
-from podrl.types import ContinuousActions, EnvSpec, PyTree
+from podrl.types import EnvSpec, PyTree
 
 try:
     from brax import envs

@@ -28,7 +28,9 @@ import warnings
 import envpool
 
 from podrl.config.config import ConfigError, EnvConfig, check, did_you_mean
-from podrl.envs.observations import Encoding, make_encoding
+from podrl.envs.action_masks import fit_to_mask
+from podrl.envs.encodings import Encoding
+from podrl.envs.observations import make_encoding
 from podrl.envs.pools.envpool_drawing import check_drawing
 from podrl.envs.pools.envpool_options import NO_LIMIT, check_options, is_emulator, is_simulation, option_types
 from podrl.envs.pools.envpool_pool import SynchronousPool, is_grid
@@ -182,7 +184,7 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
             **options,
         )
         _ = env.observation_space  # Cached by EnvPool; built here, where its warnings are silenced.
-    return SynchronousPool(env, task.encoding, task.action_encoding, num_envs=len(seeds))
+    return SynchronousPool(env, task.encoding, task.action_encoding, num_envs=len(seeds), env_id=config.id)
 
 
 def _defaults(config: EnvConfig) -> dict[str, Any]:
@@ -212,10 +214,11 @@ def _resolve(config: EnvConfig) -> _Task:
         defaults["max_num_players"] == 1,
         f"env.id={config.id!r} is a game of {defaults['max_num_players']} players; podrl trains one player.",
     )
+    encoding = make_encoding(observation_space, config)
     return _Task(
         options=options,
-        encoding=make_encoding(observation_space, config),
-        action_encoding=make_action_encoding(action_space, config.id),
+        encoding=encoding,
+        action_encoding=fit_to_mask(make_action_encoding(action_space, config.id), encoding, config),
         frames_per_step=options.get("frame_skip", defaults["frame_skip"]) if is_emulator(defaults) else 1,
     )
 

@@ -26,10 +26,11 @@ from typing import Any, cast
 import jax
 from jax import numpy as jnp
 
+from podrl.actions import ActionSpace, ContinuousActions, DiscreteActions
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
 from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
 from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source, option_facts
-from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, EnvSpec, PyTree
+from podrl.types import EnvSpec, PyTree
 
 try:
     import gymnax

@@ -16,12 +16,13 @@ import jax
 from jax import numpy as jnp
 import optax
 
+from podrl.actions import DiscreteActions
 from podrl.config.config import Config
 from podrl.networks.actor_critic import make_actor_critic
 from podrl.networks.interface import Network
 from podrl.performance.benchmark.instruments import Clocks, StageTime
 from podrl.performance.benchmark.stages import Parts
-from podrl.types import Array, DiscreteActions, PyTree, Timestep
+from podrl.types import Array, PyTree, Timestep
 
 _CLIP, _TRACE, _VALUE_COST, _ENTROPY_COST = 0.2, 0.95, 0.5, 0.01
 

@@ -1,0 +1,85 @@
+"""Action masks: which options of an environment's choices can be taken at this step.
+
+A mask is [B, L] bool, the options of all choices one after the other. Where several choices are made at once and the
+environment's mask has an entry for each *combination* of them, such as one for each field of a board, the combinations
+become the options of a single choice.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from podrl.actions import ContinuousActions, DiscreteActions, MultiDiscreteActions, num_logits
+from podrl.config.config import ConfigError, EnvConfig
+from podrl.envs.encodings import Encoding
+from podrl.envs.spaces import ActionEncoding
+from podrl.envs.workers.calls import EnvFailure
+from podrl.types import ACTION_MASK, Timestep
+
+
+def fit_to_mask(actions: ActionEncoding, encoding: Encoding, config: EnvConfig) -> ActionEncoding:
+    """Returns the actions that the mask of an observation is for.
+
+    Raises:
+        ConfigError: if it fits neither the options of the environment's choices nor their combinations.
+    """
+    size, spaces = encoding.mask_size, actions.actions
+    if not size or size == num_logits(spaces):
+        return actions
+    if isinstance(spaces, MultiDiscreteActions) and size == math.prod(spaces.nums):
+        nums = spaces.nums
+
+        def decode(action: np.ndarray) -> Any:
+            return actions.decode(np.stack(np.unravel_index(action, nums), axis=-1).astype(np.int32))
+
+        return dataclasses.replace(actions, actions=DiscreteActions(size), decode=decode)
+    wanted = (
+        "no mask, as they are numbers" if isinstance(spaces, ContinuousActions) else f"{num_logits(spaces)} options"
+    )
+    raise ConfigError(
+        f"env.action_mask={config.action_mask!r}: env.id={config.id!r} gives a mask of {size}, and its actions have "
+        f"{wanted}. Name another entry, or let the agent see this one as a part of the observation: "
+        "env.action_mask=none."
+    )
+
+
+class MaskCheck:
+    """Checks the masks of a pool's timesteps."""
+
+    def __init__(self, actions: ActionEncoding, encoding: Encoding, env_id: str):
+        """Checks nothing where `encoding` has no mask."""
+        spaces = actions.actions
+        nums = (spaces.num,) if isinstance(spaces, DiscreteActions) else getattr(spaces, "nums", ())
+        self._starts = np.cumsum((0, *nums))[:-1] if encoding.mask_size else None
+        self._sizes, self._env_id = nums, env_id
+
+    def checked(self, timestep: Timestep, ended: np.ndarray) -> Timestep:
+        """Returns the timestep; where an episode has ended, a choice without any option has all.
+
+        The action after an episode's last observation is not made: the environment is reset instead.
+
+        Args:
+            timestep: the timestep of [B].
+            ended: [B] bool; the timestep ended the episode.
+
+        Raises:
+            EnvFailure: if an environment allows no option of a choice.
+        """
+        if self._starts is None:
+            return timestep
+        mask = timestep.observation[ACTION_MASK]
+        none = ~np.logical_or.reduceat(mask, self._starts, axis=1)
+        if not none.any():
+            return timestep
+        stuck = np.argwhere(none & ~ended[:, None])
+        if len(stuck):
+            row, choice = stuck[0]
+            which = f" of choice {choice}" if len(self._sizes) > 1 else ""
+            raise EnvFailure(
+                f"Environment {row} of the pool (env.id={self._env_id!r}): its action mask allows no action{which}. An "
+                "environment must allow one, or end the episode."
+            )
+        opened = mask | np.repeat(none, self._sizes, axis=1)
+        return dataclasses.replace(timestep, observation={**timestep.observation, ACTION_MASK: opened})

@@ -1,0 +1,163 @@
+"""Action masks, from what an environment gives to what an agent may do."""
+
+import gymnasium
+from gymnasium import spaces
+import jax
+import numpy as np
+import pytest
+
+from podrl.actions import DiscreteActions, MultiDiscreteActions
+from podrl.config.config import ConfigError, EnvConfig
+from podrl.envs.observations import describe_observation
+from podrl.envs.source import load_source
+from podrl.envs.sources.gymnasium import make_pool, make_spec
+from podrl.envs.workers.calls import EnvFailure
+from podrl.types import ACTION_MASK, VECTOR
+
+
+class Masked(gymnasium.Env):
+    """Allows what `allowed` says at each step; the last step ends the episode."""
+
+    def __init__(self, allowed=((1, 0, 1), (0, 1, 0), (0, 0, 0)), space=None, mask=None):
+        self.action_space = space or spaces.Discrete(3)
+        self.allowed = [np.asarray(row, np.int8) for row in allowed]
+        mask = mask or spaces.MultiBinary(self.allowed[0].shape)
+        self.observation_space = spaces.Dict(board=spaces.Box(-1, 1, (2,)), action_mask=mask)
+
+    def seen(self):
+        return {"board": np.zeros(2, np.float32), "action_mask": self.allowed[self.step_number]}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.step_number = 0
+        return self.seen(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.step_number += 1
+        return self.seen(), 0.0, self.step_number == len(self.allowed) - 1, False, {}
+
+
+class Stuck(Masked):
+    """Forbids everything in the middle of an episode."""
+
+    def __init__(self):
+        super().__init__(allowed=((1, 0, 1), (0, 0, 0), (1, 1, 1)))
+
+
+class Board(Masked):
+    """A field [2, 3] is chosen, of which not all are free."""
+
+    def __init__(self):
+        free = np.array([[1, 0, 0], [0, 1, 1]])
+        super().__init__(allowed=(free, 0 * free), space=spaces.MultiDiscrete([2, 3]))
+
+
+class Separate(Masked):
+    """Two choices, each with a mask of its own, as Gymnasium's `sample` takes them."""
+
+    def __init__(self):
+        mask = spaces.Tuple((spaces.MultiBinary(2), spaces.MultiBinary(3)))
+        super().__init__(space=spaces.MultiDiscrete([2, 3]), mask=mask)
+        self.allowed = [(np.array([0, 1], np.int8), np.array([1, 0, 1], np.int8))] * 3
+
+
+def config_of(name, **settings):
+    return EnvConfig(source="gymnasium", id=f"tests.envs.test_action_masks:{name}", **settings)
+
+
+@pytest.fixture
+def open_pool():
+    pools = []
+
+    def make(name, **settings):
+        pools.append(make_pool(config_of(name, **settings), seeds=[1, 2], num_threads=1))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def step(pool, action):
+    pool.send(np.asarray(action, np.int32))
+    return pool.recv()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mask_is_a_part_of_its_own(open_pool, workers):
+    spec, pool = make_spec(config_of("Masked")), open_pool("Masked", workers=workers)
+    assert spec.actions == DiscreteActions(3)
+    assert spec.observation == {
+        VECTOR: jax.ShapeDtypeStruct((2,), np.float32),
+        ACTION_MASK: jax.ShapeDtypeStruct((3,), np.bool_),
+    }
+    assert describe_observation(spec) == "float32[2] as a vector of 2; a mask of 3 actions"
+
+    np.testing.assert_array_equal(pool.reset().observation[ACTION_MASK], [[True, False, True]] * 2)
+    np.testing.assert_array_equal(step(pool, [0, 2]).observation[ACTION_MASK], [[False, True, False]] * 2)
+    last = step(pool, [1, 1])
+    assert (last.discount == 0).all()
+    assert last.observation[ACTION_MASK].all()  # Whatever is done here is not done: the environment is reset.
+
+
+def test_a_mask_without_any_action_names_the_environment(open_pool):
+    pool = open_pool("Stuck")
+    pool.reset()
+    with pytest.raises(EnvFailure, match=r"Environment 0 of the pool .*Stuck.* its action mask allows no action\."):
+        step(pool, [0, 2])
+
+
+def test_a_mask_of_combinations_makes_one_choice_of_several(open_pool):
+    assert make_spec(config_of("Board")).actions == DiscreteActions(6)
+    pool = open_pool("Board")
+    np.testing.assert_array_equal(pool.reset().observation[ACTION_MASK][0], [True, False, False, False, True, True])
+    assert (step(pool, [0, 5]).discount == 0).all()
+
+
+def test_several_choices_each_with_its_mask(open_pool):
+    assert make_spec(config_of("Separate")).actions == MultiDiscreteActions((2, 3))
+    seen = open_pool("Separate").reset().observation
+    np.testing.assert_array_equal(seen[ACTION_MASK], [[False, True, True, False, True]] * 2)
+
+
+def test_none_of_it_where_a_key_says_so():
+    spec = make_spec(config_of("Masked", action_mask="none"))
+    assert spec.observation == jax.ShapeDtypeStruct((5,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"action_mask": "board"}, r"gives a mask of 2, and its actions have 3 options.*env.action_mask=none"),
+        ({"action_mask": "masc"}, r"env.action_mask: the observation has no entry 'masc'.*action_mask, board"),
+    ],
+)
+def test_what_does_not_fit_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make_spec(config_of("Masked", **settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "actions"),
+    [
+        ("Game2048-v1", DiscreteActions(4)),
+        ("Minesweeper-v0", DiscreteActions(100)),
+        ("Cleaner-v0", MultiDiscreteActions((4, 4, 4))),
+    ],
+)
+def test_games_of_envpool(name, actions):
+    source, config = load_source("envpool"), EnvConfig(id=name)
+    spec = source.make_spec(config)
+    assert spec.actions == actions
+    pool = source.make_pool(config, seeds=[1, 2, 3], num_threads=1)
+    timestep, rng, ends = pool.reset(), np.random.default_rng(0), 0
+    for _ in range(300):
+        mask = timestep.observation[ACTION_MASK]
+        assert mask.shape[1:] == spec.observation[ACTION_MASK].shape
+        choices = np.split(mask, np.cumsum(getattr(actions, "nums", ()))[:-1].astype(int), axis=1)
+        drawn = np.stack([np.argmax(rng.random(part.shape) * part, axis=1) for part in choices], axis=1)
+        pool.send(drawn.reshape(3, *actions.struct.shape).astype(np.int32))
+        timestep = pool.recv()
+        ends += int(timestep.first.sum())
+    assert ends
