@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from podrl.actions import ContinuousActions, DiscreteActions, MultiDiscreteActions
+from podrl.actions import ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions
 from podrl.config.config import ConfigError
 from podrl.envs.spaces import make_action_encoding
 

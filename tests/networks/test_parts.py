@@ -81,8 +81,10 @@ def test_an_mlp_sees_all_parts_as_one_vector():
     parts = [trajectory.observation["eyes/left"] / np.float32(255), trajectory.observation[VECTOR]]
     flat = np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=-1)
     alone = make_actor_critic(config, joined)
+    carry = alone.initial_carry(flat.shape[1])
     expected, _ = alone.unroll(
-        {**params, "encoder": params["encoder"]["others"]}, dataclasses.replace(trajectory, observation=flat)
+        {**params, "encoder": params["encoder"]["others"]},
+        dataclasses.replace(trajectory, observation=flat, carry=carry),
     )
     found, _ = network.unroll(params, trajectory)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), found, expected)
@@ -126,8 +128,7 @@ def test_a_mask_is_on_the_policy_of_every_row_and_on_nothing_else():
     mask[..., 2] = True
     seen = dataclasses.replace(trajectory, observation={**trajectory.observation, ACTION_MASK: mask})
     plain = make_actor_critic(config, EnvSpec(id="A", observation=JOINTS, actions=DiscreteActions(4)))
-    carry = dataclasses.replace(trajectory.carry, frames=trajectory.carry.frames)
-    bare = dataclasses.replace(trajectory, observation=trajectory.observation[VECTOR], carry=carry)
+    bare = dataclasses.replace(trajectory, observation=trajectory.observation[VECTOR])
     expected, _ = plain.unroll(params, bare)
     found, _ = network.unroll(params, seen)
     np.testing.assert_array_equal(found.policy, np.where(mask, expected.policy, -np.inf))
