@@ -11,7 +11,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "podrl"
 ROOMS = [
-    *("mistakes", "types", "config", "mesh", "ops", "runtime", "networks", "agents", "envs", "experience", "learning"),
+    *(
+        "mistakes",
+        "actions",
+        "types",
+        "config",
+        "mesh",
+        "ops",
+        "runtime",
+        "networks",
+        "agents",
+        "envs",
+        "experience",
+        "learning",
+    ),
     *("evaluation", "telemetry", "runs", "loops", "assembly", "saved_run", "train", "launch", "studies", "performance"),
 ]
 # What starts at once, or runs where no JAX is: launchers, processes that serve a run, tools over folders of runs.

@@ -69,7 +69,9 @@ def _without_mask(entries: Mapping[str, gymnasium.Space], config: EnvConfig) -> 
     images = {name: found for name, entry in kept.items() if (found := _image(entry, config, name))}
     vectors = {name: entry for name, entry in kept.items() if name not in images}
     if not images or config.parts == "joined":
-        return _joined(kept, config)
+        joined = _joined(kept, config)
+        text = f"a dictionary as {joined.text}; env.observation_keys takes one entry alone"
+        return dataclasses.replace(joined, text=text)
     return _parts(images, vectors, config, _env_before(kept, config))
 
 
@@ -125,7 +127,7 @@ def _joined(entries: Mapping[str, gymnasium.Space], config: EnvConfig) -> Encodi
     return Encoding(
         struct=jax.ShapeDtypeStruct((size,), np.float32),
         encode=lambda raw: np.concatenate([part.encode(_entry(raw, name)) for name, part in parts.items()], axis=1),
-        text=f"a dictionary as one vector of {size} ({_list(parts)}); env.observation_keys takes one entry alone",
+        text=f"one vector of {size} ({_list(parts)})",
         env_before=_env_before(entries, config),
     )
 

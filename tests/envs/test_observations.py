@@ -239,7 +239,7 @@ class TestParts:
             vector = [raw["arm"]["angles"], np.eye(2, dtype=np.float32)[raw["arm"]["grip"]]]
             np.testing.assert_array_equal(seen["vector"][row], np.concatenate(vector))
         assert encoding.text.startswith("3 parts (eyes/0: image 8x8x3, channels last, pixels (255 counts as 1); ")
-        assert "vector: a dictionary as one vector of 5 (arm/angles: " in encoding.text
+        assert "vector: one vector of 5 (arm/angles: " in encoding.text
 
     @pytest.mark.parametrize(
         ("keys", "parts"),

@@ -4,7 +4,7 @@ import pytest
 
 from podrl.assembly import resolve
 from podrl.config.commandline import load_config, override
-from tests.short_runs import run
+from tests.short_runs import make_config, run
 
 
 def learn(name, *overrides):
@@ -71,3 +71,35 @@ class TestMemory:
     @pytest.mark.slow
     def test_actors_on_the_host_remember(self):
         assert learn("impala_memory", "--config.total_env_steps=500_000", "--config.topology.placement=sebulba") >= 0.9
+
+
+class TestParts:
+    """An image says where, four times an episode; what a switch beside it says counts as well. Chance is 2 of 4."""
+
+    def learn(self, env, steps, **settings):
+        config = make_config(
+            f"tests.envs.sides:{env}",
+            agent="ppo",
+            total_env_steps=steps,
+            env__source="gymnasium",
+            actors__num_envs=32,
+            actors__unroll_length=16,
+            network__encoder="minatar",
+            network__hidden_sizes=(32,),
+            agent__optimizer__learning_rate=1e-3,
+            agent__minibatches=4,
+            **settings,
+        )
+        outcome, _ = run(config)
+        return outcome.episode_return
+
+    def test_an_image_beside_other_entries_is_seen(self):
+        assert self.learn("Sides", 20_000) >= 3.8
+
+    def test_what_an_image_means_is_learned_from_the_vector(self):
+        assert self.learn("Sides", 40_000, env__options={"turned": True}) >= 3.8
+
+    def test_a_choice_and_a_number_are_learned_at_once(self):
+        """Either of both alone reaches 2."""
+        settings = {"network__initial_scale": 0.3, "agent__entropy_cost": 0.001}
+        assert self.learn("Aim", 25_000, **settings) >= 2.8
