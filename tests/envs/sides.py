@@ -56,3 +56,19 @@ class Aim(Sides):
 
     def _reward(self, action: Any) -> float:
         return float(action["side"] == self.answer) * max(0.0, 1 - abs(float(action["aim"][0]) - self.target))
+
+
+class Limited(Aim):
+    """As `Aim`, with a third answer that is never allowed, and that would earn more than all others."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = spaces.Dict(side=spaces.Discrete(3), aim=spaces.Box(-1, 1, (1,)))
+        mask = {"action_mask": spaces.MultiBinary(3)}
+        self.observation_space = spaces.Dict({**self.observation_space.spaces, **mask})
+
+    def _draw(self) -> dict[str, Any]:
+        return {**super()._draw(), "action_mask": np.array([1, 1, 0], np.int8)}
+
+    def _reward(self, action: Any) -> float:
+        return 100.0 if action["side"] == 2 else super()._reward(action)
