@@ -53,12 +53,13 @@ class MaskCheck:
         spaces = actions.actions
         nums = (spaces.num,) if isinstance(spaces, DiscreteActions) else getattr(spaces, "nums", ())
         self._starts = np.cumsum((0, *nums))[:-1] if encoding.mask_size else None
-        self._sizes, self._env_id = nums, env_id
+        self._num_choices, self._env_id = len(nums), env_id
 
     def checked(self, timestep: Timestep, ended: np.ndarray) -> Timestep:
-        """Returns the timestep; where an episode has ended, a choice without any option has all.
+        """Returns the timestep; where an episode has ended, every option is allowed.
 
-        The action after an episode's last observation is not made: the environment is reset instead.
+        The action after an episode's last observation is not made: the environment is reset instead. Many environments
+        allow none there.
 
         Args:
             timestep: the timestep of [B].
@@ -69,17 +70,13 @@ class MaskCheck:
         """
         if self._starts is None:
             return timestep
-        mask = timestep.observation[ACTION_MASK]
-        none = ~np.logical_or.reduceat(mask, self._starts, axis=1)
-        if not none.any():
-            return timestep
-        stuck = np.argwhere(none & ~ended[:, None])
+        mask = timestep.observation[ACTION_MASK] | ended[:, None]
+        stuck = np.argwhere(~np.logical_or.reduceat(mask, self._starts, axis=1))
         if len(stuck):
             row, choice = stuck[0]
-            which = f" of choice {choice}" if len(self._sizes) > 1 else ""
+            which = f" of choice {choice}" if self._num_choices > 1 else ""
             raise EnvFailure(
                 f"Environment {row} of the pool (env.id={self._env_id!r}): its action mask allows no action{which}. An "
                 "environment must allow one, or end the episode."
             )
-        opened = mask | np.repeat(none, self._sizes, axis=1)
-        return dataclasses.replace(timestep, observation={**timestep.observation, ACTION_MASK: opened})
+        return dataclasses.replace(timestep, observation={**timestep.observation, ACTION_MASK: mask})

@@ -77,20 +77,17 @@ class TestParts:
     """An image says where, four times an episode; what a switch beside it says counts as well. Chance is 2 of 4."""
 
     def learn(self, env, steps, **settings):
-        config = make_config(
-            f"tests.envs.sides:{env}",
-            agent="ppo",
-            total_env_steps=steps,
-            env__source="gymnasium",
-            actors__num_envs=32,
-            actors__unroll_length=16,
-            network__encoder="minatar",
-            network__hidden_sizes=(32,),
-            agent__optimizer__learning_rate=1e-3,
-            agent__minibatches=4,
-            **settings,
-        )
-        outcome, _ = run(config)
+        defaults = {
+            "total_env_steps": steps,
+            "env__source": "gymnasium",
+            "actors__num_envs": 32,
+            "actors__unroll_length": 16,
+            "network__encoder": "minatar",
+            "network__hidden_sizes": (32,),
+            "agent__optimizer__learning_rate": 1e-3,
+            "agent__minibatches": 4,
+        }
+        outcome, _ = run(make_config(f"tests.envs.sides:{env}", agent="ppo", **{**defaults, **settings}))
         return outcome.episode_return
 
     def test_an_image_beside_other_entries_is_seen(self):
@@ -98,6 +95,12 @@ class TestParts:
 
     def test_what_an_image_means_is_learned_from_the_vector(self):
         assert self.learn("Sides", 40_000, env__options={"turned": True}) >= 3.8
+
+    @pytest.mark.parametrize("placement", ["anakin", "sebulba"])
+    def test_and_of_jax_environments_with_a_forbidden_action(self, placement):
+        """Which would earn 100."""
+        settings = {"env__source": "tests.envs.jax_sides", "topology__placement": placement}
+        assert 3.8 <= self.learn("", 20_000, **settings) <= 4
 
     def test_a_choice_and_a_number_are_learned_at_once(self):
         """Either of both alone reaches 2."""

@@ -4,7 +4,7 @@ Such a source writes two pure functions of *one* environment, its reset and its 
 environments with podrl's reset rule; `DevicePool` steps these on the host's CPU, with the interface of any other pool.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from podrl.envs.source import JaxEnvironment
 from podrl.ops.keys import ERA, era_keys, step_keys
-from podrl.types import PyTree, Timestep
+from podrl.types import ACTION_MASK, PyTree, Timestep
 
 
 class Transition(NamedTuple):
@@ -76,14 +76,16 @@ def make_many(reset: Reset, step: Step) -> JaxEnvironment:
         new_state, observation = jax.tree.map(
             lambda new, old: jnp.where(ended, new, old), opened, (stepped.state, stepped.observation)
         )
-        terminated = ~ended & stepped.terminated
+        terminated, ends = ~ended & stepped.terminated, ~ended & (stepped.terminated | stepped.truncated)
+        if isinstance(observation, Mapping) and ACTION_MASK in observation:  # What is done at the end is not done.
+            observation = {**observation, ACTION_MASK: observation[ACTION_MASK] | ends}
         timestep = Timestep(
             observation=observation,
             reward=jnp.where(ended, 0.0, stepped.reward).astype(jnp.float32),
             discount=1.0 - terminated.astype(jnp.float32),
             first=ended,
         )
-        return EpisodesState(environment=new_state, ended=~ended & (stepped.terminated | stepped.truncated)), timestep
+        return EpisodesState(environment=new_state, ended=ends), timestep
 
     def step_all(keys: jax.Array, state: EpisodesState, action: jax.Array) -> tuple[EpisodesState, Timestep]:
         return jax.vmap(step_one)(keys, state.environment, state.ended, action)
