@@ -16,21 +16,50 @@ Source: Lange 2022, https://github.com/RobertTLange/gymnax; Young & Tian 2019 (M
 al. 2020 (bsuite), arXiv:1908.03568.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import inspect
 import json
-from typing import Any
+from typing import Any, cast
 
 import jax
+from jax import numpy as jnp
 
-from podrl.config.config import EnvConfig
-from podrl.envs.pools.gymnax_task import TIME_LIMIT, gymnax_defaults, resolve_gymnax
+from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
 from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
 from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source, option_facts
-from podrl.types import EnvSpec, PyTree
+from podrl.types import ActionSpace, ContinuousActions, DiscreteActions, EnvSpec, PyTree
 
+try:
+    import gymnax
+    from gymnax.environments import spaces
+except ModuleNotFoundError as missing:  # A missing dependency of Gymnax keeps its own error.
+    if missing.name != "gymnax":
+        raise
+    raise ConfigError("env.source='gymnax' needs Gymnax: pip install -e '.[gymnax]'.") from None
+
+_TIME_LIMIT = "max_steps_in_episode"
 _STEPS_PER_SECOND = 15.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Task:
+    """A config after all checks.
+
+    Attributes:
+        env: Gymnax's environment.
+        params: Gymnax's parameters of the environment.
+        encode: (Gymnax's observation) -> the network's: an image [H, W, C] or a vector [D], of float32.
+        actions: podrl's actions.
+        decode: (podrl's action) -> Gymnax's.
+    """
+
+    env: Any
+    params: Any
+    encode: Callable[[PyTree], jax.Array]
+    actions: ActionSpace
+    decode: Callable[[jax.Array], jax.Array]
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:
@@ -44,7 +73,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     Raises:
         ConfigError: on an unknown environment or option, or one that podrl cannot train on.
     """
-    task = resolve_gymnax(config)
+    task = _resolve(config)
     observation, _ = jax.eval_shape(task.env.reset_env, jax.random.key(0), task.params)
     encoded = jax.eval_shape(task.encode, observation)
     image = f"image {'x'.join(map(str, encoded.shape))}, channels last, numbers as they are"
@@ -69,13 +98,14 @@ def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> D
         ValueError: if there are no seeds.
     """
     del num_threads
-    return DevicePool(make_environment(config), resolve_gymnax(config).actions.struct, seeds)
+    return DevicePool(make_environment(config), _resolve(config).actions.struct, seeds)
 
 
 def option_hints(config: EnvConfig) -> dict[str, Any]:
     """Returns a type hint for each option of the environment. Raises as `make_spec` does."""
-    params, arguments = gymnax_defaults(config)
-    return {name: type(default) for name, default in (params | arguments).items() if name != TIME_LIMIT}
+    _check_known(config)
+    params, arguments = _defaults(config)
+    return {name: type(default) for name, default in (params | arguments).items() if name != _TIME_LIMIT}
 
 
 def make_plain(config: EnvConfig) -> tuple[Any, Any, Callable[[PyTree], jax.Array]]:
@@ -83,7 +113,7 @@ def make_plain(config: EnvConfig) -> tuple[Any, Any, Callable[[PyTree], jax.Arra
 
     It serves to measure what podrl's own stepping costs. Raises as `make_spec` does.
     """
-    task = resolve_gymnax(config)
+    task = _resolve(config)
     return task.env, task.params, task.encode
 
 
@@ -93,7 +123,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     Raises as `make_spec` does.
     """
     env = dataclasses.replace(config, max_episode_steps=0)
-    limit = int(getattr(resolve_gymnax(env).params, TIME_LIMIT))
+    limit = int(getattr(_resolve(env).params, _TIME_LIMIT))
     facts = {"max_episode_steps": limit} | option_facts(config)
     return EvaluationProtocol(env=env, facts=facts, max_episode_steps=limit, steps_per_second=_STEPS_PER_SECOND)
 
@@ -102,7 +132,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
 def _make_environment(values: str) -> JaxEnvironment:
     """Makes the environment; its config is passed as JSON, so that the cache can compare it."""
     config = EnvConfig(**json.loads(values))
-    task = resolve_gymnax(config)
+    task = _resolve(config)
     env, params = task.env, task.params
 
     def reset(key: jax.Array) -> tuple[PyTree, jax.Array]:
@@ -114,6 +144,104 @@ def _make_environment(values: str) -> JaxEnvironment:
         return Transition(state, task.encode(observation), reward, terminated, env.is_truncated(state, params))
 
     return make_many(reset, step)
+
+
+def _resolve(config: EnvConfig) -> _Task:
+    """Checks what `config` asks for against what Gymnax has."""
+    check(not config.observation_keys, "env.observation_keys must be empty: Gymnax's observations are no dictionaries.")
+    check(config.channels != "first", "env.channels='first' cannot be: Gymnax's images have their channels last.")
+    _check_known(config)
+    env, params = _make(config)
+    actions, decode = _make_actions(env.action_space(params), config)
+    return _Task(
+        env=env, params=params, encode=_make_encoding(env.observation_space(params)), actions=actions, decode=decode
+    )
+
+
+def _check_known(config: EnvConfig) -> None:
+    """Raises `ConfigError` if Gymnax has no such environment."""
+    known = list(gymnax.registered_envs)
+    check(
+        config.id in known,
+        f"env.id={config.id!r} is not a Gymnax environment{did_you_mean(config.id, known)} "
+        f"Available: {', '.join(sorted(known))}.",
+    )
+
+
+def _defaults(config: EnvConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the environment's parameters, and the arguments of its constructor, with Gymnax's values."""
+    env, params = _make_of_gymnax(config, {})
+    return (
+        {field.name: getattr(params, field.name) for field in dataclasses.fields(params)},
+        _constructor_defaults(type(env)),
+    )
+
+
+def _make(config: EnvConfig) -> tuple[Any, Any]:
+    """Makes Gymnax's environment and its parameters, with the config's options in their types."""
+    params, arguments = _defaults(config)
+    settings: dict[str, Any] = {}
+    known = {name: value for name, value in (params | arguments).items() if name != _TIME_LIMIT}
+    for name, value in config.options.items():
+        check(name != _TIME_LIMIT, f"env.options.{name} is not yours to set: set env.max_episode_steps.")
+        check_not_a_setting(name, config.id)
+        check(
+            name in known,
+            f"env.options.{name} is not an option of {config.id}{did_you_mean(name, known)} "
+            f"Available: {', '.join(sorted(known)) or 'none'}.",
+        )
+        settings[name] = _checked_option(name, value, known[name])
+    env, found = _make_of_gymnax(config, {name: settings[name] for name in settings if name in arguments})
+    if config.max_episode_steps:
+        settings[_TIME_LIMIT] = config.max_episode_steps
+    return env, found.replace(**{name: settings[name] for name in settings if name in params})
+
+
+def _make_of_gymnax(config: EnvConfig, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Makes Gymnax's environment and its parameters, which may download data."""
+    try:
+        return cast(tuple[Any, Any], gymnax.make(config.id, **arguments))
+    except OSError as error:
+        raise ConfigError(f"env.id={config.id!r} cannot be made: Gymnax could not fetch its data ({error}).") from None
+
+
+def _constructor_defaults(env_type: type) -> dict[str, Any]:
+    """Returns the arguments of a constructor that have a plain default."""
+    parameters = inspect.signature(env_type).parameters.values()
+    return {p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)}
+
+
+def _checked_option(name: str, value: Any, default: Any) -> Any:
+    """Returns `value` in the type of its default; integers may stand for floats."""
+    expected = type(default)
+    if expected is float and type(value) is int:
+        value = float(value)
+    check(
+        type(value) is expected and expected in (bool, int, float, str),
+        f"env.options.{name}={value!r} has type {type(value).__name__}; expected {expected.__name__}.",
+    )
+    return value
+
+
+def _make_encoding(space: Any) -> Callable[[PyTree], jax.Array]:
+    """Makes discrete values one-hot vectors, keeps arrays of rank 3 as images and flattens others; all float32."""
+    if isinstance(space, spaces.Discrete):
+        return lambda value: jax.nn.one_hot(value, space.n, dtype=jnp.float32)
+
+    def encode(array: jax.Array) -> jax.Array:
+        return array.astype(jnp.float32).reshape(array.shape if array.ndim == 3 else (-1,))
+
+    return encode
+
+
+def _make_actions(space: Any, config: EnvConfig) -> tuple[ActionSpace, Callable[[jax.Array], jax.Array]]:
+    """Returns podrl's actions for a space, and the function that turns them into the environment's."""
+    if isinstance(space, spaces.Discrete):
+        return DiscreteActions(space.n), lambda action: action
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        low, high = jnp.asarray(space.low), jnp.asarray(space.high)
+        return ContinuousActions(space.shape[0]), lambda action: low + (jnp.clip(action, -1, 1) + 1) / 2 * (high - low)
+    raise ConfigError(f"env.id={config.id!r} has actions {space}; podrl takes discrete ones and vectors.")
 
 
 SOURCE = Source(
