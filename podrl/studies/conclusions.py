@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from podrl.studies.summary import Budgets, Estimate, PointSummary, RunRecord, lines_of
+from podrl.studies.summary import Estimate, PointSummary, RunRecord, lines_of
 
 _MOST_SERIES = 8
 _FEW_SEEDS = 5
@@ -29,7 +29,7 @@ def conclude(summaries: Sequence[PointSummary], machine: Mapping[str, Any], plat
 def caveats(
     records: Sequence[RunRecord],
     summaries: Sequence[PointSummary],
-    budgets: Budgets,
+    budgets: Mapping[str, float],
     seeds: Sequence[int],
     starts: Sequence[Mapping[str, Any]],
 ) -> list[str]:
@@ -46,9 +46,9 @@ def caveats(
             f"Means are of up to {len(seeds)} seeds; intervals are 95 % intervals of the mean over seeds, by Student's "
             f"t.{few}"
         )
-    if budgets.env_steps is not None and budgets.seconds is not None:
+    if budgets:
         told.append(
-            f"Learning is compared at {budgets.env_steps:,} env steps and at {budgets.seconds:,.1f} s of training, the "
+            f"Learning is compared at {budgets['step']:,} env steps and at {budgets['time']:,.1f} s of training, the "
             "most that all complete runs have. Points with more environments make fewer updates of the same steps."
         )
     repeated = sum(1 for record in records if record.measurement is not None and record.measurement.starts > 1)
@@ -66,14 +66,15 @@ def caveats(
     return told
 
 
-def with_interval(found: Estimate, *, percent: bool = False, digits: int = 0) -> str:
-    """`48 % (45 to 51)`."""
-    factor = 100 if percent else 1
-    unit = " %" if percent else ""
-    text = f"{found.mean * factor:,.{digits}f}{unit}"
+def with_interval(found: Estimate | None, *, percent: bool = False, digits: int = 0) -> str:
+    """`48 % (45 to 51)`; nothing of nothing."""
+    if found is None:
+        return ""
+    found, unit = (found.scaled(100), " %") if percent else (found, "")
+    text = f"{found.mean:,.{digits}f}{unit}"
     if found.low is None or found.high is None:
         return text
-    return f"{text} ({found.low * factor:,.{digits}f} to {found.high * factor:,.{digits}f})"
+    return f"{text} ({found.low:,.{digits}f} to {found.high:,.{digits}f})"
 
 
 def _tell_scaling(key: tuple[str, str], line: Sequence[PointSummary]) -> str:
@@ -109,15 +110,12 @@ def _tell_time(summaries: Sequence[PointSummary]) -> str:
     most = max(summary.devices for summary in summaries)
     largest = [summary for summary in summaries if summary.devices == most]
     parts = []
-    for who, name in (("learner", "the learner's thread"), ("actors", "the actors' threads")):
+    for who, spend in (("learner", "the learner's thread spends"), ("actors", "the actors' threads spend")):
         buckets: Counter[str] = Counter()
         for summary in largest:
-            own = {name: share for name, share in summary.time.items() if name.startswith(f"{who}/")}
-            buckets.update({bucket: share / len(largest) for bucket, share in own.items()})
-        top = buckets.most_common(2)
-        if top:
-            spent = " and ".join(f"{100 * share:.0f} % in {bucket.partition('/')[2]}" for bucket, share in top)
-            parts.append(f"{name} spend{'s' if who == 'learner' else ''} {spent}")
+            buckets.update({bucket: share / len(largest) for bucket, share in summary.buckets(who).items()})
+        if top := buckets.most_common(2):
+            parts.append(f"{spend} {' and '.join(f'{100 * share:.0f} % in {bucket}' for bucket, share in top)}")
     return f"On {_count(most, 'device')}, {'; '.join(parts)}." if parts else ""
 
 

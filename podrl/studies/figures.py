@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from podrl.runtime.ledger import OTHER
+from podrl.runtime.ledger import BUCKETS, OTHER
 from podrl.studies.summary import Estimate, PointSummary, RunRecord, lines_of
 from podrl.telemetry import plotting
 
@@ -18,20 +18,8 @@ _MAX_PANELS = 12  # of learning curves
 _TITLE_WIDTH = 52  # characters of a line
 _GRID_POINTS = 200
 # One colour for each bucket, the same in every figure; work first, and waiting, which is light, at the end of a bar.
-_BUCKET_COLOURS = {
-    "env": "#4c72b0",
-    "act": "#dd8452",
-    "learn": "#c44e52",
-    "transfer": "#8172b3",
-    "publish": "#937860",
-    "log": "#da8bc3",
-    "evaluate": "#ccb974",
-    "checkpoint": "#64b5cd",
-    "compile": "#55a868",
-    OTHER: "#8c8c8c",
-    "wait_params": "#d5d5d5",
-    "wait_rollouts": "#ececec",
-}
+_WAITS = {"wait_params": "#d5d5d5", "wait_rollouts": "#ececec"}
+_WORK = [bucket for bucket in (*BUCKETS, OTHER) if bucket not in _WAITS]
 
 
 def draw_all(summaries: Sequence[PointSummary]) -> dict[str, bytes]:
@@ -48,8 +36,7 @@ def draw_throughput(summaries: Sequence[PointSummary]) -> bytes:
     """Env steps per second against devices: every run, the means with their intervals, the ideal, the prediction."""
 
     def fill(axes: Any, line: Sequence[PointSummary], colour: str, label: str, shift: float) -> None:
-        devices = [shift * summary.devices for summary in line]
-        _draw_means(axes, devices, [summary.rate for summary in line], colour, label)
+        _draw_means(axes, [(shift * summary.devices, summary.rate) for summary in line], colour, label)
         for summary in line:
             rates = [run.measurement.env_steps_per_second for run in summary.runs if run.measurement is not None]
             axes.plot([shift * summary.devices] * len(rates), rates, ".", color=colour, alpha=0.45, markersize=5)
@@ -58,10 +45,8 @@ def draw_throughput(summaries: Sequence[PointSummary]) -> bytes:
             ends = np.array([base.base_devices, line[-1].devices])
             ideal = base.base_rate * ends / base.base_devices
             axes.plot(shift * ends, ideal, "--", color=colour, alpha=0.6, linewidth=1.2)
-        known = [summary for summary in line if summary.predicted is not None]
-        if known:
-            places, values = [shift * each.devices for each in known], [each.predicted for each in known]
-            axes.plot(places, values, ":", marker="x", color=colour, linewidth=1.6, markersize=6)
+        known = np.array([(shift * each.devices, each.predicted) for each in line if each.predicted is not None])
+        axes.plot(*known.T.reshape(2, -1), ":", marker="x", color=colour, linewidth=1.6, markersize=6)
 
     def finish(axes: Any) -> None:
         axes.set_yscale("log")
@@ -76,9 +61,8 @@ def draw_efficiency(summaries: Sequence[PointSummary]) -> bytes:
     """Efficiency against devices: the fraction of the ideal that was reached."""
 
     def fill(axes: Any, line: Sequence[PointSummary], colour: str, label: str, shift: float) -> None:
-        known = [(shift * summary.devices, summary.efficiency) for summary in line if summary.efficiency is not None]
-        percents = [efficiency.scaled(100) for _, efficiency in known]
-        _draw_means(axes, [devices for devices, _ in known], percents, colour, label)
+        known = [(shift * each.devices, each.efficiency.scaled(100)) for each in line if each.efficiency is not None]
+        _draw_means(axes, known, colour, label)
 
     def finish(axes: Any) -> None:
         axes.axhline(100, linestyle="--", color="0.45", linewidth=1.2)
@@ -92,26 +76,26 @@ def draw_time(summaries: Sequence[PointSummary]) -> bytes:
     """Where the threads' time goes: a stacked bar for each point, for the learner and for the actors."""
     summaries = [summary for line in lines_of(summaries).values() for summary in line]
     figure = plotting.make_figure(13.0, max(3.2, 1.6 + 0.34 * len(summaries)))
-    threads = [who for who in ("learner", "actors") if any(_buckets(summary, who) for summary in summaries)]
+    threads = [who for who in ("learner", "actors") if any(summary.buckets(who) for summary in summaries)]
     panels = np.atleast_1d(figure.subplots(1, len(threads), sharey=True))
     names = [_bar_name(summary) for summary in summaries]
+    colours = {name: plotting.pick_colour("tab20", place) for place, name in enumerate(_WORK)} | _WAITS
     shown: dict[str, Any] = {}
     for who, axes in zip(threads, panels, strict=True):
         left = np.zeros(len(summaries))
-        for bucket in _BUCKET_COLOURS:
-            shares = np.array([100 * _buckets(summary, who).get(bucket, 0.0) for summary in summaries])
+        for bucket, colour in colours.items():
+            shares = np.array([100 * summary.buckets(who).get(bucket, 0.0) for summary in summaries])
             if shares.max(initial=0.0) >= 0.5:
-                how = {"color": _BUCKET_COLOURS[bucket], "height": 0.72, "edgecolor": "white", "linewidth": 0.5}
+                how = {"color": colour, "height": 0.72, "edgecolor": "white", "linewidth": 0.5}
                 shown[bucket] = axes.barh(names, shares, left=left, **how)
             left += shares
         plotting.style(axes)
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 100)
         axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set_xlabel("% of the thread's time" if who == "learner" else "% of the actor threads' time", fontsize=12)
+        axes.set_xlabel("% of the thread's time" if who == "learner" else "% of the threads' time", fontsize=12)
         axes.set_title(who, loc="left", fontsize=13)
-    ordered = {bucket: shown[bucket] for bucket in _BUCKET_COLOURS if bucket in shown}
-    plotting.add_legend(figure, ordered, len(ordered))
+    plotting.add_legend(figure, {bucket: shown[bucket] for bucket in colours if bucket in shown}, len(shown))
     return plotting.encode_figure(figure)
 
 
@@ -121,27 +105,25 @@ def draw_learning(summaries: Sequence[PointSummary]) -> bytes:
     columns = min(len(lines), 2 if len(lines) in (2, 4) else 3)
     rows = -(-len(lines) // columns)
     width, height = _LEARNING_INCHES
-    figure = plotting.make_figure(width * max(columns, 1), height * rows + 0.5)
-    panels = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).flatten()
+    figure = plotting.make_figure(width * columns, height * rows + 0.5)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     devices = sorted({summary.devices for summary in summaries})
     shades = np.linspace(0.8, 0.05, max(len(devices), 2))  # From light to dark, for what has an order.
     colours = {count: plotting.pick_colour("viridis", shade) for count, shade in zip(devices, shades, strict=False)}
-    handles: dict[str, Any] = {}
-    for place, (((scaling, series), line), axes) in enumerate(zip(lines, panels, strict=False)):
+    handles: dict[int, Any] = {}
+    for ((scaling, series), line), axes in zip(lines, panels, strict=False):
         for summary in line:
-            drawn = _draw_curves(axes, summary.runs, colours[summary.devices])
-            if drawn is not None:
-                handles[f"{summary.devices} device{'s' if summary.devices > 1 else ''}"] = drawn
+            if drawn := _draw_curves(axes, summary.runs, colours[summary.devices]):
+                handles[summary.devices] = drawn
         plotting.style(axes)
         axes.set_xlim(left=0)
         title = f"{scaling} scaling{f', {series}' if series else ''}"
         axes.set_title(textwrap.fill(title, _TITLE_WIDTH), loc="left", fontsize=11)
-        axes.set_xlabel("seconds of training, compilation not counted", fontsize=11)
-        if place % columns == 0:
-            axes.set_ylabel("episode return (newest episodes)", fontsize=11)
     for axes in panels[len(lines) :]:
         axes.set_visible(False)
-    plotting.add_legend(figure, dict(sorted(handles.items(), key=lambda item: int(item[0].split()[0]))), 8)
+    figure.supxlabel("seconds of training, compilation not counted", fontsize=11)
+    figure.supylabel("episode return (newest episodes)", fontsize=11)
+    plotting.add_legend(figure, {f"{count} device(s)": handles[count] for count in sorted(handles)}, 8)
     return plotting.encode_figure(figure)
 
 
@@ -192,12 +174,10 @@ def _draw_panels(
         axes.set_xlabel("devices", fontsize=12)
         axes.set_title(TITLES[scaling], loc="left", fontsize=12)
         plotting.style(axes)
-    for axes in panels:
-        finish(axes)
-    for axes in panels[1:]:
-        axes.set_ylabel("")
     handles: dict[str, Any] = {}
     for axes in panels:
+        finish(axes)
+        axes.label_outer()
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     for label, line_style in extra.items():
@@ -206,18 +186,12 @@ def _draw_panels(
     return plotting.encode_figure(figure)
 
 
-def _draw_means(axes: Any, devices: Sequence[float], found: Sequence[Estimate], colour: str, label: str) -> None:
-    """Means joined by a line, with their intervals where there are any."""
-    means = np.array([each.mean for each in found])
-    low = np.array([each.mean if each.low is None else each.low for each in found])
-    high = np.array([each.mean if each.high is None else each.high for each in found])
-    errors = np.maximum([means - low, high - means], 0.0) if any(each.low is not None for each in found) else None
-    how = {"marker": "o", "markersize": 5, "linewidth": 1.8, "capsize": 4}
-    axes.errorbar(devices, means, yerr=errors, color=colour, label=label, **how)
-
-
-def _buckets(summary: PointSummary, who: str) -> dict[str, float]:
-    return {name.partition("/")[2]: share for name, share in summary.time.items() if name.partition("/")[0] == who}
+def _draw_means(axes: Any, found: Sequence[tuple[float, Estimate]], colour: str, label: str) -> None:
+    """Means, each at its place on the axis, joined by a line, with their intervals where there are any."""
+    points = [(x, e.mean, e.mean if e.low is None else e.low, e.mean if e.high is None else e.high) for x, e in found]
+    places, means, low, high = np.array(points).T.reshape(4, -1)
+    how = {"marker": "o", "markersize": 5, "linewidth": 1.8, "capsize": 4 if np.any(high > low) else 0}
+    axes.errorbar(places, means, yerr=np.maximum([means - low, high - means], 0.0), color=colour, label=label, **how)
 
 
 def _bar_name(summary: PointSummary) -> str:

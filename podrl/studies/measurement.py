@@ -5,10 +5,10 @@ neither warm-ups nor the gaps between starts count. Rows are taken one by one an
 """
 
 import array
+import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
-import itertools
 from typing import Any
 
 from podrl.telemetry.rates import CLOCK_FIELDS, RATE_KEY, START_KEY, WALL_KEY, RunClock, first_counted
@@ -39,21 +39,14 @@ class Measurement:
 class LearningCurve:
     """Mean return of the newest episodes against what it took."""
 
-    seconds: tuple[float, ...]  # of training since the first update, without compilation
-    env_steps: tuple[int, ...]  # consumed by then
-    returns: tuple[float, ...]  # then
+    seconds: Sequence[float]  # of training since the first update, without compilation
+    env_steps: Sequence[int]  # consumed by then
+    returns: Sequence[float]  # then
 
-    def at_env_steps(self, budget: float) -> float | None:
-        """The return when so many steps were consumed; None if none was known by then."""
-        return self._newest(self.env_steps, budget)
-
-    def at_seconds(self, budget: float) -> float | None:
-        """The return after so many seconds; None if none was known by then."""
-        return self._newest(self.seconds, budget)
-
-    def _newest(self, places: Sequence[float], budget: float) -> float | None:
-        known = [value for place, value in zip(places, self.returns, strict=True) if place <= budget]
-        return known[-1] if known else None
+    def newest_return(self, axis: str, budget: float) -> float | None:
+        """The return at so many `seconds` or `env_steps`, which is the axis; None if none was known by then."""
+        count = bisect.bisect_right(getattr(self, axis), budget)
+        return self.returns[count - 1] if count else None
 
 
 def measure_rows(rows: Iterable[_Row], warm_up: int) -> Measurement:
@@ -62,21 +55,15 @@ def measure_rows(rows: Iterable[_Row], warm_up: int) -> Measurement:
     Raises:
         RuntimeError: if there are no two rows after the warm-up of any start.
     """
-    counter, clock, last = itertools.count(), RunClock(), None
-    spans: list[_Span] = []
-    for begins, row in mark_starts(row for row in rows if next(counter) >= 0):
-        clock.read(row)
-        spans += [_Span(row, warm_up)] if begins else []
-        spans[-1].add(row)
-        last = row
-    total: Counter[str] = Counter()
-    for span in spans:
-        total.update(span.grown)
+    clock = RunClock()
+    spans = _read_spans((row for row in rows if clock.read(row) is not None), warm_up)
+    total = _add_up(spans)
     seconds = float(total["seconds"])
-    if last is None or seconds <= 0:
+    if seconds <= 0:
         raise RuntimeError(
-            f"its {next(counter)} row(s) of metrics leave no two after the warm-up of {warm_up} updates, between "
-            "which a rate could be taken. Use more --steps or --seconds, or a smaller --config.log.every_updates."
+            f"its {sum(span.rows for span in spans)} row(s) of metrics leave no two after the warm-up of {warm_up} "
+            "updates, between which a rate could be taken. Use more --steps or --seconds, or a smaller "
+            "--config.log.every_updates."
         )
     return Measurement(
         env_steps_per_second=total["env_steps"] / seconds,
@@ -86,7 +73,7 @@ def measure_rows(rows: Iterable[_Row], warm_up: int) -> Measurement:
         measured_updates=total["learner_steps"],
         lag_mean=total["lag"] / total["lags"] if total["lags"] else None,
         time={name.removeprefix("time/"): s / seconds for name, s in total.items() if name.startswith("time/")},
-        env_steps=last["env_steps"],
+        env_steps=spans[-1].last["env_steps"],
         wall_s=clock.seconds,
         starts=len(spans),
     )
@@ -94,57 +81,39 @@ def measure_rows(rows: Iterable[_Row], warm_up: int) -> Measurement:
 
 def measured_seconds(rows: Iterable[_Row], warm_up: int) -> float:
     """Seconds that a run under way has been measured for, by `MEASURED_FIELDS`; arguments as of `measure_rows`."""
-    spans: list[_Span] = []
-    for begins, row in mark_starts(rows):
-        spans += [_Span(row, warm_up)] if begins else []
-        spans[-1].add(row)
-    return float(sum(span.grown["seconds"] for span in spans))
+    return float(_add_up(_read_spans(rows, warm_up))["seconds"])
 
 
 def learning_curve(rows: Iterable[_Row]) -> LearningCurve:
     """How a run learned, by `LEARNING_FIELDS`; empty if no episode ended.
 
     A start that goes on from a checkpoint has its first row some updates later. They count as long as they would have
-    taken at the run's mean rate.
+    taken at the run's mean rate so far.
     """
-    starts: list[tuple[_Row, _Row]] = []  # The first and the last row of each.
-    places, seconds, env_steps, returns = (array.array("d") for _ in range(4))
+    seconds, env_steps, returns = array.array("d"), array.array("q"), array.array("d")
+    passed_s = trained_s = trained_steps = 0.0
+    before: _Row = {}
     for begins, row in mark_starts(rows):
-        if begins:
-            starts.append((row, row))
-        starts[-1] = (starts[-1][0], row)
+        if before:
+            steps = row["env_steps"] - before["env_steps"]
+            if not begins:
+                trained_s, trained_steps = trained_s + _seconds(before, row), trained_steps + steps
+            passed_s += _seconds(before, row) if not begins else steps * trained_s / (trained_steps or 1)
+        before = row
         if row.get("episode/return") is not None:
-            places.append(len(starts) - 1)
-            seconds.append(_seconds((starts[-1][0], row)))
+            seconds.append(passed_s)
             env_steps.append(row["env_steps"])
             returns.append(row["episode/return"])
-    trained_s = sum(map(_seconds, starts))
-    trained_steps = sum(last["env_steps"] - first["env_steps"] for first, last in starts)
-    seconds_per_step = trained_s / trained_steps if trained_steps else 0.0
-    begins_s = [0.0] if starts else []
-    for before, (first, _) in itertools.pairwise(starts):
-        gap_s = (first["env_steps"] - before[1]["env_steps"]) * seconds_per_step
-        begins_s.append(begins_s[-1] + _seconds(before) + gap_s)
-    return LearningCurve(
-        seconds=tuple(begins_s[int(place)] + since_s for place, since_s in zip(places, seconds, strict=True)),
-        env_steps=tuple(map(int, env_steps)),
-        returns=tuple(returns),
-    )
+    return LearningCurve(seconds=seconds, env_steps=env_steps, returns=returns)
 
 
 def mark_starts(rows: Iterable[_Row]) -> Iterator[tuple[bool, _Row]]:
-    """The rows of updates, and whether each is the first of a start of the run.
-
-    A start's first row says so. In files of versions that did not write that, it is a row without a rate.
-    """
-    before: _Row | None = None
-    says_so = False
+    """The rows of updates, and whether each is the first of a start of the run, which says so."""
+    is_first = True
     for row in rows:
-        if RATE_KEY not in row:  # An evaluation's.
-            continue
-        says_so = says_so or START_KEY in row
-        yield before is None or (START_KEY in row if says_so else _begins(before, row)), row
-        before = row
+        if RATE_KEY in row:  # Else it is an evaluation's.
+            yield is_first or START_KEY in row, row
+            is_first = False
 
 
 class _Span:
@@ -152,16 +121,18 @@ class _Span:
 
     def __init__(self, first: _Row, warm_up: int):
         self.grown: Counter[str] = Counter()
+        self.rows, self.last = 0, first
         self._counts = first_counted(first, warm_up)
         self._before: _Row | None = None
 
     def add(self, row: _Row) -> None:
+        self.rows, self.last = self.rows + 1, row
         if row[RATE_KEY] is None:  # The last such row is where they begin.
             self.grown, self._before = Counter(), None
         if row["learner_steps"] < self._counts:
             return
         if self._before is not None:
-            seconds: Any = _seconds((self._before, row))  # Of a type that a counter does not ask for.
+            seconds: Any = _seconds(self._before, row)  # Of a type that a counter does not ask for.
             self.grown["seconds"] += seconds
             for name in ("env_steps", "frames", "learner_steps"):
                 self.grown[name] += row.get(name, 0) - self._before.get(name, 0)
@@ -173,12 +144,21 @@ class _Span:
         self._before = row
 
 
-def _begins(before: _Row, row: _Row) -> bool:
-    """Whether a row that cannot say so is a start's first: it has no rate, and the one before has, or a later clock."""
-    goes_on = before[RATE_KEY] is None and before[WALL_KEY] <= row[WALL_KEY]
-    return row[RATE_KEY] is None and not goes_on
+def _read_spans(rows: Iterable[_Row], warm_up: int) -> list[_Span]:
+    """One for each start of the run."""
+    spans: list[_Span] = []
+    for begins, row in mark_starts(rows):
+        spans += [_Span(row, warm_up)] if begins else []
+        spans[-1].add(row)
+    return spans
 
 
-def _seconds(pair: tuple[_Row, _Row]) -> float:
-    before, after = pair
+def _add_up(spans: Sequence[_Span]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for span in spans:
+        total.update(span.grown)
+    return total
+
+
+def _seconds(before: _Row, after: _Row) -> float:
     return float(after[WALL_KEY] - before[WALL_KEY])

@@ -5,7 +5,7 @@ compared with. The ideal is a throughput in proportion to the devices, for weak 
 is the fraction of it that was reached.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 
@@ -30,12 +30,8 @@ class RunRecord:
     folder: str  # of the run, below that of the study
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Budgets:
-    """Where learning is compared: what every complete run got to."""
-
-    env_steps: int | None  # consumed
-    seconds: float | None  # of training, compilation not counted
+# What learning is compared at, as the tables call it, and the axis of a learning curve on which it lies.
+BUDGETS = {"step": "env_steps", "time": "seconds"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,8 +60,7 @@ class PointSummary:
     base_devices: int  # of that point
     speedup: Estimate | None  # the rate over that one; None without
     efficiency: Estimate | None  # the speed-up over the ratio of devices
-    return_at_env_steps: Estimate | None  # at the budget of steps
-    return_at_seconds: Estimate | None  # at the budget of time
+    returns: Mapping[str, Estimate | None]  # at each of `BUDGETS`
     time: Mapping[str, float]  # mean share of each bucket
     lag_mean: float | None  # mean over runs
     predicted: float | None  # env steps per second, as predicted
@@ -74,6 +69,10 @@ class PointSummary:
     def devices(self) -> int:
         """In the whole job."""
         return self.each.point.machines.devices
+
+    def buckets(self, who: str) -> dict[str, float]:
+        """Shares of the time of `learner` or `actors`, by bucket."""
+        return {name.removeprefix(f"{who}/"): share for name, share in self.time.items() if name.startswith(f"{who}/")}
 
 
 def collect(folder: Folder, feasible: Sequence[Feasible], seeds: Sequence[int]) -> list[RunRecord]:
@@ -94,13 +93,15 @@ def collect(folder: Folder, feasible: Sequence[Feasible], seeds: Sequence[int]) 
     return [read(each, Trial(point=each.point, seed=seed)) for each in feasible for seed in seeds]
 
 
-def find_budgets(records: Sequence[RunRecord]) -> Budgets:
-    """The most steps, and the most time, that all complete runs have."""
-    curves = [record.curve for record in records if record.curve.env_steps]
-    return Budgets(
-        env_steps=min((curve.env_steps[-1] for curve in curves), default=None),
-        seconds=min((curve.seconds[-1] for curve in curves), default=None),
-    )
+def find_budgets(records: Sequence[RunRecord]) -> dict[str, float]:
+    """The most steps, and the most seconds of training, that all complete runs have; empty if no episode ended."""
+    curves = [record.curve for record in records if record.curve.returns]
+    return {name: min(getattr(curve, axis)[-1] for curve in curves) for name, axis in BUDGETS.items() if curves}
+
+
+def return_at(record: RunRecord, name: str, budgets: Mapping[str, float]) -> float | None:
+    """A run's return at one of the budgets; None if there is none."""
+    return record.curve.newest_return(BUDGETS[name], budgets[name]) if name in budgets else None
 
 
 def series_of(point: Point, points: Sequence[Point]) -> str:
@@ -116,7 +117,7 @@ def series_of(point: Point, points: Sequence[Point]) -> str:
     return ", ".join(filter(None, [point.series, each]))
 
 
-def summarize_points(records: Sequence[RunRecord], budgets: Budgets) -> list[PointSummary]:
+def summarize_points(records: Sequence[RunRecord], budgets: Mapping[str, float]) -> list[PointSummary]:
     """The points that have a complete run, in the order of the grid."""
     points = [record.trial.point for record in records]
     grouped: dict[str, list[RunRecord]] = {}
@@ -144,16 +145,19 @@ def lines_of(summaries: Sequence[PointSummary]) -> dict[tuple[str, str], list[Po
 
 
 def _summarize(
-    runs: Sequence[RunRecord], series: str, base_runs: Sequence[RunRecord], base: Point, budgets: Budgets
+    runs: Sequence[RunRecord], series: str, base_runs: Sequence[RunRecord], base: Point, budgets: Mapping[str, float]
 ) -> PointSummary:
-    rates, base_rates = _rates(runs), _rates(base_runs)
-    growth = runs[0].trial.point.machines.devices / base.machines.devices
-    is_base = runs[0].trial.point.name == base.name
-    speedup = estimate_ratio(rates, base_rates) if base_rates and not is_base else None
-    speedup = Estimate(mean=1.0, low=None, high=None) if base_rates and is_base else speedup
-    times = [run.measurement.time for run in runs if run.measurement is not None]
-    lags = [run.measurement.lag_mean for run in runs if run.measurement and run.measurement.lag_mean is not None]
+    found, base_rates = _measurements(runs), [each.env_steps_per_second for each in _measurements(base_runs)]
+    rates = [each.env_steps_per_second for each in found]
+    point = runs[0].trial.point
+    speedup = estimate_ratio(rates, base_rates) if base_rates else None
+    if speedup is not None and point.name == base.name:
+        speedup = Estimate(mean=1.0, low=None, high=None)
+    lags = [each.lag_mean for each in found if each.lag_mean is not None]
     predictions = [run.status.facts.get("predicted_env_steps_per_second") for run in runs]
+    returns = {name: [return_at(run, name, budgets) for run in runs] for name in BUDGETS}
+    known = {name: [value for value in values if value is not None] for name, values in returns.items()}
+    buckets = sorted(set().union(*(each.time for each in found)))
     return PointSummary(
         each=runs[0].each,
         series=series,
@@ -162,10 +166,9 @@ def _summarize(
         base_rate=float(np.mean(base_rates)) if base_rates else None,
         base_devices=base.machines.devices,
         speedup=speedup,
-        efficiency=None if speedup is None else speedup.scaled(1 / growth),
-        return_at_env_steps=_at_budget(runs, budgets.env_steps, LearningCurve.at_env_steps),
-        return_at_seconds=_at_budget(runs, budgets.seconds, LearningCurve.at_seconds),
-        time={name: float(np.mean([time.get(name, 0.0) for time in times])) for name in sorted(set().union(*times))},
+        efficiency=None if speedup is None else speedup.scaled(base.machines.devices / point.machines.devices),
+        returns={name: estimate(values) if values else None for name, values in known.items()},
+        time={name: float(np.mean([each.time.get(name, 0.0) for each in found])) for name in buckets},
         lag_mean=float(np.mean(lags)) if lags else None,
         predicted=next((value for value in predictions if value is not None), None),
     )
@@ -173,24 +176,19 @@ def _summarize(
 
 def estimate(values: Sequence[float], *, least: float = -math.inf) -> Estimate:
     """The mean over seeds, and its interval; no value can be below `least`."""
-    low, high = mean_interval(values) or (None, None)
-    return Estimate(mean=float(np.mean(values)), low=None if low is None else max(low, least), high=high)
+    return _within(float(np.mean(values)), mean_interval(values), least)
 
 
 def estimate_ratio(values: Sequence[float], base: Sequence[float]) -> Estimate:
     """The ratio of two mean rates over seeds, and its interval: not below 0."""
-    low, high = ratio_interval(values, base) or (None, None)
     above, below = float(np.mean(values)), float(np.mean(base))
-    return Estimate(mean=above / below if below else math.nan, low=None if low is None else max(low, 0.0), high=high)
+    return _within(above / below if below else math.nan, ratio_interval(values, base), 0.0)
 
 
-def _rates(runs: Sequence[RunRecord]) -> list[float]:
-    return [run.measurement.env_steps_per_second for run in runs if run.measurement is not None]
+def _within(mean: float, interval: tuple[float, float] | None, least: float) -> Estimate:
+    low, high = interval or (None, None)
+    return Estimate(mean=mean, low=None if low is None else max(low, least), high=high)
 
 
-def _at_budget(
-    runs: Sequence[RunRecord], budget: float | None, look_up: Callable[[LearningCurve, float], float | None]
-) -> Estimate | None:
-    found = [look_up(run.curve, budget) for run in runs] if budget is not None else []
-    known = [value for value in found if value is not None]
-    return estimate(known) if known else None
+def _measurements(runs: Sequence[RunRecord]) -> list[Measurement]:
+    return [run.measurement for run in runs if run.measurement is not None]

@@ -1,21 +1,21 @@
 """The tables of a study: one row for each run (tidy), and one for each point."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
 from podrl.runtime.ledger import BUCKETS, OTHER
-from podrl.studies.summary import Budgets, PointSummary, RunRecord
+from podrl.studies.summary import BUDGETS, PointSummary, RunRecord, return_at
 
 TableRow = dict[str, Any]
 
 
-def make_run_table(records: Sequence[RunRecord], summaries: Sequence[PointSummary], budgets: Budgets) -> list[TableRow]:
+def make_run_table(
+    records: Sequence[RunRecord], summaries: Sequence[PointSummary], budgets: Mapping[str, float]
+) -> list[TableRow]:
     """A row for each run, whatever became of it; what it does not have is None. All rows have the same columns."""
     by_point = {summary.each.point.name: summary for summary in summaries}
-    rows = []
-    for record in records:
-        rows.append(_describe(record) | _measured(record, by_point.get(record.trial.point.name), budgets))
+    rows = [_describe(each) | _measured(each, by_point.get(each.trial.point.name), budgets) for each in records]
     return _completed(rows, records)
 
 
@@ -23,22 +23,15 @@ def make_point_table(summaries: Sequence[PointSummary]) -> list[TableRow]:
     """A row for each point that has a complete run: means over seeds, and their intervals."""
     rows = []
     for summary in summaries:
-        record = summary.runs[0]
-        row = {name: value for name, value in _describe(record).items() if name not in _OF_A_RUN}
+        row = {name: value for name, value in _describe(summary.runs[0]).items() if name not in _OF_A_RUN}
         row["seeds"] = len(summary.runs)
-        for name, found in {
-            "env_steps_per_second": summary.rate,
-            "speedup": summary.speedup,
-            "efficiency": summary.efficiency,
-            "return_at_step_budget": summary.return_at_env_steps,
-            "return_at_time_budget": summary.return_at_seconds,
-        }.items():
+        returns = {f"return_at_{name}_budget": summary.returns[name] for name in BUDGETS}
+        rates = {"env_steps_per_second": summary.rate, "speedup": summary.speedup, "efficiency": summary.efficiency}
+        for name, found in (rates | returns).items():
             values = (None, None, None) if found is None else (found.mean, found.low, found.high)
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
-        row["lag_mean"] = summary.lag_mean
-        row["predicted_env_steps_per_second"] = summary.predicted
-        row |= {f"time/{bucket}": share for bucket, share in summary.time.items()}
-        rows.append(row)
+        row |= {"lag_mean": summary.lag_mean, "predicted_env_steps_per_second": summary.predicted}
+        rows.append(row | {f"time/{bucket}": share for bucket, share in summary.time.items()})
     return _completed(rows, [run for summary in summaries for run in summary.runs])
 
 
@@ -71,7 +64,7 @@ def _describe(record: RunRecord) -> TableRow:
     }
 
 
-def _measured(record: RunRecord, summary: PointSummary | None, budgets: Budgets) -> TableRow:
+def _measured(record: RunRecord, summary: PointSummary | None, budgets: Mapping[str, float]) -> TableRow:
     found = record.measurement
     if found is None or summary is None:
         return {}
@@ -84,10 +77,10 @@ def _measured(record: RunRecord, summary: PointSummary | None, budgets: Budgets)
         "speedup": speedup,
         "efficiency": None if speedup is None else speedup * summary.base_devices / summary.devices,
         "predicted_env_steps_per_second": record.status.facts.get("predicted_env_steps_per_second"),
-        "step_budget": budgets.env_steps,
-        "return_at_step_budget": None if budgets.env_steps is None else record.curve.at_env_steps(budgets.env_steps),
-        "time_budget_s": budgets.seconds,
-        "return_at_time_budget": None if budgets.seconds is None else record.curve.at_seconds(budgets.seconds),
+        "step_budget": budgets.get("step"),
+        "return_at_step_budget": return_at(record, "step", budgets),
+        "time_budget_s": budgets.get("time"),
+        "return_at_time_budget": return_at(record, "time", budgets),
         **{
             f"time/{who}/{bucket}": times.get(f"{who}/{bucket}", 0.0)
             for who in ("learner", "actors")

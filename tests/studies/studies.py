@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from podrl.studies.grid import Definition, Machines
+from podrl.telemetry.rates import START_KEY
 from tests.processes import ROOT
 from tools import scaling_study
 
@@ -70,6 +71,7 @@ def make_rows(
                 "time/actors/act": 1.0,
             }
         )
+    rows[0][START_KEY] = first - 1
     return rows
 
 
