@@ -1,6 +1,6 @@
 """Conducts a study: finds out what can be run, runs what is left, and writes tables, figures and the report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 from pathlib import Path
 import shlex
@@ -14,7 +14,7 @@ from podrl.mistakes import shorten
 from podrl.runs.folder_guard import sole_user
 from podrl.runtime.job.secret import EXPORT
 from podrl.studies import slurm_array
-from podrl.studies.execution import Predict, Runner, order, run_all, tell
+from podrl.studies.execution import Predict, Runner, order, run_all, take_up, tell
 from podrl.studies.feasibility import Feasible, Infeasible, examine, require_feasible
 from podrl.studies.figures import draw_all
 from podrl.studies.folder import Folder
@@ -49,7 +49,10 @@ def show_commands(definition: Definition, workdir: str, manner: Manner, program:
     for each in infeasible:
         sys.stdout.write(f"# Left out: {each.name}: {each.reason}\n")
     if definition.place == "slurm":
-        for script in _scripts(definition, folder, dict(enumerate(trial for _, trial in trials)), program, manner):
+        numbered = dict(enumerate(trial for _, trial in trials))
+        for script in slurm_array.make_scripts(
+            definition, folder, numbered, program, max_at_once=manner.at_once, silence_s=manner.silence_s
+        ):
             sys.stdout.write(f"# sbatch, for runs {script.tasks}:\n{script.text}\n")
         sys.stdout.write(f"# By which the processes of each run know each other:\n{EXPORT}\n")
     for number, (_, trial) in enumerate(trials):
@@ -174,27 +177,20 @@ def _examine(definition: Definition, manner: Manner) -> tuple[list[Feasible], li
     return feasible, infeasible
 
 
-def _scripts(
-    definition: Definition, folder: Folder, trials: Mapping[int, Trial], program: Path, manner: Manner
-) -> list[slurm_array.Submission]:
-    flags = (f"--silence_s={manner.silence_s:g}",)
-    return slurm_array.make_scripts(definition, folder, trials, program, max_at_once=manner.at_once, flags=flags)
-
-
 def _submit(
     definition: Definition, folder: Folder, trials: Sequence[tuple[Feasible, Trial]], manner: Manner, program: Path
 ) -> int:
     slurm_array.require_idle(folder)
-    left = {}
-    for number, (_, trial) in enumerate(trials):
-        word = folder.status(trial).word
-        if word == "failed" and manner.retry_failed:
-            folder.forget_failure(trial)
-        if word in ("not begun", "half-done") or (word == "failed" and manner.retry_failed):
-            left[number] = trial
+    left = {
+        number: trial
+        for number, (_, trial) in enumerate(trials)
+        if take_up(folder, trial, retry_failed=manner.retry_failed) is not None
+    }
     if not left:
         return report(folder, manner)
-    scripts = _scripts(definition, folder, left, program, manner)
+    scripts = slurm_array.make_scripts(
+        definition, folder, left, program, max_at_once=manner.at_once, silence_s=manner.silence_s
+    )
     jobs = [slurm_array.submit_study(folder, script) for script in scripts]
     last = slurm_array.submit_study(folder, slurm_array.make_last(definition, folder, jobs, program))
     sys.stdout.write(

@@ -129,14 +129,22 @@ def order(feasible: Sequence[Feasible], seeds: Sequence[int]) -> list[tuple[Feas
     return sorted(trials, key=lambda pair: slices.index(pair[1].point.machines.slice_type))
 
 
+def take_up(folder: Folder, trial: Trial, *, retry_failed: bool) -> Status | None:
+    """The status of a run that is to be made, whose failure is then forgotten; None if there is nothing to do."""
+    status = folder.status(trial)
+    if status.word == "complete" or (status.word == "failed" and not retry_failed):
+        return None
+    if status.word == "failed":
+        folder.forget_failure(trial)
+    return status
+
+
 def run_all(runner: Runner, trials: Sequence[tuple[Feasible, Trial]], *, retry_failed: bool) -> int | None:
     """Runs what is left of all trials; returns the exit code of a study that was told to stop, else None."""
     for number, (each, trial) in enumerate(trials, start=1):
-        status = runner.folder.status(trial)
-        if status.word == "complete" or (status.word == "failed" and not retry_failed):
+        status = take_up(runner.folder, trial, retry_failed=retry_failed)
+        if status is None:
             continue
-        if status.word == "failed":
-            runner.folder.forget_failure(trial)
         begun = "resumes" if status.word != "not begun" else "runs"
         logging.info("%d of %d: %s %s", number, len(trials), begun, trial.name)
         status = runner.run(each, trial)

@@ -104,14 +104,13 @@ def _put_together(
 
 def _check_rows(config: Config) -> None:
     """Raises ConfigError unless a run leaves two rows of metrics after its warm-up, between which a rate is taken."""
-    rows = [update for update in range(1, config.num_updates + 1) if update % config.log.every_updates == 0]
-    rows = sorted({*rows[-3:], config.num_updates})
-    warm_up = warm_up_updates(config)
+    every, warm_up = config.log.every_updates, warm_up_updates(config)
+    rows = config.num_updates // every - (warm_up - 1) // every + (config.num_updates % every > 0)
     check(
-        sum(update >= warm_up for update in rows) >= 2,
+        rows >= 2,
         f"its {config.num_updates} update(s) of {config.env_steps_per_update} env steps leave fewer than two rows of "
         f"metrics after the warm-up of {warm_up} updates. Use more --steps, or a smaller "
-        f"--config.log.every_updates (now {config.log.every_updates}).",
+        f"--config.log.every_updates (now {every}).",
     )
 
 

@@ -119,11 +119,7 @@ def combinations(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
     twice = sorted({key for key in keys if keys.count(key) > 1})
     check(not twice, f"--axis: {', '.join(twice)} is on two axes. Give each key once.")
     for chosen in itertools.product(*(axis.values for axis in axes)):
-        yield {
-            key: value
-            for axis, values in zip(axes, chosen, strict=True)
-            for key, value in zip(axis.keys, values, strict=True)
-        }
+        yield dict(zip(keys, itertools.chain.from_iterable(chosen), strict=True))
 
 
 def weak_num_envs(base: int, learners: int, least: int) -> int:

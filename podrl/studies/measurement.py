@@ -117,7 +117,7 @@ def mark_starts(rows: Iterable[_Row]) -> Iterator[tuple[bool, _Row]]:
 
 
 class _Span:
-    """What grew between the rows of one start that `podrl.telemetry.rates.after_warm_up` would choose."""
+    """What grew between the rows of one start: from its last row without a rate on, and from the end of its warm-up."""
 
     def __init__(self, first: _Row, warm_up: int):
         self.grown: Counter[str] = Counter()

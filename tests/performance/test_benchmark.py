@@ -37,7 +37,7 @@ def sample(rate: float, cores: float = 1.0, others: float = 0.0) -> StageTime:
 @pytest.fixture
 def fast_yardsticks(monkeypatch):
     monkeypatch.setattr(instruments, "_YARDSTICK_S", 0.05)
-    monkeypatch.setattr(instruments, "_MATMUL_SIZES", (256, 512))
+    monkeypatch.setattr(instruments, "_MATMUL_SIZES", (256, 256))
     monkeypatch.setattr(instruments, "_COPY_BYTES", 2**20)
 
 
@@ -251,11 +251,12 @@ def test_runs_that_share_programs_start_afresh_and_compile_nothing(monkeypatch):
 
 def test_the_table_has_a_row_per_stage_and_fits_a_terminal():
     stages = {name: relations.summarize_samples([sample(123456.0), sample(98765.0)], 4) for name in STAGES}
-    assert report.make_stages_table({"stages": stages}, plain=True).row_count == 6
-    console = Console(width=80, file=io.StringIO())
-    console.print(report.make_stages_table({"stages": stages}, plain=False))
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    report.show_stages(console, stages)
     assert "environments" in console.file.getvalue()
-    assert "(395k to 494k)" in console.file.getvalue()
+    lines = console.file.getvalue().splitlines()
+    assert sum("(395k to 494k)" in line for line in lines) == 6
+    assert max(map(len, lines)) <= 80 + len("\x1b[1m\x1b[0m") * 10
 
 
 OVERLAP = Overlap(several_pools=True, in_turn=False)

@@ -15,15 +15,14 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
-import numpy as np
 
 from podrl.runtime.machine import available_cores, busy_core_seconds
 from podrl.runtime.software import LIBRARIES
 
 _YARDSTICK_S = 0.5
-_MATMUL_SIZES = (2048, 4096)
+_MATMUL_SIZES = (2048, 4096)  # n of the [n, n] matrices on a CPU, which would take long for more, and elsewhere
 QUIET_LOAD = 0.25  # of a core, by the load average: from here on other work disturbs what is measured
-_COPY_BYTES = 256 * 2**20  # Larger than caches.
+_COPY_BYTES = 256 * 2**20  # larger than caches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,8 +122,8 @@ class MachineSpeed:
 
     def __init__(self) -> None:
         """Compiles the yardsticks."""
-        self._matmul_n, time_matmul = make_matmul()
-        self._timers = {"matmul_gflops": time_matmul, "copy_gigabytes_per_second": make_copy()}
+        self._matmul_n = _MATMUL_SIZES[jax.devices()[0].platform != "cpu"]
+        self._timers = {"matmul_gflops": make_matmul(self._matmul_n), "copy_gigabytes_per_second": make_copy()}
         self._rates: dict[str, list[float]] = {name: [] for name in self._timers}
 
     def measure(self) -> None:
@@ -137,24 +136,14 @@ class MachineSpeed:
         return {"matmul_n": self._matmul_n} | {name: spread(rates) for name, rates in self._rates.items()}
 
 
-def make_matmul() -> tuple[int, Callable[[], float]]:
-    """The yardstick of arithmetic: float32 matrix products on the default device, at JAX's default precision.
+def make_matmul(n: int) -> Callable[[], float]:
+    """The yardstick of arithmetic: float32 [n, n] matrix products on the default device, at JAX's default precision.
 
     Returns:
-        The size n of the [n, n] matrices, and a function that multiplies them for about half a second and returns the
-        rate in GFLOP/s.
+        A function that multiplies for about half a second and returns the rate in GFLOP/s.
     """
-
-    def seconds(n: int, count: int) -> float:
-        matrix = jnp.full((n, n), 0.5, jnp.float32)
-        return _time_calls(lambda _: multiply(matrix, matrix), multiply(matrix, matrix), count)
-
-    multiply = jax.jit(jnp.matmul)
-    smallest, largest = _MATMUL_SIZES
-    fitting = smallest * (_YARDSTICK_S / seconds(smallest, 1)) ** (1 / 3)
-    n = int(np.clip(fitting, smallest, largest)) // 256 * 256
-    count = max(1, round(_YARDSTICK_S / seconds(n, 1)))
-    return n, lambda: 2 * n**3 * count / seconds(n, count) / 1e9
+    square = jax.jit(lambda matrix: matrix @ matrix)
+    return _make_yardstick(square, lambda: jnp.full((n, n), 1 / n, jnp.float32), 2 * n**3)  # It stays what it is.
 
 
 def make_copy() -> Callable[[], float]:
@@ -166,24 +155,26 @@ def make_copy() -> Callable[[], float]:
     Returns:
         A function that passes over the array for about half a second and returns bytes read and written, in GB/s.
     """
+    add_one = jax.jit(lambda array: array + 1, donate_argnums=0)
+    return _make_yardstick(add_one, lambda: jnp.zeros(_COPY_BYTES // 4, jnp.float32), 2 * _COPY_BYTES)
+
+
+def _make_yardstick(
+    call: Callable[[jax.Array], jax.Array], make_array: Callable[[], jax.Array], work: int
+) -> Callable[[], float]:
+    """What calls for about half a second, each time with what the call before returned: billions of `work` a second."""
 
     def seconds(count: int) -> float:
-        return _time_calls(add_one, add_one(jnp.zeros(_COPY_BYTES // 4, jnp.float32)), count)
+        array = jax.block_until_ready(call(make_array()))
+        start_s = time.perf_counter()
+        for _ in range(count):
+            array = call(array)
+        jax.block_until_ready(array)
+        return time.perf_counter() - start_s
 
-    add_one = jax.jit(lambda array: array + 1, donate_argnums=0)
     seconds(1)
     count = max(1, round(_YARDSTICK_S / max(seconds(1), 1e-4)))
-    return lambda: 2 * _COPY_BYTES * count / seconds(count) / 1e9
-
-
-def _time_calls(call: Callable[[jax.Array], jax.Array], array: jax.Array, count: int) -> float:
-    """Seconds of so many calls, each with what the one before returned."""
-    jax.block_until_ready(array)
-    start_s = time.perf_counter()
-    for _ in range(count):
-        array = call(array)
-    jax.block_until_ready(array)
-    return time.perf_counter() - start_s
+    return lambda: work * count / seconds(count) / 1e9
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

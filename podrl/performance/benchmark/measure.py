@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import sys
 import time
 from typing import Any
 
@@ -44,7 +43,6 @@ from podrl.performance.benchmark.stages import (
 )
 from podrl.performance.benchmark.whole_run import time_end_to_end, time_first_update
 from podrl.performance.composition import COLLECT, PROGRAM
-from podrl.runtime.tool import refuse_module
 
 Stage = Callable[[float], StageTime]  # (seconds to run for) -> what happened
 
@@ -174,8 +172,3 @@ def open_stages(parts: Parts, stack: contextlib.ExitStack) -> dict[str, Stage]:
     if len({*parts.actor_devices, *parts.topology.local_learner.devices.flat}) > 1:
         stages["transfer"] = functools.partial(time_transfer, parts, rollouts)
     return stages | {COLLECT: functools.partial(time_collect, parts)}
-
-
-if __name__ == "__main__":
-    program = "tools/benchmark.py --config configs/impala_catch.py"
-    sys.exit(refuse_module("podrl.performance.benchmark.measure", program))

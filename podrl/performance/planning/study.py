@@ -45,14 +45,16 @@ def run_study(
 
     lag_name, other_lag = (OVERLAPPED, 1) if system.max_lag == 0 else (SYNCHRONOUS, 0)
     changes: dict[str, Any] = {SLOW: {"slow": {**system.slow, 0: slow}}, lag_name: {"max_lag": other_lag}}
-    rows, variants = [], {}
+    rows: list[dict[str, Any]] = []
+    variants: dict[int, dict[str, Any]] = {}
     for count in hosts:
         plain = outcomes("as it is", system, count)
         rows.append(_row(plain))
-        variants[count] = {
-            name: _ratios(outcomes(name, dataclasses.replace(system, **change), count), plain)
-            for name, change in changes.items()
-        }
+        variants[count] = {}
+        for name, change in changes.items():
+            pairs = zip(outcomes(name, dataclasses.replace(system, **change), count), plain, strict=True)
+            ratios = [one.env_steps_per_second / other.env_steps_per_second for one, other in pairs]
+            variants[count][name] = spread(ratios)
     for row in rows:
         row["of_first"] = rate_per_host(row) / rate_per_host(rows[0])
     unrolls = []
@@ -72,25 +74,20 @@ def rate_per_host(row: dict[str, Any]) -> float:
 def _row(outcomes: Sequence[SimulatedRun]) -> dict[str, Any]:
     """A case over its seeds: rates with their spread, and mean shares of time."""
 
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(outcome, name) for outcome in outcomes]))
-
     def mean_shares(name: str) -> dict[str, float]:
         found = [getattr(outcome, name) for outcome in outcomes]
         return {bucket: float(np.mean([shares[bucket] for shares in found])) for bucket in found[0]}
 
-    rates = ("env_steps_per_second", "updates_per_second")
+    learner, actors = mean_shares("learner"), mean_shares("actors")
     return {
         "hosts": outcomes[0].hosts,
-        **{name: spread([getattr(outcome, name) for outcome in outcomes]) for name in rates},
-        "lag": mean("mean_lag"),
-        **{name: mean(name) for name in ("learner_idle", "actor_idle", "env_idle")},
-        "learner": mean_shares("learner_shares"),
-        "actors": mean_shares("actor_shares"),
-        "host_wait_s": mean("host_wait_s"),
+        "env_steps_per_second": spread([one.env_steps_per_second for one in outcomes]),
+        "updates_per_second": spread([1 / one.update_s.mean() for one in outcomes]),
+        "lag": float(np.mean([sum(lag * share for lag, share in one.lag.items()) for one in outcomes])),
+        "learner": learner,
+        "learner_idle": learner["wait_rollouts"] + learner["wait_hosts"],
+        "actors": actors,
+        "actor_idle": actors["wait_params"] + actors["wait_rollouts"],
+        "env_idle": float(np.mean([one.env_idle for one in outcomes])),
+        "host_wait_s": float(np.mean([one.host_wait_s for one in outcomes])),
     }
-
-
-def _ratios(outcomes: Sequence[SimulatedRun], plain: Sequence[SimulatedRun]) -> dict[str, float]:
-    pairs = zip(outcomes, plain, strict=True)
-    return spread([one.env_steps_per_second / other.env_steps_per_second for one, other in pairs])

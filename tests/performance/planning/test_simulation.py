@@ -39,8 +39,9 @@ def test_with_constant_times_a_period_is_the_sum_or_the_maximum(update_s, synchr
     np.testing.assert_allclose(synchronous.update_s, synchronous_s)
     np.testing.assert_allclose(overlapped.update_s, overlapped_s)
     assert overlapped.env_steps_per_second == pytest.approx(hosts * 2 * 8 * 20 / overlapped_s)
-    assert synchronous.learner_idle == pytest.approx(UNROLL_S / synchronous_s)
-    assert synchronous.actor_idle == pytest.approx(update_s / synchronous_s)
+    assert synchronous.learner["wait_rollouts"] == pytest.approx(UNROLL_S / synchronous_s)
+    actors = synchronous.actors
+    assert actors["wait_params"] + actors["wait_rollouts"] == pytest.approx(update_s / synchronous_s)
 
 
 def test_all_that_lies_between_two_updates_counts():
@@ -50,7 +51,7 @@ def test_all_that_lies_between_two_updates_counts():
     # Each pool's rollout is closed after its last step; the first while the second's runs.
     unroll_s = 80e-3 + 2 * 3e-3
     np.testing.assert_allclose(outcome.update_s, unroll_s + 5e-3 + 50e-3 + 4 * 11e-3 + 7e-3)
-    assert outcome.learner_s["allreduce"] == pytest.approx(2 * 5 * 4 * 11e-3)
+    assert outcome.learner["allreduce"] * outcome.update_s.sum() == pytest.approx(5 * 4 * 11e-3)
     # With a lag of 1, twice as much may be under way: this way round is as long, for every other update.
     overlapped = simulate(dataclasses.replace(case, max_lag=1), updates=6)
     np.testing.assert_allclose(overlapped.update_s.reshape(3, 2).sum(1), outcome.update_s[0])
@@ -94,7 +95,7 @@ def test_time_is_conserved(max_lag):
     host = noisy_host(threads=2, act=CONSTANT(1e-3, 1.0), update=CONSTANT(50e-3, 1.5), transfer=CONSTANT(1e-3))
     case = System(host=host, hosts=3, max_lag=max_lag, cores=2.0, allreduce_s=1e-3, boundary_every=7)
     outcome = simulate(case, updates=30)
-    for shares in (outcome.actor_shares, outcome.learner_shares):
+    for shares in (outcome.actors, outcome.learner):
         assert sum(shares.values()) == pytest.approx(1)
         assert min(shares.values()) >= 0
     assert 0 < outcome.env_idle < 1
@@ -150,7 +151,7 @@ def test_the_same_seed_gives_the_same_outcome():
     case = System(host=noisy_host(), hosts=4)
     one, again, other = (simulate(case, updates=20, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one.update_s, again.update_s)
-    assert one.actor_s == again.actor_s
+    assert one.actors == again.actors
     assert not np.array_equal(one.update_s, other.update_s)
 
 
