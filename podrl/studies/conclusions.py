@@ -22,8 +22,7 @@ def conclude(summaries: Sequence[PointSummary], machine: Mapping[str, Any], plat
     told = [_tell_scaling(key, line) for key, line in list(lines.items())[:_MOST_SERIES]]
     if len(lines) > _MOST_SERIES:
         told.append(f"{len(lines) - _MOST_SERIES} more series are in the table.")
-    limit = _tell_cores(summaries, machine, platform, place)
-    return [*told, *limit, _tell_time(summaries)]
+    return [*told, _tell_cores(summaries, machine, platform, place), _tell_time(summaries)]
 
 
 def caveats(
@@ -51,7 +50,7 @@ def caveats(
             f"Learning is compared at {budgets['step']:,} env steps and at {budgets['time']:,.1f} s of training, the "
             "most that all complete runs have. Points with more environments make fewer updates of the same steps."
         )
-    repeated = sum(1 for record in records if record.measurement is not None and record.measurement.starts > 1)
+    repeated = sum(record.measurement is not None and record.measurement.starts > 1 for record in records)
     if repeated:
         told.append(f"{repeated} run(s) were stopped in between and resumed; the gaps do not count.")
     loaded = [start for start in starts if start["load_average"] > _LOADED * start["cores"]]
@@ -90,19 +89,19 @@ def _tell_scaling(key: tuple[str, str], line: Sequence[PointSummary]) -> str:
     )
 
 
-def _tell_cores(summaries: Sequence[PointSummary], machine: Mapping[str, Any], platform: str, place: str) -> list[str]:
+def _tell_cores(summaries: Sequence[PointSummary], machine: Mapping[str, Any], platform: str, place: str) -> str:
     most = max(summary.devices for summary in summaries)
     cores = machine["cores"]
     if platform != "cpu" or place != "local":
-        return []
+        return ""
     if most <= cores:
-        return [f"All ran on the {_count(cores, 'core')} of one machine, which emulators, actors and learners share."]
-    return [
+        return f"All ran on the {_count(cores, 'core')} of one machine, which emulators, actors and learners share."
+    return (
         f"The devices are virtual ones that share the {_count(cores, 'core')} of one machine. Beyond {cores} of them "
         f"there is no more hardware, so that the ideal line is out of reach: with {most} devices no more than "
         f"{100 * cores / most:.0f} % of it can be expected, and less where fewer devices keep the cores busy already. "
         "What this shows is the cost of being split, not the gain."
-    ]
+    )
 
 
 def _tell_time(summaries: Sequence[PointSummary]) -> str:
@@ -120,11 +119,10 @@ def _tell_time(summaries: Sequence[PointSummary]) -> str:
 
 
 def _machines(summary: PointSummary) -> str:
-    machines = summary.each.point.machines
+    machines = summary.point.machines
     each = "" if machines.devices_per_process == 1 else f" of {machines.devices_per_process} devices"
     where = f"{machines.slice_type}: " if machines.slice_type else ""
-    plural = "process" if machines.processes == 1 else "processes"
-    return f"{where}{machines.processes} {plural}{each}"
+    return f"{where}{machines.processes} {'process' if machines.processes == 1 else 'processes'}{each}"
 
 
 def _count(number: int, noun: str) -> str:

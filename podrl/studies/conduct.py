@@ -15,10 +15,10 @@ from podrl.runs.folder_guard import sole_user
 from podrl.runtime.job.secret import EXPORT
 from podrl.studies import slurm_array
 from podrl.studies.execution import Predict, Runner, order, run_all, take_up, tell
-from podrl.studies.feasibility import Feasible, Infeasible, examine, require_feasible
+from podrl.studies.feasibility import Infeasible, examine, require_feasible
 from podrl.studies.figures import draw_all
 from podrl.studies.folder import Folder
-from podrl.studies.grid import Definition, Trial
+from podrl.studies.grid import Definition, Point, Trial
 from podrl.studies.places import common_overrides, make_run_command, platform, slice_name
 from podrl.studies.report import make_page
 from podrl.studies.summary import RunRecord, collect, find_budgets, summarize_points
@@ -49,13 +49,12 @@ def show_commands(definition: Definition, workdir: str, manner: Manner, program:
     for each in infeasible:
         sys.stdout.write(f"# Left out: {each.name}: {each.reason}\n")
     if definition.place == "slurm":
-        numbered = dict(enumerate(trial for _, trial in trials))
         for script in slurm_array.make_scripts(
-            definition, folder, numbered, program, max_at_once=manner.at_once, silence_s=manner.silence_s
+            definition, folder, dict(enumerate(trials)), program, max_at_once=manner.at_once, silence_s=manner.silence_s
         ):
             sys.stdout.write(f"# sbatch, for runs {script.tasks}:\n{script.text}\n")
         sys.stdout.write(f"# By which the processes of each run know each other:\n{EXPORT}\n")
-    for number, (_, trial) in enumerate(trials):
+    for number, trial in enumerate(trials):
         job = make_run_command(definition, trial, str(folder.run_folder(trial)))
         environ = [f"{name}={shlex.quote(value)}" for name, value in job.environ.items()]
         limit = definition.seconds
@@ -90,11 +89,13 @@ def conduct(
         if code is not None:
             logging.info("Stopped. The same command goes on.")
             return code
-        _name_slices(definition, trials)
+        if definition.place == "tpu":  # They cost money.
+            names = dict.fromkeys(slice_name(definition, trial.point.machines) for trial in trials)
+            logging.info("The TPU(s) %s stay: delete them when you are done (docs/tpu.md).", ", ".join(names))
         return report(folder, manner)
 
 
-def conduct_one(workdir: str, number: int, manner: Manner, predict: Predict | None = None) -> int:
+def conduct_one(workdir: str, number: int, manner: Manner) -> int:
     """Makes one run of a study that another command has begun: a task of a SLURM array.
 
     Returns:
@@ -105,16 +106,15 @@ def conduct_one(workdir: str, number: int, manner: Manner, predict: Predict | No
     feasible, _ = _examine(definition, dataclasses.replace(manner, skip_invalid=True))
     trials = order(feasible, definition.seeds)
     check(0 <= number < len(trials), f"--point={number}: this study has runs 0 to {len(trials) - 1}.")
-    each, trial = trials[number]
+    trial = trials[number]
     with StopSignals() as stop:
-        runner = Runner(definition=definition, folder=folder, stop=stop, silence_s=manner.silence_s, predict=predict)
+        runner = Runner(definition=definition, folder=folder, stop=stop, silence_s=manner.silence_s)
         logging.info("%d of %d: %s", number, len(trials), trial.name)
-        status = runner.run(each, trial)
+        status = runner.run(trial)
         logging.info("%d of %d: %s", number, len(trials), tell(status))
         if status.word == "complete":
             return 0
-        cut = status.facts["exit_code"] if status.facts["exit_code"] in (75, 130) else 1
-        return stop.exit_code or cut
+        return stop.exit_code or (status.facts["exit_code"] if status.facts["exit_code"] in (75, 130) else 1)
 
 
 def report(folder: Folder, manner: Manner) -> int:
@@ -169,7 +169,7 @@ def _open(definition: Definition, workdir: str) -> Folder:
     return folder
 
 
-def _examine(definition: Definition, manner: Manner) -> tuple[list[Feasible], list[Infeasible]]:
+def _examine(definition: Definition, manner: Manner) -> tuple[list[Point], list[Infeasible]]:
     whole = dataclasses.replace(definition, overrides=common_overrides(definition))
     feasible, infeasible = examine(whole, platform(definition))
     if not manner.skip_invalid or not feasible:
@@ -177,15 +177,10 @@ def _examine(definition: Definition, manner: Manner) -> tuple[list[Feasible], li
     return feasible, infeasible
 
 
-def _submit(
-    definition: Definition, folder: Folder, trials: Sequence[tuple[Feasible, Trial]], manner: Manner, program: Path
-) -> int:
+def _submit(definition: Definition, folder: Folder, trials: Sequence[Trial], manner: Manner, program: Path) -> int:
     slurm_array.require_idle(folder)
-    left = {
-        number: trial
-        for number, (_, trial) in enumerate(trials)
-        if take_up(folder, trial, retry_failed=manner.retry_failed) is not None
-    }
+    statuses = [take_up(folder, trial, retry_failed=manner.retry_failed) for trial in trials]
+    left = {number: trials[number] for number, status in enumerate(statuses) if status is not None}
     if not left:
         return report(folder, manner)
     scripts = slurm_array.make_scripts(
@@ -201,11 +196,3 @@ def _submit(
         f"To go on:          the same command, once no job is left\n"
     )
     return 0
-
-
-def _name_slices(definition: Definition, trials: Sequence[tuple[Feasible, Trial]]) -> None:
-    """Slices stay, and cost money."""
-    if definition.place == "tpu":
-        machines = dict.fromkeys(trial.point.machines for _, trial in trials)
-        names = dict.fromkeys(slice_name(definition, each) for each in machines)
-        logging.info("The TPU(s) %s stay: delete them when you are done (docs/tpu.md).", ", ".join(names))

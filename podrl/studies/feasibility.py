@@ -5,6 +5,7 @@ So what does not divide is found out before anything is started. Nothing is comp
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 from podrl.assembly import resolve
 from podrl.config import commandline
@@ -13,17 +14,7 @@ from podrl.experience.layout import make_layout
 from podrl.experience.schedule import warm_up_updates
 from podrl.learning.micro_batches import resolve_partition
 from podrl.mesh import Topology, make_topology
-from podrl.studies.grid import Definition, Machines, Point, combinations, weak_num_envs
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Feasible:
-    """A point that can be run."""
-
-    point: Point  # itself
-    config: Config  # of its runs, except the seed
-    actor_devices: int  # in the whole job
-    learner_devices: int  # in the whole job
+from podrl.studies.grid import Definition, Machines, Point, combinations, point_name, weak_num_envs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,14 +29,14 @@ class Infeasible:
 _Device = dataclasses.make_dataclass("_Device", ["id", "process_index", "platform", "device_kind"], frozen=True)
 
 
-def examine(definition: Definition, platform: str) -> tuple[list[Feasible], list[Infeasible]]:
+def examine(definition: Definition, platform: str) -> tuple[list[Point], list[Infeasible]]:
     """Puts all points of a study together, by scaling and then in the order of the grid.
 
     `platform` is what its devices are: `cpu`, `gpu` or `tpu`.
     """
     base = commandline.load_config(definition.config)
     commandline.override(base, as_arguments(definition.overrides))
-    feasible: list[Feasible] = []
+    feasible: list[Point] = []
     infeasible: list[Infeasible] = []
     for settings in combinations(definition.axes):
         common = {**definition.overrides, **settings}
@@ -55,15 +46,15 @@ def examine(definition: Definition, platform: str) -> tuple[list[Feasible], list
         for scaling in definition.scaling:
             for machines in definition.machines:
                 count = learners[machines]
-                place = Point(scaling=scaling, machines=machines, settings=settings, num_envs=0)
+                place: dict[str, Any] = {"scaling": scaling, "machines": machines, "settings": settings}
                 try:
                     if isinstance(count, ConfigError):
                         raise count
                     growth = (count, least) if scaling == "weak" else (1, 1)
                     feasible.append(_put_together(base, common, place, growth, platform))
                 except ConfigError as error:
-                    infeasible.append(Infeasible(name=place.name, reason=str(error)))
-    feasible.sort(key=lambda each: definition.scaling.index(each.point.scaling))
+                    infeasible.append(Infeasible(name=point_name(**place), reason=str(error)))
+    feasible.sort(key=lambda each: definition.scaling.index(each.scaling))
     return feasible, infeasible
 
 
@@ -90,16 +81,16 @@ def _learner_devices(base: object, values: Mapping[str, str], machines: Machines
 
 
 def _put_together(
-    base: object, values: Mapping[str, str], place: Point, growth: tuple[int, int], platform: str
-) -> Feasible:
+    base: object, values: Mapping[str, str], place: Mapping[str, Any], growth: tuple[int, int], platform: str
+) -> Point:
     config = resolve(commandline.override(base, as_arguments(values)))
     num_envs = weak_num_envs(config.actors.num_envs, *growth)
     config = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs))
-    topology = _topology(config, place.machines, platform)
+    topology = _topology(config, place["machines"], platform)
     make_layout(resolve_partition(config, topology), topology)
     _check_rows(config)
-    point, actors, learners = dataclasses.replace(place, num_envs=num_envs), topology.actor.size, topology.learner.size
-    return Feasible(point=point, config=config, actor_devices=int(actors), learner_devices=int(learners))
+    actors, learners = int(topology.actor.size), int(topology.learner.size)
+    return Point(**place, num_envs=num_envs, config=config, actor_devices=actors, learner_devices=learners)
 
 
 def _check_rows(config: Config) -> None:

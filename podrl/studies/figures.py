@@ -1,22 +1,17 @@
-"""The figures of a study, as PNG: throughput and efficiency over devices, where time goes, and how runs learn."""
+"""The figures of a study, as PNG: throughput and efficiency over devices, and where time goes."""
 
 from collections.abc import Callable, Mapping, Sequence
-import textwrap
 from typing import Any
 
 import numpy as np
 
 from podrl.runtime.ledger import BUCKETS, OTHER
-from podrl.studies.summary import Estimate, PointSummary, RunRecord, lines_of
+from podrl.studies.summary import Estimate, PointSummary, lines_of
 from podrl.telemetry import plotting
 
 TITLES = {"weak": "Weak scaling: environments grow with the devices", "strong": "Strong scaling: the same environments"}
 _PANEL_INCHES = (5.6, 4.4)
-_LEARNING_INCHES = (5.6, 3.7)
 _BESIDE = 0.02
-_MAX_PANELS = 12  # of learning curves
-_TITLE_WIDTH = 52  # characters of a line
-_GRID_POINTS = 200
 # One colour for each bucket, the same in every figure; work first, and waiting, which is light, at the end of a bar.
 _WAITS = {"wait_params": "#d5d5d5", "wait_rollouts": "#ececec"}
 _WORK = [bucket for bucket in (*BUCKETS, OTHER) if bucket not in _WAITS]
@@ -27,8 +22,6 @@ def draw_all(summaries: Sequence[PointSummary]) -> dict[str, bytes]:
     drawn = {"throughput": draw_throughput(summaries), "efficiency": draw_efficiency(summaries)}
     if any(summary.time for summary in summaries):
         drawn["time"] = draw_time(summaries)
-    if any(run.curve.returns for summary in summaries for run in summary.runs):
-        drawn["learning"] = draw_learning(summaries)
     return drawn
 
 
@@ -99,50 +92,6 @@ def draw_time(summaries: Sequence[PointSummary]) -> bytes:
     return plotting.encode_figure(figure)
 
 
-def draw_learning(summaries: Sequence[PointSummary]) -> bytes:
-    """Return against the time of training: a panel for each series, a line for each number of devices."""
-    lines = list(lines_of(summaries).items())[:_MAX_PANELS]
-    columns = min(len(lines), 2 if len(lines) in (2, 4) else 3)
-    rows = -(-len(lines) // columns)
-    width, height = _LEARNING_INCHES
-    figure = plotting.make_figure(width * columns, height * rows + 0.5)
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
-    devices = sorted({summary.devices for summary in summaries})
-    shades = np.linspace(0.8, 0.05, max(len(devices), 2))  # From light to dark, for what has an order.
-    colours = {count: plotting.pick_colour("viridis", shade) for count, shade in zip(devices, shades, strict=False)}
-    handles: dict[int, Any] = {}
-    for ((scaling, series), line), axes in zip(lines, panels, strict=False):
-        for summary in line:
-            if drawn := _draw_curves(axes, summary.runs, colours[summary.devices]):
-                handles[summary.devices] = drawn
-        plotting.style(axes)
-        axes.set_xlim(left=0)
-        title = f"{scaling} scaling{f', {series}' if series else ''}"
-        axes.set_title(textwrap.fill(title, _TITLE_WIDTH), loc="left", fontsize=11)
-    for axes in panels[len(lines) :]:
-        axes.set_visible(False)
-    figure.supxlabel("seconds of training, compilation not counted", fontsize=11)
-    figure.supylabel("episode return (newest episodes)", fontsize=11)
-    plotting.add_legend(figure, {f"{count} device(s)": handles[count] for count in sorted(handles)}, 8)
-    return plotting.encode_figure(figure)
-
-
-def _draw_curves(axes: Any, runs: Sequence[RunRecord], colour: Any) -> Any:
-    """The mean of a point's learning curves over the time that all of them have, with a band from min to max."""
-    curves = [run.curve for run in runs if len(run.curve.seconds) > 1]
-    if not curves:
-        return None
-    start, end = max(curve.seconds[0] for curve in curves), min(curve.seconds[-1] for curve in curves)
-    if start >= end:
-        return None
-    grid = np.linspace(start, end, _GRID_POINTS)
-    values = np.stack([np.interp(grid, curve.seconds, curve.returns) for curve in curves])
-    (line,) = axes.plot(grid, values.mean(axis=0), color=colour, linewidth=1.8)
-    if len(curves) > 1:
-        axes.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-    return line
-
-
 def _draw_panels(
     summaries: Sequence[PointSummary],
     fill: Callable[[Any, Sequence[PointSummary], str, str, float], None],
@@ -195,6 +144,6 @@ def _draw_means(axes: Any, found: Sequence[tuple[float, Estimate]], colour: str,
 
 
 def _bar_name(summary: PointSummary) -> str:
-    point = summary.each.point
+    point = summary.point
     machines = f"{point.machines.processes} x {point.machines.devices_per_process}"
     return ", ".join(filter(None, [point.scaling, machines, point.series]))

@@ -7,7 +7,7 @@ import itertools
 import re
 from typing import Any
 
-from podrl.config.config import check
+from podrl.config.config import Config, check
 
 SCALINGS = ("weak", "strong")
 PLACES = ("local", "slurm", "tpu")
@@ -41,12 +41,15 @@ class Machines:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """One place of the grid, which is run once with each seed."""
+    """One place of the grid that can be run, which is done once with each seed."""
 
     scaling: str  # `weak`, environments grow with the learner's devices, or `strong`, they stay
     machines: Machines  # that it runs on
     settings: Mapping[str, str]  # values of the axes' keys, as text
     num_envs: int  # environments in the whole job
+    config: Config  # of its runs, except the seed
+    actor_devices: int  # in the whole job
+    learner_devices: int  # in the whole job
 
     @property
     def series(self) -> str:
@@ -56,14 +59,17 @@ class Point:
     @property
     def name(self) -> str:
         """For people, and for the point's folder."""
-        machines = f"{self.machines.processes}x{self.machines.devices_per_process}"
-        parts = [self.scaling, machines, *(f"{key}={value}" for key, value in self.settings.items())]
-        if self.machines.slice_type is not None:
-            parts.insert(1, self.machines.slice_type)
-        name = re.sub(r"[^\w.=,+-]", "_", "-".join(parts))
-        if len(name) <= _LONGEST_NAME:
-            return name
-        return f"{name[: _LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return point_name(self.scaling, self.machines, self.settings)
+
+
+def point_name(scaling: str, machines: Machines, settings: Mapping[str, str]) -> str:
+    """The name of a place of the grid, fit for a folder."""
+    kinds = [scaling, machines.slice_type, f"{machines.processes}x{machines.devices_per_process}"]
+    parts = [*filter(None, kinds), *(f"{key}={value}" for key, value in settings.items())]
+    name = re.sub(r"[^\w.=,+-]", "_", "-".join(parts))
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[: _LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

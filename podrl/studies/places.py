@@ -26,20 +26,16 @@ class RunCommand:
     signal_command: tuple[str, ...] = ()  # what signals its processes; empty where signalling the command does
 
 
-def launch_flags(place: str) -> dict[str, bool]:
-    """Flags of the launcher that a study takes for a place, and hands on; and whether they have a value."""
-    goes_with = {"slurm": "slurm", "tpu": "tpu"}.get(place, "")
-    names = [name for name, flag in FLAGS.items() if goes_with in flag.goes_with and name not in _GIVEN_BY_THE_GRID]
-    return {name: FLAGS[name].value is not None for name in (["tpu", *names] if place == "tpu" else names)}
+def launch_flags(place: str) -> list[str]:
+    """Flags of the launcher that a study takes for a place, and hands on."""
+    names = [name for name, flag in FLAGS.items() if place in flag.goes_with and name not in _GIVEN_BY_THE_GRID]
+    return ["tpu", *names] if place == "tpu" else names
 
 
 def platform(definition: Definition) -> str:
     """What the devices of a study are: `cpu`, `gpu` or `tpu`."""
-    if definition.place == "tpu":
-        return "tpu"
-    if definition.place == "slurm":
-        return definition.device
-    return "gpu" if local.visible_gpus(os.environ) else "cpu"
+    here = "gpu" if local.visible_gpus(os.environ) else "cpu"
+    return {"tpu": "tpu", "slurm": definition.device, "local": here}[definition.place]
 
 
 def default_devices(definition_place: str, processes: int) -> int:
@@ -62,12 +58,8 @@ def common_overrides(definition: Definition) -> dict[str, str]:
 
 def make_run_command(definition: Definition, trial: Trial, run_folder: str) -> RunCommand:
     """What starts a run, or resumes it."""
-    values = {
-        **common_overrides(definition),
-        **trial.point.settings,
-        NUM_ENVS: str(trial.point.num_envs),
-        "seed": str(trial.seed),
-    }
+    own = {NUM_ENVS: str(trial.point.num_envs), "seed": str(trial.seed)}
+    values = {**common_overrides(definition), **trial.point.settings, **own}
     training = [f"--config={definition.config}", *as_arguments(values), f"--workdir={run_folder}"]
     machines = trial.point.machines
     if definition.place == "slurm":
@@ -76,9 +68,8 @@ def make_run_command(definition: Definition, trial: Trial, run_folder: str) -> R
         # SIGTERM to srun makes it kill its tasks. This signals them, and not the batch script.
         allocation = os.environ.get("SLURM_JOB_ID", "")
         signals = ("scancel", allocation, "--signal=") if allocation else ()
-        return RunCommand(
-            command=(*srun, sys.executable, str(LAUNCHER), *training), environ=environ, signal_command=signals
-        )
+        command = (*srun, sys.executable, str(LAUNCHER), *training)
+        return RunCommand(command=command, environ=environ, signal_command=signals)
     if definition.place == "tpu":
         where = [f"--tpu={slice_name(definition, machines)}", *_tpu_flags(definition, machines)]
     else:

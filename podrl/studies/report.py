@@ -18,8 +18,6 @@ CAPTIONS = {
     "efficiency": "Efficiency: the fraction of the ideal throughput that was reached.",
     "time": "Where the time of the threads goes; 2 x 4 are two processes of four devices each. Light grey is waiting: "
     "<code>wait_rollouts</code>, the learner for actors; <code>wait_params</code>, actors for the learner.",
-    "learning": "Learning: mean return of the newest episodes against time, mean over seeds with a band from the "
-    "lowest to the highest.",
 }
 _PREDICTED = " Dotted is what podrl's planner predicted."
 _STYLE = """
@@ -132,13 +130,13 @@ def _wrap(tag: str, texts: Iterable[str]) -> str:
 
 
 def _cells(summary: PointSummary) -> dict[str, str]:
-    point, machines = summary.each.point, summary.each.point.machines
+    point, machines = summary.point, summary.point.machines
     return {
         "point": ", ".join(filter(None, [point.scaling, point.series])),
         "slice": machines.slice_type or "",
         "processes x devices": f"{machines.processes} x {machines.devices_per_process}",
         "environments": f"{point.num_envs:,}",
-        "env steps per update": f"{summary.each.config.env_steps_per_update:,}",
+        "env steps per update": f"{point.config.env_steps_per_update:,}",
         "seeds": str(len(summary.runs)),
         "env steps/s": with_interval(summary.rate),
         "predicted": "" if summary.predicted is None else f"{summary.predicted:,.0f}",

@@ -12,7 +12,6 @@ import math
 import numpy as np
 
 from podrl.ops.intervals import mean_interval, ratio_interval
-from podrl.studies.feasibility import Feasible
 from podrl.studies.folder import Folder, Status
 from podrl.studies.grid import Point, Trial
 from podrl.studies.measurement import LEARNING_FIELDS, LearningCurve, Measurement, learning_curve
@@ -22,7 +21,6 @@ from podrl.studies.measurement import LEARNING_FIELDS, LearningCurve, Measuremen
 class RunRecord:
     """One run, as it was found."""
 
-    each: Feasible  # its point, with what it was put together of
     trial: Trial  # its point and seed
     status: Status  # what it came to
     measurement: Measurement | None  # of a complete run; None otherwise
@@ -52,7 +50,7 @@ class Estimate:
 class PointSummary:
     """What a point's complete runs say together."""
 
-    each: Feasible  # the point
+    point: Point  # itself
     series: str  # of which it is a part
     runs: tuple[RunRecord, ...]  # complete ones
     rate: Estimate  # env steps per second
@@ -68,21 +66,20 @@ class PointSummary:
     @property
     def devices(self) -> int:
         """In the whole job."""
-        return self.each.point.machines.devices
+        return self.point.machines.devices
 
     def buckets(self, who: str) -> dict[str, float]:
         """Shares of the time of `learner` or `actors`, by bucket."""
         return {name.removeprefix(f"{who}/"): share for name, share in self.time.items() if name.startswith(f"{who}/")}
 
 
-def collect(folder: Folder, feasible: Sequence[Feasible], seeds: Sequence[int]) -> list[RunRecord]:
+def collect(folder: Folder, points: Sequence[Point], seeds: Sequence[int]) -> list[RunRecord]:
     """All runs of a study, in the order of the grid, the seeds of a point together."""
 
-    def read(each: Feasible, trial: Trial) -> RunRecord:
+    def read(trial: Trial) -> RunRecord:
         status = folder.status(trial)
         done = status.word == "complete"
         return RunRecord(
-            each=each,
             trial=trial,
             status=status,
             measurement=Measurement(**status.facts["measurement"]) if done else None,
@@ -90,7 +87,7 @@ def collect(folder: Folder, feasible: Sequence[Feasible], seeds: Sequence[int]) 
             folder=str(folder.run_folder(trial).relative_to(folder.path)),
         )
 
-    return [read(each, Trial(point=each.point, seed=seed)) for each in feasible for seed in seeds]
+    return [read(Trial(point=point, seed=seed)) for point in points for seed in seeds]
 
 
 def find_budgets(records: Sequence[RunRecord]) -> dict[str, float]:
@@ -140,7 +137,7 @@ def lines_of(summaries: Sequence[PointSummary]) -> dict[tuple[str, str], list[Po
     """Points by scaling and series, each line from few devices to many."""
     lines: dict[tuple[str, str], list[PointSummary]] = {}
     for summary in summaries:
-        lines.setdefault((summary.each.point.scaling, summary.series), []).append(summary)
+        lines.setdefault((summary.point.scaling, summary.series), []).append(summary)
     return {key: sorted(line, key=lambda summary: summary.devices) for key, line in lines.items()}
 
 
@@ -159,7 +156,7 @@ def _summarize(
     known = {name: [value for value in values if value is not None] for name, values in returns.items()}
     buckets = sorted(set().union(*(each.time for each in found)))
     return PointSummary(
-        each=runs[0].each,
+        point=point,
         series=series,
         runs=tuple(runs),
         rate=estimate(rates, least=0.0),

@@ -14,7 +14,7 @@ def make_run_table(
     records: Sequence[RunRecord], summaries: Sequence[PointSummary], budgets: Mapping[str, float]
 ) -> list[TableRow]:
     """A row for each run, whatever became of it; what it does not have is None. All rows have the same columns."""
-    by_point = {summary.each.point.name: summary for summary in summaries}
+    by_point = {summary.point.name: summary for summary in summaries}
     rows = [_describe(each) | _measured(each, by_point.get(each.trial.point.name), budgets) for each in records]
     return _completed(rows, records)
 
@@ -40,7 +40,7 @@ _OF_A_RUN = ("seed", "status", "exit_code", "message", "folder")
 
 def _describe(record: RunRecord) -> TableRow:
     """What was to be run, and what became of it."""
-    each, point = record.each, record.trial.point
+    point = record.trial.point
     machines = point.machines
     sliced = {} if machines.slice_type is None else {"slice_type": machines.slice_type}
     return {
@@ -51,11 +51,11 @@ def _describe(record: RunRecord) -> TableRow:
         "processes": machines.processes,
         "devices_per_process": machines.devices_per_process,
         "devices": machines.devices,
-        "actor_devices": each.actor_devices,
-        "learner_devices": each.learner_devices,
+        "actor_devices": point.actor_devices,
+        "learner_devices": point.learner_devices,
         "num_envs": point.num_envs,
-        "unroll_length": each.config.actors.unroll_length,
-        "env_steps_per_update": each.config.env_steps_per_update,
+        "unroll_length": point.config.actors.unroll_length,
+        "env_steps_per_update": point.config.env_steps_per_update,
         "seed": record.trial.seed,
         "status": record.status.word,
         "exit_code": record.status.facts.get("exit_code"),

@@ -126,7 +126,7 @@ def test_the_report_needs_nothing_beside_it(measured):
     text = (measured / "report.html").read_text()
     page = Page(text)
     assert page.open == []
-    assert len(page.references) == 4
+    assert len(page.references) == 3
     assert all(reference.startswith("data:image/png;base64,iVBOR") for reference in page.references)
     assert not re.search(r"https?://|@import|url\(|<script", text)
 
@@ -143,7 +143,7 @@ def test_the_report_answers_in_sentences(measured):
 
 def test_figures_are_images(measured):
     names = sorted(path.name for path in (measured / "figures").iterdir())
-    assert names == ["efficiency.png", "learning.png", "throughput.png", "time.png"]
+    assert names == ["efficiency.png", "throughput.png", "time.png"]
     for path in (measured / "figures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
 
@@ -340,15 +340,14 @@ def test_an_axis_is_of_one_type(workdir, values, kind):
     axis = make_axis(f"network.width={values}")
     records = [
         RunRecord(
-            each=feasible,
-            trial=Trial(point=dataclasses.replace(feasible.point, settings={"network.width": value}), seed=1),
+            trial=Trial(point=dataclasses.replace(point, settings={"network.width": value}), seed=1),
             status=Status(word="not begun", facts={}),
             measurement=None,
             curve=learning_curve([]),
             folder="",
         )
         for (value,) in axis.values
-        for feasible in examine(define(), "cpu")[0]
+        for point in examine(define(), "cpu")[0]
     ]
     rows = make_run_table(records, [], find_budgets(records))
     assert {type(row["network.width"]) for row in rows} == {kind}

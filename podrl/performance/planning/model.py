@@ -84,28 +84,14 @@ class Prediction:
     """How fast a run will be."""
 
     update_s: float
+    updates_per_s: float  # the learner's rate
+    env_steps_per_s: float  # agent decisions, of the whole job
+    frames_per_s: float  # emulator frames, of the whole job
     stages: Mapping[str, float]  # seconds of each stage in an update, where it is done, by the keys of `LIMITS`
     limit: str  # the key of `LIMITS` that decides
-    env_steps_per_update: float  # of the whole job
-    frames_per_step: int
     of_peak: float  # arithmetic of networks as a share of what all devices could do
     learner_busy: float  # share of the time that learner devices learn
     actor_busy: float  # share of the time that actor devices act
-
-    @property
-    def updates_per_s(self) -> float:
-        """The learner's rate."""
-        return 1 / self.update_s
-
-    @property
-    def env_steps_per_s(self) -> float:
-        """Agent decisions per second, of the whole job."""
-        return self.env_steps_per_update / self.update_s
-
-    @property
-    def frames_per_s(self) -> float:
-        """Emulator frames per second, of the whole job."""
-        return self.env_steps_per_s * self.frames_per_step
 
 
 def machine_of(slice_: Slice, assumptions: Assumptions, *, float32: bool) -> Hardware:
@@ -141,12 +127,14 @@ def predict(
     work = run.update.product_flops
     if run.act is not None:
         work += run.act.product_flops * run.acting_calls * run.actors * run.hosts
+    env_steps_per_s = run.config.env_steps_per_update / found.seconds
     return Prediction(
         update_s=found.seconds,
+        updates_per_s=1 / found.seconds,
+        env_steps_per_s=env_steps_per_s,
+        frames_per_s=env_steps_per_s * run.frames_per_step,
         stages=stages,
         limit=max(_PARTS[found.limit], key=lambda name: stages[name]),
-        env_steps_per_update=run.config.env_steps_per_update,
-        frames_per_step=run.frames_per_step,
         of_peak=work / (found.seconds * machine.flops * run.devices * run.hosts),
         learner_busy=learn / found.seconds,
         actor_busy=max(stages["act_compute"], stages["act_memory"]) / found.seconds,

@@ -13,7 +13,38 @@ from podrl.performance.planning.slices import Slice
 
 def plan_to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
     """A plan as JSON has it: sizes in bytes, times in seconds; null for what is infinite or not known."""
-    return _finite(_to_values(plan, price_per_chip_hour))
+    found = plan.found
+    told: dict[str, Any] = {
+        "config": plan.name,
+        "env_id": plan.env_id,
+        "topology": plan.slice.name,
+        "chips": plan.slice.chips,
+        "hosts": plan.slice.hosts,
+        "note": plan.note,
+        "fits": not isinstance(found, Misfit),
+        "assumptions": list(plan.assumptions),
+    }
+    if isinstance(found, Misfit):
+        remedies = [{"arguments": one.arguments, "fits": bool(one.run)} for one in found.remedies]
+        return _finite(told | dataclasses.asdict(found.shortage) | {"remedies": remedies})
+    run, price = found.run, price_per_chip_hour
+    told |= {
+        "compiled": run.compiled,
+        "actors_per_host": run.actors,
+        "learners_per_host": run.learners,
+        "act": run.act and _cost(run.act),
+        "update": _cost(run.update),
+        "state_bytes": run.state_bytes,
+        "machine": dataclasses.asdict(found.machine),
+        "prediction": dataclasses.asdict(found.prediction),
+        "synchronous": dataclasses.asdict(found.synchronous),
+        "needs_of_host": found.needs._asdict(),
+        "splits": [{"actors": a, "learners": n} | dataclasses.asdict(one) for a, n, one in found.splits],
+        "price_per_billion_frames": price and price_of_billion_frames(found.prediction, plan.slice, price),
+    }
+    for name, rows in (("weak", found.weak), ("strong", found.strong)):
+        told[name] = [{"hosts": n, "efficiency": share} | dataclasses.asdict(one) for n, one, share in rows]
+    return _finite(told)
 
 
 def _finite(value: Any) -> Any:
@@ -24,48 +55,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _to_values(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "config": plan.name,
-        "env_id": plan.env_id,
-        "topology": plan.slice.name,
-        "chips": plan.slice.chips,
-        "hosts": plan.slice.hosts,
-        "note": plan.note,
-        "fits": not isinstance(plan.found, Misfit),
-        "assumptions": list(plan.assumptions),
-    }
-    if isinstance(plan.found, Misfit):
-        remedies = [{"arguments": one.arguments, "fits": bool(one.run)} for one in plan.found.remedies]
-        return about | dataclasses.asdict(plan.found.shortage) | {"remedies": remedies}
-    found, run = plan.found, plan.found.run
-    return about | {
-        "compiled": run.compiled,
-        "actors_per_host": run.actors,
-        "learners_per_host": run.learners,
-        "act": run.act and _cost(run.act),
-        "update": _cost(run.update),
-        "state_bytes": run.state_bytes,
-        "machine": dataclasses.asdict(found.machine),
-        "prediction": _prediction(found.prediction),
-        "synchronous": _prediction(found.synchronous),
-        "needs_of_host": found.needs._asdict(),
-        "splits": [{"actors": a, "learners": n} | _prediction(one) for a, n, one in found.splits],
-        "weak": [{"hosts": n, "efficiency": share} | _prediction(one) for n, one, share in found.weak],
-        "strong": [{"hosts": n, "efficiency": share} | _prediction(one) for n, one, share in found.strong],
-        "price_per_billion_frames": (
-            price_per_chip_hour and price_of_billion_frames(found.prediction, plan.slice, price_per_chip_hour)
-        ),
-    }
-
-
 def _cost(cost: Cost) -> dict[str, Any]:
     return dataclasses.asdict(cost) | {"traffic": cost.traffic}
-
-
-def _prediction(found: Prediction) -> dict[str, Any]:
-    rates = {name: getattr(found, name) for name in ("updates_per_s", "env_steps_per_s", "frames_per_s")}
-    return dataclasses.asdict(found) | rates
 
 
 def price_of_billion_frames(found: Prediction, slice_: Slice, price_per_chip_hour: float) -> float:
