@@ -33,7 +33,7 @@ from podrl.performance.planning.distributions import Durations, HostWork
 from podrl.performance.planning.system import HostLoad
 
 _WARMUP_CALLS = 3
-_LEAST_CALLS = 5  # Beyond those, however long they take.
+_FEWEST_CALLS = _WARMUP_CALLS + 5  # However long they take.
 _COUNTS = ("threads", "pools", "envs_per_pool", "unroll_length", "shares_device")
 _NUMBERS = ("cores", "env_threads", "reductions", "gradient_bytes")
 
@@ -93,23 +93,22 @@ def measure_host(config: Config, seconds: float) -> Measurements:
     parts = make_parts(config)
     logging.info("measuring: the learner")
     learned = time_learn(parts, record_rollouts(parts), seconds)
-    updates = learned.env_steps / config.env_steps_per_update
-    works = {"update": HostWork.constant(learned.wall_s / updates, learned.core_s / learned.wall_s)}
     logging.info("measuring: environments and actor")
     with contextlib.ExitStack() as stack:
         start = Clocks.now()
         pools = open_pools(parts, stack)
         timesteps = [pool.reset() for thread in pools for pool in thread]
         opened = start.sample(len(timesteps), Clocks.now())
-        works |= _time_turns(parts, pools[0][0], timesteps[0], seconds)
-    threads = parts.layout.num_actors
-    works["open"] = HostWork.constant(opened.wall_s / threads, opened.core_s / opened.wall_s)
+        works = _time_turns(parts, pools[0][0], timesteps[0], seconds)
+    threads, updates = parts.layout.num_actors, learned.env_steps / config.env_steps_per_update
     host = HostLoad(
         threads=threads,
         pools=parts.layout.pools_per_actor,
         envs_per_pool=parts.layout.envs_per_pool,
         unroll_length=config.actors.unroll_length,
         shares_device=parts.shares_device,
+        update=HostWork.constant(learned.wall_s / updates, learned.core_s / learned.wall_s),
+        open=HostWork.constant(opened.wall_s / threads, opened.core_s / opened.wall_s),
         **works,
     )
     return Measurements(
@@ -132,7 +131,7 @@ def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict
     tracker = EpisodeTracker(parts.layout.envs_per_pool)
     samples: dict[str, list[StageTime]] = {name: [] for name in ("env", "act", "finish", "transfer")}
     end_s = time.perf_counter() + seconds
-    while time.perf_counter() < end_s or _are_few(samples["env"]) or _are_few(samples["finish"]):
+    while time.perf_counter() < end_s or min(len(samples[name]) for name in ("env", "finish")) < _FEWEST_CALLS:
         for _ in range(parts.config.actors.unroll_length):
             begun = Clocks.now()
             action, state = acting.act(params, version, state, jax.device_put(timestep, device))
@@ -157,10 +156,6 @@ def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict
     works = {name: _work(found) for name, found in samples.items()}
     works["transfer"] = works["transfer"].scaled(parts.layout.pools_per_actor)  # A thread's rollouts share a link.
     return works
-
-
-def _are_few(samples: list[StageTime]) -> bool:
-    return len(samples) < _WARMUP_CALLS + _LEAST_CALLS
 
 
 def _work(samples: list[StageTime]) -> HostWork:

@@ -1,7 +1,8 @@
 """From a config and a slice to a plan."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
+import functools
 
 import jax
 
@@ -85,15 +86,13 @@ def make_plan(config: Config, slice_: Slice, assumptions: Assumptions, *, tries:
 
 
 def _find(config: Config, slice_: Slice, assumptions: Assumptions, tries: int) -> Fit | Misfit:
-    compile = _compiler(slice_)
+    compile = functools.partial(_compile, slice_)
     try:
         run = compile(config)
     except OutOfMemory as shortage:
         learners = _host_topology(config, slice_).local_learner.shape["data"]
-        envs_per_device = max(
-            1, config.actors.num_envs // slice_.hosts // learners // config.agent.update_shape.grid[0]
-        )
-        return Misfit(shortage=shortage, remedies=try_remedies(config, shortage, envs_per_device, compile, tries=tries))
+        rows = config.actors.num_envs // slice_.hosts // learners // config.agent.update_shape.grid[0]
+        return Misfit(shortage=shortage, remedies=try_remedies(config, shortage, max(1, rows), compile, tries=tries))
     machine = machine_of(slice_, assumptions, float32=config.network.compute_dtype == "float32")
     return Fit(
         run=run,
@@ -107,21 +106,17 @@ def _find(config: Config, slice_: Slice, assumptions: Assumptions, tries: int) -
     )
 
 
-def _compiler(slice_: Slice) -> Callable[[Config], RunCosts]:
-    """What compiles or counts a config for a slice; it raises `OutOfMemory` if that does not fit."""
+def _compile(slice_: Slice, config: Config) -> RunCosts:
+    """Compiles or counts a config for a slice; raises `OutOfMemory` if it does not fit."""
     is_gpu = slice_.chip.platform == "gpu"
+    if is_gpu:
+        run = count(config, hosts=slice_.hosts, devices=slice_.chips_per_host, platform="gpu")
+    else:
+        run = compile_for_devices(config, tpu_devices(slice_))
     usable = slice_.chip.memory_bytes * (GPU_SHARE if is_gpu else 1.0)
-
-    def compile(config: Config) -> RunCosts:
-        if is_gpu:
-            run = count(config, hosts=slice_.hosts, devices=slice_.chips_per_host, platform="gpu")
-        else:
-            run = compile_for_devices(config, tpu_devices(slice_))
-        if run.peak_bytes > usable:
-            raise OutOfMemory(run.peak_bytes, usable, "")
-        return run
-
-    return compile
+    if run.peak_bytes > usable:
+        raise OutOfMemory(run.peak_bytes, usable, "")
+    return run
 
 
 def _check_layout(config: Config, slice_: Slice) -> None:
