@@ -240,13 +240,10 @@ def make_system(command: Command, config: Config, measurements: "Measurements") 
         envs = flags.envs_per_pool or host.envs_per_pool
         threads = config.actors.env_threads or max(1, min(envs, int(min(cores, 1e6)) // host.threads))
         host = host.with_pools(envs, threads_ratio=threads / measurements.env_threads)
-    env = dataclasses.replace(host.env.seconds, late=command.stragglers)
     given = {work: getattr(flags, name) for name, work in _DURATIONS.items()}
-    replaced: dict[str, Any] = {
-        work: HostWork.constant(value / 1e3) for work, value in given.items() if value is not None
-    }
+    replaced: dict[str, Any] = {work: HostWork.of(value / 1e3) for work, value in given.items() if value is not None}
     return System(
-        host=dataclasses.replace(host, env=dataclasses.replace(host.env, seconds=env), **replaced),
+        host=dataclasses.replace(host, env=dataclasses.replace(host.env, late=command.stragglers), **replaced),
         cores=cores,
         max_lag=max_lag(config),
         exact=config.determinism == "exact",

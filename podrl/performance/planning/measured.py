@@ -30,26 +30,19 @@ from podrl.performance.benchmark.measure import Stage, open_stages
 from podrl.performance.benchmark.relations import END_TO_END, PLAIN
 from podrl.performance.benchmark.stages import Parts, make_parts
 from podrl.performance.benchmark.whole_run import time_end_to_end
-from podrl.performance.composition import COLLECT, PROGRAM, Overlap, compose
+from podrl.performance.composition import COLLECT, PROGRAM, Overlap, StageCost, compose
 from podrl.performance.planning.child import Child
-from podrl.performance.planning.reduction import Reduction, reduce_step
+from podrl.performance.planning.reduction import reduce_step
 from podrl.runtime.machine import available_cores
 
 _MAX_ENVS = 64
 _STAGE_S = 1.0
 
 
-class StageCost(NamedTuple):
-    """Seconds of the wall clock and core-seconds that a stage takes for an env step of one process."""
-
-    wall_s: float
-    core_s: float
-
-
 class ProcessStages(NamedTuple):
     """The stages of one process as they were measured, and what its reductions with others need."""
 
-    costs: dict[str, StageCost]
+    costs: dict[str, StageCost]  # of each stage, for an env step
     overlap: Overlap
     cores: float  # that the stages share; infinite where some run on accelerators
     env_steps_per_update: int
@@ -57,7 +50,7 @@ class ProcessStages(NamedTuple):
     gradient_bytes: int = 0
 
 
-def predict_stages(stages: ProcessStages, processes: int = 1, step: Reduction | None = None) -> dict[str, Any]:
+def predict_stages(stages: ProcessStages, processes: int = 1, step: StageCost | None = None) -> dict[str, Any]:
     """Predicts a run from the stages of one of its processes, and what is summed up between them in an optimizer step.
 
     Returns:

@@ -29,7 +29,7 @@ from podrl.experience.episodes import EpisodeTracker
 from podrl.experience.transfer import rollout_to_learner
 from podrl.performance.benchmark.instruments import Clocks, StageTime, describe_machine
 from podrl.performance.benchmark.stages import Parts, make_parts, open_pools, record_rollouts, time_learn
-from podrl.performance.planning.distributions import Durations, HostWork
+from podrl.performance.planning.distributions import HostWork
 from podrl.performance.planning.system import HostLoad
 
 _WARMUP_CALLS = 3
@@ -107,8 +107,8 @@ def measure_host(config: Config, seconds: float) -> Measurements:
         envs_per_pool=parts.layout.envs_per_pool,
         unroll_length=config.actors.unroll_length,
         shares_device=parts.shares_device,
-        update=HostWork.constant(learned.wall_s / updates, learned.core_s / learned.wall_s),
-        open=HostWork.constant(opened.wall_s / threads, opened.core_s / opened.wall_s),
+        update=HostWork.of(learned.wall_s / updates, learned.core_s / learned.wall_s),
+        open=HostWork.of(opened.wall_s / threads, opened.core_s / opened.wall_s),
         **works,
     )
     return Measurements(
@@ -160,5 +160,4 @@ def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict
 
 def _work(samples: list[StageTime]) -> HostWork:
     walls = [sample.wall_s for sample in samples[_WARMUP_CALLS:]]
-    cores = sum(sample.core_s for sample in samples[_WARMUP_CALLS:]) / sum(walls)
-    return HostWork(seconds=Durations.of(walls), cores=cores)
+    return HostWork.of(walls, sum(sample.core_s for sample in samples[_WARMUP_CALLS:]) / sum(walls))

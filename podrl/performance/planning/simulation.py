@@ -59,7 +59,7 @@ def draw_unrolls(host: HostLoad, generator: np.random.Generator, count: int) -> 
     ready = [now] * host.pools
 
     def draw(name: str) -> np.ndarray:
-        seconds = host.works[name].seconds.draw(generator, count)
+        seconds = host.works[name].draw(generator, count)
         spent[name] += seconds
         return seconds
 
@@ -76,7 +76,7 @@ def draw_unrolls(host: HostLoad, generator: np.random.Generator, count: int) -> 
 
 def _draws(work: HostWork, generator: np.random.Generator) -> Iterator[float]:
     """Seconds that some work takes alone, each time."""
-    blocks = (work.seconds.draw(generator, _BLOCK).tolist() for _ in itertools.count())
+    blocks = (work.draw(generator, _BLOCK).tolist() for _ in itertools.count())
     return itertools.chain.from_iterable(blocks)
 
 

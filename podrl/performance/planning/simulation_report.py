@@ -115,6 +115,6 @@ def _show_measurements(console: Console, measurements: Measurements) -> None:
     rows = []
     for name, words in _WORKS.items():
         work = host.works[name]
-        found = (work.seconds.mean, *(work.seconds.quantile(part) for part in (0.5, 0.99, 1.0)))
+        found = (work.mean, *(work.quantile(part) for part in (0.5, 0.99, 1.0)))
         rows.append((words, *(f"{1e3 * value:,.3f}" for value in found), f"{work.cores:.2f}"))
     print_rows(console, ("milliseconds of", "mean", "median", "99 %", "longest", "cores busy"), rows)

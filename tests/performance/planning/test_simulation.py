@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError
-from podrl.performance.planning.distributions import Durations, HostWork
+from podrl.performance.planning.distributions import HostWork
 from podrl.performance.planning.simulation import simulate
 from podrl.performance.planning.system import HostLoad, Interconnect, System
 
-CONSTANT = HostWork.constant
+CONSTANT = HostWork.of
 
 
 def make_host(**changes) -> HostLoad:
@@ -20,9 +20,9 @@ def make_host(**changes) -> HostLoad:
 
 def noisy_host(**changes) -> HostLoad:
     """Steps of a gamma distribution, with stragglers; four ms on average."""
-    steps = Durations.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000))
+    steps = HostWork.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000))
     steps = dataclasses.replace(steps, late=(2e-3, 10.0))
-    return make_host(**{"env": HostWork(seconds=steps), "act": CONSTANT(1e-3), **changes})
+    return make_host(**{"env": steps, "act": CONSTANT(1e-3), **changes})
 
 
 UNROLL_S = 81e-3
@@ -83,10 +83,10 @@ def test_chance_costs_more_with_more_hosts_and_less_with_longer_unrolls():
     host = noisy_host()
     few, many = kept(host, 8), kept(host, 128)
     assert 1 > few > many
-    calm = make_host(env=CONSTANT(host.env.seconds.mean), act=CONSTANT(1e-3))
+    calm = make_host(env=CONSTANT(host.env.mean), act=CONSTANT(1e-3))
     assert kept(calm, 128) == pytest.approx(1)
     assert kept(host.with_unroll_length(80), 128) > many + 0.03
-    wild = dataclasses.replace(host, env=HostWork(seconds=dataclasses.replace(host.env.seconds, late=(5e-3, 20.0))))
+    wild = dataclasses.replace(host, env=dataclasses.replace(host.env, late=(5e-3, 20.0)))
     assert kept(wild, 128) < many - 0.03
 
 
@@ -173,10 +173,10 @@ def test_an_allreduce_takes_rounds_and_moves_nearly_twice_its_size():
 def test_more_environments_a_pool_take_longer_and_more_threads_less():
     host = make_host(env=CONSTANT(1e-3, 1.0))
     double = host.with_pools(16)
-    assert (double.env.seconds.mean, double.update.seconds.mean) == pytest.approx((2e-3, 0.1))
+    assert (double.env.mean, double.update.mean) == pytest.approx((2e-3, 0.1))
     assert double.env_steps_per_update == 2 * host.env_steps_per_update
     threaded = host.with_pools(16, threads_ratio=2.0)
-    assert (threaded.env.seconds.mean, threaded.env.cores) == pytest.approx((1e-3, 2.0))
+    assert (threaded.env.mean, threaded.env.cores) == pytest.approx((1e-3, 2.0))
 
 
 def test_mistakes_are_one_line():
