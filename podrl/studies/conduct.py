@@ -132,7 +132,7 @@ def report(folder: Folder, manner: Manner) -> int:
     tables = (make_run_table(records, summaries, budgets), make_point_table(summaries))
     for name, rows in zip(names, tables, strict=True):
         (folder.path / name).write_bytes(encode_table(rows, manner.table))
-    figures = draw_all(summaries) if summaries else {}
+    figures = draw_all(summaries)
     (folder.path / "figures").mkdir(exist_ok=True)
     for name, image in figures.items():
         (folder.path / "figures" / f"{name}.png").write_bytes(image)

@@ -1,6 +1,6 @@
 """The figures of a study, as PNG: throughput and efficiency over devices, and where time goes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ from podrl.studies.summary import Estimate, PointSummary, lines_of
 from podrl.telemetry import plotting
 
 TITLES = {"weak": "Weak scaling: environments grow with the devices", "strong": "Strong scaling: the same environments"}
-_PANEL_INCHES = (5.6, 4.4)
 _BESIDE = 0.02
 # One colour for each bucket, the same in every figure; work first, and waiting, which is light, at the end of a bar.
 _WAITS = {"wait_params": "#d5d5d5", "wait_rollouts": "#ececec"}
@@ -19,50 +18,74 @@ _WORK = [bucket for bucket in (*BUCKETS, OTHER) if bucket not in _WAITS]
 
 def draw_all(summaries: Sequence[PointSummary]) -> dict[str, bytes]:
     """All figures that there is something for, by name."""
-    drawn = {"throughput": draw_throughput(summaries), "efficiency": draw_efficiency(summaries)}
-    if any(summary.time for summary in summaries):
-        drawn["time"] = draw_time(summaries)
-    return drawn
+    drawn = {"throughput": draw_throughput(summaries)} if summaries else {}
+    return drawn | ({"time": draw_time(summaries)} if any(summary.time for summary in summaries) else {})
 
 
 def draw_throughput(summaries: Sequence[PointSummary]) -> bytes:
-    """Env steps per second against devices: every run, the means with their intervals, the ideal, the prediction."""
+    """Throughput, and below it efficiency, over devices: a column for each kind of scaling, a line for each series.
 
-    def fill(axes: Any, line: Sequence[PointSummary], colour: str, label: str, shift: float) -> None:
-        _draw_means(axes, [(shift * summary.devices, summary.rate) for summary in line], colour, label)
-        for summary in line:
-            rates = [run.measurement.env_steps_per_second for run in summary.runs if run.measurement is not None]
-            axes.plot([shift * summary.devices] * len(rates), rates, ".", color=colour, alpha=0.45, markersize=5)
-        base = line[0]
-        if base.base_rate is not None:
-            ends = np.array([base.base_devices, line[-1].devices])
-            ideal = base.base_rate * ends / base.base_devices
-            axes.plot(shift * ends, ideal, "--", color=colour, alpha=0.6, linewidth=1.2)
-        known = np.array([(shift * each.devices, each.predicted) for each in line if each.predicted is not None])
-        axes.plot(*known.T.reshape(2, -1), ":", marker="x", color=colour, linewidth=1.6, markersize=6)
+    Lines stand beside each other by a few hundredths, so that their intervals can be told apart.
+    """
+    from matplotlib.lines import Line2D
 
-    def finish(axes: Any) -> None:
-        axes.set_yscale("log")
-        axes.set_ylabel("env steps per second", fontsize=12)
-        plotting.show_plain_numbers(axes.yaxis, axes.get_ylim())
+    lines = lines_of(summaries)
+    scalings = list(dict.fromkeys(scaling for scaling, _ in lines))
+    names = list(dict.fromkeys(series for _, series in lines))
+    figure = plotting.make_figure(max(5.6 * len(scalings), 6.4), 7.4 + 0.28 * (1 + len(names) // 2))
+    panels = figure.subplots(2, len(scalings), sharex=True, sharey="row", squeeze=False)
+    handles: dict[str, Any] = {}
+    for (scaling, series), line in lines.items():
+        place = names.index(series)
+        shift = 1 + _BESIDE * (place - (len(names) - 1) / 2)
+        colour = plotting.pick_colour("tab10", place % 10)
+        handles[series or "measured"] = _draw_line(panels[:, scalings.index(scaling)], line, shift, colour)
+    ticks = sorted({summary.devices for summary in summaries})
+    for (above, below), scaling in zip(panels.T, scalings, strict=True):
+        above.set_title(TITLES[scaling], loc="left", fontsize=12)
+        above.set_yscale("log")
+        plotting.show_plain_numbers(above.yaxis, above.get_ylim())
+        below.axhline(100, linestyle="--", color="0.45", linewidth=1.2)
+        below.set_ylim(0, max(110, below.get_ylim()[1]))
+        below.set_xlabel("devices", fontsize=12)
+        for axes in (above, below):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+            axes.minorticks_off()
+            plotting.style(axes)
+    for axes, label in zip(panels[:, 0], ("env steps per second", "efficiency (% of the ideal)"), strict=True):
+        axes.set_ylabel(label, fontsize=12)
+    handles["ideal"] = Line2D([], [], color="0.45", linestyle="--", linewidth=1.4)
+    if any(summary.predicted for summary in summaries):
+        handles["predicted by podrl's planner"] = Line2D([], [], color="0.45", linestyle=":", linewidth=1.4)
+    plotting.add_legend(figure, handles, 3 if max(map(len, handles)) < 30 else 2)
+    return plotting.encode_figure(figure)
 
-    extra = {"ideal": "--"} | ({"predicted by podrl's planner": ":"} if any(s.predicted for s in summaries) else {})
-    return _draw_panels(summaries, fill, finish, extra)
+
+def _draw_line(panels: Sequence[Any], line: Sequence[PointSummary], shift: float, colour: Any) -> Any:
+    """A series' rates above, every run, the ideal and the prediction with them, and its efficiency below."""
+    above, below = panels
+    drawn = _draw_means(above, [(shift * each.devices, each.rate) for each in line], colour)
+    for each in line:
+        rates = [run.measurement.env_steps_per_second for run in each.runs if run.measurement is not None]
+        above.plot([shift * each.devices] * len(rates), rates, ".", color=colour, alpha=0.45, markersize=5)
+    if (base := line[0]).base_rate is not None:
+        ends = np.array([base.base_devices, line[-1].devices])
+        ideal = base.base_rate * ends / base.base_devices
+        above.plot(shift * ends, ideal, "--", color=colour, alpha=0.6, linewidth=1.2)
+    known = np.array([(shift * each.devices, each.predicted) for each in line if each.predicted is not None])
+    above.plot(*known.T.reshape(2, -1), ":", marker="x", color=colour, linewidth=1.6, markersize=6)
+    shares = [(shift * each.devices, each.efficiency.scaled(100)) for each in line if each.efficiency is not None]
+    _draw_means(below, shares, colour)
+    return drawn
 
 
-def draw_efficiency(summaries: Sequence[PointSummary]) -> bytes:
-    """Efficiency against devices: the fraction of the ideal that was reached."""
-
-    def fill(axes: Any, line: Sequence[PointSummary], colour: str, label: str, shift: float) -> None:
-        known = [(shift * each.devices, each.efficiency.scaled(100)) for each in line if each.efficiency is not None]
-        _draw_means(axes, known, colour, label)
-
-    def finish(axes: Any) -> None:
-        axes.axhline(100, linestyle="--", color="0.45", linewidth=1.2)
-        axes.set_ylim(0, max(110, axes.get_ylim()[1]))
-        axes.set_ylabel("efficiency (% of the ideal)", fontsize=12)
-
-    return _draw_panels(summaries, fill, finish, {"ideal": "--"})
+def _draw_means(axes: Any, found: Sequence[tuple[float, Estimate]], colour: Any) -> Any:
+    """Means, each at its place on the axis, joined by a line, with their intervals where there are any."""
+    points = [(x, e.mean, e.mean if e.low is None else e.low, e.mean if e.high is None else e.high) for x, e in found]
+    places, means, low, high = np.array(points).T.reshape(4, -1)
+    how = {"marker": "o", "markersize": 5, "linewidth": 1.8, "capsize": 4 if np.any(high > low) else 0}
+    return axes.errorbar(places, means, yerr=np.maximum([means - low, high - means], 0.0), color=colour, **how)
 
 
 def draw_time(summaries: Sequence[PointSummary]) -> bytes:
@@ -90,57 +113,6 @@ def draw_time(summaries: Sequence[PointSummary]) -> bytes:
         axes.set_title(who, loc="left", fontsize=13)
     plotting.add_legend(figure, {bucket: shown[bucket] for bucket in colours if bucket in shown}, len(shown))
     return plotting.encode_figure(figure)
-
-
-def _draw_panels(
-    summaries: Sequence[PointSummary],
-    fill: Callable[[Any, Sequence[PointSummary], str, str, float], None],
-    finish: Callable[[Any], None],
-    extra: Mapping[str, Any],
-) -> bytes:
-    """A panel for each kind of scaling, with a line for each series, over the number of devices.
-
-    Lines stand beside each other by a few hundredths, so that their intervals can be told apart.
-    """
-    from matplotlib.lines import Line2D
-
-    lines = lines_of(summaries)
-    scalings = list(dict.fromkeys(scaling for scaling, _ in lines))
-    names = list(dict.fromkeys(series for _, series in lines))
-    colours = {name: plotting.pick_colour("tab10", place % 10) for place, name in enumerate(names)}
-    width, height = _PANEL_INCHES
-    figure = plotting.make_figure(max(width * len(scalings), 6.4), height + 0.28 * (1 + len(names) // 2))
-    panels = np.atleast_1d(figure.subplots(1, len(scalings), sharey=True))
-    for scaling, axes in zip(scalings, panels, strict=True):
-        for (kind, series), line in lines.items():
-            if kind == scaling:
-                shift = 1 + _BESIDE * (names.index(series) - (len(names) - 1) / 2)
-                fill(axes, line, colours[series], series or "measured", shift)
-        axes.set_xscale("log", base=2)
-        ticks = sorted({summary.devices for summary in summaries})
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.minorticks_off()
-        axes.set_xlabel("devices", fontsize=12)
-        axes.set_title(TITLES[scaling], loc="left", fontsize=12)
-        plotting.style(axes)
-    handles: dict[str, Any] = {}
-    for axes in panels:
-        finish(axes)
-        axes.label_outer()
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    for label, line_style in extra.items():
-        handles[label] = Line2D([], [], color="0.45", linestyle=line_style, linewidth=1.4)
-    plotting.add_legend(figure, handles, 3 if max(map(len, handles)) < 30 else 2)
-    return plotting.encode_figure(figure)
-
-
-def _draw_means(axes: Any, found: Sequence[tuple[float, Estimate]], colour: str, label: str) -> None:
-    """Means, each at its place on the axis, joined by a line, with their intervals where there are any."""
-    points = [(x, e.mean, e.mean if e.low is None else e.low, e.mean if e.high is None else e.high) for x, e in found]
-    places, means, low, high = np.array(points).T.reshape(4, -1)
-    how = {"marker": "o", "markersize": 5, "linewidth": 1.8, "capsize": 4 if np.any(high > low) else 0}
-    axes.errorbar(places, means, yerr=np.maximum([means - low, high - means], 0.0), color=colour, label=label, **how)
 
 
 def _bar_name(summary: PointSummary) -> str:

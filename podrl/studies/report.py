@@ -12,10 +12,9 @@ from podrl.studies.folder import WORDS
 from podrl.studies.summary import PointSummary, RunRecord
 
 CAPTIONS = {
-    "throughput": "Throughput. Dots are runs, lines join the means over seeds, bars are 95 % intervals "
-    "where there are several seeds; dashed is the ideal, the smallest point's rate in proportion to the devices. Both "
-    "axes are logarithmic.",
-    "efficiency": "Efficiency: the fraction of the ideal throughput that was reached.",
+    "throughput": "Throughput and efficiency. Dots are runs, lines join the means over seeds, bars are 95 % intervals "
+    "where there are several seeds; dashed is the ideal, the smallest point's rate in proportion to the devices, of "
+    "which efficiency is the fraction that was reached. The axes of devices and rates are logarithmic.",
     "time": "Where the time of the threads goes; 2 x 4 are two processes of four devices each. Light grey is waiting: "
     "<code>wait_rollouts</code>, the learner for actors; <code>wait_params</code>, actors for the learner.",
 }
@@ -149,7 +148,6 @@ def _cells(summary: PointSummary) -> dict[str, str]:
 
 def _facts(manifest: Mapping[str, Any]) -> str:
     starts, definition, config = manifest["starts"], manifest["definition"], manifest["config"]
-    start = starts[0]
     limits = [f"{definition['steps']:,} env steps"] if definition["steps"] is not None else []
     limits += [f"{definition['seconds']:g} s of training"] if definition["seconds"] is not None else []
     facts = {
@@ -157,15 +155,14 @@ def _facts(manifest: Mapping[str, Any]) -> str:
         "each run": " or ".join(limits) or f"{config['total_env_steps']:,} env steps, as the config says",
         "seeds": ", ".join(map(str, definition["seeds"])),
         "launched": {"local": "on this machine", "slurm": "by SLURM", "tpu": "on TPU slices"}[definition["place"]],
-        "machine": f"{start['processor']}, {start['cores']} core(s), load average {start['load_average']:.1f} at the "
-        f"start; {start['platform']}",
-        "host": ", ".join(dict.fromkeys(each["host"] for each in starts)),
-        "started": ", ".join(each["started"] for each in starts),
-        "commit": ", ".join(dict.fromkeys(str(each["commit"]) for each in starts)),
-        "versions": "; then ".join(dict.fromkeys(_versions(each) for each in starts)),
     }
+    for name in ("started", "host", "processor", "cores", "load_average", "platform", "commit", "python", "versions"):
+        facts[name.replace("_", " ")] = "; ".join(dict.fromkeys(_show(start[name]) for start in starts))
     return "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
 
 
-def _versions(start: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in ({"Python": start["python"]} | start["versions"]).items())
+def _show(value: Any) -> str:
+    """A fact of a start: `jax 0.10.2, numpy 2.3.1`, `0.6`, `2`."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

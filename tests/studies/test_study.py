@@ -126,7 +126,7 @@ def test_the_report_needs_nothing_beside_it(measured):
     text = (measured / "report.html").read_text()
     page = Page(text)
     assert page.open == []
-    assert len(page.references) == 3
+    assert len(page.references) == 2
     assert all(reference.startswith("data:image/png;base64,iVBOR") for reference in page.references)
     assert not re.search(r"https?://|@import|url\(|<script", text)
 
@@ -143,7 +143,7 @@ def test_the_report_answers_in_sentences(measured):
 
 def test_figures_are_images(measured):
     names = sorted(path.name for path in (measured / "figures").iterdir())
-    assert names == ["efficiency.png", "throughput.png", "time.png"]
+    assert names == ["throughput.png", "time.png"]
     for path in (measured / "figures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
 
