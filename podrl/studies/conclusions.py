@@ -28,7 +28,6 @@ def conclude(summaries: Sequence[PointSummary], machine: Mapping[str, Any], plat
 def caveats(
     records: Sequence[RunRecord],
     summaries: Sequence[PointSummary],
-    budgets: Mapping[str, float],
     seeds: Sequence[int],
     starts: Sequence[Mapping[str, Any]],
 ) -> list[str]:
@@ -44,11 +43,6 @@ def caveats(
         told.append(
             f"Means are of up to {len(seeds)} seeds; intervals are 95 % intervals of the mean over seeds, by Student's "
             f"t.{few}"
-        )
-    if budgets:
-        told.append(
-            f"Learning is compared at {budgets['step']:,} env steps and at {budgets['time']:,.1f} s of training, the "
-            "most that all complete runs have. Points with more environments make fewer updates of the same steps."
         )
     repeated = sum(record.measurement is not None and record.measurement.starts > 1 for record in records)
     if repeated:

@@ -21,7 +21,7 @@ from podrl.studies.folder import Folder
 from podrl.studies.grid import Definition, Point, Trial
 from podrl.studies.places import common_overrides, make_run_command, platform, slice_name
 from podrl.studies.report import make_page
-from podrl.studies.summary import RunRecord, collect, find_budgets, summarize_points
+from podrl.studies.summary import RunRecord, collect, summarize_points
 from podrl.studies.table import make_point_table, make_run_table
 from podrl.telemetry.plotting import make_figure
 from podrl.telemetry.tables import encode_table
@@ -126,10 +126,9 @@ def report(folder: Folder, manner: Manner) -> int:
     manifest, definition = folder.read_manifest(), folder.read_definition()
     feasible, _ = _examine(definition, dataclasses.replace(manner, skip_invalid=True))
     records = collect(folder, feasible, definition.seeds)
-    budgets = find_budgets(records)
-    summaries = summarize_points(records, budgets)
+    summaries = summarize_points(records)
     names = [f"runs.{manner.table}", f"points.{manner.table}"]
-    tables = (make_run_table(records, summaries, budgets), make_point_table(summaries))
+    tables = (make_run_table(records, summaries), make_point_table(summaries))
     for name, rows in zip(names, tables, strict=True):
         (folder.path / name).write_bytes(encode_table(rows, manner.table))
     figures = draw_all(summaries)
@@ -137,7 +136,7 @@ def report(folder: Folder, manner: Manner) -> int:
     for name, image in figures.items():
         (folder.path / "figures" / f"{name}.png").write_bytes(image)
     where = platform(definition)
-    page = make_page(manifest, records, summaries, budgets, figures=figures, platform=where, files=names)
+    page = make_page(manifest, records, summaries, figures=figures, platform=where, files=names)
     (folder.path / REPORT).write_text(page)
     return _tell_end(folder, records)
 

@@ -1,13 +1,11 @@
-"""What one run did, from its own rows of metrics: rates, lag, where the time went, and how it learned.
+"""What one run did, from its own rows of metrics: rates, lag, and where the time went.
 
 A run may have been started several times. Each start has a warm-up of its own (compilation, the first rollouts), and
 neither warm-ups nor the gaps between starts count. Rows are taken one by one and not kept.
 """
 
-import array
-import bisect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -15,7 +13,6 @@ from podrl.telemetry.rates import CLOCK_FIELDS, RATE_KEY, START_KEY, WALL_KEY, R
 
 _Row = Mapping[str, Any]
 MEASURED_FIELDS = ("learner_steps", *CLOCK_FIELDS)
-LEARNING_FIELDS = ("learner_steps", "env_steps", "episode/return", *CLOCK_FIELDS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,20 +30,6 @@ class Measurement:
     env_steps: int  # at the end of the run
     wall_s: float  # from the start of training to the last row, compilation included, summed over the run's starts
     starts: int  # how often it was started, as far as that left rows
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LearningCurve:
-    """Mean return of the newest episodes against what it took."""
-
-    seconds: Sequence[float]  # of training since the first update, without compilation
-    env_steps: Sequence[int]  # consumed by then
-    returns: Sequence[float]  # then
-
-    def newest_return(self, axis: str, budget: float) -> float | None:
-        """The return at so many `seconds` or `env_steps`, which is the axis; None if none was known by then."""
-        count = bisect.bisect_right(getattr(self, axis), budget)
-        return self.returns[count - 1] if count else None
 
 
 def measure_rows(rows: Iterable[_Row], warm_up: int) -> Measurement:
@@ -84,38 +67,6 @@ def measured_seconds(rows: Iterable[_Row], warm_up: int) -> float:
     return float(_add_up(_read_spans(rows, warm_up))["seconds"])
 
 
-def learning_curve(rows: Iterable[_Row]) -> LearningCurve:
-    """How a run learned, by `LEARNING_FIELDS`; empty if no episode ended.
-
-    A start that goes on from a checkpoint has its first row some updates later. They count as long as they would have
-    taken at the run's mean rate so far.
-    """
-    seconds, env_steps, returns = array.array("d"), array.array("q"), array.array("d")
-    passed_s = trained_s = trained_steps = 0.0
-    before: _Row = {}
-    for begins, row in mark_starts(rows):
-        if before:
-            steps = row["env_steps"] - before["env_steps"]
-            if not begins:
-                trained_s, trained_steps = trained_s + _seconds(before, row), trained_steps + steps
-            passed_s += _seconds(before, row) if not begins else steps * trained_s / (trained_steps or 1)
-        before = row
-        if row.get("episode/return") is not None:
-            seconds.append(passed_s)
-            env_steps.append(row["env_steps"])
-            returns.append(row["episode/return"])
-    return LearningCurve(seconds=seconds, env_steps=env_steps, returns=returns)
-
-
-def mark_starts(rows: Iterable[_Row]) -> Iterator[tuple[bool, _Row]]:
-    """The rows of updates, and whether each is the first of a start of the run, which says so."""
-    is_first = True
-    for row in rows:
-        if RATE_KEY in row:  # Else it is an evaluation's.
-            yield is_first or START_KEY in row, row
-            is_first = False
-
-
 class _Span:
     """What grew between the rows of one start: from its last row without a rate on, and from the end of its warm-up."""
 
@@ -132,7 +83,7 @@ class _Span:
         if row["learner_steps"] < self._counts:
             return
         if self._before is not None:
-            seconds: Any = _seconds(self._before, row)  # Of a type that a counter does not ask for.
+            seconds: Any = row[WALL_KEY] - self._before[WALL_KEY]  # Of a type that a counter does not ask for.
             self.grown["seconds"] += seconds
             for name in ("env_steps", "frames", "learner_steps"):
                 self.grown[name] += row.get(name, 0) - self._before.get(name, 0)
@@ -145,11 +96,13 @@ class _Span:
 
 
 def _read_spans(rows: Iterable[_Row], warm_up: int) -> list[_Span]:
-    """One for each start of the run."""
+    """One for each start of the run, whose first row says that it is that."""
     spans: list[_Span] = []
-    for begins, row in mark_starts(rows):
-        spans += [_Span(row, warm_up)] if begins else []
-        spans[-1].add(row)
+    for row in rows:
+        if RATE_KEY in row:  # Else it is an evaluation's.
+            if not spans or START_KEY in row:
+                spans.append(_Span(row, warm_up))
+            spans[-1].add(row)
     return spans
 
 
@@ -158,7 +111,3 @@ def _add_up(spans: Sequence[_Span]) -> Counter[str]:
     for span in spans:
         total.update(span.grown)
     return total
-
-
-def _seconds(before: _Row, after: _Row) -> float:
-    return float(after[WALL_KEY] - before[WALL_KEY])

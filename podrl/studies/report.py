@@ -64,7 +64,6 @@ def make_page(
     manifest: Mapping[str, Any],
     records: Sequence[RunRecord],
     summaries: Sequence[PointSummary],
-    budgets: Mapping[str, float],
     *,
     figures: Mapping[str, bytes],
     platform: str,
@@ -73,7 +72,7 @@ def make_page(
     """The page; `figures` are PNGs by name, `files` the names of the tables beside it."""
     starts, definition, config = manifest["starts"], manifest["definition"], manifest["config"]
     answer = conclude(summaries, starts[0], platform, definition["place"])
-    notes = caveats(records, summaries, budgets, definition["seeds"], starts)
+    notes = caveats(records, summaries, definition["seeds"], starts)
     title = f"How {config['name']} on {config['env']['id']} scales"
     predicted = any(each.predicted for each in summaries)
     return _PAGE.substitute(
@@ -142,7 +141,6 @@ def _cells(summary: PointSummary) -> dict[str, str]:
         "speed-up": with_interval(summary.speedup, digits=2),
         "efficiency": with_interval(summary.efficiency, percent=True),
         "lag": "" if summary.lag_mean is None else f"{summary.lag_mean:.2f}",
-        **{f"return at the {name} budget": with_interval(found, digits=2) for name, found in summary.returns.items()},
     }
 
 

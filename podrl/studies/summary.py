@@ -14,7 +14,7 @@ import numpy as np
 from podrl.ops.intervals import mean_interval, ratio_interval
 from podrl.studies.folder import Folder, Status
 from podrl.studies.grid import Point, Trial
-from podrl.studies.measurement import LEARNING_FIELDS, LearningCurve, Measurement, learning_curve
+from podrl.studies.measurement import Measurement
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,7 @@ class RunRecord:
     trial: Trial  # its point and seed
     status: Status  # what it came to
     measurement: Measurement | None  # of a complete run; None otherwise
-    curve: LearningCurve  # how it learned; empty unless it is complete
     folder: str  # of the run, below that of the study
-
-
-# What learning is compared at, as the tables call it, and the axis of a learning curve on which it lies.
-BUDGETS = {"step": "env_steps", "time": "seconds"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +53,6 @@ class PointSummary:
     base_devices: int  # of that point
     speedup: Estimate | None  # the rate over that one; None without
     efficiency: Estimate | None  # the speed-up over the ratio of devices
-    returns: Mapping[str, Estimate | None]  # at each of `BUDGETS`
     time: Mapping[str, float]  # mean share of each bucket
     lag_mean: float | None  # mean over runs
     predicted: float | None  # env steps per second, as predicted
@@ -83,22 +77,10 @@ def collect(folder: Folder, points: Sequence[Point], seeds: Sequence[int]) -> li
             trial=trial,
             status=status,
             measurement=Measurement(**status.facts["measurement"]) if done else None,
-            curve=learning_curve(folder.rows(trial, *LEARNING_FIELDS) if done else []),
             folder=str(folder.run_folder(trial).relative_to(folder.path)),
         )
 
     return [read(Trial(point=point, seed=seed)) for point in points for seed in seeds]
-
-
-def find_budgets(records: Sequence[RunRecord]) -> dict[str, float]:
-    """The most steps, and the most seconds of training, that all complete runs have; empty if no episode ended."""
-    curves = [record.curve for record in records if record.curve.returns]
-    return {name: min(getattr(curve, axis)[-1] for curve in curves) for name, axis in BUDGETS.items() if curves}
-
-
-def return_at(record: RunRecord, name: str, budgets: Mapping[str, float]) -> float | None:
-    """A run's return at one of the budgets; None if there is none."""
-    return record.curve.newest_return(BUDGETS[name], budgets[name]) if name in budgets else None
 
 
 def series_of(point: Point, points: Sequence[Point]) -> str:
@@ -114,7 +96,7 @@ def series_of(point: Point, points: Sequence[Point]) -> str:
     return ", ".join(filter(None, [point.series, each]))
 
 
-def summarize_points(records: Sequence[RunRecord], budgets: Mapping[str, float]) -> list[PointSummary]:
+def summarize_points(records: Sequence[RunRecord]) -> list[PointSummary]:
     """The points that have a complete run, in the order of the grid."""
     points = [record.trial.point for record in records]
     grouped: dict[str, list[RunRecord]] = {}
@@ -129,7 +111,7 @@ def summarize_points(records: Sequence[RunRecord], budgets: Mapping[str, float])
     for runs in grouped.values():
         series = series_of(runs[0].trial.point, points)
         base = smallest[runs[0].trial.point.scaling, series]
-        found.append(_summarize(runs, series, grouped.get(base.name, []), base, budgets))
+        found.append(_summarize(runs, series, grouped.get(base.name, []), base))
     return found
 
 
@@ -141,9 +123,7 @@ def lines_of(summaries: Sequence[PointSummary]) -> dict[tuple[str, str], list[Po
     return {key: sorted(line, key=lambda summary: summary.devices) for key, line in lines.items()}
 
 
-def _summarize(
-    runs: Sequence[RunRecord], series: str, base_runs: Sequence[RunRecord], base: Point, budgets: Mapping[str, float]
-) -> PointSummary:
+def _summarize(runs: Sequence[RunRecord], series: str, base_runs: Sequence[RunRecord], base: Point) -> PointSummary:
     found, base_rates = _measurements(runs), [each.env_steps_per_second for each in _measurements(base_runs)]
     rates = [each.env_steps_per_second for each in found]
     point = runs[0].trial.point
@@ -152,8 +132,6 @@ def _summarize(
         speedup = Estimate(mean=1.0, low=None, high=None)
     lags = [each.lag_mean for each in found if each.lag_mean is not None]
     predictions = [run.status.facts.get("predicted_env_steps_per_second") for run in runs]
-    returns = {name: [return_at(run, name, budgets) for run in runs] for name in BUDGETS}
-    known = {name: [value for value in values if value is not None] for name, values in returns.items()}
     buckets = sorted(set().union(*(each.time for each in found)))
     return PointSummary(
         point=point,
@@ -164,7 +142,6 @@ def _summarize(
         base_devices=base.machines.devices,
         speedup=speedup,
         efficiency=None if speedup is None else speedup.scaled(base.machines.devices / point.machines.devices),
-        returns={name: estimate(values) if values else None for name, values in known.items()},
         time={name: float(np.mean([each.time.get(name, 0.0) for each in found])) for name in buckets},
         lag_mean=float(np.mean(lags)) if lags else None,
         predicted=next((value for value in predictions if value is not None), None),

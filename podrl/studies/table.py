@@ -1,21 +1,19 @@
 """The tables of a study: one row for each run (tidy), and one for each point."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
 from podrl.runtime.ledger import BUCKETS, OTHER
-from podrl.studies.summary import BUDGETS, PointSummary, RunRecord, return_at
+from podrl.studies.summary import PointSummary, RunRecord
 
 TableRow = dict[str, Any]
 
 
-def make_run_table(
-    records: Sequence[RunRecord], summaries: Sequence[PointSummary], budgets: Mapping[str, float]
-) -> list[TableRow]:
+def make_run_table(records: Sequence[RunRecord], summaries: Sequence[PointSummary]) -> list[TableRow]:
     """A row for each run, whatever became of it; what it does not have is None. All rows have the same columns."""
     by_point = {summary.point.name: summary for summary in summaries}
-    rows = [_describe(each) | _measured(each, by_point.get(each.trial.point.name), budgets) for each in records]
+    rows = [_describe(each) | _measured(each, by_point.get(each.trial.point.name)) for each in records]
     return _completed(rows, records)
 
 
@@ -25,9 +23,8 @@ def make_point_table(summaries: Sequence[PointSummary]) -> list[TableRow]:
     for summary in summaries:
         row = {name: value for name, value in _describe(summary.runs[0]).items() if name not in _OF_A_RUN}
         row["seeds"] = len(summary.runs)
-        returns = {f"return_at_{name}_budget": summary.returns[name] for name in BUDGETS}
         rates = {"env_steps_per_second": summary.rate, "speedup": summary.speedup, "efficiency": summary.efficiency}
-        for name, found in (rates | returns).items():
+        for name, found in rates.items():
             values = (None, None, None) if found is None else (found.mean, found.low, found.high)
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
         row |= {"lag_mean": summary.lag_mean, "predicted_env_steps_per_second": summary.predicted}
@@ -64,7 +61,7 @@ def _describe(record: RunRecord) -> TableRow:
     }
 
 
-def _measured(record: RunRecord, summary: PointSummary | None, budgets: Mapping[str, float]) -> TableRow:
+def _measured(record: RunRecord, summary: PointSummary | None) -> TableRow:
     found = record.measurement
     if found is None or summary is None:
         return {}
@@ -77,10 +74,6 @@ def _measured(record: RunRecord, summary: PointSummary | None, budgets: Mapping[
         "speedup": speedup,
         "efficiency": None if speedup is None else speedup * summary.base_devices / summary.devices,
         "predicted_env_steps_per_second": record.status.facts.get("predicted_env_steps_per_second"),
-        "step_budget": budgets.get("step"),
-        "return_at_step_budget": return_at(record, "step", budgets),
-        "time_budget_s": budgets.get("time"),
-        "return_at_time_budget": return_at(record, "time", budgets),
         **{
             f"time/{who}/{bucket}": times.get(f"{who}/{bucket}", 0.0)
             for who in ("learner", "actors")

@@ -63,7 +63,6 @@ def make_rows(
                 "env_steps": env_steps,
                 "frames": 4 * env_steps,
                 "env_steps_per_second": None if update == first else env_steps_per_second,
-                "episode/return": update / 100,
                 "lag/mean": 1.0,
                 "time/wall_s": start_s + 20.0 + (env_steps - first * BATCH) / env_steps_per_second,
                 "time/learner/learn": 0.5,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from podrl.studies.measurement import learning_curve, measure_rows, measured_seconds
+from podrl.studies.measurement import measure_rows, measured_seconds
 from podrl.telemetry.rates import START_KEY, RateMeter
 from tests.studies.studies import BATCH, make_rows
 
@@ -102,18 +102,3 @@ def test_an_evaluations_rows_are_left_out():
 def test_too_few_rows_say_what_to_do():
     with pytest.raises(RuntimeError, match=r"2 row\(s\) of metrics leave no two after the warm-up"):
         measure_rows(make_rows(6_400, updates=(10,)), 3)
-
-
-def test_returns_at_budgets_are_the_newest_known():
-    curve = learning_curve(make_rows(320))  # An update a second.
-    assert curve.newest_return("env_steps", 25 * BATCH) == pytest.approx(0.20)
-    assert curve.newest_return("seconds", 29.5) == pytest.approx(0.30)  # Update 30 ended 29 s after the first.
-    assert curve.newest_return("env_steps", BATCH - 1) is None
-
-
-def test_a_curve_goes_on_where_a_run_does():
-    whole = learning_curve(make_rows(320))
-    rows = make_rows(320, updates=range(10, 51, 10)) + make_rows(320, updates=range(70, 101, 10), first=60)
-    again = learning_curve(rows)
-    assert again.env_steps == whole.env_steps
-    assert again.seconds == pytest.approx(whole.seconds)

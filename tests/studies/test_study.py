@@ -17,8 +17,7 @@ from podrl.studies import conduct
 from podrl.studies.feasibility import examine
 from podrl.studies.folder import Status
 from podrl.studies.grid import Trial, make_axis
-from podrl.studies.measurement import learning_curve
-from podrl.studies.summary import RunRecord, estimate, estimate_ratio, find_budgets
+from podrl.studies.summary import RunRecord, estimate, estimate_ratio
 from podrl.studies.table import make_run_table
 from tests.studies.studies import command, define, leave_run, leave_runs, make_rows, study
 from tools import scaling_study
@@ -80,17 +79,6 @@ def test_efficiency_is_relative_to_the_smallest_point(measured):
     width = 12.706 * 0.05  # Student's t of one degree of freedom; the standard error of 1.2 and 1.3.
     assert float(strong["efficiency_low"]) == pytest.approx((1.25 - width) / 2, rel=1e-3)
     assert float(strong["efficiency_high"]) == pytest.approx((1.25 + width) / 2, rel=1e-3)
-
-
-def test_returns_are_compared_where_all_runs_have_been(measured):
-    """All ended with the same steps; the quickest of them ends first."""
-    rows = read_table(measured / "runs.csv")
-    budget_s = float(rows[0]["time_budget_s"])
-    assert budget_s == pytest.approx(99 * 320 / 2100, rel=1e-4)
-    for row in rows:
-        assert float(row["return_at_step_budget"]) == 1.0
-    slow = next(row for row in rows if row["point"] == "strong-1x1")
-    assert float(slow["return_at_time_budget"]) == pytest.approx(0.4)  # Update 40 of 47.
 
 
 def test_the_manifest_says_what_was_run(measured):
@@ -343,13 +331,12 @@ def test_an_axis_is_of_one_type(workdir, values, kind):
             trial=Trial(point=dataclasses.replace(point, settings={"network.width": value}), seed=1),
             status=Status(word="not begun", facts={}),
             measurement=None,
-            curve=learning_curve([]),
             folder="",
         )
         for (value,) in axis.values
         for point in examine(define(), "cpu")[0]
     ]
-    rows = make_run_table(records, [], find_budgets(records))
+    rows = make_run_table(records, [])
     assert {type(row["network.width"]) for row in rows} == {kind}
     assert len({frozenset(row) for row in rows}) == 1
 
