@@ -4,6 +4,7 @@ So what does not divide is found out before anything is started. Nothing is comp
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -41,16 +42,16 @@ def examine(definition: Definition, platform: str) -> tuple[list[Point], list[In
     for settings in combinations(definition.axes):
         common = {**definition.overrides, **settings}
         commandline.override(base, as_arguments(common))
-        learners = {machines: _learner_devices(base, common, machines, platform) for machines in definition.machines}
-        least = min((count for count in learners.values() if isinstance(count, int)), default=1)
+        learners: dict[Machines, int] = {}
+        for machines in definition.machines:
+            with contextlib.suppress(ConfigError):  # It comes again where the point is put together.
+                learners[machines] = _learner_devices(base, common, machines, platform)
+        least = min(learners.values(), default=1)
         for scaling in definition.scaling:
             for machines in definition.machines:
-                count = learners[machines]
                 place: dict[str, Any] = {"scaling": scaling, "machines": machines, "settings": settings}
                 try:
-                    if isinstance(count, ConfigError):
-                        raise count
-                    growth = (count, least) if scaling == "weak" else (1, 1)
+                    growth = (learners.get(machines, least), least) if scaling == "weak" else (1, 1)
                     feasible.append(_put_together(base, common, place, growth, platform))
                 except ConfigError as error:
                     infeasible.append(Infeasible(name=point_name(**place), reason=str(error)))
@@ -71,13 +72,10 @@ def require_feasible(infeasible: Sequence[Infeasible]) -> None:
         raise ConfigError(f"Point {first.name} cannot be run: {why} Change the grid, or add --skip_invalid.")
 
 
-def _learner_devices(base: object, values: Mapping[str, str], machines: Machines, platform: str) -> int | ConfigError:
-    """Learner devices of the whole job, or the mistake that prevents there being any."""
-    try:
-        config = resolve(commandline.override(base, as_arguments(values)))
-        return int(_topology(config, machines, platform).learner.size)
-    except ConfigError as error:
-        return error
+def _learner_devices(base: object, values: Mapping[str, str], machines: Machines, platform: str) -> int:
+    """Learner devices of the whole job."""
+    config = resolve(commandline.override(base, as_arguments(values)))
+    return int(_topology(config, machines, platform).learner.size)
 
 
 def _put_together(

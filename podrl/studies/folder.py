@@ -52,7 +52,7 @@ class Folder:
 
     def run_folder(self, trial: Trial) -> epath.Path:
         """Where a run goes."""
-        return self.path / "points" / trial.point.name / f"seed-{trial.seed}"
+        return self.path / trial.folder
 
     def rows(self, trial: Trial, *names: str) -> Iterator[Row]:
         """The run's metrics so far; of each row the fields of these names, or all of them."""

@@ -84,6 +84,11 @@ class Trial:
         """For people."""
         return f"{self.point.name}, seed {self.seed}"
 
+    @property
+    def folder(self) -> str:
+        """Where it goes, below the folder of the study."""
+        return f"points/{self.point.name}/seed-{self.seed}"
+
 
 def make_axis(text: str) -> Axis:
     """An axis from `KEY=V1,V2`, or of keys that change together from `KEY:KEY=V1:W1,V2:W2`.

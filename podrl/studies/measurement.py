@@ -5,7 +5,7 @@ neither warm-ups nor the gaps between starts count. Rows are taken one by one an
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import dataclasses
 from typing import Any
 
@@ -40,7 +40,9 @@ def measure_rows(rows: Iterable[_Row], warm_up: int) -> Measurement:
     """
     clock = RunClock()
     spans = _read_spans((row for row in rows if clock.read(row) is not None), warm_up)
-    total = _add_up(spans)
+    total: Counter[str] = Counter()
+    for span in spans:
+        total.update(span.grown)
     seconds = float(total["seconds"])
     if seconds <= 0:
         raise RuntimeError(
@@ -64,7 +66,7 @@ def measure_rows(rows: Iterable[_Row], warm_up: int) -> Measurement:
 
 def measured_seconds(rows: Iterable[_Row], warm_up: int) -> float:
     """Seconds that a run under way has been measured for, by `MEASURED_FIELDS`; arguments as of `measure_rows`."""
-    return float(_add_up(_read_spans(rows, warm_up))["seconds"])
+    return float(sum(span.grown["seconds"] for span in _read_spans(rows, warm_up)))
 
 
 class _Span:
@@ -104,10 +106,3 @@ def _read_spans(rows: Iterable[_Row], warm_up: int) -> list[_Span]:
                 spans.append(_Span(row, warm_up))
             spans[-1].add(row)
     return spans
-
-
-def _add_up(spans: Sequence[_Span]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for span in spans:
-        total.update(span.grown)
-    return total

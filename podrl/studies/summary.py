@@ -23,8 +23,11 @@ class RunRecord:
 
     trial: Trial  # its point and seed
     status: Status  # what it came to
-    measurement: Measurement | None  # of a complete run; None otherwise
-    folder: str  # of the run, below that of the study
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """What was measured of a complete run; None otherwise."""
+        return Measurement(**self.status.facts["measurement"]) if self.status.word == "complete" else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,18 +72,8 @@ class PointSummary:
 
 def collect(folder: Folder, points: Sequence[Point], seeds: Sequence[int]) -> list[RunRecord]:
     """All runs of a study, in the order of the grid, the seeds of a point together."""
-
-    def read(trial: Trial) -> RunRecord:
-        status = folder.status(trial)
-        done = status.word == "complete"
-        return RunRecord(
-            trial=trial,
-            status=status,
-            measurement=Measurement(**status.facts["measurement"]) if done else None,
-            folder=str(folder.run_folder(trial).relative_to(folder.path)),
-        )
-
-    return [read(Trial(point=point, seed=seed)) for point in points for seed in seeds]
+    trials = [Trial(point=point, seed=seed) for point in points for seed in seeds]
+    return [RunRecord(trial=trial, status=folder.status(trial)) for trial in trials]
 
 
 def series_of(point: Point, points: Sequence[Point]) -> str:

@@ -57,7 +57,7 @@ def _describe(record: RunRecord) -> TableRow:
         "status": record.status.word,
         "exit_code": record.status.facts.get("exit_code"),
         "message": record.status.facts.get("text"),
-        "folder": record.folder,
+        "folder": record.trial.folder,
     }
 
 

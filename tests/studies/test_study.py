@@ -330,8 +330,6 @@ def test_an_axis_is_of_one_type(workdir, values, kind):
         RunRecord(
             trial=Trial(point=dataclasses.replace(point, settings={"network.width": value}), seed=1),
             status=Status(word="not begun", facts={}),
-            measurement=None,
-            folder="",
         )
         for (value,) in axis.values
         for point in examine(define(), "cpu")[0]

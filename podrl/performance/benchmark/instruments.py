@@ -22,7 +22,6 @@ from podrl.runtime.software import LIBRARIES
 _YARDSTICK_S = 0.5
 _MATMUL_SIZES = (2048, 4096)  # n of the [n, n] matrices on a CPU, which would take long for more, and elsewhere
 QUIET_LOAD = 0.25  # of a core, by the load average: from here on other work disturbs what is measured
-_COPY_BYTES = 256 * 2**20  # larger than caches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,63 +117,32 @@ def process_age_s() -> float:
 
 
 class MachineSpeed:
-    """What the machine can do, measured in every repeat: it tells a slow program from a slow machine."""
+    """The rate of float32 matrix products, measured in every repeat: it tells a slow program from a slow machine."""
 
     def __init__(self) -> None:
-        """Compiles the yardsticks."""
-        self._matmul_n = _MATMUL_SIZES[jax.devices()[0].platform != "cpu"]
-        self._timers = {"matmul_gflops": make_matmul(self._matmul_n), "copy_gigabytes_per_second": make_copy()}
-        self._rates: dict[str, list[float]] = {name: [] for name in self._timers}
+        """Compiles the product, of [n, n] matrices on the default device at JAX's default precision."""
+        self._n = _MATMUL_SIZES[jax.devices()[0].platform != "cpu"]
+        self._square = jax.jit(lambda matrix: matrix @ matrix)
+        self._gflops: list[float] = []
+        self._seconds(1)
+        self._count = max(1, round(_YARDSTICK_S / max(self._seconds(1), 1e-4)))
 
     def measure(self) -> None:
-        """Takes about a second."""
-        for name, time_yardstick in self._timers.items():
-            self._rates[name].append(time_yardstick())
+        """Takes about half a second."""
+        self._gflops.append(2 * self._n**3 * self._count / self._seconds(self._count) / 1e9)
 
     def describe(self) -> dict[str, Any]:
-        """Median, min and max of each rate so far."""
-        return {"matmul_n": self._matmul_n} | {name: spread(rates) for name, rates in self._rates.items()}
+        """Median, min and max of the rate so far, in GFLOP/s."""
+        return {"matmul_n": self._n, "matmul_gflops": spread(self._gflops)}
 
-
-def make_matmul(n: int) -> Callable[[], float]:
-    """The yardstick of arithmetic: float32 [n, n] matrix products on the default device, at JAX's default precision.
-
-    Returns:
-        A function that multiplies for about half a second and returns the rate in GFLOP/s.
-    """
-    square = jax.jit(lambda matrix: matrix @ matrix)
-    return _make_yardstick(square, lambda: jnp.full((n, n), 1 / n, jnp.float32), 2 * n**3)  # It stays what it is.
-
-
-def make_copy() -> Callable[[], float]:
-    """The yardstick of memory: x + 1 on a float32 array of the default device that no cache holds.
-
-    The array is donated, so that each pass reads and writes the same memory: in new memory a CPU would mostly wait for
-    the kernel to map it.
-
-    Returns:
-        A function that passes over the array for about half a second and returns bytes read and written, in GB/s.
-    """
-    add_one = jax.jit(lambda array: array + 1, donate_argnums=0)
-    return _make_yardstick(add_one, lambda: jnp.zeros(_COPY_BYTES // 4, jnp.float32), 2 * _COPY_BYTES)
-
-
-def _make_yardstick(
-    call: Callable[[jax.Array], jax.Array], make_array: Callable[[], jax.Array], work: int
-) -> Callable[[], float]:
-    """What calls for about half a second, each time with what the call before returned: billions of `work` a second."""
-
-    def seconds(count: int) -> float:
-        array = jax.block_until_ready(call(make_array()))
+    def _seconds(self, count: int) -> float:
+        """Seconds of so many products, each of what the one before returned, which stays what it is."""
+        matrix = jax.block_until_ready(jnp.full((self._n, self._n), 1 / self._n, jnp.float32))
         start_s = time.perf_counter()
         for _ in range(count):
-            array = call(array)
-        jax.block_until_ready(array)
+            matrix = self._square(matrix)
+        jax.block_until_ready(matrix)
         return time.perf_counter() - start_s
-
-    seconds(1)
-    count = max(1, round(_YARDSTICK_S / max(seconds(1), 1e-4)))
-    return lambda: work * count / seconds(count) / 1e9
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -168,8 +168,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
     return (
         f"Machine: {machine['device_kind']} devices: {machine['devices']}; cores: {machine['cores']}; load average "
         f"before the start: {machine['load_average']:.1f}; float32 matmul, n={machine['matmul_n']}: "
-        f"{describe_rates(machine['matmul_gflops'])} GFLOP/s; memory copy: "
-        f"{describe_rates(machine['copy_gigabytes_per_second'])} GB/s read and written."
+        f"{describe_rates(machine['matmul_gflops'])} GFLOP/s."
     )
 
 

@@ -5,7 +5,7 @@ measured in a process of its own on such a share, and so are all-reduces between
 that process, times their number.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ from podrl.mistakes import shorten
 from podrl.performance.benchmark.instruments import time_threads
 from podrl.performance.benchmark.measure import Stage, open_stages
 from podrl.performance.benchmark.relations import END_TO_END, PLAIN
-from podrl.performance.benchmark.stages import Parts, make_parts
+from podrl.performance.benchmark.stages import Parts, make_parts, step_pools
 from podrl.performance.benchmark.whole_run import time_end_to_end
 from podrl.performance.composition import COLLECT, PROGRAM, Overlap, StageCost, compose
 from podrl.performance.planning.child import Child
@@ -134,7 +134,7 @@ def measure_stages(config: bytes, devices: int, seconds: float) -> ProcessStages
         overlap=parts.overlap,
         cores=available_cores() if jax.devices()[0].platform == "cpu" else math.inf,
         env_steps_per_update=parts.config.env_steps_per_update,
-        reductions=parts.reductions,
+        reductions=parts.config.agent.update_shape.optimizer_steps,
         gradient_bytes=parts.parameter_bytes,
     )
 
@@ -191,14 +191,8 @@ def env_steps_per_core(config: Config, *, seconds: float = 3.0) -> float:
     pool = source.make_pool(config.env, seeds=seeds, num_threads=min(available_cores(), num_envs))
     with contextlib.closing(pool):
         pool.reset()
-
-        def step(_: int, turns: Iterator[int]) -> int:
-            for turn in turns:
-                pool.send(actions[turn % len(actions)])
-                pool.recv()
-            return turn * num_envs
-
-        return time_threads(step, 1, seconds).env_steps_per_second / available_cores()
+        found = time_threads(lambda _, turns: step_pools([pool], actions, turns) * num_envs, 1, seconds)
+    return found.env_steps_per_second / available_cores()
 
 
 def parse_local(name: str) -> tuple[int, int]:

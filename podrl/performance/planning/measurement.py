@@ -115,7 +115,7 @@ def measure_host(config: Config, seconds: float) -> Measurements:
         host=host,
         cores=machine["cores"],
         env_threads=parts.env_threads,
-        reductions=parts.reductions,
+        reductions=config.agent.update_shape.optimizer_steps,
         gradient_bytes=parts.parameter_bytes,
         facts={"config": config.name, "env": config.env.id, "topology": parts.topology.describe(), **machine},
     )
