@@ -170,7 +170,7 @@ def run(command: Command) -> None:
         require_determinism(os.environ, jax_plugins())
     console = make_console()
     if command.check:
-        report = {"check": check_jobs(command, config)}
+        report = {"check": hold_against_jobs(command, config)}
         simulation_report.show_check(console, report["check"])
     else:
         measurements = _measurements(command, config)
@@ -194,13 +194,13 @@ def run(command: Command) -> None:
         flags.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def check_jobs(command: Command, config: Config) -> dict[str, Any]:
+def hold_against_jobs(command: Command, config: Config) -> dict[str, Any]:
     """Holds the simulation against real jobs."""
     from podrl.experience.schedule import warm_up_updates
     from podrl.launch.local import share_of_cores, usable_cores
-    from podrl.performance.planning import simulation_check
     from podrl.performance.planning.child import Child
     from podrl.performance.planning.measurement import measure_host
+    from podrl.performance.planning.study import check_jobs
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # Of the real jobs, too.
     with contextlib.ExitStack() as stack:
@@ -215,7 +215,7 @@ def check_jobs(command: Command, config: Config) -> dict[str, Any]:
             system = make_system(command, config, measurements)
             return (system if share else dataclasses.replace(system, cores=system.cores / count)), measurements
 
-        return simulation_check.check_jobs(
+        return check_jobs(
             command.arguments,
             config.actors.num_envs,
             measure,

@@ -46,13 +46,11 @@ class Runner:
         job = make_run_command(self.definition, trial, str(self.folder.run_folder(trial)))
         with self._log(trial) as log:
             ending = run_job(
-                job.command,
+                dataclasses.replace(job, environ={**job.environ, VARIABLE: make_secret()}),  # Launchers make their own.
                 log,
                 self.stop,
-                environ={**job.environ, VARIABLE: make_secret()},  # Launchers make one of their own.
                 has_enough=lambda: self._has_enough(trial),
                 silence_s=self.silence_s,
-                signal_command=job.signal_command,
             )
             ended = ending.had_enough and ending.code == PREEMPTED
             if ended:  # Else the last lines of the log are those of a run that was stopped from outside.

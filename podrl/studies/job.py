@@ -27,6 +27,17 @@ _END_S = 700.0  # After SIGTERM; longer than the launcher gives to its processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RunCommand:
+    """What starts a run."""
+
+    command: Sequence[str]  # with its arguments
+    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)  # variables on top of the study's own
+    # What signals its processes, the signal's name to be added as after `--signal=`; empty where signalling the command
+    # does.
+    signal_command: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunEnd:
     """How a job ended."""
 
@@ -41,33 +52,23 @@ class RunEnd:
 
 
 def run_job(
-    command: Sequence[str],
-    log: Path,
-    stop: StopSignals,
-    *,
-    environ: Mapping[str, str],
-    has_enough: Callable[[], bool],
-    silence_s: float,
-    signal_command: Sequence[str] = (),
+    run: RunCommand, log: Path, stop: StopSignals, *, has_enough: Callable[[], bool], silence_s: float
 ) -> RunEnd:
     """Runs a command to its end; to be called by the main thread.
 
     Args:
-        command: The command with its arguments.
+        run: The command.
         log: The file for what it says, after what earlier jobs said.
         stop: The study's signals, which are passed on.
-        environ: Variables on top of this process's.
         has_enough: Asked often; ends the job with SIGTERM once it holds.
         silence_s: How long the job may say nothing before it is ended as one that stands still.
-        signal_command: What signals the job's processes, where signalling the command would not do; its end is
-            followed by the signal's name, as in `--signal=`.
     """
     with log.open("ab") as output:
         begin = output.tell()
         try:
             job = subprocess.Popen(
-                command,
-                env={**os.environ, **environ},
+                run.command,
+                env={**os.environ, **run.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -75,8 +76,8 @@ def run_job(
                 preexec_fn=preparation(()),
             )
         except OSError as error:
-            raise ConfigError(f"{command[0]} cannot be started: {error.strerror}.") from None
-    watched = _Job(job, log, stop, signal_command)
+            raise ConfigError(f"{run.command[0]} cannot be started: {error.strerror}.") from None
+    watched = _Job(job, log, stop, run.signal_command)
     try:
         why = watched.watch(has_enough, silence_s)
     finally:

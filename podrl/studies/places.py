@@ -1,7 +1,5 @@
 """The command line of each run: through the launcher on this machine or on a TPU slice, or as a step of a SLURM job."""
 
-from collections.abc import Mapping
-import dataclasses
 import os
 import sys
 
@@ -11,19 +9,11 @@ from podrl.launch import local, slurm
 from podrl.launch.options import FLAGS, Options
 from podrl.studies.feasibility import as_arguments
 from podrl.studies.grid import NUM_ENVS, Definition, Machines, Trial
+from podrl.studies.job import RunCommand
 
 LAUNCHER = ROOT / "tools/tpu_launch.py"
 _GIVEN_BY_THE_GRID = ("nodes", "gpus_per_node", "devices_per_process", "accelerator_type", "queued_resource")
 _QUIET = {"log.tensorboard": "False"}  # The rows say the same.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunCommand:
-    """What starts a run."""
-
-    command: tuple[str, ...]  # with its arguments
-    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)  # variables on top of the study's own
-    signal_command: tuple[str, ...] = ()  # what signals its processes; empty where signalling the command does
 
 
 def launch_flags(place: str) -> list[str]:

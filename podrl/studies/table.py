@@ -8,6 +8,7 @@ from podrl.runtime.ledger import BUCKETS, OTHER
 from podrl.studies.summary import PointSummary, RunRecord
 
 TableRow = dict[str, Any]
+_BUCKETS = [f"{who}/{bucket}" for who in ("learner", "actors") for bucket in (*BUCKETS, OTHER)]
 
 
 def make_run_table(records: Sequence[RunRecord], summaries: Sequence[PointSummary]) -> list[TableRow]:
@@ -74,12 +75,7 @@ def _measured(record: RunRecord, summary: PointSummary | None) -> TableRow:
         "speedup": speedup,
         "efficiency": None if speedup is None else speedup * summary.base_devices / summary.devices,
         "predicted_env_steps_per_second": record.status.facts.get("predicted_env_steps_per_second"),
-        **{
-            f"time/{who}/{bucket}": times.get(f"{who}/{bucket}", 0.0)
-            for who in ("learner", "actors")
-            for bucket in (*BUCKETS, OTHER)
-            if any(name.startswith(f"{who}/") for name in times)
-        },
+        **{f"time/{bucket}": times.get(bucket, 0.0) for bucket in _BUCKETS},
     }
 
 

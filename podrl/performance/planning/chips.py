@@ -41,16 +41,6 @@ class Chip:
     hosts: tuple[HostSpec, ...]  # that it comes in; the last is that of slices of many hosts
     source: str
 
-    @property
-    def interconnect_spans_hosts(self) -> bool:
-        """Whether the interconnect reaches chips of other hosts; else the hosts' network does."""
-        return self.largest_slice is not None
-
-    @property
-    def slice_host(self) -> HostSpec:
-        """The host of slices that have more than one."""
-        return self.hosts[-1]
-
 
 # fmt: off
 _TABLE = (

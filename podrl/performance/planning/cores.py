@@ -92,11 +92,7 @@ class Barrier:
         event = self._event
         self._arrived += 1
         if self._arrived == self._parties:
-
-            def end(_: Event) -> None:
-                event.succeed()
-
-            self._env.timeout(seconds).callbacks.append(end)
+            self._env.timeout(seconds).callbacks.append(event.trigger)
             self._arrived, self._event = 0, self._env.event()
         return event
 

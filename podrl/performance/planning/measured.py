@@ -5,7 +5,7 @@ measured in a process of its own on such a share, and so are all-reduces between
 that process, times their number.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import functools
@@ -33,6 +33,7 @@ from podrl.performance.benchmark.whole_run import time_end_to_end
 from podrl.performance.composition import COLLECT, PROGRAM, Overlap, StageCost, compose
 from podrl.performance.planning.child import Child
 from podrl.performance.planning.reduction import reduce_step
+from podrl.performance.planning.slices import parse_shape
 from podrl.runtime.machine import available_cores
 
 _MAX_ENVS = 64
@@ -197,11 +198,9 @@ def env_steps_per_core(config: Config, *, seconds: float = 3.0) -> float:
 
 def parse_local(name: str) -> tuple[int, int]:
     """Processes, and devices of each, of `this` or `this:2x4`."""
-    _, _, shape = name.partition(":")
-    axes: Sequence[str] = shape.split("x") if shape else ("1", "1")
+    shape = parse_shape(name.partition(":")[2] or "1x1")
     check(
-        len(axes) == 2 and all(axis.isdecimal() and axis.isascii() and int(axis) > 0 for axis in axes),
+        len(shape) == 2,
         f"--topology {name!r} must be `this`, or processes x devices of each, as in this:2x1.",
     )
-    processes, devices = map(int, axes)
-    return processes, devices
+    return shape[0], shape[1]

@@ -102,7 +102,7 @@ def machine_of(slice_: Slice, assumptions: Assumptions, *, float32: bool) -> Har
         memory_bytes_per_s=chip.memory_bytes_per_s,
         memory_bytes=chip.memory_bytes,
         interconnect_bytes_per_s=chip.interconnect_bytes_per_s,
-        network_bytes_per_s=None if chip.interconnect_spans_hosts else host.network_bytes_per_s,
+        network_bytes_per_s=host.network_bytes_per_s if chip.largest_slice is None else None,
         link_bytes_per_s=host.link_bytes_per_s,
         dispatch_s=assumptions.dispatch_s,
         cores=0.9 * host.vcpus if assumptions.vcpus is None else assumptions.vcpus,

@@ -11,8 +11,7 @@ from podrl.learning.update_cost import describe_traffic
 from podrl.performance.benchmark.instruments import QUIET_LOAD
 from podrl.performance.composition import COLLECT, PROGRAM, STAGE_KEYS
 from podrl.performance.planning.model import LIMITS
-from podrl.performance.planning.plan_json import price_of_billion_frames
-from podrl.performance.planning.plans import Fit, Misfit, Plan
+from podrl.performance.planning.plans import Fit, Misfit, Plan, price_of_billion_frames
 from podrl.performance.planning.slices import Slice
 from podrl.telemetry.tables import print_lines, print_rows
 

@@ -39,7 +39,7 @@ def show_study(console: Console, report: Mapping[str, Any], measurements: Measur
 
 
 def show_check(console: Console, report: Mapping[str, Any]) -> None:
-    """Prints the report of `simulation_check.check_jobs`: simulated, measured, and how far off."""
+    """Prints the report of `planning.study.check_jobs`: simulated, measured, and how far off."""
     plain, rows = not console.is_terminal, []
     for job in report["jobs"]:
         print_lines(console, [f"One of {job['processes']} process(es), measured alone:"])
