@@ -19,10 +19,10 @@ from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.launch.local import visible_gpus
 from podrl.launch.options import FLAGS
 from podrl.runtime.tool import check_known, parse_numbers, run_tool
-from podrl.studies.conduct import Manner, conduct, conduct_one, report, show_commands
+from podrl.studies.conduct import conduct, conduct_one, report, show_commands
 from podrl.studies.execution import Predict
 from podrl.studies.folder import Folder
-from podrl.studies.grid import PLACES, SCALINGS, SPLIT, Definition, Machines, make_axis, split_list
+from podrl.studies.grid import PLACES, SCALINGS, SPLIT, Definition, Machines, Manner, make_axis, split_list
 from podrl.studies.places import default_devices, launch_flags
 from podrl.telemetry.tables import FORMATS
 

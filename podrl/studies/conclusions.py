@@ -6,7 +6,6 @@ from typing import Any
 
 from podrl.studies.summary import Estimate, PointSummary, RunRecord, lines_of
 
-_MOST_SERIES = 8
 _FEW_SEEDS = 5
 _LOADED = 0.5  # of the cores, before the study began
 
@@ -18,10 +17,7 @@ def conclude(summaries: Sequence[PointSummary], machine: Mapping[str, Any], plat
     """
     if not summaries:
         return ["No run is complete, so there is no answer yet."]
-    lines = lines_of(summaries)
-    told = [_tell_scaling(key, line) for key, line in list(lines.items())[:_MOST_SERIES]]
-    if len(lines) > _MOST_SERIES:
-        told.append(f"{len(lines) - _MOST_SERIES} more series are in the table.")
+    told = [_tell_scaling(key, line) for key, line in lines_of(summaries).items()]
     return [*told, _tell_cores(summaries, machine, platform, place), _tell_time(summaries)]
 
 

@@ -8,17 +8,17 @@ import sys
 
 from absl import logging
 
-from podrl.config.config import check
+from podrl.config.config import ConfigError, check
 from podrl.launch.signals import StopSignals
 from podrl.mistakes import shorten
 from podrl.runs.folder_guard import sole_user
 from podrl.runtime.job.secret import EXPORT
 from podrl.studies import slurm_array
 from podrl.studies.execution import Predict, Runner, order, run_all, take_up, tell
-from podrl.studies.feasibility import Infeasible, examine, require_feasible
+from podrl.studies.feasibility import Infeasible, examine
 from podrl.studies.figures import draw_all
 from podrl.studies.folder import Folder
-from podrl.studies.grid import Definition, Point, Trial
+from podrl.studies.grid import Definition, Manner, Point, Trial
 from podrl.studies.places import common_overrides, make_run_command, platform, slice_name
 from podrl.studies.report import make_page
 from podrl.studies.summary import RunRecord, collect, summarize_points
@@ -29,18 +29,6 @@ from podrl.telemetry.tables import encode_table
 REPORT = "report.html"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Manner:
-    """How a study is conducted, which does not change what it measures."""
-
-    skip_invalid: bool = False  # leave points out that cannot be run
-    retry_failed: bool = False  # try runs that failed again
-    accept_changes: bool = False  # resume a study whose grid was another
-    silence_s: float = 1800.0  # how long a run may say nothing
-    at_once: int = 0  # tasks of a SLURM array that may run at the same time; 0 for no limit
-    table: str = "csv"  # format of the tables
-
-
 def show_commands(definition: Definition, workdir: str, manner: Manner, program: Path) -> None:
     """Prints what would be run: every command, and the scripts of SLURM's jobs."""
     folder = _open(definition, workdir)
@@ -49,9 +37,7 @@ def show_commands(definition: Definition, workdir: str, manner: Manner, program:
     for each in infeasible:
         sys.stdout.write(f"# Left out: {each.name}: {each.reason}\n")
     if definition.place == "slurm":
-        for script in slurm_array.make_scripts(
-            definition, folder, dict(enumerate(trials)), program, max_at_once=manner.at_once, silence_s=manner.silence_s
-        ):
+        for script in slurm_array.make_scripts(definition, folder, dict(enumerate(trials)), program, manner):
             sys.stdout.write(f"# sbatch, for runs {script.tasks}:\n{script.text}\n")
         sys.stdout.write(f"# By which the processes of each run know each other:\n{EXPORT}\n")
     for number, trial in enumerate(trials):
@@ -127,16 +113,18 @@ def report(folder: Folder, manner: Manner) -> int:
     feasible, _ = _examine(definition, dataclasses.replace(manner, skip_invalid=True))
     records = collect(folder, feasible, definition.seeds)
     summaries = summarize_points(records)
-    names = [f"runs.{manner.table}", f"points.{manner.table}"]
-    tables = (make_run_table(records, summaries), make_point_table(summaries))
-    for name, rows in zip(names, tables, strict=True):
+    tables = {
+        f"runs.{manner.table}": make_run_table(records, summaries),
+        f"points.{manner.table}": make_point_table(summaries),
+    }
+    for name, rows in tables.items():
         (folder.path / name).write_bytes(encode_table(rows, manner.table))
     figures = draw_all(summaries)
     (folder.path / "figures").mkdir(exist_ok=True)
     for name, image in figures.items():
         (folder.path / "figures" / f"{name}.png").write_bytes(image)
     where = platform(definition)
-    page = make_page(manifest, records, summaries, figures=figures, platform=where, files=names)
+    page = make_page(manifest, records, summaries, figures=figures, platform=where, files=list(tables))
     (folder.path / REPORT).write_text(page)
     return _tell_end(folder, records)
 
@@ -171,8 +159,10 @@ def _open(definition: Definition, workdir: str) -> Folder:
 def _examine(definition: Definition, manner: Manner) -> tuple[list[Point], list[Infeasible]]:
     whole = dataclasses.replace(definition, overrides=common_overrides(definition))
     feasible, infeasible = examine(whole, platform(definition))
-    if not manner.skip_invalid or not feasible:
-        require_feasible(infeasible)
+    if infeasible and not (manner.skip_invalid and feasible):
+        first, more = infeasible[0], len(infeasible) - 1
+        why = f"{first.reason}{f' So it is with {more} more point(s).' if more else ''}"
+        raise ConfigError(f"Point {first.name} cannot be run: {why} Change the grid, or add --skip_invalid.")
     return feasible, infeasible
 
 
@@ -182,9 +172,7 @@ def _submit(definition: Definition, folder: Folder, trials: Sequence[Trial], man
     left = {number: trials[number] for number, status in enumerate(statuses) if status is not None}
     if not left:
         return report(folder, manner)
-    scripts = slurm_array.make_scripts(
-        definition, folder, left, program, max_at_once=manner.at_once, silence_s=manner.silence_s
-    )
+    scripts = slurm_array.make_scripts(definition, folder, left, program, manner)
     jobs = [slurm_array.submit_study(folder, script) for script in scripts]
     last = slurm_array.submit_study(folder, slurm_array.make_last(definition, folder, jobs, program))
     sys.stdout.write(

@@ -3,7 +3,7 @@
 So what does not divide is found out before anything is started. Nothing is compiled, and no device is touched.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 from typing import Any
@@ -62,14 +62,6 @@ def examine(definition: Definition, platform: str) -> tuple[list[Point], list[In
 def as_arguments(values: Mapping[str, str]) -> list[str]:
     """Overrides as the command line takes them."""
     return [f"--config.{key}={value}" for key, value in values.items()]
-
-
-def require_feasible(infeasible: Sequence[Infeasible]) -> None:
-    """Raises ConfigError that names the first point that cannot be run, and how many more there are."""
-    if infeasible:
-        first, more = infeasible[0], len(infeasible) - 1
-        why = f"{first.reason}{f' So it is with {more} more point(s).' if more else ''}"
-        raise ConfigError(f"Point {first.name} cannot be run: {why} Change the grid, or add --skip_invalid.")
 
 
 def _learner_devices(base: object, values: Mapping[str, str], machines: Machines, platform: str) -> int:

@@ -94,7 +94,8 @@ def draw_time(summaries: Sequence[PointSummary]) -> bytes:
     figure = plotting.make_figure(13.0, max(3.2, 1.6 + 0.34 * len(summaries)))
     threads = [who for who in ("learner", "actors") if any(summary.buckets(who) for summary in summaries)]
     panels = np.atleast_1d(figure.subplots(1, len(threads), sharey=True))
-    names = [_bar_name(summary) for summary in summaries]
+    points = [summary.point for summary in summaries]
+    names = [", ".join(filter(None, [each.scaling, each.machines.size, each.series])) for each in points]
     colours = {name: plotting.pick_colour("tab20", place) for place, name in enumerate(_WORK)} | _WAITS
     shown: dict[str, Any] = {}
     for who, axes in zip(threads, panels, strict=True):
@@ -113,9 +114,3 @@ def draw_time(summaries: Sequence[PointSummary]) -> bytes:
         axes.set_title(who, loc="left", fontsize=13)
     plotting.add_legend(figure, {bucket: shown[bucket] for bucket in colours if bucket in shown}, len(shown))
     return plotting.encode_figure(figure)
-
-
-def _bar_name(summary: PointSummary) -> str:
-    point = summary.point
-    machines = f"{point.machines.processes} x {point.machines.devices_per_process}"
-    return ", ".join(filter(None, [point.scaling, machines, point.series]))

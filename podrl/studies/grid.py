@@ -38,6 +38,11 @@ class Machines:
         """In the whole job."""
         return self.processes * self.devices_per_process
 
+    @property
+    def size(self) -> str:
+        """`2x4`: two processes of four devices each."""
+        return f"{self.processes}x{self.devices_per_process}"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
@@ -64,9 +69,8 @@ class Point:
 
 def point_name(scaling: str, machines: Machines, settings: Mapping[str, str]) -> str:
     """The name of a place of the grid, fit for a folder."""
-    kinds = [scaling, machines.slice_type, f"{machines.processes}x{machines.devices_per_process}"]
-    parts = [*filter(None, kinds), *(f"{key}={value}" for key, value in settings.items())]
-    name = re.sub(r"[^\w.=,+-]", "_", "-".join(parts))
+    parts = [scaling, machines.slice_type, machines.size, *(f"{key}={value}" for key, value in settings.items())]
+    name = re.sub(r"[^\w.=,+-]", "_", "-".join(filter(None, parts)))
     if len(name) <= _LONGEST_NAME:
         return name
     return f"{name[: _LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -166,3 +170,15 @@ def definition_from_fields(fields: Mapping[str, Any]) -> Definition:
     tuples = {name: tuple(fields[name]) for name in ("scaling", "seeds")}
     machines = tuple(Machines(**each) for each in fields["machines"])
     return Definition(**{**fields, **tuples, "machines": machines, "axes": tuple(axes)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How a study is conducted, which does not change what it measures."""
+
+    skip_invalid: bool = False  # leave points out that cannot be run
+    retry_failed: bool = False  # try runs that failed again
+    accept_changes: bool = False  # resume a study whose grid was another
+    silence_s: float = 1800.0  # how long a run may say nothing
+    at_once: int = 0  # tasks of a SLURM array that may run at the same time; 0 for no limit
+    table: str = "csv"  # format of the tables

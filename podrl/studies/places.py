@@ -61,7 +61,10 @@ def make_run_command(definition: Definition, trial: Trial, run_folder: str) -> R
         command = (*srun, sys.executable, str(LAUNCHER), *training)
         return RunCommand(command=command, environ=environ, signal_command=signals)
     if definition.place == "tpu":
-        where = [f"--tpu={slice_name(definition, machines)}", *_tpu_flags(definition, machines)]
+        flags = {**definition.flags, "tpu": slice_name(definition, machines)}
+        if "runtime_version" in flags:
+            flags["accelerator_type"] = str(machines.slice_type)
+        where = [f"--{name}={value}" if value else f"--{name}" for name, value in flags.items()]
     else:
         where = [f"--local_processes={machines.processes}", f"--devices_per_process={machines.devices_per_process}"]
     return RunCommand(command=(sys.executable, str(LAUNCHER), *where, *training))
@@ -77,10 +80,3 @@ def slurm_options(definition: Definition, machines: Machines) -> Options:
 def slice_name(definition: Definition, machines: Machines) -> str:
     """The TPU of one type: `study-v5litepod-16`."""
     return f"{definition.flags['tpu']}-{machines.slice_type}"
-
-
-def _tpu_flags(definition: Definition, machines: Machines) -> list[str]:
-    flags = {name: value for name, value in definition.flags.items() if name != "tpu"}
-    if "runtime_version" in flags:
-        flags["accelerator_type"] = str(machines.slice_type)
-    return [f"--{name}={value}" if value else f"--{name}" for name, value in flags.items()]

@@ -15,7 +15,7 @@ CAPTIONS = {
     "throughput": "Throughput and efficiency. Dots are runs, lines join the means over seeds, bars are 95 % intervals "
     "where there are several seeds; dashed is the ideal, the smallest point's rate in proportion to the devices, of "
     "which efficiency is the fraction that was reached. The axes of devices and rates are logarithmic.",
-    "time": "Where the time of the threads goes; 2 x 4 are two processes of four devices each. Light grey is waiting: "
+    "time": "Where the time of the threads goes; 2x4 are two processes of four devices each. Light grey is waiting: "
     "<code>wait_rollouts</code>, the learner for actors; <code>wait_params</code>, actors for the learner.",
 }
 _PREDICTED = " Dotted is what podrl's planner predicted."
@@ -132,7 +132,7 @@ def _cells(summary: PointSummary) -> dict[str, str]:
     return {
         "point": ", ".join(filter(None, [point.scaling, point.series])),
         "slice": machines.slice_type or "",
-        "processes x devices": f"{machines.processes} x {machines.devices_per_process}",
+        "processes x devices": machines.size,
         "environments": f"{point.num_envs:,}",
         "env steps per update": f"{point.config.env_steps_per_update:,}",
         "seeds": str(len(summary.runs)),

@@ -17,7 +17,7 @@ from podrl.config.config import ConfigError, check
 from podrl.launch import slurm
 from podrl.launch.options import Options
 from podrl.studies.folder import Folder
-from podrl.studies.grid import Definition, Machines, Trial
+from podrl.studies.grid import Definition, Machines, Manner, Trial
 from podrl.studies.places import slurm_options
 
 _QUESTION_LIMIT_S = 120.0
@@ -50,26 +50,19 @@ class Submission:
 
 
 def make_scripts(
-    definition: Definition,
-    folder: Folder,
-    trials: Mapping[int, Trial],
-    program: Path,
-    *,
-    max_at_once: int,
-    silence_s: float,
+    definition: Definition, folder: Folder, trials: Mapping[int, Trial], program: Path, manner: Manner
 ) -> list[Submission]:
-    """The batch scripts of the runs that are left, by their numbers; `program` is the tool, which gets `silence_s`."""
+    """The batch scripts of the runs that are left, by their numbers; each runs the tool `program`."""
     by_machines: dict[Machines, list[int]] = {}
     for number, trial in trials.items():
         by_machines.setdefault(trial.point.machines, []).append(number)
-    body = _TASK.replace("{flags}", f" --silence_s={silence_s:g}")
+    body = _TASK.replace("{flags}", f" --silence_s={manner.silence_s:g}")
     found = []
     for machines, numbers in by_machines.items():
-        name = f"{machines.processes}x{machines.devices_per_process}"
-        more = {"array": f"{','.join(map(str, numbers))}{f'%{max_at_once}' if max_at_once else ''}"}
+        more = {"array": f"{','.join(map(str, numbers))}{f'%{manner.at_once}' if manner.at_once else ''}"}
         options = slurm_options(definition, machines)
-        text = _make_script(options, folder, program, body, name=name, output="slurm-%A_%a.out", more=more)
-        found.append(Submission(name=name, text=text, tasks=tuple(numbers)))
+        text = _make_script(options, folder, program, body, name=machines.size, output="slurm-%A_%a.out", more=more)
+        found.append(Submission(name=machines.size, text=text, tasks=tuple(numbers)))
     return found
 
 

@@ -1,6 +1,7 @@
 """The tables of a study: one row for each run (tidy), and one for each point."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -91,9 +92,7 @@ def _completed(rows: Sequence[TableRow], records: Sequence[RunRecord]) -> list[T
 def _kind(texts: Sequence[str]) -> Callable[[str], Any]:
     """What turns all of these into values of one type."""
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             [kind(text) for text in texts]
-        except ValueError:
-            continue
-        return kind
+            return kind
     return str

@@ -8,8 +8,6 @@ devices have, as a v5e's compiler does that counts 15.75 GiB for programs.
 
 import dataclasses
 
-from podrl.config.config import ConfigError, did_you_mean
-
 _GIB = 2**30
 _GOOGLE = "Google Cloud TPU docs"
 _BOOK = "jax-ml.github.io/scaling-book, chapter 2"
@@ -76,12 +74,3 @@ _TABLE = (
 )
 # fmt: on
 CHIPS = {chip.name: chip for chip in _TABLE}
-
-
-def find_chip(name: str) -> Chip:
-    """Finds a chip by the first part of a topology's name, as in `v5e:16x16`."""
-    if name not in CHIPS:
-        raise ConfigError(
-            f"--topology: there is no chip {name!r}{did_you_mean(name, CHIPS)} The table has {', '.join(CHIPS)}."
-        )
-    return CHIPS[name]

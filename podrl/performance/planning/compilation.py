@@ -26,14 +26,8 @@ from podrl.learning.micro_batches import partition_of
 from podrl.learning.programs import make_learner, rollout_shapes
 from podrl.learning.update_cost import Collective, shard_bytes
 from podrl.mesh import is_undivided
-from podrl.performance.planning.costs import (
-    Cost,
-    compiled_cost,
-    parse_shortage,
-    product_bytes,
-    product_flops,
-    without_dead_code,
-)
+from podrl.performance.planning import costs
+from podrl.performance.planning.costs import Cost
 from podrl.types import PyTree
 
 
@@ -116,11 +110,11 @@ def compile_for_devices(config: Config, devices: Sequence[jax.Device]) -> RunCos
         try:
             compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
-            shortage = parse_shortage(error)
+            shortage = costs.parse_shortage(error)
             if shortage is None:
                 raise
             raise shortage from None
-        return compiled_cost(compiled, traced.jaxpr, devices[0].platform, config.topology.model_devices)
+        return costs.compiled_cost(compiled, traced.jaxpr, devices[0].platform, config.topology.model_devices)
 
     return _cost_run(assembly, devices, measure, compiled=True)
 
@@ -166,12 +160,13 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
 
 
 def _count_program(platform: str, copies: int, traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
-    jaxpr = without_dead_code(traced.jaxpr)
+    jaxpr = costs.without_dead_code(traced.jaxpr)
     (_, *batch), _ = traced.args_info  # The first argument is the state.
-    flops, results = product_flops(jaxpr, platform), product_bytes(jaxpr, platform, results=True, loops=False)
+    flops = costs.product_flops(jaxpr, platform)
+    results = costs.product_bytes(jaxpr, platform, results=True, loops=False)
     return Cost(
         flops=flops / num_devices,
-        bytes_accessed=product_bytes(jaxpr, platform) / num_devices,
+        bytes_accessed=costs.product_bytes(jaxpr, platform) / num_devices,
         argument_bytes=state_bytes + _bytes(batch) // num_devices,
         temporary_bytes=int(results / num_devices / copies),
         product_flops=flops,

@@ -13,7 +13,6 @@ import json
 import math
 from pathlib import Path
 import pickle
-import statistics
 from typing import Any, NamedTuple
 
 import jax
@@ -99,9 +98,8 @@ def check_here(
             alone = processes == devices == 1
             measured = child.ask(_time_run, own, devices, seconds) if alone else run_job(seconds)
             rows.append(row | {"measured": measured, "error": row["predicted"] / measured - 1})
-    errors = [row["error"] for row in rows]
-    chosen = next(row for row in rows if row["error"] == statistics.median_low(errors))
-    return chosen | {"error_min": min(errors), "error_max": max(errors)}
+    rows.sort(key=lambda row: row["error"])
+    return rows[(repeats - 1) // 2] | {"error_min": rows[0]["error"], "error_max": rows[-1]["error"]}
 
 
 def open_child(processes: int, devices: int) -> Child:
@@ -199,8 +197,5 @@ def env_steps_per_core(config: Config, *, seconds: float = 3.0) -> float:
 def parse_local(name: str) -> tuple[int, int]:
     """Processes, and devices of each, of `this` or `this:2x4`."""
     shape = parse_shape(name.partition(":")[2] or "1x1")
-    check(
-        len(shape) == 2,
-        f"--topology {name!r} must be `this`, or processes x devices of each, as in this:2x1.",
-    )
+    check(len(shape) == 2, f"--topology {name!r} must be `this`, or processes x devices of each, as in this:2x1.")
     return shape[0], shape[1]

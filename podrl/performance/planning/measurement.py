@@ -34,7 +34,6 @@ from podrl.performance.planning.system import HostLoad
 
 _WARMUP_CALLS = 3
 _FEWEST_CALLS = _WARMUP_CALLS + 5  # However long they take.
-_COUNTS = ("threads", "pools", "envs_per_pool", "unroll_length", "shares_device")
 _NUMBERS = ("cores", "env_threads", "reductions", "gradient_bytes")
 
 
@@ -51,7 +50,7 @@ class Measurements:
 
     def to_json(self) -> dict[str, Any]:
         """For a file."""
-        host = {name: getattr(self.host, name) for name in _COUNTS}
+        host = {name: value for name, value in vars(self.host).items() if not isinstance(value, HostWork)}
         works = {name: work.to_json() for name, work in self.host.works.items()}
         return {"host": host, "works": works, **{name: getattr(self, name) for name in (*_NUMBERS, "facts")}}
 
@@ -153,11 +152,9 @@ def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict
         jax.block_until_ready(moved)
         samples["finish"].append(begun.sample(1, finished))
         samples["transfer"].append(finished.sample(1, Clocks.now()))
-    works = {name: _work(found) for name, found in samples.items()}
+    works = {}
+    for name, found in samples.items():
+        walls, core_s = zip(*((each.wall_s, each.core_s) for each in found[_WARMUP_CALLS:]), strict=True)
+        works[name] = HostWork.of(walls, sum(core_s) / sum(walls))
     works["transfer"] = works["transfer"].scaled(parts.layout.pools_per_actor)  # A thread's rollouts share a link.
     return works
-
-
-def _work(samples: list[StageTime]) -> HostWork:
-    walls = [sample.wall_s for sample in samples[_WARMUP_CALLS:]]
-    return HostWork.of(walls, sum(sample.core_s for sample in samples[_WARMUP_CALLS:]) / sum(walls))

@@ -55,11 +55,8 @@ class Assumptions:
         if math.isinf(self.env_steps_per_vcpu_s):
             left_out = "environments' own arithmetic and the latency of small operations are left out (an upper bound)"
             return [shares, left_out]
-        return [
-            f"environments: {self.env_steps_per_vcpu_s:,.0f} steps/s on each vCPU ({self.env_source})",
-            shares,
-            f"{self.dispatch_s * 1e3:g} ms for each acting call's round trip (assumed)",
-        ]
+        rate = f"environments: {self.env_steps_per_vcpu_s:,.0f} steps/s on each vCPU ({self.env_source})"
+        return [rate, shares, f"{self.dispatch_s * 1e3:g} ms for each acting call's round trip (assumed)"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

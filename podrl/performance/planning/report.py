@@ -13,7 +13,7 @@ from podrl.performance.composition import COLLECT, PROGRAM, STAGE_KEYS
 from podrl.performance.planning.model import LIMITS
 from podrl.performance.planning.plans import Fit, Misfit, Plan, price_of_billion_frames
 from podrl.performance.planning.slices import Slice
-from podrl.telemetry.tables import print_lines, print_rows
+from podrl.telemetry.tables import describe_spread, print_lines, print_rows
 
 _NO_GAIN = 1.01  # A split that is faster by less is no advice.
 _LIMITS_MEASURED = {COLLECT: "the actors", "transfer": LIMITS["transfer"], "learn": "learning", "cores": "the cores"}
@@ -63,7 +63,10 @@ def show_measured(console: Console, rows: Sequence[Mapping[str, Any]], cores: fl
         cells = [describe_number(row["wall_s"].get(name, 0.0) * 1e6, 1) for name in names]
         limit = "the compiled program" if PROGRAM in row["wall_s"] else _LIMITS_MEASURED[row["limit"]]
         cells += [describe_number(sum(row["core_s"].values()) * 1e6, 1), limit]
-        measured = (f"{row['measured']:,.0f}", _describe_error(row)) if "measured" in row else ("-", "-")
+        measured = ["-", "-"]
+        if "measured" in row:  # The error of the median repeat, and of all: `+5% (-2% to +9%)`.
+            error = {"median": row["error"], "min": row["error_min"], "max": row["error_max"]}
+            measured = [f"{row['measured']:,.0f}", describe_spread(error, "+.0%")]
         table.append((row["run"], *cells, f"{row['predicted']:,.0f}", *measured))
     of_stages = [f"{name}: us" for name in names]
     headings = ("run", *of_stages, "core-us", "limit", "predicted env steps/s", "measured", "error")
@@ -79,11 +82,6 @@ def show_measured(console: Console, rows: Sequence[Mapping[str, Any]], cores: fl
             "of your own that has ended, errors may be due to it."
         )
     print_lines(console, told)
-
-
-def _describe_error(row: Mapping[str, Any]) -> str:
-    """`+5% (-2% to +9%)`: of the median repeat, and of all."""
-    return f"{row['error']:+.0%} ({row['error_min']:+.0%} to {row['error_max']:+.0%})"
 
 
 def _heading(plan: Plan) -> Iterator[str]:

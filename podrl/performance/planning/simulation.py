@@ -18,7 +18,8 @@ actors; memory bandwidth and caches; networks on which reductions meet other tra
 for acting (`actors.threads_per_device` above 1) do not wait for each other there; checkpoints; evaluations; faults.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+import dataclasses
 import functools
 import itertools
 import math
@@ -27,15 +28,32 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from podrl.experience.schedule import Schedule
-from podrl.performance.planning.cores import Barrier, Cores, Environment, Event, NewestParameters, Store
+from podrl.performance.planning.cores import Account, Barrier, Cores, Environment, Event, NewestParameters, Store
 from podrl.performance.planning.distributions import HostWork
-from podrl.performance.planning.outcome import ACTOR_BUCKETS, LEARNER_BUCKETS, Account, SimulatedRun
 from podrl.performance.planning.system import HostLoad, System
 
 SETTLING_UPDATES = 5
 _BLOCK = 64  # Values drawn at a time, for speed.
 
 _Steps = Generator[Event, Any, None]
+# What the learner of a host may spend its time on; actors spend theirs as in `podrl.runtime.ledger`.
+ACTOR_BUCKETS = ("env", "act", "wait_params", "wait_rollouts")
+LEARNER_BUCKETS = ("learn", "allreduce", "wait_hosts", "wait_rollouts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimulatedRun:
+    """A simulated run, without its warm-up."""
+
+    hosts: int  # in the job
+    env_steps_per_second: float  # of the whole job
+    update_s: np.ndarray  # [updates] from one update's end to the next's
+    lag: Mapping[int, float]  # part of all rollouts with each lag, in updates
+    actors: Mapping[str, float]  # part of all actor threads' time in each bucket
+    learner: Mapping[str, float]  # part of all hosts' learners' time in each bucket
+    env_idle: float  # part of the time in which a pool does not step
+    host_wait_s: np.ndarray  # [hosts] per update that each host's learner waited for other hosts
+    host_starved_s: np.ndarray  # [hosts] the same, for its own rollouts
 
 
 def simulate(system: System, *, updates: int = 200, seed: int = 0) -> SimulatedRun:

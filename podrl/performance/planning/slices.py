@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 
-from podrl.config.config import ConfigError, check
-from podrl.performance.planning.chips import Chip, HostSpec, find_chip
+from podrl.config.config import ConfigError, check, did_you_mean
+from podrl.performance.planning.chips import CHIPS, Chip, HostSpec
 
 # What libtpu would look up in the metadata of a TPU machine; none of it reaches a compiled program. The first keeps it
 # from a lock that two processes with the same chips would fight for: there are none.
@@ -55,7 +55,9 @@ class Slice:
 def parse_slice(name: str) -> Slice:
     """Finds a slice by its name."""
     chip_name, _, shape_text = name.partition(":")
-    chip = find_chip(chip_name)
+    known = f"{did_you_mean(chip_name, CHIPS)} The table has {', '.join(CHIPS)}."
+    check(chip_name in CHIPS, f"--topology: there is no chip {chip_name!r}{known}")
+    chip = CHIPS[chip_name]
     shape = parse_shape(shape_text)
     example = "v5e:2x4" if chip.platform == "tpu" else "h100:2x8 for 2 hosts of 8"
     check(bool(shape), f"--topology {name!r} must be a chip and a shape, such as {example}.")

@@ -17,9 +17,8 @@ import numpy as np
 from podrl.performance.benchmark.instruments import spread
 from podrl.performance.benchmark.jobs import time_job
 from podrl.performance.planning.measurement import Measurements
-from podrl.performance.planning.outcome import SimulatedRun
 from podrl.performance.planning.reduction import reduce_step
-from podrl.performance.planning.simulation import simulate
+from podrl.performance.planning.simulation import SimulatedRun, simulate
 from podrl.performance.planning.system import Interconnect, System
 
 SLOW = "one slow host"
