@@ -14,11 +14,11 @@ from podrl.studies.summary import PointSummary, RunRecord
 CAPTIONS = {
     "throughput": "Throughput and efficiency. Dots are runs, lines join the means over seeds, bars are 95 % intervals "
     "where there are several seeds; dashed is the ideal, the smallest point's rate in proportion to the devices, of "
-    "which efficiency is the fraction that was reached. The axes of devices and rates are logarithmic.",
+    "which efficiency is the fraction that was reached; dotted, where there is any, is what podrl's planner predicted. "
+    "The axes of devices and rates are logarithmic.",
     "time": "Where the time of the threads goes; 2x4 are two processes of four devices each. Light grey is waiting: "
     "<code>wait_rollouts</code>, the learner for actors; <code>wait_params</code>, actors for the learner.",
 }
-_PREDICTED = " Dotted is what podrl's planner predicted."
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
@@ -74,14 +74,13 @@ def make_page(
     answer = conclude(summaries, starts[0], platform, definition["place"])
     notes = caveats(records, summaries, definition["seeds"], starts)
     title = f"How {config['name']} on {config['env']['id']} scales"
-    predicted = any(each.predicted for each in summaries)
     return _PAGE.substitute(
         title=escape(title),
         style=_STYLE,
         subtitle=escape(_subtitle(records, starts[0]["started"])),
         answer=_wrap("p", filter(None, answer)),
         failed=_failures(records, manifest["invalid"]),
-        figures="".join(_figure(name, image, predicted=predicted) for name, image in figures.items()),
+        figures="".join(_figure(name, image) for name, image in figures.items()),
         table=_table(summaries),
         files=escape("Every run, with all that was measured, is a row of {}; these points are in {}.".format(*files)),
         caveats=_wrap("li", notes),
@@ -107,12 +106,9 @@ def _failures(records: Sequence[RunRecord], invalid: Sequence[Mapping[str, str]]
     return f'<h2>What is missing</h2><div class="failed"><ul>{_wrap("li", items)}</ul></div>' if items else ""
 
 
-def _figure(name: str, image: bytes, *, predicted: bool) -> str:
-    caption = CAPTIONS[name] + (_PREDICTED if predicted and name == "throughput" else "")
-    encoded = base64.b64encode(image).decode()
-    return (
-        f'<figure><img alt="{name}" src="data:image/png;base64,{encoded}"><figcaption>{caption}</figcaption></figure>'
-    )
+def _figure(name: str, image: bytes) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+    return f'<figure><img alt="{name}" src="{source}"><figcaption>{CAPTIONS[name]}</figcaption></figure>'
 
 
 def _table(summaries: Sequence[PointSummary]) -> str:

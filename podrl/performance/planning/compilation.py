@@ -110,10 +110,7 @@ def compile_for_devices(config: Config, devices: Sequence[jax.Device]) -> RunCos
         try:
             compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
-            shortage = costs.parse_shortage(error)
-            if shortage is None:
-                raise
-            raise shortage from None
+            raise costs.parse_shortage(error) or error from None
         return costs.compiled_cost(compiled, traced.jaxpr, devices[0].platform, config.topology.model_devices)
 
     return _cost_run(assembly, devices, measure, compiled=True)

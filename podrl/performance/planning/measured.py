@@ -176,9 +176,9 @@ def predict_benchmark(stages: ProcessStages, report: Mapping[str, Any]) -> dict[
     """Predicts the run that a benchmark's report is of, and compares it with the whole run that the report has."""
     row = predict_stages(stages)
     samples = report["stages"][END_TO_END]["env_steps_per_second"]
-    errors = [row["predicted"] / samples[name] - 1 for name in ("median", "max", "min")]
-    measured = dict(zip(("error", "error_min", "error_max"), errors, strict=True))
-    return row | {"measured": samples["median"], **measured}
+    of = {"error": "median", "error_min": "max", "error_max": "min"}
+    errors = {name: row["predicted"] / samples[which] - 1 for name, which in of.items()}
+    return row | errors | {"measured": samples["median"]}
 
 
 def env_steps_per_core(config: Config, *, seconds: float = 3.0) -> float:

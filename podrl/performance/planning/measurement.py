@@ -71,9 +71,9 @@ class Measurements:
         check(path.is_file(), f"--measurements={path}: there is no such file. Make one with --measure --json={path}.")
         try:
             return cls.from_json(json.loads(path.read_text())["measurements"])
+        except ConfigError as error:
+            raise ConfigError(f"--measurements={path}: {error}") from None
         except (ValueError, TypeError, KeyError) as error:
-            if isinstance(error, ConfigError):
-                raise ConfigError(f"--measurements={path}: {error}") from None
             raise ConfigError(
                 f"--measurements={path} is not what --measure --json writes ({type(error).__name__}: {error}). Make it "
                 "anew."
