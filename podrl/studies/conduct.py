@@ -123,8 +123,7 @@ def report(folder: Folder, manner: Manner) -> int:
     (folder.path / "figures").mkdir(exist_ok=True)
     for name, image in figures.items():
         (folder.path / "figures" / f"{name}.png").write_bytes(image)
-    where = platform(definition)
-    page = make_page(manifest, records, summaries, figures=figures, platform=where, files=list(tables))
+    page = make_page(manifest, records, summaries, figures=figures, platform=platform(definition), files=list(tables))
     (folder.path / REPORT).write_text(page)
     return _tell_end(folder, records)
 

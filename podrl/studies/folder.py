@@ -104,12 +104,11 @@ class Folder:
         accept_changes: bool,
     ) -> None:
         """Writes the manifest; that of a study that goes on gets another start."""
-        base = to_dict(feasible[0].config) if feasible else {}
         now = {
             "definition": json.loads(json.dumps(dataclasses.asdict(definition))),
             "points": [_describe(each) for each in feasible],
             "invalid": [dataclasses.asdict(each) for each in infeasible],
-            "config": json.loads(json.dumps(base)),
+            "config": json.loads(json.dumps(to_dict(feasible[0].config) if feasible else {})),
         }
         starts: list[Any] = []
         try:

@@ -160,6 +160,8 @@ def plan_to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any
         "learners_per_host": run.learners,
         "act": run.act and _cost(run.act),
         "update": _cost(run.update),
+        "env_steps_per_update": run.config.env_steps_per_update,
+        "frames_per_step": run.frames_per_step,
         "state_bytes": run.state_bytes,
         "machine": dataclasses.asdict(found.machine),
         "prediction": dataclasses.asdict(found.prediction),
