@@ -169,8 +169,7 @@ def plan_slices(
     from podrl.performance.planning import report
     from podrl.performance.planning.measured import env_steps_per_core
     from podrl.performance.planning.model import Assumptions
-    from podrl.performance.planning.plan_json import plan_to_json
-    from podrl.performance.planning.plans import make_plan
+    from podrl.performance.planning.plans import make_plan, plan_to_json
 
     rate, source = command.env_steps_per_vcpu, "given"
     if rate is None and config.topology.placement != "anakin":

@@ -44,7 +44,7 @@ def run(command: SimulateCommand) -> None:
         require_determinism(os.environ, jax_plugins())
     console = make_console()
     if command.check:
-        report = {"check": check_jobs(command, config)}
+        report = {"check": hold_against_jobs(command, config)}
         simulation_report.show_check(console, report["check"])
     else:
         measurements = _measurements(command, config)
@@ -68,13 +68,13 @@ def run(command: SimulateCommand) -> None:
         flags.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def check_jobs(command: SimulateCommand, config: Config) -> dict[str, Any]:
+def hold_against_jobs(command: SimulateCommand, config: Config) -> dict[str, Any]:
     """Holds the simulation against real jobs."""
     from podrl.experience.schedule import warm_up_updates
     from podrl.launch.local import share_of_cores, usable_cores
-    from podrl.performance.planning import simulation_check
     from podrl.performance.planning.child import Child
     from podrl.performance.planning.measurement import measure_host
+    from podrl.performance.planning.study import check_jobs
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # Of the real jobs, too.
     with contextlib.ExitStack() as stack:
@@ -89,7 +89,7 @@ def check_jobs(command: SimulateCommand, config: Config) -> dict[str, Any]:
             system = make_system(command, config, measurements)
             return (system if share else dataclasses.replace(system, cores=system.cores / count)), measurements
 
-        return simulation_check.check_jobs(
+        return check_jobs(
             command.arguments,
             config.actors.num_envs,
             measure,
@@ -114,13 +114,10 @@ def make_system(command: SimulateCommand, config: Config, measurements: "Measure
         envs = flags.envs_per_pool or host.envs_per_pool
         threads = config.actors.env_threads or max(1, min(envs, int(min(cores, 1e6)) // host.threads))
         host = host.with_pools(envs, threads_ratio=threads / measurements.env_threads)
-    env = dataclasses.replace(host.env.seconds, late=command.stragglers)
     given = {work: getattr(flags, name) for name, work in DURATIONS.items()}
-    replaced: dict[str, Any] = {
-        work: HostWork.constant(value / 1e3) for work, value in given.items() if value is not None
-    }
+    replaced: dict[str, Any] = {work: HostWork.of(value / 1e3) for work, value in given.items() if value is not None}
     return System(
-        host=dataclasses.replace(host, env=dataclasses.replace(host.env, seconds=env), **replaced),
+        host=dataclasses.replace(host, env=dataclasses.replace(host.env, late=command.stragglers), **replaced),
         cores=cores,
         max_lag=max_lag(config),
         exact=config.determinism == "exact",
