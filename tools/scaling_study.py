@@ -20,10 +20,10 @@ from podrl.launch.local import visible_gpus
 from podrl.launch.options import FLAGS
 from podrl.runtime.tables import FORMATS
 from podrl.runtime.tool import check_known, parse_numbers, run_tool
-from podrl.studies.conduct import Manner, conduct, conduct_one, report, show_commands
+from podrl.studies.conduct import conduct, conduct_one, report, show_commands
 from podrl.studies.execution import Predict
 from podrl.studies.folder import Folder
-from podrl.studies.grid import PLACES, SCALINGS, SPLIT, Definition, Machines, make_axis, split_list
+from podrl.studies.grid import PLACES, SCALINGS, SPLIT, Definition, Machines, Manner, make_axis, split_list
 from podrl.studies.places import default_devices, launch_flags
 
 USAGE = """%(prog)s --config configs/impala_catch.py --workdir runs/study --processes 1,2,4 --seconds 30

@@ -17,7 +17,7 @@ from podrl.networks.frame_stack import take_stack_rows
 from podrl.networks.interface import Network, NetworkOutput
 from podrl.networks.last_inputs import encode_last
 from podrl.networks.parts import action_mask, initial_frames, seen, stack_chosen, stack_frames
-from podrl.networks.rows import Rows, row_of, rows_of, swap
+from podrl.networks.rows import NetworkRows, row_of, rows_of, swap
 from podrl.ops.distributions import Distribution, mask_options
 from podrl.types import EnvSpec, PyTree, Timestep, Trajectory
 
@@ -53,7 +53,7 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
         observation = jax.tree.map(lambda x: jnp.zeros((1, 1, *x.shape), x.dtype), spec.observation)
         first = jnp.ones((1, 1), bool)
         last_action = jnp.zeros((1, 1, *action.shape), action.dtype)
-        rows = Rows(observation=observation, first=first, last_action=last_action, last_reward=jnp.zeros((1, 1)))
+        rows = NetworkRows(observation=observation, first=first, last_action=last_action, last_reward=jnp.zeros((1, 1)))
         return module.init(key, *_inputs(config, actions, rows, initial_carry(1))[0])["params"]
 
     def initial_carry(batch_size: int) -> Carry:
@@ -63,7 +63,7 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
             core=initial_core_state(config, batch_size),
         )
 
-    def evaluate(params: PyTree, rows: Rows, carry: Carry) -> tuple[NetworkOutput, Carry]:
+    def evaluate(params: PyTree, rows: NetworkRows, carry: Carry) -> tuple[NetworkOutput, Carry]:
         inputs, frames = _inputs(config, actions, rows, carry)
         output, state = module.apply({"params": params}, *inputs)
         output = _masked(policy, output, action_mask(rows.observation))
@@ -102,7 +102,7 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
     )
 
 
-def _inputs(config: NetworkConfig, actions: ActionSpace, rows: Rows, carry: Carry) -> tuple[tuple, PyTree]:
+def _inputs(config: NetworkConfig, actions: ActionSpace, rows: NetworkRows, carry: Carry) -> tuple[tuple, PyTree]:
     """Returns the arguments of the module, and the frames of the next carry."""
     stacked, frames = stack_frames(seen(rows.observation), rows.first, carry.frames)
     return (stacked, encode_last(config, actions, rows), rows.first, carry.core), frames

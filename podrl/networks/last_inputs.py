@@ -5,10 +5,10 @@ import jax.numpy as jnp
 
 from podrl.actions import ActionSpace, ContinuousActions, DiscreteActions, HybridActions
 from podrl.config.config import NetworkConfig
-from podrl.networks.rows import Rows
+from podrl.networks.rows import NetworkRows
 
 
-def encode_last(config: NetworkConfig, actions: ActionSpace, rows: Rows) -> jax.Array | None:
+def encode_last(config: NetworkConfig, actions: ActionSpace, rows: NetworkRows) -> jax.Array | None:
     """Encodes the last action and reward that the network sees, [B, T, F]; zeros where an episode opens."""
     inputs = [encode_action(actions, rows.last_action)] if config.last_action else []
     inputs += [encode_reward(rows.last_reward)] if config.last_reward else []

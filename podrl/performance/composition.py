@@ -13,10 +13,18 @@ rows of metrics, evaluation, checkpoints, and what stages take from each other i
 from collections.abc import Mapping
 import dataclasses
 import math
+from typing import NamedTuple
 
 STAGE_KEYS = ("env", "act", "transfer", "learn", "reduce")
 COLLECT = "collect"  # The stage that stands for environments, acting and transfer where actors were measured together.
 PROGRAM = "program"  # The stage that stands for all where environments are inside the compiled program.
+
+
+class StageCost(NamedTuple):
+    """What a stage takes of one process, alone on its machine."""
+
+    wall_s: float = 0.0  # seconds of the wall clock
+    core_s: float = 0.0  # core-seconds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """How the tools print tables and lines, show numbers over repeats, and write tables to files."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 import csv
 import io
 import sys
@@ -73,6 +73,21 @@ def print_table(console: Console, table: Table) -> None:
         console.print(table)
     finally:
         console.width = width
+
+
+def print_rows(
+    console: Console,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    texts: Sequence[str] | None = None,
+    bold: Container[str] = (),
+) -> None:
+    """Prints a table of rows, as `make_table` makes it; those that begin with one of `bold` stand out."""
+    table = make_table(headings, plain=not console.is_terminal, texts=texts)
+    for row in rows:
+        table.add_row(*row, style="bold" if row[0] in bold else None)
+    print_table(console, table)
 
 
 def make_console() -> Console:

@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from podrl.studies.summary import Budgets, Estimate, PointSummary, RunRecord, lines_of
+from podrl.studies.summary import Estimate, PointSummary, RunRecord, lines_of
 
-_MOST_SERIES = 8
 _FEW_SEEDS = 5
 _LOADED = 0.5  # of the cores, before the study began
 
@@ -18,18 +17,13 @@ def conclude(summaries: Sequence[PointSummary], machine: Mapping[str, Any], plat
     """
     if not summaries:
         return ["No run is complete, so there is no answer yet."]
-    lines = lines_of(summaries)
-    told = [_tell_scaling(key, line) for key, line in list(lines.items())[:_MOST_SERIES]]
-    if len(lines) > _MOST_SERIES:
-        told.append(f"{len(lines) - _MOST_SERIES} more series are in the table.")
-    limit = _tell_cores(summaries, machine, platform, place)
-    return [*told, *limit, _tell_time(summaries)]
+    told = [_tell_scaling(key, line) for key, line in lines_of(summaries).items()]
+    return [*told, _tell_cores(summaries, machine, platform, place), _tell_time(summaries)]
 
 
 def caveats(
     records: Sequence[RunRecord],
     summaries: Sequence[PointSummary],
-    budgets: Budgets,
     seeds: Sequence[int],
     starts: Sequence[Mapping[str, Any]],
 ) -> list[str]:
@@ -46,12 +40,7 @@ def caveats(
             f"Means are of up to {len(seeds)} seeds; intervals are 95 % intervals of the mean over seeds, by Student's "
             f"t.{few}"
         )
-    if budgets.env_steps is not None and budgets.seconds is not None:
-        told.append(
-            f"Learning is compared at {budgets.env_steps:,} env steps and at {budgets.seconds:,.1f} s of training, the "
-            "most that all complete runs have. Points with more environments make fewer updates of the same steps."
-        )
-    repeated = sum(1 for record in records if record.measurement is not None and record.measurement.starts > 1)
+    repeated = sum(record.measurement is not None and record.measurement.starts > 1 for record in records)
     if repeated:
         told.append(f"{repeated} run(s) were stopped in between and resumed; the gaps do not count.")
     loaded = [start for start in starts if start["load_average"] > _LOADED * start["cores"]]
@@ -66,14 +55,15 @@ def caveats(
     return told
 
 
-def with_interval(found: Estimate, *, percent: bool = False, digits: int = 0) -> str:
-    """`48 % (45 to 51)`."""
-    factor = 100 if percent else 1
-    unit = " %" if percent else ""
-    text = f"{found.mean * factor:,.{digits}f}{unit}"
+def with_interval(found: Estimate | None, *, percent: bool = False, digits: int = 0) -> str:
+    """`48 % (45 to 51)`; nothing of nothing."""
+    if found is None:
+        return ""
+    found, unit = (found.scaled(100), " %") if percent else (found, "")
+    text = f"{found.mean:,.{digits}f}{unit}"
     if found.low is None or found.high is None:
         return text
-    return f"{text} ({found.low * factor:,.{digits}f} to {found.high * factor:,.{digits}f})"
+    return f"{text} ({found.low:,.{digits}f} to {found.high:,.{digits}f})"
 
 
 def _tell_scaling(key: tuple[str, str], line: Sequence[PointSummary]) -> str:
@@ -89,19 +79,19 @@ def _tell_scaling(key: tuple[str, str], line: Sequence[PointSummary]) -> str:
     )
 
 
-def _tell_cores(summaries: Sequence[PointSummary], machine: Mapping[str, Any], platform: str, place: str) -> list[str]:
+def _tell_cores(summaries: Sequence[PointSummary], machine: Mapping[str, Any], platform: str, place: str) -> str:
     most = max(summary.devices for summary in summaries)
     cores = machine["cores"]
     if platform != "cpu" or place != "local":
-        return []
+        return ""
     if most <= cores:
-        return [f"All ran on the {_count(cores, 'core')} of one machine, which emulators, actors and learners share."]
-    return [
+        return f"All ran on the {_count(cores, 'core')} of one machine, which emulators, actors and learners share."
+    return (
         f"The devices are virtual ones that share the {_count(cores, 'core')} of one machine. Beyond {cores} of them "
         f"there is no more hardware, so that the ideal line is out of reach: with {most} devices no more than "
         f"{100 * cores / most:.0f} % of it can be expected, and less where fewer devices keep the cores busy already. "
         "What this shows is the cost of being split, not the gain."
-    ]
+    )
 
 
 def _tell_time(summaries: Sequence[PointSummary]) -> str:
@@ -109,24 +99,20 @@ def _tell_time(summaries: Sequence[PointSummary]) -> str:
     most = max(summary.devices for summary in summaries)
     largest = [summary for summary in summaries if summary.devices == most]
     parts = []
-    for who, name in (("learner", "the learner's thread"), ("actors", "the actors' threads")):
+    for who, spend in (("learner", "the learner's thread spends"), ("actors", "the actors' threads spend")):
         buckets: Counter[str] = Counter()
         for summary in largest:
-            own = {name: share for name, share in summary.time.items() if name.startswith(f"{who}/")}
-            buckets.update({bucket: share / len(largest) for bucket, share in own.items()})
-        top = buckets.most_common(2)
-        if top:
-            spent = " and ".join(f"{100 * share:.0f} % in {bucket.partition('/')[2]}" for bucket, share in top)
-            parts.append(f"{name} spend{'s' if who == 'learner' else ''} {spent}")
+            buckets.update({bucket: share / len(largest) for bucket, share in summary.buckets(who).items()})
+        if top := buckets.most_common(2):
+            parts.append(f"{spend} {' and '.join(f'{100 * share:.0f} % in {bucket}' for bucket, share in top)}")
     return f"On {_count(most, 'device')}, {'; '.join(parts)}." if parts else ""
 
 
 def _machines(summary: PointSummary) -> str:
-    machines = summary.each.point.machines
+    machines = summary.point.machines
     each = "" if machines.devices_per_process == 1 else f" of {machines.devices_per_process} devices"
     where = f"{machines.slice_type}: " if machines.slice_type else ""
-    plural = "process" if machines.processes == 1 else "processes"
-    return f"{where}{machines.processes} {plural}{each}"
+    return f"{where}{machines.processes} {'process' if machines.processes == 1 else 'processes'}{each}"
 
 
 def _count(number: int, noun: str) -> str:

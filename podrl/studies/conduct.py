@@ -1,6 +1,6 @@
 """Conducts a study: finds out what can be run, runs what is left, and writes tables, figures and the report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 from pathlib import Path
 import shlex
@@ -8,37 +8,25 @@ import sys
 
 from absl import logging
 
-from podrl.config.config import check
+from podrl.config.config import ConfigError, check
 from podrl.launch.signals import StopSignals
 from podrl.mistakes import shorten
 from podrl.runs.folder_guard import sole_user
 from podrl.runtime.job.secret import EXPORT
 from podrl.runtime.tables import encode_table
 from podrl.studies import slurm_array
-from podrl.studies.execution import Predict, Runner, order, run_all, tell
-from podrl.studies.feasibility import Feasible, Infeasible, examine, require_feasible
+from podrl.studies.execution import Predict, Runner, order, run_all, take_up, tell
+from podrl.studies.feasibility import Infeasible, examine
 from podrl.studies.figures import draw_all
 from podrl.studies.folder import Folder
-from podrl.studies.grid import Definition, Trial
+from podrl.studies.grid import Definition, Manner, Point, Trial
 from podrl.studies.places import common_overrides, make_run_command, platform, slice_name
 from podrl.studies.report import make_page
-from podrl.studies.summary import RunRecord, collect, find_budgets, summarize_points
+from podrl.studies.summary import RunRecord, collect, summarize_points
 from podrl.studies.table import make_point_table, make_run_table
 from podrl.telemetry.plotting import make_figure
 
 REPORT = "report.html"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Manner:
-    """How a study is conducted, which does not change what it measures."""
-
-    skip_invalid: bool = False  # leave points out that cannot be run
-    retry_failed: bool = False  # try runs that failed again
-    accept_changes: bool = False  # resume a study whose grid was another
-    silence_s: float = 1800.0  # how long a run may say nothing
-    at_once: int = 0  # tasks of a SLURM array that may run at the same time; 0 for no limit
-    table: str = "csv"  # format of the tables
 
 
 def show_commands(definition: Definition, workdir: str, manner: Manner, program: Path) -> None:
@@ -49,10 +37,10 @@ def show_commands(definition: Definition, workdir: str, manner: Manner, program:
     for each in infeasible:
         sys.stdout.write(f"# Left out: {each.name}: {each.reason}\n")
     if definition.place == "slurm":
-        for script in _scripts(definition, folder, dict(enumerate(trial for _, trial in trials)), program, manner):
+        for script in slurm_array.make_scripts(definition, folder, dict(enumerate(trials)), program, manner):
             sys.stdout.write(f"# sbatch, for runs {script.tasks}:\n{script.text}\n")
         sys.stdout.write(f"# By which the processes of each run know each other:\n{EXPORT}\n")
-    for number, (_, trial) in enumerate(trials):
+    for number, trial in enumerate(trials):
         job = make_run_command(definition, trial, str(folder.run_folder(trial)))
         environ = [f"{name}={shlex.quote(value)}" for name, value in job.environ.items()]
         limit = definition.seconds
@@ -87,11 +75,13 @@ def conduct(
         if code is not None:
             logging.info("Stopped. The same command goes on.")
             return code
-        _name_slices(definition, trials)
+        if definition.place == "tpu":  # They cost money.
+            names = dict.fromkeys(slice_name(definition, trial.point.machines) for trial in trials)
+            logging.info("The TPU(s) %s stay: delete them when you are done (docs/tpu.md).", ", ".join(names))
         return report(folder, manner)
 
 
-def conduct_one(workdir: str, number: int, manner: Manner, predict: Predict | None = None) -> int:
+def conduct_one(workdir: str, number: int, manner: Manner) -> int:
     """Makes one run of a study that another command has begun: a task of a SLURM array.
 
     Returns:
@@ -102,16 +92,15 @@ def conduct_one(workdir: str, number: int, manner: Manner, predict: Predict | No
     feasible, _ = _examine(definition, dataclasses.replace(manner, skip_invalid=True))
     trials = order(feasible, definition.seeds)
     check(0 <= number < len(trials), f"--point={number}: this study has runs 0 to {len(trials) - 1}.")
-    each, trial = trials[number]
+    trial = trials[number]
     with StopSignals() as stop:
-        runner = Runner(definition=definition, folder=folder, stop=stop, silence_s=manner.silence_s, predict=predict)
+        runner = Runner(definition=definition, folder=folder, stop=stop, silence_s=manner.silence_s)
         logging.info("%d of %d: %s", number, len(trials), trial.name)
-        status = runner.run(each, trial)
+        status = runner.run(trial)
         logging.info("%d of %d: %s", number, len(trials), tell(status))
         if status.word == "complete":
             return 0
-        cut = status.facts["exit_code"] if status.facts["exit_code"] in (75, 130) else 1
-        return stop.exit_code or cut
+        return stop.exit_code or (status.facts["exit_code"] if status.facts["exit_code"] in (75, 130) else 1)
 
 
 def report(folder: Folder, manner: Manner) -> int:
@@ -123,18 +112,18 @@ def report(folder: Folder, manner: Manner) -> int:
     manifest, definition = folder.read_manifest(), folder.read_definition()
     feasible, _ = _examine(definition, dataclasses.replace(manner, skip_invalid=True))
     records = collect(folder, feasible, definition.seeds)
-    budgets = find_budgets(records)
-    summaries = summarize_points(records, budgets)
-    names = [f"runs.{manner.table}", f"points.{manner.table}"]
-    tables = (make_run_table(records, summaries, budgets), make_point_table(summaries))
-    for name, rows in zip(names, tables, strict=True):
+    summaries = summarize_points(records)
+    tables = {
+        f"runs.{manner.table}": make_run_table(records, summaries),
+        f"points.{manner.table}": make_point_table(summaries),
+    }
+    for name, rows in tables.items():
         (folder.path / name).write_bytes(encode_table(rows, manner.table))
-    figures = draw_all(summaries) if summaries else {}
+    figures = draw_all(summaries)
     (folder.path / "figures").mkdir(exist_ok=True)
     for name, image in figures.items():
         (folder.path / "figures" / f"{name}.png").write_bytes(image)
-    where = platform(definition)
-    page = make_page(manifest, records, summaries, budgets, figures=figures, platform=where, files=names)
+    page = make_page(manifest, records, summaries, figures=figures, platform=platform(definition), files=list(tables))
     (folder.path / REPORT).write_text(page)
     return _tell_end(folder, records)
 
@@ -166,35 +155,23 @@ def _open(definition: Definition, workdir: str) -> Folder:
     return folder
 
 
-def _examine(definition: Definition, manner: Manner) -> tuple[list[Feasible], list[Infeasible]]:
+def _examine(definition: Definition, manner: Manner) -> tuple[list[Point], list[Infeasible]]:
     whole = dataclasses.replace(definition, overrides=common_overrides(definition))
     feasible, infeasible = examine(whole, platform(definition))
-    if not manner.skip_invalid or not feasible:
-        require_feasible(infeasible)
+    if infeasible and not (manner.skip_invalid and feasible):
+        first, more = infeasible[0], len(infeasible) - 1
+        why = f"{first.reason}{f' So it is with {more} more point(s).' if more else ''}"
+        raise ConfigError(f"Point {first.name} cannot be run: {why} Change the grid, or add --skip_invalid.")
     return feasible, infeasible
 
 
-def _scripts(
-    definition: Definition, folder: Folder, trials: Mapping[int, Trial], program: Path, manner: Manner
-) -> list[slurm_array.Submission]:
-    flags = (f"--silence_s={manner.silence_s:g}",)
-    return slurm_array.make_scripts(definition, folder, trials, program, max_at_once=manner.at_once, flags=flags)
-
-
-def _submit(
-    definition: Definition, folder: Folder, trials: Sequence[tuple[Feasible, Trial]], manner: Manner, program: Path
-) -> int:
+def _submit(definition: Definition, folder: Folder, trials: Sequence[Trial], manner: Manner, program: Path) -> int:
     slurm_array.require_idle(folder)
-    left = {}
-    for number, (_, trial) in enumerate(trials):
-        word = folder.status(trial).word
-        if word == "failed" and manner.retry_failed:
-            folder.forget_failure(trial)
-        if word in ("not begun", "half-done") or (word == "failed" and manner.retry_failed):
-            left[number] = trial
+    statuses = [take_up(folder, trial, retry_failed=manner.retry_failed) for trial in trials]
+    left = {number: trials[number] for number, status in enumerate(statuses) if status is not None}
     if not left:
         return report(folder, manner)
-    scripts = _scripts(definition, folder, left, program, manner)
+    scripts = slurm_array.make_scripts(definition, folder, left, program, manner)
     jobs = [slurm_array.submit_study(folder, script) for script in scripts]
     last = slurm_array.submit_study(folder, slurm_array.make_last(definition, folder, jobs, program))
     sys.stdout.write(
@@ -205,11 +182,3 @@ def _submit(
         f"To go on:          the same command, once no job is left\n"
     )
     return 0
-
-
-def _name_slices(definition: Definition, trials: Sequence[tuple[Feasible, Trial]]) -> None:
-    """Slices stay, and cost money."""
-    if definition.place == "tpu":
-        machines = dict.fromkeys(trial.point.machines for _, trial in trials)
-        names = dict.fromkeys(slice_name(definition, each) for each in machines)
-        logging.info("The TPU(s) %s stay: delete them when you are done (docs/tpu.md).", ", ".join(names))

@@ -16,9 +16,8 @@ from podrl.launch.signals import StopSignals
 from podrl.runtime.job.secret import VARIABLE, make_secret
 from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.runtime.temporary import temporary_folder
-from podrl.studies.feasibility import Feasible
 from podrl.studies.folder import Folder, Status
-from podrl.studies.grid import Definition, Trial
+from podrl.studies.grid import Definition, Point, Trial
 from podrl.studies.job import RunEnd, run_job
 from podrl.studies.measurement import MEASURED_FIELDS, measure_rows, measured_seconds
 from podrl.studies.places import make_run_command
@@ -38,47 +37,40 @@ class Runner:
     # env steps per second of a config on so many processes of so many devices; None for no prediction
     predict: Predict | None = None
 
-    def run(self, each: Feasible, trial: Trial) -> Status:
+    def run(self, trial: Trial) -> Status:
         """Runs one to its end, or resumes it, and writes down what it came to."""
-        predicted = self._predict(each, trial)
-        if self._has_enough(each, trial):  # The study was cut after the run and before this was written down.
-            return self._complete(each, trial, RunEnd(code=0, had_enough=True, text=""), predicted)
+        predicted = self._predict(trial)
+        if self._has_enough(trial):  # The study was cut after the run and before this was written down.
+            return self._complete(trial, RunEnd(code=0, had_enough=True, text=""), predicted)
         started_s = time.monotonic()
         job = make_run_command(self.definition, trial, str(self.folder.run_folder(trial)))
         with self._log(trial) as log:
             ending = run_job(
-                job.command,
+                dataclasses.replace(job, environ={**job.environ, VARIABLE: make_secret()}),  # Launchers make their own.
                 log,
                 self.stop,
-                environ={**job.environ, VARIABLE: make_secret()},  # Launchers make one of their own.
-                has_enough=lambda: self._has_enough(each, trial),
+                has_enough=lambda: self._has_enough(trial),
                 silence_s=self.silence_s,
-                signal_command=job.signal_command,
             )
-            if ending.had_enough and ending.code == PREEMPTED:
-                self._note_end(log)
-        if ending.code == 0 or (ending.had_enough and ending.code == PREEMPTED):
-            return self._complete(each, trial, ending, predicted, job_s=time.monotonic() - started_s)
+            ended = ending.had_enough and ending.code == PREEMPTED
+            if ended:  # Else the last lines of the log are those of a run that was stopped from outside.
+                text = f"after the {self.definition.seconds:g} s of training that --seconds gives a run"
+                with log.open("a") as file:
+                    file.write(f"[study {time.strftime('%H:%M:%S')}] Ended by the study as planned, {text}.\n")
+        if ending.code == 0 or ended:
+            return self._complete(trial, ending, predicted, job_s=time.monotonic() - started_s)
         if ending.was_cut:
             return Status(word="half-done", facts={"exit_code": ending.code, "text": ending.text})
         return self._fail(trial, ending)
 
-    def _note_end(self, log: Path) -> None:
-        """Without this the last lines of the log are those of a run that was stopped from outside."""
-        text = f"after the {self.definition.seconds:g} s of training that --seconds gives a run"
-        with log.open("a") as file:
-            file.write(f"[study {time.strftime('%H:%M:%S')}] Ended by the study as planned, {text}.\n")
-
-    def _has_enough(self, each: Feasible, trial: Trial) -> bool:
+    def _has_enough(self, trial: Trial) -> bool:
         seconds = self.definition.seconds
         rows = self.folder.rows(trial, *MEASURED_FIELDS)
-        return seconds is not None and measured_seconds(rows, warm_up_updates(each.config)) >= seconds
+        return seconds is not None and measured_seconds(rows, warm_up_updates(trial.point.config)) >= seconds
 
-    def _complete(
-        self, each: Feasible, trial: Trial, ending: RunEnd, predicted: float | None, job_s: float | None = None
-    ) -> Status:
+    def _complete(self, trial: Trial, ending: RunEnd, predicted: float | None, job_s: float | None = None) -> Status:
         try:
-            measurement = measure_rows(self.folder.rows(trial), warm_up_updates(each.config))
+            measurement = measure_rows(self.folder.rows(trial), warm_up_updates(trial.point.config))
         except RuntimeError as error:
             return self._fail(trial, dataclasses.replace(ending, text=str(error)))
         facts = {"exit_code": ending.code, "job_s": job_s, "measurement": dataclasses.asdict(measurement)}
@@ -87,17 +79,17 @@ class Runner:
     def _fail(self, trial: Trial, ending: RunEnd) -> Status:
         return self.folder.settle(trial, "failed", {"exit_code": ending.code, "text": ending.text})
 
-    def _predict(self, each: Feasible, trial: Trial) -> float | None:
+    def _predict(self, trial: Trial) -> float | None:
         """The prediction for a point; taken from its runs with other seeds if there are any."""
         if self.predict is None:
             return None
         for seed in self.definition.seeds:
-            known: Any = self.folder.status(Trial(point=trial.point, seed=seed)).facts
+            known: Any = self.folder.status(dataclasses.replace(trial, seed=seed)).facts
             if known.get("predicted_env_steps_per_second") is not None:
                 return float(known["predicted_env_steps_per_second"])
         machines = trial.point.machines
         try:
-            return self.predict(each.config, machines.processes, machines.devices_per_process)
+            return self.predict(trial.point.config, machines.processes, machines.devices_per_process)
         except (ConfigError, RuntimeError, OSError) as error:
             logging.warning("No prediction for %s: %s", trial.point.name, error)
             return None
@@ -119,27 +111,35 @@ class Runner:
                     (folder / LOG).write_bytes(log.read_bytes())
 
 
-def order(feasible: Sequence[Feasible], seeds: Sequence[int]) -> list[tuple[Feasible, Trial]]:
+def order(points: Sequence[Point], seeds: Sequence[int]) -> list[Trial]:
     """All runs: every point once before any is repeated, so that a machine that slows down harms all alike.
 
     On TPUs the runs of one slice come together, since slices are created one by one.
     """
-    trials = [(each, Trial(point=each.point, seed=seed)) for seed in seeds for each in feasible]
-    slices = list(dict.fromkeys(each.point.machines.slice_type for each in feasible))
-    return sorted(trials, key=lambda pair: slices.index(pair[1].point.machines.slice_type))
+    trials = [Trial(point=point, seed=seed) for seed in seeds for point in points]
+    slices = list(dict.fromkeys(point.machines.slice_type for point in points))
+    return sorted(trials, key=lambda trial: slices.index(trial.point.machines.slice_type))
 
 
-def run_all(runner: Runner, trials: Sequence[tuple[Feasible, Trial]], *, retry_failed: bool) -> int | None:
+def take_up(folder: Folder, trial: Trial, *, retry_failed: bool) -> Status | None:
+    """The status of a run that is to be made, whose failure is then forgotten; None if there is nothing to do."""
+    status = folder.status(trial)
+    if status.word == "complete" or (status.word == "failed" and not retry_failed):
+        return None
+    if status.word == "failed":
+        folder.forget_failure(trial)
+    return status
+
+
+def run_all(runner: Runner, trials: Sequence[Trial], *, retry_failed: bool) -> int | None:
     """Runs what is left of all trials; returns the exit code of a study that was told to stop, else None."""
-    for number, (each, trial) in enumerate(trials, start=1):
-        status = runner.folder.status(trial)
-        if status.word == "complete" or (status.word == "failed" and not retry_failed):
+    for number, trial in enumerate(trials, start=1):
+        status = take_up(runner.folder, trial, retry_failed=retry_failed)
+        if status is None:
             continue
-        if status.word == "failed":
-            runner.folder.forget_failure(trial)
         begun = "resumes" if status.word != "not begun" else "runs"
         logging.info("%d of %d: %s %s", number, len(trials), begun, trial.name)
-        status = runner.run(each, trial)
+        status = runner.run(trial)
         if runner.stop.first is not None and status.word != "complete":
             return runner.stop.exit_code or INTERRUPTED
         logging.info("%d of %d: %s", number, len(trials), tell(status))

@@ -3,8 +3,10 @@
 So what does not divide is found out before anything is started. Nothing is compiled, and no device is touched.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+import contextlib
 import dataclasses
+from typing import Any
 
 from podrl.assembly import resolve
 from podrl.config import commandline
@@ -13,17 +15,7 @@ from podrl.experience.layout import make_layout
 from podrl.experience.schedule import warm_up_updates
 from podrl.learning.micro_batches import resolve_partition
 from podrl.mesh import Topology, make_topology
-from podrl.studies.grid import Definition, Machines, Point, combinations, weak_num_envs
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Feasible:
-    """A point that can be run."""
-
-    point: Point  # itself
-    config: Config  # of its runs, except the seed
-    actor_devices: int  # in the whole job
-    learner_devices: int  # in the whole job
+from podrl.studies.grid import Definition, Machines, Point, combinations, point_name, weak_num_envs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,32 +30,32 @@ class Infeasible:
 _Device = dataclasses.make_dataclass("_Device", ["id", "process_index", "platform", "device_kind"], frozen=True)
 
 
-def examine(definition: Definition, platform: str) -> tuple[list[Feasible], list[Infeasible]]:
+def examine(definition: Definition, platform: str) -> tuple[list[Point], list[Infeasible]]:
     """Puts all points of a study together, by scaling and then in the order of the grid.
 
     `platform` is what its devices are: `cpu`, `gpu` or `tpu`.
     """
     base = commandline.load_config(definition.config)
     commandline.override(base, as_arguments(definition.overrides))
-    feasible: list[Feasible] = []
+    feasible: list[Point] = []
     infeasible: list[Infeasible] = []
     for settings in combinations(definition.axes):
         common = {**definition.overrides, **settings}
         commandline.override(base, as_arguments(common))
-        learners = {machines: _learner_devices(base, common, machines, platform) for machines in definition.machines}
-        least = min((count for count in learners.values() if isinstance(count, int)), default=1)
+        learners: dict[Machines, int] = {}
+        for machines in definition.machines:
+            with contextlib.suppress(ConfigError):  # It comes again where the point is put together.
+                learners[machines] = _learner_devices(base, common, machines, platform)
+        least = min(learners.values(), default=1)
         for scaling in definition.scaling:
             for machines in definition.machines:
-                count = learners[machines]
-                place = Point(scaling=scaling, machines=machines, settings=settings, num_envs=0)
+                place: dict[str, Any] = {"scaling": scaling, "machines": machines, "settings": settings}
                 try:
-                    if isinstance(count, ConfigError):
-                        raise count
-                    growth = (count, least) if scaling == "weak" else (1, 1)
+                    growth = (learners.get(machines, least), least) if scaling == "weak" else (1, 1)
                     feasible.append(_put_together(base, common, place, growth, platform))
                 except ConfigError as error:
-                    infeasible.append(Infeasible(name=place.name, reason=str(error)))
-    feasible.sort(key=lambda each: definition.scaling.index(each.point.scaling))
+                    infeasible.append(Infeasible(name=point_name(**place), reason=str(error)))
+    feasible.sort(key=lambda each: definition.scaling.index(each.scaling))
     return feasible, infeasible
 
 
@@ -72,46 +64,34 @@ def as_arguments(values: Mapping[str, str]) -> list[str]:
     return [f"--config.{key}={value}" for key, value in values.items()]
 
 
-def require_feasible(infeasible: Sequence[Infeasible]) -> None:
-    """Raises ConfigError that names the first point that cannot be run, and how many more there are."""
-    if infeasible:
-        first, more = infeasible[0], len(infeasible) - 1
-        why = f"{first.reason}{f' So it is with {more} more point(s).' if more else ''}"
-        raise ConfigError(f"Point {first.name} cannot be run: {why} Change the grid, or add --skip_invalid.")
-
-
-def _learner_devices(base: object, values: Mapping[str, str], machines: Machines, platform: str) -> int | ConfigError:
-    """Learner devices of the whole job, or the mistake that prevents there being any."""
-    try:
-        config = resolve(commandline.override(base, as_arguments(values)))
-        return int(_topology(config, machines, platform).learner.size)
-    except ConfigError as error:
-        return error
+def _learner_devices(base: object, values: Mapping[str, str], machines: Machines, platform: str) -> int:
+    """Learner devices of the whole job."""
+    config = resolve(commandline.override(base, as_arguments(values)))
+    return int(_topology(config, machines, platform).learner.size)
 
 
 def _put_together(
-    base: object, values: Mapping[str, str], place: Point, growth: tuple[int, int], platform: str
-) -> Feasible:
+    base: object, values: Mapping[str, str], place: Mapping[str, Any], growth: tuple[int, int], platform: str
+) -> Point:
     config = resolve(commandline.override(base, as_arguments(values)))
     num_envs = weak_num_envs(config.actors.num_envs, *growth)
     config = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs))
-    topology = _topology(config, place.machines, platform)
+    topology = _topology(config, place["machines"], platform)
     make_layout(resolve_partition(config, topology), topology)
     _check_rows(config)
-    point, actors, learners = dataclasses.replace(place, num_envs=num_envs), topology.actor.size, topology.learner.size
-    return Feasible(point=point, config=config, actor_devices=int(actors), learner_devices=int(learners))
+    actors, learners = int(topology.actor.size), int(topology.learner.size)
+    return Point(**place, num_envs=num_envs, config=config, actor_devices=actors, learner_devices=learners)
 
 
 def _check_rows(config: Config) -> None:
     """Raises ConfigError unless a run leaves two rows of metrics after its warm-up, between which a rate is taken."""
-    rows = [update for update in range(1, config.num_updates + 1) if update % config.log.every_updates == 0]
-    rows = sorted({*rows[-3:], config.num_updates})
-    warm_up = warm_up_updates(config)
+    every, warm_up = config.log.every_updates, warm_up_updates(config)
+    rows = config.num_updates // every - (warm_up - 1) // every + (config.num_updates % every > 0)
     check(
-        sum(update >= warm_up for update in rows) >= 2,
+        rows >= 2,
         f"its {config.num_updates} update(s) of {config.env_steps_per_update} env steps leave fewer than two rows of "
         f"metrics after the warm-up of {warm_up} updates. Use more --steps, or a smaller "
-        f"--config.log.every_updates (now {config.log.every_updates}).",
+        f"--config.log.every_updates (now {every}).",
     )
 
 

@@ -1,173 +1,29 @@
-"""The figures of a study, as PNG: throughput and efficiency over devices, where time goes, and how runs learn."""
+"""The figures of a study, as PNG: throughput and efficiency over devices, and where time goes."""
 
-from collections.abc import Callable, Mapping, Sequence
-import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from podrl.runtime.ledger import OTHER
-from podrl.studies.summary import Estimate, PointSummary, RunRecord, lines_of
+from podrl.runtime.ledger import BUCKETS, OTHER
+from podrl.studies.summary import Estimate, PointSummary, lines_of
 from podrl.telemetry import plotting
 
 TITLES = {"weak": "Weak scaling: environments grow with the devices", "strong": "Strong scaling: the same environments"}
-_PANEL_INCHES = (5.6, 4.4)
-_LEARNING_INCHES = (5.6, 3.7)
 _BESIDE = 0.02
-_MAX_PANELS = 12  # of learning curves
-_TITLE_WIDTH = 52  # characters of a line
-_GRID_POINTS = 200
 # One colour for each bucket, the same in every figure; work first, and waiting, which is light, at the end of a bar.
-_BUCKET_COLOURS = {
-    "env": "#4c72b0",
-    "act": "#dd8452",
-    "learn": "#c44e52",
-    "transfer": "#8172b3",
-    "publish": "#937860",
-    "log": "#da8bc3",
-    "evaluate": "#ccb974",
-    "checkpoint": "#64b5cd",
-    "compile": "#55a868",
-    OTHER: "#8c8c8c",
-    "wait_params": "#d5d5d5",
-    "wait_rollouts": "#ececec",
-}
+_WAITS = {"wait_params": "#d5d5d5", "wait_rollouts": "#ececec"}
+_WORK = [bucket for bucket in (*BUCKETS, OTHER) if bucket not in _WAITS]
 
 
 def draw_all(summaries: Sequence[PointSummary]) -> dict[str, bytes]:
     """All figures that there is something for, by name."""
-    drawn = {"throughput": draw_throughput(summaries), "efficiency": draw_efficiency(summaries)}
-    if any(summary.time for summary in summaries):
-        drawn["time"] = draw_time(summaries)
-    if any(run.curve.returns for summary in summaries for run in summary.runs):
-        drawn["learning"] = draw_learning(summaries)
-    return drawn
+    drawn = {"throughput": draw_throughput(summaries)} if summaries else {}
+    return drawn | ({"time": draw_time(summaries)} if any(summary.time for summary in summaries) else {})
 
 
 def draw_throughput(summaries: Sequence[PointSummary]) -> bytes:
-    """Env steps per second against devices: every run, the means with their intervals, the ideal, the prediction."""
-
-    def fill(axes: Any, line: Sequence[PointSummary], colour: str, label: str, shift: float) -> None:
-        devices = [shift * summary.devices for summary in line]
-        _draw_means(axes, devices, [summary.rate for summary in line], colour, label)
-        for summary in line:
-            rates = [run.measurement.env_steps_per_second for run in summary.runs if run.measurement is not None]
-            axes.plot([shift * summary.devices] * len(rates), rates, ".", color=colour, alpha=0.45, markersize=5)
-        base = line[0]
-        if base.base_rate is not None:
-            ends = np.array([base.base_devices, line[-1].devices])
-            ideal = base.base_rate * ends / base.base_devices
-            axes.plot(shift * ends, ideal, "--", color=colour, alpha=0.6, linewidth=1.2)
-        known = [summary for summary in line if summary.predicted is not None]
-        if known:
-            places, values = [shift * each.devices for each in known], [each.predicted for each in known]
-            axes.plot(places, values, ":", marker="x", color=colour, linewidth=1.6, markersize=6)
-
-    def finish(axes: Any) -> None:
-        axes.set_yscale("log")
-        axes.set_ylabel("env steps per second", fontsize=12)
-        plotting.show_plain_numbers(axes.yaxis, axes.get_ylim())
-
-    extra = {"ideal": "--"} | ({"predicted by podrl's planner": ":"} if any(s.predicted for s in summaries) else {})
-    return _draw_panels(summaries, fill, finish, extra)
-
-
-def draw_efficiency(summaries: Sequence[PointSummary]) -> bytes:
-    """Efficiency against devices: the fraction of the ideal that was reached."""
-
-    def fill(axes: Any, line: Sequence[PointSummary], colour: str, label: str, shift: float) -> None:
-        known = [(shift * summary.devices, summary.efficiency) for summary in line if summary.efficiency is not None]
-        percents = [efficiency.scaled(100) for _, efficiency in known]
-        _draw_means(axes, [devices for devices, _ in known], percents, colour, label)
-
-    def finish(axes: Any) -> None:
-        axes.axhline(100, linestyle="--", color="0.45", linewidth=1.2)
-        axes.set_ylim(0, max(110, axes.get_ylim()[1]))
-        axes.set_ylabel("efficiency (% of the ideal)", fontsize=12)
-
-    return _draw_panels(summaries, fill, finish, {"ideal": "--"})
-
-
-def draw_time(summaries: Sequence[PointSummary]) -> bytes:
-    """Where the threads' time goes: a stacked bar for each point, for the learner and for the actors."""
-    summaries = [summary for line in lines_of(summaries).values() for summary in line]
-    figure = plotting.make_figure(13.0, max(3.2, 1.6 + 0.34 * len(summaries)))
-    threads = [who for who in ("learner", "actors") if any(_buckets(summary, who) for summary in summaries)]
-    panels = np.atleast_1d(figure.subplots(1, len(threads), sharey=True))
-    names = [_bar_name(summary) for summary in summaries]
-    shown: dict[str, Any] = {}
-    for who, axes in zip(threads, panels, strict=True):
-        left = np.zeros(len(summaries))
-        for bucket in _BUCKET_COLOURS:
-            shares = np.array([100 * _buckets(summary, who).get(bucket, 0.0) for summary in summaries])
-            if shares.max(initial=0.0) >= 0.5:
-                how = {"color": _BUCKET_COLOURS[bucket], "height": 0.72, "edgecolor": "white", "linewidth": 0.5}
-                shown[bucket] = axes.barh(names, shares, left=left, **how)
-            left += shares
-        plotting.style(axes)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlim(0, 100)
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set_xlabel("% of the thread's time" if who == "learner" else "% of the actor threads' time", fontsize=12)
-        axes.set_title(who, loc="left", fontsize=13)
-    ordered = {bucket: shown[bucket] for bucket in _BUCKET_COLOURS if bucket in shown}
-    plotting.add_legend(figure, ordered, len(ordered))
-    return plotting.encode_figure(figure)
-
-
-def draw_learning(summaries: Sequence[PointSummary]) -> bytes:
-    """Return against the time of training: a panel for each series, a line for each number of devices."""
-    lines = list(lines_of(summaries).items())[:_MAX_PANELS]
-    columns = min(len(lines), 2 if len(lines) in (2, 4) else 3)
-    rows = -(-len(lines) // columns)
-    width, height = _LEARNING_INCHES
-    figure = plotting.make_figure(width * max(columns, 1), height * rows + 0.5)
-    panels = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).flatten()
-    devices = sorted({summary.devices for summary in summaries})
-    shades = np.linspace(0.8, 0.05, max(len(devices), 2))  # From light to dark, for what has an order.
-    colours = {count: plotting.pick_colour("viridis", shade) for count, shade in zip(devices, shades, strict=False)}
-    handles: dict[str, Any] = {}
-    for place, (((scaling, series), line), axes) in enumerate(zip(lines, panels, strict=False)):
-        for summary in line:
-            drawn = _draw_curves(axes, summary.runs, colours[summary.devices])
-            if drawn is not None:
-                handles[f"{summary.devices} device{'s' if summary.devices > 1 else ''}"] = drawn
-        plotting.style(axes)
-        axes.set_xlim(left=0)
-        title = f"{scaling} scaling{f', {series}' if series else ''}"
-        axes.set_title(textwrap.fill(title, _TITLE_WIDTH), loc="left", fontsize=11)
-        axes.set_xlabel("seconds of training, compilation not counted", fontsize=11)
-        if place % columns == 0:
-            axes.set_ylabel("episode return (newest episodes)", fontsize=11)
-    for axes in panels[len(lines) :]:
-        axes.set_visible(False)
-    plotting.add_legend(figure, dict(sorted(handles.items(), key=lambda item: int(item[0].split()[0]))), 8)
-    return plotting.encode_figure(figure)
-
-
-def _draw_curves(axes: Any, runs: Sequence[RunRecord], colour: Any) -> Any:
-    """The mean of a point's learning curves over the time that all of them have, with a band from min to max."""
-    curves = [run.curve for run in runs if len(run.curve.seconds) > 1]
-    if not curves:
-        return None
-    start, end = max(curve.seconds[0] for curve in curves), min(curve.seconds[-1] for curve in curves)
-    if start >= end:
-        return None
-    grid = np.linspace(start, end, _GRID_POINTS)
-    values = np.stack([np.interp(grid, curve.seconds, curve.returns) for curve in curves])
-    (line,) = axes.plot(grid, values.mean(axis=0), color=colour, linewidth=1.8)
-    if len(curves) > 1:
-        axes.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-    return line
-
-
-def _draw_panels(
-    summaries: Sequence[PointSummary],
-    fill: Callable[[Any, Sequence[PointSummary], str, str, float], None],
-    finish: Callable[[Any], None],
-    extra: Mapping[str, Any],
-) -> bytes:
-    """A panel for each kind of scaling, with a line for each series, over the number of devices.
+    """Throughput, and below it efficiency, over devices: a column for each kind of scaling, a line for each series.
 
     Lines stand beside each other by a few hundredths, so that their intervals can be told apart.
     """
@@ -176,51 +32,85 @@ def _draw_panels(
     lines = lines_of(summaries)
     scalings = list(dict.fromkeys(scaling for scaling, _ in lines))
     names = list(dict.fromkeys(series for _, series in lines))
-    colours = {name: plotting.pick_colour("tab10", place % 10) for place, name in enumerate(names)}
-    width, height = _PANEL_INCHES
-    figure = plotting.make_figure(max(width * len(scalings), 6.4), height + 0.28 * (1 + len(names) // 2))
-    panels = np.atleast_1d(figure.subplots(1, len(scalings), sharey=True))
-    for scaling, axes in zip(scalings, panels, strict=True):
-        for (kind, series), line in lines.items():
-            if kind == scaling:
-                shift = 1 + _BESIDE * (names.index(series) - (len(names) - 1) / 2)
-                fill(axes, line, colours[series], series or "measured", shift)
-        axes.set_xscale("log", base=2)
-        ticks = sorted({summary.devices for summary in summaries})
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.minorticks_off()
-        axes.set_xlabel("devices", fontsize=12)
-        axes.set_title(TITLES[scaling], loc="left", fontsize=12)
-        plotting.style(axes)
-    for axes in panels:
-        finish(axes)
-    for axes in panels[1:]:
-        axes.set_ylabel("")
+    figure = plotting.make_figure(max(5.6 * len(scalings), 6.4), 7.4 + 0.28 * (1 + len(names) // 2))
+    panels = figure.subplots(2, len(scalings), sharex=True, sharey="row", squeeze=False)
     handles: dict[str, Any] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    for label, line_style in extra.items():
-        handles[label] = Line2D([], [], color="0.45", linestyle=line_style, linewidth=1.4)
+    for (scaling, series), line in lines.items():
+        place = names.index(series)
+        shift = 1 + _BESIDE * (place - (len(names) - 1) / 2)
+        colour = plotting.pick_colour("tab10", place % 10)
+        handles[series or "measured"] = _draw_line(panels[:, scalings.index(scaling)], line, shift, colour)
+    ticks = sorted({summary.devices for summary in summaries})
+    for (above, below), scaling in zip(panels.T, scalings, strict=True):
+        above.set_title(TITLES[scaling], loc="left", fontsize=12)
+        above.set_yscale("log")
+        plotting.show_plain_numbers(above.yaxis, above.get_ylim())
+        below.axhline(100, linestyle="--", color="0.45", linewidth=1.2)
+        below.set_ylim(0, max(110, below.get_ylim()[1]))
+        below.set_xlabel("devices", fontsize=12)
+        for axes in (above, below):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+            axes.minorticks_off()
+            plotting.style(axes)
+    for axes, label in zip(panels[:, 0], ("env steps per second", "efficiency (% of the ideal)"), strict=True):
+        axes.set_ylabel(label, fontsize=12)
+    handles["ideal"] = Line2D([], [], color="0.45", linestyle="--", linewidth=1.4)
+    if any(summary.predicted for summary in summaries):
+        handles["predicted by podrl's planner"] = Line2D([], [], color="0.45", linestyle=":", linewidth=1.4)
     plotting.add_legend(figure, handles, 3 if max(map(len, handles)) < 30 else 2)
     return plotting.encode_figure(figure)
 
 
-def _draw_means(axes: Any, devices: Sequence[float], found: Sequence[Estimate], colour: str, label: str) -> None:
-    """Means joined by a line, with their intervals where there are any."""
-    means = np.array([each.mean for each in found])
-    low = np.array([each.mean if each.low is None else each.low for each in found])
-    high = np.array([each.mean if each.high is None else each.high for each in found])
-    errors = np.maximum([means - low, high - means], 0.0) if any(each.low is not None for each in found) else None
-    how = {"marker": "o", "markersize": 5, "linewidth": 1.8, "capsize": 4}
-    axes.errorbar(devices, means, yerr=errors, color=colour, label=label, **how)
+def _draw_line(panels: Sequence[Any], line: Sequence[PointSummary], shift: float, colour: Any) -> Any:
+    """A series' rates above, every run, the ideal and the prediction with them, and its efficiency below."""
+    above, below = panels
+    drawn = _draw_means(above, [(shift * each.devices, each.rate) for each in line], colour)
+    for each in line:
+        rates = [run.measurement.env_steps_per_second for run in each.runs if run.measurement is not None]
+        above.plot([shift * each.devices] * len(rates), rates, ".", color=colour, alpha=0.45, markersize=5)
+    if (base := line[0]).base_rate is not None:
+        ends = np.array([base.base_devices, line[-1].devices])
+        ideal = base.base_rate * ends / base.base_devices
+        above.plot(shift * ends, ideal, "--", color=colour, alpha=0.6, linewidth=1.2)
+    known = np.array([(shift * each.devices, each.predicted) for each in line if each.predicted is not None])
+    above.plot(*known.T.reshape(2, -1), ":", marker="x", color=colour, linewidth=1.6, markersize=6)
+    shares = [(shift * each.devices, each.efficiency.scaled(100)) for each in line if each.efficiency is not None]
+    _draw_means(below, shares, colour)
+    return drawn
 
 
-def _buckets(summary: PointSummary, who: str) -> dict[str, float]:
-    return {name.partition("/")[2]: share for name, share in summary.time.items() if name.partition("/")[0] == who}
+def _draw_means(axes: Any, found: Sequence[tuple[float, Estimate]], colour: Any) -> Any:
+    """Means, each at its place on the axis, joined by a line, with their intervals where there are any."""
+    points = [(x, e.mean, e.mean if e.low is None else e.low, e.mean if e.high is None else e.high) for x, e in found]
+    places, means, low, high = np.array(points).T.reshape(4, -1)
+    how = {"marker": "o", "markersize": 5, "linewidth": 1.8, "capsize": 4 if np.any(high > low) else 0}
+    return axes.errorbar(places, means, yerr=np.maximum([means - low, high - means], 0.0), color=colour, **how)
 
 
-def _bar_name(summary: PointSummary) -> str:
-    point = summary.each.point
-    machines = f"{point.machines.processes} x {point.machines.devices_per_process}"
-    return ", ".join(filter(None, [point.scaling, machines, point.series]))
+def draw_time(summaries: Sequence[PointSummary]) -> bytes:
+    """Where the threads' time goes: a stacked bar for each point, for the learner and for the actors."""
+    summaries = [summary for line in lines_of(summaries).values() for summary in line]
+    figure = plotting.make_figure(13.0, max(3.2, 1.6 + 0.34 * len(summaries)))
+    threads = [who for who in ("learner", "actors") if any(summary.buckets(who) for summary in summaries)]
+    panels = np.atleast_1d(figure.subplots(1, len(threads), sharey=True))
+    points = [summary.point for summary in summaries]
+    names = [", ".join(filter(None, [each.scaling, each.machines.size, each.series])) for each in points]
+    colours = {name: plotting.pick_colour("tab20", place) for place, name in enumerate(_WORK)} | _WAITS
+    shown: dict[str, Any] = {}
+    for who, axes in zip(threads, panels, strict=True):
+        left = np.zeros(len(summaries))
+        for bucket, colour in colours.items():
+            shares = np.array([100 * summary.buckets(who).get(bucket, 0.0) for summary in summaries])
+            if shares.max(initial=0.0) >= 0.5:
+                how = {"color": colour, "height": 0.72, "edgecolor": "white", "linewidth": 0.5}
+                shown[bucket] = axes.barh(names, shares, left=left, **how)
+            left += shares
+        plotting.style(axes)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, 100)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlabel("% of the thread's time" if who == "learner" else "% of the threads' time", fontsize=12)
+        axes.set_title(who, loc="left", fontsize=13)
+    plotting.add_legend(figure, {bucket: shown[bucket] for bucket in colours if bucket in shown}, len(shown))
+    return plotting.encode_figure(figure)

@@ -21,8 +21,8 @@ from podrl.runs.records import Rows
 from podrl.runs.workdir import write_json
 from podrl.runtime.machine import available_cores
 from podrl.runtime.software import LIBRARIES, find_commit
-from podrl.studies.feasibility import Feasible, Infeasible
-from podrl.studies.grid import Definition, Trial, definition_from_fields
+from podrl.studies.feasibility import Infeasible
+from podrl.studies.grid import Definition, Point, Trial, definition_from_fields
 from podrl.studies.sameness import check_same
 from podrl.telemetry.metrics_file import Row
 
@@ -52,7 +52,7 @@ class Folder:
 
     def run_folder(self, trial: Trial) -> epath.Path:
         """Where a run goes."""
-        return self.path / "points" / trial.point.name / f"seed-{trial.seed}"
+        return self.path / trial.folder
 
     def rows(self, trial: Trial, *names: str) -> Iterator[Row]:
         """The run's metrics so far; of each row the fields of these names, or all of them."""
@@ -97,19 +97,18 @@ class Folder:
     def begin(
         self,
         definition: Definition,
-        feasible: Sequence[Feasible],
+        feasible: Sequence[Point],
         infeasible: Sequence[Infeasible],
         argv: Sequence[str],
         *,
         accept_changes: bool,
     ) -> None:
         """Writes the manifest; that of a study that goes on gets another start."""
-        base = to_dict(feasible[0].config) if feasible else {}
         now = {
             "definition": json.loads(json.dumps(dataclasses.asdict(definition))),
             "points": [_describe(each) for each in feasible],
             "invalid": [dataclasses.asdict(each) for each in infeasible],
-            "config": json.loads(json.dumps(base)),
+            "config": json.loads(json.dumps(to_dict(feasible[0].config) if feasible else {})),
         }
         starts: list[Any] = []
         try:
@@ -148,7 +147,7 @@ def describe_start(argv: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _describe(each: Feasible) -> dict[str, Any]:
-    devices = {"actor_devices": each.actor_devices, "learner_devices": each.learner_devices}
-    point = {"name": each.point.name, **dataclasses.asdict(each.point)}
-    return {**point, **devices, "env_steps_per_update": each.config.env_steps_per_update}
+def _describe(point: Point) -> dict[str, Any]:
+    place = {"name": point.name, "scaling": point.scaling, "machines": dataclasses.asdict(point.machines)}
+    counts = {name: getattr(point, name) for name in ("settings", "num_envs", "actor_devices", "learner_devices")}
+    return {**place, **counts, "env_steps_per_update": point.config.env_steps_per_update}

@@ -7,7 +7,7 @@ import itertools
 import re
 from typing import Any
 
-from podrl.config.config import check
+from podrl.config.config import Config, check
 
 SCALINGS = ("weak", "strong")
 PLACES = ("local", "slurm", "tpu")
@@ -38,15 +38,23 @@ class Machines:
         """In the whole job."""
         return self.processes * self.devices_per_process
 
+    @property
+    def size(self) -> str:
+        """`2x4`: two processes of four devices each."""
+        return f"{self.processes}x{self.devices_per_process}"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """One place of the grid, which is run once with each seed."""
+    """One place of the grid that can be run, which is done once with each seed."""
 
     scaling: str  # `weak`, environments grow with the learner's devices, or `strong`, they stay
     machines: Machines  # that it runs on
     settings: Mapping[str, str]  # values of the axes' keys, as text
     num_envs: int  # environments in the whole job
+    config: Config  # of its runs, except the seed
+    actor_devices: int  # in the whole job
+    learner_devices: int  # in the whole job
 
     @property
     def series(self) -> str:
@@ -56,14 +64,16 @@ class Point:
     @property
     def name(self) -> str:
         """For people, and for the point's folder."""
-        machines = f"{self.machines.processes}x{self.machines.devices_per_process}"
-        parts = [self.scaling, machines, *(f"{key}={value}" for key, value in self.settings.items())]
-        if self.machines.slice_type is not None:
-            parts.insert(1, self.machines.slice_type)
-        name = re.sub(r"[^\w.=,+-]", "_", "-".join(parts))
-        if len(name) <= _LONGEST_NAME:
-            return name
-        return f"{name[: _LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return point_name(self.scaling, self.machines, self.settings)
+
+
+def point_name(scaling: str, machines: Machines, settings: Mapping[str, str]) -> str:
+    """The name of a place of the grid, fit for a folder."""
+    parts = [scaling, machines.slice_type, machines.size, *(f"{key}={value}" for key, value in settings.items())]
+    name = re.sub(r"[^\w.=,+-]", "_", "-".join(filter(None, parts)))
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[: _LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +87,11 @@ class Trial:
     def name(self) -> str:
         """For people."""
         return f"{self.point.name}, seed {self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """Where it goes, below the folder of the study."""
+        return f"points/{self.point.name}/seed-{self.seed}"
 
 
 def make_axis(text: str) -> Axis:
@@ -119,11 +134,7 @@ def combinations(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
     twice = sorted({key for key in keys if keys.count(key) > 1})
     check(not twice, f"--axis: {', '.join(twice)} is on two axes. Give each key once.")
     for chosen in itertools.product(*(axis.values for axis in axes)):
-        yield {
-            key: value
-            for axis, values in zip(axes, chosen, strict=True)
-            for key, value in zip(axis.keys, values, strict=True)
-        }
+        yield dict(zip(keys, itertools.chain.from_iterable(chosen), strict=True))
 
 
 def weak_num_envs(base: int, learners: int, least: int) -> int:
@@ -159,3 +170,15 @@ def definition_from_fields(fields: Mapping[str, Any]) -> Definition:
     tuples = {name: tuple(fields[name]) for name in ("scaling", "seeds")}
     machines = tuple(Machines(**each) for each in fields["machines"])
     return Definition(**{**fields, **tuples, "machines": machines, "axes": tuple(axes)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How a study is conducted, which does not change what it measures."""
+
+    skip_invalid: bool = False  # leave points out that cannot be run
+    retry_failed: bool = False  # try runs that failed again
+    accept_changes: bool = False  # resume a study whose grid was another
+    silence_s: float = 1800.0  # how long a run may say nothing
+    at_once: int = 0  # tasks of a SLURM array that may run at the same time; 0 for no limit
+    table: str = "csv"  # format of the tables

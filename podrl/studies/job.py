@@ -6,7 +6,6 @@ The job ends with the study however that goes: on Linux the kernel kills it if t
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
-import functools
 import os
 from pathlib import Path
 import signal
@@ -28,6 +27,17 @@ _END_S = 700.0  # After SIGTERM; longer than the launcher gives to its processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RunCommand:
+    """What starts a run."""
+
+    command: Sequence[str]  # with its arguments
+    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)  # variables on top of the study's own
+    # What signals its processes, the signal's name to be added as after `--signal=`; empty where signalling the command
+    # does.
+    signal_command: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunEnd:
     """How a job ended."""
 
@@ -42,33 +52,23 @@ class RunEnd:
 
 
 def run_job(
-    command: Sequence[str],
-    log: Path,
-    stop: StopSignals,
-    *,
-    environ: Mapping[str, str],
-    has_enough: Callable[[], bool],
-    silence_s: float,
-    signal_command: Sequence[str] = (),
+    run: RunCommand, log: Path, stop: StopSignals, *, has_enough: Callable[[], bool], silence_s: float
 ) -> RunEnd:
     """Runs a command to its end; to be called by the main thread.
 
     Args:
-        command: The command with its arguments.
+        run: The command.
         log: The file for what it says, after what earlier jobs said.
         stop: The study's signals, which are passed on.
-        environ: Variables on top of this process's.
         has_enough: Asked often; ends the job with SIGTERM once it holds.
         silence_s: How long the job may say nothing before it is ended as one that stands still.
-        signal_command: What signals the job's processes, where signalling the command would not do; its end is
-            followed by the signal's name, as in `--signal=`.
     """
     with log.open("ab") as output:
         begin = output.tell()
         try:
             job = subprocess.Popen(
-                command,
-                env={**os.environ, **environ},
+                run.command,
+                env={**os.environ, **run.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -76,10 +76,10 @@ def run_job(
                 preexec_fn=preparation(()),
             )
         except OSError as error:
-            raise ConfigError(f"{command[0]} cannot be started: {error.strerror}.") from None
+            raise ConfigError(f"{run.command[0]} cannot be started: {error.strerror}.") from None
+    watched = _Job(job, log, stop, run.signal_command)
     try:
-        send = functools.partial(_send, job, signal_command)
-        why = _watch(job, send, log, stop, has_enough, silence_s)
+        why = watched.watch(has_enough, silence_s)
     finally:
         job.kill()
         job.wait()
@@ -98,64 +98,57 @@ def last_word(log: Path, begin: int = 0) -> str:
     return (own or errors or lines or ["it said nothing"])[-1].strip()
 
 
-def _watch(
-    job: subprocess.Popen[bytes],
-    send: Callable[[signal.Signals], None],
-    log: Path,
-    stop: StopSignals,
-    has_enough: Callable[[], bool],
-    silence_s: float,
-) -> str:
-    """Waits for a job's end, and brings it about; returns why: `ended`, `enough`, `stop` or `silence`."""
-    said, patience = -1, Patience(silence_s)
-    while job.poll() is None:
-        if stop.paused:
-            _pause(job, stop)
-        if stop.first is not None:
-            logging.info("Stops the run under way; the same signal again stops it at once.")
-            return _end(job, send, stop, stop.first, "stop")
-        if has_enough():
-            return _end(job, send, stop, signal.SIGTERM, "enough")
-        if (size := log.stat().st_size) != said:
-            said, patience = size, Patience(silence_s)
-        elif not patience.left_s():
-            return _end(job, send, stop, signal.SIGTERM, "silence")
-        time.sleep(_POLL_S)
-    return "ended"
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A job under way; see `run_job`."""
 
+    process: subprocess.Popen[bytes]
+    log: Path
+    stop: StopSignals
+    signal_command: Sequence[str]
 
-def _end(
-    job: subprocess.Popen[bytes],
-    send: Callable[[signal.Signals], None],
-    stop: StopSignals,
-    signum: signal.Signals,
-    why: str,
-) -> str:
-    """Signals a job and waits for its end, for a limited time; a second signal of the user's ends the wait."""
-    send(signum)
-    told, patience = stop.first is not None, Patience(_END_S)
-    while job.poll() is None and patience.left_s() and not stop.urgent:
-        if not told and stop.first is not None:
-            told = True
-            send(stop.first)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            job.wait(_POLL_S)
-    return why
+    def watch(self, has_enough: Callable[[], bool], silence_s: float) -> str:
+        """Waits for its end, and brings it about; returns why: `ended`, `enough`, `stop` or `silence`."""
+        said, patience = -1, Patience(silence_s)
+        while self.process.poll() is None:
+            if self.stop.paused:
+                self._pause()
+            if self.stop.first is not None:
+                logging.info("Stops the run under way; the same signal again stops it at once.")
+                return self._end(self.stop.first, "stop")
+            if has_enough():
+                return self._end(signal.SIGTERM, "enough")
+            if (size := self.log.stat().st_size) != said:
+                said, patience = size, Patience(silence_s)
+            elif not patience.left_s():
+                return self._end(signal.SIGTERM, "silence")
+            time.sleep(_POLL_S)
+        return "ended"
 
+    def _end(self, signum: signal.Signals, why: str) -> str:
+        """Signals it and waits for its end, for a limited time; a second signal of the user's ends the wait."""
+        self._send(signum)
+        told, patience = self.stop.first is not None, Patience(_END_S)
+        while self.process.poll() is None and patience.left_s() and not self.stop.urgent:
+            if not told and self.stop.first is not None:
+                told = True
+                self._send(self.stop.first)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_POLL_S)
+        return why
 
-def _send(job: subprocess.Popen[bytes], signal_command: Sequence[str], signum: signal.Signals) -> None:
-    """Signals the job's processes; the command itself if its own way of being signalled fails."""
-    if signal_command:
-        command = [*signal_command[:-1], f"{signal_command[-1]}{signum.name.removeprefix('SIG')}"]
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(command, check=True, capture_output=True, timeout=_SEND_LIMIT_S)
-            return
-    job.send_signal(signum)
+    def _send(self, signum: signal.Signals) -> None:
+        """Signals its processes; the command itself if its own way of being signalled fails."""
+        if self.signal_command:
+            command = [*self.signal_command[:-1], f"{self.signal_command[-1]}{signum.name.removeprefix('SIG')}"]
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                subprocess.run(command, check=True, capture_output=True, timeout=_SEND_LIMIT_S)
+                return
+        self.process.send_signal(signum)
 
-
-def _pause(job: subprocess.Popen[bytes], stop: StopSignals) -> None:
-    """Ctrl-Z: the job pauses, then the study, until it is told to continue."""
-    stop.paused = False
-    job.send_signal(signal.SIGTSTP)
-    os.kill(os.getpid(), signal.SIGSTOP)
-    job.send_signal(signal.SIGCONT)
+    def _pause(self) -> None:
+        """Ctrl-Z: the job pauses, then the study, until it is told to continue."""
+        self.stop.paused = False
+        self.process.send_signal(signal.SIGTSTP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self.process.send_signal(signal.SIGCONT)

@@ -1,7 +1,5 @@
 """The command line of each run: through the launcher on this machine or on a TPU slice, or as a step of a SLURM job."""
 
-from collections.abc import Mapping
-import dataclasses
 import os
 import sys
 
@@ -11,35 +9,23 @@ from podrl.launch import local, slurm
 from podrl.launch.options import FLAGS, Options
 from podrl.studies.feasibility import as_arguments
 from podrl.studies.grid import NUM_ENVS, Definition, Machines, Trial
+from podrl.studies.job import RunCommand
 
 LAUNCHER = ROOT / "tools/tpu_launch.py"
 _GIVEN_BY_THE_GRID = ("nodes", "gpus_per_node", "devices_per_process", "accelerator_type", "queued_resource")
 _QUIET = {"log.tensorboard": "False"}  # The rows say the same.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunCommand:
-    """What starts a run."""
-
-    command: tuple[str, ...]  # with its arguments
-    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)  # variables on top of the study's own
-    signal_command: tuple[str, ...] = ()  # what signals its processes; empty where signalling the command does
-
-
-def launch_flags(place: str) -> dict[str, bool]:
-    """Flags of the launcher that a study takes for a place, and hands on; and whether they have a value."""
-    goes_with = {"slurm": "slurm", "tpu": "tpu"}.get(place, "")
-    names = [name for name, flag in FLAGS.items() if goes_with in flag.goes_with and name not in _GIVEN_BY_THE_GRID]
-    return {name: FLAGS[name].value is not None for name in (["tpu", *names] if place == "tpu" else names)}
+def launch_flags(place: str) -> list[str]:
+    """Flags of the launcher that a study takes for a place, and hands on."""
+    names = [name for name, flag in FLAGS.items() if place in flag.goes_with and name not in _GIVEN_BY_THE_GRID]
+    return ["tpu", *names] if place == "tpu" else names
 
 
 def platform(definition: Definition) -> str:
     """What the devices of a study are: `cpu`, `gpu` or `tpu`."""
-    if definition.place == "tpu":
-        return "tpu"
-    if definition.place == "slurm":
-        return definition.device
-    return "gpu" if local.visible_gpus(os.environ) else "cpu"
+    here = "gpu" if local.visible_gpus(os.environ) else "cpu"
+    return {"tpu": "tpu", "slurm": definition.device, "local": here}[definition.place]
 
 
 def default_devices(definition_place: str, processes: int) -> int:
@@ -62,12 +48,8 @@ def common_overrides(definition: Definition) -> dict[str, str]:
 
 def make_run_command(definition: Definition, trial: Trial, run_folder: str) -> RunCommand:
     """What starts a run, or resumes it."""
-    values = {
-        **common_overrides(definition),
-        **trial.point.settings,
-        NUM_ENVS: str(trial.point.num_envs),
-        "seed": str(trial.seed),
-    }
+    own = {NUM_ENVS: str(trial.point.num_envs), "seed": str(trial.seed)}
+    values = {**common_overrides(definition), **trial.point.settings, **own}
     training = [f"--config={definition.config}", *as_arguments(values), f"--workdir={run_folder}"]
     machines = trial.point.machines
     if definition.place == "slurm":
@@ -76,11 +58,13 @@ def make_run_command(definition: Definition, trial: Trial, run_folder: str) -> R
         # SIGTERM to srun makes it kill its tasks. This signals them, and not the batch script.
         allocation = os.environ.get("SLURM_JOB_ID", "")
         signals = ("scancel", allocation, "--signal=") if allocation else ()
-        return RunCommand(
-            command=(*srun, sys.executable, str(LAUNCHER), *training), environ=environ, signal_command=signals
-        )
+        command = (*srun, sys.executable, str(LAUNCHER), *training)
+        return RunCommand(command=command, environ=environ, signal_command=signals)
     if definition.place == "tpu":
-        where = [f"--tpu={slice_name(definition, machines)}", *_tpu_flags(definition, machines)]
+        flags = {**definition.flags, "tpu": slice_name(definition, machines)}
+        if "runtime_version" in flags:
+            flags["accelerator_type"] = str(machines.slice_type)
+        where = [f"--{name}={value}" if value else f"--{name}" for name, value in flags.items()]
     else:
         where = [f"--local_processes={machines.processes}", f"--devices_per_process={machines.devices_per_process}"]
     return RunCommand(command=(sys.executable, str(LAUNCHER), *where, *training))
@@ -96,10 +80,3 @@ def slurm_options(definition: Definition, machines: Machines) -> Options:
 def slice_name(definition: Definition, machines: Machines) -> str:
     """The TPU of one type: `study-v5litepod-16`."""
     return f"{definition.flags['tpu']}-{machines.slice_type}"
-
-
-def _tpu_flags(definition: Definition, machines: Machines) -> list[str]:
-    flags = {name: value for name, value in definition.flags.items() if name != "tpu"}
-    if "runtime_version" in flags:
-        flags["accelerator_type"] = str(machines.slice_type)
-    return [f"--{name}={value}" if value else f"--{name}" for name, value in flags.items()]

@@ -1,7 +1,7 @@
 """The report of a study: one HTML file that needs nothing beside it, neither network nor other files."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 import shlex
 from string import Template
@@ -9,19 +9,16 @@ from typing import Any
 
 from podrl.studies.conclusions import caveats, conclude, with_interval
 from podrl.studies.folder import WORDS
-from podrl.studies.summary import Budgets, Estimate, PointSummary, RunRecord
+from podrl.studies.summary import PointSummary, RunRecord
 
 CAPTIONS = {
-    "throughput": "Throughput. Dots are runs, lines join the means over seeds, bars are 95 % intervals "
-    "where there are several seeds; dashed is the ideal, the smallest point's rate in proportion to the devices. Both "
-    "axes are logarithmic.",
-    "efficiency": "Efficiency: the fraction of the ideal throughput that was reached.",
-    "time": "Where the time of the threads goes; 2 x 4 are two processes of four devices each. Light grey is waiting: "
+    "throughput": "Throughput and efficiency. Dots are runs, lines join the means over seeds, bars are 95 % intervals "
+    "where there are several seeds; dashed is the ideal, the smallest point's rate in proportion to the devices, of "
+    "which efficiency is the fraction that was reached; dotted, where there is any, is what podrl's planner predicted. "
+    "The axes of devices and rates are logarithmic.",
+    "time": "Where the time of the threads goes; 2x4 are two processes of four devices each. Light grey is waiting: "
     "<code>wait_rollouts</code>, the learner for actors; <code>wait_params</code>, actors for the learner.",
-    "learning": "Learning: mean return of the newest episodes against time, mean over seeds with a band from the "
-    "lowest to the highest.",
 }
-_PREDICTED = " Dotted is what podrl's planner predicted."
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
@@ -67,7 +64,6 @@ def make_page(
     manifest: Mapping[str, Any],
     records: Sequence[RunRecord],
     summaries: Sequence[PointSummary],
-    budgets: Budgets,
     *,
     figures: Mapping[str, bytes],
     platform: str,
@@ -76,19 +72,18 @@ def make_page(
     """The page; `figures` are PNGs by name, `files` the names of the tables beside it."""
     starts, definition, config = manifest["starts"], manifest["definition"], manifest["config"]
     answer = conclude(summaries, starts[0], platform, definition["place"])
-    notes = caveats(records, summaries, budgets, definition["seeds"], starts)
+    notes = caveats(records, summaries, definition["seeds"], starts)
     title = f"How {config['name']} on {config['env']['id']} scales"
-    predicted = any(each.predicted for each in summaries)
     return _PAGE.substitute(
         title=escape(title),
         style=_STYLE,
         subtitle=escape(_subtitle(records, starts[0]["started"])),
-        answer="".join(f"<p>{escape(sentence)}</p>" for sentence in answer if sentence),
+        answer=_wrap("p", filter(None, answer)),
         failed=_failures(records, manifest["invalid"]),
-        figures="".join(_figure(name, image, predicted=predicted) for name, image in figures.items()),
+        figures="".join(_figure(name, image) for name, image in figures.items()),
         table=_table(summaries),
         files=escape("Every run, with all that was measured, is a row of {}; these points are in {}.".format(*files)),
-        caveats="".join(f"<li>{escape(note)}</li>" for note in notes),
+        caveats=_wrap("li", notes),
         facts=_facts(manifest),
         command=escape(shlex.join(["python", *starts[0]["argv"]])),
     )
@@ -108,56 +103,45 @@ def _failures(records: Sequence[RunRecord], invalid: Sequence[Mapping[str, str]]
         why = f", exit code {facts['exit_code']}: {facts['text']}" if word == "failed" else ""
         items += [f"{record.trial.name}: {word}{why}"] if word != "complete" else []
     items += ["{name}: left out: {reason}".format(**each) for each in invalid]
-    listed = "".join(f"<li>{escape(item)}</li>" for item in items)
-    return f'<h2>What is missing</h2><div class="failed"><ul>{listed}</ul></div>' if items else ""
+    return f'<h2>What is missing</h2><div class="failed"><ul>{_wrap("li", items)}</ul></div>' if items else ""
 
 
-def _figure(name: str, image: bytes, *, predicted: bool) -> str:
-    caption = CAPTIONS[name] + (_PREDICTED if predicted and name == "throughput" else "")
-    encoded = base64.b64encode(image).decode()
-    return (
-        f'<figure><img alt="{name}" src="data:image/png;base64,{encoded}"><figcaption>{caption}</figcaption></figure>'
-    )
+def _figure(name: str, image: bytes) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+    return f'<figure><img alt="{name}" src="{source}"><figcaption>{CAPTIONS[name]}</figcaption></figure>'
 
 
 def _table(summaries: Sequence[PointSummary]) -> str:
     """A row for each point; the columns that all leave empty are left out."""
     rows = [_cells(summary) for summary in summaries]
     columns = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
-    heading = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(row[name])}</td>' for name in columns)}</tr>" for row in rows)
-    return f"<table><thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table>"
+    body = "".join(f"<tr>{_wrap('td', (row[name] for name in columns))}</tr>" for row in rows)
+    return f"<table><thead><tr>{_wrap('th', columns)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _wrap(tag: str, texts: Iterable[str]) -> str:
+    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
 
 
 def _cells(summary: PointSummary) -> dict[str, str]:
-    point, config = summary.each.point, summary.each.config
-    machines = point.machines
-
-    def show(found: Estimate | None, *, percent: bool = False, digits: int = 0) -> str:
-        return "" if found is None else with_interval(found, percent=percent, digits=digits)
-
+    point, machines = summary.point, summary.point.machines
     return {
         "point": ", ".join(filter(None, [point.scaling, point.series])),
         "slice": machines.slice_type or "",
-        "processes x devices": f"{machines.processes} x {machines.devices_per_process}",
+        "processes x devices": machines.size,
         "environments": f"{point.num_envs:,}",
-        "env steps per update": f"{config.env_steps_per_update:,}",
+        "env steps per update": f"{point.config.env_steps_per_update:,}",
         "seeds": str(len(summary.runs)),
-        "env steps/s": show(summary.rate),
+        "env steps/s": with_interval(summary.rate),
         "predicted": "" if summary.predicted is None else f"{summary.predicted:,.0f}",
-        "speed-up": show(summary.speedup, digits=2),
-        "efficiency": show(summary.efficiency, percent=True),
+        "speed-up": with_interval(summary.speedup, digits=2),
+        "efficiency": with_interval(summary.efficiency, percent=True),
         "lag": "" if summary.lag_mean is None else f"{summary.lag_mean:.2f}",
-        "return at the step budget": show(summary.return_at_env_steps, digits=2),
-        "return at the time budget": show(summary.return_at_seconds, digits=2),
     }
 
 
 def _facts(manifest: Mapping[str, Any]) -> str:
-    start, definition, config = manifest["starts"][0], manifest["definition"], manifest["config"]
-    commits = list(dict.fromkeys(str(each["commit"]) for each in manifest["starts"]))
-    hosts = list(dict.fromkeys(each["host"] for each in manifest["starts"]))
-    versions = list(dict.fromkeys(_versions(each) for each in manifest["starts"]))
+    starts, definition, config = manifest["starts"], manifest["definition"], manifest["config"]
     limits = [f"{definition['steps']:,} env steps"] if definition["steps"] is not None else []
     limits += [f"{definition['seconds']:g} s of training"] if definition["seconds"] is not None else []
     facts = {
@@ -165,16 +149,14 @@ def _facts(manifest: Mapping[str, Any]) -> str:
         "each run": " or ".join(limits) or f"{config['total_env_steps']:,} env steps, as the config says",
         "seeds": ", ".join(map(str, definition["seeds"])),
         "launched": {"local": "on this machine", "slurm": "by SLURM", "tpu": "on TPU slices"}[definition["place"]],
-        "machine": f"{start['processor']}, {start['cores']} core(s), load average {start['load_average']:.1f} at the "
-        f"start; {start['platform']}",
-        "host": ", ".join(hosts),
-        "started": ", ".join(each["started"] for each in manifest["starts"]),
-        "commit": ", ".join(commits),
-        "versions": "; then ".join(versions),
     }
+    for name in ("started", "host", "processor", "cores", "load_average", "platform", "commit", "python", "versions"):
+        facts[name.replace("_", " ")] = "; ".join(dict.fromkeys(_show(start[name]) for start in starts))
     return "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
 
 
-def _versions(start: Mapping[str, Any]) -> str:
-    listed = [f"{name} {version}" for name, version in start["versions"].items()]
-    return ", ".join([f"Python {start['python']}", *listed])
+def _show(value: Any) -> str:
+    """A fact of a start: `jax 0.10.2, numpy 2.3.1`, `0.6`, `2`."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -12,7 +12,6 @@ from podrl.mistakes import shorten
 from podrl.studies.grid import SPLIT
 
 _GRID = ("machines", "axes", "scaling", "seeds")
-_NONE = "none"
 
 
 def check_same(path: epath.Path, before: Mapping[str, Any], now: Mapping[str, Any], *, accept_changes: bool) -> None:
@@ -20,7 +19,7 @@ def check_same(path: epath.Path, before: Mapping[str, Any], now: Mapping[str, An
 
     The grid may be another where `accept_changes` says so.
     """
-    grid = _grid_changes(before["definition"], now["definition"])
+    grid = _changes(_grid_values(before["definition"]), _grid_values(now["definition"]))
     rest = _other_changes(before, now, same_grid=not grid)
     more = "" if accept_changes or not grid else " (--accept_changes is for the grid only)"
     check(
@@ -39,10 +38,9 @@ def _list(changes: Mapping[str, tuple[str, str]]) -> str:
     return shorten([f"{name}: found {found}, asked for {asked}" for name, (found, asked) in changes.items()])
 
 
-def _grid_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """What differs in the grid: values of the folder and of the command, by flag."""
-    found, asked = _grid_values(before), _grid_values(now)
-    pairs = {name: (found.get(name, _NONE), asked.get(name, _NONE)) for name in found | asked}
+    pairs = {name: (before.get(name, "none"), now.get(name, "none")) for name in {**before, **now}}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -54,8 +52,7 @@ def _grid_values(definition: Mapping[str, Any]) -> dict[str, str]:
         values[name] = ",".join(map(":".join, axis["values"]))
     machines = definition["machines"]
     sizes = [f"{each['processes']}x{each['devices_per_process']}" for each in machines]
-    if any(each["slice_type"] for each in machines):
-        types = [each["slice_type"] for each in machines]
+    if types := [each["slice_type"] for each in machines if each["slice_type"]]:
         values["--slices"] = ",".join(f"{kind}={size}" for kind, size in zip(types, sizes, strict=True))
     else:
         values["--processes x --devices_per_process"] = ",".join(sizes)
@@ -64,23 +61,16 @@ def _grid_values(definition: Mapping[str, Any]) -> dict[str, str]:
 
 def _other_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, same_grid: bool) -> dict[str, tuple[str, str]]:
     """What differs beside the grid, by flag; of the config's keys, what they came to."""
-    found = differences(before["definition"], now["definition"])
-    changes = {_flag(key): _said(key, pair) for key, pair in found.items() if key.partition(".")[0] not in _GRID}
+    changes = {}
+    for key, pair in differences(before["definition"], now["definition"]).items():
+        section, _, name = key.partition(".")
+        if section not in _GRID:
+            flags = {"overrides": f"--config.{name}", "flags": f"--{name}", "place": "--launch"}
+            left_out = "the config file's" if section == "overrides" else "none"
+            found, asked = (left_out if value in ("not there", "None") else value for value in pair)
+            changes[flags.get(section, f"--{section}")] = (found, asked)
     if same_grid:  # Else the first point, whose config is kept, may be another.
         agent = load_agent(now["config"]["agent"]["name"]).AgentConfig
         configs = differences(with_defaults(before["config"], agent), with_defaults(now["config"], agent))
         changes |= {f"--config.{key}": pair for key, pair in configs.items()}
     return changes
-
-
-def _flag(key: str) -> str:
-    """The flag that a value of the definition is given by."""
-    section, _, name = key.partition(".")
-    return {"overrides": f"--config.{name}", "flags": f"--{name}", "place": "--launch"}.get(section, f"--{section}")
-
-
-def _said(key: str, pair: tuple[str, str]) -> tuple[str, str]:
-    """Values of the definition, where a command may have left them out."""
-    left_out = "the config file's" if key.startswith("overrides.") else _NONE
-    found, asked = (left_out if value in ("not there", "None") else value for value in pair)
-    return found, asked

@@ -12,16 +12,15 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 
-from podrl.config.config import check
+from podrl.config.config import ConfigError, check
 from podrl.launch import slurm
+from podrl.launch.options import Options
 from podrl.studies.folder import Folder
-from podrl.studies.grid import Definition, Machines, Trial
+from podrl.studies.grid import Definition, Machines, Manner, Trial
 from podrl.studies.places import slurm_options
 
 _QUESTION_LIMIT_S = 120.0
-_NO_JOB = ("Invalid job id", "invalid job id")
 _TASK = r"""
 set -u
 cd {cwd} || exit 2
@@ -37,7 +36,7 @@ exit "$code"
 _LAST = r"""
 set -u
 cd {cwd} || exit 2
-exec {python} {program} --workdir={workdir} --report_only{flags}
+exec {python} {program} --workdir={workdir} --report_only
 """
 
 
@@ -51,44 +50,28 @@ class Submission:
 
 
 def make_scripts(
-    definition: Definition,
-    folder: Folder,
-    trials: Mapping[int, Trial],
-    program: Path,
-    *,
-    max_at_once: int,
-    flags: Sequence[str] = (),
+    definition: Definition, folder: Folder, trials: Mapping[int, Trial], program: Path, manner: Manner
 ) -> list[Submission]:
-    """The batch scripts of the runs that are left, by their numbers; `flags` are handed to the tool `program`."""
+    """The batch scripts of the runs that are left, by their numbers; each runs the tool `program`."""
     by_machines: dict[Machines, list[int]] = {}
     for number, trial in trials.items():
         by_machines.setdefault(trial.point.machines, []).append(number)
+    body = _TASK.replace("{flags}", f" --silence_s={manner.silence_s:g}")
     found = []
     for machines, numbers in by_machines.items():
-        name = f"{machines.processes}x{machines.devices_per_process}"
-        listed = ",".join(map(str, numbers))
-        header = slurm.make_header(
-            slurm_options(definition, machines),
-            name=f"podrl-study-{name}",
-            output=f"{_absolute(folder).replace('%', '%%')}/slurm/{name}/slurm-%A_%a.out",
-            more={"array": f"{listed}%{max_at_once}" if max_at_once else listed},
-        )
-        text = _script(header, _TASK, folder, program, flags)
-        found.append(Submission(name=name, text=text, tasks=tuple(numbers)))
+        more = {"array": f"{','.join(map(str, numbers))}{f'%{manner.at_once}' if manner.at_once else ''}"}
+        options = slurm_options(definition, machines)
+        text = _make_script(options, folder, program, body, name=machines.size, output="slurm-%A_%a.out", more=more)
+        found.append(Submission(name=machines.size, text=text, tasks=tuple(numbers)))
     return found
 
 
 def make_last(definition: Definition, folder: Folder, jobs: Sequence[str], program: Path) -> Submission:
     """The script that writes the report once the given jobs have ended."""
     options = slurm_options(definition, Machines(processes=1, devices_per_process=1))
-    options = dataclasses.replace(options, gpus_per_node=0)
-    header = slurm.make_header(
-        options,
-        name="podrl-study-report",
-        output=f"{_absolute(folder).replace('%', '%%')}/slurm/report/slurm-%j.out",
-        more={"dependency": f"afterany:{':'.join(jobs)}"},
-    )
-    return Submission(name="report", text=_script(header, _LAST, folder, program, ()), tasks=())
+    options, more = dataclasses.replace(options, gpus_per_node=0), {"dependency": f"afterany:{':'.join(jobs)}"}
+    text = _make_script(options, folder, program, _LAST, name="report", output="slurm-%j.out", more=more)
+    return Submission(name="report", text=text, tasks=())
 
 
 def submit_study(folder: Folder, submission: Submission) -> str:
@@ -104,7 +87,13 @@ def require_idle(folder: Folder) -> None:
     path = Path(folder.path) / "slurm" / "jobs"
     if not path.exists():
         return
-    left = [job for job in path.read_text().split() if _is_queued(job)]
+    try:
+        command = ["squeue", "--noheader", "--format=%F"]  # All jobs: of one that is gone squeue says it is invalid.
+        queue = subprocess.run(command, capture_output=True, text=True, timeout=_QUESTION_LIMIT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"squeue does not answer ({error}). Run this where `squeue` works.") from None
+    check(queue.returncode == 0, f"squeue does not say which jobs still run: {' '.join(queue.stderr.split())}")
+    left = [job for job in path.read_text().split() if job in queue.stdout.split()]
     check(
         not left,
         f"--workdir={folder.path}: jobs of this study are still in SLURM's queue: {', '.join(left)}. Wait for them, or "
@@ -112,32 +101,20 @@ def require_idle(folder: Folder) -> None:
     )
 
 
-def _is_queued(job: str) -> bool:
-    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
-    deadline_s = time.monotonic() + _QUESTION_LIMIT_S
-    while True:
-        try:
-            result = subprocess.run(command, capture_output=True, text=True, timeout=_QUESTION_LIMIT_S)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            check(False, f"squeue does not answer ({error}). Run this where `squeue` works.")
-        if result.returncode == 0:
-            return bool(result.stdout.strip())
-        if any(sign in result.stderr for sign in _NO_JOB):
-            return False
-        check(
-            time.monotonic() < deadline_s,
-            f"squeue does not say whether job {job} still runs: {' '.join(result.stderr.split())}",
-        )
-        time.sleep(1.0)
-
-
-def _script(header: Sequence[str], body: str, folder: Folder, program: Path, flags: Sequence[str]) -> str:
+def _make_script(
+    options: Options, folder: Folder, program: Path, body: str, *, name: str, output: str, more: Mapping[str, str]
+) -> str:
+    header = slurm.make_header(
+        options,
+        name=f"podrl-study-{name}",
+        output=f"{_absolute(folder).replace('%', '%%')}/slurm/{name}/{output}",
+        more=more,
+    )
     text = body.format(
         cwd=shlex.quote(os.getcwd()),
         python=shlex.quote(sys.executable),
         program=shlex.quote(str(program)),
         workdir=shlex.quote(_absolute(folder)),
-        flags="".join(f" {shlex.quote(flag)}" for flag in flags),
     )
     return "\n".join(["#!/bin/bash", *header]) + "\n" + text
 

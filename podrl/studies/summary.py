@@ -5,37 +5,29 @@ compared with. The ideal is a throughput in proportion to the devices, for weak 
 is the fraction of it that was reached.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 
 import numpy as np
 
 from podrl.ops.intervals import mean_interval, ratio_interval
-from podrl.studies.feasibility import Feasible
 from podrl.studies.folder import Folder, Status
 from podrl.studies.grid import Point, Trial
-from podrl.studies.measurement import LEARNING_FIELDS, LearningCurve, Measurement, learning_curve
+from podrl.studies.measurement import Measurement
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One run, as it was found."""
 
-    each: Feasible  # its point, with what it was put together of
     trial: Trial  # its point and seed
     status: Status  # what it came to
-    measurement: Measurement | None  # of a complete run; None otherwise
-    curve: LearningCurve  # how it learned; empty unless it is complete
-    folder: str  # of the run, below that of the study
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Budgets:
-    """Where learning is compared: what every complete run got to."""
-
-    env_steps: int | None  # consumed
-    seconds: float | None  # of training, compilation not counted
+    @property
+    def measurement(self) -> Measurement | None:
+        """What was measured of a complete run; None otherwise."""
+        return Measurement(**self.status.facts["measurement"]) if self.status.word == "complete" else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +48,7 @@ class Estimate:
 class PointSummary:
     """What a point's complete runs say together."""
 
-    each: Feasible  # the point
+    point: Point  # itself
     series: str  # of which it is a part
     runs: tuple[RunRecord, ...]  # complete ones
     rate: Estimate  # env steps per second
@@ -64,8 +56,6 @@ class PointSummary:
     base_devices: int  # of that point
     speedup: Estimate | None  # the rate over that one; None without
     efficiency: Estimate | None  # the speed-up over the ratio of devices
-    return_at_env_steps: Estimate | None  # at the budget of steps
-    return_at_seconds: Estimate | None  # at the budget of time
     time: Mapping[str, float]  # mean share of each bucket
     lag_mean: float | None  # mean over runs
     predicted: float | None  # env steps per second, as predicted
@@ -73,34 +63,17 @@ class PointSummary:
     @property
     def devices(self) -> int:
         """In the whole job."""
-        return self.each.point.machines.devices
+        return self.point.machines.devices
+
+    def buckets(self, who: str) -> dict[str, float]:
+        """Shares of the time of `learner` or `actors`, by bucket."""
+        return {name.removeprefix(f"{who}/"): share for name, share in self.time.items() if name.startswith(f"{who}/")}
 
 
-def collect(folder: Folder, feasible: Sequence[Feasible], seeds: Sequence[int]) -> list[RunRecord]:
+def collect(folder: Folder, points: Sequence[Point], seeds: Sequence[int]) -> list[RunRecord]:
     """All runs of a study, in the order of the grid, the seeds of a point together."""
-
-    def read(each: Feasible, trial: Trial) -> RunRecord:
-        status = folder.status(trial)
-        done = status.word == "complete"
-        return RunRecord(
-            each=each,
-            trial=trial,
-            status=status,
-            measurement=Measurement(**status.facts["measurement"]) if done else None,
-            curve=learning_curve(folder.rows(trial, *LEARNING_FIELDS) if done else []),
-            folder=str(folder.run_folder(trial).relative_to(folder.path)),
-        )
-
-    return [read(each, Trial(point=each.point, seed=seed)) for each in feasible for seed in seeds]
-
-
-def find_budgets(records: Sequence[RunRecord]) -> Budgets:
-    """The most steps, and the most time, that all complete runs have."""
-    curves = [record.curve for record in records if record.curve.env_steps]
-    return Budgets(
-        env_steps=min((curve.env_steps[-1] for curve in curves), default=None),
-        seconds=min((curve.seconds[-1] for curve in curves), default=None),
-    )
+    trials = [Trial(point=point, seed=seed) for point in points for seed in seeds]
+    return [RunRecord(trial=trial, status=folder.status(trial)) for trial in trials]
 
 
 def series_of(point: Point, points: Sequence[Point]) -> str:
@@ -116,7 +89,7 @@ def series_of(point: Point, points: Sequence[Point]) -> str:
     return ", ".join(filter(None, [point.series, each]))
 
 
-def summarize_points(records: Sequence[RunRecord], budgets: Budgets) -> list[PointSummary]:
+def summarize_points(records: Sequence[RunRecord]) -> list[PointSummary]:
     """The points that have a complete run, in the order of the grid."""
     points = [record.trial.point for record in records]
     grouped: dict[str, list[RunRecord]] = {}
@@ -131,7 +104,7 @@ def summarize_points(records: Sequence[RunRecord], budgets: Budgets) -> list[Poi
     for runs in grouped.values():
         series = series_of(runs[0].trial.point, points)
         base = smallest[runs[0].trial.point.scaling, series]
-        found.append(_summarize(runs, series, grouped.get(base.name, []), base, budgets))
+        found.append(_summarize(runs, series, grouped.get(base.name, []), base))
     return found
 
 
@@ -139,33 +112,30 @@ def lines_of(summaries: Sequence[PointSummary]) -> dict[tuple[str, str], list[Po
     """Points by scaling and series, each line from few devices to many."""
     lines: dict[tuple[str, str], list[PointSummary]] = {}
     for summary in summaries:
-        lines.setdefault((summary.each.point.scaling, summary.series), []).append(summary)
+        lines.setdefault((summary.point.scaling, summary.series), []).append(summary)
     return {key: sorted(line, key=lambda summary: summary.devices) for key, line in lines.items()}
 
 
-def _summarize(
-    runs: Sequence[RunRecord], series: str, base_runs: Sequence[RunRecord], base: Point, budgets: Budgets
-) -> PointSummary:
-    rates, base_rates = _rates(runs), _rates(base_runs)
-    growth = runs[0].trial.point.machines.devices / base.machines.devices
-    is_base = runs[0].trial.point.name == base.name
-    speedup = estimate_ratio(rates, base_rates) if base_rates and not is_base else None
-    speedup = Estimate(mean=1.0, low=None, high=None) if base_rates and is_base else speedup
-    times = [run.measurement.time for run in runs if run.measurement is not None]
-    lags = [run.measurement.lag_mean for run in runs if run.measurement and run.measurement.lag_mean is not None]
+def _summarize(runs: Sequence[RunRecord], series: str, base_runs: Sequence[RunRecord], base: Point) -> PointSummary:
+    found, base_rates = _measurements(runs), [each.env_steps_per_second for each in _measurements(base_runs)]
+    rates = [each.env_steps_per_second for each in found]
+    point = runs[0].trial.point
+    speedup = estimate_ratio(rates, base_rates) if base_rates else None
+    if speedup is not None and point.name == base.name:
+        speedup = Estimate(mean=1.0, low=None, high=None)
+    lags = [each.lag_mean for each in found if each.lag_mean is not None]
     predictions = [run.status.facts.get("predicted_env_steps_per_second") for run in runs]
+    buckets = sorted(set().union(*(each.time for each in found)))
     return PointSummary(
-        each=runs[0].each,
+        point=point,
         series=series,
         runs=tuple(runs),
         rate=estimate(rates, least=0.0),
         base_rate=float(np.mean(base_rates)) if base_rates else None,
         base_devices=base.machines.devices,
         speedup=speedup,
-        efficiency=None if speedup is None else speedup.scaled(1 / growth),
-        return_at_env_steps=_at_budget(runs, budgets.env_steps, LearningCurve.at_env_steps),
-        return_at_seconds=_at_budget(runs, budgets.seconds, LearningCurve.at_seconds),
-        time={name: float(np.mean([time.get(name, 0.0) for time in times])) for name in sorted(set().union(*times))},
+        efficiency=None if speedup is None else speedup.scaled(base.machines.devices / point.machines.devices),
+        time={name: float(np.mean([each.time.get(name, 0.0) for each in found])) for name in buckets},
         lag_mean=float(np.mean(lags)) if lags else None,
         predicted=next((value for value in predictions if value is not None), None),
     )
@@ -173,24 +143,19 @@ def _summarize(
 
 def estimate(values: Sequence[float], *, least: float = -math.inf) -> Estimate:
     """The mean over seeds, and its interval; no value can be below `least`."""
-    low, high = mean_interval(values) or (None, None)
-    return Estimate(mean=float(np.mean(values)), low=None if low is None else max(low, least), high=high)
+    return _within(float(np.mean(values)), mean_interval(values), least)
 
 
 def estimate_ratio(values: Sequence[float], base: Sequence[float]) -> Estimate:
     """The ratio of two mean rates over seeds, and its interval: not below 0."""
-    low, high = ratio_interval(values, base) or (None, None)
     above, below = float(np.mean(values)), float(np.mean(base))
-    return Estimate(mean=above / below if below else math.nan, low=None if low is None else max(low, 0.0), high=high)
+    return _within(above / below if below else math.nan, ratio_interval(values, base), 0.0)
 
 
-def _rates(runs: Sequence[RunRecord]) -> list[float]:
-    return [run.measurement.env_steps_per_second for run in runs if run.measurement is not None]
+def _within(mean: float, interval: tuple[float, float] | None, least: float) -> Estimate:
+    low, high = interval or (None, None)
+    return Estimate(mean=mean, low=None if low is None else max(low, least), high=high)
 
 
-def _at_budget(
-    runs: Sequence[RunRecord], budget: float | None, look_up: Callable[[LearningCurve, float], float | None]
-) -> Estimate | None:
-    found = [look_up(run.curve, budget) for run in runs] if budget is not None else []
-    known = [value for value in found if value is not None]
-    return estimate(known) if known else None
+def _measurements(runs: Sequence[RunRecord]) -> list[Measurement]:
+    return [run.measurement for run in runs if run.measurement is not None]

@@ -1,21 +1,21 @@
 """The tables of a study: one row for each run (tidy), and one for each point."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 from typing import Any
 
 from podrl.runtime.ledger import BUCKETS, OTHER
-from podrl.studies.summary import Budgets, PointSummary, RunRecord
+from podrl.studies.summary import PointSummary, RunRecord
 
 TableRow = dict[str, Any]
+_BUCKETS = [f"{who}/{bucket}" for who in ("learner", "actors") for bucket in (*BUCKETS, OTHER)]
 
 
-def make_run_table(records: Sequence[RunRecord], summaries: Sequence[PointSummary], budgets: Budgets) -> list[TableRow]:
+def make_run_table(records: Sequence[RunRecord], summaries: Sequence[PointSummary]) -> list[TableRow]:
     """A row for each run, whatever became of it; what it does not have is None. All rows have the same columns."""
-    by_point = {summary.each.point.name: summary for summary in summaries}
-    rows = []
-    for record in records:
-        rows.append(_describe(record) | _measured(record, by_point.get(record.trial.point.name), budgets))
+    by_point = {summary.point.name: summary for summary in summaries}
+    rows = [_describe(each) | _measured(each, by_point.get(each.trial.point.name)) for each in records]
     return _completed(rows, records)
 
 
@@ -23,22 +23,14 @@ def make_point_table(summaries: Sequence[PointSummary]) -> list[TableRow]:
     """A row for each point that has a complete run: means over seeds, and their intervals."""
     rows = []
     for summary in summaries:
-        record = summary.runs[0]
-        row = {name: value for name, value in _describe(record).items() if name not in _OF_A_RUN}
+        row = {name: value for name, value in _describe(summary.runs[0]).items() if name not in _OF_A_RUN}
         row["seeds"] = len(summary.runs)
-        for name, found in {
-            "env_steps_per_second": summary.rate,
-            "speedup": summary.speedup,
-            "efficiency": summary.efficiency,
-            "return_at_step_budget": summary.return_at_env_steps,
-            "return_at_time_budget": summary.return_at_seconds,
-        }.items():
+        rates = {"env_steps_per_second": summary.rate, "speedup": summary.speedup, "efficiency": summary.efficiency}
+        for name, found in rates.items():
             values = (None, None, None) if found is None else (found.mean, found.low, found.high)
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
-        row["lag_mean"] = summary.lag_mean
-        row["predicted_env_steps_per_second"] = summary.predicted
-        row |= {f"time/{bucket}": share for bucket, share in summary.time.items()}
-        rows.append(row)
+        row |= {"lag_mean": summary.lag_mean, "predicted_env_steps_per_second": summary.predicted}
+        rows.append(row | {f"time/{bucket}": share for bucket, share in summary.time.items()})
     return _completed(rows, [run for summary in summaries for run in summary.runs])
 
 
@@ -47,7 +39,7 @@ _OF_A_RUN = ("seed", "status", "exit_code", "message", "folder")
 
 def _describe(record: RunRecord) -> TableRow:
     """What was to be run, and what became of it."""
-    each, point = record.each, record.trial.point
+    point = record.trial.point
     machines = point.machines
     sliced = {} if machines.slice_type is None else {"slice_type": machines.slice_type}
     return {
@@ -58,20 +50,20 @@ def _describe(record: RunRecord) -> TableRow:
         "processes": machines.processes,
         "devices_per_process": machines.devices_per_process,
         "devices": machines.devices,
-        "actor_devices": each.actor_devices,
-        "learner_devices": each.learner_devices,
+        "actor_devices": point.actor_devices,
+        "learner_devices": point.learner_devices,
         "num_envs": point.num_envs,
-        "unroll_length": each.config.actors.unroll_length,
-        "env_steps_per_update": each.config.env_steps_per_update,
+        "unroll_length": point.config.actors.unroll_length,
+        "env_steps_per_update": point.config.env_steps_per_update,
         "seed": record.trial.seed,
         "status": record.status.word,
         "exit_code": record.status.facts.get("exit_code"),
         "message": record.status.facts.get("text"),
-        "folder": record.folder,
+        "folder": record.trial.folder,
     }
 
 
-def _measured(record: RunRecord, summary: PointSummary | None, budgets: Budgets) -> TableRow:
+def _measured(record: RunRecord, summary: PointSummary | None) -> TableRow:
     found = record.measurement
     if found is None or summary is None:
         return {}
@@ -84,16 +76,7 @@ def _measured(record: RunRecord, summary: PointSummary | None, budgets: Budgets)
         "speedup": speedup,
         "efficiency": None if speedup is None else speedup * summary.base_devices / summary.devices,
         "predicted_env_steps_per_second": record.status.facts.get("predicted_env_steps_per_second"),
-        "step_budget": budgets.env_steps,
-        "return_at_step_budget": None if budgets.env_steps is None else record.curve.at_env_steps(budgets.env_steps),
-        "time_budget_s": budgets.seconds,
-        "return_at_time_budget": None if budgets.seconds is None else record.curve.at_seconds(budgets.seconds),
-        **{
-            f"time/{who}/{bucket}": times.get(f"{who}/{bucket}", 0.0)
-            for who in ("learner", "actors")
-            for bucket in (*BUCKETS, OTHER)
-            if any(name.startswith(f"{who}/") for name in times)
-        },
+        **{f"time/{bucket}": times.get(bucket, 0.0) for bucket in _BUCKETS},
     }
 
 
@@ -109,9 +92,7 @@ def _completed(rows: Sequence[TableRow], records: Sequence[RunRecord]) -> list[T
 def _kind(texts: Sequence[str]) -> Callable[[str], Any]:
     """What turns all of these into values of one type."""
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             [kind(text) for text in texts]
-        except ValueError:
-            continue
-        return kind
+            return kind
     return str

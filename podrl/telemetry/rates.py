@@ -4,7 +4,7 @@ Rates count what the learner consumed over wall time. A rate by another clock (w
 rollouts arrive) is off by up to an update, and in the last row by all of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -103,29 +103,9 @@ class RateMeter:
         return Rates(recent=recent, average=_slope(self._start, self._newest))
 
 
-def after_warm_up(start: Sequence[Mapping[str, Any]], warm_up: int) -> list[Mapping[str, Any]]:
-    """Returns the rows of one start between which rates are taken.
-
-    They begin with its last row without a rate, and with the end of its first updates.
-
-    Args:
-        start: all rows of updates that a start of a run has left.
-        warm_up: updates at its beginning that do not count; see `podrl.experience.schedule.warm_up_updates`.
-    """
-    if not start:
-        return []
-    first = max((index for index, row in enumerate(start) if not _has_rate(row)), default=0)
-    counts = first_counted(start[0], warm_up)
-    return [row for row in start[first:] if row["learner_steps"] >= counts]
-
-
 def first_counted(first: Mapping[str, Any], warm_up: int) -> int:
     """Returns the first update after the warm-up of the start that has this first row."""
     return int(first.get(START_KEY, first["learner_steps"] - 1)) + warm_up
-
-
-def _has_rate(row: Mapping[str, Any]) -> bool:
-    return row[RATE_KEY] is not None
 
 
 def _slope(start: tuple[int, float], end: tuple[int, float]) -> float:

@@ -4,8 +4,10 @@ import pytest
 
 from podrl.config.config import ConfigError
 from podrl.launch.local import share_of_cores, usable_cores
+from podrl.performance.composition import StageCost
 from podrl.performance.planning.measurement import Measurements
-from podrl.performance.planning.reduction import Reduction, measure_allreduce
+from podrl.performance.planning.reduction import measure_allreduce
+from podrl.performance.planning.simulate_command import SimulateCommand, parse_simulate
 from tests.processes import ROOT
 from tools import simulate as tool
 
@@ -15,8 +17,8 @@ ONE_DEVICE = [f"--config.topology.{who}_devices_per_process=1" for who in ("acto
 SMALL = ["--smoke", "--seconds=0.2", "--updates=10", "--seeds=2", *ONE_DEVICE]
 
 
-def command(*arguments: str) -> tool.Command:
-    return tool.parse(["simulate.py", f"--config={CATCH}", *arguments])
+def command(*arguments: str) -> SimulateCommand:
+    return parse_simulate(["simulate.py", f"--config={CATCH}", *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +70,19 @@ def test_flags_replace_what_was_measured(measured):
     asked = command(*flags, "--config.actors.synchronous=True", "--config.actors.env_threads=0")
     measurements = Measurements.read(measured)
     system = tool.make_system(asked, tool_config(asked), measurements)
-    assert system.host.act.seconds.mean == pytest.approx(2e-3)
+    assert system.host.act.mean == pytest.approx(2e-3)
     assert system.host.act.cores == 0
     assert system.cores == 64
     assert system.max_lag == 0
     # 16 environments and 16 C++ threads: less work for each, and stragglers on top.
     env, steady = system.host.env, measurements.host.with_pools(16, 16 / measurements.env_threads).env
-    assert env.seconds.mean == pytest.approx(2 * steady.seconds.mean)
+    assert env.mean == pytest.approx(2 * steady.mean)
     assert tool.make_interconnect(command("--allreduce_ms=3").flags).allreduce_s(8, 1e9) == pytest.approx(3e-3)
     link = tool.make_interconnect(command("--link_latency_us=0", "--link_gbytes_per_second=1").flags)
     assert link.allreduce_s(2, 1e9) == pytest.approx(1.0)
 
 
-def tool_config(asked: tool.Command):
+def tool_config(asked: SimulateCommand):
     from podrl.assembly import resolve
 
     return resolve(asked.config)
@@ -128,7 +130,7 @@ def test_measurements_of_something_else_are_refused(measured, tmp_path, capsys):
 
 
 def test_a_real_allreduce_takes_longer_with_more_bytes():
-    assert measure_allreduce(1, [2**20]) == [Reduction()]
+    assert measure_allreduce(1, [2**20]) == [StageCost()]
     small, large = measure_allreduce(2, [4, 2**24])
     assert 0 < small.wall_s < large.wall_s
     assert 0 < small.core_s < large.core_s

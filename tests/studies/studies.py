@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from podrl.studies.grid import Definition, Machines
+from podrl.telemetry.rates import START_KEY
 from tests.processes import ROOT
 from tools import scaling_study
 
@@ -62,7 +63,6 @@ def make_rows(
                 "env_steps": env_steps,
                 "frames": 4 * env_steps,
                 "env_steps_per_second": None if update == first else env_steps_per_second,
-                "episode/return": update / 100,
                 "lag/mean": 1.0,
                 "time/wall_s": start_s + 20.0 + (env_steps - first * BATCH) / env_steps_per_second,
                 "time/learner/learn": 0.5,
@@ -70,6 +70,7 @@ def make_rows(
                 "time/actors/act": 1.0,
             }
         )
+    rows[0][START_KEY] = first - 1
     return rows
 
 

@@ -56,8 +56,8 @@ def test_weak_scaling_multiplies_environments_and_strong_keeps_them():
     feasible, infeasible = examine(define(axes=(make_axis("actors.num_envs=16,32"),)), "cpu")
     assert infeasible == []
     found = {
-        (each.point.scaling, each.point.settings["actors.num_envs"], each.point.machines.processes): (
-            each.point.num_envs,
+        (each.scaling, each.settings["actors.num_envs"], each.machines.processes): (
+            each.num_envs,
             each.learner_devices,
             each.config.env_steps_per_update,
         )
@@ -73,7 +73,7 @@ def test_weak_scaling_counts_the_learners_devices():
     """Of four devices two act and two learn: with one process of 2 and one of 4, learners double."""
     machines = tuple(Machines(processes=1, devices_per_process=d) for d in (2, 4))
     feasible, _ = examine(define(machines=machines, scaling=("weak",)), "cpu")
-    assert [(each.actor_devices, each.learner_devices, each.point.num_envs) for each in feasible] == [
+    assert [(each.actor_devices, each.learner_devices, each.num_envs) for each in feasible] == [
         (1, 1, 32),
         (2, 2, 64),
     ]
@@ -82,12 +82,12 @@ def test_weak_scaling_counts_the_learners_devices():
 def test_the_base_value_belongs_to_the_smallest_though_it_comes_last():
     machines = tuple(Machines(processes=p, devices_per_process=1) for p in (4, 2))
     feasible, _ = examine(define(machines=machines, scaling=("weak",)), "cpu")
-    assert [each.point.num_envs for each in feasible] == [64, 32]
+    assert [each.num_envs for each in feasible] == [64, 32]
 
 
 def test_points_that_do_not_divide_are_found_without_being_run():
     feasible, infeasible = examine(define(overrides={"actors.num_envs": "4"}, scaling=("strong",)), "cpu")
-    assert [each.point.name for each in feasible] == ["strong-1x1", "strong-2x1"]
+    assert [each.name for each in feasible] == ["strong-1x1", "strong-2x1"]
     (lost,) = infeasible
     assert lost.name == "strong-4x1"
     assert "actors.num_envs=4 does not divide over 8 pools" in lost.reason
@@ -109,7 +109,7 @@ def test_a_wrong_key_is_not_one_points_mistake():
 def test_names_are_different_and_fit_for_folders():
     axes = (make_axis("network.hidden_sizes=(64,64),(64,)"), make_axis("env.id=Catch-v0"))
     feasible, _ = examine(define(axes=axes), "cpu")
-    names = [each.point.name for each in feasible]
+    names = [each.name for each in feasible]
     assert len(set(names)) == len(names) == 12
     assert not any("/" in name or "(" in name for name in names)
 
@@ -117,6 +117,6 @@ def test_names_are_different_and_fit_for_folders():
 def test_long_names_are_cut_and_stay_different():
     values = [f"({'64,' * 60}{last})" for last in (1, 2)]
     feasible, _ = examine(define(axes=(make_axis(f"network.hidden_sizes={','.join(values)}"),)), "cpu")
-    names = {each.point.name for each in feasible}
+    names = {each.name for each in feasible}
     assert len(names) == 12
     assert max(map(len, names)) <= 150

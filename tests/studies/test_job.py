@@ -10,7 +10,7 @@ import pytest
 
 from podrl.config.config import ConfigError
 from podrl.launch.signals import StopSignals
-from podrl.studies.job import last_word, run_job
+from podrl.studies.job import RunCommand, last_word, run_job
 from tests.processes import LIMIT_S, wait_for
 
 HEED = """
@@ -28,9 +28,8 @@ def in_folder(tmp_path, monkeypatch):
 
 
 def run(code, *, stop=None, has_enough=lambda: False, silence_s=LIMIT_S):
-    command = [sys.executable, "-c", code]
-    stop = stop or StopSignals()
-    return run_job(command, Path("job.log"), stop, environ={"SAID": "so"}, has_enough=has_enough, silence_s=silence_s)
+    command = RunCommand(command=[sys.executable, "-c", code], environ={"SAID": "so"})
+    return run_job(command, Path("job.log"), stop or StopSignals(), has_enough=has_enough, silence_s=silence_s)
 
 
 def test_a_job_ends_by_itself():
@@ -82,9 +81,9 @@ def test_a_job_does_not_outlive_its_study():
     starter = f"""
 from pathlib import Path
 from podrl.launch.signals import StopSignals
-from podrl.studies.job import run_job
-run_job([{sys.executable!r}, "-c", {HEED!r}], Path("job.log"), StopSignals(), environ={{}}, has_enough=lambda: False,
-        silence_s=600)
+from podrl.studies.job import RunCommand, run_job
+command = RunCommand(command=[{sys.executable!r}, "-c", {HEED!r}])
+run_job(command, Path("job.log"), StopSignals(), has_enough=lambda: False, silence_s=600)
 """
     pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", starter])
     wait_for(lambda: Path("ready").exists() and bool(Path("ready").read_text()))
@@ -95,12 +94,6 @@ run_job([{sys.executable!r}, "-c", {HEED!r}], Path("job.log"), StopSignals(), en
 
 
 def test_a_program_that_is_not_there_is_a_mistake():
+    command = RunCommand(command=["absent-program"])
     with pytest.raises(ConfigError, match="absent-program cannot be started: No such file"):
-        run_job(
-            ["absent-program"],
-            Path("job.log"),
-            StopSignals(),
-            environ={},
-            has_enough=lambda: False,
-            silence_s=1,
-        )
+        run_job(command, Path("job.log"), StopSignals(), has_enough=lambda: False, silence_s=1)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from podrl.studies.measurement import learning_curve, measure_rows, measured_seconds
+from podrl.studies.measurement import measure_rows, measured_seconds
 from podrl.telemetry.rates import START_KEY, RateMeter
 from tests.studies.studies import BATCH, make_rows
 
@@ -44,6 +44,7 @@ def test_a_start_whose_first_row_comes_after_its_warm_up_is_a_start():
     rows = []
     for first, last in ((1, 50), (51, 100)):
         meter = RateMeter(warm_up=2)
+        begins = {START_KEY: first - 1}
         for update in range(first, last + 1):
             ended_s = 5 + (update - first) / 10
             meter.add(update * 100, ended_s)
@@ -51,16 +52,13 @@ def test_a_start_whose_first_row_comes_after_its_warm_up_is_a_start():
                 rate = meter.read().recent
                 counts = {"learner_steps": update, "env_steps": update * 100, "frames": update * 100}
                 rate = None if math.isnan(rate) else rate
-                rows.append(counts | {"env_steps_per_second": rate, "time/wall_s": ended_s})
+                rows.append(counts | {"env_steps_per_second": rate, "time/wall_s": ended_s} | begins)
+                begins = {}
     assert [row["learner_steps"] for row in rows if row["env_steps_per_second"] is None] == [1, 60]
     found = measure_rows(rows, 3)
     assert found.starts == 2
     assert found.env_steps_per_second == pytest.approx(1000)
-    assert found.measured_updates == 40 + (100 - 70)  # How long before update 60 it began, nothing says.
-    rows[6][START_KEY] = 50
-    assert rows[6]["learner_steps"] == 60
-    rows[0][START_KEY] = 0
-    assert measure_rows(rows, 3).measured_updates == 40 + 40
+    assert found.measured_updates == 40 + 40  # From updates 10 and 60: both warm-ups were over.
 
 
 def test_a_start_that_was_killed_in_its_warm_up_is_not_the_next_ones_beginning():
@@ -68,7 +66,7 @@ def test_a_start_that_was_killed_in_its_warm_up_is_not_the_next_ones_beginning()
     killed = make_rows(320, updates=(10,), start_s=-15.0)
     killed[-1]["env_steps_per_second"] = None
     rows = killed + make_rows(320, updates=(30, 40, 50), first=20)
-    rows[0][START_KEY], rows[2][START_KEY] = 0, 10
+    rows[2][START_KEY] = 10
     found = measure_rows(rows, 3)
     assert (found.starts, found.measured_updates) == (2, 30)
     assert found.wall_s == pytest.approx(rows[1]["time/wall_s"] + rows[-1]["time/wall_s"])
@@ -77,7 +75,6 @@ def test_a_start_that_was_killed_in_its_warm_up_is_not_the_next_ones_beginning()
 def test_a_row_without_a_rate_is_no_new_start_where_rows_say_when_there_is_one():
     """Updates that end together have no rate between them."""
     rows = make_rows(320)
-    rows[0][START_KEY] = 0
     rows[5]["env_steps_per_second"] = None
     assert measure_rows(rows, 3).starts == 1
 
@@ -105,18 +102,3 @@ def test_an_evaluations_rows_are_left_out():
 def test_too_few_rows_say_what_to_do():
     with pytest.raises(RuntimeError, match=r"2 row\(s\) of metrics leave no two after the warm-up"):
         measure_rows(make_rows(6_400, updates=(10,)), 3)
-
-
-def test_returns_at_budgets_are_the_newest_known():
-    curve = learning_curve(make_rows(320))  # An update a second.
-    assert curve.at_env_steps(25 * BATCH) == pytest.approx(0.20)
-    assert curve.at_seconds(29.5) == pytest.approx(0.30)  # Update 30 ended 29 s after the first.
-    assert curve.at_env_steps(BATCH - 1) is None
-
-
-def test_a_curve_goes_on_where_a_run_does():
-    whole = learning_curve(make_rows(320))
-    rows = make_rows(320, updates=range(10, 51, 10)) + make_rows(320, updates=range(70, 101, 10), first=60)
-    again = learning_curve(rows)
-    assert again.env_steps == whole.env_steps
-    assert again.seconds == pytest.approx(whole.seconds)

@@ -17,8 +17,7 @@ from podrl.studies import conduct
 from podrl.studies.feasibility import examine
 from podrl.studies.folder import Status
 from podrl.studies.grid import Trial, make_axis
-from podrl.studies.measurement import learning_curve
-from podrl.studies.summary import RunRecord, estimate, estimate_ratio, find_budgets
+from podrl.studies.summary import RunRecord, estimate, estimate_ratio
 from podrl.studies.table import make_run_table
 from tests.studies.studies import command, define, leave_run, leave_runs, make_rows, study
 from tools import scaling_study
@@ -82,17 +81,6 @@ def test_efficiency_is_relative_to_the_smallest_point(measured):
     assert float(strong["efficiency_high"]) == pytest.approx((1.25 + width) / 2, rel=1e-3)
 
 
-def test_returns_are_compared_where_all_runs_have_been(measured):
-    """All ended with the same steps; the quickest of them ends first."""
-    rows = read_table(measured / "runs.csv")
-    budget_s = float(rows[0]["time_budget_s"])
-    assert budget_s == pytest.approx(99 * 320 / 2100, rel=1e-4)
-    for row in rows:
-        assert float(row["return_at_step_budget"]) == 1.0
-    slow = next(row for row in rows if row["point"] == "strong-1x1")
-    assert float(slow["return_at_time_budget"]) == pytest.approx(0.4)  # Update 40 of 47.
-
-
 def test_the_manifest_says_what_was_run(measured):
     manifest = json.loads((measured / "study.json").read_text())
     assert [point["name"] for point in manifest["points"]] == list(RATES)
@@ -126,7 +114,7 @@ def test_the_report_needs_nothing_beside_it(measured):
     text = (measured / "report.html").read_text()
     page = Page(text)
     assert page.open == []
-    assert len(page.references) == 4
+    assert len(page.references) == 2
     assert all(reference.startswith("data:image/png;base64,iVBOR") for reference in page.references)
     assert not re.search(r"https?://|@import|url\(|<script", text)
 
@@ -143,7 +131,7 @@ def test_the_report_answers_in_sentences(measured):
 
 def test_figures_are_images(measured):
     names = sorted(path.name for path in (measured / "figures").iterdir())
-    assert names == ["efficiency.png", "learning.png", "throughput.png", "time.png"]
+    assert names == ["throughput.png", "time.png"]
     for path in (measured / "figures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
 
@@ -231,7 +219,8 @@ def test_predictions_are_beside_the_measurements(workdir, monkeypatch):
     assert asked.count((16, 1, 1)) == 2  # Of two points, and not again for a second seed.
     points = {row["point"]: row["predicted_env_steps_per_second"] for row in read_table(workdir / "points.csv")}
     assert points == {"weak-1x1": "1000.0", "weak-2x1": "", "strong-1x1": "1000.0", "strong-2x1": ""}
-    assert "planner predicted" in (workdir / "report.html").read_text()
+    cells = " ".join(Page((workdir / "report.html").read_text()).texts)
+    assert "predicted" in cells.split("speed-up")[0].split("env steps/s")[-1]  # A column of the table.
 
 
 def test_intervals_are_of_the_mean():
@@ -340,17 +329,13 @@ def test_an_axis_is_of_one_type(workdir, values, kind):
     axis = make_axis(f"network.width={values}")
     records = [
         RunRecord(
-            each=feasible,
-            trial=Trial(point=dataclasses.replace(feasible.point, settings={"network.width": value}), seed=1),
+            trial=Trial(point=dataclasses.replace(point, settings={"network.width": value}), seed=1),
             status=Status(word="not begun", facts={}),
-            measurement=None,
-            curve=learning_curve([]),
-            folder="",
         )
         for (value,) in axis.values
-        for feasible in examine(define(), "cpu")[0]
+        for point in examine(define(), "cpu")[0]
     ]
-    rows = make_run_table(records, [], find_budgets(records))
+    rows = make_run_table(records, [])
     assert {type(row["network.width"]) for row in rows} == {kind}
     assert len({frozenset(row) for row in rows}) == 1
 

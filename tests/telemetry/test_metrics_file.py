@@ -14,7 +14,7 @@ from podrl.config.config import ConfigError
 from podrl.runs.comparison import compare_runs
 from podrl.runs.progress import newest_update
 from podrl.runs.records import Rows, read_record
-from podrl.studies.measurement import LEARNING_FIELDS, learning_curve, measure_rows
+from podrl.studies.measurement import measure_rows
 from podrl.telemetry import kept_rows, metrics_file
 from podrl.telemetry.kept_rows import drop_rows, has_row_with, run_seconds
 from podrl.telemetry.rates import CLOCK_FIELDS, RunClock
@@ -290,7 +290,6 @@ READERS = {
     "compare": lambda folder: compare_runs(*(read_record(str(folder)) for _ in range(2))),
     "launcher": lambda folder: newest_update(str(folder)),
     "study": lambda folder: measure_rows(read_record(str(folder)).rows, 3),
-    "curve": lambda folder: learning_curve(read_record(str(folder)).rows.fields(*LEARNING_FIELDS)),
 }
 
 

@@ -15,15 +15,13 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
-import numpy as np
 
 from podrl.runtime.machine import available_cores, busy_core_seconds
 from podrl.runtime.software import LIBRARIES
 
 _YARDSTICK_S = 0.5
-_MATMUL_SIZES = (2048, 4096)
+_MATMUL_SIZES = (2048, 4096)  # n of the [n, n] matrices on a CPU, which would take long for more, and elsewhere
 QUIET_LOAD = 0.25  # of a core, by the load average: from here on other work disturbs what is measured
-_COPY_BYTES = 256 * 2**20  # Larger than caches.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,71 +117,32 @@ def process_age_s() -> float:
 
 
 class MachineSpeed:
-    """What the machine can do, measured in every repeat: it tells a slow program from a slow machine."""
+    """The rate of float32 matrix products, measured in every repeat: it tells a slow program from a slow machine."""
 
     def __init__(self) -> None:
-        """Compiles the yardsticks."""
-        self._matmul_n, time_matmul = make_matmul()
-        self._timers = {"matmul_gflops": time_matmul, "copy_gigabytes_per_second": make_copy()}
-        self._rates: dict[str, list[float]] = {name: [] for name in self._timers}
+        """Compiles the product, of [n, n] matrices on the default device at JAX's default precision."""
+        self._n = _MATMUL_SIZES[jax.devices()[0].platform != "cpu"]
+        self._square = jax.jit(lambda matrix: matrix @ matrix)
+        self._gflops: list[float] = []
+        self._seconds(1)
+        self._count = max(1, round(_YARDSTICK_S / max(self._seconds(1), 1e-4)))
 
     def measure(self) -> None:
-        """Takes about a second."""
-        for name, time_yardstick in self._timers.items():
-            self._rates[name].append(time_yardstick())
+        """Takes about half a second."""
+        self._gflops.append(2 * self._n**3 * self._count / self._seconds(self._count) / 1e9)
 
     def describe(self) -> dict[str, Any]:
-        """Median, min and max of each rate so far."""
-        return {"matmul_n": self._matmul_n} | {name: spread(rates) for name, rates in self._rates.items()}
+        """Median, min and max of the rate so far, in GFLOP/s."""
+        return {"matmul_n": self._n, "matmul_gflops": spread(self._gflops)}
 
-
-def make_matmul() -> tuple[int, Callable[[], float]]:
-    """The yardstick of arithmetic: float32 matrix products on the default device, at JAX's default precision.
-
-    Returns:
-        The size n of the [n, n] matrices, and a function that multiplies them for about half a second and returns the
-        rate in GFLOP/s.
-    """
-
-    def seconds(n: int, count: int) -> float:
-        matrix = jnp.full((n, n), 0.5, jnp.float32)
-        return _time_calls(lambda _: multiply(matrix, matrix), multiply(matrix, matrix), count)
-
-    multiply = jax.jit(jnp.matmul)
-    smallest, largest = _MATMUL_SIZES
-    fitting = smallest * (_YARDSTICK_S / seconds(smallest, 1)) ** (1 / 3)
-    n = int(np.clip(fitting, smallest, largest)) // 256 * 256
-    count = max(1, round(_YARDSTICK_S / seconds(n, 1)))
-    return n, lambda: 2 * n**3 * count / seconds(n, count) / 1e9
-
-
-def make_copy() -> Callable[[], float]:
-    """The yardstick of memory: x + 1 on a float32 array of the default device that no cache holds.
-
-    The array is donated, so that each pass reads and writes the same memory: in new memory a CPU would mostly wait for
-    the kernel to map it.
-
-    Returns:
-        A function that passes over the array for about half a second and returns bytes read and written, in GB/s.
-    """
-
-    def seconds(count: int) -> float:
-        return _time_calls(add_one, add_one(jnp.zeros(_COPY_BYTES // 4, jnp.float32)), count)
-
-    add_one = jax.jit(lambda array: array + 1, donate_argnums=0)
-    seconds(1)
-    count = max(1, round(_YARDSTICK_S / max(seconds(1), 1e-4)))
-    return lambda: 2 * _COPY_BYTES * count / seconds(count) / 1e9
-
-
-def _time_calls(call: Callable[[jax.Array], jax.Array], array: jax.Array, count: int) -> float:
-    """Seconds of so many calls, each with what the one before returned."""
-    jax.block_until_ready(array)
-    start_s = time.perf_counter()
-    for _ in range(count):
-        array = call(array)
-    jax.block_until_ready(array)
-    return time.perf_counter() - start_s
+    def _seconds(self, count: int) -> float:
+        """Seconds of so many products, each of what the one before returned, which stays what it is."""
+        matrix = jax.block_until_ready(jnp.full((self._n, self._n), 1 / self._n, jnp.float32))
+        start_s = time.perf_counter()
+        for _ in range(count):
+            matrix = self._square(matrix)
+        jax.block_until_ready(matrix)
+        return time.perf_counter() - start_s
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -5,7 +5,7 @@ of which acts and learns. So what differs is what processes add: reductions that
 division of the cores.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
 from pathlib import Path
@@ -28,7 +28,8 @@ from podrl.performance.benchmark.relations import fractions
 from podrl.performance.benchmark.stages import make_parts
 from podrl.runs.records import Rows
 from podrl.runtime.temporary import temporary_folder
-from podrl.telemetry.rates import CLOCK_FIELDS, RATE_KEY, WALL_KEY, after_warm_up
+from podrl.studies.job import last_word
+from podrl.studies.measurement import MEASURED_FIELDS, measure_rows, measured_seconds
 
 _LAUNCHER = ROOT / "tools/tpu_launch.py"
 _START_S = 900.0  # Longer than any job takes to its first updates.
@@ -95,48 +96,36 @@ def time_job(
         RuntimeError: if the job fails; has its last line.
     """
     with temporary_folder("benchmark") as folder:
-        workdir = Path(folder) / "run"
+        workdir, log = Path(folder) / "run", Path(folder) / "log"
         command = [
             *(sys.executable, str(_LAUNCHER), f"--local_processes={processes}"),
             *(f"--devices_per_process={devices_per_process}", *arguments, f"--workdir={workdir}"),
             *("--config.total_env_steps=2_000_000_000", f"--config.log.every_updates={_EVERY_UPDATES}"),
             *("--config.checkpoint.every_updates=0", "--config.log.tensorboard=False"),
         ]
-        log = Path(folder) / "log"
         with log.open("w") as output:
-            # Not `study.job.run_job`, which runs code between fork and exec: here are JAX's threads, whose locks the
+            # Not `studies.job.run_job`, which runs code between fork and exec: here are JAX's threads, whose locks the
             # fork would keep.
             job = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
-            _wait(job, log, lambda: bool(_rows(workdir, warm_up)), _START_S)
-            _wait(job, log, lambda: _seconds(_rows(workdir, warm_up)) > seconds, _START_S + seconds)
-            rows = _rows(workdir, warm_up)
+            _wait(job, log, lambda: measured_seconds(_rows(workdir), warm_up) > seconds, _START_S + seconds)
+            return measure_rows(_rows(workdir), warm_up).env_steps_per_second
         finally:
             job.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 job.wait(_END_S)
             job.kill()
             job.wait()
-    return (rows[-1]["env_steps"] - rows[0]["env_steps"]) / _seconds(rows)
 
 
-def _rows(workdir: Path, warm_up: int) -> list[Mapping[str, Any]]:
-    """The whole rows of updates after the warm-up."""
+def _rows(workdir: Path) -> Iterable[Mapping[str, Any]]:
     path = workdir / "metrics.jsonl"
-    rows = Rows(epath.Path(path)).fields("learner_steps", "env_steps", *CLOCK_FIELDS) if path.exists() else ()
-    return after_warm_up([row for row in rows if RATE_KEY in row], warm_up)
-
-
-def _seconds(rows: Sequence[Mapping[str, Any]]) -> float:
-    """From the first of these rows to the last."""
-    return float(rows[-1][WALL_KEY] - rows[0][WALL_KEY])
+    return Rows(epath.Path(path)).fields("env_steps", *MEASURED_FIELDS) if path.exists() else ()
 
 
 def _wait(job: subprocess.Popen[bytes], log: Path, condition: Callable[[], bool], limit_s: float) -> None:
     deadline_s = time.monotonic() + limit_s
     while not condition():
         if job.poll() is not None or time.monotonic() > deadline_s:
-            lines = log.read_text().splitlines() or ["It said nothing."]
-            errors = [line for line in lines if "rror" in line]
-            raise RuntimeError(f"A job of the benchmark ended, or made no updates in time: {(errors or lines)[-1]}")
+            raise RuntimeError(f"A job of the benchmark ended, or made no updates in time: {last_word(log)}")
         time.sleep(_POLL_S)

@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import sys
 import time
 from typing import Any
 
@@ -27,24 +26,13 @@ from podrl.config.config import Config
 from podrl.config.config_dict import to_dict
 from podrl.learning.sharding import describe_split
 from podrl.learning.update_cost import collective_bytes
+from podrl.performance.benchmark import stages
 from podrl.performance.benchmark.instruments import MachineSpeed, StageTime, describe_machine, peak_memory_bytes
 from podrl.performance.benchmark.plain_loop import open_plain_loop
 from podrl.performance.benchmark.relations import END_TO_END, PLAIN, relate_runs, relate_to_stages, summarize_samples
-from podrl.performance.benchmark.stages import (
-    Parts,
-    make_parts,
-    open_pools,
-    record_rollouts,
-    time_act,
-    time_collect,
-    time_env,
-    time_learn,
-    time_program,
-    time_transfer,
-)
+from podrl.performance.benchmark.stages import Parts, make_parts
 from podrl.performance.benchmark.whole_run import time_end_to_end, time_first_update
 from podrl.performance.composition import COLLECT, PROGRAM
-from podrl.runtime.tool import refuse_module
 
 Stage = Callable[[float], StageTime]  # (seconds to run for) -> what happened
 
@@ -78,11 +66,11 @@ def measure_run(config: Config, *, repeats: int, seconds: float, import_s: float
             if repeat == 0:
                 memory = peak_memory_bytes()  # Of a run: the other stages hold a second set of everything.
                 logging.info("opening the other stages")
-                stages = open_stages(parts, stack)
+                timers = open_stages(parts, stack)
                 if parts.is_fused and (plain := open_plain_loop(parts)):
-                    stages[PLAIN] = plain
+                    timers[PLAIN] = plain
                 yardsticks = MachineSpeed()
-            for name, time_stage in stages.items():
+            for name, time_stage in timers.items():
                 logging.info(f"repeat {repeat + 1} of {repeats}: {name}")
                 samples[name].append(time_stage(seconds))
             yardsticks.measure()
@@ -93,7 +81,7 @@ def measure_run(config: Config, *, repeats: int, seconds: float, import_s: float
         "first_update_s": spent_s | {"total": import_s + run_s},
         "peak_memory_bytes": memory,
         "stages": {
-            name: summarize_samples(samples[name], parts.spec.frames_per_step) for name in [*stages, END_TO_END]
+            name: summarize_samples(samples[name], parts.spec.frames_per_step) for name in [*timers, END_TO_END]
         },
         "end_to_end": relate_to_stages(
             samples, parts.overlap, machine["cores"] if machine["platform"] == "cpu" else math.inf
@@ -162,20 +150,15 @@ def open_stages(parts: Parts, stack: contextlib.ExitStack) -> dict[str, Stage]:
         compiled program there is nothing but that.
     """
     if parts.is_fused:
-        return {PROGRAM: functools.partial(time_program, parts)}
-    rollouts = record_rollouts(parts)
-    pools = open_pools(parts, stack)
+        return {PROGRAM: functools.partial(stages.time_program, parts)}
+    rollouts = stages.record_rollouts(parts)
+    pools = stages.open_pools(parts, stack)
     timesteps = [[pool.reset() for pool in actor_pools] for actor_pools in pools]
-    stages: dict[str, Stage] = {
-        "env": functools.partial(time_env, parts, pools),
-        "act": functools.partial(time_act, parts, timesteps),
-        "learn": functools.partial(time_learn, parts, rollouts),
+    timers: dict[str, Stage] = {
+        "env": functools.partial(stages.time_env, parts, pools),
+        "act": functools.partial(stages.time_act, parts, timesteps),
+        "learn": functools.partial(stages.time_learn, parts, rollouts),
     }
     if len({*parts.actor_devices, *parts.topology.local_learner.devices.flat}) > 1:
-        stages["transfer"] = functools.partial(time_transfer, parts, rollouts)
-    return stages | {COLLECT: functools.partial(time_collect, parts)}
-
-
-if __name__ == "__main__":
-    program = "tools/benchmark.py --config configs/impala_catch.py"
-    sys.exit(refuse_module("podrl.performance.benchmark.measure", program))
+        timers["transfer"] = functools.partial(stages.time_transfer, parts, rollouts)
+    return timers | {COLLECT: functools.partial(stages.time_collect, parts)}

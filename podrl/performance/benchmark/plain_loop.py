@@ -10,7 +10,7 @@ arXiv:1707.06347.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -20,28 +20,13 @@ from podrl.actions import DiscreteActions
 from podrl.config.config import Config
 from podrl.networks.actor_critic import make_actor_critic
 from podrl.networks.interface import Network
+from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss
+from podrl.ops.returns import gae
 from podrl.performance.benchmark.instruments import Clocks, StageTime
 from podrl.performance.benchmark.stages import Parts
 from podrl.types import Array, PyTree, Timestep
 
-_CLIP, _TRACE, _VALUE_COST, _ENTROPY_COST = 0.2, 0.95, 0.5, 0.01
-
-
-class _Step(NamedTuple):
-    observation: Array
-    action: Array
-    log_prob: Array
-    value: Array
-    reward: Array
-    done: Array
-
-
-class _Loop(NamedTuple):
-    params: PyTree
-    opt_state: PyTree
-    env_state: PyTree
-    observation: Array
-    key: Array
+_CLIP, _VALUE_COST, _ENTROPY_COST = 0.2, 0.5, 0.01
 
 
 def open_plain_loop(parts: Parts) -> Callable[[float], StageTime] | None:
@@ -62,82 +47,70 @@ def make_plain_loop(
 ) -> Callable[[float], StageTime]:
     """Compiles the loop, and returns what times it for about as many seconds."""
     agent, num_envs, length = config.agent, config.actors.num_envs, config.actors.unroll_length
-    shape, discount = agent.update_shape, agent.discount
+    shape, num_updates = agent.update_shape, config.topology.updates_per_call
     optimizer = optax.chain(
         optax.clip_by_global_norm(agent.optimizer.max_grad_norm), optax.adam(agent.optimizer.learning_rate, eps=1e-5)
     )
     policy = network.policy
-    reset = jax.vmap(env.reset, in_axes=(0, None))
-    step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
 
-    def evaluate(params: PyTree, observation: Array) -> tuple[Array, Array]:
+    def evaluate(weights: PyTree, observation: Array) -> tuple[Array, Array]:
         rows = jnp.zeros(observation.shape[0])
         timestep = Timestep(observation=jax.vmap(encode)(observation), reward=rows, discount=rows, first=rows > 0)
-        output, _ = network.step(params, timestep, network.initial_carry(observation.shape[0]))
+        output, _ = network.step(weights, timestep, network.initial_carry(observation.shape[0]))
         return output.policy, output.value
 
-    def loss(params: PyTree, batch: tuple[_Step, Array, Array]) -> Array:
-        steps, advantages, targets = batch
-        logits, values = evaluate(params, steps.observation)
-        log_probs = policy.log_prob(logits, steps.action)
-        ratio = jnp.exp(log_probs - steps.log_prob)
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        gain = jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - _CLIP, 1 + _CLIP) * advantages).mean()
-        clipped = steps.value + jnp.clip(values - steps.value, -_CLIP, _CLIP)
-        error = 0.5 * jnp.maximum(jnp.square(values - targets), jnp.square(clipped - targets)).mean()
-        return -gain + _VALUE_COST * error - _ENTROPY_COST * policy.entropy(logits).mean()
+    def loss(weights: PyTree, batch: PyTree) -> Array:
+        logits, values = evaluate(weights, batch["observation"])
+        ratio = jnp.exp(policy.log_prob(logits, batch["action"]) - batch["log_prob"])
+        advantages = (batch["advantage"] - batch["advantage"].mean()) / (batch["advantage"].std() + 1e-8)
+        error = clipped_value_loss(values, batch["value"], batch["value"] + batch["advantage"], _CLIP)
+        bonus = _ENTROPY_COST * policy.entropy(logits)
+        return (clipped_surrogate_loss(ratio, advantages, _CLIP) + _VALUE_COST * error - bonus).mean()
 
-    def act(loop: _Loop, _: None) -> tuple[_Loop, _Step]:
-        key, act_key, env_key = jax.random.split(loop.key, 3)
-        logits, value = evaluate(loop.params, loop.observation)
+    def act(weights: PyTree, envs: PyTree, key: Array) -> tuple[PyTree, PyTree]:
+        observation, env_state = envs
+        act_key, env_key = jax.random.split(key)
+        logits, value = evaluate(weights, observation)
         action = policy.sample(jax.random.split(act_key, num_envs), logits)
-        observation, env_state, reward, terminated, truncated, _ = step(
-            jax.random.split(env_key, num_envs), loop.env_state, action, params
+        step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
+        after, env_state, reward, terminated, truncated, _ = step(
+            jax.random.split(env_key, num_envs), env_state, action, params
         )
-        done, log_prob = terminated | truncated, policy.log_prob(logits, action)
-        taken = _Step(loop.observation, action, log_prob, value, reward.astype(jnp.float32), done)
-        return loop._replace(env_state=env_state, observation=observation, key=key), taken
+        going_on, log_prob = 1.0 - (terminated | truncated), policy.log_prob(logits, action)
+        taken = {"observation": observation, "action": action, "log_prob": log_prob, "value": value}
+        return (after, env_state), taken | {"reward": reward.astype(jnp.float32), "discount": agent.discount * going_on}
 
-    def advantage(after: Any, taken: _Step) -> tuple[Any, Array]:
-        later, next_value = after
-        going_on = 1.0 - taken.done
-        found = taken.reward + discount * next_value * going_on - taken.value + discount * _TRACE * going_on * later
-        return (found, taken.value), found
+    def learn(learning: tuple[PyTree, PyTree], batch: PyTree) -> tuple[tuple[PyTree, PyTree], None]:
+        weights, opt_state = learning
+        updates, opt_state = optimizer.update(jax.grad(loss)(weights, batch), opt_state, weights)
+        return (optax.apply_updates(weights, updates), opt_state), None
 
-    def learn(learning: tuple[PyTree, PyTree], batch: Any) -> tuple[tuple[PyTree, PyTree], None]:
-        params, opt_state = learning
-        updates, opt_state = optimizer.update(jax.grad(loss)(params, batch), opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), None
+    def update(loop: PyTree, _: None) -> tuple[PyTree, None]:
+        learning, envs, key = loop
+        key, act_key, epoch_key = jax.random.split(key, 3)
+        act_keys = jax.random.split(act_key, length)
+        envs, steps = jax.lax.scan(lambda envs, key: act(learning[0], envs, key), envs, act_keys)
+        values = jnp.append(steps["value"], evaluate(learning[0], envs[0])[1][None], axis=0)
+        rewards, discounts = steps.pop("reward"), steps.pop("discount")
+        steps["advantage"] = gae(values, rewards, discounts, jnp.ones_like(rewards, bool))
+        flat = jax.tree.map(lambda x: x.reshape(length * num_envs, *x.shape[2:]), steps)
 
-    def update(loop: _Loop, _: None) -> tuple[_Loop, None]:
-        loop, steps = jax.lax.scan(act, loop, length=length)
-        _, last_value = evaluate(loop.params, loop.observation)
-        last: Any = (jnp.zeros(num_envs), last_value)
-        _, advantages = jax.lax.scan(advantage, last, steps, reverse=True)
-        batch = (steps, advantages, advantages + steps.value)
-        flat = jax.tree.map(lambda x: x.reshape(length * num_envs, *x.shape[2:]), batch)
-
-        def epoch(learning: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], None]:
+        def epoch(learning: PyTree, key: Array) -> tuple[PyTree, None]:
             order = jax.random.permutation(key, length * num_envs)
             parts = jax.tree.map(lambda x: x[order].reshape(shape.minibatches, -1, *x.shape[1:]), flat)
             return jax.lax.scan(learn, learning, parts)
 
-        key, epoch_key = jax.random.split(loop.key)
-        (new_params, opt_state), _ = jax.lax.scan(
-            epoch, (loop.params, loop.opt_state), jax.random.split(epoch_key, shape.epochs)
-        )
-        return loop._replace(params=new_params, opt_state=opt_state, key=key), None
+        learning, _ = jax.lax.scan(epoch, learning, jax.random.split(epoch_key, shape.epochs))
+        return (learning, envs, key), None
 
-    def init(key: Array) -> _Loop:
+    def init(key: Array) -> PyTree:
         params_key, env_key, key = jax.random.split(key, 3)
         weights = network.init(params_key)
-        observation, env_state = reset(jax.random.split(env_key, num_envs), params)
-        return _Loop(weights, optimizer.init(weights), env_state, observation, key)
+        envs = jax.vmap(env.reset, in_axes=(0, None))(jax.random.split(env_key, num_envs), params)
+        return (weights, optimizer.init(weights)), envs, key
 
-    num_updates = config.topology.updates_per_call
     run = jax.jit(lambda loop: jax.lax.scan(update, loop, length=num_updates)[0], donate_argnums=0)
-    loop = jax.jit(init)(jax.random.key(config.seed))
-    loop = jax.block_until_ready(run(loop))
+    loop = jax.block_until_ready(run(jax.jit(init)(jax.random.key(config.seed))))
 
     def time_loop(seconds: float) -> StageTime:
         nonlocal loop

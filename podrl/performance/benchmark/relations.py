@@ -28,12 +28,9 @@ def relate_runs(
     samples: Mapping[str, Sequence[StageTime]], frames_per_step: Mapping[str, int]
 ) -> dict[str, dict[str, float]]:
     """Run B's rates as multiples of run A's, taken in each repeat; the two differ where frames per step do."""
-    rates = {name: [sample.env_steps_per_second for sample in repeats] for name, repeats in samples.items()}
-    frames = {name: [rate * frames_per_step[name] for rate in repeats] for name, repeats in rates.items()}
-    return {
-        "env_steps_per_second": fractions(rates["B"], rates["A"]),
-        "frames_per_second": fractions(frames["B"], frames["A"]),
-    }
+    a, b = ([sample.env_steps_per_second for sample in samples[name]] for name in ("A", "B"))
+    frames = [rate * frames_per_step["B"] / frames_per_step["A"] for rate in b]
+    return {"env_steps_per_second": fractions(b, a), "frames_per_second": fractions(frames, a)}
 
 
 def relate_to_stages(samples: Mapping[str, Sequence[StageTime]], overlap: Overlap, cores: float) -> dict[str, Any]:

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from podrl.config.config_dict import differences
 from podrl.config.units import describe_bytes
 from podrl.learning.update_cost import UpdateMemory, describe_traffic
 from podrl.performance.composition import COLLECT, PROGRAM
-from podrl.runtime.tables import describe_rates, describe_spread, make_table, print_lines, print_table
+from podrl.runtime.tables import describe_rates, describe_spread, print_lines, print_rows
 
 STAGES = {
     "env": "environments",
@@ -27,18 +26,37 @@ STAGES = {
 def show_benchmark(console: Console, report: Mapping[str, Any]) -> None:
     """Prints the report of `measure.measure_run`."""
     print_lines(console, _heading(report))
-    print_table(console, make_stages_table(report, plain=not console.is_terminal))
+    show_stages(console, report["stages"])
     print_lines(console, conclusions(report))
 
 
+def show_stages(console: Console, stages: Mapping[str, Any]) -> None:
+    """Prints a row per stage, with median, min and max over the repeats."""
+    plain = not console.is_terminal
+    rows = []
+    for name, stage in stages.items():
+        steps, cost = stage["env_steps_per_second"], stage["core_seconds_per_env_step"]
+        rates = [describe_rates(each, plain=plain) for each in (steps, stage["frames_per_second"])]
+        micro = describe_spread({key: 1e6 * value for key, value in cost.items()}, ",.1f", plain=plain)
+        rows.append((STAGES[name], *rates, micro, f"{cost['median'] * steps['median']:.2f}"))
+    headings = ("stage", "env steps/s", "frames/s", "core-us/step", "cores")
+    print_rows(console, headings, rows, bold=[STAGES["end_to_end"]])
+
+
 def show_config_comparison(console: Console, report: Mapping[str, Any]) -> None:
-    """Prints the report of `measure.compare_configs`."""
+    """Prints the report of `measure.compare_configs`: a row per run and one with their ratio."""
     for name, run in report["runs"].items():
         title, layout = _heading(run)
         compiled = f"{layout}; compile time: {run['compile_s']:.1f} s"
         print_lines(console, [f"{name}: {title}", compiled, _update_memory(run)])
     print_lines(console, [f"B differs in {_differences(report['runs'])}."])
-    print_table(console, make_comparison_table(report, plain=not console.is_terminal))
+    plain, columns = not console.is_terminal, ("env_steps_per_second", "frames_per_second")
+    rows = [
+        (f"{name}: {run['config']['name']}", *(describe_rates(run[column], plain=plain) for column in columns))
+        for name, run in report["runs"].items()
+    ]
+    rows.append(("B / A", *(describe_spread(report["ratio"][column], ".3f", plain=plain) for column in columns)))
+    print_rows(console, ("run", "env steps/s", "frames/s"), rows, bold=["B / A"])
     how = (
         f"{_repeats(report)}, in turns A B A B; the ratio is taken inside each. End to end: without warm-up and "
         "metrics, with the checkpoints that are due."
@@ -52,10 +70,15 @@ def show_memory(console: Console, report: Mapping[str, Any]) -> None:
 
 
 def show_jobs(console: Console, report: Mapping[str, Any]) -> None:
-    """Prints the report of `jobs.measure_jobs`."""
+    """Prints the report of `jobs.measure_jobs`: a row per number of processes."""
     name, env_id, devices = report["config"]["name"], report["config"]["env"]["id"], report["devices"]
     print_lines(console, [f"{name} on {env_id}, {devices} devices in all"])
-    print_table(console, make_jobs_table(report, plain=not console.is_terminal))
+    plain = not console.is_terminal
+    rows = []
+    for count, job in report["jobs"].items():
+        rate = describe_rates(job["env_steps_per_second"], plain=plain)
+        rows.append((str(count), str(devices // count), rate, describe_spread(job["of_first"], ".3f", plain=plain)))
+    print_rows(console, ("processes", "devices of each", "env steps/s", "of the first"), rows)
     per_step = sum(report["traffic_bytes"].values()) / report["env_steps_per_update"]
     traffic = (
         f"Between devices, each update: {describe_traffic(report['traffic_bytes'])}; parameters: "
@@ -63,45 +86,6 @@ def show_jobs(console: Console, report: Mapping[str, Any]) -> None:
     )
     how = f"{_repeats(report)}, in turns; the ratio is taken inside each. Whole jobs, without warm-up and checkpoints."
     print_lines(console, [traffic, _machine(report["machine"]), how])
-
-
-def make_jobs_table(report: Mapping[str, Any], *, plain: bool) -> Table:
-    """A row per number of processes, with median, min and max over the repeats."""
-    table = make_table(("processes", "devices of each", "env steps/s", "of the first"), plain=plain)
-    for count, job in report["jobs"].items():
-        rate = describe_rates(job["env_steps_per_second"], plain=plain)
-        ratio = describe_spread(job["of_first"], ".3f", plain=plain)
-        table.add_row(str(count), str(report["devices"] // count), rate, ratio)
-    return table
-
-
-def make_stages_table(report: Mapping[str, Any], *, plain: bool) -> Table:
-    """A row per stage, with median, min and max over the repeats; `plain` is Markdown, one line per row."""
-    table = make_table(("stage", "env steps/s", "frames/s", "core-us/step", "cores"), plain=plain)
-    between = " " if plain else "\n"
-    for name, stage in report["stages"].items():
-        steps, cost = stage["env_steps_per_second"], stage["core_seconds_per_env_step"]
-        table.add_row(
-            STAGES[name],
-            describe_rates(steps, plain=plain),
-            describe_rates(stage["frames_per_second"], plain=plain),
-            f"{_micro(cost['median'])}{between}({_micro(cost['min'])} to {_micro(cost['max'])})",
-            f"{cost['median'] * steps['median']:.2f}",
-            style="bold" if name == "end_to_end" else None,
-        )
-    return table
-
-
-def make_comparison_table(report: Mapping[str, Any], *, plain: bool) -> Table:
-    """A row per run and one with their ratio, with median, min and max over the repeats."""
-    table = make_table(("run", "env steps/s", "frames/s"), plain=plain)
-    columns = ("env_steps_per_second", "frames_per_second")
-    for name, run in report["runs"].items():
-        rates = [describe_rates(run[column], plain=plain) for column in columns]
-        table.add_row(f"{name}: {run['config']['name']}", *rates)
-    ratios = [describe_spread(report["ratio"][column], ".3f", plain=plain) for column in columns]
-    table.add_row("B / A", *ratios, style="bold")
-    return table
 
 
 def conclusions(report: Mapping[str, Any]) -> Iterator[str]:
@@ -184,8 +168,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
     return (
         f"Machine: {machine['device_kind']} devices: {machine['devices']}; cores: {machine['cores']}; load average "
         f"before the start: {machine['load_average']:.1f}; float32 matmul, n={machine['matmul_n']}: "
-        f"{describe_rates(machine['matmul_gflops'])} GFLOP/s; memory copy: "
-        f"{describe_rates(machine['copy_gigabytes_per_second'])} GB/s read and written."
+        f"{describe_rates(machine['matmul_gflops'])} GFLOP/s."
     )
 
 
@@ -197,8 +180,3 @@ def _differences(runs: Mapping[str, Mapping[str, Any]]) -> str:
     """`topology.micro_batches (1, 8), seed (1, 2)`: the keys whose values differ, with A's and B's."""
     found = differences(runs["A"]["config"], runs["B"]["config"])
     return ", ".join(f"{key} ({a}, {b})" for key, (a, b) in found.items()) or "nothing"
-
-
-def _micro(seconds: float) -> str:
-    """Microseconds, to about three digits."""
-    return f"{seconds * 1e6:,.1f}" if seconds < 100e-6 else f"{seconds * 1e6:,.0f}"

@@ -77,11 +77,6 @@ class Parts(Assembly):
         params = jax.tree.leaves(self.programs.learner.state_shape.params)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in params)
 
-    @property
-    def reductions(self) -> int:
-        """Optimizer steps in an update, each with an all-reduce between processes."""
-        return int(self.config.agent.update_shape.optimizer_steps)
-
 
 def make_parts(config: Config, devices: Sequence[jax.Device] | None = None) -> Parts:
     """Puts a run together as training does, and compiles."""
@@ -151,17 +146,22 @@ def time_env(parts: Parts, pools: Sequence[Sequence[Pool]], seconds: float) -> S
     actions = parts.spec.actions.sample(generator, (1000, num_envs))
 
     def step(actor: int, turns: Iterator[int]) -> int:
-        for pool in pools[actor]:
-            pool.send(actions[0])
-        for turn in turns:
-            for pool in pools[actor]:
-                pool.recv()
-                pool.send(actions[turn % len(actions)])
-        for pool in pools[actor]:
-            pool.recv()
-        return (turn + 1) * len(pools[actor]) * num_envs
+        return step_pools(pools[actor], actions, turns) * num_envs
 
     return time_threads(step, parts.layout.num_actors, seconds)
+
+
+def step_pools(pools: Sequence[Pool], actions: np.ndarray, turns: Iterator[int]) -> int:
+    """Steps pools that were reset, in turns, with actions [N, B, ...] again and again; returns how often it did."""
+    for pool in pools:
+        pool.send(actions[0])
+    for turn in turns:
+        for pool in pools:
+            pool.recv()
+            pool.send(actions[turn % len(actions)])
+    for pool in pools:
+        pool.recv()
+    return (turn + 1) * len(pools)
 
 
 def time_act(parts: Parts, timesteps: Sequence[Sequence[Timestep]], seconds: float) -> StageTime:

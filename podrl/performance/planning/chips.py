@@ -8,8 +8,6 @@ devices have, as a v5e's compiler does that counts 15.75 GiB for programs.
 
 import dataclasses
 
-from podrl.config.config import ConfigError, did_you_mean
-
 _GIB = 2**30
 _GOOGLE = "Google Cloud TPU docs"
 _BOOK = "jax-ml.github.io/scaling-book, chapter 2"
@@ -40,16 +38,6 @@ class Chip:
     largest_slice: int | None  # chips that one job gets; None where hosts are joined by a network
     hosts: tuple[HostSpec, ...]  # that it comes in; the last is that of slices of many hosts
     source: str
-
-    @property
-    def interconnect_spans_hosts(self) -> bool:
-        """Whether the interconnect reaches chips of other hosts; else the hosts' network does."""
-        return self.largest_slice is not None
-
-    @property
-    def slice_host(self) -> HostSpec:
-        """The host of slices that have more than one."""
-        return self.hosts[-1]
 
 
 # fmt: off
@@ -86,12 +74,3 @@ _TABLE = (
 )
 # fmt: on
 CHIPS = {chip.name: chip for chip in _TABLE}
-
-
-def find_chip(name: str) -> Chip:
-    """Finds a chip by the first part of a topology's name, as in `v5e:16x16`."""
-    if name not in CHIPS:
-        raise ConfigError(
-            f"--topology: there is no chip {name!r}{did_you_mean(name, CHIPS)} The table has {', '.join(CHIPS)}."
-        )
-    return CHIPS[name]

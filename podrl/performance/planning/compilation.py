@@ -26,14 +26,8 @@ from podrl.learning.micro_batches import partition_of
 from podrl.learning.programs import make_learner, rollout_shapes
 from podrl.learning.update_cost import Collective, shard_bytes
 from podrl.mesh import is_undivided
-from podrl.performance.planning.costs import (
-    Cost,
-    compiled_cost,
-    parse_shortage,
-    product_bytes,
-    product_flops,
-    without_dead_code,
-)
+from podrl.performance.planning import costs
+from podrl.performance.planning.costs import Cost
 from podrl.types import PyTree
 
 
@@ -116,11 +110,8 @@ def compile_for_devices(config: Config, devices: Sequence[jax.Device]) -> RunCos
         try:
             compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
-            shortage = parse_shortage(error)
-            if shortage is None:
-                raise
-            raise shortage from None
-        return compiled_cost(compiled, traced.jaxpr, devices[0].platform, config.topology.model_devices)
+            raise costs.parse_shortage(error) or error from None
+        return costs.compiled_cost(compiled, traced.jaxpr, devices[0].platform, config.topology.model_devices)
 
     return _cost_run(assembly, devices, measure, compiled=True)
 
@@ -133,8 +124,11 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
     num_envs = config.actors.num_envs
     check(num_envs % hosts == 0, f"actors.num_envs={num_envs} does not divide over {hosts} processes. Use a multiple.")
     local = dataclasses.replace(config, actors=dataclasses.replace(config.actors, num_envs=num_envs // hosts))
-    if platform != "cpu":
-        local = _resolve_as_accelerator(local)
+    if platform != "cpu":  # What an accelerator would get where a CPU, which stands for it, gets something else.
+        asked = config.topology
+        loop = "rolled" if asked.step_loop == "auto" else asked.step_loop
+        topology = dataclasses.replace(asked, micro_batches=max(1, asked.micro_batches), step_loop=loop)
+        local = dataclasses.replace(local, topology=topology)
     assembly = assemble(local, jax.devices("cpu")[:devices])
 
     check(
@@ -151,36 +145,29 @@ def count(config: Config, *, hosts: int, devices: int, platform: str) -> RunCost
     host = _cost_run(assembly, jax.devices("cpu")[:devices], measure, compiled=False, in_loop=in_loop)
     reduced = Collective(kind="all-reduce", axis="data", size_bytes=float(host.parameter_bytes * host.reductions))
     collectives = (reduced,) if hosts * host.learners > 1 else ()
-    product_flops_of_all = host.update.product_flops * hosts
     return dataclasses.replace(
         host,
         config=dataclasses.replace(host.config, actors=config.actors),
         hosts=hosts,
         layout=dataclasses.replace(host.layout, num_processes=hosts),
-        update=dataclasses.replace(host.update, collectives=collectives, product_flops=product_flops_of_all),
+        update=dataclasses.replace(
+            host.update, collectives=collectives, product_flops=host.update.product_flops * hosts
+        ),
     )
 
 
 def _count_program(platform: str, copies: int, traced: jax.stages.Traced, num_devices: int, state_bytes: int) -> Cost:
-    jaxpr = without_dead_code(traced.jaxpr)
+    jaxpr = costs.without_dead_code(traced.jaxpr)
     (_, *batch), _ = traced.args_info  # The first argument is the state.
-    infos = jax.tree.leaves(batch)
-    flops, results = product_flops(jaxpr, platform), product_bytes(jaxpr, platform, results=True, loops=False)
+    flops = costs.product_flops(jaxpr, platform)
+    results = costs.product_bytes(jaxpr, platform, results=True, loops=False)
     return Cost(
         flops=flops / num_devices,
-        bytes_accessed=product_bytes(jaxpr, platform) / num_devices,
-        argument_bytes=state_bytes + _bytes(infos) // num_devices,
+        bytes_accessed=costs.product_bytes(jaxpr, platform) / num_devices,
+        argument_bytes=state_bytes + _bytes(batch) // num_devices,
         temporary_bytes=int(results / num_devices / copies),
         product_flops=flops,
     )
-
-
-def _resolve_as_accelerator(config: Config) -> Config:
-    """With what an accelerator would get where a CPU, which stands for it, gets something else."""
-    topology = dataclasses.replace(config.topology, micro_batches=max(1, config.topology.micro_batches))
-    if topology.step_loop == "auto":
-        topology = dataclasses.replace(topology, step_loop="rolled")
-    return dataclasses.replace(config, topology=topology)
 
 
 def _cost_run(
@@ -193,44 +180,42 @@ def _cost_run(
 ) -> RunCosts:
     start_s = time.perf_counter()
     config, spec, topology, layout = assembly.config, assembly.spec, assembly.topology, assembly.layout
-    params = jax.tree.leaves(assembly.state_shape.params)
-    shared: dict[str, Any] = {
-        "config": config,
-        "hosts": topology.num_processes,
-        "learners": topology.local_learner.size,
-        "devices": topology.mesh.shape["device"],
-        "model_devices": config.topology.model_devices,
-        "reductions": config.agent.update_shape.optimizer_steps,
-        "is_undivided": is_undivided(devices),
-        "layout": layout,
-        "frames_per_step": spec.frames_per_step,
-        "parameter_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in params),
-        "compiled": compiled,
-    }
+    act, actors, upload, download, rollout = None, 0, 0, 0, 0
+    program: Any
     if config.topology.placement == "anakin":
         environment = make_environment(assembly.source, config.env)
-        fused = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules, in_loop=in_loop)
-        state_bytes = sum(map(shard_bytes, jax.tree.leaves(fused.state_shape)))
-        shared |= dict.fromkeys(("actors", "upload_bytes", "download_bytes", "rollout_bytes"), 0)
-        update = measure(fused.trace(), topology.learner.size, state_bytes)
-        compile_s = time.perf_counter() - start_s
-        return RunCosts(**shared, act=None, update=update, state_bytes=state_bytes, compile_s=compile_s)
-    unroller = make_unroller(config, assembly.agent, spec, layout)
-    act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1, shared["parameter_bytes"])
-    mesh = _stand_in(topology.learner, devices)
-    agent, rules = make_split_agent(config, spec, mesh)
-    learner = make_learner(config, agent, mesh, rules)
-    state_bytes = sum(map(shard_bytes, jax.tree.leaves(learner.state_shape)))
-    update = measure(learner.trace(rollout_shapes(unroller, layout)), topology.learner.size, state_bytes)
+        program = FusedLearner(config, assembly.agent, environment, spec, topology, assembly.rules, in_loop=in_loop)
+        traced = program.trace()
+    else:
+        unroller = make_unroller(config, assembly.agent, spec, layout)
+        act = measure(trace_act(unroller, topology.local_actor_devices[0]), 1, _bytes(assembly.state_shape.params))
+        actors = len(topology.local_actor_devices)
+        upload, download = _bytes(unroller.timestep_shape), layout.envs_per_pool * _bytes(spec.actions.struct)
+        rollout = layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape.rollout)
+        mesh = _stand_in(topology.learner, devices)
+        agent, rules = make_split_agent(config, spec, mesh)
+        program = make_learner(config, agent, mesh, rules)
+        traced = program.trace(rollout_shapes(unroller, layout))
+    state_bytes = sum(map(shard_bytes, jax.tree.leaves(program.state_shape)))
     return RunCosts(
-        **shared,
-        actors=len(topology.local_actor_devices),
+        config=config,
+        hosts=topology.num_processes,
+        actors=actors,
+        learners=topology.local_learner.size,
+        devices=topology.mesh.shape["device"],
+        model_devices=config.topology.model_devices,
+        reductions=config.agent.update_shape.optimizer_steps,
+        is_undivided=is_undivided(devices),
+        layout=layout,
+        frames_per_step=spec.frames_per_step,
         act=act,
-        update=update,
+        update=measure(traced, topology.learner.size, state_bytes),
         state_bytes=state_bytes,
-        upload_bytes=_bytes(unroller.timestep_shape),
-        download_bytes=layout.envs_per_pool * _bytes(spec.actions.struct),
-        rollout_bytes=layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape.rollout),
+        parameter_bytes=_bytes(assembly.state_shape.params),
+        upload_bytes=upload,
+        download_bytes=download,
+        rollout_bytes=rollout,
+        compiled=compiled,
         compile_s=time.perf_counter() - start_s,
     )
 

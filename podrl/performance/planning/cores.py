@@ -1,4 +1,4 @@
-"""What the threads of a simulated job wait for: cores, each other, and parameters. The engine is simpy.
+"""What the threads of a simulated job wait for, cores, each other, and parameters, and how long. The engine is simpy.
 
 Cores are a fluid that flows to whatever wants to run. Every job says how long it takes alone, and how many cores it
 keeps busy meanwhile. While all running jobs together want more cores than there are, each runs at the fraction
@@ -20,7 +20,7 @@ try:
 except ModuleNotFoundError:
     raise ConfigError("Simulating needs the package simpy: pip install simpy, or pip install -e '.[plan]'.") from None
 
-__all__ = ["Barrier", "Cores", "Environment", "Event", "NewestParameters", "Store"]
+__all__ = ["Account", "Barrier", "Cores", "Environment", "Event", "NewestParameters", "Store"]
 _OTHERS, _ACTING = 0, 1
 
 
@@ -92,11 +92,7 @@ class Barrier:
         event = self._event
         self._arrived += 1
         if self._arrived == self._parties:
-
-            def end(_: Event) -> None:
-                event.succeed()
-
-            self._env.timeout(seconds).callbacks.append(end)
+            self._env.timeout(seconds).callbacks.append(event.trigger)
             self._arrived, self._event = 0, self._env.event()
         return event
 
@@ -118,3 +114,28 @@ class NewestParameters:
         while self._version < versions.start:
             yield self._published
         return min(self._version, versions[-1])
+
+
+class Account:
+    """Splits the simulated time of one thread over buckets; it is always in exactly one, at first in the first."""
+
+    def __init__(self, buckets: tuple[str, ...], now: float):
+        self.seconds = dict.fromkeys(buckets, 0.0)
+        self._bucket, self._since = buckets[0], now
+
+    def switch(self, bucket: str, now: float) -> float:
+        """Starts another bucket; returns the seconds that the one before has just got."""
+        spent = now - self._since
+        self.seconds[self._bucket] += spent
+        self._bucket, self._since = bucket, now
+        return spent
+
+    def move(self, seconds: float, source: str, target: str) -> None:
+        """Books on `target` what was booked on `source`."""
+        self.seconds[source] -= seconds
+        self.seconds[target] += seconds
+
+    def restart(self, now: float) -> None:
+        """Forgets what was, as warm-up."""
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+        self._since = now

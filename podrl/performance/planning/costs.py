@@ -66,14 +66,12 @@ def compiled_cost(compiled: jax.stages.Compiled, jaxpr: Any, platform: str, mode
         flops=counts.get("flops", 0.0) * factor,
         bytes_accessed=counts.get("bytes accessed", 0.0) * factor,
         argument_bytes=memory.argument_size_in_bytes if memory else 0,
-        temporary_bytes=_temporaries(memory) if memory else 0,
+        temporary_bytes=int(
+            memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes if memory else 0
+        ),
         collectives=tuple(dataclasses.replace(each, size_bytes=each.size_bytes * factor) for each in crossing),
         product_flops=whole,
     )
-
-
-def _temporaries(memory: Any) -> int:
-    return int(memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes)
 
 
 def without_dead_code(jaxpr: Any) -> Any:

@@ -5,7 +5,7 @@ measured in a process of its own on such a share, and so are all-reduces between
 that process, times their number.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import functools
@@ -13,7 +13,6 @@ import json
 import math
 from pathlib import Path
 import pickle
-import statistics
 from typing import Any, NamedTuple
 
 import jax
@@ -28,28 +27,22 @@ from podrl.mistakes import shorten
 from podrl.performance.benchmark.instruments import time_threads
 from podrl.performance.benchmark.measure import Stage, open_stages
 from podrl.performance.benchmark.relations import END_TO_END, PLAIN
-from podrl.performance.benchmark.stages import Parts, make_parts
+from podrl.performance.benchmark.stages import Parts, make_parts, step_pools
 from podrl.performance.benchmark.whole_run import time_end_to_end
-from podrl.performance.composition import COLLECT, PROGRAM, Overlap, compose
+from podrl.performance.composition import COLLECT, PROGRAM, Overlap, StageCost, compose
 from podrl.performance.planning.child import Child
-from podrl.performance.planning.reduction import Reduction, reduce_step
+from podrl.performance.planning.reduction import reduce_step
+from podrl.performance.planning.slices import parse_shape
 from podrl.runtime.machine import available_cores
 
 _MAX_ENVS = 64
 _STAGE_S = 1.0
 
 
-class StageCost(NamedTuple):
-    """Seconds of the wall clock and core-seconds that a stage takes for an env step of one process."""
-
-    wall_s: float
-    core_s: float
-
-
 class ProcessStages(NamedTuple):
     """The stages of one process as they were measured, and what its reductions with others need."""
 
-    costs: dict[str, StageCost]
+    costs: dict[str, StageCost]  # of each stage, for an env step
     overlap: Overlap
     cores: float  # that the stages share; infinite where some run on accelerators
     env_steps_per_update: int
@@ -57,7 +50,7 @@ class ProcessStages(NamedTuple):
     gradient_bytes: int = 0
 
 
-def predict_stages(stages: ProcessStages, processes: int = 1, step: Reduction | None = None) -> dict[str, Any]:
+def predict_stages(stages: ProcessStages, processes: int = 1, step: StageCost | None = None) -> dict[str, Any]:
     """Predicts a run from the stages of one of its processes, and what is summed up between them in an optimizer step.
 
     Returns:
@@ -105,9 +98,8 @@ def check_here(
             alone = processes == devices == 1
             measured = child.ask(_time_run, own, devices, seconds) if alone else run_job(seconds)
             rows.append(row | {"measured": measured, "error": row["predicted"] / measured - 1})
-    errors = [row["error"] for row in rows]
-    chosen = next(row for row in rows if row["error"] == statistics.median_low(errors))
-    return chosen | {"error_min": min(errors), "error_max": max(errors)}
+    rows.sort(key=lambda row: row["error"])
+    return rows[(repeats - 1) // 2] | {"error_min": rows[0]["error"], "error_max": rows[-1]["error"]}
 
 
 def open_child(processes: int, devices: int) -> Child:
@@ -141,7 +133,7 @@ def measure_stages(config: bytes, devices: int, seconds: float) -> ProcessStages
         overlap=parts.overlap,
         cores=available_cores() if jax.devices()[0].platform == "cpu" else math.inf,
         env_steps_per_update=parts.config.env_steps_per_update,
-        reductions=parts.reductions,
+        reductions=parts.config.agent.update_shape.optimizer_steps,
         gradient_bytes=parts.parameter_bytes,
     )
 
@@ -184,9 +176,9 @@ def predict_benchmark(stages: ProcessStages, report: Mapping[str, Any]) -> dict[
     """Predicts the run that a benchmark's report is of, and compares it with the whole run that the report has."""
     row = predict_stages(stages)
     samples = report["stages"][END_TO_END]["env_steps_per_second"]
-    errors = [row["predicted"] / samples[name] - 1 for name in ("median", "max", "min")]
-    measured = dict(zip(("error", "error_min", "error_max"), errors, strict=True))
-    return row | {"measured": samples["median"], **measured}
+    of = {"error": "median", "error_min": "max", "error_max": "min"}
+    errors = {name: row["predicted"] / samples[which] - 1 for name, which in of.items()}
+    return row | errors | {"measured": samples["median"]}
 
 
 def env_steps_per_core(config: Config, *, seconds: float = 3.0) -> float:
@@ -198,23 +190,12 @@ def env_steps_per_core(config: Config, *, seconds: float = 3.0) -> float:
     pool = source.make_pool(config.env, seeds=seeds, num_threads=min(available_cores(), num_envs))
     with contextlib.closing(pool):
         pool.reset()
-
-        def step(_: int, turns: Iterator[int]) -> int:
-            for turn in turns:
-                pool.send(actions[turn % len(actions)])
-                pool.recv()
-            return turn * num_envs
-
-        return time_threads(step, 1, seconds).env_steps_per_second / available_cores()
+        found = time_threads(lambda _, turns: step_pools([pool], actions, turns) * num_envs, 1, seconds)
+    return found.env_steps_per_second / available_cores()
 
 
 def parse_local(name: str) -> tuple[int, int]:
     """Processes, and devices of each, of `this` or `this:2x4`."""
-    _, _, shape = name.partition(":")
-    axes: Sequence[str] = shape.split("x") if shape else ("1", "1")
-    check(
-        len(axes) == 2 and all(axis.isdecimal() and axis.isascii() and int(axis) > 0 for axis in axes),
-        f"--topology {name!r} must be `this`, or processes x devices of each, as in this:2x1.",
-    )
-    processes, devices = map(int, axes)
-    return processes, devices
+    shape = parse_shape(name.partition(":")[2] or "1x1")
+    check(len(shape) == 2, f"--topology {name!r} must be `this`, or processes x devices of each, as in this:2x1.")
+    return shape[0], shape[1]

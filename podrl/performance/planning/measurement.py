@@ -29,12 +29,11 @@ from podrl.experience.episodes import EpisodeTracker
 from podrl.experience.transfer import rollout_to_learner
 from podrl.performance.benchmark.instruments import Clocks, StageTime, describe_machine
 from podrl.performance.benchmark.stages import Parts, make_parts, open_pools, record_rollouts, time_learn
-from podrl.performance.planning.distributions import Durations, HostWork
+from podrl.performance.planning.distributions import HostWork
 from podrl.performance.planning.system import HostLoad
 
 _WARMUP_CALLS = 3
-_LEAST_CALLS = 5  # Beyond those, however long they take.
-_COUNTS = ("threads", "pools", "envs_per_pool", "unroll_length", "shares_device")
+_FEWEST_CALLS = _WARMUP_CALLS + 5  # However long they take.
 _NUMBERS = ("cores", "env_threads", "reductions", "gradient_bytes")
 
 
@@ -51,7 +50,7 @@ class Measurements:
 
     def to_json(self) -> dict[str, Any]:
         """For a file."""
-        host = {name: getattr(self.host, name) for name in _COUNTS}
+        host = {name: value for name, value in vars(self.host).items() if not isinstance(value, HostWork)}
         works = {name: work.to_json() for name, work in self.host.works.items()}
         return {"host": host, "works": works, **{name: getattr(self, name) for name in (*_NUMBERS, "facts")}}
 
@@ -72,9 +71,9 @@ class Measurements:
         check(path.is_file(), f"--measurements={path}: there is no such file. Make one with --measure --json={path}.")
         try:
             return cls.from_json(json.loads(path.read_text())["measurements"])
+        except ConfigError as error:
+            raise ConfigError(f"--measurements={path}: {error}") from None
         except (ValueError, TypeError, KeyError) as error:
-            if isinstance(error, ConfigError):
-                raise ConfigError(f"--measurements={path}: {error}") from None
             raise ConfigError(
                 f"--measurements={path} is not what --measure --json writes ({type(error).__name__}: {error}). Make it "
                 "anew."
@@ -93,30 +92,29 @@ def measure_host(config: Config, seconds: float) -> Measurements:
     parts = make_parts(config)
     logging.info("measuring: the learner")
     learned = time_learn(parts, record_rollouts(parts), seconds)
-    updates = learned.env_steps / config.env_steps_per_update
-    works = {"update": HostWork.constant(learned.wall_s / updates, learned.core_s / learned.wall_s)}
     logging.info("measuring: environments and actor")
     with contextlib.ExitStack() as stack:
         start = Clocks.now()
         pools = open_pools(parts, stack)
         timesteps = [pool.reset() for thread in pools for pool in thread]
         opened = start.sample(len(timesteps), Clocks.now())
-        works |= _time_turns(parts, pools[0][0], timesteps[0], seconds)
-    threads = parts.layout.num_actors
-    works["open"] = HostWork.constant(opened.wall_s / threads, opened.core_s / opened.wall_s)
+        works = _time_turns(parts, pools[0][0], timesteps[0], seconds)
+    threads, updates = parts.layout.num_actors, learned.env_steps / config.env_steps_per_update
     host = HostLoad(
         threads=threads,
         pools=parts.layout.pools_per_actor,
         envs_per_pool=parts.layout.envs_per_pool,
         unroll_length=config.actors.unroll_length,
         shares_device=parts.shares_device,
+        update=HostWork.of(learned.wall_s / updates, learned.core_s / learned.wall_s),
+        open=HostWork.of(opened.wall_s / threads, opened.core_s / opened.wall_s),
         **works,
     )
     return Measurements(
         host=host,
         cores=machine["cores"],
         env_threads=parts.env_threads,
-        reductions=parts.reductions,
+        reductions=config.agent.update_shape.optimizer_steps,
         gradient_bytes=parts.parameter_bytes,
         facts={"config": config.name, "env": config.env.id, "topology": parts.topology.describe(), **machine},
     )
@@ -132,7 +130,7 @@ def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict
     tracker = EpisodeTracker(parts.layout.envs_per_pool)
     samples: dict[str, list[StageTime]] = {name: [] for name in ("env", "act", "finish", "transfer")}
     end_s = time.perf_counter() + seconds
-    while time.perf_counter() < end_s or _are_few(samples["env"]) or _are_few(samples["finish"]):
+    while time.perf_counter() < end_s or min(len(samples[name]) for name in ("env", "finish")) < _FEWEST_CALLS:
         for _ in range(parts.config.actors.unroll_length):
             begun = Clocks.now()
             action, state = acting.act(params, version, state, jax.device_put(timestep, device))
@@ -154,16 +152,9 @@ def _time_turns(parts: Parts, pool: Pool, timestep: Any, seconds: float) -> dict
         jax.block_until_ready(moved)
         samples["finish"].append(begun.sample(1, finished))
         samples["transfer"].append(finished.sample(1, Clocks.now()))
-    works = {name: _work(found) for name, found in samples.items()}
+    works = {}
+    for name, found in samples.items():
+        walls, core_s = zip(*((each.wall_s, each.core_s) for each in found[_WARMUP_CALLS:]), strict=True)
+        works[name] = HostWork.of(walls, sum(core_s) / sum(walls))
     works["transfer"] = works["transfer"].scaled(parts.layout.pools_per_actor)  # A thread's rollouts share a link.
     return works
-
-
-def _are_few(samples: list[StageTime]) -> bool:
-    return len(samples) < _WARMUP_CALLS + _LEAST_CALLS
-
-
-def _work(samples: list[StageTime]) -> HostWork:
-    walls = [sample.wall_s for sample in samples[_WARMUP_CALLS:]]
-    cores = sum(sample.core_s for sample in samples[_WARMUP_CALLS:]) / sum(walls)
-    return HostWork(seconds=Durations.of(walls), cores=cores)

@@ -55,11 +55,8 @@ class Assumptions:
         if math.isinf(self.env_steps_per_vcpu_s):
             left_out = "environments' own arithmetic and the latency of small operations are left out (an upper bound)"
             return [shares, left_out]
-        return [
-            f"environments: {self.env_steps_per_vcpu_s:,.0f} steps/s on each vCPU ({self.env_source})",
-            shares,
-            f"{self.dispatch_s * 1e3:g} ms for each acting call's round trip (assumed)",
-        ]
+        rate = f"environments: {self.env_steps_per_vcpu_s:,.0f} steps/s on each vCPU ({self.env_source})"
+        return [rate, shares, f"{self.dispatch_s * 1e3:g} ms for each acting call's round trip (assumed)"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,28 +81,14 @@ class Prediction:
     """How fast a run will be."""
 
     update_s: float
+    updates_per_s: float  # the learner's rate
+    env_steps_per_s: float  # agent decisions, of the whole job
+    frames_per_s: float  # emulator frames, of the whole job
     stages: Mapping[str, float]  # seconds of each stage in an update, where it is done, by the keys of `LIMITS`
     limit: str  # the key of `LIMITS` that decides
-    env_steps_per_update: float  # of the whole job
-    frames_per_step: int
     of_peak: float  # arithmetic of networks as a share of what all devices could do
     learner_busy: float  # share of the time that learner devices learn
     actor_busy: float  # share of the time that actor devices act
-
-    @property
-    def updates_per_s(self) -> float:
-        """The learner's rate."""
-        return 1 / self.update_s
-
-    @property
-    def env_steps_per_s(self) -> float:
-        """Agent decisions per second, of the whole job."""
-        return self.env_steps_per_update / self.update_s
-
-    @property
-    def frames_per_s(self) -> float:
-        """Emulator frames per second, of the whole job."""
-        return self.env_steps_per_s * self.frames_per_step
 
 
 def machine_of(slice_: Slice, assumptions: Assumptions, *, float32: bool) -> Hardware:
@@ -116,7 +99,7 @@ def machine_of(slice_: Slice, assumptions: Assumptions, *, float32: bool) -> Har
         memory_bytes_per_s=chip.memory_bytes_per_s,
         memory_bytes=chip.memory_bytes,
         interconnect_bytes_per_s=chip.interconnect_bytes_per_s,
-        network_bytes_per_s=None if chip.interconnect_spans_hosts else host.network_bytes_per_s,
+        network_bytes_per_s=host.network_bytes_per_s if chip.largest_slice is None else None,
         link_bytes_per_s=host.link_bytes_per_s,
         dispatch_s=assumptions.dispatch_s,
         cores=0.9 * host.vcpus if assumptions.vcpus is None else assumptions.vcpus,
@@ -141,12 +124,14 @@ def predict(
     work = run.update.product_flops
     if run.act is not None:
         work += run.act.product_flops * run.acting_calls * run.actors * run.hosts
+    env_steps_per_s = run.config.env_steps_per_update / found.seconds
     return Prediction(
         update_s=found.seconds,
+        updates_per_s=1 / found.seconds,
+        env_steps_per_s=env_steps_per_s,
+        frames_per_s=env_steps_per_s * run.frames_per_step,
         stages=stages,
         limit=max(_PARTS[found.limit], key=lambda name: stages[name]),
-        env_steps_per_update=run.config.env_steps_per_update,
-        frames_per_step=run.frames_per_step,
         of_peak=work / (found.seconds * machine.flops * run.devices * run.hosts),
         learner_busy=learn / found.seconds,
         actor_busy=max(stages["act_compute"], stages["act_memory"]) / found.seconds,

@@ -1,7 +1,10 @@
-"""From a config and a slice to a plan."""
+"""From a config and a slice to a plan, and from that to JSON."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
+import math
+from typing import Any
 
 import jax
 
@@ -9,7 +12,7 @@ from podrl.config.config import Config, ConfigError, check
 from podrl.experience.layout import make_layout
 from podrl.mesh import Topology, make_topology
 from podrl.performance.planning.compilation import RunCosts, compile_for_devices, count
-from podrl.performance.planning.costs import OutOfMemory
+from podrl.performance.planning.costs import Cost, OutOfMemory
 from podrl.performance.planning.model import Assumptions, Hardware, Prediction, machine_of, predict
 from podrl.performance.planning.remedies import Remedy, try_remedies
 from podrl.performance.planning.scaling import Needs, needs, scaling, splits
@@ -85,15 +88,13 @@ def make_plan(config: Config, slice_: Slice, assumptions: Assumptions, *, tries:
 
 
 def _find(config: Config, slice_: Slice, assumptions: Assumptions, tries: int) -> Fit | Misfit:
-    compile = _compiler(slice_)
+    compile = functools.partial(_compile, slice_)
     try:
         run = compile(config)
     except OutOfMemory as shortage:
         learners = _host_topology(config, slice_).local_learner.shape["data"]
-        envs_per_device = max(
-            1, config.actors.num_envs // slice_.hosts // learners // config.agent.update_shape.grid[0]
-        )
-        return Misfit(shortage=shortage, remedies=try_remedies(config, shortage, envs_per_device, compile, tries=tries))
+        rows = config.actors.num_envs // slice_.hosts // learners // config.agent.update_shape.grid[0]
+        return Misfit(shortage=shortage, remedies=try_remedies(config, shortage, max(1, rows), compile, tries=tries))
     machine = machine_of(slice_, assumptions, float32=config.network.compute_dtype == "float32")
     return Fit(
         run=run,
@@ -107,21 +108,17 @@ def _find(config: Config, slice_: Slice, assumptions: Assumptions, tries: int) -
     )
 
 
-def _compiler(slice_: Slice) -> Callable[[Config], RunCosts]:
-    """What compiles or counts a config for a slice; it raises `OutOfMemory` if that does not fit."""
+def _compile(slice_: Slice, config: Config) -> RunCosts:
+    """Compiles or counts a config for a slice; raises `OutOfMemory` if it does not fit."""
     is_gpu = slice_.chip.platform == "gpu"
+    if is_gpu:
+        run = count(config, hosts=slice_.hosts, devices=slice_.chips_per_host, platform="gpu")
+    else:
+        run = compile_for_devices(config, tpu_devices(slice_))
     usable = slice_.chip.memory_bytes * (GPU_SHARE if is_gpu else 1.0)
-
-    def compile(config: Config) -> RunCosts:
-        if is_gpu:
-            run = count(config, hosts=slice_.hosts, devices=slice_.chips_per_host, platform="gpu")
-        else:
-            run = compile_for_devices(config, tpu_devices(slice_))
-        if run.peak_bytes > usable:
-            raise OutOfMemory(run.peak_bytes, usable, "")
-        return run
-
-    return compile
+    if run.peak_bytes > usable:
+        raise OutOfMemory(run.peak_bytes, usable, "")
+    return run
 
 
 def _check_layout(config: Config, slice_: Slice) -> None:
@@ -138,3 +135,58 @@ def _host_topology(config: Config, slice_: Slice) -> Topology:
     is_tpu = slice_.chip.platform == "tpu"
     devices = tpu_devices(slice_) if is_tpu else jax.devices("cpu")[: slice_.chips_per_host]
     return make_topology(config.topology, devices, process_index=0)
+
+
+def plan_to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any]:
+    """A plan as JSON has it: sizes in bytes, times in seconds; null for what is infinite or not known."""
+    found = plan.found
+    told: dict[str, Any] = {
+        "config": plan.name,
+        "env_id": plan.env_id,
+        "topology": plan.slice.name,
+        "chips": plan.slice.chips,
+        "hosts": plan.slice.hosts,
+        "note": plan.note,
+        "fits": not isinstance(found, Misfit),
+        "assumptions": list(plan.assumptions),
+    }
+    if isinstance(found, Misfit):
+        remedies = [{"arguments": one.arguments, "fits": bool(one.run)} for one in found.remedies]
+        return _finite(told | dataclasses.asdict(found.shortage) | {"remedies": remedies})
+    run, price = found.run, price_per_chip_hour
+    told |= {
+        "compiled": run.compiled,
+        "actors_per_host": run.actors,
+        "learners_per_host": run.learners,
+        "act": run.act and _cost(run.act),
+        "update": _cost(run.update),
+        "env_steps_per_update": run.config.env_steps_per_update,
+        "frames_per_step": run.frames_per_step,
+        "state_bytes": run.state_bytes,
+        "machine": dataclasses.asdict(found.machine),
+        "prediction": dataclasses.asdict(found.prediction),
+        "synchronous": dataclasses.asdict(found.synchronous),
+        "needs_of_host": found.needs._asdict(),
+        "splits": [{"actors": a, "learners": n} | dataclasses.asdict(one) for a, n, one in found.splits],
+        "price_per_billion_frames": price and price_of_billion_frames(found.prediction, plan.slice, price),
+    }
+    for name, rows in (("weak", found.weak), ("strong", found.strong)):
+        told[name] = [{"hosts": n, "efficiency": share} | dataclasses.asdict(one) for n, one, share in rows]
+    return _finite(told)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    return dataclasses.asdict(cost) | {"traffic": cost.traffic}
+
+
+def price_of_billion_frames(found: Prediction, slice_: Slice, price_per_chip_hour: float) -> float:
+    """The price of a billion frames, in the currency of the chip's."""
+    return price_per_chip_hour * slice_.chips * 1e9 / found.frames_per_s / 3600

@@ -36,9 +36,8 @@ def propose(config: Config, shortage: OutOfMemory, envs_per_device: int) -> Iter
     now = max(1, config.topology.micro_batches)
     divisors = [n for n in range(now + 1, envs_per_device + 1) if envs_per_device % n == 0 and n >= now * ratio]
     if divisors:
-        yield change(
-            "topology", "micro_batches", divisors[0], "the same result, in parts that come one after the other"
-        )
+        effect = "the same result, in parts that come one after the other"
+        yield change("topology", "micro_batches", divisors[0], effect)
     if config.network.compute_dtype == "float32":
         effect = "activations in half the bytes; results differ by rounding"
         yield change("network", "compute_dtype", "bfloat16", effect)

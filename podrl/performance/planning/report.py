@@ -5,69 +5,72 @@ import math
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from podrl.config.units import describe_amount, describe_bytes, describe_number, describe_seconds, describe_share
 from podrl.learning.update_cost import describe_traffic
 from podrl.performance.benchmark.instruments import QUIET_LOAD
 from podrl.performance.composition import COLLECT, PROGRAM, STAGE_KEYS
-from podrl.performance.planning.model import LIMITS, Prediction
-from podrl.performance.planning.plan_json import price_of_billion_frames
-from podrl.performance.planning.plans import Fit, Misfit, Plan
+from podrl.performance.planning.model import LIMITS
+from podrl.performance.planning.plans import Fit, Misfit, Plan, price_of_billion_frames
 from podrl.performance.planning.slices import Slice
-from podrl.runtime.tables import make_table, print_lines, print_table
+from podrl.runtime.tables import describe_spread, print_lines, print_rows
 
 _NO_GAIN = 1.01  # A split that is faster by less is no advice.
-
-
 _LIMITS_MEASURED = {COLLECT: "the actors", "transfer": LIMITS["transfer"], "learn": "learning", "cores": "the cores"}
 
 
 def show_plan(console: Console, plan: Plan, price_per_chip_hour: float | None) -> None:
     """Prints a plan."""
-    plain = not console.is_terminal
     print_lines(console, _heading(plan))
     if isinstance(plan.found, Misfit):
         print_lines(console, _misfit_lines(plan.found))
         return
-    print_table(console, _memory_table(plan.found, plain=plain))
-    print_table(console, _stage_table(plan.found.prediction, plain=plain))
+    _show_memory_of(console, plan.found)
+    found = plan.found.prediction
+    rows = [
+        (LIMITS[name], describe_seconds(seconds), describe_share(seconds / found.update_s))
+        for name, seconds in found.stages.items()
+        if seconds
+    ]
+    print_rows(console, ("limit (modelled)", "an update", "share"), rows, bold=[LIMITS[found.limit]])
     print_lines(console, _conclusions(plan.found, plan.slice, price_per_chip_hour))
     if len(plan.found.weak) > 1:
-        print_table(console, _scaling_table(plan.found, plain=plain))
+        headings = ("hosts", "weak: env steps/s", "efficiency", "strong: env steps/s", "efficiency", "strong limit")
+        print_rows(console, headings, _scaling_rows(plan.found))
     print_lines(console, ["Rests on: " + "; ".join(plan.assumptions) + "."])
 
 
 def show_summary(console: Console, plans: Sequence[Plan]) -> None:
     """Prints one row for each of several plans."""
-    table = make_table(
-        ("topology", "chips", "hosts", "fits", "updates/s", "env steps/s", "frames/s", "of peak", "limit"),
-        plain=not console.is_terminal,
-    )
+    rows = []
     for plan in plans:
         about = (plan.slice.name, str(plan.slice.chips), str(plan.slice.hosts))
         if isinstance(plan.found, Misfit):
-            table.add_row(*about, "no", *["-"] * 5)
+            rows.append((*about, "no", *["-"] * 5))
             continue
         found, fits = plan.found.prediction, "yes" if plan.found.run.compiled else "likely"
         rates = (describe_number(found.updates_per_s), f"{found.env_steps_per_s:,.0f}", f"{found.frames_per_s:,.0f}")
-        table.add_row(*about, fits, *rates, describe_share(found.of_peak, 1), LIMITS[found.limit])
-    print_table(console, table)
+        rows.append((*about, fits, *rates, describe_share(found.of_peak, 1), LIMITS[found.limit]))
+    headings = ("topology", "chips", "hosts", "fits", "updates/s", "env steps/s", "frames/s", "of peak", "limit")
+    print_rows(console, headings, rows)
 
 
 def show_measured(console: Console, rows: Sequence[Mapping[str, Any]], cores: float, load_average: float = 0.0) -> None:
     """Prints predictions from measured stages, with the measured run where a row has it."""
     names = [name for name in (COLLECT, *STAGE_KEYS, PROGRAM) if any(name in row["wall_s"] for row in rows)]
-    of_stages = [f"{name}: us" for name in names]
-    headings = ("run", *of_stages, "core-us", "limit", "predicted env steps/s", "measured", "error")
-    table = make_table(headings, plain=not console.is_terminal, texts=("run", "limit"))
+    table = []
     for row in rows:
         cells = [describe_number(row["wall_s"].get(name, 0.0) * 1e6, 1) for name in names]
         limit = "the compiled program" if PROGRAM in row["wall_s"] else _LIMITS_MEASURED[row["limit"]]
         cells += [describe_number(sum(row["core_s"].values()) * 1e6, 1), limit]
-        measured = (f"{row['measured']:,.0f}", _describe_error(row)) if "measured" in row else ("-", "-")
-        table.add_row(row["run"], *cells, f"{row['predicted']:,.0f}", *measured)
-    print_table(console, table)
+        measured = ["-", "-"]
+        if "measured" in row:  # The error of the median repeat, and of all: `+5% (-2% to +9%)`.
+            error = {"median": row["error"], "min": row["error_min"], "max": row["error_max"]}
+            measured = [f"{row['measured']:,.0f}", describe_spread(error, "+.0%")]
+        table.append((row["run"], *cells, f"{row['predicted']:,.0f}", *measured))
+    of_stages = [f"{name}: us" for name in names]
+    headings = ("run", *of_stages, "core-us", "limit", "predicted env steps/s", "measured", "error")
+    print_rows(console, headings, table, texts=("run", "limit"))
     told = [
         "Each stage was measured alone: microseconds of the wall clock for an env step of one process. Core-us: CPU "
         "microseconds of all stages together. 2 x 1 is two processes of one device. The prediction leaves out what "
@@ -79,11 +82,6 @@ def show_measured(console: Console, rows: Sequence[Mapping[str, Any]], cores: fl
             "of your own that has ended, errors may be due to it."
         )
     print_lines(console, told)
-
-
-def _describe_error(row: Mapping[str, Any]) -> str:
-    """`+5% (-2% to +9%)`: of the median repeat, and of all."""
-    return f"{row['error']:+.0%} ({row['error_min']:+.0%} to {row['error_max']:+.0%})"
 
 
 def _heading(plan: Plan) -> Iterator[str]:
@@ -105,34 +103,20 @@ def _heading(plan: Plan) -> Iterator[str]:
     )
 
 
-def _memory_table(fit: Fit, *, plain: bool) -> Table:
-    run, whole = fit.run, describe_bytes(fit.machine.memory_bytes)
-    how = "compiled" if run.compiled else "counted"
-    table = make_table(
-        (f"memory of a device ({how})", "state", "batch", "temporaries", "all", "there are"), plain=plain
-    )
-    update, act = run.update, run.act
+def _show_memory_of(console: Console, fit: Fit) -> None:
+    run, update, act = fit.run, fit.run.update, fit.run.act
     batch = update.argument_bytes - run.state_bytes
-    sizes = (run.state_bytes, batch, update.temporary_bytes, update.peak_bytes)
-    table.add_row("learner", *map(describe_bytes, sizes), whole)
+    sizes = {"learner": (run.state_bytes, batch, update.temporary_bytes, update.peak_bytes)}
     if act is not None:
         unrolls = run.actor_bytes - run.parameter_bytes - act.temporary_bytes
-        sizes = (run.parameter_bytes, unrolls, act.temporary_bytes, run.actor_bytes)
-        table.add_row("actor", *map(describe_bytes, sizes), whole)
-        if run.shares_devices:
-            table.add_row("both", "", "", "", describe_bytes(run.peak_bytes), whole)
-    return table
-
-
-def _stage_table(found: Prediction, *, plain: bool) -> Table:
-    """What each stage takes of an update's time."""
-    table = make_table(("limit (modelled)", "an update", "share"), plain=plain)
-    for name, seconds in found.stages.items():
-        if seconds:
-            style = "bold" if name == found.limit else None
-            share = describe_share(seconds / found.update_s)
-            table.add_row(LIMITS[name], describe_seconds(seconds), share, style=style)
-    return table
+        sizes["actor"] = (run.parameter_bytes, unrolls, act.temporary_bytes, run.actor_bytes)
+    there = describe_bytes(fit.machine.memory_bytes)
+    rows = [[name, *map(describe_bytes, found), there] for name, found in sizes.items()]
+    if act is not None and run.shares_devices:
+        rows.append(["both", "", "", "", describe_bytes(run.peak_bytes), there])
+    how = "compiled" if run.compiled else "counted"
+    headings = (f"memory of a device ({how})", "state", "batch", "temporaries", "all", "there are")
+    print_rows(console, headings, rows)
 
 
 def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> Iterator[str]:
@@ -173,18 +157,15 @@ def _split_text(actors: int, learners: int, devices: int) -> str:
     return "all act and learn" if actors == learners == devices else f"{actors} act, {learners} learn"
 
 
-def _scaling_table(fit: Fit, *, plain: bool) -> Table:
-    headings = ("hosts", "weak: env steps/s", "efficiency", "strong: env steps/s", "efficiency", "strong limit")
-    table = make_table(headings, plain=plain)
+def _scaling_rows(fit: Fit) -> Iterator[tuple[str, ...]]:
     of_strong = {hosts: (found, share) for hosts, found, share in fit.strong}
     for hosts, weak, weak_share in fit.weak:
         cells = (f"{hosts:,}", f"{weak.env_steps_per_s:,.0f}", f"{weak_share:.0%}")
-        if hosts not in of_strong:
-            table.add_row(*cells, "does not fit", "-", "-")
-            continue
-        strong, share = of_strong[hosts]
-        table.add_row(*cells, f"{strong.env_steps_per_s:,.0f}", f"{share:.0%}", LIMITS[strong.limit])
-    return table
+        if hosts in of_strong:
+            strong, share = of_strong[hosts]
+            yield *cells, f"{strong.env_steps_per_s:,.0f}", f"{share:.0%}", LIMITS[strong.limit]
+        else:
+            yield *cells, "does not fit", "-", "-"
 
 
 def _misfit_lines(misfit: Misfit) -> Iterator[str]:

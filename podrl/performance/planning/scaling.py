@@ -4,17 +4,10 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+from podrl.performance.planning import model
 from podrl.performance.planning.compilation import RunCosts
 from podrl.performance.planning.costs import Cost
-from podrl.performance.planning.model import (
-    Hardware,
-    Prediction,
-    act_seconds,
-    is_in_turn,
-    learn_seconds,
-    predict,
-    stage_seconds,
-)
+from podrl.performance.planning.model import Hardware, Prediction, predict
 
 # A state's part of an optimizer step's memory traffic: gradients, and parameters and moments read and written.
 _STATE_PASSES = 3
@@ -81,11 +74,11 @@ def needs(run: RunCosts, machine: Hardware) -> Needs:
     """What a host needs so that environments hardly limit the run: vCPUs, and enough environments for them."""
     unlimited = dataclasses.replace(machine, env_steps_per_core_s=math.inf)
     rate = _BUSY * predict(run, unlimited, enough_envs=True).env_steps_per_s / run.hosts
-    stages = stage_seconds(run, machine)
+    stages = model.stage_seconds(run, machine)
     collect_s = run.env_steps_of_host / rate
-    if is_in_turn(run):
-        collect_s -= stages["transfer"] + learn_seconds(stages)
-    env_s = collect_s if run.layout.pools_per_actor > 1 else collect_s - act_seconds(stages)
+    if model.is_in_turn(run):
+        collect_s -= stages["transfer"] + model.learn_seconds(stages)
+    env_s = collect_s if run.layout.pools_per_actor > 1 else collect_s - model.act_seconds(stages)
     vcpus = run.env_steps_of_host / machine.env_steps_per_core_s / env_s
     turn_s = stages["turns"] / run.config.actors.unroll_length
     return Needs(rate, vcpus, max(vcpus, run.env_steps_of_host / collect_s * turn_s))

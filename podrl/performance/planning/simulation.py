@@ -18,7 +18,8 @@ actors; memory bandwidth and caches; networks on which reductions meet other tra
 for acting (`actors.threads_per_device` above 1) do not wait for each other there; checkpoints; evaluations; faults.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+import dataclasses
 import functools
 import itertools
 import math
@@ -27,15 +28,32 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from podrl.experience.schedule import Schedule
-from podrl.performance.planning.cores import Barrier, Cores, Environment, Event, NewestParameters, Store
+from podrl.performance.planning.cores import Account, Barrier, Cores, Environment, Event, NewestParameters, Store
 from podrl.performance.planning.distributions import HostWork
-from podrl.performance.planning.outcome import ACTOR_BUCKETS, LEARNER_BUCKETS, Account, SimulatedRun
 from podrl.performance.planning.system import HostLoad, System
 
 SETTLING_UPDATES = 5
 _BLOCK = 64  # Values drawn at a time, for speed.
 
 _Steps = Generator[Event, Any, None]
+# What the learner of a host may spend its time on; actors spend theirs as in `podrl.runtime.ledger`.
+ACTOR_BUCKETS = ("env", "act", "wait_params", "wait_rollouts")
+LEARNER_BUCKETS = ("learn", "allreduce", "wait_hosts", "wait_rollouts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimulatedRun:
+    """A simulated run, without its warm-up."""
+
+    hosts: int  # in the job
+    env_steps_per_second: float  # of the whole job
+    update_s: np.ndarray  # [updates] from one update's end to the next's
+    lag: Mapping[int, float]  # part of all rollouts with each lag, in updates
+    actors: Mapping[str, float]  # part of all actor threads' time in each bucket
+    learner: Mapping[str, float]  # part of all hosts' learners' time in each bucket
+    env_idle: float  # part of the time in which a pool does not step
+    host_wait_s: np.ndarray  # [hosts] per update that each host's learner waited for other hosts
+    host_starved_s: np.ndarray  # [hosts] the same, for its own rollouts
 
 
 def simulate(system: System, *, updates: int = 200, seed: int = 0) -> SimulatedRun:
@@ -59,7 +77,7 @@ def draw_unrolls(host: HostLoad, generator: np.random.Generator, count: int) -> 
     ready = [now] * host.pools
 
     def draw(name: str) -> np.ndarray:
-        seconds = host.works[name].seconds.draw(generator, count)
+        seconds = host.works[name].draw(generator, count)
         spent[name] += seconds
         return seconds
 
@@ -76,8 +94,15 @@ def draw_unrolls(host: HostLoad, generator: np.random.Generator, count: int) -> 
 
 def _draws(work: HostWork, generator: np.random.Generator) -> Iterator[float]:
     """Seconds that some work takes alone, each time."""
-    blocks = (work.seconds.draw(generator, _BLOCK).tolist() for _ in itertools.count())
+    blocks = (work.draw(generator, _BLOCK).tolist() for _ in itertools.count())
     return itertools.chain.from_iterable(blocks)
+
+
+class _Host(NamedTuple):
+    work: HostLoad
+    cores: Cores
+    parameters: NewestParameters
+    handoffs: list[Store]  # one of each actor thread
 
 
 class _Job:
@@ -110,46 +135,53 @@ class _Job:
         """Runs to the end of the last update that counts."""
         self._env.run(until=self._ended)
         for account in (*self._learners, *self._actors):
-            account.close(self._env.now)
+            account.switch("wait_rollouts", self._env.now)  # Books what is open.
         host, hosts = self._system.host, self._system.hosts
         updates, total = self._last - self._warmup, sum(self._lags.values())
+        update_s = np.diff(self._ends[self._warmup - 1 : self._last])
+        wall_s = float(update_s.sum())
+
+        def shares(accounts: Sequence[Account], buckets: Sequence[str]) -> dict[str, float]:
+            return {name: sum(each.seconds[name] for each in accounts) / (wall_s * len(accounts)) for name in buckets}
+
         return SimulatedRun(
-            env_steps=host.env_steps_per_update * hosts * updates,
-            update_s=np.diff(self._ends[self._warmup - 1 : self._last]),
+            hosts=hosts,
+            env_steps_per_second=host.env_steps_per_update * hosts * updates / wall_s,
+            update_s=update_s,
             lag={lag: count / total for lag, count in sorted(self._lags.items())},
-            actor_s={name: sum(account.seconds[name] for account in self._actors) for name in ACTOR_BUCKETS},
-            learner_s={name: sum(account.seconds[name] for account in self._learners) for name in LEARNER_BUCKETS},
-            actor_threads=hosts * host.threads,
-            stepping_s=self._stepping_s,
-            pools=hosts * host.threads * host.pools,
+            actors=shares(self._actors, ACTOR_BUCKETS),
+            learner=shares(self._learners, LEARNER_BUCKETS),
+            env_idle=1 - self._stepping_s / (wall_s * hosts * host.threads * host.pools),
             host_wait_s=np.array([account.seconds["wait_hosts"] / updates for account in self._learners]),
             host_starved_s=np.array([account.seconds["wait_rollouts"] / updates for account in self._learners]),
         )
 
     def _start(self, index: int, cores: Cores, generator: np.random.Generator) -> None:
         """Starts the threads of one host."""
-        host = self._system.host.slowed(self._system.slow.get(index, 1.0))
-        parameters = NewestParameters(self._env)
-        handoffs = [Store(self._env, capacity=1 + self._system.max_lag) for _ in range(host.threads)]
-        for handoff in handoffs:
-            self._env.process(self._act(host, cores, generator.spawn(1)[0], parameters, handoff))
-        self._env.process(self._learn(index, host, cores, generator.spawn(1)[0], parameters, handoffs))
+        host = _Host(
+            work=self._system.host.slowed(self._system.slow.get(index, 1.0)),
+            cores=cores,
+            parameters=NewestParameters(self._env),
+            handoffs=[Store(self._env, capacity=1 + self._system.max_lag) for _ in range(self._system.host.threads)],
+        )
+        for handoff in host.handoffs:
+            self._env.process(self._act(host, handoff, generator.spawn(1)[0]))
+        self._env.process(self._learn(index, host, generator.spawn(1)[0]))
 
-    def _act(
-        self, host: HostLoad, cores: Cores, generator: np.random.Generator, parameters: NewestParameters, handoff: Store
-    ) -> _Steps:
+    def _act(self, host: _Host, handoff: Store, generator: np.random.Generator) -> _Steps:
         """An actor thread."""
         env, account = self._env, Account(("wait_params", *ACTOR_BUCKETS), 0.0)
         self._actors.append(account)
-        opening, transfer = _draws(host.open, generator), _draws(host.transfer, generator)
-        blocks = (draw_unrolls(host, generator, _BLOCK) for _ in itertools.count())
+        work, cores = host.work, host.cores
+        opening, transfer = _draws(work.open, generator), _draws(work.transfer, generator)
+        blocks = (draw_unrolls(work, generator, _BLOCK) for _ in itertools.count())
         unrolls = itertools.chain.from_iterable(zip(*block, strict=True) for block in blocks)
         for rollout in self._schedule.rollouts:
             if rollout == self._schedule.boundary(rollout):
                 account.switch("env", env.now)
-                yield cores.run(next(opening), host.open.cores)
+                yield cores.run(next(opening), work.open.cores)
             account.switch("wait_params", env.now)
-            version = yield from parameters.fetch(self._schedule.versions(rollout))
+            version = yield from host.parameters.fetch(self._schedule.versions(rollout))
             seconds, acting, stepping, busy = map(float, next(unrolls))
             account.switch("act", env.now)
             yield cores.run(seconds, busy, acts=True)
@@ -158,23 +190,16 @@ class _Job:
             self._stepping_s += spent * stepping / seconds if seconds > 0 else 0.0
             yield handoff.put((version, env.now + next(transfer)))
 
-    def _learn(
-        self,
-        index: int,
-        host: HostLoad,
-        cores: Cores,
-        generator: np.random.Generator,
-        parameters: NewestParameters,
-        handoffs: list[Store],
-    ) -> _Steps:
+    def _learn(self, index: int, host: _Host, generator: np.random.Generator) -> _Steps:
         """A host's main thread and its share of the learner's devices."""
         env, account, reductions = self._env, self._learners[index], self._system.reductions
-        updating, publishing = _draws(host.update, generator), _draws(host.publish, generator)
+        work, cores = host.work, host.cores
+        updating, publishing = _draws(work.update, generator), _draws(work.publish, generator)
         # After the first reduction all hosts move in step, so the others can be one.
         rounds = [(1, 1 / reductions), (reductions - 1, (reductions - 1) / reductions)][: min(reductions, 2)]
         for update in self._schedule.rollouts:
             arrives = env.now
-            for handoff in handoffs:
+            for handoff in host.handoffs:
                 version, arrived = yield handoff.get()
                 arrives = max(arrives, arrived)
                 self._lags[update - version] = self._lags.get(update - version, 0) + 1
@@ -184,7 +209,7 @@ class _Job:
             cores.learn(1)
             for count, share in rounds:
                 account.switch("learn", env.now)
-                yield cores.run(seconds * share, host.update.cores)
+                yield cores.run(seconds * share, work.update.cores)
                 account.switch("wait_hosts", env.now)
                 yield self._barrier.arrive(count * self._system.allreduce_s)
                 spent = account.switch("wait_rollouts", env.now)
@@ -192,8 +217,8 @@ class _Job:
             cores.learn(-1)
             if index == 0:
                 self._note_end(update + 1)
-            published = cores.run(next(publishing), host.publish.cores)
-            published.callbacks.append(functools.partial(parameters.publish, update + 1))
+            published = cores.run(next(publishing), work.publish.cores)
+            published.callbacks.append(functools.partial(host.parameters.publish, update + 1))
 
     def _note_end(self, update: int) -> None:
         """All hosts have ended an update."""

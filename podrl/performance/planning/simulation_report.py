@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from podrl.performance.benchmark.instruments import QUIET_LOAD
 from podrl.performance.planning.measurement import Measurements
 from podrl.performance.planning.study import OVERLAPPED, SLOW, SYNCHRONOUS, rate_per_host
-from podrl.runtime.tables import describe_rates, describe_spread, make_table, print_lines, print_table
+from podrl.runtime.tables import describe_rates, describe_spread, print_lines, print_rows
 
 _WORKS = {
     "env": "a pool's step",
@@ -23,69 +22,39 @@ _WORKS = {
 
 
 def show_study(console: Console, report: Mapping[str, Any], measurements: Measurements) -> None:
-    """Prints the report of `planning.study.run_study`, with what it rests on."""
+    """Prints the report of `planning.study.run_study`, a row for each number of hosts, with what it rests on."""
     _show_measurements(console, measurements)
     print_lines(console, ["Modelled, none of these jobs was run; whole unrolls are simulated:"])
-    print_table(console, make_hosts_table(report, plain=not console.is_terminal))
+    plain, compared, rows = not console.is_terminal, (SLOW, _lag_variant(report)), []
+    for row in report["rows"]:
+        variants = report["variants"][row["hosts"]]
+        shares = (row["learner_idle"], row["learner"]["wait_hosts"], row["actor_idle"], row["env_idle"])
+        cells = (f"{row['hosts']:,}", describe_rates(row["env_steps_per_second"], plain=plain))
+        rates = (f"{row['updates_per_second']['median']:,.2f}", f"{row['of_first']:.3f}")
+        others = (f"x {variants[name]['median']:.3f}" for name in compared)
+        rows.append((*cells, *rates, *(f"{share:.0%}" for share in shares), f"{row['lag']:.2f}", *others))
+    headings = ("hosts", "env steps/s", "updates/s", "per host", "learner idle", "waits for hosts", "actors idle")
+    print_rows(console, (*headings, "pools idle", "lag", *compared), rows)
     print_lines(console, answers(report))
 
 
 def show_check(console: Console, report: Mapping[str, Any]) -> None:
-    """Prints the report of `simulation_check.check_jobs`."""
+    """Prints the report of `planning.study.check_jobs`: simulated, measured, and how far off."""
+    plain, rows = not console.is_terminal, []
     for job in report["jobs"]:
         print_lines(console, [f"One of {job['processes']} process(es), measured alone:"])
         _show_measurements(console, Measurements.from_json(job["measurements"]))
-    print_table(console, make_check_table(report, plain=not console.is_terminal))
+        rates = (describe_rates(job[name], plain=plain) for name in ("simulated", "measured"))
+        error = describe_spread(job["error"], "+.0%", plain=plain)
+        rows.append((str(job["processes"]), *rates, error, f"{1e3 * job['allreduce_s']['median']:.2f} ms"))
+    headings = ("processes", "simulated env steps/s", "measured env steps/s", "error", "all-reduces")
+    print_rows(console, headings, rows)
     how = (
         f"Median (min to max) of {report['repeats']} repeats, in each of which one process was measured on its share "
         f"of the cores, an all-reduce, and a real job of {report['seconds']:g} s, warm-up excluded; simulated is the "
         f"median of {report['seeds']} seeds. Each column has its own median: the error is that of the repeats' errors."
     )
     print_lines(console, [how])
-
-
-def make_works_table(measurements: Measurements, *, plain: bool) -> Table:
-    """What a host does, as it was measured or given."""
-    table = make_table(("milliseconds of", "mean", "median", "99 %", "longest", "cores busy"), plain=plain)
-    for name, words in _WORKS.items():
-        work = measurements.host.works[name]
-        seconds = work.seconds
-        found = (seconds.mean, seconds.quantile(0.5), seconds.quantile(0.99), max(seconds.samples))
-        table.add_row(words, *(f"{1e3 * value:,.3f}" for value in found), f"{work.cores:.2f}")
-    return table
-
-
-def make_hosts_table(report: Mapping[str, Any], *, plain: bool) -> Table:
-    """A row for each number of hosts."""
-    headings = ("hosts", "env steps/s", "updates/s", "per host", "learner idle", "waits for hosts", "actors idle")
-    table = make_table((*headings, "pools idle", "lag", SLOW, _lag_variant(report)), plain=plain)
-    for row in report["rows"]:
-        variants = report["variants"][row["hosts"]]
-        shares = (row["learner_idle"], row["learner"]["wait_hosts"], row["actor_idle"], row["env_idle"])
-        table.add_row(
-            f"{row['hosts']:,}",
-            describe_rates(row["env_steps_per_second"], plain=plain),
-            f"{row['updates_per_second']['median']:,.2f}",
-            f"{row['of_first']:.3f}",
-            *(f"{share:.0%}" for share in shares),
-            f"{row['lag']:.2f}",
-            *(f"x {variants[name]['median']:.3f}" for name in (SLOW, _lag_variant(report))),
-        )
-    return table
-
-
-def make_check_table(report: Mapping[str, Any], *, plain: bool) -> Table:
-    """A row for each number of processes: simulated, measured, and how far off."""
-    headings = ("processes", "simulated env steps/s", "measured env steps/s", "error", "all-reduces")
-    table = make_table(headings, plain=plain)
-    for job in report["jobs"]:
-        table.add_row(
-            str(job["processes"]),
-            *(describe_rates(job[name], plain=plain) for name in ("simulated", "measured")),
-            describe_spread(job["error"], "+.0%", plain=plain),
-            f"{1e3 * job['allreduce_s']['median']:.2f} ms",
-        )
-    return table
 
 
 def answers(report: Mapping[str, Any]) -> Iterator[str]:
@@ -143,4 +112,9 @@ def _show_measurements(console: Console, measurements: Measurements) -> None:
     if facts["load_average"] > QUIET_LOAD * measurements.cores:
         told.append("Other work ran on this machine, so what was measured takes less time on a quiet one.")
     print_lines(console, told)
-    print_table(console, make_works_table(measurements, plain=not console.is_terminal))
+    rows = []
+    for name, words in _WORKS.items():
+        work = host.works[name]
+        found = (work.mean, *(work.quantile(part) for part in (0.5, 0.99, 1.0)))
+        rows.append((words, *(f"{1e3 * value:,.3f}" for value in found), f"{work.cores:.2f}"))
+    print_rows(console, ("milliseconds of", "mean", "median", "99 %", "longest", "cores busy"), rows)

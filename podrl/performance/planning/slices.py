@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 
-from podrl.config.config import ConfigError, check
-from podrl.performance.planning.chips import Chip, HostSpec, find_chip
+from podrl.config.config import ConfigError, check, did_you_mean
+from podrl.performance.planning.chips import CHIPS, Chip, HostSpec
 
 # What libtpu would look up in the metadata of a TPU machine; none of it reaches a compiled program. The first keeps it
 # from a lock that two processes with the same chips would fight for: there are none.
@@ -55,14 +55,12 @@ class Slice:
 def parse_slice(name: str) -> Slice:
     """Finds a slice by its name."""
     chip_name, _, shape_text = name.partition(":")
-    chip = find_chip(chip_name)
-    axes = shape_text.split("x")
+    known = f"{did_you_mean(chip_name, CHIPS)} The table has {', '.join(CHIPS)}."
+    check(chip_name in CHIPS, f"--topology: there is no chip {chip_name!r}{known}")
+    chip = CHIPS[chip_name]
+    shape = parse_shape(shape_text)
     example = "v5e:2x4" if chip.platform == "tpu" else "h100:2x8 for 2 hosts of 8"
-    check(
-        all(axis.isdecimal() and axis.isascii() and int(axis) > 0 for axis in axes),
-        f"--topology {name!r} must be a chip and a shape, such as {example}.",
-    )
-    shape = tuple(map(int, axes))
+    check(bool(shape), f"--topology {name!r} must be a chip and a shape, such as {example}.")
     if chip.platform == "gpu":
         return _gpus(name, chip, shape)
     rank = 2 if chip.name in ("v5e", "v6e") else 3
@@ -70,9 +68,16 @@ def parse_slice(name: str) -> Slice:
     return _tpus(name, chip, shape)
 
 
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Positive whole numbers written as `2x4`; none of anything else."""
+    axes = text.split("x")
+    fits = all(axis.isdecimal() and axis.isascii() and int(axis) > 0 for axis in axes)
+    return tuple(map(int, axes)) if fits else ()
+
+
 def _gpus(name: str, chip: Chip, shape: tuple[int, ...]) -> Slice:
     check(len(shape) <= 2, f"--topology {name!r} must be the number of GPUs, or hosts x GPUs of each.")
-    (hosts, gpus), full = shape if len(shape) == 2 else (1, shape[0]), chip.slice_host
+    (hosts, gpus), full = shape if len(shape) == 2 else (1, shape[0]), chip.hosts[-1]
     use = f"Use {name.split(':')[0]}:HOSTSx{full.chips}."
     check(gpus <= full.chips, f"--topology {name!r}: a host has at most {full.chips} of them. {use}")
     share = gpus / full.chips
@@ -87,7 +92,7 @@ def _tpus(name: str, chip: Chip, shape: tuple[int, ...]) -> Slice:
         chips <= (chip.largest_slice or chips),
         f"--topology {name!r} has {chips:,} chips; the largest slice of {chip.name} has {chip.largest_slice:,}.",
     )
-    host = next((host for host in chip.hosts if host.chips == chips), chip.slice_host)
+    host = next((host for host in chip.hosts if host.chips == chips), chip.hosts[-1])
     check(
         chips % host.chips == 0 and (chips == host.chips or all(axis % 2 == 0 for axis in shape[:2])),
         f"--topology {name!r} does not divide into hosts of {host.chips} chips, 2 x 2. Use even axes.",

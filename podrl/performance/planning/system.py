@@ -13,7 +13,7 @@ from podrl.config.config import check
 from podrl.performance.planning.distributions import HostWork
 from podrl.performance.planning.reduction import SMALL_SUMS
 
-NOTHING = HostWork.constant(0.0)
+NOTHING = HostWork.of(0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError
-from podrl.performance.planning.distributions import Durations, HostWork
+from podrl.performance.planning.distributions import HostWork
 
 
 def seeded() -> np.random.Generator:
@@ -14,7 +14,7 @@ def seeded() -> np.random.Generator:
 
 def test_draws_have_the_mean_the_tail_and_the_largest_of_the_samples():
     samples = np.concatenate([seeded().gamma(2.0, 1e-3, 20_000), [0.5]])
-    found = Durations.of(samples)
+    found = HostWork.of(samples)
     assert found.mean == pytest.approx(samples.mean())
     for probability in (0.1, 0.5, 0.9, 0.99, 0.999, 1.0):
         assert found.quantile(probability) == pytest.approx(np.quantile(samples, probability), rel=0.05)
@@ -26,13 +26,13 @@ def test_draws_have_the_mean_the_tail_and_the_largest_of_the_samples():
 
 
 def test_quantiles_are_samples():
-    found = Durations.of([3.0, 1.0, 2.0])
+    found = HostWork.of([3.0, 1.0, 2.0])
     assert [found.quantile(p) for p in (0.0, 0.3, 0.5, 0.99, 1.0)] == [1.0, 1.0, 2.0, 3.0, 3.0]
     assert found.scaled(2.0).quantile(1.0) == 6.0
 
 
 def test_stragglers_raise_the_mean_by_their_share():
-    late = dataclasses.replace(Durations.of([2.0]), late=(0.1, 5.0))
+    late = dataclasses.replace(HostWork.of([2.0]), late=(0.1, 5.0))
     assert late.mean == pytest.approx(0.9 * 2 + 0.1 * 10)
     draws = late.draw(seeded(), 10_000)
     assert set(draws) == {2.0, 10.0}
@@ -42,10 +42,10 @@ def test_stragglers_raise_the_mean_by_their_share():
 
 
 def test_json_brings_it_back():
-    found = HostWork(seconds=Durations.of(seeded().gamma(2.0, 1e-3, 5000)), cores=0.5)
+    found = HostWork.of(seeded().gamma(2.0, 1e-3, 5000), 0.5)
     again = HostWork.from_json(json.loads(json.dumps(found.to_json())))
-    assert again.seconds.mean == pytest.approx(found.seconds.mean, rel=1e-6)
+    assert again.mean == pytest.approx(found.mean, rel=1e-6)
     assert again.cores == 0.5
     for samples in ((), (-1.0,), (float("nan"),)):
         with pytest.raises(ConfigError):
-            Durations(samples=samples)
+            HostWork(samples=samples)

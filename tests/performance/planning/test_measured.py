@@ -10,17 +10,15 @@ from configs import impala_catch
 from podrl.assembly import resolve
 from podrl.config.config import ConfigError
 from podrl.config.config_dict import to_dict
-from podrl.performance.composition import COLLECT, PROGRAM, Overlap, compose
+from podrl.performance.composition import COLLECT, PROGRAM, Overlap, StageCost, compose
 from podrl.performance.planning import report
 from podrl.performance.planning.measured import (
     ProcessStages,
-    StageCost,
     predict_benchmark,
     predict_here,
     predict_stages,
     read_benchmark,
 )
-from podrl.performance.planning.reduction import Reduction
 
 TOGETHER = Overlap(several_pools=True, in_turn=False)
 TURNS = Overlap(several_pools=False, in_turn=False)
@@ -64,7 +62,7 @@ def test_what_actors_take_together_counts_once():
 
 
 def test_processes_add_up_and_their_reductions_take_time_of_each():
-    step = Reduction(wall_s=0.1, core_s=0.01)
+    step = StageCost(wall_s=0.1, core_s=0.01)
     found = predict_stages(make_stages(), 2, step)
     assert found["wall_s"]["reduce"] == pytest.approx(3 * 0.1 / 100)
     assert found["core_s"]["reduce"] == pytest.approx(3 * 0.01 / 100)

@@ -17,8 +17,7 @@ from podrl.performance.planning.compilation import compile_for_devices, count
 from podrl.performance.planning.costs import OutOfMemory
 from podrl.performance.planning.measured import parse_local
 from podrl.performance.planning.model import Assumptions
-from podrl.performance.planning.plan_json import plan_to_json
-from podrl.performance.planning.plans import Fit, Misfit, fit_environments, make_plan
+from podrl.performance.planning.plans import Fit, Misfit, fit_environments, make_plan, plan_to_json
 from podrl.performance.planning.remedies import propose, try_remedies
 from podrl.performance.planning.slices import parse_slice
 

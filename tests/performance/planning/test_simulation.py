@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError
-from podrl.performance.planning.distributions import Durations, HostWork
+from podrl.performance.planning.distributions import HostWork
 from podrl.performance.planning.simulation import simulate
 from podrl.performance.planning.system import HostLoad, Interconnect, System
 
-CONSTANT = HostWork.constant
+CONSTANT = HostWork.of
 
 
 def make_host(**changes) -> HostLoad:
@@ -20,9 +20,9 @@ def make_host(**changes) -> HostLoad:
 
 def noisy_host(**changes) -> HostLoad:
     """Steps of a gamma distribution, with stragglers; four ms on average."""
-    steps = Durations.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000))
+    steps = HostWork.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000))
     steps = dataclasses.replace(steps, late=(2e-3, 10.0))
-    return make_host(**{"env": HostWork(seconds=steps), "act": CONSTANT(1e-3), **changes})
+    return make_host(**{"env": steps, "act": CONSTANT(1e-3), **changes})
 
 
 UNROLL_S = 81e-3
@@ -39,8 +39,9 @@ def test_with_constant_times_a_period_is_the_sum_or_the_maximum(update_s, synchr
     np.testing.assert_allclose(synchronous.update_s, synchronous_s)
     np.testing.assert_allclose(overlapped.update_s, overlapped_s)
     assert overlapped.env_steps_per_second == pytest.approx(hosts * 2 * 8 * 20 / overlapped_s)
-    assert synchronous.learner_idle == pytest.approx(UNROLL_S / synchronous_s)
-    assert synchronous.actor_idle == pytest.approx(update_s / synchronous_s)
+    assert synchronous.learner["wait_rollouts"] == pytest.approx(UNROLL_S / synchronous_s)
+    actors = synchronous.actors
+    assert actors["wait_params"] + actors["wait_rollouts"] == pytest.approx(update_s / synchronous_s)
 
 
 def test_all_that_lies_between_two_updates_counts():
@@ -50,7 +51,7 @@ def test_all_that_lies_between_two_updates_counts():
     # Each pool's rollout is closed after its last step; the first while the second's runs.
     unroll_s = 80e-3 + 2 * 3e-3
     np.testing.assert_allclose(outcome.update_s, unroll_s + 5e-3 + 50e-3 + 4 * 11e-3 + 7e-3)
-    assert outcome.learner_s["allreduce"] == pytest.approx(2 * 5 * 4 * 11e-3)
+    assert outcome.learner["allreduce"] * outcome.update_s.sum() == pytest.approx(5 * 4 * 11e-3)
     # With a lag of 1, twice as much may be under way: this way round is as long, for every other update.
     overlapped = simulate(dataclasses.replace(case, max_lag=1), updates=6)
     np.testing.assert_allclose(overlapped.update_s.reshape(3, 2).sum(1), outcome.update_s[0])
@@ -82,10 +83,10 @@ def test_chance_costs_more_with_more_hosts_and_less_with_longer_unrolls():
     host = noisy_host()
     few, many = kept(host, 8), kept(host, 128)
     assert 1 > few > many
-    calm = make_host(env=CONSTANT(host.env.seconds.mean), act=CONSTANT(1e-3))
+    calm = make_host(env=CONSTANT(host.env.mean), act=CONSTANT(1e-3))
     assert kept(calm, 128) == pytest.approx(1)
     assert kept(host.with_unroll_length(80), 128) > many + 0.03
-    wild = dataclasses.replace(host, env=HostWork(seconds=dataclasses.replace(host.env.seconds, late=(5e-3, 20.0))))
+    wild = dataclasses.replace(host, env=dataclasses.replace(host.env, late=(5e-3, 20.0)))
     assert kept(wild, 128) < many - 0.03
 
 
@@ -94,7 +95,7 @@ def test_time_is_conserved(max_lag):
     host = noisy_host(threads=2, act=CONSTANT(1e-3, 1.0), update=CONSTANT(50e-3, 1.5), transfer=CONSTANT(1e-3))
     case = System(host=host, hosts=3, max_lag=max_lag, cores=2.0, allreduce_s=1e-3, boundary_every=7)
     outcome = simulate(case, updates=30)
-    for shares in (outcome.actor_shares, outcome.learner_shares):
+    for shares in (outcome.actors, outcome.learner):
         assert sum(shares.values()) == pytest.approx(1)
         assert min(shares.values()) >= 0
     assert 0 < outcome.env_idle < 1
@@ -150,7 +151,7 @@ def test_the_same_seed_gives_the_same_outcome():
     case = System(host=noisy_host(), hosts=4)
     one, again, other = (simulate(case, updates=20, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one.update_s, again.update_s)
-    assert one.actor_s == again.actor_s
+    assert one.actors == again.actors
     assert not np.array_equal(one.update_s, other.update_s)
 
 
@@ -172,10 +173,10 @@ def test_an_allreduce_takes_rounds_and_moves_nearly_twice_its_size():
 def test_more_environments_a_pool_take_longer_and_more_threads_less():
     host = make_host(env=CONSTANT(1e-3, 1.0))
     double = host.with_pools(16)
-    assert (double.env.seconds.mean, double.update.seconds.mean) == pytest.approx((2e-3, 0.1))
+    assert (double.env.mean, double.update.mean) == pytest.approx((2e-3, 0.1))
     assert double.env_steps_per_update == 2 * host.env_steps_per_update
     threaded = host.with_pools(16, threads_ratio=2.0)
-    assert (threaded.env.seconds.mean, threaded.env.cores) == pytest.approx((1e-3, 2.0))
+    assert (threaded.env.mean, threaded.env.cores) == pytest.approx((1e-3, 2.0))
 
 
 def test_mistakes_are_one_line():

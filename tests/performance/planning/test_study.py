@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from podrl.performance.planning.distributions import Durations, HostWork
+from podrl.performance.planning.distributions import HostWork
 from podrl.performance.planning.simulation import simulate
 from podrl.performance.planning.study import OVERLAPPED, SLOW, SYNCHRONOUS, run_study
 from podrl.performance.planning.system import HostLoad, Interconnect, System
@@ -11,11 +11,10 @@ from podrl.performance.planning.system import HostLoad, Interconnect, System
 
 @pytest.fixture
 def system():
-    steps = Durations.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000))
     works = {
-        "env": HostWork(seconds=steps, cores=0.6),
-        "act": HostWork.constant(1e-3, 0.9),
-        "update": HostWork.constant(6e-2, 1.5),
+        "env": HostWork.of(np.random.default_rng(1).gamma(2.0, 2e-3, 5000), 0.6),
+        "act": HostWork.of(1e-3, 0.9),
+        "update": HostWork.of(6e-2, 1.5),
     }
     return System(host=HostLoad(threads=2, pools=2, envs_per_pool=8, unroll_length=20, **works), cores=2.0)
 
