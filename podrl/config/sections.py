@@ -23,9 +23,8 @@ class EnvConfig:
         id: the environment's name at that source.
         observation_keys: the entries of a dictionary or tuple to keep, by name, by path (`arm/angles`) or by position;
             empty keeps all.
-        parts: with `auto` an image beside other entries of an observation stays an image, for an encoder of its own
-            (`network.parts`), and the other entries are joined to one vector. With `joined` images are flattened and
-            joined, too.
+        parts: `auto` leaves an image beside other entries of an observation an image, for an encoder of its own
+            (`network.parts`), and joins the other entries to one vector. `joined` flattens and joins images, too.
         action_mask: the entry of the observation that says which actions can be taken, if there is one of this name; it
             is no part of what the agent sees. `none` makes every entry a part.
         channels: position of the channels in images [H, W, C]: `first`, `last`, or `auto`, which guesses for uint8 of

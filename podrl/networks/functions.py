@@ -17,7 +17,7 @@ from podrl.networks.frame_stack import take_stack_rows
 from podrl.networks.interface import Network, NetworkOutput
 from podrl.networks.last_inputs import encode_last
 from podrl.networks.parts import action_mask, initial_frames, seen, stack_chosen, stack_frames
-from podrl.networks.rows import NetworkRows, row_of, rows_of, swap
+from podrl.networks.rows import NetworkRows, opening_row, row_of, rows_of, swap
 from podrl.ops.distributions import Distribution, mask_options
 from podrl.types import EnvSpec, PyTree, Timestep, Trajectory
 
@@ -50,11 +50,7 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
     actions, action = spec.actions, spec.actions.struct
 
     def init(key: jax.Array) -> PyTree:
-        observation = jax.tree.map(lambda x: jnp.zeros((1, 1, *x.shape), x.dtype), spec.observation)
-        first = jnp.ones((1, 1), bool)
-        last_action = jnp.zeros((1, 1, *action.shape), action.dtype)
-        rows = NetworkRows(observation=observation, first=first, last_action=last_action, last_reward=jnp.zeros((1, 1)))
-        return module.init(key, *_inputs(config, actions, rows, initial_carry(1))[0])["params"]
+        return module.init(key, *_inputs(config, actions, opening_row(spec), initial_carry(1))[0])["params"]
 
     def initial_carry(batch_size: int) -> Carry:
         return Carry(

@@ -4,7 +4,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from podrl.types import PyTree, Timestep, Trajectory
+from podrl.types import EnvSpec, PyTree, Timestep, Trajectory
 
 
 @struct.dataclass(kw_only=True)
@@ -26,6 +26,14 @@ class NetworkRows:
     first: jax.Array
     last_action: PyTree
     last_reward: jax.Array
+
+
+def opening_row(spec: EnvSpec) -> NetworkRows:
+    """Returns zeros for one row [1, 1] that opens an episode."""
+    zeros = jax.tree.map(lambda x: jnp.zeros((1, 1, *x.shape), x.dtype), (spec.observation, spec.actions.struct))
+    return NetworkRows(
+        observation=zeros[0], first=jnp.ones((1, 1), bool), last_action=zeros[1], last_reward=jnp.zeros((1, 1))
+    )
 
 
 def row_of(timestep: Timestep, last_action: PyTree) -> NetworkRows:
