@@ -16,9 +16,16 @@ ROOMS = [
 ]
 # What starts at once, or runs where no JAX is: launchers, processes that serve a run, tools over folders of runs.
 WITHOUT_JAX = [
-    *("podrl.config.commandline", "podrl.launch.start", "podrl.launch.worker", "podrl.runtime.machine"),
+    *(
+        "podrl.agents.parts.loading",
+        "podrl.config.commandline",
+        "podrl.launch.start",
+        "podrl.launch.worker",
+        "podrl.runtime.machine",
+    ),
     *("podrl.runtime.job.coordinator_process", "podrl.runtime.job.membership", "podrl.envs.workers.worker"),
     *("podrl.runtime.tool", "podrl.runs.comparison_report", "podrl.runs.progress", "podrl.studies.grid"),
+    "podrl.agents.parts.loading",
 ]
 
 

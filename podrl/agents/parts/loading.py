@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import pkgutil
 from types import ModuleType
+from typing import Any
 
 from podrl import agents
 from podrl.config.config import ConfigError, check_one_of
@@ -23,6 +24,16 @@ def load_agent(name: str) -> ModuleType:
 def agent_names() -> list[str]:
     """All agents of this folder."""
     return sorted(module.name for module in pkgutil.iter_modules(agents.__path__) if not module.ispkg)
+
+
+def agent_defaults(name: str) -> dict[str, Any]:
+    """Returns the default of each hyper-parameter; empty for an unknown agent, and where JAX cannot be imported."""
+    if name not in agent_names():
+        return {}
+    try:
+        return dataclasses.asdict(load_agent(name).AgentConfig())
+    except ImportError:
+        return {}
 
 
 def check_keys(name: str, keys: Iterable[object]) -> None:
