@@ -114,31 +114,7 @@ def parse_command_line(
             agent alone knows is checked by `podrl.assembly.resolve`.
         SystemExit: with code 0 after showing `--help`.
     """
-    values = flags.FlagValues()
-    flags.DEFINE_string("config", None, "Config file, such as configs/impala_atari.py.", flag_values=values)
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Folder of a new run, or of one to resume.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
-    flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
-    flags.DEFINE_bool("accept_changes", False, "Resume in WORKDIR although its config differs.", flag_values=values)
-    flags.DEFINE_bool(
-        "start_anew", False, "Delete the rows and checkpoints of the run in WORKDIR, and begin.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "coordinator",
-        None,
-        "HOST:PORT where the processes of one job meet: an address of process 0's host. SLURM, Open MPI and TPU pods "
-        "need no such flags.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("process_count", None, "Processes in the job.", flag_values=values)
-    flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", flag_values=values)
-    flags.DEFINE_bool("alone", False, "One process, whatever the scheduler's variables say.", flag_values=values)
-    flags.DEFINE_float("join_timeout_s", 300.0, "How long they wait for each other at the start.", flag_values=values)
+    values = _define_flags()
     overrides = [arg for arg in argv[1:] if _is_override(arg)]
     _parse_flags(values, [arg for arg in argv if arg not in (*overrides, *HELP)], more_flags)
     if any(arg in HELP for arg in argv[1:]):
@@ -202,6 +178,36 @@ def load_config(path: str) -> ml_collections.ConfigDict:
 
 def _config_files(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.glob("*.py") if path.stem not in ("common", "__init__"))
+
+
+def _define_flags() -> flags.FlagValues:
+    """Returns the flags that every training takes, apart from absl's own."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("config", None, "Config file, such as configs/impala_atari.py.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of a new run, or of one to resume.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
+    flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
+    flags.DEFINE_bool("accept_changes", False, "Resume in WORKDIR although its config differs.", flag_values=values)
+    flags.DEFINE_bool(
+        "start_anew", False, "Delete the rows and checkpoints of the run in WORKDIR, and begin.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT where the processes of one job meet: an address of process 0's host. SLURM, Open MPI and TPU pods "
+        "need no such flags.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("process_count", None, "Processes in the job.", flag_values=values)
+    flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_bool("alone", False, "One process, whatever the scheduler's variables say.", flag_values=values)
+    flags.DEFINE_float("join_timeout_s", 300.0, "How long they wait for each other at the start.", flag_values=values)
+    return values
 
 
 def _parse_flags(values: flags.FlagValues, argv: list[str], more_flags: Iterable[str] = ()) -> None:
