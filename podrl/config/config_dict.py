@@ -29,7 +29,7 @@ from podrl.config.config import (
     shown,
     shrink,
 )
-from podrl.config.keys import describe_unknown, key_hints
+from podrl.config.keys import check_known
 from podrl.config.marks import Typed
 from podrl.config.optimizer import RENAMED, with_new_names
 from podrl.config.reading import read_key
@@ -51,7 +51,7 @@ def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Con
         ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
     """
     values = as_values(config)
-    _check_known(values, key_hints(agent_type))
+    check_known(values, agent_type)
     parsed = _parse(Config, values, "", {"agent": agent_type})
     parsed = shrink(parsed) if parsed.smoke else parsed
     check_counts(parsed, parsed.num_updates)
@@ -105,6 +105,15 @@ def with_defaults(
     if "agent" in values and agent.get("name") == values["agent"].get("name"):
         filled["agent"] = _merge(agent, values["agent"])
     return filled
+
+
+def read_agent(values: Mapping[str, Any], agent_type: type[_T]) -> _T:
+    """Returns the agent's section of a resolved config that an earlier podrl may have written.
+
+    Raises:
+        ConfigError: on a value that the agent does not take.
+    """
+    return _parse(agent_type, with_defaults(values, agent_type).get("agent", {}), "agent.")
 
 
 def _merge(default: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,16 +182,6 @@ def _find_open(config: ml_collections.ConfigDict) -> str:
         if isinstance(value, ml_collections.ConfigDict) and (inner := _find_open(value)):
             return f"{key}.{inner}"
     return ""
-
-
-def _check_known(values: Mapping[Any, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
-    """Raises `ConfigError`, which names the right key, if a section has a key that no config has."""
-    for name, value in values.items():
-        key = f"{prefix}{name if isinstance(name, str) else shown(name)}"
-        if key not in hints:
-            raise ConfigError(describe_unknown(key, hints))
-        if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
-            _check_known(value, hints, f"{key}.")
 
 
 def _parse(cls: type[_T], values: Mapping[str, Any], prefix: str, special: Mapping[str, type] | None = None) -> _T:

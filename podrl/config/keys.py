@@ -1,6 +1,6 @@
 """The keys that a config can have, and what is said about one that it cannot have."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import difflib
 import typing
@@ -8,7 +8,7 @@ from typing import Any
 
 from podrl.config.config import Config
 from podrl.config.optimizer import RENAMED
-from podrl.mistakes import shown
+from podrl.mistakes import ConfigError, shown
 
 _LONGEST = 100  # Characters of a key to compare with others.
 
@@ -23,6 +23,21 @@ def key_hints(agent_type: type | None = None) -> dict[str, Any]:
     if agent_type is None:
         return hints | {"agent.name": str}
     return hints | {"agent": agent_type} | dict(_walk(agent_type, "agent."))
+
+
+def check_known(values: Mapping[str, Any], agent_type: type) -> None:
+    """Raises `ConfigError`, which names the right key, if nested plain values have a key that no config has."""
+    hints = key_hints(agent_type)
+
+    def walk(section: Mapping[Any, Any], prefix: str) -> None:
+        for name, value in section.items():
+            key = f"{prefix}{name if isinstance(name, str) else shown(name)}"
+            if key not in hints:
+                raise ConfigError(describe_unknown(key, hints))
+            if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
+                walk(value, f"{key}.")
+
+    walk(values, "")
 
 
 def describe_unknown(key: str, known: Iterable[str]) -> str:

@@ -6,9 +6,12 @@ So what does not divide is found out before anything is started. Nothing is comp
 from collections.abc import Mapping, Sequence
 import dataclasses
 
+from podrl.agents.parts.loading import load_agent
 from podrl.assembly import resolve
 from podrl.config import commandline
 from podrl.config.config import Config, ConfigError, check
+from podrl.config.config_dict import as_values
+from podrl.config.keys import check_known
 from podrl.experience.layout import make_layout
 from podrl.experience.schedule import warm_up_updates
 from podrl.learning.micro_batches import resolve_partition
@@ -49,7 +52,7 @@ def examine(definition: Definition, platform: str) -> tuple[list[Feasible], list
     infeasible: list[Infeasible] = []
     for settings in combinations(definition.axes):
         common = {**definition.overrides, **settings}
-        commandline.override(base, as_arguments(common))
+        _check_keys(base, common)
         learners = {machines: _learner_devices(base, common, machines, platform) for machines in definition.machines}
         least = min((count for count in learners.values() if isinstance(count, int)), default=1)
         for scaling in definition.scaling:
@@ -78,6 +81,12 @@ def require_feasible(infeasible: Sequence[Infeasible]) -> None:
         first, more = infeasible[0], len(infeasible) - 1
         why = f"{first.reason}{f' So it is with {more} more point(s).' if more else ''}"
         raise ConfigError(f"Point {first.name} cannot be run: {why} Change the grid, or add --skip_invalid.")
+
+
+def _check_keys(base: object, values: Mapping[str, str]) -> None:
+    """Raises ConfigError on a key that no config of the agent has: a mistake of the study, not of one point."""
+    found = as_values(commandline.override(base, as_arguments(values)))
+    check_known(found, load_agent(found.get("agent", {}).get("name")).AgentConfig)
 
 
 def _learner_devices(base: object, values: Mapping[str, str], machines: Machines, platform: str) -> int | ConfigError:

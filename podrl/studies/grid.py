@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from podrl.config.config import check
+from podrl.config.optimizer import RENAMED
 
 SCALINGS = ("weak", "strong")
 PLACES = ("local", "slurm", "tpu")
@@ -56,8 +57,18 @@ class Point:
     @property
     def name(self) -> str:
         """For people, and for the point's folder."""
+        return self._named(self.settings)
+
+    @property
+    def names(self) -> list[str]:
+        """Today's name of the point's folder, and the one by its keys' earlier names if they had others."""
+        earlier = {new: old for old, new in RENAMED.items()}
+        names = [self.name, self._named({earlier.get(key, key): value for key, value in self.settings.items()})]
+        return list(dict.fromkeys(names))
+
+    def _named(self, settings: Mapping[str, str]) -> str:
         machines = f"{self.machines.processes}x{self.machines.devices_per_process}"
-        parts = [self.scaling, machines, *(f"{key}={value}" for key, value in self.settings.items())]
+        parts = [self.scaling, machines, *(f"{key}={value}" for key, value in settings.items())]
         if self.machines.slice_type is not None:
             parts.insert(1, self.machines.slice_type)
         name = re.sub(r"[^\w.=,+-]", "_", "-".join(parts))
@@ -159,3 +170,10 @@ def definition_from_fields(fields: Mapping[str, Any]) -> Definition:
     tuples = {name: tuple(fields[name]) for name in ("scaling", "seeds")}
     machines = tuple(Machines(**each) for each in fields["machines"])
     return Definition(**{**fields, **tuples, "machines": machines, "axes": tuple(axes)})
+
+
+def with_new_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's definition that an earlier podrl may have written, with today's names of the config's keys."""
+    overrides = {RENAMED.get(key, key): value for key, value in fields["overrides"].items()}
+    axes = [{**axis, "keys": [RENAMED.get(key, key) for key in axis["keys"]]} for axis in fields["axes"]]
+    return {**fields, "overrides": overrides, "axes": axes}

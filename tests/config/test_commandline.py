@@ -223,7 +223,8 @@ def test_a_config_file_states_of_its_agent_what_differs_from_the_agents_defaults
 
 
 def test_a_key_of_the_agent_that_a_file_leaves_out_is_typed_by_the_agent():
-    typed = ["epochs=1e1", "epochs=3", "clip_decay=true", "lambda_=1", "shuffle='environments'", "optimizer.epsilon=1"]
+    typed = ["epochs=1e1", "epochs=3", "clip_decay=0", "clip_decay=1", "lambda_=1", "shuffle='environments'"]
+    typed += ["optimizer.epsilon=1"]
     argv = ["x", "--config", str(ROOT / "configs/ppo_catch.py"), *(f"--config.agent.{each}" for each in typed)]
     agent = resolve(commandline.parse_command_line(argv).config).agent
     expected = ppo.AgentConfig(
