@@ -29,7 +29,7 @@ from podrl.config.config import (
     shown,
     shrink,
 )
-from podrl.config.keys import check_known
+from podrl.config.keys import check_keys_known
 from podrl.config.marks import Typed
 from podrl.config.optimizer import RENAMED, with_new_names
 from podrl.config.reading import read_key
@@ -51,7 +51,7 @@ def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Con
         ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
     """
     values = as_values(config)
-    check_known(values, agent_type)
+    check_keys_known(values, agent_type)
     parsed = _parse(Config, values, "", {"agent": agent_type})
     parsed = shrink(parsed) if parsed.smoke else parsed
     check_counts(parsed, parsed.num_updates)

@@ -25,7 +25,7 @@ def key_hints(agent_type: type | None = None) -> dict[str, Any]:
     return hints | {"agent": agent_type} | dict(_walk(agent_type, "agent."))
 
 
-def check_known(values: Mapping[str, Any], agent_type: type) -> None:
+def check_keys_known(values: Mapping[str, Any], agent_type: type) -> None:
     """Raises `ConfigError`, which names the right key, if nested plain values have a key that no config has."""
     hints = key_hints(agent_type)
 

@@ -11,7 +11,7 @@ from podrl.assembly import resolve
 from podrl.config import commandline
 from podrl.config.config import Config, ConfigError, check
 from podrl.config.config_dict import as_values
-from podrl.config.keys import check_known
+from podrl.config.keys import check_keys_known
 from podrl.experience.layout import make_layout
 from podrl.experience.schedule import warm_up_updates
 from podrl.learning.micro_batches import resolve_partition
@@ -86,7 +86,7 @@ def require_feasible(infeasible: Sequence[Infeasible]) -> None:
 def _check_keys(base: object, values: Mapping[str, str]) -> None:
     """Raises ConfigError on a key that no config of the agent has: a mistake of the study, not of one point."""
     found = as_values(commandline.override(base, as_arguments(values)))
-    check_known(found, load_agent(found.get("agent", {}).get("name")).AgentConfig)
+    check_keys_known(found, load_agent(found.get("agent", {}).get("name")).AgentConfig)
 
 
 def _learner_devices(base: object, values: Mapping[str, str], machines: Machines, platform: str) -> int | ConfigError:
