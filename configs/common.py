@@ -1,4 +1,4 @@
-"""What all configs share: every section with podrl's defaults, and Atari's protocol."""
+"""What configs share: podrl's own sections with their defaults, continuous control, and options of environments."""
 
 import ml_collections
 
@@ -6,7 +6,7 @@ from podrl.config.config_dict import default_env, default_sections
 
 
 def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.ConfigDict:
-    """Returns a whole config except the `agent` section."""
+    """Returns a config that lacks only `agent.name`; keys that `agent` leaves out have the agent's own defaults."""
     return ml_collections.ConfigDict(
         {
             "name": name,
@@ -16,67 +16,9 @@ def make_config(name: str, env_id: str, total_env_steps: int) -> ml_collections.
             "determinism": "exact",
             "on_nonfinite": "stop",
             "watchdog_s": 300.0,
+            "agent": {"optimizer": {}},
             "env": default_env() | {"id": env_id},
             **default_sections(),
-        }
-    )
-
-
-def impala_agent() -> ml_collections.ConfigDict:
-    """Returns IMPALA's hyper-parameters, all of them so that each can be overridden; see `podrl.agents.impala`."""
-    return ml_collections.ConfigDict(
-        {
-            "name": "impala",
-            "optimizer": {
-                "name": "rmsprop",
-                "learning_rate": 6e-4,
-                "learning_rate_decay": True,
-                "rmsprop_decay": 0.99,
-                "epsilon": 1e-5,
-                "epsilon_inside_root": False,
-                "max_grad_norm": 1.0,
-            },
-            "discount": 0.99,
-            "entropy_cost": 0.01,
-            "value_cost": 0.5,
-            "lambda_": 1.0,
-            "clip_rho": 1.0,
-            "clip_pg_rho": 1.0,
-            "reward_scale": 1.0,
-            "max_reward": 0.0,
-            "minibatches": 1,
-        }
-    )
-
-
-def ppo_agent() -> ml_collections.ConfigDict:
-    """Returns PPO's hyper-parameters, all of them so that each can be overridden; see `podrl.agents.ppo`."""
-    return ml_collections.ConfigDict(
-        {
-            "name": "ppo",
-            "optimizer": {
-                "name": "adam",
-                "learning_rate": 2.5e-4,
-                "learning_rate_decay": True,
-                "rmsprop_decay": 0.99,
-                "epsilon": 1e-5,
-                "epsilon_inside_root": False,
-                "max_grad_norm": 0.5,
-            },
-            "discount": 0.99,
-            "lambda_": 0.95,
-            "clip": 0.2,
-            "clip_decay": False,
-            "value_clip": 0.0,
-            "entropy_cost": 0.01,
-            "value_cost": 0.5,
-            "normalize_advantages": True,
-            "recompute_values": False,
-            "reward_scale": 1.0,
-            "max_reward": 0.0,
-            "epochs": 4,
-            "minibatches": 4,
-            "shuffle": "environments",
         }
     )
 
@@ -98,7 +40,7 @@ def make_control_config(name: str, env_id: str, total_env_steps: int) -> ml_coll
     config.network.separate_value = True
     config.network.normalize_observations = True
     config.network.normalize_rewards = True
-    config.agent = ppo_agent()
+    config.agent.name = "ppo"
     config.agent.optimizer.learning_rate = 3e-4
     config.agent.entropy_cost = 0.0
     config.agent.value_clip = 0.2

@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 20
     config.network.encoder = "resnet"
     config.network.frame_stack = 4
-    config.agent = common.impala_agent()
+    config.agent.name = "impala"
     config.agent.max_reward = 1.0
     config.agent.minibatches = 2
     config.agent.optimizer.epsilon = 0.01 / 640

@@ -11,7 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 20
     config.actors.env_threads = 1
     config.network.hidden_sizes = (64, 64)
-    config.agent = common.impala_agent()
+    config.agent.name = "impala"
     config.agent.optimizer.name = "adam"
     config.agent.optimizer.learning_rate = 2e-3
     return config

@@ -11,7 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 32
     config.actors.env_threads = 1
     config.network.hidden_sizes = (128, 128)
-    config.agent = common.impala_agent()
+    config.agent.name = "impala"
     config.agent.optimizer.name = "adam"
     config.agent.optimizer.learning_rate = 1e-3
     config.agent.optimizer.max_grad_norm = 0.5

@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.hidden_sizes = (64,)
     config.network.core = "lstm"
     config.network.core_size = 64
-    config.agent = common.impala_agent()
+    config.agent.name = "impala"
     config.agent.optimizer.name = "adam"
     config.agent.optimizer.learning_rate = 2e-3
     config.agent.entropy_cost = 0.003

@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 32
     config.network.hidden_sizes = (64, 64)
     config.network.separate_value = True
-    config.agent = common.impala_agent()
+    config.agent.name = "impala"
     config.agent.optimizer.name = "adam"
     config.agent.optimizer.learning_rate = 3e-3
     config.agent.entropy_cost = 0.05

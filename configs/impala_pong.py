@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 5
     config.network.encoder = "nature"
     config.network.frame_stack = 4
-    config.agent = common.impala_agent()
+    config.agent.name = "impala"
     config.agent.max_reward = 1.0
     config.agent.optimizer.learning_rate = 7e-4
     config.agent.optimizer.epsilon = 0.01 / 640

@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.num_envs = 64
     config.actors.unroll_length = 20
     config.network.encoder = "resnet"
-    config.agent = common.impala_agent()
+    config.agent.name = "impala"
     config.agent.discount = 0.999
     config.agent.minibatches = 2
     config.log.every_updates = 5

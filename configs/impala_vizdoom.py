@@ -15,5 +15,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 20
     config.network.encoder = "nature"
     config.network.frame_stack = 4
-    config.agent = common.impala_agent()
+    config.agent.name = "impala"
     return config

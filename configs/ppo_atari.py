@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 128
     config.network.encoder = "resnet"
     config.network.frame_stack = 4
-    config.agent = common.ppo_agent()
+    config.agent.name = "ppo"
     config.agent.shuffle = "time"
     config.agent.max_reward = 1.0
     config.agent.clip = 0.1

@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.hidden_sizes = (64, 64)
     config.network.activation = "tanh"
     config.network.separate_value = True
-    config.agent = common.ppo_agent()
+    config.agent.name = "ppo"
     config.agent.shuffle = "time"
     config.agent.value_clip = 0.2
     return config

@@ -11,7 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 64
     config.actors.env_threads = 1
     config.network.hidden_sizes = (64, 64)
-    config.agent = common.ppo_agent()
+    config.agent.name = "ppo"
     config.agent.shuffle = "time"
     config.agent.optimizer.learning_rate = 2e-3
     config.agent.entropy_cost = 0.003

@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 128
     config.network.hidden_sizes = (128, 128)
     config.network.frame_stack = 4
-    config.agent = common.ppo_agent()
+    config.agent.name = "ppo"
     config.agent.shuffle = "time"
     config.agent.optimizer.learning_rate = 5e-4
     config.agent.discount = 0.993

@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.hidden_sizes = (64,)
     config.network.core = "lstm"
     config.network.core_size = 64
-    config.agent = common.ppo_agent()
+    config.agent.name = "ppo"
     config.agent.optimizer.learning_rate = 2e-3
     config.log.every_updates = 20
     return config

@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 128
     config.network.hidden_sizes = (64, 64)
     config.network.separate_value = True
-    config.agent = common.ppo_agent()
+    config.agent.name = "ppo"
     config.agent.shuffle = "time"
     config.agent.minibatches = 8
     config.agent.optimizer.learning_rate = 5e-3

@@ -23,6 +23,9 @@ _INTRO = f"""# Every key of a config
 Made by `python docs/make_config_reference.py > docs/config.md` from the table that values are checked with: not to be
 edited.
 
+A config file states what differs from these defaults, and `--config.KEY=VALUE` overrides any key, also one that the
+file leaves out.
+
 `[a, b]` are numbers from a to b, `[a, b)` those below b; numbers other than 0 are at least {LEAST:g}. A value outside
 is refused in one line before anything starts. Sizes up to 2**31 are bounded by memory: what cannot fit is refused with
 the bytes that it would need and those that there are.

@@ -98,9 +98,9 @@ def keys(agent: str) -> list[str]:
 
 
 def base(agent: str) -> ml_collections.ConfigDict:
-    """A config that is right."""
+    """A config that is right, with every key."""
     config = common.make_config("test", "Catch-v0", total_env_steps=1_000)
-    config.agent = getattr(common, f"{agent}_agent")()
+    config.agent = dataclasses.asdict(load_agent(agent).AgentConfig())
     config.actors.num_envs = 8
     config.actors.unroll_length = 4
     return config
@@ -110,6 +110,7 @@ def with_value(case: Case) -> ml_collections.ConfigDict:
     """The right config with the case's value."""
     config = base(case.agent)
     if case.typed:
+        config.agent = {"name": case.agent, "optimizer": {}}  # As files leave most keys to the agent's own defaults.
         return commandline.override(config, [f"--config.{case.key}={case.value}"])
     return replace(config, {case.key: case.value})
 

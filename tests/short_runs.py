@@ -30,7 +30,7 @@ TIMING = {"env_steps_per_second", "frames_per_second"}
 def make_config(env_id: str = "Catch-v0", *, agent: str = "impala", **overrides: Any) -> Config:
     """An agent with a small MLP; overrides are dotted keys with `__` for the dots."""
     config = common.make_config("test", env_id, total_env_steps=10 * 8 * 4)
-    config.agent = getattr(common, f"{agent}_agent")()
+    config.agent = dataclasses.asdict(load_agent(agent).AgentConfig())
     config.actors.num_envs = 8
     config.actors.unroll_length = 4
     config.actors.env_threads = 1

@@ -12,7 +12,7 @@ import dataclasses
 import jax
 from jax import numpy as jnp
 
-from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
+from podrl.agents.parts.actor_critic import fresh_rollouts, make_actor_critic_agent
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import make_optimizer
 from podrl.config.optimizer import OptimizerConfig
@@ -113,14 +113,7 @@ def make_agent(
         metrics["loss/learning_rate"] = learning_rate
         return state, metrics, None
 
-    return Agent(
-        init=make_init(network, optimizer),
-        initial_carry=make_initial_carry(network),
-        actor_params=lambda state: state.params,
-        act=make_act(network, lambda output: {"policy": output.policy}),
-        act_greedy=make_act_greedy(network),
-        learn=learn,
-    )
+    return make_actor_critic_agent(network, optimizer, lambda output: {"policy": output.policy}, learn)
 
 
 def impala_loss(

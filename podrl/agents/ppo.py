@@ -10,28 +10,20 @@ Source: Schulman et al. 2017, arXiv:1707.06347; details after Huang et al. 2022,
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
 
-from flax import struct
 import jax
 from jax import numpy as jnp
 
-from podrl.agents.parts.actor_critic import fresh_rollouts, make_act, make_act_greedy, make_init, make_initial_carry
+from podrl.agents.parts.actor_critic import evaluate_values, fresh_rollouts, make_actor_critic_agent
+from podrl.agents.parts.epochs import Experience, deal_epoch, evaluate_minibatch, normalize_advantages, value_metrics
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
-from podrl.agents.parts.optimizing import make_optimizer
+from podrl.agents.parts.optimizing import OptimizerOverRun, make_optimizer
 from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import check_values, choice, number, text
 from podrl.networks.interface import Network, Networks
-from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss, masked_mean, mean_and_deviation, value_loss
-from podrl.ops.minibatches import (
-    accumulate_gradients,
-    deal_environments,
-    deal_rows,
-    split_environments,
-    take_environments,
-    take_rows,
-)
+from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss, masked_mean, value_loss
+from podrl.ops.minibatches import accumulate_gradients
 from podrl.ops.optimizers import share_left
 from podrl.ops.returns import clip_reward, gae
 from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Trajectory
@@ -99,39 +91,6 @@ class AgentConfig:
         )
 
 
-@struct.dataclass(kw_only=True)
-class Experience:
-    """A trajectory, and what is computed of it before the first optimizer step.
-
-    Attributes:
-        trajectory: [T, B].
-        values: [T, B] that the advantages were estimated from.
-        targets: [T, B] that the values should move to.
-        advantages: [T, B]; zero on reset rows.
-        rows: [R, B] int32, those of each environment to learn from; None for all.
-    """
-
-    trajectory: Trajectory
-    values: jax.Array
-    targets: jax.Array
-    advantages: jax.Array
-    rows: jax.Array | None = None
-
-    def map(self, timed: Callable[[Any], Any], untimed: Callable[[Any], Any]) -> "Experience":
-        """The same with `timed` of each leaf with a time axis, and `untimed` of each without."""
-        return Experience(
-            trajectory=self.trajectory.map(timed, untimed),
-            values=timed(self.values),
-            targets=timed(self.targets),
-            advantages=timed(self.advantages),
-            rows=jax.tree.map(timed, self.rows),
-        )
-
-    def select(self, tree: PyTree) -> PyTree:
-        """The rows to learn from, of leaves [T, B, ...]."""
-        return tree if self.rows is None else take_rows(tree, self.rows)
-
-
 def make_agent(
     config: AgentConfig,
     *,
@@ -163,30 +122,37 @@ def make_agent(
         "Use agent.shuffle=environments.",
     )
     optimizer = make_optimizer(config.optimizer, config.update_shape, num_updates=num_updates, ahead=ahead)
-    micro_batches, rolled = partition.micro_batches, partition.rolls_micro_batches
 
-    def deal(key: jax.Array, trajectory: Trajectory) -> jax.Array:
-        if config.shuffle == "time":
-            return deal_rows(key, trajectory.env_index, trajectory.reward.shape[0], config.minibatches)
-        return deal_environments(key, trajectory.env_index, config.minibatches)
+    def clip_at(step: jax.Array) -> jax.Array | float:
+        return config.clip * share_left(step, num_updates, ahead) if config.clip_decay else config.clip
 
-    def take(experience: Experience, share: jax.Array) -> Experience:
-        if config.shuffle == "time":
-            return dataclasses.replace(experience, rows=share)
-        return take_environments(experience, share, config.minibatches)
+    learn = make_learn(config, network, optimizer, clip_at, partition)
+    return make_actor_critic_agent(
+        network, optimizer, lambda output: {"policy": output.policy, "value": output.value}, learn
+    )
+
+
+def make_learn(
+    config: AgentConfig,
+    network: Network,
+    optimizer: OptimizerOverRun,
+    clip_at: Callable[[jax.Array], jax.Array | float],
+    partition: Partition,
+) -> Callable[[LearnerState, Batch], tuple[LearnerState, Metrics, None]]:
+    """Returns PPO's `Agent.learn`; `clip_at` is (updates done []) -> the clip of the next update."""
+    shape, micro_batches = config.update_shape, partition.micro_batches
 
     def sgd_step(state: LearnerState, minibatch: Experience) -> tuple[LearnerState, Metrics]:
         mask = minibatch.select(minibatch.trajectory.is_transition)
-        num_transitions = jnp.sum(mask, dtype=jnp.float32)
-        clip = config.clip * share_left(state.step, num_updates, ahead) if config.clip_decay else config.clip
-        if config.normalize_advantages:
-            mean, deviation = mean_and_deviation(minibatch.select(minibatch.advantages), mask)
-            minibatch = dataclasses.replace(minibatch, advantages=(minibatch.advantages - mean) / (deviation + 1e-8))
+        num_transitions, clip = jnp.sum(mask, dtype=jnp.float32), clip_at(state.step)
+        minibatch = normalize_advantages(minibatch, mask) if config.normalize_advantages else minibatch
 
         def loss_fn(params: PyTree, part: Experience) -> tuple[jax.Array, Metrics]:
             return ppo_loss(config, network, params, part, num_transitions, clip)
 
-        (_, metrics), grads = accumulate_gradients(loss_fn, state.params, minibatch, micro_batches, rolled=rolled)
+        (_, metrics), grads = accumulate_gradients(
+            loss_fn, state.params, minibatch, micro_batches, rolled=partition.rolls_micro_batches
+        )
         state, norm = optimizer.apply(state, grads)
         return state, {**metrics, "grad/norm": norm}
 
@@ -195,28 +161,19 @@ def make_agent(
         learning_rate = optimizer.rate(state.step)
         key, shuffle_key = jax.random.split(state.key)
         experience = estimate_advantages(config, network, state.params, trajectory, micro_batches)
-        shares = jax.vmap(lambda k: deal(k, trajectory))(jax.random.split(shuffle_key, config.epochs))
+        epoch_keys = jax.random.split(shuffle_key, shape.epochs)
+        shares = jax.vmap(lambda epoch_key: deal_epoch(epoch_key, trajectory, shape))(epoch_keys)
         state, steps = jax.lax.scan(
-            lambda state, share: sgd_step(state, take(experience, share)),
+            lambda state, share: sgd_step(state, experience.take(share, shape)),
             state,
             shares.reshape(-1, *shares.shape[2:]),
             unroll=not partition.rolls_steps or 1,
         )
-        metrics = {
-            **jax.tree.map(jnp.mean, steps),
-            "loss/learning_rate": learning_rate,
-            **value_metrics(experience),
-        }
+        metrics = jax.tree.map(jnp.mean, steps)
+        metrics = {**metrics, "loss/learning_rate": learning_rate, **value_metrics(experience)}
         return dataclasses.replace(state, key=key), metrics, None
 
-    return Agent(
-        init=make_init(network, optimizer),
-        initial_carry=make_initial_carry(network),
-        actor_params=lambda state: state.params,
-        act=make_act(network, lambda output: {"policy": output.policy, "value": output.value}),
-        act_greedy=make_act_greedy(network),
-        learn=learn,
-    )
+    return learn
 
 
 def estimate_advantages(
@@ -224,7 +181,9 @@ def estimate_advantages(
 ) -> Experience:
     """What PPO computes of a trajectory [T, B] once, with the parameters at the update's start."""
     values = trajectory.behaviour["value"]
-    evaluated = _evaluate(config, network, params, trajectory, micro_batches)
+    evaluated = evaluate_values(
+        network, params, trajectory, config.minibatches, micro_batches, last_only=not config.recompute_values
+    )
     values = evaluated if config.recompute_values else jnp.concatenate([values, evaluated[-1:]])
     advantages = gae(
         values,
@@ -259,10 +218,7 @@ def ppo_loss(
         The loss, and metrics that add up to the minibatch's when summed over its parts.
     """
     trajectory = experience.trajectory
-    if experience.rows is not None and network.rows is not None:
-        output = network.rows(params, trajectory, experience.rows)
-    else:
-        output = jax.tree.map(lambda x: x[:-1], network.unroll(params, trajectory)[0])
+    output = evaluate_minibatch(network, params, experience)
     action, behaviour, mask = experience.select(
         (trajectory.action, trajectory.behaviour["policy"], trajectory.is_transition)
     )
@@ -289,30 +245,3 @@ def ppo_loss(
         "policy/kl_to_behaviour": mean(network.policy.kl(behaviour, output.policy)),
         "policy/clip_fraction": mean(jnp.asarray(jnp.abs(rhos - 1) > clip, jnp.float32)),
     }
-
-
-def value_metrics(experience: Experience) -> Metrics:
-    """How well the values at the update's start foretold their targets: 1 is perfectly, 0 no better than their mean."""
-    mask = experience.trajectory.is_transition
-    value, _ = mean_and_deviation(experience.values, mask)
-    target, spread = mean_and_deviation(experience.targets, mask)
-    _, error = mean_and_deviation(experience.targets - experience.values, mask)
-    explained = jnp.where(spread > 0, 1 - jnp.square(error / jnp.where(spread > 0, spread, 1)), 0.0)
-    return {"value/mean": value, "value/target": target, "value/explained_variance": explained}
-
-
-def _evaluate(
-    config: AgentConfig, network: Network, params: PyTree, trajectory: Trajectory, micro_batches: int
-) -> jax.Array:
-    """Values under `params`, [T+1, B], or of the last row only, [1, B], where no others are needed.
-
-    In parts, whose activations take the memory of one.
-    """
-    length, num_envs = trajectory.reward.shape
-    if network.rows is not None:
-        rows = jnp.broadcast_to(jnp.arange(length + 1, dtype=jnp.int32)[:, None], (length + 1, num_envs))
-        parts = jnp.array_split(rows[:-1], min(config.minibatches, length)) if config.recompute_values else []
-        return jnp.concatenate([network.rows(params, trajectory, part).value for part in (*parts, rows[-1:])])
-    num_parts = config.minibatches * micro_batches
-    values = [network.unroll(params, part)[0].value for part in split_environments(trajectory, num_parts)]
-    return jnp.stack(values, axis=2).reshape(length + 1, num_envs)

@@ -1,7 +1,7 @@
 """The command line: flags, and the config file with its overrides. Imports no JAX, so mistakes show at once."""
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 import importlib.util
@@ -31,8 +31,7 @@ With --config, --help lists them.
 Flags:
 """
 KEYS = """
-Values of {path}, each to be overridden by --config.KEY=VALUE; podrl/config/config.py and podrl/agents/ say what they
-mean:
+Values of {path}, each to be overridden by --config.KEY=VALUE; docs/config.md says what they mean:
 
 """
 HELP = ("-h", "--h", "-help", "--help")
@@ -95,16 +94,24 @@ class CommandLine:
     join_timeout_s: float = 300.0
 
 
-def parse_command_line(argv: list[str], *, more_help: str = "", more_flags: Iterable[str] = ()) -> CommandLine:
+def parse_command_line(
+    argv: list[str],
+    *,
+    more_help: str = "",
+    more_flags: Iterable[str] = (),
+    agent_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {},
+) -> CommandLine:
     """Parses `argv`, whose first entry is the program's name.
 
     Args:
         argv: the command as typed, without the flags that other parsers have already taken.
         more_help: help text for the flags that other parsers take.
         more_flags: names of those flags, to suggest when one is misspelt.
+        agent_defaults: returns an agent's defaults by its name, for `--help`; called there only, as it may import JAX.
 
     Raises:
-        ConfigError: on a missing or broken config file, an unknown flag or key, or a value of the wrong type.
+        ConfigError: on a missing or broken config file, an unknown flag or key, or a value of the wrong type. What the
+            agent alone knows is checked by `podrl.assembly.resolve`.
         SystemExit: with code 0 after showing `--help`.
     """
     values = _define_flags()
@@ -114,7 +121,7 @@ def parse_command_line(argv: list[str], *, more_help: str = "", more_flags: Iter
         sys.stdout.write(USAGE + values.module_help(__name__).partition(":")[2] + "\n" + more_help.rstrip() + "\n")
         if values.config is not None:
             config = override(load_config(values.config), overrides)
-            sys.stdout.write(KEYS.format(path=values.config) + list_values(config))
+            sys.stdout.write(KEYS.format(path=values.config) + list_values(config, agent_defaults))
         raise SystemExit(0)
     check(values.config is not None, "No config given. Add --config configs/impala_atari.py, or another file.")
     check_flag("join_timeout_s", values.join_timeout_s, 0.001, LONGEST_S)

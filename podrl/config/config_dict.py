@@ -26,11 +26,13 @@ from podrl.config.config import (
     TopologyConfig,
     check,
     check_counts,
-    did_you_mean,
     shown,
     shrink,
 )
+from podrl.config.keys import check_keys_known
+from podrl.config.marks import Typed
 from podrl.config.optimizer import RENAMED, with_new_names
+from podrl.config.reading import read_key
 
 _T = TypeVar("_T")
 
@@ -39,7 +41,7 @@ _TOO_LARGE = 10**300  # Integers from here on do not convert to float.
 
 
 def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Config:
-    """Turns a ConfigDict into frozen dataclasses.
+    """Turns a ConfigDict into frozen dataclasses; keys that it leaves out have the defaults of these.
 
     Args:
         config: the result of `get_config()`, with overrides applied.
@@ -48,7 +50,9 @@ def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Con
     Raises:
         ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
     """
-    parsed = _parse(Config, as_values(config), "", {"agent": agent_type})
+    values = as_values(config)
+    check_keys_known(values, agent_type)
+    parsed = _parse(Config, values, "", {"agent": agent_type})
     parsed = shrink(parsed) if parsed.smoke else parsed
     check_counts(parsed, parsed.num_updates)
     return parsed
@@ -101,6 +105,15 @@ def with_defaults(
     if "agent" in values and agent.get("name") == values["agent"].get("name"):
         filled["agent"] = _merge(agent, values["agent"])
     return filled
+
+
+def read_agent(values: Mapping[str, Any], agent_type: type[_T]) -> _T:
+    """Returns the agent's section of a resolved config that an earlier podrl may have written.
+
+    Raises:
+        ConfigError: on a value that the agent does not take.
+    """
+    return _parse(agent_type, with_defaults(values, agent_type).get("agent", {}), "agent.")
 
 
 def _merge(default: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,15 +185,10 @@ def _find_open(config: ml_collections.ConfigDict) -> str:
 
 
 def _parse(cls: type[_T], values: Mapping[str, Any], prefix: str, special: Mapping[str, type] | None = None) -> _T:
-    """Builds dataclass `cls` from nested plain values; every error names the key."""
+    """Builds dataclass `cls` from nested plain values, all of known keys; every error names the key."""
     hints = typing.get_type_hints(cls)
     hints.update(special or {})
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in fields:
-            name = f"{prefix}{_printable(key)}"
-            renamed = f", which is {RENAMED[name]} now." if name in RENAMED else did_you_mean(key, fields)
-            raise ConfigError(f"Unknown config key {name}{renamed}")
     for name, field in fields.items():
         optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         check(
@@ -206,11 +214,13 @@ def _with_default(field: dataclasses.Field, value: Any) -> Any:
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:
-    """Checks `value` against a type hint and converts lists to tuples and ints to floats."""
+    """Checks `value` against a type hint; reads what was typed, and converts lists to tuples and ints to floats."""
     if dataclasses.is_dataclass(hint):
         renamed = f" What it was is {RENAMED[key]} now." if key in RENAMED else ""
         check(isinstance(value, Mapping), f"{key}={shown(value)} must be a section with keys of its own.{renamed}")
         return _parse(typing.cast(type, hint), value, f"{key}.")
+    if isinstance(value, Typed):
+        value = read_key(key, value, hint)
     origin = typing.get_origin(hint)
     if origin is tuple:
         check(isinstance(value, list | tuple), f"{key}={shown(value)} must be a list.")
@@ -224,8 +234,3 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
     wrong = not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
     check(not wrong, f"{key}={shown(value)} has type {type(value).__name__}; expected {hint.__name__}.")
     return value
-
-
-def _printable(key: Any) -> str:
-    """Returns a key, which may be no text, in a form fit for one line."""
-    return key if isinstance(key, str) and key.isprintable() and len(key) < 100 else shown(key)

@@ -1,10 +1,10 @@
-"""Marks on config keys of an environment, which its source resolves: see `overrides` and `podrl.envs.settings`."""
+"""Marks on config keys that only the agent or the environment's source can resolve: see `podrl.config.overrides`."""
 
 from typing import Any, NamedTuple
 
 
 class Typed(str):
-    """A value as it was typed, for an option whose type only the environment knows.
+    """A value as it was typed, for a key whose type only the agent knows, or an option that only the environment knows.
 
     Attributes:
         like: the hint that applies if the environment has none.

@@ -1,23 +1,24 @@
 """Config keys from the command line: `--config.env.id=Pong-v5` overrides what a config file says.
 
-podrl's own keys are read by their types, an agent's by the types of the file's values. Only the environment knows the
-type of one of its options: the option is kept as it was typed (`podrl.config.marks.Typed`) until its source is
-available, see `podrl.envs.settings`.
+podrl's own keys are read by their types, and an agent's that the file sets by the types of the file's values. Only the
+agent knows the type of its other keys, and only the environment that of one of its options: these are kept as they were
+typed (`podrl.config.marks.Typed`) until the agent or the source is available, see `podrl.config.config_dict` and
+`podrl.envs.settings`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import copy
 import dataclasses
-import typing
 from typing import Any
 
 import ml_collections
 
-from podrl.config.config import Config, check, did_you_mean
+from podrl.config.config import ConfigError, check
 from podrl.config.config_dict import to_plain
-from podrl.config.hints import hint_of, members
+from podrl.config.hints import hint_of
+from podrl.config.keys import describe_unknown, key_hints
 from podrl.config.marks import Changed, Inherited, Typed
-from podrl.config.optimizer import RENAMED
+from podrl.config.optimizer import RENAMED, OptimizerConfig
 from podrl.config.reading import read_key, read_section, to_section
 from podrl.config.values import read
 
@@ -43,7 +44,8 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_
     `podrl.config.marks`.
 
     Raises:
-        ConfigError: on a key that the config does not have, or a value that its type does not take.
+        ConfigError: on a key that no config has, or a value that its type does not take. What the agent alone knows is
+            checked later.
     """
     before = _environment(config)
     config = copy.deepcopy(config)
@@ -55,16 +57,19 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_
             chosen |= _set_option(config, key.removeprefix(_OPTIONS).lstrip("."), text)
         else:
             _check_key(config, key, has_value)
-            _set(config, key.split("."), read_key(key, text, _hint(config, key, text)))
+            _set(config, key.split("."), _read(config, key, text))
             chosen.add(key)
     if before[1] and before != _environment(config):
         _mark_inherited(config, before, chosen)
     return config
 
 
-def list_values(config: ml_collections.ConfigDict) -> str:
-    """Returns one line of text for each value of a config."""
-    found = {key: _find(config, key) for key in _keys(config)}
+def list_values(
+    config: ml_collections.ConfigDict, agent_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {}
+) -> str:
+    """Returns one line of text for each value of a config, its agent's defaults included."""
+    defaults = ml_collections.ConfigDict({"agent": agent_defaults(str(_find(config, "agent.name")))})
+    found = {key: _find(defaults, key) for key in _keys(defaults)} | {key: _find(config, key) for key in _keys(config)}
     values = {key: value for key, value in found.items() if not isinstance(value, ml_collections.ConfigDict)}
     return "".join(f"  {key} = {_SETS if value is _SETS else repr(value)}\n" for key, value in values.items())
 
@@ -112,33 +117,41 @@ def _mark_inherited(config: ml_collections.ConfigDict, before: tuple[str, str], 
 
 
 def _check_key(config: ml_collections.ConfigDict, key: str, has_value: str) -> None:
-    """Raises `ConfigError` unless the key exists; suggests the nearest, or the one of that name in another section."""
-    known = list(dict.fromkeys([*_keys(config), *_own_hints()]))
-    same_name = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
-    hint = f"; did you mean {same_name[0]!r}?" if same_name else did_you_mean(key, known)
-    hint = f", which is {RENAMED[key]!r} now." if key in RENAMED and key not in known else hint
-    check(key in known, f"Unknown config key {key!r}{hint}")
+    """Raises `ConfigError` unless the key exists, or may be the agent's own."""
+    hints = key_hints()
+    known = list(dict.fromkeys([*_keys(config), *hints]))
+    if key not in known and not _may_be_the_agents(config, key):
+        known += [f"agent.optimizer.{field.name}" for field in dataclasses.fields(OptimizerConfig)]
+        is_elsewhere = any(other.rpartition(".")[2] == key for other in known)
+        hint = "" if "." in key or is_elsewhere else f" If it is the agent's, write agent.{key}."
+        raise ConfigError(f"{describe_unknown(key, known)}{hint}")
     check(bool(has_value), f"Config key {key!r} needs a value: --config.{key}=VALUE.")
-    section = isinstance(_find(config, key), ml_collections.ConfigDict) or dataclasses.is_dataclass(
-        _own_hints().get(key)
-    )
+    section = isinstance(_find(config, key), ml_collections.ConfigDict) or dataclasses.is_dataclass(hints.get(key))
     inner = RENAMED.get(key, f"{key}.KEY")
     check(not section, f"Config key {key!r} is a section; set a key in it: --config.{inner}=VALUE.")
 
 
-def _hint(config: ml_collections.ConfigDict, key: str, text: str) -> Any:
-    """Returns the type hint of a key.
+def _may_be_the_agents(config: ml_collections.ConfigDict, key: str) -> bool:
+    """Returns whether a key is in the agent's section, or in a section of it that does not hold a value already."""
+    parts = key.split(".")[:-1]
+    sections = [_find(config, ".".join(parts[:count])) for count in range(1, len(parts) + 1)]
+    return parts[:1] == ["agent"] and all(isinstance(found, ml_collections.ConfigDict | None) for found in sections)
+
+
+def _read(config: ml_collections.ConfigDict, key: str, text: str) -> Any:
+    """Returns the value of a key from the text typed for it; an agent's that the file does not set as it was typed.
 
     An agent's key that the file sets to a whole number may take decimals as well; the agent checks that later.
     """
-    own = _own_hints().get(key, Any)
-    if Any not in members(own):
-        return own
+    own, found = key_hints(), _find(config, key)
+    if key in own:
+        return read_key(key, text, own[key])
+    if found is None or isinstance(found, Typed):
+        return Typed(text)
     *sections, name = key.split(".")
     section = _find(config, ".".join(sections)) if sections else config
-    found = _find(config, key)
     hint = section.get_ref(name).get_type() if found is _SETS else hint_of(found)
-    return float if hint is int and not _is_whole(text) else hint
+    return read_key(key, text, float if hint is int and not _is_whole(text) else hint)
 
 
 def _is_whole(text: str) -> bool:
@@ -148,18 +161,6 @@ def _is_whole(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _own_hints() -> dict[str, Any]:
-    """Returns podrl's own keys with their types, which no config file changes; agents' keys are not among them."""
-    found: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(Config).items():
-        if dataclasses.is_dataclass(hint):
-            inner = typing.get_type_hints(hint)
-            found |= {f"{name}.{field.name}": inner[field.name] for field in dataclasses.fields(hint)}
-        elif name != "agent":
-            found[name] = hint
-    return found
 
 
 def _keys(config: ml_collections.ConfigDict) -> list[str]:

@@ -1,6 +1,6 @@
 """Starts what a command line with launch flags asks for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import logging as standard_logging
 import os
@@ -14,6 +14,7 @@ from podrl.config.commandline import CommandLine
 from podrl.config.config import check
 from podrl.config.user_modules import ROOT
 from podrl.launch import local, slurm
+from podrl.launch.config_check import check_config
 from podrl.launch.members import Limits, run_members
 from podrl.launch.options import Options
 from podrl.launch.restarts import run_with_restarts
@@ -35,6 +36,7 @@ def launch(
     limits: Limits | None = None,
     root: Path = ROOT,
     poll_s: float = POLL_S,
+    check_first: Callable[[Sequence[str]], None] = check_config,
 ) -> int:
     """Starts what `options` asks for, waits until it has ended, and returns the exit code.
 
@@ -45,6 +47,7 @@ def launch(
         limits: time limits for members to end.
         root: root of the checkout, which is shipped to machines without one.
         poll_s: seconds between two queries of a TPU that is not ready.
+        check_first: checks the config of `argv` as the training does, in seconds.
 
     Raises:
         ConfigError: on a mistake of the user's.
@@ -56,6 +59,8 @@ def launch(
         "--slurm or --tpu, or choose another --workdir.",
     )
     _configure_logging()
+    if _is_worth_a_check(options, argv):
+        check_first(argv)
     if options.tpu is not None:
         return launch_on_tpu(options, argv[1:], command.workdir, root=root, poll_s=poll_s, limits=limits)
     workdir = command.workdir or _make_workdir(options, command)
@@ -68,6 +73,17 @@ def launch(
         if command.workdir is None:
             with contextlib.suppress(OSError):
                 os.rmdir(workdir)  # Empty, since nothing was started.
+
+
+def _is_worth_a_check(options: Options, argv: Sequence[str]) -> bool:
+    """Returns whether the whole config is checked before anything starts.
+
+    Elsewhere a mistake would show late. Processes on this machine check it at once themselves; only if several were
+    given keys that the launcher itself cannot check, those of the agent, one check for all precedes them.
+    """
+    is_elsewhere = options.slurm or options.tpu is not None
+    has_agent_keys = any(argument.lstrip("-").startswith("config.agent.") for argument in argv[1:])
+    return is_elsewhere or ((options.local_processes or 1) > 1 and has_agent_keys)
 
 
 def _check_membership(options: Options, argv: Sequence[str]) -> None:

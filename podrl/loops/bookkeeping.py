@@ -109,10 +109,11 @@ def explain_nonfinite(
             f"{error}. Its batch was not: {in_batch[0]}. {checkpoint}Mend the environment; on_nonfinite='skip' drops "
             "such updates."
         )
-    leaf = first_bad_leaf(state.params)
+    leaf, further = first_bad_leaf(state.params), first_bad_leaf(state.extra)
     return RuntimeError(
         f"{error}. "
         + (f"The first parameter that is not finite now is {leaf}. " if leaf else "")
+        + (f"Of the agent's further state {further} is not finite. " if further else "")
         + checkpoint
         + "A smaller agent.optimizer.learning_rate or .max_grad_norm may help; on_nonfinite='skip' drops such updates."
     )

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from absl import logging
 
+from podrl.agents.parts.nonfinite import check_extra
 from podrl.config.config import Config
 from podrl.evaluation.evaluator import is_evaluation_due
 from podrl.experience.episodes import EpisodeWindow
@@ -120,16 +121,22 @@ class Boundaries:
         saves = is_checkpoint_due(self._assembly.config, counters)
         self._evaluations.add(counters, params, saves=saves, look=self._flight.look)
         if saves:
-            self._flight.settle()  # Nothing that is not finite becomes a checkpoint.
+            self._flight.settle()  # An update whose loss is not finite does not become a checkpoint.
             self._rows.leave_out()
             with self._services.ledger.spend("checkpoint"):
-                self._save(make_snapshot(state, counters, self._rows))
+                self._store(state, counters)
             self._saved = counters
+
+    def _store(self, state: LearnerState, counters: Counters) -> None:
+        """Saves a state; unless updates are skipped, only if all that it holds is finite."""
+        if self._assembly.config.on_nonfinite == "stop":
+            check_extra(counters.learner_steps, state)
+        self._save(make_snapshot(state, counters, self._rows))
 
     def finish(self, state: LearnerState, counters: Counters) -> Outcome:
         """Saves the last update, waits for its evaluation, and returns what the run leaves."""
         if counters != self._saved:
-            self._save(make_snapshot(state, counters, self._rows))
+            self._store(state, counters)
         evaluated = self._evaluations.settle(counters)
         return Outcome(
             state=state,

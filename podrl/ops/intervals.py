@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy import typing as npt
-from scipy import special
 
 CONFIDENCE = 0.95
 FEW = 10  # Below so many samples an interval is rough: for skewed samples it covers the mean less often than stated.
@@ -71,5 +70,7 @@ def _moments(samples: npt.ArrayLike) -> _Moments | None:
 
 
 def _around(center: float, error: float, freedom: float) -> tuple[float, float] | None:
+    from scipy import special  # Importing it takes a tenth of a training process's start, which does not need it.
+
     half = error * float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) if error > 0 else 0.0
     return (center - half, center + half) if math.isfinite(center) and math.isfinite(half) else None

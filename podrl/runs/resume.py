@@ -10,8 +10,9 @@ from absl import logging
 from etils import epath
 import jax
 
+from podrl.agents.parts.loading import load_agent
 from podrl.config.config import Config
-from podrl.config.config_dict import differences, to_dict
+from podrl.config.config_dict import differences, read_agent, to_dict
 from podrl.config.optimizer import with_new_names
 from podrl.config.paths import is_there
 from podrl.experience.schedule import is_exact, is_finished, resumable
@@ -82,7 +83,7 @@ def find_start(
         _begin_anew(workdir)
         return None
     done = start.counters.learner_steps
-    start = _with_counts(start, read_fact(workdir, done, "config") or {}, to_dict(config))
+    start = _with_counts(start, read_fact(workdir, done, "config"), config)
     steps = json.loads(share(json.dumps(checkpointer.steps()))[0])  # Without damaged ones.
     repeated = max(steps) - done
     checkpointer.forget_after(done, steps)
@@ -153,18 +154,23 @@ def with_clock(start: Snapshot | None, workdir: epath.Path) -> Snapshot | None:
     return dataclasses.replace(start, wall_s=run_seconds(workdir, start.counters.learner_steps))
 
 
-def _with_counts(start: Snapshot, before: Mapping[str, Any], now: Mapping[str, Any]) -> Snapshot:
-    """Rescales the step counts of schedules if updates now take another number of optimizer steps."""
-    was, becomes = (_optimizer_steps(values.get("agent", {})) for values in (before, now))
-    if not was or was == becomes:
+def _with_counts(start: Snapshot, before: Mapping[str, Any] | None, config: Config) -> Snapshot:
+    """Rescales the step counts of schedules if updates now take another number of optimizer steps.
+
+    Args:
+        start: The snapshot that the run resumes from.
+        before: The config that it was made with; None if the checkpoint does not hold it.
+        config: The config that the run resumes with.
+    """
+    if before is None:
+        return start
+    agent_type = load_agent(before["agent"]["name"]).AgentConfig  # With --accept_changes it may be another than now.
+    was: int = read_agent(before, agent_type).update_shape.optimizer_steps
+    becomes = config.agent.update_shape.optimizer_steps
+    if was == becomes:
         return start
     opt_state = rescale_counts(start.state.opt_state, becomes / was)
     return dataclasses.replace(start, state=dataclasses.replace(start.state, opt_state=opt_state))
-
-
-def _optimizer_steps(agent: Mapping[str, Any]) -> int:
-    """Returns the optimizer steps in each update; 0 if the config does not say."""
-    return int(agent.get("minibatches", 0)) * int(agent.get("epochs", 1))
 
 
 def note_start(

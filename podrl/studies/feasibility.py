@@ -8,9 +8,12 @@ import contextlib
 import dataclasses
 from typing import Any
 
+from podrl.agents.parts.loading import load_agent
 from podrl.assembly import resolve
 from podrl.config import commandline
 from podrl.config.config import Config, ConfigError, check
+from podrl.config.config_dict import as_values
+from podrl.config.keys import check_keys_known
 from podrl.experience.layout import make_layout
 from podrl.experience.schedule import warm_up_updates
 from podrl.learning.micro_batches import resolve_partition
@@ -41,7 +44,7 @@ def examine(definition: Definition, platform: str) -> tuple[list[Point], list[In
     infeasible: list[Infeasible] = []
     for settings in combinations(definition.axes):
         common = {**definition.overrides, **settings}
-        commandline.override(base, as_arguments(common))
+        _check_keys(base, common)
         learners: dict[Machines, int] = {}
         for machines in definition.machines:
             with contextlib.suppress(ConfigError):  # It comes again where the point is put together.
@@ -62,6 +65,12 @@ def examine(definition: Definition, platform: str) -> tuple[list[Point], list[In
 def as_arguments(values: Mapping[str, str]) -> list[str]:
     """Overrides as the command line takes them."""
     return [f"--config.{key}={value}" for key, value in values.items()]
+
+
+def _check_keys(base: object, values: Mapping[str, str]) -> None:
+    """Raises ConfigError on a key that no config of the agent has: a mistake of the study, not of one point."""
+    found = as_values(commandline.override(base, as_arguments(values)))
+    check_keys_known(found, load_agent(found.get("agent", {}).get("name")).AgentConfig)
 
 
 def _learner_devices(base: object, values: Mapping[str, str], machines: Machines, platform: str) -> int:

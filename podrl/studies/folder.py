@@ -22,7 +22,7 @@ from podrl.runs.workdir import write_json
 from podrl.runtime.machine import available_cores
 from podrl.runtime.software import LIBRARIES, find_commit
 from podrl.studies.feasibility import Infeasible
-from podrl.studies.grid import Definition, Point, Trial, definition_from_fields
+from podrl.studies.grid import Definition, Point, Trial, definition_from_fields, with_new_keys
 from podrl.studies.sameness import check_same
 from podrl.telemetry.metrics_file import Row
 
@@ -52,7 +52,8 @@ class Folder:
 
     def run_folder(self, trial: Trial) -> epath.Path:
         """Where a run goes."""
-        return self.path / trial.folder
+        folder, *earlier = (self.path / name for name in trial.folders)
+        return next((path for path in earlier if path.exists()), folder)
 
     def rows(self, trial: Trial, *names: str) -> Iterator[Row]:
         """The run's metrics so far; of each row the fields of these names, or all of them."""
@@ -88,7 +89,7 @@ class Folder:
             manifest: dict[str, Any] = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise ConfigError(f"{path} is not JSON: {error}.") from None
-        return manifest
+        return {**manifest, "definition": with_new_keys(manifest["definition"])}
 
     def read_definition(self) -> Definition:
         """What the study is to measure."""

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from podrl.config.config import Config, check
+from podrl.config.optimizer import RENAMED
 
 SCALINGS = ("weak", "strong")
 PLACES = ("local", "slurm", "tpu")
@@ -66,6 +67,13 @@ class Point:
         """For people, and for the point's folder."""
         return point_name(self.scaling, self.machines, self.settings)
 
+    @property
+    def names(self) -> list[str]:
+        """Today's name of the point's folder, and the one by its keys' earlier names if they had others."""
+        earlier = {new: old for old, new in RENAMED.items()}
+        settings = {earlier.get(key, key): value for key, value in self.settings.items()}
+        return list(dict.fromkeys([self.name, point_name(self.scaling, self.machines, settings)]))
+
 
 def point_name(scaling: str, machines: Machines, settings: Mapping[str, str]) -> str:
     """The name of a place of the grid, fit for a folder."""
@@ -91,7 +99,12 @@ class Trial:
     @property
     def folder(self) -> str:
         """Where it goes, below the folder of the study."""
-        return f"points/{self.point.name}/seed-{self.seed}"
+        return self.folders[0]
+
+    @property
+    def folders(self) -> list[str]:
+        """The same, and where an earlier podrl has put it if keys had other names then."""
+        return [f"points/{name}/seed-{self.seed}" for name in self.point.names]
 
 
 def make_axis(text: str) -> Axis:
@@ -182,3 +195,10 @@ class Manner:
     silence_s: float = 1800.0  # how long a run may say nothing
     at_once: int = 0  # tasks of a SLURM array that may run at the same time; 0 for no limit
     table: str = "csv"  # format of the tables
+
+
+def with_new_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's definition that an earlier podrl may have written, with today's names of the config's keys."""
+    overrides = {RENAMED.get(key, key): value for key, value in fields["overrides"].items()}
+    axes = [{**axis, "keys": [RENAMED.get(key, key) for key in axis["keys"]]} for axis in fields["axes"]]
+    return {**fields, "overrides": overrides, "axes": axes}

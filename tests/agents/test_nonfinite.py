@@ -1,5 +1,7 @@
 """Updates whose loss or gradient is not finite."""
 
+import dataclasses
+
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -96,7 +98,42 @@ def test_skipping_leaves_all_but_the_step_as_it_was():
     jax.tree.map(np.testing.assert_array_equal, moved.params, jax.jit(make_agent_update(agent))(state, good)[0].params)
 
 
+def agent_with_overflow(config, update):
+    """The config's agent, whose statistics overflow in an update while its loss stays finite."""
+    agent, _ = make_agent(config)
+
+    def with_peak(state, peak):
+        return dataclasses.replace(state, extra={"key": jax.random.key(0), "peak": jnp.float32(peak)})
+
+    return dataclasses.replace(
+        agent,
+        init=lambda key: with_peak(agent.init(key), 1.0),
+        observe=lambda state, rollouts: with_peak(state, jnp.where(state.step + 1 >= update, jnp.inf, 1.0)),
+    )
+
+
+@pytest.mark.parametrize(("every", "saved_before", "update"), [(4, [4], 8), (0, [], 10)])
+def test_a_state_that_is_not_finite_though_its_loss_is_does_not_become_a_checkpoint(every, saved_before, update):
+    config, saved = make_config(checkpoint__every_updates=every), []
+    message = f"Update {update} leaves a state that is not finite, in peak, although its loss is. It is not saved."
+    with pytest.raises(RuntimeError, match=message):
+        run(config, agent=agent_with_overflow(config, 6), save=saved.append)
+    assert [snapshot.counters.learner_steps for snapshot in saved] == saved_before
+
+
+def test_where_updates_are_skipped_such_a_state_is_saved():
+    config, saved = make_config(checkpoint__every_updates=4, on_nonfinite="skip"), []
+    run(config, agent=agent_with_overflow(config, 6), save=saved.append)
+    assert [snapshot.counters.learner_steps for snapshot in saved] == [4, 8, 10]
+
+
+def test_a_run_that_stops_says_what_else_of_its_state_is_not_finite():
+    config = scripted_config(NAN_IN_UPDATE_6 | {"nan": 3e38}, agent__max_reward=0)
+    with pytest.raises(RuntimeError, match=r"Of the agent's further state peak is not finite\. There is no checkpoint"):
+        run(config, agent=agent_with_overflow(config, 6))
+
+
 def test_the_first_bad_leaf_is_named_by_its_path():
     params = {"a": {"kernel": jnp.ones(3)}, "b": jnp.array([1.0, jnp.inf])}
     assert first_bad_leaf(params) == "b"
-    assert first_bad_leaf({"a": jnp.ones(2)}) is None
+    assert first_bad_leaf({"a": jnp.ones(2), "key": jax.random.key(0), "count": jnp.zeros((), jnp.int32)}) is None

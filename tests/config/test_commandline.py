@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from configs import common
 from podrl.agents import impala, ppo
+from podrl.agents.parts.loading import agent_defaults
+from podrl.assembly import resolve
 from podrl.config import commandline
-from podrl.config.config import ConfigError
 from tests.processes import ROOT
 
 CATCH = str(ROOT / "configs/impala_catch.py")
@@ -35,7 +35,14 @@ def errors_of(capsys, *arguments):
             "--config.learning_rate=1",
             "Unknown config key 'learning_rate'; did you mean 'agent.optimizer.learning_rate'?",
         ),
+        ("--config.discount=1", "Unknown config key 'discount'. If it is the agent's, write agent.discount."),
         ("--config.agent.learning_rat=1", "did you mean 'agent.optimizer.learning_rate'?"),
+        ("--config.agent.lernrate=1", "'agent.lernrate'; did you mean 'agent.optimizer.learning_rate'?"),
+        ("--config.agent.unroll_length=1", "'agent.unroll_length'; did you mean 'actors.unroll_length'?"),
+        ("--config.agent.discount.x=1", "agent.discount={'x': '1'} has type dict; expected float."),
+        ("--config.agent.entropy_cost", "Config key 'agent.entropy_cost' needs a value"),
+        ("--config.agent.entropy_cost=low", "agent.entropy_cost='low' is not a number."),
+        ("--config.agent.entropy_cost=-1", "agent.entropy_cost=-1.0 must lie in [0, 1e6]."),
         (
             "--config.agent.learning_rate=1",
             "Unknown config key 'agent.learning_rate', which is 'agent.optimizer.learning_rate' now.",
@@ -171,6 +178,16 @@ def test_help_lists_the_values_of_a_config(capsys):
     assert "\n  agent.name = 'impala'\n" in out
 
 
+def test_help_lists_the_agents_own_defaults_too(capsys):
+    argv = ["x", "--config", CATCH, "--config.agent.discount=0.5", "--help"]
+    with pytest.raises(SystemExit):
+        commandline.parse_command_line(argv, agent_defaults=agent_defaults)
+    out = capsys.readouterr().out
+    for line in ("clip_rho = 1.0", "discount = '0.5'", "optimizer.learning_rate = 0.002", "optimizer.epsilon = 1e-05"):
+        assert f"\n  agent.{line}\n" in out
+    assert agent_defaults("unknown") == {}
+
+
 def test_help_says_how_to_make_a_profile(capsys):
     with pytest.raises(SystemExit) as ended:
         commandline.parse_command_line(["x", "--help"])
@@ -195,16 +212,43 @@ def test_a_config_without_an_agent(capsys, tmp_path):
     assert "agent.name=None must be the name of an agent" in errors_of(capsys, "--config", str(file))
 
 
-def test_the_shared_section_lists_every_hyper_parameter():
-    assert common.impala_agent().to_dict() == dataclasses.asdict(impala.AgentConfig())
-    assert common.ppo_agent().to_dict() == dataclasses.asdict(ppo.AgentConfig())
+@pytest.mark.parametrize("file", sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*_*.py")))
+def test_a_config_file_states_of_its_agent_what_differs_from_the_agents_defaults(file):
+    agent = commandline.load_config(str(ROOT / f"configs/{file}.py")).agent.to_dict()
+    default = agent_defaults(agent["name"])
+    optimizer = agent.pop("optimizer")
+    repeated = [name for name, value in agent.items() if value == default[name]]
+    repeated += [f"optimizer.{name}" for name, value in optimizer.items() if value == default["optimizer"][name]]
+    assert repeated == ["name"]
 
 
-def test_an_unknown_key_of_an_agent_is_refused():
-    with pytest.raises(ConfigError, match=r"Unknown config key 'agent\.lernrate'"):
-        commandline.override(
-            commandline.load_config(str(ROOT / "configs/impala_atari.py")), ["--config.agent.lernrate=1"]
-        )
+def test_a_key_of_the_agent_that_a_file_leaves_out_is_typed_by_the_agent():
+    typed = ["epochs=1e1", "epochs=3", "clip_decay=0", "clip_decay=1", "lambda_=1", "shuffle='environments'"]
+    typed += ["optimizer.epsilon=1"]
+    argv = ["x", "--config", str(ROOT / "configs/ppo_catch.py"), *(f"--config.agent.{each}" for each in typed)]
+    agent = resolve(commandline.parse_command_line(argv).config).agent
+    expected = ppo.AgentConfig(
+        optimizer=dataclasses.replace(ppo.AgentConfig().optimizer, learning_rate=2e-3, epsilon=1.0),
+        entropy_cost=0.003,
+        epochs=3,
+        clip_decay=True,
+        lambda_=1.0,
+        shuffle="environments",
+    )
+    assert agent == expected
+    assert type(agent.lambda_) is type(agent.optimizer.epsilon) is float
+    assert type(agent.shuffle) is str
+
+
+def test_a_file_may_leave_even_the_agents_section_to_the_command_line(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from configs import common\ndef get_config():\n    config = common.make_config('own', 'Catch-v0', 1000)\n"
+        "    del config['agent']\n    return config\n"
+    )
+    argv = ["x", "--config", str(file), "--config.agent.name=impala", "--config.agent.optimizer.name=adam"]
+    agent = resolve(commandline.parse_command_line(argv).config).agent
+    assert agent == impala.AgentConfig(optimizer=dataclasses.replace(impala.AgentConfig().optimizer, name="adam"))
 
 
 def test_configs_and_the_command_line_do_not_import_jax():

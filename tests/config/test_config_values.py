@@ -63,7 +63,8 @@ def test_every_hostile_value_of_every_key():
         ({"seed": 2**31}, "seed=2147483648 must lie in [0, 2**31)."),
         ({"name": "runs/*"}, r"name='runs/*' must be text of 1 to 100 printable characters, none of / \ * ? [ ]."),
         ({"agent": 3}, "agent.name=None must be the name of an agent, such as 'impala'."),
-        ({"env": {1: 2}}, "Unknown config key env.1."),
+        ({"env": {1: 2}}, "Unknown config key 'env.1'."),
+        ({"env": {"idd": 2}}, "Unknown config key 'env.idd'; did you mean 'env.id'?"),
         ({"log": "x" * 10_000}, f"log='{'x' * 39} ... {'x' * 19}' must be a section with keys of its own."),
     ],
 )

@@ -55,9 +55,9 @@ def test_another_agents_own_key_of_such_a_name_is_left_alone():
     [
         (
             "config.agent.learning_rate = 1e-3",
-            "Unknown config key agent.learning_rate, which is agent.optimizer.learning_rate now.",
+            "Unknown config key 'agent.learning_rate', which is 'agent.optimizer.learning_rate' now.",
         ),
-        ("config.agent = {'name': 'impala', 'epsilon': 1e-3}", "which is agent.optimizer.epsilon now."),
+        ("config.agent = {'name': 'impala', 'epsilon': 1e-3}", "which is 'agent.optimizer.epsilon' now."),
         ("config.agent = {'name': 'impala', 'optimizer': 'adam'}", "What it was is agent.optimizer.name now."),
     ],
 )

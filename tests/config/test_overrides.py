@@ -128,7 +128,7 @@ def test_an_agents_key_that_a_file_sets_to_nothing_can_be_overridden():
     config = load_config(ATARI)
     with config.ignore_type():
         config.agent.max_reward = None
-    assert override(config, ["--config.agent.max_reward=2.5"]).agent.max_reward == 2.5
+    assert resolve(override(config, ["--config.agent.max_reward=2.5"])).agent.max_reward == 2.5
 
 
 def test_the_files_own_config_is_left_as_it_is():
@@ -141,7 +141,9 @@ def test_the_files_own_config_is_left_as_it_is():
 def test_values_that_follow_from_others_still_do():
     config = load_config(ATARI)
     config.topology.micro_batches = config.get_ref("seed") * 2
-    assert override(config, ["--config.seed=21"]).topology.micro_batches == 42
+    config.actors.num_envs = config.agent.get_ref("minibatches") * 8
+    found = override(config, ["--config.seed=21", "--config.agent.minibatches=4"])
+    assert (found.topology.micro_batches, found.actors.num_envs) == (42, 32)
 
 
 def test_a_key_that_a_file_leaves_out_can_be_set():

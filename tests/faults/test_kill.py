@@ -69,9 +69,13 @@ class TestResume:
         while len(kills) < 10:
             workdir, runs = tmp_path / f"run{runs}", runs + 1
             workdir.mkdir()
-            while not is_done(workdir, arguments, after_s := moments.uniform(0.0, whole_s)) and len(kills) < 10:
-                kills.append((workdir.name, f"{after_s:.3f} s", f"{num_rows(workdir)} rows", checkpoints(workdir)))
-            go_on(arguments, workdir)
+            done = False
+            while not done and len(kills) < 10:
+                done = is_done(workdir, arguments, after_s := moments.uniform(0.0, whole_s))
+                if not done:
+                    kills.append((workdir.name, f"{after_s:.3f} s", f"{num_rows(workdir)} rows", checkpoints(workdir)))
+            if not done:
+                go_on(arguments, workdir)
             try:
                 assert_same(workdir, expected, arguments)
             except AssertionError as error:

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
             command = CommandLine(
                 config=config, workdir=found.workdir, argv=tuple(argv), profile=False, accept_changes=False
             )
-            return launch(where, argv, command, limits=LIMITS, root=ROOT, poll_s=0.05)
+            return launch(where, argv, command, limits=LIMITS, root=ROOT, poll_s=0.05, check_first=lambda argv: None)
     except ConfigError as error:
         sys.stderr.write(f"podrl: error: {error}\n")
         return 2

@@ -17,7 +17,7 @@ SLOW = {"impala_atari", "impala_football", "impala_memory", "impala_metaworld", 
     "ppo_football",
 }
 # A ResNet's updates of as many images as users have would take most of the test's time.
-FEWER = dict.fromkeys(("impala_atari", "ppo_atari"), "--config.actors.num_envs=16")
+FEWER = dict.fromkeys(("impala_atari", "ppo_atari"), "--config.actors.num_envs=4")
 # Configs that need a shared library of the system, and the Debian package that has it.
 LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
 

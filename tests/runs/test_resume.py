@@ -6,15 +6,18 @@ from pathlib import Path
 import shutil
 import types
 
+from etils import epath
 import jax
 import numpy as np
 import pytest
 
 from podrl import train
+from podrl.agents.parts.interface import UpdateShape
 from podrl.config.config import ConfigError
 from podrl.envs.source import load_source
 from podrl.learning.learner import Learner
 from podrl.mesh import make_topology
+from podrl.runs import resume
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_arrays import whole_steps
 from podrl.runs.checkpoint_errors import CheckpointError
@@ -274,6 +277,24 @@ class TestInOneProcess:
         with pytest.raises(ConfigError, match=r"another config: agent\.discount was 0\.99, is 0\.5\. Choose another"):
             train.train(other, workdir=str(tmp_path))
         assert train.train(other, workdir=str(tmp_path), accept_changes=True).finished
+
+    def test_schedules_keep_their_place_by_the_optimizer_steps_that_the_agent_says(
+        self, undisturbed, tmp_path, monkeypatch
+    ):
+        """Not by its keys: an agent may count its steps otherwise."""
+        run, factors = shutil.copytree(undisturbed, tmp_path / "run"), []
+        shape = property(lambda agent: UpdateShape(minibatches=agent.minibatches**2))
+        monkeypatch.setattr(type(self.CONFIG.agent), "update_shape", shape)
+        monkeypatch.setattr(resume, "rescale_counts", lambda state, factor: factors.append(factor) or state)
+        for minibatches in (1, 2):
+            config = dataclasses.replace(
+                self.CONFIG, agent=dataclasses.replace(self.CONFIG.agent, minibatches=minibatches)
+            )
+            agent, _ = short_runs.make_agent(config)
+            state_shape = Learner(agent, make_topology(config.topology).learner).state_shape
+            with resume.make_checkpointer(config, epath.Path(run)) as checkpointer:
+                assert resume.find_start(config, epath.Path(run), checkpointer, state_shape) is not None
+        assert factors == [4.0]
 
     def test_a_run_that_is_made_longer_says_where_its_learning_rate_jumps_and_where_its_rates_begin_anew(
         self, undisturbed, tmp_path, caplog

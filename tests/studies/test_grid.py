@@ -1,10 +1,13 @@
 """Which points there are."""
 
+import json
+
 import pytest
 
 from podrl.config.config import ConfigError
 from podrl.studies.feasibility import examine
-from podrl.studies.grid import Axis, Machines, combinations, make_axis
+from podrl.studies.folder import Folder
+from podrl.studies.grid import Axis, Machines, Trial, combinations, make_axis
 from tests.studies.studies import define
 
 
@@ -104,6 +107,29 @@ def test_too_few_updates_are_a_mistake():
 def test_a_wrong_key_is_not_one_points_mistake():
     with pytest.raises(ConfigError, match=r"Unknown config key 'actors\.num_env'; did you mean 'actors\.num_envs'"):
         examine(define(axes=(make_axis("actors.num_env=16,32"),)), "cpu")
+    with pytest.raises(ConfigError, match=r"Unknown config key 'agent\.minibatch'; did you mean 'agent\.minibatches'"):
+        examine(define(axes=(make_axis("agent.minibatch=1,2"),)), "cpu")
+
+
+def test_a_study_that_was_begun_with_earlier_names_of_keys_is_continued(tmp_path):
+    axis = make_axis("agent.optimizer.learning_rate=0.1,0.2")
+    definition = define(axes=(axis,), overrides={"agent.optimizer.epsilon": "1e-3", "agent.optimizer.name": "adam"})
+    feasible, _ = examine(definition, "cpu")
+    folder = Folder(tmp_path)
+    folder.begin(definition, feasible, [], [], accept_changes=False)
+    manifest = json.loads((tmp_path / "study.json").read_text())
+    manifest["definition"]["overrides"] = {"agent.epsilon": "1e-3", "agent.optimizer": "adam"}
+    manifest["definition"]["axes"][0]["keys"] = ["agent.learning_rate"]
+    (tmp_path / "study.json").write_text(json.dumps(manifest))
+    trials = [Trial(point=each, seed=1) for each in feasible[:2]]
+    run = tmp_path / "points" / trials[0].point.name.replace("agent.optimizer.", "agent.") / "seed-1"
+    run.mkdir(parents=True)
+    (run / "result.json").write_text("{}")
+
+    folder.begin(definition, feasible, [], [], accept_changes=False)
+    assert len(folder.read_manifest()["starts"]) == 2
+    assert folder.read_definition() == definition
+    assert [folder.status(trial).word for trial in trials] == ["complete", "not begun"]
 
 
 def test_names_are_different_and_fit_for_folders():

@@ -1,4 +1,4 @@
-"""The functions that actor-critic agents share: a fresh state, and acting with the network's policy."""
+"""The functions that actor-critic agents share: a fresh state, acting with the network's policy, and its values."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,35 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from podrl.agents.parts.interface import Batch
+from podrl.agents.parts.interface import Agent, Batch
 from podrl.agents.parts.optimizing import OptimizerOverRun
 from podrl.networks.interface import Network, NetworkOutput
-from podrl.types import LearnerState, PyTree, Timestep, Trajectory
+from podrl.ops.minibatches import split_environments
+from podrl.types import LearnerState, Metrics, PyTree, Timestep, Trajectory
+
+
+def make_actor_critic_agent(
+    network: Network,
+    optimizer: OptimizerOverRun,
+    record: Callable[[NetworkOutput], PyTree],
+    learn: Callable[[LearnerState, Batch], tuple[LearnerState, Metrics, jax.Array | None]],
+) -> Agent:
+    """Returns an agent that acts by its network's policy; only how it learns is its own.
+
+    Args:
+        network: The actor-critic network.
+        optimizer: Makes the first state of the optimizer.
+        record: (output of [B, ...]) -> `Trajectory.behaviour`, a pytree of [B, ...].
+        learn: `Agent.learn`.
+    """
+    return Agent(
+        init=make_init(network, optimizer),
+        initial_carry=make_initial_carry(network),
+        actor_params=lambda state: state.params,
+        act=make_act(network, record),
+        act_greedy=make_act_greedy(network),
+        learn=learn,
+    )
 
 
 def make_init(
@@ -76,3 +101,35 @@ def make_act_greedy(network: Network) -> Callable[[PyTree, Timestep, PyTree, jax
         return action, network.remember(carry, action)
 
     return act_greedy
+
+
+def evaluate_values(
+    network: Network,
+    params: PyTree,
+    trajectory: Trajectory,
+    minibatches: int,
+    micro_batches: int = 1,
+    *,
+    last_only: bool = False,
+) -> jax.Array:
+    """Computes the values of a trajectory [T, B] in parts, whose activations take the memory of one optimizer step's.
+
+    Args:
+        network: The actor-critic network.
+        params: Its parameters.
+        trajectory: [T, B].
+        minibatches: Parts of the batch in an optimizer step.
+        micro_batches: Parts of these, where rows cannot be evaluated on their own.
+        last_only: Whether only the last row's values are needed; saves the others where the network allows it.
+
+    Returns:
+        [T+1, B] values, or [1, B] of the last row.
+    """
+    length, num_envs = trajectory.reward.shape
+    if network.rows is not None:
+        rows = jnp.broadcast_to(jnp.arange(length + 1, dtype=jnp.int32)[:, None], (length + 1, num_envs))
+        parts = [] if last_only else jnp.array_split(rows[:-1], min(minibatches, length))
+        return jnp.concatenate([network.rows(params, trajectory, part).value for part in (*parts, rows[-1:])])
+    parts_of_envs = split_environments(trajectory, minibatches * micro_batches)
+    values = [network.unroll(params, part)[0].value for part in parts_of_envs]
+    return jnp.stack(values, axis=2).reshape(length + 1, num_envs)

@@ -59,9 +59,25 @@ def check_finite(update: int, metrics: Metrics) -> None:
         raise NonFiniteError(f"Update {update} is not finite: {found}", update)
 
 
-def first_bad_leaf(params: PyTree) -> str | None:
-    """Returns the path of the first parameter that holds NaN or infinity; None if all are finite."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not bool(jnp.all(jnp.isfinite(leaf))):
+def check_extra(update: int, state: LearnerState) -> None:
+    """Checks what a state holds besides parameters, whose loss may stay finite where they do not: see `CHECKED`.
+
+    Statistics of rewards that overflow make every reward zero, for example, and nothing else shows it.
+
+    Raises:
+        RuntimeError: If a number is NaN or infinite. The message names the update and the first place.
+    """
+    if leaf := first_bad_leaf(state.extra):
+        raise RuntimeError(
+            f"Update {update} leaves a state that is not finite, in {leaf}, although its loss is. It is not saved. "
+            "If these are statistics, mend or scale what the environment gives; to continue anyway use "
+            "on_nonfinite='skip'."
+        )
+
+
+def first_bad_leaf(tree: PyTree) -> str | None:
+    """Returns the path of the first array that holds NaN or infinity; None if all are finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.all(jnp.isfinite(leaf))):
             return jax.tree_util.keystr(path, simple=True, separator="/")
     return None

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import sys
 import time
 from typing import Any
 
@@ -33,6 +34,7 @@ from podrl.performance.benchmark.relations import END_TO_END, PLAIN, relate_runs
 from podrl.performance.benchmark.stages import Parts, make_parts
 from podrl.performance.benchmark.whole_run import time_end_to_end, time_first_update
 from podrl.performance.composition import COLLECT, PROGRAM
+from podrl.runtime.tool import refuse_module
 
 Stage = Callable[[float], StageTime]  # (seconds to run for) -> what happened
 
@@ -162,3 +164,8 @@ def open_stages(parts: Parts, stack: contextlib.ExitStack) -> dict[str, Stage]:
     if len({*parts.actor_devices, *parts.topology.local_learner.devices.flat}) > 1:
         timers["transfer"] = functools.partial(stages.time_transfer, parts, rollouts)
     return timers | {COLLECT: functools.partial(stages.time_collect, parts)}
+
+
+if __name__ == "__main__":
+    program = "tools/benchmark.py --config configs/impala_catch.py"
+    sys.exit(refuse_module("podrl.performance.benchmark.measure", program))

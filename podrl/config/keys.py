@@ -1,0 +1,69 @@
+"""The keys that a config can have, and what is said about one that it cannot have."""
+
+from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+import difflib
+import typing
+from typing import Any
+
+from podrl.config.config import Config
+from podrl.config.optimizer import RENAMED
+from podrl.mistakes import ConfigError, shown
+
+_LONGEST = 100  # Characters of a key to compare with others.
+
+
+def key_hints(agent_type: type | None = None) -> dict[str, Any]:
+    """Returns every dotted key with its type, sections included.
+
+    Args:
+        agent_type: the dataclass of the `agent` section; without it of that section only `agent.name` is known.
+    """
+    hints = dict(_walk(Config, ""))
+    if agent_type is None:
+        return hints | {"agent.name": str}
+    return hints | {"agent": agent_type} | dict(_walk(agent_type, "agent."))
+
+
+def check_keys_known(values: Mapping[str, Any], agent_type: type) -> None:
+    """Raises `ConfigError`, which names the right key, if nested plain values have a key that no config has."""
+    hints = key_hints(agent_type)
+
+    def walk(section: Mapping[Any, Any], prefix: str) -> None:
+        for name, value in section.items():
+            key = f"{prefix}{name if isinstance(name, str) else shown(name)}"
+            if key not in hints:
+                raise ConfigError(describe_unknown(key, hints))
+            if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
+                walk(value, f"{key}.")
+
+    walk(values, "")
+
+
+def describe_unknown(key: str, known: Iterable[str]) -> str:
+    """Returns an error message that names the right key: by its new name, by that of its section, or the nearest.
+
+    Args:
+        key: dotted.
+        known: the keys that there are, sections included.
+    """
+    names = list(known)
+    if key in RENAMED:
+        return f"Unknown config key {key!r}, which is {RENAMED[key]!r} now."
+    by_last: dict[str, list[str]] = {}
+    for name in names:
+        if not any(other.startswith(f"{name}.") for other in names):  # A section takes no value.
+            by_last.setdefault(name.rpartition(".")[2], []).append(name)
+    last = key.rpartition(".")[2]
+    near = [last] if last in by_last else difflib.get_close_matches(last[:_LONGEST], by_last, n=1)
+    found = difflib.get_close_matches(key[:_LONGEST], by_last[near[0]], n=1, cutoff=0) if near else []
+    return f"Unknown config key {shown(key)}" + (f"; did you mean {found[0]!r}?" if found else ".")
+
+
+def _walk(section: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+        hint = hints[field.name]
+        yield f"{prefix}{field.name}", hint
+        if dataclasses.is_dataclass(hint):
+            yield from _walk(typing.cast(type, hint), f"{prefix}{field.name}.")
