@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 64
     config.network.hidden_sizes = (256, 256)
     config.network.normalize_rewards = True
-    config.agent = common.ppo_agent()
+    config.agent.name = "ppo"
     config.agent.minibatches = 8
     config.agent.optimizer.learning_rate = 1e-3
     return config
