@@ -82,7 +82,11 @@ class EpisodeWindow:
     def __init__(self, size: int, record: Mapping[str, Any] | None = None) -> None:
         """Creates an empty window, or one that continues from a `record`."""
         record = record or {"newest": [], "count": 0}
-        episodes = (read_episode(values) for values in record["newest"])
+        numbers = record.get("numbers", [{}] * len(record["newest"]))
+        episodes = (
+            Episode(float(total), int(length), own)
+            for (total, length), own in zip(record["newest"], numbers, strict=True)
+        )
         self._episodes: collections.deque[Episode] = collections.deque(episodes, maxlen=size)
         self._count = int(record["count"])
 
@@ -100,10 +104,11 @@ class EpisodeWindow:
     def record(self) -> dict[str, Any]:
         """Returns the window as plain numbers, for a checkpoint: the newest (return, length), and the count of all.
 
-        Episodes that have numbers of `info` have them as a third entry.
+        Numbers of `info` are a list beside the newest, if there are any.
         """
-        newest = [list(episode if episode.numbers else episode[:2]) for episode in self._episodes]
-        return {"newest": newest, "count": self._count}
+        numbers = [dict(episode.numbers) for episode in self._episodes]
+        newest = [[episode.total, episode.length] for episode in self._episodes]
+        return {"newest": newest, "count": self._count} | ({"numbers": numbers} if any(numbers) else {})
 
     def summary(self) -> dict[str, float]:
         """Returns the count of all episodes, and the window's mean and largest return, mean length and mean numbers.
@@ -120,12 +125,6 @@ class EpisodeWindow:
             "episode/count": self._count,
             **{f"episode/{INFO}{name}": mean for name, mean in mean_numbers(numbers).items()},
         }
-
-
-def read_episode(values: Iterable[Any]) -> Episode:
-    """Returns an episode from what JSON has of it."""
-    total, length, *numbers = values
-    return Episode(float(total), int(length), *numbers)
 
 
 def mean_numbers(episodes: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Sequence
 import json
 
-from podrl.experience.episodes import Episode, read_episode
+from podrl.experience.episodes import Episode
 from podrl.runtime.job.job import Job
 
 
@@ -56,4 +56,4 @@ class EpisodeGatherer:
         others = range(1, self._job.process_count)
         parts = [mine, *(json.loads(self._job.receive(process, name, self._timeout_s)) for process in others)]
         newest = sorted((entry for part in parts for entry in part["newest"]), key=lambda entry: entry[0])  # Is stable.
-        return [read_episode(values) for _, values in newest], sum(part["count"] for part in parts)
+        return [Episode(*values) for _, values in newest], sum(part["count"] for part in parts)
