@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.unroll_length = 32
     config.network.hidden_sizes = (128, 128)
     config.network.frame_stack = 4
+    config.log.info_keys = ("score",)
     config.agent = common.impala_agent()
     config.agent.optimizer.name = "adam"
     config.agent.optimizer.learning_rate = 5e-4

@@ -12,6 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.hidden_sizes = (128, 128)
     config.network.normalize_observations = True
     config.network.normalize_rewards = True
+    config.log.info_keys = ("max:success",)
     config.agent = common.impala_agent()
     config.agent.optimizer.name = "adam"
     config.agent.optimizer.learning_rate = 3e-4

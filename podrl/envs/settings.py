@@ -55,7 +55,7 @@ def check_info_keys(source: Source, config: Config) -> None:
     """Raises `ConfigError` if `log.info_keys` asks for numbers that the run's environments do not give."""
     if not config.log.info_keys:
         return
-    remedy = f"Leave out log.info_keys={config.log.info_keys}"
+    remedy = f"Clear log.info_keys={config.log.info_keys}, by --config.log.info_keys= on the command line"
     check(
         source.gives_info,
         f"env.source={config.env.source!r} gives no numbers of its environments' info. {remedy}, or use a source that "

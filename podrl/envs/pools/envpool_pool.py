@@ -47,9 +47,6 @@ class SynchronousPool:
         self._require(not self._sent, "reset() while a step is running; call recv() first")
         observation, _ = env.reset()
         self._ended = np.zeros(self._num_envs, bool)
-        if self._tally is not None:
-            self._tally.reset()
-            self.ended_numbers = {}
         return self._timestep(observation, reward=0.0, terminated=self._ended, first=~self._ended)
 
     def send(self, action: np.ndarray) -> None:

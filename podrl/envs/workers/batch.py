@@ -86,8 +86,6 @@ class EnvBatch:
     def reset(self) -> Any:
         """Opens an episode in every environment, with its seed; returns observations stacked as in `Steps`."""
         self._ended[:] = False
-        if self._tally is not None:
-            self._tally.reset()
         opened = [
             self._call(row, "reset", lambda: calls.call_reset(env, seed=self._seeds[row]))  # noqa: B023 (called at once)
             for row, env in enumerate(self._envs)

@@ -84,11 +84,6 @@ class InfoTally:
         self._totals: dict[tuple[InfoKey, str], np.ndarray] = {}  # [B] by key and path; NaN before the first number.
         self._counts: dict[tuple[InfoKey, str], np.ndarray] = {}  # [B] numbers behind them.
 
-    def reset(self) -> None:
-        """Starts an episode in every environment."""
-        self._totals.clear()
-        self._counts.clear()
-
     def add_rows(self, infos: Sequence[Mapping[str, Any]], first: np.ndarray, ended: np.ndarray) -> Numbers:
         """Adds a step whose `info` is a dictionary for each environment.
 
