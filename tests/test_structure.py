@@ -19,6 +19,7 @@ WITHOUT_JAX = [
     *("podrl.config.commandline", "podrl.launch.start", "podrl.launch.worker", "podrl.runtime.machine"),
     *("podrl.runtime.job.coordinator_process", "podrl.runtime.job.detection", "podrl.envs.workers.worker"),
     *("podrl.runtime.tool", "podrl.runs.comparison_report", "podrl.runs.progress", "podrl.studies.grid"),
+    "podrl.performance.planning.simulate_command",
 ]
 
 
@@ -50,6 +51,37 @@ def test_a_folders_own_file_says_what_it_is_for_and_nothing_else(folder):
     tree = ast.parse((folder / "__init__.py").read_text())
     assert len(tree.body) == 1
     assert ast.get_docstring(tree)
+
+
+# Lines; of functions those beside the docstring. The loops and `train` tell a run as one story, and may be longer.
+MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_STORY = 250, 50, 70
+STORIES = {"podrl/loops/sebulba.py: run", "podrl/loops/anakin.py: run", "podrl/train.py: train"}
+# What is longer nevertheless. Shorten these, and add none.
+LONGER = {
+    *("podrl/agents/ppo.py", "podrl/agents/ppo.py: make_agent", "podrl/envs/sources/gymnax.py"),
+    *("podrl/performance/benchmark/plain_loop.py: make_plain_loop", "podrl/train.py: train", "podrl/train.py: main"),
+}
+
+
+def lengths(path):
+    """Lines of a file and of its functions, by `file` and `file: function`, and the limit of each."""
+    name, text = str(path.relative_to(ROOT.parent)), path.read_text()
+    yield name, len(text.splitlines()), MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = ast.get_docstring(node) is not None
+            docstring = node.body[0].end_lineno - node.body[0].lineno + 1 if documented else 0
+            function = f"{name}: {node.name}"
+            limit = MOST_LINES_OF_A_STORY if function in STORIES else MOST_LINES_OF_A_FUNCTION
+            yield function, node.end_lineno - node.lineno + 1 - docstring, limit
+
+
+def test_files_and_functions_are_short_enough_to_be_read_at_once():
+    """An exception that is no longer needed is removed from the list."""
+    paths = [path for folder in ("podrl", "tools") for path in sorted((ROOT.parent / folder).rglob("*.py"))]
+    found = {name: f"{lines} lines" for path in paths for name, lines, limit in lengths(path) if lines > limit}
+    assert not {name: lines for name, lines in found.items() if name not in LONGER}
+    assert not LONGER - set(found)
 
 
 @pytest.mark.parametrize("module", WITHOUT_JAX)

@@ -83,6 +83,24 @@ def parse(argv: Sequence[str]) -> Command:
     dispatch_ms = _DISPATCH_MS if flags.dispatch_ms is None else flags.dispatch_ms
     check(0 < achieved <= 1, f"--achieved={achieved} must lie in (0, 1].")
     check_flag("dispatch_ms", dispatch_ms, 0, 1e6)
+    _check_together(flags)
+    return Command(
+        config=load_overridden(flags.config, rest),
+        arguments=(f"--config={flags.config}", *rest),
+        topologies=tuple(flags.topology),
+        measured=flags.measured,
+        env_steps_per_vcpu=flags.env_steps_per_vcpu,
+        vcpus=flags.vcpus,
+        achieved=achieved,
+        dispatch_ms=dispatch_ms,
+        price=flags.price,
+        check=flags.check,
+        json=flags.json,
+    )
+
+
+def _check_together(flags: argparse.Namespace) -> None:
+    """Raises `ConfigError` if one flag rules out another."""
     for name in _OF_SLICES:
         check(
             getattr(flags, name) is None or not all(map(_is_here, flags.topology)),
@@ -97,19 +115,6 @@ def parse(argv: Sequence[str]) -> Command:
     check(
         not flags.measured or not any(map(_is_here, flags.topology)),
         "--measured has the stages that --topology this would measure. Leave out one of the two.",
-    )
-    return Command(
-        config=load_overridden(flags.config, rest),
-        arguments=(f"--config={flags.config}", *rest),
-        topologies=tuple(flags.topology),
-        measured=flags.measured,
-        env_steps_per_vcpu=flags.env_steps_per_vcpu,
-        vcpus=flags.vcpus,
-        achieved=achieved,
-        dispatch_ms=dispatch_ms,
-        price=flags.price,
-        check=flags.check,
-        json=flags.json,
     )
 
 

@@ -1,9 +1,7 @@
 """Draws learning curves from the `metrics.jsonl` of finished or running runs. See `--help`."""
 
 import argparse
-import array
 from collections.abc import Sequence
-import dataclasses
 from pathlib import Path
 import sys
 from typing import Any
@@ -12,44 +10,20 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from etils import epath
-import numpy as np
 
 from podrl.config.commandline import Parser
-from podrl.config.config import check, did_you_mean
+from podrl.config.config import check
 from podrl.config.paths import absolute
-from podrl.runs.records import Rows, read_record
+from podrl.runs.curves import X_KEYS, Curve, average_curves, group_curves, read_curve
 from podrl.runtime.tool import run_tool
 from podrl.telemetry import plotting
-from podrl.telemetry.metrics_file import is_number
-from podrl.telemetry.rates import CLOCK_FIELDS, WALL_KEY, RunClock
 
 USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|wall] [--y episode/return]
 
 RUN is a run's folder. Runs of one config and environment are drawn together: their mean, with a band from the lowest to
 the highest."""
-X_KEYS = {"env_steps": "env_steps", "frames": "frames", "wall": WALL_KEY}
 X_LABELS = {"env_steps": "environment steps (the agent's decisions)", "frames": "emulator frames"}
-GRID_POINTS = 400  # Points at which runs are averaged; about half a pixel apart at 800 pixels.
 SIZE_INCHES = (8.0, 4.5)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Curve:
-    """One run's metric.
-
-    Attributes:
-        name: name of the run's config.
-        env_id: id of its environment.
-        window: number of newest episodes that episode metrics average over.
-        x: [N] increasing: steps, frames or seconds.
-        y: [N] values of the metric.
-    """
-
-    name: str
-    env_id: str
-    window: int
-    x: np.ndarray
-    y: np.ndarray
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -69,77 +43,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv[1:])
 
 
-def read_curve(run: str, x: str, y: str) -> Curve:
-    """Reads one run's curve; the clock adds up over the run's starts.
-
-    Args:
-        run: the run's folder.
-        x: quantity on the horizontal axis, a key of `X_KEYS`.
-        y: name of the metric.
-
-    Raises:
-        ConfigError: if there is no run, or it has no such metric; the message lists those that it has.
-    """
-    record = read_record(run)
-    config, x_key = record.config, X_KEYS[x]
-    clock = RunClock() if WALL_KEY in (x_key, y) else None
-    xs, ys = array.array("d"), array.array("d")
-    for row in record.rows.fields(x_key, y, *(CLOCK_FIELDS if clock else ())):
-        if clock:
-            row = {**row, WALL_KEY: clock.read(row)}
-        if is_number(row.get(x_key)) and is_number(row.get(y)):
-            xs.append(row[x_key])
-            ys.append(row[y])
-    if not xs:
-        _check_metrics(run, record.rows, (x_key, y))
-    check(bool(xs), f"{run} has no row with both {x_key} and {y}.")
-    points = _in_order(np.array(xs), np.array(ys), distinct=x != "wall")
-    env_id, window = config["env"]["id"], config["log"]["episodes"]
-    return Curve(name=config["name"], env_id=env_id, window=window, x=points[0], y=points[1])
-
-
-def _in_order(x: np.ndarray, y: np.ndarray, *, distinct: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Sorts points [N] by x, as rows of evaluations come late; if `distinct`, keeps the last of each x."""
-    order = np.argsort(x, kind="stable")
-    x, y = x[order], y[order]
-    last = np.append(x[1:] != x[:-1], True) | (not distinct)
-    return x[last], y[last]
-
-
-def average(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
-    """Puts the runs of one group on a common grid, where all of them have values.
-
-    Returns:
-        The grid [N], and the runs' values on it [len(curves), N]; a single run keeps its own points.
-
-    Raises:
-        ConfigError: if the runs do not overlap.
-    """
-    if len(curves) == 1:
-        return curves[0].x, curves[0].y[np.newaxis]
-    start, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
-    check(
-        start < end,
-        f"The {len(curves)} runs of {_title(curves[0])} cannot be averaged: one ends at {end:,.0f}, another starts at "
-        f"{start:,.0f}. Leave one out.",
-    )
-    grid = np.linspace(start, end, GRID_POINTS)
-    return grid, np.stack([np.interp(grid, curve.x, curve.y) for curve in curves])
-
-
-def group_runs(curves: Sequence[Curve]) -> list[list[Curve]]:
-    """Groups runs of one config and environment, in the order of each group's first run."""
-    groups: dict[str, list[Curve]] = {}
-    for curve in curves:
-        groups.setdefault(_title(curve), []).append(curve)
-    return list(groups.values())
-
-
 def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -> bytes:
     """Draws the figure: a line per group, with a band if it has several runs.
 
     Args:
-        groups: groups made by `group_runs`.
+        groups: groups made by `group_curves`.
         x: quantity on the horizontal axis, a key of `X_KEYS`.
         y: name of the metric.
         image_format: matplotlib's name of the format, such as `png`.
@@ -153,7 +61,7 @@ def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -
     unit, x_label = _wall_unit(groups) if x == "wall" else (1.0, X_LABELS[x])
     title, labels = _titles(groups)
     for group, label in zip(groups, labels, strict=True):
-        grid, values = average(group)
+        grid, values = average_curves(group)
         shown_x, shown_y = plotting.thin(grid / unit, values.mean(axis=0))
         (line,) = axes.plot(shown_x, shown_y, linewidth=1.8, label=label or None)
         if len(group) > 1:
@@ -179,29 +87,17 @@ def _style(axes: Any, *, engineering: bool) -> None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _check_metrics(run: str, rows: Rows, keys: Sequence[str]) -> None:
-    """Raises `ConfigError`, which lists the metrics, unless there is a number under each key."""
-    known = sorted({name for row in rows for name, value in row.items() if is_number(value)})
-    check(bool(known), f"{run} has no metrics yet.")
-    for key in keys:
-        check(key in known, f"{run} has no metric {key!r}{did_you_mean(key, known)} It has: {', '.join(known)}.")
-
-
-def _title(curve: Curve) -> str:
-    return f"{curve.name} on {curve.env_id}"
-
-
 def _titles(groups: Sequence[Sequence[Curve]]) -> tuple[str, list[str]]:
     """Returns the figure's title, shared by all groups, and each group's label: what sets it apart, and its runs."""
     firsts = [group[0] for group in groups]
     if len(groups) == 1:
-        title, labels = _title(firsts[0]), [""]
+        title, labels = firsts[0].title, [""]
     elif len({curve.env_id for curve in firsts}) == 1:
         title, labels = firsts[0].env_id, [curve.name for curve in firsts]
     elif len({curve.name for curve in firsts}) == 1:
         title, labels = firsts[0].name, [curve.env_id for curve in firsts]
     else:
-        title, labels = "", [_title(curve) for curve in firsts]
+        title, labels = "", [curve.title for curve in firsts]
     counts = [f"mean of {len(group)} runs (band: min to max)" if len(group) > 1 else "" for group in groups]
     return title, [", ".join(filter(None, parts)) for parts in zip(labels, counts, strict=True)]
 
@@ -238,7 +134,7 @@ def run(argv: list[str]) -> None:
     out = epath.Path(command.out)
     check(out.parent.is_dir(), f"--out={command.out}: there is no such folder.")
     check(bool(out.suffix), f"--out={command.out} needs a suffix that chooses the format, such as .png.")
-    groups = group_runs([read_curve(run, command.x, command.y) for run in command.runs])
+    groups = group_curves([read_curve(run, command.x, command.y) for run in command.runs])
     out.write_bytes(draw(groups, command.x, command.y, out.suffix[1:]))
 
 

@@ -107,31 +107,7 @@ def parse_command_line(argv: list[str], *, more_help: str = "", more_flags: Iter
         ConfigError: on a missing or broken config file, an unknown flag or key, or a value of the wrong type.
         SystemExit: with code 0 after showing `--help`.
     """
-    values = flags.FlagValues()
-    flags.DEFINE_string("config", None, "Config file, such as configs/impala_atari.py.", flag_values=values)
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Folder of a new run, or of one to resume.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
-    flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
-    flags.DEFINE_bool("accept_changes", False, "Resume in WORKDIR although its config differs.", flag_values=values)
-    flags.DEFINE_bool(
-        "start_anew", False, "Delete the rows and checkpoints of the run in WORKDIR, and begin.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "coordinator",
-        None,
-        "HOST:PORT where the processes of one job meet: an address of process 0's host. SLURM, Open MPI and TPU pods "
-        "need no such flags.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("process_count", None, "Processes in the job.", flag_values=values)
-    flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", flag_values=values)
-    flags.DEFINE_bool("alone", False, "One process, whatever the scheduler's variables say.", flag_values=values)
-    flags.DEFINE_float("join_timeout_s", 300.0, "How long they wait for each other at the start.", flag_values=values)
+    values = _define_flags()
     overrides = [arg for arg in argv[1:] if _is_override(arg)]
     _parse_flags(values, [arg for arg in argv if arg not in (*overrides, *HELP)], more_flags)
     if any(arg in HELP for arg in argv[1:]):
@@ -158,6 +134,31 @@ def parse_command_line(argv: list[str], *, more_help: str = "", more_flags: Iter
         alone=values.alone,
         join_timeout_s=values.join_timeout_s,
     )
+
+
+def _define_flags() -> flags.FlagValues:
+    """Returns podrl's own flags, not yet parsed."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("config", None, "Config file, such as configs/impala_atari.py.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of a new run, or of one to resume.", flag_values=values)
+    flags.DEFINE_bool("smoke", False, "Shrink the config so that it ends in seconds.", flag_values=values)
+    flags.DEFINE_bool("profile", False, "Trace a few updates into WORKDIR/profile.", flag_values=values)
+    flags.DEFINE_bool("accept_changes", False, "Resume in WORKDIR although its config differs.", flag_values=values)
+    flags.DEFINE_bool(
+        "start_anew", False, "Delete the rows and checkpoints of the run in WORKDIR, and begin.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT where the processes of one job meet: an address of process 0's host. SLURM, Open MPI and TPU pods "
+        "need no such flags.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("process_count", None, "Processes in the job.", flag_values=values)
+    flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_bool("alone", False, "One process, whatever the scheduler's variables say.", flag_values=values)
+    flags.DEFINE_float("join_timeout_s", 300.0, "How long they wait for each other at the start.", flag_values=values)
+    return values
 
 
 def load_config(path: str) -> ml_collections.ConfigDict:

@@ -15,7 +15,7 @@ from podrl.networks import frame_stack
 from podrl.networks.core import initial_core_state
 from podrl.networks.interface import Network, NetworkOutput
 from podrl.networks.last_inputs import encode_last
-from podrl.networks.rows import Rows, row_of, rows_of, swap
+from podrl.networks.rows import NetworkRows, row_of, rows_of, swap
 from podrl.ops.distributions import Distribution
 from podrl.types import ActionSpace, EnvSpec, PyTree, Timestep, Trajectory
 
@@ -50,7 +50,7 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
     def init(key: jax.Array) -> PyTree:
         observation, first = jnp.zeros((1, 1, *frame.shape), frame.dtype), jnp.ones((1, 1), bool)
         last_action = jnp.zeros((1, 1, *action.shape), action.dtype)
-        rows = Rows(observation=observation, first=first, last_action=last_action, last_reward=jnp.zeros((1, 1)))
+        rows = NetworkRows(observation=observation, first=first, last_action=last_action, last_reward=jnp.zeros((1, 1)))
         return module.init(key, *_inputs(config, actions, rows, initial_carry(1))[0])["params"]
 
     def initial_carry(batch_size: int) -> Carry:
@@ -60,7 +60,7 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
             core=initial_core_state(config, batch_size),
         )
 
-    def evaluate(params: PyTree, rows: Rows, carry: Carry) -> tuple[NetworkOutput, Carry]:
+    def evaluate(params: PyTree, rows: NetworkRows, carry: Carry) -> tuple[NetworkOutput, Carry]:
         inputs, frames = _inputs(config, actions, rows, carry)
         output, state = module.apply({"params": params}, *inputs)
         return output, dataclasses.replace(carry, frames=frames, core=state)
@@ -96,7 +96,7 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
     )
 
 
-def _inputs(config: NetworkConfig, actions: ActionSpace, rows: Rows, carry: Carry) -> tuple[tuple, PyTree]:
+def _inputs(config: NetworkConfig, actions: ActionSpace, rows: NetworkRows, carry: Carry) -> tuple[tuple, PyTree]:
     """Returns the arguments of the module, and the frames of the next carry."""
     stacked, frames = frame_stack.unroll(rows.observation, rows.first, carry.frames, time_axis=1)
     return (stacked, encode_last(config, actions, rows), rows.first, carry.core), frames

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from podrl.config.config import NetworkConfig
-from podrl.networks.rows import Rows
+from podrl.networks.rows import NetworkRows
 from podrl.types import ActionSpace, ContinuousActions, DiscreteActions
 
 
-def encode_last(config: NetworkConfig, actions: ActionSpace, rows: Rows) -> jax.Array | None:
+def encode_last(config: NetworkConfig, actions: ActionSpace, rows: NetworkRows) -> jax.Array | None:
     """Encodes the last action and reward that the network sees, [B, T, F]; zeros where an episode opens."""
     inputs = [encode_action(actions, rows.last_action)] if config.last_action else []
     inputs += [encode_reward(rows.last_reward)] if config.last_reward else []

@@ -8,7 +8,7 @@ from podrl.types import PyTree, Timestep, Trajectory
 
 
 @struct.dataclass(kw_only=True)
-class Rows:
+class NetworkRows:
     """Rows of several environments, in the order [B, T].
 
     B is sharded, and the encoder merges it with T: with T as the major axis XLA would gather the whole batch on every
@@ -28,9 +28,9 @@ class Rows:
     last_reward: jax.Array
 
 
-def row_of(timestep: Timestep, last_action: PyTree) -> Rows:
+def row_of(timestep: Timestep, last_action: PyTree) -> NetworkRows:
     """Returns a timestep of [B] environments as rows [B, 1]."""
-    rows = Rows(
+    rows = NetworkRows(
         observation=timestep.observation,
         first=timestep.first,
         last_action=last_action,
@@ -39,10 +39,10 @@ def row_of(timestep: Timestep, last_action: PyTree) -> Rows:
     return jax.tree.map(lambda x: x[:, None], rows)
 
 
-def rows_of(trajectory: Trajectory) -> Rows:
-    """Returns the rows of a trajectory, in the order [T+1, B]; `swap` puts them in the order of `Rows`."""
+def rows_of(trajectory: Trajectory) -> NetworkRows:
+    """Returns the rows of a trajectory, in the order [T+1, B]; `swap` puts them in the order of `NetworkRows`."""
     last_action = trajectory.carry.action
-    return Rows(
+    return NetworkRows(
         observation=trajectory.observation,
         first=trajectory.first,
         last_action=() if isinstance(last_action, tuple) else _prepend(last_action, trajectory.action),

@@ -6,6 +6,7 @@ from podrl.config.config import ConfigError
 from podrl.launch.local import share_of_cores, usable_cores
 from podrl.performance.planning.measurement import Measurements
 from podrl.performance.planning.reduction import Reduction, measure_allreduce
+from podrl.performance.planning.simulate_command import SimulateCommand, parse_simulate
 from tests.processes import ROOT
 from tools import simulate as tool
 
@@ -15,8 +16,8 @@ ONE_DEVICE = [f"--config.topology.{who}_devices_per_process=1" for who in ("acto
 SMALL = ["--smoke", "--seconds=0.2", "--updates=10", "--seeds=2", *ONE_DEVICE]
 
 
-def command(*arguments: str) -> tool.Command:
-    return tool.parse(["simulate.py", f"--config={CATCH}", *arguments])
+def command(*arguments: str) -> SimulateCommand:
+    return parse_simulate(["simulate.py", f"--config={CATCH}", *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_flags_replace_what_was_measured(measured):
     assert link.allreduce_s(2, 1e9) == pytest.approx(1.0)
 
 
-def tool_config(asked: tool.Command):
+def tool_config(asked: SimulateCommand):
     from podrl.assembly import resolve
 
     return resolve(asked.config)

@@ -5,6 +5,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from podrl.runs import curves
 from tools import plot
 
 
@@ -51,13 +52,13 @@ def test_a_png_is_small_and_keeps_its_colors(make_run, tmp_path):
 
 def test_runs_of_one_config_and_environment_are_one_group(make_run):
     runs = [make_run("a"), make_run("b"), make_run("c", name="other"), make_run("d", env_id="Pong-v5")]
-    groups = plot.group_runs([plot.read_curve(run, "env_steps", "episode/return") for run in runs])
+    groups = curves.group_curves([curves.read_curve(run, "env_steps", "episode/return") for run in runs])
     assert [len(group) for group in groups] == [2, 1, 1]
 
 
 def test_runs_are_averaged_where_all_have_values(make_run):
     runs = [make_run("a", steps=(100, 200, 300)), make_run("b", steps=(150, 400), slope=3.0)]
-    grid, values = plot.average([plot.read_curve(run, "env_steps", "episode/return") for run in runs])
+    grid, values = curves.average_curves([curves.read_curve(run, "env_steps", "episode/return") for run in runs])
     assert (grid[0], grid[-1]) == (150, 300)
     np.testing.assert_allclose(values, [grid, 3 * grid])
 
@@ -70,7 +71,9 @@ def test_runs_without_a_common_part_are_a_mistake(make_run, capsys):
 
 def test_titles_say_what_is_shared_and_labels_what_is_not(make_run):
     def titles(*runs):
-        return plot._titles(plot.group_runs([plot.read_curve(run, "env_steps", "episode/return") for run in runs]))
+        return plot._titles(
+            curves.group_curves([curves.read_curve(run, "env_steps", "episode/return") for run in runs])
+        )
 
     a, b = make_run("a"), make_run("b")
     other, pong = make_run("c", name="other"), make_run("d", env_id="Pong-v5")
@@ -82,14 +85,14 @@ def test_titles_say_what_is_shared_and_labels_what_is_not(make_run):
 
 
 def test_wall_time_is_in_hours_from_an_hour_on(make_run):
-    curve = plot.read_curve(make_run("a"), "wall", "episode/return")
+    curve = curves.read_curve(make_run("a"), "wall", "episode/return")
     assert plot._wall_unit([[curve]]) == (3600.0, "wall time (hours)")
-    short = plot.read_curve(make_run("b", steps=(1, 2)), "wall", "episode/return")
+    short = curves.read_curve(make_run("b", steps=(1, 2)), "wall", "episode/return")
     assert plot._wall_unit([[short]]) == (60.0, "wall time (minutes)")
 
 
 def test_a_row_still_being_written_is_left_out(make_run):
-    curve = plot.read_curve(make_run("a", tail='{"env_steps": 4'), "env_steps", "episode/return")
+    curve = curves.read_curve(make_run("a", tail='{"env_steps": 4'), "env_steps", "episode/return")
     assert curve.x.tolist() == [100, 200, 300]
 
 
@@ -97,10 +100,10 @@ def test_rows_of_evaluations_are_a_curve_of_their_own(make_run):
     late = {"env_steps": 150, "frames": 600, "time/wall_s": 20000.0, "evaluate/return": 7.0}
     early = {"env_steps": 50, "frames": 200, "time/wall_s": 19000.0, "evaluate/return": 5.0}
     run = make_run("a", tail="".join(json.dumps(row) + "\n" for row in (late, early)))
-    curve = plot.read_curve(run, "env_steps", "evaluate/return")
+    curve = curves.read_curve(run, "env_steps", "evaluate/return")
     assert (curve.x.tolist(), curve.y.tolist()) == ([50, 150], [5, 7])
-    assert plot.read_curve(run, "env_steps", "episode/return").x.tolist() == [100, 200, 300]
-    assert plot.read_curve(run, "env_steps", "frames").x.tolist() == [0, 50, 100, 150, 200, 300]
+    assert curves.read_curve(run, "env_steps", "episode/return").x.tolist() == [100, 200, 300]
+    assert curves.read_curve(run, "env_steps", "frames").x.tolist() == [0, 50, 100, 150, 200, 300]
     assert plot._y_label([[curve]], "evaluate/return") == "return in evaluation (mean)"
 
 

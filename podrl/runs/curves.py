@@ -1,0 +1,113 @@
+"""Curves of a metric over a run, read from its rows, and the average of several runs."""
+
+import array
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from podrl.config.config import check, did_you_mean
+from podrl.runs.records import Rows, read_record
+from podrl.telemetry.metrics_file import is_number
+from podrl.telemetry.rates import CLOCK_FIELDS, WALL_KEY, RunClock
+
+X_KEYS = {"env_steps": "env_steps", "frames": "frames", "wall": WALL_KEY}
+GRID_POINTS = 400  # Points at which runs are averaged; about half a pixel apart at 800 pixels.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One run's metric.
+
+    Attributes:
+        name: name of the run's config.
+        env_id: id of its environment.
+        window: number of newest episodes that episode metrics average over.
+        x: [N] increasing: steps, frames or seconds.
+        y: [N] values of the metric.
+    """
+
+    name: str
+    env_id: str
+    window: int
+    x: np.ndarray
+    y: np.ndarray
+
+    @property
+    def title(self) -> str:
+        """What it is a curve of, the same for all runs of a group."""
+        return f"{self.name} on {self.env_id}"
+
+
+def read_curve(run: str, x: str, y: str) -> Curve:
+    """Reads one run's curve; the clock adds up over the run's starts.
+
+    Args:
+        run: the run's folder.
+        x: quantity on the horizontal axis, a key of `X_KEYS`.
+        y: name of the metric.
+
+    Raises:
+        ConfigError: if there is no run, or it has no such metric; the message lists those that it has.
+    """
+    record = read_record(run)
+    config, x_key = record.config, X_KEYS[x]
+    clock = RunClock() if WALL_KEY in (x_key, y) else None
+    xs, ys = array.array("d"), array.array("d")
+    for row in record.rows.fields(x_key, y, *(CLOCK_FIELDS if clock else ())):
+        if clock:
+            row = {**row, WALL_KEY: clock.read(row)}
+        if is_number(row.get(x_key)) and is_number(row.get(y)):
+            xs.append(row[x_key])
+            ys.append(row[y])
+    if not xs:
+        _check_metrics(run, record.rows, (x_key, y))
+    check(bool(xs), f"{run} has no row with both {x_key} and {y}.")
+    points = _in_order(np.array(xs), np.array(ys), distinct=x != "wall")
+    env_id, window = config["env"]["id"], config["log"]["episodes"]
+    return Curve(name=config["name"], env_id=env_id, window=window, x=points[0], y=points[1])
+
+
+def _in_order(x: np.ndarray, y: np.ndarray, *, distinct: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Sorts points [N] by x, as rows of evaluations come late; if `distinct`, keeps the last of each x."""
+    order = np.argsort(x, kind="stable")
+    x, y = x[order], y[order]
+    last = np.append(x[1:] != x[:-1], True) | (not distinct)
+    return x[last], y[last]
+
+
+def average_curves(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
+    """Puts the runs of one group on a common grid, where all of them have values.
+
+    Returns:
+        The grid [N], and the runs' values on it [len(curves), N]; a single run keeps its own points.
+
+    Raises:
+        ConfigError: if the runs do not overlap.
+    """
+    if len(curves) == 1:
+        return curves[0].x, curves[0].y[np.newaxis]
+    start, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
+    check(
+        start < end,
+        f"The {len(curves)} runs of {curves[0].title} cannot be averaged: one ends at {end:,.0f}, another starts at "
+        f"{start:,.0f}. Leave one out.",
+    )
+    grid = np.linspace(start, end, GRID_POINTS)
+    return grid, np.stack([np.interp(grid, curve.x, curve.y) for curve in curves])
+
+
+def group_curves(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """Groups runs of one config and environment, in the order of each group's first run."""
+    groups: dict[str, list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault(curve.title, []).append(curve)
+    return list(groups.values())
+
+
+def _check_metrics(run: str, rows: Rows, keys: Sequence[str]) -> None:
+    """Raises `ConfigError`, which lists the metrics, unless there is a number under each key."""
+    known = sorted({name for row in rows for name, value in row.items() if is_number(value)})
+    check(bool(known), f"{run} has no metrics yet.")
+    for key in keys:
+        check(key in known, f"{run} has no metric {key!r}{did_you_mean(key, known)} It has: {', '.join(known)}.")
