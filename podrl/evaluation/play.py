@@ -57,7 +57,7 @@ class Player:
         num_envs: number of environments, B.
         episodes_per_env: episodes of each environment that count.
         make_pool: opens the environments, given their seeds.
-        info_keys: which numbers of the environments' `info` to record, as `log.info_keys`.
+        info_keys: numbers of the environments' `info` to record, as `log.info_keys`.
     """
 
     act: Callable[[PyTree, Timestep, PyTree, Array, Array], tuple[Array, PyTree]]
@@ -143,7 +143,7 @@ def make_player(
         episodes: number of episodes to play.
         device: device to act on.
         make_pool: opens environments, given their seeds.
-        info_keys: which numbers of the environments' `info` to record, as `log.info_keys`.
+        info_keys: numbers of the environments' `info` to record, as `log.info_keys`.
     """
     num_envs, per_env = split_episodes(episodes)
     shapes = Unroller(agent=agent, spec=spec, unroll_length=1, num_envs=num_envs)

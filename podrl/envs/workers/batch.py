@@ -29,7 +29,7 @@ class Steps:
         reward: [B] float32; 0 where the environment was reset.
         terminated: [B] bool; the step ended the episode by itself.
         ended: [B] bool; terminated or truncated.
-        numbers: of the episodes that ended, what `record_info` asked for.
+        numbers: numbers of `info` of the episodes that ended, as `record_info` asked for.
     """
 
     observation: Any

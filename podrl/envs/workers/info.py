@@ -36,7 +36,7 @@ class InfoKey:
 
     Attributes:
         statistic: one of `STATISTICS`; empty for the number at the last step.
-        pattern: what paths are matched with.
+        pattern: the pattern, with which paths are matched.
     """
 
     statistic: str
