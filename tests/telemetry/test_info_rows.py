@@ -11,6 +11,7 @@ from podrl import train
 from podrl.config.config import ConfigError
 from podrl.runs.checkpoint_errors import DamagedError
 from podrl.runs.checkpoint_facts import read_facts
+from podrl.runs.curves import read_curve
 from podrl.telemetry.panel import Progress, make_panel, plain_line
 from tests import short_runs
 from tests.faults.checkpoints import unseal
@@ -166,7 +167,7 @@ class TestEvaluation:
         assert b"episode/info/max:success" in events
         assert b"evaluate/info/max:success" in events
         for name in ("episode/info/max:success", "evaluate/info/last"):
-            curve = plot.read_curve(str(evaluated), "env_steps", name)
+            curve = read_curve(str(evaluated), "env_steps", name)
             assert len(curve.y) == (10 if name.startswith("episode") else 1)
         out = tmp_path / "curve.png"
         assert plot.main(["plot.py", str(evaluated), "--out", str(out), "--y", "episode/info/max:success"]) == 0

@@ -24,6 +24,7 @@ from podrl.config.config import ConfigError
 from podrl.envs.workers.calls import describe_value, number_of
 
 STATISTICS = ("max", "mean", "min", "sum")
+_EXTREMES = {"max": np.fmax, "min": np.fmin}  # They ignore NaN.
 _SHOWN = 20  # Paths in a message.
 
 # By environment, its index in the pool, and then by name, which is a path with the pattern's statistic before it.
@@ -81,8 +82,8 @@ class InfoTally:
         self._warns = warns
         self._reads_all_steps = any(key.statistic for key in self._keys)
         self._wanted: dict[str, tuple[InfoKey, ...]] = {}  # By path, of all paths seen.
-        self._totals: dict[tuple[InfoKey, str], np.ndarray] = {}  # [B] by key and path; NaN before the first number.
-        self._counts: dict[tuple[InfoKey, str], np.ndarray] = {}  # [B] numbers behind them.
+        self._totals: dict[tuple[InfoKey, str], np.ndarray] = {}  # [B] by key and path.
+        self._counts: dict[tuple[InfoKey, str], np.ndarray] = {}  # [B] numbers behind sums.
 
     def add_rows(self, infos: Sequence[Mapping[str, Any]], first: np.ndarray, ended: np.ndarray) -> Numbers:
         """Adds a step whose `info` is a dictionary for each environment.
@@ -168,25 +169,30 @@ class InfoTally:
             int(env): {name: float(column[env]) for name, column in found.items() if math.isfinite(column[env])}
             for env in np.flatnonzero(ended)
         }
-        for total, count in zip(self._totals.values(), self._counts.values(), strict=True):
-            total[ended], count[ended] = np.nan, 0
+        for (key, path), total in self._totals.items():
+            total[ended], self._counts[key, path][ended] = _empty(key), 0
         return numbers
 
     def _accumulate(self, key: InfoKey, path: str, column: np.ndarray) -> None:
         """Adds [B] numbers to a statistic; those that are missing change nothing."""
-        total = self._totals.setdefault((key, path), np.full(self._num_envs, np.nan))
-        count = self._counts.setdefault((key, path), np.zeros(self._num_envs, np.int64))
+        if (key, path) not in self._totals:
+            self._totals[key, path] = np.full(self._num_envs, _empty(key))
+            self._counts[key, path] = np.zeros(self._num_envs, np.int64)
+        total = self._totals[key, path]
+        if key.statistic in _EXTREMES:
+            _EXTREMES[key.statistic](total, column, out=total)
+            return
         there = ~np.isnan(column)
-        if key.statistic in ("max", "min"):
-            total[:] = (np.fmax if key.statistic == "max" else np.fmin)(total, column)
-        else:
-            total[:] = np.where(there, np.where(np.isnan(total), 0.0, total) + column, total)
-        count += there
+        total += np.where(there, column, 0.0)
+        self._counts[key, path] += there
 
     def _value(self, key: InfoKey, path: str) -> np.ndarray:
         """Returns a statistic [B] of the episodes so far; NaN where there is none."""
         total = self._totals[key, path]
-        return total / np.maximum(self._counts[key, path], 1) if key.statistic == "mean" else total
+        if key.statistic in _EXTREMES:
+            return total
+        count = np.where(self._counts[key, path] > 0, self._counts[key, path], np.nan)
+        return total / (count if key.statistic == "mean" else np.sign(count))
 
     def _warn_of_unmatched(self) -> None:
         """Logs keys that match nothing in the first episode: they may be misspelt."""
@@ -201,3 +207,8 @@ class InfoTally:
 @functools.cache  # All pools of a process find the same.
 def _warn_once(missing: str, found: str) -> None:
     logging.warning("log.info_keys: nothing in the first episode's info matches %s. It has: %s.", missing, found)
+
+
+def _empty(key: InfoKey) -> float:
+    """Returns the total of no numbers."""
+    return math.nan if key.statistic in _EXTREMES else 0.0
