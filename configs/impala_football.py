@@ -15,11 +15,11 @@ def get_config() -> ml_collections.ConfigDict:
     config = common.make_config("impala_football", "gfootball/academy_empty_goal_close-v1", total_env_steps=500_000)
     config.env.source = "football"
     config.env.options = common.football_options()
+    config.log.info_keys = ("score",)
     config.actors.num_envs = 16
     config.actors.unroll_length = 32
     config.network.hidden_sizes = (128, 128)
     config.network.frame_stack = 4
-    config.log.info_keys = ("score",)
     config.agent = common.impala_agent()
     config.agent.optimizer.name = "adam"
     config.agent.optimizer.learning_rate = 5e-4

@@ -14,7 +14,7 @@ from podrl.types import Timestep
 
 
 class SynchronousPool:
-    """A synchronous EnvPool that exchanges timesteps; see `podrl.envs.source.Pool`, `podrl.envs.info`.
+    """A synchronous EnvPool that exchanges timesteps; see `podrl.envs.source.Pool`.
 
     Attributes:
         extras: EnvPool's additional values for the newest timestep of `recv`, by its own names; each [B, ...].
