@@ -15,6 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = common.make_config("impala_football", "gfootball/academy_empty_goal_close-v1", total_env_steps=500_000)
     config.env.source = "football"
     config.env.options = common.football_options()
+    config.log.info_keys = ("score",)
     config.actors.num_envs = 16
     config.actors.unroll_length = 32
     config.network.hidden_sizes = (128, 128)

@@ -7,6 +7,7 @@ from configs import common
 
 def get_config() -> ml_collections.ConfigDict:
     config = common.make_config("impala_metaworld", "MetaWorld/ButtonPress-v3", total_env_steps=5_000_000)
+    config.log.info_keys = ("max:success",)
     config.actors.num_envs = 32
     config.actors.unroll_length = 20
     config.network.hidden_sizes = (128, 128)

@@ -19,7 +19,7 @@ from podrl.agents.parts.normalization import normalize_observations, normalize_r
 from podrl.config.config import Config, ConfigError, EnvConfig, check, check_counts, shown
 from podrl.config.config_dict import as_values, from_config_dict
 from podrl.envs.observations import describe_observation
-from podrl.envs.settings import settle
+from podrl.envs.settings import check_info_keys, settle
 from podrl.envs.source import Source, load_source, make_environment
 from podrl.evaluation.endless import check_evaluation
 from podrl.experience.layout import make_layout
@@ -203,6 +203,7 @@ def load_environment(config: Config) -> tuple[Config, Source, EnvSpec]:
     """
     source = load_source(config.env.source)
     config = dataclasses.replace(config, env=settle(source, config.env))
+    check_info_keys(source, config)
     spec = source.make_spec(config.env)
     if config.env.training_wrappers:
         _check_same_without_training_wrappers(source, config.env, spec)

@@ -157,6 +157,7 @@ def _play(
         episodes=flags.episodes,
         device=device,
         make_pool=lambda seeds: make_pool(protocol.env, seeds=seeds, num_threads=available_cores()),
+        info_keys=saved.config.log.info_keys,
     )
     progress = EndlessGuard(protocol, _Progress(policy, player.num_episodes))
     watch = film.watch if film else lambda pool, timestep: None

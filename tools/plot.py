@@ -125,7 +125,7 @@ def _y_label(groups: Sequence[Sequence[Curve]], y: str) -> str:
     }
     if y.startswith("time/") and y.count("/") == 2:
         return f"{y} (fraction of the threads' time)"
-    return known.get(y, y)
+    return known.get(y, f"{y}\n({window})" if y.startswith("episode/info/") else y)
 
 
 def run(argv: list[str]) -> None:

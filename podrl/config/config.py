@@ -8,7 +8,7 @@ on every machine. docs/config.md lists every key with the values that it takes.
 import dataclasses
 from typing import Any
 
-from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text
+from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text, texts
 from podrl.config.sections import (
     ENV_SETTINGS,
     ActorsConfig,
@@ -103,11 +103,15 @@ class LogConfig:
         every_updates: updates between two rows of `metrics.jsonl`.
         episodes: number of newest finished episodes that `episode/return` averages over.
         tensorboard: whether to write TensorBoard events too.
+        info_keys: numbers of environments' `info` to average over the same episodes, as `episode/info/...`: patterns
+            such as `success`, `reward_*` or `episode/r`, with `max:`, `mean:`, `min:` or `sum:` in front for all of an
+            episode's steps instead of its last (`podrl.envs.workers.info`).
     """
 
     every_updates: int = number(1, SIZE, 10, open=True)
     episodes: int = number(1, 10**6, 100)
     tensorboard: bool = True
+    info_keys: tuple[str, ...] = texts(100, (), length=200)
 
     def __post_init__(self) -> None:
         """Checks the values."""

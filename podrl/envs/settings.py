@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from podrl.config.config import ENV_SETTINGS, ConfigError, EnvConfig, check
+from podrl.config.config import ENV_SETTINGS, Config, ConfigError, EnvConfig, check
 from podrl.config.marks import Changed, Inherited, Typed
 from podrl.config.reading import read_key
 from podrl.envs.source import Source, load_source
@@ -49,6 +49,23 @@ def check_settings(source: Source, config: EnvConfig) -> None:
             name in source.settings or value == getattr(defaults, name),
             f"env.{name}={value!r} has no effect with env.source={config.source!r}: {_INSTEAD[name]}.",
         )
+
+
+def check_info_keys(source: Source, config: Config) -> None:
+    """Raises `ConfigError` if `log.info_keys` asks for numbers that the run's environments do not give."""
+    if not config.log.info_keys:
+        return
+    remedy = f"Clear log.info_keys={config.log.info_keys}, by --config.log.info_keys= on the command line"
+    check(
+        source.gives_info,
+        f"env.source={config.env.source!r} gives no numbers of its environments' info. {remedy}, or use a source that "
+        "does, such as gymnasium or envpool.",
+    )
+    check(
+        config.topology.placement != "anakin",
+        f"topology.placement='anakin' gives no numbers of its environments' info. {remedy}, or use "
+        "topology.placement=sebulba.",
+    )
 
 
 def settle(source: Source, config: EnvConfig) -> EnvConfig:

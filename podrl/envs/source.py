@@ -122,6 +122,7 @@ class Source:
         make_spec: (config) -> EnvSpec of one environment. Raises `ConfigError` for anything in `config` that it cannot
             do.
         make_pool: Makes pools.
+        gives_info: Whether its pools give numbers of environments' `info`: they are `podrl.envs.info.InfoPool`s.
         settings: Keys of `env` among podrl's own settings that the source keeps; `podrl.envs.settings` refuses others.
         option_hints: (config) -> a type hint for each option of the environment, by which those of the command line are
             read; None if the source does not know its options.
@@ -134,6 +135,7 @@ class Source:
 
     make_spec: Callable[[EnvConfig], EnvSpec]
     make_pool: MakePool
+    gives_info: bool = False
     settings: tuple[str, ...] = ()
     option_hints: Callable[[EnvConfig], Mapping[str, Any]] | None = None
     evaluation_protocol: Callable[[EnvConfig], EvaluationProtocol] | None = None

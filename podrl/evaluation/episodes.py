@@ -4,11 +4,13 @@ They are chosen before the first step: the first `n` of each environment, the sa
 episodes to *end* would favour short ones, which in most games are the bad ones.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
 import numpy as np
 
+from podrl.experience.episodes import Episode
 from podrl.ops.intervals import mean_interval
 from podrl.types import Timestep
 
@@ -22,10 +24,12 @@ class Episodes:
     Attributes:
         returns: [N] float64, undiscounted.
         lengths: [N] int64, in env steps.
+        numbers: [N] numbers of `info` that `log.info_keys` asks for, by name; empty if it asks for none.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
+    numbers: Sequence[Mapping[str, float]] = ()
 
 
 class Tally:
@@ -39,7 +43,8 @@ class Tally:
         self._wanted = episodes_per_env
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths = np.zeros(num_envs, np.int64)
-        self._ended: list[list[tuple[float, int]]] = [[] for _ in range(num_envs)]
+        self._numbers: dict[int, Mapping[str, float]] = {}  # Of episodes that have ended, until the row after.
+        self._ended: list[list[Episode]] = [[] for _ in range(num_envs)]
 
     @property
     def count(self) -> int:
@@ -51,18 +56,24 @@ class Tally:
         """Whether every environment has played its episodes."""
         return self.count == self._wanted * len(self._ended)
 
-    def add(self, timestep: Timestep) -> None:
-        """Adds the next timestep of all environments."""
-        for env in np.flatnonzero(timestep.first & (self._lengths > 0)):
+    def add(self, timestep: Timestep, ended_numbers: Mapping[int, Mapping[str, float]] | None = None) -> None:
+        """Adds the next timestep of all environments, and the numbers of the episodes that ended with it."""
+        for env in np.flatnonzero(timestep.first & (self._lengths > 0)).tolist():
+            numbers = self._numbers.pop(env, {})
             if len(self._ended[env]) < self._wanted:
-                self._ended[env].append((float(self._returns[env]), int(self._lengths[env])))
+                self._ended[env].append(Episode(float(self._returns[env]), int(self._lengths[env]), numbers))
+        self._numbers.update(ended_numbers or {})
         self._returns = np.where(timestep.first, 0.0, self._returns + timestep.reward)
         self._lengths = np.where(timestep.first, 0, self._lengths + 1)
 
     def episodes(self) -> Episodes:
         """Returns all episodes that count."""
-        returns, lengths = zip(*(episode for ended in self._ended for episode in ended), strict=True)
-        return Episodes(returns=np.array(returns, np.float64), lengths=np.array(lengths, np.int64))
+        returns, lengths, numbers = zip(*(episode for ended in self._ended for episode in ended), strict=True)
+        return Episodes(
+            returns=np.array(returns, np.float64),
+            lengths=np.array(lengths, np.int64),
+            numbers=numbers if any(numbers) else (),
+        )
 
 
 def split_episodes(episodes: int, max_envs: int = MAX_ENVS) -> tuple[int, int]:
@@ -72,14 +83,15 @@ def split_episodes(episodes: int, max_envs: int = MAX_ENVS) -> tuple[int, int]:
 
 
 def summarize_episodes(episodes: Episodes) -> dict[str, Any]:
-    """Returns statistics of the returns and lengths as plain numbers; `interval` is None for a single episode."""
+    """Returns statistics of the returns and lengths as plain numbers; `interval` is None for a single episode.
+
+    `info` has those of the numbers of `info`, if there are any, over the episodes that have them.
+    """
     returns, lengths = episodes.returns, episodes.lengths
-    interval = mean_interval(returns)
-    return {
+    summary = {
         "episodes": len(returns),
         "return": {
-            "mean": float(returns.mean()),
-            "interval": None if interval is None else list(interval),
+            **_mean(returns),
             "median": float(np.median(returns)),
             "min": float(returns.min()),
             "max": float(returns.max()),
@@ -91,3 +103,19 @@ def summarize_episodes(episodes: Episodes) -> dict[str, Any]:
             "max": int(lengths.max()),
         },
     }
+    return summary | ({"info": _summarize_numbers(episodes.numbers)} if episodes.numbers else {})
+
+
+def _summarize_numbers(episodes: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Returns statistics of each number over the episodes that have it, by name."""
+    found: dict[str, Any] = {}
+    for name in sorted({name for numbers in episodes for name in numbers}):
+        values = np.array([numbers[name] for numbers in episodes if name in numbers])
+        found[name] = {**_mean(values), "episodes": len(values)}
+    return found
+
+
+def _mean(values: np.ndarray) -> dict[str, Any]:
+    """Returns the mean of [N] values and its interval."""
+    interval = mean_interval(values)
+    return {"mean": float(values.mean()), "interval": None if interval is None else list(interval)}

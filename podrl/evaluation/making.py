@@ -82,6 +82,7 @@ def _make_play(
             episodes=config.evaluate.episodes,
             device=device,
             make_pool=lambda seeds: source.make_pool(protocol.env, seeds=seeds, num_threads=1),
+            info_keys=config.log.info_keys,
         )
 
     def play(

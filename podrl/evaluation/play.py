@@ -13,6 +13,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from podrl.agents.parts.interface import Agent
+from podrl.envs.info import record_info
 from podrl.envs.pools.checks import close_pool
 from podrl.envs.seeds import env_seeds
 from podrl.envs.source import EvaluationProtocol, Pool
@@ -56,6 +57,7 @@ class Player:
         num_envs: number of environments, B.
         episodes_per_env: episodes of each environment that count.
         make_pool: opens the environments, given their seeds.
+        info_keys: numbers of the environments' `info` to record, as `log.info_keys`.
     """
 
     act: Callable[[PyTree, Timestep, PyTree, Array, Array], tuple[Array, PyTree]]
@@ -64,6 +66,7 @@ class Player:
     num_envs: int
     episodes_per_env: int
     make_pool: Callable[[Sequence[int]], Pool]
+    info_keys: Sequence[str] = ()
 
     @property
     def num_episodes(self) -> int:
@@ -97,10 +100,11 @@ class Player:
         pool = self.make_pool(env_seeds((seed, stream, EVALUATE), range(self.num_envs)))
         tally = Tally(self.num_envs, self.episodes_per_env)
         try:
+            ended_numbers = record_info(pool, self.info_keys)
             timestep, step = pool.reset(), 0
             while True:
                 watch(pool, timestep)
-                tally.add(timestep)
+                tally.add(timestep, ended_numbers())
                 show_progress(tally.count, step)
                 if tally.is_full:
                     return tally.episodes()
@@ -128,6 +132,7 @@ def make_player(
     episodes: int,
     device: jax.Device,
     make_pool: Callable[[Sequence[int]], Pool],
+    info_keys: Sequence[str] = (),
 ) -> Player:
     """Compiles acting for at least this many episodes, see `split_episodes`.
 
@@ -138,6 +143,7 @@ def make_player(
         episodes: number of episodes to play.
         device: device to act on.
         make_pool: opens environments, given their seeds.
+        info_keys: numbers of the environments' `info` to record, as `log.info_keys`.
     """
     num_envs, per_env = split_episodes(episodes)
     shapes = Unroller(agent=agent, spec=spec, unroll_length=1, num_envs=num_envs)
@@ -159,6 +165,7 @@ def make_player(
         num_envs=num_envs,
         episodes_per_env=per_env,
         make_pool=make_pool,
+        info_keys=info_keys,
     )
 
 

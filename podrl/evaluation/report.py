@@ -55,7 +55,8 @@ def _describe(env_id: str, episodes: Episodes) -> dict[str, Any]:
     if human_normalised(env_id, mean) is not None:
         interval = None if interval is None else [human_normalised(env_id, end) for end in interval]
         described["human_normalised"] = {"mean": human_normalised(env_id, mean), "interval": interval}
-    return described | {"returns": episodes.returns.tolist(), "lengths": episodes.lengths.tolist()}
+    described |= {"returns": episodes.returns.tolist(), "lengths": episodes.lengths.tolist()}
+    return described | ({"infos": list(episodes.numbers)} if episodes.numbers else {})
 
 
 def show_scores(console: Console, report: Mapping[str, Any]) -> None:
@@ -96,6 +97,10 @@ def _table(policies: Mapping[str, Mapping[str, Any]], *, plain: bool) -> Table:
         table.add_row("human-normalised", *(f"{score['mean']:.1%}" for score in scores), style="bold")
         intervals = [_interval(score["interval"], "{:.1%}".format) for score in scores]
         table.add_row(f"  {percent} interval", *intervals)
+    infos = [result.get("info", {}) for result in results]
+    for name in sorted({name for info in infos for name in info}):
+        table.add_row(f"{name}, mean", *(_number(info[name]["mean"]) if name in info else "-" for info in infos))
+        table.add_row(f"  {percent} interval", *(_interval(info.get(name, {}).get("interval")) for info in infos))
     table.add_row("length, mean", *(_number(result["length"]["mean"]) for result in results))
     table.add_row("  shortest to longest", *(_span(r["length"]["min"], r["length"]["max"]) for r in results))
     return table

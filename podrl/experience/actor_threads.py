@@ -13,6 +13,7 @@ from podrl.config.config import Config
 from podrl.envs.seeds import env_seeds
 from podrl.envs.source import Pool, Source
 from podrl.experience.actors import Actor
+from podrl.experience.episodes import Episode
 from podrl.experience.handoff import Rollout
 from podrl.experience.layout import default_env_threads, make_layout
 from podrl.experience.parameters import ParameterStore
@@ -158,6 +159,7 @@ def make_actors(
             seeds=seeds,
             timeout_s=config.actors.timeout_s,
             patience_s=config.patience_s,
+            info_keys=config.log.info_keys,
             annotate=annotate,
         )
 
@@ -174,6 +176,6 @@ def check_lag(rollouts: Sequence[Rollout], versions: range) -> None:
             )
 
 
-def finished_episodes(rollouts: Sequence[Rollout]) -> list[tuple[float, int]]:
-    """Returns (return, length) of the episodes that ended, in the fixed order of actors, rows and pools."""
+def finished_episodes(rollouts: Sequence[Rollout]) -> list[Episode]:
+    """Returns the episodes that ended, in the fixed order of actors, rows and pools."""
     return [episode for rollout in rollouts for episode in rollout.episodes]

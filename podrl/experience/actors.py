@@ -13,9 +13,10 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from podrl.envs.info import record_info
 from podrl.envs.pools.checks import check_timestep
 from podrl.envs.source import Pool
-from podrl.experience.episodes import EpisodeTracker
+from podrl.experience.episodes import Episode, EpisodeTracker
 from podrl.experience.handoff import Handoff, Rollout
 from podrl.experience.parameters import ParameterStore
 from podrl.experience.programs import ActingPrograms
@@ -57,6 +58,7 @@ class Actor:
         seeds: Callable[[np.ndarray, int], Sequence[int]],
         timeout_s: float,
         patience_s: float,
+        info_keys: Sequence[str] = (),
         annotate: Annotate | None = None,
     ):
         """Creates the actor without starting its thread.
@@ -74,6 +76,7 @@ class Actor:
             seeds: (env indices, update at which they are opened) -> the environments' seeds.
             timeout_s: How long the learner waits for this actor.
             patience_s: How long this actor waits for the learner.
+            info_keys: Which numbers of environments' `info` to record.
             annotate: Marks for a profiler what the thread spends its time on.
         """
         self.name = name
@@ -90,6 +93,7 @@ class Actor:
         self._seeds = seeds
         self._timeout_s = timeout_s
         self._patience_s = patience_s
+        self._info_keys = info_keys
         self._handoff = Handoff(capacity=1 + schedule.max_lag)
         self._stopping = threading.Event()
         self._progress = (0, 0)
@@ -174,7 +178,7 @@ class Actor:
                     self._device, versions, timeout_s=self._patience_s, who=self.name
                 )
                 on_device = jax.device_put(np.int32(version), self._device)
-            episodes: list[tuple[float, int]] = []
+            episodes: list[Episode] = []
             for step in range(self._unroll_length):
                 self._progress = (rollout, step)
                 for turn in turns:
@@ -202,19 +206,21 @@ class Actor:
         with self.ledger.spend("env"):
             pool = make_pool(rollout)
             opened.append(pool)
+            ended_numbers = record_info(pool, self._info_keys)
             timestep = pool.reset()
         check_timestep(timestep, self._programs.timestep, pool)
         turn = Turn(
             pool=pool,
             seeds=self._seeds(env_indices, rollout),
             episodes=EpisodeTracker(len(env_indices)),
+            ended_numbers=ended_numbers,
             state=self._programs.init(*jax.device_put((env_indices, np.int32(rollout)), self._device)),
             timestep=timestep,
         )
         self.nonfinite.note(turn.find_nonfinite(), *self._progress)
         return turn
 
-    def _observe(self, turn: Turn, episodes: list[tuple[float, int]]) -> Timestep:
+    def _observe(self, turn: Turn, episodes: list[Episode]) -> Timestep:
         """Returns the pool's newest timestep once it arrives, and appends the episodes that ended to `episodes`."""
         if self._stopping.is_set():
             raise Stopped
@@ -235,7 +241,7 @@ class Actor:
             turn.pool.send(actions)
             turn.timestep = None
 
-    def _finish(self, turn: Turn, episodes: list[tuple[float, int]]) -> Trajectory:
+    def _finish(self, turn: Turn, episodes: list[Episode]) -> Trajectory:
         """Completes the pool's rollout with the row that only bootstraps, and starts moving it to the learner."""
         timestep = self._observe(turn, episodes)
         with self.ledger.spend("transfer"):

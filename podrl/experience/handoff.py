@@ -5,6 +5,7 @@ from collections.abc import Callable
 import dataclasses
 import threading
 
+from podrl.experience.episodes import Episode
 from podrl.runtime.waiting import Stopped, wait_for
 from podrl.types import Trajectory
 
@@ -16,12 +17,12 @@ class Rollout:
     Attributes:
         trajectories: One trajectory per pool, on this process's learner devices; the copies may still be under way.
         version: The learner step of the parameters that acted.
-        episodes: (return, length) of the episodes that ended, in a fixed order.
+        episodes: The episodes that ended, in a fixed order.
     """
 
     trajectories: tuple[Trajectory, ...]
     version: int
-    episodes: tuple[tuple[float, int], ...]
+    episodes: tuple[Episode, ...]
 
 
 class Handoff:

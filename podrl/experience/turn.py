@@ -1,6 +1,6 @@
 """One environment pool of an actor thread and the state of its unroll."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -8,9 +8,10 @@ from absl import logging
 import jax
 import numpy as np
 
+from podrl.envs.info import Numbers
 from podrl.envs.pools.checks import check_timestep
 from podrl.envs.source import Pool
-from podrl.experience.episodes import EpisodeTracker
+from podrl.experience.episodes import Episode, EpisodeTracker
 from podrl.experience.unroll import ActingState
 from podrl.types import Timestep
 
@@ -25,6 +26,7 @@ class Turn:
         pool: The pool of B environments.
         seeds: [B] seeds of the environments.
         episodes: The episodes under way.
+        ended_numbers: Returns the numbers of `info` of the episodes that ended with the newest timestep.
         state: The acting state of the unroll.
         timestep: The newest timestep, not yet acted on; None while the pool is stepping.
     """
@@ -32,17 +34,18 @@ class Turn:
     pool: Pool
     seeds: Sequence[int]
     episodes: EpisodeTracker
+    ended_numbers: Callable[[], Numbers]
     state: ActingState
     timestep: Timestep | None
 
-    def receive(self, expected: Timestep) -> tuple[list[tuple[float, int]], str]:
+    def receive(self, expected: Timestep) -> tuple[list[Episode], str]:
         """Waits for the timestep of the step under way.
 
         Args:
             expected: Shapes and dtypes of a timestep.
 
         Returns:
-            (return, length) of the episodes that ended, and a description of the first value that is not finite, empty
+            The episodes that ended, and a description of the first value that is not finite, empty
             if all are.
 
         Raises:
@@ -50,7 +53,8 @@ class Turn:
         """
         self.timestep = timestep = self.pool.recv()
         check_timestep(timestep, expected, self.pool)
-        return self.episodes.step(timestep.reward, timestep.discount, timestep.first), self.find_nonfinite()
+        numbers = self.ended_numbers()
+        return self.episodes.step(timestep.reward, timestep.discount, timestep.first, numbers), self.find_nonfinite()
 
     def find_nonfinite(self) -> str:
         """Describes the first value in the timestep that is not finite, and its environment; empty if all are."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from podrl.agents.parts.nonfinite import NonFiniteError
 from podrl.config.config import Config
+from podrl.experience.episodes import Episode
 from podrl.experience.schedule import is_finished, last_update
 from podrl.learning.fused import Report
 from podrl.learning.programs import FusedPrograms
@@ -133,7 +134,7 @@ def _local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)], axis=2)
 
 
-def _ended(returns: np.ndarray, lengths: np.ndarray) -> list[tuple[float, int]]:
-    """(return, length) of the episodes [T, B] whose length is not 0, by row and then by environment."""
+def _ended(returns: np.ndarray, lengths: np.ndarray) -> list[Episode]:
+    """The episodes [T, B] whose length is not 0, by row and then by environment."""
     ends = lengths > 0
-    return list(zip(returns[ends].tolist(), lengths[ends].tolist(), strict=True))
+    return list(map(Episode, returns[ends].tolist(), lengths[ends].tolist()))

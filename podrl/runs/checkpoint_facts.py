@@ -199,6 +199,13 @@ def _read_episodes(facts: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
         for each in newest
     ):
         raise ValueError("its episodes are no list of returns and lengths with a count")
+    numbers = episodes.get("numbers", [{}] * len(newest))
+    if not (
+        isinstance(numbers, list)
+        and len(numbers) == len(newest)
+        and all(isinstance(each, dict) and {*map(type, each.values())} <= {int, float} for each in numbers)
+    ):
+        raise ValueError("the numbers of its episodes are no list of numbers by name, one for each episode")
     return episodes
 
 

@@ -31,7 +31,7 @@ class EpisodeGatherer:
         return self._job.process_index == 0
 
     def add(self, update: int, episodes: Sequence[Episode]) -> None:
-        """Adds the (return, length) of the episodes that ended in this process's rollouts for an update."""
+        """Adds the episodes that ended in this process's rollouts for an update."""
         self._newest.extend((update, episode) for episode in episodes)
         self._count += len(episodes)
 
@@ -56,4 +56,4 @@ class EpisodeGatherer:
         others = range(1, self._job.process_count)
         parts = [mine, *(json.loads(self._job.receive(process, name, self._timeout_s)) for process in others)]
         newest = sorted((entry for part in parts for entry in part["newest"]), key=lambda entry: entry[0])  # Is stable.
-        return [(total, length) for _, (total, length) in newest], sum(part["count"] for part in parts)
+        return [Episode(*values) for _, values in newest], sum(part["count"] for part in parts)

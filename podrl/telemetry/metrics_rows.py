@@ -137,7 +137,7 @@ class MetricsRows:
         Args:
             counters: After this update.
             metrics: Of this update, perhaps still on the device.
-            episodes: (return, length) of the episodes that ended in its rollouts.
+            episodes: The episodes that ended in its rollouts.
             fingerprint: Launches `Learner.fingerprint`; called if the update has a row.
         """
         self._gatherer.add(counters.learner_steps, episodes)
@@ -200,7 +200,7 @@ class MetricsRows:
     def _episodes(self) -> EpisodeWindow:
         """The newest episodes, those of the newest update included."""
         newest, count = self._gatherer.gather()
-        self._window.add([total for total, _ in newest], [length for _, length in newest], older=count - len(newest))
+        self._window.add(newest, older=count - len(newest))
         return self._window
 
     def _chain_on(self, update: int, fingerprint: np.ndarray) -> dict[str, str]:

@@ -19,6 +19,8 @@ from podrl.runtime.tables import compact
 from podrl.telemetry.readable import duration, short_number, short_rate
 
 PANEL_WIDTH = 100  # Most columns.
+_MOST_NUMBERS = 4  # Of `info`, in a line of a log file.
+_INFO = "episode/info/"
 
 
 class Progress(NamedTuple):
@@ -65,6 +67,7 @@ def plain_line(row: Mapping[str, Any], progress: Progress) -> str:
         f"{_rate(row, 'env_steps_per_second')} steps/s",
         f"{_rate(row, 'frames_per_second')} frames/s",
         f"return {_value(row, 'episode/return')}",
+        *_info_numbers(row)[:_MOST_NUMBERS],
         f"lag {_lag(row)}",
     ]
     for thread in ("learner", "actors"):
@@ -110,7 +113,7 @@ def _numbers(row: Mapping[str, Any], total_env_steps: int) -> Table:
 
 
 def _details(row: Mapping[str, Any], workdir: str) -> Table:
-    """Makes the table of where time goes and where files go."""
+    """Makes the table of numbers of `info`, of where time goes and where files go."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", width=9)
     grid.add_column()
@@ -118,8 +121,15 @@ def _details(row: Mapping[str, Any], workdir: str) -> Table:
         spent = _largest_shares(row, thread)
         if spent:
             grid.add_row(thread, _coloured(spent))
+    if numbers := _info_numbers(row):
+        grid.add_row("info", Text("  ".join(numbers), no_wrap=True, overflow="ellipsis"))
     grid.add_row("workdir", Text(workdir, overflow="fold"))
     return grid
+
+
+def _info_numbers(row: Mapping[str, Any]) -> list[str]:
+    """Returns the mean numbers of episodes' `info` as texts."""
+    return [f"{key.removeprefix(_INFO)} {_value(row, key)}" for key in row if key.startswith(_INFO)]
 
 
 def _coloured(spent: list[tuple[str, float]]) -> Text:

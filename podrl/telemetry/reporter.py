@@ -12,6 +12,7 @@ from podrl.config.config import Config
 from podrl.evaluation.atari_scores import human_normalised
 from podrl.evaluation.episodes import Episodes
 from podrl.evaluation.evaluator import ROW_KEY
+from podrl.experience.episodes import INFO, mean_numbers
 from podrl.experience.schedule import make_schedule
 from podrl.mesh import Topology
 from podrl.runtime.ledger import Ledger
@@ -124,6 +125,7 @@ def make_row(env_id: str, counters: Counters, episodes: Episodes, wall_s: float)
         "evaluate/return_median": float(np.median(episodes.returns)),
         "evaluate/length": float(episodes.lengths.mean()),
         "evaluate/episodes": len(episodes.returns),
+        **{f"evaluate/{INFO}{name}": mean for name, mean in mean_numbers(episodes.numbers).items()},
         **({} if normalised is None else {"evaluate/human_normalised": normalised}),
         "time/wall_s": wall_s,
     }

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from podrl.experience.episodes import EpisodeWindow
+from podrl.experience.episodes import Episode, EpisodeWindow
 from podrl.telemetry.episode_gatherer import EpisodeGatherer
 
 
@@ -24,15 +24,21 @@ class Member:
 def test_episodes_come_by_update_and_then_by_process():
     post = {}
     first, second = (EpisodeGatherer(Member(index, 2, post), window=10, timeout_s=1.0) for index in range(2))
-    first.add(1, [(1.0, 10)])
-    first.add(2, [(3.0, 30), (4.0, 40)])
-    second.add(1, [(2.0, 20)])
-    second.add(3, [(5.0, 50)])
+    first.add(1, [Episode(1.0, 10)])
+    first.add(2, [Episode(3.0, 30), Episode(4.0, 40, {"success": 1.0})])
+    second.add(1, [Episode(2.0, 20, {"success": 0.1})])
+    second.add(3, [Episode(5.0, 50)])
     assert second.gather() == ([], 0)
-    assert first.gather() == ([(1.0, 10), (2.0, 20), (3.0, 30), (4.0, 40), (5.0, 50)], 5)
-    second.add(4, [(6.0, 60)])
+    assert first.gather() == (
+        [
+            *(Episode(1.0, 10), Episode(2.0, 20, {"success": 0.1}), Episode(3.0, 30)),
+            *(Episode(4.0, 40, {"success": 1.0}), Episode(5.0, 50)),
+        ],
+        5,
+    )
+    second.add(4, [Episode(6.0, 60)])
     second.gather()
-    assert first.gather() == ([(6.0, 60)], 1)
+    assert first.gather() == ([Episode(6.0, 60)], 1)
     assert post == {}
 
 
@@ -43,12 +49,12 @@ def test_of_more_episodes_than_the_window_holds_only_the_newest_travel():
         members = [EpisodeGatherer(Member(index, 2, post), window=size, timeout_s=1.0) for index in range(2)]
         for update in range(1, updates + 1):
             for index, member in enumerate(members):
-                member.add(update, [(float(update), index)] * (1 + (update + index) % 3))
+                member.add(update, [Episode(float(update), index)] * (1 + (update + index) % 3))
             if update % every == 0:
                 members[1].gather()
                 assert all(len(text) < 40 * size for text in post.values())
                 newest, count = members[0].gather()
-                window.add([total for total, _ in newest], [length for _, length in newest], older=count - len(newest))
+                window.add(newest, older=count - len(newest))
         return window.record()
 
     assert window_after(every=1) == window_after(every=12) == window_after(every=4)

@@ -128,6 +128,25 @@ def test_environments_inside_the_program_do_the_same_in_two_processes(tmp_path, 
     assert checkpoints(tmp_path / "pair") == [3, 6]
 
 
+@pytest.mark.slow
+def test_numbers_of_info_are_the_same_in_two_processes(tmp_path, monkeypatch):
+    environment = ("--config.env.source=gymnasium", "--config.env.id=tests.envs.informed:Informed")
+    keys = "--config.log.info_keys=(success, max:success, mean:parts/*, last)"
+    command = (*CATCH, "--config.total_env_steps=6_400", *environment, keys, "--config.log.episodes=300")
+    train(*command, "--workdir", "pair", cwd=tmp_path, processes=2, devices=2)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
+    assert launch(*command, "--config.env.workers=2", "--workdir", "one", cwd=tmp_path).returncode == 0
+    ours, theirs = (
+        [{key: value for key, value in row.items() if key.startswith("episode/")} for row in read_rows(tmp_path / name)]
+        for name in ("pair", "one")
+    )
+    assert ours == theirs
+    assert len(ours) == 10
+    names = {key.removeprefix("episode/info/") for key in ours[-1] if key.startswith("episode/info/")}
+    assert names == {"success", "max:success", "mean:parts/a", "mean:parts/b", "last"}
+    assert 0 < ours[-1]["episode/info/max:success"] < 1
+
+
 class TestGoingOn:
     """A checkpoint does not care how many processes wrote it."""
 

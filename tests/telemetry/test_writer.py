@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from podrl.experience.episodes import EpisodeTracker, EpisodeWindow
+from podrl.experience.episodes import Episode, EpisodeTracker, EpisodeWindow
 from podrl.runtime.ledger import Ledger, pooled, shares
 from podrl.telemetry.writer import MetricsWriter
 from podrl.types import Counters
@@ -36,7 +36,7 @@ class TestEpisodeTracker:
             (7.0, 0, True),  # a reset's discount does not end anything
             (4.0, 1, False),
         ]
-        assert _track(EpisodeTracker(1), rows) == [[], [], [(3.0, 2)], [], [], [(0.5, 1)], []]
+        assert _track(EpisodeTracker(1), rows) == [[], [], [Episode(3.0, 2)], [], [], [Episode(0.5, 1)], []]
 
     def test_environments_are_independent_and_in_order(self):
         tracker = EpisodeTracker(3)
@@ -44,11 +44,11 @@ class TestEpisodeTracker:
         assert tracker.step(ones, ones, np.array([True, True, True])) == []
         assert tracker.step(ones * [1, 2, 3], ones, np.zeros(3, bool)) == []
         ended = tracker.step(ones * [1, 2, 3], np.float32([0, 1, 0]), np.array([False, True, False]))
-        assert ended == [(2.0, 1), (2.0, 2), (6.0, 2)]  # the truncated one first
+        assert ended == [Episode(2.0, 1), Episode(2.0, 2), Episode(6.0, 2)]  # the truncated one first
 
     def test_a_nan_on_a_reset_row_is_ignored(self):
         rows = [(math.nan, 1, True), (1.0, 0, False)]
-        assert _track(EpisodeTracker(1), rows)[-1] == [(1.0, 1)]
+        assert _track(EpisodeTracker(1), rows)[-1] == [Episode(1.0, 1)]
 
 
 class TestEpisodeWindow:
@@ -57,8 +57,8 @@ class TestEpisodeWindow:
 
     def test_averages_the_newest(self):
         window = EpisodeWindow(2)
-        window.add([100.0], [1])
-        window.add(np.array([1.0, 2.0]), np.array([10, 20]))
+        window.add([Episode(100.0, 1)])
+        window.add([Episode(1.0, 10), Episode(2.0, 20)])
         assert window.summary() == {
             "episode/return": 1.5,
             "episode/return_max": 2.0,

@@ -1,6 +1,6 @@
 """An EnvPool with podrl's interface."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -10,6 +10,7 @@ from podrl.config.config import ConfigError
 from podrl.envs.action_masks import MaskCheck
 from podrl.envs.encodings import Encoding
 from podrl.envs.spaces import ActionEncoding
+from podrl.envs.workers.info import InfoTally, Numbers
 from podrl.types import Timestep
 
 
@@ -18,6 +19,7 @@ class SynchronousPool:
 
     Attributes:
         extras: EnvPool's additional values for the newest timestep of `recv`, by its own names; each [B, ...].
+        ended_numbers: see `podrl.envs.info.InfoPool`.
     """
 
     def __init__(self, env: Any, encoding: Encoding, action_encoding: ActionEncoding, *, num_envs: int, env_id: str):
@@ -30,7 +32,16 @@ class SynchronousPool:
         self._ended: Any = None  # [B] bool: the last timestep ended the episode.
         self._sent = False
         self.extras: Mapping[str, Any] = {}
+        self._tally: InfoTally | None = None
+        self._change: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+        self.ended_numbers: Numbers = {}
         self._newest: Any = None  # The raw observation, for `picture`.
+
+    def record_info(
+        self, keys: Sequence[str], change: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    ) -> None:
+        """Starts recording numbers of `extras`, or of what `change` makes of them; see `podrl.envs.info.InfoPool`."""
+        self._tally, self._change = InfoTally(keys, self._num_envs), change
 
     def reset(self) -> Timestep:
         """Opens an episode in every environment."""
@@ -59,6 +70,9 @@ class SynchronousPool:
         self._sent = False
         self.extras = extras
         first, self._ended = self._ended, terminated | truncated
+        if self._tally is not None:
+            info = extras if self._change is None else self._change(extras)
+            self.ended_numbers = self._tally.add_columns(info, first, self._ended)
         # EnvPool reports a game that ends on its time limit as truncated; Atari's extras also say whether it is over.
         terminated = terminated | (self._ended & (extras.get("terminated", terminated) != 0))
         return self._timestep(observation, reward, terminated, first)

@@ -18,6 +18,7 @@ from podrl.envs.workers import calls
 from podrl.envs.workers.batch import EnvBatch, Steps, check_fits
 from podrl.envs.workers.calls import EnvFailure, WrongReturn, named_caller
 from podrl.envs.workers.importable import check_importable
+from podrl.envs.workers.info import Numbers
 from podrl.envs.workers.processes import WorkerBatch
 from podrl.envs.workers.statistics import warn_of_statistics, with_statistics
 from podrl.types import EnvSpec, Timestep
@@ -71,7 +72,7 @@ def make_batch(
 
 
 class GymnasiumPool:
-    """A batch of Gymnasium environments that exchanges timesteps; see `podrl.envs.source.Pool`."""
+    """A batch of Gymnasium environments that exchanges timesteps; see `podrl.envs.source.Pool`, `podrl.envs.info`."""
 
     def __init__(self, batch: EnvBatch | WorkerBatch, config: EnvConfig):
         """Takes over `batch`, which no other code may step."""
@@ -83,6 +84,11 @@ class GymnasiumPool:
         self._masks = MaskCheck(self._actions, self._encoding, config.id)
         self._ended: Any = None  # [B] bool: the last timestep ended the episode.
         self._sent = False
+        self.ended_numbers: Numbers = {}
+
+    def record_info(self, keys: Sequence[str]) -> None:
+        """Starts recording numbers of `info`; see `podrl.envs.info.InfoPool`."""
+        self._open_batch().record_info(keys)
 
     def reset(self) -> Timestep:
         """Opens an episode in every environment, with its seed."""
@@ -140,7 +146,7 @@ class GymnasiumPool:
             batch.close()
 
     def _timestep(self, steps: Steps, first: Any) -> Timestep:
-        self._ended = steps.ended
+        self._ended, self.ended_numbers = steps.ended, steps.numbers
         discount: Any = np.where(steps.terminated, 0.0, 1.0).astype(np.float32)
         reward: Any = steps.reward
         observation = self._encoding.encode(steps.observation)

@@ -141,4 +141,5 @@ SOURCE = Source(
     option_hints=option_hints,
     evaluation_protocol=evaluation_protocol,
     make_picture_pool=make_picture_pool,
+    gives_info=True,
 )

@@ -243,6 +243,7 @@ def _refusals_as_config_errors(config: EnvConfig) -> Iterator[None]:
 SOURCE = Source(
     make_spec=make_spec,
     make_pool=make_pool,
+    gives_info=True,
     settings=("max_episode_steps",),
     option_hints=option_hints,
     evaluation_protocol=evaluation_protocol,

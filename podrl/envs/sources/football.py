@@ -9,12 +9,13 @@
 - `observation`: `minimap`, [72, 96, 4] uint8 with a layer each for our players, theirs, the ball and the active player,
   or `features`, 12 numbers computed from that for small networks. Neither has speeds: see network.frame_stack.
 
-An action is one of 19 and lasts 10 steps of physics. Academy scenarios end when possession is lost.
+An action is one of 19 and lasts 10 steps of physics. Academy scenarios end when possession is lost. In `info`, `score`
+is the difference of goals, ours less theirs.
 
 Source: Kurach et al. 2020, arXiv:1907.11180.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from podrl.config.config import EnvConfig, check, check_one_of
 from podrl.envs.source import EvaluationProtocol, Source
 from podrl.envs.sources import envpool
+from podrl.envs.workers.info import Numbers
 from podrl.types import EnvSpec, Timestep
 
 _HEIGHT, _WIDTH = 72, 96
@@ -107,6 +109,15 @@ class FootballPool:
         self._minimap: Any = None
         self.send, self.close = pool.send, pool.close
 
+    @property
+    def ended_numbers(self) -> Numbers:
+        """See `podrl.envs.info.InfoPool`."""
+        return self._pool.ended_numbers
+
+    def record_info(self, keys: Sequence[str]) -> None:
+        """See `podrl.envs.info.InfoPool`."""
+        self._pool.record_info(keys, _with_difference)
+
     def reset(self) -> Timestep:
         """Opens a match in every environment."""
         self._collected[:] = 0
@@ -133,6 +144,11 @@ class FootballPool:
         if not self._features:
             return timestep
         return dataclasses.replace(timestep, observation=features(timestep.observation))
+
+
+def _with_difference(extras: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns EnvPool's extras with one number as score, from [B, 2] goals of ours and theirs."""
+    return {**extras, "score": np.subtract(*np.asarray(extras["score"]).T)}
 
 
 def checkpoint_reward(timestep: Timestep, owns: np.ndarray, collected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -226,6 +242,7 @@ def _split(config: EnvConfig) -> tuple[dict[str, Any], EnvConfig]:
 SOURCE = Source(
     make_spec=make_spec,
     make_pool=make_pool,
+    gives_info=True,
     settings=envpool.SOURCE.settings,
     option_hints=option_hints,
     evaluation_protocol=evaluation_protocol,

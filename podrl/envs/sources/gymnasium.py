@@ -109,6 +109,7 @@ def _time_limit(env: gymnasium.Env) -> int | None:
 SOURCE = Source(
     make_spec=make_spec,
     make_pool=make_pool,
+    gives_info=True,
     settings=ENV_SETTINGS,
     option_hints=option_hints,
     evaluation_protocol=evaluation_protocol,

@@ -17,6 +17,7 @@ import numpy as np
 from podrl.envs.workers import calls
 from podrl.envs.workers.calls import EnvFailure as EnvFailure  # Exported for code that catches it.
 from podrl.envs.workers.calls import WrongReturn, misfit, named_caller
+from podrl.envs.workers.info import InfoTally, Numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,14 @@ class Steps:
         reward: [B] float32; 0 where the environment was reset.
         terminated: [B] bool; the step ended the episode by itself.
         ended: [B] bool; terminated or truncated.
+        numbers: numbers of `info` of the episodes that ended, as `record_info` asked for.
     """
 
     observation: Any
     reward: np.ndarray
     terminated: np.ndarray
     ended: np.ndarray
+    numbers: Numbers = dataclasses.field(default_factory=dict)
 
 
 class EnvBatch:
@@ -69,11 +72,16 @@ class EnvBatch:
         self._envs: list[gymnasium.Env] = []
         self._ended = np.zeros(len(seeds), bool)
         self._action: Any = None
+        self._tally: InfoTally | None = None
         for row in range(len(seeds)):
             self._envs.append(self._call(row, "its constructor", make))
         self.num_envs = len(seeds)
         self.observation_space = self._envs[0].observation_space
         self.action_space = self._envs[0].action_space
+
+    def record_info(self, keys: Sequence[str]) -> None:
+        """Makes steps have the numbers of `info` that `keys` ask for (`log.info_keys`); called before `reset`."""
+        self._tally = InfoTally(keys, self.num_envs, warns=self._first_index == 0)
 
     def reset(self) -> Any:
         """Opens an episode in every environment, with its seed; returns observations stacked as in `Steps`."""
@@ -92,7 +100,7 @@ class EnvBatch:
         """Steps every environment, or resets it if its episode ended with the last step."""
         results = [self._step(row, self._action[row]) for row in range(len(self._envs))]
         first = self._ended
-        observations, rewards, terminated, truncated = zip(*results, strict=True)
+        observations, rewards, terminated, truncated, infos = zip(*results, strict=True)
         ends = np.array(terminated, bool)
         self._ended = ends | np.array(truncated, bool)
         return Steps(
@@ -100,6 +108,7 @@ class EnvBatch:
             reward=np.array(rewards, np.float32),
             terminated=ends,
             ended=self._ended.copy(),
+            numbers={} if self._tally is None else self._tally.add_rows(infos, first, self._ended),
         )
 
     def step(self, action: np.ndarray) -> Steps:
@@ -118,11 +127,11 @@ class EnvBatch:
             self._on_turn(self._first_index + row)
             calls.call_close(env, self._names[row])
 
-    def _step(self, row: int, action: Any) -> tuple[Any, float, bool, bool]:
-        """Returns observation, reward, terminated and truncated of one environment."""
+    def _step(self, row: int, action: Any) -> tuple[Any, float, bool, bool, Any]:
+        """Returns observation, reward, terminated, truncated and info of one environment; a reset has no info."""
         env = self._envs[row]
         if self._ended[row]:
-            return self._call(row, "reset", calls.call_reset, env), 0.0, False, False
+            return self._call(row, "reset", calls.call_reset, env), 0.0, False, False, {}
         return self._call(row, "step", calls.call_step, env, action)
 
     def _call(self, row: int, what: str, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -97,8 +97,8 @@ def call_reset(env: gymnasium.Env, **options: Any) -> Any:
     return opened[0]
 
 
-def call_step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool]:
-    """Returns observation, reward, terminated and truncated of a step.
+def call_step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool, Any]:
+    """Returns observation, reward, terminated, truncated and info of a step; info is not checked.
 
     Raises:
         WrongReturn: if `step` returns anything else.
@@ -108,19 +108,19 @@ def call_step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool]:
         raise WrongReturn(
             f"step() must return (observation, reward, terminated, truncated, info); found {describe_value(stepped)}."
         )
-    observation, reward, terminated, truncated, _ = stepped
-    number = _number(reward)
+    observation, reward, terminated, truncated, info = stepped
+    number = number_of(reward)
     if number is None:
         raise WrongReturn(f"step() must return a number as reward; found {describe_value(reward)}.")
-    ends = [flag if type(flag) is bool else _number(flag) for flag in (terminated, truncated)]
+    ends = [flag if type(flag) is bool else number_of(flag) for flag in (terminated, truncated)]
     if not all(end in (0, 1) for end in ends):
         raise WrongReturn(
             f"step() must return bools as terminated and truncated; found {terminated!r} and {truncated!r}."
         )
-    return observation, number, bool(ends[0]), bool(ends[1])
+    return observation, number, bool(ends[0]), bool(ends[1]), info
 
 
-def _number(value: Any) -> float | None:
+def number_of(value: Any) -> float | None:
     """Returns a number of any library, also an array of shape (), as a float; None for anything else."""
     if type(value) is float:
         return value

@@ -19,6 +19,7 @@ from absl import logging
 import gymnasium
 import numpy as np
 
+from podrl.config.config import ConfigError
 from podrl.config.user_modules import ROOT
 from podrl.envs.workers.batch import Steps
 from podrl.envs.workers.calls import EnvFailure
@@ -93,6 +94,11 @@ class WorkerBatch:
             self.close()
             raise
 
+    def record_info(self, keys: Sequence[str]) -> None:
+        """Makes steps have numbers of `info`, as `EnvBatch.record_info` does."""
+        self._request("record_info", [(keys,)] * len(self._workers))
+        self._answers(self._timeout_s)
+
     def reset(self) -> Any:
         """Opens an episode in every environment, as `EnvBatch.reset` does."""
         self._request("reset", [()] * len(self._workers))
@@ -111,6 +117,11 @@ class WorkerBatch:
             reward=np.concatenate([step.reward for step in steps]),
             terminated=np.concatenate([step.terminated for step in steps]),
             ended=np.concatenate([step.ended for step in steps]),
+            numbers={
+                worker.first + env: numbers
+                for worker, step in zip(self._workers, steps, strict=True)
+                for env, numbers in step.numbers.items()
+            },
         )
 
     def close(self) -> None:
@@ -158,8 +169,8 @@ class WorkerBatch:
         except (EOFError, ConnectionError):
             self._report_death(worker)
         if not succeeded:
-            message, trace = result
-            raise EnvFailure(message) from WorkerTraceback(trace)
+            is_mistake, message, trace = result
+            raise (ConfigError if is_mistake else EnvFailure)(message) from WorkerTraceback(trace)
         return result
 
     def _report_death(self, worker: _Worker) -> None:

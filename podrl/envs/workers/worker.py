@@ -1,8 +1,8 @@
 """A process that steps a share of a pool's environments: `python -m podrl.envs.workers.worker`, started by podrl.
 
 It receives requests (a method of `EnvBatch` and its arguments) on the connection with a given file descriptor, and
-answers each with `(True, result)` or `(False, (message, traceback))`. It ends when the connection does, and with the
-process that started it, whatever its environments do meanwhile.
+answers each with `(True, result)` or `(False, (is_mistake, message, traceback))`. It ends when the connection does, and
+with the process that started it, whatever its environments do meanwhile.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import time
 import traceback
 from typing import Any
 
+from podrl.config.config import ConfigError
 from podrl.config.user_modules import give_way
 from podrl.envs.workers.batch import EnvBatch
 from podrl.envs.workers.progress import BusyEnvironment
@@ -55,7 +56,7 @@ def _serve(connection: Connection, progress: BusyEnvironment, kept: KeptHandlers
             else:
                 result = getattr(batch, method)(*arguments)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (raised in the parent)
-            _answer(connection, False, (str(error), traceback.format_exc()))
+            _answer(connection, False, (isinstance(error, ConfigError), str(error), traceback.format_exc()))
         else:
             _answer(connection, True, result)
         if method != "step":  # Environments usually register handlers in other methods.
