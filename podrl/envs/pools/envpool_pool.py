@@ -1,4 +1,4 @@
-"""An EnvPool with podrl's interface."""
+"""An EnvPool, or what has its calls, with podrl's interface."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +13,10 @@ from podrl.types import Timestep
 
 
 class SynchronousPool:
-    """A synchronous EnvPool that exchanges timesteps; see `podrl.envs.source.Pool`.
+    """A synchronous EnvPool, or `AleGames`, that exchanges timesteps; see `podrl.envs.source.Pool`.
 
     Attributes:
-        extras: EnvPool's additional values for the newest timestep of `recv`, by its own names; each [B, ...].
+        extras: The environments' additional values for the newest timestep of `recv`, by its own names; each [B, ...].
     """
 
     def __init__(self, env: Any, encoding: Encoding, action_encoding: ActionEncoding, *, num_envs: int):

@@ -25,8 +25,6 @@ import threading
 from typing import Any
 import warnings
 
-import envpool
-
 from podrl.config.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.envs.observations import Encoding, make_encoding
 from podrl.envs.pools.envpool_drawing import check_drawing
@@ -35,6 +33,15 @@ from podrl.envs.pools.envpool_pool import SynchronousPool, is_grid
 from podrl.envs.source import EvaluationProtocol, Source, option_facts
 from podrl.envs.spaces import ActionEncoding, make_action_encoding
 from podrl.types import EnvSpec
+
+try:
+    import envpool
+except (ImportError, OSError) as missing:  # It looks for its assets, a package of their own, while it is imported.
+    raise ConfigError(
+        "env.source='envpool' needs EnvPool and its assets: pip install --force-reinstall envpool envpool-assets "
+        f"({str(missing).partition(chr(10))[0]}). Atari's games are also in a wheel of 3 MB: pip install -e '.[ale]' "
+        "and --config.env.source=ale."
+    ) from None
 
 _ATARI_FRAMES = 108_000
 _ATARI_FACTS = (
