@@ -34,6 +34,7 @@ CASES = {
     "gymnax_cartpole": EnvConfig(source="gymnax", id="CartPole-v1", max_episode_steps=15),
     "gymnax_breakout": EnvConfig(source="gymnax", id="Breakout-MinAtar"),
     "gymnax_frozen_lake": EnvConfig(source="gymnax", id="FrozenLake-misc"),
+    "octax": EnvConfig(source="octax", id="brix", max_episode_steps=30),
     "ale": EnvConfig(source="ale", id="Breakout-v5", options={"repeat_action_probability": 0.25}),
     "ale_short": EnvConfig(source="ale", id="SpaceInvaders-v5", max_episode_steps=30, options={"noop_max": 5}),
     "gymnasium": EnvConfig(source="gymnasium", id="CartPole-v1"),
@@ -82,7 +83,7 @@ SLOW = {
     ids=[*CASES, *SLOW],
 )
 def config(request):
-    package = {"ale": "ale_py", "brax": "brax"}.get(request.param.source)
+    package = {"ale": "ale_py", "brax": "brax", "octax": "octax"}.get(request.param.source)
     if package:
         pytest.importorskip(package)
     return request.param

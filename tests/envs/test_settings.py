@@ -21,6 +21,7 @@ CASES = {
     "brax": ("inverted_pendulum", ("max_episode_steps",)),
     "gymnasium": ("CartPole-v1", ENV_SETTINGS),
     "ale": ("Pong-v5", ("max_episode_steps",)),
+    "octax": ("brix", ("max_episode_steps",)),
     "tests.envs.scripted": ("script", ()),
 }
 VALUES = {
@@ -33,7 +34,7 @@ VALUES = {
 
 
 def source_of(name):
-    package = {"ale": "ale_py", "brax": "brax"}.get(name)
+    package = {"ale": "ale_py", "brax": "brax", "octax": "octax"}.get(name)
     if package:
         pytest.importorskip(package)
     return load_source(name)
