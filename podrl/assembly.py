@@ -18,7 +18,6 @@ from podrl.agents.parts.loading import check_keys, load_agent
 from podrl.agents.parts.normalization import normalize_observations, normalize_rewards
 from podrl.config.config import Config, ConfigError, EnvConfig, check, check_counts, shown
 from podrl.config.config_dict import as_values, from_config_dict
-from podrl.envs.observations import describe_observation
 from podrl.envs.settings import check_info_keys, settle
 from podrl.envs.source import Source, load_source, make_environment
 from podrl.evaluation.endless import check_evaluation
@@ -29,13 +28,12 @@ from podrl.learning.learner import Learner
 from podrl.learning.memory_check import check_experience_fits, check_state_fits
 from podrl.learning.micro_batches import partition_of, resolve_partition
 from podrl.learning.programs import FusedPrograms, Programs, make_learner
-from podrl.learning.sharding import describe_split, make_split_networks
+from podrl.learning.sharding import make_split_networks
 from podrl.loops import anakin, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.available import make_networks
 from podrl.networks.interface import Networks
-from podrl.networks.observation import encoders_of_parts
 from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.watchdog import Watchdog
@@ -110,15 +108,6 @@ def _make_learner(
     if config.topology.placement == "anakin":
         return FusedLearner(config, agent, make_environment(source, config.env), spec, topology, rules)
     return make_learner(config, agent, topology.learner, rules)
-
-
-def describe_assembly(assembly: Assembly, folder: str) -> list[str]:
-    """Lines for the log: where a run acts, learns and writes, what its agent observes, and which layers are split."""
-    lines = [f"{assembly.topology.describe()}; results go to {folder}"]
-    lines += [f"observation: {describe_observation(assembly.spec)}"]
-    if kinds := encoders_of_parts(assembly.config.network, assembly.spec):
-        lines += [f"encoders: {', '.join(f'{name} by {kind}' for name, kind in kinds.items())}"]
-    return lines + ([f"Learner: {describe_split(assembly.state_shape.params)}."] if assembly.rules else [])
 
 
 def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:

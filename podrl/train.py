@@ -16,7 +16,7 @@ import time
 
 from absl import logging
 
-from podrl.assembly import assemble_job, describe_assembly, resolve, resume_at, run
+from podrl.assembly import assemble_job, resolve, resume_at, run
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
 from podrl.config.config_dict import to_dict
@@ -145,9 +145,6 @@ def train(
         instruments = stack.enter_context(open_instruments(assembly, folder, job, on_stall, profile=profile))
         display, watchdog, profiler, ledger = instruments
         checkpointer = stack.enter_context(make_checkpointer(assembly.config, folder))
-        for line in describe_assembly(assembly, str(folder)):
-            logging.info("%s", line)
-
         start, reporter = None, None
         if resumes:
             with ledger.spend("checkpoint"):

@@ -22,11 +22,11 @@ from podrl.envs.source import Source, load_source
 # Sources that play the same games with the same options.
 _SAME_OPTIONS = {"ale", "envpool"}
 
-_NOT_GYMNASIUM = "its environments are not gymnasium.Env objects; use env.source=gymnasium or ale"
+_NOT_GYMNASIUM = "its environments are not gymnasium.Env objects; use env.source=gymnasium"
 _INSTEAD = {
     "max_episode_steps": "its episodes are as long as the source makes them",
-    "workers": "its environments are not stepped from Python; env.source=gymnasium and ale have workers",
-    "worker_timeout_s": "its environments are not stepped from Python; env.source=gymnasium and ale have workers",
+    "workers": "its environments are not stepped from Python; env.source=gymnasium has workers",
+    "worker_timeout_s": "its environments are not stepped from Python; env.source=gymnasium has workers",
     "wrappers": _NOT_GYMNASIUM,
     "training_wrappers": _NOT_GYMNASIUM,
 }

@@ -165,6 +165,8 @@ def load_source(name: str) -> Source:
         raise unknown
     try:
         found = importlib.import_module(module)
+    except ConfigError:  # The source's own word on what it lacks.
+        raise
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
             raise unknown from None

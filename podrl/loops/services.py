@@ -11,10 +11,13 @@ from absl import logging
 from etils import epath
 from rich.console import Console
 
+from podrl.envs.observations import describe_observation
 from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator
 from podrl.evaluation.making import make_evaluator
+from podrl.learning.sharding import describe_split
 from podrl.loops.interface import Assembly, Hooks, Outcome
 from podrl.mistakes import shorten
+from podrl.networks.observation import encoders_of_parts
 from podrl.runs.folder_guard import FolderGuard
 from podrl.runs.resume import with_clock
 from podrl.runtime.job.job import Job
@@ -42,7 +45,7 @@ class Instruments(NamedTuple):
 def open_instruments(
     assembly: Assembly, folder: epath.Path, job: Job, on_stall: Callable[[], None], *, profile: bool
 ) -> Iterator[Instruments]:
-    """Opens a run's instruments. The display and the profile are those of the first process.
+    """Opens a run's instruments, and logs what it is made of. The display and the profile are the first process's.
 
     Args:
         assembly: The run's parts.
@@ -61,6 +64,8 @@ def open_instruments(
         job.on_loss = display.close
         ledger = Ledger("learner", annotate=profiler.annotate)
         watchdog.watch(Watched(ledger=ledger, doing=lambda: "learner gets ready", is_alive=lambda: True))
+        for line in _describe(assembly, str(folder)):
+            logging.info("%s", line)
         yield Instruments(display, watchdog, profiler, ledger)
 
 
@@ -179,3 +184,12 @@ def make_summary(assembly: Assembly, outcome: Outcome, *, wall_s: float) -> Summ
         episodes=outcome.episodes,
         tensorboard=assembly.config.log.tensorboard,
     )
+
+
+def _describe(assembly: Assembly, folder: str) -> list[str]:
+    """Lines for the log: where a run acts, learns and writes, what its agent observes, and which layers are split."""
+    lines = [f"{assembly.topology.describe()}; results go to {folder}"]
+    lines += [f"observation: {describe_observation(assembly.spec)}"]
+    if kinds := encoders_of_parts(assembly.config.network, assembly.spec):
+        lines += [f"encoders: {', '.join(f'{name} by {kind}' for name, kind in kinds.items())}"]
+    return lines + ([f"Learner: {describe_split(assembly.state_shape.params)}."] if assembly.rules else [])

@@ -34,6 +34,9 @@ CASES = {
     "gymnax_cartpole": EnvConfig(source="gymnax", id="CartPole-v1", max_episode_steps=15),
     "gymnax_breakout": EnvConfig(source="gymnax", id="Breakout-MinAtar"),
     "gymnax_frozen_lake": EnvConfig(source="gymnax", id="FrozenLake-misc"),
+    "octax": EnvConfig(source="octax", id="brix", max_episode_steps=30),
+    "ale": EnvConfig(source="ale", id="Breakout-v5", options={"repeat_action_probability": 0.25}),
+    "ale_short": EnvConfig(source="ale", id="SpaceInvaders-v5", max_episode_steps=30, options={"noop_max": 5}),
     "gymnasium": EnvConfig(source="gymnasium", id="CartPole-v1"),
     "gymnasium_continuous": EnvConfig(source="gymnasium", id="Pendulum-v1", max_episode_steps=50),
     "gymnasium_discrete": EnvConfig(source="gymnasium", id="FrozenLake-v1"),
@@ -71,7 +74,6 @@ SLOW = {
         options={"checkpoints": True, "observation": "features"},
     ),
     "football_minimap": EnvConfig(source="football", id="gfootball/academy_run_to_score_with_keeper-v1"),
-    "ale": EnvConfig(source="ale", id="Breakout-v5", workers=2, options={"repeat_action_probability": 0.25}),
 }
 
 
@@ -81,8 +83,9 @@ SLOW = {
     ids=[*CASES, *SLOW],
 )
 def config(request):
-    if request.param.source == "brax":
-        pytest.importorskip("brax")
+    package = {"ale": "ale_py", "brax": "brax", "octax": "octax"}.get(request.param.source)
+    if package:
+        pytest.importorskip(package)
     return request.param
 
 

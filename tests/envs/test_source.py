@@ -99,3 +99,37 @@ def test_a_timestep_of_the_right_shapes_and_dtypes_passes():
 def test_another_is_refused_with_the_array_that_differs(fields, message):
     with pytest.raises(ValueError, match=message):
         check_timestep(dataclasses.replace(as_expected(), **fields), EXPECTED, pool=None)
+
+
+MISSING = {
+    "package": "sys.modules['envpool'] = None\n",
+    "assets": "import os; os.environ['ENVPOOL_ASSETS_PATH'] = '/nowhere'\n",
+}
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_where_envpool_cannot_be_used_the_error_names_the_source_that_plays_atari_without_it(missing):
+    program = (
+        f"import sys\n{MISSING[missing]}"
+        "from podrl.config.config import ConfigError\n"
+        "from podrl.envs.source import load_source\n"
+        "try:\n    load_source('envpool')\nexcept ConfigError as error:\n    print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+
+    (line,) = run.stdout.splitlines()
+    assert line.startswith("env.source='envpool' needs EnvPool and its assets: pip install ")
+    assert line.endswith("pip install -e '.[ale]' and --config.env.source=ale.")
+
+
+def test_ale_plays_without_envpool():
+    pytest.importorskip("ale_py")
+    program = (
+        "import sys\nsys.modules['envpool'] = None\n"
+        "from podrl.config.config import EnvConfig\n"
+        "from podrl.envs.source import load_source\n"
+        "pool = load_source('ale').make_pool(EnvConfig(source='ale', id='Pong-v5'), seeds=[1], num_threads=1)\n"
+        "print(pool.reset().observation.shape)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert run.stdout == "(1, 84, 84, 1)\n"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from podrl.config.config import EnvConfig, check, check_not_a_setting, did_you_mean
-from podrl.config.ranges import check_option
+from podrl.envs.options import checked_option
 
 NO_LIMIT = 2**31 - 1
 
@@ -71,7 +71,7 @@ def check_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, A
             f"env.options.{name} is not an option of {config.id}{did_you_mean(name, types)} "
             f"Available: {', '.join(sorted(types))}.",
         )
-        options[name] = _checked_option(name, value, types[name])
+        options[name] = checked_option(name, value, types[name])
     if "max_episode_frames" in options:
         frame_skip = options.get("frame_skip", defaults["frame_skip"])
         options["max_episode_steps"] = max(1, options.pop("max_episode_frames") // frame_skip)
@@ -84,18 +84,3 @@ def check_options(config: EnvConfig, defaults: Mapping[str, Any]) -> dict[str, A
     # For ViZDoom's buttons: one choice among all sensible combinations, instead of a number for each button.
     own = {"stack_num": 1, "use_combined_action": True}
     return {name: value for name, value in own.items() if name in defaults} | options
-
-
-def _checked_option(name: str, value: Any, default: Any) -> Any:
-    """Returns `value` in the type of EnvPool's default; integers may stand for floats, and lists for tuples."""
-    expected = type(default)
-    if (expected is float and type(value) is int) or (
-        isinstance(default, list | tuple) and isinstance(value, list | tuple)
-    ):
-        value = expected(value)
-    check(
-        type(value) is expected,
-        f"env.options.{name}={value!r} has type {type(value).__name__}; expected {expected.__name__}.",
-    )
-    check_option(name, value)
-    return value

@@ -1,4 +1,4 @@
-"""An EnvPool with podrl's interface."""
+"""An EnvPool, or what has its calls, with podrl's interface."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,10 +15,10 @@ from podrl.types import Timestep
 
 
 class SynchronousPool:
-    """A synchronous EnvPool that exchanges timesteps; see `podrl.envs.source.Pool`.
+    """A synchronous EnvPool, or `AleGames`, that exchanges timesteps; see `podrl.envs.source.Pool`.
 
     Attributes:
-        extras: EnvPool's additional values for the newest timestep of `recv`, by its own names; each [B, ...].
+        extras: The environments' additional values for the newest timestep of `recv`, by its own names; each [B, ...].
         ended_numbers: see `podrl.envs.info.InfoPool`.
     """
 

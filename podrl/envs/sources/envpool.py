@@ -18,25 +18,30 @@ Facts about EnvPool, checked on 1.2.5:
 Source: Weng et al. 2022, arXiv:2206.10558; https://envpool.readthedocs.io.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import dataclasses
-import threading
 from typing import Any
-import warnings
-
-import envpool
 
 from podrl.config.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.envs.action_masks import fit_to_mask
 from podrl.envs.encodings import Encoding
 from podrl.envs.observations import make_encoding
 from podrl.envs.pools.envpool_drawing import check_drawing
+from podrl.envs.pools.envpool_errors import refusals_as_config_errors
 from podrl.envs.pools.envpool_options import NO_LIMIT, check_options, is_emulator, is_simulation, option_types
 from podrl.envs.pools.envpool_pool import SynchronousPool, is_grid
 from podrl.envs.source import EvaluationProtocol, Source, option_facts
 from podrl.envs.spaces import ActionEncoding, make_action_encoding
 from podrl.types import EnvSpec
+
+try:
+    import envpool
+except (ImportError, OSError) as missing:  # It looks for its assets, a package of their own, while it is imported.
+    raise ConfigError(
+        "env.source='envpool' needs EnvPool and its assets: pip install --force-reinstall envpool envpool-assets "
+        f"({str(missing).partition(chr(10))[0]}). Atari's games are also in a wheel of 3 MB: pip install -e '.[ale]' "
+        "and --config.env.source=ale."
+    ) from None
 
 _ATARI_FRAMES = 108_000
 _ATARI_FACTS = (
@@ -48,14 +53,8 @@ _ATARI_FACTS = (
     "full_action_space",
     "episodic_life",
 )
-# How to install system libraries that EnvPool may miss.
-_REMEDIES = {"Qt 5": " On Debian and Ubuntu: apt-get install libqt5gui5."}
 _STEPS_PER_SECOND = 50.0  # For Box2D and most of classic control.
 _GRID_STEPS_PER_SECOND = 5.0
-
-
-# `warnings.catch_warnings` changes global state, and actor threads make pools at the same time.
-_warnings_lock = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +143,7 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     if "episodic_life" not in defaults:
         limit = defaults["max_episode_steps"]
         facts = {"max_episode_steps": "none" if limit == NO_LIMIT else limit} | option_facts(config)
-        with _refusals_as_config_errors(config):
+        with refusals_as_config_errors(config):
             grid = is_grid(envpool.make_spec(config.id, **options).gymnasium_observation_space)
         return EvaluationProtocol(
             env=dataclasses.replace(config, max_episode_steps=0),
@@ -168,7 +167,7 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
         raise ValueError(f"A pool needs seeds and threads; found {len(seeds)} seeds and num_threads={num_threads}.")
     task = _resolve(config)
     options = {**task.options, **wrapper}
-    with _refusals_as_config_errors(config):
+    with refusals_as_config_errors(config):
         if "vzd_path" in envpool.make_spec(config.id).config._asdict():
             # ViZDoom's games are processes, and several threads at once fork those of a pool. OpenBLAS, below SciPy,
             # ends its threads before a fork, and hangs where two forks do so at the same time; after one fork by itself
@@ -189,7 +188,7 @@ def _make_pool(config: EnvConfig, seeds: Sequence[int], num_threads: int, **wrap
 
 def _defaults(config: EnvConfig) -> dict[str, Any]:
     """Returns all options of the environment, with EnvPool's values."""
-    with _refusals_as_config_errors(config):
+    with refusals_as_config_errors(config):
         return envpool.make_spec(config.id).config._asdict()
 
 
@@ -207,7 +206,7 @@ def _resolve(config: EnvConfig) -> _Task:
     _check_known(config)
     defaults = _defaults(config)
     options = check_options(config, defaults)
-    with _refusals_as_config_errors(config):
+    with refusals_as_config_errors(config):
         spec = envpool.make_spec(config.id, **options)
         action_space, observation_space = spec.gymnasium_action_space, spec.gymnasium_observation_space
     check(
@@ -221,23 +220,6 @@ def _resolve(config: EnvConfig) -> _Task:
         action_encoding=fit_to_mask(make_action_encoding(action_space, config.id), encoding, config),
         frames_per_step=options.get("frame_skip", defaults["frame_skip"]) if is_emulator(defaults) else 1,
     )
-
-
-@contextlib.contextmanager
-def _refusals_as_config_errors(config: EnvConfig) -> Iterator[None]:
-    """Turns EnvPool's errors in making an environment into `ConfigError`, and silences Gymnasium's warnings.
-
-    EnvPool raises `ImportError`, with a hint, for a missing system library, and the others for options that it refuses.
-    """
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning)
-        try:
-            yield
-        except (ImportError, RuntimeError, TypeError, ValueError) as error:
-            options = f" with env.options={dict(config.options)}" if config.options else ""
-            reason = str(error).partition("\n")[0]
-            remedy = next((what for library, what in _REMEDIES.items() if library in reason), "")
-            raise ConfigError(f"EnvPool cannot make env.id={config.id!r}{options}: {reason}{remedy}") from error
 
 
 SOURCE = Source(

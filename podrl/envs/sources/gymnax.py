@@ -28,6 +28,7 @@ from jax import numpy as jnp
 
 from podrl.actions import ActionSpace, ContinuousActions, DiscreteActions
 from podrl.config.config import ConfigError, EnvConfig, check, check_not_a_setting, did_you_mean
+from podrl.envs.options import checked_option
 from podrl.envs.pools.in_graph import DevicePool, Transition, make_many
 from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source, option_facts
 from podrl.types import EnvSpec, PyTree
@@ -191,7 +192,7 @@ def _make(config: EnvConfig) -> tuple[Any, Any]:
             f"env.options.{name} is not an option of {config.id}{did_you_mean(name, known)} "
             f"Available: {', '.join(sorted(known)) or 'none'}.",
         )
-        settings[name] = _checked_option(name, value, known[name])
+        settings[name] = checked_option(name, value, known[name])
     env, found = _make_of_gymnax(config, {name: settings[name] for name in settings if name in arguments})
     if config.max_episode_steps:
         settings[_TIME_LIMIT] = config.max_episode_steps
@@ -210,18 +211,6 @@ def _constructor_defaults(env_type: type) -> dict[str, Any]:
     """Returns the arguments of a constructor that have a plain default."""
     parameters = inspect.signature(env_type).parameters.values()
     return {p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)}
-
-
-def _checked_option(name: str, value: Any, default: Any) -> Any:
-    """Returns `value` in the type of its default; integers may stand for floats."""
-    expected = type(default)
-    if expected is float and type(value) is int:
-        value = float(value)
-    check(
-        type(value) is expected and expected in (bool, int, float, str),
-        f"env.options.{name}={value!r} has type {type(value).__name__}; expected {expected.__name__}.",
-    )
-    return value
 
 
 def _make_encoding(space: Any) -> Callable[[PyTree], jax.Array]:

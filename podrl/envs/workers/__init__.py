@@ -1,4 +1,4 @@
 """Gymnasium environments, made and stepped without JAX: worker processes import only this folder.
 
-`podrl/envs/sources/gymnasium.py` and `podrl/envs/sources/ale.py` are the sources that build on it.
+`podrl/envs/sources/gymnasium.py` is the source that builds on it.
 """
