@@ -70,11 +70,6 @@ def test_a_folders_own_file_says_what_it_is_for_and_nothing_else(folder):
 # Lines; of functions those beside the docstring. The loops and `train` tell a run as one story, and may be longer.
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_STORY = 250, 50, 70
 STORIES = {"podrl/loops/sebulba.py: run", "podrl/loops/anakin.py: run", "podrl/train.py: train"}
-# What is longer nevertheless. Shorten these, and add none.
-LONGER = {
-    "podrl/envs/sources/gymnax.py",
-    "podrl/performance/benchmark/plain_loop.py: make_plain_loop",
-}
 
 
 def lengths(path):
@@ -91,11 +86,9 @@ def lengths(path):
 
 
 def test_files_and_functions_are_short_enough_to_be_read_at_once():
-    """An exception that is no longer needed is removed from the list."""
     paths = [path for folder in ("podrl", "tools") for path in sorted((ROOT.parent / folder).rglob("*.py"))]
     found = {name: f"{lines} lines" for path in paths for name, lines, limit in lengths(path) if lines > limit}
-    assert not {name: lines for name, lines in found.items() if name not in LONGER}
-    assert not LONGER - set(found)
+    assert not found
 
 
 @pytest.mark.parametrize("module", WITHOUT_JAX)

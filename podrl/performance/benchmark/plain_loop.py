@@ -20,6 +20,7 @@ from podrl.actions import DiscreteActions
 from podrl.config.config import Config
 from podrl.networks.actor_critic import make_actor_critic
 from podrl.networks.interface import Network
+from podrl.ops.distributions import Distribution
 from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss
 from podrl.ops.returns import gae
 from podrl.performance.benchmark.instruments import Clocks, StageTime
@@ -59,13 +60,7 @@ def make_plain_loop(
         output, _ = network.step(weights, timestep, network.initial_carry(observation.shape[0]))
         return output.policy, output.value
 
-    def loss(weights: PyTree, batch: PyTree) -> Array:
-        logits, values = evaluate(weights, batch["observation"])
-        ratio = jnp.exp(policy.log_prob(logits, batch["action"]) - batch["log_prob"])
-        advantages = (batch["advantage"] - batch["advantage"].mean()) / (batch["advantage"].std() + 1e-8)
-        error = clipped_value_loss(values, batch["value"], batch["value"] + batch["advantage"], _CLIP)
-        bonus = _ENTROPY_COST * policy.entropy(logits)
-        return (clipped_surrogate_loss(ratio, advantages, _CLIP) + _VALUE_COST * error - bonus).mean()
+    learn = _make_learn(evaluate, policy, optimizer)
 
     def act(weights: PyTree, envs: PyTree, key: Array) -> tuple[PyTree, PyTree]:
         observation, env_state = envs
@@ -79,11 +74,6 @@ def make_plain_loop(
         going_on, log_prob = 1.0 - (terminated | truncated), policy.log_prob(logits, action)
         taken = {"observation": observation, "action": action, "log_prob": log_prob, "value": value}
         return (after, env_state), taken | {"reward": reward.astype(jnp.float32), "discount": agent.discount * going_on}
-
-    def learn(learning: tuple[PyTree, PyTree], batch: PyTree) -> tuple[tuple[PyTree, PyTree], None]:
-        weights, opt_state = learning
-        updates, opt_state = optimizer.update(jax.grad(loss)(weights, batch), opt_state, weights)
-        return (optax.apply_updates(weights, updates), opt_state), None
 
     def update(loop: PyTree, _: None) -> tuple[PyTree, None]:
         learning, envs, key = loop
@@ -121,3 +111,26 @@ def make_plain_loop(
         return start.sample(env_steps, Clocks.now())
 
     return time_loop
+
+
+def _make_learn(
+    evaluate: Callable[[PyTree, Array], tuple[Array, Array]],
+    policy: Distribution,
+    optimizer: optax.GradientTransformation,
+) -> Callable[[tuple[PyTree, PyTree], PyTree], tuple[tuple[PyTree, PyTree], None]]:
+    """Returns one optimizer step on a minibatch, as a scan's body."""
+
+    def loss(weights: PyTree, batch: PyTree) -> Array:
+        logits, values = evaluate(weights, batch["observation"])
+        ratio = jnp.exp(policy.log_prob(logits, batch["action"]) - batch["log_prob"])
+        advantages = (batch["advantage"] - batch["advantage"].mean()) / (batch["advantage"].std() + 1e-8)
+        error = clipped_value_loss(values, batch["value"], batch["value"] + batch["advantage"], _CLIP)
+        bonus = _ENTROPY_COST * policy.entropy(logits)
+        return (clipped_surrogate_loss(ratio, advantages, _CLIP) + _VALUE_COST * error - bonus).mean()
+
+    def learn(learning: tuple[PyTree, PyTree], batch: PyTree) -> tuple[tuple[PyTree, PyTree], None]:
+        weights, opt_state = learning
+        updates, opt_state = optimizer.update(jax.grad(loss)(weights, batch), opt_state, weights)
+        return (optax.apply_updates(weights, updates), opt_state), None
+
+    return learn
