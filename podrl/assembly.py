@@ -34,6 +34,7 @@ from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.available import make_networks
 from podrl.networks.interface import Networks
+from podrl.networks.observation import joins_all_parts
 from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.watchdog import Watchdog
@@ -194,6 +195,9 @@ def load_environment(config: Config) -> tuple[Config, Source, EnvSpec]:
     config = dataclasses.replace(config, env=settle(source, config.env))
     check_info_keys(source, config)
     spec = source.make_spec(config.env)
+    if joins_all_parts(config.network, spec):
+        config = dataclasses.replace(config, env=dataclasses.replace(config.env, parts="joined"))
+        spec = source.make_spec(config.env)
     if config.env.training_wrappers:
         _check_same_without_training_wrappers(source, config.env, spec)
     return config, source, spec

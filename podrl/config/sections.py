@@ -24,7 +24,8 @@ class EnvConfig:
         observation_keys: the entries of a dictionary or tuple to keep, by name, by path (`arm/angles`) or by position;
             empty keeps all.
         parts: `auto` leaves an image beside other entries of an observation an image, for an encoder of its own
-            (`network.parts`), and joins the other entries to one vector. `joined` flattens and joins images, too.
+            (`network.parts`), and joins the other entries to one vector. `joined` flattens and joins images, too, as
+            `auto` does where every part is for an MLP.
         action_mask: the entry of the observation that says which actions can be taken, if there is one of this name; it
             is no part of what the agent sees. `none` makes every entry a part.
         channels: position of the channels in images [H, W, C]: `first`, `last`, or `auto`, which guesses for uint8 of

@@ -71,7 +71,8 @@ def _without_mask(entries: Mapping[str, gymnasium.Space], config: EnvConfig) -> 
     if not images or config.parts == "joined":
         joined = _joined(kept, config)
         text = f"a dictionary as {joined.text}; env.observation_keys takes one entry alone"
-        return dataclasses.replace(joined, text=text)
+        before = {"parts": "joined"} if images else {}
+        return dataclasses.replace(joined, text=text, env_before={**before, **joined.env_before})
     return _parts(images, vectors, config, _env_before(kept, config))
 
 

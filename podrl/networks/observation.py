@@ -45,6 +45,12 @@ def encoders_of_parts(config: NetworkConfig, spec: EnvSpec) -> dict[str, str]:
     return kinds | dict(map(_parse, config.parts))
 
 
+def joins_all_parts(config: NetworkConfig, spec: EnvSpec) -> bool:
+    """Returns whether an observation has parts, and an MLP takes them all: then they may as well come as one vector."""
+    kinds = encoders_of_parts(config, spec)
+    return bool(kinds) and set(kinds.values()) == {"mlp"} and not config.parts
+
+
 def encode(encoder: nn.Module, stacked: PyTree, last: jax.Array | None) -> jax.Array:
     """Computes features [B, T, F] in float32, joined with `last`; the encoder sees a single axis of rows."""
     leading = jax.tree.leaves(stacked)[0].shape[:2]

@@ -1,15 +1,20 @@
 """A whole run on an environment whose observations have parts and a mask, and whose actions are of two kinds."""
 
+import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from podrl import train
 from podrl.loops.interface import Outcome
 from podrl.runs.checkpoint_arrays import read_params
+from podrl.saved_run import open_run
+from podrl.types import VECTOR
 from tests import short_runs
+from tests.faults.checkpoints import edit, unseal
 from tools import evaluate, inspect_checkpoint
 
 UPDATES = 8
@@ -83,3 +88,18 @@ def test_its_parameters_leave_under_the_names_of_the_parts(folder, tmp_path):
         names = set(exported)
     assert {"encoder/images_image/Conv_0/kernel", "encoder/fused/kernel"} <= names
     assert {"encoder/others/Dense_0/kernel", "observations/mean"} <= names
+
+
+def test_an_mlp_gets_all_parts_as_one_vector_as_it_did_before_there_were_parts(tmp_path):
+    """So runs of before go on."""
+    config = dataclasses.replace(
+        config_of(updates=4), network=dataclasses.replace(config_of().network, encoder="mlp", frame_stack=1)
+    )
+    train.train(config, workdir=str(tmp_path))
+    assert len(rows_of(tmp_path)) == 4
+    unseal(tmp_path / "checkpoints/4")
+    for path in (tmp_path / "config.json", tmp_path / "checkpoints/4/config/metadata"):
+        edit(path, lambda stored: [stored["env"].pop("parts"), stored["network"].pop("parts")])
+    saved = open_run(str(tmp_path), None, jax.local_devices()[0])
+    assert saved.spec.observation[VECTOR].shape == (12 * 12 + 2,)
+    assert train.train(config, workdir=str(tmp_path)).finished
