@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, numbers, text, texts
+from podrl.config.wrappers import parse_wrapper
 from podrl.mistakes import check, shown
 
 _DEEPEST = 100  # Levels of nested lists.
@@ -27,7 +28,7 @@ class EnvConfig:
             (`network.parts`), and joins the other entries to one vector. `joined` flattens and joins images, too, as
             `auto` does where every part is for an MLP.
         action_mask: the entry of the observation that says which actions can be taken, if there is one of this name; it
-            is no part of what the agent sees. `none` makes every entry a part.
+            is no part of what the agent sees. `none` makes every entry a part. `info:NAME` is an entry of `info`.
         channels: position of the channels in images [H, W, C]: `first`, `last`, or `auto`, which guesses for uint8 of
             rank 3 (`podrl.envs.observations`). The other two make images of other arrays of rank 2 and 3, too.
         uint8: how uint8 observations are read: as `pixels`, where 255 becomes 1, as `numbers` unchanged, or `auto`:
@@ -37,7 +38,8 @@ class EnvConfig:
         workers: processes that share the environments of each pool; with 0 they step in the actor's thread. Only for
             sources that are stepped from Python.
         worker_timeout_s: seconds that a worker may take to reset or step its environments before the run ends.
-        wrappers: wrappers around each environment as `module:Name`, the innermost first. For the same sources.
+        wrappers: wrappers around each environment as `module:Name` or `module:Name(argument=value)`, the innermost
+            first. For the same sources.
         training_wrappers: wrappers around those, for training only: evaluations and films leave them out.
         options: arguments of the environment's own constructor; the source checks their names.
     """
@@ -60,11 +62,8 @@ class EnvConfig:
         """Checks the values, the wrappers' paths, and that JSON can record the options."""
         check_values(self, "env.")
         for name in ("wrappers", "training_wrappers"):
-            for path in getattr(self, name):
-                check(
-                    all(path.partition(":")),
-                    f"env.{name}: {path!r} must be 'module:Name', such as 'gymnasium.wrappers:FlattenObservation'.",
-                )
+            for wrapper in getattr(self, name):
+                parse_wrapper(f"env.{name}", wrapper)
         for name, value in self.options.items():
             check(
                 _is_plain(value),

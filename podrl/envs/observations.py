@@ -20,6 +20,7 @@ import numpy as np
 
 from podrl.config.config import EnvConfig, check, did_you_mean
 from podrl.envs.encodings import Encoding, encode_alone, encode_vector, is_pixels
+from podrl.envs.workers.info_mask import ENTRY, FROM_INFO
 from podrl.types import ACTION_MASK, VECTOR, EnvSpec
 
 
@@ -39,12 +40,18 @@ def make_encoding(space: gymnasium.Space, config: EnvConfig) -> Encoding:
     """
     keys = config.observation_keys
     if not isinstance(space, spaces.Dict | spaces.Tuple):
+        check(
+            config.action_mask in ("none", ENTRY),
+            f"env.action_mask={config.action_mask!r}: env.id={config.id!r} observes no dictionary, and "
+            "masks in info are for env.source=gymnasium.",
+        )
         check(not keys, f"env.observation_keys={tuple(keys)} must be empty: the observation is no dictionary.")
         return encode_alone(space, config)
     entries = _entries(space)
-    masks = {name: entries.pop(name) for name in list(entries) if _is_below(name, config.action_mask)}
+    key = ENTRY if config.action_mask.startswith(FROM_INFO) else config.action_mask
+    masks = {name: entries.pop(name) for name in list(entries) if _is_below(name, key)}
     check(
-        bool(masks) or config.action_mask in ("none", EnvConfig(id=config.id).action_mask),
+        bool(masks) or config.action_mask in ("none", ENTRY),
         f"env.action_mask: the observation has no entry {config.action_mask!r}"
         f"{did_you_mean(config.action_mask, entries)} Available: {', '.join(entries)}.",
     )

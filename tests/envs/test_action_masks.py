@@ -62,6 +62,22 @@ class Separate(Masked):
         self.allowed = [(np.array([0, 1], np.int8), np.array([1, 0, 1], np.int8))] * 3
 
 
+class Telling(Masked):
+    """Gives its mask in `info`, and none at an episode's end."""
+
+    def __init__(self, forgets=False):
+        super().__init__()
+        self.observation_space, self.forgets = self.observation_space["board"], forgets
+
+    def reset(self, *, seed=None, options=None):
+        seen, _ = super().reset(seed=seed)
+        return seen["board"], {} if self.forgets else {"legal": seen["action_mask"]}
+
+    def step(self, action):
+        seen, reward, terminated, truncated, _ = super().step(action)
+        return seen["board"], reward, terminated, truncated, {} if terminated else {"legal": list(seen["action_mask"])}
+
+
 def config_of(name, **settings):
     return EnvConfig(source="gymnasium", id=f"tests.envs.test_action_masks:{name}", **settings)
 
@@ -136,6 +152,23 @@ def test_none_of_it_where_a_key_says_so():
 def test_what_does_not_fit_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         make_spec(config_of("Masked", **settings))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mask_in_info_is_the_same(open_pool, workers):
+    settings = {"action_mask": "info:legal"}
+    assert make_spec(config_of("Telling", **settings)).observation == make_spec(config_of("Masked")).observation
+    pools = [open_pool("Telling", workers=workers, **settings), open_pool("Masked")]
+    for actions in (None, [0, 2], [1, 1], [0, 0]):
+        found, expected = (pool.reset() if actions is None else step(pool, actions) for pool in pools)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_mask_that_info_lacks_names_it():
+    with pytest.raises(ConfigError, match=r"reset\(\) must give info\['legal'\] with 3 numbers.*found NoneType|None"):
+        make_spec(config_of("Telling", action_mask="info:legal", options={"forgets": True}))
+    with pytest.raises(ConfigError, match=r"masks in info are for env.source=gymnasium"):
+        load_source("envpool").make_spec(EnvConfig(id="CartPole-v1", action_mask="info:legal"))
 
 
 @pytest.mark.parametrize(

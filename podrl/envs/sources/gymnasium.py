@@ -19,6 +19,7 @@ from podrl.envs.settings import wrapper_facts
 from podrl.envs.source import EvaluationProtocol, Source, option_facts
 from podrl.envs.workers import making
 from podrl.envs.workers.calls import call_close
+from podrl.envs.workers.info_mask import FROM_INFO
 from podrl.envs.workers.making import Recipe
 from podrl.envs.workers.wrappers import time_limits
 from podrl.types import EnvSpec
@@ -98,6 +99,7 @@ def _recipe(config: EnvConfig) -> Recipe:
         max_episode_steps=config.max_episode_steps,
         wrappers=config.wrappers,
         training_wrappers=config.training_wrappers,
+        info_mask=config.action_mask.removeprefix(FROM_INFO) if config.action_mask.startswith(FROM_INFO) else "",
     )
 
 

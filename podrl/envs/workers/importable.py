@@ -10,6 +10,7 @@ import gymnasium
 
 from podrl.config.config import ConfigError, check
 from podrl.config.user_modules import add_working_folder
+from podrl.config.wrappers import parse_wrapper
 from podrl.runtime.process_exit import describe_error
 
 
@@ -48,7 +49,7 @@ def check_importable(env_id: str, wrappers: Sequence[str]) -> None:
         ConfigError: if one is.
     """
     modules = {f"env.id={env_id!r}": _module_of(env_id)}
-    modules |= {f"The wrapper {path!r}": path.rpartition(":")[0] for path in wrappers}
+    modules |= {f"The wrapper {path!r}": parse_wrapper("env.wrappers", path).module for path in wrappers}
     for what, module in modules.items():
         check(
             module != "__main__",

@@ -12,6 +12,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from podrl.config.config import ConfigError, check, did_you_mean
 from podrl.envs.workers.importable import import_named, type_name
+from podrl.envs.workers.info_mask import MaskFromInfo
 from podrl.envs.workers.signatures import argument_hints, check_arguments, takes_argument
 from podrl.envs.workers.wrappers import limit, wrap
 from podrl.runtime.process_exit import describe_error
@@ -33,6 +34,7 @@ class Recipe:
         wrappers: wrappers around it as `module:Name`, the innermost first; each is called with an environment.
         training_wrappers: wrappers around those, in the same form.
         render_mode: None, or `rgb_array` for pictures.
+        info_mask: the entry of `info` that is an action mask, and becomes an entry of the observation; empty for none.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Recipe:
     wrappers: tuple[str, ...] = ()
     training_wrappers: tuple[str, ...] = ()
     render_mode: str | None = None
+    info_mask: str = ""
 
     def make(self) -> gymnasium.Env:
         """Makes a new environment.
@@ -52,7 +55,8 @@ class Recipe:
         env = self._make_registered() if (creator := find_creator(self.id)) is None else self._make_own(creator)
         if self.max_episode_steps:
             env = limit(env, self.max_episode_steps)
-        return wrap(env, self.wrappers, self.training_wrappers)
+        env = wrap(env, self.wrappers, self.training_wrappers)
+        return MaskFromInfo(env, self.info_mask) if self.info_mask else env
 
     def _make_registered(self) -> gymnasium.Env:
         """Makes an environment that Gymnasium knows."""

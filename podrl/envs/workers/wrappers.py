@@ -1,11 +1,15 @@
 """Time limits and other wrappers around a Gymnasium environment."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium
 
-from podrl.config.config import check
+from podrl.config.config import check, did_you_mean
+from podrl.config.reading import read_key
+from podrl.config.wrappers import parse_wrapper
 from podrl.envs.workers.importable import import_named, type_name
+from podrl.envs.workers.signatures import argument_hints, takes_argument
 
 
 def limit(env: gymnasium.Env, steps: int) -> gymnasium.Env:
@@ -27,7 +31,7 @@ def time_limits(env: gymnasium.Env) -> list[gymnasium.wrappers.TimeLimit]:
 
 
 def wrap(env: gymnasium.Env, wrappers: Sequence[str], training_wrappers: Sequence[str]) -> gymnasium.Env:
-    """Puts wrappers, named as `module:Name`, around an environment, the innermost first.
+    """Puts wrappers, named as `podrl.config.wrappers` has it, around an environment, the innermost first.
 
     Raises:
         ConfigError: if a wrapper does not exist, or returns no environment.
@@ -39,10 +43,17 @@ def wrap(env: gymnasium.Env, wrappers: Sequence[str], training_wrappers: Sequenc
 
 
 def _wrap(env: gymnasium.Env, key: str, path: str) -> gymnasium.Env:
-    key = f"{key}: {path!r}"
-    module_name, _, name = path.rpartition(":")
-    wrapper = getattr(import_named(module_name, key), name, None)
+    call, key = parse_wrapper(key, path), f"{key}: {path!r}"
+    wrapper: Any = getattr(import_named(call.module, key), call.name, None)
     check(callable(wrapper), f"{key} is nothing that can be called with an environment.")
-    wrapped = wrapper(env)  # type: ignore[misc]
+    hints = argument_hints(wrapper)
+    for name in call.arguments:
+        known = list(hints)[1:]
+        check(
+            takes_argument(wrapper, name),
+            f"{key} takes no argument {name!r}{did_you_mean(name, known)} Available: {', '.join(known) or 'none'}.",
+        )
+    arguments = {name: read_key(f"{key}: {name}", text, hints.get(name, Any)) for name, text in call.arguments.items()}
+    wrapped = wrapper(env, **arguments)
     check(isinstance(wrapped, gymnasium.Env), f"{key} made a {type_name(wrapped)}; expected a gymnasium.Env.")
     return wrapped

@@ -1,0 +1,44 @@
+"""Wrappers of environments as a config names them: `module:Name`, or `module:Name(argument=value)`."""
+
+import ast
+from typing import NamedTuple
+
+from podrl.mistakes import ConfigError, check
+
+
+class WrapperCall(NamedTuple):
+    """What a config says of one wrapper.
+
+    Attributes:
+        module: Where it is.
+        name: The class or function, which is called with an environment.
+        arguments: Its further arguments by name, each as it was written.
+    """
+
+    module: str
+    name: str
+    arguments: dict[str, str]
+
+
+def parse_wrapper(key: str, text: str) -> WrapperCall:
+    """Parses an entry of `env.wrappers`; `key` is the entry's key, for messages.
+
+    Raises:
+        ConfigError: if it is of no such form.
+    """
+    path, opening, inside = text.partition("(")
+    module, _, name = path.rpartition(":")
+    check(
+        bool(module and name),
+        f"{key}: {text!r} must be 'module:Name', such as 'gymnasium.wrappers:FlattenObservation', or "
+        "'module:Name(argument=value)'.",
+    )
+    source = f"_({inside}" if opening else "_()"
+    try:
+        call = ast.parse(source, mode="eval").body
+    except (SyntaxError, ValueError):
+        call = None
+    if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+        raise ConfigError(f"{key}: {text!r} cannot be read; write arguments as in '{path}(size=4, kind=\"x\")'.")
+    given = {keyword.arg: ast.get_source_segment(source, keyword.value) for keyword in call.keywords}
+    return WrapperCall(module, name, {str(name): str(value) for name, value in given.items()})
