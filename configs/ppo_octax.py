@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.num_envs = 64
     config.actors.unroll_length = 32
     config.network.hidden_sizes = (64, 64)
-    config.agent = common.ppo_agent()
+    config.agent.name = "ppo"
     config.agent.shuffle = "time"
     config.agent.optimizer.learning_rate = 1e-3
     return config
