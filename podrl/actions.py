@@ -1,6 +1,7 @@
 """What agents can do in an environment: its space of actions."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -99,3 +100,21 @@ def num_logits(actions: ActionSpace) -> int:
     if isinstance(actions, ContinuousActions):
         return 0
     return actions.num if isinstance(actions, DiscreteActions) else sum(actions.nums)
+
+
+def mask_sizes(actions: ActionSpace) -> set[int]:
+    """Returns how many entries an environment's mask may have: one for each option, or for each combination of them."""
+    sizes = {num_logits(actions)}
+    return sizes | {math.prod(actions.nums)} if isinstance(actions, MultiDiscreteActions) else sizes - {0}
+
+
+def sample_allowed(actions: ActionSpace, rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    """Random actions [B, ...] of the options that a mask [B, L] allows."""
+    nums = (actions.num,) if isinstance(actions, DiscreteActions) else getattr(actions, "nums", ())
+    drawn = np.where(mask, rng.random(mask.shape), -1.0)
+    choices = [np.argmax(part, axis=1) for part in np.split(drawn, np.cumsum(nums)[:-1], axis=1)]
+    if isinstance(actions, DiscreteActions):
+        return choices[0].astype(np.int32)
+    sampled = actions.sample(rng, mask.shape[:1])
+    sampled[:, : len(choices)] = np.stack(choices, axis=1)
+    return sampled

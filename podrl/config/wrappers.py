@@ -38,7 +38,8 @@ def parse_wrapper(key: str, text: str) -> WrapperCall:
         call = ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError):
         call = None
-    if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+    is_call = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+    if not isinstance(call, ast.Call) or not is_call or any(keyword.arg is None for keyword in call.keywords):
         raise ConfigError(f"{key}: {text!r} cannot be read; write arguments as in '{path}(size=4, kind=\"x\")'.")
     given = {keyword.arg: ast.get_source_segment(source, keyword.value) for keyword in call.keywords}
     return WrapperCall(module, name, {str(name): str(value) for name, value in given.items()})

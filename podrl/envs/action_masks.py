@@ -5,13 +5,21 @@ environment's mask has an entry for each *combination* of them, such as one for 
 become the options of a single choice.
 """
 
+from collections.abc import Mapping
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 
-from podrl.actions import ContinuousActions, DiscreteActions, MultiDiscreteActions, num_logits
+from podrl.actions import (
+    ActionSpace,
+    ContinuousActions,
+    DiscreteActions,
+    MultiDiscreteActions,
+    mask_sizes,
+    num_logits,
+    sample_allowed,
+)
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.envs.encodings import Encoding
 from podrl.envs.spaces import ActionEncoding
@@ -28,7 +36,7 @@ def fit_to_mask(actions: ActionEncoding, encoding: Encoding, config: EnvConfig) 
     size, spaces = encoding.mask_size, actions.actions
     if not size or size == num_logits(spaces):
         return actions
-    if isinstance(spaces, MultiDiscreteActions) and size == math.prod(spaces.nums):
+    if isinstance(spaces, MultiDiscreteActions) and size in mask_sizes(spaces):
         nums = spaces.nums
 
         def decode(action: np.ndarray) -> Any:
@@ -43,6 +51,14 @@ def fit_to_mask(actions: ActionEncoding, encoding: Encoding, config: EnvConfig) 
         f"{wanted}. Name another entry, or let the agent see this one as a part of the observation: "
         "env.action_mask=none."
     )
+
+
+def random_actions(actions: ActionSpace, rng: np.random.Generator, timestep: Timestep) -> np.ndarray:
+    """Random actions [B, ...] for a timestep of [B], of those that its mask allows."""
+    observation = timestep.observation
+    if isinstance(observation, Mapping) and ACTION_MASK in observation:
+        return sample_allowed(actions, rng, np.asarray(observation[ACTION_MASK]))
+    return actions.sample(rng, np.shape(timestep.reward))
 
 
 class MaskCheck:

@@ -108,7 +108,9 @@ def _floats(space: gymnasium.spaces.Box) -> ActionEncoding:
 
 def _composite(space: gymnasium.spaces.Dict | gymnasium.spaces.Tuple, env_id: str) -> ActionEncoding:
     """Encodes a dictionary or tuple of actions: the choices of all entries, then the floats of all."""
-    named = space.spaces.items() if isinstance(space, gymnasium.spaces.Dict) else enumerate(space.spaces)
+    is_dict = isinstance(space, gymnasium.spaces.Dict)
+    spaces: Any = space.spaces
+    named = sorted(spaces.items()) if is_dict else enumerate(spaces)  # As observations are, of which a mask may be one.
     entries = {name: make_action_encoding(entry, env_id) for name, entry in named}
     nums, size = _sizes(entries.values())
     choices, floats = 0, len(nums)
@@ -121,7 +123,7 @@ def _composite(space: gymnasium.spaces.Dict | gymnasium.spaces.Tuple, env_id: st
     def decode(action: np.ndarray) -> list[Any]:
         decoded = {name: entry.decode(_as(entry.actions, action[:, cols])) for name, (cols, entry) in taken.items()}
         rows = [{name: values[row] for name, values in decoded.items()} for row in range(len(action))]
-        return rows if isinstance(space, gymnasium.spaces.Dict) else [tuple(row.values()) for row in rows]
+        return rows if is_dict else [tuple(row.values()) for row in rows]
 
     if not nums:
         return ActionEncoding(actions=ContinuousActions(size), decode=decode)

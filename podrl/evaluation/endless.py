@@ -12,6 +12,7 @@ import time
 import numpy as np
 
 from podrl.config.config import Config, ConfigError, EnvConfig
+from podrl.envs.action_masks import random_actions
 from podrl.envs.seeds import env_seeds
 from podrl.envs.settings import check_settings
 from podrl.envs.source import EvaluationProtocol, Source, evaluation_protocol
@@ -76,10 +77,11 @@ def check_ends(
     rng, began_s, steps = np.random.default_rng(seed), time.monotonic(), 0
     seeds = env_seeds((seed, 0, EVALUATE), [0])
     with contextlib.closing(source.make_pool(protocol.env, seeds=seeds, num_threads=1)) as pool:
-        pool.reset()
+        timestep = pool.reset()
         while steps < MAX_STEPS and time.monotonic() < began_s + MAX_S:
-            pool.send(spec.actions.sample(rng, (1,)))
-            if np.asarray(pool.recv().first).any():  # The row after an episode's last row.
+            pool.send(random_actions(spec.actions, rng, timestep))
+            timestep = pool.recv()
+            if np.asarray(timestep.first).any():  # The row after an episode's last row.
                 return
             steps += 1
     raise ConfigError(

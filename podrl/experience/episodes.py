@@ -1,7 +1,7 @@
 """Finished episodes: counted while environments step, and averaged over the newest."""
 
 import collections
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -133,7 +133,14 @@ def mean_numbers(episodes: Iterable[Mapping[str, float]]) -> dict[str, float]:
     for numbers in episodes:
         for name, number in numbers.items():
             found.setdefault(name, []).append(number)
-    return {name: math.fsum(found[name]) / len(found[name]) for name in sorted(found)}
+    return {name: _mean(found[name]) for name in sorted(found)}
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    try:
+        return math.fsum(numbers) / len(numbers)
+    except OverflowError:  # The sum of numbers may be infinite where their mean is not.
+        return math.fsum(number / len(numbers) for number in numbers)
 
 
 def recorded_return(record: Mapping[str, Any]) -> float | None:

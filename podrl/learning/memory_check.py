@@ -18,6 +18,7 @@ from podrl.config.units import describe_bytes
 from podrl.experience.schedule import max_lag
 from podrl.learning.update_cost import shard_bytes
 from podrl.mesh import Topology
+from podrl.networks.parts import is_image, seen
 from podrl.networks.policies import make_distribution
 from podrl.runtime.container_limits import GROUPS, memory_limit
 from podrl.types import EnvSpec, LearnerState
@@ -59,10 +60,12 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     """Returns the bytes of experience on each learner device, by purpose."""
     num_envs, length, frames = config.actors.num_envs, config.actors.unroll_length, config.network.frame_stack
     frame = sum(map(_bytes, jax.tree.leaves(spec.observation)))
+    parts = seen(spec.observation)
+    stacked = sum(_bytes(part) for part in parts.values() if is_image(part)) if isinstance(parts, Mapping) else frame
     policy = 4 * make_distribution(config.network, spec.actions).num_params
     row = frame + _bytes(spec.actions.struct) + policy + _SCALARS
     shares = topology.learner.shape["data"]
-    batch = -(-num_envs // shares) * ((length + 1) * row + (frames - 1) * frame)
+    batch = -(-num_envs // shares) * ((length + 1) * row + (frames - 1) * stacked)
     learned = (
         num_envs
         * length
@@ -71,7 +74,7 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     wide = sum(config.network.hidden_sizes) * (1 + config.network.separate_value)
     itemsize = 2 if config.network.compute_dtype == "bfloat16" else 4
     is_mlp = config.network.encoder == "mlp"  # Other encoders choose their micro-batches themselves.
-    stacks = (learned if is_mlp else length // config.agent.update_shape.grid[1] or 1) * frame * frames
+    stacks = (learned if is_mlp else length // config.agent.update_shape.grid[1] or 1) * stacked * frames
     return {
         "experience": batch * (1 + max_lag(config)),
         "stacks of frames": stacks if frames > 1 else 0,

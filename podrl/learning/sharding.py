@@ -82,11 +82,11 @@ def make_sharding_rules(config: Config, learner: Mesh, params: PyTree) -> list[S
     if style == "replicated" or learner.size == 1:
         return rules
     sizes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    by_input = _BY_INPUT.get(config.network.encoder)
+    by_input = _by_input(config.network.encoder)
     made: list[ShardingRule] = []
     for path, shape in sizes.items():
         if math.prod(shape) >= MIN_SPLIT_SIZE and find_rule(path, rules) is None:
-            prefers_input = bool(by_input and re.search(by_input, path))
+            prefers_input = bool(re.search(by_input, path))
             made.append((f"(^|/){re.escape(path)}$", _split(path, shape, style, learner, prefers_input=prefers_input)))
     largest = max(sizes, key=lambda path: math.prod(sizes[path]))
     check(
@@ -97,6 +97,14 @@ def make_sharding_rules(config: Config, learner: Mesh, params: PyTree) -> list[S
         "topology.model_devices=1 and topology.sharding=replicated.",
     )
     return rules + made
+
+
+def _by_input(encoder: str) -> str:
+    """Returns the kernels that are split by input, also of the encoders of an observation's parts."""
+    own, others = _BY_INPUT.get(encoder, "(?!)"), _BY_INPUT["mlp"]
+    return "|".join(
+        (own, own.replace("^encoder/", "^encoder/images_[^/]+/"), others.replace("^encoder/", "^encoder/others/"))
+    )
 
 
 def gather_for_use(network: Network, learner: Mesh, rules: Sequence[ShardingRule]) -> Network:

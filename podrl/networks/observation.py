@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from podrl.actions import num_logits
 from podrl.config.config import ConfigError, NetworkConfig, check, did_you_mean
 from podrl.networks.encoders import MINATAR_MIN_SIZE, MLP, NATURE_MIN_SIZE, ImpalaResNet, MinAtarCNN, NatureCNN
-from podrl.networks.parts import PartsEncoder, is_image, module_name, seen
+from podrl.networks.parts import PartsEncoder, action_mask, is_image, module_name, seen
 from podrl.types import EnvSpec, PyTree
 
 _MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MIN_SIZE}
@@ -62,6 +63,7 @@ def encode(encoder: nn.Module, stacked: PyTree, last: jax.Array | None) -> jax.A
 def check_observation(config: NetworkConfig, spec: EnvSpec) -> None:
     """Raises ConfigError if the encoders cannot take the environment's observations."""
     observation = seen(spec.observation)
+    _check_source(spec, observation)
     _check_parts(config, spec, observation)
     if isinstance(observation, Mapping):
         for name, kind in encoders_of_parts(config, spec).items():
@@ -90,6 +92,24 @@ def _parse(part: str) -> tuple[str, str]:
     """Returns the name and the encoder of an entry of `network.parts`."""
     name, _, kind = part.rpartition(":")
     return name.strip(), kind.strip()
+
+
+def _check_source(spec: EnvSpec, observation: PyTree) -> None:
+    """Raises ConfigError unless a source's parts and mask are what podrl knows to treat."""
+    parts = observation if isinstance(observation, Mapping) else {}
+    for name, part in parts.items():
+        found = f"{part.dtype}{list(part.shape)}" if isinstance(part, jax.ShapeDtypeStruct) else type(part).__name__
+        check(
+            isinstance(part, jax.ShapeDtypeStruct) and len(part.shape) in (1, 3),
+            f"env.id={spec.id!r}: its source gives the part {name!r} as {found}; expected an image [H, W, C] or a "
+            "vector [D].",
+        )
+    mask, size = action_mask(spec.observation), num_logits(spec.actions)
+    check(
+        mask is None or (size > 0 and mask == jax.ShapeDtypeStruct((size,), jnp.bool_)),
+        f"env.id={spec.id!r}: its source gives the action mask as {mask}; expected bool[{size}], one for each option "
+        "of the actions" + (", which have none." if not size else "."),
+    )
 
 
 def _check_parts(config: NetworkConfig, spec: EnvSpec, observation: PyTree) -> None:

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from podrl.actions import DiscreteActions, MultiDiscreteActions
+from podrl.actions import DiscreteActions, MultiDiscreteActions, sample_allowed
 from podrl.config.config import ConfigError, EnvConfig
-from podrl.envs.observations import describe_observation
+from podrl.envs.observations import describe_observation, make_encoding
 from podrl.envs.source import load_source
 from podrl.envs.sources.gymnasium import make_pool, make_spec
+from podrl.envs.spaces import make_action_encoding
 from podrl.envs.workers.calls import EnvFailure
 from podrl.types import ACTION_MASK, VECTOR
 
@@ -34,6 +35,8 @@ class Masked(gymnasium.Env):
 
     def step(self, action):
         assert self.action_space.contains(action)
+        if isinstance(self.action_space, spaces.Discrete):
+            assert self.allowed[self.step_number].ravel()[action]
         self.step_number += 1
         return self.seen(), 0.0, self.step_number == len(self.allowed) - 1, False, {}
 
@@ -51,6 +54,13 @@ class Board(Masked):
     def __init__(self):
         free = np.array([[1, 0, 0], [0, 1, 1]])
         super().__init__(allowed=(free, 0 * free), space=spaces.MultiDiscrete([2, 3]))
+
+
+class Odd(Masked):
+    """An entry of the mask's name that is none: it fits no actions."""
+
+    def __init__(self):
+        super().__init__(allowed=((1, 0, 1, 1), (0, 0, 0, 0)))
 
 
 class Separate(Masked):
@@ -135,6 +145,27 @@ def test_several_choices_each_with_its_mask(open_pool):
     assert make_spec(config_of("Separate")).actions == MultiDiscreteActions((2, 3))
     seen = open_pool("Separate").reset().observation
     np.testing.assert_array_equal(seen[ACTION_MASK], [[False, True, True, False, True]] * 2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"observation_keys": ("board", "action_mask")}])
+def test_what_is_only_called_like_a_mask_is_observed(settings):
+    """So are environments of which a podrl without masks has trained."""
+    name = "Masked" if settings else "Odd"
+    spec = make_spec(config_of(name, **settings, **({} if settings else {"options": {}})))
+    assert spec.observation.shape == (5 if settings else 6,)
+
+
+def test_masks_are_in_the_order_of_the_actions():
+    """Whatever the order in which a dictionary was written."""
+    space = spaces.Dict([("move", spaces.Discrete(3)), ("hit", spaces.Discrete(2))])
+    masks = spaces.Dict([("move", spaces.MultiBinary(3)), ("hit", spaces.MultiBinary(2))])
+    actions = make_action_encoding(space, "A")
+    encoding = make_encoding(
+        spaces.Dict(x=spaces.Box(0, 1, (1,)), action_mask=masks), EnvConfig(id="A"), actions.actions
+    )
+    raw = {"x": np.zeros((1, 1)), "action_mask": {"move": np.array([[0, 0, 1]]), "hit": np.array([[1, 0]])}}
+    allowed = sample_allowed(actions.actions, np.random.default_rng(0), encoding.encode(raw)[ACTION_MASK])
+    assert actions.decode(allowed) == [{"move": 2, "hit": 0}]
 
 
 def test_none_of_it_where_a_key_says_so():

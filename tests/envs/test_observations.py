@@ -264,6 +264,13 @@ class TestParts:
         flat = np.stack([gymnasium.spaces.flatten(self.SPACE, raw) for raw in drawn])
         np.testing.assert_array_equal(seen, flat.astype(np.float32))
 
+    def test_keys_may_hold_slashes(self):
+        space = spaces.Dict({"arm/grip": spaces.Box(-1, 1, (2,)), "eye/left": pixels(8, 8, 3)})
+        drawn = self.draw(space)
+        _, seen = self.seen(space, drawn)
+        np.testing.assert_array_equal(seen["vector"], [raw["arm/grip"] for raw in drawn])
+        np.testing.assert_array_equal(seen["eye/left"], [raw["eye/left"] for raw in drawn])
+
     def test_an_unknown_key_is_answered_with_paths(self):
         with pytest.raises(ConfigError, match=r"no entry 'arm/grasp'.*arm/grip"):
             make_encoding(self.SPACE, config_of(observation_keys=("arm/grasp",)))

@@ -139,6 +139,6 @@ def test_a_mask_is_on_the_policy_of_every_row_and_on_nothing_else():
     np.testing.assert_allclose(some.policy, np.take_along_axis(found.policy, chosen[..., None], 0), rtol=1e-5)
 
 
-def test_only_the_vector_is_normalised():
-    with pytest.raises(ConfigError, match=r"needs observations of floats; env.id='Test-v0' gives images"):
+def test_images_of_uint8_are_not_normalised():
+    with pytest.raises(ConfigError, match=r"needs observations of floats; env.id='Test-v0' gives uint8"):
         normalize_observations(None, spec_of(left=CAMERA, right=CAMERA))

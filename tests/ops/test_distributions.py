@@ -10,6 +10,7 @@ import pytest
 from podrl.actions import ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions
 from podrl.config.config import NetworkConfig
 from podrl.networks.policies import make_distribution
+from podrl.ops.distributions import mask_options
 
 FAMILIES = {
     "categorical": (NetworkConfig(), DiscreteActions(5)),
@@ -40,3 +41,22 @@ def test_entropy_and_divergence_are_the_means_of_log_probabilities(family):
         error = float(jnp.std(estimates)) / math.sqrt(SAMPLES)
         assert abs(float(exact)) > 20 * error  # Enough samples to tell.
         np.testing.assert_allclose(np.mean(np.float64(estimates)), exact, atol=4 * error + 5e-4)
+
+
+@pytest.mark.parametrize("family", ["categorical", "multi_categorical", "hybrid"])
+def test_no_gradient_flows_to_forbidden_options_and_none_is_nan(family):
+    distribution = make_distribution(*FAMILIES[family])
+    p, q = jax.random.normal(jax.random.key(5), (2, distribution.num_params))
+    mask = np.ones(distribution.num_logits, bool)
+    mask[0] = False  # Each choice has another option.
+    action = distribution.sample(jax.random.split(jax.random.key(0), 1), mask_options(distribution, p, mask)[None])[0]
+
+    def total(params):
+        masked, other = mask_options(distribution, params, mask), mask_options(distribution, q, mask)
+        return distribution.log_prob(masked, action) + distribution.entropy(masked) + distribution.kl(other, masked)
+
+    value, gradient = jax.value_and_grad(total)(p)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    assert gradient[0] == 0
+    assert (np.asarray(gradient)[1:] != 0).any()

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from podrl.agents.parts.interface import Agent, Batch, Sample
 from podrl.config.config import check
 from podrl.ops.statistics import Statistics, initial_statistics, update_statistics
-from podrl.types import VECTOR, EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
+from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
 
 # Normalised observations and rewards are clipped to [-MAX_NORMALIZED, MAX_NORMALIZED].
 MAX_NORMALIZED = 10.0
@@ -47,8 +47,8 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
     """Returns the agent with observations normalised to a mean of about zero and a standard deviation of about one.
 
     A row counts if an action was chosen on it: each observation once, except those that only end an episode. The
-    network's frame stack holds frames as they were normalised on arrival. Of an observation of several parts the vector
-    is normalised; encoders scale images themselves.
+    network's frame stack holds frames as they were normalised on arrival. Of an observation of several parts those
+    of floats are normalised; encoders scale images of uint8 themselves.
 
     Args:
         agent: The algorithm.
@@ -57,17 +57,17 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
     Raises:
         ConfigError: If observations are not floats.
     """
-    vector = _vector(spec.observation)
-    found = sorted({str(x.dtype) for x in jax.tree.leaves(vector) if not jnp.issubdtype(x.dtype, jnp.floating)})
+    floats = _floats(spec.observation)
+    found = sorted({str(x.dtype) for x in jax.tree.leaves(floats) if not jnp.issubdtype(x.dtype, jnp.floating)})
     check(
-        not found and vector is not None,
+        not found and bool(jax.tree.leaves(floats)),
         f"network.normalize_observations=True needs observations of floats; env.id={spec.id!r} gives "
-        f"{', '.join(found) or 'images'}, which encoders scale themselves. Use network.normalize_observations=False.",
+        f"{', '.join(found) or 'uint8'}, which encoders scale themselves. Use network.normalize_observations=False.",
     )
 
     def init(key: jax.Array) -> LearnerState:
         state = agent.init(key)
-        observations, acting = initial_statistics(vector), initial_statistics(vector)
+        observations, acting = initial_statistics(floats), initial_statistics(floats)
         extra = {"agent": state.extra, "observations": observations, "acting": acting}
         return dataclasses.replace(state, extra=extra)
 
@@ -89,7 +89,7 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
     def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
         acting = state.extra["observations"]
         observed = agent.observe(_unwrap(state), seen(acting, rollouts))
-        acted = jax.tree.map(lambda x: x[:-1], _vector(rollouts.observation))
+        acted = jax.tree.map(lambda x: x[:-1], _floats(rollouts.observation))
         newest = update_statistics(acting, acted, rollouts.is_transition)
         extra = {"agent": observed.extra, "observations": newest, "acting": acting}
         return dataclasses.replace(observed, extra=extra)
@@ -104,14 +104,16 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
     )
 
 
-def _vector(observation: PyTree) -> PyTree:
-    """Returns the part of an observation that is normalised; None if it has none."""
-    return observation.get(VECTOR) if isinstance(observation, Mapping) else observation
+def _floats(observation: PyTree) -> PyTree:
+    """Returns what is normalised of an observation: all of it, or its parts of floats."""
+    if not isinstance(observation, Mapping):
+        return observation
+    return {name: part for name, part in observation.items() if jnp.issubdtype(part.dtype, jnp.floating)}
 
 
 def _normalized(statistics: Statistics, observation: PyTree) -> PyTree:
-    vector = normalize(statistics, _vector(observation))
-    return {**observation, VECTOR: vector} if isinstance(observation, Mapping) else vector
+    floats = normalize(statistics, _floats(observation))
+    return {**observation, **floats} if isinstance(observation, Mapping) else floats
 
 
 def normalize_rewards(agent: Agent, discount: float) -> Agent:

@@ -11,11 +11,12 @@ import gymnasium
 import numpy as np
 
 from podrl.config.config import ConfigError, EnvConfig, check
-from podrl.envs.action_masks import MaskCheck, fit_to_mask
+from podrl.envs.action_masks import MaskCheck, fit_to_mask, random_actions
+from podrl.envs.encodings import Encoding
 from podrl.envs.observations import make_encoding
-from podrl.envs.spaces import make_action_encoding
+from podrl.envs.spaces import ActionEncoding, make_action_encoding
 from podrl.envs.workers import calls
-from podrl.envs.workers.batch import EnvBatch, Steps, check_fits
+from podrl.envs.workers.batch import EnvBatch, Steps, check_fits, stack
 from podrl.envs.workers.calls import EnvFailure, WrongReturn, named_caller
 from podrl.envs.workers.importable import check_importable
 from podrl.envs.workers.info import Numbers
@@ -41,9 +42,8 @@ def try_out(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> En
             f"env.id={config.id!r} has no {name}: set self.{name} to a gymnasium.spaces.Space in its constructor.",
         )
     warn_of_statistics(with_statistics(env))
-    encoding = make_encoding(env.observation_space, config)
-    actions = fit_to_mask(make_action_encoding(env.action_space, config.id), encoding, config)
-    _try(env, actions.decode(actions.actions.sample(np.random.default_rng(0), (1,)))[0], config)
+    encoding, actions = _make_encodings(env.observation_space, env.action_space, config)
+    _try(env, encoding, actions, config)
     calls.call_close(env, f"env.id={config.id!r}")
     return EnvSpec(
         id=config.id,
@@ -78,9 +78,7 @@ class GymnasiumPool:
         """Takes over `batch`, which no other code may step."""
         self._batch: EnvBatch | WorkerBatch | None = batch
         self._num_envs = batch.num_envs
-        self._encoding = make_encoding(batch.observation_space, config)
-        actions = make_action_encoding(batch.action_space, config.id)
-        self._actions = fit_to_mask(actions, self._encoding, config)
+        self._encoding, self._actions = _make_encodings(batch.observation_space, batch.action_space, config)
         self._masks = MaskCheck(self._actions, self._encoding, config.id)
         self._ended: Any = None  # [B] bool: the last timestep ended the episode.
         self._sent = False
@@ -165,12 +163,25 @@ class GymnasiumPool:
             raise RuntimeError(f"Environment pool: {mistake}.")
 
 
-def _try(env: gymnasium.Env, action: Any, config: EnvConfig) -> None:
+def _make_encodings(
+    observation: gymnasium.Space, action: gymnasium.Space, config: EnvConfig
+) -> tuple[Encoding, ActionEncoding]:
+    """Returns how observations and actions are encoded; a mask belongs to both."""
+    actions = make_action_encoding(action, config.id)
+    encoding = make_encoding(observation, config, actions.actions)
+    return encoding, fit_to_mask(actions, encoding, config)
+
+
+def _try(env: gymnasium.Env, encoding: Encoding, actions: ActionEncoding, config: EnvConfig) -> None:
     """Raises `ConfigError` if a reset or a step of a new environment violates Gymnasium's interface."""
     name, space = f"env.id={config.id!r}", env.observation_space
     call = named_caller(name)
     try:
-        check_fits(space, call("reset", _reset, env), "reset")
+        opened = call("reset", _reset, env)
+        check_fits(space, opened, "reset")
+        zero, first = np.zeros(1, np.float32), np.ones(1, bool)
+        seen = Timestep(observation=encoding.encode(stack(space, [opened])), reward=zero, discount=zero, first=first)
+        action = actions.decode(random_actions(actions.actions, np.random.default_rng(0), seen))[0]
         check_fits(space, call("step", calls.call_step, env, action)[0], "step")
     except WrongReturn as error:
         raise ConfigError(f"{name}: {error}") from error

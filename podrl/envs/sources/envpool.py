@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+import gymnasium
+
 from podrl.config.config import ConfigError, EnvConfig, check, did_you_mean
 from podrl.envs.action_masks import fit_to_mask
 from podrl.envs.encodings import Encoding
@@ -213,11 +215,16 @@ def _resolve(config: EnvConfig) -> _Task:
         defaults["max_num_players"] == 1,
         f"env.id={config.id!r} is a game of {defaults['max_num_players']} players; podrl trains one player.",
     )
-    encoding = make_encoding(observation_space, config)
+    check(
+        not isinstance(action_space, gymnasium.spaces.Dict),
+        f"env.id={config.id!r} takes several actions at once, {action_space}, which podrl does not give to EnvPool.",
+    )
+    actions = make_action_encoding(action_space, config.id)
+    encoding = make_encoding(observation_space, config, actions.actions)
     return _Task(
         options=options,
         encoding=encoding,
-        action_encoding=fit_to_mask(make_action_encoding(action_space, config.id), encoding, config),
+        action_encoding=fit_to_mask(actions, encoding, config),
         frames_per_step=options.get("frame_skip", defaults["frame_skip"]) if is_emulator(defaults) else 1,
     )
 

@@ -157,7 +157,7 @@ def open_stages(parts: Parts, stack: contextlib.ExitStack) -> dict[str, Stage]:
     pools = stages.open_pools(parts, stack)
     timesteps = [[pool.reset() for pool in actor_pools] for actor_pools in pools]
     timers: dict[str, Stage] = {
-        "env": functools.partial(stages.time_env, parts, pools),
+        "env": functools.partial(stages.time_env, parts, pools, timesteps),
         "act": functools.partial(stages.time_act, parts, timesteps),
         "learn": functools.partial(stages.time_learn, parts, rollouts),
     }

@@ -62,18 +62,7 @@ def make_plain_loop(
 
     learn = _make_learn(evaluate, policy, optimizer)
 
-    def act(weights: PyTree, envs: PyTree, key: Array) -> tuple[PyTree, PyTree]:
-        observation, env_state = envs
-        act_key, env_key = jax.random.split(key)
-        logits, value = evaluate(weights, observation)
-        action = policy.sample(jax.random.split(act_key, num_envs), logits)
-        step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
-        after, env_state, reward, terminated, truncated, _ = step(
-            jax.random.split(env_key, num_envs), env_state, action, params
-        )
-        going_on, log_prob = 1.0 - (terminated | truncated), policy.log_prob(logits, action)
-        taken = {"observation": observation, "action": action, "log_prob": log_prob, "value": value}
-        return (after, env_state), taken | {"reward": reward.astype(jnp.float32), "discount": agent.discount * going_on}
+    act = _make_act(config, evaluate, policy, env, params)
 
     def update(loop: PyTree, _: None) -> tuple[PyTree, None]:
         learning, envs, key = loop
@@ -102,15 +91,7 @@ def make_plain_loop(
     run = jax.jit(lambda loop: jax.lax.scan(update, loop, length=num_updates)[0], donate_argnums=0)
     loop = jax.block_until_ready(run(jax.jit(init)(jax.random.key(config.seed))))
 
-    def time_loop(seconds: float) -> StageTime:
-        nonlocal loop
-        start, env_steps = Clocks.now(), 0
-        while not env_steps or Clocks.now().wall_s < start.wall_s + seconds:
-            loop = jax.block_until_ready(run(loop))
-            env_steps += num_updates * num_envs * length
-        return start.sample(env_steps, Clocks.now())
-
-    return time_loop
+    return _make_timer(run, loop, num_updates * num_envs * length)
 
 
 def _make_learn(
@@ -134,3 +115,46 @@ def _make_learn(
         return (optax.apply_updates(weights, updates), opt_state), None
 
     return learn
+
+
+def _make_act(
+    config: Config,
+    evaluate: Callable[[PyTree, Array], tuple[Array, Array]],
+    policy: Distribution,
+    env: Any,
+    params: Any,
+) -> Callable[[PyTree, PyTree, Array], tuple[PyTree, PyTree]]:
+    """Returns one step of every environment."""
+    num_envs = config.actors.num_envs
+
+    def act(weights: PyTree, envs: PyTree, key: Array) -> tuple[PyTree, PyTree]:
+        observation, env_state = envs
+        act_key, env_key = jax.random.split(key)
+        logits, value = evaluate(weights, observation)
+        action = policy.sample(jax.random.split(act_key, num_envs), logits)
+        step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
+        after, env_state, reward, terminated, truncated, _ = step(
+            jax.random.split(env_key, num_envs), env_state, action, params
+        )
+        going_on, log_prob = 1.0 - (terminated | truncated), policy.log_prob(logits, action)
+        taken = {"observation": observation, "action": action, "log_prob": log_prob, "value": value}
+        return (after, env_state), taken | {
+            "reward": reward.astype(jnp.float32),
+            "discount": config.agent.discount * going_on,
+        }
+
+    return act
+
+
+def _make_timer(run: Callable[[PyTree], PyTree], loop: PyTree, env_steps_per_run: int) -> Callable[[float], StageTime]:
+    """Returns what runs the loop for about as many seconds, and times it."""
+
+    def time_loop(seconds: float) -> StageTime:
+        nonlocal loop
+        start, env_steps = Clocks.now(), 0
+        while not env_steps or Clocks.now().wall_s < start.wall_s + seconds:
+            loop = jax.block_until_ready(run(loop))
+            env_steps += env_steps_per_run
+        return start.sample(env_steps, Clocks.now())
+
+    return time_loop

@@ -26,6 +26,7 @@ from podrl.experience.transfer import join_rollouts, rollout_to_learner
 from podrl.learning.programs import FusedPrograms
 from podrl.loops.interface import Assembly
 from podrl.performance.benchmark.instruments import Clocks, StageTime, time_threads
+from podrl.performance.benchmark.random_play import make_random_play, step_pools
 from podrl.performance.composition import Overlap
 from podrl.types import PyTree, Timestep
 
@@ -139,29 +140,20 @@ def open_pools(parts: Parts, stack: contextlib.ExitStack) -> list[list[Pool]]:
     return [[open_pool(layout.env_indices(0, actor, pool)) for pool in pools] for actor in range(layout.num_actors)]
 
 
-def time_env(parts: Parts, pools: Sequence[Sequence[Pool]], seconds: float) -> StageTime:
-    """Environments alone: each actor thread takes turns with its pools, as in a run, and sends random actions."""
+def time_env(
+    parts: Parts, pools: Sequence[Sequence[Pool]], timesteps: Sequence[list[Timestep]], seconds: float
+) -> StageTime:
+    """Environments alone: each actor thread takes turns with its pools, as in a run, and sends random actions.
+
+    `timesteps` are the newest of each pool, before and after.
+    """
     num_envs = parts.layout.envs_per_pool
-    generator = np.random.default_rng(parts.config.seed)
-    actions = parts.spec.actions.sample(generator, (1000, num_envs))
+    act = make_random_play(parts.spec, num_envs, parts.config.seed)
 
     def step(actor: int, turns: Iterator[int]) -> int:
-        return step_pools(pools[actor], actions, turns) * num_envs
+        return step_pools(pools[actor], timesteps[actor], act, turns) * num_envs
 
     return time_threads(step, parts.layout.num_actors, seconds)
-
-
-def step_pools(pools: Sequence[Pool], actions: np.ndarray, turns: Iterator[int]) -> int:
-    """Steps pools that were reset, in turns, with actions [N, B, ...] again and again; returns how often it did."""
-    for pool in pools:
-        pool.send(actions[0])
-    for turn in turns:
-        for pool in pools:
-            pool.recv()
-            pool.send(actions[turn % len(actions)])
-    for pool in pools:
-        pool.recv()
-    return (turn + 1) * len(pools)
 
 
 def time_act(parts: Parts, timesteps: Sequence[Sequence[Timestep]], seconds: float) -> StageTime:

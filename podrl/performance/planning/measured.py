@@ -16,7 +16,6 @@ import pickle
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from podrl.assembly import load_environment
 from podrl.config.config import Config, ConfigError, check
@@ -26,8 +25,9 @@ from podrl.launch.local import share_of_cores, usable_cores
 from podrl.mistakes import shorten
 from podrl.performance.benchmark.instruments import time_threads
 from podrl.performance.benchmark.measure import Stage, open_stages
+from podrl.performance.benchmark.random_play import make_random_play, step_pools
 from podrl.performance.benchmark.relations import END_TO_END, PLAIN
-from podrl.performance.benchmark.stages import Parts, make_parts, step_pools
+from podrl.performance.benchmark.stages import Parts, make_parts
 from podrl.performance.benchmark.whole_run import time_end_to_end
 from podrl.performance.composition import COLLECT, PROGRAM, Overlap, StageCost, compose
 from podrl.performance.planning.child import Child
@@ -185,12 +185,12 @@ def env_steps_per_core(config: Config, *, seconds: float = 3.0) -> float:
     """Steps per second and core of the config's environments alone, with random actions, on all cores at once."""
     config, source, spec = load_environment(config)
     num_envs = min(config.actors.num_envs, _MAX_ENVS)
-    actions = spec.actions.sample(np.random.default_rng(config.seed), (1000, num_envs))
+    act = make_random_play(spec, num_envs, config.seed)
     seeds = env_seeds(config.seed, list(range(num_envs)))
     pool = source.make_pool(config.env, seeds=seeds, num_threads=min(available_cores(), num_envs))
     with contextlib.closing(pool):
-        pool.reset()
-        found = time_threads(lambda _, turns: step_pools([pool], actions, turns) * num_envs, 1, seconds)
+        newest = [pool.reset()]
+        found = time_threads(lambda _, turns: step_pools([pool], newest, act, turns) * num_envs, 1, seconds)
     return found.env_steps_per_second / available_cores()
 
 
