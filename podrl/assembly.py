@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 import ml_collections
 
 from podrl.agents.parts.interface import Agent
-from podrl.agents.parts.loading import check_keys, load_agent
+from podrl.agents.parts.loading import find_config_type, load_agent
 from podrl.agents.parts.normalization import normalize_observations, normalize_rewards
-from podrl.config.config import Config, ConfigError, EnvConfig, check, check_counts, shown
+from podrl.config.config import Config, EnvConfig, check, check_counts
 from podrl.config.config_dict import as_values, from_config_dict
 from podrl.envs.settings import check_info_keys, settle
 from podrl.envs.source import Source, load_source, make_environment
@@ -47,14 +47,7 @@ def resolve(config: ml_collections.ConfigDict) -> Config:
     Raises:
         ConfigError: on an unknown, missing or wrongly typed key, or a value out of range.
     """
-    found = as_values(config).get("agent")
-    section = found if isinstance(found, dict) else {}
-    name = section.get("name")
-    if not isinstance(name, str):
-        raise ConfigError(f"agent.name={shown(name)} must be the name of an agent, such as 'impala'.")
-    agent_type = load_agent(name).AgentConfig
-    check_keys(name, section)
-    return from_config_dict(config, agent_type)
+    return from_config_dict(config, find_config_type(as_values(config).get("agent")))
 
 
 def assemble(

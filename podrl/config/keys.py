@@ -26,13 +26,18 @@ def key_hints(agent_type: type | None = None) -> dict[str, Any]:
 
 
 def check_keys_known(values: Mapping[str, Any], agent_type: type) -> None:
-    """Raises `ConfigError`, which names the right key, if nested plain values have a key that no config has."""
+    """Raises `ConfigError`, which names the right key, if nested plain values have a key that no config has.
+
+    A section of the agent may be empty although the agent has none of that name: config files begin with one.
+    """
     hints = key_hints(agent_type)
 
     def walk(section: Mapping[Any, Any], prefix: str) -> None:
         for name, value in section.items():
             key = f"{prefix}{name if isinstance(name, str) else shown(name)}"
             if key not in hints:
+                if prefix == "agent." and value == {}:
+                    continue
                 raise ConfigError(describe_unknown(key, hints))
             if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
                 walk(value, f"{key}.")
@@ -48,7 +53,7 @@ def describe_unknown(key: str, known: Iterable[str]) -> str:
         known: the keys that there are, sections included.
     """
     names = list(known)
-    if key in RENAMED:
+    if RENAMED.get(key) in names:
         return f"Unknown config key {key!r}, which is {RENAMED[key]!r} now."
     by_last: dict[str, list[str]] = {}
     for name in names:

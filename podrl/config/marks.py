@@ -13,6 +13,18 @@ class Typed(str):
     like: Any = Any
 
 
+class Replaced(str):
+    """The `agent.name` of the command line where the config file names another agent and sets keys for it.
+
+    Attributes:
+        agent: the config file's `agent.name`.
+        keys: those keys, without the ones that were typed.
+    """
+
+    agent: str
+    keys: tuple[str, ...]
+
+
 class Changed(str):
     """The `env.id` of the command line where it differs from the config file's.
 

@@ -17,7 +17,7 @@ from podrl.config.config import ConfigError, check
 from podrl.config.config_dict import to_plain
 from podrl.config.hints import hint_of
 from podrl.config.keys import describe_unknown, key_hints
-from podrl.config.marks import Changed, Inherited, Typed
+from podrl.config.marks import Changed, Inherited, Replaced, Typed
 from podrl.config.optimizer import RENAMED, OptimizerConfig
 from podrl.config.reading import read_key, read_section, to_section
 from podrl.config.values import read
@@ -40,14 +40,14 @@ _SETS = "(required)"  # Stands for a value that a file leaves to the command lin
 def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_collections.ConfigDict:
     """Returns a new ConfigDict with arguments such as `--config.env.id=Pong-v5` applied in order.
 
-    If they choose another environment than the file's, what the file says of its own is marked, see
+    If they choose another environment or agent than the file's, what the file says of its own is marked, see
     `podrl.config.marks`.
 
     Raises:
         ConfigError: on a key that no config has, or a value that its type does not take. What the agent alone knows is
             checked later.
     """
-    before = _environment(config)
+    before, agent = _environment(config), _find(config, "agent.name")
     config = copy.deepcopy(config)
     chosen: set[str] = set()
     for argument in arguments:
@@ -61,6 +61,8 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> ml_
             chosen.add(key)
     if before[1] and before != _environment(config):
         _mark_inherited(config, before, chosen)
+    if isinstance(agent, str) and agent != _find(config, "agent.name"):
+        _mark_replaced(config, agent, chosen)
     return config
 
 
@@ -114,6 +116,18 @@ def _mark_inherited(config: ml_collections.ConfigDict, before: tuple[str, str], 
     for name in [name for name in options if f"{_OPTIONS}.{name}" not in chosen]:
         if (value := _find(options, name)) is not _SETS:
             _set(config, ["env", "options", name], Inherited(to_plain(value), *before))
+
+
+def _mark_replaced(config: ml_collections.ConfigDict, agent: str, chosen: set[str]) -> None:
+    """Marks the agent's name if the file has set keys for the agent `agent`, whose numbers may not suit this one."""
+    keys = [f"agent.{key}" for key in _keys(config.agent) if key != "name"]
+    left = [key for key in keys if key not in chosen and not isinstance(_find(config, key), ml_collections.ConfigDict)]
+    if left:
+        replaced = Replaced(config.agent.name)
+        replaced.agent, replaced.keys = agent, tuple(left)
+        with config.unlocked():
+            del config.agent["name"]  # As of the environment's id.
+        _set(config, ["agent", "name"], replaced)
 
 
 def _check_key(config: ml_collections.ConfigDict, key: str, has_value: str) -> None:

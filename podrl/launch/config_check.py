@@ -1,6 +1,7 @@
-"""Checks a config as the training does, before anything is submitted.
+"""Checks a config's keys, and their types and ranges, as the training does, before anything is submitted.
 
-That takes the agent's module, which imports JAX. A launcher does not: it has a child process do it.
+That takes the agent's module, which imports JAX. A launcher does not: it has a child process do it. Whether the
+environment is there and the parts fit together only the training finds out.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,14 @@ from podrl.config.config import MISTAKE, ConfigError
 from podrl.config.user_modules import ROOT
 from podrl.runtime.tool import run_tool
 
-_CHILD = f"import sys; sys.path.append({str(ROOT)!r}); from podrl.launch import config_check; config_check.main()"
+_CHILD = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from podrl.launch import config_check; config_check.main()"
 _LIMIT_S = 120.0
 _NAME = "podrl"
+_ERROR = f"{_NAME}: error: "
 
 
 def check_config(argv: Sequence[str]) -> None:
-    """Checks the config that a training's command line asks for.
+    """Checks keys, types and ranges of the config that a training's command line asks for.
 
     A host that only submits may lack JAX, or may not be able to import it. Then one line says so, and the training's
     own check remains.
@@ -39,9 +41,11 @@ def check_config(argv: Sequence[str]) -> None:
     except subprocess.TimeoutExpired:
         code, said = 1, f"no answer within {_LIMIT_S:.0f} s"
     else:
-        code, said = ended.returncode, (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+        lines = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
+        errors = [line for line in lines if line.startswith(_ERROR)]  # Libraries may have a last word after it.
+        code, said = ended.returncode, (errors or lines)[-1]
     if code == MISTAKE:
-        raise ConfigError(said.removeprefix(f"{_NAME}: error: "))
+        raise ConfigError(said.removeprefix(_ERROR))
     if code:
         logging.warning("The agent's keys are not checked here (%s): the training does so when it starts.", said)
 

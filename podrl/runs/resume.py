@@ -16,7 +16,7 @@ from podrl.config.config_dict import differences, read_agent, to_dict
 from podrl.config.optimizer import with_new_names
 from podrl.config.paths import is_there
 from podrl.experience.schedule import is_exact, is_finished, resumable
-from podrl.mistakes import shorten
+from podrl.mistakes import ConfigError, shorten
 from podrl.ops.optimizers import rescale_counts
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError
@@ -164,8 +164,11 @@ def _with_counts(start: Snapshot, before: Mapping[str, Any] | None, config: Conf
     """
     if before is None:
         return start
-    agent_type = load_agent(before["agent"]["name"]).AgentConfig  # With --accept_changes it may be another than now.
-    was: int = read_agent(before, agent_type).update_shape.optimizer_steps
+    try:  # With --accept_changes it may be another agent than now.
+        agent_type = load_agent(before["agent"]["name"]).AgentConfig
+        was: int = read_agent(before, agent_type).update_shape.optimizer_steps
+    except ConfigError:
+        return start  # That agent is gone, or takes other values today: what its counts meant is not known.
     becomes = config.agent.update_shape.optimizer_steps
     if was == becomes:
         return start

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from podrl.agents.parts.loading import load_agent
+from podrl.agents.parts.loading import find_config_type
 from podrl.assembly import resolve
 from podrl.config import commandline
 from podrl.config.config import Config, ConfigError, check
@@ -70,7 +70,7 @@ def as_arguments(values: Mapping[str, str]) -> list[str]:
 def _check_keys(base: object, values: Mapping[str, str]) -> None:
     """Raises ConfigError on a key that no config of the agent has: a mistake of the study, not of one point."""
     found = as_values(commandline.override(base, as_arguments(values)))
-    check_keys_known(found, load_agent(found.get("agent", {}).get("name")).AgentConfig)
+    check_keys_known(found, find_config_type(found.get("agent")))
 
 
 def _learner_devices(base: object, values: Mapping[str, str], machines: Machines, platform: str) -> int:

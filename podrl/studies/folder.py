@@ -52,8 +52,12 @@ class Folder:
 
     def run_folder(self, trial: Trial) -> epath.Path:
         """Where a run goes."""
-        folder, *earlier = (self.path / name for name in trial.folders)
-        return next((path for path in earlier if path.exists()), folder)
+        return self.path / self.run_path(trial)
+
+    def run_path(self, trial: Trial) -> str:
+        """The same, relative to the folder of the study."""
+        today, *earlier = trial.folders
+        return next((name for name in earlier if (self.path / name).exists()), today)
 
     def rows(self, trial: Trial, *names: str) -> Iterator[Row]:
         """The run's metrics so far; of each row the fields of these names, or all of them."""

@@ -97,13 +97,8 @@ class Trial:
         return f"{self.point.name}, seed {self.seed}"
 
     @property
-    def folder(self) -> str:
-        """Where it goes, below the folder of the study."""
-        return self.folders[0]
-
-    @property
     def folders(self) -> list[str]:
-        """The same, and where an earlier podrl has put it if keys had other names then."""
+        """Where it goes below the study's folder, and where an earlier podrl put it if keys had other names then."""
         return [f"points/{name}/seed-{self.seed}" for name in self.point.names]
 
 

@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 
 from podrl.config.config import ConfigError, check
 from podrl.launch import slurm
@@ -89,7 +90,12 @@ def require_idle(folder: Folder) -> None:
         return
     try:
         command = ["squeue", "--noheader", "--format=%F"]  # All jobs: of one that is gone squeue says it is invalid.
-        queue = subprocess.run(command, capture_output=True, text=True, timeout=_QUESTION_LIMIT_S)
+        deadline_s = time.monotonic() + _QUESTION_LIMIT_S  # A controller that restarts refuses for a while.
+        while True:
+            queue = subprocess.run(command, capture_output=True, text=True, timeout=_QUESTION_LIMIT_S)
+            if queue.returncode == 0 or time.monotonic() >= deadline_s:
+                break
+            time.sleep(1.0)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"squeue does not answer ({error}). Run this where `squeue` works.") from None
     check(queue.returncode == 0, f"squeue does not say which jobs still run: {' '.join(queue.stderr.split())}")

@@ -23,6 +23,7 @@ class RunRecord:
 
     trial: Trial  # its point and seed
     status: Status  # what it came to
+    folder: str  # where it is, below the folder of the study
 
     @property
     def measurement(self) -> Measurement | None:
@@ -73,7 +74,7 @@ class PointSummary:
 def collect(folder: Folder, points: Sequence[Point], seeds: Sequence[int]) -> list[RunRecord]:
     """All runs of a study, in the order of the grid, the seeds of a point together."""
     trials = [Trial(point=point, seed=seed) for point in points for seed in seeds]
-    return [RunRecord(trial=trial, status=folder.status(trial)) for trial in trials]
+    return [RunRecord(trial=each, status=folder.status(each), folder=folder.run_path(each)) for each in trials]
 
 
 def series_of(point: Point, points: Sequence[Point]) -> str:

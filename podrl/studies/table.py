@@ -9,7 +9,6 @@ from podrl.runtime.ledger import BUCKETS, OTHER
 from podrl.studies.summary import PointSummary, RunRecord
 
 TableRow = dict[str, Any]
-_BUCKETS = [f"{who}/{bucket}" for who in ("learner", "actors") for bucket in (*BUCKETS, OTHER)]
 
 
 def make_run_table(records: Sequence[RunRecord], summaries: Sequence[PointSummary]) -> list[TableRow]:
@@ -59,7 +58,7 @@ def _describe(record: RunRecord) -> TableRow:
         "status": record.status.word,
         "exit_code": record.status.facts.get("exit_code"),
         "message": record.status.facts.get("text"),
-        "folder": record.trial.folder,
+        "folder": record.folder,
     }
 
 
@@ -76,7 +75,12 @@ def _measured(record: RunRecord, summary: PointSummary | None) -> TableRow:
         "speedup": speedup,
         "efficiency": None if speedup is None else speedup * summary.base_devices / summary.devices,
         "predicted_env_steps_per_second": record.status.facts.get("predicted_env_steps_per_second"),
-        **{f"time/{bucket}": times.get(bucket, 0.0) for bucket in _BUCKETS},
+        **{
+            f"time/{who}/{bucket}": times.get(f"{who}/{bucket}", 0.0)
+            for who in ("learner", "actors")  # A run in one program has no actors.
+            for bucket in (*BUCKETS, OTHER)
+            if any(name.startswith(f"{who}/") for name in times)
+        },
     }
 
 

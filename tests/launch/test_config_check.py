@@ -30,6 +30,23 @@ def test_what_the_agent_alone_knows_is_refused_as_the_training_would(argument, s
     assert str(caught.value) == said
 
 
+def test_what_libraries_say_after_the_mistake_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, sys\natexit.register(lambda: sys.stderr.write('a library says goodbye\\n'))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^agent\.epochs=0 must lie in \[1, 1000\]\.$"):
+        check_config(["podrl", *PPO, "--config.agent.epochs=0"])
+
+
+def test_the_launchers_own_podrl_is_checked_whatever_else_is_installed(tmp_path, monkeypatch):
+    (tmp_path / "podrl").mkdir()
+    (tmp_path / "podrl/__init__.py").write_text("raise ImportError('another podrl')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="must lie in"):
+        check_config(["podrl", *PPO, "--config.agent.epochs=0"])
+
+
 def test_a_mistake_submits_nothing(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     arguments = ("tpu_launch.py", *SLURM, *PPO, "--config.agent.epocs=3")

@@ -296,6 +296,24 @@ class TestInOneProcess:
                 assert resume.find_start(config, epath.Path(run), checkpointer, state_shape) is not None
         assert factors == [4.0]
 
+    @pytest.mark.parametrize("change", [{"name": "gone"}, {"discount": 7.0}])
+    def test_schedules_stay_where_the_agent_before_cannot_be_asked_any_more(
+        self, undisturbed, tmp_path, monkeypatch, change
+    ):
+        """It is gone, or its values are out of today's range."""
+        run, read_fact = shutil.copytree(undisturbed, tmp_path / "run"), resume.read_fact
+
+        def read(workdir, step, name):
+            fact = read_fact(workdir, step, name)
+            return {**fact, "agent": {**fact["agent"], **change}} if name == "config" else fact
+
+        monkeypatch.setattr(resume, "read_fact", read)
+        monkeypatch.setattr(resume, "rescale_counts", lambda state, factor: pytest.fail("rescaled"))
+        agent, _ = short_runs.make_agent(self.CONFIG)
+        state_shape = Learner(agent, make_topology(self.CONFIG.topology).learner).state_shape
+        with resume.make_checkpointer(self.CONFIG, epath.Path(run)) as checkpointer:
+            assert resume.find_start(self.CONFIG, epath.Path(run), checkpointer, state_shape) is not None
+
     def test_a_run_that_is_made_longer_says_where_its_learning_rate_jumps_and_where_its_rates_begin_anew(
         self, undisturbed, tmp_path, caplog
     ):
@@ -334,6 +352,13 @@ class TestInOneProcess:
         assert clock == sorted(clock)
         assert clock[8] > saved_s
         assert read_fact(run, 12, "clock")["wall_s"] >= clock[-1]
+
+    def test_numbers_of_info_that_are_recorded_from_now_on_are_no_change(self, stopped, tmp_path):
+        stopped(tmp_path, 2)
+        stored = json.loads((tmp_path / "config.json").read_text())
+        stored["log"]["info_keys"] = ["success"]
+        (tmp_path / "config.json").write_text(json.dumps(stored))
+        assert train.train(self.CONFIG, workdir=str(tmp_path)).finished
 
     def test_keys_that_came_since_are_no_change(self, stopped, tmp_path):
         stopped(tmp_path, 2)

@@ -8,6 +8,8 @@ from podrl.config.config import ConfigError
 from podrl.studies.feasibility import examine
 from podrl.studies.folder import Folder
 from podrl.studies.grid import Axis, Machines, Trial, combinations, make_axis
+from podrl.studies.summary import collect
+from podrl.studies.table import make_run_table
 from tests.studies.studies import define
 
 
@@ -111,6 +113,16 @@ def test_a_wrong_key_is_not_one_points_mistake():
         examine(define(axes=(make_axis("agent.minibatch=1,2"),)), "cpu")
 
 
+@pytest.mark.parametrize("agent", ["'impala'", "None"])
+def test_a_study_of_a_config_without_an_agents_section_is_one_line(agent, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from configs import common\ndef get_config():\n    config = common.make_config('own', 'Catch-v0', 1000)\n"
+        f"    with config.ignore_type():\n        config.agent = {agent}\n    return config\n"
+    )
+    with pytest.raises(ConfigError, match=r"agent\.name=None must be the name of an agent"):
+        examine(define(config=str(tmp_path / "own.py")), "cpu")
+
+
 def test_a_study_that_was_begun_with_earlier_names_of_keys_is_continued(tmp_path):
     axis = make_axis("agent.optimizer.learning_rate=0.1,0.2")
     definition = define(axes=(axis,), overrides={"agent.optimizer.epsilon": "1e-3", "agent.optimizer.name": "adam"})
@@ -130,6 +142,9 @@ def test_a_study_that_was_begun_with_earlier_names_of_keys_is_continued(tmp_path
     assert len(folder.read_manifest()["starts"]) == 2
     assert folder.read_definition() == definition
     assert [folder.status(trial).word for trial in trials] == ["complete", "not begun"]
+    (run / "result.json").rename(run / "failed.json")
+    rows = make_run_table(collect(folder, feasible[:2], [1]), [])
+    assert [row["folder"] for row in rows] == [str(run.relative_to(tmp_path)), f"points/{feasible[1].name}/seed-1"]
 
 
 def test_names_are_different_and_fit_for_folders():

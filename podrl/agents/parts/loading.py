@@ -1,6 +1,6 @@
 """Agents by name: `config.agent.name = 'impala'` imports `podrl.agents.impala`."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 import dataclasses
 import importlib
 import pkgutil
@@ -9,6 +9,7 @@ from typing import Any
 
 from podrl import agents
 from podrl.config.config import ConfigError, check, check_one_of, shown
+from podrl.config.marks import Replaced, Typed
 
 
 def load_agent(name: str) -> ModuleType:
@@ -57,24 +58,56 @@ def agent_defaults(name: str) -> dict[str, Any]:
     if name not in agent_names():
         return {}
     try:
-        return dataclasses.asdict(load_agent(name).AgentConfig())
-    except ImportError:
+        module = load_agent(name)
+    except ConfigError:
+        raise
+    except Exception:  # noqa: BLE001 (a JAX that does not fit its machine raises errors of many kinds)
         return {}
+    return dataclasses.asdict(module.AgentConfig())
 
 
-def check_keys(name: str, keys: Iterable[object]) -> None:
+def find_config_type(section: object) -> type:
+    """Returns the dataclass of a config's section `agent`, as plain values.
+
+    Raises:
+        ConfigError: if it names no agent, or was written for another one.
+    """
+    values = section if isinstance(section, dict) else {}
+    name = values.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"agent.name={shown(name)} must be the name of an agent, such as 'impala'.")
+    agent_type: type = load_agent(name).AgentConfig
+    _check_keys(name, values)
+    return agent_type
+
+
+def _check_keys(name: str, section: Mapping[Any, Any]) -> None:
     """Raises `ConfigError` if an `agent` section was written for another agent than `name`; says where to start.
 
     Keys that no agent has are left to others.
     """
     own = _keys(name)
-    for key in keys:
-        owners = [other for other in agent_names() if key not in own and key in _keys(other)]
-        if owners:
+    foreign = [key for key, value in section.items() if key not in own and value != {}]
+    owners = {key: next((other for other in agent_names() if key in _keys(other)), None) for key in foreign}
+    instead = f"Start from a config of its own, such as configs/{name}_catch.py, instead of changing agent.name."
+    for key, owner in owners.items():
+        if owner and not _is_typed(section[key]):
             raise ConfigError(
-                f"agent.name={name!r} does not go with this config: its agent.{key} is a key of {owners[0]!r}. Start "
-                f"from a config of its own, such as configs/{name}_catch.py, instead of changing agent.name."
+                f"agent.name={name!r} does not go with this config: its agent.{key} is a key of {owner!r}. {instead}"
             )
+    if isinstance(name, Replaced):
+        raise ConfigError(
+            f"agent.name={name!r} does not go with this config, which sets {', '.join(name.keys)} for {name.agent!r}. "
+            f"{instead}"
+        )
+    for key, owner in owners.items():
+        if owner:
+            raise ConfigError(f"Unknown config key 'agent.{key}' (it is of {owner!r}; agent.name is {name!r}).")
+
+
+def _is_typed(value: Any) -> bool:
+    """Returns whether all of a value was typed on the command line."""
+    return all(map(_is_typed, value.values())) if isinstance(value, Mapping) else isinstance(value, Typed)
 
 
 def _keys(name: str) -> set[str]:
