@@ -1,7 +1,9 @@
 """What every environment source promises, on real environments of every family."""
 
+import functools
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
@@ -27,10 +29,13 @@ CASES = {
     "blackjack": EnvConfig(id="Blackjack-v1"),
     "catch": EnvConfig(id="Catch-v0"),
     "tetris": EnvConfig(id="Tetris-v0"),
+    "game_2048": EnvConfig(id="Game2048-v1"),
     "pendulum": EnvConfig(id="Pendulum-v1", max_episode_steps=40),
     "half_cheetah": EnvConfig(id="HalfCheetah-v5", max_episode_steps=40),
     "inverted_double_pendulum": EnvConfig(id="InvertedDoublePendulum-v5"),
     "cartpole_swingup": EnvConfig(id="CartpoleSwingup-v1", max_episode_steps=40),
+    "jax_with_parts": EnvConfig(source="tests.envs.jax_sides", id="sides"),
+    "gymnasium_parts": EnvConfig(source="gymnasium", id="tests.envs.sides:Limited"),
     "gymnax_cartpole": EnvConfig(source="gymnax", id="CartPole-v1", max_episode_steps=15),
     "gymnax_breakout": EnvConfig(source="gymnax", id="Breakout-MinAtar"),
     "gymnax_frozen_lake": EnvConfig(source="gymnax", id="FrozenLake-misc"),
@@ -54,7 +59,7 @@ def make_pool(config, num_threads=2):
 
 
 def random_actions(config, num_steps=NUM_STEPS):
-    actions = load_source(config.source).make_spec(config).actions
+    actions = load_source(config.source).make_spec(config).actions  # Pools take forbidden ones, too.
     return actions.sample(np.random.default_rng(0), (num_steps, NUM_ENVS))
 
 
@@ -100,10 +105,13 @@ def test_timesteps_match_the_spec_and_the_reset_rule(config, played):
 
     assert played[0].first.all()
     for timestep in played:
-        assert isinstance(timestep.observation, np.ndarray)
-        assert timestep.observation.shape == (NUM_ENVS, *spec.observation.shape)
-        assert timestep.observation.dtype == spec.observation.dtype
-        assert timestep.observation.flags["C_CONTIGUOUS"]
+        assert jax.tree.structure(timestep.observation) == jax.tree.structure(spec.observation)
+        leaves = zip(jax.tree.leaves(timestep.observation), jax.tree.leaves(spec.observation), strict=True)
+        for part, expected in leaves:
+            assert isinstance(part, np.ndarray)
+            assert part.shape == (NUM_ENVS, *expected.shape)
+            assert part.dtype == expected.dtype
+            assert part.flags["C_CONTIGUOUS"]
         for array, dtype in ((timestep.reward, np.float32), (timestep.discount, np.float32), (timestep.first, bool)):
             assert (array.shape, array.dtype) == ((NUM_ENVS,), dtype)
         assert set(timestep.discount.tolist()) <= {0.0, 1.0}
@@ -119,24 +127,20 @@ def test_same_seeds_and_actions_give_the_same_timesteps(config, played):
     again = play(make_pool(config, num_threads=3), random_actions(config))
 
     for one, other in zip(played, again, strict=True):
-        for name in ("observation", "reward", "discount", "first"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_returned_arrays_are_never_overwritten(config):
     pool = make_pool(config)
     actions = random_actions(config, 40)
     timesteps = play(pool, actions[:20])
-    kept = [
-        {name: getattr(t, name).copy() for name in ("observation", "reward", "discount", "first")} for t in timesteps
-    ]
+    kept = [jax.tree.map(np.copy, timestep) for timestep in timesteps]
     for action in actions[20:]:
         pool.send(action)
         pool.recv()
 
-    for timestep, copies in zip(timesteps, kept, strict=True):
-        for name, copy in copies.items():
-            np.testing.assert_array_equal(getattr(timestep, name), copy)
+    for timestep, copied in zip(timesteps, kept, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, timestep, copied)
 
 
 def test_rows_belong_to_their_seeds(config, played):
@@ -147,7 +151,8 @@ def test_rows_belong_to_their_seeds(config, played):
 
     for one, other in zip(played[:41], play(alone, actions[:, 2:]), strict=True):
         # Environments that are JAX programs may round otherwise in a batch of another size.
-        np.testing.assert_allclose(one.observation[2:], other.observation, rtol=1e-6, atol=1e-6)
+        rows = jax.tree.map(lambda part: part[2:], one.observation)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), rows, other.observation)
 
 
 def test_closed_pool_raises(config):
