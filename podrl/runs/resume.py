@@ -236,7 +236,7 @@ def _learning_rate(values: Mapping[str, Any], counters: Counters) -> tuple[float
     """Returns the learning rate that a config has at `counters`, and its share of the first; None without one."""
     optimizer, actors = values.get("agent", {}).get("optimizer", {}), values.get("actors", {})
     sizes = [values.get("total_env_steps"), actors.get("num_envs"), actors.get("unroll_length")]
-    if optimizer.get("learning_rate") is None or not all(sizes):
+    if not isinstance(optimizer, Mapping) or optimizer.get("learning_rate") is None or not all(sizes):
         return None
     total, num_envs, length = sizes
     left = max(0, math.ceil((total - counters.env_steps) / (num_envs * length))) * num_envs * length

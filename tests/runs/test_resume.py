@@ -296,7 +296,7 @@ class TestInOneProcess:
                 assert resume.find_start(config, epath.Path(run), checkpointer, state_shape) is not None
         assert factors == [4.0]
 
-    @pytest.mark.parametrize("change", [{"name": "gone"}, {"discount": 7.0}])
+    @pytest.mark.parametrize("change", [{"name": "gone", "optimizer": "adam"}, {"discount": 7.0}])
     def test_schedules_stay_where_the_agent_before_cannot_be_asked_any_more(
         self, undisturbed, tmp_path, monkeypatch, change
     ):
@@ -312,7 +312,9 @@ class TestInOneProcess:
         agent, _ = short_runs.make_agent(self.CONFIG)
         state_shape = Learner(agent, make_topology(self.CONFIG.topology).learner).state_shape
         with resume.make_checkpointer(self.CONFIG, epath.Path(run)) as checkpointer:
-            assert resume.find_start(self.CONFIG, epath.Path(run), checkpointer, state_shape) is not None
+            start = resume.find_start(self.CONFIG, epath.Path(run), checkpointer, state_shape)
+        assert start is not None
+        resume.warn_of_learning_rate(epath.Path(run), self.CONFIG, start)
 
     def test_a_run_that_is_made_longer_says_where_its_learning_rate_jumps_and_where_its_rates_begin_anew(
         self, undisturbed, tmp_path, caplog

@@ -15,9 +15,10 @@ import pytest
 from podrl.runtime.job.secret import EXPORT
 from podrl.studies import conduct
 from podrl.studies.feasibility import examine
-from podrl.studies.folder import Status
+from podrl.studies.folder import Folder, Status
 from podrl.studies.grid import Trial, make_axis
-from podrl.studies.summary import RunRecord, estimate, estimate_ratio
+from podrl.studies.measurement import measure_rows
+from podrl.studies.summary import RunRecord, collect, estimate, estimate_ratio, summarize_points
 from podrl.studies.table import make_run_table
 from tests.studies.studies import command, define, leave_run, leave_runs, make_rows, study
 from tools import scaling_study
@@ -67,6 +68,19 @@ def test_there_is_a_row_for_each_run(measured):
         assert row["num_envs"] == ("32" if row["point"] == "weak-2x1" else "16")
         assert float(row["time/learner/learn"]) == pytest.approx(0.5)
         assert float(row["lag_mean"]) == 1
+
+
+@pytest.mark.parametrize("who", [["learner"], ["learner", "actors"]])
+def test_only_threads_that_there_are_have_columns(workdir, who):
+    """Environments in the compiled program have no actor threads."""
+    left = leave_run(workdir, "weak-1x1", 1, [])
+    measured = measure_rows(make_rows(1000), 3)
+    times = {bucket: share for bucket, share in measured.time.items() if bucket.partition("/")[0] in who}
+    facts = {"measurement": dataclasses.asdict(dataclasses.replace(measured, time=times))}
+    (left / "result.json").write_text(json.dumps(facts))
+    records = collect(Folder(workdir), examine(define(), "cpu")[0][:1], [1])
+    (row,) = make_run_table(records, summarize_points(records))
+    assert {name.split("/")[1] for name in row if name.startswith("time/")} == set(who)
 
 
 def test_efficiency_is_relative_to_the_smallest_point(measured):
@@ -331,6 +345,7 @@ def test_an_axis_is_of_one_type(workdir, values, kind):
         RunRecord(
             trial=Trial(point=dataclasses.replace(point, settings={"network.width": value}), seed=1),
             status=Status(word="not begun", facts={}),
+            folder="",
         )
         for (value,) in axis.values
         for point in examine(define(), "cpu")[0]
