@@ -22,8 +22,17 @@ FEWER = dict.fromkeys(("impala_atari", "ppo_atari"), "--config.actors.num_envs=4
 LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
 
 
+# Its emulator takes minutes to compile; `tests/envs/test_octax.py` steps it.
+LONG = {"ppo_octax"}
+MARKS = {"slow": SLOW, "long": LONG}
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONFIGS]
+    "name",
+    [
+        pytest.param(name, marks=[getattr(pytest.mark, mark) for mark, names in MARKS.items() if name in names])
+        for name in CONFIGS
+    ],
 )
 def test_every_config_runs_through_in_its_smoke_form(name, tmp_path):
     library, _ = LIBRARIES.get(name, (None, None))
