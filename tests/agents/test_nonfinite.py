@@ -52,7 +52,7 @@ def test_a_batch_that_is_not_finite_says_whose_it_is(reward, observation, said):
         rewards = np.array(reward, np.float32)
     none = np.zeros(4, bool)
     timestep = Timestep(observation=observation, reward=rewards, discount=rewards, first=none)
-    turn = Turn(pool=None, seeds=range(10, 14), episodes=None, state=None, timestep=timestep)
+    turn = Turn(pool=None, seeds=range(10, 14), episodes=None, ended_numbers=dict, state=None, timestep=timestep)
     assert turn.find_nonfinite() == said
 
 

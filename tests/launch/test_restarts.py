@@ -35,7 +35,8 @@ def test_all_processes_of_a_job_are(tmp_path):
     result = run("--local_processes", 2, "--max_restarts", 1, *QUICK, "--do", do, cwd=tmp_path)
     assert result.returncode == 0
     assert [starts(tmp_path, index) for index in (0, 1)] == [2, 2]
-    assert lines(result) == ["p1 was killed by SIGKILL, at update 10: restart 1 of 1 in 0.01 s."]
+    # On a busy machine the other process may need to be told to end, which is a line before.
+    assert lines(result)[-1] == "p1 was killed by SIGKILL, at update 10: restart 1 of 1 in 0.01 s."
 
 
 def test_a_member_that_was_started_by_hand_is(tmp_path):

@@ -110,7 +110,7 @@ def test_describes_one(workdir, capsys):
     assert facts["return"] == "2.00 (mean of the newest 2 episodes)"
     assert facts["run"] == "other on Catch-v0 (envpool), seed 1"
     assert facts["agent"] == "impala"
-    assert facts["network"].startswith("mlp, width 1, hidden_sizes [16]")
+    assert facts["network"].startswith("mlp, parts [], width 1, hidden_sizes [16]")
     assert facts["commit"] == "abc123"
     assert facts["versions"] == "jax 1.2.3"
     assert cells["params/encoder/Dense_0/kernel"] == ["float32", "50 x 16", "800", "3,200"]

@@ -106,7 +106,7 @@ class TestResuming:
         train.train(config, workdir=str(tmp_path))
         assert read_facts(tmp_path, 4).episodes.keys() == {"newest", "count"}
         longer = make_config(**self.CHANGES | {"total_env_steps": 5 * 8 * 4})
-        with pytest.raises(ConfigError, match=r"log\.info_keys"):
+        with pytest.raises(ConfigError, match=r"total_env_steps was 128, is 160\."):  # The keys are no other run.
             train.train(longer, workdir=str(tmp_path))
         train.train(longer, workdir=str(tmp_path), accept_changes=True)
         last = read_rows(tmp_path)[-1]
