@@ -162,10 +162,11 @@ def _with_counts(start: Snapshot, before: Mapping[str, Any] | None, config: Conf
         before: The config that it was made with; None if the checkpoint does not hold it.
         config: The config that the run resumes with.
     """
-    if before is None:
+    agent = (before or {}).get("agent")
+    if before is None or not isinstance(agent, Mapping):
         return start
     try:  # With --accept_changes it may be another agent than now.
-        agent_type = load_agent(before["agent"]["name"]).AgentConfig
+        agent_type = load_agent(agent.get("name", "")).AgentConfig
         was: int = read_agent(before, agent_type).update_shape.optimizer_steps
     except ConfigError:
         return start  # That agent is gone, or takes other values today: what its counts meant is not known.
