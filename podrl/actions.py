@@ -95,11 +95,16 @@ class HybridActions:
 ActionSpace = DiscreteActions | MultiDiscreteActions | ContinuousActions | HybridActions
 
 
+def options_of(actions: ActionSpace) -> tuple[int, ...]:
+    """Returns the number of options of each choice; empty without choices."""
+    if isinstance(actions, ContinuousActions):
+        return ()
+    return (actions.num,) if isinstance(actions, DiscreteActions) else actions.nums
+
+
 def num_logits(actions: ActionSpace) -> int:
     """Returns how many options an action mask has, those of all choices one after the other; 0 without choices."""
-    if isinstance(actions, ContinuousActions):
-        return 0
-    return actions.num if isinstance(actions, DiscreteActions) else sum(actions.nums)
+    return sum(options_of(actions))
 
 
 def mask_sizes(actions: ActionSpace) -> set[int]:
@@ -110,9 +115,8 @@ def mask_sizes(actions: ActionSpace) -> set[int]:
 
 def sample_allowed(actions: ActionSpace, rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     """Random actions [B, ...] of the options that a mask [B, L] allows."""
-    nums = (actions.num,) if isinstance(actions, DiscreteActions) else getattr(actions, "nums", ())
     drawn = np.where(mask, rng.random(mask.shape), -1.0)
-    choices = [np.argmax(part, axis=1) for part in np.split(drawn, np.cumsum(nums)[:-1], axis=1)]
+    choices = [np.argmax(part, axis=1) for part in np.split(drawn, np.cumsum(options_of(actions))[:-1], axis=1)]
     if isinstance(actions, DiscreteActions):
         return choices[0].astype(np.int32)
     sampled = actions.sample(rng, mask.shape[:1])

@@ -18,6 +18,7 @@ from podrl.actions import (
     MultiDiscreteActions,
     mask_sizes,
     num_logits,
+    options_of,
     sample_allowed,
 )
 from podrl.config.config import ConfigError, EnvConfig
@@ -66,8 +67,7 @@ class MaskCheck:
 
     def __init__(self, actions: ActionEncoding, encoding: Encoding, env_id: str):
         """Checks nothing where `encoding` has no mask."""
-        spaces = actions.actions
-        nums = (spaces.num,) if isinstance(spaces, DiscreteActions) else getattr(spaces, "nums", ())
+        nums = options_of(actions.actions)
         self._starts = np.cumsum((0, *nums))[:-1] if encoding.mask_size else None
         self._num_choices, self._env_id = len(nums), env_id
 

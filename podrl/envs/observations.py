@@ -71,15 +71,15 @@ def make_encoding(space: gymnasium.Space, config: EnvConfig, actions: ActionSpac
         f"env.action_mask: the observation has no entry {mask!r}{did_you_mean(mask, entries)} Available: "
         f"{', '.join(entries)}.",
     )
-    if not masks or (mask == ENTRY and not _is_surely_mask(masks, entries, keys, actions)):
+    if not masks or (mask == ENTRY and not _fits_as_mask(masks, entries, keys, actions)):
         return _without_mask(entries, config)
     return _with_mask(_without_mask({path: entries[path] for path in entries if path not in masks}, config), masks)
 
 
-def _is_surely_mask(
+def _fits_as_mask(
     masks: Mapping[str, _Entry], entries: Mapping[str, _Entry], keys: Sequence[str], actions: ActionSpace | None
 ) -> bool:
-    """Returns whether an entry that is only called like one is a mask: it fits the actions, and more is observed."""
+    """Returns whether an entry of the default name is a mask: it fits the actions, and other entries are observed."""
     is_kept = any(_is_below(path, key) for path in masks for key in keys)
     size = sum(math.prod(entry.space.shape or ()) for entry in masks.values())
     return actions is not None and not is_kept and len(masks) < len(entries) and size in mask_sizes(actions)

@@ -7,7 +7,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from podrl.actions import ActionSpace, ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions
+from podrl.actions import (
+    ActionSpace,
+    ContinuousActions,
+    DiscreteActions,
+    HybridActions,
+    MultiDiscreteActions,
+    options_of,
+)
 from podrl.config.config import ConfigError, check
 
 # Larger bounds count as none: sources write the largest float, or a round number such as 1e10, for unbounded.
@@ -135,7 +142,7 @@ def _sizes(encodings: Iterable[ActionEncoding]) -> tuple[tuple[int, ...], int]:
     nums: list[int] = []
     size = 0
     for actions in (encoding.actions for encoding in encodings):
-        nums += [actions.num] if isinstance(actions, DiscreteActions) else getattr(actions, "nums", ())
+        nums += options_of(actions)
         size += getattr(actions, "size", 0)
     return tuple(nums), size
 

@@ -20,8 +20,6 @@ SLOW = {"impala_atari", "impala_football", "impala_memory", "impala_metaworld", 
 FEWER = dict.fromkeys(("impala_atari", "ppo_atari"), "--config.actors.num_envs=4")
 # Configs that need a shared library of the system, and the Debian package that has it.
 LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
-
-
 # Its emulator takes minutes to compile; `tests/envs/test_octax.py` steps it.
 LONG = {"ppo_octax"}
 MARKS = {"slow": SLOW, "long": LONG}

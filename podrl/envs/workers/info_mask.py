@@ -10,7 +10,7 @@ from podrl.config.config import ConfigError, check
 from podrl.envs.workers.calls import WrongReturn, describe_value
 
 FROM_INFO = "info:"  # The beginning of `env.action_mask` where the mask is in `info`.
-ENTRY = "action_mask"
+ENTRY = "action_mask"  # The default of `env.action_mask`.
 
 
 class MaskFromInfo(gymnasium.Wrapper):
@@ -48,7 +48,7 @@ class MaskFromInfo(gymnasium.Wrapper):
         if mask is None or mask.size != self._size or mask.dtype.kind not in "biuf":
             raise WrongReturn(
                 f"{what}() must give info[{self._name!r}] with {self._size} numbers, one for each option; found "
-                f"{describe_value(found)}."
+                f"{'no such entry' if found is None else describe_value(found)}."
             )
         entries = observation if self._is_dict else {"observation": observation}
         return {**entries, ENTRY: (mask != 0).astype(np.int8)}
