@@ -198,6 +198,7 @@ class TestThreads:
         """As Python would, at its end, for those of a save that the others never joined."""
         left = []
         monkeypatch.setattr(train, "leave", left.append)
+        monkeypatch.setattr(train.threading, "enumerate", list)  # Not those that an earlier test left stuck.
         for error in (RuntimeError("can't start new thread"), RuntimeError("can't start the game")):
             assert train._exit_code(1, ALONE, error) == 1
         assert left == [1]
