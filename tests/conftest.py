@@ -52,6 +52,15 @@ def pytest_runtest_makereport(item):
     return report
 
 
+@pytest.fixture(scope="module")
+def compiled_once():
+    """Runs of a module's tests share their programs, see `tests.short_runs.shared_programs`."""
+    from tests.short_runs import shared_programs
+
+    with shared_programs():
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_other_workers():
     """Copies what other workers have compiled so far into this one's cache."""

@@ -16,7 +16,7 @@ from podrl.agents.parts.interface import Agent, Fresh
 from podrl.agents.parts.loading import load_agent
 from podrl.agents.parts.nonfinite import skip_nonfinite
 from podrl.agents.parts.updating import make_update
-from podrl.config.config import Config, EvaluateConfig
+from podrl.config.config import CheckpointConfig, Config, EvaluateConfig, LogConfig
 from podrl.config.config_dict import from_config_dict
 from podrl.experience.unroll import Unroller
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
@@ -24,6 +24,7 @@ from podrl.runtime.interruption import Stop
 from podrl.runtime.job.job import ALONE, Job
 from podrl.types import EnvSpec, LearnerState, Metrics, Snapshot, Trajectory
 
+_COMPILE = Assembly.compile
 TIMING = {"env_steps_per_second", "frames_per_second"}
 
 
@@ -98,7 +99,9 @@ def run(
     """
     parts = assembly.assemble(config, jax.devices()[:num_devices])
     parts = parts if source is None else dataclasses.replace(parts, source=source)
-    parts = parts if agent is None else assembly.with_agent(parts, agent)
+    if agent is not None:
+        parts = assembly.with_agent(parts, agent)
+        programs = programs or _COMPILE(parts)
     rows: list[dict[str, Any]] = []
     outcome = assembly.run(
         parts,
@@ -121,23 +124,30 @@ def run(
 
 @contextlib.contextmanager
 def shared_programs() -> Iterator[None]:
-    """Runs of one config and the same devices compile their programs once, with or without evaluations.
+    """Runs that differ in nothing that is compiled compile their programs once, as these are good for any run.
 
-    A small run spends most of its time on that, and programs are good for any number of runs. Agents must be those that
-    the configs name.
+    A small run spends most of its time on that. Runs of an agent that their config does not name compile their own.
     """
-    compile_programs, known = Assembly.compile, dict[str, Any]()
+    known = dict[str, Any]()
 
     def compile_or_recall(self: Assembly) -> Any:
-        devices = [device.id for device in self.topology.mesh.devices.flat]
-        key = repr((dataclasses.replace(self.config, evaluate=EvaluateConfig()), devices))
+        key = _what_is_compiled(self)
         if key not in known:
-            known[key] = compile_programs(self)
+            known[key] = _COMPILE(self)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Assembly, "compile", compile_or_recall)
         yield
+
+
+def _what_is_compiled(parts: Assembly) -> str:
+    config = dataclasses.replace(parts.config, evaluate=EvaluateConfig())
+    if config.topology.placement == "sebulba":  # The environment is not in the program, nor when it returns.
+        shape, fixed = parts.config.env, {"checkpoint": CheckpointConfig(), "log": LogConfig(), "name": "run"}
+        env = dataclasses.replace(shape, id="any", options={}, wrappers=(), workers=0)
+        config = dataclasses.replace(config, env=env, **fixed)
+    return repr((config, parts.spec, [device.id for device in parts.topology.mesh.devices.flat]))
 
 
 def facts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -28,12 +28,6 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 SLOW = {"episode_lengths": (3, 5), "evaluation": {"sleep_s": 0.02}}
 
 
-@pytest.fixture(scope="module")
-def compiled_once():
-    with short_runs.shared_programs():
-        yield
-
-
 def run_with_evaluation(config, num_devices=1, done=frozenset(), **kwargs):
     """Trains; returns the outcome, the rows of training, and the (counters, episodes) that were played."""
     agent, spec = short_runs.make_agent(config)

@@ -4,38 +4,40 @@ from ctypes.util import find_library
 import json
 import signal
 
+import jax
 import pytest
 
+from podrl.assembly import assemble, resolve
+from podrl.config.commandline import load_config
 from tests.processes import ROOT, launch, num_rows, read_rows, running, wait_for
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
-# Their environments take long to open, or their networks to compile; a quicker one of the same agent is beside them.
-SLOW = {"impala_atari", "impala_football", "impala_memory", "impala_metaworld", "impala_minigrid", "impala_procgen"} | {
-    "impala_vizdoom",
-    "ppo_atari",
-    "ppo_catch",
-    "ppo_football",
-}
+# Runs of each agent and placement; slow ones are of sources and networks that open or compile longer.
+RUN = ("impala_catch", "impala_minatar", "ppo_cartpole", "ppo_lunarlander")
+RUN_SLOWLY = ("impala_atari", "impala_metaworld", "impala_minigrid", "impala_pong", "impala_procgen", "impala_vizdoom")
+RUN_SLOWLY += ("ppo_2048", "ppo_football", "ppo_halfcheetah", "ppo_memory")
 # A ResNet's updates of as many images as users have would take most of the test's time.
-FEWER = dict.fromkeys(("impala_atari", "ppo_atari"), "--config.actors.num_envs=4")
+FEWER = {"impala_atari": "--config.actors.num_envs=4"}
 # Configs that need a shared library of the system, and the Debian package that has it.
 LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
-# Its emulator takes minutes to compile; `tests/envs/test_octax.py` steps it.
-LONG = {"ppo_octax"}
-MARKS = {"slow": SLOW, "long": LONG}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[getattr(pytest.mark, mark) for mark, names in MARKS.items() if name in names])
-        for name in CONFIGS
-    ],
-)
-def test_every_config_runs_through_in_its_smoke_form(name, tmp_path):
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_parts_of_every_config_fit_together(name):
+    skip_without_library(name)
+    parts = assemble(resolve(load_config(ROOT / f"configs/{name}.py")), jax.devices()[:1])
+    assert jax.tree.leaves(parts.state_shape.params)
+
+
+def skip_without_library(name):
     library, _ = LIBRARIES.get(name, (None, None))
     if library and not find_library(library):
         pytest.skip(f"There is no {library}.")
+
+
+@pytest.mark.parametrize("name", [*RUN, *(pytest.param(name, marks=pytest.mark.slow) for name in RUN_SLOWLY)])
+def test_a_smoke_form_runs_through(name, tmp_path):
+    skip_without_library(name)
     fewer = [FEWER[name]] if name in FEWER else []
     result = launch("--config", ROOT / f"configs/{name}.py", "--smoke", *fewer, "--workdir", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

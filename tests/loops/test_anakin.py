@@ -27,6 +27,8 @@ from tests import short_runs
 from tests.processes import read_rows
 from tests.short_runs import anakin_config, facts, run
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 ANAKIN = types.MappingProxyType({"topology__placement": "anakin"})
 LIMIT = 9
 

@@ -11,6 +11,8 @@ from podrl import assembly
 from podrl.runtime.interruption import Stop
 from tests.short_runs import anakin_config, facts, make_config, run
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 MAKE = {"sebulba": make_config, "anakin": anakin_config}
 
 

@@ -19,6 +19,8 @@ from podrl.ops.fingerprint import extend
 from podrl.ops.keys import LEARN, purpose_key
 from tests.short_runs import make_agent, make_config, run, scripted_config
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def fingerprints(rows):
     return [row["fingerprint"] for row in rows]

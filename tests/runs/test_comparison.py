@@ -18,6 +18,8 @@ from tests import short_runs
 from tests.processes import ROOT
 from tools import compare_runs as command
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 VERSIONS = {"jax": "0.10.2", "numpy": "2.3.0"}
 
 

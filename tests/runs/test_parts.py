@@ -17,6 +17,8 @@ from tests import short_runs
 from tests.faults.checkpoints import edit, unseal
 from tools import evaluate, inspect_checkpoint
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 UPDATES = 8
 
 

@@ -28,6 +28,8 @@ from tests.faults.checkpoints import unseal
 from tests.processes import read_rows
 from tests.short_runs import facts
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def final_params(workdir, step, config):
     agent, _ = short_runs.make_agent(config)

@@ -20,6 +20,8 @@ from tests.short_runs import facts
 from tests.telemetry.test_display import ROW
 from tools import evaluate, plot
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 KEYS = ("success", "max:success", "sum:parts/a", "last")
 PREFIX = "episode/info/"
 

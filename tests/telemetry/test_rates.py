@@ -24,6 +24,8 @@ from podrl.telemetry.rates import RateMeter
 from tests.envs import scripted
 from tests.short_runs import anakin_config, make_agent, run, scripted_config
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 STEPS = 8 * 4  # of an update
 PER_ROLLOUT = 2 * 4  # Two pools take four steps each.
 LATE_S = 5.0  # Nothing takes so long that comes at all.
