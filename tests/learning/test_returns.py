@@ -13,14 +13,15 @@ EPISODES = 100
 
 
 def train_until(config, least):
-    """Trains until recent episodes return `least`, or to the end; returns their mean."""
-    rows = []
+    """Trains until recent episodes return `least`, or to the end; returns their mean then."""
+    learned = []
 
-    def is_learned():
-        return bool(rows) and rows[-1].get("episode/count", 0) >= EPISODES and rows[-1]["episode/return"] >= least
+    def look(row):
+        if row["episode/count"] >= EPISODES and row["episode/return"] >= least:
+            learned.append(row["episode/return"])
 
-    outcome, _ = run(config, hooks={"write_row": rows.append}, should_stop=lambda: int(is_learned()))
-    return rows[-1]["episode/return"] if is_learned() else outcome.episode_return
+    outcome, _ = run(config, hooks={"write_row": look}, should_stop=lambda: int(bool(learned)))
+    return learned[0] if learned else outcome.episode_return
 
 
 def learn(name, *overrides, until=math.inf):
