@@ -25,7 +25,7 @@ class EnvironmentsState:
         carry: The network's state before that timestep.
         returns: [B] float32; sums of rewards of the episodes under way.
         lengths: [B] int32; steps of the episodes under way, saturating at the largest int32.
-        numbers: `InfoTotals` of the episodes under way; `()` if none are recorded.
+        numbers: numbers of `info` of the episodes under way, as `InGraphTally` has them; `()` if none are recorded.
     """
 
     environment: PyTree

@@ -139,7 +139,7 @@ class TestResume:
         assert facts(read_rows(tmp_path / "stopped")) == straight
         assert len(numbers_of(straight[-1])) == len(BY_HAND) + 2
 
-        others = make_config(**self.CHANGES, log__info_keys=("success",))
+        others = make_config(**self.CHANGES, log__info_keys=(*KEYS, "sum:noise", "min:noise"))
         with pytest.raises(ConfigError, match=r"has others: .*keep actors\.num_envs, env and log\.info_keys as"):
             train.train(others, workdir=str(tmp_path / "stopped"), accept_changes=True)
 

@@ -7,6 +7,7 @@ the program does with returns.
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
+import zlib
 
 from flax import struct
 import jax
@@ -48,12 +49,19 @@ class InGraphTally:
     names: tuple[str, ...]
     statistics: tuple[str, ...]
 
-    def init(self, num_envs: int) -> InfoTotals:
-        """Starts an episode in every environment."""
-        totals = jnp.broadcast_to(self._empty(), (num_envs, len(self.names)))
-        return InfoTotals(totals=totals, counts=jnp.zeros(totals.shape, jnp.int32))
+    @property
+    def code(self) -> str:
+        """Tells the numbers from others of the same count, in the paths of a checkpoint's arrays."""
+        return f"{zlib.crc32(chr(10).join(self.names).encode()):08x}"
 
-    def add(self, state: InfoTotals, info: PyTree, first: jax.Array, ends: jax.Array) -> tuple[InfoTotals, jax.Array]:
+    def init(self, num_envs: int) -> dict[str, InfoTotals]:
+        """Starts an episode in every environment; the only entry's name is `code`."""
+        totals = jnp.broadcast_to(self._empty(), (num_envs, len(self.names)))
+        return {self.code: InfoTotals(totals=totals, counts=jnp.zeros(totals.shape, jnp.int32))}
+
+    def add(
+        self, state: Mapping[str, InfoTotals], info: PyTree, first: jax.Array, ends: jax.Array
+    ) -> tuple[dict[str, InfoTotals], jax.Array]:
         """Adds a step.
 
         Args:
@@ -65,19 +73,20 @@ class InGraphTally:
         Returns:
             The numbers after it, and those [B, N] of the episodes so far, float32, NaN where there is none.
         """
-        found = _find_numbers(KeyedPaths(self.keys), info)
+        found, before = _find_numbers(KeyedPaths(self.keys), info), state[self.code]
         value = jnp.stack([found[name][1].astype(jnp.float32) for name in self.names], axis=-1)
         there = jnp.isfinite(value) & ~first[:, None]
-        largest, smallest = jnp.fmax(state.totals, value), jnp.fmin(state.totals, value)
+        largest, smallest = jnp.fmax(before.totals, value), jnp.fmin(before.totals, value)
         added = jnp.select(
-            [self._is("max"), self._is("min"), self._is(*_SUMS)], [largest, smallest, state.totals + value], value
+            [self._is("max"), self._is("min"), self._is(*_SUMS)], [largest, smallest, before.totals + value], value
         )
-        missing = jnp.where(self._is("") & ~first[:, None], jnp.nan, state.totals)
-        totals, counts = jnp.where(there, added, missing), state.counts + there
+        missing = jnp.where(self._is("") & ~first[:, None], jnp.nan, before.totals)
+        totals, counts = jnp.where(there, added, missing), before.counts + there
         means = jnp.where(self._is("mean"), totals / counts, totals)
         numbers = jnp.where(self._is(*_SUMS) & (counts == 0), jnp.nan, means)
         over = ends[:, None]
-        return InfoTotals(totals=jnp.where(over, self._empty(), totals), counts=jnp.where(over, 0, counts)), numbers
+        after = InfoTotals(totals=jnp.where(over, self._empty(), totals), counts=jnp.where(over, 0, counts))
+        return {self.code: after}, numbers
 
     def _is(self, *statistics: str) -> np.ndarray:
         """Returns which columns [N] have one of these statistics."""

@@ -114,8 +114,7 @@ def _make_environment(values: str) -> JaxEnvironment:
         del key  # Brax's physics has no noise.
         inner, steps = env.step(state[0], jnp.clip(action, -1, 1)), state[1] + 1
         observation = inner.obs.astype(jnp.float32)
-        told = {**inner.info, **inner.metrics}
-        return Transition((inner, steps), observation, inner.reward, inner.done > 0, steps >= limit, told)
+        return Transition((inner, steps), observation, inner.reward, inner.done > 0, steps >= limit, inner.metrics)
 
     return make_many(reset, step)
 
