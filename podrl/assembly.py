@@ -18,9 +18,11 @@ from podrl.agents.parts.loading import find_config_type, load_agent
 from podrl.agents.parts.normalization import normalize_observations, normalize_rewards
 from podrl.config.config import Config, EnvConfig, check, check_counts
 from podrl.config.config_dict import as_values, from_config_dict
+from podrl.config.env_numbers import with_number
 from podrl.envs.settings import check_info_keys, settle
 from podrl.envs.source import Source, load_source, make_environment
 from podrl.evaluation.endless import check_evaluation
+from podrl.evaluation.episodes import numbers_of_evaluation
 from podrl.experience.layout import make_layout
 from podrl.experience.schedule import last_update, updates_ahead
 from podrl.learning.fused import FusedLearner
@@ -67,7 +69,7 @@ def assemble(
         ConfigError: if they do not fit.
     """
     with watching(f"env.id={config.env.id!r} in its module, constructor, or first reset or step"):
-        asked, source, spec = load_environment(config)
+        asked, source, spec = load_environment(config, jax.process_index())
     topology = make_topology(asked.topology, devices)
     if devices is None:  # Others stand for devices that are not here.
         check_experience_fits(asked, spec, topology)
@@ -107,10 +109,13 @@ def _make_learner(
 def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:
     """The agent with its network whole, to act on one device; the environment that it was made for, and its source.
 
+    The run may be in progress.
+
     Raises:
         ConfigError: if they do not fit.
     """
-    config, source, spec = load_environment(config)
+    (number,) = numbers_of_evaluation(config, 1, beside_run=True)
+    config, source, spec = load_environment(config, number)
     return make_wrapped_agent(config, make_networks(config.network, spec), spec), spec, source
 
 
@@ -178,8 +183,12 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
     return normalize_observations(agent, spec) if config.network.normalize_observations else agent
 
 
-def load_environment(config: Config) -> tuple[Config, Source, EnvSpec]:
+def load_environment(config: Config, env_number: int = 0) -> tuple[Config, Source, EnvSpec]:
     """The config with the environment's options read, its source, and what one environment looks like.
+
+    Args:
+        config: The run's config.
+        env_number: The number of the environment that the source makes for this, if it makes one.
 
     Raises:
         ConfigError: if there is none of that name, or it does not take its options.
@@ -187,12 +196,12 @@ def load_environment(config: Config) -> tuple[Config, Source, EnvSpec]:
     source = load_source(config.env.source)
     config = dataclasses.replace(config, env=settle(source, config.env))
     check_info_keys(source, config)
-    spec = source.make_spec(config.env)
+    spec = source.make_spec(with_number(config.env, env_number))
     if joins_all_parts(config.network, spec):
         config = dataclasses.replace(config, env=dataclasses.replace(config.env, parts="joined"))
-        spec = source.make_spec(config.env)
+        spec = source.make_spec(with_number(config.env, env_number))
     if config.env.training_wrappers:
-        _check_same_without_training_wrappers(source, config.env, spec)
+        _check_same_without_training_wrappers(source, with_number(config.env, env_number), spec)
     return config, source, spec
 
 

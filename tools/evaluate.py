@@ -17,6 +17,7 @@ from absl import logging
 
 from podrl.config.commandline import Parser
 from podrl.config.config import check
+from podrl.config.env_numbers import with_number
 from podrl.config.paths import absolute, absolute_path
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.runtime.jax_settings import check_jax_settings
@@ -25,9 +26,11 @@ from podrl.runtime.tables import make_console
 from podrl.runtime.tool import check_writable, contain, run_tool
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import jax
 
-    from podrl.envs.source import EvaluationProtocol
+    from podrl.envs.source import EvaluationProtocol, Pool
     from podrl.evaluation.episodes import Episodes
     from podrl.evaluation.film import Film
     from podrl.saved_run import SavedRun
@@ -79,7 +82,7 @@ def run(flags: argparse.Namespace) -> None:
 
     from podrl.evaluation import report
     from podrl.evaluation.endless import check_ends
-    from podrl.evaluation.episodes import split_episodes
+    from podrl.evaluation.episodes import numbers_of_evaluation, split_episodes
     from podrl.evaluation.film import Film
     from podrl.evaluation.play import POLICIES, check_same_interface
     from podrl.runs import inspection
@@ -97,9 +100,10 @@ def run(flags: argparse.Namespace) -> None:
     device = jax.local_devices()[0]
     saved = open_run(flags.workdir, flags.step, device)
     protocol = _protocol(saved, flags)
-    check_same_interface(saved.spec, saved.source.make_spec(protocol.env), protocol)
+    (number,) = numbers_of_evaluation(saved.config, 1, beside_run=True)
+    check_same_interface(saved.spec, saved.source.make_spec(with_number(protocol.env, number)), protocol)
     remedy = "Add --max_episode_steps=N to cut episodes off."
-    check_ends(saved.source, saved.spec, protocol, seed=flags.seed, remedy=remedy)
+    check_ends(saved.source, saved.spec, protocol, seed=flags.seed, remedy=remedy, env_number=number)
     film = None
     if flags.video is not None:
         film = Film(
@@ -122,12 +126,14 @@ def _protocol(saved: "SavedRun", flags: argparse.Namespace) -> "EvaluationProtoc
     """Returns how the run's environment is played; `--max_episode_steps` applies if it has no other limit."""
     from podrl.envs.settings import check_settings
     from podrl.envs.source import evaluation_protocol
+    from podrl.evaluation.episodes import numbers_of_evaluation
 
     env = saved.config.env
     if flags.max_episode_steps:
         env = dataclasses.replace(env, max_episode_steps=flags.max_episode_steps)
         check_settings(saved.source, env)
-    protocol = evaluation_protocol(saved.source, env)
+    (number,) = numbers_of_evaluation(saved.config, 1, beside_run=True)
+    protocol = evaluation_protocol(saved.source, env, env_number=number)
     check(
         flags.max_episode_steps in (0, protocol.max_episode_steps),
         f"--max_episode_steps={flags.max_episode_steps} has no effect: {env.id} has a time limit of its own, of "
@@ -145,18 +151,23 @@ def _play(
     film: "Film | None",
 ) -> "Episodes":
     """Plays the episodes of one policy, filmed if there is a film."""
-    from podrl.envs.source import make_picture_pool
+    from podrl.envs.opening import make_picture_pool, make_pool
     from podrl.evaluation.endless import EndlessGuard
+    from podrl.evaluation.episodes import numbers_of_evaluation
     from podrl.evaluation.play import make_player
 
-    make_pool = saved.source.make_pool if film is None else functools.partial(make_picture_pool, saved.source)
+    def open_pool(seeds: "Sequence[int]") -> "Pool":
+        numbers = numbers_of_evaluation(saved.config, len(seeds), beside_run=True)
+        make = make_pool if film is None else make_picture_pool
+        return make(saved.source, protocol.env, seeds=seeds, env_numbers=numbers, num_threads=available_cores())
+
     player = make_player(
         saved.agent,
         saved.spec,
         policy=policy,
         episodes=flags.episodes,
         device=device,
-        make_pool=lambda seeds: make_pool(protocol.env, seeds=seeds, num_threads=available_cores()),
+        make_pool=open_pool,
         info_keys=saved.config.log.info_keys,
     )
     progress = EndlessGuard(protocol, _Progress(policy, player.num_episodes))

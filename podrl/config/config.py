@@ -105,7 +105,7 @@ class LogConfig:
         tensorboard: whether to write TensorBoard events too.
         info_keys: numbers of environments' `info` to average over the same episodes, as `episode/info/...`: patterns
             such as `success`, `reward_*` or `episode/r`, with `max:`, `mean:`, `min:` or `sum:` in front for all of an
-            episode's steps instead of its last (`podrl.envs.workers.info`).
+            episode's steps instead of its last (`podrl.envs.workers.info_keys`).
     """
 
     every_updates: int = number(1, SIZE, 10, open=True)

@@ -15,6 +15,7 @@ import ml_collections
 
 from podrl.config.config import ConfigError, check
 from podrl.config.config_dict import to_plain
+from podrl.config.env_numbers import read_numbered
 from podrl.config.hints import hint_of
 from podrl.config.keys import describe_unknown, key_hints
 from podrl.config.marks import Changed, Inherited, Replaced, Typed
@@ -95,7 +96,8 @@ def _set_option(config: ml_collections.ConfigDict, path: str, text: str) -> set[
             key = f"{_OPTIONS}.{name}"
             _set(config, ["env", "options", name], to_section(key, read_section(key, existing)))
         key = f"{_OPTIONS}.{path}"
-        value = read_key(key, text, hint_of(to_plain(_find(config, key)), is_signature=True))
+        hint = hint_of(to_plain(_find(config, key)), is_signature=True)
+        value = read_numbered(key, text) or read_key(key, text, hint)
         _set(config, ["env", "options", name, *inner], to_section(key, value) if isinstance(value, dict) else value)
         return {f"{_OPTIONS}.{name}"}
     typed = Typed(text)

@@ -41,7 +41,9 @@ class EnvConfig:
         wrappers: wrappers around each environment as `module:Name` or `module:Name(argument=value)`, the innermost
             first. For the same sources.
         training_wrappers: wrappers around those, for training only: evaluations and films leave them out.
-        options: arguments of the environment's own constructor; the source checks their names.
+        options: arguments of the environment's own constructor; the source checks their names. In texts of these, and
+            in arguments of wrappers, `{env_number}` is the environment's number in the job, and `{env_number+5000}`
+            5000 more (`podrl.config.env_numbers`).
     """
 
     source: str = text(200, "envpool")
@@ -182,6 +184,11 @@ class NetworkConfig:
             self.core == "none" or not self.separate_value,
             f"network.separate_value has no core of its own; use network.core=none with it, not {self.core!r}.",
         )
+
+    @property
+    def encoders(self) -> frozenset[str]:
+        """The kinds of encoders that an observation may need, those of its parts included."""
+        return frozenset((self.encoder, *(part.rpartition(":")[2].strip() for part in self.parts)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

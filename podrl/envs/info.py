@@ -1,6 +1,6 @@
 """Numbers of environments' `info` in a run: pools give them where `log.info_keys` asks for some.
 
-`podrl.envs.workers.info` says which numbers of an episode a key asks for.
+`podrl.envs.workers.info_keys` says which numbers of an episode a key asks for.
 """
 
 from collections.abc import Callable, Sequence

@@ -15,6 +15,7 @@ from typing import Any
 from absl import logging
 
 from podrl.config.config import ENV_SETTINGS, Config, ConfigError, EnvConfig, check
+from podrl.config.env_numbers import numbered_keys, read_numbered
 from podrl.config.marks import Changed, Inherited, Typed
 from podrl.config.reading import read_key
 from podrl.envs.source import Source, load_source
@@ -61,11 +62,6 @@ def check_info_keys(source: Source, config: Config) -> None:
         f"env.source={config.env.source!r} gives no numbers of its environments' info. {remedy}, or use a source that "
         "does, such as gymnasium or envpool.",
     )
-    check(
-        config.topology.placement != "anakin",
-        f"topology.placement='anakin' gives no numbers of its environments' info. {remedy}, or use "
-        "topology.placement=sebulba.",
-    )
 
 
 def settle(source: Source, config: EnvConfig) -> EnvConfig:
@@ -88,6 +84,12 @@ def settle(source: Source, config: EnvConfig) -> EnvConfig:
     if any(isinstance(value, Typed | Inherited) for value in config.options.values()):
         config, options = _with_settled_options(source, config)
         dropped += options
+    for key, text in numbered_keys(config).items():
+        check(
+            source.gives_numbers,
+            f"{key}: {text!r} asks for the environment's number, and env.source={config.source!r} gives none; "
+            "env.source=gymnasium does.",
+        )
     if dropped:
         logging.info("env.id=%s: left out what the config file has for %s: %s.", config.id, before, ", ".join(dropped))
     return config
@@ -149,7 +151,8 @@ def _settled(name: str, value: Any, hints: Mapping[str, Any] | None) -> Any:
         return value.value
     if not isinstance(value, Typed):
         return value
-    return read_key(f"env.options.{name}", value, (hints or {}).get(name, value.like))
+    key = f"env.options.{name}"
+    return read_numbered(key, value) or read_key(key, value, (hints or {}).get(name, value.like))
 
 
 def wrapper_facts(config: EnvConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import importlib
 import pkgutil
 from typing import Any, Protocol
 
+from flax import struct
 import jax
 import numpy as np
 
@@ -53,6 +54,19 @@ class Pool(Protocol):
         ...
 
 
+@struct.dataclass(kw_only=True)
+class StepInfo:
+    """What a step of `B` JAX environments tells beside the timestep.
+
+    Attributes:
+        info: Nested dictionaries of arrays [B, ...]; it tells nothing of environments that were reset.
+        ended: [B] bool; the step ended the episode, by termination or truncation.
+    """
+
+    info: PyTree
+    ended: Array
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JaxEnvironment:
     """`B` environments as pure functions, to be stepped inside a compiled program; see `podrl.envs.pools.in_graph`.
@@ -63,10 +77,12 @@ class JaxEnvironment:
         init: (keys [B]) -> (state, timestep of [B]); opens an episode in every environment. The state is a pytree of
             [B, ...].
         step: (keys [B], state, action [B, ...]) -> (state, timestep of [B]).
+        step_with_info: The same, with what the environments tell; None if they tell nothing.
     """
 
     init: Callable[[Array], tuple[PyTree, Timestep]]
     step: Callable[[Array, PyTree, Array], tuple[PyTree, Timestep]]
+    step_with_info: Callable[[Array, PyTree, Array], tuple[PyTree, Timestep, StepInfo]] | None = None
 
 
 class PicturePool(Pool, Protocol):
@@ -102,7 +118,10 @@ class MakePool(Protocol):
     """Makes pools."""
 
     def __call__(self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> Pool:
-        """Makes one environment per seed, stepped by `num_threads` (at least 1) threads where the source has any."""
+        """Makes one environment per seed, stepped by `num_threads` (at least 1) threads where the source has any.
+
+        Where `Source.gives_numbers`, it takes `env_numbers` [B] too.
+        """
         ...
 
 
@@ -122,6 +141,8 @@ class Source:
         make_spec: (config) -> EnvSpec of one environment. Raises `ConfigError` for anything in `config` that it cannot
             do.
         make_pool: Makes pools.
+        gives_numbers: Whether it gives environments their numbers in the job (`podrl.config.env_numbers`). Then
+            `make_pool` and `make_picture_pool` take `env_numbers`, and `evaluation_protocol` takes an `env_number`.
         gives_info: Whether its pools give numbers of environments' `info`: they are `podrl.envs.info.InfoPool`s.
         settings: Keys of `env` among podrl's own settings that the source keeps; `podrl.envs.settings` refuses others.
         option_hints: (config) -> a type hint for each option of the environment, by which those of the command line are
@@ -135,10 +156,11 @@ class Source:
 
     make_spec: Callable[[EnvConfig], EnvSpec]
     make_pool: MakePool
+    gives_numbers: bool = False
     gives_info: bool = False
     settings: tuple[str, ...] = ()
     option_hints: Callable[[EnvConfig], Mapping[str, Any]] | None = None
-    evaluation_protocol: Callable[[EnvConfig], EvaluationProtocol] | None = None
+    evaluation_protocol: Callable[..., EvaluationProtocol] | None = None
     make_environment: Callable[[EnvConfig], JaxEnvironment] | None = None
     make_picture_pool: MakePicturePool | None = None
     make_plain: Callable[[EnvConfig], tuple[Any, Any, Callable[[PyTree], jax.Array]]] | None = None
@@ -182,16 +204,21 @@ def load_source(name: str) -> Source:
     return source
 
 
-def evaluation_protocol(source: Source, config: EnvConfig) -> EvaluationProtocol:
+def evaluation_protocol(source: Source, config: EnvConfig, *, env_number: int = 0) -> EvaluationProtocol:
     """Returns the environment's own protocol: the source's `evaluation_protocol(config)`, or else training's settings.
 
     Time limits follow one rule for every source: an evaluation plays up to the environment's own limit, whatever
     `env.max_episode_steps` is in training. If the environment has none, `env.max_episode_steps` applies. If there is
     neither, episodes have to end by themselves, see `podrl.evaluation.endless`.
+
+    Args:
+        source: Makes the environment.
+        config: The environment's config in training.
+        env_number: The number of the environment that the source makes for this, if it makes one.
     """
-    make = source.evaluation_protocol
+    make, number = source.evaluation_protocol, {"env_number": env_number} if source.gives_numbers else {}
     env = dataclasses.replace(config, training_wrappers=())
-    protocol: EvaluationProtocol = make(config) if make else EvaluationProtocol(env=env, facts=option_facts(config))
+    protocol = make(config, **number) if make else EvaluationProtocol(env=env, facts=option_facts(config))
     limit = config.max_episode_steps
     if protocol.max_episode_steps is not None or not limit:
         return protocol
@@ -221,14 +248,3 @@ def make_environment(source: Source, config: EnvConfig) -> JaxEnvironment:
             "JAX environments, such as env.source=gymnax."
         )
     return source.make_environment(config)
-
-
-def make_picture_pool(source: Source, config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> PicturePool:
-    """Makes a pool with pictures, by the source's `make_picture_pool(config, seeds=, num_threads=)`.
-
-    Raises:
-        ConfigError: if the source has no pictures.
-    """
-    if source.make_picture_pool is None:
-        raise ConfigError(f"env.source={config.source!r} has no pictures: it lacks make_picture_pool.")
-    return source.make_picture_pool(config, seeds=seeds, num_threads=num_threads)

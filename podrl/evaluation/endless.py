@@ -13,9 +13,11 @@ import numpy as np
 
 from podrl.config.config import Config, ConfigError, EnvConfig
 from podrl.envs.action_masks import random_actions
+from podrl.envs.opening import make_pool
 from podrl.envs.seeds import env_seeds
 from podrl.envs.settings import check_settings
 from podrl.envs.source import EvaluationProtocol, Source, evaluation_protocol
+from podrl.evaluation.episodes import numbers_of_evaluation
 from podrl.ops.keys import EVALUATE
 from podrl.types import EnvSpec
 
@@ -49,7 +51,9 @@ def check_evaluation(
     """
     if config.evaluate.every_updates:
         with watching(f"env.id={config.env.id!r} in the check that its evaluations end"):
-            check_ends(source, spec, evaluation_protocol(source, config.env), seed=config.seed, remedy=_REMEDY)
+            (number,) = numbers_of_evaluation(config, 1)
+            protocol = evaluation_protocol(source, config.env, env_number=number)
+            check_ends(source, spec, protocol, seed=config.seed, env_number=number, remedy=_REMEDY)
 
 
 def check_ends(
@@ -59,6 +63,7 @@ def check_ends(
     *,
     seed: int,
     remedy: str,
+    env_number: int = 0,
 ) -> None:
     """Plays one environment at random until an episode has ended, if it has no time limit.
 
@@ -68,6 +73,7 @@ def check_ends(
         protocol: the evaluation protocol.
         seed: seed of the environment and the actions.
         remedy: advice for the message, if the environment accepts a limit.
+        env_number: number of the environment.
 
     Raises:
         ConfigError: if no episode ended.
@@ -76,7 +82,8 @@ def check_ends(
         return
     rng, began_s, steps = np.random.default_rng(seed), time.monotonic(), 0
     seeds = env_seeds((seed, 0, EVALUATE), [0])
-    with contextlib.closing(source.make_pool(protocol.env, seeds=seeds, num_threads=1)) as pool:
+    opened = make_pool(source, protocol.env, seeds=seeds, env_numbers=[env_number], num_threads=1)
+    with contextlib.closing(opened) as pool:
         timestep = pool.reset()
         while steps < MAX_STEPS and time.monotonic() < began_s + MAX_S:
             pool.send(random_actions(spec.actions, rng, timestep))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from podrl.config.config import Config
 from podrl.experience.episodes import Episode
 from podrl.ops.intervals import mean_interval
 from podrl.types import Timestep
@@ -80,6 +81,20 @@ def split_episodes(episodes: int, max_envs: int = MAX_ENVS) -> tuple[int, int]:
     """Returns (environments, episodes of each) for at least this many episodes, or as few more as possible."""
     per_env = -(-episodes // max_envs)
     return -(-episodes // per_env), per_env
+
+
+def numbers_of_evaluation(config: Config, num_envs: int, *, beside_run: bool = False) -> range:
+    """Returns the numbers of an evaluation's environments, which no others have that run at once.
+
+    They follow those of training. `podrl.config.env_numbers` says what they are for.
+
+    Args:
+        config: The run's config.
+        num_envs: Environments of the evaluation, at most `MAX_ENVS`.
+        beside_run: Whether it is none of the run's own evaluations, which may be in progress; its numbers follow these.
+    """
+    first = config.actors.num_envs + (MAX_ENVS if beside_run else 0)
+    return range(first, first + num_envs)
 
 
 def summarize_episodes(episodes: Episodes) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """Makes the evaluator that a config asks for."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 import functools
 
 import jax
 
 from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
-from podrl.envs.source import EvaluationProtocol, Source, evaluation_protocol
+from podrl.config.env_numbers import with_number
+from podrl.envs.opening import make_pool
+from podrl.envs.source import EvaluationProtocol, Pool, Source, evaluation_protocol
 from podrl.evaluation.endless import EndlessGuard
-from podrl.evaluation.episodes import Episodes
+from podrl.evaluation.episodes import Episodes, numbers_of_evaluation
 from podrl.evaluation.evaluation_thread import Play
 from podrl.evaluation.evaluator import OFF, Evaluator
 from podrl.evaluation.play import Player, check_same_interface, make_player
@@ -47,8 +49,9 @@ def make_evaluator(
     """
     if config.evaluate.every_updates == 0:
         return OFF
-    protocol = evaluation_protocol(source, config.env)
-    check_same_interface(spec, source.make_spec(protocol.env), protocol)
+    number = jax.process_index()  # Every process tries one environment; none trains yet.
+    protocol = evaluation_protocol(source, config.env, env_number=number)
+    check_same_interface(spec, source.make_spec(with_number(protocol.env, number)), protocol)
 
     ledger = Ledger("evaluator")
     return Evaluator(
@@ -73,6 +76,10 @@ def _make_play(
 ) -> Play:
     """Makes the function that plays one evaluation; its first call compiles."""
 
+    def open_pool(seeds: Sequence[int]) -> Pool:
+        numbers = numbers_of_evaluation(config, len(seeds))
+        return make_pool(source, protocol.env, seeds=seeds, env_numbers=numbers, num_threads=1)
+
     @functools.cache
     def player() -> Player:
         return make_player(
@@ -81,7 +88,7 @@ def _make_play(
             policy="greedy" if config.evaluate.greedy else "sampled",
             episodes=config.evaluate.episodes,
             device=device,
-            make_pool=lambda seeds: source.make_pool(protocol.env, seeds=seeds, num_threads=1),
+            make_pool=open_pool,
             info_keys=config.log.info_keys,
         )
 

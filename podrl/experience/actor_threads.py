@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from podrl.config.config import Config
+from podrl.envs.opening import make_pool
 from podrl.envs.seeds import env_seeds
 from podrl.envs.source import Pool, Source
 from podrl.experience.actors import Actor
@@ -141,8 +142,9 @@ def make_actors(
         """Returns the environments' seeds: at rollout 0 from the run's seed alone, at later boundaries from both."""
         return env_seeds((config.seed, rollout) if rollout else config.seed, [int(env) for env in env_indices])
 
-    def make_pool(env_indices: np.ndarray, rollout: int) -> Pool:
-        return source.make_pool(config.env, seeds=seeds(env_indices, rollout), num_threads=num_threads)
+    def open_pool(env_indices: np.ndarray, rollout: int) -> Pool:
+        own = seeds(env_indices, rollout)
+        return make_pool(source, config.env, seeds=own, env_numbers=env_indices.tolist(), num_threads=num_threads)
 
     def make_actor(index: int, device: jax.Device) -> Actor:
         pools = [layout.env_indices(topology.process_index, index, pool) for pool in range(layout.pools_per_actor)]
@@ -150,7 +152,7 @@ def make_actors(
             name=f"actor {index}",
             device=device,
             programs=acting[device],
-            make_pools=[functools.partial(make_pool, env_indices) for env_indices in pools],
+            make_pools=[functools.partial(open_pool, env_indices) for env_indices in pools],
             env_indices=pools,
             unroll_length=config.actors.unroll_length,
             schedule=schedule,

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any, cast
 
 from flax import struct
 import jax
 from jax import numpy as jnp
 
+from podrl.envs.pools.info_in_graph import InGraphTally
 from podrl.envs.source import JaxEnvironment
 from podrl.experience.unroll import ActingState, Unroller, env_keys
 from podrl.ops.keys import ENVIRONMENT, era_keys, step_keys
@@ -23,6 +25,7 @@ class EnvironmentsState:
         carry: The network's state before that timestep.
         returns: [B] float32; sums of rewards of the episodes under way.
         lengths: [B] int32; steps of the episodes under way, saturating at the largest int32.
+        numbers: numbers of `info` of the episodes under way, as `InGraphTally` has them; `()` if none are recorded.
     """
 
     environment: PyTree
@@ -30,6 +33,7 @@ class EnvironmentsState:
     carry: PyTree
     returns: jax.Array
     lengths: jax.Array
+    numbers: PyTree = ()
 
 
 @struct.dataclass(kw_only=True)
@@ -39,10 +43,12 @@ class EndedEpisodes:
     Attributes:
         returns: [T, B] float32; undiscounted returns.
         lengths: [T, B] int32; lengths in env steps, 0 where no episode ended.
+        numbers: [T, B, N] float32; numbers of `info`, NaN where an episode has none; `()` if none are recorded.
     """
 
     returns: jax.Array
     lengths: jax.Array
+    numbers: PyTree = ()
 
 
 _Loop = tuple[ActingState, EnvironmentsState]
@@ -56,11 +62,13 @@ class InGraphUnroller:
         unroller: Acts, and writes the rollouts.
         environment: The environments' functions.
         in_loop: Whether the steps are a loop of the compiled program; if not, they are unrolled.
+        tally: Collects numbers of `info`; None if none are recorded.
     """
 
     unroller: Unroller
     environment: JaxEnvironment
     in_loop: bool
+    tally: InGraphTally | None = None
 
     def init(self, seed: int, env_indices: jax.Array) -> EnvironmentsState:
         """Opens the environments.
@@ -78,6 +86,7 @@ class InGraphUnroller:
             carry=self.unroller.agent.initial_carry(env_indices),
             returns=jnp.zeros(num_envs, jnp.float32),
             lengths=jnp.zeros(num_envs, jnp.int32),
+            numbers=self.tally.init(num_envs) if self.tally else (),
         )
 
     def unroll(
@@ -103,13 +112,27 @@ class InGraphUnroller:
         def step(loop: _Loop, _: None) -> tuple[_Loop, EndedEpisodes]:
             acting, envs = loop
             action, acting = self.unroller.act(params, version, acting, envs.timestep)
-            inner, timestep = self.environment.step(step_keys(keys, acting.step), envs.environment, action)
-            envs, ended = _count_episodes(dataclasses.replace(envs, environment=inner, timestep=timestep))
+            envs, ended = self._step(step_keys(keys, acting.step), envs, action)
             return (acting, envs), ended
 
         (acting, envs), ended = (jax.lax.scan if self.in_loop else _scan_unrolled)(step, (start, state), length=length)
         trajectory, _ = self.unroller.finish(acting, envs.timestep)
         return trajectory, ended, dataclasses.replace(envs, carry=acting.carry)
+
+    def _step(
+        self, keys: jax.Array, envs: EnvironmentsState, action: jax.Array
+    ) -> tuple[EnvironmentsState, EndedEpisodes]:
+        """Steps the environments, and returns the episodes [B] that ended."""
+        if self.tally is None:
+            inner, timestep = self.environment.step(keys, envs.environment, action)
+            return _count_episodes(dataclasses.replace(envs, environment=inner, timestep=timestep))
+        step = cast(Callable[..., Any], self.environment.step_with_info)
+        inner, timestep, told = step(keys, envs.environment, action)
+        ends = timestep.first | (timestep.discount == 0)
+        totals, numbers = self.tally.add(envs.numbers, told.info, timestep.first, ends)
+        envs = dataclasses.replace(envs, environment=inner, timestep=timestep, numbers=totals)
+        envs, ended = _count_episodes(envs)
+        return envs, dataclasses.replace(ended, numbers=numbers)
 
 
 def _count_episodes(state: EnvironmentsState) -> tuple[EnvironmentsState, EndedEpisodes]:

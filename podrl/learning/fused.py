@@ -20,6 +20,7 @@ import numpy as np
 
 from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
+from podrl.envs.pools.info_in_graph import make_in_graph_tally
 from podrl.envs.source import JaxEnvironment
 from podrl.experience.in_graph_unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller
 from podrl.experience.layout import make_layout
@@ -55,6 +56,7 @@ class FusedLearner:
     Attributes:
         learner: The learner that makes the updates.
         max_updates: K, the most updates in one call.
+        info_names: [N] names of the numbers of `info` that episodes have.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class FusedLearner:
         self.learner = Learner(agent, self._mesh, rules, max_lag=0, skips_nonfinite=skips)
         num_envs = config.actors.num_envs // self._mesh.shape["data"]
         unroller = Unroller(agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=num_envs)
-        self._acting = InGraphUnroller(unroller=unroller, environment=environment, in_loop=in_loop)
+        tally = make_in_graph_tally(config.log.info_keys, environment, spec, num_envs)
+        self._acting = InGraphUnroller(unroller=unroller, environment=environment, in_loop=in_loop, tally=tally)
+        self.info_names = tally.names if tally else ()
         _check_timestep(self._acting)
         self._state_shape: FusedState = jax.eval_shape(self._make_state, jax.random.key(0))
         self.state_sharding = self._shardings()

@@ -73,7 +73,7 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     )
     wide = sum(config.network.hidden_sizes) * (1 + config.network.separate_value)
     itemsize = 2 if config.network.compute_dtype == "bfloat16" else 4
-    is_mlp = config.network.encoder == "mlp"  # Other encoders choose their micro-batches themselves.
+    is_mlp = config.network.encoders == {"mlp"}  # Other encoders choose their micro-batches themselves.
     stacks = (learned if is_mlp else length // config.agent.update_shape.grid[1] or 1) * stacked * frames
     return {
         "experience": batch * (1 + max_lag(config)),

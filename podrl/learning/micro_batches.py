@@ -20,9 +20,10 @@ def runs_in_loops(config: Config, topology: Topology) -> bool:
     podrl computes it as a matrix product instead (`podrl.networks.convolution`), except for a ResNet whose layers are
     split over devices. Other convolutional networks are unrolled on CPU.
     """
-    if any(device.platform != "cpu" for device in topology.learner.devices.flat) or config.network.encoder == "mlp":
+    kinds = config.network.encoders
+    if any(device.platform != "cpu" for device in topology.learner.devices.flat) or kinds == {"mlp"}:
         return True
-    layers_are_split = config.network.encoder == "resnet" and config.topology.model_devices > 1
+    layers_are_split = "resnet" in kinds and config.topology.model_devices > 1
     return config.network.compute_dtype == "float32" and not layers_are_split
 
 
@@ -68,7 +69,7 @@ def _choose_micro_batches(config: Config, topology: Topology, rolled: bool) -> i
     if rolled and config.network.core == "none":  # A recurrent core is slower on fewer environments.
         size, limit = _CPU_ROLLED_MICRO_BATCH, max(1, envs)
     else:
-        size = _CPU_MICRO_BATCH[config.network.encoder]
+        size = min(_CPU_MICRO_BATCH[kind] for kind in config.network.encoders & _CPU_MICRO_BATCH.keys())
         limit = max(_CPU_PARTS_OF_A_STEP, _CPU_MAX_PARTS // _num_copies(config))
     divisors = [n for n in range(1, limit + 1) if envs % n == 0]
     small = [n for n in divisors if envs // n * (config.actors.unroll_length // row_parts) <= size]
@@ -83,4 +84,4 @@ def _num_copies(config: Config) -> int:
 
 def _convolves_on_cpu(config: Config, topology: Topology) -> bool:
     on_cpu = all(device.platform == "cpu" for device in topology.learner.devices.flat)
-    return on_cpu and config.network.encoder in _CPU_MICRO_BATCH
+    return on_cpu and bool(config.network.encoders & _CPU_MICRO_BATCH.keys())

@@ -9,6 +9,8 @@ Source: the Anakin architecture of Hessel et al. 2021, arXiv:2104.06272.
 
 from collections.abc import Sequence
 import functools
+import math
+import operator
 import time
 from typing import cast
 
@@ -18,6 +20,7 @@ import numpy as np
 from podrl.agents.parts.nonfinite import NonFiniteError
 from podrl.config.config import Config
 from podrl.experience.episodes import Episode
+from podrl.experience.in_graph_unroll import EndedEpisodes
 from podrl.experience.schedule import is_finished, last_update
 from podrl.learning.fused import Report
 from podrl.learning.programs import FusedPrograms
@@ -84,7 +87,7 @@ def run(
             state = hooks.between(state, counters)
             name = f"updates {call[0].learner_steps} to {counters.learner_steps}"
             # The learner blocks here, until the call before this one has ended.
-            flight.add(name, report, functools.partial(_enter, rows, call, report))
+            flight.add(name, report, functools.partial(_enter, rows, call, report, learner.info_names))
             params = learner.actor_params(state) if boundaries.needs_params(counters) else None
             boundaries.add(state, counters, params)
         flight.settle()
@@ -114,18 +117,18 @@ def _describe(ledger: Ledger, updates: int) -> str:
     return f"learner has been in {bucket!r} for {seconds:.1f} s; launched are {updates} updates"
 
 
-def _enter(rows: MetricsRows, call: Sequence[Counters], report: Report, end: End) -> None:
+def _enter(rows: MetricsRows, call: Sequence[Counters], report: Report, names: Sequence[str], end: End) -> None:
     """Enters the updates of a call that has ended.
 
     Raises:
         NonFiniteError: If the loss or gradient of an update is not finite.
     """
     metrics = jax.device_get(dict(report.metrics))
-    returns, lengths = (_local_rows(x) for x in (report.episodes.returns, report.episodes.lengths))
+    episodes = jax.tree.map(_local_rows, report.episodes)
     for index, counters in enumerate(call):
         values = {name: column[index] for name, column in metrics.items()}
-        episodes = _ended(returns[index], lengths[index])
-        rows.enter(rows.launched(counters, values, episodes, lambda: report.fingerprint), end)
+        ended = _ended(jax.tree.map(operator.itemgetter(index), episodes), names)
+        rows.enter(rows.launched(counters, values, ended, lambda: report.fingerprint), end)
 
 
 def _local_rows(array: jax.Array) -> np.ndarray:
@@ -134,7 +137,14 @@ def _local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)], axis=2)
 
 
-def _ended(returns: np.ndarray, lengths: np.ndarray) -> list[Episode]:
-    """The episodes [T, B] whose length is not 0, by row and then by environment."""
-    ends = lengths > 0
-    return list(map(Episode, returns[ends].tolist(), lengths[ends].tolist()))
+def _ended(found: EndedEpisodes, names: Sequence[str]) -> list[Episode]:
+    """The episodes [T, B] whose length is not 0, by row and then by environment, with their numbers of `info`."""
+    ends = np.asarray(found.lengths) > 0
+    columns = (np.asarray(column)[ends].tolist() for column in (found.returns, found.lengths))
+    if not names:
+        return list(map(Episode, *columns))
+    numbers = [
+        {name: number for name, number in zip(names, row, strict=True) if not math.isnan(number)}
+        for row in np.asarray(found.numbers)[ends].tolist()
+    ]
+    return list(map(Episode, *columns, numbers))

@@ -147,9 +147,10 @@ def check_leaves(checkpoint: epath.Path, saved: PyTree, expected: PyTree, *, par
     unknown = [f"it has {path}, which this run has not" for path in found if path not in wanted and not partly]
     if differences := differing + unknown:
         check(
-            not all(difference.startswith("environments/") for difference in differences),
+            not all(difference.removeprefix("it has ").startswith("environments/") for difference in differences),
             f"Checkpoint {checkpoint.name} in {checkpoint.parent} holds its run's environments, and this run has "
-            f"others: {differences[0]}. With topology.placement='anakin' keep actors.num_envs and env as they were.",
+            f"others: {differences[0]}. With topology.placement='anakin' keep actors.num_envs, env and log.info_keys "
+            "as they were.",
         )
         raise ConfigError(
             f"Checkpoint {checkpoint.name} in {checkpoint.parent} is of another network or algorithm: {differences[0]}."

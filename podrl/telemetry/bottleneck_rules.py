@@ -187,11 +187,12 @@ def _larger_pools(situation: Situation) -> tuple[str, ...]:
 def _smaller_network(situation: Situation) -> tuple[str, ...]:
     """Suggests a cheaper network; it may learn less."""
     network = situation.config.network
-    if network.encoder == "mlp":
+    if network.encoders == {"mlp"}:
         return ("smaller network.hidden_sizes",)
     if network.width > 1:
         return (f"smaller network.width (now {network.width})",)
-    return ("network.encoder=nature, which is cheaper",) if network.encoder == "resnet" else ()
+    key = "network.encoder=nature" if network.encoder == "resnet" else "nature instead of resnet in network.parts"
+    return (f"{key}, which is cheaper",) if "resnet" in network.encoders else ()
 
 
 def _split_devices() -> str:

@@ -141,7 +141,7 @@ import numpy as np
 from podrl.envs.workers.batch import EnvBatch
 from tests.envs.faulty import Faulty
 faulthandler.enable()
-batch = EnvBatch(lambda: Faulty("crash"), [70, 71, 72])
+batch = EnvBatch([lambda: Faulty("crash")] * 3, [70, 71, 72])
 batch.reset()
 def play():
     for _ in range(9):

@@ -11,7 +11,7 @@ from podrl.config.config import ConfigError, EnvConfig
 from podrl.envs.info import record_info
 from podrl.envs.settings import check_info_keys
 from podrl.envs.source import load_source
-from podrl.envs.workers import info
+from podrl.envs.workers import info_keys
 from podrl.envs.workers.info import InfoTally
 from podrl.experience.episodes import Episode, EpisodeTracker
 from tests import short_runs
@@ -133,19 +133,25 @@ class TestMistakes:
         assert [numbers for *_, numbers in ended_numbers(own(), (key,), 4)] == [{}] * 4
 
     def test_a_key_that_matches_nothing_is_warned_of_once(self, caplog):
-        info._warn_once.cache_clear()
+        info_keys._warn_once.cache_clear()
         with caplog.at_level(logging.WARNING):
             for _ in range(2):  # Two pools.
                 ended_numbers(own(), ("max:sucess", "success", "x*"), 10)
         (line,) = caplog.messages
         assert "matches 'max:sucess', 'x*'. It has: success, parts/a," in line
 
+    def test_a_wildcard_that_finds_too_many_is_one_line(self):
+        tally, over = InfoTally(("x", "sum:many/*"), 1), np.ones(1, bool)
+        for number in range(100):  # Also where each episode has another name.
+            tally.add_rows([{"x": 1, "many": {str(number): 1.0, "word": "a"}, f"own {number}": 1}], ~over, over)
+        with pytest.raises(ConfigError, match=r"'sum:many/\*' matches more than 100 numbers .* as many/0, many/1,"):
+            tally.add_rows([{"many": {"last": 1.0}}], ~over, over)
+
     @pytest.mark.parametrize(
         ("settings", "said"),
         [
             ({"env__source": "tests.envs.scripted"}, "env.source='tests.envs.scripted' gives no numbers"),
-            ({"topology__placement": "anakin", "env__source": "gymnax", "env__id": "CartPole-v1"}, "gives no numbers"),
-            ({"topology__placement": "anakin"}, "topology.placement='anakin' gives no numbers"),
+            ({"topology__placement": "anakin", "env__source": "tests.envs.jax_sides"}, "jax_sides' gives no numbers"),
         ],
     )
     def test_where_there_is_no_info_one_line_says_so_before_anything_starts(self, settings, said):

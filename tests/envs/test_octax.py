@@ -101,6 +101,7 @@ def test_evaluation_has_octaxs_own_time_limit():
         (octax_config(frame_skip="2"), "='2' has type str; expected int"),
         (octax_config(frame_skip=0), r"frame_skip=0 must lie in \[1, 1000\]"),
         (octax_config(fps=0), r"fps=0 must lie in \[1, 700\]"),
+        (octax_config(instruction_frequency=100_001), "instruction_frequency=100001 must be at most 100,000"),
         (octax_config(max_num_steps_per_episodes=9), "not yours to set: set env.max_episode_steps"),
         (EnvConfig(source="octax", id="brix", observation_keys=("x",)), "observation_keys must be empty"),
         (EnvConfig(source="octax", id="brix", channels="first"), "channels='first' cannot be"),

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from podrl.envs.source import evaluation_protocol, load_source, make_picture_pool
+from podrl.envs.opening import make_picture_pool
+from podrl.envs.source import evaluation_protocol, load_source
 from podrl.envs.sources.envpool import make_spec
 from podrl.evaluation.play import check_same_interface, make_player
 from tests import short_runs
@@ -112,7 +113,7 @@ def test_what_is_shown_of_a_game_is_the_game_that_is_played():
     config = short_runs.make_config("Breakout-v5", network__encoder="nature").env
     source = load_source("envpool")
     plain = source.make_pool(config, seeds=[5, 6], num_threads=1)
-    shown = make_picture_pool(source, config, seeds=[5, 6], num_threads=1)
+    shown = make_picture_pool(source, config, seeds=[5, 6], env_numbers=[0, 1], num_threads=1)
     rng, pictures = np.random.default_rng(0), []
     timesteps = [plain.reset(), shown.reset()]
     for _ in range(60):

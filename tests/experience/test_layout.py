@@ -70,6 +70,18 @@ def test_a_cpu_learner_takes_images_in_small_parts(expected, num_devices, overri
     assert micro_batches(num_devices, **overrides) == expected
 
 
+@pytest.mark.parametrize("encoder", ["mlp", "minatar", "nature", "resnet"])
+def test_so_does_one_that_has_them_as_parts_of_an_observation(encoder):
+    sizes, part = {"actors__num_envs": 64, "actors__unroll_length": 20}, {"network__parts": (f"eye: {encoder}",)}
+    for dtype in ("float32", "bfloat16"):
+        settings = sizes | {"network__compute_dtype": dtype}
+        alone = micro_batches(network__encoder=encoder, **settings)
+        assert micro_batches(network__encoder="mlp", **part, **settings) == alone
+        smallest = "resnet" if encoder == "resnet" else "nature"
+        expected = micro_batches(network__encoder=smallest, **settings)
+        assert micro_batches(network__encoder="nature", **part, **settings) == expected
+
+
 def test_fewer_environments_than_minibatches_are_one_clear_mistake():
     few = {"agent": "ppo", "agent__shuffle": "environments", "agent__minibatches": 4, "actors__num_envs": 2}
     with pytest.raises(ConfigError, match=r"actors\.num_envs=2 does not divide"):

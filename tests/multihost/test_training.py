@@ -1,5 +1,6 @@
 """Training over several processes, joined for real: the same numbers as in one, and nobody is left waiting."""
 
+import collections
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 
 from podrl.runs.checkpoint_arrays import read_params
 from podrl.runtime.job.secret import VARIABLE
+from tests.envs.numbered import read_opened
 from tests.faults.commands import SCRIPTED
 from tests.faults.sameness import assert_same
 from tests.multihost.jobs import SECRET, Member
@@ -145,6 +147,33 @@ def test_numbers_of_info_are_the_same_in_two_processes(tmp_path, monkeypatch):
     names = {key.removeprefix("episode/info/") for key in ours[-1] if key.startswith("episode/info/")}
     assert names == {"success", "max:success", "mean:parts/a", "mean:parts/b", "last"}
     assert 0 < ours[-1]["episode/info/max:success"] < 1
+
+
+@pytest.mark.slow
+def test_parts_masks_actions_of_two_kinds_and_info_survive_a_lost_process(tmp_path):
+    """With environments that fail where the number of one is another's in the job, too."""
+    wrapper = f'tests.envs.numbered:Held(folder="{tmp_path}", port={{env_number+5000}})'
+    command = (
+        *(*SCRIPTED, "--config.env.source=gymnasium", "--config.env.id=tests.envs.sides:Limited"),
+        *(f"--config.env.wrappers=('{wrapper}',)", "--config.network.encoder=minatar"),
+        *("--config.log.info_keys=(number, sum:earned)", "--config.checkpoint.every_updates=10"),
+        "--config.total_env_steps=1280",  # 40 updates.
+    )
+    train(*command, "--workdir", "straight", cwd=tmp_path, processes=2)
+    opened = collections.Counter(int(number) for number, _ in read_opened(tmp_path))
+    assert opened == collections.Counter({5000 + env: 4 for env in range(8)} | {5000: 5, 5001: 5})  # One try each.
+    with job(*command, *LIMITS, "--workdir", "run", cwd=tmp_path, processes=2) as started:
+        wait_for(lambda: num_rows(tmp_path / "run") >= 12, started[0])
+        started[1].kill()
+        finish(started[0])
+        assert started[0].returncode == 1
+    assert 12 <= num_rows(tmp_path / "run") < 40
+    train(*command, "--workdir", "run", cwd=tmp_path, processes=2)
+    assert_same(tmp_path / "run", tmp_path / "straight", command)
+    rows = read_rows(tmp_path / "run")
+    assert all(row["episode/return"] <= 4 for row in rows if row["episode/count"])  # What is forbidden earns 100.
+    assert rows[-1]["episode/info/sum:earned"] == pytest.approx(rows[-1]["episode/return"])
+    assert rows[-1]["episode/info/number"] == pytest.approx(5003.5, abs=0.5)
 
 
 class TestGoingOn:

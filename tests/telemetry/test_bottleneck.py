@@ -110,6 +110,12 @@ CASES = {
         {"cores_busy": 0.97, "network__encoder": "resnet"},
         "network.encoder=nature",
     ),
+    "updates of a part's ResNet on a CPU": (
+        LEARN,
+        LAPTOP,
+        {"cores_busy": 0.97, "network__parts": ("eye: resnet",)},
+        "nature instead of resnet in network.parts",
+    ),
     "updates of a wide network": (
         LEARN,
         LAPTOP,

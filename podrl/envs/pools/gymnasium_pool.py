@@ -56,19 +56,19 @@ def try_out(make: MakeEnv, config: EnvConfig, *, frames_per_step: int = 1) -> En
 
 
 def make_batch(
-    make: MakeEnv, seeds: Sequence[int], config: EnvConfig, *, in_process: bool = False
+    makes: Sequence[MakeEnv], seeds: Sequence[int], config: EnvConfig, *, in_process: bool = False
 ) -> EnvBatch | WorkerBatch:
-    """Makes one environment per seed, in `config.workers` processes if that is not 0.
+    """Makes one environment per seed, by the functions `makes` [B], in `config.workers` processes if that is not 0.
 
     Raises:
-        ConfigError: as in `make`.
+        ConfigError: as in `makes`.
         ValueError: if there are no seeds.
     """
     if not seeds:
         raise ValueError("A pool needs seeds; found none.")
     if in_process or not config.workers:
-        return EnvBatch(make, seeds)
-    return WorkerBatch(make, seeds, num_workers=config.workers, timeout_s=config.worker_timeout_s)
+        return EnvBatch(makes, seeds)
+    return WorkerBatch(makes, seeds, num_workers=config.workers, timeout_s=config.worker_timeout_s)
 
 
 class GymnasiumPool:

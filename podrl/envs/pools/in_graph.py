@@ -6,14 +6,15 @@ environments with podrl's reset rule; `DevicePool` steps these on the host's CPU
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from flax import struct
 import jax
 from jax import numpy as jnp
 import numpy as np
 
-from podrl.envs.source import JaxEnvironment
+from podrl.envs.source import JaxEnvironment, StepInfo
+from podrl.envs.workers.info import InfoTally, Numbers
 from podrl.ops.keys import ERA, era_keys, step_keys
 from podrl.types import ACTION_MASK, PyTree, Timestep
 
@@ -27,6 +28,7 @@ class Transition(NamedTuple):
         reward: [] of any dtype.
         terminated: [] bool; the episode ended by the environment's rules.
         truncated: [] bool; it was cut off, by a time limit; ignored where `terminated`.
+        info: nested dictionaries of arrays; `()` if there are none.
     """
 
     state: PyTree
@@ -34,6 +36,7 @@ class Transition(NamedTuple):
     reward: jax.Array
     terminated: jax.Array
     truncated: jax.Array
+    info: PyTree = ()
 
 
 Reset = Callable[[jax.Array], tuple[PyTree, PyTree]]  # (key) -> (state, observation)
@@ -71,7 +74,9 @@ def make_many(reset: Reset, step: Step) -> JaxEnvironment:
         opened = Timestep(observation=observation, reward=zeros, discount=zeros + 1, first=first)
         return EpisodesState(environment=state, ended=~first), opened
 
-    def step_one(key: jax.Array, state: PyTree, ended: jax.Array, action: jax.Array) -> tuple[EpisodesState, Timestep]:
+    def step_one(
+        key: jax.Array, state: PyTree, ended: jax.Array, action: jax.Array
+    ) -> tuple[EpisodesState, Timestep, StepInfo]:
         opened, stepped = _strong(reset(key)), _strong(step(key, state, action))
         new_state, observation = jax.tree.map(
             lambda new, old: jnp.where(ended, new, old), opened, (stepped.state, stepped.observation)
@@ -85,12 +90,18 @@ def make_many(reset: Reset, step: Step) -> JaxEnvironment:
             discount=1.0 - terminated.astype(jnp.float32),
             first=ended,
         )
-        return EpisodesState(environment=new_state, ended=ends), timestep
+        told = StepInfo(info=stepped.info, ended=ends)
+        return EpisodesState(environment=new_state, ended=ends), timestep, told
 
-    def step_all(keys: jax.Array, state: EpisodesState, action: jax.Array) -> tuple[EpisodesState, Timestep]:
+    def step_with_info(
+        keys: jax.Array, state: EpisodesState, action: jax.Array
+    ) -> tuple[EpisodesState, Timestep, StepInfo]:
         return jax.vmap(step_one)(keys, state.environment, state.ended, action)
 
-    return JaxEnvironment(init=init, step=step_all)
+    def step_all(keys: jax.Array, state: EpisodesState, action: jax.Array) -> tuple[EpisodesState, Timestep]:
+        return step_with_info(keys, state, action)[:2]
+
+    return JaxEnvironment(init=init, step=step_all, step_with_info=step_with_info)
 
 
 class DevicePool:
@@ -114,13 +125,20 @@ class DevicePool:
         if not seeds:
             raise ValueError("A pool needs seeds; found none.")
         self._device = _host_cpu()
-        self._init, self._step = _programs(environment)
+        self._init, self._step, self._step_with_info = _programs(environment)
         self._action_shape, self._action_dtype = (len(seeds), *action.shape), action.dtype
         self._seeds = np.asarray(seeds, np.uint32)
         self._state: Any = None
         self._steps = 0
         self._timestep: Timestep | None = None  # The running step's.
+        self._told: StepInfo | None = None  # The running step's, if it is recorded.
+        self._tally: InfoTally | None = None
         self._closed = False
+        self.ended_numbers: Numbers = {}
+
+    def record_info(self, keys: Sequence[str]) -> None:
+        """Starts recording numbers of `info`; see `podrl.envs.info.InfoPool`."""
+        self._tally = InfoTally(keys, len(self._seeds))
 
     def reset(self) -> Timestep:
         """Opens an episode in every environment."""
@@ -140,14 +158,21 @@ class DevicePool:
         self._steps += 1
         era, step = divmod(self._steps, ERA)
         inputs = (self._seeds, np.uint32(era), np.uint32(step), action.astype(self._action_dtype))
-        self._state, self._timestep = self._step(self._state, *jax.device_put(inputs, self._device))
+        inputs = jax.device_put(inputs, self._device)
+        if self._tally is None:
+            self._state, self._timestep = self._step(self._state, *inputs)
+        else:
+            self._state, self._timestep, self._told = self._step_with_info(self._state, *inputs)
 
     def recv(self) -> Timestep:
         """Waits for the step that `send` started."""
         self._require(not self._closed, "use after close()")
         self._require(self._timestep is not None, "recv() without send(), which would never return")
-        timestep, self._timestep = self._timestep, None
-        return jax.tree.map(np.asarray, timestep)
+        timestep, self._timestep = jax.tree.map(np.asarray, self._timestep), None
+        if self._tally is not None:
+            told = jax.tree.map(np.asarray, self._told)
+            self.ended_numbers = self._tally.add_columns(told.info or {}, timestep.first, told.ended)
+        return timestep
 
     def close(self) -> None:
         """Frees the environments."""
@@ -160,19 +185,20 @@ class DevicePool:
 
 
 @functools.cache
-def _programs(environment: JaxEnvironment) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns jitted functions that open and step environments, given their seeds."""
+def _programs(environment: JaxEnvironment) -> tuple[Callable[..., Any], ...]:
+    """Returns jitted functions that open environments, step them, and step them with `info`, given their seeds."""
 
     def init(seeds: jax.Array) -> tuple[PyTree, Timestep]:
         return environment.init(step_keys(jax.vmap(jax.random.key)(seeds), jnp.uint32(0)))
 
-    def step(
-        state: PyTree, seeds: jax.Array, era: jax.Array, step: jax.Array, action: jax.Array
-    ) -> tuple[PyTree, Timestep]:
-        keys = era_keys(jax.vmap(jax.random.key)(seeds), era)
-        return environment.step(step_keys(keys, step), state, action)
+    def stepping(function: Callable[..., Any] | None) -> Callable[..., Any]:
+        def step(state: PyTree, seeds: jax.Array, era: jax.Array, step: jax.Array, action: jax.Array) -> Any:
+            keys = era_keys(jax.vmap(jax.random.key)(seeds), era)
+            return cast(Any, function)(step_keys(keys, step), state, action)
 
-    return jax.jit(init), jax.jit(step, donate_argnums=0)
+        return jax.jit(step, donate_argnums=0)
+
+    return jax.jit(init), stepping(environment.step), stepping(environment.step_with_info)
 
 
 def _host_cpu() -> jax.Device:

@@ -114,7 +114,7 @@ def _make_environment(values: str) -> JaxEnvironment:
         del key  # Brax's physics has no noise.
         inner, steps = env.step(state[0], jnp.clip(action, -1, 1)), state[1] + 1
         observation = inner.obs.astype(jnp.float32)
-        return Transition((inner, steps), observation, inner.reward, inner.done > 0, steps >= limit)
+        return Transition((inner, steps), observation, inner.reward, inner.done > 0, steps >= limit, inner.metrics)
 
     return make_many(reset, step)
 
@@ -151,6 +151,7 @@ def _resolve(config: EnvConfig) -> tuple[Any, _Options]:
 SOURCE = Source(
     make_spec=make_spec,
     make_pool=make_pool,
+    gives_info=True,
     settings=("max_episode_steps",),
     option_hints=option_hints,
     evaluation_protocol=evaluation_protocol,

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 
 from podrl.config.config import ENV_SETTINGS, EnvConfig, check
+from podrl.config.env_numbers import numbered_keys, with_number
 from podrl.envs.pools.gymnasium_pool import GymnasiumPool, make_batch, try_out
 from podrl.envs.settings import wrapper_facts
 from podrl.envs.source import EvaluationProtocol, Source, option_facts
@@ -41,27 +42,34 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     return try_out(_recipe(config).make, config)
 
 
-def make_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:
+def make_pool(
+    config: EnvConfig, *, seeds: Sequence[int], num_threads: int, env_numbers: Sequence[int] | None = None
+) -> GymnasiumPool:
     """Makes one environment per seed.
 
     Args:
         config: config as for `make_spec`.
         seeds: [B] in [0, 2**31), one per environment.
         num_threads: not used: Python runs one thread at a time. See `env.workers`.
+        env_numbers: [B]; the environments' numbers, from 0 by default.
 
     Raises:
         ConfigError: as in `make_spec`.
         ValueError: if there are no seeds.
     """
     del num_threads
-    return GymnasiumPool(make_batch(_recipe(config).make, seeds, config), config)
+    recipes = _recipes(config, env_numbers or range(len(seeds)))
+    return GymnasiumPool(make_batch([recipe.make for recipe in recipes], seeds, config), config)
 
 
-def make_picture_pool(config: EnvConfig, *, seeds: Sequence[int], num_threads: int) -> GymnasiumPool:
+def make_picture_pool(
+    config: EnvConfig, *, seeds: Sequence[int], num_threads: int, env_numbers: Sequence[int] | None = None
+) -> GymnasiumPool:
     """Makes one environment per seed, in this process, whose `picture` works if it has `render_mode='rgb_array'`."""
     del num_threads
-    recipe = dataclasses.replace(_recipe(config), render_mode="rgb_array")
-    return GymnasiumPool(make_batch(recipe.make, seeds, config, in_process=True), config)
+    recipes = _recipes(config, env_numbers or range(len(seeds)))
+    makes = [dataclasses.replace(recipe, render_mode="rgb_array").make for recipe in recipes]
+    return GymnasiumPool(make_batch(makes, seeds, config, in_process=True), config)
 
 
 def option_hints(config: EnvConfig) -> dict[str, Any]:
@@ -69,16 +77,16 @@ def option_hints(config: EnvConfig) -> dict[str, Any]:
     return making.constructor_hints(config.id)
 
 
-def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
+def evaluation_protocol(config: EnvConfig, *, env_number: int = 0) -> EvaluationProtocol:
     """Returns the protocol: whole episodes, up to the environment's own limit, without training wrappers.
 
-    Everything else is as in `config`.
+    Everything else is as in `config`. `env_number` is that of the environment that is made to find its limit.
 
     Raises:
         ConfigError: as in `make_spec`.
     """
     env = dataclasses.replace(config, max_episode_steps=0, training_wrappers=())
-    made = _recipe(env).make()
+    made = _recipe(env, env_number).make()
     limit = _time_limit(made)
     call_close(made, f"env.id={env.id!r}")
     return EvaluationProtocol(
@@ -89,8 +97,16 @@ def evaluation_protocol(config: EnvConfig) -> EvaluationProtocol:
     )
 
 
-def _recipe(config: EnvConfig) -> Recipe:
-    """Returns the recipe that `config` asks for."""
+def _recipes(config: EnvConfig, env_numbers: Sequence[int]) -> list[Recipe]:
+    """Returns the recipes of environments with these numbers: one and the same where they do not differ."""
+    if not numbered_keys(config):
+        return [_recipe(config)] * len(env_numbers)
+    return [_recipe(config, number) for number in env_numbers]
+
+
+def _recipe(config: EnvConfig, env_number: int = 0) -> Recipe:
+    """Returns the recipe that `config` asks for, for the environment with this number."""
+    config = with_number(config, env_number)
     for name in config.options:
         check(name not in _OWNED, f"env.options.{name} is not yours to set: {_OWNED.get(name)}.")
     return Recipe(
@@ -111,6 +127,7 @@ def _time_limit(env: gymnasium.Env) -> int | None:
 SOURCE = Source(
     make_spec=make_spec,
     make_pool=make_pool,
+    gives_numbers=True,
     gives_info=True,
     settings=ENV_SETTINGS,
     option_hints=option_hints,

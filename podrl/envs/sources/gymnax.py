@@ -142,8 +142,9 @@ def _make_environment(values: str) -> JaxEnvironment:
         return state, task.encode(observation)
 
     def step(key: jax.Array, state: PyTree, action: jax.Array) -> Transition:
-        observation, state, reward, terminated, _ = env.step_env(key, state, task.decode(action), params)
-        return Transition(state, task.encode(observation), reward, terminated, env.is_truncated(state, params))
+        observation, state, reward, terminated, info = env.step_env(key, state, task.decode(action), params)
+        truncated = env.is_truncated(state, params)
+        return Transition(state, task.encode(observation), reward, terminated, truncated, info)
 
     return make_many(reset, step)
 
@@ -237,6 +238,7 @@ def _make_actions(space: Any, config: EnvConfig) -> tuple[ActionSpace, Callable[
 SOURCE = Source(
     make_spec=make_spec,
     make_pool=make_pool,
+    gives_info=True,
     settings=("max_episode_steps",),
     option_hints=option_hints,
     evaluation_protocol=evaluation_protocol,

@@ -50,6 +50,7 @@ except ModuleNotFoundError as missing:
 
 _TIME_LIMIT = "max_num_steps_per_episodes"
 _MAX_EPISODE_STEPS = 4500
+_HIGHEST_FREQUENCY = 100_000
 _DEFAULTS = {"frame_skip": 4, "instruction_frequency": 700, "fps": 60}
 
 
@@ -128,8 +129,8 @@ def _make_environment(values: str) -> JaxEnvironment:
     def step(key: jax.Array, state: PyTree, action: jax.Array) -> Transition:
         del key  # The state has its own.
         with _without_warnings_of_casts():
-            state, frames, reward, terminated, truncated, _ = env.step(state, action)
-        return Transition(state, _observed(frames), reward, jnp.asarray(terminated, bool), truncated)
+            state, frames, reward, terminated, truncated, info = env.step(state, action)
+        return Transition(state, _observed(frames), reward, jnp.asarray(terminated, bool), truncated, info)
 
     return make_many(reset, step)
 
@@ -162,6 +163,11 @@ def _make(config: EnvConfig) -> OctaxEnv:
     check(
         0 < fps <= frequency,
         f"env.options.fps={fps} must lie in [1, {frequency}], the instruction_frequency: a frame needs an instruction.",
+    )
+    check(
+        frequency <= _HIGHEST_FREQUENCY,
+        f"env.options.instruction_frequency={frequency} must be at most {_HIGHEST_FREQUENCY:,}: the program keeps the "
+        "screen after each of a step's instructions.",
     )
     module = importlib.import_module(f"{environments.__name__}.{config.id.rstrip('0123456789')}")
     with _without_warnings_of_casts():
@@ -205,6 +211,7 @@ def _level(game: str) -> int:
 SOURCE = Source(
     make_spec=make_spec,
     make_pool=make_pool,
+    gives_info=True,
     settings=("max_episode_steps",),
     option_hints=option_hints,
     evaluation_protocol=evaluation_protocol,

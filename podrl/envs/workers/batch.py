@@ -50,7 +50,7 @@ class EnvBatch:
 
     def __init__(
         self,
-        make: Callable[[], gymnasium.Env],
+        makes: Sequence[Callable[[], gymnasium.Env]],
         seeds: Sequence[int],
         *,
         first_index: int = 0,
@@ -59,7 +59,7 @@ class EnvBatch:
         """Makes the environments.
 
         Args:
-            make: makes one environment.
+            makes: [B] functions that make one environment each.
             seeds: [B], one per environment.
             first_index: index of the first of these environments in the pool, for messages.
             on_turn: called with the index of each environment before it is called.
@@ -73,7 +73,7 @@ class EnvBatch:
         self._ended = np.zeros(len(seeds), bool)
         self._action: Any = None
         self._tally: InfoTally | None = None
-        for row in range(len(seeds)):
+        for row, make in enumerate(makes):
             self._envs.append(self._call(row, "its constructor", make))
         self.num_envs = len(seeds)
         self.observation_space = self._envs[0].observation_space

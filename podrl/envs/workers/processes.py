@@ -61,7 +61,7 @@ class WorkerBatch:
 
     def __init__(
         self,
-        make: Callable[[], gymnasium.Env],
+        makes: Sequence[Callable[[], gymnasium.Env]],
         seeds: Sequence[int],
         *,
         num_workers: int,
@@ -70,7 +70,7 @@ class WorkerBatch:
         """Starts the processes and makes the environments.
 
         Args:
-            make: makes one environment; must be picklable.
+            makes: [B] functions that make one environment each; must be picklable.
             seeds: [B], one per environment.
             num_workers: number of processes, at least 1; more than B are of no use and not started.
             timeout_s: seconds to wait for a reset or a step of a worker's environments; making them may always take a
@@ -87,8 +87,8 @@ class WorkerBatch:
         try:
             for share in np.array_split(np.arange(len(seeds)), min(num_workers, len(seeds))):
                 self._workers.append(_start(int(share[0]), int(share[-1])))
-            shares = [list(seeds[worker.first : worker.last + 1]) for worker in self._workers]
-            self._request("open", [(make, *own) for own in zip(shares, [w.first for w in self._workers], strict=True)])
+            shares = [(worker.first, slice(worker.first, worker.last + 1)) for worker in self._workers]
+            self._request("open", [(list(makes[own]), list(seeds[own]), first) for first, own in shares])
             self.observation_space, self.action_space = self._answers(max(timeout_s, _OPENING_S))[0]
         except BaseException:
             self.close()

@@ -50,8 +50,8 @@ def _serve(connection: Connection, progress: BusyEnvironment, kept: KeptHandlers
         method, arguments = request
         try:
             if method == "open":
-                make, seeds, first_index = arguments
-                batch = EnvBatch(make, seeds, first_index=first_index, on_turn=progress.write)
+                makes, seeds, first_index = arguments
+                batch = EnvBatch(makes, seeds, first_index=first_index, on_turn=progress.write)
                 result = (batch.observation_space, batch.action_space)
             else:
                 result = getattr(batch, method)(*arguments)

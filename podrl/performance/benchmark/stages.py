@@ -15,6 +15,7 @@ import numpy as np
 
 from podrl.assembly import assemble
 from podrl.config.config import Config, check
+from podrl.envs.opening import make_pool
 from podrl.envs.seeds import env_seeds
 from podrl.envs.source import Pool
 from podrl.experience.actor_threads import ActorThreads
@@ -133,7 +134,8 @@ def open_pools(parts: Parts, stack: contextlib.ExitStack) -> list[list[Pool]]:
 
     def open_pool(indices: np.ndarray) -> Pool:
         seeds = env_seeds(config.seed, [int(env) for env in indices])
-        made = parts.source.make_pool(config.env, seeds=seeds, num_threads=parts.env_threads)
+        numbers = indices.tolist()
+        made = make_pool(parts.source, config.env, seeds=seeds, env_numbers=numbers, num_threads=parts.env_threads)
         return stack.enter_context(contextlib.closing(made))
 
     pools = range(layout.pools_per_actor)

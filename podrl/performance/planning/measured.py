@@ -20,6 +20,7 @@ import jax
 from podrl.assembly import load_environment
 from podrl.config.config import Config, ConfigError, check
 from podrl.config.config_dict import differences, to_dict
+from podrl.envs.opening import make_pool
 from podrl.envs.seeds import env_seeds
 from podrl.launch.local import share_of_cores, usable_cores
 from podrl.mistakes import shorten
@@ -187,7 +188,8 @@ def env_steps_per_core(config: Config, *, seconds: float = 3.0) -> float:
     num_envs = min(config.actors.num_envs, _MAX_ENVS)
     act = make_random_play(spec, num_envs, config.seed)
     seeds = env_seeds(config.seed, list(range(num_envs)))
-    pool = source.make_pool(config.env, seeds=seeds, num_threads=min(available_cores(), num_envs))
+    threads = min(available_cores(), num_envs)
+    pool = make_pool(source, config.env, seeds=seeds, env_numbers=range(num_envs), num_threads=threads)
     with contextlib.closing(pool):
         newest = [pool.reset()]
         found = time_threads(lambda _, turns: step_pools([pool], newest, act, turns) * num_envs, 1, seconds)
