@@ -1,9 +1,9 @@
 """PPO on Atari: `python tools/tpu_launch.py --config configs/ppo_atari.py`.
 
 Another game: `--config.env.id=Pong-v5`. Hyper-parameters are Cleanba's; its 64 environments for each of two threads are
-128 here. The acting policy is one update behind; `--config.actors.synchronous=True` makes it the newest, and actors and
-learners then wait for each other. On CPU add `--config.network.encoder=nature`: the residual network takes several
-times as long there.
+128 here. The acting policy is one update behind; `--config.actors.lag=0` makes it the newest, and actors and learners
+then wait for each other. On CPU add `--config.network.encoder=nature`: the residual network takes several times as long
+there.
 """
 
 import ml_collections

@@ -1,9 +1,9 @@
 """PPO: an actor-critic that takes several passes over each batch, within reach of the policy that made it.
 
 Advantages are estimated once per update, by GAE. Then come `epochs` passes of `minibatches` optimizer steps each. As in
-the original the ratio's denominator is the policy that acted: with `actors.synchronous=True` that of the parameters at
-the update's start, else of the update before, and the clip holds the policy near *that*. All means are over real
-transitions of the whole minibatch, on however many devices it lies.
+the original the ratio's denominator is the policy that acted: with `actors.lag=0` that of the parameters at the
+update's start, else that of `actors.lag` updates before, and the clip holds the policy near *that*. All means are over
+real transitions of the whole minibatch, on however many devices it lies.
 
 Source: Schulman et al. 2017, arXiv:1707.06347; details after Huang et al. 2022, The 37 implementation details of PPO.
 """

@@ -156,12 +156,13 @@ class Config:
     log: LogConfig
 
     def __post_init__(self) -> None:
-        """Checks the values and that the watchdog waits longer than any thread."""
+        """Checks the values, that the watchdog waits longer than any thread, and that the run can have its lag."""
         check_values(self, "")
         check(
             self.watchdog_s > self.actors.timeout_s,
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
         )
+        _check_lag(self)
 
     @property
     def env_steps_per_update(self) -> int:
@@ -177,6 +178,29 @@ class Config:
     def num_updates(self) -> int:
         """Updates until `total_env_steps` are consumed, rounded up, for updates of constant size."""
         return -(-self.total_env_steps // self.env_steps_per_update)
+
+
+def _check_lag(config: Config) -> None:
+    """Raises `ConfigError` if a lag is asked for that the run would not have; the default may mean none was."""
+    lag, every, default = config.actors.lag, config.checkpoint.every_updates, ActorsConfig().lag
+    if config.topology.placement == "anakin":
+        check(
+            lag <= default,
+            f"actors.lag={lag} has no meaning with topology.placement='anakin', where the newest parameters always act "
+            "(lag 0). Leave it out, or use topology.placement=sebulba.",
+        )
+    elif config.determinism == "free":
+        check(
+            lag == default,
+            f"actors.lag={lag} is exact, and with determinism='free' the lag is only bounded, by actors.max_lag="
+            f"{config.actors.max_lag}. Set that instead of actors.lag, or use determinism=exact.",
+        )
+    else:
+        check(
+            lag <= default or not every or lag < every,
+            f"actors.lag={lag} would never be reached: the lag grows from 0 after every boundary, and there is one "
+            f"every checkpoint.every_updates={every} updates. Use more than {lag} there, or 0 for no boundaries.",
+        )
 
 
 def check_counts(config: Config, num_updates: int) -> None:

@@ -31,8 +31,8 @@ from podrl.config.config import (
 )
 from podrl.config.keys import check_keys_known
 from podrl.config.marks import Typed
-from podrl.config.optimizer import RENAMED, with_new_names
 from podrl.config.reading import read_key
+from podrl.config.renamed import RENAMED, with_new_names
 
 _T = TypeVar("_T")
 

@@ -7,7 +7,7 @@ import typing
 from typing import Any
 
 from podrl.config.config import Config
-from podrl.config.optimizer import RENAMED
+from podrl.config.renamed import NEW_MEANINGS, RENAMED
 from podrl.mistakes import ConfigError, shown
 
 _LONGEST = 100  # Characters of a key to compare with others.
@@ -54,7 +54,8 @@ def describe_unknown(key: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     if RENAMED.get(key) in names:
-        return f"Unknown config key {key!r}, which is {RENAMED[key]!r} now."
+        meaning = f": {NEW_MEANINGS[key]}" if key in NEW_MEANINGS else ""
+        return f"Unknown config key {key!r}, which is {RENAMED[key]!r} now{meaning}."
     by_last: dict[str, list[str]] = {}
     for name in names:
         if not any(other.startswith(f"{name}.") for other in names):  # A section takes no value.

@@ -19,8 +19,9 @@ from podrl.config.env_numbers import read_numbered
 from podrl.config.hints import hint_of
 from podrl.config.keys import describe_unknown, key_hints
 from podrl.config.marks import Changed, Inherited, Replaced, Typed
-from podrl.config.optimizer import RENAMED, OptimizerConfig
+from podrl.config.optimizer import OptimizerConfig
 from podrl.config.reading import read_key, read_section, to_section
+from podrl.config.renamed import RENAMED
 from podrl.config.values import read
 
 _OPTIONS = "env.options"

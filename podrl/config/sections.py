@@ -107,10 +107,11 @@ class ActorsConfig:
         threads_per_device: actor threads on each actor device.
         pools_per_thread: environment pools that a thread alternates between; while one steps, it acts for another.
         env_threads: C++ threads of each pool; 0 divides the cores among the actor threads.
-        synchronous: if true, rollouts wait for the newest parameters (lag 0) instead of overlapping with the update.
-        max_lag: updates by which the acting parameters may be behind the newest, with `determinism='free'`; at least 1.
-            Otherwise the lag is exactly 1. Each update of lag costs memory: one more rollout of every actor on the
-            learner's devices, and one more copy of the parameters on every actor's.
+        lag: updates between the parameters that act and those that learn from fresh rollouts, always exactly that many
+            except after a boundary, where the lag grows from 0; 0 lets no actor act during an update. Each update of
+            lag costs memory: one more rollout of every actor on the learner's devices, and one more copy of the
+            parameters on every actor's.
+        max_lag: the most updates that these may be apart with `determinism='free'`, in place of `lag`; costs as much.
         timeout_s: seconds that any thread waits for another before the run ends with an error.
     """
 
@@ -119,8 +120,8 @@ class ActorsConfig:
     threads_per_device: int = number(1, 1024, 1)
     pools_per_thread: int = number(1, 1024, 2)
     env_threads: int = number(0, 4096, 0)
-    synchronous: bool = False
-    max_lag: int = number(1, 1024, 2)
+    lag: int = number(0, 1024, 1)
+    max_lag: int = number(0, 1024, 2)
     timeout_s: float = number(0.001, LONGEST_S, 120.0)
 
     def __post_init__(self) -> None:

@@ -80,7 +80,7 @@ class Actor:
             annotate: Marks for a profiler what the thread spends its time on.
         """
         self.name = name
-        self.nonfinite = NonFinite(name)
+        self.nonfinite = NonFinite(name, waiting=schedule.max_lag)
         self.ledger = Ledger(name, annotate=annotate)
         self._device = device
         self._programs = programs

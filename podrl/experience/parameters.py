@@ -41,6 +41,8 @@ class ParameterStore:
     def fetch(self, device: jax.Device, versions: range, *, timeout_s: float, who: str) -> tuple[int, PyTree]:
         """Returns the newest of `versions` that is computed, with its parameters on `device`; waits if none is.
 
+        At a boundary an actor may be several updates ahead: it waits up to `timeout_s` for each of them.
+
         Raises:
             TimeoutError: If no version is published, or no update ends, in time. The message says which actor waited.
             RuntimeError: If all of `versions` have been replaced by newer ones.
@@ -53,16 +55,10 @@ class ParameterStore:
                 return [version for version in known if is_ready(self._versions[version][device])]
 
         with self._changed:
-            wait_for(
-                self._changed,
-                lambda: self._stopped or max(self._versions, default=-1) >= versions.start,
-                timeout_s=timeout_s,
-                blame=lambda: (
-                    f"{who} waited {timeout_s:.0f} s for parameters {versions.start} from the learner; the newest are "
-                    f"{max(self._versions, default=None)}. If updates are this slow, raise actors.timeout_s."
-                ),
-            )
-            newest, oldest = max(self._versions, default=-1), min(self._versions, default=-1)
+            while not self._stopped and self._newest() < versions.start:
+                waited = f"{who} waited {timeout_s:.0f} s for parameters {versions.start}"
+                self._await_newer(self._newest(), timeout_s, waited)
+            newest, oldest = self._newest(), min(self._versions, default=-1)
             if not self._stopped and oldest >= versions.stop:
                 raise RuntimeError(f"{who} asked for parameters {versions[-1]}, gone since {newest} was published.")
         wait_until(
@@ -77,6 +73,22 @@ class ParameterStore:
                 raise Stopped
         version = max(ready())
         return version, self._versions[version][device]
+
+    def _newest(self) -> int:
+        """Returns the newest version, -1 if there is none."""
+        return max(self._versions, default=-1)
+
+    def _await_newer(self, version: int, timeout_s: float, waited: str) -> None:
+        """Waits, holding `_changed`, until a version newer than this one is published or the run ends."""
+        wait_for(
+            self._changed,
+            lambda: self._stopped or self._newest() > version,
+            timeout_s=timeout_s,
+            blame=lambda: (
+                f"{waited} from the learner; the newest are {max(self._versions, default=None)}. If updates are this "
+                "slow, raise actors.timeout_s."
+            ),
+        )
 
     def stop(self) -> None:
         """Makes every waiting `fetch` raise `Stopped`."""

@@ -1,13 +1,18 @@
 """Which parameters generate which rollout, and from which checkpoints a run can resume.
 
 Update n+1 learns from rollout n, counted from 0. The rollout is generated with the parameters of one exact update,
-whatever the timing of threads: the parameters before the newest, so that acting and learning overlap, or the newest if
-`actors.synchronous`. With `determinism='free'` it is generated with the newest parameters that are ready when it
-starts, up to a bound on the lag.
+whatever the timing of threads: those of update `n - actors.lag`. With the default of 1 acting and learning overlap,
+with 0 they take turns, and with more the actors run ahead. With `determinism='free'` it is generated with the newest
+parameters that are ready when it starts, at most `actors.max_lag` behind, and `actors.lag` has no part in it.
 
 The state of emulators cannot be saved. So at every *boundary* the environments are opened anew with new seeds, and the
 rollout is generated with the newest parameters, as at the start of a run: it depends on nothing earlier except the
-learner's state. A run that resumes from a boundary therefore equals one that was never stopped.
+learner's state. From there the lag grows by one with each rollout, up to `actors.lag`, as no parameters of before the
+boundary act: rollout n is generated with those of update `max(n - actors.lag, boundary)`. A run that resumes from a
+boundary therefore equals one that was never stopped.
+
+Each update of lag lets one more rollout of every actor wait on the learner's devices, and one more version of the
+parameters on every actor's.
 
 With `topology.placement='anakin'` none of this applies: the environments are part of the compiled program and of the
 checkpoint, a run resumes exactly from any checkpoint, and the newest parameters always act.
@@ -20,7 +25,7 @@ from podrl.config.config import Config
 from podrl.types import Counters
 
 _NONE = Counters()
-WARMUP_UPDATES = 3  # The first two rollouts share their parameters, and the first one opens the pools.
+WARMUP_UPDATES = 3  # With a lag of 1 the first two rollouts share their parameters; the first one opens the pools.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,7 @@ class Schedule:
         first: Updates done before the run starts or resumes.
         last: Updates done when the run ends.
         every: Updates between boundaries; 0 if the start is the only one.
-        max_lag: Updates between the newest parameters and those that act, away from boundaries.
+        max_lag: Updates between the newest parameters and those that act, as soon as a boundary is as far behind.
         exact: Whether the lag is exactly `max_lag`; if not, it is at most that.
     """
 
@@ -94,10 +99,15 @@ def make_schedule(config: Config, begun: Counters = _NONE) -> Schedule:
 
 
 def max_lag(config: Config) -> int:
-    """Returns how many updates the acting parameters may lag behind the newest."""
-    if config.actors.synchronous or config.topology.placement == "anakin":
+    """Returns the largest policy lag of a run, in updates; with `determinism='exact'` its lag away from boundaries."""
+    if config.topology.placement == "anakin":
         return 0
-    return 1 if config.determinism == "exact" else config.actors.max_lag
+    return config.actors.lag if config.determinism == "exact" else config.actors.max_lag
+
+
+def lag_key(config: Config) -> str:
+    """Returns the key of a Sebulba run's config that `max_lag` follows."""
+    return "actors.lag" if config.determinism == "exact" else "actors.max_lag"
 
 
 def warm_up_updates(config: Config) -> int:

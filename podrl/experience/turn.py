@@ -15,7 +15,7 @@ from podrl.experience.episodes import Episode, EpisodeTracker
 from podrl.experience.unroll import ActingState
 from podrl.types import Timestep
 
-_KEPT = 16  # Rollouts; more than are ever queued.
+_KEPT = 16  # Rollouts, beside those that wait for the learner: more than it has taken when it sees an update fail.
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -89,9 +89,14 @@ def first_nonfinite_row(array: np.ndarray) -> int | None:
 class NonFinite:
     """Records the values from one actor's environments that are not finite, to explain an update that fails on them."""
 
-    def __init__(self, who: str) -> None:
-        """Creates an empty record; `who` names the actor in messages."""
-        self._who = who
+    def __init__(self, who: str, waiting: int) -> None:
+        """Creates an empty record.
+
+        Args:
+            who: The actor's name, for messages.
+            waiting: How many rollouts may wait for the learner.
+        """
+        self._who, self._kept = who, _KEPT + waiting
         self._found: dict[int, str] = {}  # The first value of each rollout.
 
     def note(self, text: str, rollout: int, step: int) -> None:
@@ -102,7 +107,7 @@ class NonFinite:
         if not self._found:
             logging.warning("Not finite: %s. Later ones are not logged.", where)
         self._found.setdefault(rollout, where)
-        if len(self._found) > _KEPT:
+        if len(self._found) > self._kept:
             del self._found[min(self._found)]
 
     def of(self, rollout: int) -> str:

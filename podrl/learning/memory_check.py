@@ -15,7 +15,7 @@ import jax
 
 from podrl.config.config import Config, ConfigError, check
 from podrl.config.units import describe_bytes
-from podrl.experience.schedule import max_lag
+from podrl.experience.schedule import lag_key, max_lag
 from podrl.learning.update_cost import shard_bytes
 from podrl.mesh import Topology
 from podrl.networks.parts import is_image, seen
@@ -50,7 +50,9 @@ def check_state_fits(config: Config, spec: EnvSpec, topology: Topology, state_sh
         topology: The devices.
         state_shape: Shapes of the learner's state, with shardings.
     """
-    copies = 1 + max_lag(config)  # The gradient and each acting version are as large as the parameters.
+    learners, lag = {*topology.local_learner.devices.flat}, min(max_lag(config), config.num_updates)
+    acting = lag if learners.intersection(topology.local_actor_devices) else min(1, lag)
+    copies = 1 + acting  # The gradient and each acting version are as large as the parameters.
     params = sum(map(shard_bytes, jax.tree.leaves(state_shape.params)))
     state = params + sum(map(shard_bytes, jax.tree.leaves(state_shape.opt_state)))
     _check(config, topology, _experience(config, spec, topology) | {_STATE: state + copies * params})
@@ -76,7 +78,7 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     is_mlp = config.network.encoders == {"mlp"}  # Other encoders choose their micro-batches themselves.
     stacks = (learned if is_mlp else length // config.agent.update_shape.grid[1] or 1) * stacked * frames
     return {
-        "experience": batch * (1 + max_lag(config)),
+        "experience": batch * min(1 + max_lag(config), config.num_updates),
         "stacks of frames": stacks if frames > 1 else 0,
         "activations": learned * wide * itemsize if is_mlp else 0,
     }
@@ -94,9 +96,10 @@ def _check(config: Config, topology: Topology, needs: Mapping[str, int]) -> None
     actors, network = config.actors, config.network
     size = f"hidden_sizes={network.hidden_sizes}" if network.encoder == "mlp" else f"width={network.width}"
     size += f", network.core_size={network.core_size}" if network.core != "none" else ""
+    depth = f", {lag_key(config)}={max_lag(config)}" if max_lag(config) > 1 else ""
     raise ConfigError(
         f"This config needs {describe_bytes(total)} of memory at least, and {where} {describe_bytes(there)} ({parts}). "
-        f"Lower actors.num_envs={actors.num_envs}, actors.unroll_length={actors.unroll_length}, "
+        f"Lower actors.num_envs={actors.num_envs}, actors.unroll_length={actors.unroll_length}{depth}, "
         f"network.frame_stack={network.frame_stack} or network.{size}, or another key that makes the largest part."
     )
 

@@ -1,9 +1,9 @@
-"""The Sebulba run loop: actor threads on the actor submesh, the learner on the learner submesh, lag fixed at one.
+"""The Sebulba run loop: actor threads on the actor submesh, the learner on the learner submesh, at a fixed policy lag.
 
-The main thread is the learner. Update n takes rollout n of every actor, in a fixed order; rollout n was made with the
-parameters of update n-2 while update n-1 ran (if synchronous, and at boundaries, with the newest:
-`podrl.experience.schedule`). So what is learned depends on the order of things only, not on the timing of threads. With
-`determinism='free'` the lag is bounded instead of fixed.
+The main thread is the learner. Update n takes rollout n of every actor, in a fixed order. With `actors.lag=1` rollout n
+was made with the parameters of update n-2 while update n-1 ran, with 0 after it, with more earlier still
+(`podrl.experience.schedule`). So what is learned depends on the order of things only, not on the timing of threads.
+With `determinism='free'` the lag is bounded instead of fixed.
 
 Source: the Sebulba architecture of Hessel et al. 2021, arXiv:2104.06272; the fixed lag of Huang et al. 2023 (Cleanba),
 arXiv:2310.00036.

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from podrl.config.config import ConfigError, check
-from podrl.config.optimizer import with_new_names
+from podrl.config.renamed import with_new_names
 from podrl.telemetry.metrics_file import MOVED, Row, field_reader, read_lines
 
 REPAIR = "Put a good copy there: every checkpoint has one, in checkpoints/N/config/metadata and .../manifest/metadata."

@@ -13,8 +13,8 @@ import jax
 from podrl.agents.parts.loading import load_agent
 from podrl.config.config import Config
 from podrl.config.config_dict import differences, read_agent, to_dict
-from podrl.config.optimizer import with_new_names
 from podrl.config.paths import is_there
+from podrl.config.renamed import with_new_names
 from podrl.experience.schedule import is_exact, is_finished, resumable
 from podrl.mistakes import ConfigError, shorten
 from podrl.ops.optimizers import rescale_counts

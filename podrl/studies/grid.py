@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from podrl.config.config import Config, check
-from podrl.config.optimizer import RENAMED
+from podrl.config.renamed import RENAMED, earlier_settings, new_setting
 
 SCALINGS = ("weak", "strong")
 PLACES = ("local", "slurm", "tpu")
@@ -69,10 +69,11 @@ class Point:
 
     @property
     def names(self) -> list[str]:
-        """Today's name of the point's folder, and the one by its keys' earlier names if they had others."""
-        earlier = {new: old for old, new in RENAMED.items()}
-        settings = {earlier.get(key, key): value for key, value in self.settings.items()}
-        return list(dict.fromkeys([self.name, point_name(self.scaling, self.machines, settings)]))
+        """Today's name of the point's folder, and those by its keys' earlier names if they had others."""
+        earlier = itertools.product(*(earlier_settings(key, value) for key, value in self.settings.items()))
+        return list(
+            dict.fromkeys([self.name, *(point_name(self.scaling, self.machines, dict(each)) for each in earlier)])
+        )
 
 
 def point_name(scaling: str, machines: Machines, settings: Mapping[str, str]) -> str:
@@ -194,6 +195,10 @@ class Manner:
 
 def with_new_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest's definition that an earlier podrl may have written, with today's names of the config's keys."""
-    overrides = {RENAMED.get(key, key): value for key, value in fields["overrides"].items()}
-    axes = [{**axis, "keys": [RENAMED.get(key, key) for key in axis["keys"]]} for axis in fields["axes"]]
+    overrides = dict(new_setting(key, value) for key, value in fields["overrides"].items())
+    axes = []
+    for axis in fields["axes"]:
+        places = [[new_setting(*pair) for pair in zip(axis["keys"], values, strict=True)] for values in axis["values"]]
+        keys = [RENAMED.get(key, key) for key in axis["keys"]]
+        axes.append({**axis, "keys": keys, "values": [[value for _, value in place] for place in places]})
     return {**fields, "overrides": overrides, "axes": axes}

@@ -9,6 +9,7 @@ busy the cores are and says where parts compete.
 
 from typing import NamedTuple
 
+from podrl.experience.schedule import lag_key, max_lag
 from podrl.telemetry.situation import Situation
 
 WAITS = 0.2  # A side that waits for this fraction of its time is held up by the other.
@@ -41,12 +42,13 @@ def advise(situation: Situation) -> Advice:
 
 def _both_wait(situation: Situation) -> Advice:
     """Advises when both wait: they are told to take turns, or some rollouts or updates take much longer than others."""
-    actors = situation.config.actors
+    actors, lag, key = situation.config.actors, max_lag(situation.config), lag_key(situation.config)
     finding = f"learner waits {situation.learner_waits:.0%} for rollouts, actors {situation.actors_wait:.0%} for it"
-    if actors.synchronous:
-        return Advice(f"{finding}, in turn", ("actors.synchronous=False lets them overlap, at a policy lag of 1",))
+    if lag == 0:
+        return Advice(f"{finding}, in turn", (f"{key}=1 lets them overlap, at a policy lag of 1",))
     longer = f"longer actors.unroll_length (now {actors.unroll_length}) evens them out"
-    return Advice(f"{finding}, as work comes in bursts", (*_side_work(situation), longer))
+    deeper = f"larger {key} (now {lag}) lets more rollouts wait ready, at that policy lag"
+    return Advice(f"{finding}, as work comes in bursts", (*_side_work(situation), longer, deeper))
 
 
 def _actors_limit(situation: Situation) -> Advice:

@@ -214,7 +214,7 @@ def test_a_rollout_may_have_fewer_rows_than_there_are_minibatches():
 def test_with_lag_zero_the_learner_starts_from_what_the_actors_recorded():
     """The ratio is one at the only step of each update, and values are the same if computed again."""
     options = {
-        "actors__synchronous": True,
+        "actors__lag": 0,
         "agent__epochs": 1,
         "agent__minibatches": 1,
         "agent__optimizer__learning_rate": 0.01,

@@ -12,7 +12,7 @@ from podrl.assembly import resolve
 from podrl.config.commandline import load_config
 from podrl.config.config import ConfigError
 from podrl.config.config_dict import differences, to_dict, with_defaults
-from podrl.config.optimizer import RENAMED, with_new_names
+from podrl.config.renamed import RENAMED, with_new_names
 from tests.short_runs import make_config
 
 
@@ -23,7 +23,8 @@ def test_a_config_that_an_earlier_podrl_wrote_means_the_same(agent):
     now = json.loads(json.dumps(to_dict(config)))
     optimizer, topology = now["agent"].pop("optimizer"), now["topology"]
     values = {**optimizer, **{name: topology.pop(name) for name in ("micro_batches", "micro_batch_loop", "step_loop")}}
-    earlier = {old.removeprefix("agent."): values[new.rpartition(".")[2]] for old, new in RENAMED.items()}
+    renamed = {old.removeprefix("agent."): new for old, new in RENAMED.items() if old.startswith("agent.")}
+    earlier = {old: values[new.rpartition(".")[2]] for old, new in renamed.items()}
     if agent == "ppo":  # It had Adam alone.
         for name in ("optimizer", "rmsprop_decay", "epsilon_inside_root"):
             del earlier[name]

@@ -20,11 +20,15 @@ def schedule(first=0, **overrides):
         (4, {"checkpoint__every_updates": 4}, [4, 4, 5, 6, 8, 8]),
         (6, {"checkpoint__every_updates": 4}, [6, 6, 8, 8]),  # Stopped between two boundaries.
         (6, {"checkpoint__every_updates": 0}, [6, 6, 7, 8]),
-        (0, {"checkpoint__every_updates": 4, "actors__synchronous": True}, list(range(10))),
+        (0, {"checkpoint__every_updates": 4, "actors__lag": 0}, list(range(10))),
+        (0, {"checkpoint__every_updates": 0, "actors__lag": 2}, [0, 0, 0, 1, 2, 3, 4, 5, 6, 7]),
+        (0, {"checkpoint__every_updates": 5, "actors__lag": 4}, [0, 0, 0, 0, 0, 5, 5, 5, 5, 5]),
+        (5, {"checkpoint__every_updates": 5, "actors__lag": 3}, [5, 5, 5, 5, 6]),
+        (7, {"checkpoint__every_updates": 0, "actors__lag": 8}, [7, 7, 7]),
         (10, {}, []),
     ],
 )
-def test_rollouts_have_a_lag_of_one_but_at_boundaries(first, overrides, versions):
+def test_rollouts_have_the_lag_asked_for_but_after_boundaries(first, overrides, versions):
     plan = schedule(first, **overrides)
     assert [plan.versions(rollout) for rollout in plan.rollouts] == [range(v, v + 1) for v in versions]
 
@@ -34,7 +38,7 @@ def test_rollouts_have_a_lag_of_one_but_at_boundaries(first, overrides, versions
     [
         (0, {}, [0, 0, 0, 1, 2, 3, 4, 5, 6, 7]),
         (4, {"actors__max_lag": 1}, [4, 4, 5, 6, 7, 8]),
-        (0, {"actors__synchronous": True}, list(range(10))),
+        (0, {"actors__max_lag": 0}, list(range(10))),
     ],
 )
 def test_a_free_run_has_a_bounded_lag_and_no_boundaries(first, overrides, oldest):
@@ -74,4 +78,5 @@ def test_the_warm_up_is_as_long_as_rollouts_of_the_first_parameters_lie_ready():
     assert warm_up_updates(make_config(**free)) == 1 + 7
     assert warm_up_updates(make_config(**free | {"actors__max_lag": 1})) == WARMUP_UPDATES
     assert warm_up_updates(make_config(actors__max_lag=7)) == WARMUP_UPDATES
+    assert warm_up_updates(make_config(actors__lag=7)) == 1 + 7
     assert warm_up_updates(anakin_config(**free)) == WARMUP_UPDATES

@@ -31,6 +31,21 @@ def fetch(store, device, version, timeout_s=0.2):
     return params
 
 
+def test_an_actor_that_is_several_updates_ahead_waits_as_long_for_each_of_them():
+    store, device = make_store()
+    store.publish(0, {"w": jnp.zeros(2)})
+
+    def learn():
+        for version in range(1, 5):
+            time.sleep(0.4)
+            store.publish(version, {"w": jnp.full(2, version)})
+
+    learner = threading.Thread(target=learn)
+    learner.start()
+    assert fetch(store, device, 4, timeout_s=1.2)["w"].tolist() == [4, 4]
+    learner.join()
+
+
 def test_a_version_that_never_comes_is_named():
     store, device = make_store()
     store.publish(4, {"w": jnp.ones(2)})

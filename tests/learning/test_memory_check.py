@@ -13,6 +13,11 @@ from tests.short_runs import make_config
     [
         ({"actors__num_envs": 2_000_000}, "actors.num_envs=2000000", "experience"),
         ({"actors__unroll_length": 1_000_000}, "actors.unroll_length=1000000", "experience"),
+        (
+            {"actors__num_envs": 3200, "actors__lag": 900, "total_env_steps": 10**8},
+            "actors.unroll_length=4, actors.lag=900,",
+            "experience",
+        ),
         ({"network__frame_stack": 10_000_000}, "network.frame_stack=10000000", "stacks of frames"),
         ({"network__hidden_sizes": (2**31,)}, "network.hidden_sizes=(2147483648,)", "activations"),
         ({"network__core": "lstm", "network__core_size": 2**20}, "core", "parameters, gradients and optimizer"),
@@ -33,6 +38,11 @@ def test_sizes_beyond_memory_are_refused_with_bytes_and_keys(monkeypatch, values
 def test_more_frames_than_a_compiler_takes_are_refused():
     with pytest.raises(ConfigError, match=r"network\.frame_stack=2000 is more than 1024 frames"):
         assemble(make_config(network__frame_stack=2000, actors__num_envs=32))
+
+
+def test_a_run_of_fewer_updates_than_its_lag_needs_no_more_rollouts_than_updates(monkeypatch):
+    monkeypatch.setattr(memory_check, "host_memory_bytes", lambda: 2**30)
+    assemble(make_config(actors__num_envs=3200, actors__lag=900, total_env_steps=3 * 3200 * 4))
 
 
 def test_what_fits_is_assembled():

@@ -34,13 +34,6 @@ def test_the_lag_is_zero_once_and_then_exactly_one():
     assert [(row["lag/0"], row["lag/1"]) for row in rows] == [(1, 0)] + [(0, 1)] * 9
 
 
-def test_synchronous_actors_have_no_lag():
-    _, rows = run(make_config(actors__synchronous=True))
-    assert [row["lag/max"] for row in rows] == [0] * 10
-    assert [row["lag/0"] for row in rows] == [1] * 10
-    assert "lag/1" not in rows[-1]
-
-
 def test_counters_and_rates_are_the_learners():
     outcome, rows = run(make_config("Breakout-v5", network__encoder="nature", network__frame_stack=4), num_devices=1)
     assert outcome.counters.env_steps == 10 * 8 * 4
@@ -64,9 +57,9 @@ def random_delay(update):
 
 
 class TestFingerprints:
-    @pytest.mark.parametrize("num_devices", [1, 4])
-    def test_random_delays_in_every_thread_change_nothing(self, num_devices):
-        options = {"actors__threads_per_device": 2, "actors__num_envs": 16, "total_env_steps": 640}
+    @pytest.mark.parametrize(("num_devices", "lag"), [(1, 1), (4, 1), (4, 4)])
+    def test_random_delays_in_every_thread_change_nothing(self, num_devices, lag):
+        options = {"actors__threads_per_device": 2, "actors__num_envs": 16, "total_env_steps": 640, "actors__lag": lag}
         _, quick = run(make_config(**options), num_devices)
         _, slow = run(make_config(env__source="tests.envs.delayed", **options), num_devices, before_update=random_delay)
         assert fingerprints(quick) == fingerprints(slow)

@@ -104,6 +104,15 @@ class TestNumbers:
         assert facts(read_rows(tmp_path / "run")) == facts(read_rows(pair))
 
     @pytest.mark.slow
+    def test_a_longer_lag_is_the_same_in_every_process_and_delays_change_nothing(self, tmp_path):
+        for source in ("envpool", "tests.envs.delayed"):
+            options = ("--config.actors.lag=4", f"--config.env.source={source}")
+            train(*CATCH, *options, "--workdir", source, cwd=tmp_path, processes=2, devices=2)
+        rows, delayed = (read_rows(tmp_path / source) for source in ("envpool", "tests.envs.delayed"))
+        assert [(row["lag/mean"], row["lag/max"]) for row in rows] == [(lag, lag) for lag in range(5)] * 4
+        assert facts(delayed) == facts(rows)
+
+    @pytest.mark.slow
     def test_evaluation_changes_nothing(self, pair, tmp_path):
         evaluation = ("--config.evaluate.every_updates=10", "--config.evaluate.episodes=4")
         train(*CATCH, *evaluation, "--workdir", "run", cwd=tmp_path, processes=2, devices=2)

@@ -67,7 +67,7 @@ def test_simulates_again_what_was_measured_before(measured, capsys):
 
 def test_flags_replace_what_was_measured(measured):
     flags = [f"--measurements={measured}", "--act_ms=2", "--stragglers=0.5:3", "--host_cores=64", *SMALL]
-    asked = command(*flags, "--config.actors.synchronous=True", "--config.actors.env_threads=0")
+    asked = command(*flags, "--config.actors.lag=0", "--config.actors.env_threads=0")
     measurements = Measurements.read(measured)
     system = tool.make_system(asked, tool_config(asked), measurements)
     assert system.host.act.mean == pytest.approx(2e-3)

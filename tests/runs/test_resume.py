@@ -94,14 +94,15 @@ class TestInOneProcess:
     @pytest.mark.parametrize(
         "overrides",
         [
-            {"actors__synchronous": True},
+            {"actors__lag": 0},
+            {"actors__lag": 4, "checkpoint__every_updates": 5},
             {"topology__learner_devices_per_process": 2, "actors__threads_per_device": 2},
             {"network__normalize_observations": True, "network__normalize_rewards": True},
             {"agent": "ppo", "agent__shuffle": "time", "topology__learner_devices_per_process": 2},
             {"network__core": "lstm", "network__core_size": 8, "network__last_action": True},
         ],
     )
-    def test_nor_on_several_devices_with_lag_zero_running_statistics_shuffled_minibatches_or_memory(
+    def test_nor_on_several_devices_with_other_lags_running_statistics_shuffled_minibatches_or_memory(
         self, tmp_path, overrides, monkeypatch
     ):
         monkeypatch.setattr(TestInOneProcess, "CONFIG", short_runs.make_config(**self.OVERRIDES | overrides))

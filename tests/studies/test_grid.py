@@ -7,7 +7,7 @@ import pytest
 from podrl.config.config import ConfigError
 from podrl.studies.feasibility import examine
 from podrl.studies.folder import Folder
-from podrl.studies.grid import Axis, Machines, Trial, combinations, make_axis
+from podrl.studies.grid import Axis, Machines, Trial, combinations, make_axis, with_new_keys
 from podrl.studies.summary import collect
 from podrl.studies.table import make_run_table
 from tests.studies.studies import define
@@ -145,6 +145,19 @@ def test_a_study_that_was_begun_with_earlier_names_of_keys_is_continued(tmp_path
     (run / "result.json").rename(run / "failed.json")
     rows = make_run_table(collect(folder, feasible[:2], [1]), [])
     assert [row["folder"] for row in rows] == [str(run.relative_to(tmp_path)), f"points/{feasible[1].name}/seed-1"]
+
+
+def test_a_study_that_was_begun_with_synchronous_acting_is_one_of_the_lag():
+    axis = {"keys": ["network.width", "actors.synchronous"], "values": [["1", "True"], ["2", "false"]]}
+    found = with_new_keys({"overrides": {"actors.synchronous": "true"}, "axes": [axis]})
+    assert found["overrides"] == {"actors.lag": "0"}
+    assert found["axes"] == [{"keys": ["network.width", "actors.lag"], "values": [["1", "0"], ["2", "1"]]}]
+    feasible, _ = examine(define(axes=(make_axis("actors.lag=0,4"),), scaling=("strong",)), "cpu")
+    before = ["strong-1x1-actors.synchronous=True", "strong-1x1-actors.synchronous=true"]
+    assert feasible[0].names == ["strong-1x1-actors.lag=0", *before]
+    assert {tuple(each.names) for each in feasible if each.settings["actors.lag"] == "4"} == {
+        (f"strong-{size}-actors.lag=4",) for size in ("1x1", "2x1", "4x1")
+    }
 
 
 def test_names_are_different_and_fit_for_folders():

@@ -61,8 +61,9 @@ def _situation(threads, machine, *, cores_busy=0.5, others_busy=0.0, act_call_s=
 
 
 CASES = {
-    "synchronous": (BOTH_WAIT, GPU, {"actors__synchronous": True}, "learner waits 50% .*actors.synchronous=False"),
-    "uneven rollouts": (BOTH_WAIT, GPU, {}, "actors.unroll_length"),
+    "synchronous": (BOTH_WAIT, GPU, {"actors__lag": 0}, "learner waits 50% .*actors.lag=1"),
+    "synchronous, free": (BOTH_WAIT, GPU, {"determinism": "free", "actors__max_lag": 0}, "in turn: actors.max_lag=1"),
+    "uneven rollouts": (BOTH_WAIT, GPU, {}, r"longer actors.unroll_length.*larger actors.lag \(now 1\)"),
     "long checkpoints": (
         BOTH_WAIT | {"learner": {"wait_rollouts": 0.3, "learn": 0.4, "checkpoint": 0.3}},
         GPU,

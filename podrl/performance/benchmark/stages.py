@@ -22,7 +22,7 @@ from podrl.experience.actor_threads import ActorThreads
 from podrl.experience.handoff import Rollout
 from podrl.experience.layout import default_env_threads
 from podrl.experience.parameters import ParameterStore
-from podrl.experience.schedule import make_schedule, warm_up_updates
+from podrl.experience.schedule import make_schedule, max_lag, warm_up_updates
 from podrl.experience.transfer import join_rollouts, rollout_to_learner
 from podrl.learning.programs import FusedPrograms
 from podrl.loops.interface import Assembly
@@ -65,7 +65,7 @@ class Parts(Assembly):
     @property
     def overlap(self) -> Overlap:
         """Which stages go on at the same time."""
-        in_turn = self.config.actors.synchronous or self.shares_device
+        in_turn = max_lag(self.config) == 0 or self.shares_device
         return Overlap(several_pools=self.layout.pools_per_actor > 1, in_turn=in_turn)
 
     @property

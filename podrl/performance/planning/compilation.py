@@ -21,6 +21,7 @@ from podrl.config.config import Config, check
 from podrl.envs.source import make_environment
 from podrl.experience.layout import Layout
 from podrl.experience.programs import make_unroller, trace_act
+from podrl.experience.schedule import max_lag
 from podrl.learning.fused import FusedLearner
 from podrl.learning.micro_batches import partition_of
 from podrl.learning.programs import make_learner, rollout_shapes
@@ -67,18 +68,29 @@ class RunCosts:
 
     @property
     def actor_bytes(self) -> int:
-        """An actor device's memory: the parameters, the unrolls of all its pools, and what acting takes."""
+        """An actor device's memory: all versions of the parameters, its pools' unrolls, and what acting takes."""
         if self.act is None:
             return 0
         pools = self.layout.pools_per_actor * self.config.actors.threads_per_device
         unrolls = pools * (self.act.argument_bytes - self.parameter_bytes)
-        return self.parameter_bytes + unrolls + self.act.temporary_bytes
+        return self.acting_bytes + unrolls + self.act.temporary_bytes
+
+    @property
+    def acting_bytes(self) -> int:
+        """The versions of the parameters on an actor device: the newest, and one for each update of policy lag."""
+        return self.parameter_bytes * (1 + max_lag(self.config))
+
+    @property
+    def learner_bytes(self) -> int:
+        """A learner device's memory: an update's, and that of rollouts that wait, one for each update of policy lag."""
+        waiting = max_lag(self.config) * self.rollout_bytes * self.model_devices // self.learners
+        return self.update.peak_bytes + waiting
 
     @property
     def peak_bytes(self) -> int:
         """Memory that the fullest device needs."""
-        together = self.update.peak_bytes + self.actor_bytes
-        return together if self.shares_devices else max(self.update.peak_bytes, self.actor_bytes)
+        together = self.learner_bytes + self.actor_bytes
+        return together if self.shares_devices else max(self.learner_bytes, self.actor_bytes)
 
     @property
     def env_steps_of_host(self) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import dataclasses
 import math
 
+from podrl.experience.schedule import max_lag
 from podrl.performance.composition import Overlap, compose
 from podrl.performance.planning.compilation import RunCosts
 from podrl.performance.planning.costs import Cost
@@ -112,9 +113,10 @@ def machine_of(slice_: Slice, assumptions: Assumptions, *, float32: bool) -> Har
 def predict(
     run: RunCosts, machine: Hardware, *, synchronous: bool | None = None, enough_envs: bool = False
 ) -> Prediction:
-    """How fast a run will be, acting as its config says unless `synchronous` does.
+    """How fast a run will be, with its config's policy lag, or with `synchronous` without or with one.
 
-    With `enough_envs` there are always environments to step.
+    Stages have constant times here, so a lag of 1 hides all that a longer one does: it is for times that vary
+    (`podrl.performance.planning.simulation`). With `enough_envs` there are always environments to step.
     """
     stages = stage_seconds(run, machine, enough_envs=enough_envs)
     learn = learn_seconds(stages)
@@ -140,7 +142,7 @@ def predict(
 
 def is_in_turn(run: RunCosts, synchronous: bool | None = None) -> bool:
     """Whether no actor acts while an update runs."""
-    synchronous = run.config.actors.synchronous if synchronous is None else synchronous
+    synchronous = max_lag(run.config) == 0 if synchronous is None else synchronous
     return synchronous or run.is_fused or run.shares_devices
 
 

@@ -105,17 +105,17 @@ def _heading(plan: Plan) -> Iterator[str]:
 
 def _show_memory_of(console: Console, fit: Fit) -> None:
     run, update, act = fit.run, fit.run.update, fit.run.act
-    batch = update.argument_bytes - run.state_bytes
-    sizes = {"learner": (run.state_bytes, batch, update.temporary_bytes, update.peak_bytes)}
+    rollouts = run.learner_bytes - run.state_bytes - update.temporary_bytes
+    sizes = {"learner": (run.state_bytes, rollouts, update.temporary_bytes, run.learner_bytes)}
     if act is not None:
-        unrolls = run.actor_bytes - run.parameter_bytes - act.temporary_bytes
-        sizes["actor"] = (run.parameter_bytes, unrolls, act.temporary_bytes, run.actor_bytes)
+        unrolls = run.actor_bytes - run.acting_bytes - act.temporary_bytes
+        sizes["actor"] = (run.acting_bytes, unrolls, act.temporary_bytes, run.actor_bytes)
     there = describe_bytes(fit.machine.memory_bytes)
     rows = [[name, *map(describe_bytes, found), there] for name, found in sizes.items()]
     if act is not None and run.shares_devices:
         rows.append(["both", "", "", "", describe_bytes(run.peak_bytes), there])
     how = "compiled" if run.compiled else "counted"
-    headings = (f"memory of a device ({how})", "state", "batch", "temporaries", "all", "there are")
+    headings = (f"memory of a device ({how})", "state", "rollouts", "temporaries", "all", "there are")
     print_rows(console, headings, rows)
 
 

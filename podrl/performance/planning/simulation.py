@@ -32,7 +32,7 @@ from podrl.performance.planning.cores import Account, Barrier, Cores, Environmen
 from podrl.performance.planning.distributions import HostWork
 from podrl.performance.planning.system import HostLoad, System
 
-SETTLING_UPDATES = 5
+SETTLING_UPDATES = 5  # At least, and two for each update of policy lag.
 _BLOCK = 64  # Values drawn at a time, for speed.
 
 _Steps = Generator[Event, Any, None]
@@ -57,7 +57,7 @@ class SimulatedRun:
 
 
 def simulate(system: System, *, updates: int = 200, seed: int = 0) -> SimulatedRun:
-    """Runs a job for so many updates after `SETTLING_UPDATES`; the same seed gives the same outcome."""
+    """Runs a job for so many updates after it has settled; the same seed gives the same outcome."""
     return _Job(system, updates, seed).run()
 
 
@@ -110,7 +110,8 @@ class _Job:
 
     def __init__(self, system: System, updates: int, seed: int):
         self._system = system
-        self._warmup, self._last = SETTLING_UPDATES, SETTLING_UPDATES + updates
+        self._warmup = max(SETTLING_UPDATES, 2 * system.max_lag)  # By then actors are as far ahead as they get.
+        self._last = self._warmup + updates
         self._env = Environment()
         self._schedule = Schedule(
             first=0,

@@ -116,7 +116,7 @@ class System:
     hosts: int = 1
     cores: float = math.inf  # of each host; infinite if they never run short
     slow: Mapping[int, float] = dataclasses.field(default_factory=dict)  # factors by which some hosts' cores are slower
-    max_lag: int = 1  # updates that the acting parameters are behind, away from boundaries; 0 is synchronous
+    max_lag: int = 1  # updates that the acting parameters are behind, away from boundaries; with 0 nothing overlaps
     exact: bool = True  # whether it is always that, or at most (`determinism='free'`)
     boundary_every: int = 0  # updates between boundaries, at which environments open anew; 0 for none but the start
     reductions: int = 1  # all-reduces in an update, one for each optimizer step

@@ -37,7 +37,7 @@ def over(kind, size_bytes, axis="data"):
 def make_run(**changes):
     config = make_config()
     actors = dataclasses.replace(
-        config.actors, num_envs=ENVS, unroll_length=LENGTH, pools_per_thread=2, threads_per_device=1, synchronous=False
+        config.actors, num_envs=ENVS, unroll_length=LENGTH, pools_per_thread=2, threads_per_device=1, lag=1
     )
     fields = {
         "config": dataclasses.replace(config, actors=actors),
@@ -112,7 +112,7 @@ def test_a_host_needs_as_many_environments_as_their_turns_ask_for_while_they_are
     """An update takes 40 ms, in which nobody acts if acting is synchronous: 320 steps are then to be made in little."""
     run = make_run(update=Cost(flops=2e10, bytes_accessed=0, product_flops=0))
     machine = dataclasses.replace(MACHINE, cores=1000)
-    found = {in_turn: needs(_synchronous(run, in_turn), machine) for in_turn in (False, True)}
+    found = {in_turn: needs(_with_lag(run, 0 if in_turn else 1), machine) for in_turn in (False, True)}
     stages = stage_seconds(run, machine)
     turn_s = stages["turns"] / LENGTH
     assert found[False].environments == pytest.approx(found[False].env_steps_per_s * turn_s)
@@ -123,8 +123,17 @@ def test_a_host_needs_as_many_environments_as_their_turns_ask_for_while_they_are
     assert found[True].environments > 2 * found[False].environments
 
 
-def _synchronous(run, synchronous):
-    actors = dataclasses.replace(run.config.actors, synchronous=synchronous)
+def test_a_longer_lag_takes_memory_and_no_time():
+    """A rollout of a learner device for each update of lag, and the parameters once more of an actor device."""
+    none, one, deep = (_with_lag(make_run(), lag) for lag in (0, 1, 8))
+    assert deep.learner_bytes - none.learner_bytes == 8 * 10**6 // 2
+    assert deep.actor_bytes - none.actor_bytes == 8 * 10**5
+    assert none.learner_bytes == none.update.peak_bytes
+    assert predict(deep, MACHINE) == predict(one, MACHINE) != predict(none, MACHINE)
+
+
+def _with_lag(run, lag):
+    actors = dataclasses.replace(run.config.actors, lag=lag)
     return dataclasses.replace(run, config=dataclasses.replace(run.config, actors=actors))
 
 

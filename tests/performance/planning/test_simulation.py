@@ -125,8 +125,20 @@ def test_the_lag_is_the_schedules():
     host = make_host()
     assert simulate(System(host=host, max_lag=0), updates=20).lag == {0: 1.0}
     assert simulate(System(host=host, max_lag=1), updates=20).lag == {1: 1.0}
+    assert simulate(System(host=host, max_lag=8), updates=20).lag == {8: 1.0}
+    ramp = simulate(System(host=host, max_lag=3, boundary_every=5), updates=20)
+    assert ramp.lag == pytest.approx({0: 0.2, 1: 0.2, 2: 0.2, 3: 0.4})
     boundaries = simulate(System(host=host, max_lag=1, boundary_every=5), updates=20)
     assert boundaries.lag == pytest.approx({0: 0.2, 1: 0.8})  # The first rollout after each of them.
+
+
+def test_a_deeper_lag_hides_more_of_what_varies_and_no_more_than_all():
+    """Unrolls and updates take 81 ms on average."""
+    updates_s = np.random.default_rng(3).gamma(2.0, UNROLL_S / 2, 5000)
+    host = make_host(update=CONSTANT(updates_s))
+    none, one, deep = (simulate(System(host=host, max_lag=lag), updates=300).update_s.mean() for lag in (0, 1, 8))
+    assert none > 1.1 * one > 1.1 * 1.05 * deep
+    assert deep > 0.95 * UNROLL_S
 
 
 def test_free_lag_follows_the_timing_up_to_its_bound():
