@@ -15,9 +15,11 @@ SLOW = {"impala_atari", "impala_football", "impala_memory", "impala_metaworld", 
     "ppo_atari",
     "ppo_catch",
     "ppo_football",
+    "pqn_atari",
+    "pqn_atari_lives",
 }
-# A ResNet's updates of as many images as users have would take most of the test's time.
-FEWER = dict.fromkeys(("impala_atari", "ppo_atari"), "--config.actors.num_envs=4")
+# A deep network's updates of as many images as users have would take most of the test's time.
+FEWER = dict.fromkeys(("impala_atari", "ppo_atari", "pqn_atari", "pqn_atari_lives"), "--config.actors.num_envs=4")
 # Configs that need a shared library of the system, and the Debian package that has it.
 LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
 # Its emulator takes minutes to compile; `tests/envs/test_octax.py` steps it.
@@ -43,7 +45,7 @@ def test_every_config_runs_through_in_its_smoke_form(name, tmp_path):
     assert [row["learner_steps"] for row in rows] == list(range(1, len(rows) + 1))
     assert len(rows) >= 5
     config = json.loads((tmp_path / "run/config.json").read_text())
-    later = 0 if config["topology"]["placement"] == "anakin" else 1
+    later = 0 if config["topology"]["placement"] == "anakin" or config["actors"]["synchronous"] else 1
     assert [row["lag/max"] for row in rows] == [0] + [later] * (len(rows) - 1)
     assert all(row[key] is not None for row in rows for key in ("fingerprint", "loss/total", "grad/norm"))
     assert rows[-1]["env_steps_per_second"] > 0

@@ -1,0 +1,26 @@
+"""PQN on MinAtar's Breakout, with environments inside the compiled program: minutes on a laptop.
+
+Another game: `--config.env.id=SpaceInvaders-MinAtar`. Hyper-parameters are those of the authors' code, and so is the
+network, the game's own convolution.
+
+Source: Gallici et al. 2024, arXiv:2407.04811, https://github.com/mttga/purejaxql.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = common.make_config("pqn_minatar", "Breakout-MinAtar", total_env_steps=10_000_000)
+    config.env.source = "gymnax"
+    config.topology.placement = "anakin"
+    config.actors.num_envs = 128
+    config.actors.unroll_length = 32
+    config.network.encoder = "minatar"
+    config.agent.name = "pqn"
+    config.agent.shuffle = "time"
+    config.agent.minibatches = 32
+    config.agent.optimizer.learning_rate = 5e-4
+    config.log.every_updates = 20
+    return config
