@@ -15,10 +15,16 @@ import jax
 from jax import numpy as jnp
 
 from podrl.agents.parts.actor_critic import evaluate_values, fresh_rollouts, make_actor_critic_agent
-from podrl.agents.parts.epochs import Experience, deal_epoch, evaluate_minibatch, normalize_advantages, value_metrics
+from podrl.agents.parts.epochs import (
+    Experience,
+    check_shuffle,
+    evaluate_minibatch,
+    normalize_advantages,
+    take_epochs,
+    value_metrics,
+)
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import OptimizerOverRun, make_optimizer
-from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import check_values, choice, number, text
 from podrl.networks.interface import Network, Networks
@@ -116,11 +122,7 @@ def make_agent(
         ConfigError: if `agent.shuffle` does not fit the network.
     """
     network = networks.actor_critic()
-    check(
-        config.shuffle != "time" or network.rows is not None,
-        "agent.shuffle='time' needs a network that can evaluate a row without those before it, which this one cannot. "
-        "Use agent.shuffle=environments.",
-    )
+    check_shuffle(config.shuffle, network)
     optimizer = make_optimizer(config.optimizer, config.update_shape, num_updates=num_updates, ahead=ahead)
 
     def clip_at(step: jax.Array) -> jax.Array | float:
@@ -159,19 +161,9 @@ def make_learn(
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
         trajectory = fresh_rollouts(batch)
         learning_rate = optimizer.rate(state.step)
-        key, shuffle_key = jax.random.split(state.key)
         experience = estimate_advantages(config, network, state.params, trajectory, micro_batches)
-        epoch_keys = jax.random.split(shuffle_key, shape.epochs)
-        shares = jax.vmap(lambda epoch_key: deal_epoch(epoch_key, trajectory, shape))(epoch_keys)
-        state, steps = jax.lax.scan(
-            lambda state, share: sgd_step(state, experience.take(share, shape)),
-            state,
-            shares.reshape(-1, *shares.shape[2:]),
-            unroll=not partition.rolls_steps or 1,
-        )
-        metrics = jax.tree.map(jnp.mean, steps)
-        metrics = {**metrics, "loss/learning_rate": learning_rate, **value_metrics(experience)}
-        return dataclasses.replace(state, key=key), metrics, None
+        state, metrics = take_epochs(state, experience, sgd_step, shape, rolled=partition.rolls_steps)
+        return state, {**metrics, "loss/learning_rate": learning_rate, **value_metrics(experience)}, None
 
     return learn
 

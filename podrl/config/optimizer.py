@@ -12,7 +12,7 @@ class OptimizerConfig:
     The agent's config checks the values, as it knows the section's name.
 
     Attributes:
-        name: `adam` or `rmsprop`.
+        name: `adam`, `radam` (rectified Adam) or `rmsprop`.
         learning_rate: The learning rate at the start of the run.
         learning_rate_decay: Whether it falls linearly to zero at the end of the run; if false it stays.
         rmsprop_decay: Decay of `rmsprop`'s mean square.
@@ -21,7 +21,7 @@ class OptimizerConfig:
         max_grad_norm: The whole gradient is scaled down to this global norm.
     """
 
-    name: str = choice(("adam", "rmsprop"), "adam")
+    name: str = choice(("adam", "radam", "rmsprop"), "adam")
     learning_rate: float = number(1e-12, 10, 3e-4)
     learning_rate_decay: bool = True
     rmsprop_decay: float = number(0, 1, 0.99, open=True)

@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from podrl.config.config import Config, ConfigError, TopologyConfig, check
 from podrl.mesh import ShardingRule, find_rule, path_name
 from podrl.networks.available import make_networks
-from podrl.networks.interface import Network, Networks
+from podrl.networks.interface import AnyNetwork, Networks
 from podrl.types import EnvSpec, PyTree
 
 # Elements. A style leaves smaller parameters whole: they take little memory, and each would cost a collective.
@@ -61,7 +61,7 @@ def make_split_networks(
     """
     networks = make_networks(config.network, spec, layers_are_split=config.topology.model_devices > 1)
     rules = make_sharding_rules(config, learner, params_of(networks))
-    return Networks(actor_critic=lambda: gather_for_use(networks.actor_critic(), learner, rules)), rules
+    return networks.map(lambda network: gather_for_use(network, learner, rules)), rules
 
 
 def make_sharding_rules(config: Config, learner: Mesh, params: PyTree) -> list[ShardingRule]:
@@ -107,7 +107,7 @@ def _by_input(encoder: str) -> str:
     )
 
 
-def gather_for_use(network: Network, learner: Mesh, rules: Sequence[ShardingRule]) -> Network:
+def gather_for_use(network: AnyNetwork, learner: Mesh, rules: Sequence[ShardingRule]) -> AnyNetwork:
     """Returns the network in a form that learns from parameters split by `rules`.
 
     `unroll` and `rows` gather each parameter over the axis `data` before its use, and split its gradient as the

@@ -1,5 +1,6 @@
 """The actor-critic network: an encoder, a core, a policy head and a value head."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ from podrl.networks.functions import make_network
 from podrl.networks.interface import Network, NetworkOutput
 from podrl.networks.observation import check_observation, encode, make_encoder
 from podrl.networks.policies import make_distribution
-from podrl.ops.distributions import Distribution
+from podrl.ops.distributions import Distribution, mask_options
 from podrl.types import EnvSpec, PyTree
 
 
@@ -83,7 +84,11 @@ def make_actor_critic(config: NetworkConfig, spec: EnvSpec, *, layers_are_split:
         value_encoder=encoder() if config.separate_value else None,
         core=make_core(config),
     )
-    return make_network(module, policy, config, spec)
+
+    def mask_output(output: NetworkOutput, mask: jax.Array) -> NetworkOutput:
+        return dataclasses.replace(output, policy=mask_options(policy, output.policy, mask))
+
+    return make_network(module, functools.partial(Network, policy=policy), mask_output, config, spec)
 
 
 def _num_free(config: NetworkConfig, actions: ActionSpace) -> int:

@@ -1,6 +1,9 @@
 """The networks that agents can ask for."""
 
+import functools
+
 from podrl.config.config import NetworkConfig
+from podrl.networks.action_values import make_q_network
 from podrl.networks.actor_critic import make_actor_critic
 from podrl.networks.interface import Networks
 from podrl.types import EnvSpec
@@ -14,4 +17,7 @@ def make_networks(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: boo
         spec: The spec of the environment.
         layers_are_split: Whether layers are split over devices (`topology.model_devices`).
     """
-    return Networks(actor_critic=lambda: make_actor_critic(config, spec, layers_are_split=layers_are_split))
+    return Networks(
+        actor_critic=lambda: make_actor_critic(config, spec, layers_are_split=layers_are_split),
+        q=functools.partial(make_q_network, config, spec, layers_are_split=layers_are_split),
+    )

@@ -1,6 +1,7 @@
 """Encoders, which map a batch of observations to a batch of feature vectors.
 
 Inputs are [N, ...]; integers stay integers until the first layer. Activations are in `dtype`, parameters in float32.
+With `normalizes` there is a layer normalisation before each activation function.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ class ImpalaResNet(nn.Module):
     width: int = 1
     dtype: DTypeLike = jnp.float32
     is_split: bool = False
+    normalizes: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -46,9 +48,10 @@ class ImpalaResNet(nn.Module):
             x = _conv(channels * self.width, self.dtype, self.is_split)(x)
             x = max_pool_3x3_stride_2(x)
             for _ in range(2):
-                x = ResidualBlock(self.dtype, self.is_split)(x)
-        x = _flatten(nn.relu(x))
-        return nn.relu(nn.Dense(256, dtype=self.dtype, kernel_init=RELU_INIT)(x))
+                x = ResidualBlock(self.dtype, self.is_split, self.normalizes)(x)
+        x = _flatten(nn.relu(normalize_layer(x, self.normalizes)))
+        x = nn.Dense(256, dtype=self.dtype, kernel_init=RELU_INIT)(x)
+        return nn.relu(normalize_layer(x, self.normalizes))
 
 
 class ResidualBlock(nn.Module):
@@ -56,12 +59,13 @@ class ResidualBlock(nn.Module):
 
     dtype: DTypeLike = jnp.float32
     is_split: bool = False
+    normalizes: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the block."""
-        y = _conv(x.shape[-1], self.dtype, self.is_split)(nn.relu(x))
-        return x + _conv(x.shape[-1], self.dtype, self.is_split)(nn.relu(y))
+        y = _conv(x.shape[-1], self.dtype, self.is_split)(nn.relu(normalize_layer(x, self.normalizes)))
+        return x + _conv(x.shape[-1], self.dtype, self.is_split)(nn.relu(normalize_layer(y, self.normalizes)))
 
 
 class NatureCNN(nn.Module):
@@ -72,6 +76,7 @@ class NatureCNN(nn.Module):
 
     width: int = 1
     dtype: DTypeLike = jnp.float32
+    normalizes: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -79,8 +84,9 @@ class NatureCNN(nn.Module):
         x = images
         for index, (channels, size, stride) in enumerate(((32, 8, 4), (64, 4, 2), (64, 3, 1))):
             layer = UnpaddedConv(channels * self.width, size, stride, self.dtype, name=f"Conv_{index}")
-            x = nn.relu(layer(x))
-        return nn.relu(nn.Dense(512 * self.width, dtype=self.dtype, kernel_init=RELU_INIT)(_flatten(x)))
+            x = nn.relu(normalize_layer(layer(x), self.normalizes))
+        x = nn.Dense(512 * self.width, dtype=self.dtype, kernel_init=RELU_INIT)(_flatten(x))
+        return nn.relu(normalize_layer(x, self.normalizes))
 
 
 class MinAtarCNN(nn.Module):
@@ -91,12 +97,15 @@ class MinAtarCNN(nn.Module):
 
     width: int = 1
     dtype: DTypeLike = jnp.float32
+    normalizes: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Encodes images."""
-        x = nn.relu(UnpaddedConv(16 * self.width, 3, 1, self.dtype, name="Conv_0")(images))
-        return nn.relu(nn.Dense(128 * self.width, dtype=self.dtype, kernel_init=RELU_INIT)(_flatten(x)))
+        x = UnpaddedConv(16 * self.width, 3, 1, self.dtype, name="Conv_0")(images)
+        x = _flatten(nn.relu(normalize_layer(x, self.normalizes)))
+        x = nn.Dense(128 * self.width, dtype=self.dtype, kernel_init=RELU_INIT)(x)
+        return nn.relu(normalize_layer(x, self.normalizes))
 
 
 class UnpaddedConv(nn.Module):
@@ -129,6 +138,7 @@ class MLP(nn.Module):
     hidden_sizes: Sequence[int]
     dtype: DTypeLike = jnp.float32
     activation: str = "relu"
+    normalizes: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -136,8 +146,20 @@ class MLP(nn.Module):
         x = _flatten(scale_pixels(x, self.dtype))
         activate, init = (nn.relu, RELU_INIT) if self.activation == "relu" else (nn.tanh, TANH_INIT)
         for size in self.hidden_sizes:
-            x = activate(nn.Dense(size, dtype=self.dtype, kernel_init=init)(x))
+            x = nn.Dense(size, dtype=self.dtype, kernel_init=init)(x)
+            x = activate(normalize_layer(x, self.normalizes))
         return x
+
+
+def normalize_layer(x: jax.Array, normalizes: bool = True) -> jax.Array:
+    """Normalises the last axis to mean 0 and deviation 1, with a learned scale and offset for each of its entries.
+
+    Statistics are float32; the last axis of images are the channels of one pixel. Called inside a module. If
+    `normalizes` is false, returns `x` itself.
+
+    Source: Ba et al. 2016, arXiv:1607.06450, equation 4.
+    """
+    return nn.LayerNorm(dtype=x.dtype)(x) if normalizes else x
 
 
 def scale_pixels(x: jax.Array, dtype: DTypeLike) -> jax.Array:

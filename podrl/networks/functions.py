@@ -3,7 +3,9 @@
 A single step is an unroll of one row, so that acting and learning run the same network.
 """
 
+from collections.abc import Callable
 import dataclasses
+import functools
 
 from flax import struct
 import flax.linen as nn
@@ -14,11 +16,10 @@ from podrl.actions import ActionSpace
 from podrl.config.config import NetworkConfig
 from podrl.networks.core import initial_core_state
 from podrl.networks.frame_stack import take_stack_rows
-from podrl.networks.interface import Network, NetworkOutput
+from podrl.networks.interface import AnyNetwork, Output
 from podrl.networks.last_inputs import encode_last
 from podrl.networks.parts import action_mask, initial_frames, seen, stack_chosen, stack_frames
 from podrl.networks.rows import NetworkRows, opening_row, row_of, rows_of, swap
-from podrl.ops.distributions import Distribution, mask_options
 from podrl.types import EnvSpec, PyTree, Timestep, Trajectory
 
 
@@ -37,47 +38,49 @@ class Carry:
     core: PyTree = ()
 
 
-def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig, spec: EnvSpec) -> Network:
+def make_network(
+    module: nn.Module,
+    make_record: Callable[..., AnyNetwork],
+    mask_output: Callable[[Output, jax.Array], Output],
+    config: NetworkConfig,
+    spec: EnvSpec,
+) -> AnyNetwork:
     """Returns the functions of a module.
 
     Args:
         module: Takes stacked observations [B, T, ...], the encoded last action and reward [B, T, F] or None, `first`
             [B, T] and the core's state before row 0; returns outputs [B, T, ...] and the core's next state.
-        policy: The distribution over actions.
+        make_record: Makes the record of the functions, such as `podrl.networks.interface.NetworkFunctions`.
+        mask_output: (output of [..., L], mask [..., L] bool) -> the output, by which no forbidden option is taken.
         config: The `network` section.
         spec: The spec of the environment.
     """
-    actions, action = spec.actions, spec.actions.struct
+    actions, initial_carry = spec.actions, functools.partial(_initial_carry, config, spec)
 
     def init(key: jax.Array) -> PyTree:
         return module.init(key, *_inputs(config, actions, opening_row(spec), initial_carry(1))[0])["params"]
 
-    def initial_carry(batch_size: int) -> Carry:
-        return Carry(
-            frames=initial_frames(batch_size, seen(spec.observation), config.frame_stack),
-            action=jnp.zeros((batch_size, *action.shape), action.dtype) if config.last_action else (),
-            core=initial_core_state(config, batch_size),
-        )
+    def masked(output: Output, mask: jax.Array | None) -> Output:
+        return output if mask is None else mask_output(output, mask)
 
-    def evaluate(params: PyTree, rows: NetworkRows, carry: Carry) -> tuple[NetworkOutput, Carry]:
+    def evaluate(params: PyTree, rows: NetworkRows, carry: Carry) -> tuple[PyTree, Carry]:
         inputs, frames = _inputs(config, actions, rows, carry)
         output, state = module.apply({"params": params}, *inputs)
-        output = _masked(policy, output, action_mask(rows.observation))
-        return output, dataclasses.replace(carry, frames=frames, core=state)
+        return masked(output, action_mask(rows.observation)), dataclasses.replace(carry, frames=frames, core=state)
 
-    def step(params: PyTree, timestep: Timestep, carry: Carry) -> tuple[NetworkOutput, Carry]:
+    def step(params: PyTree, timestep: Timestep, carry: Carry) -> tuple[PyTree, Carry]:
         output, carry = evaluate(params, row_of(timestep, carry.action), carry)
         return jax.tree.map(lambda x: x[:, 0], output), carry
 
     def remember(carry: Carry, action: jax.Array) -> Carry:
         return dataclasses.replace(carry, action=action) if config.last_action else carry
 
-    def unroll(params: PyTree, trajectory: Trajectory) -> tuple[NetworkOutput, Carry]:
+    def unroll(params: PyTree, trajectory: Trajectory) -> tuple[PyTree, Carry]:
         # Frames are transposed before they are stacked, while they have a fraction of the stacks' bytes.
         output, carry = evaluate(params, swap(rows_of(trajectory)), trajectory.carry)
         return swap(output), remember(carry, trajectory.action[-1])
 
-    def rows(params: PyTree, trajectory: Trajectory, chosen: jax.Array) -> NetworkOutput:
+    def rows(params: PyTree, trajectory: Trajectory, chosen: jax.Array) -> PyTree:
         every, chosen, carry = swap(rows_of(trajectory)), jnp.swapaxes(chosen, 0, 1), trajectory.carry
         stacked = stack_chosen(seen(every.observation), every.first, carry.frames, chosen)
         last, first, mask = jax.tree.map(
@@ -85,10 +88,9 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
             (encode_last(config, actions, every), every.first, action_mask(every.observation)),
         )
         output, _ = module.apply({"params": params}, stacked, last, first, carry.core)
-        return swap(_masked(policy, output, mask))
+        return swap(masked(output, mask))
 
-    return Network(
-        policy=policy,
+    return make_record(
         init=init,
         initial_carry=initial_carry,
         step=step,
@@ -98,12 +100,16 @@ def make_network(module: nn.Module, policy: Distribution, config: NetworkConfig,
     )
 
 
+def _initial_carry(config: NetworkConfig, spec: EnvSpec, batch_size: int) -> Carry:
+    action = spec.actions.struct
+    return Carry(
+        frames=initial_frames(batch_size, seen(spec.observation), config.frame_stack),
+        action=jnp.zeros((batch_size, *action.shape), action.dtype) if config.last_action else (),
+        core=initial_core_state(config, batch_size),
+    )
+
+
 def _inputs(config: NetworkConfig, actions: ActionSpace, rows: NetworkRows, carry: Carry) -> tuple[tuple, PyTree]:
     """Returns the arguments of the module, and the frames of the next carry."""
     stacked, frames = stack_frames(seen(rows.observation), rows.first, carry.frames)
     return (stacked, encode_last(config, actions, rows), rows.first, carry.core), frames
-
-
-def _masked(policy: Distribution, output: NetworkOutput, mask: jax.Array | None) -> NetworkOutput:
-    """Returns the output with a policy that takes no option that the mask forbids."""
-    return output if mask is None else dataclasses.replace(output, policy=mask_options(policy, output.policy, mask))

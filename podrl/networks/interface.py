@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any, Generic, TypeVar
 
 from flax import struct
 import jax
+from jax import numpy as jnp
 
 from podrl.ops.distributions import Distribution
 from podrl.types import PyTree, Timestep, Trajectory
@@ -23,35 +25,67 @@ class NetworkOutput:
     value: jax.Array
 
 
+@struct.dataclass(kw_only=True)
+class QOutput:
+    """The output of a network of action values, with the leading axes of its input.
+
+    Attributes:
+        q_values: [..., A] float32; the value of each action, -inf for those that a mask forbids.
+    """
+
+    q_values: jax.Array
+
+    @property
+    def value(self) -> jax.Array:
+        """[...] float32; the value of the best action."""
+        return jnp.max(self.q_values, axis=-1)
+
+
 def forget_action(carry: PyTree, action: jax.Array) -> PyTree:
     """Returns the carry unchanged: `Network.remember` of a network that does not see its last action."""
     return carry
 
 
+Output = TypeVar("Output")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Network:
+class NetworkFunctions(Generic[Output]):
     """A network as pure functions, with parameters as nested dicts; its users need no Flax modules.
 
     Attributes:
-        policy: The distribution over actions, whose parameters the network computes.
         init: (key) -> params.
         initial_carry: (batch_size) -> carry, pytree of [B, ...].
-        step: (params, timestep of [B], carry) -> (NetworkOutput of [B, ...], carry).
+        step: (params, timestep of [B], carry) -> (output of [B, ...], carry).
         remember: (carry, action [B, ...]) -> carry; stores the action that was chosen after a step.
-        unroll: (params, trajectory of [T, B]) -> (NetworkOutput of [T+1, B, ...], carry). Equal to T+1 calls of `step`,
-            with `remember` after each except the last, so its carry is that before the action of row T.
-        rows: (params, trajectory of [T, B], rows [R, B] int32) -> NetworkOutput of [R, B, ...]: the outputs of `unroll`
-            at the given rows, 0 to T, of each environment, in the time and memory of R rows. None if a row's output
-            depends on that of the rows before it, as in recurrent networks.
+        unroll: (params, trajectory of [T, B]) -> (output of [T+1, B, ...], carry). Equal to T+1 calls of `step`, with
+            `remember` after each except the last, so its carry is that before the action of row T.
+        rows: (params, trajectory of [T, B], rows [R, B] int32) -> output of [R, B, ...]: the outputs of `unroll` at the
+            given rows, 0 to T, of each environment, in the time and memory of R rows. None if a row's output depends on
+            that of the rows before it, as in recurrent networks.
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    initial_carry: Callable[[int], PyTree]
+    step: Callable[[PyTree, Timestep, PyTree], tuple[Output, PyTree]]
+    remember: Callable[[PyTree, jax.Array], PyTree] = forget_action
+    unroll: Callable[[PyTree, Trajectory], tuple[Output, PyTree]]
+    rows: Callable[[PyTree, Trajectory, jax.Array], Output] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network(NetworkFunctions[NetworkOutput]):
+    """An actor-critic network.
+
+    Attributes:
+        policy: The distribution over actions, whose parameters the network computes.
     """
 
     policy: Distribution
-    init: Callable[[jax.Array], PyTree]
-    initial_carry: Callable[[int], PyTree]
-    step: Callable[[PyTree, Timestep, PyTree], tuple[NetworkOutput, PyTree]]
-    remember: Callable[[PyTree, jax.Array], PyTree] = forget_action
-    unroll: Callable[[PyTree, Trajectory], tuple[NetworkOutput, PyTree]]
-    rows: Callable[[PyTree, Trajectory, jax.Array], NetworkOutput] | None = None
+
+
+QNetwork = NetworkFunctions[QOutput]
+AnyNetwork = TypeVar("AnyNetwork", bound=NetworkFunctions)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +94,16 @@ class Networks:
 
     Attributes:
         actor_critic: () -> a network with a policy head and a value head.
+        q: (*, dueling=False, normalization="none") -> a network of action values, for one discrete action; see
+            `podrl.networks.action_values`.
     """
 
     actor_critic: Callable[[], Network]
+    q: Callable[..., QNetwork]
+
+    def map(self, change: Callable[[Any], Any]) -> "Networks":
+        """The same networks, each as `change`, (network) -> network, returns it."""
+        return Networks(
+            actor_critic=lambda: change(self.actor_critic()),
+            q=lambda **asked: change(self.q(**asked)),
+        )

@@ -1,6 +1,7 @@
 """From an observation to features: the encoders that a config describes, and which observations they can take."""
 
 from collections.abc import Mapping
+import functools
 
 import flax.linen as nn
 import jax
@@ -17,24 +18,24 @@ _MIN_IMAGE_SIZE = {"resnet": 1, "nature": NATURE_MIN_SIZE, "minatar": MINATAR_MI
 _ENCODERS = (*_MIN_IMAGE_SIZE, "mlp")
 
 
-def make_encoder(config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool) -> nn.Module:
+def make_encoder(
+    config: NetworkConfig, spec: EnvSpec, *, layers_are_split: bool, normalizes: bool = False
+) -> nn.Module:
     """Returns the encoder of an environment's observations.
 
     Args:
         config: The `network` section, which `check_observation` has checked.
         spec: The spec of the environment.
         layers_are_split: Whether the channels of its layers are split over devices.
+        normalizes: Whether there is a layer normalisation before each activation function.
     """
+    make = functools.partial(_make_encoder, config, layers_are_split=layers_are_split, normalizes=normalizes)
     if not isinstance(seen(spec.observation), Mapping):
-        return _make_encoder(config, config.encoder, layers_are_split)
+        return make(config.encoder)
     kinds = encoders_of_parts(config, spec)
-    images = {
-        module_name(name): _make_encoder(config, kind, layers_are_split)
-        for name, kind in kinds.items()
-        if kind in _MIN_IMAGE_SIZE
-    }
-    others = _make_encoder(config, "mlp", layers_are_split)
-    return PartsEncoder(images=images, others=others, dtype=jnp.dtype(config.compute_dtype))
+    images = {module_name(name): make(kind) for name, kind in kinds.items() if kind in _MIN_IMAGE_SIZE}
+    dtype: DTypeLike = jnp.dtype(config.compute_dtype)
+    return PartsEncoder(images=images, others=make("mlp"), dtype=dtype, normalizes=normalizes)
 
 
 def encoders_of_parts(config: NetworkConfig, spec: EnvSpec) -> dict[str, str]:
@@ -77,15 +78,15 @@ def check_observation(config: NetworkConfig, spec: EnvSpec) -> None:
     _check_image(config.encoder, observation, spec, "", "network.encoder='mlp'")
 
 
-def _make_encoder(config: NetworkConfig, kind: str, layers_are_split: bool) -> nn.Module:
+def _make_encoder(config: NetworkConfig, kind: str, *, layers_are_split: bool, normalizes: bool) -> nn.Module:
     dtype: DTypeLike = jnp.dtype(config.compute_dtype)
     if kind == "resnet":
-        return ImpalaResNet(config.width, dtype, layers_are_split)
+        return ImpalaResNet(config.width, dtype, layers_are_split, normalizes)
     if kind == "nature":
-        return NatureCNN(config.width, dtype)
+        return NatureCNN(config.width, dtype, normalizes)
     if kind == "minatar":
-        return MinAtarCNN(config.width, dtype)
-    return MLP(config.hidden_sizes, dtype, config.activation)
+        return MinAtarCNN(config.width, dtype, normalizes)
+    return MLP(config.hidden_sizes, dtype, config.activation, normalizes)
 
 
 def _parse(part: str) -> tuple[str, str]:

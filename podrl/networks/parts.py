@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from podrl.networks import frame_stack
-from podrl.networks.encoders import RELU_INIT, scale_pixels
+from podrl.networks.encoders import RELU_INIT, normalize_layer, scale_pixels
 from podrl.types import ACTION_MASK, PyTree
 
 # Units of the layer that sees the features of all parts, as many as ImpalaResNet's last.
@@ -29,11 +29,14 @@ class PartsEncoder(nn.Module):
     Attributes:
         images: The encoders of parts, by name; dots stand for slashes.
         others: The encoder of all other parts, flattened and joined.
+        dtype: The dtype of activations.
+        normalizes: Whether there is a layer normalisation before the activation function.
     """
 
     images: Mapping[str, nn.Module]
     others: nn.Module
     dtype: DTypeLike = jnp.float32
+    normalizes: bool = False
 
     @nn.compact
     def __call__(self, parts: Mapping[str, jax.Array]) -> jax.Array:
@@ -47,7 +50,8 @@ class PartsEncoder(nn.Module):
         if len(features) == 1:
             return features[0]
         joined = jnp.concatenate(features, axis=-1)
-        return nn.relu(nn.Dense(FUSED_SIZE, dtype=self.dtype, kernel_init=RELU_INIT, name="fused")(joined))
+        fused = nn.Dense(FUSED_SIZE, dtype=self.dtype, kernel_init=RELU_INIT, name="fused")(joined)
+        return nn.relu(normalize_layer(fused, self.normalizes))
 
 
 def module_name(part: str) -> str:

@@ -129,3 +129,32 @@ def make_adam(
         optax.scale_by_adam(b1=b1, b2=b2, eps=epsilon),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def make_radam(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    epsilon: float = 1e-8,
+    max_grad_norm: float = 40.0,
+) -> optax.GradientTransformation:
+    """Rectified Adam, after clipping by global norm.
+
+    Adam's steps are shorter as long as few gradients make up the second moment. The first five are those of momentum
+    alone, which does not divide by that moment.
+
+    Args:
+        learning_rate: A number, or a schedule over updates.
+        b1: The decay of the first moment, per update.
+        b2: The decay of the second moment, per update.
+        epsilon: Keeps the step finite.
+        max_grad_norm: The L2 norm, over all parameters together, that longer gradients are scaled down to.
+
+    Source: Liu et al. 2020, arXiv:1908.03265, algorithm 2.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(max_grad_norm),
+        optax.scale_by_radam(b1=b1, b2=b2, eps=epsilon),
+        optax.scale_by_learning_rate(learning_rate),
+    )

@@ -1,4 +1,4 @@
-"""Advantages of a policy from its own steps, and the clipping of rewards."""
+"""Advantages and returns of a policy from its own steps, and the clipping of rewards."""
 
 import jax
 import jax.numpy as jnp
@@ -42,3 +42,38 @@ def gae(
 
     _, advantages = jax.lax.scan(accumulate, jnp.zeros_like(deltas[0]), (deltas, traces), reverse=True)
     return advantages
+
+
+def lambda_returns(
+    values: jax.Array, rewards: jax.Array, discounts: jax.Array, is_transition: jax.Array, *, lambda_: float
+) -> jax.Array:
+    """Lambda-returns: exponentially weighted means of the returns over one step, two steps and so on.
+
+    G_t = r_t + discount_t ((1 - lambda) V_{t+1} + lambda G_{t+1}). `lambda_=0` looks one step ahead, `lambda_=1` to the
+    end of the unroll. With V = max_a Q these are the targets of Peng's Q(lambda), which is not cut where an action was
+    not the best. The return stops at reset rows, so that a truncated episode bootstraps from the value of its final
+    observation and nothing later.
+
+    Args:
+        values: [T+1, B] estimates; the last row bootstraps.
+        rewards: [T, B] in the units of the return, after any clipping by the agent.
+        discounts: [T, B] in [0, 1]; zero where the episode terminated, not where it was truncated.
+        is_transition: [T, B] bool; false on reset rows, whose values are those of no transition.
+        lambda_: Weight of the longer returns, in [0, 1].
+
+    Returns:
+        Returns [T, B], on reset rows the values; no gradient flows through them.
+
+    Source: Peng & Williams 1996, Incremental multi-step Q-learning, Machine Learning 22, equation 11; Sutton & Barto
+    2018, Reinforcement learning: an introduction, equation 12.18.
+    """
+    values, rewards, discounts = jax.lax.stop_gradient((values, rewards, discounts))
+
+    def accumulate(return_t: jax.Array, row: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        reward, discount, is_real, value_tm1, value_t = row
+        return_tm1 = reward + discount * (value_t + lambda_ * (return_t - value_t))
+        return_tm1 = jnp.where(is_real, return_tm1, value_tm1)
+        return return_tm1, return_tm1
+
+    rows = (rewards, discounts, is_transition, values[:-1], values[1:])
+    return jax.lax.scan(accumulate, values[-1], rows, reverse=True)[1]

@@ -11,10 +11,10 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.actions import ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions
+from podrl.actions import ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions, options_of
 from podrl.agents.parts.loading import agent_names
 from podrl.agents.parts.nonfinite import CHECKED
-from podrl.config.config import NetworkConfig
+from podrl.config.config import ConfigError, NetworkConfig
 from podrl.networks.available import make_networks
 from podrl.types import ACTION_MASK, VECTOR, EnvSpec, LearnerState, Timestep
 from tests.short_runs import all_resets, make_agent_update, random_trajectory
@@ -48,22 +48,36 @@ NETWORKS = {
 }
 
 
+# Environments as those of a kind, for agents that make one choice.
+ONE_CHOICE = {"parts": dataclasses.replace(SPECS["parts"], actions=DiscreteActions(5))}
 NUM_ENVS = 500  # One number for all that acts, so that a case compiles it once.
+NUM_UPDATES = 100
+
+
+def takes(name, spec):
+    """Whether an agent takes such actions: all kinds, unless its config lists some."""
+    kinds = getattr(importlib.import_module(name).AgentConfig, "action_kinds", object)
+    return spec is not None and isinstance(spec.actions, kinds)
+
+
+def spec_of(name, kind):
+    """What an agent acts in; None if it takes no such actions."""
+    return next((spec for spec in (SPECS[kind], ONE_CHOICE.get(kind)) if takes(name, spec)), None)
+
+
+def make_agent(name, kind, spec):
+    module, networks = importlib.import_module(name), make_networks(NETWORKS[kind], spec)
+    return module.make_agent(
+        module.AgentConfig(), networks=networks, spec=spec, num_envs=NUM_ENVS, num_updates=NUM_UPDATES
+    )
 
 
 class Case:
     """An agent with its programs: each is compiled once, and shared by all tests of the case."""
 
     def __init__(self, name, kind):
-        module = importlib.import_module(name)
-        self.spec, self.traces = SPECS[kind], 0
-        self.agent = module.make_agent(
-            module.AgentConfig(),
-            networks=make_networks(NETWORKS[kind], self.spec),
-            spec=self.spec,
-            num_envs=NUM_ENVS,
-            num_updates=100,
-        )
+        self.spec, self.traces = spec_of(name, kind), 0
+        self.agent = make_agent(name, kind, self.spec)
         self.state = jax.jit(self.agent.init)(jax.random.key(0))
         self.params = self.agent.actor_params(self.state)
         self.carry = jax.jit(self.agent.initial_carry)(np.arange(NUM_ENVS, dtype=np.uint32))
@@ -79,10 +93,17 @@ class Case:
         return random_trajectory(self.agent, self.spec, 6, 8, seed)
 
     def params_further_from_uniform(self, scale=5):
-        return jax.tree.map(lambda x: np.asarray(scale * np.asarray(x), x.dtype), self.params)
+        """At the end of the run, where agents that explore do so least."""
+        params = jax.tree.map(lambda x: np.asarray(scale * np.asarray(x), x.dtype), self.state.params)
+        return self.agent.actor_params(
+            dataclasses.replace(self.state, params=params, step=jnp.asarray(NUM_UPDATES, jnp.int32))
+        )
 
 
-@pytest.fixture(scope="module", params=[(name, kind) for name in AGENTS for kind in SPECS], ids="-".join)
+ALL = [(name, kind) for name in AGENTS for kind in SPECS]
+
+
+@pytest.fixture(scope="module", params=[case for case in ALL if spec_of(*case)], ids="-".join)
 def case(request):
     return Case(*request.param)
 
@@ -207,7 +228,11 @@ def test_what_a_mask_forbids_is_never_done_and_learning_sees_that(case):
     params = case.params_further_from_uniform(100)
     action, behaviour, _ = case.act(params, timestep, case.carry, case.keys)
     greedy, _ = case.act_greedy(params, timestep, case.carry, case.keys)
-    assert all((x[:, 0] == 1).all() and set(np.unique(x[:, 1])) <= {0.0, 2.0} for x in (action, greedy))
+    anything, _, _ = case.act(case.params, timestep, case.carry, case.keys)
+    starts = np.cumsum((0, *options_of(case.spec.actions)))[:-1]
+    for taken in (action, greedy, anything):
+        options = np.asarray(taken).reshape(NUM_ENVS, -1)[:, : len(starts)].astype(int) + starts
+        assert mask[0][options].all()
 
     few, rows = case.trajectory(), case.trajectory().reward.shape
     first = (slice(None), slice(rows[1]))
@@ -219,6 +244,16 @@ def test_what_a_mask_forbids_is_never_done_and_learning_sees_that(case):
     )
     after, metrics = case.update(case.state, few)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((metrics, after.params)))
+
+
+@pytest.mark.parametrize(("name", "kind"), [case for case in ALL if not takes(case[0], SPECS[case[1]])])
+def test_actions_that_an_agent_does_not_take_are_refused_in_one_line(name, kind):
+    with pytest.raises(ConfigError) as caught:
+        make_agent(name, kind, SPECS[kind])
+    said = str(caught.value)
+    assert said.startswith(f"agent.name='{name.rpartition('.')[2]}' takes actions of ")
+    assert f"env.id={SPECS[kind].id!r}" in said
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("name", AGENTS)

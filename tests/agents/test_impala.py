@@ -35,7 +35,7 @@ def tabular_network():
 
 def around(network, num_updates):
     """What `make_agent` takes besides a config, of an agent with this network."""
-    networks = Networks(actor_critic=lambda: network)
+    networks = Networks(actor_critic=lambda: network, q=lambda **asked: network)
     return {"networks": networks, "spec": None, "num_envs": 1, "num_updates": num_updates}
 
 

@@ -157,18 +157,7 @@ def test_the_learned_value_looks_beyond_a_time_limit_and_not_beyond_a_terminatio
 
     The final observation is that of the first step, as in a task that goes on: its value is learned.
     """
-    discount, limit = 0.9, 4
-    assert limit == NUM_STATES
-    rollouts, _ = unroll(scripted_config({"episode_lengths": (limit,), "truncate": truncate}), 5, [0], length=3)
-    joined = jax.tree.map(lambda *xs: np.concatenate(xs, axis=min(1, np.ndim(xs[0]) - 1)), *rollouts)
-    is_transition = ~joined.first[1:]
-    trajectory = dataclasses.replace(
-        joined,
-        observation=joined.observation[..., 2].astype(np.int32) % limit,
-        reward=np.where(is_transition, 1.0, 0.0).astype(np.float32),
-        behaviour={"policy": np.zeros((3, 5, NUM_ACTIONS), np.float32), "value": np.zeros((3, 5), np.float32)},
-        carry=(),
-    )
+    discount, trajectory = 0.9, episodes_of_a_cycle(truncate)
     config = {
         "impala": impala.AgentConfig(
             discount=discount,
@@ -189,6 +178,22 @@ def test_the_learned_value_looks_beyond_a_time_limit_and_not_beyond_a_terminatio
         lambda state: jax.lax.fori_loop(0, updates, lambda _, s: make_agent_update(agent)(s, trajectory)[0], state)
     )
     learned = learn(agent.init(jax.random.key(0))).params["value"]
-    left = limit - np.arange(limit)
-    expected = np.full(limit, 1 / (1 - discount)) if truncate else (1 - discount**left) / (1 - discount)
-    np.testing.assert_allclose(learned, expected, rtol=5e-3)
+    np.testing.assert_allclose(learned, values_in_a_cycle(discount, truncate), rtol=5e-3)
+
+
+def episodes_of_a_cycle(truncate):
+    """Each step pays 1 and leads to the next of the states; an episode ends after as many as there are."""
+    rollouts, _ = unroll(scripted_config({"episode_lengths": (NUM_STATES,), "truncate": truncate}), 5, [0], length=3)
+    joined = jax.tree.map(lambda *xs: np.concatenate(xs, axis=min(1, np.ndim(xs[0]) - 1)), *rollouts)
+    return dataclasses.replace(
+        joined,
+        observation=joined.observation[..., 2].astype(np.int32) % NUM_STATES,
+        reward=np.where(~joined.first[1:], 1.0, 0.0).astype(np.float32),
+        behaviour={"policy": np.zeros((3, 5, NUM_ACTIONS), np.float32), "value": np.zeros((3, 5), np.float32)},
+        carry=(),
+    )
+
+
+def values_in_a_cycle(discount, truncate):
+    left = NUM_STATES - np.arange(NUM_STATES)
+    return np.full(NUM_STATES, 1 / (1 - discount)) if truncate else (1 - discount**left) / (1 - discount)

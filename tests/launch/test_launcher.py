@@ -13,11 +13,11 @@ from tests.processes import ROOT, launch, num_rows, read_rows, running, wait_for
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
 # Runs of each agent and placement; slow ones are of sources and networks that open or compile longer.
-RUN = ("impala_catch", "impala_minatar", "ppo_cartpole", "ppo_lunarlander")
+RUN = ("impact_lunarlander", "impala_catch", "impala_minatar", "ppo_cartpole", "ppo_lunarlander", "pqn_minatar")
 RUN_SLOWLY = ("impala_atari", "impala_metaworld", "impala_minigrid", "impala_pong", "impala_procgen", "impala_vizdoom")
-RUN_SLOWLY += ("ppo_2048", "ppo_football", "ppo_halfcheetah", "ppo_memory")
-# A ResNet's updates of as many images as users have would take most of the test's time.
-FEWER = {"impala_atari": "--config.actors.num_envs=4"}
+RUN_SLOWLY += ("ppo_2048", "ppo_football", "ppo_halfcheetah", "ppo_memory", "pqn_atari")
+# A deep network's updates of as many images as users have would take most of the test's time.
+FEWER = dict.fromkeys(("impala_atari", "pqn_atari"), "--config.actors.num_envs=4")
 # Configs that need a shared library of the system, and the Debian package that has it.
 LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
 
@@ -45,7 +45,7 @@ def test_a_smoke_form_runs_through(name, tmp_path):
     assert [row["learner_steps"] for row in rows] == list(range(1, len(rows) + 1))
     assert len(rows) >= 5
     config = json.loads((tmp_path / "run/config.json").read_text())
-    later = 0 if config["topology"]["placement"] == "anakin" else 1
+    later = 0 if config["topology"]["placement"] == "anakin" or config["actors"]["synchronous"] else 1
     assert [row["lag/max"] for row in rows] == [0] + [later] * (len(rows) - 1)
     assert all(row[key] is not None for row in rows for key in ("fingerprint", "loss/total", "grad/norm"))
     assert rows[-1]["env_steps_per_second"] > 0

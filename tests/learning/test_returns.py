@@ -28,7 +28,7 @@ def learn(name, *overrides, until=math.inf):
     return train_until(resolve(override(load_config(f"configs/{name}.py"), list(overrides))), until)
 
 
-@pytest.mark.parametrize("name", ["impala_catch", "ppo_catch"])
+@pytest.mark.parametrize("name", ["impala_catch", "ppo_catch", "pqn_catch"])
 def test_catch_is_solved(name):
     assert learn(name, until=0.95) >= 0.95
 
@@ -60,6 +60,7 @@ def test_a_double_pendulum_is_balanced():
         pytest.param("ppo_cartpole", 500_000, 450, marks=pytest.mark.slow),
         pytest.param("ppo_minatar", 1_500_000, 15, marks=pytest.mark.long),
         pytest.param("impala_minatar", 4_000_000, 15, marks=pytest.mark.long),
+        pytest.param("pqn_minatar", 1_500_000, 15, marks=pytest.mark.long),
     ],
 )
 def test_environments_inside_the_program_are_learned(name, steps, least):

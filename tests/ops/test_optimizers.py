@@ -42,6 +42,19 @@ def test_adam_two_steps():
     np.testing.assert_allclose(updates_of(optimizer, [2.0, 1.0]), [-0.1 * 2 / 2.01, -0.1 * second], rtol=1e-5)
 
 
+def test_radam_is_momentum_at_first_and_then_a_shorter_step_of_adams():
+    """The rectification of the paper's algorithm 2; in float32 it is coarse where few gradients have come."""
+    grads = [2.0, 1.0, *np.random.default_rng(0).normal(size=38)]
+    found = updates_of(optimizers.make_radam(0.1, epsilon=1e-12, max_grad_norm=100.0), grads)
+    adam = updates_of(optimizers.make_adam(0.1, epsilon=1e-12, max_grad_norm=100.0), grads)
+    np.testing.assert_allclose(found[:2], [-0.1 * 2, -0.1 * (0.9 * 0.2 + 0.1) / (1 - 0.9**2)], rtol=1e-5)
+    longest, power = 2 / (1 - 0.999) - 1, 0.999 ** len(grads)
+    length = longest - 2 * len(grads) * power / (1 - power)
+    part = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    assert part < 0.5
+    np.testing.assert_allclose(found[-1], adam[-1] * part**0.5, rtol=2e-3)
+
+
 def test_clips_the_global_norm_first():
     # The gradient (3, 4) has norm 5; clipped to 1 it is (0.6, 0.8).
     optimizer = optimizers.make_rmsprop(1.0, decay=0.0, epsilon=1.0, max_grad_norm=1.0)

@@ -1,11 +1,11 @@
-"""GAE against numbers worked by hand, a sum written from the paper, and returns."""
+"""GAE and lambda-returns against numbers worked by hand, sums written from the papers, and returns."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.ops.returns import clip_reward, gae
+from podrl.ops.returns import clip_reward, gae, lambda_returns
 
 
 def paper_sum(values, rewards, discounts, is_transition, lambda_):
@@ -73,6 +73,67 @@ def test_no_gradient_flows():
     values, rewards, discounts, mask = random_inputs(5, 6, 2)
     gradient = jax.grad(lambda values: jnp.sum(gae(values, rewards, discounts, mask)))(jnp.asarray(values))
     np.testing.assert_array_equal(gradient, 0.0)
+
+
+class TestLambdaReturns:
+    def test_hand_worked(self):
+        # Row 1: 2 + 0.5 * 4 = 4; row 0: 1 + 0.5 * (0.75 * 2 + 0.25 * 4) = 2.25.
+        returns = lambda_returns(column(1.0, 2, 4), column(1.0, 2), column(0.5, 0.5), column(True, True), lambda_=0.25)
+        np.testing.assert_array_equal(returns, column(2.25, 4))
+
+    def test_a_truncation_bootstraps_and_a_termination_does_not(self):
+        values, rewards, mask = column(1.0, 2, 8, 100, 100), column(1.0, 1, 50, 50), column(True, True, False, True)
+        truncated = lambda_returns(values, rewards, column(1.0, 1, 1, 0), mask, lambda_=1.0)
+        np.testing.assert_array_equal(truncated, column(1 + 1 + 8, 1 + 8, 8, 50))
+        terminated = lambda_returns(values, rewards, column(1.0, 0, 1, 0), mask, lambda_=1.0)
+        np.testing.assert_array_equal(terminated, column(1 + 1, 1, 8, 50))
+
+    @pytest.mark.parametrize(("length", "batch", "lambda_"), [(1, 1, 0.65), (12, 4, 0.65), (20, 2, 0.0), (20, 2, 1.0)])
+    def test_is_the_weighted_mean_of_the_returns_over_n_steps(self, length, batch, lambda_):
+        """Equation 12.3 of Sutton & Barto in float64: no recursion. The last of the returns has the weight left."""
+        for seed in range(5):
+            values, rewards, discounts, is_transition = random_inputs(seed, length, batch)
+            found = lambda_returns(values, rewards, discounts, is_transition, lambda_=lambda_)
+            for t, b in np.argwhere(is_transition):
+                last = next((s for s in range(t, length) if not is_transition[s, b]), length)
+                returns = [n_step_return(values, rewards, discounts, t, end, b) for end in range(t + 1, last + 1)]
+                weights = [(1 - lambda_) * lambda_**n for n in range(len(returns) - 1)] + [
+                    lambda_ ** (len(returns) - 1)
+                ]
+                np.testing.assert_allclose(found[t, b], np.dot(weights, returns), atol=2e-5)
+            np.testing.assert_array_equal(np.asarray(found)[~is_transition], values[:-1][~is_transition])
+
+    def test_equals_rlaxs(self):
+        rlax = pytest.importorskip("rlax")
+        values, rewards, discounts, _ = random_inputs(3, 10, 4)
+        found = lambda_returns(values, rewards, discounts, np.ones_like(rewards, bool), lambda_=0.65)
+        for b in range(4):
+            expected = rlax.lambda_returns(rewards[:, b], discounts[:, b], values[1:, b], 0.65)
+            np.testing.assert_allclose(found[:, b], expected, atol=1e-5)
+
+    def test_is_the_advantage_above_the_value(self):
+        values, rewards, discounts, mask = random_inputs(4, 10, 4)
+        returns = lambda_returns(values, rewards, discounts, mask, lambda_=0.9)
+        advantages = gae(values, rewards, discounts, mask, lambda_=0.9)
+        np.testing.assert_allclose(returns - values[:-1], advantages, atol=1e-5)
+
+    def test_no_gradient_flows_and_a_reset_rows_reward_is_not_seen(self):
+        values, rewards, discounts, mask = random_inputs(5, 6, 2)
+        poisoned = np.where(mask, rewards, np.nan)
+        np.testing.assert_array_equal(
+            lambda_returns(values, poisoned, discounts, mask, lambda_=0.5),
+            lambda_returns(values, rewards, discounts, mask, lambda_=0.5),
+        )
+        gradient = jax.grad(lambda values: jnp.sum(lambda_returns(values, rewards, discounts, mask, lambda_=0.5)))
+        np.testing.assert_array_equal(gradient(jnp.asarray(values)), 0.0)
+
+
+def n_step_return(values, rewards, discounts, start, end, b):
+    total, weight = 0.0, 1.0
+    for t in range(start, end):
+        total += weight * np.float64(rewards[t, b])
+        weight *= np.float64(discounts[t, b])
+    return total + weight * values[end, b]
 
 
 def test_rewards_are_clipped_on_both_sides_or_not_at_all():

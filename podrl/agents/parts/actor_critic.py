@@ -8,7 +8,7 @@ import optax
 
 from podrl.agents.parts.interface import Agent, Batch
 from podrl.agents.parts.optimizing import OptimizerOverRun
-from podrl.networks.interface import Network, NetworkOutput
+from podrl.networks.interface import Network, NetworkFunctions, NetworkOutput
 from podrl.ops.minibatches import split_environments
 from podrl.types import LearnerState, Metrics, PyTree, Timestep, Trajectory
 
@@ -38,7 +38,7 @@ def make_actor_critic_agent(
 
 
 def make_init(
-    network: Network, optimizer: optax.GradientTransformation | OptimizerOverRun
+    network: NetworkFunctions, optimizer: optax.GradientTransformation | OptimizerOverRun
 ) -> Callable[[jax.Array], LearnerState]:
     """Returns `Agent.init` for an agent whose state is a network's parameters and its optimizer's state."""
 
@@ -69,7 +69,7 @@ def fresh_rollouts(batch: Batch) -> Trajectory:
     return batch.rollouts.trajectory
 
 
-def make_initial_carry(network: Network) -> Callable[[jax.Array], PyTree]:
+def make_initial_carry(network: NetworkFunctions) -> Callable[[jax.Array], PyTree]:
     """Returns `Agent.initial_carry` for an agent that starts alike in every environment."""
     return lambda env_index: network.initial_carry(env_index.shape[0])
 
@@ -104,7 +104,7 @@ def make_act_greedy(network: Network) -> Callable[[PyTree, Timestep, PyTree, jax
 
 
 def evaluate_values(
-    network: Network,
+    network: NetworkFunctions,
     params: PyTree,
     trajectory: Trajectory,
     minibatches: int,
@@ -115,7 +115,7 @@ def evaluate_values(
     """Computes the values of a trajectory [T, B] in parts, whose activations take the memory of one optimizer step's.
 
     Args:
-        network: The actor-critic network.
+        network: A network whose outputs have a `value`.
         params: Its parameters.
         trajectory: [T, B].
         minibatches: Parts of the batch in an optimizer step.

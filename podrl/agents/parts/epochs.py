@@ -9,10 +9,11 @@ import jax
 from jax import numpy as jnp
 
 from podrl.agents.parts.interface import UpdateShape
-from podrl.networks.interface import Network, NetworkOutput
+from podrl.config.config import check
+from podrl.networks.interface import NetworkFunctions, Output
 from podrl.ops.losses import mean_and_deviation
 from podrl.ops.minibatches import deal_environments, deal_rows, take_environments, take_rows
-from podrl.types import Metrics, PyTree, Trajectory
+from podrl.types import LearnerState, Metrics, PyTree, Trajectory
 
 
 @struct.dataclass(kw_only=True)
@@ -61,7 +62,48 @@ def deal_epoch(key: jax.Array, trajectory: Trajectory, shape: UpdateShape) -> ja
     return deal_environments(key, trajectory.env_index, shape.minibatches)
 
 
-def evaluate_minibatch(network: Network, params: PyTree, minibatch: Experience) -> NetworkOutput:
+def check_shuffle(shuffle: str, network: NetworkFunctions) -> None:
+    """Raises `ConfigError` if `agent.shuffle` does not fit the network."""
+    check(
+        shuffle != "time" or network.rows is not None,
+        "agent.shuffle='time' needs a network that can evaluate a row without those before it, which this one cannot. "
+        "Use agent.shuffle=environments.",
+    )
+
+
+def take_epochs(
+    state: LearnerState,
+    experience: Experience,
+    sgd_step: Callable[[LearnerState, Experience], tuple[LearnerState, Metrics]],
+    shape: UpdateShape,
+    *,
+    rolled: bool,
+) -> tuple[LearnerState, Metrics]:
+    """Takes all optimizer steps of an update, in passes over one batch that are each dealt anew.
+
+    Args:
+        state: The state, whose key is consumed.
+        experience: The batch.
+        sgd_step: (state, minibatch) -> (state, metrics): one optimizer step.
+        shape: How the update divides its batch.
+        rolled: Whether the steps are a loop of the compiled program, see `Partition.rolls_steps`.
+
+    Returns:
+        The state with a new key, and the means of the steps' metrics.
+    """
+    key, shuffle_key = jax.random.split(state.key)
+    epoch_keys = jax.random.split(shuffle_key, shape.epochs)
+    shares = jax.vmap(lambda epoch_key: deal_epoch(epoch_key, experience.trajectory, shape))(epoch_keys)
+    state, steps = jax.lax.scan(
+        lambda state, share: sgd_step(state, experience.take(share, shape)),
+        state,
+        shares.reshape(-1, *shares.shape[2:]),
+        unroll=not rolled or 1,
+    )
+    return dataclasses.replace(state, key=key), jax.tree.map(jnp.mean, steps)
+
+
+def evaluate_minibatch(network: NetworkFunctions[Output], params: PyTree, minibatch: Experience) -> Output:
     """Returns the network's outputs [R, B, ...] at the rows to learn from."""
     if minibatch.rows is not None and network.rows is not None:
         return network.rows(params, minibatch.trajectory, minibatch.rows)

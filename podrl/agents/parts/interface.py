@@ -2,11 +2,38 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+from typing import Any
 
 from flax import struct
 import jax
 
-from podrl.types import LearnerState, Metrics, PyTree, Timestep, Trajectory
+from podrl.actions import ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions
+from podrl.config.config import check
+from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
+
+_KINDS = {
+    DiscreteActions: "one choice",
+    MultiDiscreteActions: "several choices at once",
+    ContinuousActions: "numbers",
+    HybridActions: "choices and numbers at once",
+}
+
+
+def check_actions(config: Any, spec: EnvSpec) -> None:
+    """Checks that an agent can act in an environment.
+
+    Args:
+        config: The agent's config, which lists the kinds of actions that it takes in a class variable `action_kinds`.
+        spec: The environment.
+
+    Raises:
+        ConfigError: If the environment's actions are of another kind.
+    """
+    check(
+        isinstance(spec.actions, config.action_kinds),
+        f"agent.name={config.name!r} takes actions of {' or '.join(_KINDS[kind] for kind in config.action_kinds)}; "
+        f"those of env.id={spec.id!r} are {_KINDS[type(spec.actions)]}. Use another agent, such as ppo or impala.",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

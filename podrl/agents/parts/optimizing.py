@@ -9,7 +9,7 @@ import optax
 
 from podrl.agents.parts.interface import UpdateShape
 from podrl.config.optimizer import OptimizerConfig
-from podrl.ops.optimizers import make_adam, make_rmsprop, rate_over_run
+from podrl.ops.optimizers import make_adam, make_radam, make_rmsprop, rate_over_run
 from podrl.types import LearnerState, PyTree
 
 
@@ -56,8 +56,9 @@ def make_optimizer(
     )
 
     def at(step: jax.Array) -> optax.GradientTransformation:
-        if config.name == "adam":
-            return make_adam(rate_at(step), epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
+        if config.name in ("adam", "radam"):
+            make = make_adam if config.name == "adam" else make_radam
+            return make(rate_at(step), epsilon=config.epsilon, max_grad_norm=config.max_grad_norm)
         return make_rmsprop(
             rate_at(step),
             decay=config.rmsprop_decay,

@@ -1,0 +1,49 @@
+"""Action values: what is chosen, how often, and what it is worth."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from podrl.ops.q_values import double_q_value, epsilon_greedy, greedy_action, value_of_action
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+def test_actions_are_at_random_as_often_as_epsilon_says(epsilon):
+    """The greedy one among them, and never one that is masked; the standard deviation of a share is below 0.005."""
+    q_values, num = jnp.array([1.0, -INF, 3.0, 2.0, -INF]), 10_000
+    keys = jax.random.split(jax.random.key(0), num)
+    actions = jax.jit(epsilon_greedy)(keys, jnp.broadcast_to(q_values, (num, 5)), epsilon)
+    assert actions.dtype == jnp.int32
+    expected = np.array([epsilon / 3, 0, 1 - epsilon + epsilon / 3, epsilon / 3, 0])
+    np.testing.assert_allclose(np.bincount(actions, minlength=5) / num, expected, atol=0.02)
+    assert np.all(np.bincount(actions, minlength=5)[[1, 4]] == 0)
+
+
+def test_a_rows_action_depends_on_its_own_key_values_and_epsilon():
+    keys = jax.random.split(jax.random.key(1), 64)
+    q_values = jax.random.normal(jax.random.key(2), (64, 4))
+    epsilon = jnp.linspace(0.0, 1.0, 64)
+    together = epsilon_greedy(keys, q_values, epsilon)
+    some = np.arange(3, 64, 7)
+    np.testing.assert_array_equal(epsilon_greedy(keys[some], q_values[some], epsilon[some]), together[some])
+    np.testing.assert_array_equal(together[:1], greedy_action(q_values)[:1])
+    assert (together != greedy_action(q_values)).any()
+
+
+def test_the_value_of_an_action_and_its_gradient_reach_no_other():
+    q_values, action = jnp.array([[[1.0, 2.0, -INF]], [[4.0, 5.0, 6.0]]]), jnp.array([[1], [2]])
+    np.testing.assert_array_equal(value_of_action(q_values, action), [[2.0], [6.0]])
+    gradient = jax.grad(lambda q: value_of_action(q, action).sum())(q_values)
+    np.testing.assert_array_equal(gradient, [[[0, 1, 0]], [[0, 0, 1]]])
+
+
+def test_the_greedy_action_is_the_first_of_the_best():
+    np.testing.assert_array_equal(greedy_action(jnp.array([[2.0, 3.0, 3.0], [-INF, -5.0, -INF]])), [1, 1])
+
+
+def test_double_q_values_what_the_other_network_chooses():
+    q_values, selector = jnp.array([[9.0, 2.0, 3.0]]), jnp.array([[-INF, 1.0, 0.0]])
+    np.testing.assert_array_equal(double_q_value(q_values, selector), [2.0])
