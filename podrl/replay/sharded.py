@@ -83,7 +83,9 @@ def make_sequence_replay(mesh: Mesh, shape: RingShape, rollout: Trajectory) -> S
             return ring
         block = functools.partial(write_priorities, shape)
         specs = (split, split, drawn_specs, timed)
-        written, peak = local(block, in_specs=specs, out_specs=(split, split))(ring.priority, ring.peak, drawn, priority)
+        written, peak = local(block, in_specs=specs, out_specs=(split, split))(
+            ring.priority, ring.peak, drawn, priority
+        )
         return dataclasses.replace(ring, priority=written, peak=peak)
 
     return SequenceReplay(

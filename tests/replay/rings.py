@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 from jax import numpy as jnp
@@ -183,14 +184,14 @@ class PlainBuffer:
                 elif a + shape.length > end - shape.unroll_length:
                     self.priority[env, a] = self.peak[env // shape.group_size]
 
-    def sequence(self, env: int, start: int) -> tuple[list[dict], list[dict], bool, dict]:
-        """Rows before a sequence, its own, whether row 0 opens an episode, and the carry before it."""
+    def sequence(self, env: int, start: int) -> tuple[list[dict], list[dict], dict]:
+        """Rows before a sequence, its own, and the carry before it."""
         numbers = range(start - self.shape.before, start + self.shape.length + 1)
         rows = [dict(self.rows[env, number]) for number in numbers]
-        for row, after in zip(rows, rows[1:], strict=False):
+        for row, after in itertools.pairwise(rows):
             if after["first"]:
                 row |= {"reward": np.float32(0), "discount": np.float32(1)}
-        return rows[: self.shape.before], rows[self.shape.before :], rows, self.carries.get((env, start), ())
+        return rows[: self.shape.before], rows[self.shape.before :], self.carries.get((env, start), ())
 
     def newest_start(self, slot: int) -> int:
         """The number of the newest start at a place of the ring."""

@@ -36,14 +36,16 @@ def test_groups_that_fit_divide_what_every_device_has_of_every_pool():
 
 def test_the_message_names_numbers_that_fit():
     check_groups(16, num_envs=64, batch=64, pools=2, learners=4)
-    with pytest.raises(ConfigError, match=r"^replay.groups=4 does not fit: it must be a multiple of 8 .*Use 8, 16.*64\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^replay.groups=4 does not fit: it must be a multiple of 8 .* 8, 16, 32 or 64\.$"
+    ):
         check_groups(4, num_envs=64, batch=64, pools=2, learners=4)
     with pytest.raises(ConfigError, match=r"None does: make replay.batch a multiple of 8\.$"):
         check_groups(4, num_envs=64, batch=12, pools=2, learners=4)
-    with pytest.raises(ConfigError, match=r"make actors.num_envs a multiple of 8 and make replay.batch a multiple of 8"):
+    with pytest.raises(ConfigError, match=r"make actors.num_envs a .* of 8 and make replay.batch a .* of 8\."):
         check_groups(2, num_envs=12, batch=12, pools=2, learners=4)
     check_sequence(burn_in=40, length=80, unroll_length=20)
-    with pytest.raises(ConfigError, match="Use agent.length=60 or 80, or"):
+    with pytest.raises(ConfigError, match=r"Use agent.length=60 or 80, or"):
         check_sequence(burn_in=40, length=70, unroll_length=20)
 
 
@@ -57,7 +59,7 @@ def test_a_capacity_is_held_by_whole_unrolls_and_too_small_a_ring_names_the_capa
     assert RingShape(unrolls=unrolls, **numbers).most_live == 1
     with pytest.raises(ConfigError, match="need 7 or more"):
         RingShape(unrolls=unrolls - 1, **numbers)
-    with pytest.raises(ConfigError, match="every 3 rows, which does not divide actors.unroll_length=20"):
+    with pytest.raises(ConfigError, match=r"every 3 rows, which does not divide actors.unroll_length=20"):
         RingShape(unrolls=9, **{**numbers, "stride": 3})
     with pytest.raises(ConfigError, match=r"replay.batch=65 does not divide into replay.groups=16"):
         RingShape(unrolls=9, **{**numbers, "batch": 65}, groups=16)
@@ -66,9 +68,7 @@ def test_a_capacity_is_held_by_whole_unrolls_and_too_small_a_ring_names_the_capa
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize(("length", "before"), [(1, 1), (3, 1), (8, 3), (4, 5), (2, 9)])
 def test_live_starts_are_those_whose_rows_are_all_in_the_ring(stride, length, before):
-    shape = RingShape(
-        num_envs=1, unroll_length=4, unrolls=7, length=length, stride=stride, before=before, batch=1
-    )
+    shape = RingShape(num_envs=1, unroll_length=4, unrolls=7, length=length, stride=stride, before=before, batch=1)
     for inserted in range(20):
         rows = 4 * inserted
         oldest_row = max(0, rows - shape.rows + 1)
@@ -84,7 +84,14 @@ def test_live_starts_are_those_whose_rows_are_all_in_the_ring(stride, length, be
 def test_bytes_are_known_before_anything_is_compiled():
     """A million Atari steps take 7 GB over all devices."""
     shape = RingShape(
-        num_envs=64, unroll_length=20, unrolls=782, length=120, stride=20, before=3, groups=16, batch=64,
+        num_envs=64,
+        unroll_length=20,
+        unrolls=782,
+        length=120,
+        stride=20,
+        before=3,
+        groups=16,
+        batch=64,
         priority_exponent=0.9,
     )
     ring = jax.eval_shape(functools.partial(empty_ring, shape, rollout_shape(shape, (84, 84, 1))))

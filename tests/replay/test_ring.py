@@ -48,7 +48,7 @@ def test_sequences_priorities_and_probabilities_are_those_of_a_plain_buffer(kind
 
 
 def check_sequence(plain, env, start, sequences, n):
-    before, rows, _, carry = plain.sequence(env, start)
+    before, rows, carry = plain.sequence(env, start)
     trajectory = sequences.trajectory
     for name in ("observation", "first"):
         assert_same(jax.tree.map(lambda x: x[:, n], getattr(trajectory, name)), stacked(rows, name))
