@@ -53,8 +53,8 @@ class SequenceRing:
 
     Attributes:
         rows: [B, rows, ...].
-        carry: pytree of [B, unrolls, ...]; `Trajectory.carry` of each unroll. Whoever inserts leaves the frame stack
-            out of it.
+        carry: pytree of [B, unrolls, ...]; `Trajectory.carry` of each unroll, inserted without the frame stack, which
+            is rebuilt.
         priority: [B, starts] float32 to the power of the exponent; 0 where no sequence can start. `()` if all starts
             are drawn alike.
         peak: [groups] float32; the largest priority so far of each group, which new starts get. `()` without priority.

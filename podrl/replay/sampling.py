@@ -18,6 +18,7 @@ import jax
 from jax import numpy as jnp
 
 from podrl.replay.shape import RingShape
+from podrl.types import PyTree
 
 
 @struct.dataclass(kw_only=True)
@@ -41,7 +42,7 @@ class Drawn:
 def draw_starts(
     shape: RingShape,
     num_batches: int,
-    priority: jax.Array | tuple[()],
+    priority: PyTree,
     env_index: jax.Array,
     inserted: jax.Array,
     key: jax.Array,

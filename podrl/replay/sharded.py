@@ -7,6 +7,7 @@ agent learns stays in the global view: a batch is [L, N], its N sequences split 
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -56,11 +57,12 @@ def make_sequence_replay(mesh: Mesh, shape: RingShape, rollout: Trajectory) -> S
         rollout: `jax.ShapeDtypeStruct`s of the job's rollout [T, B], with what the ring is to keep: fields that are
             `()` here must be `()` in every rollout that is inserted.
     """
-    split, timed, whole = PartitionSpec("data"), PartitionSpec(None, "data"), PartitionSpec()
+    split: Any = PartitionSpec("data")  # Also stands for a tree of which it is the spec of every array.
+    timed: Any = PartitionSpec(None, "data")
+    whole: Any = PartitionSpec()
     ring_specs = jax.tree.map(lambda _: split, jax.eval_shape(functools.partial(empty_ring, shape, rollout)))
     ring_specs = dataclasses.replace(ring_specs, inserted=whole)
     rollout_specs = rollout.map(lambda _: timed, lambda _: split)
-    drawn_specs = Drawn(env=timed, slot=timed, probability=timed, number=timed)
     local = functools.partial(jax.shard_map, mesh=mesh)
 
     def insert(ring: SequenceRing, rollout: Trajectory) -> SequenceRing:
@@ -70,7 +72,7 @@ def make_sequence_replay(mesh: Mesh, shape: RingShape, rollout: Trajectory) -> S
     def draw(ring: SequenceRing, key: jax.Array, num_batches: int) -> Drawn:
         block = functools.partial(draw_starts, shape, num_batches)
         specs = (ring_specs.priority, split, whole, whole)
-        return local(block, in_specs=specs, out_specs=drawn_specs)(ring.priority, ring.env_index, ring.inserted, key)
+        return local(block, in_specs=specs, out_specs=timed)(ring.priority, ring.env_index, ring.inserted, key)
 
     def gather(ring: SequenceRing, drawn: Drawn) -> Sequences:
         block = functools.partial(gather_sequences, shape, rollout)

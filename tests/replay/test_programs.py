@@ -11,6 +11,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from podrl.performance.planning.slices import parse_slice, tpu_devices
+from podrl.replay.groups import ring_bytes
 from podrl.replay.sampling import importance_weights
 from podrl.replay.shape import RingShape
 from podrl.replay.sharded import make_sequence_replay
@@ -81,36 +83,40 @@ def frames():
     return replay, rollout, compiled
 
 
-def ring_size(replay):
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(replay.init)))
-
-
 def test_a_donated_ring_is_written_in_place(frames):
     """Insertion, gathers in a loop and the write-back."""
     replay, _, compiled = frames
-    memory, size = compiled.memory_analysis(), ring_size(replay)
-    assert memory.alias_size_in_bytes >= size - 1024
+    memory, size = compiled.memory_analysis(), ring_bytes(jax.eval_shape(replay.init), 1)
+    assert memory.alias_size_in_bytes >= size - 1024  # `env_index` is the rollout's.
     assert memory.temp_size_in_bytes < size / 3
 
 
-def test_a_ring_in_the_carry_of_a_loop_is_written_in_place():
-    """As where environments are inside the program."""
-    shape = dataclasses.replace(FRAMES, unrolls=160)
-    rollout, mesh = rollout_shape(shape, (84, 84, 1)), learner_mesh(1)
+@pytest.mark.parametrize("place", ["cpu", pytest.param("v5e:2x4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("updates", [1, 5])
+def test_a_ring_in_the_carry_of_a_loop_is_written_in_place(updates, place):
+    """As where environments are inside the program; on 8 devices, and on chips that need not be there."""
+    if place != "cpu":
+        pytest.importorskip("libtpu")
+    devices = jax.devices()[:8] if place == "cpu" else tpu_devices(parse_slice(place))
+    shape = dataclasses.replace(FRAMES, num_envs=32, batch=32, groups=8, unrolls=160)
+    mesh = jax.sharding.Mesh(np.array(devices).reshape(8, 1), ("data", "model"))
+    rollout = rollout_shape(shape, (84, 84, 1))
     replay = make_sequence_replay(mesh, shape, rollout)
 
-    def updates(ring, rollout, key):
+    def make_updates(ring, rollout, key):
         def step(ring, number):
             ring, _, weights, sequences, _ = update(replay, ring, rollout, jax.random.fold_in(key, number))
             return ring, (jnp.sum(weights), jnp.sum(sequences.trajectory.observation["image"], dtype=jnp.uint32))
 
-        return jax.lax.scan(step, ring, jnp.arange(5))
+        return jax.lax.scan(step, ring, jnp.arange(updates))
 
     ring, rollout = placed(mesh, replay, rollout)
-    jitted = jax.jit(updates, donate_argnums=0)
-    memory = jitted.lower(ring, rollout, jax.eval_shape(jax.random.key, 0)).compile().memory_analysis()
-    assert memory.alias_size_in_bytes >= ring_size(replay) - 1024
-    assert memory.temp_size_in_bytes < ring_size(replay) / 3
+    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=NamedSharding(mesh, P()))
+    memory = jax.jit(make_updates, donate_argnums=0).lower(ring, rollout, key).compile().memory_analysis()
+    size = ring_bytes(jax.eval_shape(replay.init), 8)
+    assert size > 90e6
+    assert memory.alias_size_in_bytes >= size - 1024  # `env_index` is the rollout's.
+    assert memory.temp_size_in_bytes < size / 3
 
 
 def test_a_numpy_view_of_a_ring_costs_a_copy_and_changes_nothing(frames):
