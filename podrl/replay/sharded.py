@@ -84,7 +84,7 @@ def make_sequence_replay(mesh: Mesh, shape: RingShape, rollout: Trajectory) -> S
         if shape.priority_exponent is None:
             return ring
         block = functools.partial(write_priorities, shape)
-        specs = (split, split, drawn_specs, timed)
+        specs = (split, split, timed, timed)
         written, peak = local(block, in_specs=specs, out_specs=(split, split))(
             ring.priority, ring.peak, drawn, priority
         )
