@@ -84,10 +84,8 @@ def make_sequence_replay(mesh: Mesh, shape: RingShape, rollout: Trajectory) -> S
         if shape.priority_exponent is None:
             return ring
         block = functools.partial(write_priorities, shape)
-        specs = (split, split, timed, timed)
-        written, peak = local(block, in_specs=specs, out_specs=(split, split))(
-            ring.priority, ring.peak, drawn, priority
-        )
+        mapped = local(block, in_specs=(split, split, timed, timed), out_specs=(split, split))
+        written, peak = mapped(ring.priority, ring.peak, drawn, priority)
         return dataclasses.replace(ring, priority=written, peak=peak)
 
     return SequenceReplay(

@@ -20,8 +20,7 @@ flashbax = pytest.importorskip("flashbax")
 DRAWS = 512
 
 
-@pytest.mark.parametrize("shape", [RECURRENT, TRANSITIONS], ids=["recurrent", "transitions"])
-@pytest.mark.parametrize("updates", [4, 9])
+@pytest.mark.parametrize(("shape", "updates"), [(RECURRENT, 9), (TRANSITIONS, 4)], ids=["recurrent", "transitions"])
 def test_one_group_is_flashbaxs_buffer(shape, updates):
     shape = dataclasses.replace(shape, groups=1, batch=DRAWS, priority_exponent=0.7)
     other = flashbax.make_prioritised_trajectory_buffer(
