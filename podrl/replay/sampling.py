@@ -3,15 +3,16 @@
 Every group draws its own share of a batch with keys of its own, so the same sequences are drawn on any number of
 devices, and the probability of each is known exactly: its share within its group, over the number of groups.
 
-Drawing by priority has two levels: a block of some neighbouring starts, then a start in it, each with a uniform number
-of its own. A single float32 sum over 10^6 starts would leave some of them without any number that leads to them.
-Sums are elementwise in one fixed order, so they do not depend on how many groups a device has.
+Drawing by priority goes down a tree of sums, made anew for each update, with a uniform number of its own at each level.
+A single float32 sum over 10^6 starts would leave some of them without any number that leads to them. Nodes have 32
+children: as few as that cost little to compare for each draw. Two levels of 1,000 would cost more than the sums.
+Children are far apart in memory, so that a sum is 31 additions of whole vectors, elementwise in one fixed order: it
+does not depend on how many groups a device has.
 
 Source: Schaul et al. 2016, Prioritized experience replay, arXiv:1511.05952, section 3.3.
 """
 
 import functools
-import math
 
 from flax import struct
 import jax
@@ -19,6 +20,8 @@ from jax import numpy as jnp
 
 from podrl.replay.shape import RingShape
 from podrl.types import PyTree
+
+_CHILDREN = 32
 
 
 @struct.dataclass(kw_only=True)
@@ -86,19 +89,18 @@ def draw_by_priority(num: int, priority: jax.Array, key: jax.Array) -> tuple[jax
         key: A typed PRNG key; consumed.
 
     Returns:
-        Indices [num] int32, and the probability of each, [num] float32: 0 where all priorities are 0.
+        Indices [num] int32, and the probability of each, [num] float32. Both are 0 if all priorities are 0.
     """
-    width = 2 ** round(math.log2(priority.size) / 2)
-    blocks = jnp.pad(priority, (0, -priority.size % width)).reshape(-1, width)
-    sums = _sum_by_halves(blocks)
-    uniform = jax.random.uniform(key, (2, num))
-    block = _pick(sums[None], uniform[0])
-    rows = blocks.at[block].get(mode="promise_in_bounds")
-    place = _pick(rows, uniform[1])
-    drawn = jnp.take_along_axis(rows, place[:, None], 1, mode="promise_in_bounds")[:, 0]
-    total = _sum_by_halves(jnp.pad(sums, (0, 2 ** math.ceil(math.log2(sums.size)) - sums.size))[None])
-    # Padding is drawn only if all priorities are 0.
-    index = jnp.minimum(block * width + place, priority.size - 1)
+    levels = [_by_parent(priority)]
+    while levels[-1].shape[1] > 1:
+        levels.append(_by_parent(_sum_by_halves(levels[-1])))
+    index, drawn = jnp.zeros(num, jnp.int32), jnp.ones(num)
+    for level, uniform in zip(reversed(levels), jax.random.uniform(key, (len(levels), num)), strict=True):
+        children = level.at[:, index].get(mode="promise_in_bounds")
+        child = _pick(children, uniform)
+        drawn = jnp.take_along_axis(children, child[None], 0, mode="promise_in_bounds")[0]
+        index = child * level.shape[1] + index
+    total = _sum_by_halves(levels[-1])
     return index, jnp.where(drawn > 0, drawn / jnp.where(total > 0, total, 1), 0)
 
 
@@ -130,25 +132,24 @@ def _draw_alike(
     return env, start % shape.starts, jnp.broadcast_to(share, (num,))
 
 
+def _by_parent(x: jax.Array) -> jax.Array:
+    """Pads values [M] and reshapes them to [32, parents]: those of a column have one parent."""
+    return jnp.pad(x, (0, -x.size % _CHILDREN)).reshape(_CHILDREN, -1)
+
+
 def _pick(weights: jax.Array, uniform: jax.Array) -> jax.Array:
-    """Picks an index of weights [num or 1, W] in proportion to them, for each uniform number [num]."""
-    sums = _running_sums(weights)
-    # With rounding a running sum can exceed the last one, so the largest is what the uniform number is a share of.
-    total = jnp.max(jnp.where(weights > 0, sums, 0), axis=-1)
-    return jnp.argmax((sums > (uniform * total)[:, None]) & (weights > 0), axis=-1).astype(jnp.int32)
-
-
-def _running_sums(x: jax.Array) -> jax.Array:
-    """Computes running sums along the last axis, in an order that does not depend on the other axes."""
-    distance = 1
-    while distance < x.shape[-1]:
-        x = x + jnp.pad(x[..., :-distance], [(0, 0)] * (x.ndim - 1) + [(distance, 0)])
+    """Picks one of the weights [W, num] of each column in proportion to them, by a uniform number [num]."""
+    sums, distance = weights, 1
+    while distance < len(weights):
+        sums = sums + jnp.pad(sums[:-distance], ((distance, 0), (0, 0)))
         distance *= 2
-    return x
+    # With rounding a running sum can exceed the last one, so the largest is what the uniform number is a share of.
+    total = jnp.max(jnp.where(weights > 0, sums, 0), axis=0)
+    return jnp.argmax((sums > uniform * total) & (weights > 0), axis=0).astype(jnp.int32)
 
 
 def _sum_by_halves(x: jax.Array) -> jax.Array:
-    """Sums along the last axis, a power of two, in an order that does not depend on the other axes."""
-    while x.shape[-1] > 1:
-        x = x[..., : x.shape[-1] // 2] + x[..., x.shape[-1] // 2 :]
-    return x[..., 0]
+    """Sums [W, num] along the first axis, W a power of two, in an order that does not depend on the other."""
+    while len(x) > 1:
+        x = x[: len(x) // 2] + x[len(x) // 2 :]
+    return x[0]
