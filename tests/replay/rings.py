@@ -19,7 +19,7 @@ B, POOLS, BATCHES = 32, 2, 3
 RECURRENT = RingShape(
     num_envs=B,
     unroll_length=4,
-    unrolls=5,
+    unrolls=4,
     length=8,
     stride=4,
     before=3,
@@ -140,8 +140,8 @@ class Run:
 
 
 @functools.cache
-def run(kind: str, data: int, model: int = 1, updates: int = 9) -> Run:
-    """Updates on this many devices; at the sixth the environments are reopened."""
+def run(kind: str, data: int, model: int = 1, updates: int = 10) -> Run:
+    """Updates on this many devices, twice around the ring and more; at the sixth the environments are reopened."""
     shape, order = KINDS[kind], joined_order(data)
     replay = make_sequence_replay(learner_mesh(data, model), shape, rollout_shape(shape))
     rollouts, made = Rollouts(shape), Run(order, [], [], [], [], [])
