@@ -1,0 +1,209 @@
+"""A ring of the newest rows of every environment: how rollouts are written, and sequences read.
+
+Arrays are [B, rows, ...], environment first, so that one split over devices fits all of them. A row is one step, as it
+came from the environment: single frames, from which stacks are rebuilt with the rows before a sequence. The newest
+rollout's bootstrap row lies where the next rollout's first will be, since they are equal. Where environments were
+reopened they are not: the reopened environment's first row takes the bootstrap row's place, so the step before it
+counts as a reset and the sequence ends as at a truncation, one step early.
+
+The functions here see the environments of one device. `podrl.replay.sharded` maps them over all.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+from flax import struct
+import jax
+from jax import numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
+
+from podrl.replay.shape import RingShape
+from podrl.replay.tiles import from_tiles, tile_shape, to_tiles
+from podrl.types import PyTree, Trajectory
+
+
+@struct.dataclass(kw_only=True)
+class RingRows:
+    """Steps of environments, as in a `Trajectory`; in a ring [B, rows, ...], in a sample time first.
+
+    Attributes:
+        observation: Single observations, large ones as tiles (`podrl.replay.tiles`).
+        first: bool; the row opens an episode.
+        action: The action taken in the row.
+        reward: float32; the result of the action.
+        discount: float32; the result of the action.
+        behaviour: What the acting policy recorded.
+        params_version: int32; the learner step of the parameters that acted.
+    """
+
+    observation: PyTree
+    first: jax.Array
+    action: PyTree
+    reward: jax.Array
+    discount: jax.Array
+    behaviour: PyTree
+    params_version: PyTree
+
+
+@struct.dataclass(kw_only=True)
+class SequenceRing:
+    """The newest experience of B environments. All but `inserted` is split over the mesh axis `data`.
+
+    Attributes:
+        rows: [B, rows, ...].
+        carry: pytree of [B, unrolls, ...]; `Trajectory.carry` of each unroll, inserted without the frame stack, which
+            is rebuilt.
+        priority: [B, starts] float32 to the power of the exponent; 0 where no sequence can start. `()` if all starts
+            are drawn alike.
+        peak: [groups] float32; the largest priority so far of each group, which new starts get. `()` without priority.
+        env_index: [B] uint32; which of the job's environments these are.
+        inserted: [] int32; unrolls inserted, less whole turns of the ring after the first.
+    """
+
+    rows: RingRows
+    carry: PyTree
+    priority: PyTree
+    peak: PyTree
+    env_index: jax.Array
+    inserted: jax.Array
+
+
+@struct.dataclass(kw_only=True)
+class Sequences:
+    """Sequences from a ring.
+
+    Attributes:
+        trajectory: [L, N]. Its `carry` is what the ring keeps of it. Its `env_index` is each sequence's number in the
+            batch, [N] uint32 from 0 to N - 1, which is the same on any number of devices; folded into keys it gives
+            every sequence noise of its own, also where a batch has an environment twice. On rows that are no
+            transitions the reward is 0 and the discount 1.
+        before: [before, N]; the rows before, from which a network makes the rest of its carry: frames and last action.
+    """
+
+    trajectory: Trajectory
+    before: RingRows
+
+
+def rows_of_trajectory(trajectory: Trajectory) -> RingRows:
+    """Returns the fields of a trajectory that a ring keeps for each row."""
+    return RingRows(**{field.name: getattr(trajectory, field.name) for field in dataclasses.fields(RingRows)})
+
+
+def empty_ring(shape: RingShape, rollout: Trajectory) -> SequenceRing:
+    """Returns a ring of all environments without a row.
+
+    Args:
+        shape: The ring's numbers.
+        rollout: `jax.ShapeDtypeStruct`s of the job's rollout [T, B], its `carry` without a frame stack.
+    """
+    num_envs, has_priority = shape.num_envs, shape.priority_exponent is not None
+
+    def zeros(x: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.zeros((num_envs, shape.rows, *tile_shape(x.shape[2:])), x.dtype)
+
+    return SequenceRing(
+        rows=jax.tree.map(zeros, rows_of_trajectory(rollout)),
+        carry=jax.tree.map(lambda x: jnp.zeros((num_envs, shape.unrolls, *x.shape[1:]), x.dtype), rollout.carry),
+        priority=jnp.zeros((num_envs, shape.starts)) if has_priority else (),
+        peak=jnp.ones(shape.groups) if has_priority else (),
+        env_index=jnp.zeros(num_envs, jnp.uint32),
+        inserted=jnp.zeros((), jnp.int32),
+    )
+
+
+def insert_rollout(shape: RingShape, ring: SequenceRing, rollout: Trajectory) -> SequenceRing:
+    """Writes a rollout [T, B] over the oldest unroll; in place if the ring is donated.
+
+    Starts whose rows are overwritten end, and those whose last row has come begin with their group's peak priority.
+    """
+    unroll = ring.inserted % shape.unrolls
+    row = unroll * shape.unroll_length
+
+    def write(into: jax.Array, x: jax.Array) -> jax.Array:
+        timed = to_tiles(jnp.swapaxes(x[: shape.unroll_length], 0, 1), 2)
+        return _laid_out(jax.lax.dynamic_update_slice_in_dim(into, timed, row, axis=1))
+
+    def write_last(into: jax.Array, x: jax.Array) -> jax.Array:
+        last = to_tiles(x[shape.unroll_length], 1)
+        return _laid_out(jax.lax.dynamic_update_index_in_dim(into, last, (row + shape.unroll_length) % shape.rows, 1))
+
+    rows = jax.tree.map(write, ring.rows, rows_of_trajectory(rollout))
+    shown = {name: jax.tree.map(write_last, getattr(rows, name), getattr(rollout, name)) for name in _BOOTSTRAPPED}
+    carry = jax.tree.map(
+        lambda into, x: jax.lax.dynamic_update_index_in_dim(into, x, unroll, axis=1), ring.carry, rollout.carry
+    )
+    inserted = ring.inserted + 1
+    inserted = jnp.where(inserted == 2 * shape.unrolls, shape.unrolls, inserted)
+    return SequenceRing(
+        rows=dataclasses.replace(rows, **shown),
+        carry=carry,
+        priority=ring.priority if shape.priority_exponent is None else _begin_and_end(shape, ring, inserted),
+        peak=ring.peak,
+        env_index=rollout.env_index,
+        inserted=inserted,
+    )
+
+
+def gather_sequences(
+    shape: RingShape, rollout: Trajectory, ring: SequenceRing, env: jax.Array, slot: jax.Array, number: jax.Array
+) -> Sequences:
+    """Reads sequences; see `podrl.replay.sampling.Drawn` for what says which.
+
+    Args:
+        shape: The ring's numbers.
+        rollout: Shapes of a rollout, as in `empty_ring`.
+        ring: The ring.
+        env: [N] int32; the environments' positions in their groups.
+        slot: [N] int32; the starts.
+        number: [N] uint32; the sequences' numbers in the batch.
+    """
+    env, start = env + group_offsets(shape, env.size), slot * shape.stride
+
+    def take(num: int, x: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+        row = (start + jnp.arange(-shape.before, num, dtype=jnp.int32)[:, None]) % shape.rows
+        return from_tiles(x.at[env, row].get(mode="promise_in_bounds"), like.shape[2:])
+
+    like = rows_of_trajectory(rollout)
+    lengths = {field.name: shape.length + (field.name in _BOOTSTRAPPED) for field in dataclasses.fields(RingRows)}
+    taken = {
+        name: jax.tree.map(functools.partial(take, num), getattr(ring.rows, name), getattr(like, name))
+        for name, num in lengths.items()
+    }
+    resets = taken["first"][1:]
+    taken |= {"reward": jnp.where(resets, 0, taken["reward"]), "discount": jnp.where(resets, 1, taken["discount"])}
+    split = shape.before
+    unroll = start // shape.unroll_length
+    trajectory = Trajectory(
+        **jax.tree.map(lambda x: x[split:], taken),
+        carry=jax.tree.map(lambda x: x.at[env, unroll].get(mode="promise_in_bounds"), ring.carry),
+        opening_reward=taken["reward"][split - 1],
+        env_index=number,
+    )
+    return Sequences(trajectory=trajectory, before=RingRows(**jax.tree.map(lambda x: x[:split], taken)))
+
+
+def group_offsets(shape: RingShape, num: int) -> jax.Array:
+    """Returns, for `num` draws of this device's groups in turn, the position of each one's group, [num] int32."""
+    return jnp.arange(num, dtype=jnp.int32) // shape.draws * shape.group_size
+
+
+_BOOTSTRAPPED = ("observation", "first")  # Fields with T + 1 rows.
+
+
+def _begin_and_end(shape: RingShape, ring: SequenceRing, inserted: jax.Array) -> jax.Array:
+    """Returns the priorities after an insertion."""
+    per_unroll = shape.unroll_length // shape.stride
+    newest_row = inserted * per_unroll - 1
+    start = newest_row - (newest_row - jnp.arange(shape.starts)) % shape.starts
+    oldest, newest = shape.live(inserted)
+    is_live = (oldest <= start) & (start <= newest)
+    peak = jnp.repeat(ring.peak, shape.group_size)[:, None]
+    return jnp.where(is_live & (start > newest - per_unroll), peak, jnp.where(is_live, ring.priority, 0))
+
+
+def _laid_out(x: jax.Array) -> jax.Array:
+    """Keeps tiles in the order of their axes: XLA would choose another in a loop, and copy the ring for each gather."""
+    order: Callable[..., Any] = with_layout_constraint
+    return order(x, Layout(tuple(range(x.ndim)))) if x.ndim == 4 else x
