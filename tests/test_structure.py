@@ -20,6 +20,7 @@ ROOMS = [
         "ops",
         "runtime",
         "networks",
+        "replay",
         "agents",
         "envs",
         "experience",

@@ -13,7 +13,7 @@ def learn(name, *overrides):
     return outcome.episode_return
 
 
-@pytest.mark.parametrize("name", ["impala_catch", "ppo_catch"])
+@pytest.mark.parametrize("name", ["impala_catch", "ppo_catch", "impact_catch"])
 def test_catch_is_solved(name):
     assert learn(name) >= 0.95
 

@@ -194,7 +194,7 @@ def _cost_run(
         rollout = layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape.rollout)
         mesh = _stand_in(topology.learner, devices)
         agent, rules = make_split_agent(config, spec, mesh)
-        program = make_learner(config, agent, mesh, rules)
+        program = make_learner(config, agent, spec, mesh, rules)
         traced = program.trace(rollout_shapes(unroller, layout))
     state_bytes = sum(map(shard_bytes, jax.tree.leaves(program.state_shape)))
     return RunCosts(
