@@ -2,7 +2,7 @@
 
 Three policies meet in a batch: the one that acted (w), the one that learns (theta), and a slow copy of it, the target.
 V-trace is computed for the target, so that advantages and value targets stay the same while theta moves. The surrogate
-takes the ratio R = min(pi_w / pi_target, clip_rho) pi_theta / pi_w: where the target is not much less likely than w to
+takes the ratio R = min(pi_w / pi_target, clip) pi_theta / pi_w: where the target is not much less likely than w to
 act as w did, that is pi_theta / pi_target, and the clip holds theta near the target, however old the batch. Values are
 theta's. With theta, target and w the same, the gradient is PPO's on the same advantages.
 
@@ -43,10 +43,10 @@ class AgentConfig:
         discount: Discount of future rewards, per agent decision.
         lambda_: The decay of V-trace's trace; with policies that coincide, GAE's.
         clip: Largest change of the surrogate's ratio that still pays.
-        clip_rho: Clip of pi_w / pi_target in that ratio.
+        clip_behaviour_rho: Clip of pi_w / pi_target in that ratio.
         clip_vtrace_rho: Clip of pi_target / pi_w in V-trace.
-        target_period: Calls of `learn` between two copies of the parameters to the target network. An update makes
-            `replay.uses` of them; the paper copies about once per turn of the ring, `replay.batches` times that.
+        target_period: Calls of `learn` between two copies of the parameters to the target network; an update makes
+            `replay.uses` of them. Once per turn of the ring is `replay.batches` times that.
         entropy_cost: Weight of the entropy bonus.
         value_cost: Weight of the value loss, 0.5 * (target - value)**2.
         kl_cost: First weight of KL(target, theta), which then adapts; 0 leaves the divergence out.
@@ -64,7 +64,7 @@ class AgentConfig:
     discount: float = number(0, 1, 0.99)
     lambda_: float = number(0, 1, 1.0)
     clip: float = number(1e-6, 1e6, 0.4)
-    clip_rho: float = number(1e-6, 1e6, 2.0)
+    clip_behaviour_rho: float = number(1e-6, 1e6, 2.0)
     clip_vtrace_rho: float = number(1e-6, 1e6, 1.0)
     target_period: int = number(1, 10**6, 8)
     entropy_cost: float = number(0, 1e6, 0.01)
@@ -184,7 +184,7 @@ def impact_loss(
         lambda_=config.lambda_,
         clip_rho=config.clip_vtrace_rho,
     )
-    ratios = impact_ratios(log_learned, log_target, log_behaviour, config.clip_rho)
+    ratios = impact_ratios(log_learned, log_target, log_behaviour, config.clip_behaviour_rho)
 
     def mean(x: jax.Array) -> jax.Array:
         return masked_mean(x, mask, count=num_transitions)

@@ -178,6 +178,11 @@ class Config:
         return self.actors.num_envs * self.actors.unroll_length
 
     @property
+    def optimizer_steps_per_update(self) -> int:
+        """Optimizer steps of one update; with replay once its ring is full."""
+        return int(self.agent.update_shape.optimizer_steps) * self.replay.uses
+
+    @property
     def patience_s(self) -> float:
         """Seconds that the learner may be waited for: it may itself wait for an evaluation."""
         return self.actors.timeout_s + (self.evaluate.timeout_s if self.evaluate.every_updates else 0.0)

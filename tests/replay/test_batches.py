@@ -27,8 +27,7 @@ RING = {"agent": "impact", "replay__batches": 3, "replay__uses": 2}
 @functools.cache
 def draws_of(num_batches, uses, num_updates, seed=0):
     """The number of the batch, from 0, of every draw that each update uses; what a ring says of it."""
-    rollouts = jax.eval_shape(lambda: make_rollouts(0))
-    replay = make_batch_replay(ReplayConfig(batches=num_batches, uses=uses), rollouts)
+    replay = make_batch_replay(ReplayConfig(batches=num_batches, uses=uses), shapes(make_rollouts(0)))
 
     @jax.jit
     def update(ring, rollouts):
@@ -154,6 +153,24 @@ def test_any_number_of_devices_draws_the_same_and_learns_the_same(num_devices):
     assert {kind for kind, _ in collectives} == {"all-reduce"}
     largest = max(x.size for x in jax.tree.leaves(one.params))
     assert max(size for _, sizes in collectives for size in sizes) <= largest
+
+
+def test_updates_that_learn_from_what_is_not_finite_are_skipped_until_it_leaves_the_ring():
+    config = make_config(**RING)
+    agent, spec = make_agent(config)
+    mesh = mesh_of(1)
+    learner = Learner(agent, mesh, replay=make_replay(config, agent, spec), skips_nonfinite=True)
+    state, skipped = learner.init(seed=3), []
+    for update in range(9):
+        batch = random_trajectory(agent, spec, length=4, num_envs=8, seed=update)
+        if update == 3:
+            batch = dataclasses.replace(batch, reward=batch.reward * np.nan)
+        state, metrics = learner.update(state, [place(mesh, batch)])
+        skipped.append(float(metrics["grad/skipped"]))
+    assert 1 <= sum(skipped[3:6]) <= 2
+    assert sum(skipped) == sum(skipped[3:6])
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((state.params, state.extra, state.opt_state)))
+    assert int(state.step) == 9
 
 
 def by_environment(ring):

@@ -204,7 +204,7 @@ def _cost_run(
         learners=topology.local_learner.size,
         devices=topology.mesh.shape["device"],
         model_devices=config.topology.model_devices,
-        reductions=config.agent.update_shape.optimizer_steps,
+        reductions=config.optimizer_steps_per_update,
         is_undivided=is_undivided(devices),
         layout=layout,
         frames_per_step=spec.frames_per_step,
