@@ -8,7 +8,7 @@ theta's. With theta, target and w the same, the gradient is PPO's on the same ad
 
 Meant for a replay of whole batches (`replay.batches`, `replay.uses`); without one it learns from each batch once.
 
-Source: Luo et al. 2019, arXiv:1912.00167, sections 3.1 to 3.3 and algorithm 1. The adaptive penalty on the divergence
+Source: Luo et al. 2019, arXiv:1912.00167, section 3 and algorithm 1. The adaptive penalty on the divergence
 from the target is that of Schulman et al. 2017, arXiv:1707.06347, section 4, with factors of 1.5 and 0.5.
 """
 
@@ -223,7 +223,7 @@ def impact_ratios(
     Returns:
         [T, B].
 
-    Source: Luo et al. 2019, arXiv:1912.00167, section 3.2.
+    Source: Luo et al. 2019, arXiv:1912.00167, section 3.
     """
     fixed = jnp.minimum(log_behaviour - log_target, jnp.log(clip_rho)) - log_behaviour
     return jnp.exp(log_learned + jax.lax.stop_gradient(fixed))

@@ -9,7 +9,7 @@ K draws from the first update on, each would spend all uses of the fresh batch, 
 Draws are integers, and follow from the run's key, the number of insertions and the uses left: they are the same on any
 number of devices.
 
-Source: Luo et al. 2019, arXiv:1912.00167, section 3.3 (the circular buffer); how many draws an update makes is podrl's,
+Source: Luo et al. 2019, arXiv:1912.00167, section 3 (the circular buffer); how many draws an update makes is podrl's,
 since learner and workers do not move in step there.
 """
 
