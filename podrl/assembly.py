@@ -30,6 +30,7 @@ from podrl.learning.learner import Learner
 from podrl.learning.memory_check import check_experience_fits, check_state_fits
 from podrl.learning.micro_batches import partition_of, resolve_partition
 from podrl.learning.programs import FusedPrograms, Programs, make_learner
+from podrl.learning.replay import with_environments_of
 from podrl.learning.sharding import make_split_networks
 from podrl.loops import anakin, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
@@ -103,7 +104,7 @@ def _make_learner(
 ) -> Learner | FusedLearner:
     if config.topology.placement == "anakin":
         return FusedLearner(config, agent, make_environment(source, config.env), spec, topology, rules)
-    return make_learner(config, agent, topology.learner, rules)
+    return make_learner(config, agent, spec, topology.learner, rules)
 
 
 def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:
@@ -131,6 +132,14 @@ def resume_at(assembly: Assembly, begun: Counters) -> Assembly:
         return assembly
     agent, _ = make_split_agent(config, assembly.spec, assembly.topology.learner, begun)
     return with_agent(assembly, agent)
+
+
+def arrange(assembly: Assembly, start: Snapshot | None) -> Snapshot | None:
+    """The snapshot that a run resumes from, its replay laid out as this topology lays out the environments."""
+    if start is None or isinstance(assembly.learner, FusedLearner):
+        return start
+    shares = assembly.topology.learner.shape["data"]
+    return dataclasses.replace(start, state=with_environments_of(start.state, assembly.layout, shares))
 
 
 def make_split_agent(

@@ -16,7 +16,7 @@ import time
 
 from absl import logging
 
-from podrl.assembly import assemble_job, resolve, resume_at, run
+from podrl.assembly import arrange, assemble_job, resolve, resume_at, run
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
 from podrl.config.config_dict import to_dict
@@ -148,7 +148,8 @@ def train(
         start, reporter = None, None
         if resumes:
             with ledger.spend("checkpoint"):
-                start = find_start(assembly.config, folder, checkpointer, assembly.state_shape, share)
+                found = find_start(assembly.config, folder, checkpointer, assembly.state_shape, share)
+                start = arrange(assembly, found)
         begin = start.counters if start else Counters()
         assembly = resume_at(assembly, begin)
         profiler.last_update = last_update(assembly.config, begin)

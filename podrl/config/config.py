@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text, texts
+from podrl.config.replay import ReplayConfig
 from podrl.config.sections import (
     ENV_SETTINGS,
     ActorsConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "EvaluateConfig",
     "LogConfig",
     "NetworkConfig",
+    "ReplayConfig",
     "TopologyConfig",
     "check",
     "check_counts",
@@ -136,7 +138,7 @@ class Config:
         watchdog_s: seconds without progress in any thread, compilation not counted, before the run ends with a report
             of which thread waits for which; longer than `actors.timeout_s`, whose errors say more.
         agent: an instance of `AgentConfig` from the agent's module.
-        env, actors, network, topology, checkpoint, evaluate, log: the sections; see their classes.
+        env, actors, replay, network, topology, checkpoint, evaluate, log: the sections; see their classes.
     """
 
     name: str = text(100, "run", refused="/\\*?[]")
@@ -149,6 +151,7 @@ class Config:
     env: EnvConfig
     actors: ActorsConfig
     agent: Any
+    replay: ReplayConfig
     network: NetworkConfig
     topology: TopologyConfig
     checkpoint: CheckpointConfig
@@ -156,8 +159,14 @@ class Config:
     log: LogConfig
 
     def __post_init__(self) -> None:
-        """Checks the values, that the watchdog waits longer than any thread, and that the run can have its lag."""
+        """Checks the values and what they mean for one another: the lag, the replay, and the watchdog's patience."""
         check_values(self, "")
+        check(
+            self.agent.update_shape.replays or self.replay == ReplayConfig(),
+            f"replay.batches={self.replay.batches} and replay.uses={self.replay.uses} are for agents that learn from "
+            f"earlier batches, such as impact; agent.name={shown(self.agent.name)} learns from fresh ones only. Leave "
+            "replay.* out.",
+        )
         check(
             self.watchdog_s > self.actors.timeout_s,
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
@@ -168,6 +177,11 @@ class Config:
     def env_steps_per_update(self) -> int:
         """Agent decisions that one update learns from, over the whole job."""
         return self.actors.num_envs * self.actors.unroll_length
+
+    @property
+    def optimizer_steps_per_update(self) -> int:
+        """Optimizer steps of one update; with replay once its ring is full."""
+        return int(self.agent.update_shape.optimizer_steps) * self.replay.uses
 
     @property
     def patience_s(self) -> float:

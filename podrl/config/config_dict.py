@@ -23,6 +23,7 @@ from podrl.config.config import (
     EvaluateConfig,
     LogConfig,
     NetworkConfig,
+    ReplayConfig,
     TopologyConfig,
     check,
     check_counts,
@@ -74,6 +75,7 @@ def default_sections() -> dict[str, ml_collections.ConfigDict]:
     """Returns podrl's defaults for the sections that mean the same for every agent and environment."""
     sections = {
         "actors": ActorsConfig,
+        "replay": ReplayConfig,
         "network": NetworkConfig,
         "topology": TopologyConfig,
         "checkpoint": CheckpointConfig,

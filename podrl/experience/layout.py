@@ -32,6 +32,23 @@ class Layout:
         position = (process * self.num_actors + actor) * self.pools_per_actor + pool
         return np.arange(self.envs_per_pool, dtype=np.uint32) + np.uint32(position * self.envs_per_pool)
 
+    def joined_indices(self, num_shares: int) -> np.ndarray:
+        """Returns the indices in the job, [B] uint32, along the environments of a batch that the learner has joined.
+
+        Every device joins its shares of all rollouts (`podrl.learning.learner.join_environments`), each of which has
+        one pool of every process.
+
+        Args:
+            num_shares: Size of the learner's mesh axis `data`.
+        """
+        processes, actors, pools = range(self.num_processes), range(self.num_actors), range(self.pools_per_actor)
+        rollouts = [
+            np.concatenate([self.env_indices(process, actor, pool) for process in processes])
+            for actor in actors
+            for pool in pools
+        ]
+        return np.stack(rollouts).reshape(len(rollouts), num_shares, -1).swapaxes(0, 1).reshape(-1)
+
 
 def make_layout(config: Config, topology: Topology) -> Layout:
     """Assigns the environments evenly.

@@ -27,6 +27,7 @@ from podrl.experience.layout import make_layout
 from podrl.experience.unroll import Unroller
 from podrl.learning.learner import Learner
 from podrl.learning.micro_batches import runs_in_loops
+from podrl.learning.replay import make_replay
 from podrl.mesh import ShardingRule, Topology, replicated
 from podrl.ops.keys import LEARN, purpose_key
 from podrl.types import EnvSpec, FusedState, LearnerState, Metrics, PyTree, Trajectory
@@ -89,8 +90,15 @@ class FusedLearner:
         self._config, self._agent, self._mesh = config, agent, topology.learner
         self._in_loop = in_loop = runs_in_loops(config, topology) if in_loop is None else in_loop
         self.max_updates = config.topology.updates_per_call if in_loop else 1
-        skips = config.on_nonfinite == "skip"
-        self.learner = Learner(agent, self._mesh, rules, max_lag=0, skips_nonfinite=skips)
+        self.learner = Learner(
+            agent,
+            self._mesh,
+            rules,
+            max_lag=0,
+            skips_nonfinite=config.on_nonfinite == "skip",
+            replay=make_replay(config, agent, spec),
+            rolls_draws=in_loop,
+        )
         num_envs = config.actors.num_envs // self._mesh.shape["data"]
         unroller = Unroller(agent=agent, spec=spec, unroll_length=config.actors.unroll_length, num_envs=num_envs)
         tally = make_in_graph_tally(config.log.info_keys, environment, spec, num_envs)
@@ -150,7 +158,7 @@ class FusedLearner:
         return self.learner.actor_params(state.learner)
 
     def _make_state(self, key: jax.Array) -> FusedState:
-        learner, open_environments = self._agent.init(key), self._on_shares(self._acting.init, (), _SPLIT)
+        learner, open_environments = self.learner.make_state(key), self._on_shares(self._acting.init, (), _SPLIT)
         return _join(learner, open_environments())
 
     def _make_updates(self, state: FusedState, num_updates: jax.Array) -> tuple[FusedState, Report]:

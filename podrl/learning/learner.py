@@ -15,10 +15,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from podrl.agents.parts.interface import Agent, Fresh
 from podrl.agents.parts.nonfinite import skip_nonfinite
-from podrl.agents.parts.updating import make_update
-from podrl.mesh import ShardingRule, replicated, trajectory_sharding, tree_sharding
+from podrl.agents.parts.updating import make_init_with_replay, make_update
+from podrl.mesh import ShardingRule, path_name, replicated, trajectory_sharding, tree_sharding
 from podrl.ops.fingerprint import fingerprint
 from podrl.ops.keys import LEARN, purpose_key
+from podrl.replay.interface import Replay
 from podrl.types import LearnerState, Metrics, PyTree, Trajectory
 
 
@@ -26,6 +27,7 @@ class Learner:
     """Compiled programs of one agent on one learner mesh.
 
     Attributes:
+        make_state: (key) -> a fresh state, the replay's ring included.
         state_sharding: The shardings of the `LearnerState`.
     """
 
@@ -37,6 +39,8 @@ class Learner:
         max_lag: int = 1,
         *,
         skips_nonfinite: bool = False,
+        replay: Replay | None = None,
+        rolls_draws: bool = True,
     ):
         """Decides the layout of the state, without compiling.
 
@@ -46,17 +50,20 @@ class Learner:
             rules: The layout of wide parameters.
             max_lag: The largest policy lag that occurs, in updates; each lag from 0 on has a metric `lag/<n>`.
             skips_nonfinite: Whether an update that is not finite leaves the state as it was.
+            replay: What the agent learns from in place of fresh rollouts; None to learn from those.
+            rolls_draws: See `podrl.agents.parts.updating.make_update`.
 
         Raises:
             ConfigError: If `rules` do not fit the parameters.
         """
-        self._agent, update = agent, make_update(agent)
+        self._agent, update = agent, make_update(agent, replay, rolls_draws=rolls_draws)
         self._learn = skip_nonfinite(update) if skips_nonfinite else update
         self._mesh = mesh
         self._max_lag = max_lag
-        self._state_shape = jax.eval_shape(agent.init, jax.random.key(0))
+        self.make_state = make_init_with_replay(agent, replay)
+        self._state_shape = jax.eval_shape(self.make_state, jax.random.key(0))
         self.state_sharding = learner_sharding(mesh, self._state_shape, rules)
-        self._init: Callable[..., Any] = jax.jit(agent.init, out_shardings=self.state_sharding)
+        self._init: Callable[..., Any] = jax.jit(self.make_state, out_shardings=self.state_sharding)
         self._jitted: Any = jax.jit(
             self._join_and_update, donate_argnums=0, out_shardings=(self.state_sharding, replicated(mesh))
         )
@@ -154,10 +161,14 @@ def join_environments(mesh: Mesh, rollouts: tuple[Trajectory, ...]) -> Trajector
 
 
 def learner_sharding(mesh: Mesh, state: LearnerState, rules: Sequence[ShardingRule] = ()) -> LearnerState:
-    """Returns the shardings of a learner's state: `replay` is split over its first axis, the rest by path rules."""
+    """Returns the shardings of a learner's state by path rules, but of `replay` as `podrl.replay.interface` says."""
     split, whole = NamedSharding(mesh, PartitionSpec("data")), replicated(mesh)
     sharding = tree_sharding(mesh, dataclasses.replace(state, replay=()), rules)
-    return dataclasses.replace(sharding, replay=jax.tree.map(lambda x: split if x.ndim else whole, state.replay))
+
+    def choose(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        return whole if not leaf.ndim or "counts" in path_name(path).split("/") else split
+
+    return dataclasses.replace(sharding, replay=jax.tree_util.tree_map_with_path(choose, state.replay))
 
 
 def lag_metrics(lag: jax.Array, max_lag: int) -> Metrics:

@@ -16,6 +16,7 @@ import jax
 from podrl.config.config import Config, ConfigError, check
 from podrl.config.units import describe_bytes
 from podrl.experience.schedule import lag_key, max_lag
+from podrl.learning.replay import replay_bytes
 from podrl.learning.update_cost import shard_bytes
 from podrl.mesh import Topology
 from podrl.networks.parts import is_image, seen
@@ -23,7 +24,7 @@ from podrl.networks.policies import make_distribution
 from podrl.runtime.container_limits import GROUPS, memory_limit
 from podrl.types import EnvSpec, LearnerState
 
-_STATE = "parameters, gradients and optimizer"
+_STATE, _REPLAY = "parameters, gradients and optimizer", "replay"
 _MOST_FRAMES = 1024
 _SCALARS = 17  # Bytes of a step's reward, discount, first, params_version and recorded value.
 
@@ -55,7 +56,8 @@ def check_state_fits(config: Config, spec: EnvSpec, topology: Topology, state_sh
     copies = 1 + acting  # The gradient and each acting version are as large as the parameters.
     params = sum(map(shard_bytes, jax.tree.leaves(state_shape.params)))
     state = params + sum(map(shard_bytes, jax.tree.leaves(state_shape.opt_state)))
-    _check(config, topology, _experience(config, spec, topology) | {_STATE: state + copies * params})
+    needs = {_STATE: state + copies * params, _REPLAY: replay_bytes(state_shape)}
+    _check(config, topology, _experience(config, spec, topology) | needs)
 
 
 def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, int]:
@@ -97,9 +99,10 @@ def _check(config: Config, topology: Topology, needs: Mapping[str, int]) -> None
     size = f"hidden_sizes={network.hidden_sizes}" if network.encoder == "mlp" else f"width={network.width}"
     size += f", network.core_size={network.core_size}" if network.core != "none" else ""
     depth = f", {lag_key(config)}={max_lag(config)}" if max_lag(config) > 1 else ""
+    fewer = f"replay.batches={config.replay.batches}, " if needs.get(_REPLAY) else ""
     raise ConfigError(
         f"This config needs {describe_bytes(total)} of memory at least, and {where} {describe_bytes(there)} ({parts}). "
-        f"Lower actors.num_envs={actors.num_envs}, actors.unroll_length={actors.unroll_length}{depth}, "
+        f"Lower {fewer}actors.num_envs={actors.num_envs}, actors.unroll_length={actors.unroll_length}{depth}, "
         f"network.frame_stack={network.frame_stack} or network.{size}, or another key that makes the largest part."
     )
 

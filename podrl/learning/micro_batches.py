@@ -78,8 +78,8 @@ def _choose_micro_batches(config: Config, topology: Topology, rolled: bool) -> i
 
 def _num_copies(config: Config) -> int:
     """Counts the optimizer steps of an update that compile to a copy of their own, micro-batches left aside."""
-    shape = config.agent.update_shape
-    return 1 if shape.loops_steps and config.topology.step_loop == "rolled" else shape.optimizer_steps
+    shape, rolled = config.agent.update_shape, config.topology.step_loop == "rolled"
+    return (1 if shape.loops_steps and rolled else shape.optimizer_steps) * (1 if rolled else config.replay.uses)
 
 
 def _convolves_on_cpu(config: Config, topology: Topology) -> bool:

@@ -14,6 +14,8 @@ from podrl.experience.schedule import make_schedule
 from podrl.experience.unroll import Unroller
 from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
+from podrl.learning.micro_batches import partition_of
+from podrl.learning.replay import make_replay
 from podrl.learning.update_cost import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology
 from podrl.types import EnvSpec, Trajectory
@@ -51,14 +53,23 @@ class FusedPrograms:
     update: jax.stages.Compiled
 
 
-def make_learner(config: Config, agent: Agent, mesh: Mesh, rules: Sequence[ShardingRule] = ()) -> Learner:
+def make_learner(
+    config: Config, agent: Agent, spec: EnvSpec, mesh: Mesh, rules: Sequence[ShardingRule] = ()
+) -> Learner:
     """Creates the learner of a run on the learner's devices.
 
     Raises:
         ConfigError: If `rules` do not fit the parameters.
     """
-    max_lag, skips = make_schedule(config).max_lag, config.on_nonfinite == "skip"
-    return Learner(agent, mesh, rules, max_lag=max_lag, skips_nonfinite=skips)
+    return Learner(
+        agent,
+        mesh,
+        rules,
+        max_lag=make_schedule(config).max_lag,
+        skips_nonfinite=config.on_nonfinite == "skip",
+        replay=make_replay(config, agent, spec),
+        rolls_draws=partition_of(config).rolls_steps,
+    )
 
 
 def rollout_shapes(unroller: Unroller, layout: Layout) -> list[Trajectory]:

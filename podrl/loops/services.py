@@ -14,6 +14,7 @@ from rich.console import Console
 from podrl.envs.observations import describe_observation
 from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator
 from podrl.evaluation.making import make_evaluator
+from podrl.learning.replay import describe_replay
 from podrl.learning.sharding import describe_split
 from podrl.loops.interface import Assembly, Hooks, Outcome
 from podrl.mistakes import shorten
@@ -192,4 +193,6 @@ def _describe(assembly: Assembly, folder: str) -> list[str]:
     lines += [f"observation: {describe_observation(assembly.spec)}"]
     if kinds := encoders_of_parts(assembly.config.network, assembly.spec):
         lines += [f"encoders: {', '.join(f'{name} by {kind}' for name, kind in kinds.items())}"]
+    if replay := describe_replay(assembly.config, assembly.state_shape):
+        lines += [f"replay: {replay}"]
     return lines + ([f"Learner: {describe_split(assembly.state_shape.params)}."] if assembly.rules else [])

@@ -36,7 +36,13 @@ def share_left(step: jax.Array, num_updates: int, ahead: float) -> jax.Array:
 
 
 def rate_over_run(
-    learning_rate: float, *, decays: bool, num_updates: int, steps_per_update: int, ahead: float
+    learning_rate: float,
+    *,
+    decays: bool,
+    num_updates: int,
+    steps_per_update: int,
+    ahead: float,
+    by_updates: bool = False,
 ) -> Callable[[jax.Array], optax.ScalarOrSchedule]:
     """Returns a function (step) -> the learning rate, or its schedule, for the optimizer steps of that update.
 
@@ -50,11 +56,12 @@ def rate_over_run(
         num_updates: The number of the run's last update.
         steps_per_update: Optimizer steps in each update.
         ahead: How far experience is ahead of updates; see `share_left`.
+        by_updates: Whether the rate falls by updates in any case.
     """
     if not decays:
         return lambda step: learning_rate
     num_steps = num_updates * steps_per_update
-    if not ahead and num_steps <= _MOST_STEPS:
+    if not ahead and not by_updates and num_steps <= _MOST_STEPS:
         schedule = linear_decay(learning_rate, num_steps)
         return lambda step: schedule
 

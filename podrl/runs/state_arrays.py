@@ -152,6 +152,11 @@ def check_leaves(checkpoint: epath.Path, saved: PyTree, expected: PyTree, *, par
             f"others: {differences[0]}. With topology.placement='anakin' keep actors.num_envs, env and log.info_keys "
             "as they were.",
         )
+        check(
+            not all(difference.removeprefix("it has ").startswith("replay/") for difference in differences),
+            f"Checkpoint {checkpoint.name} in {checkpoint.parent} holds its run's replay, and this run has another: "
+            f"{differences[0]}. Keep replay.*, actors.num_envs and actors.unroll_length as they were.",
+        )
         raise ConfigError(
             f"Checkpoint {checkpoint.name} in {checkpoint.parent} is of another network or algorithm: {differences[0]}."
         )

@@ -121,6 +121,9 @@ def _details(row: Mapping[str, Any], workdir: str) -> Table:
         spent = _largest_shares(row, thread)
         if spent:
             grid.add_row(thread, _coloured(spent))
+    if (size := _number(row, "replay/size")) is not None:
+        kept = f"{size:.0f} in the ring  age {_value(row, 'replay/age')}  learned {_value(row, 'replay/ratio')} times"
+        grid.add_row("replay", Text(kept))
     if numbers := _info_numbers(row):
         grid.add_row("info", Text("  ".join(numbers), no_wrap=True, overflow="ellipsis"))
     grid.add_row("workdir", Text(workdir, overflow="fold"))

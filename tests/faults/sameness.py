@@ -8,6 +8,7 @@ import jax
 from podrl.assembly import assemble, resolve
 from podrl.config import commandline
 from podrl.runs.checkpoint import Checkpointer
+from podrl.runs.state_arrays import to_arrays
 from tests.processes import read_rows
 from tests.short_runs import facts
 
@@ -41,7 +42,7 @@ def _leaves(workdir: Path, config: Any) -> dict[str, bytes]:
     shape = assemble(config, jax.devices()[:1]).state_shape
     with Checkpointer(workdir, keep=99) as checkpointer:
         state = checkpointer.restore(shape, config.num_updates).state
-    words = jax.device_get({**vars(state), "key": jax.random.key_data(state.key)})
+    words = jax.device_get(to_arrays(state))
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.dtype.str.encode() + leaf.tobytes()
         for path, leaf in jax.tree_util.tree_leaves_with_path(words)

@@ -12,11 +12,12 @@ import pytest
 
 from tests.faults.commands import BREAKOUT, CATCH
 from tests.faults.sameness import assert_same, assert_whole
-from tests.processes import checkpoints, launch, num_rows, running, signalled
+from tests.processes import ROOT, checkpoints, launch, num_rows, running, signalled
 
 BIG = (*CATCH, "--config.network.hidden_sizes=(2048,2048)")  # Checkpoints of 46 MB take a while to write.
 BIG = (*BIG, "--config.actors.num_envs=8", "--config.actors.unroll_length=4", "--config.total_env_steps=1280")
 BIG = (*BIG, "--config.checkpoint.every_updates=10")  # Of 40.
+RING = ("--config", ROOT / "configs/impact_catch.py", *CATCH[2:], "--config.total_env_steps=38_400")  # 60 updates.
 
 
 def go_on(arguments, workdir):
@@ -54,6 +55,13 @@ class TestResume:
         newest = checkpoints(tmp_path / "run")[-1]
         assert f"Resumes the run in this folder after update {newest}" in go_on(BREAKOUT, tmp_path / "run")
         assert_same(tmp_path / "run", straight(BREAKOUT, tmp_path / "straight"), BREAKOUT)
+
+    @pytest.mark.slow
+    def test_with_a_ring_of_batches(self, tmp_path):
+        kill_after(30, RING, tmp_path / "run")
+        assert 20 <= checkpoints(tmp_path / "run")[-1] < num_rows(tmp_path / "run") < 60
+        assert "replay: 4 batches, each learned from 2 times" in go_on(RING, tmp_path / "run")
+        assert_same(tmp_path / "run", straight(RING, tmp_path / "straight"), RING)
 
     @pytest.mark.parametrize(
         "arguments",

@@ -209,6 +209,12 @@ class TestResume:
         assert "This run is finished: it has 384 env steps, in 12 updates." in caplog.text
 
     @pytest.mark.slow
+    def test_so_it_does_with_a_ring_of_batches(self, tmp_path, monkeypatch, caplog):
+        ring = {"agent": "impact", "replay__batches": 3, "replay__uses": 2}
+        monkeypatch.setattr(TestResume, "OVERRIDES", {**self.OVERRIDES, **ring})
+        self.test_stopping_anywhere_and_going_on_changes_nothing(tmp_path, caplog)
+
+    @pytest.mark.slow
     def test_evaluations_have_their_rows(self, tmp_path):
         options = {"evaluate__every_updates": 6, "evaluate__episodes": 4}
         train.train(anakin_config(**self.OVERRIDES, **options), workdir=str(tmp_path))

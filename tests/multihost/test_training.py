@@ -185,6 +185,26 @@ def test_parts_masks_actions_of_two_kinds_and_info_survive_a_lost_process(tmp_pa
     assert rows[-1]["episode/info/number"] == pytest.approx(5003.5, abs=0.5)
 
 
+@pytest.mark.slow
+def test_a_ring_of_batches_goes_on_in_two_processes_from_one_that_joined_its_pools_in_another_order(
+    tmp_path, monkeypatch
+):
+    command = ("--config", ROOT / "configs/impact_catch.py", *CATCH[2:], "--config.agent.minibatches=2")
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    command = (*command, "--config.topology.actor_devices_per_process=1")
+    command = (*command, "--config.topology.learner_devices_per_process=2")
+    assert launch(*command, *LIMITS[1:], "--workdir", "one", cwd=tmp_path).returncode == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "pair")
+    for update in (15, 20):
+        shutil.rmtree(tmp_path / f"pair/checkpoints/{update}")
+    said, *_ = train(*command, "--workdir", "pair", cwd=tmp_path, processes=2, devices=2)
+    assert "Resumes the run in this folder after update 10" in said
+    assert_close(tmp_path / "pair", tmp_path / "one", 20)
+    ours, theirs = (read_rows(tmp_path / name) for name in ("pair", "one"))
+    for name in ("replay/age", "replay/ratio", "env_steps", "episode/count"):
+        assert [row.get(name) for row in ours] == [row.get(name) for row in theirs], name
+
+
 class TestGoingOn:
     """A checkpoint does not care how many processes wrote it."""
 

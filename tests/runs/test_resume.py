@@ -99,6 +99,11 @@ class TestInOneProcess:
             {"topology__learner_devices_per_process": 2, "actors__threads_per_device": 2},
             {"network__normalize_observations": True, "network__normalize_rewards": True},
             {"agent": "ppo", "agent__shuffle": "time", "topology__learner_devices_per_process": 2},
+            {
+                **{"agent": "impact", "replay__batches": 3, "replay__uses": 2},
+                **{"topology__learner_devices_per_process": 2, "network__normalize_observations": True},
+                "network__normalize_rewards": True,
+            },
             {"network__core": "lstm", "network__core_size": 8, "network__last_action": True},
         ],
     )

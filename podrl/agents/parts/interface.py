@@ -46,12 +46,14 @@ class UpdateShape:
         divides_rows: Whether minibatches are rows of every environment, instead of all rows of some environments.
         loops_steps: Whether the agent makes a loop of its optimizer steps, see `Partition.rolls_steps`. Otherwise each
             is a copy of its own in the compiled program.
+        replays: Whether the agent can learn from batches of earlier updates, several times (`replay.batches`).
     """
 
     minibatches: int = 1
     epochs: int = 1
     divides_rows: bool = False
     loops_steps: bool = False
+    replays: bool = False
 
     @property
     def optimizer_steps(self) -> int:

@@ -88,7 +88,8 @@ def _check_keys(name: str, section: Mapping[Any, Any]) -> None:
     """
     own = _keys(name)
     foreign = [key for key, value in section.items() if key not in own and value != {}]
-    owners = {key: next((other for other in agent_names() if key in _keys(other)), None) for key in foreign}
+    others = sorted(agent_names(), key=lambda other: -len(_keys(other).intersection(foreign)))  # The likeliest first.
+    owners = {key: next((other for other in others if key in _keys(other)), None) for key in foreign}
     instead = f"Start from a config of its own, such as configs/{name}_catch.py, instead of changing agent.name."
     for key, owner in owners.items():
         if owner and not _is_typed(section[key]):

@@ -37,7 +37,7 @@ class OptimizerOverRun:
 
 
 def make_optimizer(
-    config: OptimizerConfig, shape: UpdateShape, *, num_updates: int, ahead: float = 0.0
+    config: OptimizerConfig, shape: UpdateShape, *, num_updates: int, ahead: float = 0.0, by_updates: bool = False
 ) -> OptimizerOverRun:
     """Makes the optimizer that `config` describes.
 
@@ -46,6 +46,8 @@ def make_optimizer(
         shape: Says how many optimizer steps an update takes.
         num_updates: Number of the run's last update, where the learning rate has fallen to zero if it decays.
         ahead: See `podrl.ops.optimizers.share_left`.
+        by_updates: Whether the learning rate goes by updates alone, for agents whose updates may call `learn` several
+            times.
     """
     rate_at = rate_over_run(
         config.learning_rate,
@@ -53,6 +55,7 @@ def make_optimizer(
         num_updates=num_updates,
         steps_per_update=shape.optimizer_steps,
         ahead=ahead,
+        by_updates=by_updates,
     )
 
     def at(step: jax.Array) -> optax.GradientTransformation:

@@ -206,7 +206,7 @@ def _cost_run(
         rollout = layout.num_actors * layout.pools_per_actor * _bytes(unroller.state_shape.rollout)
         mesh = _stand_in(topology.learner, devices)
         agent, rules = make_split_agent(config, spec, mesh)
-        program = make_learner(config, agent, mesh, rules)
+        program = make_learner(config, agent, spec, mesh, rules)
         traced = program.trace(rollout_shapes(unroller, layout))
     state_bytes = sum(map(shard_bytes, jax.tree.leaves(program.state_shape)))
     return RunCosts(
@@ -216,7 +216,7 @@ def _cost_run(
         learners=topology.local_learner.size,
         devices=topology.mesh.shape["device"],
         model_devices=config.topology.model_devices,
-        reductions=config.agent.update_shape.optimizer_steps,
+        reductions=config.optimizer_steps_per_update,
         is_undivided=is_undivided(devices),
         layout=layout,
         frames_per_step=spec.frames_per_step,

@@ -134,7 +134,7 @@ def measure_stages(config: bytes, devices: int, seconds: float) -> ProcessStages
         overlap=parts.overlap,
         cores=available_cores() if jax.devices()[0].platform == "cpu" else math.inf,
         env_steps_per_update=parts.config.env_steps_per_update,
-        reductions=parts.config.agent.update_shape.optimizer_steps,
+        reductions=parts.config.optimizer_steps_per_update,
         gradient_bytes=parts.parameter_bytes,
     )
 

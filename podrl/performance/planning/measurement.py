@@ -114,7 +114,7 @@ def measure_host(config: Config, seconds: float) -> Measurements:
         host=host,
         cores=machine["cores"],
         env_threads=parts.env_threads,
-        reductions=config.agent.update_shape.optimizer_steps,
+        reductions=config.optimizer_steps_per_update,
         gradient_bytes=parts.parameter_bytes,
         facts={"config": config.name, "env": config.env.id, "topology": parts.topology.describe(), **machine},
     )

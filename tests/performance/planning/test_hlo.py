@@ -69,7 +69,7 @@ def compile_run(place, encoder="nature", model_devices=1, minibatches=2):
     values.topology.model_devices = model_devices
     found = assemble(resolve(values), find_devices(place))
     unroller = make_unroller(found.config, found.agent, found.spec, found.layout)
-    learner = make_learner(found.config, found.agent, found.topology.learner, found.rules)
+    learner = make_learner(found.config, found.agent, found.spec, found.topology.learner, found.rules)
     update = learner.trace(rollout_shapes(unroller, found.layout)).lower()
     act = trace_act(unroller, found.topology.local_actor_devices[0]).lower()
     return Compiled(found.topology, learner.state_shape, update.compile(), act)
