@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.env.options = common.atari_options()
     config.actors.num_envs = 128
     config.actors.unroll_length = 32
-    config.actors.synchronous = True
+    config.actors.lag = 0
     config.network.encoder = "nature"
     config.network.frame_stack = 4
     config.agent.name = "pqn"

@@ -10,7 +10,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.actors.num_envs = 16
     config.actors.unroll_length = 32
     config.actors.env_threads = 1
-    config.actors.synchronous = True
+    config.actors.lag = 0
     config.network.hidden_sizes = (64, 64)
     config.agent.name = "pqn"
     config.agent.shuffle = "time"

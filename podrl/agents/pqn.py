@@ -3,7 +3,7 @@
 What keeps it stable is layer normalisation in the network, many environments, and targets over many steps: Q(lambda),
 computed once per update from the values that the actors recorded. Then come `epochs` passes of `minibatches` optimizer
 steps each. The actors explore by taking random actions, ever fewer of them. The targets are those of the policy that
-acted, so configs act with the newest parameters (`actors.synchronous=True`).
+acted, so configs act with the newest parameters (`actors.lag=0`).
 
 Source: Gallici et al. 2024, Simplifying deep temporal difference learning, arXiv:2407.04811, algorithm 1.
 """
