@@ -16,11 +16,10 @@ import ml_collections
 from podrl.agents.parts.interface import Agent
 from podrl.agents.parts.loading import find_config_type, load_agent
 from podrl.agents.parts.normalization import normalize_observations, normalize_rewards
-from podrl.config.config import Config, EnvConfig, check, check_counts
+from podrl.config.config import Config, check_counts
 from podrl.config.config_dict import as_values, from_config_dict
-from podrl.config.env_numbers import with_number
-from podrl.envs.settings import check_info_keys, settle
-from podrl.envs.source import Source, load_source, make_environment
+from podrl.envs.loading import load_environment
+from podrl.envs.source import Source, make_environment
 from podrl.evaluation.endless import check_evaluation
 from podrl.evaluation.episodes import numbers_of_evaluation
 from podrl.experience.layout import make_layout
@@ -37,7 +36,6 @@ from podrl.loops.interface import Assembly, Hooks, Outcome, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.available import make_networks
 from podrl.networks.interface import Networks
-from podrl.networks.observation import joins_all_parts
 from podrl.runtime.job.agreement import from_first, together
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.watchdog import Watchdog
@@ -190,40 +188,6 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
     if config.network.normalize_rewards:
         agent = normalize_rewards(agent, config.agent.discount)
     return normalize_observations(agent, spec) if config.network.normalize_observations else agent
-
-
-def load_environment(config: Config, env_number: int = 0) -> tuple[Config, Source, EnvSpec]:
-    """The config with the environment's options read, its source, and what one environment looks like.
-
-    Args:
-        config: The run's config.
-        env_number: The number of the environment that the source makes for this, if it makes one.
-
-    Raises:
-        ConfigError: if there is none of that name, or it does not take its options.
-    """
-    source = load_source(config.env.source)
-    config = dataclasses.replace(config, env=settle(source, config.env))
-    check_info_keys(source, config)
-    spec = source.make_spec(with_number(config.env, env_number))
-    if joins_all_parts(config.network, spec):
-        config = dataclasses.replace(config, env=dataclasses.replace(config.env, parts="joined"))
-        spec = source.make_spec(with_number(config.env, env_number))
-    if config.env.training_wrappers:
-        _check_same_without_training_wrappers(source, with_number(config.env, env_number), spec)
-    return config, source, spec
-
-
-def _check_same_without_training_wrappers(source: Source, env: EnvConfig, spec: EnvSpec) -> None:
-    """Raises `ConfigError` if what evaluations leave out changes what an agent sees or does."""
-    plain = source.make_spec(dataclasses.replace(env, training_wrappers=()))
-    for what in ("observation", "actions"):
-        trained, evaluated = getattr(spec, what), getattr(plain, what)
-        check(
-            trained == evaluated,
-            f"env.training_wrappers={env.training_wrappers} change the {what} of env.id={env.id!r} from {evaluated} to "
-            f"{trained}, and evaluations leave them out. Name what does so in env.wrappers, which stay.",
-        )
 
 
 def run(

@@ -7,10 +7,11 @@ import ml_collections
 import pytest
 
 from configs import common
-from podrl.assembly import load_environment, resolve
+from podrl.assembly import resolve
 from podrl.config.commandline import load_config
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.config.overrides import OF_A_FAMILY, list_values, override
+from podrl.envs.loading import load_environment
 from tests.envs.corridor import Corridor
 
 ATARI = "configs/impala_atari.py"

@@ -8,11 +8,12 @@ import pytest
 
 from configs import common
 from podrl import train
-from podrl.assembly import load_environment, resolve
+from podrl.assembly import resolve
 from podrl.config.commandline import load_config, override
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.config.env_numbers import with_number
 from podrl.config.reading import read_key
+from podrl.envs.loading import load_environment
 from podrl.envs.sources import gymnasium
 from podrl.evaluation.episodes import MAX_ENVS
 from tests import short_runs

@@ -7,9 +7,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from podrl.assembly import load_environment
 from podrl.config.config import ENV_SETTINGS, ConfigError, EnvConfig
 from podrl.config.config_dict import differences, to_dict, with_defaults
+from podrl.envs.loading import load_environment
 from podrl.envs.settings import check_settings
 from podrl.envs.source import load_source
 from tests import short_runs

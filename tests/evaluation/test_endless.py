@@ -7,8 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from podrl.assembly import load_environment
 from podrl.config.config import ConfigError, EnvConfig
+from podrl.envs.loading import load_environment
 from podrl.envs.source import EvaluationProtocol, Source, evaluation_protocol, load_source
 from podrl.evaluation import endless
 from podrl.train import train

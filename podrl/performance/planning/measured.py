@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from podrl.assembly import load_environment
 from podrl.config.config import Config, ConfigError, check
 from podrl.config.config_dict import differences, to_dict
+from podrl.envs.loading import load_environment
 from podrl.envs.opening import make_pool
 from podrl.envs.seeds import env_seeds
 from podrl.launch.local import share_of_cores, usable_cores
