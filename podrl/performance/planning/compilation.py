@@ -83,8 +83,8 @@ class RunCosts:
     @property
     def learner_bytes(self) -> int:
         """A learner device's memory: an update's, and that of rollouts that wait, one for each update of policy lag."""
-        waiting = max_lag(self.config) * self.rollout_bytes * self.model_devices // self.learners
-        return self.update.peak_bytes + waiting
+        batch = self.update.argument_bytes - self.state_bytes
+        return self.update.peak_bytes + max_lag(self.config) * batch
 
     @property
     def peak_bytes(self) -> int:

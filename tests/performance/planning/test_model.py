@@ -125,8 +125,9 @@ def test_a_host_needs_as_many_environments_as_their_turns_ask_for_while_they_are
 
 def test_a_longer_lag_takes_memory_and_no_time():
     """A rollout of a learner device for each update of lag, and the parameters once more of an actor device."""
-    none, one, deep = (_with_lag(make_run(), lag) for lag in (0, 1, 8))
-    assert deep.learner_bytes - none.learner_bytes == 8 * 10**6 // 2
+    update = Cost(flops=1e9, bytes_accessed=1e7, product_flops=8e9, argument_bytes=10**6 + 7000, temporary_bytes=10**5)
+    none, one, deep = (_with_lag(make_run(update=update), lag) for lag in (0, 1, 8))
+    assert deep.learner_bytes - none.learner_bytes == 8 * 7000
     assert deep.actor_bytes - none.actor_bytes == 8 * 10**5
     assert none.learner_bytes == none.update.peak_bytes
     assert predict(deep, MACHINE) == predict(one, MACHINE) != predict(none, MACHINE)
