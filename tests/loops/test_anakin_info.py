@@ -114,7 +114,7 @@ class TestRows:
         _, without = short_runs.run(make_config(log__info_keys=()))
         assert facts(without) == [{k: v for k, v in row.items() if not k.startswith(PREFIX)} for row in facts(rows)]
 
-    @pytest.mark.parametrize("source", ["gymnax", "octax", "brax"])
+    @pytest.mark.parametrize("source", ["gymnax", pytest.param("octax", marks=pytest.mark.slow), "brax"])
     def test_of_others_environments(self, source):
         pytest.importorskip(source)
         known = {"gymnax": ("CartPole-v1", "discount"), "octax": ("brix", "score"), "brax": ("ant", "reward_*")}
