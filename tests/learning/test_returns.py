@@ -60,7 +60,7 @@ def test_a_double_pendulum_is_balanced():
         pytest.param("ppo_cartpole", 500_000, 450, marks=pytest.mark.slow),
         pytest.param("ppo_minatar", 1_500_000, 15, marks=pytest.mark.long),
         pytest.param("impala_minatar", 4_000_000, 15, marks=pytest.mark.long),
-        pytest.param("pqn_minatar", 1_500_000, 15, marks=pytest.mark.long),
+        pytest.param("pqn_minatar", 3_000_000, 12, marks=pytest.mark.long),
     ],
 )
 def test_environments_inside_the_program_are_learned(name, steps, least):
