@@ -126,7 +126,8 @@ def run(
 def shared_programs() -> Iterator[None]:
     """Runs that differ in nothing that is compiled compile their programs once, as these are good for any run.
 
-    A small run spends most of its time on that. Runs of an agent that their config does not name compile their own.
+    A small run spends most of its time on that. Runs of an agent that their config does not name compile their own. Not
+    for runs that resume after updates of another size, which the config does not show.
     """
     known = dict[str, Any]()
 

@@ -1,7 +1,7 @@
 """IMPACT: PPO's surrogate with a target network, for batches that are several updates old and learned from again.
 
 Three policies meet in a batch: the one that acted (w), the one that learns (theta), and a slow copy of it, the target.
-V-trace is computed for the target, so that advantages and value targets stay the same while theta moves. The surrogate
+V-trace is computed for the target, so that its importance weights stay the same while theta moves. The surrogate
 takes the ratio R = min(pi_w / pi_target, clip) pi_theta / pi_w: where the target is not much less likely than w to
 act as w did, that is pi_theta / pi_target, and the clip holds theta near the target, however old the batch. Values are
 theta's. With theta, target and w the same, the gradient is PPO's on the same advantages.

@@ -166,7 +166,7 @@ def learner_sharding(mesh: Mesh, state: LearnerState, rules: Sequence[ShardingRu
     sharding = tree_sharding(mesh, dataclasses.replace(state, replay=()), rules)
 
     def choose(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        return whole if not leaf.ndim or "counts" in path_name(path).split("/") else split
+        return whole if not leaf.ndim or path_name(path).split("/")[0] == "counts" else split
 
     return dataclasses.replace(sharding, replay=jax.tree_util.tree_map_with_path(choose, state.replay))
 

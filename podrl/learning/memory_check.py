@@ -55,7 +55,7 @@ def check_state_fits(config: Config, spec: EnvSpec, topology: Topology, state_sh
     acting = lag if learners.intersection(topology.local_actor_devices) else min(1, lag)
     copies = 1 + acting  # The gradient and each acting version are as large as the parameters.
     params = sum(map(shard_bytes, jax.tree.leaves(state_shape.params)))
-    state = params + sum(map(shard_bytes, jax.tree.leaves(state_shape.opt_state)))
+    state = params + sum(map(shard_bytes, jax.tree.leaves((state_shape.opt_state, state_shape.extra))))
     needs = {_STATE: state + copies * params, _REPLAY: replay_bytes(state_shape)}
     _check(config, topology, _experience(config, spec, topology) | needs)
 

@@ -63,5 +63,5 @@ def with_environments_of(state: LearnerState, layout: Layout, num_shares: int) -
     if bool(np.asarray(is_same)) or not int(np.asarray(ring.counts.inserted)):
         return state
     shardings = jax.tree.map(lambda x: x.sharding, ring)
-    reorder = jax.jit(lambda ring: reorder_environments(ring, wanted), out_shardings=shardings)
+    reorder = jax.jit(lambda ring: reorder_environments(ring, wanted), out_shardings=shardings, donate_argnums=0)
     return dataclasses.replace(state, replay=reorder(ring))

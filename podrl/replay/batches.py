@@ -98,8 +98,8 @@ def make_batch_ring(rollouts: Trajectory, num_batches: int, key: jax.Array) -> B
     return BatchRing(batches=dataclasses.replace(batches, env_index=env_index), counts=counts)
 
 
-def insert_batch(ring: BatchRing, rollouts: Trajectory, *, uses: int) -> BatchRing:
-    """Overwrites the oldest batch with a new one, [T, B], which has all its uses left."""
+def insert_batch(ring: BatchRing, rollouts: Trajectory, fit: jax.Array | bool = True, *, uses: int) -> BatchRing:
+    """Overwrites the oldest batch with a new one, [T, B], which has all its uses left; none if it is not `fit` []."""
     counts = ring.counts
     slot = counts.inserted % counts.left.size
 
@@ -110,7 +110,9 @@ def insert_batch(ring: BatchRing, rollouts: Trajectory, *, uses: int) -> BatchRi
     batches = jax.tree.map(write, *(dataclasses.replace(x, env_index=_NO_INDEX) for x in (ring.batches, laid_out)))
     return BatchRing(
         batches=dataclasses.replace(batches, env_index=rollouts.env_index),
-        counts=dataclasses.replace(counts, inserted=counts.inserted + 1, left=counts.left.at[slot].set(uses)),
+        counts=dataclasses.replace(
+            counts, inserted=counts.inserted + 1, left=counts.left.at[slot].set(jnp.where(fit, uses, 0))
+        ),
     )
 
 
@@ -125,7 +127,8 @@ def draw_batches(ring: BatchRing, *, uses: int) -> tuple[BatchRing, Draws]:
         nth = jax.random.randint(keys[number], (), 0, jnp.sum(left > 0))
         uniform = jnp.argmax(jnp.cumsum(left > 0) > nth)
         must = is_full & (left[next_out] >= draws - number)
-        slot, used = jnp.where(must, next_out, uniform).astype(jnp.int32), number < draws
+        slot = jnp.where(must, next_out, uniform).astype(jnp.int32)
+        used = (number < draws) & jnp.any(left > 0)  # Batches that are not fit leave fewer.
         return left.at[slot].add(-used.astype(jnp.int32)), (slot, used)
 
     left, (slots, used) = jax.lax.scan(draw, counts.left, jnp.arange(uses))
@@ -154,12 +157,24 @@ def num_batches(ring: BatchRing) -> jax.Array:
 def reorder_environments(ring: BatchRing, env_index: np.ndarray) -> BatchRing:
     """The same ring for a topology whose batches have their environments in another order.
 
+    Moves one batch at a time, so that a device needs room for one whole batch beside its part of the ring.
+
     Args:
         ring: The ring, not empty.
         env_index: [B] uint32; the order in which that topology joins its environments.
     """
     place = jnp.argsort(ring.batches.env_index)[env_index]
-    return dataclasses.replace(ring, batches=jax.tree.map(lambda x: jnp.take(x, place, axis=0), ring.batches))
+
+    def move(slot: jax.Array, batches: Trajectory) -> Trajectory:
+        def one(x: jax.Array) -> jax.Array:
+            rows = jnp.take(jax.lax.dynamic_index_in_dim(x, slot, axis=1, keepdims=False), place, axis=0)
+            return jax.lax.dynamic_update_index_in_dim(x, rows, slot, axis=1)
+
+        return jax.tree.map(one, batches)
+
+    unmoved = dataclasses.replace(ring.batches, env_index=_NO_INDEX)
+    batches = jax.lax.fori_loop(0, ring.counts.left.size, move, unmoved)
+    return dataclasses.replace(ring, batches=dataclasses.replace(batches, env_index=jnp.asarray(env_index)))
 
 
 def _by_environment(rollouts: Trajectory) -> Trajectory:

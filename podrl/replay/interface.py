@@ -34,14 +34,15 @@ class Replay:
 
     Attributes:
         init: (key) -> an empty ring; `key` decides all draws of the run.
-        insert: (ring, rollouts [T, B]) -> ring. Writes in place where the ring is donated.
+        insert: (ring, rollouts [T, B], fit [] bool) -> ring. Rollouts that are not fit to learn from are never drawn.
+            Writes in place where the ring is donated.
         draw: (ring) -> (ring, draws), with the ring's counts after them.
         gather: (ring, place of one draw) -> trajectory [T, B].
         size: (ring) -> [] int32, updates whose experience is in the ring.
     """
 
     init: Callable[[jax.Array], PyTree]
-    insert: Callable[[PyTree, Trajectory], PyTree]
+    insert: Callable[[PyTree, Trajectory, jax.Array], PyTree]
     draw: Callable[[PyTree], tuple[PyTree, Draws]]
     gather: Callable[[PyTree, PyTree], Trajectory]
     size: Callable[[PyTree], jax.Array]

@@ -20,8 +20,6 @@ from tests import short_runs
 from tests.processes import read_rows
 from tests.short_runs import facts
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 CONFIG = short_runs.make_config(total_env_steps=1000)  # 32 env steps in an update: ends at update 32.
 
 

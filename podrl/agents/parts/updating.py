@@ -39,15 +39,17 @@ def make_update(
         return learn(agent.observe(state, rollouts), Batch(rollouts=_evenly(rollouts), recorded=recorded))
 
     def learn_replayed(state: LearnerState, rollouts: Trajectory, replay: Replay) -> tuple[LearnerState, Metrics]:
-        ring = replay.insert(state.replay, rollouts)
-        ring, draws = replay.draw(ring)
+        fit = is_finite(rollouts)
+        ring, draws = replay.draw(replay.insert(state.replay, rollouts, fit))
 
         def learn_from(state: LearnerState, place: PyTree) -> tuple[LearnerState, Metrics]:
             return learn(state, Batch(rollouts=_evenly(replay.gather(ring, place))))
 
         bare = agent.observe(dataclasses.replace(state, replay=()), rollouts)  # The loop must not carry the ring.
         bare, metrics = _learn_in_turn(learn_from, bare, draws, rolled=rolls_draws)
-        return dataclasses.replace(bare, replay=ring), {**metrics, **_replay_metrics(draws, replay.size(ring))}
+        # The update that brings the batch fails, as without replay, although nothing may have been learned from it.
+        metrics |= {"loss/total": jnp.where(fit, metrics["loss/total"], jnp.nan)}
+        return dataclasses.replace(bare, replay=ring), metrics | _replay_metrics(draws, replay.size(ring))
 
     def update(state: LearnerState, fresh: Fresh) -> tuple[LearnerState, Metrics]:
         if fresh.rollouts is None:
@@ -71,6 +73,12 @@ def make_init_with_replay(agent: Agent, replay: Replay | None) -> Callable[[jax.
         return state if replay is None else dataclasses.replace(state, replay=replay.init(state.key))
 
     return init
+
+
+def is_finite(rollouts: Trajectory) -> jax.Array:
+    """Returns whether all that environments gave, observations, rewards and discounts, is finite, [] bool."""
+    given = jax.tree.leaves((rollouts.observation, rollouts.reward, rollouts.opening_reward, rollouts.discount))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in given if jnp.issubdtype(x.dtype, jnp.inexact)]))
 
 
 def _evenly(rollouts: Trajectory) -> Sample:
@@ -99,5 +107,5 @@ def _learn_in_turn(
 def _replay_metrics(draws: Draws, size: jax.Array) -> Metrics:
     """Computes a replay's metrics: its size and the age of what was drawn, in updates, and how often it was learned."""
     ratio = jnp.sum(draws.used, dtype=jnp.float32)
-    age = jnp.sum(jnp.where(draws.used, draws.age, 0), dtype=jnp.float32) / ratio
+    age = jnp.sum(jnp.where(draws.used, draws.age, 0), dtype=jnp.float32) / jnp.maximum(ratio, 1)
     return {"replay/size": size.astype(jnp.float32), "replay/age": age, "replay/ratio": ratio}
