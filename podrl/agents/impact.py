@@ -49,7 +49,8 @@ class AgentConfig:
             `replay.uses` of them. Once per turn of the ring is `replay.batches` times that.
         entropy_cost: Weight of the entropy bonus.
         value_cost: Weight of the value loss, 0.5 * (target - value)**2.
-        kl_cost: First weight of KL(target, theta), which then adapts; 0 leaves the divergence out.
+        kl_cost: First weight of KL(target, theta), which then adapts; 0 leaves the divergence out. It needs a
+            `target_period` well above 1: right after a copy the divergence is 0, and the weight halves.
         kl_target: The divergence that its weight is adapted to: beyond twice this the weight grows by half, below
             half of it the weight halves, after each call of `learn`.
         reward_scale: Rewards are multiplied by it, then clipped.
