@@ -45,7 +45,7 @@ def test_a_smoke_form_runs_through(name, tmp_path):
     assert [row["learner_steps"] for row in rows] == list(range(1, len(rows) + 1))
     assert len(rows) >= 5
     config = json.loads((tmp_path / "run/config.json").read_text())
-    later = 0 if config["topology"]["placement"] == "anakin" or config["actors"]["synchronous"] else 1
+    later = 0 if config["topology"]["placement"] == "anakin" else config["actors"]["lag"]
     assert [row["lag/max"] for row in rows] == [0] + [later] * (len(rows) - 1)
     assert all(row[key] is not None for row in rows for key in ("fingerprint", "loss/total", "grad/norm"))
     assert rows[-1]["env_steps_per_second"] > 0
