@@ -37,20 +37,20 @@ def read_numbered(key: str, text: str) -> str | None:
 
 
 def numbered_keys(config: EnvConfig) -> dict[str, str]:
-    """Returns the texts of `config` that contain the number of the environment, by the key of `env` they are in.
+    """Returns a text with the number of the environment for each key of `env` that has any, the last one of it.
 
     Raises:
         ConfigError: if one asks for anything else than the number, or a sum of it and a whole number.
     """
     places = [("options." + name, value) for name, value in config.options.items()]
     places += [("wrappers", config.wrappers), ("training_wrappers", config.training_wrappers)]
-    found = {f"env.{key}": text for key, value in places for text in _texts(value) if is_numbered(text)}
-    for key, text in found.items():
+    found = [(f"env.{key}", text) for key, value in places for text in _texts(value) if is_numbered(text)]
+    for key, text in found:
         check(
             not _BEGUN.search(_NUMBER.sub("", text)),
             f"{key}: {str(text)!r} cannot be read; an environment's number is {{env_number}}, or {{env_number+5000}}.",
         )
-    return found
+    return dict(found)
 
 
 def with_number(config: EnvConfig, number: int) -> EnvConfig:

@@ -20,7 +20,7 @@ _AGENTS = {  # Of the agents that were there then.
     "agent.micro_batch_loop": "topology.micro_batch_loop",
     "agent.loop": "topology.step_loop",
 }
-_SYNCHRONOUS, _LAG = "actors.synchronous", "actors.lag"
+_SYNCHRONOUS, _LAG, _MAX_LAG = "actors.synchronous", "actors.lag", "actors.max_lag"
 RENAMED = {**_AGENTS, _SYNCHRONOUS: _LAG}
 # What an earlier value means today, for error messages.
 NEW_MEANINGS = {_SYNCHRONOUS: "0 for what was true, 1 for what was false"}
@@ -49,24 +49,39 @@ def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def new_setting(key: str, text: str) -> tuple[str, str]:
+def new_name(key: str, agent: Any) -> str | None:
+    """Returns today's name of an earlier key; None if there was no such key, or not of the agent of this name."""
+    return None if key in _AGENTS and agent not in _WITH_EARLIER_NAMES else RENAMED.get(key)
+
+
+def new_setting(key: str, text: str, *, is_free: bool = False) -> tuple[str, str]:
     """Returns a key and its value, as text, by today's name and meaning.
+
+    Args:
+        key: Dotted.
+        text: The value as it was typed.
+        is_free: Whether the config has `determinism='free'`, where the lag is only bounded.
 
     Raises:
         ValueError: If the text is no value that the earlier key took.
     """
-    return RENAMED.get(key, key), str(_lag_of(read(text, bool))) if key == _SYNCHRONOUS else text
+    if key != _SYNCHRONOUS:
+        return RENAMED.get(key, key), text
+    synchronous = bool(read(text, bool))
+    return (_MAX_LAG, "0") if is_free and synchronous else (_LAG, str(_lag_of(synchronous)))
 
 
-def earlier_settings(key: str, text: str) -> list[tuple[str, str]]:
-    """Returns the settings, as they may have been typed, that an earlier podrl had for one of today.
+def earlier_settings(key: str, text: str, *, is_free: bool = False) -> list[tuple[str, str]]:
+    """Returns the settings, as they may have been typed, that mean one of today's: those of an earlier podrl, and it.
 
-    It is the same setting where the key had no other name, or the value no other form.
+    Args:
+        key: Dotted, by today's name.
+        text: The value as it was typed.
+        is_free: As of `new_setting`.
     """
-    if key == _LAG:
-        words = {"0": ("True", "true"), "1": ("False", "false")}.get(text, ())
-        return [(_SYNCHRONOUS, word) for word in words] or [(key, text)]
-    return [({new: old for old, new in _AGENTS.items()}.get(key, key), text)]
+    words = {"0": ("True", "true"), "1": ("False", "false")}.get(text, ())
+    earlier = [(_SYNCHRONOUS, word) for word in words if new_setting(_SYNCHRONOUS, word, is_free=is_free)[0] == key]
+    return [*earlier, *((old, text) for old, new in _AGENTS.items() if new == key), (key, text)]
 
 
 def _rename_lag(values: dict[str, Any]) -> None:

@@ -22,6 +22,8 @@ from podrl.ops.keys import LEARN, purpose_key
 from podrl.replay.interface import Replay
 from podrl.types import LearnerState, Metrics, PyTree, Trajectory
 
+_LONGEST_LAG_COUNTED = 16  # Updates; of longer lags there is the mean and the largest.
+
 
 class Learner:
     """Compiled programs of one agent on one learner mesh.
@@ -48,7 +50,7 @@ class Learner:
             agent: The algorithm.
             mesh: The learner's devices.
             rules: The layout of wide parameters.
-            max_lag: The largest policy lag that occurs, in updates; each lag from 0 on has a metric `lag/<n>`.
+            max_lag: The largest policy lag that occurs, in updates; see `lag_metrics`.
             skips_nonfinite: Whether an update that is not finite leaves the state as it was.
             replay: What the agent learns from in place of fresh rollouts; None to learn from those.
             rolls_draws: See `podrl.agents.parts.updating.make_update`.
@@ -179,9 +181,10 @@ def lag_metrics(lag: jax.Array, max_lag: int) -> Metrics:
         max_lag: The largest lag that occurs.
 
     Returns:
-        The mean and largest lag, and as `lag/<n>` the fraction of the batch's steps with each lag from 0 to `max_lag`.
+        The mean and largest lag, and as `lag/<n>` the fraction of the batch's steps with each lag from 0 to `max_lag`,
+        but none above 16.
     """
-    shares = {f"lag/{n}": jnp.mean(lag == n, dtype=jnp.float32) for n in range(max_lag + 1)}
+    shares = {f"lag/{n}": jnp.mean(lag == n, dtype=jnp.float32) for n in range(min(max_lag, _LONGEST_LAG_COUNTED) + 1)}
     updates = lag.astype(jnp.float32)
     return {"lag/mean": jnp.mean(updates), "lag/max": jnp.max(updates), **shares}
 

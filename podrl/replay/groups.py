@@ -26,7 +26,7 @@ def choose_groups(*, num_envs: int, batch: int) -> int:
 def fitting_groups(*, num_envs: int, batch: int, pools: int, learners: int) -> list[int]:
     """Returns all numbers of groups that `check_groups` accepts, smallest first."""
     most, shares = math.gcd(num_envs, batch), pools * learners
-    return [groups for groups in range(shares, most + 1, shares) if most % groups == 0 and num_envs % groups == 0]
+    return [groups for groups in range(shares, most + 1, shares) if most % groups == 0]
 
 
 def check_groups(groups: int, *, num_envs: int, batch: int, pools: int, learners: int) -> None:

@@ -59,7 +59,7 @@ class RingShape:
                 value % self.groups == 0,
                 f"{name}={value} does not divide into replay.groups={self.groups}. Use a multiple of {self.groups}.",
             )
-        needed = -(-(self._rows_taken + self._rows_lost) * self.stride // self.unroll_length)
+        needed = -(-(self._starts_taken + self._starts_lost) * self.stride // self.unroll_length)
         check(
             self.most_live >= 1,
             f"The replay ring holds {self.unrolls} unrolls of each environment; sequences of {self.length} rows need "
@@ -89,15 +89,15 @@ class RingShape:
     @property
     def most_live(self) -> int:
         """Live starts of each environment in a full ring."""
-        return self.starts - self._rows_taken - self._rows_lost + 1
+        return self.starts - self._starts_taken - self._starts_lost + 1
 
     @property
-    def _rows_taken(self) -> int:
+    def _starts_taken(self) -> int:
         """Starts that a sequence reaches over."""
         return -(-self.length // self.stride)
 
     @property
-    def _rows_lost(self) -> int:
+    def _starts_lost(self) -> int:
         """Starts after the oldest row for which a row before them is overwritten, by the bootstrap row at least."""
         return -(-(self.before + 1) // self.stride)
 
@@ -108,8 +108,8 @@ class RingShape:
             inserted: [] int32; `SequenceRing.inserted`.
         """
         written = inserted * (self.unroll_length // self.stride)
-        oldest = jnp.maximum(-(-self.before // self.stride), written - self.starts + self._rows_lost)
-        return oldest, written - self._rows_taken
+        oldest = jnp.maximum(-(-self.before // self.stride), written - self.starts + self._starts_lost)
+        return oldest, written - self._starts_taken
 
     def num_live(self, inserted: jax.Array) -> jax.Array:
         """Returns the number of live starts of each environment, [] int32. Nothing can be drawn while it is 0."""
@@ -119,4 +119,4 @@ class RingShape:
     def unrolls_until_live(self) -> int:
         """Returns how many insertions it takes until there is a live start."""
         first = -(-self.before // self.stride)
-        return math.ceil((first + self._rows_taken) * self.stride / self.unroll_length)
+        return math.ceil((first + self._starts_taken) * self.stride / self.unroll_length)

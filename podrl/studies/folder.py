@@ -93,7 +93,8 @@ class Folder:
             manifest: dict[str, Any] = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise ConfigError(f"{path} is not JSON: {error}.") from None
-        return {**manifest, "definition": with_new_keys(manifest["definition"])}
+        is_free = manifest["config"].get("determinism") == "free"
+        return {**manifest, "definition": with_new_keys(manifest["definition"], is_free=is_free)}
 
     def read_definition(self) -> Definition:
         """What the study is to measure."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import hashlib
 import itertools
 import re
@@ -69,8 +70,10 @@ class Point:
 
     @property
     def names(self) -> list[str]:
-        """Today's name of the point's folder, and those by its keys' earlier names if they had others."""
-        earlier = itertools.product(*(earlier_settings(key, value) for key, value in self.settings.items()))
+        """Today's name of the point's folder, and those by its keys' earlier names if any of them had others."""
+        is_free = self.config.determinism == "free"
+        known = [earlier_settings(key, value, is_free=is_free) for key, value in self.settings.items()]
+        earlier = itertools.product(*known)
         return list(
             dict.fromkeys([self.name, *(point_name(self.scaling, self.machines, dict(each)) for each in earlier)])
         )
@@ -193,12 +196,25 @@ class Manner:
     table: str = "csv"  # format of the tables
 
 
-def with_new_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest's definition that an earlier podrl may have written, with today's names of the config's keys."""
-    overrides = dict(new_setting(key, value) for key, value in fields["overrides"].items())
+def with_new_keys(fields: Mapping[str, Any], *, is_free: bool = False) -> dict[str, Any]:
+    """A manifest's definition that an earlier podrl may have written, with today's names of the config's keys.
+
+    `is_free` says that its config has `determinism='free'`. Raises ConfigError if an axis was over what would be one
+    key for some of its values and another for others: whether free runs act with the newest parameters.
+    """
+    renew = functools.partial(new_setting, is_free=is_free)
+    # What was renamed comes last: some values of it say that another key is not heeded.
+    given = sorted(fields["overrides"].items(), key=lambda pair: pair[0] in RENAMED)
+    overrides = dict(renew(key, value) for key, value in given)
     axes = []
     for axis in fields["axes"]:
-        places = [[new_setting(*pair) for pair in zip(axis["keys"], values, strict=True)] for values in axis["values"]]
-        keys = [RENAMED.get(key, key) for key in axis["keys"]]
+        places = [[renew(*pair) for pair in zip(axis["keys"], values, strict=True)] for values in axis["values"]]
+        keys = [key for key, _ in places[0]]
+        check(
+            all([key for key, _ in place] == keys for place in places),
+            f"--axis {':'.join(axis['keys'])} of a study with determinism='free' cannot be continued: actors.max_lag "
+            "bounds the lag of such runs now, 0 for what was actors.synchronous=True. Begin another --workdir, with "
+            "--axis actors.max_lag=0,2.",
+        )
         axes.append({**axis, "keys": keys, "values": [[value for _, value in place] for place in places]})
     return {**fields, "overrides": overrides, "axes": axes}

@@ -12,6 +12,7 @@ from podrl.assembly import resolve
 from podrl.config.commandline import load_config
 from podrl.config.config import ConfigError
 from podrl.config.config_dict import differences, to_dict, with_defaults
+from podrl.config.overrides import override
 from podrl.config.renamed import RENAMED, with_new_names
 from tests.short_runs import make_config
 
@@ -71,6 +72,23 @@ def test_a_config_file_with_an_earlier_name_is_told_the_new_one(tmp_path, line, 
     with pytest.raises(ConfigError) as caught:
         resolve(load_config(str(path)))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "said"),
+    [
+        ("pqn_catch", "epsilon", "did you mean 'agent.epsilon_start' or 'agent.epsilon_end' or 'agent.epsilon_decay'?"),
+        ("pqn_catch", "learning_rate", "did you mean 'agent.optimizer.learning_rate'?"),
+        ("impact_lunarlander", "epsilon", "did you mean 'agent.optimizer.epsilon'?"),
+        ("ppo_catch", "epsilon", "which is 'agent.optimizer.epsilon' now."),
+    ],
+)
+def test_agents_that_never_had_an_earlier_name_are_not_told_of_it(config, key, said):
+    found = override(load_config(f"configs/{config}.py"), [f"--config.agent.{key}=0.05"])
+    with pytest.raises(ConfigError) as caught:
+        resolve(found)
+    separator = ", " if said.startswith("which") else "; "
+    assert str(caught.value) == f"Unknown config key 'agent.{key}'{separator}{said}"
 
 
 def test_an_agent_takes_the_optimizer_and_the_keys_that_a_config_leaves_out(tmp_path):

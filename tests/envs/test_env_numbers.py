@@ -71,6 +71,16 @@ def test_other_sums_are_refused(text):
         with_number(config, 7)
 
 
+@pytest.mark.parametrize("places", [{"wrappers": 0}, {"training_wrappers": 1}, {"options": 0}])
+def test_each_of_several_is_checked(places):
+    ((place, wrong),) = places.items()
+    texts = ["m:A(port={env_number})", "m:B(port={env_number})"]
+    texts[wrong] = "m:C(port={env_number-1})"
+    value = {"ports": texts} if place == "options" else tuple(texts)
+    with pytest.raises(ConfigError, match=rf"^env\.{place}.*: 'm:C\(port=\{{env_number-1\}}\)' cannot be read"):
+        with_number(EnvConfig(id="x", **{place: value}), 7)
+
+
 class TestCommandLine:
     @pytest.mark.parametrize("typed", ["{env_number+1}", "'{env_number+1}'", " {env_number+1}"])
     def test_an_option_is_it_whatever_its_type(self, typed, tmp_path):

@@ -308,3 +308,9 @@ def test_shares_of_the_lag_sum_to_one_and_have_its_mean():
     assert metrics["lag/mean"] == pytest.approx(np.dot(shares, range(4)))
     assert metrics["lag/max"] == 3
     assert "lag/4" not in metrics
+
+
+def test_shares_of_long_lags_are_left_out():
+    metrics = jax.device_get(lag_metrics(jnp.asarray([[0, 16, 900, 1024]], jnp.int32), max_lag=1024))
+    assert set(metrics) == {"lag/mean", "lag/max", *(f"lag/{n}" for n in range(17))}
+    assert (metrics["lag/0"], metrics["lag/16"], metrics["lag/mean"], metrics["lag/max"]) == (0.25, 0.25, 485, 1024)

@@ -160,6 +160,49 @@ def test_a_study_that_was_begun_with_synchronous_acting_is_one_of_the_lag():
     }
 
 
+def test_a_study_that_was_begun_between_two_changes_of_names_is_continued(tmp_path):
+    """Its folders have a name of today and one of before, in each mixture that an earlier podrl had."""
+    axes = tuple(map(make_axis, ("agent.optimizer.learning_rate=0.1,0.2", "actors.lag=0,1")))
+    feasible, _ = examine(define(axes=axes, scaling=("strong",)), "cpu")
+    trials = [Trial(point=each, seed=1) for each in feasible[:2]]
+    renamed = [("actors.lag=0", "actors.synchronous=True"), ("agent.optimizer.", "agent.")]
+    for trial, (new, old) in zip(trials, renamed, strict=True):
+        run = tmp_path / "points" / trial.point.name.replace(new, old) / "seed-1"
+        run.mkdir(parents=True)
+        (run / "result.json").write_text("{}")
+    assert [Folder(tmp_path).status(trial).word for trial in trials] == ["complete", "complete"]
+
+
+def write_earlier_study(path, definition, overrides, axes):
+    """Writes the manifest as an earlier podrl did; `definition` is what it is today."""
+    feasible, _ = examine(definition, "cpu")
+    Folder(path).begin(definition, feasible, [], [], accept_changes=False)
+    manifest = json.loads((path / "study.json").read_text())
+    manifest["definition"] |= {"overrides": overrides, "axes": axes}
+    (path / "study.json").write_text(json.dumps(manifest))
+    return feasible
+
+
+def test_a_free_study_that_was_begun_with_synchronous_acting_bounds_its_lag_by_0(tmp_path):
+    now = {"determinism": "free", "actors.max_lag": "0"}
+    before = {"actors.synchronous": "True", "determinism": "free", "actors.max_lag": "4"}  # Which was not heeded.
+    feasible = write_earlier_study(tmp_path, define(overrides=now), before, [])
+    assert Folder(tmp_path).read_definition() == define(overrides=now)
+    Folder(tmp_path).begin(define(overrides=now), feasible, [], [], accept_changes=False)
+
+
+def test_so_does_one_with_an_axis_of_it_unless_the_axis_has_what_is_no_bound(tmp_path):
+    definition = define(overrides={"determinism": "free"}, axes=(make_axis("actors.max_lag=0"),), scaling=("strong",))
+    axis = {"keys": ["actors.synchronous"], "values": [["True"]]}
+    feasible = write_earlier_study(tmp_path, definition, definition.overrides, [axis])
+    assert Folder(tmp_path).read_definition() == definition
+    assert "strong-1x1-actors.synchronous=True" in feasible[0].names
+    axis["values"].append(["False"])
+    write_earlier_study(tmp_path / "mixed", definition, definition.overrides, [axis])
+    with pytest.raises(ConfigError, match=r"^--axis actors\.synchronous of .* Begin another --workdir, with"):
+        Folder(tmp_path / "mixed").read_definition()
+
+
 def test_names_are_different_and_fit_for_folders():
     axes = (make_axis("network.hidden_sizes=(64,64),(64,)"), make_axis("env.id=Catch-v0"))
     feasible, _ = examine(define(axes=axes), "cpu")

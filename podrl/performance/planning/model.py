@@ -110,10 +110,8 @@ def machine_of(slice_: Slice, assumptions: Assumptions, *, float32: bool) -> Har
     )
 
 
-def predict(
-    run: RunCosts, machine: Hardware, *, synchronous: bool | None = None, enough_envs: bool = False
-) -> Prediction:
-    """How fast a run will be, with its config's policy lag, or with `synchronous` without or with one.
+def predict(run: RunCosts, machine: Hardware, *, lag: int | None = None, enough_envs: bool = False) -> Prediction:
+    """How fast a run will be with a policy lag, of its config unless `lag` gives another.
 
     Stages have constant times here, so a lag of 1 hides all that a longer one does: it is for times that vary
     (`podrl.performance.planning.simulation`). With `enough_envs` there are always environments to step.
@@ -121,7 +119,7 @@ def predict(
     stages = stage_seconds(run, machine, enough_envs=enough_envs)
     learn = learn_seconds(stages)
     wall_s = {"env": stages["env"], "act": act_seconds(stages), "transfer": stages["transfer"], "learn": learn}
-    overlap = Overlap(several_pools=run.layout.pools_per_actor > 1, in_turn=is_in_turn(run, synchronous))
+    overlap = Overlap(several_pools=run.layout.pools_per_actor > 1, in_turn=is_in_turn(run, lag))
     found = compose(wall_s, overlap, turns_s=stages["turns"])
     work = run.update.product_flops
     if run.act is not None:
@@ -140,10 +138,10 @@ def predict(
     )
 
 
-def is_in_turn(run: RunCosts, synchronous: bool | None = None) -> bool:
-    """Whether no actor acts while an update runs."""
-    synchronous = max_lag(run.config) == 0 if synchronous is None else synchronous
-    return synchronous or run.is_fused or run.shares_devices
+def is_in_turn(run: RunCosts, lag: int | None = None) -> bool:
+    """Whether no actor acts while an update runs; `lag` as of `predict`."""
+    lag = max_lag(run.config) if lag is None else lag
+    return lag == 0 or run.is_fused or run.shares_devices
 
 
 def act_seconds(stages: Mapping[str, float]) -> float:

@@ -29,7 +29,7 @@ class Fit:
     run: RunCosts
     machine: Hardware
     prediction: Prediction
-    synchronous: Prediction  # with actors that wait for the newest parameters
+    without_lag: Prediction  # with actors that wait for the newest parameters
     needs: Needs
     splits: Sequence[tuple[int, int, Prediction]]  # (actors, learners, prediction), the best first
     weak: Sequence[tuple[int, Prediction, float]]  # (hosts, prediction, efficiency), the batch growing with the hosts
@@ -100,7 +100,7 @@ def _find(config: Config, slice_: Slice, assumptions: Assumptions, tries: int) -
         run=run,
         machine=machine,
         prediction=predict(run, machine),
-        synchronous=predict(run, machine, synchronous=True),
+        without_lag=predict(run, machine, lag=0),
         needs=needs(run, machine),
         splits=[] if run.is_fused else splits(run, machine),
         weak=scaling(run, machine, weak=True),
@@ -165,7 +165,7 @@ def plan_to_json(plan: Plan, price_per_chip_hour: float | None) -> dict[str, Any
         "state_bytes": run.state_bytes,
         "machine": dataclasses.asdict(found.machine),
         "prediction": dataclasses.asdict(found.prediction),
-        "synchronous": dataclasses.asdict(found.synchronous),
+        "synchronous": dataclasses.asdict(found.without_lag),
         "needs_of_host": found.needs._asdict(),
         "splits": [{"actors": a, "learners": n} | dataclasses.asdict(one) for a, n, one in found.splits],
         "price_per_billion_frames": price and price_of_billion_frames(found.prediction, plan.slice, price),

@@ -140,7 +140,7 @@ def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> 
             f"To keep its devices at 95% of what they can do a host needs {wanted} vCPUs for environments (it has "
             f"{there} for them), about {under_way} environments under way{few}, {need.env_steps_per_s:,.0f} env "
             f"steps/s. Acting only with the newest parameters (lag 0) would give "
-            f"{fit.synchronous.env_steps_per_s:,.0f} env steps/s in all."
+            f"{fit.without_lag.env_steps_per_s:,.0f} env steps/s in all."
         )
         actors, learners, best = fit.splits[0]
         gain = best.env_steps_per_s / found.env_steps_per_s

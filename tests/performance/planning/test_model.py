@@ -83,7 +83,7 @@ def test_with_a_lag_the_longest_stage_decides_and_without_their_sum():
     collect = max(stages["env"], act)
     assert predict(run, MACHINE).update_s == pytest.approx(max(collect, learn, stages["transfer"]))
     summed = collect + stages["transfer"] + learn
-    assert predict(run, MACHINE, synchronous=True).update_s == pytest.approx(summed)
+    assert predict(run, MACHINE, lag=0).update_s == pytest.approx(summed)
 
 
 def test_one_pool_a_thread_takes_turns_with_acting():
@@ -109,7 +109,7 @@ def test_few_environments_leave_cores_idle():
 
 
 def test_a_host_needs_as_many_environments_as_their_turns_ask_for_while_they_are_collected_from():
-    """An update takes 40 ms, in which nobody acts if acting is synchronous: 320 steps are then to be made in little."""
+    """An update takes 40 ms, in which nobody acts without a lag: 320 steps are then to be made in little."""
     run = make_run(update=Cost(flops=2e10, bytes_accessed=0, product_flops=0))
     machine = dataclasses.replace(MACHINE, cores=1000)
     found = {in_turn: needs(_with_lag(run, 0 if in_turn else 1), machine) for in_turn in (False, True)}
@@ -144,7 +144,7 @@ def test_where_a_device_learns_nobody_acts_meanwhile():
     learn = stages["learn_compute"] + stages["interconnect"]
     assert predict(apart, MACHINE).update_s == pytest.approx(stages["env"])
     assert predict(shared, MACHINE).update_s == pytest.approx(stages["env"] + learn)
-    assert predict(shared, MACHINE).update_s == predict(shared, MACHINE, synchronous=True).update_s
+    assert predict(shared, MACHINE).update_s == predict(shared, MACHINE, lag=0).update_s
 
 
 @pytest.mark.parametrize(
