@@ -163,6 +163,6 @@ def test_a_run_of_several_sizes_that_is_stopped_goes_on_bit_for_bit(tmp_path, ag
 
 def test_environments_in_a_checkpoint_keep_their_number():
     one, other = (assemble(short_runs.anakin_config(actors__num_envs=number)).state_shape for number in (8, 16))
-    said = r"Checkpoint 2 in /run/checkpoints holds its run's environments, .* keep actors\.num_envs and env as they"
+    said = r"Checkpoint 2 in /run/checkpoints holds its run's environments, .* keep actors\.num_envs, env and "
     with pytest.raises(ConfigError, match=said):
         check_leaves(epath.Path("/run/checkpoints/2"), to_array_shapes(one), to_array_shapes(other))
