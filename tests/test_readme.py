@@ -40,7 +40,7 @@ def shown(page):
     """The commands in the blocks of a page, with variables of the shell replaced."""
     for block in re.findall(r"^ *```\w*\n(.*?)^ *```", page.read_text(), re.M | re.S):
         for command in re.findall(r"python tools/[^;#\n]+", block.replace("\\\n", " ")):
-            yield re.sub(r"\$\w+", "1", command.rstrip("' "))
+            yield re.sub(r"\$\w+", "1", command.rstrip("' ").replace("${agent}", "impala"))
 
 
 def split(command):
@@ -52,7 +52,7 @@ def split(command):
 
 COMMANDS = list(dict.fromkeys(typed()))
 SHOWN = [(page.stem, each) for page in sorted((ROOT / "docs").glob("*.md")) for each in dict.fromkeys(shown(page))]
-# `tests/launch/test_launcher.py` runs every config.
+# `tests/launch/test_launcher.py` runs one config for each agent and placement, and puts the others together.
 RUN_ELSEWHERE = r"python tools/tpu_launch.py --config \S+( --help| --smoke)?"
 
 
