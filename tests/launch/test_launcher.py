@@ -12,12 +12,13 @@ from podrl.config.commandline import load_config
 from tests.processes import ROOT, launch, num_rows, read_rows, running, wait_for
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
-# Runs of each agent and placement; slow ones are of sources and networks that open or compile longer.
+# Runs of each agent and placement; slow ones are of sources and networks that open or compile longer. `.ci/run` begins
+# with `impala_atari`, the README's first command.
 RUN = ("impact_lunarlander", "impala_catch", "impala_minatar", "ppo_cartpole", "ppo_lunarlander", "pqn_minatar")
-RUN_SLOWLY = ("impala_atari", "impala_metaworld", "impala_minigrid", "impala_pong", "impala_procgen", "impala_vizdoom")
-RUN_SLOWLY += ("ppo_2048", "ppo_football", "ppo_halfcheetah", "ppo_memory", "pqn_atari")
+RUN_SLOWLY = ("impala_metaworld", "impala_minigrid", "impala_pong", "impala_procgen", "impala_vizdoom", "ppo_2048")
+RUN_SLOWLY += ("ppo_football", "ppo_halfcheetah", "ppo_memory", "pqn_atari")
 # A deep network's updates of as many images as users have would take most of the test's time.
-FEWER = dict.fromkeys(("impala_atari", "pqn_atari"), "--config.actors.num_envs=4")
+FEWER = dict.fromkeys(("impala_procgen", "pqn_atari"), "--config.actors.num_envs=4")
 # Configs that need a shared library of the system, and the Debian package that has it.
 LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
 
