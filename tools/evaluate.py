@@ -99,8 +99,8 @@ def run(flags: argparse.Namespace) -> None:
         require_determinism(os.environ, jax_plugins())
     device = jax.local_devices()[0]
     saved = open_run(flags.workdir, flags.step, device)
-    protocol = _protocol(saved, flags)
     (number,) = numbers_of_evaluation(saved.config, 1, beside_run=True)
+    protocol = _protocol(saved, flags, number)
     check_same_interface(saved.spec, saved.source.make_spec(with_number(protocol.env, number)), protocol)
     remedy = "Add --max_episode_steps=N to cut episodes off."
     check_ends(saved.source, saved.spec, protocol, seed=flags.seed, remedy=remedy, env_number=number)
@@ -122,18 +122,19 @@ def run(flags: argparse.Namespace) -> None:
         flags.json.write_text(json.dumps(scores, indent=2) + "\n")
 
 
-def _protocol(saved: "SavedRun", flags: argparse.Namespace) -> "EvaluationProtocol":
-    """Returns how the run's environment is played; `--max_episode_steps` applies if it has no other limit."""
+def _protocol(saved: "SavedRun", flags: argparse.Namespace, env_number: int) -> "EvaluationProtocol":
+    """Returns how the run's environment is played; `--max_episode_steps` applies if it has no other limit.
+
+    `env_number` is the number of the environment that is made to find that limit.
+    """
     from podrl.envs.settings import check_settings
     from podrl.envs.source import evaluation_protocol
-    from podrl.evaluation.episodes import numbers_of_evaluation
 
     env = saved.config.env
     if flags.max_episode_steps:
         env = dataclasses.replace(env, max_episode_steps=flags.max_episode_steps)
         check_settings(saved.source, env)
-    (number,) = numbers_of_evaluation(saved.config, 1, beside_run=True)
-    protocol = evaluation_protocol(saved.source, env, env_number=number)
+    protocol = evaluation_protocol(saved.source, env, env_number=env_number)
     check(
         flags.max_episode_steps in (0, protocol.max_episode_steps),
         f"--max_episode_steps={flags.max_episode_steps} has no effect: {env.id} has a time limit of its own, of "

@@ -1,9 +1,9 @@
 """IMPACT: PPO's surrogate with a target network, for batches that are several updates old and learned from again.
 
 Three policies meet in a batch: the one that acted (w), the one that learns (theta), and a slow copy of it, the target.
-V-trace is computed for the target, so that its importance weights stay the same while theta moves. The surrogate
-takes the ratio R = min(pi_w / pi_target, clip) pi_theta / pi_w: where the target is not much less likely than w to
-act as w did, that is pi_theta / pi_target, and the clip holds theta near the target, however old the batch. Values are
+V-trace is computed for the target, so that its importance weights stay the same while theta moves. The surrogate takes
+the ratio R = min(pi_w / pi_target, clip_behaviour_rho) pi_theta / pi_w: where the target is not much less likely than w
+to act as w did, that is pi_theta / pi_target, and `clip` holds theta near the target, however old the batch. Values are
 theta's. With theta, target and w the same, the gradient is PPO's on the same advantages.
 
 Meant for a replay of whole batches (`replay.batches`, `replay.uses`); without one it learns from each batch once.
@@ -21,11 +21,11 @@ import optax
 from podrl.agents.parts.actor_critic import fresh_rollouts, make_actor_critic_agent
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import make_optimizer
+from podrl.agents.parts.single_pass import make_single_pass
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import check_values, number, text
 from podrl.networks.interface import Network, Networks
 from podrl.ops.losses import clipped_surrogate_loss, masked_mean, value_loss
-from podrl.ops.minibatches import accumulate_gradients, split_environments
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
 from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Trajectory
@@ -112,31 +112,23 @@ def make_agent(
     optimizer = make_optimizer(
         config.optimizer, config.update_shape, num_updates=num_updates, ahead=ahead, by_updates=True
     )
-    micro_batches, rolled = partition.micro_batches, partition.rolls_micro_batches
 
-    @jax.jit
-    def sgd_step(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
-        num_transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
+    def loss(
+        state: LearnerState, params: PyTree, part: Trajectory, num_transitions: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        return impact_loss(config, network, params, state.extra, part, num_transitions)
 
-        def loss_fn(params: PyTree, part: Trajectory) -> tuple[jax.Array, Metrics]:
-            return impact_loss(config, network, params, state.extra, part, num_transitions)
-
-        (_, metrics), grads = accumulate_gradients(loss_fn, state.params, trajectory, micro_batches, rolled=rolled)
-        state, norm = optimizer.apply(state, grads)
-        return state, {**metrics, "grad/norm": norm}
+    take_steps = make_single_pass(optimizer, loss, config.minibatches, partition)
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
-        steps = []
-        for minibatch in split_environments(fresh_rollouts(batch), config.minibatches):
-            state, metrics = sgd_step(state, minibatch)
-            steps.append(metrics)
-        metrics = jax.tree.map(lambda *values: sum(values) / len(values), *steps)
-        metrics |= {"loss/learning_rate": optimizer.rate(state.step), "loss/kl_cost": state.extra["kl_cost"]}
+        state, metrics = take_steps(state, fresh_rollouts(batch))
+        kl_cost = state.extra["kl_cost"]
+        told = {"loss/learning_rate": optimizer.rate(state.step), "loss/kl_cost": kl_cost}
         target = optax.periodic_update(
             state.params, state.extra["target"], state.learner_step + 1, config.target_period
         )
-        extra = {"target": target, "kl_cost": adapt_kl_cost(config, state.extra["kl_cost"], metrics["policy/kl"])}
-        return dataclasses.replace(state, extra=extra), metrics, None
+        extra = {"target": target, "kl_cost": adapt_kl_cost(config, kl_cost, metrics["policy/kl"])}
+        return dataclasses.replace(state, extra=extra), {**metrics, **told}, None
 
     agent = make_actor_critic_agent(network, optimizer, lambda output: {"policy": output.policy}, learn)
 

@@ -15,11 +15,11 @@ from jax import numpy as jnp
 from podrl.agents.parts.actor_critic import fresh_rollouts, make_actor_critic_agent
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import make_optimizer
+from podrl.agents.parts.single_pass import make_single_pass
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import check_values, number, text
 from podrl.networks.interface import Network, Networks
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
-from podrl.ops.minibatches import accumulate_gradients, split_environments
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
 from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Trajectory
@@ -91,27 +91,17 @@ def make_agent(
     """
     network = networks.actor_critic()
     optimizer = make_optimizer(config.optimizer, config.update_shape, num_updates=num_updates, ahead=ahead)
-    micro_batches, rolled = partition.micro_batches, partition.rolls_micro_batches
 
-    @jax.jit
-    def sgd_step(state: LearnerState, trajectory: Trajectory) -> tuple[LearnerState, Metrics]:
-        num_transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
+    def loss(
+        state: LearnerState, params: PyTree, part: Trajectory, num_transitions: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        return impala_loss(config, network, params, part, num_transitions)
 
-        def loss_fn(params: PyTree, part: Trajectory) -> tuple[jax.Array, Metrics]:
-            return impala_loss(config, network, params, part, num_transitions)
-
-        (_, metrics), grads = accumulate_gradients(loss_fn, state.params, trajectory, micro_batches, rolled=rolled)
-        state, norm = optimizer.apply(state, grads)
-        return state, {**metrics, "grad/norm": norm}
+    take_steps = make_single_pass(optimizer, loss, config.minibatches, partition)
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
-        learning_rate, steps = optimizer.rate(state.step), []
-        for minibatch in split_environments(fresh_rollouts(batch), config.minibatches):
-            state, metrics = sgd_step(state, minibatch)
-            steps.append(metrics)
-        metrics = jax.tree.map(lambda *values: sum(values) / len(values), *steps)
-        metrics["loss/learning_rate"] = learning_rate
-        return state, metrics, None
+        state, metrics = take_steps(state, fresh_rollouts(batch))
+        return state, {**metrics, "loss/learning_rate": optimizer.rate(state.step)}, None
 
     return make_actor_critic_agent(network, optimizer, lambda output: {"policy": output.policy}, learn)
 

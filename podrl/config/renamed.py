@@ -77,7 +77,7 @@ def earlier_settings(key: str, text: str, *, is_free: bool = False) -> list[tupl
     Args:
         key: Dotted, by today's name.
         text: The value as it was typed.
-        is_free: As of `new_setting`.
+        is_free: See `new_setting`.
     """
     words = {"0": ("True", "true"), "1": ("False", "false")}.get(text, ())
     earlier = [(_SYNCHRONOUS, word) for word in words if new_setting(_SYNCHRONOUS, word, is_free=is_free)[0] == key]

@@ -111,7 +111,7 @@ class ActorsConfig:
             except after a boundary, where the lag grows from 0; 0 lets no actor act during an update. Each update of
             lag costs memory: one more rollout of every actor on the learner's devices, and one more copy of the
             parameters on every actor's.
-        max_lag: the most updates that these may be apart with `determinism='free'`, in place of `lag`; costs as much.
+        max_lag: the largest such lag with `determinism='free'`, in place of `lag`; it costs the same memory.
         timeout_s: seconds that any thread waits for another before the run ends with an error.
     """
 

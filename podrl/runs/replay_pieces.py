@@ -89,7 +89,7 @@ def read_pieces(folder: epath.PathLike, ring: PyTree, env_index: np.ndarray, gro
             first, last, _ = index[0].indices(like.shape[0])
             group_size = env_index.size // groups
             numbers = env_index[first // size * group_size : last // size * group_size : group_size] // group_size
-            shard = jax.device_put(jnp.zeros((last - first, *like.shape[1:]), like.dtype, device=device))
+            shard = jnp.zeros((last - first, *like.shape[1:]), like.dtype, device=device)
             for ours, stored in _pieces(numbers, size, step):
                 piece = store[stored : stored + step].read().result()
                 shard = _write_piece(shard, jax.device_put(piece, device), ours)
@@ -133,7 +133,9 @@ def _envs_of_piece(leaf: Any, groups: int) -> int:
 
 
 def _spec(folder: epath.PathLike, path: str) -> dict[str, Any]:
-    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{epath.Path(folder) / path}/"}}
+    place = f"{epath.Path(folder) / path}/"
+    # A bucket's path is a URL, which tensorstore takes as it is.
+    return {"driver": "zarr3", "kvstore": place if "://" in place else {"driver": "file", "path": place}}
 
 
 def _metadata(leaf: Any, groups: int) -> dict[str, Any]:

@@ -48,8 +48,8 @@ def make_update(
         bare = agent.observe(dataclasses.replace(state, replay=()), rollouts)  # The loop must not carry the ring.
         bare, metrics = _learn_in_turn(learn_from, bare, draws, rolled=rolls_draws)
         # The update that brings the batch fails, as without replay, although nothing may have been learned from it.
-        metrics |= {"loss/total": jnp.where(fit, metrics["loss/total"], jnp.nan)}
-        return dataclasses.replace(bare, replay=ring), metrics | _replay_metrics(draws, replay.size(ring))
+        total = {"loss/total": jnp.where(fit, metrics["loss/total"], jnp.nan)}
+        return dataclasses.replace(bare, replay=ring), {**metrics, **total, **_replay_metrics(draws, replay.size(ring))}
 
     def update(state: LearnerState, fresh: Fresh) -> tuple[LearnerState, Metrics]:
         if fresh.rollouts is None:

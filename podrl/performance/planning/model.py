@@ -139,7 +139,7 @@ def predict(run: RunCosts, machine: Hardware, *, lag: int | None = None, enough_
 
 
 def is_in_turn(run: RunCosts, lag: int | None = None) -> bool:
-    """Whether no actor acts while an update runs; `lag` as of `predict`."""
+    """Whether no actor acts while an update runs; see `predict` for `lag`."""
     lag = max_lag(run.config) if lag is None else lag
     return lag == 0 or run.is_fused or run.shares_devices
 

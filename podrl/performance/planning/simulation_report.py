@@ -82,7 +82,7 @@ def answers(report: Mapping[str, Any]) -> Iterator[str]:
     if _lag_variant(report) == SYNCHRONOUS:
         yield f"Acting during updates makes {count:,} host(s) {1 / ratio:.2f} times as fast as synchronous acting."
     else:
-        yield f"With actors.lag=1 {count:,} host(s) would be {ratio:.2f} times as fast, at lag 1."
+        yield f"With actors.lag=1 {count:,} host(s) would be {ratio:.2f} times as fast."
     for entry in report["unrolls"]:
         few, many = entry["few"], entry["many"]
         yield (
