@@ -111,9 +111,9 @@ def test_a_limit_that_would_be_ignored_is_refused():
         flags = types.SimpleNamespace(max_episode_steps=steps)
         if is_refused:
             with pytest.raises(ConfigError, match=r"^--max_episode_steps=7 has no effect: CartPole-v1 .* of 500 steps"):
-                evaluate._protocol(saved, flags)
+                evaluate._protocol(saved, flags, 0)
         else:
-            assert evaluate._protocol(saved, flags).max_episode_steps == 500
+            assert evaluate._protocol(saved, flags, 0).max_episode_steps == 500
 
 
 def test_where_a_limit_is_refused_the_remedy_is_another(monkeypatch):
