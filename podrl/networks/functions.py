@@ -99,11 +99,6 @@ def make_network(
         output, _ = module.apply({"params": params}, stacked, last, first, carry.core)
         return swap(masked(output, mask))
 
-    def resume(kept: Carry, before: RowsBefore) -> Carry:
-        first = jnp.swapaxes(before.first, 0, 1)
-        seen_before, none = swap(seen(before.observation)), initial_carry(len(first)).frames
-        return remember(dataclasses.replace(kept, frames=stack_frames(seen_before, first, none)[1]), before.action[-1])
-
     return make_record(
         init=init,
         initial_carry=initial_carry,
@@ -112,8 +107,15 @@ def make_network(
         unroll=unroll,
         rows=rows if config.core == "none" else None,
         keep=lambda carry: Carry(core=carry.core),
-        resume=resume,
+        resume=lambda kept, before: remember(_restack(kept, before, initial_carry), before.action[-1]),
     )
+
+
+def _restack(kept: Carry, before: RowsBefore, initial_carry: Callable[[int], Carry]) -> Carry:
+    """Returns the carry behind some rows, with the frames that they and the resets among them leave in the stack."""
+    first = jnp.swapaxes(before.first, 0, 1)
+    _, frames = stack_frames(swap(seen(before.observation)), first, initial_carry(first.shape[0]).frames)
+    return dataclasses.replace(kept, frames=frames)
 
 
 def _initial_carry(config: NetworkConfig, spec: EnvSpec, batch_size: int) -> Carry:

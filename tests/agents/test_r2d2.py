@@ -126,11 +126,10 @@ def test_loss_gradient_and_priorities_are_the_papers(config):
         by_sequence = [[abs(error) for (_, b), error in errors.items() if b == n] or [0.0] for n in range(batch)]
         priorities = [0.9 * max(sizes) + 0.1 * np.mean(sizes) for sizes in by_sequence]
 
-        def loss_of(params, sample=sample, num=float(len(errors))):
-            target = {"q": jnp.float32(slow)}
-            return r2d2_loss(config, network, params, target, sample, len(sample.weight), num)
-
-        (found, (metrics, priority)), grads = jax.value_and_grad(loss_of, has_aux=True)({"q": jnp.float32(online)})
+        tables = [{"q": jnp.float32(table)} for table in (online, slow)]
+        loss_and_grads = jax.value_and_grad(r2d2_loss, argnums=2, has_aux=True)
+        told, grads = loss_and_grads(config, network, *tables, sample, batch, jnp.float32(len(errors)))
+        found, (metrics, priority) = told
         np.testing.assert_allclose(found, loss, rtol=1e-4)
         np.testing.assert_allclose(grads["q"], gradient, rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(priority, priorities, rtol=1e-4)

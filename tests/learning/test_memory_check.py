@@ -38,6 +38,7 @@ def test_sizes_beyond_memory_are_refused_with_bytes_and_keys(monkeypatch, values
 def test_a_ring_beyond_memory_is_refused_with_its_capacity(monkeypatch):
     monkeypatch.setattr(memory_check, "host_memory_bytes", lambda: 2**30)
     sizes = {"actors__num_envs": 32, "replay__groups": 8, "replay__capacity": 10**8, "replay__ratio": 40.0}
+    sizes |= {"topology__actor_devices_per_process": 1, "topology__learner_devices_per_process": 1}
     with pytest.raises(ConfigError, match=r"replay \d.* Lower replay.capacity=100000000, actors.num_envs=32"):
         assemble(make_config(agent="r2d2", **sizes))
 
