@@ -53,8 +53,8 @@ class AgentConfig:
         dueling: Whether the network's head adds a state's value and advantages.
         rescale_values: Whether the network learns h(Q), h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x.
         target_period: Calls of `learn` between two copies of the parameters to the target network.
-        epsilon: Probability of an action at random in the first environment of each group (`replay.groups`).
-        epsilon_power: That of environment i of a group of N is epsilon^(1 + epsilon_power i / (N - 1)).
+        epsilon_base: Probability of an action at random in the first environment of each group (`replay.groups`).
+        epsilon_power: That of environment i of a group of N is epsilon_base^(1 + epsilon_power i / (N - 1)).
         share_of_max: Weight of the largest temporal difference of a sequence in its priority; their mean has the rest.
         reward_scale: Rewards are multiplied by it, then clipped.
         max_reward: Rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
@@ -76,7 +76,7 @@ class AgentConfig:
     dueling: bool = True
     rescale_values: bool = True
     target_period: int = number(1, 10**6, 2500)
-    epsilon: float = number(0, 1, 0.4)
+    epsilon_base: float = number(0, 1, 0.4)
     epsilon_power: float = number(0, 100, 7.0)
     share_of_max: float = number(0, 1, 0.9)
     reward_scale: float = number(1e-9, 1e9, 1.0)
@@ -156,7 +156,9 @@ def make_agent(
         told = {"grad/norm": norm, "loss/learning_rate": rate, "loss/weight": jnp.mean(sample.weight)}
         return dataclasses.replace(state, extra={"target": target}), {**metrics, **told}, priority
 
-    epsilons = functools.partial(epsilon_ladder, group_size=group_size, base=config.epsilon, power=config.epsilon_power)
+    epsilons = functools.partial(
+        epsilon_ladder, group_size=group_size, base=config.epsilon_base, power=config.epsilon_power
+    )
     agent = make_explorer_agent(network, optimizer, epsilons, learn)
 
     def init(key: jax.Array) -> LearnerState:

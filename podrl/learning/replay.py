@@ -98,8 +98,8 @@ def check_replay(config: Config, layout: Layout, topology: Topology) -> None:
         pools=1 if is_fused else layout.num_processes * layout.num_actors * layout.pools_per_actor,
         learners=(topology.learner if is_fused else topology.local_learner).shape["data"],
     )
-    for numbers in (ring_shape, lambda config: config.learner_steps_per_update):
-        numbers(config)
+    ring_shape(config)
+    config.replay.learner_steps(config.env_steps_per_update, sequences.length)
 
 
 def replay_bytes(state_shape: LearnerState) -> int:

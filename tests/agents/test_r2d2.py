@@ -167,7 +167,7 @@ def test_each_group_of_environments_has_all_epsilons():
 
 
 def test_environments_explore_by_their_own_epsilons_through_all_episodes_and_evaluations_do_not():
-    config, repeats = AgentConfig(epsilon=0.9, epsilon_power=2.0), 4000
+    config, repeats = AgentConfig(epsilon_base=0.9, epsilon_power=2.0), 4000
     agent = make_table_agent(config, values=np.tile([0.0, 1.0, 0.5], (NUM_STATES, 1)))
     params = agent.actor_params(agent.init(jax.random.key(0)))
     env_index = np.repeat(np.arange(8, dtype=np.uint32), repeats)
@@ -224,7 +224,7 @@ def test_parts_of_a_batch_give_the_same_gradient_and_each_sequence_its_own_prior
     [
         ({"starts": "rows"}, "agent.burn_in=40 has no meaning with agent.starts='rows'"),
         ({"starts": "here"}, "agent.starts='here' is not known"),
-        ({"epsilon": 1.5}, r"agent.epsilon=1.5 must lie in \[0, 1\]"),
+        ({"epsilon_base": 1.5}, r"agent.epsilon_base=1.5 must lie in \[0, 1\]"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(config, message):

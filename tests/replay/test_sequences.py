@@ -46,7 +46,7 @@ def going_on(trajectory, before):
 
 
 @functools.cache
-def train(at, num_devices, num_updates=9, num_envs=32, num_pools=2):
+def train(at, num_devices, num_pools=2, num_updates=9, num_envs=32):
     """A learner and its state after updates with rollouts in pools; the compiled update and its metrics."""
     ring = {"replay__capacity": 25 * num_envs, "replay__groups": 8, "network__frame_stack": 3}
     config = make_config(**{**AT[at], **ring}, actors__num_envs=num_envs, actors__unroll_length=5)
@@ -73,12 +73,18 @@ def by_environment(ring):
     return *taken, ring.peak[groups]
 
 
-@pytest.mark.parametrize("at", AT)
-@pytest.mark.parametrize("num_devices", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_any_number_of_devices_draws_the_same_and_learns_the_same(at, num_devices):
+@pytest.mark.parametrize(
+    ("at", "num_devices", "num_pools"),
+    [
+        ("unrolls", 8, 1),
+        ("rows", 2, 2),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("unrolls", 4, 2), ("rows", 4, 2), ("rows", 8, 1))),
+    ],
+)
+def test_any_number_of_devices_draws_the_same_and_learns_the_same(at, num_devices, num_pools):
     """Priorities that are not the first ones' are where the same was drawn."""
     _, _, one, expected = train(at, 1)
-    _, compiled, several, found = train(at, num_devices)
+    _, compiled, several, found = train(at, num_devices, num_pools)
     rings = [by_environment(state.replay) for state in (one, several)]
     for ours, theirs in zip(rings[0][:2], rings[1][:2], strict=True):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
