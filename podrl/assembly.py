@@ -29,7 +29,7 @@ from podrl.learning.learner import Learner
 from podrl.learning.memory_check import check_experience_fits, check_state_fits
 from podrl.learning.micro_batches import partition_of, resolve_partition
 from podrl.learning.programs import FusedPrograms, Programs, make_learner
-from podrl.learning.replay import with_environments_of
+from podrl.learning.replay import check_replay, num_groups, with_environments_of
 from podrl.learning.sharding import make_split_networks
 from podrl.loops import anakin, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
@@ -74,6 +74,7 @@ def assemble(
         check_experience_fits(asked, spec, topology)
     config = resolve_partition(asked, topology)
     layout = make_layout(config, topology)
+    check_replay(config, layout, topology)
     agent, rules = make_split_agent(config, spec, topology.learner)
     assembly = Assembly(
         asked=asked,
@@ -176,6 +177,8 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
     """
     begun = begun or Counters()
     num_updates, ahead = last_update(config, begun), updates_ahead(config, begun)
+    replays = config.agent.update_shape.sequences is not None
+    own = {"group_size": config.actors.num_envs // num_groups(config)} if replays else {}
     agent = load_agent(config.agent.name).make_agent(
         config.agent,
         networks=networks,
@@ -184,6 +187,7 @@ def make_wrapped_agent(config: Config, networks: Networks, spec: EnvSpec, begun:
         num_updates=num_updates,
         ahead=ahead,
         partition=partition_of(config),
+        **own,
     )
     if config.network.normalize_rewards:
         agent = normalize_rewards(agent, config.agent.discount)

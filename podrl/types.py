@@ -90,6 +90,30 @@ class Trajectory:
 
 
 @struct.dataclass(kw_only=True)
+class Sample:
+    """Trajectories to learn from.
+
+    Attributes:
+        trajectory: [T, B]; fresh, or drawn from replay or from recorded data.
+        weight: [B] float32; each trajectory's weight in the loss. Ones if it was not drawn by priority.
+        before: pytree of [R, B, ...]; the rows before a sequence from replay (`podrl.replay.ring.RingRows`), of which a
+            network makes what the ring does not keep of its carry. `()` where `trajectory.carry` is whole.
+    """
+
+    trajectory: Trajectory
+    weight: jax.Array
+    before: PyTree = ()
+
+    def map(self, timed: Callable[[Any], Any], untimed: Callable[[Any], Any]) -> "Sample":
+        """A sample of `timed` of each leaf [T, B, ...] or [R, B, ...], and `untimed` of each leaf [B, ...]."""
+        return Sample(
+            trajectory=self.trajectory.map(timed, untimed),
+            weight=untimed(self.weight),
+            before=jax.tree.map(timed, self.before),
+        )
+
+
+@struct.dataclass(kw_only=True)
 class LearnerState:
     """All that an update reads and writes; what a checkpoint holds.
 

@@ -39,7 +39,6 @@ __all__ = [
     "check_one_of",
     "did_you_mean",
     "shown",
-    "shrink",
 ]
 
 
@@ -161,12 +160,7 @@ class Config:
     def __post_init__(self) -> None:
         """Checks the values and what they mean for one another: the lag, the replay, and the watchdog's patience."""
         check_values(self, "")
-        check(
-            self.agent.update_shape.replays or self.replay == ReplayConfig(),
-            f"replay.batches={self.replay.batches} and replay.uses={self.replay.uses} are for agents that learn from "
-            f"earlier batches, such as impact; agent.name={shown(self.agent.name)} learns from fresh ones only. Leave "
-            "replay.* out.",
-        )
+        self.replay.check_agent(self.agent.name, self.agent.update_shape)
         check(
             self.watchdog_s > self.actors.timeout_s,
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
@@ -179,9 +173,29 @@ class Config:
         return self.actors.num_envs * self.actors.unroll_length
 
     @property
+    def learner_steps_per_update(self) -> int:
+        """Calls of `Agent.learn` in one update; with replay once its ring is full, or has `replay.min_steps`.
+
+        Raises:
+            ConfigError: If `replay.ratio` gives no whole number of them.
+        """
+        sequences = self.agent.update_shape.sequences
+        if sequences is None:
+            return self.replay.uses
+        return self.replay.learner_steps(self.env_steps_per_update, sequences.length)
+
+    @property
     def optimizer_steps_per_update(self) -> int:
-        """Optimizer steps of one update; with replay once its ring is full."""
-        return int(self.agent.update_shape.optimizer_steps) * self.replay.uses
+        """Optimizer steps of one update; with replay as for `learner_steps_per_update`."""
+        return int(self.agent.update_shape.optimizer_steps) * self.learner_steps_per_update
+
+    @property
+    def learned_shape(self) -> tuple[int, int]:
+        """Rows, and environments or sequences of the whole job, of the batch of one call of `Agent.learn`."""
+        sequences = self.agent.update_shape.sequences
+        if sequences is None:
+            return self.actors.unroll_length, self.actors.num_envs
+        return sequences.rows, self.replay.batch
 
     @property
     def patience_s(self) -> float:
@@ -225,21 +239,4 @@ def check_counts(config: Config, num_updates: int) -> None:
         f"total_env_steps={config.total_env_steps} ends at update {num_updates:,}, and updates are counted up to "
         f"2**31 - 1. Use at most {config.total_env_steps - (num_updates - most) * config.env_steps_per_update:,}, or "
         "larger updates: raise actors.num_envs or actors.unroll_length.",
-    )
-
-
-def shrink(config: Config) -> Config:
-    """Returns the same run made so small that it ends in seconds, for trying a config out and for tests."""
-    shape = config.agent.update_shape
-    row_parts = shape.grid[1]
-    few = max(5 // row_parts, 1) * row_parts
-    actors = dataclasses.replace(config.actors, unroll_length=min(config.actors.unroll_length, few))
-    agent = dataclasses.replace(config.agent, epochs=1) if shape.epochs > 1 else config.agent
-    return dataclasses.replace(
-        config,
-        agent=agent,
-        total_env_steps=min(config.total_env_steps, 6 * actors.num_envs * actors.unroll_length),
-        actors=actors,
-        evaluate=dataclasses.replace(config.evaluate, episodes=min(config.evaluate.episodes, 4)),
-        log=dataclasses.replace(config.log, every_updates=1),
     )

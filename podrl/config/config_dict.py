@@ -28,12 +28,12 @@ from podrl.config.config import (
     check,
     check_counts,
     shown,
-    shrink,
 )
 from podrl.config.keys import check_keys_known
 from podrl.config.marks import Typed
 from podrl.config.reading import read_key
 from podrl.config.renamed import RENAMED, with_new_names
+from podrl.config.smoke import shrink
 
 _T = TypeVar("_T")
 

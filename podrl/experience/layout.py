@@ -75,7 +75,7 @@ def make_layout(config: Config, topology: Topology) -> Layout:
         f"agent.minibatches={minibatches}. Use a multiple of {divisor}, or change actors.pools_per_thread, topology.* "
         "or agent.minibatches.",
     )
-    _check_parts(config, num_envs // (topology.num_processes * learners * minibatches))
+    _check_parts(config, topology.num_processes * learners * minibatches)
     envs_per_pool = num_envs // pools
     return Layout(
         num_actors=num_actors,
@@ -94,14 +94,21 @@ def _make_undivided(config: Config, topology: Topology) -> Layout:
         f"actors.num_envs={num_envs} does not divide over {learners} devices and agent.minibatches={minibatches}. Use "
         f"a multiple of {learners * minibatches}, or change agent.minibatches.",
     )
-    _check_parts(config, num_envs // (learners * minibatches))
+    _check_parts(config, learners * minibatches)
     envs_per_pool = num_envs // topology.num_processes
     return Layout(num_actors=1, pools_per_actor=1, envs_per_pool=envs_per_pool, num_processes=topology.num_processes)
 
 
-def _check_parts(config: Config, envs_per_step: int) -> None:
-    """Raises `ConfigError` unless rows divide into minibatches, and a device's environments into micro-batches."""
+def _check_parts(config: Config, shares: int) -> None:
+    """Raises `ConfigError` unless rows divide into minibatches, and a device's environments into micro-batches.
+
+    Args:
+        config: The run's config.
+        shares: How many parts of a batch there are: minibatches on each learner device of the job.
+    """
     row_parts, micro_batches = config.agent.update_shape.grid[1], max(1, config.topology.micro_batches)
+    envs_per_step = config.learned_shape[1] // shares
+    kind = "sequences" if config.agent.update_shape.sequences else "environments"
     check(
         config.actors.unroll_length % row_parts == 0,
         f"actors.unroll_length={config.actors.unroll_length} does not divide into agent.minibatches={row_parts} parts, "
@@ -109,7 +116,7 @@ def _check_parts(config: Config, envs_per_step: int) -> None:
     )
     check(
         envs_per_step % micro_batches == 0,
-        f"topology.micro_batches={micro_batches} does not divide the {envs_per_step} environments that one learner "
+        f"topology.micro_batches={micro_batches} does not divide the {envs_per_step} {kind} that one learner "
         f"device has in a minibatch. Use a divisor of {envs_per_step}.",
     )
 

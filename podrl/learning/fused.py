@@ -96,7 +96,7 @@ class FusedLearner:
             rules,
             max_lag=0,
             skips_nonfinite=config.on_nonfinite == "skip",
-            replay=make_replay(config, agent, spec),
+            replay=make_replay(config, agent, spec, self._mesh),
             rolls_draws=in_loop,
         )
         num_envs = config.actors.num_envs // self._mesh.shape["data"]

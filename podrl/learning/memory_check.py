@@ -70,15 +70,14 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     row = frame + _bytes(spec.actions.struct) + policy + _SCALARS
     shares = topology.learner.shape["data"]
     batch = -(-num_envs // shares) * ((length + 1) * row + (frames - 1) * stacked)
+    rows, sequences = config.learned_shape
     learned = (
-        num_envs
-        * length
-        // (shares * math.prod(config.agent.update_shape.grid) * max(1, config.topology.micro_batches))
+        sequences * rows // (shares * math.prod(config.agent.update_shape.grid) * max(1, config.topology.micro_batches))
     )
     wide = sum(config.network.hidden_sizes) * (1 + config.network.separate_value)
     itemsize = 2 if config.network.compute_dtype == "bfloat16" else 4
     is_mlp = config.network.encoders == {"mlp"}  # Other encoders choose their micro-batches themselves.
-    stacks = (learned if is_mlp else length // config.agent.update_shape.grid[1] or 1) * stacked * frames
+    stacks = (learned if is_mlp else rows // config.agent.update_shape.grid[1] or 1) * stacked * frames
     return {
         "experience": batch * min(1 + max_lag(config), config.num_updates),
         "stacks of frames": stacks if frames > 1 else 0,
@@ -99,7 +98,8 @@ def _check(config: Config, topology: Topology, needs: Mapping[str, int]) -> None
     size = f"hidden_sizes={network.hidden_sizes}" if network.encoder == "mlp" else f"width={network.width}"
     size += f", network.core_size={network.core_size}" if network.core != "none" else ""
     depth = f", {lag_key(config)}={max_lag(config)}" if max_lag(config) > 1 else ""
-    fewer = f"replay.batches={config.replay.batches}, " if needs.get(_REPLAY) else ""
+    ring = "capacity" if config.agent.update_shape.sequences else "batches"
+    fewer = f"replay.{ring}={getattr(config.replay, ring)}, " if needs.get(_REPLAY) else ""
     raise ConfigError(
         f"This config needs {describe_bytes(total)} of memory at least, and {where} {describe_bytes(there)} ({parts}). "
         f"Lower {fewer}actors.num_envs={actors.num_envs}, actors.unroll_length={actors.unroll_length}{depth}, "

@@ -65,21 +65,23 @@ def _choose_micro_batches(config: Config, topology: Topology, rolled: bool) -> i
     if not _convolves_on_cpu(config, topology):
         return 1
     env_parts, row_parts = config.agent.update_shape.grid
-    envs = config.actors.num_envs // (topology.learner.shape["data"] * env_parts)
+    rows, num_envs = config.learned_shape
+    envs = num_envs // (topology.learner.shape["data"] * env_parts)
     if rolled and config.network.core == "none":  # A recurrent core is slower on fewer environments.
         size, limit = _CPU_ROLLED_MICRO_BATCH, max(1, envs)
     else:
         size = min(_CPU_MICRO_BATCH[kind] for kind in config.network.encoders & _CPU_MICRO_BATCH.keys())
         limit = max(_CPU_PARTS_OF_A_STEP, _CPU_MAX_PARTS // _num_copies(config))
     divisors = [n for n in range(1, limit + 1) if envs % n == 0]
-    small = [n for n in divisors if envs // n * (config.actors.unroll_length // row_parts) <= size]
+    small = [n for n in divisors if envs // n * (rows // row_parts) <= size]
     return min(small, default=max(divisors))
 
 
 def _num_copies(config: Config) -> int:
     """Counts the optimizer steps of an update that compile to a copy of their own, micro-batches left aside."""
     shape, rolled = config.agent.update_shape, config.topology.step_loop == "rolled"
-    return (1 if shape.loops_steps and rolled else shape.optimizer_steps) * (1 if rolled else config.replay.uses)
+    copies = 1 if shape.loops_steps and rolled else shape.optimizer_steps
+    return copies * (1 if rolled else config.learner_steps_per_update)
 
 
 def _convolves_on_cpu(config: Config, topology: Topology) -> bool:

@@ -67,7 +67,7 @@ def make_learner(
         rules,
         max_lag=make_schedule(config).max_lag,
         skips_nonfinite=config.on_nonfinite == "skip",
-        replay=make_replay(config, agent, spec),
+        replay=make_replay(config, agent, spec, mesh),
         rolls_draws=partition_of(config).rolls_steps,
     )
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+from jax.sharding import Mesh
 import numpy as np
 
 from podrl.agents.parts.interface import Agent
@@ -11,18 +12,94 @@ from podrl.config.units import describe_bytes
 from podrl.experience.layout import Layout
 from podrl.experience.unroll import Unroller
 from podrl.learning.update_cost import shard_bytes
+from podrl.mesh import Topology
 from podrl.replay.batches import BatchRing, make_batch_replay, reorder_environments
+from podrl.replay.groups import check_groups, check_sequence, choose_groups, ring_unrolls
 from podrl.replay.interface import Replay
+from podrl.replay.ring import SequenceRing, reorder_sequences
+from podrl.replay.sequences import DrawRule, replay_sequences
+from podrl.replay.shape import RingShape
 from podrl.types import EnvSpec, LearnerState, PyTree
 
 
-def make_replay(config: Config, agent: Agent, spec: EnvSpec) -> Replay | None:
-    """Returns the replay that a config asks for; None if updates learn from their fresh batch alone, once."""
-    if not config.replay.learns_again:
-        return None
+def make_replay(config: Config, agent: Agent, spec: EnvSpec, mesh: Mesh) -> Replay | None:
+    """Returns the replay that a config asks for; None if updates learn from their fresh batch alone, once.
+
+    Args:
+        config: The run's config.
+        agent: The agent.
+        spec: The spec of one environment.
+        mesh: The learner's devices.
+    """
     length, num_envs = config.actors.unroll_length, config.actors.num_envs
-    unroller = Unroller(agent=agent, spec=spec, unroll_length=length, num_envs=num_envs)
-    return make_batch_replay(config.replay, unroller.state_shape.rollout)
+    sequences = config.agent.update_shape.sequences
+    if sequences is None and not config.replay.learns_again:
+        return None
+    rollout = Unroller(agent=agent, spec=spec, unroll_length=length, num_envs=num_envs).state_shape.rollout
+    if sequences is None:
+        return make_batch_replay(config.replay, rollout)
+    rule = DrawRule(
+        batches=config.learner_steps_per_update,
+        min_steps=config.replay.min_steps,
+        importance_exponent=config.replay.importance_exponent,
+        share=config.replay.batch * sequences.length / config.env_steps_per_update,
+    )
+    return replay_sequences(mesh, ring_shape(config), rule, rollout, agent.keep)
+
+
+def ring_shape(config: Config) -> RingShape:
+    """Returns the numbers of the ring of an agent that learns from sequences.
+
+    Raises:
+        ConfigError: If they do not fit each other.
+    """
+    replay, sequences = config.replay, config.agent.update_shape.sequences
+    length, num_envs = config.actors.unroll_length, config.actors.num_envs
+    return RingShape(
+        num_envs=num_envs,
+        unroll_length=length,
+        unrolls=ring_unrolls(replay.capacity, num_envs=num_envs, unroll_length=length),
+        length=sequences.rows,
+        stride=1 if sequences.from_every_row else length,
+        before=max(config.network.frame_stack - 1, 1),
+        groups=num_groups(config),
+        batch=replay.batch,
+        priority_exponent=replay.priority_exponent or None,
+    )
+
+
+def num_groups(config: Config) -> int:
+    """Returns the groups of environments that give equal shares of a batch of sequences."""
+    return config.replay.groups or choose_groups(num_envs=config.actors.num_envs, batch=config.replay.batch)
+
+
+def check_replay(config: Config, layout: Layout, topology: Topology) -> None:
+    """Checks a replay of sequences before anything is made of it: its lengths, its ratio, its groups and its ring.
+
+    Args:
+        config: The run's config.
+        layout: How the environments are dealt out.
+        topology: The devices.
+
+    Raises:
+        ConfigError: If something does not fit. The message names numbers that do.
+    """
+    sequences = config.agent.update_shape.sequences
+    if sequences is None:
+        return
+    if not sequences.from_every_row:
+        length = config.actors.unroll_length
+        check_sequence(burn_in=sequences.burn_in, length=sequences.length, unroll_length=length)
+    is_fused = config.topology.placement == "anakin"
+    check_groups(
+        num_groups(config),
+        num_envs=config.actors.num_envs,
+        batch=config.replay.batch,
+        pools=1 if is_fused else layout.num_processes * layout.num_actors * layout.pools_per_actor,
+        learners=(topology.learner if is_fused else topology.local_learner).shape["data"],
+    )
+    ring_shape(config)
+    config.replay.learner_steps(config.env_steps_per_update, sequences.length)
 
 
 def replay_bytes(state_shape: LearnerState) -> int:
@@ -34,12 +111,23 @@ def describe_replay(config: Config, state_shape: LearnerState) -> str:
     """Describes the replay in one line, with its bytes on each device and in each checkpoint; empty without one."""
     if not jax.tree.leaves(state_shape.replay):
         return ""
-    batches, uses = config.replay.batches, config.replay.uses
-    held = "1 batch" if batches == 1 else f"{batches} batches"
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state_shape.replay))
     return (
-        f"{held}, each learned from {uses} times: {describe_bytes(replay_bytes(state_shape))} on each learner device, "
+        f"{_describe_ring(config)}: {describe_bytes(replay_bytes(state_shape))} on each learner device, "
         f"{describe_bytes(whole)} in each checkpoint"
+    )
+
+
+def _describe_ring(config: Config) -> str:
+    sequences = config.agent.update_shape.sequences
+    if sequences is None:
+        batches, uses = config.replay.batches, config.replay.uses
+        return f"{'1 batch' if batches == 1 else f'{batches} batches'}, each learned from {uses} times"
+    shape, steps = ring_shape(config), config.learner_steps_per_update
+    return (
+        f"the newest {shape.rows * shape.num_envs:,} env steps, {shape.rows:,} of each environment; an update learns "
+        f"{steps} {'time' if steps == 1 else 'times'} from {shape.batch:,} sequences of {shape.length}, drawn from "
+        f"{shape.groups} groups"
     )
 
 
@@ -55,13 +143,18 @@ def with_environments_of(state: LearnerState, layout: Layout, num_shares: int) -
         num_shares: Size of its mesh axis `data`.
     """
     ring: PyTree = state.replay
-    if not isinstance(ring, BatchRing):
+    if not isinstance(ring, BatchRing | SequenceRing):
         return state
     wanted = layout.joined_indices(num_shares)
-    whole = ring.counts.left.sharding
-    is_same = jax.jit(lambda found: (found == wanted).all(), out_shardings=whole)(ring.batches.env_index)
-    if bool(np.asarray(is_same)) or not int(np.asarray(ring.counts.inserted)):
+    index, inserted = (
+        (ring.batches.env_index, ring.counts.inserted)
+        if isinstance(ring, BatchRing)
+        else (ring.env_index, ring.inserted)
+    )
+    is_same = jax.jit(lambda found: (found == wanted).all(), out_shardings=inserted.sharding)(index)
+    if bool(np.asarray(is_same)) or not int(np.asarray(inserted)):
         return state
+    move = reorder_environments if isinstance(ring, BatchRing) else reorder_sequences
     shardings = jax.tree.map(lambda x: x.sharding, ring)
-    reorder = jax.jit(lambda ring: reorder_environments(ring, wanted), out_shardings=shardings, donate_argnums=0)
+    reorder = jax.jit(lambda ring: move(ring, wanted), out_shardings=shardings, donate_argnums=0)
     return dataclasses.replace(state, replay=reorder(ring))

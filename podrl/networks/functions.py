@@ -6,6 +6,7 @@ A single step is an unroll of one row, so that acting and learning run the same 
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Protocol
 
 from flax import struct
 import flax.linen as nn
@@ -36,6 +37,14 @@ class Carry:
     frames: PyTree = ()
     action: PyTree = ()
     core: PyTree = ()
+
+
+class RowsBefore(Protocol):
+    """The rows before a trajectory, [R, B, ...], of which a carry is made."""
+
+    observation: PyTree
+    first: jax.Array
+    action: jax.Array
 
 
 def make_network(
@@ -78,7 +87,7 @@ def make_network(
     def unroll(params: PyTree, trajectory: Trajectory) -> tuple[PyTree, Carry]:
         # Frames are transposed before they are stacked, while they have a fraction of the stacks' bytes.
         output, carry = evaluate(params, swap(rows_of(trajectory)), trajectory.carry)
-        return swap(output), remember(carry, trajectory.action[-1])
+        return swap(output), remember(carry, trajectory.action[-1]) if len(trajectory.reward) else carry
 
     def rows(params: PyTree, trajectory: Trajectory, chosen: jax.Array) -> PyTree:
         every, chosen, carry = swap(rows_of(trajectory)), jnp.swapaxes(chosen, 0, 1), trajectory.carry
@@ -97,7 +106,16 @@ def make_network(
         remember=remember,
         unroll=unroll,
         rows=rows if config.core == "none" else None,
+        keep=lambda carry: Carry(core=carry.core),
+        resume=lambda kept, before: remember(_restack(kept, before, initial_carry), before.action[-1]),
     )
+
+
+def _restack(kept: Carry, before: RowsBefore, initial_carry: Callable[[int], Carry]) -> Carry:
+    """Returns the carry behind some rows, with the frames that they and the resets among them leave in the stack."""
+    first = jnp.swapaxes(before.first, 0, 1)
+    _, frames = stack_frames(swap(seen(before.observation)), first, initial_carry(first.shape[0]).frames)
+    return dataclasses.replace(kept, frames=frames)
 
 
 def _initial_carry(config: NetworkConfig, spec: EnvSpec, batch_size: int) -> Carry:

@@ -63,6 +63,10 @@ class NetworkFunctions(Generic[Output]):
         rows: (params, trajectory of [T, B], rows [R, B] int32) -> output of [R, B, ...]: the outputs of `unroll` at the
             given rows, 0 to T, of each environment, in the time and memory of R rows. None if a row's output depends on
             that of the rows before it, as in recurrent networks.
+        keep: (carry) -> the carry without what `resume` makes anew: a recurrent core's state, if there is one.
+        resume: (result of `keep`, rows before) -> the whole carry. The rows have `observation`, `first` and `action` of
+            [R, B, ...], R at least one, and one less than the frames of a stack; the carry is that before the row after
+            them, as the actor had it.
     """
 
     init: Callable[[jax.Array], PyTree]
@@ -71,6 +75,8 @@ class NetworkFunctions(Generic[Output]):
     remember: Callable[[PyTree, jax.Array], PyTree] = forget_action
     unroll: Callable[[PyTree, Trajectory], tuple[Output, PyTree]]
     rows: Callable[[PyTree, Trajectory, jax.Array], Output] | None = None
+    keep: Callable[[PyTree], PyTree] = lambda carry: carry
+    resume: Callable[[PyTree, Any], PyTree] = lambda carry, before: carry
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

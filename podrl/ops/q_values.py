@@ -8,6 +8,8 @@ insert collectives when the batch is sharded.
 import jax
 import jax.numpy as jnp
 
+_RESCALED_LINEARLY = 1e-3  # Keeps the inverse of `rescale_value` from growing too fast.
+
 
 def greedy_action(q_values: jax.Array) -> jax.Array:
     """Returns the action of the largest value, the first of equal ones; [..., A] -> [...] int32."""
@@ -64,3 +66,40 @@ def double_q_value(q_values: jax.Array, selector: jax.Array) -> jax.Array:
     Source: van Hasselt et al. 2016, arXiv:1509.06461, equation 4.
     """
     return value_of_action(q_values, greedy_action(selector))
+
+
+def rescale_value(x: jax.Array) -> jax.Array:
+    """Computes h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x, by which values of any scale can be learned.
+
+    Elementwise. In place of clipped rewards: the network's values are h of returns.
+
+    Source: Pohlen et al. 2018, arXiv:1805.11593, proposition A.2.
+    """
+    return jnp.sign(x) * (jnp.sqrt(jnp.abs(x) + 1) - 1) + _RESCALED_LINEARLY * x
+
+
+def unscale_value(x: jax.Array) -> jax.Array:
+    """Computes the inverse of `rescale_value`, elementwise, without its loss of digits near zero."""
+    size, linear = jnp.abs(x), _RESCALED_LINEARLY
+    # With u = sqrt(1 + |h^-1|) the equation is linear u^2 + u - (1 + linear + |x|) = 0, and this is u - 1.
+    left = 2 * size / (1 + 2 * linear + jnp.sqrt(1 + 4 * linear * (1 + linear + size)))
+    return jnp.sign(x) * left * (left + 2)
+
+
+def sequence_priority(errors: jax.Array, mask: jax.Array, *, share_of_max: float) -> jax.Array:
+    """Computes sequences' priorities: a mixture of the largest and the mean absolute temporal difference.
+
+    Args:
+        errors: [T, B] temporal differences, as the loss takes them.
+        mask: [T, B] bool; the rows that were learned from. A sequence without any has priority 0.
+        share_of_max: Weight of the largest; the mean has the rest.
+
+    Returns:
+        [B].
+
+    Source: Kapturowski et al. 2019, Recurrent experience replay in distributed reinforcement learning, ICLR, section
+    2.3.
+    """
+    sizes = jnp.where(mask, jnp.abs(errors), 0.0)
+    mean = jnp.sum(sizes, axis=0) / jnp.maximum(jnp.sum(mask, axis=0), 1)
+    return share_of_max * jnp.max(sizes, axis=0) + (1 - share_of_max) * mean

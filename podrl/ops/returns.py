@@ -77,3 +77,33 @@ def lambda_returns(
 
     rows = (rewards, discounts, is_transition, values[:-1], values[1:])
     return jax.lax.scan(accumulate, values[-1], rows, reverse=True)[1]
+
+
+def n_step_returns(
+    values: jax.Array, rewards: jax.Array, discounts: jax.Array, is_transition: jax.Array, *, num_steps: int
+) -> jax.Array:
+    """Returns over `num_steps` steps: their discounted rewards, then the value of the row behind them.
+
+    G_t = r_t + discount_t r_{t+1} + ... + (product of n discounts) V_{t+n}. There are fewer steps where the trajectory
+    ends before, with the value of its last row, and where a reset row comes before: a truncated episode bootstraps from
+    the value of its final observation and nothing later.
+
+    Args:
+        values: [T+1, B] estimates; the last row bootstraps.
+        rewards: [T, B] in the units of the return, after any clipping by the agent.
+        discounts: [T, B] in [0, 1]; zero where the episode terminated, not where it was truncated.
+        is_transition: [T, B] bool; false on reset rows, whose values are those of no transition.
+        num_steps: n, at least 1.
+
+    Returns:
+        Returns [T, B], on reset rows the values; no gradient flows through them.
+
+    Source: Mnih et al. 2016, arXiv:1602.01783, section 4; with double Q-learning Kapturowski et al. 2019, R2D2,
+    equation 1.
+    """
+    values, rewards, discounts = jax.lax.stop_gradient((values, rewards, discounts))
+    returns = values
+    for _ in range(num_steps):
+        longer = jnp.where(is_transition, rewards + discounts * returns[1:], values[:-1])
+        returns = jnp.concatenate([longer, values[-1:]])
+    return returns[:-1]

@@ -23,11 +23,10 @@ from jax import numpy as jnp
 import numpy as np
 
 from podrl.config.config import ReplayConfig
-from podrl.replay.interface import Draws, Replay
-from podrl.types import Trajectory
+from podrl.replay.interface import Draws, Replay, ring_key
+from podrl.types import Sample, Trajectory
 
 _NO_INDEX: Any = ()  # For what is done to all leaves but this one, which has no batches.
-_NO_DRAW = np.uint32(2**32 - 2)  # Folded into the learner's key for the ring's: no user of that key splits it so often.
 
 
 @struct.dataclass(kw_only=True)
@@ -70,7 +69,7 @@ def make_batch_replay(config: ReplayConfig, rollouts: Trajectory) -> Replay:
         init=functools.partial(make_batch_ring, rollouts, config.batches),
         insert=functools.partial(insert_batch, uses=config.uses),
         draw=functools.partial(draw_batches, uses=config.uses),
-        gather=gather_batch,
+        gather=lambda ring, slot: evenly_weighted(gather_batch(ring, slot)),
         size=num_batches,
     )
 
@@ -92,7 +91,7 @@ def make_batch_ring(rollouts: Trajectory, num_batches: int, key: jax.Array) -> B
     counts = RingCounts(
         inserted=jnp.zeros((), jnp.int32),
         left=jnp.zeros(num_batches, jnp.int32),
-        key=jax.random.fold_in(key, _NO_DRAW),
+        key=ring_key(key),
     )
     env_index = jnp.zeros(rollouts.env_index.shape, rollouts.env_index.dtype)
     return BatchRing(batches=dataclasses.replace(batches, env_index=env_index), counts=counts)
@@ -147,6 +146,11 @@ def gather_batch(ring: BatchRing, slot: jax.Array) -> Trajectory:
     batches = jax.tree.map(read, dataclasses.replace(ring.batches, env_index=_NO_INDEX))
     batch = batches.map(lambda x: jnp.swapaxes(x, 0, 1), lambda x: x)
     return dataclasses.replace(batch, env_index=ring.batches.env_index)
+
+
+def evenly_weighted(rollouts: Trajectory) -> Sample:
+    """Returns whole rollouts [T, B] as a sample in which all count alike."""
+    return Sample(trajectory=rollouts, weight=jnp.ones(rollouts.env_index.shape, jnp.float32))
 
 
 def num_batches(ring: BatchRing) -> jax.Array:

@@ -6,6 +6,9 @@ rollout's bootstrap row lies where the next rollout's first will be, since they 
 reopened they are not: the reopened environment's first row takes the bootstrap row's place, so the step before it
 counts as a reset and the sequence ends as at a truncation, one step early.
 
+A rollout that is not fit to learn from, such as one with NaN, is written like any other, since its environments
+continue from it. No sequence with a row of it is drawn.
+
 The functions here see the environments of one device. `podrl.replay.sharded` maps them over all.
 """
 
@@ -18,6 +21,7 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
+import numpy as np
 
 from podrl.replay.shape import RingShape
 from podrl.replay.tiles import from_tiles, tile_shape, to_tiles
@@ -49,7 +53,7 @@ class RingRows:
 
 @struct.dataclass(kw_only=True)
 class SequenceRing:
-    """The newest experience of B environments. All but `inserted` is split over the mesh axis `data`.
+    """The newest experience of B environments. Split over the mesh axis `data`, except for scalars.
 
     Attributes:
         rows: [B, rows, ...].
@@ -60,6 +64,8 @@ class SequenceRing:
         peak: [groups] float32; the largest priority so far of each group, which new starts get. `()` without priority.
         env_index: [B] uint32; which of the job's environments these are.
         inserted: [] int32; unrolls inserted, less whole turns of the ring after the first.
+        fit_unrolls: [] int32; unrolls inserted since the newest one that is not fit, up to `RingShape.unbarred`.
+        key: A typed PRNG key, from which the keys of all draws are split; `()` where the caller has them.
     """
 
     rows: RingRows
@@ -68,6 +74,8 @@ class SequenceRing:
     peak: PyTree
     env_index: jax.Array
     inserted: jax.Array
+    fit_unrolls: jax.Array
+    key: PyTree = ()
 
 
 @struct.dataclass(kw_only=True)
@@ -110,13 +118,17 @@ def empty_ring(shape: RingShape, rollout: Trajectory) -> SequenceRing:
         peak=jnp.ones(shape.groups) if has_priority else (),
         env_index=jnp.zeros(num_envs, jnp.uint32),
         inserted=jnp.zeros((), jnp.int32),
+        fit_unrolls=jnp.full((), shape.unbarred, jnp.int32),
     )
 
 
-def insert_rollout(shape: RingShape, ring: SequenceRing, rollout: Trajectory) -> SequenceRing:
+def insert_rollout(
+    shape: RingShape, ring: SequenceRing, rollout: Trajectory, fit: jax.Array | bool = True
+) -> SequenceRing:
     """Writes a rollout [T, B] over the oldest unroll; in place if the ring is donated.
 
     Starts whose rows are overwritten end, and those whose last row has come begin with their group's peak priority.
+    Where the rollout is not `fit` [], its rows are in no sequence that is drawn.
     """
     unroll = ring.inserted % shape.unrolls
     row = unroll * shape.unroll_length
@@ -136,13 +148,16 @@ def insert_rollout(shape: RingShape, ring: SequenceRing, rollout: Trajectory) ->
     )
     inserted = ring.inserted + 1
     inserted = jnp.where(inserted == 2 * shape.unrolls, shape.unrolls, inserted)
-    return SequenceRing(
+    fit_unrolls = jnp.where(fit, jnp.minimum(ring.fit_unrolls + 1, shape.unbarred), 0)
+    has_priority = shape.priority_exponent is not None
+    return dataclasses.replace(
+        ring,
         rows=dataclasses.replace(rows, **shown),
         carry=carry,
-        priority=ring.priority if shape.priority_exponent is None else _begin_and_end(shape, ring, inserted),
-        peak=ring.peak,
+        priority=_begin_and_end(shape, ring, inserted, fit_unrolls) if has_priority else (),
         env_index=rollout.env_index,
         inserted=inserted,
+        fit_unrolls=fit_unrolls,
     )
 
 
@@ -184,6 +199,23 @@ def gather_sequences(
     return Sequences(trajectory=trajectory, before=RingRows(**jax.tree.map(lambda x: x[:split], taken)))
 
 
+def reorder_sequences(ring: SequenceRing, env_index: np.ndarray) -> SequenceRing:
+    """The same ring for a topology whose batches have their environments in another order.
+
+    Args:
+        ring: The ring, not empty.
+        env_index: [B] uint32; the order in which that topology joins its environments.
+    """
+    place = jnp.argsort(ring.env_index)[env_index]
+    by_env = (ring.rows, ring.carry, ring.priority, ring.env_index)
+    rows, carry, priority, index = jax.tree.map(lambda x: jnp.take(x, place, axis=0), by_env)
+    peak = ring.peak
+    if not isinstance(peak, tuple):
+        size = len(env_index) // len(peak)
+        peak = jnp.take(peak, place[::size] // size, axis=0)
+    return dataclasses.replace(ring, rows=rows, carry=carry, priority=priority, peak=peak, env_index=index)
+
+
 def group_offsets(shape: RingShape, num: int) -> jax.Array:
     """Returns, for `num` draws of this device's groups in turn, the position of each one's group, [num] int32."""
     return jnp.arange(num, dtype=jnp.int32) // shape.draws * shape.group_size
@@ -192,15 +224,19 @@ def group_offsets(shape: RingShape, num: int) -> jax.Array:
 _BOOTSTRAPPED = ("observation", "first")  # Fields with T + 1 rows.
 
 
-def _begin_and_end(shape: RingShape, ring: SequenceRing, inserted: jax.Array) -> jax.Array:
+def _begin_and_end(shape: RingShape, ring: SequenceRing, inserted: jax.Array, fit_unrolls: jax.Array) -> jax.Array:
     """Returns the priorities after an insertion."""
     per_unroll = shape.unroll_length // shape.stride
     newest_row = inserted * per_unroll - 1
     start = newest_row - (newest_row - jnp.arange(shape.starts)) % shape.starts
     oldest, newest = shape.live(inserted)
     is_live = (oldest <= start) & (start <= newest)
+    is_new = start > newest - per_unroll
+    # A barred rollout also ends the starts whose bootstrap row its first row overwrites.
+    is_barred = (fit_unrolls == 0) & (start * shape.stride + shape.length >= (inserted - 1) * shape.unroll_length)
+    is_barred |= is_new & (start < shape.first_unbarred(inserted, fit_unrolls))
     peak = jnp.repeat(ring.peak, shape.group_size)[:, None]
-    return jnp.where(is_live & (start > newest - per_unroll), peak, jnp.where(is_live, ring.priority, 0))
+    return jnp.where(is_live & ~is_barred, jnp.where(is_new, peak, ring.priority), 0)
 
 
 def _laid_out(x: jax.Array) -> jax.Array:

@@ -49,6 +49,7 @@ def draw_starts(
     env_index: jax.Array,
     inserted: jax.Array,
     key: jax.Array,
+    fit_unrolls: jax.Array | None = None,
 ) -> Drawn:
     """Draws the sequences of several batches, with replacement, from the groups of one device.
 
@@ -59,12 +60,18 @@ def draw_starts(
         env_index: [B] uint32, `SequenceRing.env_index`.
         inserted: [] int32, `SequenceRing.inserted`.
         key: A typed PRNG key, the same on all devices; consumed.
+        fit_unrolls: [] int32, `SequenceRing.fit_unrolls`. A barred rollout has its starts' priorities 0; without
+            priorities what is older is not drawn either. None if there is none.
     """
     group = env_index[:: shape.group_size] // shape.group_size
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, group)
     num = num_batches * shape.draws
     if shape.priority_exponent is None:
-        env, slot, share = jax.vmap(functools.partial(_draw_alike, shape, num, inserted))(keys)
+        oldest, newest = shape.live(inserted)
+        if fit_unrolls is not None:
+            oldest = jnp.maximum(oldest, shape.first_unbarred(inserted, fit_unrolls))
+        live = jnp.maximum(newest - oldest + 1, 0)
+        env, slot, share = jax.vmap(functools.partial(_draw_alike, shape, num, oldest, live))(keys)
     else:
         flat = jnp.reshape(priority, (group.size, shape.group_size * shape.starts))
         index, share = jax.vmap(functools.partial(draw_by_priority, num))(flat, keys)
@@ -121,12 +128,15 @@ def importance_weights(probability: jax.Array, exponent: float) -> jax.Array:
 
 
 def _draw_alike(
-    shape: RingShape, num: int, inserted: jax.Array, key: jax.Array
+    shape: RingShape, num: int, oldest: jax.Array, live: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Draws live starts of a group, all alike; returns environments, starts and the probability of each, all [num]."""
+    """Draws from `live` starts of a group, all alike, the first of them `oldest`.
+
+    Returns:
+        Environments, starts and the probability of each, all [num].
+    """
     env_key, start_key = jax.random.split(key)
     env = jax.random.randint(env_key, (num,), 0, shape.group_size)
-    oldest, live = shape.live(inserted)[0], shape.num_live(inserted)
     start = oldest + jax.random.randint(start_key, (num,), 0, jnp.maximum(live, 1))
     share = jnp.where(live > 0, 1 / (jnp.maximum(live, 1) * shape.group_size), 0)
     return env, start % shape.starts, jnp.broadcast_to(share, (num,))

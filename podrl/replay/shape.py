@@ -101,6 +101,20 @@ class RingShape:
         """Starts after the oldest row for which a row before them is overwritten, by the bootstrap row at least."""
         return -(-(self.before + 1) // self.stride)
 
+    @property
+    def unbarred(self) -> int:
+        """`SequenceRing.fit_unrolls` at its largest: no rollout in the ring is barred."""
+        return 2 * self.unrolls
+
+    def first_unbarred(self, inserted: jax.Array, fit_unrolls: jax.Array) -> jax.Array:
+        """Returns the first start, [] int32, all of whose rows came after the newest rollout that is barred.
+
+        Args:
+            inserted: [] int32; `SequenceRing.inserted`.
+            fit_unrolls: [] int32; `SequenceRing.fit_unrolls`.
+        """
+        return -(-((inserted - fit_unrolls) * self.unroll_length + self.before) // self.stride)
+
     def live(self, inserted: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the oldest and the newest live start, both [] int32; the newest is smaller if there is none.
 

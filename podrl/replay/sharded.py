@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import jax
+from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from podrl.replay.priorities import write_priorities
@@ -31,8 +32,9 @@ class SequenceReplay:
 
     Attributes:
         shape: The ring's numbers.
-        init: () -> SequenceRing without a row.
-        insert: (ring, rollout) -> ring. The rollout is [T, B], raw, its `carry` without a frame stack.
+        init: () -> SequenceRing without a row, and without a key.
+        insert: (ring, rollout, fit=True) -> ring. The rollout is [T, B], raw, its `carry` without a frame stack. No
+            sequence with a row of one that is not `fit` [] bool is drawn.
         draw: (ring, key, num_batches) -> Drawn of [num_batches, N].
         gather: (ring, drawn) -> Sequences [L, N], of `drawn` of one batch, [N].
         write: (ring, drawn, priority) -> ring. Both are of all batches, [K, N]. Without an exponent it writes nothing.
@@ -41,7 +43,7 @@ class SequenceReplay:
 
     shape: RingShape
     init: Callable[[], SequenceRing]
-    insert: Callable[[SequenceRing, Trajectory], SequenceRing]
+    insert: Callable[..., SequenceRing]
     draw: Callable[[SequenceRing, jax.Array, int], Drawn]
     gather: Callable[[SequenceRing, Drawn], Sequences]
     write: Callable[[SequenceRing, Drawn, jax.Array], SequenceRing]
@@ -61,18 +63,20 @@ def make_sequence_replay(mesh: Mesh, shape: RingShape, rollout: Trajectory) -> S
     timed: Any = PartitionSpec(None, "data")
     whole: Any = PartitionSpec()
     ring_specs = jax.tree.map(lambda _: split, jax.eval_shape(functools.partial(empty_ring, shape, rollout)))
-    ring_specs = dataclasses.replace(ring_specs, inserted=whole)
+    ring_specs = dataclasses.replace(ring_specs, inserted=whole, fit_unrolls=whole)
     rollout_specs = rollout.map(lambda _: timed, lambda _: split)
     local = functools.partial(jax.shard_map, mesh=mesh)
 
-    def insert(ring: SequenceRing, rollout: Trajectory) -> SequenceRing:
+    def insert(ring: SequenceRing, rollout: Trajectory, fit: jax.Array | bool = True) -> SequenceRing:
         block = functools.partial(insert_rollout, shape)
-        return local(block, in_specs=(ring_specs, rollout_specs), out_specs=ring_specs)(ring, rollout)
+        mapped = local(block, in_specs=(ring_specs, rollout_specs, whole), out_specs=ring_specs)
+        return mapped(ring, rollout, jnp.asarray(fit))
 
     def draw(ring: SequenceRing, key: jax.Array, num_batches: int) -> Drawn:
         block = functools.partial(draw_starts, shape, num_batches)
-        specs = (ring_specs.priority, split, whole, whole)
-        return local(block, in_specs=specs, out_specs=timed)(ring.priority, ring.env_index, ring.inserted, key)
+        specs = (ring_specs.priority, split, whole, whole, whole)
+        mapped = local(block, in_specs=specs, out_specs=timed)
+        return mapped(ring.priority, ring.env_index, ring.inserted, key, ring.fit_unrolls)
 
     def gather(ring: SequenceRing, drawn: Drawn) -> Sequences:
         block = functools.partial(gather_sequences, shape, rollout)

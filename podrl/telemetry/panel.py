@@ -123,6 +123,8 @@ def _details(row: Mapping[str, Any], workdir: str) -> Table:
             grid.add_row(thread, _coloured(spent))
     if (size := _number(row, "replay/size")) is not None:
         kept = f"{size:.0f} in the ring  age {_value(row, 'replay/age')}  learned {_value(row, 'replay/ratio')} times"
+        if "replay/priority_mean" in row:
+            kept += f"  priority {_value(row, 'replay/priority_mean')} (max {_value(row, 'replay/priority_max')})"
         grid.add_row("replay", Text(kept))
     if numbers := _info_numbers(row):
         grid.add_row("info", Text("  ".join(numbers), no_wrap=True, overflow="ellipsis"))

@@ -167,9 +167,14 @@ def test_acting_needs_neither_the_optimizer_nor_the_key(case):
 
 
 def test_the_carry_is_forgotten_where_an_episode_opens(case):
-    """In whatever shows it: the actions of many environments, what is recorded of them, or the next carry."""
+    """In whatever shows it: the actions of many environments, what is recorded of them, or the next carry.
+
+    What acting never changes is no memory, such as how much an environment explores.
+    """
     params = case.params_further_from_uniform()
-    stale = jax.tree.map(lambda x: np.asarray(np.asarray(x) + 1, x.dtype), case.carry)
+    acted = case.act(params, make_timestep(case.spec, False), case.carry, case.keys)[2]
+    moves = jax.tree.map(lambda x, y: bool(np.any(np.asarray(x) != np.asarray(y))), case.carry, acted)
+    stale = jax.tree.map(lambda x, moved: np.asarray(np.asarray(x) + moved, x.dtype), case.carry, moves)
 
     def act(first, carry):
         return jax.device_get(case.act(params, make_timestep(case.spec, first), carry, case.keys))

@@ -9,6 +9,7 @@ import pytest
 
 from podrl.agents.parts.interface import Batch, Fresh, Sample
 from podrl.agents.parts.updating import make_update
+from podrl.replay.interface import Draws, Replay
 from podrl.types import LearnerState
 from tests.agents.test_impala import chain
 from tests.short_runs import make_agent, make_config
@@ -74,3 +75,63 @@ def test_an_agent_that_learns_from_rollouts_says_so_where_there_are_none():
     agent, _ = make_agent(make_config())
     with pytest.raises(ValueError, match="Found a batch without rollouts"):
         agent.learn(agent.init(jax.random.key(0)), Batch())
+
+
+class TestByPriority:
+    """A replay of numbers: its rollouts' rewards are the places that are drawn."""
+
+    def update(self, used, priorities=(5.0, jnp.nan, 2.0)):
+        """One update of three draws of two sequences each, and what the replay was asked to write."""
+        written = []
+
+        def draw(ring):
+            return ring, Draws(place=jnp.arange(1.0, 4.0), used=jnp.array(used), age=jnp.array([1.0, 2.0, 6.0]))
+
+        def gather(ring, place):
+            return Sample(trajectory=rewards(1), weight=jnp.full(1, place * ring["scale"]))
+
+        def write(ring, draws, priority):
+            written.append(priority)
+            return {**ring, "scale": 100.0}
+
+        replay = Replay(
+            init=lambda key: (),
+            insert=lambda ring, rollouts, fit: {**ring, "scale": 10.0},
+            draw=draw,
+            gather=gather,
+            write=write,
+            size=lambda ring: jnp.int32(1),
+            share=0.5,
+        )
+        agent = make_counting_agent([])
+
+        def learn(state, batch):
+            learned, metrics, _ = agent.learn(state, batch)
+            step = state.learner_step
+            return learned, metrics, jnp.stack([jnp.array(priorities)[step], 1.0 * step])
+
+        update = jax.jit(make_update(dataclasses.replace(agent, learn=learn), replay))
+        state = make_state(replay={"scale": jnp.float32(0)})
+        state, metrics = update(state, Fresh(rollouts=rewards(1)))
+        assert len(written) == 1
+        return state, metrics, written
+
+    def test_all_is_drawn_after_the_insertion_and_priorities_are_written_once_after_the_last_step(self):
+        state, metrics, written = self.update([True, True, True])
+        assert float(state.params) == 100 + 10 * (1 + 2 + 3)
+        assert (int(state.step), int(state.learner_step), float(state.replay["scale"])) == (1, 3, 100)
+        assert written[0].shape == (3, 2)
+        assert float(metrics["replay/ratio"]) == 1.5
+        assert float(metrics["replay/age"]) == 3
+        assert float(metrics["replay/priority_max"]) == 5
+        np.testing.assert_allclose(metrics["replay/priority_mean"], (5 + 0 + 0 + 1 + 2 + 2) / 6)
+
+    def test_draws_that_are_not_used_teach_nothing_and_metrics_stay_finite(self):
+        state, metrics, _ = self.update([True, False, False])
+        assert float(state.params) == 100 + 10
+        assert int(state.learner_step) == 1
+        state, metrics, _ = self.update([False, False, False])
+        assert float(state.params) == 100
+        assert (int(state.step), int(state.learner_step)) == (1, 0)
+        assert all(np.isfinite(x) for x in metrics.values())
+        assert float(metrics["replay/ratio"]) == float(metrics["loss/total"]) == 0

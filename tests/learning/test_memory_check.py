@@ -35,6 +35,14 @@ def test_sizes_beyond_memory_are_refused_with_bytes_and_keys(monkeypatch, values
     assert "\n" not in said
 
 
+def test_a_ring_beyond_memory_is_refused_with_its_capacity(monkeypatch):
+    monkeypatch.setattr(memory_check, "host_memory_bytes", lambda: 2**30)
+    sizes = {"actors__num_envs": 32, "replay__groups": 8, "replay__capacity": 10**8, "replay__ratio": 40.0}
+    sizes |= {"topology__actor_devices_per_process": 1, "topology__learner_devices_per_process": 1}
+    with pytest.raises(ConfigError, match=r"replay \d.* Lower replay.capacity=100000000, actors.num_envs=32"):
+        assemble(make_config(agent="r2d2", **sizes))
+
+
 def test_more_frames_than_a_compiler_takes_are_refused():
     with pytest.raises(ConfigError, match=r"network\.frame_stack=2000 is more than 1024 frames"):
         assemble(make_config(network__frame_stack=2000, actors__num_envs=32))

@@ -81,6 +81,10 @@ class TestMemory:
         assert abs(learn("ppo_memory", self.STEPS, "--config.network.core=none")) < 0.5
 
     @pytest.mark.slow
+    def test_r2d2_learns_to_remember(self):
+        assert learn("r2d2_memory", "--config.total_env_steps=500_000", until=0.6) >= 0.6
+
+    @pytest.mark.slow
     def test_impala_learns_to_remember(self):
         assert learn("impala_memory", "--config.total_env_steps=500_000", until=0.9) >= 0.9
 

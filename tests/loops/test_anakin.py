@@ -209,8 +209,18 @@ class TestResume:
         assert "This run is finished: it has 384 env steps, in 12 updates." in caplog.text
 
     @pytest.mark.slow
-    def test_so_it_does_with_a_ring_of_batches(self, tmp_path, monkeypatch, caplog):
-        ring = {"agent": "impact", "replay__batches": 3, "replay__uses": 2}
+    @pytest.mark.parametrize(
+        "ring",
+        [
+            {"agent": "impact", "replay__batches": 3, "replay__uses": 2},
+            {
+                **{"agent": "r2d2", "agent__starts": "rows", "agent__burn_in": 0, "agent__length": 1},
+                **{"replay__capacity": 160, "replay__batch": 16, "replay__groups": 2, "replay__min_steps": 100},
+            },
+        ],
+        ids=["batches", "sequences"],
+    )
+    def test_so_it_does_with_a_ring(self, tmp_path, monkeypatch, caplog, ring):
         monkeypatch.setattr(TestResume, "OVERRIDES", {**self.OVERRIDES, **ring})
         self.test_stopping_anywhere_and_going_on_changes_nothing(tmp_path, caplog)
 

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.ops.q_values import double_q_value, epsilon_greedy, greedy_action, value_of_action
+from podrl.ops.q_values import (
+    double_q_value,
+    epsilon_greedy,
+    greedy_action,
+    rescale_value,
+    sequence_priority,
+    unscale_value,
+    value_of_action,
+)
 
 INF = float("inf")
 
@@ -47,3 +55,21 @@ def test_the_greedy_action_is_the_first_of_the_best():
 def test_double_q_values_what_the_other_network_chooses():
     q_values, selector = jnp.array([[9.0, 2.0, 3.0]]), jnp.array([[-INF, 1.0, 0.0]])
     np.testing.assert_array_equal(double_q_value(q_values, selector), [2.0])
+
+
+def test_values_are_rescaled_and_back_without_loss():
+    """By hand: h(3) = 1 + 0.003, and its sign; the inverse keeps digits near zero and far from it."""
+    np.testing.assert_allclose(rescale_value(jnp.array([3.0, -8.0, 0.0])), [1.003, -2.008, 0.0], rtol=1e-6)
+    sizes = 10.0 ** np.arange(-7, 7)
+    values = np.concatenate([sizes, -sizes, [0.0]]).astype(np.float32)
+    exact = np.sign(values) * (np.sqrt(np.abs(values.astype(np.float64)) + 1) - 1) + 1e-3 * values.astype(np.float64)
+    np.testing.assert_allclose(unscale_value(exact.astype(np.float32)), values, rtol=1e-5)
+    back = unscale_value(rescale_value(jnp.array([1.0, 10.0, 1000.0])))
+    np.testing.assert_allclose(back, [1.0, 10.0, 1000.0], rtol=1e-5)
+
+
+def test_priorities_mix_the_largest_and_the_mean_error_of_the_rows_that_count():
+    errors = jnp.array([[1.0, -4.0, 9.0], [-3.0, 2.0, 9.0], [jnp.nan, 0.0, 9.0]])
+    mask = jnp.array([[True, True, False], [True, True, False], [False, True, False]])
+    expected = [0.9 * 3 + 0.1 * 2, 0.9 * 4 + 0.1 * 2, 0.0]
+    np.testing.assert_allclose(sequence_priority(errors, mask, share_of_max=0.9), expected, rtol=1e-6)

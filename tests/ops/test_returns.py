@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.ops.returns import clip_reward, gae, lambda_returns
+from podrl.ops.returns import clip_reward, gae, lambda_returns, n_step_returns
 
 
 def paper_sum(values, rewards, discounts, is_transition, lambda_):
@@ -134,6 +134,36 @@ def n_step_return(values, rewards, discounts, start, end, b):
         total += weight * np.float64(rewards[t, b])
         weight *= np.float64(discounts[t, b])
     return total + weight * values[end, b]
+
+
+class TestNStepReturns:
+    @pytest.mark.parametrize("num_steps", [1, 3, 20])
+    def test_each_ends_after_so_many_steps_at_a_reset_or_at_the_end(self, num_steps):
+        for seed in range(4):
+            values, rewards, discounts, mask = random_inputs(seed, 10, 3)
+            found = n_step_returns(values, rewards, discounts, mask, num_steps=num_steps)
+            for t, b in np.ndindex(*rewards.shape):
+                end = t
+                while end < min(t + num_steps, len(rewards)) and mask[end, b]:
+                    end += 1
+                np.testing.assert_allclose(found[t, b], n_step_return(values, rewards, discounts, t, end, b), atol=2e-5)
+
+    def test_one_step_by_hand(self):
+        """A step, a termination, and a truncation: its final observation is the row of the reset."""
+        values, rewards = np.array([[1.0], [2.0], [3.0], [4.0]]), np.array([[10.0], [20.0], [30.0]])
+        discounts, mask = np.array([[0.5], [0.0], [1.0]]), np.array([[True], [True], [False]])
+        found = n_step_returns(values, rewards, discounts, mask, num_steps=2)
+        np.testing.assert_allclose(found[:, 0], [10 + 0.5 * 20, 20, 3])
+        truncated = n_step_returns(values, rewards, np.ones((3, 1)), mask, num_steps=3)
+        np.testing.assert_allclose(truncated[:, 0], [10 + 20 + 3, 20 + 3, 3])
+
+    def test_no_gradient_flows_and_a_reset_rows_reward_is_not_seen(self):
+        values, rewards, discounts, mask = random_inputs(5, 6, 2)
+        poisoned = np.where(mask, rewards, np.nan)
+        both = [n_step_returns(values, x, discounts, mask, num_steps=3) for x in (poisoned, rewards)]
+        np.testing.assert_array_equal(*both)
+        gradient = jax.grad(lambda values: jnp.sum(n_step_returns(values, rewards, discounts, mask, num_steps=3)))
+        np.testing.assert_array_equal(gradient(jnp.asarray(values)), 0.0)
 
 
 def test_rewards_are_clipped_on_both_sides_or_not_at_all():

@@ -89,7 +89,9 @@ def test_what_is_drawn_is_what_was_inserted():
     gather = jax.jit(replay.gather)
     assert int(replay.size(ring)) == 3
     for number in (11, 12, 13):
-        jax.tree.map(np.testing.assert_array_equal, gather(ring, number % 3), make_rollouts(number))
+        sample = gather(ring, number % 3)
+        jax.tree.map(np.testing.assert_array_equal, sample.trajectory, make_rollouts(number))
+        np.testing.assert_array_equal(sample.weight, 1)
 
 
 def test_a_batch_that_is_never_learned_from_again_is_a_mistake():
@@ -120,7 +122,7 @@ def train(num_devices, num_updates=7, num_pools=2, num_envs=16):
     config = make_config(**RING, actors__num_envs=num_envs, actors__unroll_length=5)
     agent, spec = make_agent(config)
     mesh = mesh_of(num_devices)
-    learner = Learner(agent, mesh, replay=make_replay(config, agent, spec))
+    learner = Learner(agent, mesh, replay=make_replay(config, agent, spec, mesh))
     state, found = learner.init(seed=3), []
     for update in range(num_updates):
         batch = random_trajectory(agent, spec, length=5, num_envs=num_envs, seed=update)
@@ -159,7 +161,7 @@ def test_what_is_not_finite_fails_the_update_that_inserts_it_and_is_never_drawn(
     config = make_config(**RING)
     agent, spec = make_agent(config)
     mesh = mesh_of(1)
-    learner = Learner(agent, mesh, replay=make_replay(config, agent, spec), skips_nonfinite=True)
+    learner = Learner(agent, mesh, replay=make_replay(config, agent, spec, mesh), skips_nonfinite=True)
     state, skipped = learner.init(seed=3), []
     for update in range(9):
         batch = random_trajectory(agent, spec, length=4, num_envs=8, seed=update)

@@ -105,6 +105,12 @@ class TestInOneProcess:
                 "network__normalize_rewards": True,
             },
             {"network__core": "lstm", "network__core_size": 8, "network__last_action": True},
+            {
+                **{"agent": "r2d2", "agent__burn_in": 4, "agent__length": 4, "replay__batch": 8, "replay__groups": 2},
+                **{"replay__capacity": 5 * 8 * 4, "replay__ratio": 2.0, "agent__target_period": 3},
+                **{"network__core": "lstm", "network__core_size": 8, "network__frame_stack": 3},
+                **{"network__normalize_observations": True, "network__normalize_rewards": True},
+            },
         ],
     )
     def test_nor_on_several_devices_with_other_lags_running_statistics_shuffled_minibatches_or_memory(

@@ -195,6 +195,17 @@ class TestPanel:
         for part in ("1.23 (max 4.00)", "length 812.4", "learn 71%  wait_rollouts 22%  other 4%  publish 3%"):
             assert part in shown
 
+    def test_a_ring_shows_its_size_and_its_priorities(self):
+        ring = {"replay/size": 782.0, "replay/age": 240.5, "replay/ratio": 1.5}
+        spread = {"replay/priority_mean": 0.25, "replay/priority_max": 3.5}
+        for row, rest in ((ring, "learned 1.50 times"), (ring | spread, "times  priority 0.25 (max 3.50)")):
+            file = io.StringIO()
+            with _display(file, Clock(), force_terminal=True, width=100) as display:
+                display.update(ROW | row)
+            (line,) = (line for line in _last_panel(file) if "in the ring" in line)
+            assert "782 in the ring  age 240" in line
+            assert rest in line
+
     @pytest.mark.parametrize(
         ("ended", "parts"),
         [

@@ -9,7 +9,7 @@ import jax
 
 from podrl.actions import ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions
 from podrl.config.config import check
-from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
+from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Sample, Timestep, Trajectory
 
 _KINDS = {
     DiscreteActions: "one choice",
@@ -37,6 +37,31 @@ def check_actions(config: Any, spec: EnvSpec) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceShape:
+    """The sequences that an agent learns from, drawn from a ring of the newest steps (`replay.capacity`).
+
+    Its config has fields `burn_in` and `length`.
+
+    Attributes:
+        burn_in: Rows that only warm up the carry.
+        length: Transitions that are learned from, behind those.
+        extra: Rows behind those, for targets over several steps.
+        from_every_row: Whether a sequence can start at every row, without a stored carry, and not only where an unroll
+            starts.
+    """
+
+    burn_in: int
+    length: int
+    extra: int = 0
+    from_every_row: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of a sequence."""
+        return self.burn_in + self.length + self.extra
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class UpdateShape:
     """How an update divides its batch; a property `update_shape` of every agent's `AgentConfig` says it.
 
@@ -47,6 +72,7 @@ class UpdateShape:
         loops_steps: Whether the agent makes a loop of its optimizer steps, see `Partition.rolls_steps`. Otherwise each
             is a copy of its own in the compiled program.
         replays: Whether the agent can learn from batches of earlier updates, several times (`replay.batches`).
+        sequences: What the agent learns from if that is sequences from a ring; None if it is whole batches.
     """
 
     minibatches: int = 1
@@ -54,6 +80,7 @@ class UpdateShape:
     divides_rows: bool = False
     loops_steps: bool = False
     replays: bool = False
+    sequences: SequenceShape | None = None
 
     @property
     def optimizer_steps(self) -> int:
@@ -79,19 +106,6 @@ class Partition:
     micro_batches: int = 1
     rolls_micro_batches: bool = False
     rolls_steps: bool = True
-
-
-@struct.dataclass(kw_only=True)
-class Sample:
-    """Trajectories to learn from.
-
-    Attributes:
-        trajectory: [T, B]; fresh, or drawn from replay or from recorded data.
-        weight: [B] float32; each trajectory's weight in the loss. Ones if it was not drawn by priority.
-    """
-
-    trajectory: Trajectory
-    weight: jax.Array
 
 
 @struct.dataclass(kw_only=True)
@@ -142,6 +156,8 @@ class Agent:
             statistics.
         divergence: (actor_params, actor_params, timestep, carry) -> [] float32, how far two policies are apart; None if
             the agent does not define it.
+        keep: (carry) -> pytree of [B, ...], what a ring of sequences keeps of `Trajectory.carry`. A sampled trajectory
+            has that as its carry; `learn` makes the rest of `Sample.before`.
     """
 
     init: Callable[[jax.Array], LearnerState]
@@ -152,3 +168,4 @@ class Agent:
     learn: Callable[[LearnerState, Batch], tuple[LearnerState, Metrics, jax.Array | None]]
     observe: Callable[[LearnerState, Trajectory], LearnerState] = lambda state, rollouts: state
     divergence: Callable[[PyTree, PyTree, Timestep, PyTree], jax.Array] | None = None
+    keep: Callable[[PyTree], PyTree] = lambda carry: carry

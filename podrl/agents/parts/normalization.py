@@ -14,6 +14,7 @@ Source: Engstrom et al. 2020, arXiv:2005.12729, sections 3 and A.2 (what PPO's i
 
 from collections.abc import Callable, Mapping
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,8 +84,12 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
     def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
         return agent.act_greedy(params["agent"], normalized(params, timestep), carry, keys)
 
-    def seen(statistics: Statistics, trajectory: Trajectory) -> Trajectory:
-        return dataclasses.replace(trajectory, observation=_normalized(statistics, trajectory.observation))
+    def seen(statistics: Statistics, rows: Any) -> Any:
+        return dataclasses.replace(rows, observation=_normalized(statistics, rows.observation))
+
+    def seen_sample(statistics: Statistics, sample: Sample) -> Sample:
+        before = sample.before if isinstance(sample.before, tuple) else seen(statistics, sample.before)
+        return dataclasses.replace(sample, trajectory=seen(statistics, sample.trajectory), before=before)
 
     def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
         acting = state.extra["observations"]
@@ -95,7 +100,7 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
         return dataclasses.replace(observed, extra=extra)
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array | None]:
-        learned = map_trajectories(batch, lambda trajectory: seen(state.extra["acting"], trajectory))
+        learned = map_samples(batch, lambda sample: seen_sample(state.extra["acting"], sample))
         new_state, metrics, priority = agent.learn(_unwrap(state), learned)
         return _wrap(new_state, state), metrics, priority
 
@@ -157,7 +162,9 @@ def normalize_rewards(agent: Agent, discount: float) -> Agent:
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array | None]:
         statistics = state.extra["returns"]
-        learned = map_trajectories(batch, lambda trajectory: _paid(statistics, trajectory))
+        learned = map_samples(
+            batch, lambda sample: dataclasses.replace(sample, trajectory=_paid(statistics, sample.trajectory))
+        )
         new_state, metrics, priority = agent.learn(_unwrap(state), learned)
         metrics = {**metrics, "value/return_deviation": jnp.sqrt(statistics.variance)}
         return _wrap(new_state, state), metrics, priority
@@ -171,6 +178,7 @@ def normalize_rewards(agent: Agent, discount: float) -> Agent:
         act_greedy=act_greedy,
         observe=observe,
         learn=learn,
+        keep=lambda carry: {"agent": agent.keep(carry["agent"])},
     )
 
 
@@ -220,13 +228,9 @@ def _paid(statistics: Statistics, trajectory: Trajectory) -> Trajectory:
     )
 
 
-def map_trajectories(batch: Batch, function: Callable[[Trajectory], Trajectory]) -> Batch:
-    """Applies `function` to every trajectory of a batch."""
-    return jax.tree.map(
-        lambda sample: dataclasses.replace(sample, trajectory=function(sample.trajectory)),
-        batch,
-        is_leaf=lambda node: isinstance(node, Sample),
-    )
+def map_samples(batch: Batch, function: Callable[[Sample], Sample]) -> Batch:
+    """Applies `function` to every sample of a batch."""
+    return jax.tree.map(function, batch, is_leaf=lambda node: isinstance(node, Sample))
 
 
 def _wrap(state: LearnerState, before: LearnerState) -> LearnerState:

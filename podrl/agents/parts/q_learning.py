@@ -1,17 +1,25 @@
-"""The functions that agents with action values share: acting epsilon-greedily, and how epsilon falls over the run."""
+"""The functions that agents with action values share: acting epsilon-greedily, and how epsilon is chosen.
+
+It falls over the run, or it is another constant for each environment.
+"""
 
 from collections.abc import Callable
+import dataclasses
 
+from flax import struct
 import jax
 from jax import numpy as jnp
 
 from podrl.agents.parts.actor_critic import make_init, make_initial_carry
 from podrl.agents.parts.interface import Agent, Batch
 from podrl.agents.parts.optimizing import OptimizerOverRun
+from podrl.config.config import check
 from podrl.networks.interface import QNetwork
 from podrl.ops.optimizers import share_left
 from podrl.ops.q_values import epsilon_greedy, greedy_action
 from podrl.types import LearnerState, Metrics, PyTree, Timestep
+
+_FEWEST_EXPLORERS = 4  # Of a group. With fewer, some group would hardly explore, or do little else.
 
 
 def make_q_agent(
@@ -51,6 +59,100 @@ def make_q_agent(
         act=act,
         act_greedy=act_greedy,
         learn=learn,
+    )
+
+
+@struct.dataclass(kw_only=True)
+class ExplorerCarry:
+    """The carry of an agent whose environments explore each with a probability of their own.
+
+    Attributes:
+        network: The network's carry.
+        epsilon: [B] float32; the probability of an action at random, which stays as it is through all episodes.
+    """
+
+    network: PyTree
+    epsilon: jax.Array
+
+
+def make_explorer_agent(
+    network: QNetwork,
+    optimizer: OptimizerOverRun,
+    epsilon_of: Callable[[jax.Array], jax.Array],
+    learn: Callable[[LearnerState, Batch], tuple[LearnerState, Metrics, jax.Array | None]],
+) -> Agent:
+    """Returns an agent that acts epsilon-greedily, in each environment with another epsilon; it records nothing.
+
+    Its carry is an `ExplorerCarry`, of which a ring keeps what the network keeps.
+
+    Args:
+        network: The network of action values.
+        optimizer: Makes the first state of the optimizer.
+        epsilon_of: (env_index [B] uint32) -> [B] float32.
+        learn: `Agent.learn`.
+    """
+    begin = make_initial_carry(network)
+
+    def act(
+        params: PyTree, timestep: Timestep, carry: ExplorerCarry, keys: jax.Array
+    ) -> tuple[jax.Array, PyTree, ExplorerCarry]:
+        output, inner = network.step(params, timestep, carry.network)
+        action = epsilon_greedy(keys, output.q_values, carry.epsilon)
+        return action, {}, dataclasses.replace(carry, network=network.remember(inner, action))
+
+    def act_greedy(
+        params: PyTree, timestep: Timestep, carry: ExplorerCarry, keys: jax.Array
+    ) -> tuple[jax.Array, ExplorerCarry]:
+        output, inner = network.step(params, timestep, carry.network)
+        action = greedy_action(output.q_values)
+        return action, dataclasses.replace(carry, network=network.remember(inner, action))
+
+    return Agent(
+        init=make_init(network, optimizer),
+        initial_carry=lambda env_index: ExplorerCarry(network=begin(env_index), epsilon=epsilon_of(env_index)),
+        actor_params=lambda state: state.params,
+        act=act,
+        act_greedy=act_greedy,
+        learn=learn,
+        keep=lambda carry: network.keep(carry.network),
+    )
+
+
+def epsilon_ladder(env_index: jax.Array, *, group_size: int, base: float, power: float) -> jax.Array:
+    """Computes base^(1 + power i / (N - 1)) for environment i of a group of N, so that each group has all of them.
+
+    Args:
+        env_index: [B] uint32; the environments in the job, of which N neighbours are a group.
+        group_size: N, at least 2.
+        base: The largest probability, that of the first.
+        power: How much faster than the first the last one's falls; 0 gives all the same.
+
+    Returns:
+        [B] float32.
+
+    Source: Horgan et al. 2018, Distributed prioritized experience replay, arXiv:1803.00933, section 4.1.
+    """
+    place = (env_index % group_size).astype(jnp.float32)
+    return jnp.float32(base) ** (1 + power * place / (group_size - 1))
+
+
+def check_explorers(group_size: int, num_envs: int) -> None:
+    """Checks that a group of environments has enough different epsilons.
+
+    Args:
+        group_size: Environments in a group of the replay.
+        num_envs: Environments of the whole job.
+
+    Raises:
+        ConfigError: If not. The message names a number of groups with which it has.
+    """
+    groups = num_envs // group_size
+    fewer = [n for n in range(1, groups) if groups % n == 0 and num_envs // n >= _FEWEST_EXPLORERS]
+    cure = f"Use replay.groups={max(fewer)}" if fewer else f"Raise actors.num_envs to {_FEWEST_EXPLORERS * groups}"
+    check(
+        group_size >= _FEWEST_EXPLORERS,
+        f"replay.groups={groups} has {group_size} of actors.num_envs={num_envs} environments in each group; expected "
+        f"{_FEWEST_EXPLORERS} or more, as each explores with another epsilon. {cure}, or more environments.",
     )
 
 

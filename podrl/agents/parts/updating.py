@@ -6,7 +6,8 @@ import dataclasses
 import jax
 from jax import numpy as jnp
 
-from podrl.agents.parts.interface import Agent, Batch, Fresh, Sample
+from podrl.agents.parts.interface import Agent, Batch, Fresh
+from podrl.replay.batches import evenly_weighted
 from podrl.replay.interface import Draws, Replay
 from podrl.types import LearnerState, Metrics, PyTree, Trajectory
 
@@ -26,9 +27,13 @@ def make_update(
         rolls_draws: Whether the draws of an update are a loop of the compiled program, instead of a copy of each.
     """
 
+    def learn_by_priority(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array | None]:
+        learned, metrics, priority = agent.learn(dataclasses.replace(state, replay=()), batch)
+        return dataclasses.replace(learned, replay=state.replay, learner_step=state.learner_step + 1), metrics, priority
+
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics]:
-        learned, metrics, _ = agent.learn(dataclasses.replace(state, replay=()), batch)
-        return dataclasses.replace(learned, replay=state.replay, learner_step=state.learner_step + 1), metrics
+        state, metrics, _ = learn_by_priority(state, batch)
+        return state, metrics
 
     def learn_recorded(state: LearnerState, fresh: Fresh) -> tuple[LearnerState, Metrics]:
         state, metrics = jax.lax.scan(lambda state, drawn: learn(state, Batch(recorded=drawn)), state, fresh.recorded)
@@ -36,20 +41,22 @@ def make_update(
 
     def learn_fresh(state: LearnerState, rollouts: Trajectory, fresh: Fresh) -> tuple[LearnerState, Metrics]:
         recorded = jax.tree.map(lambda x: jnp.squeeze(x, axis=0), fresh.recorded)
-        return learn(agent.observe(state, rollouts), Batch(rollouts=_evenly(rollouts), recorded=recorded))
+        return learn(agent.observe(state, rollouts), Batch(rollouts=evenly_weighted(rollouts), recorded=recorded))
 
     def learn_replayed(state: LearnerState, rollouts: Trajectory, replay: Replay) -> tuple[LearnerState, Metrics]:
         fit = is_finite(rollouts)
         ring, draws = replay.draw(replay.insert(state.replay, rollouts, fit))
 
-        def learn_from(state: LearnerState, place: PyTree) -> tuple[LearnerState, Metrics]:
-            return learn(state, Batch(rollouts=_evenly(replay.gather(ring, place))))
+        def learn_from(state: LearnerState, place: PyTree) -> tuple[LearnerState, Metrics, jax.Array | None]:
+            return learn_by_priority(state, Batch(rollouts=replay.gather(ring, place)))
 
         bare = agent.observe(dataclasses.replace(state, replay=()), rollouts)  # The loop must not carry the ring.
-        bare, metrics = _learn_in_turn(learn_from, bare, draws, rolled=rolls_draws)
+        bare, metrics, priority = _learn_in_turn(learn_from, bare, draws, rolled=rolls_draws)
         # The update that brings the batch fails, as without replay, although nothing may have been learned from it.
         total = {"loss/total": jnp.where(fit, metrics["loss/total"], jnp.nan)}
-        return dataclasses.replace(bare, replay=ring), {**metrics, **total, **_replay_metrics(draws, replay.size(ring))}
+        told = _replay_metrics(draws, replay, ring) | _priority_metrics(draws, priority)
+        ring = ring if priority is None else replay.write(ring, draws, priority)
+        return dataclasses.replace(bare, replay=ring), {**metrics, **total, **told}
 
     def update(state: LearnerState, fresh: Fresh) -> tuple[LearnerState, Metrics]:
         if fresh.rollouts is None:
@@ -81,31 +88,51 @@ def is_finite(rollouts: Trajectory) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in given if jnp.issubdtype(x.dtype, jnp.inexact)]))
 
 
-def _evenly(rollouts: Trajectory) -> Sample:
-    return Sample(trajectory=rollouts, weight=jnp.ones(rollouts.env_index.shape, jnp.float32))
-
-
 def _learn_in_turn(
-    learn: Callable[[LearnerState, PyTree], tuple[LearnerState, Metrics]],
+    learn: Callable[[LearnerState, PyTree], tuple[LearnerState, Metrics, jax.Array | None]],
     state: LearnerState,
     draws: Draws,
     *,
     rolled: bool,
-) -> tuple[LearnerState, Metrics]:
-    """Learns from one draw after the other, leaving out those that are not used; metrics are means over the others."""
-    shapes = jax.eval_shape(lambda: learn(state, jax.tree.map(lambda x: x[0], draws.place))[1])
+) -> tuple[LearnerState, Metrics, jax.Array | None]:
+    """Learns from one draw after the other, leaving out those that are not used.
+
+    Returns:
+        The state; means of the metrics over the draws that were used, zeros if none was; and their priorities [K, N],
+        zeros of the others, or None.
+    """
+    shapes = jax.eval_shape(lambda: learn(state, jax.tree.map(lambda x: x[0], draws.place))[1:])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def take(state: LearnerState, draw: Draws) -> tuple[LearnerState, Metrics]:
-        return jax.lax.cond(draw.used, lambda: learn(state, draw.place), lambda: (state, zeros))
+    def take(state: LearnerState, draw: Draws) -> tuple[LearnerState, tuple[Metrics, jax.Array | None]]:
+        def learn_from_it() -> tuple[LearnerState, tuple[Metrics, jax.Array | None]]:
+            learned, *told = learn(state, draw.place)
+            return learned, tuple(told)
 
-    state, metrics = jax.lax.scan(take, state, draws, unroll=not rolled or 1)
-    count = jnp.sum(draws.used)
-    return state, jax.tree.map(lambda x: jnp.sum(x, axis=0) / count, metrics)
+        return jax.lax.cond(draw.used, learn_from_it, lambda: (state, zeros))
+
+    state, (metrics, priority) = jax.lax.scan(take, state, draws, unroll=not rolled or 1)
+    count = jnp.maximum(jnp.sum(draws.used), 1)
+    return state, jax.tree.map(lambda x: jnp.sum(x, axis=0) / count, metrics), priority
 
 
-def _replay_metrics(draws: Draws, size: jax.Array) -> Metrics:
+def _replay_metrics(draws: Draws, replay: Replay, ring: PyTree) -> Metrics:
     """Computes a replay's metrics: its size and the age of what was drawn, in updates, and how often it was learned."""
-    ratio = jnp.sum(draws.used, dtype=jnp.float32)
-    age = jnp.sum(jnp.where(draws.used, draws.age, 0), dtype=jnp.float32) / jnp.maximum(ratio, 1)
-    return {"replay/size": size.astype(jnp.float32), "replay/age": age, "replay/ratio": ratio}
+    drawn = jnp.sum(draws.used, dtype=jnp.float32)
+    age = jnp.sum(jnp.where(draws.used, draws.age, 0), dtype=jnp.float32) / jnp.maximum(drawn, 1)
+    size = replay.size(ring).astype(jnp.float32)
+    return {"replay/size": size, "replay/age": age, "replay/ratio": drawn * replay.share}
+
+
+def _priority_metrics(draws: Draws, priority: jax.Array | None) -> Metrics:
+    """Computes the spread of the priorities that an update gave to what it learned from; zeros if that was nothing."""
+    if priority is None:
+        return {}
+    given = jnp.where(draws.used[:, None] & jnp.isfinite(priority), priority, 0.0)
+    drawn = jnp.maximum(jnp.sum(draws.used, dtype=jnp.float32) * priority.shape[1], 1)
+    mean, mean_square = jnp.sum(given) / drawn, jnp.sum(given**2) / drawn
+    return {
+        "replay/priority_mean": mean,
+        "replay/priority_deviation": jnp.sqrt(jnp.maximum(mean_square - mean**2, 0.0)),
+        "replay/priority_max": jnp.max(given),
+    }

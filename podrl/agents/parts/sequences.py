@@ -1,0 +1,107 @@
+"""The functions that agents share which learn from sequences: burn-in, and priorities beside a gradient in parts."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+from flax import struct
+import jax
+from jax import numpy as jnp
+
+from podrl.agents.parts.interface import Batch, Partition
+from podrl.networks.interface import NetworkFunctions, Output
+from podrl.ops.minibatches import accumulate_gradients
+from podrl.types import Metrics, PyTree, Sample, Trajectory
+
+# (params, part of the sample) -> (loss, (metrics, priority [B])); loss and metrics are shares of the whole sample's.
+SequenceLoss = Callable[[PyTree, Sample], tuple[jax.Array, tuple[Metrics, jax.Array]]]
+
+
+def rollouts_of(batch: Batch) -> Sample:
+    """Returns a batch's rollouts, for an agent that learns only from them.
+
+    Raises:
+        ValueError: If the batch has no rollouts.
+    """
+    if batch.rollouts is None:
+        raise ValueError("Found a batch without rollouts; this agent learns from the experience of its own run.")
+    return batch.rollouts
+
+
+def take_transitions(trajectory: Trajectory, start: int, stop: int) -> Trajectory:
+    """Returns transitions `start` to `stop` of a trajectory [T, B], and the row behind; its carry stays the first's."""
+    rows = {name: getattr(trajectory, name) for name in ("observation", "first")}
+    steps = {
+        name: getattr(trajectory, name) for name in ("action", "reward", "discount", "behaviour", "params_version")
+    }
+    return dataclasses.replace(
+        trajectory,
+        **jax.tree.map(lambda x: x[start : stop + 1], rows),
+        **jax.tree.map(lambda x: x[start:stop], steps),
+    )
+
+
+def unroll_after_burn_in(
+    network: NetworkFunctions[Output], params: PyTree, trajectory: Trajectory, burn_in: int
+) -> Output:
+    """Evaluates a trajectory behind its first rows, which only warm up the carry and get no gradient.
+
+    Args:
+        network: The network.
+        params: Its parameters.
+        trajectory: [T, B], with the network's own carry before row 0.
+        burn_in: Rows to leave out, fewer than T.
+
+    Returns:
+        The outputs of rows `burn_in` to T.
+
+    Source: Kapturowski et al. 2019, Recurrent experience replay in distributed reinforcement learning, ICLR, section 3.
+    """
+    if burn_in:
+        warm_up = take_transitions(trajectory, 0, burn_in - 1)  # The row behind these is the last one to leave out.
+        _, carry = network.unroll(jax.lax.stop_gradient(params), warm_up)
+        trajectory = dataclasses.replace(
+            take_transitions(trajectory, burn_in, len(trajectory.reward)),
+            carry=jax.lax.stop_gradient(network.remember(carry, trajectory.action[burn_in - 1])),
+            opening_reward=trajectory.reward[burn_in - 1],
+        )
+    return network.unroll(params, trajectory)[0]
+
+
+def accumulate_by_sequence(
+    loss: SequenceLoss, params: PyTree, sample: Sample, partition: Partition
+) -> tuple[Metrics, jax.Array, PyTree]:
+    """Sums metrics and gradients over parts of a sample, and joins the priorities of its sequences.
+
+    Args:
+        loss: The loss of a part.
+        params: The parameters to differentiate by.
+        sample: The whole sample, of N sequences.
+        partition: Into how many parts.
+
+    Returns:
+        Metrics, priorities [N] and gradients.
+    """
+    num = partition.micro_batches
+
+    def loss_of(params: PyTree, part: _Part) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+        total, (metrics, priority) = loss(params, part.sample)
+        is_own = part.number[:, None] == jnp.arange(num)
+        return total, (metrics, jnp.where(is_own, priority[:, None], 0))  # A sum over parts then joins them.
+
+    whole = _Part(sample=sample, number=jnp.arange(sample.weight.shape[0]) % num)
+    (_, (metrics, priority)), grads = accumulate_gradients(
+        loss_of, params, whole, num, rolled=partition.rolls_micro_batches
+    )
+    return metrics, priority.reshape(-1), grads
+
+
+@struct.dataclass(kw_only=True)
+class _Part:
+    """A sample, and of each of its sequences the number of the part that it belongs to, [B]."""
+
+    sample: Sample
+    number: jax.Array
+
+    def map(self, timed: Callable[[Any], Any], untimed: Callable[[Any], Any]) -> "_Part":
+        return _Part(sample=self.sample.map(timed, untimed), number=untimed(self.number))

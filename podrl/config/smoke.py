@@ -1,0 +1,43 @@
+"""The smoke form of a run: the same, so small that it ends in seconds."""
+
+import dataclasses
+
+from podrl.config.config import Config
+
+_UPDATES, _UPDATES_BEFORE_LEARNING = 6, 2
+_UNROLLS = 16  # Of each environment in a ring of sequences.
+
+
+def shrink(config: Config) -> Config:
+    """Returns the same run made so small that it ends in seconds, for trying a config out and for tests."""
+    shape = config.agent.update_shape
+    row_parts = shape.grid[1]
+    few = max(5 // row_parts, 1) * row_parts
+    actors = dataclasses.replace(config.actors, unroll_length=min(config.actors.unroll_length, few))
+    agent = dataclasses.replace(config.agent, epochs=1) if shape.epochs > 1 else config.agent
+    small = dataclasses.replace(
+        config,
+        agent=agent,
+        total_env_steps=min(config.total_env_steps, _UPDATES * actors.num_envs * actors.unroll_length),
+        actors=actors,
+        evaluate=dataclasses.replace(config.evaluate, episodes=min(config.evaluate.episodes, 4)),
+        log=dataclasses.replace(config.log, every_updates=1),
+    )
+    return small if shape.sequences is None else _with_short_sequences(small)
+
+
+def _with_short_sequences(config: Config) -> Config:
+    """Returns the run with sequences of few steps, a small ring, and one learner step in an update."""
+    sequences, length = config.agent.update_shape.sequences, config.actors.unroll_length
+    agent, learned, inserted = config.agent, sequences.length, config.env_steps_per_update
+    if not sequences.from_every_row:
+        agent = dataclasses.replace(agent, burn_in=length if sequences.burn_in else 0, length=length)
+        learned = length
+    capacity = min(config.replay.capacity, _UNROLLS * inserted)
+    replay = dataclasses.replace(
+        config.replay,
+        capacity=capacity,
+        ratio=config.replay.batch * learned / inserted,
+        min_steps=min(config.replay.min_steps, _UPDATES_BEFORE_LEARNING * inserted, capacity),
+    )
+    return dataclasses.replace(config, agent=agent, replay=replay)
