@@ -1,25 +1,20 @@
-"""The replay of a run: made from its config, told in bytes, and put in the order of another number of devices."""
-
-import dataclasses
+"""The replay of a run: made from its config, and told in bytes."""
 
 import jax
 from jax.sharding import Mesh
-import numpy as np
 
 from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.config.units import describe_bytes
-from podrl.experience.layout import Layout
 from podrl.experience.unroll import Unroller
 from podrl.learning.update_cost import shard_bytes
 from podrl.mesh import Topology
-from podrl.replay.batches import BatchRing, make_batch_replay, reorder_environments
+from podrl.replay.batches import make_batch_replay
 from podrl.replay.groups import check_groups, check_sequence, choose_groups, ring_unrolls
 from podrl.replay.interface import Replay
-from podrl.replay.ring import SequenceRing, reorder_sequences
 from podrl.replay.sequences import DrawRule, replay_sequences
 from podrl.replay.shape import RingShape
-from podrl.types import EnvSpec, LearnerState, PyTree
+from podrl.types import EnvSpec, LearnerState
 
 
 def make_replay(config: Config, agent: Agent, spec: EnvSpec, mesh: Mesh) -> Replay | None:
@@ -108,14 +103,13 @@ def replay_bytes(state_shape: LearnerState) -> int:
 
 
 def describe_replay(config: Config, state_shape: LearnerState) -> str:
-    """Describes the replay in one line, with its bytes on each device and in each checkpoint; empty without one."""
+    """Describes the replay in one line, with its bytes on each device and in a checkpoint; empty without one."""
     if not jax.tree.leaves(state_shape.replay):
         return ""
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state_shape.replay))
-    return (
-        f"{_describe_ring(config)}: {describe_bytes(replay_bytes(state_shape))} on each learner device, "
-        f"{describe_bytes(whole)} in each checkpoint"
-    )
+    saved = f"{describe_bytes(whole)} in the newest checkpoint" if config.checkpoint.replay else "not in checkpoints"
+    on_device = describe_bytes(replay_bytes(state_shape))
+    return f"{_describe_ring(config)}: {on_device} on each learner device, {saved}"
 
 
 def _describe_ring(config: Config) -> str:
@@ -129,32 +123,3 @@ def _describe_ring(config: Config) -> str:
         f"{steps} {'time' if steps == 1 else 'times'} from {shape.batch:,} sequences of {shape.length}, drawn from "
         f"{shape.groups} groups"
     )
-
-
-def with_environments_of(state: LearnerState, layout: Layout, num_shares: int) -> LearnerState:
-    """Returns a restored state whose replay has its environments where this topology's batches have them.
-
-    The order along B follows from how many devices join the pools (`podrl.experience.layout.Layout.joined_indices`),
-    and a checkpoint may be of another number. Moves data between devices only where the order differs.
-
-    Args:
-        state: The state as restored; consumed if its replay moves.
-        layout: How this topology deals out the environments.
-        num_shares: Size of its mesh axis `data`.
-    """
-    ring: PyTree = state.replay
-    if not isinstance(ring, BatchRing | SequenceRing):
-        return state
-    wanted = layout.joined_indices(num_shares)
-    index, inserted = (
-        (ring.batches.env_index, ring.counts.inserted)
-        if isinstance(ring, BatchRing)
-        else (ring.env_index, ring.inserted)
-    )
-    is_same = jax.jit(lambda found: (found == wanted).all(), out_shardings=inserted.sharding)(index)
-    if bool(np.asarray(is_same)) or not int(np.asarray(inserted)):
-        return state
-    move = reorder_environments if isinstance(ring, BatchRing) else reorder_sequences
-    shardings = jax.tree.map(lambda x: x.sharding, ring)
-    reorder = jax.jit(lambda ring: move(ring, wanted), out_shardings=shardings, donate_argnums=0)
-    return dataclasses.replace(state, replay=reorder(ring))
