@@ -1,6 +1,6 @@
 """V-MPO on Atari: `python tools/tpu_launch.py --config configs/vmpo_atari.py`.
 
-The bounds, the learning rate and PopArt are the paper's. Environments and network are those of `configs/impala_atari.py`.
+The bounds, the learning rate and PopArt are the paper's; environments and network those of `configs/impala_atari.py`.
 """
 
 import ml_collections
