@@ -138,16 +138,16 @@ def make_agent(
         target = optax.periodic_update(state.params, extra["target"], state.learner_step + 1, config.target_period)
         return dataclasses.replace(state, extra={**state.extra, "target": target}), metrics, None
 
-    agent = make_actor_critic_agent(network, optimizer, lambda output: {"policy": output.policy}, learn)
+    acting = make_actor_critic_agent(network, optimizer, lambda output: {"policy": output.policy}, learn)
 
     def init(key: jax.Array) -> LearnerState:
-        state, costs = agent.init(key), initial_multipliers(network.policy, config.kl_cost)
+        state, costs = acting.init(key), initial_multipliers(network.policy, config.kl_cost)
         duals = {"temperature": jnp.float32(config.temperature), "kl_cost": costs}
         target = jax.tree.map(jnp.copy, state.params)  # A copy, as both may be donated.
         extra = {"target": target, "duals": duals, "dual_optimizer": dual_optimizer.init(duals)}
         return dataclasses.replace(state, extra=extra)
 
-    agent = dataclasses.replace(agent, init=init, actor_params=lambda state: state.extra["target"])
+    agent = dataclasses.replace(acting, init=init, actor_params=lambda state: state.extra["target"])
     return with_value_scale(agent, config.popart)
 
 

@@ -201,7 +201,7 @@ def test_the_learning_rate_decays_to_zero():
             r"agent.optimizer.learning_rate=-1.0 must lie in \[1e-12, 10\]",
         ),
         ({"discount": 1.5}, r"agent.discount=1.5 must lie in \[0, 1\]"),
-        ({"popart": PopArtConfig(rate=0.0)}, r"agent.popart.rate=0.0 must lie in \[1e-09, 1\]"),
+        ({"popart": PopArtConfig(rate=0.0)}, r"agent.popart.rate=0.0 must lie in \[1e-9, 1\]"),
         (
             {"popart": PopArtConfig(min_scale=2, max_scale=1)},
             "agent.popart.min_scale=2 is above agent.popart.max_scale",

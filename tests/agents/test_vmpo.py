@@ -40,6 +40,13 @@ def make_state(params, agent, target=None, **duals):
     return dataclasses.replace(state, params=params, extra=extra)
 
 
+def e_step(config, network, state, trajectory):
+    """Compiled: eagerly, each operation would be a program of its own."""
+    return jax.jit(lambda state, trajectory: take_e_step(config, network, state, trajectory, Partition()))(
+        state, trajectory
+    )
+
+
 def run_updates(agent, state, trajectory, num):
     update = make_agent_update(agent)
     return jax.jit(lambda state: jax.lax.fori_loop(0, num, lambda _, s: update(s, trajectory)[0], state))(state)
@@ -53,7 +60,7 @@ def test_the_loss_and_its_gradient_are_the_papers_sums(seed):
     target = {**params, "policy": params["policy"] + rng.normal(size=params["policy"].shape).astype(np.float32)}
     config = AgentConfig(**{**PLAIN, "discount": 0.9, "lambda_": 0.8, "value_cost": 0.6})
     state = make_state(params, make_tabular_agent(), target, temperature=0.7, kl_cost={"choices": 2.5})
-    weighted = take_e_step(config, NETWORK, state, trajectory, Partition())
+    weighted = e_step(config, NETWORK, state, trajectory)
     count = np.sum(trajectory.is_transition, dtype=np.float32)
 
     def loss_of(params):
@@ -97,9 +104,9 @@ def test_only_the_better_half_is_imitated_and_the_better_the_more():
     trajectory = chain([0, 1, 2, 3, 0], [1, 1, 1, 1], [2.0, -1.0, 1.0, 0.0])
     agent = make_tabular_agent()
     state = agent.init(jax.random.key(0))
-    weighted = take_e_step(AgentConfig(**PLAIN), NETWORK, state, trajectory, Partition())
-    gradient = jax.grad(
-        lambda p: vmpo_loss(AgentConfig(**PLAIN), NETWORK, p, state.extra, weighted, jnp.float32(4))[0]
+    weighted = e_step(AgentConfig(**PLAIN), NETWORK, state, trajectory)
+    gradient = jax.jit(
+        jax.grad(lambda p: vmpo_loss(AgentConfig(**PLAIN), NETWORK, p, state.extra, weighted, jnp.float32(4))[0])
     )(state.params)["policy"]
     share = np.exp(2) / (np.exp(2) + np.exp(1))
     np.testing.assert_allclose(-gradient[:, 1], [0.5 * share, 0, 0.5 * (1 - share), 0], rtol=1e-5, atol=1e-7)
@@ -113,7 +120,7 @@ def test_the_policys_loss_gives_the_value_no_gradient_and_the_duals_none():
     network = make_networks(config.network, spec).actor_critic()
     state = agent.init(jax.random.key(0))
     moved = jax.tree.map(lambda x: x * 1.1, state.params)  # So that there is a divergence from the target.
-    weighted = take_e_step(config.agent, network, state, trajectory, Partition())
+    weighted = e_step(config.agent, network, state, trajectory)
 
     def loss_of(params, extra):
         return vmpo_loss(config.agent, network, params, extra, weighted, jnp.float32(20))[0]
@@ -142,12 +149,12 @@ def test_a_bound_of_almost_zero_leaves_the_policy_where_it_is():
     trajectory = chain([2, 0], [1], [1.0])
 
     def moved(epsilon, kl_cost):
-        agent = make_tabular_agent(dual_rate=1.0, kl_epsilon=epsilon, kl_cost=kl_cost, target_period=5)
+        agent = make_tabular_agent(0.003, dual_rate=1.0, kl_epsilon=epsilon, kl_cost=kl_cost, target_period=5)
         state = run_updates(agent, agent.init(jax.random.key(0)), trajectory, 300)
         return float(jnp.abs(agent.actor_params(state)["policy"]).max())
 
-    assert moved(10.0, 1.0) > 0.5
-    assert moved(1e-12, 1e3) < 0.05
+    assert moved(10.0, 1.0) > 0.4
+    assert moved(1e-12, 1e3) < 0.04
 
 
 def test_a_divergence_beyond_its_bound_raises_its_multiplier_and_one_within_lowers_it():
@@ -156,7 +163,7 @@ def test_a_divergence_beyond_its_bound_raises_its_multiplier_and_one_within_lowe
     for epsilon, sign in ((1e-3, 1), (10.0, -1)):
         agent = make_tabular_agent(kl_epsilon=epsilon, dual_rate=0.1, kl_cost=5.0)
         state = make_state(NETWORK.init(None), agent, target)
-        after, metrics = make_agent_update(agent)(state, trajectory)
+        after, metrics = jax.jit(make_agent_update(agent))(state, trajectory)
         assert float(metrics["policy/kl_cost_choices"]) == 5  # The one that this update used.
         change = float(after.extra["duals"]["kl_cost"]["choices"]) - 5
         assert change == pytest.approx(0.1 * sign, rel=1e-2)
@@ -203,12 +210,12 @@ def test_popart_puts_advantages_into_the_units_of_the_targets_and_moves_no_value
     agent = make_tabular_agent(learning_rate=1e-12, popart=PopArtConfig(enabled=True, rate=0.3))
     trajectory = chain([0, 1, 2, 3, 0], [1, 0, 1, 0], [200.0, -100.0, 300.0, 0.0])
     state = agent.init(jax.random.key(0))
-    after, _ = make_agent_update(agent)(state, trajectory)
+    after, _ = jax.jit(make_agent_update(agent))(state, trajectory)
     popart = after.extra["popart"]
     assert float(popart.scale) > 50
     np.testing.assert_allclose(popart.unnormalize(after.params["value"]), np.zeros(4), atol=1e-4)
     config = AgentConfig(**{**PLAIN, "popart": PopArtConfig(enabled=True)})
-    weighted = take_e_step(config, NETWORK, after, trajectory, Partition())
+    weighted = e_step(config, NETWORK, after, trajectory)
     np.testing.assert_allclose(weighted.advantages * popart.scale, trajectory.reward, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(popart.unnormalize(weighted.targets), trajectory.reward, rtol=1e-4, atol=1e-3)
 
@@ -216,8 +223,8 @@ def test_popart_puts_advantages_into_the_units_of_the_targets_and_moves_no_value
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"temperature": 0.0}, r"agent.temperature=0.0 must lie in \[1e-08, 1e6\]"),
-        ({"top_fraction": 1.5}, r"agent.top_fraction=1.5 must lie in \[1e-06, 1\]"),
+        ({"temperature": 0.0}, r"agent.temperature=0.0 must lie in \[1e-8, 1e6\]"),
+        ({"top_fraction": 1.5}, r"agent.top_fraction=1.5 must lie in \[1e-6, 1\]"),
         ({"dual_optimizer": OptimizerConfig(learning_rate=-1.0)}, "agent.dual_optimizer.learning_rate=-1.0 must"),
         ({"popart": PopArtConfig(rate=2.0)}, r"agent.popart.rate=2.0 must lie in"),
     ],

@@ -29,7 +29,7 @@ def test_the_first_statistics_change_nothing():
 def test_equals_moving_moments_in_float64(centre):
     rng = np.random.default_rng(0)
     popart, mean, second = initial_popart(), 0.0, 1.0
-    for _ in range(400):
+    for _ in range(900):
         targets = np.float32(rng.normal(centre, 7.0, 64))
         popart = follow(popart, targets)
         mean = (1 - RATE) * mean + RATE * np.mean(np.float64(targets))

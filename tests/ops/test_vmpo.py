@@ -66,7 +66,8 @@ def test_equals_rlaxs(seed):
 
     def theirs(temperature):
         penalty = rlax.LagrangePenalty(alpha=temperature, epsilon=jnp.float32(EPSILON))
-        losses, outputs = rlax.vmpo_loss(log_probs, advantages, penalty, [])
+        unbound = (jnp.zeros((6, 4)), rlax.LagrangePenalty(alpha=jnp.float32(0), epsilon=jnp.float32(1)))
+        losses, outputs = rlax.vmpo_loss(log_probs, advantages, penalty, [unbound])
         return outputs.temperature_loss, (jnp.mean(losses), outputs)
 
     (expected_loss, (expected_total, outputs)), expected_slope = jax.value_and_grad(theirs, has_aux=True)(temperature)
