@@ -4,7 +4,9 @@ The loss is a *mean* over real transitions, so that the learning rate means the 
 devices. The original sums over the batch. Adaptive optimizers hide the difference except in two numbers, which scale
 with the size N of the summed batch: a clip of 40 and an epsilon of 0.01 on a sum of N terms are 40/N and 0.01/N here.
 
-Source: Espeholt et al. 2018, arXiv:1802.01561.
+With `popart.enabled` values are learned, and advantages taken, in units of the value targets' running scale.
+
+Source: Espeholt et al. 2018, arXiv:1802.01561; with PopArt Hessel et al. 2019, arXiv:1809.04474.
 """
 
 import dataclasses
@@ -16,10 +18,13 @@ from podrl.agents.parts.actor_critic import fresh_rollouts, make_actor_critic_ag
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import make_optimizer
 from podrl.agents.parts.single_pass import make_single_pass
+from podrl.agents.parts.value_scale import move_value_scale, popart_moments, with_value_scale
 from podrl.config.optimizer import OptimizerConfig
+from podrl.config.popart import PopArtConfig
 from podrl.config.ranges import check_values, number, text
 from podrl.networks.interface import Network, Networks
 from podrl.ops.losses import masked_mean, policy_gradient_loss, value_loss
+from podrl.ops.popart import PopArt
 from podrl.ops.returns import clip_reward
 from podrl.ops.vtrace import vtrace
 from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Trajectory
@@ -41,6 +46,7 @@ class AgentConfig:
         reward_scale: Rewards are multiplied by it, then clipped.
         max_reward: Rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
         minibatches: An update takes this many optimizer steps, each on its share of the environments.
+        popart: Whether and how values are normalised, see `podrl.ops.popart`.
     """
 
     name: str = text(100, "impala")
@@ -56,11 +62,13 @@ class AgentConfig:
     reward_scale: float = number(1e-9, 1e9, 1.0)
     max_reward: float = number(0, 1e9, 0.0)
     minibatches: int = number(1, 256, 1)
+    popart: PopArtConfig = dataclasses.field(default_factory=PopArtConfig)
 
     def __post_init__(self) -> None:
         """Checks values."""
         check_values(self, "agent.")
         check_values(self.optimizer, "agent.optimizer.")
+        self.popart.check("agent.popart.")
 
     @property
     def update_shape(self) -> UpdateShape:
@@ -95,19 +103,29 @@ def make_agent(
     def loss(
         state: LearnerState, params: PyTree, part: Trajectory, num_transitions: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        return impala_loss(config, network, params, part, num_transitions)
+        popart = state.extra["popart"] if config.popart.enabled else None
+        return impala_loss(config, network, params, part, num_transitions, popart)
 
     take_steps = make_single_pass(optimizer, loss, config.minibatches, partition)
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
-        state, metrics = take_steps(state, fresh_rollouts(batch))
-        return state, {**metrics, "loss/learning_rate": optimizer.rate(state.step)}, None
+        trajectory = fresh_rollouts(batch)
+        state, metrics = take_steps(state, trajectory)
+        metrics = {**metrics, "loss/learning_rate": optimizer.rate(state.step)}
+        state, metrics = move_value_scale(config.popart, network, state, metrics, jnp.any(trajectory.is_transition))
+        return state, metrics, None
 
-    return make_actor_critic_agent(network, optimizer, lambda output: {"policy": output.policy}, learn)
+    agent = make_actor_critic_agent(network, optimizer, lambda output: {"policy": output.policy}, learn)
+    return with_value_scale(agent, config.popart)
 
 
 def impala_loss(
-    config: AgentConfig, network: Network, params: PyTree, trajectory: Trajectory, num_transitions: jax.Array
+    config: AgentConfig,
+    network: Network,
+    params: PyTree,
+    trajectory: Trajectory,
+    num_transitions: jax.Array,
+    popart: PopArt | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """IMPALA's loss on some environments of a batch, as their share of the mean over the whole batch.
 
@@ -117,6 +135,7 @@ def impala_loss(
         params: Its parameters; the loss is differentiated with respect to them.
         trajectory: [T, B] transitions; reset rows carry no loss, and stop V-trace.
         num_transitions: [] real transitions in the whole batch, by which sums are divided.
+        popart: The scale of the values; None if they are not normalised.
 
     Returns:
         The loss, and metrics that add up to the batch's when summed over its parts.
@@ -126,8 +145,9 @@ def impala_loss(
     log_probs = network.policy.log_prob(target, trajectory.action)
     log_rhos = log_probs - network.policy.log_prob(behaviour, trajectory.action)
     rhos = jnp.where(mask, jnp.exp(jax.lax.stop_gradient(log_rhos)), 0.0)
+    values = output.value if popart is None else popart.unnormalize(output.value)
     returns = vtrace(
-        jax.lax.stop_gradient(output.value),
+        jax.lax.stop_gradient(values),
         clip_reward(trajectory.reward * config.reward_scale, config.max_reward),
         jnp.where(mask, trajectory.discount * config.discount, 0.0),
         rhos,
@@ -139,8 +159,10 @@ def impala_loss(
     def mean(x: jax.Array) -> jax.Array:
         return masked_mean(x, mask, count=num_transitions)
 
-    policy = mean(policy_gradient_loss(log_probs, returns.advantages))
-    value = mean(value_loss(output.value[:-1], returns.targets))
+    advantages = returns.advantages if popart is None else returns.advantages / popart.scale
+    targets = returns.targets if popart is None else popart.normalize(returns.targets)
+    policy = mean(policy_gradient_loss(log_probs, advantages))
+    value = mean(value_loss(output.value[:-1], targets))
     entropy = mean(network.policy.entropy(target))
     loss = policy + config.value_cost * value - config.entropy_cost * entropy
     return loss, {
@@ -150,6 +172,7 @@ def impala_loss(
         "policy/entropy": entropy,
         "policy/rho": mean(rhos),
         "policy/kl_to_behaviour": mean(network.policy.kl(behaviour, target)),
-        "value/mean": mean(output.value[:-1]),
+        "value/mean": mean(values[:-1]),
         "value/target": mean(returns.targets),
+        **popart_moments(popart, targets, mask, num_transitions),
     }

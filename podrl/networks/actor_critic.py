@@ -88,7 +88,14 @@ def make_actor_critic(config: NetworkConfig, spec: EnvSpec, *, layers_are_split:
     def mask_output(output: NetworkOutput, mask: jax.Array) -> NetworkOutput:
         return dataclasses.replace(output, policy=mask_options(policy, output.policy, mask))
 
-    return make_network(module, functools.partial(Network, policy=policy), mask_output, config, spec)
+    record = functools.partial(Network, policy=policy, scale_value=_scale_value)
+    return make_network(module, record, mask_output, config, spec)
+
+
+def _scale_value(params: PyTree, factor: jax.Array, shift: jax.Array) -> PyTree:
+    """Returns parameters with which the linear value head puts out factor * value + shift."""
+    head = params["value"]
+    return {**params, "value": {"kernel": head["kernel"] * factor, "bias": head["bias"] * factor + shift}}
 
 
 def _num_free(config: NetworkConfig, actions: ActionSpace) -> int:

@@ -85,9 +85,12 @@ class Network(NetworkFunctions[NetworkOutput]):
 
     Attributes:
         policy: The distribution over actions, whose parameters the network computes.
+        scale_value: (params, factor [], shift []) -> params with which values are factor * value + shift; all else that
+            the network puts out stays the same.
     """
 
     policy: Distribution
+    scale_value: Callable[[PyTree, jax.Array, jax.Array], PyTree]
 
 
 QNetwork = NetworkFunctions[QOutput]

@@ -25,6 +25,7 @@ def make_categorical(num_actions: int) -> Distribution:
         log_prob=categorical_log_prob,
         entropy=categorical_entropy,
         kl=categorical_kl,
+        kl_parts=lambda p_logits, q_logits: {"choices": categorical_kl(p_logits, q_logits)},
     )
 
 
@@ -53,7 +54,14 @@ def make_multi_categorical(nums: Sequence[int]) -> Distribution:
 
     num = sum(nums)
     return Distribution(
-        num_params=num, num_logits=num, sample=sample, mode=mode, log_prob=log_prob, entropy=entropy, kl=kl
+        num_params=num,
+        num_logits=num,
+        sample=sample,
+        mode=mode,
+        log_prob=log_prob,
+        entropy=entropy,
+        kl=kl,
+        kl_parts=lambda p_logits, q_logits: {"choices": kl(p_logits, q_logits)},
     )
 
 

@@ -1,6 +1,6 @@
 """Distributions over actions, as records of pure functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 
 import jax
@@ -20,6 +20,10 @@ class Distribution:
         log_prob: (params [..., P], action [..., ...]) -> [...] in nats.
         entropy: (params [..., P]) -> [...] in nats.
         kl: (p [..., P], q [..., P]) -> [...]; the Kullback-Leibler divergence KL(p || q) in nats.
+        kl_parts: (p [..., P], q [..., P]) -> {name: [...]}; divergences in one respect each, for agents that bound them
+            separately. `choices` is KL(p || q) of all choices. For Gaussians `mean` is KL(p || q') where q'
+            has the mean of q and the covariance of p, and `covariance` that where q' has the mean of p and the
+            covariance of q (Song et al. 2019, arXiv:1909.12238, appendix C).
     """
 
     num_params: int
@@ -28,6 +32,7 @@ class Distribution:
     log_prob: Callable[[jax.Array, jax.Array], jax.Array]
     entropy: Callable[[jax.Array], jax.Array]
     kl: Callable[[jax.Array, jax.Array], jax.Array]
+    kl_parts: Callable[[jax.Array, jax.Array], Mapping[str, jax.Array]]
     num_logits: int = 0
 
 

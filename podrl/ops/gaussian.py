@@ -68,7 +68,16 @@ def make_gaussian(size: int, *, squash: bool, initial_scale: float) -> Distribut
         # Squashing is invertible, so it does not change the divergence.
         return gaussian_kl(*split(p), *split(q))
 
-    return Distribution(num_params=2 * size, sample=sample, mode=mode, log_prob=log_prob, entropy=entropy, kl=kl)
+    def kl_parts(p: jax.Array, q: jax.Array) -> dict[str, jax.Array]:
+        (p_mean, p_scale), (q_mean, q_scale) = split(p), split(q)
+        return {
+            "mean": gaussian_kl(p_mean, p_scale, q_mean, p_scale),
+            "covariance": gaussian_kl(p_mean, p_scale, p_mean, q_scale),
+        }
+
+    return Distribution(
+        num_params=2 * size, sample=sample, mode=mode, log_prob=log_prob, entropy=entropy, kl=kl, kl_parts=kl_parts
+    )
 
 
 def gaussian_log_prob(mean: jax.Array, scale: jax.Array, x: jax.Array) -> jax.Array:

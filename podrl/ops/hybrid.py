@@ -48,6 +48,10 @@ def make_hybrid(nums: Sequence[int], numbers: Distribution) -> Distribution:
         (p_logits, p_rest), (q_logits, q_rest) = split(p), split(q)
         return choices.kl(p_logits, q_logits) + numbers.kl(p_rest, q_rest)
 
+    def kl_parts(p: jax.Array, q: jax.Array) -> dict[str, jax.Array]:
+        (p_logits, p_rest), (q_logits, q_rest) = split(p), split(q)
+        return {**choices.kl_parts(p_logits, q_logits), **numbers.kl_parts(p_rest, q_rest)}
+
     return Distribution(
         num_params=choices.num_params + numbers.num_params,
         num_logits=choices.num_params,
@@ -56,4 +60,5 @@ def make_hybrid(nums: Sequence[int], numbers: Distribution) -> Distribution:
         log_prob=log_prob,
         entropy=entropy,
         kl=kl,
+        kl_parts=kl_parts,
     )

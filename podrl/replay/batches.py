@@ -20,7 +20,6 @@ from typing import Any
 from flax import struct
 import jax
 from jax import numpy as jnp
-import numpy as np
 
 from podrl.config.config import ReplayConfig
 from podrl.replay.interface import Draws, Replay, ring_key

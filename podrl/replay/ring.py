@@ -21,7 +21,6 @@ from flax import struct
 import jax
 from jax import numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
-import numpy as np
 
 from podrl.replay.shape import RingShape
 from podrl.replay.tiles import from_tiles, tile_shape, to_tiles
@@ -197,23 +196,6 @@ def gather_sequences(
         env_index=number,
     )
     return Sequences(trajectory=trajectory, before=RingRows(**jax.tree.map(lambda x: x[:split], taken)))
-
-
-def reorder_sequences(ring: SequenceRing, env_index: np.ndarray) -> SequenceRing:
-    """The same ring for a topology whose batches have their environments in another order.
-
-    Args:
-        ring: The ring, not empty.
-        env_index: [B] uint32; the order in which that topology joins its environments.
-    """
-    place = jnp.argsort(ring.env_index)[env_index]
-    by_env = (ring.rows, ring.carry, ring.priority, ring.env_index)
-    rows, carry, priority, index = jax.tree.map(lambda x: jnp.take(x, place, axis=0), by_env)
-    peak = ring.peak
-    if not isinstance(peak, tuple):
-        size = len(env_index) // len(peak)
-        peak = jnp.take(peak, place[::size] // size, axis=0)
-    return dataclasses.replace(ring, rows=rows, carry=carry, priority=priority, peak=peak, env_index=index)
 
 
 def group_offsets(shape: RingShape, num: int) -> jax.Array:

@@ -94,9 +94,11 @@ class Case:
 
     def params_further_from_uniform(self, scale=5):
         """At the end of the run, where agents that explore do so least."""
-        params = jax.tree.map(lambda x: np.asarray(scale * np.asarray(x), x.dtype), self.state.params)
+        params, extra = jax.tree.map(  # Target networks may act.
+            lambda x: np.asarray(scale * np.asarray(x), x.dtype), (self.state.params, self.state.extra)
+        )
         return self.agent.actor_params(
-            dataclasses.replace(self.state, params=params, step=jnp.asarray(NUM_UPDATES, jnp.int32))
+            dataclasses.replace(self.state, params=params, extra=extra, step=jnp.asarray(NUM_UPDATES, jnp.int32))
         )
 
 

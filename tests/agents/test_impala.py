@@ -8,8 +8,10 @@ import pytest
 from podrl.agents.impala import AgentConfig, impala_loss, make_agent
 from podrl.config.config import ConfigError
 from podrl.config.optimizer import OptimizerConfig
+from podrl.config.popart import PopArtConfig
 from podrl.networks.interface import Network, NetworkOutput, Networks
 from podrl.ops.categorical import make_categorical
+from podrl.ops.popart import PopArt
 from podrl.types import Trajectory
 from tests.short_runs import make_agent_update
 
@@ -29,8 +31,17 @@ def tabular_network():
     def unroll(params, trajectory):
         return step(params, trajectory, trajectory.carry)
 
-    policy = make_categorical(NUM_ACTIONS)
-    return Network(policy=policy, init=init, initial_carry=lambda batch_size: (), step=step, unroll=unroll)
+    def scale_value(params, factor, shift):
+        return {**params, "value": params["value"] * factor + shift}
+
+    return Network(
+        policy=make_categorical(NUM_ACTIONS),
+        init=init,
+        initial_carry=lambda batch_size: (),
+        step=step,
+        unroll=unroll,
+        scale_value=scale_value,
+    )
 
 
 def around(network, num_updates):
@@ -117,6 +128,60 @@ def test_rewards_are_scaled_and_clipped_by_the_agent():
     np.testing.assert_allclose(gradient(chain([2, 0], [1], [50.0]), reward_scale=0.02)["policy"], one, rtol=1e-6)
 
 
+class TestPopArt:
+    """With a learning rate of almost zero, where only the statistics move the parameters."""
+
+    def agent(self, rate=0.1, learning_rate=1e-12, **config):
+        popart = PopArtConfig(enabled=True, rate=rate)
+        optimizer = OptimizerConfig(learning_rate=learning_rate)
+        config = AgentConfig(**{"popart": popart, "optimizer": optimizer, **config})
+        return make_agent(config, **around(tabular_network(), num_updates=1000))
+
+    def test_no_value_changes_when_the_statistics_move(self):
+        agent = self.agent()
+        state = agent.init(jax.random.key(0))
+        state = dataclasses.replace(state, params={**state.params, "value": jnp.array([1.0, -2.0, 3.0, 0.5])})
+        update, trajectory = jax.jit(make_agent_update(agent)), chain([0, 1, 2, 3], [1, 0, 1], [100, 0, -50])
+        after, metrics = update(state, trajectory)
+        popart = after.extra["popart"]
+        assert float(popart.scale) > 5
+        assert float(metrics["value/scale"]) == 1  # That of the steps.
+        assert float(jnp.abs(after.params["value"] - state.params["value"]).max()) > 1
+        np.testing.assert_allclose(popart.unnormalize(after.params["value"]), state.params["value"], atol=1e-5)
+        assert float(update(after, trajectory)[1]["value/mean"]) == pytest.approx(
+            float(metrics["value/mean"]), abs=1e-5
+        )
+
+    def test_values_are_learned_in_the_units_of_the_return(self):
+        """A reward of 300 each time, after which the episode ends."""
+        agent = self.agent(rate=0.005, learning_rate=0.05, discount=0.9, entropy_cost=0.0)
+        trajectory = chain([2, 1], [1], [300.0], discount=[0.0])
+        update = make_agent_update(agent)
+        learn = jax.jit(lambda state: jax.lax.fori_loop(0, 1000, lambda _, s: update(s, trajectory)[0], state))
+        state = learn(agent.init(jax.random.key(0)))
+        assert float(state.extra["popart"].unnormalize(state.params["value"])[2]) == pytest.approx(300, rel=1e-2)
+
+    def test_the_scale_of_rewards_does_not_change_what_the_policy_learns_once_it_is_known(self):
+        """A gradient in units of the targets' scale is the same for rewards of any scale."""
+        network, params = tabular_network(), tabular_network().init(None)
+
+        def policy_gradient(scale):
+            popart = PopArt(mean=jnp.float32(0), variance=jnp.float32(scale**2), scale=jnp.float32(scale))
+            trajectory = chain([0, 1, 2], [1, 0], [3.0 * scale, -1.0 * scale])
+            config = AgentConfig(entropy_cost=0.0, discount=0.0)
+            return jax.grad(lambda p: impala_loss(config, network, p, trajectory, 2.0, popart)[0])(params)
+
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), policy_gradient(1.0), policy_gradient(64.0)
+        )
+
+    def test_without_it_the_state_has_no_trace_of_it(self):
+        agent = make_agent(AgentConfig(), **around(tabular_network(), num_updates=10))
+        state, metrics = make_agent_update(agent)(agent.init(jax.random.key(0)), chain([0, 1], [1], [1.0]))
+        assert state.extra == ()
+        assert not {"value/scale", "value/normalized_target"} & set(metrics)
+
+
 def test_the_learning_rate_decays_to_zero():
     agent = make_agent(
         AgentConfig(optimizer=OptimizerConfig(learning_rate=0.1)), **around(tabular_network(), num_updates=4)
@@ -136,6 +201,11 @@ def test_the_learning_rate_decays_to_zero():
             r"agent.optimizer.learning_rate=-1.0 must lie in \[1e-12, 10\]",
         ),
         ({"discount": 1.5}, r"agent.discount=1.5 must lie in \[0, 1\]"),
+        ({"popart": PopArtConfig(rate=0.0)}, r"agent.popart.rate=0.0 must lie in \[1e-9, 1\]"),
+        (
+            {"popart": PopArtConfig(min_scale=2, max_scale=1)},
+            "agent.popart.min_scale=2 is above agent.popart.max_scale",
+        ),
         ({"optimizer": OptimizerConfig(name="adm")}, "agent.optimizer.name='adm' is not known; did you mean 'adam'"),
     ],
 )

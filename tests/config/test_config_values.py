@@ -12,6 +12,7 @@ from podrl.assembly import resolve
 from podrl.config.config import Config, ConfigError
 from podrl.config.config_dict import default_sections
 from podrl.config.optimizer import OptimizerConfig
+from podrl.config.popart import PopArtConfig
 from podrl.config.ranges import values_of
 from tests import hostile
 from tests.processes import ROOT
@@ -111,11 +112,16 @@ def test_every_key_has_values_in_the_table():
     """But for switches and `env.options`, which are the environment's own."""
     hints = Config.__annotations__
     sections = [Config, *(hints[name] for name in (*default_sections(), "env"))]
-    for section in (*sections, OptimizerConfig, *(load_agent(name).AgentConfig for name in agent_names())):
+    for section in (
+        *sections,
+        OptimizerConfig,
+        PopArtConfig,
+        *(load_agent(name).AgentConfig for name in agent_names()),
+    ):
         for field in dataclasses.fields(section):
             key = f"{section.__name__}.{field.name}"
             is_section = section is Config and (field.name == "agent" or dataclasses.is_dataclass(field.type))
-            is_section = is_section or field.type is OptimizerConfig
+            is_section = is_section or field.type in (OptimizerConfig, PopArtConfig)
             free = field.type is bool or is_section or key == "EnvConfig.options"
             assert (values_of(field) is None) == free, key
 

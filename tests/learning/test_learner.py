@@ -259,6 +259,39 @@ def test_the_update_on_eight_devices_only_reduces_gradients_and_metrics(encoder,
     assert bool(find_collectives_in_loops(compiled)) == steps_are_a_loop
 
 
+def test_vmpos_better_half_is_the_batchs_and_gathers_nothing_but_advantages():
+    """Beside sums of gradients and metrics: one number per transition reaches every device."""
+    config = make_config(agent="vmpo", topology__micro_batches=2)
+    agent, spec = make_agent(config)
+    mesh = learner_mesh(8)
+    batch = shapes(random_trajectory(agent, spec, length=4, num_envs=16))
+    compiled = Learner(agent, mesh).compile([batch, batch])
+    found = find_collectives(compiled)
+    assert {kind for kind, _ in found} <= {"all-reduce", "all-gather"}
+    gathered = [sizes for kind, sizes in found if kind == "all-gather"]
+    assert gathered
+    assert max(size for sizes in gathered for size in sizes) <= 2 * 4 * 16
+    largest = max(x.size for x in jax.tree.leaves(jax.eval_shape(agent.init, jax.random.key(0)).params))
+    assert max(size for kind, sizes in found for size in sizes if kind == "all-reduce") <= largest
+    assert not find_collectives_in_loops(compiled)
+
+
+@pytest.mark.parametrize("options", [{}, MEMORY], ids=["mlp", "lstm"])
+def test_vmpo_learns_the_same_on_eight_devices_and_in_parts(options):
+    def learn(num_devices, num_pools=1, **parts):
+        rates = {"agent__popart__rate": 0.1, "agent__optimizer__epsilon": 1e-3, "agent__dual_optimizer__epsilon": 1e-3}
+        config = make_config(agent="vmpo", agent__target_period=3, **rates, **options, **parts)
+        params, metrics, _, state = train(config, num_devices=num_devices, num_updates=7, num_pools=num_pools)
+        return params, metrics, jax.device_get((state.extra["target"], state.extra["duals"], state.extra["popart"]))
+
+    params, metrics, extra = learn(1)
+    other_params, other_metrics, other_extra = learn(8, num_pools=2, topology__micro_batches=2)
+    assert_params_close(other_params, params, rtol=1e-5)
+    assert_params_close(other_extra, extra, rtol=1e-5)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(other_metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
 def test_joining_pools_keeps_every_environment_once():
     config = make_config()
     agent, spec = make_agent(config)

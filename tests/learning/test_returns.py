@@ -28,7 +28,7 @@ def learn(name, *overrides, until=math.inf):
     return train_until(resolve(override(load_config(f"configs/{name}.py"), list(overrides))), until)
 
 
-@pytest.mark.parametrize("name", ["impala_catch", "ppo_catch", "impact_catch", "pqn_catch"])
+@pytest.mark.parametrize("name", ["impala_catch", "ppo_catch", "impact_catch", "pqn_catch", "vmpo_catch"])
 def test_catch_is_solved(name):
     assert learn(name, until=0.95) >= 0.95
 

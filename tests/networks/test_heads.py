@@ -39,6 +39,14 @@ def test_the_scale_depends_on_the_observation_or_not(scale, depends):
     assert (policy[:, 3:] != 0).all()
 
 
+@pytest.mark.parametrize("settings", [{}, {"separate_value": True}, {"core": "lstm", "core_size": 8}])
+def test_values_are_scaled_and_shifted_and_nothing_else_changes(settings):
+    network, params = make(DiscreteActions(3), **settings)
+    before, after = outputs(network, params), outputs(network, network.scale_value(params, -2.5, 40.0))
+    np.testing.assert_allclose(after.value, -2.5 * before.value + 40, rtol=1e-5)
+    np.testing.assert_array_equal(after.policy, before.policy)
+
+
 def test_a_shared_scale_is_learned_and_starts_from_the_initial_one():
     network, params = make(ContinuousActions(3), initial_scale=0.5)
     fresh = outputs(network, network.init(jax.random.key(0))).policy

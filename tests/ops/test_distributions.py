@@ -43,6 +43,24 @@ def test_entropy_and_divergence_are_the_means_of_log_probabilities(family):
         np.testing.assert_allclose(np.mean(np.float64(estimates)), exact, atol=4 * error + 5e-4)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parts_of_the_divergence_are_in_one_respect_each(family):
+    """Where the policies differ in that respect alone, the part is the whole divergence and the others are zero."""
+    distribution, actions = make_distribution(*FAMILIES[family]), FAMILIES[family][1]
+    p, q = 0.8 * jax.random.normal(jax.random.key(5), (2, distribution.num_params))
+    size = getattr(actions, "size", 0)
+    ends = distribution.num_logits, distribution.num_params - size, distribution.num_params
+    respects = dict(zip(("choices", "mean", "covariance"), zip((0, *ends[:2]), ends, strict=True), strict=True))
+    respects = {name: span for name, span in respects.items() if span[0] < span[1]}
+    assert set(distribution.kl_parts(p, q)) == set(respects)
+    for name, (start, end) in respects.items():
+        other = p.at[start:end].set(q[start:end])
+        parts = {key: float(part) for key, part in distribution.kl_parts(p, other).items()}
+        assert parts[name] > 0.01
+        assert parts.pop(name) == pytest.approx(float(distribution.kl(p, other)), rel=1e-5)
+        assert list(parts.values()) == pytest.approx([0] * len(parts), abs=1e-6)
+
+
 @pytest.mark.parametrize("family", ["categorical", "multi_categorical", "hybrid"])
 def test_no_gradient_flows_to_forbidden_options_and_none_is_nan(family):
     distribution = make_distribution(*FAMILIES[family])

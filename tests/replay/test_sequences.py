@@ -13,11 +13,12 @@ from podrl.assembly import assemble
 from podrl.config.config import ConfigError, ReplayConfig
 from podrl.experience.layout import Layout
 from podrl.learning.learner import Learner
-from podrl.learning.replay import describe_replay, make_replay, with_environments_of
+from podrl.learning.replay import describe_replay, make_replay
 from podrl.networks.available import make_networks
 from podrl.replay.ring import empty_ring, gather_sequences, insert_rollout
 from podrl.replay.sampling import draw_starts
 from podrl.replay.sequences import ages
+from podrl.runs.replay_pieces import read_pieces, write_pieces
 from tests.learning.test_learner import find_collectives, shapes, take_environments
 from tests.replay.rings import BATCHES, KINDS, Rollouts, learner_mesh, rollout_shape
 from tests.replay.test_batches import mesh_of, place
@@ -190,24 +191,22 @@ def test_bytes_are_said_before_anything_is_compiled():
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(parts.state_shape.replay))
     assert describe_replay(parts.config, parts.state_shape) == (
         "the newest 400 env steps, 25 of each environment; an update learns 2 times from 16 sequences of 10, drawn "
-        f"from 4 groups: {size / 2**10:.2f} KiB on each learner device, {size / 2**10:.2f} KiB in each checkpoint"
+        f"from 4 groups: {size / 2**10:.2f} KiB on each learner device, {size / 2**10:.2f} KiB in the newest checkpoint"
     )
 
 
-def test_a_restored_ring_gives_each_environment_its_rows_on_another_number_of_devices():
+def test_a_restored_ring_gives_each_environment_its_rows_on_another_number_of_devices(tmp_path):
     """Two pools of sixteen lie in another order on two devices than on one."""
     learner, _, own, _ = train("unrolls", 2)
     _, _, other, _ = train("unrolls", 1)
     layout = Layout(num_actors=1, pools_per_actor=2, envs_per_pool=16, num_processes=1)
-    shardings = dataclasses.replace(learner.state_sharding.replay, key=())
-    keyless = jax.tree.map(jnp.copy, dataclasses.replace(other.replay, key=()))
-    moved = dataclasses.replace(jax.device_put(keyless, shardings), key=jnp.array(own.replay.key))
-    arranged = with_environments_of(dataclasses.replace(own, replay=moved), layout, 2)
-    np.testing.assert_array_equal(arranged.replay.env_index, own.replay.env_index)
+    write_pieces(tmp_path, other.replay, layout.joined_indices(1))
+    restored = read_pieces(tmp_path, learner.state_shape.replay, layout.joined_indices(2))
+    np.testing.assert_array_equal(restored.env_index, own.replay.env_index)
     assert not np.array_equal(other.replay.env_index, own.replay.env_index)
-    for ours, theirs in zip(by_environment(arranged.replay), by_environment(other.replay), strict=True):
+    for ours, theirs in zip(by_environment(restored), by_environment(other.replay), strict=True):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    assert jax.tree.map(lambda x: x.sharding, arranged.replay) == learner.state_sharding.replay
+    assert jax.tree.map(lambda x: x.sharding, restored) == learner.state_sharding.replay
 
 
 @pytest.mark.parametrize(
