@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.config.units import describe_bytes
+from podrl.experience.layout import Layout
 from podrl.experience.unroll import Unroller
 from podrl.learning.update_cost import shard_bytes
 from podrl.mesh import Topology

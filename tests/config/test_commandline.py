@@ -59,7 +59,8 @@ def errors_of(capsys, *arguments):
         ("--config.env.source=envpol", "env.source='envpol' is not known; did you mean 'envpool'?"),
         (
             "--config.agent.name=impalla",
-            "agent.name='impalla' is not known; did you mean 'impala'? Available: impact, impala, ppo, pqn, r2d2, vmpo.",
+            "agent.name='impalla' is not known; did you mean 'impala'? "
+            "Available: impact, impala, ppo, pqn, r2d2, vmpo.",
         ),
         ("--config.network.encoder=resnt", "network.encoder='resnt' is not known; did you mean 'resnet'?"),
         ("--config.network.encoder=resnet", "network.encoder='resnet' needs images"),
