@@ -1,6 +1,7 @@
 """R2D2 on Atari: `python tools/tpu_launch.py --config configs/r2d2_atari.py`.
 
-Another game: `--config.env.id=Pong-v5`. Hyper-parameters and network are SEED RL's for Atari; games are played as in
+Another game: `--config.env.id=Pong-v5`. Hyper-parameters and network are SEED RL's for Atari, most of them the agent's
+defaults; games are played as in
 `configs/impala_atari.py`, by Cleanba's protocol. The ring of four million steps takes 27 GiB over all learner devices:
 on few devices lower `--config.replay.capacity`.
 
@@ -30,8 +31,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.last_action = True
     config.network.last_reward = True
     config.agent.name = "r2d2"
-    config.agent.burn_in = 40
-    config.agent.length = 80
     config.agent.optimizer.max_grad_norm = 80.0
     config.evaluate.greedy = True
     config.log.every_updates = 2

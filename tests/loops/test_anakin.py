@@ -216,6 +216,7 @@ class TestResume:
             {
                 **{"agent": "r2d2", "agent__starts": "rows", "agent__burn_in": 0, "agent__length": 1},
                 **{"replay__capacity": 160, "replay__batch": 16, "replay__groups": 2, "replay__min_steps": 100},
+                **{"topology__actor_devices_per_process": 1, "topology__learner_devices_per_process": 1},
             },
         ],
         ids=["batches", "sequences"],
