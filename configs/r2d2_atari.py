@@ -1,9 +1,8 @@
 """R2D2 on Atari: `python tools/tpu_launch.py --config configs/r2d2_atari.py`.
 
 Another game: `--config.env.id=Pong-v5`. Hyper-parameters and network are SEED RL's for Atari, most of them the agent's
-defaults; games are played as in
-`configs/impala_atari.py`, by Cleanba's protocol. The ring of four million steps takes 27 GiB over all learner devices:
-on few devices lower `--config.replay.capacity`.
+defaults. Games are played as in `configs/impala_atari.py`, by Cleanba's protocol. The ring of four million steps takes
+27 GiB over all learner devices: on few devices lower `--config.replay.capacity`.
 
 Source: Espeholt et al. 2020, arXiv:1910.06591, and its code; Kapturowski et al. 2019, ICLR.
 """
