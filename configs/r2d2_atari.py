@@ -21,8 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.replay.batch = 64
     config.replay.ratio = 0.75
     config.replay.min_steps = 200_000
-    config.replay.priority_exponent = 0.9
-    config.replay.importance_exponent = 0.6
+    config.replay.groups = 32  # Of 16 environments; fits two pools on each of 4 actor and 4 learner devices, or fewer.
     config.network.encoder = "nature"
     config.network.frame_stack = 4
     config.network.core = "lstm"

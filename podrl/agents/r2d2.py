@@ -54,8 +54,8 @@ class AgentConfig:
         rescale_values: Whether the network learns h(Q), h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x.
         target_period: Calls of `learn` between two copies of the parameters to the target network.
         epsilon_base: Probability of an action at random in the first environment of each group (`replay.groups`).
-        epsilon_power: That of environment i of a group of N is epsilon_base^(1 + epsilon_power i / (N - 1)). Evaluations
-            have those of the first environments, or with `evaluate.greedy` none.
+        epsilon_power: That of environment i of a group of N is epsilon_base^(1 + epsilon_power i / (N - 1)).
+            Evaluations have those of the first environments, or with `evaluate.greedy` none.
         share_of_max: Weight of the largest temporal difference of a sequence in its priority; their mean has the rest.
         reward_scale: Rewards are multiplied by it, then clipped.
         max_reward: Rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
