@@ -24,7 +24,7 @@ import optax
 from podrl.actions import DiscreteActions
 from podrl.agents.parts.interface import Agent, Batch, Partition, SequenceShape, UpdateShape, check_actions
 from podrl.agents.parts.optimizing import make_optimizer
-from podrl.agents.parts.q_learning import check_explorers, epsilon_ladder, make_explorer_agent
+from podrl.agents.parts.q_learning import check_explorers, epsilon_ladder, make_explorer_agent, with_target
 from podrl.agents.parts.sequences import accumulate_by_sequence, rollouts_of, unroll_after_burn_in
 from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
@@ -160,14 +160,7 @@ def make_agent(
     epsilons = functools.partial(
         epsilon_ladder, group_size=group_size, base=config.epsilon_base, power=config.epsilon_power
     )
-    agent = make_explorer_agent(network, optimizer, epsilons, learn)
-
-    def init(key: jax.Array) -> LearnerState:
-        state = agent.init(key)
-        # A copy, as both may be donated.
-        return dataclasses.replace(state, extra={"target": jax.tree.map(jnp.copy, state.params)})
-
-    return dataclasses.replace(agent, init=init)
+    return with_target(make_explorer_agent(network, optimizer, epsilons, learn))
 
 
 def r2d2_loss(
