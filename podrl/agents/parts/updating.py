@@ -55,8 +55,8 @@ def make_update(
         # The update that brings the batch fails, as without replay, although nothing may have been learned from it.
         total = {"loss/total": jnp.where(fit, metrics["loss/total"], jnp.nan)}
         told = {**_replay_metrics(draws, replay, ring), **_priority_metrics(draws, priority)}
-        ring = ring if priority is None else replay.write(ring, draws, priority)
-        return dataclasses.replace(bare, replay=ring), {**metrics, **total, **told}
+        written = ring if priority is None else replay.write(ring, draws, priority)
+        return dataclasses.replace(bare, replay=written), {**metrics, **total, **told}
 
     def update(state: LearnerState, fresh: Fresh) -> tuple[LearnerState, Metrics]:
         if fresh.rollouts is None:
