@@ -24,7 +24,7 @@ import optax
 from podrl.actions import DiscreteActions
 from podrl.agents.parts.interface import Agent, Batch, Partition, SequenceShape, UpdateShape, check_actions
 from podrl.agents.parts.optimizing import make_optimizer
-from podrl.agents.parts.q_learning import check_explorers, epsilon_ladder, make_explorer_agent
+from podrl.agents.parts.q_learning import check_explorers, epsilon_ladder, make_explorer_agent, with_target
 from podrl.agents.parts.sequences import accumulate_by_sequence, rollouts_of, unroll_after_burn_in
 from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
@@ -55,6 +55,7 @@ class AgentConfig:
         target_period: Calls of `learn` between two copies of the parameters to the target network.
         epsilon_base: Probability of an action at random in the first environment of each group (`replay.groups`).
         epsilon_power: That of environment i of a group of N is epsilon_base^(1 + epsilon_power i / (N - 1)).
+            Evaluations have those of the first environments, or with `evaluate.greedy` none.
         share_of_max: Weight of the largest temporal difference of a sequence in its priority; their mean has the rest.
         reward_scale: Rewards are multiplied by it, then clipped.
         max_reward: Rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
@@ -159,14 +160,7 @@ def make_agent(
     epsilons = functools.partial(
         epsilon_ladder, group_size=group_size, base=config.epsilon_base, power=config.epsilon_power
     )
-    agent = make_explorer_agent(network, optimizer, epsilons, learn)
-
-    def init(key: jax.Array) -> LearnerState:
-        state = agent.init(key)
-        # A copy, as both may be donated.
-        return dataclasses.replace(state, extra={"target": jax.tree.map(jnp.copy, state.params)})
-
-    return dataclasses.replace(agent, init=init)
+    return with_target(make_explorer_agent(network, optimizer, epsilons, learn))
 
 
 def r2d2_loss(

@@ -92,10 +92,8 @@ def make_network(
     def rows(params: PyTree, trajectory: Trajectory, chosen: jax.Array) -> PyTree:
         every, chosen, carry = swap(rows_of(trajectory)), jnp.swapaxes(chosen, 0, 1), trajectory.carry
         stacked = stack_chosen(seen(every.observation), every.first, carry.frames, chosen)
-        last, first, mask = jax.tree.map(
-            lambda x: take_stack_rows(x, chosen),
-            (encode_last(config, actions, every), every.first, action_mask(every.observation)),
-        )
+        others = (encode_last(config, actions, every), every.first, action_mask(every.observation))
+        last, first, mask = jax.tree.map(lambda x: take_stack_rows(x, chosen), others)
         output, _ = module.apply({"params": params}, stacked, last, first, carry.core)
         return swap(masked(output, mask))
 

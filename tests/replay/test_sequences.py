@@ -270,8 +270,11 @@ def test_what_a_network_makes_of_a_sequence_is_the_carry_that_the_actor_had():
         for env, observation in enumerate(np.asarray(batch.observation[0])):
             carries[observation.tobytes()] = jax.tree.map(lambda x, env=env: x[env], carry)
         carry = after(dataclasses.replace(batch, carry=carry))
-    _, draws = jax.jit(replay.draw)(ring)
+    draw = jax.jit(replay.draw)
+    ring_after, draws = draw(ring)
     assert np.asarray(draws.used).all()
+    jax.tree.map(np.testing.assert_array_equal, draw(ring)[1], draws)
+    assert (draw(ring_after)[1].place.drawn.slot != draws.place.drawn.slot).any()  # Every update has another key.
     for k in range(2):
         sample = jax.jit(replay.gather)(ring, jax.tree.map(lambda x, k=k: x[k], draws.place))
         assert sample.before.first.shape == (2, 16)

@@ -118,6 +118,17 @@ def make_explorer_agent(
     )
 
 
+def with_target(agent: Agent) -> Agent:
+    """Returns the agent with a copy of its first parameters as `extra['target']`, those of a target network."""
+
+    def init(key: jax.Array) -> LearnerState:
+        state = agent.init(key)
+        # A copy, as both may be donated.
+        return dataclasses.replace(state, extra={"target": jax.tree.map(jnp.copy, state.params)})
+
+    return dataclasses.replace(agent, init=init)
+
+
 def epsilon_ladder(env_index: jax.Array, *, group_size: int, base: float, power: float) -> jax.Array:
     """Computes base^(1 + power i / (N - 1)) for environment i of a group of N, so that each group has all of them.
 

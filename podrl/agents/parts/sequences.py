@@ -13,6 +13,7 @@ from podrl.networks.interface import NetworkFunctions, Output
 from podrl.ops.minibatches import accumulate_gradients
 from podrl.types import Metrics, PyTree, Sample, Trajectory
 
+_PRIORITY = "priority"  # Among the metrics of a part.
 # (params, part of the sample) -> (loss, (metrics, priority [B])); loss and metrics are shares of the whole sample's.
 SequenceLoss = Callable[[PyTree, Sample], tuple[jax.Array, tuple[Metrics, jax.Array]]]
 
@@ -84,16 +85,15 @@ def accumulate_by_sequence(
     """
     num = partition.micro_batches
 
-    def loss_of(params: PyTree, part: _Part) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+    def loss_of(params: PyTree, part: _Part) -> tuple[jax.Array, Metrics]:
         total, (metrics, priority) = loss(params, part.sample)
         is_own = part.number[:, None] == jnp.arange(num)
-        return total, (metrics, jnp.where(is_own, priority[:, None], 0))  # A sum over parts then joins them.
+        return total, {**metrics, _PRIORITY: jnp.where(is_own, priority[:, None], 0)}  # A sum over parts joins them.
 
     whole = _Part(sample=sample, number=jnp.arange(sample.weight.shape[0]) % num)
-    (_, (metrics, priority)), grads = accumulate_gradients(
-        loss_of, params, whole, num, rolled=partition.rolls_micro_batches
-    )
-    return metrics, priority.reshape(-1), grads
+    (_, summed), grads = accumulate_gradients(loss_of, params, whole, num, rolled=partition.rolls_micro_batches)
+    metrics = {name: value for name, value in summed.items() if name != _PRIORITY}
+    return metrics, summed[_PRIORITY].reshape(-1), grads
 
 
 @struct.dataclass(kw_only=True)

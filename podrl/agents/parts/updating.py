@@ -54,9 +54,9 @@ def make_update(
         bare, metrics, priority = _learn_in_turn(learn_from, bare, draws, rolled=rolls_draws)
         # The update that brings the batch fails, as without replay, although nothing may have been learned from it.
         total = {"loss/total": jnp.where(fit, metrics["loss/total"], jnp.nan)}
-        told = _replay_metrics(draws, replay, ring) | _priority_metrics(draws, priority)
-        ring = ring if priority is None else replay.write(ring, draws, priority)
-        return dataclasses.replace(bare, replay=ring), {**metrics, **total, **told}
+        told = {**_replay_metrics(draws, replay, ring), **_priority_metrics(draws, priority)}
+        written = ring if priority is None else replay.write(ring, draws, priority)
+        return dataclasses.replace(bare, replay=written), {**metrics, **total, **told}
 
     def update(state: LearnerState, fresh: Fresh) -> tuple[LearnerState, Metrics]:
         if fresh.rollouts is None:
@@ -106,8 +106,8 @@ def _learn_in_turn(
 
     def take(state: LearnerState, draw: Draws) -> tuple[LearnerState, tuple[Metrics, jax.Array | None]]:
         def learn_from_it() -> tuple[LearnerState, tuple[Metrics, jax.Array | None]]:
-            learned, *told = learn(state, draw.place)
-            return learned, tuple(told)
+            learned, metrics, priority = learn(state, draw.place)
+            return learned, (metrics, priority)
 
         return jax.lax.cond(draw.used, learn_from_it, lambda: (state, zeros))
 
