@@ -233,7 +233,8 @@ def take_dual_step(
             duals["temperature"], weighted.advantages, weighted.selected, config.temperature_epsilon
         )
         costs = duals["kl_cost"].items()
-        multipliers = sum(dual_loss(cost, metrics[f"policy/kl_{name}"], limits[name]) for name, cost in costs)
+        terms = [dual_loss(cost, metrics[f"policy/kl_{name}"], limits[name]) for name, cost in costs]
+        multipliers = jnp.asarray(sum(terms))
         return temperature + multipliers, {"loss/temperature": temperature, "loss/multipliers": multipliers}
 
     grads, losses = jax.grad(loss_fn, has_aux=True)(duals)
