@@ -229,11 +229,10 @@ def take_dual_step(
     duals = state.extra["duals"]
 
     def loss_fn(duals: PyTree) -> tuple[jax.Array, Metrics]:
-        temperature = temperature_loss(
-            duals["temperature"], weighted.advantages, weighted.selected, config.temperature_epsilon
-        )
+        epsilon, selected = config.temperature_epsilon, weighted.selected
+        temperature = temperature_loss(duals["temperature"], weighted.advantages, selected, epsilon)
         costs = duals["kl_cost"].items()
-        terms = [dual_loss(cost, metrics[f"policy/kl_{name}"], limits[name]) for name, cost in costs]
+        terms = (dual_loss(cost, metrics[f"policy/kl_{name}"], limits[name]) for name, cost in costs)
         multipliers = jnp.asarray(sum(terms))
         return temperature + multipliers, {"loss/temperature": temperature, "loss/multipliers": multipliers}
 
