@@ -134,7 +134,7 @@ def make_agent(
         state, norm = optimizer.apply(state, grads)
         state, metrics = take_dual_step(config, dual_optimizer, state, weighted, metrics)
         metrics = {**metrics, "grad/norm": norm, "loss/learning_rate": learning_rate}
-        state, metrics = move_value_scale(config.popart, network, state, metrics, num_transitions > 0)
+        state, metrics = move_value_scale(config.popart, network, state, metrics, trajectory)
         target = optax.periodic_update(state.params, extra["target"], state.learner_step + 1, config.target_period)
         return dataclasses.replace(state, extra={**state.extra, "target": target}), metrics, None
 
