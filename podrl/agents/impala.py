@@ -112,7 +112,7 @@ def make_agent(
         trajectory = fresh_rollouts(batch)
         state, metrics = take_steps(state, trajectory)
         metrics = {**metrics, "loss/learning_rate": optimizer.rate(state.step)}
-        state, metrics = move_value_scale(config.popart, network, state, metrics, jnp.any(trajectory.is_transition))
+        state, metrics = move_value_scale(config.popart, network, state, metrics, trajectory)
         return state, metrics, None
 
     agent = make_actor_critic_agent(network, optimizer, lambda output: {"policy": output.policy}, learn)

@@ -134,7 +134,7 @@ def make_agent(
         state, norm = optimizer.apply(state, grads)
         state, metrics = take_dual_step(config, dual_optimizer, state, weighted, metrics)
         metrics = {**metrics, "grad/norm": norm, "loss/learning_rate": learning_rate}
-        state, metrics = move_value_scale(config.popart, network, state, metrics, num_transitions > 0)
+        state, metrics = move_value_scale(config.popart, network, state, metrics, trajectory)
         target = optax.periodic_update(state.params, extra["target"], state.learner_step + 1, config.target_period)
         return dataclasses.replace(state, extra={**state.extra, "target": target}), metrics, None
 
@@ -229,11 +229,11 @@ def take_dual_step(
     duals = state.extra["duals"]
 
     def loss_fn(duals: PyTree) -> tuple[jax.Array, Metrics]:
-        temperature = temperature_loss(
-            duals["temperature"], weighted.advantages, weighted.selected, config.temperature_epsilon
-        )
+        epsilon, selected = config.temperature_epsilon, weighted.selected
+        temperature = temperature_loss(duals["temperature"], weighted.advantages, selected, epsilon)
         costs = duals["kl_cost"].items()
-        multipliers = sum(dual_loss(cost, metrics[f"policy/kl_{name}"], limits[name]) for name, cost in costs)
+        terms = (dual_loss(cost, metrics[f"policy/kl_{name}"], limits[name]) for name, cost in costs)
+        multipliers = jnp.asarray(sum(terms))
         return temperature + multipliers, {"loss/temperature": temperature, "loss/multipliers": multipliers}
 
     grads, losses = jax.grad(loss_fn, has_aux=True)(duals)

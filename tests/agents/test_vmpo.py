@@ -149,7 +149,7 @@ def test_a_bound_of_almost_zero_leaves_the_policy_where_it_is():
     trajectory = chain([2, 0], [1], [1.0])
 
     def moved(epsilon, kl_cost):
-        agent = make_tabular_agent(0.003, dual_rate=1.0, kl_epsilon=epsilon, kl_cost=kl_cost, target_period=5)
+        agent = make_tabular_agent(0.003, dual_rate=1.0, kl_epsilon=epsilon, kl_cost=kl_cost, target_period=50)
         state = run_updates(agent, agent.init(jax.random.key(0)), trajectory, 300)
         return float(jnp.abs(agent.actor_params(state)["policy"]).max())
 

@@ -168,6 +168,13 @@ class TestLayout:
             "encoder/Dense_2/kernel": P("data", "model"),
         }
 
+    def test_a_target_network_that_acts_is_split_like_the_parameters(self):
+        """And V-MPO's duals, with the state of their optimizer, are whole: `layout` looks at every leaf."""
+        config = wide_config("mlp", **FSDP, agent="vmpo")
+        assert layout(config) == layout(wide_config("mlp", **FSDP))
+        target = shared_learner(config).state_shape.extra["target"]["encoder"]["Dense_0"]["kernel"]
+        assert target.sharding.spec == P(None, "data")
+
     def test_auto_is_tensor_only_where_there_is_a_model_axis_and_no_rule(self):
         assert layout(wide_config(model=4)) == layout(wide_config(**TENSOR))
         assert layout(wide_config(data=4)) == {}

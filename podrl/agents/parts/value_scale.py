@@ -10,7 +10,7 @@ from podrl.config.popart import PopArtConfig
 from podrl.networks.interface import Network
 from podrl.ops.losses import masked_mean
 from podrl.ops.popart import PopArt, initial_popart, move_popart, preserving_change
-from podrl.types import LearnerState, Metrics
+from podrl.types import LearnerState, Metrics, Trajectory
 
 
 def with_value_scale(agent: Agent, config: PopArtConfig) -> Agent:
@@ -43,7 +43,7 @@ def popart_moments(popart: PopArt | None, targets: jax.Array, mask: jax.Array, n
 
 
 def move_value_scale(
-    config: PopArtConfig, network: Network, state: LearnerState, metrics: Metrics, has_targets: jax.Array
+    config: PopArtConfig, network: Network, state: LearnerState, metrics: Metrics, trajectory: Trajectory
 ) -> tuple[LearnerState, Metrics]:
     """Moves PopArt's statistics after an agent's optimizer steps, and rescales the value head so that no value changes.
 
@@ -52,7 +52,7 @@ def move_value_scale(
         network: The actor-critic.
         state: The state after the steps; `extra["popart"]` has the statistics if values are normalised.
         metrics: The metrics of the steps, with `popart_moments`.
-        has_targets: [] bool; whether the batch has real transitions.
+        trajectory: [T, B]; what the steps learned from.
 
     Returns:
         The state and the metrics, with the statistics that the steps used; both unchanged if values are not normalised.
@@ -64,7 +64,7 @@ def move_value_scale(
         before,
         metrics["value/normalized_target"],
         metrics["value/normalized_target_square"],
-        has_targets,
+        jnp.any(trajectory.is_transition),
         rate=config.rate,
         min_scale=config.min_scale,
         max_scale=config.max_scale,
