@@ -212,6 +212,24 @@ def test_a_ring_of_batches_goes_on_in_two_processes_from_one_that_joined_its_poo
         assert [row.get(name) for row in ours] == [row.get(name) for row in theirs], name
 
 
+@pytest.mark.slow
+def test_two_processes_draw_the_same_sequences_as_one(tmp_path):
+    """One pool of each process, and two of the one: what is drawn goes by the environments' numbers."""
+    command = ("--config", ROOT / "configs/r2d2_minigrid_memory.py", "--smoke", "--config.env.source=envpool")
+    command = (*command, "--config.env.id=Catch-v0", "--config.env.observation_keys=()", "--config.env.uint8=auto")
+    command = (*command, "--config.log.tensorboard=False")
+    assert launch(*command, "--workdir", "one", cwd=tmp_path).returncode == 0
+    single = "--config.actors.pools_per_thread=1"
+    train(*command, single, "--workdir", "pair", cwd=tmp_path, processes=2, devices=1)
+    assert_close(tmp_path / "pair", tmp_path / "one", 6)
+    ours, theirs = (read_rows(tmp_path / name) for name in ("pair", "one"))
+    assert [row["replay/ratio"] > 0 for row in ours] == [False] * 2 + [True] * 4
+    for name in ("replay/age", "replay/ratio", "env_steps"):
+        assert [row[name] for row in ours] == [row[name] for row in theirs], name
+    for name in ("loss/weight", "loss/total", "replay/priority_mean"):
+        np.testing.assert_allclose([row[name] for row in ours], [row[name] for row in theirs], rtol=1e-4, err_msg=name)
+
+
 class TestGoingOn:
     """A checkpoint does not care how many processes wrote it."""
 
