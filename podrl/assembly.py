@@ -29,7 +29,7 @@ from podrl.learning.learner import Learner
 from podrl.learning.memory_check import check_experience_fits, check_state_fits
 from podrl.learning.micro_batches import partition_of, resolve_partition
 from podrl.learning.programs import FusedPrograms, Programs, make_learner
-from podrl.learning.replay import check_replay, num_groups
+from podrl.learning.replay import check_sequence_replay, num_groups
 from podrl.learning.sharding import make_split_networks
 from podrl.loops import anakin, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
@@ -74,7 +74,7 @@ def assemble(
         check_experience_fits(asked, spec, topology)
     config = resolve_partition(asked, topology)
     layout = make_layout(config, topology)
-    check_replay(config, layout, topology)
+    check_sequence_replay(config, layout, topology)
     agent, rules = make_split_agent(config, spec, topology.learner)
     assembly = Assembly(
         asked=asked,

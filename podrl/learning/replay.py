@@ -69,7 +69,7 @@ def num_groups(config: Config) -> int:
     return config.replay.groups or choose_groups(num_envs=config.actors.num_envs, batch=config.replay.batch)
 
 
-def check_replay(config: Config, layout: Layout, topology: Topology) -> None:
+def check_sequence_replay(config: Config, layout: Layout, topology: Topology) -> None:
     """Checks a replay of sequences before anything is made of it: its lengths, its ratio, its groups and its ring.
 
     Args:
