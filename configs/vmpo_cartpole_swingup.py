@@ -16,9 +16,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.normalize_observations = True
     config.agent.name = "vmpo"
     config.agent.optimizer.learning_rate = 1e-3
-    config.agent.dual_optimizer = {"learning_rate": 1e-2}
+    config.agent.dual_optimizer = {"learning_rate": 3e-2}
     config.agent.lambda_ = 0.95
     config.agent.target_period = 4
+    config.agent.temperature = 0.1
+    config.agent.temperature_epsilon = 0.3
     config.agent.kl_cost = 1.0
     config.agent.mean_epsilon = 0.01
     config.agent.covariance_epsilon = 1e-4
