@@ -19,6 +19,7 @@ from podrl.agents.parts.normalization import normalize_observations, normalize_r
 from podrl.config.config import Config, check_counts
 from podrl.config.config_dict import as_values, from_config_dict
 from podrl.envs.loading import load_environment
+from podrl.envs.pools.seeds_in_graph import join_seeds
 from podrl.envs.source import Source, make_environment
 from podrl.evaluation.endless import check_evaluation
 from podrl.evaluation.episodes import numbers_of_evaluation
@@ -105,10 +106,11 @@ def _make_learner(
 ) -> Learner | FusedLearner | SeedsLearner:
     if config.topology.placement != "anakin":
         return make_learner(config, agent, spec, topology.learner, rules)
-    learner = FusedLearner(config, agent, make_environment(source, config.env), spec, topology, rules)
-    if (num_seeds := config.topology.seeds) == 1:
-        return learner
-    return SeedsLearner(learner, topology.learner, first_seed=config.seed, num_seeds=num_seeds)
+    environment, num_seeds = make_environment(source, config.env), config.topology.seeds
+    if num_seeds == 1:
+        return FusedLearner(config, agent, environment, spec, topology, rules)
+    single = FusedLearner(config, agent, join_seeds(environment), spec, topology, rules)
+    return SeedsLearner(single, topology.learner, first_seed=config.seed, num_seeds=num_seeds)
 
 
 def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:

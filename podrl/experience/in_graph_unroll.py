@@ -160,7 +160,7 @@ def _scan_unrolled(
     return loop, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
 
-def check_timestep(acting: InGraphUnroller) -> None:
+def check_first_timestep(acting: InGraphUnroller) -> None:
     """Raises ValueError unless the environment returns what its spec describes."""
     unroller, indices = acting.unroller, jnp.arange(acting.unroller.num_envs, dtype=jnp.uint32)
     found = jax.eval_shape(lambda: acting.init(0, indices)).timestep

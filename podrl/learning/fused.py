@@ -22,10 +22,10 @@ from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.envs.pools.info_in_graph import make_in_graph_tally
 from podrl.envs.source import JaxEnvironment
-from podrl.experience.in_graph_unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller, check_timestep
+from podrl.experience.in_graph_unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller, check_first_timestep
 from podrl.experience.layout import make_layout
 from podrl.experience.unroll import Unroller
-from podrl.learning.fused_report import EPISODES_SPEC, Report
+from podrl.learning.fused_report import Report, report_sharding
 from podrl.learning.learner import Learner
 from podrl.learning.micro_batches import runs_in_loops
 from podrl.learning.replay import make_replay
@@ -93,14 +93,12 @@ class FusedLearner:
         tally = make_in_graph_tally(config.log.info_keys, environment, spec, num_envs)
         self._acting = InGraphUnroller(unroller=unroller, environment=environment, in_loop=in_loop, tally=tally)
         self.info_names = tally.names if tally else ()
-        check_timestep(self._acting)
+        check_first_timestep(self._acting)
         make_state = functools.partial(self.make_state, seed=config.seed)
         self._state_shape: FusedState = jax.eval_shape(make_state, jax.random.key(0))
         self.state_sharding = self._shardings()
         self._init: Callable[..., Any] = jax.jit(make_state, out_shardings=self.state_sharding)
-        whole: Any = replicated(self._mesh)  # A prefix of the report's tree, as is `split`.
-        split: Any = NamedSharding(self._mesh, EPISODES_SPEC)
-        report = Report(metrics=whole, fingerprint=whole, episodes=split)
+        report = report_sharding(self._mesh, num_seeds=1)
         make_updates = functools.partial(self.make_updates, seed=config.seed)
         self._jitted: Any = jax.jit(make_updates, donate_argnums=0, out_shardings=(self.state_sharding, report))
         self._run: Any = self._jitted  # Or compiled ahead of time, once that is asked for.

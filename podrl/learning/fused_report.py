@@ -1,14 +1,14 @@
 """What a call of a fused program reports of its updates, and how it comes to the host."""
 
+from typing import Any
+
 from flax import struct
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from podrl.experience.in_graph_unroll import EndedEpisodes
 from podrl.types import Metrics, PyTree
-
-EPISODES_SPEC = PartitionSpec(None, None, "data")
 
 
 @struct.dataclass(kw_only=True)
@@ -26,6 +26,13 @@ class Report:
     episodes: EndedEpisodes
 
 
+def report_sharding(mesh: Mesh, *, num_seeds: int) -> Report:
+    """Returns the shardings of a report, as prefixes of its tree: episodes lie where their environments are."""
+    whole: Any = NamedSharding(mesh, PartitionSpec())
+    split: Any = NamedSharding(mesh, PartitionSpec(*(2 + (num_seeds > 1)) * [None], "data"))
+    return Report(metrics=whole, fingerprint=whole, episodes=split)
+
+
 def fetch_reports(report: Report, num_seeds: int) -> list[Report]:
     """Waits for a report, and returns that of each seed in numpy arrays, with this process's environments.
 
@@ -33,7 +40,7 @@ def fetch_reports(report: Report, num_seeds: int) -> list[Report]:
         report: On the devices; of several seeds each array has the axis [num_seeds] in front.
         num_seeds: The number of seeds; of one there is no such axis.
     """
-    axis = len(EPISODES_SPEC) - 1 + (num_seeds > 1)
+    axis = 2 + (num_seeds > 1)
     fetched = Report(
         metrics=jax.device_get(dict(report.metrics)),
         fingerprint=jax.device_get(report.fingerprint),

@@ -16,7 +16,7 @@ import numpy as np
 
 from podrl.config.config import Config, check
 from podrl.learning.fused import FusedLearner
-from podrl.learning.fused_report import EPISODES_SPEC, Report
+from podrl.learning.fused_report import Report, report_sharding
 from podrl.mesh import Topology, replicated
 from podrl.ops.keys import LEARN, purpose_key
 from podrl.types import FusedState, PyTree
@@ -52,9 +52,7 @@ class SeedsLearner:
             return NamedSharding(mesh, PartitionSpec(None, *sharding.spec))
 
         self.state_sharding: FusedState = jax.tree.map(stacked, single.state_sharding)
-        episodes: Any = stacked(NamedSharding(mesh, EPISODES_SPEC))  # A prefix of the report's tree, as is `whole`.
-        whole: Any = replicated(mesh)
-        report = Report(metrics=whole, fingerprint=whole, episodes=episodes)
+        report = report_sharding(mesh, num_seeds=num_seeds)
         self._init: Any = jax.jit(self._make_states, out_shardings=self.state_sharding)
         self._jitted: Any = jax.jit(self._make_updates, donate_argnums=0, out_shardings=(self.state_sharding, report))
         self._run: Any = self._jitted  # Or compiled ahead of time, once that is asked for.

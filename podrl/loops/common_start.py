@@ -1,6 +1,6 @@
 """Where the seeds of a run resume: all from the checkpoints of one update."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from podrl.config.config import check
 from podrl.config.paths import is_there
@@ -8,11 +8,10 @@ from podrl.loops.interface import Assembly
 from podrl.loops.opening import Place
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_errors import CheckpointError
+from podrl.runs.checkpoint_restore import Share
 from podrl.runs.resume import find_start
 from podrl.runs.run_files import CHECKPOINTED, START_ANEW
 from podrl.types import Snapshot
-
-Share = Callable[[str], Sequence[str]]
 
 
 def find_starts(
