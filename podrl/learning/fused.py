@@ -152,7 +152,6 @@ class FusedLearner:
 
     def take(self, state: FusedState, index: int) -> FusedState:
         """Returns the state itself, which is that of seed 0 of 1; see `podrl.learning.seeds.SeedsLearner.take`."""
-        del index
         return state
 
     def make_state(self, key: jax.Array, seed: int | jax.Array) -> FusedState:

@@ -111,7 +111,8 @@ def open_seeds(
         services: Those of the process.
         job: All processes.
     """
-    seeds, parts = [], assembly.of_each_seed()
+    seeds: list[SeedRun] = []
+    parts = assembly.of_each_seed()
     display: Any = SeedsDisplay(instruments.display, len(parts)) if len(parts) > 1 else instruments.display
     if len(parts) > 1:
         write_facts(whole.folder, assembly.asked, manifest)

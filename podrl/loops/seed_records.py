@@ -5,6 +5,7 @@ A run of one seed is a run of several with one.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import math
 import operator
 from typing import Any, cast
@@ -95,7 +96,12 @@ class SeedRecords:
             for index, counters in enumerate(call):
                 values = {name: column[index] for name, column in found.metrics.items()}
                 ended = _ended(jax.tree.map(operator.itemgetter(index), found.episodes), names)
-                rows.enter(rows.launched(counters, values, ended, lambda found=found: found.fingerprint), end)
+                rows.enter(
+                    rows.launched(
+                        counters, values, ended, functools.partial(operator.attrgetter("fingerprint"), found)
+                    ),
+                    end,
+                )
 
     def add(self, state: FusedState, counters: Counters) -> None:
         """Evaluates and saves each seed where that is due after a call that was just launched."""
@@ -107,15 +113,15 @@ class SeedRecords:
     def finish_rows(self, fingerprint: Callable[[], jax.Array]) -> None:
         """Writes a row of the newest update if it had none; `fingerprint` returns those of the last call."""
         for index, rows in enumerate(self._rows):
-            rows.finish(lambda index=index: self._of_seed(fingerprint(), index))
+            rows.finish(functools.partial(self._of_seed, fingerprint, index))
 
     def finish(self, state: FusedState, counters: Counters) -> Outcome:
         """Saves the last update of each seed, waits for its evaluation, and returns what the run leaves."""
         take = self._learner.take
         return join_outcomes([each.finish(take(state, i), counters) for i, each in enumerate(self._boundaries)])
 
-    def _of_seed(self, array: jax.Array, index: int) -> jax.Array:
-        return array if self._learner.num_seeds == 1 else array[index]
+    def _of_seed(self, fingerprint: Callable[[], jax.Array], index: int) -> jax.Array:
+        return fingerprint() if self._learner.num_seeds == 1 else fingerprint()[index]
 
 
 def join_starts(learner: Any, seeds: Sequence[SeedRun]) -> Snapshot | None:

@@ -102,7 +102,7 @@ def open_reporter(
 
 
 def make_hooks(instruments: Instruments, *, checks: Sequence[Callable[[], None]]) -> Hooks:
-    """The functions that a run loop calls, but for those that write to a folder.
+    """The functions that a run loop calls, without those that write to a folder.
 
     Args:
         instruments: Show how far the run is, and trace some updates.
