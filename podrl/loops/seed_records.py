@@ -23,6 +23,7 @@ from podrl.loops.boundaries import Boundaries, nothing_to_do
 from podrl.loops.in_flight import InFlight
 from podrl.loops.interface import Outcome, SeedRun
 from podrl.runtime.job.job import Job
+from podrl.telemetry.metrics_rows import MetricsRows
 from podrl.telemetry.rates import End
 from podrl.types import Counters, FusedState, Snapshot
 
@@ -91,17 +92,8 @@ class SeedRecords:
         Raises:
             NonFiniteError: If the loss or gradient of an update is not finite.
         """
-        names = self._learner.info_names
         for rows, found in zip(self._rows, fetch_reports(report, self._learner.num_seeds), strict=True):
-            for index, counters in enumerate(call):
-                values = {name: column[index] for name, column in found.metrics.items()}
-                ended = _ended(jax.tree.map(operator.itemgetter(index), found.episodes), names)
-                rows.enter(
-                    rows.launched(
-                        counters, values, ended, functools.partial(operator.attrgetter("fingerprint"), found)
-                    ),
-                    end,
-                )
+            _enter(rows, call, found, self._learner.info_names, end)
 
     def add(self, state: FusedState, counters: Counters) -> None:
         """Evaluates and saves each seed where that is due after a call that was just launched."""
@@ -122,6 +114,14 @@ class SeedRecords:
 
     def _of_seed(self, fingerprint: Callable[[], jax.Array], index: int) -> jax.Array:
         return fingerprint() if self._learner.num_seeds == 1 else fingerprint()[index]
+
+
+def _enter(rows: MetricsRows, call: Sequence[Counters], found: Report, names: Sequence[str], end: End) -> None:
+    """Enters the updates of one seed."""
+    for index, counters in enumerate(call):
+        values = {name: column[index] for name, column in found.metrics.items()}
+        ended = _ended(jax.tree.map(operator.itemgetter(index), found.episodes), names)
+        rows.enter(rows.launched(counters, values, ended, lambda: found.fingerprint), end)
 
 
 def join_starts(learner: Any, seeds: Sequence[SeedRun]) -> Snapshot | None:
