@@ -15,6 +15,7 @@ from podrl.assembly import assemble
 from podrl.config.config import ConfigError
 from podrl.envs.pools.seeds_in_graph import join_seeds
 from podrl.envs.source import JaxEnvironment, load_source, make_environment
+from podrl.learning.fused_report import fetch_reports
 from podrl.learning.memory_check import check_state_fits
 from podrl.learning.seeds import check_seeds
 from podrl.loops.interface import Hooks, SeedRun, Services
@@ -24,7 +25,7 @@ from podrl.runs.state_arrays import to_arrays
 from podrl.saved_run import open_run
 from podrl.types import Counters, Snapshot
 from tests.processes import read_rows
-from tests.short_runs import anakin_config, facts, make_config, run
+from tests.short_runs import anakin_config, facts, make_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -86,18 +87,25 @@ class TestEachSeed:
             alone = assemble(seeds_config(seed=seed, topology__seeds=1), jax.devices()[:1]).learner.init(seed)
             jax.tree.map(np.testing.assert_array_equal, words(learner.take(together, index)), words(alone))
 
-    def test_it_learns_what_it_learns_alone(self, straight):
-        """Sums are taken in another order; until actions differ by that, what is counted is equal."""
-        for seed, folder in zip(SEEDS, folders(straight[0]), strict=True):
-            _, alone = run(seeds_config(seed=seed, topology__seeds=1))
-            rows = read_rows(folder)
-            assert rows[0]["fingerprint/batch"] == alone[0]["fingerprint/batch"]
-            assert [row["learner_steps"] for row in rows] == [row["learner_steps"] for row in alone]
-            for row, other in zip(facts(rows)[:4], facts(alone)[:4], strict=True):
-                assert row.get("episode/count") == other.get("episode/count")
-                assert row.get("episode/return") == other.get("episode/return")
-                for name in ("loss/total", "grad/norm", "policy/entropy"):
-                    np.testing.assert_allclose(row[name], other[name], rtol=1e-4, atol=1e-6)
+    def test_it_does_what_it_does_alone(self):
+        """Sums are taken in another order; until actions differ by that, environments go the same way."""
+        config = seeds_config(env__max_episode_steps=0)
+        learner = assemble(config, jax.devices()[:1]).learner
+        together, report = learner.run(learner.init(FIRST), 4)
+        for index, (seed, told) in enumerate(zip(SEEDS, fetch_reports(report, NUM), strict=True)):
+            single = assemble(
+                seeds_config(seed=seed, topology__seeds=1, env__max_episode_steps=0), jax.devices()[:1]
+            ).learner
+            alone, other = single.run(single.init(seed), 4)
+            (other,) = fetch_reports(other, 1)
+            mine = learner.take(together, index)
+            np.testing.assert_array_equal(told.episodes.lengths, other.episodes.lengths)
+            np.testing.assert_array_equal(told.episodes.returns, other.episodes.returns)
+            np.testing.assert_array_equal(mine.environments.timestep.first, alone.environments.timestep.first)
+            for name in ("loss/total", "grad/norm", "policy/entropy", "value/mean"):
+                np.testing.assert_allclose(told.metrics[name], other.metrics[name], rtol=1e-4, atol=1e-6)
+            for x, y in zip(jax.tree.leaves(words(mine)), jax.tree.leaves(words(alone)), strict=True):
+                np.testing.assert_allclose(x, y, atol=1e-5)
 
     def test_seeds_differ(self, straight):
         assert len({read_rows(folder)[0]["fingerprint/batch"] for folder in folders(straight[0])}) == NUM
