@@ -45,8 +45,8 @@ def run(
         services: What watches the run and tells it to stop.
         job: All processes.
         programs: Compiled before, of the same assembly; good for any number of runs. By default compiled here.
-        seeds: With `topology.seeds` above 1 each seed, with its own start and hooks; then `start` is None, and of
-            `hooks` those of rows and checkpoints are not called.
+        seeds: Each seed, with its own start, rows, checkpoints and evaluations, which take precedence over those of
+            `start`, `hooks` and `services`. Needed with `topology.seeds` above 1.
 
     Raises:
         ConfigError: If the environments do not divide over the devices, or are not JAX programs.

@@ -100,7 +100,8 @@ class Hooks:
         before_update: (launched, ended), called before each update, or each call of several, with the counters after
             what was launched last and after what has ended.
         between_updates: (state, counters) -> state, after every `between_every`-th update and before its parameters are
-            published; called on every process with the same counters. A call of several updates ends there.
+            published; called on every process with the same counters. A call of several updates ends there. Of several
+            seeds the state has their axis in front.
         between_every: Updates between two calls of `between_updates`; 0 for none.
         write_row: Takes each row of metrics.
         save: Writes a checkpoint; called every `checkpoint.every_updates` and at the end.
