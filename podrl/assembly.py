@@ -19,6 +19,7 @@ from podrl.agents.parts.normalization import normalize_observations, normalize_r
 from podrl.config.config import Config, check_counts
 from podrl.config.config_dict import as_values, from_config_dict
 from podrl.envs.loading import load_environment
+from podrl.envs.pools.seeds_in_graph import join_seeds
 from podrl.envs.source import Source, make_environment
 from podrl.evaluation.endless import check_evaluation
 from podrl.evaluation.episodes import numbers_of_evaluation
@@ -30,9 +31,10 @@ from podrl.learning.memory_check import check_experience_fits, check_state_fits
 from podrl.learning.micro_batches import partition_of, resolve_partition
 from podrl.learning.programs import FusedPrograms, Programs, make_learner
 from podrl.learning.replay import check_sequence_replay, num_groups
+from podrl.learning.seeds import SeedsLearner, check_seeds
 from podrl.learning.sharding import make_split_networks
 from podrl.loops import anakin, sebulba
-from podrl.loops.interface import Assembly, Hooks, Outcome, Services
+from podrl.loops.interface import Assembly, Hooks, Outcome, SeedRun, Services
 from podrl.mesh import ShardingRule, Topology, make_topology
 from podrl.networks.available import make_networks
 from podrl.networks.interface import Networks
@@ -70,6 +72,7 @@ def assemble(
     with watching(f"env.id={config.env.id!r} in its module, constructor, or first reset or step"):
         asked, source, spec = load_environment(config, jax.process_index())
     topology = make_topology(asked.topology, devices)
+    check_seeds(asked, topology)
     if devices is None:  # Others stand for devices that are not here.
         check_experience_fits(asked, spec, topology)
     config = resolve_partition(asked, topology)
@@ -100,10 +103,14 @@ def with_agent(assembly: Assembly, agent: Agent) -> Assembly:
 
 def _make_learner(
     config: Config, agent: Agent, source: Source, spec: EnvSpec, topology: Topology, rules: Sequence[ShardingRule]
-) -> Learner | FusedLearner:
-    if config.topology.placement == "anakin":
-        return FusedLearner(config, agent, make_environment(source, config.env), spec, topology, rules)
-    return make_learner(config, agent, spec, topology.learner, rules)
+) -> Learner | FusedLearner | SeedsLearner:
+    if config.topology.placement != "anakin":
+        return make_learner(config, agent, spec, topology.learner, rules)
+    environment, num_seeds = make_environment(source, config.env), config.topology.seeds
+    if num_seeds == 1:
+        return FusedLearner(config, agent, environment, spec, topology, rules)
+    single = FusedLearner(config, agent, join_seeds(environment), spec, topology, rules)
+    return SeedsLearner(single, topology.learner, first_seed=config.seed, num_seeds=num_seeds)
 
 
 def assemble_agent(config: Config) -> tuple[Agent, EnvSpec, Source]:
@@ -135,7 +142,7 @@ def resume_at(assembly: Assembly, begun: Counters) -> Assembly:
 
 def with_replay(assembly: Assembly, start: Snapshot | None) -> Snapshot | None:
     """The snapshot that a run resumes from, with an empty replay if its checkpoint had none."""
-    learner = assembly.learner.learner if isinstance(assembly.learner, FusedLearner) else assembly.learner
+    learner = assembly.learner if isinstance(assembly.learner, Learner) else assembly.learner.learner
     is_missing = start is not None and not jax.tree.leaves(start.state.replay)
     if start is None or not is_missing or not jax.tree.leaves(learner.state_sharding.replay):
         return start
@@ -206,9 +213,12 @@ def run(
     services: Services | None = None,
     job: Job = ALONE,
     programs: Programs | FusedPrograms | None = None,
+    seeds: Sequence[SeedRun] = (),
 ) -> Outcome:
-    """Trains by the run loop of `topology.placement`; see `podrl.loops.sebulba.run`."""
-    loop: Callable[..., Outcome] = anakin.run if isinstance(assembly.learner, FusedLearner) else sebulba.run
+    """Trains by the run loop of `topology.placement`; see `podrl.loops.sebulba.run` and `podrl.loops.anakin.run`."""
+    loop: Callable[..., Outcome] = sebulba.run
+    if not isinstance(assembly.learner, Learner):
+        loop = functools.partial(anakin.run, seeds=seeds)
     return loop(assembly, start=start, hooks=hooks, services=services, job=job, programs=programs)
 
 

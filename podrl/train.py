@@ -19,17 +19,16 @@ from absl import logging
 from podrl.assembly import assemble_job, resolve, resume_at, run, with_replay
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
-from podrl.config.config_dict import to_dict
 from podrl.config.paths import absolute_workdir
 from podrl.experience.schedule import last_update
+from podrl.loops.common_start import find_starts
 from podrl.loops.interface import Outcome, Services
-from podrl.loops.services import agree_on_end, make_hooks, make_summary, open_evaluator, open_instruments, open_reporter
+from podrl.loops.opening import Place, open_checkpoints, open_places, open_seeds
+from podrl.loops.services import agree_on_end, make_hooks, make_summary, open_instruments
 from podrl.runs.checkpoint_errors import CheckpointError
-from podrl.runs.checkpointing import make_checkpointer
 from podrl.runs.folder_guard import FolderGuard, FolderLostError
 from podrl.runs.naming import default_folder
 from podrl.runs.opening import open_folder
-from podrl.runs.resume import find_start, note_start
 from podrl.runs.workdir import make_manifest
 from podrl.runtime.compilation_cache import use_compilation_cache
 from podrl.runtime.container_limits import check_threads, explain_limit
@@ -47,7 +46,7 @@ from podrl.runtime.process_exit import contained
 from podrl.runtime.stop_signals import INTERRUPTED, ending_waits
 from podrl.runtime.streams import keep_printing
 from podrl.runtime.tool import refuse_module
-from podrl.runtime.watchdog import STALLED, Watched
+from podrl.runtime.watchdog import STALLED
 from podrl.telemetry.log_lines import configure_logging
 from podrl.types import Counters
 
@@ -136,42 +135,46 @@ def train(
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(config.patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(FolderGuard(stop_code))
-        folder, resumes = open_folder(
-            *(assembly.asked, place, guard, job),
-            is_new=not workdir,
+        open_one = functools.partial(
+            open_folder,
+            job=job,
             accept_changes=accept_changes,
             start_anew=start_anew,
             env_before=assembly.spec.env_before,
         )
+        whole = Place(*open_one(assembly.asked, place, guard, is_new=not workdir), guard)
+        places = open_places(stack, assembly.asked, whole, open_one, stop_code)
+        folder = whole.folder
         instruments = stack.enter_context(open_instruments(assembly, folder, job, on_stall, profile=profile))
         display, watchdog, profiler, ledger = instruments
-        checkpointer = stack.enter_context(make_checkpointer(assembly.config, folder, assembly.env_index))
-        start, reporter = None, None
-        if resumes:
-            with ledger.spend("checkpoint"):
-                found = find_start(assembly.config, folder, checkpointer, assembly.state_shape, share)
-                start = with_replay(assembly, found)
-        begin = start.counters if start else Counters()
+        checkpointers = open_checkpoints(stack, assembly, places)
+        with ledger.spend("checkpoint"):
+            starts = find_starts(assembly, places, checkpointers, share)
+        starts = [with_replay(*each) for each in zip(assembly.of_each_seed(), starts, strict=True)]
+        begin = starts[0].counters if starts[0] else Counters()
         assembly = resume_at(assembly, begin)
         profiler.last_update = last_update(assembly.config, begin)
         manifest = make_manifest(assembly.config, assembly.topology, argv, job.hosts)
-        if job.process_index == 0:
-            note_start(assembly.asked, folder, start, manifest, resumes=resumes)
-            reporter, start = stack.enter_context(
-                open_reporter(assembly, folder, start, instruments, guard, resumes=resumes)
-            )
-        evaluator = stack.enter_context(open_evaluator(assembly, begin, folder, reporter))
-        watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
         stop, vote = make_stop(job, assembly.topology.learner, stop_code)
-        save = functools.partial(checkpointer.save, config=to_dict(assembly.asked), manifest=manifest)
-        hooks = make_hooks(instruments, reporter, guard, checks=(checkpointer.check_save, vote), save=save)
-        services = Services(
-            stop=stop, evaluator=evaluator, ledger=ledger, watchdog=watchdog, annotate=profiler.annotate
+        checks = [checkpointer.check_save for checkpointer in checkpointers]
+        seeds = open_seeds(
+            *(stack, assembly, whole, places),
+            starts=starts,
+            checkpointers=checkpointers,
+            instruments=instruments,
+            manifest=manifest,
+            hooks=make_hooks(instruments, checks=(*checks, vote)),
+            services=Services(stop=stop, ledger=ledger, watchdog=watchdog, annotate=profiler.annotate),
+            job=job,
         )
-        outcome = run(assembly, start=start, hooks=hooks, services=services, job=job)
+        first = seeds[0]
+        outcome = run(
+            assembly, start=first.start, hooks=first.hooks, services=first.services, job=job, seeds=tuple(seeds)
+        )
         profiler.close()
         with ledger.spend("checkpoint"):
-            checkpointer.close()
+            for checkpointer in checkpointers:
+                checkpointer.close()
             outcome = agree_on_end(outcome, stop_code(), share, job.name_of)
         if not outcome.finished:
             logging.info("To resume: the same command with --workdir=%s", folder)

@@ -10,14 +10,8 @@ from typing import Any
 
 from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text, texts
 from podrl.config.replay import ReplayConfig
-from podrl.config.sections import (
-    ENV_SETTINGS,
-    ActorsConfig,
-    EnvConfig,
-    NetworkConfig,
-    TopologyConfig,
-    check_not_a_setting,
-)
+from podrl.config.sections import ENV_SETTINGS, ActorsConfig, EnvConfig, NetworkConfig, check_not_a_setting
+from podrl.config.topology import TopologyConfig
 from podrl.mistakes import MISTAKE, ConfigError, check, check_one_of, did_you_mean, shown
 
 __all__ = [
@@ -161,14 +155,21 @@ class Config:
     log: LogConfig
 
     def __post_init__(self) -> None:
-        """Checks the values and what they mean for one another: the lag, the replay, and the watchdog's patience."""
+        """Checks the values and what they mean for one another: lag, replay, seeds and the watchdog's patience."""
         check_values(self, "")
+        self.topology.check_seed(self.seed)
         self.replay.check_agent(self.agent.name, self.agent.update_shape)
         check(
             self.watchdog_s > self.actors.timeout_s,
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
         )
         _check_lag(self)
+
+    def of_each_seed(self) -> list["Config"]:
+        """The configs of runs of one seed each, in their order."""
+        alone = dataclasses.replace(self.topology, seeds=1)
+        seeds = range(self.seed, self.seed + self.topology.seeds)
+        return [dataclasses.replace(self, seed=seed, topology=alone) for seed in seeds]
 
     @property
     def env_steps_per_update(self) -> int:

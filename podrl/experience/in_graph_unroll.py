@@ -158,3 +158,19 @@ def _scan_unrolled(
         loop, row = step(loop, None)
         rows.append(row)
     return loop, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+
+def check_first_timestep(acting: InGraphUnroller) -> None:
+    """Raises ValueError unless the environment returns what its spec describes."""
+    unroller, indices = acting.unroller, jnp.arange(acting.unroller.num_envs, dtype=jnp.uint32)
+    found = jax.eval_shape(lambda: acting.init(0, indices)).timestep
+    expected = unroller.timestep_shape
+    if jax.tree.map(_shape, found) != jax.tree.map(_shape, expected):
+        raise ValueError(
+            f"The JAX environment {unroller.spec.id} returns {found}; expected {expected}, as its source's make_spec "
+            "describes it, with float32 reward and discount, and bool first."
+        )
+
+
+def _shape(leaf: jax.ShapeDtypeStruct) -> str:
+    return f"{leaf.dtype}{leaf.shape}"

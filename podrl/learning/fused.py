@@ -22,9 +22,10 @@ from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.envs.pools.info_in_graph import make_in_graph_tally
 from podrl.envs.source import JaxEnvironment
-from podrl.experience.in_graph_unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller
+from podrl.experience.in_graph_unroll import EndedEpisodes, EnvironmentsState, InGraphUnroller, check_first_timestep
 from podrl.experience.layout import make_layout
 from podrl.experience.unroll import Unroller
+from podrl.learning.fused_report import Report, report_sharding
 from podrl.learning.learner import Learner
 from podrl.learning.micro_batches import runs_in_loops
 from podrl.learning.replay import make_replay
@@ -36,29 +37,17 @@ _SPLIT = PartitionSpec("data")
 _SPLIT_ROWS = PartitionSpec(None, "data")
 
 
-@struct.dataclass(kw_only=True)
-class Report:
-    """The results of a call, on the devices. `K` is the bound on its updates; rows after the last update are zeros.
-
-    Attributes:
-        metrics: [K] values of each metric, one per update.
-        fingerprint: [2 or 3, 2] uint32; the last update's, as `Learner.fingerprint` computes it.
-        episodes: [K, T, B]; the episodes that ended.
-    """
-
-    metrics: Metrics
-    fingerprint: jax.Array
-    episodes: EndedEpisodes
-
-
 class FusedLearner:
     """The compiled program of one agent and its environments on one mesh.
 
     Attributes:
         learner: The learner that makes the updates.
         max_updates: K, the most updates in one call.
+        num_seeds: 1; of several see `podrl.learning.seeds`.
         info_names: [N] names of the numbers of `info` that episodes have.
     """
+
+    num_seeds = 1
 
     def __init__(
         self,
@@ -104,14 +93,14 @@ class FusedLearner:
         tally = make_in_graph_tally(config.log.info_keys, environment, spec, num_envs)
         self._acting = InGraphUnroller(unroller=unroller, environment=environment, in_loop=in_loop, tally=tally)
         self.info_names = tally.names if tally else ()
-        _check_timestep(self._acting)
-        self._state_shape: FusedState = jax.eval_shape(self._make_state, jax.random.key(0))
+        check_first_timestep(self._acting)
+        make_state = functools.partial(self.make_state, seed=config.seed)
+        self._state_shape: FusedState = jax.eval_shape(make_state, jax.random.key(0))
         self.state_sharding = self._shardings()
-        self._init: Callable[..., Any] = jax.jit(self._make_state, out_shardings=self.state_sharding)
-        whole: Any = replicated(self._mesh)  # A prefix of the report's tree, as is `split`.
-        split: Any = NamedSharding(self._mesh, PartitionSpec(None, None, "data"))
-        report = Report(metrics=whole, fingerprint=whole, episodes=split)
-        self._jitted: Any = jax.jit(self._make_updates, donate_argnums=0, out_shardings=(self.state_sharding, report))
+        self._init: Callable[..., Any] = jax.jit(make_state, out_shardings=self.state_sharding)
+        report = report_sharding(self._mesh, num_seeds=1)
+        make_updates = functools.partial(self.make_updates, seed=config.seed)
+        self._jitted: Any = jax.jit(make_updates, donate_argnums=0, out_shardings=(self.state_sharding, report))
         self._run: Any = self._jitted  # Or compiled ahead of time, once that is asked for.
 
     @property
@@ -147,22 +136,46 @@ class FusedLearner:
         Raises:
             ValueError: If `num_updates` is outside that range.
         """
-        if not 1 <= num_updates <= self.max_updates:
-            raise ValueError(f"Found num_updates={num_updates}; expected 1 to {self.max_updates}.")
+        self.check_num(num_updates)
         # `device_put` would wait for the other processes here, to check that all have the same number.
         number = np.asarray(num_updates, np.int32)
         return self._run(state, jax.make_array_from_callback((), replicated(self._mesh), lambda _: number))
+
+    def check_num(self, num_updates: int) -> None:
+        """Raises ValueError unless a call can make this number of updates."""
+        if not 1 <= num_updates <= self.max_updates:
+            raise ValueError(f"Found num_updates={num_updates}; expected 1 to {self.max_updates}.")
 
     def actor_params(self, state: FusedState) -> PyTree:
         """Returns the parameters that act, as a copy that survives the next call, whole on every device."""
         return self.learner.actor_params(state.learner)
 
-    def _make_state(self, key: jax.Array) -> FusedState:
-        learner, open_environments = self.learner.make_state(key), self._on_shares(self._acting.init, (), _SPLIT)
-        return _join(learner, open_environments())
+    def take(self, state: FusedState, index: int) -> FusedState:
+        """Returns the state itself, which is that of seed 0 of 1; see `podrl.learning.seeds.SeedsLearner.take`."""
+        return state
 
-    def _make_updates(self, state: FusedState, num_updates: jax.Array) -> tuple[FusedState, Report]:
-        shapes = jax.eval_shape(self._make_update, state)[1]
+    def make_state(self, key: jax.Array, seed: int | jax.Array) -> FusedState:
+        """Returns a fresh state; a function to be compiled.
+
+        Args:
+            key: The key of learning, see `init`.
+            seed: The run's seed, for environments and acting.
+        """
+        open_environments = self._on_shares(self._acting.init, seed, (), _SPLIT)
+        return _join(self.learner.make_state(key), open_environments())
+
+    def make_updates(
+        self, state: FusedState, num_updates: jax.Array, seed: int | jax.Array
+    ) -> tuple[FusedState, Report]:
+        """Makes the updates of a call; a function to be compiled.
+
+        Args:
+            state: The state.
+            num_updates: [] int32; the number of updates, 1 to `max_updates`.
+            seed: The run's seed, for environments and acting.
+        """
+        make_update = functools.partial(self._make_update, seed)
+        shapes = jax.eval_shape(make_update, state)[1]
         empty = Report(
             metrics=jax.tree.map(self._rows, shapes.metrics),
             fingerprint=jnp.zeros((self.learner.num_fingerprints, 2), jnp.uint32),
@@ -171,7 +184,7 @@ class FusedLearner:
 
         def make_one(index: jax.Array, loop: tuple[FusedState, Report]) -> tuple[FusedState, Report]:
             state, report = loop
-            new_state, update = self._make_update(state)
+            new_state, update = make_update(state)
             fingerprint = jax.lax.cond(
                 index == num_updates - 1,
                 lambda: self.learner.fingerprint(new_state.learner, (update.trajectory,)),
@@ -188,27 +201,30 @@ class FusedLearner:
             return make_one(jnp.zeros((), jnp.int32), (state, empty))
         return jax.lax.fori_loop(0, num_updates, make_one, (state, empty))
 
-    def _make_update(self, state: FusedState) -> tuple[FusedState, "_Update"]:
+    def _make_update(self, seed: int | jax.Array, state: FusedState) -> tuple[FusedState, "_Update"]:
         """Acts for one unroll and learns from it."""
         specs = self._acting.unroller.state_shape.rollout.map(lambda _: _SPLIT_ROWS, lambda _: _SPLIT)
         unroll = self._on_shares(
-            self._acting.unroll, (PartitionSpec(), PartitionSpec(), _SPLIT), (specs, _SPLIT_ROWS, _SPLIT)
+            self._acting.unroll, seed, (PartitionSpec(), PartitionSpec(), _SPLIT), (specs, _SPLIT_ROWS, _SPLIT)
         )
         params = self.learner.actor_params(state.learner)
         trajectory, episodes, environments = unroll(params, state.step, state.environments)
         learner, metrics = self.learner.update(state.learner, (trajectory,))
         return _join(learner, environments), _Update(trajectory=trajectory, metrics=metrics, episodes=episodes)
 
-    def _on_shares(self, function: Callable[..., Any], in_specs: tuple, out_specs: PyTree) -> Callable[..., Any]:
+    def _on_shares(
+        self, function: Callable[..., Any], seed: int | jax.Array, in_specs: tuple, out_specs: PyTree
+    ) -> Callable[..., Any]:
         """Maps a method (seed, env_indices, ...) of the unroller over the devices, each with its own environments."""
         local = jax.shard_map(
-            functools.partial(function, self._config.seed),
+            function,
             mesh=self._mesh,
-            in_specs=(_SPLIT, *in_specs),
+            in_specs=(PartitionSpec(), _SPLIT, *in_specs),
             out_specs=out_specs,
             check_vma=False,  # A loop starts from a state that all devices share, and continues with one per device.
         )
-        return functools.partial(local, jnp.arange(self._config.actors.num_envs, dtype=jnp.uint32))
+        indices = jnp.arange(self._config.actors.num_envs, dtype=jnp.uint32)
+        return functools.partial(local, jnp.asarray(seed, jnp.uint32), indices)
 
     def _shardings(self) -> FusedState:
         split = NamedSharding(self._mesh, _SPLIT)
@@ -232,19 +248,3 @@ class _Update:
 def _join(learner: LearnerState, environments: EnvironmentsState) -> FusedState:
     fields = {field.name: getattr(learner, field.name) for field in dataclasses.fields(LearnerState)}
     return FusedState(**fields, environments=environments)
-
-
-def _check_timestep(acting: InGraphUnroller) -> None:
-    """Raises ValueError unless the environment returns what its spec describes."""
-    unroller, indices = acting.unroller, jnp.arange(acting.unroller.num_envs, dtype=jnp.uint32)
-    found = jax.eval_shape(lambda: acting.init(0, indices)).timestep
-    expected = unroller.timestep_shape
-    if jax.tree.map(_shape, found) != jax.tree.map(_shape, expected):
-        raise ValueError(
-            f"The JAX environment {unroller.spec.id} returns {found}; expected {expected}, as its source's make_spec "
-            "describes it, with float32 reward and discount, and bool first."
-        )
-
-
-def _shape(leaf: jax.ShapeDtypeStruct) -> str:
-    return f"{leaf.dtype}{leaf.shape}"

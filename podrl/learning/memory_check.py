@@ -69,7 +69,8 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     policy = 4 * make_distribution(config.network, spec.actions).num_params
     row = frame + _bytes(spec.actions.struct) + policy + _SCALARS
     shares = topology.learner.shape["data"]
-    batch = -(-num_envs // shares) * ((length + 1) * row + (frames - 1) * stacked)
+    seeds = config.topology.seeds
+    batch = seeds * -(-num_envs // shares) * ((length + 1) * row + (frames - 1) * stacked)
     rows, sequences = config.learned_shape
     learned = (
         sequences * rows // (shares * math.prod(config.agent.update_shape.grid) * max(1, config.topology.micro_batches))
@@ -80,8 +81,8 @@ def _experience(config: Config, spec: EnvSpec, topology: Topology) -> dict[str, 
     stacks = (learned if is_mlp else rows // config.agent.update_shape.grid[1] or 1) * stacked * frames
     return {
         "experience": batch * min(1 + max_lag(config), config.num_updates),
-        "stacks of frames": stacks if frames > 1 else 0,
-        "activations": learned * wide * itemsize if is_mlp else 0,
+        "stacks of frames": seeds * stacks if frames > 1 else 0,
+        "activations": seeds * learned * wide * itemsize if is_mlp else 0,
     }
 
 
@@ -99,7 +100,8 @@ def _check(config: Config, topology: Topology, needs: Mapping[str, int]) -> None
     size += f", network.core_size={network.core_size}" if network.core != "none" else ""
     depth = f", {lag_key(config)}={max_lag(config)}" if max_lag(config) > 1 else ""
     ring = "capacity" if config.agent.update_shape.sequences else "batches"
-    fewer = f"replay.{ring}={getattr(config.replay, ring)}, " if needs.get(_REPLAY) else ""
+    several = f"topology.seeds={config.topology.seeds}, " if config.topology.seeds > 1 else ""
+    fewer = f"{several}replay.{ring}={getattr(config.replay, ring)}, " if needs.get(_REPLAY) else several
     raise ConfigError(
         f"This config needs {describe_bytes(total)} of memory at least, and {where} {describe_bytes(there)} ({parts}). "
         f"Lower {fewer}actors.num_envs={actors.num_envs}, actors.unroll_length={actors.unroll_length}{depth}, "

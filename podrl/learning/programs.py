@@ -16,6 +16,7 @@ from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
 from podrl.learning.micro_batches import partition_of
 from podrl.learning.replay import make_replay
+from podrl.learning.seeds import SeedsLearner
 from podrl.learning.update_cost import UpdateMemory, update_memory
 from podrl.mesh import ShardingRule, Topology
 from podrl.types import EnvSpec, Trajectory
@@ -48,7 +49,7 @@ class FusedPrograms:
         update: The compiled program, whose collectives `podrl.learning.update_cost` lists.
     """
 
-    learner: FusedLearner
+    learner: FusedLearner | SeedsLearner
     memory: UpdateMemory | None
     update: jax.stages.Compiled
 
@@ -93,7 +94,7 @@ def compile_programs(config: Config, agent: Agent, spec: EnvSpec, topology: Topo
     return Programs(learner=learner, acting=acting, memory=memory, update=update)
 
 
-def compile_fused(learner: FusedLearner) -> FusedPrograms:
+def compile_fused(learner: FusedLearner | SeedsLearner) -> FusedPrograms:
     """Compiles the program ahead of time, so that compile time is known and no timeout has to allow for it."""
     compiled = learner.compile()
     memory = update_memory(compiled, learner.state_shape)

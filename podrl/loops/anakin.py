@@ -2,36 +2,27 @@
 
 The main thread calls the program for several updates at a time and accounts for each call while the next one runs. A
 call ends wherever there is something to do on the host: a row of metrics, a checkpoint, an evaluation. The newest
-parameters always act. The environments are a part of the state, so a run that was stopped resumes where it was.
+parameters always act. The environments are a part of the state, so a run that was stopped resumes where it was. With
+`topology.seeds` above 1 a call makes the updates of all seeds.
 
 Source: the Anakin architecture of Hessel et al. 2021, arXiv:2104.06272.
 """
 
 from collections.abc import Sequence
 import functools
-import math
-import operator
 import time
 from typing import cast
 
-import jax
-import numpy as np
-
 from podrl.agents.parts.nonfinite import NonFiniteError
 from podrl.config.config import Config
-from podrl.experience.episodes import Episode
-from podrl.experience.in_graph_unroll import EndedEpisodes
 from podrl.experience.schedule import is_finished, last_update
-from podrl.learning.fused import Report
 from podrl.learning.programs import FusedPrograms
-from podrl.loops.bookkeeping import count_updates, explain_nonfinite, make_rows, prepare, tell_of_timeout, watch_learner
-from podrl.loops.boundaries import Boundaries, nothing_to_do
+from podrl.loops.bookkeeping import count_updates, explain_nonfinite, prepare, tell_of_timeout, watch_learner
 from podrl.loops.in_flight import InFlight
-from podrl.loops.interface import Assembly, Hooks, Outcome, Services
+from podrl.loops.interface import Assembly, Hooks, Outcome, SeedRun, Services
+from podrl.loops.seed_records import SeedRecords, join_starts, nothing_to_do_for_seeds
 from podrl.runtime.job.job import ALONE, Job
 from podrl.runtime.ledger import Ledger
-from podrl.telemetry.metrics_rows import MetricsRows
-from podrl.telemetry.rates import End
 from podrl.types import Counters, FusedState, Snapshot
 
 
@@ -43,6 +34,7 @@ def run(
     services: Services | None = None,
     job: Job = ALONE,
     programs: FusedPrograms | None = None,
+    seeds: Sequence[SeedRun] = (),
 ) -> Outcome:
     """Trains until `total_env_steps` are consumed, or until told to stop.
 
@@ -53,6 +45,8 @@ def run(
         services: What watches the run and tells it to stop.
         job: All processes.
         programs: Compiled before, of the same assembly; good for any number of runs. By default compiled here.
+        seeds: Each seed, with its own start, rows, checkpoints and evaluations, which take precedence over those of
+            `start`, `hooks` and `services`. Needed with `topology.seeds` above 1.
 
     Raises:
         ConfigError: If the environments do not divide over the devices, or are not JAX programs.
@@ -61,22 +55,21 @@ def run(
         RuntimeError: If a loss or gradient is not finite and `on_nonfinite='stop'`.
     """
     hooks, services = hooks or Hooks(), services or Services()
+    seeds = seeds or (SeedRun(assembly=assembly, start=start, hooks=hooks, services=services),)
     config, ledger, stop = assembly.config, services.ledger, services.stop
-    if start is not None and is_finished(config, start.counters):
-        return nothing_to_do(assembly, start, services, job)
+    if (found := seeds[0].start) is not None and is_finished(config, found.counters):
+        return nothing_to_do_for_seeds(seeds, job)
     start_s = time.perf_counter()
-    programs, start = prepare(assembly, programs, start, hooks, services, job)
+    programs, start = prepare(assembly, programs, join_starts(assembly.learner, seeds), hooks, services, job)
     learner, state, counters = programs.learner, cast(FusedState, start.state), start.counters
     watch_learner(services, lambda: _describe(ledger, counters.learner_steps))
-    rows = make_rows(assembly, start, hooks, services, job, start_s=start_s)
+    records = SeedRecords(seeds, learner, counters, job, start_s=start_s)
     remedy = "lower topology.updates_per_call or raise actors.timeout_s"
-    flight = InFlight(ledger, rows.mark, timeout_s=config.actors.timeout_s, whose="their", remedy=remedy)
-    boundaries = Boundaries(assembly, start, rows, flight, hooks, services, job)
-    if boundaries.needs_params(counters):
-        services.evaluator.add(counters, learner.actor_params(state))
+    flight = InFlight(ledger, records.mark, timeout_s=config.actors.timeout_s, whose="their", remedy=remedy)
+    records.begin(flight, state)
     try:
         while not is_finished(config, counters) and not stop.code():
-            hooks.before_update(counters, rows.ended)
+            hooks.before_update(counters, records.ended)
             if counters == start.counters:
                 hooks.show_phase("first update")
             num = updates_to_next_stop(config, counters, learner.max_updates, hooks.between_every)
@@ -87,17 +80,16 @@ def run(
             state = hooks.between(state, counters)
             name = f"updates {call[0].learner_steps} to {counters.learner_steps}"
             # The learner blocks here, until the call before this one has ended.
-            flight.add(name, report, functools.partial(_enter, rows, call, report, learner.info_names))
-            params = learner.actor_params(state) if boundaries.needs_params(counters) else None
-            boundaries.add(state, counters, params)
+            flight.add(name, report, functools.partial(records.enter, call, report))
+            records.add(state, counters)
         flight.settle()
-        rows.finish(lambda: report.fingerprint)
+        records.finish_rows(lambda: report.fingerprint)
     except NonFiniteError as error:
         raise explain_nonfinite(error, config, start.counters, counters, state) from None
     except TimeoutError as error:
         tell_of_timeout(error, services)
         raise
-    return boundaries.finish(state, counters)
+    return records.finish(state, counters)
 
 
 def updates_to_next_stop(config: Config, counters: Counters, limit: int, between_every: int = 0) -> int:
@@ -115,36 +107,3 @@ def updates_to_next_stop(config: Config, counters: Counters, limit: int, between
 def _describe(ledger: Ledger, updates: int) -> str:
     bucket, seconds = ledger.doing()
     return f"learner has been in {bucket!r} for {seconds:.1f} s; launched are {updates} updates"
-
-
-def _enter(rows: MetricsRows, call: Sequence[Counters], report: Report, names: Sequence[str], end: End) -> None:
-    """Enters the updates of a call that has ended.
-
-    Raises:
-        NonFiniteError: If the loss or gradient of an update is not finite.
-    """
-    metrics = jax.device_get(dict(report.metrics))
-    episodes = jax.tree.map(_local_rows, report.episodes)
-    for index, counters in enumerate(call):
-        values = {name: column[index] for name, column in metrics.items()}
-        ended = _ended(jax.tree.map(operator.itemgetter(index), episodes), names)
-        rows.enter(rows.launched(counters, values, ended, lambda: report.fingerprint), end)
-
-
-def _local_rows(array: jax.Array) -> np.ndarray:
-    """This process's environments of an array [K, T, B], in their order."""
-    shards = {shard.index[2].start or 0: shard for shard in array.addressable_shards}
-    return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)], axis=2)
-
-
-def _ended(found: EndedEpisodes, names: Sequence[str]) -> list[Episode]:
-    """The episodes [T, B] whose length is not 0, by row and then by environment, with their numbers of `info`."""
-    ends = np.asarray(found.lengths) > 0
-    columns = (np.asarray(column)[ends].tolist() for column in (found.returns, found.lengths))
-    if not names:
-        return list(map(Episode, *columns))
-    numbers = [
-        {name: number for name, number in zip(names, row, strict=True) if not math.isnan(number)}
-        for row in np.asarray(found.numbers)[ends].tolist()
-    ]
-    return list(map(Episode, *columns, numbers))

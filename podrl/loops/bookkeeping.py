@@ -52,6 +52,7 @@ def make_rows(
     *,
     start_s: float,
     actors: Sequence[Ledger] = (),
+    whose: str = "",
 ) -> MetricsRows:
     """The rows of a run that resumes from `start`, where its clock continues; this process's began at `start_s`."""
     config = assembly.config
@@ -69,6 +70,7 @@ def make_rows(
         learner=services.ledger,
         actors=actors,
         write=hooks.write_row,
+        whose=whose,
     )
 
 

@@ -110,11 +110,15 @@ class Boundaries:
         """Returns whether `add` evaluates this update, on all processes: each has a part of the parameters."""
         return self._evaluations.is_due(counters)
 
+    def needs_state(self, counters: Counters) -> bool:
+        """Returns whether `add` evaluates or saves this update."""
+        return self.needs_params(counters) or is_checkpoint_due(self._assembly.config, counters)
+
     def add(self, state: LearnerState, counters: Counters, params: PyTree) -> None:
         """Takes an update that was just launched. Waits for it if a checkpoint is due.
 
         Args:
-            state: After this update.
+            state: After this update; unused where `needs_state` is false.
             counters: After this update.
             params: What `Agent.actor_params` returned; None where `needs_params` is false.
         """
@@ -130,7 +134,7 @@ class Boundaries:
     def _store(self, state: LearnerState, counters: Counters) -> None:
         """Saves a state; unless updates are skipped, only if all that it holds is finite."""
         if self._assembly.config.on_nonfinite == "stop":
-            check_extra(counters.learner_steps, state)
+            check_extra(counters.learner_steps, state, self._rows.whose)
         self._save(make_snapshot(state, counters, self._rows))
 
     def finish(self, state: LearnerState, counters: Counters) -> Outcome:

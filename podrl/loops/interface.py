@@ -19,6 +19,7 @@ from podrl.experience.layout import Layout
 from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
 from podrl.learning.programs import FusedPrograms, Programs, compile_fused, compile_programs
+from podrl.learning.seeds import SeedsLearner
 from podrl.mesh import ShardingRule, Topology
 from podrl.runtime.interruption import NEVER, Stop
 from podrl.runtime.ledger import Annotate, Ledger
@@ -42,7 +43,8 @@ class Assembly:
         layout: How environments are dealt out.
         agent: The algorithm, its network split over the learner's devices.
         rules: Layout of wide parameters.
-        learner: Makes the updates; with `topology.placement='anakin'` a `FusedLearner`, which also acts.
+        learner: Makes the updates; with `topology.placement='anakin'` a `FusedLearner`, which also acts, or a
+            `SeedsLearner` of several seeds.
     """
 
     asked: Config
@@ -53,11 +55,11 @@ class Assembly:
     layout: Layout
     agent: Agent
     rules: Sequence[ShardingRule]
-    learner: Learner | FusedLearner
+    learner: Learner | FusedLearner | SeedsLearner
 
     @property
     def state_shape(self) -> LearnerState:
-        """Shapes, dtypes and shardings of the state that a run resumes from: a `FusedState` for a `FusedLearner`."""
+        """Shapes, dtypes and shardings of the learner's state: a `FusedState` where environments are inside."""
         return self.learner.state_shape
 
     @property
@@ -68,7 +70,7 @@ class Assembly:
     def compile(self) -> Programs | FusedPrograms:
         """Compiles the run's programs ahead of time, so that no timeout has to allow for it."""
         programs: Programs | FusedPrograms
-        if isinstance(self.learner, FusedLearner):
+        if isinstance(self.learner, FusedLearner | SeedsLearner):
             programs = compile_fused(self.learner)
         else:
             programs = compile_programs(self.config, self.agent, self.spec, self.topology, self.learner)
@@ -77,6 +79,16 @@ class Assembly:
             what = "A call" if isinstance(programs, FusedPrograms) else "An update"
             logging.info("%s on each of %d learner devices: %s.", what, size, programs.memory.describe())
         return programs
+
+    def of_each_seed(self) -> list["Assembly"]:
+        """The parts of each seed's run, as if it ran alone; of one seed these parts themselves."""
+        if not isinstance(self.learner, SeedsLearner):
+            return [self]
+        single = self.learner.single
+        return [
+            dataclasses.replace(self, asked=asked, config=config, learner=single)
+            for asked, config in zip(self.asked.of_each_seed(), self.config.of_each_seed(), strict=True)
+        ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +100,8 @@ class Hooks:
         before_update: (launched, ended), called before each update, or each call of several, with the counters after
             what was launched last and after what has ended.
         between_updates: (state, counters) -> state, after every `between_every`-th update and before its parameters are
-            published; called on every process with the same counters. A call of several updates ends there.
+            published; called on every process with the same counters. A call of several updates ends there. Of several
+            seeds the state has their axis in front.
         between_every: Updates between two calls of `between_updates`; 0 for none.
         write_row: Takes each row of metrics.
         save: Writes a checkpoint; called every `checkpoint.every_updates` and at the end.
@@ -128,18 +141,37 @@ class Services:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedRun:
+    """One seed of a run of several.
+
+    Attributes:
+        assembly: The parts of this seed's run, see `Assembly.of_each_seed`.
+        start: Where it resumes, at the same counters as the other seeds; None if it begins.
+        hooks: Its `write_row` and `save` are called.
+        services: Its `evaluator` plays; the others are those of the process.
+    """
+
+    assembly: Assembly
+    start: Snapshot | None
+    hooks: Hooks
+    services: Services
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a run leaves in memory.
 
     Attributes:
-        state: The learner's last state.
-        counters: Progress of the whole job.
+        state: The learner's last state; of several seeds that of the first.
+        counters: Progress of the whole job; of several seeds that of each.
         finished: False if it was told to stop before the last update or the last evaluation had ended.
         stop_code: 0, or the exit code of the signal that stopped it.
-        env_steps_per_second: Average that the learner consumed, warm-up excluded; NaN after a single update.
+        env_steps_per_second: Average that the learner consumed, warm-up excluded; NaN after a single update. Of several
+            seeds their sum.
         compile_s: Seconds that compilation took; 0 if the programs were given.
-        episode_return: Mean over the newest episodes; None if none has finished.
+        episode_return: Mean over the newest episodes; None if none has finished. Of several seeds the mean of theirs.
         episodes: Number of episodes behind it.
+        seeds: The outcome of each seed, of several.
     """
 
     state: LearnerState
@@ -150,3 +182,4 @@ class Outcome:
     compile_s: float
     episode_return: float | None
     episodes: int
+    seeds: Sequence["Outcome"] = ()

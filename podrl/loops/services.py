@@ -28,7 +28,7 @@ from podrl.runtime.watchdog import Watchdog, Watched
 from podrl.telemetry.display import Display
 from podrl.telemetry.kept_rows import has_row_with
 from podrl.telemetry.reporter import Reporter
-from podrl.telemetry.summary import Summary
+from podrl.telemetry.summary import SeedEnd, Summary
 from podrl.telemetry.writer import MetricsWriter
 from podrl.types import Counters, Snapshot
 
@@ -79,6 +79,7 @@ def open_reporter(
     guard: FolderGuard,
     *,
     resumes: bool,
+    label: str = "",
 ) -> Iterator[tuple[Reporter, Snapshot | None]]:
     """Opens the files of rows, and yields what reports to them, and `start` with the clock of the rows that are kept.
 
@@ -89,6 +90,7 @@ def open_reporter(
         instruments: Show rows, and what limits the run.
         guard: Notices that the run's folder is lost.
         resumes: Whether the folder holds a run.
+        label: Begins messages about evaluations, to name one of several seeds.
     """
     config, (display, _, profiler, ledger) = assembly.config, instruments
     kept = (start.counters if start else Counters()) if resumes else None
@@ -96,25 +98,15 @@ def open_reporter(
         start = with_clock(start, folder)  # The writer has put the rows in order.
         advises = profiler.annotate is None and config.topology.placement == "sebulba"  # It is about threads that wait.
         parts = (config, assembly.topology, writer, display, ledger, start, guard.check_news)
-        yield Reporter(*parts, start_s=time.perf_counter(), advises=advises), start
+        yield Reporter(*parts, start_s=time.perf_counter(), advises=advises, label=label), start
 
 
-def make_hooks(
-    instruments: Instruments,
-    reporter: Reporter | None,
-    guard: FolderGuard,
-    *,
-    checks: Sequence[Callable[[], None]],
-    save: Callable[[Snapshot], None],
-) -> Hooks:
-    """The functions that a run loop calls.
+def make_hooks(instruments: Instruments, *, checks: Sequence[Callable[[], None]]) -> Hooks:
+    """The functions that a run loop calls, without those that write to a folder.
 
     Args:
         instruments: Show how far the run is, and trace some updates.
-        reporter: Writes rows; None where another process does.
-        guard: Notices that the run's folder is lost.
         checks: Called before each update.
-        save: Writes a checkpoint.
     """
 
     def before_update(launched: Counters, ended: Counters) -> None:
@@ -123,16 +115,7 @@ def make_hooks(
         for check_one in checks:
             check_one()
 
-    def save_guarded(snapshot: Snapshot) -> None:
-        guard.check()
-        if reporter:
-            reporter.before_checkpoint(snapshot)  # A run that resumes from it does not make these rows again.
-        save(snapshot)
-
-    write_row = reporter.write_row if reporter else lambda row: None
-    return Hooks(
-        show_phase=instruments.display.phase, before_update=before_update, write_row=write_row, save=save_guarded
-    )
+    return Hooks(show_phase=instruments.display.phase, before_update=before_update)
 
 
 def open_evaluator(assembly: Assembly, begin: Counters, folder: epath.Path, reporter: Reporter | None) -> Evaluator:
@@ -184,6 +167,12 @@ def make_summary(assembly: Assembly, outcome: Outcome, *, wall_s: float) -> Summ
         episode_return=outcome.episode_return,
         episodes=outcome.episodes,
         tensorboard=assembly.config.log.tensorboard,
+        seeds=tuple(
+            SeedEnd(alone.seed, each.episode_return, each.episodes)
+            for alone, each in zip(assembly.config.of_each_seed(), outcome.seeds, strict=True)
+        )
+        if outcome.seeds
+        else (),
     )
 
 
@@ -195,4 +184,8 @@ def _describe(assembly: Assembly, folder: str) -> list[str]:
         lines += [f"encoders: {', '.join(f'{name} by {kind}' for name, kind in kinds.items())}"]
     if replay := describe_replay(assembly.config, assembly.state_shape):
         lines += [f"replay: {replay}"]
-    return lines + ([f"Learner: {describe_split(assembly.state_shape.params)}."] if assembly.rules else [])
+    if (seeds := assembly.config.topology.seeds) > 1:
+        first = assembly.config.seed
+        lines += [f"seeds: {first} to {first + seeds - 1} in one program, each in a folder seed-SEED of its own"]
+    params = assembly.of_each_seed()[0].state_shape.params
+    return lines + ([f"Learner: {describe_split(params)}."] if assembly.rules else [])

@@ -14,7 +14,7 @@ from podrl.runs import heartbeat
 from podrl.runs.checkpoint_arrays import check_all, has_whole_step, read_shapes, whole_steps
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError, DeletedError
 from podrl.runs.checkpoint_facts import checkpoint_folder, read_facts, read_return
-from podrl.runs.records import read_json
+from podrl.runs.records import name_seeds, read_json
 from podrl.runs.replay_inspection import ReplayDetails, inspect_replay
 from podrl.runs.retention import reasons_to_keep
 from podrl.types import Counters
@@ -100,7 +100,7 @@ def find_run(workdir: str) -> epath.Path:
     check(
         has_whole,
         f"--workdir={workdir} has no whole checkpoint yet{f', only {others}' if others else ''}. The run saves one at "
-        "every multiple of checkpoint.every_updates, and at its end.",
+        f"every multiple of checkpoint.every_updates, and at its end.{name_seeds(folder)}",
     )
     return folder
 

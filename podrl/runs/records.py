@@ -75,13 +75,19 @@ def read_record(folder: str) -> Record:
     """
     path = epath.Path(folder)
     for file in ("config.json", "metrics.jsonl"):
-        check((path / file).exists(), f"{folder} is not the folder of a run: it has no {file}.")
+        check((path / file).exists(), f"{folder} is not the folder of a run: it has no {file}.{name_seeds(path)}")
     return Record(
         folder=folder,
         config=with_new_names(read_json(path / "config.json")),
         manifests=read_manifests(path),
         rows=Rows(path / "metrics.jsonl"),
     )
+
+
+def name_seeds(folder: epath.Path) -> str:
+    """Returns a hint for messages if a folder holds the runs of several seeds; empty otherwise."""
+    found = sorted(path.name for path in folder.glob("seed-*")) if folder.exists() else []
+    return f" It holds the run of each seed: name {folder}/{found[0]} or another." if found else ""
 
 
 def read_manifests(folder: epath.Path) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ def find_start(
     checkpointer: Checkpointer,
     shape: LearnerState,
     share: Callable[[str], Sequence[str]] = lambda text: [text],
+    among: Sequence[int] | None = None,
 ) -> Snapshot | None:
     """Restores the snapshot from which the run in a folder resumes; None if it has to begin anew.
 
@@ -51,13 +52,15 @@ def find_start(
         checkpointer: The folder's checkpoints.
         shape: Shapes of the learner's state, with shardings.
         share: Exchanges a text between the processes: takes this process's and returns those of all.
+        among: The updates to choose from; by default all that have a checkpoint.
 
     Raises:
         ConfigError: If a checkpoint belongs to another network or algorithm.
         CheckpointError: If all checkpoints are damaged, if one cannot be read, or if there were some and none is left:
             a run never restarts from update 0 over earlier results.
     """
-    choices = json.loads(share(json.dumps(_choices(config, workdir, checkpointer.steps())))[0])
+    steps = checkpointer.steps() if among is None else among
+    choices = json.loads(share(json.dumps(_choices(config, workdir, steps)))[0])
     try:
         start = checkpointer.restore_first(shape, choices, share)
     except DamagedError as error:

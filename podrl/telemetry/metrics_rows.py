@@ -48,6 +48,7 @@ class MetricsRows:
         chain: Of the fingerprints of every `every_updates`-th update. Other rows show it with their own fingerprints
             added but leave it as it is, so that it does not depend on where a run was stopped.
         ended: After the newest update that has ended.
+        whose: What messages add to an update's number.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class MetricsRows:
         learner: Ledger,
         actors: Sequence[Ledger],
         write: Callable[[Row], None],
+        whose: str = "",
     ):
         """Starts without a row.
 
@@ -84,10 +86,12 @@ class MetricsRows:
             learner: The main thread's ledger.
             actors: The actor threads' ledgers.
             write: Takes a finished row.
+            whose: What messages add to an update's number: ` of seed 3`; empty if there is one seed.
         """
         self.rates = Rates(float("nan"), float("nan"))
         self.chain = chain
         self.ended = begun
+        self.whose = whose
         self._start = {START_KEY: begun.learner_steps}  # Until a row has said so.
         self._every_updates, self._last_update = every_updates, last_update
         self._window, self._gatherer = episodes, gatherer
@@ -156,11 +160,11 @@ class MetricsRows:
         """
         self._meter.add(update.counters.env_steps, end.ended_s)
         if self._stop_on_nonfinite:
-            check_finite(update.counters.learner_steps, update.metrics)
+            check_finite(update.counters.learner_steps, update.metrics, self.whose)
         elif float(update.metrics["grad/skipped"]):
             self._skipped += 1
             if self._gatherer.is_first:
-                logging.warning("Update %d was skipped: it is not finite.", update.counters.learner_steps)
+                logging.warning("Update %d%s was skipped: it is not finite.", update.counters.learner_steps, self.whose)
         self.ended = update.counters
         self._without_row = (update, end) if update.fingerprint is None else None
         if update.fingerprint is not None:

@@ -21,6 +21,7 @@ from podrl.telemetry.readable import duration, short_number, short_rate
 PANEL_WIDTH = 100  # Most columns.
 _MOST_NUMBERS = 4  # Of `info`, in a line of a log file.
 _INFO = "episode/info/"
+LOWEST, HIGHEST = "seeds/return_lowest", "seeds/return_highest"  # Of the mean returns of several seeds.
 
 
 class Progress(NamedTuple):
@@ -66,7 +67,7 @@ def plain_line(row: Mapping[str, Any], progress: Progress) -> str:
         f"frames {row['frames']:,}",
         f"{_rate(row, 'env_steps_per_second')} steps/s",
         f"{_rate(row, 'frames_per_second')} frames/s",
-        f"return {_value(row, 'episode/return')}",
+        f"return {_value(row, 'episode/return')}{_spread(row)}",
         *_info_numbers(row)[:_MOST_NUMBERS],
         f"lag {_lag(row)}",
     ]
@@ -101,7 +102,7 @@ def _numbers(row: Mapping[str, Any], total_env_steps: int) -> Table:
     best, length = _value(row, "episode/return_max"), _value(row, "episode/length")
     count = _number(row, "episode/count")
     episodes = "-" if count is None else f"{count:,.0f}"
-    returns = f"{_value(row, 'episode/return')} (max {best})"
+    returns = f"{_value(row, 'episode/return')}{_spread(row) or f' (max {best})'}"
     rows = (
         ("env steps", steps, f"{_rate(row, 'env_steps_per_second')} steps/s", "updates", f"{row['learner_steps']:,}"),
         ("frames", compact(row["frames"]), f"{_rate(row, 'frames_per_second')} frames/s", "lag", _lag(row)),
@@ -163,6 +164,13 @@ def _value(row: Mapping[str, Any], key: str) -> str:
     """Returns a value of the row as text, or a dash."""
     value = _number(row, key)
     return "-" if value is None else short_number(value)
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    """Returns the lowest and the highest return of several seeds; empty for one."""
+    if LOWEST not in row:
+        return ""
+    return f" ({_value(row, LOWEST)} to {_value(row, HIGHEST)} by seed)"
 
 
 def _rate(row: Mapping[str, Any], key: str) -> str:

@@ -20,6 +20,7 @@ from podrl.telemetry.bottleneck import BottleneckFinder, has_rate, suggest_short
 from podrl.telemetry.display import Display
 from podrl.telemetry.metrics_file import Row
 from podrl.telemetry.rates import BEFORE_KEY
+from podrl.telemetry.seeds_display import SeedsDisplay
 from podrl.telemetry.writer import MetricsWriter
 from podrl.types import Counters, Snapshot
 
@@ -32,13 +33,14 @@ class Reporter:
         config: Config,
         topology: Topology,
         writer: MetricsWriter,
-        display: Display,
+        display: Display | SeedsDisplay,
         ledger: Ledger,
         start: Snapshot | None,
         check_folder: Callable[[], None] = lambda: None,
         *,
         start_s: float,
         advises: bool,
+        label: str = "",
     ):
         """Creates a reporter that starts where `start` ended.
 
@@ -52,7 +54,9 @@ class Reporter:
             check_folder: Called before each row; raises FolderLostError if the folder is no longer the run's.
             start_s: When the run's clock started in this process, by `time.perf_counter`.
             advises: Whether to log what limits the speed.
+            label: Begins messages about evaluations.
         """
+        self._label = label
         self._config = config
         self._num_episodes = start.episodes.get("count", 0) if start else 0  # At the last boundary.
         self._has_warned = False
@@ -107,7 +111,8 @@ class Reporter:
         with self._ledger.spend("log"):
             self._write(row)
         logging.info(
-            "Evaluated update %s: return %.2f (mean of %d episodes, median %.2f)",
+            "%sEvaluated update %s: return %.2f (mean of %d episodes, median %.2f)",
+            self._label,
             f"{row['learner_steps']:,}",
             row["evaluate/return"],
             row["evaluate/episodes"],

@@ -1,13 +1,23 @@
 """The block of text that closes a run: how it ended, how far it came, and where its files are."""
 
+from collections.abc import Sequence
 import dataclasses
 import math
 import shlex
+from typing import NamedTuple
 
 from rich.text import Text
 
 from podrl.telemetry.readable import duration, short_number, short_rate
 from podrl.types import Counters
+
+
+class SeedEnd(NamedTuple):
+    """How one of several seeds ended: its mean return, None if no episode has finished, and the episodes behind it."""
+
+    seed: int
+    episode_return: float | None
+    episodes: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +34,7 @@ class Summary:
         episode_return: mean over the newest `episodes`; None if none has finished.
         episodes: number of episodes in `episode_return`.
         tensorboard: whether event files were written.
+        seeds: how each seed ended, of several; counters are then those of each, and rates are sums.
     """
 
     outcome: str
@@ -35,22 +46,23 @@ class Summary:
     episode_return: float | None
     episodes: int
     tensorboard: bool = True
+    seeds: Sequence[SeedEnd] = ()
 
 
 def summary_text(summary: Summary, title: str, workdir: str) -> Text:
     """Returns the block of text that closes a run."""
     counters = summary.counters
-    episode_return = "no episode has finished"
-    if summary.episode_return is not None:
-        episode_return = f"{short_number(summary.episode_return)} (mean of the last {summary.episodes:,} episodes)"
+    several = f" of each of {len(summary.seeds)} seeds" if summary.seeds else ""
+    returns = [("return", _describe_return(summary.episode_return, summary.episodes))]
+    returns += [(f"seed {end.seed}", _describe_return(end.episode_return, end.episodes)) for end in summary.seeds]
     lines = [
-        ("updates", f"{counters.learner_steps:,}"),
-        ("env steps", f"{counters.env_steps:,}"),
+        ("updates", f"{counters.learner_steps:,}{several}"),
+        ("env steps", f"{counters.env_steps:,}{several}"),
         ("frames", f"{counters.frames:,}"),
         ("wall time", f"{duration(summary.wall_s)}, of which compiling {duration(summary.compile_s)}"),
-        ("return", episode_return),
+        *returns,
         ("workdir", workdir),
-        ("curves", f"{workdir}/metrics.jsonl"),
+        ("curves", f"{workdir}/{'seed-*/' if summary.seeds else ''}metrics.jsonl"),
     ]
     if not math.isnan(summary.env_steps_per_second):  # NaN: too short, or already complete.
         rates = f"{short_rate(summary.env_steps_per_second)} steps/s, {short_rate(summary.frames_per_second)} frames/s"
@@ -61,3 +73,9 @@ def summary_text(summary: Summary, title: str, workdir: str) -> Text:
     for label, value in lines:
         text = Text("").join((text, Text(f"\n  {label:<11}", style="dim"), Text(value)))
     return text
+
+
+def _describe_return(episode_return: float | None, episodes: int) -> str:
+    if episode_return is None:
+        return "no episode has finished"
+    return f"{short_number(episode_return)} (mean of the last {episodes:,} episodes)"

@@ -1,11 +1,16 @@
 """Real learning on small tasks: the return, and not the loss, is what counts."""
 
+import functools
 import math
 
+import jax
 import pytest
 
-from podrl.assembly import resolve
+from podrl.assembly import assemble, resolve
+from podrl.assembly import run as run_assembly
 from podrl.config.commandline import load_config, override
+from podrl.loops.interface import Hooks, SeedRun, Services
+from podrl.runtime.interruption import Stop
 from tests.short_runs import make_config, run
 
 # Finished episodes before a mean of theirs counts.
@@ -66,6 +71,31 @@ def test_a_double_pendulum_is_balanced():
 def test_environments_inside_the_program_are_learned(name, steps, least):
     """Random policies score 22 and 0.5; IMPALA with too little entropy stays at 7."""
     assert learn(name, f"--config.total_env_steps={steps}", until=least) >= least
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_three_seeds_of_one_program_balance_the_pole():
+    config = resolve(override(load_config("configs/ppo_cartpole.py"), ["--config.topology.seeds=3"]))
+    parts, best = assemble(config, jax.devices()[:1]), {}
+
+    def look(seed, row):
+        if row["episode/count"] >= EPISODES:
+            best[seed] = max(best.get(seed, 0), row["episode/return"])
+
+    seeds = [
+        SeedRun(
+            assembly=alone,
+            start=None,
+            hooks=Hooks(write_row=functools.partial(look, alone.config.seed)),
+            services=Services(),
+        )
+        for alone in parts.of_each_seed()
+    ]
+    stop = Stop(code=lambda: int(len(best) == 3 and min(best.values()) >= 450))
+    run_assembly(parts, services=Services(stop=stop), seeds=seeds)
+    assert sorted(best) == [1, 2, 3]
+    assert min(best.values()) >= 450
 
 
 class TestMemory:

@@ -46,8 +46,13 @@ def skip_nonfinite(
     return guarded
 
 
-def check_finite(update: int, metrics: Metrics) -> None:
+def check_finite(update: int, metrics: Metrics, whose: str = "") -> None:
     """Fetches the checked metrics of an update from the devices.
+
+    Args:
+        update: The update's number, from 1.
+        metrics: Its metrics.
+        whose: What to add to its number in the message: ` of seed 3`.
 
     Raises:
         NonFiniteError: If one is not finite. The message names the update and the values.
@@ -56,21 +61,26 @@ def check_finite(update: int, metrics: Metrics) -> None:
     values = jax.device_get([metrics[name] for name in names])
     if not np.all(np.isfinite(values)):
         found = ", ".join(f"{name} is {float(value):g}" for name, value in zip(names, values, strict=True))
-        raise NonFiniteError(f"Update {update} is not finite: {found}", update)
+        raise NonFiniteError(f"Update {update}{whose} is not finite: {found}", update)
 
 
-def check_extra(update: int, state: LearnerState) -> None:
+def check_extra(update: int, state: LearnerState, whose: str = "") -> None:
     """Checks what a state holds besides parameters, whose loss may stay finite where they do not: see `CHECKED`.
 
     Statistics of rewards that overflow make every reward zero, for example, and nothing else shows it.
+
+    Args:
+        update: The number of the update that left the state.
+        state: The state.
+        whose: As for `check_finite`.
 
     Raises:
         RuntimeError: If a number is NaN or infinite. The message names the update and the first place.
     """
     if leaf := first_bad_leaf(state.extra):
         raise RuntimeError(
-            f"Update {update} leaves a state that is not finite, in {leaf}, although its loss is. It is not saved. "
-            "If these are statistics, mend or scale what the environment gives; to continue anyway use "
+            f"Update {update}{whose} leaves a state that is not finite, in {leaf}, although its loss is. It is not "
+            "saved. If these are statistics, mend or scale what the environment gives; to continue anyway use "
             "on_nonfinite='skip'."
         )
 

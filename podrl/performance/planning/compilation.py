@@ -191,6 +191,8 @@ def _cost_run(
     in_loop: bool | None = None,
 ) -> RunCosts:
     start_s = time.perf_counter()
+    seeds = assembly.config.topology.seeds
+    check(seeds == 1, f"Found topology.seeds={seeds}; a plan is of one seed. Use topology.seeds=1.")
     config, spec, topology, layout = assembly.config, assembly.spec, assembly.topology, assembly.layout
     act, actors, upload, download, rollout = None, 0, 0, 0, 0
     program: Any

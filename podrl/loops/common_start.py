@@ -1,0 +1,86 @@
+"""Where the seeds of a run resume: all from the checkpoints of one update."""
+
+from collections.abc import Sequence
+
+from podrl.config.config import check
+from podrl.config.paths import is_there
+from podrl.loops.interface import Assembly
+from podrl.loops.opening import Place
+from podrl.runs.checkpoint import Checkpointer
+from podrl.runs.checkpoint_errors import CheckpointError
+from podrl.runs.checkpoint_restore import Share
+from podrl.runs.resume import find_start
+from podrl.runs.run_files import CHECKPOINTED, START_ANEW
+from podrl.types import Snapshot
+
+
+def find_starts(
+    assembly: Assembly, places: Sequence[Place], checkpointers: Sequence[Checkpointer], share: Share
+) -> list[Snapshot | None]:
+    """Restores where each seed resumes; None where it begins.
+
+    Of several seeds that is the newest update of which every seed has a checkpoint.
+
+    Args:
+        assembly: The run's parts.
+        places: The folders of its seeds.
+        checkpointers: Their checkpoints.
+        share: Exchanges a text between the processes, see `find_start`.
+
+    Raises:
+        ConfigError: If a checkpoint is of another network or algorithm, or some seeds are new and others are not.
+        CheckpointError: If checkpoints are damaged or missing.
+    """
+    parts = assembly.of_each_seed()
+
+    def find(among: Sequence[int] | None) -> list[Snapshot | None]:
+        return [
+            find_start(part.config, place.folder, checkpointer, part.state_shape, share, among)
+            if place.resumes
+            else None
+            for part, place, checkpointer in zip(parts, places, checkpointers, strict=True)
+        ]
+
+    if len(places) == 1 or not any(checkpointer.steps() for checkpointer in checkpointers):
+        return find(None)
+    if not _common(checkpointers):
+        _clear_first(places, checkpointers)
+        return find(None)
+    while True:  # A damaged one is put aside, and then the other seeds resume from an earlier one, too.
+        starts = find(_common(checkpointers))
+        if len({start.counters if start else None for start in starts}) == 1:
+            return starts
+
+
+def _common(checkpointers: Sequence[Checkpointer]) -> list[int]:
+    """The updates of which every seed has a checkpoint."""
+    return sorted(set.intersection(*(set(checkpointer.steps()) for checkpointer in checkpointers)))
+
+
+def _clear_first(places: Sequence[Place], checkpointers: Sequence[Checkpointer]) -> None:
+    """Deletes first checkpoints that not all seeds have completed: the run begins at update 0 again.
+
+    Raises:
+        ConfigError: If seeds have been added to a run.
+        CheckpointError: If the checkpoints are not first ones.
+    """
+    saved = [place.folder.name for place, each in zip(places, checkpointers, strict=True) if each.steps()]
+    new = [place.folder.name for place in places if not place.resumes]
+    check(
+        not new,
+        f"{', '.join(new)} cannot begin where {', '.join(saved)} resume: the seeds of a run are at the same update. "
+        "Take the seeds that the run has had, or choose another --workdir.",
+    )
+    unsaved = [
+        place
+        for place, each in zip(places, checkpointers, strict=True)
+        if not each.steps() and not is_there(place.folder / CHECKPOINTED)
+    ]
+    if not unsaved or any(len(each.steps()) > 1 for each in checkpointers):
+        raise CheckpointError(
+            f"No update has a checkpoint of every seed of this run. Put good copies there and repeat the command, "
+            f"choose another --workdir, or add {START_ANEW}."
+        )
+    for place, each in zip(places, checkpointers, strict=True):
+        each.forget_after(0)
+        (place.folder / CHECKPOINTED).unlink(missing_ok=True)

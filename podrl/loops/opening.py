@@ -1,0 +1,165 @@
+"""Opens the folders of a run, one for each of its seeds, and what writes to them.
+
+A run of one seed has one folder. With `topology.seeds` above 1 the run's folder has its config, and in it each seed has
+a folder of its own that is what a run of that seed alone leaves.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from podrl.config.config import Config
+from podrl.config.config_dict import to_dict
+from podrl.loops.interface import Assembly, Hooks, SeedRun, Services
+from podrl.loops.services import Instruments, open_evaluator, open_reporter
+from podrl.runs.checkpoint import Checkpointer
+from podrl.runs.checkpointing import make_checkpointer
+from podrl.runs.folder_guard import FolderGuard
+from podrl.runs.resume import note_start
+from podrl.runs.workdir import write_facts
+from podrl.runtime.job.job import Job
+from podrl.runtime.watchdog import Watched
+from podrl.telemetry.reporter import Reporter
+from podrl.telemetry.seeds_display import SeedsDisplay
+from podrl.types import Counters, Snapshot
+
+
+class Place(NamedTuple):
+    """A folder that a process holds, and whether there is a run in it."""
+
+    folder: epath.Path
+    resumes: bool
+    guard: FolderGuard
+
+
+def open_places(
+    stack: contextlib.ExitStack,
+    config: Config,
+    whole: Place,
+    open_one: Callable[..., tuple[epath.Path, bool]],
+    stop_code: Callable[[], int],
+) -> list[Place]:
+    """Opens the folder of each seed in that of the run; of one seed it is that of the run.
+
+    Args:
+        stack: Releases them.
+        config: The run's config, as the user asked for it.
+        whole: The run's folder.
+        open_one: (config, path, guard, is_new) -> folder and whether it holds a run, see `podrl.runs.opening`.
+        stop_code: Asked while a folder is waited for.
+
+    Raises:
+        ConfigError: If one cannot be used.
+    """
+    if config.topology.seeds == 1:
+        return [whole]
+    places = []
+    for alone in config.of_each_seed():
+        guard = stack.enter_context(FolderGuard(stop_code))
+        places.append(Place(*open_one(alone, seed_folder(str(whole.folder), alone.seed), guard, is_new=False), guard))
+    return places
+
+
+def seed_folder(folder: str, seed: int) -> str:
+    """Returns the path of a seed's folder in that of a run of several."""
+    return f"{folder}/seed-{seed}"
+
+
+def open_checkpoints(stack: contextlib.ExitStack, assembly: Assembly, places: Sequence[Place]) -> list[Checkpointer]:
+    """Opens the checkpoints of each seed.
+
+    Saves of several seeds end at different times. So at least two are kept of each: the one before is still there where
+    a run ends between two of these times.
+    """
+    config = assembly.config
+    if len(places) > 1:
+        kept = dataclasses.replace(config.checkpoint, keep=max(2, config.checkpoint.keep))
+        config = dataclasses.replace(config, checkpoint=kept)
+    return [stack.enter_context(make_checkpointer(config, place.folder, assembly.env_index)) for place in places]
+
+
+def open_seeds(
+    stack: contextlib.ExitStack,
+    assembly: Assembly,
+    whole: Place,
+    places: Sequence[Place],
+    *,
+    starts: Sequence[Snapshot | None],
+    checkpointers: Sequence[Checkpointer],
+    instruments: Instruments,
+    manifest: Mapping[str, Any],
+    hooks: Hooks,
+    services: Services,
+    job: Job,
+) -> list[SeedRun]:
+    """Notes the start of the run in its folders, and opens what each seed writes to.
+
+    Args:
+        stack: Closes it.
+        assembly: The run's parts.
+        whole: The run's folder.
+        places: The folders of its seeds.
+        starts: Where they resume, None where they begin.
+        checkpointers: Their checkpoints.
+        instruments: Show the run.
+        manifest: The run's manifest.
+        hooks: Those of the process.
+        services: Those of the process.
+        job: All processes.
+    """
+    seeds: list[SeedRun] = []
+    parts = assembly.of_each_seed()
+    display: Any = SeedsDisplay(instruments.display, len(parts)) if len(parts) > 1 else instruments.display
+    if len(parts) > 1:
+        write_facts(whole.folder, assembly.asked, manifest)
+    for alone, place, start, checkpointer in zip(parts, places, starts, checkpointers, strict=True):
+        own = {**manifest, "seed": alone.config.seed}
+        reporter = None
+        if job.process_index == 0:
+            _note(alone, place, start, own, tells=not seeds)
+            opened = open_reporter(
+                *(alone, place.folder, start, instruments._replace(display=display), place.guard),
+                resumes=place.resumes,
+                label=f"Seed {alone.config.seed}: " if len(parts) > 1 else "",
+            )
+            reporter, start = stack.enter_context(opened)
+        evaluator = open_evaluator(alone, start.counters if start else Counters(), place.folder, reporter)
+        stack.enter_context(evaluator)
+        services.watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
+        save = functools.partial(checkpointer.save, config=to_dict(alone.asked), manifest=own)
+        seeds.append(
+            SeedRun(
+                assembly=alone,
+                start=start,
+                hooks=_with_files(hooks, reporter, place.guard, save),
+                services=dataclasses.replace(services, evaluator=evaluator),
+            )
+        )
+    return seeds
+
+
+def _note(
+    assembly: Assembly, place: Place, start: Snapshot | None, manifest: Mapping[str, Any], *, tells: bool
+) -> None:
+    """Records the start of a seed's run; `tells` is whether to warn of what has changed since its last start."""
+    if tells:
+        note_start(assembly.asked, place.folder, start, manifest, resumes=place.resumes)
+    else:
+        write_facts(place.folder, assembly.asked, manifest)
+
+
+def _with_files(hooks: Hooks, reporter: Reporter | None, guard: FolderGuard, save: Callable[[Snapshot], None]) -> Hooks:
+    """Returns hooks that write rows and checkpoints to a folder; `reporter` is None where another process does."""
+
+    def save_guarded(snapshot: Snapshot) -> None:
+        guard.check()
+        if reporter:
+            reporter.before_checkpoint(snapshot)  # A run that resumes from it does not make these rows again.
+        save(snapshot)
+
+    write_row = reporter.write_row if reporter else lambda row: None
+    return dataclasses.replace(hooks, write_row=write_row, save=save_guarded)

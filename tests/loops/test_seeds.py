@@ -1,0 +1,328 @@
+"""Several seeds in one program: each is the run of that seed alone, in a folder of its own."""
+
+import dataclasses
+import json
+import shutil
+import types
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from podrl import assembly, train
+from podrl.assembly import assemble
+from podrl.config.config import ConfigError
+from podrl.envs.pools.seeds_in_graph import join_seeds
+from podrl.envs.source import JaxEnvironment, load_source, make_environment
+from podrl.learning.fused_report import fetch_reports
+from podrl.learning.memory_check import check_state_fits
+from podrl.learning.seeds import check_seeds
+from podrl.loops.interface import Hooks, SeedRun, Services
+from podrl.runs.checkpoint_arrays import whole_steps
+from podrl.runs.checkpoint_errors import CheckpointError
+from podrl.runs.state_arrays import to_arrays
+from podrl.saved_run import open_run
+from podrl.types import Counters, Snapshot
+from tests.processes import read_rows
+from tests.short_runs import anakin_config, facts, make_config
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+NUM, FIRST = 3, 5
+OVERRIDES = types.MappingProxyType(
+    {
+        "seed": FIRST,
+        "total_env_steps": 12 * 8 * 4,
+        "checkpoint__every_updates": 4,
+        "checkpoint__keep": 99,
+        "log__tensorboard": False,
+        "env__max_episode_steps": 9,
+    }
+)
+SEEDS = range(FIRST, FIRST + NUM)
+
+
+def seeds_config(**overrides):
+    return anakin_config(**{**OVERRIDES, "topology__seeds": NUM, **overrides})
+
+
+def run_seeds(config, starts=None, **services):
+    """Outcome, and the rows of each seed."""
+    parts = assemble(config, jax.devices()[:1])
+    alone = parts.of_each_seed()
+    rows = [[] for _ in alone]
+    seeds = [
+        SeedRun(
+            assembly=each,
+            start=start,
+            hooks=Hooks(write_row=lambda row, to=to: to.append(dict(row))),
+            services=Services(),
+        )
+        for each, start, to in zip(alone, starts or len(alone) * [None], rows, strict=True)
+    ]
+    return assembly.run(parts, hooks=Hooks(), services=Services(**services), seeds=seeds), rows
+
+
+def words(state):
+    return jax.tree.map(np.asarray, to_arrays(state))
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of a run that was not stopped, and its outcome."""
+    folder = tmp_path_factory.mktemp("straight")
+    return folder, train.train(seeds_config(), workdir=str(folder))
+
+
+def folders(folder):
+    return [folder / f"seed-{seed}" for seed in SEEDS]
+
+
+class TestEachSeed:
+    def test_it_starts_from_the_state_that_it_has_alone(self):
+        learner = assemble(seeds_config(), jax.devices()[:1]).learner
+        together = learner.init(FIRST)
+        for index, seed in enumerate(SEEDS):
+            alone = assemble(seeds_config(seed=seed, topology__seeds=1), jax.devices()[:1]).learner.init(seed)
+            jax.tree.map(np.testing.assert_array_equal, words(learner.take(together, index)), words(alone))
+
+    def test_it_does_what_it_does_alone(self):
+        """Sums are taken in another order; until actions differ by that, environments go the same way."""
+        config = seeds_config(env__max_episode_steps=0)
+        learner = assemble(config, jax.devices()[:1]).learner
+        together, report = learner.run(learner.init(FIRST), 4)
+        for index, (seed, told) in enumerate(zip(SEEDS, fetch_reports(report, NUM), strict=True)):
+            single = assemble(
+                seeds_config(seed=seed, topology__seeds=1, env__max_episode_steps=0), jax.devices()[:1]
+            ).learner
+            alone, other = single.run(single.init(seed), 4)
+            (other,) = fetch_reports(other, 1)
+            mine = learner.take(together, index)
+            np.testing.assert_array_equal(told.episodes.lengths, other.episodes.lengths)
+            np.testing.assert_array_equal(told.episodes.returns, other.episodes.returns)
+            np.testing.assert_array_equal(mine.environments.timestep.first, alone.environments.timestep.first)
+            for name in ("loss/total", "grad/norm", "policy/entropy", "value/mean"):
+                np.testing.assert_allclose(told.metrics[name], other.metrics[name], rtol=1e-4, atol=1e-6)
+            for x, y in zip(jax.tree.leaves(words(mine)), jax.tree.leaves(words(alone)), strict=True):
+                np.testing.assert_allclose(x, y, atol=1e-5)
+
+    def test_seeds_differ(self, straight):
+        assert len({read_rows(folder)[0]["fingerprint/batch"] for folder in folders(straight[0])}) == NUM
+
+    def test_its_folder_is_that_of_a_run_of_its_own(self, straight):
+        folder, _ = straight
+        whole = json.loads((folder / "config.json").read_text())
+        assert (whole["seed"], whole["topology"]["seeds"]) == (FIRST, NUM)
+        assert not (folder / "metrics.jsonl").exists()
+        for seed, own in zip(SEEDS, folders(folder), strict=True):
+            config = json.loads((own / "config.json").read_text())
+            assert (config["seed"], config["topology"]["seeds"]) == (seed, 1)
+            assert json.loads((own / "manifest.json").read_text())["seed"] == seed
+            saved = open_run(str(own), None, jax.devices()[0])
+            assert (saved.config.seed, saved.counters.learner_steps) == (seed, 12)
+
+    def test_it_resumes_alone(self, straight, tmp_path):
+        shutil.copytree(straight[0] / f"seed-{FIRST + 1}", tmp_path / "alone")
+        shutil.rmtree(tmp_path / "alone/checkpoints/12")
+        config = seeds_config(seed=FIRST + 1, topology__seeds=1)
+        assert train.train(config, workdir=str(tmp_path / "alone")).finished
+        assert read_rows(tmp_path / "alone")[-1]["learner_steps"] == 12
+
+    def test_the_outcome_is_of_all(self, straight):
+        _, outcome = straight
+        assert outcome.finished
+        assert [each.counters for each in outcome.seeds] == NUM * [outcome.counters]
+        assert outcome.episode_return == pytest.approx(np.mean([each.episode_return for each in outcome.seeds]))
+        assert outcome.episodes == sum(each.episodes for each in outcome.seeds)
+
+
+class TestResume:
+    def check_same(self, folder, straight):
+        for own, other in zip(folders(folder), folders(straight), strict=True):
+            assert facts(read_rows(own)) == facts(read_rows(other))
+
+    def test_stopping_anywhere_and_continuing_changes_nothing(self, straight, tmp_path, capsys):
+        stops = iter([0] * 7 + [75] * 99)
+        stopped = train.train(seeds_config(), workdir=str(tmp_path), stop_code=lambda: next(stops))
+        assert not stopped.finished
+        assert 4 < stopped.counters.learner_steps < 8
+        assert all(stopped.counters.learner_steps in whole_steps(own) for own in folders(tmp_path))
+        outcome = train.train(seeds_config(), workdir=str(tmp_path))
+        assert outcome.finished
+        self.check_same(tmp_path, straight[0])
+        for one, other in zip(outcome.seeds, straight[1].seeds, strict=True):
+            jax.tree.map(np.testing.assert_array_equal, words(one.state), words(other.state))
+        assert train.train(seeds_config(), workdir=str(tmp_path)).finished  # Nothing is left to do.
+        told = capsys.readouterr().out
+        assert "12 of each of 3 seeds" in told
+        assert f"seed {FIRST + 2}" in told
+
+    def test_all_resume_from_the_newest_update_that_all_have_saved(self, straight, tmp_path):
+        shutil.copytree(straight[0], tmp_path / "run")
+        one, other, _ = folders(tmp_path / "run")
+        for lost in (one / "checkpoints/12", other / "checkpoints/12", other / "checkpoints/8"):
+            shutil.rmtree(lost)
+        assert train.train(seeds_config(), workdir=str(tmp_path / "run")).finished
+        self.check_same(tmp_path / "run", straight[0])
+
+    def test_a_damaged_checkpoint_of_one_seed_takes_all_to_the_one_before(self, straight, tmp_path):
+        shutil.copytree(straight[0], tmp_path / "run")
+        _, other, _ = folders(tmp_path / "run")
+        for path in (other / "checkpoints/12/state").rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")
+        assert train.train(seeds_config(), workdir=str(tmp_path / "run")).finished
+        assert (other / "checkpoints/damaged-12").exists()
+        self.check_same(tmp_path / "run", straight[0])
+
+    def test_a_first_save_that_was_cut_short_is_made_again(self, straight, tmp_path):
+        shutil.copytree(straight[0], tmp_path / "run")
+        for index, own in enumerate(folders(tmp_path / "run")):
+            for update in (4, 8, 12)[(index > 0 and 0) or 1 :]:
+                shutil.rmtree(own / f"checkpoints/{update}")
+            if index > 0:
+                (own / "checkpointed.json").unlink()
+            rows = [line for line in (own / "metrics.jsonl").open() if json.loads(line)["learner_steps"] <= 5]
+            (own / "metrics.jsonl").write_text("".join(rows))
+        assert train.train(seeds_config(), workdir=str(tmp_path / "run")).finished
+        self.check_same(tmp_path / "run", straight[0])
+
+    def test_seeds_without_a_common_checkpoint_are_refused(self, straight, tmp_path):
+        shutil.copytree(straight[0], tmp_path / "run")
+        one, *others = folders(tmp_path / "run")
+        shutil.rmtree(one / "checkpoints/12")
+        for own in others:
+            for update in (4, 8):
+                shutil.rmtree(own / f"checkpoints/{update}")
+        with pytest.raises(CheckpointError, match="No update has a checkpoint of every seed"):
+            train.train(seeds_config(), workdir=str(tmp_path / "run"))
+
+    def test_a_seed_more_cannot_join(self, straight, tmp_path):
+        shutil.copytree(straight[0], tmp_path / "run")
+        more = seeds_config(topology__seeds=NUM + 1, total_env_steps=24 * 8 * 4)
+        with pytest.raises(ConfigError, match=r"topology.seeds was 3 is 4|topology.seeds"):
+            train.train(more, workdir=str(tmp_path / "run"))
+        with pytest.raises(ConfigError, match=r"seed-8 cannot begin where seed-5, seed-6, seed-7 resume"):
+            train.train(more, workdir=str(tmp_path / "run"), accept_changes=True)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "ring",
+        [
+            {"agent": "impact", "replay__batches": 3, "replay__uses": 2},
+            {
+                **{"agent": "r2d2", "agent__starts": "rows", "agent__burn_in": 0, "agent__length": 1},
+                **{"replay__capacity": 160, "replay__batch": 16, "replay__groups": 2, "replay__min_steps": 100},
+            },
+        ],
+        ids=["batches", "sequences"],
+    )
+    def test_so_it_does_with_a_ring(self, tmp_path, ring):
+        whole = train.train(seeds_config(**ring), workdir=str(tmp_path / "straight"))
+        stops = iter([0] * 7 + [75] * 99)
+        train.train(seeds_config(**ring), workdir=str(tmp_path / "run"), stop_code=lambda: next(stops))
+        resumed = train.train(seeds_config(**ring), workdir=str(tmp_path / "run"))
+        self.check_same(tmp_path / "run", tmp_path / "straight")
+        for one, other in zip(whole.seeds, resumed.seeds, strict=True):
+            jax.tree.map(np.testing.assert_array_equal, words(one.state), words(other.state))
+
+
+@pytest.mark.slow
+def test_each_seed_is_evaluated(tmp_path):
+    config = seeds_config(evaluate__every_updates=6, evaluate__episodes=4)
+    assert train.train(config, workdir=str(tmp_path)).finished
+    returns = []
+    for own in folders(tmp_path):
+        rows = [row for row in read_rows(own) if "evaluate/return" in row]
+        assert [(row["learner_steps"], row["evaluate/episodes"]) for row in rows] == [(6, 4), (12, 4)]
+        returns.append(tuple(row["evaluate/length"] for row in rows))
+    assert len(set(returns)) > 1
+
+
+class TestNonFinite:
+    """The second of three seeds starts from parameters that are not numbers."""
+
+    def starts(self, config):
+        learner = assemble(config, jax.devices()[:1]).learner
+        states = [learner.take(learner.init(FIRST), index) for index in range(NUM)]
+        states[1] = states[1].replace(params=jax.tree.map(lambda x: x.at[0].set(jnp.nan), states[1].params))
+        return [Snapshot(state=state, counters=Counters(learner_steps=3), episodes={}) for state in states]
+
+    def test_it_stops_the_run_and_is_named(self):
+        config = seeds_config()
+        with pytest.raises(RuntimeError, match=r"Update 4 of seed 6 is not finite: loss/total is nan"):
+            run_seeds(config, self.starts(config))
+
+    def test_it_is_skipped_in_that_seed_alone(self):
+        config = seeds_config(on_nonfinite="skip")
+        _, rows = run_seeds(config, self.starts(config))
+        assert [{row["grad/skipped"] for row in each} for each in rows] == [{0}, {1}, {0}]
+
+
+def test_environments_of_seeds_are_stepped_as_one_batch():
+    config, sizes = anakin_config(), []
+    environment = make_environment(load_source("gymnax"), config.env)
+
+    def step(keys, state, action):
+        sizes.append(len(keys))
+        return environment.step(keys, state, action)
+
+    joined = join_seeds(JaxEnvironment(init=environment.init, step=step))
+    keys = jax.random.split(jax.random.key(1), (NUM, 4))
+    action = jnp.zeros((NUM, 4), jnp.int32)
+    states, opened = jax.vmap(joined.init)(keys)
+    stepped = jax.vmap(joined.step)(keys, states, action)[1]
+    assert sizes[-1] == NUM * 4
+    for index in range(NUM):
+        alone, first = environment.init(keys[index])
+        np.testing.assert_array_equal(opened.observation[index], first.observation)
+        np.testing.assert_array_equal(
+            stepped.observation[index], environment.step(keys[index], alone, action[index])[1].observation
+        )
+
+
+class TestRefused:
+    def test_on_sebulba(self):
+        with pytest.raises(ConfigError, match=r"topology.seeds=2 trains several seeds in one compiled program, which"):
+            make_config(topology__seeds=2)
+
+    def test_beyond_the_last_seed(self):
+        with pytest.raises(ConfigError, match=r"topology.seeds=2 from seed=2147483647 on ends at 2147483648"):
+            anakin_config(seed=2**31 - 1, topology__seeds=2)
+
+    def test_in_several_processes(self):
+        with pytest.raises(ConfigError, match=r"topology.seeds=3 trains in one process, and this job has 2"):
+            check_seeds(seeds_config(), types.SimpleNamespace(num_processes=2))
+
+    def test_what_does_not_fit_the_memory_of_all(self, monkeypatch):
+        config = seeds_config(topology__seeds=1, actors__num_envs=8)
+        parts = assemble(config, jax.devices()[:1])
+        monkeypatch.setattr("podrl.learning.memory_check.host_memory_bytes", lambda: 40_000)
+        check_state_fits(config, parts.spec, parts.topology, parts.state_shape)
+        many = assemble(seeds_config(topology__seeds=64), jax.devices()[:1])
+        with pytest.raises(ConfigError, match=r"Lower topology.seeds=64, actors.num_envs"):
+            check_state_fits(many.config, many.spec, many.topology, many.state_shape)
+
+
+@pytest.mark.slow
+def test_seeds_on_several_devices_learn_what_they_learn_on_one():
+    one, _ = run_seeds(seeds_config())
+    parts = assemble(seeds_config(), jax.devices()[:4])
+    seeds = [SeedRun(assembly=each, start=None, hooks=Hooks(), services=Services()) for each in parts.of_each_seed()]
+    four = assembly.run(parts, seeds=seeds)
+    for each, other in zip(one.seeds, four.seeds, strict=True):
+        for x, y in zip(jax.tree.leaves(each.state.params), jax.tree.leaves(other.state.params), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_configs_of_seeds_differ_in_nothing_but_the_seed():
+    config = seeds_config()
+    alone = config.of_each_seed()
+    assert [each.seed for each in alone] == list(SEEDS)
+    whole = dataclasses.replace(config, topology=dataclasses.replace(config.topology, seeds=1))
+    assert {dataclasses.replace(each, seed=FIRST) for each in map(_frozen, alone)} == {_frozen(whole)}
+
+
+def _frozen(config):
+    return dataclasses.replace(config, env=None)
