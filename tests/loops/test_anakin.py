@@ -214,7 +214,7 @@ class TestResume:
         [
             {"agent": "impact", "replay__batches": 3, "replay__uses": 2},
             {
-                **{"agent": "r2d2", "agent__starts": "rows", "agent__burn_in": 0, "agent__length": 1},
+                **{"agent": "r2d2", "agent__burn_in": 1, "agent__length": 1},
                 **{"agent__n_steps": 1, "actors__num_envs": 32, "actors__unroll_length": 1, "replay__groups": 8},
                 **{"replay__capacity": 160, "replay__batch": 16, "replay__min_steps": 100},
             },
