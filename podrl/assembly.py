@@ -29,7 +29,6 @@ from podrl.learning.learner import Learner
 from podrl.learning.memory_check import check_experience_fits, check_state_fits
 from podrl.learning.micro_batches import partition_of, resolve_partition
 from podrl.learning.programs import FusedPrograms, Programs, make_learner
-from podrl.learning.replay import with_environments_of
 from podrl.learning.sharding import make_split_networks
 from podrl.loops import anakin, sebulba
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
@@ -132,12 +131,16 @@ def resume_at(assembly: Assembly, begun: Counters) -> Assembly:
     return with_agent(assembly, agent)
 
 
-def arrange(assembly: Assembly, start: Snapshot | None) -> Snapshot | None:
-    """The snapshot that a run resumes from, its replay laid out as this topology lays out the environments."""
-    if start is None or isinstance(assembly.learner, FusedLearner):
+def with_replay(assembly: Assembly, start: Snapshot | None) -> Snapshot | None:
+    """The snapshot that a run resumes from, with an empty replay if its checkpoint had none."""
+    learner = assembly.learner.learner if isinstance(assembly.learner, FusedLearner) else assembly.learner
+    is_missing = start is not None and not jax.tree.leaves(start.state.replay)
+    if start is None or not is_missing or not jax.tree.leaves(learner.state_sharding.replay):
         return start
-    shares = assembly.topology.learner.shape["data"]
-    return dataclasses.replace(start, state=with_environments_of(start.state, assembly.layout, shares))
+    make: Callable[..., PyTree] = jax.jit(
+        lambda key: learner.make_state(key).replay, out_shardings=learner.state_sharding.replay
+    )
+    return dataclasses.replace(start, state=dataclasses.replace(start.state, replay=make(start.state.key)))
 
 
 def make_split_agent(

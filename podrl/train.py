@@ -16,7 +16,7 @@ import time
 
 from absl import logging
 
-from podrl.assembly import arrange, assemble_job, resolve, resume_at, run
+from podrl.assembly import assemble_job, resolve, resume_at, run, with_replay
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
 from podrl.config.config_dict import to_dict
@@ -25,10 +25,11 @@ from podrl.experience.schedule import last_update
 from podrl.loops.interface import Outcome, Services
 from podrl.loops.services import agree_on_end, make_hooks, make_summary, open_evaluator, open_instruments, open_reporter
 from podrl.runs.checkpoint_errors import CheckpointError
+from podrl.runs.checkpointing import make_checkpointer
 from podrl.runs.folder_guard import FolderGuard, FolderLostError
 from podrl.runs.naming import default_folder
 from podrl.runs.opening import open_folder
-from podrl.runs.resume import find_start, make_checkpointer, note_start
+from podrl.runs.resume import find_start, note_start
 from podrl.runs.workdir import make_manifest
 from podrl.runtime.compilation_cache import use_compilation_cache
 from podrl.runtime.container_limits import check_threads, explain_limit
@@ -144,12 +145,12 @@ def train(
         )
         instruments = stack.enter_context(open_instruments(assembly, folder, job, on_stall, profile=profile))
         display, watchdog, profiler, ledger = instruments
-        checkpointer = stack.enter_context(make_checkpointer(assembly.config, folder))
+        checkpointer = stack.enter_context(make_checkpointer(assembly.config, folder, assembly.env_index))
         start, reporter = None, None
         if resumes:
             with ledger.spend("checkpoint"):
                 found = find_start(assembly.config, folder, checkpointer, assembly.state_shape, share)
-                start = arrange(assembly, found)
+                start = with_replay(assembly, found)
         begin = start.counters if start else Counters()
         assembly = resume_at(assembly, begin)
         profiler.last_update = last_update(assembly.config, begin)

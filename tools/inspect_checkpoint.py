@@ -12,18 +12,19 @@ from podrl.config.commandline import Parser
 from podrl.config.paths import absolute
 from podrl.runtime.tool import run_tool
 
-USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz]
+USAGE = """%(prog)s --workdir RUN [--step N] [--export params.safetensors|params.npz] [--out replay.png]
 
 Lists the checkpoints of a run, and shows counters, config, versions and every array of the newest; with --step, of
 checkpoint N only. --export writes its parameters, flattened by path (encoder/Dense_0/kernel), with the statistics by
 which observations were normalised, if they were (observations/mean); an .npz has no bfloat16 and holds its bits in
-uint16, under the path with .bfloat16 at its end. All arrays are read and compared with their hashes: exit code 1 if one
-differs. Any machine will do, whatever made the checkpoint; nothing in the run's folder is changed."""
+uint16, under the path with .bfloat16 at its end. --out draws the ages, returns and priorities of its replay. All arrays
+are read and compared with their hashes: exit code 1 if one differs. Any machine will do, whatever made the checkpoint;
+nothing in the run's folder is changed."""
 _NAME = "inspect_checkpoint"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses `argv`, whose first entry is the program's name, into `workdir`, `step` and `export`.
+    """Parses `argv`, whose first entry is the program's name, into `workdir`, `step`, `export` and `out`.
 
     Raises:
         ConfigError: on an unknown flag or value.
@@ -33,6 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--workdir", type=absolute, required=True, help="folder of a run")
     parser.add_argument("--step", type=int, help="update of the checkpoint to show (the newest)")
     parser.add_argument("--export", type=absolute, help="file for its parameters, .npz or .safetensors")
+    parser.add_argument("--out", type=absolute, help="picture of its replay; the suffix chooses the format")
     return parser.parse_args(argv[1:])
 
 
@@ -41,7 +43,7 @@ def run(command: argparse.Namespace) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # The run itself may use the accelerator.
     from etils import epath  # These import JAX, which would delay messages about mistakes in the command.
 
-    from podrl.runs import export, inspection, inspection_report
+    from podrl.runs import export, inspection, inspection_report, replay_inspection
     from podrl.runs.checkpoint_arrays import read_params
     from podrl.runs.checkpoint_errors import CheckpointError
     from podrl.runtime.tables import make_console
@@ -66,6 +68,9 @@ def run(command: argparse.Namespace) -> int:
         if target is not None:
             export.write_params(target, params)
             console.print(f"Wrote the parameters of checkpoint {details.step} to {target}.", soft_wrap=True)
+        if command.out:
+            replay_inspection.write_picture(command.out, details.step, details.replay)
+            console.print(f"Drew the replay of checkpoint {details.step} into {command.out}.", soft_wrap=True)
     except CheckpointError as error:
         sys.stderr.write(f"{_NAME}: error: {error}\n")
         return 1

@@ -42,7 +42,7 @@ class Report:
 
     Attributes:
         metrics: [K] values of each metric, one per update.
-        fingerprint: [2, 2] uint32; the last update's, as `Learner.fingerprint` computes it.
+        fingerprint: [2 or 3, 2] uint32; the last update's, as `Learner.fingerprint` computes it.
         episodes: [K, T, B]; the episodes that ended.
     """
 
@@ -165,7 +165,7 @@ class FusedLearner:
         shapes = jax.eval_shape(self._make_update, state)[1]
         empty = Report(
             metrics=jax.tree.map(self._rows, shapes.metrics),
-            fingerprint=jnp.zeros((2, 2), jnp.uint32),
+            fingerprint=jnp.zeros((self.learner.num_fingerprints, 2), jnp.uint32),
             episodes=jax.tree.map(self._rows, shapes.episodes),
         )
 

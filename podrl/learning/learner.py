@@ -23,6 +23,7 @@ from podrl.replay.interface import Replay
 from podrl.types import LearnerState, Metrics, PyTree, Trajectory
 
 _LONGEST_LAG_COUNTED = 16  # Updates; of longer lags there is the mean and the largest.
+_EXPERIENCE = ("batches", "rows", "carry")  # Fields of rings that are large, and hashed in checkpoints only.
 
 
 class Learner:
@@ -31,6 +32,7 @@ class Learner:
     Attributes:
         make_state: (key) -> a fresh state, the replay's ring included.
         state_sharding: The shardings of the `LearnerState`.
+        num_fingerprints: How many `fingerprint` computes: 2, with replay 3.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Learner:
         self.make_state = make_init_with_replay(agent, replay)
         self._state_shape = jax.eval_shape(self.make_state, jax.random.key(0))
         self.state_sharding = learner_sharding(mesh, self._state_shape, rules)
+        self.num_fingerprints = 2 + (replay is not None)
         self._init: Callable[..., Any] = jax.jit(self.make_state, out_shardings=self.state_sharding)
         self._jitted: Any = jax.jit(
             self._join_and_update, donate_argnums=0, out_shardings=(self.state_sharding, replicated(mesh))
@@ -103,7 +106,7 @@ class Learner:
         compiled = self.trace(rollouts).lower().compile()
         self._update = compiled
         self._actor_params = _compile(self._jitted_params, state)
-        self._fingerprint = _compile(self._jitted_hash, state.params, rollouts)
+        self._fingerprint = _compile(self._jitted_hash, state.params, rollouts, accounts(state.replay))
         return compiled
 
     def trace(self, rollouts: Sequence[Trajectory]) -> jax.stages.Traced:
@@ -126,9 +129,10 @@ class Learner:
             rollouts: The rollouts that the update learned from.
 
         Returns:
-            [2, 2] uint32: the fingerprint of the parameters, and that of the batch.
+            [2, 2] uint32: the fingerprint of the parameters, and that of the batch. With replay [3, 2]: also that of
+            what decides the replay's draws, see `accounts`.
         """
-        return self._fingerprint(state.params, tuple(rollouts))
+        return self._fingerprint(state.params, tuple(rollouts), accounts(state.replay))
 
     def _laid_out(self, rollouts: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
         """Returns the same shapes with shardings that split them over the learner's devices."""
@@ -143,8 +147,8 @@ class Learner:
         lags = lag_metrics(state.step - trajectory.params_version, self._max_lag)
         return new_state, {**metrics, **lags, "data/transitions": transitions}
 
-    def _hash(self, params: PyTree, rollouts: tuple[Trajectory, ...]) -> jax.Array:
-        return jnp.stack([fingerprint(params), fingerprint(rollouts)])
+    def _hash(self, params: PyTree, rollouts: tuple[Trajectory, ...], replay: PyTree) -> jax.Array:
+        return jnp.stack([fingerprint(tree) for tree in (params, rollouts, replay)[: self.num_fingerprints]])
 
     def _copy_actor_params(self, state: LearnerState) -> PyTree:
         return jax.tree.map(jnp.copy, self._agent.actor_params(state))
@@ -171,6 +175,15 @@ def learner_sharding(mesh: Mesh, state: LearnerState, rules: Sequence[ShardingRu
         return whole if not leaf.ndim or path_name(path).split("/")[0] == "counts" else split
 
     return dataclasses.replace(sharding, replay=jax.tree_util.tree_map_with_path(choose, state.replay))
+
+
+def accounts(ring: PyTree) -> dict[str, jax.Array]:
+    """Returns a ring's arrays but for the experience itself, by path: counts, keys and priorities.
+
+    What an update has drawn shows in them: in the uses that are left, the key of the next draws, the priorities.
+    """
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(ring)}
+    return {name: leaf for name, leaf in leaves.items() if name.split("/")[0] not in _EXPERIENCE}
 
 
 def lag_metrics(lag: jax.Array, max_lag: int) -> Metrics:

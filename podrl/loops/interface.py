@@ -9,6 +9,7 @@ import math
 from typing import TypeVar
 
 from absl import logging
+import numpy as np
 
 from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
@@ -58,6 +59,11 @@ class Assembly:
     def state_shape(self) -> LearnerState:
         """Shapes, dtypes and shardings of the state that a run resumes from: a `FusedState` for a `FusedLearner`."""
         return self.learner.state_shape
+
+    @property
+    def env_index(self) -> np.ndarray:
+        """The order of the environments in a batch that the learner has joined, [B] uint32."""
+        return self.layout.joined_indices(self.topology.learner.shape["data"])
 
     def compile(self) -> Programs | FusedPrograms:
         """Compiles the run's programs ahead of time, so that no timeout has to allow for it."""

@@ -2,8 +2,8 @@
 
 `fingerprint` hashes arrays on the devices that hold them: the parameters after an update, and the batch that it
 learned from. On the host `extend` chains both to all earlier ones: runs that once differed never have the same chain
-again, even if their parameters become equal later. `hash_arrays` computes one hash per array, for checkpoints, and
-`hash_on_host` computes the same hash of an array in host memory.
+again, even if their parameters become equal later. `hash_arrays` computes one hash per array, for checkpoints,
+`hash_piece` computes it of an array piece by piece, and `hash_on_host` of an array in host memory.
 """
 
 from collections.abc import Callable, Mapping
@@ -71,6 +71,18 @@ def hash_on_host(array: np.ndarray) -> str:
         words = flat.view(f"uint{8 * size_bytes}").astype(np.uint32)
     mixed = _mix(words ^ _mix(np.arange(words.size, dtype=np.uint32)))
     return to_hex(np.stack([np.sum(lane, dtype=np.uint32) for lane in (mixed, _mix(mixed + np.uint32(1)))]))
+
+
+@jax.jit
+def hash_piece(piece: jax.Array, first: jax.Array) -> jax.Array:
+    """Hashes some rows of an array into [2] uint32; summed over all pieces this is the hash of the whole array.
+
+    Args:
+        piece: Rows along the array's first axis, or an array without axes.
+        first: [] uint32; the place of the first of them in the array.
+    """
+    row_words = math.prod(jax.eval_shape(_to_words, piece).shape[1:])
+    return _hash_array(piece, first * jnp.uint32(row_words & 0xFFFFFFFF))
 
 
 @functools.lru_cache(maxsize=8)

@@ -154,29 +154,6 @@ def num_batches(ring: BatchRing) -> jax.Array:
     return jnp.minimum(ring.counts.inserted, ring.counts.left.size)
 
 
-def reorder_environments(ring: BatchRing, env_index: np.ndarray) -> BatchRing:
-    """The same ring for a topology whose batches have their environments in another order.
-
-    Moves one batch at a time, so that a device needs room for one whole batch beside its part of the ring.
-
-    Args:
-        ring: The ring, not empty.
-        env_index: [B] uint32; the order in which that topology joins its environments.
-    """
-    place = jnp.argsort(ring.batches.env_index)[env_index]
-
-    def move(slot: jax.Array, batches: Trajectory) -> Trajectory:
-        def one(x: jax.Array) -> jax.Array:
-            rows = jnp.take(jax.lax.dynamic_index_in_dim(x, slot, axis=1, keepdims=False), place, axis=0)
-            return jax.lax.dynamic_update_index_in_dim(x, rows, slot, axis=1)
-
-        return jax.tree.map(one, batches)
-
-    unmoved = dataclasses.replace(ring.batches, env_index=_NO_INDEX)
-    batches = jax.lax.fori_loop(0, ring.counts.left.size, move, unmoved)
-    return dataclasses.replace(ring, batches=dataclasses.replace(batches, env_index=jnp.asarray(env_index)))
-
-
 def _by_environment(rollouts: Trajectory) -> Trajectory:
     """Returns rollouts with leaves [B, T, ...]."""
     return rollouts.map(lambda x: jnp.swapaxes(x, 0, 1), lambda x: x)

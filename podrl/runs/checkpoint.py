@@ -1,8 +1,8 @@
 """Checkpoints of the whole learner state, saved through Orbax (on tensorstore).
 
 A checkpoint is committed atomically: it does not count until it is complete and its index has been read back. Saving
-copies the state off the device and writes in the background. Beside the state a checkpoint holds what describes it
-(`podrl.runs.checkpoint_facts`) and a hash of every array (`podrl.runs.checkpoint_arrays`).
+copies the state off the device and writes in the background, but for the replay (`podrl.runs.checkpoint_replay`). A
+checkpoint also has a hash of every array (`podrl.runs.checkpoint_arrays`) and its `podrl.runs.checkpoint_facts`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +28,7 @@ from podrl.runs.checkpoint_facts import (
     make_checkpoint_facts,
     read_return,
 )
+from podrl.runs.checkpoint_replay import OlderReplays, ReplayHandler, ReplayRule
 from podrl.runs.checkpoint_restore import Share, put_aside, restore, restore_first
 from podrl.runs.retention import Preservation
 from podrl.runs.run_files import note_checkpoint
@@ -48,6 +49,7 @@ class Checkpointer:
         keep_every: int = 0,
         keep_best: int = 0,
         save_timeout_s: float = 1200.0,
+        replay: ReplayRule | None = None,
     ):
         """Opens the folder.
 
@@ -58,12 +60,14 @@ class Checkpointer:
             keep_every: keep checkpoints at multiples of this permanently; 0 for none.
             keep_best: number of checkpoints with the highest mean episode return to keep; 0 for none.
             save_timeout_s: seconds that a background save may take, and that its processes wait for each other.
+            replay: which checkpoints get a replay; by default all, of environments in the order of their numbers.
         """
         tensorstore_metrics.switch_off()  # Every save would leak some memory.
-        self._workdir = workdir
-        self._first = jax.process_index() == 0
+        self._workdir, self._first = workdir, jax.process_index() == 0
         self._saving: int | None = None  # The step that is being written, until it is known to be complete.
         self._records: Mapping[str, ArrayRecord] = {}  # Records of the arrays that are being written.
+        self._replay, self._older = replay or ReplayRule(), OlderReplays(workdir)
+        self._replaces = False  # Whether no other needs its replay once the checkpoint that is written is whole.
         self._returns: dict[int, float | None] = {}
         config = CheckpointConfig(every_updates=every, keep=keep, keep_every=keep_every, keep_best=keep_best)
         self._preservation = Preservation(config, self._return_of)
@@ -74,6 +78,7 @@ class Checkpointer:
             async_options=ocp.AsyncOptions(timeout_secs=max(1, round(save_timeout_s))),
         )
         items: dict[str, Any] = {name: ocp.JsonCheckpointHandler(JSON_FILE) for name in JSON_ITEMS}
+        items["replay"] = ReplayHandler()
         arrays = ocp.StandardCheckpointHandler()
         # Orbax calls it before the checkpoint gets its name, and deletes no older one before that.
         arrays.finalize = functools.partial(self._finalize, arrays, arrays.finalize)
@@ -124,11 +129,12 @@ class Checkpointer:
         step = snapshot.counters.learner_steps
         self._returns[step] = recorded_return(snapshot.episodes)
         arrays = to_arrays(snapshot.state)
+        replay = self._replay.choose(arrays.pop("replay", None), snapshot.counters, self.steps())
         self._records = make_records(arrays)
-        facts = make_checkpoint_facts(snapshot, config, manifest, self._records)
+        facts = make_checkpoint_facts(snapshot, config, manifest, self._records, replay.records)
         items: dict[str, Any] = {name: ocp.args.JsonSave(fact) for name, fact in facts.items()}
-        items["state"] = ocp.args.StandardSave(arrays)
-        self._saving = step
+        items |= {"state": ocp.args.StandardSave(arrays), **replay.items}
+        self._saving, self._replaces = step, replay.replaces
         try:
             saved = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:
@@ -151,7 +157,7 @@ class Checkpointer:
 
     def restore(self, shape: LearnerState, step: int) -> Snapshot:
         """Restores one checkpoint, see `podrl.runs.checkpoint_restore.restore`."""
-        return restore(self._workdir, shape, step)
+        return restore(self._workdir, shape, step, self._replay.env_index)
 
     def restore_first(
         self, shape: LearnerState, steps: Iterable[int], share: Share = lambda text: [text]
@@ -171,7 +177,7 @@ class Checkpointer:
             UnreadableError: if one cannot be read for reasons outside the checkpoint.
             JaxRuntimeError: if a device has no room for it.
         """
-        snapshot, damaged = restore_first(self._workdir, shape, steps, share)
+        snapshot, damaged = restore_first(self._workdir, shape, steps, share, self._replay.env_index)
         if damaged:
             if self._first:
                 put_aside(self._workdir, damaged)
@@ -211,6 +217,7 @@ class Checkpointer:
         else:
             if self._first and self._saving is not None:
                 note_checkpoint(self._workdir, self._saving)
+                self._older.delete(self.steps() if self._replaces else (), self._saving)
         finally:
             self._saving = None
 
@@ -233,11 +240,7 @@ class Checkpointer:
         return self._returns[step]
 
     def _finalize(self, handler: ocp.StandardCheckpointHandler, finalize: Callable[..., None], folder: Any) -> None:
-        """Lets Orbax assemble the parts of the arrays, and reads their index back.
-
-        Raises:
-            DamagedError: if the index is missing, or does not match the arrays that were written.
-        """
+        """Lets Orbax assemble the arrays, and reads their index back; raises DamagedError unless it matches them."""
         finalize(folder)
         check_index(
             f"What was written of update {self._saving}", leaf_shapes(handler.metadata(folder).tree), self._records

@@ -50,6 +50,7 @@ class Facts:
         config: the run's resolved config; None if it was not saved.
         manifest: the run's manifest; None if it was not saved.
         arrays: records by path; None if the checkpoint was made before podrl saved hashes.
+        replay: records of the arrays of the replay; None if the checkpoint was made without.
     """
 
     counters: Counters
@@ -59,6 +60,7 @@ class Facts:
     config: Mapping[str, Any] | None
     manifest: Mapping[str, Any] | None
     arrays: Mapping[str, ArrayRecord] | None
+    replay: Mapping[str, ArrayRecord] | None = None
 
 
 def checkpoint_folder(workdir: epath.PathLike) -> epath.Path:
@@ -76,6 +78,7 @@ def make_checkpoint_facts(
     config: Mapping[str, Any] | None,
     manifest: Mapping[str, Any] | None,
     arrays: Mapping[str, ArrayRecord],
+    replay: Mapping[str, ArrayRecord] | None = None,
 ) -> dict[str, Mapping[str, Any]]:
     """Returns the parts of `JSON_ITEMS` by name, without those of `config`, `manifest` and the clock that are None."""
     made = {
@@ -88,8 +91,9 @@ def make_checkpoint_facts(
     }
     facts: dict[str, Mapping[str, Any]] = {name: fact for name, fact in made.items() if fact is not None}
     hashes = {
-        "arrays": {path: [record.shape, record.hash] for path, record in arrays.items()},
+        "arrays": _listed(arrays),
         "facts": {name: _digest(fact) for name, fact in facts.items()},
+        **({} if replay is None else {"replay": _listed(replay)}),
     }
     return facts | {"hashes": hashes, "counters": {**facts["counters"], "seal": _digest(hashes)}}
 
@@ -131,7 +135,8 @@ def read_facts(workdir: epath.PathLike, step: int) -> Facts:
             wall_s=_read_clock(found),
             config=found.get("config"),
             manifest=found.get("manifest"),
-            arrays=None if hashes is None else {path: ArrayRecord(*each) for path, each in hashes["arrays"].items()},
+            arrays=_records(hashes, "arrays"),
+            replay=_records(hashes, "replay"),
         )
 
 
@@ -146,6 +151,15 @@ def read_return(workdir: epath.PathLike, step: int) -> float | None:
             return recorded_return(_read_episodes({"episodes": read_fact(workdir, step, "episodes") or {}}))
     except DamagedError:
         return None
+
+
+def _listed(records: Mapping[str, ArrayRecord]) -> dict[str, list[str]]:
+    return {path: [record.shape, record.hash] for path, record in records.items()}
+
+
+def _records(hashes: Mapping[str, Any] | None, name: str) -> dict[str, ArrayRecord] | None:
+    found = (hashes or {}).get(name)
+    return None if found is None else {path: ArrayRecord(*each) for path, each in found.items()}
 
 
 def _digest(fact: Mapping[str, Any]) -> str:

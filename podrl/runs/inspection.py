@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import math
 import time
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from podrl.runs.checkpoint_arrays import check_all, has_whole_step, read_shapes,
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError, DeletedError
 from podrl.runs.checkpoint_facts import checkpoint_folder, read_facts, read_return
 from podrl.runs.records import read_json
+from podrl.runs.replay_inspection import ReplayDetails, inspect_replay
 from podrl.runs.retention import reasons_to_keep
 from podrl.types import Counters
 
@@ -57,6 +57,8 @@ class Details:
         is_complete: whether both come from the checkpoint itself; otherwise they are those of the run's folder.
         shapes: shape and dtype of each array of the learner's state by its path, the parameters first.
         num_checked: number of arrays that were read and match their hashes; None if no hashes were saved.
+        had_replay: whether it was saved with a replay.
+        replay: its replay; None if it has none any more.
     """
 
     step: int
@@ -68,21 +70,13 @@ class Details:
     is_complete: bool
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     num_checked: int | None
+    had_replay: bool
+    replay: ReplayDetails | None
 
     @property
     def param_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of the parameters."""
         return {path: shape for path, shape in self.shapes.items() if path.startswith("params/")}
-
-
-def count_elements(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    """Returns the number of elements in all these arrays."""
-    return sum(math.prod(shape.shape) for shape in shapes.values())
-
-
-def count_bytes(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    """Returns the size of these arrays in memory."""
-    return sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in shapes.values())
 
 
 def find_run(workdir: str) -> epath.Path:
@@ -218,6 +212,8 @@ def describe_checkpoint(workdir: epath.Path, step: int) -> Details:
         is_complete=bool(facts.config and facts.manifest),
         shapes=dict(sorted(shapes.items(), key=lambda item: not item[0].startswith("params/"))),
         num_checked=check_all(workdir, step, facts),
+        had_replay=facts.replay is not None,
+        replay=inspect_replay(workdir, step, facts),
     )
 
 

@@ -4,13 +4,25 @@ from collections.abc import Iterator, Mapping, Sequence
 import math
 from typing import Any
 
+import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from podrl.config.units import describe_bytes
-from podrl.runs.inspection import Details, Entry, count_bytes, count_elements
+from podrl.runs.inspection import Details, Entry
 from podrl.runtime.tables import make_table
+
+
+def count_elements(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Returns the number of elements in all these arrays."""
+    return sum(math.prod(shape.shape) for shape in shapes.values())
+
+
+def count_bytes(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Returns the size of these arrays in memory."""
+    return sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in shapes.values())
 
 
 def show_list(console: Console, entries: Sequence[Entry], leftovers: Sequence[str]) -> None:
@@ -62,6 +74,7 @@ def facts(details: Details) -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or "-"
     yield "made", f"{manifest.get('started', '-')} (start of the run), {_devices(manifest)}"
     yield "arrays", _hashes(details.num_checked)
+    yield from _replay(details)
     if not details.is_complete:
         yield "", "Config and manifest are those of the folder: the checkpoint was made before podrl saved them in it."
 
@@ -88,6 +101,45 @@ def totals(details: Details) -> str:
         f"{count_elements(params):,} parameters in {len(params)} arrays, {of_params}; the whole state: "
         f"{len(details.shapes)} arrays, {of_state}."
     )
+
+
+def _replay(details: Details) -> Iterator[tuple[str, str]]:
+    """Yields what there is to say of the replay; nothing of a run without one."""
+    replay = details.replay
+    if replay is None:
+        if details.had_replay:
+            yield "replay", "none any more: only the newest checkpoint keeps it"
+        return
+    size = describe_bytes(count_bytes(replay.shapes), 1)
+    if replay.num_updates is None:
+        yield "replay", f"{size}, all {len(replay.shapes)} arrays match their hashes; a ring that is not known"
+        return
+    yield "replay", f"{size}, all {len(replay.shapes)} arrays match their hashes"
+    yield "", f"{replay.num_updates:,} updates of {replay.num_envs:,} environments, {replay.num_steps:,} steps"
+    if replay.ages.size:
+        yield "", f"ages: {_spread(replay.ages)} updates since the parameters that acted"
+    if replay.returns.size:
+        yield "", f"returns: {_spread(replay.returns)}, of {replay.returns.size:,} whole episodes"
+    if replay.num_starts:
+        share = replay.priorities.size / replay.num_starts
+        yield "", f"starts: {replay.priorities.size:,} that can be drawn, {share:.0%} of all"
+    if replay.priorities.size:
+        yield (
+            "",
+            f"priorities: {_spread(replay.priorities)}; a draw counts as one of {_effective(replay.priorities):,.0f}",
+        )
+
+
+def _spread(values: np.ndarray) -> str:
+    """Returns `1 to 9, half of them 3 to 5, mean 4`."""
+    low, quarter, rest, high = np.quantile(values, [0, 0.25, 0.75, 1])
+    return f"{low:.4g} to {high:.4g}, half of them {quarter:.4g} to {rest:.4g}, mean {np.mean(values):.4g}"
+
+
+def _effective(priorities: np.ndarray) -> float:
+    """Returns the number of equally likely starts whose draws would repeat as often as those by priority."""
+    shares = priorities.astype(np.float64) / np.sum(priorities, dtype=np.float64)
+    return float(1 / np.sum(shares**2))
 
 
 def _return(value: float | None) -> str:

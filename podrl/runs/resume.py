@@ -34,19 +34,6 @@ _ADVICE = f"Put good copies there and repeat the command, choose another --workd
 _SCHEDULE_KEYS = ("agent.optimizer.learning_rate", "agent.optimizer.learning_rate_decay", "total_env_steps")
 
 
-def make_checkpointer(config: Config, workdir: epath.Path) -> Checkpointer:
-    """Opens the checkpoints of a run's folder."""
-    checkpoint = config.checkpoint
-    return Checkpointer(
-        workdir,
-        keep=checkpoint.keep,
-        every=checkpoint.every_updates,
-        keep_every=checkpoint.keep_every,
-        keep_best=checkpoint.keep_best,
-        save_timeout_s=2 * config.watchdog_s,  # The watchdog ends a waiting run earlier, and reports more.
-    )
-
-
 def find_start(
     config: Config,
     workdir: epath.Path,
@@ -56,7 +43,7 @@ def find_start(
 ) -> Snapshot | None:
     """Restores the snapshot from which the run in a folder resumes; None if it has to begin anew.
 
-    Checkpoints after that snapshot are deleted.
+    Checkpoints after that snapshot are deleted. Its state has no replay if its checkpoint has none.
 
     Args:
         config: The run's config.
@@ -92,6 +79,7 @@ def find_start(
         done,
         f"; repeats {repeated} that were done after it" if repeated else "",
     )
+    _tell_of_refill(config, shape, start)
     is_as_uninterrupted = is_exact(config, done) or is_finished(config, start.counters)
     if config.determinism == "exact" and not is_as_uninterrupted and jax.process_index() == 0:
         logging.warning(
@@ -101,6 +89,17 @@ def find_start(
             config.checkpoint.every_updates,
         )
     return start
+
+
+def _tell_of_refill(config: Config, shape: LearnerState, start: Snapshot) -> None:
+    """Warns of a replay that its checkpoint does not have."""
+    is_missing = bool(jax.tree.leaves(shape.replay)) and not jax.tree.leaves(start.state.replay)
+    if is_missing and not is_finished(config, start.counters) and jax.process_index() == 0:
+        logging.warning(
+            "Resumes after update %d not bit for bit: the replay is refilled, as its checkpoint has none%s.",
+            start.counters.learner_steps,
+            "" if config.checkpoint.replay else " with checkpoint.replay=False",
+        )
 
 
 def _choices(config: Config, workdir: epath.Path, steps: Sequence[int]) -> list[int]:

@@ -33,12 +33,17 @@ def to_array_shapes(shape: LearnerState) -> dict[str, PyTree]:
 
 
 def from_arrays(arrays: Mapping[str, PyTree], shape: LearnerState) -> LearnerState:
-    """The state of this shape that `to_arrays` took apart; what `without_absent` left out of it is made up for."""
+    """The state of this shape that `to_arrays` took apart; what `without_absent` left out of it is made up for.
+
+    Without a replay among the arrays the state has none.
+    """
     arrays = {**arrays, "extra": with_remainders(arrays["extra"], shape.extra)}
     if "learner_step" not in arrays:  # One for each update, in an earlier podrl.
         arrays["learner_step"] = _copy(arrays["step"])
     restored: dict[str, PyTree] = {
-        name: jax.tree.map(_from_words, arrays[name], part) for name, part in _named(shape).items()
+        name: jax.tree.map(_from_words, arrays[name], part)
+        for name, part in _named(shape).items()
+        if name in arrays or name != "replay"
     }
     if isinstance(shape, FusedState):
         treedef = jax.tree.structure(shape.environments)
@@ -48,9 +53,10 @@ def from_arrays(arrays: Mapping[str, PyTree], shape: LearnerState) -> LearnerSta
 
 
 def without_absent(expected: PyTree, saved: PyTree) -> PyTree:
-    """Leaves out what a checkpoint of an earlier podrl does not hold.
+    """Leaves out what a checkpoint does not hold among the arrays of its state.
 
-    These are the remainders of running statistics, the statistics that acted, and the count of calls of `learn`.
+    These are the replay, which an earlier podrl kept there, and of a checkpoint of an earlier podrl the remainders of
+    running statistics, the statistics that acted, and the count of calls of `learn`.
 
     Args:
         expected: arrays or `jax.ShapeDtypeStruct`s.
@@ -61,6 +67,8 @@ def without_absent(expected: PyTree, saved: PyTree) -> PyTree:
     """
     found = by_path(saved)
     absent = {"learner_step"} - found.keys()
+    if not any(path.startswith("replay/") for path in found):
+        absent |= {"replay"}
     expected = {name: part for name, part in expected.items() if name not in absent}
     if isinstance(expected.get("extra"), Mapping) and not any(path.startswith("extra/acting/") for path in found):
         expected["extra"] = {name: part for name, part in expected["extra"].items() if name != "acting"}

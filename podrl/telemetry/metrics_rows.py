@@ -30,7 +30,7 @@ class Update:
     Attributes:
         counters: After this update.
         metrics: Scalars, perhaps still on the device.
-        fingerprint: [2, 2] uint32, perhaps still on the device; None if the update has no row.
+        fingerprint: [2 or 3, 2] uint32, perhaps still on the device; None if the update has no row.
         episodes: Statistics of the newest episodes, this update's included; None if the update has no row.
     """
 
@@ -204,12 +204,13 @@ class MetricsRows:
         return self._window
 
     def _chain_on(self, update: int, fingerprint: np.ndarray) -> dict[str, str]:
-        """Returns the fingerprints of an update, [2, 2] uint32, and the chain with them."""
-        params, batch = map(to_hex, fingerprint)
+        """Returns the fingerprints of `Learner.fingerprint`, and the chain with those of parameters and batch."""
+        params, batch, *replay = map(to_hex, fingerprint)
         chain = extend(self.chain, params, batch)
         if update % self._every_updates == 0:
             self.chain = chain
-        return {"fingerprint": chain, "fingerprint/params": params, "fingerprint/batch": batch}
+        row = {"fingerprint": chain, "fingerprint/params": params, "fingerprint/batch": batch}
+        return row | dict(zip(("fingerprint/replay",), replay, strict=False))
 
     def _count_skipped(self) -> dict[str, int]:
         """Returns the number of updates skipped since the last row, if any may be."""

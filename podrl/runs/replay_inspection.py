@@ -1,0 +1,203 @@
+"""Reads what is in a checkpoint's replay, without the observations: no environment, no network, no accelerator.
+
+It knows the rings of `podrl.replay.batches` and `podrl.replay.ring` by their fields. Of any other it tells the bytes.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from pathlib import Path
+from typing import Any, cast
+
+from etils import epath
+import jax
+import numpy as np
+
+from podrl.config.config import ConfigError, check
+from podrl.runs.checkpoint_errors import reading
+from podrl.runs.checkpoint_facts import Facts, name_of
+from podrl.runs.checkpoint_replay import damaged_replay, has_replay, replay_folder
+from podrl.runs.replay_pieces import hash_stored, read_stored
+from podrl.telemetry import plotting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplayDetails:
+    """A checkpoint's replay.
+
+    Attributes:
+        shapes: Shape and dtype of each array by its path.
+        num_updates: Updates whose experience it holds; None for a ring that is not known.
+        num_envs: Environments.
+        ages: [N] updates from the parameters that acted to the checkpoint, of every step; empty if not known.
+        returns: [E] returns of the episodes of which it has every step.
+        priorities: [S] priorities above 0, to the power of the exponent: of every start that can be drawn.
+        num_starts: Priorities in the ring, those of 0 included.
+    """
+
+    shapes: Mapping[str, jax.ShapeDtypeStruct]
+    num_updates: int | None = None
+    num_envs: int = 0
+    ages: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    returns: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    priorities: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    num_starts: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all environments."""
+        return self.ages.size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Steps:
+    """Steps of each environment, the oldest first.
+
+    Attributes:
+        first: [B, R+1] bool; the row opens an episode.
+        ends: [B, R] bool; the episode really ended with the row, and was not cut off.
+        reward: [B, R].
+        version: [B, R] the learner step of the parameters that acted.
+    """
+
+    first: np.ndarray
+    ends: np.ndarray
+    reward: np.ndarray
+    version: np.ndarray
+
+
+def inspect_replay(workdir: epath.PathLike, step: int, facts: Facts) -> ReplayDetails | None:
+    """Reads a checkpoint's replay, after a check of the hash of every array; None if it has none, or no longer.
+
+    Raises:
+        CheckpointError: If it is damaged, or cannot be read.
+    """
+    if facts.replay is None or not has_replay(workdir, step):
+        return None
+    folder, records = replay_folder(workdir, step), facts.replay
+    try:
+        with reading(name_of(workdir, step)):
+            for path, record in records.items():
+                if hash_stored(folder, path) != record.hash:
+                    raise damaged_replay(workdir, step, path)
+            return _describe(folder, step, {path: _parse(record.shape) for path, record in records.items()}, facts)
+    except Exception:
+        if has_replay(workdir, step):
+            raise
+        return None  # A newer checkpoint was saved meanwhile.
+
+
+def _describe(folder: epath.Path, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct], facts: Facts) -> ReplayDetails:
+    unroll_length = (facts.config or {}).get("actors", {}).get("unroll_length")
+    if "batches/reward" in shapes:
+        num_updates, steps = _read_batches(folder)
+    elif "rows/reward" in shapes and unroll_length:
+        num_updates, steps = _read_rows(folder, unroll_length)
+    else:
+        return ReplayDetails(shapes=shapes)
+    priority = read_stored(folder, "priority") if "priority" in shapes else np.zeros(0)
+    return ReplayDetails(
+        shapes=shapes,
+        num_updates=num_updates,
+        num_envs=len(steps.reward),
+        ages=(step - steps.version).reshape(-1),
+        returns=_whole_returns(steps),
+        priorities=priority[priority > 0],
+        num_starts=priority.size,
+    )
+
+
+def _read_batches(folder: epath.Path) -> tuple[int, _Steps]:
+    """Reads a `podrl.replay.batches.BatchRing`: how many batches it holds, and their steps."""
+    reward, first, version = (read_stored(folder, f"batches/{name}") for name in ("reward", "first", "params_version"))
+    inserted, (num_envs, size, _) = int(read_stored(folder, "counts/inserted")), reward.shape
+    held = min(inserted, size)
+    slots = (np.arange(held) + inserted - held) % size
+
+    def in_turn(x: np.ndarray) -> np.ndarray:
+        return x[:, slots].reshape(num_envs, -1)
+
+    opened = np.concatenate([in_turn(first[..., :-1]), first[:, slots[-1:], -1]], axis=1)
+    return held, _Steps(first=opened, ends=in_turn(first[..., 1:]), reward=in_turn(reward), version=in_turn(version))
+
+
+def _read_rows(folder: epath.Path, unroll_length: int) -> tuple[int, _Steps]:
+    """Reads a `podrl.replay.ring.SequenceRing`: how many unrolls it holds, and their steps."""
+    reward, first = (read_stored(folder, f"rows/{name}") for name in ("reward", "first"))
+    version = read_stored(folder, "rows/params_version")
+    inserted, rows = int(read_stored(folder, "inserted")), reward.shape[1]
+    held = min(inserted, rows // unroll_length)
+    places = (np.arange(held * unroll_length + 1) + (inserted - held) * unroll_length) % rows
+    opened = first[:, places]
+    if held * unroll_length == rows:
+        opened[:, 0] = False  # The newest bootstrap row has taken the oldest row's place.
+    taken = places[:-1]
+    return held, _Steps(first=opened, ends=opened[:, 1:], reward=reward[:, taken], version=version[:, taken])
+
+
+def _whole_returns(steps: _Steps) -> np.ndarray:
+    """Returns the undiscounted returns of the episodes that begin and end in these steps, [E]."""
+    earned = np.pad(np.cumsum(steps.reward, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
+    found = []
+    for first, ends, total in zip(steps.first, steps.ends, earned, strict=True):
+        begins = np.flatnonzero(first)
+        whole = ends[begins[1:] - 1]
+        found.append((total[begins[1:]] - total[begins[:-1]])[whole])
+    return np.concatenate(found)
+
+
+def write_picture(path: str, step: int, details: ReplayDetails | None) -> None:
+    """Writes a picture of a replay.
+
+    Raises:
+        ConfigError: If there is no replay to draw, or the file cannot be written.
+    """
+    check(
+        details is not None and details.num_updates is not None,
+        f"--out={path}: checkpoint {step} has no replay to draw. The newest checkpoint of a run with replay has one.",
+    )
+    drawn = draw_replay(cast(ReplayDetails, details), Path(path).suffix.removeprefix("."))
+    try:
+        Path(path).write_bytes(drawn)
+    except OSError as error:
+        raise ConfigError(f"--out={path} cannot be written ({error.strerror or error}). Name another file.") from None
+
+
+def draw_replay(details: ReplayDetails, image_format: str) -> bytes:
+    """Draws histograms of a replay's ages, returns and priorities, as far as it has them.
+
+    Raises:
+        ConfigError: If matplotlib is missing, or does not write this format.
+    """
+    shown: dict[str, tuple[np.ndarray, str]] = {
+        "updates since the parameters that acted": (details.ages, "steps"),
+        "return of whole episodes": (details.returns, "episodes"),
+        "priority": (details.priorities, "starts"),
+    }
+    shown = {label: (values, unit) for label, (values, unit) in shown.items() if values.size}
+    figure = plotting.make_figure(4.2 * max(len(shown), 1), 3.4)
+    plotting.check_format(figure, image_format)
+    for place, (label, (values, unit)) in enumerate(shown.items()):
+        axes: Any = figure.add_subplot(1, len(shown), place + 1)
+        axes.hist(values, bins=_bins(values), color=plotting.pick_colour("tab10", place))
+        if label == "priority" and values.max() > 100 * values.min():
+            axes.set_xscale("log")
+        axes.set_xlabel(label, fontsize=12)
+        axes.set_ylabel(unit, fontsize=12)
+        plotting.style(axes)
+    return plotting.encode_figure(figure, image_format)
+
+
+def _bins(values: np.ndarray) -> np.ndarray:
+    """Returns the edges of a histogram's bins: whole numbers if there are few, else 40, wider ones for large values."""
+    low, high = float(values.min()), float(values.max())
+    if np.all(values == np.round(values)) and high - low < 60:
+        return np.arange(low - 0.5, high + 1.5)
+    if low > 0 and high > 100 * low:
+        return np.geomspace(low, high, 41)
+    return np.linspace(low, high, 41) if high > low else np.array([low - 0.5, high + 0.5])
+
+
+def _parse(shape: str) -> jax.ShapeDtypeStruct:
+    """Returns the shape that a record's text names, such as `float32[50, 16]`."""
+    dtype, _, sizes = shape.removesuffix("]").partition("[")
+    return jax.ShapeDtypeStruct(tuple(int(size) for size in sizes.split(",") if size.strip()), dtype)
