@@ -14,7 +14,7 @@ from podrl.envs.pools.in_graph import DevicePool
 from podrl.envs.source import load_source, make_environment
 from podrl.experience.unroll import Unroller
 from podrl.ops.keys import ERA, era_keys, step_keys
-from podrl.runs.resume import make_checkpointer
+from podrl.runs.checkpointing import make_checkpointer
 from tests import short_runs
 from tests.processes import read_rows
 from tests.short_runs import facts, make_config

@@ -12,11 +12,9 @@ from podrl.assembly import assemble
 from podrl.config.config import ConfigError, ReplayConfig, TopologyConfig
 from podrl.experience.layout import Layout
 from podrl.learning.learner import Learner, join_environments
-from podrl.learning.replay import describe_replay, make_replay, with_environments_of
+from podrl.learning.replay import describe_replay, make_replay
 from podrl.mesh import make_topology, trajectory_sharding
 from podrl.replay.batches import make_batch_replay
-from podrl.runs.checkpoint import Checkpointer
-from podrl.types import Counters, Snapshot
 from tests.learning.test_learner import find_collectives, shapes, take_environments
 from tests.short_runs import anakin_config, make_agent, make_config, random_trajectory, run
 
@@ -172,34 +170,6 @@ def test_what_is_not_finite_fails_the_update_that_inserts_it_and_is_never_drawn(
     assert int(state.step) == 9
 
 
-def by_environment(ring):
-    """The rows of each environment, by its index."""
-    batches = jax.device_get(ring.batches)
-    order = np.argsort(batches.env_index)
-    return jax.tree.map(lambda x: x[order], batches)
-
-
-def test_a_restored_ring_gives_each_environment_its_rows_on_another_number_of_devices(tmp_path):
-    """Two pools of eight lie in another order on two devices than on one."""
-    _, _, saved, _ = train(1)
-    learner, _, own, _ = train(2)
-    layout = Layout(num_actors=1, pools_per_actor=2, envs_per_pool=8, num_processes=1)
-    assert list(saved.replay.batches.env_index) == list(range(16)) == list(layout.joined_indices(1))
-    assert list(own.replay.batches.env_index) == list(layout.joined_indices(2)) != list(range(16))
-    step = int(saved.step)
-    with Checkpointer(tmp_path, keep=1) as checkpointer:
-        checkpointer.save(Snapshot(state=saved, counters=Counters(learner_steps=step), episodes={}))
-    with Checkpointer(tmp_path, keep=1) as checkpointer:
-        restored = checkpointer.restore(learner.state_shape, step).state
-    assert not np.array_equal(restored.replay.batches.env_index, own.replay.batches.env_index)
-    arranged = with_environments_of(restored, layout, 2)
-    np.testing.assert_array_equal(arranged.replay.batches.env_index, own.replay.batches.env_index)
-    jax.tree.map(np.testing.assert_array_equal, by_environment(arranged.replay), by_environment(saved.replay))
-    jax.tree.map(np.testing.assert_array_equal, by_environment(arranged.replay), by_environment(own.replay))
-    assert jax.tree.map(lambda x: x.sharding, arranged.replay) == learner.state_sharding.replay
-    assert with_environments_of(own, layout, 2) is own
-
-
 @pytest.mark.parametrize(("num_actors", "pools", "processes", "devices"), [(1, 2, 1, 4), (2, 2, 2, 4), (1, 1, 2, 2)])
 def test_layouts_know_the_order_of_joined_environments(num_actors, pools, processes, devices):
     layout = Layout(num_actors=num_actors, pools_per_actor=pools, envs_per_pool=4, num_processes=processes)
@@ -240,7 +210,7 @@ def test_bytes_are_said_before_anything_is_compiled():
     _, size, assembly = compile_frames("sebulba")
     said = describe_replay(assembly.config, assembly.state_shape)
     assert said.startswith("40 batches, each learned from 2 times: ")
-    assert f"{size / 2**20:.2f} MiB on each learner device, {size / 2**20:.2f} MiB in each checkpoint" in said
+    assert f"{size / 2**20:.2f} MiB on each learner device, {size / 2**20:.2f} MiB in the newest checkpoint" in said
     assert describe_replay(make_config(), Learner(*rollouts_come_from()[:1], mesh_of(1)).state_shape) == ""
 
 

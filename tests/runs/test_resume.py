@@ -22,6 +22,7 @@ from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_arrays import whole_steps
 from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.checkpoint_facts import read_fact
+from podrl.runs.checkpointing import make_checkpointer
 from podrl.telemetry.rates import BEFORE_KEY, START_KEY
 from tests import short_runs
 from tests.faults.checkpoints import unseal
@@ -300,7 +301,7 @@ class TestInOneProcess:
             )
             agent, _ = short_runs.make_agent(config)
             state_shape = Learner(agent, make_topology(config.topology).learner).state_shape
-            with resume.make_checkpointer(config, epath.Path(run)) as checkpointer:
+            with make_checkpointer(config, epath.Path(run)) as checkpointer:
                 assert resume.find_start(config, epath.Path(run), checkpointer, state_shape) is not None
         assert factors == [4.0]
 
@@ -319,7 +320,7 @@ class TestInOneProcess:
         monkeypatch.setattr(resume, "rescale_counts", lambda state, factor: pytest.fail("rescaled"))
         agent, _ = short_runs.make_agent(self.CONFIG)
         state_shape = Learner(agent, make_topology(self.CONFIG.topology).learner).state_shape
-        with resume.make_checkpointer(self.CONFIG, epath.Path(run)) as checkpointer:
+        with make_checkpointer(self.CONFIG, epath.Path(run)) as checkpointer:
             start = resume.find_start(self.CONFIG, epath.Path(run), checkpointer, state_shape)
         assert start is not None
         resume.warn_of_learning_rate(epath.Path(run), self.CONFIG, start)
