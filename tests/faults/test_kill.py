@@ -19,6 +19,10 @@ BIG = (*BIG, "--config.actors.num_envs=8", "--config.actors.unroll_length=4", "-
 BIG = (*BIG, "--config.checkpoint.every_updates=10")  # Of 40.
 RING = ("--config", ROOT / "configs/impact_catch.py", *CATCH[2:], "--config.total_env_steps=38_400")  # 60 updates.
 
+LARGE_RING = (*RING, "--config.replay.batches=1024", "--config.actors.num_envs=8")  # Of 200 MB.
+LARGE_RING = (*LARGE_RING, "--config.actors.unroll_length=100", "--config.total_env_steps=32_000")  # 40 updates.
+LARGE_RING = (*LARGE_RING, "--config.checkpoint.every_updates=10")
+
 
 def go_on(arguments, workdir):
     result = launch(*arguments, "--workdir", workdir, cwd=workdir)
@@ -126,6 +130,29 @@ class TestSaving:
         assert f"Resumes the run in this folder after update {newest}" in go_on(BIG, workdir)
         assert half_saved() == []
         assert_same(workdir, straight(BIG, tmp_path / "straight"), BIG)
+
+    @pytest.mark.slow
+    def test_a_kill_in_the_middle_of_a_replay_costs_only_that_save(self, tmp_path):
+        """The checkpoint before has its own replay still."""
+        workdir = tmp_path / "run"
+
+        def half_saved():
+            return list((workdir / "checkpoints").glob("*tmp*/replay*/batches"))
+
+        for _ in range(3):
+            shutil.rmtree(workdir, ignore_errors=True)
+            when = lambda: bool(checkpoints(workdir) and half_saved())  # noqa: E731
+            signalled(signal.SIGKILL, *LARGE_RING, workdir=workdir, when=when)
+            if half_saved():
+                break
+        assert half_saved()
+        newest = checkpoints(workdir)[-1]
+        said = go_on(LARGE_RING, workdir)
+        assert f"Resumes the run in this folder after update {newest}" in said
+        assert "the replay is refilled" not in said
+        assert half_saved() == []
+        assert [step for step in checkpoints(workdir) if (workdir / f"checkpoints/{step}/replay").exists()] == [40]
+        assert_same(workdir, straight(LARGE_RING, tmp_path / "straight"), LARGE_RING)
 
 
 class TestSigterm:
