@@ -109,12 +109,13 @@ def main(arguments: list[str]) -> None:
         sys.stdout.write(json.dumps(measure(float(arguments[1]))) + "\n")
         return
     columns = ("ring_gb", "waits_s", "hash_s", "whole_s", "next_update_s", "memory_mb", "restore_s")
-    print("  ".join(f"{name:>13}" for name in columns))
+    sys.stdout.write("  ".join(f"{name:>13}" for name in columns) + "\n")
     for size in [float(text) for text in arguments] or _SIZES_GB:
         command = [sys.executable, "-m", "tests.runs.saving", "--one", str(size)]
         lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
         found = json.loads(lines[-1])
-        print("  ".join(f"{found[name]:>13.2f}" for name in columns), flush=True)
+        sys.stdout.write("  ".join(f"{found[name]:>13.2f}" for name in columns) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -121,7 +122,7 @@ def test_a_ring_of_sequences(tmp_path, num_updates):
     is_full = held == shape.unrolls
     for env in range(B):
         opens = [row for row in range(begin + is_full, end + 1) if plain.rows[env, row]["first"]]
-        for opened, after in zip(opens, opens[1:], strict=False):
+        for opened, after in itertools.pairwise(opens):
             expected.append(sum(float(plain.rows[env, row]["reward"]) for row in range(opened, after)))
     np.testing.assert_allclose(np.sort(found.returns), np.sort(expected), rtol=1e-4, atol=1e-4)
 
