@@ -123,11 +123,8 @@ def _replay(details: Details) -> Iterator[tuple[str, str]]:
     if replay.num_starts:
         share = replay.priorities.size / replay.num_starts
         yield "", f"starts: {replay.priorities.size:,} that can be drawn, {share:.0%} of all"
-    if replay.priorities.size:
-        yield (
-            "",
-            f"priorities: {_spread(replay.priorities)}; a draw counts as one of {_effective(replay.priorities):,.0f}",
-        )
+    if (priorities := replay.priorities).size:
+        yield "", f"priorities: {_spread(priorities)}; draws repeat as if of {_effective(priorities):,.0f} equal starts"
 
 
 def _spread(values: np.ndarray) -> str:

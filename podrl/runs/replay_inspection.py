@@ -178,7 +178,10 @@ def draw_replay(details: ReplayDetails, image_format: str) -> bytes:
     plotting.check_format(figure, image_format)
     for place, (label, (values, unit)) in enumerate(shown.items()):
         axes: Any = figure.add_subplot(1, len(shown), place + 1)
-        axes.hist(values, bins=_bins(values), color=plotting.pick_colour("tab10", place))
+        bins = _bins(values)
+        axes.hist(values, bins=bins, rwidth=0.94, color=plotting.pick_colour("tab10", place))
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=bool(np.all(bins[:-1] % 1 == 0.5)))
         if label == "priority" and values.max() > 100 * values.min():
             axes.set_xscale("log")
         axes.set_xlabel(label, fontsize=12)

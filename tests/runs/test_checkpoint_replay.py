@@ -178,7 +178,7 @@ class TestRetention:
 class TestDamage:
     @pytest.mark.parametrize("how", ["flipped", "lost", "foreign"])
     def test_one_with_a_damaged_replay_is_set_aside_and_the_one_before_refills(self, copy, caplog, how):
-        stored = replay_folder(copy, 4) / "batches/reward"
+        stored = Path(replay_folder(copy, 4)) / "batches/reward"
         (chunk, *_) = [path for path in stored.rglob("*") if path.is_file() and path.name != "zarr.json"]
         if how == "flipped":
             content = bytearray(chunk.read_bytes())
@@ -221,12 +221,19 @@ class TestEarlierForm:
 
     @pytest.fixture
     def earlier(self, tmp_path, monkeypatch):
-        def choose(rule, ring, counters, steps):
+        made = []
+
+        def take(state):
+            made.append(to_arrays(state))
+            return made[-1]
+
+        def put_back(rule, ring, counters, steps):
+            made[-1]["replay"] = ring
             return ReplayItem()
 
         with monkeypatch.context() as patch:
-            patch.setattr(ReplayRule, "choose", choose)
-            patch.setattr("podrl.runs.checkpoint.to_arrays", lambda state: _Unpopped(to_arrays(state)))
+            patch.setattr("podrl.runs.checkpoint.to_arrays", take)
+            patch.setattr(ReplayRule, "choose", put_back)
             save(tmp_path, 1, 4)
         assert read_facts(tmp_path, 4).replay is None
         assert "replay/counts/left" in read_facts(tmp_path, 4).arrays
@@ -241,13 +248,6 @@ class TestEarlierForm:
         found = restore(earlier, 2, 4)
         assert jax.tree.leaves(found.replay) == []
         jax.tree.map(np.testing.assert_array_equal, found.params, trained(1)[3].params)
-
-
-class _Unpopped(dict):
-    """Arrays of a state that keep their replay."""
-
-    def pop(self, name, default=None):
-        return default
 
 
 def test_acting_and_exporting_need_no_replay(copy):
@@ -267,38 +267,40 @@ def _params_of(state):
     return {path.removeprefix("params/") for path in make_records({"params": state.params})}
 
 
+OVERRIDES = RING | {  # Twelve updates, with a checkpoint every four.
+    **{"total_env_steps": 12 * 8 * 4, "checkpoint__every_updates": 4, "checkpoint__keep": 99},
+    **{"log__tensorboard": False, "topology__actor_devices_per_process": 1},
+    "topology__learner_devices_per_process": 1,
+}
+
+
+def train_in(folder, until=99, **overrides):
+    folder.mkdir(exist_ok=True)
+
+    def should_stop():
+        path = folder / "metrics.jsonl"
+        return path.exists() and len(path.read_text().splitlines()) >= until - 1
+
+    return train.train(make_config(**OVERRIDES | overrides), workdir=str(folder), stop_code=should_stop)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    train_in(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """Stopped between updates 4 and 8."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    assert 4 < train_in(folder, until=6).counters.learner_steps < 8
+    return folder
+
+
 class TestRuns:
-    """Whole runs of IMPACT, with a checkpoint every four updates of twelve."""
-
-    OVERRIDES = RING | {
-        **{"total_env_steps": 12 * 8 * 4, "checkpoint__every_updates": 4, "checkpoint__keep": 99},
-        **{"log__tensorboard": False, "topology__actor_devices_per_process": 1},
-        "topology__learner_devices_per_process": 1,
-    }
-
-    def train(self, folder, until=99, **overrides):
-        def should_stop():
-            path = folder / "metrics.jsonl"
-            return path.exists() and len(path.read_text().splitlines()) >= until - 1
-
-        config = make_config(**self.OVERRIDES | overrides)
-        return train.train(config, workdir=str(folder), stop_code=should_stop)
-
-    @pytest.fixture(scope="class")
-    def straight(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("straight") / "run"
-        folder.mkdir()
-        self.train(folder)
-        return folder
-
-    @pytest.fixture(scope="class")
-    def stopped(self, tmp_path_factory):
-        """Stopped between updates 4 and 8."""
-        folder = tmp_path_factory.mktemp("stopped") / "run"
-        folder.mkdir()
-        outcome = self.train(folder, until=6)
-        assert 4 < outcome.counters.learner_steps < 8
-        return folder
+    """Whole runs of IMPACT."""
 
     def test_a_row_has_the_fingerprint_of_what_was_drawn(self, straight):
         hashes = [row["fingerprint/replay"] for row in read_rows(straight)]
@@ -308,7 +310,7 @@ class TestRuns:
     def test_a_resume_is_exact(self, stopped, straight, tmp_path, caplog):
         run = Path(shutil.copytree(stopped, tmp_path / "run"))
         assert with_replay(run) == [4]
-        assert self.train(run).finished
+        assert train_in(run).finished
         assert facts(read_rows(run)) == facts(read_rows(straight))
         assert with_replay(run) == [12]
         assert REFILLS not in caplog.text
@@ -316,7 +318,7 @@ class TestRuns:
     def test_without_its_replay_a_run_refills_and_says_so(self, stopped, straight, tmp_path, caplog):
         run = Path(shutil.copytree(stopped, tmp_path / "run"))
         shutil.rmtree(replay_folder(run, 4))
-        assert self.train(run).finished
+        assert train_in(run).finished
         assert caplog.text.count(REFILLS) == 1
         sizes = [row["replay/size"] for row in read_rows(run)]
         assert sizes == [1, 2, 3, 3, 1, 2, 3, 3, 3, 3, 3, 3]
@@ -327,17 +329,16 @@ class TestRuns:
 
     def test_a_run_that_saves_none_refills_too(self, tmp_path, caplog):
         run = tmp_path / "run"
-        run.mkdir()
-        self.train(run, until=6, checkpoint__replay=False)
+        train_in(run, until=6, checkpoint__replay=False)
         assert with_replay(run) == []
-        assert self.train(run, checkpoint__replay=False).finished
+        assert train_in(run, checkpoint__replay=False).finished
         assert f"{REFILLS}, as its checkpoint has none with checkpoint.replay=False." in caplog.text
         assert with_replay(run) == []
 
     def test_a_finished_run_refills_nothing(self, straight, tmp_path, caplog):
         run = Path(shutil.copytree(straight, tmp_path / "run"))
         shutil.rmtree(replay_folder(run, 12))
-        assert self.train(run).finished
+        assert train_in(run).finished
         assert REFILLS not in caplog.text
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -153,7 +154,7 @@ def test_it_is_printed_and_drawn(tmp_path, capsys):
 
 def test_damage_is_named_and_a_replay_that_its_run_deletes_meanwhile_is_none(tmp_path, monkeypatch, capsys):
     save(tmp_path, batch_ring(3))
-    folder = replay_folder(tmp_path, STEP)
+    folder = Path(replay_folder(tmp_path, STEP))
     (chunk,) = [path for path in (folder / "batches/first").rglob("*") if path.is_file() and path.name != "zarr.json"]
     content = chunk.read_bytes()
     chunk.write_bytes(bytes([content[0] ^ 1]) + content[1:])
