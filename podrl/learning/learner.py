@@ -178,7 +178,7 @@ def learner_sharding(mesh: Mesh, state: LearnerState, rules: Sequence[ShardingRu
 
 
 def accounts(ring: PyTree) -> dict[str, jax.Array]:
-    """Returns a ring's arrays but for the experience itself, by path: counts, keys and priorities.
+    """Returns a ring's arrays except the experience itself, by path: counts, keys and priorities.
 
     What an update has drawn shows in them: in the uses that are left, the key of the next draws, the priorities.
     """

@@ -1,7 +1,7 @@
 """Checkpoints of the whole learner state, saved through Orbax (on tensorstore).
 
 A checkpoint is committed atomically: it does not count until it is complete and its index has been read back. Saving
-copies the state off the device and writes in the background, but for the replay (`podrl.runs.checkpoint_replay`). A
+copies the state off the device and writes in the background, except the replay (`podrl.runs.checkpoint_replay`). A
 checkpoint also has a hash of every array (`podrl.runs.checkpoint_arrays`) and its `podrl.runs.checkpoint_facts`.
 """
 
@@ -60,7 +60,7 @@ class Checkpointer:
             keep_every: keep checkpoints at multiples of this permanently; 0 for none.
             keep_best: number of checkpoints with the highest mean episode return to keep; 0 for none.
             save_timeout_s: seconds that a background save may take, and that its processes wait for each other.
-            replay: which checkpoints get a replay; by default all, of environments in the order of their numbers.
+            replay: the rule of replays; by default every save has one, in the order of the environments' numbers.
         """
         tensorstore_metrics.switch_off()  # Every save would leak some memory.
         self._workdir, self._first = workdir, jax.process_index() == 0

@@ -53,7 +53,7 @@ def restore_first(
         shape: shape of the state, as for `restore`.
         steps: steps of the checkpoints to try, the same on all processes.
         share: exchange between the processes, see `Share`.
-        env_index: as for `restore`.
+        env_index: [B] uint32; order of the environments in the replay, see `restore`.
 
     Returns:
         The restored snapshot, None if there are no steps; and the damaged checkpoints before it, with the reasons.

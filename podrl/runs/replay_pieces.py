@@ -144,7 +144,8 @@ def hash_stored(folder: epath.PathLike, path: str) -> str:
     store = ts.open(_spec(folder, path), open=True).result()
     if not store.rank:
         return to_hex(np.asarray(hash_piece(store.read().result(), np.uint32(0))))
-    size, lanes = store.chunk_layout.read_chunk.shape[0], np.zeros(2, np.uint32)
+    chunk: Any = store.chunk_layout.read_chunk.shape
+    size, lanes = chunk[0], np.zeros(2, np.uint32)
     for first in range(0, store.shape[0], size):
         piece = store[first : first + size].read().result()
         lanes += np.asarray(hash_piece(piece, np.uint32(first)))
