@@ -12,7 +12,7 @@ and all under the name `counts` are whole on every device (`podrl.replay.interfa
 from collections.abc import Callable, Iterator
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from etils import epath
 import jax
@@ -66,9 +66,8 @@ def write_pieces(folder: epath.PathLike, ring: PyTree, env_index: np.ndarray) ->
         store = ts.open(_spec(folder, path) | metadata, open=True, create=True).result()
         pending: list[Any] = []
         for piece, taken in _taken(path, leaf, env_index):
-            rows = np.asarray(taken)
             into = store[piece.stored : piece.stored + piece.size] if leaf.ndim else store
-            pending.append(into.write(rows))
+            pending.append(into.write(np.asarray(taken)))
             if len(pending) == _IN_FLIGHT:
                 pending.pop(0).result()
         for write in pending:
@@ -111,7 +110,7 @@ def read_pieces(folder: epath.PathLike, ring: PyTree, env_index: np.ndarray) -> 
 def hash_ring(ring: PyTree, env_index: np.ndarray) -> dict[str, str]:
     """Computes a hash of every array as it is stored, 16 hexadecimal digits by path, on the devices that hold it.
 
-    All processes call it together. It needs room for one piece on each device.
+    All processes call it together. It needs room for a few pieces on each device.
 
     Args:
         ring: The ring.
@@ -121,11 +120,13 @@ def hash_ring(ring: PyTree, env_index: np.ndarray) -> dict[str, str]:
     mesh = next(iter(leaves.values())).sharding.mesh
     devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     sums = {device: [jnp.zeros(2, jnp.uint32, device=device)] * len(leaves) for device in devices}
+    pending: list[jax.Array] = []
     for number, (path, leaf) in enumerate(leaves.items()):
         for piece, taken in _taken(path, leaf, env_index):
             ours = sums[piece.device]
             ours[number] = ours[number] + hash_piece(taken, np.uint32(piece.stored))
-            ours[number].block_until_ready()
+            pending = [*pending, ours[number]][-_IN_FLIGHT:]
+            pending[0].block_until_ready()
     by_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     stacked = [jnp.stack(sums[device])[None] for device in devices]
     parts = jax.make_array_from_single_device_arrays((mesh.size, len(leaves), 2), by_device, stacked)
@@ -144,8 +145,7 @@ def hash_stored(folder: epath.PathLike, path: str) -> str:
     store = ts.open(_spec(folder, path), open=True).result()
     if not store.rank:
         return to_hex(np.asarray(hash_piece(store.read().result(), np.uint32(0))))
-    chunk: Any = store.chunk_layout.read_chunk.shape
-    size, lanes = chunk[0], np.zeros(2, np.uint32)
+    (size, *_), lanes = cast(tuple, store.chunk_layout.read_chunk.shape), np.zeros(2, np.uint32)
     for first in range(0, store.shape[0], size):
         piece = store[first : first + size].read().result()
         lanes += np.asarray(hash_piece(piece, np.uint32(first)))

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from podrl.runs.checkpoint_arrays import read_params
+from podrl.runs.checkpoint_facts import read_facts
+from podrl.runs.replay_inspection import inspect_replay
 from podrl.runtime.job.secret import VARIABLE
 from tests.envs.numbered import read_opened
 from tests.faults.commands import SCRIPTED
@@ -202,6 +204,8 @@ def test_a_ring_of_batches_goes_on_in_two_processes_from_one_that_joined_its_poo
     said, *_ = train(*command, "--workdir", "pair", cwd=tmp_path, processes=2, devices=2)
     assert f"Resumes the run in this folder after update {newest}" in said
     assert "the replay is refilled" not in said
+    written = inspect_replay(pair, 20, read_facts(pair, 20))  # By both processes; it checks every array's hash.
+    assert (written.num_updates, written.num_steps) == (4, 4 * 32 * 20)
     assert_close(tmp_path / "pair", tmp_path / "one", 20)
     ours, theirs = (read_rows(tmp_path / name) for name in ("pair", "one"))
     for name in ("replay/age", "replay/ratio", "env_steps", "episode/count"):

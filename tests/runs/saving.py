@@ -1,17 +1,20 @@
 """What a checkpoint with a replay costs: `python -m tests.runs.saving [GB ...]`.
 
-For each size of the ring a process of its own saves twice and restores, on one device. `waits` is how long the learner
-waits for a save, the hashes included; the rest of the save is in the background. `memory` is what the save adds to the
-largest resident memory of the process, in which the ring lies too. The ring is of Atari frames, filled with random
-bytes. Files go to a temporary folder, see `TMPDIR`.
+For each size of the ring a process of its own saves twice and restores, on one device; the second save counts. `waits`
+is how long the learner waits for a save, the hashes included, which are also timed alone; `whole` is until the
+checkpoint is whole. `memory` is what a save adds to the resident memory of the process, in which the ring lies too.
+`next_update` shows that the ring is still written in place. The ring is of Atari frames, filled with random bytes.
+Files go to a temporary folder, see `TMPDIR`.
 """
 
 import dataclasses
 import json
-import resource
+import os
+from pathlib import Path
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Any
 
@@ -62,22 +65,23 @@ def measure(size_gb: float) -> dict[str, float]:
         state = learner.init(1)
         for number in (1, 2):  # The first compiles.
             state = dataclasses.replace(state, step=jax.device_put(np.int32(number), state.step.sharding), replay=ring)
-            before_s, before = time.perf_counter(), _peak_bytes()
+            before_s = time.perf_counter()
             hash_ring(ring, ring_order(ring))
             hashed_s = time.perf_counter()
-            checkpointer.save(Snapshot(state=state, counters=Counters(learner_steps=number), episodes={}))
-            saved_s = time.perf_counter()
-            ring = jax.block_until_ready(step(ring))
-            stepped_s = time.perf_counter()
-            checkpointer.wait()
-            whole_s = time.perf_counter()
+            with _Resident() as resident:
+                checkpointer.save(Snapshot(state=state, counters=Counters(learner_steps=number), episodes={}))
+                saved_s = time.perf_counter()
+                ring = jax.block_until_ready(step(ring))
+                stepped_s = time.perf_counter()
+                checkpointer.wait()
+                whole_s = time.perf_counter()
             found |= {
                 "hash_s": hashed_s - before_s,
                 "waits_s": saved_s - hashed_s,
                 "next_update_s": stepped_s - saved_s,
                 "whole_s": whole_s - hashed_s,
             }
-            found["memory_mb"] = max(found.get("memory_mb", 0.0), (_peak_bytes() - before) / 1e6)
+            found["memory_mb"] = resident.grown_bytes / 1e6
         before_s = time.perf_counter()
         ring = None
         state = dataclasses.replace(state, replay=())
@@ -99,8 +103,25 @@ def _touch(leaf: Any) -> Any:
     return leaf.at[0].set(leaf[0] + 1 if leaf.dtype != bool else ~leaf[0])
 
 
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+class _Resident:
+    """Watches by how much the resident memory of this process grows."""
+
+    def __enter__(self) -> "_Resident":
+        self.grown_bytes, self._before, self._ended = 0, self._now(), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.01):
+            self.grown_bytes = max(self.grown_bytes, self._now() - self._before)
+
+    def _now(self) -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main(arguments: list[str]) -> None:
