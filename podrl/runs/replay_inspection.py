@@ -28,6 +28,7 @@ class ReplayDetails:
         shapes: Shape and dtype of each array by its path.
         num_updates: Updates whose experience it holds; None for a ring that is not known.
         num_envs: Environments.
+        num_steps: Steps of all environments.
         ages: [N] updates from the parameters that acted to the checkpoint, of every step; empty if not known.
         returns: [E] returns of the episodes of which it has every step.
         priorities: [S] priorities above 0, to the power of the exponent: of every start that can be drawn.
@@ -37,15 +38,11 @@ class ReplayDetails:
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     num_updates: int | None = None
     num_envs: int = 0
+    num_steps: int = 0
     ages: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     returns: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     priorities: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     num_starts: int = 0
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of all environments."""
-        return self.ages.size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,13 +53,13 @@ class _Steps:
         first: [B, R+1] bool; the row opens an episode.
         ends: [B, R] bool; the episode really ended with the row, and was not cut off.
         reward: [B, R].
-        version: [B, R] the learner step of the parameters that acted.
+        version: [B, R] the learner step of the parameters that acted; None if the ring does not keep it.
     """
 
     first: np.ndarray
     ends: np.ndarray
     reward: np.ndarray
-    version: np.ndarray
+    version: np.ndarray | None
 
 
 def inspect_replay(workdir: epath.PathLike, step: int, facts: Facts) -> ReplayDetails | None:
@@ -91,7 +88,7 @@ def _describe(folder: epath.Path, step: int, shapes: Mapping[str, jax.ShapeDtype
     if "batches/reward" in shapes:
         num_updates, steps = _read_batches(folder)
     elif "rows/reward" in shapes and unroll_length:
-        num_updates, steps = _read_rows(folder, unroll_length)
+        num_updates, steps = _read_rows(folder, unroll_length, has_version="rows/params_version" in shapes)
     else:
         return ReplayDetails(shapes=shapes)
     priority = read_stored(folder, "priority") if "priority" in shapes else np.zeros(0)
@@ -99,7 +96,8 @@ def _describe(folder: epath.Path, step: int, shapes: Mapping[str, jax.ShapeDtype
         shapes=shapes,
         num_updates=num_updates,
         num_envs=len(steps.reward),
-        ages=(step - steps.version).reshape(-1),
+        num_steps=steps.reward.size,
+        ages=np.zeros(0) if steps.version is None else (step - steps.version).reshape(-1),
         returns=_whole_returns(steps),
         priorities=priority[priority > 0],
         num_starts=priority.size,
@@ -120,10 +118,10 @@ def _read_batches(folder: epath.Path) -> tuple[int, _Steps]:
     return held, _Steps(first=opened, ends=in_turn(first[..., 1:]), reward=in_turn(reward), version=in_turn(version))
 
 
-def _read_rows(folder: epath.Path, unroll_length: int) -> tuple[int, _Steps]:
+def _read_rows(folder: epath.Path, unroll_length: int, *, has_version: bool) -> tuple[int, _Steps]:
     """Reads a `podrl.replay.ring.SequenceRing`: how many unrolls it holds, and their steps."""
     reward, first = (read_stored(folder, f"rows/{name}") for name in ("reward", "first"))
-    version = read_stored(folder, "rows/params_version")
+    version = read_stored(folder, "rows/params_version") if has_version else None
     inserted, rows = int(read_stored(folder, "inserted")), reward.shape[1]
     held = min(inserted, rows // unroll_length)
     places = (np.arange(held * unroll_length + 1) + (inserted - held) * unroll_length) % rows
@@ -131,7 +129,8 @@ def _read_rows(folder: epath.Path, unroll_length: int) -> tuple[int, _Steps]:
     if held * unroll_length == rows:
         opened[:, 0] = False  # The newest bootstrap row has taken the oldest row's place.
     taken = places[:-1]
-    return held, _Steps(first=opened, ends=opened[:, 1:], reward=reward[:, taken], version=version[:, taken])
+    acted = None if version is None else version[:, taken]
+    return held, _Steps(first=opened, ends=opened[:, 1:], reward=reward[:, taken], version=acted)
 
 
 def _whole_returns(steps: _Steps) -> np.ndarray:

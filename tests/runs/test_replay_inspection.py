@@ -128,6 +128,14 @@ def test_a_ring_of_sequences(tmp_path, num_updates):
     np.testing.assert_allclose(np.sort(found.returns), np.sort(expected), rtol=1e-4, atol=1e-4)
 
 
+def test_a_ring_that_does_not_keep_who_acted_has_no_ages(tmp_path):
+    ring, _ = sequence_ring(4)
+    save(tmp_path, dataclasses.replace(ring, rows=dataclasses.replace(ring.rows, params_version=())))
+    found = read(tmp_path).replay
+    assert found.ages.size == 0
+    assert found.num_steps == 4 * 4 * B
+
+
 def test_a_ring_that_is_not_known_has_bytes(tmp_path):
     save(tmp_path, {"env_index": np.arange(8, dtype=np.uint32), "x": np.zeros((8, 3), np.float32)})
     found = read(tmp_path).replay
