@@ -213,7 +213,7 @@ class TestResume:
             {"agent": "impact", "replay__batches": 3, "replay__uses": 2},
             {
                 **{"agent": "r2d2", "agent__starts": "rows", "agent__burn_in": 0, "agent__length": 1},
-                **{"replay__capacity": 160, "replay__batch": 16, "replay__groups": 2, "replay__min_steps": 100},
+                **{"replay__capacity": 160, "replay__batch": 16, "replay__groups": 8, "replay__min_steps": 100},
             },
         ],
         ids=["batches", "sequences"],
