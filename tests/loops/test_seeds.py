@@ -213,7 +213,8 @@ class TestResume:
             {"agent": "impact", "replay__batches": 3, "replay__uses": 2},
             {
                 **{"agent": "r2d2", "agent__starts": "rows", "agent__burn_in": 0, "agent__length": 1},
-                **{"replay__capacity": 160, "replay__batch": 16, "replay__groups": 2, "replay__min_steps": 100},
+                **{"replay__capacity": 640, "replay__batch": 64, "replay__groups": 8, "replay__min_steps": 400},
+                **{"actors__num_envs": 32, "total_env_steps": 12 * 32 * 4},  # Four for each group, on eight devices.
             },
         ],
         ids=["batches", "sequences"],
