@@ -106,6 +106,12 @@ def test_too_few_updates_are_a_mistake():
     assert "fewer than two rows of metrics after the warm-up of 151 updates" in infeasible[0].reason
 
 
+def test_several_seeds_in_one_program_are_no_run_of_a_study():
+    overrides = {"topology.seeds": "2", "topology.placement": "anakin"}
+    _, infeasible = examine(define(overrides=overrides, scaling=("strong",)), "cpu")
+    assert infeasible[0].reason.endswith("each run of a study is of one seed. Use --seeds for several.")
+
+
 def test_a_wrong_key_is_not_one_points_mistake():
     with pytest.raises(ConfigError, match=r"Unknown config key 'actors\.num_env'; did you mean 'actors\.num_envs'"):
         examine(define(axes=(make_axis("actors.num_env=16,32"),)), "cpu")
