@@ -146,8 +146,11 @@ class FusedLearner:
         if not 1 <= num_updates <= self.max_updates:
             raise ValueError(f"Found num_updates={num_updates}; expected 1 to {self.max_updates}.")
 
-    def actor_params(self, state: FusedState) -> PyTree:
-        """Returns the parameters that act, as a copy that survives the next call, whole on every device."""
+    def actor_params(self, state: FusedState, index: int = 0) -> PyTree:
+        """Returns the parameters that act, as a copy that survives the next call, whole on every device.
+
+        There is one seed, of index 0; see `podrl.learning.seeds.SeedsLearner.actor_params`.
+        """
         return self.learner.actor_params(state.learner)
 
     def take(self, state: FusedState, index: int) -> FusedState:

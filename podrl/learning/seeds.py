@@ -56,8 +56,8 @@ class SeedsLearner:
         self._init: Any = jax.jit(self._make_states, out_shardings=self.state_sharding)
         self._jitted: Any = jax.jit(self._make_updates, donate_argnums=0, out_shardings=(self.state_sharding, report))
         self._run: Any = self._jitted  # Or compiled ahead of time, once that is asked for.
-        self._stack: Any = jax.jit(_stack, out_shardings=self.state_sharding)
         self._take: Any = jax.jit(_take, out_shardings=single.state_sharding)
+        self._actor_params: Any = jax.jit(self._take_params, out_shardings=replicated(mesh))
 
     @property
     def state_shape(self) -> FusedState:
@@ -75,10 +75,17 @@ class SeedsLearner:
         return state
 
     def stack(self, states: Sequence[FusedState]) -> FusedState:
-        """Returns the state of all seeds, made of one of each; these are consumed."""
-        state: FusedState = jax.block_until_ready(self._stack(*states))
-        for leaf in jax.tree.leaves(states):
-            leaf.delete()
+        """Returns the state of all seeds, made of one of each; these are consumed, one array after the other."""
+        shardings, structure = jax.tree.flatten(self.state_sharding)
+        parts = [structure.flatten_up_to(state) for state in states]
+        programs: dict[NamedSharding, Any] = {}
+        stacked = []
+        for sharding, *leaves in zip(shardings, *parts, strict=True):
+            stack = programs.setdefault(sharding, jax.jit(_stack, out_shardings=sharding))
+            stacked.append(jax.block_until_ready(stack(*leaves)))
+            for leaf in leaves:  # The devices never hold more than one array twice.
+                leaf.delete()
+        state: FusedState = jax.tree.unflatten(structure, stacked)
         return state
 
     def take(self, state: FusedState, index: int) -> FusedState:
@@ -103,9 +110,12 @@ class SeedsLearner:
         new_state, report = self._run(state, jax.device_put(np.int32(num_updates), replicated(self._mesh)))
         return new_state, report
 
-    def actor_params(self, state: FusedState) -> PyTree:
-        """Returns the parameters that act, of one seed's state."""
-        return self.single.actor_params(state)
+    def actor_params(self, state: FusedState, index: int) -> PyTree:
+        """Returns the parameters of one seed that act, and copies nothing else; see `FusedLearner.actor_params`."""
+        return self._actor_params(state, np.int32(index))
+
+    def _take_params(self, state: FusedState, index: jax.Array) -> PyTree:
+        return self.single.actor_params(_take(state, index))
 
     def _seeds(self, first: int) -> np.ndarray:
         """The seeds, [n] uint32."""
@@ -122,9 +132,8 @@ class SeedsLearner:
         return new_state, report
 
 
-def _stack(*states: FusedState) -> FusedState:
-    stacked: FusedState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    return stacked
+def _stack(*leaves: jax.Array) -> jax.Array:
+    return jnp.stack(leaves)
 
 
 def _take(state: FusedState, index: jax.Array) -> FusedState:

@@ -111,8 +111,8 @@ class Boundaries:
         return self._evaluations.is_due(counters)
 
     def needs_state(self, counters: Counters) -> bool:
-        """Returns whether `add` evaluates or saves this update."""
-        return self.needs_params(counters) or is_checkpoint_due(self._assembly.config, counters)
+        """Returns whether `add` saves this update."""
+        return is_checkpoint_due(self._assembly.config, counters)
 
     def add(self, state: LearnerState, counters: Counters, params: PyTree) -> None:
         """Takes an update that was just launched. Waits for it if a checkpoint is due.
@@ -122,7 +122,7 @@ class Boundaries:
             counters: After this update.
             params: What `Agent.actor_params` returned; None where `needs_params` is false.
         """
-        saves = is_checkpoint_due(self._assembly.config, counters)
+        saves = self.needs_state(counters)
         self._evaluations.add(counters, params, saves=saves, look=self._flight.look)
         if saves:
             self._flight.settle()  # An update whose loss is not finite does not become a checkpoint.
@@ -139,8 +139,17 @@ class Boundaries:
 
     def finish(self, state: LearnerState, counters: Counters) -> Outcome:
         """Saves the last update, waits for its evaluation, and returns what the run leaves."""
+        self.save_last(state, counters)
+        return self.settle(state, counters)
+
+    def save_last(self, state: LearnerState, counters: Counters) -> None:
+        """Saves the last update unless it was."""
         if counters != self._saved:
             self._store(state, counters)
+            self._saved = counters
+
+    def settle(self, state: LearnerState, counters: Counters) -> Outcome:
+        """Waits for the evaluation of the last update, and returns what the run leaves."""
         evaluated = self._evaluations.settle(counters)
         return Outcome(
             state=state,

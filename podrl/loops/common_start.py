@@ -9,7 +9,7 @@ from podrl.loops.opening import Place
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.checkpoint_restore import Share
-from podrl.runs.resume import find_start
+from podrl.runs.resume import find_start, restore_start, settle_start
 from podrl.runs.run_files import CHECKPOINTED, START_ANEW
 from podrl.types import Snapshot
 
@@ -33,23 +33,39 @@ def find_starts(
     """
     parts = assembly.of_each_seed()
 
-    def find(among: Sequence[int] | None) -> list[Snapshot | None]:
-        return [
-            find_start(part.config, place.folder, checkpointer, part.state_shape, share, among)
-            if place.resumes
-            else None
-            for part, place, checkpointer in zip(parts, places, checkpointers, strict=True)
-        ]
-
-    if len(places) == 1 or not any(checkpointer.steps() for checkpointer in checkpointers):
-        return find(None)
-    if not _common(checkpointers):
+    seeds = list(zip(parts, places, checkpointers, strict=True))
+    if len(places) > 1 and any(checkpointer.steps() for checkpointer in checkpointers):
+        if _common(checkpointers):
+            return _find_together(seeds, share)
         _clear_first(places, checkpointers)
-        return find(None)
-    while True:  # A damaged one is put aside, and then the other seeds resume from an earlier one, too.
-        starts = find(_common(checkpointers))
-        if len({start.counters if start else None for start in starts}) == 1:
-            return starts
+    return [
+        find_start(part.config, place.folder, checkpointer, part.state_shape, share) if place.resumes else None
+        for part, place, checkpointer in seeds
+    ]
+
+
+def _find_together(seeds: Sequence[tuple[Assembly, Place, Checkpointer]], share: Share) -> list[Snapshot | None]:
+    """Restores all seeds at one update, and only then deletes checkpoints after it."""
+    checkpointers = [checkpointer for _, _, checkpointer in seeds]
+    starts: list[Snapshot | None] = []
+    while len(starts) < len(seeds):
+        part, place, checkpointer = seeds[len(starts)]
+        among = _common(checkpointers)
+        start = restore_start(part.config, place.folder, checkpointer, part.state_shape, share, among)
+        is_other = bool(starts) and (start.counters if start else None) != (starts[0].counters if starts[0] else None)
+        starts.append(start)
+        if is_other:  # A damaged one was put aside, and so the other seeds resume from an earlier one, too.
+            if _common(checkpointers) == among:
+                raise CheckpointError(
+                    f"{place.folder.name} is not at the same env steps as the other seeds. Put good copies of its "
+                    f"checkpoints there and repeat the command, choose another --workdir, or add {START_ANEW}."
+                )
+            del start
+            starts.clear()  # The devices need not hold them twice.
+    for (part, _, checkpointer), start in zip(seeds, starts, strict=True):
+        if start is not None:
+            settle_start(part.config, checkpointer, part.state_shape, start, share)
+    return starts
 
 
 def _common(checkpointers: Sequence[Checkpointer]) -> list[int]:
@@ -81,6 +97,7 @@ def _clear_first(places: Sequence[Place], checkpointers: Sequence[Checkpointer])
             f"No update has a checkpoint of every seed of this run. Put good copies there and repeat the command, "
             f"choose another --workdir, or add {START_ANEW}."
         )
-    for place, each in zip(places, checkpointers, strict=True):
-        each.forget_after(0)
+    for place in places:  # First: a run without checkpoints that has this does not begin.
         (place.folder / CHECKPOINTED).unlink(missing_ok=True)
+    for each in checkpointers:
+        each.forget_after(0)

@@ -19,7 +19,8 @@ from podrl.loops.services import Instruments, open_evaluator, open_reporter
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpointing import make_checkpointer
 from podrl.runs.folder_guard import FolderGuard
-from podrl.runs.resume import note_start
+from podrl.runs.seed_folders import seed_folder
+from podrl.runs.start_notes import note_start
 from podrl.runs.workdir import write_facts
 from podrl.runtime.job.job import Job
 from podrl.runtime.watchdog import Watched
@@ -64,22 +65,18 @@ def open_places(
     return places
 
 
-def seed_folder(folder: str, seed: int) -> str:
-    """Returns the path of a seed's folder in that of a run of several."""
-    return f"{folder}/seed-{seed}"
-
-
 def open_checkpoints(stack: contextlib.ExitStack, assembly: Assembly, places: Sequence[Place]) -> list[Checkpointer]:
     """Opens the checkpoints of each seed.
 
-    Saves of several seeds end at different times. So at least two are kept of each: the one before is still there where
-    a run ends between two of these times.
+    Saves of several seeds end at different times. So each keeps the one before, too: it is still there where a run ends
+    between two of these times. `_in_step` takes care that all have completed it.
     """
-    config = assembly.config
-    if len(places) > 1:
-        kept = dataclasses.replace(config.checkpoint, keep=max(2, config.checkpoint.keep))
-        config = dataclasses.replace(config, checkpoint=kept)
-    return [stack.enter_context(make_checkpointer(config, place.folder, assembly.env_index)) for place in places]
+    opened = [
+        stack.enter_context(make_checkpointer(assembly.config, place.folder, assembly.env_index)) for place in places
+    ]
+    for checkpointer in opened if len(opened) > 1 else ():
+        checkpointer.keep_previous()
+    return opened
 
 
 def open_seeds(
@@ -113,6 +110,7 @@ def open_seeds(
     """
     seeds: list[SeedRun] = []
     parts = assembly.of_each_seed()
+    in_step = _in_step(checkpointers)
     display: Any = SeedsDisplay(instruments.display, len(parts)) if len(parts) > 1 else instruments.display
     if len(parts) > 1:
         write_facts(whole.folder, assembly.asked, manifest)
@@ -130,7 +128,7 @@ def open_seeds(
         evaluator = open_evaluator(alone, start.counters if start else Counters(), place.folder, reporter)
         stack.enter_context(evaluator)
         services.watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
-        save = functools.partial(checkpointer.save, config=to_dict(alone.asked), manifest=own)
+        save = functools.partial(in_step, checkpointer, config=to_dict(alone.asked), manifest=own)
         seeds.append(
             SeedRun(
                 assembly=alone,
@@ -140,6 +138,21 @@ def open_seeds(
             )
         )
     return seeds
+
+
+def _in_step(checkpointers: Sequence[Checkpointer]) -> Callable[..., None]:
+    """Returns (checkpointer, snapshot, ...) -> None, which saves; the first of an update waits for those before it."""
+    begun: set[Counters] = set()
+
+    def save(checkpointer: Checkpointer, snapshot: Snapshot, **facts: Any) -> None:
+        if snapshot.counters not in begun:
+            for each in checkpointers:
+                each.wait()
+            begun.clear()
+            begun.add(snapshot.counters)
+        checkpointer.save(snapshot, **facts)
+
+    return save
 
 
 def _note(

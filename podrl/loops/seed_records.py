@@ -78,8 +78,7 @@ class SeedRecords:
             boundary = Boundaries(seed.assembly, start, rows, flight, seed.hooks, seed.services, self._job)
             self._boundaries.append(boundary)
             if boundary.needs_params(self._begun):
-                params = self._learner.actor_params(self._learner.take(state, index))
-                seed.services.evaluator.add(self._begun, params)
+                seed.services.evaluator.add(self._begun, self._learner.actor_params(state, index))
 
     def enter(self, call: Sequence[Counters], report: Report, end: End) -> None:
         """Enters the updates of a call that has ended, of one seed after the other.
@@ -99,7 +98,7 @@ class SeedRecords:
         """Evaluates and saves each seed where that is due after a call that was just launched."""
         for index, boundary in enumerate(self._boundaries):
             mine = self._learner.take(state, index) if boundary.needs_state(counters) else state
-            params = self._learner.actor_params(mine) if boundary.needs_params(counters) else None
+            params = self._learner.actor_params(state, index) if boundary.needs_params(counters) else None
             boundary.add(mine, counters, params)
 
     def finish_rows(self, fingerprint: Callable[[], jax.Array]) -> None:
@@ -108,9 +107,12 @@ class SeedRecords:
             rows.finish(functools.partial(self._of_seed, fingerprint, index))
 
     def finish(self, state: FusedState, counters: Counters) -> Outcome:
-        """Saves the last update of each seed, waits for its evaluation, and returns what the run leaves."""
-        take = self._learner.take
-        return join_outcomes([each.finish(take(state, i), counters) for i, each in enumerate(self._boundaries)])
+        """Saves the last update of each seed, then waits for their evaluations, and returns what the run leaves."""
+        states = [self._learner.take(state, index) for index in range(len(self._boundaries))]
+        for boundary, mine in zip(self._boundaries, states, strict=True):
+            boundary.save_last(mine, counters)
+        ends = zip(self._boundaries, states, strict=True)
+        return join_outcomes([boundary.settle(mine, counters) for boundary, mine in ends])
 
     def _of_seed(self, fingerprint: Callable[[], jax.Array], index: int) -> jax.Array:
         return fingerprint() if self._learner.num_seeds == 1 else fingerprint()[index]

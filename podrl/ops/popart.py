@@ -73,6 +73,7 @@ def move_popart(
     """
     weight = jnp.where(has_targets, rate, 0.0)
     variance = (1 - weight) * popart.variance + weight * jnp.square(popart.scale) * (square - weight * jnp.square(mean))
+    variance = jnp.maximum(variance, 0)  # Of equal targets it may round to below.
     return PopArt(
         mean=popart.mean + weight * popart.scale * mean,
         variance=variance,

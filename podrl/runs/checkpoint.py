@@ -151,6 +151,10 @@ class Checkpointer:
         if self._saving is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
+    def keep_previous(self) -> None:
+        """Keeps the checkpoint before the newest from now on, too, and its replay, whatever else stays."""
+        self._preservation.keeps_previous = True
+
     def steps(self) -> list[int]:
         """Returns the learner steps of the complete checkpoints, oldest first; interrupted saves do not count."""
         return sorted(self._manager.all_steps())
@@ -190,8 +194,7 @@ class Checkpointer:
 
         Args:
             step: step of the last checkpoint that stays.
-            among: steps of the existing checkpoints, the same on all processes; by default those that this process
-                sees.
+            among: steps of the existing checkpoints, the same on all processes; by default those that are seen here.
         """
         self.wait()
         for later in [other for other in (self.steps() if among is None else among) if other > step]:
@@ -217,7 +220,7 @@ class Checkpointer:
         else:
             if self._first and self._saving is not None:
                 note_checkpoint(self._workdir, self._saving)
-                self._older.delete(self.steps() if self._replaces else (), self._saving)
+                self._older.delete(self._preservation.outdated(self.steps()) if self._replaces else (), self._saving)
         finally:
             self._saving = None
 

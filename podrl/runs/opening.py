@@ -10,6 +10,7 @@ from podrl.runs.folder_guard import FolderGuard
 from podrl.runs.heartbeat import GONE_S
 from podrl.runs.naming import make_new_folder
 from podrl.runs.run_files import clear_run, holds_run
+from podrl.runs.seed_folders import check_seed_folders, clear_seeds
 from podrl.runs.workdir import make_workdir
 from podrl.runtime.job.agreement import from_first
 from podrl.runtime.job.job import Job
@@ -52,6 +53,9 @@ def open_folder(
         folder = make_workdir(config, path, accept_changes=accept_changes, start_anew=start_anew, env_before=env_before)
         guard.take(folder)
         if start_anew:
+            clear_seeds(folder)
+            if config.topology.seeds == 1:
+                check_seed_folders(config, folder)
             clear_run(folder)
         return [str(folder), holds_run(folder)]
 

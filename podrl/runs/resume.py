@@ -1,9 +1,8 @@
-"""Resuming the run that a folder holds: from which checkpoint, and what has changed since its last start."""
+"""Resuming the run that a folder holds: from which checkpoint."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
-import math
 from typing import Any
 
 from absl import logging
@@ -12,26 +11,22 @@ import jax
 
 from podrl.agents.parts.loading import load_agent
 from podrl.config.config import Config
-from podrl.config.config_dict import differences, read_agent, to_dict
+from podrl.config.config_dict import read_agent
 from podrl.config.paths import is_there
-from podrl.config.renamed import with_new_names
 from podrl.experience.schedule import is_exact, is_finished, resumable
-from podrl.mistakes import ConfigError, shorten
+from podrl.mistakes import ConfigError
 from podrl.ops.optimizers import rescale_counts
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError
 from podrl.runs.checkpoint_facts import checkpoint_folder, read_fact
-from podrl.runs.comparison import changes
+from podrl.runs.checkpoint_restore import Share
 from podrl.runs.progress import newest_update
-from podrl.runs.records import read_json, read_manifests
+from podrl.runs.records import read_json
 from podrl.runs.run_files import CHECKPOINTED, START_ANEW, set_rows_aside
-from podrl.runs.workdir import write_facts
 from podrl.telemetry.kept_rows import run_seconds
-from podrl.types import Counters, LearnerState, Snapshot
+from podrl.types import LearnerState, Snapshot
 
 _ADVICE = f"Put good copies there and repeat the command, choose another --workdir, or add {START_ANEW}."
-
-_SCHEDULE_KEYS = ("agent.optimizer.learning_rate", "agent.optimizer.learning_rate_decay", "total_env_steps")
 
 
 def find_start(
@@ -39,12 +34,29 @@ def find_start(
     workdir: epath.Path,
     checkpointer: Checkpointer,
     shape: LearnerState,
-    share: Callable[[str], Sequence[str]] = lambda text: [text],
+    share: Share = lambda text: [text],
+) -> Snapshot | None:
+    """Restores the snapshot from which the run in a folder resumes, and deletes checkpoints after it.
+
+    Returns and raises what `restore_start` does, where the arguments are explained.
+    """
+    start = restore_start(config, workdir, checkpointer, shape, share)
+    if start is not None:
+        settle_start(config, checkpointer, shape, start, share)
+    return start
+
+
+def restore_start(
+    config: Config,
+    workdir: epath.Path,
+    checkpointer: Checkpointer,
+    shape: LearnerState,
+    share: Share = lambda text: [text],
     among: Sequence[int] | None = None,
 ) -> Snapshot | None:
     """Restores the snapshot from which the run in a folder resumes; None if it has to begin anew.
 
-    Checkpoints after that snapshot are deleted. Its state has no replay if its checkpoint has none.
+    Its state has no replay if its checkpoint has none. Damaged checkpoints are put aside, and no other is changed.
 
     Args:
         config: The run's config.
@@ -64,16 +76,23 @@ def find_start(
     try:
         start = checkpointer.restore_first(shape, choices, share)
     except DamagedError as error:
+        which = "this run" if among is None else f"the updates that every seed has ({', '.join(map(str, among))})"
         raise CheckpointError(
-            f"All checkpoints of this run are damaged. They were left as they are. {error} {_ADVICE}"
+            f"All checkpoints of {which} are damaged. They were left as they are. {error} {_ADVICE}"
         ) from error
     if start is None:
         if lost := share(_find_lost(config, workdir))[0]:
             raise CheckpointError(f"The checkpoints of this run are not there: {lost}. {_ADVICE}")
         _begin_anew(workdir)
         return None
+    return _with_counts(start, read_fact(workdir, start.counters.learner_steps, "config"), config)
+
+
+def settle_start(
+    config: Config, checkpointer: Checkpointer, shape: LearnerState, start: Snapshot, share: Share
+) -> None:
+    """Deletes checkpoints after the snapshot from which a run resumes, and says where it resumes."""
     done = start.counters.learner_steps
-    start = _with_counts(start, read_fact(workdir, done, "config"), config)
     steps = json.loads(share(json.dumps(checkpointer.steps()))[0])  # Without damaged ones.
     repeated = max(steps) - done
     checkpointer.forget_after(done, steps)
@@ -91,7 +110,6 @@ def find_start(
             done,
             config.checkpoint.every_updates,
         )
-    return start
 
 
 def _tell_of_refill(config: Config, shape: LearnerState, start: Snapshot) -> None:
@@ -177,71 +195,3 @@ def _with_counts(start: Snapshot, before: Mapping[str, Any] | None, config: Conf
         return start
     opt_state = rescale_counts(start.state.opt_state, becomes / was)
     return dataclasses.replace(start, state=dataclasses.replace(start.state, opt_state=opt_state))
-
-
-def note_start(
-    config: Config, workdir: epath.Path, start: Snapshot | None, manifest: Mapping[str, Any], *, resumes: bool
-) -> None:
-    """Records the start of a run, and warns of what has changed since its last start.
-
-    Args:
-        config: The run's config.
-        workdir: The run's folder.
-        start: The snapshot that the run resumes from; None if it begins.
-        manifest: The hardware and software of this start.
-        resumes: Whether the folder holds a run.
-    """
-    if resumes and not is_finished(config, start.counters if start else Counters()):
-        warn_of_changes(config, read_manifests(workdir), manifest)
-        warn_of_learning_rate(workdir, config, start)
-    write_facts(workdir, config, manifest)
-
-
-def warn_of_changes(config: Config, before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> None:
-    """Warns of changes since the last start that may change the run's numbers."""
-    if config.determinism == "exact" and before and (found := changes(before[-1], now)):
-        logging.warning("What follows may not be bit for bit what it would have been: %s.", shorten(found))
-
-
-def warn_of_learning_rate(workdir: epath.Path, config: Config, start: Snapshot | None) -> None:
-    """Warns if the learning rate jumps where a run resumes: its schedule spans the run, whose length may have changed.
-
-    Args:
-        workdir: The run's folder.
-        config: The config that the run resumes with.
-        start: The snapshot that the run resumes from; None if it begins.
-    """
-    counters = start.counters if start else Counters()
-    update = counters.learner_steps
-    before = with_new_names((read_fact(workdir, update, "config") if start else None) or {})
-    now = to_dict(config)
-    earlier, later = _learning_rate(before, counters), _learning_rate(now, counters)
-    if earlier is None or later is None:
-        return
-    (was, _), (becomes, share) = earlier, later
-    if math.isclose(was, becomes, rel_tol=0.01, abs_tol=1e-12):
-        return
-    changed = differences(before, now)
-    causes = [f"{key} was {changed[key][0]}, is {changed[key][1]}" for key in _SCHEDULE_KEYS if key in changed]
-    logging.warning(
-        "The learning rate jumps from %.3g to %.3g after update %d, since %s.%s",
-        was,
-        becomes,
-        update,
-        "; ".join(causes),
-        f" With agent.optimizer.learning_rate={was / share:.3g} it would continue from {was:.3g}."
-        if was and share
-        else "",
-    )
-
-
-def _learning_rate(values: Mapping[str, Any], counters: Counters) -> tuple[float, float] | None:
-    """Returns the learning rate that a config has at `counters`, and its share of the first; None without one."""
-    optimizer, actors = values.get("agent", {}).get("optimizer", {}), values.get("actors", {})
-    sizes = [values.get("total_env_steps"), actors.get("num_envs"), actors.get("unroll_length")]
-    if not isinstance(optimizer, Mapping) or optimizer.get("learning_rate") is None or not all(sizes):
-        return None
-    total, num_envs, length = sizes
-    left = max(0, math.ceil((total - counters.env_steps) / (num_envs * length))) * num_envs * length
-    share = left / max(counters.env_steps + left, 1) if optimizer.get("learning_rate_decay") else 1.0
-    return optimizer["learning_rate"] * share, share

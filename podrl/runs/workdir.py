@@ -21,6 +21,7 @@ from podrl.mesh import Topology
 from podrl.mistakes import shorten
 from podrl.runs.records import REPAIR, read_json
 from podrl.runs.run_files import START_ANEW, check_rights, find_remains, holds_run, write_json
+from podrl.runs.seed_folders import check_seed_folders
 from podrl.runtime.machine import available_cores
 from podrl.runtime.software import LIBRARIES, find_commit
 
@@ -43,8 +44,8 @@ def make_workdir(
         env_before: keys of `env` whose default has changed, with the former meaning; see `podrl.types.EnvSpec`.
 
     Raises:
-        ConfigError: if it cannot be written, holds a run of another config, or remains of one; the message names the
-            keys.
+        ConfigError: if it cannot be written, holds a run of another config or of other seeds, or remains of one; the
+            message names the keys.
     """
     workdir = epath.Path(path)
     try:
@@ -65,6 +66,7 @@ def make_workdir(
     if start_anew:
         find_remains(workdir)  # Checks that the folder is not another program's, of which nothing may be deleted.
     else:
+        check_seed_folders(config, workdir)
         _check_contents(config, workdir, env_before, accept_changes=accept_changes)
     return workdir
 

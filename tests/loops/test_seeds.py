@@ -1,8 +1,10 @@
 """Several seeds in one program: each is the run of that seed alone, in a folder of its own."""
 
 import dataclasses
+import itertools
 import json
 import shutil
+import time
 import types
 
 import jax
@@ -15,13 +17,21 @@ from podrl.assembly import assemble
 from podrl.config.config import ConfigError
 from podrl.envs.pools.seeds_in_graph import join_seeds
 from podrl.envs.source import JaxEnvironment, load_source, make_environment
+from podrl.evaluation.evaluation_thread import EvaluationError
 from podrl.learning.fused_report import fetch_reports
 from podrl.learning.memory_check import check_state_fits
 from podrl.learning.seeds import check_seeds
 from podrl.loops.interface import Hooks, SeedRun, Services
+from podrl.runs import checkpoint
+from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_arrays import whole_steps
 from podrl.runs.checkpoint_errors import CheckpointError
+from podrl.runs.checkpoint_replay import has_replay
+from podrl.runs.folder_guard import FolderGuard
+from podrl.runs.opening import open_folder
+from podrl.runs.seed_folders import find_seeds
 from podrl.runs.state_arrays import to_arrays
+from podrl.runtime.job.job import ALONE
 from podrl.saved_run import open_run
 from podrl.types import Counters, Snapshot
 from tests.processes import read_rows
@@ -176,17 +186,99 @@ class TestResume:
         assert (other / "checkpoints/damaged-12").exists()
         self.check_same(tmp_path / "run", straight[0])
 
-    def test_a_first_save_that_was_cut_short_is_made_again(self, straight, tmp_path):
-        shutil.copytree(straight[0], tmp_path / "run")
-        for index, own in enumerate(folders(tmp_path / "run")):
+    def cut_short(self, straight, run):
+        """Makes a run of which the first seed alone has completed its first save."""
+        shutil.copytree(straight, run)
+        for index, own in enumerate(folders(run)):
             for update in (4, 8, 12)[(index > 0 and 0) or 1 :]:
                 shutil.rmtree(own / f"checkpoints/{update}")
             if index > 0:
                 (own / "checkpointed.json").unlink()
             rows = [line for line in (own / "metrics.jsonl").open() if json.loads(line)["learner_steps"] <= 5]
             (own / "metrics.jsonl").write_text("".join(rows))
+
+    def test_a_first_save_that_was_cut_short_is_made_again(self, straight, tmp_path):
+        self.cut_short(straight[0], tmp_path / "run")
         assert train.train(seeds_config(), workdir=str(tmp_path / "run")).finished
         self.check_same(tmp_path / "run", straight[0])
+
+    def test_also_if_the_run_that_clears_it_is_killed(self, straight, tmp_path, monkeypatch):
+        self.cut_short(straight[0], tmp_path / "run")
+        clear = Checkpointer.forget_after
+
+        def clear_and_end(self, step, among=None):
+            clear(self, step, among)
+            raise InterruptedError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpointer, "forget_after", clear_and_end)
+            with pytest.raises(InterruptedError):
+                train.train(seeds_config(), workdir=str(tmp_path / "run"))
+        assert train.train(seeds_config(), workdir=str(tmp_path / "run")).finished
+        self.check_same(tmp_path / "run", straight[0])
+
+    def test_a_save_that_one_seed_lost_after_a_stop_between_two_leaves_a_common_checkpoint(
+        self, straight, tmp_path, monkeypatch
+    ):
+        config, stops = seeds_config(checkpoint__keep=1), iter([0] * 3 + [75] * 99)
+        stopped = train.train(config, workdir=str(tmp_path), stop_code=lambda: next(stops)).counters.learner_steps
+        assert 0 < stopped < 4
+        save, saved = Checkpointer.save, []
+
+        def save_one(self, snapshot, **facts):
+            if saved:
+                raise CheckpointError("lost")
+            saved.append(snapshot.counters.learner_steps)
+            save(self, snapshot, **facts)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpointer, "save", save_one)
+            with pytest.raises(CheckpointError, match="lost"):
+                train.train(config, workdir=str(tmp_path))
+        assert [whole_steps(own) for own in folders(tmp_path)] == [[stopped, 4], [stopped], [stopped]]
+        assert train.train(config, workdir=str(tmp_path)).finished
+        assert [whole_steps(own) for own in folders(tmp_path)] == NUM * [[8, 12]]
+        self.check_same(tmp_path, straight[0])
+
+    def test_no_seed_saves_before_all_have_completed_the_save_before(self, tmp_path, monkeypatch):
+        save, check, calls, whole = Checkpointer.save, checkpoint.check_index, itertools.count(1), []
+
+        def check_slowly(*facts):
+            if next(calls) % NUM == 0:  # The last of the seeds.
+                time.sleep(1.0)
+            check(*facts)
+
+        def look_and_save(self, snapshot, **facts):
+            whole.append({max(whole_steps(own), default=0) for own in folders(tmp_path)})
+            save(self, snapshot, **facts)
+
+        monkeypatch.setattr(checkpoint, "check_index", check_slowly)
+        monkeypatch.setattr(Checkpointer, "save", look_and_save)
+        train.train(seeds_config(), workdir=str(tmp_path))
+        assert whole[::NUM] == [{0}, {4}, {8}]
+
+    def test_an_evaluation_that_fails_at_the_end_comes_after_the_last_save_of_every_seed(self, tmp_path, monkeypatch):
+        class Failing:
+            def __init__(self, *parts):
+                pass
+
+            def join(self, timeout_s):
+                return True
+
+            def result(self):
+                raise EvaluationError("lost")
+
+            def stop(self):
+                pass
+
+            def doing(self):
+                return "nothing"
+
+        monkeypatch.setattr("podrl.evaluation.evaluator.Evaluation", Failing)
+        config = seeds_config(evaluate__every_updates=12, checkpoint__every_updates=5)
+        with pytest.raises(EvaluationError, match="lost"):
+            train.train(config, workdir=str(tmp_path))
+        assert [whole_steps(own) for own in folders(tmp_path)] == NUM * [[5, 10, 12]]
 
     def test_seeds_without_a_common_checkpoint_are_refused(self, straight, tmp_path):
         shutil.copytree(straight[0], tmp_path / "run")
@@ -201,7 +293,7 @@ class TestResume:
     def test_a_seed_more_cannot_join(self, straight, tmp_path):
         shutil.copytree(straight[0], tmp_path / "run")
         more = seeds_config(topology__seeds=NUM + 1, total_env_steps=24 * 8 * 4)
-        with pytest.raises(ConfigError, match=r"topology.seeds was 3 is 4|topology.seeds"):
+        with pytest.raises(ConfigError, match=r"another config: .*topology\.seeds was 3, is 4"):
             train.train(more, workdir=str(tmp_path / "run"))
         with pytest.raises(ConfigError, match=r"seed-8 cannot begin where seed-5, seed-6, seed-7 resume"):
             train.train(more, workdir=str(tmp_path / "run"), accept_changes=True)
@@ -225,8 +317,64 @@ class TestResume:
         train.train(seeds_config(**ring), workdir=str(tmp_path / "run"), stop_code=lambda: next(stops))
         resumed = train.train(seeds_config(**ring), workdir=str(tmp_path / "run"))
         self.check_same(tmp_path / "run", tmp_path / "straight")
+        for own in folders(tmp_path / "run"):
+            assert [step for step in whole_steps(own) if has_replay(own, step)] == [8, 12]
         for one, other in zip(whole.seeds, resumed.seeds, strict=True):
             jax.tree.map(np.testing.assert_array_equal, words(one.state), words(other.state))
+
+
+class TestFoldersOfOthers:
+    """Runs that would begin beside others in the same folder."""
+
+    def open(self, folder, config, **how):
+        with FolderGuard() as guard:
+            rules = {"is_new": False, "accept_changes": True, "start_anew": False, "env_before": {}}
+            return open_folder(config, str(folder), guard, ALONE, **rules | how)
+
+    @pytest.fixture
+    def several(self, straight, tmp_path):
+        return shutil.copytree(straight[0], tmp_path / "several")
+
+    @pytest.fixture
+    def one(self, straight, tmp_path):
+        return shutil.copytree(straight[0] / f"seed-{FIRST}", tmp_path / "one")
+
+    @pytest.mark.parametrize(
+        ("overrides", "said"),
+        [
+            ({"topology__seeds": 1}, r"holds runs of several seeds \(seed-5; seed-6; seed-7\), and topology.seeds=1"),
+            (
+                {"seed": 20},
+                r"of other seeds \(seed-5; seed-6; seed-7\): seed=20 with .*=3 are seed-20 to seed-22",
+            ),
+        ],
+        ids=["one", "shifted"],
+    )
+    def test_are_refused_where_several_are(self, several, overrides, said):
+        with pytest.raises(ConfigError, match=said + ".*--workdir, or add --start_anew"):
+            train.train(seeds_config(**overrides), workdir=str(several), accept_changes=True)
+
+    def test_are_refused_where_one_is(self, one):
+        with pytest.raises(ConfigError, match=r"metrics.jsonl and checkpoints of a run of one seed, and .*seeds=3"):
+            train.train(seeds_config(), workdir=str(one), accept_changes=True)
+
+    def test_some_of_the_seeds_may_continue(self, several):
+        assert self.open(several, seeds_config(topology__seeds=2)) == (several, True)
+
+    @pytest.mark.parametrize("overrides", [{"topology__seeds": 1}, {"seed": 20}, {}])
+    def test_starting_anew_deletes_the_runs_of_all_seeds(self, several, overrides):
+        (several / "seed-6/notes.txt").write_text("mine")
+        assert self.open(several, seeds_config(**overrides), start_anew=True) == (several, False)
+        assert not find_seeds(several)
+        assert not list(several.glob("seed-*/checkpoints"))
+        assert (several / "seed-6/notes.txt").exists()
+        assert self.open(several, seeds_config(**overrides)) == (several, False)
+
+    def test_starting_anew_leaves_runs_that_are_no_seeds_of_this_one(self, several):
+        (several / "config.json").unlink()
+        with pytest.raises(ConfigError, match=r"holds runs of several seeds .*choose another --workdir\."):
+            self.open(several, seeds_config(topology__seeds=1), start_anew=True)
+        assert find_seeds(several) == ["seed-5", "seed-6", "seed-7"]
 
 
 @pytest.mark.slow

@@ -73,3 +73,13 @@ def test_without_targets_all_stays_as_it_was_bit_for_bit():
     after = move(before, jnp.float32(0.0), jnp.float32(0.0), np.bool_(False))
     jax.tree.map(np.testing.assert_array_equal, after, before)
     assert tuple(map(float, preserving_change(before, after))) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("target", [1.1, -0.7, 123.4])
+def test_of_equal_targets_the_variance_is_not_below_zero(target):
+    """The square of 1.1 rounds to above what its mean square rounds to."""
+    mean = jnp.float32(target)
+    square = jnp.nextafter(jnp.square(mean), jnp.float32(0))
+    moved = move_popart(initial_popart(), mean, square, np.bool_(True), rate=1.0, min_scale=1e-2, max_scale=1e6)
+    assert float(moved.variance) == 0
+    assert float(moved.scale) == np.float32(1e-2)

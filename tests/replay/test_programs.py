@@ -92,9 +92,12 @@ def test_a_donated_ring_is_written_in_place(frames):
 
 
 @pytest.mark.parametrize("place", ["cpu", pytest.param("v5e:2x4", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("updates", [1, 5])
-def test_a_ring_in_the_carry_of_a_loop_is_written_in_place(updates, place):
-    """As where environments are inside the program; on 8 devices, and on chips that need not be there."""
+@pytest.mark.parametrize(("updates", "seeds"), [(1, 1), (5, 1), pytest.param(5, 3, marks=pytest.mark.slow)])
+def test_a_ring_in_the_carry_of_a_loop_is_written_in_place(updates, seeds, place):
+    """As where environments are inside the program; on 8 devices, and on chips that need not be there.
+
+    Several seeds have a ring each.
+    """
     if place != "cpu":
         pytest.importorskip("libtpu")
     devices = jax.devices()[:8] if place == "cpu" else tpu_devices(parse_slice(place))
@@ -112,11 +115,19 @@ def test_a_ring_in_the_carry_of_a_loop_is_written_in_place(updates, place):
 
     ring, rollout = placed(mesh, replay, rollout)
     key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=NamedSharding(mesh, P()))
-    memory = jax.jit(make_updates, donate_argnums=0).lower(ring, rollout, key).compile().memory_analysis()
-    size = ring_bytes(jax.eval_shape(replay.init), 8)
+    arguments = (ring, rollout, key)
+    if seeds > 1:
+        arguments, make_updates = jax.tree.map(functools.partial(_of_seeds, seeds), arguments), jax.vmap(make_updates)
+    memory = jax.jit(make_updates, donate_argnums=0).lower(*arguments).compile().memory_analysis()
+    size = seeds * ring_bytes(jax.eval_shape(replay.init), 8)
     assert size > 90e6
     assert memory.alias_size_in_bytes >= size - 1024  # `env_index` is the rollout's.
     assert memory.temp_size_in_bytes < size / 3
+
+
+def _of_seeds(seeds, x):
+    sharding = NamedSharding(x.sharding.mesh, P(None, *x.sharding.spec))
+    return jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype, sharding=sharding)
 
 
 def test_a_numpy_view_of_a_ring_costs_a_copy_and_changes_nothing(frames):

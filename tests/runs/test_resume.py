@@ -23,6 +23,7 @@ from podrl.runs.checkpoint_arrays import whole_steps
 from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.checkpoint_facts import read_fact
 from podrl.runs.checkpointing import make_checkpointer
+from podrl.runs.start_notes import warn_of_learning_rate
 from podrl.telemetry.rates import BEFORE_KEY, START_KEY
 from tests import short_runs
 from tests.faults.checkpoints import unseal
@@ -323,13 +324,14 @@ class TestInOneProcess:
             return {**fact, "agent": {**fact["agent"], **change}} if name == "config" else fact
 
         monkeypatch.setattr(resume, "read_fact", read)
+        monkeypatch.setattr("podrl.runs.start_notes.read_fact", read)
         monkeypatch.setattr(resume, "rescale_counts", lambda state, factor: pytest.fail("rescaled"))
         agent, _ = short_runs.make_agent(self.CONFIG)
         state_shape = Learner(agent, make_topology(self.CONFIG.topology).learner).state_shape
         with make_checkpointer(self.CONFIG, epath.Path(run)) as checkpointer:
             start = resume.find_start(self.CONFIG, epath.Path(run), checkpointer, state_shape)
         assert start is not None
-        resume.warn_of_learning_rate(epath.Path(run), self.CONFIG, start)
+        warn_of_learning_rate(epath.Path(run), self.CONFIG, start)
 
     def test_a_run_that_is_made_longer_says_where_its_learning_rate_jumps_and_where_its_rates_begin_anew(
         self, undisturbed, tmp_path, caplog

@@ -31,6 +31,19 @@ def test_without_boundaries_every_checkpoint_counts():
     assert kept([3, 5, 9], every_updates=0, keep=2) == {5: ["newest"], 9: ["newest"]}
 
 
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([3, 4], {3: ["previous"], 4: ["newest"]}),
+        ([4, 8, 12], {8: ["previous"], 12: ["newest"]}),
+        ([4], {4: ["newest"]}),
+    ],
+)
+def test_the_one_before_the_last_stays_where_several_runs_resume_together(steps, expected):
+    reasons = reasons_to_keep(CheckpointConfig(every_updates=4, keep=1), dict.fromkeys(steps), keeps_previous=True)
+    assert {step: why for step, why in reasons.items() if why} == expected
+
+
 def test_the_best_boundaries_stay():
     returns = {4: 9.0, 8: None, 10: 99.0, 12: 3.0, 16: 5.0, 20: 1.0}
     reasons = reasons_to_keep(CheckpointConfig(every_updates=4, keep=1, keep_best=2), returns)

@@ -9,7 +9,7 @@ from podrl.config.config import EnvConfig
 from podrl.config.config_dict import to_dict
 from podrl.envs.pools.gymnasium_pool import try_out
 from podrl.envs.workers.statistics import warn_of_statistics
-from podrl.runs.resume import warn_of_learning_rate
+from podrl.runs.start_notes import warn_of_learning_rate
 from podrl.telemetry.reporter import Reporter
 from podrl.types import Counters, Snapshot
 from tests.short_runs import scripted_config
@@ -54,7 +54,7 @@ def test_a_learning_rate_that_can_go_on_says_how(monkeypatch, caplog):
             (None, now),  # A checkpoint that does not say.
             ({"agent": {"name": "mine"}}, now),
         ):
-            monkeypatch.setattr("podrl.runs.resume.read_fact", lambda *_, saved=saved: saved)
+            monkeypatch.setattr("podrl.runs.start_notes.read_fact", lambda *_, saved=saved: saved)
             warn_of_learning_rate(None, config, start)
         warn_of_learning_rate(None, now, None)
     (told,) = [record.getMessage() for record in caplog.records]
