@@ -147,10 +147,7 @@ class FusedLearner:
             raise ValueError(f"Found num_updates={num_updates}; expected 1 to {self.max_updates}.")
 
     def actor_params(self, state: FusedState, index: int = 0) -> PyTree:
-        """Returns the parameters that act, as a copy that survives the next call, whole on every device.
-
-        There is one seed, of index 0; see `podrl.learning.seeds.SeedsLearner.actor_params`.
-        """
+        """Returns the parameters that act (of seed 0 of 1), a copy that survives the next call, on every device."""
         return self.learner.actor_params(state.learner)
 
     def take(self, state: FusedState, index: int) -> FusedState:

@@ -77,7 +77,7 @@ class SeedsLearner:
     def stack(self, states: Sequence[FusedState]) -> FusedState:
         """Returns the state of all seeds, made of one of each; these are consumed, one array after the other."""
         shardings, structure = jax.tree.flatten(self.state_sharding)
-        parts = [structure.flatten_up_to(state) for state in states]
+        parts = [jax.tree.leaves(state) for state in states]
         programs: dict[NamedSharding, Any] = {}
         stacked = []
         for sharding, *leaves in zip(shardings, *parts, strict=True):
