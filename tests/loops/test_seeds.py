@@ -89,6 +89,12 @@ def folders(folder):
     return [folder / f"seed-{seed}" for seed in SEEDS]
 
 
+def damage(checkpoint_folder):
+    for path in (checkpoint_folder / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+
+
 class TestEachSeed:
     def test_it_starts_from_the_state_that_it_has_alone(self):
         learner = assemble(seeds_config(), jax.devices()[:1]).learner
@@ -179,18 +185,26 @@ class TestResume:
     def test_a_damaged_checkpoint_of_one_seed_takes_all_to_the_one_before(self, straight, tmp_path):
         shutil.copytree(straight[0], tmp_path / "run")
         _, other, _ = folders(tmp_path / "run")
-        for path in (other / "checkpoints/12/state").rglob("*"):
-            if path.is_file():
-                path.write_bytes(b"")
+        damage(other / "checkpoints/12")
         assert train.train(seeds_config(), workdir=str(tmp_path / "run")).finished
         assert (other / "checkpoints/damaged-12").exists()
         self.check_same(tmp_path / "run", straight[0])
+
+    def test_where_all_common_ones_of_a_seed_are_damaged_nothing_is_deleted(self, straight, tmp_path):
+        shutil.copytree(straight[0], tmp_path / "run")
+        one, other, _ = folders(tmp_path / "run")
+        shutil.rmtree(other / "checkpoints/12")
+        for update in (4, 8):
+            damage(other / f"checkpoints/{update}")
+        with pytest.raises(CheckpointError, match=r"All checkpoints of the updates that every seed has \(4, 8\) are"):
+            train.train(seeds_config(), workdir=str(tmp_path / "run"))
+        assert [whole_steps(own) for own in (one, other)] == [[4, 8, 12], [4, 8]]
 
     def cut_short(self, straight, run):
         """Makes a run of which the first seed alone has completed its first save."""
         shutil.copytree(straight, run)
         for index, own in enumerate(folders(run)):
-            for update in (4, 8, 12)[(index > 0 and 0) or 1 :]:
+            for update in (8, 12) if index == 0 else (4, 8, 12):
                 shutil.rmtree(own / f"checkpoints/{update}")
             if index > 0:
                 (own / "checkpointed.json").unlink()
