@@ -335,6 +335,9 @@ class TestResume:
             assert [step for step in whole_steps(own) if has_replay(own, step)] == [8, 12]
         for one, other in zip(whole.seeds, resumed.seeds, strict=True):
             jax.tree.map(np.testing.assert_array_equal, words(one.state), words(other.state))
+        shutil.rmtree(tmp_path / f"run/seed-{FIRST + 1}/checkpoints/12")  # As if it had been cut short.
+        train.train(seeds_config(**ring), workdir=str(tmp_path / "run"))
+        self.check_same(tmp_path / "run", tmp_path / "straight")
 
 
 class TestFoldersOfOthers:
