@@ -21,6 +21,7 @@ from podrl.ops.optimizers import rescale_counts
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError
 from podrl.runs.checkpoint_facts import checkpoint_folder, read_fact
+from podrl.runs.checkpoint_replay import check_rows
 from podrl.runs.comparison import changes
 from podrl.runs.progress import newest_update
 from podrl.runs.records import read_json, read_manifests
@@ -73,7 +74,10 @@ def find_start(
         _begin_anew(workdir)
         return None
     done = start.counters.learner_steps
-    start = _with_counts(start, read_fact(workdir, done, "config"), config)
+    before = read_fact(workdir, done, "config")
+    if jax.tree.leaves(start.state.replay):
+        check_rows(workdir, done, before, config)
+    start = _with_counts(start, before, config)
     steps = json.loads(share(json.dumps(checkpointer.steps()))[0])  # Without damaged ones.
     repeated = max(steps) - done
     checkpointer.forget_after(done, steps)
