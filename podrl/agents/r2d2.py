@@ -157,10 +157,8 @@ def make_agent(
         told = {"grad/norm": norm, "loss/learning_rate": rate, "loss/weight": jnp.mean(sample.weight)}
         return dataclasses.replace(state, extra={"target": target}), {**metrics, **told}, priority
 
-    epsilons = functools.partial(
-        epsilon_ladder, group_size=group_size, base=config.epsilon_base, power=config.epsilon_power
-    )
-    return with_target(make_explorer_agent(network, optimizer, epsilons, learn))
+    epsilons = functools.partial(epsilon_ladder, base=config.epsilon_base, power=config.epsilon_power)
+    return with_target(make_explorer_agent(network, optimizer, epsilons, learn, group_size=group_size))
 
 
 def r2d2_loss(

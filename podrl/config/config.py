@@ -203,8 +203,10 @@ class Config:
 
     @property
     def patience_s(self) -> float:
-        """Seconds that the learner may be waited for: it may itself wait for an evaluation."""
-        return self.actors.timeout_s + (self.evaluate.timeout_s if self.evaluate.every_updates else 0.0)
+        """Seconds that the learner may be waited for: it may itself wait for an evaluation, or save a large replay."""
+        evaluates, saves = self.evaluate.every_updates > 0, self.checkpoint.every_updates > 0
+        keeps = self.checkpoint.replay and (self.replay.learns_again or self.agent.update_shape.sequences is not None)
+        return self.actors.timeout_s + evaluates * self.evaluate.timeout_s + (saves and keeps) * self.watchdog_s
 
     @property
     def num_updates(self) -> int:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from podrl.config.config import check
+from podrl.config.config import Config, check
 from podrl.config.paths import is_there
 from podrl.runs.checkpoint_errors import DamagedError, reading
 from podrl.runs.checkpoint_facts import ArrayRecord, Facts, checkpoint_folder, name_of
@@ -148,6 +148,28 @@ def read_replay(workdir: epath.PathLike, step: int, facts: Facts, like: PyTree, 
         )
     with reading(name_of(workdir, step)):
         return read_pieces(replay_folder(workdir, step), like, env_index)
+
+
+def check_rows(workdir: epath.PathLike, step: int, before: Mapping[str, Any] | None, now: Config) -> None:
+    """Checks what decides the meaning of a replay's rows and priorities, and does not show in their shapes.
+
+    Args:
+        workdir: The run's folder.
+        step: The checkpoint's step.
+        before: The config that it was made with, by sections; None if it is not known.
+        now: The config that the run resumes with.
+
+    Raises:
+        ConfigError: If they differ.
+    """
+    for section, key in (("actors", "unroll_length"), ("replay", "priority_exponent")):
+        was = ((before or {}).get(section) or {}).get(key)
+        becomes = getattr(getattr(now, section), key)
+        check(
+            was is None or was == becomes,
+            f"{name_of(workdir, step)} holds a replay that was made with {section}.{key}={was}, and this run has "
+            f"{becomes}. Keep it, or delete {replay_folder(workdir, step)}: then the replay is refilled.",
+        )
 
 
 def check_replay(workdir: epath.PathLike, step: int, facts: Facts, ring: PyTree, env_index: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from etils import epath
 import numpy as np
 
 from podrl.config.config import Config
-from podrl.experience.schedule import is_finished, resumable
+from podrl.experience.schedule import resumable
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_replay import ReplayRule
 from podrl.types import Counters
@@ -38,8 +38,8 @@ def make_checkpointer(config: Config, workdir: epath.Path, env_index: np.ndarray
 def would_resume_at(config: Config, counters: Counters, steps: Sequence[int]) -> bool:
     """Returns whether a run resumes from a checkpoint made at `counters`, rather than from those of other `steps`.
 
-    It does not where it was stopped between two boundaries.
+    It does not where it was stopped or has ended between two boundaries: with a larger `total_env_steps` it resumes
+    from the last of these.
     """
     step = counters.learner_steps
-    finished = {step} if is_finished(config, counters) else set[int]()
-    return resumable(config, {*steps, step}, finished)[0] == step
+    return resumable(config, {*steps, step}, set())[0] == step

@@ -30,7 +30,8 @@ class ReplayDetails:
         num_envs: Environments.
         num_steps: Steps of all environments.
         ages: [N] updates from the parameters that acted to the checkpoint, of every step; empty if not known.
-        returns: [E] returns of the episodes of which it has every step.
+        returns: [E] returns of the episodes of which it has every step. In a ring of steps, where a run reopened its
+            environments, an episode counts as if it had ended one step before.
         priorities: [S] priorities above 0, to the power of the exponent: of every start that can be drawn.
         num_starts: Priorities in the ring, those of 0 included.
     """

@@ -19,6 +19,7 @@ from podrl.ops.optimizers import rescale_counts
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError
 from podrl.runs.checkpoint_facts import checkpoint_folder, read_fact
+from podrl.runs.checkpoint_replay import check_rows
 from podrl.runs.checkpoint_restore import Share
 from podrl.runs.progress import newest_update
 from podrl.runs.records import read_json
@@ -85,7 +86,11 @@ def restore_start(
             raise CheckpointError(f"The checkpoints of this run are not there: {lost}. {_ADVICE}")
         _begin_anew(workdir)
         return None
-    return _with_counts(start, read_fact(workdir, start.counters.learner_steps, "config"), config)
+    done = start.counters.learner_steps
+    before = read_fact(workdir, done, "config")
+    if jax.tree.leaves(start.state.replay):
+        check_rows(workdir, done, before, config)
+    return _with_counts(start, before, config)
 
 
 def settle_start(

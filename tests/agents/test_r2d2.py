@@ -9,7 +9,7 @@ import pytest
 
 from podrl.actions import DiscreteActions
 from podrl.agents.parts.interface import Batch, Partition
-from podrl.agents.parts.q_learning import epsilon_ladder
+from podrl.agents.parts.q_learning import epsilon_ladder, explorer_rank
 from podrl.agents.parts.sequences import accumulate_by_sequence, unroll_after_burn_in
 from podrl.agents.r2d2 import AgentConfig, make_agent, r2d2_loss
 from podrl.config.config import ConfigError, NetworkConfig
@@ -161,7 +161,8 @@ def test_burn_in_brings_the_carry_up_to_date_and_gets_no_gradient(burn_in):
 
 
 def test_each_group_of_environments_has_all_epsilons():
-    found = np.asarray(epsilon_ladder(np.arange(24, dtype=np.uint32), group_size=8, base=0.4, power=7.0))
+    ranks = explorer_rank(np.arange(24, dtype=np.uint32), 8)
+    found = np.asarray(epsilon_ladder(ranks, base=0.4, power=7.0))
     np.testing.assert_allclose(found[:8], 0.4 ** (1 + np.arange(8)), rtol=1e-5)
     np.testing.assert_array_equal(found.reshape(3, 8), np.tile(found[:8], (3, 1)))
 
@@ -181,7 +182,7 @@ def test_environments_explore_by_their_own_epsilons_through_all_episodes_and_eva
     expected = 0.9 ** (1 + 2 * np.arange(4) / 3) * 2 / 3
     np.testing.assert_allclose(share, np.tile(expected, 2), atol=0.03)
     assert behaviour == {}
-    np.testing.assert_array_equal(after.epsilon, carry.epsilon)
+    np.testing.assert_array_equal(after.rank, carry.rank)
     np.testing.assert_array_equal(agent.act_greedy(params, timestep, carry, keys)[0], 1)
     assert jax.tree.leaves(agent.keep(carry)) == []
 
@@ -233,9 +234,9 @@ def test_values_that_do_not_fit_are_refused(config, message):
 
 
 def test_groups_with_too_few_epsilons_are_refused_with_a_number_that_fits():
-    with pytest.raises(ConfigError, match=r"replay.groups=16 has 2 of actors.num_envs=32 .* Use replay.groups=8"):
+    with pytest.raises(ConfigError, match=r"replay.groups=16 has 2 of .* Use replay.groups=8, or actors.num_envs=64\."):
         make_table_agent(AgentConfig(), num_envs=32, group_size=2)
-    with pytest.raises(ConfigError, match=r"replay.groups=1 has 3 .* Raise actors.num_envs to 4"):
+    with pytest.raises(ConfigError, match=r"replay.groups=1 has 3 .* Use actors.num_envs=4 or more"):
         make_table_agent(AgentConfig(), num_envs=3)
 
 

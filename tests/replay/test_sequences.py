@@ -19,6 +19,7 @@ from podrl.replay.ring import empty_ring, gather_sequences, insert_rollout
 from podrl.replay.sampling import draw_starts
 from podrl.replay.sequences import ages
 from podrl.runs.replay_pieces import read_pieces, write_pieces
+from podrl.runs.state_arrays import to_array_shapes, to_arrays
 from tests.learning.test_learner import find_collectives, shapes, take_environments
 from tests.replay.rings import BATCHES, KINDS, Rollouts, learner_mesh, rollout_shape
 from tests.replay.test_batches import mesh_of, place
@@ -200,8 +201,8 @@ def test_a_restored_ring_gives_each_environment_its_rows_on_another_number_of_de
     learner, _, own, _ = train("unrolls", 2)
     _, _, other, _ = train("unrolls", 1)
     layout = Layout(num_actors=1, pools_per_actor=2, envs_per_pool=16, num_processes=1)
-    write_pieces(tmp_path, other.replay, layout.joined_indices(1))
-    restored = read_pieces(tmp_path, learner.state_shape.replay, layout.joined_indices(2))
+    write_pieces(tmp_path, to_arrays(other)["replay"], layout.joined_indices(1))
+    restored = read_pieces(tmp_path, to_array_shapes(learner.state_shape)["replay"], layout.joined_indices(2))
     np.testing.assert_array_equal(restored.env_index, own.replay.env_index)
     assert not np.array_equal(other.replay.env_index, own.replay.env_index)
     for ours, theirs in zip(by_environment(restored), by_environment(other.replay), strict=True):

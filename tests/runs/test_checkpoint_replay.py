@@ -39,7 +39,8 @@ REFILLS = "not bit for bit: the replay is refilled"
 def learner_on(num_devices, batches=3):
     config = make_config(**RING | {"replay__batches": batches}, actors__num_envs=16, actors__unroll_length=5)
     agent, spec = make_agent(config)
-    return Learner(agent, mesh_of(num_devices), replay=make_replay(config, agent, spec)), agent, spec
+    mesh = mesh_of(num_devices)
+    return Learner(agent, mesh, replay=make_replay(config, agent, spec, mesh)), agent, spec
 
 
 @functools.cache
@@ -139,7 +140,7 @@ class TestRetention:
         ("overrides", "step", "env_steps", "expected"),
         [
             ({}, 4, 128, False),
-            ({}, 4, 1000, True),  # It has ended there.
+            ({}, 4, 1000, False),  # It has ended there; extended it resumes from 3.
             ({"determinism": "free"}, 4, 128, True),
             ({"checkpoint__every_updates": 2}, 4, 128, True),
             ({"env__source": "gymnax", "topology__placement": "anakin"}, 4, 128, True),
@@ -284,6 +285,23 @@ def train_in(folder, until=99, **overrides):
     return train.train(make_config(**OVERRIDES | overrides), workdir=str(folder), stop_code=should_stop)
 
 
+STEPS = {
+    **{"agent": "r2d2", "agent__starts": "rows", "agent__burn_in": 0, "agent__length": 1},
+    **{"actors__num_envs": 8, "actors__unroll_length": 4, "total_env_steps": 4 * 8 * 4},
+    **{"replay__capacity": 320, "replay__batch": 16, "replay__groups": 2, "replay__ratio": 0.5},
+    **{"checkpoint__every_updates": 4, "log__tensorboard": False},
+    **{"topology__actor_devices_per_process": 1, "topology__learner_devices_per_process": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def steps_of_a_ring(tmp_path_factory):
+    """The folder of a run with a ring of single steps, with a checkpoint of update 4."""
+    folder = tmp_path_factory.mktemp("steps") / "run"
+    train.train(make_config(**STEPS), workdir=str(folder))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight") / "run"
@@ -359,3 +377,25 @@ def test_what_the_learner_saved_may_be_donated_at_once(tmp_path):
         jax.jit(lambda ring: jax.tree.map(jnp.zeros_like, ring.batches), donate_argnums=0)(state.replay)
         jax.tree.map(lambda x: x.delete(), state.replay.batches)
     jax.tree.map(np.testing.assert_array_equal, by_environment(restore(tmp_path, 2, 4).replay), want)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            {"actors__unroll_length": 8, "replay__ratio": 0.25},
+            r"made with actors\.unroll_length=4, and this run has 8\. Keep it, or delete .*/checkpoints/4/replay",
+        ),
+        ({"replay__priority_exponent": 0.5}, r"made with replay\.priority_exponent=0\.9, and this run has 0\.5"),
+    ],
+)
+def test_rows_that_would_mean_something_else_are_refused(steps_of_a_ring, tmp_path, overrides, said):
+    """Their shapes are the same."""
+    folder = tmp_path / "run"
+    shutil.copytree(steps_of_a_ring, folder)
+    config = make_config(**STEPS | {"total_env_steps": 8 * 8 * 4} | overrides)
+    with pytest.raises(ConfigError, match=said):
+        train.train(config, workdir=str(folder), accept_changes=True)
+    assert whole_steps(folder) == [4]
+    shutil.rmtree(folder / "checkpoints/4/replay")
+    assert train.train(config, workdir=str(folder), accept_changes=True).finished

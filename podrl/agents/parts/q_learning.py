@@ -68,11 +68,11 @@ class ExplorerCarry:
 
     Attributes:
         network: The network's carry.
-        epsilon: [B] float32; the probability of an action at random, which stays as it is through all episodes.
+        rank: [B] float32; the environment's `explorer_rank`, which stays as it is through all episodes.
     """
 
     network: PyTree
-    epsilon: jax.Array
+    rank: jax.Array
 
 
 def make_explorer_agent(
@@ -80,6 +80,8 @@ def make_explorer_agent(
     optimizer: OptimizerOverRun,
     epsilon_of: Callable[[jax.Array], jax.Array],
     learn: Callable[[LearnerState, Batch], tuple[LearnerState, Metrics, jax.Array | None]],
+    *,
+    group_size: int,
 ) -> Agent:
     """Returns an agent that acts epsilon-greedily, in each environment with another epsilon; it records nothing.
 
@@ -88,8 +90,9 @@ def make_explorer_agent(
     Args:
         network: The network of action values.
         optimizer: Makes the first state of the optimizer.
-        epsilon_of: (env_index [B] uint32) -> [B] float32.
+        epsilon_of: (explorer rank [B] float32) -> [B] float32.
         learn: `Agent.learn`.
+        group_size: See `explorer_rank`.
     """
     begin = make_initial_carry(network)
 
@@ -97,7 +100,7 @@ def make_explorer_agent(
         params: PyTree, timestep: Timestep, carry: ExplorerCarry, keys: jax.Array
     ) -> tuple[jax.Array, PyTree, ExplorerCarry]:
         output, inner = network.step(params, timestep, carry.network)
-        action = epsilon_greedy(keys, output.q_values, carry.epsilon)
+        action = epsilon_greedy(keys, output.q_values, epsilon_of(carry.rank))
         return action, {}, dataclasses.replace(carry, network=network.remember(inner, action))
 
     def act_greedy(
@@ -107,9 +110,12 @@ def make_explorer_agent(
         action = greedy_action(output.q_values)
         return action, dataclasses.replace(carry, network=network.remember(inner, action))
 
+    def initial_carry(env_index: jax.Array) -> ExplorerCarry:
+        return ExplorerCarry(network=begin(env_index), rank=explorer_rank(env_index, group_size))
+
     return Agent(
         init=make_init(network, optimizer),
-        initial_carry=lambda env_index: ExplorerCarry(network=begin(env_index), epsilon=epsilon_of(env_index)),
+        initial_carry=initial_carry,
         actor_params=lambda state: state.params,
         act=act,
         act_greedy=act_greedy,
@@ -129,12 +135,24 @@ def with_target(agent: Agent) -> Agent:
     return dataclasses.replace(agent, init=init)
 
 
-def epsilon_ladder(env_index: jax.Array, *, group_size: int, base: float, power: float) -> jax.Array:
-    """Computes base^(1 + power i / (N - 1)) for environment i of a group of N, so that each group has all of them.
+def explorer_rank(env_index: jax.Array, group_size: int) -> jax.Array:
+    """Returns i / (N - 1) for environment i of a group of N neighbours, so that each group has all ranks from 0 to 1.
 
     Args:
-        env_index: [B] uint32; the environments in the job, of which N neighbours are a group.
+        env_index: [B] uint32; the environments in the job.
         group_size: N, at least 2.
+
+    Returns:
+        [B] float32.
+    """
+    return (env_index % group_size).astype(jnp.float32) / (group_size - 1)
+
+
+def epsilon_ladder(rank: jax.Array, *, base: float, power: float) -> jax.Array:
+    """Computes base^(1 + power rank): the probabilities of random actions of environments of different ranks.
+
+    Args:
+        rank: [B] float32, `explorer_rank`.
         base: The largest probability, that of the first.
         power: How much faster than the first the last one's falls; 0 gives all the same.
 
@@ -143,8 +161,7 @@ def epsilon_ladder(env_index: jax.Array, *, group_size: int, base: float, power:
 
     Source: Horgan et al. 2018, Distributed prioritized experience replay, arXiv:1803.00933, section 4.1.
     """
-    place = (env_index % group_size).astype(jnp.float32)
-    return jnp.float32(base) ** (1 + power * place / (group_size - 1))
+    return jnp.float32(base) ** (1 + power * rank)
 
 
 def check_explorers(group_size: int, num_envs: int) -> None:
@@ -159,11 +176,12 @@ def check_explorers(group_size: int, num_envs: int) -> None:
     """
     groups = num_envs // group_size
     fewer = [n for n in range(1, groups) if groups % n == 0 and num_envs // n >= _FEWEST_EXPLORERS]
-    cure = f"Use replay.groups={max(fewer)}" if fewer else f"Raise actors.num_envs to {_FEWEST_EXPLORERS * groups}"
+    more = f"actors.num_envs={_FEWEST_EXPLORERS * groups}"
+    cure = f"Use replay.groups={max(fewer)}, or {more}." if fewer else f"Use {more} or more."
     check(
         group_size >= _FEWEST_EXPLORERS,
         f"replay.groups={groups} has {group_size} of actors.num_envs={num_envs} environments in each group; expected "
-        f"{_FEWEST_EXPLORERS} or more, as each explores with another epsilon. {cure}, or more environments.",
+        f"{_FEWEST_EXPLORERS} or more, as each explores with another epsilon. {cure}",
     )
 
 
