@@ -52,8 +52,8 @@ class CheckpointConfig:
         keep_every: updates between checkpoints that are kept permanently, a multiple of `every_updates`; 0 for none.
         keep_best: number of checkpoints kept for the highest mean return of the newest `log.episodes` episodes; those
             made before an episode ended, or between boundaries, do not count. 0 for none.
-        replay: whether the newest checkpoint has the replay; the ones before never do. Without it a run that resumes
-            refills its replay, and so is not bit for bit the one that was stopped.
+        replay: whether the newest checkpoint has the replay, with several seeds the two newest; the ones before never
+            do. Without it a run that resumes refills its replay, and so is not bit for bit the one that was stopped.
     """
 
     every_updates: int = number(0, SIZE, 1000, open=True)

@@ -1,4 +1,4 @@
-"""The replay of a checkpoint: an item of its own beside the state, which only the newest checkpoint keeps.
+"""The replay of a checkpoint: an item of its own beside the state, which only the newest checkpoints keep.
 
 Orbax commits it together with the state, so that no checkpoint ever has half a replay. Once that is done, the replay of
 the checkpoints before is deleted: a ring is often a thousand times as large as the rest of the state. A replay's file
@@ -203,7 +203,7 @@ def is_in_order(ring: PyTree, env_index: np.ndarray) -> bool:
 
 
 class OlderReplays:
-    """Deletes the replay of every checkpoint but the newest; for the first process."""
+    """Deletes replays that no run would resume from any more; for the first process."""
 
     def __init__(self, workdir: epath.PathLike):
         """Deletes nothing yet."""
