@@ -103,7 +103,8 @@ def place(folder):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     place(folder)
-    result = type_in(folder, f"{LAUNCHER} --smoke --workdir run --config.checkpoint.every_updates=2")
+    with_replay = LAUNCHER.replace("impala_catch", "impact_catch")
+    result = type_in(folder, f"{with_replay} --smoke --workdir run --config.checkpoint.every_updates=2")
     assert result.returncode == 0, result.stderr
     return folder / "run"
 
@@ -134,6 +135,7 @@ def smoke_form(command, run):
         command = f"XLA_FLAGS=--xla_force_host_platform_device_count=4 {command}"
         short += " --config.network.hidden_sizes=256,256"  # And a network that can be split.
     command = command.replace("gs://BUCKET/RUN", "gs://BUCKET/run").replace("runs/catch", str(run))
+    command = command.replace("runs/cartpole/seed-*", str(run))
     return re.sub(r"\bRUN\b(?!/)", str(run), command) + f" {short}"
 
 
