@@ -3,7 +3,7 @@
 For each size of the ring a process of its own saves twice and restores, on one device; the second save counts. `waits`
 is how long the learner waits for a save, the hashes included, which are also timed alone; `whole` is until the
 checkpoint is whole. `memory` is what a save adds to the resident memory of the process, in which the ring lies too.
-`next_update` shows that the ring is still written in place. The ring is of Atari frames, filled with random bytes.
+`next_update` shows that the ring is still written in place. The ring is of Atari frames of random bytes, the same for all environments.
 Files go to a temporary folder, see `TMPDIR`.
 """
 
@@ -47,7 +47,7 @@ def measure(size_gb: float) -> dict[str, float]:
     def fill(leaf: jax.Array) -> jax.Array:
         if leaf.dtype != jnp.uint8:
             return leaf
-        return jax.random.bits(jax.random.key(0), leaf.shape, jnp.uint8)
+        return jnp.broadcast_to(jax.random.bits(jax.random.key(0), leaf.shape[2:], jnp.uint8), leaf.shape)
 
     def make() -> Any:
         ring = make_batch_ring(batch, num_batches, jax.random.key(1))
