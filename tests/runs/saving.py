@@ -3,8 +3,8 @@
 For each size of the ring a process of its own saves twice and restores, on one device; the second save counts. `waits`
 is how long the learner waits for a save, the hashes included, which are also timed alone; `whole` is until the
 checkpoint is whole. `memory` is what a save adds to the resident memory of the process, in which the ring lies too.
-`next_update` shows that the ring is still written in place. The ring is of Atari frames of random bytes, the same for all environments.
-Files go to a temporary folder, see `TMPDIR`.
+`next_update` shows that the ring is still written in place. The ring is of Atari frames of random bytes, the same for
+all environments. Files go to a temporary folder, see `TMPDIR`.
 """
 
 import dataclasses
