@@ -40,6 +40,13 @@ _CACHE = Path(use_compilation_cache())
 _WRITTEN_S = 5.0  # After so long an entry, of some kilobytes, is whole.
 _MEMORY_BYTES = 1.5e9
 _NO_GYMNAX = "env.source='gymnax' needs Gymnax"
+_END_S = float(os.environ.get("TESTS_END_S", "inf"))  # Seconds since 1970.
+
+
+def pytest_runtest_setup():
+    """Skips what would begin too late, where there is a limit to the time of all tests."""
+    if time.time() > _END_S:
+        pytest.skip("for want of time")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,6 +13,8 @@ import sys
 import time
 from typing import Any
 
+from tests.forked import Forked, can_fork
+
 ROOT = Path(__file__).parent.parent
 LAUNCHER = ROOT / "tools/tpu_launch.py"
 # XLA's CPU backend compiles in a quarter of the time. What it computes is the same for all processes of a test.
@@ -39,19 +41,19 @@ def launch(*arguments: Any, cwd: Path, program: str | Path = LAUNCHER) -> subpro
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
+def start(args: list[str], *, cwd: Path, env: dict[str, str], stdout: int) -> subprocess.Popen[str]:
+    """Starts the launcher, forked where that is the same."""
+    if args[1] == str(LAUNCHER) and can_fork(env):
+        return Forked(args, cwd=cwd, env=env, stdout=stdout, stderr=subprocess.PIPE)
+    return subprocess.Popen(args, cwd=cwd, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
+
+
 @contextlib.contextmanager
 def running(
     *arguments: Any, cwd: Path, program: str | Path = LAUNCHER, xla_flags: str = QUICK_TO_COMPILE
 ) -> Iterator[subprocess.Popen[str]]:
     """The command under way; it does not outlive the context."""
-    process = subprocess.Popen(
-        command(*arguments, program=program),
-        cwd=cwd,
-        env=environment(xla_flags),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(command(*arguments, program=program), cwd=cwd, env=environment(xla_flags), stdout=subprocess.PIPE)
     try:
         yield process
     finally:
@@ -85,16 +87,8 @@ def job(
         for index in range(processes):
             member = ("--coordinator", address, "--process_count", processes, "--process_index", index)
             env = {**environment(xla_flags), "JAX_NUM_CPU_DEVICES": str(devices)}
-            started.append(
-                subprocess.Popen(
-                    command(*arguments, *member),
-                    cwd=cwd,
-                    env={**env, "SCRIPTED_OPTIONS": (options or {}).get(index, "{}")},
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
+            env["SCRIPTED_OPTIONS"] = (options or {}).get(index, "{}")
+            started.append(start(command(*arguments, *member), cwd=cwd, env=env, stdout=subprocess.DEVNULL))
         yield started
     finally:
         for process in started:

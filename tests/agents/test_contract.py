@@ -105,7 +105,15 @@ class Case:
 ALL = [(name, kind) for name in AGENTS for kind in SPECS]
 
 
-@pytest.fixture(scope="module", params=[case for case in ALL if spec_of(*case)], ids="-".join)
+def parameters():
+    """All cases. Convolutions are the same for all agents, and take long to compile."""
+    for name, kind in ALL:
+        if spec_of(name, kind):
+            slow = [pytest.mark.slow] if kind == "image" and name != "podrl.agents.impala" else []
+            yield pytest.param((name, kind), id=f"{name}-{kind}", marks=slow)
+
+
+@pytest.fixture(scope="module", params=parameters())
 def case(request):
     return Case(*request.param)
 
