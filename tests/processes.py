@@ -41,19 +41,20 @@ def launch(*arguments: Any, cwd: Path, program: str | Path = LAUNCHER) -> subpro
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def start(args: list[str], *, cwd: Path, env: dict[str, str], stdout: int) -> subprocess.Popen[str]:
-    """Starts the launcher, forked where that is the same."""
-    if args[1] == str(LAUNCHER) and can_fork(env):
+def start(args: list[str], *, cwd: Path, env: dict[str, str], stdout: int, anew: bool = False) -> Any:
+    """Starts the command, forked if it is the launcher and that is the same; `anew`, as a user does."""
+    if not anew and args[1] == str(LAUNCHER) and can_fork(env):
         return Forked(args, cwd=cwd, env=env, stdout=stdout, stderr=subprocess.PIPE)
     return subprocess.Popen(args, cwd=cwd, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
 @contextlib.contextmanager
 def running(
-    *arguments: Any, cwd: Path, program: str | Path = LAUNCHER, xla_flags: str = QUICK_TO_COMPILE
+    *arguments: Any, cwd: Path, program: str | Path = LAUNCHER, xla_flags: str = QUICK_TO_COMPILE, anew: bool = False
 ) -> Iterator[subprocess.Popen[str]]:
-    """The command under way; it does not outlive the context."""
-    process = start(command(*arguments, program=program), cwd=cwd, env=environment(xla_flags), stdout=subprocess.PIPE)
+    """The command under way; it does not outlive the context. `anew`, nothing was imported when it begins."""
+    args, env = command(*arguments, program=program), environment(xla_flags)
+    process = start(args, cwd=cwd, env=env, stdout=subprocess.PIPE, anew=anew)
     try:
         yield process
     finally:

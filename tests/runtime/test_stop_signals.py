@@ -76,7 +76,7 @@ def test_and_while_it_waits_for_others(tmp_path):
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), *((signum, 75) for signum in STOPPING)])
 def test_each_signal_has_its_exit_code_from_the_first_line(signum, code, tmp_path):
-    with running(*CATCH, cwd=tmp_path) as process:
+    with running(*CATCH, cwd=tmp_path, anew=True) as process:
         wait_for(lambda: catches(process.pid, signal.SIGXCPU), process)  # The last that is set.
         process.send_signal(signum)
         _, stderr = process.communicate(timeout=LIMIT_S)
