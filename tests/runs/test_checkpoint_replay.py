@@ -5,6 +5,7 @@ import functools
 import json
 from pathlib import Path
 import shutil
+import time
 
 import jax
 from jax import numpy as jnp
@@ -27,7 +28,7 @@ from podrl.types import Counters, Snapshot
 from tests.learning.test_learner import take_environments
 from tests.processes import read_rows
 from tests.replay.test_batches import RING, mesh_of, place
-from tests.short_runs import facts, make_agent, make_config, random_trajectory
+from tests.short_runs import facts, make_agent, make_config, random_trajectory, run
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -193,7 +194,25 @@ class TestDamage:
         assert int(found.step) == 3
         assert jax.tree.leaves(found.replay) == []
         assert "Checkpoint 4 is damaged and was put aside as damaged-4" in caplog.text
-        assert (copy / "checkpoints/damaged-4/replay").is_dir()
+        assert "put aside as damaged-4, without its replay: " in caplog.text
+        assert (copy / "checkpoints/damaged-4/state").is_dir()
+        assert not (copy / "checkpoints/damaged-4/replay").exists()
+
+    def test_a_replay_that_cannot_be_deleted_with_it_is_named(self, copy, caplog, monkeypatch):
+        def refuse(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        (replay_folder(copy, 4) / "counts/left/zarr.json").unlink()
+        monkeypatch.setattr(type(replay_folder(copy, 4)), "rmtree", refuse)
+        assert int(restore(copy, 2, 4, 3).step) == 3
+        said = "put aside as damaged-4, with its replay, which could not be deleted (Permission denied): "
+        assert said in caplog.text
+
+    def test_what_was_put_aside_for_its_replay_is_whole_without(self, copy):
+        (replay_folder(copy, 4) / "counts/left/zarr.json").unlink()
+        restore(copy, 2, 4, 3)
+        shutil.move(copy / "checkpoints/damaged-4", copy / "checkpoints/4")
+        assert int(restore(copy, 2, 4).step) == 4
 
     def test_if_there_is_no_other_it_says_that_the_rest_is_whole(self, copy):
         (replay_folder(copy, 4) / "counts/left/zarr.json").unlink()
@@ -352,6 +371,28 @@ class TestRuns:
         assert train_in(run, checkpoint__replay=False).finished
         assert f"{REFILLS}, as its checkpoint has none with checkpoint.replay=False." in caplog.text
         assert with_replay(run) == []
+
+    @pytest.mark.parametrize(
+        ("overrides", "longer_s"),
+        [
+            ({}, 100.0),
+            ({"checkpoint__replay": False}, 0.0),
+            ({"checkpoint__every_updates": 0}, 0.0),
+            ({"replay__batches": 1, "replay__uses": 1}, 0.0),
+        ],
+    )
+    def test_actors_wait_longer_where_the_learner_may_save_a_ring(self, overrides, longer_s):
+        config = make_config(**OVERRIDES | {"watchdog_s": 100.0, "actors__timeout_s": 5.0} | overrides)
+        assert config.patience_s == 5.0 + longer_s
+
+    @pytest.mark.slow
+    def test_a_save_may_take_longer_than_any_update(self):
+        def save(snapshot):
+            if snapshot.counters.learner_steps == 4:
+                time.sleep(4.0)
+
+        outcome, _ = run(make_config(**OVERRIDES, actors__timeout_s=2.0), save=save)
+        assert outcome.finished
 
     def test_a_finished_run_refills_nothing(self, straight, tmp_path, caplog):
         run = Path(shutil.copytree(straight, tmp_path / "run"))
