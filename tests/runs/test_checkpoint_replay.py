@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 import shutil
 import time
+import types
 
 import jax
 from jax import numpy as jnp
@@ -23,6 +24,7 @@ from podrl.runs.checkpoint_errors import DamagedError
 from podrl.runs.checkpoint_facts import read_facts
 from podrl.runs.checkpoint_replay import ReplayItem, ReplayRule, has_replay, replay_folder
 from podrl.runs.checkpointing import would_resume_at
+from podrl.runs.resume import settle_starts
 from podrl.runs.state_arrays import to_arrays
 from podrl.types import Counters, Snapshot
 from tests.learning.test_learner import take_environments
@@ -399,6 +401,22 @@ class TestRuns:
         shutil.rmtree(replay_folder(run, 12))
         assert train_in(run).finished
         assert REFILLS not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"), [((6, 7), "the replay is refilled"), ((7,), "the replay of seed 7 is refilled"), ((), "")]
+)
+def test_a_run_of_several_seeds_says_once_where_it_resumes_and_which_replays_are_refilled(lacking, said, caplog):
+    caplog.set_level("INFO", logger="absl")
+    configs = [make_config(**OVERRIDES, seed=seed) for seed in (6, 7)]
+    checkpointer = types.SimpleNamespace(steps=lambda: [4, 8], forget_after=lambda done, among: None)
+    whole, bare = types.SimpleNamespace(replay=np.zeros(1)), types.SimpleNamespace(replay=())
+    states = [bare if config.seed in lacking else whole for config in configs]
+    starts = [Snapshot(state=state, counters=Counters(learner_steps=4), episodes={}) for state in states]
+    settle_starts(configs, [checkpointer, checkpointer], whole, starts, lambda text: [text])
+    assert caplog.text.count("Resumes the run in this folder after update 4; repeats 4 that were done after it.") == 1
+    assert caplog.text.count("not bit for bit") == bool(said)
+    assert said in caplog.text
 
 
 def test_facts_seal_the_records_of_the_replay(copy):
