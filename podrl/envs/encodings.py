@@ -166,7 +166,7 @@ def is_pixels(space: gymnasium.Space, config: EnvConfig) -> bool:
 
 
 def _reaches_255(space: spaces.Box) -> bool:
-    return bool(space.high.size) and int(space.high.max()) == 255
+    return bool(np.any(space.high == 255))
 
 
 def _sides(space: gymnasium.Space) -> str:

@@ -6,7 +6,10 @@ from typing import Protocol
 
 from podrl.evaluation.episodes import Episodes
 from podrl.runtime.ledger import Ledger
+from podrl.runtime.waiting import Stopped
 from podrl.types import Counters, PyTree
+
+_POLL_S = 0.1
 
 
 class EvaluationError(RuntimeError):
@@ -28,22 +31,68 @@ class Play(Protocol):
         ...
 
 
+class Turns:
+    """Lets the evaluations of several evaluators play in the order in which they began, a few at a time."""
+
+    def __init__(self, at_once: int = 1) -> None:
+        """Sets how many play at the same time."""
+        self._at_once = at_once
+        self._changed = threading.Condition()
+        self._queue: list[object] = []
+
+    def join(self, one: object) -> None:
+        """Adds one to the end of the queue."""
+        with self._changed:
+            self._queue.append(one)
+
+    def wait(self, one: object, stopping: threading.Event) -> None:
+        """Waits until it is this one's turn.
+
+        Raises:
+            Stopped: if it is to stop before that.
+        """
+        with self._changed:
+            while not self._changed.wait_for(lambda: self._queue.index(one) < self._at_once, _POLL_S):
+                if stopping.is_set():
+                    raise Stopped
+
+    def leave(self, one: object) -> None:
+        """Makes room for the next."""
+        with self._changed:
+            self._queue.remove(one)
+            self._changed.notify_all()
+
+
 class Evaluation:
     """The thread of one evaluation.
 
     Attributes:
         counters: counters of the update whose parameters play.
+        name: name of the update.
     """
 
-    def __init__(self, play: Play, counters: Counters, params: PyTree, ledger: Ledger) -> None:
-        """Starts the thread."""
+    def __init__(
+        self, play: Play, counters: Counters, params: PyTree, ledger: Ledger, turns: Turns, whose: str = ""
+    ) -> None:
+        """Starts the thread, which waits for its turn.
+
+        Args:
+            play: plays the episodes.
+            counters: counters of the update whose parameters play.
+            params: result of `Agent.actor_params`.
+            ledger: ledger of the thread.
+            turns: shared with evaluations that may play at the same time.
+            whose: ends the update's name, to name one of several seeds.
+        """
         self.counters = counters
-        self._ledger = ledger
+        self.name = f"update {counters.learner_steps}{whose}"
+        self._ledger, self._turns = ledger, turns
         self._play = play
         self._episodes: Episodes | None = None
         self._error: BaseException | None = None
         self._progress = (0, 0)
         self._stopping = threading.Event()
+        turns.join(self)
         self._thread = threading.Thread(target=self._run, args=(params,), name="evaluator", daemon=True)
         self._thread.start()
 
@@ -72,19 +121,18 @@ class Evaluation:
         episodes, step = self._progress
         return f"the evaluation of {self.name} has finished {episodes} episodes and is at step {step:,}"
 
-    @property
-    def name(self) -> str:
-        """Name of its update."""
-        return f"update {self.counters.learner_steps}"
-
     def _run(self, params: PyTree) -> None:
         def show_progress(episodes: int, step: int) -> None:
             with self._ledger.spend("log"):
                 self._progress = (episodes, step)
 
         try:
+            with self._ledger.spend("evaluate"):
+                self._turns.wait(self, self._stopping)
             self._episodes = self._play(
                 params, self.counters.learner_steps, show_progress=show_progress, should_stop=self._stopping.is_set
             )
         except BaseException as error:  # noqa: BLE001 (kept and raised in the main thread)
             self._error = error
+        finally:
+            self._turns.leave(self)

@@ -16,7 +16,7 @@ from absl import logging
 
 from podrl.evaluation.endless import EndlessError
 from podrl.evaluation.episodes import Episodes
-from podrl.evaluation.evaluation_thread import Evaluation, EvaluationError, Play
+from podrl.evaluation.evaluation_thread import Evaluation, EvaluationError, Play, Turns
 from podrl.runtime.ledger import Ledger
 from podrl.runtime.waiting import Patience
 from podrl.types import Counters, PyTree
@@ -43,6 +43,8 @@ class Evaluator:
         play: Play,
         write: Callable[[Counters, Episodes], None],
         ledger: Ledger | None = None,
+        turns: Turns | None = None,
+        whose: str = "",
     ) -> None:
         """Prepares the evaluator; `add` starts evaluations.
 
@@ -54,12 +56,15 @@ class Evaluator:
             play: called in the thread.
             write: called with the episodes, in the thread that calls `add` and `settle`.
             ledger: ledger of the thread; a new one by default.
+            turns: shared with evaluators whose evaluations may be due at the same time.
+            whose: ends the names of updates in messages, to name one of several seeds.
         """
         self.ledger = ledger or Ledger("evaluator")
         self._every_updates, self._last_update = every_updates, last_update
         self._done = set(done)
         self._timeout_s = timeout_s
         self._play, self._write = play, write
+        self._turns, self._whose = turns or Turns(), whose
         self._running: Evaluation | None = None
 
     def __enter__(self) -> "Evaluator":
@@ -108,7 +113,7 @@ class Evaluator:
             self._finish(self._running)
         if due:
             self._done.add(counters.learner_steps)
-            self._running = Evaluation(self._play, counters, params, self.ledger)
+            self._running = Evaluation(self._play, counters, params, self.ledger, self._turns, self._whose)
         return True
 
     def settle(self, should_stop: Callable[[], bool] = lambda: False) -> bool:

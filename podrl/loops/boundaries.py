@@ -163,14 +163,23 @@ class Boundaries:
         )
 
 
-def nothing_to_do(assembly: Assembly, start: Snapshot, services: Services, job: Job) -> Outcome:
-    """The outcome of a run that had already made all of its updates; evaluates the last one if that is missing."""
+def nothing_to_do(assembly: Assembly, start: Snapshot, services: Services, job: Job, *, tells: bool = True) -> Outcome:
+    """The outcome of a run that had already made all of its updates; evaluates the last one if that is missing.
+
+    Args:
+        assembly: The run's parts.
+        start: Where it stands.
+        services: What evaluates.
+        job: All processes.
+        tells: Whether to log that there is nothing to do.
+    """
     evaluations = Evaluations(assembly, start, services, job)
     evaluated = evaluations.make_up(
         start.counters, functools.partial(cast(Any, assembly.learner).actor_params, start.state)
     )
-    steps = f"{start.counters.env_steps:,}"
-    logging.info("This run is finished: it has %s env steps, in %d updates.", steps, start.counters.learner_steps)
+    if tells:
+        steps = f"{start.counters.env_steps:,}"
+        logging.info("This run is finished: it has %s env steps, in %d updates.", steps, start.counters.learner_steps)
     episodes = EpisodeWindow(assembly.config.log.episodes, start.episodes)
     return Outcome(
         state=start.state,

@@ -9,7 +9,7 @@ from podrl.loops.opening import Place
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.checkpoint_restore import Share
-from podrl.runs.resume import find_start, restore_start, settle_start
+from podrl.runs.resume import find_start, restore_start, settle_starts
 from podrl.runs.run_files import CHECKPOINTED, START_ANEW
 from podrl.types import Snapshot
 
@@ -62,9 +62,9 @@ def _find_together(seeds: Sequence[tuple[Assembly, Place, Checkpointer]], share:
                 )
             del start
             starts.clear()  # The devices need not hold them twice.
-    for (part, _, checkpointer), start in zip(seeds, starts, strict=True):
-        if start is not None:
-            settle_start(part.config, checkpointer, part.state_shape, start, share)
+    found = [start for start in starts if start is not None]
+    if found:
+        settle_starts([part.config for part, _, _ in seeds], checkpointers, seeds[0][0].state_shape, found, share)
     return starts
 
 

@@ -15,7 +15,7 @@ from etils import epath
 from podrl.config.config import Config
 from podrl.config.config_dict import to_dict
 from podrl.loops.interface import Assembly, Hooks, SeedRun, Services
-from podrl.loops.services import Instruments, open_evaluator, open_reporter
+from podrl.loops.services import Instruments, open_evaluator, open_reporter, prepare_evaluation
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpointing import make_checkpointer
 from podrl.runs.folder_guard import FolderGuard
@@ -110,7 +110,7 @@ def open_seeds(
     """
     seeds: list[SeedRun] = []
     parts = assembly.of_each_seed()
-    in_step = _in_step(checkpointers)
+    in_step, make_evaluator = _in_step(checkpointers), prepare_evaluation(assembly)
     display: Any = SeedsDisplay(instruments.display, len(parts)) if len(parts) > 1 else instruments.display
     if len(parts) > 1:
         write_facts(whole.folder, assembly.asked, manifest)
@@ -125,7 +125,8 @@ def open_seeds(
                 label=f"Seed {alone.config.seed}: " if len(parts) > 1 else "",
             )
             reporter, start = stack.enter_context(opened)
-        evaluator = open_evaluator(alone, start.counters if start else Counters(), place.folder, reporter)
+        begin = start.counters if start else Counters()
+        evaluator = open_evaluator(make_evaluator, alone.config.seed, begin, place.folder, reporter)
         stack.enter_context(evaluator)
         services.watchdog.watch(Watched(ledger=evaluator.ledger, doing=evaluator.doing, is_alive=evaluator.is_alive))
         save = functools.partial(in_step, checkpointer, config=to_dict(alone.asked), manifest=own)

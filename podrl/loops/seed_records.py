@@ -141,9 +141,11 @@ def join_starts(learner: Any, seeds: Sequence[SeedRun]) -> Snapshot | None:
 
 def nothing_to_do_for_seeds(seeds: Sequence[SeedRun], job: Job) -> Outcome:
     """The outcome of a run whose seeds had made all updates; evaluates the last one where that is missing."""
-    return join_outcomes(
-        [nothing_to_do(each.assembly, cast(Snapshot, each.start), each.services, job) for each in seeds]
-    )
+    found = [
+        nothing_to_do(each.assembly, cast(Snapshot, each.start), each.services, job, tells=index == 0)
+        for index, each in enumerate(seeds)
+    ]
+    return join_outcomes(found)
 
 
 def join_outcomes(outcomes: Sequence[Outcome]) -> Outcome:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from podrl.envs.observations import describe_observation
 from podrl.evaluation.evaluator import OFF, ROW_KEY, Evaluator
-from podrl.evaluation.making import make_evaluator
+from podrl.evaluation.making import MakeEvaluator, prepare_evaluators
 from podrl.learning.replay import describe_replay
 from podrl.learning.sharding import describe_split
 from podrl.loops.interface import Assembly, Hooks, Outcome
@@ -118,19 +118,25 @@ def make_hooks(instruments: Instruments, *, checks: Sequence[Callable[[], None]]
     return Hooks(show_phase=instruments.display.phase, before_update=before_update)
 
 
-def open_evaluator(assembly: Assembly, begin: Counters, folder: epath.Path, reporter: Reporter | None) -> Evaluator:
-    """The evaluator of a run that starts at `begin`; one that is off where there is no reporter."""
-    evaluator = make_evaluator(
+def prepare_evaluation(assembly: Assembly) -> MakeEvaluator:
+    """Returns what makes the evaluator of each seed of a run; see `prepare_evaluators`."""
+    return prepare_evaluators(
         assembly.config,
         agent=assembly.agent,
         spec=assembly.spec,
         source=assembly.source,
         device=assembly.topology.local_actor_devices[-1],
-        begun=begin,
-        done={begin.learner_steps} if reporter and has_row_with(folder, ROW_KEY, begin.learner_steps) else set(),
-        write=reporter.write_evaluation if reporter else lambda counters, episodes: None,
     )
-    return evaluator if reporter else OFF
+
+
+def open_evaluator(
+    make: MakeEvaluator, seed: int, begin: Counters, folder: epath.Path, reporter: Reporter | None
+) -> Evaluator:
+    """Returns the evaluator of a seed that starts at `begin`; one that is off where there is no reporter."""
+    if reporter is None:
+        return OFF
+    done = {begin.learner_steps} if has_row_with(folder, ROW_KEY, begin.learner_steps) else set()
+    return make(seed, begun=begin, done=done, write=reporter.write_evaluation)
 
 
 def agree_on_end(

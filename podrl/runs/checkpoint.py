@@ -168,7 +168,7 @@ class Checkpointer:
     ) -> Snapshot | None:
         """Restores the first of these checkpoints that is not damaged; None if there are none.
 
-        Damaged ones before it are named in a warning and renamed to `damaged-<step>`, for a person to look at.
+        Damaged ones before it are named in a warning and renamed to `damaged-<step>`, and lose their replays.
 
         Args:
             shape: `jax.ShapeDtypeStruct`s with shardings.

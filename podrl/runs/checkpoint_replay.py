@@ -37,6 +37,15 @@ def has_replay(workdir: epath.PathLike, step: int) -> bool:
     return is_there(replay_folder(workdir, step) / _MARK)
 
 
+def delete_replay(folder: epath.Path) -> bool:
+    """Deletes a replay's folder, and returns whether it was there."""
+    found = is_there(folder)
+    if found:
+        (folder / _MARK).unlink(missing_ok=True)
+        folder.rmtree()
+    return found
+
+
 class ReplayHandler(ocp.CheckpointHandler):
     """Writes a replay for Orbax, which makes the folder on all processes before."""
 
@@ -222,9 +231,7 @@ class OlderReplays:
             self._bare.add(step)
             folder = replay_folder(self._workdir, step)
             try:
-                if is_there(folder):
-                    (folder / _MARK).unlink(missing_ok=True)
-                    folder.rmtree()
+                delete_replay(folder)
             except OSError as error:
                 logging.warning(
                     "The replay of checkpoint %d, which is no longer needed, could not be deleted (%s). Delete %s by "

@@ -13,7 +13,7 @@ from podrl.config.paths import is_there
 from podrl.runs.checkpoint_arrays import check_hashes, read_state
 from podrl.runs.checkpoint_errors import CheckpointError, DamagedError, UnreadableError
 from podrl.runs.checkpoint_facts import Facts, checkpoint_folder
-from podrl.runs.checkpoint_replay import check_replay, is_in_order, read_replay
+from podrl.runs.checkpoint_replay import check_replay, delete_replay, is_in_order, read_replay
 from podrl.runs.replay_pieces import ring_order
 from podrl.runs.state_arrays import from_arrays, to_array_shapes
 from podrl.types import LearnerState, PyTree, Snapshot
@@ -75,13 +75,25 @@ def restore_first(
 
 
 def put_aside(workdir: epath.PathLike, damaged: Mapping[int, str]) -> None:
-    """Renames damaged checkpoints to `damaged-<step>`, or `damaged-<step>-2` and so on, and warns of each."""
+    """Renames damaged checkpoints to `damaged-<step>`, or `damaged-<step>-2` and so on, and warns of each.
+
+    They lose their replays: no run would read them, and each may be as large as all else that the run has on disk.
+    """
     folder = checkpoint_folder(workdir)
     for step, reason in damaged.items():
         names = itertools.chain([f"damaged-{step}"], (f"damaged-{step}-{number}" for number in itertools.count(2)))
         aside = next(path for path in (folder / name for name in names) if not is_there(path))
         (folder / str(step)).rename(aside)
-        logging.warning("Checkpoint %d is damaged and was put aside as %s: %s", step, aside.name, reason)
+        kept = _drop_replay(aside / "replay")
+        logging.warning("Checkpoint %d is damaged and was put aside as %s%s: %s", step, aside.name, kept, reason)
+
+
+def _drop_replay(folder: epath.Path) -> str:
+    """Deletes the replay of a checkpoint that was put aside; returns what to say of it."""
+    try:
+        return ", without its replay" if delete_replay(folder) else ""
+    except OSError as error:
+        return f", with its replay, which could not be deleted ({error.strerror or error})"
 
 
 class _Read(NamedTuple):

@@ -30,8 +30,8 @@ class ReplayDetails:
         num_envs: Environments.
         num_steps: Steps of all environments.
         ages: [N] updates from the parameters that acted to the checkpoint, of every step; empty if not known.
-        returns: [E] returns of the episodes of which it has every step. In a ring of steps, where a run reopened its
-            environments, an episode counts as if it had ended one step before.
+        returns: [E] returns of the episodes of which it has every step, up to a real end. In a ring of steps an
+            episode that was truncated just where a run may have reopened its environments is left out.
         priorities: [S] priorities above 0, to the power of the exponent: of every start that can be drawn.
         num_starts: Priorities in the ring, those of 0 included.
     """
@@ -85,11 +85,14 @@ def inspect_replay(workdir: epath.PathLike, step: int, facts: Facts) -> ReplayDe
 
 
 def _describe(folder: epath.Path, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct], facts: Facts) -> ReplayDetails:
-    unroll_length = (facts.config or {}).get("actors", {}).get("unroll_length")
+    config = facts.config or {}
+    unroll_length = config.get("actors", {}).get("unroll_length")
     if "batches/reward" in shapes:
         num_updates, steps = _read_batches(folder)
     elif "rows/reward" in shapes and unroll_length:
-        num_updates, steps = _read_rows(folder, unroll_length, has_version="rows/params_version" in shapes)
+        reopens = config.get("topology", {}).get("placement") != "anakin"
+        has_version = "rows/params_version" in shapes
+        num_updates, steps = _read_rows(folder, unroll_length, has_version=has_version, reopens=reopens)
     else:
         return ReplayDetails(shapes=shapes)
     priority = read_stored(folder, "priority") if "priority" in shapes else np.zeros(0)
@@ -119,8 +122,15 @@ def _read_batches(folder: epath.Path) -> tuple[int, _Steps]:
     return held, _Steps(first=opened, ends=in_turn(first[..., 1:]), reward=in_turn(reward), version=in_turn(version))
 
 
-def _read_rows(folder: epath.Path, unroll_length: int, *, has_version: bool) -> tuple[int, _Steps]:
-    """Reads a `podrl.replay.ring.SequenceRing`: how many unrolls it holds, and their steps."""
+def _read_rows(folder: epath.Path, unroll_length: int, *, has_version: bool, reopens: bool) -> tuple[int, _Steps]:
+    """Reads a `podrl.replay.ring.SequenceRing`: how many unrolls it holds, and their steps.
+
+    Args:
+        folder: The ring's folder.
+        unroll_length: T.
+        has_version: Whether the ring keeps who acted.
+        reopens: Whether its run may have reopened environments.
+    """
     reward, first = (read_stored(folder, f"rows/{name}") for name in ("reward", "first"))
     version = read_stored(folder, "rows/params_version") if has_version else None
     inserted, rows = int(read_stored(folder, "inserted")), reward.shape[1]
@@ -131,7 +141,29 @@ def _read_rows(folder: epath.Path, unroll_length: int, *, has_version: bool) -> 
         opened[:, 0] = False  # The newest bootstrap row has taken the oldest row's place.
     taken = places[:-1]
     acted = None if version is None else version[:, taken]
-    return held, _Steps(first=opened, ends=opened[:, 1:], reward=reward[:, taken], version=acted)
+    ends = opened[:, 1:]
+    if reopens:
+        ends = ends & ~_may_be_cut(opened, read_stored(folder, "rows/discount")[:, taken], unroll_length)
+    return held, _Steps(first=opened, ends=ends, reward=reward[:, taken], version=acted)
+
+
+def _may_be_cut(first: np.ndarray, discount: np.ndarray, unroll_length: int) -> np.ndarray:
+    """Finds the steps after which environments may have been reopened in the middle of an episode, [B, R] bool.
+
+    All are reopened together, where an unroll begins, and each first row takes the place of the row that would have
+    shown whether the episode had ended. It had if it was terminated, by that step or by the one before the reset.
+
+    Args:
+        first: [B, R+1], as in `_Steps`.
+        discount: [B, R].
+        unroll_length: T.
+    """
+    num_rows = discount.shape[1]
+    begins = np.arange(1, num_rows + 1) % unroll_length == 0
+    begins[-1] = False  # The newest bootstrap row is still there.
+    terminated = discount == 0
+    terminated[:, 1:] |= discount[:, :-1] == 0
+    return begins & first[:, 1:].all(axis=0) & ~terminated
 
 
 def _whole_returns(steps: _Steps) -> np.ndarray:

@@ -43,7 +43,7 @@ def find_start(
     """
     start = restore_start(config, workdir, checkpointer, shape, share)
     if start is not None:
-        settle_start(config, checkpointer, shape, start, share)
+        settle_starts([config], [checkpointer], shape, [start], share)
     return start
 
 
@@ -93,21 +93,35 @@ def restore_start(
     return _with_counts(start, before, config)
 
 
-def settle_start(
-    config: Config, checkpointer: Checkpointer, shape: LearnerState, start: Snapshot, share: Share
+def settle_starts(
+    configs: Sequence[Config],
+    checkpointers: Sequence[Checkpointer],
+    shape: LearnerState,
+    starts: Sequence[Snapshot],
+    share: Share,
 ) -> None:
-    """Deletes checkpoints after the snapshot from which a run resumes, and says where it resumes."""
-    done = start.counters.learner_steps
-    steps = json.loads(share(json.dumps(checkpointer.steps()))[0])  # Without damaged ones.
-    repeated = max(steps) - done
-    checkpointer.forget_after(done, steps)
+    """Deletes checkpoints after the update from which a run resumes, and says once where that is.
+
+    Args:
+        configs: The run's config, or those of its seeds.
+        checkpointers: The checkpoints of each.
+        shape: Shapes of the learner's state of one.
+        starts: The snapshots from which they resume, all at one update.
+        share: Exchanges a text between the processes.
+    """
+    config, counters = configs[0], starts[0].counters
+    done = counters.learner_steps
+    steps = [json.loads(share(json.dumps(each.steps()))[0]) for each in checkpointers]  # Without damaged ones.
+    repeated = max(map(max, steps)) - done
+    for checkpointer, among in zip(checkpointers, steps, strict=True):
+        checkpointer.forget_after(done, among)
     logging.info(
         "Resumes the run in this folder after update %d%s.",
         done,
         f"; repeats {repeated} that were done after it" if repeated else "",
     )
-    _tell_of_refill(config, shape, start)
-    is_as_uninterrupted = is_exact(config, done) or is_finished(config, start.counters)
+    _tell_of_refill(configs, shape, starts)
+    is_as_uninterrupted = is_exact(config, done) or is_finished(config, counters)
     if config.determinism == "exact" and not is_as_uninterrupted and jax.process_index() == 0:
         logging.warning(
             "Update %d is between two boundaries (checkpoint.every_updates=%d): what follows is not bit for bit what "
@@ -117,13 +131,18 @@ def settle_start(
         )
 
 
-def _tell_of_refill(config: Config, shape: LearnerState, start: Snapshot) -> None:
-    """Warns of a replay that its checkpoint does not have."""
-    is_missing = bool(jax.tree.leaves(shape.replay)) and not jax.tree.leaves(start.state.replay)
-    if is_missing and not is_finished(config, start.counters) and jax.process_index() == 0:
+def _tell_of_refill(configs: Sequence[Config], shape: LearnerState, starts: Sequence[Snapshot]) -> None:
+    """Warns of replays that their checkpoints do not have; of several seeds it names those that others have."""
+    config, counters = configs[0], starts[0].counters
+    lacking = [
+        each.seed for each, start in zip(configs, starts, strict=True) if not jax.tree.leaves(start.state.replay)
+    ]
+    needed = bool(jax.tree.leaves(shape.replay)) and not is_finished(config, counters)
+    if lacking and needed and jax.process_index() == 0:
         logging.warning(
-            "Resumes after update %d not bit for bit: the replay is refilled, as its checkpoint has none%s.",
-            start.counters.learner_steps,
+            "Resumes after update %d not bit for bit: the replay%s is refilled, as its checkpoint has none%s.",
+            counters.learner_steps,
+            f" of seed {', '.join(map(str, lacking))}" if len(lacking) < len(starts) else "",
             "" if config.checkpoint.replay else " with checkpoint.replay=False",
         )
 
@@ -169,7 +188,7 @@ def _begin_anew(workdir: epath.Path) -> None:
     """Logs that a run begins at update 0, and keeps the rows of an earlier attempt that saved no checkpoint."""
     aside = set_rows_aside(workdir) if jax.process_index() == 0 else None
     kept = f" The metrics of the attempt before are kept as {aside.name}." if aside else ""
-    logging.info("The run in this folder has no checkpoint yet: it starts anew.%s", kept)
+    logging.info("The run in %s has no checkpoint yet: it starts anew.%s", workdir, kept)
 
 
 def with_clock(start: Snapshot | None, workdir: epath.Path) -> Snapshot | None:

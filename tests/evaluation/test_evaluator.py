@@ -1,5 +1,6 @@
 """Evaluation while training goes on: it changes nothing, and misses nothing."""
 
+import functools
 import json
 import re
 import threading
@@ -12,9 +13,9 @@ import pytest
 from podrl import train
 from podrl.envs.source import load_source
 from podrl.evaluation.endless import EndlessError
-from podrl.evaluation.evaluation_thread import EvaluationError
+from podrl.evaluation.evaluation_thread import EvaluationError, Turns
 from podrl.evaluation.evaluator import Evaluator
-from podrl.evaluation.making import make_evaluator
+from podrl.evaluation.making import prepare_evaluators
 from podrl.evaluation.play import make_player
 from podrl.runs.checkpoint_arrays import whole_steps
 from podrl.saved_run import open_run
@@ -32,16 +33,8 @@ def run_with_evaluation(config, num_devices=1, done=frozenset(), **kwargs):
     """Trains; returns the outcome, the rows of training, and the (counters, episodes) that were played."""
     agent, spec = short_runs.make_agent(config)
     source, played = load_source(config.env.source), []
-    evaluator = make_evaluator(
-        config,
-        agent=agent,
-        spec=spec,
-        source=source,
-        device=jax.devices()[num_devices - 1],
-        begun=Counters(),
-        done=done,
-        write=lambda counters, episodes: played.append((counters, episodes)),
-    )
+    make = prepare_evaluators(config, agent=agent, spec=spec, source=source, device=jax.devices()[num_devices - 1])
+    evaluator = make(config.seed, begun=Counters(), done=done, write=lambda *each: played.append(each))
     with evaluator:
         outcome, rows = short_runs.run(config, num_devices, evaluator=evaluator, **kwargs)
     return outcome, rows, played
@@ -140,12 +133,10 @@ class TestWaiting:
         )
         agent, spec = short_runs.make_agent(config)
         log = []
-        evaluator = make_evaluator(
-            config,
-            agent=agent,
-            spec=spec,
-            source=load_source(config.env.source),
-            device=jax.devices()[0],
+        source = load_source(config.env.source)
+        make = prepare_evaluators(config, agent=agent, spec=spec, source=source, device=jax.devices()[0])
+        evaluator = make(
+            config.seed,
             begun=Counters(),
             done=set(),
             write=lambda counters, episodes: log.append(("row", counters.learner_steps)),
@@ -188,6 +179,76 @@ def test_one_that_has_ended_when_the_run_is_told_to_stop_is_written():
             time.sleep(0.01)
         assert evaluator.settle(should_stop=lambda: True)
     assert written == [(4, "episodes")]
+
+
+class TestSeveral:
+    """Evaluators of several seeds."""
+
+    def make(self, turns, play, count=4):
+        return [
+            Evaluator(
+                every_updates=1,
+                last_update=2,
+                timeout_s=30.0,
+                play=functools.partial(play, seed),
+                write=lambda counters, episodes: None,
+                turns=turns,
+                whose=f" of seed {seed}",
+            )
+            for seed in range(count)
+        ]
+
+    @pytest.mark.parametrize("at_once", [1, 2])
+    def test_they_play_in_the_order_in_which_they_were_added_and_few_at_a_time(self, at_once):
+        begun, playing, most = [], [], []
+
+        def play(seed, params, update, **_):
+            begun.append((update, seed))
+            playing.append(seed)
+            time.sleep(0.02)
+            most.append(len(playing))
+            playing.remove(seed)
+            return "episodes"
+
+        evaluators = self.make(Turns(at_once), play)
+        for update in (1, 2):
+            for evaluator in evaluators:
+                assert evaluator.add(Counters(learner_steps=update), None)
+        assert all(evaluator.settle() for evaluator in evaluators)
+        assert max(most) == at_once
+        expected = [(update, seed) for update in (1, 2) for seed in range(4)]
+        assert begun == expected if at_once == 1 else sorted(begun) == expected
+
+    def test_one_that_waits_for_its_turn_ends_when_it_is_told_to(self):
+        begun, ended = [], threading.Event()
+
+        def play(seed, params, update, **_):
+            begun.append(seed)
+            ended.wait(20)
+            return "episodes"
+
+        first, second, third, _ = self.make(Turns(), play)
+        for evaluator in (first, second, third):
+            evaluator.add(Counters(learner_steps=1), None)
+        second.close()
+        assert not second.is_alive()
+        ended.set()
+        assert third.settle()
+        first.settle()
+        assert begun == [0, 2]
+
+    def test_one_that_fails_is_named_and_the_next_plays(self):
+        def play(seed, params, update, **_):
+            if seed == 0:
+                raise ValueError("lost")
+            return "episodes"
+
+        first, second, *_ = self.make(Turns(), play)
+        for evaluator in (first, second):
+            evaluator.add(Counters(learner_steps=1), None)
+        assert second.settle()
+        with pytest.raises(EvaluationError, match="The evaluation of update 1 of seed 0 failed: ValueError: lost"):
+            first.settle()
 
 
 def test_one_whose_policy_ends_no_episode_is_given_up_and_training_goes_on(caplog):

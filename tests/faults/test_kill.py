@@ -22,6 +22,8 @@ RING = ("--config", ROOT / "configs/impact_catch.py", *CATCH[2:], "--config.tota
 LARGE_RING = (*RING, "--config.replay.batches=1024", "--config.actors.num_envs=8")  # Of 200 MB.
 LARGE_RING = (*LARGE_RING, "--config.actors.unroll_length=100", "--config.total_env_steps=32_000")  # 40 updates.
 LARGE_RING = (*LARGE_RING, "--config.checkpoint.every_updates=10")
+SEEDS = (*LARGE_RING, "--config.replay.batches=256", "--config.topology.seeds=2", "--config.total_env_steps=24_000")
+SEEDS = (*SEEDS, "--config.env.source=gymnax", "--config.env.id=Catch-bsuite", "--config.topology.placement=anakin")
 
 
 def go_on(arguments, workdir):
@@ -153,6 +155,32 @@ class TestSaving:
         assert half_saved() == []
         assert [step for step in checkpoints(workdir) if (workdir / f"checkpoints/{step}/replay").exists()] == [40]
         assert_same(workdir, straight(LARGE_RING, tmp_path / "straight"), LARGE_RING)
+
+    @pytest.mark.slow
+    def test_a_kill_in_the_middle_of_the_save_of_one_seed_costs_all_only_that_save(self, tmp_path):
+        workdir = tmp_path / "run"
+        one, other = workdir / "seed-1", workdir / "seed-2"
+
+        def half_saved():
+            return list((other / "checkpoints").glob("*tmp*/replay*/batches"))
+
+        for _ in range(3):
+            shutil.rmtree(workdir, ignore_errors=True)
+            when = lambda: bool(checkpoints(one) and checkpoints(other) and half_saved())  # noqa: E731
+            signalled(signal.SIGKILL, *SEEDS, workdir=workdir, when=when)
+            if half_saved():
+                break
+        assert half_saved()
+        newest = checkpoints(other)[-1]
+        assert newest in checkpoints(one)
+        said = go_on(SEEDS, workdir)
+        assert said.count(f"Resumes the run in this folder after update {newest}") == 1
+        assert "the replay is refilled" not in said
+        assert half_saved() == []
+        expected = straight(SEEDS, tmp_path / "straight")
+        for seed in (1, 2):
+            alone = (*SEEDS, "--config.topology.seeds=1", f"--config.seed={seed}")
+            assert_same(workdir / f"seed-{seed}", expected / f"seed-{seed}", alone)
 
 
 class TestSigterm:

@@ -17,6 +17,7 @@ from podrl.assembly import assemble
 from podrl.config.config import ConfigError
 from podrl.envs.pools.seeds_in_graph import join_seeds
 from podrl.envs.source import JaxEnvironment, load_source, make_environment
+from podrl.evaluation import play
 from podrl.evaluation.evaluation_thread import EvaluationError
 from podrl.learning.fused_report import fetch_reports
 from podrl.learning.memory_check import check_state_fits
@@ -26,7 +27,7 @@ from podrl.runs import checkpoint
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpoint_arrays import whole_steps
 from podrl.runs.checkpoint_errors import CheckpointError
-from podrl.runs.checkpoint_replay import has_replay
+from podrl.runs.checkpoint_replay import OlderReplays, has_replay
 from podrl.runs.folder_guard import FolderGuard
 from podrl.runs.opening import open_folder
 from podrl.runs.seed_folders import find_seeds
@@ -158,7 +159,8 @@ class TestResume:
         for own, other in zip(folders(folder), folders(straight), strict=True):
             assert facts(read_rows(own)) == facts(read_rows(other))
 
-    def test_stopping_anywhere_and_continuing_changes_nothing(self, straight, tmp_path, capsys):
+    def test_stopping_anywhere_and_continuing_changes_nothing(self, straight, tmp_path, capsys, caplog):
+        caplog.set_level("INFO", logger="absl")
         stops = iter([0] * 7 + [75] * 99)
         stopped = train.train(seeds_config(), workdir=str(tmp_path), stop_code=lambda: next(stops))
         assert not stopped.finished
@@ -169,7 +171,10 @@ class TestResume:
         self.check_same(tmp_path, straight[0])
         for one, other in zip(outcome.seeds, straight[1].seeds, strict=True):
             jax.tree.map(np.testing.assert_array_equal, words(one.state), words(other.state))
+        assert caplog.text.count("Resumes the run in this folder after update") == 1
+        assert f"after update {stopped.counters.learner_steps}." in caplog.text
         assert train.train(seeds_config(), workdir=str(tmp_path)).finished  # Nothing is left to do.
+        assert caplog.text.count("This run is finished") == 1
         told = capsys.readouterr().out
         assert "12 of each of 3 seeds" in told
         assert f"seed {FIRST + 2}" in told
@@ -312,6 +317,24 @@ class TestResume:
         with pytest.raises(ConfigError, match=r"seed-8 cannot begin where seed-5, seed-6, seed-7 resume"):
             train.train(more, workdir=str(tmp_path / "run"), accept_changes=True)
 
+    def watch_deletions(self, run, patch):
+        """Returns a list that gets the newest update whose ring all seeds have, after each deletion of rings."""
+        delete, check, calls, common = OlderReplays.delete, checkpoint.check_index, itertools.count(1), []
+
+        def check_slowly(*facts):
+            if next(calls) % NUM == 0:  # The last of the seeds.
+                time.sleep(0.5)
+            check(*facts)
+
+        def delete_and_look(self, steps, newest):
+            delete(self, steps, newest)
+            rings = [{step for step in whole_steps(own) if has_replay(own, step)} for own in folders(run)]
+            common.append(max(set.intersection(*rings), default=0))
+
+        patch.setattr(checkpoint, "check_index", check_slowly)
+        patch.setattr(OlderReplays, "delete", delete_and_look)
+        return common
+
     @pytest.mark.slow
     @pytest.mark.parametrize(
         "ring",
@@ -325,8 +348,12 @@ class TestResume:
         ],
         ids=["batches", "sequences"],
     )
-    def test_so_it_does_with_a_ring(self, tmp_path, ring):
-        whole = train.train(seeds_config(**ring), workdir=str(tmp_path / "straight"))
+    def test_so_it_does_with_a_ring(self, tmp_path, ring, monkeypatch):
+        with monkeypatch.context() as patch:
+            common = self.watch_deletions(tmp_path / "straight", patch)
+            whole = train.train(seeds_config(**ring), workdir=str(tmp_path / "straight"))
+        # After each deletion a kill would leave all seeds the rings of one update, that of the save before at least.
+        assert [min(common[at : at + NUM]) for at in range(NUM, 3 * NUM, NUM)] == [4, 8]
         stops = iter([0] * 7 + [75] * 99)
         train.train(seeds_config(**ring), workdir=str(tmp_path / "run"), stop_code=lambda: next(stops))
         resumed = train.train(seeds_config(**ring), workdir=str(tmp_path / "run"))
@@ -395,13 +422,23 @@ class TestFoldersOfOthers:
 
 
 @pytest.mark.slow
-def test_each_seed_is_evaluated(tmp_path):
+def test_each_seed_is_evaluated(tmp_path, monkeypatch):
+    """By the same program, as it would be alone."""
+    made = []
+
+    def make_player(*parts, **options):
+        made.append(play.make_player(*parts, **options))
+        return made[-1]
+
+    monkeypatch.setattr("podrl.evaluation.making.make_player", make_player)
     config = seeds_config(evaluate__every_updates=6, evaluate__episodes=4)
     assert train.train(config, workdir=str(tmp_path)).finished
-    returns = []
+    (player,), returns = made, []
     for own in folders(tmp_path):
         rows = [row for row in read_rows(own) if "evaluate/return" in row]
         assert [(row["learner_steps"], row["evaluate/episodes"]) for row in rows] == [(6, 4), (12, 4)]
+        saved = open_run(str(own), 12, player.device)
+        assert rows[-1]["evaluate/return"] == player.play(saved.params, saved.config.seed, 12).returns.mean()
         returns.append(tuple(row["evaluate/length"] for row in rows))
     assert len(set(returns)) > 1
 

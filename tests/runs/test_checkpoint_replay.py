@@ -5,6 +5,8 @@ import functools
 import json
 from pathlib import Path
 import shutil
+import time
+import types
 
 import jax
 from jax import numpy as jnp
@@ -22,12 +24,13 @@ from podrl.runs.checkpoint_errors import DamagedError
 from podrl.runs.checkpoint_facts import read_facts
 from podrl.runs.checkpoint_replay import ReplayItem, ReplayRule, has_replay, replay_folder
 from podrl.runs.checkpointing import would_resume_at
+from podrl.runs.resume import settle_starts
 from podrl.runs.state_arrays import to_arrays
 from podrl.types import Counters, Snapshot
 from tests.learning.test_learner import take_environments
 from tests.processes import read_rows
 from tests.replay.test_batches import RING, mesh_of, place
-from tests.short_runs import facts, make_agent, make_config, random_trajectory
+from tests.short_runs import facts, make_agent, make_config, random_trajectory, run
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -193,7 +196,25 @@ class TestDamage:
         assert int(found.step) == 3
         assert jax.tree.leaves(found.replay) == []
         assert "Checkpoint 4 is damaged and was put aside as damaged-4" in caplog.text
-        assert (copy / "checkpoints/damaged-4/replay").is_dir()
+        assert "put aside as damaged-4, without its replay: " in caplog.text
+        assert (copy / "checkpoints/damaged-4/state").is_dir()
+        assert not (copy / "checkpoints/damaged-4/replay").exists()
+
+    def test_a_replay_that_cannot_be_deleted_with_it_is_named(self, copy, caplog, monkeypatch):
+        def refuse(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        (replay_folder(copy, 4) / "counts/left/zarr.json").unlink()
+        monkeypatch.setattr(type(replay_folder(copy, 4)), "rmtree", refuse)
+        assert int(restore(copy, 2, 4, 3).step) == 3
+        said = "put aside as damaged-4, with its replay, which could not be deleted (Permission denied): "
+        assert said in caplog.text
+
+    def test_what_was_put_aside_for_its_replay_is_whole_without(self, copy):
+        (replay_folder(copy, 4) / "counts/left/zarr.json").unlink()
+        restore(copy, 2, 4, 3)
+        shutil.move(copy / "checkpoints/damaged-4", copy / "checkpoints/4")
+        assert int(restore(copy, 2, 4).step) == 4
 
     def test_if_there_is_no_other_it_says_that_the_rest_is_whole(self, copy):
         (replay_folder(copy, 4) / "counts/left/zarr.json").unlink()
@@ -353,11 +374,49 @@ class TestRuns:
         assert f"{REFILLS}, as its checkpoint has none with checkpoint.replay=False." in caplog.text
         assert with_replay(run) == []
 
+    @pytest.mark.parametrize(
+        ("overrides", "longer_s"),
+        [
+            ({}, 100.0),
+            ({"checkpoint__replay": False}, 0.0),
+            ({"checkpoint__every_updates": 0}, 0.0),
+            ({"replay__batches": 1, "replay__uses": 1}, 0.0),
+        ],
+    )
+    def test_actors_wait_longer_where_the_learner_may_save_a_ring(self, overrides, longer_s):
+        config = make_config(**OVERRIDES | {"watchdog_s": 100.0, "actors__timeout_s": 5.0} | overrides)
+        assert config.patience_s == 5.0 + longer_s
+
+    @pytest.mark.slow
+    def test_a_save_may_take_longer_than_any_update(self):
+        def save(snapshot):
+            if snapshot.counters.learner_steps == 4:
+                time.sleep(4.0)
+
+        outcome, _ = run(make_config(**OVERRIDES, actors__timeout_s=2.0), save=save)
+        assert outcome.finished
+
     def test_a_finished_run_refills_nothing(self, straight, tmp_path, caplog):
         run = Path(shutil.copytree(straight, tmp_path / "run"))
         shutil.rmtree(replay_folder(run, 12))
         assert train_in(run).finished
         assert REFILLS not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"), [((6, 7), "the replay is refilled"), ((7,), "the replay of seed 7 is refilled"), ((), "")]
+)
+def test_a_run_of_several_seeds_says_once_where_it_resumes_and_which_replays_are_refilled(lacking, said, caplog):
+    caplog.set_level("INFO", logger="absl")
+    configs = [make_config(**OVERRIDES, seed=seed) for seed in (6, 7)]
+    checkpointer = types.SimpleNamespace(steps=lambda: [4, 8], forget_after=lambda done, among: None)
+    whole, bare = types.SimpleNamespace(replay=np.zeros(1)), types.SimpleNamespace(replay=())
+    states = [bare if config.seed in lacking else whole for config in configs]
+    starts = [Snapshot(state=state, counters=Counters(learner_steps=4), episodes={}) for state in states]
+    settle_starts(configs, [checkpointer, checkpointer], whole, starts, lambda text: [text])
+    assert caplog.text.count("Resumes the run in this folder after update 4; repeats 4 that were done after it.") == 1
+    assert caplog.text.count("not bit for bit") == bool(said)
+    assert said in caplog.text
 
 
 def test_facts_seal_the_records_of_the_replay(copy):

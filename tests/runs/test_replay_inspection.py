@@ -51,18 +51,19 @@ def batch_ring(num_updates, size=3):
     return ring
 
 
-def sequence_ring(num_updates, kind="recurrent"):
+def sequence_ring(num_updates, kind="recurrent", reopened=None):
+    """A ring, and a plain buffer with the same; environments are reopened before the rollout of this number."""
     replay, made = replay_on(kind, 1), Rollouts(KINDS[kind])
     ring, plain = jax.jit(replay.init, out_shardings=replay.sharding)(), PlainBuffer(KINDS[kind])
     insert = jax.jit(replay.insert)
-    for _ in range(num_updates):
-        rollout = made.make()
+    for number in range(num_updates):
+        rollout = made.make(reopened=number == reopened)
         ring = insert(ring, rollout)
         plain.insert(rollout)
     return ring, plain
 
 
-def save(folder, ring, step=STEP):
+def save(folder, ring, step=STEP, placement="sebulba"):
     """A checkpoint with this ring, which is on one device."""
     config = make_config(agent="impact", replay__batches=3, replay__uses=2, actors__unroll_length=4)
     learner = make_learner()
@@ -73,7 +74,9 @@ def save(folder, ring, step=STEP):
     (folder / "config.json").write_text("{}")
     with Checkpointer(folder, keep=9) as checkpointer:
         found = Snapshot(state=state, counters=Counters(learner_steps=step), episodes={})
-        checkpointer.save(found, config=to_dict(config), manifest={"commit": "a"})
+        values = to_dict(config)
+        values["topology"]["placement"] = placement
+        checkpointer.save(found, config=values, manifest={"commit": "a"})
 
 
 def read(folder, step=STEP):
@@ -126,6 +129,28 @@ def test_a_ring_of_sequences(tmp_path, num_updates):
         for opened, after in itertools.pairwise(opens):
             expected.append(sum(float(plain.rows[env, row]["reward"]) for row in range(opened, after)))
     np.testing.assert_allclose(np.sort(found.returns), np.sort(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("placement", ["sebulba", "anakin"])
+def test_an_episode_that_reopening_cut_is_not_whole(tmp_path, placement):
+    """Unless it had terminated. Under Anakin environments that open together have ended together."""
+    ring, plain = sequence_ring(7, reopened=5)
+    save(tmp_path, ring, placement=placement)
+    begin, cut, end = 3 * 4, 5 * 4, 7 * 4
+    whole, left_out = [], 0
+    for env in range(B):
+        rows = [plain.rows[env, row] for row in range(end + 1)]
+        opens = [row for row in range(begin + 1, end + 1) if rows[row]["first"]]
+        for opened, after in itertools.pairwise(opens):
+            terminated = 0 in (rows[after - 1]["discount"], rows[after - 2]["discount"])
+            if placement == "sebulba" and after == cut and not terminated:
+                left_out += 1
+            else:
+                whole.append(sum(float(rows[row]["reward"]) for row in range(opened, after)))
+    assert (left_out > 5) == (placement == "sebulba")
+    assert any(plain.rows[env, cut - 1]["discount"] == 0 for env in range(B))
+    found = read(tmp_path).replay.returns
+    np.testing.assert_allclose(np.sort(found), np.sort(whole), rtol=1e-4, atol=1e-4)
 
 
 def test_a_ring_that_does_not_keep_who_acted_has_no_ages(tmp_path):

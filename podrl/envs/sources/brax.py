@@ -10,8 +10,10 @@ Source: Freeman et al. 2021, arXiv:2106.13281.
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
+import io
 import json
 from typing import Any
 import warnings
@@ -26,7 +28,8 @@ from podrl.envs.source import EvaluationProtocol, JaxEnvironment, Source
 from podrl.types import EnvSpec, PyTree
 
 try:
-    from brax import envs
+    with contextlib.redirect_stdout(io.StringIO()):  # MuJoCo prints that there is no Warp, which nothing here needs.
+        from brax import envs
 except ModuleNotFoundError as missing:  # A missing dependency of Brax keeps its own error.
     if missing.name != "brax":
         raise
@@ -143,9 +146,15 @@ def _resolve(config: EnvConfig) -> tuple[Any, _Options]:
         )
     options = _Options(**config.options)
     check_one_of("env.options.backend", options.backend, _BACKENDS)
+    return _load(config.id, options.backend), options
+
+
+@functools.cache
+def _load(env_id: str, backend: str) -> Any:
+    """Makes Brax's own environment, a record of pure functions; that takes a second."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # They warn that the environments are no longer developed.
-        return envs.get_environment(config.id, backend=options.backend), options
+        return envs.get_environment(env_id, backend=backend)
 
 
 SOURCE = Source(

@@ -92,7 +92,7 @@ def _row(outcomes: Sequence[SimulatedRun]) -> dict[str, Any]:
     return {
         "hosts": outcomes[0].hosts,
         "env_steps_per_second": spread([one.env_steps_per_second for one in outcomes]),
-        "updates_per_second": spread([len(one.update_s) / one.update_s.sum() for one in outcomes]),
+        "updates_per_second": spread([len(one.update_s) / float(one.update_s.sum()) for one in outcomes]),
         "lag": float(np.mean([sum(lag * share for lag, share in one.lag.items()) for one in outcomes])),
         "learner": learner,
         "learner_idle": learner["wait_rollouts"] + learner["wait_hosts"],
