@@ -1,9 +1,9 @@
 """PQN on MinAtar's Breakout, with environments inside the compiled program: minutes on a laptop.
 
 Another game: `--config.env.id=SpaceInvaders-MinAtar`. Hyper-parameters are those of the authors' code, except for two.
-The network gets the pixels as a vector, as in `configs/ppo_minatar.py`; `--config.network.encoder=minatar` is theirs, at
-several times the cost. And the actors end with one action at random in a hundred, where theirs have one in twenty:
-Breakout is lost by a single one at the wrong moment. Evaluate with `--config.evaluate.greedy=true`.
+The network gets the pixels as a vector, as in `configs/ppo_minatar.py`. Theirs is `--config.network.encoder=minatar`, at
+several times the cost. And in the end one action of a hundred is random, instead of one of twenty, as in Breakout a
+single one at the wrong moment loses the game.
 
 Source: Gallici et al. 2024, arXiv:2407.04811, https://github.com/mttga/purejaxql.
 """
