@@ -1,8 +1,8 @@
 """PQN on MinAtar's Breakout, with environments inside the compiled program: minutes on a laptop.
 
 Another game: `--config.env.id=SpaceInvaders-MinAtar`. Hyper-parameters are those of the authors' code, except for two.
-The network gets the pixels as a vector, as in `configs/ppo_minatar.py`. Theirs is `--config.network.encoder=minatar`, at
-several times the cost. And in the end one action of a hundred is random, instead of one of twenty, as in Breakout a
+The network gets the pixels as a vector, as in `configs/ppo_minatar.py`; theirs is `--config.network.encoder=minatar`,
+at several times the cost. And in the end one action of a hundred is random, instead of one of twenty: in Breakout a
 single one at the wrong moment loses the game.
 
 Source: Gallici et al. 2024, arXiv:2407.04811, https://github.com/mttga/purejaxql.
