@@ -18,6 +18,7 @@ from podrl.agents.parts.actor_critic import evaluate_values, fresh_rollouts, mak
 from podrl.agents.parts.epochs import (
     Experience,
     check_shuffle,
+    estimate_gae,
     evaluate_minibatch,
     normalize_advantages,
     take_epochs,
@@ -31,7 +32,6 @@ from podrl.networks.interface import Network, Networks
 from podrl.ops.losses import clipped_surrogate_loss, clipped_value_loss, masked_mean, value_loss
 from podrl.ops.minibatches import accumulate_gradients
 from podrl.ops.optimizers import share_left
-from podrl.ops.returns import clip_reward, gae
 from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Trajectory
 
 
@@ -177,13 +177,7 @@ def estimate_advantages(
         network, params, trajectory, config.minibatches, micro_batches, last_only=not config.recompute_values
     )
     values = evaluated if config.recompute_values else jnp.concatenate([values, evaluated[-1:]])
-    advantages = gae(
-        values,
-        clip_reward(trajectory.reward * config.reward_scale, config.max_reward),
-        trajectory.discount * config.discount,
-        trajectory.is_transition,
-        lambda_=config.lambda_,
-    )
+    advantages = estimate_gae(config, trajectory, values)
     values = values[:-1]
     return Experience(trajectory=trajectory, values=values, targets=values + advantages, advantages=advantages)
 

@@ -3,33 +3,38 @@
 A target network acts: a copy of the parameters theta that is renewed every `target_period` calls of `learn`. The E-step
 (`podrl.ops.vmpo`) weights the half of a batch with the highest advantages by exp(advantage / temperature). The M-step
 fits the policy to these weights, and a multiplier for each divergence from the target holds it near the target.
-Temperature and multipliers are learned too (`podrl.ops.duals`), with an optimizer of their own. There are no importance
-weights and no entropy bonus. Advantages are returns to the unroll's end, or lambda-returns, minus theta's own values.
+Temperature and multipliers are learned too, with an optimizer of their own. There are no importance weights and no
+entropy bonus. Advantages are returns to the unroll's end, or lambda-returns, minus theta's own values.
 
-An update takes one optimizer step, on the whole batch. With a lag some batches are an earlier target's.
+An update takes one optimizer step on the whole batch, as in the paper, or `epochs` passes of `minibatches` steps, each
+with its minibatch's better half, on advantages estimated once. With a lag some batches are an earlier target's.
 
 Source: Song et al. 2019, arXiv:1909.12238, section 4 and appendix C.
 """
 
+from collections.abc import Callable
 import dataclasses
+import functools
 
 import jax
 from jax import numpy as jnp
 import optax
 
 from podrl.agents.parts.actor_critic import evaluate_values, fresh_rollouts, make_actor_critic_agent
+from podrl.agents.parts.duals import take_dual_step, with_duals
+from podrl.agents.parts.epochs import Experience, check_shuffle, estimate_gae, evaluate_minibatch, take_epochs
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import OptimizerOverRun, make_optimizer
+from podrl.agents.parts.q_learning import with_target
 from podrl.agents.parts.value_scale import move_value_scale, popart_moments, with_value_scale
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.popart import PopArtConfig
-from podrl.config.ranges import check_values, number, text
+from podrl.config.ranges import check_values, choice, number, text
 from podrl.networks.interface import Network, Networks
-from podrl.ops.duals import LEAST_DUAL, dual_loss, dual_penalty, initial_multipliers, project_duals
+from podrl.ops.duals import LEAST_DUAL, dual_penalty, initial_multipliers
 from podrl.ops.losses import masked_mean, value_loss
 from podrl.ops.minibatches import accumulate_gradients
-from podrl.ops.returns import clip_reward, gae
-from podrl.ops.vmpo import Weighted, temperature_loss, weigh_trajectory, weight_metrics
+from podrl.ops.vmpo import Weighted, vmpo_dual_loss, weigh, weight_metrics
 from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Trajectory
 
 
@@ -56,6 +61,9 @@ class AgentConfig:
         mean_epsilon: Bound on the divergence in the mean of continuous actions, in nats.
         covariance_epsilon: Bound on the divergence in their covariance, in nats.
         value_cost: Weight of the value loss, 0.5 * (target - value)**2.
+        epochs: Passes over the batch.
+        minibatches: Optimizer steps in an epoch.
+        shuffle: What a minibatch is: `environments`, unrolls of some environments; or `time`, some rows of all.
         reward_scale: Rewards are multiplied by it, then clipped.
         max_reward: Rewards are clipped to [-max_reward, max_reward]; 0 leaves them as they are.
         popart: Whether and how values are normalised, see `podrl.ops.popart`; advantages are in the same units.
@@ -75,6 +83,9 @@ class AgentConfig:
     mean_epsilon: float = number(1e-12, 1e6, 0.0075)
     covariance_epsilon: float = number(1e-12, 1e6, 1e-5)
     value_cost: float = number(0, 1e6, 1.0)
+    epochs: int = number(1, 1000, 1)
+    minibatches: int = number(1, 4096, 1)
+    shuffle: str = choice(("environments", "time"), "environments")
     reward_scale: float = number(1e-9, 1e9, 1.0)
     max_reward: float = number(0, 1e9, 0.0)
     popart: PopArtConfig = dataclasses.field(default_factory=lambda: PopArtConfig(enabled=True))
@@ -89,7 +100,9 @@ class AgentConfig:
     @property
     def update_shape(self) -> UpdateShape:
         """How an update divides its batch."""
-        return UpdateShape()
+        return UpdateShape(
+            minibatches=self.minibatches, epochs=self.epochs, divides_rows=self.shuffle == "time", loops_steps=True
+        )
 
 
 def make_agent(
@@ -112,73 +125,93 @@ def make_agent(
         num_updates: Number of the run's last update, for learning rates that decay.
         ahead: See `podrl.ops.optimizers.share_left`.
         partition: How the update goes through its batch.
+
+    Raises:
+        ConfigError: If `agent.shuffle` does not fit the network.
     """
     network = networks.actor_critic()
+    check_shuffle(config.shuffle, network)
     optimizer, dual_optimizer = (
         make_optimizer(section, config.update_shape, num_updates=num_updates, ahead=ahead)
         for section in (config.optimizer, config.dual_optimizer)
     )
+    learn = _make_learn(config, network, (optimizer, dual_optimizer), partition)
+    agent = make_actor_critic_agent(network, optimizer, lambda output: {"policy": output.policy}, learn)
+    agent = dataclasses.replace(with_target(agent), actor_params=lambda state: state.extra["target"])
 
-    def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
-        trajectory = fresh_rollouts(batch)
-        num_transitions = jnp.sum(trajectory.is_transition, dtype=jnp.float32)
-        extra, learning_rate = state.extra, optimizer.rate(state.step)
-        weighted = take_e_step(config, network, state, trajectory, partition)
+    def first_duals() -> PyTree:
+        costs = initial_multipliers(network.policy, config.kl_cost)
+        return {"temperature": jnp.float32(config.temperature), "kl_cost": costs}
 
-        def loss_fn(params: PyTree, part: Weighted) -> tuple[jax.Array, Metrics]:
-            return vmpo_loss(config, network, params, extra, part, num_transitions)
+    return with_value_scale(with_duals(agent, dual_optimizer, first_duals), config.popart)
+
+
+def _make_learn(
+    config: AgentConfig, network: Network, optimizers: tuple[OptimizerOverRun, OptimizerOverRun], partition: Partition
+) -> Callable[[LearnerState, Batch], tuple[LearnerState, Metrics, None]]:
+    """Returns V-MPO's `Agent.learn`; the optimizers are those of the parameters and of the duals."""
+    optimizer, dual_optimizer = optimizers
+    limits = {"choices": config.kl_epsilon, "mean": config.mean_epsilon, "covariance": config.covariance_epsilon}
+
+    def sgd_step(state: LearnerState, minibatch: Experience) -> tuple[LearnerState, Metrics]:
+        mask, advantages = minibatch.select((minibatch.trajectory.is_transition, minibatch.advantages))
+        count, extra = jnp.sum(mask, dtype=jnp.float32), state.extra
+        weighted = weigh(minibatch, advantages, mask, extra["duals"]["temperature"], fraction=config.top_fraction)
+
+        def loss_fn(params: PyTree, part: Weighted[Experience]) -> tuple[jax.Array, Metrics]:
+            return vmpo_loss(config, network, params, extra, part, count)
 
         (_, metrics), grads = accumulate_gradients(
             loss_fn, state.params, weighted, partition.micro_batches, rolled=partition.rolls_micro_batches
         )
         state, norm = optimizer.apply(state, grads)
-        state, metrics = take_dual_step(config, dual_optimizer, state, weighted, metrics)
-        metrics = {**metrics, "grad/norm": norm, "loss/learning_rate": learning_rate}
+        bounds = {name: (metrics[f"policy/kl_{name}"], limits[name]) for name in extra["duals"]["kl_cost"]}
+        state, losses = take_dual_step(
+            dual_optimizer, state, lambda duals: vmpo_dual_loss(duals, weighted, bounds, config.temperature_epsilon)
+        )
+        total = metrics["loss/total"] + losses["loss/temperature"] + losses["loss/multipliers"]
+        return state, {**metrics, **losses, **weight_metrics(weighted, count), "loss/total": total, "grad/norm": norm}
+
+    def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
+        trajectory = fresh_rollouts(batch)
+        experience = estimate_advantages(config, network, state, trajectory, partition.micro_batches)
+        moments = popart_moments(state.extra.get("popart"), experience.targets, trajectory.is_transition)
+        state, metrics = take_epochs(state, experience, sgd_step, config.update_shape, rolled=partition.rolls_steps)
+        metrics = {**metrics, **moments, "loss/learning_rate": optimizer.rate(state.step)}
         state, metrics = move_value_scale(config.popart, network, state, metrics, trajectory)
-        target = optax.periodic_update(state.params, extra["target"], state.learner_step + 1, config.target_period)
+        calls, period = state.learner_step + 1, config.target_period
+        target = optax.periodic_update(state.params, state.extra["target"], calls, period)
         return dataclasses.replace(state, extra={**state.extra, "target": target}), metrics, None
 
-    acting = make_actor_critic_agent(network, optimizer, lambda output: {"policy": output.policy}, learn)
-
-    def init(key: jax.Array) -> LearnerState:
-        state, costs = acting.init(key), initial_multipliers(network.policy, config.kl_cost)
-        duals = {"temperature": jnp.float32(config.temperature), "kl_cost": costs}
-        target = jax.tree.map(jnp.copy, state.params)  # A copy, as both may be donated.
-        extra = {"target": target, "duals": duals, "dual_optimizer": dual_optimizer.init(duals)}
-        return dataclasses.replace(state, extra=extra)
-
-    agent = dataclasses.replace(acting, init=init, actor_params=lambda state: state.extra["target"])
-    return with_value_scale(agent, config.popart)
+    return learn
 
 
-def take_e_step(
-    config: AgentConfig, network: Network, state: LearnerState, trajectory: Trajectory, partition: Partition
-) -> Weighted:
-    """Estimates the advantages of a trajectory [T, B] with the parameters before the update, and weights by them."""
-    if partition.micro_batches == 1:  # As the loss evaluates it, so that the compiler does it once for both.
+def estimate_advantages(
+    config: AgentConfig, network: Network, state: LearnerState, trajectory: Trajectory, micro_batches: int = 1
+) -> Experience:
+    """What V-MPO computes of a trajectory [T, B] once, with the parameters before the update, in the values' units."""
+    if config.update_shape.optimizer_steps == micro_batches == 1:  # As the loss does it: compiled once for both.
         outputs = network.unroll(state.params, trajectory)[0].value
     else:
-        outputs = evaluate_values(network, state.params, trajectory, 1, partition.micro_batches)
+        outputs = evaluate_values(network, state.params, trajectory, config.minibatches, micro_batches)
     popart = state.extra.get("popart")
     values = outputs if popart is None else popart.unnormalize(outputs)
-    advantages = gae(
-        values,
-        clip_reward(trajectory.reward * config.reward_scale, config.max_reward),
-        trajectory.discount * config.discount,
-        trajectory.is_transition,
-        lambda_=config.lambda_,
-    )
+    advantages = estimate_gae(config, trajectory, values)
     targets = values[:-1] + advantages
     if popart is not None:
         advantages, targets = advantages / popart.scale, popart.normalize(targets)
-    temperature = state.extra["duals"]["temperature"]
-    return weigh_trajectory(trajectory, advantages, targets, temperature, fraction=config.top_fraction)
+    return Experience(trajectory=trajectory, values=outputs[:-1], targets=targets, advantages=advantages)
 
 
 def vmpo_loss(
-    config: AgentConfig, network: Network, params: PyTree, extra: PyTree, part: Weighted, num_transitions: jax.Array
+    config: AgentConfig,
+    network: Network,
+    params: PyTree,
+    extra: PyTree,
+    part: Weighted[Experience],
+    num_transitions: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
-    """The loss of V-MPO's parameters on some environments of a batch, as their share of the loss of the whole batch.
+    """The loss of V-MPO's parameters on some environments of a minibatch, as their share of the loss of all of it.
 
     Args:
         config: Hyper-parameters.
@@ -186,25 +219,25 @@ def vmpo_loss(
         params: Its parameters; the loss is differentiated with respect to them.
         extra: `target`, the target network's parameters, and `duals`; they get no gradient.
         part: The environments; reset rows carry no loss.
-        num_transitions: [] real transitions in the whole batch, by which sums are divided.
+        num_transitions: [] real transitions in the whole minibatch, by which sums are divided.
 
     Returns:
-        The loss without the terms of the duals, and metrics that add up to the batch's when summed over its parts.
+        The loss without the terms of the duals, and metrics that add up to those of the whole minibatch.
 
     Source: Song et al. 2019, arXiv:1909.12238, equations 3 and 5.
     """
-    policy, trajectory, mask = network.policy, part.trajectory, part.trajectory.is_transition
-    output, _ = network.unroll(params, trajectory)
-    slow_output, _ = network.unroll(jax.lax.stop_gradient(extra["target"]), trajectory)
-    learned, target = output.policy[:-1], slow_output.policy[:-1]
-
-    def mean(x: jax.Array) -> jax.Array:
-        return masked_mean(x, mask, count=num_transitions)
-
-    imitation = masked_mean(-part.weights * policy.log_prob(learned, trajectory.action), part.selected, count=1)
+    policy, experience, trajectory = network.policy, part.batch, part.batch.trajectory
+    output = evaluate_minibatch(network, params, experience)
+    slow_output = evaluate_minibatch(network, jax.lax.stop_gradient(extra["target"]), experience)
+    learned, target = output.policy, slow_output.policy
+    action, behaviour, targets, mask = experience.select(
+        (trajectory.action, trajectory.behaviour["policy"], experience.targets, trajectory.is_transition)
+    )
+    mean = functools.partial(masked_mean, mask=mask, count=num_transitions)
+    imitation = masked_mean(-part.weights * policy.log_prob(learned, action), part.selected, count=1)
     kls = {name: mean(kl) for name, kl in policy.kl_parts(target, learned).items()}
     penalties = [dual_penalty(extra["duals"]["kl_cost"][name], kl) for name, kl in kls.items()]
-    value = mean(value_loss(output.value[:-1], part.targets))
+    value = mean(value_loss(output.value, targets))
     loss = imitation + sum(penalties) + config.value_cost * value
     return loss, {
         "loss/total": loss,
@@ -212,39 +245,6 @@ def vmpo_loss(
         "loss/value": value,
         "policy/entropy": mean(policy.entropy(learned)),
         "policy/kl": mean(policy.kl(target, learned)),
-        "policy/kl_to_behaviour": mean(policy.kl(trajectory.behaviour["policy"], learned)),
+        "policy/kl_to_behaviour": mean(policy.kl(behaviour, learned)),
         **{f"policy/kl_{name}": kl for name, kl in kls.items()},
-        **popart_moments(extra.get("popart"), part.targets, mask, num_transitions),
-    }
-
-
-def take_dual_step(
-    config: AgentConfig, optimizer: OptimizerOverRun, state: LearnerState, weighted: Weighted, metrics: Metrics
-) -> tuple[LearnerState, Metrics]:
-    """Takes the optimizer step of the duals; adds their part to `metrics`, which has the divergences.
-
-    Source: Song et al. 2019, arXiv:1909.12238, equations 4 and 5.
-    """
-    limits = {"choices": config.kl_epsilon, "mean": config.mean_epsilon, "covariance": config.covariance_epsilon}
-    duals = state.extra["duals"]
-
-    def loss_fn(duals: PyTree) -> tuple[jax.Array, Metrics]:
-        epsilon, selected = config.temperature_epsilon, weighted.selected
-        temperature = temperature_loss(duals["temperature"], weighted.advantages, selected, epsilon)
-        costs = duals["kl_cost"].items()
-        terms = (dual_loss(cost, metrics[f"policy/kl_{name}"], limits[name]) for name, cost in costs)
-        multipliers = jnp.asarray(sum(terms))
-        return temperature + multipliers, {"loss/temperature": temperature, "loss/multipliers": multipliers}
-
-    grads, losses = jax.grad(loss_fn, has_aux=True)(duals)
-    updates, optimizer_state = optimizer.at(state.step).update(grads, state.extra["dual_optimizer"], duals)
-    moved = project_duals(optax.apply_updates(duals, updates))
-    extra = {**state.extra, "duals": moved, "dual_optimizer": optimizer_state}
-    return dataclasses.replace(state, extra=extra), {
-        **metrics,
-        **losses,
-        **weight_metrics(weighted),
-        "loss/total": metrics["loss/total"] + losses["loss/temperature"] + losses["loss/multipliers"],
-        "policy/temperature": duals["temperature"],
-        **{f"policy/kl_cost_{name}": cost for name, cost in duals["kl_cost"].items()},
     }

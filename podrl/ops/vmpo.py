@@ -1,54 +1,57 @@
 """V-MPO's E-step: which transitions a policy should imitate, and by how much.
 
-All functions take the whole batch [T, B], on however many devices it lies: the better half and the sum that normalises
-the weights are the batch's, not a device's or a minibatch's. The same transitions D~ are in the sum of the weights and
-in that of the temperature's loss.
+All functions take the whole batch [T, B] of an optimizer step, on however many devices it lies: the better half and the
+sum that normalises the weights are the batch's, not a device's. The same transitions D~ are in the sum of the weights
+and in that of the temperature's loss.
 
 Source: Song et al. 2019, arXiv:1909.12238, section 4.
 """
 
-from collections.abc import Callable
-import dataclasses
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic
 
 from flax import struct
 import jax
 from jax import numpy as jnp
 
-from podrl.types import Metrics, Trajectory
+from podrl.ops.duals import dual_loss
+from podrl.ops.minibatches import AnyBatch
+from podrl.types import Metrics, PyTree
 
 
 @struct.dataclass(kw_only=True)
-class Weighted:
-    """A trajectory, and how much a policy should imitate each of its actions.
+class Weighted(Generic[AnyBatch]):
+    """A batch, and how much a policy should imitate each of its actions.
 
     Attributes:
-        trajectory: [T, B].
-        advantages: [T, B]; zero on reset rows.
-        targets: [T, B] that the network's values should move to, in the network's units.
+        batch: The batch, or a minibatch.
+        advantages: [T, B] of its transitions; zero on reset rows.
         selected: [T, B] bool; whether the policy imitates the action.
         weights: [T, B] by which it does; they sum to one over the whole batch.
     """
 
-    trajectory: Trajectory
+    batch: AnyBatch
     advantages: jax.Array
-    targets: jax.Array
     selected: jax.Array
     weights: jax.Array
 
-    def map(self, timed: Callable[[Any], Any], untimed: Callable[[Any], Any]) -> "Weighted":
+    def map(self, timed: Callable[[Any], Any], untimed: Callable[[Any], Any]) -> "Weighted[AnyBatch]":
         """The same with `timed` of each leaf with a time axis, and `untimed` of each without."""
-        fields = {field.name: timed(getattr(self, field.name)) for field in dataclasses.fields(self)[1:]}
-        return Weighted(trajectory=self.trajectory.map(timed, untimed), **fields)
+        return Weighted(
+            batch=self.batch.map(timed, untimed),
+            advantages=timed(self.advantages),
+            selected=timed(self.selected),
+            weights=timed(self.weights),
+        )
 
 
-def weigh_trajectory(
-    trajectory: Trajectory, advantages: jax.Array, targets: jax.Array, temperature: jax.Array, *, fraction: float
-) -> Weighted:
+def weigh(
+    batch: AnyBatch, advantages: jax.Array, is_transition: jax.Array, temperature: jax.Array, *, fraction: float
+) -> Weighted[AnyBatch]:
     """Weights the actions of a whole batch by their advantages; see `select_top` and `advantage_weights`."""
-    selected = select_top(advantages, trajectory.is_transition, fraction)
+    selected = select_top(advantages, is_transition, fraction)
     weights = advantage_weights(advantages, selected, temperature)
-    return Weighted(trajectory=trajectory, advantages=advantages, targets=targets, selected=selected, weights=weights)
+    return Weighted(batch=batch, advantages=advantages, selected=selected, weights=weights)
 
 
 def select_top(advantages: jax.Array, is_transition: jax.Array, fraction: float = 0.5) -> jax.Array:
@@ -111,15 +114,40 @@ def temperature_loss(temperature: jax.Array, advantages: jax.Array, selected: ja
     return jnp.where(num > 0, loss, 0.0)
 
 
-def weight_metrics(weighted: Weighted) -> Metrics:
-    """Metrics of a whole batch's weights.
+def vmpo_dual_loss(
+    duals: PyTree, weighted: Weighted[AnyBatch], divergences: Mapping[str, tuple[jax.Array, float]], epsilon: float
+) -> tuple[jax.Array, Metrics]:
+    """The loss of the temperature and of the divergences' multipliers.
+
+    Args:
+        duals: `temperature` [] and `kl_cost`, a multiplier [] for each divergence, by its name.
+        weighted: The whole batch.
+        divergences: Each divergence [] and its bound, by name.
+        epsilon: The bound on the weights' divergence from equal ones.
+
+    Returns:
+        The loss [], and metrics: its two terms, and the duals.
+
+    Source: Song et al. 2019, arXiv:1909.12238, equations 4 and 5.
+    """
+    temperature = temperature_loss(duals["temperature"], weighted.advantages, weighted.selected, epsilon)
+    multipliers = jnp.asarray(sum(dual_loss(cost, *divergences[name]) for name, cost in duals["kl_cost"].items()))
+    return temperature + multipliers, {
+        "loss/temperature": temperature,
+        "loss/multipliers": multipliers,
+        "policy/temperature": duals["temperature"],
+        **{f"policy/kl_cost_{name}": cost for name, cost in duals["kl_cost"].items()},
+    }
+
+
+def weight_metrics(weighted: Weighted[AnyBatch], num_transitions: jax.Array) -> Metrics:
+    """Metrics of the weights of a whole batch, which has `num_transitions` [] real transitions.
 
     Returns:
         `policy/selected`, the share of transitions in D~; `policy/largest_weight`; and `policy/weight_kl`, the
         divergence KL(psi || equal weights on D~) in nats, which the temperature's loss takes to its `epsilon`.
     """
     num = jnp.sum(weighted.selected, dtype=jnp.float32)
-    num_transitions = jnp.sum(weighted.trajectory.is_transition, dtype=jnp.float32)
     positive = jnp.where(weighted.weights > 0, weighted.weights, 1.0)
     return {
         "policy/selected": num / jnp.maximum(num_transitions, 1),

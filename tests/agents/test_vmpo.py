@@ -5,8 +5,8 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from podrl.agents.parts.interface import Partition
-from podrl.agents.vmpo import AgentConfig, make_agent, take_e_step, vmpo_loss
+from podrl.agents.parts.epochs import Experience
+from podrl.agents.vmpo import AgentConfig, estimate_advantages, make_agent, vmpo_loss
 from podrl.config.config import ConfigError
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.popart import PopArtConfig
@@ -14,7 +14,7 @@ from podrl.networks.available import make_networks
 from podrl.networks.interface import NetworkOutput
 from podrl.ops.duals import LEAST_DUAL
 from podrl.ops.gaussian import make_gaussian
-from podrl.ops.vmpo import Weighted
+from podrl.ops.vmpo import Weighted, weigh
 from tests.agents.test_impala import NUM_ACTIONS, around, chain, tabular_network
 from tests.agents.test_sums import log_softmax, random_case
 from tests.short_runs import make_agent as make_run_agent
@@ -42,9 +42,14 @@ def make_state(params, agent, target=None, **duals):
 
 def e_step(config, network, state, trajectory):
     """Compiled: eagerly, each operation would be a program of its own."""
-    return jax.jit(lambda state, trajectory: take_e_step(config, network, state, trajectory, Partition()))(
-        state, trajectory
-    )
+
+    @jax.jit
+    def run(state, trajectory):
+        experience = estimate_advantages(config, network, state, trajectory)
+        temperature = state.extra["duals"]["temperature"]
+        return weigh(experience, experience.advantages, trajectory.is_transition, temperature, fraction=0.5)
+
+    return run(state, trajectory)
 
 
 def run_updates(agent, state, trajectory, num):
@@ -145,6 +150,36 @@ def test_the_target_acts_and_is_renewed_after_every_period():
     assert float(jnp.abs(params[3] - params[6]).max()) > 0.1
 
 
+def test_passes_are_steps_on_one_batch_with_the_same_advantages():
+    """Where the values stay, they are updates from the same batch; where they move, only the first would be."""
+    trajectory = chain([0, 1, 2, 3, 0], [1, 0, 1, 0], [2.0, -1.0, 1.0, 0.0])
+
+    def after(num_updates, **config):
+        agent = make_tabular_agent(target_period=100, **config)
+        state = run_updates(agent, agent.init(jax.random.key(0)), trajectory, num_updates)
+        return state.params, state.extra["duals"]
+
+    for value_cost, same in ((0.0, True), (10.0, False)):
+        passes, updates = after(1, epochs=8, value_cost=value_cost), after(8, value_cost=value_cost)
+        close = jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-4, atol=1e-6), passes, updates)
+        assert all(jax.tree.leaves(close)) == same
+
+
+def test_each_minibatch_has_a_better_half_of_its_own():
+    """The second environment's rewards are lower than all of the first's: only alone is its better action imitated."""
+    better, worse = chain([0, 1, 0], [1, 1], [9.0, 8.0]), chain([2, 3, 2], [1, 1], [1.0, 0.0])
+    worse = dataclasses.replace(worse, env_index=np.ones(1, np.uint32))
+    both = jax.tree.map(lambda a, b: np.concatenate([a, b], 0 if a.ndim == 1 else 1), better, worse)
+
+    def preferred(minibatches):
+        agent = make_tabular_agent(minibatches=minibatches, target_period=1)
+        policy = run_updates(agent, agent.init(jax.random.key(0)), both, 1).extra["target"]["policy"]
+        return np.asarray(policy[:, 1] > policy[:, 0] + 1e-3)
+
+    np.testing.assert_array_equal(preferred(1), [True, True, False, False])
+    np.testing.assert_array_equal(preferred(2), [True, False, True, False])
+
+
 def test_a_bound_of_almost_zero_leaves_the_policy_where_it_is():
     trajectory = chain([2, 0], [1], [1.0])
 
@@ -195,7 +230,8 @@ def test_mean_and_covariance_are_held_by_multipliers_of_their_own(name, other):
     params = NETWORK.init(None)
     target = {**params, "policy": params["policy"] + 0.3}
     ones, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
-    weighted = Weighted(trajectory=trajectory, advantages=zero, targets=zero, selected=ones > 0, weights=zero)
+    experience = Experience(trajectory=trajectory, values=zero, targets=zero, advantages=zero)
+    weighted = Weighted(batch=experience, advantages=zero, selected=ones > 0, weights=zero)
     extra = {"target": target, "duals": {"kl_cost": {name: jnp.float32(2.0), other: jnp.float32(0.0)}}}
     slopes, metrics = jax.grad(
         lambda p: vmpo_loss(AgentConfig(**PLAIN), network, p, extra, weighted, jnp.float32(1)), has_aux=True
@@ -217,7 +253,7 @@ def test_popart_puts_advantages_into_the_units_of_the_targets_and_moves_no_value
     config = AgentConfig(**{**PLAIN, "popart": PopArtConfig(enabled=True)})
     weighted = e_step(config, NETWORK, after, trajectory)
     np.testing.assert_allclose(weighted.advantages * popart.scale, trajectory.reward, rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(popart.unnormalize(weighted.targets), trajectory.reward, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(popart.unnormalize(weighted.batch.targets), trajectory.reward, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(

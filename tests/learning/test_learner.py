@@ -276,7 +276,10 @@ def test_vmpos_better_half_is_the_batchs_and_gathers_nothing_but_advantages():
     assert not find_collectives_in_loops(compiled)
 
 
-@pytest.mark.parametrize("options", [{}, pytest.param(MEMORY, marks=pytest.mark.slow)], ids=["mlp", "lstm"])
+STEPS = {"agent__epochs": 2, "agent__minibatches": 5, "agent__shuffle": "time"}
+
+
+@pytest.mark.parametrize("options", [STEPS, pytest.param(MEMORY, marks=pytest.mark.slow)], ids=["steps", "lstm"])
 def test_vmpo_learns_the_same_on_eight_devices_and_in_parts(options):
     def learn(num_devices, num_pools=1, **parts):
         rates = {"agent__popart__rate": 0.1, "agent__optimizer__epsilon": 1e-3, "agent__dual_optimizer__epsilon": 1e-3}

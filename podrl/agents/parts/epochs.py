@@ -13,6 +13,7 @@ from podrl.config.config import check
 from podrl.networks.interface import NetworkFunctions, Output
 from podrl.ops.losses import mean_and_deviation
 from podrl.ops.minibatches import deal_environments, deal_rows, take_environments, take_rows
+from podrl.ops.returns import clip_reward, gae
 from podrl.types import LearnerState, Metrics, PyTree, Trajectory
 
 
@@ -55,6 +56,23 @@ class Experience:
         return take_environments(self, share, shape.minibatches)
 
 
+def estimate_gae(config: Any, trajectory: Trajectory, values: jax.Array) -> jax.Array:
+    """Returns the advantages [T, B] of a trajectory by `podrl.ops.returns.gae`.
+
+    Args:
+        config: The agent's config, with `reward_scale`, `max_reward`, `discount` and `lambda_`.
+        trajectory: [T, B].
+        values: [T+1, B] in the units of the return.
+    """
+    return gae(
+        values,
+        clip_reward(trajectory.reward * config.reward_scale, config.max_reward),
+        trajectory.discount * config.discount,
+        trajectory.is_transition,
+        lambda_=config.lambda_,
+    )
+
+
 def deal_epoch(key: jax.Array, trajectory: Trajectory, shape: UpdateShape) -> jax.Array:
     """Deals a trajectory [T, B] to the minibatches of one pass; returns the share of each, with a leading axis."""
     if shape.divides_rows:
@@ -82,15 +100,18 @@ def take_epochs(
     """Takes all optimizer steps of an update, in passes over one batch that are each dealt anew.
 
     Args:
-        state: The state, whose key is consumed.
+        state: The state, whose key is consumed unless there is only one step.
         experience: The batch.
         sgd_step: (state, minibatch) -> (state, metrics): one optimizer step.
         shape: How the update divides its batch.
         rolled: Whether the steps are a loop of the compiled program, see `Partition.rolls_steps`.
 
     Returns:
-        The state with a new key, and the means of the steps' metrics.
+        The state with a new key, and the means of the steps' metrics. A single step takes the batch as it is, and the
+        key stays.
     """
+    if shape.optimizer_steps == 1:
+        return sgd_step(state, experience)
     key, shuffle_key = jax.random.split(state.key)
     epoch_keys = jax.random.split(shuffle_key, shape.epochs)
     shares = jax.vmap(lambda epoch_key: deal_epoch(epoch_key, experience.trajectory, shape))(epoch_keys)

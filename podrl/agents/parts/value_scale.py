@@ -25,14 +25,16 @@ def with_value_scale(agent: Agent, config: PopArtConfig) -> Agent:
     return dataclasses.replace(agent, init=init)
 
 
-def popart_moments(popart: PopArt | None, targets: jax.Array, mask: jax.Array, num_transitions: jax.Array) -> Metrics:
+def popart_moments(
+    popart: PopArt | None, targets: jax.Array, mask: jax.Array, num_transitions: jax.Array | None = None
+) -> Metrics:
     """Computes the moments that move the statistics, as metrics that add up over the parts of a batch.
 
     Args:
         popart: The statistics; None if values are not normalised, which has no such metrics.
         targets: [T, B] normalised value targets.
         mask: [T, B] bool; the rows that count.
-        num_transitions: [] real transitions in the whole batch.
+        num_transitions: [] real transitions in the whole batch; None if this is the whole.
     """
     if popart is None:
         return {}
