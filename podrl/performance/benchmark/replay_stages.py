@@ -19,9 +19,9 @@ import numpy as np
 from podrl.experience.unroll import Unroller
 from podrl.learning.learner import Learner
 from podrl.learning.replay import make_replay, updates_before_learning
+from podrl.loops.interface import Assembly
 from podrl.mesh import trajectory_sharding
 from podrl.performance.benchmark.instruments import StageTime, spread, time_threads
-from podrl.performance.benchmark.stages import Parts
 from podrl.performance.composition import COPY, INSERT, SAMPLE
 from podrl.replay.batches import BatchRing
 from podrl.replay.interface import Replay
@@ -47,19 +47,19 @@ class ReplayStages:
     env_steps_per_update: int
 
 
-def open_replay_stages(parts: Parts) -> ReplayStages | None:
+def open_replay_stages(assembly: Assembly) -> ReplayStages | None:
     """Compiles the stages of a run's replay; returns None if it has none."""
-    config, mesh = parts.config, parts.topology.learner
-    replay = make_replay(config, parts.agent, parts.spec, mesh)
+    config, mesh = assembly.config, assembly.topology.learner
+    replay = make_replay(config, assembly.agent, assembly.spec, mesh)
     if replay is None:
         return None
-    learner = parts.learner if isinstance(parts.learner, Learner) else parts.learner.learner
-    rollouts = _make_rollouts(parts)
+    learner = assembly.learner if isinstance(assembly.learner, Learner) else assembly.learner.learner
+    rollouts = _make_rollouts(assembly)
     init = jax.jit(replay.init, out_shardings=learner.state_sharding.replay)
     insert = jax.jit(functools.partial(_insert, replay), donate_argnums=0)
     sample = jax.jit(functools.partial(_sample, replay), donate_argnums=0)
     ring, last, used = jax.eval_shape(lambda key: _sample_once(replay, replay.init(key)), jax.random.key(0))
-    is_whole, keep = isinstance(ring, BatchRing), parts.agent.keep
+    is_whole, keep = isinstance(ring, BatchRing), assembly.agent.keep
     carry = rollouts.carry if is_whole else jax.eval_shape(keep, rollouts.carry)
     inserted, sampled = _bytes(dataclasses.replace(rollouts, carry=carry)), _bytes(last) * used.size
 
@@ -144,15 +144,15 @@ def _sample_once(replay: Replay, ring: PyTree) -> tuple[PyTree, PyTree, jax.Arra
     return ring if isinstance(ring, BatchRing) else replay.write(drawn, draws, priority), last, draws.used
 
 
-def _make_rollouts(parts: Parts) -> Trajectory:
+def _make_rollouts(assembly: Assembly) -> Trajectory:
     """Returns rollouts of an update as the learner has joined them, [T, B], of zeros except for the rewards."""
-    length, num_envs = parts.config.actors.unroll_length, parts.config.actors.num_envs
-    unroller = Unroller(agent=parts.agent, spec=parts.spec, unroll_length=length, num_envs=num_envs)
+    length, num_envs = assembly.config.actors.unroll_length, assembly.config.actors.num_envs
+    unroller = Unroller(agent=assembly.agent, spec=assembly.spec, unroll_length=length, num_envs=num_envs)
     shapes = unroller.state_shape.rollout
     rewards = np.random.default_rng(0).random(shapes.reward.shape, np.float32)
     rollouts = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    rollouts = dataclasses.replace(rollouts, env_index=parts.env_index, reward=rewards)
-    return jax.device_put(rollouts, trajectory_sharding(parts.topology.learner, shapes))
+    rollouts = dataclasses.replace(rollouts, env_index=assembly.env_index, reward=rewards)
+    return jax.device_put(rollouts, trajectory_sharding(assembly.topology.learner, shapes))
 
 
 def _time_calls(call: Callable[[], None], env_steps_per_update: int, seconds: float) -> StageTime:
