@@ -21,18 +21,16 @@ from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.runtime.jax_settings import check_jax_settings
 from podrl.runtime.machine import jax_plugins, keep_freed_memory, require_determinism, skip_absent_tpu, suit_xla_to_cpu
 from podrl.runtime.tables import make_console
-from podrl.runtime.tool import check_known, check_writable, contain, load_overridden, parse_numbers, run_tool
+from podrl.runtime.tool import check_known, check_writable, contain, load_overridden, run_tool
 
 USAGE = """%(prog)s --config configs/impala_atari.py [--config.x.y=...] [--repeats 3] [--seconds 5] [--json FILE]
        %(prog)s --config configs/impala_atari.py --memory [--json FILE]
        %(prog)s --config configs/impala_atari.py --compare configs/impala_atari.py --other.topology.micro_batches=1
-       %(prog)s --config configs/impala_catch.py --processes 1,2,4
 
 Measures environments, acting, learning and the whole run of a config, in env steps (the agent's decisions) and frames
 (the emulator's) per second, and in core-seconds per step. Or, with --compare, the whole runs of two configs in turns:
 --config.x.y=... changes both, --other.x.y=... the compared one. With --memory it only compiles, and says what an update
-takes on each learner device. With --processes it runs the whole job on virtual CPU devices, in one process and in more,
-in turns. Nothing is trained or saved."""
+takes on each learner device. Nothing is trained or saved. tools/scaling_study.py measures jobs of several processes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +44,6 @@ class Command:
         repeats: Repeats of every stage, or of the pair.
         seconds: How long each stage or run takes in each repeat.
         memory: only compile, and report the memory of an update.
-        processes: numbers of processes to compare; empty for none.
-        arguments: What names the config on the command line.
         json: where the report goes; None for nowhere.
     """
 
@@ -57,8 +53,6 @@ class Command:
     repeats: int
     seconds: float
     memory: bool
-    processes: tuple[int, ...]
-    arguments: tuple[str, ...]
     json: Path | None
 
 
@@ -77,7 +71,6 @@ def parse(argv: list[str]) -> Command:
     parser.add_argument("--json", type=absolute_path, help="also write the whole report there")
     parser.add_argument("--compare", metavar="CONFIG", help="measure this config's run and that one's, in turns")
     parser.add_argument("--memory", action="store_true", help="only compile; report what an update takes on a device")
-    parser.add_argument("--processes", metavar="N,N,...", help="measure whole jobs of so many processes, in turns")
     flags, rest = parser.parse_known_args(argv[1:])
     check_known(rest, "--config.", "--other.")
     shared = [argument for argument in rest if argument.startswith("--config.")]
@@ -85,10 +78,6 @@ def parse(argv: list[str]) -> Command:
     check_flag("repeats", flags.repeats, 1, 10**6)
     check_flag("seconds", flags.seconds, 0.001, LONGEST_S)
     check(not (flags.memory and flags.compare), "--memory is of one config. Leave out --compare, and run it twice.")
-    check(
-        not (flags.processes and (flags.memory or flags.compare)),
-        "--processes measures whole jobs of one config. Leave out --memory and --compare.",
-    )
     check_writable("--json", flags.json)
     for argument in others:
         check(flags.compare is not None, f"{argument} changes the compared config. Add --compare CONFIG.")
@@ -100,8 +89,6 @@ def parse(argv: list[str]) -> Command:
         repeats=flags.repeats,
         seconds=flags.seconds,
         memory=flags.memory,
-        processes=parse_numbers("--processes", flags.processes),
-        arguments=(f"--config={flags.config}", *shared, *(["--smoke"] if flags.smoke else [])),
         json=flags.json,
     )
 
@@ -128,7 +115,6 @@ def run(command: Command) -> None:
     from podrl.assembly import resolve
     from podrl.performance.benchmark import (  # JAX: a mistake before need not wait for it.
         instruments,
-        jobs,
         measure,
         report,
     )
@@ -144,10 +130,7 @@ def run(command: Command) -> None:
         require_determinism(os.environ, jax_plugins())
     rounds: dict[str, Any] = {"repeats": command.repeats, "seconds": command.seconds}
     console = make_console()
-    if command.processes:
-        measured = jobs.measure_jobs(config, command.arguments, command.processes, **rounds)
-        report.show_jobs(console, measured)
-    elif command.memory:
+    if command.memory:
         measured = measure.measure_memory(config)
         report.show_memory(console, measured)
     elif other is None:

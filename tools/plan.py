@@ -202,7 +202,7 @@ def predict_here(
     command: Command, config: Any, jobs: Sequence[tuple[int, int]], keep: Callable[[dict[str, Any]], None]
 ) -> None:
     """Predicts jobs on this machine, and with `--check` runs them; prints all, and keeps each as JSON has it."""
-    from podrl.experience.schedule import warm_up_updates
+    from podrl.learning.replay import uncounted_updates
     from podrl.performance.benchmark.jobs import time_job
     from podrl.performance.planning import measured, report
     from podrl.runtime.machine import available_cores
@@ -212,7 +212,7 @@ def predict_here(
     found = []
     for processes, devices in jobs:
         if command.check:
-            job = functools.partial(time_job, command.arguments, processes, devices, warm_up=warm_up_updates(config))
+            job = functools.partial(time_job, command.arguments, processes, devices, warm_up=uncounted_updates(config))
             row = measured.check_here(config, processes, devices, job)
         else:
             row = measured.predict_here(config, processes, devices)

@@ -70,8 +70,8 @@ def run(command: SimulateCommand) -> None:
 
 def hold_against_jobs(command: SimulateCommand, config: Config) -> dict[str, Any]:
     """Holds the simulation against real jobs."""
-    from podrl.experience.schedule import warm_up_updates
     from podrl.launch.local import share_of_cores, usable_cores
+    from podrl.learning.replay import uncounted_updates
     from podrl.performance.planning.child import Child
     from podrl.performance.planning.measurement import measure_host
     from podrl.performance.planning.study import check_jobs
@@ -96,7 +96,7 @@ def hold_against_jobs(command: SimulateCommand, config: Config) -> dict[str, Any
             command.check,
             repeats=command.flags.repeats,
             seconds=command.flags.seconds,
-            warm_up=warm_up_updates(config),
+            warm_up=uncounted_updates(config),
         )
 
 

@@ -24,14 +24,20 @@ import optax
 from podrl.actions import DiscreteActions
 from podrl.agents.parts.interface import Agent, Batch, Partition, SequenceShape, UpdateShape, check_actions
 from podrl.agents.parts.optimizing import make_optimizer
-from podrl.agents.parts.q_learning import check_explorers, epsilon_ladder, make_explorer_agent, with_target
-from podrl.agents.parts.sequences import accumulate_by_sequence, rollouts_of, unroll_after_burn_in
+from podrl.agents.parts.q_learning import (
+    FEWEST_EXPLORERS,
+    check_explorers,
+    epsilon_ladder,
+    make_explorer_agent,
+    with_target,
+)
+from podrl.agents.parts.sequences import accumulate_by_sequence, double_q_behind, double_q_of_first, rollouts_of
 from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import check_values, choice, number, text
 from podrl.networks.interface import Networks, QNetwork
 from podrl.ops.losses import masked_mean, value_loss
-from podrl.ops.q_values import double_q_value, rescale_value, sequence_priority, unscale_value, value_of_action
+from podrl.ops.q_values import rescale_value, sequence_priority, unscale_value
 from podrl.ops.returns import clip_reward, n_step_returns
 from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Sample
 
@@ -98,8 +104,15 @@ class AgentConfig:
         """How an update divides its batch."""
         at_rows = self.starts == "rows"
         extra = self.n_steps - 1 if at_rows else 0
-        sequences = SequenceShape(burn_in=self.burn_in, length=self.length, extra=extra, from_every_row=at_rows)
-        return UpdateShape(sequences=sequences)
+        return UpdateShape(
+            sequences=SequenceShape(
+                burn_in=self.burn_in,
+                length=self.length,
+                extra=extra,
+                from_every_row=at_rows,
+                fewest_in_group=FEWEST_EXPLORERS,
+            )
+        )
 
 
 def make_agent(
@@ -185,10 +198,12 @@ def r2d2_loss(
         The loss, and metrics that add up to the batch's when summed over its parts, with the sequences' priorities [B].
     """
     trajectory = dataclasses.replace(sample.trajectory, carry=_carry_of(network, sample))
-    burn_in, mask = _burn_in(config, sample), _learned(config, sample)
-    online = unroll_after_burn_in(network, params, trajectory, burn_in).q_values
-    slow = unroll_after_burn_in(network, jax.lax.stop_gradient(target), trajectory, burn_in).q_values
-    bootstrap = jax.lax.stop_gradient(double_q_value(slow, online))
+    burn_in = _burn_in(config, sample)
+    if config.starts == "rows" and network.rows is not None and len(trajectory.reward) == config.n_steps:
+        taken, bootstrap = double_q_of_first(network.rows, params, target, trajectory)
+    else:
+        taken, bootstrap = double_q_behind(network, params, target, trajectory, burn_in)
+    mask = _learned(config, sample)[: len(taken)]
     rewards = clip_reward(trajectory.reward * config.reward_scale, config.max_reward)
     returns = n_step_returns(
         unscale_value(bootstrap) if config.rescale_values else bootstrap,
@@ -196,9 +211,8 @@ def r2d2_loss(
         trajectory.discount[burn_in:] * config.discount,
         trajectory.is_transition[burn_in:],
         num_steps=config.n_steps,
-    )
+    )[: len(taken)]
     targets = rescale_value(returns) if config.rescale_values else returns
-    taken = value_of_action(online[:-1], trajectory.action[burn_in:])
     errors = targets - jax.lax.stop_gradient(taken)
     loss = jnp.sum(jnp.where(mask, sample.weight * value_loss(taken, targets), 0.0)) / num_sequences
 

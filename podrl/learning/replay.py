@@ -7,6 +7,7 @@ from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.config.units import describe_bytes
 from podrl.experience.layout import Layout
+from podrl.experience.schedule import warm_up_updates
 from podrl.experience.unroll import Unroller
 from podrl.learning.update_cost import shard_bytes
 from podrl.mesh import Topology
@@ -66,7 +67,9 @@ def ring_shape(config: Config) -> RingShape:
 
 def num_groups(config: Config) -> int:
     """Returns the groups of environments that give equal shares of a batch of sequences."""
-    return config.replay.groups or choose_groups(num_envs=config.actors.num_envs, batch=config.replay.batch)
+    num_envs, batch = config.actors.num_envs, config.replay.batch
+    fewest = config.agent.update_shape.sequences.fewest_in_group
+    return config.replay.groups or choose_groups(num_envs=num_envs, batch=batch, fewest=fewest)
 
 
 def check_sequence_replay(config: Config, layout: Layout, topology: Topology) -> None:
@@ -96,6 +99,18 @@ def check_sequence_replay(config: Config, layout: Layout, topology: Topology) ->
     )
     ring_shape(config)
     config.replay.learner_steps(config.env_steps_per_update, sequences.length)
+
+
+def updates_before_learning(config: Config) -> int:
+    """Returns the first updates of a run whose replay is still too empty for them to learn as much as later ones do."""
+    if config.agent.update_shape.sequences is not None:
+        return ring_shape(config).unrolls_until_drawn(config.replay.min_steps) - 1
+    return config.replay.batches - 1 if config.replay.learns_again else 0
+
+
+def uncounted_updates(config: Config) -> int:
+    """Returns the updates after a run's start that no rate counts: its warm-up, and those before it learns."""
+    return max(warm_up_updates(config), updates_before_learning(config))
 
 
 def replay_bytes(state_shape: LearnerState) -> int:

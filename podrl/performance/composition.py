@@ -18,6 +18,8 @@ from typing import NamedTuple
 STAGE_KEYS = ("env", "act", "transfer", "learn", "reduce")
 COLLECT = "collect"  # The stage that stands for environments, acting and transfer where actors were measured together.
 PROGRAM = "program"  # The stage that stands for all where environments are inside the compiled program.
+# Parts of learning or of that program, and what limits them: their times are not to be added to it.
+INSERT, SAMPLE, COPY = OF_REPLAY = ("insert", "sample", "copy")
 
 
 class StageCost(NamedTuple):

@@ -18,9 +18,19 @@ from podrl.types import PyTree
 _DEFAULTS = (16, 8, 4, 2, 1)
 
 
-def choose_groups(*, num_envs: int, batch: int) -> int:
-    """Returns the largest of 16, 8, 4, 2 and 1 that divides both numbers; never chosen by the devices."""
-    return next(groups for groups in _DEFAULTS if num_envs % groups == 0 and batch % groups == 0)
+def choose_groups(*, num_envs: int, batch: int, fewest: int = 1) -> int:
+    """Returns the default of `replay.groups`, which is never chosen by the devices.
+
+    Args:
+        num_envs: Environments of the whole job.
+        batch: Sequences in a batch.
+        fewest: Environments that each group needs.
+
+    Returns:
+        The largest of 16, 8, 4 and 2 that divides both numbers and leaves every group enough environments; else 1.
+    """
+    divisors = [groups for groups in _DEFAULTS if num_envs % groups == 0 and batch % groups == 0]
+    return next((groups for groups in divisors if num_envs // groups >= fewest), 1)
 
 
 def fitting_groups(*, num_envs: int, batch: int, pools: int, learners: int) -> list[int]:

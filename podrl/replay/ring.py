@@ -175,14 +175,19 @@ def gather_sequences(
     """
     env, start = env + group_offsets(shape, env.size), slot * shape.stride
 
-    def take(num: int, x: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
-        row = (start + jnp.arange(-shape.before, num, dtype=jnp.int32)[:, None]) % shape.rows
+    def take(begin: int, end: int, x: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+        row = (start + jnp.arange(begin, end, dtype=jnp.int32)[:, None]) % shape.rows
         return from_tiles(x.at[env, row].get(mode="promise_in_bounds"), like.shape[2:])
 
     like = rows_of_trajectory(rollout)
     lengths = {field.name: shape.length + (field.name in _BOOTSTRAPPED) for field in dataclasses.fields(RingRows)}
+    # Observations are large: those before are gathered by themselves, as to split them from the others is a copy.
+    observed, before = (
+        jax.tree.map(functools.partial(take, *place), ring.rows.observation, like.observation)
+        for place in ((0, lengths.pop("observation")), (-shape.before, 0))
+    )
     taken = {
-        name: jax.tree.map(functools.partial(take, num), getattr(ring.rows, name), getattr(like, name))
+        name: jax.tree.map(functools.partial(take, -shape.before, num), getattr(ring.rows, name), getattr(like, name))
         for name, num in lengths.items()
     }
     resets = taken["first"][1:]
@@ -190,12 +195,15 @@ def gather_sequences(
     split = shape.before
     unroll = start // shape.unroll_length
     trajectory = Trajectory(
+        observation=observed,
         **jax.tree.map(lambda x: x[split:], taken),
         carry=jax.tree.map(lambda x: x.at[env, unroll].get(mode="promise_in_bounds"), ring.carry),
         opening_reward=taken["reward"][split - 1],
         env_index=number,
     )
-    return Sequences(trajectory=trajectory, before=RingRows(**jax.tree.map(lambda x: x[:split], taken)))
+    return Sequences(
+        trajectory=trajectory, before=RingRows(observation=before, **jax.tree.map(lambda x: x[:split], taken))
+    )
 
 
 def group_offsets(shape: RingShape, num: int) -> jax.Array:

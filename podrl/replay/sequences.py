@@ -60,7 +60,7 @@ def replay_sequences(
     """
     kept = dataclasses.replace(rollout, carry=jax.eval_shape(keep, rollout.carry))
     functions = make_sequence_replay(mesh, shape, kept)
-    least = -(-rule.min_steps // (shape.num_envs * shape.unroll_length))
+    least = shape.unrolls_until_drawn(rule.min_steps)
 
     def init(key: jax.Array) -> SequenceRing:
         return dataclasses.replace(functions.init(), key=ring_key(key))

@@ -130,6 +130,10 @@ class RingShape:
         oldest, newest = self.live(inserted)
         return jnp.maximum(newest - oldest + 1, 0)
 
+    def unrolls_until_drawn(self, min_steps: int) -> int:
+        """Returns how many insertions it takes until there is a live start among `min_steps` env steps of the job."""
+        return max(-(-min_steps // (self.num_envs * self.unroll_length)), self.unrolls_until_live())
+
     def unrolls_until_live(self) -> int:
         """Returns how many insertions it takes until there is a live start."""
         first = -(-self.before // self.stride)

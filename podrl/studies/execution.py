@@ -11,8 +11,8 @@ from typing import Any
 from absl import logging
 
 from podrl.config.config import Config, ConfigError
-from podrl.experience.schedule import warm_up_updates
 from podrl.launch.signals import StopSignals
+from podrl.learning.replay import uncounted_updates
 from podrl.runtime.job.secret import VARIABLE, make_secret
 from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 from podrl.runtime.temporary import temporary_folder
@@ -66,11 +66,11 @@ class Runner:
     def _has_enough(self, trial: Trial) -> bool:
         seconds = self.definition.seconds
         rows = self.folder.rows(trial, *MEASURED_FIELDS)
-        return seconds is not None and measured_seconds(rows, warm_up_updates(trial.point.config)) >= seconds
+        return seconds is not None and measured_seconds(rows, uncounted_updates(trial.point.config)) >= seconds
 
     def _complete(self, trial: Trial, ending: RunEnd, predicted: float | None, job_s: float | None = None) -> Status:
         try:
-            measurement = measure_rows(self.folder.rows(trial), warm_up_updates(trial.point.config))
+            measurement = measure_rows(self.folder.rows(trial), uncounted_updates(trial.point.config))
         except RuntimeError as error:
             return self._fail(trial, dataclasses.replace(ending, text=str(error)))
         facts = {"exit_code": ending.code, "job_s": job_s, "measurement": dataclasses.asdict(measurement)}

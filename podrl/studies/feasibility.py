@@ -15,8 +15,8 @@ from podrl.config.config import Config, ConfigError, check
 from podrl.config.config_dict import as_values
 from podrl.config.keys import check_keys_known
 from podrl.experience.layout import make_layout
-from podrl.experience.schedule import warm_up_updates
 from podrl.learning.micro_batches import resolve_partition
+from podrl.learning.replay import uncounted_updates
 from podrl.mesh import Topology, make_topology
 from podrl.studies.grid import Definition, Machines, Point, combinations, point_name, weak_num_envs
 
@@ -96,7 +96,7 @@ def _put_together(
 
 def _check_rows(config: Config) -> None:
     """Raises ConfigError unless a run leaves two rows of metrics after its warm-up, between which a rate is taken."""
-    every, warm_up = config.log.every_updates, warm_up_updates(config)
+    every, warm_up = config.log.every_updates, uncounted_updates(config)
     rows = config.num_updates // every - (warm_up - 1) // every + (config.num_updates % every > 0)
     check(
         rows >= 2,

@@ -35,8 +35,11 @@ def table_network(values=None):
     def unroll(params, trajectory):
         return step(params, trajectory, trajectory.carry)
 
+    def rows(params, trajectory, chosen):
+        return QOutput(q_values=params["q"][jnp.take_along_axis(jnp.asarray(trajectory.observation), chosen, 0)])
+
     return NetworkFunctions[QOutput](
-        init=init, initial_carry=lambda batch_size: (), step=step, unroll=unroll, rows=lambda *_: None
+        init=init, initial_carry=lambda batch_size: (), step=step, unroll=unroll, rows=rows
     )
 
 
@@ -106,8 +109,9 @@ def paper_errors(config, online, slow, sample):
         {"burn_in": 3},
         {"burn_in": 0, "n_steps": 1, "max_reward": 1.0, "rescale_values": False},
         {"burn_in": 0, "n_steps": 3, "starts": "rows", "length": 10},
+        {"burn_in": 0, "n_steps": 3, "starts": "rows", "length": 1},
     ],
-    ids=["recurrent", "one step", "rows"],
+    ids=["recurrent", "one step", "rows", "single rows"],
 )
 def test_loss_gradient_and_priorities_are_the_papers(config):
     """Summed over a sequence's rows, as a mean over sequences; the last rows' targets have fewer steps."""
@@ -115,7 +119,7 @@ def test_loss_gradient_and_priorities_are_the_papers(config):
     online, slow = rng.normal(size=(2, NUM_STATES, NUM_ACTIONS)) * 2
     network = table_network()
     for seed in range(3):
-        sample = random_sample(seed)
+        sample = random_sample(seed, *((3, 24) if config.length == 1 else ()))
         batch = len(sample.weight)
         errors = paper_errors(config, online, slow, sample)
         loss = sum(sample.weight[b] * 0.5 * error**2 for (_, b), error in errors.items()) / batch

@@ -362,15 +362,3 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
     assert error.startswith("benchmark: error: ")
     assert message in error
     assert "\n" not in error
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--processes", "1,x"], "--processes=1,x must be whole numbers of at least 1, such as 1,2,4."),
-        (["--processes", "2", "--memory"], "--processes measures whole jobs of one config. Leave out --memory"),
-    ],
-)
-def test_numbers_of_processes_are_checked(capsys, arguments, said):
-    assert tool.main(["benchmark.py", "--config", CATCH, *arguments]) == 2
-    assert said in capsys.readouterr().err

@@ -57,6 +57,9 @@ def ring_stages(replay: SequenceReplay, batches: int) -> dict[str, Callable]:
             sequences = replay.gather(ring, one)
             return sequences, jnp.max(jnp.abs(sequences.trajectory.reward), axis=0)
 
+        if batches == 1:  # What a loop carries, it may copy.
+            sequences, new = step((), first(drawn))
+            return replay.write(ring, drawn, new[None]), sequences
         last = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, (), first(drawn))[0])
         sequences, new = jax.lax.scan(step, last, drawn)
         return replay.write(ring, drawn, new), sequences

@@ -20,6 +20,9 @@ def test_the_default_number_of_groups_knows_no_devices():
     assert choose_groups(num_envs=64, batch=24) == 8
     assert choose_groups(num_envs=6, batch=64) == 2
     assert choose_groups(num_envs=5, batch=64) == 1
+    assert choose_groups(num_envs=32, batch=64, fewest=4) == 8
+    assert choose_groups(num_envs=8, batch=64, fewest=4) == 2
+    assert choose_groups(num_envs=3, batch=64, fewest=4) == 1  # The agent says that these are too few.
 
 
 def test_groups_that_fit_divide_what_every_device_has_of_every_pool():

@@ -48,12 +48,14 @@ class SequenceShape:
         extra: Rows behind those, for targets over several steps.
         from_every_row: Whether a sequence can start at every row, without a stored carry, and not only where an unroll
             starts.
+        fewest_in_group: Environments that each group of the replay needs, see `podrl.replay.groups.choose_groups`.
     """
 
     burn_in: int
     length: int
     extra: int = 0
     from_every_row: bool = False
+    fewest_in_group: int = 1
 
     @property
     def rows(self) -> int:

@@ -19,7 +19,7 @@ from podrl.ops.optimizers import share_left
 from podrl.ops.q_values import epsilon_greedy, greedy_action
 from podrl.types import LearnerState, Metrics, PyTree, Timestep
 
-_FEWEST_EXPLORERS = 4  # Of a group. With fewer, some group would hardly explore, or do little else.
+FEWEST_EXPLORERS = 4  # Of a group. With fewer, some group would hardly explore, or do little else.
 
 
 def make_q_agent(
@@ -175,13 +175,13 @@ def check_explorers(group_size: int, num_envs: int) -> None:
         ConfigError: If not. The message names a number of groups with which it has.
     """
     groups = num_envs // group_size
-    fewer = [n for n in range(1, groups) if groups % n == 0 and num_envs // n >= _FEWEST_EXPLORERS]
-    more = f"actors.num_envs={_FEWEST_EXPLORERS * groups}"
+    fewer = [n for n in range(1, groups) if groups % n == 0 and num_envs // n >= FEWEST_EXPLORERS]
+    more = f"actors.num_envs={FEWEST_EXPLORERS * groups}"
     cure = f"Use replay.groups={max(fewer)}, or {more}." if fewer else f"Use {more} or more."
     check(
-        group_size >= _FEWEST_EXPLORERS,
+        group_size >= FEWEST_EXPLORERS,
         f"replay.groups={groups} has {group_size} of actors.num_envs={num_envs} environments in each group; expected "
-        f"{_FEWEST_EXPLORERS} or more, as each explores with another epsilon. {cure}",
+        f"{FEWEST_EXPLORERS} or more, as each explores with another epsilon. {cure}",
     )
 
 

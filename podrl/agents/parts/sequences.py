@@ -9,8 +9,10 @@ import jax
 from jax import numpy as jnp
 
 from podrl.agents.parts.interface import Batch, Partition
-from podrl.networks.interface import NetworkFunctions, Output
+from podrl.networks.interface import NetworkFunctions, Output, QNetwork, QOutput
 from podrl.ops.minibatches import accumulate_gradients
+from podrl.ops.q_values import double_q_value, value_of_action
+from podrl.ops.returns import n_step_returns
 from podrl.types import Metrics, PyTree, Sample, Trajectory
 
 _PRIORITY = "priority"  # Among the metrics of a part.
@@ -67,6 +69,33 @@ def unroll_after_burn_in(
             opening_reward=trajectory.reward[burn_in - 1],
         )
     return network.unroll(params, trajectory)[0]
+
+
+def double_q_behind(
+    network: QNetwork, params: PyTree, target: PyTree, trajectory: Trajectory, burn_in: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the values of the actions behind the burn-in [T, B], and what targets bootstrap from [T+1, B]."""
+    online = unroll_after_burn_in(network, params, trajectory, burn_in).q_values
+    slow = unroll_after_burn_in(network, jax.lax.stop_gradient(target), trajectory, burn_in).q_values
+    taken = value_of_action(online[:-1], trajectory.action[burn_in:])
+    return taken, jax.lax.stop_gradient(double_q_value(slow, online))
+
+
+def double_q_of_first(
+    rows: Callable[[PyTree, Trajectory, jax.Array], QOutput], params: PyTree, target: PyTree, trajectory: Trajectory
+) -> tuple[jax.Array, jax.Array]:
+    """Evaluates of [T, B] only row 0, which is learned from, and the row that its target over T steps bootstraps from.
+
+    Returns:
+        The value of the action in row 0 [1, B], and what its target bootstraps from, repeated for all rows [T+1, B].
+    """
+    length, zeros = len(trajectory.reward), jnp.zeros_like(trajectory.reward)
+    numbers = jnp.broadcast_to(jnp.arange(length + 1.0)[:, None], trajectory.first.shape)
+    last = n_step_returns(numbers, zeros, zeros + 1, trajectory.is_transition, num_steps=length)[:1].astype(jnp.int32)
+    online = rows(jax.lax.stop_gradient(params), trajectory, last).q_values
+    slow = rows(jax.lax.stop_gradient(target), trajectory, last).q_values
+    taken = value_of_action(rows(params, trajectory, jnp.zeros_like(last)).q_values, trajectory.action[:1])
+    return taken, jnp.broadcast_to(double_q_value(slow, online), trajectory.first.shape)
 
 
 def accumulate_by_sequence(

@@ -1,13 +1,7 @@
-"""What it costs to spread a run over several processes: the same job in one process and in more, in turns.
-
-Every job is the real command, started by the launcher, with the same global batch on the same number of devices, each
-of which acts and learns. So what differs is what processes add: reductions that cross their borders, and the launcher's
-division of the cores.
-"""
+"""How fast a real job is on this machine: the command that users run, started by the launcher, ended by the clock."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
-import dataclasses
 from pathlib import Path
 import signal
 import subprocess
@@ -15,17 +9,9 @@ import sys
 import time
 from typing import Any
 
-from absl import logging
 from etils import epath
-import jax
 
-from podrl.config.config import Config, check
 from podrl.config.user_modules import ROOT
-from podrl.experience.schedule import warm_up_updates
-from podrl.learning.update_cost import collective_bytes
-from podrl.performance.benchmark.instruments import MachineSpeed, describe_machine, spread
-from podrl.performance.benchmark.relations import fractions
-from podrl.performance.benchmark.stages import make_parts
 from podrl.runs.records import Rows
 from podrl.runtime.temporary import temporary_folder
 from podrl.studies.job import last_word
@@ -36,55 +22,6 @@ _START_S = 900.0  # Longer than any job takes to its first updates.
 _END_S = 300.0  # And longer than any takes to end after SIGTERM.
 _POLL_S = 0.05
 _EVERY_UPDATES = 5  # A row, by which the updates are counted.
-
-
-def measure_jobs(
-    config: Config, arguments: Sequence[str], process_counts: Sequence[int], *, repeats: int, seconds: float
-) -> dict[str, Any]:
-    """Measures the run that `arguments` name in several numbers of processes, in turns, on as many devices in all.
-
-    Returns:
-        The report, ready for JSON: `jobs` by number of processes with their rates, and their ratio to the first one's
-        taken in each repeat; `traffic_bytes`, what crosses between devices in an update; `machine`.
-
-    Raises:
-        RuntimeError: if a job fails; has its last line.
-    """
-    devices = max(process_counts)
-    for count in process_counts:
-        check(devices % count == 0, f"--processes: {count} does not divide {devices}, the number of devices in all.")
-    jax.config.update("jax_num_cpu_devices", devices)
-    machine = describe_machine()
-    is_cpu = machine["platform"] == "cpu"
-    check(is_cpu, f"--processes: found {machine['platform']} devices; it needs JAX_PLATFORMS=cpu.")
-    logging.info("compiling")
-    topology = dataclasses.replace(config.topology, **_on_all(config, devices))
-    parts = make_parts(dataclasses.replace(config, topology=topology))
-    yardsticks, warm_up = MachineSpeed(), warm_up_updates(parts.config)
-    rates: dict[int, list[float]] = {count: [] for count in process_counts}
-    for repeat in range(repeats):
-        for count in process_counts:
-            logging.info(f"repeat {repeat + 1} of {repeats}: {count} process(es)")
-            split = [f"--config.topology.{key}={value}" for key, value in _on_all(config, devices // count).items()]
-            rates[count].append(time_job([*arguments, *split], count, devices // count, seconds, warm_up=warm_up))
-        yardsticks.measure()
-    first = rates[process_counts[0]]
-    about = {"repeats": repeats, "seconds": seconds, "machine": machine | yardsticks.describe(), "devices": devices}
-    jobs = {n: {"env_steps_per_second": spread(all_), "of_first": fractions(all_, first)} for n, all_ in rates.items()}
-    return about | {
-        "config": {"name": config.name, "env": {"id": config.env.id}},
-        "jobs": jobs,
-        "traffic_bytes": dict(collective_bytes(parts.programs.update)),
-        "parameter_bytes": parts.parameter_bytes,
-        "env_steps_per_update": config.env_steps_per_update,
-    }
-
-
-def _on_all(config: Config, devices: int) -> dict[str, Any]:
-    """The keys of `topology` by which all of a process's devices act and learn."""
-    if config.topology.placement == "anakin":
-        return {}
-    return {"actor_devices_per_process": devices, "learner_devices_per_process": devices}
 
 
 def time_job(

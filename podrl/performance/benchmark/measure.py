@@ -5,7 +5,8 @@ include threads that spin while they wait, which a run can put to better use, an
 other in caches and memory. So a run may pass its bound by a little.
 
 Where environments are inside the compiled program, that is the only stage. Such a run is also measured against a plain
-loop (`podrl.performance.benchmark.plain_loop`) that does the same with as little as possible.
+loop (`podrl.performance.benchmark.plain_loop`) that does the same with as little as possible. Replay has stages of its
+own, which are parts of learning or of that program (`podrl.performance.benchmark.replay_stages`).
 
 Repeats are interleaved over the stages (A B C A B C), because machines drift: a ratio of stages is taken inside a
 repeat, where both met the same machine.
@@ -31,6 +32,7 @@ from podrl.performance.benchmark import stages
 from podrl.performance.benchmark.instruments import MachineSpeed, StageTime, describe_machine, peak_memory_bytes
 from podrl.performance.benchmark.plain_loop import open_plain_loop
 from podrl.performance.benchmark.relations import END_TO_END, PLAIN, relate_runs, relate_to_stages, summarize_samples
+from podrl.performance.benchmark.replay_stages import open_replay_stages, relate_replay
 from podrl.performance.benchmark.stages import Parts, make_parts
 from podrl.performance.benchmark.whole_run import time_end_to_end, time_first_update
 from podrl.performance.composition import COLLECT, PROGRAM
@@ -50,7 +52,8 @@ def measure_run(config: Config, *, repeats: int, seconds: float, import_s: float
 
     Returns:
         The report, ready for JSON: `stages` by name with rates (median, min, max over the repeats), `machine` with its
-        yardsticks, `end_to_end` as fractions of what the stages allow, `first_update_s`, `peak_memory_bytes`.
+        yardsticks, `end_to_end` as fractions of what the stages allow, `replay` as `relate_replay` returns it or None,
+        `first_update_s`, `peak_memory_bytes`.
     """
     start_s = time.perf_counter()
     machine = describe_machine()
@@ -69,6 +72,8 @@ def measure_run(config: Config, *, repeats: int, seconds: float, import_s: float
                 memory = peak_memory_bytes()  # Of a run: the other stages hold a second set of everything.
                 logging.info("opening the other stages")
                 timers = open_stages(parts, stack)
+                replay = open_replay_stages(parts)
+                timers |= replay.timers if replay else {}
                 if parts.is_fused and (plain := open_plain_loop(parts)):
                     timers[PLAIN] = plain
                 yardsticks = MachineSpeed()
@@ -88,6 +93,7 @@ def measure_run(config: Config, *, repeats: int, seconds: float, import_s: float
         "end_to_end": relate_to_stages(
             samples, parts.overlap, machine["cores"] if machine["platform"] == "cpu" else math.inf
         ),
+        "replay": replay and relate_replay(replay, samples, samples[PROGRAM if parts.is_fused else "learn"]),
     }
 
 

@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from podrl.performance.benchmark.instruments import StageTime, spread
-from podrl.performance.composition import COLLECT, Overlap, compose
+from podrl.performance.composition import COLLECT, OF_REPLAY, Overlap, compose
 
 END_TO_END = "end_to_end"
 PLAIN = "plain"
@@ -45,7 +45,8 @@ def relate_to_stages(samples: Mapping[str, Sequence[StageTime]], overlap: Overla
     """
     rates = {name: [sample.env_steps_per_second for sample in repeats] for name, repeats in samples.items()}
     whole, plain = rates.pop(END_TO_END), rates.pop(PLAIN, None)
-    rates.pop(COLLECT, None)
+    for name in (COLLECT, *OF_REPLAY):
+        rates.pop(name, None)
     slowest = min(rates, key=lambda name: statistics.median(rates[name]))
     limits, bounds, bounds_left = [], [], []
     for index, sample in enumerate(samples[END_TO_END]):

@@ -8,7 +8,7 @@ from rich.console import Console
 from podrl.config.config_dict import differences
 from podrl.config.units import describe_bytes
 from podrl.learning.update_cost import UpdateMemory, describe_traffic
-from podrl.performance.composition import COLLECT, PROGRAM
+from podrl.performance.composition import COLLECT, COPY, INSERT, OF_REPLAY, PROGRAM, SAMPLE
 from podrl.runtime.tables import describe_rates, describe_spread, print_lines, print_rows
 
 STAGES = {
@@ -18,6 +18,9 @@ STAGES = {
     "learn": "learning",
     COLLECT: "actors",
     PROGRAM: "compiled program",
+    INSERT: "replay: insert",
+    SAMPLE: "replay: sample",
+    COPY: "as many bytes copied",
     "plain": "plain loop",
     "end_to_end": "end to end",
 }
@@ -69,25 +72,6 @@ def show_memory(console: Console, report: Mapping[str, Any]) -> None:
     print_lines(console, [*_heading(report), _update_memory(report)])
 
 
-def show_jobs(console: Console, report: Mapping[str, Any]) -> None:
-    """Prints the report of `jobs.measure_jobs`: a row per number of processes."""
-    name, env_id, devices = report["config"]["name"], report["config"]["env"]["id"], report["devices"]
-    print_lines(console, [f"{name} on {env_id}, {devices} devices in all"])
-    plain = not console.is_terminal
-    rows = []
-    for count, job in report["jobs"].items():
-        rate = describe_rates(job["env_steps_per_second"], plain=plain)
-        rows.append((str(count), str(devices // count), rate, describe_spread(job["of_first"], ".3f", plain=plain)))
-    print_rows(console, ("processes", "devices of each", "env steps/s", "of the first"), rows)
-    per_step = sum(report["traffic_bytes"].values()) / report["env_steps_per_update"]
-    traffic = (
-        f"Between devices, each update: {describe_traffic(report['traffic_bytes'])}; parameters: "
-        f"{describe_bytes(report['parameter_bytes'])}. That is {per_step:,.1f} bytes an env step."
-    )
-    how = f"{_repeats(report)}, in turns; the ratio is taken inside each. Whole jobs, without warm-up and checkpoints."
-    print_lines(console, [traffic, _machine(report["machine"]), how])
-
-
 def conclusions(report: Mapping[str, Any]) -> Iterator[str]:
     """What the table means, and what it was measured on: one line each."""
     if report["config"]["env"].get("workers"):
@@ -96,6 +80,8 @@ def conclusions(report: Mapping[str, Any]) -> Iterator[str]:
         yield limit_line(report["stages"])
     cores, in_turn = report["machine"]["cores"], report["overlap"]["in_turn"]
     yield from bound_lines(report["end_to_end"], cores, in_turn=in_turn)
+    if report["replay"]:
+        yield replay_line(report)
     spent, memory = report["first_update_s"], report["peak_memory_bytes"]
     yield (
         f"Time to first update: {spent['total']:.1f} s: import {spent['import']:.1f}, compile {spent['compile']:.1f}, "
@@ -134,10 +120,22 @@ def bound_lines(found: Mapping[str, Any], cores: int, *, in_turn: bool = False) 
         yield f"End to end is {share} of a plain loop of this environment and network."
 
 
+def replay_line(report: Mapping[str, Any]) -> str:
+    """What replay moves in an update, in which time of the learner's devices, and what that is of learning."""
+    found = report["replay"]
+
+    def tell(name: str) -> str:
+        ms, of_copy = 1e3 * found[f"{name}_s"]["median"], describe_spread(found[f"{name}_of_copy"], ".0%")
+        return f"{name}s {describe_bytes(found[f'{name}_bytes'])} in {ms:,.2f} ms, at {of_copy} of the rate of a copy"
+
+    whole, share = STAGES[PROGRAM if PROGRAM in report["stages"] else "learn"], describe_spread(found["share"], ".1%")
+    return f"Replay, in each update: {tell(INSERT)}; {tell(SAMPLE)}. Both take {share} of the time of the {whole}."
+
+
 def limit_line(stages: Mapping[str, Any]) -> str:
     """Who takes the cores that all stages share."""
     costs = {name: stage["core_seconds_per_env_step"]["median"] for name, stage in stages.items()}
-    costs = {name: cost for name, cost in costs.items() if name not in ("end_to_end", "plain", COLLECT)}
+    costs = {name: cost for name, cost in costs.items() if name not in ("end_to_end", "plain", COLLECT, *OF_REPLAY)}
     shares = sorted(((cost / sum(costs.values()), STAGES[name]) for name, cost in costs.items()), reverse=True)
     (most, largest), *others = shares
     rest = ", ".join(f"{name} {share:.0%}" for share, name in others)

@@ -25,6 +25,7 @@ from podrl.experience.parameters import ParameterStore
 from podrl.experience.schedule import make_schedule, max_lag, warm_up_updates
 from podrl.experience.transfer import join_rollouts, rollout_to_learner
 from podrl.learning.programs import FusedPrograms
+from podrl.learning.replay import updates_before_learning
 from podrl.loops.interface import Assembly
 from podrl.performance.benchmark.instruments import Clocks, StageTime, time_threads
 from podrl.performance.benchmark.random_play import make_random_play, step_pools
@@ -224,8 +225,14 @@ def time_program(parts: Parts, seconds: float) -> StageTime:
 def _time_updates(
     parts: Parts, call: Callable[[PyTree, int], tuple[PyTree, PyTree]], updates_per_call: int, seconds: float
 ) -> StageTime:
-    """Times calls from state to state; as in a run, one is waited for when the next is in flight."""
-    state = jax.block_until_ready(parts.programs.learner.init(parts.config.seed))
+    """Times calls from state to state; as in a run, one is waited for when the next is in flight.
+
+    A replay is filled first, until updates learn.
+    """
+    state = parts.programs.learner.init(parts.config.seed)
+    for turn in range(-(-updates_before_learning(parts.config) // updates_per_call)):
+        state, _ = call(state, turn)
+    jax.block_until_ready(state)
 
     def update(_: int, turns: Iterator[int]) -> int:
         nonlocal state

@@ -1,10 +1,12 @@
 """How fast a whole run is: the run loop itself, ended by the clock."""
 
 import dataclasses
+import itertools
 import time
 
 from podrl.assembly import run
 from podrl.experience.schedule import warm_up_updates
+from podrl.learning.replay import updates_before_learning
 from podrl.loops.boundaries import is_checkpoint_due
 from podrl.loops.interface import Hooks, Services
 from podrl.performance.benchmark.instruments import Clocks, StageTime
@@ -18,21 +20,23 @@ from podrl.types import Counters, Snapshot
 def time_end_to_end(parts: Parts, seconds: float) -> StageTime:
     """The run loop with the checkpoints that are due, without metrics: steps that the learner consumed after warm-up.
 
-    Measured from before one update to before another: at both ends one update is in flight.
+    Measured from before one update to before another: at both ends one update is in flight. With replay the warm-up is
+    longer, until updates learn.
     """
-    clocks: list[Clocks] = []  # before each update, or each call of several
-    updates: list[int] = []
-    first = warm_up_updates(parts.config)
+    noted: list[tuple[Clocks, int]] = []  # before each update, or each call of several, after the warm-up
+    calls = itertools.count()
+    first, learning = warm_up_updates(parts.config), updates_before_learning(parts.config)
 
     def note(launched: Counters, ended: Counters) -> None:
-        clocks.append(Clocks.now())
-        updates.append(launched.learner_steps)
+        if next(calls) >= first and launched.learner_steps >= learning:
+            noted.append((Clocks.now(), launched.learner_steps))
 
     def is_over() -> bool:
-        return len(clocks) - 1 > first and clocks[-1].wall_s >= clocks[first].wall_s + seconds
+        return len(noted) > 1 and noted[-1][0].wall_s >= noted[0][0].wall_s + seconds
 
     _run(parts, Hooks(before_update=note), Services(stop=Stop(code=is_over, now=is_over)))
-    return clocks[first].sample((updates[-1] - updates[first]) * parts.config.env_steps_per_update, clocks[-1])
+    (start, before), (end, after) = noted[0], noted[-1]
+    return start.sample((after - before) * parts.config.env_steps_per_update, end)
 
 
 def time_first_update(parts: Parts) -> float:
