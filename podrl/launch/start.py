@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 import contextlib
-import logging as standard_logging
 import os
 from pathlib import Path
 import shlex
 import sys
 
-from absl import flags, logging
+from absl import logging
 
 from podrl.config.commandline import CommandLine
 from podrl.config.config import check
@@ -23,6 +22,7 @@ from podrl.launch.tpu import POLL_S, launch_on_tpu
 from podrl.runs.naming import default_folder, free_folder, job_folder, make_new_folder
 from podrl.runs.progress import newest_update
 from podrl.runtime.job.detection import find_membership
+from podrl.runtime.plain_logging import log_as
 from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 
 MEMBERSHIP = ("--coordinator", "--process_count", "--process_index", "--alone")
@@ -58,7 +58,7 @@ def launch(
         "--start_anew would delete the run again at every restart. Give it to a command without --max_restarts, "
         "--slurm or --tpu, or choose another --workdir.",
     )
-    _configure_logging()
+    log_as("launcher")
     if _is_worth_a_check(options, argv):
         check_first(argv)
     if options.tpu is not None:
@@ -176,13 +176,3 @@ def _make_workdir(options: Options, command: CommandLine) -> str:
         "of its own.",
     )
     return str(shared)
-
-
-def _configure_logging() -> None:
-    """Logs the launcher's own lines to stderr: `[launcher 12:00:01] text`."""
-    if not flags.FLAGS.is_parsed():  # podrl has a flag parser of its own; absl would complain that it parsed no flags.
-        flags.FLAGS.mark_as_parsed()
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    formatter = standard_logging.Formatter("[launcher %(asctime)s] %(message)s", datefmt="%H:%M:%S")
-    logging.get_absl_handler().setFormatter(formatter)
