@@ -14,6 +14,8 @@ from podrl.config.config import check
 from podrl.config.user_modules import ROOT
 from podrl.launch import local, slurm
 from podrl.launch.config_check import check_config
+from podrl.launch.env_workers import env_workers_beside, with_workers, worker_commands
+from podrl.launch.job_end import JobEnd
 from podrl.launch.members import Limits, run_members
 from podrl.launch.options import Options
 from podrl.launch.restarts import run_with_restarts
@@ -114,13 +116,15 @@ def _launch_here(options: Options, program: str, arguments: list[str], workdir: 
         )
 
     if options.dry_run:
-        lines = members(local.free_port())
-        for index, member in enumerate(lines):
-            sys.stdout.write(f"# Process {index} of {len(lines)}, on this machine:\n{local.shell_line(member)}\n")
-        return 0
+        return _show_here(members(local.free_port()), options.env_workers)
     with StopSignals() as stop:
+
+        def attempt() -> JobEnd:
+            with env_workers_beside(members(local.free_port()), options.env_workers) as with_theirs:
+                return run_members(with_theirs, stop, limits=limits)
+
         ending = run_with_restarts(
-            lambda: run_members(members(local.free_port()), stop, limits=limits),
+            attempt,
             stop,
             max_restarts=options.max_restarts or 0,
             pause_s=options.restart_pause_s,
@@ -129,6 +133,18 @@ def _launch_here(options: Options, program: str, arguments: list[str], workdir: 
     if (options.local_processes or 1) > 1 and ending.code not in (0, PREEMPTED, INTERRUPTED):
         logging.info("Exit code %d: %s.", ending.code, ending.text)
     return ending.code
+
+
+def _show_here(members: Sequence[local.Member], env_workers: int | None) -> int:
+    """Prints what starts the processes, and their environment workers, by hand."""
+    address, count = f"127.0.0.1:{local.free_port()}", env_workers or 0
+    if count:
+        members = [with_workers(member, address, count, {}) for member in members]
+    for index, member in enumerate(members):
+        sys.stdout.write(f"# Process {index} of {len(members)}, on this machine:\n{local.shell_line(member)}\n")
+    for index, command in enumerate(worker_commands(address, count, len(members))):
+        sys.stdout.write(f"# Environment worker {index} of {count}:\n{shlex.join(command)}\n")
+    return 0
 
 
 def _launch_slurm(options: Options, program: str, arguments: list[str], workdir: str, name: str) -> int:

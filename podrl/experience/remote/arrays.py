@@ -114,7 +114,9 @@ class ArrayLayout:
         """
         end = self.start + len(self.header)
         if message[self.start : end] != self.header or len(message) < self.size_bytes:
-            raise ValueError(f"found {describe_arrays(message, self.start)}; expected {', '.join(map(str, self.specs))}")
+            raise ValueError(
+                f"found {describe_arrays(message, self.start)}; expected {', '.join(map(str, self.specs))}"
+            )
         arrays = [
             np.frombuffer(message, spec.dtype, count=math.prod(spec.shape), offset=offset).reshape(spec.shape)
             for spec, offset in zip(self.specs, self.offsets, strict=False)
@@ -125,7 +127,7 @@ class ArrayLayout:
 def describe_arrays(message: bytes, start: int) -> str:
     """Describes what a message says of its arrays, for error messages; allocates nothing for them."""
     try:
-        specs, end = _read_header(message, start)
+        specs = _read_header(message, start)
     except (ValueError, IndexError, struct.error):
         return f"{len(message)} bytes that are no arrays"
     if len(message) < ArrayLayout(specs, start).size_bytes:
@@ -146,8 +148,8 @@ def _entry(spec: ArraySpec) -> bytes:
     return bytes([len(name)]) + name + bytes([DTYPES.index(spec.dtype), len(spec.shape)]) + sizes
 
 
-def _read_header(message: bytes, start: int) -> tuple[tuple[ArraySpec, ...], int]:
-    """Returns the arrays that a message says it has, and the first byte after its header.
+def _read_header(message: bytes, start: int) -> tuple[ArraySpec, ...]:
+    """Returns the arrays that a message says it has.
 
     Raises:
         ValueError, IndexError, struct.error: if it is no header.
@@ -162,7 +164,7 @@ def _read_header(message: bytes, start: int) -> tuple[tuple[ArraySpec, ...], int
             raise ValueError("no header")
         specs.append(ArraySpec(name, dtype, struct.unpack_from(f"<{ndim}I", message, place + 2)))
         place += 2 + 4 * ndim
-    return tuple(specs), place
+    return tuple(specs)
 
 
 def _aligned(place: int) -> int:

@@ -126,7 +126,7 @@ def _unmarked(value: Any) -> Any:
         return [_unmarked(entry) for entry in value]
     if not isinstance(value, Mapping):
         return value
-    (mark, content), = value.items()
+    ((mark, content),) = value.items()
     if mark == "(":
         return tuple(_unmarked(entry) for entry in content)
     return {name: _unmarked(entry) for name, entry in content.items()}

@@ -59,7 +59,9 @@ class WorkerServer:
         self._server = grpc.server(
             futures.ThreadPoolExecutor(places, "environment workers"),
             handlers=[
-                grpc.method_handlers_generic_handler(SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._serve)})
+                grpc.method_handlers_generic_handler(
+                    SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._serve)}
+                )
             ],
             options=[
                 *channel_options(longest_bytes),
@@ -225,5 +227,3 @@ def _read(requests: Iterator[bytes], worker: WorkerConnection, outgoing: "queue.
         with contextlib.suppress(RuntimeError):
             worker.lose(why)
         outgoing.put(None)
-
-

@@ -15,9 +15,7 @@ def check_address(address: str, key: str = "--coordinator") -> None:
         bool(host) and port.isdigit() and (":" not in host or host[0] + host[-1] == "[]"),
         f"{key}={address} is not of the form HOST:PORT, such as node1:12345.",
     )
-    check(
-        0 < int(port) < 65536, f"{key}={address}: port {port} is out of range. Choose one from 1024 to 65535."
-    )
+    check(0 < int(port) < 65536, f"{key}={address}: port {port} is out of range. Choose one from 1024 to 65535.")
 
 
 def is_loopback(address: str) -> bool:

@@ -36,7 +36,7 @@ def env_workers(folder, monkeypatch, count=2) -> Iterator[list[str]]:
     yield said
     for thread in threads:
         thread.join(60)
-        assert not thread.is_alive()
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def write_secret(folder, text=SECRET):
