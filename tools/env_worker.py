@@ -51,7 +51,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--worker_certificates",
         type=absolute,
-        default="",
         metavar="FOLDER",
         help="folder with cert.pem, key.pem and ca.pem of this side, for TLS",
     )
@@ -78,7 +77,7 @@ def run(flags: argparse.Namespace) -> int:
         from podrl.experience.remote.worker import LostLearnerError, serve_learner
     except ImportError as error:
         raise ConfigError(f"{error}. Install what workers need: pip install -e '.[workers]'") from None
-    door = make_door("--connect", flags.connect, flags.worker_certificates, "--worker_certificates")
+    door = make_door("--connect", flags.connect, flags.worker_certificates or "", "--worker_certificates")
     secret = read_secret(os.environ, flags.connect, is_local=door.is_local)
     try:
         with contained(by_ctrl_c=True):

@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from absl import logging
 
 from podrl.config.user_modules import ROOT
 from podrl.experience.remote.door import UNIX, address_of_process
+from podrl.launch.job_end import describe_end
 from podrl.launch.members import Member
 from podrl.launch.preparation import preparation
 from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE, make_secret
@@ -47,9 +49,11 @@ def env_workers_beside(members: Sequence[Member], count: int | None) -> Iterator
             file.write(members[0].environ.get(VARIABLE) or make_secret())
         environ = {FILE_VARIABLE: str(secret)}
         processes: list[subprocess.Popen[bytes]] = []
-        stack.callback(_end, processes)
+        ended = threading.Event()
+        stack.callback(_end, processes, ended)
         for command in worker_commands(address, count, len(members)):
             processes.append(_start([*command, "--quiet"], environ))
+        threading.Thread(target=_watch, args=(processes, ended), daemon=True).start()
         yield [with_workers(member, address, count, environ) for member in members]
 
 
@@ -75,17 +79,27 @@ def _start(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Pop
     )
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _watch(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -> None:
+    """Logs workers that end before their run does: the learner does not know those that never came to it."""
+    told: set[int] = set()
+    while not ended.wait(_POLL_S):
+        for index, process in enumerate(processes):
+            if process.poll() and index not in told:
+                told.add(index)
+                logging.error(
+                    "%s.", describe_end(f"environment worker {index} (process {process.pid})", process.poll())
+                )
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -> None:
     """Waits a moment for the workers, whose run has ended, and kills those that have not."""
+    ended.set()
     patience = Patience(_GRACE_S)
     while patience.left_s() and any(process.poll() is None for process in processes):
         time.sleep(_POLL_S)
     for index, process in enumerate(processes):
         if process.poll() is None:
             logging.warning("Environment worker %d has not ended with its run, and is killed.", index)
-        elif process.returncode < 0:
-            how = signal.Signals(-process.returncode).name
-            logging.error("Environment worker %d (process %d) was killed by %s.", index, process.pid, how)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
