@@ -26,18 +26,21 @@ from podrl.launch.preparation import preparation
 from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE, make_secret
 from podrl.runtime.waiting import Patience
 
-_PROGRAM = ROOT / "tools/env_worker.py"
+WORKER_PROGRAM = ROOT / "tools/env_worker.py"
 _GRACE_S = 10.0
 _POLL_S = 0.1
 
 
 @contextlib.contextmanager
-def env_workers_beside(members: Sequence[Member], count: int | None) -> Iterator[list[Member]]:
+def env_workers_beside(
+    members: Sequence[Member], count: int | None, *, program: Path = WORKER_PROGRAM
+) -> Iterator[list[Member]]:
     """Starts environment workers, and yields the members with what they need to find each other.
 
     Args:
         members: the processes that train.
         count: number of environment workers; None for none.
+        program: The program that each of them runs.
     """
     if count is None:
         yield list(members)
@@ -51,7 +54,7 @@ def env_workers_beside(members: Sequence[Member], count: int | None) -> Iterator
         processes: list[subprocess.Popen[bytes]] = []
         ended = threading.Event()
         stack.callback(_end, processes, ended)
-        for command in worker_commands(address, count, len(members)):
+        for command in worker_commands(address, count, len(members), program):
             processes.append(_start([*command, "--quiet"], environ))
         threading.Thread(target=_watch, args=(processes, ended), daemon=True).start()
         yield [with_workers(member, address, count, environ) for member in members]
@@ -63,10 +66,10 @@ def with_workers(member: Member, address: str, count: int, environ: Mapping[str,
     return dataclasses.replace(member, command=(*member.command, *settings), environ={**member.environ, **environ})
 
 
-def worker_commands(address: str, count: int, num_processes: int) -> list[list[str]]:
+def worker_commands(address: str, count: int, num_processes: int, program: Path = WORKER_PROGRAM) -> list[list[str]]:
     """Returns the command of each worker; each process that trains has every `num_processes`-th of them."""
     places = [address_of_process(address, index % num_processes, num_processes) for index in range(count)]
-    return [[sys.executable, str(_PROGRAM), "--connect", place] for place in places]
+    return [[sys.executable, str(program), "--connect", place] for place in places]
 
 
 def _start(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -30,11 +30,10 @@ from podrl.experience.remote.messages import (
 from podrl.runtime.job import wire
 from podrl.runtime.job.handshake import UnprovenError
 
-ROLE = "podrl learner of environment workers"
-LONGEST_UNPROVEN_BYTES = 1 << 10
+_ROLE = "podrl learner of environment workers"
 _VERSION = importlib.metadata.version("podrl")
 
-Dialogue = Generator[bytes, bytes, Any]
+_Dialogue = Generator[bytes, bytes, Any]
 
 
 class RefusedError(Exception):
@@ -54,7 +53,7 @@ class Introduction:
     pid: int
 
 
-def admit(secret: bytes, env: Mapping[str, Any]) -> Dialogue:
+def admit(secret: bytes, env: Mapping[str, Any]) -> _Dialogue:
     """The learner's side: lets a worker prove itself, tells it the environment, and checks that it fits.
 
     Args:
@@ -65,20 +64,20 @@ def admit(secret: bytes, env: Mapping[str, Any]) -> Dialogue:
         The worker's `Introduction`. The caller sends `ADMITTED` or `REFUSED`.
 
     Raises:
-        UnprovenError: if it does not know the secret; the caller sends `refusal("")`.
-        RefusedError: if it does not fit the run; the caller sends `refusal`.
+        UnprovenError: if it does not know the secret; the caller sends `turn_away("")`.
+        RefusedError: if it does not fit the run; the caller sends `turn_away`.
         ValueError: if what it says is not podrl's.
     """
     own = wire.make_nonce()
-    proof = _expect(Kind.PROOF, (yield pack_fields(Head(Kind.NONCE), nonce=own)), LONGEST_UNPROVEN_BYTES)
+    proof = _expect(Kind.PROOF, (yield pack_fields(Head(Kind.NONCE), nonce=own)), wire.LONGEST_UNPROVEN_BYTES)
     if not wire.is_nonce(proof.get("nonce")):
         raise ValueError("no nonce")
     nonces = (own, str(proof["nonce"]))
-    if not wire.is_proof(proof.get("proof"), secret, wire.process_to(ROLE), *nonces):
+    if not wire.is_proof(proof.get("proof"), secret, wire.process_to(_ROLE), *nonces):
         raise UnprovenError
     welcome = pack_fields(
         Head(Kind.WELCOME),
-        proof=wire.prove(secret, ROLE, *nonces),
+        proof=wire.prove(secret, _ROLE, *nonces),
         protocol=PROTOCOL,
         podrl=_VERSION,
         config=config_hash(env),
@@ -93,12 +92,12 @@ def admit(secret: bytes, env: Mapping[str, Any]) -> Dialogue:
     return Introduction(host, pid)
 
 
-def refusal(why: str) -> bytes:
+def turn_away(why: str) -> bytes:
     """Returns the last message to one that is not admitted; to one that has proven nothing it gives no reason."""
     return pack_fields(Head(Kind.REFUSED), why=why)
 
 
-def apply(secret: bytes) -> Dialogue:
+def apply(secret: bytes) -> _Dialogue:
     """The worker's side: proves itself, checks the learner's proof, and takes the environment's config.
 
     Returns:
@@ -110,14 +109,14 @@ def apply(secret: bytes) -> Dialogue:
         ValueError: if what the learner says is not podrl's.
     """
     own = wire.make_nonce()
-    theirs = _expect(Kind.NONCE, (yield b""), LONGEST_UNPROVEN_BYTES).get("nonce")
+    theirs = _expect(Kind.NONCE, (yield b""), wire.LONGEST_UNPROVEN_BYTES).get("nonce")
     if not wire.is_nonce(theirs):
         raise ValueError("no nonce")
     nonces = (str(theirs), own)
-    proof = wire.prove(secret, wire.process_to(ROLE), *nonces)
+    proof = wire.prove(secret, wire.process_to(_ROLE), *nonces)
     answer = yield pack_fields(Head(Kind.PROOF), nonce=own, proof=proof)
     welcome = _expect(Kind.WELCOME, answer)
-    if not wire.is_proof(welcome.get("proof"), secret, ROLE, *nonces):
+    if not wire.is_proof(welcome.get("proof"), secret, _ROLE, *nonces):
         raise UnprovenError
     try:
         env = EnvConfig(**fields_to_env(welcome["env"]))

@@ -89,8 +89,8 @@ class ArrayLayout:
 
         Args:
             head: its first `start` bytes.
-            arrays: in the order of `specs`.
-            more: what follows the arrays.
+            arrays: One for each of `specs`.
+            more: Bytes that follow the arrays.
 
         Raises:
             ValueError: if an array is not what its spec says.

@@ -25,8 +25,8 @@ class Traffic:
     """Messages and bytes by kind, in both directions.
 
     Attributes:
-        messages: by kind.
-        bytes: by kind.
+        messages: Their number, by kind.
+        bytes: Their bytes, by kind.
     """
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class Channel:
         """Sends a request, which is one credit for one answer.
 
         Args:
-            kind: what is asked for.
+            kind: Its kind.
             make: (head) -> the message.
         """
         self._requests += 1

@@ -13,12 +13,12 @@ from podrl.config.remote import NO_CERTIFICATES
 from podrl.runtime.job.addresses import check_address, is_loopback, join_address, meeting_point, split_address
 
 UNIX = "unix:"
-FILES = ("cert.pem", "key.pem", "ca.pem")
+CERTIFICATE_FILES = ("cert.pem", "key.pem", "ca.pem")
 _LONGEST_SOCKET = 100  # Bytes of a Unix socket's path; systems allow some 104.
 
-# A worker that is stopped, or whose network is cut, is noticed within `KEEPALIVE_S + KEEPALIVE_LIMIT_S`. The learner's
+# A worker that is stopped, or whose network is cut, is noticed within `PING_EVERY_S + PING_LIMIT_S`. The learner's
 # process may stand for longer, since a scheduler may suspend it: the worker is more patient.
-KEEPALIVE_S, KEEPALIVE_LIMIT_S, WORKERS_LIMIT_S = 10, 20, 600
+PING_EVERY_S, PING_LIMIT_S, WORKERS_LIMIT_S = 10, 20, 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Door:
             ConfigError: if one cannot be read.
         """
         contents = []
-        for name in FILES:
+        for name in CERTIFICATE_FILES:
             path = Path(self.certificates).expanduser() / name
             try:
                 contents.append(path.read_bytes())
@@ -86,8 +86,8 @@ def make_door(key: str, address: str, certificates: str, key_of_certificates: st
     check(
         door.is_local or bool(door.certificates),
         f"{key}={address} is open to other hosts, and environment workers are let in there only over TLS. Name a "
-        f"folder with {', '.join(FILES)} in {key_of_certificates}, or use an address within this host: 127.0.0.1:PORT "
-        "or unix:PATH.",
+        f"folder with {', '.join(CERTIFICATE_FILES)} in {key_of_certificates}, or use an address within this host: "
+        "127.0.0.1:PORT or unix:PATH.",
     )
     return door
 
@@ -118,4 +118,5 @@ def channel_options(longest_bytes: int) -> list[tuple[str, Any]]:
 
 
 def _expected(folder: str) -> str:
-    return f"Expected {', '.join(FILES)} in {folder}: this side's certificate, its key, and the CA of both sides."
+    files = ", ".join(CERTIFICATE_FILES)
+    return f"Expected {files} in {folder}: this side's certificate, its key, and the CA of both sides."

@@ -15,14 +15,14 @@ from absl import logging
 import grpc
 
 from podrl.config.config import ConfigError
-from podrl.experience.remote.admission import RefusedError, admit, refusal
+from podrl.experience.remote.admission import RefusedError, admit, turn_away
 from podrl.experience.remote.connection import Traffic, WorkerConnection
-from podrl.experience.remote.door import KEEPALIVE_LIMIT_S, KEEPALIVE_S, Door, channel_options
+from podrl.experience.remote.door import PING_EVERY_S, PING_LIMIT_S, Door, channel_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
 from podrl.runtime.job.handshake import UnprovenError
 from podrl.runtime.waiting import Stopped, wait_for
 
-PROOF_S = 10.0  # Time for a worker to prove itself.
+_PROOF_S = 10.0  # Time for a worker to prove itself.
 _MOST_STRANGERS = 32
 _MOST_HOSTS = 100  # That the log names.
 _GRACE_S = 5.0
@@ -66,9 +66,9 @@ class WorkerServer:
             options=[
                 *channel_options(longest_bytes),
                 ("grpc.so_reuseport", 0),
-                ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
-                ("grpc.keepalive_timeout_ms", KEEPALIVE_LIMIT_S * 1000),
-                ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 1000 // 2),
+                ("grpc.keepalive_time_ms", PING_EVERY_S * 1000),
+                ("grpc.keepalive_timeout_ms", PING_LIMIT_S * 1000),
+                ("grpc.http2.min_ping_interval_without_data_ms", PING_EVERY_S * 1000 // 2),
                 ("grpc.http2.max_ping_strikes", 0),
             ],
             maximum_concurrent_rpcs=places,
@@ -78,7 +78,7 @@ class WorkerServer:
         """Starts listening.
 
         Raises:
-            ConfigError: if the address cannot be had.
+            ConfigError: if the server cannot listen there.
         """
         try:
             if self._door.certificates:
@@ -146,7 +146,7 @@ class WorkerServer:
     def _serve(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Serves one stream; gRPC runs it in a thread of its own."""
         outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        limit = threading.Timer(PROOF_S, context.cancel)
+        limit = threading.Timer(_PROOF_S, context.cancel)
         limit.daemon = True
         limit.start()
         try:
@@ -182,11 +182,11 @@ class WorkerServer:
             return None
         except UnprovenError:
             self._refuse(context.peer(), "it does not have the job's secret")
-            yield refusal("")
+            yield turn_away("")
             return None
         except RefusedError as error:
             self._refuse(context.peer(), str(error))
-            yield refusal(str(error))
+            yield turn_away(str(error))
             return None
         with self._changed:
             index = len(self._workers)
@@ -200,7 +200,7 @@ class WorkerServer:
                 return worker
         why = f"this run has its {self._num_workers} environment workers"
         self._refuse(context.peer(), why)
-        yield refusal(why)
+        yield turn_away(why)
         return None
 
     def _refuse(self, peer: str, why: str) -> None:
