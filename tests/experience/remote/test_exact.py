@@ -17,13 +17,21 @@ def programs():
     [
         {"env__source": "tests.envs.delayed"},
         {"checkpoint__every_updates": 3, "actors__threads_per_device": 2, "actors__pools_per_thread": 1},
+        {
+            "env__source": "gymnasium",
+            "env__id": "tests.envs.informed:Informed",
+            "env__options": {"lengths": (2, 3)},
+            "log__info_keys": ("*", "max:parts/*"),
+        },
     ],
-    ids=["delays", "boundaries"],
+    ids=["delays", "boundaries", "info"],
 )
 def test_a_run_with_workers_equals_the_run_without(tmp_path, monkeypatch, settings):
-    _, expected = run(make_config(**settings | {"env__source": "envpool"}))
+    alone = {**settings, "env__source": "envpool"} if "delayed" in settings.get("env__source", "") else settings
+    _, expected = run(make_config(**alone))
     with env_workers(tmp_path, monkeypatch) as said:
         _, found = run(remote_config(tmp_path, **settings))
     assert not said
     assert len(expected) == 10
     assert facts(found) == facts(expected)
+    assert any("episode/info/parts/a" in row for row in found) == ("log__info_keys" in settings)
