@@ -86,12 +86,10 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event)
     """Logs workers that end before their run does: the learner does not know those that never came to it."""
     told: set[int] = set()
     while not ended.wait(_POLL_S):
-        for index, process in enumerate(processes):
-            if process.poll() and index not in told:
-                told.add(index)
-                logging.error(
-                    "%s.", describe_end(f"environment worker {index} (process {process.pid})", process.poll())
-                )
+        for process in processes:
+            if (code := process.poll()) and process.pid not in told:
+                told.add(process.pid)
+                logging.error("%s.", describe_end(f"The environment worker in process {process.pid}", code))
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -> None:
@@ -100,9 +98,9 @@ def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -
     patience = Patience(_GRACE_S)
     while patience.left_s() and any(process.poll() is None for process in processes):
         time.sleep(_POLL_S)
-    for index, process in enumerate(processes):
+    for process in processes:
         if process.poll() is None:
-            logging.warning("Environment worker %d has not ended with its run, and is killed.", index)
+            logging.warning("The environment worker in process %d has not ended with its run: killed.", process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

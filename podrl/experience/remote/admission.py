@@ -86,10 +86,10 @@ def admit(secret: bytes, env: Mapping[str, Any]) -> _Dialogue:
     ready = _expect(Kind.READY, (yield welcome))
     if why := _misfit(ready, config_hash(env)):
         raise RefusedError(f"it {why}")
-    host, pid = str(ready.get("host"))[:100], ready.get("pid")
-    if not host.isprintable() or not wire.is_whole(pid, 2**32):
-        raise ValueError("no host or process")
-    return Introduction(host, pid)
+    host = str(ready.get("host"))[:100]
+    if not host.isprintable():
+        raise ValueError("no host")
+    return Introduction(host, wire.whole(ready.get("pid"), 2**32))
 
 
 def turn_away(why: str) -> bytes:

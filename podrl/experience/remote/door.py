@@ -16,8 +16,8 @@ UNIX = "unix:"
 CERTIFICATE_FILES = ("cert.pem", "key.pem", "ca.pem")
 _LONGEST_SOCKET = 100  # Bytes of a Unix socket's path; systems allow some 104.
 
-# A worker that is stopped, or whose network is cut, is noticed within `PING_EVERY_S + PING_LIMIT_S`. The learner's
-# process may stand for longer, since a scheduler may suspend it: the worker is more patient.
+# Pings find idle connections whose other side is gone; within a step `remote.timeout_s` is the limit. The learner's
+# process may stand still for longer, since a scheduler may suspend it: the worker is more patient.
 PING_EVERY_S, PING_LIMIT_S, WORKERS_LIMIT_S = 10, 20, 600
 
 

@@ -87,7 +87,7 @@ class EnvWorkers:
         return f"Environment workers: {' and '.join(parts)}; {self._server.refused} connections refused."
 
     def _make_pool(
-        self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int, env_numbers: Sequence[int]
+        self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int, env_numbers: Sequence[int] = ()
     ) -> Pool:
         """Opens a pool in its worker; see `podrl.envs.source.MakePool`."""
         self.wait()

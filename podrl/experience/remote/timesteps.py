@@ -25,7 +25,8 @@ class TimestepCodec:
 
     def __init__(self, expected: Timestep):
         """Takes the shapes and dtypes of a timestep [B, ...]."""
-        leaves, self._tree = jax.tree_util.tree_flatten_with_path(expected)
+        leaves, tree = jax.tree_util.tree_flatten_with_path(expected)
+        self._tree: Any = tree
         specs = tuple(ArraySpec(_name(path), leaf.dtype.name, tuple(leaf.shape)) for path, leaf in leaves)
         self.layout = ArrayLayout(specs, HEAD_BYTES)
 

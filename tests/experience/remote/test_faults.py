@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from podrl.runtime.watchdog import STALLED
 from tests.faults.commands import CATCH
 from tests.faults.sameness import assert_same
 from tests.processes import LIMIT_S, ROOT, command, environment, error_lines, launch, num_rows, running, wait_for
@@ -58,12 +59,9 @@ def test_a_killed_worker_ends_the_run_which_restarts_with_new_workers(tmp_path, 
 
 
 def test_a_stopped_worker_ends_the_run_in_time(tmp_path):
-    code, stderr, seconds = run_with_fault(tmp_path / "run", signal.SIGSTOP)
-    assert code == 1, stderr
-    assert any(
-        re.search(r"environment worker \d \(.*\) was lost: .*its host does not answer", line)
-        for line in error_lines(stderr)
-    ), stderr
+    code, stderr, seconds = run_with_fault(tmp_path / "run", signal.SIGSTOP, "--config.remote.timeout_s=5")
+    assert code == STALLED, stderr
+    assert any(re.search(r"environment worker 1 \(.*\) has not answered for 5 s", line) for line in error_lines(stderr))
     assert seconds < 60
 
 
