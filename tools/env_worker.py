@@ -89,7 +89,7 @@ def run(flags: argparse.Namespace) -> int:
                 begin=_stay_until_the_second_signal,
             )
     except LostLearnerError as error:
-        sys.stderr.write(f"env_worker: {error}\n")
+        sys.stderr.write(f"env_worker: error: {error}\n")
         return 1
     return 0
 

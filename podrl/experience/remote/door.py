@@ -4,8 +4,10 @@ Unix sockets and addresses within the host need no encryption. Any other address
 which both sides use mutual TLS.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
+import socket
 from typing import Any
 
 from podrl.config.config import check
@@ -14,6 +16,7 @@ from podrl.runtime.job.addresses import check_address, is_loopback, join_address
 
 UNIX = "unix:"
 CERTIFICATE_FILES = ("cert.pem", "key.pem", "ca.pem")
+_PROBE_S = 5.0
 _LONGEST_SOCKET = 100  # Bytes of a Unix socket's path; systems allow some 104.
 
 # Pings find idle connections whose other side is gone; within a step `remote.timeout_s` is the limit. The learner's
@@ -42,6 +45,14 @@ class Door:
     def target(self) -> str:
         """The address as gRPC takes it, of one name only: another user's program may listen at a second one."""
         return self.address if self.address.startswith(UNIX) else join_address(*meeting_point(self.address))
+
+    def is_taken(self) -> bool:
+        """Returns whether a program listens at this Unix socket; gRPC would take it over without a word."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_PROBE_S)
+            probe.connect(self.address.removeprefix(UNIX))
+            return True
+        return False
 
     def read(self) -> tuple[bytes, bytes, bytes]:
         """Returns certificate, key and CA.

@@ -48,7 +48,7 @@ class EnvWorkers:
             ConfigError: if they do not divide, the address is wrong, or there is no secret or no gRPC.
         """
         remote, pools = config.remote, layout.num_actors * layout.pools_per_actor
-        self._num_workers = _workers_of_process(config, layout, pools)
+        self._num_workers = _workers_of_process(config, layout)
         self._config, self._pools = config, pools
         address = address_of_process(remote.address, process_index, layout.num_processes)
         door = make_door("remote.address", address, remote.certificates, "remote.certificates")
@@ -124,9 +124,18 @@ def read_secret(environ: Mapping[str, str], address: str, *, is_local: bool) -> 
     return take_secret({FILE_VARIABLE: path}, address, loopback=is_local)
 
 
-def _workers_of_process(config: Config, layout: Layout, pools: int) -> int:
+def check_workers(config: Config, layout: Layout) -> None:
+    """Raises `ConfigError`, before anything is compiled, if the run cannot have the environment workers it asks for."""
+    remote = config.remote
+    if remote.env_workers:
+        _workers_of_process(config, layout)
+        make_door("remote.address", remote.address, remote.certificates, "remote.certificates")
+        _import_server()
+
+
+def _workers_of_process(config: Config, layout: Layout) -> int:
     """Returns the workers of each process."""
-    count = config.remote.env_workers
+    count, pools = config.remote.env_workers, layout.num_actors * layout.pools_per_actor
     check(
         count % layout.num_processes == 0,
         f"remote.env_workers={count} does not divide over {layout.num_processes} processes. Use a multiple of "

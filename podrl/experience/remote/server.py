@@ -17,7 +17,7 @@ import grpc
 from podrl.config.config import ConfigError
 from podrl.experience.remote.admission import RefusedError, admit, turn_away
 from podrl.experience.remote.connection import Traffic, WorkerConnection
-from podrl.experience.remote.door import PING_EVERY_S, PING_LIMIT_S, Door, channel_options
+from podrl.experience.remote.door import PING_EVERY_S, PING_LIMIT_S, UNIX, Door, channel_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
 from podrl.runtime.job.handshake import UnprovenError
 from podrl.runtime.waiting import Stopped, wait_for
@@ -81,6 +81,8 @@ class WorkerServer:
             ConfigError: if the server cannot listen there.
         """
         try:
+            if self._door.address.startswith(UNIX) and self._door.is_taken():
+                raise OSError("a program listens there")
             if self._door.certificates:
                 certificate, key, authority = self._door.read()
                 credentials = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)

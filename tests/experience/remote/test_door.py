@@ -11,14 +11,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 import pytest
 
+from podrl.assembly import assemble
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.experience.remote.door import Door, address_of_process, make_door
 from podrl.experience.remote.env_workers import read_secret
 from podrl.experience.remote.server import WorkerServer
 from podrl.experience.remote.worker import LostLearnerError, serve_learner
+from podrl.runs.workdir import make_workdir, write_facts
 from podrl.runtime.job.secret import FILE_VARIABLE
 from tests.experience.remote.in_process import SECRET, remote_config, write_secret
-from tests.short_runs import run
+from tests.short_runs import make_config
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:8470", "node1:8470", "[::]:8470", "10.0.0.1:8470"])
@@ -72,10 +74,16 @@ def test_a_run_that_workers_do_not_fit_is_refused(tmp_path, settings, match):
         remote_config(tmp_path, **settings)
 
 
-def test_more_workers_than_pools_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv(FILE_VARIABLE, str(write_secret(tmp_path)))
-    with pytest.raises(ConfigError, match=r"remote.env_workers=3 are more than .* Use at most 2"):
-        run(remote_config(tmp_path, num_workers=3))
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"num_workers": 3}, r"remote.env_workers=3 are more than there are pools.* Use at most 2"),
+        ({"remote__address": "node1:8470"}, "open to other hosts"),
+    ],
+)
+def test_workers_that_the_run_cannot_have_are_refused_before_it_compiles(tmp_path, settings, match):
+    with pytest.raises(ConfigError, match=match):
+        assemble(remote_config(tmp_path, **settings))
 
 
 def certificates(folder, name, authority=None):
@@ -140,3 +148,12 @@ def test_with_certificates_only_those_of_the_same_authority_come_in(tmp_path):
 def test_certificates_that_are_missing_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"cert\.pem cannot be read .* Expected cert.pem, key.pem, ca.pem in"):
         Door("127.0.0.1:1", str(tmp_path)).read()
+
+
+def test_a_run_may_resume_with_other_workers(tmp_path):
+    alone = make_config()
+    folder = make_workdir(alone, str(tmp_path / "run"))
+    write_facts(folder, alone, {})
+    assert make_workdir(remote_config(tmp_path), str(folder)) == folder
+    with pytest.raises(ConfigError, match="another config"):
+        make_workdir(remote_config(tmp_path, seed=2), str(folder))

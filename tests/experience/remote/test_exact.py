@@ -15,16 +15,23 @@ def programs():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"env__source": "tests.envs.delayed"},
-        {"checkpoint__every_updates": 3, "actors__threads_per_device": 2, "actors__pools_per_thread": 1},
         {
-            "env__source": "gymnasium",
-            "env__id": "tests.envs.informed:Informed",
-            "env__options": {"lengths": (2, 3)},
-            "log__info_keys": ("*", "max:parts/*"),
+            "env__source": "tests.envs.delayed",
+            "checkpoint__every_updates": 3,
+            "actors__threads_per_device": 2,
+            "actors__pools_per_thread": 1,
         },
+        pytest.param(
+            {
+                "env__source": "gymnasium",
+                "env__id": "tests.envs.informed:Informed",
+                "env__options": {"lengths": (2, 3)},
+                "log__info_keys": ("*", "max:parts/*"),
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["delays", "boundaries", "info"],
+    ids=["delays and boundaries", "info"],
 )
 def test_a_run_with_workers_equals_the_run_without(tmp_path, monkeypatch, settings):
     alone = {**settings, "env__source": "envpool"} if "delayed" in settings.get("env__source", "") else settings

@@ -258,6 +258,12 @@ def test_a_worker_whose_learner_ends_says_so(tmp_path):
         serve_learner(Door(f"unix:{tmp_path}/s"), SECRET, wait_s=0.1)
 
 
+def test_a_socket_that_another_job_has_is_refused(place):
+    second = WorkerServer(place.door, SECRET, {}, num_workers=1, longest_bytes=1000)
+    with pytest.raises(ConfigError, match=r"remote\.address=unix:.* cannot be listened at"):
+        second.__enter__()
+
+
 def test_an_address_that_another_job_has_is_refused():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
