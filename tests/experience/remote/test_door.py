@@ -77,7 +77,7 @@ def test_a_run_that_workers_do_not_fit_is_refused(tmp_path, settings, match):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"num_workers": 3}, r"remote.env_workers=3 are more than there are pools.* Use at most 2"),
+        ({"num_workers": 100}, r"remote\.env_workers=100 are more than there are pools.* Use at most \d+"),
         ({"remote__address": "node1:8470"}, "open to other hosts"),
     ],
 )
