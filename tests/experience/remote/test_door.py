@@ -83,7 +83,7 @@ def test_a_run_that_workers_do_not_fit_is_refused(tmp_path, settings, match):
 )
 def test_workers_that_the_run_cannot_have_are_refused_before_it_compiles(tmp_path, settings, match):
     with pytest.raises(ConfigError, match=match):
-        assemble(remote_config(tmp_path, **settings))
+        assemble(remote_config(tmp_path, actors__num_envs=32, **settings))  # On the tests' eight devices.
 
 
 def certificates(folder, name, authority=None):
