@@ -24,6 +24,7 @@ from podrl.envs.source import Source, make_environment
 from podrl.evaluation.endless import check_evaluation
 from podrl.evaluation.episodes import numbers_of_evaluation
 from podrl.experience.layout import make_layout
+from podrl.experience.remote.env_workers import check_workers
 from podrl.experience.schedule import last_update, updates_ahead
 from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
@@ -91,6 +92,7 @@ def assemble(
         learner=_make_learner(config, agent, source, spec, topology, rules),
     )
     if devices is None:
+        check_workers(config, layout)
         check_state_fits(config, spec, topology, assembly.state_shape)
     return assembly
 

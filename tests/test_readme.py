@@ -23,6 +23,7 @@ SMOKE = {
     "simulate": "--smoke --seconds 0.5 --updates 5 --seeds 1",
     "scaling_study": "--processes 1 --scaling weak --seconds 1 --no_prediction",
     "evaluate": "--episodes 4",
+    "env_worker": "--help",  # It would wait for a run.
 }
 LONG = ("benchmark", "plan", "simulate", "scaling_study")  # They have quicker tests of their own.
 

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text, texts
+from podrl.config.remote import RemoteConfig
 from podrl.config.replay import ReplayConfig
 from podrl.config.sections import ENV_SETTINGS, ActorsConfig, EnvConfig, NetworkConfig, check_not_a_setting
 from podrl.config.topology import TopologyConfig
@@ -134,7 +135,7 @@ class Config:
         watchdog_s: seconds without progress in any thread, compilation not counted, before the run ends with a report
             of which thread waits for which; longer than `actors.timeout_s`, whose errors say more.
         agent: an instance of `AgentConfig` from the agent's module.
-        env, actors, replay, network, topology, checkpoint, evaluate, log: the sections; see their classes.
+        env, actors, remote, replay, network, topology, checkpoint, evaluate, log: the sections; see their classes.
     """
 
     name: str = text(100, "run", refused="/\\*?[]")
@@ -146,6 +147,7 @@ class Config:
     watchdog_s: float = number(0.001, LONGEST_S, 300.0)
     env: EnvConfig
     actors: ActorsConfig
+    remote: RemoteConfig
     agent: Any
     replay: ReplayConfig
     network: NetworkConfig
@@ -163,6 +165,7 @@ class Config:
             self.watchdog_s > self.actors.timeout_s,
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
         )
+        self.remote.check_run(self.topology.placement, self.actors.timeout_s, self.watchdog_s)
         _check_lag(self)
 
     def of_each_seed(self) -> list["Config"]:
@@ -197,9 +200,8 @@ class Config:
     def learned_shape(self) -> tuple[int, int]:
         """Rows, and environments or sequences of the whole job, of the batch of one call of `Agent.learn`."""
         sequences = self.agent.update_shape.sequences
-        if sequences is None:
-            return self.actors.unroll_length, self.actors.num_envs
-        return sequences.rows, self.replay.batch
+        fresh = (self.actors.unroll_length, self.actors.num_envs)
+        return fresh if sequences is None else (sequences.rows, self.replay.batch)
 
     @property
     def patience_s(self) -> float:

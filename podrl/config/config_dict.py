@@ -32,6 +32,7 @@ from podrl.config.config import (
 from podrl.config.keys import check_keys_known
 from podrl.config.marks import Typed
 from podrl.config.reading import read_key
+from podrl.config.remote import RemoteConfig
 from podrl.config.renamed import RENAMED, with_new_names
 from podrl.config.smoke import shrink
 
@@ -75,6 +76,7 @@ def default_sections() -> dict[str, ml_collections.ConfigDict]:
     """Returns podrl's defaults for the sections that mean the same for every agent and environment."""
     sections = {
         "actors": ActorsConfig,
+        "remote": RemoteConfig,
         "replay": ReplayConfig,
         "network": NetworkConfig,
         "topology": TopologyConfig,

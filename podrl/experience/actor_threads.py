@@ -19,6 +19,7 @@ from podrl.experience.handoff import Rollout
 from podrl.experience.layout import default_env_threads, make_layout
 from podrl.experience.parameters import ParameterStore
 from podrl.experience.programs import ActingPrograms
+from podrl.experience.remote.env_workers import EnvWorkers
 from podrl.experience.schedule import Schedule
 from podrl.mesh import Topology
 from podrl.runtime.ledger import Annotate
@@ -60,9 +61,13 @@ class ActorThreads:
         """
         self._timeout_s, self._schedule = config.actors.timeout_s, schedule
         self._parameters = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
+        self._workers = open_workers(config, source, topology, acting) if config.remote.env_workers else None
+        source = self._workers.source if self._workers else source
         self.actors = make_actors(config, source, topology, acting, self._parameters, schedule, annotate)
 
     def __enter__(self) -> "ActorThreads":
+        if self._workers:
+            self._workers.__enter__()
         return self
 
     def __exit__(
@@ -75,6 +80,8 @@ class ActorThreads:
         stuck = [actor.name for actor in self.actors if not actor.join(max(0.0, deadline - time.monotonic()))]
         if stuck:
             logging.error("%s did not end; leaving without.", ", ".join(stuck))
+        if self._workers:
+            self._workers.__exit__(kind, error, trace)
 
     def start(self) -> None:
         """Starts every thread."""
@@ -109,6 +116,8 @@ class ActorThreads:
         if should_stop():
             return None
         try:
+            if self._workers:
+                self._workers.wait(should_stop)
             rollouts = [actor.take(should_stop) for actor in self.actors]
         except Stopped:
             return None
@@ -122,6 +131,14 @@ class ActorThreads:
     def nonfinite(self, rollout: int) -> list[str]:
         """Describes the values in this rollout that are not finite, one text per actor that saw some."""
         return [text for actor in self.actors if (text := actor.nonfinite.of(rollout))]
+
+
+def open_workers(
+    config: Config, source: Source, topology: Topology, acting: Mapping[jax.Device, ActingPrograms]
+) -> EnvWorkers:
+    """Creates the environment workers of this process, which do not listen yet."""
+    timestep = next(iter(acting.values())).timestep
+    return EnvWorkers(config, source, make_layout(config, topology), timestep, topology.process_index)
 
 
 def make_actors(

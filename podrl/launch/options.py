@@ -36,6 +36,12 @@ FLAGS: Mapping[str, Flag] = {
         goes_with=("local_processes",),
         text="Devices of each: virtual ones on CPU, 1 by default; GPUs, an equal share of all by default.",
     ),
+    "env_workers": Flag(
+        value="N",
+        kind=int,
+        text="N environment workers on this machine: processes that step the actors' environments. Not the worker "
+        "processes of --config.env.workers, which share one pool.",
+    ),
     "max_restarts": Flag(
         value="K", kind=int, text="Start a failed run again from its newest checkpoint, up to K times."
     ),
@@ -81,6 +87,7 @@ class Options:
 
     local_processes: int | None = None
     devices_per_process: int | None = None
+    env_workers: int | None = None
     max_restarts: int | None = None
     restart_pause_s: float = 1.0
     dry_run: bool = False
@@ -104,7 +111,8 @@ class Options:
     @property
     def launches(self) -> bool:
         """Whether this process starts others instead of training itself."""
-        return self.slurm or self.tpu is not None or self.local_processes is not None or self.max_restarts is not None
+        local = (self.local_processes, self.env_workers, self.max_restarts)
+        return self.slurm or self.tpu is not None or any(given is not None for given in local)
 
 
 def split(argv: Sequence[str]) -> tuple[Options, list[str]]:
@@ -165,6 +173,12 @@ def _check_together(given: Mapping[str, object]) -> None:
     opening = [name for name in LAUNCHERS if name in given]
     listed = " and ".join(f"--{name}" for name in opening)
     check(len(opening) <= 1, f"{listed} exclude each other: a job runs in one place. Give one of them.")
+    for name in ("slurm", "tpu"):
+        check(
+            "env_workers" not in given or name not in given,
+            f"--env_workers starts environment workers on this machine, and --{name} a run elsewhere. Drop one of "
+            "them; docs/workers.md says how to start environment workers by hand.",
+        )
     for name in given:
         goes_with = FLAGS[name].goes_with
         if goes_with and not set(goes_with) & set(opening):
@@ -173,8 +187,9 @@ def _check_together(given: Mapping[str, object]) -> None:
 
 
 def _check_ranges(options: Options) -> None:
-    for name, least in (("local_processes", 1), ("devices_per_process", 1), ("nodes", 1), ("cpus_per_task", 1)):
-        check_flag(name, getattr(options, name), least, 2**20)
+    for name in ("local_processes", "devices_per_process", "nodes", "cpus_per_task"):
+        check_flag(name, getattr(options, name), 1, 2**20)
+    check_flag("env_workers", options.env_workers, 1, 4096)
     for name, most in (("max_restarts", 10**6), ("gpus_per_node", 1024)):
         check_flag(name, getattr(options, name), 0, most)
     for name in ("restart_pause_s", "wait_s"):

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Sequence
 import contextlib
-import logging as standard_logging
 import os
 from pathlib import Path
 import shlex
 import sys
 
-from absl import flags, logging
+from absl import logging
 
 from podrl.config.commandline import CommandLine
 from podrl.config.config import check
 from podrl.config.user_modules import ROOT
 from podrl.launch import local, slurm
 from podrl.launch.config_check import check_config
+from podrl.launch.env_workers import env_workers_beside, with_workers, worker_commands
+from podrl.launch.job_end import JobEnd
 from podrl.launch.members import Limits, run_members
 from podrl.launch.options import Options
 from podrl.launch.restarts import run_with_restarts
@@ -23,6 +24,7 @@ from podrl.launch.tpu import POLL_S, launch_on_tpu
 from podrl.runs.naming import default_folder, free_folder, job_folder, make_new_folder
 from podrl.runs.progress import newest_update
 from podrl.runtime.job.detection import find_membership
+from podrl.runtime.plain_logging import log_as
 from podrl.runtime.stop_signals import INTERRUPTED, PREEMPTED
 
 MEMBERSHIP = ("--coordinator", "--process_count", "--process_index", "--alone")
@@ -58,7 +60,7 @@ def launch(
         "--start_anew would delete the run again at every restart. Give it to a command without --max_restarts, "
         "--slurm or --tpu, or choose another --workdir.",
     )
-    _configure_logging()
+    log_as("launcher")
     if _is_worth_a_check(options, argv):
         check_first(argv)
     if options.tpu is not None:
@@ -114,13 +116,15 @@ def _launch_here(options: Options, program: str, arguments: list[str], workdir: 
         )
 
     if options.dry_run:
-        lines = members(local.free_port())
-        for index, member in enumerate(lines):
-            sys.stdout.write(f"# Process {index} of {len(lines)}, on this machine:\n{local.shell_line(member)}\n")
-        return 0
+        return _show_here(members(local.free_port()), options.env_workers)
     with StopSignals() as stop:
+
+        def attempt() -> JobEnd:
+            with env_workers_beside(members(local.free_port()), options.env_workers) as with_theirs:
+                return run_members(with_theirs, stop, limits=limits)
+
         ending = run_with_restarts(
-            lambda: run_members(members(local.free_port()), stop, limits=limits),
+            attempt,
             stop,
             max_restarts=options.max_restarts or 0,
             pause_s=options.restart_pause_s,
@@ -129,6 +133,18 @@ def _launch_here(options: Options, program: str, arguments: list[str], workdir: 
     if (options.local_processes or 1) > 1 and ending.code not in (0, PREEMPTED, INTERRUPTED):
         logging.info("Exit code %d: %s.", ending.code, ending.text)
     return ending.code
+
+
+def _show_here(members: Sequence[local.Member], env_workers: int | None) -> int:
+    """Prints what starts the processes, and their environment workers, by hand."""
+    address, count = f"127.0.0.1:{local.free_port()}", env_workers or 0
+    if count:
+        members = [with_workers(member, address, count, {}) for member in members]
+    for index, member in enumerate(members):
+        sys.stdout.write(f"# Process {index} of {len(members)}, on this machine:\n{local.shell_line(member)}\n")
+    for index, command in enumerate(worker_commands(address, count, len(members))):
+        sys.stdout.write(f"# Environment worker {index} of {count}:\n{shlex.join(command)}\n")
+    return 0
 
 
 def _launch_slurm(options: Options, program: str, arguments: list[str], workdir: str, name: str) -> int:
@@ -176,13 +192,3 @@ def _make_workdir(options: Options, command: CommandLine) -> str:
         "of its own.",
     )
     return str(shared)
-
-
-def _configure_logging() -> None:
-    """Logs the launcher's own lines to stderr: `[launcher 12:00:01] text`."""
-    if not flags.FLAGS.is_parsed():  # podrl has a flag parser of its own; absl would complain that it parsed no flags.
-        flags.FLAGS.mark_as_parsed()
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    formatter = standard_logging.Formatter("[launcher %(asctime)s] %(message)s", datefmt="%H:%M:%S")
-    logging.get_absl_handler().setFormatter(formatter)

@@ -1,4 +1,4 @@
-"""Addresses at which the processes of a job meet: 'host:port', as in the flag --coordinator."""
+"""Addresses at which processes of a job meet: 'host:port', as in the flag --coordinator."""
 
 import re
 import socket
@@ -8,16 +8,14 @@ from podrl.config.config import check
 _LOOPBACK = re.compile(r"localhost|127(\.\d+){1,3}|::1")
 
 
-def check_address(address: str) -> None:
-    """Raises `ConfigError` unless an address has the right form and a valid port."""
+def check_address(address: str, key: str = "--coordinator") -> None:
+    """Raises `ConfigError` unless the address in a flag or config key has the right form and a valid port."""
     host, _, port = address.rpartition(":")
     check(
         bool(host) and port.isdigit() and (":" not in host or host[0] + host[-1] == "[]"),
-        f"--coordinator={address} is not of the form HOST:PORT, such as node1:12345.",
+        f"{key}={address} is not of the form HOST:PORT, such as node1:12345.",
     )
-    check(
-        0 < int(port) < 65536, f"--coordinator={address}: port {port} is out of range. Choose one from 1024 to 65535."
-    )
+    check(0 < int(port) < 65536, f"{key}={address}: port {port} is out of range. Choose one from 1024 to 65535.")
 
 
 def is_loopback(address: str) -> bool:

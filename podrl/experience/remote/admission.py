@@ -1,0 +1,157 @@
+"""How a learner's process and an environment worker know each other before anything else is said.
+
+Both prove the job's secret by an HMAC over fresh nonces of both sides, in roles that differ, as processes of a job do
+(`podrl.runtime.job.wire`). Only then does the worker learn what it is to step. A stranger gets a random number and
+nothing else, has a few seconds, and is named in the log, once for each host.
+
+The two sides are generators: they yield what to send and are sent what arrives, so that they know nothing of sockets.
+"""
+
+from collections.abc import Generator, Mapping
+import dataclasses
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+from podrl.config.config import ConfigError
+from podrl.config.sections import EnvConfig
+from podrl.experience.remote.messages import (
+    PROTOCOL,
+    Head,
+    Kind,
+    config_hash,
+    env_to_fields,
+    fields_to_env,
+    pack_fields,
+    read_fields,
+    read_head,
+)
+from podrl.runtime.job import wire
+from podrl.runtime.job.handshake import UnprovenError
+
+_ROLE = "podrl learner of environment workers"
+_VERSION = importlib.metadata.version("podrl")
+
+_Dialogue = Generator[bytes, bytes, Any]
+
+
+class RefusedError(Exception):
+    """The other side is not of this job, or does not fit it; the text says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Introduction:
+    """What a worker says of itself.
+
+    Attributes:
+        host: its host's name.
+        pid: its process's number there.
+    """
+
+    host: str
+    pid: int
+
+
+def admit(secret: bytes, env: Mapping[str, Any]) -> _Dialogue:
+    """The learner's side: lets a worker prove itself, tells it the environment, and checks that it fits.
+
+    Args:
+        secret: the job's secret.
+        env: the section `env` of the run's config.
+
+    Returns:
+        The worker's `Introduction`. The caller sends `ADMITTED` or `REFUSED`.
+
+    Raises:
+        UnprovenError: if it does not know the secret; the caller sends `turn_away("")`.
+        RefusedError: if it does not fit the run; the caller sends `turn_away`.
+        ValueError: if what it says is not podrl's.
+    """
+    own = wire.make_nonce()
+    proof = _expect(Kind.PROOF, (yield pack_fields(Head(Kind.NONCE), nonce=own)), wire.LONGEST_UNPROVEN_BYTES)
+    if not wire.is_nonce(proof.get("nonce")):
+        raise ValueError("no nonce")
+    nonces = (own, str(proof["nonce"]))
+    if not wire.is_proof(proof.get("proof"), secret, wire.process_to(_ROLE), *nonces):
+        raise UnprovenError
+    welcome = pack_fields(
+        Head(Kind.WELCOME),
+        proof=wire.prove(secret, _ROLE, *nonces),
+        protocol=PROTOCOL,
+        podrl=_VERSION,
+        config=config_hash(env),
+        env=env_to_fields(env),
+    )
+    ready = _expect(Kind.READY, (yield welcome))
+    if why := _misfit(ready, config_hash(env)):
+        raise RefusedError(f"it {why}")
+    host = str(ready.get("host"))[:100]
+    if not host.isprintable():
+        raise ValueError("no host")
+    return Introduction(host, wire.whole(ready.get("pid"), 2**32))
+
+
+def turn_away(why: str) -> bytes:
+    """Returns the last message to one that is not admitted; to one that has proven nothing it gives no reason."""
+    return pack_fields(Head(Kind.REFUSED), why=why)
+
+
+def apply(secret: bytes) -> _Dialogue:
+    """The worker's side: proves itself, checks the learner's proof, and takes the environment's config.
+
+    Returns:
+        The `EnvConfig` of the environments that it will step.
+
+    Raises:
+        UnprovenError: if one side does not know the other's secret.
+        RefusedError: if it is not admitted, or does not fit the learner.
+        ValueError: if what the learner says is not podrl's.
+    """
+    own = wire.make_nonce()
+    theirs = _expect(Kind.NONCE, (yield b""), wire.LONGEST_UNPROVEN_BYTES).get("nonce")
+    if not wire.is_nonce(theirs):
+        raise ValueError("no nonce")
+    nonces = (str(theirs), own)
+    proof = wire.prove(secret, wire.process_to(_ROLE), *nonces)
+    answer = yield pack_fields(Head(Kind.PROOF), nonce=own, proof=proof)
+    welcome = _expect(Kind.WELCOME, answer)
+    if not wire.is_proof(welcome.get("proof"), secret, _ROLE, *nonces):
+        raise UnprovenError
+    try:
+        env = EnvConfig(**fields_to_env(welcome["env"]))
+        found = config_hash(dataclasses.asdict(env))
+    except (ConfigError, TypeError, KeyError, AttributeError) as error:
+        raise RefusedError(f"this podrl does not read the learner's config: {error}") from None
+    ready = {"protocol": PROTOCOL, "podrl": _VERSION, "config": found, "host": platform.node(), "pid": os.getpid()}
+    if why := _misfit(welcome, found):
+        yield pack_fields(Head(Kind.READY), **ready)  # The learner names this worker in its log, too.
+        raise RefusedError(f"the learner {why}")
+    _expect(Kind.ADMITTED, (yield pack_fields(Head(Kind.READY), **ready)))
+    return env
+
+
+def _expect(kind: Kind, message: bytes, longest_bytes: int = 1 << 20) -> dict[str, Any]:
+    """Returns the fields of a message of this kind."""
+    found = read_head(message).kind
+    if found == Kind.REFUSED:
+        why = read_fields(message, longest_bytes=longest_bytes).get("why", "")
+        if not why:
+            raise UnprovenError
+        raise RefusedError(f"the learner refused it: {str(why)[:1000]}")
+    if found != kind:
+        raise ValueError(f"{found.name} instead of {kind.name}")
+    return read_fields(message, longest_bytes=longest_bytes)
+
+
+def _misfit(theirs: Mapping[str, Any], own_config: str) -> str:
+    """Returns in what the other side does not fit this one; empty if it does."""
+    for name, value, own in (
+        ("protocol", theirs.get("protocol"), PROTOCOL),
+        ("podrl", theirs.get("podrl"), _VERSION),
+    ):
+        if value != own:
+            return f"has {name} {str(value)[:40]}, and this side {name} {own}; install the same podrl on both"
+    if theirs.get("config") != own_config:
+        return "reads the environment's config in another way; install the same podrl on both"
+    return ""

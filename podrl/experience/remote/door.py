@@ -1,0 +1,133 @@
+"""Where a learner's process listens for environment workers, and what keeps others out.
+
+Unix sockets and addresses within the host need no encryption. Any other address is refused without certificates, with
+which both sides use mutual TLS.
+"""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+import socket
+from typing import Any
+
+from podrl.config.config import check
+from podrl.config.remote import NO_CERTIFICATES
+from podrl.runtime.job.addresses import check_address, is_loopback, join_address, meeting_point, split_address
+
+UNIX = "unix:"
+CERTIFICATE_FILES = ("cert.pem", "key.pem", "ca.pem")
+_PROBE_S = 5.0
+_LONGEST_SOCKET = 100  # Bytes of a Unix socket's path; systems allow some 104.
+
+# Pings find idle connections whose other side is gone; within a step `remote.timeout_s` is the limit. The learner's
+# process may stand still for longer, since a scheduler may suspend it: the worker is more patient.
+PING_EVERY_S, PING_LIMIT_S, WORKERS_LIMIT_S = 10, 20, 600
+
+
+@dataclasses.dataclass(frozen=True)
+class Door:
+    """An address and what is needed to use it.
+
+    Attributes:
+        address: `HOST:PORT` or `unix:PATH`.
+        certificates: the folder of this side's certificates; empty for none.
+    """
+
+    address: str
+    certificates: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this host reaches it."""
+        return self.address.startswith(UNIX) or is_loopback(self.address)
+
+    @property
+    def target(self) -> str:
+        """The address as gRPC takes it, of one name only: another user's program may listen at a second one."""
+        return self.address if self.address.startswith(UNIX) else join_address(*meeting_point(self.address))
+
+    def is_taken(self) -> bool:
+        """Returns whether a program listens at this Unix socket; gRPC would take it over without a word."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_PROBE_S)
+            probe.connect(self.address.removeprefix(UNIX))
+            return True
+        return False
+
+    def read(self) -> tuple[bytes, bytes, bytes]:
+        """Returns certificate, key and CA.
+
+        Raises:
+            ConfigError: if one cannot be read.
+        """
+        contents = []
+        for name in CERTIFICATE_FILES:
+            path = Path(self.certificates).expanduser() / name
+            try:
+                contents.append(path.read_bytes())
+            except OSError as error:
+                check(False, f"{path} cannot be read ({error.strerror}). {_expected(self.certificates)}")
+            check(b"-----BEGIN " in contents[-1], f"{path} is no PEM file. {_expected(self.certificates)}")
+        certificate, key, authority = contents
+        return certificate, key, authority
+
+
+def make_door(key: str, address: str, certificates: str, key_of_certificates: str) -> Door:
+    """Checks an address.
+
+    Args:
+        key: the config key or flag of the address.
+        address: `HOST:PORT` or `unix:PATH`.
+        certificates: a folder; `none` or empty for none.
+        key_of_certificates: its config key or flag.
+
+    Raises:
+        ConfigError: if the address has another form, or would be open to other hosts.
+    """
+    door = Door(address, "" if certificates == NO_CERTIFICATES else certificates)
+    if address.startswith(UNIX):
+        path = address.removeprefix(UNIX)
+        check(bool(path), f"{key}={address} names no socket. Use unix:PATH.")
+        check(
+            len(path.encode()) <= _LONGEST_SOCKET,
+            f"{key}={address}: the path of a Unix socket has at most {_LONGEST_SOCKET} bytes. Choose a shorter one.",
+        )
+        return door
+    check_address(address, key)
+    check(
+        door.is_local or bool(door.certificates),
+        f"{key}={address} is open to other hosts, and environment workers are let in there only over TLS. Name a "
+        f"folder with {', '.join(CERTIFICATE_FILES)} in {key_of_certificates}, or use an address within this host: "
+        "127.0.0.1:PORT or unix:PATH.",
+    )
+    return door
+
+
+def address_of_process(address: str, process_index: int, num_processes: int) -> str:
+    """Returns where one of several processes listens: the next port for each, or a socket with its number."""
+    if num_processes == 1:
+        return address
+    if address.startswith(UNIX):
+        return f"{address}.{process_index}"
+    host, port = split_address(address)
+    return join_address(host, port + process_index)
+
+
+def channel_options(longest_bytes: int) -> list[tuple[str, Any]]:
+    """Returns gRPC's options that both sides share.
+
+    Args:
+        longest_bytes: the longest message that this side takes.
+    """
+    return [
+        ("grpc.max_receive_message_length", longest_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+def _expected(folder: str) -> str:
+    files = ", ".join(CERTIFICATE_FILES)
+    return f"Expected {files} in {folder}: this side's certificate, its key, and the CA of both sides."

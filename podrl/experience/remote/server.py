@@ -1,0 +1,231 @@
+"""The learner's server, to which environment workers connect: admission, and one stream of messages for each.
+
+gRPC carries the messages as they are: no code is generated, and no bytes are interpreted before `admission` has let
+their sender in.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent import futures
+import contextlib
+import queue
+import threading
+from typing import Any
+
+from absl import logging
+import grpc
+
+from podrl.config.config import ConfigError
+from podrl.experience.remote.admission import RefusedError, admit, turn_away
+from podrl.experience.remote.connection import Traffic, WorkerConnection
+from podrl.experience.remote.door import PING_EVERY_S, PING_LIMIT_S, UNIX, Door, channel_options
+from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
+from podrl.runtime.job.handshake import UnprovenError
+from podrl.runtime.waiting import Stopped, wait_for
+
+_PROOF_S = 10.0  # Time for a worker to prove itself.
+_MOST_STRANGERS = 32
+_MOST_HOSTS = 100  # That the log names.
+_GRACE_S = 5.0
+
+
+class WorkerServer:
+    """Listens for a number of workers; a context manager that tells them that the run has ended.
+
+    Attributes:
+        traffic: messages to and from admitted workers.
+        refused: connections that were refused.
+    """
+
+    def __init__(self, door: Door, secret: bytes, env: Mapping[str, Any], *, num_workers: int, longest_bytes: int):
+        """Creates the server without listening.
+
+        Args:
+            door: where to listen.
+            secret: the job's secret.
+            env: the section `env` of the run's config.
+            num_workers: workers to admit.
+            longest_bytes: the longest message that a worker may send.
+        """
+        self.traffic = Traffic()
+        self.refused = 0
+        self._door, self._secret, self._env = door, secret, env
+        self._num_workers = num_workers
+        self._changed = threading.Condition()
+        self._workers: list[WorkerConnection] = []
+        self._code = 1  # What the workers are told in the end.
+        self._is_open = True
+        self._named: set[str] = set()  # Hosts of strangers that the log has named.
+        places = num_workers + _MOST_STRANGERS
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(places, "environment workers"),
+            handlers=[
+                grpc.method_handlers_generic_handler(
+                    SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._serve)}
+                )
+            ],
+            options=[
+                *channel_options(longest_bytes),
+                ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_time_ms", PING_EVERY_S * 1000),
+                ("grpc.keepalive_timeout_ms", PING_LIMIT_S * 1000),
+                ("grpc.http2.min_ping_interval_without_data_ms", PING_EVERY_S * 1000 // 2),
+                ("grpc.http2.max_ping_strikes", 0),
+            ],
+            maximum_concurrent_rpcs=places,
+        )
+
+    def __enter__(self) -> "WorkerServer":
+        """Starts listening.
+
+        Raises:
+            ConfigError: if the server cannot listen there.
+        """
+        try:
+            if self._door.address.startswith(UNIX) and self._door.is_taken():
+                raise OSError("a program listens there")
+            if self._door.certificates:
+                certificate, key, authority = self._door.read()
+                credentials = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
+                self._server.add_secure_port(self._door.target, credentials)
+            else:
+                self._server.add_insecure_port(self._door.target)
+        except (RuntimeError, OSError) as error:
+            raise ConfigError(
+                f"remote.address={self._door.address} cannot be listened at: another job or program has it, or it is "
+                f"not of this host ({' '.join(str(error).split())[:200]}). Choose another."
+            ) from None
+        self._server.start()
+        logging.info("Waits for %d environment worker(s) at %s.", self._num_workers, self._door.address)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close(code=0 if error[0] is None else 1)
+
+    def close(self, code: int) -> None:
+        """Tells the workers that the run has ended with this exit code, and stops listening; may be called again."""
+        with self._changed:
+            self._is_open, self._code = False, code
+            workers = list(self._workers)
+            self._changed.notify_all()
+        for worker in workers:
+            worker.end(code)
+        self._server.stop(_GRACE_S).wait(2 * _GRACE_S)
+
+    def wait(self, *, timeout_s: float, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Waits until all workers have come.
+
+        Args:
+            timeout_s: longest wait in seconds.
+            should_stop: asked every second.
+
+        Raises:
+            TimeoutError: if they do not come in time.
+            Stopped: if the run has to stop before, or has ended.
+        """
+
+        def blame() -> str:
+            return (
+                f"{len(self._workers)} of {self._num_workers} environment workers came to {self._door.address} within "
+                f"{timeout_s:g} s (remote.join_timeout_s), and {self.refused} connections were refused. Look at what "
+                "the missing ones say; python tools/env_worker.py --connect starts one."
+            )
+
+        with self._changed:
+            wait_for(
+                self._changed,
+                lambda: len(self._workers) == self._num_workers or not self._is_open,
+                timeout_s=timeout_s,
+                blame=blame,
+                should_stop=should_stop,
+            )
+            if not self._is_open:
+                raise Stopped
+
+    def worker(self, index: int) -> WorkerConnection:
+        """Returns a worker; all have come."""
+        return self._workers[index]
+
+    def _serve(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Serves one stream; gRPC runs it in a thread of its own."""
+        outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        limit = threading.Timer(_PROOF_S, context.cancel)
+        limit.daemon = True
+        limit.start()
+        try:
+            worker = yield from self._let_in(requests, context, outgoing)
+        finally:
+            limit.cancel()
+        if worker is None:
+            return
+        threading.Thread(target=_read, args=(requests, worker, outgoing), name=worker.name, daemon=True).start()
+        while (message := outgoing.get()) is not None:
+            yield message
+
+    def _let_in(
+        self, requests: Iterator[bytes], context: grpc.ServicerContext, outgoing: "queue.SimpleQueue[bytes | None]"
+    ) -> Generator[bytes, None, WorkerConnection | None]:
+        """Admits a worker, or refuses it and says so in the log."""
+        dialogue = admit(self._secret, self._env)
+        try:
+            message = next(dialogue)
+            while True:
+                yield message
+                message = dialogue.send(next(requests))
+        except StopIteration as end:
+            who = end.value
+            if who is None:
+                self._refuse(context.peer(), "it left without a proof")
+                return None
+        except grpc.RpcError:
+            self._refuse(context.peer(), "it left, or gave no proof in time")
+            return None
+        except ValueError:
+            self._refuse(context.peer(), "what it said is not podrl's")
+            return None
+        except UnprovenError:
+            self._refuse(context.peer(), "it does not have the job's secret")
+            yield turn_away("")
+            return None
+        except RefusedError as error:
+            self._refuse(context.peer(), str(error))
+            yield turn_away(str(error))
+            return None
+        with self._changed:
+            index = len(self._workers)
+            if index < self._num_workers and self._is_open:
+                name = f"environment worker {index} ({who.host}, process {who.pid})"
+                worker = WorkerConnection(name, outgoing.put, context.cancel, self.traffic)
+                outgoing.put(pack_fields(Head(Kind.ADMITTED), index=index))
+                self._workers.append(worker)
+                self._changed.notify_all()
+                logging.info("%s is there.", name[:1].upper() + name[1:])
+                return worker
+        why = f"this run has its {self._num_workers} environment workers"
+        self._refuse(context.peer(), why)
+        yield turn_away(why)
+        return None
+
+    def _refuse(self, peer: str, why: str) -> None:
+        host = peer.rpartition(":")[0] if peer.startswith("ipv") else peer
+        with self._changed:
+            self.refused += 1
+            is_new = host not in self._named and len(self._named) < _MOST_HOSTS
+            self._named.add(host) if is_new else None
+        if is_new:
+            logging.warning("Refused a connection from %s to the environment workers' door: %s.", peer, why)
+
+
+def _read(requests: Iterator[bytes], worker: WorkerConnection, outgoing: "queue.SimpleQueue[bytes | None]") -> None:
+    """Delivers messages until the stream ends."""
+    why = "its process ended, or its host does not answer"
+    try:
+        for message in requests:
+            worker.deliver(message)
+    except ValueError as error:
+        why = f"it sent {error}"
+    except grpc.RpcError:
+        pass
+    finally:
+        with contextlib.suppress(RuntimeError):
+            worker.lose(why)
+        outgoing.put(None)

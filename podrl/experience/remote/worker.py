@@ -1,0 +1,158 @@
+"""An environment worker: connects to a learner's process and steps the pools that it asks for.
+
+The main thread reads requests. Each pool has a thread of its own, since some environments can be closed only by the
+thread that opened them.
+"""
+
+from collections.abc import Callable, Iterator
+import queue
+import threading
+import time
+from typing import Any
+
+from absl import logging
+import grpc
+
+from podrl.config.config import ConfigError, EnvConfig
+from podrl.experience.remote.admission import RefusedError, apply
+from podrl.experience.remote.door import PING_EVERY_S, WORKERS_LIMIT_S, Door, channel_options
+from podrl.experience.remote.messages import METHOD, SERVICE, Kind, read_fields, read_head
+from podrl.experience.remote.pool_thread import Environments, PoolThread
+from podrl.runtime.job.handshake import UnprovenError
+from podrl.runtime.waiting import Patience
+
+_ANSWER_S = 30.0  # For the learner's part of the admission.
+_CLOSING_S = 10.0
+_LONGEST_BYTES = 1 << 26  # Of a message from the learner: actions, or a config.
+_SLICE_S = 1.0
+
+
+class LostLearnerError(RuntimeError):
+    """The learner was lost, or ended with an error; one clear line for the user."""
+
+
+def serve_learner(
+    door: Door, secret: bytes, *, wait_s: float, env_threads: int = 0, begin: Callable[[], None] = lambda: None
+) -> None:
+    """Serves a learner's process until its run ends.
+
+    Args:
+        door: where it listens.
+        secret: the job's secret.
+        wait_s: seconds to wait until it is there.
+        env_threads: threads of each pool; 0 for what the learner asks for, or else this host's cores over the pools.
+        begin: called once the learner has admitted this worker.
+
+    Raises:
+        ConfigError: if the learner does not admit this worker.
+        LostLearnerError: if it does not answer in time, is lost, or its run failed.
+    """
+    with _connect(door, wait_s) as channel:
+        outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        stream = channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(outgoing.get, None))
+        pools: dict[int, PoolThread] = {}
+        try:
+            env = _apply(door, secret, stream, outgoing)
+            begin()
+            logging.info("Steps environments %s of the learner at %s.", env.id, door.address)
+            code = _serve(stream, outgoing, pools, Environments(env, env_threads))
+        except grpc.RpcError as error:
+            raise LostLearnerError(
+                f"The learner at {door.address} was lost: {_reason(error)}. What it said itself may tell why."
+            ) from None
+        finally:
+            _close(pools)
+            outgoing.put(None)
+            stream.cancel()
+    if code:
+        raise LostLearnerError(f"The learner's run at {door.address} ended with an error, which it says itself.")
+
+
+def _connect(door: Door, wait_s: float) -> grpc.Channel:
+    """Returns a channel to a learner's process once it is there."""
+    options = [
+        *channel_options(_LONGEST_BYTES),
+        ("grpc.keepalive_time_ms", 3 * PING_EVERY_S * 1000),
+        ("grpc.keepalive_timeout_ms", WORKERS_LIMIT_S * 1000),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 2000),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+    ]
+    if door.certificates:
+        certificate, key, authority = door.read()
+        channel = grpc.secure_channel(door.target, grpc.ssl_channel_credentials(authority, key, certificate), options)
+    else:
+        channel = grpc.insecure_channel(door.target, options)
+    ready, patience = grpc.channel_ready_future(channel), Patience(wait_s)
+    while True:
+        try:
+            ready.result(timeout=min(left_s := patience.left_s(), _SLICE_S))
+            return channel
+        except grpc.FutureTimeoutError:
+            if not left_s:
+                channel.close()
+                raise LostLearnerError(
+                    f"No learner answered at {door.address} within {wait_s:g} s. Does it run, with the same address in "
+                    "remote.address, and with certificates of the same CA if any? If it only starts slowly, raise "
+                    "--wait_s."
+                ) from None
+
+
+def _apply(door: Door, secret: bytes, stream: Any, outgoing: "queue.SimpleQueue[bytes | None]") -> EnvConfig:
+    """Goes through the admission, and returns the environment's config."""
+    limit = threading.Timer(_ANSWER_S, stream.cancel)
+    limit.daemon = True
+    limit.start()
+    dialogue = apply(secret)
+    next(dialogue)
+    try:
+        while True:
+            outgoing.put(dialogue.send(next(stream)))
+    except StopIteration as end:
+        if end.value is None:
+            raise LostLearnerError(f"What answers at {door.address} ended the connection.") from None
+        return end.value
+    except UnprovenError:
+        raise ConfigError(
+            f"The learner at {door.address} has another job secret. Give both the same PODRL_JOB_SECRET_FILE; each job "
+            "on a host needs an address of its own."
+        ) from None
+    except RefusedError as error:
+        raise ConfigError(f"This worker is of no use to the learner at {door.address}: {error}.") from None
+    except ValueError as error:
+        raise ConfigError(f"What answers at {door.address} is no learner of podrl's: {error}.") from None
+    finally:
+        limit.cancel()
+
+
+def _serve(
+    stream: Iterator[bytes],
+    outgoing: "queue.SimpleQueue[bytes | None]",
+    pools: dict[int, PoolThread],
+    environments: Environments,
+) -> int:
+    """Passes requests to the pools' threads, and returns the exit code of the learner's run when it has ended."""
+    for message in stream:
+        head = read_head(message)
+        if head.kind == Kind.END:
+            return int(read_fields(message).get("code", 1))
+        if head.kind == Kind.OPEN:
+            pools[head.channel] = PoolThread(head.channel, environments, outgoing)
+        pools[head.channel].requests.put(message)
+        if head.kind == Kind.CLOSE:
+            del pools[head.channel]
+    return 1
+
+
+def _close(pools: dict[int, PoolThread]) -> None:
+    """Closes what is open; an environment that hangs is left to end with the process."""
+    for pool in pools.values():
+        pool.requests.put(None)
+    deadline_s = time.monotonic() + _CLOSING_S
+    for pool in pools.values():
+        pool.thread.join(max(0.0, deadline_s - time.monotonic()))
+
+
+def _reason(error: Any) -> str:
+    details = error.details() if hasattr(error, "details") else ""
+    return " ".join(str(details or error).split())[:300]

@@ -1,0 +1,106 @@
+"""Starts a run's environment workers on this machine, beside the processes that train.
+
+They meet at a Unix socket in a folder that only this user can enter, and the file with the job's secret lies beside it.
+They print their own lines, get no signals, and end with the run; the kernel kills them when the launcher ends.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from absl import logging
+
+from podrl.config.user_modules import ROOT
+from podrl.experience.remote.door import UNIX, address_of_process
+from podrl.launch.job_end import describe_end
+from podrl.launch.members import Member
+from podrl.launch.preparation import preparation
+from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE, make_secret
+from podrl.runtime.waiting import Patience
+
+WORKER_PROGRAM = ROOT / "tools/env_worker.py"
+_GRACE_S = 10.0
+_POLL_S = 0.1
+
+
+@contextlib.contextmanager
+def env_workers_beside(
+    members: Sequence[Member], count: int | None, *, program: Path = WORKER_PROGRAM
+) -> Iterator[list[Member]]:
+    """Starts environment workers, and yields the members with what they need to find each other.
+
+    Args:
+        members: the processes that train.
+        count: number of environment workers; None for none.
+        program: The program that each of them runs.
+    """
+    if count is None:
+        yield list(members)
+        return
+    with tempfile.TemporaryDirectory(prefix="podrl-") as folder, contextlib.ExitStack() as stack:
+        secret, address = Path(folder) / "secret", f"{UNIX}{folder}/workers"
+        descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(members[0].environ.get(VARIABLE) or make_secret())
+        environ = {FILE_VARIABLE: str(secret)}
+        processes: list[subprocess.Popen[bytes]] = []
+        ended = threading.Event()
+        stack.callback(_end, processes, ended)
+        for command in worker_commands(address, count, len(members), program):
+            processes.append(_start([*command, "--quiet"], environ))
+        threading.Thread(target=_watch, args=(processes, ended), daemon=True).start()
+        yield [with_workers(member, address, count, environ) for member in members]
+
+
+def with_workers(member: Member, address: str, count: int, environ: Mapping[str, str]) -> Member:
+    """Returns a process that trains, told that its environment workers come to `address`."""
+    settings = (f"--config.remote.env_workers={count}", f"--config.remote.address={address}")
+    return dataclasses.replace(member, command=(*member.command, *settings), environ={**member.environ, **environ})
+
+
+def worker_commands(address: str, count: int, num_processes: int, program: Path = WORKER_PROGRAM) -> list[list[str]]:
+    """Returns the command of each worker; each process that trains has every `num_processes`-th of them."""
+    places = [address_of_process(address, index % num_processes, num_processes) for index in range(count)]
+    return [[sys.executable, str(program), "--connect", place] for place in places]
+
+
+def _start(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        env={**os.environ, **environ},
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        preexec_fn=preparation(()),
+    )
+
+
+def _watch(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -> None:
+    """Logs workers that end before their run does: the learner does not know those that never came to it."""
+    told: set[int] = set()
+    while not ended.wait(_POLL_S):
+        for process in processes:
+            if (code := process.poll()) and process.pid not in told:
+                told.add(process.pid)
+                logging.error("%s.", describe_end(f"The environment worker in process {process.pid}", code))
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -> None:
+    """Waits a moment for the workers, whose run has ended, and kills those that have not."""
+    ended.set()
+    patience = Patience(_GRACE_S)
+    while patience.left_s() and any(process.poll() is None for process in processes):
+        time.sleep(_POLL_S)
+    for process in processes:
+        if process.poll() is None:
+            logging.warning("The environment worker in process %d has not ended with its run: killed.", process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,159 @@
+"""Which addresses are listened at, and which secrets are read."""
+
+import dataclasses
+import datetime
+import ipaddress
+import socket
+import threading
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+import pytest
+
+from podrl.assembly import assemble
+from podrl.config.config import ConfigError, EnvConfig
+from podrl.experience.remote.door import Door, address_of_process, make_door
+from podrl.experience.remote.env_workers import read_secret
+from podrl.experience.remote.server import WorkerServer
+from podrl.experience.remote.worker import LostLearnerError, serve_learner
+from podrl.runs.workdir import make_workdir, write_facts
+from podrl.runtime.job.secret import FILE_VARIABLE
+from tests.experience.remote.in_process import SECRET, remote_config, write_secret
+from tests.short_runs import make_config
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:8470", "node1:8470", "[::]:8470", "10.0.0.1:8470"])
+def test_an_address_that_other_hosts_reach_is_refused_without_certificates(address):
+    with pytest.raises(ConfigError, match=r"remote\.address=.* is open to other hosts.*remote\.certificates"):
+        make_door("remote.address", address, "none", "remote.certificates")
+    assert make_door("remote.address", address, "/certificates", "remote.certificates") == Door(
+        address, "/certificates"
+    )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8470", "localhost:1", "[::1]:8470", "unix:/tmp/socket"])
+def test_an_address_within_the_host_needs_none(address):
+    assert make_door("remote.address", address, "none", "remote.certificates").is_local
+
+
+@pytest.mark.parametrize(
+    ("address", "match"), [("unix:", "no socket"), ("here", "HOST:PORT"), ("unix:" + "x" * 101, "100")]
+)
+def test_another_form_is_refused(address, match):
+    with pytest.raises(ConfigError, match=match):
+        make_door("--connect", address, "", "--worker_certificates")
+
+
+def test_each_process_listens_at_an_address_of_its_own():
+    assert address_of_process("unix:/tmp/s", 0, 1) == "unix:/tmp/s"
+    assert address_of_process("unix:/tmp/s", 1, 2) == "unix:/tmp/s.1"
+    assert address_of_process("127.0.0.1:8470", 1, 2) == "127.0.0.1:8471"
+
+
+def test_the_secret_between_hosts_is_a_file_of_its_user_alone(tmp_path):
+    secret = write_secret(tmp_path)
+    assert read_secret({FILE_VARIABLE: str(secret)}, "node1:1", is_local=False) == SECRET.encode()
+    with pytest.raises(ConfigError, match=f"node1:1 is open to other hosts.*{FILE_VARIABLE}"):
+        read_secret({}, "node1:1", is_local=False)
+    secret.chmod(0o644)
+    with pytest.raises(ConfigError, match="mode 644"):
+        read_secret({FILE_VARIABLE: str(secret)}, "node1:1", is_local=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"topology__placement": "anakin", "env__source": "gymnax"}, "inside the compiled program"),
+        ({"remote__timeout_s": 30.0}, "shorter than actors.timeout_s=30"),
+        ({"remote__join_timeout_s": 300.0}, "shorter than watchdog_s=300"),
+    ],
+)
+def test_a_run_that_workers_do_not_fit_is_refused(tmp_path, settings, match):
+    with pytest.raises(ConfigError, match=match):
+        remote_config(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"num_workers": 100}, r"remote\.env_workers=100 are more than there are pools.* Use at most \d+"),
+        ({"remote__address": "node1:8470"}, "open to other hosts"),
+    ],
+)
+def test_workers_that_the_run_cannot_have_are_refused_before_it_compiles(tmp_path, settings, match):
+    with pytest.raises(ConfigError, match=match):
+        assemble(remote_config(tmp_path, actors__num_envs=32, **settings))  # On the tests' eight devices.
+
+
+def certificates(folder, name, authority=None):
+    """A folder with a certificate for this host, signed by a CA of its own or by `authority` (its folder)."""
+    own = folder / name
+    own.mkdir()
+    if authority is None:
+        authority, key = own, ec.generate_private_key(ec.SECP256R1())
+        (own / "ca.key").write_bytes(_private(key))
+        (own / "ca.pem").write_bytes(_sign(key.public_key(), key, f"CA of {name}", is_authority=True))
+    else:
+        (own / "ca.pem").write_bytes((authority / "ca.pem").read_bytes())
+    signer = serialization.load_pem_private_key((authority / "ca.key").read_bytes(), None)
+    issuer = x509.load_pem_x509_certificate((authority / "ca.pem").read_bytes()).subject
+    key = ec.generate_private_key(ec.SECP256R1())
+    (own / "key.pem").write_bytes(_private(key))
+    (own / "cert.pem").write_bytes(_sign(key.public_key(), signer, name, issuer=issuer))
+    return own
+
+
+def _private(key):
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _sign(public_key, signer, name, *, issuer=None, is_authority=False):
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(
+        subject_name=subject,
+        issuer_name=issuer or subject,
+        public_key=public_key,
+        serial_number=x509.random_serial_number(),
+        not_valid_before=datetime.datetime(2020, 1, 1),
+        not_valid_after=datetime.datetime(2120, 1, 1),
+    ).add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+    builder = builder if is_authority else builder.add_extension(host, critical=False)
+    return builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def test_with_certificates_only_those_of_the_same_authority_come_in(tmp_path):
+    ours = certificates(tmp_path, "learner")
+    theirs, others = certificates(tmp_path, "worker", ours), certificates(tmp_path, "other")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    env = dataclasses.asdict(EnvConfig(id="Catch-v0"))
+    server = WorkerServer(Door(address, str(ours)), SECRET.encode(), env, num_workers=1, longest_bytes=1000)
+    with server:
+        for stranger in (Door(address, str(others)), Door(address)):
+            with pytest.raises(LostLearnerError, match="No learner answered"):
+                serve_learner(stranger, SECRET.encode(), wait_s=1)
+        worker = threading.Thread(
+            target=serve_learner, args=(Door(address, str(theirs)), SECRET.encode()), kwargs={"wait_s": 20}
+        )
+        worker.start()
+        server.wait(timeout_s=20)
+        server.close(0)
+        worker.join(20)
+
+
+def test_certificates_that_are_missing_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"cert\.pem cannot be read .* Expected cert.pem, key.pem, ca.pem in"):
+        Door("127.0.0.1:1", str(tmp_path)).read()
+
+
+def test_a_run_may_resume_with_other_workers(tmp_path):
+    alone = make_config()
+    folder = make_workdir(alone, str(tmp_path / "run"))
+    write_facts(folder, alone, {})
+    assert make_workdir(remote_config(tmp_path), str(folder)) == folder
+    with pytest.raises(ConfigError, match="another config"):
+        make_workdir(remote_config(tmp_path, seed=2), str(folder))

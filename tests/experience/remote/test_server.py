@@ -1,0 +1,288 @@
+"""The learner's server against strangers, and the pools behind it, with workers in this process."""
+
+import contextlib
+import dataclasses
+import queue
+import resource
+import socket
+import threading
+
+import grpc
+import jax
+import numpy as np
+import pytest
+
+from podrl.config.config import ConfigError, EnvConfig
+from podrl.envs.loading import load_environment
+from podrl.experience.remote.admission import RefusedError, admit, apply
+from podrl.experience.remote.connection import EnvWorkerError
+from podrl.experience.remote.door import Door
+from podrl.experience.remote.env_workers import longest_bytes
+from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields, read_fields, read_head
+from podrl.experience.remote.pool import RemotePool
+from podrl.experience.remote.server import WorkerServer
+from podrl.experience.remote.timesteps import TimestepCodec, timestep_shape
+from podrl.experience.remote.worker import LostLearnerError, serve_learner
+from podrl.types import EnvSpec
+from tests.short_runs import make_config
+
+SECRET = b"a secret that all tests know"
+NUM_ENVS = 4
+
+
+class Place:
+    """A server of one worker, and what its pools need."""
+
+    def __init__(self, folder, env=None):
+        self.config, _, self.spec = load_environment(make_config(**env or {}))
+        self.door = Door(f"unix:{folder}/s")
+        self.codec = TimestepCodec(timestep_shape(self.spec, NUM_ENVS))
+        self.server = WorkerServer(
+            self.door,
+            SECRET,
+            dataclasses.asdict(self.config.env),
+            num_workers=1,
+            longest_bytes=longest_bytes(self.codec.layout),
+        )
+
+    def pool(self, timeout_s=20.0):
+        self.server.wait(timeout_s=20)
+        arguments = {"seeds": range(NUM_ENVS), "env_numbers": range(NUM_ENVS), "num_threads": 1, "num_pools": 1}
+        return RemotePool(self.server.worker(0), self.codec, **arguments, timeout_s=timeout_s)
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Place(tmp_path)
+    with place.server:
+        yield place
+
+
+@contextlib.contextmanager
+def worker_of(place):
+    """A worker in a thread; yields a list that gets its error."""
+    errors = []
+
+    def serve():
+        try:
+            serve_learner(place.door, SECRET, wait_s=20)
+        except LostLearnerError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield errors
+    finally:
+        place.server.close(0)
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def broken_worker(place, answers):
+    """One that proves the secret, and sends what `answers` makes of each request; None ends its stream."""
+    outgoing = queue.SimpleQueue()
+
+    def run():
+        dialogue = apply(SECRET)
+        next(dialogue)
+        with grpc.insecure_channel(place.door.target) as channel, contextlib.suppress(grpc.RpcError):
+            for message in channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(outgoing.get, None)):
+                try:
+                    outgoing.put(dialogue.send(message))
+                except StopIteration:
+                    for answer in [] if read_head(message).kind == Kind.ADMITTED else answers(read_head(message)):
+                        outgoing.put(answer)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        outgoing.put(None)
+        place.server.close(1)
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_pool_in_a_worker_steps_and_counts_its_bytes(place):
+    with worker_of(place):
+        pool = place.pool()
+        timestep = pool.reset()
+        assert timestep.first.all()
+        before = dict(place.server.traffic.bytes)
+        for _ in range(10):
+            pool.send(np.zeros(NUM_ENVS, np.int32))
+            timestep = pool.recv()
+        assert not timestep.first.flags.writeable
+        pool.close()
+        pool.close()
+        with pytest.raises(RuntimeError, match="after close"):
+            pool.send(np.zeros(NUM_ENVS, np.int32))
+        traffic = place.server.traffic
+    received = (traffic.bytes[Kind.STEP] - before[Kind.STEP]) / 10
+    sent = traffic.bytes[Kind.ACT] / 10
+    assert received == place.codec.layout.size_bytes
+    assert sent <= 4 * NUM_ENVS + 40
+
+
+def test_an_atari_step_is_a_frame_and_at_most_sixteen_bytes_more():
+    """One direction; the other has actions alone. With 16 environments in a pool."""
+    frame = jax.ShapeDtypeStruct((84, 84, 1), np.uint8)
+    spec = EnvSpec(id="Pong-v5", observation=frame, actions=load_environment(make_config())[2].actions)
+    assert TimestepCodec(timestep_shape(spec, 16)).layout.size_bytes <= 16 * (7056 + 16)
+
+
+NOISE = ("nothing", "noise", "a wrong proof", "no object", "deep", "long", "another kind", "a replayed proof")
+
+
+def hostile(kind, rng, replayed):
+    nonce, proof = "0" * 64, "f" * 64
+    return {
+        "nothing": b"",
+        "noise": rng.bytes(int(rng.integers(1, 300))),
+        "a wrong proof": pack_fields(Head(Kind.PROOF), nonce=nonce, proof=proof),
+        "no object": Head(Kind.PROOF).pack() + b"[1, 2]",
+        "deep": Head(Kind.PROOF).pack() + b'{"a":' * 200,
+        "long": Head(Kind.PROOF).pack() + b'{"nonce": "' + b"x" * 5000 + b'"}',
+        "another kind": pack_fields(Head(Kind.READY), host="h", pid=1),
+        "a replayed proof": replayed,
+    }[kind]
+
+
+@pytest.mark.parametrize("count", [1200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_messages_of_strangers_change_nothing(place, caplog, count):
+    """They come while a pool steps. None is answered with more than a nonce and a refusal; memory stays flat."""
+    rng = np.random.default_rng(0)
+    dialogue = admit(SECRET, {"options": {}})
+    apply_one = apply(SECRET)
+    next(apply_one)
+    replayed = apply_one.send(next(dialogue))
+    found = set()
+    with worker_of(place) as errors:
+        pool = place.pool()
+        pool.reset()
+        with grpc.insecure_channel(place.door.target) as channel:
+            call = channel.stream_stream(f"/{SERVICE}/{METHOD}")
+
+            def knock(count):
+                for index in range(count):
+                    message = hostile(NOISE[index % len(NOISE)], rng, replayed)
+                    stream = call(iter([message]), timeout=20)
+                    try:
+                        found.update(read_head(answer).kind for answer in stream)
+                    except grpc.RpcError as error:
+                        found.add(error.code())
+
+            knock(200)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            knock(count - 200)
+        grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        pool.send(np.zeros(NUM_ENVS, np.int32))
+        pool.recv()
+        pool.close()
+    assert not errors
+    assert found <= {Kind.NONCE, Kind.REFUSED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert place.server.refused == count
+    assert grown_kib < 30_000
+    assert sum("Refused a connection" in line for line in caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "match"),
+    [
+        (lambda head: [None], "its process ended"),
+        (lambda head: [b"?"], "1 bytes are no message"),
+        (lambda head: [Head(Kind.STEP, head.channel, head.number + 1).pack()], "nothing asked for"),
+        (lambda head: [Head(Kind.STEP, head.channel + 1, head.number).pack()], "nothing asked for"),
+        (lambda head: [Head(Kind.OPEN, head.channel, head.number).pack()], "nothing asked for"),
+        (lambda head: [Head(Kind.STEP, head.channel, head.number).pack() + b"\x01\x00"], "another timestep than"),
+        (lambda head: [Head(Kind.CLOSED, head.channel, head.number).pack()], "CLOSED instead of STEP"),
+        (lambda head: [pack_fields(Head(Kind.FAILED, head.channel, head.number), text="it burns")], "failed: it burns"),
+    ],
+)
+def test_a_worker_that_breaks_the_protocol_is_named(place, answers, match):
+    with broken_worker(place, answers):
+        pool = place.pool()
+        with pytest.raises(EnvWorkerError, match=rf"environment worker 0 \(.*, process \d+\).*{match}"):
+            pool.reset()
+        pool.close()
+
+
+def step_often(pool):
+    for _ in range(100):
+        pool.send(np.zeros(NUM_ENVS, np.int32))
+        pool.recv()
+
+
+def test_a_second_answer_to_one_request_ends_the_connection(place):
+    def answers(head):
+        arrays = [np.zeros(spec.shape, spec.dtype) for spec in place.codec.layout.specs]
+        return [place.codec.layout.encode(Head(Kind.STEP, head.channel, head.number).pack(), arrays)] * 2
+
+    with broken_worker(place, answers):
+        pool = place.pool()
+        pool.reset()
+        with pytest.raises(EnvWorkerError, match="nothing asked for"):
+            step_often(pool)
+        pool.close()
+
+
+def test_a_worker_that_does_not_answer_is_given_up_in_time(place):
+    with broken_worker(place, lambda head: []):
+        pool = place.pool(timeout_s=0.2)
+        with pytest.raises(TimeoutError, match=r"environment worker 0 \(.* has not answered for 0.2 s.*timeout_s"):
+            pool.reset()
+        pool.close()
+        with pytest.raises(EnvWorkerError, match="did not answer within"):
+            place.pool()
+
+
+def test_missing_workers_are_counted(place):
+    with pytest.raises(TimeoutError, match=r"0 of 1 environment workers came to unix:.* within 0.1 s"):
+        place.server.wait(timeout_s=0.1)
+
+
+def test_a_worker_too_many_and_one_without_the_secret_are_told(place):
+    with worker_of(place):
+        place.server.wait(timeout_s=20)
+        with pytest.raises(ConfigError, match="this run has its 1 environment workers"):
+            serve_learner(place.door, SECRET, wait_s=20)
+        with pytest.raises(ConfigError, match="has another job secret"):
+            serve_learner(place.door, b"another secret of this length", wait_s=20)
+
+
+def test_a_worker_whose_learner_ends_says_so(tmp_path):
+    with pytest.raises(LostLearnerError, match=r"No learner answered at unix:.* within 0.1 s"):
+        serve_learner(Door(f"unix:{tmp_path}/s"), SECRET, wait_s=0.1)
+
+
+def test_a_socket_that_another_job_has_is_refused(place):
+    second = WorkerServer(place.door, SECRET, {}, num_workers=1, longest_bytes=1000)
+    with pytest.raises(ConfigError, match=r"remote\.address=unix:.* cannot be listened at"):
+        second.__enter__()
+
+
+def test_an_address_that_another_job_has_is_refused():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        door = Door(f"127.0.0.1:{taken.getsockname()[1]}")
+        server = WorkerServer(door, SECRET, {}, num_workers=1, longest_bytes=1000)
+        with pytest.raises(ConfigError, match=r"remote\.address=127.* cannot be listened at"):
+            server.__enter__()
+
+
+@pytest.mark.parametrize("theirs", [{"protocol": 2}, {"podrl": "9.9"}, {"config": "other"}])
+def test_another_version_or_config_is_named_by_both_sides(monkeypatch, theirs):
+    env = dataclasses.asdict(EnvConfig(id="Catch-v0"))
+    learner, worker = admit(SECRET, env), apply(SECRET)
+    next(worker)
+    proof = worker.send(next(learner))
+    welcome = learner.send(proof)
+    ready = worker.send(pack_fields(Head(Kind.WELCOME), **{**read_fields(welcome), **theirs}))
+    with pytest.raises(RefusedError, match=r"the learner .*install the same podrl"):
+        worker.send(pack_fields(Head(Kind.ADMITTED), index=0))
+    with pytest.raises(RefusedError, match=r"it .*install the same podrl"):
+        learner.send(pack_fields(Head(Kind.READY), **{**read_fields(ready), **theirs}))

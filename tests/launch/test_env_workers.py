@@ -1,0 +1,82 @@
+"""What `--env_workers N` starts on this machine."""
+
+import json
+from pathlib import Path
+import stat
+
+import pytest
+
+from podrl.config.config import ConfigError
+from podrl.launch import options
+from podrl.launch.env_workers import env_workers_beside, worker_commands
+from podrl.launch.members import Member
+from podrl.runtime.job.secret import FILE_VARIABLE, SHORTEST, VARIABLE
+from tests.launch.commands import run
+from tests.processes import wait_for
+
+NOTE = f"""
+import json, os, pathlib, sys
+told = {{"address": sys.argv[2], "secret": pathlib.Path(os.environ["{FILE_VARIABLE}"]).read_text()}}
+new = pathlib.Path(__file__).parent / f"{{os.getpid()}}.new"
+new.write_text(json.dumps(told))
+new.rename(new.with_suffix(".json"))
+"""
+
+
+def members(count, **environ):
+    return [Member(name=f"p{index}", command=("train",), environ=environ) for index in range(count)]
+
+
+def started(tmp_path, count):
+    """What the workers have noted, once all have."""
+    wait_for(lambda: len(list(tmp_path.glob("*.json"))) == count)
+    return [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+
+
+def test_run_and_workers_meet_in_a_folder_of_their_own_with_a_secret(tmp_path):
+    program = tmp_path / "note.py"
+    program.write_text(NOTE)
+    with env_workers_beside(members(1), 2, program=program) as (member,):
+        told = started(tmp_path, 2)
+        secret = Path(member.environ[FILE_VARIABLE])
+        address = f"unix:{secret.parent}/workers"
+        assert member.command == ("train", "--config.remote.env_workers=2", f"--config.remote.address={address}")
+        assert {each["address"] for each in told} == {address}
+        assert {each["secret"] for each in told} == {secret.read_text()}
+        assert len(secret.read_text()) >= SHORTEST
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+        assert stat.S_IMODE(secret.parent.stat().st_mode) == 0o700
+    assert not secret.parent.exists()
+
+
+def test_processes_of_a_job_share_its_secret_and_each_has_an_address(tmp_path):
+    program = tmp_path / "note.py"
+    program.write_text(NOTE)
+    with env_workers_beside(members(2, **{VARIABLE: "the job's own secret"}), 2, program=program) as both:
+        told = started(tmp_path, 2)
+        assert {each["secret"] for each in told} == {"the job's own secret"}
+        (address,) = {member.command[-1].partition("=")[2] for member in both}
+        assert {each["address"] for each in told} == {f"{address}.0", f"{address}.1"}
+
+
+def test_without_workers_nothing_changes():
+    with env_workers_beside(members(2), None) as unchanged:
+        assert unchanged == members(2)
+
+
+def test_commands_name_no_secret():
+    for command in worker_commands("127.0.0.1:8470", 3, 1):
+        assert command[2:] == ["--connect", "127.0.0.1:8470"]
+
+
+@pytest.mark.parametrize("flags", [["--slurm", "--nodes", "1"], ["--tpu", "name", "--zone", "z"]])
+def test_runs_elsewhere_take_no_workers_from_here(flags):
+    with pytest.raises(ConfigError, match=r"--env_workers starts environment workers on this machine.*docs/workers.md"):
+        options.split(["program", "--env_workers", "2", *flags])
+
+
+def test_dry_run_shows_workers_too(tmp_path):
+    result = run("--env_workers", 2, "--dry_run", "--workdir", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "--config.remote.env_workers=2 --config.remote.address=127.0.0.1:" in result.stdout
+    assert result.stdout.count("env_worker.py --connect 127.0.0.1:") == 2

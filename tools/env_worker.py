@@ -1,0 +1,116 @@
+"""An environment worker: steps environments for the actors of a learner's process. See `--help`."""
+
+import argparse
+import os
+from pathlib import Path
+import signal
+import sys
+from types import FrameType
+
+# `podrl` and configs' modules are found in whatever folder the command is run.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from podrl.runtime import stop_signals
+
+if __name__ == "__main__":  # Before the following imports, which take seconds.
+    stop_signals.stand()
+
+from absl import logging
+
+from podrl.config.commandline import Parser
+from podrl.config.config import ConfigError
+from podrl.config.paths import absolute
+from podrl.config.ranges import LONGEST_S, check_flag
+from podrl.runtime.plain_logging import log_as
+from podrl.runtime.process_exit import contained
+from podrl.runtime.streams import keep_printing
+from podrl.runtime.tool import run_tool
+
+USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER] [--env_threads T] [--wait_s 600]
+                     [--quiet]
+
+Connects to the learner's process of a run with --config.remote.env_workers=N, and steps environments for its actors.
+It may be started before or after the run, and ends with it. On one host nothing else is needed; between hosts
+PODRL_JOB_SECRET_FILE must name a file with the same secret on both, and certificates are needed (docs/workers.md).
+
+These are environment workers. The worker processes of --config.env.workers are something else: they share the
+environments of one pool, within an environment worker too.
+
+`tools/tpu_launch.py --env_workers N` starts a run with its environment workers on this machine."""
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parses `argv`, whose first entry is the program's name.
+
+    Raises:
+        ConfigError: on an unknown flag or a value that cannot work.
+        SystemExit: with code 0 after showing `--help`.
+    """
+    parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
+    parser.add_argument("--connect", required=True, metavar="ADDRESS", help="the run's remote.address")
+    parser.add_argument(
+        "--worker_certificates",
+        type=absolute,
+        metavar="FOLDER",
+        help="folder with cert.pem, key.pem and ca.pem of this side, for TLS",
+    )
+    parser.add_argument(
+        "--env_threads", type=int, default=0, help="threads of each pool (actors.env_threads, or cores over pools)"
+    )
+    parser.add_argument("--wait_s", type=float, default=600.0, help="how long the learner may take to be there (600)")
+    parser.add_argument("--quiet", action="store_true", help="say only what is wrong")
+    flags = parser.parse_args(argv[1:])
+    check_flag("env_threads", flags.env_threads, 0, 4096)
+    check_flag("wait_s", flags.wait_s, 0.001, LONGEST_S)
+    return flags
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Serves the learner until its run ends, and returns the exit code."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # Accelerators are the learner's.
+    log_as("worker", quiet=flags.quiet)
+    keep_printing()
+    from podrl.experience.remote.door import make_door
+    from podrl.experience.remote.env_workers import read_secret
+
+    try:
+        from podrl.experience.remote.worker import LostLearnerError, serve_learner
+    except ImportError as error:
+        raise ConfigError(f"{error}. Install what workers need: pip install -e '.[workers]'") from None
+    door = make_door("--connect", flags.connect, flags.worker_certificates or "", "--worker_certificates")
+    secret = read_secret(os.environ, flags.connect, is_local=door.is_local)
+    try:
+        with contained(by_ctrl_c=True):
+            serve_learner(
+                door,
+                secret,
+                wait_s=flags.wait_s,
+                env_threads=flags.env_threads,
+                begin=_stay_until_the_second_signal,
+            )
+    except LostLearnerError as error:
+        sys.stderr.write(f"env_worker: error: {error}\n")
+        return 1
+    return 0
+
+
+def _stay_until_the_second_signal() -> None:
+    """Lets this process serve a learner that was told to stop, too: it has an update to finish, and to save."""
+    urgency = stop_signals.Urgency()
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if urgency.is_second(signum):
+            os._exit(stop_signals.EXIT_CODES[signal.Signals(signum)])
+        logging.warning("This worker ends when its run does; the same signal again ends it at once, and the run fails.")
+
+    for signum in stop_signals.EXIT_CODES:
+        signal.signal(signum, note)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line and returns the exit code."""
+    return run_tool("env_worker", lambda: run(parse(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
