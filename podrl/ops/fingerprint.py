@@ -82,7 +82,10 @@ def hash_piece(piece: jax.Array, first: jax.Array) -> jax.Array:
         first: [] uint32; the place of the first of them in the array.
     """
     row_words = math.prod(jax.eval_shape(_to_words, piece).shape[1:])
-    return _hash_array(piece, first * jnp.uint32(row_words & 0xFFFFFFFF))
+    lanes = _mix_words(piece, first * jnp.uint32(row_words & 0xFFFFFFFF))
+    # Both sums in one pass: on a CPU that takes a third of the time. Over several devices it would gather their sums.
+    zero, axes = jnp.uint32(0), tuple(range(lanes[0].ndim))
+    return jnp.stack(jax.lax.reduce(lanes, (zero, zero), lambda x, y: (x[0] + y[0], x[1] + y[1]), axes))
 
 
 @functools.lru_cache(maxsize=8)
@@ -113,9 +116,14 @@ def extend(chain: str, *links: str) -> str:
 @jax.jit  # Traced once per shape; networks have many arrays of one shape.
 def _hash_array(array: jax.Array, start: jax.Array) -> jax.Array:
     """Hashes an array into [2] uint32; `start` is the position of its first word."""
+    return jnp.stack([jnp.sum(lane, dtype=jnp.uint32) for lane in _mix_words(array, start)])
+
+
+def _mix_words(array: jax.Array, start: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mixes each word of an array with its position, in two lanes of uint32; `start` is the position of the first."""
     words = _to_words(array)
     mixed = _mix(words ^ _mix(_positions(words.shape) + start))
-    return jnp.stack([jnp.sum(lane, dtype=jnp.uint32) for lane in (mixed, _mix(mixed + jnp.uint32(1)))])
+    return mixed, _mix(mixed + jnp.uint32(1))
 
 
 def _to_words(leaf: jax.Array) -> jax.Array:

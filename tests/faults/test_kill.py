@@ -22,7 +22,7 @@ RING = ("--config", ROOT / "configs/impact_catch.py", *CATCH[2:], "--config.tota
 LARGE_RING = (*RING, "--config.replay.batches=1024", "--config.actors.num_envs=8")  # Of 200 MB.
 LARGE_RING = (*LARGE_RING, "--config.actors.unroll_length=100", "--config.total_env_steps=32_000")  # 40 updates.
 LARGE_RING = (*LARGE_RING, "--config.checkpoint.every_updates=10")
-SEEDS = (*LARGE_RING, "--config.replay.batches=512", "--config.topology.seeds=2")
+SEEDS = (*LARGE_RING, "--config.replay.batches=256", "--config.topology.seeds=2", "--config.total_env_steps=24_000")
 SEEDS = (*SEEDS, "--config.env.source=gymnax", "--config.env.id=Catch-bsuite", "--config.topology.placement=anakin")
 
 
