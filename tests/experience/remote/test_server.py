@@ -210,6 +210,12 @@ def test_a_worker_that_breaks_the_protocol_is_named(place, answers, match):
         pool.close()
 
 
+def zeros(place, head):
+    """A timestep as the answer to a request."""
+    arrays = [np.zeros(spec.shape, spec.dtype) for spec in place.codec.layout.specs]
+    return place.codec.layout.encode(Head(Kind.STEP, head.channel, head.number).pack(), arrays)
+
+
 def step_often(pool):
     for _ in range(100):
         pool.send(np.zeros(NUM_ENVS, np.int32))
@@ -218,8 +224,7 @@ def step_often(pool):
 
 def test_a_second_answer_to_one_request_ends_the_connection(place):
     def answers(head):
-        arrays = [np.zeros(spec.shape, spec.dtype) for spec in place.codec.layout.specs]
-        return [place.codec.layout.encode(Head(Kind.STEP, head.channel, head.number).pack(), arrays)] * 2
+        return [zeros(place, head)] * 2
 
     with broken_worker(place, answers):
         pool = place.pool()
@@ -230,10 +235,15 @@ def test_a_second_answer_to_one_request_ends_the_connection(place):
 
 
 def test_a_worker_that_does_not_answer_is_given_up_in_time(place):
-    with broken_worker(place, lambda head: []):
+    def answers(head):  # To the reset, and not to the step.
+        return [zeros(place, head)] if head.kind == Kind.OPEN else []
+
+    with broken_worker(place, answers):
         pool = place.pool(timeout_s=0.2)
+        pool.reset()
+        pool.send(np.zeros(NUM_ENVS, np.int32))
         with pytest.raises(TimeoutError, match=r"environment worker 0 \(.* has not answered for 0.2 s.*timeout_s"):
-            pool.reset()
+            pool.recv()
         pool.close()
         with pytest.raises(EnvWorkerError, match="did not answer within"):
             place.pool()
