@@ -33,9 +33,9 @@ NUM_ENVS = 4
 class Place:
     """A server of one worker, and what its pools need."""
 
-    def __init__(self, folder, env=None):
-        self.config, _, self.spec = load_environment(make_config(**env or {}))
-        self.door = Door(f"unix:{folder}/s")
+    def __init__(self, address):
+        self.config, _, self.spec = load_environment(make_config())
+        self.door = Door(address)
         self.codec = TimestepCodec(timestep_shape(self.spec, NUM_ENVS))
         self.server = WorkerServer(
             self.door,
@@ -53,7 +53,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path):
-    place = Place(tmp_path)
+    place = Place(f"unix:{tmp_path}/s")
     with place.server:
         yield place
 
@@ -208,6 +208,23 @@ def test_a_worker_that_breaks_the_protocol_is_named(place, answers, match):
         with pytest.raises(EnvWorkerError, match=rf"environment worker 0 \(.*, process \d+\).*{match}"):
             pool.reset()
         pool.close()
+
+
+def test_garbage_at_a_port_changes_nothing():
+    """Bytes that are no HTTP/2, and connections that say nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    place, rng = Place(f"127.0.0.1:{port}"), np.random.default_rng(0)
+    with place.server, worker_of(place) as errors, contextlib.ExitStack() as stack:
+        pool = place.pool()
+        pool.reset()
+        for index in range(200):
+            stranger = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            with contextlib.suppress(ConnectionError):
+                stranger.sendall(rng.bytes(index * 10))
+        step_often(pool)
+        pool.close()
+    assert not errors
 
 
 def zeros(place, head):
