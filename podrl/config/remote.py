@@ -24,7 +24,8 @@ class RemoteConfig:
         certificates: folder with `cert.pem`, `key.pem` and `ca.pem` for mutual TLS; `none` is enough for addresses
             within the host.
         join_timeout_s: seconds that the learner waits for all workers at the start.
-        timeout_s: seconds that a worker may take to make, reset or step the environments of a pool before the run ends.
+        timeout_s: seconds that a worker may take to step the environments of a pool before the run ends; making them
+            may always take a minute.
     """
 
     env_workers: int = number(0, 4096, 0)

@@ -16,6 +16,7 @@ from podrl.runtime.waiting import Stopped
 from podrl.types import Timestep
 
 _CLOSING_S = 10.0
+_OPENING_S = 60.0  # Time at least for a worker to import modules and make environments: all do so at once.
 
 
 class RemotePool:
@@ -41,7 +42,7 @@ class RemotePool:
             env_numbers: [B]; the environments' numbers in the job.
             num_threads: threads that step the pool; 0 leaves it to the worker.
             num_pools: pools of the learner's that the worker has.
-            timeout_s: seconds that the worker may take for anything.
+            timeout_s: seconds that the worker may take for a step; making environments may always take a minute.
         """
         self._codec, self._timeout_s = codec, timeout_s
         self._opening: dict[str, Any] = {
@@ -71,7 +72,7 @@ class RemotePool:
         self._require(not self._was_reset, "reset() twice")
         self._was_reset = True
         self._open_channel().request(Kind.OPEN, lambda head: pack_fields(head, **self._opening))
-        return self._answer()
+        return self._answer(max(self._timeout_s, _OPENING_S))
 
     def send(self, action: np.ndarray) -> None:
         """Starts one step with action [B, ...] of the spec's `actions`."""
@@ -88,7 +89,7 @@ class RemotePool:
         """Waits for the step that `send` started."""
         self._require(self._sent, "recv() without send(), which would never return")
         self._sent = False
-        return self._answer()
+        return self._answer(self._timeout_s)
 
     def close(self) -> None:
         """Waits until the worker has closed the environments; a lost worker has none."""
@@ -108,9 +109,9 @@ class RemotePool:
         finally:
             channel.connection.forget(channel)
 
-    def _answer(self) -> Timestep:
+    def _answer(self, timeout_s: float) -> Timestep:
         channel = self._open_channel()
-        message = channel.answer(Kind.STEP, timeout_s=self._timeout_s)
+        message = channel.answer(Kind.STEP, timeout_s=timeout_s)
         try:
             timestep, self.ended_numbers = self._codec.decode(message)
         except ValueError as error:

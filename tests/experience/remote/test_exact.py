@@ -26,12 +26,13 @@ def programs():
                 "env__source": "gymnasium",
                 "env__id": "tests.envs.informed:Informed",
                 "env__options": {"lengths": (2, 3)},
+                "env__workers": 2,
                 "log__info_keys": ("*", "max:parts/*"),
             },
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["delays and boundaries", "info"],
+    ids=["delays and boundaries", "info and worker processes"],
 )
 def test_a_run_with_workers_equals_the_run_without(tmp_path, monkeypatch, settings):
     alone = {**settings, "env__source": "envpool"} if "delayed" in settings.get("env__source", "") else settings

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import socket
-import subprocess
 import time
 
 import pytest
@@ -12,10 +10,9 @@ import pytest
 from podrl.runtime.watchdog import STALLED
 from tests.faults.commands import CATCH
 from tests.faults.sameness import assert_same
-from tests.processes import LIMIT_S, ROOT, command, environment, error_lines, launch, num_rows, running, wait_for
+from tests.processes import LIMIT_S, error_lines, launch, num_rows, running, wait_for
 
 pytestmark = pytest.mark.slow
-WORKER = ROOT / "tools/env_worker.py"
 
 
 @pytest.fixture(scope="module")
@@ -59,33 +56,9 @@ def test_a_killed_worker_ends_the_run_which_restarts_with_new_workers(tmp_path, 
 
 
 def test_a_stopped_worker_ends_the_run_in_time(tmp_path):
-    code, stderr, seconds = run_with_fault(tmp_path / "run", signal.SIGSTOP, "--config.remote.timeout_s=5")
+    code, stderr, seconds = run_with_fault(tmp_path / "run", signal.SIGSTOP, "--config.remote.timeout_s=10")
     assert code == STALLED, stderr
-    assert any(re.search(r"environment worker 1 \(.*\) has not answered for 5 s", line) for line in error_lines(stderr))
+    assert any(
+        re.search(r"environment worker 1 \(.*\) has not answered for 10 s", line) for line in error_lines(stderr)
+    )
     assert seconds < 60
-
-
-def test_garbage_at_the_port_changes_nothing(tmp_path, straight):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    settings = ("--config.remote.env_workers=2", f"--config.remote.address={address}")
-    starting = [command("--connect", address, program=WORKER) for _ in range(2)]
-    workers = [
-        subprocess.Popen(each, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True) for each in starting
-    ]
-    try:
-        workdir = tmp_path / "run"
-        workdir.mkdir()
-        with running(*CATCH, *settings, "--workdir", workdir, cwd=workdir) as process:
-            wait_for(lambda: num_rows(workdir) >= 5, process)
-            for _ in range(100):
-                with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=10) as stranger:
-                    stranger.sendall(os.urandom(1000))
-            _, stderr = process.communicate(timeout=LIMIT_S)
-        assert process.returncode == 0, stderr
-        assert [worker.wait(LIMIT_S) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.communicate()
-    assert_same(tmp_path / "run", straight, CATCH)

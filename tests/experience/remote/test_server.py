@@ -33,9 +33,9 @@ NUM_ENVS = 4
 class Place:
     """A server of one worker, and what its pools need."""
 
-    def __init__(self, folder, env=None):
-        self.config, _, self.spec = load_environment(make_config(**env or {}))
-        self.door = Door(f"unix:{folder}/s")
+    def __init__(self, address):
+        self.config, _, self.spec = load_environment(make_config())
+        self.door = Door(address)
         self.codec = TimestepCodec(timestep_shape(self.spec, NUM_ENVS))
         self.server = WorkerServer(
             self.door,
@@ -53,7 +53,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path):
-    place = Place(tmp_path)
+    place = Place(f"unix:{tmp_path}/s")
     with place.server:
         yield place
 
@@ -210,6 +210,29 @@ def test_a_worker_that_breaks_the_protocol_is_named(place, answers, match):
         pool.close()
 
 
+def test_garbage_at_a_port_changes_nothing():
+    """Bytes that are no HTTP/2, and connections that say nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    place, rng = Place(f"127.0.0.1:{port}"), np.random.default_rng(0)
+    with place.server, worker_of(place) as errors, contextlib.ExitStack() as stack:
+        pool = place.pool()
+        pool.reset()
+        for index in range(200):
+            stranger = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            with contextlib.suppress(ConnectionError):
+                stranger.sendall(rng.bytes(index * 10))
+        step_often(pool)
+        pool.close()
+    assert not errors
+
+
+def zeros(place, head):
+    """A timestep as the answer to a request."""
+    arrays = [np.zeros(spec.shape, spec.dtype) for spec in place.codec.layout.specs]
+    return place.codec.layout.encode(Head(Kind.STEP, head.channel, head.number).pack(), arrays)
+
+
 def step_often(pool):
     for _ in range(100):
         pool.send(np.zeros(NUM_ENVS, np.int32))
@@ -218,8 +241,7 @@ def step_often(pool):
 
 def test_a_second_answer_to_one_request_ends_the_connection(place):
     def answers(head):
-        arrays = [np.zeros(spec.shape, spec.dtype) for spec in place.codec.layout.specs]
-        return [place.codec.layout.encode(Head(Kind.STEP, head.channel, head.number).pack(), arrays)] * 2
+        return [zeros(place, head)] * 2
 
     with broken_worker(place, answers):
         pool = place.pool()
@@ -230,10 +252,15 @@ def test_a_second_answer_to_one_request_ends_the_connection(place):
 
 
 def test_a_worker_that_does_not_answer_is_given_up_in_time(place):
-    with broken_worker(place, lambda head: []):
+    def answers(head):  # To the reset, and not to the step.
+        return [zeros(place, head)] if head.kind == Kind.OPEN else []
+
+    with broken_worker(place, answers):
         pool = place.pool(timeout_s=0.2)
+        pool.reset()
+        pool.send(np.zeros(NUM_ENVS, np.int32))
         with pytest.raises(TimeoutError, match=r"environment worker 0 \(.* has not answered for 0.2 s.*timeout_s"):
-            pool.reset()
+            pool.recv()
         pool.close()
         with pytest.raises(EnvWorkerError, match="did not answer within"):
             place.pool()
