@@ -49,6 +49,7 @@ def test_an_update_inserts_its_rollout_and_samples_its_sequences():
         assert sample.env_steps > 0
 
 
+@pytest.mark.slow
 def test_a_ring_of_batches_samples_whole_batches_inside_a_program_too():
     config = anakin_config(**BATCHES)
     found = open_replay_stages(parts_of(config))
@@ -122,6 +123,7 @@ def test_replay_is_a_part_of_learning_and_limited_by_a_copy():
     assert line.endswith("Both take 25.0% (25.0% to 25.0%) of the time of the learning.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"agent": "pqn"}, {**STEPS, "agent__dueling": False}], ids=["pqn", "apex"])
 def test_agents_of_action_values_have_plain_loops_of_their_own(options):
     time_loop = open_plain_loop(parts_of(anakin_config(**options, topology__updates_per_call=4)))
