@@ -50,8 +50,6 @@ NETWORKS = {
 
 # Environments as those of a kind, for agents that make one choice.
 ONE_CHOICE = {"parts": dataclasses.replace(SPECS["parts"], actions=DiscreteActions(5))}
-# Not the defaults where those take long to compile: tests/networks/ has the dueling head.
-OPTIONS = {"podrl.agents.r2d2": {"dueling": False}}
 NUM_ENVS = 500  # One number for all that acts, so that a case compiles it once.
 NUM_UPDATES = 100
 
@@ -69,8 +67,9 @@ def spec_of(name, kind):
 
 def make_agent(name, kind, spec):
     module, networks = importlib.import_module(name), make_networks(NETWORKS[kind], spec)
-    config = module.AgentConfig(**OPTIONS.get(name, {}))
-    return module.make_agent(config, networks=networks, spec=spec, num_envs=NUM_ENVS, num_updates=NUM_UPDATES)
+    return module.make_agent(
+        module.AgentConfig(), networks=networks, spec=spec, num_envs=NUM_ENVS, num_updates=NUM_UPDATES
+    )
 
 
 class Case:
