@@ -174,7 +174,7 @@ def _make_learn(
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, None]:
         trajectory = fresh_rollouts(batch)
-        experience = estimate_targets(config, network, state, trajectory, partition.micro_batches)
+        experience = estimate_experience(config, network, state, trajectory, partition.micro_batches)
         moments = popart_moments(state.extra.get("popart"), experience.targets, trajectory.is_transition)
         state, metrics = take_epochs(state, experience, sgd_step, config.update_shape, rolled=partition.rolls_steps)
         metrics = {**metrics, **moments, "loss/learning_rate": optimizer.rate(state.step)}
@@ -186,7 +186,7 @@ def _make_learn(
     return learn
 
 
-def estimate_targets(
+def estimate_experience(
     config: AgentConfig, network: Network, state: LearnerState, trajectory: Trajectory, micro_batches: int = 1
 ) -> Experience:
     """What V-MPO computes of a trajectory [T, B] once, with the parameters before the update, in the values' units."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from podrl.agents.parts.epochs import Experience
-from podrl.agents.vmpo import AgentConfig, estimate_targets, make_agent, vmpo_loss
+from podrl.agents.vmpo import AgentConfig, estimate_experience, make_agent, vmpo_loss
 from podrl.config.config import ConfigError
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.popart import PopArtConfig
@@ -45,7 +45,7 @@ def e_step(config, network, state, trajectory):
 
     @jax.jit
     def run(state, trajectory):
-        experience = estimate_targets(config, network, state, trajectory)
+        experience = estimate_experience(config, network, state, trajectory)
         temperature = state.extra["duals"]["temperature"]
         return weigh(experience, experience.advantages, trajectory.is_transition, temperature, fraction=0.5)
 
