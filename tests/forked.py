@@ -3,11 +3,15 @@
 The imports take as much of a processor's time as all else of a small run. A forked process begins with the launcher's
 first line, in an environment, a folder and streams of its own. Only xdist's workers fork; otherwise, and where the
 environment would change what is imported, tests start the launcher as a user does.
+
+Forks share the seed of Python's hashes, which orders sets. So there are two processes to fork from, which take turns:
+tests that compare runs see what depends on it.
 """
 
 from collections.abc import Mapping
 import contextlib
 import importlib
+import itertools
 import os
 from pathlib import Path
 import pickle
@@ -28,6 +32,7 @@ _IMPORTED = ("podrl.train", "envpool", "podrl.assembly", "podrl.launch.start")
 _SET_AGAIN = {"JAX_NUM_CPU_DEVICES": ("jax_num_cpu_devices", int)}
 # Other variables that imports read, by how they begin.
 _IMPORTS_READ = ("JAX_", "PYTHON", "TF_", "GRPC_", "LD_", "OMP_", "MPL")
+_environment: dict[str, str] = {}  # In which what is forked from has imported; empty before that.
 
 
 def can_fork(env: Mapping[str, str]) -> bool:
@@ -37,7 +42,7 @@ def can_fork(env: Mapping[str, str]) -> bool:
         names = (name for name in variables if name.startswith(_IMPORTS_READ) and name not in _SET_AGAIN)
         return {name: variables[name] for name in names if name != "PYTHONPATH"}
 
-    return read(env) == read(os.environ) and "PYTEST_XDIST_WORKER" in os.environ
+    return "PYTEST_XDIST_WORKER" in os.environ and read(env) == read(_environment or os.environ)
 
 
 class Forked:
@@ -101,7 +106,8 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # It has ended since.
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -110,14 +116,16 @@ class Forked:
         self.send_signal(signal.SIGTERM)
 
 
-_server: tuple[subprocess.Popen[bytes], str] | None = None
+_servers: list[tuple[subprocess.Popen[bytes], str]] = []
+_turn = itertools.cycle(range(2))
 
 
 def _connect() -> socket.socket:
-    """A connection to the process of this worker that forks, which is started first if there is none."""
-    global _server
-    _server = _server or _start_server()
-    process, address = _server
+    """A connection to a process of this worker that forks, which is started first if it is not there."""
+    turn = next(_turn)
+    if turn == len(_servers):
+        _servers.append(_start_server())
+    process, address = _servers[turn]
     deadline = time.monotonic() + _LIMIT_S
     while True:
         channel = socket.socket(socket.AF_UNIX)
@@ -141,7 +149,9 @@ serve({address!r}, {os.getpid()})
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
     # Without threads of its own a process can be forked at any moment; OpenBLAS would start some.
-    env = {**os.environ, "PYTHONPATH": str(_ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    if not _environment:
+        _environment.update((name, value) for name, value in os.environ.items() if name not in _SET_AGAIN)
+    env = {**_environment, "PYTHONPATH": str(_ROOT), "OPENBLAS_NUM_THREADS": "1"}
     no_stream = subprocess.DEVNULL
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=_ROOT, env=env, stdin=no_stream, stdout=no_stream
@@ -209,6 +219,7 @@ def _become(request: Mapping[str, Any], streams: list[int]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    importlib.import_module("numpy").random.seed()  # As each process has another generator.
     jax = importlib.import_module("jax")
     for name, (key, parse) in _SET_AGAIN.items():
         if name in os.environ:

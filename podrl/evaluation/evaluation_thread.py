@@ -90,7 +90,7 @@ class Evaluation:
         self._play = play
         self._episodes: Episodes | None = None
         self._error: BaseException | None = None
-        self._progress = (0, 0)
+        self._progress: tuple[int, int] | None = None  # Finished episodes and steps; none before its turn.
         self._stopping = threading.Event()
         turns.join(self)
         self._thread = threading.Thread(target=self._run, args=(params,), name="evaluator", daemon=True)
@@ -118,6 +118,8 @@ class Evaluation:
 
     def doing(self) -> str:
         """Describes its progress, for messages."""
+        if self._progress is None:
+            return f"the evaluation of {self.name} waits for others to end"
         episodes, step = self._progress
         return f"the evaluation of {self.name} has finished {episodes} episodes and is at step {step:,}"
 
@@ -129,6 +131,7 @@ class Evaluation:
         try:
             with self._ledger.spend("evaluate"):
                 self._turns.wait(self, self._stopping)
+            self._progress = (0, 0)
             self._episodes = self._play(
                 params, self.counters.learner_steps, show_progress=show_progress, should_stop=self._stopping.is_set
             )

@@ -109,7 +109,10 @@ def updates_before_learning(config: Config) -> int:
 
 
 def uncounted_updates(config: Config) -> int:
-    """Returns the updates after a run's start that no rate counts: its warm-up, and those before it learns."""
+    """Returns the updates after a run's start that no rate counts: its warm-up, and those before it learns.
+
+    A run that resumes with its replay learns at once. Its rates count no more than those of one that fills it.
+    """
     return max(warm_up_updates(config), updates_before_learning(config))
 
 

@@ -217,5 +217,6 @@ def _with_counts(start: Snapshot, before: Mapping[str, Any] | None, config: Conf
     becomes = config.agent.update_shape.optimizer_steps
     if was == becomes:
         return start
-    opt_state = rescale_counts(start.state.opt_state, becomes / was)
-    return dataclasses.replace(start, state=dataclasses.replace(start.state, opt_state=opt_state))
+    # An agent may keep further optimizers, as V-MPO does.
+    opt_state, extra = rescale_counts((start.state.opt_state, start.state.extra), becomes / was)
+    return dataclasses.replace(start, state=dataclasses.replace(start.state, opt_state=opt_state, extra=extra))

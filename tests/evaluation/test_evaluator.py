@@ -201,10 +201,12 @@ class TestSeveral:
     @pytest.mark.parametrize("at_once", [1, 2])
     def test_they_play_in_the_order_in_which_they_were_added_and_few_at_a_time(self, at_once):
         begun, playing, most = [], [], []
+        meeting = threading.Barrier(at_once, timeout=60)
 
         def play(seed, params, update, **_):
             begun.append((update, seed))
             playing.append(seed)
+            meeting.wait()
             time.sleep(0.02)
             most.append(len(playing))
             playing.remove(seed)

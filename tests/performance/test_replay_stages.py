@@ -131,5 +131,6 @@ def test_agents_of_action_values_have_plain_loops_of_their_own(options):
     assert found.env_steps == 4 * 8 * 4
 
 
-def test_a_loop_with_a_core_is_not_plain():
-    assert open_plain_loop(parts_of(anakin_config(**SEQUENCES, network__core="lstm"))) is None
+@pytest.mark.parametrize("core", ["lstm", "none"])
+def test_a_loop_with_a_core_or_sequences_is_not_plain(core):
+    assert open_plain_loop(parts_of(anakin_config(**SEQUENCES, network__core=core))) is None

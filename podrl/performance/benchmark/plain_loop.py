@@ -50,13 +50,16 @@ class _Algorithm(NamedTuple):
 def open_plain_loop(assembly: Assembly) -> Callable[[float], StageTime] | None:
     """Returns what times the plain loop; None where the run has something that the loop has not.
 
-    That is another source than Gymnax, a carry in the network, or actions that are not discrete.
+    That is another source than Gymnax, a carry in the network, sequences of more than one step, or actions that are not
+    discrete.
     """
     config, make_plain = assembly.config, assembly.source.make_plain
     if make_plain is None or not isinstance(assembly.spec.actions, DiscreteActions):
         return None
     networks, name = make_networks(config.network, assembly.spec), config.agent.name
     if name == "r2d2":
+        if (config.agent.starts, config.agent.length) != ("rows", 1):
+            return None
         network: Any = networks.q(dueling=config.agent.dueling)
     else:
         network = networks.q(normalization=config.agent.normalization) if name == "pqn" else networks.actor_critic()

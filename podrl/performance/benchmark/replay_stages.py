@@ -79,6 +79,8 @@ def open_replay_stages(assembly: Assembly) -> ReplayStages | None:
     devices = mesh.shape["data"]
     words = jax.device_put(np.zeros((devices, -(-(inserted + sampled) // (4 * devices))), np.uint32), split)
 
+    jax.block_until_ready(copy(words))
+
     def copy_all() -> None:
         jax.block_until_ready([copy(words) for _ in range(_TURNS)])
 
@@ -140,8 +142,11 @@ def _sample_once(replay: Replay, ring: PyTree) -> tuple[PyTree, PyTree, jax.Arra
     shapes = jax.eval_shape(replay.gather, drawn, jax.tree.map(lambda x: x[0], draws.place))
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     last, priority = jax.lax.scan(take, nothing, draws.place)
-    # Without insertions between them, the uses of whole batches would run out.
-    return ring if isinstance(ring, BatchRing) else replay.write(drawn, draws, priority), last, draws.used
+    if not isinstance(ring, BatchRing):
+        return replay.write(drawn, draws, priority), last, draws.used
+    # Uses of whole batches would run out without insertions. As if all were new, the next draw is another one.
+    counts = dataclasses.replace(ring.counts, inserted=ring.counts.inserted + ring.counts.left.size)
+    return dataclasses.replace(ring, counts=counts), last, draws.used
 
 
 def _make_rollouts(assembly: Assembly) -> Trajectory:
