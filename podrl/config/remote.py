@@ -6,6 +6,7 @@ from podrl.config.ranges import LONGEST_S, check_values, number, text
 from podrl.mistakes import check
 
 NO_CERTIFICATES = "none"
+_OPENING_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class RemoteConfig:
             within the host.
         join_timeout_s: seconds that the learner waits for all workers at the start.
         timeout_s: seconds that a worker may take to step the environments of a pool before the run ends; making them
-            may always take a minute.
+            may always take a minute, or nine tenths of `actors.timeout_s` if that is shorter.
     """
 
     env_workers: int = number(0, 4096, 0)
@@ -37,6 +38,14 @@ class RemoteConfig:
     def __post_init__(self) -> None:
         """Checks the values."""
         check_values(self, "remote.")
+
+    def opening_s(self, actors_timeout_s: float) -> float:
+        """Returns how long a worker may take to import modules and make a pool's environments: all do so at once.
+
+        Args:
+            actors_timeout_s: `actors.timeout_s`, before which the worker is to be named.
+        """
+        return max(self.timeout_s, min(_OPENING_S, 0.9 * actors_timeout_s))
 
     def check_run(self, placement: str, actors_timeout_s: float, watchdog_s: float) -> None:
         """Checks that the run has environments for workers, and that errors about workers come first.

@@ -62,6 +62,7 @@ class WorkerConnection:
         self._send, self._cancel, self._traffic = send, cancel, traffic
         self._lock = threading.Lock()
         self._channels: dict[int, Channel] = {}
+        self._left: set[int] = set()  # Numbers of channels that nothing reads any more, though an answer is owed.
         self._opened = 0
         self._why: str | None = None  # Why it was lost; empty if the learner has ended it.
 
@@ -87,22 +88,31 @@ class WorkerConnection:
         self._send(message)
 
     def deliver(self, message: bytes) -> None:
-        """Passes a message from the worker to the channel that has asked for it.
+        """Passes a message from the worker to the channel that has asked for it; none takes those that come too late.
 
         Raises:
             ValueError: if no channel has.
         """
         head = read_head(message)
-        channel = self._channels.get(head.channel)
-        if head.kind not in _ANSWERS or channel is None or not channel.take_credit(head.number):
-            raise ValueError(f"a message that nothing asked for ({head.kind.name} {head.number})")
+        with self._lock:
+            channel = self._channels.get(head.channel)
+            if head.kind not in _ANSWERS or channel is None or not channel.take_credit(head.number):
+                raise ValueError(f"a message that nothing asked for ({head.kind.name} {head.number})")
+            is_late = head.channel in self._left
+            if is_late:
+                self._left.discard(head.channel)
+                del self._channels[head.channel]
         self._traffic.count(head.kind, len(message))
-        channel.put(message)
+        if not is_late:
+            channel.put(message)
 
     def forget(self, channel: "Channel") -> None:
-        """Ends a channel, whose pool was closed."""
+        """Ends a channel, whose pool was closed; an answer that it is still owed may come, and is dropped."""
         with self._lock:
-            self._channels.pop(channel.number, None)
+            if channel.has_credit:
+                self._left.add(channel.number)
+            else:
+                self._channels.pop(channel.number, None)
 
     def lose(self, why: str) -> None:
         """Ends the connection at once, and every wait for it with an error that says why."""
@@ -140,6 +150,7 @@ class Channel:
     Attributes:
         connection: the worker's.
         number: its number on the connection.
+        has_credit: whether the worker owes an answer.
     """
 
     def __init__(self, connection: WorkerConnection, number: int):
@@ -148,7 +159,7 @@ class Channel:
         self.number = number
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._requests = 0
-        self._has_credit = False  # Whether the worker owes an answer.
+        self.has_credit = False
 
     def request(self, kind: Kind, make: Callable[[Head], bytes]) -> None:
         """Sends a request, which is one credit for one answer.
@@ -159,12 +170,12 @@ class Channel:
         """
         self._requests += 1
         message = make(Head(kind, self.number, self._requests))
-        self._has_credit = True
+        self.has_credit = True
         self.connection.send(message)
 
     def take_credit(self, number: int) -> bool:
         """Returns whether an answer with this number is owed; it is not any more."""
-        had, self._has_credit = self._has_credit, False
+        had, self.has_credit = self.has_credit, False
         return had and number == self._requests
 
     def put(self, message: bytes | None) -> None:

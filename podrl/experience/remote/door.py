@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 from pathlib import Path
 import socket
-from typing import Any
 
 from podrl.config.config import check
 from podrl.config.remote import NO_CERTIFICATES
@@ -18,10 +17,6 @@ UNIX = "unix:"
 CERTIFICATE_FILES = ("cert.pem", "key.pem", "ca.pem")
 _PROBE_S = 5.0
 _LONGEST_SOCKET = 100  # Bytes of a Unix socket's path; systems allow some 104.
-
-# Pings find idle connections whose other side is gone; within a step `remote.timeout_s` is the limit. The learner's
-# process may stand still for longer, since a scheduler may suspend it: the worker is more patient.
-PING_EVERY_S, PING_LIMIT_S, WORKERS_LIMIT_S = 10, 20, 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,21 +106,6 @@ def address_of_process(address: str, process_index: int, num_processes: int) -> 
         return f"{address}.{process_index}"
     host, port = split_address(address)
     return join_address(host, port + process_index)
-
-
-def channel_options(longest_bytes: int) -> list[tuple[str, Any]]:
-    """Returns gRPC's options that both sides share.
-
-    Args:
-        longest_bytes: the longest message that this side takes.
-    """
-    return [
-        ("grpc.max_receive_message_length", longest_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
 
 
 def _expected(folder: str) -> str:

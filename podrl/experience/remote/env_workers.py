@@ -53,12 +53,14 @@ class EnvWorkers:
         address = address_of_process(remote.address, process_index, layout.num_processes)
         door = make_door("remote.address", address, remote.certificates, "remote.certificates")
         self._codec = TimestepCodec(timestep)
+        self._opening_s = remote.opening_s(config.actors.timeout_s)
         self._server = _import_server()(
             door,
             read_secret(os.environ, address, is_local=door.is_local),
             dataclasses.asdict(config.env),
             num_workers=self._num_workers,
             longest_bytes=longest_bytes(self._codec.layout),
+            longest_answer_s=self._opening_s,
         )
         self._is_local = door.is_local
         self.source = dataclasses.replace(source, make_pool=self._make_pool, gives_numbers=True)
@@ -101,6 +103,7 @@ class EnvWorkers:
             num_threads=chosen or (num_threads if self._is_local else 0),
             num_pools=-(-self._pools // self._num_workers),
             timeout_s=self._config.remote.timeout_s,
+            opening_s=self._opening_s,
         )
 
 

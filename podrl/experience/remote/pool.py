@@ -12,11 +12,9 @@ from podrl.experience.remote.arrays import ArrayLayout, ArraySpec
 from podrl.experience.remote.connection import Channel, EnvWorkerError, WorkerConnection
 from podrl.experience.remote.messages import HEAD_BYTES, Head, Kind, pack_fields
 from podrl.experience.remote.timesteps import TimestepCodec
+from podrl.experience.succession import CLOSING_S
 from podrl.runtime.waiting import Stopped
 from podrl.types import Timestep
-
-_CLOSING_S = 10.0
-_OPENING_S = 60.0  # Time at least for a worker to import modules and make environments: all do so at once.
 
 
 class RemotePool:
@@ -32,6 +30,7 @@ class RemotePool:
         num_threads: int,
         num_pools: int,
         timeout_s: float,
+        opening_s: float,
     ):
         """Opens a channel; the worker makes the environments at `reset`.
 
@@ -42,9 +41,10 @@ class RemotePool:
             env_numbers: [B]; the environments' numbers in the job.
             num_threads: threads that step the pool; 0 leaves it to the worker.
             num_pools: pools of the learner's that the worker has.
-            timeout_s: seconds that the worker may take for a step; making environments may always take a minute.
+            timeout_s: seconds that the worker may take for a step.
+            opening_s: seconds that it may take to make the environments.
         """
-        self._codec, self._timeout_s = codec, timeout_s
+        self._codec, self._timeout_s, self._opening_s = codec, timeout_s, opening_s
         self._opening: dict[str, Any] = {
             "seeds": list(seeds),
             "env_numbers": list(env_numbers),
@@ -72,7 +72,7 @@ class RemotePool:
         self._require(not self._was_reset, "reset() twice")
         self._was_reset = True
         self._open_channel().request(Kind.OPEN, lambda head: pack_fields(head, **self._opening))
-        return self._answer(max(self._timeout_s, _OPENING_S))
+        return self._answer(self._opening_s)
 
     def send(self, action: np.ndarray) -> None:
         """Starts one step with action [B, ...] of the spec's `actions`."""
@@ -101,11 +101,11 @@ class RemotePool:
                 channel.answer(Kind.STEP, timeout_s=self._timeout_s)
             if self._was_reset:
                 channel.request(Kind.CLOSE, pack_fields)
-                channel.answer(Kind.CLOSED, timeout_s=_CLOSING_S, gives_up=False)
+                channel.answer(Kind.CLOSED, timeout_s=CLOSING_S, gives_up=False)
         except (EnvWorkerError, Stopped):  # Nothing is left to close.
             pass
-        except TimeoutError as error:
-            logging.warning("An environment hangs in close: %s", error)
+        except TimeoutError:
+            logging.warning("%s: an environment hangs in close. The run continues.", channel.connection.name)
         finally:
             channel.connection.forget(channel)
 

@@ -17,13 +17,13 @@ import grpc
 from podrl.config.config import ConfigError
 from podrl.experience.remote.admission import RefusedError, admit, turn_away
 from podrl.experience.remote.connection import Traffic, WorkerConnection
-from podrl.experience.remote.door import PING_EVERY_S, PING_LIMIT_S, UNIX, Door, channel_options
+from podrl.experience.remote.door import UNIX, Door
+from podrl.experience.remote.grpc_options import MOST_STRANGERS, server_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
 from podrl.runtime.job.handshake import UnprovenError
 from podrl.runtime.waiting import Stopped, wait_for
 
 _PROOF_S = 10.0  # Time for a worker to prove itself.
-_MOST_STRANGERS = 32
 _MOST_HOSTS = 100  # That the log names.
 _GRACE_S = 5.0
 
@@ -36,7 +36,16 @@ class WorkerServer:
         refused: connections that were refused.
     """
 
-    def __init__(self, door: Door, secret: bytes, env: Mapping[str, Any], *, num_workers: int, longest_bytes: int):
+    def __init__(
+        self,
+        door: Door,
+        secret: bytes,
+        env: Mapping[str, Any],
+        *,
+        num_workers: int,
+        longest_bytes: int,
+        longest_answer_s: float = 60.0,
+    ):
         """Creates the server without listening.
 
         Args:
@@ -45,6 +54,7 @@ class WorkerServer:
             env: the section `env` of the run's config.
             num_workers: workers to admit.
             longest_bytes: the longest message that a worker may send.
+            longest_answer_s: the longest time that a worker may take to answer.
         """
         self.traffic = Traffic()
         self.refused = 0
@@ -55,7 +65,7 @@ class WorkerServer:
         self._code = 1  # What the workers are told in the end.
         self._is_open = True
         self._named: set[str] = set()  # Hosts of strangers that the log has named.
-        places = num_workers + _MOST_STRANGERS
+        places = num_workers + MOST_STRANGERS
         self._server = grpc.server(
             futures.ThreadPoolExecutor(places, "environment workers"),
             handlers=[
@@ -63,14 +73,7 @@ class WorkerServer:
                     SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._serve)}
                 )
             ],
-            options=[
-                *channel_options(longest_bytes),
-                ("grpc.so_reuseport", 0),
-                ("grpc.keepalive_time_ms", PING_EVERY_S * 1000),
-                ("grpc.keepalive_timeout_ms", PING_LIMIT_S * 1000),
-                ("grpc.http2.min_ping_interval_without_data_ms", PING_EVERY_S * 1000 // 2),
-                ("grpc.http2.max_ping_strikes", 0),
-            ],
+            options=server_options(longest_bytes, longest_answer_s, num_workers),
             maximum_concurrent_rpcs=places,
         )
 

@@ -15,7 +15,8 @@ import grpc
 
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.experience.remote.admission import RefusedError, apply
-from podrl.experience.remote.door import PING_EVERY_S, WORKERS_LIMIT_S, Door, channel_options
+from podrl.experience.remote.door import Door
+from podrl.experience.remote.grpc_options import worker_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Kind, read_fields, read_head
 from podrl.experience.remote.pool_thread import Environments, PoolThread
 from podrl.runtime.job.handshake import UnprovenError
@@ -70,14 +71,7 @@ def serve_learner(
 
 def _connect(door: Door, wait_s: float) -> grpc.Channel:
     """Returns a channel to a learner's process once it is there."""
-    options = [
-        *channel_options(_LONGEST_BYTES),
-        ("grpc.keepalive_time_ms", 3 * PING_EVERY_S * 1000),
-        ("grpc.keepalive_timeout_ms", WORKERS_LIMIT_S * 1000),
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 2000),
-        ("grpc.max_reconnect_backoff_ms", 1000),
-    ]
+    options = worker_options(_LONGEST_BYTES)
     if door.certificates:
         certificate, key, authority = door.read()
         channel = grpc.secure_channel(door.target, grpc.ssl_channel_credentials(authority, key, certificate), options)

@@ -13,6 +13,7 @@ import pytest
 
 from podrl.assembly import assemble
 from podrl.config.config import ConfigError, EnvConfig
+from podrl.config.remote import RemoteConfig
 from podrl.experience.remote.door import Door, address_of_process, make_door
 from podrl.experience.remote.env_workers import read_secret
 from podrl.experience.remote.server import WorkerServer
@@ -72,6 +73,13 @@ def test_the_secret_between_hosts_is_a_file_of_its_user_alone(tmp_path):
 def test_a_run_that_workers_do_not_fit_is_refused(tmp_path, settings, match):
     with pytest.raises(ConfigError, match=match):
         remote_config(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "actors_timeout_s", "expected"), [(20.0, 120.0, 60.0), (80.0, 120.0, 80.0), (20.0, 30.0, 27.0)]
+)
+def test_a_pool_has_a_minute_to_open_but_less_than_the_actors_have(timeout_s, actors_timeout_s, expected):
+    assert RemoteConfig(timeout_s=timeout_s).opening_s(actors_timeout_s) == expected
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import queue
 import resource
 import socket
-import threading
 
 import grpc
 import jax
@@ -17,38 +15,13 @@ from podrl.envs.loading import load_environment
 from podrl.experience.remote.admission import RefusedError, admit, apply
 from podrl.experience.remote.connection import EnvWorkerError
 from podrl.experience.remote.door import Door
-from podrl.experience.remote.env_workers import longest_bytes
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields, read_fields, read_head
-from podrl.experience.remote.pool import RemotePool
 from podrl.experience.remote.server import WorkerServer
 from podrl.experience.remote.timesteps import TimestepCodec, timestep_shape
 from podrl.experience.remote.worker import LostLearnerError, serve_learner
 from podrl.types import EnvSpec
+from tests.experience.remote.places import NUM_ENVS, SECRET, Place, broken_worker, step_often, worker_of, zeros
 from tests.short_runs import make_config
-
-SECRET = b"a secret that all tests know"
-NUM_ENVS = 4
-
-
-class Place:
-    """A server of one worker, and what its pools need."""
-
-    def __init__(self, address):
-        self.config, _, self.spec = load_environment(make_config())
-        self.door = Door(address)
-        self.codec = TimestepCodec(timestep_shape(self.spec, NUM_ENVS))
-        self.server = WorkerServer(
-            self.door,
-            SECRET,
-            dataclasses.asdict(self.config.env),
-            num_workers=1,
-            longest_bytes=longest_bytes(self.codec.layout),
-        )
-
-    def pool(self, timeout_s=20.0):
-        self.server.wait(timeout_s=20)
-        arguments = {"seeds": range(NUM_ENVS), "env_numbers": range(NUM_ENVS), "num_threads": 1, "num_pools": 1}
-        return RemotePool(self.server.worker(0), self.codec, **arguments, timeout_s=timeout_s)
 
 
 @pytest.fixture
@@ -56,54 +29,6 @@ def place(tmp_path):
     place = Place(f"unix:{tmp_path}/s")
     with place.server:
         yield place
-
-
-@contextlib.contextmanager
-def worker_of(place):
-    """A worker in a thread; yields a list that gets its error."""
-    errors = []
-
-    def serve():
-        try:
-            serve_learner(place.door, SECRET, wait_s=20)
-        except LostLearnerError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield errors
-    finally:
-        place.server.close(0)
-        thread.join(20)
-    assert not thread.is_alive()
-
-
-@contextlib.contextmanager
-def broken_worker(place, answers):
-    """One that proves the secret, and sends what `answers` makes of each request; None ends its stream."""
-    outgoing = queue.SimpleQueue()
-
-    def run():
-        dialogue = apply(SECRET)
-        next(dialogue)
-        with grpc.insecure_channel(place.door.target) as channel, contextlib.suppress(grpc.RpcError):
-            for message in channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(outgoing.get, None)):
-                try:
-                    outgoing.put(dialogue.send(message))
-                except StopIteration:
-                    for answer in [] if read_head(message).kind == Kind.ADMITTED else answers(read_head(message)):
-                        outgoing.put(answer)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        outgoing.put(None)
-        place.server.close(1)
-        thread.join(20)
-    assert not thread.is_alive()
 
 
 def test_a_pool_in_a_worker_steps_and_counts_its_bytes(place):
@@ -227,18 +152,6 @@ def test_garbage_at_a_port_changes_nothing():
     assert not errors
 
 
-def zeros(place, head):
-    """A timestep as the answer to a request."""
-    arrays = [np.zeros(spec.shape, spec.dtype) for spec in place.codec.layout.specs]
-    return place.codec.layout.encode(Head(Kind.STEP, head.channel, head.number).pack(), arrays)
-
-
-def step_often(pool):
-    for _ in range(100):
-        pool.send(np.zeros(NUM_ENVS, np.int32))
-        pool.recv()
-
-
 def test_a_second_answer_to_one_request_ends_the_connection(place):
     def answers(head):
         return [zeros(place, head)] * 2
@@ -264,6 +177,27 @@ def test_a_worker_that_does_not_answer_is_given_up_in_time(place):
         pool.close()
         with pytest.raises(EnvWorkerError, match="did not answer within"):
             place.pool()
+
+
+def test_environments_that_close_late_are_left_to_do_so(place, monkeypatch):
+    monkeypatch.setattr("podrl.experience.remote.pool.CLOSING_S", 0.1)
+    late = []
+
+    def answers(head):
+        if head.kind == Kind.CLOSE:
+            late.append(Head(Kind.CLOSED, head.channel, head.number).pack() + b"{}")
+            return []
+        return [*late, zeros(place, head)]
+
+    with broken_worker(place, answers):
+        pool = place.pool()
+        pool.reset()
+        pool.close()
+        following = place.pool()
+        following.reset()
+        with pytest.raises(EnvWorkerError, match=r"nothing asked for \(CLOSED"):  # It comes again.
+            step_often(following)
+        following.close()
 
 
 def test_missing_workers_are_counted(place):
