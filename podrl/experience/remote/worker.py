@@ -25,7 +25,9 @@ from podrl.runtime.waiting import Patience
 _ANSWER_S = 30.0  # For the learner's part of the admission.
 _CLOSING_S = 10.0
 _LONGEST_BYTES = 1 << 26  # Of a message from the learner: actions, or a config.
-_SLICE_S = 1.0
+_SLICE_S, _PAUSE_S = 1.0, 1.0
+# A learner whose places strangers have, or that ends or begins at this moment.
+_NOT_YET = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
 
 class LostLearnerError(RuntimeError):
@@ -40,7 +42,7 @@ def serve_learner(
     Args:
         door: where it listens.
         secret: the job's secret.
-        wait_s: seconds to wait until it is there.
+        wait_s: seconds to wait until it is there, and has a place for this worker.
         env_threads: threads of each pool; 0 for what the learner asks for, or else this host's cores over the pools.
         begin: called once the learner has admitted this worker.
 
@@ -48,16 +50,31 @@ def serve_learner(
         ConfigError: if the learner does not admit this worker.
         LostLearnerError: if it does not answer in time, is lost, or its run failed.
     """
-    with _connect(door, wait_s) as channel:
+    patience = Patience(wait_s)
+    while (code := _attend(door, secret, wait_s, patience, env_threads, begin)) is None:
+        time.sleep(_PAUSE_S)
+    if code:
+        raise LostLearnerError(f"The learner's run at {door.address} ended with an error, which it says itself.")
+
+
+def _attend(
+    door: Door, secret: bytes, wait_s: float, patience: Patience, env_threads: int, begin: Callable[[], None]
+) -> int | None:
+    """Serves a learner, and returns the exit code of its run; None if it has no time for this worker yet."""
+    with _connect(door, wait_s, patience) as channel:
         outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         stream = channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(outgoing.get, None))
         pools: dict[int, PoolThread] = {}
+        is_admitted = False
         try:
             env = _apply(door, secret, stream, outgoing)
+            is_admitted = True
             begin()
             logging.info("Steps environments %s of the learner at %s.", env.id, door.address)
-            code = _serve(stream, outgoing, pools, Environments(env, env_threads))
+            return _serve(stream, outgoing, pools, Environments(env, env_threads))
         except grpc.RpcError as error:
+            if not is_admitted and _code(error) in _NOT_YET and patience.left_s():
+                return None
             raise LostLearnerError(
                 f"The learner at {door.address} was lost: {_reason(error)}. What it said itself may tell why."
             ) from None
@@ -65,11 +82,9 @@ def serve_learner(
             _close(pools)
             outgoing.put(None)
             stream.cancel()
-    if code:
-        raise LostLearnerError(f"The learner's run at {door.address} ended with an error, which it says itself.")
 
 
-def _connect(door: Door, wait_s: float) -> grpc.Channel:
+def _connect(door: Door, wait_s: float, patience: Patience) -> grpc.Channel:
     """Returns a channel to a learner's process once it is there."""
     options = worker_options(_LONGEST_BYTES)
     if door.certificates:
@@ -77,7 +92,7 @@ def _connect(door: Door, wait_s: float) -> grpc.Channel:
         channel = grpc.secure_channel(door.target, grpc.ssl_channel_credentials(authority, key, certificate), options)
     else:
         channel = grpc.insecure_channel(door.target, options)
-    ready, patience = grpc.channel_ready_future(channel), Patience(wait_s)
+    ready = grpc.channel_ready_future(channel)
     while True:
         try:
             ready.result(timeout=min(left_s := patience.left_s(), _SLICE_S))
@@ -145,6 +160,10 @@ def _close(pools: dict[int, PoolThread]) -> None:
     deadline_s = time.monotonic() + _CLOSING_S
     for pool in pools.values():
         pool.thread.join(max(0.0, deadline_s - time.monotonic()))
+
+
+def _code(error: Any) -> grpc.StatusCode | None:
+    return error.code() if hasattr(error, "code") else None
 
 
 def _reason(error: Any) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import queue
 import resource
 import socket
 
@@ -198,6 +199,24 @@ def test_environments_that_close_late_are_left_to_do_so(place, monkeypatch):
         with pytest.raises(EnvWorkerError, match=r"nothing asked for \(CLOSED"):  # It comes again.
             step_often(following)
         following.close()
+
+
+def test_a_worker_tries_again_while_strangers_have_all_places(tmp_path, monkeypatch):
+    monkeypatch.setattr("podrl.experience.remote.server.MOST_STRANGERS", 1)
+    monkeypatch.setattr("podrl.experience.remote.worker._PAUSE_S", 0.1)
+    place = Place(f"unix:{tmp_path}/s")
+    with place.server, grpc.insecure_channel(place.door.target) as channel:
+        silent = queue.SimpleQueue()
+        strangers = [channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(silent.get, None)) for _ in range(2)]
+        assert [read_head(next(stranger)).kind for stranger in strangers] == [Kind.NONCE, Kind.NONCE]
+        with worker_of(place) as errors:
+            with pytest.raises(TimeoutError):
+                place.server.wait(timeout_s=0.5)
+            for stranger in strangers:
+                stranger.cancel()
+                silent.put(None)
+            place.server.wait(timeout_s=10)
+        assert not errors
 
 
 def test_missing_workers_are_counted(place):
