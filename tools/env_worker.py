@@ -72,7 +72,9 @@ def run(flags: argparse.Namespace) -> int:
     keep_printing()
     from podrl.experience.remote.door import make_door
     from podrl.experience.remote.env_workers import read_secret
+    from podrl.experience.remote.grpc_options import quiet_grpc
 
+    quiet_grpc()
     try:
         from podrl.experience.remote.worker import LostLearnerError, serve_learner
     except ImportError as error:

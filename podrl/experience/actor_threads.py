@@ -74,6 +74,8 @@ class ActorThreads:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._parameters.stop()
+        if self._workers:
+            self._workers.stop_waiting()
         for actor in self.actors:
             actor.stop()
         deadline = time.monotonic() + min(self._timeout_s, _JOIN_S)

@@ -47,6 +47,7 @@ class WorkerConnection:
 
     Attributes:
         name: the worker's name for messages, such as `environment worker 0 (node2, process 4711)`.
+        why_lost: why it was lost; empty if the learner has ended it, None as long as it is there.
     """
 
     def __init__(self, name: str, send: Callable[[bytes | None], None], cancel: Callable[[], Any], traffic: Traffic):
@@ -64,7 +65,7 @@ class WorkerConnection:
         self._channels: dict[int, Channel] = {}
         self._left: set[int] = set()  # Numbers of channels that nothing reads any more, though an answer is owed.
         self._opened = 0
-        self._why: str | None = None  # Why it was lost; empty if the learner has ended it.
+        self.why_lost: str | None = None
 
     def open_channel(self) -> "Channel":
         """Returns a new channel, for one pool.
@@ -127,17 +128,17 @@ class WorkerConnection:
 
     def check(self) -> None:
         """Raises unless the worker is there."""
-        if self._why:
-            raise EnvWorkerError(f"{self.name} was lost: {self._why}")
-        if self._why is not None:
+        if self.why_lost:
+            raise EnvWorkerError(f"{self.name} was lost: {self.why_lost}")
+        if self.why_lost is not None:
             raise Stopped
 
     def _end(self, why: str) -> bool:
         """Returns whether the connection had not ended before."""
         with self._lock:
-            if self._why is not None:
+            if self.why_lost is not None:
                 return False
-            self._why = why
+            self.why_lost = why
             channels = list(self._channels.values())
         for channel in channels:
             channel.put(None)

@@ -13,6 +13,7 @@ from podrl.envs.source import Pool, Source
 from podrl.experience.layout import Layout
 from podrl.experience.remote.arrays import ArrayLayout
 from podrl.experience.remote.door import address_of_process, make_door
+from podrl.experience.remote.grpc_options import quiet_grpc
 from podrl.experience.remote.messages import LONGEST_JSON_BYTES, Kind
 from podrl.experience.remote.pool import RemotePool
 from podrl.experience.remote.timesteps import LONGEST_NUMBERS_BYTES, TimestepCodec
@@ -80,13 +81,17 @@ class EnvWorkers:
         """Waits until all workers have come; see `WorkerServer.wait`."""
         self._server.wait(timeout_s=self._config.remote.join_timeout_s, should_stop=should_stop)
 
+    def stop_waiting(self) -> None:
+        """Ends every wait for workers that have not come, as the run has to stop."""
+        self._server.stop_waiting()
+
     def describe_traffic(self) -> str:
         """Returns what was sent and received so far, for people."""
         traffic = self._server.traffic
         parts = [
             f"{traffic.messages[kind]:,} {kind.name} messages of {traffic.bytes[kind] / 1e6:,.1f} MB" for kind in _STEPS
         ]
-        return f"Environment workers: {' and '.join(parts)}; {self._server.refused} connections refused."
+        return f"Environment workers: {' and '.join(parts)}; {self._server.refusals.count} connections refused."
 
     def _make_pool(
         self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int, env_numbers: Sequence[int] = ()
@@ -155,6 +160,7 @@ def _workers_of_process(config: Config, layout: Layout) -> int:
 
 
 def _import_server() -> "type[WorkerServer]":
+    quiet_grpc()
     try:
         from podrl.experience.remote.server import WorkerServer
     except ImportError as error:

@@ -4,6 +4,7 @@ Two of gRPC's limits end a connection whose pings go unanswered, and the shorter
 `http2.ping_timeout_ms`, a minute by default. A process whose host ended or crashed is found at once, without pings.
 """
 
+import os
 from typing import Any
 
 PING_EVERY_S = 10
@@ -15,6 +16,11 @@ _IDLE_S = 30  # For a connection without a stream.
 _MOST_STREAMS = 8  # Of one connection; a worker has one.
 
 Options = list[tuple[str, Any]]
+
+
+def quiet_grpc() -> None:
+    """Keeps gRPC's own lines, which any stranger can cause, off the terminal; call it before gRPC is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def server_options(longest_bytes: int, longest_answer_s: float, num_workers: int) -> Options:

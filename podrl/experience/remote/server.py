@@ -20,11 +20,11 @@ from podrl.experience.remote.connection import Traffic, WorkerConnection
 from podrl.experience.remote.door import UNIX, Door
 from podrl.experience.remote.grpc_options import MOST_STRANGERS, server_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
+from podrl.experience.remote.refusals import Refusals
 from podrl.runtime.job.handshake import UnprovenError
 from podrl.runtime.waiting import Stopped, wait_for
 
 _PROOF_S = 10.0  # Time for a worker to prove itself.
-_MOST_HOSTS = 100  # That the log names.
 _GRACE_S = 5.0
 
 
@@ -33,7 +33,7 @@ class WorkerServer:
 
     Attributes:
         traffic: messages to and from admitted workers.
-        refused: connections that were refused.
+        refusals: connections that were refused.
     """
 
     def __init__(
@@ -57,14 +57,15 @@ class WorkerServer:
             longest_answer_s: the longest time that a worker may take to answer.
         """
         self.traffic = Traffic()
-        self.refused = 0
+        self.refusals = Refusals()
         self._door, self._secret, self._env = door, secret, env
         self._num_workers = num_workers
         self._changed = threading.Condition()
-        self._workers: list[WorkerConnection] = []
+        self._workers: dict[int, WorkerConnection] = {}
+        self._have_all_come = False
+        self._gave_up = False
         self._code = 1  # What the workers are told in the end.
         self._is_open = True
-        self._named: set[str] = set()  # Hosts of strangers that the log has named.
         places = num_workers + MOST_STRANGERS
         self._server = grpc.server(
             futures.ThreadPoolExecutor(places, "environment workers"),
@@ -108,7 +109,7 @@ class WorkerServer:
         """Tells the workers that the run has ended with this exit code, and stops listening; may be called again."""
         with self._changed:
             self._is_open, self._code = False, code
-            workers = list(self._workers)
+            workers = list(self._workers.values())
             self._changed.notify_all()
         for worker in workers:
             worker.end(code)
@@ -123,26 +124,32 @@ class WorkerServer:
 
         Raises:
             TimeoutError: if they do not come in time.
-            Stopped: if the run has to stop before, or has ended.
+            Stopped: if the run has to stop before or has ended, or after `stop_waiting`.
         """
 
         def blame() -> str:
             return (
                 f"{len(self._workers)} of {self._num_workers} environment workers came to {self._door.address} within "
-                f"{timeout_s:g} s (remote.join_timeout_s), and {self.refused} connections were refused. Look at what "
-                "the missing ones say; python tools/env_worker.py --connect starts one."
+                f"{timeout_s:g} s (remote.join_timeout_s), and {self.refusals.count} connections were refused. Look at "
+                "what the missing ones say; python tools/env_worker.py --connect starts one."
             )
 
         with self._changed:
             wait_for(
                 self._changed,
-                lambda: len(self._workers) == self._num_workers or not self._is_open,
+                lambda: self._see_who_is_there() or self._gave_up or not self._is_open,
                 timeout_s=timeout_s,
                 blame=blame,
                 should_stop=should_stop,
             )
-            if not self._is_open:
+            if not (self._have_all_come and self._is_open):
                 raise Stopped
+
+    def stop_waiting(self) -> None:
+        """Ends every `wait` for workers that have not come."""
+        with self._changed:
+            self._gave_up = True
+            self._changed.notify_all()
 
     def worker(self, index: int) -> WorkerConnection:
         """Returns a worker; all have come."""
@@ -177,45 +184,50 @@ class WorkerServer:
         except StopIteration as end:
             who = end.value
             if who is None:
-                self._refuse(context.peer(), "it left without a proof")
+                self.refusals.add(context.peer(), "it left without a proof")
                 return None
         except grpc.RpcError:
-            self._refuse(context.peer(), "it left, or gave no proof in time")
+            self.refusals.add(context.peer(), "it left, or gave no proof in time")
             return None
         except ValueError:
-            self._refuse(context.peer(), "what it said is not podrl's")
+            self.refusals.add(context.peer(), "what it said is not podrl's")
             return None
         except UnprovenError:
-            self._refuse(context.peer(), "it does not have the job's secret")
+            self.refusals.add(context.peer(), "it does not have the job's secret")
             yield turn_away("")
             return None
         except RefusedError as error:
-            self._refuse(context.peer(), str(error))
+            self.refusals.add(context.peer(), str(error))
             yield turn_away(str(error))
             return None
         with self._changed:
-            index = len(self._workers)
-            if index < self._num_workers and self._is_open:
+            self._drop_lost()
+            index = next((index for index in range(self._num_workers) if index not in self._workers), None)
+            if index is not None and self._is_open:
                 name = f"environment worker {index} ({who.host}, process {who.pid})"
                 worker = WorkerConnection(name, outgoing.put, context.cancel, self.traffic)
                 outgoing.put(pack_fields(Head(Kind.ADMITTED), index=index))
-                self._workers.append(worker)
+                self._workers[index] = worker
                 self._changed.notify_all()
                 logging.info("%s is there.", name[:1].upper() + name[1:])
                 return worker
-        why = f"this run has its {self._num_workers} environment workers"
-        self._refuse(context.peer(), why)
+            why = f"this run has its {self._num_workers} environment workers" if self._is_open else "this run ends"
+        self.refusals.add(context.peer(), why)
         yield turn_away(why)
         return None
 
-    def _refuse(self, peer: str, why: str) -> None:
-        host = peer.rpartition(":")[0] if peer.startswith("ipv") else peer
-        with self._changed:
-            self.refused += 1
-            is_new = host not in self._named and len(self._named) < _MOST_HOSTS
-            self._named.add(host) if is_new else None
-        if is_new:
-            logging.warning("Refused a connection from %s to the environment workers' door: %s.", peer, why)
+    def _see_who_is_there(self) -> bool:
+        """Returns whether all workers have come; from then on none is replaced. The caller holds the lock."""
+        self._drop_lost()
+        self._have_all_come = len(self._workers) == self._num_workers
+        return self._have_all_come
+
+    def _drop_lost(self) -> None:
+        """Forgets workers that have left before all were there; others may come for them."""
+        for index, worker in [] if self._have_all_come else list(self._workers.items()):
+            if worker.why_lost:
+                del self._workers[index]
+                logging.warning("%s left before all were there: %s. Waits for another.", worker.name, worker.why_lost)
 
 
 def _read(requests: Iterator[bytes], worker: WorkerConnection, outgoing: "queue.SimpleQueue[bytes | None]") -> None:

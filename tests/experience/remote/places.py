@@ -34,9 +34,7 @@ class Place:
             self.door,
             SECRET,
             dataclasses.asdict(self.config.env),
-            num_workers=1,
-            longest_bytes=longest_bytes(self.codec.layout),
-            **limits,
+            **{"num_workers": 1, "longest_bytes": longest_bytes(self.codec.layout), **limits},
         )
 
     def pool(self, timeout_s=20.0):
@@ -68,7 +66,10 @@ def worker_of(place, door=None):
 
 @contextlib.contextmanager
 def broken_worker(place, answers):
-    """One that proves the secret, and sends what `answers` makes of each request; None ends its stream."""
+    """One that proves the secret, and sends what `answers` makes of each request.
+
+    None ends its stream, and so does what is yielded.
+    """
     outgoing = queue.SimpleQueue()
 
     def run():
@@ -85,7 +86,7 @@ def broken_worker(place, answers):
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        yield
+        yield lambda: outgoing.put(None)
     finally:
         outgoing.put(None)
         place.server.close(1)

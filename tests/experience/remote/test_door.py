@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import ipaddress
+import os
 import socket
 import threading
 
@@ -14,8 +15,9 @@ import pytest
 from podrl.assembly import assemble
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.config.remote import RemoteConfig
+from podrl.experience.layout import Layout
 from podrl.experience.remote.door import Door, address_of_process, make_door
-from podrl.experience.remote.env_workers import read_secret
+from podrl.experience.remote.env_workers import check_workers, read_secret
 from podrl.experience.remote.server import WorkerServer
 from podrl.experience.remote.worker import LostLearnerError, serve_learner
 from podrl.runs.workdir import make_workdir, write_facts
@@ -92,6 +94,13 @@ def test_a_pool_has_a_minute_to_open_but_less_than_the_actors_have(timeout_s, ac
 def test_workers_that_the_run_cannot_have_are_refused_before_it_compiles(tmp_path, settings, match):
     with pytest.raises(ConfigError, match=match):
         assemble(remote_config(tmp_path, actors__num_envs=32, **settings))  # On the tests' eight devices.
+
+
+def test_grpc_writes_no_lines_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRPC_VERBOSITY", "")  # It is restored in the end.
+    monkeypatch.delenv("GRPC_VERBOSITY")
+    check_workers(remote_config(tmp_path), Layout(num_actors=1, pools_per_actor=2, envs_per_pool=4, num_processes=1))
+    assert os.environ["GRPC_VERBOSITY"] == "NONE"
 
 
 def certificates(folder, name, authority=None):

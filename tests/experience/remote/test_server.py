@@ -2,9 +2,13 @@
 
 import contextlib
 import dataclasses
+import gc
+import os
+from pathlib import Path
 import queue
-import resource
 import socket
+import threading
+import time
 
 import grpc
 import jax
@@ -16,12 +20,15 @@ from podrl.envs.loading import load_environment
 from podrl.experience.remote.admission import RefusedError, admit, apply
 from podrl.experience.remote.connection import EnvWorkerError
 from podrl.experience.remote.door import Door
+from podrl.experience.remote.env_workers import longest_bytes
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields, read_fields, read_head
 from podrl.experience.remote.server import WorkerServer
 from podrl.experience.remote.timesteps import TimestepCodec, timestep_shape
 from podrl.experience.remote.worker import LostLearnerError, serve_learner
+from podrl.runtime.waiting import Stopped
 from podrl.types import EnvSpec
 from tests.experience.remote.places import NUM_ENVS, SECRET, Place, broken_worker, step_often, worker_of, zeros
+from tests.processes import wait_for
 from tests.short_runs import make_config
 
 
@@ -77,6 +84,11 @@ def hostile(kind, rng, replayed):
     }[kind]
 
 
+def resident_bytes():
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @pytest.mark.parametrize("count", [1200, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_messages_of_strangers_change_nothing(place, caplog, count):
     """They come while a pool steps. None is answered with more than a nonce and a refusal; memory stays flat."""
@@ -102,17 +114,37 @@ def test_messages_of_strangers_change_nothing(place, caplog, count):
                         found.add(error.code())
 
             knock(200)
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            before = resident_bytes()
             knock(count - 200)
-        grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            grown = resident_bytes() - before
         pool.send(np.zeros(NUM_ENVS, np.int32))
         pool.recv()
         pool.close()
     assert not errors
     assert found <= {Kind.NONCE, Kind.REFUSED, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert place.server.refused == count
-    assert grown_kib < 30_000
-    assert sum("Refused a connection" in line for line in caplog.messages) == 1
+    assert place.server.refusals.count == count
+    assert grown < 5e6 * max(1.0, count / 1000)
+    told = [line.rpartition(": ")[2] for line in caplog.messages if "Refused a connection" in line]
+    assert sorted(told) == ["it does not have the job's secret.", "what it said is not podrl's."]
+
+
+def test_a_crowd_of_strangers_and_messages_that_are_too_long_change_nothing(place):
+    too_long = bytes(longest_bytes(place.codec.layout) + 1)
+    with worker_of(place) as errors, contextlib.ExitStack() as stack:
+        pool = place.pool()
+        pool.reset()
+        silent = queue.SimpleQueue()
+        for _ in range(40):
+            own = [("grpc.use_local_subchannel_pool", 1)]  # A connection of its own.
+            channel = stack.enter_context(grpc.insecure_channel(place.door.target, own))
+            call = channel.stream_stream(f"/{SERVICE}/{METHOD}")
+            call(iter(silent.get, None))
+            stack.callback(silent.put, None)
+            call(iter([too_long]), timeout=20)
+        step_often(pool)
+        pool.close()
+    assert not errors
+    assert place.server.refusals.count
 
 
 @pytest.mark.parametrize(
@@ -217,6 +249,31 @@ def test_a_worker_tries_again_while_strangers_have_all_places(tmp_path, monkeypa
                 silent.put(None)
             place.server.wait(timeout_s=10)
         assert not errors
+
+
+def test_a_worker_that_leaves_before_the_others_come_keeps_no_place(tmp_path, caplog):
+    place = Place(f"unix:{tmp_path}/s", num_workers=2)
+    with place.server:
+        with broken_worker(place, lambda head: []) as leave:
+            with pytest.raises(TimeoutError, match="1 of 2"):
+                place.server.wait(timeout_s=0.3)
+            leave()
+            wait_for(lambda: place.server.worker(0).why_lost)
+            with pytest.raises(TimeoutError, match="0 of 2"):
+                place.server.wait(timeout_s=0.1)
+            assert any("environment worker 0" in line and "left before all" in line for line in caplog.messages)
+            with worker_of(place) as first, worker_of(place) as second:
+                place.server.wait(timeout_s=20)
+        assert not first + second
+
+
+def test_a_stop_ends_the_wait_for_workers_at_once(place):
+    waits = threading.Timer(0.1, place.server.stop_waiting)
+    waits.start()
+    begin_s = time.monotonic()
+    with pytest.raises(Stopped):
+        place.server.wait(timeout_s=60)
+    assert time.monotonic() - begin_s < 10
 
 
 def test_missing_workers_are_counted(place):

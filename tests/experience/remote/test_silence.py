@@ -65,7 +65,7 @@ def test_a_worker_gives_up_a_silent_learner_after_its_own_limit(tmp_path, quick,
     place = Place(f"{UNIX}{tmp_path}/s")
     wire = Wire(place.door)
     with place.server, worker_of(place, wire.door) as errors, contextlib.closing(wire):
-        place.server.wait(timeout_s=20)
+        place.pool().reset()  # The worker knows that it is admitted.
         wire.silence()
         deadline_s = time.monotonic() + 15
         while not errors and time.monotonic() < deadline_s:
