@@ -26,6 +26,8 @@ from podrl.runtime.process_exit import contained
 from podrl.runtime.streams import keep_printing
 from podrl.runtime.tool import run_tool
 
+_exit = os._exit  # Before a run replaces it.
+
 USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER] [--env_threads T] [--wait_s 600]
                      [--quiet]
 
@@ -70,6 +72,8 @@ def run(flags: argparse.Namespace) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # Accelerators are the learner's.
     log_as("worker", quiet=flags.quiet)
     keep_printing()
+    if flags.quiet:  # The launcher's run has ended before it had time for this worker, which is no news.
+        signal.signal(signal.SIGTERM, lambda signum, frame: _exit(stop_signals.PREEMPTED))
     from podrl.experience.remote.door import make_door
     from podrl.experience.remote.env_workers import read_secret
     from podrl.experience.remote.grpc_options import quiet_grpc
@@ -102,7 +106,7 @@ def _stay_until_the_second_signal() -> None:
 
     def note(signum: int, frame: FrameType | None) -> None:
         if urgency.is_second(signum):
-            os._exit(stop_signals.EXIT_CODES[signal.Signals(signum)])
+            _exit(stop_signals.EXIT_CODES[signal.Signals(signum)])
         logging.warning("This worker ends when its run does; the same signal again ends it at once, and the run fails.")
 
     for signum in stop_signals.EXIT_CODES:

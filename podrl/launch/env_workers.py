@@ -1,7 +1,8 @@
 """Starts a run's environment workers on this machine, beside the processes that train.
 
 They meet at a Unix socket in a folder that only this user can enter, and the file with the job's secret lies beside it.
-They print their own lines, get no signals, and end with the run; the kernel kills them when the launcher ends.
+They print their own lines, get none of the user's signals, and end with the run; the kernel kills them when the
+launcher ends.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +19,10 @@ import time
 
 from absl import logging
 
+from podrl.config.config import check
+from podrl.config.remote import NO_CERTIFICATES
 from podrl.config.user_modules import ROOT
-from podrl.experience.remote.door import UNIX, address_of_process
+from podrl.experience.remote.door import LONGEST_SOCKET, UNIX, address_of_process
 from podrl.launch.job_end import describe_end
 from podrl.launch.members import Member
 from podrl.launch.preparation import preparation
@@ -27,7 +30,7 @@ from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE, make_secret
 from podrl.runtime.waiting import Patience
 
 WORKER_PROGRAM = ROOT / "tools/env_worker.py"
-_GRACE_S = 10.0
+_PAUSE_S, _GRACE_S = 1.0, 10.0  # Until those that no run has admitted are told to end, and until all are killed.
 _POLL_S = 0.1
 
 
@@ -41,28 +44,52 @@ def env_workers_beside(
         members: the processes that train.
         count: number of environment workers; None for none.
         program: The program that each of them runs.
+
+    Raises:
+        ConfigError: if the command line gives what is chosen here, or no socket can be made.
     """
     if count is None:
         yield list(members)
         return
     with tempfile.TemporaryDirectory(prefix="podrl-") as folder, contextlib.ExitStack() as stack:
         secret, address = Path(folder) / "secret", f"{UNIX}{folder}/workers"
+        with_theirs = [with_workers(member, address, count, {FILE_VARIABLE: str(secret)}) for member in members]
+        for index in range(len(members)):
+            path = address_of_process(address, index, len(members)).removeprefix(UNIX)
+            check(
+                len(path.encode()) <= LONGEST_SOCKET,
+                f"--env_workers: {path} is too long for a Unix socket, whose path has at most {LONGEST_SOCKET} bytes. "
+                "Set TMPDIR to a folder with a shorter path, such as /tmp.",
+            )
         descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(members[0].environ.get(VARIABLE) or make_secret())
-        environ = {FILE_VARIABLE: str(secret)}
         processes: list[subprocess.Popen[bytes]] = []
         ended = threading.Event()
         stack.callback(_end, processes, ended)
         for command in worker_commands(address, count, len(members), program):
-            processes.append(_start([*command, "--quiet"], environ))
+            processes.append(_start([*command, "--quiet"], {FILE_VARIABLE: str(secret)}))
         threading.Thread(target=_watch, args=(processes, ended), daemon=True).start()
-        yield [with_workers(member, address, count, environ) for member in members]
+        yield with_theirs
 
 
 def with_workers(member: Member, address: str, count: int, environ: Mapping[str, str]) -> Member:
-    """Returns a process that trains, told that its environment workers come to `address`."""
-    settings = (f"--config.remote.env_workers={count}", f"--config.remote.address={address}")
+    """Returns a process that trains, told that its environment workers come to `address`, within the host.
+
+    Raises:
+        ConfigError: if its command line says something else.
+    """
+    for flag in (argument.partition("=")[0] for argument in member.command):
+        check(
+            flag not in ("--config.remote.env_workers", "--config.remote.address"),
+            f"{flag} is chosen by --env_workers, which starts environment workers on this machine. Drop one of them; "
+            "docs/workers.md says how to start environment workers by hand.",
+        )
+    settings = (
+        f"--config.remote.certificates={NO_CERTIFICATES}",
+        f"--config.remote.env_workers={count}",
+        f"--config.remote.address={address}",
+    )
     return dataclasses.replace(member, command=(*member.command, *settings), environ={**member.environ, **environ})
 
 
@@ -93,14 +120,25 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event)
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -> None:
-    """Waits a moment for the workers, whose run has ended, and kills those that have not."""
+    """Waits a moment for the workers, whose run has ended; those that it never admitted are told to end."""
     ended.set()
-    patience = Patience(_GRACE_S)
-    while patience.left_s() and any(process.poll() is None for process in processes):
-        time.sleep(_POLL_S)
+    if not _have_ended(processes, _PAUSE_S):
+        for process in processes:
+            process.terminate()  # Those that the run has admitted end as soon as they have closed what is open.
+        _have_ended(processes, _GRACE_S)
     for process in processes:
         if process.poll() is None:
             logging.warning("The environment worker in process %d has not ended with its run: killed.", process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _have_ended(processes: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> bool:
+    """Returns whether all processes end in time."""
+    patience = Patience(timeout_s)
+    while running := any(process.poll() is None for process in processes):
+        if not patience.left_s():
+            break
+        time.sleep(_POLL_S)
+    return not running

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 import stat
+import time
 
 import pytest
 
@@ -40,7 +41,8 @@ def test_run_and_workers_meet_in_a_folder_of_their_own_with_a_secret(tmp_path):
         told = started(tmp_path, 2)
         secret = Path(member.environ[FILE_VARIABLE])
         address = f"unix:{secret.parent}/workers"
-        assert member.command == ("train", "--config.remote.env_workers=2", f"--config.remote.address={address}")
+        settings = ("certificates=none", "env_workers=2", f"address={address}")
+        assert member.command == ("train", *(f"--config.remote.{setting}" for setting in settings))
         assert {each["address"] for each in told} == {address}
         assert {each["secret"] for each in told} == {secret.read_text()}
         assert len(secret.read_text()) >= SHORTEST
@@ -62,6 +64,44 @@ def test_processes_of_a_job_share_its_secret_and_each_has_an_address(tmp_path):
 def test_without_workers_nothing_changes():
     with env_workers_beside(members(2), None) as unchanged:
         assert unchanged == members(2)
+
+
+IDLE = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: {})
+pathlib.Path(__file__).with_suffix(".json").write_text("1")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("at_sigterm", "killed"), [("sys.exit(75)", 0), ("print()", 1)], ids=["waiting", "admitted"])
+def test_a_run_that_ends_early_waits_for_no_worker(tmp_path, caplog, monkeypatch, at_sigterm, killed):
+    """One that the run has not admitted yet ends at SIGTERM; only one that does not is killed, with a warning."""
+    monkeypatch.setattr("podrl.launch.env_workers._PAUSE_S", 0.1)
+    monkeypatch.setattr("podrl.launch.env_workers._GRACE_S", 0.3 if killed else 30.0)
+    program = tmp_path / "idle.py"
+    program.write_text(IDLE.format(at_sigterm))
+    with env_workers_beside(members(1), 1, program=program):
+        started(tmp_path, 1)
+        begin_s = time.monotonic()
+    assert time.monotonic() - begin_s < 15
+    assert sum("has not ended with its run: killed" in line for line in caplog.messages) == killed
+
+
+@pytest.mark.parametrize("flag", ["--config.remote.address=127.0.0.1:1", "--config.remote.env_workers"])
+def test_what_is_chosen_here_is_refused_on_the_command_line(flag):
+    member = Member(name="p0", command=("train", flag, "2"))
+    with pytest.raises(ConfigError, match=f"{flag.partition('=')[0]} is chosen by --env_workers"):
+        env_workers_beside([member], 2).__enter__()
+
+
+def test_a_folder_that_is_too_long_for_a_socket_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with pytest.raises(ConfigError, match=r"at most 100 bytes\. Set TMPDIR"):
+        env_workers_beside(members(2), 2).__enter__()
+    assert not list(folder.iterdir())
 
 
 def test_commands_name_no_secret():

@@ -16,7 +16,7 @@ from podrl.runtime.job.addresses import check_address, is_loopback, join_address
 UNIX = "unix:"
 CERTIFICATE_FILES = ("cert.pem", "key.pem", "ca.pem")
 _PROBE_S = 5.0
-_LONGEST_SOCKET = 100  # Bytes of a Unix socket's path; systems allow some 104.
+LONGEST_SOCKET = 100  # Bytes of a Unix socket's path; systems allow some 104.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +84,8 @@ def make_door(key: str, address: str, certificates: str, key_of_certificates: st
         path = address.removeprefix(UNIX)
         check(bool(path), f"{key}={address} names no socket. Use unix:PATH.")
         check(
-            len(path.encode()) <= _LONGEST_SOCKET,
-            f"{key}={address}: the path of a Unix socket has at most {_LONGEST_SOCKET} bytes. Choose a shorter one.",
+            len(path.encode()) <= LONGEST_SOCKET,
+            f"{key}={address}: the path of a Unix socket has at most {LONGEST_SOCKET} bytes. Choose a shorter one.",
         )
         return door
     check_address(address, key)

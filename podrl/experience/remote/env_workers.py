@@ -165,7 +165,7 @@ def _import_server() -> "type[WorkerServer]":
         from podrl.experience.remote.server import WorkerServer
     except ImportError as error:
         raise ConfigError(
-            f"remote.env_workers needs gRPC, which cannot be imported ({error}). Install it by pip install "
+            f"remote.env_workers needs gRPC and an installed podrl: {error}. Install both by pip install "
             "-e '.[workers]'."
         ) from None
     return WorkerServer

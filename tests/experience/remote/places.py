@@ -37,8 +37,8 @@ class Place:
             **{"num_workers": 1, "longest_bytes": longest_bytes(self.codec.layout), **limits},
         )
 
-    def pool(self, timeout_s=20.0):
-        self.server.wait(timeout_s=20)
+    def pool(self, timeout_s=20.0, join_s=20.0):
+        self.server.wait(timeout_s=join_s)
         arguments = {"seeds": range(NUM_ENVS), "env_numbers": range(NUM_ENVS), "num_threads": 1, "num_pools": 1}
         return RemotePool(self.server.worker(0), self.codec, **arguments, timeout_s=timeout_s, opening_s=20.0)
 

@@ -3,14 +3,21 @@
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 import time
 
 import pytest
 
+from podrl.runtime.job.secret import FILE_VARIABLE
+from podrl.runtime.stop_signals import PREEMPTED
 from podrl.runtime.watchdog import STALLED
+from tests.experience.remote.in_process import write_secret
+from tests.experience.remote.places import Place
 from tests.faults.commands import CATCH
 from tests.faults.sameness import assert_same
-from tests.processes import LIMIT_S, error_lines, launch, num_rows, running, wait_for
+from tests.processes import LIMIT_S, ROOT, environment, error_lines, launch, num_rows, running, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -62,3 +69,33 @@ def test_a_stopped_worker_ends_the_run_in_time(tmp_path):
         re.search(r"environment worker 1 \(.*\) has not answered for 10 s", line) for line in error_lines(stderr)
     )
     assert seconds < 60
+
+
+def env_worker(folder, *flags):
+    command = (sys.executable, str(ROOT / "tools/env_worker.py"), "--connect", f"unix:{folder}/s", *flags)
+    environ = {**environment(), FILE_VARIABLE: str(write_secret(folder))}
+    return subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_worker_stays_at_the_first_signal_and_ends_at_the_second(tmp_path):
+    place = Place(f"unix:{tmp_path}/s")
+    with place.server, env_worker(tmp_path) as worker:
+        place.pool(join_s=LIMIT_S).reset()
+        worker.terminate()
+        time.sleep(1.5)
+        assert worker.poll() is None
+        worker.terminate()
+        _, stderr = worker.communicate(timeout=LIMIT_S)
+    assert worker.returncode == PREEMPTED
+    assert "Traceback" not in stderr
+
+
+def test_a_worker_of_the_launchers_that_no_run_has_admitted_ends_without_a_word(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/s")
+        listener.listen()
+        with env_worker(tmp_path, "--quiet") as worker:
+            listener.accept()
+            worker.terminate()
+            _, stderr = worker.communicate(timeout=LIMIT_S)
+    assert (worker.returncode, stderr) == (PREEMPTED, "")
