@@ -1,7 +1,7 @@
 """gRPC's options of both sides: how long silence is endured, and what strangers may take up.
 
 Two of gRPC's limits end a connection whose pings go unanswered, and the shorter one counts: `keepalive_timeout_ms` and
-`http2.ping_timeout_ms`, a minute by default. A process whose host ended or crashed is found at once, without pings.
+`http2.ping_timeout_ms`, a minute by default. A process that ends or crashes is noticed at once, without pings.
 """
 
 import os
@@ -10,12 +10,12 @@ from typing import Any
 PING_EVERY_S = 10
 WORKERS_LIMIT_S = 600  # A scheduler may suspend the learner's process: the worker is patient.
 SERVERS_MARGIN_S = 30  # By which the limit of an answer comes before that of pings: it says more.
-MOST_STRANGERS = 32  # Streams of connections that have not proven themselves.
+PLACES_FOR_STRANGERS = 32  # Streams of connections that have not proven themselves.
 _HANDSHAKE_S = 10
 _IDLE_S = 30  # For a connection without a stream.
 _MOST_STREAMS = 8  # Of one connection; a worker has one.
 
-Options = list[tuple[str, Any]]
+_Options = list[tuple[str, Any]]
 
 
 def quiet_grpc() -> None:
@@ -23,11 +23,11 @@ def quiet_grpc() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
-def server_options(longest_bytes: int, longest_answer_s: float, num_workers: int) -> Options:
+def server_options(longest_bytes: int, longest_answer_s: float, num_workers: int) -> _Options:
     """Returns the options of the learner's side.
 
     gRPC has one limit of a message's length for all connections. So strangers may make this process hold up to
-    `MOST_STRANGERS * longest_bytes`.
+    `PLACES_FOR_STRANGERS * longest_bytes`.
 
     Args:
         longest_bytes: the longest message that a worker may send.
@@ -40,14 +40,14 @@ def server_options(longest_bytes: int, longest_answer_s: float, num_workers: int
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", int(PING_EVERY_S * 500)),
         ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.max_allowed_incoming_connections", num_workers + 2 * MOST_STRANGERS),
+        ("grpc.max_allowed_incoming_connections", num_workers + 2 * PLACES_FOR_STRANGERS),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_S * 1000),
         ("grpc.max_connection_idle_ms", _IDLE_S * 1000),
         ("grpc.max_concurrent_streams", _MOST_STREAMS),
     ]
 
 
-def worker_options(longest_bytes: int) -> Options:
+def worker_options(longest_bytes: int) -> _Options:
     """Returns the options of a worker's side.
 
     Args:
@@ -63,7 +63,7 @@ def worker_options(longest_bytes: int) -> Options:
     ]
 
 
-def _shared(longest_bytes: int) -> Options:
+def _shared(longest_bytes: int) -> _Options:
     return [
         ("grpc.max_receive_message_length", longest_bytes),
         ("grpc.max_send_message_length", -1),
@@ -73,7 +73,7 @@ def _shared(longest_bytes: int) -> Options:
     ]
 
 
-def _pings(every_s: float, limit_s: float) -> Options:
+def _pings(every_s: float, limit_s: float) -> _Options:
     limit_ms = int(limit_s * 1000)
     return [
         ("grpc.keepalive_time_ms", int(every_s * 1000)),

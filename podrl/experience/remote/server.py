@@ -18,7 +18,7 @@ from podrl.config.config import ConfigError
 from podrl.experience.remote.admission import RefusedError, admit, turn_away
 from podrl.experience.remote.connection import Traffic, WorkerConnection
 from podrl.experience.remote.door import UNIX, Door
-from podrl.experience.remote.grpc_options import MOST_STRANGERS, server_options
+from podrl.experience.remote.grpc_options import PLACES_FOR_STRANGERS, server_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
 from podrl.experience.remote.refusals import Refusals
 from podrl.runtime.job.handshake import UnprovenError
@@ -66,7 +66,7 @@ class WorkerServer:
         self._gave_up = False
         self._code = 1  # What the workers are told in the end.
         self._is_open = True
-        places = num_workers + MOST_STRANGERS
+        places = num_workers + PLACES_FOR_STRANGERS
         self._server = grpc.server(
             futures.ThreadPoolExecutor(places, "environment workers"),
             handlers=[

@@ -234,7 +234,7 @@ def test_environments_that_close_late_are_left_to_do_so(place, monkeypatch):
 
 
 def test_a_worker_tries_again_while_strangers_have_all_places(tmp_path, monkeypatch):
-    monkeypatch.setattr("podrl.experience.remote.server.MOST_STRANGERS", 1)
+    monkeypatch.setattr("podrl.experience.remote.server.PLACES_FOR_STRANGERS", 1)
     monkeypatch.setattr("podrl.experience.remote.worker._PAUSE_S", 0.1)
     place = Place(f"unix:{tmp_path}/s")
     with place.server, grpc.insecure_channel(place.door.target) as channel:
