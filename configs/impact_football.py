@@ -21,7 +21,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.hidden_sizes = (128, 128)
     config.network.frame_stack = 4
     config.agent.name = "impact"
-    config.agent.optimizer.learning_rate = 5e-4
     config.agent.discount = 0.993
     config.agent.entropy_cost = 0.003
     return config

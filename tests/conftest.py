@@ -22,6 +22,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", QUICK_TO_COMPILE]
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # As podrl has it; some tests import gRPC before podrl does.
 if "PYTEST_XDIST_WORKER" in os.environ:
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     os.environ["XDG_CACHE_HOME"] = str(caches / "podrl" / "tests" / os.environ["PYTEST_XDIST_WORKER"])

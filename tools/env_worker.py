@@ -76,9 +76,9 @@ def run(flags: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, lambda signum, frame: _exit(stop_signals.PREEMPTED))
     from podrl.experience.remote.door import make_door
     from podrl.experience.remote.env_workers import read_secret
-    from podrl.experience.remote.grpc_options import quiet_grpc
+    from podrl.experience.remote.grpc_options import set_up_grpc
 
-    quiet_grpc()
+    set_up_grpc()
     try:
         from podrl.experience.remote.worker import LostLearnerError, serve_learner
     except ImportError as error:

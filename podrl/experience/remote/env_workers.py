@@ -13,7 +13,7 @@ from podrl.envs.source import Pool, Source
 from podrl.experience.layout import Layout
 from podrl.experience.remote.arrays import ArrayLayout
 from podrl.experience.remote.door import address_of_process, make_door
-from podrl.experience.remote.grpc_options import quiet_grpc
+from podrl.experience.remote.grpc_options import set_up_grpc
 from podrl.experience.remote.messages import LONGEST_JSON_BYTES, Kind
 from podrl.experience.remote.pool import RemotePool
 from podrl.experience.remote.timesteps import LONGEST_NUMBERS_BYTES, TimestepCodec
@@ -160,7 +160,7 @@ def _workers_of_process(config: Config, layout: Layout) -> int:
 
 
 def _import_server() -> "type[WorkerServer]":
-    quiet_grpc()
+    set_up_grpc()
     try:
         from podrl.experience.remote.server import WorkerServer
     except ImportError as error:

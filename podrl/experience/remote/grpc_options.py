@@ -18,9 +18,14 @@ _MOST_STREAMS = 8  # Of one connection; a worker has one.
 _Options = list[tuple[str, Any]]
 
 
-def quiet_grpc() -> None:
-    """Keeps gRPC's own lines, which any stranger can cause, off the terminal; call it before gRPC is imported."""
+def set_up_grpc() -> None:
+    """Keeps gRPC's own lines, which any stranger can cause, off the terminal; call it before gRPC is imported.
+
+    And keeps its threads out of the processes that this one starts: gRPC would start them again after the fork, where
+    they may find their files closed and abort.
+    """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 def server_options(longest_bytes: int, longest_answer_s: float, num_workers: int) -> _Options:
