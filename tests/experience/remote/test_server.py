@@ -1,10 +1,6 @@
-"""The learner's server against strangers, and the pools behind it, with workers in this process."""
+"""The learner's server and its workers, sound and broken, with workers in this process."""
 
-import contextlib
 import dataclasses
-import gc
-import os
-from pathlib import Path
 import queue
 import socket
 import threading
@@ -20,7 +16,6 @@ from podrl.envs.loading import load_environment
 from podrl.experience.remote.admission import RefusedError, admit, apply
 from podrl.experience.remote.connection import EnvWorkerError
 from podrl.experience.remote.door import Door
-from podrl.experience.remote.env_workers import longest_bytes
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields, read_fields, read_head
 from podrl.experience.remote.server import WorkerServer
 from podrl.experience.remote.timesteps import TimestepCodec, timestep_shape
@@ -30,13 +25,6 @@ from podrl.types import EnvSpec
 from tests.experience.remote.places import NUM_ENVS, SECRET, Place, broken_worker, step_often, worker_of, zeros
 from tests.processes import wait_for
 from tests.short_runs import make_config
-
-
-@pytest.fixture
-def place(tmp_path):
-    place = Place(f"unix:{tmp_path}/s")
-    with place.server:
-        yield place
 
 
 def test_a_pool_in_a_worker_steps_and_counts_its_bytes(place):
@@ -67,86 +55,6 @@ def test_an_atari_step_is_a_frame_and_at_most_sixteen_bytes_more():
     assert TimestepCodec(timestep_shape(spec, 16)).layout.size_bytes <= 16 * (7056 + 16)
 
 
-NOISE = ("nothing", "noise", "a wrong proof", "no object", "deep", "long", "another kind", "a replayed proof")
-
-
-def hostile(kind, rng, replayed):
-    nonce, proof = "0" * 64, "f" * 64
-    return {
-        "nothing": b"",
-        "noise": rng.bytes(int(rng.integers(1, 300))),
-        "a wrong proof": pack_fields(Head(Kind.PROOF), nonce=nonce, proof=proof),
-        "no object": Head(Kind.PROOF).pack() + b"[1, 2]",
-        "deep": Head(Kind.PROOF).pack() + b'{"a":' * 200,
-        "long": Head(Kind.PROOF).pack() + b'{"nonce": "' + b"x" * 5000 + b'"}',
-        "another kind": pack_fields(Head(Kind.READY), host="h", pid=1),
-        "a replayed proof": replayed,
-    }[kind]
-
-
-def resident_bytes():
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.parametrize("count", [1200, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_messages_of_strangers_change_nothing(place, caplog, count):
-    """They come while a pool steps. None is answered with more than a nonce and a refusal; memory stays flat."""
-    rng = np.random.default_rng(0)
-    dialogue = admit(SECRET, {"options": {}})
-    apply_one = apply(SECRET)
-    next(apply_one)
-    replayed = apply_one.send(next(dialogue))
-    found = set()
-    with worker_of(place) as errors:
-        pool = place.pool()
-        pool.reset()
-        with grpc.insecure_channel(place.door.target) as channel:
-            call = channel.stream_stream(f"/{SERVICE}/{METHOD}")
-
-            def knock(count):
-                for index in range(count):
-                    message = hostile(NOISE[index % len(NOISE)], rng, replayed)
-                    stream = call(iter([message]), timeout=20)
-                    try:
-                        found.update(read_head(answer).kind for answer in stream)
-                    except grpc.RpcError as error:
-                        found.add(error.code())
-
-            knock(200)
-            before = resident_bytes()
-            knock(count - 200)
-            grown = resident_bytes() - before
-        pool.send(np.zeros(NUM_ENVS, np.int32))
-        pool.recv()
-        pool.close()
-    assert not errors
-    assert found <= {Kind.NONCE, Kind.REFUSED, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert place.server.refusals.count == count
-    assert grown < 5e6 * max(1.0, count / 1000)
-    told = [line.rpartition(": ")[2] for line in caplog.messages if "Refused a connection" in line]
-    assert sorted(told) == ["it does not have the job's secret.", "what it said is not podrl's."]
-
-
-def test_a_crowd_of_strangers_and_messages_that_are_too_long_change_nothing(place):
-    too_long = bytes(longest_bytes(place.codec.layout) + 1)
-    with worker_of(place) as errors, contextlib.ExitStack() as stack:
-        pool = place.pool()
-        pool.reset()
-        silent = queue.SimpleQueue()
-        for _ in range(40):
-            own = [("grpc.use_local_subchannel_pool", 1)]  # A connection of its own.
-            channel = stack.enter_context(grpc.insecure_channel(place.door.target, own))
-            call = channel.stream_stream(f"/{SERVICE}/{METHOD}")
-            call(iter(silent.get, None))
-            stack.callback(silent.put, None)
-            call(iter([too_long]), timeout=20)
-        step_often(pool)
-        pool.close()
-    assert not errors
-    assert place.server.refusals.count
-
-
 @pytest.mark.parametrize(
     ("answers", "match"),
     [
@@ -166,23 +74,6 @@ def test_a_worker_that_breaks_the_protocol_is_named(place, answers, match):
         with pytest.raises(EnvWorkerError, match=rf"environment worker 0 \(.*, process \d+\).*{match}"):
             pool.reset()
         pool.close()
-
-
-def test_garbage_at_a_port_changes_nothing():
-    """Bytes that are no HTTP/2, and connections that say nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    place, rng = Place(f"127.0.0.1:{port}"), np.random.default_rng(0)
-    with place.server, worker_of(place) as errors, contextlib.ExitStack() as stack:
-        pool = place.pool()
-        pool.reset()
-        for index in range(200):
-            stranger = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-            with contextlib.suppress(ConnectionError):
-                stranger.sendall(rng.bytes(index * 10))
-        step_often(pool)
-        pool.close()
-    assert not errors
 
 
 def test_a_second_answer_to_one_request_ends_the_connection(place):
