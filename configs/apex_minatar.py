@@ -22,15 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.replay.batch = 512
     config.replay.ratio = 4.0
     config.replay.min_steps = 10_000
-    config.replay.priority_exponent = 0.6
-    config.replay.importance_exponent = 0.4
     config.network.hidden_sizes = (128, 128)
-    config.agent.name = "r2d2"
-    config.agent.starts = "rows"
-    config.agent.burn_in = 0
-    config.agent.length = 1
-    config.agent.n_steps = 3
-    config.agent.share_of_max = 1.0
+    common.use_apex(config)
     config.agent.discount = 0.99
     config.agent.target_period = 500
     config.agent.optimizer.learning_rate = 5e-4

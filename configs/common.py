@@ -69,3 +69,18 @@ def atari_options() -> ml_collections.ConfigDict:
 def football_options() -> ml_collections.ConfigDict:
     """Returns options of football: features, and rewards for goals only; see `podrl.envs.sources.football`."""
     return ml_collections.ConfigDict({"checkpoints": False, "observation": "features"})
+
+
+def use_apex(config: ml_collections.ConfigDict) -> None:
+    """Makes R2D2 Ape-X DQN: single steps, each drawn by its own priority, with targets over three steps.
+
+    Source: Horgan et al. 2018, arXiv:1803.00933.
+    """
+    config.replay.priority_exponent = 0.6
+    config.replay.importance_exponent = 0.4
+    config.agent.name = "r2d2"
+    config.agent.starts = "rows"
+    config.agent.burn_in = 0
+    config.agent.length = 1
+    config.agent.n_steps = 3
+    config.agent.share_of_max = 1.0

@@ -42,7 +42,7 @@ def launch(*arguments: Any, cwd: Path, program: str | Path = LAUNCHER) -> subpro
 
 
 def start(args: list[str], *, cwd: Path, env: dict[str, str], stdout: int, anew: bool = False) -> Any:
-    """Starts the command, forked if it is the launcher and that is the same; `anew`, as a user does."""
+    """Starts a command. The launcher is forked where that makes no difference, unless `anew` asks for a new process."""
     if not anew and args[1] == str(LAUNCHER) and can_fork(env):
         return Forked(args, cwd=cwd, env=env, stdout=stdout, stderr=subprocess.PIPE)
     return subprocess.Popen(args, cwd=cwd, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
@@ -52,7 +52,7 @@ def start(args: list[str], *, cwd: Path, env: dict[str, str], stdout: int, anew:
 def running(
     *arguments: Any, cwd: Path, program: str | Path = LAUNCHER, xla_flags: str = QUICK_TO_COMPILE, anew: bool = False
 ) -> Iterator[subprocess.Popen[str]]:
-    """The command under way; it does not outlive the context. `anew`, nothing was imported when it begins."""
+    """The command under way; it does not outlive the context. With `anew` it is started as a user does."""
     args, env = command(*arguments, program=program), environment(xla_flags)
     process = start(args, cwd=cwd, env=env, stdout=subprocess.PIPE, anew=anew)
     try:

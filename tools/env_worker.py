@@ -74,7 +74,7 @@ def run(flags: argparse.Namespace) -> int:
     keep_printing()
     if flags.quiet:  # The launcher's run has ended before it had time for this worker, which is no news.
         signal.signal(signal.SIGTERM, lambda signum, frame: _exit(stop_signals.PREEMPTED))
-    from podrl.experience.remote.door import make_door
+    from podrl.experience.remote.endpoint import make_endpoint
     from podrl.experience.remote.env_workers import read_secret
     from podrl.experience.remote.grpc_options import set_up_grpc
 
@@ -83,12 +83,12 @@ def run(flags: argparse.Namespace) -> int:
         from podrl.experience.remote.worker import LostLearnerError, serve_learner
     except ImportError as error:
         raise ConfigError(f"{error}. Install what workers need: pip install -e '.[workers]'") from None
-    door = make_door("--connect", flags.connect, flags.worker_certificates or "", "--worker_certificates")
-    secret = read_secret(os.environ, flags.connect, is_local=door.is_local)
+    endpoint = make_endpoint("--connect", flags.connect, flags.worker_certificates or "", "--worker_certificates")
+    secret = read_secret(os.environ, flags.connect, is_local=endpoint.is_local)
     try:
         with contained(by_ctrl_c=True):
             serve_learner(
-                door,
+                endpoint,
                 secret,
                 wait_s=flags.wait_s,
                 env_threads=flags.env_threads,

@@ -29,9 +29,9 @@ class ReplayConfig:
         min_steps: env steps in the ring before the first learner step, at most `capacity`; until then updates only
             insert.
         groups: groups of environments that give equal shares of a batch, each drawn from by itself; 0 is the largest of
-            16, 8, 4, 2 and 1 that divides `actors.num_envs` and `replay.batch` and leaves every group the four
-            environments that agents need whose environments explore each by its own epsilon, such as `r2d2`. It decides
-            what is drawn, whatever the devices, and must be a multiple of pools times learner devices.
+            16, 8, 4, 2 and 1 that divides `actors.num_envs` and `replay.batch`. With `r2d2`, where each environment has
+            an epsilon of its own, it also leaves every group at least four environments. The number decides what is
+            drawn, whatever the devices, and must be a multiple of pools times learner devices.
         priority_exponent: power of a sequence's priority that it is drawn in proportion to; 0 draws all alike.
         importance_exponent: how much weights in the loss correct for that, from 0 to 1.
     """

@@ -36,7 +36,7 @@ class EnvConfig:
         max_episode_steps: steps after which episodes of training are truncated, instead of the environment's own time
             limit; 0 keeps that limit. Evaluation plays up to the environment's own limit where it has one.
         workers: worker processes that share the environments of each pool; with 0 they step in the actor's thread. Only
-            for sources that are stepped from Python. Environment workers, `remote.env_workers`, are another thing.
+            for sources that are stepped from Python. Environment workers, `remote.env_workers`, are something else.
         worker_timeout_s: seconds that a worker may take to reset or step its environments before the run ends.
         wrappers: wrappers around each environment as `module:Name` or `module:Name(argument=value)`, the innermost
             first. For the same sources.

@@ -61,7 +61,7 @@ class ActorThreads:
         """
         self._timeout_s, self._schedule = config.actors.timeout_s, schedule
         self._parameters = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
-        self._workers = open_workers(config, source, topology, acting) if config.remote.env_workers else None
+        self._workers = _make_workers(config, source, topology, acting) if config.remote.env_workers else None
         source = self._workers.source if self._workers else source
         self.actors = make_actors(config, source, topology, acting, self._parameters, schedule, annotate)
 
@@ -135,7 +135,7 @@ class ActorThreads:
         return [text for actor in self.actors if (text := actor.nonfinite.of(rollout))]
 
 
-def open_workers(
+def _make_workers(
     config: Config, source: Source, topology: Topology, acting: Mapping[jax.Device, ActingPrograms]
 ) -> EnvWorkers:
     """Creates the environment workers of this process, which do not listen yet."""

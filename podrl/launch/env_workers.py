@@ -8,6 +8,7 @@ launcher ends.
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import importlib.util
 import os
 from pathlib import Path
 import signal
@@ -22,7 +23,7 @@ from absl import logging
 from podrl.config.config import check
 from podrl.config.remote import NO_CERTIFICATES
 from podrl.config.user_modules import ROOT
-from podrl.experience.remote.door import LONGEST_SOCKET, UNIX, address_of_process
+from podrl.experience.remote.endpoint import LONGEST_SOCKET, UNIX, address_of_process
 from podrl.launch.job_end import describe_end
 from podrl.launch.members import Member
 from podrl.launch.preparation import preparation
@@ -46,11 +47,13 @@ def env_workers_beside(
         program: The program that each of them runs.
 
     Raises:
-        ConfigError: if the command line gives what is chosen here, or no socket can be made.
+        ConfigError: if gRPC is missing, the command line gives what is chosen here, or no socket can be made.
     """
     if count is None:
         yield list(members)
         return
+    has_grpc = importlib.util.find_spec("grpc") is not None
+    check(has_grpc, "--env_workers needs gRPC, which is not installed: pip install -e '.[workers]'.")
     with tempfile.TemporaryDirectory(prefix="podrl-") as folder, contextlib.ExitStack() as stack:
         secret, address = Path(folder) / "secret", f"{UNIX}{folder}/workers"
         with_theirs = [with_workers(member, address, count, {FILE_VARIABLE: str(secret)}) for member in members]

@@ -111,7 +111,7 @@ def updates_before_learning(config: Config) -> int:
 def uncounted_updates(config: Config) -> int:
     """Returns the updates after a run's start that no rate counts: its warm-up, and those before it learns.
 
-    A run that resumes with its replay learns at once. Its rates count no more than those of one that fills it.
+    The same are left out after a resume with replay, though that run learns at once.
     """
     return max(warm_up_updates(config), updates_before_learning(config))
 

@@ -66,6 +66,13 @@ def test_without_workers_nothing_changes():
         assert unchanged == members(2)
 
 
+def test_without_grpc_nothing_is_started(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    wanted = pytest.raises(ConfigError, match=r"--env_workers needs gRPC, .* pip install -e '\.\[workers\]'")
+    with wanted, env_workers_beside(members(1), 1):
+        pass
+
+
 IDLE = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: {})

@@ -9,6 +9,7 @@ import types
 from etils import epath
 import jax
 import numpy as np
+import optax
 import pytest
 
 from podrl import train
@@ -311,6 +312,22 @@ class TestInOneProcess:
             with make_checkpointer(config, epath.Path(run)) as checkpointer:
                 assert resume.find_start(config, epath.Path(run), checkpointer, state_shape) is not None
         assert factors == [4.0]
+
+    def test_so_do_those_of_an_agents_further_optimizers(self, tmp_path):
+        options = {"agent": "vmpo", "actors__num_envs": 64, "total_env_steps": 4 * 64 * 4}
+        options["agent__dual_optimizer"] = {"learning_rate_decay": True}
+        train.train(short_runs.make_config(**options), workdir=str(tmp_path))
+        config = short_runs.make_config(**options, agent__minibatches=2)
+        agent, _ = short_runs.make_agent(config)
+        state_shape = Learner(agent, make_topology(config.topology).learner).state_shape
+        with make_checkpointer(config, epath.Path(tmp_path)) as checkpointer:
+            start = resume.find_start(config, epath.Path(tmp_path), checkpointer, state_shape)
+
+        def is_schedule(node):
+            return isinstance(node, optax.ScaleByScheduleState)
+
+        nodes = filter(is_schedule, jax.tree.leaves(start.state.extra, is_leaf=is_schedule))
+        assert [int(node.count) for node in nodes] == [2 * start.counters.learner_steps]
 
     @pytest.mark.parametrize("change", [{"name": "gone", "optimizer": "adam"}, {"discount": 7.0}])
     def test_schedules_stay_where_the_agent_before_cannot_be_asked_any_more(

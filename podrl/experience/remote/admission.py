@@ -2,7 +2,7 @@
 
 Both prove the job's secret by an HMAC over fresh nonces of both sides, in roles that differ, as processes of a job do
 (`podrl.runtime.job.wire`). Only then does the worker learn what it is to step. A stranger gets a random number and
-nothing else, has a few seconds, and is named in the log, once for each host.
+nothing else, has a few seconds, and is named in the log, once for each host and reason.
 
 The two sides are generators: they yield what to send and are sent what arrives, so that they know nothing of sockets.
 """
@@ -17,6 +17,7 @@ from typing import Any
 from podrl.config.config import ConfigError
 from podrl.config.sections import EnvConfig
 from podrl.experience.remote.messages import (
+    LONGEST_JSON_BYTES,
     PROTOCOL,
     Head,
     Kind,
@@ -131,7 +132,7 @@ def apply(secret: bytes) -> _Dialogue:
     return env
 
 
-def _expect(kind: Kind, message: bytes, longest_bytes: int = 1 << 20) -> dict[str, Any]:
+def _expect(kind: Kind, message: bytes, longest_bytes: int = LONGEST_JSON_BYTES) -> dict[str, Any]:
     """Returns the fields of a message of this kind."""
     found = read_head(message).kind
     if found == Kind.REFUSED:

@@ -12,7 +12,7 @@ from podrl.config.config import Config, ConfigError, EnvConfig, check
 from podrl.envs.source import Pool, Source
 from podrl.experience.layout import Layout
 from podrl.experience.remote.arrays import ArrayLayout
-from podrl.experience.remote.door import address_of_process, make_door
+from podrl.experience.remote.endpoint import address_of_process, make_endpoint
 from podrl.experience.remote.grpc_options import set_up_grpc
 from podrl.experience.remote.messages import LONGEST_JSON_BYTES, Kind
 from podrl.experience.remote.pool import RemotePool
@@ -52,18 +52,18 @@ class EnvWorkers:
         self._num_workers = _workers_of_process(config, layout)
         self._config, self._pools = config, pools
         address = address_of_process(remote.address, process_index, layout.num_processes)
-        door = make_door("remote.address", address, remote.certificates, "remote.certificates")
+        endpoint = make_endpoint("remote.address", address, remote.certificates, "remote.certificates")
         self._codec = TimestepCodec(timestep)
         self._opening_s = remote.opening_s(config.actors.timeout_s)
         self._server = _import_server()(
-            door,
-            read_secret(os.environ, address, is_local=door.is_local),
+            endpoint,
+            read_secret(os.environ, address, is_local=endpoint.is_local),
             dataclasses.asdict(config.env),
             num_workers=self._num_workers,
             longest_bytes=longest_bytes(self._codec.layout),
             longest_answer_s=self._opening_s,
         )
-        self._is_local = door.is_local
+        self._is_local = endpoint.is_local
         self.source = dataclasses.replace(source, make_pool=self._make_pool, gives_numbers=True)
 
     def __enter__(self) -> "EnvWorkers":
@@ -137,7 +137,7 @@ def check_workers(config: Config, layout: Layout) -> None:
     remote = config.remote
     if remote.env_workers:
         _workers_of_process(config, layout)
-        make_door("remote.address", remote.address, remote.certificates, "remote.certificates")
+        make_endpoint("remote.address", remote.address, remote.certificates, "remote.certificates")
         _import_server()
 
 

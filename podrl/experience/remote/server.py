@@ -17,7 +17,7 @@ import grpc
 from podrl.config.config import ConfigError
 from podrl.experience.remote.admission import RefusedError, admit, turn_away
 from podrl.experience.remote.connection import Traffic, WorkerConnection
-from podrl.experience.remote.door import UNIX, Door
+from podrl.experience.remote.endpoint import UNIX, Endpoint
 from podrl.experience.remote.grpc_options import PLACES_FOR_STRANGERS, server_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
 from podrl.experience.remote.refusals import Refusals
@@ -38,7 +38,7 @@ class WorkerServer:
 
     def __init__(
         self,
-        door: Door,
+        endpoint: Endpoint,
         secret: bytes,
         env: Mapping[str, Any],
         *,
@@ -49,7 +49,7 @@ class WorkerServer:
         """Creates the server without listening.
 
         Args:
-            door: where to listen.
+            endpoint: where to listen.
             secret: the job's secret.
             env: the section `env` of the run's config.
             num_workers: workers to admit.
@@ -58,7 +58,7 @@ class WorkerServer:
         """
         self.traffic = Traffic()
         self.refusals = Refusals()
-        self._door, self._secret, self._env = door, secret, env
+        self._endpoint, self._secret, self._env = endpoint, secret, env
         self._num_workers = num_workers
         self._changed = threading.Condition()
         self._workers: dict[int, WorkerConnection] = {}
@@ -85,21 +85,21 @@ class WorkerServer:
             ConfigError: if the server cannot listen there.
         """
         try:
-            if self._door.address.startswith(UNIX) and self._door.is_taken():
+            if self._endpoint.address.startswith(UNIX) and self._endpoint.is_taken():
                 raise OSError("a program listens there")
-            if self._door.certificates:
-                certificate, key, authority = self._door.read()
+            if self._endpoint.certificates:
+                certificate, key, authority = self._endpoint.read()
                 credentials = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
-                self._server.add_secure_port(self._door.target, credentials)
+                self._server.add_secure_port(self._endpoint.target, credentials)
             else:
-                self._server.add_insecure_port(self._door.target)
+                self._server.add_insecure_port(self._endpoint.target)
         except (RuntimeError, OSError) as error:
             raise ConfigError(
-                f"remote.address={self._door.address} cannot be listened at: another job or program has it, or it is "
-                f"not of this host ({' '.join(str(error).split())[:200]}). Choose another."
+                f"remote.address={self._endpoint.address} cannot be listened at: another job or program has it, or it "
+                f"is not of this host ({' '.join(str(error).split())[:200]}). Choose another."
             ) from None
         self._server.start()
-        logging.info("Waits for %d environment worker(s) at %s.", self._num_workers, self._door.address)
+        logging.info("Waits for %d environment worker(s) at %s.", self._num_workers, self._endpoint.address)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -129,9 +129,9 @@ class WorkerServer:
 
         def blame() -> str:
             return (
-                f"{len(self._workers)} of {self._num_workers} environment workers came to {self._door.address} within "
-                f"{timeout_s:g} s (remote.join_timeout_s), and {self.refusals.count} connections were refused. Look at "
-                "what the missing ones say; python tools/env_worker.py --connect starts one."
+                f"{len(self._workers)} of {self._num_workers} environment workers came to {self._endpoint.address} "
+                f"within {timeout_s:g} s (remote.join_timeout_s), and {self.refusals.count} connections were refused. Look "
+                "at what the missing ones say; python tools/env_worker.py --connect starts one."
             )
 
         with self._changed:

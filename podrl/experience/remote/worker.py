@@ -15,7 +15,7 @@ import grpc
 
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.experience.remote.admission import RefusedError, apply
-from podrl.experience.remote.door import Door
+from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.grpc_options import worker_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Kind, read_fields, read_head
 from podrl.experience.remote.pool_thread import Environments, PoolThread
@@ -35,12 +35,12 @@ class LostLearnerError(RuntimeError):
 
 
 def serve_learner(
-    door: Door, secret: bytes, *, wait_s: float, env_threads: int = 0, begin: Callable[[], None] = lambda: None
+    endpoint: Endpoint, secret: bytes, *, wait_s: float, env_threads: int = 0, begin: Callable[[], None] = lambda: None
 ) -> None:
     """Serves a learner's process until its run ends.
 
     Args:
-        door: where it listens.
+        endpoint: where it listens.
         secret: the job's secret.
         wait_s: seconds to wait until it is there, and has a place for this worker.
         env_threads: threads of each pool; 0 for what the learner asks for, or else this host's cores over the pools.
@@ -51,32 +51,32 @@ def serve_learner(
         LostLearnerError: if it does not answer in time, is lost, or its run failed.
     """
     patience = Patience(wait_s)
-    while (code := _attend(door, secret, wait_s, patience, env_threads, begin)) is None:
+    while (code := _attend(endpoint, secret, wait_s, patience, env_threads, begin)) is None:
         time.sleep(_PAUSE_S)
     if code:
-        raise LostLearnerError(f"The learner's run at {door.address} ended with an error, which it says itself.")
+        raise LostLearnerError(f"The learner's run at {endpoint.address} ended with an error, which it says itself.")
 
 
 def _attend(
-    door: Door, secret: bytes, wait_s: float, patience: Patience, env_threads: int, begin: Callable[[], None]
+    endpoint: Endpoint, secret: bytes, wait_s: float, patience: Patience, env_threads: int, begin: Callable[[], None]
 ) -> int | None:
     """Serves a learner, and returns the exit code of its run; None if it has no time for this worker yet."""
-    with _connect(door, wait_s, patience) as channel:
+    with _connect(endpoint, wait_s, patience) as channel:
         outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         stream = channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(outgoing.get, None))
         pools: dict[int, PoolThread] = {}
         is_admitted = False
         try:
-            env = _apply(door, secret, stream, outgoing)
+            env = _apply(endpoint, secret, stream, outgoing)
             is_admitted = True
             begin()
-            logging.info("Steps environments %s of the learner at %s.", env.id, door.address)
+            logging.info("Steps environments %s of the learner at %s.", env.id, endpoint.address)
             return _serve(stream, outgoing, pools, Environments(env, env_threads))
         except grpc.RpcError as error:
             if not is_admitted and _code(error) in _NOT_YET and patience.left_s():
                 return None
             raise LostLearnerError(
-                f"The learner at {door.address} was lost: {_reason(error)}. What it said itself may tell why."
+                f"The learner at {endpoint.address} was lost: {_reason(error)}. What it said itself may tell why."
             ) from None
         finally:
             _close(pools)
@@ -84,14 +84,16 @@ def _attend(
             stream.cancel()
 
 
-def _connect(door: Door, wait_s: float, patience: Patience) -> grpc.Channel:
+def _connect(endpoint: Endpoint, wait_s: float, patience: Patience) -> grpc.Channel:
     """Returns a channel to a learner's process once it is there."""
     options = worker_options(_LONGEST_BYTES)
-    if door.certificates:
-        certificate, key, authority = door.read()
-        channel = grpc.secure_channel(door.target, grpc.ssl_channel_credentials(authority, key, certificate), options)
+    if endpoint.certificates:
+        certificate, key, authority = endpoint.read()
+        channel = grpc.secure_channel(
+            endpoint.target, grpc.ssl_channel_credentials(authority, key, certificate), options
+        )
     else:
-        channel = grpc.insecure_channel(door.target, options)
+        channel = grpc.insecure_channel(endpoint.target, options)
     ready = grpc.channel_ready_future(channel)
     while True:
         try:
@@ -101,13 +103,13 @@ def _connect(door: Door, wait_s: float, patience: Patience) -> grpc.Channel:
             if not left_s:
                 channel.close()
                 raise LostLearnerError(
-                    f"No learner answered at {door.address} within {wait_s:g} s. Does it run, with the same address in "
-                    "remote.address, and with certificates of the same CA if any? If it only starts slowly, raise "
+                    f"No learner answered at {endpoint.address} within {wait_s:g} s. Does it run, with the same address "
+                    "in remote.address, and with certificates of the same CA if any? If it only starts slowly, raise "
                     "--wait_s."
                 ) from None
 
 
-def _apply(door: Door, secret: bytes, stream: Any, outgoing: "queue.SimpleQueue[bytes | None]") -> EnvConfig:
+def _apply(endpoint: Endpoint, secret: bytes, stream: Any, outgoing: "queue.SimpleQueue[bytes | None]") -> EnvConfig:
     """Goes through the admission, and returns the environment's config."""
     limit = threading.Timer(_ANSWER_S, stream.cancel)
     limit.daemon = True
@@ -119,17 +121,17 @@ def _apply(door: Door, secret: bytes, stream: Any, outgoing: "queue.SimpleQueue[
             outgoing.put(dialogue.send(next(stream)))
     except StopIteration as end:
         if end.value is None:
-            raise LostLearnerError(f"What answers at {door.address} ended the connection.") from None
+            raise LostLearnerError(f"What answers at {endpoint.address} ended the connection.") from None
         return end.value
     except UnprovenError:
         raise ConfigError(
-            f"The learner at {door.address} has another job secret. Give both the same PODRL_JOB_SECRET_FILE; each job "
-            "on a host needs an address of its own."
+            f"The learner at {endpoint.address} has another job secret. Give both the same PODRL_JOB_SECRET_FILE; each "
+            "job on a host needs an address of its own."
         ) from None
     except RefusedError as error:
-        raise ConfigError(f"This worker is of no use to the learner at {door.address}: {error}.") from None
+        raise ConfigError(f"This worker is of no use to the learner at {endpoint.address}: {error}.") from None
     except ValueError as error:
-        raise ConfigError(f"What answers at {door.address} is no learner of podrl's: {error}.") from None
+        raise ConfigError(f"What answers at {endpoint.address} is no learner of podrl's: {error}.") from None
     finally:
         limit.cancel()
 

@@ -5,7 +5,7 @@ environments, and learns. It keeps to podrl's config where speed depends on it: 
 epochs, minibatches, replay and optimizer. It counts no episodes, reports no metrics, saves nothing, and confuses time
 limits with ends: what it leaves out is what podrl has to do beside.
 
-Agents with a policy are measured against PPO, PQN against PQN, and Ape-X (`r2d2` without a core) against double
+Agents with a policy are measured against PPO, PQN against PQN, and Ape-X (`r2d2` on single steps) against double
 Q-learning from a ring of steps that are all drawn alike: no priorities, and the target network of the update before.
 
 Source: Lu et al. 2022 (PureJaxRL), https://github.com/luchris429/purejaxrl; Schulman et al. 2017 (PPO),
@@ -13,6 +13,7 @@ arXiv:1707.06347; Gallici et al. 2024 (PQN), arXiv:2407.04811; Horgan et al. 201
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -57,12 +58,17 @@ def open_plain_loop(assembly: Assembly) -> Callable[[float], StageTime] | None:
     if make_plain is None or not isinstance(assembly.spec.actions, DiscreteActions):
         return None
     networks, name = make_networks(config.network, assembly.spec), config.agent.name
+    if name == "r2d2" and (config.agent.starts, config.agent.length) != ("rows", 1):
+        return None
+    make: Callable[[Config, _Evaluate], _Algorithm]
     if name == "r2d2":
-        if (config.agent.starts, config.agent.length) != ("rows", 1):
-            return None
         network: Any = networks.q(dueling=config.agent.dueling)
+        make = _make_apex
+    elif name == "pqn":
+        network, make = networks.q(normalization=config.agent.normalization), _make_pqn
     else:
-        network = networks.q(normalization=config.agent.normalization) if name == "pqn" else networks.actor_critic()
+        network = networks.actor_critic()
+        make = functools.partial(_make_ppo, policy=network.policy)
     if jax.tree.leaves(jax.eval_shape(lambda: network.initial_carry(1))):
         return None
     env, params, encode = make_plain(config.env)
@@ -71,13 +77,9 @@ def open_plain_loop(assembly: Assembly) -> Callable[[float], StageTime] | None:
         rows = jnp.zeros(observation.shape[0])
         timestep = Timestep(observation=jax.vmap(encode)(observation), reward=rows, discount=rows, first=rows > 0)
         output, _ = network.step(weights, timestep, network.initial_carry(observation.shape[0]))
-        return (output.policy if name not in ("pqn", "r2d2") else output.q_values), output.value
+        return (output.q_values if name in ("pqn", "r2d2") else output.policy), output.value
 
-    algorithms = {"pqn": _make_pqn, "r2d2": _make_apex}
-    algorithm = (
-        algorithms[name](config, evaluate) if name in algorithms else _make_ppo(config, evaluate, network.policy)
-    )
-    return _make_plain_loop(config, algorithm, evaluate, network.init, env, params)
+    return _make_plain_loop(config, make(config, evaluate), evaluate, network.init, env, params)
 
 
 def _make_plain_loop(

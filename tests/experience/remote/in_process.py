@@ -5,7 +5,7 @@ import contextlib
 import threading
 
 from podrl.config.config import ConfigError
-from podrl.experience.remote.door import Door
+from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.worker import LostLearnerError, serve_learner
 from podrl.runtime.job.secret import FILE_VARIABLE
 from tests.short_runs import make_config
@@ -26,7 +26,7 @@ def env_workers(folder, monkeypatch, count=2) -> Iterator[list[str]]:
 
     def serve() -> None:
         try:
-            serve_learner(Door(f"unix:{folder}/s"), SECRET.encode(), wait_s=60)
+            serve_learner(Endpoint(f"unix:{folder}/s"), SECRET.encode(), wait_s=60)
         except (LostLearnerError, ConfigError) as error:
             said.append(str(error))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from podrl.envs.loading import load_environment
 from podrl.experience.remote.admission import apply
-from podrl.experience.remote.door import Door
+from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.env_workers import longest_bytes
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, read_head
 from podrl.experience.remote.pool import RemotePool
@@ -28,10 +28,10 @@ class Place:
 
     def __init__(self, address, **limits):
         self.config, _, self.spec = load_environment(make_config())
-        self.door = Door(address)
+        self.endpoint = Endpoint(address)
         self.codec = TimestepCodec(timestep_shape(self.spec, NUM_ENVS))
         self.server = WorkerServer(
-            self.door,
+            self.endpoint,
             SECRET,
             dataclasses.asdict(self.config.env),
             **{"num_workers": 1, "longest_bytes": longest_bytes(self.codec.layout), **limits},
@@ -44,13 +44,13 @@ class Place:
 
 
 @contextlib.contextmanager
-def worker_of(place, door=None):
-    """A worker in a thread; at another door if there is one between; yields a list that gets its error."""
+def worker_of(place, endpoint=None):
+    """A worker in a thread; at another endpoint if there is one between; yields a list that gets its error."""
     errors = []
 
     def serve():
         try:
-            serve_learner(door or place.door, SECRET, wait_s=20)
+            serve_learner(endpoint or place.endpoint, SECRET, wait_s=20)
         except LostLearnerError as error:
             errors.append(error)
 
@@ -75,7 +75,7 @@ def broken_worker(place, answers):
     def run():
         dialogue = apply(SECRET)
         next(dialogue)
-        with grpc.insecure_channel(place.door.target) as channel, contextlib.suppress(grpc.RpcError):
+        with grpc.insecure_channel(place.endpoint.target) as channel, contextlib.suppress(grpc.RpcError):
             for message in channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(outgoing.get, None)):
                 try:
                     outgoing.put(dialogue.send(message))

@@ -15,7 +15,7 @@ from podrl.config.config import ConfigError, EnvConfig
 from podrl.envs.loading import load_environment
 from podrl.experience.remote.admission import RefusedError, admit, apply
 from podrl.experience.remote.connection import EnvWorkerError
-from podrl.experience.remote.door import Door
+from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields, read_fields, read_head
 from podrl.experience.remote.server import WorkerServer
 from podrl.experience.remote.timesteps import TimestepCodec, timestep_shape
@@ -128,7 +128,7 @@ def test_a_worker_tries_again_while_strangers_have_all_places(tmp_path, monkeypa
     monkeypatch.setattr("podrl.experience.remote.server.PLACES_FOR_STRANGERS", 1)
     monkeypatch.setattr("podrl.experience.remote.worker._PAUSE_S", 0.1)
     place = Place(f"unix:{tmp_path}/s")
-    with place.server, grpc.insecure_channel(place.door.target) as channel:
+    with place.server, grpc.insecure_channel(place.endpoint.target) as channel:
         silent = queue.SimpleQueue()
         strangers = [channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(silent.get, None)) for _ in range(2)]
         assert [read_head(next(stranger)).kind for stranger in strangers] == [Kind.NONCE, Kind.NONCE]
@@ -176,18 +176,18 @@ def test_a_worker_too_many_and_one_without_the_secret_are_told(place):
     with worker_of(place):
         place.server.wait(timeout_s=20)
         with pytest.raises(ConfigError, match="this run has its 1 environment workers"):
-            serve_learner(place.door, SECRET, wait_s=20)
+            serve_learner(place.endpoint, SECRET, wait_s=20)
         with pytest.raises(ConfigError, match="has another job secret"):
-            serve_learner(place.door, b"another secret of this length", wait_s=20)
+            serve_learner(place.endpoint, b"another secret of this length", wait_s=20)
 
 
 def test_a_worker_whose_learner_ends_says_so(tmp_path):
     with pytest.raises(LostLearnerError, match=r"No learner answered at unix:.* within 0.1 s"):
-        serve_learner(Door(f"unix:{tmp_path}/s"), SECRET, wait_s=0.1)
+        serve_learner(Endpoint(f"unix:{tmp_path}/s"), SECRET, wait_s=0.1)
 
 
 def test_a_socket_that_another_job_has_is_refused(place):
-    second = WorkerServer(place.door, SECRET, {}, num_workers=1, longest_bytes=1000)
+    second = WorkerServer(place.endpoint, SECRET, {}, num_workers=1, longest_bytes=1000)
     with pytest.raises(ConfigError, match=r"remote\.address=unix:.* cannot be listened at"):
         second.__enter__()
 
@@ -196,8 +196,8 @@ def test_an_address_that_another_job_has_is_refused():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        door = Door(f"127.0.0.1:{taken.getsockname()[1]}")
-        server = WorkerServer(door, SECRET, {}, num_workers=1, longest_bytes=1000)
+        endpoint = Endpoint(f"127.0.0.1:{taken.getsockname()[1]}")
+        server = WorkerServer(endpoint, SECRET, {}, num_workers=1, longest_bytes=1000)
         with pytest.raises(ConfigError, match=r"remote\.address=127.* cannot be listened at"):
             server.__enter__()
 

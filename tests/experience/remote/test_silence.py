@@ -11,7 +11,7 @@ import pytest
 
 from podrl.experience.remote import grpc_options
 from podrl.experience.remote.connection import EnvWorkerError
-from podrl.experience.remote.door import UNIX, Door
+from podrl.experience.remote.endpoint import UNIX, Endpoint
 from podrl.experience.remote.grpc_options import server_options, worker_options
 from tests.experience.remote.places import NUM_ENVS, Place, step_often, worker_of
 
@@ -24,7 +24,7 @@ class Wire:
         self._target = target.address.removeprefix(UNIX)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._ends = [self._listener]
-        self.door = Door(f"127.0.0.1:{self._listener.getsockname()[1]}")
+        self.endpoint = Endpoint(f"127.0.0.1:{self._listener.getsockname()[1]}")
         threading.Thread(target=self._accept, daemon=True).start()
 
     def silence(self):
@@ -63,8 +63,8 @@ def quick(monkeypatch):
 def test_a_worker_gives_up_a_silent_learner_after_its_own_limit(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(grpc_options, "WORKERS_LIMIT_S", 0.5)
     place = Place(f"{UNIX}{tmp_path}/s")
-    wire = Wire(place.door)
-    with place.server, worker_of(place, wire.door) as errors, contextlib.closing(wire):
+    wire = Wire(place.endpoint)
+    with place.server, worker_of(place, wire.endpoint) as errors, contextlib.closing(wire):
         place.pool().reset()  # The worker knows that it is admitted.
         wire.silence()
         deadline_s = time.monotonic() + 15
@@ -76,8 +76,8 @@ def test_a_worker_gives_up_a_silent_learner_after_its_own_limit(tmp_path, quick,
 def test_the_learner_gives_up_a_silent_worker_once_no_answer_could_come(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(grpc_options, "SERVERS_MARGIN_S", 0.2)
     place = Place(f"{UNIX}{tmp_path}/s", longest_answer_s=0.3)
-    wire = Wire(place.door)
-    with place.server, worker_of(place, wire.door), contextlib.closing(wire):
+    wire = Wire(place.endpoint)
+    with place.server, worker_of(place, wire.endpoint), contextlib.closing(wire):
         pool = place.pool(timeout_s=15.0)
         pool.reset()
         wire.silence()

@@ -50,7 +50,7 @@ def test_messages_of_strangers_change_nothing(place, caplog, count):
     with worker_of(place) as errors:
         pool = place.pool()
         pool.reset()
-        with grpc.insecure_channel(place.door.target) as channel:
+        with grpc.insecure_channel(place.endpoint.target) as channel:
             call = channel.stream_stream(f"/{SERVICE}/{METHOD}")
 
             def knock(count):
@@ -85,7 +85,7 @@ def test_a_crowd_of_strangers_and_messages_that_are_too_long_change_nothing(plac
         silent = queue.SimpleQueue()
         for _ in range(40):
             own = [("grpc.use_local_subchannel_pool", 1)]  # A connection of its own.
-            channel = stack.enter_context(grpc.insecure_channel(place.door.target, own))
+            channel = stack.enter_context(grpc.insecure_channel(place.endpoint.target, own))
             call = channel.stream_stream(f"/{SERVICE}/{METHOD}")
             call(iter(silent.get, None))
             stack.callback(silent.put, None)

@@ -20,7 +20,7 @@ LONGEST_SOCKET = 100  # Bytes of a Unix socket's path; systems allow some 104.
 
 
 @dataclasses.dataclass(frozen=True)
-class Door:
+class Endpoint:
     """An address and what is needed to use it.
 
     Attributes:
@@ -67,7 +67,7 @@ class Door:
         return certificate, key, authority
 
 
-def make_door(key: str, address: str, certificates: str, key_of_certificates: str) -> Door:
+def make_endpoint(key: str, address: str, certificates: str, key_of_certificates: str) -> Endpoint:
     """Checks an address.
 
     Args:
@@ -79,7 +79,7 @@ def make_door(key: str, address: str, certificates: str, key_of_certificates: st
     Raises:
         ConfigError: if the address has another form, or would be open to other hosts.
     """
-    door = Door(address, "" if certificates == NO_CERTIFICATES else certificates)
+    endpoint = Endpoint(address, "" if certificates == NO_CERTIFICATES else certificates)
     if address.startswith(UNIX):
         path = address.removeprefix(UNIX)
         check(bool(path), f"{key}={address} names no socket. Use unix:PATH.")
@@ -87,15 +87,15 @@ def make_door(key: str, address: str, certificates: str, key_of_certificates: st
             len(path.encode()) <= LONGEST_SOCKET,
             f"{key}={address}: the path of a Unix socket has at most {LONGEST_SOCKET} bytes. Choose a shorter one.",
         )
-        return door
+        return endpoint
     check_address(address, key)
     check(
-        door.is_local or bool(door.certificates),
+        endpoint.is_local or bool(endpoint.certificates),
         f"{key}={address} is open to other hosts, and environment workers are let in there only over TLS. Name a "
         f"folder with {', '.join(CERTIFICATE_FILES)} in {key_of_certificates}, or use an address within this host: "
         "127.0.0.1:PORT or unix:PATH.",
     )
-    return door
+    return endpoint
 
 
 def address_of_process(address: str, process_index: int, num_processes: int) -> str:

@@ -16,7 +16,7 @@ from podrl.assembly import assemble
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.config.remote import RemoteConfig
 from podrl.experience.layout import Layout
-from podrl.experience.remote.door import Door, address_of_process, make_door
+from podrl.experience.remote.endpoint import Endpoint, address_of_process, make_endpoint
 from podrl.experience.remote.env_workers import check_workers, read_secret
 from podrl.experience.remote.server import WorkerServer
 from podrl.experience.remote.worker import LostLearnerError, serve_learner
@@ -29,15 +29,15 @@ from tests.short_runs import make_config
 @pytest.mark.parametrize("address", ["0.0.0.0:8470", "node1:8470", "[::]:8470", "10.0.0.1:8470"])
 def test_an_address_that_other_hosts_reach_is_refused_without_certificates(address):
     with pytest.raises(ConfigError, match=r"remote\.address=.* is open to other hosts.*remote\.certificates"):
-        make_door("remote.address", address, "none", "remote.certificates")
-    assert make_door("remote.address", address, "/certificates", "remote.certificates") == Door(
+        make_endpoint("remote.address", address, "none", "remote.certificates")
+    assert make_endpoint("remote.address", address, "/certificates", "remote.certificates") == Endpoint(
         address, "/certificates"
     )
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8470", "localhost:1", "[::1]:8470", "unix:/tmp/socket"])
 def test_an_address_within_the_host_needs_none(address):
-    assert make_door("remote.address", address, "none", "remote.certificates").is_local
+    assert make_endpoint("remote.address", address, "none", "remote.certificates").is_local
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_an_address_within_the_host_needs_none(address):
 )
 def test_another_form_is_refused(address, match):
     with pytest.raises(ConfigError, match=match):
-        make_door("--connect", address, "", "--worker_certificates")
+        make_endpoint("--connect", address, "", "--worker_certificates")
 
 
 def test_each_process_listens_at_an_address_of_its_own():
@@ -148,13 +148,13 @@ def test_with_certificates_only_those_of_the_same_authority_come_in(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     env = dataclasses.asdict(EnvConfig(id="Catch-v0"))
-    server = WorkerServer(Door(address, str(ours)), SECRET.encode(), env, num_workers=1, longest_bytes=1000)
+    server = WorkerServer(Endpoint(address, str(ours)), SECRET.encode(), env, num_workers=1, longest_bytes=1000)
     with server:
-        for stranger in (Door(address, str(others)), Door(address)):
+        for stranger in (Endpoint(address, str(others)), Endpoint(address)):
             with pytest.raises(LostLearnerError, match="No learner answered"):
                 serve_learner(stranger, SECRET.encode(), wait_s=1)
         worker = threading.Thread(
-            target=serve_learner, args=(Door(address, str(theirs)), SECRET.encode()), kwargs={"wait_s": 20}
+            target=serve_learner, args=(Endpoint(address, str(theirs)), SECRET.encode()), kwargs={"wait_s": 20}
         )
         worker.start()
         server.wait(timeout_s=20)
@@ -164,7 +164,7 @@ def test_with_certificates_only_those_of_the_same_authority_come_in(tmp_path):
 
 def test_certificates_that_are_missing_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"cert\.pem cannot be read .* Expected cert.pem, key.pem, ca.pem in"):
-        Door("127.0.0.1:1", str(tmp_path)).read()
+        Endpoint("127.0.0.1:1", str(tmp_path)).read()
 
 
 def test_a_run_may_resume_with_other_workers(tmp_path):
