@@ -130,8 +130,8 @@ class WorkerServer:
         def blame() -> str:
             return (
                 f"{len(self._workers)} of {self._num_workers} environment workers came to {self._endpoint.address} "
-                f"within {timeout_s:g} s (remote.join_timeout_s), and {self.refusals.count} connections were refused. Look "
-                "at what the missing ones say; python tools/env_worker.py --connect starts one."
+                f"within {timeout_s:g} s (remote.join_timeout_s), and {self.refusals.count} connections were refused. "
+                "Look at what the missing ones say; python tools/env_worker.py --connect starts one."
             )
 
         with self._changed:

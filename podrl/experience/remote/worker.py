@@ -103,9 +103,9 @@ def _connect(endpoint: Endpoint, wait_s: float, patience: Patience) -> grpc.Chan
             if not left_s:
                 channel.close()
                 raise LostLearnerError(
-                    f"No learner answered at {endpoint.address} within {wait_s:g} s. Does it run, with the same address "
-                    "in remote.address, and with certificates of the same CA if any? If it only starts slowly, raise "
-                    "--wait_s."
+                    f"No learner answered at {endpoint.address} within {wait_s:g} s. Does it run, with the same "
+                    "address in remote.address, and with certificates of the same CA if any? If it only starts slowly, "
+                    "raise --wait_s."
                 ) from None
 
 
