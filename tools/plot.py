@@ -10,24 +10,27 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from etils import epath
+import numpy as np
 
 from podrl.config.commandline import Parser
 from podrl.config.config import check
 from podrl.config.paths import absolute
-from podrl.runs.curves import X_KEYS, Curve, average_curves, group_curves, read_curve
+from podrl.ops.intervals import mean_interval
+from podrl.runs.curves import X_KEYS, Curve, Ending, average_curves, group_curves, read_curve, read_ending
 from podrl.runtime.tool import run_tool
 from podrl.telemetry import plotting
 
-USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|wall] [--y episode/return]
+USAGE = """%(prog)s RUN [RUN ...] --out FILE.png [--x env_steps|frames|wall] [--y episode/return] [--against KEY]
 
 RUN is a run's folder. Runs of one config and environment are drawn together: their mean, with a band from the lowest to
-the highest."""
+the highest. With --against the figure shows where the metric ended, over a value of the runs' configs: a dot for each
+run, and for each agent a line through the means, with their 95 %% intervals."""
 X_LABELS = {"env_steps": "environment steps (the agent's decisions)", "frames": "emulator frames"}
 SIZE_INCHES = (8.0, 4.5)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses `argv`, whose first entry is the program's name, into `runs`, `out`, `x` and `y`.
+    """Parses `argv`, whose first entry is the program's name, into `runs`, `out`, `x`, `y` and `against`.
 
     Raises:
         ConfigError: on an unknown flag or value.
@@ -40,6 +43,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--x", choices=sorted(X_KEYS), default="env_steps", help="horizontal axis (env_steps)")
     parser.add_argument("--y", default="episode/return", help="metric (episode/return)")
+    parser.add_argument("--against", metavar="KEY", help="a number of the config, such as actors.lag")
     return parser.parse_args(argv[1:])
 
 
@@ -67,13 +71,53 @@ def draw(groups: Sequence[Sequence[Curve]], x: str, y: str, image_format: str) -
         if len(group) > 1:
             low, high = values.min(axis=0), values.max(axis=0)
             axes.fill_between(grid / unit, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-    axes.set_title(title, loc="left", fontsize=14)
-    axes.set_xlabel(x_label, fontsize=12)
-    axes.set_ylabel(_y_label(groups, y), fontsize=12)
+    _label(axes, title, x_label, _y_label({curve.window for group in groups for curve in group}, y))
     if any(labels):
         axes.legend(frameon=False, fontsize=11)
     _style(axes, engineering=x != "wall")
     return plotting.encode_figure(figure, image_format)
+
+
+def draw_endings(endings: Sequence[Ending], key: str, y: str, image_format: str) -> bytes:
+    """Draws the figure: where runs ended over a value of their configs, a line per agent and environment.
+
+    Args:
+        endings: one of each run.
+        key: the key of the config.
+        y: name of the metric.
+        image_format: matplotlib's name of the format, such as `png`.
+
+    Raises:
+        ConfigError: if matplotlib is missing, or does not write this format.
+    """
+    figure = plotting.make_figure(*SIZE_INCHES)
+    plotting.check_format(figure, image_format)
+    axes = figure.add_subplot()
+    env_ids = list(dict.fromkeys(each.env_id for each in endings))
+    for agent, env_id in dict.fromkeys((each.agent, each.env_id) for each in endings):
+        line = [each for each in endings if (each.agent, each.env_id) == (agent, env_id)]
+        places = sorted({each.setting for each in line})
+        samples = [[each.y for each in line if each.setting == place] for place in places]
+        means = [float(np.mean(values)) for values in samples]
+        intervals = [mean_interval(values) or (mean, mean) for values, mean in zip(samples, means, strict=True)]
+        errors = [[mean - low for (low, _), mean in zip(intervals, means, strict=True)]]
+        errors += [[high - mean for (_, high), mean in zip(intervals, means, strict=True)]]
+        label = agent if len(env_ids) == 1 else f"{agent} on {env_id}"
+        bars = axes.errorbar(places, means, yerr=errors, marker="o", linewidth=1.8, capsize=4, label=label)
+        dots = [each.setting for each in line], [each.y for each in line]
+        axes.plot(*dots, ".", color=bars[0].get_color(), alpha=0.45)
+    title, window = env_ids[0] if len(env_ids) == 1 else "", {each.window for each in endings}
+    name, *note = _y_label(window, y).split("\n")
+    _label(axes, title, key, "\n".join([f"{name} at the end", *note]))
+    axes.legend(frameon=False, fontsize=11)
+    plotting.style(axes)
+    return plotting.encode_figure(figure, image_format)
+
+
+def _label(axes: Any, title: str, x_label: str, y_label: str) -> None:
+    axes.set_title(title, loc="left", fontsize=14)
+    axes.set_xlabel(x_label, fontsize=12)
+    axes.set_ylabel(y_label, fontsize=12)
 
 
 def _style(axes: Any, *, engineering: bool) -> None:
@@ -109,10 +153,9 @@ def _wall_unit(groups: Sequence[Sequence[Curve]]) -> tuple[float, str]:
     return unit_s, f"wall time ({name})"
 
 
-def _y_label(groups: Sequence[Sequence[Curve]], y: str) -> str:
-    """Returns the metric's label with its unit, if the metric is known."""
-    windows = {curve.window for group in groups for curve in group}
-    window = f"mean of the newest {windows.pop()} episodes" if len(windows) == 1 else "mean of the newest episodes"
+def _y_label(windows: set[int], y: str) -> str:
+    """Returns the metric's label with its unit, if the metric is known; `windows` are those of all runs."""
+    window = f"mean of the newest {min(windows)} episodes" if len(windows) == 1 else "mean of the newest episodes"
     known = {
         "episode/return": f"episode return\n({window})",
         "evaluate/return": "return in evaluation (mean)",
@@ -134,8 +177,12 @@ def run(argv: list[str]) -> None:
     out = epath.Path(command.out)
     check(out.parent.is_dir(), f"--out={command.out}: there is no such folder.")
     check(bool(out.suffix), f"--out={command.out} needs a suffix that chooses the format, such as .png.")
-    groups = group_curves([read_curve(run, command.x, command.y) for run in command.runs])
-    out.write_bytes(draw(groups, command.x, command.y, out.suffix[1:]))
+    if command.against:
+        endings = [read_ending(run, command.against, command.y) for run in command.runs]
+        out.write_bytes(draw_endings(endings, command.against, command.y, out.suffix[1:]))
+    else:
+        groups = group_curves([read_curve(run, command.x, command.y) for run in command.runs])
+        out.write_bytes(draw(groups, command.x, command.y, out.suffix[1:]))
 
 
 def main(argv: list[str]) -> int:

@@ -1,8 +1,9 @@
 """Curves of a metric over a run, read from its rows, and the average of several runs."""
 
 import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,46 @@ def read_curve(run: str, x: str, y: str) -> Curve:
     points = _in_order(np.array(xs), np.array(ys), distinct=x != "wall")
     env_id, window = config["env"]["id"], config["log"]["episodes"]
     return Curve(name=config["name"], env_id=env_id, window=window, x=points[0], y=points[1])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Where one run's metric ended.
+
+    Attributes:
+        agent: name of its agent.
+        env_id: id of its environment.
+        window: number of newest episodes that episode metrics average over.
+        setting: value of a key of its config.
+        y: last value of the metric.
+    """
+
+    agent: str
+    env_id: str
+    window: int
+    setting: float
+    y: float
+
+
+def read_ending(run: str, key: str, y: str) -> Ending:
+    """Reads where one run's metric ended, and a value of its config.
+
+    Args:
+        run: the run's folder.
+        key: a key of the config, such as `actors.lag`.
+        y: name of the metric.
+
+    Raises:
+        ConfigError: as `read_curve`, or if the config has no number under this key.
+    """
+    curve = read_curve(run, "env_steps", y)
+    config = read_record(run).config
+    setting: Any = config
+    for part in key.split("."):
+        setting = setting.get(part) if isinstance(setting, Mapping) else None
+    check(is_number(setting), f"--against={key}: the config of {run} has no number under this key.")
+    agent = config["agent"]["name"]
+    return Ending(agent=agent, env_id=curve.env_id, window=curve.window, setting=setting, y=float(curve.y[-1]))
 
 
 def _in_order(x: np.ndarray, y: np.ndarray, *, distinct: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -13,10 +13,10 @@ from tools import plot
 def make_run(tmp_path):
     """Writes a run's folder; its `episode/return` is `slope * env_steps`, and absent in the first row."""
 
-    def make(folder, *, name="catch", env_id="Catch-v0", steps=(100, 200, 300), slope=1.0, tail=""):
+    def make(folder, *, name="catch", env_id="Catch-v0", steps=(100, 200, 300), slope=1.0, tail="", **sections):
         path = tmp_path / folder
         path.mkdir()
-        config = {"name": name, "env": {"id": env_id}, "log": {"episodes": 100}}
+        config = {"name": name, "env": {"id": env_id}, "log": {"episodes": 100}, **sections}
         (path / "config.json").write_text(json.dumps(config))
         rows = [{"env_steps": 0, "frames": 0, "time/wall_s": 0.5, "env_steps_per_second": None, "fingerprint": "ab"}]
         rows += [{"env_steps": n, "frames": 4 * n, "time/wall_s": n * 60.0, "episode/return": slope * n} for n in steps]
@@ -137,3 +137,26 @@ def test_says_so_where_matplotlib_is_missing(make_run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert plot.main(["plot.py", make_run("a"), "--out", "x.png"]) == 2
     assert "Plots need matplotlib" in capsys.readouterr().err
+
+
+def test_shows_where_runs_ended_over_a_value_of_their_configs(make_run, tmp_path):
+    def run(agent, lag, slope):
+        folder, name = f"{agent}-{lag}-{slope}", f"lag-{lag}"
+        return make_run(folder, slope=slope, name=name, agent={"name": agent}, actors={"lag": lag})
+
+    runs = [run("impala", 0, 1.0), run("impala", 0, 2.0), run("impala", 8, 0.5), run("ppo", 8, 3.0)]
+    ending = curves.read_ending(runs[1], "actors.lag", "episode/return")
+    assert ending == curves.Ending(agent="impala", env_id="Catch-v0", window=100, setting=0, y=600.0)
+    out = tmp_path / "lag.png"
+    assert plot.main(["plot.py", *runs, "--against", "actors.lag", "--out", str(out)]) == 0
+    with Image.open(out) as picture:
+        pixels = np.asarray(picture.convert("RGB"), int).reshape(-1, 3)
+    for color in [(31, 119, 180), (255, 127, 14)]:  # A line for each agent.
+        assert np.abs(pixels - color).max(axis=1).min() <= 8
+
+
+@pytest.mark.parametrize("key", ["actors.lags", "agent.name", "lag"])
+def test_a_key_without_a_number_is_one_line(make_run, tmp_path, capsys, key):
+    run = make_run("a", agent={"name": "impala"}, actors={"lag": 1})
+    assert plot.main(["plot.py", run, "--against", key, "--out", str(tmp_path / "lag.png")]) == 2
+    assert f"--against={key}: the config of {run} has no number under this key." in capsys.readouterr().err
