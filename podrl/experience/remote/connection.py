@@ -35,6 +35,12 @@ class Traffic:
         self.bytes = dict.fromkeys(Kind, 0)
         self._lock = threading.Lock()
 
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all messages so far."""
+        with self._lock:
+            return sum(self.bytes.values())
+
     def count(self, kind: Kind, size_bytes: int) -> None:
         """Counts a message."""
         with self._lock:

@@ -12,6 +12,7 @@ from podrl.config.config import Config, ConfigError, EnvConfig, check
 from podrl.envs.source import Pool, Source
 from podrl.experience.layout import Layout
 from podrl.experience.remote.arrays import ArrayLayout
+from podrl.experience.remote.connection import Traffic
 from podrl.experience.remote.endpoint import address_of_process, make_endpoint
 from podrl.experience.remote.grpc_options import set_up_grpc
 from podrl.experience.remote.messages import LONGEST_JSON_BYTES, Kind
@@ -81,13 +82,18 @@ class EnvWorkers:
         """Waits until all workers have come; see `WorkerServer.wait`."""
         self._server.wait(timeout_s=self._config.remote.join_timeout_s, should_stop=should_stop)
 
+    @property
+    def traffic(self) -> Traffic:
+        """What was sent and received so far."""
+        return self._server.traffic
+
     def stop_waiting(self) -> None:
         """Ends every wait for workers that have not come, as the run has to stop."""
         self._server.stop_waiting()
 
     def describe_traffic(self) -> str:
         """Returns what was sent and received so far, for people."""
-        traffic = self._server.traffic
+        traffic = self.traffic
         parts = [
             f"{traffic.messages[kind]:,} {kind.name} messages of {traffic.bytes[kind] / 1e6:,.1f} MB" for kind in _STEPS
         ]
