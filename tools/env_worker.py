@@ -49,7 +49,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         SystemExit: with code 0 after showing `--help`.
     """
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
-    parser.add_argument("--connect", required=True, metavar="ADDRESS", help="the run's remote.address")
+    parser.add_argument(
+        "--connect",
+        required=True,
+        metavar="ADDRESS",
+        help="the run's remote.address; or those of all of its processes, with commas between, from which a worker that "
+        "SLURM or Kubernetes has started takes the one of its own number",
+    )
     parser.add_argument(
         "--worker_certificates",
         type=absolute,
@@ -74,6 +80,7 @@ def run(flags: argparse.Namespace) -> int:
     keep_printing()
     if flags.quiet:  # The launcher's run has ended before it had time for this worker, which is no news.
         signal.signal(signal.SIGTERM, lambda signum, frame: _exit(stop_signals.PREEMPTED))
+    from podrl.experience.remote.choice import choose_learner
     from podrl.experience.remote.endpoint import make_endpoint
     from podrl.experience.remote.env_workers import read_secret
     from podrl.experience.remote.grpc_options import set_up_grpc
@@ -83,8 +90,9 @@ def run(flags: argparse.Namespace) -> int:
         from podrl.experience.remote.worker import LostLearnerError, serve_learner
     except ImportError as error:
         raise ConfigError(f"{error}. Install what workers need: pip install -e '.[workers]'") from None
-    endpoint = make_endpoint("--connect", flags.connect, flags.worker_certificates or "", "--worker_certificates")
-    secret = read_secret(os.environ, flags.connect, is_local=endpoint.is_local)
+    address = choose_learner(flags.connect, os.environ)
+    endpoint = make_endpoint("--connect", address, flags.worker_certificates or "", "--worker_certificates")
+    secret = read_secret(os.environ, address, is_local=endpoint.is_local)
     try:
         with contained(by_ctrl_c=True):
             serve_learner(

@@ -39,8 +39,8 @@ from podrl.performance.benchmark.relations import (
     relate_to_stages,
     summarize_samples,
 )
-from podrl.performance.benchmark.replay_stages import open_replay_stages, relate_replay
 from podrl.performance.benchmark.remote_stage import time_workers
+from podrl.performance.benchmark.replay_stages import open_replay_stages, relate_replay
 from podrl.performance.benchmark.stages import Parts, make_parts
 from podrl.performance.benchmark.whole_run import time_end_to_end, time_first_update
 from podrl.performance.composition import COLLECT, PROGRAM
