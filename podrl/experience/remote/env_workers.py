@@ -17,6 +17,7 @@ from podrl.experience.remote.grpc_options import set_up_grpc
 from podrl.experience.remote.messages import LONGEST_JSON_BYTES, Kind
 from podrl.experience.remote.pool import RemotePool
 from podrl.experience.remote.timesteps import LONGEST_NUMBERS_BYTES, TimestepCodec
+from podrl.experience.remote.traffic import ROW_PREFIX
 from podrl.runtime.job.secret import FILE_VARIABLE, take_secret
 from podrl.types import Timestep
 
@@ -87,11 +88,12 @@ class EnvWorkers:
 
     def describe_traffic(self) -> str:
         """Returns what was sent and received so far, for people."""
-        traffic = self._server.traffic
-        parts = [
-            f"{traffic.messages[kind]:,} {kind.name} messages of {traffic.bytes[kind] / 1e6:,.1f} MB" for kind in _STEPS
-        ]
-        return f"Environment workers: {' and '.join(parts)}; {self._server.refusals.count} connections refused."
+        steps, refused = self._server.traffic.describe(_STEPS), self._server.refusals.count
+        return f"Environment workers: {steps}; {refused} connections refused."
+
+    def totals(self) -> dict[str, int]:
+        """Returns what was sent, received and refused so far, by the keys of rows."""
+        return {**self._server.traffic.totals(), f"{ROW_PREFIX}refused": self._server.refusals.count}
 
     def _make_pool(
         self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int, env_numbers: Sequence[int] = ()

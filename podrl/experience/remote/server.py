@@ -16,11 +16,12 @@ import grpc
 
 from podrl.config.config import ConfigError
 from podrl.experience.remote.admission import RefusedError, admit, turn_away
-from podrl.experience.remote.connection import Traffic, WorkerConnection
+from podrl.experience.remote.connection import WorkerConnection
 from podrl.experience.remote.endpoint import UNIX, Endpoint
 from podrl.experience.remote.grpc_options import PLACES_FOR_STRANGERS, server_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
 from podrl.experience.remote.refusals import Refusals
+from podrl.experience.remote.traffic import Traffic
 from podrl.runtime.job.handshake import UnprovenError
 from podrl.runtime.waiting import Stopped, wait_for
 
