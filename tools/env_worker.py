@@ -32,8 +32,8 @@ USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER]
                      [--quiet]
 
 Connects to the learner's process of a run with --config.remote.env_workers=N, and steps environments for its actors.
-It may be started before or after the run, and ends with it. On one host nothing else is needed; between hosts
-PODRL_JOB_SECRET_FILE must name a file with the same secret on both, and certificates are needed (docs/workers.md).
+It may be started before or after the run, and ends with it. On one host nothing else is needed; between hosts both
+sides need a copy of one folder by tools/make_job_credentials.py (docs/workers.md).
 
 These are environment workers. The worker processes of --config.env.workers are something else: they share the
 environments of one pool, within an environment worker too.
@@ -53,14 +53,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--connect",
         required=True,
         metavar="ADDRESS",
-        help="the run's remote.address; or those of all of its processes, with commas between, from which a worker that "
-        "SLURM or Kubernetes has started takes the one of its own number",
+        help="the run's remote.address; or those of all its processes, with commas between, of which a worker that SLURM "
+        "or Kubernetes has started takes one by its own number",
     )
     parser.add_argument(
         "--worker_certificates",
         type=absolute,
         metavar="FOLDER",
-        help="folder with cert.pem, key.pem and ca.pem of this side, for TLS",
+        help="folder by make_job_credentials.py, or cert.pem, key.pem and ca.pem of this side, for TLS",
     )
     parser.add_argument(
         "--env_threads", type=int, default=0, help="threads of each pool (actors.env_threads, or cores over pools)"
@@ -92,7 +92,7 @@ def run(flags: argparse.Namespace) -> int:
         raise ConfigError(f"{error}. Install what workers need: pip install -e '.[workers]'") from None
     address = choose_learner(flags.connect, os.environ)
     endpoint = make_endpoint("--connect", address, flags.worker_certificates or "", "--worker_certificates")
-    secret = read_secret(os.environ, address, is_local=endpoint.is_local)
+    secret = read_secret(os.environ, address, is_local=endpoint.is_local, certificates=endpoint.certificates)
     try:
         with contained(by_ctrl_c=True):
             serve_learner(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 
 from podrl.experience.remote.env_workers import EnvWorkers
+from podrl.experience.remote.traffic import ROW_PREFIX
 from podrl.performance.benchmark.instruments import StageTime
 from podrl.performance.benchmark.stages import Parts, open_pools, time_env
 from podrl.performance.benchmark.workers import env_workers
@@ -22,6 +23,11 @@ def time_workers(parts: Parts, seconds: float) -> StageTime:
     ):
         pools = open_pools(parts, workers.source, stack)
         timesteps = [[pool.reset() for pool in actor_pools] for actor_pools in pools]
-        before = workers.traffic.total_bytes
+        before = _bytes(workers)
         sample = time_env(parts, pools, timesteps, seconds)
-        return dataclasses.replace(sample, wire_bytes=workers.traffic.total_bytes - before)
+        return dataclasses.replace(sample, wire_bytes=_bytes(workers) - before)
+
+
+def _bytes(workers: EnvWorkers) -> int:
+    totals = workers.totals()
+    return totals[f"{ROW_PREFIX}bytes_in"] + totals[f"{ROW_PREFIX}bytes_out"]
