@@ -152,8 +152,10 @@ def _what_is_compiled(parts: Assembly) -> str:
 
 
 def facts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of metrics without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k not in TIMING and not k.startswith("time/")} for row in rows]
+    """Rows of metrics without what depends on the clock, or on who steps the environments."""
+    return [
+        {k: v for k, v in row.items() if k not in TIMING and not k.startswith(("time/", "remote/"))} for row in rows
+    ]
 
 
 def make_agent_update(

@@ -32,6 +32,7 @@ ROOMS = [
 WITHOUT_JAX = [
     *("podrl.config.commandline", "podrl.launch.start", "podrl.launch.worker", "podrl.runtime.machine"),
     *("podrl.runtime.job.coordinator_process", "podrl.runtime.job.detection", "podrl.envs.workers.worker"),
+    "podrl.runtime.job.worker_credentials",
     *("podrl.runtime.tool", "podrl.runs.comparison_report", "podrl.runs.progress", "podrl.studies.grid"),
     "podrl.performance.planning.simulate_command",
     "podrl.agents.parts.loading",

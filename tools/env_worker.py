@@ -32,8 +32,8 @@ USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER]
                      [--quiet]
 
 Connects to the learner's process of a run with --config.remote.env_workers=N, and steps environments for its actors.
-It may be started before or after the run, and ends with it. On one host nothing else is needed; between hosts
-PODRL_JOB_SECRET_FILE must name a file with the same secret on both, and certificates are needed (docs/workers.md).
+It may be started before or after the run, and ends with it. On one host nothing else is needed; between hosts both
+sides need a copy of one folder by tools/make_job_credentials.py (docs/workers.md).
 
 These are environment workers. The worker processes of --config.env.workers are something else: they share the
 environments of one pool, within an environment worker too.
@@ -49,12 +49,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
         SystemExit: with code 0 after showing `--help`.
     """
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
-    parser.add_argument("--connect", required=True, metavar="ADDRESS", help="the run's remote.address")
+    parser.add_argument(
+        "--connect",
+        required=True,
+        metavar="ADDRESS",
+        help="the run's remote.address; or those of all its processes, with commas between, of which a worker that SLURM "
+        "or Kubernetes has started takes one by its own number",
+    )
     parser.add_argument(
         "--worker_certificates",
         type=absolute,
         metavar="FOLDER",
-        help="folder with cert.pem, key.pem and ca.pem of this side, for TLS",
+        help="folder by make_job_credentials.py, or cert.pem, key.pem and ca.pem of this side, for TLS",
     )
     parser.add_argument(
         "--env_threads", type=int, default=0, help="threads of each pool (actors.env_threads, or cores over pools)"
@@ -74,6 +80,7 @@ def run(flags: argparse.Namespace) -> int:
     keep_printing()
     if flags.quiet:  # The launcher's run has ended before it had time for this worker, which is no news.
         signal.signal(signal.SIGTERM, lambda signum, frame: _exit(stop_signals.PREEMPTED))
+    from podrl.experience.remote.choice import choose_learner
     from podrl.experience.remote.endpoint import make_endpoint
     from podrl.experience.remote.env_workers import read_secret
     from podrl.experience.remote.grpc_options import set_up_grpc
@@ -83,8 +90,9 @@ def run(flags: argparse.Namespace) -> int:
         from podrl.experience.remote.worker import LostLearnerError, serve_learner
     except ImportError as error:
         raise ConfigError(f"{error}. Install what workers need: pip install -e '.[workers]'") from None
-    endpoint = make_endpoint("--connect", flags.connect, flags.worker_certificates or "", "--worker_certificates")
-    secret = read_secret(os.environ, flags.connect, is_local=endpoint.is_local)
+    address = choose_learner(flags.connect, os.environ)
+    endpoint = make_endpoint("--connect", address, flags.worker_certificates or "", "--worker_certificates")
+    secret = read_secret(os.environ, address, is_local=endpoint.is_local, certificates=endpoint.certificates)
     try:
         with contained(by_ctrl_c=True):
             serve_learner(

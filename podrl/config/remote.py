@@ -22,8 +22,8 @@ class RemoteConfig:
         env_workers: environment workers of the whole job, the same number for each process; 0 for none.
         address: where the learner's process listens for them, as `HOST:PORT` or `unix:PATH`; each further process of
             the job listens at the next port, or at `PATH.INDEX`.
-        certificates: folder with `cert.pem`, `key.pem` and `ca.pem` for mutual TLS; `none` is enough for addresses
-            within the host.
+        certificates: folder for mutual TLS, made by `tools/make_job_credentials.py`, or of your own with `cert.pem`,
+            `key.pem` and `ca.pem`; `none` is enough for addresses within the host.
         join_timeout_s: seconds that the learner waits for all workers at the start.
         timeout_s: seconds that a worker may take to step the environments of a pool before the run ends; making them
             may always take a minute, or nine tenths of `actors.timeout_s` if that is shorter.

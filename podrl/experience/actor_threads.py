@@ -130,6 +130,10 @@ class ActorThreads:
         """Returns the names of the actors whose rollouts are still missing, for messages."""
         return ", ".join(actor.name for actor in self.actors if not actor.is_decided())
 
+    def totals(self) -> dict[str, int]:
+        """Returns the counts of this process's environment workers so far, by the keys of rows; none without."""
+        return self._workers.totals() if self._workers else {}
+
     def nonfinite(self, rollout: int) -> list[str]:
         """Describes the values in this rollout that are not finite, one text per actor that saw some."""
         return [text for actor in self.actors if (text := actor.nonfinite.of(rollout))]

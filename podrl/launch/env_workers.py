@@ -52,8 +52,7 @@ def env_workers_beside(
     if count is None:
         yield list(members)
         return
-    has_grpc = importlib.util.find_spec("grpc") is not None
-    check(has_grpc, "--env_workers needs gRPC, which is not installed: pip install -e '.[workers]'.")
+    check_grpc()
     with tempfile.TemporaryDirectory(prefix="podrl-") as folder, contextlib.ExitStack() as stack:
         secret, address = Path(folder) / "secret", f"{UNIX}{folder}/workers"
         with_theirs = [with_workers(member, address, count, {FILE_VARIABLE: str(secret)}) for member in members]
@@ -82,18 +81,29 @@ def with_workers(member: Member, address: str, count: int, environ: Mapping[str,
     Raises:
         ConfigError: if its command line says something else.
     """
-    for flag in (argument.partition("=")[0] for argument in member.command):
-        check(
-            flag not in ("--config.remote.env_workers", "--config.remote.address"),
-            f"{flag} is chosen by --env_workers, which starts environment workers on this machine. Drop one of them; "
-            "docs/workers.md says how to start environment workers by hand.",
-        )
+    check_not_chosen(member.command)
     settings = (
         f"--config.remote.certificates={NO_CERTIFICATES}",
         f"--config.remote.env_workers={count}",
         f"--config.remote.address={address}",
     )
     return dataclasses.replace(member, command=(*member.command, *settings), environ={**member.environ, **environ})
+
+
+def check_grpc() -> None:
+    """Raises `ConfigError` if there is no gRPC for environment workers."""
+    has_grpc = importlib.util.find_spec("grpc") is not None
+    check(has_grpc, "--env_workers needs gRPC, which is not installed: pip install -e '.[workers]'.")
+
+
+def check_not_chosen(arguments: Sequence[str]) -> None:
+    """Raises `ConfigError` if a command line says where environment workers come to, which the launcher chooses."""
+    for flag in (argument.partition("=")[0] for argument in arguments):
+        check(
+            flag not in ("--config.remote.env_workers", "--config.remote.address"),
+            f"{flag} is chosen by --env_workers, as environment workers are started with the run. Drop one of them; "
+            "docs/workers.md says how to start environment workers by hand.",
+        )
 
 
 def worker_commands(address: str, count: int, num_processes: int, program: Path = WORKER_PROGRAM) -> list[list[str]]:

@@ -39,8 +39,8 @@ FLAGS: Mapping[str, Flag] = {
     "env_workers": Flag(
         value="N",
         kind=int,
-        text="N environment workers on this machine: processes that step the actors' environments. Not the worker "
-        "processes of --config.env.workers, which share one pool.",
+        text="N environment workers on this machine, or on --env_nodes: processes that step the actors' environments. "
+        "Not the worker processes of --config.env.workers, which share one pool.",
     ),
     "max_restarts": Flag(
         value="K", kind=int, text="Start a failed run again from its newest checkpoint, up to K times."
@@ -59,6 +59,15 @@ FLAGS: Mapping[str, Flag] = {
     "account": Flag(value="A", goes_with=("slurm",), text="Whom to charge."),
     "cpus_per_task": Flag(value="C", kind=int, goes_with=("slurm",), text="Cores of each node."),
     "mem": Flag(value="M", goes_with=("slurm",), text="Memory of each node, such as 64G."),
+    "env_nodes": Flag(
+        value="M",
+        kind=int,
+        goes_with=("slurm",),
+        text="Nodes for environment workers, beside those that train: one worker on each, or --env_workers in all.",
+    ),
+    "env_partition": Flag(value="P", goes_with=("slurm",), text="Their partition; so are the next two."),
+    "env_cpus_per_task": Flag(value="C", kind=int, goes_with=("slurm",), text="Cores of each environment worker."),
+    "env_mem": Flag(value="M", goes_with=("slurm",), text="Memory of each of their nodes."),
     "tpu": Flag(value="NAME", text="Run on all workers of this Cloud TPU, from a machine with gcloud."),
     "zone": Flag(value="Z", goes_with=("tpu",), text="Its zone."),
     "project": Flag(value="P", goes_with=("tpu",), text="Its project; gcloud's own by default."),
@@ -99,6 +108,10 @@ class Options:
     account: str | None = None
     cpus_per_task: int | None = None
     mem: str | None = None
+    env_nodes: int | None = None
+    env_partition: str | None = None
+    env_cpus_per_task: int | None = None
+    env_mem: str | None = None
     tpu: str | None = None
     zone: str | None = None
     project: str | None = None
@@ -173,12 +186,17 @@ def _check_together(given: Mapping[str, object]) -> None:
     opening = [name for name in LAUNCHERS if name in given]
     listed = " and ".join(f"--{name}" for name in opening)
     check(len(opening) <= 1, f"{listed} exclude each other: a job runs in one place. Give one of them.")
-    for name in ("slurm", "tpu"):
-        check(
-            "env_workers" not in given or name not in given,
-            f"--env_workers starts environment workers on this machine, and --{name} a run elsewhere. Drop one of "
-            "them; docs/workers.md says how to start environment workers by hand.",
-        )
+    check(
+        "env_workers" not in given or "tpu" not in given,
+        "--env_workers starts environment workers on this machine, and --tpu a run elsewhere. Drop one of them; "
+        "docs/workers.md says how to start environment workers by hand.",
+    )
+    check(
+        not {"env_workers", "env_partition", "env_cpus_per_task", "env_mem"} & given.keys()
+        or not {"slurm"} & given.keys()
+        or "env_nodes" in given,
+        "Environment workers of a SLURM job have nodes of their own. Add --env_nodes M.",
+    )
     for name in given:
         goes_with = FLAGS[name].goes_with
         if goes_with and not set(goes_with) & set(opening):
@@ -187,7 +205,7 @@ def _check_together(given: Mapping[str, object]) -> None:
 
 
 def _check_ranges(options: Options) -> None:
-    for name in ("local_processes", "devices_per_process", "nodes", "cpus_per_task"):
+    for name in ("local_processes", "devices_per_process", "nodes", "cpus_per_task", "env_nodes", "env_cpus_per_task"):
         check_flag(name, getattr(options, name), 1, 2**20)
     check_flag("env_workers", options.env_workers, 1, 4096)
     for name, most in (("max_restarts", 10**6), ("gpus_per_node", 1024)):

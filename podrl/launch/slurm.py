@@ -7,7 +7,7 @@ ends in "invalid device ordinal".
 Sources: sbatch(1) and srun(1) of SLURM 22.05; jax-ml/jax issues 23452 and 28194.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import os
 from pathlib import Path
 import re
@@ -19,12 +19,12 @@ import sys
 from podrl.config.config import ConfigError, check
 from podrl.launch.options import Options
 from podrl.launch.restarts import pauses_s
+from podrl.launch.slurm_resources import make_header, step_flags
+from podrl.launch.slurm_workers import WorkerParts, make_worker_parts
 from podrl.runs import progress
 from podrl.runtime.job.secret import VARIABLE
 
 SCRIPT = "job.sbatch"
-_NOTICE_S = 120  # SIGTERM comes this long before the time limit.
-_WAIT_S = 600  # How long tasks may run after the first has ended.
 _SUBMIT_LIMIT_S = 120.0
 
 _BODY = r"""
@@ -46,15 +46,15 @@ stopping=
 trap 'stopping=1' TERM  # SLURM signals the tasks as well, and this script waits for them.
 cd {cwd} || exit 2
 say "SLURM job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((${{SLURM_RESTART_COUNT:-0}} + 1))"
-
+{prepare}
 restart=0
 failed_at=-1
 while true; do
   {secret}=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')  # Tasks know each other by it; it stands in no file.
-  export {secret}
+  export {secret}{start}
   srun {srun} \
-    "$python" {command}
-  code=$?
+    "$python" {command}{settings}
+  code=$?{end}
   case $code in
     0 | 2 | 130)  # Finished; a mistake in the command; stopped by hand.
       exit "$code" ;;
@@ -90,61 +90,22 @@ def make_script(options: Options, *, name: str, program: str, arguments: Sequenc
         cwd: the folder where relative paths in the arguments start.
     """
     lines = make_header(options, name=f"podrl-{name}", output=f"{workdir.replace('%', '%%')}/slurm-%j.out")
+    parts = make_worker_parts(options) if options.env_nodes is not None else WorkerParts()
     body = _BODY.format(
         python=shlex.quote(sys.executable),
         workdir=shlex.quote(workdir),
         pauses=" ".join(f"{pause:g}" for pause in pauses_s(options.restart_pause_s, options.max_restarts or 0)),
         cwd=shlex.quote(cwd),
         secret=VARIABLE,
-        srun=" ".join(step_flags(options)),
+        srun=" ".join([*parts.flags, *step_flags(options)]),
         command=shlex.join([program, *arguments]),
+        prepare=parts.prepare,
+        start=parts.start,
+        settings=parts.settings,
+        end=parts.end,
         progress=shlex.quote(os.path.abspath(progress.__file__)),
     )
     return "\n".join(["#!/bin/bash", *lines]) + "\n" + body
-
-
-def make_header(options: Options, *, name: str, output: str, more: Mapping[str, str] | None = None) -> list[str]:
-    """Returns the lines of a batch script that ask for resources, and for SIGTERM before the time limit.
-
-    Args:
-        options: the job's options; `nodes` and `gpus_per_node` are set.
-        name: the job's name.
-        output: file for the job's output, with SLURM's own `%` patterns.
-        more: further options of sbatch.
-    """
-    header = {
-        "job-name": name,
-        **_resources(options),
-        "mem": options.mem,
-        "partition": options.partition,
-        "account": options.account,
-        "time": options.time,
-        "output": shlex.quote(output),
-        "open-mode": "append",
-        "requeue": "",
-        "signal": f"TERM@{_NOTICE_S}",
-        **(more or {}),
-    }
-    return [
-        f"#SBATCH --{key}{f'={value}' if value != '' else ''}" for key, value in header.items() if value is not None
-    ]
-
-
-def step_flags(options: Options) -> list[str]:
-    """Returns the flags of the `srun` that starts one process on each node of the job."""
-    # Since 22.05 srun does not take --cpus-per-task from the job, so that all resources are repeated here. A job
-    # submitted with --export=NONE would not give its tasks their secret.
-    step = {**_resources(options), "ntasks": options.nodes, "export": "ALL", "kill-on-bad-exit": 0, "wait": _WAIT_S}
-    return [f"--{key}={value}" for key, value in step.items()]
-
-
-def _resources(options: Options) -> dict[str, int | str | None]:
-    resources: dict[str, int | str | None] = {"nodes": options.nodes, "ntasks-per-node": 1}
-    if options.gpus_per_node:
-        resources["gres"] = f"gpu:{options.gpus_per_node}"
-    if options.cpus_per_task is not None:
-        resources["cpus-per-task"] = options.cpus_per_task
-    return resources
 
 
 def submit_job(script: str, workdir: str) -> str:

@@ -14,7 +14,7 @@ from podrl.config.config import check
 from podrl.config.user_modules import ROOT
 from podrl.launch import local, slurm
 from podrl.launch.config_check import check_config
-from podrl.launch.env_workers import env_workers_beside, with_workers, worker_commands
+from podrl.launch.env_workers import check_not_chosen, env_workers_beside, with_workers, worker_commands
 from podrl.launch.job_end import JobEnd
 from podrl.launch.members import Limits, run_members
 from podrl.launch.options import Options
@@ -62,7 +62,7 @@ def launch(
     )
     log_as("launcher")
     if _is_worth_a_check(options, argv):
-        check_first(argv)
+        check_first([*argv, *([f"--config.remote.env_workers={options.env_nodes}"] if options.env_nodes else [])])
     if options.tpu is not None:
         return launch_on_tpu(options, argv[1:], command.workdir, root=root, poll_s=poll_s, limits=limits)
     workdir = command.workdir or _make_workdir(options, command)
@@ -149,6 +149,8 @@ def _show_here(members: Sequence[local.Member], env_workers: int | None) -> int:
 
 def _launch_slurm(options: Options, program: str, arguments: list[str], workdir: str, name: str) -> int:
     check("://" not in workdir, f"--workdir={workdir}: a SLURM job wants a folder that all nodes share.")
+    if options.env_nodes is not None:
+        check_not_chosen(arguments)
     folder = os.path.abspath(workdir)
     script = slurm.make_script(
         options,

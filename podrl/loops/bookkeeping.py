@@ -1,6 +1,6 @@
 """What both run loops share: compiled programs, rows of metrics, counters, and what is said when a run fails."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from absl import logging
@@ -52,16 +52,20 @@ def make_rows(
     *,
     start_s: float,
     actors: Sequence[Ledger] = (),
+    totals: Callable[[], Mapping[str, int]] = dict,
     whose: str = "",
 ) -> MetricsRows:
-    """The rows of a run that resumes from `start`, where its clock continues; this process's began at `start_s`."""
+    """The rows of a run that resumes from `start`, where its clock continues; this process's began at `start_s`.
+
+    They sum `totals`, which count since this start, over all processes.
+    """
     config = assembly.config
     return MetricsRows(
         begun=start.counters,
         every_updates=config.log.every_updates,
         last_update=last_update(config, start.counters),
         episodes=EpisodeWindow(config.log.episodes, start.episodes),
-        gatherer=EpisodeGatherer(job, config.log.episodes, config.actors.timeout_s),
+        gatherer=EpisodeGatherer(job, config.log.episodes, config.actors.timeout_s, totals),
         chain=start.chain,
         frames_per_step=assembly.spec.frames_per_step,
         start_s=start_s - (start.wall_s or 0.0),

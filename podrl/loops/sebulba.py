@@ -68,7 +68,7 @@ def run(
     actors.watch(services.watchdog)
     watch_learner(services, lambda: _describe(ledger, actors, counters.learner_steps))
     ledgers = [actor.ledger for actor in actors.actors]
-    rows = make_rows(assembly, start, hooks, services, job, start_s=start_s, actors=ledgers)
+    rows = make_rows(*(assembly, start, hooks, services, job), start_s=start_s, actors=ledgers, totals=actors.totals)
     flight = InFlight(
         ledger, rows.mark, timeout_s=config.actors.timeout_s, whose="its", remedy="raise actors.timeout_s"
     )

@@ -5,8 +5,9 @@ import sys
 
 from podrl.config.config import check
 from podrl.config.user_modules import ROOT
-from podrl.launch import local, slurm
+from podrl.launch import local
 from podrl.launch.options import FLAGS, Options
+from podrl.launch.slurm_resources import step_flags
 from podrl.studies.feasibility import as_arguments
 from podrl.studies.grid import NUM_ENVS, Definition, Machines, Trial
 from podrl.studies.job import RunCommand
@@ -18,7 +19,8 @@ _QUIET = {"log.tensorboard": "False"}  # The rows say the same.
 
 def launch_flags(place: str) -> list[str]:
     """Flags of the launcher that a study takes for a place, and hands on."""
-    names = [name for name, flag in FLAGS.items() if place in flag.goes_with and name not in _GIVEN_BY_THE_GRID]
+    of_place = [name for name, flag in FLAGS.items() if place in flag.goes_with and not name.startswith("env_")]
+    names = [name for name in of_place if name not in _GIVEN_BY_THE_GRID]
     return ["tpu", *names] if place == "tpu" else names
 
 
@@ -53,7 +55,7 @@ def make_run_command(definition: Definition, trial: Trial, run_folder: str) -> R
     training = [f"--config={definition.config}", *as_arguments(values), f"--workdir={run_folder}"]
     machines = trial.point.machines
     if definition.place == "slurm":
-        srun = ("srun", *slurm.step_flags(slurm_options(definition, machines)))
+        srun = ("srun", *step_flags(slurm_options(definition, machines)))
         environ = {} if definition.device == "gpu" else {"JAX_NUM_CPU_DEVICES": str(machines.devices_per_process)}
         # SIGTERM to srun makes it kill its tasks. This signals them, and not the batch script.
         allocation = os.environ.get("SLURM_JOB_ID", "")

@@ -17,6 +17,7 @@ import time
 from podrl.config.config import ConfigError, check
 from podrl.launch import slurm
 from podrl.launch.options import Options
+from podrl.launch.slurm_resources import make_header
 from podrl.studies.folder import Folder
 from podrl.studies.grid import Definition, Machines, Manner, Trial
 from podrl.studies.places import slurm_options
@@ -110,7 +111,7 @@ def require_idle(folder: Folder) -> None:
 def _make_script(
     options: Options, folder: Folder, program: Path, body: str, *, name: str, output: str, more: Mapping[str, str]
 ) -> str:
-    header = slurm.make_header(
+    header = make_header(
         options,
         name=f"podrl-study-{name}",
         output=f"{_absolute(folder).replace('%', '%%')}/slurm/{name}/{output}",

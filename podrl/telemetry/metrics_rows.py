@@ -31,13 +31,14 @@ class Update:
         counters: After this update.
         metrics: Scalars, perhaps still on the device.
         fingerprint: [2 or 3, 2] uint32, perhaps still on the device; None if the update has no row.
-        episodes: Statistics of the newest episodes, this update's included; None if the update has no row.
+        gathered: Statistics of the newest episodes, this update's included, and counts so far; None if the update has
+            no row.
     """
 
     counters: Counters
     metrics: Metrics
     fingerprint: jax.Array | None
-    episodes: Mapping[str, float] | None
+    gathered: Mapping[str, float] | None
 
 
 class MetricsRows:
@@ -147,10 +148,9 @@ class MetricsRows:
         self._gatherer.add(counters.learner_steps, episodes)
         update = counters.learner_steps
         if update not in (1, self._last_update) and update % self._every_updates:
-            return Update(counters=counters, metrics=metrics, fingerprint=None, episodes=None)
+            return Update(counters=counters, metrics=metrics, fingerprint=None, gathered=None)
         hashes = fingerprint()  # Is computed while other processes' episodes are waited for.
-        summary = self._episodes().summary()
-        return Update(counters=counters, metrics=metrics, fingerprint=hashes, episodes=summary)
+        return Update(counters=counters, metrics=metrics, fingerprint=hashes, gathered=self._gather())
 
     def enter(self, update: Update, end: End) -> None:
         """Takes an update that has ended, and writes its row if it has one.
@@ -191,7 +191,7 @@ class MetricsRows:
                     **dataclasses.asdict(counters),
                     "env_steps_per_second": rate,
                     "frames_per_second": rate * self._frames_per_step,
-                    **(self._episodes().summary() if update.episodes is None else update.episodes),
+                    **(self._gather() if update.gathered is None else update.gathered),
                     **{name: float(value) for name, value in jax.device_get(dict(update.metrics)).items()},
                     **self._count_skipped(),
                     WALL_KEY: end.ended_s - self._start_s,
@@ -200,6 +200,10 @@ class MetricsRows:
                     **self._chain_on(counters.learner_steps, np.asarray(fingerprint)),
                 }
             )
+
+    def _gather(self) -> dict[str, float]:
+        """Returns statistics of the newest episodes, and counts so far, of all processes."""
+        return {**self._episodes().summary(), **self._gatherer.totals}
 
     def _episodes(self) -> EpisodeWindow:
         """The newest episodes, those of the newest update included."""

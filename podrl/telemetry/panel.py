@@ -127,6 +127,8 @@ def _details(row: Mapping[str, Any], workdir: str) -> Table:
         if "replay/priority_mean" in row:
             kept += f"  priority {_value(row, 'replay/priority_mean')} (max {_value(row, 'replay/priority_max')})"
         grid.add_row("replay", Text(kept))
+    if _number(row, "remote/bytes_in") is not None:
+        grid.add_row("workers", Text(_remote_traffic(row), no_wrap=True, overflow="ellipsis"))
     if numbers := _info_numbers(row):
         grid.add_row("info", Text("  ".join(numbers), no_wrap=True, overflow="ellipsis"))
     grid.add_row("workdir", Text(workdir, overflow="fold"))
@@ -136,6 +138,16 @@ def _details(row: Mapping[str, Any], workdir: str) -> Table:
 def _info_numbers(row: Mapping[str, Any]) -> list[str]:
     """Returns the mean numbers of episodes' `info` as texts."""
     return [f"{key.removeprefix(_INFO)} {_value(row, key)}" for key in row if key.startswith(_INFO)]
+
+
+def _remote_traffic(row: Mapping[str, Any]) -> str:
+    """Returns what crossed the wire to environment workers so far."""
+    directions = (
+        f"{name} {(_number(row, f'remote/bytes_{name}') or 0) / 1e6:,.1f} MB in "
+        f"{compact(int(_number(row, f'remote/messages_{name}') or 0))} messages"
+        for name in ("in", "out")
+    )
+    return f"{'  '.join(directions)}  refused {_number(row, 'remote/refused') or 0:,.0f}"
 
 
 def _coloured(spent: list[tuple[str, float]]) -> Text:

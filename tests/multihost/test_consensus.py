@@ -42,6 +42,21 @@ def test_episodes_come_by_update_and_then_by_process():
     assert post == {}
 
 
+def test_counts_of_all_processes_are_summed_also_those_that_are_zero():
+    post = {}
+    counts = [{"remote/refused": 0, "remote/bytes_in": 5}, {"remote/refused": 0, "remote/bytes_in": 7, "other": 1}]
+    first, second = (
+        EpisodeGatherer(Member(index, 2, post), 10, 1.0, lambda index=index: counts[index]) for index in (0, 1)
+    )
+    second.gather()
+    first.gather()
+    assert first.totals == {"remote/refused": 0, "remote/bytes_in": 12, "other": 1}
+    counts[1]["remote/bytes_in"] = 8  # Counts are so far: the sum does not add up those of each call.
+    second.gather()
+    first.gather()
+    assert first.totals["remote/bytes_in"] == 13
+
+
 def test_of_more_episodes_than_the_window_holds_only_the_newest_travel():
     def window_after(every, size=7, updates=12):
         """The window of a job of two, gathered every so many updates."""

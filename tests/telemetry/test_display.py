@@ -206,6 +206,15 @@ class TestPanel:
             assert "782 in the ring  age 240" in line
             assert rest in line
 
+    @pytest.mark.parametrize("traffic", [{}, {"bytes_in": 12_345_678, "messages_in": 1234, "bytes_out": 80_000}])
+    def test_what_crossed_the_wire_is_shown_with_environment_workers_only(self, traffic):
+        file = io.StringIO()
+        with _display(file, Clock(), force_terminal=True, width=100) as display:
+            display.update(ROW | {f"remote/{name}": count for name, count in traffic.items()} | {"remote/refused": 3})
+        lines = [line for line in _last_panel(file) if "workers" in line]
+        expected = "workers    in 12.3 MB in 1,234 messages  out 0.1 MB in 0 messages  refused 3"
+        assert [line.strip("\u2502 ") for line in lines] == [expected] * bool(traffic)
+
     @pytest.mark.parametrize(
         ("ended", "parts"),
         [

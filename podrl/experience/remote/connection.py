@@ -11,6 +11,7 @@ from typing import Any
 
 from podrl.config.config import ConfigError
 from podrl.experience.remote.messages import Head, Kind, pack_fields, read_fields, read_head
+from podrl.experience.remote.traffic import Traffic
 from podrl.runtime.waiting import Patience, Stopped
 
 _SLICE_S = 1.0
@@ -19,27 +20,6 @@ _ANSWERS = (Kind.STEP, Kind.CLOSED, Kind.FAILED)
 
 class EnvWorkerError(RuntimeError):
     """An environment worker failed or was lost; the message names it."""
-
-
-class Traffic:
-    """Messages and bytes by kind, in both directions.
-
-    Attributes:
-        messages: Their number, by kind.
-        bytes: Their bytes, by kind.
-    """
-
-    def __init__(self) -> None:
-        """Starts at zero."""
-        self.messages = dict.fromkeys(Kind, 0)
-        self.bytes = dict.fromkeys(Kind, 0)
-        self._lock = threading.Lock()
-
-    def count(self, kind: Kind, size_bytes: int) -> None:
-        """Counts a message."""
-        with self._lock:
-            self.messages[kind] += 1
-            self.bytes[kind] += size_bytes
 
 
 class WorkerConnection:
@@ -85,7 +65,7 @@ class WorkerConnection:
     def send(self, message: bytes) -> None:
         """Queues a message."""
         self.check()
-        self._traffic.count(read_head(message).kind, len(message))
+        self._traffic.send(read_head(message).kind, len(message))
         self._send(message)
 
     def deliver(self, message: bytes) -> None:
@@ -103,7 +83,7 @@ class WorkerConnection:
             if is_late:
                 self._left.discard(head.channel)
                 del self._channels[head.channel]
-        self._traffic.count(head.kind, len(message))
+        self._traffic.receive(head.kind, len(message))
         if not is_late:
             channel.put(message)
 

@@ -6,15 +6,14 @@ which both sides use mutual TLS.
 
 import contextlib
 import dataclasses
-from pathlib import Path
 import socket
 
 from podrl.config.config import check
 from podrl.config.remote import NO_CERTIFICATES
 from podrl.runtime.job.addresses import check_address, is_loopback, join_address, meeting_point, split_address
+from podrl.runtime.job.worker_credentials import TOOL
 
 UNIX = "unix:"
-CERTIFICATE_FILES = ("cert.pem", "key.pem", "ca.pem")
 _PROBE_S = 5.0
 LONGEST_SOCKET = 100  # Bytes of a Unix socket's path; systems allow some 104.
 
@@ -49,23 +48,6 @@ class Endpoint:
             return True
         return False
 
-    def read(self) -> tuple[bytes, bytes, bytes]:
-        """Returns certificate, key and CA.
-
-        Raises:
-            ConfigError: if one cannot be read.
-        """
-        contents = []
-        for name in CERTIFICATE_FILES:
-            path = Path(self.certificates).expanduser() / name
-            try:
-                contents.append(path.read_bytes())
-            except OSError as error:
-                check(False, f"{path} cannot be read ({error.strerror}). {_expected(self.certificates)}")
-            check(b"-----BEGIN " in contents[-1], f"{path} is no PEM file. {_expected(self.certificates)}")
-        certificate, key, authority = contents
-        return certificate, key, authority
-
 
 def make_endpoint(key: str, address: str, certificates: str, key_of_certificates: str) -> Endpoint:
     """Checks an address.
@@ -91,9 +73,9 @@ def make_endpoint(key: str, address: str, certificates: str, key_of_certificates
     check_address(address, key)
     check(
         endpoint.is_local or bool(endpoint.certificates),
-        f"{key}={address} is open to other hosts, and environment workers are let in there only over TLS. Name a "
-        f"folder with {', '.join(CERTIFICATE_FILES)} in {key_of_certificates}, or use an address within this host: "
-        "127.0.0.1:PORT or unix:PATH.",
+        f"{key}={address} is open to other hosts, and environment workers are let in there only over TLS. Make "
+        f"credentials by {TOOL}, give a copy to every host and name it in {key_of_certificates}; or use an address "
+        "within this host: 127.0.0.1:PORT or unix:PATH.",
     )
     return endpoint
 
@@ -106,8 +88,3 @@ def address_of_process(address: str, process_index: int, num_processes: int) -> 
         return f"{address}.{process_index}"
     host, port = split_address(address)
     return join_address(host, port + process_index)
-
-
-def _expected(folder: str) -> str:
-    files = ", ".join(CERTIFICATE_FILES)
-    return f"Expected {files} in {folder}: this side's certificate, its key, and the CA of both sides."

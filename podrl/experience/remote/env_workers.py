@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ from podrl.experience.remote.grpc_options import set_up_grpc
 from podrl.experience.remote.messages import LONGEST_JSON_BYTES, Kind
 from podrl.experience.remote.pool import RemotePool
 from podrl.experience.remote.timesteps import LONGEST_NUMBERS_BYTES, TimestepCodec
-from podrl.runtime.job.secret import FILE_VARIABLE, take_secret
+from podrl.experience.remote.traffic import ROW_PREFIX
+from podrl.runtime.job.secret import FILE_VARIABLE, read_secret_file, take_secret
+from podrl.runtime.job.worker_credentials import SECRET, are_made
 from podrl.types import Timestep
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ class EnvWorkers:
         self._opening_s = remote.opening_s(config.actors.timeout_s)
         self._server = _import_server()(
             endpoint,
-            read_secret(os.environ, address, is_local=endpoint.is_local),
+            read_secret(os.environ, address, is_local=endpoint.is_local, certificates=endpoint.certificates),
             dataclasses.asdict(config.env),
             num_workers=self._num_workers,
             longest_bytes=longest_bytes(self._codec.layout),
@@ -87,11 +90,12 @@ class EnvWorkers:
 
     def describe_traffic(self) -> str:
         """Returns what was sent and received so far, for people."""
-        traffic = self._server.traffic
-        parts = [
-            f"{traffic.messages[kind]:,} {kind.name} messages of {traffic.bytes[kind] / 1e6:,.1f} MB" for kind in _STEPS
-        ]
-        return f"Environment workers: {' and '.join(parts)}; {self._server.refusals.count} connections refused."
+        steps, refused = self._server.traffic.describe(_STEPS), self._server.refusals.count
+        return f"Environment workers: {steps}; {refused} connections refused."
+
+    def totals(self) -> dict[str, int]:
+        """Returns what was sent, received and refused so far, by the keys of rows."""
+        return {**self._server.traffic.totals(), f"{ROW_PREFIX}refused": self._server.refusals.count}
 
     def _make_pool(
         self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int, env_numbers: Sequence[int] = ()
@@ -117,17 +121,22 @@ def longest_bytes(layout: ArrayLayout) -> int:
     return max(layout.size_bytes + LONGEST_NUMBERS_BYTES, LONGEST_JSON_BYTES)
 
 
-def read_secret(environ: Mapping[str, str], address: str, *, is_local: bool) -> bytes:
+def read_secret(environ: Mapping[str, str], address: str, *, is_local: bool, certificates: str = "") -> bytes:
     """Returns the job's secret, from the file that a variable names, or on one host from the user's home.
+
+    Without the variable a folder of credentials that were made for the job has it, too.
 
     Raises:
         ConfigError: if there is none, it is too short, or others may read it.
     """
     path = environ.get(FILE_VARIABLE, "")
+    if certificates and not path and are_made(folder := Path(certificates).expanduser()):
+        return read_secret_file(folder / SECRET, str(folder / SECRET))
     check(
         bool(path) or is_local,
         f"{address} is open to other hosts, and no secret was given by which learner and environment workers know each "
-        f"other. Set {FILE_VARIABLE} on all hosts to the path of a file of mode 600 with the same secret.",
+        f"other. Set {FILE_VARIABLE} on all hosts to the path of a file of mode 600 with the same secret; a folder by "
+        "tools/make_job_credentials.py has one.",
     )
     return take_secret({FILE_VARIABLE: path}, address, loopback=is_local)
 

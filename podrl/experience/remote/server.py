@@ -16,11 +16,13 @@ import grpc
 
 from podrl.config.config import ConfigError
 from podrl.experience.remote.admission import RefusedError, admit, turn_away
-from podrl.experience.remote.connection import Traffic, WorkerConnection
+from podrl.experience.remote.connection import WorkerConnection
 from podrl.experience.remote.endpoint import UNIX, Endpoint
 from podrl.experience.remote.grpc_options import PLACES_FOR_STRANGERS, server_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
 from podrl.experience.remote.refusals import Refusals
+from podrl.experience.remote.traffic import Traffic
+from podrl.experience.remote.transport import listen
 from podrl.runtime.job.handshake import UnprovenError
 from podrl.runtime.waiting import Stopped, wait_for
 
@@ -87,12 +89,7 @@ class WorkerServer:
         try:
             if self._endpoint.address.startswith(UNIX) and self._endpoint.is_taken():
                 raise OSError("a program listens there")
-            if self._endpoint.certificates:
-                certificate, key, authority = self._endpoint.read()
-                credentials = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
-                self._server.add_secure_port(self._endpoint.target, credentials)
-            else:
-                self._server.add_insecure_port(self._endpoint.target)
+            listen(self._server, self._endpoint)
         except (RuntimeError, OSError) as error:
             raise ConfigError(
                 f"remote.address={self._endpoint.address} cannot be listened at: another job or program has it, or it "

@@ -16,9 +16,9 @@ import grpc
 from podrl.config.config import ConfigError, EnvConfig
 from podrl.experience.remote.admission import RefusedError, apply
 from podrl.experience.remote.endpoint import Endpoint
-from podrl.experience.remote.grpc_options import worker_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Kind, read_fields, read_head
 from podrl.experience.remote.pool_thread import Environments, PoolThread
+from podrl.experience.remote.transport import make_channel
 from podrl.runtime.job.handshake import UnprovenError
 from podrl.runtime.waiting import Patience
 
@@ -86,14 +86,7 @@ def _attend(
 
 def _connect(endpoint: Endpoint, wait_s: float, patience: Patience) -> grpc.Channel:
     """Returns a channel to a learner's process once it is there."""
-    options = worker_options(_LONGEST_BYTES)
-    if endpoint.certificates:
-        certificate, key, authority = endpoint.read()
-        channel = grpc.secure_channel(
-            endpoint.target, grpc.ssl_channel_credentials(authority, key, certificate), options
-        )
-    else:
-        channel = grpc.insecure_channel(endpoint.target, options)
+    channel = make_channel(endpoint, _LONGEST_BYTES)
     ready = grpc.channel_ready_future(channel)
     while True:
         try:
@@ -104,8 +97,8 @@ def _connect(endpoint: Endpoint, wait_s: float, patience: Patience) -> grpc.Chan
                 channel.close()
                 raise LostLearnerError(
                     f"No learner answered at {endpoint.address} within {wait_s:g} s. Does it run, with the same "
-                    "address in remote.address, and with certificates of the same CA if any? If it only starts slowly, "
-                    "raise --wait_s."
+                    "address in remote.address, and with the same certificates if any, or of the same CA? If it only "
+                    "starts slowly, raise --wait_s."
                 ) from None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import dataclasses
 import importlib.metadata
 import itertools
@@ -30,8 +31,9 @@ class StageTime:
 
     env_steps: int  # agent decisions that passed through the stage
     wall_s: float
-    core_s: float  # CPU seconds of all threads of this process; those that spin while they wait count as busy
+    core_s: float  # CPU seconds of this process's threads and of those that it started; threads that spin count as busy
     others_s: float = 0.0  # core-seconds that others had of this process's cores (`busy_core_seconds`)
+    wire_bytes: int = 0  # messages to and from environment workers
 
     @property
     def env_steps_per_second(self) -> float:
@@ -50,7 +52,7 @@ class StageTime:
 
 
 class Clocks(NamedTuple):
-    """Wall clock, the CPU clock of this process and that of its cores, read at the same time."""
+    """Wall clock, the CPU clock of this process and those that it started, and that of its cores, read at once."""
 
     wall_s: float
     core_s: float
@@ -59,12 +61,25 @@ class Clocks(NamedTuple):
     @classmethod
     def now(cls) -> "Clocks":
         """Reads all."""
-        return cls(time.perf_counter(), time.process_time(), busy_core_seconds())
+        return cls(time.perf_counter(), time.process_time() + children_core_seconds(), busy_core_seconds())
 
     def sample(self, env_steps: int, end: "Clocks") -> StageTime:
         """What happened between this reading and the one at the end."""
         wall_s, core_s, busy_s = (later - earlier for earlier, later in zip(self, end, strict=True))
         return StageTime(env_steps=env_steps, wall_s=wall_s, core_s=core_s, others_s=max(0.0, busy_s - core_s))
+
+
+def children_core_seconds() -> float:
+    """CPU seconds of the processes that this one has started; of those that still run only where `/proc` tells."""
+    ticks = 0
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # A thread that has ended.
+            for child in path.read_text().split():
+                with contextlib.suppress(OSError):
+                    stat = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                    ticks += sum(map(int, stat[11:15]))  # Its own, and those of children that it has waited for.
+    ended = os.times()
+    return ended.children_user + ended.children_system + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def time_threads(work: Callable[[int, Iterator[int]], int], num_threads: int, seconds: float) -> StageTime:

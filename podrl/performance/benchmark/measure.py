@@ -31,7 +31,15 @@ from podrl.learning.update_cost import collective_bytes
 from podrl.performance.benchmark import stages
 from podrl.performance.benchmark.instruments import MachineSpeed, StageTime, describe_machine, peak_memory_bytes
 from podrl.performance.benchmark.plain_loop import open_plain_loop
-from podrl.performance.benchmark.relations import END_TO_END, PLAIN, relate_runs, relate_to_stages, summarize_samples
+from podrl.performance.benchmark.relations import (
+    END_TO_END,
+    LOCAL,
+    PLAIN,
+    relate_runs,
+    relate_to_stages,
+    summarize_samples,
+)
+from podrl.performance.benchmark.remote_stage import time_workers
 from podrl.performance.benchmark.replay_stages import open_replay_stages, relate_replay
 from podrl.performance.benchmark.stages import Parts, make_parts
 from podrl.performance.benchmark.whole_run import time_end_to_end, time_first_update
@@ -160,7 +168,7 @@ def open_stages(parts: Parts, stack: contextlib.ExitStack) -> dict[str, Stage]:
     if parts.is_fused:
         return {PROGRAM: functools.partial(stages.time_program, parts)}
     rollouts = stages.record_rollouts(parts)
-    pools = stages.open_pools(parts, stack)
+    pools = stages.open_pools(parts, parts.source, stack)
     timesteps = [[pool.reset() for pool in actor_pools] for actor_pools in pools]
     timers: dict[str, Stage] = {
         "env": functools.partial(stages.time_env, parts, pools, timesteps),
@@ -169,6 +177,9 @@ def open_stages(parts: Parts, stack: contextlib.ExitStack) -> dict[str, Stage]:
     }
     if len({*parts.actor_devices, *parts.topology.local_learner.devices.flat}) > 1:
         timers["transfer"] = functools.partial(stages.time_transfer, parts, rollouts)
+    if parts.config.remote.env_workers:
+        timers[LOCAL] = timers["env"]
+        timers["env"] = functools.partial(time_workers, parts)
     return timers | {COLLECT: functools.partial(stages.time_collect, parts)}
 
 

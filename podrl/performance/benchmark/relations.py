@@ -10,6 +10,7 @@ from podrl.performance.composition import COLLECT, OF_REPLAY, Overlap, compose
 
 END_TO_END = "end_to_end"
 PLAIN = "plain"
+LOCAL = "local"  # Environments in this process, where the run's step in environment workers.
 
 
 def summarize_samples(samples: Sequence[StageTime], frames_per_step: int) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def summarize_samples(samples: Sequence[StageTime], frames_per_step: int) -> dic
         "frames_per_second": spread([rate * frames_per_step for rate in rates]),
         "core_seconds_per_env_step": spread([sample.core_seconds_per_env_step for sample in samples]),
         "others_cores": spread([sample.others_cores for sample in samples]),
+        "wire_bytes_per_env_step": spread([sample.wire_bytes / sample.env_steps for sample in samples]),
         "samples": [dataclasses.asdict(sample) for sample in samples],
     }
 
@@ -45,7 +47,7 @@ def relate_to_stages(samples: Mapping[str, Sequence[StageTime]], overlap: Overla
     """
     rates = {name: [sample.env_steps_per_second for sample in repeats] for name, repeats in samples.items()}
     whole, plain = rates.pop(END_TO_END), rates.pop(PLAIN, None)
-    for name in (COLLECT, *OF_REPLAY):
+    for name in (COLLECT, LOCAL, *OF_REPLAY):
         rates.pop(name, None)
     slowest = min(rates, key=lambda name: statistics.median(rates[name]))
     limits, bounds, bounds_left = [], [], []

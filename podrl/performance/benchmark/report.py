@@ -13,6 +13,7 @@ from podrl.runtime.tables import describe_rates, describe_spread, print_lines, p
 
 STAGES = {
     "env": "environments",
+    "local": "environments here",
     "act": "acting",
     "transfer": "transfer",
     "learn": "learning",
@@ -74,9 +75,9 @@ def show_memory(console: Console, report: Mapping[str, Any]) -> None:
 
 def conclusions(report: Mapping[str, Any]) -> Iterator[str]:
     """What the table means, and what it was measured on: one line each."""
-    if report["config"]["env"].get("workers"):
-        yield "Environments step in processes of their own (env.workers), whose core time is not in the table."
-    elif report["end_to_end"]["bound"] == "cores" and "env" in report["stages"]:
+    if "local" in report["stages"]:
+        yield wire_line(report["stages"])
+    if report["end_to_end"]["bound"] == "cores" and "env" in report["stages"]:
         yield limit_line(report["stages"])
     cores, in_turn = report["machine"]["cores"], report["overlap"]["in_turn"]
     yield from bound_lines(report["end_to_end"], cores, in_turn=in_turn)
@@ -132,10 +133,24 @@ def replay_line(report: Mapping[str, Any]) -> str:
     return f"Replay, in each update: {tell(INSERT)}; {tell(SAMPLE)}. Both take {share} of the time of the {whole}."
 
 
+def wire_line(stages: Mapping[str, Any]) -> str:
+    """What it takes that environments step in environment workers."""
+    remote, here = stages["env"], stages["local"]
+    more, sent = (
+        1e6 * (remote["core_seconds_per_env_step"]["median"] - here["core_seconds_per_env_step"]["median"]),
+        remote["wire_bytes_per_env_step"]["median"],
+    )
+    return (
+        f"Environment workers: a step takes {more:+,.1f} core-us beside a step here, and {sent:,.1f} bytes on the wire."
+    )
+
+
 def limit_line(stages: Mapping[str, Any]) -> str:
     """Who takes the cores that all stages share."""
     costs = {name: stage["core_seconds_per_env_step"]["median"] for name, stage in stages.items()}
-    costs = {name: cost for name, cost in costs.items() if name not in ("end_to_end", "plain", COLLECT, *OF_REPLAY)}
+    costs = {
+        name: cost for name, cost in costs.items() if name not in ("end_to_end", "plain", "local", COLLECT, *OF_REPLAY)
+    }
     shares = sorted(((cost / sum(costs.values()), STAGES[name]) for name, cost in costs.items()), reverse=True)
     (most, largest), *others = shares
     rest = ", ".join(f"{name} {share:.0%}" for share, name in others)

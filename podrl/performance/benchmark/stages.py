@@ -17,7 +17,7 @@ from podrl.assembly import assemble
 from podrl.config.config import Config, check
 from podrl.envs.opening import make_pool
 from podrl.envs.seeds import env_seeds
-from podrl.envs.source import Pool
+from podrl.envs.source import Pool, Source
 from podrl.experience.actor_threads import ActorThreads
 from podrl.experience.handoff import Rollout
 from podrl.experience.layout import default_env_threads
@@ -29,6 +29,7 @@ from podrl.learning.replay import updates_before_learning
 from podrl.loops.interface import Assembly
 from podrl.performance.benchmark.instruments import Clocks, StageTime, time_threads
 from podrl.performance.benchmark.random_play import make_random_play, step_pools
+from podrl.performance.benchmark.workers import env_workers
 from podrl.performance.composition import Overlap
 from podrl.types import PyTree, Timestep
 
@@ -100,7 +101,8 @@ def running_actors(parts: Parts, config: Config) -> Iterator[tuple[ActorThreads,
     """The run's own actors, started, and a function that gives them the first parameters as those of an update."""
     learner, acting = parts.programs.learner, parts.programs.acting
     params = learner.actor_params(learner.init(config.seed))
-    with ActorThreads(config, parts.source, parts.topology, acting, make_schedule(config)) as actors:
+    schedule = make_schedule(config)
+    with env_workers(config), ActorThreads(config, parts.source, parts.topology, acting, schedule) as actors:
         actors.publish(0, params)
         actors.start()
         yield actors, lambda update: actors.publish(update, params)
@@ -131,14 +133,14 @@ def time_collect(parts: Parts, seconds: float) -> StageTime:
         return start.sample((update - warm_up) * config.env_steps_per_update, Clocks.now())
 
 
-def open_pools(parts: Parts, stack: contextlib.ExitStack) -> list[list[Pool]]:
-    """The pools of every actor thread, as the run would make them."""
+def open_pools(parts: Parts, source: Source, stack: contextlib.ExitStack) -> list[list[Pool]]:
+    """The pools of every actor thread, as the run would make them of this source."""
     config, layout = parts.config, parts.layout
 
     def open_pool(indices: np.ndarray) -> Pool:
         seeds = env_seeds(config.seed, [int(env) for env in indices])
         numbers = indices.tolist()
-        made = make_pool(parts.source, config.env, seeds=seeds, env_numbers=numbers, num_threads=parts.env_threads)
+        made = make_pool(source, config.env, seeds=seeds, env_numbers=numbers, num_threads=parts.env_threads)
         return stack.enter_context(contextlib.closing(made))
 
     pools = range(layout.pools_per_actor)

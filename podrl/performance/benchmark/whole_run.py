@@ -11,6 +11,7 @@ from podrl.loops.boundaries import is_checkpoint_due
 from podrl.loops.interface import Hooks, Services
 from podrl.performance.benchmark.instruments import Clocks, StageTime
 from podrl.performance.benchmark.stages import Parts
+from podrl.performance.benchmark.workers import env_workers
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runtime.interruption import Stop
 from podrl.runtime.temporary import temporary_folder
@@ -52,6 +53,7 @@ def _run(parts: Parts, hooks: Hooks, services: Services | None = None) -> None:
     """Runs with the checkpoints that are due, in a folder that is deleted afterwards."""
     config = parts.config
     with (
+        env_workers(config),
         temporary_folder("benchmark") as folder,
         Checkpointer(folder, keep=config.checkpoint.keep, every=config.checkpoint.every_updates) as checkpointer,
     ):

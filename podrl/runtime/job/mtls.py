@@ -15,6 +15,7 @@ import stat
 from typing import Any, NoReturn
 
 from podrl.mistakes import ConfigError, check
+from podrl.runtime.job.certificates import CertificateFiles, check_certificates, client_context, describe_reason
 
 FILES = {
     "mtls_cert_file": "JAX_MTLS_CERT_FILE",
@@ -47,6 +48,11 @@ class Credentials:
     key_file: str
     ca_file: str
     peer_uri_prefix: str = ""
+
+    @property
+    def files(self) -> CertificateFiles:
+        """The paths."""
+        return CertificateFiles(self.cert_file, self.key_file, self.ca_file)
 
     def arguments(self) -> dict[str, str]:
         """Returns JAX's arguments."""
@@ -136,7 +142,7 @@ def check_service(credentials: Credentials, host: str, port: int) -> None:
         ConfigError: if one side does not accept the other's certificate.
     """
     service = f"JAX's service at {host}, port {port},"
-    context = _client_context(credentials)
+    context = client_context(credentials.files)
     context.check_hostname = not credentials.peer_uri_prefix
     context.set_alpn_protocols(["h2"])
     try:
@@ -150,7 +156,7 @@ def check_service(credentials: Credentials, host: str, port: int) -> None:
     except ssl.SSLCertVerificationError as error:
         _refuse(credentials, f"the certificate of {service} is not accepted: {error.verify_message}")
     except ssl.SSLError as error:
-        _refuse(credentials, f"{service} does not accept this certificate: {_reason(error)}")
+        _refuse(credentials, f"{service} does not accept this certificate: {describe_reason(error)}")
     except (ConnectionResetError, BrokenPipeError) as error:
         _refuse(credentials, f"{service} ended the connection: {error.strerror or error}")
     except OSError:  # Lost, as the coordinator's connection shows, or late, as on a busy host: no mistake.
@@ -176,29 +182,6 @@ def _refuse(credentials: Credentials, why: str) -> NoReturn:
     raise ConfigError(f"{why[:1].upper()}{why[1:]}. {remedy}")
 
 
-def _reason(error: ssl.SSLError) -> str:
-    """Returns OpenSSL's reason in words: `tlsv1 alert unknown ca`."""
-    return (error.reason or str(error)).lower().replace("_", " ")
-
-
-def _client_context(credentials: Credentials) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_cert_chain(credentials.cert_file, credentials.key_file, password=_no_password)
-    _trust(context, credentials)
-    return context
-
-
-def _trust(context: ssl.SSLContext, credentials: Credentials) -> None:
-    """Makes a side accept certificates of each CA in the file, a root or not, as gRPC does."""
-    context.load_verify_locations(credentials.ca_file)
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-
-
-def _no_password() -> str:
-    """Returns a password that opens no key; without it OpenSSL would ask for one on the terminal."""
-    return ""
-
-
 def _check_readable(name: str, path: str) -> None:
     try:  # A pipe could be read only once, and a reader might wait for it.
         check(stat.S_ISREG(os.stat(path).st_mode), f"{name}={path} is no file. Mutual TLS reads it now and then.")
@@ -212,39 +195,5 @@ def _check_readable(name: str, path: str) -> None:
 
 def _check_pair(credentials: Credentials) -> None:
     """Raises `ConfigError` unless the key fits the certificate and the process's own CA accepts it now."""
-    cert, key, ca = (
-        f"{name}={path}"
-        for name, path in zip(
-            FILES.values(), (credentials.cert_file, credentials.key_file, credentials.ca_file), strict=True
-        )
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        client = _client_context(credentials)
-        server.load_cert_chain(credentials.cert_file, credentials.key_file, password=_no_password)
-    except ssl.SSLError as error:
-        raise ConfigError(f"{cert}, {key} and {ca} are no certificate, its key and a CA: {_reason(error)}.") from None
-    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE  # Only the client's certificate is checked.
-    _trust(server, credentials)
-    server.verify_mode = ssl.CERT_REQUIRED
-    try:
-        _shake_hands(client, server)
-    except ssl.SSLCertVerificationError as error:
-        raise ConfigError(
-            f"{cert} is not accepted by {ca}: {error.verify_message}. Give a certificate that this CA has signed and "
-            "that is valid now."
-        ) from None
-    except ssl.SSLError as error:
-        raise ConfigError(f"{cert} cannot be used with {ca}: {_reason(error)}.") from None
-
-
-def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
-    """Connects both sides in memory; raises `SSLError` if the server does not accept the client."""
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    sides = [client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)]
-    for _ in range(4):  # The last flight of TLS 1.3 is the client's certificate.
-        for side in sides:
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
+    files = credentials.files
+    check_certificates(files, CertificateFiles(*map("=".join, zip(FILES.values(), files, strict=True))))

@@ -9,10 +9,10 @@ import contextlib
 import os
 from pathlib import Path
 import secrets
-import stat
 import tempfile
 
 from podrl.config.config import ConfigError, check
+from podrl.runtime.job.private_files import read_private
 
 VARIABLE = "PODRL_JOB_SECRET"
 FILE_VARIABLE = "PODRL_JOB_SECRET_FILE"
@@ -47,7 +47,7 @@ def take_secret(environ: MutableMapping[str, str], address: str, *, loopback: bo
         return _checked(given, VARIABLE)
     if path:
         source = f"{FILE_VARIABLE}={path}"
-        return _checked(_read(_expanded(path, source), source), source)
+        return read_secret_file(_expanded(path, source), source)
     check(
         loopback,
         f"The processes of this job are to meet at {address}, which other hosts reach, and this one was given no "
@@ -56,7 +56,20 @@ def take_secret(environ: MutableMapping[str, str], address: str, *, loopback: bo
     )
     file = (home or _home()) / _USERS_FILE
     _create(file)
-    return _checked(_read(file, str(file)), str(file))
+    return read_secret_file(file, str(file))
+
+
+def read_secret_file(path: Path, source: str) -> bytes:
+    """Returns the secret in a file that only its user may read; `source` names it in error messages.
+
+    Raises:
+        ConfigError: if there is none, it is too short, or others may read it.
+    """
+    try:
+        text = read_private(path, source, "the job's secret", _NAME_ONE).decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{source}: the job's secret is no text. Make one by {MAKE}") from None
+    return _checked(text.strip(), source)
 
 
 def _checked(text: str, source: str) -> bytes:
@@ -82,29 +95,6 @@ def _expanded(path: str, source: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise ConfigError(f"{source}: there is no such user. {_NAME_ONE}") from None
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Opens a file without waiting, even a pipe that has no writer."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _read(path: Path, source: str) -> str:
-    """Returns a file's text, if only its owner may read it."""
-    try:
-        with open(path, opener=_open_at_once) as file:
-            status = os.fstat(file.fileno())
-            check(stat.S_ISREG(status.st_mode), f"{source} is no file. {_NAME_ONE}")
-            check(
-                not status.st_mode & 0o077 and status.st_uid in (os.geteuid(), 0),
-                f"{source}: a job's secret is for its user alone, but this file has mode {status.st_mode & 0o777:o} "
-                f"and belongs to user {status.st_uid}. Put a new secret into a file of your own with mode 600.",
-            )
-            return file.read().strip()
-    except OSError as error:
-        raise ConfigError(f"{source}: the job's secret cannot be read ({error.strerror}). {_NAME_ONE}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{source}: the job's secret is no text. Make one by {MAKE}") from None
 
 
 def _create(path: Path) -> None:

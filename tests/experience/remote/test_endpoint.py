@@ -1,25 +1,15 @@
 """Which addresses are listened at, and which secrets are read."""
 
-import dataclasses
-import datetime
-import ipaddress
 import os
-import socket
-import threading
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 import pytest
 
 from podrl.assembly import assemble
-from podrl.config.config import ConfigError, EnvConfig
+from podrl.config.config import ConfigError
 from podrl.config.remote import RemoteConfig
 from podrl.experience.layout import Layout
 from podrl.experience.remote.endpoint import Endpoint, address_of_process, make_endpoint
 from podrl.experience.remote.env_workers import check_workers, read_secret
-from podrl.experience.remote.server import WorkerServer
-from podrl.experience.remote.worker import LostLearnerError, serve_learner
 from podrl.runs.workdir import make_workdir, write_facts
 from podrl.runtime.job.secret import FILE_VARIABLE
 from tests.experience.remote.in_process import SECRET, remote_config, write_secret
@@ -101,70 +91,6 @@ def test_grpc_writes_no_lines_of_its_own(tmp_path, monkeypatch):
     monkeypatch.delenv("GRPC_VERBOSITY")
     check_workers(remote_config(tmp_path), Layout(num_actors=1, pools_per_actor=2, envs_per_pool=4, num_processes=1))
     assert os.environ["GRPC_VERBOSITY"] == "NONE"
-
-
-def certificates(folder, name, authority=None):
-    """A folder with a certificate for this host, signed by a CA of its own or by `authority` (its folder)."""
-    own = folder / name
-    own.mkdir()
-    if authority is None:
-        authority, key = own, ec.generate_private_key(ec.SECP256R1())
-        (own / "ca.key").write_bytes(_private(key))
-        (own / "ca.pem").write_bytes(_sign(key.public_key(), key, f"CA of {name}", is_authority=True))
-    else:
-        (own / "ca.pem").write_bytes((authority / "ca.pem").read_bytes())
-    signer = serialization.load_pem_private_key((authority / "ca.key").read_bytes(), None)
-    issuer = x509.load_pem_x509_certificate((authority / "ca.pem").read_bytes()).subject
-    key = ec.generate_private_key(ec.SECP256R1())
-    (own / "key.pem").write_bytes(_private(key))
-    (own / "cert.pem").write_bytes(_sign(key.public_key(), signer, name, issuer=issuer))
-    return own
-
-
-def _private(key):
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _sign(public_key, signer, name, *, issuer=None, is_authority=False):
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    builder = x509.CertificateBuilder(
-        subject_name=subject,
-        issuer_name=issuer or subject,
-        public_key=public_key,
-        serial_number=x509.random_serial_number(),
-        not_valid_before=datetime.datetime(2020, 1, 1),
-        not_valid_after=datetime.datetime(2120, 1, 1),
-    ).add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-    builder = builder if is_authority else builder.add_extension(host, critical=False)
-    return builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-
-def test_with_certificates_only_those_of_the_same_authority_come_in(tmp_path):
-    ours = certificates(tmp_path, "learner")
-    theirs, others = certificates(tmp_path, "worker", ours), certificates(tmp_path, "other")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    env = dataclasses.asdict(EnvConfig(id="Catch-v0"))
-    server = WorkerServer(Endpoint(address, str(ours)), SECRET.encode(), env, num_workers=1, longest_bytes=1000)
-    with server:
-        for stranger in (Endpoint(address, str(others)), Endpoint(address)):
-            with pytest.raises(LostLearnerError, match="No learner answered"):
-                serve_learner(stranger, SECRET.encode(), wait_s=1)
-        worker = threading.Thread(
-            target=serve_learner, args=(Endpoint(address, str(theirs)), SECRET.encode()), kwargs={"wait_s": 20}
-        )
-        worker.start()
-        server.wait(timeout_s=20)
-        server.close(0)
-        worker.join(20)
-
-
-def test_certificates_that_are_missing_are_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"cert\.pem cannot be read .* Expected cert.pem, key.pem, ca.pem in"):
-        Endpoint("127.0.0.1:1", str(tmp_path)).read()
 
 
 def test_a_run_may_resume_with_other_workers(tmp_path):

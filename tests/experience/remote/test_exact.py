@@ -40,6 +40,9 @@ def test_a_run_with_workers_equals_the_run_without(tmp_path, monkeypatch, settin
     with env_workers(tmp_path, monkeypatch) as said:
         _, found = run(remote_config(tmp_path, **settings))
     assert not said
+    assert found[-1]["remote/messages/step"] > found[0]["remote/messages/step"] > 0
+    assert found[-1]["remote/refused"] == 0
+    assert not any(key.startswith("remote/") for row in expected for key in row)
     assert len(expected) == 10
     assert facts(found) == facts(expected)
     assert any("episode/info/parts/a" in row for row in found) == ("log__info_keys" in settings)

@@ -46,6 +46,12 @@ def test_a_pool_in_a_worker_steps_and_counts_its_bytes(place):
     sent = traffic.bytes[Kind.ACT] / 10
     assert received == place.codec.layout.size_bytes
     assert sent <= 4 * NUM_ENVS + 40
+    totals = traffic.totals()
+    assert totals["remote/messages/step"] == totals["remote/messages/act"] + 1 == 11
+    assert totals["remote/bytes/act"] == 10 * sent
+    assert totals["remote/bytes_in"] == totals["remote/bytes/step"] + totals["remote/bytes/closed"]
+    assert totals["remote/messages_in"] == totals["remote/messages_out"] == 12
+    assert "remote/messages/failed" not in totals
 
 
 def test_an_atari_step_is_a_frame_and_at_most_sixteen_bytes_more():
