@@ -13,6 +13,8 @@ import threading
 import time
 from typing import Generic, TypeVar
 
+from podrl.config.config import Config, check
+from podrl.experience.layout import Layout
 from podrl.runtime.waiting import Stopped
 
 Request = TypeVar("Request")
@@ -93,3 +95,20 @@ class Batcher(Generic[Request]):
             size += own
         self._waiting -= size
         return batch
+
+
+def batch_sizes(config: Config, layout: Layout) -> tuple[int, int]:
+    """Returns the environments of the smallest batch that is served at once, and of the largest, in whole pools.
+
+    Raises:
+        ConfigError: if no batch could have the smallest size.
+    """
+    pool, own = layout.envs_per_pool, layout.envs_per_pool * layout.pools_per_actor
+    largest = max(pool, min(config.remote.batch_largest or own, own) // pool * pool)
+    smallest = config.remote.batch_smallest or max(1, largest // 2)
+    check(
+        smallest <= largest,
+        f"remote.batch_smallest={smallest} is more than an actor thread serves at once: {largest} environments, in "
+        f"whole pools of {pool}. Use at most {largest}.",
+    )
+    return smallest, largest

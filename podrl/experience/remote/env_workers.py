@@ -13,6 +13,7 @@ from podrl.config.config import Config, ConfigError, EnvConfig, check
 from podrl.envs.source import Pool, Source
 from podrl.experience.layout import Layout
 from podrl.experience.remote.arrays import ArrayLayout
+from podrl.experience.remote.batcher import batch_sizes
 from podrl.experience.remote.connection import EnvWorkerError, WorkerConnection
 from podrl.experience.remote.endpoint import address_of_process, make_endpoint
 from podrl.experience.remote.grpc_options import set_up_grpc
@@ -180,6 +181,7 @@ def check_workers(config: Config, layout: Layout) -> None:
     remote = config.remote
     if remote.env_workers:
         _workers_of_process(config, layout)
+        batch_sizes(config, layout)
         make_endpoint("remote.address", remote.address, remote.certificates, "remote.certificates")
         _import_server()
 

@@ -4,8 +4,9 @@ import functools
 
 import jax
 
-from podrl.config.config import Config, check
+from podrl.config.config import Config
 from podrl.experience.layout import Layout, default_env_threads
+from podrl.experience.remote.batcher import batch_sizes
 from podrl.experience.remote.env_workers import EnvWorkers
 from podrl.experience.remote.serving import Serving
 from podrl.experience.remote.slots import SlotPrograms, SlotUnroller, compile_slots
@@ -21,22 +22,19 @@ def compile_serving(config: Config, unroller: Unroller, layout: Layout, device: 
         unroller: acts in one pool.
         layout: how environments are assigned.
         device: the actor's device.
-
-    Raises:
-        ConfigError: if no batch could have the smallest size.
     """
     pool, pools = layout.envs_per_pool, layout.pools_per_actor
     slots = SlotUnroller(
         unroller=unroller, seed=config.seed, num_slots=pools * pool, num_columns=num_buffers(pools) * pool
     )
-    _, largest = _sizes(config, layout)
+    _, largest = batch_sizes(config, layout)
     sizes = [pool * 2**n for n in range(pools.bit_length()) if 2**n * pool < largest]
     return compile_slots(slots, [*sizes, largest], device)
 
 
 def make_serving(config: Config, workers: EnvWorkers, layout: Layout) -> Serving:
     """Returns how every actor serves its groups."""
-    smallest, largest = _sizes(config, layout)
+    smallest, largest = batch_sizes(config, layout)
     num_threads = config.actors.env_threads or default_env_threads(layout)
     return Serving(
         open_group=functools.partial(workers.open_group, num_threads=num_threads),
@@ -47,16 +45,3 @@ def make_serving(config: Config, workers: EnvWorkers, layout: Layout) -> Serving
         alone_s=config.remote.alone_s(config.actors.timeout_s),
         marks_cuts=config.agent.update_shape.sequences is not None,
     )
-
-
-def _sizes(config: Config, layout: Layout) -> tuple[int, int]:
-    """Returns the environments of the smallest batch that is served at once, and of the largest, in whole pools."""
-    pool, own = layout.envs_per_pool, layout.envs_per_pool * layout.pools_per_actor
-    largest = max(pool, min(config.remote.batch_largest or own, own) // pool * pool)
-    smallest = config.remote.batch_smallest or max(1, largest // 2)
-    check(
-        smallest <= largest,
-        f"remote.batch_smallest={smallest} is more than an actor thread serves at once: {largest} environments, in "
-        f"whole pools of {pool}. Use at most {largest}.",
-    )
-    return smallest, largest
