@@ -53,8 +53,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--connect",
         required=True,
         metavar="ADDRESS",
-        help="the run's remote.address; or those of all its processes, with commas between, of which a worker that SLURM "
-        "or Kubernetes has started takes one by its own number",
+        help="the run's remote.address; or those of all its processes, with commas between, of which a worker that "
+        "SLURM or Kubernetes has started takes one by its own number",
     )
     parser.add_argument(
         "--worker_certificates",
@@ -93,6 +93,7 @@ def run(flags: argparse.Namespace) -> int:
     address = choose_learner(flags.connect, os.environ)
     endpoint = make_endpoint("--connect", address, flags.worker_certificates or "", "--worker_certificates")
     secret = read_secret(os.environ, address, is_local=endpoint.is_local, certificates=endpoint.certificates)
+    signals = _Signals()
     try:
         with contained(by_ctrl_c=True):
             serve_learner(
@@ -100,7 +101,8 @@ def run(flags: argparse.Namespace) -> int:
                 secret,
                 wait_s=flags.wait_s,
                 env_threads=flags.env_threads,
-                begin=_stay_until_the_second_signal,
+                begin=signals.begin,
+                lose=signals.lose,
             )
     except LostLearnerError as error:
         sys.stderr.write(f"env_worker: error: {error}\n")
@@ -108,17 +110,31 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _stay_until_the_second_signal() -> None:
+class _Signals:
     """Lets this process serve a learner that was told to stop, too: it has an update to finish, and to save."""
-    urgency = stop_signals.Urgency()
 
-    def note(signum: int, frame: FrameType | None) -> None:
-        if urgency.is_second(signum):
+    def __init__(self) -> None:
+        self._urgency = stop_signals.Urgency()
+        self._is_serving = False
+        self._noted: int | None = None
+
+    def begin(self) -> None:
+        """From now on a learner is served: the first signal is only noted."""
+        self._is_serving = True
+        for signum in stop_signals.EXIT_CODES:
+            signal.signal(signum, self._note)
+
+    def lose(self) -> None:
+        """The learner was lost: a signal ends this process, also one that was noted."""
+        self._is_serving = False
+        if self._noted is not None:
+            _exit(stop_signals.EXIT_CODES[signal.Signals(self._noted)])
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self._noted = signum
+        if self._urgency.is_second(signum) or not self._is_serving:
             _exit(stop_signals.EXIT_CODES[signal.Signals(signum)])
         logging.warning("This worker ends when its run does; the same signal again ends it at once, and the run fails.")
-
-    for signum in stop_signals.EXIT_CODES:
-        signal.signal(signum, note)
 
 
 def main(argv: list[str]) -> int:

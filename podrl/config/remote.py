@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from podrl.config.ranges import LONGEST_S, check_values, number, text
+from podrl.config.ranges import LONGEST_S, SIZE, check_values, number, text
 from podrl.mistakes import check
 
 NO_CERTIFICATES = "none"
@@ -16,7 +16,7 @@ class RemoteConfig:
     They are started by `tools/tpu_launch.py --env_workers N`, or by `tools/env_worker.py` on any host, and are not the
     worker processes of `env.workers`, which an environment worker may have, too. A run with them is bit for bit the run
     with environments in its own process, so a run may resume with or without them. Evaluations play in the learner's
-    own process.
+    own process. With `determinism='free'` actors act for what is ready, and workers may leave and return.
 
     Attributes:
         env_workers: environment workers of the whole job, the same number for each process; 0 for none.
@@ -25,8 +25,13 @@ class RemoteConfig:
         certificates: folder for mutual TLS, made by `tools/make_job_credentials.py`, or of your own with `cert.pem`,
             `key.pem` and `ca.pem`; `none` is enough for addresses within the host.
         join_timeout_s: seconds that the learner waits for all workers at the start.
-        timeout_s: seconds that a worker may take to step the environments of a pool before the run ends; making them
-            may always take a minute, or nine tenths of `actors.timeout_s` if that is shorter.
+        timeout_s: seconds that a worker may take to step the environments of a pool before the run ends, or continues
+            without it with `determinism='free'`; making them may always take a minute, or nine tenths of
+            `actors.timeout_s` if that is shorter.
+        batch_smallest: with `determinism='free'`, environments whose timesteps an actor serves at once; 0 for half of
+            its own.
+        batch_largest: most environments that it serves at once, in whole pools; 0 for all of its own.
+        batch_limit_ms: milliseconds that a timestep waits until there are `batch_smallest`.
     """
 
     env_workers: int = number(0, 4096, 0)
@@ -34,10 +39,17 @@ class RemoteConfig:
     certificates: str = text(500, NO_CERTIFICATES)
     join_timeout_s: float = number(0.001, LONGEST_S, 240.0)
     timeout_s: float = number(0.001, LONGEST_S, 60.0)
+    batch_smallest: int = number(0, SIZE, 0)
+    batch_largest: int = number(0, SIZE, 0)
+    batch_limit_ms: float = number(0, 10_000, 10.0)
 
     def __post_init__(self) -> None:
         """Checks the values."""
         check_values(self, "remote.")
+        check(
+            self.batch_largest == 0 or self.batch_smallest <= self.batch_largest,
+            f"remote.batch_smallest={self.batch_smallest} is more than remote.batch_largest={self.batch_largest}.",
+        )
 
     def opening_s(self, actors_timeout_s: float) -> float:
         """Returns how long a worker may take to import modules and make a pool's environments: all do so at once.
@@ -46,6 +58,14 @@ class RemoteConfig:
             actors_timeout_s: `actors.timeout_s`, before which the worker is to be named.
         """
         return max(self.timeout_s, min(_OPENING_S, 0.9 * actors_timeout_s))
+
+    def alone_s(self, actors_timeout_s: float) -> float:
+        """Returns how long a run with `determinism='free'` may be without any worker after all have come.
+
+        Args:
+            actors_timeout_s: `actors.timeout_s`, before which this is to be said.
+        """
+        return min(self.join_timeout_s, 0.9 * actors_timeout_s)
 
     def check_run(self, placement: str, actors_timeout_s: float, watchdog_s: float) -> None:
         """Checks that the run has environments for workers, and that errors about workers come first.

@@ -20,7 +20,10 @@ from podrl.experience.layout import default_env_threads, make_layout
 from podrl.experience.parameters import ParameterStore
 from podrl.experience.programs import ActingPrograms
 from podrl.experience.remote.env_workers import EnvWorkers
-from podrl.experience.schedule import Schedule
+from podrl.experience.remote.serving import ServingActor
+from podrl.experience.remote.serving_setup import make_serving
+from podrl.experience.remote.slots import SlotPrograms
+from podrl.experience.schedule import Schedule, serves_arrivals
 from podrl.mesh import Topology
 from podrl.runtime.ledger import Annotate
 from podrl.runtime.waiting import Stopped
@@ -45,7 +48,7 @@ class ActorThreads:
         config: Config,
         source: Source,
         topology: Topology,
-        acting: Mapping[jax.Device, ActingPrograms],
+        acting: Mapping[jax.Device, ActingPrograms | SlotPrograms],
         schedule: Schedule,
         annotate: Annotate | None = None,
     ):
@@ -63,7 +66,10 @@ class ActorThreads:
         self._parameters = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
         self._workers = _make_workers(config, source, topology, acting) if config.remote.env_workers else None
         source = self._workers.source if self._workers else source
-        self.actors = make_actors(config, source, topology, acting, self._parameters, schedule, annotate)
+        make: Callable[..., Actor] = Actor
+        if self._workers and serves_arrivals(config):
+            make = functools.partial(ServingActor, make_serving(config, self._workers, make_layout(config, topology)))
+        self.actors = make_actors(config, source, topology, acting, self._parameters, schedule, annotate, make)
 
     def __enter__(self) -> "ActorThreads":
         if self._workers:
@@ -140,7 +146,7 @@ class ActorThreads:
 
 
 def _make_workers(
-    config: Config, source: Source, topology: Topology, acting: Mapping[jax.Device, ActingPrograms]
+    config: Config, source: Source, topology: Topology, acting: Mapping[jax.Device, ActingPrograms | SlotPrograms]
 ) -> EnvWorkers:
     """Creates the environment workers of this process, which do not listen yet."""
     timestep = next(iter(acting.values())).timestep
@@ -151,10 +157,11 @@ def make_actors(
     config: Config,
     source: Source,
     topology: Topology,
-    acting: Mapping[jax.Device, ActingPrograms],
+    acting: Mapping[jax.Device, ActingPrograms | SlotPrograms],
     parameters: ParameterStore,
     schedule: Schedule,
     annotate: Annotate | None = None,
+    make: Callable[..., Actor] = Actor,
 ) -> list[Actor]:
     """Creates this process's actors, not yet started, in the order in which the learner takes their rollouts."""
     layout = make_layout(config, topology)
@@ -171,7 +178,7 @@ def make_actors(
 
     def make_actor(index: int, device: jax.Device) -> Actor:
         pools = [layout.env_indices(topology.process_index, index, pool) for pool in range(layout.pools_per_actor)]
-        return Actor(
+        return make(
             name=f"actor {index}",
             device=device,
             programs=acting[device],

@@ -74,6 +74,16 @@ class ParameterStore:
         version = max(ready())
         return version, self._versions[version][device]
 
+    def newer(self, device: jax.Device, than: int) -> tuple[int, PyTree] | None:
+        """Returns the newest version that is computed, with its parameters on `device`; None if it is not above `than`.
+
+        Never waits.
+        """
+        with self._changed:
+            known = sorted((version for version in self._versions if version > than), reverse=True)
+            copies = [(version, self._versions[version][device]) for version in known]
+        return next(((version, params) for version, params in copies if is_ready(params)), None)
+
     def _newest(self) -> int:
         """Returns the newest version, -1 if there is none."""
         return max(self._versions, default=-1)

@@ -105,6 +105,11 @@ def max_lag(config: Config) -> int:
     return config.actors.lag if config.determinism == "exact" else config.actors.max_lag
 
 
+def serves_arrivals(config: Config) -> bool:
+    """Returns whether actors act for what environment workers have ready, and workers may leave and return."""
+    return config.determinism == "free" and config.remote.env_workers > 0
+
+
 def lag_key(config: Config) -> str:
     """Returns the key of a Sebulba run's config that `max_lag` follows."""
     return "actors.lag" if config.determinism == "exact" else "actors.max_lag"

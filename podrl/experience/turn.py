@@ -58,18 +58,26 @@ class Turn:
 
     def find_nonfinite(self) -> str:
         """Describes the first value in the timestep that is not finite, and its environment; empty if all are."""
-        if self.timestep is None:
-            return ""
-        arrays = {"reward": self.timestep.reward, "observation": self.timestep.observation}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
-            array: Any = leaf
-            if (row := first_nonfinite_row(array)) is None:
-                continue
-            values = np.ravel(array[row])
-            value = values[~np.isfinite(values)][0]
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return f"the {name} of environment {row} of the pool (seed {self.seeds[row]}) is {value}"
-        return ""
+        return "" if self.timestep is None else find_nonfinite(self.timestep, self.seeds)
+
+
+def find_nonfinite(timestep: Timestep, seeds: Sequence[int]) -> str:
+    """Describes the first value in a timestep of [B] that is not finite, and its environment; empty if all are.
+
+    Args:
+        timestep: The timestep.
+        seeds: [B] seeds of the environments.
+    """
+    arrays = {"reward": timestep.reward, "observation": timestep.observation}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        array: Any = leaf
+        if (row := first_nonfinite_row(array)) is None:
+            continue
+        values = np.ravel(array[row])
+        value = values[~np.isfinite(values)][0]
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return f"the {name} of environment {row} of the pool (seed {seeds[row]}) is {value}"
+    return ""
 
 
 def first_nonfinite_row(array: np.ndarray) -> int | None:

@@ -2,12 +2,13 @@
 
 They meet at a Unix socket in a folder that only this user can enter, and the file with the job's secret lies beside it.
 They print their own lines, get none of the user's signals, and end with the run; the kernel kills them when the
-launcher ends.
+launcher ends. Where the run can continue without a worker, one that has ended is started again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -20,7 +21,7 @@ import time
 
 from absl import logging
 
-from podrl.config.config import check
+from podrl.config.config import MISTAKE, check
 from podrl.config.remote import NO_CERTIFICATES
 from podrl.config.user_modules import ROOT
 from podrl.experience.remote.endpoint import LONGEST_SOCKET, UNIX, address_of_process
@@ -33,17 +34,19 @@ from podrl.runtime.waiting import Patience
 WORKER_PROGRAM = ROOT / "tools/env_worker.py"
 _PAUSE_S, _GRACE_S = 1.0, 10.0  # Until those that no run has admitted are told to end, and until all are killed.
 _POLL_S = 0.1
+_LONGEST_PAUSE_S = 32.0  # Before a worker is started again that ends again and again.
 
 
 @contextlib.contextmanager
 def env_workers_beside(
-    members: Sequence[Member], count: int | None, *, program: Path = WORKER_PROGRAM
+    members: Sequence[Member], count: int | None, *, replaces: bool = False, program: Path = WORKER_PROGRAM
 ) -> Iterator[list[Member]]:
     """Starts environment workers, and yields the members with what they need to find each other.
 
     Args:
         members: the processes that train.
         count: number of environment workers; None for none.
+        replaces: whether the run admits another worker in place of one that has ended, which is then started.
         program: The program that each of them runs.
 
     Raises:
@@ -68,10 +71,15 @@ def env_workers_beside(
             file.write(members[0].environ.get(VARIABLE) or make_secret())
         processes: list[subprocess.Popen[bytes]] = []
         ended = threading.Event()
-        stack.callback(_end, processes, ended)
-        for command in worker_commands(address, count, len(members), program):
-            processes.append(_start([*command, "--quiet"], {FILE_VARIABLE: str(secret)}))
-        threading.Thread(target=_watch, args=(processes, ended), daemon=True).start()
+        starts = [
+            functools.partial(_start, [*command, "--quiet"], {FILE_VARIABLE: str(secret)})
+            for command in worker_commands(address, count, len(members), program)
+        ]
+        watching = threading.Thread(target=_watch, args=(processes, ended, starts if replaces else ()), daemon=True)
+        stack.callback(_end, processes, ended, watching)
+        for start in starts:
+            processes.append(start())
+        watching.start()
         yield with_theirs
 
 
@@ -122,19 +130,39 @@ def _start(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Pop
     )
 
 
-def _watch(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -> None:
-    """Logs workers that end before their run does: the learner does not know those that never came to it."""
-    told: set[int] = set()
+def _watch(
+    processes: list[subprocess.Popen[bytes]],
+    ended: threading.Event,
+    starts: Sequence[Callable[[], subprocess.Popen[bytes]]],
+) -> None:
+    """Logs workers that end before their run does: the learner does not know those that never came to it.
+
+    Args:
+        processes: the workers.
+        ended: set once the run has ended.
+        starts: start each worker again in place of one that has ended, except by a mistake; empty if none is.
+    """
+    told, pauses_s, due_s = set[int](), [_PAUSE_S] * len(processes), dict[int, float]()
     while not ended.wait(_POLL_S):
-        for process in processes:
+        for index, process in enumerate(processes):
             if (code := process.poll()) and process.pid not in told:
                 told.add(process.pid)
-                logging.error("%s.", describe_end(f"The environment worker in process {process.pid}", code))
+                text = describe_end(f"The environment worker in process {process.pid}", code)
+                is_replaced = bool(starts) and code != MISTAKE
+                logging.error("%s.%s", text, " Starts another in its place." if is_replaced else "")
+                if is_replaced:
+                    due_s[index] = time.monotonic() + pauses_s[index]
+                    pauses_s[index] = min(2 * pauses_s[index], _LONGEST_PAUSE_S)
+            if index in due_s and time.monotonic() >= due_s[index]:
+                del due_s[index]
+                processes[index] = starts[index]()
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -> None:
+def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event, watching: threading.Thread) -> None:
     """Waits a moment for the workers, whose run has ended; those that it never admitted are told to end."""
     ended.set()
+    if watching.ident is not None:
+        watching.join()
     if not _have_ended(processes, _PAUSE_S):
         for process in processes:
             process.terminate()  # Those that the run has admitted end as soon as they have closed what is open.

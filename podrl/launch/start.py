@@ -70,7 +70,8 @@ def launch(
     try:
         if options.slurm:
             return _launch_slurm(options, argv[0], arguments, workdir, command.config.get("name", "run"))
-        return _launch_here(options, argv[0], arguments, workdir, limits)
+        replaces = command.config.get("determinism") == "free"
+        return _launch_here(options, argv[0], arguments, workdir, limits, replaces_workers=replaces)
     finally:
         if command.workdir is None:
             with contextlib.suppress(OSError):
@@ -100,7 +101,15 @@ def _check_membership(options: Options, argv: Sequence[str]) -> None:
         )
 
 
-def _launch_here(options: Options, program: str, arguments: list[str], workdir: str, limits: Limits | None) -> int:
+def _launch_here(
+    options: Options,
+    program: str,
+    arguments: list[str],
+    workdir: str,
+    limits: Limits | None,
+    *,
+    replaces_workers: bool = False,
+) -> int:
     gpus = local.visible_gpus(os.environ) if options.local_processes else []
     cores = local.usable_cores()
 
@@ -120,7 +129,8 @@ def _launch_here(options: Options, program: str, arguments: list[str], workdir: 
     with StopSignals() as stop:
 
         def attempt() -> JobEnd:
-            with env_workers_beside(members(local.free_port()), options.env_workers) as with_theirs:
+            processes = members(local.free_port())
+            with env_workers_beside(processes, options.env_workers, replaces=replaces_workers) as with_theirs:
                 return run_members(with_theirs, stop, limits=limits)
 
         ending = run_with_restarts(

@@ -1,6 +1,6 @@
 """All programs of a run, compiled ahead of time: compile time is known, and no timeout has to allow for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 
 import jax
@@ -10,7 +10,9 @@ from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.experience.layout import Layout, global_shape, make_layout
 from podrl.experience.programs import ActingPrograms, compile_acting, make_unroller
-from podrl.experience.schedule import make_schedule
+from podrl.experience.remote.serving_setup import compile_serving
+from podrl.experience.remote.slots import SlotPrograms
+from podrl.experience.schedule import make_schedule, serves_arrivals
 from podrl.experience.unroll import Unroller
 from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
@@ -28,13 +30,14 @@ class Programs:
 
     Attributes:
         learner: The learner, with its compiled programs.
-        acting: The acting programs of each of this process's actor devices.
+        acting: The acting programs of each of this process's actor devices; those of slots where actors serve what is
+            ready.
         memory: The memory of the update on each learner device; None where the backend does not report it.
         update: The compiled update, whose collectives `podrl.learning.update_cost` lists.
     """
 
     learner: Learner
-    acting: dict[jax.Device, ActingPrograms]
+    acting: Mapping[jax.Device, ActingPrograms | SlotPrograms]
     memory: UpdateMemory | None
     update: jax.stages.Compiled
 
@@ -90,6 +93,9 @@ def compile_programs(config: Config, agent: Agent, spec: EnvSpec, topology: Topo
     update = learner.compile(rollout_shapes(unroller, layout))
     memory = update_memory(update, learner.state_shape)
     devices = topology.local_actor_devices
+    if serves_arrivals(config):
+        serving = {device: compile_serving(config, unroller, layout, device) for device in devices}
+        return Programs(learner=learner, acting=serving, memory=memory, update=update)
     acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
     return Programs(learner=learner, acting=acting, memory=memory, update=update)
 

@@ -12,7 +12,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-from typing import Any
+from typing import Any, NamedTuple
 
 from podrl.config.config import ConfigError
 from podrl.config.sections import EnvConfig
@@ -39,6 +39,22 @@ _Dialogue = Generator[bytes, bytes, Any]
 
 class RefusedError(Exception):
     """The other side is not of this job, or does not fit it; the text says why."""
+
+
+class FullError(RefusedError):
+    """The learner has no place for a worker now, and may have one later."""
+
+
+class Admitted(NamedTuple):
+    """What a worker is told that was admitted.
+
+    Attributes:
+        env: the config of the environments that it will step.
+        returns: whether it may come again after its connection was lost.
+    """
+
+    env: EnvConfig
+    returns: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,19 +109,25 @@ def admit(secret: bytes, env: Mapping[str, Any]) -> _Dialogue:
     return Introduction(host, wire.whole(ready.get("pid"), 2**32))
 
 
-def turn_away(why: str) -> bytes:
-    """Returns the last message to one that is not admitted; to one that has proven nothing it gives no reason."""
-    return pack_fields(Head(Kind.REFUSED), why=why)
+def turn_away(why: str, *, for_now: bool = False) -> bytes:
+    """Returns the last message to one that is not admitted; to one that has proven nothing it gives no reason.
+
+    Args:
+        why: the reason.
+        for_now: whether it may be admitted later.
+    """
+    return pack_fields(Head(Kind.REFUSED), why=why, for_now=for_now)
 
 
 def apply(secret: bytes) -> _Dialogue:
     """The worker's side: proves itself, checks the learner's proof, and takes the environment's config.
 
     Returns:
-        The `EnvConfig` of the environments that it will step.
+        What the worker is `Admitted` to.
 
     Raises:
         UnprovenError: if one side does not know the other's secret.
+        FullError: if the learner has no place for it now.
         RefusedError: if it is not admitted, or does not fit the learner.
         ValueError: if what the learner says is not podrl's.
     """
@@ -128,18 +150,19 @@ def apply(secret: bytes) -> _Dialogue:
     if why := _misfit(welcome, found):
         yield pack_fields(Head(Kind.READY), **ready)  # The learner names this worker in its log, too.
         raise RefusedError(f"the learner {why}")
-    _expect(Kind.ADMITTED, (yield pack_fields(Head(Kind.READY), **ready)))
-    return env
+    admitted = _expect(Kind.ADMITTED, (yield pack_fields(Head(Kind.READY), **ready)))
+    return Admitted(env, returns=admitted.get("returns") is True)
 
 
 def _expect(kind: Kind, message: bytes, longest_bytes: int = LONGEST_JSON_BYTES) -> dict[str, Any]:
     """Returns the fields of a message of this kind."""
     found = read_head(message).kind
     if found == Kind.REFUSED:
-        why = read_fields(message, longest_bytes=longest_bytes).get("why", "")
-        if not why:
+        fields = read_fields(message, longest_bytes=longest_bytes)
+        if not (why := fields.get("why", "")):
             raise UnprovenError
-        raise RefusedError(f"the learner refused it: {str(why)[:1000]}")
+        refused = FullError if fields.get("for_now") is True else RefusedError
+        raise refused(f"the learner refused it: {str(why)[:1000]}")
     if found != kind:
         raise ValueError(f"{found.name} instead of {kind.name}")
     return read_fields(message, longest_bytes=longest_bytes)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from podrl.config.config import check
+from podrl.config.config import ConfigError
 from podrl.runtime.job.platforms.variables import whole_variable
 
 # A worker's number among all: of SLURM's tasks, or of Kubernetes' pods.
@@ -23,9 +23,9 @@ def choose_learner(addresses: str, environ: Mapping[str, str]) -> str:
     if len(choice) == 1:
         return addresses
     number = next((found for name in _NUMBERS if (found := whole_variable(environ, name)) is not None), None)
-    check(
-        number is not None,
-        f"--connect={addresses} names {len(choice)} processes, and neither {' nor '.join(_NUMBERS)} says which of them "
-        "this worker serves. Name one.",
-    )
+    if number is None:
+        raise ConfigError(
+            f"--connect={addresses} names {len(choice)} processes, and neither {' nor '.join(_NUMBERS)} says which of "
+            "them this worker serves. Name one."
+        )
     return choice[number % len(choice)]

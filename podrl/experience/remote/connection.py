@@ -47,8 +47,8 @@ class WorkerConnection:
         self._opened = 0
         self.why_lost: str | None = None
 
-    def open_channel(self) -> "Channel":
-        """Returns a new channel, for one pool.
+    def open_channel(self, notify: Callable[[], None] = lambda: None) -> "Channel":
+        """Returns a new channel, for one pool; `notify` is called when an answer has come, or none will.
 
         Raises:
             EnvWorkerError: if the worker was lost.
@@ -57,7 +57,7 @@ class WorkerConnection:
         self.check()
         with self._lock:
             self._opened += 1
-            channel = Channel(self, self._opened)
+            channel = Channel(self, self._opened, notify)
             self._channels[channel.number] = channel
         self.check()  # It may have been lost meanwhile, without a word to the new channel.
         return channel
@@ -134,9 +134,9 @@ class Channel:
         has_credit: whether the worker owes an answer.
     """
 
-    def __init__(self, connection: WorkerConnection, number: int):
+    def __init__(self, connection: WorkerConnection, number: int, notify: Callable[[], None]):
         """Starts without a request."""
-        self.connection = connection
+        self.connection, self._notify = connection, notify
         self.number = number
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._requests = 0
@@ -162,6 +162,7 @@ class Channel:
     def put(self, message: bytes | None) -> None:
         """Adds an answer; None ends all waits."""
         self._answers.put(message)
+        self._notify()
 
     def answer(self, expected: Kind, *, timeout_s: float, gives_up: bool = True) -> bytes:
         """Waits for the answer to the request.

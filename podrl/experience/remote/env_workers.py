@@ -8,17 +8,21 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from absl import logging
+import numpy as np
 
 from podrl.config.config import Config, ConfigError, EnvConfig, check
 from podrl.envs.source import Pool, Source
 from podrl.experience.layout import Layout
 from podrl.experience.remote.arrays import ArrayLayout
+from podrl.experience.remote.batcher import batch_sizes
+from podrl.experience.remote.connection import EnvWorkerError, WorkerConnection
 from podrl.experience.remote.endpoint import address_of_process, make_endpoint
 from podrl.experience.remote.grpc_options import set_up_grpc
 from podrl.experience.remote.messages import LONGEST_JSON_BYTES, Kind
 from podrl.experience.remote.pool import RemotePool
 from podrl.experience.remote.timesteps import LONGEST_NUMBERS_BYTES, TimestepCodec
 from podrl.experience.remote.traffic import ROW_PREFIX
+from podrl.experience.schedule import serves_arrivals
 from podrl.runtime.job.secret import FILE_VARIABLE, read_secret_file, take_secret
 from podrl.runtime.job.worker_credentials import SECRET, are_made
 from podrl.types import Timestep
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
     from podrl.experience.remote.server import WorkerServer
 
 _STEPS = (Kind.STEP, Kind.ACT)
+
+# (environments' indices [B], their seeds [B], what to call when an answer has come) -> the pool that is not yet begun;
+# None while its worker is lost.
+OpenGroup = Callable[[np.ndarray, Sequence[int], Callable[[], None]], RemotePool | None]
 
 
 class EnvWorkers:
@@ -53,7 +61,7 @@ class EnvWorkers:
         """
         remote, pools = config.remote, layout.num_actors * layout.pools_per_actor
         self._num_workers = _workers_of_process(config, layout)
-        self._config, self._pools = config, pools
+        self._config, self._pools, self._pools_per_actor = config, pools, layout.pools_per_actor
         address = address_of_process(remote.address, process_index, layout.num_processes)
         endpoint = make_endpoint("remote.address", address, remote.certificates, "remote.certificates")
         self._codec = TimestepCodec(timestep)
@@ -65,6 +73,7 @@ class EnvWorkers:
             num_workers=self._num_workers,
             longest_bytes=longest_bytes(self._codec.layout),
             longest_answer_s=self._opening_s,
+            replaces=serves_arrivals(config),
         )
         self._is_local = endpoint.is_local
         self.source = dataclasses.replace(source, make_pool=self._make_pool, gives_numbers=True)
@@ -97,15 +106,49 @@ class EnvWorkers:
         """Returns what was sent, received and refused so far, by the keys of rows."""
         return {**self._server.traffic.totals(), f"{ROW_PREFIX}refused": self._server.refusals.count}
 
+    def open_group(
+        self, env_indices: np.ndarray, seeds: Sequence[int], notify: Callable[[], None], *, num_threads: int
+    ) -> RemotePool | None:
+        """Opens a pool in its worker without making its environments; see `OpenGroup`. Waits until all have come once.
+
+        Args:
+            env_indices: [B] the environments' indices in the job.
+            seeds: [B] the environments' seeds.
+            notify: called in another thread when an answer has come, or none will.
+            num_threads: C++ threads of the pool on this host.
+        """
+        self.wait()
+        numbers = [int(env) for env in env_indices]
+        # Every actor has pools in every worker, so that it can go on without one.
+        worker = self._server.worker_if_there(self._number(numbers) % self._pools_per_actor % self._num_workers)
+        try:
+            return None if worker is None else self._open(worker, seeds, numbers, num_threads, notify)
+        except EnvWorkerError:
+            return None  # It was lost at this moment.
+
     def _make_pool(
         self, config: EnvConfig, *, seeds: Sequence[int], num_threads: int, env_numbers: Sequence[int] = ()
     ) -> Pool:
         """Opens a pool in its worker; see `podrl.envs.source.MakePool`."""
         self.wait()
-        number = env_numbers[0] // len(env_numbers) % self._pools
+        worker = self._server.worker(self._number(env_numbers) % self._num_workers)
+        return self._open(worker, seeds, env_numbers, num_threads)
+
+    def _number(self, env_numbers: Sequence[int]) -> int:
+        """Returns the number of the pool of these environments in its process."""
+        return env_numbers[0] // len(env_numbers) % self._pools
+
+    def _open(
+        self,
+        worker: WorkerConnection,
+        seeds: Sequence[int],
+        env_numbers: Sequence[int],
+        num_threads: int,
+        notify: Callable[[], None] = lambda: None,
+    ) -> RemotePool:
         chosen = self._config.actors.env_threads
         return RemotePool(
-            self._server.worker(number % self._num_workers),
+            worker,
             self._codec,
             seeds=seeds,
             env_numbers=env_numbers,
@@ -113,6 +156,7 @@ class EnvWorkers:
             num_pools=-(-self._pools // self._num_workers),
             timeout_s=self._config.remote.timeout_s,
             opening_s=self._opening_s,
+            notify=notify,
         )
 
 
@@ -146,6 +190,7 @@ def check_workers(config: Config, layout: Layout) -> None:
     remote = config.remote
     if remote.env_workers:
         _workers_of_process(config, layout)
+        batch_sizes(config, layout)
         make_endpoint("remote.address", remote.address, remote.certificates, "remote.certificates")
         import_server()
 
@@ -159,6 +204,12 @@ def _workers_of_process(config: Config, layout: Layout) -> int:
         f"{layout.num_processes}.",
     )
     share = count // layout.num_processes
+    check(
+        not serves_arrivals(config) or share <= layout.pools_per_actor,
+        f"remote.env_workers={count} with determinism='free' needs a pool of every actor thread in every worker, to "
+        f"continue when one is lost: each of {layout.num_processes} process(es) has {share} "
+        f"workers. Use actors.pools_per_thread={share}, or a multiple.",
+    )
     check(
         share <= pools,
         f"remote.env_workers={count} are more than there are pools: each of {layout.num_processes} process(es) has "

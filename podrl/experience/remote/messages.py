@@ -6,7 +6,7 @@ A worker connects and opens one stream of messages in each direction:
     worker:  PROOF    {nonce, proof}             the job's secret itself is never sent
     learner: WELCOME  {proof, protocol, podrl, config, env}, or REFUSED {} to one without the secret
     worker:  READY    {protocol, podrl, config, host, pid}
-    learner: ADMITTED {index}, or REFUSED {why}
+    learner: ADMITTED {index, returns}, or REFUSED {why, for_now}
 
 Then the learner asks and the worker answers, on channels that are numbered anew for each pool:
 

@@ -1,6 +1,6 @@
 """A pool whose environments step in an environment worker; to an actor it is a pool like any other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
@@ -18,7 +18,13 @@ from podrl.types import Timestep
 
 
 class RemotePool:
-    """A batch of environments in a worker that exchanges timesteps; see `podrl.envs.source.Pool`, `podrl.envs.info`."""
+    """A batch of environments in a worker that exchanges timesteps; see `podrl.envs.source.Pool`, `podrl.envs.info`.
+
+    Attributes:
+        timeout_s: seconds that the worker may take for a step.
+        opening_s: seconds that it may take to make the environments.
+        ended_numbers: see `podrl.envs.info.InfoPool`.
+    """
 
     def __init__(
         self,
@@ -32,6 +38,7 @@ class RemotePool:
         timeout_s: float,
         opening_s: float,
         tells_ends: bool = False,
+        notify: Callable[[], None] = lambda: None,
     ):
         """Opens a channel; the worker makes the environments at `reset`.
 
@@ -45,8 +52,9 @@ class RemotePool:
             timeout_s: seconds that the worker may take for a step.
             opening_s: seconds that it may take to make the environments.
             tells_ends: whether `ended_numbers` has each episode that ends, also if no numbers are asked for.
+            notify: called in another thread when an answer has come, or none will.
         """
-        self._codec, self._timeout_s, self._opening_s = codec, timeout_s, opening_s
+        self._codec, self.timeout_s, self.opening_s = codec, timeout_s, opening_s
         self._opening: dict[str, Any] = {
             "seeds": list(seeds),
             "env_numbers": list(env_numbers),
@@ -55,7 +63,7 @@ class RemotePool:
             "info_keys": [],
             "tells_ends": tells_ends,
         }
-        self._channel: Channel | None = connection.open_channel()
+        self._channel: Channel | None = connection.open_channel(notify)
         self._was_reset, self._sent = False, False
         self._actions: ArrayLayout | None = None
         self.ended_numbers: Numbers = {}
@@ -72,10 +80,18 @@ class RemotePool:
             EnvWorkerError, ConfigError, TimeoutError: as in `Channel.answer`; so does `recv`.
         """
         self._require(not self._sent, "reset() while a step is running; call recv() first")
+        self.begin()
+        return self.first()
+
+    def begin(self) -> None:
+        """Starts what `reset` does; `first` waits for it."""
         self._require(not self._was_reset, "reset() twice")
         self._was_reset = True
         self._open_channel().request(Kind.OPEN, lambda head: pack_fields(head, **self._opening))
-        return self._answer(self._opening_s)
+
+    def first(self) -> Timestep:
+        """Returns the first timestep."""
+        return self._answer(self.opening_s)
 
     def send(self, action: np.ndarray) -> None:
         """Starts one step with action [B, ...] of the spec's `actions`."""
@@ -92,7 +108,7 @@ class RemotePool:
         """Waits for the step that `send` started."""
         self._require(self._sent, "recv() without send(), which would never return")
         self._sent = False
-        return self._answer(self._timeout_s)
+        return self._answer(self.timeout_s)
 
     def close(self) -> None:
         """Waits until the worker has closed the environments; a lost worker has none."""
@@ -101,7 +117,7 @@ class RemotePool:
             return
         try:
             if self._sent:  # Stopped within a step.
-                channel.answer(Kind.STEP, timeout_s=self._timeout_s)
+                channel.answer(Kind.STEP, timeout_s=self.timeout_s)
             if self._was_reset:
                 channel.request(Kind.CLOSE, pack_fields)
                 channel.answer(Kind.CLOSED, timeout_s=CLOSING_S, gives_up=False)
@@ -111,6 +127,19 @@ class RemotePool:
             logging.warning("%s: an environment hangs in close. The run continues.", channel.connection.name)
         finally:
             channel.connection.forget(channel)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the worker was not lost."""
+        return self._open_channel().connection.why_lost is None
+
+    def check(self) -> None:
+        """Raises `EnvWorkerError` if the worker was lost."""
+        self._open_channel().connection.check()
+
+    def lose(self, why: str) -> None:
+        """Ends the connection to the worker, and with it the environments of all its pools."""
+        self._open_channel().connection.lose(why)
 
     def _answer(self, timeout_s: float) -> Timestep:
         channel = self._open_channel()

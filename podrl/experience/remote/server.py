@@ -20,6 +20,7 @@ from podrl.experience.remote.endpoint import UNIX, Endpoint
 from podrl.experience.remote.grpc_options import PLACES_FOR_STRANGERS, server_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
 from podrl.experience.remote.refusals import Refusals
+from podrl.experience.remote.seats import Seats
 from podrl.experience.remote.stream_threads import StreamThreads
 from podrl.experience.remote.traffic import Traffic
 from podrl.experience.remote.transport import listen
@@ -47,6 +48,7 @@ class WorkerServer:
         num_workers: int,
         longest_bytes: int,
         longest_answer_s: float = 60.0,
+        replaces: bool = False,
     ):
         """Creates the server without listening.
 
@@ -57,14 +59,14 @@ class WorkerServer:
             num_workers: workers to admit.
             longest_bytes: the longest message that a worker may send.
             longest_answer_s: the longest time that a worker may take to answer.
+            replaces: whether another worker may come for one that is lost after all have come.
         """
         self.traffic = Traffic()
         self.refusals = Refusals()
         self._endpoint, self._secret, self._env = endpoint, secret, env
-        self._num_workers = num_workers
+        self._num_workers, self._replaces = num_workers, replaces
         self._changed = threading.Condition()
-        self._workers: dict[int, WorkerConnection] = {}
-        self._have_all_come = False
+        self._seats = Seats(num_workers, replaces=replaces)
         self._gave_up = False
         self._code = 1  # What the workers are told in the end.
         self._is_open = True
@@ -106,7 +108,7 @@ class WorkerServer:
         """Tells the workers that the run has ended with this exit code, and stops listening; may be called again."""
         with self._changed:
             self._is_open, self._code = False, code
-            workers = list(self._workers.values())
+            workers = list(self._seats.workers.values())
             self._changed.notify_all()
         for worker in workers:
             worker.end(code)
@@ -126,20 +128,21 @@ class WorkerServer:
 
         def blame() -> str:
             return (
-                f"{len(self._workers)} of {self._num_workers} environment workers came to {self._endpoint.address} "
-                f"within {timeout_s:g} s (remote.join_timeout_s), and {self.refusals.count} connections were refused. "
+                f"{len(self._seats.workers)} of {self._num_workers} environment workers came to "
+                f"{self._endpoint.address} within {timeout_s:g} s "
+                f"(remote.join_timeout_s), and {self.refusals.count} connections were refused. "
                 "Look at what the missing ones say; python tools/env_worker.py --connect starts one."
             )
 
         with self._changed:
             wait_for(
                 self._changed,
-                lambda: self._see_who_is_there() or self._gave_up or not self._is_open,
+                lambda: self._seats.see_all() or self._gave_up or not self._is_open,
                 timeout_s=timeout_s,
                 blame=blame,
                 should_stop=should_stop,
             )
-            if not (self._have_all_come and self._is_open):
+            if not (self._seats.have_all_come and self._is_open):
                 raise Stopped
 
     def stop_waiting(self) -> None:
@@ -150,7 +153,13 @@ class WorkerServer:
 
     def worker(self, index: int) -> WorkerConnection:
         """Returns a worker; all have come."""
-        return self._workers[index]
+        return self._seats.workers[index]
+
+    def worker_if_there(self, index: int) -> WorkerConnection | None:
+        """Returns a worker; None while no other has come for one that was lost."""
+        with self._changed:
+            self._seats.drop_lost()
+            return self._seats.workers.get(index)
 
     def _serve(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Serves one stream; gRPC runs it in a thread of its own."""
@@ -198,33 +207,19 @@ class WorkerServer:
             yield turn_away(str(error))
             return None
         with self._changed:
-            self._drop_lost()
-            index = next((index for index in range(self._num_workers) if index not in self._workers), None)
+            index = self._seats.find_free()
             if index is not None and self._is_open:
                 name = f"environment worker {index} ({who.host}, process {who.pid})"
                 worker = WorkerConnection(name, outgoing.put, context.cancel, self.traffic)
-                outgoing.put(pack_fields(Head(Kind.ADMITTED), index=index))
-                self._workers[index] = worker
+                outgoing.put(pack_fields(Head(Kind.ADMITTED), index=index, returns=self._replaces))
+                self._seats.workers[index] = worker
                 self._changed.notify_all()
                 logging.info("%s is there.", name[:1].upper() + name[1:])
                 return worker
             why = f"this run has its {self._num_workers} environment workers" if self._is_open else "this run ends"
         self.refusals.add(context.peer(), why)
-        yield turn_away(why)
+        yield turn_away(why, for_now=self._replaces and self._is_open)
         return None
-
-    def _see_who_is_there(self) -> bool:
-        """Returns whether all workers have come; from then on none is replaced. The caller holds the lock."""
-        self._drop_lost()
-        self._have_all_come = len(self._workers) == self._num_workers
-        return self._have_all_come
-
-    def _drop_lost(self) -> None:
-        """Forgets workers that have left before all were there; others may come for them."""
-        for index, worker in [] if self._have_all_come else list(self._workers.items()):
-            if worker.why_lost:
-                del self._workers[index]
-                logging.warning("%s left before all were there: %s. Waits for another.", worker.name, worker.why_lost)
 
 
 def _read(requests: Iterator[bytes], worker: WorkerConnection, outgoing: "queue.SimpleQueue[bytes | None]") -> None:

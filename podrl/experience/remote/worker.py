@@ -13,8 +13,8 @@ from typing import Any
 from absl import logging
 import grpc
 
-from podrl.config.config import ConfigError, EnvConfig
-from podrl.experience.remote.admission import RefusedError, apply
+from podrl.config.config import ConfigError
+from podrl.experience.remote.admission import Admitted, FullError, RefusedError, apply
 from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.messages import METHOD, SERVICE, Kind, read_fields, read_head
 from podrl.experience.remote.pool_thread import Environments, PoolThread
@@ -26,6 +26,8 @@ _ANSWER_S = 30.0  # For the learner's part of the admission.
 _CLOSING_S = 10.0
 _LONGEST_BYTES = 1 << 26  # Of a message from the learner: actions, or a config.
 _SLICE_S, _PAUSE_S = 1.0, 1.0
+_LONGEST_PAUSE_S = 32.0  # Between two losses, for a worker whose environments fail again and again.
+_GOOD_S = 60.0  # A worker that served this long begins with a short pause again.
 # A learner whose places strangers have, or that ends or begins at this moment.
 _NOT_YET = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
@@ -34,25 +36,46 @@ class LostLearnerError(RuntimeError):
     """The learner was lost, or ended with an error; one clear line for the user."""
 
 
+class _ReturnError(LostLearnerError):
+    """The learner was lost, or has given this worker up, and may admit it again."""
+
+
 def serve_learner(
-    endpoint: Endpoint, secret: bytes, *, wait_s: float, env_threads: int = 0, begin: Callable[[], None] = lambda: None
+    endpoint: Endpoint,
+    secret: bytes,
+    *,
+    wait_s: float,
+    env_threads: int = 0,
+    begin: Callable[[], None] = lambda: None,
+    lose: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serves a learner's process until its run ends.
+    """Serves a learner's process until its run ends; comes back after a loss if the learner replaces lost workers.
 
     Args:
         endpoint: where it listens.
         secret: the job's secret.
-        wait_s: seconds to wait until it is there, and has a place for this worker.
+        wait_s: seconds to wait until it is there, and has a place for this worker, at the start and after a loss.
         env_threads: threads of each pool; 0 for what the learner asks for, or else this host's cores over the pools.
-        begin: called once the learner has admitted this worker.
+        begin: called whenever the learner has admitted this worker.
+        lose: called whenever the learner was lost that may admit it again.
 
     Raises:
         ConfigError: if the learner does not admit this worker.
         LostLearnerError: if it does not answer in time, is lost, or its run failed.
     """
-    patience = Patience(wait_s)
-    while (code := _attend(endpoint, secret, wait_s, patience, env_threads, begin)) is None:
-        time.sleep(_PAUSE_S)
+    patience, pause_s = Patience(wait_s), _PAUSE_S
+    code: int | None = None
+    while code is None:
+        begun_s = time.monotonic()
+        try:
+            code = _attend(endpoint, secret, wait_s, patience, env_threads, begin)
+        except _ReturnError as error:
+            pause_s = _PAUSE_S if time.monotonic() - begun_s > _GOOD_S else min(2 * pause_s, _LONGEST_PAUSE_S)
+            logging.warning("%s Tries for %g s to be admitted again.", error, wait_s)
+            lose()
+            patience = Patience(wait_s)
+        if code is None:
+            time.sleep(pause_s)
     if code:
         raise LostLearnerError(f"The learner's run at {endpoint.address} ended with an error, which it says itself.")
 
@@ -65,17 +88,21 @@ def _attend(
         outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         stream = channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(outgoing.get, None))
         pools: dict[int, PoolThread] = {}
-        is_admitted = False
+        admitted: Admitted | None = None
         try:
-            env = _apply(endpoint, secret, stream, outgoing)
-            is_admitted = True
+            admitted = _apply(endpoint, secret, stream, outgoing)
             begin()
-            logging.info("Steps environments %s of the learner at %s.", env.id, endpoint.address)
-            return _serve(stream, outgoing, pools, Environments(env, env_threads))
-        except grpc.RpcError as error:
-            if not is_admitted and _code(error) in _NOT_YET and patience.left_s():
+            logging.info("Steps environments %s of the learner at %s.", admitted.env.id, endpoint.address)
+            return _serve(stream, outgoing, pools, Environments(admitted.env, env_threads))
+        except FullError as error:
+            if patience.left_s():
                 return None
-            raise LostLearnerError(
+            raise LostLearnerError(f"{error} for {wait_s:g} s.") from None
+        except grpc.RpcError as error:
+            if admitted is None and _code(error) in _NOT_YET and patience.left_s():
+                return None
+            kind = _ReturnError if admitted is not None and admitted.returns else LostLearnerError
+            raise kind(
                 f"The learner at {endpoint.address} was lost: {_reason(error)}. What it said itself may tell why."
             ) from None
         finally:
@@ -102,8 +129,8 @@ def _connect(endpoint: Endpoint, wait_s: float, patience: Patience) -> grpc.Chan
                 ) from None
 
 
-def _apply(endpoint: Endpoint, secret: bytes, stream: Any, outgoing: "queue.SimpleQueue[bytes | None]") -> EnvConfig:
-    """Goes through the admission, and returns the environment's config."""
+def _apply(endpoint: Endpoint, secret: bytes, stream: Any, outgoing: "queue.SimpleQueue[bytes | None]") -> Admitted:
+    """Goes through the admission."""
     limit = threading.Timer(_ANSWER_S, stream.cancel)
     limit.daemon = True
     limit.start()
@@ -121,6 +148,8 @@ def _apply(endpoint: Endpoint, secret: bytes, stream: Any, outgoing: "queue.Simp
             f"The learner at {endpoint.address} has another job secret. Give both the same PODRL_JOB_SECRET_FILE; each "
             "job on a host needs an address of its own."
         ) from None
+    except FullError as error:
+        raise FullError(f"The learner at {endpoint.address} has had no place for this worker") from error
     except RefusedError as error:
         raise ConfigError(f"This worker is of no use to the learner at {endpoint.address}: {error}.") from None
     except ValueError as error:

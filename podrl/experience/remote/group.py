@@ -1,0 +1,110 @@
+"""A group of environments that step together in one worker, as an actor serves it."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import numpy as np
+
+from podrl.experience.episodes import EpisodeTracker
+from podrl.experience.remote.pool import RemotePool
+from podrl.experience.remote.slots import Places
+from podrl.experience.remote.unroll_queue import Unroll
+from podrl.runtime.waiting import Patience
+from podrl.types import Timestep
+
+_OUTSIDE = np.iinfo(np.int32).max  # A place of no array.
+
+
+@dataclasses.dataclass(kw_only=True)
+class Group:
+    """A group of `B` environments.
+
+    Attributes:
+        number: its number among the actor's.
+        env_index: [B] uint32; the environments' indices in the job.
+        opened: how often it was opened.
+        pool: the environments in their worker; None while they have none.
+        seeds: [B]; of the newest opening.
+        patience: the time left for the answer that is awaited; None if none is.
+        has_answer: whether it has come.
+        timestep: what was not yet acted on.
+        unroll: the unroll under way.
+        row: the row of it that comes next.
+        episodes: the episodes under way.
+    """
+
+    number: int
+    env_index: np.ndarray
+    opened: int = 0
+    pool: RemotePool | None = None
+    seeds: Sequence[int] = ()
+    patience: Patience | None = None
+    has_answer: bool = False
+    timestep: Timestep | None = None
+    unroll: Unroll | None = None
+    row: int = 0
+    episodes: EpisodeTracker = dataclasses.field(default_factory=lambda: EpisodeTracker(0))
+
+    @property
+    def size(self) -> int:
+        """B, the number of environments."""
+        return len(self.env_index)
+
+    @property
+    def slot(self) -> np.ndarray:
+        """[B] int32; where the environments' carries lie."""
+        return self._range(self.number)
+
+    def column(self, unroll: Unroll) -> np.ndarray:
+        """Returns [B] int32, where a group's unroll is written."""
+        return self._range(unroll.buffer)
+
+    def begin(self, pool: RemotePool, seeds: Sequence[int]) -> None:
+        """Takes over environments that are about to be made."""
+        self.pool, self.seeds, self.opened = pool, seeds, self.opened + 1
+        self.episodes = EpisodeTracker(self.size)
+        self.await_answer(pool.opening_s)
+
+    def await_answer(self, timeout_s: float) -> None:
+        """Starts the clock of an answer; the timestep was acted on."""
+        self.timestep, self.has_answer, self.patience = None, False, Patience(timeout_s)
+
+    def end(self) -> None:
+        """Forgets the environments and all that is under way in them."""
+        if self.pool is not None:
+            self.pool.close()
+        self.pool, self.patience, self.timestep, self.unroll = None, None, None, None
+
+    def places(self, first: int) -> Places:
+        """Returns where acting finds the environments' state; an unroll is under way.
+
+        Args:
+            first: the unrolls of earlier starts of the run.
+        """
+        if self.unroll is None:
+            raise RuntimeError(f"Group {self.number} has no unroll under way.")
+        return Places(
+            env_index=self.env_index,
+            slot=self.slot,
+            column=self.column(self.unroll),
+            row=np.full(self.size, self.row, np.int32),
+            unroll=np.full(self.size, first + self.unroll.number, np.int32),
+        )
+
+    def _range(self, position: int) -> np.ndarray:
+        return np.arange(self.size, dtype=np.int32) + np.int32(position * self.size)
+
+
+def join_groups(groups: Sequence[Group], first: int, size: int) -> tuple[Timestep, Places]:
+    """Returns the timesteps and places of several groups, padded to `size` environments; see `Group.places`."""
+    padding = size - sum(group.size for group in groups)
+
+    def join(*arrays: np.ndarray) -> np.ndarray:
+        return np.concatenate([*arrays, np.zeros((padding, *arrays[0].shape[1:]), arrays[0].dtype)])
+
+    timestep = jax.tree.map(join, *(group.timestep for group in groups))
+    places = jax.tree.map(join, *(group.places(first) for group in groups))
+    if padding:
+        places.slot[-padding:] = places.column[-padding:] = _OUTSIDE
+    return timestep, places
