@@ -76,35 +76,31 @@ class Group:
             self.pool.close()
         self.pool, self.patience, self.timestep, self.unroll = None, None, None, None
 
-    def places(self, first: int) -> Places:
-        """Returns where acting finds the environments' state; an unroll is under way.
+    def places(self, first: int) -> np.ndarray:
+        """Returns [5, B] int32: the `Places` where acting finds the environments' state; an unroll is under way.
 
         Args:
             first: the unrolls of earlier starts of the run.
         """
         if self.unroll is None:
             raise RuntimeError(f"Group {self.number} has no unroll under way.")
-        return Places(
-            env_index=self.env_index,
-            slot=self.slot,
-            column=self.column(self.unroll),
-            row=np.full(self.size, self.row, np.int32),
-            unroll=np.full(self.size, first + self.unroll.number, np.int32),
-        )
+        own = Places(self.env_index, self.slot, self.column(self.unroll), self.row, first + self.unroll.number)
+        places = np.empty((len(own), self.size), np.int32)
+        for entries, entry in zip(places, own, strict=True):
+            entries[:] = entry
+        return places
 
     def _range(self, position: int) -> np.ndarray:
         return np.arange(self.size, dtype=np.int32) + np.int32(position * self.size)
 
 
-def join_groups(groups: Sequence[Group], first: int, size: int) -> tuple[Timestep, Places]:
+def join_groups(groups: Sequence[Group], first: int, size: int) -> tuple[Timestep, np.ndarray]:
     """Returns the timesteps and places of several groups, padded to `size` environments; see `Group.places`."""
     padding = size - sum(group.size for group in groups)
 
     def join(*arrays: np.ndarray) -> np.ndarray:
         return np.concatenate([*arrays, np.zeros((padding, *arrays[0].shape[1:]), arrays[0].dtype)])
 
-    timestep = jax.tree.map(join, *(group.timestep for group in groups))
-    places = jax.tree.map(join, *(group.places(first) for group in groups))
-    if padding:
-        places.slot[-padding:] = places.column[-padding:] = _OUTSIDE
-    return timestep, places
+    nowhere = np.asarray(Places(0, _OUTSIDE, _OUTSIDE, 0, 0), np.int32)[:, None].repeat(padding, axis=1)
+    places = np.concatenate([*(group.places(first) for group in groups), nowhere], axis=1)
+    return jax.tree.map(join, *(group.timestep for group in groups)), places

@@ -86,11 +86,13 @@ class RemotePool:
     def begin(self) -> None:
         """Starts what `reset` does; `first` waits for it."""
         self._require(not self._was_reset, "reset() twice")
-        self._was_reset = True
         self._open_channel().request(Kind.OPEN, lambda head: pack_fields(head, **self._opening))
+        self._was_reset = self._sent = True
 
     def first(self) -> Timestep:
         """Returns the first timestep."""
+        self._require(self._sent, "first() without begin(), which would never return")
+        self._sent = False
         return self._answer(self.opening_s)
 
     def send(self, action: np.ndarray) -> None:
@@ -116,8 +118,8 @@ class RemotePool:
         if channel is None:
             return
         try:
-            if self._sent:  # Stopped within a step.
-                channel.answer(Kind.STEP, timeout_s=self.timeout_s)
+            if self._sent:  # Stopped within a step, or while the environments are made.
+                channel.answer(Kind.STEP, timeout_s=max(self.timeout_s, self.opening_s))
             if self._was_reset:
                 channel.request(Kind.CLOSE, pack_fields)
                 channel.answer(Kind.CLOSED, timeout_s=CLOSING_S, gives_up=False)

@@ -131,9 +131,9 @@ class ServingActor(Actor):
         with self.ledger.spend("env"):
             self._give_up_late(awaited)
             taken = self._batcher.take(timeout_s=timeout_s, expected=sum(group.size for group in awaited))
-        for group, opening in taken:
-            if group.pool is not None and group.opened == opening:  # It may have been lost since.
-                self._receive(group, group.pool, pools, episodes)
+            for group, opening in taken:
+                if group.pool is not None and group.opened == opening:  # It may have been lost since.
+                    self._receive(group, group.pool, pools, episodes)
         ready = [group for group in self._groups if group.timestep is not None and self._may_act(group, rollout)]
         num = max(1, self._serving.largest // self._groups[0].size)
         for start in range(0, len(ready), num):

@@ -13,7 +13,7 @@ Source: Espeholt et al. 2019 (SEED RL), arXiv:1910.06591, section 3.1, which kee
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import struct
 import jax
@@ -39,14 +39,13 @@ class Slots:
     unrolls: Trajectory
 
 
-@struct.dataclass(kw_only=True)
-class Places:
-    """Where the `K` environments of a batch have their state.
+class Places(NamedTuple):
+    """Where the `K` environments of a batch have their state. It crosses to the device as one array [5, K].
 
     Attributes:
-        env_index: [K] uint32; which of the job's environments they are.
-        slot: [K] int32; of their carries; E for what only pads a batch.
-        column: [K] int32; of the unrolls that they write; S for what only pads.
+        env_index: [K] int32; which of the job's environments they are.
+        slot: [K] int32; of their carries. What only pads a batch has one outside of all slots.
+        column: [K] int32; of the unrolls that they write. What only pads has one outside of all columns.
         row: [K] int32; the row to write, 0 to T - 1.
         unroll: [K] int32; the environments' unrolls before this one, those of earlier starts of the run included.
     """
@@ -86,7 +85,7 @@ class SlotUnroller:
         return dataclasses.replace(slots, carry=_scatter(slots.carry, (slot,), carry))
 
     def act(
-        self, params: PyTree, version: jax.Array, slots: Slots, timestep: Timestep, places: Places
+        self, params: PyTree, version: jax.Array, slots: Slots, timestep: Timestep, placed: jax.Array
     ) -> tuple[jax.Array, Slots]:
         """Writes a timestep of [K] into the environments' rows and acts on it.
 
@@ -97,12 +96,13 @@ class SlotUnroller:
             version: [] int32, the learner step of `params`.
             slots: consumed.
             timestep: of [K].
-            places: of the K environments.
+            placed: [5, K] int32; the `Places` of the K environments.
 
         Returns:
             Actions [K, ...], and the slots.
         """
-        slot, column, row, unrolls = places.slot, places.column, places.row, slots.unrolls
+        places, unrolls = Places(*placed), slots.unrolls
+        _, slot, column, row, _ = places
         carry = jax.tree.map(lambda x: x.at[slot].get(mode="clip"), slots.carry)
         action, behaviour, after = self.unroller.agent.act(params, timestep, carry, self._keys(places))
         begun = jnp.where(row == 0, column, self.num_columns)
@@ -146,11 +146,9 @@ class SlotUnroller:
         first = taken.first.at[0].set(taken.first[0] | is_cut)
         return dataclasses.replace(taken, first=first, env_index=env_index)
 
-    def shape_of(self, num_envs: int) -> tuple[Timestep, Places]:
+    def shape_of(self, num_envs: int) -> tuple[Timestep, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of what `act` takes for a batch of environments."""
-        index, number = (jax.ShapeDtypeStruct((num_envs,), dtype) for dtype in (np.uint32, np.int32))
-        places = Places(env_index=index, slot=number, column=number, row=number, unroll=number)
-        return self._of(num_envs).timestep_shape, places
+        return self._of(num_envs).timestep_shape, jax.ShapeDtypeStruct((len(Places._fields), num_envs), np.int32)
 
     def _of(self, num_envs: int) -> Unroller:
         return dataclasses.replace(self.unroller, num_envs=num_envs)
@@ -162,7 +160,9 @@ class SlotUnroller:
         def of_step(key: jax.Array, era: jax.Array, step: jax.Array) -> jax.Array:
             return step_keys(era_keys(key[None], era), step)[0]
 
-        return jax.vmap(of_step)(env_keys(self.seed, ACT, places.env_index), era, before + places.row)
+        return jax.vmap(of_step)(
+            env_keys(self.seed, ACT, places.env_index.astype(jnp.uint32)), era, before + places.row
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ class SlotPrograms:
     Attributes:
         init: () -> slots.
         open: (slots, slot [B], env_index [B]) -> slots.
-        act: (params, version, slots, timestep, places) -> (actions, slots), by number of environments in growing order.
+        act: (params, version, slots, timestep, placed) -> (actions, slots), by number of environments in growing order.
         finish: (slots, timestep, column [B]) -> slots.
         read: (slots, column [B], env_index [B], is_cut []) -> trajectory.
         timestep: shapes and dtypes of a group's timestep.
@@ -197,17 +197,18 @@ def compile_slots(slot_unroller: SlotUnroller, sizes: list[int], device: jax.Dev
         jitted = jax.jit(function, donate_argnums=donated, out_shardings=sharding)
         return jitted.lower(*on_device(shapes)).compile()
 
-    group, places = slot_unroller.shape_of(unroller.num_envs)
+    group, _ = slot_unroller.shape_of(unroller.num_envs)
+    column, index = (jax.ShapeDtypeStruct((unroller.num_envs,), dtype) for dtype in (np.int32, np.uint32))
     slots, version = jax.eval_shape(slot_unroller.init), jax.ShapeDtypeStruct((), np.int32)
     acted = functools.partial(compiled, slot_unroller.act, unroller.params_shape, version, slots, donated=(2,))
     return SlotPrograms(
         init=compiled(slot_unroller.init, donated=()),
-        open=compiled(slot_unroller.open, slots, places.slot, places.env_index),
+        open=compiled(slot_unroller.open, slots, column, index),
         act={size: acted(*slot_unroller.shape_of(size)) for size in sorted(sizes)},
-        finish=compiled(slot_unroller.finish, slots, group, places.column),
+        finish=compiled(slot_unroller.finish, slots, group, column),
         read=compiled(
             slot_unroller.read,
-            *(slots, places.column, places.env_index, jax.ShapeDtypeStruct((), np.bool_)),
+            *(slots, column, index, jax.ShapeDtypeStruct((), np.bool_)),
             donated=(),
         ),
         timestep=group,

@@ -1,5 +1,6 @@
 """Workers of a run with determinism='free' that are killed, stopped or fail, in real processes: the run continues."""
 
+import contextlib
 import os
 import re
 import signal
@@ -68,27 +69,27 @@ def test_a_killed_worker_is_replaced_while_the_run_continues(tmp_path):
         advance(tmp_path, process)
         said = end(process, log)
     assert first != second
-    assert said.count(" was lost: ") == 1
+    assert said.count(") was lost: ") == 1
     assert "was killed by SIGKILL. Starts another in its place" in said
     check_rows(tmp_path)
 
 
 def test_a_stopped_worker_is_given_up_and_comes_back(tmp_path):
-    flags = ("--config.remote.timeout_s=3", "--env_workers", 2)
+    flags = ("--config.remote.timeout_s=8", "--env_workers", 2)
     with running(*POLY, "--workdir", tmp_path, *flags, cwd=tmp_path) as process:
         log = Log(process)
         pid = log.wait_for_worker(1)
         advance(tmp_path, process)
         os.kill(pid, signal.SIGSTOP)
         try:
-            log.wait_for(rf"environment worker 1 \(\S+, process {pid}\) was lost: it has not answered for 3 s")
+            log.wait_for(rf"environment worker 1 \(\S+, process {pid}\) was lost: it has not answered for 8 s")
             advance(tmp_path, process)
         finally:
             os.kill(pid, signal.SIGCONT)
         assert log.wait_for_worker(1) == pid
         advance(tmp_path, process)
         said = end(process, log)
-    assert said.count(" was lost: ") == 1
+    assert said.count(") was lost: ") == 1
     check_rows(tmp_path)
 
 
@@ -105,7 +106,7 @@ def test_a_worker_whose_environment_raises_comes_back(tmp_path, monkeypatch):
         assert log.wait_for_worker(found[1]) == int(found[2])
         advance(tmp_path, process)
         said = end(process, log)
-    assert said.count(" was lost: ") == 1
+    assert said.count(") was lost: ") == 1
     check_rows(tmp_path)
 
 
@@ -121,6 +122,7 @@ def test_without_any_worker_the_run_ends_with_a_line(tmp_path):
             _, rest = process.communicate(timeout=LIMIT_S)
         finally:
             for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
     assert process.returncode == STALLED
     assert any("All environment workers of actor 0 have been gone for 20 s" in line for line in error_lines(rest))
