@@ -1,25 +1,25 @@
-"""The actor threads of one process, as the main thread starts, feeds, reads and stops them."""
+"""The actors of one process, as the main thread starts, feeds, reads and stops them: threads, or actor workers'."""
 
 from collections.abc import Callable, Mapping, Sequence
-import functools
 import time
 from types import TracebackType
 
 from absl import logging
 import jax
-import numpy as np
 
 from podrl.config.config import Config
-from podrl.envs.opening import make_pool
-from podrl.envs.seeds import env_seeds
-from podrl.envs.source import Pool, Source
+from podrl.envs.source import Source
+from podrl.experience.actor_making import make_actor
 from podrl.experience.actors import Actor
 from podrl.experience.episodes import Episode
 from podrl.experience.handoff import Rollout
 from podrl.experience.layout import default_env_threads, make_layout
 from podrl.experience.parameters import ParameterStore
 from podrl.experience.programs import ActingPrograms
+from podrl.experience.remote.actor_programs import RemoteActing
+from podrl.experience.remote.actor_workers import ActorWorkers
 from podrl.experience.remote.env_workers import EnvWorkers
+from podrl.experience.remote.remote_actor import RemoteActor
 from podrl.experience.schedule import Schedule
 from podrl.mesh import Topology
 from podrl.runtime.ledger import Annotate
@@ -37,7 +37,7 @@ class ActorThreads:
     end with the process.
 
     Attributes:
-        actors: The actors, one per thread.
+        actors: The actors, one per thread here or in an actor worker.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ActorThreads:
         config: Config,
         source: Source,
         topology: Topology,
-        acting: Mapping[jax.Device, ActingPrograms],
+        acting: Mapping[jax.Device, ActingPrograms] | RemoteActing,
         schedule: Schedule,
         annotate: Annotate | None = None,
     ):
@@ -55,15 +55,24 @@ class ActorThreads:
             config: The run's config.
             source: Creates the environments.
             topology: Which devices act and which learn.
-            acting: The compiled acting programs of each of this process's actor devices.
+            acting: The compiled acting programs of each of this process's actor devices; what is needed in their place
+                if actor workers act.
             schedule: Which parameters generate which rollout.
             annotate: Marks for a profiler what each thread spends its time on.
         """
-        self._timeout_s, self._schedule = config.actors.timeout_s, schedule
-        self._parameters = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
-        self._workers = _make_workers(config, source, topology, acting) if config.remote.env_workers else None
-        source = self._workers.source if self._workers else source
-        self.actors = make_actors(config, source, topology, acting, self._parameters, schedule, annotate)
+        self._timeout_s, self._versions = config.actors.timeout_s, schedule.versions
+        self._parameters: ParameterStore | ActorWorkers
+        self._workers: EnvWorkers | ActorWorkers | None = None
+        self.actors: Sequence[Actor | RemoteActor]
+        if isinstance(acting, RemoteActing):
+            self._parameters = self._workers = workers = ActorWorkers(config, topology, acting, schedule)
+            self.actors, self._versions = workers.actors, workers.versions
+            return
+        self._parameters = store = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
+        if config.remote.env_workers:
+            self._workers = environments = _make_workers(config, source, topology, acting)
+            source = environments.source
+        self.actors = make_actors(config, source, topology, acting, store, schedule, annotate)
 
     def __enter__(self) -> "ActorThreads":
         if self._workers:
@@ -123,7 +132,7 @@ class ActorThreads:
             rollouts = [actor.take(should_stop) for actor in self.actors]
         except Stopped:
             return None
-        check_lag(rollouts, self._schedule.versions(update))
+        check_lag(rollouts, self._versions(update))
         return rollouts
 
     def awaited(self) -> str:
@@ -157,34 +166,24 @@ def make_actors(
     num_threads = config.actors.env_threads or default_env_threads(layout)
     devices = [d for d in topology.local_actor_devices for _ in range(config.actors.threads_per_device)]
 
-    def seeds(env_indices: np.ndarray, rollout: int) -> Sequence[int]:
-        """Returns the environments' seeds: at rollout 0 from the run's seed alone, at later boundaries from both."""
-        return env_seeds((config.seed, rollout) if rollout else config.seed, [int(env) for env in env_indices])
-
-    def open_pool(env_indices: np.ndarray, rollout: int) -> Pool:
-        own = seeds(env_indices, rollout)
-        return make_pool(source, config.env, seeds=own, env_numbers=env_indices.tolist(), num_threads=num_threads)
-
-    def make_actor(index: int, device: jax.Device) -> Actor:
-        pools = [layout.env_indices(topology.process_index, index, pool) for pool in range(layout.pools_per_actor)]
-        return Actor(
-            name=f"actor {index}",
+    return [
+        make_actor(
+            config,
+            source,
+            layout,
+            index,
+            process_index=topology.process_index,
             device=device,
             programs=acting[device],
-            make_pools=[functools.partial(open_pool, env_indices) for env_indices in pools],
-            env_indices=pools,
-            unroll_length=config.actors.unroll_length,
             schedule=schedule,
             parameters=parameters,
             local_learner=topology.local_learner,
-            seeds=seeds,
+            num_threads=num_threads,
             timeout_s=config.actors.timeout_s,
-            patience_s=config.patience_s,
-            info_keys=config.log.info_keys,
             annotate=annotate,
         )
-
-    return [make_actor(index, device) for index, device in enumerate(devices)]
+        for index, device in enumerate(devices)
+    ]
 
 
 def check_lag(rollouts: Sequence[Rollout], versions: range) -> None:

@@ -10,6 +10,7 @@ from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.experience.layout import Layout, global_shape, make_layout
 from podrl.experience.programs import ActingPrograms, compile_acting, make_unroller
+from podrl.experience.remote.actor_programs import RemoteActing, compile_remote_acting
 from podrl.experience.schedule import make_schedule
 from podrl.experience.unroll import Unroller
 from podrl.learning.fused import FusedLearner
@@ -28,13 +29,14 @@ class Programs:
 
     Attributes:
         learner: The learner, with its compiled programs.
-        acting: The acting programs of each of this process's actor devices.
+        acting: The acting programs of each of this process's actor devices; what is needed in their place if actor
+            workers act.
         memory: The memory of the update on each learner device; None where the backend does not report it.
         update: The compiled update, whose collectives `podrl.learning.update_cost` lists.
     """
 
     learner: Learner
-    acting: dict[jax.Device, ActingPrograms]
+    acting: dict[jax.Device, ActingPrograms] | RemoteActing
     memory: UpdateMemory | None
     update: jax.stages.Compiled
 
@@ -89,8 +91,12 @@ def compile_programs(config: Config, agent: Agent, spec: EnvSpec, topology: Topo
     unroller = make_unroller(config, agent, spec, layout)
     update = learner.compile(rollout_shapes(unroller, layout))
     memory = update_memory(update, learner.state_shape)
-    devices = topology.local_actor_devices
-    acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
+    acting: dict[jax.Device, ActingPrograms] | RemoteActing
+    if config.remote.actor_workers:
+        acting = compile_remote_acting(config, unroller, layout, topology.learner)
+    else:
+        devices = topology.local_actor_devices
+        acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
     return Programs(learner=learner, acting=acting, memory=memory, update=update)
 
 

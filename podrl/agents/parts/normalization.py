@@ -104,8 +104,9 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
         new_state, metrics, priority = agent.learn(_unwrap(state), learned)
         return _wrap(new_state, state), metrics, priority
 
+    wrapped = dataclasses.replace(agent, policies=_policies_of(agent, "observations", seen))
     return dataclasses.replace(
-        agent, init=init, actor_params=actor_params, act=act, act_greedy=act_greedy, observe=observe, learn=learn
+        wrapped, init=init, actor_params=actor_params, act=act, act_greedy=act_greedy, observe=observe, learn=learn
     )
 
 
@@ -178,6 +179,7 @@ def normalize_rewards(agent: Agent, discount: float) -> Agent:
         act_greedy=act_greedy,
         observe=observe,
         learn=learn,
+        policies=_policies_of(agent, "returns", _paid),
         keep=lambda carry: {"agent": agent.keep(carry["agent"])},
     )
 
@@ -231,6 +233,14 @@ def _paid(statistics: Statistics, trajectory: Trajectory) -> Trajectory:
 def map_samples(batch: Batch, function: Callable[[Sample], Sample]) -> Batch:
     """Applies `function` to every sample of a batch."""
     return jax.tree.map(function, batch, is_leaf=lambda node: isinstance(node, Sample))
+
+
+def _policies_of(
+    agent: Agent, name: str, see: Callable[[Statistics, Any], Any]
+) -> Callable[[PyTree, Trajectory], PyTree] | None:
+    """Returns `Agent.policies` of an agent that sees a trajectory by the statistics `name`; None if it has none."""
+    own = agent.policies
+    return own and (lambda params, trajectory: own(params["agent"], see(params[name], trajectory)))
 
 
 def _wrap(state: LearnerState, before: LearnerState) -> LearnerState:

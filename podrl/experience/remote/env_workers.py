@@ -55,7 +55,7 @@ class EnvWorkers:
         endpoint = make_endpoint("remote.address", address, remote.certificates, "remote.certificates")
         self._codec = TimestepCodec(timestep)
         self._opening_s = remote.opening_s(config.actors.timeout_s)
-        self._server = _import_server()(
+        self._server = import_server("remote.env_workers")(
             endpoint,
             read_secret(os.environ, address, is_local=endpoint.is_local),
             dataclasses.asdict(config.env),
@@ -126,8 +126,8 @@ def read_secret(environ: Mapping[str, str], address: str, *, is_local: bool) -> 
     path = environ.get(FILE_VARIABLE, "")
     check(
         bool(path) or is_local,
-        f"{address} is open to other hosts, and no secret was given by which learner and environment workers know each "
-        f"other. Set {FILE_VARIABLE} on all hosts to the path of a file of mode 600 with the same secret.",
+        f"{address} is open to other hosts, and no secret was given by which learner and workers know each other. "
+        f"Set {FILE_VARIABLE} on all hosts to the path of a file of mode 600 with the same secret.",
     )
     return take_secret({FILE_VARIABLE: path}, address, loopback=is_local)
 
@@ -138,7 +138,7 @@ def check_workers(config: Config, layout: Layout) -> None:
     if remote.env_workers:
         _workers_of_process(config, layout)
         make_endpoint("remote.address", remote.address, remote.certificates, "remote.certificates")
-        _import_server()
+        import_server("remote.env_workers")
 
 
 def _workers_of_process(config: Config, layout: Layout) -> int:
@@ -159,13 +159,17 @@ def _workers_of_process(config: Config, layout: Layout) -> int:
     return share
 
 
-def _import_server() -> "type[WorkerServer]":
+def import_server(key: str) -> "type[WorkerServer]":
+    """Imports the server, which a run without workers does not need.
+
+    Raises:
+        ConfigError: if something that `key` needs is not installed.
+    """
     set_up_grpc()
     try:
         from podrl.experience.remote.server import WorkerServer
     except ImportError as error:
         raise ConfigError(
-            f"remote.env_workers needs gRPC and an installed podrl: {error}. Install both by pip install "
-            "-e '.[workers]'."
+            f"{key} needs gRPC and an installed podrl: {error}. Install both by pip install -e '.[workers]'."
         ) from None
     return WorkerServer

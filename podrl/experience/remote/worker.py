@@ -19,6 +19,7 @@ from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.grpc_options import worker_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Kind, read_fields, read_head
 from podrl.experience.remote.pool_thread import Environments, PoolThread
+from podrl.experience.remote.roles import ENVIRONMENTS, Role
 from podrl.runtime.job.handshake import UnprovenError
 from podrl.runtime.waiting import Patience
 
@@ -28,6 +29,9 @@ _LONGEST_BYTES = 1 << 26  # Of a message from the learner: actions, or a config.
 _SLICE_S, _PAUSE_S = 1.0, 1.0
 # A learner whose places strangers have, or that ends or begins at this moment.
 _NOT_YET = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+
+Outgoing = queue.SimpleQueue[bytes | None]
+Serve = Callable[[Iterator[bytes], Outgoing, Any], int]
 
 
 class LostLearnerError(RuntimeError):
@@ -50,28 +54,52 @@ def serve_learner(
         ConfigError: if the learner does not admit this worker.
         LostLearnerError: if it does not answer in time, is lost, or its run failed.
     """
+
+    def serve(stream: Iterator[bytes], outgoing: Outgoing, env: EnvConfig) -> int:
+        begin()
+        logging.info("Steps environments %s of the learner at %s.", env.id, endpoint.address)
+        pools: dict[int, PoolThread] = {}
+        try:
+            return _serve(stream, outgoing, pools, Environments(env, env_threads))
+        finally:
+            _close(pools)
+
+    attend(endpoint, secret, ENVIRONMENTS, serve, wait_s=wait_s)
+
+
+def attend(endpoint: Endpoint, secret: bytes, role: Role, serve: Serve, *, wait_s: float) -> None:
+    """Connects to a learner's process and serves it until its run ends.
+
+    Args:
+        endpoint: where it listens.
+        secret: the job's secret.
+        role: what this worker is for.
+        serve: (messages of the learner's, queue of answers, config) -> the exit code of its run; called once the
+            learner has admitted this worker.
+        wait_s: seconds to wait until it is there, and has a place for this worker.
+
+    Raises:
+        ConfigError, LostLearnerError: as in `serve_learner`.
+    """
     patience = Patience(wait_s)
-    while (code := _attend(endpoint, secret, wait_s, patience, env_threads, begin)) is None:
+    while (code := _attend(endpoint, secret, role, serve, wait_s, patience)) is None:
         time.sleep(_PAUSE_S)
     if code:
         raise LostLearnerError(f"The learner's run at {endpoint.address} ended with an error, which it says itself.")
 
 
 def _attend(
-    endpoint: Endpoint, secret: bytes, wait_s: float, patience: Patience, env_threads: int, begin: Callable[[], None]
+    endpoint: Endpoint, secret: bytes, role: Role, serve: Serve, wait_s: float, patience: Patience
 ) -> int | None:
     """Serves a learner, and returns the exit code of its run; None if it has no time for this worker yet."""
     with _connect(endpoint, wait_s, patience) as channel:
-        outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        outgoing: Outgoing = queue.SimpleQueue()
         stream = channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(outgoing.get, None))
-        pools: dict[int, PoolThread] = {}
         is_admitted = False
         try:
-            env = _apply(endpoint, secret, stream, outgoing)
+            config = _apply(endpoint, secret, role, stream, outgoing)
             is_admitted = True
-            begin()
-            logging.info("Steps environments %s of the learner at %s.", env.id, endpoint.address)
-            return _serve(stream, outgoing, pools, Environments(env, env_threads))
+            return serve(stream, outgoing, config)
         except grpc.RpcError as error:
             if not is_admitted and _code(error) in _NOT_YET and patience.left_s():
                 return None
@@ -79,7 +107,6 @@ def _attend(
                 f"The learner at {endpoint.address} was lost: {_reason(error)}. What it said itself may tell why."
             ) from None
         finally:
-            _close(pools)
             outgoing.put(None)
             stream.cancel()
 
@@ -109,12 +136,12 @@ def _connect(endpoint: Endpoint, wait_s: float, patience: Patience) -> grpc.Chan
                 ) from None
 
 
-def _apply(endpoint: Endpoint, secret: bytes, stream: Any, outgoing: "queue.SimpleQueue[bytes | None]") -> EnvConfig:
-    """Goes through the admission, and returns the environment's config."""
+def _apply(endpoint: Endpoint, secret: bytes, role: Role, stream: Any, outgoing: Outgoing) -> Any:
+    """Goes through the admission, and returns what the learner tells of its config."""
     limit = threading.Timer(_ANSWER_S, stream.cancel)
     limit.daemon = True
     limit.start()
-    dialogue = apply(secret)
+    dialogue = apply(secret, role)
     next(dialogue)
     try:
         while True:
@@ -137,10 +164,7 @@ def _apply(endpoint: Endpoint, secret: bytes, stream: Any, outgoing: "queue.Simp
 
 
 def _serve(
-    stream: Iterator[bytes],
-    outgoing: "queue.SimpleQueue[bytes | None]",
-    pools: dict[int, PoolThread],
-    environments: Environments,
+    stream: Iterator[bytes], outgoing: Outgoing, pools: dict[int, PoolThread], environments: Environments
 ) -> int:
     """Passes requests to the pools' threads, and returns the exit code of the learner's run when it has ended."""
     for message in stream:
