@@ -1,4 +1,4 @@
-"""Starts a run's environment workers on this machine, beside the processes that train.
+"""Starts a run's environment workers, or its actor workers, on this machine, beside the processes that train.
 
 They meet at a Unix socket in a folder that only this user can enter, and the file with the job's secret lies beside it.
 They print their own lines, get none of the user's signals, and end with the run; the kernel kills them when the
@@ -31,20 +31,24 @@ from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE, make_secret
 from podrl.runtime.waiting import Patience
 
 WORKER_PROGRAM = ROOT / "tools/env_worker.py"
+ENV_WORKERS, ACTOR_WORKERS = "env_workers", "actor_workers"  # Flags, and config keys.
+_NOUNS = {ENV_WORKERS: "environment worker", ACTOR_WORKERS: "actor worker"}
+WORKER_PROGRAMS = {ENV_WORKERS: WORKER_PROGRAM, ACTOR_WORKERS: ROOT / "tools/actor_worker.py"}
 _PAUSE_S, _GRACE_S = 1.0, 10.0  # Until those that no run has admitted are told to end, and until all are killed.
 _POLL_S = 0.1
 
 
 @contextlib.contextmanager
 def env_workers_beside(
-    members: Sequence[Member], count: int | None, *, program: Path = WORKER_PROGRAM
+    members: Sequence[Member], count: int | None, *, flag: str = ENV_WORKERS, program: Path | None = None
 ) -> Iterator[list[Member]]:
-    """Starts environment workers, and yields the members with what they need to find each other.
+    """Starts workers, and yields the members with what they need to find each other.
 
     Args:
         members: the processes that train.
-        count: number of environment workers; None for none.
-        program: The program that each of them runs.
+        count: number of workers; None for none.
+        flag: which kind of workers.
+        program: The program that each of them runs; by default that of their kind.
 
     Raises:
         ConfigError: if gRPC is missing, the command line gives what is chosen here, or no socket can be made.
@@ -53,15 +57,17 @@ def env_workers_beside(
         yield list(members)
         return
     has_grpc = importlib.util.find_spec("grpc") is not None
-    check(has_grpc, "--env_workers needs gRPC, which is not installed: pip install -e '.[workers]'.")
+    check(has_grpc, f"--{flag} needs gRPC, which is not installed: pip install -e '.[workers]'.")
     with tempfile.TemporaryDirectory(prefix="podrl-") as folder, contextlib.ExitStack() as stack:
         secret, address = Path(folder) / "secret", f"{UNIX}{folder}/workers"
-        with_theirs = [with_workers(member, address, count, {FILE_VARIABLE: str(secret)}) for member in members]
+        with_theirs = [
+            with_workers(member, address, count, {FILE_VARIABLE: str(secret)}, flag=flag) for member in members
+        ]
         for index in range(len(members)):
             path = address_of_process(address, index, len(members)).removeprefix(UNIX)
             check(
                 len(path.encode()) <= LONGEST_SOCKET,
-                f"--env_workers: {path} is too long for a Unix socket, whose path has at most {LONGEST_SOCKET} bytes. "
+                f"--{flag}: {path} is too long for a Unix socket, whose path has at most {LONGEST_SOCKET} bytes. "
                 "Set TMPDIR to a folder with a shorter path, such as /tmp.",
             )
         descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -69,28 +75,30 @@ def env_workers_beside(
             file.write(members[0].environ.get(VARIABLE) or make_secret())
         processes: list[subprocess.Popen[bytes]] = []
         ended = threading.Event()
-        stack.callback(_end, processes, ended)
-        for command in worker_commands(address, count, len(members), program):
+        stack.callback(_end, processes, ended, _NOUNS[flag])
+        for command in worker_commands(address, count, len(members), program or WORKER_PROGRAMS[flag]):
             processes.append(_start([*command, "--quiet"], {FILE_VARIABLE: str(secret)}))
-        threading.Thread(target=_watch, args=(processes, ended), daemon=True).start()
+        threading.Thread(target=_watch, args=(processes, ended, _NOUNS[flag]), daemon=True).start()
         yield with_theirs
 
 
-def with_workers(member: Member, address: str, count: int, environ: Mapping[str, str]) -> Member:
-    """Returns a process that trains, told that its environment workers come to `address`, within the host.
+def with_workers(
+    member: Member, address: str, count: int, environ: Mapping[str, str], *, flag: str = ENV_WORKERS
+) -> Member:
+    """Returns a process that trains, told that its workers come to `address`, within the host.
 
     Raises:
         ConfigError: if its command line says something else.
     """
-    for flag in (argument.partition("=")[0] for argument in member.command):
+    for given in (argument.partition("=")[0] for argument in member.command):
         check(
-            flag not in ("--config.remote.env_workers", "--config.remote.address"),
-            f"{flag} is chosen by --env_workers, which starts environment workers on this machine. Drop one of them; "
-            "docs/workers.md says how to start environment workers by hand.",
+            given not in (f"--config.remote.{flag}", "--config.remote.address"),
+            f"{given} is chosen by --{flag}, which starts {_NOUNS[flag]}s on this machine. Drop one of them; "
+            f"docs/workers.md says how to start {_NOUNS[flag]}s by hand.",
         )
     settings = (
         f"--config.remote.certificates={NO_CERTIFICATES}",
-        f"--config.remote.env_workers={count}",
+        f"--config.remote.{flag}={count}",
         f"--config.remote.address={address}",
     )
     return dataclasses.replace(member, command=(*member.command, *settings), environ={**member.environ, **environ})
@@ -112,17 +120,17 @@ def _start(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Pop
     )
 
 
-def _watch(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -> None:
+def _watch(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event, noun: str) -> None:
     """Logs workers that end before their run does: the learner does not know those that never came to it."""
     told: set[int] = set()
     while not ended.wait(_POLL_S):
         for process in processes:
             if (code := process.poll()) and process.pid not in told:
                 told.add(process.pid)
-                logging.error("%s.", describe_end(f"The environment worker in process {process.pid}", code))
+                logging.error("%s.", describe_end(f"The {noun} in process {process.pid}", code))
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -> None:
+def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event, noun: str) -> None:
     """Waits a moment for the workers, whose run has ended; those that it never admitted are told to end."""
     ended.set()
     if not _have_ended(processes, _PAUSE_S):
@@ -131,7 +139,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -
         _have_ended(processes, _GRACE_S)
     for process in processes:
         if process.poll() is None:
-            logging.warning("The environment worker in process %d has not ended with its run: killed.", process.pid)
+            logging.warning("The %s in process %d has not ended with its run: killed.", noun, process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -1,8 +1,8 @@
 """Which parameters make which rollout of a run with actor workers, decided by update numbers and never by the clock.
 
 Parameters that actors in the learner's process would get for some rollouts (`Schedule.versions`) are either *fresh*,
-and make these rollouts, or the ones before make these rollouts too. Those of a boundary are always fresh: a run that resumes
-there needs nothing from before it.
+and make these rollouts, or the ones before make these rollouts too. Those of a boundary are always fresh: a run
+that resumes there needs nothing from before it.
 """
 
 import dataclasses

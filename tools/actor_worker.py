@@ -1,0 +1,45 @@
+"""An actor worker: acts with a copy of the policy of a learner's process, in environments of its own. See `--help`."""
+
+from collections.abc import Callable
+import functools
+from pathlib import Path
+import sys
+
+# `podrl` and configs' modules are found in whatever folder the command is run.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from podrl.runtime import stop_signals
+
+if __name__ == "__main__":  # Before the following imports, which take seconds.
+    stop_signals.stand()
+
+from podrl.runtime.tool import run_tool
+from tools import env_worker
+
+USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER] [--env_threads T] [--wait_s 600]
+                       [--quiet]
+
+Connects to the learner's process of a run with --config.remote.actor_workers=N, and makes rollouts for it: it steps
+environments and chooses their actions, on the CPU, with a copy of the policy. It may be started before or after the
+run, and ends with it. On one host nothing else is needed; between hosts PODRL_JOB_SECRET_FILE must name a file with
+the same secret on both, and certificates are needed (docs/actor_workers.md).
+
+`tools/tpu_launch.py --actor_workers N` starts a run with its actor workers on this machine."""
+
+
+def _load_serving() -> Callable[..., None]:
+    from podrl.assembly import make_acting_agent
+    from podrl.experience.remote.actor_service import serve_actors
+
+    return functools.partial(serve_actors, make_agent=make_acting_agent)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line and returns the exit code."""
+    return run_tool(
+        "actor_worker", lambda: env_worker.run(env_worker.parse(argv, USAGE), "actor_worker", _load_serving)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
