@@ -104,10 +104,8 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
         new_state, metrics, priority = agent.learn(_unwrap(state), learned)
         return _wrap(new_state, state), metrics, priority
 
-    wrapped = dataclasses.replace(agent, policies=_policies_of(agent, "observations", seen))
-    return dataclasses.replace(
-        wrapped, init=init, actor_params=actor_params, act=act, act_greedy=act_greedy, observe=observe, learn=learn
-    )
+    learning = {"policies": _policies_of(agent, "observations", seen), "observe": observe, "learn": learn}
+    return dataclasses.replace(agent, init=init, actor_params=actor_params, act=act, act_greedy=act_greedy, **learning)
 
 
 def _floats(observation: PyTree) -> PyTree:
@@ -235,9 +233,7 @@ def map_samples(batch: Batch, function: Callable[[Sample], Sample]) -> Batch:
     return jax.tree.map(function, batch, is_leaf=lambda node: isinstance(node, Sample))
 
 
-def _policies_of(
-    agent: Agent, name: str, see: Callable[[Statistics, Any], Any]
-) -> Callable[[PyTree, Trajectory], PyTree] | None:
+def _policies_of(agent: Agent, name: str, see: Callable[[Statistics, Any], Any]) -> Any:
     """Returns `Agent.policies` of an agent that sees a trajectory by the statistics `name`; None if it has none."""
     own = agent.policies
     return own and (lambda params, trajectory: own(params["agent"], see(params[name], trajectory)))

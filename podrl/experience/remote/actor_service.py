@@ -114,7 +114,8 @@ class ActingWorker:
         self._pieces = Pieces(self._params.size_bytes)
         self._codec = RolloutCodec(unroller.state_shape.rollout, layout.pools_per_actor)
         self._outgoing = outgoing
-        self._granted = GrantedParameters(len(channels))
+        self._granted = GrantedParameters(len(channels), takes_newest=bool(fields["takes_newest"]))
+        self._max_drift, self._is_pulling = config.remote.max_drift, False
         threads = env_threads or fields["num_threads"] or max(1, default_env_threads(layout) // len(channels))
         self._actors = {
             channel: make_actor(
@@ -141,7 +142,7 @@ class ActingWorker:
             thread.start()
 
     def receive(self, head: Head, message: bytes) -> None:
-        """Takes parameters, or a grant of a rollout.
+        """Takes parameters, how far they have drifted, or a grant of a rollout.
 
         Raises:
             ValueError: If it is something else.
@@ -151,7 +152,13 @@ class ActingWorker:
         elif head.kind in (Kind.PARAMS, Kind.PART_OF_PARAMS):
             content = self._pieces.add(head, message, is_last=head.kind == Kind.PARAMS)
             if content is not None:
+                self._is_pulling = False
                 self._granted.add(head.number, self._params.decode(content)[0])
+        elif head.kind == Kind.DRIFT:
+            is_near = float(read_fields(message)["drift"]) < self._max_drift
+            if not is_near and not self._is_pulling:
+                self._is_pulling = True
+                self._outgoing.put(Head(Kind.PULL, head.channel, head.number).pack())
         else:
             raise ValueError(f"{head.kind.name}, which an actor worker does not take")
 

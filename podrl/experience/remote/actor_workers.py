@@ -6,36 +6,36 @@ so. Then the learner grants rollouts, and parameters cross the wire only if they
     learner: START {actors, process, layout, schedule, num_threads}   -> STARTED {}
     learner: PARAMS version and arrays, in pieces
     learner: GO rollout {version}                                     -> from each actor: ROLLOUT, in pieces
+    learner: DRIFT version {drift}                                    -> PULL, to get PARAMS, or nothing
 
-An actor owes exactly the rollouts that were granted, in order. FAILED {text, is_mistake} may come from any actor.
+The last is for `determinism='free'` with `remote.publish='drift'`. An actor owes exactly the rollouts that were
+granted, in order. FAILED {text, is_mistake} may come from any actor.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import os
-import queue
 import threading
 from types import TracebackType
 from typing import Any
 
 from absl import logging
-import jax
-import numpy as np
 
 from podrl.config.config import Config, check
 from podrl.experience.layout import Layout, default_env_threads, make_layout
+from podrl.experience.remote.actor_parameters import ActorParameters
 from podrl.experience.remote.actor_programs import RemoteActing
 from podrl.experience.remote.connection import EnvWorkerError, WorkerConnection
 from podrl.experience.remote.endpoint import address_of_process, make_endpoint
 from podrl.experience.remote.env_workers import import_server, read_secret
 from podrl.experience.remote.grpc_options import PING_EVERY_S, SERVERS_MARGIN_S
-from podrl.experience.remote.messages import HEAD_BYTES, LONGEST_JSON_BYTES, Head, Kind, pack_fields
+from podrl.experience.remote.messages import HEAD_BYTES, LONGEST_JSON_BYTES, Kind, pack_fields
 from podrl.experience.remote.remote_actor import RemoteActor, lost
 from podrl.experience.remote.roles import ACTORS
 from podrl.experience.remote.rollouts import RolloutCodec
-from podrl.experience.remote.trees import PIECE_BYTES, TreeCodec, to_pieces
-from podrl.experience.remote.versions import Publication, Publishing, is_true
+from podrl.experience.remote.trees import PIECE_BYTES
+from podrl.experience.remote.versions import Publishing
 from podrl.experience.schedule import Schedule
 from podrl.experience.transfer import join_rollouts
 from podrl.mesh import Topology
@@ -87,15 +87,12 @@ class ActorWorkers:
             RemoteActor(index, codec, topology.local_learner, config.actors.timeout_s)
             for index in range(self._layout.num_actors)
         ]
-        self._params = TreeCodec(acting.params)
-        self._publishing = Publishing(remote, schedule, acting.drift)
+        publishing = Publishing(remote, schedule, acting.drift, self._num_workers)
+        self._parameters = ActorParameters(publishing, acting.params, self.actors)
         self._measures = acting.drift is not None
-        self._published: queue.SimpleQueue[Publication | None] = queue.SimpleQueue()
-        self._granted: dict[int, int] = {}  # The version of each rollout that was not checked yet.
         self._changed = threading.Condition()
         self._connections: list[WorkerConnection] = []
         self._error: BaseException | None = None
-        self._sent = 0  # Versions.
         self._thread = threading.Thread(target=self._run, name="parameters", daemon=True)
 
     def __enter__(self) -> "ActorWorkers":
@@ -133,7 +130,7 @@ class ActorWorkers:
 
     def stop(self) -> None:
         """Publishes nothing more."""
-        self._published.put(None)
+        self._parameters.stop()
 
     def stop_waiting(self) -> None:
         """Ends every wait for workers that have not come, as the run has to stop."""
@@ -142,14 +139,11 @@ class ActorWorkers:
     def publish(self, version: int, params: PyTree) -> None:
         """Decides about an update's parameters, and sends them if they act, with the number of each next rollout."""
         taken = [actor.newest for actor in self.actors if actor.newest is not None] if self._measures else []
-        publication = self._publishing.decide(version, params, tuple(join_rollouts(taken, self._topology)))
-        if publication is not None:
-            self._published.put(publication)
+        self._parameters.publish(version, params, tuple(join_rollouts(taken, self._topology)))
 
     def versions(self, rollout: int) -> range:
-        """Returns the version that must have made a rollout, which has come; asked once for each."""
-        version = self._granted.pop(rollout)
-        return range(version, version + 1)
+        """Returns the versions that may have made a rollout, which has come; asked once for each."""
+        return self._parameters.versions(rollout, exact=self._schedule.exact)
 
     def describe_traffic(self) -> str:
         """Returns what was sent and received so far, for people."""
@@ -159,7 +153,7 @@ class ActorWorkers:
             for last, part in ((Kind.PARAMS, Kind.PART_OF_PARAMS), (Kind.ROLLOUT, Kind.PART_OF_ROLLOUT))
         )
         return (
-            f"Actor workers: {self._sent:,} versions of parameters in {params[0]:,} PARAMS messages of "
+            f"Actor workers: {self._parameters.sent:,} versions of parameters in {params[0]:,} PARAMS messages of "
             f"{params[1]:,.1f} MB, and {rollouts[0]:,} ROLLOUT messages of {rollouts[1]:,.1f} MB; "
             f"{self._server.refusals.count} connections refused."
         )
@@ -171,9 +165,7 @@ class ActorWorkers:
             with self._changed:
                 self._connections = connections
                 self._changed.notify_all()
-            version = -1
-            while (publication := self._published.get()) is not None:
-                version = self._send(publication, version)
+            self._parameters.send_all(connections)
         except EnvWorkerError as error:
             self._fail(lost(error))
         except BaseException as error:  # noqa: BLE001 (raised in the main thread)
@@ -207,37 +199,9 @@ class ActorWorkers:
             "process": self._topology.process_index,
             "layout": dataclasses.asdict(self._layout),
             "schedule": {"first": schedule.first, "last": schedule.last, "every": schedule.every},
+            "takes_newest": not schedule.exact,
             "num_threads": chosen or (default_env_threads(self._layout) if self._is_local else 0),
         }
-
-    def _send(self, publication: Publication, before: int) -> int:
-        """Sends parameters if they act, and grants their rollouts; returns the version that makes these.
-
-        Args:
-            publication: An update's parameters.
-            before: The version that made the rollouts before.
-        """
-        version = publication.version if is_true(publication.is_fresh) else before
-        if version != before:
-            content = self._params.encode(jax.tree.map(np.asarray, publication.params))
-            self._sent += 1
-            for connection in self._connections:
-                for message in to_pieces(Kind.PARAMS, Kind.PART_OF_PARAMS, 0, version, content):
-                    connection.send(message)
-        for rollout in publication.rollouts:
-            self._granted[rollout] = version
-            for actor in self.actors:
-                actor.grant(rollout)
-            for connection in self._connections:
-                connection.send(pack_fields(Head(Kind.GO, number=rollout), version=version))
-        return version
-
-    def _fail(self, error: BaseException) -> None:
-        with self._changed:
-            self._error = self._error or error
-            self._changed.notify_all()
-        for actor in self.actors:
-            actor.fail(error)
 
 
 def check_actor_workers(config: Config, layout: Layout) -> None:

@@ -14,7 +14,7 @@ from podrl.experience.remote.messages import Head, Kind, pack_fields, read_field
 from podrl.runtime.waiting import Patience, Stopped
 
 _SLICE_S = 1.0
-_ANSWERS = (Kind.STEP, Kind.CLOSED, Kind.FAILED, Kind.STARTED, Kind.ROLLOUT, Kind.PART_OF_ROLLOUT)
+_ANSWERS = (Kind.STEP, Kind.CLOSED, Kind.FAILED, Kind.STARTED, Kind.ROLLOUT, Kind.PART_OF_ROLLOUT, Kind.PULL)
 
 
 class EnvWorkerError(RuntimeError):

@@ -11,12 +11,14 @@ from podrl.types import PyTree
 class GrantedParameters:
     """Parameters by version, and the version that makes each rollout; forgets what no rollout needs any more.
 
+    With `takes_newest` a rollout is made with the newest that have come, at least those that it was granted with.
+
     To an actor in a worker the parameters of rollout n are those called n: its schedule has no lag.
     """
 
-    def __init__(self, num_actors: int):
+    def __init__(self, num_actors: int, *, takes_newest: bool = False):
         """Starts without any; `num_actors` fetch each rollout's."""
-        self._num_actors = num_actors
+        self._num_actors, self._takes_newest = num_actors, takes_newest
         self._changed = threading.Condition()
         self._params: dict[int, PyTree] = {}
         self._versions: dict[int, int] = {}  # By rollout.
@@ -35,7 +37,7 @@ class GrantedParameters:
             ValueError: If they did not.
         """
         with self._changed:
-            if version not in self._params:
+            if version not in self._params and not (self._takes_newest and version < max(self._params, default=-1)):
                 raise ValueError(f"rollout {rollout} is to be made with parameters {version}, which never came")
             self._versions[rollout], self._left[rollout] = version, self._num_actors
             self._changed.notify_all()
@@ -60,12 +62,12 @@ class GrantedParameters:
             )
             if self._stopped:
                 raise Stopped
-            version = self._versions[rollout]
+            version = max(self._params) if self._takes_newest else self._versions[rollout]
             params = self._params[version]
             self._left[rollout] -= 1
             if not self._left[rollout]:
                 del self._left[rollout], self._versions[rollout]
-                oldest = min([*self._versions.values(), version])
+                oldest = version if self._takes_newest else min([*self._versions.values(), version])
                 self._params = {kept: each for kept, each in self._params.items() if kept >= oldest}
         return version, jax.device_put(params, device)
 

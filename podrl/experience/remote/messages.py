@@ -63,6 +63,8 @@ class Kind(enum.IntEnum):
     PART_OF_PARAMS = 37
     ROLLOUT = 38
     PART_OF_ROLLOUT = 39
+    DRIFT = 40
+    PULL = 41
 
 
 class Head(NamedTuple):

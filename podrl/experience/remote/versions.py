@@ -3,8 +3,12 @@
 Parameters that actors in the learner's process would get for some rollouts (`Schedule.versions`) are either *fresh*,
 and make these rollouts, or the ones before make these rollouts too. Those of a boundary are always fresh: a run
 that resumes there needs nothing from before it.
+
+With `determinism='free'` a rollout is made with the newest parameters that its worker holds when it starts. On drift
+each worker is told how far these are from the newest, and pulls those when that is too far.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import cast
 
@@ -26,29 +30,35 @@ class Publication:
         params: The parameters, whole on every learner device.
         rollouts: The rollouts that actors in the learner's process would make with them, at least one.
         is_fresh: Whether they make these rollouts; [] bool on devices that may still compute it.
-        drift: The divergence of those that acted before; None if it was not asked for.
+        drifts: For each worker the divergence [] of what it holds, if workers pull.
     """
 
     version: int
     params: PyTree
     rollouts: list[int]
     is_fresh: bool | jax.Array
-    drift: jax.Array | None = None
+    drifts: Sequence[jax.Array] = ()
 
 
 class Publishing:
-    """Decides of each update's parameters whether they act."""
+    """Decides of each update's parameters whether they act.
 
-    def __init__(self, remote: RemoteConfig, schedule: Schedule, drift: DriftProgram | None):
+    Attributes:
+        pulls: Whether workers pull parameters, as they are told how far theirs have drifted.
+    """
+
+    def __init__(self, remote: RemoteConfig, schedule: Schedule, drift: DriftProgram | None, num_workers: int):
         """Starts before the first update.
 
         Args:
             remote: The config's section.
             schedule: The run's.
             drift: Compares parameters, with `remote.publish='drift'`.
+            num_workers: Workers of this process.
         """
         self._remote, self._schedule, self._drift = remote, schedule, drift
-        self._acting: PyTree = None
+        self.pulls = drift is not None and not schedule.exact
+        self._acting: list[PyTree] = [None] * (num_workers if self.pulls else 1)
 
     def decide(self, version: int, params: PyTree, newest: tuple[Trajectory, ...]) -> Publication | None:
         """Returns what becomes of an update's parameters; None if they are for no rollout.
@@ -62,13 +72,21 @@ class Publishing:
         if not rollouts:
             return None
         if version == self._schedule.boundary(version):
-            self._acting = params
+            self._acting = [params] * len(self._acting)
             return Publication(version=version, params=params, rollouts=rollouts, is_fresh=True)
         if self._drift is None:
             is_fresh = version % self._remote.publish_every == 0
             return Publication(version=version, params=params, rollouts=rollouts, is_fresh=is_fresh)
-        self._acting, fresh, drift = self._drift(self._acting, params, newest, np.int32(version))
-        return Publication(version=version, params=params, rollouts=rollouts, is_fresh=fresh, drift=drift)
+        chosen = [self._drift(acting, params, newest, np.int32(version)) for acting in self._acting]
+        if self.pulls:
+            drifts = [drift for _, _, drift in chosen]
+            return Publication(version=version, params=params, rollouts=rollouts, is_fresh=False, drifts=drifts)
+        ((self._acting[0], is_fresh, _),) = chosen
+        return Publication(version=version, params=params, rollouts=rollouts, is_fresh=is_fresh)
+
+    def hold(self, worker: int, params: PyTree) -> None:
+        """Notes what a worker has pulled; from any thread."""
+        self._acting[worker] = params
 
 
 def rollouts_of(schedule: Schedule, version: int) -> list[int]:
