@@ -1,5 +1,6 @@
 """An actor worker: acts with a copy of the policy of a learner's process, in environments of its own. See `--help`."""
 
+import argparse
 from collections.abc import Callable
 import functools
 from pathlib import Path
@@ -34,11 +35,14 @@ def _load_serving() -> Callable[..., None]:
     return functools.partial(serve_actors, make_agent=make_acting_agent)
 
 
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parses `argv`, whose first entry is the program's name; see `tools.env_worker.parse`."""
+    return env_worker.parse(argv, USAGE)
+
+
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code."""
-    return run_tool(
-        "actor_worker", lambda: env_worker.run(env_worker.parse(argv, USAGE), "actor_worker", _load_serving)
-    )
+    return run_tool("actor_worker", lambda: env_worker.run(parse(argv), "actor_worker", _load_serving))
 
 
 if __name__ == "__main__":

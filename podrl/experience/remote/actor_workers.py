@@ -209,6 +209,11 @@ def check_actor_workers(config: Config, layout: Layout) -> None:
     remote = config.remote
     if remote.actor_workers:
         _workers_of_process(config, layout)
+        check(
+            config.determinism == "exact" or remote.publish == "every" or layout.num_processes == 1,
+            "remote.publish='drift' with determinism='free' takes a job of one process: each would find other workers' "
+            "parameters drifted. Use determinism=exact, or remote.publish=every.",
+        )
         make_endpoint("remote.address", remote.address, remote.certificates, "remote.certificates")
         import_server("remote.actor_workers")
 

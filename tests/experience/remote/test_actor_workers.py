@@ -36,7 +36,12 @@ def run_with_workers(folder, monkeypatch, run_settings=None, **settings):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"remote__publish": "drift", "remote__max_drift": 0.0}, {"actors__lag": 0}, {"actors__lag": 2}],
+    [
+        {},
+        {"remote__publish": "drift", "remote__max_drift": 0.0},
+        pytest.param({"actors__lag": 0}, marks=pytest.mark.slow),
+        pytest.param({"actors__lag": 2}, marks=pytest.mark.slow),
+    ],
     ids=["every update", "no drift", "no lag", "more lag"],
 )
 def test_a_run_with_actor_workers_equals_the_run_without(tmp_path, monkeypatch, settings):
@@ -54,11 +59,13 @@ def lags(rows):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, [0, 1, 1, 1, 0, 1, 1, 1, 0, 1]),
-        ({"remote__publish_every": 2}, [0, 1, 2, 1, 0, 1, 2, 1, 0, 1]),
+        pytest.param({"remote__publish_every": 2}, [0, 1, 2, 1, 0, 1, 2, 1, 0, 1], marks=pytest.mark.slow),
         ({"remote__publish_every": 3}, [0, 1, 2, 3, 0, 1, 2, 1, 0, 1]),
-        ({"remote__publish_every": 3, "checkpoint__every_updates": 0}, [0, 1, 2, 3, 1, 2, 3, 1, 2, 3]),
-        ({"remote__publish_every": 100, "checkpoint__every_updates": 0}, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        pytest.param(
+            {"remote__publish_every": 3, "checkpoint__every_updates": 0},
+            [0, 1, 2, 3, 1, 2, 3, 1, 2, 3],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_rollouts_are_made_with_the_newest_multiple(tmp_path, monkeypatch, settings, expected):
@@ -88,6 +95,7 @@ def test_with_free_determinism_workers_pull_what_has_drifted(tmp_path, monkeypat
     assert lags(rows) == list(range(10))
 
 
+@pytest.mark.slow
 def test_with_free_determinism_the_newest_act(tmp_path, monkeypatch):
     rows = run_with_workers(tmp_path, monkeypatch, determinism="free")
     assert len(rows) == 10
