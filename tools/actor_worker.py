@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 import functools
+import os
 from pathlib import Path
 import sys
 
@@ -14,6 +15,8 @@ from podrl.runtime import stop_signals
 if __name__ == "__main__":  # Before the following imports, which take seconds.
     stop_signals.stand()
 
+from podrl.runtime.compilation_cache import use_compilation_cache
+from podrl.runtime.machine import keep_freed_memory, suit_xla_to_cpu
 from podrl.runtime.tool import run_tool
 from tools import env_worker
 
@@ -29,6 +32,10 @@ the same secret on both, and certificates are needed (docs/actor_workers.md).
 
 
 def _load_serving() -> Callable[..., None]:
+    """Prepares XLA as the learner's process does, so that both compute the same bits, and loads what acts."""
+    keep_freed_memory()
+    suit_xla_to_cpu(os.environ)
+    use_compilation_cache()
     from podrl.assembly import make_acting_agent
     from podrl.experience.remote.actor_service import serve_actors
 

@@ -74,7 +74,11 @@ def serve_actors(
                 if head.kind == Kind.END:
                     return int(read_fields(message).get("code", 1))
                 if head.kind == Kind.START:
-                    acting = ActingWorker(config, read_fields(message), outgoing, make_agent, env_threads)
+                    try:
+                        acting = ActingWorker(config, read_fields(message), outgoing, make_agent, env_threads)
+                    except Exception as error:  # noqa: BLE001 (raised in the learner's process)
+                        outgoing.put(_failed(head.channel, head.number, error))
+                        continue
                     outgoing.put(pack_fields(Head(Kind.STARTED, head.channel, head.number)))
                 elif acting is not None:
                     acting.receive(head, message)
@@ -179,11 +183,7 @@ class ActingWorker:
         except Stopped:
             pass
         except BaseException as error:  # noqa: BLE001 (raised in the learner's process)
-            cause = error.__cause__ or error
-            logging.error("%s failed: %s", actor.name, "".join(traceback.format_exception(cause)).rstrip())
-            text = str(cause) if isinstance(cause, ConfigError) else describe_error(cause)
-            is_mistake = isinstance(cause, ConfigError)
-            self._outgoing.put(pack_fields(Head(Kind.FAILED, channel, ANY), text=text, is_mistake=is_mistake))
+            self._outgoing.put(_failed(channel, ANY, error.__cause__ or error))
 
     def _send(self, channel: int, number: int, actor: Actor) -> None:
         rollout = actor.take()
@@ -197,3 +197,11 @@ class ActingWorker:
         content = self._codec.encode(sent)
         for message in to_pieces(Kind.ROLLOUT, Kind.PART_OF_ROLLOUT, channel, number + 1, content):
             self._outgoing.put(message)
+
+
+def _failed(channel: int, number: int, error: BaseException) -> bytes:
+    """Logs an error, and returns the message that tells the learner of it."""
+    is_mistake = isinstance(error, ConfigError)
+    logging.error("This worker failed: %s", "".join(traceback.format_exception(error)).rstrip())
+    text = str(error) if is_mistake else describe_error(error)
+    return pack_fields(Head(Kind.FAILED, channel, number), text=text, is_mistake=is_mistake)

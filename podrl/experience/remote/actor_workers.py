@@ -39,7 +39,7 @@ from podrl.experience.remote.versions import Publishing
 from podrl.experience.schedule import Schedule
 from podrl.experience.transfer import join_rollouts
 from podrl.mesh import Topology
-from podrl.runtime.waiting import Patience, wait_for
+from podrl.runtime.waiting import wait_for
 from podrl.types import PyTree
 
 _MARGIN_S = 10.0
@@ -116,7 +116,7 @@ class ActorWorkers:
             ActorError, ConfigError: If one of them fails before.
             Stopped: If the run has to stop before.
         """
-        timeout_s = self._config.remote.join_timeout_s + _MARGIN_S  # The thread has its own, which says more.
+        timeout_s = 2 * self._config.remote.join_timeout_s + _MARGIN_S  # The thread has its own, which say more.
         with self._changed:
             wait_for(
                 self._changed,
@@ -161,7 +161,7 @@ class ActorWorkers:
     def _run(self) -> None:
         """Starts the workers, and sends what is published until the end."""
         try:
-            connections = self._start_workers(Patience(self._config.remote.join_timeout_s))
+            connections = self._start_workers()
             with self._changed:
                 self._connections = connections
                 self._changed.notify_all()
@@ -171,9 +171,18 @@ class ActorWorkers:
         except BaseException as error:  # noqa: BLE001 (raised in the main thread)
             self._fail(error)
 
-    def _start_workers(self, patience: Patience) -> list[WorkerConnection]:
+    def _fail(self, error: BaseException) -> None:
+        """Ends every wait for the workers with an error."""
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+        for actor in self.actors:
+            actor.fail(error)
+
+    def _start_workers(self) -> list[WorkerConnection]:
         """Waits for the workers, tells each what it is to do, and waits until it can."""
-        self._server.wait(timeout_s=patience.left_s())
+        timeout_s = self._config.remote.join_timeout_s
+        self._server.wait(timeout_s=timeout_s)
         connections = [self._server.worker(index) for index in range(self._num_workers)]
         own = [
             {actor: self.actors[actor] for actor in range(worker, self._layout.num_actors, self._num_workers)}
@@ -186,7 +195,13 @@ class ActorWorkers:
             channels.append(connection.open_channel())
             channels[-1].request(Kind.START, functools.partial(pack_fields, **fields))
         for channel in channels:
-            channel.answer(Kind.STARTED, timeout_s=patience.left_s())
+            try:
+                channel.answer(Kind.STARTED, timeout_s=timeout_s)
+            except TimeoutError:
+                raise TimeoutError(
+                    f"{channel.connection.name} has not compiled within {timeout_s:g} s (remote.join_timeout_s): it "
+                    "was stopped, or its host is slow."
+                ) from None
             channel.connection.forget(channel)
         logging.info("The actor workers are ready.")
         return connections

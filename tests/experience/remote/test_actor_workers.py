@@ -4,13 +4,22 @@ import dataclasses
 
 import jax
 from jax import numpy as jnp
+import numpy as np
 import pytest
 
 from podrl.assembly import assemble
 from podrl.config.config import ConfigError
+from podrl.experience.actors import ActorError
+from podrl.experience.programs import make_unroller
+from podrl.experience.remote.connection import EnvWorkerError
+from podrl.experience.remote.messages import Head, Kind, pack_fields
+from podrl.experience.remote.remote_actor import RemoteActor
+from podrl.experience.remote.rollouts import RolloutCodec, SentRollout
+from podrl.experience.remote.trees import to_pieces
 from podrl.experience.remote.versions import rollouts_of
 from podrl.experience.schedule import Schedule
-from tests.experience.remote.in_process import actor_workers, remote_config
+from podrl.runtime.job.secret import FILE_VARIABLE
+from tests.experience.remote.in_process import actor_workers, remote_config, write_secret
 from tests.short_runs import facts, make_config, run, shared_programs
 
 THREADS = {"actors__threads_per_device": 2, "actors__pools_per_thread": 1}
@@ -115,3 +124,97 @@ def test_each_rollout_is_granted_once_and_those_of_a_boundary_by_the_boundary():
         assert [n for version in granted for n in granted[version]] == list(range(3, 20))
         assert granted[5] == list(range(5, 5 + lag + 1))
         assert all(version <= n for version, rollouts in granted.items() for n in rollouts)
+
+
+def test_workers_that_do_not_come_are_missed_in_time(tmp_path, monkeypatch):
+    monkeypatch.setenv(FILE_VARIABLE, str(write_secret(tmp_path)))
+    config = remote_config(tmp_path, num_workers=0, remote__actor_workers=1, remote__join_timeout_s=0.2)
+    with pytest.raises(TimeoutError, match=r"0 of 1 actor workers came to .*python tools/actor_worker\.py --connect"):
+        run(config)
+
+
+def test_an_environment_that_raises_in_a_worker_is_named_with_it(tmp_path, monkeypatch):
+    config = remote_config(
+        tmp_path,
+        num_workers=0,
+        remote__actor_workers=1,
+        env__source="tests.envs.scripted",
+        env__id="scripted",
+        env__options={"raise_at_step": 6},
+    )
+    with (
+        actor_workers(tmp_path, monkeypatch, count=1),
+        pytest.raises(ActorError, match=r"actor 0 on actor worker 0 \(.*\) failed: .*step 6"),
+    ):
+        run(config)
+
+
+def test_a_worker_that_cannot_make_its_agent_is_named(tmp_path, monkeypatch):
+    def make_agent(config, spec):
+        raise ConfigError("no such agent here")
+
+    monkeypatch.setattr("tests.experience.remote.in_process.make_acting_agent", make_agent)
+    with (
+        actor_workers(tmp_path, monkeypatch, count=1),
+        pytest.raises(ConfigError, match=r"actor worker 0 \(.*\): no such agent here"),
+    ):
+        run(remote_config(tmp_path, num_workers=0, remote__actor_workers=1))
+
+
+class Connection:
+    """What an actor asks of its worker's connection."""
+
+    name = "actor worker 0 (host, process 7)"
+
+    def check(self):
+        raise EnvWorkerError(f"{self.name} was lost: it ended")
+
+
+@pytest.fixture
+def actor():
+    parts = assemble(make_config(), jax.devices()[:1])
+    rollout = make_unroller(parts.config, parts.agent, parts.spec, parts.layout).state_shape.rollout
+    codec = RolloutCodec(rollout, num_pools=1)
+    return RemoteActor(0, codec, parts.topology.local_learner, timeout_s=0.1).attach(Connection(), 1), codec, rollout
+
+
+def test_a_worker_sends_only_the_rollouts_that_were_granted(actor):
+    actor, codec, rollout = actor
+    trajectory = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), rollout)
+    sent = SentRollout(trajectories=(trajectory,), version=2, episodes=(), nonfinite="a text", spent_s={"env": 1.0})
+
+    def deliver(number):
+        for message in to_pieces(Kind.ROLLOUT, Kind.PART_OF_ROLLOUT, 1, number + 1, codec.encode(sent)):
+            assert actor.take_credit(number + 1)
+            actor.put(message)
+
+    assert not actor.take_credit(5)
+    actor.grant(4)
+    actor.grant(5)
+    assert not actor.take_credit(6)  # Rollout 5, before rollout 4.
+    assert "has not sent rollout 4" in actor.doing()
+    deliver(4)
+    assert actor.take().version == 2
+    assert actor.nonfinite.of(4) == "a text"
+    assert actor.ledger.seconds()["env"] == 1.0
+    with pytest.raises(TimeoutError, match=r"actor 0 on actor worker 0 \(host, process 7\) has not sent rollout 5"):
+        actor.take()
+    with pytest.raises(ValueError, match="STEP instead of ROLLOUT"):
+        actor.put(Head(Kind.STEP, 1, 6).pack())
+    with pytest.raises(ValueError, match="expected"):
+        actor.put(Head(Kind.ROLLOUT, 1, 6).pack() + b"other bytes")
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "match"),
+    [
+        (None, ActorError, r"actor worker 0 .* was lost: it ended"),
+        (pack_fields(Head(Kind.FAILED, 1, 0), text="it burns"), ActorError, r"actor 0 on actor worker 0 .*: it burns"),
+    ],
+)
+def test_a_worker_that_fails_is_named(actor, message, error, match):
+    actor, _, _ = actor
+    actor.put(message)
+    assert actor.is_decided()
+    with pytest.raises(error, match=match):
+        actor.take()
