@@ -24,6 +24,8 @@ from podrl.envs.source import Source, make_environment
 from podrl.evaluation.endless import check_evaluation
 from podrl.evaluation.episodes import numbers_of_evaluation
 from podrl.experience.layout import make_layout
+from podrl.experience.remote.actor_programs import check_publishing
+from podrl.experience.remote.actor_workers import check_actor_workers
 from podrl.experience.remote.env_workers import check_workers
 from podrl.experience.schedule import last_update, updates_ahead
 from podrl.learning.fused import FusedLearner
@@ -80,6 +82,7 @@ def assemble(
     layout = make_layout(config, topology)
     check_sequence_replay(config, layout, topology)
     agent, rules = make_split_agent(config, spec, topology.learner)
+    check_publishing(config, agent)
     assembly = Assembly(
         asked=asked,
         config=config,
@@ -93,8 +96,14 @@ def assemble(
     )
     if devices is None:
         check_workers(config, layout)
+        check_actor_workers(config, layout)
         check_state_fits(config, spec, topology, assembly.state_shape)
     return assembly
+
+
+def make_acting_agent(config: Config, spec: EnvSpec) -> Agent:
+    """The agent of a run's config with its network whole, to act in a worker; `spec` is one environment's."""
+    return make_wrapped_agent(config, make_networks(config.network, spec), spec)
 
 
 def with_agent(assembly: Assembly, agent: Agent) -> Assembly:

@@ -24,6 +24,7 @@ SMOKE = {
     "scaling_study": "--processes 1 --scaling weak --seconds 1 --no_prediction",
     "evaluate": "--episodes 4",
     "env_worker": "--help",  # It would wait for a run.
+    "actor_worker": "--help",
 }
 LONG = ("benchmark", "plan", "simulate", "scaling_study")  # They have quicker tests of their own.
 

@@ -1,6 +1,7 @@
 """An environment worker: steps environments for the actors of a learner's process. See `--help`."""
 
 import argparse
+from collections.abc import Callable
 import os
 from pathlib import Path
 import signal
@@ -41,14 +42,14 @@ environments of one pool, within an environment worker too.
 `tools/tpu_launch.py --env_workers N` starts a run with its environment workers on this machine."""
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: list[str], usage: str = USAGE) -> argparse.Namespace:
     """Parses `argv`, whose first entry is the program's name.
 
     Raises:
         ConfigError: on an unknown flag or a value that cannot work.
         SystemExit: with code 0 after showing `--help`.
     """
-    parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
+    parser = Parser(prog=argv[0], usage=usage, allow_abbrev=False)
     parser.add_argument(
         "--connect",
         required=True,
@@ -73,8 +74,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return flags
 
 
-def run(flags: argparse.Namespace) -> int:
-    """Serves the learner until its run ends, and returns the exit code."""
+def _load_serving() -> Callable[..., None]:
+    from podrl.experience.remote.worker import serve_learner
+
+    return serve_learner
+
+
+def run(
+    flags: argparse.Namespace, program: str = "env_worker", load: Callable[[], Callable[..., None]] = _load_serving
+) -> int:
+    """Serves the learner until its run ends, and returns the exit code.
+
+    Args:
+        flags: the result of `parse`.
+        program: the program's name.
+        load: () -> `serve_learner`, or another function that takes the same.
+    """
     os.environ["JAX_PLATFORMS"] = "cpu"  # Accelerators are the learner's.
     log_as("worker", quiet=flags.quiet)
     keep_printing()
@@ -87,7 +102,9 @@ def run(flags: argparse.Namespace) -> int:
 
     set_up_grpc()
     try:
-        from podrl.experience.remote.worker import LostLearnerError, serve_learner
+        from podrl.experience.remote.worker import LostLearnerError
+
+        serve = load()
     except ImportError as error:
         raise ConfigError(f"{error}. Install what workers need: pip install -e '.[workers]'") from None
     address = choose_learner(flags.connect, os.environ)
@@ -96,7 +113,7 @@ def run(flags: argparse.Namespace) -> int:
     signals = _Signals()
     try:
         with contained(by_ctrl_c=True):
-            serve_learner(
+            serve(
                 endpoint,
                 secret,
                 wait_s=flags.wait_s,
@@ -105,7 +122,7 @@ def run(flags: argparse.Namespace) -> int:
                 lose=signals.lose,
             )
     except LostLearnerError as error:
-        sys.stderr.write(f"env_worker: error: {error}\n")
+        sys.stderr.write(f"{program}: error: {error}\n")
         return 1
     return 0
 

@@ -60,6 +60,12 @@ def from_config_dict(config: ml_collections.ConfigDict, agent_type: type) -> Con
     return parsed
 
 
+def read_resolved(values: Mapping[str, Any], agent_type: type) -> Config:
+    """Turns what `to_dict` gave and JSON restored into the same dataclasses again; raises as `from_config_dict`."""
+    check_keys_known(values, agent_type)
+    return _parse(Config, values, "", {"agent": agent_type})
+
+
 def as_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns a ConfigDict as nested plain values.
 

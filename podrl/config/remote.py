@@ -1,8 +1,8 @@
-"""The config section `remote`: environment workers, processes that step the actors' environments elsewhere."""
+"""The config section `remote`: processes elsewhere that step the actors' environments, or that act."""
 
 import dataclasses
 
-from podrl.config.ranges import LONGEST_S, SIZE, check_values, number, text
+from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text
 from podrl.mistakes import check
 
 NO_CERTIFICATES = "none"
@@ -11,15 +11,28 @@ _OPENING_S = 60.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RemoteConfig:
-    """Environment workers: processes, here or on other hosts, that step the environments of the actors.
+    """Workers: processes, here or on other hosts, that step the environments of the actors, or that are the actors.
 
-    They are started by `tools/tpu_launch.py --env_workers N`, or by `tools/env_worker.py` on any host, and are not the
-    worker processes of `env.workers`, which an environment worker may have, too. A run with them is bit for bit the run
-    with environments in its own process, so a run may resume with or without them. Evaluations play in the learner's
-    own process. With `determinism='free'` actors act for what is ready, and workers may leave and return.
+    *Environment workers* step environments for actors in the learner's process. They are started by
+    `tools/tpu_launch.py --env_workers N`, or by `tools/env_worker.py` on any host, and are not the worker processes of
+    `env.workers`, which an environment worker may have, too. A run with them is bit for bit the run with environments
+    in its own process, so a run may resume with or without them. Evaluations play in the learner's own process. With
+    `determinism='free'` actors act for what is ready, and workers may leave and return.
+
+    *Actor workers* have the environments and a copy of the policy, and send whole rollouts. They are started by
+    `tools/tpu_launch.py --actor_workers N`, or by `tools/actor_worker.py` on any host. A run has one kind or none.
 
     Attributes:
         env_workers: environment workers of the whole job, the same number for each process; 0 for none.
+        actor_workers: actor workers of the whole job, the same number for each process; 0 for none. Each has an equal
+            share of the actor threads, or one more than others.
+        publish: when actor workers get new parameters: `every` so many updates, see `publish_every`; or on `drift`,
+            once those that act are `max_drift` away from the newest. In between older ones act, and the lag is larger.
+        publish_every: updates between two parameters that act; 1 for those of every update.
+        max_drift: divergence KL(those that act || newest) in nats, the mean over a reference batch, from which on the
+            newest act instead; 0 for those of every update.
+        reference_steps: env steps, or some more, in the reference batch: unrolls of environments that are drawn from
+            the newest rollouts by (seed, update).
         address: where the learner's process listens for them, as `HOST:PORT` or `unix:PATH`; each further process of
             the job listens at the next port, or at `PATH.INDEX`.
         certificates: folder for mutual TLS, made by `tools/make_job_credentials.py`, or of your own with `cert.pem`,
@@ -35,6 +48,11 @@ class RemoteConfig:
     """
 
     env_workers: int = number(0, 4096, 0)
+    actor_workers: int = number(0, 4096, 0)
+    publish: str = choice(("drift", "every"), "every")
+    publish_every: int = number(1, SIZE, 1, open=True)
+    max_drift: float = number(0, 1e6, 0.05)
+    reference_steps: int = number(1, SIZE, 1024)
     address: str = text(200, "127.0.0.1:8470")
     certificates: str = text(500, NO_CERTIFICATES)
     join_timeout_s: float = number(0.001, LONGEST_S, 240.0)
@@ -78,12 +96,19 @@ class RemoteConfig:
         Raises:
             ConfigError: If not.
         """
-        if not self.env_workers:
+        kinds = {"env_workers": self.env_workers, "actor_workers": self.actor_workers}
+        given = [f"remote.{key}" for key, count in kinds.items() if count]
+        if not given:
             return
         check(
+            len(given) == 1,
+            f"remote.env_workers={self.env_workers} and remote.actor_workers={self.actor_workers} exclude each other: "
+            "actor workers step their environments themselves. Use one of them.",
+        )
+        check(
             placement != "anakin",
-            f"remote.env_workers={self.env_workers} is for environments on the host; with topology.placement='anakin' "
-            "they are inside the compiled program. Use topology.placement=sebulba, or remote.env_workers=0.",
+            f"{given[0]}={max(kinds.values())} is for environments on the host; with topology.placement='anakin' "
+            f"they are inside the compiled program. Use topology.placement=sebulba, or {given[0]}=0.",
         )
         for key, limit, value, other in (
             ("timeout_s", "actors.timeout_s", self.timeout_s, actors_timeout_s),
@@ -91,6 +116,6 @@ class RemoteConfig:
         ):
             check(
                 value < other,
-                f"remote.{key}={value:g} must be shorter than {limit}={other:g} (seconds), or a lost environment "
-                "worker would not be named.",
+                f"remote.{key}={value:g} must be shorter than {limit}={other:g} (seconds), or a lost worker would not "
+                "be named.",
             )

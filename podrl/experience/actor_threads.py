@@ -1,4 +1,4 @@
-"""The actor threads of one process, as the main thread starts, feeds, reads and stops them."""
+"""The actors of one process, as the main thread starts, feeds, reads and stops them: threads, or actor workers'."""
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
@@ -7,19 +7,20 @@ from types import TracebackType
 
 from absl import logging
 import jax
-import numpy as np
 
 from podrl.config.config import Config
-from podrl.envs.opening import make_pool
-from podrl.envs.seeds import env_seeds
-from podrl.envs.source import Pool, Source
+from podrl.envs.source import Source
+from podrl.experience.actor_making import make_actor
 from podrl.experience.actors import Actor
 from podrl.experience.episodes import Episode
 from podrl.experience.handoff import Rollout
 from podrl.experience.layout import default_env_threads, make_layout
 from podrl.experience.parameters import ParameterStore
 from podrl.experience.programs import ActingPrograms
+from podrl.experience.remote.actor_programs import RemoteActing
+from podrl.experience.remote.actor_workers import ActorWorkers
 from podrl.experience.remote.env_workers import EnvWorkers
+from podrl.experience.remote.remote_actor import RemoteActor
 from podrl.experience.remote.serving import ServingActor
 from podrl.experience.remote.serving_setup import make_serving
 from podrl.experience.remote.slots import SlotPrograms
@@ -40,7 +41,7 @@ class ActorThreads:
     end with the process.
 
     Attributes:
-        actors: The actors, one per thread.
+        actors: The actors, one per thread here or in an actor worker.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class ActorThreads:
         config: Config,
         source: Source,
         topology: Topology,
-        acting: Mapping[jax.Device, ActingPrograms | SlotPrograms],
+        acting: Mapping[jax.Device, ActingPrograms | SlotPrograms] | RemoteActing,
         schedule: Schedule,
         annotate: Annotate | None = None,
     ):
@@ -58,18 +59,28 @@ class ActorThreads:
             config: The run's config.
             source: Creates the environments.
             topology: Which devices act and which learn.
-            acting: The compiled acting programs of each of this process's actor devices.
+            acting: The compiled acting programs of each of this process's actor devices; what is needed in their place
+                if actor workers act.
             schedule: Which parameters generate which rollout.
             annotate: Marks for a profiler what each thread spends its time on.
         """
-        self._timeout_s, self._schedule = config.actors.timeout_s, schedule
-        self._parameters = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
-        self._workers = _make_workers(config, source, topology, acting) if config.remote.env_workers else None
-        source = self._workers.source if self._workers else source
+        self._timeout_s, self._versions = config.actors.timeout_s, schedule.versions
+        self._parameters: ParameterStore | ActorWorkers
+        self._workers: EnvWorkers | ActorWorkers | None = None
+        self.actors: Sequence[Actor | RemoteActor]
+        if isinstance(acting, RemoteActing):
+            self._parameters = self._workers = workers = ActorWorkers(config, topology, acting, schedule)
+            self.actors, self._versions = workers.actors, workers.versions
+            return
+        self._parameters = store = ParameterStore(topology.local_actor_devices, keep=1 + schedule.max_lag)
         make: Callable[..., Actor] = Actor
-        if self._workers and serves_arrivals(config):
-            make = functools.partial(ServingActor, make_serving(config, self._workers, make_layout(config, topology)))
-        self.actors = make_actors(config, source, topology, acting, self._parameters, schedule, annotate, make)
+        if config.remote.env_workers:
+            self._workers = environments = _make_workers(config, source, topology, acting)
+            source = environments.source
+            if serves_arrivals(config):
+                serving = make_serving(config, environments, make_layout(config, topology))
+                make = functools.partial(ServingActor, serving)
+        self.actors = make_actors(config, source, topology, acting, store, schedule, annotate, make)
 
     def __enter__(self) -> "ActorThreads":
         if self._workers:
@@ -129,7 +140,7 @@ class ActorThreads:
             rollouts = [actor.take(should_stop) for actor in self.actors]
         except Stopped:
             return None
-        check_lag(rollouts, self._schedule.versions(update))
+        check_lag(rollouts, self._versions(update))
         return rollouts
 
     def awaited(self) -> str:
@@ -137,7 +148,7 @@ class ActorThreads:
         return ", ".join(actor.name for actor in self.actors if not actor.is_decided())
 
     def totals(self) -> dict[str, int]:
-        """Returns the counts of this process's environment workers so far, by the keys of rows; none without."""
+        """Returns the counts of this process's workers so far, by the keys of rows; none without."""
         return self._workers.totals() if self._workers else {}
 
     def nonfinite(self, rollout: int) -> list[str]:
@@ -168,34 +179,25 @@ def make_actors(
     num_threads = config.actors.env_threads or default_env_threads(layout)
     devices = [d for d in topology.local_actor_devices for _ in range(config.actors.threads_per_device)]
 
-    def seeds(env_indices: np.ndarray, rollout: int) -> Sequence[int]:
-        """Returns the environments' seeds: at rollout 0 from the run's seed alone, at later boundaries from both."""
-        return env_seeds((config.seed, rollout) if rollout else config.seed, [int(env) for env in env_indices])
-
-    def open_pool(env_indices: np.ndarray, rollout: int) -> Pool:
-        own = seeds(env_indices, rollout)
-        return make_pool(source, config.env, seeds=own, env_numbers=env_indices.tolist(), num_threads=num_threads)
-
-    def make_actor(index: int, device: jax.Device) -> Actor:
-        pools = [layout.env_indices(topology.process_index, index, pool) for pool in range(layout.pools_per_actor)]
-        return make(
-            name=f"actor {index}",
+    return [
+        make_actor(
+            config,
+            source,
+            layout,
+            index,
+            process_index=topology.process_index,
             device=device,
             programs=acting[device],
-            make_pools=[functools.partial(open_pool, env_indices) for env_indices in pools],
-            env_indices=pools,
-            unroll_length=config.actors.unroll_length,
             schedule=schedule,
             parameters=parameters,
             local_learner=topology.local_learner,
-            seeds=seeds,
+            num_threads=num_threads,
             timeout_s=config.actors.timeout_s,
-            patience_s=config.patience_s,
-            info_keys=config.log.info_keys,
             annotate=annotate,
+            make=make,
         )
-
-    return [make_actor(index, device) for index, device in enumerate(devices)]
+        for index, device in enumerate(devices)
+    ]
 
 
 def check_lag(rollouts: Sequence[Rollout], versions: range) -> None:

@@ -18,7 +18,7 @@ from podrl.envs.pools.checks import check_timestep
 from podrl.envs.source import Pool
 from podrl.experience.episodes import Episode, EpisodeTracker
 from podrl.experience.handoff import Handoff, Rollout
-from podrl.experience.parameters import ParameterStore
+from podrl.experience.parameters import Parameters
 from podrl.experience.programs import ActingPrograms
 from podrl.experience.schedule import Schedule
 from podrl.experience.succession import CLOSING_S, Succession
@@ -53,7 +53,7 @@ class Actor:
         env_indices: Sequence[np.ndarray],
         unroll_length: int,
         schedule: Schedule,
-        parameters: ParameterStore,
+        parameters: Parameters,
         local_learner: Mesh,
         seeds: Callable[[np.ndarray, int], Sequence[int]],
         timeout_s: float,

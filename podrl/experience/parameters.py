@@ -6,12 +6,20 @@ update.
 
 from collections.abc import Mapping
 import threading
+from typing import Protocol
 
 import jax
 
 from podrl.runtime.devices import is_ready
 from podrl.runtime.waiting import Stopped, wait_for, wait_until
 from podrl.types import PyTree
+
+
+class Parameters(Protocol):
+    """Where an actor gets parameters."""
+
+    def fetch(self, device: jax.Device, versions: range, *, timeout_s: float, who: str) -> tuple[int, PyTree]:
+        """Returns one of `versions`, and its parameters on `device`; see `ParameterStore.fetch`."""
 
 
 class ParameterStore:

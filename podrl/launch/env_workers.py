@@ -1,4 +1,4 @@
-"""Starts a run's environment workers on this machine, beside the processes that train.
+"""Starts a run's environment workers, or its actor workers, on this machine, beside the processes that train.
 
 They meet at a Unix socket in a folder that only this user can enter, and the file with the job's secret lies beside it.
 They print their own lines, get none of the user's signals, and end with the run; the kernel kills them when the
@@ -32,6 +32,9 @@ from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE, make_secret
 from podrl.runtime.waiting import Patience
 
 WORKER_PROGRAM = ROOT / "tools/env_worker.py"
+ENV_WORKERS, ACTOR_WORKERS = "env_workers", "actor_workers"  # Flags, and config keys.
+_NOUNS = {ENV_WORKERS: "environment worker", ACTOR_WORKERS: "actor worker"}
+WORKER_PROGRAMS = {ENV_WORKERS: WORKER_PROGRAM, ACTOR_WORKERS: ROOT / "tools/actor_worker.py"}
 _PAUSE_S, _GRACE_S = 1.0, 10.0  # Until those that no run has admitted are told to end, and until all are killed.
 _POLL_S = 0.1
 _LONGEST_PAUSE_S = 32.0  # Before a worker is started again that ends again and again.
@@ -39,15 +42,21 @@ _LONGEST_PAUSE_S = 32.0  # Before a worker is started again that ends again and 
 
 @contextlib.contextmanager
 def env_workers_beside(
-    members: Sequence[Member], count: int | None, *, replaces: bool = False, program: Path = WORKER_PROGRAM
+    members: Sequence[Member],
+    count: int | None,
+    *,
+    flag: str = ENV_WORKERS,
+    replaces: bool = False,
+    program: Path | None = None,
 ) -> Iterator[list[Member]]:
-    """Starts environment workers, and yields the members with what they need to find each other.
+    """Starts workers, and yields the members with what they need to find each other.
 
     Args:
         members: the processes that train.
-        count: number of environment workers; None for none.
+        count: number of workers; None for none.
+        flag: which kind of workers.
         replaces: whether the run admits another worker in place of one that has ended, which is then started.
-        program: The program that each of them runs.
+        program: The program that each of them runs; by default that of their kind.
 
     Raises:
         ConfigError: if gRPC is missing, the command line gives what is chosen here, or no socket can be made.
@@ -55,15 +64,17 @@ def env_workers_beside(
     if count is None:
         yield list(members)
         return
-    check_grpc()
+    check_grpc(flag)
     with tempfile.TemporaryDirectory(prefix="podrl-") as folder, contextlib.ExitStack() as stack:
         secret, address = Path(folder) / "secret", f"{UNIX}{folder}/workers"
-        with_theirs = [with_workers(member, address, count, {FILE_VARIABLE: str(secret)}) for member in members]
+        with_theirs = [
+            with_workers(member, address, count, {FILE_VARIABLE: str(secret)}, flag=flag) for member in members
+        ]
         for index in range(len(members)):
             path = address_of_process(address, index, len(members)).removeprefix(UNIX)
             check(
                 len(path.encode()) <= LONGEST_SOCKET,
-                f"--env_workers: {path} is too long for a Unix socket, whose path has at most {LONGEST_SOCKET} bytes. "
+                f"--{flag}: {path} is too long for a Unix socket, whose path has at most {LONGEST_SOCKET} bytes. "
                 "Set TMPDIR to a folder with a shorter path, such as /tmp.",
             )
         descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -73,44 +84,48 @@ def env_workers_beside(
         ended = threading.Event()
         starts = [
             functools.partial(_start, [*command, "--quiet"], {FILE_VARIABLE: str(secret)})
-            for command in worker_commands(address, count, len(members), program)
+            for command in worker_commands(address, count, len(members), program or WORKER_PROGRAMS[flag])
         ]
-        watching = threading.Thread(target=_watch, args=(processes, ended, starts if replaces else ()), daemon=True)
-        stack.callback(_end, processes, ended, watching)
+        noun = _NOUNS[flag]
+        watch = functools.partial(_watch, processes, ended, starts if replaces else (), noun)
+        watching = threading.Thread(target=watch, daemon=True)
+        stack.callback(_end, processes, ended, watching, noun)
         for start in starts:
             processes.append(start())
         watching.start()
         yield with_theirs
 
 
-def with_workers(member: Member, address: str, count: int, environ: Mapping[str, str]) -> Member:
-    """Returns a process that trains, told that its environment workers come to `address`, within the host.
+def with_workers(
+    member: Member, address: str, count: int, environ: Mapping[str, str], *, flag: str = ENV_WORKERS
+) -> Member:
+    """Returns a process that trains, told that its workers come to `address`, within the host.
 
     Raises:
         ConfigError: if its command line says something else.
     """
-    check_not_chosen(member.command)
+    check_not_chosen(member.command, flag)
     settings = (
         f"--config.remote.certificates={NO_CERTIFICATES}",
-        f"--config.remote.env_workers={count}",
+        f"--config.remote.{flag}={count}",
         f"--config.remote.address={address}",
     )
     return dataclasses.replace(member, command=(*member.command, *settings), environ={**member.environ, **environ})
 
 
-def check_grpc() -> None:
-    """Raises `ConfigError` if there is no gRPC for environment workers."""
+def check_grpc(flag: str = ENV_WORKERS) -> None:
+    """Raises `ConfigError` if there is no gRPC for the workers of this kind."""
     has_grpc = importlib.util.find_spec("grpc") is not None
-    check(has_grpc, "--env_workers needs gRPC, which is not installed: pip install -e '.[workers]'.")
+    check(has_grpc, f"--{flag} needs gRPC, which is not installed: pip install -e '.[workers]'.")
 
 
-def check_not_chosen(arguments: Sequence[str]) -> None:
-    """Raises `ConfigError` if a command line says where environment workers come to, which the launcher chooses."""
-    for flag in (argument.partition("=")[0] for argument in arguments):
+def check_not_chosen(arguments: Sequence[str], flag: str = ENV_WORKERS) -> None:
+    """Raises `ConfigError` if a command line says where workers come to, which the launcher chooses."""
+    for given in (argument.partition("=")[0] for argument in arguments):
         check(
-            flag not in ("--config.remote.env_workers", "--config.remote.address"),
-            f"{flag} is chosen by --env_workers, as environment workers are started with the run. Drop one of them; "
-            "docs/workers.md says how to start environment workers by hand.",
+            given not in (f"--config.remote.{flag}", "--config.remote.address"),
+            f"{given} is chosen by --{flag}, as {_NOUNS[flag]}s are started with the run. Drop one of them; "
+            f"docs/workers.md says how to start {_NOUNS[flag]}s by hand.",
         )
 
 
@@ -134,6 +149,7 @@ def _watch(
     processes: list[subprocess.Popen[bytes]],
     ended: threading.Event,
     starts: Sequence[Callable[[], subprocess.Popen[bytes]]],
+    noun: str,
 ) -> None:
     """Logs workers that end before their run does: the learner does not know those that never came to it.
 
@@ -141,13 +157,14 @@ def _watch(
         processes: the workers.
         ended: set once the run has ended.
         starts: start each worker again in place of one that has ended, except by a mistake; empty if none is.
+        noun: what a worker is called.
     """
     told, pauses_s, due_s = set[int](), [_PAUSE_S] * len(processes), dict[int, float]()
     while not ended.wait(_POLL_S):
         for index, process in enumerate(processes):
             if (code := process.poll()) and process.pid not in told:
                 told.add(process.pid)
-                text = describe_end(f"The environment worker in process {process.pid}", code)
+                text = describe_end(f"The {noun} in process {process.pid}", code)
                 is_replaced = bool(starts) and code != MISTAKE
                 logging.error("%s.%s", text, " Starts another in its place." if is_replaced else "")
                 if is_replaced:
@@ -158,7 +175,9 @@ def _watch(
                 processes[index] = starts[index]()
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event, watching: threading.Thread) -> None:
+def _end(
+    processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event, watching: threading.Thread, noun: str
+) -> None:
     """Waits a moment for the workers, whose run has ended; those that it never admitted are told to end."""
     ended.set()
     if watching.ident is not None:
@@ -169,7 +188,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event, w
         _have_ended(processes, _GRACE_S)
     for process in processes:
         if process.poll() is None:
-            logging.warning("The environment worker in process %d has not ended with its run: killed.", process.pid)
+            logging.warning("The %s in process %d has not ended with its run: killed.", noun, process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -42,6 +42,12 @@ FLAGS: Mapping[str, Flag] = {
         text="N environment workers on this machine, or on --env_nodes: processes that step the actors' environments. "
         "Not the worker processes of --config.env.workers, which share one pool.",
     ),
+    "actor_workers": Flag(
+        value="N",
+        kind=int,
+        text="N actor workers on this machine: processes that act with a copy of the policy, in environments of their "
+        "own.",
+    ),
     "max_restarts": Flag(
         value="K", kind=int, text="Start a failed run again from its newest checkpoint, up to K times."
     ),
@@ -97,6 +103,7 @@ class Options:
     local_processes: int | None = None
     devices_per_process: int | None = None
     env_workers: int | None = None
+    actor_workers: int | None = None
     max_restarts: int | None = None
     restart_pause_s: float = 1.0
     dry_run: bool = False
@@ -124,7 +131,7 @@ class Options:
     @property
     def launches(self) -> bool:
         """Whether this process starts others instead of training itself."""
-        local = (self.local_processes, self.env_workers, self.max_restarts)
+        local = (self.local_processes, self.env_workers, self.actor_workers, self.max_restarts)
         return self.slurm or self.tpu is not None or any(given is not None for given in local)
 
 
@@ -186,16 +193,22 @@ def _check_together(given: Mapping[str, object]) -> None:
     opening = [name for name in LAUNCHERS if name in given]
     listed = " and ".join(f"--{name}" for name in opening)
     check(len(opening) <= 1, f"{listed} exclude each other: a job runs in one place. Give one of them.")
-    check(
-        "env_workers" not in given or "tpu" not in given,
-        "--env_workers starts environment workers on this machine, and --tpu a run elsewhere. Drop one of them; "
-        "docs/workers.md says how to start environment workers by hand.",
-    )
+    for workers, noun in (("env_workers", "environment workers"), ("actor_workers", "actor workers")):
+        for name in ("slurm", "tpu") if workers == "actor_workers" else ("tpu",):
+            check(
+                workers not in given or name not in given,
+                f"--{workers} starts {noun} on this machine, and --{name} a run elsewhere. Drop one of them; "
+                f"docs/workers.md says how to start {noun} by hand.",
+            )
     check(
         not {"env_workers", "env_partition", "env_cpus_per_task", "env_mem"} & given.keys()
         or not {"slurm"} & given.keys()
         or "env_nodes" in given,
         "Environment workers of a SLURM job have nodes of their own. Add --env_nodes M.",
+    )
+    check(
+        not {"env_workers", "actor_workers"} <= given.keys(),
+        "--env_workers and --actor_workers exclude each other: actor workers step their environments themselves.",
     )
     for name in given:
         goes_with = FLAGS[name].goes_with
@@ -207,7 +220,8 @@ def _check_together(given: Mapping[str, object]) -> None:
 def _check_ranges(options: Options) -> None:
     for name in ("local_processes", "devices_per_process", "nodes", "cpus_per_task", "env_nodes", "env_cpus_per_task"):
         check_flag(name, getattr(options, name), 1, 2**20)
-    check_flag("env_workers", options.env_workers, 1, 4096)
+    for name in ("env_workers", "actor_workers"):
+        check_flag(name, getattr(options, name), 1, 4096)
     for name, most in (("max_restarts", 10**6), ("gpus_per_node", 1024)):
         check_flag(name, getattr(options, name), 0, most)
     for name in ("restart_pause_s", "wait_s"):

@@ -14,7 +14,15 @@ from podrl.config.config import check
 from podrl.config.user_modules import ROOT
 from podrl.launch import local, slurm
 from podrl.launch.config_check import check_config
-from podrl.launch.env_workers import check_not_chosen, env_workers_beside, with_workers, worker_commands
+from podrl.launch.env_workers import (
+    ACTOR_WORKERS,
+    ENV_WORKERS,
+    WORKER_PROGRAMS,
+    check_not_chosen,
+    env_workers_beside,
+    with_workers,
+    worker_commands,
+)
 from podrl.launch.job_end import JobEnd
 from podrl.launch.members import Limits, run_members
 from podrl.launch.options import Options
@@ -124,13 +132,16 @@ def _launch_here(
             port=port,
         )
 
+    flag = ENV_WORKERS if options.actor_workers is None else ACTOR_WORKERS
+    replaces = replaces_workers and flag == ENV_WORKERS
+    count = options.env_workers or options.actor_workers
     if options.dry_run:
-        return _show_here(members(local.free_port()), options.env_workers)
+        return _show_here(members(local.free_port()), count or 0, flag)
     with StopSignals() as stop:
 
         def attempt() -> JobEnd:
             processes = members(local.free_port())
-            with env_workers_beside(processes, options.env_workers, replaces=replaces_workers) as with_theirs:
+            with env_workers_beside(processes, count, flag=flag, replaces=replaces) as with_theirs:
                 return run_members(with_theirs, stop, limits=limits)
 
         ending = run_with_restarts(
@@ -145,15 +156,15 @@ def _launch_here(
     return ending.code
 
 
-def _show_here(members: Sequence[local.Member], env_workers: int | None) -> int:
-    """Prints what starts the processes, and their environment workers, by hand."""
-    address, count = f"127.0.0.1:{local.free_port()}", env_workers or 0
+def _show_here(members: Sequence[local.Member], count: int, flag: str) -> int:
+    """Prints what starts the processes, and `count` workers of theirs, by hand."""
+    address = f"127.0.0.1:{local.free_port()}"
     if count:
-        members = [with_workers(member, address, count, {}) for member in members]
+        members = [with_workers(member, address, count, {}, flag=flag) for member in members]
     for index, member in enumerate(members):
         sys.stdout.write(f"# Process {index} of {len(members)}, on this machine:\n{local.shell_line(member)}\n")
-    for index, command in enumerate(worker_commands(address, count, len(members))):
-        sys.stdout.write(f"# Environment worker {index} of {count}:\n{shlex.join(command)}\n")
+    for index, command in enumerate(worker_commands(address, count, len(members), WORKER_PROGRAMS[flag])):
+        sys.stdout.write(f"# Worker {index} of {count}:\n{shlex.join(command)}\n")
     return 0
 
 

@@ -10,6 +10,7 @@ from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.experience.layout import Layout, global_shape, make_layout
 from podrl.experience.programs import ActingPrograms, compile_acting, make_unroller
+from podrl.experience.remote.actor_programs import RemoteActing, compile_remote_acting
 from podrl.experience.remote.serving_setup import compile_serving
 from podrl.experience.remote.slots import SlotPrograms
 from podrl.experience.schedule import make_schedule, serves_arrivals
@@ -31,13 +32,13 @@ class Programs:
     Attributes:
         learner: The learner, with its compiled programs.
         acting: The acting programs of each of this process's actor devices; those of slots where actors serve what is
-            ready.
+            ready, and what is needed in their place if actor workers act.
         memory: The memory of the update on each learner device; None where the backend does not report it.
         update: The compiled update, whose collectives `podrl.learning.update_cost` lists.
     """
 
     learner: Learner
-    acting: Mapping[jax.Device, ActingPrograms | SlotPrograms]
+    acting: Mapping[jax.Device, ActingPrograms | SlotPrograms] | RemoteActing
     memory: UpdateMemory | None
     update: jax.stages.Compiled
 
@@ -93,10 +94,13 @@ def compile_programs(config: Config, agent: Agent, spec: EnvSpec, topology: Topo
     update = learner.compile(rollout_shapes(unroller, layout))
     memory = update_memory(update, learner.state_shape)
     devices = topology.local_actor_devices
-    if serves_arrivals(config):
-        serving = {device: compile_serving(config, unroller, layout, device) for device in devices}
-        return Programs(learner=learner, acting=serving, memory=memory, update=update)
-    acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
+    acting: Mapping[jax.Device, ActingPrograms | SlotPrograms] | RemoteActing
+    if config.remote.actor_workers:
+        acting = compile_remote_acting(config, unroller, layout, topology.learner)
+    elif serves_arrivals(config):
+        acting = {device: compile_serving(config, unroller, layout, device) for device in devices}
+    else:
+        acting = {device: compile_acting(unroller, config.seed, device) for device in devices}
     return Programs(learner=learner, acting=acting, memory=memory, update=update)
 
 

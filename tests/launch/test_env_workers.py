@@ -127,3 +127,12 @@ def test_dry_run_shows_workers_too(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "--config.remote.env_workers=2 --config.remote.address=127.0.0.1:" in result.stdout
     assert result.stdout.count("env_worker.py --connect 127.0.0.1:") == 2
+
+
+def test_actor_workers_are_started_in_the_same_way(tmp_path):
+    result = run("--actor_workers", 2, "--dry_run", "--workdir", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "--config.remote.actor_workers=2 --config.remote.address=127.0.0.1:" in result.stdout
+    assert result.stdout.count("actor_worker.py --connect 127.0.0.1:") == 2
+    with pytest.raises(ConfigError, match=r"--env_workers and --actor_workers exclude each other"):
+        options.split(["program", "--env_workers", "2", "--actor_workers", "2"])

@@ -34,6 +34,8 @@ def make_actor_critic_agent(
         act=make_act(network, record),
         act_greedy=make_act_greedy(network),
         learn=learn,
+        policies=lambda params, trajectory: network.unroll(params, trajectory)[0].policy,
+        divergence=network.policy.kl,
     )
 
 

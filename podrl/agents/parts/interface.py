@@ -156,8 +156,10 @@ class Agent:
             priority is [B] float32 for replay, or None. The state's `replay` is `()` here; its counts are the caller's.
         observe: (state, rollouts) -> state: what fresh experience changes before anything is learned from it, such as
             statistics.
-        divergence: (actor_params, actor_params, timestep, carry) -> [] float32, how far two policies are apart; None if
-            the agent does not define it.
+        policies: (actor_params, trajectory [T, B]) -> pytree of [T+1, B, ...], the parameters of the distributions that
+            these would sample the actions of each row from; None if the agent has no divergence.
+        divergence: (policies, policies) -> [T+1, B] or the like, how far two of those are apart: KL(first || second) in
+            nats; None if the agent does not define it.
         keep: (carry) -> pytree of [B, ...], what a ring of sequences keeps of `Trajectory.carry`. A sampled trajectory
             has that as its carry; `learn` makes the rest of `Sample.before`.
     """
@@ -169,5 +171,6 @@ class Agent:
     act_greedy: Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree]]
     learn: Callable[[LearnerState, Batch], tuple[LearnerState, Metrics, jax.Array | None]]
     observe: Callable[[LearnerState, Trajectory], LearnerState] = lambda state, rollouts: state
-    divergence: Callable[[PyTree, PyTree, Timestep, PyTree], jax.Array] | None = None
+    policies: Callable[[PyTree, Trajectory], PyTree] | None = None
+    divergence: Callable[[PyTree, PyTree], jax.Array] | None = None
     keep: Callable[[PyTree], PyTree] = lambda carry: carry

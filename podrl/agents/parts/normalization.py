@@ -104,9 +104,8 @@ def normalize_observations(agent: Agent, spec: EnvSpec) -> Agent:
         new_state, metrics, priority = agent.learn(_unwrap(state), learned)
         return _wrap(new_state, state), metrics, priority
 
-    return dataclasses.replace(
-        agent, init=init, actor_params=actor_params, act=act, act_greedy=act_greedy, observe=observe, learn=learn
-    )
+    learning = {"policies": _policies_of(agent, "observations", seen), "observe": observe, "learn": learn}
+    return dataclasses.replace(agent, init=init, actor_params=actor_params, act=act, act_greedy=act_greedy, **learning)
 
 
 def _floats(observation: PyTree) -> PyTree:
@@ -178,6 +177,7 @@ def normalize_rewards(agent: Agent, discount: float) -> Agent:
         act_greedy=act_greedy,
         observe=observe,
         learn=learn,
+        policies=_policies_of(agent, "returns", _paid),
         keep=lambda carry: {"agent": agent.keep(carry["agent"])},
     )
 
@@ -231,6 +231,12 @@ def _paid(statistics: Statistics, trajectory: Trajectory) -> Trajectory:
 def map_samples(batch: Batch, function: Callable[[Sample], Sample]) -> Batch:
     """Applies `function` to every sample of a batch."""
     return jax.tree.map(function, batch, is_leaf=lambda node: isinstance(node, Sample))
+
+
+def _policies_of(agent: Agent, name: str, see: Callable[[Statistics, Any], Any]) -> Any:
+    """Returns `Agent.policies` of an agent that sees a trajectory by the statistics `name`; None if it has none."""
+    own = agent.policies
+    return own and (lambda params, trajectory: own(params["agent"], see(params[name], trajectory)))
 
 
 def _wrap(state: LearnerState, before: LearnerState) -> LearnerState:

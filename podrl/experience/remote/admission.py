@@ -1,7 +1,7 @@
 """How a learner's process and an environment worker know each other before anything else is said.
 
 Both prove the job's secret by an HMAC over fresh nonces of both sides, in roles that differ, as processes of a job do
-(`podrl.runtime.job.wire`). Only then does the worker learn what it is to step. A stranger gets a random number and
+(`podrl.runtime.job.wire`). Only then does the worker learn what it is to do. A stranger gets a random number and
 nothing else, has a few seconds, and is named in the log, once for each host and reason.
 
 The two sides are generators: they yield what to send and are sent what arrives, so that they know nothing of sockets.
@@ -15,23 +15,21 @@ import platform
 from typing import Any, NamedTuple
 
 from podrl.config.config import ConfigError
-from podrl.config.sections import EnvConfig
 from podrl.experience.remote.messages import (
     LONGEST_JSON_BYTES,
     PROTOCOL,
     Head,
     Kind,
     config_hash,
-    env_to_fields,
-    fields_to_env,
     pack_fields,
     read_fields,
     read_head,
 )
+from podrl.experience.remote.roles import ENVIRONMENTS, Role
 from podrl.runtime.job import wire
 from podrl.runtime.job.handshake import UnprovenError
 
-_ROLE = "podrl learner of environment workers"
+_ROLE = "podrl learner of workers"
 _VERSION = importlib.metadata.version("podrl")
 
 _Dialogue = Generator[bytes, bytes, Any]
@@ -49,11 +47,12 @@ class Admitted(NamedTuple):
     """What a worker is told that was admitted.
 
     Attributes:
-        env: the config of the environments that it will step.
+        config: the part of the run's config that its role needs: the `EnvConfig` of the environments that it will
+            step, or the whole `Config`.
         returns: whether it may come again after its connection was lost.
     """
 
-    env: EnvConfig
+    config: Any
     returns: bool
 
 
@@ -70,12 +69,13 @@ class Introduction:
     pid: int
 
 
-def admit(secret: bytes, env: Mapping[str, Any]) -> _Dialogue:
-    """The learner's side: lets a worker prove itself, tells it the environment, and checks that it fits.
+def admit(secret: bytes, config: Mapping[str, Any], role: Role = ENVIRONMENTS) -> _Dialogue:
+    """The learner's side: lets a worker prove itself, tells it the config, and checks that it fits.
 
     Args:
         secret: the job's secret.
-        env: the section `env` of the run's config.
+        config: the part of the run's config that its role needs.
+        role: what workers it waits for.
 
     Returns:
         The worker's `Introduction`. The caller sends `ADMITTED` or `REFUSED`.
@@ -92,16 +92,18 @@ def admit(secret: bytes, env: Mapping[str, Any]) -> _Dialogue:
     nonces = (own, str(proof["nonce"]))
     if not wire.is_proof(proof.get("proof"), secret, wire.process_to(_ROLE), *nonces):
         raise UnprovenError
+    fields = role.pack(config)
     welcome = pack_fields(
         Head(Kind.WELCOME),
         proof=wire.prove(secret, _ROLE, *nonces),
         protocol=PROTOCOL,
         podrl=_VERSION,
-        config=config_hash(env),
-        env=env_to_fields(env),
+        role=role.noun,
+        config=config_hash(fields),
+        fields=fields,
     )
     ready = _expect(Kind.READY, (yield welcome))
-    if why := _misfit(ready, config_hash(env)):
+    if why := _misfit(ready, role, config_hash(fields)):
         raise RefusedError(f"it {why}")
     host = str(ready.get("host"))[:100]
     if not host.isprintable():
@@ -119,8 +121,8 @@ def turn_away(why: str, *, for_now: bool = False) -> bytes:
     return pack_fields(Head(Kind.REFUSED), why=why, for_now=for_now)
 
 
-def apply(secret: bytes) -> _Dialogue:
-    """The worker's side: proves itself, checks the learner's proof, and takes the environment's config.
+def apply(secret: bytes, role: Role = ENVIRONMENTS) -> _Dialogue:
+    """The worker's side: proves itself, checks the learner's proof, and takes the config.
 
     Returns:
         What the worker is `Admitted` to.
@@ -142,16 +144,18 @@ def apply(secret: bytes) -> _Dialogue:
     if not wire.is_proof(welcome.get("proof"), secret, _ROLE, *nonces):
         raise UnprovenError
     try:
-        env = EnvConfig(**fields_to_env(welcome["env"]))
-        found = config_hash(dataclasses.asdict(env))
+        other = role.noun != welcome.get("role")
+        config = None if other else role.read(welcome["fields"])
+        found = "" if config is None else config_hash(role.pack(dataclasses.asdict(config)))
     except (ConfigError, TypeError, KeyError, AttributeError) as error:
         raise RefusedError(f"this podrl does not read the learner's config: {error}") from None
-    ready = {"protocol": PROTOCOL, "podrl": _VERSION, "config": found, "host": platform.node(), "pid": os.getpid()}
-    if why := _misfit(welcome, found):
+    own_facts = {"protocol": PROTOCOL, "podrl": _VERSION, "role": role.noun, "config": found}
+    ready = {**own_facts, "host": platform.node(), "pid": os.getpid()}
+    if why := _misfit(welcome, role, found):
         yield pack_fields(Head(Kind.READY), **ready)  # The learner names this worker in its log, too.
         raise RefusedError(f"the learner {why}")
     admitted = _expect(Kind.ADMITTED, (yield pack_fields(Head(Kind.READY), **ready)))
-    return Admitted(env, returns=admitted.get("returns") is True)
+    return Admitted(config, returns=admitted.get("returns") is True)
 
 
 def _expect(kind: Kind, message: bytes, longest_bytes: int = LONGEST_JSON_BYTES) -> dict[str, Any]:
@@ -168,7 +172,7 @@ def _expect(kind: Kind, message: bytes, longest_bytes: int = LONGEST_JSON_BYTES)
     return read_fields(message, longest_bytes=longest_bytes)
 
 
-def _misfit(theirs: Mapping[str, Any], own_config: str) -> str:
+def _misfit(theirs: Mapping[str, Any], role: Role, own_config: str) -> str:
     """Returns in what the other side does not fit this one; empty if it does."""
     for name, value, own in (
         ("protocol", theirs.get("protocol"), PROTOCOL),
@@ -176,6 +180,8 @@ def _misfit(theirs: Mapping[str, Any], own_config: str) -> str:
     ):
         if value != own:
             return f"has {name} {str(value)[:40]}, and this side {name} {own}; install the same podrl on both"
+    if theirs.get("role") != role.noun:
+        return f"is for {str(theirs.get('role'))[:40]}s, and this side for {role.noun}s; start the other program"
     if theirs.get("config") != own_config:
-        return "reads the environment's config in another way; install the same podrl on both"
+        return "reads the config in another way; install the same podrl on both"
     return ""

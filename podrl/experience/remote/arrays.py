@@ -19,7 +19,7 @@ import numpy as np
 # An array's dtype is sent as its place in this list. Append, and do not reorder.
 DTYPES = (
     *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
-    *("float16", "float32", "float64"),
+    *("float16", "float32", "float64", "bfloat16"),
 )
 _MOST_ARRAYS, _MOST_DIMENSIONS, _LONGEST_NAME = 255, 16, 255
 _ALIGNMENT = 8

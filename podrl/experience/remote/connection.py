@@ -7,7 +7,7 @@ names the worker.
 from collections.abc import Callable
 import queue
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 from podrl.config.config import ConfigError
 from podrl.experience.remote.messages import Head, Kind, pack_fields, read_fields, read_head
@@ -15,11 +15,27 @@ from podrl.experience.remote.traffic import Traffic
 from podrl.runtime.waiting import Patience, Stopped
 
 _SLICE_S = 1.0
-_ANSWERS = (Kind.STEP, Kind.CLOSED, Kind.FAILED)
+_ANSWERS = (Kind.STEP, Kind.CLOSED, Kind.FAILED, Kind.STARTED, Kind.ROLLOUT, Kind.PART_OF_ROLLOUT, Kind.PULL)
 
 
 class EnvWorkerError(RuntimeError):
     """An environment worker failed or was lost; the message names it."""
+
+
+class AnyChannel(Protocol):
+    """What a connection delivers to.
+
+    Attributes:
+        number: Its number on the connection.
+    """
+
+    number: int
+
+    def take_credit(self, number: int) -> bool:
+        """Returns whether a message with this number is owed."""
+
+    def put(self, message: bytes | None) -> None:
+        """Takes such a message; None once there will be no more."""
 
 
 class WorkerConnection:
@@ -42,13 +58,16 @@ class WorkerConnection:
         self.name = name
         self._send, self._cancel, self._traffic = send, cancel, traffic
         self._lock = threading.Lock()
-        self._channels: dict[int, Channel] = {}
+        self._channels: dict[int, AnyChannel] = {}
         self._left: set[int] = set()  # Numbers of channels that nothing reads any more, though an answer is owed.
         self._opened = 0
         self.why_lost: str | None = None
 
-    def open_channel(self, notify: Callable[[], None] = lambda: None) -> "Channel":
-        """Returns a new channel, for one pool; `notify` is called when an answer has come, or none will.
+    def open_channel(self, make: "Callable[[WorkerConnection, int], AnyChannel] | None" = None) -> Any:
+        """Returns a new channel, for one pool or one actor.
+
+        Args:
+            make: (connection, number) -> the channel; by default a `Channel`.
 
         Raises:
             EnvWorkerError: if the worker was lost.
@@ -57,7 +76,7 @@ class WorkerConnection:
         self.check()
         with self._lock:
             self._opened += 1
-            channel = Channel(self, self._opened, notify)
+            channel = (make or Channel)(self, self._opened)
             self._channels[channel.number] = channel
         self.check()  # It may have been lost meanwhile, without a word to the new channel.
         return channel
@@ -134,8 +153,8 @@ class Channel:
         has_credit: whether the worker owes an answer.
     """
 
-    def __init__(self, connection: WorkerConnection, number: int, notify: Callable[[], None]):
-        """Starts without a request."""
+    def __init__(self, connection: WorkerConnection, number: int, notify: Callable[[], None] = lambda: None):
+        """Starts without a request; `notify` is called when an answer has come, or none will."""
         self.connection, self._notify = connection, notify
         self.number = number
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()

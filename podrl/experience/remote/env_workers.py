@@ -66,7 +66,7 @@ class EnvWorkers:
         endpoint = make_endpoint("remote.address", address, remote.certificates, "remote.certificates")
         self._codec = TimestepCodec(timestep)
         self._opening_s = remote.opening_s(config.actors.timeout_s)
-        self._server = import_server()(
+        self._server = import_server("remote.env_workers")(
             endpoint,
             read_secret(os.environ, address, is_local=endpoint.is_local, certificates=endpoint.certificates),
             dataclasses.asdict(config.env),
@@ -192,7 +192,7 @@ def check_workers(config: Config, layout: Layout) -> None:
         _workers_of_process(config, layout)
         batch_sizes(config, layout)
         make_endpoint("remote.address", remote.address, remote.certificates, "remote.certificates")
-        import_server()
+        import_server("remote.env_workers")
 
 
 def _workers_of_process(config: Config, layout: Layout) -> int:
@@ -219,17 +219,17 @@ def _workers_of_process(config: Config, layout: Layout) -> int:
     return share
 
 
-def import_server(who: str = "remote.env_workers") -> "type[WorkerServer]":
-    """Returns the server's class, which needs gRPC; `who` wants it.
+def import_server(key: str) -> "type[WorkerServer]":
+    """Imports the server, which a run without workers does not need.
 
     Raises:
-        ConfigError: if it is not installed.
+        ConfigError: if something that `key` needs is not installed.
     """
     set_up_grpc()
     try:
         from podrl.experience.remote.server import WorkerServer
     except ImportError as error:
         raise ConfigError(
-            f"{who} needs gRPC and an installed podrl: {error}. Install both by pip install -e '.[workers]'."
+            f"{key} needs gRPC and an installed podrl: {error}. Install both by pip install -e '.[workers]'."
         ) from None
     return WorkerServer

@@ -4,11 +4,12 @@ A worker connects and opens one stream of messages in each direction:
 
     learner: NONCE    {nonce}
     worker:  PROOF    {nonce, proof}             the job's secret itself is never sent
-    learner: WELCOME  {proof, protocol, podrl, config, env}, or REFUSED {} to one without the secret
-    worker:  READY    {protocol, podrl, config, host, pid}
+    learner: WELCOME  {proof, protocol, podrl, role, config, and what its role needs}, or REFUSED {}: no secret
+    worker:  READY    {protocol, podrl, role, config, host, pid}
     learner: ADMITTED {index, returns}, or REFUSED {why, for_now}
 
-Then the learner asks and the worker answers, on channels that are numbered anew for each pool:
+Actor workers continue as `podrl.experience.remote.actor_workers` says. Of an environment worker the learner asks and it
+answers, on channels that are numbered anew for each pool:
 
     OPEN {seeds, env_numbers, num_threads, num_pools, info_keys, tells_ends}  -> STEP timestep
     ACT action                                          -> STEP timestep
@@ -31,7 +32,7 @@ from typing import Any, NamedTuple
 
 from podrl.runtime.job.wire import parse_message
 
-PROTOCOL = 1
+PROTOCOL = 2
 SERVICE, METHOD = "podrl.EnvironmentWorkers", "Serve"
 LONGEST_JSON_BYTES = 1 << 20  # Of what one side says after both proofs.
 _HEAD = struct.Struct("<BxxxII")
@@ -54,6 +55,16 @@ class Kind(enum.IntEnum):
     CLOSED = 11
     FAILED = 12
     END = 13
+    # Of actor workers.
+    START = 33
+    STARTED = 34
+    GO = 35
+    PARAMS = 36
+    PART_OF_PARAMS = 37
+    ROLLOUT = 38
+    PART_OF_ROLLOUT = 39
+    DRIFT = 40
+    PULL = 41
 
 
 class Head(NamedTuple):
@@ -107,9 +118,9 @@ def fields_to_env(fields: Mapping[str, Any]) -> dict[str, Any]:
     return plain | {"options": {name: _unmarked(value) for name, value in dict(fields["options"]).items()}}
 
 
-def config_hash(env: Mapping[str, Any]) -> str:
-    """Returns a hash of the section `env`, which both sides take of what they understood."""
-    text = json.dumps(env_to_fields(env), sort_keys=True)
+def config_hash(fields: Mapping[str, Any]) -> str:
+    """Returns a hash of a config's fields, which both sides take of what they understood."""
+    text = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -63,7 +63,7 @@ class RemotePool:
             "info_keys": [],
             "tells_ends": tells_ends,
         }
-        self._channel: Channel | None = connection.open_channel(notify)
+        self._channel: Channel | None = connection.open_channel(functools.partial(Channel, notify=notify))
         self._was_reset, self._sent = False, False
         self._actions: ArrayLayout | None = None
         self.ended_numbers: Numbers = {}

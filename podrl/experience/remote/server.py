@@ -1,4 +1,4 @@
-"""The learner's server, to which environment workers connect: admission, and one stream of messages for each.
+"""The learner's server, to which its workers connect: admission, and one stream of messages for each.
 
 gRPC carries the messages as they are: no code is generated, and no bytes are interpreted before `admission` has let
 their sender in.
@@ -20,6 +20,7 @@ from podrl.experience.remote.endpoint import UNIX, Endpoint
 from podrl.experience.remote.grpc_options import PLACES_FOR_STRANGERS, server_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
 from podrl.experience.remote.refusals import Refusals
+from podrl.experience.remote.roles import ENVIRONMENTS, Role
 from podrl.experience.remote.seats import Seats
 from podrl.experience.remote.stream_threads import StreamThreads
 from podrl.experience.remote.traffic import Traffic
@@ -43,27 +44,29 @@ class WorkerServer:
         self,
         endpoint: Endpoint,
         secret: bytes,
-        env: Mapping[str, Any],
+        config: Mapping[str, Any],
         *,
         num_workers: int,
         longest_bytes: int,
         longest_answer_s: float = 60.0,
         replaces: bool = False,
+        role: Role = ENVIRONMENTS,
     ):
         """Creates the server without listening.
 
         Args:
             endpoint: where to listen.
             secret: the job's secret.
-            env: the section `env` of the run's config.
+            config: the part of the run's config that the workers need.
             num_workers: workers to admit.
             longest_bytes: the longest message that a worker may send.
             longest_answer_s: the longest time that a worker may take to answer.
             replaces: whether another worker may come for one that is lost after all have come.
+            role: what the workers are for.
         """
         self.traffic = Traffic()
         self.refusals = Refusals()
-        self._endpoint, self._secret, self._env = endpoint, secret, env
+        self._endpoint, self._secret, self._config, self._role = endpoint, secret, config, role
         self._num_workers, self._replaces = num_workers, replaces
         self._changed = threading.Condition()
         self._seats = Seats(num_workers, replaces=replaces)
@@ -98,7 +101,7 @@ class WorkerServer:
                 f"is not of this host ({' '.join(str(error).split())[:200]}). Choose another."
             ) from None
         self._server.start()
-        logging.info("Waits for %d environment worker(s) at %s.", self._num_workers, self._endpoint.address)
+        logging.info("Waits for %d %s(s) at %s.", self._num_workers, self._role.noun, self._endpoint.address)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -128,10 +131,10 @@ class WorkerServer:
 
         def blame() -> str:
             return (
-                f"{len(self._seats.workers)} of {self._num_workers} environment workers came to "
+                f"{len(self._seats.workers)} of {self._num_workers} {self._role.noun}s came to "
                 f"{self._endpoint.address} within {timeout_s:g} s "
                 f"(remote.join_timeout_s), and {self.refusals.count} connections were refused. "
-                "Look at what the missing ones say; python tools/env_worker.py --connect starts one."
+                f"Look at what the missing ones say; python {self._role.program} --connect starts one."
             )
 
         with self._changed:
@@ -181,7 +184,7 @@ class WorkerServer:
         self, requests: Iterator[bytes], context: grpc.ServicerContext, outgoing: "queue.SimpleQueue[bytes | None]"
     ) -> Generator[bytes, None, WorkerConnection | None]:
         """Admits a worker, or refuses it and says so in the log."""
-        dialogue = admit(self._secret, self._env)
+        dialogue = admit(self._secret, self._config, self._role)
         try:
             message = next(dialogue)
             while True:
@@ -209,14 +212,14 @@ class WorkerServer:
         with self._changed:
             index = self._seats.find_free()
             if index is not None and self._is_open:
-                name = f"environment worker {index} ({who.host}, process {who.pid})"
+                name = f"{self._role.noun} {index} ({who.host}, process {who.pid})"
                 worker = WorkerConnection(name, outgoing.put, context.cancel, self.traffic)
                 outgoing.put(pack_fields(Head(Kind.ADMITTED), index=index, returns=self._replaces))
                 self._seats.workers[index] = worker
                 self._changed.notify_all()
                 logging.info("%s is there.", name[:1].upper() + name[1:])
                 return worker
-            why = f"this run has its {self._num_workers} environment workers" if self._is_open else "this run ends"
+            why = f"this run has its {self._num_workers} {self._role.noun}s" if self._is_open else "this run ends"
         self.refusals.add(context.peer(), why)
         yield turn_away(why, for_now=self._replaces and self._is_open)
         return None

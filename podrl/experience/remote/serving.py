@@ -21,6 +21,7 @@ from podrl.envs.source import Pool
 from podrl.experience.actors import Actor
 from podrl.experience.episodes import Episode
 from podrl.experience.handoff import Rollout
+from podrl.experience.parameters import ParameterStore
 from podrl.experience.remote.batcher import Batcher
 from podrl.experience.remote.connection import EnvWorkerError
 from podrl.experience.remote.env_workers import OpenGroup
@@ -75,12 +76,12 @@ class ServingActor(Actor):
         """
         super().__init__(programs=cast(Any, programs), **settings)
         self._serving, self._slot_programs = serving, programs
+        self._store: ParameterStore = settings["parameters"]
         self._groups = [Group(number=number, env_index=index) for number, index in enumerate(settings["env_indices"])]
         self._queue = UnrollQueue(len(self._groups), max_lag=self._schedule.max_lag)
         # A group's answer, and the number of the opening that it belongs to.
         self._batcher: Batcher[tuple[Group, int]] = Batcher(serving.smallest, serving.largest, limit_s=serving.limit_s)
         self._alone: Patience | None = None  # While no group has a worker.
-        self._inference: Inference
 
     def stop(self) -> None:
         """Asks the thread to end, and drops what waits to be served."""
@@ -119,7 +120,7 @@ class ServingActor(Actor):
         if self._stopping.is_set():
             raise Stopped
         self._open_groups(pools)
-        if (newer := self._parameters.newer(self._device, self._inference.version)) is not None:
+        if (newer := self._store.newer(self._device, self._inference.version)) is not None:
             self._inference.use(*newer)
         held = [group for group in self._groups if group.timestep is not None]
         awaited = [group for group in self._groups if group.patience is not None]

@@ -13,11 +13,12 @@ from typing import Any
 from absl import logging
 import grpc
 
-from podrl.config.config import ConfigError
+from podrl.config.config import ConfigError, EnvConfig
 from podrl.experience.remote.admission import Admitted, FullError, RefusedError, apply
 from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.messages import METHOD, SERVICE, Kind, read_fields, read_head
 from podrl.experience.remote.pool_thread import Environments, PoolThread
+from podrl.experience.remote.roles import ENVIRONMENTS, Role
 from podrl.experience.remote.transport import make_channel
 from podrl.runtime.job.handshake import UnprovenError
 from podrl.runtime.waiting import Patience
@@ -30,6 +31,9 @@ _LONGEST_PAUSE_S = 32.0  # Between two losses, for a worker whose environments f
 _GOOD_S = 60.0  # A worker that served this long begins with a short pause again.
 # A learner whose places strangers have, or that ends or begins at this moment.
 _NOT_YET = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+
+Outgoing = queue.SimpleQueue[bytes | None]
+Serve = Callable[[Iterator[bytes], Outgoing, Any], int]
 
 
 class LostLearnerError(RuntimeError):
@@ -63,12 +67,48 @@ def serve_learner(
         ConfigError: if the learner does not admit this worker.
         LostLearnerError: if it does not answer in time, is lost, or its run failed.
     """
+
+    def serve(stream: Iterator[bytes], outgoing: Outgoing, env: EnvConfig) -> int:
+        begin()
+        logging.info("Steps environments %s of the learner at %s.", env.id, endpoint.address)
+        pools: dict[int, PoolThread] = {}
+        try:
+            return _serve(stream, outgoing, pools, Environments(env, env_threads))
+        finally:
+            _close(pools)
+
+    attend(endpoint, secret, ENVIRONMENTS, serve, wait_s=wait_s, lose=lose)
+
+
+def attend(
+    endpoint: Endpoint,
+    secret: bytes,
+    role: Role,
+    serve: Serve,
+    *,
+    wait_s: float,
+    lose: Callable[[], None] = lambda: None,
+) -> None:
+    """Connects to a learner's process and serves it until its run ends; comes back after a loss as `serve_learner`.
+
+    Args:
+        endpoint: where it listens.
+        secret: the job's secret.
+        role: what this worker is for.
+        serve: (messages of the learner's, queue of answers, config) -> the exit code of its run; called once the
+            learner has admitted this worker.
+        wait_s: seconds to wait until it is there, and has a place for this worker, at the start and after a loss.
+        lose: called whenever the learner was lost that may admit it again.
+
+    Raises:
+        ConfigError, LostLearnerError: as in `serve_learner`.
+    """
     patience, pause_s = Patience(wait_s), _PAUSE_S
     code: int | None = None
     while code is None:
         begun_s = time.monotonic()
         try:
-            code = _attend(endpoint, secret, wait_s, patience, env_threads, begin)
+            code = _attend(endpoint, secret, role, serve, wait_s, patience)
         except _ReturnError as error:
             pause_s = _PAUSE_S if time.monotonic() - begun_s > _GOOD_S else min(2 * pause_s, _LONGEST_PAUSE_S)
             logging.warning("%s Tries for %g s to be admitted again.", error, wait_s)
@@ -81,19 +121,16 @@ def serve_learner(
 
 
 def _attend(
-    endpoint: Endpoint, secret: bytes, wait_s: float, patience: Patience, env_threads: int, begin: Callable[[], None]
+    endpoint: Endpoint, secret: bytes, role: Role, serve: Serve, wait_s: float, patience: Patience
 ) -> int | None:
     """Serves a learner, and returns the exit code of its run; None if it has no time for this worker yet."""
     with _connect(endpoint, wait_s, patience) as channel:
-        outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        outgoing: Outgoing = queue.SimpleQueue()
         stream = channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(outgoing.get, None))
-        pools: dict[int, PoolThread] = {}
         admitted: Admitted | None = None
         try:
-            admitted = _apply(endpoint, secret, stream, outgoing)
-            begin()
-            logging.info("Steps environments %s of the learner at %s.", admitted.env.id, endpoint.address)
-            return _serve(stream, outgoing, pools, Environments(admitted.env, env_threads))
+            admitted = _apply(endpoint, secret, role, stream, outgoing)
+            return serve(stream, outgoing, admitted.config)
         except FullError as error:
             if patience.left_s():
                 return None
@@ -106,7 +143,6 @@ def _attend(
                 f"The learner at {endpoint.address} was lost: {_reason(error)}. What it said itself may tell why."
             ) from None
         finally:
-            _close(pools)
             outgoing.put(None)
             stream.cancel()
 
@@ -129,12 +165,12 @@ def _connect(endpoint: Endpoint, wait_s: float, patience: Patience) -> grpc.Chan
                 ) from None
 
 
-def _apply(endpoint: Endpoint, secret: bytes, stream: Any, outgoing: "queue.SimpleQueue[bytes | None]") -> Admitted:
+def _apply(endpoint: Endpoint, secret: bytes, role: Role, stream: Any, outgoing: Outgoing) -> Admitted:
     """Goes through the admission."""
     limit = threading.Timer(_ANSWER_S, stream.cancel)
     limit.daemon = True
     limit.start()
-    dialogue = apply(secret)
+    dialogue = apply(secret, role)
     next(dialogue)
     try:
         while True:
@@ -159,10 +195,7 @@ def _apply(endpoint: Endpoint, secret: bytes, stream: Any, outgoing: "queue.Simp
 
 
 def _serve(
-    stream: Iterator[bytes],
-    outgoing: "queue.SimpleQueue[bytes | None]",
-    pools: dict[int, PoolThread],
-    environments: Environments,
+    stream: Iterator[bytes], outgoing: Outgoing, pools: dict[int, PoolThread], environments: Environments
 ) -> int:
     """Passes requests to the pools' threads, and returns the exit code of the learner's run when it has ended."""
     for message in stream:

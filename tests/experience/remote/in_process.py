@@ -1,10 +1,13 @@
-"""Environment workers as threads of the tests' process, and a server that listens at a socket of its own."""
+"""Workers as threads of the tests' process, and a server that listens at a socket of its own."""
 
 from collections.abc import Iterator
 import contextlib
+import functools
 import threading
 
+from podrl.assembly import make_acting_agent
 from podrl.config.config import ConfigError
+from podrl.experience.remote.actor_service import serve_actors
 from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.worker import LostLearnerError, serve_learner
 from podrl.runtime.job.secret import FILE_VARIABLE
@@ -18,22 +21,31 @@ def remote_config(folder, *, num_workers=2, **overrides):
     return make_config(**{**settings, **overrides})
 
 
-@contextlib.contextmanager
-def env_workers(folder, monkeypatch, count=2, *, endpoint=None) -> Iterator[list[str]]:
-    """Workers that wait for a learner at a socket in the folder; yields what those that failed have said.
+def env_workers(folder, monkeypatch, count=2, *, endpoint=None):
+    """Environment workers that wait for a learner at a socket in the folder; yields what those that failed have said.
 
-    They connect to another endpoint if there is a wire between.
+    A context manager. They connect to another endpoint if there is a wire between.
     """
+    return _workers(folder, monkeypatch, count, serve_learner, endpoint)
+
+
+def actor_workers(folder, monkeypatch, count=2):
+    """The same of actor workers."""
+    return _workers(folder, monkeypatch, count, functools.partial(serve_actors, make_agent=make_acting_agent))
+
+
+@contextlib.contextmanager
+def _workers(folder, monkeypatch, count, serve, endpoint=None) -> Iterator[list[str]]:
     monkeypatch.setenv(FILE_VARIABLE, str(write_secret(folder)))
     said: list[str] = []
 
-    def serve() -> None:
+    def run() -> None:
         try:
-            serve_learner(endpoint or Endpoint(f"unix:{folder}/s"), SECRET.encode(), wait_s=60)
+            serve(endpoint or Endpoint(f"unix:{folder}/s"), SECRET.encode(), wait_s=60)
         except (LostLearnerError, ConfigError) as error:
             said.append(str(error))
 
-    threads = [threading.Thread(target=serve, daemon=True) for _ in range(count)]
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     yield said

@@ -31,11 +31,11 @@ def straight(tmp_path_factory):
     return workdir
 
 
-def worker_pid(process, index, told):
+def worker_pid(process, index, told, noun="environment worker"):
     """Reads the log until the worker with this number has come, and returns its process."""
     for line in process.stderr:
         told.append(line)
-        if found := re.search(rf"nvironment worker {index} \(\S+, process (\d+)\) is there", line):
+        if found := re.search(rf"{noun[1:]} {index} \(\S+, process (\d+)\) is there", line):
             return int(found[1])
     raise AssertionError("".join(told))
 

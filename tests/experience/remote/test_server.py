@@ -208,7 +208,7 @@ def test_an_address_that_another_job_has_is_refused():
             server.__enter__()
 
 
-@pytest.mark.parametrize("theirs", [{"protocol": 2}, {"podrl": "9.9"}, {"config": "other"}])
+@pytest.mark.parametrize("theirs", [{"protocol": 99}, {"podrl": "9.9"}, {"config": "other"}, {"role": "actor worker"}])
 def test_another_version_or_config_is_named_by_both_sides(monkeypatch, theirs):
     env = dataclasses.asdict(EnvConfig(id="Catch-v0"))
     learner, worker = admit(SECRET, env), apply(SECRET)
@@ -216,7 +216,7 @@ def test_another_version_or_config_is_named_by_both_sides(monkeypatch, theirs):
     proof = worker.send(next(learner))
     welcome = learner.send(proof)
     ready = worker.send(pack_fields(Head(Kind.WELCOME), **{**read_fields(welcome), **theirs}))
-    with pytest.raises(RefusedError, match=r"the learner .*install the same podrl"):
+    with pytest.raises(RefusedError, match=r"the learner .*(install the same podrl|start the other program)"):
         worker.send(pack_fields(Head(Kind.ADMITTED), index=0))
-    with pytest.raises(RefusedError, match=r"it .*install the same podrl"):
+    with pytest.raises(RefusedError, match=r"it .*(install the same podrl|start the other program)"):
         learner.send(pack_fields(Head(Kind.READY), **{**read_fields(ready), **theirs}))

@@ -1,0 +1,53 @@
+"""What workers are for: to step environments, or to act. It decides what the learner tells them of its config."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+from podrl.agents.parts.loading import find_config_type
+from podrl.config.config import EnvConfig
+from podrl.config.config_dict import read_resolved
+from podrl.experience.remote.messages import env_to_fields, fields_to_env
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Role:
+    """What a worker is for.
+
+    Attributes:
+        noun: What it is called.
+        program: What starts one.
+        key: The config key of their number.
+        pack: (the part of the learner's config that they need, as plain values) -> fields that JSON restores.
+        read: (these fields) -> that part as dataclasses. Raises ConfigError, TypeError, KeyError or AttributeError.
+    """
+
+    noun: str
+    program: str
+    key: str
+    pack: Callable[[Mapping[str, Any]], dict[str, Any]]
+    read: Callable[[Mapping[str, Any]], Any]
+
+
+def _pack_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {**run, "env": env_to_fields(run["env"])}
+
+
+def _read_run(fields: Mapping[str, Any]) -> Any:
+    return read_resolved({**fields, "env": fields_to_env(fields["env"])}, find_config_type(fields["agent"]))
+
+
+ENVIRONMENTS = Role(
+    noun="environment worker",
+    program="tools/env_worker.py",
+    key="remote.env_workers",
+    pack=env_to_fields,
+    read=lambda fields: EnvConfig(**fields_to_env(fields)),
+)
+ACTORS = Role(
+    noun="actor worker",
+    program="tools/actor_worker.py",
+    key="remote.actor_workers",
+    pack=_pack_run,
+    read=_read_run,
+)

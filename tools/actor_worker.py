@@ -1,0 +1,56 @@
+"""An actor worker: acts with a copy of the policy of a learner's process, in environments of its own. See `--help`."""
+
+import argparse
+from collections.abc import Callable
+import functools
+import os
+from pathlib import Path
+import sys
+
+# `podrl` and configs' modules are found in whatever folder the command is run.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from podrl.runtime import stop_signals
+
+if __name__ == "__main__":  # Before the following imports, which take seconds.
+    stop_signals.stand()
+
+from podrl.runtime.compilation_cache import use_compilation_cache
+from podrl.runtime.machine import keep_freed_memory, suit_xla_to_cpu
+from podrl.runtime.tool import run_tool
+from tools import env_worker
+
+USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER] [--env_threads T] [--wait_s 600]
+                       [--quiet]
+
+Connects to the learner's process of a run with --config.remote.actor_workers=N, and makes rollouts for it: it steps
+environments and chooses their actions, on the CPU, with a copy of the policy. It may be started before or after the
+run, and ends with it. On one host nothing else is needed; between hosts PODRL_JOB_SECRET_FILE must name a file with
+the same secret on both, and certificates are needed (docs/actor_workers.md).
+
+`tools/tpu_launch.py --actor_workers N` starts a run with its actor workers on this machine."""
+
+
+def _load_serving() -> Callable[..., None]:
+    """Prepares XLA as the learner's process does, so that both compute the same bits, and loads what acts."""
+    keep_freed_memory()
+    suit_xla_to_cpu(os.environ)
+    use_compilation_cache()
+    from podrl.assembly import make_acting_agent
+    from podrl.experience.remote.actor_service import serve_actors
+
+    return functools.partial(serve_actors, make_agent=make_acting_agent)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parses `argv`, whose first entry is the program's name; see `tools.env_worker.parse`."""
+    return env_worker.parse(argv, USAGE)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line and returns the exit code."""
+    return run_tool("actor_worker", lambda: env_worker.run(parse(argv), "actor_worker", _load_serving))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
