@@ -5,7 +5,7 @@ makes it the initial scale at raw = 0: a new network, whose outputs are close to
 
 A squashed action a = tanh(u) of a Gaussian u has the log-probability log p(u) - sum log(1 - tanh(u)^2). It is computed
 from the stored action, u = atanh(a) with a clipped to a distance of `_MARGIN` from +-1. So it is finite for every
-action, and every evaluation of the same action gives the same value.
+action, and every evaluation of the same action gives the same value. `sample_and_log_prob` has u itself.
 
 Results are float32.
 """
@@ -47,17 +47,25 @@ def make_gaussian(size: int, *, squash: bool, initial_scale: float) -> Distribut
         mean, _ = split(params)
         return jnp.tanh(mean) if squash else mean
 
-    def sample(keys: jax.Array, params: jax.Array) -> jax.Array:
+    def draw(keys: jax.Array, params: jax.Array) -> jax.Array:
         mean, scale = split(params)
-        sampled = mean + scale * jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
-        return jnp.tanh(sampled) if squash else sampled
+        return mean + scale * jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
+
+    def sample(keys: jax.Array, params: jax.Array) -> jax.Array:
+        drawn = draw(keys, params)
+        return jnp.tanh(drawn) if squash else drawn
+
+    def sample_and_log_prob(keys: jax.Array, params: jax.Array) -> tuple[jax.Array, jax.Array]:
+        drawn = draw(keys, params)
+        return (jnp.tanh(drawn) if squash else drawn), log_prob_unsquashed(params, drawn)
+
+    def log_prob_unsquashed(params: jax.Array, u: jax.Array) -> jax.Array:
+        gaussian = gaussian_log_prob(*split(params), u)
+        return gaussian - jnp.sum(_log_slope(u), axis=-1) if squash else gaussian
 
     def log_prob(params: jax.Array, action: jax.Array) -> jax.Array:
-        mean, scale = split(params)
-        if not squash:
-            return gaussian_log_prob(mean, scale, action)
-        unsquashed = jnp.arctanh(jnp.clip(action, -1 + _MARGIN, 1 - _MARGIN))
-        return gaussian_log_prob(mean, scale, unsquashed) - jnp.sum(_log_slope(unsquashed), axis=-1)
+        u = jnp.arctanh(jnp.clip(action, -1 + _MARGIN, 1 - _MARGIN)) if squash else action
+        return log_prob_unsquashed(params, u)
 
     def entropy(params: jax.Array) -> jax.Array:
         mean, scale = split(params)
@@ -76,7 +84,14 @@ def make_gaussian(size: int, *, squash: bool, initial_scale: float) -> Distribut
         }
 
     return Distribution(
-        num_params=2 * size, sample=sample, mode=mode, log_prob=log_prob, entropy=entropy, kl=kl, kl_parts=kl_parts
+        num_params=2 * size,
+        sample=sample,
+        mode=mode,
+        log_prob=log_prob,
+        sample_and_log_prob=sample_and_log_prob,
+        entropy=entropy,
+        kl=kl,
+        kl_parts=kl_parts,
     )
 
 

@@ -27,9 +27,14 @@ def make_hybrid(nums: Sequence[int], numbers: Distribution) -> Distribution:
         return jnp.concatenate([chosen.astype(jnp.float32), drawn], axis=-1)
 
     def sample(keys: jax.Array, params: jax.Array) -> jax.Array:
+        return sample_and_log_prob(keys, params)[0]
+
+    def sample_and_log_prob(keys: jax.Array, params: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits, rest = split(params)
         both = jax.vmap(lambda key: jax.random.split(key))(keys)
-        return join(choices.sample(both[:, 0], logits), numbers.sample(both[:, 1], rest))
+        chosen, log_chosen = choices.sample_and_log_prob(both[:, 0], logits)
+        drawn, log_drawn = numbers.sample_and_log_prob(both[:, 1], rest)
+        return join(chosen, drawn), log_chosen + log_drawn
 
     def mode(params: jax.Array) -> jax.Array:
         logits, rest = split(params)
@@ -58,6 +63,7 @@ def make_hybrid(nums: Sequence[int], numbers: Distribution) -> Distribution:
         sample=sample,
         mode=mode,
         log_prob=log_prob,
+        sample_and_log_prob=sample_and_log_prob,
         entropy=entropy,
         kl=kl,
         kl_parts=kl_parts,

@@ -1,0 +1,11 @@
+"""SAC on MuJoCo's double pendulum, which a cart balances."""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    return common.make_replayed_control_config(
+        "sac_inverted_double_pendulum", "InvertedDoublePendulum-v5", 100_000, agent="sac", random_steps=5_000
+    )
