@@ -6,9 +6,7 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = common.make_replayed_control_config(
-        "sac_pendulum", "Pendulum-v1", 30_000, agent="sac", random_steps=1_000
-    )
+    config = common.make_replayed_control_config("sac_pendulum", "Pendulum-v1", 30_000, agent="sac", random_steps=1_000)
     config.env.source = "gymnax"
     config.topology.placement = "anakin"
     config.replay.capacity = 100_000

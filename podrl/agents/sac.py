@@ -10,7 +10,7 @@ A call of `learn` takes one step of the critics, then one of the policy by the n
 Source: Haarnoja et al. 2018, arXiv:1812.05905, section 5 and algorithm 1; its table 1 has the numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import ClassVar
 
@@ -19,20 +19,22 @@ from jax import numpy as jnp
 import optax
 
 from podrl.actions import ContinuousActions
+from podrl.agents.parts.critic_steps import (
+    bootstrap,
+    noise_keys,
+    take_critic_step,
+    take_policy_step,
+    total_metrics,
+)
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
-from podrl.agents.parts.optimizing import make_optimizer
+from podrl.agents.parts.optimizing import OptimizerOverRun, make_optimizer
 from podrl.agents.parts.sequences import rollouts_of
 from podrl.agents.parts.twin_critic import (
     TRANSITIONS,
     TwinCritic,
     ask_for_networks,
-    bootstrap,
     constant_adam,
     make_twin_critic_agent,
-    noise_keys,
-    take_critic_step,
-    take_policy_step,
-    total_metrics,
 )
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import check_values, number, text
@@ -109,10 +111,36 @@ def make_agent(
         ConfigError: If actions are no numbers, or the network is none that SAC can use.
     """
     own = ask_for_networks(config, networks, spec)
-    optimizer, critic_optimizer, temperature_optimizer = (
+    optimizers = optimizer, critic_optimizer, temperature_optimizer = tuple(
         make_optimizer(section, config.update_shape, num_updates=num_updates, ahead=ahead, by_updates=True)
         for section in (config.optimizer, config.critic_optimizer, config.temperature_optimizer)
     )
+
+    def extra(params: PyTree) -> dict[str, PyTree]:
+        log_temperature = jnp.log(jnp.float32(config.temperature))
+        return {
+            "target": {"critic": jax.tree.map(jnp.copy, params["critic"])},
+            "log_temperature": log_temperature,
+            "temperature_optimizer": temperature_optimizer.init(log_temperature),
+        }
+
+    policy = own.distribution
+    return make_twin_critic_agent(
+        own,
+        {"policy": optimizer, "critic": critic_optimizer},
+        random_steps=config.random_steps,
+        extra=extra,
+        explore=policy.sample,
+        exploit=policy.mode,
+        learn=_make_learn(config, own, optimizers, partition),
+    )
+
+
+def _make_learn(
+    config: AgentConfig, own: TwinCritic, optimizers: Sequence[OptimizerOverRun], partition: Partition
+) -> Callable[[LearnerState, Batch], tuple[LearnerState, Metrics, jax.Array]]:
+    """Returns SAC's `Agent.learn`; the optimizers are those of the policy, of the critics and of the temperature."""
+    optimizer, critic_optimizer, temperature_optimizer = optimizers
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
         sample, (key, target_key, policy_key) = rollouts_of(batch), jax.random.split(state.key, 3)
@@ -142,24 +170,7 @@ def make_agent(
         state = dataclasses.replace(state, extra=extra, key=key)
         return state, total_metrics({**critic_metrics, **metrics, **told}), priority
 
-    def extra(params: PyTree) -> dict[str, PyTree]:
-        log_temperature = jnp.log(jnp.float32(config.temperature))
-        return {
-            "target": {"critic": jax.tree.map(jnp.copy, params["critic"])},
-            "log_temperature": log_temperature,
-            "temperature_optimizer": temperature_optimizer.init(log_temperature),
-        }
-
-    policy = own.distribution
-    return make_twin_critic_agent(
-        own,
-        {"policy": optimizer, "critic": critic_optimizer},
-        random_steps=config.random_steps,
-        extra=extra,
-        explore=policy.sample,
-        exploit=policy.mode,
-        learn=learn,
-    )
+    return learn
 
 
 def sac_targets(

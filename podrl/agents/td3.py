@@ -7,7 +7,7 @@ and all slow copies move only at every `policy_period`th call of `learn`. Actors
 Source: Fujimoto et al. 2018, arXiv:1802.09477, algorithm 1; its appendix C has the numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import ClassVar
 
@@ -16,20 +16,22 @@ from jax import numpy as jnp
 import optax
 
 from podrl.actions import ContinuousActions
+from podrl.agents.parts.critic_steps import (
+    bootstrap,
+    noise_keys,
+    take_critic_step,
+    take_policy_step,
+    total_metrics,
+)
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
-from podrl.agents.parts.optimizing import make_optimizer
+from podrl.agents.parts.optimizing import OptimizerOverRun, make_optimizer
 from podrl.agents.parts.sequences import rollouts_of
 from podrl.agents.parts.twin_critic import (
     TRANSITIONS,
     TwinCritic,
     ask_for_networks,
-    bootstrap,
     constant_adam,
     make_twin_critic_agent,
-    noise_keys,
-    take_critic_step,
-    take_policy_step,
-    total_metrics,
 )
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import check_values, number, text
@@ -113,6 +115,27 @@ def make_agent(
         for section in (config.optimizer, config.critic_optimizer)
     )
 
+    def explore(keys: jax.Array, output: jax.Array) -> jax.Array:
+        noise = jax.vmap(lambda key: jax.random.normal(key, (own.size,)))(keys)
+        return jnp.clip(jnp.tanh(output) + config.exploration_noise * noise, -1, 1)
+
+    return make_twin_critic_agent(
+        own,
+        {"policy": optimizer, "critic": critic_optimizer},
+        random_steps=config.random_steps,
+        extra=lambda params: {"target": jax.tree.map(jnp.copy, params)},
+        explore=explore,
+        exploit=jnp.tanh,
+        learn=_make_learn(config, own, (optimizer, critic_optimizer), partition),
+    )
+
+
+def _make_learn(
+    config: AgentConfig, own: TwinCritic, optimizers: Sequence[OptimizerOverRun], partition: Partition
+) -> Callable[[LearnerState, Batch], tuple[LearnerState, Metrics, jax.Array]]:
+    """Returns TD3's `Agent.learn`; the optimizers are those of the policy and of the critics."""
+    optimizer, critic_optimizer = optimizers
+
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
         sample, (key, target_key), before = rollouts_of(batch), jax.random.split(state.key), state
 
@@ -139,19 +162,7 @@ def make_agent(
         told = {"loss/learning_rate": optimizer.rate(state.step)}
         return dataclasses.replace(state, key=key), total_metrics({**critic_metrics, **metrics, **told}), priority
 
-    def explore(keys: jax.Array, output: jax.Array) -> jax.Array:
-        noise = jax.vmap(lambda key: jax.random.normal(key, (own.size,)))(keys)
-        return jnp.clip(jnp.tanh(output) + config.exploration_noise * noise, -1, 1)
-
-    return make_twin_critic_agent(
-        own,
-        {"policy": optimizer, "critic": critic_optimizer},
-        random_steps=config.random_steps,
-        extra=lambda params: {"target": jax.tree.map(jnp.copy, params)},
-        explore=explore,
-        exploit=jnp.tanh,
-        learn=learn,
-    )
+    return learn
 
 
 def td3_targets(

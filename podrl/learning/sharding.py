@@ -109,8 +109,9 @@ def _by_input(encoder: str) -> str:
 def gather_for_use(network: AnyNetwork, learner: Mesh, rules: Sequence[ShardingRule]) -> AnyNetwork:
     """Returns the network in a form that learns from parameters split by `rules`.
 
-    `unroll` and `rows`, where it has them, gather each parameter over the axis `data` before its use, and split its gradient as the
-    parameter is split. Otherwise XLA gathers the batch when a parameter is split over the batch's own axis.
+    `unroll` and `rows`, where it has them, gather each parameter over the axis `data` before its use, and split its
+    gradient as the parameter is split. Otherwise XLA gathers the batch when a parameter is split over the batch's own
+    axis.
     """
     if not rules:
         return network
@@ -123,8 +124,9 @@ def gather_for_use(network: AnyNetwork, learner: Mesh, rules: Sequence[ShardingR
     def gathered(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda params, *args: function(jax.tree_util.tree_map_with_path(gather_leaf, params), *args)
 
-    functions = {name: getattr(network, name, None) for name in ("unroll", "rows")}
-    return dataclasses.replace(network, **{name: gathered(found) for name, found in functions.items() if found})
+    record: Any = network
+    functions = {name: getattr(record, name, None) for name in ("unroll", "rows")}
+    return dataclasses.replace(record, **{name: gathered(found) for name, found in functions.items() if found})
 
 
 def describe_split(params: PyTree) -> str:

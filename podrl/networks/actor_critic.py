@@ -5,7 +5,6 @@ import functools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from podrl.config.config import NetworkConfig
 from podrl.networks.core import LSTM, make_core

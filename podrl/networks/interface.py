@@ -124,7 +124,7 @@ class TwinQNetwork:
 
 
 QNetwork = NetworkFunctions[QOutput]
-AnyNetwork = TypeVar("AnyNetwork", NetworkFunctions, TwinQNetwork)
+AnyNetwork = TypeVar("AnyNetwork", bound=NetworkFunctions | TwinQNetwork)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -42,12 +42,11 @@ def make_hybrid(nums: Sequence[int], numbers: Distribution) -> Distribution:
 
     def log_prob(params: jax.Array, action: jax.Array) -> jax.Array:
         logits, rest = split(params)
-        chosen = action[..., : len(nums)].astype(jnp.int32)
-        return choices.log_prob(logits, chosen) + numbers.log_prob(rest, action[..., len(nums) :])
+        chosen, drawn = action[..., : len(nums)].astype(jnp.int32), action[..., len(nums) :]
+        return choices.log_prob(logits, chosen) + numbers.log_prob(rest, drawn)
 
     def entropy(params: jax.Array) -> jax.Array:
-        logits, rest = split(params)
-        return choices.entropy(logits) + numbers.entropy(rest)
+        return choices.entropy(split(params)[0]) + numbers.entropy(split(params)[1])
 
     def kl(p: jax.Array, q: jax.Array) -> jax.Array:
         (p_logits, p_rest), (q_logits, q_rest) = split(p), split(q)
