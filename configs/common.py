@@ -52,7 +52,7 @@ def make_control_config(name: str, env_id: str, total_env_steps: int) -> ml_coll
 
 
 def make_replayed_control_config(
-    name: str, env_id: str, total_env_steps: int, *, agent: str, random_steps: int
+    name: str, env_id: str, total_env_steps: int, *, agent: str
 ) -> ml_collections.ConfigDict:
     """Returns SAC or TD3 for continuous control: networks, batch and ring of their authors.
 
@@ -62,8 +62,7 @@ def make_replayed_control_config(
         name: The config's name.
         env_id: The environment.
         total_env_steps: Length of the run.
-        agent: `sac` or `td3`.
-        random_steps: Env steps with uniform actions, after which learning begins.
+        agent: `sac` or `td3`. Learning begins where its first actions, which are uniform, end.
 
     Source: Haarnoja et al. 2018, arXiv:1812.05905, table 1; Fujimoto et al. 2018, arXiv:1802.09477, appendix C.
     """
@@ -74,13 +73,12 @@ def make_replayed_control_config(
     config.replay.capacity = 1_000_000
     config.replay.batch = 256
     config.replay.ratio = 256.0
-    config.replay.min_steps = random_steps
+    config.replay.min_steps = 10_000
     config.replay.priority_exponent = 0.0
     config.network.hidden_sizes = (256, 256)
     config.network.squash_actions = True
     config.network.action_scale = "observed"
     config.agent.name = agent
-    config.agent.random_steps = random_steps
     config.evaluate.greedy = True
     config.log.every_updates = 50
     return config

@@ -6,6 +6,4 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    return common.make_replayed_control_config(
-        "sac_halfcheetah", "HalfCheetah-v5", 200_000, agent="sac", random_steps=10_000
-    )
+    return common.make_replayed_control_config("sac_halfcheetah", "HalfCheetah-v5", 200_000, agent="sac")

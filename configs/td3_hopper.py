@@ -6,4 +6,4 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    return common.make_replayed_control_config("td3_hopper", "Hopper-v5", 1_000_000, agent="td3", random_steps=10_000)
+    return common.make_replayed_control_config("td3_hopper", "Hopper-v5", 1_000_000, agent="td3")

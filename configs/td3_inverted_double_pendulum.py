@@ -6,6 +6,9 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    return common.make_replayed_control_config(
-        "td3_inverted_double_pendulum", "InvertedDoublePendulum-v5", 100_000, agent="td3", random_steps=5_000
+    config = common.make_replayed_control_config(
+        "td3_inverted_double_pendulum", "InvertedDoublePendulum-v5", 100_000, agent="td3"
     )
+    config.replay.min_steps = 5_000
+    config.agent.random_steps = 5_000
+    return config
