@@ -51,6 +51,39 @@ def make_control_config(name: str, env_id: str, total_env_steps: int) -> ml_coll
     return config
 
 
+def make_replayed_control_config(
+    name: str, env_id: str, total_env_steps: int, *, agent: str
+) -> ml_collections.ConfigDict:
+    """Returns SAC or TD3 for continuous control: networks, batch and ring of their authors.
+
+    Each env step has one gradient step. An update has 64 of both, of 16 environments at once, instead of one.
+
+    Args:
+        name: The config's name.
+        env_id: The environment.
+        total_env_steps: Length of the run.
+        agent: `sac` or `td3`. Learning begins where its first actions, which are uniform, end.
+
+    Source: Haarnoja et al. 2018, arXiv:1812.05905, table 1; Fujimoto et al. 2018, arXiv:1802.09477, appendix C.
+    """
+    config = make_config(name, env_id, total_env_steps)
+    config.actors.num_envs = 16
+    config.actors.unroll_length = 4
+    config.actors.env_threads = 1
+    config.replay.capacity = 1_000_000
+    config.replay.batch = 256
+    config.replay.ratio = 256.0
+    config.replay.min_steps = 10_000
+    config.replay.priority_exponent = 0.0
+    config.network.hidden_sizes = (256, 256)
+    config.network.squash_actions = True
+    config.network.action_scale = "observed"
+    config.agent.name = agent
+    config.evaluate.greedy = True
+    config.log.every_updates = 50
+    return config
+
+
 def atari_options() -> ml_collections.ConfigDict:
     """Returns Cleanba's options for Atari: sticky actions, all 18 actions (Machado et al. 2018, arXiv:1709.06009)."""
     return ml_collections.ConfigDict(

@@ -31,7 +31,13 @@ from podrl.agents.parts.q_learning import (
     make_explorer_agent,
     with_target,
 )
-from podrl.agents.parts.sequences import accumulate_by_sequence, double_q_behind, double_q_of_first, rollouts_of
+from podrl.agents.parts.sequences import (
+    accumulate_by_sequence,
+    double_q_behind,
+    double_q_of_first,
+    resume_network,
+    rollouts_of,
+)
 from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import check_values, choice, number, text
@@ -197,7 +203,7 @@ def r2d2_loss(
     Returns:
         The loss, and metrics that add up to the batch's when summed over its parts, with the sequences' priorities [B].
     """
-    trajectory = dataclasses.replace(sample.trajectory, carry=_carry_of(network, sample))
+    trajectory = resume_network(network, sample, lambda carry: carry.network)
     burn_in = _burn_in(config, sample)
     if config.starts == "rows" and network.rows is not None and len(trajectory.reward) == config.n_steps:
         taken, bootstrap = double_q_of_first(network.rows, params, target, trajectory)
@@ -228,12 +234,6 @@ def r2d2_loss(
         },
         sequence_priority(errors, mask, share_of_max=config.share_of_max),
     )
-
-
-def _carry_of(network: QNetwork, sample: Sample) -> PyTree:
-    """Returns the network's carry before a sample's first row; rollouts that were not kept by a ring have it whole."""
-    carry = sample.trajectory.carry
-    return carry.network if isinstance(sample.before, tuple) else network.resume(carry, sample.before)
 
 
 def _burn_in(config: AgentConfig, sample: Sample) -> int:

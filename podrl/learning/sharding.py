@@ -36,9 +36,9 @@ MIN_SPLIT_SIZE = 2**14
 # For each encoder, the kernels that `tensor` splits by input; it splits all others by output. A layer that is split by
 # input follows one that is split by output. In a residual block this leaves the block's sum whole.
 _BY_INPUT = {
-    "mlp": r"^encoder/Dense_\d*[13579]/kernel$",
-    "nature": r"^encoder/Conv_1/kernel$",
-    "resnet": r"^encoder/ResidualBlock_\d+/Conv_1/kernel$",
+    "mlp": r"(^|/)(encoder|q_\d)/Dense_\d*[13579]/kernel$",
+    "nature": r"(^|/)encoder/Conv_1/kernel$",
+    "resnet": r"(^|/)encoder/ResidualBlock_\d+/Conv_1/kernel$",
 }
 
 
@@ -102,16 +102,16 @@ def make_sharding_rules(config: Config, learner: Mesh, params: PyTree) -> list[S
 def _by_input(encoder: str) -> str:
     """Returns the kernels that are split by input, also of the encoders of an observation's parts."""
     own, others = _BY_INPUT.get(encoder, "(?!)"), _BY_INPUT["mlp"]
-    return "|".join(
-        (own, own.replace("^encoder/", "^encoder/images_[^/]+/"), others.replace("^encoder/", "^encoder/others/"))
-    )
+    of_parts = own.replace("encoder/", "encoder/images_[^/]+/"), others.replace("(encoder|", "(encoder/others|")
+    return "|".join((own, *of_parts))
 
 
 def gather_for_use(network: AnyNetwork, learner: Mesh, rules: Sequence[ShardingRule]) -> AnyNetwork:
     """Returns the network in a form that learns from parameters split by `rules`.
 
-    `unroll` and `rows` gather each parameter over the axis `data` before its use, and split its gradient as the
-    parameter is split. Otherwise XLA gathers the batch when a parameter is split over the batch's own axis.
+    `unroll` and `rows`, where it has them, gather each parameter over the axis `data` before its use, and split its
+    gradient as the parameter is split. Otherwise XLA gathers the batch when a parameter is split over the batch's own
+    axis.
     """
     if not rules:
         return network
@@ -124,9 +124,9 @@ def gather_for_use(network: AnyNetwork, learner: Mesh, rules: Sequence[ShardingR
     def gathered(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda params, *args: function(jax.tree_util.tree_map_with_path(gather_leaf, params), *args)
 
-    return dataclasses.replace(
-        network, unroll=gathered(network.unroll), rows=None if network.rows is None else gathered(network.rows)
-    )
+    record: Any = network
+    functions = {name: getattr(record, name, None) for name in ("unroll", "rows")}
+    return dataclasses.replace(record, **{name: gathered(found) for name, found in functions.items() if found})
 
 
 def describe_split(params: PyTree) -> str:

@@ -5,15 +5,13 @@ import functools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from podrl.actions import ActionSpace, ContinuousActions, HybridActions
 from podrl.config.config import NetworkConfig
 from podrl.networks.core import LSTM, make_core
 from podrl.networks.functions import make_network
 from podrl.networks.interface import Network, NetworkOutput
 from podrl.networks.observation import check_observation, encode, make_encoder
-from podrl.networks.policies import make_distribution
+from podrl.networks.policies import make_distribution, num_free, policy_head
 from podrl.ops.distributions import Distribution, mask_options
 from podrl.types import EnvSpec, PyTree
 
@@ -53,12 +51,7 @@ class ActorCritic(nn.Module):
         if self.core is not None:
             features, state = self.core(features, first, state)
             value_features = features
-        # Small weights give nearly equal logits: a new policy acts at random, whatever the encoder's scale.
-        init = nn.initializers.orthogonal(0.01)
-        policy = nn.Dense(self.policy.num_params - self.num_free, kernel_init=init, name="policy")(features)
-        if self.num_free:
-            free = self.param("policy_free", nn.initializers.zeros, (self.num_free,))
-            policy = jnp.concatenate([policy, jnp.broadcast_to(free, (*policy.shape[:-1], self.num_free))], axis=-1)
+        policy = policy_head(self, features, self.policy.num_params, self.num_free)
         value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(value_features)
         return NetworkOutput(policy=policy, value=value[..., 0]), state
 
@@ -80,7 +73,7 @@ def make_actor_critic(config: NetworkConfig, spec: EnvSpec, *, layers_are_split:
     module = ActorCritic(
         encoder=encoder(),
         policy=policy,
-        num_free=_num_free(config, spec.actions),
+        num_free=num_free(config, spec.actions),
         value_encoder=encoder() if config.separate_value else None,
         core=make_core(config),
     )
@@ -96,10 +89,3 @@ def _scale_value(params: PyTree, factor: jax.Array, shift: jax.Array) -> PyTree:
     """Returns parameters with which the linear value head puts out factor * value + shift."""
     head = params["value"]
     return {**params, "value": {"kernel": head["kernel"] * factor, "bias": head["bias"] * factor + shift}}
-
-
-def _num_free(config: NetworkConfig, actions: ActionSpace) -> int:
-    """Returns how many of the policy's parameters do not depend on the observation: the shared scales, if any."""
-    if not isinstance(actions, ContinuousActions | HybridActions) or config.action_scale != "shared":
-        return 0
-    return actions.size

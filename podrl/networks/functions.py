@@ -67,7 +67,7 @@ def make_network(
     actions, initial_carry = spec.actions, functools.partial(_initial_carry, config, spec)
 
     def init(key: jax.Array) -> PyTree:
-        return module.init(key, *_inputs(config, actions, opening_row(spec), initial_carry(1))[0])["params"]
+        return module.init(key, *opening_inputs(config, spec))["params"]
 
     def masked(output: Output, mask: jax.Array | None) -> Output:
         return output if mask is None else mask_output(output, mask)
@@ -90,11 +90,8 @@ def make_network(
         return swap(output), remember(carry, trajectory.action[-1]) if len(trajectory.reward) else carry
 
     def rows(params: PyTree, trajectory: Trajectory, chosen: jax.Array) -> PyTree:
-        every, chosen, carry = swap(rows_of(trajectory)), jnp.swapaxes(chosen, 0, 1), trajectory.carry
-        stacked = stack_chosen(seen(every.observation), every.first, carry.frames, chosen)
-        others = (encode_last(config, actions, every), every.first, action_mask(every.observation))
-        last, first, mask = jax.tree.map(lambda x: take_stack_rows(x, chosen), others)
-        output, _ = module.apply({"params": params}, stacked, last, first, carry.core)
+        stacked, last, first, mask = chosen_inputs(config, actions, trajectory, chosen)
+        output, _ = module.apply({"params": params}, stacked, last, first, trajectory.carry.core)
         return swap(masked(output, mask))
 
     return make_record(
@@ -107,6 +104,33 @@ def make_network(
         keep=lambda carry: Carry(core=carry.core),
         resume=lambda kept, before: remember(_restack(kept, before, initial_carry), before.action[-1]),
     )
+
+
+def opening_inputs(config: NetworkConfig, spec: EnvSpec) -> tuple:
+    """Returns what a module is given of one environment's first row, see `make_network`; to initialise it with."""
+    return _inputs(config, spec.actions, opening_row(spec), _initial_carry(config, spec, 1))[0]
+
+
+def chosen_inputs(
+    config: NetworkConfig, actions: ActionSpace, trajectory: Trajectory, chosen: jax.Array
+) -> tuple[PyTree, jax.Array | None, jax.Array, jax.Array | None]:
+    """Returns what a network sees of chosen rows of a trajectory, without the memory of the others.
+
+    Args:
+        config: The `network` section.
+        actions: The actions of one environment.
+        trajectory: [T, B].
+        chosen: [R, B] int32, from 0 to T.
+
+    Returns:
+        Of [B, R]: stacked observations, the encoded last action and reward, `first` and the action mask; None for what
+        there is none of.
+    """
+    every, chosen = swap(rows_of(trajectory)), jnp.swapaxes(chosen, 0, 1)
+    stacked = stack_chosen(seen(every.observation), every.first, trajectory.carry.frames, chosen)
+    others = (encode_last(config, actions, every), every.first, action_mask(every.observation))
+    last, first, mask = jax.tree.map(lambda x: take_stack_rows(x, chosen), others)
+    return stacked, last, first, mask
 
 
 def _restack(kept: Carry, before: RowsBefore, initial_carry: Callable[[int], Carry]) -> Carry:

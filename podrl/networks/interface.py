@@ -93,8 +93,38 @@ class Network(NetworkFunctions[NetworkOutput]):
     scale_value: Callable[[PyTree, jax.Array, jax.Array], PyTree]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyNetwork(NetworkFunctions[jax.Array]):
+    """A network of a policy alone, whose output is the policy's parameters [..., P] float32.
+
+    Its parameters are under the name `policy`. Its functions ignore others beside it, such as a `TwinQNetwork`'s.
+
+    Attributes:
+        policy: The distribution over actions; None where the network puts out actions before squashing, [..., D].
+    """
+
+    policy: Distribution | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwinQNetwork:
+    """Two networks of the value Q(s, a) of actions that are numbers, with parameters under the name `critic`.
+
+    They see what the policy's network sees, and share its carry.
+
+    Attributes:
+        init: (key) -> params.
+        rows: (params, trajectory of [T, B], rows [R, B] int32, actions [R, B, S, D]) -> [R, B, S, 2] float32: both
+            values of S actions in each of the given rows, 0 to T. None if a row's output depends on that of the rows
+            before it.
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    rows: Callable[[PyTree, Trajectory, jax.Array, jax.Array], jax.Array] | None
+
+
 QNetwork = NetworkFunctions[QOutput]
-AnyNetwork = TypeVar("AnyNetwork", bound=NetworkFunctions)
+AnyNetwork = TypeVar("AnyNetwork", bound=NetworkFunctions | TwinQNetwork)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,14 +135,21 @@ class Networks:
         actor_critic: () -> a network with a policy head and a value head.
         q: (*, dueling=False, normalization="none") -> a network of action values, for one discrete action; see
             `podrl.networks.action_values`.
+        policy: (*, squashed=False, deterministic=False) -> a network of a policy alone; see
+            `podrl.networks.continuous`.
+        twin_q: () -> two networks of the values of actions that are numbers.
     """
 
     actor_critic: Callable[[], Network]
     q: Callable[..., QNetwork]
+    policy: Callable[..., PolicyNetwork]
+    twin_q: Callable[[], TwinQNetwork]
 
     def map(self, change: Callable[[Any], Any]) -> "Networks":
         """The same networks, each as `change`, (network) -> network, returns it."""
         return Networks(
             actor_critic=lambda: change(self.actor_critic()),
             q=lambda **asked: change(self.q(**asked)),
+            policy=lambda **asked: change(self.policy(**asked)),
+            twin_q=lambda: change(self.twin_q()),
         )

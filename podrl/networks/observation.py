@@ -1,6 +1,6 @@
 """From an observation to features: the encoders that a config describes, and which observations they can take."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 
 import flax.linen as nn
@@ -53,7 +53,7 @@ def joins_all_parts(config: NetworkConfig, spec: EnvSpec) -> bool:
     return bool(kinds) and set(kinds.values()) == {"mlp"} and not config.parts
 
 
-def encode(encoder: nn.Module, stacked: PyTree, last: jax.Array | None) -> jax.Array:
+def encode(encoder: Callable[[PyTree], jax.Array], stacked: PyTree, last: jax.Array | None) -> jax.Array:
     """Computes features [B, T, F] in float32, joined with `last`; the encoder sees a single axis of rows."""
     leading = jax.tree.leaves(stacked)[0].shape[:2]
     features = encoder(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacked)).astype(jnp.float32)

@@ -12,7 +12,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from podrl.ops.distributions import Distribution
+from podrl.ops.distributions import Distribution, sample_then_evaluate
 
 
 def make_categorical(num_actions: int) -> Distribution:
@@ -23,6 +23,7 @@ def make_categorical(num_actions: int) -> Distribution:
         sample=sample_categorical,
         mode=lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.int32),
         log_prob=categorical_log_prob,
+        sample_and_log_prob=sample_then_evaluate(sample_categorical, categorical_log_prob),
         entropy=categorical_entropy,
         kl=categorical_kl,
         kl_parts=lambda p_logits, q_logits: {"choices": categorical_kl(p_logits, q_logits)},
@@ -59,6 +60,7 @@ def make_multi_categorical(nums: Sequence[int]) -> Distribution:
         sample=sample,
         mode=mode,
         log_prob=log_prob,
+        sample_and_log_prob=sample_then_evaluate(sample, log_prob),
         entropy=entropy,
         kl=kl,
         kl_parts=lambda p_logits, q_logits: {"choices": kl(p_logits, q_logits)},

@@ -18,6 +18,10 @@ class Distribution:
             a row's action does not depend on which others share the batch.
         mode: (params [..., P]) -> action [..., ...]; the most likely action.
         log_prob: (params [..., P], action [..., ...]) -> [...] in nats.
+        sample_and_log_prob: (keys [B], params [B, P]) -> (action [B, ...], [B] in nats). The action is `sample`'s; that
+            of Gaussians is a function of the parameters through which gradients flow, and its log-probability is
+            computed from the sample before any squashing, so that it is exact where the action itself is rounded to
+            +-1.
         entropy: (params [..., P]) -> [...] in nats.
         kl: (p [..., P], q [..., P]) -> [...]; the Kullback-Leibler divergence KL(p || q) in nats.
         kl_parts: (p [..., P], q [..., P]) -> {name: [...]}; divergences in one respect each, for agents that bound them
@@ -30,10 +34,23 @@ class Distribution:
     sample: Callable[[jax.Array, jax.Array], jax.Array]
     mode: Callable[[jax.Array], jax.Array]
     log_prob: Callable[[jax.Array, jax.Array], jax.Array]
+    sample_and_log_prob: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
     entropy: Callable[[jax.Array], jax.Array]
     kl: Callable[[jax.Array, jax.Array], jax.Array]
     kl_parts: Callable[[jax.Array, jax.Array], Mapping[str, jax.Array]]
     num_logits: int = 0
+
+
+def sample_then_evaluate(
+    sample: Callable[[jax.Array, jax.Array], jax.Array], log_prob: Callable[[jax.Array, jax.Array], jax.Array]
+) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Returns `Distribution.sample_and_log_prob` of choices, which have a probability each."""
+
+    def sample_and_log_prob(keys: jax.Array, params: jax.Array) -> tuple[jax.Array, jax.Array]:
+        action = sample(keys, params)
+        return action, log_prob(params, action)
+
+    return sample_and_log_prob
 
 
 def mask_options(policy: Distribution, params: jax.Array, mask: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ makes it the initial scale at raw = 0: a new network, whose outputs are close to
 
 A squashed action a = tanh(u) of a Gaussian u has the log-probability log p(u) - sum log(1 - tanh(u)^2). It is computed
 from the stored action, u = atanh(a) with a clipped to a distance of `_MARGIN` from +-1. So it is finite for every
-action, and every evaluation of the same action gives the same value.
+action, and every evaluation of the same action gives the same value. `sample_and_log_prob` has u itself.
 
 Results are float32.
 """
@@ -43,21 +43,29 @@ def make_gaussian(size: int, *, squash: bool, initial_scale: float) -> Distribut
         mean, raw = jnp.split(params.astype(jnp.float32), 2, axis=-1)
         return mean, _scale(raw, initial_scale)
 
+    def bound(u: jax.Array) -> jax.Array:
+        return jnp.tanh(u) if squash else u
+
     def mode(params: jax.Array) -> jax.Array:
-        mean, _ = split(params)
-        return jnp.tanh(mean) if squash else mean
+        return bound(split(params)[0])
+
+    def draw(keys: jax.Array, params: jax.Array) -> jax.Array:
+        mean, scale = split(params)
+        return mean + scale * jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
 
     def sample(keys: jax.Array, params: jax.Array) -> jax.Array:
-        mean, scale = split(params)
-        sampled = mean + scale * jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
-        return jnp.tanh(sampled) if squash else sampled
+        return bound(draw(keys, params))
+
+    def sample_and_log_prob(keys: jax.Array, params: jax.Array) -> tuple[jax.Array, jax.Array]:
+        u = draw(keys, params)
+        return bound(u), log_prob_unsquashed(params, u)
+
+    def log_prob_unsquashed(params: jax.Array, u: jax.Array) -> jax.Array:
+        gaussian = gaussian_log_prob(*split(params), u)
+        return gaussian - jnp.sum(_log_slope(u), axis=-1) if squash else gaussian
 
     def log_prob(params: jax.Array, action: jax.Array) -> jax.Array:
-        mean, scale = split(params)
-        if not squash:
-            return gaussian_log_prob(mean, scale, action)
-        unsquashed = jnp.arctanh(jnp.clip(action, -1 + _MARGIN, 1 - _MARGIN))
-        return gaussian_log_prob(mean, scale, unsquashed) - jnp.sum(_log_slope(unsquashed), axis=-1)
+        return log_prob_unsquashed(params, _unsquash(action) if squash else action)
 
     def entropy(params: jax.Array) -> jax.Array:
         mean, scale = split(params)
@@ -68,15 +76,15 @@ def make_gaussian(size: int, *, squash: bool, initial_scale: float) -> Distribut
         # Squashing is invertible, so it does not change the divergence.
         return gaussian_kl(*split(p), *split(q))
 
-    def kl_parts(p: jax.Array, q: jax.Array) -> dict[str, jax.Array]:
-        (p_mean, p_scale), (q_mean, q_scale) = split(p), split(q)
-        return {
-            "mean": gaussian_kl(p_mean, p_scale, q_mean, p_scale),
-            "covariance": gaussian_kl(p_mean, p_scale, p_mean, q_scale),
-        }
-
     return Distribution(
-        num_params=2 * size, sample=sample, mode=mode, log_prob=log_prob, entropy=entropy, kl=kl, kl_parts=kl_parts
+        num_params=2 * size,
+        sample=sample,
+        mode=mode,
+        log_prob=log_prob,
+        sample_and_log_prob=sample_and_log_prob,
+        entropy=entropy,
+        kl=kl,
+        kl_parts=lambda p, q: _kl_parts(*split(p), *split(q)),
     )
 
 
@@ -89,6 +97,11 @@ def gaussian_kl(p_mean: jax.Array, p_scale: jax.Array, q_mean: jax.Array, q_scal
     """Kullback-Leibler divergence KL(p || q) of Gaussians with mean and standard deviation [..., D]; [...] in nats."""
     ratio, shift = p_scale / q_scale, (p_mean - q_mean) / q_scale
     return 0.5 * jnp.sum(jnp.square(ratio) + jnp.square(shift) - 1 - 2 * jnp.log(ratio), axis=-1)
+
+
+def _kl_parts(p_mean: jax.Array, p_scale: jax.Array, q_mean: jax.Array, q_scale: jax.Array) -> dict[str, jax.Array]:
+    mean = gaussian_kl(p_mean, p_scale, q_mean, p_scale)
+    return {"mean": mean, "covariance": gaussian_kl(p_mean, p_scale, p_mean, q_scale)}
 
 
 def expected_log_slope(mean: jax.Array, scale: jax.Array) -> jax.Array:
@@ -104,6 +117,11 @@ def expected_log_slope(mean: jax.Array, scale: jax.Array) -> jax.Array:
 def _log_slope(u: jax.Array) -> jax.Array:
     """Computes log(1 - tanh(u)^2) without cancellation."""
     return 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
+
+
+def _unsquash(action: jax.Array) -> jax.Array:
+    """Computes the inverse of the hyperbolic tangent, finite also at +-1."""
+    return jnp.arctanh(jnp.clip(action, -1 + _MARGIN, 1 - _MARGIN))
 
 
 def _scale(raw: jax.Array, initial_scale: float) -> jax.Array:

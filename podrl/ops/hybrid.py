@@ -27,9 +27,14 @@ def make_hybrid(nums: Sequence[int], numbers: Distribution) -> Distribution:
         return jnp.concatenate([chosen.astype(jnp.float32), drawn], axis=-1)
 
     def sample(keys: jax.Array, params: jax.Array) -> jax.Array:
+        return sample_and_log_prob(keys, params)[0]
+
+    def sample_and_log_prob(keys: jax.Array, params: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits, rest = split(params)
         both = jax.vmap(lambda key: jax.random.split(key))(keys)
-        return join(choices.sample(both[:, 0], logits), numbers.sample(both[:, 1], rest))
+        chosen, log_chosen = choices.sample_and_log_prob(both[:, 0], logits)
+        drawn, log_drawn = numbers.sample_and_log_prob(both[:, 1], rest)
+        return join(chosen, drawn), log_chosen + log_drawn
 
     def mode(params: jax.Array) -> jax.Array:
         logits, rest = split(params)
@@ -37,12 +42,11 @@ def make_hybrid(nums: Sequence[int], numbers: Distribution) -> Distribution:
 
     def log_prob(params: jax.Array, action: jax.Array) -> jax.Array:
         logits, rest = split(params)
-        chosen = action[..., : len(nums)].astype(jnp.int32)
-        return choices.log_prob(logits, chosen) + numbers.log_prob(rest, action[..., len(nums) :])
+        chosen, drawn = action[..., : len(nums)].astype(jnp.int32), action[..., len(nums) :]
+        return choices.log_prob(logits, chosen) + numbers.log_prob(rest, drawn)
 
     def entropy(params: jax.Array) -> jax.Array:
-        logits, rest = split(params)
-        return choices.entropy(logits) + numbers.entropy(rest)
+        return choices.entropy(split(params)[0]) + numbers.entropy(split(params)[1])
 
     def kl(p: jax.Array, q: jax.Array) -> jax.Array:
         (p_logits, p_rest), (q_logits, q_rest) = split(p), split(q)
@@ -58,6 +62,7 @@ def make_hybrid(nums: Sequence[int], numbers: Distribution) -> Distribution:
         sample=sample,
         mode=mode,
         log_prob=log_prob,
+        sample_and_log_prob=sample_and_log_prob,
         entropy=entropy,
         kl=kl,
         kl_parts=kl_parts,

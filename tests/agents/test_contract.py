@@ -94,8 +94,9 @@ class Case:
 
     def params_further_from_uniform(self, scale=5):
         """At the end of the run, where agents that explore do so least."""
-        params, extra = jax.tree.map(  # Target networks may act.
-            lambda x: np.asarray(scale * np.asarray(x), x.dtype), (self.state.params, self.state.extra)
+        params, extra = jax.tree.map(  # Target networks may act. What is counted down is over.
+            lambda x: np.asarray(scale * np.asarray(x), x.dtype) if x.dtype == jnp.float32 else np.zeros_like(x),
+            (self.state.params, self.state.extra),
         )
         return self.agent.actor_params(
             dataclasses.replace(self.state, params=params, extra=extra, step=jnp.asarray(NUM_UPDATES, jnp.int32))

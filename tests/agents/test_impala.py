@@ -44,9 +44,14 @@ def tabular_network():
     )
 
 
+def networks_of(**made):
+    """Networks of which only some can be asked for."""
+    return Networks(**{field.name: made.get(field.name) for field in dataclasses.fields(Networks)})
+
+
 def around(network, num_updates):
     """What `make_agent` takes besides a config, of an agent with this network."""
-    networks = Networks(actor_critic=lambda: network, q=lambda **asked: network)
+    networks = networks_of(actor_critic=lambda: network, q=lambda **asked: network)
     return {"networks": networks, "spec": None, "num_envs": 1, "num_updates": num_updates}
 
 

@@ -15,8 +15,9 @@ from podrl.agents.r2d2 import AgentConfig, make_agent, r2d2_loss
 from podrl.config.config import ConfigError, NetworkConfig
 from podrl.config.optimizer import OptimizerConfig
 from podrl.networks.action_values import make_q_network
-from podrl.networks.interface import NetworkFunctions, Networks, QOutput
+from podrl.networks.interface import NetworkFunctions, QOutput
 from podrl.types import EnvSpec, Sample, Timestep, Trajectory
+from tests.agents.test_impala import networks_of
 from tests.networks.test_actor_critic import MEMORY, make_spec, random_unroll
 
 NUM_STATES, NUM_ACTIONS = 5, 3
@@ -44,7 +45,7 @@ def table_network(values=None):
 
 
 def make_table_agent(config, num_envs=4, values=None, **options):
-    networks = Networks(actor_critic=lambda: None, q=lambda **asked: table_network(values))
+    networks = networks_of(q=lambda **asked: table_network(values))
     return make_agent(config, networks=networks, spec=SPEC, num_envs=num_envs, num_updates=10, **options)
 
 
@@ -245,8 +246,7 @@ def test_groups_with_too_few_epsilons_are_refused_with_a_number_that_fits():
 
 
 def test_a_core_cannot_start_anywhere():
-    networks = Networks(
-        actor_critic=lambda: None,
+    networks = networks_of(
         q=lambda **_: make_q_network(NetworkConfig(core="lstm"), make_spec((5,), jnp.float32)),
     )
     config = AgentConfig(starts="rows", burn_in=0)

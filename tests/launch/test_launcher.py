@@ -15,10 +15,10 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.s
 # Runs of each agent and placement; slow ones are of sources and networks that open or compile longer. `.ci/run` begins
 # with `impala_atari`, the README's first command.
 RUN = ("impact_lunarlander", "impala_catch", "impala_minatar", "ppo_cartpole", "ppo_lunarlander", "pqn_minatar")
-RUN += ("apex_minatar", "vmpo_lunarlander")
+RUN += ("apex_minatar", "td3_halfcheetah", "vmpo_lunarlander")
 RUN_SLOWLY = ("impala_metaworld", "impala_minigrid", "impala_pong", "impala_procgen", "impala_vizdoom", "ppo_2048")
 RUN_SLOWLY += ("ppo_football", "ppo_halfcheetah", "ppo_memory", "pqn_atari", "r2d2_memory", "r2d2_minigrid_memory")
-RUN_SLOWLY += ("seed_r2d2_memory",)
+RUN_SLOWLY += ("sac_inverted_double_pendulum", "sac_pendulum", "seed_r2d2_memory")
 # A deep network's updates of as many images as users have would take most of the test's time.
 FLAGS = dict.fromkeys(("impala_procgen", "pqn_atari"), ("--config.actors.num_envs=4",))
 FLAGS["seed_r2d2_memory"] = ("--env_workers", "2")

@@ -98,6 +98,13 @@ def test_three_seeds_of_one_program_balance_the_pole():
     assert min(best.values()) >= 450
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_pendulum_is_swung_up_from_replay():
+    """A random policy scores -1,300 and the best about -150; the mean has the first episodes in it."""
+    assert learn("sac_pendulum", "--config.total_env_steps=30_000", until=-350) >= -350
+
+
 class TestMemory:
     """A bit that is seen at an episode's start and asked for 20 steps later: 1 if told rightly, else -1."""
 

@@ -218,8 +218,14 @@ class TestResume:
                 **{"agent__n_steps": 1, "actors__num_envs": 32, "actors__unroll_length": 1, "replay__groups": 8},
                 **{"replay__capacity": 160, "replay__batch": 16, "replay__min_steps": 100},
             },
+            {
+                **{"env_id": "Pendulum-v1", "agent": "sac", "agent__random_steps": 100},
+                **{"network__squash_actions": True, "network__core": "none", "network__last_action": False},
+                **{"actors__num_envs": 32, "actors__unroll_length": 1, "replay__groups": 8, "replay__ratio": 1.0},
+                **{"replay__capacity": 160, "replay__batch": 16, "replay__min_steps": 100},
+            },
         ],
-        ids=["batches", "sequences"],
+        ids=["batches", "sequences", "critics"],
     )
     def test_so_it_does_with_a_ring(self, tmp_path, monkeypatch, caplog, ring):
         monkeypatch.setattr(TestResume, "OVERRIDES", {**self.OVERRIDES, **ring})

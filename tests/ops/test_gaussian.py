@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from podrl.ops.categorical import make_categorical, make_multi_categorical
 from podrl.ops.gaussian import MIN_SCALE, make_gaussian
+from podrl.ops.hybrid import make_hybrid
 
 CASES = list(itertools.product((False, True), [(0.0, 0.5), (-0.7, 0.1), (1.5, 1.0)]))
 
@@ -135,3 +137,55 @@ def test_values_and_gradients_are_finite_at_extreme_parameters(squash):
 def test_bfloat16_parameters_give_float32():
     assert SQUASHED.entropy(jnp.zeros((3, 2), jnp.bfloat16)).dtype == jnp.float32
     assert SQUASHED.log_prob(jnp.zeros((3, 2), jnp.bfloat16), jnp.zeros((3, 1))).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_sample_and_its_log_probability_are_those_of_the_distribution(squash):
+    made = compiled_gaussian(3, squash=squash, initial_scale=0.5)
+    keys = jax.random.split(jax.random.key(0), 200)
+    outputs = np.random.default_rng(1).normal(size=(200, 6)).astype(np.float32)
+    action, log_prob = made.sample_and_log_prob(keys, outputs)
+    np.testing.assert_allclose(action, made.sample(keys, outputs), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(log_prob, made.log_prob(outputs, action), atol=2e-2, rtol=1e-3)
+
+
+def test_the_log_probability_of_a_sample_is_exact_where_its_action_is_rounded_to_one():
+    """Far out tanh(u) is 1 in float32, from which u cannot be had back."""
+    keys, mean = jax.random.split(jax.random.key(0), 50), 30.0
+    outputs = np.tile(params(mean, 0.5), (50, 1))
+    action, log_prob = SQUASHED.sample_and_log_prob(keys, outputs)
+    assert (np.asarray(action) == 1).all()
+    u = np.float64(PLAIN.sample(keys, outputs))[:, 0]
+    log_slope = 2 * (np.log(2) - u - np.log1p(np.exp(-2 * u)))
+    exact = -0.5 * ((u - mean) / 0.5) ** 2 - np.log(0.5 * np.sqrt(2 * np.pi)) - log_slope
+    np.testing.assert_allclose(log_prob, exact, rtol=1e-5)
+
+
+def test_gradients_flow_through_a_sample_and_its_log_probability():
+    """With u = mean + scale z the density's exponent is -z^2/2, whatever the parameters."""
+    key, place = jax.random.split(jax.random.key(3), 1), jnp.asarray(params(0.4, 0.6))[None]
+
+    def parts(outputs):
+        action, log_prob = SQUASHED.sample_and_log_prob(key, outputs)
+        return jnp.stack([action[0, 0], log_prob[0]])
+
+    action = float(parts(place)[0])
+    slopes = np.asarray(jax.jacobian(parts)(place))[:, 0]
+    z = (np.arctanh(action) - 0.4) / 0.6
+    dscale = 1 / (1 + np.exp(-float(np.log(np.expm1(0.6 - MIN_SCALE)))))  # Of softplus, by the raw scale.
+    np.testing.assert_allclose(slopes[0], (1 - action**2) * np.array([1, z * dscale]), rtol=1e-3)
+    np.testing.assert_allclose(slopes[1], [2 * action, (2 * action * z - 1 / 0.6) * dscale], rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["one", "several", "hybrid"])
+def test_those_of_choices_are_consistent_too(kind):
+    made = {
+        "one": make_categorical(4),
+        "several": make_multi_categorical((2, 3)),
+        "hybrid": make_hybrid((2, 3), make_gaussian(2, squash=False, initial_scale=1.0)),
+    }[kind]
+    keys = jax.random.split(jax.random.key(0), 100)
+    outputs = np.random.default_rng(1).normal(size=(100, made.num_params)).astype(np.float32)
+    action, log_prob = jax.jit(made.sample_and_log_prob)(keys, outputs)
+    np.testing.assert_allclose(action, jax.jit(made.sample)(keys, outputs), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(log_prob, made.log_prob(outputs, action), rtol=1e-4, atol=1e-5)

@@ -37,7 +37,12 @@ SEQUENCES = {
 }
 UNROLLS = {**SEQUENCES, "network__core": "lstm", "network__core_size": 8, "network__last_action": True}
 ROWS = {**SEQUENCES, "agent__starts": "rows", "agent__burn_in": 0, "agent__length": 1, "replay__ratio": 0.4}
-AT = {"unrolls": UNROLLS, "rows": ROWS}
+CRITICS = {
+    **{name: value for name, value in SEQUENCES.items() if not name.startswith("agent")},
+    **{"env_id": "InvertedDoublePendulum-v5", "agent": "sac", "replay__ratio": 0.4},
+    **{"network__squash_actions": True, "network__action_scale": "observed", "agent__random_steps": 2000},
+}
+AT = {"unrolls": UNROLLS, "rows": ROWS, "critics": CRITICS}
 
 
 def going_on(trajectory, before):
@@ -80,7 +85,11 @@ def by_environment(ring):
     [
         ("unrolls", 8, 1),
         ("rows", 2, 2),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("unrolls", 4, 2), ("rows", 4, 2), ("rows", 8, 1))),
+        ("critics", 8, 1),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("unrolls", 4, 2), ("rows", 4, 2), ("rows", 8, 1), ("critics", 4, 2))
+        ),
     ],
 )
 def test_any_number_of_devices_draws_the_same_and_learns_the_same(at, num_devices, num_pools):
@@ -113,7 +122,7 @@ def test_an_update_learns_as_often_as_its_ratio_says_once_there_is_a_sequence(at
     ratios = [float(metrics["replay/ratio"]) for metrics in found]
     filling = next(n for n, ratio in enumerate(ratios) if ratio)
     np.testing.assert_allclose(ratios, [0.0] * filling + [AT[at]["replay__ratio"]] * (9 - filling), rtol=1e-6)
-    assert filling == (2 if at == "unrolls" else 1)
+    assert filling == {"unrolls": 2, "rows": 1, "critics": 0}[at]
     assert int(state.learner_step) == 4 * (9 - filling)
     assert all(np.isfinite(x) for metrics in found for x in metrics.values())
     assert [float(metrics["replay/size"]) for metrics in found] == [1, 2, 3, 4, 5, 5, 5, 5, 5]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import dataclasses
 
 import jax
-import optax
 
 from podrl.agents.parts.interface import Agent
 from podrl.agents.parts.optimizing import OptimizerOverRun
@@ -41,7 +40,6 @@ def take_dual_step(
     """
     duals = state.extra["duals"]
     grads, metrics = jax.grad(loss, has_aux=True)(duals)
-    updates, optimizer_state = optimizer.at(state.step).update(grads, state.extra["dual_optimizer"], duals)
-    moved = project_duals(optax.apply_updates(duals, updates))
-    extra = {**state.extra, "duals": moved, "dual_optimizer": optimizer_state}
+    moved, optimizer_state = optimizer.move(state.step, duals, state.extra["dual_optimizer"], grads)
+    extra = {**state.extra, "duals": project_duals(moved), "dual_optimizer": optimizer_state}
     return dataclasses.replace(state, extra=extra), metrics

@@ -31,9 +31,15 @@ class OptimizerOverRun:
 
     def apply(self, state: LearnerState, grads: PyTree) -> tuple[LearnerState, jax.Array]:
         """Takes one step; returns the state after it, and the gradient's global norm before clipping."""
-        updates, opt_state = self.at(state.step).update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params, opt_state = self.move(state.step, state.params, state.opt_state, grads)
         return dataclasses.replace(state, params=params, opt_state=opt_state), optax.tree.norm(grads)
+
+    def move(
+        self, step: jax.Array, params: PyTree, opt_state: optax.OptState, grads: PyTree
+    ) -> tuple[PyTree, optax.OptState]:
+        """Takes one step of some of an agent's parameters, in the update behind `step` others; returns both new."""
+        updates, opt_state = self.at(step).update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
 
 
 def make_optimizer(

@@ -31,6 +31,21 @@ def rollouts_of(batch: Batch) -> Sample:
     return batch.rollouts
 
 
+def resume_network(
+    network: NetworkFunctions[Output], sample: Sample, own: Callable[[PyTree], PyTree] = lambda carry: carry
+) -> Trajectory:
+    """Returns a sample's trajectory with the network's carry before its first row.
+
+    Args:
+        network: The network.
+        sample: From a ring, which keeps a part of the carry; or rollouts that were not in one, and have it whole.
+        own: (an agent's whole carry) -> the network's.
+    """
+    carry = sample.trajectory.carry
+    resumed = own(carry) if isinstance(sample.before, tuple) else network.resume(carry, sample.before)
+    return dataclasses.replace(sample.trajectory, carry=resumed)
+
+
 def take_transitions(trajectory: Trajectory, start: int, stop: int) -> Trajectory:
     """Returns transitions `start` to `stop` of a trajectory [T, B], and the row behind; its carry stays the first's."""
     rows = {name: getattr(trajectory, name) for name in ("observation", "first")}

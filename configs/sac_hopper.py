@@ -1,0 +1,9 @@
+"""SAC on MuJoCo's Hopper."""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    return common.make_replayed_control_config("sac_hopper", "Hopper-v5", 1_000_000, agent="sac")

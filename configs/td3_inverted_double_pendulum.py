@@ -1,0 +1,14 @@
+"""TD3 on MuJoCo's double pendulum, which a cart balances."""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = common.make_replayed_control_config(
+        "td3_inverted_double_pendulum", "InvertedDoublePendulum-v5", 100_000, agent="td3"
+    )
+    config.replay.min_steps = 5_000
+    config.agent.random_steps = 5_000
+    return config

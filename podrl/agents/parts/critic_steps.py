@@ -1,0 +1,137 @@
+"""How agents with two critics learn from transitions: one optimizer step of the critics, one of the policy.
+
+The critics' targets bootstrap from the smaller value of two slow copies of them, since the best of noisy values is too
+large on average. A ring that draws by priority gets the critics' errors, and weights their loss.
+
+Source: Fujimoto et al. 2018, arXiv:1802.09477, section 4.2 (clipped double Q-learning).
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+import optax
+
+from podrl.agents.parts.interface import Partition
+from podrl.agents.parts.optimizing import OptimizerOverRun
+from podrl.agents.parts.sequences import accumulate_by_sequence, resume_network
+from podrl.agents.parts.twin_critic import TwinCritic
+from podrl.ops.keys import step_keys
+from podrl.ops.losses import masked_mean, value_loss
+from podrl.ops.minibatches import accumulate_gradients
+from podrl.ops.q_values import sequence_priority
+from podrl.types import LearnerState, Metrics, PyTree, Sample, Trajectory
+
+
+def noise_keys(key: jax.Array, trajectory: Trajectory) -> jax.Array:
+    """Returns a key for each row [T, B] of a sample, the same on any number of devices and in any part of it."""
+    by_sequence = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, trajectory.env_index)
+    return jax.vmap(step_keys, in_axes=(None, 0))(by_sequence, jnp.arange(len(trajectory.reward)))
+
+
+def bootstrap(config: Any, trajectory: Trajectory, next_value: jax.Array) -> jax.Array:
+    """Computes the targets r + discount V(s') of real transitions, zero on reset rows; [T, B] without a gradient.
+
+    Args:
+        config: The agent's config, with `reward_scale` and `discount`.
+        trajectory: [T, B]. A terminal's discount of 0 leaves out its next value; a truncated episode's does not.
+        next_value: [T, B] of rows 1 to T.
+    """
+    targets = trajectory.reward * config.reward_scale + trajectory.discount * config.discount * next_value
+    return jax.lax.stop_gradient(jnp.where(trajectory.is_transition, targets, 0.0))
+
+
+def take_critic_step(
+    networks: TwinCritic,
+    optimizer: OptimizerOverRun,
+    state: LearnerState,
+    sample: Sample,
+    targets_of: Callable[[Trajectory], jax.Array],
+    partition: Partition,
+) -> tuple[LearnerState, Metrics, jax.Array]:
+    """Takes one optimizer step of the critics, down the mean of the weighted 0.5 (target - Q)^2, summed over both.
+
+    Args:
+        networks: The agent's networks.
+        optimizer: The critics' optimizer.
+        state: The state.
+        sample: [T, B]; reset rows carry no loss.
+        targets_of: (part of the trajectory, with the network's carry) -> targets [T, B] in the return's units.
+        partition: How the update goes through its batch.
+
+    Returns:
+        The state, metrics and the sequences' priorities [B].
+    """
+    count = jnp.sum(sample.trajectory.is_transition, dtype=jnp.float32)
+
+    def loss_of(params: PyTree, part: Sample) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+        trajectory = resume_network(networks.policy, part)
+        targets, mask = targets_of(trajectory)[..., None], trajectory.is_transition
+        values = networks.values_at({"critic": params}, trajectory, 0, trajectory.action)
+        errors = jnp.mean(jnp.abs(targets - jax.lax.stop_gradient(values)), axis=-1)
+        loss = masked_mean(part.weight * jnp.sum(value_loss(values, targets), axis=-1), mask, count=count)
+        means = {"taken": jnp.mean(values, axis=-1), "target": targets[..., 0], "error": errors}
+        metrics = {f"value/{name}": masked_mean(x, mask, count=count) for name, x in means.items()}
+        return loss, ({"loss/value": loss, **metrics}, sequence_priority(errors, mask, share_of_max=1.0))
+
+    metrics, priority, grads = accumulate_by_sequence(loss_of, state.params["critic"], sample, partition)
+    state, norm = _move(optimizer, state, "critic", grads)
+    return state, {**metrics, "grad/critic_norm": norm, "loss/weight": jnp.mean(sample.weight)}, priority
+
+
+def take_policy_step(
+    networks: TwinCritic,
+    optimizer: OptimizerOverRun,
+    state: LearnerState,
+    sample: Sample,
+    row_loss: Callable[[PyTree, Trajectory], tuple[jax.Array, Mapping[str, jax.Array]]],
+    partition: Partition,
+) -> tuple[LearnerState, Metrics]:
+    """Takes one optimizer step of the policy, down the mean of its loss over real transitions.
+
+    Args:
+        networks: The agent's networks.
+        optimizer: The policy's optimizer.
+        state: The state.
+        sample: [T, B].
+        row_loss: (params, part of the trajectory, with the network's carry) -> the loss of each row [T, B], and what to
+            tell the means of, [T, B] by name. Differentiated by `params["policy"]`.
+        partition: How the update goes through its batch.
+
+    Returns:
+        The state, and metrics.
+    """
+    count = jnp.sum(sample.trajectory.is_transition, dtype=jnp.float32)
+
+    def loss_of(params: PyTree, part: Sample) -> tuple[jax.Array, Metrics]:
+        trajectory = resume_network(networks.policy, part)
+        losses, told = row_loss({**state.params, "policy": params}, trajectory)
+        means = {
+            name: masked_mean(x, trajectory.is_transition, count=count)
+            for name, x in {"loss/policy": losses, **told}.items()
+        }
+        return means["loss/policy"], means
+
+    (_, metrics), grads = accumulate_gradients(
+        loss_of, state.params["policy"], sample, partition.micro_batches, rolled=partition.rolls_micro_batches
+    )
+    state, norm = _move(optimizer, state, "policy", grads)
+    return state, {**metrics, "grad/policy_norm": norm}
+
+
+def total_metrics(metrics: Metrics) -> Metrics:
+    """Returns the metrics with what every agent owes: the sum of the losses, and the norm of the whole gradient."""
+    norms = [metrics["grad/critic_norm"], metrics["grad/policy_norm"]]
+    loss = metrics["loss/value"] + metrics["loss/policy"]
+    return {**metrics, "loss/total": loss, "grad/norm": jnp.linalg.norm(jnp.stack(norms))}
+
+
+def _move(optimizer: OptimizerOverRun, state: LearnerState, part: str, grads: PyTree) -> tuple[LearnerState, jax.Array]:
+    """Takes one step of a part of the parameters; returns the state and the gradient's norm before clipping."""
+    params, opt_state = optimizer.move(state.step, state.params[part], state.opt_state[part], grads)
+    moved = dataclasses.replace(
+        state, params={**state.params, part: params}, opt_state={**state.opt_state, part: opt_state}
+    )
+    return moved, jnp.asarray(optax.tree.norm(grads))

@@ -1,0 +1,180 @@
+"""What agents share that learn a policy by two critics Q(s, a): their networks, and how they act.
+
+The first actions of a run are uniform over the environment's range. `podrl.agents.parts.critic_steps` is how they
+learn.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+
+from podrl.agents.parts.actor_critic import make_initial_carry
+from podrl.agents.parts.interface import Agent, Batch, SequenceShape, UpdateShape, check_actions
+from podrl.agents.parts.optimizing import OptimizerOverRun
+from podrl.config.config import check
+from podrl.config.optimizer import OptimizerConfig
+from podrl.networks.interface import Networks, PolicyNetwork, TwinQNetwork
+from podrl.ops.distributions import Distribution
+from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
+
+TRANSITIONS = UpdateShape(sequences=SequenceShape(burn_in=0, length=1, from_every_row=True))
+
+
+def constant_adam() -> OptimizerConfig:
+    """Returns Adam as these agents' authors use it: with one learning rate for the whole run, and no clipping."""
+    return OptimizerConfig(name="adam", learning_rate=3e-4, learning_rate_decay=False, epsilon=1e-8, max_grad_norm=1e9)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwinCritic:
+    """An agent's networks, for actions of D numbers. Both take all of its parameters, and use their own part.
+
+    Attributes:
+        policy: The policy's.
+        critic: The critics'.
+        size: D.
+    """
+
+    policy: PolicyNetwork
+    critic: TwinQNetwork
+    size: int
+
+    @property
+    def distribution(self) -> Distribution:
+        """The policy's distribution over actions.
+
+        Raises:
+            ValueError: If the policy is deterministic.
+        """
+        if self.policy.policy is None:
+            raise ValueError("Found a deterministic policy; expected a distribution over actions.")
+        return self.policy.policy
+
+    def policy_at(self, params: PyTree, trajectory: Trajectory, start: int) -> jax.Array:
+        """Evaluates the policy in T rows from `start`, 0 or 1, of [T, B]; returns what it puts out, [T, B, P]."""
+        evaluate: Any = self.policy.rows
+        return evaluate(params, trajectory, _rows_from(trajectory, start))
+
+    def values_at(self, params: PyTree, trajectory: Trajectory, start: int, action: jax.Array) -> jax.Array:
+        """Evaluates one action [T, B, D] in each of T rows from `start`, 0 or 1; returns both values, [T, B, 2]."""
+        evaluate: Any = self.critic.rows
+        return evaluate(params, trajectory, _rows_from(trajectory, start), action[:, :, None])[:, :, 0]
+
+
+def ask_for_networks(config: Any, networks: Networks, spec: EnvSpec, *, deterministic: bool = False) -> TwinCritic:
+    """Returns an agent's networks.
+
+    Args:
+        config: The agent's config, with `action_kinds`.
+        networks: Makes the networks.
+        spec: The environment.
+        deterministic: Whether the policy puts out an action in place of a distribution.
+
+    Raises:
+        ConfigError: If actions are no numbers, if the network has a memory, or if its policy leaves the actions' range.
+    """
+    check_actions(config, spec)
+    policy = networks.policy(squashed=not deterministic, deterministic=deterministic)
+    critic = networks.twin_q()
+    check(
+        policy.rows is not None and critic.rows is not None,
+        f"agent.name={config.name!r} learns from single transitions, for which the network must have no memory, and "
+        "this one has network.core='lstm'. Use network.core=none.",
+    )
+    (size,) = spec.actions.struct.shape
+    return TwinCritic(policy=policy, critic=critic, size=size)
+
+
+def make_twin_critic_agent(
+    networks: TwinCritic,
+    optimizers: Mapping[str, OptimizerOverRun],
+    *,
+    random_steps: int,
+    extra: Callable[[PyTree], Mapping[str, PyTree]],
+    explore: Callable[[jax.Array, jax.Array], jax.Array],
+    exploit: Callable[[jax.Array], jax.Array],
+    learn: Callable[[LearnerState, Batch], tuple[LearnerState, Metrics, jax.Array]],
+) -> Agent:
+    """Returns an agent that acts by its policy, and first at random; only how it learns is its own.
+
+    `LearnerState.extra["random_steps_left"]` counts the env steps of the whole job that are still random. With a lag
+    actors hear later that there are none left. It records nothing of its acting.
+
+    Args:
+        networks: Its networks.
+        optimizers: Make the first states of the optimizers, by the part of the parameters: `policy` and `critic`.
+        random_steps: Env steps of the whole job before the policy acts.
+        extra: (params) -> what else the state holds, such as targets; a copy, as both may be donated.
+        explore: (keys [B], what the policy puts out [B, P]) -> actions [B, D].
+        exploit: (what the policy puts out [B, P]) -> actions [B, D].
+        learn: `Agent.learn`.
+    """
+
+    def init(key: jax.Array) -> LearnerState:
+        state_key, policy_key, critic_key = jax.random.split(key, 3)
+        params = {**networks.policy.init(policy_key), **networks.critic.init(critic_key)}
+        step, learner_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # Two, as both may be donated.
+        return LearnerState(
+            step=step,
+            learner_step=learner_step,
+            params=params,
+            opt_state={name: optimizer.init(params[name]) for name, optimizer in optimizers.items()},
+            extra={**extra(params), "random_steps_left": jnp.int32(random_steps)},
+            key=state_key,
+        )
+
+    def actor_params(state: LearnerState) -> PyTree:
+        return {"policy": state.params["policy"], "is_random": state.extra["random_steps_left"] > 0}
+
+    def observe(state: LearnerState, rollouts: Trajectory) -> LearnerState:
+        left = jnp.maximum(state.extra["random_steps_left"] - rollouts.reward.size, 0)
+        return dataclasses.replace(state, extra={**state.extra, "random_steps_left": left})
+
+    return Agent(
+        init=init,
+        initial_carry=make_initial_carry(networks.policy),
+        actor_params=actor_params,
+        act=_make_act(networks, explore),
+        act_greedy=_make_act_greedy(networks.policy, exploit),
+        learn=learn,
+        observe=observe,
+        keep=networks.policy.keep,
+    )
+
+
+def _make_act(
+    networks: TwinCritic, explore: Callable[[jax.Array, jax.Array], jax.Array]
+) -> Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree, PyTree]]:
+    """Returns `Agent.act`: uniform over [-1, 1] while that is told, else as `explore` says."""
+    policy = networks.policy
+
+    def act(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree, PyTree]:
+        output, carry = policy.step(params, timestep, carry)
+        both = jax.vmap(jax.random.split)(keys)
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, (networks.size,), minval=-1.0, maxval=1.0))(both[:, 1])
+        action = jnp.where(params["is_random"], uniform, explore(both[:, 0], output))
+        return action, {}, policy.remember(carry, action)
+
+    return act
+
+
+def _make_act_greedy(
+    policy: PolicyNetwork, exploit: Callable[[jax.Array], jax.Array]
+) -> Callable[[PyTree, Timestep, PyTree, jax.Array], tuple[jax.Array, PyTree]]:
+    """Returns `Agent.act_greedy`, which ignores the keys."""
+
+    def act_greedy(params: PyTree, timestep: Timestep, carry: PyTree, keys: jax.Array) -> tuple[jax.Array, PyTree]:
+        output, carry = policy.step(params, timestep, carry)
+        action = exploit(output)
+        return action, policy.remember(carry, action)
+
+    return act_greedy
+
+
+def _rows_from(trajectory: Trajectory, start: int) -> jax.Array:
+    """Returns the numbers of T rows from `start`, [T, B] int32."""
+    rows = start + jnp.arange(len(trajectory.reward), dtype=jnp.int32)
+    return jnp.broadcast_to(rows[:, None], trajectory.reward.shape)

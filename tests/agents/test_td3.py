@@ -1,0 +1,110 @@
+"""TD3: targets with noise, the delayed policy, and how actors explore, against loops written from the paper."""
+
+import dataclasses
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from podrl.agents.parts.critic_steps import noise_keys
+from podrl.agents.parts.interface import Batch
+from podrl.agents.td3 import AgentConfig, make_agent, td3_policy_loss, td3_targets
+from podrl.config.config import ConfigError
+from podrl.types import Timestep
+from tests.agents.test_sac import (
+    SIZE,
+    SPEC,
+    asked,
+    loop_over_targets,
+    moved,
+    paper_values,
+    plain,
+    random_sample,
+    toy_networks,
+)
+
+NETWORKS = toy_networks(num_params=SIZE)
+
+
+def make_toy_agent(**config):
+    config = AgentConfig(**{"random_steps": 0, **config})
+    return make_agent(config, networks=asked(NETWORKS), spec=SPEC, num_envs=4, num_updates=10)
+
+
+def evaluate(params, observation):
+    return np.tanh(np.float64(observation @ params["policy"]["weights"] + params["policy"]["bias"]))
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.5])
+def test_targets_are_those_of_slow_copies_for_an_action_with_clipped_noise(limit):
+    sample, key = random_sample(), jax.random.key(5)
+    target = moved({**NETWORKS.policy.init(None), **NETWORKS.critic.init(None)})
+    config = AgentConfig(discount=0.9, max_target_noise=limit)
+    found = jax.jit(lambda: td3_targets(config, NETWORKS, target, sample.trajectory, key))()
+    noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (SIZE,))))(noise_keys(key, sample.trajectory))
+    assert np.abs(0.2 * noise).max() > 0.4
+
+    def next_value(observation, t, b):
+        action = evaluate(target, observation) + np.clip(0.2 * noise[t, b], -limit, limit)
+        return paper_values(target["critic"], observation, np.clip(action, -1, 1)).min()
+
+    expected = np.zeros_like(found)
+    for place, value in loop_over_targets(sample, next_value, 0.9).items():
+        expected[place] = value
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_policy_climbs_the_first_critic_and_does_not_know_the_second():
+    sample, params = random_sample(), {**NETWORKS.policy.init(None), **NETWORKS.critic.init(None)}
+    losses, _ = td3_policy_loss(NETWORKS, params, sample.trajectory)
+    for t, b in ((0, 0), (2, 5)):
+        observation = sample.trajectory.observation[t, b]
+        value = paper_values(params["critic"], observation, evaluate(params, observation))[0]
+        assert float(losses[t, b]) == pytest.approx(-value, rel=1e-4)
+    slopes = jax.grad(
+        lambda critic: jnp.sum(td3_policy_loss(NETWORKS, {**params, "critic": critic}, sample.trajectory)[0])
+    )(params["critic"])
+    assert all(np.any(x[:, 0]) and not np.any(x[:, 1]) for x in jax.tree.leaves(slopes))
+
+
+def test_policy_and_slow_copies_move_at_every_period_and_the_critics_always():
+    agent = make_toy_agent(policy_period=3, target_rate=0.25, optimizer=plain(0.01), critic_optimizer=plain(0.01))
+    learn, state = jax.jit(agent.learn), agent.init(jax.random.key(0))
+    for call in range(1, 7):
+        after, metrics, _ = learn(state, Batch(rollouts=random_sample(call)))
+        after = dataclasses.replace(after, learner_step=after.learner_step + 1)  # As an update counts.
+        assert np.any(after.params["critic"]["slopes"] != state.params["critic"]["slopes"])
+        moves = call % 3 == 0
+        assert np.any(after.params["policy"]["bias"] != state.params["policy"]["bias"]) == moves
+        assert (float(metrics["loss/policy"]) != 0) == moves
+        share = 0.25 if moves else 0.0
+        for name in ("policy", "critic"):
+            jax.tree.map(
+                lambda new, old, target, share=share: np.testing.assert_allclose(
+                    new, share * target + (1 - share) * old, rtol=1e-5
+                ),
+                *(after.extra["target"][name], state.extra["target"][name], after.params[name]),
+            )
+        state = after
+
+
+def test_actors_add_noise_and_stay_within_the_range():
+    agent, many = make_toy_agent(exploration_noise=0.1), 4000
+    state = agent.init(jax.random.key(0))
+    row = np.zeros(many, np.float32)
+    timestep = Timestep(observation=np.zeros((many, SIZE), np.float32), reward=row, discount=row, first=row > 0)
+    params = {**agent.actor_params(state), "policy": {**state.params["policy"], "bias": jnp.float32([0.2, 3.0])}}
+    keys = jax.random.split(jax.random.key(1), many)
+    action = np.asarray(jax.jit(agent.act)(params, timestep, (), keys)[0])
+    mean = np.tanh([0.2, 3.0])
+    np.testing.assert_allclose(agent.act_greedy(params, timestep, (), keys)[0][0], mean, rtol=1e-4)
+    np.testing.assert_allclose(action[:, 0].mean(), mean[0], atol=0.01)
+    np.testing.assert_allclose(action[:, 0].std(), 0.1, rtol=0.05)
+    assert action.max() == 1
+    assert np.mean(action[:, 1] == 1) == pytest.approx(0.48, abs=0.03)  # Its mean is 0.995.
+
+
+def test_values_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match=r"agent.policy_period=0 must lie in \[1, 1e6\]"):
+        AgentConfig(policy_period=0)
