@@ -95,7 +95,7 @@ def _attend(
             logging.info("Steps environments %s of the learner at %s.", admitted.env.id, endpoint.address)
             return _serve(stream, outgoing, pools, Environments(admitted.env, env_threads))
         except FullError as error:
-            if patience.left_s():
+            if patience.left_s() > _PAUSE_S + _SLICE_S:  # For a further try.
                 return None
             raise LostLearnerError(f"{error} for {wait_s:g} s.") from None
         except grpc.RpcError as error:
