@@ -16,6 +16,7 @@ from configs import impala_catch
 def get_config() -> ml_collections.ConfigDict:
     config = impala_catch.get_config()
     config.name = "impala_catch_poly"
+    config.total_env_steps = 300_000
     config.determinism = "free"
     config.actors.pools_per_thread = 4  # Two for each worker: one steps while the actor acts for the other.
     return config

@@ -61,7 +61,7 @@ def run_resumed(folder: Path, *arguments: str) -> None:
 
 def make_runs() -> dict[str, tuple]:
     """By name, what makes a run and what it takes besides the run's folder."""
-    alone = {name: (run_alone, *smoke(name)) for name in CONFIGS}
+    alone = {name: (run_alone, *smoke(name, "--config.determinism=exact")) for name in CONFIGS}
     return alone | {
         "impala_catch, resumed": (run_resumed, *smoke("impala_catch")),
         "ppo_cartpole, resumed": (run_resumed, *smoke("ppo_cartpole")),

@@ -41,7 +41,7 @@ class RemoteConfig:
         timeout_s: seconds that a worker may take to step the environments of a pool before the run ends, or continues
             without it with `determinism='free'`; making them may always take a minute, or nine tenths of
             `actors.timeout_s` if that is shorter.
-        batch_smallest: with `determinism='free'`, environments whose timesteps an actor serves at once; 0 for half of
+        batch_smallest: environments whose timesteps an actor serves at once with `determinism='free'`; 0 for half of
             its own.
         batch_largest: most environments that it serves at once, in whole pools; 0 for all of its own.
         batch_limit_ms: milliseconds that a timestep waits until there are `batch_smallest`.

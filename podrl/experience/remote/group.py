@@ -9,7 +9,7 @@ import numpy as np
 from podrl.experience.episodes import EpisodeTracker
 from podrl.experience.remote.pool import RemotePool
 from podrl.experience.remote.slots import Places
-from podrl.experience.remote.unroll_queue import Unroll
+from podrl.experience.remote.unroll_queue import GroupUnroll
 from podrl.runtime.waiting import Patience
 from podrl.types import Timestep
 
@@ -28,7 +28,7 @@ class Group:
         seeds: [B]; of the newest opening.
         patience: the time left for the answer that is awaited; None if none is.
         has_answer: whether it has come.
-        timestep: what was not yet acted on.
+        timestep: the timestep that was not yet acted on.
         unroll: the unroll under way.
         row: the row of it that comes next.
         episodes: the episodes under way.
@@ -42,7 +42,7 @@ class Group:
     patience: Patience | None = None
     has_answer: bool = False
     timestep: Timestep | None = None
-    unroll: Unroll | None = None
+    unroll: GroupUnroll | None = None
     row: int = 0
     episodes: EpisodeTracker = dataclasses.field(default_factory=lambda: EpisodeTracker(0))
 
@@ -56,7 +56,7 @@ class Group:
         """[B] int32; where the environments' carries lie."""
         return self._range(self.number)
 
-    def column(self, unroll: Unroll) -> np.ndarray:
+    def column(self, unroll: GroupUnroll) -> np.ndarray:
         """Returns [B] int32, where a group's unroll is written."""
         return self._range(unroll.buffer)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from podrl.experience.remote.group import Group, join_groups
 from podrl.experience.remote.slots import SlotPrograms, Slots
-from podrl.experience.remote.unroll_queue import Unroll
+from podrl.experience.remote.unroll_queue import GroupUnroll
 from podrl.types import PyTree, Timestep, Trajectory
 
 
@@ -50,11 +50,11 @@ class Inference:
         actions = np.asarray(action)
         return [actions[start : start + size] for start in range(0, num_envs, size)]
 
-    def finish(self, group: Group, unroll: Unroll, timestep: Timestep) -> None:
+    def finish(self, group: Group, unroll: GroupUnroll, timestep: Timestep) -> None:
         """Writes the row of a group's unroll that only bootstraps."""
         self._slots = self._programs.finish(self._slots, *self._put((timestep, group.column(unroll))))
 
-    def read(self, unroll: Unroll, place: Group, *, is_cut: bool) -> Trajectory:
+    def read(self, unroll: GroupUnroll, place: Group, *, is_cut: bool) -> Trajectory:
         """Returns a whole unroll as the trajectory of the environments of another group; see `SlotUnroller.read`."""
         arguments = self._put((place.column(unroll), place.env_index, np.bool_(is_cut)))
         return self._programs.read(self._slots, *arguments)

@@ -95,7 +95,7 @@ class SlotUnroller:
             params: the result of `Agent.actor_params`.
             version: [] int32, the learner step of `params`.
             slots: consumed.
-            timestep: of [K].
+            timestep: a timestep of [K].
             placed: [5, K] int32; the `Places` of the K environments.
 
         Returns:

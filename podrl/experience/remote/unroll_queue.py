@@ -17,7 +17,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(kw_only=True)
-class Unroll:
+class GroupUnroll:
     """An unroll of a group.
 
     Attributes:
@@ -42,7 +42,7 @@ class Placed:
         is_cut: whether it does not continue the unroll that had the same place in the batch before.
     """
 
-    unroll: Unroll
+    unroll: GroupUnroll
     is_cut: bool
 
 
@@ -58,12 +58,12 @@ class UnrollQueue:
         """
         self._num_groups, self._max_lag = num_groups, max_lag
         self._free = list(reversed(range(num_buffers(num_groups))))
-        self._under_way: dict[int, Unroll] = {}
-        self._whole: list[Unroll] = []
+        self._under_way: dict[int, GroupUnroll] = {}
+        self._whole: list[GroupUnroll] = []
         self._begun = [0] * num_groups
         self._places = [(group, -1) for group in range(num_groups)]  # The newest unroll of each: group and number.
 
-    def begin(self, group: int, version: int, update: int) -> Unroll | None:
+    def begin(self, group: int, version: int, update: int) -> GroupUnroll | None:
         """Begins an unroll of a group that has none under way; returns None if it has to wait.
 
         Args:
@@ -79,7 +79,7 @@ class UnrollQueue:
         )
         if own < update or not has_place or not self._free:
             return None
-        unroll = Unroll(group=group, number=self._begun[group], buffer=self._free.pop(), version=version)
+        unroll = GroupUnroll(group=group, number=self._begun[group], buffer=self._free.pop(), version=version)
         self._under_way[group] = unroll
         self._begun[group] += 1
         return unroll
@@ -107,7 +107,7 @@ class UnrollQueue:
         self._places = [(each.unroll.group, each.unroll.number) for each in placed]
         return placed
 
-    def _place(self, taken: Sequence[Unroll]) -> list[Placed]:
+    def _place(self, taken: Sequence[GroupUnroll]) -> list[Placed]:
         following = {(unroll.group, unroll.number): unroll for unroll in taken}
         continued = [following.pop((group, number + 1), None) for group, number in self._places]
         others = iter(following.values())

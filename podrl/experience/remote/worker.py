@@ -132,7 +132,7 @@ def _attend(
             admitted = _apply(endpoint, secret, role, stream, outgoing)
             return serve(stream, outgoing, admitted.config)
         except FullError as error:
-            if patience.left_s():
+            if patience.left_s() > _PAUSE_S + _SLICE_S:  # For a further try.
                 return None
             raise LostLearnerError(f"{error} for {wait_s:g} s.") from None
         except grpc.RpcError as error:
