@@ -47,7 +47,7 @@ def env_workers_beside(
     Args:
         members: the processes that train.
         count: number of workers; None for none.
-        flag: which kind of workers.
+        flag: The flag of their kind, `ENV_WORKERS` or `ACTOR_WORKERS`.
         program: The program that each of them runs; by default that of their kind.
 
     Raises:

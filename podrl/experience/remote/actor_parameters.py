@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import queue
 
 import jax
@@ -65,9 +66,9 @@ class ActorParameters:
             EnvWorkerError: If a worker was lost.
             Stopped: If the learner has ended the connections.
         """
-        channels = [
-            connection.open_channel(lambda _, number, own=index: _Pulls(self._queue, own, number))
-            for index, connection in enumerate(connections)
+        channels: list[_Pulls] = [
+            connection.open_channel(functools.partial(_Pulls, self._queue, worker))
+            for worker, connection in enumerate(connections)
         ]
         held, newest = [-1] * len(connections), None
         while (item := self._queue.get()) is not None:
@@ -115,8 +116,14 @@ class _Pulls:
         number: Its number on the connection.
     """
 
-    def __init__(self, pulled: "queue.SimpleQueue[Publication | _Pull | None]", worker: int, number: int):
-        """Passes what a worker asks for to `pulled`."""
+    def __init__(
+        self,
+        pulled: "queue.SimpleQueue[Publication | _Pull | None]",
+        worker: int,
+        connection: WorkerConnection,
+        number: int,
+    ):
+        """Becomes a channel of the worker's connection, which passes what it asks for to `pulled`."""
         self.number = number
         self._pulled, self._worker = pulled, worker
         self._told, self._number_of_pulls = 0, 0

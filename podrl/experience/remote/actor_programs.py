@@ -9,6 +9,7 @@ Source: the condition of Adaptive Policy Synchronisation (ClusterEnv), which mea
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -89,7 +90,9 @@ def measure_drift(
     for index, rollout in enumerate(rollouts):
         order = jax.random.permutation(jax.random.fold_in(key, index), rollout.env_index.shape[0])
         chosen = order[:envs_per_rollout]
-        part = rollout.map(lambda x, own=chosen: x[:, own], lambda x, own=chosen: x[own])
+        part = rollout.map(
+            functools.partial(jnp.take, indices=chosen, axis=1), functools.partial(jnp.take, indices=chosen, axis=0)
+        )
         apart = divergence(*(jax.tree.map(lambda x: x[:-1], policies(p, part)) for p in (acting, newest)))
         total += jnp.sum(jnp.where(part.is_transition, apart, 0.0))
         count += jnp.sum(part.is_transition)

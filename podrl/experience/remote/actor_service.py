@@ -142,8 +142,9 @@ class ActingWorker:
             threading.Thread(target=self._send_rollouts, args=(channel, actor), name=f"sender {channel}", daemon=True)
             for channel, actor in self._actors.items()
         ]
-        for thread in (*self._actors.values(), *self._senders):
-            thread.start()
+        for actor, sender in zip(self._actors.values(), self._senders, strict=True):
+            actor.start()
+            sender.start()
 
     def receive(self, head: Head, message: bytes) -> None:
         """Takes parameters, how far they have drifted, or a grant of a rollout.

@@ -57,7 +57,7 @@ class WorkerServer:
             num_workers: workers to admit.
             longest_bytes: the longest message that a worker may send.
             longest_answer_s: the longest time that a worker may take to answer.
-            role: what the workers are for.
+            role: The role of the workers.
         """
         self.traffic = Traffic()
         self.refusals = Refusals()
