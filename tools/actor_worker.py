@@ -15,18 +15,17 @@ from podrl.runtime import stop_signals
 if __name__ == "__main__":  # Before the following imports, which take seconds.
     stop_signals.stand()
 
-from podrl.runtime.compilation_cache import use_compilation_cache
+from podrl.launch.worker_command import parse_worker_flags, run_worker
 from podrl.runtime.machine import keep_freed_memory, suit_xla_to_cpu
 from podrl.runtime.tool import run_tool
-from tools import env_worker
 
 USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER] [--env_threads T] [--wait_s 600]
                        [--quiet]
 
 Connects to the learner's process of a run with --config.remote.actor_workers=N, and makes rollouts for it: it steps
 environments and chooses their actions, on the CPU, with a copy of the policy. It may be started before or after the
-run, and ends with it. On one host nothing else is needed; between hosts PODRL_JOB_SECRET_FILE must name a file with
-the same secret on both, and certificates are needed (docs/actor_workers.md).
+run, and ends with it. On one host nothing else is needed; between hosts both sides need a copy of one folder by
+tools/make_job_credentials.py (docs/actor_workers.md).
 
 `tools/tpu_launch.py --actor_workers N` starts a run with its actor workers on this machine."""
 
@@ -35,21 +34,22 @@ def _load_serving() -> Callable[..., None]:
     """Prepares XLA as the learner's process does, so that both compute the same bits, and loads what acts."""
     keep_freed_memory()
     suit_xla_to_cpu(os.environ)
-    use_compilation_cache()
     from podrl.assembly import make_acting_agent
     from podrl.experience.remote.actor_service import serve_actors
+    from podrl.runtime.compilation_cache import use_compilation_cache
 
+    use_compilation_cache()
     return functools.partial(serve_actors, make_agent=make_acting_agent)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses `argv`, whose first entry is the program's name; see `tools.env_worker.parse`."""
-    return env_worker.parse(argv, USAGE)
+    """Parses `argv`, whose first entry is the program's name; see `parse_worker_flags`."""
+    return parse_worker_flags(argv, USAGE)
 
 
 def main(argv: list[str]) -> int:
     """Runs the command line and returns the exit code."""
-    return run_tool("actor_worker", lambda: env_worker.run(parse(argv), "actor_worker", _load_serving))
+    return run_tool("actor_worker", lambda: run_worker(parse(argv), "actor_worker", _load_serving))
 
 
 if __name__ == "__main__":

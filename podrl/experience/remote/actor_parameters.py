@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import queue
 
 import jax
@@ -65,11 +66,10 @@ class ActorParameters:
             EnvWorkerError: If a worker was lost.
             Stopped: If the learner has ended the connections.
         """
-
-        def open_pulls(index: int, connection: WorkerConnection) -> "_Pulls":
-            return connection.open_channel(lambda _, number: _Pulls(self._queue, index, number))
-
-        channels = [open_pulls(index, connection) for index, connection in enumerate(connections)]
+        channels: list[_Pulls] = [
+            connection.open_channel(functools.partial(_Pulls, self._queue, worker))
+            for worker, connection in enumerate(connections)
+        ]
         held, newest = [-1] * len(connections), None
         while (item := self._queue.get()) is not None:
             if isinstance(item, Publication):
@@ -116,8 +116,14 @@ class _Pulls:
         number: Its number on the connection.
     """
 
-    def __init__(self, pulled: "queue.SimpleQueue[Publication | _Pull | None]", worker: int, number: int):
-        """Passes what a worker asks for to `pulled`."""
+    def __init__(
+        self,
+        pulled: "queue.SimpleQueue[Publication | _Pull | None]",
+        worker: int,
+        connection: WorkerConnection,
+        number: int,
+    ):
+        """Becomes a channel of the worker's connection, which passes what it asks for to `pulled`."""
         self.number = number
         self._pulled, self._worker = pulled, worker
         self._told, self._number_of_pulls = 0, 0

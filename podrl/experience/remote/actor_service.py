@@ -49,6 +49,7 @@ def serve_actors(
     make_agent: MakeAgent,
     env_threads: int = 0,
     begin: Callable[[], None] = lambda: None,
+    lose: Callable[[], None] = lambda: None,
 ) -> None:
     """Acts for a learner's process until its run ends.
 
@@ -59,6 +60,7 @@ def serve_actors(
         make_agent: Makes the run's agent.
         env_threads: Threads of each pool; 0 for what the learner asks for, or else this host's cores over the actors.
         begin: Called once the learner has admitted this worker.
+        lose: Called whenever the learner was lost that may admit it again.
 
     Raises:
         ConfigError, LostLearnerError: As in `podrl.experience.remote.worker.serve_learner`.
@@ -87,7 +89,7 @@ def serve_actors(
             if acting is not None:
                 acting.stop()
 
-    attend(endpoint, secret, ACTORS, serve, wait_s=wait_s)
+    attend(endpoint, secret, ACTORS, serve, wait_s=wait_s, lose=lose)
 
 
 class ActingWorker:
@@ -142,9 +144,8 @@ class ActingWorker:
             threading.Thread(target=self._send_rollouts, args=(channel, actor), name=f"sender {channel}", daemon=True)
             for channel, actor in self._actors.items()
         ]
-        for actor in self._actors.values():
+        for actor, sender in zip(self._actors.values(), self._senders, strict=True):
             actor.start()
-        for sender in self._senders:
             sender.start()
 
     def receive(self, head: Head, message: bytes) -> None:

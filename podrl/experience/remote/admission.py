@@ -75,7 +75,7 @@ def admit(secret: bytes, config: Mapping[str, Any], role: Role = ENVIRONMENTS) -
     Args:
         secret: the job's secret.
         config: the part of the run's config that its role needs.
-        role: what workers it waits for.
+        role: The role of the workers that it waits for.
 
     Returns:
         The worker's `Introduction`. The caller sends `ADMITTED` or `REFUSED`.

@@ -68,7 +68,7 @@ class Publishing:
             params: The parameters, whole on every learner device.
             newest: The rollouts that this update learned from, one for each pool.
         """
-        rollouts = rollouts_of(self._schedule, version)
+        rollouts = granted_with(self._schedule, version)
         if not rollouts:
             return None
         if version == self._schedule.boundary(version):
@@ -89,7 +89,7 @@ class Publishing:
         self._acting[worker] = params
 
 
-def rollouts_of(schedule: Schedule, version: int) -> list[int]:
+def granted_with(schedule: Schedule, version: int) -> list[int]:
     """Returns the rollouts that these parameters make at a fixed lag, in order."""
     candidates = range(version, version + schedule.max_lag + 1)
     return [n for n in candidates if n in schedule.rollouts and schedule.versions(n).start == version]

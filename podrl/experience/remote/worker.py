@@ -94,7 +94,7 @@ def attend(
     Args:
         endpoint: where it listens.
         secret: the job's secret.
-        role: what this worker is for.
+        role: The role of this worker.
         serve: (messages of the learner's, queue of answers, config) -> the exit code of its run; called once the
             learner has admitted this worker.
         wait_s: seconds to wait until it is there, and has a place for this worker, at the start and after a loss.

@@ -16,7 +16,7 @@ from podrl.experience.remote.messages import Head, Kind, pack_fields
 from podrl.experience.remote.remote_actor import RemoteActor
 from podrl.experience.remote.rollouts import RolloutCodec, SentRollout
 from podrl.experience.remote.trees import to_pieces
-from podrl.experience.remote.versions import rollouts_of
+from podrl.experience.remote.versions import granted_with
 from podrl.experience.schedule import Schedule
 from podrl.runtime.job.secret import FILE_VARIABLE
 from tests.experience.remote.in_process import actor_workers, remote_config, write_secret
@@ -120,7 +120,7 @@ def test_an_agent_without_a_divergence_is_refused(tmp_path):
 def test_each_rollout_is_granted_once_and_those_of_a_boundary_by_the_boundary():
     for lag in range(4):
         schedule = Schedule(first=3, last=20, every=5, max_lag=lag, exact=True)
-        granted = {version: rollouts_of(schedule, version) for version in range(3, 21)}
+        granted = {version: granted_with(schedule, version) for version in range(3, 21)}
         assert [n for version in granted for n in granted[version]] == list(range(3, 20))
         assert granted[5] == list(range(5, 5 + lag + 1))
         assert all(version <= n for version, rollouts in granted.items() for n in rollouts)
