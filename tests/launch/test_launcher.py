@@ -18,8 +18,10 @@ RUN = ("impact_lunarlander", "impala_catch", "impala_minatar", "ppo_cartpole", "
 RUN += ("apex_minatar", "vmpo_lunarlander")
 RUN_SLOWLY = ("impala_metaworld", "impala_minigrid", "impala_pong", "impala_procgen", "impala_vizdoom", "ppo_2048")
 RUN_SLOWLY += ("ppo_football", "ppo_halfcheetah", "ppo_memory", "pqn_atari", "r2d2_memory", "r2d2_minigrid_memory")
+RUN_SLOWLY += ("seed_r2d2_memory",)
 # A deep network's updates of as many images as users have would take most of the test's time.
-FEWER = dict.fromkeys(("impala_procgen", "pqn_atari"), "--config.actors.num_envs=4")
+FLAGS = dict.fromkeys(("impala_procgen", "pqn_atari"), ("--config.actors.num_envs=4",))
+FLAGS["seed_r2d2_memory"] = ("--env_workers", "2")
 # Configs that need a shared library of the system, and the Debian package that has it.
 LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
 
@@ -40,8 +42,8 @@ def skip_without_library(name):
 @pytest.mark.parametrize("name", [*RUN, *(pytest.param(name, marks=pytest.mark.slow) for name in RUN_SLOWLY)])
 def test_a_smoke_form_runs_through(name, tmp_path):
     skip_without_library(name)
-    fewer = [FEWER[name]] if name in FEWER else []
-    result = launch("--config", ROOT / f"configs/{name}.py", "--smoke", *fewer, "--workdir", "run", cwd=tmp_path)
+    flags = ("--smoke", *FLAGS.get(name, ()))
+    result = launch("--config", ROOT / f"configs/{name}.py", *flags, "--workdir", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = read_rows(tmp_path / "run")
     assert [row["learner_steps"] for row in rows] == list(range(1, len(rows) + 1))

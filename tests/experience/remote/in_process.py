@@ -19,14 +19,17 @@ def remote_config(folder, *, num_workers=2, **overrides):
 
 
 @contextlib.contextmanager
-def env_workers(folder, monkeypatch, count=2) -> Iterator[list[str]]:
-    """Workers that wait for a learner at a socket in the folder; yields what those that failed have said."""
+def env_workers(folder, monkeypatch, count=2, *, endpoint=None) -> Iterator[list[str]]:
+    """Workers that wait for a learner at a socket in the folder; yields what those that failed have said.
+
+    They connect to another endpoint if there is a wire between.
+    """
     monkeypatch.setenv(FILE_VARIABLE, str(write_secret(folder)))
     said: list[str] = []
 
     def serve() -> None:
         try:
-            serve_learner(Endpoint(f"unix:{folder}/s"), SECRET.encode(), wait_s=60)
+            serve_learner(endpoint or Endpoint(f"unix:{folder}/s"), SECRET.encode(), wait_s=60)
         except (LostLearnerError, ConfigError) as error:
             said.append(str(error))
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-import threading
 import time
 
 import numpy as np
@@ -11,46 +10,10 @@ import pytest
 
 from podrl.experience.remote import grpc_options
 from podrl.experience.remote.connection import EnvWorkerError
-from podrl.experience.remote.endpoint import UNIX, Endpoint
+from podrl.experience.remote.endpoint import UNIX
 from podrl.experience.remote.grpc_options import server_options, worker_options
 from tests.experience.remote.places import NUM_ENVS, Place, step_often, worker_of
-
-
-class Wire:
-    """Carries one connection to a Unix socket, until it is silenced: then it carries nothing, and stays open."""
-
-    def __init__(self, target):
-        self._is_silent = False
-        self._target = target.address.removeprefix(UNIX)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._ends = [self._listener]
-        self.endpoint = Endpoint(f"127.0.0.1:{self._listener.getsockname()[1]}")
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def silence(self):
-        self._is_silent = True
-
-    def close(self):
-        for end in self._ends:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def _accept(self):
-        near, _ = self._listener.accept()
-        far = socket.socket(socket.AF_UNIX)
-        self._ends += [near, far]
-        far.connect(self._target)
-        threading.Thread(target=self._carry, args=(near, far), daemon=True).start()
-        self._carry(far, near)
-
-    def _carry(self, source, target):
-        with contextlib.suppress(OSError):
-            while piece := source.recv(1 << 16):
-                if not self._is_silent:
-                    target.sendall(piece)
-            if not self._is_silent:
-                target.shutdown(socket.SHUT_RDWR)
+from tests.experience.remote.wire import Wire
 
 
 @pytest.fixture
