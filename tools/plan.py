@@ -34,8 +34,9 @@ Compiles the config's own acting step and update for a TPU slice, without a TPU,
 how fast it will be and how it scales. GPUs are counted and not compiled. `this` measures the run's stages on this
 machine and predicts the run from them, and `--check` runs the config to compare. `--measured` takes the stages from
 what tools/benchmark.py --json wrote, here or on another machine. Nothing is trained or saved. See docs/scaling.md."""
-_OF_SLICES = ("env_steps_per_vcpu", "vcpus", "achieved", "dispatch_ms", "price")  # This machine is measured.
-_ACHIEVED, _DISPATCH_MS = 0.6, 0.3
+_ASSUMED = {"achieved": 0.6, "dispatch_ms": 0.3, "wire_ms": 0.3}
+_OF_SLICES = ("env_steps_per_vcpu", "vcpus", "env_workers", "price", *_ASSUMED)  # This machine is measured.
+_AS_GIVEN = ("measured", "env_steps_per_vcpu", "vcpus", "env_workers", "price", "check", "json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,9 @@ class Command:
     topologies: tuple[str, ...]  # names of slices, or `this`
     measured: Path | None  # the benchmark's report; None to measure here
     env_steps_per_vcpu: float | None  # of environments on one hardware thread of a host; None to measure here
-    vcpus: float | None  # of a host that step environments; None for nine in ten
+    vcpus: float | None  # of a host, or of one of `env_workers`, that step environments; None for nine in ten
+    env_workers: int | None  # hosts of environment workers beside each host; None where it steps environments itself
+    wire_ms: float  # of a round trip to them
     achieved: float  # share of the peaks that programs reach
     dispatch_ms: float  # of one acting call's round trip
     price: float | None  # of a chip for an hour; None to leave it out
@@ -67,8 +70,14 @@ def parse(argv: Sequence[str]) -> Command:
     parser.add_argument("--measured", type=absolute_path, metavar="FILE", help="what tools/benchmark.py --json wrote")
     parser.add_argument("--env_steps_per_vcpu", type=float, help="default: that of a core here, or of --measured's")
     parser.add_argument("--vcpus", type=float, help="of a host, that step environments; default: nine in ten")
-    parser.add_argument("--achieved", type=float, help=f"share of the peaks that programs reach ({_ACHIEVED})")
-    parser.add_argument("--dispatch_ms", type=float, help=f"round trip of an acting call ({_DISPATCH_MS})")
+    workers = "hosts beside each host that step its environments; --vcpus is then of each of them"
+    parser.add_argument("--env_workers", type=int, metavar="N", help=workers)
+    for name, what in (
+        ("achieved", "share of the peaks that programs reach"),
+        ("dispatch_ms", "round trip of an acting call"),
+        ("wire_ms", "round trip to environment workers"),
+    ):
+        parser.add_argument(f"--{name}", type=float, help=f"{what} ({_ASSUMED[name]})")
     parser.add_argument("--price", type=float, help="of one chip for one hour, in any currency")
     parser.add_argument("--check", action="store_true", help="with `this`: run it, and show the prediction's error")
     parser.add_argument("--json", type=absolute_path, help="where to write the plans as JSON")
@@ -79,23 +88,19 @@ def parse(argv: Sequence[str]) -> Command:
         value = getattr(flags, name)
         check(value is None or value > 0, f"--{name}={value} must be positive.")
         check_flag(name, value, 0, 1e9)
-    achieved = _ACHIEVED if flags.achieved is None else flags.achieved
-    dispatch_ms = _DISPATCH_MS if flags.dispatch_ms is None else flags.dispatch_ms
-    check(0 < achieved <= 1, f"--achieved={achieved} must lie in (0, 1].")
-    check_flag("dispatch_ms", dispatch_ms, 0, 1e6)
+    check_flag("env_workers", flags.env_workers, 1, 1e6)
+    check_flag("dispatch_ms", flags.dispatch_ms, 0, 1e6)
+    check_flag("wire_ms", flags.wire_ms, 0, 1e6)
+    given = {name: getattr(flags, name) for name in _ASSUMED if getattr(flags, name) is not None}
+    check(0 < given.get("achieved", 1) <= 1, f"--achieved={flags.achieved} must lie in (0, 1].")
+    check(flags.wire_ms is None or flags.env_workers is not None, "--wire_ms is of --env_workers, which is not given.")
     _check_together(flags)
     return Command(
         config=load_overridden(flags.config, rest),
         arguments=(f"--config={flags.config}", *rest),
         topologies=tuple(flags.topology),
-        measured=flags.measured,
-        env_steps_per_vcpu=flags.env_steps_per_vcpu,
-        vcpus=flags.vcpus,
-        achieved=achieved,
-        dispatch_ms=dispatch_ms,
-        price=flags.price,
-        check=flags.check,
-        json=flags.json,
+        **_ASSUMED | given,
+        **{name: getattr(flags, name) for name in _AS_GIVEN},
     )
 
 
@@ -171,6 +176,10 @@ def plan_slices(
     from podrl.performance.planning.model import Assumptions
     from podrl.performance.planning.plans import make_plan, plan_to_json
 
+    check(
+        command.env_workers is None or config.topology.placement != "anakin",
+        "--env_workers is for environments on the host; this config's are inside the compiled program.",
+    )
     rate, source = command.env_steps_per_vcpu, "given"
     if rate is None and config.topology.placement != "anakin":
         if benchmark is not None:
@@ -182,6 +191,8 @@ def plan_slices(
         env_steps_per_vcpu_s=rate or math.inf,
         env_source=source,
         vcpus=command.vcpus,
+        env_workers=command.env_workers or 0,
+        wire_s=command.wire_ms / 1e3,
         achieved=command.achieved,
         dispatch_s=command.dispatch_ms / 1e3,
     )

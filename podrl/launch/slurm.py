@@ -35,7 +35,7 @@ pauses_s=({pauses})  # One before each restart.
 say() {{ echo "[launcher $(date +%H:%M:%S)] $*"; }}
 
 requeue() {{  # After SIGTERM, unless the job was cancelled.
-  if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+  if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T | sort -u)" = RUNNING ]; then
     say "Stopped by SIGTERM: requeued, to resume later."
     scontrol requeue "$SLURM_JOB_ID"
   fi

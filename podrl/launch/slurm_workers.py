@@ -39,7 +39,7 @@ done
 """
 _START = r"""
   rm -rf "$credentials"
-  "$python" {make_credentials} --out "$credentials" || exit 2
+  "$python" {make_credentials} --out "$credentials" >/dev/null || exit 2
   srun {srun} \
     "$python" {program} --connect "$learners" --worker_certificates "$credentials" --wait_s {wait_s} &
   workers=$!"""

@@ -33,8 +33,8 @@ def parse_worker_flags(argv: list[str], usage: str) -> argparse.Namespace:
         "--connect",
         required=True,
         metavar="ADDRESS",
-        help="the run's remote.address; or those of all its processes, with commas between, of which a worker that "
-        "SLURM or Kubernetes has started takes one by its own number",
+        help="the run's remote.address; or those of all its processes, with commas between, of which a worker of "
+        "SLURM or Kubernetes takes one by its number",
     )
     parser.add_argument(
         "--worker_certificates",

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import re
 import stat
 import time
 
@@ -116,10 +117,36 @@ def test_commands_name_no_secret():
         assert command[2:] == ["--connect", "127.0.0.1:8470"]
 
 
-@pytest.mark.parametrize("flags", [["--slurm", "--nodes", "1"], ["--tpu", "name", "--zone", "z"]])
-def test_runs_elsewhere_take_no_workers_from_here(flags):
-    with pytest.raises(ConfigError, match=r"--env_workers starts environment workers on this machine.*docs/workers.md"):
+SLURM = ("--slurm", "--nodes", "2", "--gpus_per_node", "0")
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (
+            ["--tpu", "name", "--zone", "z"],
+            r"--env_workers starts environment workers on this machine.*docs/workers.md",
+        ),
+        (SLURM, r"have nodes of their own\. Add --env_nodes M\."),
+        (["--env_nodes", "1"], r"--env_nodes goes with --slurm"),
+    ],
+)
+def test_runs_elsewhere_take_no_workers_from_here(flags, why):
+    with pytest.raises(ConfigError, match=why):
         options.split(["program", "--env_workers", "2", *flags])
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--env_nodes", "3"], r"3 environment workers .* do not divide over the processes of --nodes=2"),
+        (["--env_nodes", "4", "--env_workers", "6"], r"6 environment workers .* do not divide over --env_nodes=4"),
+    ],
+)
+def test_workers_of_a_slurm_job_divide(tmp_path, flags, why):
+    result = run(*SLURM, *flags, "--dry_run", "--workdir", "run", cwd=tmp_path)
+    assert result.returncode == 2
+    assert re.search(why, result.stderr)
 
 
 def test_dry_run_shows_workers_too(tmp_path):

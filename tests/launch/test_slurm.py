@@ -13,6 +13,7 @@ import pytest
 from tests.launch.commands import run
 
 OPTIONS = ("--slurm", "--nodes", 2, "--gpus_per_node", 4, "--cpus_per_task", 16, "--partition", "gpu")
+WITH_WORKERS = (*OPTIONS, "--env_nodes", 2, "--env_workers", 4, "--env_cpus_per_task", 8, "--env_partition", "cpu")
 SHARED = ("--workdir", "run 1%", "--do", "say('x')")
 
 
@@ -30,7 +31,46 @@ def test_is_what_the_documentation_shows(tmp_path):
     assert text == (Path(__file__).parent / "golden.sbatch").read_text()
 
 
-@pytest.mark.parametrize("options", [OPTIONS, ("--slurm", "--nodes", 1, "--gpus_per_node", 0)])
+def test_environment_workers_have_nodes_of_their_own(tmp_path):
+    text = script(tmp_path, *WITH_WORKERS, *SHARED)
+    first, second = text.split("#SBATCH hetjob\n")
+    assert "--partition=gpu" in first
+    assert second.startswith(
+        "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=2\n#SBATCH --cpus-per-task=8\n#SBATCH --partition=cpu\n\n"
+    )
+    (workers,) = re.findall(r"srun --het-group=1 .*\n.*", second)
+    assert "--nodes=2 --ntasks-per-node=2 --cpus-per-task=8 --ntasks=4 " in workers
+    assert 'env_worker.py --connect "$learners" --worker_certificates "$credentials"' in workers
+    (training,) = re.findall(r"srun --het-group=0 .*\n.*", second)
+    assert "--config.remote.env_workers=4 --config.remote.address=0.0.0.0:" in training
+
+
+def test_each_worker_is_told_where_all_processes_listen(tmp_path):
+    """Here are stand-ins for what the script calls: they say what they are told."""
+    text = script(tmp_path, *WITH_WORKERS, "--workdir", tmp_path / "run", "--do", "say('x')")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    said = 'echo "$*" >> "$OUT"\n[ -e "$PODRL_CREDENTIALS" ] && ls "$PODRL_CREDENTIALS" >> "$OUT"\nexit 0\n'
+    for name, does in (("srun", said), ("scontrol", "echo node1; echo node2\n")):
+        (folder / name).write_text("#!/bin/bash\n" + does)
+        (folder / name).chmod(0o755)
+    environ = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "OUT": str(tmp_path / "out")}
+    environ |= {
+        "SLURM_JOB_ID": "12345",
+        "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_JOB_NODELIST_HET_GROUP_0": "node[1-2]",
+    }
+    environ["PODRL_CREDENTIALS"] = str(tmp_path / "run/credentials-12345")
+    ended = subprocess.run(["bash"], input=text, capture_output=True, text=True, env=environ)
+    assert ended.returncode == 0, ended.stderr
+    out = (tmp_path / "out").read_text()
+    assert "--connect node1:22345,node2:22346 " in out
+    assert "--config.remote.address=0.0.0.0:22345 " in out
+    assert {"cert.pem", "key.pem", "secret"} <= set(out.splitlines())
+    assert not (tmp_path / "run/credentials-12345").exists()
+
+
+@pytest.mark.parametrize("options", [OPTIONS, WITH_WORKERS, ("--slurm", "--nodes", 1, "--gpus_per_node", 0)])
 def test_is_valid_shell(tmp_path, options):
     text = script(tmp_path, *options, "--max_restarts", 3, *SHARED)
     checkers = [["bash", "-n"]] + ([["shellcheck", "-"]] if shutil.which("shellcheck") else [])

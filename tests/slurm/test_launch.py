@@ -1,9 +1,12 @@
 """What `--slurm` submits, on a real SLURM of two nodes."""
 
+import os
 from pathlib import Path
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -134,3 +137,45 @@ def test_proxies_of_the_nodes_are_not_for_the_job(cluster, tmp_path):
     job = submit(cluster, tmp_path, str(ROOT / "tools/tpu_launch.py"), *TWO, *SCRIPTED)
     assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
     assert "All 2 processes agree" in cluster.output(job)
+
+
+def start_components(cluster, job):
+    """Lets a requeued heterogeneous job start; the scheduler looks at such jobs only when one has changed."""
+
+    def has_started():
+        time.sleep(1.5)  # The second of the requeuing is over, too.
+        if cluster.state(job) == "PENDING":
+            command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+            subprocess.run(command, env=cluster.environ, capture_output=True, timeout=LIMIT_S)
+        return cluster.state(job) != "PENDING"
+
+    wait_for(has_started)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["preempted", "a worker is killed"])
+def test_environments_step_on_nodes_of_their_own_and_the_run_goes_on_with_them(cluster, tmp_path, fault):
+    straight = launch(*SCRIPTED, "--workdir", "straight", cwd=tmp_path)
+    assert straight.returncode == 0, straight.stderr
+    gate = tmp_path / "gate"  # Until it is there, workers stand still after the boundary, with their second pools.
+    held = {"only_in_pool": 2, "hang_at_step": 1, "hang_until": gate}
+    options = [f"--config.env.options.{name}={value}" for name, value in held.items()]
+    nodes = ("--cpus_per_task", 8, "--env_nodes", 1, "--env_workers", 2, "--env_cpus_per_task", 4, "--max_restarts", 1)
+    job = submit(cluster, tmp_path, str(ROOT / "tools/tpu_launch.py"), *ONE, *nodes, *SCRIPTED, *options)
+    cluster.wait_for_output(job, "Environment worker 1 (")
+    wait_for(lambda: checkpoints(tmp_path / "run") == [4])
+    if fault == "preempted":
+        cluster.call("scancel", "--signal=TERM", str(job))
+        cluster.wait_for_output(job, "Stopping after this update")
+        gate.touch()
+        cluster.wait_for_state(job, ("PENDING",), restarts=1)
+        start_components(cluster, job)
+    else:
+        os.kill(int(re.search(r"Environment worker 0 \(.*, process (\d+)\)", cluster.output(job))[1]), signal.SIGKILL)
+        cluster.wait_for_output(job, "restart 1 of 1 in 0 s")
+    assert cluster.wait_for_state(job, ENDED) == "COMPLETED"
+    said = cluster.output(job)
+    assert "Resumes the run in this folder after update 4" in said
+    assert said.count("Steps environments scripted") == 4
+    assert_same(tmp_path / "run", tmp_path / "straight", SCRIPTED)
+    assert not list((tmp_path / "run").glob("credentials*"))

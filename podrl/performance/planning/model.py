@@ -22,6 +22,7 @@ _NETWORK_HOP_S = 20e-6  # for each doubling of hosts, where a collective crosses
 
 LIMITS = {
     "env": "host environments",
+    "wire": "the wire to environment workers",
     "act_compute": "acting: compute",
     "act_memory": "acting: memory bandwidth",
     "act_link": "acting: host link and dispatch",
@@ -33,7 +34,7 @@ LIMITS = {
 }
 # The stages of which the largest is named where one of `podrl.performance.composition`'s parts decides.
 _PARTS = {
-    "collect": ("env", "act_compute", "act_memory", "act_link"),
+    "collect": ("env", "wire", "act_compute", "act_memory", "act_link"),
     "learn": ("learn_compute", "learn_memory", "interconnect"),
     "turns": ("turns",),
     "transfer": ("transfer",),
@@ -46,9 +47,11 @@ class Assumptions:
 
     env_steps_per_vcpu_s: float  # of environments alone; infinite where they are inside the compiled program
     env_source: str  # where that figure comes from, for people
-    vcpus: float | None  # of a host that step environments; None for nine in ten of them
+    vcpus: float | None  # of a host, or of a worker host, that step environments; None for nine in ten of a host's
     achieved: float  # share of the peaks that programs reach
     dispatch_s: float  # of one acting call, with its round trip between host and device
+    env_workers: int = 0  # hosts of environment workers beside each host; 0 where it steps environments itself
+    wire_s: float = 0.0  # of a round trip between a host and its environment workers
 
     def describe(self) -> list[str]:
         """Lines for people."""
@@ -57,7 +60,9 @@ class Assumptions:
             left_out = "environments' own arithmetic and the latency of small operations are left out (an upper bound)"
             return [shares, left_out]
         rate = f"environments: {self.env_steps_per_vcpu_s:,.0f} steps/s on each vCPU ({self.env_source})"
-        return [rate, shares, f"{self.dispatch_s * 1e3:g} ms for each acting call's round trip (assumed)"]
+        dispatch = f"{self.dispatch_s * 1e3:g} ms for each acting call's round trip (assumed)"
+        wire = f"{self.wire_s * 1e3:g} ms for each round trip to environment workers, and nothing of a host's own cores"
+        return [rate, shares, dispatch, *([f"{wire} (assumed)"] if self.env_workers else [])]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,9 +76,12 @@ class Hardware:
     network_bytes_per_s: float | None  # out of a host; None where the interconnect spans hosts
     link_bytes_per_s: float  # between host and each device, one way
     dispatch_s: float  # of one call of a program with a round trip to the device, whatever it does
-    cores: float  # of a host, that step environments
+    cores: float  # that step environments of a host: its own, or those of its environment workers
     env_steps_per_core_s: float  # of environments alone on one of those cores
     achieved: float  # share of the peaks that programs reach
+    worker_cores: float = 0.0  # of each host of environment workers; 0 without
+    wire_bytes_per_s: float = math.inf  # between a host and its environment workers, one way
+    wire_s: float = 0.0  # of a round trip to them
     shape: tuple[int, ...] = (1,)  # of the whole torus, for the number of hops
 
 
@@ -95,6 +103,7 @@ class Prediction:
 def machine_of(slice_: Slice, assumptions: Assumptions, *, float32: bool) -> Hardware:
     """What the table says of a slice's hosts."""
     chip, host = slice_.chip, slice_.host
+    cores, workers = 0.9 * host.vcpus if assumptions.vcpus is None else assumptions.vcpus, assumptions.env_workers
     return Hardware(
         flops=chip.flops_float32 if float32 else chip.flops,
         memory_bytes_per_s=chip.memory_bytes_per_s,
@@ -103,9 +112,12 @@ def machine_of(slice_: Slice, assumptions: Assumptions, *, float32: bool) -> Har
         network_bytes_per_s=host.network_bytes_per_s if chip.largest_slice is None else None,
         link_bytes_per_s=host.link_bytes_per_s,
         dispatch_s=assumptions.dispatch_s,
-        cores=0.9 * host.vcpus if assumptions.vcpus is None else assumptions.vcpus,
+        cores=cores * (workers or 1),
         env_steps_per_core_s=assumptions.env_steps_per_vcpu_s,
         achieved=assumptions.achieved,
+        worker_cores=cores if workers else 0.0,
+        wire_bytes_per_s=host.network_bytes_per_s if workers else math.inf,
+        wire_s=assumptions.wire_s if workers else 0.0,
         shape=slice_.shape,
     )
 
@@ -118,7 +130,8 @@ def predict(run: RunCosts, machine: Hardware, *, lag: int | None = None, enough_
     """
     stages = stage_seconds(run, machine, enough_envs=enough_envs)
     learn = learn_seconds(stages)
-    wall_s = {"env": stages["env"], "act": act_seconds(stages), "transfer": stages["transfer"], "learn": learn}
+    env = max(stages["env"], stages["wire"])  # Messages of one pool cross while others step.
+    wall_s = {"env": env, "act": act_seconds(stages), "transfer": stages["transfer"], "learn": learn}
     overlap = Overlap(several_pools=run.layout.pools_per_actor > 1, in_turn=is_in_turn(run, lag))
     found = compose(wall_s, overlap, turns_s=stages["turns"])
     work = run.update.product_flops
@@ -168,15 +181,21 @@ def stage_seconds(run: RunCosts, machine: Hardware, *, enough_envs: bool = False
     moved = 0.0 if all_share else run.rollout_bytes / run.learners
     stages |= {
         "env": run.env_steps_of_host / (cores * machine.env_steps_per_core_s),
+        "wire": wire_bytes(run) / machine.wire_bytes_per_s,
         "act_compute": run.acting_calls * compute_s,
         "act_memory": run.acting_calls * memory_s,
         "act_link": run.acting_calls * link_s,
         "transfer": moved / machine.interconnect_bytes_per_s,
     }
     if not enough_envs:
-        turn_s = 1 / machine.env_steps_per_core_s + act_seconds(stages) / run.acting_calls
+        turn_s = 1 / machine.env_steps_per_core_s + machine.wire_s + act_seconds(stages) / run.acting_calls
         stages["turns"] = run.config.actors.unroll_length * turn_s
     return stages
+
+
+def wire_bytes(run: RunCosts) -> float:
+    """Bytes of an update's timesteps that environment workers would send to a host."""
+    return run.acting_calls * run.actors * run.upload_bytes
 
 
 def reduction_seconds(run: RunCosts, machine: Hardware) -> float:

@@ -139,7 +139,7 @@ def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> 
         yield (
             f"To keep its devices at 95% of what they can do a host needs {wanted} vCPUs for environments (it has "
             f"{there} for them), about {under_way} environments under way{few}, {need.env_steps_per_s:,.0f} env "
-            f"steps/s. Acting only with the newest parameters (lag 0) would give "
+            f"steps/s.{_worker_hosts(fit)} Acting only with the newest parameters (lag 0) would give "
             f"{fit.without_lag.env_steps_per_s:,.0f} env steps/s in all."
         )
         actors, learners, best = fit.splits[0]
@@ -151,6 +151,19 @@ def _conclusions(fit: Fit, slice_: Slice, price_per_chip_hour: float | None) -> 
         hours = describe_number(1e9 / found.frames_per_s / 3600)
         price = describe_number(price_of_billion_frames(found, slice_, price_per_chip_hour))
         yield f"A billion frames: {hours} hours, {price} at {price_per_chip_hour:g} per chip and hour."
+
+
+def _worker_hosts(fit: Fit) -> str:
+    """What the vCPUs that a host needs are in hosts of environment workers; empty where it has none."""
+    need, machine = fit.needs, fit.machine
+    if not need.worker_hosts:
+        return ""
+    share = describe_share(need.wire_bytes_per_s / machine.wire_bytes_per_s)
+    return (
+        f" These are {need.worker_hosts:,} hosts of environment workers with "
+        f"{describe_number(machine.worker_cores, 0)} vCPUs each, which would send it "
+        f"{describe_amount(need.wire_bytes_per_s, 'B')}/s, {share} of its network."
+    )
 
 
 def _split_text(actors: int, learners: int, devices: int) -> str:

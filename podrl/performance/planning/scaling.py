@@ -20,6 +20,8 @@ class Needs(NamedTuple):
     env_steps_per_s: float  # that the devices of a host would then take
     vcpus: float  # that step as many
     environments: float  # that are under way at once at that rate
+    worker_hosts: int  # of environment workers, with as many; 0 where there are none
+    wire_bytes_per_s: float  # that these would send; 0 without
 
 
 def resize(run: RunCosts, hosts: int, *, weak: bool) -> RunCosts:
@@ -81,7 +83,14 @@ def needs(run: RunCosts, machine: Hardware) -> Needs:
     env_s = collect_s if run.layout.pools_per_actor > 1 else collect_s - model.act_seconds(stages)
     vcpus = run.env_steps_of_host / machine.env_steps_per_core_s / env_s
     turn_s = stages["turns"] / run.config.actors.unroll_length
-    return Needs(rate, vcpus, max(vcpus, run.env_steps_of_host / collect_s * turn_s))
+    workers = machine.worker_cores > 0
+    return Needs(
+        env_steps_per_s=rate,
+        vcpus=vcpus,
+        environments=max(vcpus, run.env_steps_of_host / collect_s * turn_s),
+        worker_hosts=math.ceil(vcpus / machine.worker_cores) if workers else 0,
+        wire_bytes_per_s=rate * model.wire_bytes(run) / run.env_steps_of_host if workers else 0.0,
+    )
 
 
 def _is_possible(run: RunCosts, actors: int, learners: int, machine: Hardware) -> bool:

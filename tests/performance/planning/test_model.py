@@ -9,8 +9,16 @@ from podrl.experience.layout import Layout
 from podrl.learning.update_cost import Collective
 from podrl.performance.planning.compilation import RunCosts
 from podrl.performance.planning.costs import Cost
-from podrl.performance.planning.model import Hardware, predict, reduction_seconds, stage_seconds
+from podrl.performance.planning.model import (
+    Assumptions,
+    Hardware,
+    machine_of,
+    predict,
+    reduction_seconds,
+    stage_seconds,
+)
 from podrl.performance.planning.scaling import needs, resize, scaling, splits
+from podrl.performance.planning.slices import parse_slice
 from tests.short_runs import make_config
 
 ENVS, LENGTH, HOSTS = 128, 10, 4
@@ -277,3 +285,48 @@ def test_environments_inside_the_program_leave_nothing_but_learning():
     found = predict(run, MACHINE)
     assert found.update_s == pytest.approx(2e-3 + reduction_seconds(run, MACHINE))
     assert found.limit == "learn_compute"
+
+
+def on_workers(**changes):
+    return dataclasses.replace(MACHINE, worker_cores=5, wire_bytes_per_s=1e9, **changes)
+
+
+def test_workers_send_timesteps_while_others_step():
+    run = make_run()
+    stages = stage_seconds(run, on_workers())
+    assert stages["wire"] == pytest.approx(LENGTH * 2 * 2 * 10**4 / 1e9)  # 2 pools of each of 2 actors.
+    assert stage_seconds(run, MACHINE)["wire"] == 0
+    slow = dataclasses.replace(on_workers(), wire_bytes_per_s=1e5)
+    found = predict(run, slow)
+    assert found.limit == "wire"
+    assert found.update_s == pytest.approx(LENGTH * 2 * 2 * 10**4 / 1e5)
+
+
+def test_each_step_waits_for_the_wire_too():
+    run = make_run()
+    near, far = (stage_seconds(run, on_workers(wire_s=seconds))["turns"] for seconds in (0.0, 0.002))
+    assert far - near == pytest.approx(LENGTH * 0.002)
+
+
+def test_a_host_needs_as_many_worker_hosts_as_have_its_vcpus():
+    run = make_run()
+    found, here = needs(run, on_workers()), needs(run, MACHINE)
+    assert found.vcpus == pytest.approx(here.vcpus)
+    assert found.worker_hosts == math.ceil(here.vcpus / 5) > 1
+    assert found.wire_bytes_per_s == pytest.approx(here.env_steps_per_s / run.layout.envs_per_pool * 10**4)
+    assert (here.worker_hosts, here.wire_bytes_per_s) == (0, 0)
+    enough = dataclasses.replace(on_workers(), cores=5 * found.worker_hosts)
+    most = predict(run, dataclasses.replace(MACHINE, env_steps_per_core_s=math.inf), enough_envs=True)
+    assert predict(run, enough, enough_envs=True).env_steps_per_s >= 0.95 * most.env_steps_per_s
+
+
+def test_worker_hosts_have_vcpus_as_the_host_unless_said():
+    assumed = Assumptions(
+        env_steps_per_vcpu_s=1000, env_source="", vcpus=None, achieved=0.5, dispatch_s=0, env_workers=3
+    )
+    machine = machine_of(parse_slice("h100:8"), assumed, float32=False)
+    assert machine.cores == pytest.approx(3 * 0.9 * 208)
+    assert machine.worker_cores == pytest.approx(0.9 * 208)
+    assert machine.wire_bytes_per_s == 125e9
+    given = machine_of(parse_slice("h100:8"), dataclasses.replace(assumed, vcpus=10), float32=False)
+    assert given.cores == 30
