@@ -23,6 +23,7 @@ ROOMS = [
         "replay",
         "agents",
         "envs",
+        "data",
         "experience",
         "learning",
     ),
