@@ -47,7 +47,7 @@ class RecordedEpisode:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(vars(self)) if isinstance(leaf, np.ndarray))
 
 
-def rows_of(episode: RecordedEpisode, spec: DataSpec) -> dict[str, np.ndarray]:
+def episode_rows(episode: RecordedEpisode, spec: DataSpec) -> dict[str, np.ndarray]:
     """Returns the L + 1 rows of an episode by column.
 
     Raises:

@@ -29,7 +29,7 @@ from podrl.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from podrl.data.recorded import RecordedEpisode, rows_of
+from podrl.data.recorded import RecordedEpisode, episode_rows
 from podrl.data.shards import make_facts, write_shard
 
 SHARD_BYTES = 32 << 20  # Before compression; also what a recording holds in memory.
@@ -130,7 +130,7 @@ class DataWriter:
                 "is_whole": [episode.is_whole for episode in pending],
             }
         )
-        rows = [rows_of(episode, spec) for episode in pending]
+        rows = [episode_rows(episode, spec) for episode in pending]
         columns = {column: np.concatenate([each[column] for each in rows]) for column in spec.columns}
         written = self._folder / f"{name}.tmp"
         hashed = write_shard(written, spec, columns, facts)
