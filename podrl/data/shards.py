@@ -89,7 +89,9 @@ def write_shard(folder: Path, spec: DataSpec, columns: Mapping[str, np.ndarray],
     hashes = {}
     for name in spec.columns:
         rows = np.ascontiguousarray(columns[name])
-        store = ts.open(_location(folder, name) | {"metadata": _metadata(rows)}, create=True).result()
+        # Otherwise chunks of zeros would not be stored, and look like missing ones.
+        how = {"metadata": _metadata(rows), "store_data_equal_to_fill_value": True}
+        store = ts.open(_location(folder, name) | how, create=True).result()
         store.write(rows).result()
         hashes[name] = hash_text(rows.view(np.uint8).data if rows.size else b"")
     content = {
@@ -150,15 +152,17 @@ class Shard:
                 raise self._damage(f"{name}: {_first_line(error)}") from None
         return rows
 
-    def check(self) -> None:
+    def read_checked(self) -> dict[str, np.ndarray]:
         """Reads every row, and compares each array with the hash of what was written.
 
         Raises:
             DataError: If one differs; the message names it.
         """
-        for name, rows in self.read(0, self._record.rows).items():
+        columns = self.read(0, self._record.rows)
+        for name, rows in columns.items():
             if hash_text(np.ascontiguousarray(rows).view(np.uint8).data) != self._hashes[name]:
                 raise self._damage(f"{name}: the hash is not that of what was written")
+        return columns
 
     def _damage(self, reason: str) -> DataError:
         return DataError(f"Shard {self._record.name} in {self._folder.parent} is damaged: {reason}.")

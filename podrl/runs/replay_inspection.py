@@ -6,18 +6,18 @@ It knows the rings of `podrl.replay.batches` and `podrl.replay.ring` by their fi
 from collections.abc import Mapping
 import dataclasses
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from etils import epath
 import jax
 import numpy as np
 
-from podrl.config.config import ConfigError, check
+from podrl.config.config import check
 from podrl.runs.checkpoint_errors import reading
 from podrl.runs.checkpoint_facts import Facts, name_of
 from podrl.runs.checkpoint_replay import damaged_replay, has_replay, replay_folder
 from podrl.runs.replay_pieces import hash_stored, read_stored
-from podrl.telemetry import plotting
+from podrl.telemetry.histograms import draw_histograms, write_image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,10 +188,7 @@ def write_picture(path: str, step: int, details: ReplayDetails | None) -> None:
         f"--out={path}: checkpoint {step} has no replay to draw. The newest checkpoint of a run with replay has one.",
     )
     drawn = draw_replay(cast(ReplayDetails, details), Path(path).suffix.removeprefix("."))
-    try:
-        Path(path).write_bytes(drawn)
-    except OSError as error:
-        raise ConfigError(f"--out={path} cannot be written ({error.strerror or error}). Name another file.") from None
+    write_image(path, drawn)
 
 
 def draw_replay(details: ReplayDetails, image_format: str) -> bytes:
@@ -206,30 +203,7 @@ def draw_replay(details: ReplayDetails, image_format: str) -> bytes:
         "priority": (details.priorities, "starts"),
     }
     shown = {label: (values, unit) for label, (values, unit) in shown.items() if values.size}
-    figure = plotting.make_figure(4.2 * max(len(shown), 1), 3.4)
-    plotting.check_format(figure, image_format)
-    for place, (label, (values, unit)) in enumerate(shown.items()):
-        axes: Any = figure.add_subplot(1, len(shown), place + 1)
-        bins = _bins(values)
-        axes.hist(values, bins=bins, rwidth=0.94, color=plotting.pick_colour("tab10", place))
-        axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.xaxis.get_major_locator().set_params(integer=bool(np.all(bins[:-1] % 1 == 0.5)))
-        if label == "priority" and values.max() > 100 * values.min():
-            axes.set_xscale("log")
-        axes.set_xlabel(label, fontsize=12)
-        axes.set_ylabel(unit, fontsize=12)
-        plotting.style(axes)
-    return plotting.encode_figure(figure, image_format)
-
-
-def _bins(values: np.ndarray) -> np.ndarray:
-    """Returns the edges of a histogram's bins: whole numbers if there are few, else 40, wider ones for large values."""
-    low, high = float(values.min()), float(values.max())
-    if np.all(values == np.round(values)) and high - low < 60:
-        return np.arange(low - 0.5, high + 1.5)
-    if low > 0 and high > 100 * low:
-        return np.geomspace(low, high, 41)
-    return np.linspace(low, high, 41) if high > low else np.array([low - 0.5, high + 0.5])
+    return draw_histograms(shown, image_format, logarithmic="priority")
 
 
 def _parse(shape: str) -> jax.ShapeDtypeStruct:

@@ -29,7 +29,7 @@ def shards_of(folder):
 
 def check_shards(folder):
     for shard in shards_of(folder):
-        shard.check()
+        shard.read_checked()
 
 
 def test_rows_are_aligned_and_the_true_final_observation_is_kept(tmp_path):
@@ -70,6 +70,12 @@ def test_shards_are_committed_by_bytes_and_every_recording_ends_one(tmp_path):
         (i, n) for i in (0, 1) for n in (2, 2, 1)
     ]
     assert [shard.facts.recording.tolist() for shard in shards_of(tmp_path)][3] == [1, 1]
+
+
+def test_rows_of_zeros_are_not_missing(tmp_path):
+    write_episodes(tmp_path, [make_episode(0, 4, reward=0)])
+    (shard,) = shards_of(tmp_path)
+    np.testing.assert_array_equal(shard.read_checked()["reward"], np.zeros(5))
 
 
 def test_the_same_episodes_are_the_same_bytes(tmp_path):
