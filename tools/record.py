@@ -10,6 +10,8 @@ import sys
 # `podrl` is found in whatever folder the command is run.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from absl import logging
+
 from podrl.config.commandline import Parser
 from podrl.config.config import check
 from podrl.config.paths import absolute, absolute_path
@@ -20,12 +22,15 @@ from podrl.runtime.tool import contain, run_tool
 
 USAGE = """%(prog)s --workdir RUN --steps N --out FOLDER [--mixture random:0.5,runs/a:0.4,runs/b@600:0.1] [--seed 1]
                  [--envs 16] [--max_episode_steps N]
+       %(prog)s --import FILE --out FOLDER [--env_id ID]
 
 Plays whole episodes with the agent of a run, which acts as in training, and writes them as a data set: at least N
 steps, by the environment's own protocol, as tools/evaluate.py plays. --mixture names the policies and their shares of
 the steps: random takes every action alike, RUN@UPDATE is the agent of an earlier checkpoint. The environment is that of
 --workdir, else that of the first run named. The same command writes the same bytes. Repeat it after it was cut short:
-it keeps what was written, and ends with the same bytes. Another command appends to the same FOLDER."""
+it keeps what was written, and ends with the same bytes. Another command appends to the same FOLDER.
+
+--import reads an HDF5 file in the layout of Minari or D4RL instead; needs pip install -e '.[data]'."""
 RANDOM = "random"
 
 
@@ -38,13 +43,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """
     parser = Parser(prog=argv[0], usage=USAGE, allow_abbrev=False)
     parser.add_argument("--workdir", type=absolute, metavar="RUN", help="folder of a run")
-    parser.add_argument("--steps", type=int, required=True, help="steps to record")
+    parser.add_argument("--steps", type=int, help="steps to record")
     parser.add_argument("--out", type=absolute_path, required=True, metavar="FOLDER", help="folder of the data set")
     parser.add_argument("--mixture", help="policies and their shares (the newest of --workdir)")
     parser.add_argument("--seed", type=int, default=1, help="seed of environments and policies (1)")
     parser.add_argument("--envs", type=int, default=16, help="environments that are played at once (16)")
     parser.add_argument("--max_episode_steps", type=int, default=0, help="limit where the environment has none")
+    parser.add_argument("--import", dest="file", type=absolute_path, metavar="FILE", help="HDF5 file to import")
+    parser.add_argument("--env_id", default="", help="id of its environment (what the file says, or its name)")
     flags = parser.parse_args(argv[1:])
+    if flags.file is not None:
+        check(not (flags.workdir or flags.mixture or flags.steps), "--import plays no run. Leave the other flags out.")
+        return flags
+    check(not flags.env_id, "--env_id is for --import. A run says what it plays.")
+    check(flags.steps is not None, "No length given. Add --steps N.")
     check_flag("steps", flags.steps, 1, 2**31)
     check_flag("seed", flags.seed, 0, 2**31, open=True)
     check_flag("envs", flags.envs, 1, 1024)
@@ -73,7 +85,7 @@ def _parse_mixture(text: str) -> list[tuple[str, int | None, float]]:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Plays the episodes and writes the data set."""
+    """Plays the episodes, or reads them, and writes the data set."""
     check_jax_settings(os.environ, jax_plugins())
     skip_absent_tpu(os.environ, jax_plugins())
     suit_xla_to_cpu(os.environ, jax_plugins())
@@ -82,6 +94,12 @@ def run(flags: argparse.Namespace) -> None:
     from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)
+    if flags.file is not None:
+        from podrl.data.hdf5 import import_hdf5
+
+        episodes = import_hdf5(flags.file, flags.out, env_id=flags.env_id)
+        logging.info("%s has %s episodes.", flags.out, f"{episodes:,}")
+        return
     record_mixture(
         [Part(*part) for part in flags.parts],
         flags.workdir,
