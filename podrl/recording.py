@@ -25,6 +25,10 @@ from podrl.envs.source import EvaluationProtocol, Pool
 from podrl.evaluation.endless import EndlessGuard, check_ends
 from podrl.evaluation.episodes import numbers_of_evaluation
 from podrl.evaluation.play import check_same_interface
+from podrl.runs import inspection
+from podrl.runs.checkpoint_arrays import whole_steps
+from podrl.runs.checkpoint_replay import has_replay
+from podrl.runs.replay_export import export_replay
 from podrl.runtime.machine import available_cores
 from podrl.saved_run import SavedRun, limited_protocol, open_run
 
@@ -96,6 +100,22 @@ def record_mixture(
             }
             _record(writer, policy, facts, _opener(saved, protocol), protocol)
         _tell_size(folder, writer)
+
+
+def record_replay(workdir: str, folder: Path) -> None:
+    """Appends what is in the newest replay that a run has kept to a data set.
+
+    Raises:
+        ConfigError: If the run has no replay, or the folder does not fit.
+        CheckpointError: If the checkpoint is damaged.
+        DataError: If the data set is.
+    """
+    run = inspection.find_run(workdir)
+    kept = [step for step in whole_steps(run) if has_replay(run, step)]
+    check(bool(kept), f"--from_replay: no checkpoint in {workdir} has a replay. A run with replay keeps its newest.")
+    saved = open_run(workdir, kept[-1], jax.local_devices()[0])
+    episodes = export_replay(workdir, kept[-1], folder, saved.spec, agent=saved.config.agent.name)
+    logging.info("%s has %s episodes, parts included.", folder, f"{episodes:,}")
 
 
 def _record(

@@ -22,6 +22,7 @@ from podrl.runtime.tool import contain, run_tool
 
 USAGE = """%(prog)s --workdir RUN --steps N --out FOLDER [--mixture random:0.5,runs/a:0.4,runs/b@600:0.1] [--seed 1]
                  [--envs 16] [--max_episode_steps N]
+       %(prog)s --workdir RUN --from_replay --out FOLDER
        %(prog)s --import FILE --out FOLDER [--env_id ID]
 
 Plays whole episodes with the agent of a run, which acts as in training, and writes them as a data set: at least N
@@ -30,7 +31,8 @@ the steps: random takes every action alike, RUN@UPDATE is the agent of an earlie
 --workdir, else that of the first run named. The same command writes the same bytes. Repeat it after it was cut short:
 it keeps what was written, and ends with the same bytes. Another command appends to the same FOLDER.
 
---import reads an HDF5 file in the layout of Minari or D4RL instead; needs pip install -e '.[data]'."""
+--from_replay writes what is in the newest replay that a run has kept instead: parts of episodes too.
+--import reads an HDF5 file in the layout of Minari or D4RL ; needs pip install -e '.[data]'."""
 RANDOM = "random"
 
 
@@ -49,13 +51,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="seed of environments and policies (1)")
     parser.add_argument("--envs", type=int, default=16, help="environments that are played at once (16)")
     parser.add_argument("--max_episode_steps", type=int, default=0, help="limit where the environment has none")
+    parser.add_argument("--from_replay", action="store_true", help="write the replay of --workdir")
     parser.add_argument("--import", dest="file", type=absolute_path, metavar="FILE", help="HDF5 file to import")
     parser.add_argument("--env_id", default="", help="id of its environment (what the file says, or its name)")
     flags = parser.parse_args(argv[1:])
     if flags.file is not None:
-        check(not (flags.workdir or flags.mixture or flags.steps), "--import plays no run. Leave the other flags out.")
+        others = flags.workdir or flags.mixture or flags.steps or flags.from_replay
+        check(not others, "--import plays no run. Leave the other flags out.")
         return flags
     check(not flags.env_id, "--env_id is for --import. A run says what it plays.")
+    if flags.from_replay:
+        check(bool(flags.workdir), "No run given. Add --workdir RUN, whose replay is to be written.")
+        check(not (flags.mixture or flags.steps), "--from_replay plays nothing. Leave --mixture and --steps out.")
+        return flags
     check(flags.steps is not None, "No length given. Add --steps N.")
     check_flag("steps", flags.steps, 1, 2**31)
     check_flag("seed", flags.seed, 0, 2**31, open=True)
@@ -99,6 +107,11 @@ def run(flags: argparse.Namespace) -> None:
 
         episodes = import_hdf5(flags.file, flags.out, env_id=flags.env_id)
         logging.info("%s has %s episodes.", flags.out, f"{episodes:,}")
+        return
+    if flags.from_replay:
+        from podrl.recording import record_replay
+
+        record_replay(flags.workdir, flags.out)
         return
     record_mixture(
         [Part(*part) for part in flags.parts],

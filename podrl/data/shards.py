@@ -126,6 +126,7 @@ class Shard:
         content = json.loads(text)
         self.facts = make_facts({**content["episodes"], "recording": [record.recording] * record.episodes})
         self._hashes: dict[str, str] = content["columns"]
+        self._stores: dict[str, Any] = {}  # Opened when they are first read, which takes a millisecond each.
 
     def read(self, first: int, last: int) -> dict[str, np.ndarray]:
         """Reads rows from `first` up to `last`, [last - first, ...] by column.
@@ -133,8 +134,18 @@ class Shard:
         Raises:
             DataError: If a chunk's checksum does not fit, or something is missing; the message names the shard.
         """
-        reads = {}
-        for name, struct in self._spec.columns.items():
+        reads = {name: self._open(name, struct)[first:last].read() for name, struct in self._spec.columns.items()}
+        rows = {}
+        for name, read in reads.items():
+            try:
+                rows[name] = np.asarray(read.result())
+            except ValueError as error:
+                raise self._damage(f"{name}: {_first_line(error)}") from None
+        return rows
+
+    def _open(self, name: str, struct: Any) -> Any:
+        """Returns the array of a column."""
+        if name not in self._stores:
             try:
                 store = ts.open(_location(self._folder, name) | {"fill_missing_data_reads": False}).result()
             except ValueError as error:
@@ -143,14 +154,8 @@ class Shard:
             wanted = f"{np.dtype(struct.dtype).name}{[self._record.rows, *struct.shape]}"
             if found != wanted:
                 raise self._damage(f"{name} is {found}, expected {wanted}")
-            reads[name] = store[first:last].read()
-        rows = {}
-        for name, read in reads.items():
-            try:
-                rows[name] = np.asarray(read.result())
-            except ValueError as error:
-                raise self._damage(f"{name}: {_first_line(error)}") from None
-        return rows
+            self._stores[name] = store
+        return self._stores[name]
 
     def read_checked(self) -> dict[str, np.ndarray]:
         """Reads every row, and compares each array with the hash of what was written.
