@@ -11,9 +11,10 @@ import ml_collections
 
 from podrl.agents.parts.interface import Agent
 from podrl.assembly import assemble_agent, resolve
-from podrl.config.config import Config, ConfigError
+from podrl.config.config import Config, ConfigError, check
 from podrl.config.config_dict import with_defaults
-from podrl.envs.source import Source
+from podrl.envs.settings import check_settings
+from podrl.envs.source import EvaluationProtocol, Source, evaluation_protocol
 from podrl.runs import inspection
 from podrl.runs.checkpoint_arrays import restore_actor
 from podrl.runs.checkpoint_facts import read_facts
@@ -70,6 +71,30 @@ def open_run(workdir: str, step: int | None, device: jax.Device) -> SavedRun:
         )
 
     return inspection.read_checkpoint(folder, step, read)
+
+
+def limited_protocol(saved: SavedRun, max_episode_steps: int, env_number: int) -> EvaluationProtocol:
+    """Returns how a run's environment is played; `--max_episode_steps` applies if it has no other limit.
+
+    Args:
+        saved: The run.
+        max_episode_steps: The flag; 0 if it is not given.
+        env_number: Number of the environment that is made to find that limit.
+
+    Raises:
+        ConfigError: If the flag has no effect, or the environment cannot be played by its own protocol.
+    """
+    env = saved.config.env
+    if max_episode_steps:
+        env = dataclasses.replace(env, max_episode_steps=max_episode_steps)
+        check_settings(saved.source, env)
+    protocol = evaluation_protocol(saved.source, env, env_number=env_number)
+    check(
+        max_episode_steps in (0, protocol.max_episode_steps),
+        f"--max_episode_steps={max_episode_steps} has no effect: {env.id} has a time limit of its own, of "
+        f"{protocol.max_episode_steps} steps, and evaluations keep to it. Leave the flag out.",
+    )
+    return protocol
 
 
 def read_config(workdir: str, step: int) -> Config:

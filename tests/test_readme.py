@@ -23,6 +23,7 @@ SMOKE = {
     "simulate": "--smoke --seconds 0.5 --updates 5 --seeds 1",
     "scaling_study": "--processes 1 --scaling weak --seconds 1 --no_prediction",
     "evaluate": "--episodes 4",
+    "record": "--steps 200 --envs 4",
     "env_worker": "--help",  # It would wait for a run.
     "actor_worker": "--help",
 }
@@ -108,6 +109,8 @@ def run(tmp_path_factory):
     with_replay = LAUNCHER.replace("impala_catch", "impact_catch")
     result = type_in(folder, f"{with_replay} --smoke --workdir run --config.checkpoint.every_updates=2")
     assert result.returncode == 0, result.stderr
+    result = type_in(folder, smoke_form("python tools/record.py --workdir RUN --out runs/catch-data", "run"))
+    assert result.returncode == 0, result.stderr
     return folder / "run"
 
 
@@ -127,6 +130,8 @@ def smoke_form(command, run):
     """The same, small and in a folder of its own; what hands a job to others only says what it would do."""
     _, tool, _ = split(command)
     short = SMOKE.get(tool, "")
+    if "--from_replay" in command:
+        short = ""
     if "--tpu " in command:
         short = "--dry_run"
     elif "--slurm" in command:

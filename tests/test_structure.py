@@ -23,10 +23,23 @@ ROOMS = [
         "replay",
         "agents",
         "envs",
+        "data",
         "experience",
         "learning",
     ),
-    *("evaluation", "telemetry", "runs", "loops", "assembly", "saved_run", "train", "launch", "studies", "performance"),
+    *(
+        "evaluation",
+        "telemetry",
+        "runs",
+        "loops",
+        "assembly",
+        "saved_run",
+        "recording",
+        "train",
+        "launch",
+        "studies",
+        "performance",
+    ),
 ]
 # What starts at once, or runs where no JAX is: launchers, processes that serve a run, tools over folders of runs.
 WITHOUT_JAX = [

@@ -1,7 +1,6 @@
 """Plays episodes with the agent of a run and reports its scores. See `--help`."""
 
 import argparse
-import dataclasses
 import functools
 import json
 import os
@@ -16,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import logging
 
 from podrl.config.commandline import Parser
-from podrl.config.config import check
 from podrl.config.env_numbers import with_number
 from podrl.config.paths import absolute, absolute_path
 from podrl.config.ranges import LONGEST_S, check_flag
@@ -87,7 +85,7 @@ def run(flags: argparse.Namespace) -> None:
     from podrl.evaluation.play import POLICIES, check_same_interface
     from podrl.runs import inspection
     from podrl.runtime.machine import require_determinism
-    from podrl.saved_run import open_run, read_config
+    from podrl.saved_run import limited_protocol, open_run, read_config
     from podrl.telemetry.log_lines import configure_logging
 
     configure_logging(process_index=0)
@@ -100,7 +98,7 @@ def run(flags: argparse.Namespace) -> None:
     device = jax.local_devices()[0]
     saved = open_run(flags.workdir, flags.step, device)
     (number,) = numbers_of_evaluation(saved.config, 1, beside_run=True)
-    protocol = _protocol(saved, flags, number)
+    protocol = limited_protocol(saved, flags.max_episode_steps, number)
     check_same_interface(saved.spec, saved.source.make_spec(with_number(protocol.env, number)), protocol)
     remedy = "Add --max_episode_steps=N to cut episodes off."
     check_ends(saved.source, saved.spec, protocol, seed=flags.seed, remedy=remedy, env_number=number)
@@ -120,27 +118,6 @@ def run(flags: argparse.Namespace) -> None:
     report.show_scores(make_console(), scores)
     if flags.json is not None:
         flags.json.write_text(json.dumps(scores, indent=2) + "\n")
-
-
-def _protocol(saved: "SavedRun", flags: argparse.Namespace, env_number: int) -> "EvaluationProtocol":
-    """Returns how the run's environment is played; `--max_episode_steps` applies if it has no other limit.
-
-    `env_number` is the number of the environment that is made to find that limit.
-    """
-    from podrl.envs.settings import check_settings
-    from podrl.envs.source import evaluation_protocol
-
-    env = saved.config.env
-    if flags.max_episode_steps:
-        env = dataclasses.replace(env, max_episode_steps=flags.max_episode_steps)
-        check_settings(saved.source, env)
-    protocol = evaluation_protocol(saved.source, env, env_number=env_number)
-    check(
-        flags.max_episode_steps in (0, protocol.max_episode_steps),
-        f"--max_episode_steps={flags.max_episode_steps} has no effect: {env.id} has a time limit of its own, of "
-        f"{protocol.max_episode_steps} steps, and evaluations keep to it. Leave the flag out.",
-    )
-    return protocol
 
 
 def _play(

@@ -6,18 +6,19 @@ It knows the rings of `podrl.replay.batches` and `podrl.replay.ring` by their fi
 from collections.abc import Mapping
 import dataclasses
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from etils import epath
 import jax
 import numpy as np
 
-from podrl.config.config import ConfigError, check
+from podrl.config.config import check
 from podrl.runs.checkpoint_errors import reading
 from podrl.runs.checkpoint_facts import Facts, name_of
 from podrl.runs.checkpoint_replay import damaged_replay, has_replay, replay_folder
 from podrl.runs.replay_pieces import hash_stored, read_stored
-from podrl.telemetry import plotting
+from podrl.runs.replay_steps import RingSteps, read_ring_steps
+from podrl.telemetry.histograms import draw_histograms, write_image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,23 +47,6 @@ class ReplayDetails:
     num_starts: int = 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Steps:
-    """Steps of each environment, the oldest first.
-
-    Attributes:
-        first: [B, R+1] bool; the row opens an episode.
-        ends: [B, R] bool; the episode really ended with the row, and was not cut off.
-        reward: [B, R].
-        version: [B, R] the learner step of the parameters that acted; None if the ring does not keep it.
-    """
-
-    first: np.ndarray
-    ends: np.ndarray
-    reward: np.ndarray
-    version: np.ndarray | None
-
-
 def inspect_replay(workdir: epath.PathLike, step: int, facts: Facts) -> ReplayDetails | None:
     """Reads a checkpoint's replay, after a check of the hash of every array; None if it has none, or no longer.
 
@@ -85,16 +69,10 @@ def inspect_replay(workdir: epath.PathLike, step: int, facts: Facts) -> ReplayDe
 
 
 def _describe(folder: epath.Path, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct], facts: Facts) -> ReplayDetails:
-    config = facts.config or {}
-    unroll_length = config.get("actors", {}).get("unroll_length")
-    if "batches/reward" in shapes:
-        num_updates, steps = _read_batches(folder)
-    elif "rows/reward" in shapes and unroll_length:
-        reopens = config.get("topology", {}).get("placement") != "anakin"
-        has_version = "rows/params_version" in shapes
-        num_updates, steps = _read_rows(folder, unroll_length, has_version=has_version, reopens=reopens)
-    else:
+    found = read_ring_steps(folder, shapes, facts.config or {})
+    if found is None:
         return ReplayDetails(shapes=shapes)
+    num_updates, steps = found
     priority = read_stored(folder, "priority") if "priority" in shapes else np.zeros(0)
     return ReplayDetails(
         shapes=shapes,
@@ -108,65 +86,7 @@ def _describe(folder: epath.Path, step: int, shapes: Mapping[str, jax.ShapeDtype
     )
 
 
-def _read_batches(folder: epath.Path) -> tuple[int, _Steps]:
-    """Reads a `podrl.replay.batches.BatchRing`: how many batches it holds, and their steps."""
-    reward, first, version = (read_stored(folder, f"batches/{name}") for name in ("reward", "first", "params_version"))
-    inserted, (num_envs, size, _) = int(read_stored(folder, "counts/inserted")), reward.shape
-    held = min(inserted, size)
-    slots = (np.arange(held) + inserted - held) % size
-
-    def in_turn(x: np.ndarray) -> np.ndarray:
-        return x[:, slots].reshape(num_envs, -1)
-
-    opened = np.concatenate([in_turn(first[..., :-1]), first[:, slots[-1:], -1]], axis=1)
-    return held, _Steps(first=opened, ends=in_turn(first[..., 1:]), reward=in_turn(reward), version=in_turn(version))
-
-
-def _read_rows(folder: epath.Path, unroll_length: int, *, has_version: bool, reopens: bool) -> tuple[int, _Steps]:
-    """Reads a `podrl.replay.ring.SequenceRing`: how many unrolls it holds, and their steps.
-
-    Args:
-        folder: The ring's folder.
-        unroll_length: T.
-        has_version: Whether the ring keeps who acted.
-        reopens: Whether its run may have reopened environments.
-    """
-    reward, first = (read_stored(folder, f"rows/{name}") for name in ("reward", "first"))
-    version = read_stored(folder, "rows/params_version") if has_version else None
-    inserted, rows = int(read_stored(folder, "inserted")), reward.shape[1]
-    held = min(inserted, rows // unroll_length)
-    places = (np.arange(held * unroll_length + 1) + (inserted - held) * unroll_length) % rows
-    opened = first[:, places]
-    if held * unroll_length == rows:
-        opened[:, 0] = False  # The newest bootstrap row has taken the oldest row's place.
-    taken = places[:-1]
-    acted = None if version is None else version[:, taken]
-    ends = opened[:, 1:]
-    if reopens:
-        ends = ends & ~_may_be_cut(opened, read_stored(folder, "rows/discount")[:, taken], unroll_length)
-    return held, _Steps(first=opened, ends=ends, reward=reward[:, taken], version=acted)
-
-
-def _may_be_cut(first: np.ndarray, discount: np.ndarray, unroll_length: int) -> np.ndarray:
-    """Finds the steps after which environments may have been reopened in the middle of an episode, [B, R] bool.
-
-    All are reopened together, where an unroll begins, and each first row takes the place of the row that would have
-    shown whether the episode had ended. It had if it was terminated, by that step or by the one before the reset.
-
-    Args:
-        first: [B, R+1], as in `_Steps`.
-        discount: [B, R].
-        unroll_length: T.
-    """
-    num_rows = discount.shape[1]
-    begins = np.arange(1, num_rows + 1) % unroll_length == 0
-    begins[-1] = False  # The newest bootstrap row is still there.
-    terminated = discount == 0
-    terminated[:, 1:] |= discount[:, :-1] == 0
-    return begins & first[:, 1:].all(axis=0) & ~terminated
-
-
-def _whole_returns(steps: _Steps) -> np.ndarray:
+def _whole_returns(steps: RingSteps) -> np.ndarray:
     """Returns the undiscounted returns of the episodes that begin and end in these steps, [E]."""
     earned = np.pad(np.cumsum(steps.reward, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
     found = []
@@ -188,10 +108,7 @@ def write_picture(path: str, step: int, details: ReplayDetails | None) -> None:
         f"--out={path}: checkpoint {step} has no replay to draw. The newest checkpoint of a run with replay has one.",
     )
     drawn = draw_replay(cast(ReplayDetails, details), Path(path).suffix.removeprefix("."))
-    try:
-        Path(path).write_bytes(drawn)
-    except OSError as error:
-        raise ConfigError(f"--out={path} cannot be written ({error.strerror or error}). Name another file.") from None
+    write_image(path, drawn)
 
 
 def draw_replay(details: ReplayDetails, image_format: str) -> bytes:
@@ -206,30 +123,7 @@ def draw_replay(details: ReplayDetails, image_format: str) -> bytes:
         "priority": (details.priorities, "starts"),
     }
     shown = {label: (values, unit) for label, (values, unit) in shown.items() if values.size}
-    figure = plotting.make_figure(4.2 * max(len(shown), 1), 3.4)
-    plotting.check_format(figure, image_format)
-    for place, (label, (values, unit)) in enumerate(shown.items()):
-        axes: Any = figure.add_subplot(1, len(shown), place + 1)
-        bins = _bins(values)
-        axes.hist(values, bins=bins, rwidth=0.94, color=plotting.pick_colour("tab10", place))
-        axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.xaxis.get_major_locator().set_params(integer=bool(np.all(bins[:-1] % 1 == 0.5)))
-        if label == "priority" and values.max() > 100 * values.min():
-            axes.set_xscale("log")
-        axes.set_xlabel(label, fontsize=12)
-        axes.set_ylabel(unit, fontsize=12)
-        plotting.style(axes)
-    return plotting.encode_figure(figure, image_format)
-
-
-def _bins(values: np.ndarray) -> np.ndarray:
-    """Returns the edges of a histogram's bins: whole numbers if there are few, else 40, wider ones for large values."""
-    low, high = float(values.min()), float(values.max())
-    if np.all(values == np.round(values)) and high - low < 60:
-        return np.arange(low - 0.5, high + 1.5)
-    if low > 0 and high > 100 * low:
-        return np.geomspace(low, high, 41)
-    return np.linspace(low, high, 41) if high > low else np.array([low - 0.5, high + 0.5])
+    return draw_histograms(shown, image_format, logarithmic="priority")
 
 
 def _parse(shape: str) -> jax.ShapeDtypeStruct:

@@ -137,11 +137,7 @@ def hash_ring(ring: PyTree, env_index: np.ndarray) -> dict[str, str]:
 
 
 def hash_stored(folder: epath.PathLike, path: str) -> str:
-    """Computes the hash of a stored array, as `hash_ring` does, with one piece in memory at a time.
-
-    Raises:
-        ValueError: If the array is missing.
-    """
+    """Computes the hash of a stored array as `hash_ring` does, a piece at a time; `ValueError` if it is missing."""
     store = ts.open(_spec(folder, path), open=True).result()
     if not store.rank:
         return to_hex(np.asarray(hash_piece(store.read().result(), np.uint32(0))))
@@ -152,13 +148,14 @@ def hash_stored(folder: epath.PathLike, path: str) -> str:
     return to_hex(lanes)
 
 
-def read_stored(folder: epath.PathLike, path: str) -> np.ndarray:
-    """Reads a whole stored array into host memory, its environments in the order of their numbers.
+def read_stored(folder: epath.PathLike, path: str, env: int | None = None) -> np.ndarray:
+    """Reads a stored array into host memory, its environments in the order of their numbers, or one of them.
 
     Raises:
         ValueError: If the array is missing.
     """
-    return np.asarray(ts.open(_spec(folder, path), open=True).result().read().result())
+    store = ts.open(_spec(folder, path), open=True).result()
+    return np.asarray(store[... if env is None else env].read().result())
 
 
 @functools.partial(jax.jit, static_argnums=2)

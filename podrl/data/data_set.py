@@ -1,0 +1,117 @@
+"""A data set that is read: the facts of all episodes in memory, their rows on disk."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from podrl.config.config import check
+from podrl.data.manifest import DataSpec, Recording, read_manifest
+from podrl.data.shards import EpisodeFacts, Shard, join_facts
+from podrl.types import EnvSpec
+
+_READ_ROWS = 1 << 16  # Rows that are read at once, beside those in memory already.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Recorded episodes.
+
+    Attributes:
+        folder: Its folder.
+        spec: What every row has.
+        recordings: Who acted.
+        facts: Facts of all E episodes.
+        shards: Its shards.
+        shard: [E] int64; the number of each episode's shard.
+        first_row: [E] int64; where each begins in its shard.
+    """
+
+    folder: Path
+    spec: DataSpec
+    recordings: Sequence[Recording]
+    facts: EpisodeFacts
+    shards: Sequence[Shard]
+    shard: np.ndarray
+    first_row: np.ndarray
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes, E."""
+        return len(self.facts.length)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of transitions."""
+        return int(self.facts.length.sum())
+
+    def read(self, episodes: np.ndarray) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Reads whole episodes in this order, some at a time.
+
+        Yields:
+            How many of them, and their rows [N, ...] by column, one episode behind the other.
+
+        Raises:
+            DataError: If a shard is damaged; the message names it.
+        """
+        first, ends = 0, self.first_row + self.facts.length + 1
+        while first < len(episodes):
+            last = first + 1  # Neighbours on the disk are read together.
+            begin, end = self.first_row[episodes[first]], ends[episodes[first]]
+            while last < len(episodes) and end - begin < _READ_ROWS:
+                episode = episodes[last]
+                if self.shard[episode] != self.shard[episodes[first]] or self.first_row[episode] != end:
+                    break
+                last, end = last + 1, ends[episode]
+            yield last - first, self.shards[self.shard[episodes[first]]].read(int(begin), int(end))
+            first = last
+
+
+def open_data(folder: Path) -> DataSet:
+    """Opens a data set; episodes that are added later are not seen.
+
+    Raises:
+        ConfigError: If there is no data set, or it has no episodes yet.
+        DataError: If it is damaged; the message names the file.
+    """
+    manifest = read_manifest(folder)
+    check(bool(manifest.shards), f"{folder} has no episodes yet. Let tools/record.py end first.")
+    shards = [Shard(folder, manifest.spec, record) for record in manifest.shards]
+    return DataSet(
+        folder=folder,
+        spec=manifest.spec,
+        recordings=manifest.recordings,
+        facts=join_facts([shard.facts for shard in shards]),
+        shards=shards,
+        shard=np.repeat(np.arange(len(shards)), [record.episodes for record in manifest.shards]),
+        first_row=np.concatenate([shard.facts.begin for shard in shards]),
+    )
+
+
+def check_suits(data: DataSet, spec: EnvSpec, *, agent: str, needs: Sequence[str] = ()) -> None:
+    """Checks that an agent can learn from a data set.
+
+    Args:
+        data: The data set.
+        spec: The spec of the agent's environment.
+        agent: The agent's name, for messages.
+        needs: What it needs of each row beside what every data set has: `behaviour`, `params_version`.
+
+    Raises:
+        ConfigError: If the data set is of other observations or actions, or lacks something.
+    """
+    found, there = data.spec.env, {"behaviour": data.spec.behaviour != (), "params_version": data.spec.has_version}
+    for what in ("observation", "actions"):
+        before, now = getattr(found, what), getattr(spec, what)
+        check(
+            before == now,
+            f"data.path={data.folder} is of {found.id}, whose {what} is {before}; {spec.id} has {now}. Name a data set "
+            "of this environment.",
+        )
+    for name in needs:
+        check(
+            there.get(name, False),
+            f"data.path={data.folder} has no {name}, which agent.name={agent!r} needs. Record it anew from runs "
+            "alone, whose agents record it: tools/record.py.",
+        )

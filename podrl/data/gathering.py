@@ -1,0 +1,115 @@
+"""Rows in memory, and the samples that are made of them.
+
+The same function gathers on the host and, from rows that live on devices, inside a compiled program.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import struct
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from podrl.data.data_set import DataSet
+from podrl.data.samplers import RecordedDraws
+from podrl.data.trees import from_columns
+from podrl.data.window import WindowPlan
+from podrl.types import Array, Sample, Trajectory
+
+
+@struct.dataclass(kw_only=True)
+class HeldRows:
+    """Rows of W episodes in memory.
+
+    Attributes:
+        columns: [C, ...] by column.
+        begin: [W] int64 or int32; each episode's first row. Rows behind row C - 1 continue at row 0.
+        length: [W], like `begin`; its steps.
+    """
+
+    columns: Mapping[str, Array]
+    begin: Array
+    length: Array
+
+
+def gather_samples(rows: HeldRows, draws: RecordedDraws, length: int, weight: Array) -> Sample:
+    """Gathers sequences of `length` steps, [K, T, B].
+
+    What lies behind the end of an episode are reset rows, which are no transitions: the true final observation with
+    `first` true, reward 0 and discount 1.
+
+    Args:
+        rows: The rows in memory.
+        draws: What to gather, for K batches of B.
+        length: T; 1 for transitions.
+        weight: [W] float32; the weight of each episode's samples in the loss.
+    """
+    xp: Any = jnp if isinstance(rows.begin, jax.Array) else np
+    begin, steps = rows.begin[draws.episode][:, None], rows.length[draws.episode][:, None]
+    offset = draws.step[:, None] + xp.arange(length + 1, dtype=rows.begin.dtype)[None, :, None]
+    size = rows.columns["reward"].shape[0]
+    index = (begin + xp.minimum(offset, steps)) % size
+    before = (begin[:, 0] + draws.step - 1) % size
+
+    def timed(group: str) -> Any:
+        return jax.tree.map(lambda column: column[index[:, :-1]], from_columns(group, rows.columns))
+
+    trajectory = Trajectory(
+        observation=jax.tree.map(lambda column: column[index], from_columns("observation", rows.columns)),
+        first=(offset == 0) | (offset > steps),
+        action=timed("action"),
+        reward=timed("reward"),
+        discount=timed("discount"),
+        behaviour=timed("behaviour"),
+        carry=(),
+        opening_reward=xp.where(draws.step > 0, rows.columns["reward"][before], xp.zeros((), np.float32)),
+        env_index=xp.broadcast_to(draws.number, draws.step.shape),
+        params_version=timed("params_version"),
+    )
+    return Sample(trajectory=trajectory, weight=weight[draws.episode])
+
+
+class WindowRows:
+    """The rows of a moving window in host memory, as a ring: an episode that leaves makes room for the next."""
+
+    def __init__(self, data: DataSet, plan: WindowPlan):
+        """Takes the memory, and reads nothing yet."""
+        self._data, self._plan, self._places = data, plan, range(0)
+        self._columns = {
+            name: np.empty((plan.rows, *struct.shape), struct.dtype) for name, struct in data.spec.columns.items()
+        }
+        self._begin, self._head = np.zeros(0, np.int64), 0
+        self.episodes = np.zeros(0, np.int64)  # The numbers of the episodes that are held.
+
+    def move(self, places: range) -> None:
+        """Reads what these places of the window's order need beside what is held, which must not lie behind them.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        if places == self._places:
+            return
+        if places.start < self._places.start:
+            raise ValueError(f"Found {places} behind {self._places}; a window moves on only.")
+        kept = range(max(places.start, self._places.start), max(places.start, self._places.stop))
+        self._begin = self._begin[kept.start - self._places.start :] if len(kept) else self._begin[:0]
+        new = self._plan.episodes(range(kept.stop, places.stop))
+        rows = self._data.facts.length[new] + 1
+        self._begin = np.concatenate([self._begin, (self._head + np.cumsum(rows) - rows) % self._plan.rows])
+        for _, columns in self._data.read(new):
+            self._write(columns)
+        self._places, self.episodes = places, self._plan.episodes(places)
+
+    @property
+    def held(self) -> HeldRows:
+        """The rows of the episodes of the window."""
+        return HeldRows(columns=self._columns, begin=self._begin, length=self._data.facts.length[self.episodes])
+
+    def _write(self, columns: Mapping[str, np.ndarray]) -> None:
+        size, num = self._plan.rows, len(columns["reward"])
+        to_end = min(num, size - self._head)
+        for name, rows in columns.items():
+            self._columns[name][self._head : self._head + to_end] = rows[:to_end]
+            self._columns[name][: num - to_end] = rows[to_end:]
+        self._head = (self._head + num) % size

@@ -1,0 +1,194 @@
+"""Writes episodes into a data set, of which a killed process loses only what it had not committed.
+
+A shard is written under another name, synced, renamed, and only then named in the manifest, which is replaced as a
+whole. The next writer deletes what no manifest names and appends behind what was committed.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import fcntl
+from importlib import metadata
+import os
+from pathlib import Path
+import re
+import shutil
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from podrl.config.config import ConfigError, check
+from podrl.data.durable import rename_durably
+from podrl.data.manifest import (
+    DATA_MANIFEST,
+    DataManifest,
+    DataSpec,
+    Recording,
+    ShardRecord,
+    is_empty_folder,
+    read_manifest,
+    write_manifest,
+)
+from podrl.data.recorded import RecordedEpisode, episode_rows
+from podrl.data.shards import make_facts, write_shard
+
+SHARD_BYTES = 32 << 20  # Before compression; also what a recording holds in memory.
+_SHARD = re.compile(r"shard-\d{6,}(\.tmp)?")
+_LIBRARIES = ("podrl", "jax", "numpy", "gymnasium", "tensorstore")
+
+
+class DataWriter:
+    """Appends to a data set; the only one that does, as long as it is open."""
+
+    def __init__(self, folder: Path, spec: DataSpec, *, shard_bytes: int = SHARD_BYTES):
+        """Opens a data set, or makes a new one.
+
+        Args:
+            folder: Its folder, which may be missing or empty.
+            spec: What every row has.
+            shard_bytes: Bytes of rows, before compression, with which a shard is committed.
+
+        Raises:
+            ConfigError: If the folder holds something else, has other rows, or another process writes into it.
+            DataError: If its manifest is damaged.
+        """
+        self._folder, self._shard_bytes = folder, shard_bytes
+        is_new = not (folder / DATA_MANIFEST).exists()
+        try:
+            _check_new(folder, is_new)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be written ({error.strerror or error}). Name another folder.") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            manifest = DataManifest(spec=spec, versions=_versions()) if is_new else read_manifest(folder)
+            _check_same_rows(folder, manifest.spec, spec)
+            self.manifest = manifest
+            self._clear()
+        except BaseException as error:
+            os.close(self._lock)
+            if isinstance(error, BlockingIOError):
+                raise ConfigError(
+                    f"{folder} is being written by another process. Wait, or name another folder."
+                ) from None
+            raise
+        self._pending: list[RecordedEpisode] = []
+        self._pending_bytes, self._recording = 0, -1
+
+    def begin(self, facts: Mapping[str, Any]) -> int | None:
+        """Begins a recording, or resumes one that was cut short, with the same facts.
+
+        Args:
+            facts: What decides its episodes, plain values.
+
+        Returns:
+            How many of its episodes are there already, which the caller must leave out; None if all are.
+
+        Raises:
+            ConfigError: If another recording was cut short.
+        """
+        self.commit()
+        recordings = list(self.manifest.recordings)
+        known = [number for number, recording in enumerate(recordings) if recording.facts == facts]
+        if known and recordings[known[0]].is_complete:
+            return None
+        unfinished = [number for number, each in enumerate(recordings) if not each.is_complete]
+        check(
+            not unfinished or known == unfinished,
+            f"{self._folder} holds a recording that was cut short. Repeat its command first, or name another folder.",
+        )
+        if not known:
+            recordings.append(Recording(facts=dict(facts)))
+            self.manifest = dataclasses.replace(self.manifest, recordings=tuple(recordings))
+            write_manifest(self._folder, self.manifest)
+        self._recording = known[0] if known else len(recordings) - 1
+        return sum(shard.episodes for shard in self.manifest.shards if shard.recording == self._recording)
+
+    def add(self, episode: RecordedEpisode) -> None:
+        """Adds the next episode of the recording; commits a shard once there are enough."""
+        if not episode.length:
+            return
+        self._pending.append(episode)
+        self._pending_bytes += episode.size_bytes
+        if self._pending_bytes >= self._shard_bytes:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commits what was added; it survives whatever happens to the process afterwards."""
+        if not self._pending:
+            return
+        pending, self._pending, self._pending_bytes = self._pending, [], 0
+        spec, name = self.manifest.spec, f"shard-{len(self.manifest.shards):06d}"
+        facts = make_facts(
+            {
+                "length": [episode.length for episode in pending],
+                "episode_return": [float(np.sum(episode.reward, dtype=np.float64)) for episode in pending],
+                "recording": [self._recording] * len(pending),
+                "seed": [episode.seed for episode in pending],
+                "number": [episode.number for episode in pending],
+                "is_whole": [episode.is_whole for episode in pending],
+            }
+        )
+        rows = [episode_rows(episode, spec) for episode in pending]
+        columns = {column: np.concatenate([each[column] for each in rows]) for column in spec.columns}
+        written = self._folder / f"{name}.tmp"
+        hashed = write_shard(written, spec, columns, facts)
+        rename_durably(written, self._folder / name)
+        record = ShardRecord(
+            name=name, recording=self._recording, episodes=len(pending), rows=len(columns["reward"]), hash=hashed
+        )
+        self.manifest = dataclasses.replace(self.manifest, shards=(*self.manifest.shards, record))
+        write_manifest(self._folder, self.manifest)
+
+    def end(self) -> None:
+        """Commits the rest of the recording, which is complete."""
+        self.commit()
+        recordings = list(self.manifest.recordings)
+        recordings[self._recording] = dataclasses.replace(recordings[self._recording], is_complete=True)
+        self.manifest = dataclasses.replace(self.manifest, recordings=tuple(recordings))
+        write_manifest(self._folder, self.manifest)
+
+    def close(self) -> None:
+        """Leaves the data set to others; what was not committed is dropped."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> "DataWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _clear(self) -> None:
+        """Deletes shards that a killed writer did not commit."""
+        known = {shard.name for shard in self.manifest.shards}
+        for entry in list(os.scandir(self._folder)):
+            if _SHARD.fullmatch(entry.name) and entry.name not in known:
+                shutil.rmtree(entry.path)
+
+
+def _check_new(folder: Path, is_new: bool) -> None:
+    check(
+        not is_new or is_empty_folder(folder),
+        f"{folder} is no data set, and not empty. Name a new folder, or one that tools/record.py made.",
+    )
+
+
+def _check_same_rows(folder: Path, found: DataSpec, wanted: DataSpec) -> None:
+    """Raises `ConfigError` unless rows of both are alike."""
+    check(
+        (found.env.id, found.env.actions) == (wanted.env.id, wanted.env.actions),
+        f"{folder} holds episodes of {found.env.id} with {found.env.actions}; these are of {wanted.env.id} with "
+        f"{wanted.env.actions}. Name another folder.",
+    )
+    for name in sorted({**found.columns, **wanted.columns}):
+        there, new = (spec.columns.get(name, "not there") for spec in (found, wanted))
+        check(there == new, f"{folder} holds other rows: {name} is {there}, and would be {new}. Name another folder.")
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in _LIBRARIES}
