@@ -27,6 +27,7 @@ the highest. With --against the figure shows where the metric ended, over a valu
 run, and for each agent a line through the means, with their 95 %% intervals."""
 X_LABELS = {"env_steps": "environment steps (the agent's decisions)", "frames": "emulator frames"}
 SIZE_INCHES = (8.0, 4.5)
+_BESIDE = 0.01  # Between two lines, of the width, so that their intervals can be told apart.
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -94,7 +95,10 @@ def draw_endings(endings: Sequence[Ending], key: str, y: str, image_format: str)
     plotting.check_format(figure, image_format)
     axes = figure.add_subplot()
     env_ids = list(dict.fromkeys(each.env_id for each in endings))
-    for agent, env_id in dict.fromkeys((each.agent, each.env_id) for each in endings):
+    lines = list(dict.fromkeys((each.agent, each.env_id) for each in endings))
+    width = np.ptp([each.setting for each in endings])
+    for number, (agent, env_id) in enumerate(lines):
+        beside = _BESIDE * width * (number - (len(lines) - 1) / 2)
         line = [each for each in endings if (each.agent, each.env_id) == (agent, env_id)]
         places = sorted({each.setting for each in line})
         samples = [[each.y for each in line if each.setting == place] for place in places]
@@ -103,8 +107,9 @@ def draw_endings(endings: Sequence[Ending], key: str, y: str, image_format: str)
         errors = [[mean - low for (low, _), mean in zip(intervals, means, strict=True)]]
         errors += [[high - mean for (_, high), mean in zip(intervals, means, strict=True)]]
         label = agent if len(env_ids) == 1 else f"{agent} on {env_id}"
-        bars = axes.errorbar(places, means, yerr=errors, marker="o", linewidth=1.8, capsize=4, label=label)
-        dots = [each.setting for each in line], [each.y for each in line]
+        shown = [place + beside for place in places]
+        bars = axes.errorbar(shown, means, yerr=errors, marker="o", linewidth=1.8, capsize=4, label=label)
+        dots = [each.setting + beside for each in line], [each.y for each in line]
         axes.plot(*dots, ".", color=bars[0].get_color(), alpha=0.45)
     title, window = env_ids[0] if len(env_ids) == 1 else "", {each.window for each in endings}
     name, *note = _y_label(window, y).split("\n")
