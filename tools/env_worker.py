@@ -32,7 +32,8 @@ USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER]
                      [--quiet]
 
 Connects to the learner's process of a run with --config.remote.env_workers=N, and steps environments for its actors.
-It may be started before or after the run, and ends with it. On one host nothing else is needed; between hosts
+It may be started before or after the run, and ends with it. If it loses a run with --config.determinism=free, it tries
+for --wait_s to be admitted again. On one host nothing else is needed; between hosts
 PODRL_JOB_SECRET_FILE must name a file with the same secret on both, and certificates are needed (docs/workers.md).
 
 These are environment workers. The worker processes of --config.env.workers are something else: they share the
