@@ -81,13 +81,17 @@ def check_scripted(trajectory):
 
 
 def check_continuity(seen):
-    """Every environment's unrolls follow each other: each begins with the row that the one before ended with."""
+    """Every environment's unrolls follow each other: each begins with the row that the one before ended with.
+
+    That may be in the same batch, at any place.
+    """
     ends, starts = collections.Counter(), collections.Counter()
-    for trajectory in (trajectory for batch in seen for trajectory in batch):
-        if trajectory.observation[0, :, 1:].any():  # Not that of an environment that was just opened.
-            starts[key(trajectory.observation[0], trajectory.opening_reward)] += 1
-            assert starts <= ends
-        ends[key(trajectory.observation[-1], trajectory.reward[-1])] += 1
+    for batch in seen:
+        ends.update(key(trajectory.observation[-1], trajectory.reward[-1]) for trajectory in batch)
+        for trajectory in batch:
+            if trajectory.observation[0, :, 1:].any():  # Not that of an environment that was just opened.
+                starts[key(trajectory.observation[0], trajectory.opening_reward)] += 1
+        assert starts <= ends
 
 
 def key(observation, reward):
