@@ -20,8 +20,9 @@ USAGE = """%(prog)s --connect HOST:PORT|unix:PATH [--worker_certificates FOLDER]
                      [--quiet]
 
 Connects to the learner's process of a run with --config.remote.env_workers=N, and steps environments for its actors.
-It may be started before or after the run, and ends with it. On one host nothing else is needed; between hosts both
-sides need a copy of one folder by tools/make_job_credentials.py (docs/workers.md).
+It may be started before or after the run, and ends with it. If it loses a run with --config.determinism=free, it tries
+for --wait_s to be admitted again. On one host nothing else is needed; between hosts both sides need a copy of one
+folder by tools/make_job_credentials.py (docs/workers.md).
 
 These are environment workers. The worker processes of --config.env.workers are something else: they share the
 environments of one pool, within an environment worker too.

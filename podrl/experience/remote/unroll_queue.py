@@ -73,11 +73,11 @@ class UnrollQueue:
         """
         own = self._last_update(version)
         pending = [self._last_update(unroll.version) for unroll in (*self._under_way.values(), *self._whole)]
-        has_place = all(
+        has_place = all(  # There is none before this update: the parameters are too old.
             sum(last <= until for last in pending) < self._num_groups * (until - update + 1)
             for until in range(own, update + self._max_lag + 1)
         )
-        if own < update or not has_place or not self._free:
+        if not has_place or not self._free:
             return None
         unroll = GroupUnroll(group=group, number=self._begun[group], buffer=self._free.pop(), version=version)
         self._under_way[group] = unroll

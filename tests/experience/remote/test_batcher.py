@@ -90,10 +90,15 @@ def test_a_batch_has_at_most_the_largest_size_but_whole_requests(sizes, batches)
 
 
 def test_a_taker_wakes_at_once():
-    batcher = Batcher(2, 8, limit_s=FOREVER)
-    timer = threading.Timer(0.05, lambda: [batcher.put(name, 1) for name in "ab"])
-    timer.start()
-    assert batcher.take(timeout_s=60, expected=FOREVER) == ["a", "b"]
+    batcher, taken = Batcher(2, 8, limit_s=FOREVER), []
+    taker = threading.Thread(
+        target=lambda: taken.extend(batcher.take(timeout_s=FOREVER, expected=FOREVER)), daemon=True
+    )
+    taker.start()
+    for name in "ab":
+        batcher.put(name, 1)
+    taker.join(30)
+    assert taken == ["a", "b"]
 
 
 def test_it_ends_with_requests_in_flight():

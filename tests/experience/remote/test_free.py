@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from podrl.config.config import ConfigError
+from podrl.experience.actors import ActorError
 from podrl.experience.parameters import ParameterStore
+from podrl.experience.remote.pool_thread import PoolThread
 from podrl.loops import sebulba
 from podrl.types import Timestep
 from tests.experience.remote.in_process import env_workers, remote_config
@@ -79,13 +81,17 @@ def check_scripted(trajectory):
 
 
 def check_continuity(seen):
-    """Every environment's unrolls follow each other: each begins with the row that the one before ended with."""
+    """Every environment's unrolls follow each other: each begins with the row that the one before ended with.
+
+    That may be in the same batch, at any place.
+    """
     ends, starts = collections.Counter(), collections.Counter()
-    for trajectory in (trajectory for batch in seen for trajectory in batch):
-        if trajectory.observation[0, :, 1:].any():  # Not that of an environment that was just opened.
-            starts[key(trajectory.observation[0], trajectory.opening_reward)] += 1
-            assert starts <= ends
-        ends[key(trajectory.observation[-1], trajectory.reward[-1])] += 1
+    for batch in seen:
+        ends.update(key(trajectory.observation[-1], trajectory.reward[-1]) for trajectory in batch)
+        for trajectory in batch:
+            if trajectory.observation[0, :, 1:].any():  # Not that of an environment that was just opened.
+                starts[key(trajectory.observation[0], trajectory.opening_reward)] += 1
+        assert starts <= ends
 
 
 def key(observation, reward):
@@ -154,3 +160,15 @@ def test_numbers_of_info_are_counted_for_each_environment(tmp_path, monkeypatch)
 def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path, settings, match):
     with pytest.raises(ConfigError, match=match):
         run(remote_config(tmp_path, **{**FREE, **settings}))
+
+
+@pytest.mark.slow
+def test_environments_that_cannot_be_made_at_the_start_end_the_run(tmp_path, monkeypatch):
+    def fail(self, fields):
+        raise RuntimeError("these cannot be made")
+
+    monkeypatch.setattr(PoolThread, "_open", fail)
+    failed = pytest.raises(ActorError, match=r"environment worker \d \(.*failed: RuntimeError: these cannot be made")
+    with env_workers(tmp_path, monkeypatch) as said, failed:
+        run(remote_config(tmp_path, **FREE))
+    assert len(said) == 2

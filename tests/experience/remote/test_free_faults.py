@@ -111,7 +111,7 @@ def test_a_worker_whose_environment_raises_comes_back(tmp_path, monkeypatch):
 
 
 def test_without_any_worker_the_run_ends_with_a_line(tmp_path):
-    flags = ("--config.remote.join_timeout_s=20", "--env_workers", 2)
+    flags = ("--config.remote.join_timeout_s=20", "--config.remote.timeout_s=10", "--env_workers", 2)
     with running(*POLY, "--workdir", tmp_path, *flags, cwd=tmp_path) as process:
         log = Log(process)
         pids = [log.wait_for_worker(index) for index in range(2)]
