@@ -1,7 +1,11 @@
 """Networks that are cut for real, a learner that stands still, and garbage on its port, in real runs."""
 
 import contextlib
+import os
 import re
+import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
