@@ -9,9 +9,12 @@ import queue
 import socket
 
 import grpc
+import jax
 import numpy as np
 import pytest
 
+from podrl.envs.opening import make_pool
+from podrl.envs.source import load_source
 from podrl.experience.remote.admission import admit, apply
 from podrl.experience.remote.env_workers import longest_bytes
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields, read_head
@@ -44,9 +47,23 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def assert_like_a_pool_of_its_own(place, seen):
+    numbers = {"seeds": range(NUM_ENVS), "env_numbers": range(NUM_ENVS)}
+    pool = make_pool(load_source(place.config.env.source), place.config.env, **numbers, num_threads=1)
+    timestep = pool.reset()
+    for index, other in enumerate(seen, 1):
+        jax.tree.map(np.testing.assert_array_equal, timestep, other)
+        pool.send(np.full(NUM_ENVS, index % 3, np.int32))
+        timestep = pool.recv()
+    pool.close()
+
+
 @pytest.mark.parametrize("count", [1200, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_messages_of_strangers_change_nothing(place, caplog, count):
-    """They come while a pool steps. None is answered with more than a nonce and a refusal; memory stays flat."""
+    """They come while a pool steps, which returns what it would without them.
+
+    None is answered with more than a nonce and a refusal; memory stays flat.
+    """
     rng = np.random.default_rng(0)
     dialogue = admit(SECRET, {"options": {}})
     apply_one = apply(SECRET)
@@ -56,12 +73,15 @@ def test_messages_of_strangers_change_nothing(place, caplog, count):
     found = collections.Counter()
     with worker_of(place) as errors:
         pool = place.pool()
-        pool.reset()
+        seen = [pool.reset()]
         with grpc.insecure_channel(place.endpoint.target) as channel:
             call = channel.stream_stream(f"/{SERVICE}/{METHOD}")
 
             def knock(count):
                 for index in range(count):
+                    if index % 50 == 0:
+                        pool.send(np.full(NUM_ENVS, len(seen) % 3, np.int32))
+                        seen.append(pool.recv())
                     # Of long ones gRPC refuses many by itself, and lets their sender wait.
                     kind = "an oversized message" if index % every == every - 1 else NOISE[index % len(NOISE)]
                     message = hostile(kind, rng, replayed, too_long)
@@ -75,10 +95,9 @@ def test_messages_of_strangers_change_nothing(place, caplog, count):
             before = resident_bytes()
             knock(count - count // 2)
             grown = resident_bytes() - before
-        pool.send(np.zeros(NUM_ENVS, np.int32))
-        pool.recv()
         pool.close()
     assert not errors
+    assert_like_a_pool_of_its_own(place, seen)
     unheard = found.pop(grpc.StatusCode.UNAVAILABLE, 0)
     assert set(found) == {Kind.NONCE, Kind.REFUSED, grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert unheard <= count / 100
