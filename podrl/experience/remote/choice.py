@@ -22,10 +22,10 @@ def choose_learner(addresses: str, environ: Mapping[str, str]) -> str:
     choice = addresses.split(",")
     if len(choice) == 1:
         return addresses
-    number = next((found for name in _NUMBERS if (found := whole_variable(environ, name)) is not None), None)
+    numbers = [number for name in _NUMBERS if (number := whole_variable(environ, name)) is not None]
     check(
-        number is not None,
+        bool(numbers),
         f"--connect={addresses} names {len(choice)} processes, and neither {' nor '.join(_NUMBERS)} says which of them "
         "this worker serves. Name one.",
     )
-    return choice[number % len(choice)]
+    return choice[numbers[0] % len(choice)]

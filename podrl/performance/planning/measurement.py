@@ -95,7 +95,7 @@ def measure_host(config: Config, seconds: float) -> Measurements:
     logging.info("measuring: environments and actor")
     with contextlib.ExitStack() as stack:
         start = Clocks.now()
-        pools = open_pools(parts, stack)
+        pools = open_pools(parts, parts.source, stack)
         timesteps = [pool.reset() for thread in pools for pool in thread]
         opened = start.sample(len(timesteps), Clocks.now())
         works = _time_turns(parts, pools[0][0], timesteps[0], seconds)
