@@ -32,7 +32,7 @@ ROOMS = [
 WITHOUT_JAX = [
     *("podrl.config.commandline", "podrl.launch.start", "podrl.launch.worker", "podrl.runtime.machine"),
     *("podrl.runtime.job.coordinator_process", "podrl.runtime.job.detection", "podrl.envs.workers.worker"),
-    "podrl.runtime.job.worker_credentials",
+    *("podrl.runtime.job.worker_credentials", "podrl.experience.remote"),
     *("podrl.runtime.tool", "podrl.runs.comparison_report", "podrl.runs.progress", "podrl.studies.grid"),
     "podrl.performance.planning.simulate_command",
     "podrl.agents.parts.loading",
@@ -64,9 +64,11 @@ def test_a_room_imports_from_rooms_above_it(path):
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in ROOT.rglob("*.py")}), ids=lambda path: path.name)
 def test_a_folders_own_file_says_what_it_is_for_and_nothing_else(folder):
+    """One of them has a name for other programs, which it imports once that is asked for."""
     tree = ast.parse((folder / "__init__.py").read_text())
-    assert len(tree.body) == 1
     assert ast.get_docstring(tree)
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert len(tree.body) == 1 or (folder == ROOT / "experience/remote" and defined == {"__getattr__"})
 
 
 # Lines; of functions those beside the docstring. The loops and `train` tell a run as one story, and may be longer.

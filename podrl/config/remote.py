@@ -19,7 +19,8 @@ class RemoteConfig:
     own process.
 
     Attributes:
-        env_workers: environment workers of the whole job, the same number for each process; 0 for none.
+        env_workers: environment workers of the whole job, the same number for each process; 0 for none. The worker
+            processes of `env.workers` are something else.
         address: where the learner's process listens for them, as `HOST:PORT` or `unix:PATH`; each further process of
             the job listens at the next port, or at `PATH.INDEX`.
         certificates: folder for mutual TLS, made by `tools/make_job_credentials.py`, or of your own with `cert.pem`,

@@ -24,9 +24,12 @@ class InfoPool(Pool, Protocol):
         ...
 
 
-def record_info(pool: Pool, keys: Sequence[str]) -> Callable[[], Numbers]:
-    """Makes a new pool record what `keys` ask for, and returns a function that reads its `ended_numbers`."""
-    if not keys:
+def record_info(pool: Pool, keys: Sequence[str], *, always: bool = False) -> Callable[[], Numbers]:
+    """Makes a new pool record what `keys` ask for, and returns a function that reads its `ended_numbers`.
+
+    Without keys there are none, unless `always`: then they say which episodes have ended.
+    """
+    if not (keys or always):
         return lambda: {}
     recorder = cast(InfoPool, pool)
     recorder.record_info(keys)

@@ -58,7 +58,7 @@ class EnvWorkers:
         endpoint = make_endpoint("remote.address", address, remote.certificates, "remote.certificates")
         self._codec = TimestepCodec(timestep)
         self._opening_s = remote.opening_s(config.actors.timeout_s)
-        self._server = _import_server()(
+        self._server = import_server()(
             endpoint,
             read_secret(os.environ, address, is_local=endpoint.is_local, certificates=endpoint.certificates),
             dataclasses.asdict(config.env),
@@ -147,7 +147,7 @@ def check_workers(config: Config, layout: Layout) -> None:
     if remote.env_workers:
         _workers_of_process(config, layout)
         make_endpoint("remote.address", remote.address, remote.certificates, "remote.certificates")
-        _import_server()
+        import_server()
 
 
 def _workers_of_process(config: Config, layout: Layout) -> int:
@@ -168,13 +168,17 @@ def _workers_of_process(config: Config, layout: Layout) -> int:
     return share
 
 
-def _import_server() -> "type[WorkerServer]":
+def import_server(who: str = "remote.env_workers") -> "type[WorkerServer]":
+    """Returns the server's class, which needs gRPC; `who` wants it.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
     set_up_grpc()
     try:
         from podrl.experience.remote.server import WorkerServer
     except ImportError as error:
         raise ConfigError(
-            f"remote.env_workers needs gRPC and an installed podrl: {error}. Install both by pip install "
-            "-e '.[workers]'."
+            f"{who} needs gRPC and an installed podrl: {error}. Install both by pip install -e '.[workers]'."
         ) from None
     return WorkerServer

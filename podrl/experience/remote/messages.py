@@ -10,7 +10,7 @@ A worker connects and opens one stream of messages in each direction:
 
 Then the learner asks and the worker answers, on channels that are numbered anew for each pool:
 
-    OPEN {seeds, env_numbers, info_keys, num_threads}   -> STEP timestep
+    OPEN {seeds, env_numbers, num_threads, num_pools, info_keys, tells_ends}  -> STEP timestep
     ACT action                                          -> STEP timestep
     CLOSE {}                                            -> CLOSED {}
 

@@ -31,6 +31,7 @@ class RemotePool:
         num_pools: int,
         timeout_s: float,
         opening_s: float,
+        tells_ends: bool = False,
     ):
         """Opens a channel; the worker makes the environments at `reset`.
 
@@ -43,6 +44,7 @@ class RemotePool:
             num_pools: pools of the learner's that the worker has.
             timeout_s: seconds that the worker may take for a step.
             opening_s: seconds that it may take to make the environments.
+            tells_ends: whether `ended_numbers` has each episode that ends, also if no numbers are asked for.
         """
         self._codec, self._timeout_s, self._opening_s = codec, timeout_s, opening_s
         self._opening: dict[str, Any] = {
@@ -51,6 +53,7 @@ class RemotePool:
             "num_threads": num_threads,
             "num_pools": num_pools,
             "info_keys": [],
+            "tells_ends": tells_ends,
         }
         self._channel: Channel | None = connection.open_channel()
         self._was_reset, self._sent = False, False

@@ -108,7 +108,7 @@ class PoolThread:
             env_numbers=fields["env_numbers"],
             num_threads=min(num_envs, self._environments.env_threads or fields["num_threads"] or share),
         )
-        self._ended_numbers = record_info(self._pool, fields["info_keys"])
+        self._ended_numbers = record_info(self._pool, fields["info_keys"], always=fields["tells_ends"])
         return self._pool.reset()
 
     def _close(self) -> None:

@@ -22,6 +22,7 @@ class Refusals:
 
     def add(self, peer: str, why: str) -> None:
         """Notes one, with its address as gRPC writes it and the reason."""
+        peer = peer or "one that has left"
         host = peer.rpartition(":")[0] if peer.startswith("ipv") else peer
         with self._lock:
             self.count += 1

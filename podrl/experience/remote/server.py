@@ -5,7 +5,6 @@ their sender in.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent import futures
 import contextlib
 import queue
 import threading
@@ -21,6 +20,7 @@ from podrl.experience.remote.endpoint import UNIX, Endpoint
 from podrl.experience.remote.grpc_options import PLACES_FOR_STRANGERS, server_options
 from podrl.experience.remote.messages import METHOD, SERVICE, Head, Kind, pack_fields
 from podrl.experience.remote.refusals import Refusals
+from podrl.experience.remote.stream_threads import StreamThreads
 from podrl.experience.remote.traffic import Traffic
 from podrl.experience.remote.transport import listen
 from podrl.runtime.job.handshake import UnprovenError
@@ -70,7 +70,7 @@ class WorkerServer:
         self._is_open = True
         places = num_workers + PLACES_FOR_STRANGERS
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(places, "environment workers"),
+            StreamThreads(),
             handlers=[
                 grpc.method_handlers_generic_handler(
                     SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._serve)}

@@ -24,11 +24,11 @@ NUM_ENVS = 4
 
 
 class Place:
-    """A server of one worker, and what its pools need."""
+    """A server of one worker, and what its pools need; `env` overrides keys of the config."""
 
-    def __init__(self, address, **limits):
-        self.config, _, self.spec = load_environment(make_config())
-        self.endpoint = Endpoint(address)
+    def __init__(self, address, env=None, certificates="", **limits):
+        self.config, _, self.spec = load_environment(make_config(**(env or {})))
+        self.endpoint = Endpoint(address, certificates)
         self.codec = TimestepCodec(timestep_shape(self.spec, NUM_ENVS))
         self.server = WorkerServer(
             self.endpoint,

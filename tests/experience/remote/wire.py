@@ -24,12 +24,21 @@ class Wire:
         self._ends = [self._listener]
         self.endpoint = Endpoint(f"127.0.0.1:{self._listener.getsockname()[1]}")
         self.to_learner = 0
+        self._flows = {direction: threading.Event() for direction in ("to learner", "to worker")}
+        for flow in self._flows.values():
+            flow.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def silence(self):
         self._is_silent = True
 
+    def clog(self, direction):
+        """Reads no more in one direction, `to learner` or `to worker`: its pipe fills up."""
+        self._flows[direction].clear()
+
     def close(self):
+        for flow in self._flows.values():
+            flow.set()
         for end in self._ends:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -50,8 +59,10 @@ class Wire:
                     threading.Thread(target=self._carry, args=ends, daemon=True).start()
 
     def _carry(self, source, target):
+        flow = self._flows["to learner" if target.family == socket.AF_UNIX else "to worker"]
         with contextlib.suppress(OSError):
             while piece := source.recv(1 << 16):
+                flow.wait()
                 if not self._is_silent:
                     time.sleep(self._delay_s())
                     target.sendall(piece)
