@@ -70,14 +70,10 @@ def parse(argv: Sequence[str]) -> Command:
     parser.add_argument("--measured", type=absolute_path, metavar="FILE", help="what tools/benchmark.py --json wrote")
     parser.add_argument("--env_steps_per_vcpu", type=float, help="default: that of a core here, or of --measured's")
     parser.add_argument("--vcpus", type=float, help="of a host, that step environments; default: nine in ten")
-    workers = "hosts beside each host that step its environments; --vcpus is then of each of them"
-    parser.add_argument("--env_workers", type=int, metavar="N", help=workers)
-    for name, what in (
-        ("achieved", "share of the peaks that programs reach"),
-        ("dispatch_ms", "round trip of an acting call"),
-        ("wire_ms", "round trip to environment workers"),
-    ):
-        parser.add_argument(f"--{name}", type=float, help=f"{what} ({_ASSUMED[name]})")
+    parser.add_argument("--env_workers", type=int, help="hosts beside each host, whose --vcpus step environments")
+    parser.add_argument("--wire_ms", type=float, help=f"round trip to environment workers ({_ASSUMED['wire_ms']})")
+    parser.add_argument("--achieved", type=float, help=f"share of peaks that programs reach ({_ASSUMED['achieved']})")
+    parser.add_argument("--dispatch_ms", type=float, help=f"round trip of an acting call ({_ASSUMED['dispatch_ms']})")
     parser.add_argument("--price", type=float, help="of one chip for one hour, in any currency")
     parser.add_argument("--check", action="store_true", help="with `this`: run it, and show the prediction's error")
     parser.add_argument("--json", type=absolute_path, help="where to write the plans as JSON")
@@ -88,9 +84,8 @@ def parse(argv: Sequence[str]) -> Command:
         value = getattr(flags, name)
         check(value is None or value > 0, f"--{name}={value} must be positive.")
         check_flag(name, value, 0, 1e9)
-    check_flag("env_workers", flags.env_workers, 1, 1e6)
-    check_flag("dispatch_ms", flags.dispatch_ms, 0, 1e6)
-    check_flag("wire_ms", flags.wire_ms, 0, 1e6)
+    for name, least in (("env_workers", 1), ("dispatch_ms", 0), ("wire_ms", 0)):
+        check_flag(name, getattr(flags, name), least, 1e6)
     given = {name: getattr(flags, name) for name in _ASSUMED if getattr(flags, name) is not None}
     check(0 < given.get("achieved", 1) <= 1, f"--achieved={flags.achieved} must lie in (0, 1].")
     check(flags.wire_ms is None or flags.env_workers is not None, "--wire_ms is of --env_workers, which is not given.")

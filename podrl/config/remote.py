@@ -13,39 +13,39 @@ _OPENING_S = 60.0
 class RemoteConfig:
     """Workers: processes, here or on other hosts, that step the environments of the actors, or that are the actors.
 
-        *Environment workers* step environments for actors in the learner's process. They are started by
-        `tools/tpu_launch.py --env_workers N`, or by `tools/env_worker.py` on any host, and are not the worker processes of
-        `env.workers`, which an environment worker may have, too. A run with them is bit for bit the run with environments
-        in its own process, so a run may resume with or without them. Evaluations play in the learner's own process. With
-        `determinism='free'` actors act for what is ready, and workers may leave and return.
+    *Environment workers* step environments for actors in the learner's process. They are started by
+    `tools/tpu_launch.py --env_workers N`, or by `tools/env_worker.py` on any host, and are not the worker processes of
+    `env.workers`, which an environment worker may have, too. A run with them is bit for bit the run with environments
+    in its own process, so a run may resume with or without them. Evaluations play in the learner's own process. With
+    `determinism='free'` actors act for what is ready, and workers may leave and return.
 
-        *Actor workers* have the environments and a copy of the policy, and send whole rollouts. They are started by
-        `tools/tpu_launch.py --actor_workers N`, or by `tools/actor_worker.py` on any host. A run has one kind or none.
+    *Actor workers* have the environments and a copy of the policy, and send whole rollouts. They are started by
+    `tools/tpu_launch.py --actor_workers N`, or by `tools/actor_worker.py` on any host. A run has one kind or none.
 
-        Attributes:
-                env_workers: environment workers of the whole job, the same number for each process; 0 for none. The worker
+    Attributes:
+        env_workers: environment workers of the whole job, the same number for each process; 0 for none. The worker
             processes of `env.workers` are something else.
-            actor_workers: actor workers of the whole job, the same number for each process; 0 for none. Each has an equal
-                share of the actor threads, or one more than others.
-            publish: when actor workers get new parameters: `every` so many updates, see `publish_every`; or on `drift`,
-                once those that act are `max_drift` away from the newest. In between older ones act, and the lag is larger.
-            publish_every: updates between two parameters that act; 1 for those of every update.
-            max_drift: divergence KL(those that act || newest) in nats, the mean over a reference batch, from which on the
-                newest act instead; 0 for those of every update.
-            reference_steps: env steps, or some more, in the reference batch: unrolls of environments that are drawn from
-                the newest rollouts by (seed, update).
-                address: where the learner's process listens for them, as `HOST:PORT` or `unix:PATH`; each further process of
-                the job listens at the next port, or at `PATH.INDEX`.
-            certificates: folder for mutual TLS, made by `tools/make_job_credentials.py`, or of your own with `cert.pem`,
-                `key.pem` and `ca.pem`; `none` is enough for addresses within the host.
-            join_timeout_s: seconds that the learner waits for all workers at the start.
-            timeout_s: seconds that a worker may take to step the environments of a pool before the run ends, or continues
-                without it with `determinism='free'`; making them may always take a minute, or nine tenths of
-                `actors.timeout_s` if that is shorter.
-            batch_smallest: environments whose timesteps an actor serves at once with `determinism='free'`; 0 for half of
-                its own.
-            batch_largest: most environments that it serves at once, in whole pools; 0 for all of its own.
-            batch_limit_ms: milliseconds that a timestep waits until there are `batch_smallest`.
+        actor_workers: actor workers of the whole job, the same number for each process; 0 for none. Each has an equal
+            share of the actor threads, or one more than others.
+        publish: when actor workers get new parameters: `every` so many updates, see `publish_every`; or on `drift`,
+            once those that act are `max_drift` away from the newest. In between older ones act, and the lag is larger.
+        publish_every: updates between two parameters that act; 1 for those of every update.
+        max_drift: divergence KL(those that act || newest) in nats, the mean over a reference batch, from which on the
+            newest act instead; 0 for those of every update.
+        reference_steps: env steps, or some more, in the reference batch: unrolls of environments that are drawn from
+            the newest rollouts by (seed, update).
+        address: where the learner's process listens for them, as `HOST:PORT` or `unix:PATH`; each further process of
+            the job listens at the next port, or at `PATH.INDEX`.
+        certificates: folder for mutual TLS, made by `tools/make_job_credentials.py`, or of your own with `cert.pem`,
+            `key.pem` and `ca.pem`; `none` is enough for addresses within the host.
+        join_timeout_s: seconds that the learner waits for all workers at the start.
+        timeout_s: seconds that a worker may take to step the environments of a pool before the run ends, or continues
+            without it with `determinism='free'`; making them may always take a minute, or nine tenths of
+            `actors.timeout_s` if that is shorter.
+        batch_smallest: environments whose timesteps an actor serves at once with `determinism='free'`; 0 for half of
+            its own.
+        batch_largest: most environments that it serves at once, in whole pools; 0 for all of its own.
+        batch_limit_ms: milliseconds that a timestep waits until there are `batch_smallest`.
     """
 
     env_workers: int = number(0, 4096, 0)

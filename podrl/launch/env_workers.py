@@ -54,7 +54,7 @@ def env_workers_beside(
     Args:
         members: the processes that train.
         count: number of workers; None for none.
-        flag: which kind of workers.
+        flag: the flag of their kind, `ENV_WORKERS` or `ACTOR_WORKERS`.
         replaces: whether the run admits another worker in place of one that has ended, which is then started.
         program: The program that each of them runs; by default that of their kind.
 

@@ -62,7 +62,7 @@ class WorkerServer:
             longest_bytes: the longest message that a worker may send.
             longest_answer_s: the longest time that a worker may take to answer.
             replaces: whether another worker may come for one that is lost after all have come.
-            role: what the workers are for.
+            role: the role of the workers.
         """
         self.traffic = Traffic()
         self.refusals = Refusals()

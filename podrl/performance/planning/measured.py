@@ -27,7 +27,7 @@ from podrl.mistakes import shorten
 from podrl.performance.benchmark.instruments import time_threads
 from podrl.performance.benchmark.measure import Stage, open_stages
 from podrl.performance.benchmark.random_play import make_random_play, step_pools
-from podrl.performance.benchmark.relations import END_TO_END, PLAIN
+from podrl.performance.benchmark.relations import END_TO_END, LOCAL, PLAIN
 from podrl.performance.benchmark.stages import Parts, make_parts
 from podrl.performance.benchmark.whole_run import time_end_to_end
 from podrl.performance.composition import COLLECT, OF_REPLAY, PROGRAM, Overlap, StageCost, compose
@@ -160,7 +160,7 @@ def read_benchmark(path: Path, config: Config) -> tuple[ProcessStages, dict[str,
         costs = {
             name: StageCost(1 / stage["env_steps_per_second"]["median"], stage["core_seconds_per_env_step"]["median"])
             for name, stage in report["stages"].items()
-            if name not in (END_TO_END, PLAIN, *OF_REPLAY)
+            if name not in (END_TO_END, PLAIN, LOCAL, *OF_REPLAY)
         }
         cores = machine["cores"] if machine["platform"] == "cpu" else math.inf
         stages = ProcessStages(costs, Overlap(**report["overlap"]), cores, config.env_steps_per_update)

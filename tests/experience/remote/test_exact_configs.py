@@ -25,7 +25,7 @@ def smoke(name, *settings):
 
 
 def run_alone_and_with_workers(tmp_path, monkeypatch, name, *settings, **env):
-    """The rows of both runs, and the bytes that workers have sent; `env` has fields of `env` that are the workers'."""
+    """The rows of the run with workers, and the bytes that these have sent; `env` changes fields of their `env`."""
     target = f"unix:{tmp_path}/s"
     wire = Wire(Endpoint(target), delay_s=lambda: random.choice((0, 0, 0.01)))
     theirs = smoke(name, *settings, "remote.env_workers=2", f"remote.address={target}")

@@ -84,7 +84,13 @@ def write_report(path, settings, **changes):
         "config": to_dict(settings),
         "machine": {"cores": 2, "platform": "cpu"},
         "overlap": {"several_pools": True, "in_turn": False},
-        "stages": {"env": stage(1000.0), COLLECT: stage(500.0), "learn": stage(800.0), "end_to_end": stage(400.0)},
+        "stages": {
+            "env": stage(1000.0),
+            "local": stage(1.0),
+            COLLECT: stage(500.0),
+            "learn": stage(800.0),
+            "end_to_end": stage(400.0),
+        },
     }
     path.write_text(json.dumps(found | changes))
     return path
