@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from podrl.actions import DiscreteActions
+from podrl.actions import ContinuousActions, DiscreteActions
 from podrl.assembly import make_split_agent
 from podrl.config.config import Config, ConfigError
 from podrl.experience.parameters import copy_to
@@ -28,6 +28,7 @@ from tests.short_runs import facts, make_config, random_trajectory, run
 
 ENVS = 16
 VECTORS = EnvSpec(id="vectors", observation=jax.ShapeDtypeStruct((50,), np.float32), actions=DiscreteActions(3))
+CONTROL = EnvSpec(id="control", observation=VECTORS.observation, actions=ContinuousActions(3))
 IMAGES = EnvSpec(id="images", observation=jax.ShapeDtypeStruct((12, 12, 4), np.uint8), actions=DiscreteActions(3))
 FRAMES = EnvSpec(id="frames", observation=jax.ShapeDtypeStruct((36, 36, 4), np.uint8), actions=DiscreteActions(3))
 LEARNING_RATE = 6e-4
@@ -62,13 +63,15 @@ def learner_mesh(config: Config) -> Mesh:
     return make_topology(config.topology, jax.devices()[: config.topology.learner_devices_per_process]).learner
 
 
-def spec_of(encoder: str) -> EnvSpec:
-    return {"mlp": VECTORS, "resnet": IMAGES, "nature": FRAMES}[encoder]
+def spec_of(config: Config) -> EnvSpec:
+    if config.agent.name == "sac":
+        return CONTROL
+    return {"mlp": VECTORS, "resnet": IMAGES, "nature": FRAMES}[config.network.encoder]
 
 
 def make_learner(config: Config) -> Learner:
     mesh = learner_mesh(config)
-    agent, rules = make_split_agent(config, spec_of(config.network.encoder), mesh)
+    agent, rules = make_split_agent(config, spec_of(config), mesh)
     return Learner(agent, mesh, rules)
 
 
@@ -91,7 +94,7 @@ def what_tests_share_ends_with_the_module():
 
 
 def make_batch(config: Config, length: int = 5, seed: int = 0) -> Trajectory:
-    spec = spec_of(config.network.encoder)
+    spec = spec_of(config)
     agent, _ = make_split_agent(config, spec, learner_mesh(config))
     return random_trajectory(agent, spec, length=length, num_envs=ENVS, seed=seed)
 
@@ -238,6 +241,24 @@ class TestLayout:
         assert describe_split(make_learner(wide_config(data=4)).state_shape.params).startswith(
             "10 parameters, whole on"
         )
+
+
+SAC = {"agent": "sac", "network__squash_actions": True, "network__hidden_sizes": (256, 256)}
+
+
+@pytest.mark.parametrize("split", [FSDP, pytest.param(BOTH, marks=pytest.mark.slow)], ids=["fsdp", "both"])
+def test_policy_critics_targets_and_the_moments_of_each_optimizer_are_split(split):
+    """`layout` holds the rest of the state to the parameters' own."""
+    epsilons = {f"agent__{name}optimizer__epsilon": 1e-3 for name in ("", "critic_", "temperature_")}
+    config = wide_config(**SAC, **epsilons, **split)
+    assert {path for path in layout(config) if path.endswith("Dense_1/kernel")} == {
+        "policy/encoder/Dense_1/kernel",
+        "critic/q_0/Dense_1/kernel",
+        "critic/q_1/Dense_1/kernel",
+    }
+    (state, _), (whole, _) = train(config), train(wide_config(**SAC, **epsilons, **WHOLE))
+    for x, y in zip(jax.tree.leaves(plain(whole).params), jax.tree.leaves(plain(state).params), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5 * max(np.abs(x).max(), LEARNING_RATE))
 
 
 @functools.cache

@@ -130,8 +130,9 @@ def total_metrics(metrics: Metrics) -> Metrics:
 
 def _move(optimizer: OptimizerOverRun, state: LearnerState, part: str, grads: PyTree) -> tuple[LearnerState, jax.Array]:
     """Takes one step of a part of the parameters; returns the state and the gradient's norm before clipping."""
-    params, opt_state = optimizer.move(state.step, state.params[part], state.opt_state[part], grads)
+    own = {part: state.params[part]}
+    params, opt_state = optimizer.move(state.step, own, state.opt_state[part], {part: grads})
     moved = dataclasses.replace(
-        state, params={**state.params, part: params}, opt_state={**state.opt_state, part: opt_state}
+        state, params={**state.params, **params}, opt_state={**state.opt_state, part: opt_state}
     )
     return moved, jnp.asarray(optax.tree.norm(grads))

@@ -121,7 +121,8 @@ def make_twin_critic_agent(
             step=step,
             learner_step=learner_step,
             params=params,
-            opt_state={name: optimizer.init(params[name]) for name, optimizer in optimizers.items()},
+            # Their paths end in the parameters' own, by which they are laid out.
+            opt_state={name: optimizer.init({name: params[name]}) for name, optimizer in optimizers.items()},
             extra={**extra(params), "random_steps_left": jnp.int32(random_steps)},
             key=state_key,
         )
