@@ -86,8 +86,10 @@ def make_parts(config: Config, devices: Sequence[jax.Device] | None = None) -> P
     """Puts a run together as training does, and compiles."""
     why = "the benchmark's stages end by the clock, which processes do not share. Run it in one process."
     check(jax.process_count() == 1, f"Found a job of {jax.process_count()} processes; {why}")
-    seeds = config.topology.seeds
-    check(seeds == 1, f"Found topology.seeds={seeds}; the benchmark measures one seed. Use topology.seeds=1.")
+    check(
+        (seeds := config.topology.seeds) == 1,
+        f"Found topology.seeds={seeds}; the benchmark measures one seed. Use topology.seeds=1.",
+    )
     workers = config.remote.actor_workers
     check(not workers, f"Found remote.actor_workers={workers}; the benchmark measures its own actors. Use 0.")
     endless = dataclasses.replace(config, total_env_steps=_ENDLESS_UPDATES * config.env_steps_per_update)
