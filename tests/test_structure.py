@@ -27,19 +27,8 @@ ROOMS = [
         "experience",
         "learning",
     ),
-    *(
-        "evaluation",
-        "telemetry",
-        "runs",
-        "loops",
-        "assembly",
-        "saved_run",
-        "recording",
-        "train",
-        "launch",
-        "studies",
-        "performance",
-    ),
+    *("evaluation", "telemetry", "runs", "loops", "assembly", "saved_run", "recording", "train", "launch", "studies"),
+    "performance",
 ]
 # What starts at once, or runs where no JAX is: launchers, processes that serve a run, tools over folders of runs.
 WITHOUT_JAX = [

@@ -204,6 +204,15 @@ def test_damage_is_named_in_one_line(tmp_path, damage, said):
     assert "\n" not in str(error.value)
 
 
+def test_rows_that_are_missing_are_not_zeros(tmp_path):
+    """Zarr takes what is not there for rows of its fill value; a read of some rows compares no hash."""
+    write_episodes(tmp_path, [make_episode(0, 5)])
+    (tmp_path / "shard-000000/reward/c/0").unlink()
+    (shard,) = shards_of(tmp_path)
+    with pytest.raises(DataError, match=r"Shard shard-000000 in .* is damaged: reward: "):
+        shard.read(0, 3)
+
+
 def test_a_manifest_of_a_later_format_is_no_damage(tmp_path):
     write_episodes(tmp_path, [make_episode(0, 3)])
     content = json.loads((tmp_path / "manifest.json").read_text())
