@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from podrl.config.config import ConfigError
 from podrl.performance.benchmark import relations, report
 from podrl.performance.benchmark.instruments import StageTime, children_core_seconds
 from podrl.performance.benchmark.remote_stage import time_workers
@@ -37,6 +38,19 @@ def test_environments_in_workers_are_a_stage_with_bytes_and_the_run_has_workers_
     whole = time_end_to_end(parts, 0.05)
     assert whole.env_steps > 0
     assert whole.wire_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"topology__placement": "anakin", "topology__seeds": 2}, "topology.seeds=2"),
+        ({"remote__actor_workers": 2}, "remote.actor_workers=2"),
+        ({"remote__env_workers": 2, "determinism": "free"}, "determinism='free' with remote.env_workers"),
+    ],
+)
+def test_what_has_no_stages_is_said_before_anything_is_compiled(overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        make_parts(make_config(**overrides))
 
 
 def test_the_wire_is_what_a_step_takes_beside_one_here():

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from podrl.assembly import assemble
-from podrl.config.config import Config, check
+from podrl.config.config import Config
 from podrl.envs.opening import make_pool
 from podrl.envs.seeds import env_seeds
 from podrl.envs.source import Pool, Source
@@ -29,7 +29,7 @@ from podrl.learning.replay import updates_before_learning
 from podrl.loops.interface import Assembly
 from podrl.performance.benchmark.instruments import Clocks, StageTime, time_threads
 from podrl.performance.benchmark.random_play import make_random_play, step_pools
-from podrl.performance.benchmark.workers import env_workers
+from podrl.performance.benchmark.workers import check_measurable, env_workers
 from podrl.performance.composition import Overlap
 from podrl.types import PyTree, Timestep
 
@@ -84,14 +84,7 @@ class Parts(Assembly):
 
 def make_parts(config: Config, devices: Sequence[jax.Device] | None = None) -> Parts:
     """Puts a run together as training does, and compiles."""
-    why = "the benchmark's stages end by the clock, which processes do not share. Run it in one process."
-    check(jax.process_count() == 1, f"Found a job of {jax.process_count()} processes; {why}")
-    check(
-        (seeds := config.topology.seeds) == 1,
-        f"Found topology.seeds={seeds}; the benchmark measures one seed. Use topology.seeds=1.",
-    )
-    workers = config.remote.actor_workers
-    check(not workers, f"Found remote.actor_workers={workers}; the benchmark measures its own actors. Use 0.")
+    check_measurable(config, jax.process_count())
     endless = dataclasses.replace(config, total_env_steps=_ENDLESS_UPDATES * config.env_steps_per_update)
     assembly = assemble(endless, devices)
     start_s = time.perf_counter()

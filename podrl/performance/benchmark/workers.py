@@ -1,11 +1,15 @@
-"""The environment workers of a run that is measured (`remote.env_workers`): processes on this machine."""
+"""The environment workers of a run that is measured (`remote.env_workers`): processes on this machine.
+
+Which runs can be measured stands here, too.
+"""
 
 from collections.abc import Iterator
 import contextlib
 import subprocess
 import time
 
-from podrl.config.config import Config
+from podrl.config.config import Config, check
+from podrl.experience.schedule import serves_arrivals
 from podrl.launch.env_workers import worker_commands
 
 _END_S = 20.0
@@ -27,3 +31,16 @@ def env_workers(config: Config) -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
+
+
+def check_measurable(config: Config, num_processes: int) -> None:
+    """Raises `ConfigError` if the benchmark cannot take a run apart into its stages."""
+    why = "the benchmark's stages end by the clock, which processes do not share. Run it in one process."
+    check(num_processes == 1, f"Found a job of {num_processes} processes; {why}")
+    seeds, workers = config.topology.seeds, config.remote.actor_workers
+    check(seeds == 1, f"Found topology.seeds={seeds}; the benchmark measures one seed. Use topology.seeds=1.")
+    check(not workers, f"Found remote.actor_workers={workers}; the benchmark measures its own actors. Use 0.")
+    check(
+        not serves_arrivals(config),
+        "Found determinism='free' with remote.env_workers, where no stage has a fixed size. Use determinism=exact.",
+    )
