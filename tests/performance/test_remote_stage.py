@@ -44,8 +44,11 @@ def test_environments_in_workers_are_a_stage_with_bytes_and_the_run_has_workers_
     ("overrides", "said"),
     [
         ({"topology__placement": "anakin", "topology__seeds": 2}, "topology.seeds=2"),
-        ({"remote__actor_workers": 2}, "remote.actor_workers=2"),
-        ({"remote__env_workers": 2, "determinism": "free"}, "determinism='free' with remote.env_workers"),
+        ({"remote__actor_workers": 2, "remote__timeout_s": 1.0}, "remote.actor_workers=2"),
+        (
+            {"remote__env_workers": 2, "remote__timeout_s": 1.0, "determinism": "free"},
+            "determinism='free' with remote.env_workers",
+        ),
     ],
 )
 def test_what_has_no_stages_is_said_before_anything_is_compiled(overrides, said):
