@@ -157,7 +157,7 @@ def _watch(
         processes: the workers.
         ended: set once the run has ended.
         starts: start each worker again in place of one that has ended, except by a mistake; empty if none is.
-        noun: what a worker is called.
+        noun: the name of a worker in messages.
     """
     told, pauses_s, due_s = set[int](), [_PAUSE_S] * len(processes), dict[int, float]()
     while not ended.wait(_POLL_S):
