@@ -1,11 +1,16 @@
 """The config section `remote`: processes elsewhere that step the actors' environments, or that act."""
 
+from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text
 from podrl.mistakes import check
 
 NO_CERTIFICATES = "none"
+PUBLISHING_KEYS = tuple(
+    f"remote.{name}" for name in ("actor_workers", "publish", "publish_every", "max_drift", "reference_steps")
+)
 _OPENING_S = 60.0
 
 
@@ -120,3 +125,16 @@ class RemoteConfig:
                 f"remote.{key}={value:g} must be shorter than {limit}={other:g} (seconds), or a lost worker would not "
                 "be named.",
             )
+
+
+def publishing(remote: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns what decides which parameters act: equal for sections that make the same run.
+
+    Args:
+        remote: a section `remote` by its fields.
+    """
+    if not remote["actor_workers"]:
+        return ("every", 1)
+    if remote["publish"] == "every":
+        return ("every", remote["publish_every"])
+    return ("drift", remote["max_drift"], remote["reference_steps"]) if remote["max_drift"] else ("every", 1)

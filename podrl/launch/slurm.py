@@ -50,9 +50,8 @@ say "SLURM job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((${{SLURM_RESTART_C
 restart=0
 failed_at=-1
 while true; do
-  {secret}=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')  # Tasks know each other by it; it stands in no file.
-  export {secret}{start}
-  srun {srun} \
+  secret=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')  # Tasks know each other by it; it stands in no file.{start}
+  {secret}=$secret srun {srun} \
     "$python" {command}{settings}
   code=$?{end}
   case $code in

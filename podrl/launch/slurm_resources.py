@@ -39,8 +39,14 @@ def make_header(options: Options, *, name: str, output: str, more: Mapping[str, 
     return [*_directives(lines), "#SBATCH hetjob", *_directives(of_workers)]
 
 
-def step_flags(options: Options, tasks_per_node: int = 1) -> list[str]:
-    """Returns the flags of the `srun` that starts so many processes on each node of the job."""
+def step_flags(options: Options, tasks_per_node: int = 1, *, wait_s: int = _WAIT_S) -> list[str]:
+    """Returns the flags of the `srun` that starts so many processes on each node of the job.
+
+    Args:
+        options: the job's options.
+        tasks_per_node: processes on each node.
+        wait_s: seconds after the end of the first process in which all others have to end; 0 for no limit.
+    """
     # Since 22.05 srun does not take --cpus-per-task from the job, so that all resources are repeated here. A job
     # submitted with --export=NONE would not give its tasks their secret.
     step = {
@@ -48,7 +54,7 @@ def step_flags(options: Options, tasks_per_node: int = 1) -> list[str]:
         "ntasks": (options.nodes or 1) * tasks_per_node,
         "export": "ALL",
         "kill-on-bad-exit": 0,
-        "wait": _WAIT_S,
+        "wait": wait_s,
     }
     return [f"--{key}={value}" for key, value in step.items()]
 

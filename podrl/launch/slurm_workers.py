@@ -85,7 +85,7 @@ def make_worker_parts(options: Options) -> WorkerParts:
         )
     start = _START.format(
         make_credentials=shlex.quote(str(ROOT / "tools/make_job_credentials.py")),
-        srun=" ".join(["--het-group=1", *step_flags(env_options(options), per_node)]),
+        srun=" ".join(["--het-group=1", *step_flags(env_options(options), per_node, wait_s=0)]),
         program=shlex.quote(str(WORKER_PROGRAM)),
         wait_s=_WAIT_S,
     )

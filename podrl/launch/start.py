@@ -70,7 +70,8 @@ def launch(
     )
     log_as("launcher")
     if _is_worth_a_check(options, argv):
-        check_first([*argv, *([f"--config.remote.env_workers={options.env_nodes}"] if options.env_nodes else [])])
+        workers = options.env_workers or options.env_nodes
+        check_first([*argv, *([f"--config.remote.env_workers={workers}"] if options.env_nodes else [])])
     if options.tpu is not None:
         return launch_on_tpu(options, argv[1:], command.workdir, root=root, poll_s=poll_s, limits=limits)
     workdir = command.workdir or _make_workdir(options, command)
@@ -99,7 +100,8 @@ def _is_worth_a_check(options: Options, argv: Sequence[str]) -> bool:
 
 def _check_membership(options: Options, argv: Sequence[str]) -> None:
     """Raises `ConfigError` for flags of one member, unless this command is one member with `--max_restarts`."""
-    if options.local_processes is None and not options.slurm and options.tpu is None:
+    with_theirs = options.env_workers is not None or options.actor_workers is not None
+    if options.local_processes is None and not options.slurm and options.tpu is None and not with_theirs:
         return
     for flag in (argument.partition("=")[0] for argument in argv[1:]):
         check(

@@ -14,6 +14,7 @@ from podrl.config.config import ConfigError
 from podrl.config.paths import absolute
 from podrl.config.ranges import LONGEST_S, check_flag
 from podrl.runtime import stop_signals
+from podrl.runtime.job.secret import VARIABLE
 from podrl.runtime.plain_logging import log_as
 from podrl.runtime.process_exit import contained
 from podrl.runtime.streams import keep_printing
@@ -61,6 +62,7 @@ def run_worker(flags: argparse.Namespace, program: str, load: Callable[[], Calla
         program: the program's name.
         load: () -> `podrl.experience.remote.worker.serve_learner`, or another function that takes the same.
     """
+    os.environ.pop(VARIABLE, None)  # Environments have no part in the processes' own secret.
     os.environ["JAX_PLATFORMS"] = "cpu"  # Accelerators are the learner's.
     log_as("worker", quiet=flags.quiet)
     keep_printing()

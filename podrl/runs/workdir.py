@@ -16,6 +16,7 @@ from etils import epath
 
 from podrl.config.config import Config, ConfigError, check
 from podrl.config.config_dict import default_sections, differences, to_dict, with_defaults
+from podrl.config.remote import PUBLISHING_KEYS, publishing
 from podrl.envs.pools.atari_screens import describe_other_screen
 from podrl.mesh import Topology
 from podrl.mistakes import shorten
@@ -86,12 +87,16 @@ def _check_contents(
     before = read_config_file(workdir)  # Also if changes are accepted: a damaged config cannot be compared.
     if screens := describe_other_screen(before.get("env", {}), to_dict(config.env)):
         logging.warning("%s", screens)
-    found = differences(with_defaults(before, type(config.agent), env_before), to_dict(config))
+    before, after = with_defaults(before, type(config.agent), env_before), to_dict(config)
+    found = differences(before, after)
     if config.topology.micro_batches == 0:  # Left to each machine; earlier podrls recorded the resolved value.
         found.pop("topology.micro_batches", None)
     found.pop("log.info_keys", None)  # What is recorded beside the learning has no part in it.
-    found = {key: values for key, values in found.items() if not key.startswith("remote.")}  # Nor who steps it.
-    changes = [f"{key} was {before}, is {after}" for key, (before, after) in found.items()]
+    decides = publishing(before["remote"]) != publishing(after["remote"])
+    found = {key: pair for key, pair in found.items() if not key.startswith("remote.")} | (
+        {key: found[key] for key in PUBLISHING_KEYS if key in found} if decides else {}
+    )  # Nor who steps it, as long as the same parameters act.
+    changes = [f"{key} was {old}, is {new}" for key, (old, new) in found.items()]
     check(
         accept_changes or not changes,
         f"--workdir={workdir} holds a run of another config: {shorten(changes)}. Choose another folder, or add "

@@ -149,6 +149,13 @@ def test_workers_of_a_slurm_job_divide(tmp_path, flags, why):
     assert re.search(why, result.stderr)
 
 
+def test_a_member_of_a_larger_job_starts_no_workers(tmp_path):
+    """Its socket would lie in a folder that the other members do not know."""
+    result = run("--env_workers", "1", "--process_count", "2", "--process_index", "0", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--process_count is for one member of a job that you start by hand" in result.stderr
+
+
 def test_dry_run_shows_workers_too(tmp_path):
     result = run("--env_workers", 2, "--dry_run", "--workdir", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -40,6 +40,7 @@ def test_environment_workers_have_nodes_of_their_own(tmp_path):
     )
     (workers,) = re.findall(r"srun --het-group=1 .*\n.*", second)
     assert "--nodes=2 --ntasks-per-node=2 --cpus-per-task=8 --ntasks=4 " in workers
+    assert "--wait=0 " in workers  # With determinism=free one may end without the others.
     assert 'env_worker.py --connect "$learners" --worker_certificates "$credentials"' in workers
     (training,) = re.findall(r"srun --het-group=0 .*\n.*", second)
     assert "--config.remote.env_workers=4 --config.remote.address=0.0.0.0:" in training
@@ -50,7 +51,8 @@ def test_each_worker_is_told_where_all_processes_listen(tmp_path):
     text = script(tmp_path, *WITH_WORKERS, "--workdir", tmp_path / "run", "--do", "say('x')")
     folder = tmp_path / "bin"
     folder.mkdir()
-    said = 'echo "$*" >> "$OUT"\n[ -e "$PODRL_CREDENTIALS" ] && ls "$PODRL_CREDENTIALS" >> "$OUT"\nexit 0\n'
+    said = 'echo "secret=${PODRL_JOB_SECRET:+given} $*" >> "$OUT"\n'
+    said += '[ -e "$PODRL_CREDENTIALS" ] && ls "$PODRL_CREDENTIALS" >> "$OUT"\nexit 0\n'
     for name, does in (("srun", said), ("scontrol", "echo node1; echo node2\n")):
         (folder / name).write_text("#!/bin/bash\n" + does)
         (folder / name).chmod(0o755)
@@ -65,6 +67,8 @@ def test_each_worker_is_told_where_all_processes_listen(tmp_path):
     assert ended.returncode == 0, ended.stderr
     out = (tmp_path / "out").read_text()
     assert "--connect node1:22345,node2:22346 " in out
+    assert "secret= --het-group=1 " in out  # Workers have no part in the secret of the processes that train.
+    assert "secret=given --het-group=0 " in out
     assert "--config.remote.address=0.0.0.0:22345 " in out
     assert {"cert.pem", "key.pem", "secret"} <= set(out.splitlines())
     assert not (tmp_path / "run/credentials-12345").exists()

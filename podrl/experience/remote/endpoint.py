@@ -73,7 +73,7 @@ def make_endpoint(key: str, address: str, certificates: str, key_of_certificates
     check_address(address, key)
     check(
         endpoint.is_local or bool(endpoint.certificates),
-        f"{key}={address} is open to other hosts, and environment workers are let in there only over TLS. Make "
+        f"{key}={address} is open to other hosts, and workers are let in there only over TLS. Make "
         f"credentials by {TOOL}, give a copy to every host and name it in {key_of_certificates}; or use an address "
         "within this host: 127.0.0.1:PORT or unix:PATH.",
     )

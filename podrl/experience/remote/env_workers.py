@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from podrl.experience.remote.timesteps import LONGEST_NUMBERS_BYTES, TimestepCod
 from podrl.experience.remote.traffic import ROW_PREFIX
 from podrl.experience.schedule import serves_arrivals
 from podrl.runtime.job.secret import FILE_VARIABLE, read_secret_file, take_secret
-from podrl.runtime.job.worker_credentials import SECRET, are_made
+from podrl.runtime.job.worker_credentials import SECRET, find_made
 from podrl.types import Timestep
 
 if TYPE_CHECKING:
@@ -174,12 +173,12 @@ def read_secret(environ: Mapping[str, str], address: str, *, is_local: bool, cer
         ConfigError: if there is none, it is too short, or others may read it.
     """
     path = environ.get(FILE_VARIABLE, "")
-    if certificates and not path and are_made(folder := Path(certificates).expanduser()):
+    if certificates and not path and (folder := find_made(certificates)) is not None:
         return read_secret_file(folder / SECRET, str(folder / SECRET))
     check(
         bool(path) or is_local,
-        f"{address} is open to other hosts, and no secret was given by which learner and environment workers know each "
-        f"other. Set {FILE_VARIABLE} on all hosts to the path of a file of mode 600 with the same secret; a folder by "
+        f"{address} is open to other hosts, and no secret was given by which learner and workers know each other. "
+        f"Set {FILE_VARIABLE} on all hosts to the path of a file of mode 600 with the same secret; a folder by "
         "tools/make_job_credentials.py has one.",
     )
     return take_secret({FILE_VARIABLE: path}, address, loopback=is_local)

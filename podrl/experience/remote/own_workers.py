@@ -14,6 +14,7 @@ from podrl.config.config import check
 from podrl.config.user_modules import ROOT
 from podrl.experience.remote.endpoint import UNIX
 from podrl.runtime.job.secret import FILE_VARIABLE, make_secret
+from podrl.runtime.waiting import Patience
 
 _PROGRAM = ROOT / "tools/env_worker.py"
 _GRACE_S = 5.0  # Until workers that have not ended with their learner are killed.
@@ -44,7 +45,14 @@ class OwnWorkers:
         with open(self.secret_file, "w", opener=_open_private) as file:
             file.write(make_secret())
         command = [sys.executable, str(_PROGRAM), "--connect", self.address, "--wait_s", str(wait_s), "--quiet"]
-        self._processes = [self._start(command) for _ in range(count)]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for _ in range(count):
+                self._processes.append(self._start(command))
+        except OSError:
+            _end(self._processes)
+            self._folder.cleanup()
+            raise
 
     def __enter__(self) -> "OwnWorkers":
         return self
@@ -79,9 +87,10 @@ class OwnWorkers:
 
 
 def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    patience = Patience(_GRACE_S)
     for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S)
+            process.wait(patience.left_s())
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -30,4 +30,4 @@ class Refusals:
             if is_new:
                 self._named.add((host, why))
         if is_new:
-            logging.warning("Refused a connection from %s to the environment workers' address: %s.", peer, why)
+            logging.warning("Refused a connection from %s to the workers' address: %s.", peer, why)

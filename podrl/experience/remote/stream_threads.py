@@ -23,5 +23,5 @@ class StreamThreads(futures.ThreadPoolExecutor):
             except BaseException as error:  # noqa: BLE001 (gRPC reads it)
                 future.set_exception(error)
 
-        threading.Thread(target=run, name="environment workers", daemon=True).start()
+        threading.Thread(target=run, name="workers", daemon=True).start()
         return future

@@ -9,7 +9,7 @@ from podrl.config.config import check
 from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.grpc_options import worker_options
 from podrl.runtime.job.certificates import CertificateFiles, check_certificates
-from podrl.runtime.job.worker_credentials import AUTHORITY, CERTIFICATE, KEY, PEER_NAME, are_made, read_pair
+from podrl.runtime.job.worker_credentials import AUTHORITY, CERTIFICATE, KEY, PEER_NAME, find_made, read_pair
 
 _NAMES = (CERTIFICATE, KEY, AUTHORITY)
 
@@ -73,9 +73,9 @@ def read_certificates(folder: str, *, of_server: bool) -> Certificates:
     Raises:
         ConfigError: if one cannot be read, they do not fit together, or are not valid now.
     """
-    path = Path(folder).expanduser()
-    if are_made(path):
-        certificate, key = read_pair(path)
+    made, path = find_made(folder), Path(folder).expanduser()
+    if made is not None:
+        certificate, key = read_pair(made)
         return Certificates(certificate, key, certificate, PEER_NAME)
     contents = []
     for name in _NAMES:

@@ -43,6 +43,7 @@ from podrl.performance.benchmark.remote_stage import time_workers
 from podrl.performance.benchmark.replay_stages import open_replay_stages, relate_replay
 from podrl.performance.benchmark.stages import Parts, make_parts
 from podrl.performance.benchmark.whole_run import time_end_to_end, time_first_update
+from podrl.performance.benchmark.workers import check_stages
 from podrl.performance.composition import COLLECT, PROGRAM
 from podrl.runtime.tool import refuse_module
 
@@ -66,6 +67,7 @@ def measure_run(config: Config, *, repeats: int, seconds: float, import_s: float
     start_s = time.perf_counter()
     machine = describe_machine()
     logging.info("compiling")
+    check_stages(config)
     parts = make_parts(config)
     prepare_s = time.perf_counter() - start_s
     logging.info("first update")

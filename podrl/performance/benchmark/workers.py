@@ -33,6 +33,15 @@ def env_workers(config: Config) -> Iterator[None]:
                 worker.wait()
 
 
+def check_stages(config: Config) -> None:
+    """Raises `ConfigError` if a run can be measured as a whole alone."""
+    check(
+        not serves_arrivals(config),
+        "Found determinism='free' with remote.env_workers, where no stage has a fixed size. Use determinism=exact, or "
+        "--compare, which measures whole runs.",
+    )
+
+
 def check_measurable(config: Config, num_processes: int) -> None:
     """Raises `ConfigError` if the benchmark cannot take a run apart into its stages."""
     why = "the benchmark's stages end by the clock, which processes do not share. Run it in one process."
@@ -40,7 +49,3 @@ def check_measurable(config: Config, num_processes: int) -> None:
     seeds, workers = config.topology.seeds, config.remote.actor_workers
     check(seeds == 1, f"Found topology.seeds={seeds}; the benchmark measures one seed. Use topology.seeds=1.")
     check(not workers, f"Found remote.actor_workers={workers}; the benchmark measures its own actors. Use 0.")
-    check(
-        not serves_arrivals(config),
-        "Found determinism='free' with remote.env_workers, where no stage has a fixed size. Use determinism=exact.",
-    )

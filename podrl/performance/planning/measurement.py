@@ -29,6 +29,7 @@ from podrl.experience.episodes import EpisodeTracker
 from podrl.experience.transfer import rollout_to_learner
 from podrl.performance.benchmark.instruments import Clocks, StageTime, describe_machine
 from podrl.performance.benchmark.stages import Parts, make_parts, open_pools, record_rollouts, time_learn
+from podrl.performance.benchmark.workers import check_stages
 from podrl.performance.planning.distributions import HostWork
 from podrl.performance.planning.system import HostLoad
 
@@ -87,6 +88,7 @@ def measure_host(config: Config, seconds: float) -> Measurements:
         f"Found topology.placement={config.topology.placement!r}, where nothing crosses between host and device; the "
         "simulation is of topology.placement=sebulba.",
     )
+    check_stages(config)
     machine = describe_machine()
     logging.info("compiling")
     parts = make_parts(config)

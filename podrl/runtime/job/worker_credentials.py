@@ -57,9 +57,23 @@ def make_job_credentials(folder: Path, *, days: float = DAYS, now: datetime.date
         ) from None
 
 
-def are_made(folder: Path) -> bool:
-    """Returns whether the folder has what `make_job_credentials` makes, and not the user's own certificates."""
-    return (folder / SECRET).exists() and not (folder / AUTHORITY).exists()
+def find_made(folder: str) -> Path | None:
+    """Returns a folder that `make_job_credentials` has made; None if it has the user's own certificates.
+
+    Raises:
+        ConfigError: if it cannot be entered.
+    """
+    try:
+        path = Path(folder).expanduser()
+        names = set(os.listdir(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"The certificates' folder {folder} cannot be read ({getattr(error, 'strerror', None) or error}). Name one "
+            "that this user can read, in remote.certificates or --worker_certificates."
+        ) from None
+    return path if SECRET in names and AUTHORITY not in names else None
 
 
 def read_pair(folder: Path) -> tuple[bytes, bytes]:

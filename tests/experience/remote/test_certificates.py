@@ -93,6 +93,13 @@ def test_certificates_that_are_missing_are_named(tmp_path):
         read_certificates(str(tmp_path), of_server=True)
 
 
+@pytest.mark.parametrize("folder", ["~nobody_of_this_name/certificates", "{file}"])
+def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, folder):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match=r"certificates' folder .* cannot be read .*remote\.certificates or"):
+        read_certificates(folder.format(file=tmp_path / "file"), of_server=True)
+
+
 def own_address():
     """An address of this host that other hosts reach, with a free port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
