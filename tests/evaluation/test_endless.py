@@ -11,6 +11,7 @@ from podrl.config.config import ConfigError, EnvConfig
 from podrl.envs.loading import load_environment
 from podrl.envs.source import EvaluationProtocol, Source, evaluation_protocol, load_source
 from podrl.evaluation import endless
+from podrl.saved_run import limited_protocol
 from podrl.train import train
 from tests import short_runs
 
@@ -108,12 +109,11 @@ def test_a_limit_that_would_be_ignored_is_refused():
     config, source, spec = load_environment(short_runs.make_config("CartPole-v1", env__source="gymnasium"))
     saved = types.SimpleNamespace(config=config, source=source, spec=spec)
     for steps, is_refused in ((0, False), (500, False), (7, True)):
-        flags = types.SimpleNamespace(max_episode_steps=steps)
         if is_refused:
             with pytest.raises(ConfigError, match=r"^--max_episode_steps=7 has no effect: CartPole-v1 .* of 500 steps"):
-                evaluate._protocol(saved, flags, 0)
+                limited_protocol(saved, steps, 0)
         else:
-            assert evaluate._protocol(saved, flags, 0).max_episode_steps == 500
+            assert limited_protocol(saved, steps, 0).max_episode_steps == 500
 
 
 def test_where_a_limit_is_refused_the_remedy_is_another(monkeypatch):
