@@ -85,10 +85,9 @@ def by_environment(ring):
     [
         ("unrolls", 8, 1),
         ("rows", 2, 2),
-        ("critics", 8, 1),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("unrolls", 4, 2), ("rows", 4, 2), ("rows", 8, 1), ("critics", 4, 2))
+            for case in (("unrolls", 4, 2), ("rows", 4, 2), ("rows", 8, 1), ("critics", 8, 1), ("critics", 4, 2))
         ),
     ],
 )

@@ -40,6 +40,7 @@ def run_alone_and_with_workers(tmp_path, monkeypatch, name, *settings, **env):
     return found, wire.to_learner
 
 
+@pytest.mark.slow
 def test_states_of_recurrent_networks_stay_with_the_environments_of_workers(tmp_path, monkeypatch):
     pytest.importorskip("gymnax")
     run_alone_and_with_workers(tmp_path, monkeypatch, "seed_r2d2_memory")
