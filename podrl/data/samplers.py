@@ -141,13 +141,16 @@ def draw_recorded(
 
     Args:
         priority: [W] float32; the weight of the transitions of each episode that can be drawn, not negative.
-        starts: [W] int32; its starts, 0 for an episode that cannot be drawn.
+        starts: [W] int32; its starts, 0 for an episode that cannot be drawn. If no episode has both a weight and a
+            start, as when a window has only the worst ones, starts alone decide: all are drawn alike.
         num_batches: K.
         batch: B.
         key: A typed PRNG key; consumed.
     """
     episode_key, step_key = jax.random.split(key)
-    episode, _ = draw_by_priority(num_batches * batch, priority * starts, episode_key)
+    share = priority * starts
+    share = jnp.where(jnp.any(share > 0), share, starts.astype(share.dtype))
+    episode, _ = draw_by_priority(num_batches * batch, share, episode_key)
     step = jax.random.randint(step_key, episode.shape, 0, jnp.maximum(starts[episode], 1))
     return RecordedDraws(
         episode=episode.reshape(num_batches, batch),
