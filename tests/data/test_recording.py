@@ -161,7 +161,10 @@ def test_two_runs_of_one_name_are_two_recordings(runs, tmp_path):
         (("--steps", 9, "--mixture", "random@3:0.5,{runs}/catch:0.5"), "has no checkpoints. Write random:0.5."),
         (("--steps", 9, "--mixture", "random:0,{runs}/catch:1"), "the share of 'random:0' must be above 0."),
         (("--steps", 0, "--workdir", "{runs}/catch"), "--steps=0 must lie in [1, 2**31]."),
-        (("--steps", 1000, "--mixture", "random:0.9999,{runs}/catch:0.0001"), "--steps=1000 leaves no step to {runs}/ca"),
+        (
+            ("--steps", 1000, "--mixture", "random:0.9999,{runs}/catch:0.0001"),
+            "=1000 leaves no step to {runs}/catch, ",
+        ),
         (("--steps", 9, "--mixture", "{runs}/catch@3:1"), "--step=3 has no checkpoint in"),
         (("--steps", 9, "--workdir", "{runs}/nowhere"), "is not there, or no folder"),
         (("--steps", 9, "--mixture", "{runs}/catch:0.5,{runs}/scripted:0.5"), "A data set has one environment."),
