@@ -75,7 +75,7 @@ def make_streams(rebalance: str, facts: EpisodeFacts, *, p_base: float = 0.0) ->
         rebalance: `none`, `resample` to draw by return, `weight` to draw alike and weigh the loss by return, or
             `decouple` for a stream drawn by return beside the uniform one.
         facts: Facts of all E episodes of the data set, not only of those in a window.
-        p_base: Added to each weight. With 0 the worst episode is never drawn.
+        p_base: Added to each weight. With 0 the worst episode is drawn only from a window in which no other is.
 
     Raises:
         ConfigError: If `rebalance` is anything else.
