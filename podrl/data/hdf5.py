@@ -22,10 +22,10 @@ from gymnasium import spaces
 import numpy as np
 
 from podrl.config.config import ConfigError, EnvConfig, check
-from podrl.data.hdf5_arrays import check_rows, describe_place, read_array, read_nested, reading
+from podrl.data.hdf5_arrays import check_rows_of, describe_place, hdf5_errors, read_array, read_nested
 from podrl.data.manifest import DataSpec
 from podrl.data.raw_actions import encode_actions
-from podrl.data.recorded import RecordedEpisode, check_finite
+from podrl.data.recorded import RecordedEpisode, check_finite_episode
 from podrl.data.spaces_json import read_space
 from podrl.data.writer import DataWriter
 from podrl.envs.observations import make_encoding
@@ -72,7 +72,7 @@ def import_hdf5(file: Path, folder: Path, *, env_id: str = "") -> int:
         layout = _understand(file, content, env_id)
         facts = {"policy": "imported", "file": file.name, "hash": _hash_file(file), **layout.facts}
         for episode in layout.episodes():  # A broken file must not leave a recording that nothing can complete.
-            check_finite(episode, f"--import={file}")
+            check_finite_episode(episode, f"--import={file}")
         spec = DataSpec(env=layout.env, has_version=False)
         with DataWriter(folder, spec) as writer:
             if writer.begin(facts) is not None:
@@ -134,8 +134,8 @@ def _minari(file: Path, content: Any, env_id: str) -> _Layout:
             length = len(terminated)
             truncated = read_array(group, "truncations", length).astype(bool)
             observation, action = (read_nested(group, key) for key in ("observations", "actions"))
-            check_rows(observed, observation, length + 1, describe_place(group, "observations"))
-            check_rows(acted, action, length, describe_place(group, "actions"))
+            check_rows_of(observed, observation, length + 1, describe_place(group, "observations"))
+            check_rows_of(acted, action, length, describe_place(group, "actions"))
             was_left = name == names[-1] and limit is not None and length < limit and not terminated[-1:].any()
             yield RecordedEpisode(
                 observation=observation,
@@ -164,7 +164,7 @@ def _d4rl(file: Path, content: Any, env_id: str) -> _Layout:
     action_space = spaces.Box(-1.0, 1.0, np.shape(columns["actions"])[1:], np.float32)
     for name in columns.keys() & set(_D4RL_ROWS):
         space = action_space if name == "actions" else observation_space
-        check_rows(space, columns[name], num, describe_place(content, name))
+        check_rows_of(space, columns[name], num, describe_place(content, name))
     return _layout(observation_space, action_space, env_id or file.stem, {}, lambda: cut_episodes(columns))
 
 
@@ -234,6 +234,6 @@ def _encoded(episode: RecordedEpisode, layout: _Layout) -> RecordedEpisode:
 
 
 def _seed(group: Any) -> int:
-    with reading(group, "seed"):
+    with hdf5_errors(group, "seed"):
         told = group.attrs.get("seed", -1)
     return int(told) if isinstance(told, int | np.integer) and told is not None else -1

@@ -22,7 +22,7 @@ def read_nested(group: Any, name: str) -> Any:
     Raises:
         ConfigError: If it is missing, cannot be read, or has other things than numbers.
     """
-    with reading(group, name):
+    with hdf5_errors(group, name):
         return _nested(group[name])
 
 
@@ -45,7 +45,7 @@ def read_array(group: Any, name: str, rows: int | None = None) -> np.ndarray:
     return found.reshape(-1)
 
 
-def check_rows(space: gymnasium.Space, found: Any, rows: int, place: str) -> None:
+def check_rows_of(space: gymnasium.Space, found: Any, rows: int, place: str) -> None:
     """Checks that what was read is that many rows of a space, nested like it.
 
     Args:
@@ -61,7 +61,7 @@ def check_rows(space: gymnasium.Space, found: Any, rows: int, place: str) -> Non
         there = dict(enumerate(found)) if isinstance(found, tuple) else found
         for key, entry in space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces):
             check(isinstance(there, dict) and key in there, f"{place} has no entry {key!r}, which its space has.")
-            check_rows(entry, there[key], rows, f"{place}/{key}")
+            check_rows_of(entry, there[key], rows, f"{place}/{key}")
         return
     wanted = (rows, *(space.shape or ()))
     has = f"shape {found.shape}" if isinstance(found, np.ndarray) else "entries"
@@ -69,7 +69,7 @@ def check_rows(space: gymnasium.Space, found: Any, rows: int, place: str) -> Non
 
 
 @contextlib.contextmanager
-def reading(group: Any, name: str) -> Iterator[None]:
+def hdf5_errors(group: Any, name: str) -> Iterator[None]:
     """Raises what h5py raises where a file is broken as a `ConfigError`."""
     try:
         yield

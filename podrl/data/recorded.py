@@ -48,7 +48,7 @@ class RecordedEpisode:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(vars(self)) if isinstance(leaf, np.ndarray))
 
 
-def check_finite(episode: RecordedEpisode, source: str) -> None:
+def check_finite_episode(episode: RecordedEpisode, source: str) -> None:
     """Checks that an episode has no number that would spoil what is learned from it.
 
     Args:

@@ -31,7 +31,7 @@ from podrl.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from podrl.data.recorded import RecordedEpisode, check_finite, episode_rows
+from podrl.data.recorded import RecordedEpisode, check_finite_episode, episode_rows
 from podrl.data.shards import make_facts, write_shard
 
 SHARD_BYTES = 32 << 20  # Before compression. While a shard is written, about three times as much is in memory.
@@ -127,7 +127,7 @@ class DataWriter:
         if self._there:
             self._there -= 1
             return
-        check_finite(episode, describe_policy(self.manifest.recordings[self._recording].facts))
+        check_finite_episode(episode, describe_policy(self.manifest.recordings[self._recording].facts))
         self._pending.append(episode)
         self._pending_bytes += episode.size_bytes
         if self._pending_bytes >= self._shard_bytes:
