@@ -12,11 +12,12 @@ from typing import Any
 
 from absl import logging
 import jax
+import numpy as np
 
 from podrl.config.config import check
 from podrl.config.config_dict import to_plain
 from podrl.config.env_numbers import with_number
-from podrl.data.manifest import DataSpec
+from podrl.data.manifest import DataSpec, describe_policy
 from podrl.data.playing import FixedPolicy, agent_policy, play_whole_episodes, uniform_policy
 from podrl.data.recorded import RecordedEpisode
 from podrl.data.writer import DataWriter
@@ -25,6 +26,7 @@ from podrl.envs.source import EvaluationProtocol, Pool
 from podrl.evaluation.endless import EndlessGuard, check_ends
 from podrl.evaluation.episodes import numbers_of_evaluation
 from podrl.evaluation.play import check_same_interface
+from podrl.ops.fingerprint import fingerprint, to_hex
 from podrl.runs import inspection
 from podrl.runs.checkpoint_arrays import whole_steps
 from podrl.runs.checkpoint_replay import has_replay
@@ -77,6 +79,12 @@ def record_mixture(
         CheckpointError: If a checkpoint is damaged.
         DataError: If the data set is.
     """
+    for part in parts:
+        check(
+            round(steps * part.share) >= 1,
+            f"--steps={steps} leaves no step to {part.run}, whose share is {part.share:g}. Ask for more steps, or give "
+            "it a larger share.",
+        )
     device = jax.local_devices()[0]
     runs = {(part.run, part.update): open_run(part.run, part.update, device) for part in parts if part.run != RANDOM}
     saved = next((run for (name, _), run in runs.items() if name == workdir), None) or open_run(workdir, None, device)
@@ -97,6 +105,7 @@ def record_mixture(
             facts = {
                 **_facts(part, runs.get((part.run, part.update))),
                 **{"steps": share, "seed": seed, "stream": stream, "num_envs": min(num_envs, share)},
+                "max_episode_steps": protocol.max_episode_steps,
             }
             _record(writer, policy, facts, _opener(saved, protocol), protocol)
         _tell_size(folder, writer)
@@ -128,18 +137,14 @@ def _record(
     """Plays and writes one part, except what is already there."""
     there = writer.begin(facts)
     if there is None:
-        logging.info("%s: its episodes are already there.", _describe(facts))
+        logging.info("%s: its episodes are already there.", describe_policy(facts))
         return
     if there:
-        logging.info("%s: %s episodes are already there.", _describe(facts), f"{there:,}")
+        logging.info("%s: %s episodes are already there.", describe_policy(facts), f"{there:,}")
     has_behaviour = bool(jax.tree.leaves(writer.manifest.spec.behaviour))
-    played = 0
 
     def emit(episode: RecordedEpisode) -> None:
-        nonlocal played
-        played += 1
-        if played > there:
-            writer.add(episode if has_behaviour else dataclasses.replace(episode, behaviour=()))
+        writer.add(episode if has_behaviour else dataclasses.replace(episode, behaviour=()))
 
     play_whole_episodes(
         policy,
@@ -164,7 +169,7 @@ class _Progress:
         if time.monotonic() - self._last_s >= _PROGRESS_S:
             self._last_s = time.monotonic()
             steps = step * self._facts["num_envs"]
-            logging.info("%s: %s episodes, step %s", _describe(self._facts), f"{episodes:,}", f"{steps:,}")
+            logging.info("%s: %s episodes, step %s", describe_policy(self._facts), f"{episodes:,}", f"{steps:,}")
 
 
 def _opener(saved: SavedRun, protocol: EvaluationProtocol) -> Callable[[Sequence[int]], Pool]:
@@ -185,7 +190,7 @@ def _policy(part: Part, run: SavedRun | None, saved: SavedRun, device: jax.Devic
 
 
 def _facts(part: Part, run: SavedRun | None) -> dict[str, Any]:
-    """Returns who acts, without a path of this machine."""
+    """Returns who acts, without a path of this machine; the parameters tell runs of one name apart."""
     if run is None:
         return {"policy": RANDOM}
     return {
@@ -194,11 +199,8 @@ def _facts(part: Part, run: SavedRun | None) -> dict[str, Any]:
         "agent": run.config.agent.name,
         "update": run.counters.learner_steps,
         "env_steps": run.counters.env_steps,
+        "params": to_hex(np.asarray(fingerprint(run.params))),
     }
-
-
-def _describe(facts: Mapping[str, Any]) -> str:
-    return facts["policy"] if facts["policy"] == RANDOM else f"{facts['run']}@{facts['update']}"
 
 
 def _check_same_env(name: str, run: SavedRun, workdir: str, saved: SavedRun) -> None:

@@ -44,7 +44,7 @@ def run(command: argparse.Namespace) -> int:
     details = inspect_data(command.folder)
     console = make_console()
     show_data(console, command.folder.name, details)
-    if command.out:
+    if command.out and (len(details.facts.length) or not details.damage):
         write_data_picture(command.out, details)
         console.print(f"Drew it into {command.out}.", soft_wrap=True)
     if details.damage:

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 from pathlib import Path
 
+from absl import logging
 import numpy as np
 
 from podrl.config.config import check
-from podrl.data.manifest import DataSpec, Recording, read_manifest
+from podrl.data.manifest import DataSpec, Recording, describe_policy, read_manifest
 from podrl.data.shards import EpisodeFacts, Shard, join_facts
 from podrl.types import EnvSpec
 
@@ -69,7 +70,7 @@ class DataSet:
 
 
 def open_data(folder: Path) -> DataSet:
-    """Opens a data set; episodes that are added later are not seen.
+    """Opens a data set; episodes that are added later are not seen. It logs each recording that is not complete.
 
     Raises:
         ConfigError: If there is no data set, or it has no episodes yet.
@@ -77,6 +78,9 @@ def open_data(folder: Path) -> DataSet:
     """
     manifest = read_manifest(folder)
     check(bool(manifest.shards), f"{folder} has no episodes yet. Let tools/record.py end first.")
+    for recording in manifest.recordings:
+        if not recording.is_complete:
+            logging.warning("%s: the recording of %s is not complete.", folder, describe_policy(recording.facts))
     shards = [Shard(folder, manifest.spec, record) for record in manifest.shards]
     return DataSet(
         folder=folder,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def write_durably(path: Path, content: bytes) -> None:
     """Writes a file completely or not at all; returns when it is on the disk."""
-    written = path.with_name(f"{path.name}.tmp")
+    written = unfinished(path)
     written.unlink(missing_ok=True)  # It might be a link.
     with open(written, "wb") as file:
         file.write(content)
@@ -14,6 +14,11 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(written, path)
     sync_folder(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """Returns under which name `write_durably` writes a file, before it gives it its own."""
+    return path.with_name(f"{path.name}.tmp")
 
 
 def sync_folder(folder: Path) -> None:

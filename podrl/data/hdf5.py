@@ -12,6 +12,7 @@ an episode. A step that was cut off needs `next_observations`, or is left out: t
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from gymnasium import spaces
 import numpy as np
 
 from podrl.config.config import ConfigError, EnvConfig, check
+from podrl.data.hdf5_arrays import check_rows_of, describe_place, hdf5_errors, read_array, read_nested
 from podrl.data.manifest import DataSpec
 from podrl.data.raw_actions import encode_actions
-from podrl.data.recorded import RecordedEpisode
+from podrl.data.recorded import RecordedEpisode, check_finite_episode
 from podrl.data.spaces_json import read_space
 from podrl.data.writer import DataWriter
 from podrl.envs.observations import make_encoding
@@ -31,6 +33,8 @@ from podrl.envs.spaces import make_action_encoding
 from podrl.types import EnvSpec, PyTree
 
 METADATA = "metadata.json"
+_D4RL_ROWS = ("observations", "actions", "next_observations")
+_D4RL_NUMBERS = ("rewards", "terminals", "timeouts")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,14 +70,14 @@ def import_hdf5(file: Path, folder: Path, *, env_id: str = "") -> int:
     """
     with _opened(file) as content:
         layout = _understand(file, content, env_id)
+        facts = {"policy": "imported", "file": file.name, "hash": _hash_file(file), **layout.facts}
+        for episode in layout.episodes():  # A broken file must not leave a recording that nothing can complete.
+            check_finite_episode(episode, f"--import={file}")
         spec = DataSpec(env=layout.env, has_version=False)
         with DataWriter(folder, spec) as writer:
-            facts = {"policy": "imported", "file": file.name, "bytes": file.stat().st_size, **layout.facts}
-            there = writer.begin(facts)
-            for number, episode in enumerate(layout.episodes() if there is not None else ()):
-                if number >= (there or 0):
+            if writer.begin(facts) is not None:
+                for episode in layout.episodes():
                     writer.add(_encoded(episode, layout))
-            if there is not None:
                 writer.end()
             return sum(shard.episodes for shard in writer.manifest.shards)
 
@@ -89,10 +93,12 @@ def _opened(file: Path) -> Iterator[Any]:
     except OSError as error:
         raise ConfigError(f"--import={file} cannot be read as HDF5 ({str(error).partition(chr(10))[0]}).") from None
     with content:
-        try:
-            yield content
-        except KeyError as error:
-            raise ConfigError(f"--import={file} has another layout than Minari's or D4RL's: {error}.") from None
+        yield content
+
+
+def _hash_file(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _understand(file: Path, content: Any, env_id: str) -> _Layout:
@@ -111,24 +117,32 @@ def _minari(file: Path, content: Any, env_id: str) -> _Layout:
     try:
         told = json.loads(beside.read_text())
         observed, acted = (read_space(json.loads(told[name])) for name in ("observation_space", "action_space"))
-    except (OSError, ValueError, KeyError) as error:
+        spec = json.loads(told["env_spec"]) if told.get("env_spec") else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{beside}, which Minari keeps beside its file, cannot be read ({error}).") from None
-    spec = json.loads(told["env_spec"]) if told.get("env_spec") else {}
     limit = spec.get("max_episode_steps")
-    names = sorted((name for name in content if name.startswith("episode_")), key=lambda name: int(name[8:]))
+    names = [name for name in content if name.startswith("episode_")]
+    for name in names:
+        check(name[8:].isdecimal(), f"--import={file}: the group {name} is not named episode_NUMBER, as Minari does.")
+    names.sort(key=lambda name: int(name[8:]))
 
     def episodes() -> Iterator[RecordedEpisode]:
         for name in names:
             group = content[name]
-            terminated, truncated = (np.asarray(group[key], bool) for key in ("terminations", "truncations"))
+            check(hasattr(group, "keys"), f"--import={file}: {name} is an array, expected a group.")
+            terminated = read_array(group, "terminations").astype(bool)
             length = len(terminated)
+            truncated = read_array(group, "truncations", length).astype(bool)
+            observation, action = (read_nested(group, key) for key in ("observations", "actions"))
+            check_rows_of(observed, observation, length + 1, describe_place(group, "observations"))
+            check_rows_of(acted, action, length, describe_place(group, "actions"))
             was_left = name == names[-1] and limit is not None and length < limit and not terminated[-1:].any()
             yield RecordedEpisode(
-                observation=_nested(group["observations"]),
-                action=_nested(group["actions"]),
-                reward=np.asarray(group["rewards"], np.float32),
+                observation=observation,
+                action=action,
+                reward=read_array(group, "rewards", length).astype(np.float32),
                 discount=(~terminated).astype(np.float32),
-                seed=_seed(group.attrs.get("seed", -1)),
+                seed=_seed(group),
                 number=int(name[8:]),
                 is_whole=bool(terminated[-1:].any() or truncated[-1:].any()) and not was_left,
             )
@@ -138,15 +152,19 @@ def _minari(file: Path, content: Any, env_id: str) -> _Layout:
 
 
 def _d4rl(file: Path, content: Any, env_id: str) -> _Layout:
-    names = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
-    columns = {name: np.asarray(content[name]) for name in names if name in content}
     check(
-        "timeouts" in columns or "next_observations" in columns,
+        "timeouts" in content or "next_observations" in content,
         f"--import={file} has neither timeouts nor next_observations: where its episodes were cut cannot be known.",
     )
-    observed, acted = columns["observations"].shape[1:], columns["actions"].shape[1:]
-    observation_space = spaces.Box(-np.inf, np.inf, observed, np.float32)
-    action_space = spaces.Box(-1.0, 1.0, acted, np.float32)
+    columns = {name: read_nested(content, name) for name in _D4RL_ROWS if name in content}
+    num = (np.shape(columns["observations"]) or (0,))[0]
+    check(num > 0, f"{describe_place(content, 'observations')} has no rows.")
+    columns |= {name: read_array(content, name, num) for name in _D4RL_NUMBERS if name in content}
+    observation_space = spaces.Box(-np.inf, np.inf, np.shape(columns["observations"])[1:], np.float32)
+    action_space = spaces.Box(-1.0, 1.0, np.shape(columns["actions"])[1:], np.float32)
+    for name in columns.keys() & set(_D4RL_ROWS):
+        space = action_space if name == "actions" else observation_space
+        check_rows_of(space, columns[name], num, describe_place(content, name))
     return _layout(observation_space, action_space, env_id or file.stem, {}, lambda: cut_episodes(columns))
 
 
@@ -215,14 +233,7 @@ def _encoded(episode: RecordedEpisode, layout: _Layout) -> RecordedEpisode:
     )
 
 
-def _nested(found: Any) -> Any:
-    """Reads an array, or a group as a dictionary; Minari names entries of tuples `_index_0` and so on."""
-    if not hasattr(found, "keys"):
-        return np.asarray(found)
-    if all(key.startswith("_index_") for key in found):
-        return tuple(_nested(found[f"_index_{place}"]) for place in range(len(found)))
-    return {key: _nested(value) for key, value in found.items()}
-
-
-def _seed(told: Any) -> int:
+def _seed(group: Any) -> int:
+    with hdf5_errors(group, "seed"):
+        told = group.attrs.get("seed", -1)
     return int(told) if isinstance(told, int | np.integer) and told is not None else -1

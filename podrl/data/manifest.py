@@ -16,7 +16,7 @@ import jax
 
 from podrl.actions import ActionSpace, ContinuousActions, DiscreteActions, HybridActions, MultiDiscreteActions
 from podrl.config.config import ConfigError, check
-from podrl.data.durable import write_durably
+from podrl.data.durable import unfinished, write_durably
 from podrl.data.trees import structs_from_json, structs_to_json, to_columns
 from podrl.types import EnvSpec, PyTree
 
@@ -166,9 +166,17 @@ def hash_text(text: bytes | memoryview) -> str:
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
-def is_empty_folder(folder: Path) -> bool:
-    """Returns whether a folder is not there, or has nothing in it."""
-    return not folder.exists() or (folder.is_dir() and not any(os.scandir(folder)))
+def is_unused_folder(folder: Path) -> bool:
+    """Returns whether a folder has nothing in it, except what a writer left that was killed in its first commit."""
+    left = unfinished(folder / DATA_MANIFEST).name
+    return all(entry.name == left and entry.is_file() for entry in os.scandir(folder))
+
+
+def describe_policy(facts: Mapping[str, Any]) -> str:
+    """Returns who acted in a recording, in a few words."""
+    if "run" in facts:
+        return f"{facts['run']}@{facts['update']}"
+    return str(facts.get("file", facts.get("policy", "unknown")))
 
 
 def _parse(content: Mapping[str, Any]) -> DataManifest:

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from podrl.config.config import check
 from podrl.data.manifest import DataSpec
 from podrl.data.trees import to_columns
 from podrl.types import PyTree
@@ -45,6 +46,25 @@ class RecordedEpisode:
     def size_bytes(self) -> int:
         """Bytes of its arrays."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(vars(self)) if isinstance(leaf, np.ndarray))
+
+
+def check_finite_episode(episode: RecordedEpisode, source: str) -> None:
+    """Checks that an episode has no number that would spoil what is learned from it.
+
+    Args:
+        episode: The episode.
+        source: Where it is from, for the message.
+
+    Raises:
+        ConfigError: If an observation, action or reward is not finite.
+    """
+    for name in ("observation", "action", "reward"):
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(getattr(episode, name))]
+        check(
+            all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f"),
+            f"{source}: {name} of episode {episode.number}, seed {episode.seed}, has a number that is not finite. "
+            "Nothing can be learned from it.",
+        )
 
 
 def episode_rows(episode: RecordedEpisode, spec: DataSpec) -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
 """Prints what `podrl.data.inspection` found: tables are Markdown if the console is no terminal."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from rich.console import Console
@@ -9,6 +8,7 @@ from rich.table import Table
 
 from podrl.config.units import describe_bytes
 from podrl.data.inspection import DataDetails, describe_actions
+from podrl.data.manifest import describe_policy
 from podrl.runtime.tables import make_table
 
 
@@ -56,10 +56,3 @@ def _table(details: DataDetails, *, plain: bool) -> Table:
             "yes" if recording.is_complete else "no",
         )
     return table
-
-
-def describe_policy(facts: Mapping[str, Any]) -> str:
-    """Returns who acted, in a few words."""
-    if "run" in facts:
-        return f"{facts['run']}@{facts['update']}"
-    return str(facts.get("policy", facts.get("file", "unknown")))

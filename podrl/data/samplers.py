@@ -75,7 +75,7 @@ def make_streams(rebalance: str, facts: EpisodeFacts, *, p_base: float = 0.0) ->
         rebalance: `none`, `resample` to draw by return, `weight` to draw alike and weigh the loss by return, or
             `decouple` for a stream drawn by return beside the uniform one.
         facts: Facts of all E episodes of the data set, not only of those in a window.
-        p_base: Added to each weight. With 0 the worst episode is never drawn.
+        p_base: Added to each weight. With 0 the worst episode is drawn only from a window in which no other is.
 
     Raises:
         ConfigError: If `rebalance` is anything else.
@@ -141,13 +141,16 @@ def draw_recorded(
 
     Args:
         priority: [W] float32; the weight of the transitions of each episode that can be drawn, not negative.
-        starts: [W] int32; its starts, 0 for an episode that cannot be drawn.
+        starts: [W] int32; its starts, 0 for an episode that cannot be drawn. If no episode has both a weight and a
+            start, as when a window has only the worst ones, starts alone decide: all are drawn alike.
         num_batches: K.
         batch: B.
         key: A typed PRNG key; consumed.
     """
     episode_key, step_key = jax.random.split(key)
-    episode, _ = draw_by_priority(num_batches * batch, priority * starts, episode_key)
+    share = priority * starts
+    share = jnp.where(jnp.any(share > 0), share, starts.astype(share.dtype))
+    episode, _ = draw_by_priority(num_batches * batch, share, episode_key)
     step = jax.random.randint(step_key, episode.shape, 0, jnp.maximum(starts[episode], 1))
     return RecordedDraws(
         episode=episode.reshape(num_batches, batch),

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from podrl.config.config import ConfigError, check
+from podrl.config.config_dict import differences
 from podrl.data.durable import rename_durably
 from podrl.data.manifest import (
     DATA_MANIFEST,
@@ -25,15 +26,17 @@ from podrl.data.manifest import (
     DataSpec,
     Recording,
     ShardRecord,
-    is_empty_folder,
+    describe_policy,
+    is_unused_folder,
     read_manifest,
     write_manifest,
 )
-from podrl.data.recorded import RecordedEpisode, episode_rows
+from podrl.data.recorded import RecordedEpisode, check_finite_episode, episode_rows
 from podrl.data.shards import make_facts, write_shard
 
-SHARD_BYTES = 32 << 20  # Before compression; also what a recording holds in memory.
+SHARD_BYTES = 32 << 20  # Before compression. While a shard is written, about three times as much is in memory.
 _SHARD = re.compile(r"shard-\d{6,}(\.tmp)?")
+_FREE = ("workers", "worker_timeout_s")  # Settings of the environment that change no episode.
 _LIBRARIES = ("podrl", "jax", "numpy", "gymnasium", "tensorstore")
 
 
@@ -49,21 +52,23 @@ class DataWriter:
             shard_bytes: Bytes of rows, before compression, with which a shard is committed.
 
         Raises:
-            ConfigError: If the folder holds something else, has other rows, or another process writes into it.
+            ConfigError: If the folder holds something else, other rows, or episodes of another environment or other
+                settings of it, or another process writes into it.
             DataError: If its manifest is damaged.
         """
         self._folder, self._shard_bytes = folder, shard_bytes
-        is_new = not (folder / DATA_MANIFEST).exists()
         try:
-            _check_new(folder, is_new)
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise ConfigError(f"{folder} cannot be written ({error.strerror or error}). Name another folder.") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_new = not (folder / DATA_MANIFEST).exists()  # Only under the lock: another may just be making it.
+            _check_new(folder, is_new)
             manifest = DataManifest(spec=spec, versions=_versions()) if is_new else read_manifest(folder)
             _check_same_rows(folder, manifest.spec, spec)
+            _check_same_settings(folder, manifest.spec.settings, spec.settings)
             self.manifest = manifest
             self._clear()
         except BaseException as error:
@@ -74,7 +79,7 @@ class DataWriter:
                 ) from None
             raise
         self._pending: list[RecordedEpisode] = []
-        self._pending_bytes, self._recording = 0, -1
+        self._pending_bytes, self._recording, self._there = 0, -1, 0
 
     def begin(self, facts: Mapping[str, Any]) -> int | None:
         """Begins a recording, or resumes one that was cut short, with the same facts.
@@ -83,7 +88,8 @@ class DataWriter:
             facts: What decides its episodes, plain values.
 
         Returns:
-            How many of its episodes are there already, which the caller must leave out; None if all are.
+            How many of its episodes are there already: `add` leaves these out, so all are added anew. None if the
+            recording is complete.
 
         Raises:
             ConfigError: If another recording was cut short.
@@ -94,21 +100,34 @@ class DataWriter:
         if known and recordings[known[0]].is_complete:
             return None
         unfinished = [number for number, each in enumerate(recordings) if not each.is_complete]
-        check(
-            not unfinished or known == unfinished,
-            f"{self._folder} holds a recording that was cut short. Repeat its command first, or name another folder.",
-        )
+        if unfinished and known != unfinished:
+            raise ConfigError(
+                f"{self._folder} holds a recording that was cut short: {_describe(recordings[unfinished[0]].facts)}. "
+                "Repeat its command first, or name another folder."
+            )
         if not known:
             recordings.append(Recording(facts=dict(facts)))
             self.manifest = dataclasses.replace(self.manifest, recordings=tuple(recordings))
             write_manifest(self._folder, self.manifest)
         self._recording = known[0] if known else len(recordings) - 1
-        return sum(shard.episodes for shard in self.manifest.shards if shard.recording == self._recording)
+        shards = self.manifest.shards
+        self._there = there = sum(shard.episodes for shard in shards if shard.recording == self._recording)
+        return there
 
     def add(self, episode: RecordedEpisode) -> None:
-        """Adds the next episode of the recording; commits a shard once there are enough."""
+        """Adds the next episode of the recording, unless it is there; commits a shard once there are enough.
+
+        An episode without a step is left out.
+
+        Raises:
+            ConfigError: If it has numbers that are not finite.
+        """
         if not episode.length:
             return
+        if self._there:
+            self._there -= 1
+            return
+        check_finite_episode(episode, describe_policy(self.manifest.recordings[self._recording].facts))
         self._pending.append(episode)
         self._pending_bytes += episode.size_bytes
         if self._pending_bytes >= self._shard_bytes:
@@ -173,7 +192,7 @@ class DataWriter:
 
 def _check_new(folder: Path, is_new: bool) -> None:
     check(
-        not is_new or is_empty_folder(folder),
+        not is_new or is_unused_folder(folder),
         f"{folder} is no data set, and not empty. Name a new folder, or one that tools/record.py made.",
     )
 
@@ -188,6 +207,22 @@ def _check_same_rows(folder: Path, found: DataSpec, wanted: DataSpec) -> None:
     for name in sorted({**found.columns, **wanted.columns}):
         there, new = (spec.columns.get(name, "not there") for spec in (found, wanted))
         check(there == new, f"{folder} holds other rows: {name} is {there}, and would be {new}. Name another folder.")
+
+
+def _check_same_settings(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` unless episodes of both have the same environment, as far as its settings are known."""
+    if not (found and wanted):
+        return
+    for key, (there, new) in differences(found, wanted).items():
+        check(
+            key.partition(".")[0] in _FREE,
+            f"{folder} holds episodes with env.{key}={there}; these have {new}. Name another folder.",
+        )
+
+
+def _describe(facts: Mapping[str, Any]) -> str:
+    """Returns which recording it is, as its command says it."""
+    return " ".join([describe_policy(facts), *(f"{name}={facts[name]}" for name in ("steps", "seed") if name in facts)])
 
 
 def _versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ returns of episodes. So are those that ended where the run may have reopened its
 from collections.abc import Iterator
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 from etils import epath
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 
 from podrl.config.config import ConfigError
-from podrl.data.manifest import DataSpec
+from podrl.data.manifest import DataSpec, hash_text
 from podrl.data.recorded import RecordedEpisode
 from podrl.data.trees import from_columns, to_columns
 from podrl.data.writer import DataWriter
@@ -55,11 +56,11 @@ def export_replay(workdir: epath.PathLike, step: int, folder: Path, spec: EnvSpe
     exporter = _Exporter(ring, list(records), spec, found[1])
     with DataWriter(folder, exporter.spec) as writer:
         run = {"run": Path(str(workdir)).name, "agent": agent, "update": step}
-        there = writer.begin({"policy": "replay", **run, "env_steps": facts.counters.env_steps})
-        for number, episode in enumerate(exporter.episodes() if there is not None else ()):
-            if number >= (there or 0):
+        hashed = hash_text(json.dumps({path: record.hash for path, record in records.items()}, sort_keys=True).encode())
+        recording = {"policy": "replay", **run, "env_steps": facts.counters.env_steps, "replay": hashed}
+        if writer.begin(recording) is not None:
+            for episode in exporter.episodes():
                 writer.add(episode)
-        if there is not None:
             writer.end()
         return sum(shard.episodes for shard in writer.manifest.shards)
 

@@ -11,8 +11,8 @@ from tests.data.episodes import VECTOR, make_episode
 def write(folder, episodes):
     """Writes what is missing of that many episodes, with a word on every shard."""
     with DataWriter(Path(folder), DataSpec(env=VECTOR), shard_bytes=2000) as writer:
-        there = writer.begin({"policy": "test"})
-        for number in range(there or 0, episodes):
+        writer.begin({"policy": "test"})
+        for number in range(episodes):
             shards = len(writer.manifest.shards)
             writer.add(make_episode(number, 5 + number % 17))
             if len(writer.manifest.shards) > shards:

@@ -7,9 +7,11 @@ from gymnasium import spaces
 import numpy as np
 import pytest
 
+from podrl.data import hdf5
 from podrl.data.hdf5 import cut_episodes
 from podrl.data.raw_actions import encode_actions
 from podrl.data.spaces_json import read_space
+from podrl.data.writer import DataWriter
 from podrl.envs.spaces import make_action_encoding
 from tests.data.episodes import content_of
 from tests.data.test_recording import read_set, record_set
@@ -173,27 +175,43 @@ def test_a_file_of_d4rl_is_a_data_set(tmp_path):
     assert rows["action"].shape == (sum(LENGTHS) + 5, 3)
 
 
-def without(name):
-    return {key: value for key, value in d4rl_columns(LENGTHS, after=False).items() if key != name}
+def test_an_import_that_was_cut_short_has_every_episode_once(tmp_path, monkeypatch):
+    """Without the observation that a cut off step led to, an episode of one step has none."""
+    columns = d4rl_columns([3, 1, 4, 2, 1, 3], after=False)
+    file = write_file(tmp_path / "d.hdf5", {**columns, "terminals": np.zeros(14, bool), "timeouts": ends_of(columns)})
+    monkeypatch.setattr(hdf5, "DataWriter", lambda *arguments: DataWriter(*arguments, shard_bytes=1))
+    assert record_set("--import", file, "--out", tmp_path / "straight") == 0
+    encoded, left = hdf5._encoded, 4
+
+    def fail(*arguments):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return encoded(*arguments)
+
+    monkeypatch.setattr(hdf5, "_encoded", fail)
+    assert record_set("--import", file, "--out", tmp_path / "cut") == 130
+    assert [int(each.number[0]) for each in read_set(tmp_path / "cut")[1]] == [0, 2]
+    left = 0
+    assert record_set("--import", file, "--out", tmp_path / "cut") == 0
+    assert [int(each.number[0]) for each in read_set(tmp_path / "cut")[1]] == [0, 2, 3, 5]
+    assert content_of(tmp_path / "cut") == content_of(tmp_path / "straight")
 
 
-@pytest.mark.parametrize(
-    ("columns", "said"),
-    [
-        (without("timeouts"), "has neither timeouts nor next_observations: where its episodes were cut"),
-        (without("terminals"), "has neither Minari's layout (groups episode_0, episode_1, ...) nor D4RL's"),
-        ({"episode_0/observations": np.zeros(3)}, "metadata.json, which Minari keeps beside its file, cannot be read"),
-        (None, "cannot be read as HDF5"),
-    ],
-)
-def test_other_files_are_one_line(tmp_path, capfd, columns, said):
-    file = tmp_path / "file.hdf5"
-    file.write_text("no") if columns is None else write_file(file, columns)
-    assert record_set("--import", file, "--out", tmp_path / "set") == 2
-    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("record: error: ")]
-    assert len(errors) == 1
-    assert said in errors[0]
-    assert not (tmp_path / "set").exists()
+def ends_of(columns):
+    return columns["terminals"] | columns["timeouts"]
+
+
+def test_another_file_of_one_name_and_size_is_another_recording(tmp_path):
+    columns = d4rl_columns(LENGTHS)
+    for folder, rewards in (("a", columns["rewards"]), ("b", columns["rewards"] + 1), ("a", None)):
+        file = tmp_path / folder / "x.hdf5"
+        if rewards is not None:
+            file.parent.mkdir()
+            write_file(file, {**columns, "rewards": rewards})
+        assert record_set("--import", file, "--out", tmp_path / "set") == 0
+    assert [shard.episodes for shard in read_set(tmp_path / "set")[0].shards] == [5, 5]
 
 
 def test_flags_that_do_not_belong_together_are_one_line(tmp_path, capfd):

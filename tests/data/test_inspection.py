@@ -76,6 +76,10 @@ def test_damage_is_a_line_for_each_shard_and_exit_code_1(folder, capsys):
     ]
     num = len(list(folder.glob("shard-*")))
     assert said.err.splitlines() == [f"inspect_data: error: 2 of {num} shards are damaged."]
+    for shard in folder.glob("shard-*/shard.json"):
+        shard.unlink()
+    assert tool.main(["inspect_data.py", str(folder), "--out", str(folder.parent / "x.png")]) == 1
+    assert capsys.readouterr().err.splitlines() == [f"inspect_data: error: {num} of {num} shards are damaged."]
     flip(folder / "manifest.json", 60)
     assert tool.main(["inspect_data.py", str(folder)]) == 1
     assert "manifest.json is damaged" in capsys.readouterr().err

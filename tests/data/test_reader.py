@@ -11,10 +11,11 @@ import pytest
 from podrl.config.config import ConfigError
 from podrl.data.data_set import check_suits, open_data
 from podrl.data.gathering import HeldRows, gather_samples
-from podrl.data.manifest import DataError
+from podrl.data.manifest import DataError, DataSpec
 from podrl.data.reader import HostSampler, SamplePlan, SampleReader
 from podrl.data.samplers import RecordedDraws, make_streams
 from podrl.data.window import Window, WindowPlan
+from podrl.data.writer import DataWriter
 from tests.data.episodes import IMAGES, LOGITS, VECTOR, make_episode, write_episodes
 from tests.processes import wait_for
 
@@ -69,6 +70,16 @@ def slow_sample(all_episodes, drawn, length):
             }
         )
     return rows
+
+
+def test_a_recording_that_is_not_complete_is_told_of(tmp_path, caplog):
+    write_episodes(tmp_path, [make_episode(0, 3)])
+    with DataWriter(tmp_path, DataSpec(env=VECTOR), shard_bytes=1) as writer:
+        writer.begin({"policy": "sampled", "run": "a", "update": 8})
+        writer.add(make_episode(1, 3))
+    with caplog.at_level("WARNING", logger="absl"):
+        assert open_data(tmp_path).num_episodes == 2
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: the recording of a@8 is not complete."]
 
 
 @pytest.mark.parametrize("length", [1, 4, 12])

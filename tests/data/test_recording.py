@@ -1,6 +1,7 @@
 """`tools/record.py` on real runs."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -55,9 +56,11 @@ def read_set(folder):
 def test_records_whole_episodes_of_the_policy_with_its_behaviour(runs, tmp_path):
     assert record_set("--workdir", runs / "catch", "--steps", 300, "--out", tmp_path / "set", "--envs", 4) == 0
     manifest, (facts,), rows = read_set(tmp_path / "set")
-    assert dict(manifest.recordings[0].facts) == {
+    found = dict(manifest.recordings[0].facts)
+    assert len(found.pop("params")) == 16
+    assert found == {
         **{"policy": "sampled", "run": "catch", "agent": "impala", "update": 4, "env_steps": 128},
-        **{"steps": 300, "seed": 1, "stream": 0, "num_envs": 4},
+        **{"steps": 300, "seed": 1, "stream": 0, "num_envs": 4, "max_episode_steps": None},
     }
     assert manifest.recordings[0].is_complete
     assert (facts.length == 9).all()
@@ -137,6 +140,17 @@ def test_what_was_cut_short_ends_with_the_same_bytes(runs, tmp_path, monkeypatch
     assert content_of(tmp_path / "cut") == content_of(tmp_path / "straight")
 
 
+def test_two_runs_of_one_name_are_two_recordings(runs, tmp_path):
+    """`b/catch` has the name, the update and the steps of `a/catch`, and other parameters."""
+    shutil.copytree(runs / "catch", tmp_path / "a/catch")
+    trained(tmp_path / "b/catch", seed=2)
+    for where in ("a", "b", "a"):
+        arguments = ("--workdir", tmp_path / where / "catch", "--steps", 40, "--out", tmp_path / "set", "--envs", 4)
+        assert record_set(*arguments) == 0
+    first, second = read_manifest(tmp_path / "set").recordings
+    assert {name for name in first.facts if first.facts[name] != second.facts[name]} == {"params"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -147,6 +161,10 @@ def test_what_was_cut_short_ends_with_the_same_bytes(runs, tmp_path, monkeypatch
         (("--steps", 9, "--mixture", "random@3:0.5,{runs}/catch:0.5"), "has no checkpoints. Write random:0.5."),
         (("--steps", 9, "--mixture", "random:0,{runs}/catch:1"), "the share of 'random:0' must be above 0."),
         (("--steps", 0, "--workdir", "{runs}/catch"), "--steps=0 must lie in [1, 2**31]."),
+        (
+            ("--steps", 1000, "--mixture", "random:0.9999,{runs}/catch:0.0001"),
+            "=1000 leaves no step to {runs}/catch, ",
+        ),
         (("--steps", 9, "--mixture", "{runs}/catch@3:1"), "--step=3 has no checkpoint in"),
         (("--steps", 9, "--workdir", "{runs}/nowhere"), "is not there, or no folder"),
         (("--steps", 9, "--mixture", "{runs}/catch:0.5,{runs}/scripted:0.5"), "A data set has one environment."),
@@ -158,7 +176,7 @@ def test_mistakes_are_one_line(runs, tmp_path, capfd, arguments, said):
     assert record_set("--out", tmp_path / "set", *given) == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("record: error: ")]
     assert len(errors) == 1
-    assert said in errors[0]
+    assert said.replace("{runs}", str(runs)) in errors[0]
     assert not (tmp_path / "set").exists()
 
 

@@ -43,6 +43,7 @@ def test_every_step_of_the_ring_is_an_episodes_or_a_parts(tmp_path, kind, trunca
     manifest, (facts,), rows = read_set(tmp_path / "a")
     assert manifest.recordings[0].facts["policy"] == "replay"
     assert manifest.recordings[0].facts["update"] == boundary
+    assert len(manifest.recordings[0].facts["replay"]) == 32
     whole = 0
     for begin, length, is_whole in zip(facts.begin, facts.length, facts.is_whole, strict=True):
         observed = rows["observation"][begin : begin + length + 1]
@@ -63,6 +64,16 @@ def test_every_step_of_the_ring_is_an_episodes_or_a_parts(tmp_path, kind, trunca
     assert rows["params_version"].max() <= boundary
     behaviour = [name for name in rows if name.startswith("behaviour")]
     assert bool(behaviour) == (kind == "batches")
+
+
+@pytest.mark.slow
+def test_the_replays_of_two_runs_of_one_name_are_two_recordings(tmp_path):
+    for where, seed in (("a", 1), ("b", 2)):
+        trained(tmp_path / where / "run", **ENVIRONMENT, **KINDS["batches"], seed=seed)
+    for where in ("a", "b", "a"):
+        assert record_set("--workdir", tmp_path / where / "run", "--from_replay", "--out", tmp_path / "set") == 0
+    first, second = read_set(tmp_path / "set")[0].recordings
+    assert {name for name in first.facts if first.facts[name] != second.facts[name]} == {"replay"}
 
 
 def test_a_run_without_replay_is_one_line(tmp_path, capfd):

@@ -134,6 +134,13 @@ class TestTraps:
         drawn = draw_transitions(stream.priority, lengths, 2**16)
         assert (drawn == 0).mean() == pytest.approx(0.1, abs=0.01)
 
+    def test_where_no_episode_of_a_window_has_a_weight_all_starts_are_drawn_alike(self):
+        lengths = np.array([10, 30, 5])
+        assert fits(draw_transitions(np.zeros(3, np.float32), lengths, 2**16), np.ones(45)) > 1e-4
+        starts = np.array([10, 0, 5], np.int32)  # What has a weight has no start.
+        drawn = draw_recorded(np.array([0, 1, 0], np.float32), starts, 4, 64, draw_key(0, 0, 0))
+        assert set(np.ravel(drawn.episode)) == {0, 2}
+
     def test_only_episodes_without_a_step_or_weight_leave_all_alike(self):
         np.testing.assert_array_equal(return_weights(facts_of([4, 0], [0.0, 1.0])), 1)
 

@@ -1,7 +1,9 @@
 """What was written is what is read, and nothing else, whatever happened meanwhile."""
 
+import builtins
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -135,6 +137,85 @@ def test_what_a_writer_had_not_committed_is_deleted(tmp_path, monkeypatch, momen
         assert content_of(folder) == content_of(tmp_path / "straight")
 
 
+@pytest.mark.parametrize("moment", ["open", "fsync", "replace"])
+def test_a_writer_that_ends_before_its_first_manifest_leaves_a_folder_that_can_be_used(tmp_path, monkeypatch, moment):
+    write(str(tmp_path / "straight"), 3)
+    module = durable if moment == "open" else os
+    real = getattr(builtins if moment == "open" else os, moment)
+
+    def fail(*arguments):
+        if moment == "open":
+            real(*arguments).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, moment, fail, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        write(str(tmp_path / "set"), 3)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["manifest.json.tmp"]
+    write(str(tmp_path / "set"), 3)
+    assert content_of(tmp_path / "set") == content_of(tmp_path / "straight")
+
+
+def test_other_settings_of_the_environment_are_not_appended(tmp_path):
+    settings = {"max_episode_steps": 100, "wrappers": ("a:B",), "options": {"speed": 1, "size": 2}, "workers": 1}
+
+    def opened(**fields):
+        return DataWriter(tmp_path, DataSpec(env=VECTOR, settings={**settings, **fields} if fields else {}))
+
+    with opened(workers=2) as writer:
+        writer.begin({})
+        writer.end()
+    for fields, said in (
+        ({"max_episode_steps": 200}, r"holds episodes with env\.max_episode_steps=100; these have 200"),
+        ({"options": {"speed": 1, "size": 3}}, r"env\.options\.size=2; these have 3"),
+        ({"wrappers": ()}, r"env\.wrappers=\['a:B'\]; these have \[\]"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            opened(**fields)
+    opened(workers=8).close()
+    opened().close()  # An import knows no settings.
+
+
+def test_another_writer_that_has_just_made_the_data_set_is_no_other_content(tmp_path, monkeypatch):
+    """The folder gets its manifest after the second writer has found it and before it has the lock."""
+    real = os.open
+
+    def late(path, *arguments):
+        monkeypatch.undo()
+        write_episodes(tmp_path, [make_episode(0, 3)])
+        return real(path, *arguments)
+
+    monkeypatch.setattr(os, "open", late)
+    with DataWriter(tmp_path, DataSpec(env=VECTOR)) as writer:
+        assert len(writer.manifest.shards) == 1
+
+
+def test_episodes_without_a_step_do_not_count_when_a_recording_is_resumed(tmp_path):
+    def add(writer, numbers):
+        for number in numbers:
+            writer.add(make_episode(number, 0 if number == 1 else 3))
+
+    with DataWriter(tmp_path, DataSpec(env=VECTOR), shard_bytes=1) as writer:
+        writer.begin({})
+        add(writer, range(3))
+    with DataWriter(tmp_path, DataSpec(env=VECTOR), shard_bytes=1) as writer:
+        assert writer.begin({}) == 2
+        add(writer, range(5))
+        writer.end()
+    assert [int(shard.facts.number[0]) for shard in shards_of(tmp_path)] == [0, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["reward", "observation", "action"])
+def test_what_is_not_finite_is_refused(tmp_path, name):
+    episode = make_episode(4, 3)
+    getattr(episode, name).flat[1] = np.nan
+    with DataWriter(tmp_path, DataSpec(env=VECTOR)) as writer:
+        writer.begin({"policy": "random"})
+        with pytest.raises(ConfigError, match=f"random: {name} of episode 4, seed 7, has a number that is not finite"):
+            writer.add(episode)
+
+
 def test_nothing_else_is_written_over(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes").write_text("x")
@@ -152,12 +233,12 @@ def test_nothing_else_is_written_over(tmp_path):
 
 def test_a_recording_that_was_cut_short_comes_first(tmp_path):
     with DataWriter(tmp_path, DataSpec(env=VECTOR), shard_bytes=1) as writer:
-        writer.begin({"policy": "a"})
+        writer.begin({"policy": "sampled", "run": "a", "update": 8, "steps": 50, "seed": 3})
         writer.add(make_episode(0, 3))
     with DataWriter(tmp_path, DataSpec(env=VECTOR)) as writer:
-        with pytest.raises(ConfigError, match="Repeat its command first"):
+        with pytest.raises(ConfigError, match=r"cut short: a@8 steps=50 seed=3\. Repeat its"):
             writer.begin({"policy": "b"})
-        assert writer.begin({"policy": "a"}) == 1
+        assert writer.begin({"policy": "sampled", "run": "a", "update": 8, "steps": 50, "seed": 3}) == 1
 
 
 def test_rows_of_another_shape_are_refused(tmp_path):
