@@ -100,6 +100,7 @@ def admit(secret: bytes, config: Mapping[str, Any], role: Role = ENVIRONMENTS) -
         podrl=_VERSION,
         role=role.noun,
         config=config_hash(fields),
+        software=role.software(),
         fields=fields,
     )
     ready = _expect(Kind.READY, (yield welcome))
@@ -147,10 +148,10 @@ def apply(secret: bytes, role: Role = ENVIRONMENTS) -> _Dialogue:
         other = role.noun != welcome.get("role")
         config = None if other else role.read(welcome["fields"])
         found = "" if config is None else config_hash(role.pack(dataclasses.asdict(config)))
-    except (ConfigError, TypeError, KeyError, AttributeError) as error:
+    except (ConfigError, ImportError, TypeError, KeyError, AttributeError) as error:
         raise RefusedError(f"this podrl does not read the learner's config: {error}") from None
     own_facts = {"protocol": PROTOCOL, "podrl": _VERSION, "role": role.noun, "config": found}
-    ready = {**own_facts, "host": platform.node(), "pid": os.getpid()}
+    ready = {**own_facts, "software": role.software(), "host": platform.node(), "pid": os.getpid()}
     if why := _misfit(welcome, role, found):
         yield pack_fields(Head(Kind.READY), **ready)  # The learner names this worker in its log, too.
         raise RefusedError(f"the learner {why}")
@@ -184,4 +185,10 @@ def _misfit(theirs: Mapping[str, Any], role: Role, own_config: str) -> str:
         return f"is for {str(theirs.get('role'))[:40]}s, and this side for {role.noun}s; start the other program"
     if theirs.get("config") != own_config:
         return "reads the config in another way; install the same podrl on both"
+    software = theirs.get("software")
+    for name, own in role.software().items():
+        value = software.get(name) if isinstance(software, dict) else None
+        if value != own:
+            how = "set it to the same" if name.isupper() else "install the same JAX"
+            return f"has {name} {str(value)[:200]}, and this side {own}; {how} on both"
     return ""
