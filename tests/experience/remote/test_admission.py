@@ -5,7 +5,6 @@ import os
 
 import pytest
 
-from podrl.config.config import EnvConfig
 from podrl.experience.remote import roles
 from podrl.experience.remote.admission import RefusedError, admit, apply
 from podrl.experience.remote.messages import Head, Kind, pack_fields, read_fields

@@ -1,6 +1,7 @@
 """Workers that are lost and come back, in this process: seats, the launcher's restarts, and a run in between."""
 
 import contextlib
+import socket
 import time
 
 import jax
@@ -74,6 +75,21 @@ time.sleep(60)
 """
 
 
+def impatient_launcher(monkeypatch):
+    monkeypatch.setattr("podrl.launch.env_workers._PAUSE_S", 0.1)
+    monkeypatch.setattr("podrl.launch.worker_watch._PAUSE_S", 0.1)
+
+
+@contextlib.contextmanager
+def listening(member):
+    """Listens where the workers come to, as a run does until it has ended."""
+    address = member.command[-1].partition("=")[2].removeprefix("unix:")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        yield
+
+
 @pytest.mark.parametrize(
     ("replaces", "code", "count"),
     [
@@ -83,13 +99,56 @@ time.sleep(60)
     ],
 )
 def test_the_launcher_starts_a_dead_worker_again_unless_it_is_of_no_use(tmp_path, monkeypatch, replaces, code, count):
-    monkeypatch.setattr("podrl.launch.env_workers._PAUSE_S", 0.1)
+    impatient_launcher(monkeypatch)
     program = tmp_path / "falling.py"
     program.write_text(FALLING.replace("CODE", str(code)))
-    with env_workers_beside(members(1), 1, replaces=replaces, program=program):
+    with env_workers_beside(members(1), 1, replaces=replaces, program=program) as (member,), listening(member):
         wait_for(lambda: len(list(tmp_path.glob("*.json"))) == count)
         time.sleep(0 if count > 1 else 1)
     assert len(list(tmp_path.glob("*.json"))) == count
+
+
+def test_the_launcher_starts_no_worker_again_once_the_run_has_ended(tmp_path, monkeypatch, caplog):
+    """Those that are told that it has failed end with exit code 1."""
+    impatient_launcher(monkeypatch)
+    program = tmp_path / "falling.py"
+    program.write_text(FALLING.replace("CODE", "1"))
+    with env_workers_beside(members(1), 1, replaces=True, program=program):
+        wait_for(lambda: any("ended with exit code 1" in line for line in caplog.messages))
+        time.sleep(0.5)
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    assert not any("Starts another" in line for line in caplog.messages)
+
+
+CLOSING = """
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(__file__).parent
+def close(*_):
+    time.sleep(0.5)
+    (folder / "closed").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, close)
+(folder / f"{os.getpid()}.json").touch()
+if len(list(folder.glob("*.json"))) < 2:
+    sys.exit(3)
+time.sleep(60)
+"""
+
+
+def test_workers_that_were_started_again_may_close_what_is_open(tmp_path, monkeypatch, caplog):
+    """The kernel kills a process once the thread has ended that started it."""
+    impatient_launcher(monkeypatch)
+    program = tmp_path / "closing.py"
+    program.write_text(CLOSING)
+    with env_workers_beside(members(1), 1, replaces=True, program=program) as (member,), listening(member):
+        wait_for(lambda: len(list(tmp_path.glob("*.json"))) == 2)
+    assert (tmp_path / "closed").exists()
+
+
+def test_a_server_that_has_told_its_workers_the_end_listens_no_more(place):
+    assert place.endpoint.is_taken()
+    place.server.close(1)
+    assert not place.endpoint.is_taken()
 
 
 def test_a_run_goes_on_while_its_workers_leave_and_return(tmp_path, monkeypatch, caplog):
