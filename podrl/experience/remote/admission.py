@@ -43,6 +43,10 @@ class FullError(RefusedError):
     """The learner has no place for a worker now, and may have one later."""
 
 
+class EndedError(RefusedError):
+    """The learner's run ends."""
+
+
 class Admitted(NamedTuple):
     """What a worker is told that was admitted.
 
@@ -112,14 +116,15 @@ def admit(secret: bytes, config: Mapping[str, Any], role: Role = ENVIRONMENTS) -
     return Introduction(host, wire.whole(ready.get("pid"), 2**32))
 
 
-def turn_away(why: str, *, for_now: bool = False) -> bytes:
+def turn_away(why: str, *, for_now: bool = False, has_ended: bool = False) -> bytes:
     """Returns the last message to one that is not admitted; to one that has proven nothing it gives no reason.
 
     Args:
         why: the reason.
         for_now: whether it may be admitted later.
+        has_ended: whether it comes as the run ends.
     """
-    return pack_fields(Head(Kind.REFUSED), why=why, for_now=for_now)
+    return pack_fields(Head(Kind.REFUSED), why=why, for_now=for_now, has_ended=has_ended)
 
 
 def apply(secret: bytes, role: Role = ENVIRONMENTS) -> _Dialogue:
@@ -131,6 +136,7 @@ def apply(secret: bytes, role: Role = ENVIRONMENTS) -> _Dialogue:
     Raises:
         UnprovenError: if one side does not know the other's secret.
         FullError: if the learner has no place for it now.
+        EndedError: if the learner's run ends.
         RefusedError: if it is not admitted, or does not fit the learner.
         ValueError: if what the learner says is not podrl's.
     """
@@ -166,7 +172,8 @@ def _expect(kind: Kind, message: bytes, longest_bytes: int = LONGEST_JSON_BYTES)
         fields = read_fields(message, longest_bytes=longest_bytes)
         if not (why := fields.get("why", "")):
             raise UnprovenError
-        refused = FullError if fields.get("for_now") is True else RefusedError
+        kinds = {"for_now": FullError, "has_ended": EndedError}
+        refused = next((kind for key, kind in kinds.items() if fields.get(key) is True), RefusedError)
         raise refused(f"the learner refused it: {str(why)[:1000]}")
     if found != kind:
         raise ValueError(f"{found.name} instead of {kind.name}")

@@ -7,7 +7,7 @@ A worker connects and opens one stream of messages in each direction:
     learner: WELCOME  {proof, protocol, podrl, role, config, software, and what its role needs},
              or REFUSED {}: no secret
     worker:  READY    {protocol, podrl, role, config, software, host, pid}
-    learner: ADMITTED {index, returns}, or REFUSED {why, for_now}
+    learner: ADMITTED {index, returns}, or REFUSED {why, for_now, has_ended}
 
 Actor workers continue as `podrl.experience.remote.actor_workers` says. Of an environment worker the learner asks and it
 answers, on channels that are numbered anew for each pool:

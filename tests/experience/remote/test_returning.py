@@ -57,6 +57,7 @@ def test_a_worker_without_a_seat_waits_for_one(place):
         place.server.wait(timeout_s=20)
         with pytest.raises(LostLearnerError, match=r"has had no place for this worker for 0\.3 s"):
             serve_learner(place.endpoint, SECRET, wait_s=0.3)
+        assert place.server.refusals.count == 0  # It asked several times.
         with worker_of(place) as errors:
             time.sleep(0.2)
             first = place.server.worker(0)
@@ -73,6 +74,40 @@ if len(list(folder.glob("*.json"))) < 3:
     sys.exit(CODE)
 time.sleep(60)
 """
+
+
+class Clock:
+    """Time that passes only in sleep."""
+
+    def __init__(self):
+        self.now_s = 0.0
+
+    def monotonic(self):
+        return self.now_s
+
+    def sleep(self, seconds):
+        self.now_s += seconds
+
+
+@pytest.mark.parametrize(("losses", "expected_s"), [(3, [8, *range(9, 19)]), (8, [19])])
+def test_pauses_count_as_waiting_and_are_short_where_all_places_are_taken(monkeypatch, losses, expected_s):
+    """After many losses the pause is long; a worker still waits `wait_s` from the last loss on, and no longer."""
+    clock, tries_s = Clock(), []
+    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr("podrl.runtime.waiting.time", clock)
+    monkeypatch.setattr(worker, "_PAUSE_S", 1.0)
+
+    def attend(endpoint, secret, role, serve, wait_s, patience):
+        tries_s.append(clock.now_s)
+        if len(tries_s) <= losses:
+            raise worker._ReturnError("lost")
+        if patience.left_s() <= 2.0:
+            raise LostLearnerError("no place")
+
+    monkeypatch.setattr(worker, "_attend", attend)
+    with pytest.raises(LostLearnerError, match="no place"):
+        worker.attend(None, b"", None, None, wait_s=20.0)
+    assert [try_s - tries_s[losses - 1] for try_s in tries_s[losses:]] == pytest.approx(expected_s)
 
 
 def impatient_launcher(monkeypatch):
