@@ -5,7 +5,7 @@ They print their own lines, get none of the user's signals, and end with the run
 launcher ends. Where the run can continue without a worker, one that has ended is started again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -16,18 +16,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 from absl import logging
 
-from podrl.config.config import MISTAKE, check
+from podrl.config.config import check
 from podrl.config.remote import NO_CERTIFICATES
 from podrl.config.user_modules import ROOT
-from podrl.experience.remote.endpoint import LONGEST_SOCKET, UNIX, address_of_process
-from podrl.launch.job_end import describe_end
+from podrl.experience.remote.endpoint import LONGEST_SOCKET, UNIX, Endpoint, address_of_process
 from podrl.launch.members import Member
 from podrl.launch.preparation import preparation
+from podrl.launch.worker_watch import WorkerWatch
 from podrl.runtime.job.secret import FILE_VARIABLE, VARIABLE, make_secret
 from podrl.runtime.waiting import Patience
 
@@ -37,7 +36,6 @@ _NOUNS = {ENV_WORKERS: "environment worker", ACTOR_WORKERS: "actor worker"}
 WORKER_PROGRAMS = {ENV_WORKERS: WORKER_PROGRAM, ACTOR_WORKERS: ROOT / "tools/actor_worker.py"}
 _PAUSE_S, _GRACE_S = 1.0, 10.0  # Until those that no run has admitted are told to end, and until all are killed.
 _POLL_S = 0.1
-_LONGEST_PAUSE_S = 32.0  # Before a worker is started again that ends again and again.
 
 
 @contextlib.contextmanager
@@ -81,18 +79,16 @@ def env_workers_beside(
         with os.fdopen(descriptor, "w") as file:
             file.write(members[0].environ.get(VARIABLE) or make_secret())
         processes: list[subprocess.Popen[bytes]] = []
-        ended = threading.Event()
         starts = [
             functools.partial(_start, [*command, "--quiet"], {FILE_VARIABLE: str(secret)})
             for command in worker_commands(address, count, len(members), program or WORKER_PROGRAMS[flag])
         ]
-        noun = _NOUNS[flag]
-        watch = functools.partial(_watch, processes, ended, starts if replaces else (), noun)
-        watching = threading.Thread(target=watch, daemon=True)
-        stack.callback(_end, processes, ended, watching, noun)
+        places = [Endpoint(place) for place in _places(address, count, len(members))]
+        watch = WorkerWatch(processes, places, starts if replaces else (), _NOUNS[flag])
+        stack.callback(_end, processes, watch, _NOUNS[flag])
         for start in starts:
             processes.append(start())
-        watching.start()
+        watch.start()
         yield with_theirs
 
 
@@ -130,9 +126,14 @@ def check_not_chosen(arguments: Sequence[str], flag: str = ENV_WORKERS) -> None:
 
 
 def worker_commands(address: str, count: int, num_processes: int, program: Path = WORKER_PROGRAM) -> list[list[str]]:
-    """Returns the command of each worker; each process that trains has every `num_processes`-th of them."""
-    places = [address_of_process(address, index % num_processes, num_processes) for index in range(count)]
+    """Returns the command of each worker."""
+    places = _places(address, count, num_processes)
     return [[sys.executable, str(program), "--connect", place] for place in places]
+
+
+def _places(address: str, count: int, num_processes: int) -> list[str]:
+    """Returns where each worker connects; each process that trains has every `num_processes`-th of them."""
+    return [address_of_process(address, index % num_processes, num_processes) for index in range(count)]
 
 
 def _start(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -145,43 +146,9 @@ def _start(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Pop
     )
 
 
-def _watch(
-    processes: list[subprocess.Popen[bytes]],
-    ended: threading.Event,
-    starts: Sequence[Callable[[], subprocess.Popen[bytes]]],
-    noun: str,
-) -> None:
-    """Logs workers that end before their run does: the learner does not know those that never came to it.
-
-    Args:
-        processes: the workers.
-        ended: set once the run has ended.
-        starts: start each worker again in place of one that has ended, except by a mistake; empty if none is.
-        noun: the name of a worker in messages.
-    """
-    told, pauses_s, due_s = set[int](), [_PAUSE_S] * len(processes), dict[int, float]()
-    while not ended.wait(_POLL_S):
-        for index, process in enumerate(processes):
-            if (code := process.poll()) and process.pid not in told:
-                told.add(process.pid)
-                text = describe_end(f"The {noun} in process {process.pid}", code)
-                is_replaced = bool(starts) and code != MISTAKE
-                logging.error("%s.%s", text, " Starts another in its place." if is_replaced else "")
-                if is_replaced:
-                    due_s[index] = time.monotonic() + pauses_s[index]
-                    pauses_s[index] = min(2 * pauses_s[index], _LONGEST_PAUSE_S)
-            if index in due_s and time.monotonic() >= due_s[index]:
-                del due_s[index]
-                processes[index] = starts[index]()
-
-
-def _end(
-    processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event, watching: threading.Thread, noun: str
-) -> None:
+def _end(processes: Sequence[subprocess.Popen[bytes]], watch: WorkerWatch, noun: str) -> None:
     """Waits a moment for the workers, whose run has ended; those that it never admitted are told to end."""
-    ended.set()
-    if watching.ident is not None:
-        watching.join()
+    watch.close()
     if not _have_ended(processes, _PAUSE_S):
         for process in processes:
             process.terminate()  # Those that the run has admitted end as soon as they have closed what is open.
@@ -192,6 +159,7 @@ def _end(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    watch.end()
 
 
 def _have_ended(processes: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> bool:

@@ -16,6 +16,7 @@ from podrl.runtime.container_limits import quota_cores
 _GOOGLE = "0x1ae0"  # PCI vendor of TPUs, and of network cards of Google's virtual machines.
 GPU_FLAG = "--xla_gpu_deterministic_ops"
 _YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+_OF_ACCELERATORS = ("--xla_gpu_", "--xla_tpu_")
 _YNNPACK_CONVOLUTION = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 # By jaxlib's version, the processor feature with which YNNPACK's convolutions are faster; None if no measured one is.
 _PAYS_WITH = {"0.10.2": "avx512f", "0.12.0.1": None}
@@ -173,6 +174,16 @@ def require_determinism(environ: MutableMapping[str, str], plugins: Iterable[str
     )
     if not given:
         environ["XLA_FLAGS"] = " ".join([*flags, f"{GPU_FLAG}=true"])
+
+
+def flags_of_cpu(flags: Iterable[str]) -> list[str]:
+    """Returns those of XLA's flags that change what a CPU computes, except podrl's own choice for this CPU.
+
+    Args:
+        flags: flags of `XLA_FLAGS`.
+    """
+    own = f"{_YNNPACK_FLAG}=-{_YNNPACK_CONVOLUTION}"
+    return [flag for flag in flags if flag != own and not flag.startswith(_OF_ACCELERATORS)]
 
 
 def jax_plugins() -> list[str]:

@@ -1,5 +1,7 @@
 """The software of this process: podrl's own commit, and the libraries that decide what a run computes."""
 
+from collections.abc import Callable, Iterable, Mapping
+import importlib.metadata
 import os
 import subprocess
 
@@ -8,6 +10,25 @@ from absl import logging
 from podrl.config.user_modules import ROOT
 
 LIBRARIES = ("podrl", "jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "orbax-checkpoint", "numpy")
+
+
+_OF_ONE_HOST = ("--xla_dump_", "--xla_force_host_platform_device_count")  # Flags that may differ between hosts.
+_VARIABLES = ("JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
+
+
+def find_jax(environ: Mapping[str, str], choose: Callable[[Iterable[str]], Iterable[str]] = list) -> dict[str, str]:
+    """Returns what of JAX decides which bits a program computes: versions, and variables, `nothing` for unset ones.
+
+    Args:
+        environ: the process's environment variables.
+        choose: (flags of XLA) -> those that count; by default all that may not differ between hosts.
+    """
+    flags = [flag for flag in environ.get("XLA_FLAGS", "").split() if not flag.startswith(_OF_ONE_HOST)]
+    return {
+        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
+        "XLA_FLAGS": " ".join(sorted(choose(flags))) or "nothing",
+        **{name: environ.get(name) or "nothing" for name in _VARIABLES},
+    }
 
 
 def find_commit() -> str | None:

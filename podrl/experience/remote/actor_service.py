@@ -98,7 +98,7 @@ class ActingWorker:
     def __init__(
         self, config: Config, fields: Mapping[str, Any], outgoing: Outgoing, make_agent: MakeAgent, env_threads: int
     ):
-        """Compiles acting, and starts the actors, which wait for their parameters.
+        """Compiles acting; the actors start with the first grant, since other workers may compile for much longer.
 
         Args:
             config: The run's config.
@@ -144,9 +144,7 @@ class ActingWorker:
             threading.Thread(target=self._send_rollouts, args=(channel, actor), name=f"sender {channel}", daemon=True)
             for channel, actor in self._actors.items()
         ]
-        for actor, sender in zip(self._actors.values(), self._senders, strict=True):
-            actor.start()
-            sender.start()
+        self._has_started = False
 
     def receive(self, head: Head, message: bytes) -> None:
         """Takes parameters, how far they have drifted, or a grant of a rollout.
@@ -156,6 +154,7 @@ class ActingWorker:
         """
         if head.kind == Kind.GO:
             self._granted.grant(head.number, int(read_fields(message)["version"]))
+            self._start()
         elif head.kind in (Kind.PARAMS, Kind.PART_OF_PARAMS):
             content = self._pieces.add(head, message, is_last=head.kind == Kind.PARAMS)
             if content is not None:
@@ -172,11 +171,21 @@ class ActingWorker:
     def stop(self) -> None:
         """Ends all threads; an environment that hangs is left to end with the process."""
         self._granted.stop()
+        if not self._has_started:
+            return
         for actor in self._actors.values():
             actor.stop()
         deadline_s = time.monotonic() + _CLOSING_S
         for actor in self._actors.values():
             actor.join(max(0.0, deadline_s - time.monotonic()))
+
+    def _start(self) -> None:
+        """Starts all threads, once."""
+        if not self._has_started:
+            self._has_started = True
+            for actor, sender in zip(self._actors.values(), self._senders, strict=True):
+                actor.start()
+                sender.start()
 
     def _send_rollouts(self, channel: int, actor: Actor) -> None:
         """Sends an actor's rollouts as they are made."""

@@ -43,6 +43,10 @@ class FullError(RefusedError):
     """The learner has no place for a worker now, and may have one later."""
 
 
+class EndedError(RefusedError):
+    """The learner's run ends."""
+
+
 class Admitted(NamedTuple):
     """What a worker is told that was admitted.
 
@@ -100,6 +104,7 @@ def admit(secret: bytes, config: Mapping[str, Any], role: Role = ENVIRONMENTS) -
         podrl=_VERSION,
         role=role.noun,
         config=config_hash(fields),
+        software=role.software(),
         fields=fields,
     )
     ready = _expect(Kind.READY, (yield welcome))
@@ -111,14 +116,15 @@ def admit(secret: bytes, config: Mapping[str, Any], role: Role = ENVIRONMENTS) -
     return Introduction(host, wire.whole(ready.get("pid"), 2**32))
 
 
-def turn_away(why: str, *, for_now: bool = False) -> bytes:
+def turn_away(why: str, *, for_now: bool = False, has_ended: bool = False) -> bytes:
     """Returns the last message to one that is not admitted; to one that has proven nothing it gives no reason.
 
     Args:
         why: the reason.
         for_now: whether it may be admitted later.
+        has_ended: whether it comes as the run ends.
     """
-    return pack_fields(Head(Kind.REFUSED), why=why, for_now=for_now)
+    return pack_fields(Head(Kind.REFUSED), why=why, for_now=for_now, has_ended=has_ended)
 
 
 def apply(secret: bytes, role: Role = ENVIRONMENTS) -> _Dialogue:
@@ -130,6 +136,7 @@ def apply(secret: bytes, role: Role = ENVIRONMENTS) -> _Dialogue:
     Raises:
         UnprovenError: if one side does not know the other's secret.
         FullError: if the learner has no place for it now.
+        EndedError: if the learner's run ends.
         RefusedError: if it is not admitted, or does not fit the learner.
         ValueError: if what the learner says is not podrl's.
     """
@@ -147,10 +154,10 @@ def apply(secret: bytes, role: Role = ENVIRONMENTS) -> _Dialogue:
         other = role.noun != welcome.get("role")
         config = None if other else role.read(welcome["fields"])
         found = "" if config is None else config_hash(role.pack(dataclasses.asdict(config)))
-    except (ConfigError, TypeError, KeyError, AttributeError) as error:
+    except (ConfigError, ImportError, TypeError, KeyError, AttributeError) as error:
         raise RefusedError(f"this podrl does not read the learner's config: {error}") from None
     own_facts = {"protocol": PROTOCOL, "podrl": _VERSION, "role": role.noun, "config": found}
-    ready = {**own_facts, "host": platform.node(), "pid": os.getpid()}
+    ready = {**own_facts, "software": role.software(), "host": platform.node(), "pid": os.getpid()}
     if why := _misfit(welcome, role, found):
         yield pack_fields(Head(Kind.READY), **ready)  # The learner names this worker in its log, too.
         raise RefusedError(f"the learner {why}")
@@ -165,7 +172,8 @@ def _expect(kind: Kind, message: bytes, longest_bytes: int = LONGEST_JSON_BYTES)
         fields = read_fields(message, longest_bytes=longest_bytes)
         if not (why := fields.get("why", "")):
             raise UnprovenError
-        refused = FullError if fields.get("for_now") is True else RefusedError
+        kinds = {"for_now": FullError, "has_ended": EndedError}
+        refused = next((kind for key, kind in kinds.items() if fields.get(key) is True), RefusedError)
         raise refused(f"the learner refused it: {str(why)[:1000]}")
     if found != kind:
         raise ValueError(f"{found.name} instead of {kind.name}")
@@ -184,4 +192,10 @@ def _misfit(theirs: Mapping[str, Any], role: Role, own_config: str) -> str:
         return f"is for {str(theirs.get('role'))[:40]}s, and this side for {role.noun}s; start the other program"
     if theirs.get("config") != own_config:
         return "reads the config in another way; install the same podrl on both"
+    software = theirs.get("software")
+    for name, own in role.software().items():
+        value = software.get(name) if isinstance(software, dict) else None
+        if value != own:
+            how = "set it to the same" if name.isupper() else "install the same JAX"
+            return f"has {name} {str(value)[:200]}, and this side {own}; {how} on both"
     return ""

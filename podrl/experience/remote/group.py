@@ -70,6 +70,11 @@ class Group:
         """Starts the clock of an answer; the timestep was acted on."""
         self.timestep, self.has_answer, self.patience = None, False, Patience(timeout_s)
 
+    def note_answer(self, opening: int) -> None:
+        """Notes that the answer has come to what was asked of an opening; one of an earlier opening is too late."""
+        if opening == self.opened:
+            self.has_answer = True
+
     def end(self) -> None:
         """Forgets the environments and all that is under way in them."""
         if self.pool is not None:

@@ -4,9 +4,10 @@ A worker connects and opens one stream of messages in each direction:
 
     learner: NONCE    {nonce}
     worker:  PROOF    {nonce, proof}             the job's secret itself is never sent
-    learner: WELCOME  {proof, protocol, podrl, role, config, and what its role needs}, or REFUSED {}: no secret
-    worker:  READY    {protocol, podrl, role, config, host, pid}
-    learner: ADMITTED {index, returns}, or REFUSED {why, for_now}
+    learner: WELCOME  {proof, protocol, podrl, role, config, software, and what its role needs},
+             or REFUSED {}: no secret
+    worker:  READY    {protocol, podrl, role, config, software, host, pid}
+    learner: ADMITTED {index, returns}, or REFUSED {why, for_now, has_ended}
 
 Actor workers continue as `podrl.experience.remote.actor_workers` says. Of an environment worker the learner asks and it
 answers, on channels that are numbered anew for each pool:
@@ -32,7 +33,7 @@ from typing import Any, NamedTuple
 
 from podrl.runtime.job.wire import parse_message
 
-PROTOCOL = 2
+PROTOCOL = 3
 SERVICE, METHOD = "podrl.EnvironmentWorkers", "Serve"
 LONGEST_JSON_BYTES = 1 << 20  # Of what one side says after both proofs.
 _HEAD = struct.Struct("<BxxxII")

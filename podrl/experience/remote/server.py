@@ -219,9 +219,12 @@ class WorkerServer:
                 self._changed.notify_all()
                 logging.info("%s is there.", name[:1].upper() + name[1:])
                 return worker
-            why = f"this run has its {self._num_workers} {self._role.noun}s" if self._is_open else "this run ends"
-        self.refusals.add(context.peer(), why)
-        yield turn_away(why, for_now=self._replaces and self._is_open)
+            has_ended = not self._is_open
+        why = "this run ends" if has_ended else f"this run has its {self._num_workers} {self._role.noun}s"
+        for_now = self._replaces and not has_ended
+        if not for_now:  # It asks again and again for a place.
+            self.refusals.add(context.peer(), why)
+        yield turn_away(why, for_now=for_now, has_ended=has_ended)
         return None
 
 

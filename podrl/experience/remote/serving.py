@@ -161,7 +161,7 @@ class ServingActor(Actor):
         opening = group.opened + 1
 
         def notify() -> None:
-            group.has_answer = True
+            group.note_answer(opening)
             self._batcher.put((group, opening), group.size)
 
         # Each opening has seeds of its own: those of further environments of the run.

@@ -97,7 +97,6 @@ class RemoteVectorEnv(VectorEnv):
         self._shares = np.array_split(np.arange(num_envs), num_workers)
         self._codecs = [TimestepCodec(timestep_shape(spec, len(share))) for share in self._shares]
         self._pools: list[RemotePool] = []
-        self._ended = np.ones(num_envs, bool)
         self._own: OwnWorkers | None = None
         with contextlib.ExitStack() as stack:
             self._listen(stack, dataclasses.asdict(config), address, certificates)
@@ -167,7 +166,6 @@ class RemoteVectorEnv(VectorEnv):
             self._pools.append(pool)
         with futures.ThreadPoolExecutor(len(self._pools)) as executor:
             timesteps = list(executor.map(RemotePool.reset, self._pools))
-        self._ended = np.zeros(self.num_envs, bool)
         return _join(timesteps).observation, {}
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:

@@ -14,7 +14,7 @@ from absl import logging
 import grpc
 
 from podrl.config.config import ConfigError, EnvConfig
-from podrl.experience.remote.admission import Admitted, FullError, RefusedError, apply
+from podrl.experience.remote.admission import Admitted, EndedError, FullError, RefusedError, apply
 from podrl.experience.remote.endpoint import Endpoint
 from podrl.experience.remote.messages import METHOD, SERVICE, Kind, read_fields, read_head
 from podrl.experience.remote.pool_thread import Environments, PoolThread
@@ -106,18 +106,26 @@ def attend(
     patience, pause_s = Patience(wait_s), _PAUSE_S
     code: int | None = None
     while code is None:
-        begun_s = time.monotonic()
+        begun_s, next_pause_s = time.monotonic(), _PAUSE_S
         try:
             code = _attend(endpoint, secret, role, serve, wait_s, patience)
         except _ReturnError as error:
             pause_s = _PAUSE_S if time.monotonic() - begun_s > _GOOD_S else min(2 * pause_s, _LONGEST_PAUSE_S)
             logging.warning("%s Tries for %g s to be admitted again.", error, wait_s)
             lose()
-            patience = Patience(wait_s)
+            patience, next_pause_s = Patience(wait_s), pause_s
         if code is None:
-            time.sleep(pause_s)
+            _pause(next_pause_s, patience)
     if code:
         raise LostLearnerError(f"The learner's run at {endpoint.address} ended with an error, which it says itself.")
+
+
+def _pause(pause_s: float, patience: Patience) -> None:
+    """Sleeps, though not so long that no patience would be left for a further try."""
+    pause = Patience(min(pause_s, max(_PAUSE_S, patience.left_s() - _SLICE_S)))
+    while left_s := pause.left_s():
+        time.sleep(min(left_s, _SLICE_S))
+        patience.left_s()
 
 
 def _attend(
@@ -186,6 +194,8 @@ def _apply(endpoint: Endpoint, secret: bytes, role: Role, stream: Any, outgoing:
         ) from None
     except FullError as error:
         raise FullError(f"The learner at {endpoint.address} has had no place for this worker") from error
+    except EndedError as error:
+        raise LostLearnerError(f"The learner at {endpoint.address} takes no more workers: {error}.") from None
     except RefusedError as error:
         raise ConfigError(f"This worker is of no use to the learner at {endpoint.address}: {error}.") from None
     except ValueError as error:

@@ -25,11 +25,10 @@ from podrl.mistakes import shorten
 from podrl.runtime.job.job import Job
 from podrl.runtime.job.membership import Membership
 from podrl.runtime.machine import jax_plugins
-from podrl.runtime.software import LIBRARIES, find_commit
+from podrl.runtime.software import LIBRARIES, find_commit, find_jax
 
 CLOCKS_S = 5.0  # Largest allowed difference between clocks.
-_ENVIRONMENT = ("JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "LIBTPU_INIT_ARGS")
-_OF_ONE_HOST = ("--xla_dump_", "--xla_force_host_platform_device_count")  # Flags that may differ between hosts.
+_ENVIRONMENT = ("JAX_PLATFORMS", "LIBTPU_INIT_ARGS")
 _VISIBLE_S = 10.0  # Time within which a file system shows a new file to all hosts.
 _CONFIG = "--config."
 _SOFTWARE = (*LIBRARIES, "python", "commit of podrl", "plugins of jax")
@@ -43,13 +42,12 @@ def make_process_facts(config: Config, flags: Mapping[str, Any]) -> dict[str, st
         config: the user's config, before any key in it was chosen for this machine.
         flags: command-line flags that decide what a run does, such as `workdir`.
     """
-    xla_flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_OF_ONE_HOST)]
     return {
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
         "python": platform.python_version(),
         "commit of podrl": find_commit() or "none",
         "plugins of jax": " ".join(sorted(jax_plugins())) or "none",
-        "XLA_FLAGS": " ".join(sorted(xla_flags)) or "nothing",
+        **find_jax(os.environ),
         **{name: os.environ.get(name) or "nothing" for name in _ENVIRONMENT},
         **{f"--{name}": str(value) for name, value in flags.items()},
         **_flatten(to_dict(config), _CONFIG),

@@ -70,7 +70,8 @@ def test_a_killed_worker_is_replaced_while_the_run_continues(tmp_path):
         said = end(process, log)
     assert first != second
     assert said.count(") was lost: ") == 1
-    assert "was killed by SIGKILL. Starts another in its place" in said
+    assert f"in process {first} was killed by SIGKILL." in said
+    assert f"Starts another environment worker in place of process {first}." in said
     check_rows(tmp_path)
 
 

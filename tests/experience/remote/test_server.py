@@ -185,6 +185,28 @@ def test_a_worker_too_many_and_one_without_the_secret_are_told(place):
             serve_learner(place.endpoint, SECRET, wait_s=20)
         with pytest.raises(ConfigError, match="has another job secret"):
             serve_learner(place.endpoint, b"another secret of this length", wait_s=20)
+    assert place.server.refusals.count == 2
+
+
+def test_a_worker_that_comes_as_the_run_ends_has_made_no_mistake(place, monkeypatch):
+    closing = threading.Thread(target=place.server.close, args=(0,), daemon=True)
+
+    def come_late(secret, role):
+        dialogue = apply(secret, role)
+        message = next(dialogue)
+        while True:
+            received = yield message
+            if closing.ident is None:
+                closing.start()
+                with pytest.raises(Stopped):
+                    place.server.wait(timeout_s=20)
+            message = dialogue.send(received)
+
+    monkeypatch.setattr("podrl.experience.remote.worker.apply", come_late)
+    with pytest.raises(LostLearnerError, match="takes no more workers: the learner refused it: this run ends"):
+        serve_learner(place.endpoint, SECRET, wait_s=20)
+    closing.join(20)
+    assert not closing.is_alive()
 
 
 def test_a_worker_whose_learner_ends_says_so(tmp_path):
