@@ -18,7 +18,7 @@ from tests.processes import LIMIT_S, ROOT, environment
 FRAMES = EnvSpec(id="frames", observation=jax.ShapeDtypeStruct((84, 84, 1), np.uint8), actions=DiscreteActions(6))
 # Reads a window of this many rows, which moves at every update, and tells how much more memory that took at most.
 READER = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from podrl.data.data_set import open_data
 from podrl.data.reader import HostSampler, SamplePlan, SampleReader
@@ -27,6 +27,10 @@ from podrl.data.window import Window
 
 folder, rows, updates = sys.argv[1], *map(int, sys.argv[2:])
 data = open_data(Path(folder))
+
+def peak_kb():
+    # Not of getrusage, which begins with what the process had that started this one.
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 def sampler(rows, updates=1):
     streams = make_streams("none", data.facts)
@@ -38,13 +42,13 @@ warm = sampler(1500)
 warm.load(0)
 warm.samples(0)
 del warm
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kb()
 reader, seen = SampleReader(sampler(rows), first=0, last=updates), set()
 for update in range(updates + 1):
     samples = reader.take(update)["data"].trajectory
     seen |= set(samples.params_version[:, 0].ravel().tolist())
 reader.close()
-grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+grown = 1024 * (peak_kb() - before)
 json.dump({"seen": len(seen), "grown": grown}, sys.stdout)
 """
 

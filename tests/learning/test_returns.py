@@ -98,7 +98,7 @@ def test_three_seeds_of_one_program_balance_the_pole():
     assert min(best.values()) >= 450
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_pendulum_is_swung_up_from_replay():
     """A random policy scores -1,300 and the best about -150; the mean has the first episodes in it."""
