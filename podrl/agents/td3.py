@@ -157,10 +157,11 @@ def _make_learn(
         state, critic_metrics, priority = take_critic_step(own, critic_optimizer, state, sample, targets_of, partition)
         moves = (state.learner_step + 1) % config.policy_period == 0
         state, metrics = jax.lax.cond(moves, move_policy, keep_policy, state)
-        # Zeros where the policy stays: an update's mean over many calls is then that of the policy's steps.
-        metrics = {name: x * config.policy_period for name, x in metrics.items()}
         told = {"loss/learning_rate": optimizer.rate(state.step)}
-        return dataclasses.replace(state, key=key), total_metrics({**critic_metrics, **metrics, **told}), priority
+        found = total_metrics({**critic_metrics, **metrics, **told})
+        # Zeros where the policy stays: the mean over `policy_period` calls is then that of the policy's steps.
+        scaled = {name: x * config.policy_period for name, x in metrics.items()}
+        return dataclasses.replace(state, key=key), {**found, **scaled}, priority
 
     return learn
 

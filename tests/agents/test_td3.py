@@ -78,6 +78,10 @@ def test_policy_and_slow_copies_move_at_every_period_and_the_critics_always():
         moves = call % 3 == 0
         assert np.any(after.params["policy"]["bias"] != state.params["policy"]["bias"]) == moves
         assert (float(metrics["loss/policy"]) != 0) == moves
+        norms = [float(metrics["grad/critic_norm"]), float(metrics["grad/policy_norm"]) / 3]  # Of this call's own.
+        assert float(metrics["grad/norm"]) == pytest.approx(np.linalg.norm(norms), rel=1e-5)
+        losses = float(metrics["loss/value"]) + float(metrics["loss/policy"]) / 3
+        assert float(metrics["loss/total"]) == pytest.approx(losses, rel=1e-5)
         share = 0.25 if moves else 0.0
         for name in ("policy", "critic"):
             jax.tree.map(
