@@ -202,9 +202,9 @@ def test_a_ring_of_batches_goes_on_in_two_processes_from_one_that_joined_its_poo
     command = (*command, "--config.topology.learner_devices_per_process=2")
     assert launch(*command, *LIMITS[1:], "--workdir", "one", cwd=tmp_path).returncode == 0
     pair = tmp_path / "pair"
-    signalled(signal.SIGKILL, *command, *LIMITS[1:], workdir=pair, when=lambda: num_rows(pair) >= 12)
+    signalled(signal.SIGKILL, *command, *LIMITS[1:], workdir=pair, when=lambda: bool(checkpoints(pair)))
     newest = checkpoints(pair)[-1]
-    assert 10 <= newest < 20
+    assert 5 <= newest < 20
     said, *_ = train(*command, "--workdir", "pair", cwd=tmp_path, processes=2, devices=2)
     assert f"Resumes the run in this folder after update {newest}" in said
     assert "the replay is refilled" not in said
