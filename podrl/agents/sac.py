@@ -28,7 +28,7 @@ from podrl.agents.parts.critic_steps import (
 )
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import OptimizerOverRun, make_optimizer
-from podrl.agents.parts.sequences import rollouts_of
+from podrl.agents.parts.recorded import samples_of
 from podrl.agents.parts.twin_critic import (
     TRANSITIONS,
     TwinCritic,
@@ -143,7 +143,7 @@ def _make_learn(
     optimizer, critic_optimizer, temperature_optimizer = optimizers
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        sample, (key, target_key, policy_key) = rollouts_of(batch), jax.random.split(state.key, 3)
+        (sample, improvement), (key, target_key, policy_key) = samples_of(batch), jax.random.split(state.key, 3)
         temperature, before = jnp.exp(state.extra["log_temperature"]), state
 
         def targets_of(part: Trajectory) -> jax.Array:
@@ -153,9 +153,9 @@ def _make_learn(
             return sac_policy_loss(own, params, temperature, part, policy_key)
 
         state, critic_metrics, priority = take_critic_step(own, critic_optimizer, state, sample, targets_of, partition)
-        state, metrics = take_policy_step(own, optimizer, state, sample, policy_loss, partition)
+        state, metrics = take_policy_step(own, optimizer, state, improvement, policy_loss, partition)
         excess = metrics["policy/entropy"] - config.target_entropy * own.size
-        slope = jnp.where(jnp.any(sample.trajectory.is_transition), excess, 0.0)
+        slope = jnp.where(jnp.any(improvement.trajectory.is_transition), excess, 0.0)
         log_temperature, temperature_state = temperature_optimizer.move(
             state.step, state.extra["log_temperature"], state.extra["temperature_optimizer"], slope
         )

@@ -25,7 +25,7 @@ from podrl.agents.parts.critic_steps import (
 )
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import OptimizerOverRun, make_optimizer
-from podrl.agents.parts.sequences import rollouts_of
+from podrl.agents.parts.recorded import samples_of
 from podrl.agents.parts.twin_critic import (
     TRANSITIONS,
     TwinCritic,
@@ -137,7 +137,8 @@ def _make_learn(
     optimizer, critic_optimizer = optimizers
 
     def learn(state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics, jax.Array]:
-        sample, (key, target_key), before = rollouts_of(batch), jax.random.split(state.key), state
+        (sample, improvement), before = samples_of(batch), state
+        key, target_key = jax.random.split(state.key)
 
         def targets_of(part: Trajectory) -> jax.Array:
             return td3_targets(config, own, before.extra["target"], part, target_key)
@@ -146,7 +147,7 @@ def _make_learn(
             return td3_policy_loss(own, params, part)
 
         def move_policy(state: LearnerState) -> tuple[LearnerState, Metrics]:
-            state, metrics = take_policy_step(own, optimizer, state, sample, policy_loss, partition)
+            state, metrics = take_policy_step(own, optimizer, state, improvement, policy_loss, partition)
             target = optax.incremental_update(state.params, state.extra["target"], config.target_rate)
             return dataclasses.replace(state, extra={**state.extra, "target": target}), metrics
 

@@ -23,12 +23,12 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from podrl.agents.parts.recorded import REBALANCED, UNIFORM
 from podrl.config.config import check_one_of
 from podrl.data.shards import EpisodeFacts
 from podrl.ops.keys import DATA, purpose_key
 from podrl.replay.sampling import draw_by_priority
 
-UNIFORM, REBALANCED = "data", "rebalanced"  # Names of streams in `Batch.recorded`.
 REBALANCES = ("none", "resample", "weight", "decouple")
 
 

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from podrl.agents.parts.recorded import REBALANCED, UNIFORM
 from podrl.config.config import ConfigError
 from podrl.data.samplers import (
-    REBALANCED,
-    UNIFORM,
     count_starts,
     draw_key,
     draw_recorded,

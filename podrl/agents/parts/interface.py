@@ -38,7 +38,7 @@ def check_actions(config: Any, spec: EnvSpec) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequenceShape:
-    """The sequences that an agent learns from, drawn from a ring of the newest steps (`replay.capacity`).
+    """The sequences that an agent learns from, drawn from a ring of the newest steps (`replay.capacity`) or a data set.
 
     Its config has fields `burn_in` and `length`.
 
@@ -75,6 +75,8 @@ class UpdateShape:
             is a copy of its own in the compiled program.
         replays: Whether the agent can learn from batches of earlier updates, several times (`replay.batches`).
         sequences: What the agent learns from if that is sequences from a ring; None if it is whole batches.
+        recorded: The samples of a data set that the agent can learn from; None if it cannot.
+        needs_data: Whether a data set is all that it learns from: it never learns from its own run's experience.
     """
 
     minibatches: int = 1
@@ -83,6 +85,8 @@ class UpdateShape:
     loops_steps: bool = False
     replays: bool = False
     sequences: SequenceShape | None = None
+    recorded: SequenceShape | None = None
+    needs_data: bool = False
 
     @property
     def optimizer_steps(self) -> int:

@@ -20,7 +20,8 @@ from podrl.networks.interface import Networks, PolicyNetwork, TwinQNetwork
 from podrl.ops.distributions import Distribution
 from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajectory
 
-TRANSITIONS = UpdateShape(sequences=SequenceShape(burn_in=0, length=1, from_every_row=True))
+_TRANSITION = SequenceShape(burn_in=0, length=1, from_every_row=True)
+TRANSITIONS = UpdateShape(sequences=_TRANSITION, recorded=_TRANSITION)
 
 
 def constant_adam() -> OptimizerConfig:
