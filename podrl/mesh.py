@@ -7,7 +7,7 @@ rules.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import re
 
@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from podrl.config.config import ConfigError, TopologyConfig, check, did_you_mean
-from podrl.types import PyTree, Trajectory
+from podrl.types import PyTree, Sample, Trajectory
 
 # On larger slices of this kind libtpu compiles no program for a part of the slice, so every device has to learn: on
 # "platforms with limited ICI routing device assignment should include all slice devices" (libtpu 0.0.42, compiled for
@@ -36,12 +36,14 @@ class Topology:
         actor: The devices that act, with axis `('actor',)`.
         learner: The devices that learn, with axes `('data', 'model')`.
         process_index: The index of this process.
+        acts: Whether experience is made on the devices that act; offline only evaluations act there.
     """
 
     mesh: Mesh
     actor: Mesh
     learner: Mesh
     process_index: int
+    acts: bool = True
 
     @property
     def num_processes(self) -> int:
@@ -65,16 +67,26 @@ class Topology:
         actors = len(self.local_actor_devices)
         learners = self.local_learner.size
         shared = actors + learners - per_process
+        if not self.acts:
+            idle = per_process - learners
+            return self._count_devices(f"{learners} learn, {idle} idle" if idle else "learns from a data set")
         rest = f", {shared} of them both" if shared > 0 else f", {-shared} idle" if shared < 0 else ""
         split = f"{actors} act, {learners} learn{rest}"
         if actors == learners == per_process:
             split = "acts and learns" if per_process == 1 else "all act and learn"
-        kind = self.mesh.devices.flat[0].device_kind
+        return self._count_devices(split)
+
+    def _count_devices(self, split: str) -> str:
+        kind, per_process = self.mesh.devices.flat[0].device_kind, self.mesh.shape["device"]
         return f"{_count(self.num_processes, 'process')} x {_count(per_process, f'{kind} device')}: {split}"
 
 
 def make_topology(
-    config: TopologyConfig, devices: Sequence[jax.Device] | None = None, process_index: int | None = None
+    config: TopologyConfig,
+    devices: Sequence[jax.Device] | None = None,
+    process_index: int | None = None,
+    *,
+    acts: bool = True,
 ) -> Topology:
     """Splits the devices of the job into actors and learners.
 
@@ -82,20 +94,25 @@ def make_topology(
         config: The `topology` section; zeros mean automatic.
         devices: All devices of the job; by default `jax.devices()`.
         process_index: The index of this process; by default `jax.process_index()`.
+        acts: Whether some act; if not, all learn unless `learner_devices_per_process` says how many.
 
     Raises:
         ConfigError: If the split does not fit the devices.
     """
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     per_process = _devices_per_process(devices)
+    if not acts:
+        learners = config.learner_devices_per_process or per_process
+        config = dataclasses.replace(config, learner_devices_per_process=learners, placement="sebulba")
     num_actors, num_learners = _split(config, per_process, divided=not is_undivided(devices))
     grid = np.array(devices).reshape(-1, per_process)
-    learners = grid[:, per_process - num_learners :].reshape(-1, config.model_devices)
+    learning = grid[:, per_process - num_learners :].reshape(-1, config.model_devices)
     return Topology(
         mesh=_mesh(grid, ("process", "device")),
         actor=_mesh(grid[:, :num_actors].reshape(-1), ("actor",)),
-        learner=_mesh(learners, ("data", "model")),
+        learner=_mesh(learning, ("data", "model")),
         process_index=jax.process_index() if process_index is None else process_index,
+        acts=acts,
     )
 
 
@@ -109,6 +126,13 @@ def trajectory_sharding(mesh: Mesh, trajectory: Trajectory) -> Trajectory:
     time_major = NamedSharding(mesh, PartitionSpec(None, "data"))
     untimed = NamedSharding(mesh, PartitionSpec("data"))
     return trajectory.map(lambda _: time_major, lambda _: untimed)
+
+
+def recorded_sharding(mesh: Mesh, recorded: Mapping[str, Sample]) -> dict[str, Sample]:
+    """Returns shardings of streams of samples [K, T, B] (or of their shapes) that split B over the `data` axis."""
+    timed = NamedSharding(mesh, PartitionSpec(None, None, "data"))
+    untimed = NamedSharding(mesh, PartitionSpec(None, "data"))
+    return {name: sample.map(lambda _: timed, lambda _: untimed) for name, sample in recorded.items()}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
