@@ -16,12 +16,12 @@ import time
 
 from absl import logging
 
-from podrl.assembly import assemble_job, resolve, resume_at, run, with_replay
+from podrl.assembly import assemble_job, resolve, resume_at, run
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
 from podrl.config.paths import absolute_workdir
 from podrl.experience.schedule import last_update
-from podrl.loops.common_start import find_starts
+from podrl.loops.common_start import find_starts, with_replay
 from podrl.loops.interface import Outcome, Services
 from podrl.loops.opening import Place, open_checkpoints, open_places, open_seeds
 from podrl.loops.services import agree_on_end, make_hooks, make_summary, open_instruments

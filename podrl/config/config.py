@@ -59,7 +59,7 @@ class Config:
         watchdog_s: seconds without progress in any thread, compilation not counted, before the run ends with a report
             of which thread waits for which; longer than `actors.timeout_s`, whose errors say more.
         agent: an instance of `AgentConfig` from the agent's module.
-        env, actors, remote, replay, data, network, topology, checkpoint, evaluate, log: the sections; see their classes.
+        env, actors, remote, replay, data, network, topology, checkpoint, evaluate, log: the sections, each a class.
     """
 
     name: str = text(100, "run", refused="/\\*?[]")

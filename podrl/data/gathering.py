@@ -7,7 +7,7 @@ rows before a sequence, so they are those of the actor. A recurrent core starts 
 first row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
@@ -111,8 +111,12 @@ class WindowRows:
         self._begin, self._head = np.zeros(0, np.int64), 0
         self.episodes = np.zeros(0, np.int64)  # The numbers of the episodes that are held.
 
-    def move(self, places: range) -> None:
+    def move(self, places: range, beat: Callable[[], object] = lambda: None) -> None:
         """Reads what these places of the window's order need beside what is held, which must not lie behind them.
+
+        Args:
+            places: The places.
+            beat: Called after each read.
 
         Raises:
             DataError: If a shard is damaged.
@@ -128,6 +132,7 @@ class WindowRows:
         self._begin = np.concatenate([self._begin, (self._head + np.cumsum(rows) - rows) % self._plan.rows])
         for _, columns in self._data.read(new):
             self._write(columns)
+            beat()
         self._places, self.episodes = places, self._plan.episodes(places)
 
     @property

@@ -37,7 +37,7 @@ class Layout:
     def joined_indices(self, num_shares: int) -> np.ndarray:
         """Returns the indices in the job, [B] uint32, along the environments of a batch that the learner has joined.
 
-        Every device joins its shares of all rollouts (`podrl.learning.learner.join_environments`), each of which has
+        Every device joins its shares of all rollouts (`podrl.learning.intake.join_environments`), each of which has
         one pool of every process.
 
         Args:

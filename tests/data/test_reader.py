@@ -244,7 +244,7 @@ class TestSampleReader:
         event = threading.Event()
 
         class Stuck:
-            def load(self, update):
+            def load(self, update, beat):
                 event.wait(60)
 
         reader = SampleReader(Stuck(), first=3, last=9, timeout_s=0.2)
