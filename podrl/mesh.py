@@ -7,7 +7,7 @@ rules.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import re
 
@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from podrl.config.config import ConfigError, TopologyConfig, check, did_you_mean
-from podrl.types import PyTree, Sample, Trajectory
+from podrl.types import PyTree, Trajectory
 
 # On larger slices of this kind libtpu compiles no program for a part of the slice, so every device has to learn: on
 # "platforms with limited ICI routing device assignment should include all slice devices" (libtpu 0.0.42, compiled for
@@ -63,21 +63,14 @@ class Topology:
 
     def describe(self) -> str:
         """Describes the split in one line: `1 process x 4 cpu devices: 1 act, 3 learn`."""
-        per_process = self.mesh.shape["device"]
-        actors = len(self.local_actor_devices)
-        learners = self.local_learner.size
+        per_process, learners = self.mesh.shape["device"], self.local_learner.size
+        actors = len(self.local_actor_devices) if self.acts else 0
         shared = actors + learners - per_process
-        if not self.acts:
-            idle = per_process - learners
-            return self._count_devices(f"{learners} learn, {idle} idle" if idle else "learns from a data set")
         rest = f", {shared} of them both" if shared > 0 else f", {-shared} idle" if shared < 0 else ""
-        split = f"{actors} act, {learners} learn{rest}"
+        split = f"{actors} act, {learners} learn{rest}" if self.acts else f"{learners} learn{rest}, none acts"
         if actors == learners == per_process:
             split = "acts and learns" if per_process == 1 else "all act and learn"
-        return self._count_devices(split)
-
-    def _count_devices(self, split: str) -> str:
-        kind, per_process = self.mesh.devices.flat[0].device_kind, self.mesh.shape["device"]
+        kind = self.mesh.devices.flat[0].device_kind
         return f"{_count(self.num_processes, 'process')} x {_count(per_process, f'{kind} device')}: {split}"
 
 
@@ -126,13 +119,6 @@ def trajectory_sharding(mesh: Mesh, trajectory: Trajectory) -> Trajectory:
     time_major = NamedSharding(mesh, PartitionSpec(None, "data"))
     untimed = NamedSharding(mesh, PartitionSpec("data"))
     return trajectory.map(lambda _: time_major, lambda _: untimed)
-
-
-def recorded_sharding(mesh: Mesh, recorded: Mapping[str, Sample]) -> dict[str, Sample]:
-    """Returns shardings of streams of samples [K, T, B] (or of their shapes) that split B over the `data` axis."""
-    timed = NamedSharding(mesh, PartitionSpec(None, None, "data"))
-    untimed = NamedSharding(mesh, PartitionSpec(None, "data"))
-    return {name: sample.map(lambda _: timed, lambda _: untimed) for name, sample in recorded.items()}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

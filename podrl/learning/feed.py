@@ -12,8 +12,9 @@ from podrl.config.config import Config, ConfigError
 from podrl.data.manifest import DataError
 from podrl.data.reader import HostSampler, SampleReader
 from podrl.experience.layout import Layout
+from podrl.learning.intake import recorded_sharding
 from podrl.learning.recorded import HeldData, Recorded, hold, put_whole
-from podrl.mesh import Topology, recorded_sharding
+from podrl.mesh import Topology
 from podrl.runtime.ledger import Annotate, Ledger
 from podrl.runtime.watchdog import Watchdog, Watched
 from podrl.types import PyTree, Sample

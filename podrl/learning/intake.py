@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 from jax import numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from podrl.agents.parts.interface import Agent, Fresh
 from podrl.data.gathering import with_initial_carry
-from podrl.mesh import recorded_sharding, trajectory_sharding
+from podrl.mesh import trajectory_sharding
 from podrl.types import LearnerState, Metrics, PyTree, Sample, Trajectory
 
 _LONGEST_LAG_COUNTED = 16  # Updates; of longer lags there is the mean and the largest.
@@ -81,6 +81,13 @@ def take_samples(
         tell=lambda state, fresh: sample_metrics(fresh.recorded),
         hashed=draw,
     )
+
+
+def recorded_sharding(mesh: Mesh, recorded: Mapping[str, Sample]) -> dict[str, Sample]:
+    """Returns shardings of streams of samples [K, T, B] (or of their shapes) that split B over the `data` axis."""
+    timed = NamedSharding(mesh, PartitionSpec(None, None, "data"))
+    untimed = NamedSharding(mesh, PartitionSpec(None, "data"))
+    return {name: sample.map(lambda _: timed, lambda _: untimed) for name, sample in recorded.items()}
 
 
 def join_environments(mesh: Mesh, rollouts: tuple[Trajectory, ...]) -> Trajectory:

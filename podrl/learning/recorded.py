@@ -23,10 +23,10 @@ from podrl.data.manifest import DataError
 from podrl.data.reader import HostSampler, SamplePlan, pad_episodes
 from podrl.data.samplers import count_starts, draw_key, draw_recorded, make_streams
 from podrl.data.window import Window, WindowPlan
-from podrl.learning.intake import Intake, take_samples
+from podrl.learning.intake import Intake, recorded_sharding, take_samples
 from podrl.learning.learner import Learner
 from podrl.learning.micro_batches import partition_of
-from podrl.mesh import ShardingRule, Topology, recorded_sharding, replicated
+from podrl.mesh import ShardingRule, Topology, replicated
 from podrl.types import Array, EnvSpec, PyTree, Sample
 
 _SHARE = 4  # With `data.memory=auto` a copy of the rows takes a quarter of a device's memory at most.

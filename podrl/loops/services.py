@@ -99,7 +99,8 @@ def open_reporter(
     kept = (start.counters if start else Counters()) if resumes else None
     with MetricsWriter(folder, tensorboard=config.log.tensorboard, resumed=kept) as writer:
         start = with_clock(start, folder)  # The writer has put the rows in order.
-        advises = profiler.annotate is None and config.topology.placement == "sebulba"  # It is about threads that wait.
+        has_threads = config.is_offline or config.topology.placement == "sebulba"  # The advice is about their waits.
+        advises = profiler.annotate is None and has_threads
         parts = (config, assembly.topology, writer, display, ledger, start, guard.check_news)
         yield Reporter(*parts, start_s=time.perf_counter(), advises=advises, label=label), start
 
