@@ -38,11 +38,16 @@ def resume_network(
 
     Args:
         network: The network.
-        sample: From a ring, which keeps a part of the carry; or rollouts that were not in one, and have it whole.
+        sample: From a ring, which keeps a part of the carry; or rollouts that were not in one, and have it whole; or
+            from a data set, which has none: the network then knows of earlier rows only what `Sample.before` shows.
         own: (an agent's whole carry) -> the network's.
     """
-    carry = sample.trajectory.carry
-    resumed = own(carry) if isinstance(sample.before, tuple) else network.resume(carry, sample.before)
+    carry, is_whole = sample.trajectory.carry, isinstance(sample.before, tuple)
+    if isinstance(carry, tuple):
+        fresh = network.initial_carry(sample.trajectory.reward.shape[1])
+        resumed = fresh if is_whole else network.resume(network.keep(fresh), sample.before)
+    else:
+        resumed = own(carry) if is_whole else network.resume(carry, sample.before)
     return dataclasses.replace(sample.trajectory, carry=resumed)
 
 
