@@ -105,6 +105,17 @@ class PolicyNetwork(NetworkFunctions[jax.Array]):
 
     policy: Distribution | None
 
+    @property
+    def distribution(self) -> Distribution:
+        """The distribution over actions.
+
+        Raises:
+            ValueError: If the policy is deterministic.
+        """
+        if self.policy is None:
+            raise ValueError("Found a deterministic policy; expected a distribution over actions.")
+        return self.policy
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwinQNetwork:

@@ -24,7 +24,6 @@ from podrl.ops.minibatches import accumulate_gradients
 from podrl.ops.q_values import sequence_priority
 from podrl.types import LearnerState, Metrics, PyTree, Sample, Trajectory
 
-
 _NORMS = ("grad/critic_norm", "grad/policy_norm", "grad/state_value_norm")
 # (params, part of the trajectory, with the network's carry) -> the loss of each row [T, B], and what to tell the means
 # of, [T, B] by name.

@@ -53,9 +53,7 @@ class TwinCritic:
         Raises:
             ValueError: If the policy is deterministic.
         """
-        if self.policy.policy is None:
-            raise ValueError("Found a deterministic policy; expected a distribution over actions.")
-        return self.policy.policy
+        return self.policy.distribution
 
     def policy_at(self, params: PyTree, trajectory: Trajectory, start: int) -> jax.Array:
         """Evaluates the policy in T rows from `start`, 0 or 1, of [T, B]; returns what it puts out, [T, B, P]."""
@@ -67,7 +65,7 @@ class TwinCritic:
         return self.values_of_several(params, trajectory, start, action[:, :, None])[:, :, 0]
 
     def values_of_several(self, params: PyTree, trajectory: Trajectory, start: int, actions: jax.Array) -> jax.Array:
-        """Evaluates S actions [T, B, S, D] in each of T rows from `start`, 0 or 1; returns both values, [T, B, S, 2]."""
+        """Evaluates S actions [T, B, S, D] in each of T rows from `start`; returns both values, [T, B, S, 2]."""
         evaluate: Any = self.critic.rows
         return evaluate(params, trajectory, _rows_from(trajectory, start), actions)
 
@@ -77,7 +75,9 @@ class TwinCritic:
         return evaluate(params, trajectory, _rows_from(trajectory, start))
 
 
-def ask_for_networks(config: Any, networks: Networks, spec: EnvSpec, *, deterministic: bool = False) -> TwinCritic:
+def ask_for_networks(
+    config: Any, networks: Networks, spec: EnvSpec, *, deterministic: bool = False, bounded_mean: bool = False
+) -> TwinCritic:
     """Returns an agent's networks.
 
     Args:
@@ -85,12 +85,16 @@ def ask_for_networks(config: Any, networks: Networks, spec: EnvSpec, *, determin
         networks: Makes the networks.
         spec: The environment.
         deterministic: Whether the policy puts out an action in place of a distribution.
+        bounded_mean: Whether it may be a Gaussian around a mean within the actions' range. Otherwise no action of a
+            distribution leaves that range.
 
     Raises:
         ConfigError: If actions are no numbers, if the network has a memory, or if its policy leaves the actions' range.
     """
     check_actions(config, spec)
-    policy = networks.policy(squashed=not deterministic, deterministic=deterministic)
+    policy = networks.policy(
+        squashed=not deterministic and not bounded_mean, deterministic=deterministic, bounded_mean=bounded_mean
+    )
     critic = networks.twin_q()
     check(
         policy.rows is not None and critic.rows is not None,
