@@ -118,6 +118,14 @@ def test_an_agent_without_a_divergence_is_refused(tmp_path):
         assemble(config, jax.devices()[:1])
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("publish", "drift"), ("publish_every", 2), ("max_drift", 0.5), ("reference_steps", 8)]
+)
+def test_what_only_actor_workers_follow_is_refused_without_them(key, value):
+    with pytest.raises(ConfigError, match=rf"remote\.{key}={value} says .* there are none.*--actor_workers N"):
+        assemble(make_config(**{f"remote__{key}": value}), jax.devices()[:1])
+
+
 def test_each_rollout_is_granted_once_and_those_of_a_boundary_by_the_boundary():
     for lag in range(4):
         schedule = Schedule(first=3, last=20, every=5, max_lag=lag, exact=True)
