@@ -34,6 +34,10 @@ class Layout:
         position = (process * self.num_actors + actor) * self.pools_per_actor + pool
         return np.arange(self.envs_per_pool, dtype=np.uint32) + np.uint32(position * self.envs_per_pool)
 
+    def pools_of(self, process: int, actor: int) -> list[np.ndarray]:
+        """Returns `env_indices` of each of an actor's pools."""
+        return [self.env_indices(process, actor, pool) for pool in range(self.pools_per_actor)]
+
     def joined_indices(self, num_shares: int) -> np.ndarray:
         """Returns the indices in the job, [B] uint32, along the environments of a batch that the learner has joined.
 
