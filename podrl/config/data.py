@@ -6,10 +6,8 @@ Import it from `podrl.config.config`, which has the other sections.
 import dataclasses
 from typing import Any
 
-from podrl.config.ranges import SIZE, check_values, choice, number
+from podrl.config.ranges import SIZE, check_values, choice, number, text
 from podrl.mistakes import check, shown
-
-_LONGEST_PATH = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,7 @@ class DataConfig:
         prefetch: updates whose samples are made and put on the devices ahead of need; with `memory=host`.
     """
 
-    path: str = ""
+    path: str = text(4096, "", or_empty=True)
     batch: int = number(1, SIZE, 256)
     learner_steps: int = number(1, 10**6, 1)
     rebalance: str = choice(("none", "resample", "weight", "decouple"), "none")
@@ -52,10 +50,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Checks the values, and that rows on the devices have no window."""
         check_values(self, "data.")
-        check(
-            len(self.path) <= _LONGEST_PATH and (not self.path or self.path.isprintable()),
-            f"data.path={shown(self.path)} must be empty or a folder's path of printable characters.",
-        )
         check(
             not self.window or self.memory != "device",
             f"data.window={self.window} moves over a data set in host memory, and data.memory='device' holds all of it "
@@ -111,8 +105,8 @@ class DataConfig:
         """Raises `ConfigError` if keys are set that have no meaning without a data set."""
         check(
             config.total_env_steps > 0,
-            "total_env_steps=0: a run needs a length, in env steps. Set total_env_steps, or data.path and "
-            "total_updates to learn from a data set.",
+            "total_env_steps=0 must lie in [1, 1e15]. Only a run from a data set (data.path) has total_updates in its "
+            "place.",
         )
         check(
             config.total_updates == 0,

@@ -226,7 +226,7 @@ class TestSampleReader:
         finally:
             reader.close()
         assert "data-reader" not in [thread.name for thread in threading.enumerate()]
-        assert set(reader.ledger.seconds()) == {"read", "gather", "wait_learner", "other"}
+        assert set(reader.ledger.seconds()) == {"read", "gather", "transfer", "wait_learner", "other"}
 
     def test_what_is_damaged_is_named_to_the_learner(self, tmp_path):
         write_episodes(tmp_path, [make_episode(n, 5) for n in range(4)], shard_bytes=200)

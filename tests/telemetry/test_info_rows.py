@@ -176,7 +176,7 @@ class TestEvaluation:
 
 
 class TestTerminal:
-    PROGRESS = Progress(total_env_steps=10**6, elapsed_s=1.0, left_s=None)
+    PROGRESS = Progress(total=10**6, elapsed_s=1.0, left_s=None)
     NUMBERS = {f"{PREFIX}success": 0.25, f"{PREFIX}max:success": 0.5}  # noqa: RUF012
 
     def test_the_panel_shows_them_in_one_line(self):
