@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.processes import ROOT, finish, num_rows, read_rows, running, wait_for
+from tests.processes import ROOT, checkpoints, finish, num_rows, read_rows, running, wait_for
 from tests.studies.studies import CATCH
 
 PROC = Path("/proc")
@@ -34,7 +34,7 @@ def launcher_of(process):
 def test_a_study_goes_on_after_its_job_was_killed_and_after_ctrl_c(tmp_path):
     first, second = (tmp_path / f"study/points/strong-{count}x1/seed-1" for count in (1, 2))
     with running(*STUDY, cwd=tmp_path, program=PROGRAM) as process:
-        wait_for(lambda: num_rows(first) >= 25, process)
+        wait_for(lambda: num_rows(first) >= 25 and checkpoints(first), process)
         os.kill(launcher_of(process), signal.SIGKILL)
         wait_for(lambda: num_rows(second) >= 25, process)  # The study goes on with the next.
         process.send_signal(signal.SIGINT)

@@ -10,6 +10,7 @@ from podrl.experience.episodes import EpisodeTracker
 from podrl.experience.remote.pool import RemotePool
 from podrl.experience.remote.slots import Places
 from podrl.experience.remote.unroll_queue import GroupUnroll
+from podrl.experience.turn import find_nonfinite
 from podrl.runtime.waiting import Patience
 from podrl.types import Timestep
 
@@ -32,6 +33,7 @@ class Group:
         unroll: the unroll under way.
         row: the row of it that comes next.
         episodes: the episodes under way.
+        nonfinite: see `GroupUnroll`; of the unroll under way, or of the next one.
     """
 
     number: int
@@ -45,6 +47,7 @@ class Group:
     unroll: GroupUnroll | None = None
     row: int = 0
     episodes: EpisodeTracker = dataclasses.field(default_factory=lambda: EpisodeTracker(0))
+    nonfinite: tuple[str, int] = ("", 0)
 
     @property
     def size(self) -> int:
@@ -75,11 +78,24 @@ class Group:
         if opening == self.opened:
             self.has_answer = True
 
+    def take(self, timestep: Timestep) -> None:
+        """Takes the timestep that was awaited."""
+        self.timestep, self.patience = timestep, None
+        if not self.nonfinite[0]:
+            self.nonfinite = find_nonfinite(timestep, self.seeds), 0 if self.unroll is None else self.row
+
+    def finish(self) -> None:
+        """Completes the unroll under way."""
+        if self.unroll is not None:
+            self.unroll.nonfinite = self.nonfinite
+        self.unroll, self.nonfinite = None, ("", 0)
+
     def end(self) -> None:
         """Forgets the environments and all that is under way in them."""
         if self.pool is not None:
             self.pool.close()
-        self.pool, self.patience, self.timestep, self.unroll = None, None, None, None
+        self.finish()
+        self.pool, self.patience, self.timestep = None, None, None
 
     def places(self, first: int) -> np.ndarray:
         """Returns [5, B] int32: the `Places` where acting finds the environments' state; an unroll is under way.

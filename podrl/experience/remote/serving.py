@@ -31,7 +31,6 @@ from podrl.experience.remote.pool import RemotePool
 from podrl.experience.remote.slots import SlotPrograms
 from podrl.experience.remote.unroll_queue import Placed, UnrollQueue
 from podrl.experience.transfer import rollout_to_learner
-from podrl.experience.turn import find_nonfinite
 from podrl.runtime.waiting import Patience, Stopped
 from podrl.types import Trajectory
 
@@ -107,6 +106,8 @@ class ServingActor(Actor):
             while not self._queue.is_complete(rollout):
                 self._serve(rollout, pools, episodes)
             placed = self._queue.take()
+            for text, row in (each.unroll.nonfinite for each in placed):
+                self.nonfinite.note(text, rollout, row)
             with self.ledger.spend("transfer"):
                 trajectories = tuple(self._read(*pair) for pair in zip(placed, self._groups, strict=True))
             with self.ledger.spend("wait_rollouts"):
@@ -199,14 +200,13 @@ class ServingActor(Actor):
                 raise  # The environments cannot be made at all.
             pool.lose(str(error))
             return self._lose(group, pools)
-        group.timestep, group.patience = timestep, None
+        group.take(timestep)
         episodes += group.episodes.step(timestep.reward, timestep.discount, timestep.first, pool.ended_numbers)
-        self.nonfinite.note(find_nonfinite(timestep, group.seeds), *self._progress)
         if group.unroll is not None and group.row == self._unroll_length:
             with self.ledger.spend("act"):
                 self._inference.finish(group, group.unroll, timestep)
             self._queue.finish(group.number)
-            group.unroll = None
+            group.finish()
         return None
 
     def _lose(self, group: Group, pools: list[Pool]) -> None:

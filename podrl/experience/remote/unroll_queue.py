@@ -25,12 +25,14 @@ class GroupUnroll:
         number: the group's unrolls before it.
         buffer: where it is written; no other unroll is, until it is taken.
         version: the parameters that made its first row.
+        nonfinite: the first value in it that is not finite, in words, and its row; empty if all are.
     """
 
     group: int
     number: int
     buffer: int
     version: int
+    nonfinite: tuple[str, int] = ("", 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from tests.experience.remote.test_faults import worker_pid
 from tests.faults.commands import BREAKOUT, CATCH
 from tests.faults.sameness import assert_same
-from tests.processes import LIMIT_S, ROOT, error_lines, launch, num_rows, read_rows, running, wait_for
+from tests.processes import LIMIT_S, ROOT, checkpoints, error_lines, launch, read_rows, running, wait_for
 
 pytestmark = pytest.mark.slow
 TWO = ("--config.actors.threads_per_device=2", "--config.actors.pools_per_thread=1")
@@ -22,7 +22,7 @@ def run_with_fault(workdir, number, *flags):
     workdir.mkdir()
     with running(*CATCH, *TWO, "--workdir", workdir, "--actor_workers", 2, *flags, cwd=workdir) as process:
         pid = worker_pid(process, 1, told, "actor worker")
-        wait_for(lambda: num_rows(workdir) >= 15, process)
+        wait_for(lambda: bool(checkpoints(workdir)), process)
         os.kill(pid, number)
         start_s = time.monotonic()
         _, rest = process.communicate(timeout=LIMIT_S)
@@ -36,6 +36,7 @@ def test_a_killed_worker_ends_the_run_which_restarts_with_new_workers(tmp_path):
     assert code == 0, stderr
     assert re.search(r"actor worker 1 \(.*\) was lost: its process ended", stderr)
     assert "restart 1 of 1" in stderr
+    assert "Resumes the run in this folder after update" in stderr
     assert_same(tmp_path / "run", tmp_path / "straight", CATCH)
 
 

@@ -17,7 +17,7 @@ from tests.experience.remote.in_process import write_secret
 from tests.experience.remote.places import Place
 from tests.faults.commands import CATCH
 from tests.faults.sameness import assert_same
-from tests.processes import LIMIT_S, ROOT, environment, error_lines, launch, num_rows, running, wait_for
+from tests.processes import LIMIT_S, ROOT, checkpoints, environment, error_lines, launch, running, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def run_with_fault(workdir, number, *flags):
     workdir.mkdir()
     with running(*CATCH, "--workdir", workdir, "--env_workers", 2, *flags, cwd=workdir) as process:
         pid = worker_pid(process, 1, told)
-        wait_for(lambda: num_rows(workdir) >= 15, process)
+        wait_for(lambda: bool(checkpoints(workdir)), process)
         os.kill(pid, number)
         start_s = time.monotonic()
         _, rest = process.communicate(timeout=LIMIT_S)
@@ -59,6 +59,7 @@ def test_a_killed_worker_ends_the_run_which_restarts_with_new_workers(tmp_path, 
     assert re.search(r"environment worker 1 \(.*\) was lost: its process ended", stderr)
     assert "was killed by SIGKILL" in stderr
     assert "restart 1 of 1" in stderr
+    assert "Resumes the run in this folder after update" in stderr
     assert_same(tmp_path / "run", straight, CATCH)
 
 

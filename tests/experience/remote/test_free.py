@@ -1,6 +1,8 @@
 """Runs whose actors serve what environment workers have ready, with workers in this process."""
 
 import collections
+import itertools
+import re
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ from podrl.experience.parameters import ParameterStore
 from podrl.experience.remote.pool_thread import PoolThread
 from podrl.loops import sebulba
 from podrl.types import Timestep
+from tests.envs import scripted
 from tests.experience.remote.in_process import env_workers, remote_config
 from tests.short_runs import make_agent, run
 
@@ -163,6 +166,19 @@ def test_numbers_of_info_are_counted_for_each_environment(tmp_path, monkeypatch)
 def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path, settings, match):
     with pytest.raises(ConfigError, match=match):
         run(remote_config(tmp_path, **{**FREE, **settings}))
+
+
+def test_a_value_that_is_not_finite_is_named_with_the_rollout_that_has_it(tmp_path, monkeypatch):
+    """Others complete the rollout that was being filled when it came: it is in a later one."""
+    monkeypatch.setattr(scripted, "_pool_numbers", itertools.count(1))
+    faults = {"nan_at_step": 1, "hang_at_step": 2, "hang_s": 0.5, "only_in_pool": 1}
+    config = remote_config(tmp_path, **FREE, env__source="tests.envs.scripted", env__options=faults)
+    with env_workers(tmp_path, monkeypatch), pytest.raises(RuntimeError) as error:
+        run(config)
+    said = str(error.value)
+    found = re.search(r"Update (\d+) is not finite.*: the reward .* is nan, at step 1 of rollout (\d+) of", said)
+    assert found, said
+    assert int(found[1]) == int(found[2]) + 1 > 1
 
 
 @pytest.mark.slow

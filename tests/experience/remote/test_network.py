@@ -21,7 +21,18 @@ from tests.experience.remote.networks import network
 from tests.experience.remote.places import NUM_ENVS, Place
 from tests.faults.commands import CATCH
 from tests.faults.sameness import assert_same
-from tests.processes import LIMIT_S, ROOT, environment, error_lines, launch, num_rows, running, wait_for
+from tests.processes import (
+    LIMIT_S,
+    ROOT,
+    checkpoints,
+    environment,
+    error_lines,
+    finish,
+    launch,
+    num_rows,
+    running,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 PORT = 8470
@@ -73,7 +84,7 @@ def test_a_cut_network_ends_the_run_in_time_and_it_resumes_bit_for_bit(tmp_path,
     folder, workdir = tmp_path / "credentials", tmp_path / "run"
     make_job_credentials(folder)
     with run_over(hosts, folder, workdir) as (process, near, far):
-        wait_for(lambda: num_rows(workdir) >= 15, process)
+        wait_for(lambda: bool(checkpoints(workdir)), process)
         hosts.cut()
         begin_s = time.monotonic()
         _, stderr = process.communicate(timeout=LIMIT_S)
@@ -88,7 +99,9 @@ def test_a_cut_network_ends_the_run_in_time_and_it_resumes_bit_for_bit(tmp_path,
     assert "ended with an error" in said
     hosts.mend()
     with run_over(hosts, folder, workdir) as (process, *_):
-        assert process.wait(LIMIT_S) == 0
+        said = finish(process)
+        assert process.returncode == 0, said
+    assert "Resumes the run in this folder after update" in said
     assert_same(workdir, straight, CATCH)
 
 
