@@ -96,7 +96,7 @@ def make_offline_control_config(name: str, *, agent: str) -> ml_collections.Conf
         agent: The agent.
 
     Source: Fujimoto & Gu 2021, arXiv:2106.06860, appendix C; Kumar et al. 2020 and Kostrikov et al. 2021 have the same
-    batch, network and number of steps, but for CQL's third layer.
+    batch, network and number of steps; CQL has a third layer.
     """
     config = make_config(name, "Hopper-v5", 0)
     config.total_updates = 10_000

@@ -70,7 +70,7 @@ def learned_action(name):
     return float(action[0, 0])
 
 
-@pytest.mark.parametrize("name", ["td3", "sac", "iql"])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("td3", "sac")), "iql"])
 def test_the_better_of_the_recorded_actions_is_learned(name):
     assert learned_action(name) == pytest.approx(0.5, abs=0.3)
 
