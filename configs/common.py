@@ -85,6 +85,33 @@ def make_replayed_control_config(
     return config
 
 
+def make_offline_control_config(name: str, *, agent: str) -> ml_collections.ConfigDict:
+    """Returns an agent that learns continuous control from a data set, on Hopper: a million learner steps.
+
+    An update has 100 of them, each from 256 transitions. The data set is that of `--config.data.path`, and the one of
+    docs/offline.md by default. Ten greedy episodes are played at every 5,000th learner step.
+
+    Args:
+        name: The config's name.
+        agent: The agent.
+
+    Source: Fujimoto & Gu 2021, arXiv:2106.06860, appendix C; Kumar et al. 2020 and Kostrikov et al. 2021 have the same
+    batch, network and number of steps; CQL has a third layer.
+    """
+    config = make_config(name, "Hopper-v5", 0)
+    config.total_updates = 10_000
+    config.data.path = "runs/hopper-data"
+    config.data.batch = 256
+    config.data.learner_steps = 100
+    config.network.hidden_sizes = (256, 256)
+    config.agent.name = agent
+    config.evaluate.episodes = 10
+    config.evaluate.every_updates = 50
+    config.evaluate.greedy = True
+    config.log.every_updates = 10
+    return config
+
+
 def atari_options() -> ml_collections.ConfigDict:
     """Returns Cleanba's options for Atari: sticky actions, all 18 actions (Machado et al. 2018, arXiv:1709.06009)."""
     return ml_collections.ConfigDict(

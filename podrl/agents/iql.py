@@ -1,7 +1,7 @@
 """IQL: learns from a data set alone, and never asks for the value of an action that the data set does not have.
 
 A network of state values V(s) learns an upper expectile of Q(s, a) over recorded actions: nearly the value of the best
-of them, without a maximum over actions nobody tried. Critics bootstrap from it. The policy is cloned from the recorded
+of them, without a maximum over unknown actions. Critics bootstrap from it. The policy is cloned from the recorded
 actions, each weighted by exp(beta (Q(s, a) - V(s))), so that better actions count more.
 
 The policy is a Gaussian whose mean is bounded by a hyperbolic tangent, and whose deviations are parameters of their

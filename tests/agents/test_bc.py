@@ -141,5 +141,5 @@ def test_a_memory_is_learned_from_sequences():
 def test_values_out_of_range_are_refused():
     with pytest.raises(ConfigError, match=r"agent.length=0 must lie in \[1, 1e6\]"):
         AgentConfig(length=0)
-    with pytest.raises(ConfigError, match="agent.optimizer.learning_rate=-1.0 must"):
+    with pytest.raises(ConfigError, match=r"agent.optimizer.learning_rate=-1.0 must"):
         AgentConfig(optimizer=OptimizerConfig(learning_rate=-1.0))

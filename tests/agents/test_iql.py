@@ -199,7 +199,7 @@ def test_micro_batches_learn_the_same():
 
 def test_networks_with_a_memory_are_refused_in_one_line():
     networks = make_networks(NetworkConfig(core="lstm"), SPEC)
-    with pytest.raises(ConfigError, match="agent.name='iql' learns from single .* Use network.core=none"):
+    with pytest.raises(ConfigError, match=r"agent.name='iql' learns from single .* Use network.core=none"):
         make_agent(AgentConfig(), networks=networks, spec=SPEC, num_envs=4, num_updates=10)
 
 

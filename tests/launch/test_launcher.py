@@ -9,6 +9,8 @@ import pytest
 
 from podrl.assembly import assemble, resolve
 from podrl.config.commandline import load_config
+from podrl.runtime.job.job import ALONE
+from podrl.smoke_data import with_smoke_data
 from tests.processes import ROOT, launch, num_rows, read_rows, running, wait_for
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
@@ -19,6 +21,8 @@ RUN += ("apex_minatar", "td3_halfcheetah", "vmpo_lunarlander")
 RUN_SLOWLY = ("impala_metaworld", "impala_minigrid", "impala_pong", "impala_procgen", "impala_vizdoom", "ppo_2048")
 RUN_SLOWLY += ("ppo_football", "ppo_halfcheetah", "ppo_memory", "pqn_atari", "r2d2_memory", "r2d2_minigrid_memory")
 RUN_SLOWLY += ("sac_inverted_double_pendulum", "sac_pendulum", "seed_r2d2_memory")
+# Of agents that learn from a data set. Each smoke form records one.
+RUN_ON_DATA = ("bc", "cql", "iql", "td3_bc")
 # A deep network's updates of as many images as users have would take most of the test's time.
 FLAGS = dict.fromkeys(("impala_procgen", "pqn_atari"), ("--config.actors.num_envs=4",))
 FLAGS["seed_r2d2_memory"] = ("--env_workers", "2")
@@ -26,10 +30,25 @@ FLAGS["seed_r2d2_memory"] = ("--env_workers", "2")
 LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
 
 
+@pytest.fixture(scope="module")
+def data_of(tmp_path_factory):
+    """Returns (config) -> a folder of a few episodes for it, one for each environment."""
+
+    def record(config):
+        workdir = tmp_path_factory.getbasetemp() / config.env.id
+        config.smoke = True
+        return with_smoke_data(resolve(config), str(workdir), ALONE, steps=1).data.path
+
+    return record
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_parts_of_every_config_fit_together(name):
+def test_the_parts_of_every_config_fit_together(name, data_of):
     skip_without_library(name)
-    parts = assemble(resolve(load_config(ROOT / f"configs/{name}.py")), jax.devices()[:1])
+    config = load_config(ROOT / f"configs/{name}.py")
+    if config.data.path:
+        config.data.path = data_of(load_config(ROOT / f"configs/{name}.py"))
+    parts = assemble(resolve(config), jax.devices()[:1])
     assert jax.tree.leaves(parts.state_shape.params)
 
 
@@ -53,6 +72,17 @@ def test_a_smoke_form_runs_through(name, tmp_path):
     assert [row["lag/max"] for row in rows] == [0] + [later] * (len(rows) - 1)
     assert all(row[key] is not None for row in rows for key in ("fingerprint", "loss/total", "grad/norm"))
     assert rows[-1]["env_steps_per_second"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUN_ON_DATA)
+def test_a_smoke_form_runs_through_that_learns_from_a_data_set(name, tmp_path):
+    result = launch("--config", ROOT / f"configs/{name}.py", "--smoke", "--workdir", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    *rows, evaluated = read_rows(tmp_path / "run")
+    assert [row["learner_steps"] for row in rows] == list(range(1, 7))
+    assert all(row[key] is not None for row in rows for key in ("fingerprint", "loss/total", "grad/norm"))
+    assert evaluated["evaluate/return"] > 0
 
 
 @pytest.mark.parametrize("name", LIBRARIES)

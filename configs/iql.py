@@ -1,0 +1,12 @@
+"""IQL on a data set of Hopper: `--config.data.path=FOLDER` of one that `tools/record.py` made.
+
+Source: Kostrikov et al. 2021, arXiv:2110.06169, section 5 and appendix B: expectile 0.7 and inverse temperature 3.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    return common.make_offline_control_config("iql", agent="iql")
