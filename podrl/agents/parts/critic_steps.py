@@ -24,6 +24,10 @@ from podrl.ops.minibatches import accumulate_gradients
 from podrl.ops.q_values import sequence_priority
 from podrl.types import LearnerState, Metrics, PyTree, Sample, Trajectory
 
+# (the critics' parameters, part of the trajectory, values of the actions taken [T, B, 2]) -> what to add to each row's
+# loss [T, B], and what to tell the means of, [T, B] by name.
+Regularizer = Callable[[PyTree, Trajectory, jax.Array], tuple[jax.Array, Mapping[str, jax.Array]]]
+
 
 def noise_keys(key: jax.Array, trajectory: Trajectory) -> jax.Array:
     """Returns a key for each row [T, B] of a sample, the same on any number of devices and in any part of it."""
@@ -50,6 +54,7 @@ def take_critic_step(
     sample: Sample,
     targets_of: Callable[[Trajectory], jax.Array],
     partition: Partition,
+    regularize: Regularizer | None = None,
 ) -> tuple[LearnerState, Metrics, jax.Array]:
     """Takes one optimizer step of the critics, down the mean of the weighted 0.5 (target - Q)^2, summed over both.
 
@@ -60,6 +65,7 @@ def take_critic_step(
         sample: [T, B]; reset rows carry no loss.
         targets_of: (part of the trajectory, with the network's carry) -> targets [T, B] in the return's units.
         partition: How the update goes through its batch.
+        regularize: What else the rows lose, weighted alike.
 
     Returns:
         The state, metrics and the sequences' priorities [B].
@@ -71,8 +77,10 @@ def take_critic_step(
         targets, mask = targets_of(trajectory)[..., None], trajectory.is_transition
         values = networks.values_at({"critic": params}, trajectory, 0, trajectory.action)
         errors = jnp.mean(jnp.abs(targets - jax.lax.stop_gradient(values)), axis=-1)
-        loss = masked_mean(part.weight * jnp.sum(value_loss(values, targets), axis=-1), mask, count=count)
-        means = {"taken": jnp.mean(values, axis=-1), "target": targets[..., 0], "error": errors}
+        added, told = regularize(params, trajectory, values) if regularize else (0.0, {})
+        losses = jnp.sum(value_loss(values, targets), axis=-1) + added
+        loss = masked_mean(part.weight * losses, mask, count=count)
+        means = {"taken": jnp.mean(values, axis=-1), "target": targets[..., 0], "error": errors, **told}
         metrics = {f"value/{name}": masked_mean(x, mask, count=count) for name, x in means.items()}
         return loss, ({"loss/value": loss, **metrics}, sequence_priority(errors, mask, share_of_max=1.0))
 

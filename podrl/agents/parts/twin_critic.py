@@ -61,8 +61,12 @@ class TwinCritic:
 
     def values_at(self, params: PyTree, trajectory: Trajectory, start: int, action: jax.Array) -> jax.Array:
         """Evaluates one action [T, B, D] in each of T rows from `start`, 0 or 1; returns both values, [T, B, 2]."""
+        return self.values_of(params, trajectory, start, action[:, :, None])[:, :, 0]
+
+    def values_of(self, params: PyTree, trajectory: Trajectory, start: int, actions: jax.Array) -> jax.Array:
+        """Evaluates S actions [T, B, S, D] in each of T rows from `start`; returns both values, [T, B, S, 2]."""
         evaluate: Any = self.critic.rows
-        return evaluate(params, trajectory, _rows_from(trajectory, start), action[:, :, None])[:, :, 0]
+        return evaluate(params, trajectory, _rows_from(trajectory, start), actions)
 
 
 def ask_for_networks(config: Any, networks: Networks, spec: EnvSpec, *, deterministic: bool = False) -> TwinCritic:
