@@ -34,14 +34,14 @@ from podrl.agents.parts.critic_steps import (
     take_policy_step,
     total_metrics,
 )
-from podrl.agents.parts.information import BOUNDS, make_regularizer
+from podrl.agents.parts.information import BOUNDS, information_term
 from podrl.agents.parts.interface import Agent, Batch, Partition, UpdateShape
 from podrl.agents.parts.optimizing import OptimizerOverRun, make_optimizer
 from podrl.agents.parts.recorded import samples_of
 from podrl.agents.parts.temperature import init_temperature, move_temperature
 from podrl.agents.parts.tilted import log_prob_before_squashing, sample_tilted
 from podrl.agents.parts.twin_critic import (
-    TRANSITIONS,
+    RECORDED_TRANSITIONS,
     TwinCritic,
     ask_for_networks,
     constant_adam,
@@ -120,7 +120,7 @@ class AgentConfig:
     @property
     def update_shape(self) -> UpdateShape:
         """How an update divides its batch."""
-        return UpdateShape(recorded=TRANSITIONS.recorded, needs_data=True)
+        return RECORDED_TRANSITIONS
 
     @property
     def runs_chains(self) -> bool:
@@ -193,9 +193,9 @@ def _make_learn(
         def policy_loss(params: PyTree, part: Trajectory) -> tuple[jax.Array, Mapping[str, jax.Array]]:
             return misa_policy_loss(config, own, params, before.extra, part, policy_key)
 
-        regularize = make_regularizer(config, own, before.params, sample, critic_key)
+        term = information_term(config, own, before.params, improvement, critic_key)
         state, critic_metrics, priority = take_critic_step(
-            own, critic_optimizer, state, sample, targets_of, partition, regularize
+            own, critic_optimizer, state, sample, targets_of, partition, term
         )
         state, metrics = take_policy_step(own, optimizer, state, improvement, policy_loss, partition)
         target = optax.incremental_update(state.params["critic"], state.extra["target"]["critic"], config.target_rate)
@@ -209,7 +209,7 @@ def _make_learn(
             moved["hmc_step_size"] = adapt_step_size(step_size, acceptance, target=config.hmc_acceptance)
         extra = {**state.extra, "target": {"critic": target}, **moved}
         state = dataclasses.replace(state, extra=extra, key=key)
-        return state, total_metrics({**critic_metrics, **metrics, **told}), priority
+        return state, total_metrics({**critic_metrics, **metrics, **told}, [term.name] if term else []), priority
 
     return learn
 

@@ -99,17 +99,19 @@ def test_critics_lose_their_errors_and_the_weighted_gap_of_the_bound(bound):
     actions = np.asarray(sample_actions(NETWORKS, outputs(params, trajectory.observation[:1]), keys, 6))
     assert len(np.unique(actions)) == actions.size
     gaps = gaps_by_hand(bound, sample, params, actions)
-    total, gap, real = 0.0, 0.0, ~trajectory.first[1]
+    errors, gap, weighted, real = 0.0, 0.0, 0.0, ~trajectory.first[1]
     for (t, b), target in targets.items():
         values = paper_values(params["critic"], trajectory.observation[t, b], trajectory.action[t, b])
-        total += sample.weight[b] * 0.5 * np.sum((target - values) ** 2)
-        if bound != "ba":
-            total += sample.weight[b] * 1.5 * np.sum(gaps[b])
-            gap += np.mean(gaps[b])
+        errors += sample.weight[b] * 0.5 * np.sum((target - values) ** 2)
+        weighted += sample.weight[b] * 1.5 * np.sum(gaps[b])
+        gap += np.mean(gaps[b])
     assert 0 < (~real).sum() < BATCH / 2
-    assert float(metrics["loss/value"]) == pytest.approx(total / real.sum(), rel=1e-4)
+    assert float(metrics["loss/value"]) == pytest.approx(errors / real.sum(), rel=1e-4)
+    losses = [metrics[name] for name in ("loss/value", "loss/policy", "loss/information") if name in metrics]
+    assert float(metrics["loss/total"]) == pytest.approx(float(sum(losses)), rel=1e-5)
     assert ("value/gap" in metrics) == (bound != "ba")
     if bound != "ba":
+        assert float(metrics["loss/information"]) == pytest.approx(weighted / real.sum(), rel=1e-3)
         assert float(metrics["value/gap"]) == pytest.approx(gap / real.sum(), rel=1e-3)
         information = metrics["policy/recorded_log_prob"] - metrics["value/gap"]
         assert float(metrics["value/information"]) == pytest.approx(float(information), rel=1e-3)
@@ -146,16 +148,17 @@ def test_with_the_policys_bound_alone_it_clones_beside_maximising_values_as_in_t
     assert "policy/hmc_acceptance" not in told
 
 
-def one_row(count=512):
+def one_row(count):
     """One transition as often as there are chains, and critics that are equal, so that entries are independent."""
     sample = recorded()
     tiled = sample.trajectory.map(
         lambda x: np.repeat(x[:, :1], count, axis=1), lambda x: np.repeat(x[:1], count, axis=0)
     )
+    squares, slopes = np.float32([[0.3, 0, -1.5, 0.5], [0, 0.2, 3, -4]])
+    critic = {name: np.stack([x, x], axis=1) for name, x in (("squares", squares), ("slopes", slopes))}
+    policy = {"weights": np.float32(0.1 * np.ones((SIZE, 2 * SIZE))), "bias": np.float32([-0.5, 0.4, 0.1, 0.5])}
     trajectory = dataclasses.replace(tiled, env_index=np.arange(count, dtype=np.uint32))
-    params = make_toy_agent().init(jax.random.key(0)).params
-    critic = {name: 3 * jnp.repeat(x[:, :1], 2, axis=1) for name, x in params["critic"].items()}
-    return trajectory, {**params, "critic": critic}
+    return trajectory, {"policy": policy, "critic": critic}
 
 
 def on_grid(params, trajectory):
@@ -170,21 +173,21 @@ def on_grid(params, trajectory):
     return tilted / total, np.sum(np.log(total)) + observation
 
 
-CHAINS = AgentConfig(action_samples=40, hmc_burn_in=20, hmc_leapfrog_steps=3, value_weight=0.0, tilted_cost=0.5)
+CHAINS = AgentConfig(action_samples=40, hmc_burn_in=60, hmc_leapfrog_steps=3, value_weight=0.0, tilted_cost=0.5)
 
 
 def test_chains_sample_the_policy_tilted_by_its_critics():
-    trajectory, params = one_row()
+    trajectory, params = one_row(4096)
     chains = jax.jit(lambda: sample_tilted(CHAINS, NETWORKS, params, trajectory, jax.random.key(1), jnp.float32(0.7)))()
     weights, _ = on_grid(params, trajectory)
-    assert chains.samples.shape == (40, 1, 512, SIZE)
+    assert chains.samples.shape == (40, 1, 4096, SIZE)
     assert 0.5 < float(jnp.mean(chains.acceptance)) < 0.95
     actions, entries = np.tanh(np.asarray(chains.samples, np.float64)).reshape(-1, SIZE), np.tanh(GRID[:, None])
     means = np.sum(weights * entries, axis=0)
     np.testing.assert_allclose(np.mean(actions, axis=0), means, rtol=0.02)
     np.testing.assert_allclose(np.mean(actions**2, axis=0), np.sum(weights * entries**2, axis=0), rtol=0.02)
     output = outputs(params, trajectory.observation[0])
-    alone = NETWORKS.distribution.sample(jax.random.split(jax.random.key(2), 512), output)
+    alone = NETWORKS.distribution.sample(jax.random.split(jax.random.key(2), 4096), output)
     assert np.abs(np.mean(alone, axis=0) - means).max() > 0.2
 
 
@@ -203,10 +206,10 @@ def test_the_policys_terms_are_the_gradient_of_the_tilted_bound():
 
     def loss(bias):
         moved = {**params, "policy": {**params["policy"], "bias": bias}}
-        recorded_log_prob = log_density(
+        recorded = log_density(
             outputs(moved, trajectory.observation[0, 0]), np.arctanh(np.float64(trajectory.action[0, 0]))
         )
-        return 0.5 * (on_grid(moved, trajectory)[1] - recorded_log_prob)
+        return 0.5 * (on_grid(moved, trajectory)[1] - recorded)
 
     bias = params["policy"]["bias"]
     found = jax.grad(slope_of)(bias)
@@ -242,7 +245,7 @@ def test_neither_the_place_in_a_batch_nor_its_parts_matter(bound):
     _, whole, metrics, _ = learn_from(sample, **config)
     _, after, told, _ = learn_from(shuffled, partition=Partition(micro_batches=4, rolls_micro_batches=True), **config)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), after.params, whole.params)
-    for name in ("loss/value", "loss/policy", "grad/critic_norm", "grad/policy_norm"):
+    for name in ("loss/total", "loss/policy", "grad/critic_norm", "grad/policy_norm"):
         assert float(told[name]) == pytest.approx(float(metrics[name]), rel=1e-3)
 
 

@@ -3,13 +3,13 @@
 See `podrl.ops.mutual_information` for the bounds, and for what the gap is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import numpy as jnp
 
-from podrl.agents.parts.critic_steps import Regularizer, noise_keys
+from podrl.agents.parts.critic_steps import CriticTerm, noise_keys
 from podrl.agents.parts.sequences import resume_network
 from podrl.agents.parts.twin_critic import TwinCritic
 from podrl.ops.mutual_information import (
@@ -23,40 +23,40 @@ from podrl.types import PyTree, Sample, Trajectory
 BOUNDS = ("ba", "dv", "tilted")
 
 
-def make_regularizer(
+def information_term(
     config: Any, networks: TwinCritic, params: PyTree, sample: Sample, key: jax.Array
-) -> Regularizer | None:
-    """Returns what adds the weighted gap of both critics to their loss; None where the bound has none.
+) -> CriticTerm | None:
+    """Returns the weighted gap of both critics, which they descend beside their errors; None if there is none.
 
     Args:
         config: The agent's config, with `bound`, `critic_information_cost`, `action_samples` and `max_action`.
         networks: The agent's networks.
         params: The parameters of policy and critics before the step; the policy's give the actions of the gap.
-        sample: [T, B]; the whole sample that the critics learn from. The bound `dv` evaluates it once more, at once.
+        sample: [T, B]. The bound `dv` evaluates all of it at once, for the normalizer.
         key: A key; each row folds in its own number.
     """
     if config.bound == "ba" or not config.critic_information_cost:
         return None
 
-    def sampled_values(critic: PyTree, trajectory: Trajectory) -> tuple[jax.Array, jax.Array]:
+    def values_of(critic: PyTree, trajectory: Trajectory) -> tuple[jax.Array, jax.Array, jax.Array]:
         output = networks.policy_at(params, trajectory, 0)
         actions = sample_actions(networks, output, noise_keys(key, trajectory), config.action_samples)
-        values = networks.values_of({"critic": critic}, trajectory, 0, actions)
-        return output, jnp.moveaxis(values, -2, -1)
+        joined = jnp.concatenate([actions, trajectory.action[:, :, None]], axis=2)
+        values = networks.values_of_several({"critic": critic}, trajectory, 0, joined)
+        return output, values[:, :, -1], jnp.moveaxis(values[:, :, :-1], -2, -1)
 
-    gap_of = tilted_gap if config.bound == "tilted" else _gap_over_states(params, sample, networks, sampled_values)
+    gap_of = tilted_gap if config.bound == "tilted" else _gap_over_states(params, sample, networks, values_of)
 
-    def regularize(
-        critic: PyTree, trajectory: Trajectory, values: jax.Array
-    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-        output, sampled = sampled_values(critic, trajectory)
+    def loss(moving: PyTree, trajectory: Trajectory) -> tuple[jax.Array, dict[str, jax.Array]]:
+        output, values, sampled = values_of(moving["critic"], trajectory)
         gaps = gap_of(values, sampled)
         action = jnp.clip(trajectory.action, -config.max_action, config.max_action)
         mean = jnp.mean(gaps, axis=-1)
-        told = {"gap": mean, "information": information_rows(networks.distribution.log_prob(output, action), mean)}
+        information = information_rows(networks.distribution.log_prob(output, action), mean)
+        told = {"value/gap": mean, "value/information": information}
         return config.critic_information_cost * jnp.sum(gaps, axis=-1), told
 
-    return regularize
+    return CriticTerm(name="loss/information", sample=sample, loss=loss)
 
 
 def sample_actions(networks: TwinCritic, output: jax.Array, keys: jax.Array, num: int) -> jax.Array:
@@ -73,11 +73,11 @@ def _gap_over_states(
     params: PyTree,
     sample: Sample,
     networks: TwinCritic,
-    sampled_values: Callable[[PyTree, Trajectory], tuple[jax.Array, jax.Array]],
+    values_of: Callable[[PyTree, Trajectory], tuple[jax.Array, jax.Array, jax.Array]],
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Returns Donsker and Varadhan's gap, (values [T, B, 2], sampled [T, B, 2, S]) -> [T, B, 2]."""
     trajectory = resume_network(networks.policy, sample)
     weight = jnp.where(trajectory.is_transition, sample.weight, 0.0)
-    _, sampled = sampled_values(params["critic"], trajectory)
+    _, _, sampled = values_of(params["critic"], trajectory)
     normalizers = jax.vmap(donsker_varadhan_normalizer, in_axes=(2, None))(sampled, weight)
     return lambda values, sampled: donsker_varadhan_gap(values, sampled, normalizers)

@@ -22,6 +22,7 @@ from podrl.types import EnvSpec, LearnerState, Metrics, PyTree, Timestep, Trajec
 
 _TRANSITION = SequenceShape(burn_in=0, length=1, from_every_row=True)
 TRANSITIONS = UpdateShape(sequences=_TRANSITION, recorded=_TRANSITION)
+RECORDED_TRANSITIONS = UpdateShape(recorded=_TRANSITION, needs_data=True)
 
 
 def constant_adam() -> OptimizerConfig:
@@ -61,9 +62,9 @@ class TwinCritic:
 
     def values_at(self, params: PyTree, trajectory: Trajectory, start: int, action: jax.Array) -> jax.Array:
         """Evaluates one action [T, B, D] in each of T rows from `start`, 0 or 1; returns both values, [T, B, 2]."""
-        return self.values_of(params, trajectory, start, action[:, :, None])[:, :, 0]
+        return self.values_of_several(params, trajectory, start, action[:, :, None])[:, :, 0]
 
-    def values_of(self, params: PyTree, trajectory: Trajectory, start: int, actions: jax.Array) -> jax.Array:
+    def values_of_several(self, params: PyTree, trajectory: Trajectory, start: int, actions: jax.Array) -> jax.Array:
         """Evaluates S actions [T, B, S, D] in each of T rows from `start`; returns both values, [T, B, S, 2]."""
         evaluate: Any = self.critic.rows
         return evaluate(params, trajectory, _rows_from(trajectory, start), actions)
