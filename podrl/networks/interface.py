@@ -105,6 +105,17 @@ class PolicyNetwork(NetworkFunctions[jax.Array]):
 
     policy: Distribution | None
 
+    @property
+    def distribution(self) -> Distribution:
+        """The distribution over actions.
+
+        Raises:
+            ValueError: If the policy is deterministic.
+        """
+        if self.policy is None:
+            raise ValueError("Found a deterministic policy; expected a distribution over actions.")
+        return self.policy
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwinQNetwork:
@@ -123,8 +134,22 @@ class TwinQNetwork:
     rows: Callable[[PyTree, Trajectory, jax.Array, jax.Array], jax.Array] | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateValueNetwork:
+    """A network of the value V(s) of what the policy's network sees, with parameters under the name `state_value`.
+
+    Attributes:
+        init: (key) -> params.
+        rows: (params, trajectory of [T, B], rows [R, B] int32) -> [R, B] float32: the values of the given rows, 0 to T.
+            None if a row's output depends on that of the rows before it.
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    rows: Callable[[PyTree, Trajectory, jax.Array], jax.Array] | None
+
+
 QNetwork = NetworkFunctions[QOutput]
-AnyNetwork = TypeVar("AnyNetwork", bound=NetworkFunctions | TwinQNetwork)
+AnyNetwork = TypeVar("AnyNetwork", bound=NetworkFunctions | TwinQNetwork | StateValueNetwork)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,15 +160,17 @@ class Networks:
         actor_critic: () -> a network with a policy head and a value head.
         q: (*, dueling=False, normalization="none") -> a network of action values, for one discrete action; see
             `podrl.networks.action_values`.
-        policy: (*, squashed=False, deterministic=False) -> a network of a policy alone; see
+        policy: (*, squashed=False, deterministic=False, bounded_mean=False) -> a network of a policy alone; see
             `podrl.networks.continuous`.
         twin_q: () -> two networks of the values of actions that are numbers.
+        state_value: () -> a network of the values of states.
     """
 
     actor_critic: Callable[[], Network]
     q: Callable[..., QNetwork]
     policy: Callable[..., PolicyNetwork]
     twin_q: Callable[[], TwinQNetwork]
+    state_value: Callable[[], StateValueNetwork]
 
     def map(self, change: Callable[[Any], Any]) -> "Networks":
         """The same networks, each as `change`, (network) -> network, returns it."""
@@ -152,4 +179,5 @@ class Networks:
             q=lambda **asked: change(self.q(**asked)),
             policy=lambda **asked: change(self.policy(**asked)),
             twin_q=lambda: change(self.twin_q()),
+            state_value=lambda: change(self.state_value()),
         )
