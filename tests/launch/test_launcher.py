@@ -1,6 +1,7 @@
 """The command that users run, as a process of its own; what goes wrong with one is in tests/faults/."""
 
 from ctypes.util import find_library
+import dataclasses
 import json
 import signal
 
@@ -9,6 +10,8 @@ import pytest
 
 from podrl.assembly import assemble, resolve
 from podrl.config.commandline import load_config
+from podrl.runtime.job.job import ALONE
+from podrl.smoke_data import with_smoke_data
 from tests.processes import ROOT, launch, num_rows, read_rows, running, wait_for
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
@@ -27,9 +30,11 @@ LIBRARIES = {"impala_procgen": ("Qt5Gui", "libqt5gui5")}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_parts_of_every_config_fit_together(name):
+def test_the_parts_of_every_config_fit_together(name, tmp_path):
     skip_without_library(name)
-    parts = assemble(resolve(load_config(ROOT / f"configs/{name}.py")), jax.devices()[:1])
+    config = resolve(load_config(ROOT / f"configs/{name}.py"))
+    config = with_smoke_data(dataclasses.replace(config, smoke=config.is_offline), str(tmp_path / "run"), ALONE)
+    parts = assemble(config, jax.devices()[:1])
     assert jax.tree.leaves(parts.state_shape.params)
 
 
