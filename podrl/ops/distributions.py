@@ -28,6 +28,8 @@ class Distribution:
             separately. `choices` is KL(p || q) of all choices. For Gaussians `mean` is KL(p || q') where q'
             has the mean of q and the covariance of p, and `covariance` that where q' has the mean of p and the
             covariance of q (Song et al. 2019, arXiv:1909.12238, appendix C).
+        gaussian: (params [..., P]) -> mean and standard deviation, [..., D] each, of the Gaussians that the actions
+            are, or are made of by squashing. None for other distributions.
     """
 
     num_params: int
@@ -39,6 +41,7 @@ class Distribution:
     kl: Callable[[jax.Array, jax.Array], jax.Array]
     kl_parts: Callable[[jax.Array, jax.Array], Mapping[str, jax.Array]]
     num_logits: int = 0
+    gaussian: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None = None
 
 
 def sample_then_evaluate(

@@ -62,7 +62,7 @@ def make_gaussian(size: int, *, squash: bool, initial_scale: float) -> Distribut
 
     def log_prob_unsquashed(params: jax.Array, u: jax.Array) -> jax.Array:
         gaussian = gaussian_log_prob(*split(params), u)
-        return gaussian - jnp.sum(_log_slope(u), axis=-1) if squash else gaussian
+        return gaussian - jnp.sum(log_slope(u), axis=-1) if squash else gaussian
 
     def log_prob(params: jax.Array, action: jax.Array) -> jax.Array:
         return log_prob_unsquashed(params, _unsquash(action) if squash else action)
@@ -85,6 +85,7 @@ def make_gaussian(size: int, *, squash: bool, initial_scale: float) -> Distribut
         entropy=entropy,
         kl=kl,
         kl_parts=lambda p, q: _kl_parts(*split(p), *split(q)),
+        gaussian=split,
     )
 
 
@@ -137,11 +138,11 @@ def expected_log_slope(mean: jax.Array, scale: jax.Array) -> jax.Array:
     up to 3.
     """
     points = mean[..., None] + scale[..., None] * jnp.asarray(_NODES, jnp.float32)
-    return jnp.sum(_log_slope(points) * jnp.asarray(_WEIGHTS, jnp.float32), axis=(-2, -1))
+    return jnp.sum(log_slope(points) * jnp.asarray(_WEIGHTS, jnp.float32), axis=(-2, -1))
 
 
-def _log_slope(u: jax.Array) -> jax.Array:
-    """Computes log(1 - tanh(u)^2) without cancellation."""
+def log_slope(u: jax.Array) -> jax.Array:
+    """Log-slope log(1 - tanh(u)^2) of the hyperbolic tangent, without cancellation; [...] each."""
     return 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
 
 
