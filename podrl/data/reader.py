@@ -29,6 +29,7 @@ class SamplePlan:
         num_batches: K, learner steps of an update.
         batch: B, samples of the whole job in each.
         length: T, steps of a sample; 1 for transitions.
+        before: R, rows before each sample, see `podrl.data.gathering.gather_samples`.
         fit: Whether sequences must end within their episode, see `podrl.data.samplers.count_starts`.
         window: Which episodes are in memory.
         seed: The run's seed.
@@ -38,6 +39,7 @@ class SamplePlan:
     num_batches: int
     batch: int
     length: int = 1
+    before: int = 1
     fit: bool = False
     window: Window = dataclasses.field(default_factory=Window)
     seed: int
@@ -85,7 +87,8 @@ class HostSampler:
         held, found = self._rows.held, {}
         for stream in self._plan.streams:
             drawn = self.draw(stream, update).share(self._columns)
-            found[stream.name] = gather_samples(held, drawn, self._plan.length, stream.weight[self._rows.episodes])
+            weight = stream.weight[self._rows.episodes]
+            found[stream.name] = gather_samples(held, drawn, self._plan.length, weight, self._plan.before)
         return found
 
 
