@@ -8,7 +8,8 @@ on every machine. docs/config.md lists every key with the values that it takes.
 import dataclasses
 from typing import Any
 
-from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text, texts
+from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text
+from podrl.config.record import LogConfig, RecordConfig
 from podrl.config.remote import RemoteConfig
 from podrl.config.replay import ReplayConfig
 from podrl.config.sections import ENV_SETTINGS, ActorsConfig, EnvConfig, NetworkConfig, check_not_a_setting
@@ -95,29 +96,6 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """What a run records of its progress.
-
-    Attributes:
-        every_updates: updates between two rows of `metrics.jsonl`.
-        episodes: number of newest finished episodes that `episode/return` averages over.
-        tensorboard: whether to write TensorBoard events too.
-        info_keys: numbers of environments' `info` to average over the same episodes, as `episode/info/...`: patterns
-            such as `success`, `reward_*` or `episode/r`, with `max:`, `mean:`, `min:` or `sum:` in front for all of an
-            episode's steps instead of its last (`podrl.envs.workers.info_keys`).
-    """
-
-    every_updates: int = number(1, SIZE, 10, open=True)
-    episodes: int = number(1, 10**6, 100)
-    tensorboard: bool = True
-    info_keys: tuple[str, ...] = texts(100, (), length=200)
-
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        check_values(self, "log.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """The config of a whole run.
 
@@ -135,7 +113,8 @@ class Config:
         watchdog_s: seconds without progress in any thread, compilation not counted, before the run ends with a report
             of which thread waits for which; longer than `actors.timeout_s`, whose errors say more.
         agent: an instance of `AgentConfig` from the agent's module.
-        env, actors, remote, replay, network, topology, checkpoint, evaluate, log: the sections; see their classes.
+        env, actors, remote, replay, network, topology, checkpoint, evaluate, log, record: the sections; see their
+            classes.
     """
 
     name: str = text(100, "run", refused="/\\*?[]")
@@ -155,6 +134,7 @@ class Config:
     checkpoint: CheckpointConfig
     evaluate: EvaluateConfig
     log: LogConfig
+    record: RecordConfig
 
     def __post_init__(self) -> None:
         """Checks the values and what they mean for one another: lag, replay, seeds and the watchdog's patience."""
@@ -166,6 +146,7 @@ class Config:
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
         )
         self.remote.check_run(self.topology.placement, self.actors.timeout_s, self.watchdog_s)
+        self.record.check_run(self.topology.placement)
         _check_lag(self)
 
     def of_each_seed(self) -> list["Config"]:
