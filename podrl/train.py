@@ -19,11 +19,12 @@ from absl import logging
 from podrl.assembly import assemble_job, resolve, resume_at, run
 from podrl.config.commandline import CommandLine
 from podrl.config.config import MISTAKE, Config, ConfigError, check
-from podrl.config.paths import absolute_workdir
+from podrl.config.paths import absolute_path, absolute_workdir
 from podrl.experience.schedule import last_update
 from podrl.loops.common_start import find_starts, with_replay
 from podrl.loops.interface import Outcome, Services
 from podrl.loops.opening import Place, open_checkpoints, open_places, open_seeds
+from podrl.loops.recording import Recorded
 from podrl.loops.services import agree_on_end, make_hooks, make_summary, open_instruments
 from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.folder_guard import FolderGuard, FolderLostError
@@ -131,19 +132,15 @@ def train(
     start_s = time.perf_counter()
     place = absolute_workdir(workdir or default_folder(config.name))  # Before any environment can change the folder.
     config = with_smoke_data(config, place, job)
+    recorded = absolute_path(config.record.path)
     on_stall = functools.partial(tell_of_stall, job, config.watchdog_s)
     assembly = assemble_job(config, job, on_stall)
     # Hosts may differ in how long they take to restore; one that is lost meanwhile is missed at once.
     share = functools.partial(job.exchange, "state of the run", timeout_s=max(config.patience_s, config.watchdog_s))
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(FolderGuard(stop_code))
-        open_one = functools.partial(
-            open_folder,
-            job=job,
-            accept_changes=accept_changes,
-            start_anew=start_anew,
-            env_before=assembly.spec.env_before,
-        )
+        accepting = functools.partial(open_folder, accept_changes=accept_changes, start_anew=start_anew)
+        open_one = functools.partial(accepting, job=job, env_before=assembly.spec.env_before)
         whole = Place(*open_one(assembly.asked, place, guard, is_new=not workdir), guard)
         places = open_places(stack, assembly.asked, whole, open_one, stop_code)
         instruments = stack.enter_context(open_instruments(assembly, whole.folder, job, on_stall, profile=profile))
@@ -163,6 +160,7 @@ def train(
             checkpointers=checkpointers,
             instruments=instruments,
             manifest=manifest,
+            recorded=Recorded(recorded, is_known=whole.resumes or start_anew),
             hooks=make_hooks(instruments, checks=(*(each.check_save for each in checkpointers), vote)),
             services=Services(stop=stop, ledger=ledger, watchdog=watchdog, annotate=profiler.annotate),
             job=job,

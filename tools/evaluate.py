@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 USAGE = """%(prog)s --workdir RUN [--step N] [--episodes 100] [--policy both|greedy|sampled] [--seed 1]
                    [--max_episode_steps N] [--video FILE.gif|FILE.mp4] [--video_seconds 60] [--json FILE]
+                   [--reference FILE]
 
 RUN is a run's folder; the run may be in progress. Plays by the environment's own protocol: whole episodes, its own
 rewards, no setting that changes them for training (env.wrappers stay, env.training_wrappers do not). All
@@ -61,6 +62,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--max_episode_steps", type=int, default=0, help="limit where the environment has none")
     parser.add_argument("--video_seconds", type=float, default=60.0, help="length of the film at most (60)")
     parser.add_argument("--json", type=absolute_path, help="also write the report there, with every episode")
+    parser.add_argument("--reference", type=absolute_path, help="returns of random play and an expert, for scores")
     flags = parser.parse_args(argv[1:])
     check_flag("episodes", flags.episodes, 1, 10**6)
     check_flag("max_episode_steps", flags.max_episode_steps, 0, 2**31, open=True)
@@ -83,6 +85,7 @@ def run(flags: argparse.Namespace) -> None:
     from podrl.evaluation.episodes import numbers_of_evaluation, split_episodes
     from podrl.evaluation.film import Film
     from podrl.evaluation.play import POLICIES, check_same_interface
+    from podrl.evaluation.reference import read_reference
     from podrl.runs import inspection
     from podrl.runtime.machine import require_determinism
     from podrl.saved_run import limited_protocol, open_run, read_config
@@ -95,6 +98,7 @@ def run(flags: argparse.Namespace) -> None:
     )
     if config.determinism == "exact":  # Scores are as reproducible as the run.
         require_determinism(os.environ, jax_plugins())
+    reference = read_reference(flags.reference, config.env.id) if flags.reference else None
     device = jax.local_devices()[0]
     saved = open_run(flags.workdir, flags.step, device)
     (number,) = numbers_of_evaluation(saved.config, 1, beside_run=True)
@@ -112,9 +116,8 @@ def run(flags: argparse.Namespace) -> None:
     if film is not None:
         logging.info("%s shows %.0f s of %s play in environment 0.", flags.video, film.write(), policies[0])
     played |= {policy: _play(saved, protocol, device, policy, flags, None) for policy in policies[1:]}
-    scores = report.make_score_report(
-        saved.config, saved.counters, protocol, num_envs=num_envs, seed=flags.seed, played=played
-    )
+    facts = {"num_envs": num_envs, "seed": flags.seed, "played": played, "reference": reference}
+    scores = report.make_score_report(saved.config, saved.counters, protocol, **facts)
     report.show_scores(make_console(), scores)
     if flags.json is not None:
         flags.json.write_text(json.dumps(scores, indent=2) + "\n")

@@ -11,6 +11,7 @@ from typing import Any
 from podrl.config.data import DataConfig
 from podrl.config.progress import CheckpointConfig, EvaluateConfig, LogConfig
 from podrl.config.ranges import LONGEST_S, SIZE, check_values, choice, number, text
+from podrl.config.record import RecordConfig
 from podrl.config.remote import RemoteConfig
 from podrl.config.replay import ReplayConfig
 from podrl.config.sections import ENV_SETTINGS, ActorsConfig, EnvConfig, NetworkConfig, check_not_a_setting
@@ -59,7 +60,7 @@ class Config:
         watchdog_s: seconds without progress in any thread, compilation not counted, before the run ends with a report
             of which thread waits for which; longer than `actors.timeout_s`, whose errors say more.
         agent: an instance of `AgentConfig` from the agent's module.
-        env, actors, remote, replay, data, network, topology, checkpoint, evaluate, log: the sections, each a class.
+        env, actors, remote, replay, data, network, topology, checkpoint, evaluate, log, record: the sections.
     """
 
     name: str = text(100, "run", refused="/\\*?[]")
@@ -81,6 +82,7 @@ class Config:
     checkpoint: CheckpointConfig
     evaluate: EvaluateConfig
     log: LogConfig
+    record: RecordConfig
 
     def __post_init__(self) -> None:
         """Checks the values and what they mean for one another: lag, replay, data, seeds, the watchdog's patience."""
@@ -93,6 +95,7 @@ class Config:
             f"watchdog_s={self.watchdog_s:g} must be longer than actors.timeout_s={self.actors.timeout_s:g} (seconds).",
         )
         self.remote.check_run(self.topology.placement, self.actors.timeout_s, self.watchdog_s)
+        self.record.check_run(self.topology.placement, is_offline=self.is_offline)
         _check_lag(self)
 
     def of_each_seed(self) -> list["Config"]:

@@ -33,6 +33,7 @@ from podrl.config.config import (
 from podrl.config.keys import check_keys_known
 from podrl.config.marks import Typed
 from podrl.config.reading import read_key
+from podrl.config.record import RecordConfig
 from podrl.config.remote import RemoteConfig
 from podrl.config.renamed import RENAMED, with_new_names
 from podrl.config.smoke import shrink
@@ -91,6 +92,7 @@ def default_sections() -> dict[str, ml_collections.ConfigDict]:
         "checkpoint": CheckpointConfig,
         "evaluate": EvaluateConfig,
         "log": LogConfig,
+        "record": RecordConfig,
     }
     return {name: ml_collections.ConfigDict(dataclasses.asdict(section())) for name, section in sections.items()}
 

@@ -8,7 +8,8 @@ from absl import logging
 import numpy as np
 
 from podrl.config.config import check
-from podrl.data.manifest import DataSpec, Recording, describe_policy, read_manifest
+from podrl.data.joining import read_joined
+from podrl.data.manifest import DataSpec, Recording, describe_policy
 from podrl.data.shards import EpisodeFacts, Shard, join_facts
 from podrl.types import EnvSpec
 
@@ -76,12 +77,14 @@ def open_data(folder: Path) -> DataSet:
         ConfigError: If there is no data set, or it has no episodes yet.
         DataError: If it is damaged; the message names the file.
     """
-    manifest = read_manifest(folder)
-    check(bool(manifest.shards), f"{folder} has no episodes yet. Let tools/record.py end first.")
+    joined = read_joined(folder)
+    manifest = joined.manifest
+    check(bool(manifest.shards), f"{folder} has no episodes yet. Wait until some are written.")
     for recording in manifest.recordings:
         if not recording.is_complete:
             logging.warning("%s: the recording of %s is not complete.", folder, describe_policy(recording.facts))
-    shards = [Shard(folder, manifest.spec, record) for record in manifest.shards]
+    placed = zip(joined.folders, manifest.shards, strict=True)
+    shards = [Shard(place, manifest.spec, record) for place, record in placed]
     return DataSet(
         folder=folder,
         spec=manifest.spec,

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from podrl.actions import ContinuousActions, DiscreteActions
-from podrl.data.manifest import DataError, DataManifest, read_manifest
+from podrl.data.joining import read_joined
+from podrl.data.manifest import DataError, DataManifest
 from podrl.data.shards import EpisodeFacts, Shard, join_facts
 
 _POINTS = 20_000  # Rows of which a picture is drawn.
@@ -54,12 +55,13 @@ def inspect_data(folder: Path) -> DataDetails:
         ConfigError: If there is none.
         DataError: If its manifest is damaged. Damage to a shard is in the result.
     """
-    manifest = read_manifest(folder)
+    joined = read_joined(folder)
+    manifest = joined.manifest
     tally = _Tally(manifest)
     damage = []
-    for record in manifest.shards:
+    for place, record in zip(joined.folders, manifest.shards, strict=True):
         try:
-            shard = Shard(folder, manifest.spec, record)
+            shard = Shard(place, manifest.spec, record)
             rows = shard.read_checked()
         except DataError as error:
             damage.append(str(error))

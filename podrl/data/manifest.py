@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+import re
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from podrl.types import EnvSpec, PyTree
 
 DATA_MANIFEST = "manifest.json"
 FORMAT = 1
+_PROCESS = re.compile(r"process-\d+")
 _KINDS = {
     "discrete": DiscreteActions,
     "multi_discrete": MultiDiscreteActions,
@@ -89,6 +91,7 @@ class ShardRecord:
         episodes: Its number of episodes.
         rows: Its number of rows, one more for each episode than it has steps.
         hash: Hash of its `shard.json`, which holds those of its arrays.
+        update: The update whose rollouts ended its last episode, of a run that recorded while it trained; else -1.
     """
 
     name: str
@@ -96,6 +99,7 @@ class ShardRecord:
     episodes: int
     rows: int
     hash: str
+    update: int = -1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,15 +171,26 @@ def hash_text(text: bytes | memoryview) -> str:
 
 
 def is_unused_folder(folder: Path) -> bool:
-    """Returns whether a folder has nothing in it, except what a writer left that was killed in its first commit."""
+    """Returns whether a folder has nothing in it.
+
+    What a writer left that was killed in its first commit does not count, nor do folders of other processes.
+    """
     left = unfinished(folder / DATA_MANIFEST).name
-    return all(entry.name == left and entry.is_file() for entry in os.scandir(folder))
+    return all(
+        entry.is_dir() if _PROCESS.fullmatch(entry.name) else entry.name == left and entry.is_file()
+        for entry in os.scandir(folder)
+    )
+
+
+def process_folder(folder: Path, process: int) -> Path:
+    """Returns where a process of a job writes its episodes into a data set; the first writes into its own folder."""
+    return folder / f"process-{process}" if process else folder
 
 
 def describe_policy(facts: Mapping[str, Any]) -> str:
     """Returns who acted in a recording, in a few words."""
     if "run" in facts:
-        return f"{facts['run']}@{facts['update']}"
+        return f"{facts['run']}@{facts['update']}" if "update" in facts else f"{facts['run']} in training"
     return str(facts.get("file", facts.get("policy", "unknown")))
 
 

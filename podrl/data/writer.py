@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from podrl.config.config import ConfigError, check
-from podrl.config.config_dict import differences
+from podrl.config.config import ConfigError
 from podrl.data.durable import rename_durably
+from podrl.data.fitting import check_new, check_same_rows, check_same_settings
 from podrl.data.manifest import (
     DATA_MANIFEST,
     DataManifest,
@@ -27,7 +27,6 @@ from podrl.data.manifest import (
     Recording,
     ShardRecord,
     describe_policy,
-    is_unused_folder,
     read_manifest,
     write_manifest,
 )
@@ -36,12 +35,16 @@ from podrl.data.shards import make_facts, write_shard
 
 SHARD_BYTES = 32 << 20  # Before compression. While a shard is written, about three times as much is in memory.
 _SHARD = re.compile(r"shard-\d{6,}(\.tmp)?")
-_FREE = ("workers", "worker_timeout_s")  # Settings of the environment that change no episode.
 _LIBRARIES = ("podrl", "jax", "numpy", "gymnasium", "tensorstore")
 
 
 class DataWriter:
-    """Appends to a data set; the only one that does, as long as it is open."""
+    """Appends to a data set; the only one that does, as long as it is open.
+
+    Attributes:
+        folder: Its folder.
+        manifest: What it holds.
+    """
 
     def __init__(self, folder: Path, spec: DataSpec, *, shard_bytes: int = SHARD_BYTES):
         """Opens a data set, or makes a new one.
@@ -56,7 +59,7 @@ class DataWriter:
                 settings of it, or another process writes into it.
             DataError: If its manifest is damaged.
         """
-        self._folder, self._shard_bytes = folder, shard_bytes
+        self.folder, self._shard_bytes = folder, shard_bytes
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -65,10 +68,10 @@ class DataWriter:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_new = not (folder / DATA_MANIFEST).exists()  # Only under the lock: another may just be making it.
-            _check_new(folder, is_new)
+            check_new(folder, is_new)
             manifest = DataManifest(spec=spec, versions=_versions()) if is_new else read_manifest(folder)
-            _check_same_rows(folder, manifest.spec, spec)
-            _check_same_settings(folder, manifest.spec.settings, spec.settings)
+            check_same_rows(folder, manifest.spec, spec)
+            check_same_settings(folder, manifest.spec.settings, spec.settings)
             self.manifest = manifest
             self._clear()
         except BaseException as error:
@@ -79,7 +82,7 @@ class DataWriter:
                 ) from None
             raise
         self._pending: list[RecordedEpisode] = []
-        self._pending_bytes, self._recording, self._there = 0, -1, 0
+        self._pending_bytes, self._recording, self._there, self._update = 0, -1, 0, -1
 
     def begin(self, facts: Mapping[str, Any]) -> int | None:
         """Begins a recording, or resumes one that was cut short, with the same facts.
@@ -102,22 +105,47 @@ class DataWriter:
         unfinished = [number for number, each in enumerate(recordings) if not each.is_complete]
         if unfinished and known != unfinished:
             raise ConfigError(
-                f"{self._folder} holds a recording that was cut short: {_describe(recordings[unfinished[0]].facts)}. "
+                f"{self.folder} holds a recording that was cut short: {_describe(recordings[unfinished[0]].facts)}. "
                 "Repeat its command first, or name another folder."
             )
         if not known:
             recordings.append(Recording(facts=dict(facts)))
             self.manifest = dataclasses.replace(self.manifest, recordings=tuple(recordings))
-            write_manifest(self._folder, self.manifest)
+            write_manifest(self.folder, self.manifest)
         self._recording = known[0] if known else len(recordings) - 1
         shards = self.manifest.shards
         self._there = there = sum(shard.episodes for shard in shards if shard.recording == self._recording)
         return there
 
-    def add(self, episode: RecordedEpisode) -> None:
+    def resume(self, facts: Mapping[str, Any], update: int) -> None:
+        """Begins the recording of a run that trains, or resumes it where the run does.
+
+        What it recorded after that update is dropped, since the run makes it again. All that is added is new.
+
+        Args:
+            facts: What tells the run from others, plain values.
+            update: Updates that the run has done.
+
+        Raises:
+            ConfigError: If another recording was cut short.
+        """
+        own = {number for number, recording in enumerate(self.manifest.recordings) if recording.facts == facts}
+        shards = tuple(each for each in self.manifest.shards if each.recording not in own or each.update <= update)
+        recordings = tuple(
+            dataclasses.replace(recording, is_complete=recording.is_complete and number not in own)
+            for number, recording in enumerate(self.manifest.recordings)
+        )
+        if (shards, recordings) != (tuple(self.manifest.shards), tuple(self.manifest.recordings)):
+            self.manifest = dataclasses.replace(self.manifest, shards=shards, recordings=recordings)
+            write_manifest(self.folder, self.manifest)
+            self._clear()
+        self.begin(facts)
+        self._there = 0
+
+    def add(self, episode: RecordedEpisode, update: int = -1) -> None:
         """Adds the next episode of the recording, unless it is there; commits a shard once there are enough.
 
-        An episode without a step is left out.
+        An episode without a step is left out. `update` is that of `ShardRecord`.
 
         Raises:
             ConfigError: If it has numbers that are not finite.
@@ -129,6 +157,7 @@ class DataWriter:
             return
         check_finite_episode(episode, describe_policy(self.manifest.recordings[self._recording].facts))
         self._pending.append(episode)
+        self._update = update
         self._pending_bytes += episode.size_bytes
         if self._pending_bytes >= self._shard_bytes:
             self.commit()
@@ -138,7 +167,8 @@ class DataWriter:
         if not self._pending:
             return
         pending, self._pending, self._pending_bytes = self._pending, [], 0
-        spec, name = self.manifest.spec, f"shard-{len(self.manifest.shards):06d}"
+        spec, shards = self.manifest.spec, self.manifest.shards
+        name = f"shard-{1 + max((int(shard.name[6:]) for shard in shards), default=-1):06d}"
         facts = make_facts(
             {
                 "length": [episode.length for episode in pending],
@@ -151,14 +181,19 @@ class DataWriter:
         )
         rows = [episode_rows(episode, spec) for episode in pending]
         columns = {column: np.concatenate([each[column] for each in rows]) for column in spec.columns}
-        written = self._folder / f"{name}.tmp"
+        written = self.folder / f"{name}.tmp"
         hashed = write_shard(written, spec, columns, facts)
-        rename_durably(written, self._folder / name)
+        rename_durably(written, self.folder / name)
         record = ShardRecord(
-            name=name, recording=self._recording, episodes=len(pending), rows=len(columns["reward"]), hash=hashed
+            name=name,
+            recording=self._recording,
+            episodes=len(pending),
+            rows=len(columns["reward"]),
+            hash=hashed,
+            update=self._update,
         )
-        self.manifest = dataclasses.replace(self.manifest, shards=(*self.manifest.shards, record))
-        write_manifest(self._folder, self.manifest)
+        self.manifest = dataclasses.replace(self.manifest, shards=(*shards, record))
+        write_manifest(self.folder, self.manifest)
 
     def end(self) -> None:
         """Commits the rest of the recording, which is complete."""
@@ -166,7 +201,7 @@ class DataWriter:
         recordings = list(self.manifest.recordings)
         recordings[self._recording] = dataclasses.replace(recordings[self._recording], is_complete=True)
         self.manifest = dataclasses.replace(self.manifest, recordings=tuple(recordings))
-        write_manifest(self._folder, self.manifest)
+        write_manifest(self.folder, self.manifest)
 
     def close(self) -> None:
         """Leaves the data set to others; what was not committed is dropped."""
@@ -185,39 +220,9 @@ class DataWriter:
     def _clear(self) -> None:
         """Deletes shards that a killed writer did not commit."""
         known = {shard.name for shard in self.manifest.shards}
-        for entry in list(os.scandir(self._folder)):
+        for entry in list(os.scandir(self.folder)):
             if _SHARD.fullmatch(entry.name) and entry.name not in known:
                 shutil.rmtree(entry.path)
-
-
-def _check_new(folder: Path, is_new: bool) -> None:
-    check(
-        not is_new or is_unused_folder(folder),
-        f"{folder} is no data set, and not empty. Name a new folder, or one that tools/record.py made.",
-    )
-
-
-def _check_same_rows(folder: Path, found: DataSpec, wanted: DataSpec) -> None:
-    """Raises `ConfigError` unless rows of both are alike."""
-    check(
-        (found.env.id, found.env.actions) == (wanted.env.id, wanted.env.actions),
-        f"{folder} holds episodes of {found.env.id} with {found.env.actions}; these are of {wanted.env.id} with "
-        f"{wanted.env.actions}. Name another folder.",
-    )
-    for name in sorted({**found.columns, **wanted.columns}):
-        there, new = (spec.columns.get(name, "not there") for spec in (found, wanted))
-        check(there == new, f"{folder} holds other rows: {name} is {there}, and would be {new}. Name another folder.")
-
-
-def _check_same_settings(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises `ConfigError` unless episodes of both have the same environment, as far as its settings are known."""
-    if not (found and wanted):
-        return
-    for key, (there, new) in differences(found, wanted).items():
-        check(
-            key.partition(".")[0] in _FREE,
-            f"{folder} holds episodes with env.{key}={there}; these have {new}. Name another folder.",
-        )
 
 
 def _describe(facts: Mapping[str, Any]) -> str:

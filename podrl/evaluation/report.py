@@ -10,6 +10,7 @@ from podrl.config.config import Config
 from podrl.envs.source import EvaluationProtocol
 from podrl.evaluation.atari_scores import human_normalised
 from podrl.evaluation.episodes import Episodes, summarize_episodes
+from podrl.evaluation.reference import Reference
 from podrl.ops.intervals import CONFIDENCE, FEW
 from podrl.runtime.tables import make_table
 from podrl.types import Counters
@@ -23,6 +24,7 @@ def make_score_report(
     num_envs: int,
     seed: int,
     played: Mapping[str, Episodes],
+    reference: Reference | None = None,
 ) -> dict[str, Any]:
     """Returns all results, ready for JSON.
 
@@ -33,6 +35,7 @@ def make_score_report(
         num_envs: number of environments, each of which played the same number of episodes.
         seed: seed of the episodes.
         played: episodes by policy.
+        reference: what normalised scores are measured by; None for none.
     """
     return {
         "run": config.name,
@@ -44,14 +47,17 @@ def make_score_report(
         "seed": seed,
         "num_envs": num_envs,
         "confidence": CONFIDENCE,
-        "policies": {policy: _describe(config.env.id, episodes) for policy, episodes in played.items()},
+        "policies": {policy: _describe(config.env.id, episodes, reference) for policy, episodes in played.items()},
     }
 
 
-def _describe(env_id: str, episodes: Episodes) -> dict[str, Any]:
-    """Returns statistics, the score on the human scale if there is one, and every episode."""
+def _describe(env_id: str, episodes: Episodes, reference: Reference | None) -> dict[str, Any]:
+    """Returns statistics, the score on the human scale and on the reference's if there are any, and every episode."""
     described = summarize_episodes(episodes)
     mean, interval = described["return"]["mean"], described["return"]["interval"]
+    if reference is not None:
+        ends = None if interval is None else sorted(reference.normalise(end) for end in interval)
+        described["normalised"] = {"mean": reference.normalise(mean), "interval": ends}
     if human_normalised(env_id, mean) is not None:
         interval = None if interval is None else [human_normalised(env_id, end) for end in interval]
         described["human_normalised"] = {"mean": human_normalised(env_id, mean), "interval": interval}
@@ -92,11 +98,12 @@ def _table(policies: Mapping[str, Mapping[str, Any]], *, plain: bool) -> Table:
     table.add_row(f"  {percent} interval", *(_interval(result["return"]["interval"]) for result in results))
     table.add_row("  median", *(_number(result["return"]["median"]) for result in results))
     table.add_row("  lowest to highest", *(_span(r["return"]["min"], r["return"]["max"]) for r in results))
-    if all("human_normalised" in result for result in results):
-        scores = [result["human_normalised"] for result in results]
-        table.add_row("human-normalised", *(f"{score['mean']:.1%}" for score in scores), style="bold")
-        intervals = [_interval(score["interval"], "{:.1%}".format) for score in scores]
-        table.add_row(f"  {percent} interval", *intervals)
+    for key, label in (("human_normalised", "human-normalised"), ("normalised", "normalised")):
+        if all(key in result for result in results):
+            scores = [result[key] for result in results]
+            table.add_row(label, *(f"{score['mean']:.1%}" for score in scores), style="bold")
+            intervals = [_interval(score["interval"], "{:.1%}".format) for score in scores]
+            table.add_row(f"  {percent} interval", *intervals)
     infos = [result.get("info", {}) for result in results]
     for name in sorted({name for info in infos for name in info}):
         table.add_row(f"{name}, mean", *(_number(info[name]["mean"]) if name in info else "-" for info in infos))

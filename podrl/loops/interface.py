@@ -15,6 +15,7 @@ from podrl.agents.parts.interface import Agent
 from podrl.config.config import Config
 from podrl.envs.source import Source
 from podrl.evaluation.evaluator import OFF, Evaluator
+from podrl.experience.handoff import Rollout
 from podrl.experience.layout import Layout
 from podrl.learning.fused import FusedLearner
 from podrl.learning.learner import Learner
@@ -104,6 +105,8 @@ class Hooks:
         show_phase: Told what happens before training.
         before_update: (launched, ended), called before each update, or each call of several, with the counters after
             what was launched last and after what has ended.
+        take_rollouts: (counters, rollouts), called with this process's fresh rollouts of the update after `counters`. A
+            fused loop has none.
         between_updates: (state, counters) -> state, after every `between_every`-th update and before its parameters are
             published; called on every process with the same counters. A call of several updates ends there. Of several
             seeds the state has their axis in front.
@@ -114,6 +117,7 @@ class Hooks:
 
     show_phase: Callable[[str], None] = lambda text: None
     before_update: Callable[[Counters, Counters], None] = lambda launched, ended: None
+    take_rollouts: Callable[[Counters, Sequence[Rollout]], None] = lambda counters, rollouts: None
     between_updates: Callable[[LearnerState, Counters], LearnerState] = lambda state, counters: state
     between_every: int = 0
     write_row: Callable[[Row], None] = lambda row: None

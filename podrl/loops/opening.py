@@ -15,6 +15,7 @@ from etils import epath
 from podrl.config.config import Config
 from podrl.config.config_dict import to_dict
 from podrl.loops.interface import Assembly, Hooks, SeedRun, Services
+from podrl.loops.recording import Recorded, open_recording
 from podrl.loops.services import Instruments, open_evaluator, open_reporter, prepare_evaluation
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpointing import make_checkpointer
@@ -89,6 +90,7 @@ def open_seeds(
     checkpointers: Sequence[Checkpointer],
     instruments: Instruments,
     manifest: Mapping[str, Any],
+    recorded: Recorded,
     hooks: Hooks,
     services: Services,
     job: Job,
@@ -104,12 +106,15 @@ def open_seeds(
         checkpointers: Their checkpoints.
         instruments: Show the run.
         manifest: The run's manifest.
+        recorded: Where the run's experience goes.
         hooks: Those of the process.
         services: Those of the process.
         job: All processes.
     """
     seeds: list[SeedRun] = []
     parts = assembly.of_each_seed()
+    begin = starts[0].counters if starts[0] else Counters()
+    hooks = stack.enter_context(open_recording(assembly, recorded, whole.folder.name, begin, hooks, services, job))
     in_step, make_evaluator = _in_step(checkpointers), prepare_evaluation(assembly)
     display: Any = SeedsDisplay(instruments.display, len(parts)) if len(parts) > 1 else instruments.display
     if len(parts) > 1:
@@ -171,6 +176,7 @@ def _with_files(hooks: Hooks, reporter: Reporter | None, guard: FolderGuard, sav
 
     def save_guarded(snapshot: Snapshot) -> None:
         guard.check()
+        hooks.save(snapshot)  # What was recorded up to here.
         if reporter:
             reporter.before_checkpoint(snapshot)  # A run that resumes from it does not make these rows again.
         save(snapshot)

@@ -91,6 +91,8 @@ def run(
                 with ledger.spend("learn"):
                     batch = join_rollouts(rollouts, assembly.topology)
                     state, metrics = learner.update(state, batch)
+                with ledger.spend("log"):
+                    hooks.take_rollouts(counters, rollouts)
                 counters = count_updates(config, assembly.spec, counters)
                 state = hooks.between(state, counters)
                 with ledger.spend("publish"):

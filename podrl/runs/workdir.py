@@ -92,6 +92,7 @@ def _check_contents(
     if config.topology.micro_batches == 0:  # Left to each machine; earlier podrls recorded the resolved value.
         found.pop("topology.micro_batches", None)
     found.pop("log.info_keys", None)  # What is recorded beside the learning has no part in it.
+    found = {key: pair for key, pair in found.items() if not key.startswith("record.")}
     decides = publishing(before["remote"]) != publishing(after["remote"])
     found = {key: pair for key, pair in found.items() if not key.startswith("remote.")} | (
         {key: found[key] for key in PUBLISHING_KEYS if key in found} if decides else {}

@@ -1,0 +1,53 @@
+"""The config section `record`: what a run records of what it experiences."""
+
+import dataclasses
+
+from podrl.config.ranges import check_values, number
+from podrl.mistakes import check
+
+_LONGEST = 500
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """Which of a run's experience becomes a data set (docs/offline.md). It changes nothing of what is learned.
+
+    Whole episodes are written as they came from the environments, by a thread of each process.
+
+    Attributes:
+        path: folder of the data set, on a disk of this machine; empty records nothing. Further processes of a job write
+            into folders of their own inside it, and all of them are read together.
+        steps: env steps of the whole job after which nothing more is recorded; 0 for no limit.
+    """
+
+    path: str = ""
+    steps: int = number(0, 1e15, 0)
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        check_values(self, "record.")
+        check(
+            len(self.path) <= _LONGEST and (self.path.isprintable() and "://" not in self.path),
+            f"record.path={self.path!r} must be the path of a folder on this machine, of at most {_LONGEST} printable "
+            "characters.",
+        )
+
+    def check_run(self, placement: str, *, is_offline: bool) -> None:
+        """Checks that a run has rollouts to record.
+
+        Args:
+            placement: `topology.placement`.
+            is_offline: Whether the run learns from a data set.
+
+        Raises:
+            ConfigError: If not.
+        """
+        check(
+            not (self.path and is_offline),
+            f"record.path={self.path} is for runs that act, and this one only learns from data.path. Leave it out.",
+        )
+        check(
+            not self.path or placement == "sebulba",
+            f"record.path={self.path} is for topology.placement=sebulba; with {placement!r} experience does not leave "
+            "the compiled program. Leave it out, and record the run's checkpoints: tools/record.py.",
+        )
