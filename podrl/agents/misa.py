@@ -77,8 +77,8 @@ class AgentConfig:
         critic_information_cost: Weight of the gap beside half the squared error; with `ba` there is none. Ma et al.
             have 5 beside the whole squared error.
         policy_information_cost: Weight of the log-likelihood of recorded actions in the policy's loss.
-        tilted_cost: Weight of the log-likelihood of tilted samples in the policy's loss; `tilted` only. Without it, 0,
-            no chains run, and a call of `learn` takes about half the time.
+        tilted_cost: Weight of the log-likelihood of tilted samples in the policy's loss; `tilted` only. With 0 no
+            chains run, which take most gradients of a call of `learn`.
         value_weight: Weight of the value in the policy's loss; 0 clones the data's behaviour.
         action_samples: Actions of the policy, and samples of a chain, for each state.
         hmc_burn_in: Steps of a chain that are left out.
