@@ -26,7 +26,7 @@ from podrl.runtime.job.job import ALONE, Job
 from podrl.types import EnvSpec, LearnerState, Metrics, Sample, Snapshot, Trajectory
 
 _COMPILE = Assembly.compile
-TIMING = {"env_steps_per_second", "frames_per_second"}
+TIMING = {"env_steps_per_second", "frames_per_second", "data/samples_per_second"}
 
 
 def make_config(env_id: str = "Catch-v0", *, agent: str = "impala", **overrides: Any) -> Config:
@@ -145,7 +145,9 @@ def shared_programs() -> Iterator[None]:
 
 def _what_is_compiled(parts: Assembly) -> str:
     config = dataclasses.replace(parts.config, evaluate=EvaluateConfig())
-    if config.topology.placement == "sebulba":  # The environment is not in the program, nor when it returns.
+    if (
+        config.topology.placement == "sebulba" or config.is_offline
+    ):  # The environment is not in the program, nor when it returns.
         shape, fixed = parts.config.env, {"checkpoint": CheckpointConfig(), "log": LogConfig(), "name": "run"}
         env = dataclasses.replace(shape, id="any", options={}, wrappers=(), workers=0)
         config = dataclasses.replace(config, env=env, **fixed)

@@ -91,11 +91,9 @@ def open_recorded(path: str) -> DataSet | None:
     if not path:
         return None
     try:
-        data = open_data(Path(path).absolute())
+        return open_data(Path(path).absolute())
     except (DataError, ConfigError) as error:
         raise ConfigError(f"data.path: {error}") from None
-    check(data.num_steps > 0, f"data.path={path} has no transitions: all of its episodes are empty.")
-    return data
 
 
 def make_recorded(config: Config, data: DataSet, spec: EnvSpec, topology: Topology) -> Recorded:

@@ -1,6 +1,7 @@
 """The command that users run, as a process of its own; what goes wrong with one is in tests/faults/."""
 
 from ctypes.util import find_library
+import dataclasses
 import json
 import signal
 
@@ -67,10 +68,13 @@ def test_a_smoke_form_runs_through(name, tmp_path):
     rows = read_rows(tmp_path / "run")
     assert [row["learner_steps"] for row in rows] == list(range(1, len(rows) + 1))
     assert len(rows) >= 5
+    assert all(row[key] is not None for row in rows for key in ("fingerprint", "loss/total", "grad/norm"))
     config = json.loads((tmp_path / "run/config.json").read_text())
+    if config["data"]["path"]:
+        assert rows[-1]["data/samples_per_second"] > 0
+        return
     later = 0 if config["topology"]["placement"] == "anakin" else config["actors"]["lag"]
     assert [row["lag/max"] for row in rows] == [0] + [later] * (len(rows) - 1)
-    assert all(row[key] is not None for row in rows for key in ("fingerprint", "loss/total", "grad/norm"))
     assert rows[-1]["env_steps_per_second"] > 0
 
 
@@ -83,6 +87,20 @@ def test_a_smoke_form_runs_through_that_learns_from_a_data_set(name, tmp_path):
     assert [row["learner_steps"] for row in rows] == list(range(1, 7))
     assert all(row[key] is not None for row in rows for key in ("fingerprint", "loss/total", "grad/norm"))
     assert evaluated["evaluate/return"] > 0
+
+
+def test_a_smoke_run_without_its_data_set_records_one_and_resumes_from_it(tmp_path):
+    flags = ("--config.data.path=runs/none", "--config.total_updates=20", "--config.network.hidden_sizes=(16,)")
+    arguments = ("--config", ROOT / "configs/td3_inverted_double_pendulum.py", "--smoke", *flags, "--workdir", "run")
+    result = launch(*arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "--smoke: records 2,000 steps of random actions in" in result.stderr
+    assert [row["learner_steps"] for row in read_rows(tmp_path / "run")] == list(range(1, 7))
+    data = json.loads((tmp_path / "run/config.json").read_text())["data"]["path"]
+    assert data == str(tmp_path / "run-smoke-data")
+    again = launch(*arguments, cwd=tmp_path)
+    assert again.returncode == 0
+    assert "This run is finished: it has made 6 updates." in again.stderr
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
