@@ -80,18 +80,22 @@ class Text:
     Attributes:
         longest: largest number of characters.
         refused: characters that it must not contain.
+        or_empty: whether it may be empty.
     """
 
     longest: int
     refused: str = ""
+    or_empty: bool = False
 
     def describe(self) -> str:
         """Returns a description such as `1 to 100 printable characters`."""
         rest = f", none of {' '.join(self.refused)}" if self.refused else ""
-        return f"1 to {self.longest} printable characters{rest}"
+        return f"{'empty, or ' if self.or_empty else ''}1 to {self.longest} printable characters{rest}"
 
     def check(self, key: str, value: Any) -> None:
         """Raises `ConfigError` unless `value` is such a text."""
+        if self.or_empty and value == "":
+            return
         fits = isinstance(value, str) and 0 < len(value) <= self.longest and value.isprintable() and value.strip()
         if not fits or set(value) & set(self.refused):
             raise ConfigError(f"{key}={shown(value)} must be text of {self.describe()}.")
@@ -151,9 +155,9 @@ def choice(names: Sequence[str], default: str) -> Any:
     return _field(default, Choices(tuple(names)))
 
 
-def text(longest: int, default: Any = dataclasses.MISSING, *, refused: str = "") -> Any:
+def text(longest: int, default: Any = dataclasses.MISSING, *, refused: str = "", or_empty: bool = False) -> Any:
     """Returns a dataclass field that takes a `Text`."""
-    return _field(default, Text(longest, refused))
+    return _field(default, Text(longest, refused, or_empty))
 
 
 def texts(longest: int, default: Sequence[str], *, length: int) -> Any:
