@@ -24,6 +24,7 @@ SMOKE = {
     "scaling_study": "--processes 1 --scaling weak --seconds 1 --no_prediction",
     "evaluate": "--episodes 4",
     "record": "--steps 200 --envs 4",
+    "make_control_data": "--help",  # A run of a few updates has no expert.
     "env_worker": "--help",  # It would wait for a run.
     "actor_worker": "--help",
 }

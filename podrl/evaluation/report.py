@@ -35,7 +35,7 @@ def make_score_report(
         num_envs: number of environments, each of which played the same number of episodes.
         seed: seed of the episodes.
         played: episodes by policy.
-        reference: what normalised scores are measured by; None for none.
+        reference: returns by which scores are normalised; None for no such scores.
     """
     return {
         "run": config.name,

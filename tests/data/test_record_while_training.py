@@ -127,7 +127,7 @@ def test_another_runs_episodes_stay_beside(straight, tmp_path):
 def test_no_loop_without_rollouts_records(tmp_path):
     with pytest.raises(ConfigError, match=r"record\.path=x is for topology\.placement=sebulba; with 'anakin'"):
         short_runs.anakin_config(record__path="x")
-    with pytest.raises(ConfigError, match=r"record\.path='gs://x' must be the path of a folder on this machine"):
+    with pytest.raises(ConfigError, match=r"record\.path=gs://x must be the path of a folder on this machine"):
         short_runs.make_config(record__path="gs://x")
 
 
