@@ -24,7 +24,7 @@ from podrl.experience.schedule import last_update
 from podrl.loops.common_start import find_starts, with_replay
 from podrl.loops.interface import Outcome, Services
 from podrl.loops.opening import Place, open_checkpoints, open_places, open_seeds
-from podrl.loops.recording import Recorded
+from podrl.loops.recording import RecordFolder
 from podrl.loops.services import agree_on_end, make_hooks, make_summary, open_instruments
 from podrl.runs.checkpoint_errors import CheckpointError
 from podrl.runs.folder_guard import FolderGuard, FolderLostError
@@ -160,7 +160,7 @@ def train(
             checkpointers=checkpointers,
             instruments=instruments,
             manifest=manifest,
-            recorded=Recorded(recorded, is_known=whole.resumes or start_anew),
+            recorded=RecordFolder(recorded, is_known=whole.resumes or start_anew),
             hooks=make_hooks(instruments, checks=(*(each.check_save for each in checkpointers), vote)),
             services=Services(stop=stop, ledger=ledger, watchdog=watchdog, annotate=profiler.annotate),
             job=job,

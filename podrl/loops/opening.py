@@ -15,7 +15,7 @@ from etils import epath
 from podrl.config.config import Config
 from podrl.config.config_dict import to_dict
 from podrl.loops.interface import Assembly, Hooks, SeedRun, Services
-from podrl.loops.recording import Recorded, open_recording
+from podrl.loops.recording import RecordFolder, open_recording
 from podrl.loops.services import Instruments, open_evaluator, open_reporter, prepare_evaluation
 from podrl.runs.checkpoint import Checkpointer
 from podrl.runs.checkpointing import make_checkpointer
@@ -90,7 +90,7 @@ def open_seeds(
     checkpointers: Sequence[Checkpointer],
     instruments: Instruments,
     manifest: Mapping[str, Any],
-    recorded: Recorded,
+    recorded: RecordFolder,
     hooks: Hooks,
     services: Services,
     job: Job,

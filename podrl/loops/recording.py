@@ -25,7 +25,7 @@ from podrl.runtime.watchdog import Watched
 from podrl.types import Counters, Snapshot
 
 
-class Recorded(NamedTuple):
+class RecordFolder(NamedTuple):
     """Where a run's experience goes.
 
     Attributes:
@@ -39,7 +39,7 @@ class Recorded(NamedTuple):
 
 @contextlib.contextmanager
 def open_recording(
-    assembly: Assembly, recorded: Recorded, run: str, begin: Counters, hooks: Hooks, services: Services, job: Job
+    assembly: Assembly, recorded: RecordFolder, run: str, begin: Counters, hooks: Hooks, services: Services, job: Job
 ) -> Iterator[Hooks]:
     """Opens the recording of a run, if it has one, and yields hooks that feed it.
 
@@ -74,7 +74,7 @@ def open_recording(
         yield dataclasses.replace(hooks, take_rollouts=feed, save=functools.partial(_commit, config, recorder))
 
 
-def _resume(assembly: Assembly, recorded: Recorded, facts: dict[str, object], update: int, job: Job) -> DataWriter:
+def _resume(assembly: Assembly, recorded: RecordFolder, facts: dict[str, object], update: int, job: Job) -> DataWriter:
     """Opens this process's part of the data set, and takes up the run's recording at an update."""
     folder = process_folder(recorded.folder, job.process_index)
     for other in _of_a_larger_job(recorded.folder, job):

@@ -1,7 +1,6 @@
 """The command that users run, as a process of its own; what goes wrong with one is in tests/faults/."""
 
 from ctypes.util import find_library
-import dataclasses
 import json
 import signal
 
