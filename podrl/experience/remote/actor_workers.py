@@ -9,9 +9,8 @@ so. Then the learner grants rollouts, and parameters cross the wire only if they
     learner: DRIFT version {drift}                                    -> PULL, to get PARAMS, or nothing
 
 The last is for `determinism='free'` with `remote.publish='drift'`. An actor owes exactly the rollouts that were
-granted, in order. FAILED {text, is_mistake} may come from any actor.
-
-With `determinism='free'` workers may be lost and return (`podrl.experience.remote.actor_links`).
+granted, in order. FAILED {text, is_mistake} may come from any actor. With `determinism='free'` workers may be lost and
+return (`podrl.experience.remote.actor_links`).
 """
 
 from collections.abc import Callable, Mapping
