@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.processes import LIMIT_S, QUICK_TO_COMPILE, ROOT, environment
+from tests.processes import LIMIT_S, QUICK_TO_COMPILE, ROOT, environment, start
 
 # Every command on these pages runs in its smoke form; those of the other pages are understood.
 PAGES = ("README.md", "docs/commands.md", "docs/runs.md")
@@ -117,14 +117,15 @@ def run(tmp_path_factory):
 
 def type_in(folder, command):
     variables, tool, arguments = split(command)
-    return subprocess.run(
-        [sys.executable, f"{ROOT}/tools/{tool}.py", *arguments],
-        cwd=folder,
-        env=environment(f"{QUICK_TO_COMPILE} {variables.pop('XLA_FLAGS', '')}") | variables,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
+    env = environment(f"{QUICK_TO_COMPILE} {variables.pop('XLA_FLAGS', '')}") | variables
+    process = start(
+        [sys.executable, f"{ROOT}/tools/{tool}.py", *arguments], cwd=folder, env=env, stdout=subprocess.PIPE
     )
+    try:
+        stdout, stderr = process.communicate(timeout=LIMIT_S)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def smoke_form(command, run):

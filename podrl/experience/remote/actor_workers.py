@@ -2,16 +2,14 @@
 
 Once all have come, and are admitted as environment workers are, each is told which actors it has, compiles, and says
 so. Then the learner grants rollouts, and parameters cross the wire only if they act:
-
     learner: START {channels, process, layout, schedule, takes_newest, num_threads}   -> STARTED {}
     learner: PARAMS version and arrays, in pieces
     learner: GO rollout {version}, to one actor                       -> from this actor: ROLLOUT, in pieces
     learner: DRIFT version {drift}                                    -> PULL, to get PARAMS, or nothing
 
 The last is for `determinism='free'` with `remote.publish='drift'`. An actor owes exactly the rollouts that were
-granted, in order. FAILED {text, is_mistake} may come from any actor.
-
-With `determinism='free'` workers may be lost and return (`podrl.experience.remote.actor_links`).
+granted, in order. FAILED {text, is_mistake} may come from any actor. With `determinism='free'` workers may be lost and
+return (`podrl.experience.remote.actor_links`).
 """
 
 from collections.abc import Callable, Mapping

@@ -12,7 +12,6 @@ from tests.faults.commands import BREAKOUT, CATCH
 from tests.faults.sameness import assert_same
 from tests.processes import LIMIT_S, ROOT, checkpoints, error_lines, launch, read_rows, running, wait_for
 
-pytestmark = pytest.mark.slow
 TWO = ("--config.actors.threads_per_device=2", "--config.actors.pools_per_thread=1")
 
 
@@ -29,6 +28,7 @@ def run_with_fault(workdir, number, *flags):
         return process.returncode, "".join(told) + rest, time.monotonic() - start_s
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_run_which_restarts_with_new_workers(tmp_path):
     straight = launch(*CATCH, *TWO, "--workdir", tmp_path / "straight", cwd=tmp_path)
     assert straight.returncode == 0, straight.stderr
@@ -40,6 +40,7 @@ def test_a_killed_worker_ends_the_run_which_restarts_with_new_workers(tmp_path):
     assert_same(tmp_path / "run", tmp_path / "straight", CATCH)
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_ends_the_run_in_time(tmp_path):
     code, stderr, seconds = run_with_fault(tmp_path / "run", signal.SIGSTOP, "--config.remote.timeout_s=10")
     assert code == 1, stderr
@@ -47,6 +48,7 @@ def test_a_stopped_worker_ends_the_run_in_time(tmp_path):
     assert seconds < 90
 
 
+@pytest.mark.long
 def test_breakout_runs_with_actor_workers(tmp_path):
     result = launch(*BREAKOUT, *TWO, "--actor_workers", 2, "--workdir", tmp_path / "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -54,6 +56,7 @@ def test_breakout_runs_with_actor_workers(tmp_path):
     assert "8 versions of parameters in 16 PARAMS messages" in result.stderr
 
 
+@pytest.mark.long
 def test_catch_is_learned_in_two_minutes(tmp_path):
     config = ROOT / "configs/impala_catch_mono.py"
     start_s = time.monotonic()

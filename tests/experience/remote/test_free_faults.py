@@ -57,21 +57,27 @@ def check_rows(workdir):
     assert rows[-1]["env_steps"] == len(rows) * 640
 
 
-def test_a_killed_worker_is_replaced_while_the_run_continues(tmp_path):
-    with running(*POLY, "--workdir", tmp_path, "--env_workers", 2, cwd=tmp_path) as process:
+def test_workers_that_fail_and_are_killed_are_replaced_while_the_run_continues(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAILING_ONCE", f"{tmp_path}/fail")
+    flags = ("--config.env.source=tests.envs.failing_once", "--env_workers", 2)
+    with running(*POLY, "--workdir", tmp_path, *flags, cwd=tmp_path) as process:
         log = Log(process)
-        first = log.wait_for_worker(1)
+        pids = {str(index): log.wait_for_worker(index) for index in range(2)}
         advance(tmp_path, process)
-        os.kill(first, signal.SIGKILL)
-        log.wait_for(rf"environment worker 1 \(\S+, process {first}\) was lost: its process ended.*Waits for another")
+        (tmp_path / "fail").touch()
+        failed = log.wait_for(r"environment worker (\d) \(.*\) was lost: .*failed: RuntimeError.*fails once")[1]
+        assert log.wait_for_worker(failed) == pids.pop(failed)
         advance(tmp_path, process)
-        second = log.wait_for_worker(1)
+        ((other, killed),) = pids.items()
+        os.kill(killed, signal.SIGKILL)
+        log.wait_for(rf"worker {other} \(\S+, process {killed}\) was lost: its process ended.*Waits for another")
+        advance(tmp_path, process)
+        assert log.wait_for_worker(other) != killed
         advance(tmp_path, process)
         said = end(process, log)
-    assert first != second
-    assert said.count(") was lost: ") == 1
-    assert f"in process {first} was killed by SIGKILL." in said
-    assert f"Starts another environment worker in place of process {first}." in said
+    assert said.count(") was lost: ") == 2
+    assert f"in process {killed} was killed by SIGKILL." in said
+    assert f"Starts another environment worker in place of process {killed}." in said
     check_rows(tmp_path)
 
 
@@ -88,23 +94,6 @@ def test_a_stopped_worker_is_given_up_and_comes_back(tmp_path):
         finally:
             os.kill(pid, signal.SIGCONT)
         assert log.wait_for_worker(1) == pid
-        advance(tmp_path, process)
-        said = end(process, log)
-    assert said.count(") was lost: ") == 1
-    check_rows(tmp_path)
-
-
-def test_a_worker_whose_environment_raises_comes_back(tmp_path, monkeypatch):
-    monkeypatch.setenv("FAILING_ONCE", f"{tmp_path}/fail")
-    flags = ("--config.env.source=tests.envs.failing_once", "--env_workers", 2)
-    with running(*POLY, "--workdir", tmp_path, *flags, cwd=tmp_path) as process:
-        log = Log(process)
-        wait_for(lambda: num_rows(tmp_path) > 0, process)
-        (tmp_path / "fail").touch()
-        found = log.wait_for(
-            r"environment worker (\d) \(\S+, process (\d+)\) was lost: .*failed: RuntimeError.*fails once"
-        )
-        assert log.wait_for_worker(found[1]) == int(found[2])
         advance(tmp_path, process)
         said = end(process, log)
     assert said.count(") was lost: ") == 1

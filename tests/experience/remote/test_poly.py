@@ -5,11 +5,10 @@ import pytest
 from tests.faults.commands import BREAKOUT
 from tests.processes import ROOT, launch, read_rows
 
-pytestmark = pytest.mark.slow
-
 CATCH = ("--config", ROOT / "configs/impala_catch_poly.py", "--env_workers", 2)
 
 
+@pytest.mark.slow
 def test_catch_is_learned(tmp_path):
     result = launch(*CATCH, "--workdir", tmp_path / "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -18,6 +17,7 @@ def test_catch_is_learned(tmp_path):
     assert max(row["lag/max"] for row in rows) <= 2
 
 
+@pytest.mark.long
 def test_breakout_runs(tmp_path):
     flags = ("--config.determinism=free", "--env_workers", 2)
     result = launch(*BREAKOUT, *flags, "--workdir", tmp_path / "run", cwd=tmp_path)
