@@ -22,6 +22,7 @@ from tests.short_runs import all_resets, random_recorded
 # What turns an agent into one for data sets.
 FIELDS = {
     "bc": {"length": 3},
+    "misa": {"action_samples": 3},
     "r2d2": {"starts": "rows", "burn_in": 0, "length": 1, "n_steps": 3, "conservative_weight": 1.0},
     "sac": {"conservative_weight": 5.0, "conservative_actions": 2},
     "td3": {"behaviour_alpha": 2.5, "policy_period": 1},
