@@ -41,6 +41,35 @@ class QOutput:
         return jnp.max(self.q_values, axis=-1)
 
 
+@struct.dataclass(kw_only=True)
+class LatentState:
+    """A state of a learned model, made of what was observed, with the leading axes of the network's input.
+
+    Attributes:
+        latent: [..., *] float32; a vector [F] or an image [H, W, C], between 0 and 1.
+        mask: [..., L] bool; which options the environment's action mask allows here; None without one.
+    """
+
+    latent: jax.Array
+    mask: jax.Array | None = None
+
+
+@struct.dataclass(kw_only=True)
+class ModelOutput:
+    """What a learned model predicts of latent states, with their leading axes.
+
+    Attributes:
+        policy: [..., P] float32; parameters of the distribution `ModelNetwork.policy`.
+        value: [..., N] float32; logits of the value's two-hot code, see `podrl.ops.two_hot`.
+        reward: [..., N] float32; those of the reward of the action that led here. Without a meaning for a latent state
+            that was made of an observation.
+    """
+
+    policy: jax.Array
+    value: jax.Array
+    reward: jax.Array
+
+
 def forget_action(carry: PyTree, action: jax.Array) -> PyTree:
     """Returns the carry unchanged: `Network.remember` of a network that does not see its last action."""
     return carry
@@ -123,6 +152,41 @@ class TwinQNetwork:
     rows: Callable[[PyTree, Trajectory, jax.Array, jax.Array], jax.Array] | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """The size and shape of a learned model.
+
+    Attributes:
+        num_bins: Bins of its values and rewards, an odd number.
+        latent: `vector` or `image`.
+        size: Entries of a latent vector, and units of each layer behind it.
+        channels: Channels of a latent image, and of the layers around it.
+        blocks: Residual blocks on latent images: of the representation, the transition and the prediction.
+    """
+
+    num_bins: int
+    latent: str = "vector"
+    size: int = 32
+    channels: int = 64
+    blocks: tuple[int, int, int] = (6, 2, 2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelNetwork(NetworkFunctions[LatentState]):
+    """A learned model of the environment, as MuZero has it. Its `step`, `unroll` and `rows` are the representation.
+
+    Attributes:
+        policy: The distribution over actions, whose parameters the model predicts.
+        transition: (params, latents [..., *], actions [...]) -> the next latents [..., *].
+        predict: (params, latents [..., *], mask=None) -> `ModelOutput` of [..., ...]; the policy takes no option that
+            the mask [..., L] forbids. Leading axes, here and above, have environments first.
+    """
+
+    policy: Distribution
+    transition: Callable[[PyTree, jax.Array, jax.Array], jax.Array]
+    predict: Callable[..., ModelOutput]
+
+
 QNetwork = NetworkFunctions[QOutput]
 AnyNetwork = TypeVar("AnyNetwork", bound=NetworkFunctions | TwinQNetwork)
 
@@ -138,12 +202,14 @@ class Networks:
         policy: (*, squashed=False, deterministic=False) -> a network of a policy alone; see
             `podrl.networks.continuous`.
         twin_q: () -> two networks of the values of actions that are numbers.
+        model: (`ModelShape`) -> a learned model of an environment with one discrete action.
     """
 
     actor_critic: Callable[[], Network]
     q: Callable[..., QNetwork]
     policy: Callable[..., PolicyNetwork]
     twin_q: Callable[[], TwinQNetwork]
+    model: Callable[[ModelShape], ModelNetwork]
 
     def map(self, change: Callable[[Any], Any]) -> "Networks":
         """The same networks, each as `change`, (network) -> network, returns it."""
@@ -152,4 +218,5 @@ class Networks:
             q=lambda **asked: change(self.q(**asked)),
             policy=lambda **asked: change(self.policy(**asked)),
             twin_q=lambda: change(self.twin_q()),
+            model=lambda shape: change(self.model(shape)),
         )
