@@ -20,9 +20,10 @@ from podrl.config.config import CheckpointConfig, Config, EvaluateConfig, LogCon
 from podrl.config.config_dict import from_config_dict
 from podrl.experience.unroll import Unroller
 from podrl.loops.interface import Assembly, Hooks, Outcome, Services
+from podrl.replay.ring import RingRows
 from podrl.runtime.interruption import Stop
 from podrl.runtime.job.job import ALONE, Job
-from podrl.types import EnvSpec, LearnerState, Metrics, Snapshot, Trajectory
+from podrl.types import EnvSpec, LearnerState, Metrics, Sample, Snapshot, Trajectory
 
 _COMPILE = Assembly.compile
 TIMING = {"env_steps_per_second", "frames_per_second"}
@@ -194,6 +195,48 @@ def random_trajectory(agent: Agent, spec: EnvSpec, length: int, num_envs: int, s
         params_version=np.zeros(shape, np.int32),
     )
     return jax.tree.map(jnp.asarray, trajectory)  # Made in numpy, since of each shape JAX would compile each operation.
+
+
+def random_recorded(agent: Agent, spec: EnvSpec, length: int, batch: int, seed: int = 0) -> Sample:
+    """Noise as a data set gives it: sequences that may reach behind the end of their episode, with rows before them.
+
+    Nobody wrote what a policy recorded, nor whose parameters acted. Weights differ. The carry is what is kept of one
+    where nothing was recorded.
+    """
+    rng, rows = np.random.default_rng((seed, 1)), 3
+    fresh = jax.device_get(random_trajectory(agent, spec, length + rows, batch, seed))
+    steps = rng.integers(1, 2 * length + 1, batch)  # That an episode has left.
+    number, ends = np.arange(length + 1)[:, None], rng.random(batch) < 0.5
+    behind = number > steps
+    opens = rng.random(batch) < 0.3
+    before = RingRows(
+        observation=jax.tree.map(lambda x: x[:rows], fresh.observation),
+        first=rng.random((rows, batch)) < 0.2,
+        action=fresh.action[:rows],
+        reward=fresh.reward[:rows],
+        discount=np.ones((rows, batch), np.float32),
+        behaviour=(),
+        params_version=(),
+    )
+    trajectory = dataclasses.replace(
+        fresh,
+        observation=jax.tree.map(lambda x: _held_at(x[rows:], np.minimum(number, steps)), fresh.observation),
+        first=behind | ((number == 0) & opens),
+        action=fresh.action[rows:],
+        reward=np.where(behind[1:], 0, fresh.reward[rows:]).astype(np.float32),
+        discount=np.where((number[1:] == steps) & ends, 0, 1).astype(np.float32),
+        behaviour=(),
+        carry=agent.keep(agent.initial_carry(np.arange(batch, dtype=np.uint32))),
+        opening_reward=np.where(opens, 0, before.reward[-1]).astype(np.float32),
+        params_version=(),
+    )
+    weight = rng.uniform(0.5, 1.5, batch).astype(np.float32)
+    return jax.tree.map(jnp.asarray, Sample(trajectory=trajectory, weight=weight, before=before))
+
+
+def _held_at(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Takes rows [T, B] of x [T, B, ...]: behind the end of an episode its last observation stays."""
+    return np.take_along_axis(x, rows.reshape(*rows.shape, *(1,) * (x.ndim - 2)), 0)
 
 
 def behaviour_shape(agent: Agent, spec: EnvSpec, num_envs: int) -> Any:
