@@ -23,11 +23,12 @@ import optax
 from podrl.actions import DiscreteActions
 from podrl.agents.parts.interface import Agent, Batch, Partition, SequenceShape, UpdateShape, check_actions
 from podrl.agents.parts.model_acting import make_model_agent
-from podrl.agents.parts.model_unroll import ModelTargets, begin_sequences, count_known, make_targets, unroll_model
+from podrl.agents.parts.model_unroll import ModelTargets, count_known, make_targets, unroll_model
 from podrl.agents.parts.optimizing import OptimizerOverRun, make_optimizer
 from podrl.agents.parts.planning import IMPROVEMENTS, Improve, make_improvement
 from podrl.agents.parts.q_learning import with_target
 from podrl.agents.parts.recorded import samples_of
+from podrl.agents.parts.sequences import resume_network
 from podrl.config.config import check
 from podrl.config.optimizer import OptimizerConfig
 from podrl.config.ranges import check_values, choice, number, text
@@ -171,7 +172,7 @@ def _make_learn(
         counts = count_known(config, sample)
 
         def loss_of(params: PyTree, part: Sample) -> tuple[jax.Array, Metrics]:
-            trajectory = begin_sequences(network, part)
+            trajectory = resume_network(network, part)
             targets = make_targets(config, network, improve, before.extra["target"], trajectory, own_key)
             return rosmo_loss(config, network, params, trajectory, targets, part.weight, counts)
 
@@ -180,9 +181,8 @@ def _make_learn(
         )
         told = {"loss/learning_rate": optimizer.rate(state.step)}
         state, norm = optimizer.apply(state, grads)
-        # A sample without a transition would still let the weights decay.
         params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(counts["rows"] > 0, new, old),
+            lambda new, old: jnp.where(counts["rows"] > 0, new, old),  # Weights would decay without a transition, too.
             (state.params, state.opt_state),
             (before.params, before.opt_state),
         )

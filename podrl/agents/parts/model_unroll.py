@@ -13,7 +13,7 @@ import jax
 from jax import numpy as jnp
 
 from podrl.agents.parts.planning import Improve, Roots, row_keys
-from podrl.agents.parts.sequences import resume_network, take_transitions
+from podrl.agents.parts.sequences import take_transitions
 from podrl.networks.interface import LatentState, ModelNetwork, ModelOutput
 from podrl.ops.absorbing import absorbing_returns, follow_episodes
 from podrl.ops.returns import clip_reward
@@ -46,15 +46,6 @@ class ModelTargets:
     is_better: jax.Array
     is_known: jax.Array
     is_known_step: jax.Array
-
-
-def begin_sequences(network: ModelNetwork, sample: Sample) -> Trajectory:
-    """Returns a sample's trajectory with the network's carry before its first row.
-
-    A data set has no carry: frames before a sequence are those that the sample has of them, or else its first one, and
-    a recurrent core begins without a memory.
-    """
-    return resume_network(network, sample)
 
 
 def make_targets(
